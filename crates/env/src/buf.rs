@@ -1,0 +1,261 @@
+//! Page-aligned memory for I/O.
+//!
+//! A [`Buf`] is owned by one holder and can be written; [`Buf::freeze`] turns it into a
+//! [`Slice`], which is shared, cheap to clone and cut, and read-only. An [`IoVec`] strings
+//! slices together: what a write takes and what a read of a volume gives.
+
+use std::fmt;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+use ubcache_format::SECTOR_BYTES;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const PAGE_BYTES: usize = 4096;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(4096))]
+struct Page([u8; PAGE_BYTES]);
+
+/// Memory for I/O, aligned to 4096 bytes, with one owner.
+#[derive(Default)]
+pub struct Buf {
+    pages: Vec<Page>,
+    len: usize,
+}
+
+impl Buf {
+    /// `len` bytes of zeroes.
+    pub fn zeroed(len: usize) -> Buf {
+        Buf { pages: vec![Page([0; PAGE_BYTES]); len.div_ceil(PAGE_BYTES)], len }
+    }
+
+    /// Memory for `sectors` sectors, zeroed.
+    pub fn for_sectors(sectors: u64) -> Buf {
+        Buf::zeroed((sectors * SECTOR_BYTES) as usize)
+    }
+
+    /// A copy of `bytes`.
+    pub fn from_bytes(bytes: &[u8]) -> Buf {
+        let mut buf = Buf::zeroed(bytes.len());
+        buf.as_mut_slice().copy_from_slice(bytes);
+        buf
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Shortens to `len` bytes; no effect if already shorter.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.pages.as_slice().as_bytes()[..self.len]
+    }
+
+    /// The bytes, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.pages.as_mut_slice().as_mut_bytes()[..self.len]
+    }
+
+    /// Ends writing: from now on the memory is shared and read-only.
+    pub fn freeze(self) -> Slice {
+        let end = self.len;
+        Slice { buf: Rc::new(self), start: 0, end }
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({} bytes)", self.len)
+    }
+}
+
+/// A shared, read-only part of a [`Buf`].
+#[derive(Clone)]
+pub struct Slice {
+    buf: Rc<Buf>,
+    start: usize,
+    end: usize,
+}
+
+impl Slice {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.buf.as_slice()[self.start..self.end]
+    }
+
+    /// The part from byte `from` to byte `to` of this slice.
+    ///
+    /// # Panics
+    /// If the part is not within the slice.
+    pub fn cut(&self, from: usize, to: usize) -> Slice {
+        assert!(from <= to && to <= self.len(), "cut {from}..{to} of a slice of {} bytes", self.len());
+        Slice { buf: self.buf.clone(), start: self.start + from, end: self.start + to }
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slice({} bytes)", self.len())
+    }
+}
+
+/// A string of slices.
+#[derive(Clone, Debug, Default)]
+pub struct IoVec {
+    parts: SmallVec<[Slice; 2]>,
+    len: usize,
+}
+
+impl IoVec {
+    /// An empty string.
+    pub fn new() -> IoVec {
+        IoVec::default()
+    }
+
+    /// `len` bytes of zeroes.
+    pub fn zeroes(len: usize) -> IoVec {
+        const CHUNK: usize = 64 << 10;
+        let mut vec = IoVec::new();
+        let chunk = Buf::zeroed(len.min(CHUNK)).freeze();
+        while vec.len < len {
+            vec.push(chunk.cut(0, (len - vec.len).min(CHUNK)));
+        }
+        vec
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Length in whole sectors.
+    pub fn sectors(&self) -> u64 {
+        self.len as u64 / SECTOR_BYTES
+    }
+
+    /// Appends a slice.
+    pub fn push(&mut self, slice: Slice) {
+        if !slice.is_empty() {
+            self.len += slice.len();
+            self.parts.push(slice);
+        }
+    }
+
+    /// Appends another string.
+    pub fn append(&mut self, other: IoVec) {
+        self.len += other.len;
+        self.parts.extend(other.parts);
+    }
+
+    /// The slices in order, none of them empty.
+    pub fn parts(&self) -> &[Slice] {
+        &self.parts
+    }
+
+    /// The bytes from `from` to `to`.
+    ///
+    /// # Panics
+    /// If they are not within the string.
+    pub fn cut(&self, from: usize, to: usize) -> IoVec {
+        assert!(from <= to && to <= self.len, "cut {from}..{to} of a string of {} bytes", self.len);
+        let mut vec = IoVec::new();
+        let mut at = 0;
+        for part in &self.parts {
+            let (low, high) = (from.max(at), to.min(at + part.len()));
+            if low < high {
+                vec.push(part.cut(low - at, high - at));
+            }
+            at += part.len();
+        }
+        vec
+    }
+
+    /// The part of `sectors` sectors from sector `from` of the string.
+    pub fn cut_sectors(&self, from: u64, sectors: u64) -> IoVec {
+        self.cut((from * SECTOR_BYTES) as usize, ((from + sectors) * SECTOR_BYTES) as usize)
+    }
+
+    /// All bytes in one new buffer.
+    pub fn to_buf(&self) -> Buf {
+        let mut buf = Buf::zeroed(self.len);
+        self.copy_to(buf.as_mut_slice());
+        buf
+    }
+
+    /// Copies all bytes.
+    ///
+    /// # Panics
+    /// If `into` has another length.
+    pub fn copy_to(&self, into: &mut [u8]) {
+        let mut at = 0;
+        for part in &self.parts {
+            into[at..at + part.len()].copy_from_slice(part.as_slice());
+            at += part.len();
+        }
+        assert_eq!(at, into.len(), "the target has the length of the string");
+    }
+}
+
+impl From<Slice> for IoVec {
+    fn from(slice: Slice) -> IoVec {
+        let mut vec = IoVec::new();
+        vec.push(slice);
+        vec
+    }
+}
+
+impl From<Buf> for IoVec {
+    fn from(buf: Buf) -> IoVec {
+        buf.freeze().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_over_part_borders_has_the_same_bytes() {
+        let mut vec = IoVec::new();
+        vec.push(Buf::from_bytes(b"hello ").freeze());
+        vec.push(Buf::from_bytes(b"wide world").freeze().cut(5, 10));
+        assert_eq!(vec.to_buf().as_slice(), b"hello world");
+        assert_eq!(vec.cut(4, 8).to_buf().as_slice(), b"o wo");
+        assert!(vec.cut(3, 3).is_empty());
+    }
+
+    #[test]
+    fn memory_is_page_aligned() {
+        for len in [1, 512, 4096, 70_000] {
+            let buf = Buf::zeroed(len);
+            assert_eq!(buf.as_slice().as_ptr().addr() % PAGE_BYTES, 0);
+            assert_eq!(buf.as_slice().len(), len);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Block devices: what the engine asks of them and what they answer.
+
+use std::rc::Rc;
+
+use ubcache_format::{Sector, SectorRange};
+
+use crate::buf::{Buf, IoVec};
+
+/// What a device is like.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Smallest unit of I/O in bytes; a power of two, at least 512.
+    pub logical_block_bytes: u32,
+    /// Largest sensible single transfer in bytes.
+    pub max_transfer_bytes: u32,
+    /// Whether completed writes may be lost by a power failure until the next flush.
+    pub volatile_cache: bool,
+    /// Whether `discard` does anything.
+    pub discard: bool,
+}
+
+/// How durable a write must be when it completes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// A later flush makes it durable.
+    Volatile,
+    /// On stable storage when the write completes. Says nothing about earlier writes.
+    Fua,
+}
+
+/// Why an I/O did not succeed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum IoError {
+    /// The operating system or the device reported an error (an errno value).
+    #[error("I/O error: {}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+    /// The range is not within the device.
+    #[error("range {range} is outside the device of {sectors} sectors")]
+    OutOfRange {
+        /// What was asked for.
+        range: SectorRange,
+        /// The size of the device.
+        sectors: u64,
+    },
+    /// The device is gone for good.
+    #[error("the device is gone")]
+    Gone,
+    /// The device has no such operation.
+    #[error("operation not supported by the device")]
+    NotSupported,
+}
+
+impl IoError {
+    /// The errno that says the same.
+    pub fn errno(&self) -> i32 {
+        match self {
+            IoError::Os(errno) => *errno,
+            IoError::OutOfRange { .. } => 22,
+            IoError::Gone => 19,
+            IoError::NotSupported => 95,
+        }
+    }
+}
+
+/// The outcome of an I/O.
+pub type IoResult<T = ()> = Result<T, IoError>;
+
+/// A block device. Short transfers, `EINTR` and `EAGAIN` are its own business.
+///
+/// I/O owns its memory until it completes: dropping a future of this trait never frees memory
+/// that the device may still use, and the I/O may still take effect.
+#[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
+pub trait Device: 'static {
+    /// Size, block, abilities.
+    fn geometry(&self) -> Geometry;
+
+    /// Reads `into.len()` bytes (whole sectors) from `at`. The buffer comes back also on error,
+    /// then with unspecified content.
+    async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult);
+
+    /// Writes all of `from` (whole sectors) at `at`.
+    async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult;
+
+    /// Makes every write that completed before this call durable.
+    async fn flush(&self) -> IoResult;
+
+    /// Tells the device that the range is not needed. Its content is unspecified afterwards.
+    async fn discard(&self, range: SectorRange) -> IoResult;
+
+    /// Makes the range read as zeroes, as durable as a [`Durability::Volatile`] write.
+    async fn write_zeroes(&self, range: SectorRange) -> IoResult;
+}
+
+impl<D: Device> Device for Rc<D> {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+    async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
+        (**self).read(at, into).await
+    }
+    async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        (**self).write(at, from, durability).await
+    }
+    async fn flush(&self) -> IoResult {
+        (**self).flush().await
+    }
+    async fn discard(&self, range: SectorRange) -> IoResult {
+        (**self).discard(range).await
+    }
+    async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        (**self).write_zeroes(range).await
+    }
+}

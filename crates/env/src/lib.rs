@@ -1,0 +1,32 @@
+//! The seam between the cache engine and the world it runs in.
+//!
+//! The engine reaches clock, tasks, randomness and devices through the traits of this crate
+//! only. Two worlds implement them: `ubcache-host` (the real one) and `ubcache-sim` (virtual
+//! time, from a seed). Everything here is single-threaded and deterministic.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`world`] | [`Env`]: clock, spawn, randomness; [`Task`] |
+//! | [`device`] | [`Device`], [`Geometry`], [`IoError`] |
+//! | [`volume`] | [`Volume`]: what a frontend (NBD, ublk, vhost) serves |
+//! | [`stream`] | [`Stream`]: a connected byte stream, for socket protocols |
+//! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
+//! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
+//! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
+#![forbid(unsafe_code)]
+
+pub mod buf;
+pub mod device;
+pub mod interval;
+pub mod local;
+pub mod stream;
+pub mod volume;
+pub mod world;
+
+pub use buf::{Buf, IoVec, Slice};
+pub use device::{Device, Durability, Geometry, IoError, IoResult};
+pub use interval::{IntervalMap, IntervalSet};
+pub use stream::{Stream, StreamError};
+pub use ubcache_format::{Sector, SectorRange};
+pub use volume::{BlockStatus, StreamId, Volume, VolumeError, VolumeInfo};
+pub use world::{Env, Nanos, Priority, Task};

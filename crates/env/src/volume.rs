@@ -1,0 +1,155 @@
+//! What a frontend serves: the cached volume, seen from the client's side.
+
+use ubcache_format::SectorRange;
+
+use crate::buf::IoVec;
+use crate::device::IoError;
+
+/// Who sends requests: a connection or a queue. Sequential detection works per stream.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct StreamId(pub u64);
+
+/// What a volume is like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeInfo {
+    /// Name of the export.
+    pub name: String,
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Smallest request in bytes; a power of two, at least 512.
+    pub block_bytes: u32,
+    /// Request size in bytes below which a request costs more than it should.
+    pub preferred_bytes: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// What is known of a range without reading it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum BlockStatus {
+    /// There is data.
+    Data,
+    /// Reads as zeroes, takes no space.
+    Hole,
+}
+
+/// Why a request of a client failed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A device failed.
+    #[error("{0}")]
+    Io(#[from] IoError),
+    /// The range is outside the volume or not aligned to its block.
+    #[error("request {range} does not fit the volume of {sectors} sectors with blocks of {block_bytes} bytes")]
+    BadRange {
+        /// What was asked for.
+        range: SectorRange,
+        /// The size of the volume.
+        sectors: u64,
+        /// The smallest unit of I/O.
+        block_bytes: u32,
+    },
+    /// The newest content of the range is in a cache that can't be read.
+    #[error("the newest content of sectors {0} is in the cache, which can't be read")]
+    DirtyDataLost(SectorRange),
+    /// The volume is read-only.
+    #[error("the volume is read-only")]
+    ReadOnly,
+    /// The set has failed or is being stopped.
+    #[error("the volume is not available: {0}")]
+    Unavailable(String),
+}
+
+impl VolumeError {
+    /// The errno that says the same to a client.
+    pub fn errno(&self) -> i32 {
+        match self {
+            VolumeError::Io(error) => error.errno(),
+            VolumeError::BadRange { .. } => 22,
+            VolumeError::DirtyDataLost(_) => 5,
+            VolumeError::ReadOnly => 1,
+            VolumeError::Unavailable(_) => 108,
+        }
+    }
+}
+
+/// A volume. Requests run concurrently; a reply means what `docs/coherence.md` §2 says.
+///
+/// Ranges are in sectors of the volume and must be multiples of the block size of the info.
+#[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
+pub trait Volume: 'static {
+    /// Size, block, name.
+    fn info(&self) -> VolumeInfo;
+
+    /// Reads the range.
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError>;
+
+    /// Writes the range; `fua`: durable when it returns.
+    async fn write(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError>;
+
+    /// The client does not need the range any more. May be ignored, in whole or in part.
+    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError>;
+
+    /// Makes the range read as zeroes. `may_unmap`: space may be given back.
+    async fn write_zeroes(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+        may_unmap: bool,
+    ) -> Result<(), VolumeError>;
+
+    /// Makes every write that was answered before this call durable.
+    async fn flush(&self) -> Result<(), VolumeError>;
+
+    /// Brings the range into the cache if it is not there. A hint.
+    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError>;
+
+    /// Status of the range: consecutive parts from its start, at least one; may stop early.
+    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError>;
+}
+
+impl<V: Volume> Volume for std::rc::Rc<V> {
+    fn info(&self) -> VolumeInfo {
+        (**self).info()
+    }
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        (**self).read(stream, range).await
+    }
+    async fn write(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        (**self).write(stream, range, data, fua).await
+    }
+    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+        (**self).discard(stream, range, fua).await
+    }
+    async fn write_zeroes(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+        may_unmap: bool,
+    ) -> Result<(), VolumeError> {
+        (**self).write_zeroes(stream, range, fua, may_unmap).await
+    }
+    async fn flush(&self) -> Result<(), VolumeError> {
+        (**self).flush().await
+    }
+    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        (**self).prefetch(stream, range).await
+    }
+    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+        (**self).block_status(range).await
+    }
+}
