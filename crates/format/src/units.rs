@@ -285,7 +285,8 @@ mod tests {
         assert_eq!(uuid.to_string(), text);
         assert_eq!(uuid.set_magic(), 0x0706_0504_0302_0100);
         assert_eq!("0001:0203:04050607:08090a0b0c0d0e0f".parse(), Ok(uuid));
-        for bad in ["", "00", "x0010203-0405-0607-0809-0a0b0c0d0e0f", "00010203-0405-0607-0809-0a0b0c0d0e0f0"] {
+        for bad in ["", "00", "x0010203-0405-0607-0809-0a0b0c0d0e0f", "00010203-0405-0607-0809-0a0b0c0d0e0f0"]
+        {
             assert_eq!(bad.parse::<Uuid>(), Err(UuidError(bad.to_owned())));
         }
     }
@@ -310,9 +311,14 @@ mod tests {
         assert!(range.contains(Sector(8)) && !range.contains(Sector(16)));
         assert!(!range.overlaps(&SectorRange::new(Sector(16), 4)));
         assert!(range.intersect(&SectorRange::new(Sector(20), 4)).is_empty());
-        assert_eq!(range.split_at(Sector(10)), (SectorRange::new(Sector(8), 2), SectorRange::new(Sector(10), 6)));
+        assert_eq!(
+            range.split_at(Sector(10)),
+            (SectorRange::new(Sector(8), 2), SectorRange::new(Sector(10), 6))
+        );
         assert_eq!(range.split_at(Sector(99)).1.sectors(), 0);
         assert_eq!(range.shift(-8), SectorRange::new(Sector(0), 8));
-        assert!(range.covers(&SectorRange::new(Sector(9), 7)) && !range.covers(&SectorRange::new(Sector(9), 8)));
+        assert!(
+            range.covers(&SectorRange::new(Sector(9), 7)) && !range.covers(&SectorRange::new(Sector(9), 8))
+        );
     }
 }

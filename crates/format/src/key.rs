@@ -1,0 +1,446 @@
+//! Keys and pointers: what the btree and the journal are made of (docs/format.md §4).
+//!
+//! ```text
+//! high  63│62 60│59 58│57 56│55      37│ 36  │35      20│19          0│
+//!        1│PTRS │  0  │CSUM │    0     │DIRTY│   SIZE   │    INODE    │
+//! low   63                                                            0│
+//!       │             OFFSET: the END of the extent, in sectors         │
+//! ptr   63│62            51│50                              8│7       0│
+//!        0│     DEV        │      OFFSET on the cache        │   GEN   │
+//! ```
+
+use core::fmt;
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::bytes::u64_at;
+use crate::error::{FormatError, Structure};
+use crate::geometry::Geometry;
+use crate::units::{BucketNr, Generation, Inode, Sector, SectorRange};
+
+/// The longest extent, in sectors.
+pub const MAX_EXTENT_SECTORS: u64 = 65535;
+
+/// The largest number of pointers in a key; a set of today has 0 or 1.
+pub const MAX_POINTERS: usize = 6;
+
+/// The device number by which the driver marks a placeholder (docs/format.md §11).
+pub const PLACEHOLDER_DEVICE: u16 = 4095;
+
+const OFFSET_MASK: u64 = (1 << 43) - 1;
+const DEVICE_MASK: u16 = 0xFFF;
+const DIRTY_BIT: u64 = 1 << 36;
+const ALWAYS_BIT: u64 = 1 << 63;
+
+/// Where on a cache device something lies, and the generation that its bucket had when it was put there.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Pointer {
+    /// The number of the cache device in its set: 0, or 4095 in a placeholder. 12 bits wide on disk.
+    pub device: u16,
+    /// The first sector, from the start of the cache device. 43 bits wide on disk.
+    pub offset: Sector,
+    /// The generation of the bucket at the time the pointer was made.
+    pub generation: Generation,
+}
+
+impl Pointer {
+    /// The pointer as it is on disk. Bits that a field has no room for are left out.
+    pub const fn word(self) -> u64 {
+        self.generation.0 as u64
+            | (self.offset.0 & OFFSET_MASK) << 8
+            | ((self.device & DEVICE_MASK) as u64) << 51
+    }
+
+    /// The pointer that a word on disk stands for. Bit 63, which means nothing, is not kept.
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            device: (word >> 51) as u16 & DEVICE_MASK,
+            offset: Sector(word >> 8 & OFFSET_MASK),
+            generation: Generation(word as u8),
+        }
+    }
+
+    /// Whether the pointer leads to a cache device at all. One that does not is neither followed nor checked.
+    pub const fn is_available(self) -> bool {
+        self.device < 8
+    }
+
+    /// The bucket that it points into; `u32::MAX`, which no device has, for an offset too far out.
+    pub const fn bucket(self, bucket_sectors: u32) -> BucketNr {
+        let sectors = if bucket_sectors == 0 { 1 } else { bucket_sectors as u64 };
+        let bucket = self.offset.0 / sectors;
+        BucketNr(if bucket > u32::MAX as u64 { u32::MAX } else { bucket as u32 })
+    }
+
+    /// The pointer to what lies `sectors` sectors further on.
+    #[must_use]
+    pub fn advance(self, sectors: u64) -> Self {
+        Self { offset: self.offset + sectors, ..self }
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} gen {}", self.device, self.offset, self.generation)
+    }
+}
+
+/// An extent of a volume, or a pointer to a btree node (docs/format.md §4.2 lists the kinds).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// The volume, or in a node pointer the volume of the highest key that the node may hold. 20 bits wide.
+    pub inode: Inode,
+    /// The first sector AFTER the extent.
+    pub end: Sector,
+    /// The length of the extent or of the node, in sectors.
+    pub sectors: u16,
+    /// Whether the cache has the only copy of the data.
+    pub dirty: bool,
+    /// The kind of data checksum, 0 to 3; always 0 when written, meaningless when read. 2 bits wide.
+    pub csum: u8,
+    /// No pointer (a hole), or one; up to 6 can be stored.
+    pub pointers: SmallVec<[Pointer; 1]>,
+}
+
+impl Key {
+    /// The highest volume number.
+    pub const MAX_INODE: u32 = 0xF_FFFF;
+    /// The highest end of an extent.
+    pub const MAX_END: u64 = (1 << 63) - 1;
+    /// The most words that a key can have.
+    pub const MAX_WORDS: usize = 2 + MAX_POINTERS;
+
+    /// The key of cached data. A range of more than 65535 sectors is cut short at its end.
+    pub fn extent(inode: Inode, range: SectorRange, dirty: bool, pointer: Pointer) -> Key {
+        let mut key = Key::hole(inode, range);
+        key.dirty = dirty;
+        key.pointers.push(pointer);
+        key
+    }
+
+    /// The key that says a range is not in the cache, whatever older keys say. A range of more than 65535 sectors
+    /// is cut short at its end.
+    pub fn hole(inode: Inode, range: SectorRange) -> Key {
+        debug_assert!(range.sectors() <= MAX_EXTENT_SECTORS, "{range} is too long for one key");
+        let sectors = u16::try_from(range.sectors()).unwrap_or(u16::MAX);
+        let end = range.start + u64::from(sectors);
+        Key { inode, end, sectors, dirty: false, csum: 0, pointers: SmallVec::new() }
+    }
+
+    /// The key of a btree node whose highest possible key is (`inode`, `end`).
+    pub fn node(inode: Inode, end: Sector, node_sectors: u16, pointer: Pointer) -> Key {
+        Key { inode, end, sectors: node_sectors, dirty: false, csum: 0, pointers: smallvec![pointer] }
+    }
+
+    /// The node key of the root, and of the rightmost node on each level: nothing sorts after it.
+    pub fn max_node(node_sectors: u16, pointer: Pointer) -> Key {
+        Key::node(Inode(Key::MAX_INODE), Sector(Key::MAX_END), node_sectors, pointer)
+    }
+
+    /// From the key of a node, the key that frees it: the zero key with the node's size, and its pointer with the
+    /// generation that the bucket has from then on (docs/format.md §5.8).
+    #[must_use]
+    pub fn freeing(&self) -> Key {
+        let pointers = self.pointers.iter().map(|p| Pointer { generation: p.generation.next(), ..*p });
+        Key {
+            inode: Inode(0),
+            end: Sector(0),
+            sectors: self.sectors,
+            dirty: false,
+            csum: 0,
+            pointers: pointers.collect(),
+        }
+    }
+
+    /// The first sector of the extent; 0 in an impossible key whose size exceeds its end.
+    pub fn start(&self) -> Sector {
+        self.end - u64::from(self.sectors)
+    }
+
+    /// The sectors of the extent.
+    pub fn range(&self) -> SectorRange {
+        SectorRange::from_bounds(self.start(), self.end)
+    }
+
+    /// The first pointer that leads to a cache device: none in holes and placeholders.
+    pub fn pointer(&self) -> Option<Pointer> {
+        self.pointers.iter().copied().find(|pointer| pointer.is_available())
+    }
+
+    /// Whether the key has no pointers and thus declares its range to be not in the cache.
+    pub fn is_hole(&self) -> bool {
+        self.pointers.is_empty()
+    }
+
+    /// Whether the key stands for a read in flight (docs/format.md §11): not cached, but hiding older keys.
+    pub fn is_placeholder(&self) -> bool {
+        self.pointers.first().is_some_and(|pointer| pointer.device == PLACEHOLDER_DEVICE)
+    }
+
+    /// Whether this is the point (0, 0), which in an interior node marks a freeing key.
+    pub fn is_zero(&self) -> bool {
+        self.inode.0 == 0 && self.end.0 == 0
+    }
+
+    /// By what keys are ordered: the volume, then the END of the extent; nothing else takes part.
+    pub fn position(&self) -> (Inode, Sector) {
+        (self.inode, self.end)
+    }
+
+    /// The length on disk in 8-byte words.
+    pub fn words(&self) -> usize {
+        2 + self.pointers.len().min(MAX_POINTERS)
+    }
+
+    /// The part of this extent that covers `range`, which has to lie inside it (docs/format.md §4.8).
+    #[must_use]
+    pub fn cut_to(&self, range: SectorRange) -> Key {
+        let range = self.range().intersect(&range);
+        let skipped = range.start - self.start();
+        Key {
+            end: range.end,
+            sectors: u16::try_from(range.sectors()).unwrap_or(u16::MAX),
+            pointers: self.pointers.iter().map(|pointer| pointer.advance(skipped)).collect(),
+            ..*self
+        }
+    }
+
+    /// This extent and the one right after it as one, if the format allows that (docs/format.md §4.8).
+    pub fn merged_with(&self, right: &Key, geometry: &Geometry) -> Option<Key> {
+        let alike = self.inode == right.inode
+            && self.end == right.start()
+            && self.dirty == right.dirty
+            && self.csum == right.csum
+            && self.pointers.len() == right.pointers.len();
+        let continues = |(left, right): (&Pointer, &Pointer)| {
+            left.is_available()
+                && left.advance(u64::from(self.sectors)) == *right
+                && left.bucket(geometry.bucket_sectors) == right.bucket(geometry.bucket_sectors)
+        };
+        if !alike || !self.pointers.iter().zip(&right.pointers).all(continues) {
+            return None;
+        }
+        let sectors = self.sectors.checked_add(right.sectors)?;
+        Some(Key { end: right.end, sectors, ..self.clone() })
+    }
+
+    /// Appends the key as it is on disk.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        debug_assert!(self.inode.0 <= Key::MAX_INODE && self.pointers.len() <= MAX_POINTERS);
+        let pointers = &self.pointers[..self.pointers.len().min(MAX_POINTERS)];
+        let high = ALWAYS_BIT
+            | (pointers.len() as u64) << 60
+            | u64::from(self.csum & 3) << 56
+            | if self.dirty { DIRTY_BIT } else { 0 }
+            | u64::from(self.sectors) << 20
+            | u64::from(self.inode.0 & Key::MAX_INODE);
+        out.extend_from_slice(&high.to_le_bytes());
+        out.extend_from_slice(&self.end.0.to_le_bytes());
+        for pointer in pointers {
+            out.extend_from_slice(&pointer.word().to_le_bytes());
+        }
+    }
+
+    /// The key at the start of `bytes`, and how many bytes it takes.
+    pub fn decode(bytes: &[u8]) -> Result<(Key, usize), FormatError> {
+        if bytes.len() < 16 {
+            return Err(FormatError::too_short(Structure::Key, bytes.len(), 16));
+        }
+        let high = u64_at(bytes, 0);
+        let count = (high >> 60 & 7) as usize;
+        if count > MAX_POINTERS {
+            return Err(FormatError::value(Structure::Key, 0, "number of pointers", count, "at most 6"));
+        }
+        let used = 16 + 8 * count;
+        let words = bytes.get(16..used);
+        let words = words.ok_or_else(|| FormatError::too_short(Structure::Key, bytes.len(), used as u64))?;
+        let key = Key {
+            inode: Inode((high & u64::from(Key::MAX_INODE)) as u32),
+            end: Sector(u64_at(bytes, 8)),
+            sectors: (high >> 20) as u16,
+            dirty: high & DIRTY_BIT != 0,
+            csum: (high >> 56 & 3) as u8,
+            pointers: words.chunks_exact(8).map(|word| Pointer::from_word(u64_at(word, 0))).collect(),
+        };
+        Ok((key, used))
+    }
+
+    /// Checks what is fatal to a set in the key of an extent (docs/format.md §4.5). A key of size 0 passes: it is
+    /// to be ignored in every respect.
+    pub fn check_extent(&self, geometry: &Geometry) -> Result<(), FormatError> {
+        if self.sectors == 0 {
+            return Ok(());
+        }
+        self.check_end()?;
+        if u64::from(self.sectors) > self.end.0 {
+            let most = format_args!("at most the end of the extent, {}", self.end);
+            return Err(FormatError::value(Structure::Key, 0, "size of the extent", self.sectors, most));
+        }
+        self.check_pointers(geometry)
+    }
+
+    /// Checks what is fatal to a set in a key of the journal: as in a leaf, and its size must not be 0.
+    pub fn check_journaled(&self, geometry: &Geometry) -> Result<(), FormatError> {
+        if self.sectors == 0 {
+            return Err(FormatError::value(Structure::Key, 0, "size of a journaled extent", 0, "at least 1"));
+        }
+        self.check_extent(geometry)
+    }
+
+    /// Checks what is fatal to a set in the key of a btree node or the volume table, freeing keys included
+    /// (docs/format.md §4.5).
+    pub fn check_node(&self, geometry: &Geometry) -> Result<(), FormatError> {
+        let wrong =
+            |field, found: &str, expected| Err(FormatError::value(Structure::Key, 0, field, found, expected));
+        if self.pointers.is_empty() {
+            return wrong("number of pointers of a node", "0", "at least 1");
+        }
+        if self.sectors == 0 {
+            return wrong("size of a node", "0", "at least 1");
+        }
+        if self.dirty {
+            return wrong("dirty bit of a node", "1", "0");
+        }
+        self.check_end()?;
+        self.check_pointers(geometry)
+    }
+
+    fn check_end(&self) -> Result<(), FormatError> {
+        if self.end.0 > Key::MAX_END {
+            let most = format_args!("at most {}", Key::MAX_END);
+            return Err(FormatError::value(Structure::Key, 8, "end of the key", self.end, most));
+        }
+        Ok(())
+    }
+
+    fn check_pointers(&self, geometry: &Geometry) -> Result<(), FormatError> {
+        for (index, pointer) in self.pointers.iter().enumerate().filter(|(_, pointer)| pointer.is_available())
+        {
+            let at = 16 + 8 * index as u64;
+            let bucket = pointer.bucket(geometry.bucket_sectors);
+            if !geometry.is_usable(bucket) {
+                let usable =
+                    format_args!("{} to {}", geometry.first_bucket, geometry.buckets.saturating_sub(1));
+                return Err(FormatError::value(Structure::Key, at, "bucket of the pointer", bucket, usable));
+            }
+            let end = pointer.offset - geometry.bucket_start(bucket) + u64::from(self.sectors);
+            if end > u64::from(geometry.bucket_sectors) {
+                let most = format_args!("at most {}, the sectors in a bucket", geometry.bucket_sectors);
+                return Err(FormatError::value(Structure::Key, at, "end inside the bucket", end, most));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.inode, self.range())?;
+        if self.pointers.is_empty() {
+            f.write_str(" hole")?;
+        }
+        for pointer in &self.pointers {
+            write!(f, " -> {pointer}")?;
+        }
+        f.write_str(if self.dirty { " dirty" } else { "" })
+    }
+}
+
+/// Appends keys as they are on disk.
+pub(crate) fn encode_keys(keys: &[Key], out: &mut Vec<u8>) {
+    out.reserve(keys.len() * 24);
+    keys.iter().for_each(|key| key.encode(out));
+}
+
+/// Keys that fill `bytes` exactly.
+pub(crate) fn decode_keys(bytes: &[u8]) -> Result<Vec<Key>, FormatError> {
+    let mut keys = Vec::with_capacity(bytes.len() / 24);
+    let mut at = 0;
+    while at < bytes.len() {
+        let (key, used) = Key::decode(bytes.get(at..).unwrap_or_default())
+            .map_err(|error| error.within(Structure::Key, at as u64))?;
+        keys.push(key);
+        at += used;
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::tests::example;
+
+    fn pointer(offset: u64, generation: u8) -> Pointer {
+        Pointer { device: 0, offset: Sector(offset), generation: Generation(generation) }
+    }
+
+    fn words(key: &Key) -> Vec<u64> {
+        let mut bytes = Vec::new();
+        key.encode(&mut bytes);
+        assert_eq!(Key::decode(&bytes), Ok((key.clone(), bytes.len())));
+        bytes.chunks(8).map(|word| u64_at(word, 0)).collect()
+    }
+
+    /// The examples of docs/format.md §4.1.
+    #[test]
+    fn examples() {
+        let range = SectorRange::new(Sector(1024), 8);
+        let key = Key::extent(Inode(5), range, true, pointer(0x12000, 7));
+        assert_eq!(words(&key), [0x9000_0010_0080_0005, 0x408, 0x0120_0007]);
+        assert_eq!(key.range(), range);
+        let root = Key::max_node(512, pointer(1280, 1));
+        assert_eq!(words(&root), [0x9000_0000_200F_FFFF, 0x7FFF_FFFF_FFFF_FFFF, 0x0005_0001]);
+        assert_eq!(words(&root.freeing()), [0x9000_0000_2000_0000, 0, 0x0005_0002]);
+        assert_eq!(words(&Key::hole(Inode(1), range)), [0x8000_0000_0080_0001, 0x408]);
+    }
+
+    #[test]
+    fn placeholders_are_recognised_whatever_their_other_bits_are() {
+        let mut bytes = Vec::new();
+        Key::extent(Inode(0), SectorRange::new(Sector(16), 8), false, pointer(1, 1)).encode(&mut bytes);
+        bytes[16..].copy_from_slice(&u64::MAX.to_le_bytes());
+        let (key, _) = Key::decode(&bytes).expect("a key");
+        assert!(key.is_placeholder() && key.pointer().is_none() && !key.is_hole());
+        assert_eq!(key.check_extent(&example(128)), Ok(()));
+    }
+
+    #[test]
+    fn pointers_have_to_stay_in_one_usable_bucket() {
+        let geometry = example(128);
+        let extent = |sectors, offset| {
+            Key::extent(Inode(0), SectorRange::new(Sector(16), sectors), true, pointer(offset, 0))
+        };
+        assert_eq!(extent(128, 128).check_extent(&geometry), Ok(()));
+        assert!(extent(128, 129).check_extent(&geometry).is_err());
+        assert!(extent(8, 0).check_extent(&geometry).is_err());
+        assert_eq!(extent(8, 1023 * 128).check_extent(&geometry), Ok(()));
+        let error = extent(8, 1024 * 128).check_extent(&geometry).expect_err("past the last bucket");
+        assert_eq!(error.to_string(), "key, byte 16: bucket of the pointer is 1024, expected 1 to 1023");
+        let early = Key { end: Sector(7), ..extent(8, 128) };
+        assert!(early.check_extent(&geometry).is_err());
+        assert_eq!(extent(0, 0).check_extent(&geometry), Ok(()));
+        assert!(extent(0, 128).check_journaled(&geometry).is_err());
+        let node = Key::max_node(128, pointer(128, 0));
+        assert_eq!(node.check_node(&geometry), Ok(()));
+        assert!(Key { dirty: true, ..node.clone() }.check_node(&geometry).is_err());
+        assert!(Key { sectors: 0, ..node.clone() }.check_node(&geometry).is_err());
+        assert!(Key { pointers: SmallVec::new(), ..node }.check_node(&geometry).is_err());
+    }
+
+    #[test]
+    fn neighbours_merge_when_their_data_are_neighbours_in_one_bucket() {
+        let geometry = example(128);
+        let extent = |start, offset, generation| {
+            Key::extent(Inode(3), SectorRange::new(Sector(start), 8), true, pointer(offset, generation))
+        };
+        let both = Key::extent(Inode(3), SectorRange::new(Sector(16), 16), true, pointer(256, 4));
+        let left = extent(16, 256, 4);
+        assert_eq!(left.merged_with(&extent(24, 264, 4), &geometry), Some(both.clone()));
+        assert_eq!(both.cut_to(left.range()), left);
+        assert_eq!(both.cut_to(SectorRange::new(Sector(24), 8)), extent(24, 264, 4));
+        assert_eq!(left.merged_with(&extent(24, 264, 5), &geometry), None);
+        assert_eq!(left.merged_with(&extent(24, 272, 4), &geometry), None);
+        assert_eq!(left.merged_with(&extent(25, 264, 4), &geometry), None);
+        assert_eq!(extent(16, 376, 4).merged_with(&extent(24, 384, 4), &geometry), None);
+    }
+}
