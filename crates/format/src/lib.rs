@@ -1,15 +1,51 @@
 //! The on-disk format of Linux bcache: bytes in, typed values out, and back. No I/O, and no way to panic whatever
-//! the bytes are.
+//! the bytes are. `docs/format.md` is the description that this crate follows.
+//!
+//! ```text
+//!  superblock ──▶ Geometry            who the device is, and the sizes that everything else depends on
+//!      │
+//!      ▼
+//!  journal ─────▶ ReplayRange         the newest entry describes the set, older ones still hold extents
+//!      │  ├──▶ prio                   the generation of every bucket: which pointers are stale
+//!      │  ├──▶ uuids                  which volume has which inode
+//!      │  └──▶ node ◀── bset ◀── key  the btree: which sectors of which volume are where
+//! ```
+//!
+//! | Module | What is in it |
+//! |---|---|
+//! | `units` | sectors, buckets, generations, UUIDs: a type for every kind of number |
+//! | `geometry` | sizes and magic numbers that follow from a cache superblock |
+//! | `checksum` | the CRC in its three parametrisations |
+//! | `superblock` | superblocks of both kinds of devices |
+//! | `key` | keys and pointers, and the checks that apply to them |
+//! | `bset`, `node` | the parts of a btree node, and how they combine |
+//! | `journal` | journal entries, and which of them to replay |
+//! | `prio`, `uuids` | bucket generations, and the volume table |
+//! | `error` | what was found, what was expected, and where |
 
 #![forbid(unsafe_code)]
 
+mod bset;
 mod bytes;
+mod checksum;
 mod error;
 mod geometry;
+mod journal;
 mod key;
+mod node;
+mod prio;
+mod superblock;
 mod units;
+mod uuids;
 
+pub use bset::*;
+pub use checksum::*;
 pub use error::*;
 pub use geometry::*;
+pub use journal::*;
 pub use key::*;
+pub use node::*;
+pub use prio::*;
+pub use superblock::*;
 pub use units::*;
+pub use uuids::*;

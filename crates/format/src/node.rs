@@ -1,0 +1,161 @@
+//! Btree nodes: logs of bsets, and how the bsets of a node combine (docs/format.md §5.3–5.6).
+//!
+//! ```text
+//!   0                                                                                  size of the node
+//!   │ bset, seq s │ bset, seq s │ bset, seq s │ leftovers: no block has s at its byte 16 │
+//!                 └ every bset begins at a block; later ones are newer
+//! ```
+
+use crate::bset::parse_bset;
+use crate::bytes::{round_up, u64_at};
+use crate::error::{FormatError, Structure};
+use crate::geometry::Geometry;
+use crate::key::Key;
+use crate::units::{Inode, SECTOR_BYTES, Sector, SectorRange};
+
+/// The content of a node as it is on disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParsedNode {
+    /// The number that all bsets of the node carry.
+    pub seq: u64,
+    /// The keys of every bset, oldest bset first.
+    pub bsets: Vec<Vec<Key>>,
+    /// Where the next bset goes: whole blocks, counted in bytes from the start of the node.
+    pub used_bytes: u64,
+}
+
+/// Reads a node from all of its bytes. `node_key` is the key by which it was found: it gives the size, the seed of
+/// the checksums, and the limit of the keys. Everything is refused that docs/format.md §5.4 calls corruption.
+pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<ParsedNode, FormatError> {
+    let Some(&seed) = node_key.pointers.first() else {
+        return Err(FormatError::value(
+            Structure::Node,
+            0,
+            "number of pointers to the node",
+            0,
+            "at least 1",
+        ));
+    };
+    let size = u64::from(node_key.sectors) * SECTOR_BYTES;
+    let bytes = bytes
+        .get(..size as usize)
+        .ok_or_else(|| FormatError::too_short(Structure::Node, bytes.len(), size))?;
+    let seq = u64_at(bytes, 16);
+    if seq == 0 {
+        return Err(FormatError::value(Structure::Node, 16, "seq of the first bset", 0, "not 0"));
+    }
+    let block = geometry.block_bytes().max(SECTOR_BYTES);
+    let mut bsets = Vec::new();
+    let mut at = 0;
+    while at < size && u64_at(bytes, at as usize + 16) == seq {
+        let rest = bytes.get(at as usize..).unwrap_or_default();
+        let (bset, used) =
+            parse_bset(geometry, seed, rest).map_err(|error| error.within(Structure::Node, at))?;
+        if bset.keys.is_empty() && at > 0 {
+            let expected = "at least 1 in all bsets but the first";
+            return Err(FormatError::value(
+                Structure::Node,
+                at + 28,
+                "number of words of the bset",
+                0,
+                expected,
+            ));
+        }
+        bsets.push(bset.keys);
+        at = round_up(at + used, block).min(size);
+    }
+    check_leftovers(bytes, at, block, seq)?;
+    check_limit(&bsets, node_key)?;
+    Ok(ParsedNode { seq, bsets, used_bytes: at })
+}
+
+/// That no block after the end of the log looks as if it belonged to it.
+fn check_leftovers(bytes: &[u8], end: u64, block: u64, seq: u64) -> Result<(), FormatError> {
+    let blocks = bytes.get(end as usize..).unwrap_or_default().chunks_exact(block as usize);
+    match blocks.zip((end..).step_by(block as usize)).find(|(bytes, _)| u64_at(bytes, 16) == seq) {
+        Some((_, at)) => {
+            let found = format_args!("the node's own, {seq:#018x}, behind the end of its log at byte {end}");
+            Err(FormatError::value(Structure::Node, at + 16, "seq of a leftover block", found, "any other"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// That no key lies beyond the highest one that the node may hold. Keys of size 0 do not count.
+fn check_limit(bsets: &[Vec<Key>], node_key: &Key) -> Result<(), FormatError> {
+    let limit = node_key.position();
+    match bsets.iter().flatten().find(|key| key.sectors > 0 && key.position() > limit) {
+        Some(key) => {
+            let most = format_args!("at most {}:{}", limit.0, limit.1);
+            Err(FormatError::value(Structure::Node, 0, "key in the node", key, most))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The extents of a leaf in order, from its bsets with the oldest first: what is newer replaces whatever it overlaps,
+/// whether it has data or is a hole, a placeholder or stale. All of these are still in the result; only keys of size 0
+/// are not.
+pub fn combine_leaf(bsets: Vec<Vec<Key>>) -> Vec<Key> {
+    let mut combined = Vec::new();
+    for bset in bsets {
+        let mut run: Vec<Key> = Vec::with_capacity(bset.len());
+        for key in bset.into_iter().filter(|key| !key.range().is_empty()) {
+            // A good bset is one run. In any other, what comes later counts as newer.
+            if run.last().is_some_and(|last| (last.inode, last.end) > (key.inode, key.start())) {
+                combined = overlay(combined, core::mem::take(&mut run));
+            }
+            run.push(key);
+        }
+        combined = overlay(combined, run);
+    }
+    combined
+}
+
+/// Lays extents over older ones; both are in order and do not overlap among themselves.
+fn overlay(older: Vec<Key>, newer: Vec<Key>) -> Vec<Key> {
+    if older.is_empty() {
+        return newer;
+    }
+    let mut result = Vec::with_capacity(older.len() + newer.len());
+    let mut newer = newer.into_iter().peekable();
+    let mut covered = (Inode(0), Sector(0));
+    for old in older {
+        // What is left of the old extent, behind all newer ones that were taken so far.
+        let mut rest = old.range();
+        if covered.0 == old.inode {
+            rest.start = rest.start.max(covered.1);
+        }
+        while let Some(new) = newer.next_if(|new| (new.inode, new.start()) < (old.inode, old.end)) {
+            if new.inode == old.inode {
+                let front = SectorRange::from_bounds(rest.start, new.start());
+                if !front.is_empty() {
+                    result.push(old.cut_to(front));
+                }
+                rest.start = rest.start.max(new.end);
+            }
+            covered = (new.inode, new.end);
+            result.push(new);
+        }
+        if rest == old.range() {
+            result.push(old);
+        } else if !rest.is_empty() {
+            result.push(old.cut_to(rest));
+        }
+    }
+    result.extend(newer);
+    result
+}
+
+/// The keys of an interior node in order, from its bsets with the oldest first: where keys are equal, those of newer
+/// bsets come first, and inside one bset the earlier one. Nothing is left out: freeing keys are in front, and children
+/// may be stale.
+pub fn combine_interior(bsets: Vec<Vec<Key>>) -> Vec<Key> {
+    let mut keys: Vec<Key> = bsets.into_iter().rev().flatten().collect();
+    keys.sort_by_key(Key::position);
+    keys
+}
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;
