@@ -1,1 +1,23 @@
-//! Placeholder, being written.
+//! The NBD protocol: codec and server.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`proto`] | the codec, both directions, without I/O |
+//! | [`server`] | [`serve_connection`]: one connection from greeting to goodbye |
+//! | [`exports`] | [`Exports`]: which volumes are served under which names |
+//! | [`stats`] | [`ConnectionStats`]: what a connection has done so far |
+//!
+//! Section names in *italics* are those of the NBD protocol document (`doc/proto.md` of the NBD
+//! project). What is spoken: fixed newstyle negotiation, simple and structured replies, the metadata
+//! context `base:allocation`. What is not: TLS, extended headers, resizing.
+#![forbid(unsafe_code)]
+
+pub mod exports;
+pub mod proto;
+pub mod server;
+pub mod stats;
+
+pub use exports::Exports;
+pub use proto::ProtocolError;
+pub use server::{ServeError, ServerOptions, serve_connection};
+pub use stats::ConnectionStats;

@@ -1,0 +1,105 @@
+//! Which volumes are served under which names.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ubcache_env::Volume;
+
+use crate::proto::constants::MAX_STRING_BYTES;
+
+/// Why a volume can't be exported under a name.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Something else has the name.
+    #[error("there is an export \"{0}\" already")]
+    Exists(String),
+    /// The protocol has a limit of 4096 bytes for names and descriptions.
+    #[error("the name or description of the export is longer than 4096 bytes")]
+    TooLong,
+    /// The empty name stands for the default export.
+    #[error("the name of the export is empty")]
+    Empty,
+}
+
+#[derive(Debug)]
+struct Export<V> {
+    name: String,
+    description: String,
+    volume: Rc<V>,
+}
+
+/// The volumes that clients can choose from, in order; the first is the default one, which the empty
+/// name stands for. Shared by all connections; changes hold for negotiations from then on.
+/// A connection that serves a volume keeps it until it ends.
+#[derive(Debug)]
+pub struct Exports<V> {
+    exports: RefCell<Vec<Export<V>>>,
+}
+
+impl<V> Default for Exports<V> {
+    fn default() -> Exports<V> {
+        Exports { exports: RefCell::default() }
+    }
+}
+
+impl<V: Volume> Exports<V> {
+    /// No exports.
+    pub fn new() -> Exports<V> {
+        Exports::default()
+    }
+
+    /// Adds a volume under the name that its info says.
+    pub fn add(&self, volume: Rc<V>) -> Result<(), ExportError> {
+        self.add_as(volume.info().name, String::new(), volume)
+    }
+
+    /// Adds a volume under a name, with a description for people, which may be empty.
+    pub fn add_as(&self, name: String, description: String, volume: Rc<V>) -> Result<(), ExportError> {
+        if name.is_empty() {
+            return Err(ExportError::Empty);
+        }
+        if name.len() > MAX_STRING_BYTES || description.len() > MAX_STRING_BYTES {
+            return Err(ExportError::TooLong);
+        }
+        if self.exports.borrow().iter().any(|export| export.name == name) {
+            return Err(ExportError::Exists(name));
+        }
+        self.exports.borrow_mut().push(Export { name, description, volume });
+        Ok(())
+    }
+
+    /// Takes an export away. Connections that serve it go on.
+    pub fn remove(&self, name: &str) -> Option<Rc<V>> {
+        let mut exports = self.exports.borrow_mut();
+        let at = exports.iter().position(|export| export.name == name)?;
+        Some(exports.remove(at).volume)
+    }
+
+    /// The volume of that name; the default one for the empty name.
+    pub fn get(&self, name: &str) -> Option<Rc<V>> {
+        self.find(name).map(|found| found.volume)
+    }
+
+    /// Names and descriptions in order.
+    pub fn list(&self) -> Vec<(String, String)> {
+        self.exports.borrow().iter().map(|export| (export.name.clone(), export.description.clone())).collect()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Found<V>> {
+        let exports = self.exports.borrow();
+        let export = exports.iter().find(|export| name.is_empty() || export.name == name)?;
+        Some(Found {
+            name: export.name.clone(),
+            description: export.description.clone(),
+            volume: export.volume.clone(),
+        })
+    }
+}
+
+/// An export that a client has named.
+#[derive(Debug)]
+pub(crate) struct Found<V> {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) volume: Rc<V>,
+}

@@ -1,0 +1,134 @@
+//! Carries one request out on the volume.
+
+use std::borrow::Cow;
+
+use ubcache_env::{BlockStatus, IoVec, SectorRange, Volume, VolumeError};
+
+use super::replies::Body;
+use super::requests::Connection;
+use crate::proto::constants::{STATE_HOLE, STATE_ZERO, cmd_flag};
+use crate::proto::{Command, ErrorCode, Extent, Request};
+
+/// Extents of one answer; the client asks again for the rest.
+pub(super) const MAX_EXTENTS: usize = 8192;
+
+/// Why a request failed, for the client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Failure {
+    pub(super) code: ErrorCode,
+    pub(super) message: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(super) fn new(code: ErrorCode, message: &'static str) -> Failure {
+        Failure { code, message: message.into() }
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Failure {
+        Failure { code: ErrorCode::from_errno(error.errno()), message: error.to_string().into() }
+    }
+}
+
+/// Carries the request out; `range` was checked.
+pub(super) async fn execute<V: Volume>(
+    connection: &Connection<V>,
+    request: &Request,
+    range: SectorRange,
+    payload: IoVec,
+) -> Result<Body, Failure> {
+    let (volume, stream) = (&*connection.volume, connection.stream);
+    let fua = request.has(cmd_flag::FUA);
+    match request.command {
+        Command::Read => {
+            let content = volume.read(stream, range).await?;
+            if content.len() as u64 != range.bytes() {
+                return Err(Failure::new(ErrorCode::Io, "the volume gave a part of what was asked for"));
+            }
+            return Ok(Body::Content(content));
+        }
+        Command::Write => volume.write(stream, range, payload, fua).await?,
+        Command::Flush => volume.flush().await?,
+        Command::Trim => volume.discard(stream, range, fua).await?,
+        Command::Cache => volume.prefetch(stream, range).await?,
+        Command::WriteZeroes => {
+            volume.write_zeroes(stream, range, fua, !request.has(cmd_flag::NO_HOLE)).await?;
+        }
+        Command::BlockStatus => {
+            let limit = if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
+            return extents(range, &volume.block_status(range).await?, limit).map(Body::Extents);
+        }
+        Command::Disconnect | Command::Unknown(_) => unreachable!("not a request that is carried out"),
+    }
+    Ok(Body::Done)
+}
+
+/// The parts of the range in the form of the protocol: neighbours of a kind are one, nothing goes
+/// beyond the range (*Metadata querying*, `NBD_CMD_BLOCK_STATUS`).
+fn extents(
+    range: SectorRange,
+    parts: &[(SectorRange, BlockStatus)],
+    limit: usize,
+) -> Result<Vec<Extent>, Failure> {
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut at = range.start;
+    for (part, status) in parts {
+        let part = part.intersect(&range);
+        if part.is_empty() || part.start != at {
+            break;
+        }
+        at = part.end;
+        let flags = match status {
+            BlockStatus::Data => 0,
+            BlockStatus::Hole => STATE_HOLE | STATE_ZERO,
+        };
+        let length = u32::try_from(part.bytes()).expect("not longer than the request");
+        match extents.last_mut() {
+            Some(last) if last.flags == flags => last.length += length,
+            _ => extents.push(Extent { length, flags }),
+        }
+        if extents.len() > limit {
+            extents.pop();
+            break;
+        }
+    }
+    if extents.is_empty() {
+        Err(Failure::new(ErrorCode::Io, "the volume gave no status"))
+    } else {
+        Ok(extents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ubcache_env::Sector;
+
+    fn range(start: u64, end: u64) -> SectorRange {
+        SectorRange::from_bounds(Sector(start), Sector(end))
+    }
+
+    #[test]
+    fn extents_are_joined_and_stay_within_the_request() {
+        let parts = [
+            (range(0, 8), BlockStatus::Data),
+            (range(8, 16), BlockStatus::Data),
+            (range(16, 24), BlockStatus::Hole),
+            (range(24, 99), BlockStatus::Data),
+        ];
+        let data = |sectors| Extent { length: sectors * 512, flags: 0 };
+        let hole = |sectors| Extent { length: sectors * 512, flags: STATE_HOLE | STATE_ZERO };
+        assert_eq!(extents(range(0, 32), &parts, 9), Ok(vec![data(16), hole(8), data(8)]));
+        assert_eq!(extents(range(0, 32), &parts, 1), Ok(vec![data(16)]));
+        assert!(extents(range(4, 32), &parts[2..], 9).is_err(), "the start is missing");
+        assert!(extents(range(0, 32), &[], 9).is_err());
+    }
+
+    #[test]
+    fn an_extent_as_long_as_the_longest_request() {
+        let whole = range(0, u64::from(u32::MAX) / 512);
+        let parts = [(whole, BlockStatus::Hole)];
+        assert_eq!(extents(whole, &parts, 9).map(|extents| extents[0].length), Ok(u32::MAX - 511));
+    }
+}

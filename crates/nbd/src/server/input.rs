@@ -1,0 +1,72 @@
+//! Receives bytes: many small requests at a time, long payloads straight to where they belong.
+
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Stream, StreamError};
+
+use super::ServerOptions;
+use crate::stats::ConnectionStats;
+
+/// Smallest receive buffer that makes sense.
+const MIN_BUFFER_BYTES: usize = 4096;
+
+/// The receiving side of a connection: one buffer, used again and again.
+#[derive(Debug)]
+pub(super) struct Input<S> {
+    stream: Rc<S>,
+    buf: Buf,
+    start: usize,
+    end: usize,
+    stats: Rc<ConnectionStats>,
+}
+
+impl<S: Stream> Input<S> {
+    pub(super) fn new(stream: Rc<S>, options: &ServerOptions) -> Input<S> {
+        let buf = Buf::zeroed(options.receive_buffer_bytes.max(MIN_BUFFER_BYTES));
+        Input { stream, buf, start: 0, end: 0, stats: options.stats.clone() }
+    }
+
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// What has come and was not consumed.
+    pub(super) fn available(&self) -> &[u8] {
+        &self.buf.as_slice()[self.start..self.end]
+    }
+
+    /// Goes on so that `left` bytes remain.
+    pub(super) fn consume_to(&mut self, left: usize) {
+        self.start = self.end - left;
+    }
+
+    /// Receives more; `false`: there is no more. Only when nothing is available.
+    pub(super) async fn refill(&mut self) -> Result<bool, StreamError> {
+        debug_assert!(self.available().is_empty(), "what has come is not overwritten");
+        (self.start, self.end) = (0, 0);
+        let (buf, result) = self.stream.recv(std::mem::take(&mut self.buf)).await;
+        self.buf = buf;
+        self.end = self.count(result)?;
+        Ok(self.end > 0)
+    }
+
+    /// Receives to the start of another buffer. Only when nothing is available here.
+    pub(super) async fn receive_to(&mut self, into: Buf) -> (Buf, Result<usize, StreamError>) {
+        debug_assert!(self.available().is_empty(), "what has come is not overtaken");
+        let (buf, result) = self.stream.recv(into).await;
+        (buf, self.count(result))
+    }
+
+    /// A closed stream is an ended one.
+    fn count(&self, result: Result<usize, StreamError>) -> Result<usize, StreamError> {
+        let bytes = match result {
+            Err(StreamError::Closed) => 0,
+            result => result?,
+        };
+        self.stats.update(|counts| {
+            counts.received_bytes += bytes as u64;
+            counts.receives += 1;
+        });
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,99 @@
+//! Bounds what is in flight on a connection: requests and bytes of content.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::stats::ConnectionStats;
+
+/// A place where one task waits for a condition; without memory of its own.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// The condition may have changed.
+    pub(super) fn wake(&self) {
+        let waker = self.waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the condition holds.
+    pub(super) async fn until(&self, condition: impl Fn() -> bool) {
+        poll_fn(|cx| {
+            if condition() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// What may be in flight, and what is.
+#[derive(Debug)]
+pub(super) struct Limits {
+    max_bytes: u64,
+    max_requests: u32,
+    bytes: Cell<u64>,
+    requests: Cell<u32>,
+    room: Signal,
+    stats: Rc<ConnectionStats>,
+}
+
+impl Limits {
+    pub(super) fn new(max_bytes: u64, max_requests: u32, stats: Rc<ConnectionStats>) -> Limits {
+        Limits {
+            max_bytes: max_bytes.max(1),
+            max_requests: max_requests.max(1),
+            bytes: Cell::new(0),
+            requests: Cell::new(0),
+            room: Signal::default(),
+            stats,
+        }
+    }
+
+    /// Waits for room for one request that holds `bytes` bytes. A request that is too long for the
+    /// limit gets all of it. Only one task may wait.
+    pub(super) async fn claim(self: &Rc<Self>, bytes: u64) -> Claim {
+        let bytes = bytes.min(self.max_bytes);
+        self.room
+            .until(|| self.requests.get() < self.max_requests && self.bytes.get() + bytes <= self.max_bytes)
+            .await;
+        self.set(self.requests.get() + 1, self.bytes.get() + bytes);
+        Claim { limits: self.clone(), bytes }
+    }
+
+    /// Whether nothing is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.get() == 0
+    }
+
+    fn set(&self, requests: u32, bytes: u64) {
+        self.requests.set(requests);
+        self.bytes.set(bytes);
+        self.stats.update(|counts| {
+            counts.inflight_requests = requests;
+            counts.inflight_bytes = bytes;
+        });
+    }
+}
+
+/// The room of one request; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    limits: Rc<Limits>,
+    bytes: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.limits.set(self.limits.requests.get() - 1, self.limits.bytes.get() - self.bytes);
+        self.limits.room.wake();
+    }
+}

@@ -1,0 +1,145 @@
+//! One connection from greeting to goodbye.
+//!
+//! | module | verb |
+//! |---|---|
+//! | [`negotiate`] | agrees on an export and on the form of replies |
+//! | [`requests`] | receives requests, checks them, starts them |
+//! | [`execute`] | carries one request out on the volume |
+//! | [`replies`] | sends what is ready, as much as possible at once |
+//! | [`limits`] | bounds what is in flight |
+//! | [`input`] | receives bytes |
+//!
+//! ```text
+//!           ┌ serve_connection: one task ───────────────┐
+//! stream ───┤► Input ─► ServerDecoder ─► requests ──┐   │  spawns a task for each request,
+//!           │             (waits for room: Limits)  ├───┼──► execute ─► Volume
+//! stream ◄──┤◄ IoVec ◄─ replies ◄─ outbox ◄─────────┼───┼─────┘
+//!           └───────────────────────────────────────────┘
+//! ```
+//!
+//! A request holds its room in the [`limits`] until its reply is sent, so a client that does not
+//! read its replies is not read from either. Requests run concurrently and are answered in the
+//! order of completion. Whatever the client does, only its own connection ends.
+
+mod execute;
+mod input;
+mod limits;
+mod negotiate;
+mod replies;
+mod requests;
+
+use std::rc::Rc;
+
+use ubcache_env::local::join;
+use ubcache_env::{Env, Stream, StreamError, StreamId, Volume};
+
+use crate::exports::Exports;
+use crate::proto::{ProtocolError, ServerDecoder};
+use crate::stats::ConnectionStats;
+use input::Input;
+use limits::Limits;
+use replies::Outbox;
+use requests::Connection;
+
+/// How a connection is served.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Bytes of content that requests in flight may hold; a longer request goes alone.
+    pub max_inflight_bytes: u64,
+    /// Requests that may be in flight.
+    pub max_requests: u32,
+    /// Size of the buffer that requests are received into.
+    pub receive_buffer_bytes: usize,
+    /// Whether zeroing a range is faster than writing zeroes to it. If not, requests that insist on
+    /// speed (`NBD_CMD_FLAG_FAST_ZERO`) get `NBD_ENOTSUP`.
+    pub fast_zero: bool,
+    /// Where the connection counts; a clone of the options shares it.
+    pub stats: Rc<ConnectionStats>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            max_inflight_bytes: 64 << 20,
+            max_requests: 1024,
+            receive_buffer_bytes: 256 << 10,
+            fast_zero: false,
+            stats: Rc::default(),
+        }
+    }
+}
+
+/// Why a connection did not end the way the protocol wants it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The client does not speak the protocol, or goes over a limit.
+    #[error("protocol error: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The client has gone in the middle of a message, or before it had all replies.
+    #[error("the client has gone in the middle of a message")]
+    Disconnected,
+    /// The client asked for an export that is not there, by an option that can't be refused.
+    #[error("there is no export \"{0}\"")]
+    UnknownExport(String),
+    /// The stream failed.
+    #[error(transparent)]
+    Stream(StreamError),
+}
+
+impl From<StreamError> for ServeError {
+    fn from(error: StreamError) -> ServeError {
+        match error {
+            StreamError::Closed => ServeError::Disconnected,
+            error @ StreamError::Os(_) => ServeError::Stream(error),
+        }
+    }
+}
+
+/// Serves one client until it leaves; the stream is closed afterwards and no request is in flight.
+///
+/// To end it from this side, close the stream. Sequential access is told by `stream_id`: give each
+/// connection its own.
+pub async fn serve_connection<E: Env, S: Stream, V: Volume>(
+    env: E,
+    stream: Rc<S>,
+    exports: Rc<Exports<V>>,
+    options: ServerOptions,
+    stream_id: StreamId,
+) -> Result<(), ServeError> {
+    let result = serve(&env, &stream, &exports, &options, stream_id).await;
+    stream.close();
+    result
+}
+
+async fn serve<E: Env, S: Stream, V: Volume>(
+    env: &E,
+    stream: &Rc<S>,
+    exports: &Exports<V>,
+    options: &ServerOptions,
+    stream_id: StreamId,
+) -> Result<(), ServeError> {
+    let mut input = Input::new(stream.clone(), options);
+    let mut decoder = ServerDecoder::new();
+    let session = match negotiate::negotiate(&mut input, &mut decoder, exports, options).await {
+        Ok(Some(session)) => session,
+        Ok(None) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    options.stats.update(|counts| counts.export = Some(session.name.clone()));
+    let stats = &options.stats;
+    let limits = Rc::new(Limits::new(options.max_inflight_bytes, options.max_requests, stats.clone()));
+    let outbox = Rc::new(Outbox::new(session.structured, limits.clone(), stats.clone()));
+    let connection = Rc::new(Connection::new(session, options, stream_id, limits, outbox.clone()));
+    let reading = async {
+        let result = requests::read_requests(env, &connection, &mut input, &mut decoder).await;
+        if result.is_err() {
+            // Nobody listens to replies any more, and a send that waits for it must not go on.
+            stream.close();
+        }
+        outbox.end();
+        result
+    };
+    let (read, sent) = join(reading, replies::send_replies(&**stream, &outbox)).await;
+    read?;
+    Ok(sent?)
+}

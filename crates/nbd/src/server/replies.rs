@@ -1,0 +1,166 @@
+//! Sends what is ready, as much as possible at once (*Simple reply message*, *Structured reply chunk
+//! message*).
+//!
+//! The headers of a batch are written to one piece of memory; the content of reads goes out from
+//! where the volume has it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ubcache_env::{Buf, IoVec, Slice, Stream, StreamError};
+
+use super::execute::Failure;
+use super::limits::{Claim, Limits, Signal};
+use super::negotiate::ALLOCATION_ID;
+use crate::proto::{Chunk, Extent, Request, SimpleReply};
+use crate::stats::ConnectionStats;
+
+/// Parts of one send; the system takes no more than 1024.
+const MAX_BATCH_PARTS: usize = 512;
+/// Bytes of one send after which no further reply is added: the first of them can free room then.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+
+/// What came out of a request.
+#[derive(Debug)]
+pub(super) enum Body {
+    Done,
+    Content(IoVec),
+    Extents(Vec<Extent>),
+    Failed(Failure),
+}
+
+/// A request that is over.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) request: Request,
+    pub(super) body: Body,
+    /// Given back when the reply is sent.
+    pub(super) claim: Claim,
+}
+
+/// Replies that are ready, in order of completion.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    structured: bool,
+    ready: RefCell<VecDeque<Reply>>,
+    ended: Cell<bool>,
+    changed: Signal,
+    limits: Rc<Limits>,
+    stats: Rc<ConnectionStats>,
+}
+
+impl Outbox {
+    pub(super) fn new(structured: bool, limits: Rc<Limits>, stats: Rc<ConnectionStats>) -> Outbox {
+        Outbox {
+            structured,
+            ready: RefCell::default(),
+            ended: Cell::new(false),
+            changed: Signal::default(),
+            limits,
+            stats,
+        }
+    }
+
+    /// A request is over.
+    pub(super) fn push(&self, reply: Reply) {
+        self.ready.borrow_mut().push_back(reply);
+        self.changed.wake();
+    }
+
+    /// No more requests will be started.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        self.changed.wake();
+    }
+
+    /// Waits for something to send; `false`: everything is sent and nothing will come.
+    async fn ready(&self) -> bool {
+        let finished = || self.ended.get() && self.limits.is_idle();
+        self.changed.until(|| !self.ready.borrow().is_empty() || finished()).await;
+        !self.ready.borrow().is_empty()
+    }
+
+    /// Takes as many replies as go into one send. `headers` is scratch memory.
+    fn gather(&self, headers: &mut Vec<u8>, claims: &mut Vec<Claim>) -> IoVec {
+        headers.clear();
+        let mut contents: Vec<(usize, IoVec)> = Vec::new();
+        let (mut parts, mut bytes, mut errors) = (1, 0, 0);
+        while parts < MAX_BATCH_PARTS && bytes < MAX_BATCH_BYTES {
+            let Some(reply) = self.ready.borrow_mut().pop_front() else { break };
+            errors += u64::from(matches!(reply.body, Body::Failed(_)));
+            let content = encode(self.structured, &reply.request, reply.body, headers);
+            claims.push(reply.claim);
+            if !content.is_empty() {
+                parts += 1 + content.parts().len();
+                bytes += content.len();
+                contents.push((headers.len(), content));
+            }
+        }
+        self.stats.update(|counts| counts.errors += errors);
+        interleave(&Buf::from_bytes(headers).freeze(), contents)
+    }
+}
+
+/// Headers with contents between them: each at the place in `headers` that is given with it.
+fn interleave(headers: &Slice, contents: Vec<(usize, IoVec)>) -> IoVec {
+    let mut batch = IoVec::new();
+    let mut at = 0;
+    for (place, content) in contents {
+        batch.push(headers.cut(at, place));
+        batch.append(content);
+        at = place;
+    }
+    batch.push(headers.cut(at, headers.len()));
+    batch
+}
+
+/// Appends the header of a reply; gives the content that follows it.
+fn encode(structured: bool, request: &Request, body: Body, out: &mut Vec<u8>) -> IoVec {
+    let cookie = request.cookie;
+    let simple = |error| SimpleReply { error, cookie };
+    match body {
+        Body::Done => simple(None).encode(out),
+        Body::Failed(failure) if structured => {
+            let Failure { code: error, message } = failure;
+            Chunk::Error { error, message: message.into_owned(), offset: None }.encode(cookie, true, out);
+        }
+        Body::Failed(failure) => simple(Some(failure.code)).encode(out),
+        Body::Content(content) if structured => {
+            let length = u32::try_from(content.len()).expect("not longer than the largest request");
+            Chunk::Data { offset: request.offset, length }.encode(cookie, true, out);
+            return content;
+        }
+        Body::Content(content) => {
+            simple(None).encode(out);
+            return content;
+        }
+        Body::Extents(extents) => {
+            Chunk::BlockStatus { context: ALLOCATION_ID, extents }.encode(cookie, true, out);
+        }
+    }
+    IoVec::new()
+}
+
+/// Sends replies until the last request is answered. After a failure the stream is closed, and the
+/// replies still to come are thrown away.
+pub(super) async fn send_replies<S: Stream>(stream: &S, outbox: &Outbox) -> Result<(), StreamError> {
+    let mut result = Ok(());
+    let (mut headers, mut claims) = (Vec::new(), Vec::new());
+    while outbox.ready().await {
+        let batch = outbox.gather(&mut headers, &mut claims);
+        if result.is_ok() {
+            let bytes = batch.len() as u64;
+            result = stream.send(batch).await;
+            match result {
+                Ok(()) => outbox.stats.update(|counts| {
+                    counts.sent_bytes += bytes;
+                    counts.sends += 1;
+                }),
+                Err(_) => stream.close(),
+            }
+        }
+        claims.clear();
+    }
+    result
+}

@@ -1,0 +1,233 @@
+//! Receives requests, checks them, starts them (*Transmission phase*).
+
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Env, IoVec, Priority, Sector, SectorRange, Stream, StreamId, Volume};
+
+use super::execute::{Failure, MAX_EXTENTS, execute};
+use super::input::Input;
+use super::limits::Limits;
+use super::negotiate::{Session, size_bytes};
+use super::replies::{Body, Outbox, Reply};
+use super::{ServeError, ServerOptions};
+use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
+use crate::proto::{Command, ErrorCode, Request, ServerDecoder, ServerEvent};
+use crate::stats::ConnectionStats;
+
+/// Payloads from this length on are received straight to their own memory when nothing of them has
+/// come with the request.
+const DIRECT_BYTES: usize = 64 << 10;
+/// Memory that the longest answer to `BLOCK_STATUS` takes.
+const STATUS_BYTES: u64 = 8 * MAX_EXTENTS as u64;
+
+/// What the tasks of a connection share.
+#[derive(Debug)]
+pub(super) struct Connection<V> {
+    pub(super) volume: Rc<V>,
+    pub(super) stream: StreamId,
+    size: u64,
+    block: u64,
+    read_only: bool,
+    structured: bool,
+    allocation: bool,
+    fast_zero: bool,
+    limits: Rc<Limits>,
+    outbox: Rc<Outbox>,
+    stats: Rc<ConnectionStats>,
+}
+
+impl<V: Volume> Connection<V> {
+    pub(super) fn new(
+        session: Session<V>,
+        options: &ServerOptions,
+        stream: StreamId,
+        limits: Rc<Limits>,
+        outbox: Rc<Outbox>,
+    ) -> Connection<V> {
+        Connection {
+            volume: session.volume,
+            stream,
+            size: size_bytes(&session.info),
+            block: u64::from(session.info.block_bytes.max(512)),
+            read_only: session.info.read_only,
+            structured: session.structured,
+            allocation: session.allocation,
+            fast_zero: options.fast_zero,
+            limits,
+            outbox,
+            stats: options.stats.clone(),
+        }
+    }
+
+    /// Whether the request may be carried out, and its range (*Error values* says which error is for what).
+    fn check(&self, request: &Request) -> Result<SectorRange, Failure> {
+        let fail = |code, message| Err(Failure::new(code, message));
+        let allowed = cmd_flag::FUA
+            | match request.command {
+                Command::Read if self.structured => cmd_flag::DF,
+                Command::WriteZeroes => cmd_flag::NO_HOLE | cmd_flag::FAST_ZERO,
+                Command::BlockStatus => cmd_flag::REQ_ONE,
+                Command::Unknown(_) => return fail(ErrorCode::Inval, "unknown command"),
+                _ => 0,
+            };
+        if request.flags & !allowed != 0 {
+            return fail(ErrorCode::Inval, "flags that do not go with the command");
+        }
+        let writes = match request.command {
+            Command::Write | Command::WriteZeroes | Command::Trim => true,
+            Command::Flush if request.offset == 0 && request.length == 0 => return Ok(SectorRange::default()),
+            Command::Flush => return fail(ErrorCode::Inval, "a flush has neither offset nor length"),
+            Command::BlockStatus if !self.allocation => {
+                return fail(ErrorCode::Inval, "no metadata context was negotiated");
+            }
+            Command::Read if request.length > MAX_PAYLOAD_BYTES => {
+                return fail(ErrorCode::Inval, "longer than the largest request");
+            }
+            _ => false,
+        };
+        if writes && self.read_only {
+            return fail(ErrorCode::Perm, "the export is read-only");
+        }
+        self.range(request)
+    }
+
+    fn range(&self, request: &Request) -> Result<SectorRange, Failure> {
+        let length = u64::from(request.length);
+        if length == 0 {
+            return Err(Failure::new(ErrorCode::Inval, "empty range"));
+        }
+        if !request.offset.is_multiple_of(self.block) || !length.is_multiple_of(self.block) {
+            return Err(Failure::new(
+                ErrorCode::Inval,
+                "offset or length is not a multiple of the block size",
+            ));
+        }
+        if request.offset.checked_add(length).is_none_or(|end| end > self.size) {
+            let code = match request.command {
+                Command::Write | Command::WriteZeroes => ErrorCode::NoSpc,
+                _ => ErrorCode::Inval,
+            };
+            return Err(Failure::new(code, "beyond the end of the export"));
+        }
+        if request.has(cmd_flag::FAST_ZERO) && (!self.fast_zero || request.has(cmd_flag::NO_HOLE)) {
+            return Err(Failure::new(ErrorCode::NotSup, "zeroing is not faster than writing"));
+        }
+        Ok(SectorRange::new(Sector(request.offset / 512), length / 512))
+    }
+}
+
+/// Receives requests and starts them until the client leaves. Those in flight are not waited for.
+pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
+    env: &E,
+    connection: &Rc<Connection<V>>,
+    input: &mut Input<S>,
+    decoder: &mut ServerDecoder,
+) -> Result<(), ServeError> {
+    loop {
+        let mut bytes = input.available();
+        let request = match decoder.next(&mut bytes)? {
+            Some(ServerEvent::Request(request)) => Some(request),
+            None => None,
+            Some(_) => unreachable!("payloads are received with their requests"),
+        };
+        let left = bytes.len();
+        input.consume_to(left);
+        match request {
+            Some(Request { command: Command::Disconnect, .. }) => return Ok(()),
+            Some(request) => start(env, connection, input, decoder, request).await?,
+            None if input.refill().await? => {}
+            None if decoder.is_mid_message() => return Err(ServeError::Disconnected),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Starts one request once there is room for it and its payload has come.
+async fn start<E: Env, S: Stream, V: Volume>(
+    env: &E,
+    connection: &Rc<Connection<V>>,
+    input: &mut Input<S>,
+    decoder: &mut ServerDecoder,
+    request: Request,
+) -> Result<(), ServeError> {
+    connection.stats.count_request(request.command, request.length);
+    let checked = connection.check(&request);
+    let content = match (&checked, request.command) {
+        (Ok(_), Command::Read | Command::Write) => u64::from(request.length),
+        (Ok(_), Command::BlockStatus) if !request.has(cmd_flag::REQ_ONE) => STATUS_BYTES,
+        _ => 0,
+    };
+    let claim = connection.limits.claim(content).await;
+    let range = match checked {
+        Ok(range) => range,
+        Err(failure) => {
+            skip_payload(input, decoder).await?;
+            connection.outbox.push(Reply { request, body: Body::Failed(failure), claim });
+            return Ok(());
+        }
+    };
+    let payload = receive_payload(input, decoder).await?;
+    let connection = connection.clone();
+    env.spawn(Priority::Foreground, async move {
+        let body = execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
+        connection.outbox.push(Reply { request, body, claim });
+    });
+    Ok(())
+}
+
+/// Receives the payload of a write to page-aligned memory of its own.
+async fn receive_payload<S: Stream>(
+    input: &mut Input<S>,
+    decoder: &mut ServerDecoder,
+) -> Result<IoVec, ServeError> {
+    let len = decoder.payload_left() as usize;
+    if len == 0 {
+        return Ok(IoVec::new());
+    }
+    let mut payload = Buf::zeroed(len);
+    let mut filled = 0;
+    if input.available().is_empty() && len >= DIRECT_BYTES {
+        let (buf, received) = input.receive_to(payload).await;
+        payload = buf;
+        filled = nonzero(received?)?;
+        decoder.payload_bypassed(u32::try_from(filled).expect("not more than the payload"));
+    }
+    while filled < len {
+        let mut bytes = input.available();
+        match decoder.next(&mut bytes)? {
+            Some(ServerEvent::Payload(piece)) => {
+                payload.as_mut_slice()[filled..filled + piece.len()].copy_from_slice(piece);
+                filled += piece.len();
+            }
+            Some(_) => unreachable!("the payload comes first"),
+            None => {}
+        }
+        let left = bytes.len();
+        input.consume_to(left);
+        if filled < len && !input.refill().await? {
+            return Err(ServeError::Disconnected);
+        }
+    }
+    Ok(payload.into())
+}
+
+/// Lets the payload of a write that is refused pass.
+async fn skip_payload<S: Stream>(
+    input: &mut Input<S>,
+    decoder: &mut ServerDecoder,
+) -> Result<(), ServeError> {
+    while decoder.payload_left() > 0 {
+        let mut bytes = input.available();
+        decoder.next(&mut bytes)?;
+        let left = bytes.len();
+        input.consume_to(left);
+        if decoder.payload_left() > 0 && !input.refill().await? {
+            return Err(ServeError::Disconnected);
+        }
+    }
+    Ok(())
+}
+
+fn nonzero(bytes: usize) -> Result<usize, ServeError> {
+    if bytes == 0 { Err(ServeError::Disconnected) } else { Ok(bytes) }
+}
