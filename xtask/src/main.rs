@@ -1,2 +1,150 @@
-//! Placeholder, being written.
-fn main() {}
+//! Development tasks.
+//!
+//! | task | does |
+//! |---|---|
+//! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
+//! | `cargo xtask packages` | only installs what the tests need |
+//!
+//! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these lines, so that
+//! a skipped test is never taken for a passed one.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// A program that tests call, the Debian package that has it.
+const NEEDED: &[(&str, &str)] = &[
+    ("fio", "fio"),
+    ("nbdcopy", "libnbd-bin"),
+    ("nbdfuse", "libnbd-bin"),
+    ("nbdkit", "nbdkit"),
+    ("qemu-img", "qemu-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("make-bcache", "bcache-tools"),
+    ("fusermount3", "fuse3"),
+    ("losetup", "mount"),
+    ("xz", "xz-utils"),
+];
+
+/// Seeds of the simulator that every change has to pass.
+const SEEDS: &str = "0..300";
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1).unwrap_or_default();
+    let done = match task.as_str() {
+        "test" => test(),
+        "packages" => {
+            packages();
+            true
+        }
+        _ => {
+            eprintln!("usage: cargo xtask test | packages");
+            return ExitCode::from(2);
+        }
+    };
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Installs missing packages where that is possible, else says what to install.
+fn packages() {
+    let mut missing: Vec<&str> =
+        NEEDED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return;
+    }
+    let names = missing.join(" ");
+    let Some(prefix) = root_prefix() else {
+        println!("xtask: to run every test, install: sudo apt-get install {names}");
+        return;
+    };
+    println!("xtask: installing {names}");
+    let script = format!(
+        "{prefix} apt-get update -q && {prefix} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+         --no-install-recommends {names}"
+    );
+    let installed = Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success());
+    if !installed {
+        println!("xtask: apt-get did not succeed; tests that need {names} will say that they are skipped");
+    }
+}
+
+/// What to put before a command to run it as root; nothing if that is not possible without asking.
+fn root_prefix() -> Option<&'static str> {
+    if !has("apt-get") {
+        return None;
+    }
+    let id = Command::new("id").arg("-u").output().ok()?;
+    if id.stdout.starts_with(b"0\n") {
+        return Some("");
+    }
+    let sudo = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+    sudo.is_ok_and(|status| status.success()).then_some("sudo -n")
+}
+
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| directory.join(program).is_file())
+}
+
+/// All tests; `true` if all of them passed.
+fn test() -> bool {
+    packages();
+    let begin = Instant::now();
+    let mut skipped = Vec::new();
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let steps: &[(&str, &[&str])] = &[
+        ("all tests", &["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads=2"]),
+        (
+            "the simulator, over many seeds",
+            &["run", "--release", "-p", "ubcache-sim", "--bin", "ubcache-simulate", "--", "--seeds", SEEDS],
+        ),
+    ];
+    let mut failed = Vec::new();
+    for (name, arguments) in steps {
+        println!("xtask: {name}: cargo {}", arguments.join(" "));
+        let step = Instant::now();
+        if !run(&cargo, arguments, &mut skipped) {
+            failed.push(*name);
+        }
+        println!("xtask: {name}: {} s", step.elapsed().as_secs());
+    }
+    println!();
+    skipped.sort();
+    skipped.dedup();
+    for line in &skipped {
+        println!("xtask: {line}");
+    }
+    for name in &failed {
+        println!("xtask: FAILED: {name}");
+    }
+    println!(
+        "xtask: {} in {} s, {} skipped",
+        if failed.is_empty() { "passed" } else { "failed" },
+        begin.elapsed().as_secs(),
+        skipped.len()
+    );
+    failed.is_empty()
+}
+
+/// Runs cargo, shows its output, keeps the lines that say that a test was skipped.
+fn run(cargo: &str, arguments: &[&str], skipped: &mut Vec<String>) -> bool {
+    let mut child = match Command::new(cargo).args(arguments).stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("xtask: can't run {cargo}: {error}");
+            return false;
+        }
+    };
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if let Some(at) = line.find("SKIPPED: ") {
+                skipped.push(line[at..].to_owned());
+            }
+            println!("{line}");
+        }
+    }
+    child.wait().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,425 @@
+//! `ubcache make`: writes the superblocks of a cache set, with the options of make-bcache.
+//!
+//! Everything is checked on every device before the first byte is written to any of them; files that were created
+//! for a refused command are removed again.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use ubcache_daemon::Failure;
+use ubcache_daemon::probe::probe;
+use ubcache_daemon::size::{parse_size, show_size};
+use ubcache_daemon::superblock::{Role, parse};
+use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target, create_sparse};
+use ubcache_format::{
+    BackingState, CacheMode, DEFAULT_DATA_OFFSET, LABEL_BYTES, MIN_BUCKETS, Replacement, SECTOR_BYTES,
+    Sector, Superblock, Uuid,
+};
+
+use super::print;
+
+const BUCKET_BYTES_DEFAULT: u64 = 512 << 10;
+const BUCKET_BYTES_MIN: u64 = 4 << 10;
+const BUCKET_BYTES_MAX: u64 = 16 << 20;
+const BLOCK_BYTES_MAX: u64 = 4 << 10;
+
+/// Format a cache device and backing devices, as make-bcache does
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The cache device: a block device or a file
+    #[arg(short = 'C', long = "cache", value_name = "DEVICE", num_args = 1..)]
+    cache: Vec<PathBuf>,
+    /// Backing devices: block devices or files; data begins after the superblock (see --data-offset)
+    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
+    bdev: Vec<PathBuf>,
+    /// Size of a bucket, a power of two from 4k to 16M [default: 512k]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    bucket: Option<u64>,
+    /// Size of a block, a power of two from 512 to 4k [default: 4k where the devices allow]
+    #[arg(short = 'w', long, value_name = "SIZE", value_parser = parse_size)]
+    block: Option<u64>,
+    /// Where the data of backing devices begins, in sectors of 512 bytes
+    #[arg(short = 'o', long, value_name = "SECTORS", default_value_t = DEFAULT_DATA_OFFSET.0)]
+    data_offset: u64,
+    /// UUID of the set [default: a new one]
+    #[arg(long, value_name = "UUID")]
+    cset_uuid: Option<Uuid>,
+    /// Start the backing devices in writeback mode
+    #[arg(long)]
+    writeback: bool,
+    /// Discard freed buckets of the cache
+    #[arg(long)]
+    discard: bool,
+    /// Which buckets are reused first
+    #[arg(long, value_name = "POLICY", alias = "cache_replacement_policy", value_enum, default_value_t = Policy::Lru)]
+    cache_replacement_policy: Policy,
+    /// Overwrite existing bcache superblocks
+    #[arg(long, alias = "wipe_bcache")]
+    wipe_bcache: bool,
+    /// Label of the backing devices, up to 31 bytes: the name of the export
+    #[arg(short, long, value_name = "LABEL")]
+    label: Option<String>,
+    /// Overwrite whatever is on the devices
+    #[arg(short, long)]
+    force: bool,
+    /// Create the files that do not exist, sparse, with this size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<u64>,
+    /// The same for cache files only
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    cache_size: Option<u64>,
+    /// The same for backing files only
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    bdev_size: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+enum Policy {
+    Lru,
+    Fifo,
+    Random,
+}
+
+impl From<Policy> for Replacement {
+    fn from(policy: Policy) -> Replacement {
+        match policy {
+            Policy::Lru => Replacement::Lru,
+            Policy::Fifo => Replacement::Fifo,
+            Policy::Random => Replacement::Random,
+        }
+    }
+}
+
+/// A device that is going to be written.
+struct Plan {
+    target: Target,
+    superblock: Superblock,
+    /// Whether this command has created the file.
+    created: bool,
+    /// Magic numbers of other things, to be removed: position and length in bytes.
+    wipe: Vec<(u64, u64)>,
+}
+
+/// Files to remove again unless the command succeeds.
+#[derive(Default)]
+struct Created(Vec<PathBuf>);
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // The failure that led here is what the user has to hear about.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    check_options(args)?;
+    let mut created = Created::default();
+    let plans = plan(args, &mut created)?;
+    for plan in &plans {
+        write(plan, args.cset_uuid.is_some())?;
+    }
+    created.0.clear();
+    if args.json {
+        let devices: Vec<Value> = plans.iter().map(describe_json).collect();
+        let text = serde_json::to_string_pretty(&json!({ "devices": devices })).expect("plain data");
+        print(&(text + "\n"));
+    } else {
+        plans.iter().for_each(|plan| print(&describe(plan)));
+    }
+    Ok(())
+}
+
+fn check_options(args: &Args) -> Result<(), Failure> {
+    if args.cache.is_empty() && args.bdev.is_empty() {
+        return Err(Failure::usage("make", "no device given").expected("-C DEVICE, -B DEVICE or both"));
+    }
+    if args.cache.len() > 1 {
+        return Err(Failure::usage("-C", "more than one cache device")
+            .found(format_args!("{} devices", args.cache.len()))
+            .expected("one: a set has exactly one cache device")
+            .advice("make one set after the other"));
+    }
+    if let Some(block) = args.block {
+        check_power_of_two("--block", block, SECTOR_BYTES, BLOCK_BYTES_MAX)?;
+    }
+    let bucket = bucket_bytes(args);
+    check_power_of_two("--bucket", bucket, BUCKET_BYTES_MIN, BUCKET_BYTES_MAX)?;
+    if args.data_offset < DEFAULT_DATA_OFFSET.0 {
+        return Err(Failure::usage("--data-offset", "the superblock needs room before the data")
+            .found(format_args!("{} sectors", args.data_offset))
+            .expected("at least 16 sectors"));
+    }
+    for (option, size) in
+        [("--size", args.size), ("--cache-size", args.cache_size), ("--bdev-size", args.bdev_size)]
+    {
+        let unit = args.block.unwrap_or(SECTOR_BYTES);
+        match size {
+            Some(0) => return Err(Failure::usage(option, "found 0, expected a size above zero")),
+            Some(size) if size % unit != 0 => {
+                return Err(Failure::usage(option, "not a whole number of blocks")
+                    .found(format_args!("{size} bytes"))
+                    .expected(format_args!("a multiple of {unit}")));
+            }
+            _ => {}
+        }
+    }
+    if let Some(label) = args.label.as_deref().filter(|label| label.len() >= LABEL_BYTES) {
+        return Err(Failure::usage("--label", "too long")
+            .found(format_args!("{} bytes", label.len()))
+            .expected(format_args!("at most {} bytes", LABEL_BYTES - 1)));
+    }
+    if args.cset_uuid.is_some_and(|uuid| uuid.is_zero()) {
+        return Err(Failure::usage("--cset-uuid", "found zero, expected a UUID that is not zero"));
+    }
+    Ok(())
+}
+
+fn check_power_of_two(option: &str, found: u64, min: u64, max: u64) -> Result<(), Failure> {
+    if found.is_power_of_two() && (min..=max).contains(&found) {
+        return Ok(());
+    }
+    Err(Failure::usage(option, "not a possible size")
+        .found(format_args!("{found} bytes"))
+        .expected(format_args!("a power of two from {} to {}", show_size(min), show_size(max))))
+}
+
+fn bucket_bytes(args: &Args) -> u64 {
+    args.bucket.unwrap_or(BUCKET_BYTES_DEFAULT)
+}
+
+/// Opens and checks everything.
+fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
+    let caches = args.cache.iter().map(|path| (path, true, args.cache_size.or(args.size)));
+    let backings = args.bdev.iter().map(|path| (path, false, args.bdev_size.or(args.size)));
+    let mut targets = Vec::new();
+    for (path, is_cache, size) in caches.chain(backings) {
+        let mut is_new = false;
+        if let (false, Some(size)) = (path.exists(), size) {
+            check_size(args, path, size, is_cache)?;
+            is_new = create_sparse(path, size)?;
+            created.0.extend(is_new.then(|| path.clone()));
+        }
+        let target = Target::open(path, Access::Change)?;
+        check_size(args, path, target.bytes, is_cache)?;
+        targets.push((target, is_cache, is_new));
+    }
+    let block_bytes = choose_block(args, targets.iter().map(|(target, is_cache, _)| (target, *is_cache)))?;
+    let set_uuid = args.cset_uuid.unwrap_or_else(new_uuid);
+    let mut plans = Vec::new();
+    for (target, is_cache, created) in targets {
+        let wipe = check_content(args, &target)?;
+        let superblock = if is_cache {
+            new_cache(args, &target, set_uuid, block_bytes)
+        } else {
+            let mode = if args.writeback { CacheMode::Writeback } else { CacheMode::Writethrough };
+            let block = (block_bytes / SECTOR_BYTES) as u32;
+            let label = args.label.as_deref().unwrap_or("");
+            Superblock::new_backing(new_uuid(), set_uuid, block, Sector(args.data_offset), mode, label)
+        };
+        plans.push(Plan { target, superblock, created, wipe });
+    }
+    Ok(plans)
+}
+
+fn new_uuid() -> Uuid {
+    Uuid(*uuid::Uuid::new_v4().as_bytes())
+}
+
+fn new_cache(args: &Args, target: &Target, set_uuid: Uuid, block_bytes: u64) -> Superblock {
+    let bucket = bucket_bytes(args);
+    // Bucket numbers have 32 bits in memory; what is beyond is not used.
+    let buckets = u32::try_from(target.bytes / bucket).unwrap_or(u32::MAX - 1).min(u32::MAX - 1);
+    Superblock::new_cache(
+        new_uuid(),
+        set_uuid,
+        (block_bytes / SECTOR_BYTES) as u32,
+        (bucket / SECTOR_BYTES) as u32,
+        buckets,
+        args.cache_replacement_policy.into(),
+        args.discard,
+    )
+}
+
+/// Whether a device of that size can hold what it is to hold.
+fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<(), Failure> {
+    let unit = args.block.unwrap_or(SECTOR_BYTES);
+    if bytes == 0 {
+        return Err(Failure::refused(path, "has no size")
+            .found("0 bytes")
+            .expected("room for a superblock and data")
+            .advice("remove the empty file and use --size SIZE, or `truncate -s SIZE`"));
+    }
+    if bytes % unit != 0 {
+        return Err(Failure::refused(path, "the size is not a whole number of blocks")
+            .found(format_args!("{bytes} bytes"))
+            .expected(format_args!("a multiple of {unit}"))
+            .advice("give it another size, or choose a smaller --block"));
+    }
+    if is_cache {
+        let (bucket, buckets) = (bucket_bytes(args), bytes / bucket_bytes(args));
+        if buckets >= u64::from(MIN_BUCKETS) {
+            return Ok(());
+        }
+        let minimum = u64::from(MIN_BUCKETS) * bucket;
+        let fitting = (BUCKET_BYTES_MIN.ilog2()..bucket.ilog2())
+            .rev()
+            .map(|shift| 1_u64 << shift)
+            .find(|smaller| bytes / smaller >= u64::from(MIN_BUCKETS));
+        let advice = match fitting {
+            Some(smaller) => {
+                format!("make it larger, or use smaller buckets: --bucket {}", show_size(smaller))
+            }
+            None => "make it larger".to_owned(),
+        };
+        return Err(Failure::refused(path, "too small for a cache")
+            .found(format_args!("{bytes} bytes: {buckets} buckets of {}", show_size(bucket)))
+            .expected(format_args!(
+                "at least {MIN_BUCKETS} buckets: {minimum} bytes ({}) with buckets of this size",
+                show_size(minimum)
+            ))
+            .advice(advice));
+    }
+    let minimum = args.data_offset.saturating_mul(SECTOR_BYTES).saturating_add(args.block.unwrap_or(4096));
+    if bytes < minimum {
+        return Err(Failure::refused(path, "too small for a backing device")
+            .found(format_args!("{bytes} bytes"))
+            .expected(format_args!(
+                "at least {minimum} bytes: {} sectors before the data, and one block",
+                args.data_offset
+            )));
+    }
+    Ok(())
+}
+
+/// The block size for all devices: what was asked for, or 4 KiB where every device allows it.
+fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool)>) -> Result<u64, Failure> {
+    let mut logical_max = SECTOR_BYTES;
+    let mut whole_pages = true;
+    for (target, is_cache) in targets {
+        let logical = u64::from(target.logical_block_bytes);
+        logical_max = logical_max.max(logical);
+        let data = if is_cache { 0 } else { args.data_offset * SECTOR_BYTES };
+        whole_pages &= target.bytes % BLOCK_BYTES_MAX == 0 && data % BLOCK_BYTES_MAX == 0;
+        if logical > BLOCK_BYTES_MAX {
+            return Err(Failure::refused(&target.path, "its logical blocks are too large")
+                .found(format_args!("{logical} bytes"))
+                .expected("at most 4096 bytes"));
+        }
+        if let Some(block) = args.block {
+            if block < logical {
+                return Err(Failure::refused(&target.path, "the block is smaller than the device's")
+                    .found(format_args!("--block {block}"))
+                    .expected(format_args!("at least {logical}, its logical block size")));
+            }
+            if data % block != 0 {
+                return Err(Failure::usage("--data-offset", "the data would not begin at a whole block")
+                    .found(format_args!("{} sectors", args.data_offset))
+                    .expected(format_args!("a multiple of {} sectors", block / SECTOR_BYTES)));
+            }
+        }
+    }
+    Ok(args.block.unwrap_or(if whole_pages { BLOCK_BYTES_MAX } else { logical_max }))
+}
+
+/// Refuses to destroy anything unasked; gives the magic numbers to be wiped.
+fn check_content(args: &Args, target: &Target) -> Result<Vec<(u64, u64)>, Failure> {
+    let found = probe(target)?;
+    if args.force {
+        let is_bcache = found.iter().any(|signature| signature.is_bcache);
+        // Behind a bcache superblock begins somebody's data: nothing in there is touched.
+        let own = |at: u64| !is_bcache || at < SUPERBLOCK_AT;
+        return Ok(found.iter().filter(|it| own(it.at)).map(|it| (it.at, it.bytes)).collect());
+    }
+    let Some(first) = found.first() else { return Ok(Vec::new()) };
+    let path = &target.path;
+    let place = format!("{} (byte {})", first.name, first.at);
+    if !first.is_bcache {
+        return Err(Failure::refused(path, "something is on it already")
+            .found(place)
+            .expected("nothing that would be lost")
+            .advice("if it may be destroyed: wipefs -a, or use --force"));
+    }
+    let superblock = parse(target, &target.read_superblock_bytes()?, Role::Any).ok();
+    let dirty = superblock.is_some_and(|it| !it.is_cache() && it.state() == BackingState::Dirty);
+    match (args.wipe_bcache, dirty) {
+        (true, false) => Ok(Vec::new()),
+        (true, true) => Err(Failure::refused(path, "the newest data of this device is in its cache")
+            .found("a backing device in state dirty")
+            .expected("a device that loses nothing")
+            .advice("serve it with its cache and let it write back (writeback_percent=0); --force gives the data up")),
+        (false, _) => Err(Failure::refused(path, "already a bcache device")
+            .found(place)
+            .expected("a device without one")
+            .advice("overwrite it with --wipe-bcache")),
+    }
+}
+
+fn write(plan: &Plan, same_set: bool) -> Result<(), Failure> {
+    let target = &plan.target;
+    for &(at, bytes) in &plan.wipe {
+        target.write_zeroes(at, bytes)?;
+    }
+    if plan.superblock.is_cache() && same_set && !plan.created {
+        // Under the same set UUID, entries of an older journal would be valid: they must be gone first.
+        let geometry = plan.superblock.geometry();
+        let first = geometry.bucket_start(geometry.journal_bucket(0)).bytes();
+        target.write_zeroes(first, u64::from(geometry.journal_buckets) * geometry.bucket_bytes())?;
+        target.sync()?;
+    }
+    target.write_zeroes(0, SUPERBLOCK_AT)?;
+    target.write(SUPERBLOCK_AT, &plan.superblock.encode())?;
+    target.sync()
+}
+
+fn describe(plan: &Plan) -> String {
+    let (superblock, path) = (&plan.superblock, plan.target.path.display());
+    let is_cache = superblock.is_cache();
+    let mut text = String::new();
+    let _ = writeln!(text, "Name\t\t\t{path}");
+    let _ = writeln!(text, "Label\t\t\t{}", superblock.label_str());
+    let _ = writeln!(text, "Type\t\t\t{}", if is_cache { "cache" } else { "data" });
+    let _ = writeln!(text, "UUID:\t\t\t{}", superblock.uuid);
+    let _ = writeln!(text, "Set UUID:\t\t{}", superblock.set_uuid);
+    let _ = writeln!(text, "version:\t\t{}", superblock.version);
+    if is_cache {
+        let _ = writeln!(text, "nbuckets:\t\t{}", superblock.nbuckets);
+        let _ = writeln!(text, "block_size_in_sectors:\t{}", superblock.block_sectors);
+        let _ = writeln!(text, "bucket_size_in_sectors:\t{}", superblock.bucket_sectors);
+        let _ = writeln!(text, "nr_in_set:\t\t1\nnr_this_dev:\t\t0");
+        let _ = writeln!(text, "first_bucket:\t\t{}", superblock.first_bucket);
+    } else {
+        let _ = writeln!(text, "block_size_in_sectors:\t{}", superblock.block_sectors);
+        let _ = writeln!(text, "data_offset_in_sectors:\t{}", superblock.data_offset());
+    }
+    text + "\n"
+}
+
+fn describe_json(plan: &Plan) -> Value {
+    let superblock = &plan.superblock;
+    let mut value = json!({
+        "path": plan.target.path.display().to_string(),
+        "type": if superblock.is_cache() { "cache" } else { "backing" },
+        "uuid": superblock.uuid.to_string(),
+        "set_uuid": superblock.set_uuid.to_string(),
+        "label": superblock.label_str(),
+        "version": superblock.version,
+        "block_bytes": u64::from(superblock.block_sectors) * SECTOR_BYTES,
+        "size_bytes": plan.target.bytes,
+    });
+    if superblock.is_cache() {
+        value["bucket_bytes"] = json!(u64::from(superblock.bucket_sectors) * SECTOR_BYTES);
+        value["buckets"] = json!(superblock.nbuckets);
+        value["first_bucket"] = json!(superblock.first_bucket);
+    } else {
+        value["data_offset_bytes"] = json!(superblock.data_offset().bytes());
+        value["mode"] = json!(ubcache_daemon::superblock::mode_word(superblock.cache_mode()));
+    }
+    value
+}

@@ -1,0 +1,15 @@
+//! One module a subcommand.
+
+use std::io::Write;
+
+pub mod control;
+// pub mod demo;
+pub mod make;
+// pub mod serve;
+pub mod show;
+
+/// Prints to standard output; a closed pipe is not worth a word.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

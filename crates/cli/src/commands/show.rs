@@ -1,0 +1,161 @@
+//! `ubcache show`: a superblock in the fields and words of bcache-super-show.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+use ubcache_daemon::Failure;
+use ubcache_daemon::superblock::{Role, mode_word, parse, replacement_word, state_word};
+use ubcache_daemon::target::{Access, Target};
+use ubcache_format::{FormatError, Problem, Superblock};
+
+use super::print;
+
+/// Show the superblock of a cache or backing device, as bcache-super-show does
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The device or file
+    #[arg(value_name = "DEVICE")]
+    device: PathBuf,
+    /// Go on in spite of a wrong checksum
+    #[arg(short, long)]
+    force: bool,
+    /// Print JSON: one object with the same names
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line: its name, its value, what follows in brackets. An empty name is an empty line.
+type Line = (&'static str, Value, Option<String>);
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let target = Target::open(&args.device, Access::Look)?;
+    let mut bytes = target.read_superblock_bytes()?;
+    let mut csum = [0; 8];
+    csum.copy_from_slice(&bytes[..8]);
+    let mut wrong = None;
+    if let (true, Err(FormatError { problem: Problem::Checksum { expected, .. }, .. })) =
+        (args.force, Superblock::parse(&bytes))
+    {
+        bytes[..8].copy_from_slice(&expected.to_le_bytes());
+        wrong = Some(expected);
+    }
+    let superblock = parse(&target, &bytes, Role::Any)?;
+    let lines = lines(&superblock, u64::from_le_bytes(csum), wrong);
+    print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) });
+    Ok(())
+}
+
+fn lines(superblock: &Superblock, csum: u64, wrong: Option<u64>) -> Vec<Line> {
+    let kind = if superblock.is_cache() { "cache device" } else { "backing device" };
+    let check = wrong.map_or_else(|| "match".to_owned(), |expected| format!("expected {expected:X}"));
+    let yes = |value: bool| json!(if value { "yes" } else { "no" });
+    let empty = || ("", Value::Null, None);
+    let mut lines = vec![
+        ("sb.magic", json!("ok"), None),
+        ("sb.first_sector", json!(8), Some("match".to_owned())),
+        ("sb.csum", json!(format!("{csum:X}")), Some(check)),
+        ("sb.version", json!(superblock.version), Some(kind.to_owned())),
+        empty(),
+        ("dev.label", json!(escaped(&superblock.label)), None),
+        ("dev.uuid", json!(superblock.uuid.to_string()), None),
+        ("dev.sectors_per_block", json!(superblock.block_sectors), None),
+        ("dev.sectors_per_bucket", json!(superblock.bucket_sectors), None),
+    ];
+    if superblock.is_cache() {
+        let bucket = u64::from(superblock.bucket_sectors);
+        let first = u64::from(superblock.first_bucket) * bucket;
+        let total = u64::from(superblock.nbuckets) * bucket;
+        let replacement = superblock.replacement();
+        lines.extend([
+            ("dev.cache.first_sector", json!(first), None),
+            ("dev.cache.cache_sectors", json!(total.saturating_sub(first)), None),
+            ("dev.cache.total_sectors", json!(total), None),
+            ("dev.cache.ordered", yes(superblock.sync()), None),
+            ("dev.cache.discard", yes(superblock.discard()), None),
+            ("dev.cache.pos", json!(0), None),
+            (
+                "dev.cache.replacement",
+                json!(replacement as u32),
+                Some(replacement_word(replacement).to_owned()),
+            ),
+        ]);
+    } else {
+        let (mode, state) = (superblock.cache_mode(), superblock.state());
+        lines.extend([
+            ("dev.data.first_sector", json!(superblock.data_offset().0), None),
+            ("dev.data.cache_mode", json!(mode as u32), Some(mode_word(mode).to_owned())),
+            ("dev.data.cache_state", json!(state as u32), Some(state_word(state).to_owned())),
+        ]);
+    }
+    lines.extend([empty(), ("cset.uuid", json!(superblock.set_uuid.to_string()), None)]);
+    lines
+}
+
+/// A label as bcache-super-show writes it.
+fn escaped(label: &[u8]) -> String {
+    let mut text = String::new();
+    for &byte in label.iter().take_while(|byte| **byte != 0) {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:x}");
+        }
+    }
+    if text.is_empty() { "(empty)".to_owned() } else { text }
+}
+
+fn as_text(lines: &[Line]) -> String {
+    let mut text = String::new();
+    for (name, value, note) in lines {
+        if name.is_empty() {
+            text.push('\n');
+            continue;
+        }
+        // Values stand in a column of their own, three tabs to the right.
+        let tabs = &"\t\t\t"[..3 - (name.len() / 8).min(2)];
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let note = note.as_ref().map(|note| format!(" [{note}]")).unwrap_or_default();
+        let _ = writeln!(text, "{name}{tabs}{value}{note}");
+    }
+    text
+}
+
+/// The same names; words instead of the numbers that stand for them.
+fn as_json(lines: &[Line], label: &str) -> String {
+    let mut map = Map::new();
+    for (name, value, note) in lines.iter().filter(|(name, _, _)| !name.is_empty()) {
+        let value = match (*name, note) {
+            ("dev.data.cache_mode" | "dev.data.cache_state" | "dev.cache.replacement", Some(word)) => {
+                json!(word)
+            }
+            ("dev.label", _) => json!(label),
+            ("dev.cache.ordered" | "dev.cache.discard", _) => json!(value == "yes"),
+            _ => value.clone(),
+        };
+        map.insert((*name).to_owned(), value);
+        match (*name, note) {
+            ("sb.csum", Some(note)) => {
+                map.insert("sb.csum_matches".to_owned(), json!(note == "match"));
+            }
+            ("sb.version", Some(kind)) => {
+                map.insert("dev.kind".to_owned(), json!(kind.trim_end_matches(" device")));
+            }
+            _ => {}
+        }
+    }
+    let text = serde_json::to_string_pretty(&Value::Object(map)).expect("plain data always serializes");
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escaped(b"\0\0"), "(empty)");
+        assert_eq!(escaped(b"a b-c_d.1\0x"), "a%20b-c_d.1");
+    }
+}

@@ -1,0 +1,95 @@
+//! The `ubcache` command: what a user types.
+//!
+//! | module | command |
+//! |---|---|
+//! | [`commands::make`] | `ubcache make`: writes superblocks |
+//! | [`commands::show`] | `ubcache show`: prints a superblock |
+//! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
+//! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
+//! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
+//! | [`nbd_client`] | a small blocking NBD client, for the demo and the tests |
+//!
+//! Everything that outlives a command is in `ubcache-daemon`.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the command lives in the real world, with its clock and its threads"
+)]
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use ubcache_daemon::Failure;
+
+pub mod commands;
+pub mod nbd_client;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  refused, or failed on the way: the message names the device, what was found and what to do
+  2  wrong usage, or the command could not run: a path that can't be opened, no daemon to talk to
+
+Environment:
+  UBCACHE_LOG  what `serve` logs to standard error, e.g. info, debug, ubcache_engine=trace (default: info)
+  UBCACHE_IO   how `serve` does I/O: ring (io_uring) or pool (epoll and threads); default: ring where it works";
+
+/// A block cache that speaks bcache's on-disk format, in user space.
+#[derive(Parser, Debug)]
+#[command(name = "ubcache", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Make(commands::make::Args),
+    Show(commands::show::Args),
+    // Serve(commands::serve::Args),
+    Status(commands::control::StatusArgs),
+    Stop(commands::control::StopArgs),
+    Set(commands::control::SetArgs),
+    Get(commands::control::GetArgs),
+    Gc(commands::control::GcArgs),
+    // Demo(commands::demo::Args),
+}
+
+/// Runs the command line of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Standard output or error may be closed; there is nobody left to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ubcache: {failure}");
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Make(args) => commands::make::run(&args),
+        Command::Show(args) => commands::show::run(&args),
+        // Command::Serve(args) => commands::serve::run(args),
+        Command::Status(args) => commands::control::status(&args),
+        Command::Stop(args) => commands::control::stop(&args),
+        Command::Set(args) => commands::control::set(&args),
+        Command::Get(args) => commands::control::get(&args),
+        Command::Gc(args) => commands::control::gc(&args),
+        // Command::Demo(args) => commands::demo::run(&args),
+    }
+}
+
+/// The command line, for manual pages and completions.
+pub fn command_line() -> clap::Command {
+    Cli::command()
+}

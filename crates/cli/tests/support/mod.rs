@@ -1,0 +1,333 @@
+//! What the end-to-end tests share: running the real binary, a daemon that is stopped or killed at the end of its
+//! test, scratch directories, the report, and saying why a test is skipped.
+#![allow(dead_code, reason = "every test file uses its own part of it")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+/// How a daemon does its I/O: every client test runs over both.
+pub const IO: [&str; 2] = ["ring", "pool"];
+
+/// Longest time that a daemon may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says that a test is skipped, in a line that `cargo xtask test` collects.
+pub fn skipped(test: &str, reason: &str) {
+    println!("SKIPPED: {test}: {reason}");
+}
+
+/// Whether all programs are there; if not, the test is reported as skipped.
+pub fn have(test: &str, programs: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let missing: Vec<&str> = programs
+        .iter()
+        .filter(|program| {
+            !std::env::split_paths(&path)
+                .chain(["/usr/sbin".into(), "/sbin".into()])
+                .any(|directory| directory.join(program).is_file())
+        })
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    skipped(test, &format!("not installed: {}", missing.join(", ")));
+    false
+}
+
+/// A scratch directory, on the file system of the build: `/tmp` may be one without O_DIRECT.
+pub fn scratch() -> tempfile::TempDir {
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    tempfile::Builder::new().prefix("e2e").tempdir_in(base).expect("a scratch directory")
+}
+
+/// The `ubcache` command.
+pub fn ubcache() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_ubcache"))
+}
+
+/// Runs `ubcache` to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    ubcache().args(arguments).output().expect("ubcache runs")
+}
+
+/// Runs a command that has to succeed and gives its standard output.
+pub fn must(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not run: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A program of the system, found also where only root looks.
+pub fn tool(program: &str) -> Command {
+    let mut command = Command::new("env");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.arg(format!("PATH={path}:/usr/sbin:/sbin")).arg(program);
+    command
+}
+
+/// The path as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("scratch paths are UTF-8")
+}
+
+/// Makes a cache of 64 MiB with small buckets and backing files of the given sizes in `directory`.
+pub fn make_set(directory: &Path, backing_mib: &[u64], extra: &[&str]) -> (PathBuf, Vec<PathBuf>) {
+    make_set_sized(directory, 64, backing_mib, extra)
+}
+
+/// The same with a cache of any size.
+pub fn make_set_sized(
+    directory: &Path,
+    cache_mib: u64,
+    backing_mib: &[u64],
+    extra: &[&str],
+) -> (PathBuf, Vec<PathBuf>) {
+    let cache = directory.join("cache.img");
+    sparse(&cache, cache_mib << 20);
+    let backings: Vec<PathBuf> =
+        (0..backing_mib.len()).map(|number| directory.join(format!("disk{number}.img"))).collect();
+    let mut command = ubcache();
+    command.args(["make", "--bucket", "64k"]).args(extra).arg("-C").arg(&cache);
+    for (path, mib) in backings.iter().zip(backing_mib) {
+        sparse(path, mib << 20);
+        command.arg("-B").arg(path);
+    }
+    must(&mut command);
+    (cache, backings)
+}
+
+/// Makes an empty sparse file.
+pub fn sparse(path: &Path, bytes: u64) {
+    let file = std::fs::File::create(path).expect("a file in the scratch directory");
+    file.set_len(bytes).expect("a sparse file");
+}
+
+/// SHA-256 of everything a reader gives.
+pub fn sha256(mut from: impl Read) -> String {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match from.read(&mut buffer).expect("readable data") {
+            0 => break,
+            count => hash.update(&buffer[..count]),
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of a file.
+pub fn sha256_of(path: &Path) -> String {
+    sha256(std::fs::File::open(path).expect("a readable file"))
+}
+
+/// Fills a buffer with numbers that depend on the seed only.
+pub fn pseudo_random(seed: u64, into: &mut [u8]) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for chunk in into.chunks_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+    }
+}
+
+/// A running `ubcache serve`.
+pub struct Daemon {
+    child: Child,
+    /// The NBD socket.
+    pub socket: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// What it printed up to the line that says that it is ready.
+    pub greeting: Vec<String>,
+}
+
+impl Daemon {
+    /// Starts `ubcache serve` over the given way of I/O and waits until it is ready.
+    pub fn start(io: &str, directory: &Path, cache: &Path, backings: &[PathBuf], extra: &[&str]) -> Daemon {
+        Daemon::try_start(io, directory, cache, backings, extra).unwrap_or_else(|(status, output)| {
+            panic!("serve ended with {status} before it was ready:\n{output}")
+        })
+    }
+
+    /// The same; `Err` with status and output if the daemon ends instead of becoming ready.
+    pub fn try_start(
+        io: &str,
+        directory: &Path,
+        cache: &Path,
+        backings: &[PathBuf],
+        extra: &[&str],
+    ) -> Result<Daemon, (ExitStatus, String)> {
+        let socket = directory.join("nbd.sock");
+        let control = directory.join("control.sock");
+        let log = directory.join("serve.log");
+        let stderr = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log in the scratch directory");
+        let mut command = ubcache();
+        command.env("UBCACHE_IO", io).arg("serve").arg("-C").arg(cache);
+        for backing in backings {
+            command.arg("-B").arg(backing);
+        }
+        command
+            .arg("--nbd")
+            .arg(format!("unix:{}", socket.display()))
+            .arg("--control")
+            .arg(&control)
+            .args(extra);
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("ubcache runs");
+        let (send, lines) = mpsc::channel();
+        let stdout = child.stdout.take().expect("standard output is a pipe");
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut greeting = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let ready = line.starts_with("ready");
+                    greeting.push(line);
+                    if ready {
+                        return Ok(Daemon { child, socket, control, greeting });
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = child.kill();
+                    panic!("serve is not ready after {PATIENCE:?}: {}", tail(&log));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let status = child.wait().expect("a child can be waited for");
+                    return Err((status, format!("{}\n{}", greeting.join("\n"), tail(&log))));
+                }
+            }
+        }
+    }
+
+    /// The URI of an export.
+    pub fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.socket.display())
+    }
+
+    /// The report of `status --json`.
+    pub fn status(&self) -> serde_json::Value {
+        let output = must(ubcache().args(["status", "--json", "--control"]).arg(&self.control));
+        serde_json::from_str(&output).expect("status --json prints JSON")
+    }
+
+    /// One number of a volume's report, by its path as in `/backing/read_bytes`.
+    pub fn number(&self, volume: usize, pointer: &str) -> u64 {
+        let status = self.status();
+        let volume = &status["sets"][0]["volumes"][volume];
+        volume
+            .pointer(pointer)
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or_else(|| panic!("{pointer} in {volume}"))
+    }
+
+    /// `ubcache set`.
+    pub fn set(&self, assignment: &str) {
+        must(ubcache().arg("set").arg(assignment).arg("--control").arg(&self.control));
+    }
+
+    /// `ubcache stop`, then waits for the end of the process.
+    pub fn stop(mut self) {
+        must(ubcache().arg("stop").arg("--control").arg(&self.control));
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                assert!(status.success(), "serve ended with {status}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("serve does not end after `ubcache stop`");
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // After `stop` and `kill` both do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// The wait status of a killed child is irrelevant; a mount that stays is not: unmounts at the end of a test.
+pub struct Mount {
+    point: PathBuf,
+    command: &'static str,
+}
+
+impl Mount {
+    /// Takes care of a mount point; `command` is `umount` or `fusermount3`.
+    pub fn new(point: PathBuf, command: &'static str) -> Mount {
+        Mount { point, command }
+    }
+
+    /// Unmounts now.
+    pub fn unmount(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            let mut command = tool(self.command);
+            if self.command == "fusermount3" {
+                command.arg("-u");
+            }
+            let output = command.arg(&self.point).output();
+            if output.is_ok_and(|output| output.status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// A child process that is ended with its test.
+pub struct Guard(pub Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,153 @@
+//! The control protocol: one JSON object a line, over a unix socket (docs/operations.md).
+//!
+//! ```text
+//! → {"command":"get","name":"cache_mode","volume":"disk"}
+//! ← {"ok":true,"result":"[writethrough] writeback writearound none"}
+//! ← {"ok":false,"error":"there is no attribute of that name"}
+//! ```
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// The longest request line that the daemon reads.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// What is asked of the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// The report of `status --json`.
+    Status,
+    /// A clean stop. The answer comes when everything is on the devices.
+    Stop,
+    /// Sets an attribute of a volume, or of the set when no volume has such an attribute.
+    Set {
+        /// Name of the attribute, as in bcache's sysfs.
+        name: String,
+        /// Its new value.
+        value: String,
+        /// The export whose attribute is meant; all volumes if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
+    /// Reads an attribute: an object from export to value, or the value of the set's attribute.
+    Get {
+        /// Name of the attribute, as in bcache's sysfs.
+        name: String,
+        /// The export whose attribute is meant; all volumes if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
+    /// Starts a garbage collection.
+    Gc,
+}
+
+/// What the daemon answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Response {
+    /// Whether the request was carried out.
+    pub ok: bool,
+    /// What it gave.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub result: serde_json::Value,
+    /// Why it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Response {
+    /// A request was carried out.
+    pub fn done(result: serde_json::Value) -> Response {
+        Response { ok: true, result, error: None }
+    }
+
+    /// A request was refused.
+    pub fn refused(why: impl std::fmt::Display) -> Response {
+        Response { ok: false, result: serde_json::Value::Null, error: Some(why.to_string()) }
+    }
+
+    /// The line that goes over the socket, newline included.
+    pub fn to_line(&self) -> String {
+        let mut line =
+            serde_json::to_string(self).expect("plain data without non-string keys always serializes");
+        line.push('\n');
+        line
+    }
+}
+
+/// Reads a request line.
+pub fn parse_request(line: &str) -> Result<Request, String> {
+    serde_json::from_str(line).map_err(|error| format!("not a request: {error}"))
+}
+
+/// Asks the daemon behind a control socket.
+pub fn ask(socket: &Path, request: &Request) -> Result<serde_json::Value, Failure> {
+    let unreachable = |error: std::io::Error| {
+        Failure::could_not_run(socket, format_args!("can't talk to a daemon at this control socket: {error}"))
+            .advice("check that `ubcache serve` runs, and give its socket with --control PATH")
+    };
+    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
+    let mut line = serde_json::to_string(request).expect("plain data always serializes");
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(unreachable)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(unreachable)?;
+    if answer.is_empty() {
+        return Err(Failure::refused(socket, "the daemon closed the connection without an answer"));
+    }
+    let response: Response = serde_json::from_str(&answer).map_err(|error| {
+        Failure::refused(socket, format_args!("the daemon's answer is unreadable: {error}"))
+    })?;
+    match response.ok {
+        true => Ok(response.result),
+        false => Err(Failure::refused(socket, response.error.unwrap_or_else(|| "refused".to_owned()))),
+    }
+}
+
+/// The directories where control sockets are put and looked for, best first.
+pub fn socket_directories() -> Vec<PathBuf> {
+    let run = PathBuf::from("/run/ubcache");
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => vec![run, PathBuf::from(dir).join("ubcache")],
+        None => vec![run],
+    }
+}
+
+/// Every control socket in the usual directories, live or not.
+pub fn find_sockets() -> Vec<PathBuf> {
+    let mut sockets: Vec<PathBuf> = socket_directories()
+        .iter()
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .collect();
+    sockets.sort();
+    sockets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_documented_form() {
+        let request = Request::Set { name: "cache_mode".into(), value: "none".into(), volume: None };
+        let line = serde_json::to_string(&request).expect("plain data");
+        assert_eq!(line, r#"{"command":"set","name":"cache_mode","value":"none"}"#);
+        assert_eq!(parse_request(&line), Ok(request));
+        assert_eq!(parse_request(r#"{"command":"stop"}"#), Ok(Request::Stop));
+        assert!(parse_request("{}").is_err());
+        assert!(parse_request(r#"{"command":"explode"}"#).is_err());
+    }
+
+    #[test]
+    fn responses_leave_out_what_they_do_not_have() {
+        assert_eq!(Response::done(serde_json::Value::Null).to_line(), "{\"ok\":true}\n");
+        assert_eq!(Response::refused("no").to_line(), "{\"ok\":false,\"error\":\"no\"}\n");
+    }
+}

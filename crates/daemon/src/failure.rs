@@ -1,0 +1,116 @@
+//! Failures as a user sees them: what thing, what was found, what was expected, what to do.
+
+use std::fmt;
+use std::path::Path;
+
+/// What the exit code of the process says. The codes are part of the interface.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Code {
+    /// Exit code 1: the command ran and was refused, or failed on the way.
+    Refused = 1,
+    /// Exit code 2: the command could not run: wrong usage, a path that can't be opened, no daemon.
+    CouldNotRun = 2,
+}
+
+/// A failure, in words for the user.
+///
+/// Built in the order in which it reads: `Failure::refused(path, "…").found(…).expected(…).advice(…)`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// What the exit code says.
+    pub code: Code,
+    subject: String,
+    what: String,
+    found: Option<String>,
+    expected: Option<String>,
+    advice: Option<String>,
+}
+
+impl Failure {
+    fn new(code: Code, subject: impl fmt::Display, what: impl fmt::Display) -> Failure {
+        Failure {
+            code,
+            subject: subject.to_string(),
+            what: what.to_string(),
+            found: None,
+            expected: None,
+            advice: None,
+        }
+    }
+
+    /// `path` is not what it should be, or something on it failed.
+    pub fn refused(path: &Path, what: impl fmt::Display) -> Failure {
+        Failure::new(Code::Refused, path.display(), what)
+    }
+
+    /// A failure that no single file stands for.
+    pub fn refused_because(subject: impl fmt::Display, what: impl fmt::Display) -> Failure {
+        Failure::new(Code::Refused, subject, what)
+    }
+
+    /// The command can't even begin with `path`.
+    pub fn could_not_run(path: &Path, what: impl fmt::Display) -> Failure {
+        Failure::new(Code::CouldNotRun, path.display(), what)
+    }
+
+    /// The command line is wrong.
+    pub fn usage(option: impl fmt::Display, what: impl fmt::Display) -> Failure {
+        Failure::new(Code::CouldNotRun, option, what)
+    }
+
+    /// Adds what was found.
+    #[must_use]
+    pub fn found(mut self, found: impl fmt::Display) -> Failure {
+        self.found = Some(found.to_string());
+        self
+    }
+
+    /// Adds what should have been there.
+    #[must_use]
+    pub fn expected(mut self, expected: impl fmt::Display) -> Failure {
+        self.expected = Some(expected.to_string());
+        self
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn advice(mut self, advice: impl fmt::Display) -> Failure {
+        self.advice = Some(advice.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.what)?;
+        if let Some(found) = &self.found {
+            write!(f, "\n  found:    {found}")?;
+        }
+        if let Some(expected) = &self.expected {
+            write!(f, "\n  expected: {expected}")?;
+        }
+        if let Some(advice) = &self.advice {
+            write!(f, "\n  to do:    {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_reads_from_what_to_remedy() {
+        let failure = Failure::refused(Path::new("disk.img"), "not a bcache device")
+            .found("an ext4 file system")
+            .expected("a bcache superblock")
+            .advice("make one");
+        assert_eq!(
+            failure.to_string(),
+            "disk.img: not a bcache device\n  found:    an ext4 file system\n  expected: a bcache superblock\n  to do:    make one"
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Recognizing what is on a device, so that `make` does not destroy it unasked.
+
+use crate::failure::Failure;
+use crate::target::Target;
+
+/// Something that was recognized by its magic number.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Signature {
+    /// What it belongs to.
+    pub name: &'static str,
+    /// Whether it is a bcache superblock.
+    pub is_bcache: bool,
+    /// Where its magic number is, in bytes.
+    pub at: u64,
+    /// Length of the magic number in bytes.
+    pub bytes: u64,
+}
+
+/// The magic number of a bcache superblock.
+pub const BCACHE_MAGIC: [u8; 16] =
+    [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
+
+/// Where that magic number is, in bytes.
+pub const BCACHE_MAGIC_AT: u64 = 4120;
+
+const BCACHEFS_MAGIC: [u8; 16] =
+    [0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef];
+
+/// What is looked for, the more specific before the less specific.
+const KNOWN: &[(&str, u64, &[u8])] = &[
+    ("a bcache superblock", BCACHE_MAGIC_AT, &BCACHE_MAGIC),
+    ("a bcachefs file system", BCACHE_MAGIC_AT, &BCACHEFS_MAGIC),
+    ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
+    ("an XFS file system", 0, b"XFSB"),
+    ("a btrfs file system", 65_600, b"_BHRfS_M"),
+    ("swap space", 4086, b"SWAPSPACE2"),
+    ("swap space", 4086, b"SWAP-SPACE"),
+    ("a LUKS volume", 0, b"LUKS\xba\xbe"),
+    ("an LVM physical volume", 0, b"LABELONE"),
+    ("an LVM physical volume", 512, b"LABELONE"),
+    ("an LVM physical volume", 1024, b"LABELONE"),
+    ("an LVM physical volume", 1536, b"LABELONE"),
+    ("a member of an MD array", 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    ("a member of an MD array", 0, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    ("an F2FS file system", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
+    ("an EROFS file system", 1024, &[0xe2, 0xe1, 0xf5, 0xe0]),
+    ("an NTFS file system", 3, b"NTFS    "),
+    ("an exFAT file system", 3, b"EXFAT   "),
+    ("a FAT file system", 54, b"FAT1"),
+    ("a FAT file system", 82, b"FAT32   "),
+    ("an ISO 9660 file system", 32_769, b"CD001"),
+    ("a squashfs file system", 0, b"hsqs"),
+    ("a qcow2 image", 0, b"QFI\xfb"),
+    ("a GPT partition table", 512, b"EFI PART"),
+    ("a GPT partition table", 4096, b"EFI PART"),
+    ("an MBR partition table or boot sector", 510, &[0x55, 0xaa]),
+];
+
+/// How much of a device has to be read for [`recognize`].
+const HEAD_BYTES: usize = 68 << 10;
+
+/// Everything recognized in the first bytes of a device.
+pub fn recognize(head: &[u8]) -> Vec<Signature> {
+    KNOWN
+        .iter()
+        .filter(|(_, at, magic)| head.get(*at as usize..*at as usize + magic.len()) == Some(*magic))
+        .map(|&(name, at, magic)| Signature {
+            name,
+            is_bcache: magic == BCACHE_MAGIC,
+            at,
+            bytes: magic.len() as u64,
+        })
+        .collect()
+}
+
+/// Everything recognized on a device.
+pub fn probe(target: &Target) -> Result<Vec<Signature>, Failure> {
+    let mut head = vec![0; HEAD_BYTES];
+    let count = target.read_some(0, &mut head)?;
+    Ok(recognize(&head[..count]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_things_are_recognized_and_zeroes_are_not() {
+        assert_eq!(recognize(&vec![0; HEAD_BYTES]), []);
+        for (name, at, magic) in KNOWN {
+            let mut head = vec![0; HEAD_BYTES];
+            head[*at as usize..*at as usize + magic.len()].copy_from_slice(magic);
+            assert!(recognize(&head).iter().any(|found| found.name == *name), "{name}");
+        }
+        assert_eq!(recognize(&[0; 100]), []);
+    }
+}

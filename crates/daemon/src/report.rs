@@ -1,0 +1,143 @@
+//! What `status --json` prints. Scripts rely on these names: they are only ever added to.
+
+use serde::{Deserialize, Serialize};
+
+/// The whole report.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program that serves.
+    pub version: String,
+    /// The sets being served.
+    pub sets: Vec<SetReport>,
+}
+
+/// One cache set.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SetReport {
+    /// The set's UUID.
+    pub uuid: String,
+    /// `running`, or why not.
+    pub state: String,
+    /// The cache device.
+    pub cache: CacheReport,
+    /// The volumes, in the order of the command line.
+    pub volumes: Vec<VolumeReport>,
+}
+
+/// What was done to a device since the start of the daemon.
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Read requests.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Write requests.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Failed requests.
+    pub errors: u64,
+}
+
+/// A cache device.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct CacheReport {
+    /// The path it was opened by.
+    pub path: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Bucket size in bytes.
+    pub bucket_bytes: u64,
+    /// Share of the cache that holds no dirty data and no metadata, in percent.
+    pub available_percent: f64,
+    /// What was done to it.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// A volume: one backing device and its export.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// Name of the export.
+    pub name: String,
+    /// The backing device.
+    pub backing: BackingReport,
+    /// Size of the export in bytes.
+    pub size_bytes: u64,
+    /// `writethrough`, `writeback`, `writearound` or `none`.
+    pub mode: String,
+    /// `no cache`, `clean`, `dirty` or `inconsistent`.
+    pub state: String,
+    /// Bytes whose newest content is only in the cache.
+    pub dirty_bytes: u64,
+    /// Hits, misses and what else happened to requests.
+    pub stats: StatsReport,
+    /// Where clients find the export.
+    #[serde(default)]
+    pub uris: Vec<String>,
+}
+
+/// A backing device.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct BackingReport {
+    /// The path it was opened by.
+    pub path: String,
+    /// What was done to it.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// Counters of requests since the start of the daemon.
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StatsReport {
+    /// Read requests that were answered by the cache alone.
+    pub cache_hits: u64,
+    /// Read requests with at least one sector that was not in the cache.
+    pub cache_misses: u64,
+    /// Bypassing reads that were answered by the cache alone all the same.
+    pub cache_bypass_hits: u64,
+    /// Bypassing reads that were not.
+    pub cache_bypass_misses: u64,
+    /// Bytes of requests that bypassed the cache.
+    pub bypassed_bytes: u64,
+    /// Fills that found their range changed at insertion.
+    pub cache_miss_collisions: u64,
+    /// Fills given up because a write crossed them.
+    pub fills_doomed: u64,
+    /// Index updates made durable ahead of a write to the backing device.
+    pub durable_invalidations: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts read these names; a change of this list is a change of the interface.
+    #[test]
+    fn the_names_of_the_report_are_stable() {
+        let report = Report {
+            version: "x".into(),
+            sets: vec![SetReport { volumes: vec![VolumeReport::default()], ..SetReport::default() }],
+        };
+        let value = serde_json::to_value(report).expect("a report is plain data");
+        let keys = |value: &serde_json::Value| {
+            value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>().join(" ")).unwrap_or_default()
+        };
+        assert_eq!(keys(&value), "sets version");
+        let set = &value["sets"][0];
+        assert_eq!(keys(set), "cache state uuid volumes");
+        assert_eq!(
+            keys(&set["cache"]),
+            "available_percent bucket_bytes errors flushes path read_bytes reads size_bytes writes written_bytes"
+        );
+        let volume = &set["volumes"][0];
+        assert_eq!(keys(volume), "backing dirty_bytes mode name size_bytes state stats uris");
+        assert_eq!(keys(&volume["backing"]), "errors flushes path read_bytes reads writes written_bytes");
+        assert_eq!(
+            keys(&volume["stats"]),
+            "bypassed_bytes cache_bypass_hits cache_bypass_misses cache_hits cache_miss_collisions cache_misses durable_invalidations fills_doomed"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! Superblocks of devices that are not served yet, and what is wrong with them in words.
+
+use std::path::Path;
+
+use ubcache_format::{BackingState, CacheMode, FormatError, Problem, Replacement, Superblock};
+
+use crate::failure::Failure;
+use crate::probe::{BCACHE_MAGIC, recognize};
+use crate::target::{Access, Target};
+
+/// What a device is expected to be.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The cache of a set.
+    Cache,
+    /// A backing device.
+    Backing,
+    /// Either.
+    Any,
+}
+
+/// Opens a device only to look at it, and reads its superblock.
+pub fn look(path: &Path, role: Role) -> Result<(Target, Superblock), Failure> {
+    let target = Target::open(path, Access::Look)?;
+    let superblock = read(&target, role)?;
+    Ok((target, superblock))
+}
+
+/// Reads and checks the superblock of an open device.
+pub fn read(target: &Target, role: Role) -> Result<Superblock, Failure> {
+    let superblock = parse(target, &target.read_superblock_bytes()?, role)?;
+    superblock
+        .check_device(target.sectors(), target.logical_block_bytes)
+        .map_err(|error| too_small(&target.path, &error))?;
+    Ok(superblock)
+}
+
+/// Checks a superblock that was read from an open device, by itself.
+pub fn parse(target: &Target, bytes: &[u8], role: Role) -> Result<Superblock, Failure> {
+    if bytes.get(24..40) != Some(BCACHE_MAGIC.as_slice()) {
+        return Err(not_bcache(target, role));
+    }
+    let superblock = Superblock::parse(bytes).map_err(|error| damaged(&target.path, &error))?;
+    match (role, superblock.is_cache()) {
+        (Role::Cache, false) => Err(Failure::refused(&target.path, "not a cache device")
+            .found(format_args!("a backing device (superblock version {})", superblock.version))
+            .expected("a cache device after -C")
+            .advice("name it with -B")),
+        (Role::Backing, true) => Err(Failure::refused(&target.path, "not a backing device")
+            .found(format_args!("a cache device (superblock version {})", superblock.version))
+            .expected("a backing device after -B")
+            .advice("name it with -C")),
+        _ => Ok(superblock),
+    }
+}
+
+fn not_bcache(target: &Target, role: Role) -> Failure {
+    let path = target.path.display();
+    let mut head = vec![0; 68 << 10];
+    let count = target.read_some(0, &mut head).unwrap_or(0);
+    let found = recognize(&head[..count]);
+    let found = match found.first() {
+        Some(signature) => format!("{} (byte {})", signature.name, signature.at),
+        None => "no bcache magic number at byte 4120".to_owned(),
+    };
+    let failure = Failure::refused(&target.path, "not a bcache device").found(found);
+    match role {
+        Role::Cache => failure
+            .expected("the superblock of a cache device")
+            .advice(format_args!("make one, which destroys what is on the device: ubcache make -C {path}")),
+        Role::Backing => failure
+            .expected("the superblock of a backing device")
+            .advice(format_args!("make one, which destroys what is on the device: ubcache make -B {path}")),
+        Role::Any => failure
+            .expected("a bcache superblock")
+            .advice(format_args!("check the path; `ubcache make -C {path}` or `-B {path}` would make one")),
+    }
+}
+
+/// Words for a superblock that can't be used.
+fn damaged(path: &Path, error: &FormatError) -> Failure {
+    let at = 4096 + error.at;
+    match &error.problem {
+        Problem::Checksum { found, expected, .. } => {
+            Failure::refused(path, "the superblock is damaged: wrong checksum")
+                .found(format_args!("checksum {found:016X} in byte {at}"))
+                .expected(format_args!("{expected:016X}, computed from the superblock"))
+                .advice(format_args!(
+                    "see `ubcache show -f {}`; restore the 4096 bytes at byte 4096 from a backup",
+                    path.display()
+                ))
+        }
+        Problem::Value { field, found, expected } => {
+            let advice = match *field {
+                "version" => "use a version of ubcache that knows this format",
+                field if field.contains("features") => "use a version of ubcache that knows these features",
+                "number of buckets" => {
+                    "the driver refuses such a cache as well: make it again, larger or with smaller buckets"
+                }
+                _ => "look at it with `ubcache show -f`; restore the superblock from a backup",
+            };
+            let what = match *field {
+                "version" => "unknown version of the superblock",
+                field if field.contains("features") => "the superblock has unknown feature bits",
+                "number of buckets" => "the cache has too few buckets",
+                _ => "the superblock makes no sense",
+            };
+            Failure::refused(path, what)
+                .found(format_args!("{field} {found} (byte {at})"))
+                .expected(expected)
+                .advice(advice)
+        }
+        _ => Failure::refused(path, "the superblock is damaged")
+            .found(error)
+            .expected("a valid bcache superblock")
+            .advice("restore the 4096 bytes at byte 4096 from a backup"),
+    }
+}
+
+fn too_small(path: &Path, error: &FormatError) -> Failure {
+    let failure = Failure::refused(path, "the superblock does not fit the device");
+    match &error.problem {
+        Problem::Value { field, found, expected } => {
+            failure.found(format_args!("{field}: {found}")).expected(expected).advice(
+                "was the device or file cut off, or copied to a smaller one? Give it its full size again",
+            )
+        }
+        _ => failure.found(error),
+    }
+}
+
+/// The word for a cache mode that superblocks' tools use.
+pub fn mode_word(mode: CacheMode) -> &'static str {
+    match mode {
+        CacheMode::Writethrough => "writethrough",
+        CacheMode::Writeback => "writeback",
+        CacheMode::Writearound => "writearound",
+        CacheMode::None => "no caching",
+    }
+}
+
+/// The word for a state that superblocks' tools use.
+pub fn state_word(state: BackingState) -> &'static str {
+    match state {
+        BackingState::None => "detached",
+        BackingState::Clean => "clean",
+        BackingState::Dirty => "dirty",
+        BackingState::Stale => "inconsistent",
+    }
+}
+
+/// The word for a replacement policy.
+pub fn replacement_word(replacement: Replacement) -> &'static str {
+    match replacement {
+        Replacement::Lru => "lru",
+        Replacement::Fifo => "fifo",
+        Replacement::Random => "random",
+    }
+}

@@ -1,0 +1,203 @@
+//! Devices and files before they are served: opening them alone, their size, their superblock.
+//!
+//! Blocking calls only: this is for commands and for the checks before the reactor starts.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ubcache_format::SECTOR_BYTES;
+
+use crate::failure::Failure;
+
+/// Where the superblock begins, in bytes.
+pub const SUPERBLOCK_AT: u64 = 4096;
+/// Bytes in a superblock.
+pub const SUPERBLOCK_BYTES: usize = 4096;
+
+/// `O_EXCL`: on a block device, "nobody else, neither a mount nor a driver".
+const O_EXCL: i32 = 0o200;
+/// `EBUSY`.
+const EBUSY: i32 = 16;
+
+/// How a target is going to be used.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Looking only; others may use it at the same time.
+    Look,
+    /// Changing it; nobody else may have it.
+    Change,
+}
+
+/// An open device or file.
+#[derive(Debug)]
+pub struct Target {
+    /// The path it was opened by.
+    pub path: PathBuf,
+    /// Whether it is a block device.
+    pub is_block_device: bool,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Smallest unit of I/O in bytes.
+    pub logical_block_bytes: u32,
+    file: File,
+}
+
+impl Target {
+    /// Opens a device or file.
+    pub fn open(path: &Path, access: Access) -> Result<Target, Failure> {
+        let cannot_open = |error: io::Error| open_failure(path, access, &error);
+        let metadata = std::fs::metadata(path).map_err(cannot_open)?;
+        let kind = metadata.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(Failure::could_not_run(path, "not something that can hold data")
+                .found(if kind.is_dir() { "a directory" } else { "a special file" })
+                .expected("a regular file or a block device"));
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Change);
+        if kind.is_block_device() && access == Access::Change {
+            options.custom_flags(O_EXCL);
+        }
+        let file = options.open(path).map_err(cannot_open)?;
+        if access == Access::Change {
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(in_use(path)),
+                Err(TryLockError::Error(error)) => {
+                    return Err(Failure::refused(path, format_args!("can't lock it: {error}")));
+                }
+            }
+        }
+        let bytes = size_of(&file).map_err(cannot_open)?;
+        let logical_block_bytes =
+            if kind.is_block_device() { logical_block_bytes(metadata.rdev()).unwrap_or(512) } else { 512 };
+        Ok(Target {
+            path: path.to_owned(),
+            is_block_device: kind.is_block_device(),
+            bytes,
+            logical_block_bytes,
+            file,
+        })
+    }
+
+    /// Size in whole sectors.
+    pub fn sectors(&self) -> u64 {
+        self.bytes / SECTOR_BYTES
+    }
+
+    /// Reads up to `into.len()` bytes; fewer only at the end of the device.
+    pub fn read_some(&self, at: u64, into: &mut [u8]) -> Result<usize, Failure> {
+        let mut done = 0;
+        while done < into.len() {
+            match self.file.read_at(&mut into[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let at = at + done as u64;
+                    return Err(Failure::refused(&self.path, format_args!("can't read byte {at}: {error}")));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// The 4096 bytes where a superblock would be.
+    pub fn read_superblock_bytes(&self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; SUPERBLOCK_BYTES];
+        let count = self.read_some(SUPERBLOCK_AT, &mut bytes)?;
+        if count < SUPERBLOCK_BYTES {
+            return Err(Failure::refused(&self.path, "too short for a bcache superblock")
+                .found(format_args!("{} bytes", self.bytes))
+                .expected(format_args!("at least {} bytes", SUPERBLOCK_AT + SUPERBLOCK_BYTES as u64))
+                .advice("check the path, and whether the file was cut off while being copied"));
+        }
+        Ok(bytes)
+    }
+
+    /// Writes all of `bytes`.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.file
+            .write_all_at(bytes, at)
+            .map_err(|error| Failure::refused(&self.path, format_args!("can't write byte {at}: {error}")))
+    }
+
+    /// Makes the range read as zeroes.
+    pub fn write_zeroes(&self, mut at: u64, mut bytes: u64) -> Result<(), Failure> {
+        let zeroes = vec![0; 1 << 20];
+        while bytes > 0 {
+            let step = bytes.min(zeroes.len() as u64);
+            self.write(at, &zeroes[..step as usize])?;
+            at += step;
+            bytes -= step;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub fn sync(&self) -> Result<(), Failure> {
+        self.file.sync_all().map_err(|error| {
+            Failure::refused(&self.path, format_args!("can't make the writes durable: {error}"))
+        })
+    }
+}
+
+/// Makes a sparse file of `bytes` bytes. A file that is there already is not touched: `Ok(false)`.
+pub fn create_sparse(path: &Path, bytes: u64) -> Result<bool, Failure> {
+    let file = match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(Failure::could_not_run(path, format_args!("can't create it: {error}"))),
+    };
+    file.set_len(bytes).and_then(|()| file.sync_all()).map_err(|error| {
+        Failure::refused(path, format_args!("can't give it a size of {bytes} bytes: {error}"))
+    })?;
+    Ok(true)
+}
+
+/// The failure for a device that somebody else has.
+pub fn in_use(path: &Path) -> Failure {
+    Failure::refused(path, "in use")
+        .found("another process or the kernel has it open for itself")
+        .expected("a device that nobody else uses")
+        .advice("stop whoever uses it: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`")
+}
+
+fn open_failure(path: &Path, access: Access, error: &io::Error) -> Failure {
+    if error.raw_os_error() == Some(EBUSY) {
+        return in_use(path);
+    }
+    let wanted = match access {
+        Access::Look => "reading",
+        Access::Change => "reading and writing",
+    };
+    let failure = Failure::could_not_run(path, format_args!("can't open it for {wanted}: {error}"));
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            failure.advice("check the path; `ubcache make --size SIZE` creates a file")
+        }
+        io::ErrorKind::PermissionDenied => {
+            failure.advice("run as a user who may do this, or change owner or mode of the file")
+        }
+        _ => failure,
+    }
+}
+
+fn size_of(file: &File) -> io::Result<u64> {
+    use std::io::{Seek, SeekFrom};
+    let mut file = file;
+    file.seek(SeekFrom::End(0))
+}
+
+/// The logical block size of the block device with this number, as sysfs tells it.
+fn logical_block_bytes(device: u64) -> Option<u32> {
+    let major = ((device >> 32) & 0xffff_f000) | ((device >> 8) & 0xfff);
+    let minor = ((device >> 12) & 0xffff_ff00) | (device & 0xff);
+    let node = format!("/sys/dev/block/{major}:{minor}");
+    [format!("{node}/queue/logical_block_size"), format!("{node}/../queue/logical_block_size")]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok())
+        .and_then(|text| text.trim().parse().ok())
+}
