@@ -97,19 +97,31 @@ fn check_limit(bsets: &[Vec<Key>], node_key: &Key) -> Result<(), FormatError> {
 /// whether it has data or is a hole, a placeholder or stale. All of these are still in the result; only keys of size 0
 /// are not.
 pub fn combine_leaf(bsets: Vec<Vec<Key>>) -> Vec<Key> {
-    let mut combined = Vec::new();
+    // A good bset is one run in order. In any other, what comes later counts as newer and begins another run.
+    let mut runs: Vec<Vec<Key>> = Vec::with_capacity(bsets.len());
     for bset in bsets {
         let mut run: Vec<Key> = Vec::with_capacity(bset.len());
         for key in bset.into_iter().filter(|key| !key.range().is_empty()) {
-            // A good bset is one run. In any other, what comes later counts as newer.
             if run.last().is_some_and(|last| (last.inode, last.end) > (key.inode, key.start())) {
-                combined = overlay(combined, core::mem::take(&mut run));
+                runs.push(core::mem::take(&mut run));
             }
             run.push(key);
         }
-        combined = overlay(combined, run);
+        runs.push(run);
     }
-    combined
+    // Laying one over the other is associative, so neighbours are joined in rounds, however many runs there are.
+    while runs.len() > 1 {
+        let mut pairs = runs.into_iter();
+        let mut joined = Vec::with_capacity(pairs.len().div_ceil(2));
+        while let Some(older) = pairs.next() {
+            joined.push(match pairs.next() {
+                Some(newer) => overlay(older, newer),
+                None => older,
+            });
+        }
+        runs = joined;
+    }
+    runs.pop().unwrap_or_default()
 }
 
 /// Lays extents over older ones; both are in order and do not overlap among themselves.
