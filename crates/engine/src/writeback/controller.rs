@@ -1,0 +1,530 @@
+//! How fast background writeback goes: target, rate controller, idle detection, rate limiter.
+//!
+//! bcache behaviour. Each volume has a *target* of dirty sectors, its share of `writeback_percent` of the cache.
+//! Every `writeback_rate_update_seconds` the controller turns the distance from the target into a rate: a
+//! proportional term, an integral term for what remains, and a fragmentation term that takes over when little
+//! dirty data is spread over many buckets of a filling cache. A set that has been idle for a while is drained at
+//! full speed. The limiter makes sleeps from the rate.
+//!
+//! Where the driver's arithmetic wraps or narrows to 32 bits, this one saturates. Divisions truncate towards
+//! zero, as there. The driver lets any request that arrives end a full-speed drain with a crawl of 1 sector/s until
+//! the next update; here [`RateController::leave_idle`] goes back to the last computed rate.
+
+use ubcache_env::Nanos;
+use ubcache_format::SECTOR_BYTES;
+
+use crate::settings::human;
+
+/// The rate before the first update, in sectors per second.
+pub const RATE_INITIAL: u64 = 1024;
+/// The highest rate that the controller computes.
+pub const RATE_MAX: u64 = 1_000_000_000;
+/// The rate of a set that is idle: as good as unlimited.
+pub const RATE_IDLE: u64 = i32::MAX as u64;
+
+/// Fragmentation counts from this share of used buckets on, in percent; then it counts more and more.
+const FRAGMENT_LOW_PERCENT: u64 = 50;
+const FRAGMENT_MID_PERCENT: u64 = 57;
+const FRAGMENT_HIGH_PERCENT: u64 = 64;
+/// Fragmentation counts if dirty data would fit in a fraction of the used buckets smaller than 1/3.
+const FRAGMENT_MIN: u64 = 3;
+/// The limiter is keeping up with the rate if its next moment is not further away than this.
+const KEEPING_UP_SLACK: Nanos = Nanos::from_millis(1);
+
+/// The dirty sectors that a volume should have: its share, by size of the backing devices, of `percent` of what
+/// flash-only volumes leave of the cache.
+pub fn target(
+    cache_sectors: u64,
+    flash_dirty: u64,
+    percent: u64,
+    backing_sectors: u64,
+    all_backing_sectors: u64,
+) -> u64 {
+    const SHARE_BITS: u32 = 14;
+    let cache = u128::from(cache_sectors.saturating_sub(flash_dirty));
+    let share = (u128::from(backing_sectors) << SHARE_BITS) / u128::from(all_backing_sectors.max(1));
+    let target = ((cache * u128::from(percent) / 100) * share.max(1)) >> SHARE_BITS;
+    u64::try_from(target).unwrap_or(u64::MAX)
+}
+
+/// What the controller looks at; attributes carry the names of `VolumeSettings`.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ControllerInput {
+    /// The present moment.
+    pub now: Nanos,
+    /// [`RateLimiter::next`]: when the limiter lets the next I/O go.
+    pub next_io: Nanos,
+    /// [`IdleCounter::tick`] said that the set is idle (only if `idle_max_writeback_rate`).
+    pub idle: bool,
+    /// Dirty sectors of the volume.
+    pub dirty: u64,
+    /// What [`target`] computed.
+    pub target: u64,
+    /// Buckets that are not available, in percent.
+    pub in_use_percent: u64,
+    /// Buckets that are not available.
+    pub used_buckets: u64,
+    /// Sectors in a bucket.
+    pub bucket_sectors: u64,
+    /// `writeback_percent`; at 0 there is nothing to control.
+    pub percent: u64,
+    /// `writeback_rate_update_seconds`.
+    pub update_seconds: u64,
+    /// `writeback_rate_p_term_inverse`.
+    pub p_term_inverse: u64,
+    /// `writeback_rate_i_term_inverse`.
+    pub i_term_inverse: u64,
+    /// `writeback_rate_minimum`.
+    pub rate_minimum: u64,
+    /// `writeback_consider_fragment`.
+    pub consider_fragment: bool,
+    /// `writeback_rate_fp_term_low`.
+    pub fp_term_low: u64,
+    /// `writeback_rate_fp_term_mid`.
+    pub fp_term_mid: u64,
+    /// `writeback_rate_fp_term_high`.
+    pub fp_term_high: u64,
+}
+
+/// What the attribute `writeback_rate_debug` shows; all in sectors or sectors per second.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct RateDebug {
+    /// The rate in force.
+    pub rate: u64,
+    /// Dirty sectors at the last update.
+    pub dirty: u64,
+    /// Their target at the last update.
+    pub target: u64,
+    /// The proportional (or fragmentation) term.
+    pub proportional: i64,
+    /// The integral term, scaled.
+    pub integral: i64,
+    /// By how much the last update changed the rate.
+    pub change: i64,
+}
+
+impl RateDebug {
+    /// The seven lines of the attribute, each with its end of line.
+    pub fn text(&self, next_io_ms: i64) -> String {
+        let bytes = |sectors: i64| human(sectors.saturating_mul(SECTOR_BYTES as i64));
+        let unsigned = |sectors: u64| bytes(i64::try_from(sectors).unwrap_or(i64::MAX));
+        format!(
+            "rate:\t\t{}/sec\ndirty:\t\t{}\ntarget:\t\t{}\nproportional:\t{}\nintegral:\t{}\nchange:\t\t{}/sec\n\
+             next io:\t{next_io_ms}ms\n",
+            unsigned(self.rate),
+            unsigned(self.dirty),
+            unsigned(self.target),
+            bytes(self.proportional),
+            bytes(self.integral),
+            bytes(self.change),
+        )
+    }
+}
+
+/// The rate controller of one volume.
+#[derive(Clone, Debug)]
+pub struct RateController {
+    /// Sum of error × seconds.
+    integral: i64,
+    /// The last rate that came from the terms, to go back to when idleness ends.
+    computed: u64,
+    debug: RateDebug,
+}
+
+impl Default for RateController {
+    fn default() -> Self {
+        RateController::new()
+    }
+}
+
+impl RateController {
+    /// A controller before its first update, at [`RATE_INITIAL`].
+    pub fn new() -> Self {
+        let debug = RateDebug { rate: RATE_INITIAL, ..RateDebug::default() };
+        RateController { integral: 0, computed: RATE_INITIAL, debug }
+    }
+
+    /// The rate in force, in sectors per second.
+    pub fn rate(&self) -> u64 {
+        self.debug.rate
+    }
+
+    /// The numbers of the last update.
+    pub fn debug(&self) -> RateDebug {
+        self.debug
+    }
+
+    /// Sets the rate by hand, within 1 to 2³¹−1. It lasts until the next update; with `writeback_percent` 0, on.
+    pub fn set_rate(&mut self, rate: u64) {
+        self.computed = rate.clamp(1, RATE_IDLE);
+        self.debug.rate = self.computed;
+    }
+
+    /// A request has arrived: a drain at full speed goes back to the rate before it.
+    pub fn leave_idle(&mut self) {
+        if self.debug.rate == RATE_IDLE {
+            self.debug.rate = self.computed;
+        }
+    }
+
+    /// The periodic update; returns the rate in sectors per second. Without dirty data, or with
+    /// `writeback_percent` 0, nothing changes.
+    pub fn update(&mut self, input: &ControllerInput) -> u64 {
+        if input.dirty == 0 || input.percent == 0 {
+            return self.debug.rate;
+        }
+        if input.idle {
+            self.debug = RateDebug {
+                rate: RATE_IDLE,
+                dirty: input.dirty,
+                target: self.debug.target,
+                ..RateDebug::default()
+            };
+            return RATE_IDLE;
+        }
+        let error = signed(input.dirty).saturating_sub(signed(input.target));
+        let proportional = proportional(input, error);
+        let keeping_up = input.now < input.next_io.after(KEEPING_UP_SLACK);
+        if (error < 0 && self.integral > 0) || (error > 0 && keeping_up) {
+            self.integral = self.integral.saturating_add(error.saturating_mul(signed(input.update_seconds)));
+        }
+        let integral = self.integral / signed(input.i_term_inverse.max(1));
+        let minimum = signed(input.rate_minimum.clamp(1, RATE_MAX));
+        let rate = proportional.saturating_add(integral).clamp(minimum, signed(RATE_MAX)) as u64;
+        self.debug = RateDebug {
+            rate,
+            dirty: input.dirty,
+            target: input.target,
+            proportional,
+            integral,
+            change: signed(rate) - signed(self.debug.rate),
+        };
+        self.computed = rate;
+        rate
+    }
+}
+
+/// The proportional term, or the fragmentation term where that is the higher one.
+fn proportional(input: &ControllerInput, error: i64) -> i64 {
+    let in_use = input.in_use_percent;
+    let proportional = error / signed(input.p_term_inverse.max(1));
+    if !input.consider_fragment || in_use <= FRAGMENT_LOW_PERCENT || input.used_buckets == 0 {
+        return proportional;
+    }
+    let (weight, from) = if in_use <= FRAGMENT_MID_PERCENT {
+        (input.fp_term_low, FRAGMENT_LOW_PERCENT)
+    } else if in_use <= FRAGMENT_HIGH_PERCENT {
+        (input.fp_term_mid, FRAGMENT_MID_PERCENT)
+    } else {
+        (input.fp_term_high, FRAGMENT_HIGH_PERCENT)
+    };
+    let term = weight.saturating_mul(in_use - from);
+    let fragment = input.used_buckets.saturating_mul(input.bucket_sectors) / input.dirty;
+    let by_fragment = signed((input.dirty / input.used_buckets).saturating_mul(term));
+    if fragment > FRAGMENT_MIN { proportional.max(by_fragment) } else { proportional }
+}
+
+/// A count as a signed number; saturates.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Whether a set is idle: counts the controller updates of all its volumes since the last request to any.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct IdleCounter {
+    ticks: u64,
+}
+
+impl IdleCounter {
+    /// Ticks until a set with one volume is idle.
+    const TICKS: u64 = 6;
+
+    /// A counter of a set that was busy just now.
+    pub fn new() -> Self {
+        IdleCounter::default()
+    }
+
+    /// A request has arrived at a volume of the set.
+    pub fn request(&mut self) {
+        self.ticks = 0;
+    }
+
+    /// One volume's controller is about to update; says whether the set is idle. Each of the `attached` volumes
+    /// ticks, so the count to reach grows with the square: about `6 · attached` periods of time.
+    pub fn tick(&mut self, attached: u64) -> bool {
+        self.ticks = self.ticks.saturating_add(1);
+        self.ticks >= Self::TICKS.saturating_mul(attached.saturating_mul(attached).max(1))
+    }
+}
+
+/// Turns a rate into sleeps.
+///
+/// It remembers the moment at which everything let through so far is paid for. That moment stays within a window
+/// around the present: pauses earn at most 2 s of free I/O, and one big I/O is paid with at most 2.5 s of sleep.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct RateLimiter {
+    next: Nanos,
+}
+
+impl RateLimiter {
+    /// The furthest that the limiter looks ahead.
+    const AHEAD_MAX: Nanos = Nanos::from_millis(2500);
+    /// The most that it lags behind.
+    const BEHIND_MAX: Nanos = Nanos::from_secs(2);
+
+    /// A limiter that owes nothing.
+    pub fn new() -> Self {
+        RateLimiter::default()
+    }
+
+    /// `sectors` were let through at `rate` sectors per second: how long to sleep before more may go. After the
+    /// sleep ask again with 0 sectors, the rate may have changed the window.
+    pub fn delay(&mut self, now: Nanos, sectors: u64, rate: u64) -> Nanos {
+        let nanos = u128::from(sectors) * 1_000_000_000 / u128::from(rate.max(1));
+        let cost = Nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let latest = now.after(Self::AHEAD_MAX);
+        let earliest = now.since(Self::BEHIND_MAX);
+        self.next = self.next.after(cost).min(latest).max(earliest);
+        self.next.since(now)
+    }
+
+    /// When the next I/O may go.
+    pub fn next(&self) -> Nanos {
+        self.next
+    }
+
+    /// Milliseconds until then; negative if that moment has passed.
+    pub fn next_ms(&self, now: Nanos) -> i64 {
+        signed(self.next.since(now).as_millis()) - signed(now.since(self.next).as_millis())
+    }
+
+    /// Forgets debts and savings.
+    pub fn reset(&mut self, now: Nanos) {
+        self.next = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 21;
+
+    fn input(dirty: u64, target: u64) -> ControllerInput {
+        ControllerInput {
+            now: Nanos::from_secs(100),
+            next_io: Nanos::from_secs(100),
+            idle: false,
+            dirty,
+            target,
+            in_use_percent: 40,
+            used_buckets: 400,
+            bucket_sectors: 1024,
+            percent: 10,
+            update_seconds: 5,
+            p_term_inverse: 40,
+            i_term_inverse: 10_000,
+            rate_minimum: 8,
+            consider_fragment: true,
+            fp_term_low: 1,
+            fp_term_mid: 10,
+            fp_term_high: 1000,
+        }
+    }
+
+    #[test]
+    fn the_target_is_shared_by_size_of_the_backing_devices() {
+        assert_eq!(target(100 * GIB, 0, 10, 500 * GIB, 500 * GIB), 10 * GIB);
+        assert_eq!(target(100 * GIB, 20 * GIB, 10, 250 * GIB, 500 * GIB), 4 * GIB);
+        assert_eq!(target(100 * GIB, 0, 10, 1, 1 << 40), (10 * GIB) >> 14, "the smallest share");
+        assert_eq!(target(10, 20, 10, 1, 1), 0);
+        assert_eq!(target(10, 0, 10, 0, 0), 0);
+        assert_eq!(target(u64::MAX, 0, 100, u64::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn far_above_the_target_both_terms_push() {
+        let mut controller = RateController::new();
+        let rate = controller.update(&input(500_000, 100_000));
+        let debug = controller.debug();
+        assert_eq!((debug.proportional, debug.integral), (10_000, 200));
+        assert_eq!((rate, debug.change), (10_200, 10_200 - 1024));
+        assert_eq!(controller.update(&input(500_000, 100_000)), 10_400, "the integral grows");
+    }
+
+    #[test]
+    fn below_the_target_writeback_trickles_and_the_integral_shrinks_to_zero_only() {
+        let mut controller = RateController::new();
+        controller.update(&input(500_000, 100_000));
+        assert_eq!(controller.update(&input(60_000, 100_000)), 8);
+        assert_eq!(controller.debug().proportional, -1000);
+        assert_eq!(controller.debug().integral, 180);
+        for _ in 0..100 {
+            controller.update(&input(60_000, 100_000));
+        }
+        assert_eq!(controller.debug().integral, 0, "not below zero while below the target");
+    }
+
+    /// A disk that can't follow must not wind up the integral.
+    #[test]
+    fn the_integral_rests_while_the_limiter_lags() {
+        let mut controller = RateController::new();
+        let late = ControllerInput { next_io: Nanos::from_millis(99_999), ..input(500_000, 100_000) };
+        controller.update(&late);
+        assert_eq!(controller.debug().integral, 0);
+    }
+
+    #[test]
+    fn the_rate_stays_within_its_limits() {
+        let mut controller = RateController::new();
+        let mut fast = ControllerInput { p_term_inverse: 1, ..input(u64::MAX, 0) };
+        assert_eq!(controller.update(&fast), RATE_MAX);
+        fast.rate_minimum = 77;
+        fast.target = u64::MAX;
+        fast.dirty = 1;
+        fast.i_term_inverse = u64::MAX;
+        assert_eq!(controller.update(&fast), 77);
+    }
+
+    #[test]
+    fn fragmentation_takes_over_as_the_cache_fills() {
+        for (in_use, fragmented) in [(50, false), (51, true), (57, true), (58, true), (64, true), (65, true)]
+        {
+            let mut input = input(100_000, 1_000_000);
+            (input.in_use_percent, input.used_buckets) = (in_use, 1000);
+            let term = match in_use {
+                ..=57 => in_use - 50,
+                58..=64 => (in_use - 57) * 10,
+                _ => (in_use - 64) * 1000,
+            };
+            let mut controller = RateController::new();
+            controller.update(&input);
+            let expected = if fragmented { 100 * term as i64 } else { -900_000 / 40 };
+            assert_eq!(controller.debug().proportional, expected, "at {in_use} %");
+            input.consider_fragment = false;
+            controller.update(&input);
+            assert_eq!(controller.debug().proportional, -900_000 / 40);
+        }
+        let mut dense = input(300_000, 1_000_000);
+        (dense.in_use_percent, dense.used_buckets) = (90, 1000);
+        let mut controller = RateController::new();
+        controller.update(&dense);
+        assert_eq!(controller.debug().proportional, -700_000 / 40, "1 of 3.4 is dense enough");
+    }
+
+    #[test]
+    fn nothing_dirty_or_no_percentage_leaves_the_rate() {
+        let mut controller = RateController::new();
+        assert_eq!(controller.update(&input(0, 100)), RATE_INITIAL);
+        assert_eq!(controller.update(&ControllerInput { percent: 0, ..input(10_000, 100) }), RATE_INITIAL);
+        controller.set_rate(0);
+        assert_eq!(controller.rate(), 1);
+        controller.set_rate(u64::MAX);
+        assert_eq!(controller.rate(), RATE_IDLE);
+    }
+
+    #[test]
+    fn idleness_drains_at_full_speed_and_ends_where_it_began() {
+        let mut controller = RateController::new();
+        let rate = controller.update(&input(500_000, 100_000));
+        let idle = ControllerInput { idle: true, target: 5, ..input(400_000, 100_000) };
+        assert_eq!(controller.update(&idle), RATE_IDLE);
+        assert_eq!(
+            controller.debug(),
+            RateDebug { rate: RATE_IDLE, dirty: 400_000, target: 100_000, ..RateDebug::default() }
+        );
+        controller.leave_idle();
+        assert_eq!(controller.rate(), rate);
+        controller.leave_idle();
+        assert_eq!(controller.rate(), rate);
+    }
+
+    #[test]
+    fn a_set_is_idle_after_six_ticks_per_volume_squared() {
+        let mut idle = IdleCounter::new();
+        assert!((0..5).all(|_| !idle.tick(1)));
+        assert!(idle.tick(1) && idle.tick(1));
+        idle.request();
+        assert!((0..23).all(|_| !idle.tick(2)));
+        assert!(idle.tick(2));
+        idle.request();
+        assert!(!idle.tick(0));
+    }
+
+    #[test]
+    fn the_debug_text_has_the_known_shape() {
+        let debug = RateDebug {
+            rate: 8,
+            dirty: 2_516_582,
+            target: 10 * GIB,
+            proportional: -450_560,
+            integral: 0,
+            change: 0,
+        };
+        assert_eq!(
+            debug.text(-80),
+            "rate:\t\t4.0k/sec\ndirty:\t\t1.1G\ntarget:\t\t10.0G\nproportional:\t-220.0M\nintegral:\t0.0k\n\
+             change:\t\t0.0k/sec\nnext io:\t-80ms\n"
+        );
+    }
+
+    #[test]
+    fn sleeps_match_the_rate() {
+        let mut limiter = RateLimiter::new();
+        let now = Nanos::from_secs(50);
+        limiter.reset(now);
+        assert_eq!(limiter.delay(now, 1000, 2000), Nanos::from_millis(500));
+        assert_eq!(limiter.next_ms(now), 500);
+        assert_eq!(limiter.delay(now, 1000, 2000), Nanos::from_secs(1));
+        assert_eq!(limiter.delay(now.after(Nanos::from_secs(1)), 0, 2000), Nanos(0));
+        assert_eq!(limiter.delay(now, u64::MAX, 0), Nanos::from_millis(2500), "the window ahead");
+    }
+
+    #[test]
+    fn a_pause_earns_two_seconds_of_free_io() {
+        let mut limiter = RateLimiter::new();
+        let now = Nanos::from_secs(1000);
+        assert_eq!(limiter.delay(now, 0, 1000), Nanos(0));
+        assert_eq!(limiter.next_ms(now), -2000);
+        assert_eq!(limiter.delay(now, 2000, 1000), Nanos(0));
+        assert_eq!(limiter.delay(now, 1, 1000), Nanos::from_millis(1));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_breaks_the_limits(numbers: [u64; 13], idle: bool, consider_fragment: bool) {
+            let [now, next_io, dirty, target, in_use_percent, used_buckets, bucket_sectors, update_seconds,
+                p_term_inverse, i_term_inverse, rate_minimum, fp_term_low, fp_term_high] = numbers;
+            let input = ControllerInput {
+                now: Nanos(now), next_io: Nanos(next_io), idle, dirty, target, in_use_percent, used_buckets,
+                bucket_sectors, percent: 10, update_seconds, p_term_inverse, i_term_inverse, rate_minimum,
+                consider_fragment, fp_term_low, fp_term_mid: fp_term_low, fp_term_high,
+            };
+            let mut controller = RateController::new();
+            for _ in 0..3 {
+                let rate = controller.update(&input);
+                prop_assert!((1..=RATE_MAX).contains(&rate) || rate == RATE_IDLE);
+                prop_assert_eq!(controller.debug().text(0).lines().count(), 7);
+            }
+        }
+
+        /// Over a long time the sectors let through follow the rate, within the window.
+        #[test]
+        fn the_limiter_keeps_the_rate(passes in prop::collection::vec(1..5000_u64, 1..200), rate in 5000..100_000_u64) {
+            let start = Nanos::from_secs(10);
+            let (mut limiter, mut now) = (RateLimiter::new(), start);
+            limiter.reset(now);
+            for &sectors in &passes {
+                let delay = limiter.delay(now, sectors, rate);
+                prop_assert!(delay <= Nanos::from_millis(2500));
+                now = now.after(delay);
+                prop_assert_eq!(limiter.delay(now, 0, rate), Nanos(0));
+            }
+            let expected = passes.iter().sum::<u64>() as u128 * 1_000_000_000 / u128::from(rate);
+            let took = u128::from(now.since(start).0);
+            prop_assert!(took <= expected && expected - took <= passes.len() as u128);
+        }
+    }
+}
