@@ -1,0 +1,325 @@
+//! Victim lists: which bucket to evict next, in constant time.
+//!
+//! The members are the buckets that could be evicted, in one doubly linked list from the oldest to the most
+//! recent. The links live in two arrays indexed by bucket number, so a list for a million buckets is two arrays
+//! of four megabytes, and every operation but the worst case of [`VictimList::pick`] is O(1).
+//!
+//! ```text
+//! oldest ─► 7 ⇄ 2 ⇄ 9 ⇄ 4 ◄─ most recent      insert, touch: to the right end; pick: from the left end
+//! ```
+//!
+//! The policies are bcache's, the order within `lru` is exact recency where bcache weighs recency with the share
+//! of live data.
+//!
+//! Invariants: a bucket is no member if and only if it is its own predecessor; the list from `oldest` along
+//! `newer` and the list from `recent` along `older` are each other's reverse and have `len` members.
+
+use ubcache_format::Replacement;
+
+/// No bucket: the end of the list.
+const NIL: u32 = u32::MAX;
+/// How many members `pick` offers before it gives up (`lru`, `fifo`), and how many buckets it draws (`random`).
+const CANDIDATES_MAX: u32 = 64;
+
+/// The buckets that may be evicted, in order.
+#[derive(Clone, Debug)]
+pub struct VictimList {
+    policy: Replacement,
+    /// Towards the oldest; a bucket that is no member points to itself.
+    older: Vec<u32>,
+    /// Towards the most recent; meaningless for a bucket that is no member.
+    newer: Vec<u32>,
+    oldest: u32,
+    recent: u32,
+    len: u32,
+}
+
+impl VictimList {
+    /// A list without members, for bucket numbers below `buckets`.
+    pub fn new(buckets: u32, policy: Replacement) -> Self {
+        VictimList {
+            policy,
+            older: (0..buckets).collect(),
+            newer: vec![NIL; buckets as usize],
+            oldest: NIL,
+            recent: NIL,
+            len: 0,
+        }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Replacement {
+        self.policy
+    }
+
+    /// Changes the policy. The order of the members stays as it is.
+    pub fn set_policy(&mut self, policy: Replacement) {
+        self.policy = policy;
+    }
+
+    /// Number of members.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there is no member.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the bucket is a member.
+    ///
+    /// # Panics
+    /// Like all methods that take a bucket: if the number is not below that of [`VictimList::new`].
+    pub fn contains(&self, bucket: u32) -> bool {
+        self.older[bucket as usize] != bucket
+    }
+
+    /// Makes the bucket the most recent member, whether it is one already or not.
+    pub fn insert(&mut self, bucket: u32) {
+        self.remove(bucket);
+        self.older[bucket as usize] = self.recent;
+        self.newer[bucket as usize] = NIL;
+        match self.recent {
+            NIL => self.oldest = bucket,
+            recent => self.newer[recent as usize] = bucket,
+        }
+        self.recent = bucket;
+        self.len += 1;
+    }
+
+    /// Ends the bucket's membership; no effect if it is no member.
+    pub fn remove(&mut self, bucket: u32) {
+        if !self.contains(bucket) {
+            return;
+        }
+        let (older, newer) = (self.older[bucket as usize], self.newer[bucket as usize]);
+        match older {
+            NIL => self.oldest = newer,
+            older => self.newer[older as usize] = newer,
+        }
+        match newer {
+            NIL => self.recent = older,
+            newer => self.older[newer as usize] = older,
+        }
+        self.older[bucket as usize] = bucket;
+        self.len -= 1;
+    }
+
+    /// The bucket was used: with `lru` it becomes the most recent member. No effect with another policy, or if
+    /// it is no member.
+    pub fn touch(&mut self, bucket: u32) {
+        if self.policy == Replacement::Lru && self.contains(bucket) && self.recent != bucket {
+            self.insert(bucket);
+        }
+    }
+
+    /// Chooses a victim for which `may_take` says yes and removes it from the list.
+    ///
+    /// With `lru` and `fifo` the oldest members are offered, 64 at most. If all 64 are refused they become the
+    /// most recent ones and there is no victim this time; the next call sees others. With `random` 64 buckets are
+    /// drawn, then the list is searched once around, from one of the refused members if there was one.
+    pub fn pick(&mut self, random: impl FnMut() -> u64, may_take: impl Fn(u32) -> bool) -> Option<u32> {
+        let victim = match self.policy {
+            Replacement::Lru | Replacement::Fifo => self.pick_oldest(may_take),
+            Replacement::Random => self.pick_random(random, may_take),
+        }?;
+        self.remove(victim);
+        Some(victim)
+    }
+
+    /// The members from the oldest to the most recent.
+    pub fn iter_oldest(&self) -> impl Iterator<Item = u32> + '_ {
+        self.iter_from(self.oldest)
+    }
+
+    fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
+        let existing = |bucket: u32| (bucket != NIL).then_some(bucket);
+        std::iter::successors(existing(first), move |&bucket| existing(self.newer[bucket as usize]))
+    }
+
+    fn pick_oldest(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
+        let found = self.iter_oldest().take(CANDIDATES_MAX as usize).find(|&bucket| may_take(bucket));
+        if found.is_none() && self.len > CANDIDATES_MAX {
+            for _ in 0..CANDIDATES_MAX {
+                self.insert(self.oldest);
+            }
+        }
+        found
+    }
+
+    fn pick_random(&self, mut random: impl FnMut() -> u64, may_take: impl Fn(u32) -> bool) -> Option<u32> {
+        if self.is_empty() {
+            return None;
+        }
+        let buckets = self.older.len() as u64;
+        let mut refused = self.oldest;
+        for _ in 0..CANDIDATES_MAX {
+            let bucket = (random() % buckets) as u32;
+            if self.contains(bucket) {
+                if may_take(bucket) {
+                    return Some(bucket);
+                }
+                refused = bucket;
+            }
+        }
+        let around =
+            self.iter_from(refused).chain(self.iter_oldest().take_while(|&bucket| bucket != refused));
+        around.into_iter().find(|&bucket| may_take(bucket))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn list(policy: Replacement, members: impl IntoIterator<Item = u32>) -> VictimList {
+        let mut list = VictimList::new(1000, policy);
+        members.into_iter().for_each(|bucket| list.insert(bucket));
+        list
+    }
+
+    fn order(list: &VictimList) -> Vec<u32> {
+        list.iter_oldest().collect()
+    }
+
+    /// For policies that must not ask for randomness.
+    fn not_random() -> u64 {
+        panic!("no randomness needed")
+    }
+
+    #[test]
+    fn lru_goes_by_use_and_fifo_by_insertion() {
+        for (policy, expected) in [(Replacement::Lru, [2, 3, 1]), (Replacement::Fifo, [1, 2, 3])] {
+            let mut list = list(policy, [1, 2, 3]);
+            list.touch(1);
+            list.touch(9);
+            let picked: Vec<u32> = std::iter::from_fn(|| list.pick(not_random, |_| true)).collect();
+            assert_eq!(picked, expected);
+            assert!(list.is_empty() && !list.contains(1));
+        }
+    }
+
+    #[test]
+    fn a_refused_member_keeps_its_place() {
+        let mut list = list(Replacement::Lru, [1, 2, 3]);
+        assert_eq!(list.pick(not_random, |bucket| bucket != 1), Some(2));
+        assert_eq!(order(&list), [1, 3]);
+        assert_eq!(list.pick(not_random, |_| false), None);
+        assert_eq!(order(&list), [1, 3]);
+    }
+
+    /// A crowd of pinned buckets at the old end must not hide the rest for ever.
+    #[test]
+    fn sixty_four_refused_members_make_room() {
+        for policy in [Replacement::Lru, Replacement::Fifo] {
+            let mut list = list(policy, 0..100);
+            assert_eq!(list.pick(not_random, |bucket| bucket >= 64), None);
+            assert_eq!(order(&list)[..2], [64, 65]);
+            assert_eq!(list.pick(not_random, |bucket| bucket >= 64), Some(64));
+            assert_eq!(list.len(), 99);
+        }
+    }
+
+    #[test]
+    fn random_takes_what_is_drawn() {
+        let mut list = list(Replacement::Random, 0..1000);
+        assert_eq!(list.pick(|| 1_000_123, |_| true), Some(123));
+        assert!(!list.contains(123));
+    }
+
+    #[test]
+    fn random_searches_when_drawing_fails() {
+        let mut list = list(Replacement::Random, 0..1000);
+        assert_eq!(list.pick(|| 500, |bucket| bucket < 500), Some(0), "from the refused one, round the end");
+        assert_eq!(list.pick(|| 500, |bucket| bucket > 500), Some(501));
+        let mut sparse = self::list(Replacement::Random, [77]);
+        assert_eq!(sparse.pick(|| 3, |_| false), None);
+        assert_eq!(sparse.pick(|| 3, |_| true), Some(77));
+        assert_eq!(sparse.pick(not_random, |_| true), None);
+        assert_eq!(VictimList::new(0, Replacement::Random).pick(not_random, |_| true), None);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u32),
+        Remove(u32),
+        Touch(u32),
+        Policy(Replacement),
+        Pick { seed: u64, residue: u32, modulus: u32 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let policies = vec![Replacement::Lru, Replacement::Fifo, Replacement::Random];
+        prop_oneof![
+            6 => (0..BUCKETS).prop_map(Step::Insert),
+            2 => (0..BUCKETS).prop_map(Step::Remove),
+            3 => (0..BUCKETS).prop_map(Step::Touch),
+            1 => prop::sample::select(policies).prop_map(Step::Policy),
+            2 => (any::<u64>(), 0..80_u32, 1..80_u32)
+                .prop_map(|(seed, residue, modulus)| Step::Pick { seed, residue, modulus }),
+        ]
+    }
+
+    const BUCKETS: u32 = 200;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_vector(steps in prop::collection::vec(step(), 1..400)) {
+            let mut list = VictimList::new(BUCKETS, Replacement::Lru);
+            let mut model: Vec<u32> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert(bucket) => {
+                        list.insert(bucket);
+                        model.retain(|&member| member != bucket);
+                        model.push(bucket);
+                    }
+                    Step::Remove(bucket) => {
+                        list.remove(bucket);
+                        model.retain(|&member| member != bucket);
+                    }
+                    Step::Touch(bucket) => {
+                        list.touch(bucket);
+                        if list.policy() == Replacement::Lru && model.contains(&bucket) {
+                            model.retain(|&member| member != bucket);
+                            model.push(bucket);
+                        }
+                    }
+                    Step::Policy(policy) => list.set_policy(policy),
+                    Step::Pick { mut seed, residue, modulus } => {
+                        let may_take = |bucket: u32| bucket % modulus == residue % modulus;
+                        let random = || {
+                            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                            seed >> 33
+                        };
+                        let picked = list.pick(random, may_take);
+                        if list.policy() == Replacement::Random {
+                            prop_assert_eq!(picked.is_some(), model.iter().any(|&member| may_take(member)));
+                            prop_assert!(picked.is_none_or(|bucket| may_take(bucket) && model.contains(&bucket)));
+                        } else {
+                            prop_assert_eq!(picked, model.iter().take(64).copied().find(|&member| may_take(member)));
+                            if picked.is_none() && model.len() > 64 {
+                                model.rotate_left(64);
+                            }
+                        }
+                        model.retain(|&member| Some(member) != picked);
+                    }
+                }
+                prop_assert_eq!(order(&list), model.clone());
+                prop_assert_eq!(list.len() as usize, model.len());
+                let mut backwards: Vec<u32> = std::iter::successors(
+                    (list.recent != NIL).then_some(list.recent),
+                    |&bucket| Some(list.older[bucket as usize]).filter(|&older| older != NIL),
+                ).collect();
+                backwards.reverse();
+                prop_assert_eq!(backwards, model.clone());
+                for bucket in 0..BUCKETS {
+                    prop_assert_eq!(list.contains(bucket), model.contains(&bucket));
+                }
+            }
+        }
+    }
+}
