@@ -1,1 +1,47 @@
-//! Placeholder, being written.
+//! The real world: what the traits of `ubcache-env` are on a Linux machine.
+//!
+//! One [`Host`] is one thread with one reactor: run queues, timers, a mailbox, and every I/O of a
+//! cache set. [`HostEnv`] is the handle to it that the engine sees.
+//!
+//! ```text
+//!   tasks ── HostEnv ──▶ Core ──▶ ops (slab: owns the memory of I/O in flight)
+//!                         │         │
+//!   other threads         │         ├─▶ ring     io_uring, one submission per turn
+//!      │  Mailbox         │         ├─▶ poller   epoll for sockets      ┐ where io_uring
+//!      └──────────▶ shared queues   └─▶ workers  threads that may block ┘ can not be had
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`reactor`] | [`Host`], [`HostEnv`], [`Mailbox`]: the loop and its handles |
+//! | [`file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
+//! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
+//! | [`signal`] | [`Signal`]: waiting for SIGINT, SIGTERM, … |
+//! | `queue` | run queues and what other threads may reach of them |
+//! | `timers` | who sleeps until when |
+//! | `op` | one I/O in flight: request, progress, who waits |
+//! | `ring` | the io_uring backend |
+//! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
+//! | `geometry` | what a file or device is like: size, blocks, alignment |
+//! | `sys` | system calls as safe functions |
+#![allow(clippy::disallowed_methods, reason = "this crate is the world with the clock and the threads")]
+
+pub mod file;
+mod geometry;
+mod op;
+mod poller;
+mod queue;
+pub mod reactor;
+mod ring;
+pub mod signal;
+pub mod socket;
+mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod timers;
+mod workers;
+
+pub use file::{HostFile, OpenError, OpenOptions};
+pub use reactor::{Host, HostEnv, IoBackend, Mailbox, MailboxClosed};
+pub use signal::Signal;
+pub use socket::{HostListener, HostSocket, SocketError};

@@ -1,0 +1,392 @@
+//! Regular files and block devices as [`Device`]s.
+//!
+//! By default with O_DIRECT: the engine caches what it wants to, and a write that has completed
+//! has reached the device. What direct I/O asks for in alignment is met here: reads of a part of
+//! a logical block read the whole block aside, and writes from memory that is not aligned are
+//! copied to memory that is. A *write* of a part of a logical block is refused, because reading
+//! and writing back the rest of the block would not be atomic.
+
+use std::cell::Cell;
+use std::fs::FileType;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+use ubcache_format::SECTOR_BYTES;
+
+use crate::geometry::{Alignment, survey};
+use crate::op::{Outcome, Request};
+use crate::reactor::HostEnv;
+use crate::sys;
+
+/// Bytes written at once where zeroes have to be written out.
+const ZERO_CHUNK_BYTES: u64 = 1 << 20;
+
+/// How to open a file or device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct OpenOptions {
+    /// Pass the page cache by. Where the file system refuses that, the file is opened without,
+    /// and a log line says so.
+    pub direct: bool,
+    /// Allow writes.
+    pub write: bool,
+    /// Fail if somebody else uses it: O_EXCL for block devices, a lock (`flock`) for files.
+    pub exclusive: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { direct: true, write: false, exclusive: false }
+    }
+}
+
+/// Why a file or device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is nothing of this name.
+    #[error("{path}: not found; check the name, or create the file first")]
+    NotFound {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The user may not open it.
+    #[error("{path}: permission denied for {mode}; run as root or give the user access to it")]
+    Permission {
+        /// What was to be opened.
+        path: PathBuf,
+        /// "reading" or "reading and writing".
+        mode: &'static str,
+    },
+    /// Somebody else has it.
+    #[error("{path}: in use by {by}; {hint}")]
+    InUse {
+        /// What was to be opened.
+        path: PathBuf,
+        /// By whom, as far as is known.
+        by: &'static str,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// It is a directory, a pipe, a character device, …
+    #[error("{path}: is {found}; a regular file or a block device is needed")]
+    WrongKind {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The operating system gave another error.
+    #[error("{path}: {doing} failed: {source}")]
+    Os {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The step that failed.
+        doing: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+/// An open file or block device.
+pub struct HostFile {
+    env: HostEnv,
+    fd: Rc<OwnedFd>,
+    path: PathBuf,
+    is_block_device: bool,
+    geometry: Geometry,
+    alignment: Alignment,
+    /// Cleared when the kernel says that it can't.
+    discards: Cell<bool>,
+    zeroes: Cell<bool>,
+    writes_durably: Cell<bool>,
+}
+
+impl HostFile {
+    /// Opens `path`. Blocks for as long as the kernel takes.
+    pub fn open(env: &HostEnv, path: impl AsRef<Path>, options: OpenOptions) -> Result<HostFile, OpenError> {
+        let path = path.as_ref();
+        let failed = |doing| move |source| failure(path, options, doing, source);
+        let kind = std::fs::metadata(path).map_err(failed("looking at it"))?.file_type();
+        if let Some(found) = unsuitable(kind) {
+            return Err(OpenError::WrongKind { path: path.to_owned(), found });
+        }
+        let is_block_device = kind.is_block_device();
+        let (fd, direct) = open_any(path, options, is_block_device).map_err(failed("opening it"))?;
+        if options.exclusive && !is_block_device {
+            sys::lock_exclusive(&fd).map_err(failed("locking it"))?;
+        }
+        let (geometry, alignment) = survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
+        Ok(HostFile {
+            env: env.clone(),
+            fd: Rc::new(fd),
+            path: path.to_owned(),
+            is_block_device,
+            geometry,
+            alignment,
+            discards: Cell::new(geometry.discard),
+            zeroes: Cell::new(true),
+            writes_durably: Cell::new(true),
+        })
+    }
+
+    /// The name it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a block device.
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
+    fn check(&self, at: Sector, bytes: usize) -> IoResult {
+        if !(bytes as u64).is_multiple_of(SECTOR_BYTES) {
+            return Err(IoError::Os(libc::EINVAL));
+        }
+        self.check_range(SectorRange::new(at, bytes as u64 / SECTOR_BYTES))
+    }
+
+    fn check_range(&self, range: SectorRange) -> IoResult {
+        let sectors = self.geometry.sectors;
+        if range.start.0 > sectors || range.end.0 > sectors {
+            return Err(IoError::OutOfRange { range, sectors });
+        }
+        Ok(())
+    }
+
+    /// Writes change whole logical blocks only.
+    fn check_blocks(&self, at: u64, bytes: u64) -> IoResult {
+        let block = u64::from(self.geometry.logical_block_bytes);
+        if at.is_multiple_of(block) && bytes.is_multiple_of(block) { Ok(()) } else { Err(IoError::Os(libc::EINVAL)) }
+    }
+
+    async fn submit(&self, request: Request) -> (Request, IoResult) {
+        let (request, outcome) = self.env.core().submit(request).await;
+        (request, result_of(outcome))
+    }
+
+    async fn read_at(&self, at: u64, buf: Buf) -> (Buf, IoResult) {
+        let request = Request::Read { fd: self.fd.clone(), at, buf };
+        let (Request::Read { buf, .. }, result) = self.submit(request).await else {
+            unreachable!("an operation gives its own request back")
+        };
+        (buf, result)
+    }
+
+    /// Reads the blocks around a range that is not made of whole blocks.
+    async fn read_around(&self, at: u64, mut into: Buf) -> (Buf, IoResult) {
+        let block = self.alignment.offset;
+        let start = at / block * block;
+        let end = (at + into.len() as u64).next_multiple_of(block);
+        let (around, result) = self.read_at(start, Buf::zeroed((end - start) as usize)).await;
+        if result.is_ok() {
+            let skip = (at - start) as usize;
+            let len = into.len();
+            into.as_mut_slice().copy_from_slice(&around.as_slice()[skip..skip + len]);
+        }
+        (into, result)
+    }
+
+    async fn write_at(&self, at: u64, data: IoVec, dsync: bool) -> (IoVec, IoResult) {
+        let request = Request::Write { fd: self.fd.clone(), at, data, dsync };
+        let (Request::Write { data, .. }, result) = self.submit(request).await else {
+            unreachable!("an operation gives its own request back")
+        };
+        (data, result)
+    }
+
+    /// Whether direct I/O can write from these slices.
+    fn is_aligned(&self, data: &IoVec) -> bool {
+        let Alignment { offset, memory } = self.alignment;
+        data.parts().iter().all(|part| {
+            let bytes = part.as_slice();
+            bytes.as_ptr().addr().is_multiple_of(memory) && (bytes.len() as u64).is_multiple_of(offset)
+        })
+    }
+
+    async fn fallocate(&self, mode: i32, range: SectorRange) -> IoResult {
+        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+        let (at, len) = (range.start.bytes(), range.bytes());
+        self.submit(Request::Fallocate { fd: self.fd.clone(), mode, at, len }).await.1
+    }
+
+    /// Runs a request of the block layer on a worker, with a descriptor of its own.
+    async fn block_request(&self, request: fn(RawFd, u64, u64) -> i32, range: SectorRange) -> IoResult {
+        let fd = self.fd.try_clone().map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let (at, len) = (range.start.bytes(), range.bytes());
+        result_of(self.env.run_blocking(move || request(fd.as_raw_fd(), at, len)).await)
+    }
+
+    async fn write_out_zeroes(&self, range: SectorRange) -> IoResult {
+        let zeroes = IoVec::zeroes(ZERO_CHUNK_BYTES.min(range.bytes()) as usize);
+        let (mut at, end) = (range.start.bytes(), range.end.bytes());
+        while at < end {
+            let len = (end - at).min(ZERO_CHUNK_BYTES);
+            self.write_at(at, zeroes.cut(0, len as usize), false).await.1?;
+            at += len;
+        }
+        Ok(())
+    }
+}
+
+impl Device for HostFile {
+    fn geometry(&self) -> Geometry {
+        Geometry { discard: self.discards.get(), ..self.geometry }
+    }
+
+    async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
+        if let Err(error) = self.check(at, into.len()) {
+            return (into, Err(error));
+        }
+        let (at, len, block) = (at.bytes(), into.len() as u64, self.alignment.offset);
+        if len == 0 {
+            (into, Ok(()))
+        } else if at.is_multiple_of(block) && len.is_multiple_of(block) {
+            self.read_at(at, into).await
+        } else {
+            self.read_around(at, into).await
+        }
+    }
+
+    async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        self.check(at, from.len())?;
+        let at = at.bytes();
+        self.check_blocks(at, from.len() as u64)?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        let data = if self.is_aligned(&from) { from } else { from.to_buf().into() };
+        let durable = durability == Durability::Fua;
+        let dsync = durable && self.writes_durably.get();
+        let (data, mut result) = self.write_at(at, data, dsync).await;
+        if dsync && result == Err(IoError::NotSupported) {
+            self.writes_durably.set(false);
+            result = self.write_at(at, data, false).await.1;
+        }
+        result?;
+        if durable && !self.writes_durably.get() { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&self) -> IoResult {
+        self.submit(Request::Sync { fd: self.fd.clone() }).await.1
+    }
+
+    async fn discard(&self, range: SectorRange) -> IoResult {
+        self.check_range(range)?;
+        if !self.discards.get() {
+            return Err(IoError::NotSupported);
+        }
+        // Parts of blocks at the ends stay.
+        let block = u64::from(self.geometry.logical_block_bytes) / SECTOR_BYTES;
+        let whole = SectorRange::from_bounds(
+            Sector(range.start.0.next_multiple_of(block)),
+            Sector(range.end.0 / block * block),
+        );
+        if whole.is_empty() {
+            return Ok(());
+        }
+        let result = if self.is_block_device {
+            self.block_request(sys::block_device_discard, whole).await
+        } else {
+            self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, whole).await
+        };
+        if result == Err(IoError::NotSupported) {
+            self.discards.set(false);
+        }
+        result
+    }
+
+    async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        self.check_range(range)?;
+        self.check_blocks(range.start.bytes(), range.bytes())?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        if self.zeroes.get() {
+            let result = if self.is_block_device {
+                self.block_request(sys::block_device_zero, range).await
+            } else {
+                self.fallocate(libc::FALLOC_FL_ZERO_RANGE, range).await
+            };
+            if result != Err(IoError::NotSupported) {
+                return result;
+            }
+            self.zeroes.set(false);
+        }
+        self.write_out_zeroes(range).await
+    }
+}
+
+impl std::fmt::Debug for HostFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostFile")
+            .field("path", &self.path)
+            .field("geometry", &self.geometry)
+            .field("alignment", &self.alignment)
+            .finish_non_exhaustive()
+    }
+}
+
+fn result_of(outcome: Outcome) -> IoResult {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(libc::ENODEV | libc::ENXIO | libc::ESHUTDOWN) => Err(IoError::Gone),
+        Err(libc::EOPNOTSUPP) => Err(IoError::NotSupported),
+        Err(errno) => Err(IoError::Os(errno)),
+    }
+}
+
+/// What it is, if it is nothing to keep blocks on.
+fn unsuitable(kind: FileType) -> Option<&'static str> {
+    match kind {
+        kind if kind.is_file() || kind.is_block_device() => None,
+        kind if kind.is_dir() => Some("a directory"),
+        kind if kind.is_char_device() => Some("a character device"),
+        kind if kind.is_fifo() => Some("a pipe"),
+        kind if kind.is_socket() => Some("a socket"),
+        _ => Some("neither a file nor a device"),
+    }
+}
+
+/// Opens with O_DIRECT if wanted and possible; says whether it was.
+fn open_any(path: &Path, options: OpenOptions, is_block_device: bool) -> io::Result<(OwnedFd, bool)> {
+    let mut flags = if options.write { libc::O_RDWR } else { libc::O_RDONLY };
+    if options.exclusive && is_block_device {
+        flags |= libc::O_EXCL;
+    }
+    if options.direct {
+        match sys::open(path, flags | libc::O_DIRECT) {
+            Ok(fd) => return Ok((fd, true)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                tracing::warn!(path = %path.display(), "no direct I/O on this file system; I/O goes through the page cache");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((sys::open(path, flags)?, false))
+}
+
+fn failure(path: &Path, options: OpenOptions, doing: &'static str, source: io::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.raw_os_error() {
+        Some(libc::ENOENT) => OpenError::NotFound { path },
+        Some(libc::EACCES | libc::EPERM) => {
+            let mode = if options.write { "reading and writing" } else { "reading" };
+            OpenError::Permission { path, mode }
+        }
+        Some(libc::EBUSY) => OpenError::InUse {
+            path,
+            by: "the kernel or another process",
+            hint: "unmount it, stop the device mapper, md or bcache device on it, or the process that has it open",
+        },
+        Some(libc::EAGAIN) => OpenError::InUse {
+            path,
+            by: "another process (it holds the lock of the file)",
+            hint: "stop that process first; `fuser -v` on the file names it",
+        },
+        _ => OpenError::Os { path, doing, source },
+    }
+}

@@ -1,0 +1,298 @@
+//! One I/O in flight: what was asked, how far it is, who waits for it.
+//!
+//! A backend makes *attempts*: one submission to io_uring, one system call. The rules of going on
+//! after a short transfer or an interrupted call are here, once for all backends. An operation
+//! owns its memory and its descriptor until its last attempt has ended, whether or not somebody
+//! still waits for it.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::Waker;
+
+use ubcache_env::{Buf, IoVec};
+
+use crate::sys;
+
+/// Most bytes in one attempt: what Linux transfers at most, in whole pages.
+pub(crate) const ATTEMPT_BYTES_MAX: usize = 0x7fff_f000;
+
+/// Attempts in a row that end with EAGAIN before the operation fails with it.
+const AGAIN_MAX: u16 = 1000;
+
+/// Work for a thread that may block. Returns a count or a negative errno.
+pub(crate) type Call = Box<dyn FnOnce() -> i32 + Send>;
+
+/// What was asked.
+pub(crate) enum Request {
+    /// Completes.
+    Nop,
+    /// Fills the buffer from the byte position.
+    Read { fd: Rc<OwnedFd>, at: u64, buf: Buf },
+    /// Writes the string at the byte position; `dsync`: durable when it completes.
+    Write { fd: Rc<OwnedFd>, at: u64, data: IoVec, dsync: bool },
+    /// `fdatasync`.
+    Sync { fd: Rc<OwnedFd> },
+    /// `fallocate`.
+    Fallocate { fd: Rc<OwnedFd>, mode: i32, at: u64, len: u64 },
+    /// Receives at least one byte, or 0 at the end of the stream.
+    Recv { fd: Rc<OwnedFd>, buf: Buf },
+    /// Sends all of the string.
+    Send { fd: Rc<OwnedFd>, data: IoVec },
+    /// Waits until the descriptor has one of the events.
+    Poll { fd: Rc<OwnedFd>, events: u32 },
+    /// Runs on a worker thread. `None` once a worker has it.
+    Call { call: Option<Call> },
+}
+
+impl Request {
+    /// Bytes that have to be transferred before the operation is complete.
+    fn goal(&self) -> usize {
+        match self {
+            Request::Read { buf, .. } => buf.len(),
+            Request::Write { data, .. } | Request::Send { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it may wait for a peer for ever, so that it is cancelled when nobody waits for it.
+    pub(crate) fn is_patient(&self) -> bool {
+        matches!(self, Request::Recv { .. } | Request::Send { .. } | Request::Poll { .. })
+    }
+}
+
+/// The outcome of an operation: a count (see the request) or an errno.
+pub(crate) type Outcome = Result<usize, i32>;
+
+/// Where an operation is.
+enum State {
+    /// In the hands of the backend; the waker of who waits.
+    Running(Option<Waker>),
+    /// In the hands of the backend; nobody waits.
+    Abandoned,
+    /// Complete; nobody has taken the outcome yet.
+    Done(Outcome),
+}
+
+/// An operation. At most one attempt is under way at any time.
+pub(crate) struct Op {
+    pub(crate) request: Request,
+    /// Bytes transferred by the attempts before the present one.
+    done: usize,
+    again: u16,
+    state: State,
+    /// The scatter list of the present attempt.
+    list: Vec<libc::iovec>,
+    /// The message header of the present attempt.
+    header: Option<Box<libc::msghdr>>,
+}
+
+/// What follows the end of an attempt.
+pub(crate) enum Next {
+    /// Another attempt.
+    Attempt,
+    /// The operation is complete; wake the one who waits.
+    Complete(Option<Waker>),
+    /// The operation is complete and nobody wants to know: drop it.
+    Drop,
+}
+
+/// Memory of an attempt: one piece, or the scatter list kept in the operation.
+pub(crate) enum Memory {
+    One { start: *mut u8, len: u32 },
+    List { list: *const libc::iovec, count: usize },
+}
+
+impl Op {
+    pub(crate) fn new(request: Request, list: Vec<libc::iovec>) -> Op {
+        Op { request, done: 0, again: 0, state: State::Running(None), list, header: None }
+    }
+
+    /// Position in bytes where the present attempt of a read or write starts.
+    pub(crate) fn position(&self, at: u64) -> u64 {
+        at + self.done as u64
+    }
+
+    /// The memory for the next attempt.
+    ///
+    /// The pointers stay valid until the operation is dropped or `memory` is called again: they
+    /// point to the heap, not into the operation, which may move.
+    pub(crate) fn memory(&mut self) -> Memory {
+        let from = self.done;
+        match &mut self.request {
+            Request::Read { buf, .. } | Request::Recv { buf, .. } => {
+                let rest = &mut buf.as_mut_slice()[from..];
+                let len = rest.len().min(ATTEMPT_BYTES_MAX) as u32;
+                Memory::One { start: rest.as_mut_ptr(), len }
+            }
+            Request::Write { data, .. } | Request::Send { data, .. } => {
+                fill_list(&mut self.list, data, from);
+                match self.list.as_slice() {
+                    [one] => Memory::One { start: one.iov_base.cast(), len: one.iov_len as u32 },
+                    list => Memory::List { list: list.as_ptr(), count: list.len() },
+                }
+            }
+            _ => Memory::List { list: std::ptr::null(), count: 0 },
+        }
+    }
+
+    /// The same memory, as a scatter list in every case.
+    pub(crate) fn memory_list(&mut self) -> (*const libc::iovec, usize) {
+        match self.memory() {
+            Memory::List { list, count } => (list, count),
+            Memory::One { start, len } => {
+                self.list.clear();
+                self.list.push(libc::iovec { iov_base: start.cast(), iov_len: len as usize });
+                (self.list.as_ptr(), 1)
+            }
+        }
+    }
+
+    /// The message header of a send with this scatter list; as valid as the list.
+    pub(crate) fn header(&mut self, list: *const libc::iovec, count: usize) -> &libc::msghdr {
+        let header = self.header.get_or_insert_with(|| Box::new(sys::empty_message_header()));
+        header.msg_iov = list.cast_mut();
+        header.msg_iovlen = count as _;
+        header
+    }
+
+    /// Takes note of the end of an attempt: a count or a negative errno.
+    pub(crate) fn attempt_ended(&mut self, result: i32) -> Next {
+        let goal = self.request.goal();
+        if self.is_abandoned() && self.request.is_patient() {
+            return self.finish(Err(libc::ECANCELED));
+        }
+        let outcome = match result {
+            code if code == -libc::EINTR => return Next::Attempt,
+            code if code == -libc::EAGAIN && self.again < AGAIN_MAX => {
+                self.again += 1;
+                return Next::Attempt;
+            }
+            code if code < 0 => Err(-code),
+            // Nothing was transferred though something should have been: the file has shrunk.
+            0 if self.done < goal => Err(libc::EIO),
+            count if self.done + (count as usize) < goal => {
+                self.done += count as usize;
+                self.again = 0;
+                return Next::Attempt;
+            }
+            count => Ok(self.done + count as usize),
+        };
+        self.finish(outcome)
+    }
+
+    /// Completes the operation.
+    pub(crate) fn finish(&mut self, outcome: Outcome) -> Next {
+        match std::mem::replace(&mut self.state, State::Done(outcome)) {
+            State::Running(waker) => Next::Complete(waker),
+            State::Abandoned => Next::Drop,
+            State::Done(_) => unreachable!("an operation completes once"),
+        }
+    }
+
+    /// The outcome, or `waker` is kept to be woken with it.
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Option<Outcome> {
+        match &mut self.state {
+            State::Done(outcome) => return Some(*outcome),
+            State::Running(Some(old)) if old.will_wake(waker) => {}
+            State::Running(slot) => *slot = Some(waker.clone()),
+            State::Abandoned => unreachable!("an abandoned operation is not polled"),
+        }
+        None
+    }
+
+    /// Nobody waits any more. Whether the operation is complete and can be dropped.
+    pub(crate) fn abandon(&mut self) -> bool {
+        match self.state {
+            State::Done(_) => true,
+            _ => {
+                self.state = State::Abandoned;
+                false
+            }
+        }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        matches!(self.state, State::Abandoned)
+    }
+
+    /// Whether the backend has it.
+    pub(crate) fn is_running(&self) -> bool {
+        !matches!(self.state, State::Done(_))
+    }
+
+    /// Ends its life: the request with its memory, and the list for another operation.
+    pub(crate) fn into_parts(self) -> (Request, Vec<libc::iovec>) {
+        (self.request, self.list)
+    }
+}
+
+/// Makes the scatter list of `data` from byte `from` on, as long as the kernel takes.
+fn fill_list(list: &mut Vec<libc::iovec>, data: &IoVec, from: usize) {
+    list.clear();
+    let (mut skip, mut room) = (from, ATTEMPT_BYTES_MAX);
+    for part in data.parts() {
+        let bytes = part.as_slice();
+        if skip >= bytes.len() {
+            skip -= bytes.len();
+            continue;
+        }
+        let bytes = &bytes[skip..];
+        skip = 0;
+        let len = bytes.len().min(room);
+        room -= len;
+        // The kernel only reads from memory that is to be written or sent.
+        list.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: len });
+        if list.len() == sys::IOV_MAX || room == 0 {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_of(parts: usize) -> Op {
+        let mut data = IoVec::new();
+        for _ in 0..parts {
+            data.push(Buf::zeroed(512).freeze());
+        }
+        let fd = Rc::new(sys::eventfd().expect("an eventfd"));
+        Op::new(Request::Write { fd, at: 0, data, dsync: false }, Vec::new())
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_where_it_stopped() {
+        let mut op = write_of(3);
+        assert!(matches!(op.memory(), Memory::List { count: 3, .. }));
+        assert!(matches!(op.attempt_ended(700), Next::Attempt));
+        assert_eq!(op.position(4096), 4796);
+        assert!(matches!(op.memory(), Memory::List { count: 2, .. }));
+        assert_eq!(op.list[0].iov_len, 324);
+        assert!(matches!(op.attempt_ended(-libc::EINTR), Next::Attempt));
+        assert!(matches!(op.attempt_ended(700), Next::Attempt));
+        assert!(matches!(op.memory(), Memory::One { len: 136, .. }));
+        assert!(matches!(op.attempt_ended(136), Next::Complete(None)));
+        assert_eq!(op.poll(Waker::noop()), Some(Ok(1536)));
+    }
+
+    #[test]
+    fn a_long_scatter_list_takes_several_attempts() {
+        let mut op = write_of(sys::IOV_MAX + 5);
+        assert!(matches!(op.memory(), Memory::List { count: sys::IOV_MAX, .. }));
+        assert!(matches!(op.attempt_ended(512 * sys::IOV_MAX as i32), Next::Attempt));
+        assert!(matches!(op.memory(), Memory::List { count: 5, .. }));
+    }
+
+    #[test]
+    fn no_progress_ends_in_an_error() {
+        let mut op = write_of(1);
+        assert!(matches!(op.attempt_ended(0), Next::Complete(None)));
+        assert_eq!(op.poll(Waker::noop()), Some(Err(libc::EIO)));
+        let mut op = write_of(1);
+        let attempts = (0..).take_while(|_| matches!(op.attempt_ended(-libc::EAGAIN), Next::Attempt)).count();
+        assert_eq!(attempts, usize::from(AGAIN_MAX));
+        assert_eq!(op.poll(Waker::noop()), Some(Err(libc::EAGAIN)));
+    }
+}

@@ -1,0 +1,650 @@
+//! The loop of a cache set's thread, and the handles to it.
+//!
+//! A turn of the loop: poll the main future if it was woken; run tasks, foreground first, the
+//! others bounded; wake sleepers; hand all new I/O to the kernel at once and take completions,
+//! waiting only if nothing can run; read the mailbox.
+//!
+//! Invariants: no `RefCell` is borrowed while foreign code (a task, a waker, a letter) runs. An
+//! operation leaves the slab only after its last attempt has ended, so dropping a future never
+//! frees memory that the kernel may still use.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_task::{ScheduleInfo, WithInfo};
+use slab::Slab;
+use ubcache_env::{Env, Nanos, Priority, Task};
+
+use crate::file::HostFile;
+use crate::op::{Next, Op, Outcome, Request};
+use crate::poller::Poller;
+use crate::queue::{Letter, Shared};
+use crate::ring::Ring;
+use crate::sys;
+use crate::timers::{TimerKey, Timers};
+use crate::workers::Workers;
+
+/// Polls a turn at most, by priority.
+const FOREGROUND_POLLS: usize = 256;
+const JOURNAL_POLLS: usize = 64;
+const BACKGROUND_POLLS: usize = 16;
+/// Background tasks end their part of the turn early when they have taken so long together.
+const BACKGROUND_TIME: Duration = Duration::from_micros(100);
+
+/// Worker threads of the fallback backend, and those for blocking calls beside a ring.
+const POOL_THREADS: usize = 6;
+const RING_THREADS: usize = 2;
+
+/// How long the end of a host waits for I/O that is still in flight.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Scatter lists kept for the next operations.
+const SPARE_LISTS: usize = 64;
+
+/// How I/O reaches the kernel.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum IoBackend {
+    /// What the environment variable `UBCACHE_IO` says (`ring` or `pool`); without it, the ring
+    /// where it can be had, else the pool.
+    Auto,
+    /// io_uring.
+    Ring,
+    /// epoll for sockets, threads for files.
+    Pool,
+}
+
+enum Backend {
+    Ring(Box<Ring>),
+    Pool(Poller),
+}
+
+/// I/O in flight and who carries it out.
+struct Io {
+    ops: Slab<Op>,
+    backend: Backend,
+    workers: Workers,
+    running: usize,
+    spare_lists: Vec<Vec<libc::iovec>>,
+    completions: Vec<(usize, i32)>,
+}
+
+impl Io {
+    fn submit(&mut self, request: Request) -> usize {
+        let list = self.spare_lists.pop().unwrap_or_default();
+        let key = self.ops.insert(Op::new(request, list));
+        self.running += 1;
+        self.attempt(key);
+        key
+    }
+
+    fn attempt(&mut self, key: usize) {
+        let op = &mut self.ops[key];
+        match (&mut self.backend, &op.request) {
+            (_, Request::Call { .. }) => self.workers.attempt(key, op),
+            (Backend::Ring(ring), _) => ring.attempt(key, op),
+            (Backend::Pool(poller), request) if request.is_patient() || matches!(request, Request::Nop) => {
+                poller.attempt(key);
+            }
+            (Backend::Pool(_), _) => self.workers.attempt(key, op),
+        }
+    }
+
+    fn remove(&mut self, key: usize) -> Request {
+        let (request, list) = self.ops.remove(key).into_parts();
+        if list.capacity() > 0 && self.spare_lists.len() < SPARE_LISTS {
+            self.spare_lists.push(list);
+        }
+        request
+    }
+
+    /// Takes note that nobody waits for an operation.
+    fn abandon(&mut self, key: usize) {
+        let op = &mut self.ops[key];
+        if op.abandon() {
+            self.remove(key);
+        } else if op.request.is_patient() {
+            self.cancel(key);
+        }
+    }
+
+    fn cancel(&mut self, key: usize) {
+        match &mut self.backend {
+            Backend::Ring(ring) => ring.cancel(key),
+            Backend::Pool(poller) => {
+                if poller.cancel(key, &self.ops[key]) {
+                    self.completions.push((key, -libc::ECANCELED));
+                }
+            }
+        }
+    }
+
+    /// Submits and collects; wakers of those whose operations are complete go to `wakers`.
+    fn turn(&mut self, shared: &Shared, wait: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<()> {
+        let mut completions = std::mem::take(&mut self.completions);
+        let wait = wait.filter(|_| completions.is_empty());
+        let turned = match &mut self.backend {
+            Backend::Ring(ring) => ring.turn(shared.eventfd(), wait, &mut completions),
+            Backend::Pool(poller) => poller.turn(shared.eventfd(), wait, &mut self.ops, &mut completions),
+        };
+        self.settle(&mut completions, wakers);
+        self.completions = completions;
+        turned
+    }
+
+    /// Collects what worker threads have finished.
+    fn collect_workers(&mut self, wakers: &mut Vec<Waker>) {
+        let mut completions = Vec::new();
+        self.workers.collect(&mut completions);
+        self.settle(&mut completions, wakers);
+    }
+
+    fn settle(&mut self, completions: &mut Vec<(usize, i32)>, wakers: &mut Vec<Waker>) {
+        for (key, result) in completions.drain(..) {
+            match self.ops[key].attempt_ended(result) {
+                Next::Attempt => self.attempt(key),
+                Next::Complete(waker) => {
+                    self.running -= 1;
+                    wakers.extend(waker);
+                }
+                Next::Drop => {
+                    self.running -= 1;
+                    self.remove(key);
+                }
+            }
+        }
+    }
+}
+
+/// What the handles of a host share.
+pub(crate) struct Core {
+    shared: Arc<Shared>,
+    io: RefCell<Io>,
+    timers: RefCell<Timers>,
+    /// A waker of every task that has not ended, to end them with the host.
+    tasks: RefCell<Slab<Waker>>,
+    /// Kept for its memory.
+    wakers: Cell<Vec<Waker>>,
+    origin: Instant,
+    random: Cell<u64>,
+    entered: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+impl Core {
+    fn now(&self) -> Nanos {
+        Nanos(self.origin.elapsed().as_nanos() as u64)
+    }
+
+    fn run_tasks(&self) {
+        self.run_some(Priority::Foreground, FOREGROUND_POLLS);
+        self.run_some(Priority::Journal, JOURNAL_POLLS);
+        let mut started = None;
+        for _ in 0..BACKGROUND_POLLS {
+            let Some(task) = self.shared.pop(Priority::Background) else { break };
+            let started = *started.get_or_insert_with(Instant::now);
+            task.run();
+            if started.elapsed() >= BACKGROUND_TIME {
+                break;
+            }
+        }
+        self.shared.end_turn();
+    }
+
+    fn run_some(&self, priority: Priority, polls: usize) {
+        for _ in 0..polls {
+            let Some(task) = self.shared.pop(priority) else { return };
+            task.run();
+        }
+    }
+
+    fn wake_sleepers(&self) {
+        if self.timers.borrow().next().is_none() {
+            return;
+        }
+        let now = self.now();
+        loop {
+            let due = self.timers.borrow_mut().pop_due(now);
+            let Some(waker) = due else { return };
+            waker.wake();
+        }
+    }
+
+    /// How long the loop may sleep when nothing can run.
+    fn patience(&self) -> Duration {
+        match self.timers.borrow().next() {
+            Some(at) => Duration::from_nanos(at.since(self.now()).0),
+            None => Duration::MAX,
+        }
+    }
+
+    fn turn_io(&self, wait: Option<Duration>) {
+        let mut wakers = self.wakers.take();
+        let turned = self.io.borrow_mut().turn(&self.shared, wait, &mut wakers);
+        if let Err(error) = turned {
+            // A reactor that can't reach the kernel can do nothing any more, not even stop.
+            panic!("the I/O backend failed: {error}");
+        }
+        wakers.drain(..).for_each(Waker::wake);
+        self.wakers.set(wakers);
+    }
+
+    /// Takes what other threads have left.
+    fn collect(&self) -> Vec<Letter> {
+        let letters = self.shared.collect();
+        let mut wakers = Vec::new();
+        self.io.borrow_mut().collect_workers(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+        letters
+    }
+
+    /// Starts an operation.
+    pub(crate) fn submit(self: &Rc<Self>, request: Request) -> Pending {
+        let stage = if self.closed.get() {
+            Stage::Refused(request)
+        } else {
+            Stage::Submitted(self.io.borrow_mut().submit(request))
+        };
+        Pending { core: self.clone(), stage }
+    }
+
+    fn shut_down(&self) {
+        self.closed.set(true);
+        self.shared.close();
+        // Dropping a task may wake or drop others.
+        loop {
+            let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+            wakers.into_iter().for_each(Waker::wake);
+            self.shared.end_turn();
+            let ready = [Priority::Foreground, Priority::Journal, Priority::Background];
+            let Some(task) = ready.into_iter().find_map(|priority| self.shared.pop(priority)) else { break };
+            drop(task);
+        }
+        let deadline = Instant::now() + SHUTDOWN_PATIENCE;
+        let patient: Vec<usize> = {
+            let io = self.io.borrow();
+            io.ops.iter().filter(|(_, op)| op.is_running() && op.request.is_patient()).map(|(key, _)| key).collect()
+        };
+        for key in patient {
+            self.io.borrow_mut().cancel(key);
+        }
+        while self.io.borrow().running > 0 && Instant::now() < deadline {
+            self.turn_io(Some(Duration::from_millis(10)));
+            if self.shared.take_pending() {
+                drop(self.collect());
+            }
+        }
+        let mut io = self.io.borrow_mut();
+        if io.running > 0 {
+            tracing::warn!(operations = io.running, "I/O still in flight at the end; its memory stays allocated");
+            std::mem::forget(std::mem::take(&mut io.ops));
+        }
+    }
+}
+
+enum Stage {
+    Submitted(usize),
+    /// The host has ended.
+    Refused(Request),
+    Taken,
+}
+
+/// An operation under way. Gives the request back with its memory.
+pub(crate) struct Pending {
+    core: Rc<Core>,
+    stage: Stage,
+}
+
+impl Future for Pending {
+    type Output = (Request, Outcome);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        match std::mem::replace(&mut this.stage, Stage::Taken) {
+            Stage::Submitted(key) => {
+                let mut io = this.core.io.borrow_mut();
+                match io.ops[key].poll(cx.waker()) {
+                    Some(outcome) => Poll::Ready((io.remove(key), outcome)),
+                    None => {
+                        this.stage = Stage::Submitted(key);
+                        Poll::Pending
+                    }
+                }
+            }
+            Stage::Refused(request) => Poll::Ready((request, Err(libc::ESHUTDOWN))),
+            Stage::Taken => panic!("an operation is polled after its end"),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Stage::Submitted(key) = self.stage {
+            // After the end of the host the slab may be gone.
+            let mut io = self.core.io.borrow_mut();
+            if io.ops.contains(key) {
+                io.abandon(key);
+            }
+        }
+    }
+}
+
+/// The real world, as seen by the engine. A handle: cheap to clone, for one thread.
+#[derive(Clone)]
+pub struct HostEnv {
+    core: Rc<Core>,
+}
+
+impl HostEnv {
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
+    /// A round trip through the I/O backend that does nothing. For measuring it.
+    pub async fn nop(&self) {
+        let (_, outcome) = self.core.submit(Request::Nop).await;
+        debug_assert!(outcome.is_ok() || self.core.closed.get(), "doing nothing succeeds");
+    }
+
+    /// Runs `call`, which may block, on a worker thread; its result is a count or a negative
+    /// errno.
+    pub(crate) async fn run_blocking(&self, call: impl FnOnce() -> i32 + Send + 'static) -> Outcome {
+        self.core.submit(Request::Call { call: Some(Box::new(call)) }).await.1
+    }
+}
+
+impl std::fmt::Debug for HostEnv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostEnv").finish_non_exhaustive()
+    }
+}
+
+/// Takes a task off the list when its future is dropped.
+struct TaskEntry {
+    core: Rc<Core>,
+    key: usize,
+}
+
+impl Drop for TaskEntry {
+    fn drop(&mut self) {
+        let waker = self.core.tasks.borrow_mut().try_remove(self.key);
+        drop(waker);
+    }
+}
+
+impl Env for HostEnv {
+    type Device = HostFile;
+
+    fn now(&self) -> Nanos {
+        self.core.now()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |span| span.as_secs())
+    }
+
+    async fn sleep_until(&self, at: Nanos) {
+        if self.now() < at {
+            Sleep { core: &self.core, at, key: None }.await;
+        }
+    }
+
+    fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
+        let (handle, run) = Task::wrap(task);
+        if self.core.closed.get() {
+            return handle;
+        }
+        let key = self.core.tasks.borrow_mut().insert(Waker::noop().clone());
+        let entry = TaskEntry { core: self.core.clone(), key };
+        let future = async move {
+            let _entry = entry;
+            run.await;
+        };
+        let shared = self.core.shared.clone();
+        let schedule = move |task, info: ScheduleInfo| shared.schedule(priority, task, info.woken_while_running);
+        let (runnable, task) = async_task::spawn_local(future, WithInfo(schedule));
+        self.core.tasks.borrow_mut()[key] = runnable.waker();
+        task.detach();
+        runnable.schedule();
+        handle
+    }
+
+    fn random(&self) -> u64 {
+        // SplitMix64.
+        let state = self.core.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.core.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    async fn yield_now(&self) {
+        // A task that is woken while it runs goes behind all others, see `queue`.
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+struct Sleep<'a> {
+    core: &'a Core,
+    at: Nanos,
+    key: Option<TimerKey>,
+}
+
+impl Future for Sleep<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut timers = self.core.timers.borrow_mut();
+        let Some(key) = self.key else {
+            let key = timers.add(self.at, cx.waker().clone());
+            drop(timers);
+            self.key = Some(key);
+            return Poll::Pending;
+        };
+        match timers.waker_mut(key) {
+            None => Poll::Ready(()),
+            Some(waker) => {
+                if !waker.will_wake(cx.waker()) {
+                    let old = std::mem::replace(waker, cx.waker().clone());
+                    drop(timers);
+                    drop(old);
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let waker = self.core.timers.borrow_mut().remove(key);
+            drop(waker);
+        }
+    }
+}
+
+/// The reactor of one thread. Dropping it ends its tasks.
+pub struct Host {
+    env: HostEnv,
+    name: &'static str,
+}
+
+impl Host {
+    /// A host for the calling thread.
+    pub fn new(backend: IoBackend) -> io::Result<Host> {
+        let shared = Arc::new(Shared::new()?);
+        let (backend, name, threads) = choose(backend, &shared)?;
+        let io = Io {
+            ops: Slab::new(),
+            backend,
+            workers: Workers::new(threads, shared.clone()),
+            running: 0,
+            spare_lists: Vec::new(),
+            completions: Vec::new(),
+        };
+        let core = Core {
+            shared,
+            io: RefCell::new(io),
+            timers: RefCell::default(),
+            tasks: RefCell::new(Slab::new()),
+            wakers: Cell::default(),
+            origin: Instant::now(),
+            random: Cell::new(sys::random_seed()),
+            entered: Cell::new(false),
+            closed: Cell::new(false),
+        };
+        Ok(Host { env: HostEnv { core: Rc::new(core) }, name })
+    }
+
+    /// The handle for the engine.
+    pub fn env(&self) -> HostEnv {
+        self.env.clone()
+    }
+
+    /// `ring` or `pool`.
+    pub fn backend_name(&self) -> &'static str {
+        self.name
+    }
+
+    /// A mailbox for other threads.
+    pub fn mailbox(&self) -> Mailbox {
+        Mailbox { shared: self.env.core.shared.clone() }
+    }
+
+    /// Runs tasks until `future` has its result. Tasks that are not done then go on in the next
+    /// call.
+    ///
+    /// # Panics
+    /// If called from a task of this host, and if the I/O backend fails.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let core = &*self.env.core;
+        assert!(!core.entered.replace(true), "block_on is called from a task of the same host");
+        let _entered = Entered(core);
+        let main = Arc::new(MainWaker { woken: AtomicBool::new(true), shared: core.shared.clone() });
+        let waker = Waker::from(main.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        loop {
+            if main.woken.load(Ordering::Relaxed)
+                && main.woken.swap(false, Ordering::AcqRel)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
+            {
+                return output;
+            }
+            core.run_tasks();
+            core.wake_sleepers();
+            let busy = main.woken.load(Ordering::Acquire) || core.shared.has_ready();
+            core.turn_io((!busy).then(|| core.patience()));
+            if core.shared.take_pending() {
+                for letter in core.collect() {
+                    letter(self);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.env.core.shut_down();
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("backend", &self.name).finish_non_exhaustive()
+    }
+}
+
+struct Entered<'a>(&'a Core);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.entered.set(false);
+    }
+}
+
+/// Wakes the future of `block_on`.
+struct MainWaker {
+    woken: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl Wake for MainWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        if !self.shared.is_local() {
+            self.shared.wake();
+        }
+    }
+}
+
+/// Lets other threads run things on a host's thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Mailbox {
+    shared: Arc<Shared>,
+}
+
+/// The host of a mailbox is gone; the letter was dropped.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the host of this mailbox has ended")]
+pub struct MailboxClosed;
+
+impl Mailbox {
+    /// Has `letter` called on the host's thread, between two tasks, in order of sending.
+    pub fn send(&self, letter: Box<dyn FnOnce(&Host) + Send>) -> Result<(), MailboxClosed> {
+        if self.shared.post(letter) { Ok(()) } else { Err(MailboxClosed) }
+    }
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
+    }
+}
+
+/// Makes the backend; also its name and how many worker threads go with it.
+fn choose(wanted: IoBackend, shared: &Shared) -> io::Result<(Backend, &'static str, usize)> {
+    let demanded = match (wanted, std::env::var("UBCACHE_IO").as_deref()) {
+        (IoBackend::Auto, Ok("ring")) => IoBackend::Ring,
+        (IoBackend::Auto, Ok("pool")) => IoBackend::Pool,
+        (IoBackend::Auto, Ok("" | "auto") | Err(_)) => IoBackend::Auto,
+        (IoBackend::Auto, Ok(other)) => {
+            let text = format!("UBCACHE_IO is \"{other}\"; it can be \"ring\", \"pool\" or \"auto\"");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        (wanted, _) => wanted,
+    };
+    if demanded != IoBackend::Pool {
+        match Ring::new(shared.eventfd()) {
+            Ok(ring) => {
+                tracing::debug!(flags = ring.features(), "I/O by io_uring");
+                return Ok((Backend::Ring(Box::new(ring)), "ring", RING_THREADS));
+            }
+            Err(reason) if demanded == IoBackend::Ring => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+            }
+            Err(reason) => tracing::warn!(reason, "no io_uring here; I/O by epoll and threads instead"),
+        }
+    }
+    Ok((Backend::Pool(Poller::new(shared.eventfd())?), "pool", POOL_THREADS))
+}

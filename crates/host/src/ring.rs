@@ -1,0 +1,253 @@
+//! The io_uring backend: entries collect in the submission queue and go to the kernel once a turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::{IoUring, Probe, opcode, squeue, types};
+
+use crate::op::{Memory, Op, Request};
+
+const SUBMISSIONS: u32 = 1024;
+const COMPLETIONS: u32 = 8192;
+
+/// Completions that nobody waits for.
+const IGNORED: u64 = u64::MAX;
+/// The eventfd of the mailbox is readable.
+const WOKEN: u64 = u64::MAX - 1;
+
+/// io_uring_enter: run deferred work and post completions.
+const ENTER_GETEVENTS: u32 = 1;
+
+/// An io_uring with what does not fit into it at the moment.
+pub(crate) struct Ring {
+    ring: IoUring,
+    /// Entries that found the submission queue full.
+    backlog: VecDeque<squeue::Entry>,
+    features: String,
+}
+
+impl Ring {
+    /// Sets a ring up that wakes when `eventfd` becomes readable. An error says in words why this
+    /// machine can't have one.
+    pub(crate) fn new(eventfd: &OwnedFd) -> Result<Ring, String> {
+        let (ring, features) = set_up().map_err(|error| format!("io_uring_setup: {error}"))?;
+        let params = ring.params();
+        if !params.is_feature_nodrop() || !params.is_feature_ext_arg() || !params.is_feature_fast_poll() {
+            return Err("this kernel's io_uring is older than Linux 5.11".to_owned());
+        }
+        probe(&ring)?;
+        let mut ring = Ring { ring, backlog: VecDeque::new(), features };
+        ring.watch(eventfd);
+        ring.enter(None).map_err(|error| format!("io_uring_enter: {error}"))?;
+        Ok(ring)
+    }
+
+    /// The setup flags in use, for the log.
+    pub(crate) fn features(&self) -> &str {
+        &self.features
+    }
+
+    /// Waits (again) for the eventfd.
+    fn watch(&mut self, eventfd: &OwnedFd) {
+        let entry = opcode::PollAdd::new(types::Fd(eventfd.as_raw_fd()), libc::POLLIN as u32).build();
+        self.push(entry.user_data(WOKEN));
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(entry);
+            return;
+        }
+        // SAFETY: what the entry points to is owned by an operation that stays in the slab until
+        // its completion has come.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        if pushed.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    /// Queues the next attempt of an operation.
+    pub(crate) fn attempt(&mut self, key: usize, op: &mut Op) {
+        let entry = entry_of(op).user_data(key as u64);
+        self.push(entry);
+    }
+
+    /// Asks the kernel to end an operation early; it completes as usual.
+    pub(crate) fn cancel(&mut self, key: usize) {
+        self.push(opcode::AsyncCancel::new(key as u64).build().user_data(IGNORED));
+    }
+
+    /// Submits what has collected, waits for a completion if `wait` is given (at most so long,
+    /// `Duration::MAX`: for ever) and reports completions. Says whether the eventfd was readable.
+    pub(crate) fn turn(
+        &mut self,
+        eventfd: &OwnedFd,
+        wait: Option<Duration>,
+        completions: &mut Vec<(usize, i32)>,
+    ) -> io::Result<()> {
+        loop {
+            let (queued, work_waits) = {
+                let submission = self.ring.submission();
+                (submission.len(), submission.taskrun() || submission.cq_overflow())
+            };
+            let wait = wait.filter(|_| self.backlog.is_empty() && self.ring.completion().is_empty());
+            if queued > 0 || work_waits || wait.is_some() {
+                self.enter(wait)?;
+            }
+            self.reap(eventfd, completions);
+            if self.backlog.is_empty() {
+                return Ok(());
+            }
+            self.refill();
+        }
+    }
+
+    /// Moves entries of the backlog to the submission queue.
+    fn refill(&mut self) {
+        let mut submission = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `push`.
+            if unsafe { submission.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let entered = match wait {
+            Some(limit) => {
+                let limit = limit.min(Duration::from_secs(3600));
+                let limit = types::Timespec::new().sec(limit.as_secs()).nsec(limit.subsec_nanos());
+                let arguments = types::SubmitArgs::new().timespec(&limit);
+                self.ring.submitter().submit_with_args(1, &arguments)
+            }
+            None => {
+                let queued = self.ring.submission().len() as u32;
+                // SAFETY: no argument is passed; entries are valid as said in `push`.
+                unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) }
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            // ETIME: the time is over. EINTR: a signal. EBUSY, EAGAIN: reap, then try again.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn reap(&mut self, eventfd: &OwnedFd, completions: &mut Vec<(usize, i32)>) {
+        let mut woken = false;
+        for completion in self.ring.completion() {
+            match completion.user_data() {
+                IGNORED => {}
+                WOKEN => woken = true,
+                key => completions.push((key as usize, completion.result())),
+            }
+        }
+        if woken {
+            crate::sys::eventfd_take(eventfd.as_raw_fd());
+            self.watch(eventfd);
+        }
+    }
+}
+
+/// Tries the fastest flags first; older kernels refuse those they do not know.
+fn set_up() -> io::Result<(IoUring, String)> {
+    type Configure = fn(&mut io_uring::Builder) -> &mut io_uring::Builder;
+    let choices: [(&str, Configure); 3] = [
+        ("single issuer, deferred task work", |builder| {
+            builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
+        }),
+        ("cooperative task work", |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
+        ("no flags", |builder| builder),
+    ];
+    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+    for (features, configure) in choices {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(COMPLETIONS).dontfork();
+        match configure(&mut builder).build(SUBMISSIONS) {
+            Ok(ring) => return Ok((ring, features.to_owned())),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
+}
+
+/// Checks that the kernel knows every operation that is used here.
+fn probe(ring: &IoUring) -> Result<(), String> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|error| format!("io_uring probe: {error}"))?;
+    let needed = [
+        ("NOP", opcode::Nop::CODE),
+        ("READ", opcode::Read::CODE),
+        ("WRITE", opcode::Write::CODE),
+        ("WRITEV", opcode::Writev::CODE),
+        ("FSYNC", opcode::Fsync::CODE),
+        ("FALLOCATE", opcode::Fallocate::CODE),
+        ("RECV", opcode::Recv::CODE),
+        ("SEND", opcode::Send::CODE),
+        ("SENDMSG", opcode::SendMsg::CODE),
+        ("POLL_ADD", opcode::PollAdd::CODE),
+        ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+    ];
+    match needed.into_iter().find(|(_, code)| !probe.is_supported(*code)) {
+        Some((name, _)) => Err(format!("io_uring lacks the operation {name}")),
+        None => Ok(()),
+    }
+}
+
+/// The submission of an operation's next attempt.
+fn entry_of(op: &mut Op) -> squeue::Entry {
+    let memory = op.memory();
+    match &op.request {
+        Request::Nop => opcode::Nop::new().build(),
+        Request::Read { fd, at, .. } => {
+            let Memory::One { start, len } = memory else { unreachable!("a buffer is one piece") };
+            opcode::Read::new(raw(fd), start, len).offset(op.position(*at)).build()
+        }
+        Request::Write { fd, at, dsync, .. } => {
+            let flags = if *dsync { libc::RWF_DSYNC } else { 0 };
+            let (fd, at) = (raw(fd), op.position(*at));
+            match memory {
+                Memory::One { start, len } => {
+                    opcode::Write::new(fd, start, len).offset(at).rw_flags(flags).build()
+                }
+                Memory::List { list, count } => {
+                    opcode::Writev::new(fd, list, count as u32).offset(at).rw_flags(flags).build()
+                }
+            }
+        }
+        Request::Sync { fd } => opcode::Fsync::new(raw(fd)).flags(types::FsyncFlags::DATASYNC).build(),
+        Request::Fallocate { fd, mode, at, len } => {
+            opcode::Fallocate::new(raw(fd), *len).offset(*at).mode(*mode).build()
+        }
+        Request::Recv { fd, .. } => {
+            let Memory::One { start, len } = memory else { unreachable!("a buffer is one piece") };
+            opcode::Recv::new(raw(fd), start, len).build()
+        }
+        Request::Send { fd, .. } => {
+            let fd = raw(fd);
+            match memory {
+                Memory::One { start, len } => {
+                    opcode::Send::new(fd, start, len).flags(libc::MSG_NOSIGNAL).build()
+                }
+                Memory::List { list, count } => {
+                    let header = op.header(list, count);
+                    opcode::SendMsg::new(fd, header).flags(libc::MSG_NOSIGNAL as u32).build()
+                }
+            }
+        }
+        Request::Poll { fd, events } => opcode::PollAdd::new(raw(fd), *events).build(),
+        Request::Call { .. } => unreachable!("calls run on worker threads"),
+    }
+}
+
+fn raw(fd: &OwnedFd) -> types::Fd {
+    types::Fd(fd.as_raw_fd())
+}

@@ -1,0 +1,83 @@
+//! Waiting for Unix signals.
+//!
+//! The handler of a signal adds one to an eventfd of the process. (A signalfd would need the
+//! signal blocked in every thread, also in those of libraries and in child processes.)
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::op::Request;
+use crate::reactor::{Host, HostEnv};
+use crate::sys;
+
+/// Interrupt from the keyboard.
+pub const SIGINT: i32 = libc::SIGINT;
+/// Request to end.
+pub const SIGTERM: i32 = libc::SIGTERM;
+/// Hang-up; by custom a request to read the configuration again.
+pub const SIGHUP: i32 = libc::SIGHUP;
+
+const SIGNALS: usize = 65;
+
+/// The eventfd of each signal, for the handler; 0: none.
+static EVENT_FDS: [AtomicI32; SIGNALS] = [const { AtomicI32::new(0) }; SIGNALS];
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    // Only what is allowed in a signal handler: an atomic load and write(2).
+    let fd = usize::try_from(signal).ok().and_then(|signal| EVENT_FDS.get(signal));
+    if let Some(fd) = fd.map(|fd| fd.load(Ordering::Relaxed)).filter(|fd| *fd > 0) {
+        sys::eventfd_signal(fd);
+    }
+}
+
+/// The eventfd of a signal; made, with the handler, at the first call.
+fn event_fd(signal: i32) -> io::Result<OwnedFd> {
+    static MADE: Mutex<BTreeMap<i32, OwnedFd>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(fd) = made.get(&signal) {
+        return fd.try_clone();
+    }
+    let slot = usize::try_from(signal).ok().and_then(|signal| EVENT_FDS.get(signal));
+    let slot = slot.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let fd = sys::eventfd()?;
+    // The handler may run at any later time: its descriptor is never closed.
+    let for_handler: RawFd = fd.try_clone()?.into_raw_fd();
+    slot.store(for_handler, Ordering::Relaxed);
+    sys::install_signal_handler(signal, on_signal)?;
+    let copy = fd.try_clone()?;
+    made.insert(signal, fd);
+    Ok(copy)
+}
+
+/// A signal that can be waited for. It keeps its handler when this is dropped.
+///
+/// A delivery wakes one of those who wait for it. Deliveries that come while nobody waits count
+/// as one.
+#[derive(Debug)]
+pub struct Signal {
+    env: HostEnv,
+    fd: Rc<OwnedFd>,
+}
+
+impl Signal {
+    /// Waits for the next delivery.
+    pub async fn wait(&self) {
+        while sys::eventfd_take(self.fd.as_raw_fd()) == 0 {
+            let request = Request::Poll { fd: self.fd.clone(), events: libc::POLLIN as u32 };
+            if self.env.core().submit(request).await.1 == Err(libc::ESHUTDOWN) {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Host {
+    /// From now on `signal` does not end the process but can be waited for.
+    pub fn signal(&self, signal: i32) -> io::Result<Signal> {
+        Ok(Signal { env: self.env(), fd: Rc::new(event_fd(signal)?) })
+    }
+}

@@ -1,0 +1,286 @@
+//! Unix and TCP stream sockets.
+//!
+//! Accepting and connecting wait for the descriptor to be ready and then make a call that does
+//! not block, with both backends: dropping the future never loses a connection.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Env, IoVec, Nanos, Stream, StreamError};
+
+use crate::op::Request;
+use crate::reactor::HostEnv;
+use crate::sys::{self, Address};
+
+/// Send buffer asked for on Unix sockets. (TCP grows its buffers by itself, unless one asks.)
+const UNIX_SEND_BYTES: i32 = 4 << 20;
+/// Connections that may wait for `accept`.
+const BACKLOG: i32 = 1024;
+/// Between attempts to connect to a Unix socket whose backlog is full, and how many of them.
+const CONNECT_PAUSE: Nanos = Nanos::from_millis(1);
+const CONNECT_ATTEMPTS: u32 = 5_000;
+
+/// Why a socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another process listens there.
+    #[error("{address}: another process listens there; stop it or choose another address")]
+    InUse {
+        /// Path or IP address.
+        address: String,
+    },
+    /// Something that is not a socket has the path.
+    #[error("{}: exists and is not a socket; remove it or choose another path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Nobody listens there.
+    #[error("{address}: nobody listens there; is the server running?")]
+    Refused {
+        /// Path or IP address.
+        address: String,
+    },
+    /// The operating system gave another error.
+    #[error("{address}: {doing} failed: {source}")]
+    Os {
+        /// Path or IP address.
+        address: String,
+        /// The step that failed.
+        doing: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+fn failed(address: &str, doing: &'static str) -> impl FnOnce(io::Error) -> SocketError {
+    let address = address.to_owned();
+    move |source| match source.raw_os_error() {
+        Some(libc::EADDRINUSE) => SocketError::InUse { address },
+        Some(libc::ECONNREFUSED) => SocketError::Refused { address },
+        _ => SocketError::Os { address, doing, source },
+    }
+}
+
+/// Where a listener listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    /// With device and inode of the socket that was made, to remove only that.
+    Unix { path: PathBuf, made: (u64, u64) },
+    Tcp(SocketAddr),
+}
+
+/// A socket that accepts connections. A Unix socket is removed when this is dropped.
+#[derive(Debug)]
+pub struct HostListener {
+    env: HostEnv,
+    fd: Rc<OwnedFd>,
+    place: Place,
+}
+
+impl HostListener {
+    /// Listens at a path that only this user can use (mode 0600). A socket that a dead process
+    /// has left there is replaced; anything else is left alone.
+    pub fn bind_unix(env: &HostEnv, path: impl AsRef<Path>) -> Result<HostListener, SocketError> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let address = Address::unix(path).map_err(failed(&name, "making the address"))?;
+        let fd = sys::stream_socket(libc::AF_UNIX).map_err(failed(&name, "making a socket"))?;
+        // On Linux the file of a socket gets the mode of its descriptor: never open to others.
+        sys::set_mode(&fd, 0o600).map_err(failed(&name, "setting the mode"))?;
+        let mut bound = sys::bind(&fd, &address);
+        if bound.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)) {
+            remove_stale(path, &name, &address)?;
+            bound = sys::bind(&fd, &address);
+        }
+        bound.map_err(failed(&name, "binding"))?;
+        let metadata = std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
+        let place = Place::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
+        let listener = HostListener { env: env.clone(), fd: Rc::new(fd), place };
+        sys::listen(&listener.fd, BACKLOG).map_err(failed(&name, "listening"))?;
+        Ok(listener)
+    }
+
+    /// Listens at an IP address; port 0 lets the kernel choose.
+    pub fn bind_tcp(env: &HostEnv, address: SocketAddr) -> Result<HostListener, SocketError> {
+        let name = address.to_string();
+        let listener = TcpListener::bind(address).map_err(failed(&name, "binding"))?;
+        listener.set_nonblocking(true).map_err(failed(&name, "making it non-blocking"))?;
+        let place = Place::Tcp(listener.local_addr().map_err(failed(&name, "asking for the address"))?);
+        let fd = OwnedFd::from(listener);
+        sys::listen(&fd, BACKLOG).map_err(failed(&name, "listening"))?;
+        Ok(HostListener { env: env.clone(), fd: Rc::new(fd), place })
+    }
+
+    /// The address of a TCP listener.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Tcp(address) => Some(address),
+            Place::Unix { .. } => None,
+        }
+    }
+
+    /// Waits for the next connection. An error such as "too many open files" does not end the
+    /// listener; wait a little before the next call.
+    pub async fn accept(&self) -> Result<HostSocket, SocketError> {
+        let name = match &self.place {
+            Place::Unix { path, .. } => path.display().to_string(),
+            Place::Tcp(address) => address.to_string(),
+        };
+        loop {
+            readiness(&self.env, &self.fd, libc::POLLIN).await.map_err(failed(&name, "waiting"))?;
+            match sys::accept(&self.fd) {
+                Ok(fd) => {
+                    return HostSocket::new(&self.env, fd, matches!(self.place, Place::Tcp(_)))
+                        .map_err(failed(&name, "setting options"));
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
+                    _ => return Err(failed(&name, "accepting")(error)),
+                },
+            }
+        }
+    }
+}
+
+impl Drop for HostListener {
+    fn drop(&mut self) {
+        if let Place::Unix { path, made } = &self.place
+            && std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *made)
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "can't remove the socket");
+        }
+    }
+}
+
+/// Removes a socket that nobody listens at.
+fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), SocketError> {
+    let kind = std::fs::symlink_metadata(path).map_err(failed(name, "looking at what is there"))?.file_type();
+    if !kind.is_socket() {
+        return Err(SocketError::NotASocket { path: path.to_owned() });
+    }
+    let probe = sys::stream_socket(libc::AF_UNIX).map_err(failed(name, "making a socket"))?;
+    match sys::connect(&probe, address) {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+            tracing::info!(path = name, "removing a socket that nobody listens at");
+            std::fs::remove_file(path).map_err(failed(name, "removing the old socket"))
+        }
+        _ => Err(SocketError::InUse { address: name.to_owned() }),
+    }
+}
+
+async fn readiness(env: &HostEnv, fd: &Rc<OwnedFd>, events: i16) -> io::Result<()> {
+    let request = Request::Poll { fd: fd.clone(), events: events as u32 };
+    match env.core().submit(request).await.1 {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// A connected stream socket. Dropping it ends the connection.
+///
+/// Dropping the future of a receive may lose the bytes that arrive at that moment, dropping that
+/// of a send may have sent a part: after either, only closing makes sense.
+#[derive(Debug)]
+pub struct HostSocket {
+    env: HostEnv,
+    fd: Rc<OwnedFd>,
+}
+
+impl HostSocket {
+    fn new(env: &HostEnv, fd: OwnedFd, tcp: bool) -> io::Result<HostSocket> {
+        if tcp {
+            sys::set_socket_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+            sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+        } else {
+            // Beyond the system's limit if we may; up to it otherwise.
+            sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, UNIX_SEND_BYTES).or_else(
+                |_| sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_SEND_BYTES),
+            )?;
+        }
+        Ok(HostSocket { env: env.clone(), fd: Rc::new(fd) })
+    }
+
+    /// Connects to a Unix socket.
+    pub async fn connect_unix(env: &HostEnv, path: impl AsRef<Path>) -> Result<HostSocket, SocketError> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let address = Address::unix(path).map_err(failed(&name, "making the address"))?;
+        Self::connect(env, &address, &name, false).await
+    }
+
+    /// Connects to an IP address.
+    pub async fn connect_tcp(env: &HostEnv, address: SocketAddr) -> Result<HostSocket, SocketError> {
+        Self::connect(env, &Address::ip(address), &address.to_string(), true).await
+    }
+
+    async fn connect(env: &HostEnv, to: &Address, name: &str, tcp: bool) -> Result<HostSocket, SocketError> {
+        let fd = Rc::new(sys::stream_socket(to.family()).map_err(failed(name, "making a socket"))?);
+        let mut attempts = 0;
+        loop {
+            match sys::connect(&fd, to) {
+                Ok(()) => break,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINPROGRESS | libc::EINTR) => {
+                        readiness(env, &fd, libc::POLLOUT).await.map_err(failed(name, "connecting"))?;
+                        sys::take_socket_error(&fd).map_err(failed(name, "connecting"))?;
+                        break;
+                    }
+                    Some(libc::EAGAIN) if attempts < CONNECT_ATTEMPTS => {
+                        attempts += 1;
+                        env.sleep(CONNECT_PAUSE).await;
+                    }
+                    _ => return Err(failed(name, "connecting")(error)),
+                },
+            }
+        }
+        // io_uring only waits on descriptors that may block; the pool never lets them.
+        sys::set_nonblocking(&fd, false).map_err(failed(name, "setting options"))?;
+        let fd = Rc::try_unwrap(fd).or_else(|fd| fd.try_clone()).map_err(failed(name, "connecting"))?;
+        HostSocket::new(env, fd, tcp).map_err(failed(name, "setting options"))
+    }
+}
+
+impl Stream for HostSocket {
+    async fn recv(&self, into: Buf) -> (Buf, Result<usize, StreamError>) {
+        if into.is_empty() {
+            return (into, Ok(0));
+        }
+        let request = Request::Recv { fd: self.fd.clone(), buf: into };
+        let (Request::Recv { buf, .. }, outcome) = self.env.core().submit(request).await else {
+            unreachable!("an operation gives its own request back")
+        };
+        (buf, outcome.map_err(stream_error))
+    }
+
+    async fn send(&self, from: IoVec) -> Result<(), StreamError> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        let request = Request::Send { fd: self.fd.clone(), data: from };
+        self.env.core().submit(request).await.1.map(drop).map_err(stream_error)
+    }
+
+    fn close(&self) {
+        sys::shutdown(&self.fd);
+    }
+}
+
+impl Drop for HostSocket {
+    fn drop(&mut self) {
+        // An abandoned operation may hold the descriptor for a moment; the peer shall not wait.
+        sys::shutdown(&self.fd);
+    }
+}
+
+fn stream_error(errno: i32) -> StreamError {
+    match errno {
+        libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN | libc::ECANCELED => StreamError::Closed,
+        errno => StreamError::Os(errno),
+    }
+}

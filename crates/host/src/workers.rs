@@ -1,0 +1,160 @@
+//! A few threads for what may block: disk I/O of the fallback backend, and in both backends the
+//! ioctls that have no asynchronous form.
+//!
+//! A worker makes one attempt and hands back what io_uring would: a count or a negative errno.
+//! The queue is as long as there are operations in flight, which the engine bounds.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::op::{Call, Op, Request};
+use crate::queue::Shared;
+use crate::sys;
+
+/// One attempt of an operation.
+enum Job {
+    Read { fd: RawFd, list: *const libc::iovec, count: usize, at: u64 },
+    Write { fd: RawFd, list: *const libc::iovec, count: usize, at: u64, flags: i32 },
+    Sync { fd: RawFd },
+    Fallocate { fd: RawFd, mode: i32, at: u64, len: u64 },
+    Call(Call),
+}
+
+// SAFETY: the pointers name memory of an operation that nobody touches until the job is done.
+unsafe impl Send for Job {}
+
+impl Job {
+    fn of(op: &mut Op) -> Job {
+        let (list, count) = op.memory_list();
+        match &mut op.request {
+            Request::Call { call } => Job::Call(call.take().expect("a call has one attempt")),
+            Request::Sync { fd } => Job::Sync { fd: fd.as_raw_fd() },
+            Request::Fallocate { fd, mode, at, len } => {
+                Job::Fallocate { fd: fd.as_raw_fd(), mode: *mode, at: *at, len: *len }
+            }
+            Request::Read { fd, at, .. } => {
+                let (fd, at) = (fd.as_raw_fd(), *at);
+                Job::Read { fd, list, count, at: op.position(at) }
+            }
+            Request::Write { fd, at, dsync, .. } => {
+                let flags = if *dsync { libc::RWF_DSYNC } else { 0 };
+                let (fd, at) = (fd.as_raw_fd(), *at);
+                Job::Write { fd, list, count, at: op.position(at), flags }
+            }
+            _ => unreachable!("only file operations and calls go to workers"),
+        }
+    }
+
+    fn run(self) -> i32 {
+        match self {
+            // SAFETY: the list and its memory stay with the operation until this attempt ends.
+            Job::Read { fd, list, count, at } => unsafe { sys::preadv(fd, list, count, at) },
+            // SAFETY: the list and its memory stay with the operation until this attempt ends.
+            Job::Write { fd, list, count, at, flags } => unsafe { sys::pwritev(fd, list, count, at, flags) },
+            Job::Sync { fd } => sys::fdatasync(fd),
+            Job::Fallocate { fd, mode, at, len } => sys::fallocate(fd, mode, at, len),
+            Job::Call(call) => call(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Board {
+    jobs: VecDeque<(usize, Job)>,
+    finished: Vec<(usize, i32)>,
+    idle: usize,
+    stop: bool,
+}
+
+struct Common {
+    board: Mutex<Board>,
+    work: Condvar,
+    shared: Arc<Shared>,
+}
+
+impl Common {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut board = self.board();
+        loop {
+            if let Some((key, job)) = board.jobs.pop_front() {
+                drop(board);
+                let result = job.run();
+                board = self.board();
+                board.finished.push((key, result));
+                self.shared.wake();
+            } else if board.stop {
+                return;
+            } else {
+                board.idle += 1;
+                board = self.work.wait(board).unwrap_or_else(PoisonError::into_inner);
+                board.idle -= 1;
+            }
+        }
+    }
+}
+
+/// The threads; started when there is work for them.
+pub(crate) struct Workers {
+    common: Arc<Common>,
+    threads: Vec<JoinHandle<()>>,
+    threads_max: usize,
+}
+
+impl Workers {
+    /// At most `threads_max` threads; they wake the reactor through `shared`.
+    pub(crate) fn new(threads_max: usize, shared: Arc<Shared>) -> Workers {
+        let common = Common { board: Mutex::default(), work: Condvar::new(), shared };
+        Workers { common: Arc::new(common), threads: Vec::new(), threads_max }
+    }
+
+    /// Queues the next attempt of an operation.
+    pub(crate) fn attempt(&mut self, key: usize, op: &mut Op) {
+        let job = Job::of(op);
+        let mut board = self.common.board();
+        board.jobs.push_back((key, job));
+        let short_of_threads = board.jobs.len() > board.idle && self.threads.len() < self.threads_max;
+        drop(board);
+        self.common.work.notify_one();
+        if short_of_threads {
+            let common = self.common.clone();
+            let name = format!("ubcache-io-{}", self.threads.len());
+            match std::thread::Builder::new().name(name).spawn(move || common.serve()) {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) if self.threads.is_empty() => {
+                    tracing::error!(%error, "can't start a worker thread");
+                    self.common.board().stop = true;
+                    self.common.serve();
+                    self.common.board().stop = false;
+                }
+                Err(error) => tracing::warn!(%error, "can't start another worker thread"),
+            }
+        }
+    }
+
+    /// Takes the attempts that have ended.
+    pub(crate) fn collect(&self, finished: &mut Vec<(usize, i32)>) {
+        finished.append(&mut self.common.board().finished);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let mut board = self.common.board();
+        board.stop = true;
+        let all_idle = board.jobs.is_empty() && board.idle == self.threads.len();
+        drop(board);
+        self.common.work.notify_all();
+        // A thread that is stuck in a call is left behind; its memory is left with it.
+        if all_idle {
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
+    }
+}
