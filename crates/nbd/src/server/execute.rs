@@ -117,8 +117,8 @@ mod tests {
             (range(16, 24), BlockStatus::Hole),
             (range(24, 99), BlockStatus::Data),
         ];
-        let data = |sectors| Extent { length: sectors * 512, flags: 0 };
-        let hole = |sectors| Extent { length: sectors * 512, flags: STATE_HOLE | STATE_ZERO };
+        let data = |sectors: u32| Extent { length: sectors * 512, flags: 0 };
+        let hole = |sectors: u32| Extent { length: sectors * 512, flags: STATE_HOLE | STATE_ZERO };
         assert_eq!(extents(range(0, 32), &parts, 9), Ok(vec![data(16), hole(8), data(8)]));
         assert_eq!(extents(range(0, 32), &parts, 1), Ok(vec![data(16)]));
         assert!(extents(range(4, 32), &parts[2..], 9).is_err(), "the start is missing");
