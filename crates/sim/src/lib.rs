@@ -1,1 +1,52 @@
-//! Placeholder, being written.
+//! The simulated world: everything that decides how a run goes is drawn from a seed.
+//!
+//! The cache engine, the frontends and the offline tools reach the world through the traits of
+//! `ubcache-env` only. This crate implements them with virtual time on one thread, so that a run
+//! of hours takes milliseconds and the same seed always gives the same run.
+//!
+//! ```text
+//!            plan (text, drawn from the seed)
+//!              │
+//!  runner ─── clients ── oracle (what may each sector hold?)
+//!              │
+//!           System: the engine, or a toy
+//!              │
+//!  SimEnv · SimDisk · SimStream ── world: tasks, clock, events, trace hash
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`rng`] | the random numbers |
+//! | [`executor`] | [`SimWorld`], [`SimEnv`]: tasks, clock, schedules, trace hash, deadlocks |
+//! | [`disk`] | [`SimDisk`]: volatile caches, tears, power failures, errors, latencies |
+//! | [`stream`] | [`SimStream`]: byte streams cut anywhere, delays, disconnects |
+//! | [`oracle`] | what a read may return: a register monitor for every sector |
+//! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
+//! | [`system`] | [`System`]: what the runner drives |
+//! | [`runner`] | [`run_plan`]: one run from start to verdict |
+//! | [`shrink`] | cuts a failing plan down |
+//! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
+//! | [`cache_system`] | the real engine as a [`System`] |
+//!
+//! How to replay and read a failure: `docs/simulation.md`.
+#![forbid(unsafe_code)]
+
+//pub mod cache_system;
+pub mod disk;
+pub mod executor;
+pub mod oracle;
+//pub mod plan;
+pub mod rng;
+//pub mod runner;
+//pub mod shrink;
+pub mod stream;
+//pub mod system;
+//pub mod toy;
+
+pub use disk::{DiskConfig, Profile, SimDisk};
+pub use executor::{Policy, SimEnv, SimWorld, Stuck, WorldConfig};
+//pub use plan::Plan;
+pub use rng::Rng;
+//pub use runner::{Outcome, RunOptions, run_plan};
+pub use stream::SimStream;
+//pub use system::System;

@@ -1,0 +1,133 @@
+//! What is on a disk: the live image, and beside it what each sector may fall back to.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+use ubcache_env::{Buf, Slice};
+
+const PAGE_SECTORS: u64 = 8;
+/// More versions than this of one sector are not kept apart: a middle one is forgotten.
+const VERSIONS_MAX: usize = 12;
+
+/// Content of one sector.
+#[derive(Clone)]
+pub(super) enum Content {
+    Zero,
+    Data(Slice),
+}
+
+/// The live image, sparse by page. Nothing depends on the order of the map.
+#[derive(Default)]
+pub(super) struct Image {
+    pages: hashbrown::HashMap<u64, Box<[u8; 4096]>, foldhash::fast::FixedState>,
+}
+
+impl Image {
+    pub(super) fn read(&self, sector: u64, into: &mut [u8]) {
+        let at = (sector % PAGE_SECTORS) as usize * 512;
+        match self.pages.get(&(sector / PAGE_SECTORS)) {
+            Some(page) => into.copy_from_slice(&page[at..at + 512]),
+            None => into.fill(0),
+        }
+    }
+
+    pub(super) fn write(&mut self, sector: u64, from: &[u8]) {
+        let at = (sector % PAGE_SECTORS) as usize * 512;
+        let page = self.pages.entry(sector / PAGE_SECTORS).or_insert_with(|| Box::new([0; 4096]));
+        page[at..at + 512].copy_from_slice(from);
+    }
+
+    pub(super) fn set(&mut self, sector: u64, content: &Content) {
+        match content {
+            Content::Data(slice) => self.write(sector, slice.as_slice()),
+            Content::Zero if self.pages.contains_key(&(sector / PAGE_SECTORS)) => self.write(sector, &[0; 512]),
+            Content::Zero => {}
+        }
+    }
+
+    fn content(&self, sector: u64) -> Content {
+        if !self.pages.contains_key(&(sector / PAGE_SECTORS)) {
+            return Content::Zero;
+        }
+        let mut bytes = [0; 512];
+        self.read(sector, &mut bytes);
+        Content::Data(Buf::from_bytes(&bytes).freeze())
+    }
+}
+
+/// A content that has landed in the volatile cache.
+pub(super) struct Version {
+    pub(super) content: Content,
+    /// When its write completed, by the clock of the disk; `u64::MAX` as long as it has not.
+    pub(super) completed: Rc<Cell<u64>>,
+}
+
+/// What a sector may fall back to: its durable content or any of these versions, oldest first. The newest is the
+/// live content.
+pub(super) struct Unflushed {
+    pub(super) durable: Content,
+    pub(super) versions: SmallVec<[Version; 1]>,
+}
+
+/// Every sector whose live content is not known to be durable.
+#[derive(Default)]
+pub(super) struct Versioned {
+    sectors: BTreeMap<u64, Unflushed>,
+}
+
+impl Versioned {
+    pub(super) fn len(&self) -> usize {
+        self.sectors.len()
+    }
+
+    pub(super) fn forget(&mut self, sector: u64) {
+        self.sectors.remove(&sector);
+    }
+
+    pub(super) fn take(&mut self) -> BTreeMap<u64, Unflushed> {
+        std::mem::take(&mut self.sectors)
+    }
+
+    /// A new content has landed; `image` still has the old one.
+    pub(super) fn landed(&mut self, sector: u64, version: Version, image: &Image) {
+        let entry = self
+            .sectors
+            .entry(sector)
+            .or_insert_with(|| Unflushed { durable: image.content(sector), versions: SmallVec::new() });
+        if entry.versions.len() == VERSIONS_MAX {
+            entry.versions.remove(VERSIONS_MAX / 2);
+        }
+        entry.versions.push(version);
+    }
+
+    /// A flush that was submitted at `before` has completed.
+    pub(super) fn flushed(&mut self, before: u64) {
+        self.sectors.retain(|_, entry| {
+            if let Some(newest) = entry.versions.iter().rposition(|v| v.completed.get() < before) {
+                entry.settle(newest);
+            }
+            !entry.versions.is_empty()
+        });
+    }
+
+    /// The write that `completed` belongs to was FUA and is complete: its content of the sector is durable.
+    pub(super) fn made_durable(&mut self, sector: u64, completed: &Rc<Cell<u64>>) {
+        if let Some(entry) = self.sectors.get_mut(&sector)
+            && let Some(at) = entry.versions.iter().position(|v| Rc::ptr_eq(&v.completed, completed))
+        {
+            entry.settle(at);
+            if entry.versions.is_empty() {
+                self.sectors.remove(&sector);
+            }
+        }
+    }
+}
+
+impl Unflushed {
+    fn settle(&mut self, at: usize) {
+        self.durable = self.versions[at].content.clone();
+        self.versions.drain(..=at);
+    }
+}

@@ -1,0 +1,384 @@
+//! One I/O from submission to completion.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use smallvec::{SmallVec, smallvec};
+use ubcache_env::{Buf, IoError, IoResult, Sector, SectorRange, Slice};
+
+use super::fault::{Class, Fate};
+use super::image::{Content, Version};
+use super::{Inner, State};
+use crate::executor::{Sink, World};
+use crate::rng::Rng;
+
+const EIO: i32 = 5;
+const EINVAL: i32 = 22;
+const COMPLETE: u64 = 0xff;
+/// An I/O lands in at most this many steps.
+const STEPS_MAX: u64 = 3;
+/// In `Io::steps`: this sector never lands.
+const NEVER: u8 = 0xfe;
+
+pub(super) enum Kind {
+    Read(Buf),
+    /// Without data: zeroes.
+    Write {
+        data: Option<Slice>,
+        fua: bool,
+    },
+    /// `before`: writes that completed before this moment of the disk's clock are covered.
+    Flush {
+        before: u64,
+    },
+    Discard,
+}
+
+pub(super) struct Io {
+    at: u64,
+    sectors: u64,
+    kind: Kind,
+    fate: Fate,
+    /// For each sector the step in which it lands. Empty: all in step 0.
+    steps: SmallVec<[u8; 16]>,
+    steps_done: u8,
+    completed: Rc<Cell<u64>>,
+    result: Option<IoResult>,
+    waker: Option<Waker>,
+    abandoned: bool,
+}
+
+impl Io {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Read(_) => "read",
+            Kind::Write { data: Some(_), fua: false } => "write",
+            Kind::Write { data: Some(_), fua: true } => "write-fua",
+            Kind::Write { data: None, .. } => "write-zeroes",
+            Kind::Flush { .. } => "flush",
+            Kind::Discard => "discard",
+        }
+    }
+
+    fn step_of(&self, index: u64) -> u8 {
+        self.steps.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self.kind, Kind::Write { .. } | Kind::Discard)
+    }
+}
+
+pub(super) struct Wait {
+    pub(super) inner: Rc<Inner>,
+    pub(super) id: u64,
+    pub(super) done: bool,
+}
+
+impl Future for Wait {
+    type Output = (Option<Buf>, IoResult);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let inner = self.inner.clone();
+        let mut state = inner.state.borrow_mut();
+        // An I/O that a crash has swept away never completes; whoever waits for it is swept away too.
+        let Some(io) = state.ios.get_mut(&self.id) else { return Poll::Pending };
+        if io.result.is_none() {
+            io.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let io = state.ios.remove(&self.id).expect("it was there just now");
+        self.done = true;
+        let buf = match io.kind {
+            Kind::Read(buf) => Some(buf),
+            _ => None,
+        };
+        Poll::Ready((buf, io.result.expect("it was there just now")))
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(io) = state.ios.get_mut(&self.id) {
+            io.waker = None;
+            io.abandoned = true;
+            if io.result.is_some() {
+                state.ios.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Sink for Inner {
+    fn cares(&self, token: u64) -> bool {
+        self.state.borrow().ios.contains_key(&(token >> 8))
+    }
+
+    fn fire(&self, token: u64) {
+        let (id, step) = (token >> 8, token & 0xff);
+        let mut state = self.state.borrow_mut();
+        if step != COMPLETE {
+            self.land(&mut state, id, step as u8);
+            return;
+        }
+        self.complete(&mut state, id);
+        let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
+        let waker = io.waker.take();
+        if io.abandoned {
+            state.ios.remove(&id);
+        }
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn whole_sectors(&self, bytes: usize) -> u64 {
+        if !bytes.is_multiple_of(512) || bytes == 0 {
+            self.world.complain(format!("{}: an I/O of {bytes} bytes", self.config.name));
+        }
+        bytes as u64 / 512
+    }
+
+    pub(super) fn submit(self: &Rc<Inner>, at: u64, sectors: u64, kind: Kind) -> u64 {
+        let mut rng = self.rng.borrow_mut();
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let id = state.next_io;
+        state.next_io += 1;
+        state.clock += 1;
+        let range = SectorRange::new(Sector(at), sectors);
+        let class = match kind {
+            Kind::Read(_) => Class::Read,
+            Kind::Write { .. } | Kind::Discard => Class::Write,
+            Kind::Flush { .. } => Class::Flush,
+        };
+        let mut io = Io {
+            at,
+            sectors,
+            kind,
+            fate: state.faults.draw(&mut rng, class, range),
+            steps: SmallVec::new(),
+            steps_done: 0,
+            completed: Rc::new(Cell::new(u64::MAX)),
+            result: None,
+            waker: None,
+            abandoned: false,
+        };
+        if let Kind::Flush { before } = &mut io.kind {
+            *before = state.clock;
+        }
+        let world = &self.world;
+        self.trace(world, &io, id);
+        world.row(|| format!("{:<10} #{id} {} {range}", self.config.name, io.name()));
+        let latency = self.config.profile.draw(&mut rng, class == Class::Write);
+        let (now, latency) = (world.now(), latency.max(1));
+        if let Some(error) = self.refuse(state, range, class) {
+            io.result = Some(Err(error));
+        } else {
+            let moments = draw_landing(&mut io, latency, &mut rng);
+            for (step, moment) in moments.into_iter().enumerate() {
+                world.schedule(now + moment, self.clone(), id << 8 | step as u64);
+            }
+        }
+        world.schedule(now + latency, self.clone(), id << 8 | COMPLETE);
+        state.ios.insert(id, io);
+        id
+    }
+
+    fn trace(&self, world: &World, io: &Io, id: u64) {
+        world.trace(self.tag ^ id.rotate_left(40) ^ io.at.rotate_left(8) ^ io.sectors);
+        if let Kind::Write { data: Some(slice), .. } = &io.kind {
+            for sector in slice.as_slice().chunks_exact(512) {
+                world.trace(sector[..32].chunks_exact(8).fold(io.at, |hash, word| {
+                    hash.rotate_left(9) ^ u64::from_le_bytes(word.try_into().expect("eight bytes"))
+                }));
+            }
+        }
+    }
+
+    fn refuse(&self, state: &State, range: SectorRange, class: Class) -> Option<IoError> {
+        if state.gone {
+            return Some(IoError::Gone);
+        }
+        if range.end.0 > self.config.sectors {
+            self.world.complain(format!("{}: {range} is outside the disk", self.config.name));
+            return Some(IoError::OutOfRange { range, sectors: self.config.sectors });
+        }
+        let block = u64::from(self.config.block_bytes / 512);
+        let misaligned = !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
+        if class != Class::Flush && misaligned {
+            self.world.complain(format!("{}: {range} is not whole blocks", self.config.name));
+            return Some(IoError::Os(EINVAL));
+        }
+        None
+    }
+
+    /// One step of an I/O takes effect.
+    fn land(&self, state: &mut State, id: u64, step: u8) {
+        let Some(mut io) = state.ios.remove(&id) else { return };
+        io.steps_done = io.steps_done.max(step + 1);
+        match &mut io.kind {
+            Kind::Read(buf) => {
+                for (index, into) in (0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
+                    if io.steps.get(index as usize).copied().unwrap_or(0) == step {
+                        state.image.read(io.at + index, into);
+                    }
+                }
+            }
+            Kind::Flush { .. } => {}
+            Kind::Write { .. } | Kind::Discard => {
+                for index in 0..io.sectors {
+                    if io.step_of(index) == step {
+                        self.land_sector(state, &io, index);
+                    }
+                }
+            }
+        }
+        state.ios.insert(id, io);
+    }
+
+    fn land_sector(&self, state: &mut State, io: &Io, index: u64) {
+        let sector = io.at + index;
+        let content = match &io.kind {
+            Kind::Write { data: Some(slice), .. } => {
+                let from = index as usize * 512;
+                Content::Data(slice.cut(from, from + 512))
+            }
+            _ => Content::Zero,
+        };
+        state.bad.remove(&sector);
+        if self.config.volatile_cache {
+            let version = Version { content: content.clone(), completed: io.completed.clone() };
+            state.versions.landed(sector, version, &state.image);
+        }
+        state.image.set(sector, &content);
+    }
+
+    fn complete(&self, state: &mut State, id: u64) {
+        state.clock += 1;
+        let clock = state.clock;
+        let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
+        io.completed.set(clock);
+        let result = match io.result.take() {
+            Some(result) => result,
+            None if state.gone => Err(IoError::Gone),
+            None => self.outcome(state, id),
+        };
+        let counters = &mut state.counters;
+        let io = state.ios.get_mut(&id).expect("still there");
+        match io.kind {
+            Kind::Read(_) => counters.reads += 1,
+            Kind::Write { .. } => counters.writes += 1,
+            Kind::Flush { .. } => counters.flushes += 1,
+            Kind::Discard => counters.discards += 1,
+        }
+        counters.errors += u64::from(result.is_err());
+        if let (Kind::Read(buf), Err(_)) = (&mut io.kind, &result) {
+            buf.as_mut_slice().fill(0xee);
+        }
+        self.world.row(|| {
+            let outcome = result.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned());
+            let range = SectorRange::new(Sector(io.at), io.sectors);
+            format!("{:<10} #{id} {} {range}: {outcome}", self.config.name, io.name())
+        });
+        io.result = Some(result);
+    }
+
+    fn outcome(&self, state: &mut State, id: u64) -> IoResult {
+        let State { ios, versions, bad, .. } = state;
+        let io = &ios[&id];
+        if io.fate == Fate::Latent {
+            bad.insert(io.at + self.rng.borrow_mut().below(io.sectors));
+        }
+        if io.fate != Fate::Success {
+            return Err(IoError::Os(EIO));
+        }
+        match io.kind {
+            Kind::Read(_) if bad.range(io.at..io.at + io.sectors).next().is_some() => {
+                return Err(IoError::Os(EIO));
+            }
+            Kind::Flush { before } => versions.flushed(before),
+            Kind::Write { fua: true, .. } => {
+                for sector in io.at..io.at + io.sectors {
+                    versions.made_durable(sector, &io.completed);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The program is gone: what it wrote last lands or not, and nothing comes after.
+    pub(super) fn end_of_instance(&self) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.clock += 1;
+        let clock = state.clock;
+        let ios = std::mem::take(&mut state.ios);
+        for (id, io) in ios {
+            self.world.trace(id);
+            if !io.writes() || io.result.is_some() || state.gone {
+                io.completed.set(clock);
+                continue;
+            }
+            let share = self.rng.borrow_mut().pick(&[0, 1, 4, 7, 8]);
+            for index in 0..io.sectors {
+                let step = io.step_of(index);
+                let waits = step != NEVER && step >= io.steps_done;
+                if waits && self.rng.borrow_mut().chance(share, 8) {
+                    self.land_sector(state, &io, index);
+                }
+            }
+            io.completed.set(clock);
+        }
+    }
+}
+
+/// Decides when each sector lands; returns the moment of each step.
+fn draw_landing(io: &mut Io, latency: u64, rng: &mut Rng) -> SmallVec<[u64; 3]> {
+    if matches!(io.kind, Kind::Flush { .. }) {
+        return SmallVec::new();
+    }
+    let in_steps = io.sectors > 1 && rng.chance(1, 4);
+    let mut moments: SmallVec<[u64; 3]> = match (in_steps, rng.below(4)) {
+        (true, _) => (0..rng.between(2, STEPS_MAX)).map(|_| rng.below(latency)).collect(),
+        (false, 0) => smallvec![0],
+        (false, 1) => smallvec![latency - 1],
+        (false, _) => smallvec![rng.below(latency)],
+    };
+    moments.sort_unstable();
+    if in_steps {
+        let steps = moments.len() as u64;
+        io.steps = (0..io.sectors).map(|_| rng.below(steps) as u8).collect();
+    }
+    if io.writes() && io.fate != Fate::Success {
+        let share = rng.pick(&[0, 4, 8]);
+        drop_sectors(io, |rng| !rng.chance(share, 8), rng);
+    }
+    if matches!(io.kind, Kind::Discard) {
+        // The device chooses what becomes of a discarded sector: nothing, or zeroes.
+        let share = rng.pick(&[0, 4, 8]);
+        drop_sectors(io, |rng| !rng.chance(share, 8), rng);
+    }
+    moments
+}
+
+fn drop_sectors(io: &mut Io, mut lost: impl FnMut(&mut Rng) -> bool, rng: &mut Rng) {
+    if io.steps.is_empty() {
+        io.steps = smallvec![0; io.sectors as usize];
+    }
+    for step in &mut io.steps {
+        if lost(rng) {
+            *step = NEVER;
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! A disk with everything that disks do: a volatile cache, late and partial landings, tears, errors.
+//!
+//! ```text
+//! submit ──────── lands (per sector, at drawn moments) ──────── completes
+//!                  │ reads see it                                 │ a flush submitted from now on covers it
+//!                  ▼                                              ▼
+//!                live image ── un-flushed versions per sector ── durable content
+//! ```
+//!
+//! * *Power failure*: every sector keeps its durable content or any of its un-flushed versions; of a write in
+//!   flight every sector has landed or not.
+//! * *Host restart*: the live image stays; of a write in flight every sector lands or not, all of them before
+//!   the next instance sees the disk.
+//! * A write that reports an error has landed in some of its sectors, or in none.
+//!
+//! A [`SimDisk`] is a handle and survives crashes: the next instance opens the same disk.
+
+mod fault;
+mod image;
+mod io;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+
+pub use fault::{Faults, Rates};
+
+use crate::executor::{SimWorld, World};
+use crate::rng::Rng;
+use image::{Image, Versioned};
+use io::{Io, Kind, Wait};
+
+/// How long an I/O takes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// 10 to 100 µs: a fast flash device.
+    Fast,
+    /// 1 to 15 ms: a disk with a head.
+    Slow,
+    /// 5 µs to 80 ms, all magnitudes alike: nothing completes in order.
+    Jitter,
+    /// Fast, but one I/O in 64 takes 0.5 to 8 seconds.
+    Stall,
+    /// Reads are fast, writes take 5 seconds: the device of the story test.
+    LateWrites,
+}
+
+impl Profile {
+    /// All profiles that plans draw from.
+    pub const ALL: [Profile; 4] = [Profile::Fast, Profile::Slow, Profile::Jitter, Profile::Stall];
+
+    fn draw(self, rng: &mut Rng, write: bool) -> u64 {
+        const US: u64 = 1_000;
+        match self {
+            Profile::Fast => rng.between(10 * US, 100 * US),
+            Profile::Slow => rng.between(1_000 * US, 15_000 * US),
+            Profile::Jitter => rng.scale(5 * US, 80_000 * US),
+            Profile::Stall if rng.chance(1, 64) => rng.between(500_000 * US, 8_000_000 * US),
+            Profile::LateWrites if write => 5_000_000 * US,
+            Profile::Stall | Profile::LateWrites => rng.between(20 * US, 200 * US),
+        }
+    }
+}
+
+/// What a disk is like.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DiskConfig {
+    /// Name for logs and reports.
+    pub name: String,
+    /// Size in sectors.
+    pub sectors: u64,
+    /// Smallest unit of I/O in bytes.
+    pub block_bytes: u32,
+    /// Whether there is a volatile cache.
+    pub volatile_cache: bool,
+    /// Whether `discard` does anything.
+    pub discard: bool,
+    /// How long an I/O takes.
+    pub profile: Profile,
+}
+
+impl DiskConfig {
+    /// A fast disk with a volatile cache, 512-byte blocks and discard.
+    pub fn new(name: &str, sectors: u64) -> DiskConfig {
+        DiskConfig {
+            name: name.to_owned(),
+            sectors,
+            block_bytes: 512,
+            volatile_cache: true,
+            discard: true,
+            profile: Profile::Fast,
+        }
+    }
+}
+
+/// What a disk has done.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Completed reads.
+    pub reads: u64,
+    /// Completed writes, also of zeroes.
+    pub writes: u64,
+    /// Completed flushes.
+    pub flushes: u64,
+    /// Completed discards.
+    pub discards: u64,
+    /// I/Os that completed with an error.
+    pub errors: u64,
+    /// Sectors that a power failure took back to an older content.
+    pub lost: u64,
+}
+
+impl Counters {
+    /// All completed I/Os.
+    pub fn ios(&self) -> u64 {
+        self.reads + self.writes + self.flushes + self.discards
+    }
+}
+
+pub(crate) struct Inner {
+    config: DiskConfig,
+    world: Rc<World>,
+    tag: u64,
+    rng: RefCell<Rng>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    image: Image,
+    versions: Versioned,
+    ios: BTreeMap<u64, Io>,
+    next_io: u64,
+    /// Orders completions against submissions of flushes.
+    clock: u64,
+    faults: Faults,
+    bad: BTreeSet<u64>,
+    gone: bool,
+    counters: Counters,
+}
+
+/// A simulated disk. See the module.
+#[derive(Clone)]
+pub struct SimDisk {
+    inner: Rc<Inner>,
+}
+
+impl SimDisk {
+    /// A disk full of zeroes.
+    pub fn new(world: &SimWorld, config: DiskConfig) -> SimDisk {
+        let world = world.inner().clone();
+        let rng = Rng::fork(world.seed(), &config.name);
+        let tag = rng.clone().bits();
+        SimDisk { inner: Rc::new(Inner { config, world, tag, rng: RefCell::new(rng), state: RefCell::default() }) }
+    }
+
+    /// What the disk is like.
+    pub fn config(&self) -> &DiskConfig {
+        &self.inner.config
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> Counters {
+        self.inner.state.borrow().counters
+    }
+
+    /// Sets which errors are injected from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.inner.state.borrow_mut().faults = faults;
+    }
+
+    /// Reads of this range fail until it is written.
+    pub fn make_bad(&self, range: SectorRange) {
+        self.inner.state.borrow_mut().bad.extend(range.start.0..range.end.0);
+    }
+
+    /// Unplugs the disk, or plugs it in again. I/Os in flight fail; their writes may have landed.
+    pub fn set_gone(&self, gone: bool) {
+        self.inner.state.borrow_mut().gone = gone;
+    }
+
+    /// Content as the disk would return it now, without an I/O.
+    pub fn peek(&self, range: SectorRange) -> Vec<u8> {
+        let state = self.inner.state.borrow();
+        let mut bytes = vec![0; range.bytes() as usize];
+        for (sector, into) in (range.start.0..range.end.0).zip(bytes.chunks_exact_mut(512)) {
+            state.image.read(sector, into);
+        }
+        bytes
+    }
+
+    /// Sets durable content without an I/O, for preparing a disk.
+    pub fn poke(&self, at: Sector, bytes: &[u8]) {
+        let mut state = self.inner.state.borrow_mut();
+        for (sector, from) in (at.0..).zip(bytes.chunks_exact(512)) {
+            state.versions.forget(sector);
+            state.image.write(sector, from);
+        }
+    }
+
+    /// Number of sectors whose content a power failure could change.
+    pub fn unflushed_sectors(&self) -> usize {
+        self.inner.state.borrow().versions.len()
+    }
+
+    /// I/Os in flight.
+    pub fn in_flight(&self) -> usize {
+        self.inner.state.borrow().ios.len()
+    }
+
+    /// The power fails: see the module. Nothing of the disk's past I/Os happens any more.
+    pub fn power_failure(&self) {
+        self.inner.end_of_instance();
+        let mut rng = self.inner.rng.borrow_mut();
+        let mut state = self.inner.state.borrow_mut();
+        let state = &mut *state;
+        // Cases at the rims are drawn more often than an even mixture would give them.
+        let keep_newest = rng.pick(&[0, 8, 32, 56, 60, 64]);
+        for (sector, entry) in state.versions.take() {
+            let count = entry.versions.len();
+            // 0 is the durable content, `count` the newest.
+            let choice =
+                if rng.chance(keep_newest, 64) { count } else { rng.below(count as u64) as usize };
+            if choice == count {
+                continue;
+            }
+            state.counters.lost += 1;
+            let content = if choice == 0 { entry.durable } else { entry.versions[choice - 1].content.clone() };
+            self.inner.world.trace(sector ^ (choice as u64) << 48);
+            state.image.set(sector, &content);
+        }
+    }
+
+    /// The host restarts without losing power: see the module.
+    pub fn host_restart(&self) {
+        self.inner.end_of_instance();
+    }
+
+    async fn run(&self, at: Sector, sectors: u64, kind: Kind) -> (Option<Buf>, IoResult) {
+        let id = self.inner.submit(at.0, sectors, kind);
+        Wait { inner: self.inner.clone(), id, done: false }.await
+    }
+}
+
+impl Device for SimDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: self.inner.config.sectors,
+            logical_block_bytes: self.inner.config.block_bytes,
+            max_transfer_bytes: 1 << 20,
+            volatile_cache: self.inner.config.volatile_cache,
+            discard: self.inner.config.discard,
+        }
+    }
+
+    async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
+        let sectors = self.inner.whole_sectors(into.len());
+        let (buf, result) = self.run(at, sectors, Kind::Read(into)).await;
+        (buf.expect("a read gives its buffer back"), result)
+    }
+
+    async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        let sectors = self.inner.whole_sectors(from.len());
+        let slice = match from.parts() {
+            [one] => one.clone(),
+            _ => from.to_buf().freeze(),
+        };
+        self.run(at, sectors, Kind::Write { data: Some(slice), fua: durability == Durability::Fua }).await.1
+    }
+
+    async fn flush(&self) -> IoResult {
+        self.run(Sector(0), 0, Kind::Flush { before: 0 }).await.1
+    }
+
+    async fn discard(&self, range: SectorRange) -> IoResult {
+        if !self.inner.config.discard {
+            return Err(IoError::NotSupported);
+        }
+        self.run(range.start, range.sectors(), Kind::Discard).await.1
+    }
+
+    async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        self.run(range.start, range.sectors(), Kind::Write { data: None, fua: false }).await.1
+    }
+}

@@ -1,0 +1,597 @@
+//! The heart of the world: tasks, the clock, events and the hash over every decision.
+//!
+//! One step: events that are due fire; if nobody can run, the clock jumps to the next event; the
+//! policy picks a task; the task is polled and the clock moves by a drawn cost. Time therefore
+//! passes also while tasks run, and completions fall between any two polls.
+//!
+//! Tasks belong to a *group*: an instance of the system under test. [`SimWorld::kill`] drops all
+//! tasks of a group at once, which is what a power failure or a host restart does to a program.
+//! What the dropped tasks had submitted to a disk is the disk's business. A dead group spawns nothing.
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::fmt::Write as _;
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use ubcache_env::{Env, Nanos, Priority, Task};
+
+use crate::disk::SimDisk;
+use crate::rng::{Rng, mix};
+
+/// Who runs next.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// Any runnable task, all equally likely.
+    Uniform,
+    /// In the order in which they became runnable.
+    Fifo,
+    /// The runnable task with the highest random rank; at random moments the one that runs falls to the last
+    /// rank. Finds orders that need one task to stand still for long.
+    Ranks,
+    /// Foreground before journal before background, most of the time: like the real executor.
+    Queues,
+}
+
+/// How a world is made.
+#[derive(Clone, Debug)]
+pub struct WorldConfig {
+    /// Decides everything.
+    pub seed: u64,
+    /// Who runs next.
+    pub policy: Policy,
+    /// A poll takes up to this much virtual time.
+    pub poll_cost: Nanos,
+    /// A timer fires up to this much late.
+    pub timer_slop: Nanos,
+    /// More polls than this are a livelock.
+    pub max_steps: u64,
+    /// More virtual time than this is a livelock.
+    pub max_time: Nanos,
+    /// Keep a row for every device event.
+    pub verbose: bool,
+}
+
+impl WorldConfig {
+    /// The usual world for a seed.
+    pub fn new(seed: u64) -> WorldConfig {
+        WorldConfig {
+            seed,
+            policy: Policy::Uniform,
+            poll_cost: Nanos(500),
+            timer_slop: Nanos(50_000),
+            max_steps: 50_000_000,
+            max_time: Nanos::from_secs(7 * 24 * 3600),
+            verbose: false,
+        }
+    }
+}
+
+/// Why a run did not come to its end.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Stuck {
+    /// Nobody can run and nothing will happen.
+    #[error("deadlock: nobody can run and no event is due; waiting:\n{0}")]
+    Deadlock(String),
+    /// Too many polls.
+    #[error("livelock: too many steps; tasks:\n{0}")]
+    Steps(String),
+    /// Too much virtual time.
+    #[error("livelock: too much virtual time; tasks:\n{0}")]
+    Time(String),
+}
+
+/// What an event is delivered to.
+pub(crate) trait Sink {
+    /// The event is due.
+    fn fire(&self, token: u64);
+    /// Whether anybody still cares; if not, the event does not even move the clock.
+    fn cares(&self, token: u64) -> bool;
+}
+
+struct Event {
+    at: u64,
+    tie: u32,
+    order: u64,
+    token: u64,
+    sink: Rc<dyn Sink>,
+}
+
+impl Event {
+    fn key(&self) -> (u64, u32, u64) {
+        (self.at, self.tie, self.order)
+    }
+}
+impl PartialEq for Event {
+    fn eq(&self, other: &Event) -> bool {
+        self.key() == other.key()
+    }
+}
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Event {
+    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+type TaskId = u64;
+type Woken = Arc<Mutex<Vec<TaskId>>>;
+
+struct TaskWaker {
+    id: TaskId,
+    queued: AtomicBool,
+    woken: Woken,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        }
+    }
+}
+
+struct Slot {
+    /// None while the task is being polled.
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    waker: Arc<TaskWaker>,
+    group: u32,
+    priority: Priority,
+    rank: u64,
+    born: &'static Location<'static>,
+    last_poll: u64,
+}
+
+pub(crate) struct World {
+    config: WorldConfig,
+    now: Cell<u64>,
+    schedule: RefCell<Rng>,
+    random: RefCell<Rng>,
+    tasks: RefCell<BTreeMap<TaskId, Slot>>,
+    next_task: Cell<TaskId>,
+    current: Cell<TaskId>,
+    ready: RefCell<VecDeque<TaskId>>,
+    woken: Woken,
+    events: RefCell<BinaryHeap<Reverse<Event>>>,
+    next_event: Cell<u64>,
+    dead: RefCell<Vec<bool>>,
+    steps: Cell<u64>,
+    hash: Cell<u64>,
+    marks: RefCell<BTreeMap<&'static str, u64>>,
+    rows: RefCell<Vec<String>>,
+    complaints: RefCell<Vec<String>>,
+}
+
+impl World {
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.config.seed
+    }
+
+    pub(crate) fn trace(&self, value: u64) {
+        self.hash.set(mix(self.hash.get() ^ value));
+    }
+
+    /// A row of the verbose log.
+    pub(crate) fn row(&self, text: impl FnOnce() -> String) {
+        if self.config.verbose {
+            let row = format!("{:>16} {}", show_time(self.now.get()), text());
+            self.rows.borrow_mut().push(row);
+        }
+    }
+
+    /// Something that no right program does, for instance a misaligned request.
+    pub(crate) fn complain(&self, text: String) {
+        self.complaints.borrow_mut().push(text);
+    }
+
+    pub(crate) fn schedule(&self, at: u64, sink: Rc<dyn Sink>, token: u64) {
+        let tie = self.schedule.borrow_mut().bits() as u32;
+        let order = self.next_event.get();
+        self.next_event.set(order + 1);
+        self.events.borrow_mut().push(Reverse(Event { at, tie, order, token, sink }));
+    }
+
+    /// The next event somebody cares for, if it is due before `limit`.
+    fn pop_event(&self, limit: u64) -> Option<Event> {
+        loop {
+            let mut events = self.events.borrow_mut();
+            let Reverse(event) = events.peek()?;
+            if event.at > limit {
+                return None;
+            }
+            let Reverse(event) = events.pop().expect("it was just peeked at");
+            drop(events);
+            if event.sink.cares(event.token) {
+                return Some(event);
+            }
+        }
+    }
+
+    fn fire(&self, event: Event) {
+        self.now.set(self.now.get().max(event.at));
+        self.trace(event.at ^ event.token.rotate_left(32));
+        event.sink.fire(event.token);
+    }
+
+    fn spawn(
+        &self,
+        group: u32,
+        priority: Priority,
+        future: Pin<Box<dyn Future<Output = ()>>>,
+        born: &'static Location<'static>,
+    ) {
+        if self.dead.borrow()[group as usize] {
+            return;
+        }
+        let id = self.next_task.get();
+        self.next_task.set(id + 1);
+        let waker =
+            Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: self.woken.clone() });
+        let rank = self.schedule.borrow_mut().bits() >> 1;
+        let slot = Slot { future: Some(future), waker, group, priority, rank, born, last_poll: self.now.get() };
+        self.tasks.borrow_mut().insert(id, slot);
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    fn take_woken(&self) {
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ready.borrow_mut().extend(woken.drain(..));
+    }
+
+    fn pick(&self) -> Option<TaskId> {
+        let mut ready = self.ready.borrow_mut();
+        let count = ready.len() as u64;
+        let mut rng = self.schedule.borrow_mut();
+        if count < 2 {
+            return ready.pop_front();
+        }
+        let tasks = self.tasks.borrow();
+        let best = |score: &dyn Fn(&Slot) -> u64| {
+            (0..ready.len()).max_by_key(|&at| tasks.get(&ready[at]).map_or(u64::MAX, score)).unwrap_or(0)
+        };
+        let at = match self.config.policy {
+            Policy::Uniform => rng.below(count) as usize,
+            Policy::Fifo => 0,
+            Policy::Ranks => best(&|slot| slot.rank),
+            Policy::Queues if rng.chance(1, 16) => rng.below(count) as usize,
+            Policy::Queues => best(&|slot| match slot.priority {
+                Priority::Foreground => 2,
+                Priority::Journal => 1,
+                Priority::Background => 0,
+            }),
+        };
+        if self.config.policy == Policy::Uniform { ready.swap_remove_back(at) } else { ready.remove(at) }
+    }
+
+    fn poll(&self, id: TaskId) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(slot) = tasks.get_mut(&id) else { return };
+        let Some(mut future) = slot.future.take() else { return };
+        let waker = slot.waker.clone();
+        slot.last_poll = self.now.get();
+        {
+            let mut rng = self.schedule.borrow_mut();
+            if self.config.policy == Policy::Ranks && rng.chance(1, 24) {
+                slot.rank = rng.below(1 << 20);
+            }
+            let cost = self.config.poll_cost.0;
+            let cost = if rng.chance(1, 256) { cost * 100 } else { cost };
+            self.now.set(self.now.get() + rng.below(cost + 1));
+        }
+        drop(tasks);
+        self.trace(id ^ self.now.get().rotate_left(20));
+        waker.queued.store(false, Ordering::Relaxed);
+        self.current.set(id);
+        let done = future.as_mut().poll(&mut Context::from_waker(&Waker::from(waker))).is_ready();
+        let mut tasks = self.tasks.borrow_mut();
+        match tasks.get_mut(&id) {
+            Some(slot) if !done => slot.future = Some(future),
+            _ => {
+                tasks.remove(&id);
+                drop(tasks);
+                drop(future);
+            }
+        }
+    }
+
+    /// The task that runs gives its turn away: everybody else comes before it. Says for how many turns.
+    fn give_way(&self) -> u64 {
+        let mut rng = self.schedule.borrow_mut();
+        if let Some(slot) = self.tasks.borrow_mut().get_mut(&self.current.get()) {
+            slot.rank = rng.below(1 << 20);
+        }
+        1 + rng.below(2)
+    }
+
+    fn waiting(&self) -> String {
+        let mut text = String::new();
+        let tasks = self.tasks.borrow();
+        for (id, slot) in tasks.iter().take(40) {
+            let _ = writeln!(
+                text,
+                "  task {id} of group {} spawned at {}:{} ({:?}), last ran at {}",
+                slot.group,
+                slot.born.file(),
+                slot.born.line(),
+                slot.priority,
+                show_time(slot.last_poll)
+            );
+        }
+        if tasks.len() > 40 {
+            let _ = writeln!(text, "  and {} more", tasks.len() - 40);
+        }
+        text
+    }
+}
+
+/// Virtual time for people: seconds with microseconds.
+pub fn show_time(nanos: u64) -> String {
+    format!("{}.{:06}s", nanos / 1_000_000_000, nanos / 1_000 % 1_000_000)
+}
+
+/// A simulated world.
+#[derive(Clone)]
+pub struct SimWorld {
+    world: Rc<World>,
+}
+
+impl SimWorld {
+    /// A world at time 0, with nothing in it.
+    pub fn new(config: WorldConfig) -> SimWorld {
+        let seed = config.seed;
+        let world = World {
+            config,
+            now: Cell::new(0),
+            schedule: RefCell::new(Rng::fork(seed, "schedule")),
+            random: RefCell::new(Rng::fork(seed, "engine")),
+            tasks: RefCell::default(),
+            next_task: Cell::new(0),
+            current: Cell::new(0),
+            ready: RefCell::default(),
+            woken: Woken::default(),
+            events: RefCell::default(),
+            next_event: Cell::new(0),
+            dead: RefCell::new(vec![false]),
+            steps: Cell::new(0),
+            hash: Cell::new(mix(seed)),
+            marks: RefCell::default(),
+            rows: RefCell::default(),
+            complaints: RefCell::default(),
+        };
+        SimWorld { world: Rc::new(world) }
+    }
+
+    /// The environment that no crash kills: for the test itself.
+    pub fn env(&self) -> SimEnv {
+        SimEnv { world: self.world.clone(), group: 0 }
+    }
+
+    /// The environment of a new instance of the system under test.
+    pub fn new_instance(&self) -> SimEnv {
+        let mut dead = self.world.dead.borrow_mut();
+        dead.push(false);
+        SimEnv { world: self.world.clone(), group: (dead.len() - 1) as u32 }
+    }
+
+    /// Drops every task of the instance, and keeps it from starting others.
+    pub fn kill(&self, instance: &SimEnv) {
+        assert!(instance.group != 0, "the test itself is not an instance");
+        self.world.dead.borrow_mut()[instance.group as usize] = true;
+        let mut tasks = self.world.tasks.borrow_mut();
+        let doomed: Vec<TaskId> =
+            tasks.iter().filter(|(_, slot)| slot.group == instance.group).map(|(id, _)| *id).collect();
+        let doomed: Vec<Slot> = doomed.iter().filter_map(|id| tasks.remove(id)).collect();
+        drop(tasks);
+        drop(doomed);
+    }
+
+    /// Runs until `main` is done.
+    ///
+    /// # Errors
+    /// If it never will be.
+    #[track_caller]
+    pub fn run<T: 'static>(&self, main: impl Future<Output = T> + 'static) -> Result<T, Stuck> {
+        let world = &self.world;
+        let result = Rc::new(RefCell::new(None));
+        let into = result.clone();
+        let main = async move {
+            let value = main.await;
+            *into.borrow_mut() = Some(value);
+        };
+        world.spawn(0, Priority::Foreground, Box::pin(main), Location::caller());
+        loop {
+            while let Some(event) = world.pop_event(world.now.get()) {
+                world.fire(event);
+            }
+            world.take_woken();
+            let Some(id) = world.pick() else {
+                let Some(event) = world.pop_event(u64::MAX) else {
+                    return Err(Stuck::Deadlock(world.waiting()));
+                };
+                if event.at > world.config.max_time.0 {
+                    return Err(Stuck::Time(world.waiting()));
+                }
+                world.fire(event);
+                continue;
+            };
+            world.poll(id);
+            if let Some(value) = result.borrow_mut().take() {
+                return Ok(value);
+            }
+            world.steps.set(world.steps.get() + 1);
+            if world.steps.get() > world.config.max_steps {
+                return Err(Stuck::Steps(world.waiting()));
+            }
+        }
+    }
+
+    /// Ends the world: drops every task and event. Without this, tasks that hold a handle of the world keep it
+    /// in memory for ever.
+    pub fn end(&self) {
+        self.world.dead.borrow_mut().fill(true);
+        let tasks = self.world.tasks.take();
+        drop(tasks);
+        let events = self.world.events.take();
+        drop(events);
+    }
+
+    /// The hash over every decision so far.
+    pub fn hash(&self) -> u64 {
+        self.world.hash.get()
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Nanos {
+        Nanos(self.world.now.get())
+    }
+
+    /// Polls so far.
+    pub fn steps(&self) -> u64 {
+        self.world.steps.get()
+    }
+
+    /// How often each named point was reached.
+    pub fn marks(&self) -> BTreeMap<&'static str, u64> {
+        self.world.marks.borrow().clone()
+    }
+
+    /// The rows of the verbose log so far; taken out.
+    pub fn take_rows(&self) -> Vec<String> {
+        self.world.rows.take()
+    }
+
+    /// A row for the verbose log.
+    pub fn row(&self, text: impl FnOnce() -> String) {
+        self.world.row(text);
+    }
+
+    /// What devices and streams found wrong with their users; taken out.
+    pub fn take_complaints(&self) -> Vec<String> {
+        self.world.complaints.take()
+    }
+
+    /// What every task of the world waits for, as far as known.
+    pub fn waiting(&self) -> String {
+        self.world.waiting()
+    }
+
+    pub(crate) fn inner(&self) -> &Rc<World> {
+        &self.world
+    }
+}
+
+/// The environment of one instance in a [`SimWorld`].
+#[derive(Clone)]
+pub struct SimEnv {
+    world: Rc<World>,
+    group: u32,
+}
+
+#[derive(Default)]
+struct Timer {
+    fired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Sink for Timer {
+    fn fire(&self, _token: u64) {
+        self.fired.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+    fn cares(&self, _token: u64) -> bool {
+        self.waker.borrow().is_some()
+    }
+}
+
+struct Sleep(Rc<Timer>);
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.fired.get() {
+            return Poll::Ready(());
+        }
+        *self.0.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.0.waker.borrow_mut().take();
+    }
+}
+
+impl Env for SimEnv {
+    type Device = SimDisk;
+
+    fn now(&self) -> Nanos {
+        Nanos(self.world.now.get())
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        1_700_000_000 + self.world.now.get() / 1_000_000_000
+    }
+
+    async fn sleep_until(&self, at: Nanos) {
+        if at.0 <= self.world.now.get() {
+            return;
+        }
+        let slop = self.world.schedule.borrow_mut().below(self.world.config.timer_slop.0 + 1);
+        let timer = Rc::new(Timer::default());
+        self.world.schedule(at.0.saturating_add(slop), timer.clone(), 0);
+        Sleep(timer).await;
+    }
+
+    #[track_caller]
+    fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
+        let (task, run) = Task::wrap(task);
+        self.world.spawn(self.group, priority, Box::pin(run), Location::caller());
+        task
+    }
+
+    fn random(&self) -> u64 {
+        self.world.random.borrow_mut().bits()
+    }
+
+    async fn yield_now(&self) {
+        // Time passes with every turn, so that a loop that waits by yielding comes to its end.
+        let turns = self.world.give_way();
+        for _ in 0..turns {
+            let mut first = true;
+            std::future::poll_fn(|cx| {
+                if std::mem::take(&mut first) {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+        }
+    }
+
+    fn mark(&self, name: &'static str) {
+        *self.world.marks.borrow_mut().entry(name).or_insert(0) += 1;
+    }
+}

@@ -1,0 +1,364 @@
+//! The judge: knows for every sector of every volume what a read may return.
+//!
+//! Clients report the begin and the end of every operation. The oracle keeps a [`register::Register`] for each
+//! sector and a row for each operation. Violations are kept, not thrown: the runner asks for them.
+
+pub mod register;
+pub mod value;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use ubcache_env::{Buf, IoVec, Nanos, SectorRange};
+
+use crate::executor::show_time;
+use register::{Ending, Moment, Register};
+use value::{Decoded, Value};
+
+/// Rows that a report shows at most.
+const REPORT_ROWS: usize = 40;
+/// Violations kept at most.
+const VIOLATIONS_MAX: usize = 8;
+
+/// What a client asked for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum OpKind {
+    /// Read.
+    Read,
+    /// Write; `fua`: durable with its reply.
+    Write {
+        /// Durable with its reply.
+        fua: bool,
+    },
+    /// Discard.
+    Discard {
+        /// Durable with its reply.
+        fua: bool,
+    },
+    /// Write zeroes.
+    Zeroes {
+        /// Durable with its reply.
+        fua: bool,
+    },
+    /// Flush.
+    Flush,
+    /// Anything that changes no content.
+    Other(&'static str),
+}
+
+impl OpKind {
+    fn name(self) -> &'static str {
+        match self {
+            OpKind::Read => "read",
+            OpKind::Write { fua: false } => "write",
+            OpKind::Write { fua: true } => "write-fua",
+            OpKind::Discard { .. } => "discard",
+            OpKind::Zeroes { fua: false } => "zeroes",
+            OpKind::Zeroes { fua: true } => "zeroes-fua",
+            OpKind::Flush => "flush",
+            OpKind::Other(name) => name,
+        }
+    }
+}
+
+/// One operation, or a note.
+#[derive(Clone, Debug)]
+struct Row {
+    client: u32,
+    /// None: everything is concerned.
+    place: Option<(u32, SectorRange)>,
+    text: &'static str,
+    note: String,
+    begin: Nanos,
+    end: Option<(Nanos, String)>,
+}
+
+/// An operation that is under way.
+#[derive(Debug)]
+#[must_use = "an operation has to be ended"]
+pub struct Op {
+    /// Number of the operation; also what its write puts into the sectors.
+    pub id: u64,
+    volume: u32,
+    kind: OpKind,
+    range: SectorRange,
+    began: Moment,
+    epoch: u64,
+}
+
+/// Something happened that must not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// In a few words, the same for the same kind of violation: what to group by.
+    pub kind: String,
+    /// For a person to read.
+    pub report: String,
+}
+
+struct VolumeState {
+    name: String,
+    registers: Vec<Register>,
+    /// Values last held before this moment do not come back after a crash.
+    floor: Moment,
+    /// When the reads under way began.
+    reads: BTreeSet<Moment>,
+}
+
+impl VolumeState {
+    /// No question asks for what was last held before this.
+    fn keep(&self) -> Moment {
+        self.reads.first().map_or(self.floor, |first| self.floor.min(*first))
+    }
+}
+
+/// See the module.
+pub struct Oracle {
+    volumes: Vec<VolumeState>,
+    rows: Vec<Row>,
+    clock: Moment,
+    /// Counts crashes, so that an operation cut by one can be told.
+    epoch: u64,
+    violations: Vec<Violation>,
+}
+
+impl Oracle {
+    /// An oracle for volumes with these names and initial contents, one value per sector.
+    pub fn new(volumes: Vec<(String, Vec<Value>)>) -> Oracle {
+        let volumes = volumes
+            .into_iter()
+            .map(|(name, values)| VolumeState {
+                name,
+                registers: values.into_iter().map(Register::new).collect(),
+                floor: 0,
+                reads: BTreeSet::new(),
+            })
+            .collect();
+        // Op 0 would be the value zero.
+        let first = Row {
+            client: 0,
+            place: None,
+            text: "note",
+            note: "the run begins".to_owned(),
+            begin: Nanos(0),
+            end: None,
+        };
+        Oracle { volumes, rows: vec![first], clock: 1, epoch: 0, violations: Vec::new() }
+    }
+
+    fn tick(&mut self) -> Moment {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// A client begins an operation.
+    pub fn begin(&mut self, now: Nanos, client: u32, volume: u32, kind: OpKind, range: SectorRange) -> Op {
+        let id = self.rows.len() as u64;
+        let place = (!range.is_empty()).then_some((volume, range));
+        let row = Row { client, place, text: kind.name(), note: String::new(), begin: now, end: None };
+        self.rows.push(row);
+        let began = self.tick();
+        let state = &mut self.volumes[volume as usize];
+        let value = match kind {
+            OpKind::Read => {
+                state.reads.insert(began);
+                None
+            }
+            OpKind::Write { .. } => Some(Value(id)),
+            OpKind::Discard { .. } | OpKind::Zeroes { .. } => Some(Value::ZERO),
+            OpKind::Flush | OpKind::Other(_) => None,
+        };
+        if let Some(value) = value {
+            for register in registers(state, range) {
+                register.begin_write(id, value);
+            }
+        }
+        Op { id, volume, kind, range, began, epoch: self.epoch }
+    }
+
+    /// What a write has to write.
+    pub fn content(&self, op: &Op) -> Buf {
+        let mut buf = Buf::for_sectors(op.range.sectors());
+        for (sector, bytes) in (op.range.start.0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
+            value::stamp(op.volume, sector, Value(op.id), bytes);
+        }
+        buf
+    }
+
+    /// An operation other than a read has its reply.
+    pub fn end(&mut self, now: Nanos, op: Op, result: &Result<(), String>) {
+        self.end_row(now, &op, result.as_ref().err());
+        if op.epoch != self.epoch {
+            return;
+        }
+        let (moment, after) = (self.tick(), self.tick());
+        let state = &mut self.volumes[op.volume as usize];
+        let (ending, fua) = match op.kind {
+            OpKind::Write { fua } | OpKind::Zeroes { fua } if result.is_ok() => (Ending::Done, fua),
+            OpKind::Write { .. } | OpKind::Zeroes { .. } | OpKind::Discard { .. } => (Ending::Unknown, false),
+            OpKind::Flush if result.is_ok() => {
+                state.floor = state.floor.max(op.began);
+                return;
+            }
+            _ => return,
+        };
+        let keep = state.keep();
+        for register in registers(state, op.range) {
+            register.end_write(op.id, ending, fua.then_some(after), moment, keep);
+        }
+    }
+
+    /// A read has its reply.
+    pub fn end_read(&mut self, now: Nanos, op: Op, result: &Result<IoVec, String>) {
+        self.end_row(now, &op, result.as_ref().err());
+        if op.epoch != self.epoch {
+            return;
+        }
+        let moment = self.tick();
+        let state = &mut self.volumes[op.volume as usize];
+        state.reads.remove(&op.began);
+        let Ok(data) = result else { return };
+        if data.len() as u64 != op.range.bytes() {
+            let kind = format!("a read of {} bytes returned {}", op.range.bytes(), data.len());
+            self.violation("read of a wrong length", kind);
+            return;
+        }
+        let keep = state.keep();
+        let contiguous;
+        let bytes = match data.parts() {
+            [one] => one.as_slice(),
+            _ => {
+                contiguous = data.to_buf();
+                contiguous.as_slice()
+            }
+        };
+        let mut wrong = None;
+        for (sector, bytes) in (op.range.start.0..).zip(bytes.chunks_exact(512)) {
+            let seen = value::decode(op.volume, sector, bytes);
+            let register = &mut state.registers[sector as usize];
+            let fits = match &seen {
+                Decoded::Value(value) => register.end_read(*value, op.began, moment, keep),
+                Decoded::Wrong(_) => false,
+            };
+            if !fits && wrong.is_none() {
+                wrong = Some((sector, seen));
+            }
+        }
+        if let Some((sector, seen)) = wrong {
+            let (kind, report) = self.report_read(&op, sector, &seen);
+            self.violation(kind, report);
+        }
+    }
+
+    /// The instance that served the volumes is gone, with every operation under way.
+    pub fn crash(&mut self, now: Nanos, power: bool) {
+        self.note(now, if power { "POWER FAILURE" } else { "HOST RESTART" }.to_owned());
+        let moment = self.tick();
+        self.epoch += 1;
+        for state in &mut self.volumes {
+            state.reads.clear();
+            for register in &mut state.registers {
+                register.crash(state.floor, power, moment);
+            }
+        }
+    }
+
+    /// A line for the log that concerns everything.
+    pub fn note(&mut self, now: Nanos, note: String) {
+        self.rows.push(Row { client: 0, place: None, text: "note", note, begin: now, end: None });
+    }
+
+    /// Keeps a violation.
+    pub fn violation(&mut self, kind: &str, report: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation { kind: kind.to_owned(), report });
+        }
+    }
+
+    /// What was found so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Operations of clients so far.
+    pub fn operations(&self) -> usize {
+        self.rows.len() - 1
+    }
+
+    /// The operations under way, for reports of what hangs.
+    pub fn under_way(&self) -> String {
+        let mut text = String::new();
+        for (id, row) in (0_u64..).zip(&self.rows).filter(|(_, row)| row.text != "note" && row.end.is_none()) {
+            let _ = writeln!(text, "{}", self.show_row(id, row));
+        }
+        text
+    }
+
+    /// Every row, for the verbose log.
+    pub fn log(&self) -> impl Iterator<Item = String> + '_ {
+        (0..).zip(&self.rows).map(|(id, row)| self.show_row(id, row))
+    }
+
+    fn end_row(&mut self, now: Nanos, op: &Op, error: Option<&String>) {
+        let outcome = error.map_or_else(|| "ok".to_owned(), |error| format!("FAILED: {error}"));
+        self.rows[op.id as usize].end = Some((now, outcome));
+    }
+
+    fn report_read(&self, op: &Op, sector: u64, seen: &Decoded) -> (&'static str, String) {
+        let state = &self.volumes[op.volume as usize];
+        let allowed = state.registers[sector as usize].allowed(op.began);
+        let (kind, seen) = match seen {
+            Decoded::Value(value) => ("a read returned what it must not", self.describe(*value)),
+            Decoded::Wrong(text) => ("a read returned what nobody wrote", text.clone()),
+        };
+        let mut text = format!("{kind}: volume {} sector {sector}, op {}\n", state.name, op.id);
+        let _ = writeln!(text, "  seen:    {seen}");
+        for (index, value) in allowed.iter().enumerate() {
+            let lead = if index == 0 { "allowed:" } else { "     or:" };
+            let _ = writeln!(text, "  {lead} {}", self.describe(*value));
+        }
+        let _ = writeln!(text, "  the last operations on this sector:");
+        let concerned: Vec<String> = (0..)
+            .zip(&self.rows)
+            .filter(|(_, row)| match row.place {
+                None => true,
+                Some((volume, range)) => volume == op.volume && range.contains(ubcache_env::Sector(sector)),
+            })
+            .map(|(id, row)| self.show_row(id, row))
+            .collect();
+        for row in &concerned[concerned.len().saturating_sub(REPORT_ROWS)..] {
+            let _ = writeln!(text, "{row}");
+        }
+        (kind, text)
+    }
+
+    fn describe(&self, value: Value) -> String {
+        match self.rows.get(value.0 as usize) {
+            Some(row) if value != Value::ZERO => format!(
+                "{value} ({} by client {}, begun at {})",
+                row.text,
+                row.client,
+                show_time(row.begin.0)
+            ),
+            _ => value.to_string(),
+        }
+    }
+
+    fn show_row(&self, id: u64, row: &Row) -> String {
+        let begin = show_time(row.begin.0);
+        if row.text == "note" {
+            return format!("  {begin:>16}  ──────  {}", row.note);
+        }
+        let place = row.place.map_or_else(String::new, |(volume, range)| {
+            format!("{} {range}", self.volumes[volume as usize].name)
+        });
+        let end = match &row.end {
+            Some((at, outcome)) => format!("→ {} {outcome}", show_time(at.0)),
+            None => "→ no reply".to_owned(),
+        };
+        format!("  {begin:>16}  op {id:<5} client {:<2} {:<10} {place:<20} {end}", row.client, row.text)
+    }
+}
+
+fn registers(state: &mut VolumeState, range: SectorRange) -> &mut [Register] {
+    &mut state.registers[range.start.0 as usize..range.end.0 as usize]
+}

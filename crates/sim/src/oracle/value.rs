@@ -1,0 +1,114 @@
+//! What a sector holds: every write stamps its sectors with a value of its own, through all 512 bytes.
+
+use std::fmt;
+
+use crate::rng::mix;
+
+/// The content of one sector: zeroes, or what one write put there.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Value(pub u64);
+
+impl Value {
+    /// 512 zeroes.
+    pub const ZERO: Value = Value(0);
+    /// What the disk held before the first write of the run.
+    pub const INITIAL: Value = Value(1 << 60);
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Value::ZERO => f.write_str("zeroes"),
+            Value::INITIAL => f.write_str("the initial content"),
+            Value(id) => write!(f, "the value of op {id}"),
+        }
+    }
+}
+
+/// What the bytes of a sector turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decoded {
+    /// The whole sector is this value.
+    Value(Value),
+    /// Not what anybody wrote to this sector; the text says what it looks like.
+    Wrong(String),
+}
+
+const WORDS: usize = 64;
+
+fn place(volume: u32, sector: u64) -> u64 {
+    u64::from(volume) << 48 | sector
+}
+
+fn word(base: u64, index: usize) -> u64 {
+    base.wrapping_mul(2 * index as u64 + 1).rotate_left(index as u32) ^ base
+}
+
+fn base(value: Value, place: u64) -> u64 {
+    mix(value.0 ^ mix(place))
+}
+
+/// Fills the bytes of a sector of a volume with a value.
+pub fn stamp(volume: u32, sector: u64, value: Value, bytes: &mut [u8]) {
+    if value == Value::ZERO {
+        bytes.fill(0);
+        return;
+    }
+    let place = place(volume, sector);
+    let base = base(value, place);
+    for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+        let word = match index {
+            0 => value.0,
+            1 => place,
+            _ => word(base, index),
+        };
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Recognises the bytes of a sector of a volume.
+pub fn decode(volume: u32, sector: u64, bytes: &[u8]) -> Decoded {
+    let mut words = [0; WORDS];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes"));
+    }
+    if words == [0; WORDS] {
+        return Decoded::Value(Value::ZERO);
+    }
+    let here = place(volume, sector);
+    let value = Value(words[0]);
+    let base = base(value, words[1]);
+    let intact = (2..WORDS).take_while(|&index| words[index] == word(base, index)).count();
+    if intact == WORDS - 2 {
+        if words[1] == here {
+            return Decoded::Value(value);
+        }
+        let (volume, sector) = (words[1] >> 48, words[1] & ((1 << 48) - 1));
+        return Decoded::Wrong(format!("{value} for sector {sector} of volume {volume}: data of another place"));
+    }
+    if intact > 0 {
+        let torn = (intact + 2) * 8;
+        return Decoded::Wrong(format!("torn inside the sector: up to byte {torn} {value}, then something else"));
+    }
+    Decoded::Wrong(format!("bytes that nobody wrote: {:016x} {:016x} …", words[0], words[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_recognised() {
+        let mut bytes = [0; 512];
+        stamp(1, 77, Value(12), &mut bytes);
+        assert_eq!(decode(1, 77, &bytes), Decoded::Value(Value(12)));
+        assert!(matches!(decode(1, 78, &bytes), Decoded::Wrong(text) if text.contains("another place")));
+        let mut other = [0; 512];
+        stamp(1, 77, Value(13), &mut other);
+        bytes[256..].copy_from_slice(&other[256..]);
+        assert!(matches!(decode(1, 77, &bytes), Decoded::Wrong(text) if text.contains("up to byte 256")));
+        stamp(1, 77, Value::ZERO, &mut bytes);
+        assert_eq!(decode(1, 77, &bytes), Decoded::Value(Value::ZERO));
+        assert!(matches!(decode(1, 77, &[0xee; 512]), Decoded::Wrong(_)));
+    }
+}
