@@ -1,0 +1,159 @@
+//! A volume in memory that remembers what it was asked for and can be held up.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ubcache_env::local::Event;
+use ubcache_env::{BlockStatus, Buf, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError, VolumeInfo};
+
+/// What the volume was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    Read(SectorRange),
+    Write { range: SectorRange, fua: bool },
+    Discard { range: SectorRange, fua: bool },
+    Zero { range: SectorRange, fua: bool, may_unmap: bool },
+    Flush,
+    Prefetch(SectorRange),
+    Status(SectorRange),
+}
+
+pub struct MemoryVolume {
+    pub info: RefCell<VolumeInfo>,
+    pub content: RefCell<Vec<u8>>,
+    /// Whether each sector takes space.
+    allocated: RefCell<Vec<bool>>,
+    pub asked: RefCell<Vec<Asked>>,
+    pub streams: RefCell<Vec<StreamId>>,
+    /// What the next requests fail with.
+    pub failures: RefCell<VecDeque<Option<VolumeError>>>,
+    /// What the next requests wait for.
+    pub gates: RefCell<VecDeque<Rc<Event>>>,
+    pub running: Cell<u32>,
+    pub most_running: Cell<u32>,
+    /// Whether all memory of written payloads began at a page.
+    pub aligned: Cell<bool>,
+}
+
+impl MemoryVolume {
+    pub fn new(name: &str, sectors: u64) -> Rc<MemoryVolume> {
+        let info = VolumeInfo {
+            name: name.to_owned(),
+            sectors,
+            block_bytes: 512,
+            preferred_bytes: 4096,
+            read_only: false,
+        };
+        let len = usize::try_from(sectors).expect("small");
+        Rc::new(MemoryVolume {
+            info: RefCell::new(info),
+            content: RefCell::new(vec![0; len * 512]),
+            allocated: RefCell::new(vec![false; len]),
+            asked: RefCell::default(),
+            streams: RefCell::default(),
+            failures: RefCell::default(),
+            gates: RefCell::default(),
+            running: Cell::new(0),
+            most_running: Cell::new(0),
+            aligned: Cell::new(true),
+        })
+    }
+
+    /// Makes the next request wait for the event.
+    pub fn hold(&self) -> Rc<Event> {
+        let gate = Rc::new(Event::default());
+        self.gates.borrow_mut().push_back(gate.clone());
+        gate
+    }
+
+    async fn begin(&self, asked: Asked) -> Result<(), VolumeError> {
+        self.asked.borrow_mut().push(asked);
+        self.running.set(self.running.get() + 1);
+        self.most_running.set(self.most_running.get().max(self.running.get()));
+        let failure = self.failures.borrow_mut().pop_front().flatten();
+        let gate = self.gates.borrow_mut().pop_front();
+        if let Some(gate) = gate {
+            gate.wait().await;
+        }
+        self.running.set(self.running.get() - 1);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn set(&self, range: SectorRange, allocated: bool) {
+        for sector in range.start.0..range.end.0 {
+            self.allocated.borrow_mut()[sector as usize] = allocated;
+        }
+    }
+}
+
+fn bytes(range: SectorRange) -> std::ops::Range<usize> {
+    range.start.bytes() as usize..range.end.bytes() as usize
+}
+
+impl Volume for MemoryVolume {
+    fn info(&self) -> VolumeInfo {
+        self.info.borrow().clone()
+    }
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        self.streams.borrow_mut().push(stream);
+        self.begin(Asked::Read(range)).await?;
+        let content = Buf::from_bytes(&self.content.borrow()[bytes(range)]).freeze();
+        // In several parts, as from a cache.
+        let mut parts = IoVec::new();
+        let middle = content.len() / 1024 * 512;
+        parts.push(content.cut(0, middle));
+        parts.push(content.cut(middle, content.len()));
+        Ok(parts)
+    }
+    async fn write(
+        &self,
+        _: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        assert_eq!(data.len() as u64, range.bytes());
+        if data.parts().iter().any(|part| part.as_slice().as_ptr().addr() % 4096 != 0) {
+            self.aligned.set(false);
+        }
+        self.begin(Asked::Write { range, fua }).await?;
+        data.copy_to(&mut self.content.borrow_mut()[bytes(range)]);
+        self.set(range, true);
+        Ok(())
+    }
+    async fn discard(&self, _: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+        self.begin(Asked::Discard { range, fua }).await?;
+        self.content.borrow_mut()[bytes(range)].fill(0);
+        self.set(range, false);
+        Ok(())
+    }
+    async fn write_zeroes(
+        &self,
+        _: StreamId,
+        range: SectorRange,
+        fua: bool,
+        may_unmap: bool,
+    ) -> Result<(), VolumeError> {
+        self.begin(Asked::Zero { range, fua, may_unmap }).await?;
+        self.content.borrow_mut()[bytes(range)].fill(0);
+        self.set(range, !may_unmap);
+        Ok(())
+    }
+    async fn flush(&self) -> Result<(), VolumeError> {
+        self.begin(Asked::Flush).await
+    }
+    async fn prefetch(&self, _: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        self.begin(Asked::Prefetch(range)).await
+    }
+    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+        self.begin(Asked::Status(range)).await?;
+        let allocated = self.allocated.borrow();
+        let status = |sector: u64| {
+            if allocated[sector as usize] { BlockStatus::Data } else { BlockStatus::Hole }
+        };
+        Ok((range.start.0..range.end.0)
+            .map(|sector| (SectorRange::new(Sector(sector), 1), status(sector)))
+            .collect())
+    }
+}
