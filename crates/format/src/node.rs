@@ -100,6 +100,10 @@ pub fn combine_leaf(bsets: Vec<Vec<Key>>) -> Vec<Key> {
     // A good bset is one run in order. In any other, what comes later counts as newer and begins another run.
     let mut runs: Vec<Vec<Key>> = Vec::with_capacity(bsets.len());
     for bset in bsets {
+        if is_run(&bset) {
+            runs.push(bset);
+            continue;
+        }
         let mut run: Vec<Key> = Vec::with_capacity(bset.len());
         for key in bset.into_iter().filter(|key| !key.range().is_empty()) {
             if run.last().is_some_and(|last| (last.inode, last.end) > (key.inode, key.start())) {
@@ -122,6 +126,12 @@ pub fn combine_leaf(bsets: Vec<Vec<Key>>) -> Vec<Key> {
         runs = joined;
     }
     runs.pop().unwrap_or_default()
+}
+
+/// Whether extents are in order and do not overlap, with none of size 0 among them.
+fn is_run(keys: &[Key]) -> bool {
+    keys.windows(2).all(|pair| (pair[0].inode, pair[0].end) <= (pair[1].inode, pair[1].start()))
+        && !keys.iter().any(|key| key.range().is_empty())
 }
 
 /// Lays extents over older ones; both are in order and do not overlap among themselves.
