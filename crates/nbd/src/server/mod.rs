@@ -2,12 +2,12 @@
 //!
 //! | module | verb |
 //! |---|---|
-//! | [`negotiate`] | agrees on an export and on the form of replies |
-//! | [`requests`] | receives requests, checks them, starts them |
-//! | [`execute`] | carries one request out on the volume |
-//! | [`replies`] | sends what is ready, as much as possible at once |
-//! | [`limits`] | bounds what is in flight |
-//! | [`input`] | receives bytes |
+//! | `negotiate` | agrees on an export and on the form of replies |
+//! | `requests` | receives requests, checks them, starts them |
+//! | `execute` | carries one request out on the volume |
+//! | `replies` | sends what is ready, as much as possible at once |
+//! | `limits` | bounds what is in flight |
+//! | `input` | receives bytes |
 //!
 //! ```text
 //!           ┌ serve_connection: one task ───────────────┐
@@ -17,7 +17,7 @@
 //!           └───────────────────────────────────────────┘
 //! ```
 //!
-//! A request holds its room in the [`limits`] until its reply is sent, so a client that does not
+//! A request holds its room in the `limits` until its reply is sent, so a client that does not
 //! read its replies is not read from either. Requests run concurrently and are answered in the
 //! order of completion. Whatever the client does, only its own connection ends.
 
