@@ -1,7 +1,7 @@
 //! The codec: what is written is read back, however the bytes are cut; no bytes do harm.
 
 use proptest::prelude::*;
-use ubcache_nbd::proto::constants::{MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES, chunk, opt, rep};
+use ubcache_nbd::proto::constants::{MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, chunk, opt, rep};
 use ubcache_nbd::proto::{
     Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, Info, InfoQuery, MetaQuery,
     OptionFault, OptionReply, OptionRequest, ProtocolError, Request, ServerDecoder, ServerEvent, SimpleReply,
@@ -50,6 +50,7 @@ fn server_hears(pieces: &[&[u8]]) -> Vec<Heard> {
                 Ok(Some(event)) => event,
                 Ok(None) => {
                     assert!(input.is_empty(), "input is left though more is wanted");
+                    assert!(decoder.held_bytes() <= MAX_OPTION_BYTES as usize);
                     break;
                 }
                 Err(error) => {
@@ -100,6 +101,7 @@ fn client_hears(pieces: &[&[u8]], export: Option<bool>) -> Vec<Heard> {
                 Ok(Some(event)) => event,
                 Ok(None) => {
                     assert!(input.is_empty(), "input is left though more is wanted");
+                    assert!(decoder.held_bytes() <= MAX_STATUS_BYTES as usize);
                     break;
                 }
                 Err(error) => {

@@ -99,6 +99,12 @@ impl ClientDecoder {
         self.state = State::Magic;
     }
 
+    /// Bytes that are held because their message is not complete: at most
+    /// [`MAX_STATUS_BYTES`](super::constants::MAX_STATUS_BYTES).
+    pub fn held_bytes(&self) -> usize {
+        self.gather.as_slice().len()
+    }
+
     /// Takes bytes off the input up to the end of the next event. `None`: more input is needed,
     /// and all of it was taken.
     ///

@@ -94,6 +94,12 @@ impl ServerDecoder {
         self.state = if left == 0 { State::Request } else { State::Payload { left } };
     }
 
+    /// Bytes that are held because their message is not complete: at most
+    /// [`MAX_OPTION_BYTES`](super::constants::MAX_OPTION_BYTES).
+    pub fn held_bytes(&self) -> usize {
+        self.gather.as_slice().len()
+    }
+
     /// Takes bytes off the input up to the end of the next event. `None`: more input is needed,
     /// and all of it was taken.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<ServerEvent<'a>>, ProtocolError> {
