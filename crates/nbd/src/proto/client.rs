@@ -100,7 +100,7 @@ impl ClientDecoder {
     }
 
     /// Bytes that are held because their message is not complete: at most
-    /// [`MAX_STATUS_BYTES`](super::constants::MAX_STATUS_BYTES).
+    /// [`MAX_STATUS_BYTES`].
     pub fn held_bytes(&self) -> usize {
         self.gather.as_slice().len()
     }

@@ -95,7 +95,7 @@ impl ServerDecoder {
     }
 
     /// Bytes that are held because their message is not complete: at most
-    /// [`MAX_OPTION_BYTES`](super::constants::MAX_OPTION_BYTES).
+    /// [`MAX_OPTION_BYTES`].
     pub fn held_bytes(&self) -> usize {
         self.gather.as_slice().len()
     }
