@@ -160,7 +160,11 @@ impl HostFile {
     /// Writes change whole logical blocks only.
     fn check_blocks(&self, at: u64, bytes: u64) -> IoResult {
         let block = u64::from(self.geometry.logical_block_bytes);
-        if at.is_multiple_of(block) && bytes.is_multiple_of(block) { Ok(()) } else { Err(IoError::Os(libc::EINVAL)) }
+        if at.is_multiple_of(block) && bytes.is_multiple_of(block) {
+            Ok(())
+        } else {
+            Err(IoError::Os(libc::EINVAL))
+        }
     }
 
     async fn submit(&self, request: Request) -> (Request, IoResult) {
@@ -215,7 +219,8 @@ impl HostFile {
 
     /// Runs a request of the block layer on a worker, with a descriptor of its own.
     async fn block_request(&self, request: fn(RawFd, u64, u64) -> i32, range: SectorRange) -> IoResult {
-        let fd = self.fd.try_clone().map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let fd =
+            self.fd.try_clone().map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
         let (at, len) = (range.start.bytes(), range.bytes());
         result_of(self.env.run_blocking(move || request(fd.as_raw_fd(), at, len)).await)
     }

@@ -90,7 +90,8 @@ impl Queue {
     }
 
     fn discards(&self) -> bool {
-        self.number("discard_granularity").unwrap_or(0) > 0 && self.number("discard_max_bytes").unwrap_or(0) > 0
+        self.number("discard_granularity").unwrap_or(0) > 0
+            && self.number("discard_max_bytes").unwrap_or(0) > 0
     }
 
     fn max_transfer_bytes(&self) -> u32 {

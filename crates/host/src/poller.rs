@@ -153,7 +153,9 @@ impl Poller {
 
 fn descriptor(request: &Request) -> Option<RawFd> {
     match request {
-        Request::Recv { fd, .. } | Request::Send { fd, .. } | Request::Poll { fd, .. } => Some(fd.as_raw_fd()),
+        Request::Recv { fd, .. } | Request::Send { fd, .. } | Request::Poll { fd, .. } => {
+            Some(fd.as_raw_fd())
+        }
         _ => None,
     }
 }
@@ -181,4 +183,3 @@ fn attempt_now(op: &mut Op) -> Result<i32, (RawFd, u32)> {
     };
     if result == -libc::EAGAIN { Err((fd, events)) } else { Ok(result) }
 }
-

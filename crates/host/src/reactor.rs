@@ -269,7 +269,11 @@ impl Core {
         let deadline = Instant::now() + SHUTDOWN_PATIENCE;
         let patient: Vec<usize> = {
             let io = self.io.borrow();
-            io.ops.iter().filter(|(_, op)| op.is_running() && op.request.is_patient()).map(|(key, _)| key).collect()
+            io.ops
+                .iter()
+                .filter(|(_, op)| op.is_running() && op.request.is_patient())
+                .map(|(key, _)| key)
+                .collect()
         };
         for key in patient {
             self.io.borrow_mut().cancel(key);
@@ -282,7 +286,10 @@ impl Core {
         }
         let mut io = self.io.borrow_mut();
         if io.running > 0 {
-            tracing::warn!(operations = io.running, "I/O still in flight at the end; its memory stays allocated");
+            tracing::warn!(
+                operations = io.running,
+                "I/O still in flight at the end; its memory stays allocated"
+            );
             std::mem::forget(std::mem::take(&mut io.ops));
         }
     }
@@ -407,7 +414,8 @@ impl Env for HostEnv {
             run.await;
         };
         let shared = self.core.shared.clone();
-        let schedule = move |task, info: ScheduleInfo| shared.schedule(priority, task, info.woken_while_running);
+        let schedule =
+            move |task, info: ScheduleInfo| shared.schedule(priority, task, info.woken_while_running);
         let (runnable, task) = async_task::spawn_local(future, WithInfo(schedule));
         self.core.tasks.borrow_mut()[key] = runnable.waker();
         task.detach();

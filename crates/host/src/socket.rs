@@ -70,7 +70,10 @@ fn failed(address: &str, doing: &'static str) -> impl FnOnce(io::Error) -> Socke
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Place {
     /// With device and inode of the socket that was made, to remove only that.
-    Unix { path: PathBuf, made: (u64, u64) },
+    Unix {
+        path: PathBuf,
+        made: (u64, u64),
+    },
     Tcp(SocketAddr),
 }
 
@@ -280,7 +283,9 @@ impl Drop for HostSocket {
 
 fn stream_error(errno: i32) -> StreamError {
     match errno {
-        libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN | libc::ECANCELED => StreamError::Closed,
+        libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN | libc::ECANCELED => {
+            StreamError::Closed
+        }
         errno => StreamError::Os(errno),
     }
 }

@@ -255,7 +255,10 @@ impl Address {
     fn from_raw<T: Copy>(raw: T) -> Address {
         // SAFETY: all-zero bytes are a valid sockaddr_storage.
         let mut storage: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
-        assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>(), "sockaddr_storage holds every address");
+        assert!(
+            size_of::<T>() <= size_of::<libc::sockaddr_storage>(),
+            "sockaddr_storage holds every address"
+        );
         // SAFETY: the storage is at least as large and at least as aligned as every sockaddr.
         unsafe { (&raw mut storage).cast::<T>().write(raw) };
         Address { storage, len: size_of::<T>() as libc::socklen_t }

@@ -1,0 +1,259 @@
+//! Tasks, timers, priorities, mailbox, signals, over both backends.
+
+#![allow(clippy::disallowed_methods, reason = "tests of what other threads may do")]
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use ubcache_env::local::{Notify, first, join_all};
+use ubcache_env::{Env, Nanos, Priority};
+use ubcache_host::signal::{SIGHUP, SIGTERM};
+use ubcache_host::{Host, IoBackend, MailboxClosed};
+
+fn hosts() -> impl Iterator<Item = Host> {
+    [IoBackend::Ring, IoBackend::Pool].into_iter().filter_map(|backend| {
+        Host::new(backend).inspect_err(|error| println!("skipped: no {backend:?} backend here: {error}")).ok()
+    })
+}
+
+#[test]
+fn timers_in_order() {
+    for host in hosts() {
+        let env = host.env();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let start = env.now();
+        let sleeps = [30, 10, 20, 0, 10].into_iter().enumerate().map(|(index, milliseconds)| {
+            let (env, order) = (env.clone(), order.clone());
+            async move {
+                let at = start.after(Nanos::from_millis(milliseconds));
+                env.sleep_until(at).await;
+                assert!(env.now() >= at, "never too early");
+                order.borrow_mut().push(index);
+            }
+        });
+        host.block_on(join_all(sleeps));
+        assert_eq!(*order.borrow(), [3, 1, 4, 2, 0]);
+        let late = env.now().since(start).as_millis();
+        assert!((30..2000).contains(&late), "{late} ms");
+        // Sleepers that give up leave nothing behind.
+        for _ in 0..1000 {
+            host.block_on(first(env.sleep(Nanos::from_secs(1_000_000)), env.yield_now()));
+        }
+    }
+}
+
+#[test]
+fn short_sleeps_are_short() {
+    for host in hosts() {
+        let env = host.env();
+        let start = env.now();
+        host.block_on(async {
+            for _ in 0..20 {
+                env.sleep(Nanos::from_micros(100)).await;
+            }
+        });
+        let taken = env.now().since(start).as_micros();
+        println!("{}: 20 sleeps of 100 us took {taken} us", host.backend_name());
+        assert!(taken >= 2000);
+    }
+}
+
+/// Foreground goes on while background work is plentiful, and the other way round.
+#[test]
+fn priorities_are_fair() {
+    for host in hosts() {
+        let env = host.env();
+        let counts = Rc::new([const { Cell::new(0_u64) }; 3]);
+        for priority in [Priority::Foreground, Priority::Journal, Priority::Background] {
+            for _ in 0..100 {
+                let (env, counts) = (env.clone(), counts.clone());
+                let inner = env.clone();
+                env.spawn(priority, async move {
+                    loop {
+                        counts[priority as usize].set(counts[priority as usize].get() + 1);
+                        inner.yield_now().await;
+                    }
+                });
+            }
+        }
+        host.block_on(env.sleep(Nanos::from_millis(100)));
+        let [foreground, journal, background] = [0, 1, 2].map(|index: usize| counts[index].get());
+        println!("{}: {foreground} {journal} {background}", host.backend_name());
+        assert!(background > 100, "background is not starved: {background}");
+        assert!(journal >= background && foreground >= journal, "{foreground} {journal} {background}");
+    }
+}
+
+/// A foreground task woken while background tasks hog the thread runs within one of their polls
+/// or few.
+#[test]
+fn background_is_bounded() {
+    for host in hosts() {
+        let env = host.env();
+        for _ in 0..50 {
+            let inner = env.clone();
+            env.spawn(Priority::Background, async move {
+                loop {
+                    let start = inner.now();
+                    while inner.now().since(start) < Nanos::from_micros(200) {}
+                    inner.yield_now().await;
+                }
+            });
+        }
+        let longest = host.block_on(async {
+            let mut longest = Nanos::default();
+            for _ in 0..100 {
+                let start = env.now();
+                env.yield_now().await;
+                longest = longest.max(env.now().since(start));
+            }
+            longest
+        });
+        println!("{}: longest wait {} us", host.backend_name(), longest.as_micros());
+        assert!(longest < Nanos::from_millis(50), "{longest:?}");
+    }
+}
+
+#[test]
+fn yielding_lets_all_others_run() {
+    for host in hosts() {
+        let env = host.env();
+        let order = Rc::new(RefCell::new(String::new()));
+        let tasks = ["a", "b", "c"].map(|name| {
+            let (inner, order) = (env.clone(), order.clone());
+            env.spawn(Priority::Foreground, async move {
+                for _ in 0..3 {
+                    order.borrow_mut().push_str(name);
+                    inner.yield_now().await;
+                }
+            })
+        });
+        host.block_on(async {
+            for task in &tasks {
+                task.join().await;
+            }
+        });
+        assert_eq!(*order.borrow(), "abcabcabc");
+    }
+}
+
+#[test]
+fn letters_from_other_threads() {
+    for host in hosts() {
+        let env = host.env();
+        let sum = Arc::new(AtomicU64::new(0));
+        let notify = Rc::new(Notify::default());
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let (mailbox, sum) = (host.mailbox(), sum.clone());
+                std::thread::spawn(move || {
+                    for index in 0..1000 {
+                        let sum = sum.clone();
+                        let letter = move |host: &Host| {
+                            assert!(host.env().now() > Nanos(0), "it runs on the host's thread");
+                            sum.fetch_add(index, Ordering::Relaxed);
+                        };
+                        mailbox.send(Box::new(letter)).expect("the host lives");
+                        if index % 100 == 0 {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                })
+            })
+            .collect();
+        host.block_on(async {
+            while sum.load(Ordering::Relaxed) < 4 * 499_500 {
+                first(notify.notified(), env.sleep(Nanos::from_millis(1))).await;
+            }
+        });
+        threads.into_iter().for_each(|thread| thread.join().expect("it did not panic"));
+        // A question and its answer, while the host sleeps.
+        let (mailbox, (answer, question)) = (host.mailbox(), mpsc::channel());
+        let asking = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            let letter = move |host: &Host| answer.send(host.backend_name()).expect("it listens");
+            mailbox.send(Box::new(letter)).expect("the host lives");
+            question.recv_timeout(Duration::from_secs(10)).expect("an answer comes")
+        });
+        host.block_on(env.sleep(Nanos::from_millis(50)));
+        assert_eq!(asking.join().expect("it did not panic"), host.backend_name());
+        let mailbox = host.mailbox();
+        drop(host);
+        assert_eq!(mailbox.send(Box::new(|_| ())), Err(MailboxClosed));
+    }
+}
+
+/// Wakers may be called from other threads, for a task and for the future of `block_on`.
+#[test]
+fn wakes_from_other_threads() {
+    fn woken_by_thread() -> impl Future<Output = ()> {
+        let (sender, receiver) = mpsc::channel::<Waker>();
+        let done = Arc::new(AtomicU64::new(0));
+        let set = done.clone();
+        std::thread::spawn(move || {
+            let waker = receiver.recv().expect("somebody waits");
+            std::thread::sleep(Duration::from_millis(2));
+            set.store(1, Ordering::Release);
+            waker.wake();
+        });
+        let mut sender = Some(sender);
+        std::future::poll_fn(move |cx| {
+            if let Some(sender) = sender.take() {
+                sender.send(cx.waker().clone()).expect("the thread listens");
+            }
+            if done.load(Ordering::Acquire) == 1 { Poll::Ready(()) } else { Poll::Pending }
+        })
+    }
+    for host in hosts() {
+        let env = host.env();
+        for _ in 0..20 {
+            host.block_on(woken_by_thread());
+            let task = env.spawn(Priority::Journal, woken_by_thread());
+            host.block_on(task.join());
+        }
+        // One that is woken after the end of its host.
+        env.spawn(Priority::Foreground, woken_by_thread());
+        host.block_on(env.yield_now());
+        drop(host);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn signals() {
+    for host in hosts() {
+        let env = host.env();
+        for number in [SIGTERM, SIGHUP] {
+            let signal = host.signal(number).expect("a handler");
+            let process = std::process::id().to_string();
+            host.block_on(async {
+                let early = first(signal.wait(), env.sleep(Nanos::from_millis(1))).await;
+                assert!(matches!(early, ubcache_env::local::Either::Right(())));
+                let flag = format!("-{number}");
+                let sent = std::process::Command::new("kill").args([&flag, &process]).status();
+                assert!(sent.expect("kill runs").success());
+                signal.wait().await;
+            });
+        }
+        assert!(host.signal(9).is_err(), "SIGKILL can't be caught");
+    }
+}
+
+/// A panic of a task passes through `block_on`, and the host still ends in order.
+#[test]
+fn a_panic_passes() {
+    for host in hosts() {
+        let env = host.env();
+        env.spawn(Priority::Foreground, async { panic!("on purpose") });
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            host.block_on(env.sleep(Nanos::from_secs(10)));
+        }));
+        assert!(caught.is_err());
+        host.block_on(env.nop());
+    }
+}
