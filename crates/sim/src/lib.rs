@@ -35,18 +35,18 @@
 pub mod disk;
 pub mod executor;
 pub mod oracle;
-//pub mod plan;
+pub mod plan;
 pub mod rng;
-//pub mod runner;
-//pub mod shrink;
+pub mod runner;
+pub mod shrink;
 pub mod stream;
-//pub mod system;
-//pub mod toy;
+pub mod system;
+pub mod toy;
 
 pub use disk::{DiskConfig, Profile, SimDisk};
 pub use executor::{Policy, SimEnv, SimWorld, Stuck, WorldConfig};
-//pub use plan::Plan;
+pub use plan::Plan;
 pub use rng::Rng;
-//pub use runner::{Outcome, RunOptions, run_plan};
+pub use runner::{Outcome, RunOptions, run_plan};
 pub use stream::SimStream;
-//pub use system::System;
+pub use system::System;

@@ -1,1 +1,2 @@
+//! `ubcache-simulate`: runs plans against the engine, or against toys, and says what broke.
 fn main() {}

@@ -1,0 +1,138 @@
+//! Cuts a failing plan down to what the failure needs.
+//!
+//! Delta debugging over the lines of the plan: blocks of operations, then controls, then whole features are taken
+//! away as long as a violation of the same kind remains. The seed is kept, so that the fine grain stays as similar
+//! as it can; where a cut loses the failure, a few other seeds are tried.
+
+use crate::plan::{AfterStart, ControlAction, Plan};
+use crate::runner::Outcome;
+
+/// Seeds that are tried for a cut.
+const SEEDS: u64 = 3;
+
+/// A shrunk plan and how far it came.
+#[derive(Debug)]
+pub struct Shrunk {
+    /// The smallest plan found that still fails.
+    pub plan: Plan,
+    /// Runs that it took.
+    pub runs: u64,
+}
+
+/// Shrinks `plan`, which fails with a violation of this kind. No more than `runs_max` runs.
+pub fn shrink(plan: &Plan, kind: &str, runs_max: u64, run: impl FnMut(&Plan) -> Outcome) -> Shrunk {
+    let mut shrinker = Shrinker { best: plan.clone(), kind, runs: 0, runs_max, run };
+    loop {
+        let before = size(&shrinker.best);
+        shrinker.cut_ops();
+        shrinker.cut_controls();
+        shrinker.simplify();
+        if size(&shrinker.best) == before || shrinker.runs >= runs_max {
+            return Shrunk { plan: shrinker.best, runs: shrinker.runs };
+        }
+    }
+}
+
+fn size(plan: &Plan) -> usize {
+    plan.ops.len() + plan.controls.len() + plan.faults.len()
+}
+
+struct Shrinker<'a, F> {
+    best: Plan,
+    kind: &'a str,
+    runs: u64,
+    runs_max: u64,
+    run: F,
+}
+
+impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
+    /// Keeps the plan if it fails in the same way.
+    fn try_plan(&mut self, mut plan: Plan) -> bool {
+        let seed = plan.seed;
+        for round in 0..SEEDS {
+            if self.runs >= self.runs_max {
+                return false;
+            }
+            self.runs += 1;
+            plan.seed = if round == 0 { seed } else { crate::rng::mix(seed ^ round) >> 32 };
+            let outcome = (self.run)(&plan);
+            if outcome.violations.first().is_some_and(|violation| violation.kind == self.kind) {
+                self.best = plan;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn cut_ops(&mut self) {
+        let mut chunk = self.best.ops.len().div_ceil(2);
+        while chunk > 0 {
+            let mut at = 0;
+            while at < self.best.ops.len() {
+                let end = (at + chunk).min(self.best.ops.len());
+                let mut plan = self.best.clone();
+                plan.ops.drain(at..end);
+                for control in &mut plan.controls {
+                    let gone = control.after_ops.min(end as u64).saturating_sub(at as u64);
+                    control.after_ops -= gone;
+                }
+                if !self.try_plan(plan) {
+                    at = end;
+                }
+            }
+            if self.runs >= self.runs_max {
+                return;
+            }
+            chunk /= 2;
+        }
+    }
+
+    fn cut_controls(&mut self) {
+        let mut at = self.best.controls.len();
+        while at > 0 {
+            at -= 1;
+            let mut plan = self.best.clone();
+            plan.controls.remove(at);
+            self.try_plan(plan);
+        }
+    }
+
+    fn simplify(&mut self) {
+        let mut at = self.best.faults.len();
+        while at > 0 {
+            at -= 1;
+            let mut plan = self.best.clone();
+            plan.faults.remove(at);
+            self.try_plan(plan);
+        }
+        for at in 0..self.best.controls.len() {
+            let mut plan = self.best.clone();
+            let (ControlAction::PowerFailure(after)
+            | ControlAction::HostRestart(after)
+            | ControlAction::Restart(after)) = &mut plan.controls[at].action
+            else {
+                continue;
+            };
+            if *after != AfterStart::default() {
+                *after = AfterStart::default();
+                self.try_plan(plan);
+            }
+        }
+        let unused =
+            |plan: &Plan, volume: usize| volume > 0 && plan.ops.iter().all(|op| op.volume as usize != volume);
+        while unused(&self.best, self.best.volumes.len() - 1) {
+            let mut plan = self.best.clone();
+            plan.volumes.pop();
+            let volumes = plan.volumes.len();
+            plan.faults.retain(|faults| faults.disk <= volumes);
+            plan.controls.retain(|control| match &control.action {
+                ControlAction::Attribute { volume, .. } => (*volume as usize) < volumes,
+                ControlAction::Bad { disk, .. } => *disk <= volumes,
+                _ => true,
+            });
+            if !self.try_plan(plan) {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the runner drives: the real engine or a toy.
+
+use std::rc::Rc;
+
+use ubcache_env::{Sector, Volume};
+
+use crate::disk::SimDisk;
+use crate::executor::SimEnv;
+use crate::plan::Plan;
+
+/// The devices of a run and what it is about. Survives crashes.
+pub struct Setup {
+    /// What is to happen.
+    pub plan: Plan,
+    /// The cache device.
+    pub cache: SimDisk,
+    /// The backing devices, one for each volume.
+    pub backing: Vec<SimDisk>,
+}
+
+/// A command to a system.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Sets an attribute of a volume.
+    Attribute {
+        /// Which volume.
+        volume: usize,
+        /// Which attribute.
+        name: String,
+        /// The new value.
+        value: String,
+    },
+    /// Starts a garbage collection and waits for its end.
+    CollectGarbage,
+    /// Evicts everything clean.
+    EvictClean,
+}
+
+/// Something that serves volumes over simulated disks: one instance between a start and a stop or crash.
+#[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
+pub trait System: Sized + 'static {
+    /// What it serves.
+    type Volume: Volume;
+
+    /// Where on a backing device the data of its volume begins.
+    const DATA_AT: Sector;
+
+    /// Prepares new devices, before the first start.
+    fn prepare(setup: &Setup);
+
+    /// Starts on devices that an earlier instance may have used.
+    async fn start(env: SimEnv, setup: Rc<Setup>) -> Result<Self, String>;
+
+    /// The volumes, in the order of the plan.
+    fn volumes(&self) -> Vec<Rc<Self::Volume>>;
+
+    /// Does what the command says. A system may ignore commands that mean nothing to it.
+    async fn control(&self, command: Command) -> Result<(), String>;
+
+    /// Stops in good order.
+    async fn stop(&self) -> Result<(), String>;
+
+    /// What is wrong inside, as far as the system itself can tell. Asked when no operation is under way.
+    fn complaints(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

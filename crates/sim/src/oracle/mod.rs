@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use ubcache_env::{Buf, IoVec, Nanos, SectorRange};
 
 use crate::executor::show_time;
-use register::{Ending, Moment, Register};
+use register::{Ending, Keep, Moment, Register, STEP};
 use value::{Decoded, Value};
 
 /// Rows that a report shows at most.
@@ -105,9 +105,8 @@ struct VolumeState {
 }
 
 impl VolumeState {
-    /// No question asks for what was last held before this.
-    fn keep(&self) -> Moment {
-        self.reads.first().map_or(self.floor, |first| self.floor.min(*first))
+    fn keep(&self) -> Keep {
+        Keep { flushed: self.floor, oldest_read: self.reads.first().copied().unwrap_or(Moment::MAX) }
     }
 }
 
@@ -146,7 +145,7 @@ impl Oracle {
     }
 
     fn tick(&mut self) -> Moment {
-        self.clock += 1;
+        self.clock += STEP;
         self.clock
     }
 
@@ -158,18 +157,19 @@ impl Oracle {
         self.rows.push(row);
         let began = self.tick();
         let state = &mut self.volumes[volume as usize];
-        let value = match kind {
+        let write = match kind {
             OpKind::Read => {
                 state.reads.insert(began);
                 None
             }
-            OpKind::Write { .. } => Some(Value(id)),
-            OpKind::Discard { .. } | OpKind::Zeroes { .. } => Some(Value::ZERO),
+            OpKind::Write { fua } => Some((Value(id), fua)),
+            OpKind::Zeroes { fua } => Some((Value::ZERO, fua)),
+            OpKind::Discard { .. } => Some((Value::ZERO, false)),
             OpKind::Flush | OpKind::Other(_) => None,
         };
-        if let Some(value) = value {
+        if let Some((value, fua)) = write {
             for register in registers(state, range) {
-                register.begin_write(id, value);
+                register.begin_write(id, value, fua);
             }
         }
         Op { id, volume, kind, range, began, epoch: self.epoch }
@@ -190,11 +190,11 @@ impl Oracle {
         if op.epoch != self.epoch {
             return;
         }
-        let (moment, after) = (self.tick(), self.tick());
+        let moment = self.tick();
         let state = &mut self.volumes[op.volume as usize];
-        let (ending, fua) = match op.kind {
-            OpKind::Write { fua } | OpKind::Zeroes { fua } if result.is_ok() => (Ending::Done, fua),
-            OpKind::Write { .. } | OpKind::Zeroes { .. } | OpKind::Discard { .. } => (Ending::Unknown, false),
+        let ending = match op.kind {
+            OpKind::Write { .. } | OpKind::Zeroes { .. } if result.is_ok() => Ending::Done,
+            OpKind::Write { .. } | OpKind::Zeroes { .. } | OpKind::Discard { .. } => Ending::Unknown,
             OpKind::Flush if result.is_ok() => {
                 state.floor = state.floor.max(op.began);
                 return;
@@ -203,7 +203,7 @@ impl Oracle {
         };
         let keep = state.keep();
         for register in registers(state, op.range) {
-            register.end_write(op.id, ending, fua.then_some(after), moment, keep);
+            register.end_write(op.id, ending, moment, keep);
         }
     }
 

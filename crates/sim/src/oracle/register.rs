@@ -4,9 +4,12 @@
 //! pending writes have not taken effect yet, and when each older value was last held. A pending write takes effect
 //! as late as a reply allows. That loses nothing: taking effect later only lets older values be held longer.
 //!
-//! A read that began at moment *s* may return the present value and every value last held at or after *s*. A flush
-//! is the same seen from the other side: after a crash a sector may hold every value that was held at or after the
-//! beginning of the last completed flush. So reads, flushes and crashes all ask one question, [`Config::held`].
+//! A read that began at moment *s* may return the present value and every value last held at or after *s*.
+//!
+//! A crash may bring back an older value as long as no *acknowledged* write over it is covered: by a flush that began
+//! after the reply to that write, or by the write itself if it was FUA. (A write that has landed but has no reply yet
+//! is seen by reads, but no flush has to cover it.) So the register notes for each older value also when the first
+//! write over it had its reply.
 //!
 //! A write that failed took effect once before its reply, or never. A discard is a write of zeroes that may be
 //! ignored, which is the same.
@@ -15,40 +18,85 @@ use smallvec::{SmallVec, smallvec};
 
 use super::value::Value;
 
-/// A moment: every event of the oracle gets a later one.
+/// A moment. Events of the oracle are [`STEP`] apart; an event orders what it does within itself.
 pub type Moment = u64;
+
+/// From one event to the next.
+pub const STEP: Moment = 4;
+
+/// What past values are kept for.
+#[derive(Copy, Clone, Debug)]
+pub struct Keep {
+    /// The beginning of the last completed flush.
+    pub flushed: Moment,
+    /// When the oldest read under way began; the end of time if there is none.
+    pub oldest_read: Moment,
+}
 
 /// More configurations than this are not followed; the sector then accepts what it is shown.
 const CONFIGS_MAX: usize = 2048;
+
+/// A value that a configuration has had.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+struct Past {
+    value: Value,
+    /// When it was replaced.
+    replaced: Moment,
+    /// When a write over it had its reply: a flush that began later keeps the value from coming back. The end of
+    /// time as long as there is none, 0 if the write was FUA.
+    buried: Moment,
+}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Config {
     value: Value,
     /// Pending writes that have not taken effect, by slot.
     todo: u32,
-    /// Older values and when they were last held.
-    past: SmallVec<[(Value, Moment); 1]>,
+    past: SmallVec<[Past; 1]>,
+    /// Writes that have taken effect but not had their reply: slot and moment.
+    effects: SmallVec<[(u8, Moment); 1]>,
 }
 
 impl Config {
-    fn held(&self, value: Value, since: Moment) -> bool {
-        self.value == value || self.past.iter().any(|&(old, last)| old == value && last >= since)
+    fn new(value: Value) -> Config {
+        Config { value, todo: 0, past: SmallVec::new(), effects: SmallVec::new() }
     }
 
-    fn set(&mut self, value: Value, now: Moment) {
-        let old = std::mem::replace(&mut self.value, value);
-        self.past.retain(|(past, _)| *past != old);
-        self.past.push((old, now));
+    fn held(&self, value: Value, since: Moment) -> bool {
+        self.value == value || self.past.iter().any(|past| past.value == value && past.replaced >= since)
+    }
+
+    fn set(&mut self, write: Pending, moment: Moment) {
+        let value = std::mem::replace(&mut self.value, write.value);
+        self.past.retain(|past| past.value != value);
+        self.past.push(Past { value, replaced: moment, buried: Moment::MAX });
+        self.effects.push((write.slot, moment));
+    }
+
+    /// The reply to a write: if it has taken effect, what it replaced is buried.
+    fn replied(&mut self, slot: u8, now: Moment) {
+        let Some(at) = self.effects.iter().position(|(other, _)| *other == slot) else { return };
+        let (_, effect) = self.effects.swap_remove(at);
+        for past in self.past.iter_mut().filter(|past| past.replaced <= effect) {
+            past.buried = past.buried.min(now);
+        }
     }
 
     /// Whether it explains everything that `other` does.
     fn covers(&self, other: &Config) -> bool {
+        let has = |theirs: &Past| {
+            theirs.value == self.value
+                || self.past.iter().any(|ours| {
+                    ours.value == theirs.value
+                        && ours.replaced >= theirs.replaced
+                        && ours.buried >= theirs.buried
+                })
+        };
+        let not_later = |(slot, moment): &(u8, Moment)| other.effects.iter().any(|(s, m)| s == slot && m >= moment);
         self.value == other.value
             && self.todo == other.todo
-            && other
-                .past
-                .iter()
-                .all(|&(value, last)| value == self.value || self.past.iter().any(|&(v, l)| v == value && l >= last))
+            && self.effects.iter().all(not_later)
+            && other.past.iter().all(has)
     }
 }
 
@@ -57,6 +105,7 @@ struct Pending {
     slot: u8,
     op: u64,
     value: Value,
+    fua: bool,
 }
 
 /// How a write ended.
@@ -73,8 +122,6 @@ pub enum Ending {
 pub struct Register {
     configs: SmallVec<[Config; 1]>,
     pending: SmallVec<[Pending; 1]>,
-    /// Values last held before this moment do not come back after a crash.
-    floor: Moment,
     /// Too many configurations: anything goes until the next read in a quiet moment.
     lost_track: bool,
 }
@@ -82,22 +129,21 @@ pub struct Register {
 impl Register {
     /// A register with a known value.
     pub fn new(value: Value) -> Register {
-        let config = Config { value, todo: 0, past: SmallVec::new() };
-        Register { configs: smallvec![config], pending: SmallVec::new(), floor: 0, lost_track: false }
+        Register { configs: smallvec![Config::new(value)], pending: SmallVec::new(), lost_track: false }
     }
 
     /// A write begins.
-    pub fn begin_write(&mut self, op: u64, value: Value) {
+    pub fn begin_write(&mut self, op: u64, value: Value, fua: bool) {
         let used = self.pending.iter().fold(0, |used, pending| used | 1 << pending.slot);
         let slot = (0..32).find(|slot| used & (1u32 << slot) == 0).expect("at most 32 clients write one sector");
-        self.pending.push(Pending { slot, op, value });
+        self.pending.push(Pending { slot, op, value, fua });
         for config in &mut self.configs {
             config.todo |= 1 << slot;
         }
     }
 
-    /// A write ends. For a write that is durable with its reply, `durable` is the moment after `now`.
-    pub fn end_write(&mut self, op: u64, ending: Ending, durable: Option<Moment>, now: Moment, keep: Moment) {
+    /// A write ends.
+    pub fn end_write(&mut self, op: u64, ending: Ending, now: Moment, keep: Keep) {
         let Some(at) = self.pending.iter().position(|pending| pending.op == op) else { return };
         let ended = self.pending[at];
         let bit = 1 << ended.slot;
@@ -114,24 +160,22 @@ impl Register {
         }
         self.configs = configs;
         self.pending.remove(at);
-        if let Some(durable) = durable {
-            self.floor = self.floor.max(durable);
+        let buried = if ended.fua && ending == Ending::Done { 0 } else { now };
+        for config in &mut self.configs {
+            config.replied(ended.slot, buried);
         }
         self.tidy(keep);
     }
 
     /// A read that began at `since` has returned `value`. Says whether that can be.
-    pub fn end_read(&mut self, value: Value, since: Moment, now: Moment, keep: Moment) -> bool {
+    pub fn end_read(&mut self, value: Value, since: Moment, now: Moment, keep: Keep) -> bool {
         if self.lost_track {
             if self.pending.is_empty() {
-                *self = Register { floor: self.floor, ..Register::new(value) };
+                *self = Register::new(value);
             }
             return true;
         }
-        if let [only] = self.configs.as_slice()
-            && only.held(value, since)
-            && (only.past.is_empty() || only.value != value)
-        {
+        if self.configs.iter().all(|config| config.held(value, since)) {
             return true;
         }
         let mut configs = SmallVec::new();
@@ -160,25 +204,24 @@ impl Register {
         let allowed = self.after_crash(flushed);
         self.pending.clear();
         if allowed.len() == 1 && self.configs.len() == 1 {
-            self.configs[0] = Config { value: allowed[0], todo: 0, past: SmallVec::new() };
+            self.configs[0] = Config::new(allowed[0]);
             return;
         }
         // Without a power failure the devices still hold un-flushed data; a later power failure may take it.
         let past: SmallVec<[_; 1]> =
-            if power { SmallVec::new() } else { allowed.iter().map(|&value| (value, now)).collect() };
+            if power { SmallVec::new() } else { allowed.iter().map(|&value| Past { value, replaced: now, buried: now }).collect() };
         self.configs = allowed
             .into_iter()
             .map(|value| {
-                let past = past.iter().copied().filter(|(old, _)| *old != value).collect();
-                Config { value, todo: 0, past }
+                let past = past.iter().copied().filter(|past| past.value != value).collect();
+                Config { past, ..Config::new(value) }
             })
             .collect();
     }
 
     /// Every value that a crash now may leave.
     pub fn after_crash(&self, flushed: Moment) -> Vec<Value> {
-        let floor = self.floor.max(flushed);
-        let mut values = self.values(floor);
+        let mut values = self.values(|past| past.buried >= flushed.max(1));
         for pending in &self.pending {
             if self.configs.iter().any(|config| config.todo & (1 << pending.slot) != 0) {
                 values.push(pending.value);
@@ -191,7 +234,7 @@ impl Register {
 
     /// Every value that a read that began at `since` may return now.
     pub fn allowed(&self, since: Moment) -> Vec<Value> {
-        let mut values = self.values(since);
+        let mut values = self.values(|past| past.replaced >= since);
         values.extend(self.pending.iter().map(|pending| pending.value));
         values.sort_unstable();
         values.dedup();
@@ -203,11 +246,11 @@ impl Register {
         self.pending.is_empty()
     }
 
-    fn values(&self, since: Moment) -> Vec<Value> {
+    fn values(&self, with: impl Fn(&Past) -> bool) -> Vec<Value> {
         let mut values = Vec::new();
         for config in &self.configs {
             values.push(config.value);
-            values.extend(config.past.iter().filter(|(_, last)| *last >= since).map(|(value, _)| *value));
+            values.extend(config.past.iter().filter(|past| with(past)).map(|past| past.value));
         }
         values.sort_unstable();
         values.dedup();
@@ -222,10 +265,17 @@ impl Register {
         // All subsets of `others`, from all of them down to none.
         loop {
             let mut next = config.clone();
+            // The others come in no order among themselves: what they replace is not buried by any of them. The
+            // write itself comes after them.
+            let mut moment = now;
             for pending in self.pending.iter().filter(|pending| before & (1 << pending.slot) != 0) {
-                next.set(pending.value, now);
+                next.set(*pending, moment);
+                moment = now + 1;
             }
-            next.set(write.value, now);
+            for (_, effect) in &mut next.effects {
+                *effect = (*effect).min(now);
+            }
+            next.set(write, moment);
             next.todo = others & !before;
             into.push(next);
             if before == 0 || into.len() > CONFIGS_MAX {
@@ -236,14 +286,17 @@ impl Register {
     }
 
     /// Forgets what no question can ask for any more, and configurations that others cover.
-    fn tidy(&mut self, keep: Moment) {
+    fn tidy(&mut self, keep: Keep) {
         if self.configs.len() > CONFIGS_MAX {
             self.configs.truncate(CONFIGS_MAX);
             self.lost_track = true;
         }
         for config in &mut self.configs {
             let value = config.value;
-            config.past.retain(|(old, last)| *old != value && *last >= keep);
+            config.past.retain(|past| {
+                past.value != value
+                    && (past.buried >= keep.flushed.max(1) || past.replaced >= keep.oldest_read)
+            });
         }
         let mut at = 0;
         while at < self.configs.len() && self.configs.len() > 1 {
@@ -262,6 +315,8 @@ impl Register {
 mod tests {
     use super::*;
 
+    const KEEP: Keep = Keep { flushed: 0, oldest_read: 0 };
+
     const A: Value = Value(1);
     const B: Value = Value(2);
     const OLD: Value = Value::INITIAL;
@@ -269,62 +324,87 @@ mod tests {
     #[test]
     fn a_read_during_a_write_returns_old_or_new_but_never_old_after_new() {
         let mut register = Register::new(OLD);
-        register.begin_write(1, A);
-        assert!(register.end_read(OLD, 1, 2, 0));
-        assert!(register.end_read(A, 3, 4, 0));
-        assert!(register.clone().end_read(A, 5, 6, 0));
-        assert!(!register.end_read(OLD, 5, 6, 0), "new, then old");
+        register.begin_write(1, A, false);
+        assert!(register.end_read(OLD, 4, 8, KEEP));
+        assert!(register.end_read(A, 12, 16, KEEP));
+        assert!(register.clone().end_read(A, 20, 24, KEEP));
+        assert!(!register.end_read(OLD, 20, 24, KEEP), "new, then old");
     }
 
     #[test]
     fn overlapping_reads_may_return_in_any_order() {
         let mut register = Register::new(OLD);
-        register.begin_write(1, A);
-        assert!(register.end_read(A, 1, 4, 0));
-        assert!(register.end_read(OLD, 2, 5, 0), "it began before the other ended");
+        register.begin_write(1, A, false);
+        assert!(register.end_read(A, 4, 16, KEEP));
+        assert!(register.end_read(OLD, 8, 20, KEEP), "it began before the other ended");
     }
 
     #[test]
     fn concurrent_writes_end_in_any_order_but_agree() {
         let mut register = Register::new(OLD);
-        register.begin_write(1, A);
-        register.begin_write(2, B);
-        register.end_write(1, Ending::Done, None, 3, 0);
-        register.end_write(2, Ending::Done, None, 4, 0);
-        assert_eq!(register.allowed(5), [A, B]);
-        assert!(register.end_read(A, 5, 6, 0));
-        assert_eq!(register.allowed(7), [A]);
-        assert!(!register.end_read(OLD, 7, 8, 0));
+        register.begin_write(1, A, false);
+        register.begin_write(2, B, false);
+        register.end_write(1, Ending::Done, 12, KEEP);
+        register.end_write(2, Ending::Done, 16, KEEP);
+        assert_eq!(register.allowed(20), [A, B]);
+        assert!(register.end_read(A, 20, 24, KEEP));
+        assert_eq!(register.allowed(28), [A]);
+        assert!(!register.end_read(OLD, 28, 32, KEEP));
     }
 
     #[test]
     fn a_failed_write_is_decided_with_its_reply() {
         let mut register = Register::new(OLD);
-        register.begin_write(1, A);
-        register.end_write(1, Ending::Unknown, None, 2, 0);
+        register.begin_write(1, A, false);
+        register.end_write(1, Ending::Unknown, 8, KEEP);
         let mut other = register.clone();
-        assert!(register.end_read(OLD, 3, 4, 0));
-        assert!(!register.end_read(A, 5, 6, 0), "nothing decides later");
-        assert!(other.end_read(A, 3, 4, 0));
-        assert!(!other.end_read(OLD, 5, 6, 0));
+        assert!(register.end_read(OLD, 12, 16, KEEP));
+        assert!(!register.end_read(A, 20, 24, KEEP), "nothing decides later");
+        assert!(other.end_read(A, 12, 16, KEEP));
+        assert!(!other.end_read(OLD, 20, 24, KEEP));
     }
 
     #[test]
     fn a_crash_goes_back_to_the_last_flush_and_no_further() {
         let mut register = Register::new(OLD);
-        register.begin_write(1, A);
-        register.end_write(1, Ending::Done, None, 2, 0);
+        register.begin_write(1, A, false);
+        register.end_write(1, Ending::Done, 8, KEEP);
         // A flush began at 3 and completed; then a second write.
-        register.begin_write(2, B);
-        register.end_write(2, Ending::Done, None, 5, 0);
+        register.begin_write(2, B, false);
+        register.end_write(2, Ending::Done, 20, KEEP);
         assert_eq!(register.after_crash(0), [A, B, OLD]);
-        assert_eq!(register.after_crash(3), [A, B]);
+        assert_eq!(register.after_crash(12), [A, B]);
         let mut fua = register.clone();
-        fua.begin_write(3, OLD);
-        fua.end_write(3, Ending::Done, Some(8), 7, 0);
-        assert_eq!(fua.after_crash(3), [OLD]);
-        register.crash(3, true, 9);
-        assert!(register.end_read(A, 10, 11, 0));
-        assert!(!register.end_read(B, 12, 13, 0), "the choice is made once");
+        fua.begin_write(3, OLD, true);
+        fua.end_write(3, Ending::Done, 28, KEEP);
+        assert_eq!(fua.after_crash(12), [OLD]);
+        register.crash(12, true, 36);
+        assert!(register.end_read(A, 40, 44, KEEP));
+        assert!(!register.end_read(B, 48, 52, KEEP), "the choice is made once");
+    }
+
+    /// A volatile write that came after a FUA write, but before its reply, may survive a crash.
+    #[test]
+    fn a_fua_write_shields_what_comes_after_it() {
+        let mut register = Register::new(OLD);
+        register.begin_write(1, A, true);
+        for (op, moment) in [(2, 4), (3, 8)] {
+            register.begin_write(op, Value(op), false);
+            register.end_write(op, Ending::Done, moment, KEEP);
+        }
+        register.end_write(1, Ending::Done, 12, KEEP);
+        assert_eq!(register.after_crash(0), [A, B, Value(3)], "not the old value");
+    }
+
+    /// A write that a read has seen, but that had no reply, is not covered by a flush.
+    #[test]
+    fn a_flush_covers_only_what_was_acknowledged() {
+        let mut register = Register::new(OLD);
+        register.begin_write(1, A, false);
+        assert!(register.end_read(A, 4, 8, KEEP));
+        assert_eq!(register.after_crash(12), [A, OLD]);
+        register.end_write(1, Ending::Done, 16, KEEP);
+        assert_eq!(register.after_crash(12), [A, OLD]);
+        assert_eq!(register.after_crash(20), [A]);
     }
 }

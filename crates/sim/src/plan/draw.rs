@@ -1,0 +1,227 @@
+//! Draws plans from seeds.
+//!
+//! Draws are in layers: first what kind of world (geometry, devices, schedule), then what kind of load, then the
+//! load. Kinds are drawn so that rare conditions are common somewhere: some worlds have one hot sector, some have
+//! tiny buckets, some crash all the time.
+
+use ubcache_env::{Nanos, Sector, SectorRange};
+
+use super::{
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape,
+};
+use crate::disk::{Profile, Rates};
+use crate::executor::Policy;
+use crate::rng::Rng;
+
+const MODES: [&str; 4] = ["writeback", "writethrough", "writearound", "none"];
+
+/// How big drawn plans are.
+#[derive(Copy, Clone, Debug)]
+pub struct DrawOptions {
+    /// Client operations at most.
+    pub ops_max: u64,
+    /// Whether devices fail.
+    pub faults: bool,
+    /// Whether power fails and hosts restart.
+    pub crashes: bool,
+}
+
+impl Default for DrawOptions {
+    fn default() -> DrawOptions {
+        DrawOptions { ops_max: 600, faults: true, crashes: true }
+    }
+}
+
+/// The plan of a seed.
+pub fn draw(seed: u64, options: DrawOptions) -> Plan {
+    let rng = &mut Rng::fork(seed, "plan");
+    let cache = draw_cache(rng);
+    let volumes: Vec<VolumeShape> = (0..rng.pick(&[1, 1, 1, 2, 3])).map(|_| draw_volume(rng)).collect();
+    let mut plan = Plan {
+        seed,
+        policy: rng.pick(&[Policy::Uniform, Policy::Fifo, Policy::Ranks, Policy::Queues]),
+        poll_cost: Nanos(rng.pick(&[0, 500, 2_000])),
+        timer_slop: Nanos(rng.pick(&[0, 50_000, 2_000_000])),
+        cache,
+        volumes,
+        faults: Vec::new(),
+        ops: Vec::new(),
+        controls: Vec::new(),
+    };
+    plan.ops = draw_ops(&plan, rng, options);
+    plan.controls = draw_controls(&plan, rng, options);
+    if options.faults && rng.chance(1, 4) {
+        plan.faults = draw_faults(&plan, rng);
+    }
+    plan
+}
+
+fn draw_cache(rng: &mut Rng) -> CacheShape {
+    let block_sectors = rng.pick(&[1, 1, 8]);
+    let bucket_sectors = rng.pick(if block_sectors == 8 { &[16, 64] } else { &[8, 16, 64] });
+    CacheShape {
+        bucket_sectors,
+        block_sectors,
+        buckets: rng.pick(&[513, 513, 700, 1024, 2048]),
+        volatile: rng.chance(3, 4),
+        discard: rng.chance(1, 2),
+        profile: rng.pick(&[Profile::Fast, Profile::Fast, Profile::Jitter, Profile::Stall, Profile::Slow]),
+    }
+}
+
+fn draw_volume(rng: &mut Rng) -> VolumeShape {
+    VolumeShape {
+        sectors: rng.pick(&[256, 512, 1024, 4096]),
+        mode: rng.pick(&MODES[..3]).to_owned(),
+        initial: rng.pick(&[0, 500, 1000]),
+        volatile: rng.chance(3, 4),
+        discard: rng.chance(1, 2),
+        block_sectors: rng.pick(&[1, 1, 8]),
+        profile: rng.pick(&Profile::ALL),
+    }
+}
+
+/// What the clients of a run like.
+struct Taste {
+    /// Weights: read, write, FUA write, discard, zeroes, flush, prefetch, status, sleep.
+    weights: [u64; 9],
+    hot: Vec<u64>,
+    hot_share: u64,
+    length_max: u64,
+    sleep_max: u64,
+}
+
+fn draw_taste(rng: &mut Rng, sectors: u64) -> Taste {
+    let often = |rng: &mut Rng, weight| if rng.chance(1, 3) { 0 } else { weight };
+    Taste {
+        weights: [
+            rng.between(5, 60),
+            rng.between(5, 60),
+            often(rng, 6),
+            often(rng, 6),
+            often(rng, 6),
+            often(rng, 8),
+            often(rng, 3),
+            1,
+            often(rng, 10),
+        ],
+        hot: (0..rng.between(1, 6)).map(|_| rng.below(sectors)).collect(),
+        hot_share: rng.pick(&[2, 5, 7, 8]),
+        length_max: rng.pick(&[4, 16, 32, 128]),
+        sleep_max: rng.pick(&[200, 5_000, 200_000, 5_000_000]),
+    }
+}
+
+fn draw_ops(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<ClientOp> {
+    let clients = rng.between(1, 6);
+    let tastes: Vec<Taste> = plan.volumes.iter().map(|volume| draw_taste(rng, volume.sectors)).collect();
+    let mut cursors = vec![0; clients as usize];
+    let count = rng.scale(20, options.ops_max);
+    (0..count)
+        .map(|_| {
+            let client = rng.below(clients) as u32;
+            let volume = rng.below(plan.volumes.len() as u64) as u32;
+            let block = plan.block_sectors(volume as usize);
+            let sectors = plan.volumes[volume as usize].sectors;
+            let taste = &tastes[volume as usize];
+            let range = draw_range(rng, taste, sectors, block, &mut cursors[client as usize]);
+            ClientOp { client, volume, action: draw_action(rng, taste, range) }
+        })
+        .collect()
+}
+
+fn draw_range(rng: &mut Rng, taste: &Taste, sectors: u64, block: u64, cursor: &mut u64) -> SectorRange {
+    let length = rng.scale(1, taste.length_max);
+    let start = match rng.below(10) {
+        n if n < taste.hot_share => rng.pick(&taste.hot).saturating_sub(rng.below(length)),
+        9 => *cursor,
+        _ => rng.below(sectors),
+    };
+    let start = start.min(sectors - 1) / block * block;
+    let end = (start + length).next_multiple_of(block).min(sectors);
+    *cursor = if end == sectors { 0 } else { end };
+    SectorRange::from_bounds(Sector(start), Sector(end))
+}
+
+fn draw_action(rng: &mut Rng, taste: &Taste, range: SectorRange) -> Action {
+    let mut at = rng.below(taste.weights.iter().sum());
+    let kind = taste.weights.iter().position(|&weight| match at.checked_sub(weight) {
+        Some(rest) => {
+            at = rest;
+            false
+        }
+        None => true,
+    });
+    match kind.expect("the draw is below the sum") {
+        0 => Action::Read(range),
+        1 => Action::Write { range, fua: false },
+        2 => Action::Write { range, fua: true },
+        3 => Action::Discard { range, fua: rng.chance(1, 8) },
+        4 => Action::Zeroes { range, fua: rng.chance(1, 8), unmap: rng.chance(1, 2) },
+        5 => Action::Flush,
+        6 => Action::Prefetch(range),
+        7 => Action::Status(range),
+        _ => Action::Sleep(Nanos::from_micros(rng.scale(1, taste.sleep_max))),
+    }
+}
+
+fn draw_after(rng: &mut Rng) -> AfterStart {
+    AfterStart {
+        check: rng.chance(1, 2),
+        again: rng.chance(1, 4).then(|| Nanos::from_micros(rng.scale(10, 100_000))),
+    }
+}
+
+fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Control> {
+    let ops = plan.ops.len() as u64;
+    let count = rng.pick(&[0, 2, 4, 8, 16]).min(ops / 4);
+    let crash_weight = if options.crashes { rng.pick(&[0, 3, 10]) } else { 0 };
+    let mut moments: Vec<u64> = (0..count).map(|_| rng.below(ops)).collect();
+    moments.sort_unstable();
+    moments
+        .into_iter()
+        .map(|after_ops| {
+            let delay = if rng.chance(1, 4) { rng.scale(1, 3_000_000) } else { rng.scale(1, 3_000) };
+            let kind = rng.below(12 + 2 * crash_weight);
+            let action = match kind {
+                0..=4 => draw_attribute(plan, rng),
+                5..=6 => ControlAction::CollectGarbage,
+                7..=9 => ControlAction::EvictClean,
+                10..=11 => ControlAction::Restart(AfterStart { check: rng.chance(1, 2), again: None }),
+                _ if kind < 12 + crash_weight => ControlAction::PowerFailure(draw_after(rng)),
+                _ => ControlAction::HostRestart(draw_after(rng)),
+            };
+            Control { after_ops, delay: Nanos::from_micros(delay), action }
+        })
+        .collect()
+}
+
+fn draw_attribute(plan: &Plan, rng: &mut Rng) -> ControlAction {
+    let (name, value) = match rng.below(8) {
+        0..=3 => ("cache_mode", rng.pick(&MODES)),
+        4 => ("sequential_cutoff", rng.pick(&["0", "4096", "16384", "4194304"])),
+        5 => ("writeback_percent", rng.pick(&["0", "1", "10", "40"])),
+        6 => ("writeback_delay", rng.pick(&["0", "1", "30"])),
+        _ => ("writeback_running", rng.pick(&["0", "1"])),
+    };
+    let volume = rng.below(plan.volumes.len() as u64) as u32;
+    ControlAction::Attribute { volume, name: name.to_owned(), value: value.to_owned() }
+}
+
+fn draw_faults(plan: &Plan, rng: &mut Rng) -> Vec<DiskFaults> {
+    let mut faults = Vec::new();
+    for disk in 0..=plan.volumes.len() {
+        if rng.chance(1, 2) {
+            continue;
+        }
+        let rate = |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, 64_000) as u32 } else { 0 };
+        let mut rates =
+            Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
+        if disk == 0 {
+            // A sector of the journal or of a node that stays unreadable may lose what was promised.
+            rates.latent = 0;
+        }
+        faults.push(DiskFaults { disk, rates, budget: rng.scale(1, 40) as u32 });
+    }
+    faults
+}

@@ -1,0 +1,171 @@
+//! What happens in a run, as data.
+//!
+//! A plan is drawn from a seed ([`draw`]), printed as text lines and parsed back ([`text`]). Everything in it is
+//! explicit, so that a plan can be edited by hand and cut by the shrinker. What is left to the seed is the fine
+//! grain: who runs next, latencies, which sectors survive.
+
+pub mod draw;
+pub mod text;
+
+use ubcache_env::{Nanos, SectorRange};
+
+use crate::disk::{Profile, Rates};
+use crate::executor::Policy;
+
+/// See the module.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plan {
+    /// Decides the fine grain of the run.
+    pub seed: u64,
+    /// Who runs next.
+    pub policy: Policy,
+    /// A poll takes up to this much virtual time.
+    pub poll_cost: Nanos,
+    /// A timer fires up to this much late.
+    pub timer_slop: Nanos,
+    /// The cache device and its format.
+    pub cache: CacheShape,
+    /// The volumes and their backing devices.
+    pub volumes: Vec<VolumeShape>,
+    /// Injected errors.
+    pub faults: Vec<DiskFaults>,
+    /// What clients do, each client in this order, the clients beside each other.
+    pub ops: Vec<ClientOp>,
+    /// What is done to the system meanwhile, in this order.
+    pub controls: Vec<Control>,
+}
+
+/// The cache device.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CacheShape {
+    /// Sectors in a bucket.
+    pub bucket_sectors: u32,
+    /// Sectors in a block.
+    pub block_sectors: u32,
+    /// Buckets on the device.
+    pub buckets: u32,
+    /// Volatile cache.
+    pub volatile: bool,
+    /// Discard does something.
+    pub discard: bool,
+    /// Latencies.
+    pub profile: Profile,
+}
+
+/// A volume and its backing device.
+#[derive(Clone, PartialEq, Debug)]
+pub struct VolumeShape {
+    /// Size in sectors.
+    pub sectors: u64,
+    /// `writethrough`, `writeback`, `writearound`, `none`.
+    pub mode: String,
+    /// How many of 1000 groups of 8 sectors hold data at first; the others hold zeroes.
+    pub initial: u32,
+    /// Volatile cache.
+    pub volatile: bool,
+    /// Discard does something.
+    pub discard: bool,
+    /// Sectors in a block of the device.
+    pub block_sectors: u32,
+    /// Latencies.
+    pub profile: Profile,
+}
+
+/// Errors of one disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskFaults {
+    /// 0: the cache device; 1…: the backing device of volume 0….
+    pub disk: usize,
+    /// How often.
+    pub rates: Rates,
+    /// How many at most.
+    pub budget: u32,
+}
+
+/// One thing that a client does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientOp {
+    /// Which client.
+    pub client: u32,
+    /// Which volume.
+    pub volume: u32,
+    /// What.
+    pub action: Action,
+}
+
+/// What a client can do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "they say what they are")]
+pub enum Action {
+    Read(SectorRange),
+    Write { range: SectorRange, fua: bool },
+    Discard { range: SectorRange, fua: bool },
+    Zeroes { range: SectorRange, fua: bool, unmap: bool },
+    Flush,
+    Prefetch(SectorRange),
+    Status(SectorRange),
+    Sleep(Nanos),
+}
+
+/// One thing that is done to the system.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Control {
+    /// When this many client operations have been started, or all of them are done, …
+    pub after_ops: u64,
+    /// … and this much later.
+    pub delay: Nanos,
+    /// What.
+    pub action: ControlAction,
+}
+
+/// What can be done to the system.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ControlAction {
+    /// Sets an attribute of a volume, for instance `cache_mode`.
+    Attribute {
+        /// Which volume.
+        volume: u32,
+        /// Which attribute.
+        name: String,
+        /// The new value.
+        value: String,
+    },
+    /// Starts a garbage collection.
+    CollectGarbage,
+    /// Evicts everything clean.
+    EvictClean,
+    /// Stops the system when the clients pause, and starts it again.
+    Restart(AfterStart),
+    /// The power fails.
+    PowerFailure(AfterStart),
+    /// The host restarts; the devices keep their power.
+    HostRestart(AfterStart),
+    /// Reads of the range of a disk fail until it is written.
+    Bad {
+        /// As in [`DiskFaults::disk`].
+        disk: usize,
+        /// Which sectors.
+        range: SectorRange,
+    },
+}
+
+/// What follows when the system comes up again.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct AfterStart {
+    /// Read everything, evict everything clean, read everything, before clients go on.
+    pub check: bool,
+    /// The same crash once more, this long after the start began, if it is still going on.
+    pub again: Option<Nanos>,
+}
+
+impl Plan {
+    /// Number of clients.
+    pub fn clients(&self) -> u32 {
+        self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
+    }
+
+    /// The smallest unit of requests to a volume, in sectors.
+    pub fn block_sectors(&self, volume: usize) -> u64 {
+        u64::from(self.volumes[volume].block_sectors.max(self.cache.block_sectors))
+    }
+}

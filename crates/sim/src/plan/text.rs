@@ -1,0 +1,413 @@
+//! Plans as text, one thing a line. What [`Plan`]'s `Display` prints, its `FromStr` reads.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ubcache_env::{Nanos, Sector, SectorRange};
+
+use super::{
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape,
+};
+use crate::disk::{Profile, Rates};
+use crate::executor::Policy;
+
+const HEAD: &str = "ubcache-plan 1";
+
+const POLICIES: [(&str, Policy); 4] = [
+    ("uniform", Policy::Uniform),
+    ("fifo", Policy::Fifo),
+    ("ranks", Policy::Ranks),
+    ("queues", Policy::Queues),
+];
+const PROFILES: [(&str, Profile); 5] = [
+    ("fast", Profile::Fast),
+    ("slow", Profile::Slow),
+    ("jitter", Profile::Jitter),
+    ("stall", Profile::Stall),
+    ("late-writes", Profile::LateWrites),
+];
+
+fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
+    names.iter().find(|(_, other)| other == value).map_or("?", |(name, _)| name)
+}
+
+struct Span(SectorRange);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.0.start, self.0.sectors())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{HEAD}")?;
+        writeln!(
+            f,
+            "world seed={} policy={} poll-cost-ns={} timer-slop-ns={}",
+            self.seed,
+            name_of(&POLICIES, &self.policy),
+            self.poll_cost.0,
+            self.timer_slop.0
+        )?;
+        let CacheShape { bucket_sectors, block_sectors, buckets, volatile, discard, profile } = &self.cache;
+        writeln!(
+            f,
+            "cache bucket={bucket_sectors} block={block_sectors} buckets={buckets} volatile={} discard={} profile={}",
+            u8::from(*volatile),
+            u8::from(*discard),
+            name_of(&PROFILES, profile)
+        )?;
+        for volume in &self.volumes {
+            writeln!(f, "{volume}")?;
+        }
+        for DiskFaults { disk, rates, budget } in &self.faults {
+            let Rates { read, write, flush, latent } = rates;
+            writeln!(
+                f,
+                "faults disk={disk} read={read} write={write} flush={flush} latent={latent} budget={budget}"
+            )?;
+        }
+        for control in &self.controls {
+            writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
+        }
+        for ClientOp { client, volume, action } in &self.ops {
+            writeln!(f, "c{client} v{volume} {action}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for VolumeShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VolumeShape { sectors, mode, initial, volatile, discard, block_sectors, profile } = self;
+        write!(
+            f,
+            "volume sectors={sectors} mode={mode} initial={initial} volatile={} discard={} block={block_sectors} profile={}",
+            u8::from(*volatile),
+            u8::from(*discard),
+            name_of(&PROFILES, profile)
+        )
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fua_of = |fua: &bool| if *fua { " fua" } else { "" };
+        match self {
+            Action::Read(range) => write!(f, "read {}", Span(*range)),
+            Action::Write { range, fua } => write!(f, "write {}{}", Span(*range), fua_of(fua)),
+            Action::Discard { range, fua } => write!(f, "discard {}{}", Span(*range), fua_of(fua)),
+            Action::Zeroes { range, fua, unmap } => {
+                write!(f, "zeroes {}{}{}", Span(*range), fua_of(fua), if *unmap { " unmap" } else { "" })
+            }
+            Action::Flush => f.write_str("flush"),
+            Action::Prefetch(range) => write!(f, "prefetch {}", Span(*range)),
+            Action::Status(range) => write!(f, "status {}", Span(*range)),
+            Action::Sleep(span) => write!(f, "sleep {}us", span.as_micros()),
+        }
+    }
+}
+
+impl fmt::Display for ControlAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlAction::Attribute { volume, name, value } => write!(f, "set v{volume} {name} {value}"),
+            ControlAction::CollectGarbage => f.write_str("gc"),
+            ControlAction::EvictClean => f.write_str("evict"),
+            ControlAction::Restart(after) => write!(f, "restart{after}"),
+            ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
+            ControlAction::HostRestart(after) => write!(f, "host-restart{after}"),
+            ControlAction::Bad { disk, range } => write!(f, "bad {disk} {}", Span(*range)),
+        }
+    }
+}
+
+impl fmt::Display for AfterStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.check {
+            f.write_str(" check")?;
+        }
+        if let Some(again) = self.again {
+            write!(f, " again {}us", again.as_micros())?;
+        }
+        Ok(())
+    }
+}
+
+/// A text that is not a plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("line {line} of the plan, \"{text}\": {why}")]
+pub struct PlanError {
+    /// Which line, from 1.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+type Parsed<T> = Result<T, String>;
+
+fn number<T: FromStr>(text: &str) -> Parsed<T> {
+    text.parse().map_err(|_| format!("\"{text}\" is not a number in range"))
+}
+
+fn micros(text: &str) -> Parsed<Nanos> {
+    let digits = text.strip_suffix("us").ok_or_else(|| format!("\"{text}\" does not end in us"))?;
+    number(digits).map(Nanos::from_micros)
+}
+
+fn span(text: &str) -> Parsed<SectorRange> {
+    let (start, sectors) = text.split_once('+').ok_or_else(|| format!("\"{text}\" is not START+SECTORS"))?;
+    Ok(SectorRange::new(Sector(number(start)?), number(sectors)?))
+}
+
+/// The words of a line, taken from the front.
+struct Words<'a>(std::str::SplitWhitespace<'a>);
+
+impl<'a> Words<'a> {
+    fn maybe(&mut self) -> Option<&'a str> {
+        self.0.next()
+    }
+    fn word(&mut self) -> Parsed<&'a str> {
+        self.0.next().ok_or_else(|| "there is something missing at the end".to_owned())
+    }
+    fn prefixed<T: FromStr>(&mut self, prefix: &str) -> Parsed<T> {
+        let word = self.word()?;
+        number(word.strip_prefix(prefix).ok_or_else(|| format!("\"{word}\" does not begin with {prefix}"))?)
+    }
+    /// The value of `name=value`, which has to come next.
+    fn field(&mut self, name: &str) -> Parsed<&'a str> {
+        let word = self.word()?;
+        word.strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('='))
+            .ok_or_else(|| format!("expected {name}=…, found \"{word}\""))
+    }
+    fn num<T: FromStr>(&mut self, name: &str) -> Parsed<T> {
+        number(self.field(name)?)
+    }
+    fn flag(&mut self, name: &str) -> Parsed<bool> {
+        Ok(self.num::<u8>(name)? != 0)
+    }
+    fn named<T: Copy>(&mut self, field: &str, names: &[(&str, T)]) -> Parsed<T> {
+        let word = self.field(field)?;
+        names
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, value)| *value)
+            .ok_or_else(|| format!("no {field} is called \"{word}\""))
+    }
+    /// Which of the words follow, in any order, to the end of the line.
+    fn flags<const N: usize>(&mut self, names: [&str; N]) -> Parsed<[bool; N]> {
+        let mut found = [false; N];
+        while let Some(word) = self.maybe() {
+            let at = names.iter().position(|name| *name == word);
+            found[at.ok_or_else(|| format!("\"{word}\" has no meaning here"))?] = true;
+        }
+        Ok(found)
+    }
+}
+
+fn parse_cache(words: &mut Words<'_>) -> Parsed<CacheShape> {
+    Ok(CacheShape {
+        bucket_sectors: words.num("bucket")?,
+        block_sectors: words.num("block")?,
+        buckets: words.num("buckets")?,
+        volatile: words.flag("volatile")?,
+        discard: words.flag("discard")?,
+        profile: words.named("profile", &PROFILES)?,
+    })
+}
+
+fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
+    Ok(VolumeShape {
+        sectors: words.num("sectors")?,
+        mode: words.field("mode")?.to_owned(),
+        initial: words.num("initial")?,
+        volatile: words.flag("volatile")?,
+        discard: words.flag("discard")?,
+        block_sectors: words.num("block")?,
+        profile: words.named("profile", &PROFILES)?,
+    })
+}
+
+fn parse_faults(words: &mut Words<'_>) -> Parsed<DiskFaults> {
+    Ok(DiskFaults {
+        disk: words.num("disk")?,
+        rates: Rates {
+            read: words.num("read")?,
+            write: words.num("write")?,
+            flush: words.num("flush")?,
+            latent: words.num("latent")?,
+        },
+        budget: words.num("budget")?,
+    })
+}
+
+fn parse_after(words: &mut Words<'_>) -> Parsed<AfterStart> {
+    let mut after = AfterStart::default();
+    while let Some(word) = words.maybe() {
+        match word {
+            "check" => after.check = true,
+            "again" => after.again = Some(micros(words.word()?)?),
+            _ => return Err(format!("\"{word}\" has no meaning here")),
+        }
+    }
+    Ok(after)
+}
+
+fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
+    let after_ops = number(words.word()?)?;
+    let word = words.word()?;
+    let delay = micros(word.strip_prefix('+').ok_or_else(|| format!("\"{word}\" does not begin with +"))?)?;
+    let action = match words.word()? {
+        "set" => ControlAction::Attribute {
+            volume: words.prefixed("v")?,
+            name: words.word()?.to_owned(),
+            value: words.word()?.to_owned(),
+        },
+        "gc" => ControlAction::CollectGarbage,
+        "evict" => ControlAction::EvictClean,
+        "restart" => ControlAction::Restart(parse_after(words)?),
+        "power-failure" => ControlAction::PowerFailure(parse_after(words)?),
+        "host-restart" => ControlAction::HostRestart(parse_after(words)?),
+        "bad" => ControlAction::Bad { disk: number(words.word()?)?, range: span(words.word()?)? },
+        other => return Err(format!("nothing is called \"{other}\"")),
+    };
+    Ok(Control { after_ops, delay, action })
+}
+
+fn parse_op(client: &str, words: &mut Words<'_>) -> Parsed<ClientOp> {
+    let client = number(client)?;
+    let volume = words.prefixed("v")?;
+    let action = match words.word()? {
+        "read" => Action::Read(span(words.word()?)?),
+        "write" => {
+            let (range, [fua]) = (span(words.word()?)?, words.flags(["fua"])?);
+            Action::Write { range, fua }
+        }
+        "discard" => {
+            let (range, [fua]) = (span(words.word()?)?, words.flags(["fua"])?);
+            Action::Discard { range, fua }
+        }
+        "zeroes" => {
+            let (range, [fua, unmap]) = (span(words.word()?)?, words.flags(["fua", "unmap"])?);
+            Action::Zeroes { range, fua, unmap }
+        }
+        "flush" => Action::Flush,
+        "prefetch" => Action::Prefetch(span(words.word()?)?),
+        "status" => Action::Status(span(words.word()?)?),
+        "sleep" => Action::Sleep(micros(words.word()?)?),
+        other => return Err(format!("nothing is called \"{other}\"")),
+    };
+    Ok(ClientOp { client, volume, action })
+}
+
+/// A plan as far as it has been read.
+#[derive(Default)]
+struct Draft {
+    world: Option<(u64, Policy, Nanos, Nanos)>,
+    cache: Option<CacheShape>,
+    volumes: Vec<VolumeShape>,
+    faults: Vec<DiskFaults>,
+    ops: Vec<ClientOp>,
+    controls: Vec<Control>,
+}
+
+impl Draft {
+    fn line(&mut self, line: &str) -> Parsed<()> {
+        let mut words = Words(line.split_whitespace());
+        match words.word()? {
+            "world" => {
+                let seed = words.num("seed")?;
+                let policy = words.named("policy", &POLICIES)?;
+                let cost = Nanos(words.num("poll-cost-ns")?);
+                self.world = Some((seed, policy, cost, Nanos(words.num("timer-slop-ns")?)));
+            }
+            "cache" => self.cache = Some(parse_cache(&mut words)?),
+            "volume" => self.volumes.push(parse_volume(&mut words)?),
+            "faults" => self.faults.push(parse_faults(&mut words)?),
+            "at" => self.controls.push(parse_control(&mut words)?),
+            client if client.starts_with('c') => {
+                let op = parse_op(&client[1..], &mut words)?;
+                let sectors = self.volumes.get(op.volume as usize).map(|volume| volume.sectors);
+                let sectors = sectors.ok_or("there is no such volume")?;
+                if op.action.range().is_some_and(|range| range.end.0 > sectors || range.is_empty()) {
+                    return Err("the range is not within the volume".to_owned());
+                }
+                self.ops.push(op);
+            }
+            other => return Err(format!("nothing is called \"{other}\"")),
+        }
+        words.maybe().map_or(Ok(()), |word| Err(format!("\"{word}\" is too much")))
+    }
+}
+
+impl Action {
+    /// The sectors that it is about.
+    pub fn range(&self) -> Option<SectorRange> {
+        match self {
+            Action::Read(range) | Action::Prefetch(range) | Action::Status(range) => Some(*range),
+            Action::Write { range, .. } | Action::Discard { range, .. } | Action::Zeroes { range, .. } => {
+                Some(*range)
+            }
+            Action::Flush | Action::Sleep(_) => None,
+        }
+    }
+}
+
+impl FromStr for Plan {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Plan, PlanError> {
+        let mut draft = Draft::default();
+        let wrong = |line: usize, text: &str, why: String| PlanError { line: line + 1, text: text.to_owned(), why };
+        let mut lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        match lines.next() {
+            Some((_, line)) if line.trim() == HEAD => {}
+            other => {
+                let (number, line) = other.unwrap_or((0, ""));
+                return Err(wrong(number, line, format!("a plan begins with \"{HEAD}\"")));
+            }
+        }
+        for (number, line) in lines {
+            draft.line(line).map_err(|why| wrong(number, line, why))?;
+        }
+        let missing = |what: &str| wrong(text.lines().count(), "", format!("there is no {what} line"));
+        let (seed, policy, poll_cost, timer_slop) = draft.world.ok_or_else(|| missing("world"))?;
+        let cache = draft.cache.ok_or_else(|| missing("cache"))?;
+        let Draft { volumes, faults, ops, controls, .. } = draft;
+        if volumes.is_empty() {
+            return Err(missing("volume"));
+        }
+        Ok(Plan { seed, policy, poll_cost, timer_slop, cache, volumes, faults, ops, controls })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::draw::{DrawOptions, draw};
+
+    #[test]
+    fn plans_print_and_parse() {
+        for seed in 0..200 {
+            let plan = draw(seed, DrawOptions::default());
+            let text = plan.to_string();
+            assert_eq!(text.parse::<Plan>().as_ref(), Ok(&plan), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_plan_says_where() {
+        let mut text = draw(1, DrawOptions::default()).to_string();
+        text.push_str("c0 v0 read 12\n");
+        let error = text.parse::<Plan>().expect_err("the last line has no length");
+        assert_eq!((error.line, error.text.as_str()), (text.lines().count(), "c0 v0 read 12"));
+        assert!("".parse::<Plan>().is_err());
+    }
+}

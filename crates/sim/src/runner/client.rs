@@ -1,0 +1,163 @@
+//! Clients: tasks that do the operations of the plan and tell the oracle.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ubcache_env::local::Notify;
+use ubcache_env::{Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume, VolumeError};
+
+use crate::executor::SimEnv;
+use crate::oracle::{Op, OpKind, Oracle};
+use crate::plan::{Action, ClientOp};
+
+/// The client number of the full reads between the operations of the plan.
+pub(super) const CHECKER: u32 = 99;
+/// Length of the reads of a full read.
+const CHECK_SECTORS: u64 = 64;
+
+/// What clients, runner and oracle share; survives crashes.
+pub(super) struct Board {
+    pub(super) oracle: RefCell<Oracle>,
+    pub(super) queues: RefCell<Vec<VecDeque<ClientOp>>>,
+    /// Operations started so far.
+    pub(super) started: Cell<u64>,
+    /// Clients that are between two operations wait.
+    pub(super) paused: Cell<bool>,
+    /// Operations and commands under way.
+    pub(super) busy: Cell<u64>,
+    pub(super) changed: Notify,
+    /// Whether a device may fail, so that an operation may.
+    pub(super) errors_expected: bool,
+    pub(super) errors: Cell<u64>,
+}
+
+impl Board {
+    pub(super) fn all_done(&self) -> bool {
+        self.busy.get() == 0 && self.queues.borrow().iter().all(VecDeque::is_empty)
+    }
+
+    /// An instance is gone, its clients with it.
+    pub(super) fn crashed(&self, now: Nanos, power: bool) {
+        self.busy.set(0);
+        self.paused.set(false);
+        self.oracle.borrow_mut().crash(now, power);
+    }
+
+    fn outcome<T>(&self, what: &str, result: Result<T, VolumeError>) -> Result<T, String> {
+        result.map_err(|error| {
+            self.errors.set(self.errors.get() + 1);
+            if !self.errors_expected {
+                let report = format!("no device has failed, but a {what} has: {error}");
+                self.oracle.borrow_mut().violation("an operation failed", report);
+            }
+            error.to_string()
+        })
+    }
+
+    fn begin(&self, env: &SimEnv, client: u32, volume: u32, kind: OpKind, range: SectorRange) -> Op {
+        self.oracle.borrow_mut().begin(env.now(), client, volume, kind, range)
+    }
+}
+
+/// Runs the operations of one client until none is left.
+pub(super) async fn run_client<V: Volume>(env: SimEnv, board: Rc<Board>, volumes: Vec<Rc<V>>, client: u32) {
+    loop {
+        let changed = board.changed.notified();
+        if board.paused.get() {
+            changed.await;
+            continue;
+        }
+        drop(changed);
+        let next = board.queues.borrow_mut()[client as usize].pop_front();
+        let Some(op) = next else { break };
+        board.started.set(board.started.get() + 1);
+        board.busy.set(board.busy.get() + 1);
+        board.changed.notify_all();
+        do_op(&env, &board, &volumes[op.volume as usize], &op).await;
+        board.busy.set(board.busy.get() - 1);
+        board.changed.notify_all();
+    }
+    board.changed.notify_all();
+}
+
+async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &ClientOp) {
+    let ClientOp { client, volume: index, action } = op;
+    let (client, index, stream) = (*client, *index, StreamId(u64::from(op.client)));
+    let nothing = SectorRange::default();
+    match action {
+        Action::Sleep(span) => env.sleep(*span).await,
+        Action::Read(range) => {
+            read(env, board, volume, client, index, *range).await;
+        }
+        Action::Write { range, fua } => {
+            let op = board.begin(env, client, index, OpKind::Write { fua: *fua }, *range);
+            let data = board.oracle.borrow().content(&op);
+            let result = volume.write(stream, *range, IoVec::from(data), *fua).await;
+            let result = board.outcome("write", result);
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+        }
+        Action::Discard { range, fua } => {
+            let op = board.begin(env, client, index, OpKind::Discard { fua: *fua }, *range);
+            let result = board.outcome("discard", volume.discard(stream, *range, *fua).await);
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+        }
+        Action::Zeroes { range, fua, unmap } => {
+            let op = board.begin(env, client, index, OpKind::Zeroes { fua: *fua }, *range);
+            let result = volume.write_zeroes(stream, *range, *fua, *unmap).await;
+            let result = board.outcome("write of zeroes", result);
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+        }
+        Action::Flush => {
+            let op = board.begin(env, client, index, OpKind::Flush, nothing);
+            let result = board.outcome("flush", volume.flush().await);
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+        }
+        Action::Prefetch(range) => {
+            let op = board.begin(env, client, index, OpKind::Other("prefetch"), *range);
+            let result = board.outcome("prefetch", volume.prefetch(stream, *range).await);
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+        }
+        Action::Status(range) => {
+            let op = board.begin(env, client, index, OpKind::Other("status"), *range);
+            let result = board.outcome("block status", volume.block_status(*range).await).map(drop);
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+        }
+    }
+}
+
+async fn read<V: Volume>(
+    env: &SimEnv,
+    board: &Board,
+    volume: &Rc<V>,
+    client: u32,
+    index: u32,
+    range: SectorRange,
+) {
+    let op = board.begin(env, client, index, OpKind::Read, range);
+    let result = board.outcome("read", volume.read(StreamId(u64::from(client)), range).await);
+    board.oracle.borrow_mut().end_read(env.now(), op, &result);
+}
+
+/// Reads every sector of every volume.
+pub(super) async fn read_everything<V: Volume>(env: &SimEnv, board: &Board, volumes: &[Rc<V>]) {
+    for (index, volume) in (0..).zip(volumes) {
+        let sectors = volume.info().sectors;
+        let mut at = 0;
+        while at < sectors {
+            let end = (at + CHECK_SECTORS).min(sectors);
+            let range = SectorRange::from_bounds(Sector(at), Sector(end));
+            read(env, board, volume, CHECKER, index, range).await;
+            at = end;
+        }
+    }
+}
+
+/// Flushes every volume.
+pub(super) async fn flush_everything<V: Volume>(env: &SimEnv, board: &Board, volumes: &[Rc<V>]) {
+    for (index, volume) in (0..).zip(volumes) {
+        let op = board.begin(env, CHECKER, index, OpKind::Flush, SectorRange::default());
+        let result = board.outcome("flush", volume.flush().await);
+        board.oracle.borrow_mut().end(env.now(), op, &result);
+    }
+}

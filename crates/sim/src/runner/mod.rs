@@ -1,0 +1,506 @@
+//! One run, from a plan to a verdict.
+//!
+//! ```text
+//! prepare disks ─► start ─► [check] ─► clients ∥ controls ─► … crash ─► start ─► … ─► last check
+//! ```
+//!
+//! The clients live in the instance and die with it; what they have not begun is carried on by the clients of the
+//! next instance. The last check reads everything, evicts everything clean, reads everything, flushes, lets the
+//! power fail, and reads everything twice again: what is left must be what was flushed.
+
+mod client;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use ubcache_env::local::{Either, Event, Notify, first};
+use ubcache_env::{Env, Nanos, Priority};
+
+use crate::disk::{Counters, DiskConfig, Faults, SimDisk};
+use crate::executor::{SimEnv, SimWorld, WorldConfig};
+use crate::oracle::value::{Value, stamp};
+use crate::oracle::{Oracle, Violation};
+use crate::plan::{AfterStart, Control, ControlAction, Plan};
+use crate::rng::Rng;
+use crate::system::{Command, Setup, System};
+use client::{Board, flush_everything, read_everything, run_client};
+
+/// Nothing of a run may take longer than this in virtual time.
+const PATIENCE: Nanos = Nanos::from_secs(3600);
+
+/// How to run a plan.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Keep the rows of clients and devices.
+    pub verbose: bool,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Over every decision; the same plan always gives the same.
+    pub hash: u64,
+    /// What must not be.
+    pub violations: Vec<Violation>,
+    /// How often each named point of the code was reached.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// What the cache device did.
+    pub cache: Counters,
+    /// What each backing device did.
+    pub backing: Vec<Counters>,
+    /// Operations of clients.
+    pub operations: u64,
+    /// Operations that failed (because a device did).
+    pub errors: u64,
+    /// Power failures and host restarts.
+    pub crashes: u64,
+    /// Virtual time that has passed.
+    pub time: Nanos,
+    /// Polls of tasks.
+    pub steps: u64,
+    /// The log, if it was asked for.
+    pub rows: Vec<String>,
+}
+
+impl Outcome {
+    /// Completed I/Os of all disks.
+    pub fn ios(&self) -> u64 {
+        self.cache.ios() + self.backing.iter().map(Counters::ios).sum::<u64>()
+    }
+
+    /// Whether nothing was violated.
+    pub fn is_good(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+/// Runs a plan against a system.
+pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
+    let world = SimWorld::new(WorldConfig {
+        policy: plan.policy,
+        poll_cost: plan.poll_cost,
+        timer_slop: plan.timer_slop,
+        verbose: options.verbose,
+        ..WorldConfig::new(plan.seed)
+    });
+    let (setup, initial) = make_setup::<S>(&world, plan);
+    let run = Rc::new(Run::<S> {
+        world: world.clone(),
+        board: Rc::new(make_board(plan, initial)),
+        setup: setup.clone(),
+        crashes: Cell::new(0),
+        instance: RefCell::new(None),
+    });
+    let whole = run.clone();
+    let stuck = world.run(async move { whole.whole_run().await }).err();
+    let board = run.board.clone();
+    if let Some(stuck) = stuck {
+        let report = format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
+        board.oracle.borrow_mut().violation("stuck", report);
+    }
+    for complaint in world.take_complaints() {
+        board.oracle.borrow_mut().violation("wrong use of a device", complaint);
+    }
+    run.instance.take();
+    world.end();
+    let oracle = board.oracle.borrow();
+    let mut rows = world.take_rows();
+    if options.verbose {
+        rows.extend(oracle.log());
+    }
+    Outcome {
+        hash: world.hash(),
+        violations: oracle.violations().to_vec(),
+        marks: world.marks(),
+        cache: setup.cache.counters(),
+        backing: setup.backing.iter().map(SimDisk::counters).collect(),
+        operations: oracle.operations() as u64,
+        errors: board.errors.get(),
+        crashes: run.crashes.get(),
+        time: world.now(),
+        steps: world.steps(),
+        rows,
+    }
+}
+
+fn make_setup<S: System>(world: &SimWorld, plan: &Plan) -> (Rc<Setup>, Vec<Vec<Value>>) {
+    let shape = &plan.cache;
+    let cache = SimDisk::new(
+        world,
+        DiskConfig {
+            name: "cache".to_owned(),
+            sectors: u64::from(shape.bucket_sectors) * u64::from(shape.buckets),
+            block_bytes: shape.block_sectors * 512,
+            volatile_cache: shape.volatile,
+            discard: shape.discard,
+            profile: shape.profile,
+        },
+    );
+    let mut rng = Rng::fork(plan.seed, "initial");
+    let (mut backing, mut initial) = (Vec::new(), Vec::new());
+    for (index, shape) in (0_u32..).zip(&plan.volumes) {
+        let disk = SimDisk::new(
+            world,
+            DiskConfig {
+                name: format!("backing{index}"),
+                sectors: S::DATA_AT.0 + shape.sectors,
+                block_bytes: shape.block_sectors * 512,
+                volatile_cache: shape.volatile,
+                discard: shape.discard,
+                profile: shape.profile,
+            },
+        );
+        let mut values = vec![Value::ZERO; shape.sectors as usize];
+        let mut bytes = [0; 512];
+        for (group, chunk) in (0_u64..).zip(values.chunks_mut(8)) {
+            if !rng.chance(u64::from(shape.initial), 1000) {
+                continue;
+            }
+            for (sector, value) in (group * 8..).zip(chunk) {
+                *value = Value::INITIAL;
+                stamp(index, sector, Value::INITIAL, &mut bytes);
+                disk.poke(S::DATA_AT + sector, &bytes);
+            }
+        }
+        backing.push(disk);
+        initial.push(values);
+    }
+    let setup = Rc::new(Setup { plan: plan.clone(), cache, backing });
+    S::prepare(&setup);
+    (setup, initial)
+}
+
+fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
+    let mut queues = vec![VecDeque::new(); plan.clients() as usize];
+    for op in &plan.ops {
+        queues[op.client as usize].push_back(op.clone());
+    }
+    let bad = plan.controls.iter().any(|control| matches!(control.action, ControlAction::Bad { .. }));
+    let volumes = (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
+    Board {
+        oracle: RefCell::new(Oracle::new(volumes)),
+        queues: RefCell::new(queues),
+        started: Cell::new(0),
+        paused: Cell::new(false),
+        busy: Cell::new(0),
+        changed: Notify::default(),
+        errors_expected: bad || !plan.faults.is_empty(),
+        errors: Cell::new(0),
+    }
+}
+
+struct Run<S: System> {
+    world: SimWorld,
+    board: Rc<Board>,
+    setup: Rc<Setup>,
+    crashes: Cell<u64>,
+    /// The instance that runs, if any.
+    instance: RefCell<Option<Instance<S>>>,
+}
+
+struct Instance<S> {
+    env: SimEnv,
+    system: Rc<S>,
+}
+
+/// The run can't go on; the violation has been noted.
+struct GiveUp;
+
+type Step<T = ()> = Result<T, GiveUp>;
+
+impl<S: System> Run<S> {
+    async fn whole_run(&self) {
+        // Whatever stops a run early has been noted as a violation.
+        let _ = self.steps().await;
+    }
+
+    async fn steps(&self) -> Step {
+        self.set_faults(true);
+        self.start(None).await?;
+        self.start_clients();
+        for control in &self.setup.plan.controls {
+            self.wait_for(control).await?;
+            self.control(&control.action).await?;
+            if !self.board.oracle.borrow().violations().is_empty() {
+                return Err(GiveUp);
+            }
+        }
+        self.wait_until(|board| board.all_done()).await?;
+        self.last_check().await
+    }
+
+    async fn last_check(&self) -> Step {
+        self.set_faults(false);
+        self.check().await?;
+        let (env, system) = self.instance();
+        self.patiently("the last flush", flush_everything(&env, &self.board, &system.volumes())).await?;
+        if Rng::fork(self.setup.plan.seed, "end").chance(1, 2) {
+            self.crash(true);
+        } else {
+            self.stop().await?;
+        }
+        self.start(None).await?;
+        self.check().await?;
+        self.stop().await
+    }
+
+    fn violation(&self, kind: &str, report: String) -> GiveUp {
+        self.board.oracle.borrow_mut().violation(kind, report);
+        GiveUp
+    }
+
+    fn note(&self, text: String) {
+        self.world.row(|| format!("--- {text}"));
+        self.board.oracle.borrow_mut().note(self.world.now(), text);
+    }
+
+    fn set_faults(&self, on: bool) {
+        for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+            disk.set_faults(Faults::default());
+            disk.set_gone(false);
+        }
+        if on {
+            for faults in &self.setup.plan.faults {
+                let zones = Vec::new();
+                self.disk(faults.disk).set_faults(Faults { rates: faults.rates, zones, budget: faults.budget });
+            }
+        }
+    }
+
+    fn disk(&self, index: usize) -> &SimDisk {
+        if index == 0 { &self.setup.cache } else { &self.setup.backing[index - 1] }
+    }
+
+    fn instance(&self) -> (SimEnv, Rc<S>) {
+        let instance = self.instance.borrow();
+        let instance = instance.as_ref().expect("only asked between a start and a stop");
+        (instance.env.clone(), instance.system.clone())
+    }
+
+    /// Waits for something that has to come.
+    async fn patiently<T>(&self, what: &str, wait: impl Future<Output = T>) -> Step<T> {
+        match first(wait, self.world.env().sleep(PATIENCE)).await {
+            Either::Left(value) => Ok(value),
+            Either::Right(()) => {
+                let under_way = self.board.oracle.borrow().under_way();
+                let tasks = self.world.waiting();
+                let report = format!("{what} does not end\noperations under way:\n{under_way}tasks:\n{tasks}");
+                Err(self.violation("stuck", report))
+            }
+        }
+    }
+
+    async fn wait_until(&self, condition: impl Fn(&Board) -> bool) -> Step {
+        self.patiently("waiting for the clients", async {
+            loop {
+                let changed = self.board.changed.notified();
+                if condition(&self.board) {
+                    return;
+                }
+                changed.await;
+            }
+        })
+        .await
+    }
+
+    async fn wait_for(&self, control: &Control) -> Step {
+        self.wait_until(|board| board.started.get() >= control.after_ops || board.all_done()).await?;
+        self.world.env().sleep(control.delay).await;
+        Ok(())
+    }
+
+    async fn control(&self, action: &ControlAction) -> Step {
+        match action {
+            ControlAction::Attribute { volume, name, value } => {
+                self.note(format!("v{volume}: {name} = {value}"));
+                let (name, value) = (name.clone(), value.clone());
+                self.command(Command::Attribute { volume: *volume as usize, name, value });
+            }
+            ControlAction::CollectGarbage => self.command(Command::CollectGarbage),
+            ControlAction::EvictClean => {
+                self.note("evict everything clean".to_owned());
+                self.command(Command::EvictClean);
+            }
+            ControlAction::Restart(after) => {
+                self.board.paused.set(true);
+                self.wait_until(|board| board.busy.get() == 0).await?;
+                self.stop().await?;
+                self.board.paused.set(false);
+                self.go_on(*after, None).await?;
+            }
+            ControlAction::PowerFailure(after) => {
+                self.crash(true);
+                self.go_on(*after, Some(true)).await?;
+            }
+            ControlAction::HostRestart(after) => {
+                self.crash(false);
+                self.go_on(*after, Some(false)).await?;
+            }
+            ControlAction::Bad { disk, range } => {
+                self.note(format!("disk {disk}: {range} has become unreadable"));
+                self.disk(*disk).make_bad(*range);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the system do something, beside everything else.
+    fn command(&self, command: Command) {
+        let (env, system) = self.instance();
+        let board = self.board.clone();
+        board.busy.set(board.busy.get() + 1);
+        env.clone().spawn(Priority::Background, async move {
+            if let Err(error) = system.control(command.clone()).await
+                && !board.errors_expected
+            {
+                let report = format!("{command:?}: {error}");
+                board.oracle.borrow_mut().violation("a command failed", report);
+            }
+            board.busy.set(board.busy.get() - 1);
+            board.changed.notify_all();
+        });
+    }
+
+    async fn go_on(&self, after: AfterStart, power: Option<bool>) -> Step {
+        let again = power.and_then(|power| after.again.map(|delay| (delay, power)));
+        self.start(again).await?;
+        if after.check {
+            self.check().await?;
+        }
+        self.start_clients();
+        Ok(())
+    }
+
+    /// The instance is gone from one moment to the next.
+    fn crash(&self, power: bool) {
+        let instance = self.instance.take();
+        if let Some(instance) = &instance {
+            self.world.kill(&instance.env);
+        }
+        drop(instance);
+        self.after_crash(power);
+    }
+
+    fn after_crash(&self, power: bool) {
+        self.crashes.set(self.crashes.get() + 1);
+        self.world.row(|| format!("--- {}", if power { "POWER FAILURE" } else { "HOST RESTART" }));
+        for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+            if power {
+                disk.power_failure();
+            } else {
+                disk.host_restart();
+            }
+        }
+        self.board.crashed(self.world.now(), power);
+    }
+
+    async fn stop(&self) -> Step {
+        self.note("stop".to_owned());
+        let (_, system) = self.instance();
+        let result = self.patiently("the stop", system.stop()).await?;
+        if let Err(error) = result {
+            if !self.board.errors_expected {
+                return Err(self.violation("the stop failed", error));
+            }
+            self.crash(false);
+            return Ok(());
+        }
+        let instance = self.instance.take().expect("it was there for the stop");
+        self.world.kill(&instance.env);
+        drop((instance, system));
+        for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+            disk.host_restart();
+        }
+        Ok(())
+    }
+
+    /// Starts an instance; `again`: crashes it after so much time if it has not come up by then.
+    async fn start(&self, again: Option<(Nanos, bool)>) -> Step {
+        if let Some((delay, power)) = again
+            && self.start_for(delay).await?.is_none()
+        {
+            self.after_crash(power);
+        }
+        if self.instance.borrow().is_some() {
+            return Ok(());
+        }
+        match self.start_for(PATIENCE).await? {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) if !self.board.errors_expected => {
+                return Err(self.violation("the start failed", error));
+            }
+            Some(Err(error)) => self.note(format!("the start failed, now without device errors: {error}")),
+            None => return Err(self.violation("stuck", "the start does not end".to_owned())),
+        }
+        self.set_faults(false);
+        match self.start_for(PATIENCE).await? {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(self.violation("the start failed", error)),
+            None => Err(self.violation("stuck", "the start does not end".to_owned())),
+        }
+    }
+
+    /// None: killed because it took longer than `delay`.
+    async fn start_for(&self, delay: Nanos) -> Step<Option<Result<(), String>>> {
+        self.note("start".to_owned());
+        let env = self.world.new_instance();
+        let result = Rc::new(RefCell::new(None));
+        let started = Rc::new(Event::default());
+        let (setup, into, done, inside) = (self.setup.clone(), result.clone(), started.clone(), env.clone());
+        env.spawn(Priority::Foreground, async move {
+            let system = S::start(inside, setup).await;
+            *into.borrow_mut() = Some(system);
+            done.set();
+        });
+        let in_time = first(started.wait(), self.world.env().sleep(delay)).await;
+        let system = result.take();
+        match (in_time, system) {
+            (_, Some(Ok(system))) => {
+                *self.instance.borrow_mut() = Some(Instance { env, system: Rc::new(system) });
+                Ok(Some(Ok(())))
+            }
+            (_, Some(Err(error))) => {
+                self.world.kill(&env);
+                for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+                    disk.host_restart();
+                }
+                Ok(Some(Err(error)))
+            }
+            (_, None) => {
+                self.world.kill(&env);
+                Ok(None)
+            }
+        }
+    }
+
+    fn start_clients(&self) {
+        let (env, system) = self.instance();
+        let volumes = system.volumes();
+        for client in 0..self.setup.plan.clients() {
+            let task = run_client(env.clone(), self.board.clone(), volumes.clone(), client);
+            env.spawn(Priority::Foreground, task);
+        }
+    }
+
+    /// Reads everything, evicts everything clean, reads everything. The oracle remembers what the first read
+    /// returned, so the second has to return the same.
+    async fn check(&self) -> Step {
+        let (env, system) = self.instance();
+        let volumes = system.volumes();
+        self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await?;
+        let evicted = self.patiently("the eviction", system.control(Command::EvictClean)).await?;
+        if let Err(error) = evicted
+            && !self.board.errors_expected
+        {
+            return Err(self.violation("a command failed", format!("evict: {error}")));
+        }
+        self.note("everything was read, everything clean evicted".to_owned());
+        self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await?;
+        for complaint in system.complaints() {
+            self.board.oracle.borrow_mut().violation("the system complains", complaint);
+        }
+        if self.board.oracle.borrow().violations().is_empty() { Ok(()) } else { Err(GiveUp) }
+    }
+}
+
