@@ -19,6 +19,7 @@
 //! | [`signal`] | [`Signal`]: waiting for SIGINT, SIGTERM, … |
 //! | `queue` | run queues and what other threads may reach of them |
 //! | `timers` | who sleeps until when |
+//! | `io` | [`IoBackend`] and all I/O in flight over it |
 //! | `op` | one I/O in flight: request, progress, who waits |
 //! | `ring` | the io_uring backend |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
@@ -28,6 +29,7 @@
 
 pub mod file;
 mod geometry;
+mod io;
 mod op;
 mod poller;
 mod queue;
@@ -42,6 +44,7 @@ mod timers;
 mod workers;
 
 pub use file::{HostFile, OpenError, OpenOptions};
-pub use reactor::{Host, HostEnv, IoBackend, Mailbox, MailboxClosed};
+pub use io::IoBackend;
+pub use reactor::{Host, HostEnv, Mailbox, MailboxClosed};
 pub use signal::Signal;
 pub use socket::{HostListener, HostSocket, SocketError};

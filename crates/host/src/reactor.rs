@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,13 +22,11 @@ use slab::Slab;
 use ubcache_env::{Env, Nanos, Priority, Task};
 
 use crate::file::HostFile;
-use crate::op::{Next, Op, Outcome, Request};
-use crate::poller::Poller;
+use crate::io::{Io, IoBackend};
+use crate::op::{Outcome, Request};
 use crate::queue::{Letter, Shared};
-use crate::ring::Ring;
 use crate::sys;
 use crate::timers::{TimerKey, Timers};
-use crate::workers::Workers;
 
 /// Polls a turn at most, by priority.
 const FOREGROUND_POLLS: usize = 256;
@@ -38,129 +35,8 @@ const BACKGROUND_POLLS: usize = 16;
 /// Background tasks end their part of the turn early when they have taken so long together.
 const BACKGROUND_TIME: Duration = Duration::from_micros(100);
 
-/// Worker threads of the fallback backend, and those for blocking calls beside a ring.
-const POOL_THREADS: usize = 6;
-const RING_THREADS: usize = 2;
-
 /// How long the end of a host waits for I/O that is still in flight.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Scatter lists kept for the next operations.
-const SPARE_LISTS: usize = 64;
-
-/// How I/O reaches the kernel.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum IoBackend {
-    /// What the environment variable `UBCACHE_IO` says (`ring` or `pool`); without it, the ring
-    /// where it can be had, else the pool.
-    Auto,
-    /// io_uring.
-    Ring,
-    /// epoll for sockets, threads for files.
-    Pool,
-}
-
-enum Backend {
-    Ring(Box<Ring>),
-    Pool(Poller),
-}
-
-/// I/O in flight and who carries it out.
-struct Io {
-    ops: Slab<Op>,
-    backend: Backend,
-    workers: Workers,
-    running: usize,
-    spare_lists: Vec<Vec<libc::iovec>>,
-    completions: Vec<(usize, i32)>,
-}
-
-impl Io {
-    fn submit(&mut self, request: Request) -> usize {
-        let list = self.spare_lists.pop().unwrap_or_default();
-        let key = self.ops.insert(Op::new(request, list));
-        self.running += 1;
-        self.attempt(key);
-        key
-    }
-
-    fn attempt(&mut self, key: usize) {
-        let op = &mut self.ops[key];
-        match (&mut self.backend, &op.request) {
-            (_, Request::Call { .. }) => self.workers.attempt(key, op),
-            (Backend::Ring(ring), _) => ring.attempt(key, op),
-            (Backend::Pool(poller), request) if request.is_patient() || matches!(request, Request::Nop) => {
-                poller.attempt(key);
-            }
-            (Backend::Pool(_), _) => self.workers.attempt(key, op),
-        }
-    }
-
-    fn remove(&mut self, key: usize) -> Request {
-        let (request, list) = self.ops.remove(key).into_parts();
-        if list.capacity() > 0 && self.spare_lists.len() < SPARE_LISTS {
-            self.spare_lists.push(list);
-        }
-        request
-    }
-
-    /// Takes note that nobody waits for an operation.
-    fn abandon(&mut self, key: usize) {
-        let op = &mut self.ops[key];
-        if op.abandon() {
-            self.remove(key);
-        } else if op.request.is_patient() {
-            self.cancel(key);
-        }
-    }
-
-    fn cancel(&mut self, key: usize) {
-        match &mut self.backend {
-            Backend::Ring(ring) => ring.cancel(key),
-            Backend::Pool(poller) => {
-                if poller.cancel(key, &self.ops[key]) {
-                    self.completions.push((key, -libc::ECANCELED));
-                }
-            }
-        }
-    }
-
-    /// Submits and collects; wakers of those whose operations are complete go to `wakers`.
-    fn turn(&mut self, shared: &Shared, wait: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<()> {
-        let mut completions = std::mem::take(&mut self.completions);
-        let wait = wait.filter(|_| completions.is_empty());
-        let turned = match &mut self.backend {
-            Backend::Ring(ring) => ring.turn(shared.eventfd(), wait, &mut completions),
-            Backend::Pool(poller) => poller.turn(shared.eventfd(), wait, &mut self.ops, &mut completions),
-        };
-        self.settle(&mut completions, wakers);
-        self.completions = completions;
-        turned
-    }
-
-    /// Collects what worker threads have finished.
-    fn collect_workers(&mut self, wakers: &mut Vec<Waker>) {
-        let mut completions = Vec::new();
-        self.workers.collect(&mut completions);
-        self.settle(&mut completions, wakers);
-    }
-
-    fn settle(&mut self, completions: &mut Vec<(usize, i32)>, wakers: &mut Vec<Waker>) {
-        for (key, result) in completions.drain(..) {
-            match self.ops[key].attempt_ended(result) {
-                Next::Attempt => self.attempt(key),
-                Next::Complete(waker) => {
-                    self.running -= 1;
-                    wakers.extend(waker);
-                }
-                Next::Drop => {
-                    self.running -= 1;
-                    self.remove(key);
-                }
-            }
-        }
-    }
-}
 
 /// What the handles of a host share.
 pub(crate) struct Core {
@@ -257,40 +133,33 @@ impl Core {
     fn shut_down(&self) {
         self.closed.set(true);
         self.shared.close();
-        // Dropping a task may wake or drop others.
-        loop {
-            let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
-            wakers.into_iter().for_each(Waker::wake);
-            self.shared.end_turn();
-            let ready = [Priority::Foreground, Priority::Journal, Priority::Background];
-            let Some(task) = ready.into_iter().find_map(|priority| self.shared.pop(priority)) else { break };
-            drop(task);
-        }
+        self.drop_tasks();
         let deadline = Instant::now() + SHUTDOWN_PATIENCE;
-        let patient: Vec<usize> = {
-            let io = self.io.borrow();
-            io.ops
-                .iter()
-                .filter(|(_, op)| op.is_running() && op.request.is_patient())
-                .map(|(key, _)| key)
-                .collect()
-        };
-        for key in patient {
-            self.io.borrow_mut().cancel(key);
-        }
-        while self.io.borrow().running > 0 && Instant::now() < deadline {
+        while self.io.borrow().running() > 0 && Instant::now() < deadline {
+            self.io.borrow_mut().cancel_patient();
             self.turn_io(Some(Duration::from_millis(10)));
             if self.shared.take_pending() {
                 drop(self.collect());
             }
         }
-        let mut io = self.io.borrow_mut();
-        if io.running > 0 {
-            tracing::warn!(
-                operations = io.running,
-                "I/O still in flight at the end; its memory stays allocated"
-            );
-            std::mem::forget(std::mem::take(&mut io.ops));
+        self.io.borrow_mut().leak_running();
+    }
+
+    fn drop_tasks(&self) {
+        const ALL: [Priority; 3] = [Priority::Foreground, Priority::Journal, Priority::Background];
+        // Dropping a task may wake others, which changes nothing: they are dropped, too.
+        loop {
+            let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+            wakers.into_iter().for_each(Waker::wake);
+            self.shared.end_turn();
+            if !self.shared.has_ready() {
+                return;
+            }
+            for priority in ALL {
+                while let Some(task) = self.shared.pop(priority) {
+                    drop(task);
+                }
+            }
         }
     }
 }
@@ -315,14 +184,11 @@ impl Future for Pending {
         let this = &mut *self;
         match std::mem::replace(&mut this.stage, Stage::Taken) {
             Stage::Submitted(key) => {
-                let mut io = this.core.io.borrow_mut();
-                match io.ops[key].poll(cx.waker()) {
-                    Some(outcome) => Poll::Ready((io.remove(key), outcome)),
-                    None => {
-                        this.stage = Stage::Submitted(key);
-                        Poll::Pending
-                    }
+                let polled = this.core.io.borrow_mut().poll(key, cx.waker());
+                if polled.is_pending() {
+                    this.stage = Stage::Submitted(key);
                 }
+                polled
             }
             Stage::Refused(request) => Poll::Ready((request, Err(libc::ESHUTDOWN))),
             Stage::Taken => panic!("an operation is polled after its end"),
@@ -333,11 +199,7 @@ impl Future for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Stage::Submitted(key) = self.stage {
-            // After the end of the host the slab may be gone.
-            let mut io = self.core.io.borrow_mut();
-            if io.ops.contains(key) {
-                io.abandon(key);
-            }
+            self.core.io.borrow_mut().abandon(key);
         }
     }
 }
@@ -494,17 +356,9 @@ pub struct Host {
 
 impl Host {
     /// A host for the calling thread.
-    pub fn new(backend: IoBackend) -> io::Result<Host> {
+    pub fn new(backend: IoBackend) -> std::io::Result<Host> {
         let shared = Arc::new(Shared::new()?);
-        let (backend, name, threads) = choose(backend, &shared)?;
-        let io = Io {
-            ops: Slab::new(),
-            backend,
-            workers: Workers::new(threads, shared.clone()),
-            running: 0,
-            spare_lists: Vec::new(),
-            completions: Vec::new(),
-        };
+        let (io, name) = Io::new(backend, &shared)?;
         let core = Core {
             shared,
             io: RefCell::new(io),
@@ -628,31 +482,4 @@ impl std::fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mailbox").finish_non_exhaustive()
     }
-}
-
-/// Makes the backend; also its name and how many worker threads go with it.
-fn choose(wanted: IoBackend, shared: &Shared) -> io::Result<(Backend, &'static str, usize)> {
-    let demanded = match (wanted, std::env::var("UBCACHE_IO").as_deref()) {
-        (IoBackend::Auto, Ok("ring")) => IoBackend::Ring,
-        (IoBackend::Auto, Ok("pool")) => IoBackend::Pool,
-        (IoBackend::Auto, Ok("" | "auto") | Err(_)) => IoBackend::Auto,
-        (IoBackend::Auto, Ok(other)) => {
-            let text = format!("UBCACHE_IO is \"{other}\"; it can be \"ring\", \"pool\" or \"auto\"");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-        (wanted, _) => wanted,
-    };
-    if demanded != IoBackend::Pool {
-        match Ring::new(shared.eventfd()) {
-            Ok(ring) => {
-                tracing::debug!(flags = ring.features(), "I/O by io_uring");
-                return Ok((Backend::Ring(Box::new(ring)), "ring", RING_THREADS));
-            }
-            Err(reason) if demanded == IoBackend::Ring => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
-            }
-            Err(reason) => tracing::warn!(reason, "no io_uring here; I/O by epoll and threads instead"),
-        }
-    }
-    Ok((Backend::Pool(Poller::new(shared.eventfd())?), "pool", POOL_THREADS))
 }

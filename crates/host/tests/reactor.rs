@@ -257,3 +257,14 @@ fn a_panic_passes() {
         host.block_on(env.nop());
     }
 }
+
+/// More operations at once than the queues of a ring have room for.
+#[test]
+fn a_crowd_of_operations() {
+    for host in hosts() {
+        let env = host.env();
+        for _ in 0..3 {
+            host.block_on(join_all((0..20_000).map(|_| env.nop())));
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Unix and TCP sockets over both backends.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 
 use ubcache_env::local::{Either, first, join};
@@ -194,11 +194,9 @@ fn unix_paths() {
         assert!(!path.exists(), "removed with its listener");
         // A socket that a dead process has left.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        let old = std::fs::metadata(&path).expect("left there").ino();
         let refused = host.block_on(HostSocket::connect_unix(&env, &path)).expect_err("nobody listens");
         assert!(matches!(refused, SocketError::Refused { .. }), "{refused}");
         let listener = HostListener::bind_unix(&env, &path).expect("a stale socket is replaced");
-        println!("inode {old} is now {}", std::fs::metadata(&path).expect("there").ino());
         // Somebody else's socket of the same name is not removed.
         std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, "precious").expect("written");

@@ -1,0 +1,217 @@
+//! I/O in flight and who carries it out: the slab of operations over the backend of choice.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::op::{Next, Op, Outcome, Request};
+use crate::poller::Poller;
+use crate::queue::Shared;
+use crate::ring::Ring;
+use crate::workers::Workers;
+
+/// Worker threads of the fallback backend, and those for blocking calls beside a ring.
+const POOL_THREADS: usize = 6;
+const RING_THREADS: usize = 2;
+
+/// Scatter lists kept for the next operations.
+const SPARE_LISTS: usize = 64;
+
+/// How I/O reaches the kernel.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum IoBackend {
+    /// What the environment variable `UBCACHE_IO` says (`ring` or `pool`); without it, the ring
+    /// where it can be had, else the pool.
+    Auto,
+    /// io_uring.
+    Ring,
+    /// epoll for sockets, threads for files.
+    Pool,
+}
+
+enum Backend {
+    Ring(Box<Ring>),
+    Pool(Poller),
+}
+
+/// I/O in flight and who carries it out.
+pub(crate) struct Io {
+    ops: Slab<Op>,
+    backend: Backend,
+    workers: Workers,
+    running: usize,
+    spare_lists: Vec<Vec<libc::iovec>>,
+    completions: Vec<(usize, i32)>,
+}
+
+impl Io {
+    /// Makes the backend; also its name.
+    pub(crate) fn new(backend: IoBackend, shared: &Arc<Shared>) -> io::Result<(Io, &'static str)> {
+        let (backend, name, threads) = choose(backend, shared)?;
+        let io = Io {
+            ops: Slab::new(),
+            backend,
+            workers: Workers::new(threads, shared.clone()),
+            running: 0,
+            spare_lists: Vec::new(),
+            completions: Vec::new(),
+        };
+        Ok((io, name))
+    }
+
+    /// Operations that have not ended.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Starts an operation.
+    pub(crate) fn submit(&mut self, request: Request) -> usize {
+        let list = self.spare_lists.pop().unwrap_or_default();
+        let key = self.ops.insert(Op::new(request, list));
+        self.running += 1;
+        self.attempt(key);
+        key
+    }
+
+    fn attempt(&mut self, key: usize) {
+        let op = &mut self.ops[key];
+        match (&mut self.backend, &op.request) {
+            (_, Request::Call { .. }) => self.workers.attempt(key, op),
+            (Backend::Ring(ring), _) => ring.attempt(key, op),
+            (Backend::Pool(poller), request) if request.is_patient() || matches!(request, Request::Nop) => {
+                poller.attempt(key);
+            }
+            (Backend::Pool(_), _) => self.workers.attempt(key, op),
+        }
+    }
+
+    fn remove(&mut self, key: usize) -> Request {
+        let (request, list) = self.ops.remove(key).into_parts();
+        if list.capacity() > 0 && self.spare_lists.len() < SPARE_LISTS {
+            self.spare_lists.push(list);
+        }
+        request
+    }
+
+    /// The outcome of an operation, with its request, if it is complete.
+    pub(crate) fn poll(&mut self, key: usize, waker: &Waker) -> Poll<(Request, Outcome)> {
+        // Without its host an operation that the kernel never ended never ends.
+        let Some(op) = self.ops.get_mut(key) else { return Poll::Pending };
+        match op.poll(waker) {
+            Some(outcome) => Poll::Ready((self.remove(key), outcome)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Takes note that nobody waits for an operation.
+    pub(crate) fn abandon(&mut self, key: usize) {
+        let Some(op) = self.ops.get_mut(key) else { return };
+        if op.abandon() {
+            self.remove(key);
+        } else if op.request.is_patient() {
+            self.cancel(key);
+        }
+    }
+
+    fn cancel(&mut self, key: usize) {
+        match &mut self.backend {
+            Backend::Ring(ring) => ring.cancel(key),
+            Backend::Pool(poller) => {
+                if poller.cancel(key, &self.ops[key]) {
+                    self.completions.push((key, -libc::ECANCELED));
+                }
+            }
+        }
+    }
+
+    /// Ends all operations that may wait for ever.
+    pub(crate) fn cancel_patient(&mut self) {
+        let running = self.ops.iter().filter(|(_, op)| op.is_running() && op.request.is_patient());
+        let keys: Vec<usize> = running.map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.cancel(key));
+    }
+
+    /// Gives up operations that have not ended; their memory is never freed.
+    pub(crate) fn leak_running(&mut self) {
+        if self.running > 0 {
+            let operations = self.running;
+            tracing::warn!(operations, "I/O is still in flight at the end; its memory stays allocated");
+            std::mem::forget(std::mem::take(&mut self.ops));
+        }
+    }
+
+    /// Submits and collects; wakers of those whose operations are complete go to `wakers`.
+    pub(crate) fn turn(
+        &mut self,
+        shared: &Shared,
+        wait: Option<Duration>,
+        wakers: &mut Vec<Waker>,
+    ) -> io::Result<()> {
+        if wait.is_none() && self.running == 0 {
+            // What is left (cancellations, the watch on the mailbox) can wait for a quiet moment.
+            return Ok(());
+        }
+        let mut completions = std::mem::take(&mut self.completions);
+        let wait = wait.filter(|_| completions.is_empty());
+        let turned = match &mut self.backend {
+            Backend::Ring(ring) => ring.turn(shared.eventfd(), wait, &mut completions),
+            Backend::Pool(poller) => poller.turn(shared.eventfd(), wait, &mut self.ops, &mut completions),
+        };
+        self.settle(&mut completions, wakers);
+        self.completions = completions;
+        turned
+    }
+
+    /// Collects what worker threads have finished.
+    pub(crate) fn collect_workers(&mut self, wakers: &mut Vec<Waker>) {
+        let mut completions = Vec::new();
+        self.workers.collect(&mut completions);
+        self.settle(&mut completions, wakers);
+    }
+
+    fn settle(&mut self, completions: &mut Vec<(usize, i32)>, wakers: &mut Vec<Waker>) {
+        for (key, result) in completions.drain(..) {
+            match self.ops[key].attempt_ended(result) {
+                Next::Attempt => self.attempt(key),
+                Next::Complete(waker) => {
+                    self.running -= 1;
+                    wakers.extend(waker);
+                }
+                Next::Drop => {
+                    self.running -= 1;
+                    self.remove(key);
+                }
+            }
+        }
+    }
+}
+
+/// Makes the backend; also its name and how many worker threads go with it.
+fn choose(wanted: IoBackend, shared: &Shared) -> io::Result<(Backend, &'static str, usize)> {
+    let demanded = match (wanted, std::env::var("UBCACHE_IO").as_deref()) {
+        (IoBackend::Auto, Ok("ring")) => IoBackend::Ring,
+        (IoBackend::Auto, Ok("pool")) => IoBackend::Pool,
+        (IoBackend::Auto, Ok("" | "auto") | Err(_)) => IoBackend::Auto,
+        (IoBackend::Auto, Ok(other)) => {
+            let text = format!("UBCACHE_IO is \"{other}\"; it can be \"ring\", \"pool\" or \"auto\"");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        (wanted, _) => wanted,
+    };
+    if demanded != IoBackend::Pool {
+        match Ring::new(shared.eventfd()) {
+            Ok(ring) => {
+                tracing::debug!(flags = ring.features(), "I/O by io_uring");
+                return Ok((Backend::Ring(Box::new(ring)), "ring", RING_THREADS));
+            }
+            Err(reason) if demanded == IoBackend::Ring => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+            }
+            Err(reason) => tracing::warn!(reason, "no io_uring here; I/O by epoll and threads instead"),
+        }
+    }
+    Ok((Backend::Pool(Poller::new(shared.eventfd())?), "pool", POOL_THREADS))
+}
