@@ -1,0 +1,164 @@
+//! The task that keeps free buckets ahead of demand, and waiting for it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ubcache_env::local::{Either, Lock, Notify, first};
+use ubcache_env::{Env, Nanos};
+
+use super::buckets::Buckets;
+use super::prio::Chain;
+use super::sectors::{Class, Piece};
+use crate::errors::EngineError;
+use crate::set::Set;
+
+/// How many rounds of the allocator a client's write waits for before it goes to the backing
+/// device instead.
+const PATIENCE: u32 = 3;
+
+pub(crate) struct Allocator {
+    /// The prio chain on the device.
+    pub chain: RefCell<Chain>,
+    pub chain_lock: Lock,
+    wake: Notify,
+    /// A round is done, with or without success.
+    round: Notify,
+    /// Somebody waits although the watermark is not reached.
+    hungry: Cell<bool>,
+    /// Nothing can be given up: writeback and flushes have to help.
+    pub starved: Cell<bool>,
+}
+
+impl Allocator {
+    pub fn new(chain: Chain) -> Allocator {
+        Allocator {
+            chain: RefCell::new(chain),
+            chain_lock: Lock::default(),
+            wake: Notify::default(),
+            round: Notify::default(),
+            hungry: Cell::new(false),
+            starved: Cell::new(false),
+        }
+    }
+
+    /// Wakes the allocator if free buckets get few.
+    pub fn check(&self, buckets: &Buckets) {
+        if buckets.free_len() < buckets.watermarks().0 {
+            self.wake.notify_all();
+        }
+    }
+
+    pub fn wake_all(&self) {
+        self.wake.notify_all();
+        self.round.notify_all();
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Room for data, now or not at all.
+    pub(crate) fn try_allocate(&self, class: Class, sectors: u64) -> Option<Vec<Piece>> {
+        let mut buckets = self.buckets.borrow_mut();
+        let pieces =
+            self.open_buckets.borrow_mut().allocate(&mut buckets, &self.geometry, class, sectors);
+        self.allocator.check(&buckets);
+        pieces
+    }
+
+    /// Room for data; waits for a few rounds of the allocator, never for ever.
+    pub(crate) async fn allocate(&self, class: Class, sectors: u64) -> Option<Vec<Piece>> {
+        for _ in 0..PATIENCE {
+            if let Some(pieces) = self.try_allocate(class, sectors) {
+                return Some(pieces);
+            }
+            self.env.mark("allocation_waits");
+            if self.wait_for_buckets("data").await.is_err() {
+                return None;
+            }
+        }
+        self.try_allocate(class, sectors)
+    }
+
+    /// Waits for one round of the allocator.
+    pub(crate) async fn wait_for_buckets(&self, what: &'static str) -> Result<(), EngineError> {
+        let can_progress = {
+            let mut buckets = self.buckets.borrow_mut();
+            buckets.settle_released();
+            buckets.can_progress()
+        };
+        if let Some(reason) = self.failure() {
+            return Err(EngineError::Failed(reason));
+        }
+        if !can_progress {
+            self.starved();
+            return Err(EngineError::NoSpace(what));
+        }
+        let round = self.allocator.round.notified();
+        self.allocator.hungry.set(true);
+        self.allocator.wake.notify_all();
+        round.await;
+        Ok(())
+    }
+
+    /// Nothing can be given up. Unpublished copies pin buckets, dirty data fills others: both
+    /// need a backing flush or writeback.
+    fn starved(&self) {
+        if !self.allocator.starved.replace(true) {
+            self.env.mark("allocator_starved");
+        }
+        for volume in self.attached() {
+            volume.wake_background();
+        }
+    }
+
+    pub(crate) async fn allocator_task(self: Rc<Self>) {
+        loop {
+            if self.is_ended() || self.failure().is_some() {
+                self.allocator.round.notify_all();
+                return;
+            }
+            let wake = self.allocator.wake.notified();
+            let due = {
+                let mut buckets = self.buckets.borrow_mut();
+                buckets.settle_released();
+                let short = buckets.free_len() < buckets.watermarks().0;
+                (short || self.allocator.hungry.get()) && buckets.can_progress()
+            };
+            if !due {
+                self.allocator.hungry.set(false);
+                self.allocator.round.notify_all();
+                // Pins are given back without a sound; look again now and then.
+                let tick = self.env.sleep(Nanos::from_millis(500));
+                if let Either::Right(()) = first(wake, tick).await
+                    && self.buckets.borrow().free_len() >= self.buckets.borrow().watermarks().0
+                {
+                    self.allocator.starved.set(false);
+                }
+                continue;
+            }
+            drop(wake);
+            self.allocator.hungry.set(false);
+            let (pending, aged) = {
+                let mut buckets = self.buckets.borrow_mut();
+                let goal = buckets.watermarks().1;
+                let dropped = buckets.evict(goal, || self.env.random());
+                if dropped > 0 {
+                    self.env.mark("evicted_clean_data");
+                }
+                (buckets.pending_len(), buckets.aged)
+            };
+            if aged {
+                self.gc.request();
+            }
+            if pending == 0 {
+                self.starved();
+                self.allocator.round.notify_all();
+                self.env.sleep(Nanos::from_millis(20)).await;
+                continue;
+            }
+            if self.write_prios().await.is_err() {
+                self.env.sleep(Nanos::from_millis(50)).await;
+            }
+            self.allocator.round.notify_all();
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! What is known of every bucket. Memory only; the prio chain and the index are what is durable.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Replacement};
+
+use super::pins::Pins;
+use super::victim::VictimList;
+
+/// A pointer older than this many generations keeps its bucket from being reused. The format
+/// allows 96 (docs/format.md); some distance is kept.
+const AGE_MAX: u8 = 80;
+
+/// Priority of metadata, of data, and of a bucket that stays free until the next prio chain.
+pub(crate) const PRIORITY_METADATA: u16 = 65535;
+pub(crate) const PRIORITY_DATA: u16 = 32768;
+pub(crate) const PRIORITY_RESTART: u16 = 0;
+
+/// What a bucket is used for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Not known yet: the index has not been counted in full.
+    Unknown,
+    /// Free, and its generation is durable: can be written at once.
+    Free,
+    /// Free, and kept free until the next prio chain, so that a restart has room at once.
+    Restart,
+    /// Superblock, journal, prio chain, volume table or index node.
+    Metadata,
+    /// Data is being put into it.
+    Open,
+    /// Data, no room left.
+    Data,
+    /// Data of which nothing is live any more.
+    Dead,
+    /// Given up: its generation was raised and is not durable yet (J2).
+    Pending,
+}
+
+/// Who wants a bucket; later ones may use more of the reserve.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Purpose {
+    /// Data of clients.
+    Data,
+    /// Data moved by garbage collection, which frees more than it takes.
+    Move,
+    /// Index nodes and the volume table.
+    Metadata,
+    /// The prio chain, without which nothing becomes free.
+    Prio,
+}
+
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    geometry: Geometry,
+    generations: Vec<Generation>,
+    durable: Vec<Generation>,
+    /// A lower bound for the generations of all pointers to the bucket in the index.
+    oldest: Vec<Generation>,
+    live: Vec<u32>,
+    dirty: Vec<u32>,
+    role: Vec<Role>,
+    free: VecDeque<BucketNr>,
+    dead: VecDeque<BucketNr>,
+    pending: Vec<BucketNr>,
+    restart: Vec<BucketNr>,
+    victims: VictimList,
+    unknown: u32,
+    /// Every extent of the index is in the counts.
+    counted: bool,
+    pins: Rc<Pins>,
+    /// A bucket could not be taken because of old pointers into it: garbage collection is due.
+    pub aged: bool,
+}
+
+/// Generations as they were when a prio chain was composed.
+pub(crate) struct Snapshot {
+    pub entries: Vec<PrioEntry>,
+    generations: Vec<Generation>,
+    pending: Vec<BucketNr>,
+    restart: Vec<BucketNr>,
+}
+
+impl Buckets {
+    /// All buckets unknown, except superblock and journal.
+    pub fn new(geometry: Geometry, generations: Vec<Generation>, policy: Replacement) -> Buckets {
+        let n = geometry.buckets as usize;
+        assert_eq!(generations.len(), n, "one generation a bucket");
+        let mut buckets = Buckets {
+            geometry,
+            durable: generations.clone(),
+            oldest: generations.clone(),
+            generations,
+            live: vec![0; n],
+            dirty: vec![0; n],
+            role: vec![Role::Unknown; n],
+            free: VecDeque::new(),
+            dead: VecDeque::new(),
+            pending: Vec::new(),
+            restart: Vec::new(),
+            victims: VictimList::new(geometry.buckets, policy),
+            unknown: geometry.buckets,
+            counted: false,
+            pins: Pins::new(geometry.buckets),
+            aged: false,
+        };
+        for bucket in 0..geometry.first_bucket + geometry.journal_buckets {
+            buckets.set_metadata(BucketNr(bucket));
+        }
+        buckets
+    }
+
+    pub fn pins(&self) -> &Rc<Pins> {
+        &self.pins
+    }
+    pub fn role(&self, bucket: BucketNr) -> Role {
+        self.role[bucket.0 as usize]
+    }
+    pub fn generation(&self, bucket: BucketNr) -> Generation {
+        self.generations[bucket.0 as usize]
+    }
+    pub fn live(&self, bucket: BucketNr) -> u32 {
+        self.live[bucket.0 as usize]
+    }
+    pub fn dirty(&self, bucket: BucketNr) -> u32 {
+        self.dirty[bucket.0 as usize]
+    }
+    pub fn set_policy(&mut self, policy: Replacement) {
+        self.victims.set_policy(policy);
+    }
+    pub fn free_len(&self) -> usize {
+        self.free.len()
+    }
+    pub fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+    pub fn dead_len(&self) -> usize {
+        self.dead.len()
+    }
+
+    fn bucket_of(&self, pointer: Pointer) -> BucketNr {
+        pointer.bucket(self.geometry.bucket_sectors)
+    }
+
+    fn set_role(&mut self, bucket: BucketNr, role: Role) {
+        let old = std::mem::replace(&mut self.role[bucket.0 as usize], role);
+        self.unknown -= u32::from(old == Role::Unknown);
+        if old == Role::Data && role != Role::Data && self.victims.contains(bucket.0) {
+            self.victims.remove(bucket.0);
+        }
+    }
+
+    /// Whether the pointer's data is still there, as far as memory knows.
+    pub fn is_live(&self, pointer: Pointer) -> bool {
+        self.generation(self.bucket_of(pointer)).staleness_of(pointer.generation) == 0
+    }
+
+    /// Whether a crash now could bring the pointer's data back: the generation that makes it
+    /// stale is not durable.
+    pub fn may_return(&self, pointer: Pointer) -> bool {
+        let durable = self.durable[self.bucket_of(pointer).0 as usize];
+        durable.staleness_of(pointer.generation) == 0
+    }
+
+    /// A pointer was found on the device: it may raise the generation (docs/format.md), and its
+    /// age counts.
+    pub fn note_pointer(&mut self, pointer: Pointer) {
+        let bucket = self.bucket_of(pointer);
+        let index = bucket.0 as usize;
+        if self.generations[index].is_ahead(pointer.generation) {
+            self.generations[index] = pointer.generation;
+            self.durable[index] = pointer.generation;
+            (self.live[index], self.dirty[index]) = (0, 0);
+        }
+        if self.age_of(bucket, pointer.generation) > self.age_of(bucket, self.oldest[index]) {
+            self.oldest[index] = pointer.generation;
+        }
+    }
+
+    fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
+        self.generations[bucket.0 as usize].staleness_of(generation)
+    }
+
+    /// Age of a pointer in generations; 0: live.
+    pub fn age(&self, pointer: Pointer) -> u8 {
+        self.age_of(self.bucket_of(pointer), pointer.generation)
+    }
+
+    /// The present generations: where a garbage collection pass starts from.
+    pub fn generations(&self) -> Vec<Generation> {
+        self.generations.clone()
+    }
+
+    /// A garbage collection pass saw every pointer: these are the oldest ones.
+    pub fn set_oldest(&mut self, oldest: Vec<Generation>) {
+        self.oldest = oldest;
+        self.aged = false;
+    }
+
+    /// An extent came to point into the bucket.
+    pub fn add_live(&mut self, pointer: Pointer, sectors: u64, dirty: bool) {
+        let bucket = self.bucket_of(pointer);
+        let index = bucket.0 as usize;
+        self.live[index] += sectors as u32;
+        self.dirty[index] += if dirty { sectors as u32 } else { 0 };
+        if self.role[index] == Role::Unknown {
+            self.set_role(bucket, Role::Data);
+        }
+        self.settle(bucket);
+    }
+
+    /// An extent that was live ceased to point into the bucket.
+    pub fn remove_live(&mut self, pointer: Pointer, sectors: u64, dirty: bool) {
+        let bucket = self.bucket_of(pointer);
+        let index = bucket.0 as usize;
+        self.live[index] =
+            self.live[index].checked_sub(sectors as u32).expect("live sectors are counted exactly");
+        if dirty {
+            self.dirty[index] =
+                self.dirty[index].checked_sub(sectors as u32).expect("dirty sectors are counted exactly");
+        }
+        self.settle(bucket);
+    }
+
+    /// Puts a data bucket where it belongs: among the victims, among the dead, or nowhere.
+    fn settle(&mut self, bucket: BucketNr) {
+        let index = bucket.0 as usize;
+        if self.role[index] == Role::Dead && self.live[index] > 0 {
+            // The count was not complete yet when it seemed dead.
+            self.dead.retain(|&other| other != bucket);
+            self.set_role(bucket, Role::Data);
+        }
+        if self.role[index] != Role::Data {
+            return;
+        }
+        if self.live[index] == 0 && self.counted {
+            if !self.pins.is_pinned(bucket) {
+                self.set_role(bucket, Role::Dead);
+                self.dead.push_back(bucket);
+            }
+        } else if self.dirty[index] == 0 {
+            if !self.victims.contains(bucket.0) {
+                self.victims.insert(bucket.0);
+            }
+        } else if self.victims.contains(bucket.0) {
+            self.victims.remove(bucket.0);
+        }
+    }
+
+    /// Looks again at buckets that lost their last pin.
+    pub fn settle_released(&mut self) {
+        for bucket in self.pins.take_released() {
+            self.settle(bucket);
+        }
+    }
+
+    /// A hit.
+    pub fn touch(&mut self, pointer: Pointer) {
+        let bucket = self.bucket_of(pointer);
+        if self.victims.contains(bucket.0) {
+            self.victims.touch(bucket.0);
+        }
+    }
+
+    pub fn set_metadata(&mut self, bucket: BucketNr) {
+        self.set_role(bucket, Role::Metadata);
+    }
+
+    /// Restart with a chain of our own: this bucket was kept free.
+    pub fn set_free(&mut self, bucket: BucketNr) {
+        self.set_role(bucket, Role::Free);
+        self.free.push_back(bucket);
+    }
+
+    /// Every extent has been counted: what is still unknown is free. Every data bucket finds its
+    /// place.
+    pub fn counting_done(&mut self) {
+        self.counted = true;
+        for index in 0..self.role.len() {
+            let bucket = BucketNr(index as u32);
+            if self.role[index] == Role::Unknown {
+                self.set_free(bucket);
+            }
+        }
+        for index in 0..self.role.len() {
+            self.settle(BucketNr(index as u32));
+        }
+    }
+
+    pub fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Free buckets that only metadata may take, and those that only the prio chain may take.
+    fn reserve(&self, purpose: Purpose) -> usize {
+        let chain = self.geometry.prio_buckets() as usize;
+        let metadata = chain + (self.geometry.buckets as usize / 128).clamp(10, 64);
+        match purpose {
+            Purpose::Prio => 0,
+            Purpose::Metadata => chain,
+            Purpose::Move => metadata,
+            Purpose::Data => metadata + (self.geometry.buckets as usize / 256).clamp(2, 256),
+        }
+    }
+
+    /// Buckets kept free for the next start, of ubcache or of the driver (docs/format.md §9.5).
+    fn restart_reserve(&self) -> usize {
+        self.geometry.prio_buckets() as usize + 2 * (self.geometry.journal_buckets as usize).max(8)
+    }
+
+    /// The allocator starts below the first and stops above the second number of free buckets.
+    pub fn watermarks(&self) -> (usize, usize) {
+        let low = self.reserve(Purpose::Data) + (self.geometry.buckets as usize / 64).clamp(4, 1024);
+        (low, low + (self.geometry.buckets as usize / 64).clamp(4, 2048))
+    }
+
+    /// Whether `count` buckets could be had for the purpose now.
+    pub fn can_take(&self, purpose: Purpose, count: usize) -> bool {
+        self.free.len() >= self.reserve(purpose) + count
+    }
+
+    /// Takes a free bucket.
+    pub fn take(&mut self, purpose: Purpose) -> Option<BucketNr> {
+        if !self.can_take(purpose, 1) {
+            return None;
+        }
+        let bucket = self.free.pop_front()?;
+        assert_eq!(self.role(bucket), Role::Free, "a free bucket is free");
+        assert_eq!(self.live(bucket), 0, "nothing live is in a free bucket");
+        assert!(!self.pins.is_pinned(bucket), "nobody reads a free bucket");
+        self.set_role(bucket, if purpose <= Purpose::Move { Role::Open } else { Role::Metadata });
+        Some(bucket)
+    }
+
+    /// No more data goes into an open bucket.
+    pub fn close(&mut self, bucket: BucketNr) {
+        assert_eq!(self.role(bucket), Role::Open, "only an open bucket is closed");
+        self.set_role(bucket, Role::Data);
+        self.settle(bucket);
+    }
+
+    /// A bucket that was taken and then not used, and to which nothing durable points.
+    pub fn give_back(&mut self, bucket: BucketNr) {
+        self.set_free(bucket);
+    }
+
+    /// A metadata bucket is not referred to by anything durable any more.
+    pub fn retire_metadata(&mut self, bucket: BucketNr) {
+        assert_eq!(self.role(bucket), Role::Metadata, "only metadata is retired");
+        self.invalidate(bucket);
+    }
+
+    fn invalidate(&mut self, bucket: BucketNr) {
+        let index = bucket.0 as usize;
+        self.generations[index] = self.generations[index].next();
+        (self.live[index], self.dirty[index]) = (0, 0);
+        self.set_role(bucket, Role::Pending);
+        self.pending.push(bucket);
+    }
+
+    fn may_take(&self, bucket: BucketNr) -> bool {
+        let index = bucket.0 as usize;
+        !self.pins.is_pinned(bucket)
+            && self.age_of(bucket, self.oldest[index]) < AGE_MAX
+            && self.dirty[index] == 0
+    }
+
+    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending. Their
+    /// keys are stale from now on; the prio chain makes that durable. Says how many live sectors
+    /// were dropped.
+    pub fn evict(&mut self, goal: usize, mut random: impl FnMut() -> u64) -> u64 {
+        self.settle_released();
+        for _ in 0..self.dead.len() {
+            if self.free.len() + self.pending.len() >= goal {
+                return 0;
+            }
+            let Some(bucket) = self.dead.pop_front() else { break };
+            if self.may_take(bucket) {
+                self.invalidate(bucket);
+            } else {
+                self.aged |= self.age_of(bucket, self.oldest[bucket.0 as usize]) >= AGE_MAX;
+                self.dead.push_back(bucket);
+            }
+        }
+        let mut dropped = 0;
+        while self.free.len() + self.pending.len() < goal && self.counted {
+            let mut victims = std::mem::replace(&mut self.victims, VictimList::new(0, Replacement::Fifo));
+            let picked = victims.pick(&mut random, |bucket| self.may_take(BucketNr(bucket)));
+            if picked.is_none() && let Some(bucket) = victims.iter_oldest().next() {
+                self.aged |= self.age_of(BucketNr(bucket), self.oldest[bucket as usize]) >= AGE_MAX;
+            }
+            self.victims = victims;
+            let Some(bucket) = picked.map(BucketNr) else { break };
+            dropped += u64::from(self.live(bucket));
+            self.invalidate(bucket);
+        }
+        dropped
+    }
+
+    /// What a prio chain says now. Until [`Buckets::chain_durable`] the present restart buckets
+    /// stay as they are.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let wanted = self.restart_reserve().saturating_sub(self.restart.len());
+        let spare = self.free.len().saturating_sub(self.watermarks().0);
+        for _ in 0..wanted.min(spare) {
+            let Some(bucket) = self.free.pop_back() else { break };
+            self.set_role(bucket, Role::Restart);
+            self.restart.push(bucket);
+        }
+        let entries = (0..self.role.len())
+            .map(|index| PrioEntry {
+                priority: match self.role[index] {
+                    Role::Metadata => PRIORITY_METADATA,
+                    Role::Restart => PRIORITY_RESTART,
+                    _ => PRIORITY_DATA,
+                },
+                generation: self.generations[index],
+            })
+            .collect();
+        Snapshot {
+            entries,
+            generations: self.generations.clone(),
+            pending: self.pending.clone(),
+            restart: self.restart.clone(),
+        }
+    }
+
+    /// Puts half of the free buckets aside for the next start; used right after a start that has
+    /// not counted the buckets yet.
+    pub fn set_restart_aside(&mut self) {
+        for _ in 0..self.free.len() / 2 {
+            let Some(bucket) = self.free.pop_back() else { break };
+            self.set_role(bucket, Role::Restart);
+            self.restart.push(bucket);
+        }
+    }
+
+    /// The prio chain of the snapshot is durable: its generations are, and what was pending then
+    /// can be used.
+    pub fn chain_durable(&mut self, snapshot: Snapshot) {
+        self.durable = snapshot.generations;
+        let mut pinned = Vec::new();
+        let done: std::collections::BTreeSet<BucketNr> = snapshot.pending.into_iter().collect();
+        for bucket in std::mem::take(&mut self.pending) {
+            if !done.contains(&bucket) || self.pins.is_pinned(bucket) {
+                pinned.push(bucket);
+            } else {
+                self.set_free(bucket);
+            }
+        }
+        self.pending = pinned;
+        debug_assert!(snapshot.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
+    }
+
+    /// A bucket of the former prio chain or volume table: nothing points to it by generation.
+    pub fn free_former_chain(&mut self, bucket: BucketNr) {
+        assert_eq!(self.role(bucket), Role::Metadata, "the chain is metadata");
+        self.set_free(bucket);
+    }
+
+    /// Closed data buckets that are at most `percent` full of live data and pinned by nobody,
+    /// emptiest first: what moving garbage collection looks at.
+    pub fn sparse(&self, percent: u64, count: usize) -> Vec<BucketNr> {
+        let limit = u64::from(self.geometry.bucket_sectors) * percent / 100;
+        let mut sparse: Vec<BucketNr> = (0..self.role.len() as u32)
+            .map(BucketNr)
+            .filter(|&bucket| {
+                self.role(bucket) == Role::Data
+                    && self.live(bucket) > 0
+                    && u64::from(self.live(bucket)) <= limit
+                    && !self.pins.is_pinned(bucket)
+            })
+            .collect();
+        sparse.sort_by_key(|&bucket| (self.live(bucket), bucket));
+        sparse.truncate(count);
+        sparse
+    }
+
+    /// Percent of buckets that are neither free nor evictable (bcache's `in_use`).
+    pub fn in_use_percent(&self) -> u64 {
+        let available = self.free.len()
+            + self.restart.len()
+            + self.pending.len()
+            + self.dead.len()
+            + self.victims.len() as usize
+            + self.unknown as usize;
+        let total = self.geometry.buckets as usize;
+        ((total - available.min(total)) * 100 / total) as u64
+    }
+
+    /// Number of buckets that can't be evicted or used.
+    pub fn unavailable(&self) -> u64 {
+        let total = u64::from(self.geometry.buckets);
+        total * self.in_use_percent() / 100
+    }
+
+    /// Whether giving something up could bring free buckets.
+    pub fn can_progress(&self) -> bool {
+        !self.pending.is_empty() || !self.dead.is_empty() || self.victims.len() > 0
+    }
+
+    /// Every closed clean bucket: for tests that evict everything.
+    pub fn clean_buckets(&self) -> usize {
+        self.victims.len() as usize
+    }
+}

@@ -1,0 +1,17 @@
+//! Buckets: which are free, what is in the others, who may have the next one.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`buckets`] | role, generation and exact sector counts of every bucket |
+//! | [`pins`] | buckets that somebody reads or is about to name |
+//! | [`victim`] | which clean bucket goes next |
+//! | [`sectors`] | room for data inside open buckets |
+//! | [`prio`] | the prio chain: generations made durable |
+//! | [`allocator`] | the task that keeps free buckets ahead of demand |
+
+pub(crate) mod allocator;
+pub(crate) mod buckets;
+pub(crate) mod pins;
+pub(crate) mod prio;
+pub(crate) mod sectors;
+pub(crate) mod victim;

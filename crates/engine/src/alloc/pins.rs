@@ -1,0 +1,56 @@
+//! Pins: a pinned bucket is not reused, whatever happens to the keys that point to it (J2).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ubcache_format::BucketNr;
+
+#[derive(Debug)]
+pub(crate) struct Pins {
+    counts: RefCell<Vec<u32>>,
+    /// Buckets that lost their last pin since the allocator looked.
+    released: RefCell<Vec<BucketNr>>,
+}
+
+impl Pins {
+    pub fn new(buckets: u32) -> Rc<Pins> {
+        Rc::new(Pins { counts: RefCell::new(vec![0; buckets as usize]), released: RefCell::default() })
+    }
+
+    pub fn pin(self: &Rc<Pins>, bucket: BucketNr) -> Pin {
+        self.counts.borrow_mut()[bucket.0 as usize] += 1;
+        Pin { pins: self.clone(), bucket }
+    }
+
+    pub fn is_pinned(&self, bucket: BucketNr) -> bool {
+        self.counts.borrow()[bucket.0 as usize] > 0
+    }
+
+    pub fn take_released(&self) -> Vec<BucketNr> {
+        std::mem::take(&mut self.released.borrow_mut())
+    }
+}
+
+/// Holds a bucket. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pins: Rc<Pins>,
+    bucket: BucketNr,
+}
+
+impl Clone for Pin {
+    fn clone(&self) -> Pin {
+        self.pins.pin(self.bucket)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut counts = self.pins.counts.borrow_mut();
+        let count = &mut counts[self.bucket.0 as usize];
+        *count -= 1;
+        if *count == 0 {
+            self.pins.released.borrow_mut().push(self.bucket);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Room for data: pieces of open buckets.
+//!
+//! Data that will be clean, data that will be dirty and data moved by garbage collection go to
+//! different buckets, so that buckets become evictable as a whole.
+
+use ubcache_env::Sector;
+use ubcache_format::{BucketNr, Geometry, Pointer};
+
+use super::buckets::{Buckets, Purpose};
+use super::pins::Pin;
+
+/// Which kind of data goes together.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Class {
+    Clean = 0,
+    Dirty = 1,
+    MovedClean = 2,
+    MovedDirty = 3,
+}
+const CLASSES: usize = 4;
+
+/// A piece of a bucket that its holder may write. The pin keeps the bucket until the piece is
+/// named by the index or dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub pointer: Pointer,
+    pub sectors: u64,
+    pub pin: Pin,
+}
+
+#[derive(Copy, Clone, Debug)]
+struct OpenBucket {
+    bucket: BucketNr,
+    next: Sector,
+    end: Sector,
+    /// Keeps the bucket from being taken for dead before the first extent is in it.
+    generation: ubcache_format::Generation,
+}
+
+/// The open buckets.
+#[derive(Default, Debug)]
+pub(crate) struct OpenBuckets {
+    open: [Option<OpenBucket>; CLASSES],
+}
+
+impl OpenBuckets {
+    /// Room for `sectors` sectors in as few pieces as possible, rounded up to whole blocks; None
+    /// (and nothing taken) if there is not enough.
+    pub fn allocate(
+        &mut self,
+        buckets: &mut Buckets,
+        geometry: &Geometry,
+        class: Class,
+        sectors: u64,
+    ) -> Option<Vec<Piece>> {
+        let block = u64::from(geometry.block_sectors);
+        let bucket_sectors = u64::from(geometry.bucket_sectors);
+        let purpose =
+            if matches!(class, Class::Clean | Class::Dirty) { Purpose::Data } else { Purpose::Move };
+        let room = self.open[class as usize].map_or(0, |open| open.end - open.next);
+        let more = sectors.saturating_sub(room).div_ceil(bucket_sectors) as usize;
+        if more > 0 && !buckets.can_take(purpose, more) {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        let mut left = sectors;
+        while left > 0 {
+            let open = match self.open[class as usize] {
+                Some(open) => open,
+                None => {
+                    let bucket = buckets.take(purpose).expect("checked above");
+                    let start = geometry.bucket_start(bucket);
+                    OpenBucket {
+                        bucket,
+                        next: start,
+                        end: Sector(start.0 + bucket_sectors),
+                        generation: buckets.generation(bucket),
+                    }
+                }
+            };
+            let take = left.min(open.end - open.next);
+            let pointer = Pointer { device: 0, offset: open.next, generation: open.generation };
+            pieces.push(Piece { pointer, sectors: take, pin: buckets.pins().pin(open.bucket) });
+            left -= take;
+            let next = open.next + take.div_ceil(block) * block;
+            if next < open.end {
+                self.open[class as usize] = Some(OpenBucket { next, ..open });
+            } else {
+                self.open[class as usize] = None;
+                // Pinned by the piece, so it is not taken for dead yet.
+                buckets.close(open.bucket);
+            }
+        }
+        Some(pieces)
+    }
+
+    /// Closes every open bucket: the set stops, or space is short.
+    pub fn close_all(&mut self, buckets: &mut Buckets) {
+        for open in self.open.iter_mut().filter_map(Option::take) {
+            buckets.close(open.bucket);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Which requests go past the cache (bcache's rules, docs/operations.md).
+
+pub mod congestion;
+pub mod decide;
+pub mod sequential;

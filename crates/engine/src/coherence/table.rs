@@ -1,0 +1,189 @@
+//! The in-flight table of a volume: every fill, client write and background writeback.
+
+use ubcache_env::{IntervalSet, SectorRange};
+
+/// What an entry of the table is.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A read miss that wants to put its data into the cache.
+    Fill,
+    /// A client's write, of any mode; also a discard and a write of zeroes.
+    Write,
+    /// Background writeback.
+    Writeback,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    range: SectorRange,
+    /// W2: the backing write may be on its way.
+    backing_write: bool,
+    /// Fill: the parts that must not be published any more. Write: any part means that its copy
+    /// must not be published.
+    doomed: IntervalSet,
+}
+
+/// A number for an entry, valid until it leaves.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ticket(usize);
+
+/// The table. Its size is bounded by the queue depth of the clients.
+#[derive(Default, Debug)]
+pub(crate) struct InFlight {
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+    /// Number of writes, fills and writebacks: most look-ups need not look.
+    writes: usize,
+    others: usize,
+}
+
+impl InFlight {
+    fn put(&mut self, entry: Entry) -> Ticket {
+        match entry.kind {
+            Kind::Write => self.writes += 1,
+            _ => self.others += 1,
+        }
+        match self.free.pop() {
+            Some(index) => {
+                self.entries[index] = Some(entry);
+                Ticket(index)
+            }
+            None => {
+                self.entries.push(Some(entry));
+                Ticket(self.entries.len() - 1)
+            }
+        }
+    }
+
+    fn entry(&mut self, ticket: Ticket) -> &mut Entry {
+        self.entries[ticket.0].as_mut().expect("a ticket is good until its entry leaves")
+    }
+
+    /// T2: a client write enters before it does anything else. It dooms every overlapping fill,
+    /// and overlapping writes doom each other's copies. Says how many fills it doomed.
+    pub fn enter_write(&mut self, range: SectorRange) -> (Ticket, u64) {
+        let mut doomed = IntervalSet::default();
+        let mut fills = 0;
+        if self.writes + self.others > 0 {
+            for entry in self.entries.iter_mut().flatten() {
+                if entry.kind == Kind::Writeback || !entry.range.overlaps(&range) {
+                    continue;
+                }
+                let common = entry.range.intersect(&range);
+                fills += u64::from(entry.kind == Kind::Fill && entry.doomed.is_empty());
+                entry.doomed.insert(common);
+                if entry.kind == Kind::Write {
+                    doomed.insert(common);
+                }
+            }
+        }
+        (self.put(Entry { kind: Kind::Write, range, backing_write: false, doomed }), fills)
+    }
+
+    /// R1, T3: registers a fill; where a client write is in the table it is doomed from birth.
+    pub fn enter_fill(&mut self, range: SectorRange) -> Ticket {
+        let mut doomed = IntervalSet::default();
+        if self.writes > 0 {
+            for entry in self.entries.iter().flatten() {
+                if entry.kind == Kind::Write && entry.range.overlaps(&range) {
+                    doomed.insert(entry.range.intersect(&range));
+                }
+            }
+        }
+        self.put(Entry { kind: Kind::Fill, range, backing_write: false, doomed })
+    }
+
+    /// B1: enters a writeback, unless a backing write or another writeback is over the range.
+    pub fn enter_writeback(&mut self, range: SectorRange) -> Option<Ticket> {
+        let busy = self.entries.iter().flatten().any(|entry| {
+            (entry.backing_write || entry.kind == Kind::Writeback) && entry.range.overlaps(&range)
+        });
+        if busy {
+            return None;
+        }
+        let doomed = IntervalSet::default();
+        Some(self.put(Entry { kind: Kind::Writeback, range, backing_write: false, doomed }))
+    }
+
+    /// W2: from now on the backing write may land at any moment.
+    pub fn backing_write_starts(&mut self, ticket: Ticket) {
+        let range = self.entry(ticket).range;
+        let writeback = self.entries.iter().flatten().any(|entry| {
+            entry.kind == Kind::Writeback && entry.range.overlaps(&range)
+        });
+        // I5. The range of a writeback is dirty until it leaves, so the decide step of a write
+        // over it finds dirty data and does not come here.
+        assert!(!writeback, "no backing write starts over a writeback in flight at {range}");
+        self.entry(ticket).backing_write = true;
+    }
+
+    /// Whether a backing write may be landing anywhere in the range.
+    pub fn backing_write_over(&self, range: SectorRange) -> bool {
+        self.entries.iter().flatten().any(|entry| entry.backing_write && entry.range.overlaps(&range))
+    }
+
+    /// The entry leaves. Says which parts were doomed.
+    pub fn leave(&mut self, ticket: Ticket) -> IntervalSet {
+        let entry = self.entries[ticket.0].take().expect("an entry leaves once");
+        match entry.kind {
+            Kind::Write => self.writes -= 1,
+            _ => self.others -= 1,
+        }
+        self.free.push(ticket.0);
+        entry.doomed
+    }
+
+    /// Entries in the table.
+    pub fn len(&self) -> usize {
+        self.writes + self.others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ubcache_env::Sector;
+
+    fn range(start: u64, len: u64) -> SectorRange {
+        SectorRange::new(Sector(start), len)
+    }
+
+    #[test]
+    fn a_write_dooms_the_overlapping_part_of_a_fill_only() {
+        let mut table = InFlight::default();
+        let fill = table.enter_fill(range(0, 16));
+        let (write, doomed) = table.enter_write(range(8, 16));
+        assert_eq!(doomed, 1);
+        let late = table.enter_fill(range(20, 8));
+        table.leave(write);
+        assert_eq!(table.leave(fill).iter().collect::<Vec<_>>(), [range(8, 8)]);
+        assert_eq!(table.leave(late).iter().collect::<Vec<_>>(), [range(20, 4)]);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn overlapping_writes_doom_both_copies() {
+        let mut table = InFlight::default();
+        let (first, _) = table.enter_write(range(0, 8));
+        let (second, _) = table.enter_write(range(4, 8));
+        let (apart, _) = table.enter_write(range(100, 8));
+        assert!(!table.leave(first).is_empty());
+        assert!(!table.leave(second).is_empty());
+        assert!(table.leave(apart).is_empty());
+    }
+
+    #[test]
+    fn a_writeback_waits_for_backing_writes_only() {
+        let mut table = InFlight::default();
+        let (write, _) = table.enter_write(range(0, 8));
+        let writeback = table.enter_writeback(range(0, 4)).expect("not decided yet");
+        assert!(table.enter_writeback(range(2, 8)).is_none(), "twice");
+        table.leave(writeback);
+        table.backing_write_starts(write);
+        assert!(table.enter_writeback(range(0, 4)).is_none());
+        assert!(table.backing_write_over(range(7, 1)));
+        table.leave(write);
+        assert!(table.enter_writeback(range(0, 4)).is_some());
+    }
+}

@@ -1,0 +1,91 @@
+//! Clean copies on the cache device that are not in the index yet (rules C1, C2).
+//!
+//! Every fill and every copy of a writethrough write comes here first. It is served from here.
+//! Once its range is not un-flushed, a background task puts it into the index, with its record.
+//! So no node and no journal entry ever names a copy that the backing device may still lose, and
+//! a crash simply forgets what is here. Dropping a copy is always allowed.
+
+use std::collections::BTreeMap;
+
+use ubcache_env::{Sector, SectorRange};
+use ubcache_format::Pointer;
+
+use crate::alloc::pins::Pin;
+
+#[derive(Debug)]
+struct Copy {
+    end: Sector,
+    pointer: Pointer,
+    pin: Pin,
+}
+
+/// The unpublished copies of a volume.
+#[derive(Default, Debug)]
+pub(crate) struct Unpublished {
+    by_start: BTreeMap<Sector, Copy>,
+}
+
+impl Unpublished {
+    pub fn is_empty(&self) -> bool {
+        self.by_start.is_empty()
+    }
+
+    /// Number of copies.
+    pub fn len(&self) -> usize {
+        self.by_start.len()
+    }
+
+    /// The copies that overlap the range, cut to it, in order.
+    pub fn overlapping(&self, range: SectorRange) -> impl Iterator<Item = (SectorRange, Pointer)> + '_ {
+        let first = match self.by_start.range(..=range.start).next_back() {
+            Some((&start, copy)) if copy.end > range.start => start,
+            _ => range.start,
+        };
+        let end = range.end.max(first);
+        self.by_start.range(first..end).map(move |(&start, copy)| {
+            let part = SectorRange::from_bounds(start, copy.end).intersect(&range);
+            (part, copy.pointer.advance(part.start - start))
+        })
+    }
+
+    /// Everything, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (SectorRange, Pointer)> + '_ {
+        self.by_start.iter().map(|(&start, copy)| (SectorRange::from_bounds(start, copy.end), copy.pointer))
+    }
+
+    /// Drops what is in the range.
+    pub fn remove(&mut self, range: SectorRange) {
+        if range.is_empty() || self.by_start.is_empty() {
+            return;
+        }
+        let overlapping: Vec<Sector> = {
+            let first = match self.by_start.range(..=range.start).next_back() {
+                Some((&start, copy)) if copy.end > range.start => start,
+                _ => range.start,
+            };
+            self.by_start.range(first..range.end.max(first)).map(|(&start, _)| start).collect()
+        };
+        for start in overlapping {
+            let copy = self.by_start.remove(&start).expect("just seen");
+            if start < range.start {
+                let left = Copy { end: range.start, pointer: copy.pointer, pin: copy.pin.clone() };
+                self.by_start.insert(start, left);
+            }
+            if copy.end > range.end {
+                let pointer = copy.pointer.advance(range.end - start);
+                self.by_start.insert(range.end, Copy { end: copy.end, pointer, pin: copy.pin });
+            }
+        }
+    }
+
+    /// Adds a copy; the latest wins.
+    pub fn insert(&mut self, range: SectorRange, pointer: Pointer, pin: Pin) {
+        self.remove(range);
+        self.by_start.insert(range.start, Copy { end: range.end, pointer, pin });
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.by_start.clear();
+    }
+}

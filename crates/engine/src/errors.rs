@@ -1,0 +1,104 @@
+//! Why the engine can't do what it was asked to.
+
+use ubcache_env::IoError;
+use ubcache_format::{FormatError, Sector, Uuid};
+
+/// Why a set can't be opened, attached to, or go on. The caller adds the names of the devices.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A device failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// How it failed.
+        source: IoError,
+    },
+    /// The content of a device is damaged or not what it should be.
+    #[error("{what}{}: {source}", at.map(|at| format!(" at sector {at}")).unwrap_or_default())]
+    Format {
+        /// What was being read.
+        what: &'static str,
+        /// Where on the device.
+        at: Option<Sector>,
+        /// What is wrong.
+        source: FormatError,
+    },
+    /// The content of a device contradicts itself.
+    #[error("{what} is damaged: {detail}")]
+    Damaged {
+        /// What was being read.
+        what: &'static str,
+        /// What was found and expected.
+        detail: String,
+    },
+    /// A cache device is needed and this is a backing device, or the other way round.
+    #[error("this is a bcache {found} device, a {expected} device is needed here")]
+    WrongKind {
+        /// `cache` or `backing`.
+        found: &'static str,
+        /// `cache` or `backing`.
+        expected: &'static str,
+    },
+    /// The backing device belongs to another set.
+    #[error(
+        "the backing device is {state} and belongs to cache set {found}, not to {expected}; \
+         serve it with the cache device of that set, or give it up there first"
+    )]
+    OtherSet {
+        /// The set named by the backing device.
+        found: Uuid,
+        /// The set it was to be attached to.
+        expected: Uuid,
+        /// Its state word.
+        state: &'static str,
+    },
+    /// The backing device is dirty and the set does not know it.
+    #[error(
+        "the backing device {uuid} has dirty data in a cache, but cache set {set} has no record of it; \
+         find the cache device that it was used with (its data is needed), nothing was changed"
+    )]
+    DirtyElsewhere {
+        /// The backing device.
+        uuid: Uuid,
+        /// The set.
+        set: Uuid,
+    },
+    /// A backing device with this UUID is attached already.
+    #[error("a backing device with UUID {0} is attached already (a copy of the device?)")]
+    AlreadyAttached(Uuid),
+    /// Block sizes do not fit.
+    #[error(
+        "the backing device has blocks of {backing} sectors, smaller than the {cache} sectors of the cache; \
+         make the cache with blocks of at most {backing} sectors"
+    )]
+    BlockTooSmall {
+        /// Sectors.
+        backing: u32,
+        /// Sectors.
+        cache: u32,
+    },
+    /// The volume table is full.
+    #[error("the set has no free slot for another volume (it has {0}, and slots are never reused)")]
+    NoSlot(u32),
+    /// No room for metadata.
+    #[error("the cache has no free bucket for {0}")]
+    NoSpace(&'static str),
+    /// The set has failed earlier.
+    #[error("the cache set has failed: {0}")]
+    Failed(String),
+    /// The set is being stopped.
+    #[error("the cache set is being stopped")]
+    Stopping,
+}
+
+impl EngineError {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(IoError) -> EngineError {
+        move |source| EngineError::Io { what, source }
+    }
+
+    pub(crate) fn format(what: &'static str, at: Sector) -> impl FnOnce(FormatError) -> EngineError {
+        move |source| EngineError::Format { what, at: Some(at), source }
+    }
+}

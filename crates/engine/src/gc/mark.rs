@@ -1,0 +1,196 @@
+//! The pass over the leaves.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use ubcache_env::local::first;
+use ubcache_env::{Env, Nanos};
+use ubcache_format::{Generation, Inode};
+
+use crate::errors::EngineError;
+use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
+use crate::set::Set;
+
+/// A leaf is rewritten when a pointer in it is older than this many generations.
+const AGE_REWRITE: u8 = 10;
+/// A pass begins when this part of the cache was written since the last one.
+const WRITTEN_PART: u64 = 16;
+/// Up to this many neighbouring leaves are merged.
+const MERGE_MAX: usize = 4;
+
+impl<E: Env> Set<E> {
+    /// At start: loads every leaf once, so that its extents are in the counts. Afterwards every
+    /// bucket is known.
+    pub(crate) async fn count_leaves(&self, in_background: bool) -> Result<(), EngineError> {
+        let mut at = FIRST;
+        while at != LAST {
+            let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
+            if !leaf.state.borrow().counted {
+                self.load_leaf(&leaf).await?;
+                if leaf.state.borrow().retired {
+                    continue;
+                }
+            }
+            at = leaf.end;
+            if in_background {
+                self.env.yield_now().await;
+                if self.is_ending() {
+                    return Ok(());
+                }
+            }
+        }
+        self.buckets.borrow_mut().counting_done();
+        self.allocator.check(&self.buckets.borrow());
+        Ok(())
+    }
+
+    /// The task that runs passes when they are due.
+    pub(crate) async fn gc_task(self: Rc<Self>) {
+        while !self.is_ending() && self.failure().is_none() {
+            let wake = self.gc.wake.notified();
+            let written = self.cache.counters().written_bytes - self.gc.began_at_bytes.get();
+            let part = u64::from(self.geometry.buckets) * self.geometry.bucket_bytes() / WRITTEN_PART;
+            let due = self.gc.requested.get() || written > part;
+            if due && self.buckets.borrow().is_counted() {
+                // What fails here fails again where it matters, and is reported there.
+                if self.collect_garbage().await.is_err() {
+                    self.env.sleep(Nanos::from_secs(1)).await;
+                }
+                continue;
+            }
+            first(wake, self.env.sleep(Nanos::from_secs(10))).await;
+        }
+    }
+
+    /// One pass.
+    pub(crate) async fn collect_garbage(&self) -> Result<(), EngineError> {
+        let _one = self.gc.running.lock().await;
+        self.gc.requested.set(false);
+        self.gc.began_at_bytes.set(self.cache.counters().written_bytes);
+        self.env.mark("gc_pass");
+        let mut oldest = self.buckets.borrow().generations();
+        let moving = self.choose_sparse();
+        if !moving.is_empty() {
+            self.env.mark("moving_gc");
+        }
+        let mut at = FIRST;
+        while at != LAST {
+            if self.is_ending() {
+                return Ok(());
+            }
+            let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
+            self.load_leaf(&leaf).await?;
+            let Some(found) = self.look_at(&leaf, &mut oldest, &moving) else { continue };
+            let end = leaf.end;
+            self.drop_dead_keys(found.dead).await?;
+            if !found.to_move.is_empty() {
+                self.move_extents(found.to_move).await;
+            }
+            self.maintain(at, &leaf, found.old).await?;
+            at = end;
+            self.env.yield_now().await;
+        }
+        self.buckets.borrow_mut().set_oldest(oldest);
+        Ok(())
+    }
+
+    /// One step over a leaf; None if it is not in memory any more.
+    fn look_at(
+        &self,
+        leaf: &Rc<Leaf>,
+        oldest: &mut [Generation],
+        moving: &BTreeSet<ubcache_format::BucketNr>,
+    ) -> Option<Found> {
+        let state = leaf.state.borrow();
+        let body = state.body.as_ref()?;
+        let buckets = self.buckets.borrow();
+        let mut found = Found::default();
+        let mut stale = 0;
+        for extent in body.iter() {
+            let bucket = extent.pointer.bucket(self.geometry.bucket_sectors);
+            let index = bucket.0 as usize;
+            let generation = buckets.generation(bucket);
+            let age = generation.staleness_of(extent.pointer.generation);
+            if age > generation.staleness_of(oldest[index]) {
+                oldest[index] = extent.pointer.generation;
+            }
+            if age > 0 {
+                stale += usize::from(!buckets.may_return(extent.pointer));
+                found.old |= age > AGE_REWRITE;
+            } else if self.is_dead(extent.inode) {
+                found.dead.push(extent);
+            } else if moving.contains(&bucket) {
+                found.to_move.push(extent);
+            }
+        }
+        found.old |= stale * 2 > body.len().max(8);
+        Some(found)
+    }
+
+    /// The volume is gone for good: its slot says so.
+    fn is_dead(&self, inode: Inode) -> bool {
+        let table = self.uuids.borrow();
+        table.get(inode.0 as usize).is_some_and(|entry| entry.uuid == ubcache_format::Uuid::INVALIDATED)
+    }
+
+    async fn drop_dead_keys(&self, dead: Vec<Extent>) -> Result<(), EngineError> {
+        for extent in dead {
+            self.prepare_change(extent.inode, extent.range).await?;
+            if self.is_current(&extent) {
+                self.env.mark("dead_volume_key_dropped");
+                self.replace(extent.inode, extent.range, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rewrites the leaf if it is full of old pointers; merges it with its neighbours if they fit
+    /// into one.
+    async fn maintain(&self, low: Position, leaf: &Rc<Leaf>, old: bool) -> Result<(), EngineError> {
+        let always = self.settings.borrow().gc_always_rewrite;
+        let group = self.mergeable(low, leaf);
+        if group.len() > 1 {
+            self.env.mark("leaves_merged");
+            return self.restructure(vec![group]).await;
+        }
+        if (old || always) && !leaf.state.borrow().retired {
+            return self.restructure(vec![vec![leaf.clone()]]).await;
+        }
+        Ok(())
+    }
+
+    /// The leaf and those after it, with the same parent, that together fill two thirds of a node
+    /// at most.
+    fn mergeable(&self, low: Position, leaf: &Rc<Leaf>) -> Vec<Rc<Leaf>> {
+        let tree = self.tree.borrow();
+        if tree.root_level() == 0 || leaf.state.borrow().retired {
+            return Vec::new();
+        }
+        let fit = (self.geometry.node_bytes() as usize - 32) / 24;
+        let fit = self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8))) * 2 / 3;
+        let (_, parent_end) = tree.parent(1, leaf.end);
+        let mut group: Vec<Rc<Leaf>> = Vec::new();
+        let mut keys = 0;
+        let mut at = low;
+        while group.len() < MERGE_MAX && at < parent_end {
+            let Some(next) = tree.leaf_after(at) else { break };
+            let state = next.state.borrow();
+            let Some(body) = state.body.as_ref() else { break };
+            keys += body.len();
+            if keys > fit {
+                break;
+            }
+            at = next.end;
+            group.push(next.clone());
+        }
+        if group.first().is_none_or(|first| first.id != leaf.id) { Vec::new() } else { group }
+    }
+}
+
+/// What a pass wants to do about a leaf.
+#[derive(Default)]
+struct Found {
+    old: bool,
+    dead: Vec<Extent>,
+    to_move: Vec<Extent>,
+}

@@ -1,0 +1,75 @@
+//! Moving live data out of sparse buckets, so that they become free as a whole.
+
+use std::collections::BTreeSet;
+
+use ubcache_env::{Durability, Env};
+use ubcache_format::BucketNr;
+
+use crate::alloc::sectors::Class;
+use crate::index::leaf::Extent;
+use crate::set::Set;
+
+/// A bucket is worth emptying when at most this part of it is live.
+const SPARSE_PERCENT: u64 = 50;
+/// Buckets emptied in one pass at the most.
+const BUCKETS_MAX: usize = 256;
+
+impl<E: Env> Set<E> {
+    /// The buckets that a pass empties. Only buckets with dirty data: what is clean is evicted as
+    /// a whole, dirty sectors would keep their bucket for long.
+    pub(crate) fn choose_sparse(&self) -> BTreeSet<BucketNr> {
+        if !self.settings.borrow().copy_gc_enabled {
+            return BTreeSet::new();
+        }
+        let buckets = self.buckets.borrow();
+        let sparse = buckets.sparse(SPARSE_PERCENT, BUCKETS_MAX);
+        sparse.into_iter().filter(|&bucket| buckets.dirty(bucket) > 0).collect()
+    }
+
+    /// Copies extents to other buckets and points their keys there, if they are still the same.
+    pub(crate) async fn move_extents(&self, extents: Vec<Extent>) {
+        for extent in extents {
+            self.move_extent(extent).await;
+        }
+    }
+
+    async fn move_extent(&self, extent: Extent) {
+        let pin = {
+            let buckets = self.buckets.borrow();
+            if !buckets.is_live(extent.pointer) {
+                return;
+            }
+            buckets.pins().pin(extent.pointer.bucket(self.geometry.bucket_sectors))
+        };
+        let class = if extent.dirty { Class::MovedDirty } else { Class::MovedClean };
+        let Some(pieces) = self.try_allocate(class, extent.range.sectors()) else { return };
+        let Ok(data) = self.cache.read(extent.pointer.offset, extent.range.sectors()).await else { return };
+        let data = ubcache_env::IoVec::from(data);
+        let mut at = 0;
+        for piece in &pieces {
+            let part = data.cut_sectors(at, piece.sectors);
+            at += piece.sectors;
+            let block = u64::from(self.geometry.block_sectors);
+            let rest = piece.sectors.next_multiple_of(block) - piece.sectors;
+            let mut part = part;
+            part.append(ubcache_env::IoVec::zeroes((rest * ubcache_format::SECTOR_BYTES) as usize));
+            if self.cache.write(piece.pointer.offset, part, Durability::Volatile).await.is_err() {
+                return;
+            }
+        }
+        if self.prepare_change(extent.inode, extent.range).await.is_err() || !self.is_current(&extent) {
+            self.env.mark("move_overtaken");
+            return;
+        }
+        // One step. The old bucket's generation becomes durable after this record, with the prio
+        // chain that frees it, so a lost move is found at the old place.
+        let mut start = extent.range.start;
+        for piece in &pieces {
+            let part = ubcache_env::SectorRange::new(start, piece.sectors);
+            start = part.end;
+            self.replace(extent.inode, part, Some((piece.pointer, extent.dirty)));
+        }
+        self.env.mark("extent_moved");
+        drop(pin);
+    }
+}

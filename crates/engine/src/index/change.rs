@@ -1,0 +1,159 @@
+//! Changing the index: one step that changes leaves, counts, ghosts and journal together.
+
+use std::rc::Rc;
+
+use ubcache_env::{Env, IntervalMap, SectorRange};
+use ubcache_format::{Inode, JournalSeq, Key, Pointer};
+use smallvec::SmallVec;
+
+use super::leaf::{Extent, Leaf, push_holes};
+use crate::set::Set;
+
+/// Beyond this many intervals of ghosts the journal is made durable to lay them.
+const GHOSTS_MAX: usize = 4096;
+
+/// Ranges of a volume whose key was removed or replaced by a record: until that record is
+/// durable, a crash brings the old key back.
+#[derive(Default, Debug)]
+pub(crate) struct Ghosts {
+    pub map: IntervalMap<JournalSeq>,
+    pub newest: JournalSeq,
+}
+
+/// What is known of a slot of the volume table, attached or not.
+#[derive(Default, Debug)]
+pub(crate) struct InodeState {
+    /// Sectors of live dirty extents.
+    pub dirty_sectors: u64,
+    pub ghosts: Ghosts,
+    /// The record of the newest dirty insert (F1).
+    pub newest_dirty: JournalSeq,
+}
+
+impl<E: Env> Set<E> {
+    /// Sectors that only the cache has.
+    pub(crate) fn dirty_sectors(&self, inode: Inode) -> u64 {
+        self.inodes.borrow().get(&inode).map_or(0, |state| state.dirty_sectors)
+    }
+
+    /// The record of the newest dirty insert.
+    pub(crate) fn newest_dirty(&self, inode: Inode) -> JournalSeq {
+        self.inodes.borrow().get(&inode).map_or(JournalSeq::default(), |state| state.newest_dirty)
+    }
+
+    /// Makes the range point to `new`, or to nothing, and records it. One step; the leaves over
+    /// the range must be in memory (`prepare_change`), and the new place pinned by the caller.
+    pub(crate) fn replace(&self, inode: Inode, range: SectorRange, new: Option<(Pointer, bool)>) -> JournalSeq {
+        let mut keys = Vec::with_capacity(1);
+        match new {
+            Some((pointer, dirty)) => keys.push(Key::extent(inode, range, dirty, pointer)),
+            None => push_holes(&mut keys, inode, range),
+        }
+        let mut newest = JournalSeq::default();
+        for key in keys {
+            let range = key.range();
+            newest = self.journal_append(key);
+            self.replace_in_memory(inode, range, new, newest);
+        }
+        newest
+    }
+
+    /// Replay: the record exists already.
+    pub(crate) fn replace_in_memory(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        new: Option<(Pointer, bool)>,
+        seq: JournalSeq,
+    ) {
+        let mut tree = self.tree.borrow_mut();
+        let mut buckets = self.buckets.borrow_mut();
+        let mut inodes = self.inodes.borrow_mut();
+        let known = inodes.entry(inode).or_default();
+        let leaves: SmallVec<[Rc<Leaf>; 2]> = tree.leaves_over(inode, range).cloned().collect();
+        let now = self.env.now();
+        for leaf in &leaves {
+            let part = leaf.clip(inode, range);
+            let mut state = leaf.state.borrow_mut();
+            let body = state.body.as_mut().expect("prepare_change was called, and no await since");
+            let before = body.len();
+            body.remove(inode, part, |old| {
+                if buckets.is_live(old.pointer) {
+                    buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
+                    if old.dirty {
+                        known.dirty_sectors -= old.range.sectors();
+                    }
+                }
+                if buckets.may_return(old.pointer) {
+                    known.ghosts.map.insert(old.range, seq);
+                    known.ghosts.newest = seq;
+                }
+            });
+            if let Some((pointer, dirty)) = new {
+                let pointer = pointer.advance(part.start - range.start);
+                let extent = Extent { inode, range: part, dirty, pointer };
+                buckets.note_pointer(pointer);
+                if buckets.is_live(pointer) {
+                    buckets.add_live(pointer, part.sectors(), dirty);
+                    if dirty {
+                        known.dirty_sectors += part.sectors();
+                    }
+                }
+                body.insert(extent, self.geometry.bucket_sectors);
+            }
+            body.touch(inode, part);
+            let (after, dirty_entries) = (body.len(), body.dirty_entries());
+            let full = body.touched_words() * 8 >= self.tuning.leaf_write_bytes;
+            state.dirty_entries = dirty_entries;
+            if state.pin.is_none() {
+                state.touched_at = now;
+            }
+            tree.loaded_extents = tree.loaded_extents + after - before;
+            tree.pin(leaf, &mut state, seq);
+            drop(state);
+            leaf.referenced.set(true);
+            if full {
+                self.node_writer.request(leaf);
+            }
+        }
+        if new.is_some_and(|(_, dirty)| dirty) {
+            known.newest_dirty = seq;
+        }
+        let crowded = known.ghosts.map.intervals() > GHOSTS_MAX;
+        drop((tree, buckets, inodes));
+        if crowded {
+            self.lay_ghosts(inode);
+        }
+    }
+
+    fn lay_ghosts(&self, inode: Inode) {
+        let durable = self.journal_durable();
+        if let Some(known) = self.inodes.borrow_mut().get_mut(&inode) {
+            known.ghosts.map.retain(|_, seq| seq > durable);
+        }
+        self.journal_hurry();
+    }
+
+    /// W2: removes every key over the range and says which record must be durable before the
+    /// backing device may be written there. None: no crash can bring anything back (W3).
+    /// The range must have no dirty part; the leaves must be in memory.
+    pub(crate) fn invalidate(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
+        let mut hull: Option<SectorRange> = None;
+        {
+            let buckets = self.buckets.borrow();
+            self.each_extent(inode, range, |extent| {
+                let live = buckets.is_live(extent.pointer);
+                // I4: the decide step found nothing dirty, and there was no await since.
+                assert!(!(live && extent.dirty), "dirty data is never invalidated: {:?}", extent.range);
+                if live || buckets.may_return(extent.pointer) {
+                    let low = hull.map_or(extent.range.start, |hull| hull.start);
+                    hull = Some(SectorRange::from_bounds(low, extent.range.end));
+                }
+            });
+        }
+        if let Some(hull) = hull {
+            self.replace(inode, hull, None);
+        }
+        self.ghost_over(inode, range)
+    }
+}

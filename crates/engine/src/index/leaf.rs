@@ -1,0 +1,427 @@
+//! A leaf of the index in memory: its extents, combined, and what of them is not written yet.
+//!
+//! The map of a leaf equals what a reader of the device would get by combining the bsets of the
+//! node and what is touched since, except that holes and placeholders are left out. Stale
+//! extents stay: the device still has them, and the return check (docs/coherence.md) asks for them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use ubcache_env::local::Lock;
+use ubcache_env::{IntervalSet, Nanos, Sector, SectorRange};
+use ubcache_format::{Generation, Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, Pointer};
+
+/// A place in the order of keys.
+pub(crate) type Position = (Inode, Sector);
+
+/// The lowest place; no key lies there.
+pub(crate) const FIRST: Position = (Inode(0), Sector(0));
+/// The key position of the rightmost node of every level.
+pub(crate) const LAST: Position = (Inode(Key::MAX_INODE), Sector(Key::MAX_END));
+
+/// A cached range: which sectors of which volume, and where on the cache device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub inode: Inode,
+    /// In sectors of the backing device, data offset included (docs/format.md).
+    pub range: SectorRange,
+    pub dirty: bool,
+    /// Where the first sector of the range is.
+    pub pointer: Pointer,
+}
+
+impl Extent {
+    /// The part within `range`, which must overlap.
+    pub fn cut(&self, range: SectorRange) -> Extent {
+        let part = self.range.intersect(&range);
+        assert!(!part.is_empty(), "{part} of {} is not empty", self.range);
+        let pointer = self.pointer.advance(part.start - self.range.start);
+        Extent { range: part, pointer, ..*self }
+    }
+
+    pub fn key(&self) -> Key {
+        Key::extent(self.inode, self.range, self.dirty, self.pointer)
+    }
+}
+
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+struct Entry {
+    offset: Sector,
+    sectors: u16,
+    dirty: bool,
+    generation: Generation,
+}
+
+/// The extents of a leaf.
+#[derive(Default, Debug)]
+pub(crate) struct Body {
+    /// By (volume, end).
+    map: BTreeMap<Position, Entry>,
+    /// Ranges changed since the last write of the node was started.
+    touched: BTreeMap<Inode, IntervalSet>,
+    /// An upper bound for the words that a bset of the touched ranges takes.
+    touched_words: u64,
+    /// Dirty entries, stale ones included.
+    dirty_entries: u32,
+}
+
+fn extent((inode, end): Position, entry: Entry) -> Extent {
+    Extent {
+        inode,
+        range: SectorRange::from_bounds(Sector(end.0 - u64::from(entry.sectors)), end),
+        dirty: entry.dirty,
+        pointer: Pointer { device: 0, offset: entry.offset, generation: entry.generation },
+    }
+}
+
+impl Body {
+    /// A body with these extents, which are in order and disjoint; nothing is touched.
+    pub fn from_extents(extents: Vec<Extent>) -> Body {
+        let mut body = Body::default();
+        for extent in extents {
+            body.put(extent);
+        }
+        body
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+    pub fn dirty_entries(&self) -> u32 {
+        self.dirty_entries
+    }
+    pub fn touched_words(&self) -> u64 {
+        self.touched_words
+    }
+    pub fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// All extents in order.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
+        self.map.iter().map(|(&position, &entry)| extent(position, entry))
+    }
+
+    /// The extents after a place, in order.
+    pub fn iter_after(&self, after: Position) -> impl Iterator<Item = Extent> + '_ {
+        self.map.range((Excluded(after), Unbounded)).map(|(&position, &entry)| extent(position, entry))
+    }
+
+    /// The extents that overlap the range, uncut, in order.
+    pub fn overlapping(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = Extent> + '_ {
+        self.iter_after((inode, range.start))
+            .take_while(move |extent| extent.inode == inode && extent.range.start < range.end)
+    }
+
+    fn put(&mut self, extent: Extent) {
+        let entry = Entry {
+            offset: extent.pointer.offset,
+            sectors: extent.range.sectors() as u16,
+            dirty: extent.dirty,
+            generation: extent.pointer.generation,
+        };
+        self.dirty_entries += u32::from(extent.dirty);
+        let old = self.map.insert((extent.inode, extent.range.end), entry);
+        assert!(old.is_none(), "no two extents end at the same place");
+    }
+
+    fn take(&mut self, extent: &Extent) {
+        let old = self.map.remove(&(extent.inode, extent.range.end));
+        assert!(old.is_some(), "the extent is in the map");
+        self.dirty_entries -= u32::from(extent.dirty);
+    }
+
+    /// Removes whatever lies in the range; what sticks out stays. `removed` gets each removed part.
+    pub fn remove(&mut self, inode: Inode, range: SectorRange, mut removed: impl FnMut(Extent)) {
+        while let Some(old) = { self.overlapping(inode, range).next() } {
+            self.take(&old);
+            let part = old.range.intersect(&range);
+            if old.range.start < part.start {
+                self.put(old.cut(SectorRange::from_bounds(old.range.start, part.start)));
+            }
+            if part.end < old.range.end {
+                self.put(old.cut(SectorRange::from_bounds(part.end, old.range.end)));
+            }
+            removed(old.cut(part));
+        }
+    }
+
+    /// Inserts an extent where there is none, joined with its neighbours where the format allows.
+    pub fn insert(&mut self, mut new: Extent, bucket_sectors: u32) {
+        let joins = |left: &Extent, right: &Extent| {
+            left.inode == right.inode
+                && left.range.end == right.range.start
+                && left.dirty == right.dirty
+                && left.pointer.advance(left.range.sectors()) == right.pointer
+                && left.pointer.bucket(bucket_sectors) == right.pointer.bucket(bucket_sectors)
+                && left.range.sectors() + right.range.sectors() <= MAX_EXTENT_SECTORS
+        };
+        if let Some(&entry) = self.map.get(&(new.inode, new.range.start)) {
+            let left = extent((new.inode, new.range.start), entry);
+            if joins(&left, &new) {
+                self.take(&left);
+                new.range.start = left.range.start;
+                new.pointer = left.pointer;
+            }
+        }
+        let right = self.iter_after((new.inode, new.range.end)).next();
+        if let Some(right) = right
+            && joins(&new, &right)
+        {
+            self.take(&right);
+            new.range.end = right.range.end;
+        }
+        self.put(new);
+    }
+
+    /// Notes that the device does not have the present state of the range.
+    pub fn touch(&mut self, inode: Inode, range: SectorRange) {
+        self.touched.entry(inode).or_default().insert(range);
+        // The change itself, and a neighbour cut on each side.
+        self.touched_words += 9;
+    }
+
+    /// The keys that bring the device's node up to date: what the touched ranges hold now, and
+    /// holes for the rest of them. Sorted, disjoint.
+    pub fn pending_keys(&self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for (&inode, ranges) in &self.touched {
+            for range in ranges.iter() {
+                let mut at = range.start;
+                for extent in self.overlapping(inode, range) {
+                    let part = extent.cut(range);
+                    push_holes(&mut keys, inode, SectorRange::from_bounds(at, part.range.start));
+                    at = part.range.end;
+                    keys.push(part.key());
+                }
+                push_holes(&mut keys, inode, SectorRange::from_bounds(at, range.end));
+            }
+        }
+        keys
+    }
+
+    /// Takes the note of what is touched away: a write of it is under way.
+    pub fn take_touched(&mut self) -> Touched {
+        Touched { ranges: std::mem::take(&mut self.touched), words: std::mem::take(&mut self.touched_words) }
+    }
+
+    /// Puts it back: the write failed.
+    pub fn restore_touched(&mut self, touched: Touched) {
+        for (inode, ranges) in touched.ranges {
+            self.touched.entry(inode).or_default().merge(&ranges);
+        }
+        self.touched_words += touched.words;
+    }
+
+    /// Drops the extents for which `drop` says so, without touching.
+    pub fn drop_where(&mut self, mut drop: impl FnMut(&Extent) -> bool) {
+        let mut dirty = 0;
+        self.map.retain(|&position, &mut entry| {
+            let keep = !drop(&extent(position, entry));
+            dirty += u32::from(keep && entry.dirty);
+            keep
+        });
+        self.dirty_entries = dirty;
+    }
+
+    /// Cuts the leaf in two at a place; returns what lies after it.
+    pub fn split_off(&mut self, at: Position) -> Body {
+        let (inode, sector) = at;
+        // An extent that straddles the place is cut, on both sides of it and in what is touched.
+        let straddling = self
+            .iter_after(at)
+            .next()
+            .filter(|extent| extent.inode == inode && extent.range.start < sector);
+        if let Some(old) = straddling {
+            self.take(&old);
+            let (left, right) = old.range.split_at(sector);
+            self.put(old.cut(left));
+            self.put(old.cut(right));
+        }
+        let mut right = Body::default();
+        let boundary = (inode, Sector(sector.0 + 1));
+        right.map = self.map.split_off(&boundary);
+        right.dirty_entries = right.map.values().filter(|entry| entry.dirty).count() as u32;
+        self.dirty_entries -= right.dirty_entries;
+        right.touched = self.touched.split_off(&Inode(inode.0 + 1));
+        if let Some(ranges) = self.touched.remove(&inode) {
+            let (mut low, mut high) = (IntervalSet::default(), IntervalSet::default());
+            for range in ranges.iter() {
+                let (left, rest) = (
+                    range.intersect(&SectorRange::from_bounds(Sector(0), sector)),
+                    range.intersect(&SectorRange::from_bounds(sector, Sector(u64::MAX))),
+                );
+                low.insert(left);
+                high.insert(rest);
+            }
+            if !low.is_empty() {
+                self.touched.insert(inode, low);
+            }
+            if !high.is_empty() {
+                right.touched.insert(inode, high);
+            }
+        }
+        for body in [&mut *self, &mut right] {
+            body.touched_words =
+                body.touched.values().map(|ranges| 9 * ranges.intervals() as u64).sum::<u64>();
+        }
+        right
+    }
+
+    /// Adds everything of a right neighbour.
+    pub fn append(&mut self, mut right: Body) {
+        self.map.append(&mut right.map);
+        self.dirty_entries += right.dirty_entries;
+        let touched = right.take_touched();
+        self.restore_touched(touched);
+    }
+}
+
+/// See [`Body::take_touched`].
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    ranges: BTreeMap<Inode, IntervalSet>,
+    words: u64,
+}
+
+/// Holes in pieces of at most 32768 sectors, as the driver writes them.
+pub(crate) fn push_holes(keys: &mut Vec<Key>, inode: Inode, range: SectorRange) {
+    const PIECE: u64 = 32768;
+    let mut at = range.start;
+    while at < range.end {
+        let end = Sector(range.end.0.min(at.0 + PIECE));
+        keys.push(Key::hole(inode, SectorRange::from_bounds(at, end)));
+        at = end;
+    }
+}
+
+/// A leaf: where it is on the device, and its extents when they are in memory.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    /// Unique in the life of the process.
+    pub id: u64,
+    /// Everything in the leaf lies after this place ...
+    pub low: Position,
+    /// ... and not after this one.
+    pub end: Position,
+    /// The pointer of the key that leads here: place, generation, checksum seed.
+    pub pointer: Pointer,
+    /// Size of the node in sectors.
+    pub sectors: u16,
+    /// Held while the node is read, written or replaced.
+    pub io: Lock,
+    pub state: RefCell<LeafState>,
+    /// Set by every use, cleared by the hand of the node cache.
+    pub referenced: Cell<bool>,
+}
+
+/// The part of a leaf that changes.
+#[derive(Debug, Default)]
+pub(crate) struct LeafState {
+    /// None: not in memory.
+    pub body: Option<Body>,
+    /// Random number of all bsets of the node.
+    pub seq: u64,
+    /// Bytes of the node that hold bsets.
+    pub used_bytes: u64,
+    /// The extents have been counted into the buckets.
+    pub counted: bool,
+    /// The oldest journal entry with a record that the node on the device lacks.
+    pub pin: Option<JournalSeq>,
+    /// The same for the records in a write that is under way.
+    pub writing_pin: Option<JournalSeq>,
+    /// When it was first touched since the last write.
+    pub touched_at: Nanos,
+    /// Replaced by other leaves: look the place up again.
+    pub retired: bool,
+    /// Dirty entries, known also while the body is not in memory.
+    pub dirty_entries: u32,
+}
+
+impl Leaf {
+    pub fn key(&self) -> Key {
+        Key::node(self.end.0, self.end.1, self.sectors, self.pointer)
+    }
+
+    /// The part of a volume's range that belongs to this leaf.
+    pub fn clip(&self, inode: Inode, range: SectorRange) -> SectorRange {
+        let start = if self.low.0 == inode { range.start.max(self.low.1) } else { range.start };
+        let end = if self.end.0 == inode { range.end.min(self.end.1) } else { range.end };
+        SectorRange::from_bounds(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const VOLUME: Inode = Inode(3);
+
+    fn range(start: u64, len: u64) -> SectorRange {
+        SectorRange::new(Sector(start), len)
+    }
+    fn place(at: u64, generation: u8) -> Pointer {
+        Pointer { device: 0, offset: Sector(at), generation: Generation(generation) }
+    }
+    fn sectors(body: &Body) -> Vec<Option<(u64, u8, bool)>> {
+        let mut all = vec![None; 100];
+        for extent in body.iter() {
+            for sector in extent.range.start.0..extent.range.end.0 {
+                let pointer = extent.pointer.advance(sector - extent.range.start.0);
+                assert!(all[sector as usize].is_none(), "extents do not overlap");
+                all[sector as usize] = Some((pointer.offset.0, pointer.generation.0, extent.dirty));
+            }
+        }
+        all
+    }
+
+    proptest! {
+        /// Applying the pending keys to what the device had gives what memory has.
+        #[test]
+        fn pending_keys_bring_the_device_up_to_date(
+            steps in prop::collection::vec((0u64..80, 1u64..20, 0u8..5, any::<bool>()), 1..40),
+            split in 0u64..100,
+        ) {
+            let mut body = Body::default();
+            let mut device: Vec<Vec<Key>> = Vec::new();
+            let mut model: Vec<Option<(u64, u8, bool)>> = vec![None; 100];
+            for (index, &(start, len, kind, dirty)) in steps.iter().enumerate() {
+                let range = range(start, len);
+                body.remove(VOLUME, range, |_| ());
+                body.touch(VOLUME, range);
+                model[start as usize..(start + len) as usize].fill(None);
+                if kind > 0 {
+                    let at = 1000 * (index as u64 + 1);
+                    body.insert(
+                        Extent { inode: VOLUME, range, dirty, pointer: place(at, kind) }, 1 << 20);
+                    for n in 0..len {
+                        model[(start + n) as usize] = Some((at + n, kind, dirty));
+                    }
+                }
+                if kind == 4 {
+                    device.push(body.pending_keys());
+                    body.take_touched();
+                }
+            }
+            prop_assert_eq!(&sectors(&body), &model);
+            let right = body.split_off((VOLUME, Sector(split)));
+            prop_assert!(body.iter().all(|extent| extent.range.end.0 <= split));
+            prop_assert!(right.iter().all(|extent| extent.range.start.0 >= split));
+            device.push(body.pending_keys());
+            device.push(right.pending_keys());
+            let mut combined = Body::default();
+            for key in device.into_iter().flatten() {
+                combined.remove(VOLUME, key.range(), |_| ());
+                if let Some(pointer) = key.pointer() {
+                    combined.insert(
+                        Extent { inode: VOLUME, range: key.range(), dirty: key.dirty, pointer }, 1 << 20);
+                }
+            }
+            prop_assert_eq!(&sectors(&combined), &model);
+            body.append(right);
+            prop_assert_eq!(&sectors(&body), &model);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What is cached of a range.
+
+use std::rc::Rc;
+
+use ubcache_env::{Env, SectorRange};
+use ubcache_format::{Inode, JournalSeq, Pointer};
+
+use super::leaf::{Extent, Leaf};
+use crate::errors::EngineError;
+use crate::set::Set;
+
+impl<E: Env> Set<E> {
+    /// A leaf over the range that is not in memory.
+    pub(crate) fn unloaded_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
+        let tree = self.tree.borrow();
+        tree.leaves_over(inode, range).find(|leaf| leaf.state.borrow().body.is_none()).cloned()
+    }
+
+    /// Brings every leaf over the range into memory. True when it returns, and until the next await.
+    pub(crate) async fn load_over(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+        while let Some(leaf) = self.unloaded_leaf(inode, range) {
+            self.load_leaf(&leaf).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a change of the range can be made: the journal has room, the leaves are in
+    /// memory. True when it returns, and until the next await.
+    pub(crate) async fn prepare_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+        loop {
+            self.journal_room().await?;
+            match self.unloaded_leaf(inode, range) {
+                None => return Ok(()),
+                Some(leaf) => self.load_leaf(&leaf).await?,
+            }
+        }
+    }
+
+    /// Calls `visit` with every extent over the range, cut to it, live or stale. The leaves must
+    /// be in memory.
+    pub(crate) fn each_extent(&self, inode: Inode, range: SectorRange, mut visit: impl FnMut(Extent)) {
+        let tree = self.tree.borrow();
+        for leaf in tree.leaves_over(inode, range) {
+            let state = leaf.state.borrow();
+            let body = state.body.as_ref().expect("load_over was called, and no await since");
+            leaf.referenced.set(true);
+            for extent in body.overlapping(inode, leaf.clip(inode, range)) {
+                visit(extent.cut(range));
+            }
+        }
+    }
+
+    /// The live extents over the range, cut to it, in order. The leaves must be in memory.
+    pub(crate) fn live_extents(&self, inode: Inode, range: SectorRange) -> Vec<Extent> {
+        let mut live = Vec::new();
+        let buckets = self.buckets.borrow();
+        self.each_extent(inode, range, |extent| {
+            if buckets.is_live(extent.pointer) {
+                live.push(extent);
+            }
+        });
+        live
+    }
+
+    /// Whether any of the range is dirty. The leaves must be in memory.
+    pub(crate) fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
+        if self.dirty_sectors(inode) == 0 && self.buckets.borrow().is_counted() {
+            return false;
+        }
+        self.live_extents(inode, range).iter().any(|extent| extent.dirty)
+    }
+
+    /// The return check: which record must be durable so that no crash can bring back a key over
+    /// the range (docs/coherence.md). What is in the index counts as well; call it after removing.
+    pub(crate) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
+        let durable = self.journal_durable();
+        let mut inodes = self.inodes.borrow_mut();
+        let ghosts = &mut inodes.entry(inode).or_default().ghosts;
+        if ghosts.newest <= durable {
+            ghosts.map.clear();
+            return None;
+        }
+        ghosts.map.overlapping(range).map(|(_, seq)| seq).filter(|&seq| seq > durable).max()
+    }
+
+    /// Whether this extent is still what the index says about its whole range.
+    pub(crate) fn is_current(&self, extent: &Extent) -> bool {
+        let mut at = extent.range.start;
+        let mut same = true;
+        self.each_extent(extent.inode, extent.range, |found| {
+            let expected: Pointer = extent.pointer.advance(found.range.start - extent.range.start);
+            same &= found.range.start == at && found.pointer == expected && found.dirty == extent.dirty;
+            at = found.range.end;
+        });
+        same && at == extent.range.end && self.buckets.borrow().is_live(extent.pointer)
+    }
+}

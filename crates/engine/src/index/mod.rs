@@ -1,0 +1,24 @@
+//! The index: bcache's btree.
+//!
+//! In memory it is flat: a map from key positions to leaves, and per level above a map to the
+//! interior nodes, which are always in memory (a hundredth of the leaves, or less). The tree
+//! shape exists on the device only. Look-ups and changes are synchronous, they never see half of
+//! a change; what they need from the device is loaded before.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`leaf`] | extents of one leaf, and what of them is not written yet |
+//! | [`tree`] | the maps of leaves and interior nodes |
+//! | [`load`] | reading nodes; the node cache |
+//! | [`lookup`] | what is cached of a range |
+//! | [`change`] | inserting and removing, with the record and all counts; ghosts |
+//! | [`write`] | appending bsets to leaves |
+//! | [`restructure`] | rewriting, splitting and merging nodes |
+
+pub(crate) mod change;
+pub(crate) mod leaf;
+pub(crate) mod load;
+pub(crate) mod lookup;
+pub(crate) mod restructure;
+pub(crate) mod tree;
+pub(crate) mod write;

@@ -1,0 +1,412 @@
+//! Replacing nodes: rewriting full ones, splitting, merging.
+//!
+//! New nodes are written to new buckets beside the old ones. Then, per parent, one bset is
+//! appended that names the new children and frees the old ones, which makes the change atomic; a
+//! parent without room is replaced in the same way, up to the root, which the journal names.
+//! Look-ups and changes go on in the old leaves all the while; what is changed meanwhile stays
+//! touched and goes to the new leaves when memory switches over, in one step.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ubcache_env::local::{Permit, join_all};
+use ubcache_env::{Buf, Durability, Env, Sector};
+use ubcache_format::{BucketNr, Key, Pointer, SECTOR_BYTES, bset_bytes, encode_bset};
+
+use super::leaf::{Body, FIRST, LAST, Leaf, LeafState, Position, Touched};
+use super::tree::Interior;
+use crate::alloc::buckets::Purpose;
+use crate::errors::EngineError;
+use crate::set::Set;
+
+/// A node that was written and is not referred to yet.
+#[derive(Clone, Debug)]
+struct NewNode {
+    end: Position,
+    pointer: Pointer,
+    sectors: u16,
+    seq: u64,
+    used_bytes: u64,
+}
+
+impl NewNode {
+    fn key(&self) -> Key {
+        Key::node(self.end.0, self.end.1, self.sectors, self.pointer)
+    }
+}
+
+/// Children of one level that take the place of others.
+#[derive(Default, Debug)]
+struct Replacement {
+    old: Vec<Key>,
+    new: Vec<NewNode>,
+}
+
+/// A group of neighbouring leaves that is being replaced.
+struct Group {
+    leaves: Vec<Rc<Leaf>>,
+    touched: Vec<Touched>,
+    replacement: Replacement,
+    _io: Vec<Permit>,
+}
+
+/// Everything a restructuring has done to the device so far.
+#[derive(Default)]
+struct Plan {
+    /// Buckets of nodes that nothing refers to if this fails.
+    taken: Vec<BucketNr>,
+    /// Bsets to append to parents, once everything above is written.
+    appends: Vec<(Sector, Vec<u8>)>,
+    /// Interior nodes that get longer: level, place, by how much.
+    grown: Vec<(usize, Position, u64)>,
+    /// Replacements by level, from 1.
+    interior: Vec<Replacement>,
+}
+
+impl<E: Env> Set<E> {
+    /// Number of keys that fit a fresh node, and how many are put into one.
+    fn node_capacity(&self) -> (usize, usize) {
+        let fit = ((self.geometry.node_bytes() - 32) / 24) as usize;
+        let fit = self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)));
+        (fit * 4 / 5, (fit * 3 / 5).max(2))
+    }
+
+    async fn take_metadata(&self, plan: &mut Plan, count: usize) -> Result<Vec<BucketNr>, EngineError> {
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
+            match bucket {
+                Some(bucket) => {
+                    taken.push(bucket);
+                    plan.taken.push(bucket);
+                }
+                None => self.wait_for_buckets("an index node").await?,
+            }
+        }
+        self.allocator.check(&self.buckets.borrow());
+        Ok(taken)
+    }
+
+    /// Writes fresh nodes, cut from `keys` (which are in order); the last one gets `end`.
+    async fn write_nodes(
+        &self,
+        plan: &mut Plan,
+        keys: &[Key],
+        end: Position,
+    ) -> Result<Vec<NewNode>, EngineError> {
+        let (most, usual) = self.node_capacity();
+        let count = if keys.len() <= most { 1 } else { keys.len().div_ceil(usual) };
+        let buckets = self.take_metadata(plan, count).await?;
+        let size = keys.len().div_ceil(count).max(1);
+        let mut chunks: Vec<&[Key]> = keys.chunks(size).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        // Rounding can leave the last bucket without keys.
+        for unused in &buckets[chunks.len()..] {
+            plan.taken.retain(|bucket| bucket != unused);
+            self.buckets.borrow_mut().give_back(*unused);
+        }
+        let sectors = (self.geometry.node_bytes() / SECTOR_BYTES) as u16;
+        let mut nodes = Vec::new();
+        let mut writes = Vec::new();
+        for (index, chunk) in chunks.iter().enumerate() {
+            let bucket = buckets[index];
+            let pointer = Pointer {
+                device: 0,
+                offset: self.geometry.bucket_start(bucket),
+                generation: self.buckets.borrow().generation(bucket),
+            };
+            let seq = self.env.random().max(1);
+            let bytes = encode_bset(&self.geometry, pointer, seq, chunk);
+            let last = index + 1 == chunks.len();
+            nodes.push(NewNode {
+                end: if last { end } else { chunk.last().expect("chunks are not empty").position() },
+                pointer,
+                sectors,
+                seq,
+                used_bytes: bytes.len() as u64,
+            });
+            let from = Buf::from_bytes(&bytes).into();
+            writes.push(self.cache.write(pointer.offset, from, Durability::Volatile));
+        }
+        for result in join_all(writes).await {
+            result.map_err(|source| {
+                self.note_cache_error("writing an index node", &source);
+                EngineError::Io { what: "writing an index node", source }
+            })?;
+        }
+        Ok(nodes)
+    }
+
+    /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many
+    /// as it takes. Leaves that were replaced by somebody else meanwhile are left out.
+    pub(crate) async fn restructure(&self, groups: Vec<Vec<Rc<Leaf>>>) -> Result<(), EngineError> {
+        let _structure = self.structure.lock().await;
+        let mut plan = Plan::default();
+        let mut replaced: Vec<Group> = Vec::new();
+        let result = self.restructure_locked(groups, &mut plan, &mut replaced).await;
+        match result {
+            Ok(()) => {
+                self.switch_over(plan, replaced);
+                Ok(())
+            }
+            Err(error) => {
+                let mut buckets = self.buckets.borrow_mut();
+                if self.failure().is_none() {
+                    // Nothing durable refers to them: appends are the last thing done.
+                    plan.taken.into_iter().for_each(|bucket| buckets.retire_metadata(bucket));
+                }
+                for group in replaced {
+                    for (leaf, touched) in group.leaves.iter().zip(group.touched) {
+                        let mut state = leaf.state.borrow_mut();
+                        self.tree.borrow_mut().write_ends(leaf, &mut state, false);
+                        state.body.as_mut().expect("it was written from").restore_touched(touched);
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn restructure_locked(
+        &self,
+        groups: Vec<Vec<Rc<Leaf>>>,
+        plan: &mut Plan,
+        replaced: &mut Vec<Group>,
+    ) -> Result<(), EngineError> {
+        for leaves in groups {
+            let mut locks = Vec::new();
+            for leaf in &leaves {
+                self.load_leaf(leaf).await?;
+                locks.push(leaf.io.lock().await);
+            }
+            let usable =
+                leaves.iter().all(|leaf| !leaf.state.borrow().retired && leaf.state.borrow().body.is_some());
+            if !usable || leaves.is_empty() {
+                continue;
+            }
+            self.replace_group(leaves, locks, plan, replaced).await?;
+        }
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        let mut old_new: Vec<Replacement> = replaced
+            .iter()
+            .map(|group| Replacement {
+                old: group.replacement.old.clone(),
+                new: group.replacement.new.clone(),
+            })
+            .collect();
+        let levels = usize::from(self.tree.borrow().root_level());
+        for level in 1..=levels {
+            old_new = self.replace_in_parents(level, old_new, plan).await?;
+            for replacement in &old_new {
+                plan.interior.resize_with(level, Replacement::default);
+                let all = &mut plan.interior[level - 1];
+                all.old.extend(replacement.old.iter().cloned());
+                all.new.extend(replacement.new.iter().cloned());
+            }
+        }
+        let new_root = match old_new.pop() {
+            None => None,
+            Some(root) => {
+                assert!(old_new.is_empty(), "there is one root");
+                Some(self.grow_root(levels, root.new, plan).await?)
+            }
+        };
+        if !plan.appends.is_empty() {
+            let appends = std::mem::take(&mut plan.appends);
+            self.write_bsets(appends).await.map_err(|source| {
+                // Some parents may name the new nodes and others not: memory can't follow that.
+                self.fail(format!("an interior index node could not be written: {source}"));
+                EngineError::Io { what: "writing an interior index node", source }
+            })?;
+        }
+        if let Some((level, key)) = new_root {
+            self.env.mark("root_replaced");
+            self.journal_set_root(level, key);
+            self.journal_force().await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_group(
+        &self,
+        leaves: Vec<Rc<Leaf>>,
+        locks: Vec<Permit>,
+        plan: &mut Plan,
+        replaced: &mut Vec<Group>,
+    ) -> Result<(), EngineError> {
+        let mut keys = Vec::new();
+        let mut touched = Vec::new();
+        {
+            let buckets = self.buckets.borrow();
+            let mut tree = self.tree.borrow_mut();
+            let mut dropped = 0;
+            for leaf in &leaves {
+                let mut state = leaf.state.borrow_mut();
+                tree.write_begins(&mut state);
+                let body = state.body.as_mut().expect("checked by the caller");
+                touched.push(body.take_touched());
+                // Stale keys go when no crash can make them live again: their generation is durable.
+                let before = body.len();
+                body.drop_where(|extent| !buckets.may_return(extent.pointer) && !buckets.is_live(extent.pointer));
+                dropped += before - body.len();
+                keys.extend(body.iter().map(|extent| extent.key()));
+                state.dirty_entries = state.body.as_ref().map_or(0, Body::dirty_entries);
+            }
+            tree.loaded_extents -= dropped;
+        }
+        let end = leaves.last().expect("a group is not empty").end;
+        let old = leaves.iter().map(|leaf| leaf.key()).collect();
+        let group =
+            Group { leaves, touched, replacement: Replacement { old, new: Vec::new() }, _io: locks };
+        replaced.push(group);
+        let new = self.write_nodes(plan, &keys, end).await?;
+        self.env.mark(if new.len() > 1 { "leaf_split" } else { "leaf_rewritten" });
+        replaced.last_mut().expect("just pushed").replacement.new = new;
+        Ok(())
+    }
+
+    /// Makes the nodes of `level` name new children instead of old ones. Says which of these
+    /// nodes had to be replaced themselves.
+    async fn replace_in_parents(
+        &self,
+        level: usize,
+        replacements: Vec<Replacement>,
+        plan: &mut Plan,
+    ) -> Result<Vec<Replacement>, EngineError> {
+        let mut by_parent: BTreeMap<Position, (Position, Replacement)> = BTreeMap::new();
+        for replacement in replacements {
+            let place = replacement.old.last().expect("something was replaced").position();
+            let (low, end) = self.tree.borrow().parent(level, place);
+            let (_, all) = by_parent.entry(end).or_insert((low, Replacement::default()));
+            all.old.extend(replacement.old);
+            all.new.extend(replacement.new);
+        }
+        let mut next = Vec::new();
+        for (end, (low, change)) in by_parent {
+            let node = self.tree.borrow().interior[level - 1][&end].clone();
+            let mut keys: Vec<Key> = change.old.iter().map(Key::freeing).collect();
+            keys.extend(change.new.iter().map(NewNode::key));
+            keys.sort_by_key(Key::position);
+            let node_bytes = u64::from(node.sectors) * SECTOR_BYTES;
+            let bytes = bset_bytes(&self.geometry, &keys);
+            let append = node.used_bytes + bytes <= node_bytes && self.interior_has_room(&node, &keys);
+            if append {
+                let at = node.pointer.offset + node.used_bytes / SECTOR_BYTES;
+                plan.appends.push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
+                plan.grown.push((level, end, bytes));
+                continue;
+            }
+            let mut children: BTreeMap<Position, Key> =
+                self.tree.borrow().children(level, low, end).into_iter().collect();
+            change.old.iter().for_each(|key| drop(children.remove(&key.position())));
+            children.extend(change.new.iter().map(|node| (node.end, node.key())));
+            let children: Vec<Key> = children.into_values().collect();
+            let new = self.write_nodes(plan, &children, end).await?;
+            self.env.mark("interior_rewritten");
+            next.push(Replacement { old: vec![node.key(end)], new });
+        }
+        Ok(next)
+    }
+
+    fn interior_has_room(&self, node: &Interior, keys: &[Key]) -> bool {
+        let in_use = (node.used_bytes / 24) as usize + keys.len();
+        self.tuning.node_keys_max.is_none_or(|max| in_use <= max.max(8) * 4)
+    }
+
+    /// Puts as many levels on top as it takes until there is one root. Says its level and key.
+    async fn grow_root(
+        &self,
+        levels: usize,
+        mut top: Vec<NewNode>,
+        plan: &mut Plan,
+    ) -> Result<(u16, Key), EngineError> {
+        let mut level = levels;
+        while top.len() > 1 {
+            self.env.mark("root_split");
+            level += 1;
+            let keys: Vec<Key> = top.iter().map(NewNode::key).collect();
+            top = self.write_nodes(plan, &keys, LAST).await?;
+            plan.interior.resize_with(level, Replacement::default);
+            plan.interior[level - 1].new.extend(top.iter().cloned());
+        }
+        Ok((level as u16, top.first().expect("there is a root").key()))
+    }
+
+    /// Everything is durable: memory follows, in one step.
+    fn switch_over(&self, plan: Plan, groups: Vec<Group>) {
+        let mut tree = self.tree.borrow_mut();
+        let mut retired = Vec::new();
+        for (index, replacement) in plan.interior.into_iter().enumerate() {
+            if tree.interior.len() <= index {
+                tree.interior.push(BTreeMap::new());
+            }
+            for key in replacement.old {
+                tree.interior[index].remove(&key.position());
+                retired.push(key);
+            }
+            for node in replacement.new {
+                let NewNode { end, pointer, sectors, seq, used_bytes } = node;
+                tree.interior[index].insert(end, Interior { pointer, sectors, seq, used_bytes });
+            }
+        }
+        for (level, end, bytes) in plan.grown {
+            // A parent that was replaced at a higher level does not grow.
+            if let Some(node) = tree.interior[level - 1].get_mut(&end) {
+                node.used_bytes += bytes;
+            }
+        }
+        for group in groups {
+            let mut whole = Body::default();
+            let mut low = FIRST;
+            let mut pin = None;
+            let mut touched_at = self.env.now();
+            for (index, leaf) in group.leaves.iter().enumerate() {
+                let mut state = leaf.state.borrow_mut();
+                if index == 0 {
+                    low = leaf.low;
+                }
+                state.retired = true;
+                touched_at = touched_at.min(state.touched_at);
+                let left: Option<ubcache_format::JournalSeq> = tree.unpin(leaf, &mut state);
+                pin = pin.into_iter().chain(left).min();
+                whole.append(state.body.take().expect("locked in memory"));
+                tree.remove_leaf(leaf);
+            }
+            retired.extend(group.replacement.old);
+            let before = whole.len();
+            let mut after = 0;
+            for node in group.replacement.new {
+                let rest = whole.split_off(node.end);
+                let body = std::mem::replace(&mut whole, rest);
+                after += body.len();
+                let touched = body.is_touched();
+                let state = LeafState {
+                    seq: node.seq,
+                    used_bytes: node.used_bytes,
+                    counted: true,
+                    dirty_entries: body.dirty_entries(),
+                    body: Some(body),
+                    touched_at,
+                    ..LeafState::default()
+                };
+                let leaf = tree.make_leaf(low, node.end, node.pointer, node.sectors, state);
+                tree.insert_leaf(leaf.clone());
+                if let (true, Some(seq)) = (touched, pin) {
+                    tree.pin(&leaf, &mut leaf.state.borrow_mut(), seq);
+                }
+                low = node.end;
+            }
+            assert_eq!(whole.len(), 0, "the new leaves hold everything");
+            tree.loaded_extents = tree.loaded_extents + after - before;
+        }
+        let mut buckets = self.buckets.borrow_mut();
+        for key in retired {
+            let pointer = key.pointer().expect("a node key has a pointer");
+            buckets.retire_metadata(pointer.bucket(self.geometry.bucket_sectors));
+        }
+    }
+}

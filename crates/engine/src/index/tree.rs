@@ -1,0 +1,203 @@
+//! The maps of leaves and interior nodes.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::rc::Rc;
+
+use ubcache_env::SectorRange;
+use ubcache_format::{Inode, JournalSeq, Key, Pointer};
+
+use super::leaf::{FIRST, Leaf, LeafState, Position};
+
+/// An interior node. Its children are the nodes of the level below that lie in its interval.
+#[derive(Clone, Debug)]
+pub(crate) struct Interior {
+    pub pointer: Pointer,
+    pub sectors: u16,
+    pub seq: u64,
+    pub used_bytes: u64,
+}
+
+impl Interior {
+    pub fn key(&self, end: Position) -> Key {
+        Key::node(end.0, end.1, self.sectors, self.pointer)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    leaves: BTreeMap<Position, Rc<Leaf>>,
+    /// Levels 1 and up.
+    pub interior: Vec<BTreeMap<Position, Interior>>,
+    /// Leaves with records that their node on the device lacks, by oldest such record.
+    pinned: BTreeMap<(JournalSeq, u64), Rc<Leaf>>,
+    next_id: u64,
+    /// Extents in memory, for the limit of the node cache.
+    pub loaded_extents: usize,
+    /// Where the hand of the node cache stands.
+    pub clock_hand: ClockHand,
+}
+
+/// The hand of the node cache.
+#[derive(Debug, Copy, Clone)]
+pub(crate) struct ClockHand(pub Position);
+
+impl Default for ClockHand {
+    fn default() -> Self {
+        ClockHand(FIRST)
+    }
+}
+
+impl Tree {
+    /// A leaf object; not in the tree yet.
+    pub fn make_leaf(
+        &mut self,
+        low: Position,
+        end: Position,
+        pointer: Pointer,
+        sectors: u16,
+        state: LeafState,
+    ) -> Rc<Leaf> {
+        self.next_id += 1;
+        Rc::new(Leaf {
+            id: self.next_id,
+            low,
+            end,
+            pointer,
+            sectors,
+            io: Default::default(),
+            state: state.into(),
+            referenced: true.into(),
+        })
+    }
+
+    pub fn insert_leaf(&mut self, leaf: Rc<Leaf>) {
+        let old = self.leaves.insert(leaf.end, leaf);
+        assert!(old.is_none(), "no two leaves end at the same place");
+    }
+
+    pub fn remove_leaf(&mut self, leaf: &Leaf) {
+        let old = self.leaves.remove(&leaf.end);
+        assert!(old.is_some_and(|old| old.id == leaf.id), "the leaf is in the tree");
+    }
+
+    pub fn leaf_count(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Level of the root; 0: the root is a leaf.
+    pub fn root_level(&self) -> u16 {
+        self.interior.len() as u16
+    }
+
+    /// The key of the root, for the journal.
+    pub fn root_key(&self) -> Key {
+        match self.interior.last() {
+            None => self.leaves.values().next().expect("there is at least one leaf").key(),
+            Some(level) => {
+                let (&end, node) = level.iter().next().expect("there is a root");
+                node.key(end)
+            }
+        }
+    }
+
+    /// The leaf that holds what starts at or after this place and ends after it.
+    pub fn leaf_after(&self, after: Position) -> Option<&Rc<Leaf>> {
+        self.leaves.range((Excluded(after), Unbounded)).next().map(|(_, leaf)| leaf)
+    }
+
+    /// The leaves that a range of a volume touches, in order.
+    pub fn leaves_over(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = &Rc<Leaf>> {
+        let mut done = range.is_empty();
+        self.leaves.range((Excluded((inode, range.start)), Unbounded)).map(|(_, leaf)| leaf).take_while(
+            move |leaf| {
+                let take = !done;
+                done |= leaf.end >= (inode, range.end);
+                take
+            },
+        )
+    }
+
+    /// All leaves in order.
+    pub fn leaves(&self) -> impl Iterator<Item = &Rc<Leaf>> {
+        self.leaves.values()
+    }
+
+    /// The leaves of a part of the tree, in order.
+    pub fn leaves_from(
+        &self,
+        part: (std::ops::Bound<Position>, std::ops::Bound<Position>),
+    ) -> impl Iterator<Item = &Rc<Leaf>> {
+        self.leaves.range(part).map(|(_, leaf)| leaf)
+    }
+
+    /// The key positions of the children of a node at `level` ≥ 1, in order.
+    pub fn children(&self, level: usize, low: Position, end: Position) -> Vec<(Position, Key)> {
+        let range = (Excluded(low), std::ops::Bound::Included(end));
+        if level == 1 {
+            self.leaves.range(range).map(|(&end, leaf)| (end, leaf.key())).collect()
+        } else {
+            self.interior[level - 2].range(range).map(|(&end, node)| (end, node.key(end))).collect()
+        }
+    }
+
+    /// The node of `level` ≥ 1 in whose interval a place lies, with the interval.
+    pub fn parent(&self, level: usize, place: Position) -> (Position, Position) {
+        let nodes = &self.interior[level - 1];
+        let low = nodes.range(..place).next_back().map_or(FIRST, |(&end, _)| end);
+        let (&end, _) = nodes.range(place..).next().expect("the rightmost node covers everything");
+        (low, end)
+    }
+
+    /// Notes a record that the leaf's node lacks.
+    pub fn pin(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState, seq: JournalSeq) {
+        if state.pin.is_none() {
+            state.pin = Some(seq);
+            if state.writing_pin.is_none() {
+                self.pinned.insert((seq, leaf.id), leaf.clone());
+            }
+        }
+    }
+
+    /// A write of everything touched begins.
+    pub fn write_begins(&mut self, state: &mut LeafState) {
+        assert!(state.writing_pin.is_none(), "one write of a leaf at a time");
+        state.writing_pin = state.pin.take();
+    }
+
+    /// It ended; on failure the pin goes back.
+    pub fn write_ends(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState, ok: bool) {
+        let Some(seq) = state.writing_pin.take() else { return };
+        if !ok {
+            state.pin = Some(seq);
+            return;
+        }
+        self.pinned.remove(&(seq, leaf.id));
+        if let Some(seq) = state.pin {
+            self.pinned.insert((seq, leaf.id), leaf.clone());
+        }
+    }
+
+    /// Takes every pin of a leaf that is being replaced; says the oldest record that the
+    /// replacement still lacks.
+    pub fn unpin(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState) -> Option<JournalSeq> {
+        if let Some(seq) = state.writing_pin.take().or(state.pin) {
+            self.pinned.remove(&(seq, leaf.id));
+        }
+        state.pin.take()
+    }
+
+    /// The oldest record that some node lacks.
+    pub fn oldest_pin(&self) -> Option<JournalSeq> {
+        self.pinned.keys().next().map(|&(seq, _)| seq)
+    }
+
+    /// Leaves that lack a record not younger than `seq`, oldest first.
+    pub fn leaves_pinned_up_to(&self, seq: JournalSeq, count: usize) -> Vec<Rc<Leaf>> {
+        self.pinned
+            .range(..=(seq, u64::MAX))
+            .take(count)
+            .map(|(_, leaf)| leaf.clone())
+            .collect()
+    }
+}

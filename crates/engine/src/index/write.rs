@@ -1,0 +1,134 @@
+//! Appending what is touched to the node on the device.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ubcache_env::local::Notify;
+use ubcache_env::{Buf, Durability, Env, IoResult, Nanos, Sector};
+use ubcache_format::{SECTOR_BYTES, encode_bset};
+
+use super::leaf::Leaf;
+use crate::errors::EngineError;
+use crate::set::Set;
+
+/// A leaf is written at the latest this long after it was first touched.
+const LEAF_AGE_MAX: Nanos = Nanos::from_secs(30);
+
+/// The queue of leaves that have enough to write.
+#[derive(Default, Debug)]
+pub(crate) struct NodeWriter {
+    queue: RefCell<VecDeque<Rc<Leaf>>>,
+    pub wake: Notify,
+}
+
+impl NodeWriter {
+    pub fn request(&self, leaf: &Rc<Leaf>) {
+        let mut queue = self.queue.borrow_mut();
+        if !queue.iter().any(|queued| queued.id == leaf.id) {
+            queue.push_back(leaf.clone());
+            self.wake.notify_all();
+        }
+    }
+
+    fn next(&self) -> Option<Rc<Leaf>> {
+        self.queue.borrow_mut().pop_front()
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Writes bsets to the device so that a crash can't leave a torn one that looks begun: first
+    /// everything but the first sector, then a flush, which also makes the data that the keys
+    /// name durable (J1 for nodes), then the first sector (docs/format.md §5.4).
+    pub(crate) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
+        let bsets: Vec<_> =
+            bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();
+        let head = SECTOR_BYTES as usize;
+        for (at, bytes) in &bsets {
+            if bytes.len() > head {
+                let tail = bytes.cut(head, bytes.len());
+                self.cache.write(*at + 1, tail.into(), Durability::Volatile).await?;
+            }
+        }
+        self.cache.flush().await?;
+        for (at, bytes) in &bsets {
+            self.cache.write(*at, bytes.cut(0, head).into(), Durability::Fua).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the node of the leaf hold everything that the leaf holds now.
+    pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+        let io = leaf.io.lock().await;
+        let (at, bytes, touched) = {
+            let mut state = leaf.state.borrow_mut();
+            if state.retired {
+                return Ok(());
+            }
+            let used = state.used_bytes;
+            let seq = state.seq;
+            let Some(body) = state.body.as_mut() else { return Ok(()) };
+            if !body.is_touched() {
+                return Ok(());
+            }
+            let keys = body.pending_keys();
+            assert!(!keys.is_empty(), "what is touched gives keys");
+            let bytes = encode_bset(&self.geometry, leaf.pointer, seq, &keys);
+            let node_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
+            if used + bytes.len() as u64 > node_bytes {
+                drop(state);
+                drop(io);
+                return self.restructure(vec![vec![leaf.clone()]]).await;
+            }
+            let touched = body.take_touched();
+            self.tree.borrow_mut().write_begins(&mut state);
+            (leaf.pointer.offset + used / SECTOR_BYTES, bytes, touched)
+        };
+        let len = bytes.len() as u64;
+        let result = self.write_bsets(vec![(at, bytes)]).await;
+        let mut state = leaf.state.borrow_mut();
+        self.tree.borrow_mut().write_ends(leaf, &mut state, result.is_ok());
+        match result {
+            Ok(()) => {
+                state.used_bytes += len;
+                self.env.mark("leaf_appended");
+                Ok(())
+            }
+            Err(source) => {
+                // The first sector may be there or not: the node can't be appended to any more.
+                state.used_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
+                state.body.as_mut().expect("a leaf with pins stays in memory").restore_touched(touched);
+                drop(state);
+                self.note_cache_error("writing an index node", &source);
+                Err(EngineError::Io { what: "writing an index node", source })
+            }
+        }
+    }
+
+    /// The task that writes leaves with much to write at once and the others when they are old.
+    pub(crate) async fn node_writer_task(self: Rc<Self>) {
+        while !self.is_ending() {
+            while let Some(leaf) = self.node_writer.next() {
+                if self.write_leaf(&leaf).await.is_err() {
+                    self.env.sleep(Nanos::from_millis(100)).await;
+                }
+                if self.is_ending() {
+                    return;
+                }
+            }
+            let wake = self.node_writer.wake.notified();
+            let tick = self.env.sleep(Nanos::from_secs(5));
+            if let ubcache_env::local::Either::Right(()) = ubcache_env::local::first(wake, tick).await {
+                let now = self.env.now();
+                let old: Vec<_> = {
+                    let tree = self.tree.borrow();
+                    tree.leaves_pinned_up_to(ubcache_format::JournalSeq(u64::MAX), 64)
+                        .into_iter()
+                        .filter(|leaf| now.since(leaf.state.borrow().touched_at) >= LEAF_AGE_MAX)
+                        .collect()
+                };
+                old.iter().for_each(|leaf| self.node_writer.request(leaf));
+            }
+        }
+    }
+}

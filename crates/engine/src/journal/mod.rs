@@ -1,0 +1,105 @@
+//! The journal: records of index changes, committed in groups.
+//!
+//! A record is appended in the same step as the change it records. Entries are written one at a
+//! time, in order, each after a flush of the cache device and with FUA (J1), so that an entry is
+//! durable no earlier than everything that completed before it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`ring`] | where the next entry goes; which journal buckets are still needed |
+//! | [`write`] | appending, group commit, waiting for durability, the writer task |
+//! | [`reclaim`] | the task that writes old leaves so that the ring gets room |
+//! | [`replay`] | reading the journal at start |
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use ubcache_env::Nanos;
+use ubcache_env::local::Notify;
+use ubcache_format::{BucketNr, JournalSeq, Key};
+
+pub(crate) mod reclaim;
+pub(crate) mod replay;
+pub(crate) mod ring;
+pub(crate) mod write;
+
+/// What every entry says beside its records.
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    pub uuid_bucket: Key,
+    pub root: Key,
+    pub root_level: u16,
+    pub prio_bucket: BucketNr,
+    /// The prio chain was written by ubcache and says which buckets are kept free.
+    pub own_chain: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub header: Header,
+    pub ring: ring::Ring,
+    /// The entry that records are appended to.
+    open_seq: JournalSeq,
+    open_keys: Vec<Key>,
+    open_bytes: u64,
+    opened_at: Option<Nanos>,
+    /// Full entries that wait for their turn.
+    sealed: VecDeque<(JournalSeq, Vec<Key>)>,
+    /// Somebody waits for everything up to here.
+    wanted: JournalSeq,
+    durable: JournalSeq,
+    /// Replay is not done up to here: entries from here on stay.
+    pub replay_floor: Option<JournalSeq>,
+    failed: Option<ubcache_env::IoError>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub state: RefCell<State>,
+    /// Something to do for the writer.
+    wake: Notify,
+    /// An entry became durable, or the journal failed.
+    progress: Notify,
+    /// The ring needs room.
+    reclaim: Notify,
+}
+
+impl Journal {
+    /// A journal whose next entry is `next`.
+    pub fn new(header: Header, ring: ring::Ring, next: JournalSeq) -> Journal {
+        let durable = JournalSeq(next.0 - 1);
+        Journal {
+            state: RefCell::new(State {
+                header,
+                ring,
+                open_seq: next,
+                open_keys: Vec::new(),
+                open_bytes: 0,
+                opened_at: None,
+                sealed: VecDeque::new(),
+                wanted: durable,
+                durable,
+                replay_floor: None,
+                failed: None,
+            }),
+            wake: Notify::default(),
+            progress: Notify::default(),
+            reclaim: Notify::default(),
+        }
+    }
+
+    /// The set has failed: nothing more is written.
+    pub fn fail(&self) {
+        if let Ok(mut state) = self.state.try_borrow_mut() {
+            state.failed.get_or_insert(ubcache_env::IoError::Gone);
+        }
+        self.wake_all();
+    }
+
+    /// Wakes everybody, so that they look whether the set has failed or ends.
+    pub fn wake_all(&self) {
+        self.wake.notify_all();
+        self.progress.notify_all();
+        self.reclaim.notify_all();
+    }
+}

@@ -1,0 +1,71 @@
+//! Making room in the ring: the leaves that lack the oldest records are written.
+
+use std::rc::Rc;
+
+use ubcache_env::{Env, Nanos};
+use ubcache_format::JournalSeq;
+
+use crate::set::Set;
+
+/// Leaves written at once.
+const BATCH: usize = 32;
+
+impl<E: Env> Set<E> {
+    /// Leaves that need a new bucket are replaced together, so that their parents, and in small
+    /// sets the root, are written once for all of them.
+    pub(crate) async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), crate::EngineError> {
+        loop {
+            let leaves = self.tree.borrow().leaves_pinned_up_to(seq, BATCH);
+            if leaves.is_empty() {
+                return Ok(());
+            }
+            let (mut full, mut fits) = (Vec::new(), Vec::new());
+            for leaf in leaves {
+                if self.has_room_for_append(&leaf) { fits.push(leaf) } else { full.push(vec![leaf]) }
+            }
+            if !full.is_empty() {
+                self.restructure(full).await?;
+            }
+            for leaf in fits {
+                self.write_leaf(&leaf).await?;
+            }
+        }
+    }
+
+    fn has_room_for_append(&self, leaf: &crate::index::leaf::Leaf) -> bool {
+        let state = leaf.state.borrow();
+        let Some(body) = state.body.as_ref() else { return true };
+        let bytes = ubcache_format::bset_bytes(&self.geometry, &body.pending_keys());
+        state.used_bytes + bytes <= u64::from(leaf.sectors) * ubcache_format::SECTOR_BYTES
+    }
+
+    /// The task that keeps the ring from filling up.
+    pub(crate) async fn reclaim_task(self: Rc<Self>) {
+        loop {
+            let wake = self.journal.reclaim.notified();
+            let goal = {
+                let state = self.journal.state.borrow();
+                if state.ring.is_short() { state.ring.oldest_needed() } else { None }
+            };
+            if self.is_ended() || self.failure().is_some() {
+                return;
+            }
+            let Some(goal) = goal else {
+                wake.await;
+                continue;
+            };
+            self.env.mark("journal_reclaim");
+            let written = match self.write_leaves_up_to(goal).await {
+                // The leaves are written; an entry has to say so before the bucket is free.
+                Ok(()) => self.journal_force().await,
+                Err(error) => Err(error),
+            };
+            if written.is_err() {
+                self.env.sleep(Nanos::from_millis(100)).await;
+            } else if self.journal.state.borrow().ring.is_short() {
+                // Replay is not done, or the newest bucket is the one that is needed.
+                self.env.sleep(Nanos::from_millis(1)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Reading the journal at start, and applying what the nodes may lack.
+
+use ubcache_env::Env;
+use ubcache_env::local::join_all;
+use ubcache_format::{
+    Geometry, JournalSeq, ReplayRange, SECTOR_BYTES, Superblock, scan_bucket_strictly, select_replay,
+};
+
+use crate::errors::EngineError;
+use crate::meter::Meter;
+use crate::set::Set;
+
+const MARK: [u8; 8] = *b"ubcache1";
+
+/// The mark of our entries, in bytes that the driver leaves arbitrary. The second half says
+/// whether the prio chain is ours as well.
+pub(crate) fn own_mark(own_chain: bool) -> [u8; 16] {
+    let mut mark = [0; 16];
+    mark[..8].copy_from_slice(&MARK);
+    mark[8] = u8::from(own_chain);
+    mark
+}
+
+/// The newest entry was written by ubcache and names a prio chain that was, too.
+pub(crate) fn chain_is_own(mark: &[u8; 16]) -> bool {
+    *mark == own_mark(true)
+}
+
+/// Reads all journal buckets and picks the entries that count. Changes nothing.
+pub(crate) async fn read_journal<D: ubcache_env::Device>(
+    device: &Meter<D>,
+    geometry: &Geometry,
+    superblock: &Superblock,
+) -> Result<ReplayRange, EngineError> {
+    const AT_ONCE: u32 = 8;
+    let mut scanned = Vec::new();
+    let sectors = u64::from(geometry.bucket_sectors);
+    let mut next = 0;
+    while next < geometry.journal_buckets {
+        let end = (next + AT_ONCE).min(geometry.journal_buckets);
+        let reads = (next..end)
+            .map(|index| device.read(geometry.bucket_start(geometry.journal_bucket(index)), sectors));
+        for buf in join_all(reads).await {
+            let buf = buf.map_err(EngineError::io("reading the journal"))?;
+            let at = geometry.bucket_start(geometry.journal_bucket(scanned.len() as u32));
+            let entries = scan_bucket_strictly(geometry, buf.as_slice());
+            scanned.push(entries.map_err(EngineError::format("journal", at))?);
+        }
+        next = end;
+    }
+    let at = geometry.bucket_start(geometry.journal_bucket(0));
+    select_replay(geometry, scanned, superblock.discard()).map_err(EngineError::format("journal", at))
+}
+
+impl<E: Env> Set<E> {
+    /// V1: applies the records of the replay range, oldest first.
+    pub(crate) async fn replay(&self, range: &ReplayRange) -> Result<u64, EngineError> {
+        let mut replayed = 0;
+        for entry in &range.entries {
+            self.journal.state.borrow_mut().replay_floor = Some(entry.seq);
+            for key in &entry.keys {
+                if key.is_placeholder() {
+                    continue;
+                }
+                self.load_over(key.inode, key.range()).await?;
+                let new = key.pointer().map(|pointer| (pointer, key.dirty));
+                self.replace_in_memory(key.inode, key.range(), new, entry.seq);
+                replayed += 1;
+            }
+        }
+        self.journal.state.borrow_mut().replay_floor = None;
+        Ok(replayed)
+    }
+
+    /// Every key of the range is sound, and its pointer may raise a generation. Newest first.
+    pub(crate) fn check_replay(&self, range: &ReplayRange) -> Result<(), EngineError> {
+        let at = self.geometry.bucket_start(self.geometry.journal_bucket(0));
+        for entry in range.entries.iter().rev() {
+            for key in &entry.keys {
+                key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
+                if let Some(pointer) = key.pointer() {
+                    self.buckets.borrow_mut().note_pointer(pointer);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ring as it is after replay: the next entry goes to the next bucket (W5).
+pub(crate) fn ring_after(range: &ReplayRange, geometry: &Geometry) -> (super::ring::Ring, JournalSeq) {
+    let newest = range.newest().expect("a replay range has an entry");
+    let ring = super::ring::Ring::after(
+        range.newest_bucket_index as usize,
+        range.bucket_max_seq.clone(),
+        newest.last_seq,
+        u64::from(geometry.bucket_sectors) * SECTOR_BYTES,
+    );
+    (ring, newest.seq.next())
+}

@@ -1,0 +1,85 @@
+//! The ring of journal buckets (docs/format.md §6.2–6.4).
+
+use ubcache_format::JournalSeq;
+
+#[derive(Debug)]
+pub(crate) struct Ring {
+    bucket_bytes: u64,
+    /// By ring index: the greatest seq in the bucket, if there is an entry in it.
+    newest: Vec<Option<JournalSeq>>,
+    /// Where the next entry goes, if it fits.
+    index: usize,
+    used_bytes: u64,
+    /// last_seq of the newest durable entry: what is older is not needed by any start.
+    needed_from: JournalSeq,
+}
+
+impl Ring {
+    /// A ring to go on with: at the bucket after `index`, whatever room that one has (W5).
+    pub fn after(
+        index: usize,
+        newest: Vec<Option<JournalSeq>>,
+        needed_from: JournalSeq,
+        bucket_bytes: u64,
+    ) -> Ring {
+        assert!(index < newest.len(), "the index is within the ring");
+        Ring { bucket_bytes, newest, index, used_bytes: bucket_bytes, needed_from }
+    }
+
+    fn is_free(&self, index: usize) -> bool {
+        self.newest[index].is_none_or(|newest| newest < self.needed_from)
+    }
+
+    /// Free buckets ahead of the present one.
+    pub fn free_ahead(&self) -> usize {
+        (1..self.newest.len())
+            .take_while(|step| self.is_free((self.index + step) % self.newest.len()))
+            .count()
+    }
+
+    /// Buckets that plain records must leave free, so that what makes room can be recorded.
+    pub fn reserve(&self) -> usize {
+        (self.newest.len() / 2).clamp(1, 3)
+    }
+
+    /// Records may be appended.
+    pub fn has_room(&self) -> bool {
+        self.free_ahead() >= self.reserve()
+    }
+
+    /// It is time to make room.
+    pub fn is_short(&self) -> bool {
+        self.free_ahead() < self.reserve() + (self.newest.len() / 4).max(1)
+    }
+
+    /// The greatest seq of the oldest bucket that is needed: what to write leaves for.
+    pub fn oldest_needed(&self) -> Option<JournalSeq> {
+        self.newest.iter().flatten().filter(|&&newest| newest >= self.needed_from).min().copied()
+    }
+
+    /// Where an entry of this size goes: ring index and byte offset. None: no bucket is free.
+    pub fn place(&mut self, bytes: u64) -> Option<(u32, u64)> {
+        if self.used_bytes + bytes > self.bucket_bytes {
+            let next = (self.index + 1) % self.newest.len();
+            if !self.is_free(next) {
+                return None;
+            }
+            self.index = next;
+            self.used_bytes = 0;
+        }
+        Some((self.index as u32, self.used_bytes))
+    }
+
+    /// The entry that was placed last is durable.
+    pub fn written(&mut self, bytes: u64, seq: JournalSeq, last_seq: JournalSeq) {
+        self.used_bytes += bytes;
+        self.newest[self.index] = Some(seq);
+        self.needed_from = last_seq;
+    }
+
+    /// Entries that a start would replay.
+    pub fn active(&self) -> u64 {
+        let newest = self.newest.iter().flatten().max();
+        newest.map_or(0, |newest| newest.0 + 1 - self.needed_from.0.min(newest.0 + 1))
+    }
+}

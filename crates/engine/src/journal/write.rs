@@ -1,0 +1,220 @@
+//! Appending records, group commit, waiting for durability.
+
+use std::rc::Rc;
+
+use ubcache_env::local::first;
+use ubcache_env::{Buf, Durability, Env, Nanos};
+use ubcache_format::{JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, SECTOR_BYTES, encode_entry};
+
+use super::replay::own_mark;
+use crate::errors::EngineError;
+use crate::set::Set;
+
+impl<E: Env> Set<E> {
+    /// Everything up to here is durable.
+    pub(crate) fn journal_durable(&self) -> JournalSeq {
+        self.journal.state.borrow().durable
+    }
+
+    fn journal_failed(&self) -> Option<EngineError> {
+        let failed = self.journal.state.borrow().failed.clone();
+        failed.map(|source| EngineError::Io { what: "writing the journal", source })
+    }
+
+    /// Waits until records may be appended. A few more than announced do no harm.
+    pub(crate) async fn journal_room(&self) -> Result<(), EngineError> {
+        let mut waited = false;
+        loop {
+            if let Some(error) = self.journal_failed() {
+                return Err(error);
+            }
+            {
+                let state = self.journal.state.borrow();
+                if state.ring.has_room() && state.sealed.len() < 2 {
+                    return Ok(());
+                }
+            }
+            if !waited {
+                self.env.mark("journal_full");
+                waited = true;
+            }
+            let progress = self.journal.progress.notified();
+            self.journal.reclaim.notify_all();
+            progress.await;
+        }
+    }
+
+    /// Appends a record in the step that changes the index. Says in which entry it is.
+    pub(crate) fn journal_append(&self, key: Key) -> JournalSeq {
+        let mut state = self.journal.state.borrow_mut();
+        let bytes = key.words() as u64 * 8;
+        let limit = self.geometry.max_journal_entry_bytes() - JOURNAL_HEADER_BYTES;
+        if state.open_bytes + bytes > limit {
+            let sealed = (state.open_seq, std::mem::take(&mut state.open_keys));
+            state.sealed.push_back(sealed);
+            state.open_seq = state.open_seq.next();
+            state.open_bytes = 0;
+            state.opened_at = None;
+            self.journal.wake.notify_all();
+        }
+        state.open_keys.push(key);
+        state.open_bytes += bytes;
+        if state.opened_at.is_none() {
+            state.opened_at = Some(self.env.now());
+            self.journal.wake.notify_all();
+        }
+        state.open_seq
+    }
+
+    /// The next entry names another root.
+    pub(crate) fn journal_set_root(&self, level: u16, root: Key) {
+        let mut state = self.journal.state.borrow_mut();
+        state.header.root = root;
+        state.header.root_level = level;
+    }
+
+    /// The next entry is written soon; nobody waits for it.
+    pub(crate) fn journal_hurry(&self) {
+        let mut state = self.journal.state.borrow_mut();
+        state.wanted = state.open_seq;
+        self.journal.wake.notify_all();
+    }
+
+    /// Waits until everything up to `seq` is durable.
+    pub(crate) async fn journal_wait(&self, seq: JournalSeq) -> Result<(), EngineError> {
+        loop {
+            if self.journal_durable() >= seq {
+                return Ok(());
+            }
+            if let Some(error) = self.journal_failed() {
+                return Err(error);
+            }
+            let progress = self.journal.progress.notified();
+            {
+                let mut state = self.journal.state.borrow_mut();
+                state.wanted = state.wanted.max(seq);
+            }
+            self.journal.wake.notify_all();
+            progress.await;
+        }
+    }
+
+    /// Writes an entry with the present header and every record so far, and waits for it.
+    pub(crate) async fn journal_force(&self) -> Result<(), EngineError> {
+        let seq = self.journal.state.borrow().open_seq;
+        self.journal_wait(seq).await
+    }
+
+    /// Makes every record so far durable; does nothing if there is none that is not.
+    pub(crate) async fn journal_flush(&self) -> Result<(), EngineError> {
+        let newest = {
+            let state = self.journal.state.borrow();
+            match state.open_keys.is_empty() {
+                true => JournalSeq(state.open_seq.0 - 1),
+                false => state.open_seq,
+            }
+        };
+        self.journal_wait(newest).await
+    }
+
+    fn journal_due(&self) -> Due {
+        let state = self.journal.state.borrow();
+        if !state.sealed.is_empty() || state.wanted > state.durable {
+            return Due::Now;
+        }
+        match state.opened_at {
+            None => Due::Idle,
+            Some(opened) => {
+                let delay = Nanos::from_millis(self.settings.borrow().journal_delay_ms);
+                let at = opened.after(delay);
+                if at <= self.env.now() { Due::Now } else { Due::At(at) }
+            }
+        }
+    }
+
+    /// The task that writes entries.
+    pub(crate) async fn journal_task(self: Rc<Self>) {
+        loop {
+            if self.is_ended() || self.journal.state.borrow().failed.is_some() {
+                return;
+            }
+            match self.journal_due() {
+                Due::Now => {
+                    if let Err(source) = self.write_entry().await {
+                        self.note_cache_error("writing the journal", &source);
+                        self.journal.state.borrow_mut().failed = Some(source.clone());
+                        self.fail(format!("the journal could not be written: {source}"));
+                        self.journal.wake_all();
+                    }
+                }
+                Due::At(at) => {
+                    let wake = self.journal.wake.notified();
+                    first(wake, self.env.sleep_until(at)).await;
+                }
+                Due::Idle => self.journal.wake.notified().await,
+            }
+        }
+    }
+
+    async fn write_entry(&self) -> Result<(), ubcache_env::IoError> {
+        let (seq, keys) = {
+            let mut state = self.journal.state.borrow_mut();
+            match state.sealed.pop_front() {
+                Some(sealed) => sealed,
+                None => {
+                    let open = (state.open_seq, std::mem::take(&mut state.open_keys));
+                    state.open_seq = state.open_seq.next();
+                    state.open_bytes = 0;
+                    state.opened_at = None;
+                    open
+                }
+            }
+        };
+        let bytes = ubcache_format::entry_bytes(&self.geometry, &keys);
+        let place = self.journal.state.borrow_mut().ring.place(bytes);
+        let Some((index, offset)) = place else {
+            // The reserve of the ring makes this impossible; never overwrite what a start needs.
+            self.env.mark("journal_stuck");
+            return Err(ubcache_env::IoError::Os(28));
+        };
+        let (entry, last_seq) = {
+            let oldest_pin = self.tree.borrow().oldest_pin();
+            let state = self.journal.state.borrow();
+            // I8: no entry is let go while a node lacks one of its records.
+            let last_seq = [Some(seq), oldest_pin, state.replay_floor].into_iter().flatten().min();
+            let last_seq = last_seq.expect("seq is there");
+            let header = state.header.clone();
+            let entry = JournalEntry {
+                seq,
+                last_seq,
+                uuid_bucket: header.uuid_bucket,
+                root: header.root,
+                root_level: header.root_level,
+                prio_bucket: header.prio_bucket,
+                keys,
+                mark: own_mark(header.own_chain),
+            };
+            (encode_entry(&self.geometry, &entry), last_seq)
+        };
+        // J1: what the records name, and what the header names, is durable first.
+        self.cache.flush().await?;
+        let at = self.geometry.bucket_start(self.geometry.journal_bucket(index)) + offset / SECTOR_BYTES;
+        self.cache.write(at, Buf::from_bytes(&entry).into(), Durability::Fua).await?;
+        {
+            let mut state = self.journal.state.borrow_mut();
+            state.ring.written(entry.len() as u64, seq, last_seq);
+            state.durable = seq;
+        }
+        self.journal.progress.notify_all();
+        if self.journal.state.borrow().ring.is_short() {
+            self.journal.reclaim.notify_all();
+        }
+        Ok(())
+    }
+}
+
+enum Due {
+    Now,
+    At(Nanos),
+    Idle,
+}

@@ -1,0 +1,74 @@
+//! Requests when the cache has failed (A4).
+
+use ubcache_env::{Env, SectorRange, VolumeError};
+use ubcache_format::BackingState;
+
+use super::flush::to_client;
+use super::write::Payload;
+use crate::coherence::table::Ticket;
+use crate::errors::EngineError;
+use crate::volume::CachedVolume;
+
+impl<E: Env> CachedVolume<E> {
+    /// The cache has failed and this volume has no dirty data: from now on the backing device
+    /// alone is the volume. Its superblock says so, durably, before the first write goes past the
+    /// cache: should the cache come back, nothing on it is used.
+    async fn ensure_passthrough(&self) -> Result<(), EngineError> {
+        if self.passthrough.get() {
+            return Ok(());
+        }
+        let _one = self.state_lock.lock().await;
+        if self.passthrough.get() {
+            return Ok(());
+        }
+        self.superblock.borrow_mut().set_state(BackingState::Stale);
+        self.write_backing_superblock().await?;
+        self.passthrough.set(true);
+        self.set.env.mark("passthrough");
+        self.drop_unpublished();
+        Ok(())
+    }
+
+    fn may_go_without_cache(&self) -> bool {
+        self.set.failure().is_some()
+            && self.set.buckets.borrow().is_counted()
+            && self.set.dirty_sectors(self.inode) == 0
+            && self.dirty_writers.get() == 0
+    }
+
+    /// A write that can't be recorded. Without dirty data it goes to the backing device all the
+    /// same, after the backing superblock disowned the cache; with dirty data it fails.
+    pub(crate) async fn write_without_cache(
+        &self,
+        ticket: Ticket,
+        range: SectorRange,
+        payload: &Payload,
+        fua: bool,
+        error: EngineError,
+    ) -> Result<(), VolumeError> {
+        let result = if self.may_go_without_cache() {
+            match self.ensure_passthrough().await {
+                Ok(()) => self.write_past(range, payload, fua).await,
+                Err(error) => Err(to_client(error)),
+            }
+        } else {
+            Err(to_client(error))
+        };
+        self.inflight.borrow_mut().leave(ticket);
+        result
+    }
+
+    /// A write with nothing but the backing device.
+    pub(crate) async fn write_past(
+        &self,
+        range: SectorRange,
+        payload: &Payload,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        self.write_backing(range, payload, fua).await.map_err(VolumeError::Io)?;
+        if fua && !matches!(payload, Payload::Data(_)) {
+            self.backing.flush().await.map_err(VolumeError::Io)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+//! Bypass or not, writeback or not.
+
+use ubcache_env::{Env, SectorRange, StreamId};
+use ubcache_format::CacheMode;
+
+use crate::bypass::decide::{BypassInput, decide};
+use crate::volume::CachedVolume;
+
+impl<E: Env> CachedVolume<E> {
+    /// Whether the request should go past the cache; counts it if so.
+    pub(crate) fn bypasses(&self, stream: StreamId, range: SectorRange, is_write: bool, is_discard: bool) -> bool {
+        let block = u64::from(self.set.geometry.block_sectors);
+        let aligned = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
+        let input = BypassInput {
+            detaching: false,
+            in_use_percent: self.set.buckets.borrow().in_use_percent(),
+            is_discard,
+            is_write,
+            mode: self.mode(),
+            aligned,
+        };
+        let now = self.set.env.now();
+        let cutoff = self.settings.borrow().sequential_cutoff;
+        let limit = {
+            let settings = self.set.settings.borrow();
+            let (read, write) = (settings.congested_read_threshold_us, settings.congested_write_threshold_us);
+            self.set.congestion.borrow().limit(now, read, write, self.set.env.random() as u32)
+        };
+        let reason =
+            decide(&input, cutoff, limit, || self.sequential.borrow_mut().observe(now, stream, range));
+        if reason.is_some() {
+            self.count(|counters| counters.bypassed_bytes += range.bytes());
+        }
+        reason.is_some()
+    }
+
+    /// Whether a write that does not bypass goes to the cache only.
+    pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
+        let settings = self.set.settings.borrow();
+        let in_use = self.set.buckets.borrow().in_use_percent();
+        self.mode() == CacheMode::Writeback
+            && in_use <= settings.cutoff_writeback_sync
+            && (fua || in_use <= settings.cutoff_writeback)
+    }
+}

@@ -1,0 +1,299 @@
+//! Reads (R1–R4).
+
+use std::rc::Rc;
+
+use ubcache_env::local::{Permit, join_all};
+use ubcache_env::{Durability, Env, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError};
+use ubcache_format::{Pointer, SECTOR_BYTES};
+
+use super::flush::to_client;
+use crate::alloc::pins::Pin;
+use crate::alloc::sectors::{Class, Piece};
+use crate::coherence::table::Ticket;
+use crate::index::leaf::Extent;
+use crate::volume::CachedVolume;
+
+/// A part of a read.
+enum Part {
+    Hit { extent: Extent, published: bool, _pin: Pin },
+    Miss { range: SectorRange, fill: Option<FillTicket> },
+}
+
+/// A registered fill, and its share of the memory for fills.
+struct FillTicket {
+    ticket: Ticket,
+    _memory: Permit,
+}
+
+/// A miss that was answered and is to be cached.
+struct Fill {
+    range: SectorRange,
+    data: Slice,
+    ticket: FillTicket,
+}
+
+impl<E: Env> CachedVolume<E> {
+    pub(crate) async fn read_keys(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        if self.passthrough.get() {
+            return self.read_backing(range).await.map(IoVec::from);
+        }
+        let bypass = self.bypasses(stream, range, false, false);
+        if let Err(error) = self.set.load_over(self.inode, range).await {
+            return self.read_without_index(range, error).await;
+        }
+        // R1, one step: look up, pin the hits, register a fill for each miss.
+        let parts = self.look_up(range, !bypass && !self.is_stopping());
+        let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+        self.count(|counters| {
+            *match (bypass, missed) {
+                (false, false) => &mut counters.cache_hits,
+                (false, true) => &mut counters.cache_misses,
+                (true, false) => &mut counters.cache_bypass_hits,
+                (true, true) => &mut counters.cache_bypass_misses,
+            } += 1;
+        });
+        // R2: all parts at once.
+        let mut results = if parts.len() == 1 {
+            let part = parts.into_iter().next().expect("there is one");
+            vec![self.read_part(part).await]
+        } else {
+            join_all(parts.into_iter().map(|part| self.read_part(part))).await
+        };
+        let mut data = IoVec::new();
+        let mut fills = Vec::new();
+        let mut failed = None;
+        for (result, fill) in results.drain(..) {
+            match result {
+                Ok(slice) => data.push(slice),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+            fills.extend(fill);
+        }
+        // The reply does not wait for R3.
+        if !fills.is_empty()
+            && let Some(me) = self.me.upgrade()
+        {
+            self.set.env.spawn(Priority::Background, async move {
+                for fill in fills {
+                    me.fill(fill).await;
+                }
+            });
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(data),
+        }
+    }
+
+    fn look_up(&self, range: SectorRange, fill: bool) -> Vec<Part> {
+        let live = self.set.live_extents(self.inode, range);
+        let mut parts = Vec::with_capacity(1);
+        let mut at = range.start;
+        // Unpublished copies are newer than what the index has.
+        let copies: Vec<(SectorRange, Pointer)> = self.unpublished.borrow().overlapping(range).collect();
+        let mut live = live.into_iter().peekable();
+        let mut copies = copies.into_iter().peekable();
+        while at < range.end {
+            while live.peek().is_some_and(|extent| extent.range.end <= at) {
+                live.next();
+            }
+            let next_copy = copies.peek().map_or(range.end, |(part, _)| part.start);
+            if next_copy <= at
+                && let Some((part, pointer)) = copies.next()
+            {
+                parts.push(self.hit(Extent { inode: self.inode, range: part, dirty: false, pointer }, false));
+                at = part.end;
+                continue;
+            }
+            let rest = SectorRange::from_bounds(at, next_copy);
+            match live.peek() {
+                Some(extent) if extent.range.start <= at => {
+                    let extent = extent.cut(rest);
+                    at = extent.range.end;
+                    parts.push(self.hit(extent, true));
+                }
+                next => {
+                    let end = next.map_or(rest.end, |extent| extent.range.start.min(rest.end));
+                    let gap = SectorRange::from_bounds(at, end);
+                    at = end;
+                    let fill = if fill { self.register_fill(gap) } else { None };
+                    parts.push(Part::Miss { range: gap, fill });
+                }
+            }
+        }
+        parts
+    }
+
+    fn hit(&self, extent: Extent, published: bool) -> Part {
+        let mut buckets = self.set.buckets.borrow_mut();
+        buckets.touch(extent.pointer);
+        let pin = buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
+        Part::Hit { extent, published, _pin: pin }
+    }
+
+    fn register_fill(&self, range: SectorRange) -> Option<FillTicket> {
+        let block = u64::from(self.set.geometry.block_sectors);
+        // Part of a block can't be cached on its own without wasting the rest of it.
+        let whole = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
+        if !whole || self.unpublished.borrow().len() >= self.set.tuning.unpublished_max {
+            return None;
+        }
+        let memory = self.fill_budget.try_acquire(range.bytes())?;
+        Some(FillTicket { ticket: self.inflight.borrow_mut().enter_fill(range), _memory: memory })
+    }
+
+    async fn read_part(&self, part: Part) -> (Result<Slice, VolumeError>, Option<Fill>) {
+        match part {
+            Part::Hit { extent, published, _pin } => {
+                let started = self.set.env.now();
+                let result = self.set.cache.read(extent.pointer.offset, extent.range.sectors()).await;
+                self.note_cache_latency(started, false);
+                match result {
+                    Ok(buf) => (Ok(buf.freeze()), None),
+                    Err(error) => {
+                        self.set.note_cache_error("reading cached data", &error);
+                        (self.read_around(extent, published).await, None)
+                    }
+                }
+            }
+            Part::Miss { range, fill } => match self.read_backing(range).await {
+                Ok(slice) => {
+                    let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
+                    (Ok(slice), fill)
+                }
+                Err(error) => {
+                    if let Some(fill) = fill {
+                        self.inflight.borrow_mut().leave(fill.ticket);
+                    }
+                    (Err(error), None)
+                }
+            },
+        }
+    }
+
+    pub(crate) async fn read_backing(&self, range: SectorRange) -> Result<Slice, VolumeError> {
+        match self.backing.read(range.start, range.sectors()).await {
+            Ok(buf) => Ok(buf.freeze()),
+            Err(error) => {
+                self.note_backing_error(&error);
+                Err(VolumeError::Io(error))
+            }
+        }
+    }
+
+    /// R4: what can't be read from the cache comes from the backing device if it is clean, and
+    /// its key goes. If it is dirty, nobody else has it.
+    async fn read_around(&self, extent: Extent, published: bool) -> Result<Slice, VolumeError> {
+        if extent.dirty {
+            self.set.env.mark("dirty_read_failed");
+            return Err(VolumeError::DirtyDataLost(self.volume_range(extent.range)));
+        }
+        self.set.env.mark("clean_read_retried");
+        self.count(|counters| counters.cache_read_retries += 1);
+        let slice = self.read_backing(extent.range).await?;
+        if !published {
+            self.unpublished.borrow_mut().remove(extent.range);
+        } else if self.set.prepare_change(self.inode, extent.range).await.is_ok()
+            && self.set.is_current(&extent)
+        {
+            self.set.replace(self.inode, extent.range, None);
+        }
+        Ok(slice)
+    }
+
+    /// The index can't be read. Without dirty data the backing device has everything.
+    async fn read_without_index(
+        &self,
+        range: SectorRange,
+        error: crate::EngineError,
+    ) -> Result<IoVec, VolumeError> {
+        let known_clean = self.set.buckets.borrow().is_counted() && self.set.dirty_sectors(self.inode) == 0;
+        if !known_clean {
+            return Err(to_client(error));
+        }
+        self.read_backing(range).await.map(IoVec::from)
+    }
+
+    /// R3: writes the data to the cache device and keeps it as an unpublished copy, as far as no
+    /// write doomed it meanwhile.
+    async fn fill(self: &Rc<Self>, fill: Fill) {
+        let Fill { range, data, ticket } = fill;
+        let written = match self.set.try_allocate(Class::Clean, range.sectors()) {
+            None => None,
+            Some(pieces) => {
+                let ok = self.write_pieces(&pieces, &data.into()).await;
+                ok.then_some(pieces)
+            }
+        };
+        // One step from here on.
+        let doomed = self.inflight.borrow_mut().leave(ticket.ticket);
+        if !doomed.is_empty() {
+            self.set.env.mark("fill_doomed_by_write");
+        }
+        if doomed.covers(range) {
+            self.count(|counters| counters.cache_miss_collisions += 1);
+            return;
+        }
+        let Some(pieces) = written else { return };
+        if self.is_stopping() || self.set.failure().is_some() {
+            return;
+        }
+        let mut unpublished = self.unpublished.borrow_mut();
+        for (part, piece) in place_pieces(range, &pieces) {
+            for gap in doomed.gaps(part) {
+                let pointer = piece.pointer.advance(gap.start - part.start);
+                unpublished.insert(gap, pointer, piece.pin.clone());
+            }
+        }
+        drop(unpublished);
+        self.wake_publisher.notify_all();
+    }
+
+    /// Writes data to pieces of buckets; the last block is padded with zeroes.
+    pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: &IoVec) -> bool {
+        let block = self.set.geometry.block_bytes() as usize;
+        let mut at = 0;
+        let mut writes = Vec::with_capacity(pieces.len());
+        let started = self.set.env.now();
+        for piece in pieces {
+            let len = (piece.sectors * SECTOR_BYTES) as usize;
+            let mut part = data.cut(at, at + len);
+            at += len;
+            let rest = len.next_multiple_of(block) - len;
+            if rest > 0 {
+                part.append(IoVec::zeroes(rest));
+            }
+            writes.push(self.set.cache.write(piece.pointer.offset, part, Durability::Volatile));
+        }
+        let mut ok = true;
+        for result in join_all(writes).await {
+            if let Err(error) = result {
+                self.set.note_cache_error("writing cached data", &error);
+                ok = false;
+            }
+        }
+        self.note_cache_latency(started, true);
+        ok
+    }
+
+    fn note_cache_latency(&self, started: ubcache_env::Nanos, write: bool) {
+        let threshold = {
+            let settings = self.set.settings.borrow();
+            if write { settings.congested_write_threshold_us } else { settings.congested_read_threshold_us }
+        };
+        if threshold > 0 {
+            let now = self.set.env.now();
+            self.set.congestion.borrow_mut().completed(now, now.since(started), threshold);
+        }
+    }
+}
+
+/// Which part of the range each piece holds.
+pub(crate) fn place_pieces(range: SectorRange, pieces: &[Piece]) -> impl Iterator<Item = (SectorRange, &Piece)> {
+    let mut at = range.start;
+    pieces.iter().map(move |piece| {
+        let part = SectorRange::new(at, piece.sectors);
+        at = part.end;
+        (part, piece)
+    })
+}

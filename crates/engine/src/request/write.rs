@@ -1,0 +1,301 @@
+//! Writes of every mode, zeroes and discards.
+
+use ubcache_env::local::join;
+use ubcache_env::{Durability, Env, IntervalSet, IoError, IoResult, IoVec, SectorRange, StreamId, VolumeError};
+use ubcache_format::JournalSeq;
+
+use super::flush::to_client;
+use super::read::place_pieces;
+use crate::alloc::sectors::{Class, Piece};
+use crate::coherence::table::Ticket;
+use crate::errors::EngineError;
+use crate::volume::CachedVolume;
+
+/// What a write puts there.
+#[derive(Clone)]
+pub(crate) enum Payload {
+    Data(IoVec),
+    Zeroes { may_unmap: bool },
+}
+
+impl Payload {
+    fn data(&self, range: SectorRange) -> IoVec {
+        match self {
+            Payload::Data(data) => data.clone(),
+            Payload::Zeroes { .. } => IoVec::zeroes(range.bytes() as usize),
+        }
+    }
+}
+
+/// How writing to the cache ended.
+enum ToCache {
+    Done,
+    /// No room, or the cache device failed: the backing device has to take it.
+    Refused,
+    Failed(VolumeError),
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// A client's write. Enters the in-flight table before it does anything else (W1, K1).
+    pub(crate) async fn write_keys(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        payload: Payload,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        if self.passthrough.get() {
+            return self.write_past(range, &payload, fua).await;
+        }
+        let (ticket, doomed) = self.inflight.borrow_mut().enter_write(range);
+        self.count(|counters| counters.fills_doomed += doomed);
+        let zeroes = matches!(payload, Payload::Zeroes { .. });
+        let bypass = self.bypasses(stream, range, true, false) || zeroes;
+        if !bypass && self.wants_writeback(fua) {
+            match self.write_to_cache(range, &payload, fua).await {
+                ToCache::Done => {
+                    self.inflight.borrow_mut().leave(ticket);
+                    return Ok(());
+                }
+                ToCache::Failed(error) => {
+                    self.inflight.borrow_mut().leave(ticket);
+                    return Err(error);
+                }
+                ToCache::Refused => self.set.env.mark("writeback_degraded"),
+            }
+        }
+        self.write_through(ticket, range, payload, fua, bypass).await
+    }
+
+    /// Bypass and writethrough: W1 to W6.
+    async fn write_through(
+        &self,
+        ticket: Ticket,
+        range: SectorRange,
+        payload: Payload,
+        fua: bool,
+        bypass: bool,
+    ) -> Result<(), VolumeError> {
+        let durable_first = loop {
+            if let Err(error) = self.set.prepare_change(self.inode, range).await {
+                return self.write_without_cache(ticket, range, &payload, fua, error).await;
+            }
+            // W2, one step: decide.
+            if !self.set.has_dirty(self.inode, range) {
+                self.unpublished.borrow_mut().remove(range);
+                let durable_first = self.set.invalidate(self.inode, range);
+                self.inflight.borrow_mut().backing_write_starts(ticket);
+                break durable_first;
+            }
+            self.set.env.mark("bypass_over_dirty");
+            match self.write_to_cache(range, &payload, fua).await {
+                ToCache::Done => {
+                    self.inflight.borrow_mut().leave(ticket);
+                    return Ok(());
+                }
+                ToCache::Failed(error) => {
+                    self.inflight.borrow_mut().leave(ticket);
+                    return Err(error);
+                }
+                // No room for it: clean the range first, then decide again.
+                ToCache::Refused => {
+                    self.set.env.mark("cleaned_for_write");
+                    if let Err(error) = self.clean_range(range).await {
+                        self.inflight.borrow_mut().leave(ticket);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        if let Some(seq) = durable_first
+            && let Err(error) = self.wait_for_invalidation(seq).await
+        {
+            // W3: the removal in memory stands, the request does not go on.
+            return self.write_without_cache(ticket, range, &payload, fua, error).await;
+        }
+        // W4; the copy of a writethrough goes to a fresh place meanwhile, named by nobody yet.
+        let data = payload.data_if_any();
+        let copy = async {
+            let data = data.filter(|_| !bypass)?;
+            let pieces = self.set.try_allocate(Class::Clean, range.sectors())?;
+            self.write_pieces(&pieces, &data).await.then_some(pieces)
+        };
+        let (result, copy) = join(self.write_backing(range, &payload, fua), copy).await;
+        // W5, one step.
+        self.settle_backing_write(ticket, range, &result, fua && payload.is_data(), copy);
+        if result.is_ok() && fua && !payload.is_data() {
+            self.flush_backing().await.map_err(VolumeError::Io)?;
+        }
+        result.map_err(VolumeError::Io)
+    }
+
+    async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
+        self.set.env.mark("durable_invalidation");
+        self.count(|counters| counters.durable_invalidations += 1);
+        self.set.journal_wait(seq).await
+    }
+
+    /// W5: what is un-flushed is known, the entry leaves, a good copy that nobody doomed is kept.
+    fn settle_backing_write(
+        &self,
+        ticket: Ticket,
+        range: SectorRange,
+        result: &IoResult,
+        durable: bool,
+        copy: Option<Vec<Piece>>,
+    ) {
+        if result.is_err() || !durable {
+            self.unflushed.borrow_mut().add(range);
+        }
+        let doomed = self.inflight.borrow_mut().leave(ticket);
+        let Some(pieces) = copy else { return };
+        if !doomed.is_empty() {
+            self.set.env.mark("writethrough_copy_doomed");
+            return;
+        }
+        let mut unpublished = self.unpublished.borrow_mut();
+        let room = unpublished.len() < self.set.tuning.unpublished_max;
+        if result.is_err() || !room || self.is_stopping() || self.set.failure().is_some() {
+            return;
+        }
+        for (part, piece) in place_pieces(range, &pieces) {
+            unpublished.insert(part, piece.pointer, piece.pin.clone());
+        }
+        drop(unpublished);
+        self.wake_publisher.notify_all();
+    }
+
+    /// The write to the backing device itself.
+    pub(crate) async fn write_backing(&self, range: SectorRange, payload: &Payload, fua: bool) -> IoResult {
+        let result = match payload {
+            Payload::Data(data) => {
+                let durability = if fua { Durability::Fua } else { Durability::Volatile };
+                self.backing.write(range.start, data.clone(), durability).await
+            }
+            Payload::Zeroes { may_unmap: _ } => match self.backing.write_zeroes(range).await {
+                Err(IoError::NotSupported) => {
+                    self.backing.write(range.start, payload.data(range), Durability::Volatile).await
+                }
+                result => result,
+            },
+        };
+        if let Err(error) = &result {
+            self.note_backing_error(error);
+        }
+        result
+    }
+
+    /// Writeback: K1 to K3. Does not touch the caller's entry in the table.
+    async fn write_to_cache(&self, range: SectorRange, payload: &Payload, fua: bool) -> ToCache {
+        if self.set.failure().is_some() {
+            return ToCache::Refused;
+        }
+        if let Err(error) = self.ensure_marked_dirty().await {
+            return ToCache::Failed(to_client(error));
+        }
+        self.dirty_writers.set(self.dirty_writers.get() + 1);
+        let result = self.write_dirty(range, payload).await;
+        self.dirty_writers.set(self.dirty_writers.get() - 1);
+        match result {
+            Err(refused) => refused,
+            Ok(seq) => {
+                self.wake_writeback.notify_all();
+                // K3, F3: the journal alone makes it durable.
+                match fua {
+                    true => match self.set.journal_wait(seq).await {
+                        Ok(()) => ToCache::Done,
+                        Err(error) => ToCache::Failed(to_client(error)),
+                    },
+                    false => ToCache::Done,
+                }
+            }
+        }
+    }
+
+    async fn write_dirty(&self, range: SectorRange, payload: &Payload) -> Result<JournalSeq, ToCache> {
+        let pieces = self.set.allocate(Class::Dirty, range.sectors()).await.ok_or(ToCache::Refused)?;
+        if !self.write_pieces(&pieces, &payload.data(range)).await {
+            return Err(ToCache::Refused);
+        }
+        if self.set.prepare_change(self.inode, range).await.is_err() {
+            return Err(ToCache::Refused);
+        }
+        // K2, one step: over whatever is there.
+        self.unpublished.borrow_mut().remove(range);
+        let mut newest = JournalSeq::default();
+        for (part, piece) in place_pieces(range, &pieces) {
+            newest = self.set.replace(self.inode, part, Some((piece.pointer, true)));
+        }
+        Ok(newest)
+    }
+
+    /// D1: as bypass, but dirty parts are skipped, and a device without discard is not asked.
+    pub(crate) async fn discard_keys(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        if !self.backing.geometry().discard {
+            return Ok(());
+        }
+        if self.passthrough.get() {
+            return self.backing.discard(range).await.map_err(VolumeError::Io);
+        }
+        let (whole, doomed) = self.inflight.borrow_mut().enter_write(range);
+        self.count(|counters| counters.fills_doomed += doomed);
+        self.bypasses(stream, range, true, true);
+        if self.set.prepare_change(self.inode, range).await.is_err() {
+            // A discard may be ignored.
+            self.inflight.borrow_mut().leave(whole);
+            return Ok(());
+        }
+        // One step: the clean parts get entries of their own, the dirty ones are left alone.
+        let mut dirty = IntervalSet::default();
+        for extent in self.set.live_extents(self.inode, range) {
+            if extent.dirty {
+                dirty.insert(extent.range);
+            }
+        }
+        let parts = dirty.gaps(range);
+        let mut tickets = Vec::with_capacity(parts.len());
+        let mut durable_first = None;
+        for &part in &parts {
+            let (ticket, _) = self.inflight.borrow_mut().enter_write(part);
+            self.unpublished.borrow_mut().remove(part);
+            durable_first = durable_first.max(self.set.invalidate(self.inode, part));
+            self.inflight.borrow_mut().backing_write_starts(ticket);
+            tickets.push(ticket);
+        }
+        self.inflight.borrow_mut().leave(whole);
+        let mut submit = true;
+        if let Some(seq) = durable_first {
+            submit = self.wait_for_invalidation(seq).await.is_ok();
+        }
+        let mut result = Ok(());
+        for (part, ticket) in parts.into_iter().zip(tickets) {
+            if submit {
+                let done = self.backing.discard(part).await;
+                self.settle_backing_write(ticket, part, &done, false, None);
+                // What the device can't do, it ignores.
+                if let Err(error) = done
+                    && error != IoError::NotSupported
+                {
+                    self.note_backing_error(&error);
+                    result = Err(VolumeError::Io(error));
+                }
+            } else {
+                self.inflight.borrow_mut().leave(ticket);
+            }
+        }
+        result
+    }
+}
+
+impl Payload {
+    fn data_if_any(&self) -> Option<IoVec> {
+        match self {
+            Payload::Data(data) => Some(data.clone()),
+            Payload::Zeroes { .. } => None,
+        }
+    }
+
+    fn is_data(&self) -> bool {
+        matches!(self, Payload::Data(_))
+    }
+}

@@ -1,0 +1,140 @@
+//! Backing devices: which may be attached, what is written when one is.
+
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Durability, Env};
+use ubcache_format::{BackingState, Inode, Key, Pointer, Sector, UuidEntry, encode_uuids};
+
+use super::first_run::write_superblock;
+use super::open::read_superblock;
+use super::{CacheSet, Set};
+use crate::alloc::buckets::Purpose;
+use crate::errors::EngineError;
+use crate::meter::Meter;
+use crate::volume::CachedVolume;
+
+/// How to attach a backing device.
+#[derive(Clone, Debug, Default)]
+pub struct AttachOptions {
+    /// Name of the export; the label of the device if empty.
+    pub name: String,
+    /// Refuse writes of clients.
+    pub read_only: bool,
+}
+
+impl<E: Env> CacheSet<E> {
+    /// Attaches a backing device and starts its volume (docs/format.md §10.2). Also takes up a
+    /// device that is not attached to any set; refuses one that has data in another cache.
+    pub async fn attach(
+        &self,
+        backing: E::Device,
+        options: AttachOptions,
+    ) -> Result<Rc<CachedVolume<E>>, EngineError> {
+        let set = &self.set;
+        let _one = set.attach_lock.lock().await;
+        if let Some(reason) = set.failure() {
+            return Err(EngineError::Failed(reason));
+        }
+        let backing = Meter::new(backing);
+        let mut superblock = read_superblock(&backing).await?;
+        if superblock.is_cache() {
+            return Err(EngineError::WrongKind { found: "cache", expected: "backing" });
+        }
+        if set.attached().iter().any(|volume| volume.uuid() == superblock.uuid) {
+            return Err(EngineError::AlreadyAttached(superblock.uuid));
+        }
+        if superblock.block_sectors < set.geometry.block_sectors {
+            let (backing, cache) = (superblock.block_sectors, set.geometry.block_sectors);
+            return Err(EngineError::BlockTooSmall { backing, cache });
+        }
+        let set_uuid = set.superblock.borrow().set_uuid;
+        let state = superblock.state();
+        let attached = matches!(state, BackingState::Clean | BackingState::Dirty);
+        if attached && superblock.set_uuid != set_uuid {
+            let state = if state == BackingState::Clean { "clean" } else { "dirty" };
+            return Err(EngineError::OtherSet { found: superblock.set_uuid, expected: set_uuid, state });
+        }
+        let slot = set.uuids.borrow().iter().position(|entry| entry.uuid == superblock.uuid);
+        if state == BackingState::Dirty && slot.is_none() {
+            return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set: set_uuid });
+        }
+        // A1: a write of an earlier instance may sit in the device's cache.
+        backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        let inode = match slot {
+            Some(slot) if attached => Inode(slot as u32),
+            _ => {
+                // A2: it may have been written without the cache since: what is cached of it is void.
+                let inode = set.take_slot(slot, &superblock).await?;
+                superblock.set_uuid = set_uuid;
+                superblock.set_state(BackingState::Clean);
+                write_superblock(&backing, &superblock, "writing the backing superblock").await?;
+                set.env.mark("attached_anew");
+                inode
+            }
+        };
+        let volume = CachedVolume::new(set.clone(), backing, superblock, inode, options);
+        set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
+        volume.start();
+        Ok(volume)
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Declares the old slot of the device dead, if it has one, and gives it a new one.
+    async fn take_slot(
+        &self,
+        old: Option<usize>,
+        superblock: &ubcache_format::Superblock,
+    ) -> Result<Inode, EngineError> {
+        let now = self.env.unix_seconds() as u32;
+        let mut table = self.uuids.borrow().clone();
+        table.resize_with(self.geometry.uuid_slots() as usize, UuidEntry::default);
+        if let Some(old) = old {
+            table[old].uuid = ubcache_format::Uuid::INVALIDATED;
+            table[old].invalidated = now;
+        }
+        let free = table.iter().position(UuidEntry::is_free);
+        let slot = free.ok_or(EngineError::NoSlot(self.geometry.uuid_slots()))?;
+        table[slot] = UuidEntry {
+            uuid: superblock.uuid,
+            label: superblock.label,
+            first_reg: now,
+            last_reg: now,
+            ..UuidEntry::default()
+        };
+        self.write_uuids(&table).await?;
+        *self.uuids.borrow_mut() = table;
+        Ok(Inode(slot as u32))
+    }
+
+    /// Writes the volume table to a new bucket and waits until the journal names it.
+    pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
+        let bucket = loop {
+            let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
+            match bucket {
+                Some(bucket) => break bucket,
+                None => self.wait_for_buckets("the volume table").await?,
+            }
+        };
+        let pointer = Pointer {
+            device: 0,
+            offset: self.geometry.bucket_start(bucket),
+            generation: self.buckets.borrow().generation(bucket),
+        };
+        let bytes = encode_uuids(&self.geometry, table);
+        let sectors = (bytes.len() as u64 / ubcache_format::SECTOR_BYTES) as u16;
+        self.cache
+            .write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile)
+            .await
+            .map_err(EngineError::io("writing the volume table"))?;
+        let former = {
+            let mut state = self.journal.state.borrow_mut();
+            let key = Key::node(Inode(0), Sector(0), sectors, pointer);
+            std::mem::replace(&mut state.header.uuid_bucket, key)
+        };
+        self.journal_force().await?;
+        let former = former.pointer().expect("checked at start").bucket(self.geometry.bucket_sectors);
+        self.buckets.borrow_mut().retire_metadata(former);
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! When the cache device fails.
+
+use ubcache_env::{Env, IoError};
+
+use super::Set;
+
+impl<E: Env> Set<E> {
+    /// Why the set has failed, if it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failed.borrow().clone()
+    }
+
+    /// Counts an error of the cache device; at the limit the set fails.
+    pub(crate) fn note_cache_error(&self, what: &'static str, error: &IoError) {
+        self.cache_errors.set(self.cache_errors.get() + 1);
+        let limit = self.settings.borrow().io_error_limit;
+        if matches!(error, IoError::Gone) || (limit > 0 && self.cache_errors.get() >= limit) {
+            self.fail(format!("{what}: {error}"));
+        }
+    }
+
+    /// The set can't change its metadata any more. Volumes without dirty data go on without it
+    /// (A4), the others serve what needs no cache.
+    pub(crate) fn fail(&self, reason: String) {
+        if self.failed.borrow().is_some() {
+            return;
+        }
+        self.env.mark("set_failed");
+        *self.failed.borrow_mut() = Some(reason);
+        self.journal.fail();
+        self.allocator.wake_all();
+        for volume in self.attached() {
+            volume.wake_background();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A formatted cache device becomes a set (docs/format.md §3.3): prio chain, volume table, an
+//! empty root, the first journal entry, and only then SYNC in the superblock.
+
+use ubcache_env::{Buf, Device, Durability, Env};
+use ubcache_format::{
+    BucketNr, Generation, Geometry, Inode, JournalEntry, JournalSeq, Key, Pointer, PrioEntry, SECTOR_BYTES,
+    SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry, encode_uuids,
+};
+
+use crate::alloc::buckets::{PRIORITY_DATA, PRIORITY_METADATA};
+use crate::alloc::prio::write_chain;
+use crate::errors::EngineError;
+use crate::journal::replay::own_mark;
+use crate::meter::Meter;
+
+/// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
+pub(crate) async fn write_superblock<D: Device>(
+    device: &Meter<D>,
+    superblock: &Superblock,
+    what: &'static str,
+) -> Result<(), EngineError> {
+    let bytes = Buf::from_bytes(&superblock.encode()).freeze();
+    let head = SECTOR_BYTES as usize;
+    let block = device.geometry().logical_block_bytes as usize;
+    if block > head {
+        // The device writes larger blocks; they are as atomic there.
+        device.flush().await.map_err(EngineError::io(what))?;
+    } else {
+        device
+            .write(SUPERBLOCK_SECTOR + 1, bytes.cut(head, bytes.len()).into(), Durability::Volatile)
+            .await
+            .map_err(EngineError::io(what))?;
+        device.flush().await.map_err(EngineError::io(what))?;
+    }
+    let first = bytes.cut(0, head.max(block).min(bytes.len()));
+    device.write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua).await.map_err(EngineError::io(what))
+}
+
+/// Makes the set. A crash before the end leaves SYNC clear, and the next start begins again.
+pub(crate) async fn first_run<E: Env>(
+    env: &E,
+    device: &Meter<E::Device>,
+    superblock: &mut Superblock,
+) -> Result<(), EngineError> {
+    const WHAT: &str = "making the set";
+    superblock.journal_buckets = Geometry::default_journal_buckets(superblock.nbuckets);
+    let geometry = superblock.geometry();
+    let first = geometry.first_bucket + geometry.journal_buckets;
+    let chain: Vec<BucketNr> = (0..geometry.prio_buckets()).map(|index| BucketNr(first + index)).collect();
+    let uuid_bucket = BucketNr(first + geometry.prio_buckets());
+    let root = BucketNr(uuid_bucket.0 + 1);
+
+    let entries: Vec<PrioEntry> = (0..geometry.buckets)
+        .map(|bucket| PrioEntry {
+            priority: if bucket <= root.0 { PRIORITY_METADATA } else { PRIORITY_DATA },
+            generation: Generation(0),
+        })
+        .collect();
+    write_chain(device, &geometry, 1, &chain, &entries).await?;
+
+    let write = |at: Sector, bytes: Vec<u8>, durability| device.write(at, Buf::from_bytes(&bytes).into(), durability);
+    let place = |bucket| Pointer { device: 0, offset: geometry.bucket_start(bucket), generation: Generation(0) };
+    let table = encode_uuids(&geometry, &[]);
+    let table_sectors = (table.len() as u64 / SECTOR_BYTES) as u16;
+    let io = || EngineError::io(WHAT);
+    write(geometry.bucket_start(uuid_bucket), table, Durability::Volatile).await.map_err(io())?;
+    let node_sectors = (geometry.node_bytes() / SECTOR_BYTES) as u16;
+    let node = encode_bset(&geometry, place(root), env.random().max(1), &[]);
+    write(geometry.bucket_start(root), node, Durability::Volatile).await.map_err(io())?;
+
+    let entry = JournalEntry {
+        seq: JournalSeq(1),
+        last_seq: JournalSeq(1),
+        uuid_bucket: Key::node(Inode(0), Sector(0), table_sectors, place(uuid_bucket)),
+        root: Key::max_node(node_sectors, place(root)),
+        root_level: 0,
+        prio_bucket: chain[0],
+        keys: Vec::new(),
+        mark: own_mark(true),
+    };
+    device.flush().await.map_err(io())?;
+    let at = geometry.bucket_start(geometry.journal_bucket(0));
+    write(at, encode_entry(&geometry, &entry), Durability::Fua).await.map_err(io())?;
+    superblock.set_sync(true);
+    superblock.mark_started(env.unix_seconds() as u32);
+    write_superblock(device, superblock, "writing the cache superblock").await
+}

@@ -1,0 +1,215 @@
+//! A cache set: one cache device, its index, journal and buckets, and the volumes on it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
+//! | [`first_run`] | making a formatted device a set |
+//! | [`attach`] | backing devices: attaching, states, the volume table |
+//! | [`stop`] | stopping cleanly |
+//! | [`failure`] | what happens when the cache device fails |
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use ubcache_env::local::{Lock, Notify};
+use ubcache_env::{Env, Task};
+use ubcache_format::{Geometry, Inode, Superblock, UuidEntry};
+
+use crate::alloc::allocator::Allocator;
+use crate::alloc::buckets::Buckets;
+use crate::alloc::sectors::OpenBuckets;
+use crate::bypass::congestion::Congestion;
+use crate::errors::EngineError;
+use crate::gc::GcState;
+use crate::index::change::InodeState;
+use crate::index::tree::Tree;
+use crate::index::write::NodeWriter;
+use crate::journal::Journal;
+use crate::meter::Meter;
+use crate::settings::{AttributeError, SetSettings};
+use crate::stats::SetStatus;
+use crate::volume::CachedVolume;
+
+pub(crate) mod attach;
+pub(crate) mod failure;
+pub(crate) mod first_run;
+pub(crate) mod open;
+pub(crate) mod stop;
+
+/// Limits and sizes that are not on the device.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Extents of the index kept in memory, about 64 bytes each.
+    pub extents_in_memory_max: usize,
+    /// A leaf is written when this many bytes of keys wait.
+    pub leaf_write_bytes: u64,
+    /// Puts fewer keys into a node than fit, so that small tests get deep trees. None: what fits.
+    pub node_keys_max: Option<usize>,
+    /// Serve before every bucket is counted, where that is safe.
+    pub lazy_start: bool,
+    /// Bytes of fills under way per volume; more misses are served without being cached.
+    pub fill_bytes_max: u64,
+    /// Unpublished copies per volume; more are not kept.
+    pub unpublished_max: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            extents_in_memory_max: 16 << 20,
+            leaf_write_bytes: 4048,
+            node_keys_max: None,
+            lazy_start: true,
+            fill_bytes_max: 64 << 20,
+            unpublished_max: 16384,
+        }
+    }
+}
+
+/// How to open a set.
+#[derive(Clone, Debug, Default)]
+pub struct SetOptions {
+    /// Attributes as they are after the start; all others have their defaults.
+    pub settings: SetSettings,
+    /// Limits and sizes.
+    pub tuning: Tuning,
+}
+
+/// Where a set is in its life.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Phase {
+    Running,
+    /// No new requests; background work ends.
+    Ending,
+    /// Everything is written; the last tasks end.
+    Ended,
+}
+
+pub(crate) struct Set<E: Env> {
+    pub env: E,
+    pub cache: Meter<E::Device>,
+    pub geometry: Geometry,
+    pub superblock: RefCell<Superblock>,
+    pub settings: RefCell<SetSettings>,
+    pub tuning: Tuning,
+    pub tree: RefCell<Tree>,
+    /// Held while nodes are replaced.
+    pub structure: Lock,
+    pub node_writer: NodeWriter,
+    pub journal: Journal,
+    pub buckets: RefCell<Buckets>,
+    pub open_buckets: RefCell<OpenBuckets>,
+    pub allocator: Allocator,
+    pub inodes: RefCell<BTreeMap<Inode, InodeState>>,
+    pub uuids: RefCell<Vec<UuidEntry>>,
+    pub attach_lock: Lock,
+    pub volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
+    pub congestion: RefCell<Congestion>,
+    pub gc: GcState,
+    pub failed: RefCell<Option<String>>,
+    pub cache_errors: Cell<u64>,
+    pub phase: Cell<Phase>,
+    pub ending: Notify,
+    pub tasks: RefCell<Vec<Task>>,
+}
+
+impl<E: Env> Set<E> {
+    pub(crate) fn is_ending(&self) -> bool {
+        self.phase.get() >= Phase::Ending
+    }
+    pub(crate) fn is_ended(&self) -> bool {
+        self.phase.get() >= Phase::Ended
+    }
+
+    /// The attached volumes.
+    pub(crate) fn attached(&self) -> Vec<Rc<CachedVolume<E>>> {
+        self.volumes.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn spawn(
+        self: &Rc<Self>,
+        priority: ubcache_env::Priority,
+        task: impl Future<Output = ()> + 'static,
+    ) {
+        let task = self.env.spawn(priority, task);
+        self.tasks.borrow_mut().push(task);
+    }
+}
+
+/// A handle to a running cache set. Cheap to clone.
+pub struct CacheSet<E: Env> {
+    pub(crate) set: Rc<Set<E>>,
+}
+
+impl<E: Env> Clone for CacheSet<E> {
+    fn clone(&self) -> Self {
+        CacheSet { set: self.set.clone() }
+    }
+}
+
+impl<E: Env> CacheSet<E> {
+    /// Sets an attribute of the set (bcache's names).
+    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
+        match name {
+            "trigger_gc" => self.set.gc.request(),
+            _ => self.set.settings.borrow_mut().set(name, value)?,
+        }
+        let policy = self.set.settings.borrow().cache_replacement_policy;
+        self.set.buckets.borrow_mut().set_policy(policy);
+        self.set.superblock.borrow_mut().set_replacement(policy);
+        Ok(())
+    }
+
+    /// The present value of an attribute.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let status = || self.status();
+        match name {
+            "cache_available_percent" => Some(status().available_percent.to_string()),
+            "tree_depth" => Some(status().tree_depth.to_string()),
+            "btree_nodes" => Some(status().btree_leaves.to_string()),
+            "active_journal_entries" => Some(status().active_journal_entries.to_string()),
+            "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
+            "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
+            "nbuckets" => Some(self.set.geometry.buckets.to_string()),
+            _ => self.set.settings.borrow().get(name),
+        }
+    }
+
+    /// Counters and states.
+    pub fn status(&self) -> SetStatus {
+        let set = &self.set;
+        let (geometry, buckets) = (&set.geometry, set.buckets.borrow());
+        SetStatus {
+            uuid: set.superblock.borrow().set_uuid,
+            cache: set.cache.counters(),
+            size_bytes: u64::from(geometry.buckets) * geometry.bucket_bytes(),
+            bucket_bytes: geometry.bucket_bytes(),
+            block_bytes: geometry.block_bytes(),
+            available_percent: 100 - buckets.in_use_percent(),
+            counted: buckets.is_counted(),
+            failed: set.failed.borrow().clone(),
+            btree_leaves: set.tree.borrow().leaf_count() as u64,
+            tree_depth: u64::from(set.tree.borrow().root_level()),
+            active_journal_entries: set.journal.state.borrow().ring.active(),
+            volumes: set.attached().iter().map(|volume| volume.status()).collect(),
+        }
+    }
+
+    /// Runs a garbage collection pass now.
+    pub async fn trigger_gc(&self) -> Result<(), EngineError> {
+        self.set.collect_garbage().await
+    }
+
+    /// A test aid: gives up every bucket without dirty data and waits until that is durable. What
+    /// is read afterwards comes from the backing devices, or is dirty.
+    pub async fn evict_all_clean(&self) -> Result<(), EngineError> {
+        for volume in self.set.attached() {
+            volume.drop_unpublished();
+        }
+        let set = &self.set;
+        set.open_buckets.borrow_mut().close_all(&mut set.buckets.borrow_mut());
+        set.buckets.borrow_mut().evict(usize::MAX, || set.env.random());
+        set.write_prios().await
+    }
+}

@@ -1,0 +1,292 @@
+//! Starting a set.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ubcache_env::local::{Lock, Notify};
+use ubcache_env::{Env, Priority};
+use ubcache_format::{
+    BucketNr, Geometry, JournalEntry, Key, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
+    Superblock, combine_interior, parse_uuids, UuidEntry,
+};
+
+use super::first_run::{first_run, write_superblock};
+use super::{CacheSet, Phase, Set, SetOptions};
+use crate::alloc::allocator::Allocator;
+use crate::alloc::buckets::{Buckets, PRIORITY_RESTART};
+use crate::alloc::prio::{Chain, read_chain};
+use crate::errors::EngineError;
+use crate::gc::GcState;
+use crate::index::leaf::{FIRST, LAST, LeafState, Position};
+use crate::index::tree::{Interior, Tree};
+use crate::index::write::NodeWriter;
+use crate::journal::replay::{chain_is_own, read_journal, ring_after};
+use crate::journal::{Header, Journal};
+use crate::meter::Meter;
+
+/// Reads a superblock.
+pub(crate) async fn read_superblock<D: ubcache_env::Device>(
+    device: &Meter<D>,
+) -> Result<Superblock, EngineError> {
+    let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
+    let buf =
+        device.read(SUPERBLOCK_SECTOR, sectors).await.map_err(EngineError::io("reading the superblock"))?;
+    let superblock = Superblock::parse(buf.as_slice())
+        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
+    let geometry = device.geometry();
+    superblock
+        .check_device(geometry.sectors, geometry.logical_block_bytes)
+        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
+    Ok(superblock)
+}
+
+impl<E: Env> CacheSet<E> {
+    /// Starts the set on a cache device: makes it if the device is only formatted, else replays
+    /// the journal. Returns when I/O can be served; counting buckets may go on afterwards.
+    pub async fn open(env: E, cache: E::Device, options: SetOptions) -> Result<CacheSet<E>, EngineError> {
+        let cache = Meter::new(cache);
+        let mut superblock = read_superblock(&cache).await?;
+        if !superblock.is_cache() {
+            return Err(EngineError::WrongKind { found: "backing", expected: "cache" });
+        }
+        // V1: what the last instance wrote may sit in a volatile cache still, and is about to be
+        // taken for durable.
+        cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
+        if !superblock.sync() {
+            first_run(&env, &cache, &mut superblock).await?;
+        }
+        let geometry = superblock.geometry();
+        let range = read_journal(&cache, &geometry, &superblock).await?;
+        let newest = range.newest().expect("a replay range has an entry").clone();
+        let chain = read_chain(&cache, &geometry, newest.prio_bucket).await?;
+        let uuids = read_uuids(&cache, &geometry, &newest).await?;
+        let lazy = options.tuning.lazy_start && chain_is_own(&newest.mark);
+        let set = assemble(env, cache, superblock, options, &range, &newest, chain, uuids);
+        set.read_tree(&newest, lazy).await?;
+        set.check_replay(&range)?;
+        set.start(&range, lazy).await?;
+        Ok(CacheSet { set })
+    }
+}
+
+async fn read_uuids<D: ubcache_env::Device>(
+    device: &Meter<D>,
+    geometry: &Geometry,
+    newest: &JournalEntry,
+) -> Result<Vec<UuidEntry>, EngineError> {
+    const WHAT: &str = "volume table";
+    let key = &newest.uuid_bucket;
+    key.check_node(geometry).map_err(EngineError::format(WHAT, ubcache_env::Sector(0)))?;
+    let pointer = key.pointer().expect("checked: it has a pointer");
+    let buf = device
+        .read(pointer.offset, u64::from(key.sectors))
+        .await
+        .map_err(EngineError::io("reading the volume table"))?;
+    Ok(parse_uuids(buf.as_slice()))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a set, each read on its own")]
+fn assemble<E: Env>(
+    env: E,
+    cache: Meter<E::Device>,
+    superblock: Superblock,
+    options: SetOptions,
+    range: &ReplayRange,
+    newest: &JournalEntry,
+    chain: Chain,
+    uuids: Vec<UuidEntry>,
+) -> Rc<Set<E>> {
+    let geometry = superblock.geometry();
+    let mut settings = options.settings;
+    settings.cache_replacement_policy = superblock.replacement();
+    let generations = chain.entries.iter().map(|entry| entry.generation).collect();
+    let mut buckets = Buckets::new(geometry, generations, superblock.replacement());
+    chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
+    let header = Header {
+        uuid_bucket: newest.uuid_bucket.clone(),
+        root: newest.root.clone(),
+        root_level: newest.root_level,
+        prio_bucket: newest.prio_bucket,
+        own_chain: chain_is_own(&newest.mark),
+    };
+    let (ring, next) = ring_after(range, &geometry);
+    Rc::new(Set {
+        env,
+        cache,
+        geometry,
+        superblock: RefCell::new(superblock),
+        settings: RefCell::new(settings),
+        tuning: options.tuning,
+        tree: RefCell::new(Tree::default()),
+        structure: Lock::default(),
+        node_writer: NodeWriter::default(),
+        journal: Journal::new(header, ring, next),
+        buckets: RefCell::new(buckets),
+        open_buckets: RefCell::default(),
+        allocator: Allocator::new(chain),
+        inodes: RefCell::default(),
+        uuids: RefCell::new(uuids),
+        attach_lock: Lock::default(),
+        volumes: RefCell::default(),
+        congestion: RefCell::default(),
+        gc: GcState::default(),
+        failed: RefCell::default(),
+        cache_errors: Cell::new(0),
+        phase: Cell::new(Phase::Running),
+        ending: Notify::default(),
+        tasks: RefCell::default(),
+    })
+}
+
+impl<E: Env> Set<E> {
+    /// Reads every interior node and lays out the leaves, which stay on the device until used.
+    async fn read_tree(&self, newest: &JournalEntry, lazy: bool) -> Result<(), EngineError> {
+        let uuid_bucket = self.bucket_of_node(&newest.uuid_bucket)?;
+        self.buckets.borrow_mut().set_metadata(uuid_bucket);
+        let mut level = vec![self.checked_node(&newest.root)?];
+        let mut interior = Vec::new();
+        for _ in 0..newest.root_level {
+            let mut nodes = std::collections::BTreeMap::new();
+            let mut children = Vec::new();
+            let mut low = FIRST;
+            for key in &level {
+                let node = self.read_node(key).await?;
+                let found = combine_interior(node.bsets);
+                let pointer = key.pointer().expect("checked: a node key has a pointer");
+                children.extend(self.live_children(key, low, found)?);
+                low = key.position();
+                nodes.insert(key.position(), Interior {
+                    pointer,
+                    sectors: key.sectors,
+                    seq: node.seq,
+                    used_bytes: node.used_bytes,
+                });
+            }
+            interior.insert(0, nodes);
+            level = children;
+        }
+        let mut tree = self.tree.borrow_mut();
+        tree.interior = interior;
+        let mut low = FIRST;
+        for key in level {
+            let pointer = key.pointer().expect("checked: a node key has a pointer");
+            let leaf = tree.make_leaf(low, key.position(), pointer, key.sectors, LeafState::default());
+            tree.insert_leaf(leaf);
+            low = key.position();
+        }
+        drop(tree);
+        if lazy {
+            let chain = self.allocator.chain.borrow();
+            let mut buckets = self.buckets.borrow_mut();
+            for (index, entry) in chain.entries.iter().enumerate() {
+                let bucket = BucketNr(index as u32);
+                let kept = entry.priority == PRIORITY_RESTART;
+                if kept && buckets.role(bucket) == crate::alloc::buckets::Role::Unknown {
+                    buckets.set_free(bucket);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bucket_of_node(&self, key: &Key) -> Result<BucketNr, EngineError> {
+        let pointer = key.pointer().ok_or_else(|| EngineError::Damaged {
+            what: "journal entry",
+            detail: "a node key has no pointer".to_owned(),
+        })?;
+        Ok(pointer.bucket(self.geometry.bucket_sectors))
+    }
+
+    /// Checks a node key, raises its bucket's generation and marks it.
+    fn checked_node(&self, key: &Key) -> Result<Key, EngineError> {
+        key.check_node(&self.geometry)
+            .map_err(EngineError::format("index node key", ubcache_env::Sector(0)))?;
+        let bucket = self.bucket_of_node(key)?;
+        let mut buckets = self.buckets.borrow_mut();
+        buckets.note_pointer(key.pointer().expect("checked"));
+        buckets.set_metadata(bucket);
+        Ok(key.clone())
+    }
+
+    /// The children that an interior node names, in order: every pointer, freeing keys included,
+    /// raises its bucket's generation first; then what is stale goes (docs/format.md §5.6, §9.2).
+    fn live_children(&self, node: &Key, low: Position, found: Vec<Key>) -> Result<Vec<Key>, EngineError> {
+        let damaged = |detail: String| EngineError::Damaged { what: "interior index node", detail };
+        for key in &found {
+            key.check_node(&self.geometry)
+                .map_err(EngineError::format("interior index node", node.pointer().expect("checked").offset))?;
+            self.buckets.borrow_mut().note_pointer(key.pointer().expect("checked"));
+        }
+        let mut children: Vec<Key> = Vec::new();
+        for key in found {
+            let pointer = key.pointer().expect("checked");
+            if key.is_zero() || !self.buckets.borrow().is_live(pointer) {
+                continue;
+            }
+            if key.position() <= low || key.position() > node.position() {
+                return Err(damaged(format!("child {:?} is outside of its parent's interval", key.position())));
+            }
+            if children.last().is_some_and(|last: &Key| last.position() == key.position()) {
+                continue;
+            }
+            self.buckets.borrow_mut().set_metadata(pointer.bucket(self.geometry.bucket_sectors));
+            children.push(key);
+        }
+        if children.last().map(Key::position) != Some(node.position()) {
+            return Err(damaged(format!(
+                "its last child ends at {:?}, expected {:?}",
+                children.last().map(Key::position),
+                node.position()
+            )));
+        }
+        Ok(children)
+    }
+
+    /// Starts the tasks, replays, counts.
+    async fn start(self: &Rc<Self>, range: &ReplayRange, mut lazy: bool) -> Result<(), EngineError> {
+        assert_eq!(self.tree.borrow().leaves().last().map(|leaf| leaf.end), Some(LAST), "the tree is whole");
+        if !lazy {
+            self.count_leaves(false).await?;
+        } else {
+            let mut buckets = self.buckets.borrow_mut();
+            let enough = self.geometry.prio_buckets() as usize * 2 + 16;
+            if buckets.free_len() >= 2 * enough {
+                buckets.set_restart_aside();
+            } else {
+                lazy = false;
+            }
+        }
+        if !lazy && !self.buckets.borrow().is_counted() {
+            self.count_leaves(false).await?;
+        }
+        self.journal.state.borrow_mut().replay_floor = range.entries.first().map(|entry| entry.seq);
+        self.spawn(Priority::Journal, self.clone().journal_task());
+        self.spawn(Priority::Journal, self.clone().allocator_task());
+        self.spawn(Priority::Journal, self.clone().reclaim_task());
+        self.spawn(Priority::Background, self.clone().node_writer_task());
+        if lazy {
+            // From now on the chain must not promise what is about to be used.
+            self.write_prios().await?;
+        }
+        let replayed = self.replay(range).await?;
+        if replayed > 0 {
+            self.env.mark("journal_replayed");
+        }
+        if lazy {
+            self.env.mark("lazy_start");
+            let set = self.clone();
+            self.spawn(Priority::Background, async move {
+                if let Err(error) = set.count_leaves(true).await {
+                    set.fail(format!("the index could not be read: {error}"));
+                }
+            });
+        }
+        self.spawn(Priority::Background, self.clone().gc_task());
+        let superblock = {
+            let mut superblock = self.superblock.borrow_mut();
+            superblock.mark_started(self.env.unix_seconds() as u32);
+            superblock.clone()
+        };
+        write_superblock(&self.cache, &superblock, "writing the cache superblock").await
+    }
+}

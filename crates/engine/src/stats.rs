@@ -1,0 +1,128 @@
+//! What can be seen of a running set: counters and states, in the shape of `status --json`.
+
+use ubcache_format::{CacheMode, Uuid};
+
+/// What went to a device since it was opened.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceCounters {
+    /// Read requests.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Write requests, zeroing included.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes that reached the device.
+    pub flushes: u64,
+    /// Discards.
+    pub discards: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// What happened to the requests of a volume. Reads only, a partial hit is a miss, as in bcache.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct VolumeCounters {
+    /// Reads found in the cache as a whole.
+    pub cache_hits: u64,
+    /// Reads with at least one sector not in the cache.
+    pub cache_misses: u64,
+    /// Bypassing reads found in the cache as a whole.
+    pub cache_bypass_hits: u64,
+    /// Bypassing reads with at least one sector not in the cache.
+    pub cache_bypass_misses: u64,
+    /// Bytes of requests that the policy decided to bypass.
+    pub bypassed_bytes: u64,
+    /// Fills of which nothing could be published.
+    pub cache_miss_collisions: u64,
+    /// Fills that a write doomed, in whole or in part.
+    pub fills_doomed: u64,
+    /// Backing writes that waited for the journal first (rule W3).
+    pub durable_invalidations: u64,
+    /// Extents cleaned by background writeback.
+    pub writeback_keys_done: u64,
+    /// Extents that writeback could not clean: overwritten meanwhile, or an error.
+    pub writeback_keys_failed: u64,
+    /// Failed requests to the backing device.
+    pub backing_errors: u64,
+    /// Clean hits that could not be read from the cache and came from the backing device.
+    pub cache_read_retries: u64,
+}
+
+/// The state of a volume, in bcache's words.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum VolumeState {
+    /// No cache: requests go to the backing device.
+    NoCache,
+    /// Attached, no dirty data.
+    Clean,
+    /// Attached, dirty data may exist.
+    Dirty,
+    /// The cache failed while there was dirty data.
+    Failed,
+}
+
+impl VolumeState {
+    /// The word of the `state` attribute.
+    pub fn word(self) -> &'static str {
+        match self {
+            VolumeState::NoCache => "no cache",
+            VolumeState::Clean => "clean",
+            VolumeState::Dirty => "dirty",
+            VolumeState::Failed => "failed",
+        }
+    }
+}
+
+/// A volume as `status` shows it.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    /// Export name.
+    pub name: String,
+    /// UUID of the backing device.
+    pub uuid: Uuid,
+    /// What went to the backing device.
+    pub backing: DeviceCounters,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Cache mode.
+    pub mode: CacheMode,
+    /// State.
+    pub state: VolumeState,
+    /// Bytes that only the cache has.
+    pub dirty_bytes: u64,
+    /// Request counters.
+    pub stats: VolumeCounters,
+    /// Bytes per second that background writeback may write at present.
+    pub writeback_rate_bytes: u64,
+}
+
+/// A set as `status` shows it.
+#[derive(Clone, Debug)]
+pub struct SetStatus {
+    /// UUID of the set.
+    pub uuid: Uuid,
+    /// What went to the cache device.
+    pub cache: DeviceCounters,
+    /// Size of the cache device in bytes, as far as the set uses it.
+    pub size_bytes: u64,
+    /// Bucket size in bytes.
+    pub bucket_bytes: u64,
+    /// Block size in bytes.
+    pub block_bytes: u64,
+    /// Percent of buckets that are free or hold only clean data.
+    pub available_percent: u64,
+    /// Whether every bucket has been counted since the start.
+    pub counted: bool,
+    /// Why the set has failed, if it has.
+    pub failed: Option<String>,
+    /// Leaf nodes of the index.
+    pub btree_leaves: u64,
+    /// Level of the root; 0: a single leaf.
+    pub tree_depth: u64,
+    /// Journal entries that a restart would replay.
+    pub active_journal_entries: u64,
+    /// The volumes.
+    pub volumes: Vec<VolumeStatus>,
+}

@@ -1,0 +1,433 @@
+//! A cached volume: what a client sees of a backing device with its part of the cache.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use ubcache_env::local::{Lock, Notify, Semaphore};
+use ubcache_env::{
+    BlockStatus, Env, IoError, IoVec, Priority, Sector, SectorRange, StreamId, Task, Volume, VolumeError,
+    VolumeInfo,
+};
+use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
+
+use crate::bypass::sequential::SequentialDetector;
+use crate::coherence::table::InFlight;
+use crate::coherence::unflushed::Unflushed;
+use crate::coherence::unpublished::Unpublished;
+use crate::errors::EngineError;
+use crate::meter::Meter;
+use crate::request::write::Payload;
+use crate::set::Set;
+use crate::set::attach::AttachOptions;
+use crate::set::first_run::write_superblock;
+use crate::settings::{AttributeError, VolumeSettings, human};
+use crate::stats::{VolumeCounters, VolumeState, VolumeStatus};
+use crate::writeback::controller::{IdleCounter, RateController, RateLimiter};
+
+/// A volume of a running set.
+pub struct CachedVolume<E: Env> {
+    pub(crate) set: Rc<Set<E>>,
+    /// For the tasks that outlive a request.
+    pub(crate) me: Weak<CachedVolume<E>>,
+    pub(crate) backing: Meter<E::Device>,
+    pub(crate) superblock: RefCell<Superblock>,
+    superblock_lock: Lock,
+    pub(crate) inode: Inode,
+    info: VolumeInfo,
+    data_offset: Sector,
+    pub(crate) settings: RefCell<VolumeSettings>,
+    pub(crate) counters: Cell<VolumeCounters>,
+    pub(crate) sequential: RefCell<SequentialDetector>,
+
+    pub(crate) inflight: RefCell<InFlight>,
+    pub(crate) unflushed: RefCell<Unflushed>,
+    pub(crate) unpublished: RefCell<Unpublished>,
+    pub(crate) flush_lock: Lock,
+    pub(crate) flushes_started: Cell<u64>,
+    pub(crate) flush_good: Cell<u64>,
+    pub(crate) flush_failures: Cell<u64>,
+
+    /// The backing superblock says dirty, durably.
+    pub(crate) marked_dirty: Cell<bool>,
+    /// Writers between that and their dirty key.
+    pub(crate) dirty_writers: Cell<u64>,
+    pub(crate) state_lock: Lock,
+    /// The cache failed; the superblock says so, requests go to the backing device (A4).
+    pub(crate) passthrough: Cell<bool>,
+    pub(crate) fill_budget: Rc<Semaphore>,
+
+    requests: Cell<u64>,
+    requests_done: Notify,
+    stopping: Cell<bool>,
+    tasks: RefCell<Vec<Task>>,
+    pub(crate) wake_publisher: Notify,
+    pub(crate) wake_writeback: Notify,
+    pub(crate) controller: RefCell<RateController>,
+    pub(crate) limiter: RefCell<RateLimiter>,
+    pub(crate) idle: RefCell<IdleCounter>,
+}
+
+impl<E: Env> CachedVolume<E> {
+    pub(crate) fn new(
+        set: Rc<Set<E>>,
+        backing: Meter<E::Device>,
+        superblock: Superblock,
+        inode: Inode,
+        options: AttachOptions,
+    ) -> Rc<CachedVolume<E>> {
+        let data_offset = superblock.data_offset();
+        let geometry = backing.geometry();
+        let block = geometry.logical_block_bytes.max(set.cache.geometry().logical_block_bytes);
+        let name = if options.name.is_empty() { superblock.label_str() } else { options.name };
+        let info = VolumeInfo {
+            name,
+            sectors: {
+                let per_block = u64::from(block) / SECTOR_BYTES;
+                (geometry.sectors - data_offset.0) / per_block * per_block
+            },
+            block_bytes: block,
+            preferred_bytes: set.geometry.block_bytes().max(4096) as u32,
+            read_only: options.read_only,
+        };
+        let settings = VolumeSettings {
+            cache_mode: superblock.cache_mode(),
+            writeback_running: true,
+            label: superblock.label_str(),
+            ..VolumeSettings::default()
+        };
+        let fill_bytes = set.tuning.fill_bytes_max;
+        let dirty = superblock.state() == BackingState::Dirty;
+        Rc::new_cyclic(|me| CachedVolume {
+            set,
+            me: me.clone(),
+            backing,
+            superblock: RefCell::new(superblock),
+            superblock_lock: Lock::default(),
+            inode,
+            info,
+            data_offset,
+            settings: RefCell::new(settings),
+            counters: Cell::default(),
+            sequential: RefCell::new(SequentialDetector::new()),
+            inflight: RefCell::default(),
+            unflushed: RefCell::default(),
+            unpublished: RefCell::default(),
+            flush_lock: Lock::default(),
+            flushes_started: Cell::new(0),
+            flush_good: Cell::new(0),
+            flush_failures: Cell::new(0),
+            marked_dirty: Cell::new(dirty),
+            dirty_writers: Cell::new(0),
+            state_lock: Lock::default(),
+            passthrough: Cell::new(false),
+            fill_budget: Rc::new(Semaphore::new(fill_bytes)),
+            requests: Cell::new(0),
+            requests_done: Notify::default(),
+            stopping: Cell::new(false),
+            tasks: RefCell::default(),
+            wake_publisher: Notify::default(),
+            wake_writeback: Notify::default(),
+            controller: RefCell::new(RateController::new()),
+            limiter: RefCell::new(RateLimiter::new()),
+            idle: RefCell::new(IdleCounter::new()),
+        })
+    }
+
+    pub(crate) fn start(self: &Rc<Self>) {
+        let publisher = self.set.env.spawn(Priority::Background, self.clone().publisher_task());
+        let writeback = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
+        self.tasks.borrow_mut().extend([publisher, writeback]);
+    }
+
+    /// Ends the volume: requests complete, background work stops, what is un-flushed is flushed.
+    pub(crate) async fn stop(&self) {
+        self.stopping.set(true);
+        self.wake_background();
+        while self.requests.get() > 0 {
+            self.requests_done.notified().await;
+        }
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        for task in tasks {
+            self.wake_background();
+            task.join().await;
+        }
+        if self.flush_backing().await.is_ok() && self.set.failure().is_none() {
+            self.publish_all().await;
+            self.mark_clean_if_so().await;
+        }
+        self.drop_unpublished();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    pub(crate) fn wake_background(&self) {
+        self.wake_publisher.notify_all();
+        self.wake_writeback.notify_all();
+    }
+
+    pub(crate) fn drop_unpublished(&self) {
+        self.unpublished.borrow_mut().clear();
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut VolumeCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// UUID of the backing device.
+    pub fn uuid(&self) -> Uuid {
+        self.superblock.borrow().uuid
+    }
+
+    /// Cache mode.
+    pub fn mode(&self) -> CacheMode {
+        self.settings.borrow().cache_mode
+    }
+
+    /// State word.
+    pub fn state(&self) -> VolumeState {
+        let dirty = self.set.dirty_sectors(self.inode) > 0;
+        match self.set.failure() {
+            Some(_) if dirty => VolumeState::Failed,
+            Some(_) => VolumeState::NoCache,
+            None if dirty || self.marked_dirty.get() => VolumeState::Dirty,
+            None => VolumeState::Clean,
+        }
+    }
+
+    /// Counters and state.
+    pub fn status(&self) -> VolumeStatus {
+        VolumeStatus {
+            name: self.info.name.clone(),
+            uuid: self.uuid(),
+            backing: self.backing.counters(),
+            size_bytes: self.info.sectors * SECTOR_BYTES,
+            mode: self.mode(),
+            state: self.state(),
+            dirty_bytes: self.set.dirty_sectors(self.inode) * SECTOR_BYTES,
+            stats: self.counters.get(),
+            writeback_rate_bytes: self.controller.borrow().rate() * SECTOR_BYTES,
+        }
+    }
+
+    /// Sets an attribute (bcache's names). `cache_mode` and `label` survive a restart.
+    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
+        self.settings.borrow_mut().set(name, value)?;
+        if matches!(name, "cache_mode" | "label") {
+            {
+                let settings = self.settings.borrow();
+                let mut superblock = self.superblock.borrow_mut();
+                superblock.set_cache_mode(settings.cache_mode);
+                superblock.set_label(&settings.label);
+            }
+            if let Some(me) = self.me.upgrade() {
+                let task = self.set.env.spawn(Priority::Background, async move {
+                    // An error shows in the counters; the setting is in force for this run.
+                    drop(me.write_backing_superblock().await);
+                });
+                self.tasks.borrow_mut().push(task);
+            }
+        }
+        self.wake_background();
+        Ok(())
+    }
+
+    /// The present value of an attribute.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        match name {
+            "state" => Some(self.state().word().to_owned()),
+            "dirty_data" => Some(human((self.set.dirty_sectors(self.inode) * SECTOR_BYTES) as i64)),
+            "writeback_rate" => Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64)),
+            "writeback_rate_debug" => {
+                let now = self.set.env.now();
+                let next = self.limiter.borrow().next_ms(now);
+                Some(self.controller.borrow().debug().text(next))
+            }
+            "backing_dev_uuid" => Some(self.uuid().to_string()),
+            _ => self.settings.borrow().get(name),
+        }
+    }
+
+    /// Writes the superblock of the backing device as it is now.
+    pub(crate) async fn write_backing_superblock(&self) -> Result<(), EngineError> {
+        let _one = self.superblock_lock.lock().await;
+        let superblock = self.superblock.borrow().clone();
+        write_superblock(&self.backing, &superblock, "writing the backing superblock").await
+    }
+
+    /// I12: the backing superblock says dirty, durably, before the first dirty key exists.
+    pub(crate) async fn ensure_marked_dirty(&self) -> Result<(), EngineError> {
+        if self.marked_dirty.get() {
+            return Ok(());
+        }
+        let _one = self.state_lock.lock().await;
+        if !self.marked_dirty.get() {
+            self.superblock.borrow_mut().set_state(BackingState::Dirty);
+            self.write_backing_superblock().await?;
+            self.marked_dirty.set(true);
+        }
+        Ok(())
+    }
+
+    /// The backing superblock says clean when every dirty key is durably clean and no new one is
+    /// on its way.
+    pub(crate) async fn mark_clean_if_so(&self) {
+        let clean = || {
+            self.marked_dirty.get()
+                && self.set.buckets.borrow().is_counted()
+                && self.set.dirty_sectors(self.inode) == 0
+                && self.dirty_writers.get() == 0
+        };
+        if !clean() || self.set.failure().is_some() {
+            return;
+        }
+        let _one = self.state_lock.lock().await;
+        if self.set.journal_flush().await.is_err() || !clean() {
+            return;
+        }
+        // From here on a writer waits for the lock and marks it dirty again.
+        self.marked_dirty.set(false);
+        self.superblock.borrow_mut().set_state(BackingState::Clean);
+        self.set.env.mark("marked_clean");
+        if self.write_backing_superblock().await.is_err() {
+            self.superblock.borrow_mut().set_state(BackingState::Dirty);
+        }
+    }
+
+    /// Volume range to key range: sectors of the backing device, data offset included.
+    pub(crate) fn key_range(&self, range: SectorRange) -> Result<SectorRange, VolumeError> {
+        let per_block = u64::from(self.info.block_bytes) / SECTOR_BYTES;
+        let aligned = range.start.0.is_multiple_of(per_block) && range.end.0.is_multiple_of(per_block);
+        if range.end.0 > self.info.sectors || range.is_empty() || !aligned {
+            return Err(VolumeError::BadRange {
+                range,
+                sectors: self.info.sectors,
+                block_bytes: self.info.block_bytes,
+            });
+        }
+        Ok(range.shift(self.data_offset.0 as i64))
+    }
+
+    pub(crate) fn volume_range(&self, range: SectorRange) -> SectorRange {
+        range.shift(-(self.data_offset.0 as i64))
+    }
+
+    fn begin(&self) -> Result<Request<'_, E>, VolumeError> {
+        if self.stopping.get() || self.set.is_ending() {
+            return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
+        }
+        self.requests.set(self.requests.get() + 1);
+        self.idle.borrow_mut().request();
+        Ok(Request { volume: self })
+    }
+
+    fn begin_write(&self) -> Result<Request<'_, E>, VolumeError> {
+        if self.info.read_only {
+            return Err(VolumeError::ReadOnly);
+        }
+        self.begin()
+    }
+
+    pub(crate) fn note_backing_error(&self, _error: &IoError) {
+        self.count(|counters| counters.backing_errors += 1);
+    }
+}
+
+/// Counts a request while it runs.
+struct Request<'a, E: Env> {
+    volume: &'a CachedVolume<E>,
+}
+
+impl<E: Env> Drop for Request<'_, E> {
+    fn drop(&mut self) {
+        let left = self.volume.requests.get() - 1;
+        self.volume.requests.set(left);
+        if left == 0 {
+            self.volume.requests_done.notify_all();
+        }
+    }
+}
+
+/// Zeroing and discarding work on at most this much at once.
+const LONG_STEP: u64 = 16 << 11;
+
+impl<E: Env> Volume for CachedVolume<E> {
+    fn info(&self) -> VolumeInfo {
+        self.info.clone()
+    }
+
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin()?;
+        self.read_keys(stream, keys).await
+    }
+
+    async fn write(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
+        let _request = self.begin_write()?;
+        self.write_keys(stream, keys, Payload::Data(data), fua).await
+    }
+
+    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin_write()?;
+        for step in steps(keys) {
+            self.discard_keys(stream, step).await?;
+        }
+        if fua { self.flush_all().await } else { Ok(()) }
+    }
+
+    async fn write_zeroes(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+        may_unmap: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin_write()?;
+        for step in steps(keys) {
+            self.write_keys(stream, step, Payload::Zeroes { may_unmap }, fua).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), VolumeError> {
+        let _request = self.begin()?;
+        self.flush_all().await
+    }
+
+    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin()?;
+        for step in steps(keys) {
+            self.read_keys(stream, step).await?;
+        }
+        Ok(())
+    }
+
+    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+        self.key_range(range)?;
+        Ok(vec![(range, BlockStatus::Data)])
+    }
+}
+
+fn steps(range: SectorRange) -> impl Iterator<Item = SectorRange> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let end = Sector(range.end.0.min(at.0 + LONG_STEP));
+        let step = SectorRange::from_bounds(at, end);
+        at = end;
+        (!step.is_empty()).then_some(step)
+    })
+}

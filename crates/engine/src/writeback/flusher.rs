@@ -1,0 +1,224 @@
+//! One batch of writeback (B1–B5).
+
+use ubcache_env::local::join_all;
+use ubcache_env::{Durability, Env, IoVec, SectorRange, VolumeError};
+
+use crate::alloc::pins::Pin;
+use crate::coherence::table::Ticket;
+use crate::index::leaf::{Extent, FIRST, Position};
+use crate::request::flush::to_client;
+use crate::volume::CachedVolume;
+
+/// One write to the backing device takes at most this many sectors.
+const RUN_SECTORS_MAX: u64 = 2048;
+
+/// Neighbouring dirty extents that go to the backing device in one write.
+struct Run {
+    range: SectorRange,
+    extents: Vec<Extent>,
+    ticket: Ticket,
+    _pins: Vec<Pin>,
+}
+
+/// What became of a batch.
+#[derive(Copy, Clone, Default, Debug)]
+pub(crate) struct Cleaned {
+    pub sectors: u64,
+    /// Runs that stay dirty: something failed.
+    pub failed: u64,
+    /// Extents over which a backing write or another writeback is in flight.
+    pub busy: u64,
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// Dirty extents from a place on, in the order of the backing device, until the limits; and
+    /// the place to go on from, if the volume does not end before it.
+    pub(crate) async fn dirty_extents(
+        &self,
+        from: Position,
+        sectors_max: u64,
+        extents_max: usize,
+    ) -> Result<(Vec<Extent>, Option<Position>), crate::EngineError> {
+        let mut found = Vec::new();
+        let mut sectors = 0;
+        let mut at = from;
+        loop {
+            let leaf = self.set.tree.borrow().leaf_after(at).cloned();
+            let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= self.inode) else { return Ok((found, None)) };
+            let unknown = !leaf.state.borrow().counted;
+            if unknown || leaf.state.borrow().dirty_entries > 0 {
+                self.set.load_leaf(&leaf).await?;
+                let state = leaf.state.borrow();
+                let Some(body) = state.body.as_ref() else { continue };
+                let buckets = self.set.buckets.borrow();
+                for extent in body.iter_after(at) {
+                    if extent.inode != self.inode || !extent.dirty || !buckets.is_live(extent.pointer) {
+                        continue;
+                    }
+                    if sectors >= sectors_max || found.len() >= extents_max {
+                        return Ok((found, Some(at)));
+                    }
+                    sectors += extent.range.sectors();
+                    at = (extent.inode, extent.range.end);
+                    found.push(extent);
+                }
+            }
+            if leaf.end.0 > self.inode {
+                return Ok((found, None));
+            }
+            at = leaf.end;
+        }
+    }
+
+    /// Cleans whatever is dirty in the range, for a write that the cache has no room for.
+    pub(crate) async fn clean_range(&self, range: SectorRange) -> Result<(), VolumeError> {
+        self.set.load_over(self.inode, range).await.map_err(to_client)?;
+        let dirty: Vec<Extent> =
+            self.set.live_extents(self.inode, range).into_iter().filter(|extent| extent.dirty).collect();
+        let cleaned = self.write_back(dirty).await;
+        if cleaned.failed > 0 {
+            let what = "dirty data could not be written to the backing device".to_owned();
+            return Err(VolumeError::Unavailable(what));
+        }
+        if cleaned.busy > 0 {
+            // Another writeback is at it, or a backing write has to land first.
+            self.set.env.sleep(ubcache_env::Nanos::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Writes extents to the backing device and marks clean what is still the same.
+    pub(crate) async fn write_back(&self, extents: Vec<Extent>) -> Cleaned {
+        let mut cleaned = Cleaned::default();
+        let runs = self.begin_runs(extents, &mut cleaned);
+        if runs.is_empty() {
+            return cleaned;
+        }
+        let failures = self.flush_failures.get();
+        // B2: no crash may bring back what these keys replaced, once the new data is down there.
+        let durable = self.set.journal_flush().await.is_ok();
+        // B3
+        let written = match durable {
+            true => join_all(runs.iter().map(|run| self.copy_run(run))).await,
+            false => vec![false; runs.len()],
+        };
+        // B4: one flush for the batch. A flush that failed meanwhile, even somebody else's, may
+        // have cost what was written here.
+        let flushed = written.contains(&true)
+            && self.flush_backing().await.is_ok()
+            && self.flush_failures.get() == failures;
+        for (run, ok) in runs.into_iter().zip(written) {
+            if !(ok && flushed) {
+                cleaned.failed += 1;
+                self.count(|counters| counters.writeback_keys_failed += run.extents.len() as u64);
+                self.inflight.borrow_mut().leave(run.ticket);
+                continue;
+            }
+            let prepared = self.set.prepare_change(self.inode, run.range).await.is_ok();
+            // B5, one step.
+            if prepared {
+                for extent in &run.extents {
+                    cleaned.sectors += self.mark_clean(extent);
+                }
+            } else {
+                cleaned.failed += 1;
+            }
+            self.inflight.borrow_mut().leave(run.ticket);
+        }
+        cleaned
+    }
+
+    /// B1, one step: what is still current and not busy enters the table, in runs.
+    fn begin_runs(&self, extents: Vec<Extent>, cleaned: &mut Cleaned) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut groups: Vec<Vec<Extent>> = Vec::new();
+        for extent in extents {
+            let loaded = self.set.unloaded_leaf(self.inode, extent.range).is_none();
+            if !loaded || !self.set.is_current(&extent) {
+                continue;
+            }
+            match groups.last_mut() {
+                Some(group)
+                    if group.last().is_some_and(|last| last.range.end == extent.range.start)
+                        && extent.range.end - group[0].range.start <= RUN_SECTORS_MAX =>
+                {
+                    group.push(extent);
+                }
+                _ => groups.push(vec![extent]),
+            }
+        }
+        for extents in groups {
+            let range = SectorRange::from_bounds(
+                extents[0].range.start,
+                extents.last().expect("a group is not empty").range.end,
+            );
+            let Some(ticket) = self.inflight.borrow_mut().enter_writeback(range) else {
+                self.set.env.mark("writeback_waits_for_backing_write");
+                cleaned.busy += extents.len() as u64;
+                continue;
+            };
+            let buckets = self.set.buckets.borrow();
+            let pin = |extent: &Extent| {
+                buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors))
+            };
+            let pins = extents.iter().map(pin).collect();
+            runs.push(Run { range, extents, ticket, _pins: pins });
+        }
+        runs
+    }
+
+    /// B3: cache to backing device; from its completion on the range is un-flushed.
+    async fn copy_run(&self, run: &Run) -> bool {
+        let reads = run
+            .extents
+            .iter()
+            .map(|extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors()));
+        let mut data = IoVec::new();
+        for result in join_all(reads).await {
+            match result {
+                Ok(buf) => data.push(buf.freeze()),
+                Err(error) => {
+                    self.set.note_cache_error("reading dirty data", &error);
+                    return false;
+                }
+            }
+        }
+        let result = self.backing.write(run.range.start, data, Durability::Volatile).await;
+        self.unflushed.borrow_mut().add(run.range);
+        if let Err(error) = &result {
+            self.set.env.mark("writeback_write_failed");
+            self.note_backing_error(error);
+        }
+        result.is_ok()
+    }
+
+    /// B5 for one extent: the parts that are still the dirty key that was read become clean.
+    fn mark_clean(&self, written: &Extent) -> u64 {
+        let same: Vec<Extent> = self
+            .set
+            .live_extents(self.inode, written.range)
+            .into_iter()
+            .filter(|found| {
+                found.dirty
+                    && found.pointer == written.pointer.advance(found.range.start - written.range.start)
+            })
+            .collect();
+        let sectors: u64 = same.iter().map(|extent| extent.range.sectors()).sum();
+        for extent in same {
+            self.set.replace(self.inode, extent.range, Some((extent.pointer, false)));
+        }
+        let whole = sectors == written.range.sectors();
+        if !whole {
+            self.set.env.mark("writeback_overtaken");
+        }
+        self.count(|counters| {
+            *if whole { &mut counters.writeback_keys_done } else { &mut counters.writeback_keys_failed } += 1;
+        });
+        sectors
+    }
+
+    /// Where the scan of a volume starts.
+    pub(crate) fn scan_start(&self) -> Position {
+        if self.inode.0 == 0 { FIRST } else { (self.inode, ubcache_env::Sector(0)) }
+    }
+}

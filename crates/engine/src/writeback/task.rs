@@ -1,0 +1,140 @@
+//! When to write back, what, and how fast.
+
+use std::rc::Rc;
+
+use ubcache_env::local::first;
+use ubcache_env::{Env, Nanos};
+
+use super::controller::{ControllerInput, RATE_IDLE, target};
+use crate::volume::CachedVolume;
+
+/// A batch has at most this many sectors (8 MiB) and extents.
+const BATCH_SECTORS_MAX: u64 = 16384;
+const BATCH_EXTENTS_MAX: usize = 512;
+
+impl<E: Env> CachedVolume<E> {
+    /// The writeback task of the volume.
+    pub(crate) async fn writeback_task(self: Rc<Self>) {
+        let mut cursor = self.scan_start();
+        let mut updated_at = self.set.env.now();
+        // Dirty extents that the present scan has seen.
+        let mut seen = 0;
+        while !self.is_stopping() && self.set.failure().is_none() {
+            let wake = self.wake_writeback.notified();
+            let (running, update_seconds, delay) = {
+                let settings = self.settings.borrow();
+                (settings.writeback_running, settings.writeback_rate_update_seconds, settings.writeback_delay)
+            };
+            let period = Nanos::from_secs(update_seconds);
+            if self.set.env.now().since(updated_at) >= period {
+                updated_at = self.set.env.now();
+                self.update_rate();
+            }
+            let dirty = self.set.dirty_sectors(self.inode);
+            if !running || dirty == 0 {
+                if running {
+                    self.mark_clean_if_so().await;
+                }
+                first(wake, self.set.env.sleep(period)).await;
+                continue;
+            }
+            let rate = self.rate();
+            let sectors_max = rate.clamp(8, BATCH_SECTORS_MAX);
+            let extents_max = if rate >= BATCH_SECTORS_MAX { BATCH_EXTENTS_MAX } else { 64 };
+            let Ok((extents, next)) = self.dirty_extents(cursor, sectors_max, extents_max).await else {
+                self.set.env.sleep(Nanos::from_secs(1)).await;
+                continue;
+            };
+            seen += extents.len();
+            let cleaned = if extents.is_empty() { Default::default() } else { self.write_back(extents).await };
+            if cleaned.sectors > 0 {
+                let wait = self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
+                if wait.0 > 0 && !self.is_urgent() {
+                    self.pause(wait).await;
+                }
+            }
+            if cleaned.failed > 0 {
+                // Not at once again: the device needs a moment, or an operator.
+                self.pause(Nanos::from_secs(1)).await;
+            }
+            match next {
+                Some(next) => cursor = next,
+                None => {
+                    // The whole volume was seen.
+                    cursor = self.scan_start();
+                    self.mark_clean_if_so().await;
+                    if cleaned.busy > 0 {
+                        self.pause(Nanos::from_millis(10)).await;
+                    } else if seen == 0 {
+                        self.pause(Nanos::from_millis(100)).await;
+                    } else if !self.is_urgent() {
+                        self.pause(Nanos::from_secs(delay)).await;
+                    }
+                    seen = 0;
+                    let now = self.set.env.now();
+                    self.limiter.borrow_mut().reset(now);
+                }
+            }
+        }
+    }
+
+    /// Sleeps, but not through the end of the volume, a full cache, or a drain.
+    async fn pause(&self, span: Nanos) {
+        let end = self.set.env.now().after(span);
+        loop {
+            let wake = self.wake_writeback.notified();
+            if self.is_stopping() || self.set.env.now() >= end || self.set.failure().is_some() {
+                return;
+            }
+            first(wake, self.set.env.sleep_until(end)).await;
+            if self.is_urgent() {
+                return;
+            }
+        }
+    }
+
+    /// No pacing: a drain was asked for, or nothing else can make room.
+    fn is_urgent(&self) -> bool {
+        self.settings.borrow().writeback_percent == 0 || self.set.allocator.starved.get()
+    }
+
+    fn rate(&self) -> u64 {
+        if self.is_urgent() { RATE_IDLE } else { self.controller.borrow().rate() }
+    }
+
+    fn update_rate(&self) {
+        let set = &self.set;
+        let dirty = set.dirty_sectors(self.inode);
+        let settings = self.settings.borrow();
+        if dirty == 0 || settings.writeback_percent == 0 {
+            return;
+        }
+        let attached = set.attached();
+        let all: u64 = attached.iter().map(|volume| volume.backing.geometry().sectors).sum();
+        let own = self.backing.geometry().sectors;
+        let cache = u64::from(set.geometry.buckets) * u64::from(set.geometry.bucket_sectors);
+        let buckets = set.buckets.borrow();
+        let may_idle = set.settings.borrow().idle_max_writeback_rate && !set.gc.is_running();
+        let idle = may_idle && self.idle.borrow_mut().tick(attached.len() as u64);
+        let input = ControllerInput {
+            now: set.env.now(),
+            next_io: self.limiter.borrow().next(),
+            idle,
+            dirty,
+            target: target(cache, 0, settings.writeback_percent, own, all),
+            in_use_percent: buckets.in_use_percent(),
+            used_buckets: buckets.unavailable(),
+            bucket_sectors: u64::from(set.geometry.bucket_sectors),
+            percent: settings.writeback_percent,
+            update_seconds: settings.writeback_rate_update_seconds,
+            p_term_inverse: settings.writeback_rate_p_term_inverse,
+            i_term_inverse: settings.writeback_rate_i_term_inverse,
+            rate_minimum: settings.writeback_rate_minimum,
+            consider_fragment: settings.writeback_consider_fragment,
+            fp_term_low: settings.writeback_rate_fp_term_low,
+            fp_term_mid: settings.writeback_rate_fp_term_mid,
+            fp_term_high: settings.writeback_rate_fp_term_high,
+        };
+        self.controller.borrow_mut().update(&input);
+    }
+}
