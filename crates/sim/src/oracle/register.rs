@@ -33,6 +33,10 @@ pub struct Keep {
     pub oldest_read: Moment,
 }
 
+/// More configurations than this are merged where they agree on the present. The merged one explains everything
+/// that any of them did, and a little more: two reads may see pasts that do not go together.
+const MERGE_AT: usize = 24;
+
 /// More configurations than this are not followed; the sector then accepts what it is shown.
 const CONFIGS_MAX: usize = 2048;
 
@@ -82,6 +86,24 @@ impl Config {
         }
     }
 
+    /// Takes in what `other`, with the same present, explains.
+    fn merge(&mut self, other: &Config) {
+        for theirs in &other.past {
+            match self.past.iter_mut().find(|ours| ours.value == theirs.value) {
+                Some(ours) => {
+                    ours.replaced = ours.replaced.max(theirs.replaced);
+                    ours.buried = ours.buried.max(theirs.buried);
+                }
+                None => self.past.push(*theirs),
+            }
+        }
+        for (slot, moment) in &mut self.effects {
+            if let Some((_, theirs)) = other.effects.iter().find(|(other, _)| other == slot) {
+                *moment = (*moment).min(*theirs);
+            }
+        }
+    }
+
     /// Whether it explains everything that `other` does.
     fn covers(&self, other: &Config) -> bool {
         let has = |theirs: &Past| {
@@ -124,12 +146,14 @@ pub struct Register {
     pending: SmallVec<[Pending; 1]>,
     /// Too many configurations: anything goes until the next read in a quiet moment.
     lost_track: bool,
+    /// When a write had its last reply.
+    last_write: Moment,
 }
 
 impl Register {
     /// A register with a known value.
     pub fn new(value: Value) -> Register {
-        Register { configs: smallvec![Config::new(value)], pending: SmallVec::new(), lost_track: false }
+        Register { configs: smallvec![Config::new(value)], pending: SmallVec::new(), lost_track: false, last_write: 0 }
     }
 
     /// A write begins.
@@ -160,6 +184,7 @@ impl Register {
         }
         self.configs = configs;
         self.pending.remove(at);
+        self.last_write = now;
         let buried = if ended.fua && ending == Ending::Done { 0 } else { now };
         for config in &mut self.configs {
             config.replied(ended.slot, buried);
@@ -170,7 +195,7 @@ impl Register {
     /// A read that began at `since` has returned `value`. Says whether that can be.
     pub fn end_read(&mut self, value: Value, since: Moment, now: Moment, keep: Keep) -> bool {
         if self.lost_track {
-            if self.pending.is_empty() {
+            if self.pending.is_empty() && since > self.last_write {
                 *self = Register::new(value);
             }
             return true;
@@ -287,16 +312,29 @@ impl Register {
 
     /// Forgets what no question can ask for any more, and configurations that others cover.
     fn tidy(&mut self, keep: Keep) {
-        if self.configs.len() > CONFIGS_MAX {
-            self.configs.truncate(CONFIGS_MAX);
-            self.lost_track = true;
-        }
         for config in &mut self.configs {
             let value = config.value;
             config.past.retain(|past| {
                 past.value != value
                     && (past.buried >= keep.flushed.max(1) || past.replaced >= keep.oldest_read)
             });
+        }
+        if self.configs.len() > MERGE_AT {
+            self.configs.sort_by_key(|config| (config.value, config.todo));
+            self.configs.dedup_by(|next, kept| {
+                let same = next.value == kept.value && next.todo == kept.todo;
+                if same {
+                    kept.merge(next);
+                }
+                same
+            });
+        }
+        if self.configs.len() > CONFIGS_MAX {
+            self.configs.truncate(CONFIGS_MAX);
+            self.lost_track = true;
+        }
+        if self.configs.len() > MERGE_AT {
+            return;
         }
         let mut at = 0;
         while at < self.configs.len() && self.configs.len() > 1 {
