@@ -14,7 +14,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`reactor`] | [`Host`], [`HostEnv`], [`Mailbox`]: the loop and its handles |
-//! | [`file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
+//! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
 //! | [`signal`] | [`Signal`]: waiting for SIGINT, SIGTERM, … |
 //! | `queue` | run queues and what other threads may reach of them |

@@ -268,3 +268,34 @@ fn a_crowd_of_operations() {
         }
     }
 }
+
+/// Not a test: prints what `Auto` chooses, for `the_environment_chooses`.
+#[test]
+#[ignore = "a part of the_environment_chooses"]
+fn print_choice() {
+    match Host::new(IoBackend::Auto) {
+        Ok(host) => println!("choice: {}", host.backend_name()),
+        Err(error) => println!("no choice: {error}"),
+    }
+}
+
+#[test]
+fn the_environment_chooses() {
+    let choice = |variable: &str| {
+        let executable = std::env::current_exe().expect("this test has a name");
+        let arguments = ["--exact", "print_choice", "--ignored", "--nocapture"];
+        let output =
+            std::process::Command::new(executable).args(arguments).env("UBCACHE_IO", variable).output();
+        String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
+    };
+    assert!(choice("pool").contains("choice: pool"));
+    assert!(choice("nonsense").contains("no choice: UBCACHE_IO is \"nonsense\""));
+    let automatic = choice("");
+    if Host::new(IoBackend::Ring).is_ok() {
+        assert!(automatic.contains("choice: ring"), "{automatic}");
+        assert!(choice("ring").contains("choice: ring"));
+    } else {
+        assert!(automatic.contains("choice: pool"), "{automatic}");
+        assert!(choice("ring").contains("no choice: "));
+    }
+}
