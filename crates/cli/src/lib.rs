@@ -47,7 +47,7 @@ struct Cli {
 enum Command {
     Make(commands::make::Args),
     Show(commands::show::Args),
-    // Serve(commands::serve::Args),
+    Serve(commands::serve::Args),
     Status(commands::control::StatusArgs),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
@@ -79,7 +79,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Make(args) => commands::make::run(&args),
         Command::Show(args) => commands::show::run(&args),
-        // Command::Serve(args) => commands::serve::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Status(args) => commands::control::status(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),

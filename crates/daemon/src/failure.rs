@@ -19,6 +19,11 @@ pub enum Code {
 pub struct Failure {
     /// What the exit code says.
     pub code: Code,
+    words: Box<Words>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Words {
     subject: String,
     what: String,
     found: Option<String>,
@@ -28,14 +33,8 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: Code, subject: impl fmt::Display, what: impl fmt::Display) -> Failure {
-        Failure {
-            code,
-            subject: subject.to_string(),
-            what: what.to_string(),
-            found: None,
-            expected: None,
-            advice: None,
-        }
+        let (subject, what) = (subject.to_string(), what.to_string());
+        Failure { code, words: Box::new(Words { subject, what, found: None, expected: None, advice: None }) }
     }
 
     /// `path` is not what it should be, or something on it failed.
@@ -61,35 +60,35 @@ impl Failure {
     /// Adds what was found.
     #[must_use]
     pub fn found(mut self, found: impl fmt::Display) -> Failure {
-        self.found = Some(found.to_string());
+        self.words.found = Some(found.to_string());
         self
     }
 
     /// Adds what should have been there.
     #[must_use]
     pub fn expected(mut self, expected: impl fmt::Display) -> Failure {
-        self.expected = Some(expected.to_string());
+        self.words.expected = Some(expected.to_string());
         self
     }
 
     /// Adds what to do about it.
     #[must_use]
     pub fn advice(mut self, advice: impl fmt::Display) -> Failure {
-        self.advice = Some(advice.to_string());
+        self.words.advice = Some(advice.to_string());
         self
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.subject, self.what)?;
-        if let Some(found) = &self.found {
+        write!(f, "{}: {}", self.words.subject, self.words.what)?;
+        if let Some(found) = &self.words.found {
             write!(f, "\n  found:    {found}")?;
         }
-        if let Some(expected) = &self.expected {
+        if let Some(expected) = &self.words.expected {
             write!(f, "\n  expected: {expected}")?;
         }
-        if let Some(advice) = &self.advice {
+        if let Some(advice) = &self.words.advice {
             write!(f, "\n  to do:    {advice}")?;
         }
         Ok(())

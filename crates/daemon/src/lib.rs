@@ -8,13 +8,18 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`config`] | what `serve` is told to do |
+//! | [`precheck`] | what is checked before anything is changed |
+//! | [`serve`] | the daemon: open, serve, stop |
+//! | [`world`] | the engine's world: the host's, with files that can be slowed down |
+//! | [`listen`] | where NBD clients come in |
+//! | [`control`], [`control_server`] | the control protocol: client and daemon |
+//! | [`report`] | what `status --json` prints |
 //! | [`failure`] | failures in words for the user, with their exit codes |
 //! | [`target`] | devices and files before they are served: opening, size, locking |
 //! | [`superblock`] | reading superblocks, and what is wrong with them in words |
 //! | [`probe`] | recognizing file systems and other things of value on a device |
 //! | [`size`] | sizes as people write them |
-//! | [`control`] | the control protocol, and its client |
-//! | [`report`] | what `status --json` prints |
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -22,12 +27,20 @@
     reason = "the daemon lives in the real world, with its clock and its threads"
 )]
 
+pub mod config;
 pub mod control;
+pub mod control_server;
 pub mod failure;
+pub mod listen;
+pub mod precheck;
 pub mod probe;
 pub mod report;
+pub mod serve;
 pub mod size;
 pub mod superblock;
 pub mod target;
+pub mod world;
 
+pub use config::{NbdAddress, ServeConfig};
 pub use failure::{Code, Failure};
+pub use serve::{Ready, serve};

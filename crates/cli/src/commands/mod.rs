@@ -5,7 +5,7 @@ use std::io::Write;
 pub mod control;
 // pub mod demo;
 pub mod make;
-// pub mod serve;
+pub mod serve;
 pub mod show;
 
 /// Prints to standard output; a closed pipe is not worth a word.

@@ -5,16 +5,46 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use ubcache_cli::nbd_client::Client;
 
 /// How a daemon does its I/O: every client test runs over both.
 pub const IO: [&str; 2] = ["ring", "pool"];
 
 /// Longest time that a daemon may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs a test over each way of doing I/O that this machine allows, in a scratch directory of its own.
+pub fn each_io(test: &str, body: impl Fn(&str, &Path)) {
+    for io in IO {
+        if io == "ring" && !ring_works() {
+            skipped(test, "over io_uring: not allowed here");
+            continue;
+        }
+        println!("{test}: over {io}");
+        let directory = scratch();
+        body(io, directory.path());
+    }
+}
+
+/// Whether a daemon can be started over io_uring.
+fn ring_works() -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| {
+        let directory = scratch();
+        let (cache, backings) = make_set(directory.path(), &[1], &[]);
+        match Daemon::try_start("ring", directory.path(), &cache, &backings, &[]) {
+            Ok(_) => true,
+            Err((_, output)) => {
+                assert!(output.contains("UBCACHE_IO"), "serve over io_uring: {output}");
+                false
+            }
+        }
+    })
+}
 
 /// Says that a test is skipped, in a line that `cargo xtask test` collects.
 pub fn skipped(test: &str, reason: &str) {
@@ -249,8 +279,13 @@ impl Daemon {
     }
 
     /// `ubcache stop`, then waits for the end of the process.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         must(ubcache().arg("stop").arg("--control").arg(&self.control));
+        self.wait();
+    }
+
+    /// Waits for a process that was told to stop.
+    pub fn wait(mut self) {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -259,13 +294,19 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("serve does not end after `ubcache stop`");
+        panic!("serve does not end after it was told to");
     }
 
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().expect("a child can be killed");
         self.child.wait().expect("a child can be waited for");
+    }
+
+    /// The socket of NBD clients, connected to an export.
+    pub fn client(&self, export: &str) -> Client {
+        Client::connect(&self.socket, export)
+            .unwrap_or_else(|error| panic!("connecting to {export}: {error}"))
     }
 
     /// Process id.

@@ -1,0 +1,86 @@
+//! `ubcache serve`: serves a cache set over NBD, in the foreground, until it is told to stop.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use ubcache_daemon::size::show_size;
+use ubcache_daemon::{Failure, NbdAddress, Ready, ServeConfig};
+
+use super::print;
+
+/// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The cache device
+    #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
+    cache: Option<PathBuf>,
+    /// Backing devices, each an export of its own: its name is the label, else the file name
+    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
+    bdev: Vec<PathBuf>,
+    /// Where clients connect: unix:/PATH or tcp:ADDRESS:PORT; more than once [default: a unix socket beside the
+    /// control socket]
+    #[arg(long, value_name = "ADDRESS")]
+    nbd: Vec<NbdAddress>,
+    /// Cache mode: writethrough, writeback, writearound or none [default: as the superblock says]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// Set an attribute, with the names of bcache's sysfs; more than once
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+    /// Control socket [default: /run/ubcache/<set-uuid>.sock or $XDG_RUNTIME_DIR/ubcache/<set-uuid>.sock]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Refuse writes of clients
+    #[arg(long)]
+    read_only: bool,
+    /// Delay every read of a backing device by this many microseconds
+    #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
+    demo_delay: u64,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_env("UBCACHE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A subscriber that is there already does as well.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
+    let mut settings = Vec::new();
+    settings.extend(args.mode.map(|mode| ("cache_mode".to_owned(), mode)));
+    for text in args.settings {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(Failure::usage(format_args!("--set {text}"), "not an assignment")
+                .expected("NAME=VALUE, as in sequential_cutoff=4M"));
+        };
+        settings.push((name.to_owned(), value.to_owned()));
+    }
+    let config = ServeConfig {
+        cache: args.cache,
+        backings: args.bdev,
+        nbd: args.nbd,
+        settings,
+        control: args.control,
+        read_only: args.read_only,
+        backing_delay: Duration::from_micros(args.demo_delay),
+    };
+    ubcache_daemon::serve(&config, |ready| print(&greeting(ready)))
+}
+
+fn greeting(ready: &Ready) -> String {
+    let mut text = String::new();
+    for (name, bytes, uris) in &ready.exports {
+        for uri in uris {
+            text.push_str(&format!("export {name} {} {uri}\n", show_size(*bytes)));
+        }
+    }
+    text + &format!(
+        "ready: set {}, control socket {}, I/O by {}\n",
+        ready.set,
+        ready.control.display(),
+        ready.io
+    )
+}

@@ -1,0 +1,156 @@
+//! The control protocol and the commands that speak it.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
+
+#[test]
+fn status_names_everything_that_scripts_rely_on() {
+    each_io("status_names_everything_that_scripts_rely_on", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16, 24], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let mut client = daemon.client("disk1.img");
+        client.write(0, &[1; 8192], true).expect("a write");
+        client.read(0, &mut [0; 8192]).expect("a read");
+        let status = daemon.status();
+        assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+        let set = &status["sets"][0];
+        assert_eq!(set["uuid"].as_str().map(str::len), Some(36));
+        assert_eq!(set["cache"]["path"], text(&cache));
+        assert_eq!(set["cache"]["size_bytes"], 64 << 20);
+        assert_eq!(set["cache"]["bucket_bytes"], 64 << 10);
+        for counter in ["reads", "read_bytes", "writes", "written_bytes", "flushes", "available_percent"] {
+            assert!(set["cache"][counter].is_number(), "{counter} of the cache: {set}");
+        }
+        let volumes = set["volumes"].as_array().expect("volumes");
+        assert_eq!(volumes.len(), 2);
+        for (volume, (name, mib)) in volumes.iter().zip([("disk0.img", 16_u64), ("disk1.img", 24)]) {
+            assert_eq!(volume["name"], name);
+            assert_eq!(volume["size_bytes"], (mib << 20) - 8192);
+            assert_eq!(volume["mode"], "writethrough");
+            assert_eq!(volume["state"], "clean");
+            assert_eq!(volume["dirty_bytes"], 0);
+            for counter in ["reads", "read_bytes", "writes", "written_bytes", "flushes"] {
+                assert!(volume["backing"][counter].is_u64(), "{counter} of the backing device: {volume}");
+            }
+            for counter in [
+                "cache_hits",
+                "cache_misses",
+                "cache_bypass_hits",
+                "cache_bypass_misses",
+                "bypassed_bytes",
+                "cache_miss_collisions",
+                "fills_doomed",
+                "durable_invalidations",
+            ] {
+                assert!(volume["stats"][counter].is_u64(), "{counter}: {volume}");
+            }
+        }
+        assert!(volumes[1]["backing"]["written_bytes"].as_u64() >= Some(8192));
+        let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+        assert!(
+            table.contains("disk0.img") && table.contains("disk1.img") && table.contains("hit"),
+            "{table}"
+        );
+        daemon.stop();
+    });
+}
+
+#[test]
+fn attributes_are_set_and_read_by_bcaches_names() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let settings = ["--set", "sequential_cutoff=1M", "--set", "journal_delay_ms=50", "--mode", "writearound"];
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &settings);
+    let get = |name: &str, more: &[&str]| {
+        must(ubcache().args(["get", name]).args(more).arg("--control").arg(&daemon.control)).trim().to_owned()
+    };
+    let one = ["--volume", "disk0.img"];
+    assert_eq!(get("sequential_cutoff", &one), "1.0M");
+    assert_eq!(get("journal_delay_ms", &[]), "50");
+    assert_eq!(get("cache_mode", &one), "writethrough writeback [writearound] none");
+    must(
+        ubcache().args(["set", "--volume", "disk0.img", "cache_mode=none", "--control"]).arg(&daemon.control),
+    );
+    assert_eq!(get("cache_mode", &one), "writethrough writeback writearound [none]");
+    assert_eq!(get("cache_mode", &["--volume", "disk1.img"]), "writethrough writeback [writearound] none");
+    must(ubcache().args(["gc", "--control"]).arg(&daemon.control));
+    for (arguments, words) in [
+        (&["set", "cache_mode=fast"][..], &["fast", "writethrough"][..]),
+        (&["set", "no_such_thing=1"], &["no_such_thing"]),
+        (&["get", "no_such_thing"], &["no_such_thing"]),
+        (&["get", "cache_mode", "--volume", "nobody"], &["nobody"]),
+    ] {
+        let output =
+            ubcache().args(arguments).arg("--control").arg(&daemon.control).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    daemon.stop();
+    // The mode is in the superblock: it outlives the daemon.
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    assert_eq!(daemon.status()["sets"][0]["volumes"][0]["mode"], "none");
+    assert_eq!(daemon.status()["sets"][0]["volumes"][1]["mode"], "writearound");
+    daemon.stop();
+}
+
+#[test]
+fn a_setting_that_can_not_be_ends_serve_before_it_is_ready() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    for setting in [&["--mode", "fast"][..], &["--set", "no_such_thing=1"], &["--set", "nothing"]] {
+        let failed = Daemon::try_start("pool", directory.path(), &cache, &backings, setting);
+        let (status, said) = failed.err().expect("serve does not become ready");
+        assert_eq!(status.code(), Some(2), "{said}");
+    }
+    Daemon::start("pool", directory.path(), &cache, &backings, &[]).stop();
+}
+
+#[test]
+fn the_protocol_is_a_line_each_way() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let mode = std::fs::metadata(&daemon.control).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "the control socket is for its owner only");
+    let mut stream = UnixStream::connect(&daemon.control).expect("the daemon answers");
+    let mut answers = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut ask = |line: &[u8]| {
+        stream.write_all(line).expect("the daemon reads");
+        let mut answer = String::new();
+        answers.read_line(&mut answer).expect("the daemon answers");
+        serde_json::from_str::<serde_json::Value>(&answer).expect("JSON")
+    };
+    assert_eq!(ask(b"{\"command\":\"get\",\"name\":\"writeback_percent\"}\n")["result"]["disk0.img"], "10");
+    assert_eq!(ask(b"rubbish\n")["ok"], false);
+    assert_eq!(ask(b"{\"command\":\"dance\"}\n")["ok"], false);
+    assert_eq!(ask(b"\xff\xfe\n")["ok"], false);
+    assert_eq!(ask(b"{\"command\":\"status\"}\n")["result"]["sets"][0]["state"], "running");
+    assert_eq!(ask(b"{\"command\":\"stop\"}\n")["ok"], true);
+    daemon.wait();
+    assert_eq!(
+        run(&["status", "--control", text(&directory.path().join("control.sock"))]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn sigterm_is_a_clean_stop() {
+    each_io("sigterm_is_a_clean_stop", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16], &[]);
+        for signal in ["-TERM", "-INT"] {
+            let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+            let mut client = daemon.client("disk0.img");
+            client.write(0, &[3; 4096], false).expect("a write");
+            must(support::tool("kill").arg(signal).arg(daemon.id().to_string()));
+            let socket = daemon.socket.clone();
+            daemon.wait();
+            assert!(!socket.exists(), "the socket is removed");
+        }
+    });
+}

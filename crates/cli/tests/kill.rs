@@ -1,0 +1,183 @@
+//! `kill -9` of the daemon at random moments under load: what was flushed is there after the restart.
+//!
+//! Several clients write 4 KiB blocks at random places of a region of their own, every sector marked with its number
+//! and a version that grows, and flush now and then. After the kill every sector has to hold a version that is not
+//! older than what the last successful flush covered, and not newer than what was ever sent.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use support::{Daemon, each_io, make_set, pseudo_random};
+use ubcache_cli::nbd_client::Client;
+
+const KILLS: u64 = 12;
+const CLIENTS: u64 = 3;
+const BLOCK: usize = 4096;
+const SECTOR: usize = 512;
+const BLOCKS: u64 = 1024;
+
+/// What one client knows about its region.
+struct Region {
+    first: u64,
+    /// Version of every block that a successful flush (or a write with FUA) covers.
+    durable: Vec<u64>,
+    /// Version of every block that was answered, durable or not.
+    answered: Vec<u64>,
+    /// Newest version of every block that was ever sent.
+    sent: Vec<u64>,
+    version: u64,
+    random: u64,
+    flushes: u64,
+}
+
+impl Region {
+    fn new(number: u64) -> Region {
+        let zeroes = vec![0; BLOCKS as usize];
+        Region {
+            first: number * BLOCKS,
+            durable: zeroes.clone(),
+            answered: zeroes.clone(),
+            sent: zeroes,
+            version: 0,
+            random: number + 77,
+            flushes: 0,
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % below
+    }
+
+    /// Writes and flushes until the connection breaks.
+    fn load(&mut self, mut client: Client, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let count = 1 + self.random(4);
+            let block = self.random(BLOCKS - count);
+            self.version += 1;
+            let version = self.version;
+            let fua = self.random(8) == 0;
+            let mut data = vec![0; BLOCK * count as usize];
+            for index in 0..count {
+                self.sent[(block + index) as usize] = version;
+                let at = index as usize * BLOCK;
+                mark(self.first + block + index, version, &mut data[at..at + BLOCK]);
+            }
+            if client.write((self.first + block) * BLOCK as u64, &data, fua).is_err() {
+                return;
+            }
+            for index in block as usize..(block + count) as usize {
+                self.answered[index] = version;
+                if fua {
+                    self.durable[index] = version;
+                }
+            }
+            if self.random(6) == 0 {
+                if client.flush().is_err() {
+                    return;
+                }
+                self.flushes += 1;
+                self.durable.clone_from(&self.answered);
+            }
+        }
+    }
+
+    /// Reads everything and compares. What is there now is what has to stay.
+    fn check(&mut self, client: &mut Client, kill: u64) {
+        let mut data = vec![0; BLOCK];
+        for block in 0..BLOCKS {
+            client.read((self.first + block) * BLOCK as u64, &mut data).expect("a read after the restart");
+            let (durable, sent) = (self.durable[block as usize], self.sent[block as usize]);
+            let mut expected = vec![0; BLOCK];
+            let mut oldest = u64::MAX;
+            for (index, sector) in data.chunks(SECTOR).enumerate() {
+                let version = u64::from_le_bytes(sector[8..16].try_into().expect("eight bytes"));
+                mark(self.first + block, version, &mut expected);
+                let at = index * SECTOR;
+                assert!(
+                    sector == &expected[at..at + SECTOR],
+                    "kill {kill}: sector {index} of block {} holds something else",
+                    self.first + block
+                );
+                assert!(
+                    (durable..=sent).contains(&version),
+                    "kill {kill}: sector {index} of block {} has version {version}, flushed was {durable}, sent {sent}",
+                    self.first + block
+                );
+                oldest = oldest.min(version);
+            }
+            self.durable[block as usize] = oldest;
+            self.answered[block as usize] = oldest;
+        }
+    }
+}
+
+/// Fills a block: every sector says where it belongs and which version it is. Version 0 is all zeroes.
+fn mark(block: u64, version: u64, into: &mut [u8]) {
+    into.fill(0);
+    if version == 0 {
+        return;
+    }
+    for (index, sector) in into.chunks_mut(SECTOR).enumerate() {
+        pseudo_random(block << 32 ^ version << 3 ^ index as u64, sector);
+        sector[..8].copy_from_slice(&(block * 8 + index as u64).to_le_bytes());
+        sector[8..16].copy_from_slice(&version.to_le_bytes());
+    }
+}
+
+#[test]
+fn everything_flushed_survives_kill_9() {
+    each_io("everything_flushed_survives_kill_9", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &["--writeback"]);
+        let regions: Vec<_> = (0..CLIENTS).map(|number| Arc::new(Mutex::new(Region::new(number)))).collect();
+        let modes = ["writeback", "writethrough", "writeback", "writearound"];
+        for kill in 0..KILLS {
+            let mode = modes[kill as usize % modes.len()];
+            let settings = [
+                "--mode",
+                mode,
+                "--set",
+                "writeback_delay=0",
+                "--set",
+                "journal_delay_ms=20",
+                "--set",
+                "sequential_cutoff=0",
+            ];
+            let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+            let mut client = daemon.client("disk0.img");
+            for region in &regions {
+                region.lock().expect("no panic").check(&mut client, kill);
+            }
+            let stop = Arc::new(AtomicBool::new(false));
+            let threads: Vec<_> = regions
+                .iter()
+                .map(|region| {
+                    let (region, stop, client) = (region.clone(), stop.clone(), daemon.client("disk0.img"));
+                    std::thread::spawn(move || region.lock().expect("no panic").load(client, &stop))
+                })
+                .collect();
+            // From a moment after the start to well into the load.
+            std::thread::sleep(Duration::from_millis(20 + kill * 37 % 400));
+            daemon.kill();
+            stop.store(true, Ordering::Relaxed);
+            for thread in threads {
+                thread.join().expect("the load does not fail");
+            }
+        }
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let mut client = daemon.client("disk0.img");
+        let mut flushes = 0;
+        for region in &regions {
+            let mut region = region.lock().expect("no panic");
+            region.check(&mut client, KILLS);
+            flushes += region.flushes;
+        }
+        assert!(flushes > KILLS, "the load flushes, or the test tests nothing: {flushes} flushes");
+        client.disconnect().expect("a connection");
+        daemon.stop();
+    });
+}

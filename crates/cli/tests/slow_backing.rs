@@ -1,0 +1,104 @@
+//! The race by which bcache loses a bypassing write: the write is still on its way to a slow backing device when a
+//! read of the same block brings the old content into the cache, where it then stays.
+//!
+//! The backing file is behind `nbdkit --filter=delay`, mounted by nbdfuse: every write takes three seconds.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use support::{Daemon, Guard, Mount, each_io, have, make_set, skipped, tool};
+use ubcache_cli::nbd_client::Client;
+
+const BLOCK: usize = 64 << 10;
+const PART: usize = 4 << 10;
+
+/// A slow version of a file.
+fn slow_file(directory: &Path, file: &Path) -> Option<(Mount, [Guard; 2], PathBuf)> {
+    let socket = directory.join("slow.sock");
+    let mut nbdkit = tool("nbdkit");
+    nbdkit.args(["-f", "-U"]).arg(&socket).args(["--filter=delay", "file"]).arg(file).arg("wdelay=3");
+    let nbdkit = Guard(nbdkit.stderr(Stdio::null()).spawn().expect("nbdkit runs"));
+    wait_for(|| socket.exists())?;
+    let point = directory.join("slow");
+    std::fs::create_dir_all(&point).expect("a directory");
+    let slow = point.join("disk");
+    let mut nbdfuse = tool("nbdfuse");
+    nbdfuse.arg(&slow).arg(format!("nbd+unix:///?socket={}", socket.display()));
+    let nbdfuse = Guard(nbdfuse.stderr(Stdio::null()).spawn().expect("nbdfuse runs"));
+    wait_for(|| slow.exists())?;
+    Some((Mount::new(point, "fusermount3"), [nbdfuse, nbdkit], slow))
+}
+
+fn wait_for(done: impl Fn() -> bool) -> Option<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(())
+}
+
+/// Reads the block in small parts, the last first: that is not sequential, so misses are filled.
+fn read_backwards(client: &mut Client, at: u64, into: &mut [u8]) {
+    for (number, part) in into.chunks_mut(PART).enumerate().rev() {
+        client.read(at + (number * PART) as u64, part).expect("a read");
+    }
+}
+
+fn race(test: &str, settings: &[&str]) {
+    if !have(test, &["nbdkit", "nbdfuse", "fusermount3"]) {
+        return;
+    }
+    each_io(test, |io, directory| {
+        let (cache, backings) = make_set(directory, &[16], &[]);
+        let Some((mount, guards, slow)) = slow_file(directory, &backings[0]) else {
+            skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
+            return;
+        };
+        let daemon = Daemon::start(io, directory, &cache, &[slow], settings);
+        let name = "disk";
+        let at = 4 << 20;
+        daemon.client(name).write(at, &[0; BLOCK], false).expect("the write of zeroes");
+        let mut writer = daemon.client(name);
+        let mut reader = daemon.client(name);
+        let begin = Instant::now();
+        let writing = std::thread::spawn(move || {
+            writer.write(at, &[0xff; BLOCK], false).expect("the write of ones");
+            begin.elapsed()
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        let mut content = vec![0x55; BLOCK];
+        read_backwards(&mut reader, at, &mut content);
+        assert!(
+            content.chunks(512).all(|sector| sector.iter().all(|byte| *byte == 0) || sector.iter().all(|byte| *byte == 0xff)),
+            "a read during the write gives the old or the new content of every sector"
+        );
+        let took = writing.join().expect("the writer does not fail");
+        assert!(took > Duration::from_secs(2), "the layer is slow, or the test tests nothing: {took:?}");
+        std::thread::sleep((begin + Duration::from_secs(6)).saturating_duration_since(Instant::now()));
+        read_backwards(&mut reader, at, &mut content);
+        assert!(content.iter().all(|byte| *byte == 0xff), "the acknowledged write is lost");
+        daemon.stop();
+        mount.unmount();
+        drop(guards);
+    });
+}
+
+#[test]
+fn writearound_keeps_a_write_that_a_read_crosses() {
+    race("writearound_keeps_a_write_that_a_read_crosses", &["--mode", "writearound"]);
+}
+
+#[test]
+fn a_sequential_bypass_keeps_a_write_that_a_read_crosses() {
+    // A cutoff below the size of a write: every write counts as sequential and bypasses; the small reads do not.
+    race(
+        "a_sequential_bypass_keeps_a_write_that_a_read_crosses",
+        &["--mode", "writethrough", "--set", "sequential_cutoff=32k"],
+    );
+}

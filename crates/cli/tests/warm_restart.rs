@@ -1,0 +1,60 @@
+//! The cache is warm after a restart: what was in it is read from it.
+
+mod support;
+
+use support::{Daemon, each_io, make_set, pseudo_random};
+use ubcache_cli::nbd_client::Client;
+
+const WORKING_SET: u64 = 24 << 20;
+const STEP: usize = 64 << 10;
+const SETTINGS: [&str; 6] = [
+    "--set",
+    "sequential_cutoff=0",
+    "--set",
+    "congested_read_threshold_us=0",
+    "--set",
+    "congested_write_threshold_us=0",
+];
+
+/// Reads the working set and compares it.
+fn pass(client: &mut Client, expected: &[u8]) {
+    let mut buffer = vec![0; STEP];
+    for at in (0..WORKING_SET).step_by(STEP) {
+        client.read(at, &mut buffer).expect("a read");
+        assert!(buffer == expected[at as usize..at as usize + STEP], "wrong data at byte {at}");
+    }
+}
+
+#[test]
+fn the_third_pass_reads_nothing_from_the_backing_device() {
+    each_io("the_third_pass_reads_nothing_from_the_backing_device", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let mut expected = vec![0; WORKING_SET as usize];
+        pseudo_random(1, &mut expected);
+        let file = std::fs::OpenOptions::new().write(true).open(&backings[0]).expect("the backing file");
+        std::os::unix::fs::FileExt::write_all_at(&file, &expected, 8192).expect("room in the backing file");
+        drop(file);
+
+        let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+        let mut client = daemon.client("disk0.img");
+        pass(&mut client, &expected);
+        // Fills go on after the reply.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let before = daemon.number(0, "/backing/read_bytes");
+        assert!(before >= WORKING_SET, "the first pass comes from the backing device, {before} bytes");
+        pass(&mut client, &expected);
+        let second = daemon.number(0, "/backing/read_bytes") - before;
+        assert_eq!(second, 0, "bytes that the second pass read from the backing device");
+        client.disconnect().expect("a connection");
+        daemon.stop();
+
+        let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+        let before = daemon.number(0, "/backing/read_bytes");
+        let mut client = daemon.client("disk0.img");
+        pass(&mut client, &expected);
+        let third = daemon.number(0, "/backing/read_bytes") - before;
+        assert_eq!(third, 0, "bytes that the third pass, after a restart, read from the backing device");
+        assert!(daemon.number(0, "/stats/cache_hits") >= WORKING_SET / STEP as u64);
+        daemon.stop();
+    });
+}

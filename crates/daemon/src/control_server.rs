@@ -1,0 +1,153 @@
+//! The daemon's side of the control protocol ([`crate::control`]), on the set's own thread: requests are few and
+//! short, and so they see the set at one moment.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream};
+use ubcache_host::{HostListener, HostSocket};
+
+use crate::control::{REQUEST_BYTES_MAX, Request, Response, parse_request};
+use crate::failure::Failure;
+use crate::serve::Daemon;
+use crate::world::World;
+
+/// A bound control socket.
+pub struct ControlServer {
+    listener: HostListener,
+}
+
+/// A control socket that answers.
+pub struct Running {
+    /// Clients that wait for the end of a stop.
+    waiting: Rc<Cell<u64>>,
+}
+
+impl ControlServer {
+    /// Binds the socket, for this user only.
+    pub fn bind(world: &World, path: &Path) -> Result<ControlServer, Failure> {
+        let listener = HostListener::bind_unix(world.host(), path).map_err(|error| {
+            Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
+                .advice("stop the daemon that has it, or choose another path with --control PATH")
+        })?;
+        Ok(ControlServer { listener })
+    }
+
+    /// Answers from now on. `uris` gives the URIs of an export.
+    pub fn start(
+        self,
+        world: &World,
+        daemon: Rc<Daemon>,
+        uris: impl Fn(&str) -> Vec<String> + Clone + 'static,
+    ) -> Running {
+        let waiting = Rc::new(Cell::new(0));
+        let running = Running { waiting: waiting.clone() };
+        let env = world.clone();
+        world.spawn(Priority::Foreground, async move {
+            loop {
+                match self.listener.accept().await {
+                    Ok(socket) => {
+                        let client = Client { socket, daemon: daemon.clone(), waiting: waiting.clone() };
+                        let uris = uris.clone();
+                        env.spawn(Priority::Foreground, async move { client.serve(uris).await });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "can't accept a control client");
+                        env.sleep(Nanos::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+        running
+    }
+}
+
+impl Running {
+    /// Waits, for a second at most, until those who asked for the stop have their answer.
+    pub async fn finish(&self, world: &World) {
+        let end = world.now().after(Nanos::from_secs(1));
+        while self.waiting.get() > 0 && world.now() < end {
+            world.sleep(Nanos::from_millis(1)).await;
+        }
+    }
+}
+
+/// One connection to the control socket.
+struct Client {
+    socket: HostSocket,
+    daemon: Rc<Daemon>,
+    waiting: Rc<Cell<u64>>,
+}
+
+impl Client {
+    async fn serve(&self, uris: impl Fn(&str) -> Vec<String>) {
+        let mut received = Vec::new();
+        loop {
+            while let Some(end) = received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = received.drain(..=end).collect();
+                if !self.answer(&String::from_utf8_lossy(&line), &uris).await {
+                    self.socket.close();
+                    return;
+                }
+            }
+            if received.len() > REQUEST_BYTES_MAX {
+                self.send(&Response::refused("the request is too long")).await;
+                break;
+            }
+            match self.socket.recv(Buf::zeroed(4096)).await {
+                (_, Err(_) | Ok(0)) => break,
+                (buf, Ok(count)) => received.extend_from_slice(&buf.as_slice()[..count]),
+            }
+        }
+        self.socket.close();
+    }
+
+    /// Carries out one request; `false`: the connection is at its end.
+    async fn answer(&self, line: &str, uris: impl Fn(&str) -> Vec<String>) -> bool {
+        let response = match parse_request(line) {
+            Ok(Request::Stop) => {
+                self.waiting.set(self.waiting.get() + 1);
+                self.daemon.stop_wanted.set();
+                self.daemon.stopped.wait().await;
+                let failure = self.daemon.stop_failure.borrow().clone();
+                let response = failure.map_or_else(
+                    || Response::done(serde_json::Value::Null),
+                    |why| Response::refused(format_args!("stopped, but not cleanly: {why}")),
+                );
+                self.send(&response).await;
+                self.waiting.set(self.waiting.get() - 1);
+                return false;
+            }
+            Ok(request) => self.carry_out(request, uris).await,
+            Err(why) => Response::refused(why),
+        };
+        self.send(&response).await
+    }
+
+    async fn carry_out(&self, request: Request, uris: impl Fn(&str) -> Vec<String>) -> Response {
+        let nothing = serde_json::Value::Null;
+        let result = match request {
+            Request::Status => {
+                serde_json::to_value(self.daemon.report(uris)).map_err(|error| error.to_string())
+            }
+            Request::Set { name, value, volume } => {
+                self.daemon.set_attribute(volume.as_deref(), &name, &value).map(|()| nothing)
+            }
+            Request::Get { name, volume } => self.daemon.attribute(volume.as_deref(), &name),
+            Request::Gc => {
+                self.daemon.set.trigger_gc().await.map(|()| nothing).map_err(|error| error.to_string())
+            }
+            Request::Stop => unreachable!("stop is answered by the caller"),
+        };
+        match result {
+            Ok(value) => Response::done(value),
+            Err(why) => Response::refused(why),
+        }
+    }
+
+    async fn send(&self, response: &Response) -> bool {
+        let line = Buf::from_bytes(response.to_line().as_bytes());
+        self.socket.send(IoVec::from(line)).await.is_ok()
+    }
+}

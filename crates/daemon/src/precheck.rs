@@ -1,0 +1,112 @@
+//! What is checked before the reactor starts, so that refusals name devices and say what to do.
+//!
+//! Nothing is changed here, and nothing is locked: the devices are looked at, then opened for good by `serve`.
+
+use std::path::{Path, PathBuf};
+
+use ubcache_format::{BackingState, Superblock, Uuid};
+
+use crate::config::ServeConfig;
+use crate::failure::Failure;
+use crate::superblock::{Role, look, state_word};
+
+/// The superblocks of everything that is going to be served.
+#[derive(Debug)]
+pub struct Members {
+    /// Path of the cache device.
+    pub cache_path: PathBuf,
+    /// Of the cache device.
+    pub cache: Superblock,
+    /// Of the backing devices, in their order.
+    pub backings: Vec<Superblock>,
+}
+
+/// Looks at all devices.
+pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
+    if config.backings.is_empty() {
+        return Err(Failure::usage("-B", "no backing device given").expected("-B DEVICE, once or more often"));
+    }
+    let Some(cache_path) = &config.cache else {
+        return Err(without_cache(&config.backings[0]));
+    };
+    let cache = look(cache_path, Role::Cache)?.1;
+    let mut backings: Vec<Superblock> = Vec::new();
+    for path in &config.backings {
+        let backing = look(path, Role::Backing)?.1;
+        check_member(cache_path, &cache, path, &backing)?;
+        if let Some(at) = backings.iter().position(|other| other.uuid == backing.uuid) {
+            return Err(Failure::refused(path, "this backing device is given twice")
+                .found(format_args!("UUID {}, the same as {}", backing.uuid, config.backings[at].display()))
+                .expected("every backing device once; a copy of a device is not served beside it"));
+        }
+        backings.push(backing);
+    }
+    Ok(Members { cache_path: cache_path.clone(), cache, backings })
+}
+
+fn check_member(
+    cache_path: &Path,
+    cache: &Superblock,
+    path: &Path,
+    backing: &Superblock,
+) -> Result<(), Failure> {
+    let attached = matches!(backing.state(), BackingState::Clean | BackingState::Dirty);
+    let is_dirty = backing.state() == BackingState::Dirty;
+    if attached && backing.set_uuid != cache.set_uuid {
+        let failure = Failure::refused(path, "the backing device belongs to another cache set")
+            .found(format_args!("state {}, set {}", state_word(backing.state()), backing.set_uuid))
+            .expected(format_args!("set {}, that of the cache {}", cache.set_uuid, cache_path.display()));
+        return Err(failure.advice(if is_dirty {
+            dirty_advice(backing.set_uuid)
+        } else {
+            format!("serve it with the cache device of set {}", backing.set_uuid)
+        }));
+    }
+    if is_dirty && !cache.sync() {
+        return Err(Failure::refused(path, "the backing device is dirty, but its cache is missing")
+            .found(format_args!(
+                "the newest data is in a cache of set {}; {} has that UUID, but it is empty: made anew, never started",
+                backing.set_uuid,
+                cache_path.display()
+            ))
+            .expected("the cache device that this backing device was used with")
+            .advice(dirty_advice(backing.set_uuid)));
+    }
+    if backing.block_sectors < cache.block_sectors {
+        return Err(Failure::refused(path, "its blocks are smaller than those of the cache")
+            .found(format_args!("blocks of {} bytes", backing.block_sectors * 512))
+            .expected(format_args!("at least {} bytes", cache.block_sectors * 512))
+            .advice(format_args!(
+                "make the cache with smaller blocks: ubcache make --block {} -C {}",
+                backing.block_sectors * 512,
+                cache_path.display()
+            )));
+    }
+    Ok(())
+}
+
+fn without_cache(path: &Path) -> Failure {
+    let backing = match look(path, Role::Backing) {
+        Ok((_, backing)) => backing,
+        Err(failure) => return failure,
+    };
+    if backing.state() == BackingState::Dirty {
+        return Failure::refused(path, "the backing device is dirty, but its cache is missing")
+            .found(format_args!(
+                "state dirty: the newest data is only in the cache of set {}",
+                backing.set_uuid
+            ))
+            .expected("the cache device of that set, after -C")
+            .advice(dirty_advice(backing.set_uuid));
+    }
+    Failure::usage("-C", "no cache device given")
+        .expected(format_args!("-C DEVICE: the cache of set {}", backing.set_uuid))
+        .advice("make one with: ubcache make -C DEVICE")
+}
+
+fn dirty_advice(set: Uuid) -> String {
+    format!(
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so is its dirty data; \
+         to go on with the older data, make the backing device anew: ubcache make --force -B DEVICE"
+    )
+}

@@ -1,0 +1,359 @@
+//! One daemon: opens a set, serves its volumes over NBD, stops cleanly when told to.
+//!
+//! ```text
+//!  precheck ─▶ open cache ─▶ attach backings ─▶ settings ─▶ listen ─▶ "ready" ─▶ wait ─▶ stop
+//!  (changes nothing)                                                   SIGTERM, SIGINT, `ubcache stop`
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use ubcache_engine::{AttachOptions, AttributeError, CacheSet, CachedVolume, EngineError, SetOptions};
+use ubcache_env::local::Event;
+use ubcache_env::{Env, Nanos, Priority, Volume};
+use ubcache_format::{CacheMode, SECTOR_BYTES, Uuid};
+use ubcache_host::{Host, IoBackend, signal};
+use ubcache_nbd::Exports;
+
+use crate::config::{NbdAddress, ServeConfig, export_names};
+use crate::control::socket_directories;
+use crate::control_server::ControlServer;
+use crate::failure::Failure;
+use crate::listen::Listeners;
+use crate::precheck::{Members, precheck};
+use crate::report::{BackingReport, CacheReport, Counters, Report, SetReport, StatsReport, VolumeReport};
+use crate::world::World;
+
+/// The engine in the world of this daemon.
+pub type Set = CacheSet<World>;
+/// Its volumes.
+pub type VolumeOfSet = CachedVolume<World>;
+
+/// How long a stop waits for the requests of clients.
+const CLIENTS_PATIENCE: Nanos = Nanos::from_secs(10);
+
+/// What is served, once it is.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// UUID of the set.
+    pub set: Uuid,
+    /// The control socket.
+    pub control: PathBuf,
+    /// How I/O is done: `ring` or `pool`.
+    pub io: &'static str,
+    /// The exports: name, size in bytes, URIs.
+    pub exports: Vec<(String, u64, Vec<String>)>,
+}
+
+/// Everything about the running set that its parts share.
+pub struct Daemon {
+    /// The engine.
+    pub set: Set,
+    /// UUID of the set.
+    pub uuid: Uuid,
+    /// The volumes, in the order of the command line.
+    pub volumes: Vec<Served>,
+    cache_path: PathBuf,
+    /// Set when somebody wants the daemon to end.
+    pub stop_wanted: Event,
+    /// Set when the devices are closed.
+    pub stopped: Event,
+    /// Why the stop did not succeed.
+    pub stop_failure: std::cell::RefCell<Option<String>>,
+}
+
+/// A volume and what the engine does not know of it.
+pub struct Served {
+    /// Name of its export.
+    pub name: String,
+    /// The volume.
+    pub volume: Rc<VolumeOfSet>,
+    path: PathBuf,
+}
+
+/// Serves until told to stop. `ready` is called once, when clients can connect.
+pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Failure> {
+    let members = precheck(config)?;
+    let host = Host::new(IoBackend::Auto)
+        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
+    let world = World::new(host.env());
+    let io = host.backend_name();
+    let signals = [signal::SIGTERM, signal::SIGINT]
+        .map(|number| host.signal(number))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Failure::refused_because("signals", format_args!("can't wait for them: {error}")))?;
+    host.block_on(async {
+        let daemon = Rc::new(open(&world, config, &members).await?);
+        for signal in signals {
+            let daemon = daemon.clone();
+            world.spawn(Priority::Foreground, async move {
+                signal.wait().await;
+                daemon.stop_wanted.set();
+            });
+        }
+        let result = run(&world, config, &daemon, io, ready).await;
+        match result {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                // What was refused is what the user has to hear about; the set closes as well as it can.
+                let _ = daemon.set.stop().await;
+                Err(failure)
+            }
+        }
+    })
+}
+
+async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<Daemon, Failure> {
+    let uuid = members.cache.set_uuid;
+    let pairs: Vec<(String, &Path)> = members
+        .backings
+        .iter()
+        .zip(&config.backings)
+        .map(|(superblock, path)| (superblock.label_str(), path.as_path()))
+        .collect();
+    let names = export_names(pairs.iter().map(|(label, path)| (label.as_str(), *path)));
+    // All devices are taken before anything is changed on any of them.
+    let cache = world.open(&members.cache_path, Nanos(0)).await?;
+    let delay = Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
+    let mut backings = Vec::new();
+    for path in &config.backings {
+        backings.push(world.open(path, delay).await?);
+    }
+    let set = CacheSet::open(world.clone(), cache, SetOptions::default())
+        .await
+        .map_err(|error| engine_failure(&members.cache_path, &error))?;
+    let mut volumes = Vec::new();
+    for ((backing, path), name) in backings.into_iter().zip(&config.backings).zip(names) {
+        let options = AttachOptions { name: name.clone(), read_only: config.read_only };
+        match set.attach(backing, options).await {
+            Ok(volume) => volumes.push(Served { name, volume, path: path.clone() }),
+            Err(error) => {
+                // The refusal is what the user has to hear about.
+                let _ = set.stop().await;
+                return Err(engine_failure(path, &error));
+            }
+        }
+    }
+    Ok(Daemon {
+        set,
+        uuid,
+        volumes,
+        cache_path: members.cache_path.clone(),
+        stop_wanted: Event::default(),
+        stopped: Event::default(),
+        stop_failure: std::cell::RefCell::default(),
+    })
+}
+
+async fn run(
+    world: &World,
+    config: &ServeConfig,
+    daemon: &Rc<Daemon>,
+    io: &'static str,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), Failure> {
+    for (name, value) in &config.settings {
+        daemon
+            .set_attribute(None, name, value)
+            .map_err(|error| Failure::usage(format_args!("--set {name}={value}"), error))?;
+    }
+    let control_path = control_path(config, daemon.uuid)?;
+    let control = ControlServer::bind(world, &control_path)?;
+    let addresses = match config.nbd.as_slice() {
+        [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
+        given => given.to_vec(),
+    };
+    let exports = Rc::new(Exports::new());
+    for served in &daemon.volumes {
+        exports
+            .add_as(served.name.clone(), String::new(), served.volume.clone())
+            .map_err(|error| Failure::refused(&served.path, error).advice("give it another label"))?;
+    }
+    let listeners = Rc::new(Listeners::bind(world, &addresses, exports)?);
+    let addresses = listeners.addresses();
+    let uris = move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
+    listeners.start(world);
+    let control = control.start(world, daemon.clone(), uris.clone());
+    ready(&Ready {
+        set: daemon.uuid,
+        control: control_path,
+        io,
+        exports: daemon
+            .volumes
+            .iter()
+            .map(|served| {
+                (served.name.clone(), served.volume.info().sectors * SECTOR_BYTES, uris(&served.name))
+            })
+            .collect(),
+    });
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "can't tell systemd that the daemon is ready");
+    }
+    tracing::info!(set = %daemon.uuid, io, "serving");
+
+    daemon.stop_wanted.wait().await;
+    tracing::info!("stopping");
+    // Telling systemd is a courtesy.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    listeners.close(world, CLIENTS_PATIENCE).await;
+    let stopped = daemon.set.stop().await;
+    if let Err(error) = &stopped {
+        *daemon.stop_failure.borrow_mut() = Some(error.to_string());
+    }
+    daemon.stopped.set();
+    control.finish(world).await;
+    tracing::info!("stopped");
+    stopped.map_err(|error| engine_failure(&daemon.cache_path, &error))
+}
+
+/// Where the control socket goes.
+fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
+    if let Some(path) = &config.control {
+        return Ok(path.clone());
+    }
+    let mut why = None;
+    for directory in socket_directories() {
+        let made = std::fs::create_dir_all(&directory);
+        let writable = made.and_then(|()| {
+            // A directory that is there already may belong to somebody else.
+            let probe = directory.join(format!(".{}", std::process::id()));
+            std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe))
+        });
+        match writable {
+            Ok(()) => return Ok(directory.join(format!("{uuid}.sock"))),
+            Err(error) => {
+                why = Some(Failure::could_not_run(
+                    &directory,
+                    format_args!("can't put the control socket there: {error}"),
+                ))
+            }
+        }
+    }
+    Err(why
+        .unwrap_or_else(|| Failure::usage("--control", "there is no usual directory for the control socket"))
+        .advice("say where with --control PATH"))
+}
+
+/// Words for what the engine refuses.
+fn engine_failure(path: &Path, error: &EngineError) -> Failure {
+    match error {
+        EngineError::Format { what, at, source } => {
+            let place = at.map(|at| format!(" (sector {at}, byte {})", at.bytes())).unwrap_or_default();
+            Failure::refused(path, format_args!("damaged: {what}{place}"))
+                .found(source)
+                .expected("metadata as the last run left it")
+                .advice("nothing was changed; keep a copy of the cache and the backing devices before trying anything")
+        }
+        error => Failure::refused(path, error),
+    }
+}
+
+impl Daemon {
+    /// Sets an attribute: of the named volume, or of all volumes, or of the set if volumes have none of that name.
+    pub fn set_attribute(&self, volume: Option<&str>, name: &str, value: &str) -> Result<(), String> {
+        let mut unknown = false;
+        for served in self.select(volume)? {
+            match served.volume.set_attribute(name, value) {
+                Ok(()) => {}
+                Err(AttributeError::UnknownName { .. }) if volume.is_none() => unknown = true,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        if unknown {
+            self.set.set_attribute(name, value).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Reads an attribute: an object from export to value, or the set's value.
+    pub fn attribute(&self, volume: Option<&str>, name: &str) -> Result<serde_json::Value, String> {
+        let mut values = serde_json::Map::new();
+        for served in self.select(volume)? {
+            if let Some(value) = served.volume.attribute(name) {
+                values.insert(served.name.clone(), value.into());
+            }
+        }
+        if !values.is_empty() {
+            return Ok(values.into());
+        }
+        let of_set = if volume.is_none() { self.set.attribute(name) } else { None };
+        of_set.map(Into::into).ok_or_else(|| format!("there is no attribute \"{name}\""))
+    }
+
+    fn select(&self, volume: Option<&str>) -> Result<Vec<&Served>, String> {
+        let found: Vec<&Served> =
+            self.volumes.iter().filter(|served| volume.is_none_or(|name| name == served.name)).collect();
+        match (found.is_empty(), volume) {
+            (true, Some(name)) => Err(format!("there is no export \"{name}\"")),
+            _ => Ok(found),
+        }
+    }
+
+    /// The report of `status --json`.
+    pub fn report(&self, uris: impl Fn(&str) -> Vec<String>) -> Report {
+        let status = self.set.status();
+        let volumes = self.volumes.iter().map(|served| {
+            let status = served.volume.status();
+            VolumeReport {
+                name: served.name.clone(),
+                backing: BackingReport {
+                    path: served.path.display().to_string(),
+                    counters: counters(&status.backing),
+                },
+                size_bytes: status.size_bytes,
+                mode: mode_name(status.mode).to_owned(),
+                state: status.state.word().to_owned(),
+                dirty_bytes: status.dirty_bytes,
+                stats: StatsReport {
+                    cache_hits: status.stats.cache_hits,
+                    cache_misses: status.stats.cache_misses,
+                    cache_bypass_hits: status.stats.cache_bypass_hits,
+                    cache_bypass_misses: status.stats.cache_bypass_misses,
+                    bypassed_bytes: status.stats.bypassed_bytes,
+                    cache_miss_collisions: status.stats.cache_miss_collisions,
+                    fills_doomed: status.stats.fills_doomed,
+                    durable_invalidations: status.stats.durable_invalidations,
+                },
+                uris: uris(&served.name),
+            }
+        });
+        let set = SetReport {
+            uuid: self.uuid.to_string(),
+            state: match &status.failed {
+                Some(why) => format!("failed: {why}"),
+                None => "running".to_owned(),
+            },
+            cache: CacheReport {
+                path: self.cache_path.display().to_string(),
+                size_bytes: status.size_bytes,
+                bucket_bytes: status.bucket_bytes,
+                available_percent: status.available_percent as f64,
+                counters: counters(&status.cache),
+            },
+            volumes: volumes.collect(),
+        };
+        Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: vec![set] }
+    }
+}
+
+fn counters(from: &ubcache_engine::DeviceCounters) -> Counters {
+    Counters {
+        reads: from.reads,
+        read_bytes: from.read_bytes,
+        writes: from.writes,
+        written_bytes: from.written_bytes,
+        flushes: from.flushes,
+        errors: from.errors,
+    }
+}
+
+/// The word of the `cache_mode` attribute.
+fn mode_name(mode: CacheMode) -> &'static str {
+    match mode {
+        CacheMode::Writethrough => "writethrough",
+        CacheMode::Writeback => "writeback",
+        CacheMode::Writearound => "writearound",
+        CacheMode::None => "none",
+    }
+}

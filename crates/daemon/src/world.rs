@@ -1,0 +1,120 @@
+//! The world the engine runs in: the host's, with files that can be slowed down.
+//!
+//! The delay is for `ubcache demo`, whose "disk" is a file on the same fast device as its "cache".
+
+use std::path::Path;
+
+use ubcache_env::{
+    Buf, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange, Task,
+};
+use ubcache_host::{HostEnv, HostFile, OpenError, OpenOptions};
+
+use crate::failure::Failure;
+use crate::target::in_use;
+
+/// How long a device may still be in use by a process that has just been killed.
+const IN_USE_PATIENCE: Nanos = Nanos::from_secs(2);
+
+/// The host's environment with [`ServedFile`] as its devices.
+#[derive(Clone, Debug)]
+pub struct World {
+    host: HostEnv,
+}
+
+impl World {
+    /// The world of a host.
+    pub fn new(host: HostEnv) -> World {
+        World { host }
+    }
+
+    /// The host's own environment, for sockets.
+    pub fn host(&self) -> &HostEnv {
+        &self.host
+    }
+
+    /// Opens a device for nobody else to use. Every read takes at least `delay`.
+    ///
+    /// The kernel gives back what a killed process had open only when its I/O in flight is done: a device in use
+    /// gets a moment to become free.
+    pub async fn open(&self, path: &Path, delay: Nanos) -> Result<ServedFile, Failure> {
+        let options = OpenOptions { write: true, exclusive: true, ..OpenOptions::default() };
+        let end = self.now().after(IN_USE_PATIENCE);
+        let mut opened = HostFile::open(&self.host, path, options);
+        while matches!(opened, Err(OpenError::InUse { .. })) && self.now() < end {
+            self.sleep(Nanos::from_millis(20)).await;
+            opened = HostFile::open(&self.host, path, options);
+        }
+        let file = opened.map_err(|error| match error {
+            OpenError::InUse { .. } => in_use(path),
+            OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
+            OpenError::Permission { mode, .. } => {
+                Failure::could_not_run(path, format_args!("permission denied for {mode}"))
+                    .advice("run as a user who may do this, or change owner or mode of the file")
+            }
+            OpenError::WrongKind { found, .. } => {
+                Failure::could_not_run(path, "not something that can hold data")
+                    .found(found)
+                    .expected("a regular file or a block device")
+            }
+            OpenError::Os { doing, source, .. } => {
+                Failure::could_not_run(path, format_args!("{doing} failed: {source}"))
+            }
+        })?;
+        Ok(ServedFile { file, host: self.host.clone(), delay })
+    }
+}
+
+impl Env for World {
+    type Device = ServedFile;
+
+    fn now(&self) -> Nanos {
+        self.host.now()
+    }
+    fn unix_seconds(&self) -> u64 {
+        self.host.unix_seconds()
+    }
+    async fn sleep_until(&self, at: Nanos) {
+        self.host.sleep_until(at).await;
+    }
+    fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
+        self.host.spawn(priority, task)
+    }
+    fn random(&self) -> u64 {
+        self.host.random()
+    }
+    async fn yield_now(&self) {
+        self.host.yield_now().await;
+    }
+}
+
+/// A file or block device whose reads can be delayed.
+#[derive(Debug)]
+pub struct ServedFile {
+    file: HostFile,
+    host: HostEnv,
+    delay: Nanos,
+}
+
+impl Device for ServedFile {
+    fn geometry(&self) -> Geometry {
+        self.file.geometry()
+    }
+    async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
+        if self.delay > Nanos(0) {
+            self.host.sleep(self.delay).await;
+        }
+        self.file.read(at, into).await
+    }
+    async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        self.file.write(at, from, durability).await
+    }
+    async fn flush(&self) -> IoResult {
+        self.file.flush().await
+    }
+    async fn discard(&self, range: SectorRange) -> IoResult {
+        self.file.discard(range).await
+    }
+    async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        self.file.write_zeroes(range).await
+    }
+}
