@@ -1,0 +1,116 @@
+//! The cache engine as a [`System`].
+
+use std::rc::Rc;
+
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions, Tuning};
+use ubcache_env::Sector;
+use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
+
+use crate::executor::SimEnv;
+use crate::plan::Plan;
+use crate::rng::{Rng, mix};
+use crate::system::{Command, Setup, System};
+
+/// One instance of the engine: a cache set with every volume of the plan attached.
+pub struct CacheSystem {
+    set: CacheSet<SimEnv>,
+    volumes: Vec<Rc<CachedVolume<SimEnv>>>,
+}
+
+fn uuid(seed: u64, name: &str) -> Uuid {
+    let mut rng = Rng::fork(seed, name);
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&rng.bits().to_be_bytes());
+    bytes[8..].copy_from_slice(&rng.bits().to_be_bytes());
+    Uuid(bytes)
+}
+
+fn mode(name: &str) -> CacheMode {
+    match name {
+        "writeback" => CacheMode::Writeback,
+        "writearound" => CacheMode::Writearound,
+        "none" => CacheMode::None,
+        _ => CacheMode::Writethrough,
+    }
+}
+
+fn options(plan: &Plan) -> SetOptions {
+    let shape = &plan.cache;
+    SetOptions {
+        tuning: Tuning {
+            node_keys_max: (shape.node_keys > 0).then_some(shape.node_keys as usize),
+            lazy_start: shape.lazy_start,
+            extents_in_memory_max: shape.extents_in_memory as usize,
+            ..Tuning::default()
+        },
+        ..SetOptions::default()
+    }
+}
+
+impl System for CacheSystem {
+    type Volume = CachedVolume<SimEnv>;
+    const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
+
+    fn prepare(setup: &Setup) {
+        let Plan { seed, cache, volumes, .. } = &setup.plan;
+        let set = uuid(*seed, "set");
+        let replacement = match mix(*seed) % 3 {
+            0 => Replacement::Lru,
+            1 => Replacement::Fifo,
+            _ => Replacement::Random,
+        };
+        let superblock = Superblock::new_cache(
+            uuid(*seed, "cache"),
+            set,
+            cache.block_sectors,
+            cache.bucket_sectors,
+            cache.buckets,
+            replacement,
+            cache.discard,
+        );
+        setup.cache.poke(SUPERBLOCK_SECTOR, &superblock.encode());
+        for (index, (shape, disk)) in volumes.iter().zip(&setup.backing).enumerate() {
+            let name = format!("v{index}");
+            let superblock = Superblock::new_backing(
+                uuid(*seed, &name),
+                Uuid::default(),
+                setup.plan.block_sectors(index) as u32,
+                DEFAULT_DATA_OFFSET,
+                mode(&shape.mode),
+                &name,
+            );
+            disk.poke(SUPERBLOCK_SECTOR, &superblock.encode());
+        }
+    }
+
+    async fn start(env: SimEnv, setup: Rc<Setup>) -> Result<Self, String> {
+        let set = CacheSet::open(env, setup.cache.clone(), options(&setup.plan))
+            .await
+            .map_err(|error| format!("opening the set: {error}"))?;
+        let mut volumes = Vec::new();
+        for (index, disk) in setup.backing.iter().enumerate() {
+            let options = AttachOptions { name: format!("v{index}"), ..AttachOptions::default() };
+            let volume = set.attach(disk.clone(), options).await;
+            volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
+        }
+        Ok(CacheSystem { set, volumes })
+    }
+
+    fn volumes(&self) -> Vec<Rc<Self::Volume>> {
+        self.volumes.clone()
+    }
+
+    async fn control(&self, command: Command) -> Result<(), String> {
+        match command {
+            Command::Attribute { volume, name, value } => {
+                self.volumes[volume].set_attribute(&name, &value).map_err(|error| error.to_string())
+            }
+            Command::CollectGarbage => self.set.trigger_gc().await.map_err(|error| error.to_string()),
+            Command::EvictClean => self.set.evict_all_clean().await.map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn stop(&self) -> Result<(), String> {
+        self.set.stop().await.map_err(|error| error.to_string())
+    }
+}

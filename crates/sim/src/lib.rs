@@ -31,7 +31,7 @@
 //! How to replay and read a failure: `docs/simulation.md`.
 #![forbid(unsafe_code)]
 
-//pub mod cache_system;
+pub mod cache_system;
 pub mod disk;
 pub mod executor;
 pub mod oracle;

@@ -63,6 +63,9 @@ fn draw_cache(rng: &mut Rng) -> CacheShape {
         bucket_sectors,
         block_sectors,
         buckets: rng.pick(&[513, 513, 700, 1024, 2048]),
+        node_keys: rng.pick(&[0, 4, 8, 30]),
+        extents_in_memory: rng.pick(&[50, 500, 1 << 20]),
+        lazy_start: rng.chance(1, 2),
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
         profile: rng.pick(&[Profile::Fast, Profile::Fast, Profile::Jitter, Profile::Stall, Profile::Slow]),
@@ -108,7 +111,7 @@ fn draw_taste(rng: &mut Rng, sectors: u64) -> Taste {
         hot: (0..rng.between(1, 6)).map(|_| rng.below(sectors)).collect(),
         hot_share: rng.pick(&[2, 5, 7, 8]),
         length_max: rng.pick(&[4, 16, 32, 128]),
-        sleep_max: rng.pick(&[200, 5_000, 200_000, 5_000_000]),
+        sleep_max: rng.pick(&[200, 5_000, 200_000, 5_000_000, 60_000_000]),
     }
 }
 

@@ -44,6 +44,12 @@ pub struct CacheShape {
     pub block_sectors: u32,
     /// Buckets on the device.
     pub buckets: u32,
+    /// Keys in a node of the index at most; 0: what fits.
+    pub node_keys: u32,
+    /// Extents of the index in memory at most.
+    pub extents_in_memory: u32,
+    /// Serve before the buckets are counted.
+    pub lazy_start: bool,
     /// Volatile cache.
     pub volatile: bool,
     /// Discard does something.

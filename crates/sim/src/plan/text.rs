@@ -50,14 +50,7 @@ impl fmt::Display for Plan {
             self.poll_cost.0,
             self.timer_slop.0
         )?;
-        let CacheShape { bucket_sectors, block_sectors, buckets, volatile, discard, profile } = &self.cache;
-        writeln!(
-            f,
-            "cache bucket={bucket_sectors} block={block_sectors} buckets={buckets} volatile={} discard={} profile={}",
-            u8::from(*volatile),
-            u8::from(*discard),
-            name_of(&PROFILES, profile)
-        )?;
+        writeln!(f, "{}", self.cache)?;
         for volume in &self.volumes {
             writeln!(f, "{volume}")?;
         }
@@ -75,6 +68,21 @@ impl fmt::Display for Plan {
             writeln!(f, "c{client} v{volume} {action}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for CacheShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CacheShape { bucket_sectors, block_sectors, buckets, node_keys, extents_in_memory, .. } = self;
+        write!(
+            f,
+            "cache bucket={bucket_sectors} block={block_sectors} buckets={buckets} node-keys={node_keys} \
+             extents={extents_in_memory} lazy={} volatile={} discard={} profile={}",
+            u8::from(self.lazy_start),
+            u8::from(self.volatile),
+            u8::from(self.discard),
+            name_of(&PROFILES, &self.profile)
+        )
     }
 }
 
@@ -214,6 +222,9 @@ fn parse_cache(words: &mut Words<'_>) -> Parsed<CacheShape> {
         bucket_sectors: words.num("bucket")?,
         block_sectors: words.num("block")?,
         buckets: words.num("buckets")?,
+        node_keys: words.num("node-keys")?,
+        extents_in_memory: words.num("extents")?,
+        lazy_start: words.flag("lazy")?,
         volatile: words.flag("volatile")?,
         discard: words.flag("discard")?,
         profile: words.named("profile", &PROFILES)?,

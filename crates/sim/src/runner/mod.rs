@@ -9,6 +9,7 @@
 //! power fail, and reads everything twice again: what is left must be what was flushed.
 
 mod client;
+mod panics;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -93,17 +94,29 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         instance: RefCell::new(None),
     });
     let whole = run.clone();
-    let stuck = world.run(async move { whole.whole_run().await }).err();
     let board = run.board.clone();
-    if let Some(stuck) = stuck {
-        let report = format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
-        board.oracle.borrow_mut().violation("stuck", report);
+    match panics::catch(|| world.run(async move { whole.whole_run().await })) {
+        Ok(Ok(())) => {}
+        Ok(Err(stuck)) => {
+            let report = format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
+            board.oracle.borrow_mut().violation("stuck", report);
+        }
+        Err(panic) => {
+            let mut oracle = board.oracle.borrow_mut();
+            let report = format!("{}\noperations under way:\n{}", panic.words, oracle.under_way());
+            oracle.violation(&format!("panic at {}", panic.place), report);
+        }
     }
     for complaint in world.take_complaints() {
         board.oracle.borrow_mut().violation("wrong use of a device", complaint);
     }
-    run.instance.take();
-    world.end();
+    let ended = panics::catch(|| {
+        run.instance.take();
+        world.end();
+    });
+    if let Err(panic) = ended {
+        board.oracle.borrow_mut().violation(&format!("panic at {}", panic.place), panic.words);
+    }
     let oracle = board.oracle.borrow();
     let mut rows = world.take_rows();
     if options.verbose {

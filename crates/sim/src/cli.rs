@@ -1,0 +1,142 @@
+//! The command line.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use ubcache_sim::plan::draw::DrawOptions;
+
+/// Runs the cache engine in a simulated world, from a seed, and checks every answer.
+///
+/// Exit status: 0 nothing found, 1 a violation, 2 the command itself failed.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "ubcache-simulate", version)]
+pub struct Cli {
+    /// Run this seed
+    #[arg(long, group = "what")]
+    pub seed: Option<u64>,
+    /// Run these seeds: A..B, without B
+    #[arg(long, group = "what", value_parser = parse_seeds)]
+    pub seeds: Option<Range<u64>>,
+    /// Run seeds from a random start for this long: 30s, 10m, 2h
+    #[arg(long = "for", group = "what", value_name = "TIME", value_parser = parse_time)]
+    pub time: Option<Duration>,
+    /// Run the plan in this file
+    #[arg(long, group = "what", value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// What to run
+    #[arg(long, value_enum, default_value_t = Subject::Engine)]
+    pub system: Subject,
+    /// Run every seed twice; the trace hashes must agree
+    #[arg(long)]
+    pub twice: bool,
+    /// Cut a failing plan down and print what is left
+    #[arg(long)]
+    pub shrink: bool,
+    /// Go on after a failure; print one line for each
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Print every operation and every device event of the last run
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Print the plan and do not run it
+    #[arg(long)]
+    pub print_plan: bool,
+    /// Print how often each named point was reached
+    #[arg(long)]
+    pub marks: bool,
+    /// Print one JSON object at the end and nothing else
+    #[arg(long)]
+    pub json: bool,
+    /// Client operations of a drawn plan at most
+    #[arg(long, default_value_t = DrawOptions::default().ops_max, value_name = "N")]
+    pub ops: u64,
+    /// Draw plans without failing devices
+    #[arg(long)]
+    pub no_faults: bool,
+    /// Draw plans without power failures and host restarts
+    #[arg(long)]
+    pub no_crashes: bool,
+    /// Threads, each with seeds of its own
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub jobs: usize,
+}
+
+/// What is run.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The cache engine.
+    Engine,
+    /// A right volume without a cache.
+    ToyRight,
+    /// Acknowledges and forgets some writes.
+    ToyLostWrite,
+    /// A flush does nothing.
+    ToyIdleFlush,
+    /// FUA is not passed on.
+    ToyIgnoredFua,
+    /// Writes sectors in two halves.
+    ToyHalfSectors,
+    /// Reads, changes, writes blocks without a lock.
+    ToyUnlockedBlocks,
+    /// Invalidates its read cache before a write.
+    ToyInvalidateBefore,
+    /// Invalidates its read cache after a write.
+    ToyInvalidateAfter,
+    /// Acknowledges writes before they are done.
+    ToyEarlyReply,
+    /// Hides read errors.
+    ToyHiddenError,
+    /// Never answers some requests.
+    ToyHang,
+}
+
+impl Cli {
+    /// How plans are drawn.
+    pub fn draw_options(&self) -> DrawOptions {
+        DrawOptions { ops_max: self.ops.max(1), faults: !self.no_faults, crashes: !self.no_crashes }
+    }
+
+    /// The command line that runs this seed again.
+    pub fn replay(&self, seed: u64) -> String {
+        let mut line = "ubcache-simulate".to_owned();
+        if self.system != Subject::Engine {
+            let name = self.system.to_possible_value().map(|value| value.get_name().to_owned());
+            line += &format!(" --system {}", name.unwrap_or_default());
+        }
+        match &self.plan {
+            Some(path) => line += &format!(" --plan {}", path.display()),
+            None => line += &format!(" --seed {seed}"),
+        }
+        if self.ops != DrawOptions::default().ops_max {
+            line += &format!(" --ops {}", self.ops);
+        }
+        for (on, flag) in [(self.no_faults, " --no-faults"), (self.no_crashes, " --no-crashes")] {
+            if on {
+                line += flag;
+            }
+        }
+        line
+    }
+}
+
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let bounds = text.split_once("..").map(|(from, to)| (from.parse(), to.parse()));
+    match bounds {
+        Some((Ok(from), Ok(to))) if from < to => Ok(from..to),
+        _ => Err("expected A..B, two numbers with A < B".to_owned()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3600,
+        other => return Err(format!("\"{other}\" is not a unit of time: s, m or h")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("\"{digits}\" is not a number"))?;
+    Ok(Duration::from_secs(number * unit))
+}

@@ -1,0 +1,248 @@
+//! Runs seeds until one fails, the time is up, or there are no more.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write as _};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use ubcache_sim::plan::draw::draw;
+use ubcache_sim::shrink::shrink;
+use ubcache_sim::toy::{self, Toy};
+use ubcache_sim::{Outcome, Plan, RunOptions, run_plan};
+
+use crate::cli::{Cli, Subject};
+
+/// Runs that a shrink may take.
+const SHRINK_RUNS: u64 = 4000;
+
+struct Failure {
+    seed: u64,
+    kind: String,
+    report: String,
+}
+
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    ios: u64,
+    operations: u64,
+    errors: u64,
+    crashes: u64,
+    virtual_seconds: f64,
+    marks: BTreeMap<&'static str, u64>,
+    failures: Vec<Failure>,
+    last_hash: u64,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the hunt itself runs in real time")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+/// Does what the command line says; true if nothing was found.
+pub fn main(cli: Cli) -> Result<bool, String> {
+    let given = match &cli.plan {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            Some(text.parse::<Plan>().map_err(|error| format!("{}: {error}", path.display()))?)
+        }
+        None => None,
+    };
+    let seeds = seeds_of(&cli, given.as_ref());
+    let plan_of = |seed: u64| given.clone().unwrap_or_else(|| draw(seed, cli.draw_options()));
+    if cli.print_plan {
+        print!("{}", plan_of(seeds.start));
+        return Ok(true);
+    }
+    let began = clock();
+    let totals = Mutex::new(Totals::default());
+    let (next, stop) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let late = cli.time.is_some_and(|time| began.elapsed() >= time);
+            if seed >= seeds.end || late {
+                return;
+            }
+            let verbose = cli.verbose && seeds.end - seeds.start == 1;
+            let outcome = run_seed(&cli, &plan_of(seed), verbose);
+            let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.add(seed, outcome);
+            if !totals.failures.is_empty() && !cli.keep_going {
+                stop.store(true, Ordering::Relaxed);
+            }
+            show_progress(&cli, &totals, began.elapsed());
+        }
+    };
+    if cli.jobs > 1 {
+        std::thread::scope(|scope| (0..cli.jobs).for_each(|_| drop(scope.spawn(work))));
+    } else {
+        work();
+    }
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    end_progress(&cli);
+    report(&cli, &totals, &plan_of, began.elapsed());
+    Ok(totals.failures.is_empty())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a random start comes from outside")]
+fn seeds_of(cli: &Cli, given: Option<&Plan>) -> Range<u64> {
+    match (given, cli.seed, &cli.seeds, cli.time) {
+        (Some(plan), ..) => plan.seed..plan.seed + 1,
+        (_, Some(seed), ..) => seed..seed + 1,
+        (_, _, Some(seeds), _) => seeds.clone(),
+        (_, _, _, Some(_)) => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let start = now.map_or(0, |now| now.as_micros() as u64 % 1_000_000_000_000) / 1000 * 1000;
+            start..u64::MAX
+        }
+        _ => 0..100,
+    }
+}
+
+fn run_seed(cli: &Cli, plan: &Plan, verbose: bool) -> Outcome {
+    let options = RunOptions { verbose };
+    let mut outcome = run_subject(cli.system, plan, options);
+    if verbose {
+        let mut out = std::io::stdout().lock();
+        for row in outcome.rows.drain(..) {
+            let _ = writeln!(out, "{row}");
+        }
+    }
+    if cli.twice {
+        let again = run_subject(cli.system, plan, RunOptions::default());
+        if again.hash != outcome.hash {
+            outcome.violations.push(ubcache_sim::oracle::Violation {
+                kind: "the same seed gave two runs".to_owned(),
+                report: format!("trace hash {:016x}, then {:016x}", outcome.hash, again.hash),
+            });
+        }
+    }
+    outcome
+}
+
+fn run_subject(subject: Subject, plan: &Plan, options: RunOptions) -> Outcome {
+    match subject {
+        Subject::Engine => run_plan::<ubcache_sim::cache_system::CacheSystem>(plan, options),
+        Subject::ToyRight => run_plan::<Toy<toy::None>>(plan, options),
+        Subject::ToyLostWrite => run_plan::<Toy<toy::LostWrite>>(plan, options),
+        Subject::ToyIdleFlush => run_plan::<Toy<toy::IdleFlush>>(plan, options),
+        Subject::ToyIgnoredFua => run_plan::<Toy<toy::IgnoredFua>>(plan, options),
+        Subject::ToyHalfSectors => run_plan::<Toy<toy::HalfSectors>>(plan, options),
+        Subject::ToyUnlockedBlocks => run_plan::<Toy<toy::UnlockedBlocks>>(plan, options),
+        Subject::ToyInvalidateBefore => run_plan::<Toy<toy::InvalidateBefore>>(plan, options),
+        Subject::ToyInvalidateAfter => run_plan::<Toy<toy::InvalidateAfter>>(plan, options),
+        Subject::ToyEarlyReply => run_plan::<Toy<toy::EarlyReply>>(plan, options),
+        Subject::ToyHiddenError => run_plan::<Toy<toy::HiddenError>>(plan, options),
+        Subject::ToyHang => run_plan::<Toy<toy::Hang>>(plan, options),
+    }
+}
+
+impl Totals {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.seeds += 1;
+        self.ios += outcome.ios();
+        self.operations += outcome.operations;
+        self.errors += outcome.errors;
+        self.crashes += outcome.crashes;
+        self.virtual_seconds += outcome.time.as_micros() as f64 / 1e6;
+        self.last_hash = outcome.hash;
+        for (name, count) in outcome.marks {
+            *self.marks.entry(name).or_insert(0) += count;
+        }
+        if let Some(first) = outcome.violations.into_iter().next() {
+            self.failures.push(Failure { seed, kind: first.kind, report: first.report });
+        }
+    }
+
+    fn line(&self, took: Duration) -> String {
+        let seconds = took.as_secs_f64().max(1e-6);
+        format!(
+            "{} seeds ({:.1}/s), {:.2} simulated hours, {} operations, {} device I/Os ({:.0}/s), {} crashes, {} errors, {} failures",
+            self.seeds,
+            self.seeds as f64 / seconds,
+            self.virtual_seconds / 3600.0,
+            self.operations,
+            self.ios,
+            self.ios as f64 / seconds,
+            self.crashes,
+            self.errors,
+            self.failures.len()
+        )
+    }
+}
+
+fn show_progress(cli: &Cli, totals: &Totals, took: Duration) {
+    if !cli.json && std::io::stderr().is_terminal() && totals.seeds.is_multiple_of(16) {
+        eprint!("\r\x1b[K{}", totals.line(took));
+    }
+}
+
+fn end_progress(cli: &Cli) {
+    if !cli.json && std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+}
+
+fn report(cli: &Cli, totals: &Totals, plan_of: &dyn Fn(u64) -> Plan, took: Duration) {
+    if cli.json {
+        print_json(cli, totals, took);
+        return;
+    }
+    for failure in &totals.failures {
+        if cli.keep_going {
+            println!("seed {}: {}", failure.seed, failure.kind);
+        } else {
+            println!("seed {}: {}", failure.seed, failure.report);
+            println!("again: {}", cli.replay(failure.seed));
+        }
+    }
+    if cli.marks {
+        for (name, count) in &totals.marks {
+            println!("{count:>12} {name}");
+        }
+    }
+    println!("{}", totals.line(took));
+    if totals.seeds == 1 {
+        println!("trace hash {:016x}", totals.last_hash);
+    }
+    if let (true, Some(failure)) = (cli.shrink, totals.failures.first()) {
+        let run = |plan: &Plan| run_subject(cli.system, plan, RunOptions::default());
+        let shrunk = shrink(&plan_of(failure.seed), &failure.kind, SHRINK_RUNS, run);
+        let outcome = run(&shrunk.plan);
+        println!("\nshrunk in {} runs; save this and run it with --plan:\n\n{}", shrunk.runs, shrunk.plan);
+        for violation in outcome.violations.iter().take(1) {
+            println!("{}", violation.report);
+        }
+    }
+}
+
+fn print_json(cli: &Cli, totals: &Totals, took: Duration) {
+    let failures: Vec<_> = totals
+        .failures
+        .iter()
+        .map(|failure| {
+            json!({
+                "seed": failure.seed,
+                "kind": failure.kind,
+                "report": failure.report,
+                "command": cli.replay(failure.seed),
+            })
+        })
+        .collect();
+    let all = json!({
+        "seeds": totals.seeds,
+        "seconds": took.as_secs_f64(),
+        "simulated_seconds": totals.virtual_seconds,
+        "operations": totals.operations,
+        "device_ios": totals.ios,
+        "crashes": totals.crashes,
+        "errors": totals.errors,
+        "marks": totals.marks,
+        "failures": failures,
+    });
+    println!("{all:#}");
+}
