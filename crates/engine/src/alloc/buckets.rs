@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Replacement};
 
-use super::pins::Pins;
+use super::pins::{Pin, Pins};
 use super::victim::VictimList;
 
 /// A pointer older than this many generations keeps its bucket from being reused. The format
@@ -176,6 +176,16 @@ impl Buckets {
         if self.age_of(bucket, pointer.generation) > self.age_of(bucket, self.oldest[index]) {
             self.oldest[index] = pointer.generation;
         }
+    }
+
+    /// A record that will be replayed points here: not a free bucket, and pinned until then.
+    pub fn claim(&mut self, pointer: Pointer) -> Pin {
+        self.note_pointer(pointer);
+        let bucket = self.bucket_of(pointer);
+        if self.role(bucket) == Role::Unknown && self.is_live(pointer) {
+            self.set_role(bucket, Role::Data);
+        }
+        self.pins.pin(bucket)
     }
 
     fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {

@@ -6,6 +6,7 @@ use ubcache_format::{
     Geometry, JournalSeq, ReplayRange, SECTOR_BYTES, Superblock, scan_bucket_strictly, select_replay,
 };
 
+use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::meter::Meter;
 use crate::set::Set;
@@ -72,18 +73,20 @@ impl<E: Env> Set<E> {
         Ok(replayed)
     }
 
-    /// Every key of the range is sound, and its pointer may raise a generation. Newest first.
-    pub(crate) fn check_replay(&self, range: &ReplayRange) -> Result<(), EngineError> {
+    /// Every key of the range is sound, and its pointer may raise a generation. Newest first. The
+    /// pins keep the buckets that the range names from being taken for free before it is replayed.
+    pub(crate) fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
+        let mut pins = Vec::new();
         let at = self.geometry.bucket_start(self.geometry.journal_bucket(0));
         for entry in range.entries.iter().rev() {
             for key in &entry.keys {
                 key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
                 if let Some(pointer) = key.pointer() {
-                    self.buckets.borrow_mut().note_pointer(pointer);
+                    pins.push(self.buckets.borrow_mut().claim(pointer));
                 }
             }
         }
-        Ok(())
+        Ok(pins)
     }
 }
 

@@ -63,8 +63,9 @@ impl<E: Env> CacheSet<E> {
         let lazy = options.tuning.lazy_start && chain_is_own(&newest.mark);
         let set = assemble(env, cache, superblock, options, &range, &newest, chain, uuids);
         set.read_tree(&newest, lazy).await?;
-        set.check_replay(&range)?;
+        let pins = set.check_replay(&range)?;
         set.start(&range, lazy).await?;
+        drop(pins);
         Ok(CacheSet { set })
     }
 }
