@@ -53,7 +53,7 @@ enum Command {
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
     Gc(commands::control::GcArgs),
-    // Demo(commands::demo::Args),
+    Demo(commands::demo::Args),
 }
 
 /// Runs the command line of the process.
@@ -85,7 +85,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),
         Command::Gc(args) => commands::control::gc(&args),
-        // Command::Demo(args) => commands::demo::run(&args),
+        Command::Demo(args) => commands::demo::run(&args),
     }
 }
 

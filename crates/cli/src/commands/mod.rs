@@ -3,7 +3,7 @@
 use std::io::Write;
 
 pub mod control;
-// pub mod demo;
+pub mod demo;
 pub mod make;
 pub mod serve;
 pub mod show;
