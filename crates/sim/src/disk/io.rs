@@ -181,7 +181,7 @@ impl Inner {
         world.row(|| format!("{:<10} #{id} {} {range}", self.config.name, io.name()));
         let latency = self.config.profile.draw(&mut rng, class == Class::Write);
         let (now, latency) = (world.now(), latency.max(1));
-        if let Some(error) = self.refuse(state, range, class) {
+        if let Some(error) = self.refuse(state, range, &io) {
             io.result = Some(Err(error));
         } else {
             let moments = draw_landing(&mut io, latency, &mut rng);
@@ -205,18 +205,18 @@ impl Inner {
         }
     }
 
-    fn refuse(&self, state: &State, range: SectorRange, class: Class) -> Option<IoError> {
+    fn refuse(&self, state: &State, range: SectorRange, io: &Io) -> Option<IoError> {
         if state.gone {
             return Some(IoError::Gone);
         }
         if range.end.0 > self.config.sectors {
-            self.world.complain(format!("{}: {range} is outside the disk", self.config.name));
+            self.world.complain(format!("{}: {} of {range}, which is outside", self.config.name, io.name()));
             return Some(IoError::OutOfRange { range, sectors: self.config.sectors });
         }
         let block = u64::from(self.config.block_bytes / 512);
         let misaligned = !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
-        if class != Class::Flush && misaligned {
-            self.world.complain(format!("{}: {range} is not whole blocks", self.config.name));
+        if !matches!(io.kind, Kind::Flush { .. }) && misaligned {
+            self.world.complain(format!("{}: {} of {range}, which is not whole blocks", self.config.name, io.name()));
             return Some(IoError::Os(EINVAL));
         }
         None

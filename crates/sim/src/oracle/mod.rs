@@ -274,6 +274,12 @@ impl Oracle {
         }
     }
 
+    /// Keeps violations that explain the others and come before them.
+    pub fn blame(&mut self, kind: &str, reports: Vec<String>) {
+        let blamed = reports.into_iter().map(|report| Violation { kind: kind.to_owned(), report });
+        self.violations.splice(0..0, blamed);
+    }
+
     /// What was found so far.
     pub fn violations(&self) -> &[Violation] {
         &self.violations

@@ -42,6 +42,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         policy: rng.pick(&[Policy::Uniform, Policy::Fifo, Policy::Ranks, Policy::Queues]),
         poll_cost: Nanos(rng.pick(&[0, 500, 2_000])),
         timer_slop: Nanos(rng.pick(&[0, 50_000, 2_000_000])),
+        last_crash: options.crashes && rng.chance(1, 2),
         cache,
         volumes,
         faults: Vec::new(),

@@ -23,6 +23,8 @@ pub struct Plan {
     pub poll_cost: Nanos,
     /// A timer fires up to this much late.
     pub timer_slop: Nanos,
+    /// The power fails at the end, before the last check; otherwise the system stops in good order.
+    pub last_crash: bool,
     /// The cache device and its format.
     pub cache: CacheShape,
     /// The volumes and their backing devices.

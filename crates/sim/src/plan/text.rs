@@ -44,11 +44,12 @@ impl fmt::Display for Plan {
         writeln!(f, "{HEAD}")?;
         writeln!(
             f,
-            "world seed={} policy={} poll-cost-ns={} timer-slop-ns={}",
+            "world seed={} policy={} poll-cost-ns={} timer-slop-ns={} last-crash={}",
             self.seed,
             name_of(&POLICIES, &self.policy),
             self.poll_cost.0,
-            self.timer_slop.0
+            self.timer_slop.0,
+            u8::from(self.last_crash)
         )?;
         writeln!(f, "{}", self.cache)?;
         for volume in &self.volumes {
@@ -318,7 +319,7 @@ fn parse_op(client: &str, words: &mut Words<'_>) -> Parsed<ClientOp> {
 /// A plan as far as it has been read.
 #[derive(Default)]
 struct Draft {
-    world: Option<(u64, Policy, Nanos, Nanos)>,
+    world: Option<(u64, Policy, Nanos, Nanos, bool)>,
     cache: Option<CacheShape>,
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
@@ -334,7 +335,8 @@ impl Draft {
                 let seed = words.num("seed")?;
                 let policy = words.named("policy", &POLICIES)?;
                 let cost = Nanos(words.num("poll-cost-ns")?);
-                self.world = Some((seed, policy, cost, Nanos(words.num("timer-slop-ns")?)));
+                let slop = Nanos(words.num("timer-slop-ns")?);
+                self.world = Some((seed, policy, cost, slop, words.flag("last-crash")?));
             }
             "cache" => self.cache = Some(parse_cache(&mut words)?),
             "volume" => self.volumes.push(parse_volume(&mut words)?),
@@ -389,13 +391,13 @@ impl FromStr for Plan {
             draft.line(line).map_err(|why| wrong(number, line, why))?;
         }
         let missing = |what: &str| wrong(text.lines().count(), "", format!("there is no {what} line"));
-        let (seed, policy, poll_cost, timer_slop) = draft.world.ok_or_else(|| missing("world"))?;
+        let (seed, policy, poll_cost, timer_slop, last_crash) = draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
         let Draft { volumes, faults, ops, controls, .. } = draft;
         if volumes.is_empty() {
             return Err(missing("volume"));
         }
-        Ok(Plan { seed, policy, poll_cost, timer_slop, cache, volumes, faults, ops, controls })
+        Ok(Plan { seed, policy, poll_cost, timer_slop, last_crash, cache, volumes, faults, ops, controls })
     }
 }
 

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The clients live in the instance and die with it; what they have not begun is carried on by the clients of the
-//! next instance. The last check reads everything, evicts everything clean, reads everything, flushes, lets the
-//! power fail, and reads everything twice again: what is left must be what was flushed.
+//! next instance. The last check reads everything, evicts everything clean, reads everything, flushes, stops or
+//! lets the power fail, and reads everything twice again: what is left must be what was flushed.
 
 mod client;
 mod panics;
@@ -107,9 +107,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
             oracle.violation(&format!("panic at {}", panic.place), report);
         }
     }
-    for complaint in world.take_complaints() {
-        board.oracle.borrow_mut().violation("wrong use of a device", complaint);
-    }
+    board.oracle.borrow_mut().blame("wrong use of a device", world.take_complaints());
     let ended = panics::catch(|| {
         run.instance.take();
         world.end();
@@ -248,7 +246,7 @@ impl<S: System> Run<S> {
         self.check().await?;
         let (env, system) = self.instance();
         self.patiently("the last flush", flush_everything(&env, &self.board, &system.volumes())).await?;
-        if Rng::fork(self.setup.plan.seed, "end").chance(1, 2) {
+        if self.setup.plan.last_crash {
             self.crash(true);
         } else {
             self.stop().await?;
