@@ -1,0 +1,22 @@
+//! The first command of the README.
+
+mod support;
+
+use support::{each_io, must, ubcache};
+
+#[test]
+fn the_demo_shows_hits_and_intact_data() {
+    each_io("the_demo_shows_hits_and_intact_data", |io, directory| {
+        // Twice: the second one finds the files of the first.
+        for _ in 0..2 {
+            let said =
+                must(ubcache().env("UBCACHE_IO", io).args(["demo", "--seconds", "1"]).current_dir(directory));
+            for words in
+                ["without cache", "with cache", "hits", "misses", "bypassed", "16384 blocks intact", "ubcache make"]
+            {
+                assert!(said.contains(words), "\"{words}\" is missing in:\n{said}");
+            }
+            assert!(directory.join("ubcache-demo/cache.img").exists());
+        }
+    });
+}
