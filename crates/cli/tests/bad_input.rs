@@ -1,4 +1,5 @@
 //! Bad input: every refusal names the file, what was found, what was expected and what to do, and changes nothing.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

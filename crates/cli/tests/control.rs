@@ -1,4 +1,5 @@
 //! The control protocol and the commands that speak it.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A real file system on an export: made, filled, unmounted, checked after a restart of the daemon.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! fio writes and verifies: random and sequential, 512 bytes to 1 MiB, in every mode and across mode switches.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

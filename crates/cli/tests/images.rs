@@ -1,4 +1,5 @@
 //! Disk images in and out: nbdcopy, nbdinfo, qemu-io, qemu-img.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Sets that the Linux driver has written, served over NBD: the content is what the driver read.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -3,6 +3,7 @@
 //! Several clients write 4 KiB blocks at random places of a region of their own, every sector marked with its number
 //! and a version that grows, and flush now and then. After the kill every sector has to hold a version that is not
 //! older than what the last successful flush covered, and not newer than what was ever sent.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! `make` and `show` against bcache-tools: each side reads what the other has written.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

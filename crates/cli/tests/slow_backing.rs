@@ -2,6 +2,7 @@
 //! read of the same block brings the old content into the cache, where it then stays.
 //!
 //! The backing file is behind `nbdkit --filter=delay`, mounted by nbdfuse: every write takes three seconds.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The cache is warm after a restart: what was in it is read from it.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
 

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`config`] | what `serve` is told to do |
 //! | [`precheck`] | what is checked before anything is changed |
-//! | [`serve`] | the daemon: open, serve, stop |
+//! | [`mod@serve`] | the daemon: open, serve, stop |
 //! | [`world`] | the engine's world: the host's, with files that can be slowed down |
 //! | [`listen`] | where NBD clients come in |
 //! | [`control`], [`control_server`] | the control protocol: client and daemon |

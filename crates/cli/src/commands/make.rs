@@ -256,7 +256,7 @@ fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<()
             .expected("room for a superblock and data")
             .advice("remove the empty file and use --size SIZE, or `truncate -s SIZE`"));
     }
-    if bytes % unit != 0 {
+    if !bytes.is_multiple_of(unit) {
         return Err(Failure::refused(path, "the size is not a whole number of blocks")
             .found(format_args!("{bytes} bytes"))
             .expected(format_args!("a multiple of {unit}"))
@@ -306,7 +306,7 @@ fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool
         let logical = u64::from(target.logical_block_bytes);
         logical_max = logical_max.max(logical);
         let data = if is_cache { 0 } else { args.data_offset * SECTOR_BYTES };
-        whole_pages &= target.bytes % BLOCK_BYTES_MAX == 0 && data % BLOCK_BYTES_MAX == 0;
+        whole_pages &= target.bytes.is_multiple_of(BLOCK_BYTES_MAX) && data.is_multiple_of(BLOCK_BYTES_MAX);
         if logical > BLOCK_BYTES_MAX {
             return Err(Failure::refused(&target.path, "its logical blocks are too large")
                 .found(format_args!("{logical} bytes"))
@@ -318,7 +318,7 @@ fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool
                     .found(format_args!("--block {block}"))
                     .expected(format_args!("at least {logical}, its logical block size")));
             }
-            if data % block != 0 {
+            if !data.is_multiple_of(block) {
                 return Err(Failure::usage("--data-offset", "the data would not begin at a whole block")
                     .found(format_args!("{} sectors", args.data_offset))
                     .expected(format_args!("a multiple of {} sectors", block / SECTOR_BYTES)));

@@ -29,7 +29,7 @@ pub struct Args {
     /// Set an attribute, with the names of bcache's sysfs; more than once
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
-    /// Control socket [default: /run/ubcache/<set-uuid>.sock or $XDG_RUNTIME_DIR/ubcache/<set-uuid>.sock]
+    /// Control socket [default: /run/ubcache/SET-UUID.sock or $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Refuse writes of clients

@@ -16,8 +16,8 @@ use crate::nbd_client::Client;
 const BLOCK: usize = 4096;
 /// Clients at the same time.
 const CLIENTS: usize = 8;
-/// Blocks that are used again and again: 64 MiB.
-const BLOCKS: usize = 16 << 10;
+/// Blocks that are used again and again: 32 MiB.
+const BLOCKS: usize = 8 << 10;
 /// A part of the disk that is read once, from one end to the other: 64 MiB behind the blocks.
 const SCAN_BYTES: u64 = 64 << 20;
 const SCAN_STEP: usize = 1 << 20;
@@ -31,7 +31,7 @@ pub enum Work {
     Reads,
     /// Random reads and writes for a while.
     Mixed,
-    /// Every block once, in large pieces at first touch.
+    /// Every block once, so that it is in the cache afterwards.
     Warm,
     /// One client reads a part of the disk that nobody else reads.
     Scan,

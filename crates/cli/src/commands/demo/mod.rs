@@ -2,8 +2,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`load`] | the load: clients that know what every block has to hold |
-//! | [`child`] | `ubcache make` and `ubcache serve` as child processes |
+//! | `load` | the load: clients that know what every block has to hold |
+//! | `child` | `ubcache make` and `ubcache serve` as child processes |
 //!
 //! Cache and "disk" are two files on the same device, so the disk would be as fast as the cache: `serve` is told to
 //! delay every read of it, and the demo says so.

@@ -1,0 +1,105 @@
+//! Block devices: sets that Debian's make-bcache has made on loop devices are served, and given back in a state that
+//! its tools read.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use support::{Daemon, each_io, have, must, pseudo_random, skipped, sparse, tool, ubcache};
+
+/// A loop device for a file, detached at the end.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &Path) -> Option<Loop> {
+        let output = tool("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+        output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = tool("losetup").arg("-d").arg(&self.0).output();
+    }
+}
+
+fn super_show(device: &Path) -> String {
+    must(tool("bcache-super-show").arg(device))
+}
+
+#[test]
+fn sets_of_make_bcache_are_served() {
+    let test = "sets_of_make_bcache_are_served";
+    if !have(test, &["losetup", "make-bcache", "bcache-super-show"]) {
+        return;
+    }
+    each_io(test, |io, directory| {
+        let files = [("cache", 64_u64), ("disk", 32), ("disk2", 16)].map(|(name, mib)| {
+            let file = directory.join(name);
+            sparse(&file, mib << 20);
+            file
+        });
+        let loops: Option<Vec<Loop>> = files.iter().map(|file| Loop::new(file)).collect();
+        let Some(loops) = loops else {
+            skipped(test, "no loop devices here");
+            return;
+        };
+        let devices: Vec<PathBuf> = loops.iter().map(|device| device.0.clone()).collect();
+        must(
+            tool("make-bcache")
+                .args(["--bucket", "64k", "--block", "512", "-C"])
+                .arg(&devices[0])
+                .arg("-B")
+                .args(&devices[1..])
+                .args(["--writeback"]),
+        );
+        let mut expected = vec![0; 3 << 20];
+        pseudo_random(5, &mut expected);
+        let names: Vec<String> = devices[1..]
+            .iter()
+            .map(|device| device.file_name().expect("a device has a name").to_string_lossy().into_owned())
+            .collect();
+
+        let daemon =
+            Daemon::start(io, directory, &devices[0], &devices[1..], &["--set", "writeback_running=0"]);
+        for (number, name) in names.iter().enumerate() {
+            let at = 512 * (1 + number as u64);
+            let mut client = daemon.client(name);
+            for (index, piece) in expected.chunks(64 << 10).enumerate() {
+                client.write(at + (index as u64) * (64 << 10), piece, false).expect("a write");
+            }
+            client.flush().expect("a flush");
+        }
+        // Nobody else gets the devices meanwhile.
+        let refused = ubcache().args(["make", "--force", "-B"]).arg(&devices[1]).output().expect("it runs");
+        assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+        daemon.stop();
+
+        let (shown, shown_disk) = (super_show(&devices[0]), super_show(&devices[1]));
+        assert!(shown.contains("[match]") && shown.contains("dev.cache.ordered\tyes"), "{shown}");
+        assert!(shown_disk.contains("[match]") && shown_disk.contains("2 [dirty]"), "{shown_disk}");
+
+        let daemon = Daemon::start(io, directory, &devices[0], &devices[1..], &[]);
+        for (number, name) in names.iter().enumerate() {
+            let mut found = vec![0; expected.len()];
+            let mut client = daemon.client(name);
+            client.read(512 * (1 + number as u64), &mut found).expect("a read");
+            assert!(found == expected, "the data of {name} is there after the restart");
+        }
+        daemon.set("writeback_percent=0");
+        daemon.set("writeback_delay=0");
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while (0..2).any(|volume| daemon.number(volume, "/dirty_bytes") > 0) {
+            assert!(std::time::Instant::now() < end, "writeback comes to an end: {:#}", daemon.status());
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        daemon.stop();
+        // Everything is on the backing devices now, behind their superblocks.
+        for (number, file) in files[1..].iter().enumerate() {
+            let content = std::fs::read(file).expect("the backing file");
+            let at = 8192 + 512 * (1 + number);
+            assert!(content[at..at + expected.len()] == expected, "written back to {}", file.display());
+        }
+    });
+}
