@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{Daemon, each_io, make_set, pseudo_random};
+use support::{Daemon, each_io, make_set_sized, pseudo_random};
 use ubcache_cli::nbd_client::Client;
 
-const KILLS: u64 = 12;
+/// Kills of each test over each way of doing I/O; `UBCACHE_TEST_KILLS` asks for more.
+const KILLS: u64 = 8;
 const CLIENTS: u64 = 3;
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
@@ -130,13 +131,14 @@ fn mark(block: u64, version: u64, into: &mut [u8]) {
     }
 }
 
-#[test]
-fn everything_flushed_survives_kill_9() {
-    each_io("everything_flushed_survives_kill_9", |io, directory| {
-        let (cache, backings) = make_set(directory, &[64], &["--writeback"]);
+fn survive(test: &str, cache_mib: u64, bucket: &str) {
+    let kills = std::env::var("UBCACHE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    each_io(test, |io, directory| {
+        let (cache, backings) =
+            make_set_sized(directory, cache_mib, &[64], &["--writeback", "--bucket", bucket]);
         let regions: Vec<_> = (0..CLIENTS).map(|number| Arc::new(Mutex::new(Region::new(number)))).collect();
         let modes = ["writeback", "writethrough", "writeback", "writearound"];
-        for kill in 0..KILLS {
+        for kill in 0..kills {
             let mode = modes[kill as usize % modes.len()];
             let settings = [
                 "--mode",
@@ -174,11 +176,22 @@ fn everything_flushed_survives_kill_9() {
         let mut flushes = 0;
         for region in &regions {
             let mut region = region.lock().expect("no panic");
-            region.check(&mut client, KILLS);
+            region.check(&mut client, kills);
             flushes += region.flushes;
         }
-        assert!(flushes > KILLS, "the load flushes, or the test tests nothing: {flushes} flushes");
+        assert!(flushes > kills, "the load flushes, or the test tests nothing: {flushes} flushes");
         client.disconnect().expect("a connection");
         daemon.stop();
     });
+}
+
+#[test]
+fn everything_flushed_survives_kill_9() {
+    survive("everything_flushed_survives_kill_9", 64, "64k");
+}
+
+#[test]
+fn everything_flushed_survives_kill_9_in_a_full_cache() {
+    // 12 MiB of data in 6 MiB of cache: buckets are reused, the journal is small and goes round.
+    survive("everything_flushed_survives_kill_9_in_a_full_cache", 6, "8k");
 }

@@ -129,7 +129,10 @@ pub fn make_set_sized(
     let backings: Vec<PathBuf> =
         (0..backing_mib.len()).map(|number| directory.join(format!("disk{number}.img"))).collect();
     let mut command = ubcache();
-    command.args(["make", "--bucket", "64k"]).args(extra).arg("-C").arg(&cache);
+    command.arg("make").args(extra).arg("-C").arg(&cache);
+    if !extra.contains(&"--bucket") {
+        command.args(["--bucket", "64k"]);
+    }
     for (path, mib) in backings.iter().zip(backing_mib) {
         sparse(path, mib << 20);
         command.arg("-B").arg(path);
