@@ -58,6 +58,9 @@ pub struct Cli {
     /// Draw plans without power failures and host restarts
     #[arg(long)]
     pub no_crashes: bool,
+    /// Give up when one seed takes longer than this in real time: a loop that never waits
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_time)]
+    pub patience: Duration,
     /// Threads, each with seeds of its own
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub jobs: usize,

@@ -66,7 +66,7 @@ impl WorldConfig {
             policy: Policy::Uniform,
             poll_cost: Nanos(500),
             timer_slop: Nanos(50_000),
-            max_steps: 50_000_000,
+            max_steps: 2_000_000,
             max_time: Nanos::from_secs(7 * 24 * 3600),
             verbose: false,
         }

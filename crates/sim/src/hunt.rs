@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write as _};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,23 @@ struct Totals {
     last_hash: u64,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the process when a seed never comes back: virtual time can't see a loop that never waits.
+fn watch(cli: &Cli, current: &Mutex<BTreeMap<u64, Instant>>, running: &AtomicUsize) {
+    while running.load(Ordering::Relaxed) > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+        let late = lock(current).iter().find(|(_, began)| began.elapsed() > cli.patience).map(|(seed, _)| *seed);
+        if let Some(seed) = late {
+            println!("seed {seed}: does not come back: a loop that never waits");
+            println!("again: {}", cli.replay(seed));
+            std::process::exit(1);
+        }
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "the hunt itself runs in real time")]
 fn clock() -> Instant {
     Instant::now()
@@ -60,6 +77,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
     let began = clock();
     let totals = Mutex::new(Totals::default());
     let (next, stop) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let current = Mutex::new(BTreeMap::new());
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -67,9 +85,11 @@ pub fn main(cli: Cli) -> Result<bool, String> {
             if seed >= seeds.end || late {
                 return;
             }
+            lock(&current).insert(seed, clock());
             let verbose = cli.verbose && seeds.end - seeds.start == 1;
             let outcome = run_seed(&cli, &plan_of(seed), verbose);
-            let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+            lock(&current).remove(&seed);
+            let mut totals = lock(&totals);
             totals.add(seed, outcome);
             if !totals.failures.is_empty() && !cli.keep_going {
                 stop.store(true, Ordering::Relaxed);
@@ -77,11 +97,16 @@ pub fn main(cli: Cli) -> Result<bool, String> {
             show_progress(&cli, &totals, began.elapsed());
         }
     };
-    if cli.jobs > 1 {
-        std::thread::scope(|scope| (0..cli.jobs).for_each(|_| drop(scope.spawn(work))));
-    } else {
-        work();
-    }
+    let running = AtomicUsize::new(cli.jobs.max(1));
+    std::thread::scope(|scope| {
+        for _ in 0..cli.jobs.max(1) {
+            scope.spawn(|| {
+                work();
+                running.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        scope.spawn(|| watch(&cli, &current, &running));
+    });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     end_progress(&cli);
     report(&cli, &totals, &plan_of, began.elapsed());
