@@ -7,11 +7,11 @@
 
 mod support;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{Daemon, each_io, make_set_sized, pseudo_random};
+use support::{Daemon, each_io, make_set_sized, pseudo_random, serve_command};
 use ubcache_cli::nbd_client::Client;
 
 /// Kills of each test over each way of doing I/O; `UBCACHE_TEST_KILLS` asks for more.
@@ -131,12 +131,26 @@ fn mark(block: u64, version: u64, into: &mut [u8]) {
     }
 }
 
+/// Loads all regions, each from a client of its own, and kills the daemon after a while.
+fn load_and_kill(daemon: Daemon, regions: &[Mutex<Region>], after: Duration) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for region in regions {
+            let (stop, client) = (&stop, daemon.client("disk0.img"));
+            scope.spawn(move || region.lock().expect("no panic").load(client, stop));
+        }
+        std::thread::sleep(after);
+        daemon.kill();
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
 fn survive(test: &str, cache_mib: u64, bucket: &str) {
     let kills = std::env::var("UBCACHE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     each_io(test, |io, directory| {
         let (cache, backings) =
             make_set_sized(directory, cache_mib, &[64], &["--writeback", "--bucket", bucket]);
-        let regions: Vec<_> = (0..CLIENTS).map(|number| Arc::new(Mutex::new(Region::new(number)))).collect();
+        let regions: Vec<_> = (0..CLIENTS).map(|number| Mutex::new(Region::new(number))).collect();
         let modes = ["writeback", "writethrough", "writeback", "writearound"];
         for kill in 0..kills {
             let mode = modes[kill as usize % modes.len()];
@@ -155,21 +169,8 @@ fn survive(test: &str, cache_mib: u64, bucket: &str) {
             for region in &regions {
                 region.lock().expect("no panic").check(&mut client, kill);
             }
-            let stop = Arc::new(AtomicBool::new(false));
-            let threads: Vec<_> = regions
-                .iter()
-                .map(|region| {
-                    let (region, stop, client) = (region.clone(), stop.clone(), daemon.client("disk0.img"));
-                    std::thread::spawn(move || region.lock().expect("no panic").load(client, &stop))
-                })
-                .collect();
             // From a moment after the start to well into the load.
-            std::thread::sleep(Duration::from_millis(20 + kill * 37 % 400));
-            daemon.kill();
-            stop.store(true, Ordering::Relaxed);
-            for thread in threads {
-                thread.join().expect("the load does not fail");
-            }
+            load_and_kill(daemon, &regions, Duration::from_millis(20 + kill * 37 % 400));
         }
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
         let mut client = daemon.client("disk0.img");
@@ -194,4 +195,34 @@ fn everything_flushed_survives_kill_9() {
 fn everything_flushed_survives_kill_9_in_a_full_cache() {
     // 12 MiB of data in 6 MiB of cache: buckets are reused, the journal is small and goes round.
     survive("everything_flushed_survives_kill_9_in_a_full_cache", 6, "8k");
+}
+
+/// A start that is killed leaves the set no worse than it was, however often.
+#[test]
+fn kills_during_the_start_do_no_harm() {
+    each_io("kills_during_the_start_do_no_harm", |io, directory| {
+        let (cache, backings) = make_set_sized(directory, 6, &[64], &["--writeback", "--bucket", "8k"]);
+        let regions: Vec<_> = (0..CLIENTS).map(|number| Mutex::new(Region::new(number))).collect();
+        for round in 0..KILLS {
+            let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+            let mut client = daemon.client("disk0.img");
+            for region in &regions {
+                region.lock().expect("no panic").check(&mut client, round);
+            }
+            load_and_kill(daemon, &regions, Duration::from_millis(200 + round * 31 % 200));
+            for start in 0..8 {
+                let mut command = serve_command(io, directory, &cache, &backings, &[]).0;
+                let mut child = command.spawn().expect("ubcache runs");
+                std::thread::sleep(Duration::from_millis(3 + (round * 7 + start * 5) % 40));
+                child.kill().expect("a child can be killed");
+                child.wait().expect("a child can be waited for");
+            }
+        }
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let mut client = daemon.client("disk0.img");
+        for region in &regions {
+            region.lock().expect("no panic").check(&mut client, KILLS);
+        }
+        daemon.stop();
+    });
 }

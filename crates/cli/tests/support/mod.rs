@@ -70,10 +70,13 @@ pub fn have(test: &str, programs: &[&str]) -> bool {
     false
 }
 
-/// A scratch directory, on the file system of the build: `/tmp` may be one without O_DIRECT.
+/// A scratch directory, on the file system of the build: `/tmp` may be one without O_DIRECT. It stays if
+/// `UBCACHE_TEST_KEEP` is set.
 pub fn scratch() -> tempfile::TempDir {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    tempfile::Builder::new().prefix("e2e").tempdir_in(base).expect("a scratch directory")
+    let keep = std::env::var_os("UBCACHE_TEST_KEEP").is_some();
+    let directory = tempfile::Builder::new().prefix("e2e").disable_cleanup(keep).tempdir_in(base);
+    directory.expect("a scratch directory")
 }
 
 /// The `ubcache` command.
@@ -176,6 +179,32 @@ pub fn pseudo_random(seed: u64, into: &mut [u8]) {
     }
 }
 
+/// The command of a daemon, its two sockets and its log.
+pub fn serve_command(
+    io: &str,
+    directory: &Path,
+    cache: &Path,
+    backings: &[PathBuf],
+    extra: &[&str],
+) -> (Command, PathBuf, PathBuf, PathBuf) {
+    let socket = directory.join("nbd.sock");
+    let control = directory.join("control.sock");
+    let log = directory.join("serve.log");
+    let stderr = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .expect("a log in the scratch directory");
+    let mut command = ubcache();
+    command.env("UBCACHE_IO", io).arg("serve").arg("-C").arg(cache);
+    for backing in backings {
+        command.arg("-B").arg(backing);
+    }
+    command.arg("--nbd").arg(format!("unix:{}", socket.display())).arg("--control").arg(&control).args(extra);
+    command.stdout(Stdio::piped()).stderr(stderr);
+    (command, socket, control, log)
+}
+
 /// A running `ubcache serve`.
 pub struct Daemon {
     child: Child,
@@ -203,26 +232,8 @@ impl Daemon {
         backings: &[PathBuf],
         extra: &[&str],
     ) -> Result<Daemon, (ExitStatus, String)> {
-        let socket = directory.join("nbd.sock");
-        let control = directory.join("control.sock");
-        let log = directory.join("serve.log");
-        let stderr = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("a log in the scratch directory");
-        let mut command = ubcache();
-        command.env("UBCACHE_IO", io).arg("serve").arg("-C").arg(cache);
-        for backing in backings {
-            command.arg("-B").arg(backing);
-        }
-        command
-            .arg("--nbd")
-            .arg(format!("unix:{}", socket.display()))
-            .arg("--control")
-            .arg(&control)
-            .args(extra);
-        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("ubcache runs");
+        let (mut command, socket, control, log) = serve_command(io, directory, cache, backings, extra);
+        let mut child = command.spawn().expect("ubcache runs");
         let (send, lines) = mpsc::channel();
         let stdout = child.stdout.take().expect("standard output is a pipe");
         std::thread::spawn(move || {
