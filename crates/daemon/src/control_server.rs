@@ -8,6 +8,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream};
 use ubcache_host::{HostListener, HostSocket};
 
+use crate::config::NbdAddress;
 use crate::control::{REQUEST_BYTES_MAX, Request, Response, parse_request};
 use crate::failure::Failure;
 use crate::serve::Daemon;
@@ -26,8 +27,8 @@ pub struct Running {
 
 impl ControlServer {
     /// Binds the socket, for this user only.
-    pub fn bind(world: &World, path: &Path) -> Result<ControlServer, Failure> {
-        let listener = HostListener::bind_unix(world.host(), path).map_err(|error| {
+    pub async fn bind(world: &World, path: &Path) -> Result<ControlServer, Failure> {
+        let listener = world.listen(&NbdAddress::Unix(path.to_owned())).await.map_err(|error| {
             Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
                 .advice("stop the daemon that has it, or choose another path with --control PATH")
         })?;

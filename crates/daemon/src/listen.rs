@@ -27,17 +27,14 @@ pub struct Listeners {
 
 impl Listeners {
     /// Binds all addresses.
-    pub fn bind(
+    pub async fn bind(
         world: &World,
         addresses: &[NbdAddress],
         exports: Rc<Exports<CachedVolume<World>>>,
     ) -> Result<Listeners, Failure> {
         let mut listeners = Vec::new();
         for address in addresses {
-            let bound = match address {
-                NbdAddress::Unix(path) => HostListener::bind_unix(world.host(), path),
-                NbdAddress::Tcp(address) => HostListener::bind_tcp(world.host(), *address),
-            };
+            let bound = world.listen(address).await;
             let listener = bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
             // Port 0 means "any": clients have to know which.
             let address = listener.tcp_address().map_or_else(|| address.clone(), NbdAddress::Tcp);

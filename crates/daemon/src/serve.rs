@@ -159,7 +159,7 @@ async fn run(
             .map_err(|error| Failure::usage(format_args!("--set {name}={value}"), error))?;
     }
     let control_path = control_path(config, daemon.uuid)?;
-    let control = ControlServer::bind(world, &control_path)?;
+    let control = ControlServer::bind(world, &control_path).await?;
     let addresses = match config.nbd.as_slice() {
         [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
         given => given.to_vec(),
@@ -170,7 +170,7 @@ async fn run(
             .add_as(served.name.clone(), String::new(), served.volume.clone())
             .map_err(|error| Failure::refused(&served.path, error).advice("give it another label"))?;
     }
-    let listeners = Rc::new(Listeners::bind(world, &addresses, exports)?);
+    let listeners = Rc::new(Listeners::bind(world, &addresses, exports).await?);
     let addresses = listeners.addresses();
     let uris = move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
     listeners.start(world);

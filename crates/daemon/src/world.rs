@@ -7,12 +7,13 @@ use std::path::Path;
 use ubcache_env::{
     Buf, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange, Task,
 };
-use ubcache_host::{HostEnv, HostFile, OpenError, OpenOptions};
+use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, SocketError};
 
+use crate::config::NbdAddress;
 use crate::failure::Failure;
 use crate::target::in_use;
 
-/// How long a device may still be in use by a process that has just been killed.
+/// How long a device or a socket may still be in use by a process that has just been killed.
 const IN_USE_PATIENCE: Nanos = Nanos::from_secs(2);
 
 /// The host's environment with [`ServedFile`] as its devices.
@@ -25,11 +26,6 @@ impl World {
     /// The world of a host.
     pub fn new(host: HostEnv) -> World {
         World { host }
-    }
-
-    /// The host's own environment, for sockets.
-    pub fn host(&self) -> &HostEnv {
-        &self.host
     }
 
     /// Opens a device for nobody else to use. Every read takes at least `delay`.
@@ -61,6 +57,25 @@ impl World {
             }
         })?;
         Ok(ServedFile { file, host: self.host.clone(), delay })
+    }
+}
+
+impl World {
+    /// Listens on a unix socket, or on a TCP port. A socket of a process that was killed gets a moment to go away.
+    pub async fn listen(&self, address: &NbdAddress) -> Result<HostListener, SocketError> {
+        let end = self.now().after(IN_USE_PATIENCE);
+        loop {
+            let bound = match address {
+                NbdAddress::Unix(path) => HostListener::bind_unix(&self.host, path),
+                NbdAddress::Tcp(address) => HostListener::bind_tcp(&self.host, *address),
+            };
+            match bound {
+                Err(SocketError::InUse { .. }) if self.now() < end => {
+                    self.sleep(Nanos::from_millis(20)).await
+                }
+                bound => return bound,
+            }
+        }
     }
 }
 
