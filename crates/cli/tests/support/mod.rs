@@ -2,7 +2,7 @@
 //! test, scratch directories, the report, and saying why a test is skipped.
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{OnceLock, mpsc};
@@ -46,9 +46,10 @@ fn ring_works() -> bool {
     })
 }
 
-/// Says that a test is skipped, in a line that `cargo xtask test` collects.
+/// Says that a test is skipped, in a line that `cargo xtask test` collects. Written past the capture of the test
+/// harness: a plain `cargo test` shows it as well.
 pub fn skipped(test: &str, reason: &str) {
-    println!("SKIPPED: {test}: {reason}");
+    let _ = writeln!(std::io::stdout(), "SKIPPED: {test}: {reason}");
 }
 
 /// Whether all programs are there; if not, the test is reported as skipped.
