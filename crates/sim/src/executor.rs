@@ -243,10 +243,10 @@ impl World {
         }
         let id = self.next_task.get();
         self.next_task.set(id + 1);
-        let waker =
-            Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: self.woken.clone() });
+        let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: self.woken.clone() });
         let rank = self.schedule.borrow_mut().bits() >> 1;
-        let slot = Slot { future: Some(future), waker, group, priority, rank, born, last_poll: self.now.get() };
+        let slot =
+            Slot { future: Some(future), waker, group, priority, rank, born, last_poll: self.now.get() };
         self.tasks.borrow_mut().insert(id, slot);
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }

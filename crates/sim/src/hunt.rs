@@ -45,7 +45,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn watch(cli: &Cli, current: &Mutex<BTreeMap<u64, Instant>>, running: &AtomicUsize) {
     while running.load(Ordering::Relaxed) > 0 {
         std::thread::sleep(Duration::from_millis(5));
-        let late = lock(current).iter().find(|(_, began)| began.elapsed() > cli.patience).map(|(seed, _)| *seed);
+        let late =
+            lock(current).iter().find(|(_, began)| began.elapsed() > cli.patience).map(|(seed, _)| *seed);
         if let Some(seed) = late {
             println!("seed {seed}: does not come back: a loop that never waits");
             println!("again: {}", cli.replay(seed));
@@ -63,7 +64,8 @@ fn clock() -> Instant {
 pub fn main(cli: Cli) -> Result<bool, String> {
     let given = match &cli.plan {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             Some(text.parse::<Plan>().map_err(|error| format!("{}: {error}", path.display()))?)
         }
         None => None,

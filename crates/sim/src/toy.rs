@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Buf, Device, Durability, Env, IoVec, Sector, SectorRange, Slice, StreamId, Volume, VolumeError,
-    VolumeInfo,
+    BlockStatus, Buf, Device, Durability, Env, IoVec, Sector, SectorRange, Slice, StreamId, Volume,
+    VolumeError, VolumeInfo,
 };
 
 use crate::disk::SimDisk;
@@ -157,7 +157,12 @@ impl ToyVolume {
         Some(found)
     }
 
-    async fn store(&self, range: SectorRange, data: IoVec, durability: Durability) -> Result<(), VolumeError> {
+    async fn store(
+        &self,
+        range: SectorRange,
+        data: IoVec,
+        durability: Durability,
+    ) -> Result<(), VolumeError> {
         match self.flaw {
             Flaw::HalfSectors => self.store_halves(range, &data, durability).await,
             Flaw::UnlockedBlocks => self.store_blocks(range, &data, durability).await,

@@ -108,7 +108,11 @@ fn a_write_in_flight_lands_in_any_part() {
                 env.spawn(ubcache_env::Priority::Foreground, write);
                 env.sleep(Nanos::from_micros(6)).await;
                 assert_eq!(disk.in_flight(), 1, "the fastest write takes longer");
-                if power { disk.power_failure() } else { disk.host_restart() }
+                if power {
+                    disk.power_failure()
+                } else {
+                    disk.host_restart()
+                }
                 let found = bytes(&disk, 3);
                 env.sleep(Nanos::from_secs(1)).await;
                 assert_eq!(bytes(&disk, 3), found, "nothing comes later");

@@ -35,7 +35,10 @@ fn a_right_volume_is_accepted() {
         errors += outcome.errors;
         lost += outcome.backing.iter().map(|disk| disk.lost).sum::<u64>();
     }
-    assert!(crashes > 1000 && errors > 1000 && lost > 10_000, "{crashes} crashes, {errors} errors, {lost} lost");
+    assert!(
+        crashes > 1000 && errors > 1000 && lost > 10_000,
+        "{crashes} crashes, {errors} errors, {lost} lost"
+    );
 }
 
 #[test]

@@ -42,7 +42,9 @@ impl Image {
     pub(super) fn set(&mut self, sector: u64, content: &Content) {
         match content {
             Content::Data(slice) => self.write(sector, slice.as_slice()),
-            Content::Zero if self.pages.contains_key(&(sector / PAGE_SECTORS)) => self.write(sector, &[0; 512]),
+            Content::Zero if self.pages.contains_key(&(sector / PAGE_SECTORS)) => {
+                self.write(sector, &[0; 512])
+            }
             Content::Zero => {}
         }
     }

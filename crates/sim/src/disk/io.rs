@@ -216,7 +216,11 @@ impl Inner {
         let block = u64::from(self.config.block_bytes / 512);
         let misaligned = !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
         if !matches!(io.kind, Kind::Flush { .. }) && misaligned {
-            self.world.complain(format!("{}: {} of {range}, which is not whole blocks", self.config.name, io.name()));
+            self.world.complain(format!(
+                "{}: {} of {range}, which is not whole blocks",
+                self.config.name,
+                io.name()
+            ));
             return Some(IoError::Os(EINVAL));
         }
         None

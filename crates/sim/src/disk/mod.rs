@@ -153,7 +153,9 @@ impl SimDisk {
         let world = world.inner().clone();
         let rng = Rng::fork(world.seed(), &config.name);
         let tag = rng.clone().bits();
-        SimDisk { inner: Rc::new(Inner { config, world, tag, rng: RefCell::new(rng), state: RefCell::default() }) }
+        SimDisk {
+            inner: Rc::new(Inner { config, world, tag, rng: RefCell::new(rng), state: RefCell::default() }),
+        }
     }
 
     /// What the disk is like.
@@ -221,13 +223,13 @@ impl SimDisk {
         for (sector, entry) in state.versions.take() {
             let count = entry.versions.len();
             // 0 is the durable content, `count` the newest.
-            let choice =
-                if rng.chance(keep_newest, 64) { count } else { rng.below(count as u64) as usize };
+            let choice = if rng.chance(keep_newest, 64) { count } else { rng.below(count as u64) as usize };
             if choice == count {
                 continue;
             }
             state.counters.lost += 1;
-            let content = if choice == 0 { entry.durable } else { entry.versions[choice - 1].content.clone() };
+            let content =
+                if choice == 0 { entry.durable } else { entry.versions[choice - 1].content.clone() };
             self.inner.world.trace(sector ^ (choice as u64) << 48);
             state.image.set(sector, &content);
         }

@@ -293,7 +293,8 @@ impl Oracle {
     /// The operations under way, for reports of what hangs.
     pub fn under_way(&self) -> String {
         let mut text = String::new();
-        for (id, row) in (0_u64..).zip(&self.rows).filter(|(_, row)| row.text != "note" && row.end.is_none()) {
+        for (id, row) in (0_u64..).zip(&self.rows).filter(|(_, row)| row.text != "note" && row.end.is_none())
+        {
             let _ = writeln!(text, "{}", self.show_row(id, row));
         }
         text

@@ -114,7 +114,8 @@ impl Config {
                         && ours.buried >= theirs.buried
                 })
         };
-        let not_later = |(slot, moment): &(u8, Moment)| other.effects.iter().any(|(s, m)| s == slot && m >= moment);
+        let not_later =
+            |(slot, moment): &(u8, Moment)| other.effects.iter().any(|(s, m)| s == slot && m >= moment);
         self.value == other.value
             && self.todo == other.todo
             && self.effects.iter().all(not_later)
@@ -153,13 +154,19 @@ pub struct Register {
 impl Register {
     /// A register with a known value.
     pub fn new(value: Value) -> Register {
-        Register { configs: smallvec![Config::new(value)], pending: SmallVec::new(), lost_track: false, last_write: 0 }
+        Register {
+            configs: smallvec![Config::new(value)],
+            pending: SmallVec::new(),
+            lost_track: false,
+            last_write: 0,
+        }
     }
 
     /// A write begins.
     pub fn begin_write(&mut self, op: u64, value: Value, fua: bool) {
         let used = self.pending.iter().fold(0, |used, pending| used | 1 << pending.slot);
-        let slot = (0..32).find(|slot| used & (1u32 << slot) == 0).expect("at most 32 clients write one sector");
+        let slot =
+            (0..32).find(|slot| used & (1u32 << slot) == 0).expect("at most 32 clients write one sector");
         self.pending.push(Pending { slot, op, value, fua });
         for config in &mut self.configs {
             config.todo |= 1 << slot;
@@ -233,8 +240,11 @@ impl Register {
             return;
         }
         // Without a power failure the devices still hold un-flushed data; a later power failure may take it.
-        let past: SmallVec<[_; 1]> =
-            if power { SmallVec::new() } else { allowed.iter().map(|&value| Past { value, replaced: now, buried: now }).collect() };
+        let past: SmallVec<[_; 1]> = if power {
+            SmallVec::new()
+        } else {
+            allowed.iter().map(|&value| Past { value, replaced: now, buried: now }).collect()
+        };
         self.configs = allowed
             .into_iter()
             .map(|value| {
@@ -338,8 +348,8 @@ impl Register {
         }
         let mut at = 0;
         while at < self.configs.len() && self.configs.len() > 1 {
-            let covered =
-                (0..self.configs.len()).any(|other| other != at && self.configs[other].covers(&self.configs[at]));
+            let covered = (0..self.configs.len())
+                .any(|other| other != at && self.configs[other].covers(&self.configs[at]));
             if covered {
                 self.configs.swap_remove(at);
             } else {

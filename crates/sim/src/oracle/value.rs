@@ -84,11 +84,15 @@ pub fn decode(volume: u32, sector: u64, bytes: &[u8]) -> Decoded {
             return Decoded::Value(value);
         }
         let (volume, sector) = (words[1] >> 48, words[1] & ((1 << 48) - 1));
-        return Decoded::Wrong(format!("{value} for sector {sector} of volume {volume}: data of another place"));
+        return Decoded::Wrong(format!(
+            "{value} for sector {sector} of volume {volume}: data of another place"
+        ));
     }
     if intact > 0 {
         let torn = (intact + 2) * 8;
-        return Decoded::Wrong(format!("torn inside the sector: up to byte {torn} {value}, then something else"));
+        return Decoded::Wrong(format!(
+            "torn inside the sector: up to byte {torn} {value}, then something else"
+        ));
     }
     Decoded::Wrong(format!("bytes that nobody wrote: {:016x} {:016x} …", words[0], words[1]))
 }

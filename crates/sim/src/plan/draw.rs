@@ -219,8 +219,7 @@ fn draw_faults(plan: &Plan, rng: &mut Rng) -> Vec<DiskFaults> {
             continue;
         }
         let rate = |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, 64_000) as u32 } else { 0 };
-        let mut rates =
-            Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
+        let mut rates = Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
         if disk == 0 {
             // A sector of the journal or of a node that stays unreadable may lose what was promised.
             rates.latent = 0;

@@ -375,11 +375,10 @@ impl FromStr for Plan {
 
     fn from_str(text: &str) -> Result<Plan, PlanError> {
         let mut draft = Draft::default();
-        let wrong = |line: usize, text: &str, why: String| PlanError { line: line + 1, text: text.to_owned(), why };
-        let mut lines = text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        let wrong =
+            |line: usize, text: &str, why: String| PlanError { line: line + 1, text: text.to_owned(), why };
+        let mut lines =
+            text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         match lines.next() {
             Some((_, line)) if line.trim() == HEAD => {}
             other => {
@@ -391,7 +390,8 @@ impl FromStr for Plan {
             draft.line(line).map_err(|why| wrong(number, line, why))?;
         }
         let missing = |what: &str| wrong(text.lines().count(), "", format!("there is no {what} line"));
-        let (seed, policy, poll_cost, timer_slop, last_crash) = draft.world.ok_or_else(|| missing("world"))?;
+        let (seed, policy, poll_cost, timer_slop, last_crash) =
+            draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
         let Draft { volumes, faults, ops, controls, .. } = draft;
         if volumes.is_empty() {

@@ -274,7 +274,11 @@ impl<S: System> Run<S> {
         if on {
             for faults in &self.setup.plan.faults {
                 let zones = Vec::new();
-                self.disk(faults.disk).set_faults(Faults { rates: faults.rates, zones, budget: faults.budget });
+                self.disk(faults.disk).set_faults(Faults {
+                    rates: faults.rates,
+                    zones,
+                    budget: faults.budget,
+                });
             }
         }
     }
@@ -296,7 +300,8 @@ impl<S: System> Run<S> {
             Either::Right(()) => {
                 let under_way = self.board.oracle.borrow().under_way();
                 let tasks = self.world.waiting();
-                let report = format!("{what} does not end\noperations under way:\n{under_way}tasks:\n{tasks}");
+                let report =
+                    format!("{what} does not end\noperations under way:\n{under_way}tasks:\n{tasks}");
                 Err(self.violation("stuck", report))
             }
         }
@@ -514,4 +519,3 @@ impl<S: System> Run<S> {
         if self.board.oracle.borrow().violations().is_empty() { Ok(()) } else { Err(GiveUp) }
     }
 }
-
