@@ -311,6 +311,11 @@ impl<E: Env> CachedVolume<E> {
         Ok(range.shift(self.data_offset.0 as i64))
     }
 
+    /// The smallest unit of I/O in sectors.
+    pub(crate) fn block_sectors(&self) -> u64 {
+        u64::from(self.info.block_bytes) / SECTOR_BYTES
+    }
+
     pub(crate) fn volume_range(&self, range: SectorRange) -> SectorRange {
         range.shift(-(self.data_offset.0 as i64))
     }

@@ -17,8 +17,15 @@ struct Shape {
 
 async fn format(cache: &SimDisk, backing: &SimDisk, shape: &Shape, mode: CacheMode) {
     let set = Uuid([7; 16]);
-    let superblock =
-        Superblock::new_cache(Uuid([1; 16]), set, shape.block, shape.bucket, shape.buckets, Replacement::Lru, false);
+    let superblock = Superblock::new_cache(
+        Uuid([1; 16]),
+        set,
+        shape.block,
+        shape.bucket,
+        shape.buckets,
+        Replacement::Lru,
+        false,
+    );
     let write = |bytes: Vec<u8>| Buf::from_bytes(&bytes).into();
     cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
     let superblock = Superblock::new_backing(Uuid([2; 16]), set, shape.block, Sector(16), mode, "smoke");
@@ -66,7 +73,10 @@ fn run(seed: u64, shape: Shape, mode: CacheMode, node_keys_max: Option<usize>) {
                             let value = 1 + (step % 250) as u8;
                             let mut data = Buf::for_sectors(len);
                             data.as_mut_slice().fill(value);
-                            volume.write(StreamId(1), range, data.into(), dice.chance(1, 10)).await.expect("writes");
+                            volume
+                                .write(StreamId(1), range, data.into(), dice.chance(1, 10))
+                                .await
+                                .expect("writes");
                             before[cells].fill(value);
                         }
                         5 => {

@@ -25,6 +25,8 @@ pub(crate) struct Allocator {
     round: Notify,
     /// Somebody waits although the watermark is not reached.
     hungry: Cell<bool>,
+    /// Buckets that a restructuring waits for, and others for it.
+    pub nodes_wait: Cell<usize>,
     /// Nothing can be given up: writeback and flushes have to help.
     pub starved: Cell<bool>,
 }
@@ -37,6 +39,7 @@ impl Allocator {
             wake: Notify::default(),
             round: Notify::default(),
             hungry: Cell::new(false),
+            nodes_wait: Cell::new(0),
             starved: Cell::new(false),
         }
     }
@@ -56,18 +59,18 @@ impl Allocator {
 
 impl<E: Env> Set<E> {
     /// Room for data, now or not at all.
-    pub(crate) fn try_allocate(&self, class: Class, sectors: u64) -> Option<Vec<Piece>> {
+    pub(crate) fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Vec<Piece>> {
         let mut buckets = self.buckets.borrow_mut();
         let pieces =
-            self.open_buckets.borrow_mut().allocate(&mut buckets, &self.geometry, class, sectors);
+            self.open_buckets.borrow_mut().allocate(&mut buckets, &self.geometry, class, sectors, unit);
         self.allocator.check(&buckets);
         pieces
     }
 
     /// Room for data; waits for a few rounds of the allocator, never for ever.
-    pub(crate) async fn allocate(&self, class: Class, sectors: u64) -> Option<Vec<Piece>> {
+    pub(crate) async fn allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Vec<Piece>> {
         for _ in 0..PATIENCE {
-            if let Some(pieces) = self.try_allocate(class, sectors) {
+            if let Some(pieces) = self.try_allocate(class, sectors, unit) {
                 return Some(pieces);
             }
             self.env.mark("allocation_waits");
@@ -75,7 +78,7 @@ impl<E: Env> Set<E> {
                 return None;
             }
         }
-        self.try_allocate(class, sectors)
+        self.try_allocate(class, sectors, unit)
     }
 
     /// Waits for one round of the allocator.
@@ -139,7 +142,8 @@ impl<E: Env> Set<E> {
             self.allocator.hungry.set(false);
             let (pending, aged) = {
                 let mut buckets = self.buckets.borrow_mut();
-                let goal = buckets.watermarks().1;
+                // One chain for all of them.
+                let goal = buckets.watermarks().1 + self.allocator.nodes_wait.get();
                 let dropped = buckets.evict(goal, || self.env.random());
                 if dropped > 0 {
                     self.env.mark("evicted_clean_data");

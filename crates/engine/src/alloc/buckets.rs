@@ -64,6 +64,9 @@ pub(crate) struct Buckets {
     free: VecDeque<BucketNr>,
     dead: VecDeque<BucketNr>,
     pending: Vec<BucketNr>,
+    /// Given up, generation durable, but a pointer in the index is so old that one more generation
+    /// could make it look live: they wait for garbage collection.
+    held: Vec<BucketNr>,
     restart: Vec<BucketNr>,
     victims: VictimList,
     unknown: u32,
@@ -98,6 +101,7 @@ impl Buckets {
             free: VecDeque::new(),
             dead: VecDeque::new(),
             pending: Vec::new(),
+            held: Vec::new(),
             restart: Vec::new(),
             victims: VictimList::new(geometry.buckets, policy),
             unknown: geometry.buckets,
@@ -179,13 +183,16 @@ impl Buckets {
     }
 
     /// A record that will be replayed points here: not a free bucket, and pinned until then.
-    pub fn claim(&mut self, pointer: Pointer) -> Pin {
+    pub fn claim(&mut self, pointer: Pointer) -> Option<Pin> {
         self.note_pointer(pointer);
+        if !self.is_live(pointer) {
+            return None;
+        }
         let bucket = self.bucket_of(pointer);
-        if self.role(bucket) == Role::Unknown && self.is_live(pointer) {
+        if self.role(bucket) == Role::Unknown {
             self.set_role(bucket, Role::Data);
         }
-        self.pins.pin(bucket)
+        Some(self.pins.pin(bucket))
     }
 
     fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
@@ -206,6 +213,7 @@ impl Buckets {
     pub fn set_oldest(&mut self, oldest: Vec<Generation>) {
         self.oldest = oldest;
         self.aged = false;
+        self.pending.append(&mut self.held);
     }
 
     /// An extent came to point into the bucket.
@@ -277,8 +285,29 @@ impl Buckets {
         self.set_role(bucket, Role::Metadata);
     }
 
-    /// Restart with a chain of our own: this bucket was kept free.
-    pub fn set_free(&mut self, bucket: BucketNr) {
+    /// The chain on the device promises that this bucket is free. The promise is kept until a newer
+    /// chain is durable.
+    pub fn set_promised(&mut self, bucket: BucketNr) {
+        if self.role(bucket) == Role::Unknown {
+            self.set_role(bucket, Role::Restart);
+            self.restart.push(bucket);
+        }
+    }
+
+    /// Takes half of the promised buckets for use. A new chain has to be durable before anything
+    /// durable may point into one of them.
+    pub fn use_promised(&mut self) {
+        for bucket in self.restart.split_off(self.restart.len() / 2) {
+            self.set_free(bucket);
+        }
+    }
+
+    /// Buckets that the chain on the device promises to be free.
+    pub fn promised_len(&self) -> usize {
+        self.restart.len()
+    }
+
+    fn set_free(&mut self, bucket: BucketNr) {
         self.set_role(bucket, Role::Free);
         self.free.push_back(bucket);
     }
@@ -397,7 +426,9 @@ impl Buckets {
         while self.free.len() + self.pending.len() < goal && self.counted {
             let mut victims = std::mem::replace(&mut self.victims, VictimList::new(0, Replacement::Fifo));
             let picked = victims.pick(&mut random, |bucket| self.may_take(BucketNr(bucket)));
-            if picked.is_none() && let Some(bucket) = victims.iter_oldest().next() {
+            if picked.is_none()
+                && let Some(bucket) = victims.iter_oldest().next()
+            {
                 self.aged |= self.age_of(BucketNr(bucket), self.oldest[bucket as usize]) >= AGE_MAX;
             }
             self.victims = victims;
@@ -436,16 +467,6 @@ impl Buckets {
         }
     }
 
-    /// Puts half of the free buckets aside for the next start; used right after a start that has
-    /// not counted the buckets yet.
-    pub fn set_restart_aside(&mut self) {
-        for _ in 0..self.free.len() / 2 {
-            let Some(bucket) = self.free.pop_back() else { break };
-            self.set_role(bucket, Role::Restart);
-            self.restart.push(bucket);
-        }
-    }
-
     /// The prio chain of the snapshot is durable: its generations are, and what was pending then
     /// can be used.
     pub fn chain_durable(&mut self, snapshot: Snapshot) {
@@ -453,8 +474,12 @@ impl Buckets {
         let mut pinned = Vec::new();
         let done: std::collections::BTreeSet<BucketNr> = snapshot.pending.into_iter().collect();
         for bucket in std::mem::take(&mut self.pending) {
+            let aged = self.age_of(bucket, self.oldest[bucket.0 as usize]) >= AGE_MAX;
             if !done.contains(&bucket) || self.pins.is_pinned(bucket) {
                 pinned.push(bucket);
+            } else if aged {
+                self.aged = true;
+                self.held.push(bucket);
             } else {
                 self.set_free(bucket);
             }

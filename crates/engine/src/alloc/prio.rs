@@ -73,6 +73,7 @@ impl<E: Env> Set<E> {
     /// Makes the present generations durable; what was given up before becomes free (J2).
     pub(crate) async fn write_prios(&self) -> Result<(), EngineError> {
         let _one = self.allocator.chain_lock.lock().await;
+        self.journal_room_for_chain().await?;
         self.env.mark("prio_write");
         let count = self.geometry.prio_buckets() as usize;
         let (taken, snapshot) = {
@@ -85,9 +86,11 @@ impl<E: Env> Set<E> {
             (taken, buckets.snapshot())
         };
         let seq = self.allocator.chain.borrow().seq + 1;
-        write_chain(&self.cache, &self.geometry, seq, &taken, &snapshot.entries).await.inspect_err(|error| {
-            self.fail(error.to_string());
-        })?;
+        write_chain(&self.cache, &self.geometry, seq, &taken, &snapshot.entries).await.inspect_err(
+            |error| {
+                self.fail(error.to_string());
+            },
+        )?;
         {
             let mut state = self.journal.state.borrow_mut();
             state.header.prio_bucket = taken[0];

@@ -44,20 +44,21 @@ pub(crate) struct OpenBuckets {
 }
 
 impl OpenBuckets {
-    /// Room for `sectors` sectors in as few pieces as possible, rounded up to whole blocks; None
-    /// (and nothing taken) if there is not enough.
+    /// Room for `sectors` sectors in as few pieces as possible, rounded up to whole blocks and cut
+    /// at multiples of `unit` sectors; None (and nothing taken) if there is not enough.
     pub fn allocate(
         &mut self,
         buckets: &mut Buckets,
         geometry: &Geometry,
         class: Class,
         sectors: u64,
+        unit: u64,
     ) -> Option<Vec<Piece>> {
-        let block = u64::from(geometry.block_sectors);
+        let block = u64::from(geometry.block_sectors).max(unit);
         let bucket_sectors = u64::from(geometry.bucket_sectors);
         let purpose =
             if matches!(class, Class::Clean | Class::Dirty) { Purpose::Data } else { Purpose::Move };
-        let room = self.open[class as usize].map_or(0, |open| open.end - open.next);
+        let room = self.open[class as usize].map_or(0, |open| (open.end - open.next) / block * block);
         let more = sectors.saturating_sub(room).div_ceil(bucket_sectors) as usize;
         if more > 0 && !buckets.can_take(purpose, more) {
             return None;
@@ -65,9 +66,14 @@ impl OpenBuckets {
         let mut pieces = Vec::new();
         let mut left = sectors;
         while left > 0 {
-            let open = match self.open[class as usize] {
+            // What is left of a bucket may be less than a block of another volume.
+            let open = self.open[class as usize].filter(|open| open.next + block <= open.end);
+            let open = match open {
                 Some(open) => open,
                 None => {
+                    if let Some(full) = self.open[class as usize].take() {
+                        buckets.close(full.bucket);
+                    }
                     let bucket = buckets.take(purpose).expect("checked above");
                     let start = geometry.bucket_start(bucket);
                     OpenBucket {
@@ -78,12 +84,12 @@ impl OpenBuckets {
                     }
                 }
             };
-            let take = left.min(open.end - open.next);
+            let take = left.min((open.end - open.next) / block * block);
             let pointer = Pointer { device: 0, offset: open.next, generation: open.generation };
             pieces.push(Piece { pointer, sectors: take, pin: buckets.pins().pin(open.bucket) });
             left -= take;
             let next = open.next + take.div_ceil(block) * block;
-            if next < open.end {
+            if next + block <= open.end {
                 self.open[class as usize] = Some(OpenBucket { next, ..open });
             } else {
                 self.open[class as usize] = None;

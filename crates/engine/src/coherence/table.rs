@@ -109,9 +109,11 @@ impl InFlight {
     /// W2: from now on the backing write may land at any moment.
     pub fn backing_write_starts(&mut self, ticket: Ticket) {
         let range = self.entry(ticket).range;
-        let writeback = self.entries.iter().flatten().any(|entry| {
-            entry.kind == Kind::Writeback && entry.range.overlaps(&range)
-        });
+        let writeback = self
+            .entries
+            .iter()
+            .flatten()
+            .any(|entry| entry.kind == Kind::Writeback && entry.range.overlaps(&range));
         // I5. The range of a writeback is dirty until it leaves, so the decide step of a write
         // over it finds dirty data and does not come here.
         assert!(!writeback, "no backing write starts over a writeback in flight at {range}");

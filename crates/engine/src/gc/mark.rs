@@ -166,8 +166,7 @@ impl<E: Env> Set<E> {
         if tree.root_level() == 0 || leaf.state.borrow().retired {
             return Vec::new();
         }
-        let fit = (self.geometry.node_bytes() as usize - 32) / 24;
-        let fit = self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8))) * 2 / 3;
+        let fit = self.node_fit() * 2 / 3;
         let (_, parent_end) = tree.parent(1, leaf.end);
         let mut group: Vec<Rc<Leaf>> = Vec::new();
         let mut keys = 0;

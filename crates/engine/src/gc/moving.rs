@@ -42,7 +42,10 @@ impl<E: Env> Set<E> {
             buckets.pins().pin(extent.pointer.bucket(self.geometry.bucket_sectors))
         };
         let class = if extent.dirty { Class::MovedDirty } else { Class::MovedClean };
-        let Some(pieces) = self.try_allocate(class, extent.range.sectors()) else { return };
+        // The extent's own alignment is kept where it is that of a 4 KiB block.
+        let whole = extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
+        let unit = if whole { 8 } else { 1 };
+        let Some(pieces) = self.try_allocate(class, extent.range.sectors(), unit) else { return };
         let Ok(data) = self.cache.read(extent.pointer.offset, extent.range.sectors()).await else { return };
         let data = ubcache_env::IoVec::from(data);
         let mut at = 0;

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
+use smallvec::SmallVec;
 use ubcache_env::{Env, IntervalMap, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer};
-use smallvec::SmallVec;
 
 use super::leaf::{Extent, Leaf, push_holes};
 use crate::set::Set;
@@ -43,7 +43,12 @@ impl<E: Env> Set<E> {
 
     /// Makes the range point to `new`, or to nothing, and records it. One step; the leaves over
     /// the range must be in memory (`prepare_change`), and the new place pinned by the caller.
-    pub(crate) fn replace(&self, inode: Inode, range: SectorRange, new: Option<(Pointer, bool)>) -> JournalSeq {
+    pub(crate) fn replace(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        new: Option<(Pointer, bool)>,
+    ) -> JournalSeq {
         let mut keys = Vec::with_capacity(1);
         match new {
             Some((pointer, dirty)) => keys.push(Key::extent(inode, range, dirty, pointer)),

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::rc::Rc;
 
 use ubcache_env::local::Lock;
 use ubcache_env::{IntervalSet, Nanos, Sector, SectorRange};
@@ -229,10 +230,8 @@ impl Body {
     pub fn split_off(&mut self, at: Position) -> Body {
         let (inode, sector) = at;
         // An extent that straddles the place is cut, on both sides of it and in what is touched.
-        let straddling = self
-            .iter_after(at)
-            .next()
-            .filter(|extent| extent.inode == inode && extent.range.start < sector);
+        let straddling =
+            self.iter_after(at).next().filter(|extent| extent.inode == inode && extent.range.start < sector);
         if let Some(old) = straddling {
             self.take(&old);
             let (left, right) = old.range.split_at(sector);
@@ -314,6 +313,25 @@ pub(crate) struct Leaf {
     pub state: RefCell<LeafState>,
     /// Set by every use, cleared by the hand of the node cache.
     pub referenced: Cell<bool>,
+    /// Tasks that gather several leaves; the node cache leaves these alone.
+    pub holds: Cell<u32>,
+}
+
+/// Keeps a leaf in memory.
+#[derive(Debug)]
+pub(crate) struct Hold(Rc<Leaf>);
+
+impl Hold {
+    pub fn new(leaf: &Rc<Leaf>) -> Hold {
+        leaf.holds.set(leaf.holds.get() + 1);
+        Hold(leaf.clone())
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.set(self.0.holds.get() - 1);
+    }
 }
 
 /// The part of a leaf that changes.

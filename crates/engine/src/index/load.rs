@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ubcache_env::Env;
 use ubcache_format::{Key, ParsedNode, combine_leaf, parse_node};
 
-use super::leaf::{Body, Extent, FIRST, Leaf};
+use super::leaf::{Body, Extent, FIRST, Hold, Leaf};
 use super::tree::ClockHand;
 use crate::errors::EngineError;
 use crate::set::Set;
@@ -27,6 +27,7 @@ impl<E: Env> Set<E> {
     /// Brings a leaf into memory. Does nothing if it is, or if it has been replaced: look it up
     /// again then.
     pub(crate) async fn load_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+        let _hold = Hold::new(leaf);
         let _io = leaf.io.lock().await;
         {
             let state = leaf.state.borrow();
@@ -53,7 +54,9 @@ impl<E: Env> Set<E> {
             }
             if !state.counted {
                 let mut inodes = self.inodes.borrow_mut();
-                for extent in extents.iter().filter(|extent| buckets.is_live(extent.pointer)).collect::<Vec<_>>() {
+                for extent in
+                    extents.iter().filter(|extent| buckets.is_live(extent.pointer)).collect::<Vec<_>>()
+                {
                     buckets.add_live(extent.pointer, extent.range.sectors(), extent.dirty);
                     if extent.dirty {
                         inodes.entry(extent.inode).or_default().dirty_sectors += extent.range.sectors();
@@ -84,7 +87,8 @@ impl<E: Env> Set<E> {
             let mut stop = None;
             for leaf in tree.leaves_from((Excluded(hand), Unbounded)) {
                 let Ok(mut state) = leaf.state.try_borrow_mut() else { continue };
-                let idle = state.pin.is_none() && state.writing_pin.is_none() && !leaf.io.is_locked();
+                let held = leaf.holds.get() > 0 || leaf.io.is_locked();
+                let idle = state.pin.is_none() && state.writing_pin.is_none() && !held;
                 let Some(body) = state.body.as_ref() else { continue };
                 if leaf.referenced.replace(false) || !idle || body.is_touched() {
                     continue;

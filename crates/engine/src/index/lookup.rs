@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Pointer};
 
-use super::leaf::{Extent, Leaf};
+use super::leaf::{Extent, Hold, Leaf};
 use crate::errors::EngineError;
 use crate::set::Set;
 
@@ -18,22 +18,46 @@ impl<E: Env> Set<E> {
 
     /// Brings every leaf over the range into memory. True when it returns, and until the next await.
     pub(crate) async fn load_over(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+        self.hold_over(inode, range).await.map(drop)
+    }
+
+    /// As [`Set::load_over`]; the leaves that had to be loaded stay as long as the holds.
+    pub(crate) async fn hold_over(&self, inode: Inode, range: SectorRange) -> Result<Vec<Hold>, EngineError> {
+        let mut holds = Vec::new();
         while let Some(leaf) = self.unloaded_leaf(inode, range) {
+            holds.push(Hold::new(&leaf));
             self.load_leaf(&leaf).await?;
         }
-        Ok(())
+        Ok(holds)
     }
 
     /// Waits until a change of the range can be made: the journal has room, the leaves are in
     /// memory. True when it returns, and until the next await.
     pub(crate) async fn prepare_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+        let mut holds = Vec::new();
         loop {
             self.journal_room().await?;
             match self.unloaded_leaf(inode, range) {
-                None => return Ok(()),
-                Some(leaf) => self.load_leaf(&leaf).await?,
+                None => match self.overfull_leaf(inode, range) {
+                    None => return Ok(()),
+                    // Splitting it takes buckets and entries: not too many at once.
+                    Some(leaf) => self.restructure(vec![vec![leaf]]).await?,
+                },
+                Some(leaf) => {
+                    holds.push(Hold::new(&leaf));
+                    self.load_leaf(&leaf).await?;
+                }
             }
         }
+    }
+
+    /// A leaf over the range that holds far more than fits its node.
+    fn overfull_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
+        let limit = 4 * self.node_fit();
+        let tree = self.tree.borrow();
+        let overfull =
+            |leaf: &&Rc<Leaf>| leaf.state.borrow().body.as_ref().is_some_and(|body| body.len() > limit);
+        tree.leaves_over(inode, range).find(overfull).cloned()
     }
 
     /// Calls `visit` with every extent over the range, cut to it, live or stale. The leaves must

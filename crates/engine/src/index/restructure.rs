@@ -64,10 +64,15 @@ struct Plan {
 }
 
 impl<E: Env> Set<E> {
-    /// Number of keys that fit a fresh node, and how many are put into one.
-    fn node_capacity(&self) -> (usize, usize) {
+    /// Number of keys that fit a node.
+    pub(crate) fn node_fit(&self) -> usize {
         let fit = ((self.geometry.node_bytes() - 32) / 24) as usize;
-        let fit = self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)));
+        self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
+    }
+
+    /// Number of keys that may be in a fresh node, and how many are put into one.
+    fn node_capacity(&self) -> (usize, usize) {
+        let fit = self.node_fit();
         (fit * 4 / 5, (fit * 3 / 5).max(2))
     }
 
@@ -80,7 +85,12 @@ impl<E: Env> Set<E> {
                     taken.push(bucket);
                     plan.taken.push(bucket);
                 }
-                None => self.wait_for_buckets("an index node").await?,
+                None => {
+                    self.allocator.nodes_wait.set(count - taken.len());
+                    let waited = self.wait_for_buckets("an index node").await;
+                    self.allocator.nodes_wait.set(0);
+                    waited?;
+                }
             }
         }
         self.allocator.check(&self.buckets.borrow());
@@ -225,7 +235,11 @@ impl<E: Env> Set<E> {
         }
         if let Some((level, key)) = new_root {
             self.env.mark("root_replaced");
+            // No await from here to the entry's place in the queue: it names the new root.
             self.journal_set_root(level, key);
+            for leaf in replaced.iter().flat_map(|group| &group.leaves) {
+                self.tree.borrow_mut().write_is_named(leaf, &mut leaf.state.borrow_mut());
+            }
             self.journal_force().await?;
         }
         Ok(())
@@ -251,7 +265,9 @@ impl<E: Env> Set<E> {
                 touched.push(body.take_touched());
                 // Stale keys go when no crash can make them live again: their generation is durable.
                 let before = body.len();
-                body.drop_where(|extent| !buckets.may_return(extent.pointer) && !buckets.is_live(extent.pointer));
+                body.drop_where(|extent| {
+                    !buckets.may_return(extent.pointer) && !buckets.is_live(extent.pointer)
+                });
                 dropped += before - body.len();
                 keys.extend(body.iter().map(|extent| extent.key()));
                 state.dirty_entries = state.body.as_ref().map_or(0, Body::dirty_entries);
@@ -260,8 +276,7 @@ impl<E: Env> Set<E> {
         }
         let end = leaves.last().expect("a group is not empty").end;
         let old = leaves.iter().map(|leaf| leaf.key()).collect();
-        let group =
-            Group { leaves, touched, replacement: Replacement { old, new: Vec::new() }, _io: locks };
+        let group = Group { leaves, touched, replacement: Replacement { old, new: Vec::new() }, _io: locks };
         replaced.push(group);
         let new = self.write_nodes(plan, &keys, end).await?;
         self.env.mark(if new.len() > 1 { "leaf_split" } else { "leaf_rewritten" });

@@ -68,6 +68,7 @@ impl Tree {
             io: Default::default(),
             state: state.into(),
             referenced: true.into(),
+            holds: 0.into(),
         })
     }
 
@@ -178,6 +179,12 @@ impl Tree {
         }
     }
 
+    /// The replacement of the leaf is written, and the next journal entry makes it part of the
+    /// tree: that entry need not keep the records that the replacement holds.
+    pub fn write_is_named(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState) {
+        self.write_ends(leaf, state, true);
+    }
+
     /// Takes every pin of a leaf that is being replaced; says the oldest record that the
     /// replacement still lacks.
     pub fn unpin(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState) -> Option<JournalSeq> {
@@ -192,12 +199,13 @@ impl Tree {
         self.pinned.keys().next().map(|&(seq, _)| seq)
     }
 
+    /// Number of leaves that lack a record.
+    pub fn pinned_leaves(&self) -> usize {
+        self.pinned.len()
+    }
+
     /// Leaves that lack a record not younger than `seq`, oldest first.
     pub fn leaves_pinned_up_to(&self, seq: JournalSeq, count: usize) -> Vec<Rc<Leaf>> {
-        self.pinned
-            .range(..=(seq, u64::MAX))
-            .take(count)
-            .map(|(_, leaf)| leaf.clone())
-            .collect()
+        self.pinned.range(..=(seq, u64::MAX)).take(count).map(|(_, leaf)| leaf.clone()).collect()
     }
 }

@@ -38,16 +38,16 @@ impl NodeWriter {
 
 impl<E: Env> Set<E> {
     /// Writes bsets to the device so that a crash can't leave a torn one that looks begun: first
-    /// everything but the first sector, then a flush, which also makes the data that the keys
-    /// name durable (J1 for nodes), then the first sector (docs/format.md §5.4).
+    /// everything but the first block of the device, then a flush, which also makes the data that the keys
+    /// name durable (J1 for nodes), then the first block (docs/format.md §5.4).
     pub(crate) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
         let bsets: Vec<_> =
             bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();
-        let head = SECTOR_BYTES as usize;
+        let head = self.cache.geometry().logical_block_bytes as usize;
         for (at, bytes) in &bsets {
             if bytes.len() > head {
                 let tail = bytes.cut(head, bytes.len());
-                self.cache.write(*at + 1, tail.into(), Durability::Volatile).await?;
+                self.cache.write(*at + head as u64 / SECTOR_BYTES, tail.into(), Durability::Volatile).await?;
             }
         }
         self.cache.flush().await?;

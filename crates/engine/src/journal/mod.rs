@@ -47,6 +47,8 @@ pub(crate) struct State {
     sealed: VecDeque<(JournalSeq, Vec<Key>)>,
     /// Somebody waits for everything up to here.
     wanted: JournalSeq,
+    /// The same, and it is about what the header says: it may use the reserve of the ring.
+    wanted_header: JournalSeq,
     durable: JournalSeq,
     /// Replay is not done up to here: entries from here on stay.
     pub replay_floor: Option<JournalSeq>,
@@ -78,6 +80,7 @@ impl Journal {
                 opened_at: None,
                 sealed: VecDeque::new(),
                 wanted: durable,
+                wanted_header: durable,
                 durable,
                 replay_floor: None,
                 failed: None,

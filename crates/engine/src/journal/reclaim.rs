@@ -45,7 +45,13 @@ impl<E: Env> Set<E> {
             let wake = self.journal.reclaim.notified();
             let goal = {
                 let state = self.journal.state.borrow();
-                if state.ring.is_short() { state.ring.oldest_needed() } else { None }
+                if self.tree.borrow().pinned_leaves() * 2 > self.pinned_leaves_max() {
+                    Some(JournalSeq(u64::MAX))
+                } else if state.ring.is_short() {
+                    state.ring.oldest_needed()
+                } else {
+                    None
+                }
             };
             if self.is_ended() || self.failure().is_some() {
                 return;
@@ -56,10 +62,13 @@ impl<E: Env> Set<E> {
             };
             self.env.mark("journal_reclaim");
             let written = match self.write_leaves_up_to(goal).await {
-                // The leaves are written; an entry has to say so before the bucket is free.
-                Ok(()) => self.journal_force().await,
+                // The leaves are written; an entry has to say so before the bucket is free. The
+                // one that named a new root did already.
+                Ok(()) if self.journal.state.borrow().ring.is_short() => self.journal_force().await,
+                Ok(()) => Ok(()),
                 Err(error) => Err(error),
             };
+            self.journal.wake_all();
             if written.is_err() {
                 self.env.sleep(Nanos::from_millis(100)).await;
             } else if self.journal.state.borrow().ring.is_short() {

@@ -3,7 +3,8 @@
 use ubcache_env::Env;
 use ubcache_env::local::join_all;
 use ubcache_format::{
-    Geometry, JournalSeq, ReplayRange, SECTOR_BYTES, Superblock, scan_bucket_strictly, select_replay,
+    Geometry, JournalSeq, ReplayRange, SECTOR_BYTES, Superblock, entry_bytes, scan_bucket_strictly,
+    select_replay,
 };
 
 use crate::alloc::pins::Pin;
@@ -32,7 +33,7 @@ pub(crate) async fn read_journal<D: ubcache_env::Device>(
     device: &Meter<D>,
     geometry: &Geometry,
     superblock: &Superblock,
-) -> Result<ReplayRange, EngineError> {
+) -> Result<Found, EngineError> {
     const AT_ONCE: u32 = 8;
     let mut scanned = Vec::new();
     let sectors = u64::from(geometry.bucket_sectors);
@@ -50,7 +51,19 @@ pub(crate) async fn read_journal<D: ubcache_env::Device>(
         next = end;
     }
     let at = geometry.bucket_start(geometry.journal_bucket(0));
-    select_replay(geometry, scanned, superblock.discard()).map_err(EngineError::format("journal", at))
+    let newest = scanned.iter().flatten().max_by_key(|(_, entry)| entry.seq);
+    let used_bytes =
+        newest.map_or(0, |(offset, entry)| u64::from(*offset) + entry_bytes(geometry, &entry.keys));
+    let range =
+        select_replay(geometry, scanned, superblock.discard()).map_err(EngineError::format("journal", at))?;
+    Ok(Found { range, used_bytes })
+}
+
+/// The journal as it was found.
+pub(crate) struct Found {
+    pub range: ReplayRange,
+    /// Bytes of the newest entry's bucket up to the end of that entry.
+    used_bytes: u64,
 }
 
 impl<E: Env> Set<E> {
@@ -82,7 +95,7 @@ impl<E: Env> Set<E> {
             for key in &entry.keys {
                 key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
                 if let Some(pointer) = key.pointer() {
-                    pins.push(self.buckets.borrow_mut().claim(pointer));
+                    pins.extend(self.buckets.borrow_mut().claim(pointer));
                 }
             }
         }
@@ -90,11 +103,13 @@ impl<E: Env> Set<E> {
     }
 }
 
-/// The ring as it is after replay: the next entry goes to the next bucket (W5).
-pub(crate) fn ring_after(range: &ReplayRange, geometry: &Geometry) -> (super::ring::Ring, JournalSeq) {
+/// The ring as it is after replay, and the number of the next entry.
+pub(crate) fn ring_after(found: &Found, geometry: &Geometry) -> (super::ring::Ring, JournalSeq) {
+    let range = &found.range;
     let newest = range.newest().expect("a replay range has an entry");
     let ring = super::ring::Ring::after(
         range.newest_bucket_index as usize,
+        found.used_bytes,
         range.bucket_max_seq.clone(),
         newest.last_seq,
         u64::from(geometry.bucket_sectors) * SECTOR_BYTES,

@@ -15,15 +15,17 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// A ring to go on with: at the bucket after `index`, whatever room that one has (W5).
+    /// A ring to go on with, behind its newest entry. The driver goes on at the next bucket; a
+    /// small ring would be full after a few crashes in a row that way.
     pub fn after(
         index: usize,
+        used_bytes: u64,
         newest: Vec<Option<JournalSeq>>,
         needed_from: JournalSeq,
         bucket_bytes: u64,
     ) -> Ring {
         assert!(index < newest.len(), "the index is within the ring");
-        Ring { bucket_bytes, newest, index, used_bytes: bucket_bytes, needed_from }
+        Ring { bucket_bytes, newest, index, used_bytes, needed_from }
     }
 
     fn is_free(&self, index: usize) -> bool {
@@ -37,14 +39,25 @@ impl Ring {
             .count()
     }
 
-    /// Buckets that plain records must leave free, so that what makes room can be recorded.
-    pub fn reserve(&self) -> usize {
-        (self.newest.len() / 2).clamp(1, 3)
+    /// Buckets that entries with nothing but records leave free, so that what makes room (new
+    /// roots, prio chains, a later last_seq) can be recorded.
+    fn reserve(&self) -> usize {
+        self.newest.len().saturating_sub(2).clamp(1, 3)
+    }
+
+    /// An entry with nothing but records may be written.
+    pub fn takes_records(&self, bytes: u64) -> bool {
+        self.used_bytes + bytes <= self.bucket_bytes || self.free_ahead() > self.reserve()
     }
 
     /// Records may be appended.
     pub fn has_room(&self) -> bool {
         self.free_ahead() >= self.reserve()
+    }
+
+    /// An entry for a new prio chain may be written; the last buckets are for what makes room.
+    pub fn takes_chains(&self) -> bool {
+        self.free_ahead() > 1
     }
 
     /// It is time to make room.

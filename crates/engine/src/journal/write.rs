@@ -30,7 +30,8 @@ impl<E: Env> Set<E> {
             }
             {
                 let state = self.journal.state.borrow();
-                if state.ring.has_room() && state.sealed.len() < 2 {
+                let pinned = self.tree.borrow().pinned_leaves();
+                if state.ring.has_room() && state.sealed.len() < 2 && pinned <= self.pinned_leaves_max() {
                     return Ok(());
                 }
             }
@@ -42,6 +43,13 @@ impl<E: Env> Set<E> {
             self.journal.reclaim.notify_all();
             progress.await;
         }
+    }
+
+    /// How many leaves may lack records: writing them takes buckets and with them entries, which a
+    /// small ring must have room for.
+    pub(crate) fn pinned_leaves_max(&self) -> usize {
+        let blocks = u64::from(self.geometry.bucket_sectors / self.geometry.block_sectors);
+        (u64::from(self.geometry.journal_buckets) * blocks * 4) as usize
     }
 
     /// Appends a record in the step that changes the index. Says in which entry it is.
@@ -101,7 +109,11 @@ impl<E: Env> Set<E> {
 
     /// Writes an entry with the present header and every record so far, and waits for it.
     pub(crate) async fn journal_force(&self) -> Result<(), EngineError> {
-        let seq = self.journal.state.borrow().open_seq;
+        let seq = {
+            let mut state = self.journal.state.borrow_mut();
+            state.wanted_header = state.open_seq;
+            state.open_seq
+        };
         self.journal_wait(seq).await
     }
 
@@ -117,8 +129,34 @@ impl<E: Env> Set<E> {
         self.journal_wait(newest).await
     }
 
+    /// Waits until an entry for a new prio chain leaves enough of the ring to those who make room.
+    /// If these wait for free buckets themselves, the chain comes first.
+    pub(crate) async fn journal_room_for_chain(&self) -> Result<(), EngineError> {
+        loop {
+            if let Some(error) = self.journal_failed() {
+                return Err(error);
+            }
+            if self.journal.state.borrow().ring.takes_chains() || self.allocator.nodes_wait.get() > 0 {
+                return Ok(());
+            }
+            self.env.mark("chain_waits_for_journal");
+            let progress = self.journal.progress.notified();
+            self.journal.reclaim.notify_all();
+            first(progress, self.env.sleep(Nanos::from_millis(10))).await;
+        }
+    }
+
     fn journal_due(&self) -> Due {
         let state = self.journal.state.borrow();
+        if state.wanted_header > state.durable {
+            return Due::Now;
+        }
+        let next = state.sealed.front().map_or(&state.open_keys, |(_, keys)| keys);
+        if !state.ring.takes_records(ubcache_format::entry_bytes(&self.geometry, next)) {
+            // The leaves are written first, and that is recorded in the reserve.
+            self.journal.reclaim.notify_all();
+            return Due::Idle;
+        }
         if !state.sealed.is_empty() || state.wanted > state.durable {
             return Due::Now;
         }
@@ -173,7 +211,8 @@ impl<E: Env> Set<E> {
         let bytes = ubcache_format::entry_bytes(&self.geometry, &keys);
         let place = self.journal.state.borrow_mut().ring.place(bytes);
         let Some((index, offset)) = place else {
-            // The reserve of the ring makes this impossible; never overwrite what a start needs.
+            // The reserve of the ring makes this all but impossible; what a start needs is never
+            // overwritten.
             self.env.mark("journal_stuck");
             return Err(ubcache_env::IoError::Os(28));
         };

@@ -8,7 +8,13 @@ use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
     /// Whether the request should go past the cache; counts it if so.
-    pub(crate) fn bypasses(&self, stream: StreamId, range: SectorRange, is_write: bool, is_discard: bool) -> bool {
+    pub(crate) fn bypasses(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        is_write: bool,
+        is_discard: bool,
+    ) -> bool {
         let block = u64::from(self.set.geometry.block_sectors);
         let aligned = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
         let input = BypassInput {

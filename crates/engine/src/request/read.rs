@@ -218,7 +218,7 @@ impl<E: Env> CachedVolume<E> {
     /// write doomed it meanwhile.
     async fn fill(self: &Rc<Self>, fill: Fill) {
         let Fill { range, data, ticket } = fill;
-        let written = match self.set.try_allocate(Class::Clean, range.sectors()) {
+        let written = match self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors()) {
             None => None,
             Some(pieces) => {
                 let ok = self.write_pieces(&pieces, &data.into()).await;
@@ -289,7 +289,10 @@ impl<E: Env> CachedVolume<E> {
 }
 
 /// Which part of the range each piece holds.
-pub(crate) fn place_pieces(range: SectorRange, pieces: &[Piece]) -> impl Iterator<Item = (SectorRange, &Piece)> {
+pub(crate) fn place_pieces(
+    range: SectorRange,
+    pieces: &[Piece],
+) -> impl Iterator<Item = (SectorRange, &Piece)> {
     let mut at = range.start;
     pieces.iter().map(move |piece| {
         let part = SectorRange::new(at, piece.sectors);

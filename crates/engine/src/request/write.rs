@@ -1,7 +1,9 @@
 //! Writes of every mode, zeroes and discards.
 
 use ubcache_env::local::join;
-use ubcache_env::{Durability, Env, IntervalSet, IoError, IoResult, IoVec, SectorRange, StreamId, VolumeError};
+use ubcache_env::{
+    Durability, Env, IntervalSet, IoError, IoResult, IoVec, SectorRange, StreamId, VolumeError,
+};
 use ubcache_format::JournalSeq;
 
 use super::flush::to_client;
@@ -117,7 +119,7 @@ impl<E: Env> CachedVolume<E> {
         let data = payload.data_if_any();
         let copy = async {
             let data = data.filter(|_| !bypass)?;
-            let pieces = self.set.try_allocate(Class::Clean, range.sectors())?;
+            let pieces = self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
             self.write_pieces(&pieces, &data).await.then_some(pieces)
         };
         let (result, copy) = join(self.write_backing(range, &payload, fua), copy).await;
@@ -213,7 +215,8 @@ impl<E: Env> CachedVolume<E> {
     }
 
     async fn write_dirty(&self, range: SectorRange, payload: &Payload) -> Result<JournalSeq, ToCache> {
-        let pieces = self.set.allocate(Class::Dirty, range.sectors()).await.ok_or(ToCache::Refused)?;
+        let pieces = self.set.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
+        let pieces = pieces.ok_or(ToCache::Refused)?;
         if !self.write_pieces(&pieces, &payload.data(range)).await {
             return Err(ToCache::Refused);
         }

@@ -109,6 +109,7 @@ impl<E: Env> Set<E> {
 
     /// Writes the volume table to a new bucket and waits until the journal names it.
     pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
+        self.journal_room_for_chain().await?;
         let bucket = loop {
             let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
             match bucket {

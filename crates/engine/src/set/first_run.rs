@@ -58,8 +58,10 @@ pub(crate) async fn first_run<E: Env>(
         .collect();
     write_chain(device, &geometry, 1, &chain, &entries).await?;
 
-    let write = |at: Sector, bytes: Vec<u8>, durability| device.write(at, Buf::from_bytes(&bytes).into(), durability);
-    let place = |bucket| Pointer { device: 0, offset: geometry.bucket_start(bucket), generation: Generation(0) };
+    let write =
+        |at: Sector, bytes: Vec<u8>, durability| device.write(at, Buf::from_bytes(&bytes).into(), durability);
+    let place =
+        |bucket| Pointer { device: 0, offset: geometry.bucket_start(bucket), generation: Generation(0) };
     let table = encode_uuids(&geometry, &[]);
     let table_sectors = (table.len() as u64 / SECTOR_BYTES) as u16;
     let io = || EngineError::io(WHAT);

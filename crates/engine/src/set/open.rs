@@ -7,7 +7,7 @@ use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
     BucketNr, Geometry, JournalEntry, Key, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
-    Superblock, combine_interior, parse_uuids, UuidEntry,
+    Superblock, UuidEntry, combine_interior, parse_uuids,
 };
 
 use super::first_run::{first_run, write_superblock};
@@ -20,7 +20,7 @@ use crate::gc::GcState;
 use crate::index::leaf::{FIRST, LAST, LeafState, Position};
 use crate::index::tree::{Interior, Tree};
 use crate::index::write::NodeWriter;
-use crate::journal::replay::{chain_is_own, read_journal, ring_after};
+use crate::journal::replay::{Found, chain_is_own, read_journal, ring_after};
 use crate::journal::{Header, Journal};
 use crate::meter::Meter;
 
@@ -56,15 +56,16 @@ impl<E: Env> CacheSet<E> {
             first_run(&env, &cache, &mut superblock).await?;
         }
         let geometry = superblock.geometry();
-        let range = read_journal(&cache, &geometry, &superblock).await?;
+        let found = read_journal(&cache, &geometry, &superblock).await?;
+        let range = &found.range;
         let newest = range.newest().expect("a replay range has an entry").clone();
         let chain = read_chain(&cache, &geometry, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
         let lazy = options.tuning.lazy_start && chain_is_own(&newest.mark);
-        let set = assemble(env, cache, superblock, options, &range, &newest, chain, uuids);
-        set.read_tree(&newest, lazy).await?;
-        let pins = set.check_replay(&range)?;
-        set.start(&range, lazy).await?;
+        let set = assemble(env, cache, superblock, options, &found, &newest, chain, uuids);
+        set.read_tree(&newest).await?;
+        let pins = set.check_replay(range)?;
+        set.start(range, lazy).await?;
         drop(pins);
         Ok(CacheSet { set })
     }
@@ -92,7 +93,7 @@ fn assemble<E: Env>(
     cache: Meter<E::Device>,
     superblock: Superblock,
     options: SetOptions,
-    range: &ReplayRange,
+    found: &Found,
     newest: &JournalEntry,
     chain: Chain,
     uuids: Vec<UuidEntry>,
@@ -110,7 +111,7 @@ fn assemble<E: Env>(
         prio_bucket: newest.prio_bucket,
         own_chain: chain_is_own(&newest.mark),
     };
-    let (ring, next) = ring_after(range, &geometry);
+    let (ring, next) = ring_after(found, &geometry);
     Rc::new(Set {
         env,
         cache,
@@ -141,7 +142,7 @@ fn assemble<E: Env>(
 
 impl<E: Env> Set<E> {
     /// Reads every interior node and lays out the leaves, which stay on the device until used.
-    async fn read_tree(&self, newest: &JournalEntry, lazy: bool) -> Result<(), EngineError> {
+    async fn read_tree(&self, newest: &JournalEntry) -> Result<(), EngineError> {
         let uuid_bucket = self.bucket_of_node(&newest.uuid_bucket)?;
         self.buckets.borrow_mut().set_metadata(uuid_bucket);
         let mut level = vec![self.checked_node(&newest.root)?];
@@ -156,12 +157,10 @@ impl<E: Env> Set<E> {
                 let pointer = key.pointer().expect("checked: a node key has a pointer");
                 children.extend(self.live_children(key, low, found)?);
                 low = key.position();
-                nodes.insert(key.position(), Interior {
-                    pointer,
-                    sectors: key.sectors,
-                    seq: node.seq,
-                    used_bytes: node.used_bytes,
-                });
+                nodes.insert(
+                    key.position(),
+                    Interior { pointer, sectors: key.sectors, seq: node.seq, used_bytes: node.used_bytes },
+                );
             }
             interior.insert(0, nodes);
             level = children;
@@ -176,14 +175,12 @@ impl<E: Env> Set<E> {
             low = key.position();
         }
         drop(tree);
-        if lazy {
+        if chain_is_own(&newest.mark) {
             let chain = self.allocator.chain.borrow();
             let mut buckets = self.buckets.borrow_mut();
             for (index, entry) in chain.entries.iter().enumerate() {
-                let bucket = BucketNr(index as u32);
-                let kept = entry.priority == PRIORITY_RESTART;
-                if kept && buckets.role(bucket) == crate::alloc::buckets::Role::Unknown {
-                    buckets.set_free(bucket);
+                if entry.priority == PRIORITY_RESTART {
+                    buckets.set_promised(BucketNr(index as u32));
                 }
             }
         }
@@ -214,8 +211,10 @@ impl<E: Env> Set<E> {
     fn live_children(&self, node: &Key, low: Position, found: Vec<Key>) -> Result<Vec<Key>, EngineError> {
         let damaged = |detail: String| EngineError::Damaged { what: "interior index node", detail };
         for key in &found {
-            key.check_node(&self.geometry)
-                .map_err(EngineError::format("interior index node", node.pointer().expect("checked").offset))?;
+            key.check_node(&self.geometry).map_err(EngineError::format(
+                "interior index node",
+                node.pointer().expect("checked").offset,
+            ))?;
             self.buckets.borrow_mut().note_pointer(key.pointer().expect("checked"));
         }
         let mut children: Vec<Key> = Vec::new();
@@ -225,7 +224,10 @@ impl<E: Env> Set<E> {
                 continue;
             }
             if key.position() <= low || key.position() > node.position() {
-                return Err(damaged(format!("child {:?} is outside of its parent's interval", key.position())));
+                return Err(damaged(format!(
+                    "child {:?} is outside of its parent's interval",
+                    key.position()
+                )));
             }
             if children.last().is_some_and(|last: &Key| last.position() == key.position()) {
                 continue;
@@ -246,30 +248,24 @@ impl<E: Env> Set<E> {
     /// Starts the tasks, replays, counts.
     async fn start(self: &Rc<Self>, range: &ReplayRange, mut lazy: bool) -> Result<(), EngineError> {
         assert_eq!(self.tree.borrow().leaves().last().map(|leaf| leaf.end), Some(LAST), "the tree is whole");
+        // Serving before everything is counted takes promised buckets, and a place for the entry
+        // that takes the promise back.
+        let enough = 2 * (self.geometry.prio_buckets() as usize + 6);
+        lazy &= self.buckets.borrow().promised_len() >= enough;
+        lazy &= self.journal.state.borrow().ring.takes_chains();
         if !lazy {
-            self.count_leaves(false).await?;
-        } else {
-            let mut buckets = self.buckets.borrow_mut();
-            let enough = self.geometry.prio_buckets() as usize * 2 + 16;
-            if buckets.free_len() >= 2 * enough {
-                buckets.set_restart_aside();
-            } else {
-                lazy = false;
-            }
-        }
-        if !lazy && !self.buckets.borrow().is_counted() {
             self.count_leaves(false).await?;
         }
         self.journal.state.borrow_mut().replay_floor = range.entries.first().map(|entry| entry.seq);
         self.spawn(Priority::Journal, self.clone().journal_task());
-        self.spawn(Priority::Journal, self.clone().allocator_task());
-        self.spawn(Priority::Journal, self.clone().reclaim_task());
-        self.spawn(Priority::Background, self.clone().node_writer_task());
         if lazy {
-            // From now on the chain must not promise what is about to be used.
+            self.buckets.borrow_mut().use_promised();
             self.write_prios().await?;
         }
         let replayed = self.replay(range).await?;
+        self.spawn(Priority::Journal, self.clone().allocator_task());
+        self.spawn(Priority::Journal, self.clone().reclaim_task());
+        self.spawn(Priority::Background, self.clone().node_writer_task());
         if replayed > 0 {
             self.env.mark("journal_replayed");
         }

@@ -90,7 +90,15 @@ impl<E: Env> CachedVolume<E> {
     /// Writes extents to the backing device and marks clean what is still the same.
     pub(crate) async fn write_back(&self, extents: Vec<Extent>) -> Cleaned {
         let mut cleaned = Cleaned::default();
+        let mut holds = Vec::new();
+        for extent in &extents {
+            match self.set.hold_over(self.inode, extent.range).await {
+                Ok(more) => holds.extend(more),
+                Err(_) => cleaned.failed += 1,
+            }
+        }
         let runs = self.begin_runs(extents, &mut cleaned);
+        drop(holds);
         if runs.is_empty() {
             return cleaned;
         }
@@ -158,9 +166,8 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             };
             let buckets = self.set.buckets.borrow();
-            let pin = |extent: &Extent| {
-                buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors))
-            };
+            let pin =
+                |extent: &Extent| buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
             let pins = extents.iter().map(pin).collect();
             runs.push(Run { range, extents, ticket, _pins: pins });
         }

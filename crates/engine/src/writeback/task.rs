@@ -46,7 +46,8 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             };
             seen += extents.len();
-            let cleaned = if extents.is_empty() { Default::default() } else { self.write_back(extents).await };
+            let cleaned =
+                if extents.is_empty() { Default::default() } else { self.write_back(extents).await };
             if cleaned.sectors > 0 {
                 let wait = self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
                 if wait.0 > 0 && !self.is_urgent() {
