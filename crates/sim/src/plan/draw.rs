@@ -182,7 +182,7 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
     let crash_weight = if options.crashes { rng.pick(&[0, 3, 10]) } else { 0 };
     let mut moments: Vec<u64> = (0..count).map(|_| rng.below(ops)).collect();
     moments.sort_unstable();
-    moments
+    let mut controls: Vec<Control> = moments
         .into_iter()
         .map(|after_ops| {
             let delay = if rng.chance(1, 4) { rng.scale(1, 3_000_000) } else { rng.scale(1, 3_000) };
@@ -197,7 +197,20 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
             };
             Control { after_ops, delay: Nanos::from_micros(delay), action }
         })
-        .collect()
+        .collect();
+    // What an instance finds after a host restart is not durable yet: take the power away before it is.
+    let mut at = 0;
+    while at < controls.len() {
+        let restart = matches!(controls[at].action, ControlAction::HostRestart(_));
+        at += 1;
+        if restart && rng.chance(1, 3) {
+            let after_ops = controls[at - 1].after_ops + rng.below(8);
+            let delay = Nanos::from_micros(rng.scale(1, 3_000));
+            controls.insert(at, Control { after_ops, delay, action: ControlAction::PowerFailure(draw_after(rng)) });
+            at += 1;
+        }
+    }
+    controls
 }
 
 fn draw_attribute(plan: &Plan, rng: &mut Rng) -> ControlAction {
@@ -214,17 +227,18 @@ fn draw_attribute(plan: &Plan, rng: &mut Rng) -> ControlAction {
 
 fn draw_faults(plan: &Plan, rng: &mut Rng) -> Vec<DiskFaults> {
     let mut faults = Vec::new();
+    let (rate_max, budget_max) = rng.pick(&[(64_000, 40), (300_000, 300)]);
     for disk in 0..=plan.volumes.len() {
         if rng.chance(1, 2) {
             continue;
         }
-        let rate = |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, 64_000) as u32 } else { 0 };
+        let rate = |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, rate_max) as u32 } else { 0 };
         let mut rates = Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
         if disk == 0 {
             // A sector of the journal or of a node that stays unreadable may lose what was promised.
             rates.latent = 0;
         }
-        faults.push(DiskFaults { disk, rates, budget: rng.scale(1, 40) as u32 });
+        faults.push(DiskFaults { disk, rates, budget: rng.scale(1, budget_max) as u32 });
     }
     faults
 }

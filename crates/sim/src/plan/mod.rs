@@ -162,7 +162,7 @@ pub enum ControlAction {
 pub struct AfterStart {
     /// Read everything, evict everything clean, read everything, before clients go on.
     pub check: bool,
-    /// The same crash once more, this long after the start began, if it is still going on.
+    /// The power fails (again), this long after the start began, if it is still going on.
     pub again: Option<Nanos>,
 }
 

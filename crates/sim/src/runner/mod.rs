@@ -343,15 +343,15 @@ impl<S: System> Run<S> {
                 self.wait_until(|board| board.busy.get() == 0).await?;
                 self.stop().await?;
                 self.board.paused.set(false);
-                self.go_on(*after, None).await?;
+                self.go_on(*after).await?;
             }
             ControlAction::PowerFailure(after) => {
                 self.crash(true);
-                self.go_on(*after, Some(true)).await?;
+                self.go_on(*after).await?;
             }
             ControlAction::HostRestart(after) => {
                 self.crash(false);
-                self.go_on(*after, Some(false)).await?;
+                self.go_on(*after).await?;
             }
             ControlAction::Bad { disk, range } => {
                 self.note(format!("disk {disk}: {range} has become unreadable"));
@@ -378,9 +378,8 @@ impl<S: System> Run<S> {
         });
     }
 
-    async fn go_on(&self, after: AfterStart, power: Option<bool>) -> Step {
-        let again = power.and_then(|power| after.again.map(|delay| (delay, power)));
-        self.start(again).await?;
+    async fn go_on(&self, after: AfterStart) -> Step {
+        self.start(after.again).await?;
         if after.check {
             self.check().await?;
         }
@@ -431,12 +430,12 @@ impl<S: System> Run<S> {
         Ok(())
     }
 
-    /// Starts an instance; `again`: crashes it after so much time if it has not come up by then.
-    async fn start(&self, again: Option<(Nanos, bool)>) -> Step {
-        if let Some((delay, power)) = again
+    /// Starts an instance; `again`: the power fails after so much time if it has not come up by then.
+    async fn start(&self, again: Option<Nanos>) -> Step {
+        if let Some(delay) = again
             && self.start_for(delay).await?.is_none()
         {
-            self.after_crash(power);
+            self.after_crash(true);
         }
         if self.instance.borrow().is_some() {
             return Ok(());
