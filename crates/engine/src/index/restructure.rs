@@ -193,7 +193,7 @@ impl<E: Env> Set<E> {
             }
             let usable =
                 leaves.iter().all(|leaf| !leaf.state.borrow().retired && leaf.state.borrow().body.is_some());
-            if !usable || leaves.is_empty() {
+            if !usable || leaves.is_empty() || !self.has_one_parent(&leaves) {
                 continue;
             }
             self.replace_group(leaves, locks, plan, replaced).await?;
@@ -243,6 +243,13 @@ impl<E: Env> Set<E> {
             self.journal_force().await?;
         }
         Ok(())
+    }
+
+    /// Whether the leaves are under one parent still: it may have been split since they were chosen.
+    fn has_one_parent(&self, leaves: &[Rc<Leaf>]) -> bool {
+        let tree = self.tree.borrow();
+        tree.root_level() == 0
+            || leaves.windows(2).all(|pair| tree.parent(1, pair[0].end) == tree.parent(1, pair[1].end))
     }
 
     async fn replace_group(

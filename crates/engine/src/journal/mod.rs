@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Replay is not done up to here: entries from here on stay.
     pub replay_floor: Option<JournalSeq>,
     failed: Option<ubcache_env::IoError>,
+    /// The writer has ended.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Journal {
                 durable,
                 replay_floor: None,
                 failed: None,
+                closed: false,
             }),
             wake: Notify::default(),
             progress: Notify::default(),
@@ -96,6 +99,12 @@ impl Journal {
         if let Ok(mut state) = self.state.try_borrow_mut() {
             state.failed.get_or_insert(ubcache_env::IoError::Gone);
         }
+        self.wake_all();
+    }
+
+    /// The set has stopped: nothing more is written.
+    pub fn close(&self) {
+        self.state.borrow_mut().closed = true;
         self.wake_all();
     }
 

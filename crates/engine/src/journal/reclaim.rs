@@ -5,6 +5,8 @@ use std::rc::Rc;
 use ubcache_env::{Env, Nanos};
 use ubcache_format::JournalSeq;
 
+use crate::alloc::buckets::Purpose;
+use crate::index::leaf::Leaf;
 use crate::set::Set;
 
 /// Leaves written at once.
@@ -15,7 +17,10 @@ impl<E: Env> Set<E> {
     /// sets the root, are written once for all of them.
     pub(crate) async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), crate::EngineError> {
         loop {
-            let leaves = self.tree.borrow().leaves_pinned_up_to(seq, BATCH);
+            // In a tight ring all at once: one prio chain, one new root.
+            let tight = self.journal.state.borrow().ring.is_tight();
+            let (seq, batch) = if tight { (JournalSeq(u64::MAX), usize::MAX) } else { (seq, BATCH) };
+            let leaves = self.tree.borrow().leaves_pinned_up_to(seq, batch);
             if leaves.is_empty() {
                 return Ok(());
             }
@@ -23,16 +28,42 @@ impl<E: Env> Set<E> {
             for leaf in leaves {
                 if self.has_room_for_append(&leaf) { fits.push(leaf) } else { full.push(vec![leaf]) }
             }
-            if !full.is_empty() {
-                self.restructure(full).await?;
-            }
             for leaf in fits {
                 self.write_leaf(&leaf).await?;
+            }
+            if !full.is_empty() {
+                if tight {
+                    self.env.mark("journal_tight");
+                    self.gather_buckets(&full).await?;
+                }
+                self.restructure(full).await?;
+            }
+            if tight {
+                return Ok(());
             }
         }
     }
 
-    fn has_room_for_append(&self, leaf: &crate::index::leaf::Leaf) -> bool {
+    /// Waits until there are enough free buckets to replace all these leaves and their parents,
+    /// so that it takes one prio chain.
+    async fn gather_buckets(&self, groups: &[Vec<Rc<Leaf>>]) -> Result<(), crate::EngineError> {
+        let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
+        let leaves: usize = groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
+        let interior: usize = self.tree.borrow().interior.iter().map(|level| level.len()).sum();
+        let needed = leaves + interior.min(leaves) + leaves / 8 + 2;
+        for _ in 0..3 {
+            if self.buckets.borrow().can_take(Purpose::Metadata, needed) {
+                break;
+            }
+            self.allocator.nodes_wait.set(needed);
+            let waited = self.wait_for_buckets("index nodes").await;
+            self.allocator.nodes_wait.set(0);
+            waited?;
+        }
+        Ok(())
+    }
+
+    fn has_room_for_append(&self, leaf: &Leaf) -> bool {
         let state = leaf.state.borrow();
         let Some(body) = state.body.as_ref() else { return true };
         let bytes = ubcache_format::bset_bytes(&self.geometry, &body.pending_keys());

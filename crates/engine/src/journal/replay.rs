@@ -3,7 +3,7 @@
 use ubcache_env::Env;
 use ubcache_env::local::join_all;
 use ubcache_format::{
-    Geometry, JournalSeq, ReplayRange, SECTOR_BYTES, Superblock, entry_bytes, scan_bucket_strictly,
+    Geometry, JournalSeq, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly,
     select_replay,
 };
 
@@ -112,7 +112,7 @@ pub(crate) fn ring_after(found: &Found, geometry: &Geometry) -> (super::ring::Ri
         found.used_bytes,
         range.bucket_max_seq.clone(),
         newest.last_seq,
-        u64::from(geometry.bucket_sectors) * SECTOR_BYTES,
+        geometry,
     );
     (ring, newest.seq.next())
 }

@@ -1,10 +1,11 @@
 //! The ring of journal buckets (docs/format.md §6.2–6.4).
 
-use ubcache_format::JournalSeq;
+use ubcache_format::{Geometry, JournalSeq};
 
 #[derive(Debug)]
 pub(crate) struct Ring {
     bucket_bytes: u64,
+    block_bytes: u64,
     /// By ring index: the greatest seq in the bucket, if there is an entry in it.
     newest: Vec<Option<JournalSeq>>,
     /// Where the next entry goes, if it fits.
@@ -22,10 +23,17 @@ impl Ring {
         used_bytes: u64,
         newest: Vec<Option<JournalSeq>>,
         needed_from: JournalSeq,
-        bucket_bytes: u64,
+        geometry: &Geometry,
     ) -> Ring {
         assert!(index < newest.len(), "the index is within the ring");
-        Ring { bucket_bytes, newest, index, used_bytes, needed_from }
+        Ring {
+            bucket_bytes: geometry.bucket_bytes(),
+            block_bytes: geometry.block_bytes(),
+            newest,
+            index,
+            used_bytes,
+            needed_from,
+        }
     }
 
     fn is_free(&self, index: usize) -> bool {
@@ -39,30 +47,47 @@ impl Ring {
             .count()
     }
 
-    /// Buckets that entries with nothing but records leave free, so that what makes room (new
-    /// roots, prio chains, a later last_seq) can be recorded.
-    fn reserve(&self) -> usize {
-        self.newest.len().saturating_sub(2).clamp(1, 3)
+    /// Blocks that can be written before anything older has to be let go.
+    fn blocks_left(&self) -> u64 {
+        let rest = (self.bucket_bytes - self.used_bytes) / self.block_bytes;
+        rest + self.free_ahead() as u64 * (self.bucket_bytes / self.block_bytes)
     }
 
-    /// An entry with nothing but records may be written.
+    fn blocks(&self) -> u64 {
+        self.newest.len() as u64 * (self.bucket_bytes / self.block_bytes)
+    }
+
+    /// Blocks that records leave free: for what makes room (a prio chain, a new root, a later
+    /// last_seq), and for the next start, which needs some as well (docs/format.md §6.4).
+    fn reserve(&self) -> u64 {
+        let three = 3 * (self.bucket_bytes / self.block_bytes);
+        three.max(6).min(self.blocks() * 3 / 4)
+    }
+
+    /// An entry of this size with nothing but records may be written.
     pub fn takes_records(&self, bytes: u64) -> bool {
-        self.used_bytes + bytes <= self.bucket_bytes || self.free_ahead() > self.reserve()
+        self.blocks_left() >= self.reserve() + bytes / self.block_bytes
     }
 
-    /// Records may be appended.
-    pub fn has_room(&self) -> bool {
-        self.free_ahead() >= self.reserve()
+    /// Records may be appended while this much waits to be written.
+    pub fn has_room(&self, waiting_bytes: u64) -> bool {
+        self.takes_records(waiting_bytes + self.block_bytes)
     }
 
-    /// An entry for a new prio chain may be written; the last buckets are for what makes room.
+    /// An entry for a new prio chain or volume table may be written; the last blocks are for what
+    /// makes room.
     pub fn takes_chains(&self) -> bool {
-        self.free_ahead() > 1
+        self.blocks_left() > 4
     }
 
     /// It is time to make room.
     pub fn is_short(&self) -> bool {
-        self.free_ahead() < self.reserve() + (self.newest.len() / 4).max(1)
+        self.blocks_left() < self.reserve() + (self.blocks() / 4).max(1)
+    }
+
+    /// There is so little room that it has to be made with few entries.
+    pub fn is_tight(&self) -> bool {
+        self.blocks_left() < 16
     }
 
     /// The greatest seq of the oldest bucket that is needed: what to write leaves for.

@@ -17,6 +17,9 @@ impl<E: Env> Set<E> {
     }
 
     fn journal_failed(&self) -> Option<EngineError> {
+        if self.journal.state.borrow().closed {
+            return Some(EngineError::Stopping);
+        }
         let failed = self.journal.state.borrow().failed.clone();
         failed.map(|source| EngineError::Io { what: "writing the journal", source })
     }
@@ -31,7 +34,9 @@ impl<E: Env> Set<E> {
             {
                 let state = self.journal.state.borrow();
                 let pinned = self.tree.borrow().pinned_leaves();
-                if state.ring.has_room() && state.sealed.len() < 2 && pinned <= self.pinned_leaves_max() {
+                let sealed: usize = state.sealed.iter().map(|(_, keys)| keys.len()).sum();
+                let waiting = (sealed as u64 * 24 + state.open_bytes).next_multiple_of(self.geometry.block_bytes());
+                if state.ring.has_room(waiting) && state.sealed.len() < 2 && pinned <= self.pinned_leaves_max() {
                     return Ok(());
                 }
             }
@@ -173,10 +178,16 @@ impl<E: Env> Set<E> {
     /// The task that writes entries.
     pub(crate) async fn journal_task(self: Rc<Self>) {
         loop {
-            if self.is_ended() || self.journal.state.borrow().failed.is_some() {
+            if self.journal.state.borrow().failed.is_some() {
                 return;
             }
-            match self.journal_due() {
+            let due = self.journal_due();
+            if self.is_ended() && !matches!(due, Due::Now) {
+                // Whoever still wants something durable is told.
+                self.journal.close();
+                return;
+            }
+            match due {
                 Due::Now => {
                     if let Err(source) = self.write_entry().await {
                         self.note_cache_error("writing the journal", &source);

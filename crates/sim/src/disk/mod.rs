@@ -178,6 +178,11 @@ impl SimDisk {
         self.inner.state.borrow_mut().bad.extend(range.start.0..range.end.0);
     }
 
+    /// What was unreadable in this range can be read again.
+    pub fn heal(&self, range: SectorRange) {
+        self.inner.state.borrow_mut().bad.retain(|sector| !range.contains(Sector(*sector)));
+    }
+
     /// Unplugs the disk, or plugs it in again. I/Os in flight fail; their writes may have landed.
     pub fn set_gone(&self, gone: bool) {
         self.inner.state.borrow_mut().gone = gone;

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use ubcache_env::local::{Either, Event, Notify, first};
-use ubcache_env::{Env, Nanos, Priority};
+use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
 use crate::disk::{Counters, DiskConfig, Faults, SimDisk};
 use crate::executor::{SimEnv, SimWorld, WorldConfig};
@@ -270,6 +270,10 @@ impl<S: System> Run<S> {
         for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
             disk.set_faults(Faults::default());
             disk.set_gone(false);
+        }
+        // A superblock that stays unreadable keeps everything from starting, and rightly so.
+        for disk in &self.setup.backing {
+            disk.heal(SectorRange::from_bounds(Sector(0), S::DATA_AT));
         }
         if on {
             for faults in &self.setup.plan.faults {
