@@ -1,0 +1,300 @@
+//! The check of a whole set: the walk's findings, the backing devices' superblocks, and whether clean extents are
+//! what the backing devices have.
+//!
+//! Every image that a power failure leaves of a running set is free of errors: a torn end of the journal, unwritten
+//! leaves and pointers ahead are in order. Only reads; nothing on any device is changed.
+
+use ubcache_env::local::join_all;
+use ubcache_env::{Device, SectorRange};
+use ubcache_format::{
+    BackingState, Geometry, Inode, Pointer, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock,
+};
+
+use crate::disk::{Phase, Watcher, read};
+use crate::finding::{Finding, Kind, Place, Report, Site, Stats};
+use crate::view::{Owner, View};
+use crate::walk::{PrioElement, Visitor, read_superblock, walk};
+use crate::{Journal, NodeVisit};
+use ubcache_format::{Key, UuidEntry};
+
+/// Sectors that are compared in one piece.
+const PIECE_SECTORS: u64 = 512;
+/// Pieces under way at once.
+const PIECES_AT_ONCE: usize = 16;
+
+/// Checks a set. `backing` are some or all of its backing devices; clean extents are compared with them.
+pub async fn check_set<D: Device>(cache: &D, backing: &[&D]) -> Report {
+    check_set_watched(cache, backing, &mut (), &()).await.0
+}
+
+/// Passes everything on to another visitor and keeps the findings.
+struct Collector<'a, V: Visitor + ?Sized> {
+    report: Report,
+    next: &'a mut V,
+}
+
+impl<V: Visitor + ?Sized> Visitor for Collector<'_, V> {
+    fn superblock(&mut self, superblock: &Superblock) {
+        self.next.superblock(superblock);
+    }
+    fn journal(&mut self, geometry: &Geometry, journal: &Journal) {
+        self.next.journal(geometry, journal);
+    }
+    fn prio(&mut self, element: &PrioElement<'_>) {
+        self.next.prio(element);
+    }
+    fn uuids(&mut self, key: &Key, slots: &[UuidEntry]) {
+        self.next.uuids(key, slots);
+    }
+    fn node(&mut self, node: &NodeVisit<'_>) {
+        self.next.node(node);
+    }
+    fn finding(&mut self, finding: Finding) {
+        self.next.finding(finding.clone());
+        self.report.push(finding);
+    }
+}
+
+/// As [`check_set`], with somebody who sees everything, somebody who is told how far the work is, and the view of the
+/// set, if it has one.
+pub async fn check_set_watched<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    backing: &[&D],
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) -> (Report, Option<View>) {
+    let mut visitor = Collector { report: Report::default(), next: visitor };
+    let view = walk(cache, &mut visitor, watcher).await;
+    if let Some(view) = &view {
+        let mut given = vec![false; view.uuids.len()];
+        for (index, device) in backing.iter().enumerate() {
+            let attached = check_backing(view, *device, index, &mut visitor).await;
+            if let Some((inode, superblock)) = attached {
+                if let Some(given) = given.get_mut(inode.0 as usize) {
+                    *given = true;
+                }
+                compare(view, cache, *device, index, inode, &superblock, &mut visitor, watcher).await;
+            }
+        }
+        check_absent(view, &given, &mut visitor);
+        let stats = stats(view, visitor.report.stats.compared_sectors);
+        visitor.report.stats = stats;
+    }
+    (visitor.report, view)
+}
+
+fn stats(view: &View, compared_sectors: u64) -> Stats {
+    let live = || view.extents.iter().filter(|extent| view.live(extent).is_some());
+    let first = view.geometry.first_bucket as usize;
+    Stats {
+        journal_entries: view.journal.entries.len() as u64,
+        nodes: view.nodes,
+        extents: live().count() as u64,
+        cached_sectors: live().map(|extent| extent.range().sectors()).sum(),
+        dirty_sectors: live().filter(|e| e.is_dirty()).map(|extent| extent.range().sectors()).sum(),
+        compared_sectors,
+        free_buckets: view.buckets.iter().skip(first).filter(|bucket| bucket.owner == Owner::Free).count()
+            as u64,
+        buckets: view.buckets.len() as u64,
+    }
+}
+
+/// How much of a volume is dirty in the cache.
+fn dirty_sectors(view: &View, inode: Inode) -> u64 {
+    view.volume(inode)
+        .filter(|(extent, _)| extent.is_dirty())
+        .map(|(extent, _)| extent.range().sectors())
+        .sum()
+}
+
+/// Looks at the superblock of a backing device. If what is cached of it counts: its inode.
+async fn check_backing<D: Device, V: Visitor + ?Sized>(
+    view: &View,
+    device: &D,
+    index: usize,
+    visitor: &mut Collector<'_, V>,
+) -> Option<(Inode, Superblock)> {
+    let site = Site::Backing(index);
+    let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
+    let superblock = match read_superblock(device, site).await {
+        Ok(superblock) => superblock,
+        Err(finding) => {
+            visitor.finding(finding);
+            return None;
+        }
+    };
+    if superblock.is_cache() {
+        let detail = format!("a cache device (superblock version {})", superblock.version);
+        visitor.finding(Finding::new(Kind::WrongKind, place, detail));
+        return None;
+    }
+    let slot = view.slot(superblock.uuid);
+    let dirty = slot.map_or(0, |inode| dirty_sectors(view, inode));
+    let state = superblock.state();
+    let here = superblock.set_uuid == view.superblock.set_uuid;
+    match state {
+        BackingState::Clean | BackingState::Dirty if here => {}
+        _ => {
+            let set = superblock.set_uuid;
+            let detail = format!("its state is {}, its set {set}", state_word(state));
+            if dirty > 0 {
+                let detail = format!("{detail}; the cache has {dirty} dirty sectors of it");
+                visitor.finding(Finding::new(Kind::DirtyVoid, place, detail));
+            } else {
+                visitor.finding(Finding::new(Kind::BackingElsewhere, place, detail));
+            }
+            return None;
+        }
+    }
+    if superblock.block_sectors < view.geometry.block_sectors {
+        let detail = format!(
+            "blocks of {} sectors, those of the cache have {}",
+            superblock.block_sectors, view.geometry.block_sectors
+        );
+        visitor.finding(Finding::new(Kind::BlockTooSmall, place, detail));
+    }
+    let Some(inode) = slot else {
+        // An attach that was cut off leaves the table without the device only if the device does not say "clean" yet.
+        if state == BackingState::Dirty {
+            let detail = format!("{} has no slot in the volume table", superblock.uuid);
+            visitor.finding(Finding::new(Kind::BackingNoSlot, place, detail));
+        }
+        return None;
+    };
+    if state == BackingState::Clean && dirty > 0 {
+        let detail = format!("its state is clean, and the cache has {dirty} dirty sectors of it");
+        visitor.finding(Finding::new(Kind::DirtyUnderClean, place, detail));
+    }
+    Some((inode, superblock))
+}
+
+/// The word for a state of a backing device.
+pub(crate) fn state_word(state: BackingState) -> &'static str {
+    match state {
+        BackingState::None => "none",
+        BackingState::Clean => "clean",
+        BackingState::Dirty => "dirty",
+        BackingState::Stale => "stale",
+    }
+}
+
+fn check_absent<V: Visitor + ?Sized>(view: &View, given: &[bool], visitor: &mut Collector<'_, V>) {
+    for ((slot, entry), given) in view.uuids.iter().enumerate().zip(given) {
+        let inode = Inode(slot as u32);
+        if !entry.is_live() || *given {
+            continue;
+        }
+        if entry.flash_only {
+            let clean = view.volume(inode).find(|(extent, _)| !extent.is_dirty());
+            if let Some((extent, pointer)) = clean {
+                let place = Place::cache(&view.geometry, pointer.offset).of_volume(inode, extent.range());
+                visitor.finding(Finding::new(
+                    Kind::FlashClean,
+                    place,
+                    "a clean extent of a flash-only volume",
+                ));
+            }
+            continue;
+        }
+        let dirty = dirty_sectors(view, inode);
+        if dirty > 0 {
+            let detail =
+                format!("{dirty} dirty sectors of volume {inode}, whose backing device is {}", entry.uuid);
+            visitor.finding(Finding::new(Kind::BackingAbsent, Place::on(Site::Cache), detail));
+        }
+    }
+}
+
+/// A piece of a clean extent, to be compared.
+struct Piece {
+    inode: Inode,
+    range: SectorRange,
+    pointer: Pointer,
+}
+
+#[expect(clippy::too_many_arguments, reason = "two devices, what is known of them, and who is told")]
+async fn compare<D: Device, V: Visitor + ?Sized>(
+    view: &View,
+    cache: &D,
+    backing: &D,
+    index: usize,
+    inode: Inode,
+    superblock: &Superblock,
+    visitor: &mut Collector<'_, V>,
+    watcher: &dyn Watcher,
+) {
+    let inside = SectorRange::from_bounds(superblock.data_offset(), Sector(backing.geometry().sectors));
+    let clean: u64 = view.volume(inode).filter(|(e, _)| !e.is_dirty()).map(|(e, _)| e.range().bytes()).sum();
+    let phase = Phase::new(watcher, "comparing with the backing device", clean);
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (extent, pointer) in view.volume(inode) {
+        let range = extent.range();
+        if !inside.covers(&range) {
+            let kind = if extent.is_dirty() { Kind::BeyondEndDirty } else { Kind::BeyondEndClean };
+            let place = Place::cache(&view.geometry, pointer.offset).of_volume(inode, range);
+            let detail = format!("the extent is {range}, the backing device's data {inside}");
+            visitor.finding(Finding::new(kind, place, detail));
+        }
+        let both = range.intersect(&inside);
+        let mut at = both.start;
+        while !extent.is_dirty() && at < both.end {
+            let end = (at + PIECE_SECTORS).min(both.end);
+            let pointer = pointer.advance(at - range.start);
+            pieces.push(Piece { inode, range: SectorRange::from_bounds(at, end), pointer });
+            at = end;
+            if pieces.len() == PIECES_AT_ONCE {
+                compare_pieces(&view.geometry, cache, backing, index, &mut pieces, visitor, &phase).await;
+            }
+        }
+    }
+    compare_pieces(&view.geometry, cache, backing, index, &mut pieces, visitor, &phase).await;
+}
+
+async fn compare_pieces<D: Device, V: Visitor + ?Sized>(
+    geometry: &Geometry,
+    cache: &D,
+    backing: &D,
+    index: usize,
+    pieces: &mut Vec<Piece>,
+    visitor: &mut Collector<'_, V>,
+    phase: &Phase<'_>,
+) {
+    let reads = pieces.iter().map(async |piece| {
+        let sectors = piece.range.sectors();
+        let cached = read(cache, piece.pointer.offset, sectors).await;
+        (cached, read(backing, piece.range.start, sectors).await)
+    });
+    let results = join_all(reads.collect::<Vec<_>>()).await;
+    for (piece, (cached, backed)) in pieces.drain(..).zip(results) {
+        let place = Place::cache(geometry, piece.pointer.offset).of_volume(piece.inode, piece.range);
+        phase.add(piece.range.bytes());
+        match (cached, backed) {
+            (Ok(cached), Ok(backed)) => {
+                visitor.report.stats.compared_sectors += piece.range.sectors();
+                let pairs = cached.as_slice().chunks(512).zip(backed.as_slice().chunks(512));
+                let wrong: Vec<usize> =
+                    pairs.enumerate().filter(|(_, (a, b))| a != b).map(|(sector, _)| sector).collect();
+                if let (Some(&first), Some(&last)) = (wrong.first(), wrong.last()) {
+                    let start = piece.range.start + first as u64;
+                    let range = SectorRange::from_bounds(start, piece.range.start + last as u64 + 1);
+                    let detail = format!(
+                        "{} of the sectors {range} differ between cache and backing device {}",
+                        wrong.len(),
+                        index + 1
+                    );
+                    let place = place.plus(first as u64 * SECTOR_BYTES).of_volume(piece.inode, range);
+                    visitor.finding(Finding::new(Kind::CleanDiffers, place, detail));
+                }
+            }
+            (Err(error), _) => {
+                visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("cached data: {error}")));
+            }
+            (_, Err(error)) => {
+                let place =
+                    Place { byte: Some(piece.range.start.bytes()), ..Place::on(Site::Backing(index)) };
+                let place = place.of_volume(piece.inode, piece.range);
+                visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("backing data: {error}")));
+            }
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! What a check has found: what, where, what it means for the data, what to do.
+//!
+//! A [`Kind`] has one severity, one meaning and one advice; a [`Finding`] adds the place and what was seen there. A
+//! [`Report`] keeps a bounded number of findings of each kind, and counts all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Value, json};
+use ubcache_format::{BucketNr, Geometry, Inode, SECTOR_BYTES, Sector, SectorRange};
+
+/// How bad it is.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Worth knowing; nothing is wrong.
+    Note,
+    /// Not damage, but not as it should be either.
+    Warning,
+    /// Damage: data is lost or wrong, or the set does not start.
+    Error,
+}
+
+impl Severity {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        }
+    }
+}
+
+/// Which of the devices.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Site {
+    /// The cache device.
+    Cache,
+    /// A backing device, by its place in the list that the caller gave.
+    Backing(usize),
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Site::Cache => f.write_str("cache"),
+            Site::Backing(index) => write!(f, "backing {}", index + 1),
+        }
+    }
+}
+
+/// Where something was found.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The device.
+    pub site: Site,
+    /// The bucket of the cache device.
+    pub bucket: Option<BucketNr>,
+    /// The byte, counted from the start of the device.
+    pub byte: Option<u64>,
+    /// The part of a volume that is concerned, in key sectors (docs/format.md §4.3).
+    pub volume: Option<(Inode, SectorRange)>,
+}
+
+impl Place {
+    /// Somewhere on a device.
+    pub const fn on(site: Site) -> Place {
+        Place { site, bucket: None, byte: None, volume: None }
+    }
+
+    /// A sector of the cache device.
+    pub const fn cache(geometry: &Geometry, sector: Sector) -> Place {
+        Place {
+            site: Site::Cache,
+            bucket: Some(geometry.bucket_of(sector)),
+            byte: Some(sector.bytes()),
+            volume: None,
+        }
+    }
+
+    /// The start of a bucket.
+    pub const fn bucket(geometry: &Geometry, bucket: BucketNr) -> Place {
+        Place::cache(geometry, geometry.bucket_start(bucket))
+    }
+
+    /// The same place, `bytes` further on.
+    #[must_use]
+    pub fn plus(mut self, bytes: u64) -> Place {
+        self.byte = self.byte.map(|byte| byte.saturating_add(bytes));
+        self
+    }
+
+    /// The same place, and the part of a volume that it is about.
+    #[must_use]
+    pub const fn of_volume(mut self, inode: Inode, range: SectorRange) -> Place {
+        self.volume = Some((inode, range));
+        self
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.site.fmt(f)?;
+        if let Some(bucket) = self.bucket {
+            write!(f, ", bucket {bucket}")?;
+        }
+        if let Some(byte) = self.byte {
+            write!(f, ", sector {}, byte {byte}", byte / SECTOR_BYTES)?;
+        }
+        if let Some((inode, range)) = self.volume {
+            write!(f, ", volume {inode} key sectors {range}")?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! kinds {
+    ($($name:ident $code:literal $severity:ident $meaning:literal $advice:literal)*) => {
+        /// What can be found.
+        #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Kind {
+            $(#[doc = $meaning] $name,)*
+        }
+
+        impl Kind {
+            /// The name of the kind for programs: stable.
+            pub const fn code(self) -> &'static str {
+                match self { $(Kind::$name => $code,)* }
+            }
+            /// How bad it is.
+            pub const fn severity(self) -> Severity {
+                match self { $(Kind::$name => Severity::$severity,)* }
+            }
+            /// What it means for the data.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Kind::$name => $meaning,)* }
+            }
+            /// What to do.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Kind::$name => $advice,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Unreadable "unreadable" Error
+        "The device did not give these bytes; what they say is not known."
+        "Copy the device with ddrescue, and go on with the copy. Look at the device's own error log."
+    SuperblockDamaged "superblock-damaged" Error
+        "The set does not start. The superblock holds no data; all else may be in order."
+        "Do not format the device. Restore the 4096 bytes at byte 4096 from a backup or from a device made alike."
+    WrongKind "wrong-kind" Error
+        "The device is of another kind than the command line says."
+        "Name the cache device as CACHE and backing devices after -B."
+    NeverStarted "never-started" Note
+        "The cache is formatted and has never been started: it holds no data."
+        "Nothing."
+    JournalUndecodable "journal-undecodable" Error
+        "An entry with a right checksum makes no sense. What it and later entries say is not known."
+        "Keep a copy of the device. Do not start the set: what was written last may be lost."
+    JournalEmpty "journal-empty" Error
+        "Where the tree is, is known from the journal only: without an entry the set does not start."
+        "Keep a copy of the device. Was the start of it overwritten, or is it the wrong device?"
+    JournalGap "journal-gap" Error
+        "Entries that replay needs are missing: what they say of writes is lost, and the driver crashes or refuses."
+        "Keep copies of all devices. `ubcache recover` refuses such a set; `ubcache cat --damaged` shows the rest."
+    JournalOrder "journal-order" Error
+        "Entries are not one behind the other in the ring: the driver may take an older one for the newest."
+        "Start the set with ubcache, which reads the whole ring, and stop it: that writes the journal anew."
+    JournalDriver "journal-driver" Error
+        "The Linux driver does not find the same entries and would go back in time: writes would be lost."
+        "Do not give the set to the Linux driver. `ubcache recover` brings the data to the backing device."
+    JournalLastSeq "journal-last-seq" Warning
+        "The oldest entry needed goes down from one entry to the next. Replay is not affected."
+        "Report it, with the output of `ubcache dump --what journal`."
+    JournalFull "journal-full" Warning
+        "There is little room for the entries that replay makes: the driver may hang at the start."
+        "Start and stop the set with ubcache, which makes room."
+    JournalKey "journal-key" Error
+        "A journaled key is not possible: the Linux driver crashes at it."
+        "Keep a copy. Do not give the set to the Linux driver; `ubcache cat` shows what is readable."
+    PrioDamaged "prio-damaged" Error
+        "Bucket generations are not known: what is stale may pass for data. The set does not start."
+        "Keep copies of all devices. Backing devices that are clean can be used without the cache."
+    VolumeTable "volume-table" Error
+        "It is not known which volume the cached data belongs to. The set does not start."
+        "Keep copies of all devices. Backing devices that are clean can be used without the cache."
+    VolumeTwice "volume-twice" Warning
+        "Two slots have the same device: only the first counts."
+        "Report it, with the output of `ubcache dump --what uuids`."
+    NodeKey "node-key" Error
+        "The way to a part of the tree is broken: what is cached of this part of the volumes is not known."
+        "Keep copies of all devices. `ubcache cat --damaged` gives the rest and lists what is missing."
+    NodeDamaged "node-damaged" Error
+        "A node of the tree is damaged: what is cached of this part of the volumes is not known."
+        "Keep copies of all devices. `ubcache cat --damaged` gives the rest and lists what is missing."
+    NodeTwice "node-twice" Error
+        "Two places of the tree share a node, or a bucket has a node and something else."
+        "Keep copies of all devices. `ubcache cat --damaged` gives the rest."
+    NodeGap "node-gap" Error
+        "The children of a node leave a part of its interval to nobody; the driver stops there."
+        "Keep copies of all devices. `ubcache cat --damaged` gives the rest."
+    NodeEqual "node-equal" Warning
+        "Two children are alive for the same interval; the newer one counts."
+        "Report it, with the output of `ubcache dump --what btree`."
+    NodeSize "node-size" Error
+        "The node does not have the size of the driver's buffers, or is not at the start of a bucket."
+        "Do not give the set to the Linux driver; start and stop it with ubcache."
+    NodeStale "node-stale" Error
+        "A node that is in use was given away by its generation: it may be overwritten at any time."
+        "Do not start the set. `ubcache cat` gives the content as it is now; keep copies of all devices."
+    BsetOrder "bset-order" Error
+        "Keys in a node are out of order or overlap: the driver misbehaves without noticing."
+        "Do not give the set to the Linux driver. Keep copies of all devices."
+    ExtentInvalid "extent-invalid" Error
+        "A key in a leaf is not possible: the driver gives the set up. What it stands for is lost."
+        "Keep copies of all devices. `ubcache cat --damaged` leaves it out."
+    ExtentOutside "extent-outside" Error
+        "An extent is not in the leaf where it would be looked for: it is not found, older data is read."
+        "Keep copies of all devices. `ubcache cat --damaged` leaves it out."
+    TooStale "too-stale" Error
+        "A pointer is more than 96 generations old: the driver gives the set up when it comes across it."
+        "Start the set with ubcache and let garbage collection run (`ubcache gc`)."
+    NearlyStale "nearly-stale" Note
+        "A pointer is more than 80 generations old; garbage collection is due."
+        "`ubcache gc` when the set runs."
+    FarAhead "far-ahead" Warning
+        "A pointer is far ahead of the stored generation; one of the two is not what it was."
+        "Report it, with the output of `ubcache dump --what buckets`."
+    BucketTwice "bucket-twice" Error
+        "Two owners have the same bucket: one has overwritten the other, or will."
+        "Do not start the set. Keep copies of all devices."
+    PromiseBroken "promise-broken" Error
+        "The prio chain of ubcache promises that the bucket is free, and it has data: a start may overwrite it."
+        "Do not start the set with ubcache. `ubcache cat` gives the content; report it with `ubcache dump`."
+    SectorsTwice "sectors-twice" Error
+        "Two extents have their data in the same place: at least one of them reads what belongs to the other."
+        "Do not start the set. Keep copies of all devices. Compare the two ranges with a backup."
+    DirtyLost "dirty-lost" Error
+        "Data that was only in the cache is gone: its bucket was given away. Older data is read in its place."
+        "Keep copies of all devices. Restore the range from a backup."
+    DirtyStale "dirty-stale" Warning
+        "A key says that data is only in the cache, and its bucket was given away: the driver had written it back."
+        "Nothing, if the set was last run by the Linux driver: it leaves such keys when it is killed."
+    VolumeUnknown "volume-unknown" Warning
+        "The cache has data of a volume that is in no slot of the table; nobody reads it."
+        "Nothing, if the volume was removed. Its space is used again in time."
+    DirtyOrphan "dirty-orphan" Warning
+        "The only copy of data belongs to a volume that was detached or removed; no volume shows it."
+        "If it is missed: `ubcache dump --what extents` says where it is."
+    BlockTooSmall "block-too-small" Error
+        "The backing device has smaller blocks than the cache, and can not be attached."
+        "Give it another cache, made with smaller blocks."
+    BackingElsewhere "backing-elsewhere" Note
+        "The backing device is not attached to this set: nothing in this cache belongs to it."
+        "Nothing, if this is meant to be. Else find the cache with the UUID that the device names."
+    BackingNoSlot "backing-no-slot" Error
+        "The backing device has data in this set, but the set does not know the device: what is cached of it is lost."
+        "Keep copies of all devices. Is it the right cache, or an older copy of it?"
+    BackingAbsent "backing-absent" Note
+        "The only copy of data is in the cache, and the backing device was not given to this check."
+        "Name all backing devices with -B for a full check."
+    DirtyUnderClean "dirty-under-clean" Warning
+        "The device says clean, and the cache has newer data. The driver shows it, but does not write it back."
+        "`ubcache recover` writes it to the backing device; or start the set with ubcache."
+    DirtyVoid "dirty-void" Warning
+        "The backing device was used without its cache: what is dirty in the cache is older, and void."
+        "If the cache has what you want: keep copies, and use `ubcache cat --dirty-anyway` on them."
+    BeyondEndDirty "beyond-end-dirty" Error
+        "Data that is only in the cache lies beyond the end of the backing device: it can not be written back."
+        "Was the backing device made smaller? Give it its full size again."
+    BeyondEndClean "beyond-end-clean" Warning
+        "Cached data lies beyond the end of the backing device, or before its data."
+        "Was the backing device made smaller, or is it another one?"
+    CleanDiffers "clean-differs" Error
+        "The cache and the backing device disagree, and neither says that it is the newer one."
+        "The cache's copy is what the volume read as. Was the backing device written to without the cache?"
+    FlashClean "flash-clean" Warning
+        "The only copy of data of a volume without a backing device is marked clean, and may be dropped."
+        "Copy it with `ubcache cat` before the set is started."
+    ReserveSmall "reserve-small" Warning
+        "Few buckets are free. The set may be slow to start."
+        "Start it with ubcache, which frees buckets; write dirty data back."
+    ReserveGone "reserve-gone" Error
+        "So few buckets are free that the Linux driver hangs at the start."
+        "Start the set with ubcache, let it write back, and stop it, before the driver gets it."
+}
+
+/// One thing that was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// Where.
+    pub place: Place,
+    /// What was seen there.
+    pub detail: String,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(kind: Kind, place: Place, detail: impl fmt::Display) -> Finding {
+        Finding { kind, place, detail: detail.to_string() }
+    }
+
+    /// How bad it is.
+    pub const fn severity(&self) -> Severity {
+        self.kind.severity()
+    }
+
+    /// The finding for programs.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "severity": self.severity().word(),
+            "kind": self.kind.code(),
+            "device": self.place.site.to_string(),
+            "bucket": self.place.bucket.map(|bucket| bucket.0),
+            "sector": self.place.byte.map(|byte| byte / SECTOR_BYTES),
+            "byte": self.place.byte,
+            "volume": self.place.volume.map(|(inode, range)| {
+                json!({ "inode": inode.0, "first_sector": range.start.0, "sectors": range.sectors() })
+            }),
+            "found": self.detail,
+            "meaning": self.kind.meaning(),
+            "to_do": self.kind.advice(),
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} [{}]", self.severity().word(), self.detail, self.kind.code())?;
+        write!(f, "\n  where:    {}", self.place)?;
+        write!(f, "\n  means:    {}", self.kind.meaning())?;
+        write!(f, "\n  to do:    {}", self.kind.advice())
+    }
+}
+
+/// Findings of one kind that are kept; of more, only the number is.
+pub const KEPT_OF_A_KIND: u64 = 200;
+
+/// All that was found, and how much was looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// In the order in which they were found; at most [`KEPT_OF_A_KIND`] of each kind.
+    pub findings: Vec<Finding>,
+    /// How many there were of each kind.
+    pub counts: BTreeMap<Kind, u64>,
+    /// What was looked at.
+    pub stats: Stats,
+}
+
+/// How much was looked at.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Journal entries that replay needs.
+    pub journal_entries: u64,
+    /// Nodes of the tree.
+    pub nodes: u64,
+    /// Live extents.
+    pub extents: u64,
+    /// Sectors that are in the cache.
+    pub cached_sectors: u64,
+    /// Sectors of which the cache has the only copy.
+    pub dirty_sectors: u64,
+    /// Sectors that were compared with a backing device.
+    pub compared_sectors: u64,
+    /// Buckets that nothing points to.
+    pub free_buckets: u64,
+    /// All buckets.
+    pub buckets: u64,
+}
+
+impl Report {
+    /// Adds a finding.
+    pub fn push(&mut self, finding: Finding) {
+        let count = self.counts.entry(finding.kind).or_default();
+        *count += 1;
+        if *count <= KEPT_OF_A_KIND {
+            self.findings.push(finding);
+        }
+    }
+
+    /// How many findings of a severity there were.
+    pub fn count(&self, severity: Severity) -> u64 {
+        self.counts.iter().filter(|(kind, _)| kind.severity() == severity).map(|(_, count)| count).sum()
+    }
+
+    /// The findings that are damage.
+    pub fn errors(&self) -> Vec<&Finding> {
+        self.findings.iter().filter(|finding| finding.severity() == Severity::Error).collect()
+    }
+
+    /// Whether there is no damage.
+    pub fn is_clean(&self) -> bool {
+        self.count(Severity::Error) == 0
+    }
+
+    /// The report for programs.
+    pub fn to_json(&self) -> Value {
+        let stats = &self.stats;
+        json!({
+            "clean": self.is_clean(),
+            "errors": self.count(Severity::Error),
+            "warnings": self.count(Severity::Warning),
+            "notes": self.count(Severity::Note),
+            "counts": self.counts.iter().map(|(kind, count)| (kind.code().to_owned(), json!(count)))
+                .collect::<serde_json::Map<_, _>>(),
+            "findings": self.findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
+            "stats": {
+                "journal_entries": stats.journal_entries,
+                "nodes": stats.nodes,
+                "extents": stats.extents,
+                "cached_sectors": stats.cached_sectors,
+                "dirty_sectors": stats.dirty_sectors,
+                "compared_sectors": stats.compared_sectors,
+                "free_buckets": stats.free_buckets,
+                "buckets": stats.buckets,
+            },
+        })
+    }
+}

@@ -1,0 +1,349 @@
+//! The journal: all entries of the ring, those that count, and whether the driver would find the same
+//! (docs/format.md §6).
+
+use std::collections::BTreeMap;
+
+use ubcache_env::Device;
+use ubcache_env::local::join_all;
+use ubcache_format::{FormatError, Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
+
+use crate::disk::{Phase, Watcher, read};
+use crate::finding::{Finding, Kind, Place};
+
+/// Journal buckets that are read at once.
+const AT_ONCE: u32 = 8;
+/// More open entries than this come near the limit of the driver.
+const MANY_OPEN: u64 = 15_000;
+
+/// Where an entry is, and its numbers.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct EntryPlace {
+    /// Index of the bucket in the ring.
+    pub index: u32,
+    /// Bytes from the start of the bucket.
+    pub offset: u32,
+    /// Bytes on disk.
+    pub bytes: u32,
+    /// The number of the entry.
+    pub seq: u64,
+    /// The oldest entry that was needed when it was written.
+    pub last_seq: u64,
+}
+
+/// An entry that replay needs.
+#[derive(Clone, Debug)]
+pub struct FoundEntry {
+    /// Where it is.
+    pub place: EntryPlace,
+    /// Its version: 0 says that the volume table has entries of 64 bytes.
+    pub version: u32,
+    /// What it says.
+    pub entry: JournalEntry,
+}
+
+/// The journal as it was found.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    /// All entries of all buckets with right checksums, those of earlier laps among them.
+    pub places: Vec<Vec<EntryPlace>>,
+    /// Those that replay needs, oldest first; the last is the newest of all.
+    pub entries: Vec<FoundEntry>,
+    /// Whether entries that replay needs are missing or can not be decoded.
+    pub incomplete: bool,
+}
+
+impl Journal {
+    /// The newest entry, which describes the set.
+    pub fn newest(&self) -> Option<&FoundEntry> {
+        self.entries.last()
+    }
+
+    fn place(geometry: &Geometry, place: &EntryPlace) -> Place {
+        Place::bucket(geometry, geometry.journal_bucket(place.index)).plus(u64::from(place.offset))
+    }
+
+    /// Buckets of the ring that nothing in them keeps from being written again.
+    pub fn free_buckets(&self) -> usize {
+        let needed = self.newest().map_or(0, |newest| newest.place.last_seq);
+        self.places.iter().filter(|entries| entries.iter().all(|entry| entry.seq < needed)).count()
+    }
+}
+
+/// Reads the whole ring. Memory: 24 bytes for each entry on the device, and all of those that replay needs.
+pub(crate) async fn read_journal<D: Device>(
+    device: &D,
+    geometry: &Geometry,
+    discard: bool,
+    watcher: &dyn Watcher,
+    report: &mut dyn FnMut(Finding),
+) -> Journal {
+    let sectors = u64::from(geometry.bucket_sectors);
+    let total = u64::from(geometry.journal_buckets) * sectors * SECTOR_BYTES;
+    let phase = Phase::new(watcher, "journal", total);
+    let mut journal = Journal::default();
+    let mut found: BTreeMap<u64, FoundEntry> = BTreeMap::new();
+    let mut start = 0;
+    while start < geometry.journal_buckets {
+        let end = (start + AT_ONCE).min(geometry.journal_buckets);
+        let reads = (start..end)
+            .map(|index| read(device, geometry.bucket_start(geometry.journal_bucket(index)), sectors));
+        for (index, bytes) in (start..end).zip(join_all(reads).await) {
+            let place = Place::bucket(geometry, geometry.journal_bucket(index));
+            let entries = match bytes {
+                Ok(bytes) => scan(geometry, index, bytes.as_slice(), place, &mut found, report),
+                Err(error) => {
+                    report(Finding::new(
+                        Kind::Unreadable,
+                        place,
+                        format_args!("journal bucket {index}: {error}"),
+                    ));
+                    Scanned { places: Vec::new(), undecodable: false }
+                }
+            };
+            journal.incomplete |= entries.undecodable;
+            journal.places.push(entries.places);
+            phase.add(sectors * SECTOR_BYTES);
+        }
+        // Whatever is older than the newest so far needs is not going to be replayed.
+        if let Some(newest) = found.values().next_back() {
+            found = found.split_off(&newest.place.last_seq.min(newest.place.seq));
+        }
+        start = end;
+    }
+    journal.entries = found.into_values().collect();
+    check(geometry, &mut journal, discard, report);
+    journal
+}
+
+struct Scanned {
+    places: Vec<EntryPlace>,
+    undecodable: bool,
+}
+
+fn scan(
+    geometry: &Geometry,
+    index: u32,
+    bytes: &[u8],
+    place: Place,
+    found: &mut BTreeMap<u64, FoundEntry>,
+    report: &mut dyn FnMut(Finding),
+) -> Scanned {
+    let mut places: Vec<EntryPlace> = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..) {
+        match parse_entry(geometry, rest) {
+            Ok((entry, used)) => {
+                let spot = EntryPlace {
+                    index,
+                    offset: at as u32,
+                    bytes: used as u32,
+                    seq: entry.seq.0,
+                    last_seq: entry.last_seq.0,
+                };
+                places.push(spot);
+                found.insert(spot.seq, FoundEntry { place: spot, version: entry_version(rest), entry });
+                at += used.max(1);
+            }
+            // Here a log ends in order: no magic number, a length that can't be, or a torn entry.
+            Err(FormatError { at: 0 | 8 | 28, .. }) => break,
+            Err(error) => {
+                report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), &error));
+                return Scanned { places, undecodable: true };
+            }
+        }
+    }
+    Scanned { places, undecodable: false }
+}
+
+fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut dyn FnMut(Finding)) {
+    let ring = Place::bucket(geometry, geometry.journal_bucket(0));
+    let Some(newest) = journal.newest() else {
+        let detail = format!("no valid entry in {} journal buckets", geometry.journal_buckets);
+        report(Finding::new(Kind::JournalEmpty, ring, detail));
+        journal.incomplete = true;
+        return;
+    };
+    let newest = newest.place;
+    let mut complete = true;
+    if newest.last_seq > newest.seq {
+        let detail = format!("entry {} needs entries from {} on", newest.seq, newest.last_seq);
+        report(Finding::new(Kind::JournalGap, Journal::place(geometry, &newest), detail));
+        complete = false;
+    }
+    let mut expected = newest.last_seq;
+    for (position, found) in journal.entries.iter().enumerate() {
+        let place = Journal::place(geometry, &found.place);
+        let seq = found.place.seq;
+        if seq > expected && !(discard && position == 0) {
+            let detail = format!(
+                "entries {expected} to {} are missing, {} to {} are needed",
+                seq - 1,
+                newest.last_seq,
+                newest.seq
+            );
+            report(Finding::new(Kind::JournalGap, place, detail));
+            complete = false;
+        }
+        expected = seq.saturating_add(1);
+    }
+    journal.incomplete |= !complete;
+    check_order(geometry, journal, report);
+    let open = newest.seq.saturating_sub(newest.last_seq);
+    let free = journal.free_buckets();
+    if open > MANY_OPEN || free < 3.min(geometry.journal_buckets as usize / 2) {
+        let detail = format!(
+            "{free} of {} journal buckets are free, {} entries are open",
+            geometry.journal_buckets,
+            open + 1
+        );
+        report(Finding::new(Kind::JournalFull, ring, detail));
+    }
+    let driver = as_the_driver(&journal.places);
+    let agrees = driver.last().is_some_and(|&(seq, _)| seq == newest.seq)
+        && journal.entries.iter().all(|e| driver.binary_search_by_key(&e.place.seq, |&(seq, _)| seq).is_ok());
+    if !agrees && complete {
+        let seen = match (driver.first(), driver.last()) {
+            (Some(first), Some(last)) => format!("{} to {}", first.0, last.0),
+            _ => "nothing".to_owned(),
+        };
+        let detail = format!(
+            "the whole ring has entries {} to {}, the driver finds {seen}",
+            newest.last_seq, newest.seq
+        );
+        report(Finding::new(Kind::JournalDriver, ring, detail));
+    }
+}
+
+/// W1 to W4 of docs/format.md §6.3.
+fn check_order(geometry: &Geometry, journal: &Journal, report: &mut dyn FnMut(Finding)) {
+    let buckets = geometry.journal_buckets.max(1);
+    for pair in journal.entries.windows(2) {
+        let (old, new) = (&pair[0].place, &pair[1].place);
+        if old.seq.checked_add(1) != Some(new.seq) {
+            continue;
+        }
+        let place = Journal::place(geometry, new);
+        let follows = if old.index == new.index {
+            new.offset > old.offset
+        } else {
+            new.index == (old.index + 1) % buckets && new.offset == 0
+        };
+        if !follows {
+            let detail = format!(
+                "entry {} is in journal bucket {} at byte {}, entry {} before it in {} at byte {}",
+                new.seq, new.index, new.offset, old.seq, old.index, old.offset
+            );
+            report(Finding::new(Kind::JournalOrder, place, detail));
+        }
+        if new.last_seq < old.last_seq {
+            let detail = format!(
+                "entry {} needs {}, entry {} before it {}",
+                new.seq, new.last_seq, old.seq, old.last_seq
+            );
+            report(Finding::new(Kind::JournalLastSeq, place, detail));
+        }
+    }
+}
+
+/// The entries that the driver ends up with (docs/format.md §6.3): seq and last_seq, ascending.
+fn as_the_driver(places: &[Vec<EntryPlace>]) -> Vec<(u64, u64)> {
+    let count = places.len();
+    let mut probe = Probe { places, read: vec![false; count], list: BTreeMap::new() };
+    let Some(first) = probe.find_any() else { return Vec::new() };
+    let (mut low, mut middle) = (first, first);
+    let mut high = (low + 1..count).find(|&index| probe.read[index]).unwrap_or(count);
+    while low + 1 < high {
+        let before = probe.greatest();
+        middle = (low + high) / 2;
+        probe.useful(middle);
+        if probe.greatest() == before {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    let mut index = middle;
+    loop {
+        index = index.checked_sub(1).unwrap_or(count - 1);
+        if index == middle {
+            break;
+        }
+        if !probe.read[index] && !probe.useful(index) {
+            break;
+        }
+    }
+    probe.list.into_iter().collect()
+}
+
+struct Probe<'a> {
+    places: &'a [Vec<EntryPlace>],
+    read: Vec<bool>,
+    list: BTreeMap<u64, u64>,
+}
+
+impl Probe<'_> {
+    fn find_any(&mut self) -> Option<usize> {
+        let count = self.places.len();
+        for i in 0..count {
+            let index = (i as u32).wrapping_mul(2_654_435_769) as usize % count;
+            if self.read[index] {
+                break;
+            }
+            if self.useful(index) {
+                return Some(index);
+            }
+        }
+        (0..count).find(|&index| !self.read[index] && self.useful(index))
+    }
+
+    fn greatest(&self) -> Option<u64> {
+        self.list.keys().next_back().copied()
+    }
+
+    /// Reads a bucket: whether it has an entry that is not expired by what was read so far.
+    fn useful(&mut self, index: usize) -> bool {
+        self.read[index] = true;
+        let mut useful = false;
+        for entry in &self.places[index] {
+            self.list = self.list.split_off(&entry.last_seq);
+            let expired = self.list.range(entry.seq..).any(|(_, &last)| entry.seq < last);
+            if expired || self.list.contains_key(&entry.seq) {
+                continue;
+            }
+            self.list.insert(entry.seq, entry.last_seq);
+            useful = true;
+        }
+        useful
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(buckets: &[&[(u64, u64)]]) -> Vec<Vec<EntryPlace>> {
+        let place = |index: usize, at: usize, &(seq, last_seq): &(u64, u64)| EntryPlace {
+            index: index as u32,
+            offset: at as u32 * 512,
+            bytes: 512,
+            seq,
+            last_seq,
+        };
+        let entries = |(index, entries): (usize, &&[(u64, u64)])| {
+            entries.iter().enumerate().map(|(at, entry)| place(index, at, entry)).collect()
+        };
+        buckets.iter().enumerate().map(entries).collect()
+    }
+
+    #[test]
+    fn the_driver_finds_a_range_that_wraps() {
+        let places = ring(&[&[(9, 7), (10, 7)], &[(11, 8)], &[(4, 3)], &[(6, 3)], &[(7, 5)], &[(8, 6)]]);
+        assert_eq!(as_the_driver(&places).iter().map(|e| e.0).collect::<Vec<_>>(), [8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn the_driver_misses_what_comes_after_a_bucket_that_was_left_out() {
+        let places = ring(&[&[(1, 1)], &[(2, 1)], &[], &[(3, 1)], &[], &[], &[], &[]]);
+        assert!(as_the_driver(&places).last().is_some_and(|e| e.0 < 3));
+    }
+}

@@ -1,0 +1,42 @@
+//! Tools for cache sets that are not running: check, show, read, recover.
+//!
+//! One walk ([`walk()`]) reads a set as docs/format.md §12 has it and goes on where it meets damage. All tools start
+//! from it. I/O is done through [`ubcache_env::Device`] only, so that the simulator can run every tool after a crash.
+//!
+//! ```text
+//!  Device ──▶ walk: superblock → journal → prio chain → volume table → nodes ──▶ View ──▶ check: owners, staleness,
+//!              │                                                           │              reserves, clean = backing
+//!              ├──▶ Visitor: dump, check                                   ├──▶ cat: backing under cached extents
+//!              └──▶ Watcher: progress                                      └──▶ recover: dirty data → backing
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`mod@walk`] | [`walk()`], [`Visitor`]: the one walk over a set |
+//! | [`journal`] | [`Journal`]: entries that count, and what the driver would find |
+//! | [`tree`] | [`NodeVisit`]; the tree, level by level |
+//! | [`view`] | [`View`], [`Extent`], [`Bucket`]: what a walk brings back |
+//! | [`check`] | [`check_set`] |
+//! | [`finding`] | [`Finding`], [`Kind`], [`Report`]: what, where, meaning, remedy |
+//! | [`disk`] | [`Progress`], [`Watcher`]; reading in bounds |
+//! | `account` | owners of buckets, staleness, reserves |
+//!
+//! Nothing here panics, whatever the bytes are.
+#![forbid(unsafe_code)]
+
+mod account;
+pub mod check;
+pub mod disk;
+pub mod finding;
+pub mod journal;
+pub mod tree;
+pub mod view;
+pub mod walk;
+
+pub use check::{check_set, check_set_watched};
+pub use disk::{Progress, Watcher};
+pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
+pub use journal::{EntryPlace, FoundEntry, Journal};
+pub use tree::NodeVisit;
+pub use view::{Bucket, Extent, Lost, Owner, View};
+pub use walk::{PrioElement, Visitor, walk};

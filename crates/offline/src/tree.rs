@@ -1,0 +1,351 @@
+//! The tree, level by level, with the keys of the journal laid over the leaves (docs/format.md §5, §6.6).
+
+use ubcache_env::local::join_all;
+use ubcache_env::{Buf, Device, Sector};
+use ubcache_format::{
+    Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SectorRange, combine_interior, combine_leaf,
+    parse_node,
+};
+
+use crate::disk::{Phase, Watcher, read};
+use crate::finding::{Finding, Kind, Place, Site};
+use crate::view::{Extent, Lost, Owner, View};
+use crate::walk::{START, Visitor};
+
+/// Bytes of nodes that are read at once.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
+
+type Position = (Inode, Sector);
+
+/// A node as the walk meets it.
+#[derive(Debug)]
+pub struct NodeVisit<'a> {
+    /// The shape of the set.
+    pub geometry: &'a Geometry,
+    /// The key that leads to it.
+    pub key: &'a Key,
+    /// 0 for leaves.
+    pub level: u16,
+    /// Its interval begins behind this key.
+    pub after: (Inode, Sector),
+    /// What is in it.
+    pub node: &'a ParsedNode,
+}
+
+struct Item {
+    key: Key,
+    pointer: Pointer,
+    after: Position,
+}
+
+struct Walk<'a, V: Visitor + ?Sized> {
+    geometry: Geometry,
+    view: &'a mut View,
+    visitor: &'a mut V,
+    replay: &'a [Key],
+    /// Keys of the journal up to here are in the view.
+    replayed: Position,
+    seen: Vec<Pointer>,
+}
+
+/// Walks over the tree under `root` and collects the extents of all leaves, with `replay` over them.
+pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    view: &mut View,
+    root: &Key,
+    root_level: u16,
+    replay: &[Key],
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) {
+    let geometry = view.geometry;
+    let mut walk = Walk { geometry, view, visitor, replay, replayed: START, seen: Vec::new() };
+    let mut items = walk.begin(root);
+    for level in (0..=root_level).rev() {
+        let bytes: u64 = items.iter().map(|item| u64::from(item.key.sectors) * SECTOR_BYTES).sum();
+        let phase = Phase::new(
+            watcher,
+            if level == 0 { "leaves of the tree" } else { "inner nodes of the tree" },
+            bytes,
+        );
+        let mut children = Vec::new();
+        let mut rest = items.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(batch(rest));
+            rest = later;
+            let reads = now.iter().map(|item| read(cache, item.pointer.offset, u64::from(item.key.sectors)));
+            for (item, bytes) in now.iter().zip(join_all(reads).await) {
+                phase.add(u64::from(item.key.sectors) * SECTOR_BYTES);
+                walk.node(item, level, bytes, &mut children);
+            }
+        }
+        items = children;
+        if items.is_empty() {
+            break;
+        }
+    }
+    walk.replay_upto((Inode(Key::MAX_INODE), Sector(u64::MAX)));
+    walk.end();
+}
+
+/// How many nodes to read at once.
+fn batch(items: &[Item]) -> usize {
+    let mut bytes = 0;
+    let fits = |item: &&Item| {
+        bytes += u64::from(item.key.sectors) * SECTOR_BYTES;
+        bytes <= READ_AHEAD_BYTES
+    };
+    items.iter().take_while(fits).count().max(1)
+}
+
+impl<V: Visitor + ?Sized> Walk<'_, V> {
+    fn begin(&mut self, root: &Key) -> Vec<Item> {
+        let place = root.pointer().map_or(Place::on(Site::Cache), |p| Place::cache(&self.geometry, p.offset));
+        let broken = match (root.check_node(&self.geometry), root.pointer()) {
+            (Ok(()), Some(pointer)) => {
+                self.view.raise(pointer);
+                return vec![Item { key: root.clone(), pointer, after: START }];
+            }
+            (Ok(()), None) => "it leads nowhere".to_owned(),
+            (Err(error), _) => error.to_string(),
+        };
+        self.visitor.finding(Finding::new(Kind::NodeKey, place, format_args!("key of the root: {broken}")));
+        self.lose(START, root.position());
+        Vec::new()
+    }
+
+    fn lose(&mut self, after: Position, upto: Position) {
+        self.view.complete = false;
+        self.view.lost.push(Lost { after, upto });
+    }
+
+    fn place(&self, item: &Item) -> Place {
+        Place::cache(&self.geometry, item.pointer.offset)
+    }
+
+    fn node(&mut self, item: &Item, level: u16, bytes: Result<Buf, String>, children: &mut Vec<Item>) {
+        if level == 0 {
+            // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
+            self.replay_upto(item.after);
+        }
+        let place = self.place(item);
+        let lost = match self.parse(item, bytes) {
+            Ok(node) => {
+                self.view.nodes += 1;
+                self.check_place(item, place);
+                let (key, after) = (&item.key, item.after);
+                self.visitor.node(&NodeVisit { geometry: &self.geometry, key, level, after, node: &node });
+                if level == 0 {
+                    self.leaf(item, node);
+                } else {
+                    self.interior(item, node, children);
+                }
+                return;
+            }
+            Err(lost) => lost,
+        };
+        self.visitor.finding(lost);
+        self.lose(item.after, item.key.position());
+        if level == 0 {
+            self.replay_upto(item.key.position());
+        }
+    }
+
+    fn parse(&mut self, item: &Item, bytes: Result<Buf, String>) -> Result<ParsedNode, Finding> {
+        let place = self.place(item);
+        if let Some(owner) = self.view.own(item.pointer.bucket(self.geometry.bucket_sectors), Owner::Node) {
+            let detail = format!("node {} is in a bucket of: {}", item.key, owner.word());
+            return Err(Finding::new(Kind::NodeTwice, place, detail));
+        }
+        self.seen.push(item.pointer);
+        let bytes = bytes
+            .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("btree node: {error}")))?;
+        parse_node(&self.geometry, &item.key, bytes.as_slice())
+            .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))
+    }
+
+    fn check_place(&mut self, item: &Item, place: Place) {
+        let start = self.geometry.bucket_start(item.pointer.bucket(self.geometry.bucket_sectors));
+        let bytes = u64::from(item.key.sectors) * SECTOR_BYTES;
+        if item.pointer.offset != start || bytes != self.geometry.node_bytes() {
+            let detail = format!(
+                "a node of {bytes} bytes at sector {} of its bucket, expected {} at 0",
+                item.pointer.offset - start,
+                self.geometry.node_bytes()
+            );
+            self.visitor.finding(Finding::new(Kind::NodeSize, place, detail));
+        }
+    }
+
+    fn interior(&mut self, item: &Item, node: ParsedNode, children: &mut Vec<Item>) {
+        let place = self.place(item);
+        if node.bsets.iter().any(|keys| !keys.is_sorted_by_key(Key::position)) {
+            self.visitor.finding(Finding::new(
+                Kind::BsetOrder,
+                place,
+                "keys of an inner node are not in order",
+            ));
+        }
+        let mut keys = combine_interior(node.bsets);
+        keys.retain(|key| match key.check_node(&self.geometry) {
+            Ok(()) => {
+                self.view.raise_key(key);
+                true
+            }
+            Err(error) => {
+                self.visitor.finding(Finding::new(
+                    Kind::NodeKey,
+                    place,
+                    format_args!("child {key}: {error}"),
+                ));
+                self.view.complete = false;
+                false
+            }
+        });
+        let mut after = item.after;
+        for key in keys.into_iter().filter(|key| !key.is_zero()) {
+            let Some(pointer) = key.pointer().filter(|pointer| self.view.staleness(*pointer) == Some(0))
+            else {
+                continue;
+            };
+            let position = key.position();
+            if position == after && after != item.after {
+                let detail = format!("child {key} has the place of another one");
+                self.visitor.finding(Finding::new(Kind::NodeEqual, place, detail));
+                continue;
+            }
+            if position <= after {
+                let detail = format!(
+                    "child {key} is not inside its parent, which begins behind {}:{}",
+                    after.0, after.1
+                );
+                self.visitor.finding(Finding::new(Kind::NodeKey, place, detail));
+                self.view.complete = false;
+                continue;
+            }
+            children.push(Item { key, pointer, after });
+            after = position;
+        }
+        if after != item.key.position() {
+            let detail = format!("the children of node {} end at {}:{}", item.key, after.0, after.1);
+            self.visitor.finding(Finding::new(Kind::NodeGap, place, detail));
+            self.lose(after, item.key.position());
+        }
+    }
+
+    fn leaf(&mut self, item: &Item, node: ParsedNode) {
+        let place = self.place(item);
+        let ordered = node.bsets.iter().all(|keys| {
+            let mut last = START;
+            keys.iter().filter(|key| key.sectors > 0).all(|key| {
+                let follows = (key.inode, key.start()) >= last;
+                last = key.position();
+                follows
+            })
+        });
+        if !ordered {
+            self.visitor.finding(Finding::new(
+                Kind::BsetOrder,
+                place,
+                "extents of a leaf overlap or are not in order",
+            ));
+        }
+        let mut keys = combine_leaf(node.bsets);
+        keys.retain(|key| match key.check_extent(&self.geometry) {
+            Ok(()) => {
+                self.view.raise_key(key);
+                true
+            }
+            Err(error) => {
+                let place = place.of_volume(key.inode, key.range());
+                self.visitor.finding(Finding::new(
+                    Kind::ExtentInvalid,
+                    place,
+                    format_args!("{key}: {error}"),
+                ));
+                self.view.complete = false;
+                false
+            }
+        });
+        let inside = |key: &Key| (key.inode, key.start()) >= item.after;
+        for key in keys.iter().filter(|key| !inside(key)) {
+            if key.pointer().is_some_and(|pointer| self.view.staleness(pointer) == Some(0)) {
+                let detail = format!(
+                    "{key} begins before its leaf, which begins at {}:{}",
+                    item.after.0, item.after.1
+                );
+                let place = place.of_volume(key.inode, key.range());
+                self.visitor.finding(Finding::new(Kind::ExtentOutside, place, detail));
+            }
+        }
+        let keys: Vec<Key> =
+            keys.iter().filter_map(|key| cut(key, item.after, item.key.position())).collect();
+        let over = self.replay_between(item.after, item.key.position());
+        if over.is_empty() {
+            self.view.extents.extend(keys.iter().map(|key| Extent::new(key, false)));
+        } else {
+            // After combining, what is in a journaled range comes from the journal.
+            let from_journal = over.clone();
+            let mut next = 0;
+            for key in combine_leaf(vec![keys, over]) {
+                while from_journal.get(next).is_some_and(|j| j.position() <= (key.inode, key.start())) {
+                    next += 1;
+                }
+                let replayed = from_journal.get(next).is_some_and(|journaled| {
+                    journaled.inode == key.inode && journaled.range().covers(&key.range())
+                });
+                self.view.extents.push(Extent::new(&key, replayed));
+            }
+        }
+        self.replayed = self.replayed.max(item.key.position());
+    }
+
+    /// The parts of journaled keys in an interval.
+    fn replay_between(&self, after: Position, upto: Position) -> Vec<Key> {
+        let from = self.replay.partition_point(|key| key.position() <= after);
+        let keys = self.replay[from..].iter().take_while(|key| (key.inode, key.start()) < upto);
+        keys.filter_map(|key| cut(key, after, upto)).collect()
+    }
+
+    /// Takes the journaled keys up to a position where there is no leaf for them.
+    fn replay_upto(&mut self, upto: Position) {
+        if self.replayed < upto {
+            let keys = self.replay_between(self.replayed, upto);
+            self.view.extents.extend(keys.iter().map(|key| Extent::new(key, true)));
+            self.replayed = upto;
+        }
+    }
+
+    /// Whether the nodes that were read are the set's own still, now that all pointers are known.
+    fn end(&mut self) {
+        for pointer in std::mem::take(&mut self.seen) {
+            if let Some(stale @ 1..) = self.view.staleness(pointer) {
+                let detail = format!("the node at {pointer} is stale by {stale}");
+                let place = Place::cache(&self.geometry, pointer.offset);
+                self.visitor.finding(Finding::new(Kind::NodeStale, place, detail));
+            }
+        }
+    }
+}
+
+/// The part of a key in the interval of a leaf.
+fn cut(key: &Key, after: Position, upto: Position) -> Option<Key> {
+    let mut range = key.range();
+    if key.inode < after.0 || key.inode > upto.0 {
+        return None;
+    }
+    if key.inode == after.0 {
+        range.start = range.start.max(after.1);
+    }
+    if key.inode == upto.0 {
+        range.end = range.end.min(upto.1);
+    }
+    if range.is_empty() {
+        return None;
+    }
+    if range == key.range() {
+        Some(key.clone())
+    } else {
+        Some(key.cut_to(SectorRange::from_bounds(range.start, range.end)))
+    }
+}

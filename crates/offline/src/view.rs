@@ -1,0 +1,240 @@
+//! A cache set as its devices describe it: what a walk brings back.
+
+use ubcache_format::{
+    BucketNr, Generation, Geometry, Inode, Key, PLACEHOLDER_DEVICE, Pointer, Sector, SectorRange, Superblock,
+    UuidEntry,
+};
+
+use crate::journal::Journal;
+
+const DIRTY: u8 = 1;
+const REPLAYED: u8 = 2;
+const NO_POINTER: u8 = 4;
+
+/// An extent of the combined view of tree and journal, in 24 bytes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Extent {
+    end: u64,
+    offset: u64,
+    inode: u32,
+    sectors: u16,
+    generation: u8,
+    flags: u8,
+}
+
+impl Extent {
+    pub(crate) fn new(key: &Key, replayed: bool) -> Extent {
+        let pointer = key.pointer();
+        let mut flags = 0;
+        flags |= if key.dirty { DIRTY } else { 0 };
+        flags |= if replayed { REPLAYED } else { 0 };
+        flags |= if pointer.is_none() { NO_POINTER } else { 0 };
+        let pointer = pointer.unwrap_or(Pointer {
+            device: PLACEHOLDER_DEVICE,
+            offset: Sector(0),
+            generation: Generation(0),
+        });
+        Extent {
+            end: key.end.0,
+            offset: pointer.offset.0,
+            inode: key.inode.0,
+            sectors: key.sectors,
+            generation: pointer.generation.0,
+            flags,
+        }
+    }
+
+    /// The volume.
+    pub const fn inode(&self) -> Inode {
+        Inode(self.inode)
+    }
+
+    /// The part of the volume, in key sectors (docs/format.md §4.3).
+    pub const fn range(&self) -> SectorRange {
+        SectorRange::from_bounds(Sector(self.end.saturating_sub(self.sectors as u64)), Sector(self.end))
+    }
+
+    /// Where the data is; nothing for holes and placeholders.
+    pub const fn pointer(&self) -> Option<Pointer> {
+        if self.flags & NO_POINTER != 0 {
+            return None;
+        }
+        Some(Pointer { device: 0, offset: Sector(self.offset), generation: Generation(self.generation) })
+    }
+
+    /// Whether the cache has the only copy.
+    pub const fn is_dirty(&self) -> bool {
+        self.flags & DIRTY != 0
+    }
+
+    /// Whether it comes from the journal.
+    pub const fn is_replayed(&self) -> bool {
+        self.flags & REPLAYED != 0
+    }
+}
+
+/// What a bucket is used for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// Nothing that counts points to it.
+    Free,
+    /// A part of the ring.
+    Journal,
+    /// An element of the prio chain.
+    Prio,
+    /// The volume table.
+    Uuids,
+    /// A node.
+    Node,
+    /// Data that the backing device has as well.
+    Clean,
+    /// Data, some of it the only copy.
+    Dirty,
+}
+
+impl Owner {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Owner::Free => "free",
+            Owner::Journal => "journal",
+            Owner::Prio => "prio set",
+            Owner::Uuids => "volume table",
+            Owner::Node => "node",
+            Owner::Clean => "clean data",
+            Owner::Dirty => "dirty data",
+        }
+    }
+}
+
+/// What is known about one bucket, in 6 bytes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Bucket {
+    /// The generation in the prio chain.
+    pub stored: Generation,
+    /// The generation after all pointers have raised it.
+    pub generation: Generation,
+    /// The priority in the prio chain.
+    pub priority: u16,
+    /// What it is used for.
+    pub owner: Owner,
+}
+
+/// An interval of keys, of which what the tree says is not known.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Lost {
+    /// The interval begins behind this key, …
+    pub after: (Inode, Sector),
+    /// … and ends with this one.
+    pub upto: (Inode, Sector),
+}
+
+impl Lost {
+    /// The part of the interval in a volume.
+    pub fn in_volume(&self, inode: Inode) -> Option<SectorRange> {
+        if inode < self.after.0 || inode > self.upto.0 {
+            return None;
+        }
+        let start = if inode == self.after.0 { self.after.1 } else { Sector(0) };
+        let end = if inode == self.upto.0 { self.upto.1 } else { Sector(Key::MAX_END) };
+        Some(SectorRange::from_bounds(start, end)).filter(|range| !range.is_empty())
+    }
+}
+
+/// A cache set as its cache device describes it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The superblock of the cache device.
+    pub superblock: Superblock,
+    /// What follows from it.
+    pub geometry: Geometry,
+    /// The journal.
+    pub journal: Journal,
+    /// Every bucket of the device.
+    pub buckets: Vec<Bucket>,
+    /// The slots of the volume table.
+    pub uuids: Vec<UuidEntry>,
+    /// The extents after replay, in order, holes and stale ones among them.
+    pub extents: Vec<Extent>,
+    /// Where the tree could not be read.
+    pub lost: Vec<Lost>,
+    /// Nodes that were read.
+    pub nodes: u64,
+    /// Whether all of the metadata could be read. If not, `extents` is not all there is.
+    pub complete: bool,
+}
+
+impl View {
+    pub(crate) fn new(superblock: Superblock) -> View {
+        View {
+            geometry: superblock.geometry(),
+            superblock,
+            journal: Journal::default(),
+            buckets: Vec::new(),
+            uuids: Vec::new(),
+            extents: Vec::new(),
+            lost: Vec::new(),
+            nodes: 0,
+            complete: true,
+        }
+    }
+
+    /// What is known of the bucket that a pointer leads into.
+    pub fn bucket(&self, pointer: Pointer) -> Option<&Bucket> {
+        self.buckets.get(pointer.bucket(self.geometry.bucket_sectors).0 as usize)
+    }
+
+    /// By how many generations a pointer is stale; nothing for one that leads nowhere.
+    pub fn staleness(&self, pointer: Pointer) -> Option<u8> {
+        Some(self.bucket(pointer)?.generation.staleness_of(pointer.generation))
+    }
+
+    /// Where the data of an extent is, if it is there still.
+    pub fn live(&self, extent: &Extent) -> Option<Pointer> {
+        extent.pointer().filter(|pointer| self.staleness(*pointer) == Some(0))
+    }
+
+    /// The live extents of a volume, in order.
+    pub fn volume(&self, inode: Inode) -> impl Iterator<Item = (&Extent, Pointer)> {
+        let from = self.extents.partition_point(|extent| extent.inode() < inode);
+        self.extents[from..]
+            .iter()
+            .take_while(move |extent| extent.inode() == inode)
+            .filter_map(|extent| Some((extent, self.live(extent)?)))
+    }
+
+    /// The slot of the volume with this UUID: the inode of its keys.
+    pub fn slot(&self, uuid: ubcache_format::Uuid) -> Option<Inode> {
+        self.uuids
+            .iter()
+            .position(|entry| entry.is_live() && entry.uuid == uuid)
+            .map(|slot| Inode(slot as u32))
+    }
+
+    pub(crate) fn raise(&mut self, pointer: Pointer) {
+        let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
+        if let Some(bucket) = self.buckets.get_mut(bucket)
+            && bucket.generation.is_ahead(pointer.generation)
+        {
+            bucket.generation = pointer.generation;
+        }
+    }
+
+    pub(crate) fn raise_key(&mut self, key: &Key) {
+        for pointer in key.pointers.iter().filter(|pointer| pointer.is_available()) {
+            self.raise(*pointer);
+        }
+    }
+
+    /// Gives a bucket to an owner; says who has it already, if somebody has.
+    pub(crate) fn own(&mut self, bucket: BucketNr, owner: Owner) -> Option<Owner> {
+        let entry = self.buckets.get_mut(bucket.0 as usize)?;
+        match (entry.owner, owner) {
+            (Owner::Free, _) => entry.owner = owner,
+            (Owner::Clean, Owner::Clean | Owner::Dirty) => entry.owner = owner,
+            (Owner::Dirty, Owner::Clean | Owner::Dirty) => {}
+            (former, _) => return Some(former),
+        }
+        None
+    }
+}

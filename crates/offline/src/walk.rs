@@ -1,0 +1,278 @@
+//! The walk over a set: superblock, journal, prio chain, volume table, every node, and what follows from all of them
+//! together (docs/format.md §12).
+//!
+//! Damage does not stop it as long as there is something left to read: a [`Visitor`] is told of everything that was
+//! found, and the [`View`] says which intervals of keys are lost.
+//!
+//! Memory, all bounded by the size of the device: 6 bytes a bucket; 24 bytes an extent, and 16 more while extents are
+//! compared with each other, so about 40 MB a million extents; 80 bytes a node; the journal entries that replay needs.
+
+use ubcache_env::{Device, Sector};
+use ubcache_format::{
+    BucketNr, Generation, Geometry, Key, PrioEntry, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
+    Superblock, UuidEntry, combine_leaf, parse_prio, parse_uuids, parse_uuids_v0,
+};
+
+use crate::account::account;
+use crate::disk::{Phase, Watcher, read};
+use crate::finding::{Finding, Kind, Place, Site};
+use crate::journal::{Journal, read_journal};
+use crate::tree::{NodeVisit, walk_tree};
+use crate::view::{Bucket, Owner, View};
+
+/// Somebody who is shown everything that a walk comes across, in the order in which it is read.
+pub trait Visitor {
+    /// The superblock of the cache device.
+    fn superblock(&mut self, _superblock: &Superblock) {}
+    /// The journal.
+    fn journal(&mut self, _geometry: &Geometry, _journal: &Journal) {}
+    /// An element of the prio chain.
+    fn prio(&mut self, _element: &PrioElement<'_>) {}
+    /// The volume table, and where it is.
+    fn uuids(&mut self, _key: &Key, _slots: &[UuidEntry]) {}
+    /// A node of the tree, level by level from the root, in order of keys.
+    fn node(&mut self, _node: &NodeVisit<'_>) {}
+    /// Something that is worth telling.
+    fn finding(&mut self, _finding: Finding) {}
+}
+
+/// Nobody.
+impl Visitor for () {}
+
+/// An element of the prio chain.
+#[derive(Debug)]
+pub struct PrioElement<'a> {
+    /// Where it is.
+    pub bucket: BucketNr,
+    /// Its number.
+    pub seq: u64,
+    /// Where the next one is; meaningless in the last.
+    pub next: BucketNr,
+    /// The bucket that its first entry is about.
+    pub first: BucketNr,
+    /// The entries, those past the last bucket left out.
+    pub entries: &'a [PrioEntry],
+}
+
+/// Reads a superblock; the finding says what is wrong with it.
+pub(crate) async fn read_superblock<D: Device>(device: &D, site: Site) -> Result<Superblock, Finding> {
+    let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
+    let damaged = |error: ubcache_format::FormatError| {
+        Finding::new(Kind::SuperblockDamaged, place.plus(error.at), error)
+    };
+    let bytes = read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES)
+        .await
+        .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")))?;
+    let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
+    let geometry = device.geometry();
+    superblock.check_device(geometry.sectors, geometry.logical_block_bytes).map_err(damaged)?;
+    Ok(superblock)
+}
+
+/// Walks over the set of a cache device, which is only read. Nothing comes back if there is no superblock to begin
+/// with.
+pub async fn walk<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) -> Option<View> {
+    let superblock = match read_superblock(cache, Site::Cache).await {
+        Ok(superblock) if superblock.is_cache() => superblock,
+        Ok(superblock) => {
+            let detail = format!("a backing device (superblock version {})", superblock.version);
+            visitor.finding(Finding::new(Kind::WrongKind, Place::on(Site::Cache), detail));
+            return None;
+        }
+        Err(finding) => {
+            visitor.finding(finding);
+            return None;
+        }
+    };
+    visitor.superblock(&superblock);
+    let mut view = View::new(superblock);
+    let geometry = view.geometry;
+    view.buckets =
+        vec![
+            Bucket { stored: Generation(0), generation: Generation(0), priority: 0, owner: Owner::Free };
+            geometry.buckets as usize
+        ];
+    if !view.superblock.sync() {
+        let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(Site::Cache) };
+        visitor.finding(Finding::new(Kind::NeverStarted, place, "the cache has never been started"));
+        return Some(view);
+    }
+    for index in 0..geometry.journal_buckets {
+        let _ = view.own(geometry.journal_bucket(index), Owner::Journal);
+    }
+    let discard = view.superblock.discard();
+    view.journal =
+        read_journal(cache, &geometry, discard, watcher, &mut |finding| visitor.finding(finding)).await;
+    visitor.journal(&geometry, &view.journal);
+    view.complete &= !view.journal.incomplete;
+    let Some(newest) = view.journal.newest() else { return Some(view) };
+    let (newest, version) = (newest.entry.clone(), newest.version);
+    read_prios(cache, &mut view, newest.prio_bucket, visitor, watcher).await;
+    read_table(cache, &mut view, &newest.uuid_bucket, version, visitor).await;
+    let replay = take_replay(&mut view, visitor);
+    walk_tree(cache, &mut view, &newest.root, newest.root_level, &replay, visitor, watcher).await;
+    // Raised only now: by what the tree says, a key of the journal is not ahead of itself.
+    for found in view.journal.entries.clone().iter().rev() {
+        found
+            .entry
+            .keys
+            .iter()
+            .filter(|key| key.check_journaled(&geometry).is_ok())
+            .for_each(|key| view.raise_key(key));
+    }
+    account(&mut view, visitor);
+    Some(view)
+}
+
+/// The keys of the replay range, one over the other.
+fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Key> {
+    let geometry = view.geometry;
+    let mut runs = Vec::new();
+    for found in &view.journal.entries {
+        let bucket = geometry.journal_bucket(found.place.index);
+        let place = Place::bucket(&geometry, bucket).plus(u64::from(found.place.offset));
+        let mut run = Vec::with_capacity(found.entry.keys.len());
+        for key in &found.entry.keys {
+            match key.check_journaled(&geometry) {
+                Ok(()) => run.push(key.clone()),
+                Err(error) => {
+                    let detail = format!("entry {}: {error}", found.place.seq);
+                    visitor.finding(Finding::new(
+                        Kind::JournalKey,
+                        place.of_volume(key.inode, key.range()),
+                        detail,
+                    ));
+                    view.complete = false;
+                }
+            }
+        }
+        runs.push(run);
+    }
+    combine_leaf(runs)
+}
+
+async fn read_prios<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    view: &mut View,
+    first: BucketNr,
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) {
+    let geometry = view.geometry;
+    let sectors = geometry.metadata_bytes() / SECTOR_BYTES;
+    let count = geometry.prio_buckets();
+    let phase = Phase::new(watcher, "prio chain", u64::from(count) * sectors * SECTOR_BYTES);
+    let mut bucket = first;
+    for element in 0..count {
+        if !geometry.is_usable(bucket) {
+            let detail = format!(
+                "element {} of {count} is said to be in bucket {bucket}, expected {} to {}",
+                element + 1,
+                geometry.first_bucket,
+                geometry.buckets - 1
+            );
+            visitor.finding(Finding::new(Kind::PrioDamaged, Place::on(Site::Cache), detail));
+            view.complete = false;
+            return;
+        }
+        let place = Place::bucket(&geometry, bucket);
+        if let Some(owner) = view.own(bucket, Owner::Prio) {
+            let detail = format!("a prio set is in a bucket of the {}", owner.word());
+            visitor.finding(Finding::new(Kind::BucketTwice, place, detail));
+            view.complete = false;
+        }
+        let bytes = match read(cache, geometry.bucket_start(bucket), sectors).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("prio set: {error}")));
+                view.complete = false;
+                return;
+            }
+        };
+        phase.add(sectors * SECTOR_BYTES);
+        match parse_prio(&geometry, bytes.as_slice()) {
+            Ok((seq, next, entries)) => {
+                let each = geometry.prio_entries_per_bucket() as usize;
+                let start = element as usize * each;
+                let room = view.buckets.get_mut(start..).unwrap_or_default();
+                for (bucket, entry) in room.iter_mut().zip(&entries) {
+                    bucket.stored = entry.generation;
+                    bucket.generation = entry.generation;
+                    bucket.priority = entry.priority;
+                }
+                let used = room.len().min(entries.len());
+                let first = BucketNr(start as u32);
+                visitor.prio(&PrioElement { bucket, seq, next, first, entries: &entries[..used] });
+                bucket = next;
+            }
+            Err(error) => {
+                visitor.finding(Finding::new(Kind::PrioDamaged, place.plus(error.at), &error));
+                view.complete = false;
+                return;
+            }
+        }
+    }
+}
+
+async fn read_table<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    view: &mut View,
+    key: &Key,
+    version: u32,
+    visitor: &mut V,
+) {
+    let geometry = view.geometry;
+    let place = key.pointer().map_or(Place::on(Site::Cache), |p| Place::cache(&geometry, p.offset));
+    let pointer = match (key.check_node(&geometry), key.pointer()) {
+        (Ok(()), Some(pointer)) => pointer,
+        (Ok(()), None) => {
+            visitor.finding(Finding::new(
+                Kind::VolumeTable,
+                place,
+                "the key of the volume table leads nowhere",
+            ));
+            view.complete = false;
+            return;
+        }
+        (Err(error), _) => {
+            visitor.finding(Finding::new(
+                Kind::VolumeTable,
+                place,
+                format_args!("key of the volume table: {error}"),
+            ));
+            view.complete = false;
+            return;
+        }
+    };
+    if let Some(owner) = view.own(pointer.bucket(geometry.bucket_sectors), Owner::Uuids) {
+        let detail = format!("the volume table is in a bucket of the {}", owner.word());
+        visitor.finding(Finding::new(Kind::BucketTwice, place, detail));
+        view.complete = false;
+    }
+    view.raise(pointer);
+    match read(cache, pointer.offset, u64::from(key.sectors)).await {
+        Ok(bytes) if version == 0 => view.uuids = parse_uuids_v0(bytes.as_slice()),
+        Ok(bytes) => view.uuids = parse_uuids(bytes.as_slice()),
+        Err(error) => {
+            visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("volume table: {error}")));
+            view.complete = false;
+            return;
+        }
+    }
+    for (slot, entry) in view.uuids.iter().enumerate().filter(|(_, entry)| entry.is_live()) {
+        if let Some(first) = view.slot(entry.uuid)
+            && (first.0 as usize) < slot
+        {
+            let detail = format!("slots {first} and {slot} both have {}", entry.uuid);
+            visitor.finding(Finding::new(Kind::VolumeTwice, place.plus(128 * slot as u64), detail));
+        }
+    }
+    visitor.uuids(key, &view.uuids);
+}
+
+/// The first position there is.
+pub(crate) const START: (ubcache_format::Inode, Sector) = (ubcache_format::Inode(0), Sector(0));

@@ -1,0 +1,25 @@
+//! What the Linux driver wrote has no damage, by `check`, after a stop in order and after a power cut.
+
+mod support;
+
+use support::{MemDevice, cases, run};
+use ubcache_offline::check_set;
+
+#[test]
+fn images_of_the_driver_are_clean() {
+    for case in cases() {
+        let cache = MemDevice::new(case.cache.clone());
+        let volumes = case.volumes();
+        let backing: Vec<MemDevice> =
+            volumes.iter().filter_map(|volume| volume.backing.clone()).map(MemDevice::new).collect();
+        let report = run(check_set(&cache, &backing.iter().collect::<Vec<_>>()));
+        println!("{}: {:?} {:?}", case.name, report.stats, report.counts);
+        for finding in &report.findings {
+            println!("{finding}");
+        }
+        assert!(report.is_clean(), "{}: {:?}", case.name, report.counts);
+        let dirty: u64 = volumes.iter().map(|volume| volume.dirty_sectors).sum();
+        assert_eq!(report.stats.dirty_sectors, dirty, "{}", case.name);
+        assert_eq!(cache.writes() + backing.iter().map(MemDevice::writes).sum::<u64>(), 0);
+    }
+}
