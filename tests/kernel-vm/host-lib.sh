@@ -234,6 +234,7 @@ harmless+='|bch_cached_dev_attach\(\) Caching [a-z0-9-]+ as bcache[0-9]+ on set 
 harmless+='|bch_journal_replay\(\) journal replay done, [0-9]+ keys in [0-9]+ entries, seq [0-9]+-?[0-9]*$'
 harmless+='|run_cache_set\(\) invalidating existing data$'
 harmless+='|bcache_device_free\(\) bcache[0-9]+ stopped$'
+harmless+='|bch_cached_dev_run\(\) cached dev [a-z0-9-]+ is running already$' # an attach by hand
 harmless+='|cached_dev_detach_finish\(\) Caching disabled for [a-z0-9-]+$'
 harmless+='|cache_set_free\(\) Cache set [0-9a-f-]+ unregistered$)'
 

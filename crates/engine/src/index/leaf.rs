@@ -65,6 +65,8 @@ pub(crate) struct Body {
     touched_words: u64,
     /// Dirty entries, stale ones included.
     dirty_entries: u32,
+    /// Where the node on the device has holes or placeholders, which are not in the map.
+    hollow: BTreeMap<Inode, IntervalSet>,
 }
 
 fn extent((inode, end): Position, entry: Entry) -> Extent {
@@ -183,12 +185,20 @@ impl Body {
         self.touched_words += 9;
     }
 
+    /// Notes that the node on the device has a key without data there.
+    pub fn note_hollow(&mut self, inode: Inode, range: SectorRange) {
+        self.hollow.entry(inode).or_default().insert(range);
+    }
+
     /// The keys that bring the device's node up to date: what the touched ranges hold now, and
-    /// holes for the rest of them. Sorted, disjoint.
+    /// holes for the rest of them. Sorted, disjoint. Where a touched range lies inside of one older key,
+    /// the upper rest of that key is repeated: the driver combines bsets in place, so what they
+    /// combine to must not be longer than they are (docs/format.md §5.6).
     pub fn pending_keys(&self) -> Vec<Key> {
         let mut keys = Vec::new();
         for (&inode, ranges) in &self.touched {
-            for range in ranges.iter() {
+            let mut ranges = ranges.iter().peekable();
+            while let Some(range) = ranges.next() {
                 let mut at = range.start;
                 for extent in self.overlapping(inode, range) {
                     let part = extent.cut(range);
@@ -197,13 +207,64 @@ impl Body {
                     keys.push(part.key());
                 }
                 push_holes(&mut keys, inode, SectorRange::from_bounds(at, range.end));
+                let limit = ranges.peek().map_or(Sector(u64::MAX), |next| next.start);
+                self.push_split_rest(&mut keys, inode, range, limit);
             }
         }
         keys
     }
 
+    /// The part, up to `limit`, behind a touched range of a key of the device that may lie around it.
+    fn push_split_rest(&self, keys: &mut Vec<Key>, inode: Inode, range: SectorRange, limit: Sector) {
+        if range.start.0 == 0 {
+            return;
+        }
+        let before = SectorRange::new(Sector(range.start.0 - 1), 1);
+        let behind = SectorRange::new(range.end, 1);
+        match (self.overlapping(inode, before).next(), self.overlapping(inode, behind).next()) {
+            (Some(left), Some(right)) => {
+                let is_one = left.dirty == right.dirty
+                    && left.pointer.advance(range.end - left.range.start) == right.cut(behind).pointer;
+                if is_one {
+                    let rest = SectorRange::from_bounds(range.end, right.range.end.min(limit));
+                    keys.push(right.cut(rest).key());
+                }
+            }
+            (None, None) => {
+                let Some(hollow) = self.hollow.get(&inode).filter(|hollow| hollow.overlaps(before)) else { return };
+                // No key is longer than this.
+                let longest = SectorRange::new(range.end, MAX_EXTENT_SECTORS);
+                let rest = hollow.overlapping(longest).next().filter(|rest| rest.start <= range.end);
+                if let Some(rest) = rest {
+                    let end = rest.end.min(longest.end).min(limit);
+                    push_holes(keys, inode, SectorRange::from_bounds(range.end, end));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Takes the note of what is touched away: a write of it is under way.
     pub fn take_touched(&mut self) -> Touched {
+        let mut holes = Vec::new();
+        for (&inode, ranges) in &self.touched {
+            for range in ranges.iter() {
+                let mut at = range.start;
+                for extent in self.overlapping(inode, range) {
+                    holes.push((inode, SectorRange::from_bounds(at, extent.range.start.max(at))));
+                    at = extent.range.end;
+                }
+                holes.push((inode, SectorRange::from_bounds(at, range.end.max(at))));
+            }
+        }
+        for (inode, ranges) in &self.touched {
+            if let Some(hollow) = self.hollow.get_mut(inode) {
+                ranges.iter().for_each(|range| hollow.remove(range));
+            }
+        }
+        for (inode, hole) in holes.into_iter().filter(|(_, hole)| !hole.is_empty()) {
+            self.note_hollow(inode, hole);
+        }
         Touched { ranges: std::mem::take(&mut self.touched), words: std::mem::take(&mut self.touched_words) }
     }
 
@@ -421,6 +482,22 @@ mod tests {
                 if kind == 4 {
                     device.push(body.pending_keys());
                     body.take_touched();
+                    // The driver combines bsets in the room that they have.
+                    let combined = ubcache_format::combine_leaf(device.clone());
+                    let words = |keys: &[Key]| keys.iter().map(Key::words).sum::<usize>();
+                    let room = device.iter().map(|keys| words(keys)).sum::<usize>();
+                    prop_assert!(words(&combined) <= room, "{combined:?}");
+                    if dirty {
+                        let mut loaded = Body::default();
+                        for key in combined {
+                            let Some(pointer) = key.pointer() else {
+                                loaded.note_hollow(VOLUME, key.range());
+                                continue;
+                            };
+                            loaded.put(Extent { inode: VOLUME, range: key.range(), dirty: key.dirty, pointer });
+                        }
+                        body = loaded;
+                    }
                 }
             }
             prop_assert_eq!(&sectors(&body), &model);

@@ -37,13 +37,15 @@ impl<E: Env> Set<E> {
         }
         let node = self.read_node(&leaf.key()).await?;
         let mut extents = Vec::new();
+        let mut hollow = Vec::new();
         for key in combine_leaf(node.bsets) {
             key.check_extent(&self.geometry)
                 .map_err(EngineError::format("index leaf", leaf.pointer.offset))?;
-            let Some(pointer) = key.pointer() else { continue };
-            if (key.inode, key.start()) < leaf.low || key.position() > leaf.end {
+            let inside = (key.inode, key.start()) >= leaf.low && key.position() <= leaf.end;
+            let Some(pointer) = key.pointer().filter(|_| inside) else {
+                hollow.push((key.inode, key.range()));
                 continue;
-            }
+            };
             extents.push(Extent { inode: key.inode, range: key.range(), dirty: key.dirty, pointer });
         }
         {
@@ -64,7 +66,8 @@ impl<E: Env> Set<E> {
                 }
                 state.counted = true;
             }
-            let body = Body::from_extents(extents);
+            let mut body = Body::from_extents(extents);
+            hollow.into_iter().for_each(|(inode, range)| body.note_hollow(inode, range));
             self.tree.borrow_mut().loaded_extents += body.len();
             state.dirty_entries = body.dirty_entries();
             state.seq = node.seq;
