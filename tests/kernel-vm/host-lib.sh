@@ -7,14 +7,15 @@
 
 backing_mib=32
 
-# set_make MAKER NAME MODE VOLUMES BUCKET BLOCK: formats a new set. MAKER is ubcache or make-bcache.
+# set_make MAKER NAME MODE VOLUMES BUCKET BLOCK: formats a new set. MAKER is ubcache, make-bcache or apart:
+# not attached, the cache by ubcache and the backing devices by make-bcache.
 set_make() {
     local maker=$1 name=$2 mode=$3 volumes=$4 bucket=$5 block=$6 seed unit=1 index cache_mib=64
     local dir=$work/$name backings=()
     seed=$(printf '%s' "$name" | cksum | cut -d ' ' -f 1)
     [ "$block" = 512 ] || unit=8
     [ "$bucket" != 512k ] || cache_mib=288
-    [ "$bucket" != 4k ] || cache_mib=${deep_cache_mib:-16}
+    cache_mib=${cache_mib_wanted:-$cache_mib}
     rm -rf "$dir"
     mkdir -p "$dir"
     declare -p seed mode volumes bucket block unit | sed 's/^declare -[-a-z]* //' >"$dir/parameters"
@@ -29,8 +30,11 @@ set_make() {
         "$ubcache" make -C "$dir/cache.img" "${backings[@]}" --bucket "$bucket" --block "$block" >"$dir/make.log"
         ;;
     make-bcache)
-        # One after the other: make-bcache takes several backing devices after one -B only.
         make-bcache --bucket "$bucket" --block "$block" -C "$dir/cache.img" -B "$dir"/backing?.img >"$dir/make.log"
+        ;;
+    apart)
+        "$ubcache" make -C "$dir/cache.img" --bucket "$bucket" --block "$block" >"$dir/make.log"
+        make-bcache --block "$block" -B "$dir"/backing?.img >>"$dir/make.log"
         ;;
     esac
 }
@@ -99,6 +103,7 @@ ubcache_gone() { # ubcache_gone NAME: waits for the end of the daemon
     local pid
     pid=$(<"$work/$1/daemon")
     while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    rm "$work/$1/daemon"
 }
 
 ubcache_stop() {
@@ -159,45 +164,138 @@ ubcache_station() {
 flush_volume() {
     "$pattern" flush "$4"
 }
+load_volume() {
+    "$pattern" load "$4" "$3" "$1/log$2" $(<"$1/load") 2>"$1/load-error$2" &
+}
 
-# linux_station ROUND COUNT END SET...: one boot of the VM, in which each set has its turn: verified,
-# written to, verified; END is stop, power-cut (the last set is left running) or keep.
-linux_station() {
-    local round=$1 count=$2 end=$3 name dir index disks=() letter=0 status=0 log
-    local letters=(a b c d e f g h i j k l m n o p q r s t u v w x y z)
-    shift 3
+# ubcache_load SECONDS NAME: a load on all volumes of the set, and kill -9 in the middle of it.
+ubcache_load() {
+    local seconds=$1 name=$2
+    ubcache_start "$name" || return
+    each_volume "$name" load_volume
+    sleep "$seconds"
+    ubcache_kill "$name"
+    if grep -q wrong "$work/$name"/load-error?; then
+        note "$name: a read under load: $(cat "$work/$name"/load-error?)"
+        return 1
+    fi
+}
+
+# check_loaded NAME: ubcache after a load that was cut off: what was flushed is there; what is there
+# counts from now on.
+check_loaded() {
+    ubcache_start "$1" || return
+    each_volume "$1" check_loaded_volume || return
+    ubcache_stop "$1"
+    rm -f "$work/$1"/{load,log*}
+}
+check_loaded_volume() {
+    if ! "$pattern" check-load "$4" "$3" "$1/log$2" $(<"$1/load") <"$1/content$2" >"$1/verify$2.log"; then
+        note "ubcache: volume $2 of ${1##*/} after the load:"
+        head -n 5 "$1/verify$2.log" >&2
+        return 1
+    fi
+    tail -n 1 "$1/verify$2.log" >>"$1/dirty-load"
+    "$pattern" identify "$4" "$3" >"$1/content$2"
+}
+
+# was_dirty NAME: in writeback each volume had dirty data before and after the last turn.
+was_dirty() {
+    local dirty
+    [[ $1 = writeback* ]] || return 0
+    for dirty in $(cat "$work/$1"/dirty-{before,after}); do
+        case $dirty in
+        0 | 0.0k)
+            note "$1: a volume without dirty data at a hand-over"
+            return 1
+            ;;
+        esac
+    done
+}
+
+# the_combinations VOLUMES: sets MODE VOLUMES BUCKET BLOCK, one a line
+the_combinations() {
+    local mode bucket block
+    for mode in writeback writethrough; do
+        for bucket in 64k 512k; do
+            for block in 512 4096; do
+                echo "$mode $1 $bucket $block"
+            done
+        done
+    done
+}
+
+# make_sets MAKER VOLUMES: the sets of the_combinations; leaves their names in sets[].
+make_sets() {
+    local mode volumes bucket block
+    sets=()
+    while read -r mode volumes bucket block; do
+        sets+=("$mode-$volumes-$bucket-$block")
+        set_make "$1" "${sets[-1]}" "$mode" "$volumes" "$bucket" "$block" || return
+    done < <(the_combinations "$2")
+}
+
+# share_sets SET...: puts the sets into $work/share for the guest and their disks into disks[].
+# In the guest's /share there are
+#   options      what the script wants to know
+#   sets         a line for each: NAME CACHE BACKING...
+#   NAME/        parameters (mode, salt[]), contentN, and perhaps operationsN with afterN, readsN, load
+share_sets() {
+    local name dir index letter=0 letters=({a..z})
+    disks=()
     rm -rf "$work/share"
     mkdir -p "$work/share"
-    cp "$pattern" "$work/share/pattern"
-    echo "end=$end" >"$work/share/options"
+    cp "$pattern" "$here/guest/sets.sh" "$work/share"
+    printf '%s\n' "${options:-}" >"$work/share/options"
     for name; do
         dir=$work/$name
-        [ "$count" = 0 ] || set_writes "$name" "$round" "$count"
         mkdir "$work/share/$name"
         (
             . "$dir/parameters"
             echo "mode=$mode"
-            echo "volumes=$volumes"
             for index in $(seq 0 $((volumes - 1))); do
                 echo "salt[$index]=$(volume_salt "$index")"
             done
         ) >"$work/share/$name/parameters"
-        cp "$dir"/content? "$work/share/$name"
-        [ "$count" = 0 ] || cp "$dir"/operations? "$dir"/after? "$work/share/$name"
-        printf '%s /dev/vd%s' "$name" "${letters[letter]}" >>"$work/share/sets"
-        disks+=(--disk "$dir/cache.img")
-        letter=$((letter + 1))
-        for index in "$dir"/backing?.img; do
-            printf ' /dev/vd%s' "${letters[letter]}" >>"$work/share/sets"
-            disks+=(--disk "$index")
-            letter=$((letter + 1))
+        for file in "$dir"/{content,operations,after,reads,log}[0-9]* "$dir/load"; do
+            [ ! -e "$file" ] || cp "$file" "$work/share/$name"
+        done
+        printf '%s' "$name" >>"$work/share/sets"
+        for file in "$dir/cache.img" "$dir"/backing?.img; do
+            printf ' /dev/vd%s' "${letters[letter++]}" >>"$work/share/sets"
+            disks+=(--disk "$file")
         done
         echo >>"$work/share/sets"
     done
-    boot "$here/guest/station.sh" "${disks[@]}" || return
+}
+
+# linux_station ROUND COUNT SET...: one boot of the VM, in which each set has its turn: verified,
+# written to (COUNT random writes, if not 0), verified, garbage collected, stopped.
+linux_station() {
+    local round=$1 count=$2 name file disks
+    shift 2
     for name; do
+        rm -f "$work/$name"/{operations,after,dirty-}*
+        [ "$count" = 0 ] || set_writes "$name" "$round" "$count"
+    done
+    share_sets "$@"
+    boot station.sh "${disks[@]}" || return
+    for name; do
+        cp "$work/share/$name"/{dirty-*,content*} "$work/$name"
+        rm -f "$work/$name"/{load,log*}
         [ "$count" = 0 ] || set_written "$name"
-        cp "$work/share/$name"/dirty-* "$work/$name"
+    done
+}
+
+# linux_load SECONDS SET...: one boot with loads on all sets at once, which ends in a power failure.
+# The sets need a file load.
+linux_load() {
+    local options="seconds=$1" name disks
+    shift
+    share_sets "$@"
+    expect=137 boot load.sh "${disks[@]}" || return
+    for name; do
+        cp "$work/share/$name"/log* "$work/$name"
     done
 }
 
@@ -208,7 +306,8 @@ boot() {
     shift
     boots=$((boots + 1))
     local console=$work/console-$boots
-    "$here/run" "$@" --share "$work/share" --timeout "${boot_timeout:-600}" --memory "${memory:-1536}" --log "$console" -- "$script" || status=$?
+    "$here/run" "$@" --share "$work/share" --timeout "${boot_timeout:-900}" --memory 1536 --log "$console" \
+        -- "$here/guest/$script" ${arguments:-} || status=$?
     driver_log "$console" || return
     [ "$status" = "${expect:-0}" ] || {
         note "the guest ended with status $status instead of ${expect:-0}"
@@ -237,6 +336,19 @@ harmless+='|bcache_device_free\(\) bcache[0-9]+ stopped$'
 harmless+='|bch_cached_dev_run\(\) cached dev [a-z0-9-]+ is running already$' # an attach by hand
 harmless+='|cached_dev_detach_finish\(\) Caching disabled for [a-z0-9-]+$'
 harmless+='|cache_set_free\(\) Cache set [0-9a-f-]+ unregistered$)'
+
+# say WORDS...: goes below the case's line in the output of run-all.
+say() {
+    echo "$*" >>"$work/said"
+}
+
+# At the end of a case, however it ends.
+stop_daemons() {
+    local file
+    for file in "$work"/*/daemon; do
+        [ ! -e "$file" ] || kill -9 "$(<"$file")" 2>/dev/null || true
+    done
+}
 
 note() {
     echo "    $*" >&2

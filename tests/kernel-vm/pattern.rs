@@ -338,7 +338,7 @@ fn load(path: &str, salt: u64, log: &str, load: &Load) {
                             let sector = again + index as u64;
                             let found = self::generation(data, salt, sector);
                             let expected = model[(sector - first) as usize];
-                            assert!(expected.is_none() || found == expected, "sector {sector}: {found:?}, not {expected:?}");
+                            assert!(expected.is_none() || found == expected, "wrong: sector {sector}: {found:?}, not {expected:?}");
                         }
                     }
                     if generation % load.every == 0 {

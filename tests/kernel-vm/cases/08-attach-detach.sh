@@ -1,0 +1,44 @@
+# Attached by one side, seen by the other; detached by Linux, seen by ubcache.
+sets=(writeback-by-linux writeback-by-ubcache writethrough-by-linux writethrough-by-ubcache)
+for name in "${sets[@]}"; do
+    set_make apart "$name" "${name%%-*}" 2 64k 512
+done
+for name in "${sets[1]}" "${sets[3]}"; do
+    ubcache_station "$name" 1 300
+done
+linux_station 11 300 "${sets[@]}"
+for name in "${sets[@]}"; do
+    was=$(sort -u "$work/$name/dirty-attached" 2>/dev/null | xargs || true)
+    case $name,$was in
+    *-by-ubcache,attached | *-by-linux,) ;;
+    *)
+        note "$name: before Linux did anything it was '${was:-not attached}'"
+        exit 1
+        ;;
+    esac
+    # What Linux attached, ubcache takes as attached: dirty data of the old turn is there.
+    ubcache_station "$name" 21 300
+done
+was_dirty "${sets[0]}"
+was_dirty "${sets[1]}"
+
+# Linux detaches, and writes to the backing devices alone. Nothing that the cache had may come back.
+for name in "${sets[@]}"; do
+    set_writes "$name" 31 300
+done
+share_sets "${sets[@]}"
+boot detach.sh "${disks[@]}"
+for name in "${sets[@]}"; do
+    set_written "$name"
+    for backing in "$work/$name"/backing?.img; do
+        "$ubcache" show "$backing" | grep -qE '^dev\.data\.cache_state\s+0 ' || {
+            note "$name: ubcache does not see that it is detached: $("$ubcache" show "$backing" | grep cache_state)"
+            exit 1
+        }
+    done
+    ubcache_station "$name" 41 300
+done
+linux_station 51 100 "${sets[@]}"
+for name in "${sets[@]}"; do
+    [ "$(sort -u "$work/$name/dirty-attached" | xargs)" = attached ]
+done

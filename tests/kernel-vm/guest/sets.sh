@@ -1,0 +1,52 @@
+# Helpers of the guest scripts that work on sets; see linux_station in host-lib.sh for what is in /share.
+. /lib/guest-lib.sh
+. /share/options
+pattern=/share/pattern
+wrong=0
+
+# complain WORDS...: the station goes on, and fails at its end.
+complain() {
+    echo "Linux: $name: $*"
+    wrong=1
+}
+
+# set_start: registers the set $name with $cache and $backings, the cache first or last, attaches what
+# is not attached, and holds writeback. Leaves its directory in $set_directory, the bcache devices in
+# devices[] and what sysfs has of them in attributes[].
+set_start() {
+    local backing set_uuid
+    dir=/share/$name
+    salt=() devices=() attributes=()
+    . "$dir/parameters"
+    if [ "${cache_first:-0}" = 1 ]; then
+        bcache_register "$cache" $backings
+    else
+        bcache_register $backings "$cache"
+    fi
+    set_uuid=$(bcache-super-show "$cache" | awk '$1 == "cset.uuid" {print $2}')
+    set_directory=/sys/fs/bcache/$set_uuid
+    wait_until test -d "$set_directory"
+    echo 0 >"$set_directory/congested_read_threshold_us"
+    echo 0 >"$set_directory/congested_write_threshold_us"
+    for backing in $backings; do
+        attributes+=("/sys/block/${backing#/dev/}/bcache")
+        wait_until test -e "${attributes[-1]}/dev"
+        devices+=("/dev/$(basename "$(readlink -f "${attributes[-1]}/dev")")")
+        wait_until test -b "${devices[-1]}"
+        [ ! -e "${attributes[-1]}/cache" ] || echo attached >>"$dir/dirty-attached"
+        [ -e "${attributes[-1]}/cache" ] || echo "$set_uuid" >"${attributes[-1]}/attach"
+        echo 0 >"${attributes[-1]}/writeback_running"
+        echo 0 >"${attributes[-1]}/sequential_cutoff"
+    done
+}
+
+# set_gc: a garbage collection, and time for it
+set_gc() {
+    echo 1 >"$set_directory/internal/trigger_gc"
+    sleep 0.5
+}
+
+verify() { # verify DEVICE SALT CONTENT WHEN
+    "$pattern" verify "$1" "$2" <"$3" >/tmp/verify && return
+    complain "$1 $4: $(head -n 5 /tmp/verify)"
+}
