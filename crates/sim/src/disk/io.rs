@@ -67,6 +67,14 @@ impl Io {
         self.steps.get(index as usize).copied().unwrap_or(0)
     }
 
+    /// A device with larger blocks writes a block as a whole or not at all.
+    fn keep_blocks_whole(&mut self, sectors_per_block: u64) {
+        let size = sectors_per_block as usize;
+        for block in self.steps.chunks_mut(size) {
+            block.fill(block[0]);
+        }
+    }
+
     fn writes(&self) -> bool {
         matches!(self.kind, Kind::Write { .. } | Kind::Discard)
     }
@@ -185,6 +193,7 @@ impl Inner {
             io.result = Some(Err(error));
         } else {
             let moments = draw_landing(&mut io, latency, &mut rng);
+            io.keep_blocks_whole(self.config.sectors_per_block());
             for (step, moment) in moments.into_iter().enumerate() {
                 world.schedule(now + moment, self.clone(), id << 8 | step as u64);
             }
@@ -335,10 +344,15 @@ impl Inner {
                 continue;
             }
             let share = self.rng.borrow_mut().pick(&[0, 1, 4, 7, 8]);
+            let per_block = self.config.sectors_per_block();
+            let mut lands = false;
             for index in 0..io.sectors {
                 let step = io.step_of(index);
                 let waits = step != NEVER && step >= io.steps_done;
-                if waits && self.rng.borrow_mut().chance(share, 8) {
+                if index.is_multiple_of(per_block) {
+                    lands = self.rng.borrow_mut().chance(share, 8);
+                }
+                if waits && lands {
                     self.land_sector(state, &io, index);
                 }
             }

@@ -7,6 +7,7 @@
 //!                live image ── un-flushed versions per sector ── durable content
 //! ```
 //!
+//! * Blocks are whole: where the device's block is larger than a sector, its sectors share their fate.
 //! * *Power failure*: every sector keeps its durable content or any of its un-flushed versions; of a write in
 //!   flight every sector has landed or not.
 //! * *Host restart*: the live image stays; of a write in flight every sector lands or not, all of them before
@@ -82,6 +83,11 @@ pub struct DiskConfig {
 }
 
 impl DiskConfig {
+    /// Sectors in the smallest unit of I/O.
+    pub fn sectors_per_block(&self) -> u64 {
+        u64::from(self.block_bytes) / ubcache_format::SECTOR_BYTES
+    }
+
     /// A fast disk with a volatile cache, 512-byte blocks and discard.
     pub fn new(name: &str, sectors: u64) -> DiskConfig {
         DiskConfig {
@@ -225,10 +231,18 @@ impl SimDisk {
         let state = &mut *state;
         // Cases at the rims are drawn more often than an even mixture would give them.
         let keep_newest = rng.pick(&[0, 8, 32, 56, 60, 64]);
+        let per_block = self.inner.config.sectors_per_block();
+        let mut last = None;
         for (sector, entry) in state.versions.take() {
             let count = entry.versions.len();
-            // 0 is the durable content, `count` the newest.
-            let choice = if rng.chance(keep_newest, 64) { count } else { rng.below(count as u64) as usize };
+            // 0 is the durable content, `count` the newest. All sectors of a block have the same history.
+            let choice = match last {
+                Some((block, choice)) if block == sector / per_block => choice,
+                _ if rng.chance(keep_newest, 64) => count,
+                _ => rng.below(count as u64) as usize,
+            };
+            let choice = choice.min(count);
+            last = Some((sector / per_block, choice));
             if choice == count {
                 continue;
             }
