@@ -287,6 +287,35 @@ kinds! {
         "Start the set with ubcache, let it write back, and stop it, before the driver gets it."
 }
 
+impl Kind {
+    /// Whether it makes uncertain what a volume reads as.
+    pub const fn spoils_content(self) -> bool {
+        matches!(
+            self,
+            Kind::Unreadable
+                | Kind::SuperblockDamaged
+                | Kind::WrongKind
+                | Kind::JournalUndecodable
+                | Kind::JournalEmpty
+                | Kind::JournalGap
+                | Kind::JournalKey
+                | Kind::PrioDamaged
+                | Kind::VolumeTable
+                | Kind::NodeKey
+                | Kind::NodeDamaged
+                | Kind::NodeTwice
+                | Kind::NodeGap
+                | Kind::NodeStale
+                | Kind::BsetOrder
+                | Kind::ExtentInvalid
+                | Kind::ExtentOutside
+                | Kind::BucketTwice
+                | Kind::SectorsTwice
+                | Kind::DirtyLost
+        )
+    }
+}
+
 /// One thing that was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {

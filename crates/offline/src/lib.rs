@@ -19,6 +19,10 @@
 //! | [`check`] | [`check_set`] |
 //! | [`finding`] | [`Finding`], [`Kind`], [`Report`]: what, where, meaning, remedy |
 //! | [`disk`] | [`Progress`], [`Watcher`]; reading in bounds |
+//! | [`content`] | [`VolumeMap`], [`read_volume`]: what a volume reads as |
+//! | [`mod@recover`] | [`recover()`]: dirty data to the backing device |
+//! | [`error`] | [`OfflineError`] |
+//! | `rewrite` | a new tree in which a volume is clean |
 //! | `account` | owners of buckets, staleness, reserves |
 //!
 //! Nothing here panics, whatever the bytes are.
@@ -26,17 +30,24 @@
 
 mod account;
 pub mod check;
+pub mod content;
 pub mod disk;
+pub mod error;
 pub mod finding;
 pub mod journal;
+pub mod recover;
+mod rewrite;
 pub mod tree;
 pub mod view;
 pub mod walk;
 
 pub use check::{check_set, check_set_watched};
+pub use content::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
 pub use disk::{Progress, Watcher};
+pub use error::OfflineError;
 pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};
+pub use recover::{Outcome, RecoverOptions, Recovered, open_set, recover};
 pub use tree::NodeVisit;
 pub use view::{Bucket, Extent, Lost, Owner, View};
 pub use walk::{PrioElement, Visitor, walk};

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "every test that includes this module uses its own part of it")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
 use std::future::Future;
 use std::io::Read;
@@ -116,9 +116,11 @@ pub struct Case {
     pub directory: PathBuf,
     pub manifest: Value,
     pub cache: Vec<u8>,
+    volumes: OnceCell<Vec<CaseVolume>>,
 }
 
 /// A volume of a case.
+#[derive(Clone)]
 pub struct CaseVolume {
     pub backing: Option<Vec<u8>>,
     pub bytes: u64,
@@ -141,10 +143,15 @@ impl Case {
             manifest: serde_json::from_slice(&manifest).expect("a manifest in JSON"),
             cache: unpacked(&directory.join("cache.img.xz")),
             directory: directory.to_owned(),
+            volumes: OnceCell::new(),
         }
     }
 
-    pub fn volumes(&self) -> Vec<CaseVolume> {
+    pub fn volumes(&self) -> &[CaseVolume] {
+        self.volumes.get_or_init(|| self.unpack_volumes())
+    }
+
+    fn unpack_volumes(&self) -> Vec<CaseVolume> {
         let devices = self.manifest["devices"].as_array().expect("devices");
         let volume = |device: &Value| CaseVolume {
             backing: device["backing"]

@@ -1,0 +1,49 @@
+//! Why a tool could not do what it was asked to.
+
+use ubcache_format::{Inode, Uuid};
+
+use crate::finding::Finding;
+
+/// Why a tool gave up. What it has done until then is said by the tool; none of them leaves a set worse than before.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfflineError {
+    /// Damage that makes the result uncertain.
+    #[error("{0}")]
+    Damaged(Box<Finding>),
+    /// A read or a write failed.
+    #[error("{doing}: {error}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What went wrong.
+        error: String,
+    },
+    /// The backing device has no data in this cache.
+    #[error(
+        "the backing device is not attached to this cache: its state is {state}, its set {found}, that of the cache {expected}"
+    )]
+    NotAttached {
+        /// Its state, in words.
+        state: &'static str,
+        /// The set that the backing device names.
+        found: Uuid,
+        /// The set of the cache.
+        expected: Uuid,
+    },
+    /// The volume table does not know the backing device.
+    #[error("the cache does not know the backing device {0}, which says that it is dirty")]
+    NoSlot(Uuid),
+    /// There is no flash-only volume of this number.
+    #[error("volume {0} is not a flash-only volume of this cache")]
+    NotFlashOnly(Inode),
+    /// Data would have to be written beyond the end of the backing device.
+    #[error("{sectors} dirty sectors lie beyond the end of the backing device")]
+    BeyondEnd {
+        /// How many.
+        sectors: u64,
+    },
+    /// The cache has no room for the nodes that say that all is clean.
+    #[error("the cache has no room to be marked clean: {0}")]
+    NoRoom(String),
+}
