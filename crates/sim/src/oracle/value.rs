@@ -72,7 +72,7 @@ pub fn decode(volume: u32, sector: u64, bytes: &[u8]) -> Decoded {
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes"));
     }
-    if words == [0; WORDS] {
+    if words[0] == 0 && words == [0; WORDS] {
         return Decoded::Value(Value::ZERO);
     }
     let here = place(volume, sector);

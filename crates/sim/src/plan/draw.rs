@@ -206,7 +206,10 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
         if restart && rng.chance(1, 3) {
             let after_ops = controls[at - 1].after_ops + rng.below(8);
             let delay = Nanos::from_micros(rng.scale(1, 3_000));
-            controls.insert(at, Control { after_ops, delay, action: ControlAction::PowerFailure(draw_after(rng)) });
+            controls.insert(
+                at,
+                Control { after_ops, delay, action: ControlAction::PowerFailure(draw_after(rng)) },
+            );
             at += 1;
         }
     }
