@@ -430,7 +430,6 @@ impl SetSettings {
         "io_errors",
         "metadata_written",
         "nbuckets",
-        "priority_stats",
         "reclaim",
         "reclaimed_journal_buckets",
         "root_usage_percent",

@@ -20,7 +20,7 @@ use crate::request::write::Payload;
 use crate::set::Set;
 use crate::set::attach::AttachOptions;
 use crate::set::first_run::write_superblock;
-use crate::settings::{AttributeError, VolumeSettings, human};
+use crate::settings::{AttributeError, VolumeSettings, human, parse_human};
 use crate::stats::{VolumeCounters, VolumeState, VolumeStatus};
 use crate::writeback::controller::{IdleCounter, RateController, RateLimiter};
 
@@ -215,6 +215,15 @@ impl<E: Env> CachedVolume<E> {
 
     /// Sets an attribute (bcache's names). `cache_mode` and `label` survive a restart.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
+        if name == "writeback_rate" {
+            let rate = parse_human(value).map_err(|_| AttributeError::BadValue {
+                name: name.to_owned(),
+                value: value.to_owned(),
+                expected: "sectors per second, at least 1".to_owned(),
+            })?;
+            self.controller.borrow_mut().set_rate(rate);
+            return Ok(());
+        }
         self.settings.borrow_mut().set(name, value)?;
         if matches!(name, "cache_mode" | "label") {
             {
@@ -246,6 +255,10 @@ impl<E: Env> CachedVolume<E> {
                 let next = self.limiter.borrow().next_ms(now);
                 Some(self.controller.borrow().debug().text(next))
             }
+            "stripe_size" => Some(human(1 << 40)),
+            "partial_stripes_expensive" => Some("0".to_owned()),
+            "io_errors" => Some(self.counters.get().backing_errors.to_string()),
+            "running" => Some("1".to_owned()),
             "backing_dev_uuid" => Some(self.uuid().to_string()),
             _ => self.settings.borrow().get(name),
         }
@@ -326,6 +339,7 @@ impl<E: Env> CachedVolume<E> {
         }
         self.requests.set(self.requests.get() + 1);
         self.idle.borrow_mut().request();
+        self.controller.borrow_mut().leave_idle();
         Ok(Request { volume: self })
     }
 
@@ -397,12 +411,12 @@ impl<E: Env> Volume for CachedVolume<E> {
         stream: StreamId,
         range: SectorRange,
         fua: bool,
-        may_unmap: bool,
+        _may_unmap: bool,
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write()?;
         for step in steps(keys) {
-            self.write_keys(stream, step, Payload::Zeroes { may_unmap }, fua).await?;
+            self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
         Ok(())
     }

@@ -59,9 +59,9 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
 
     /// Everything, in order.
     pub fn iter(&self) -> impl Iterator<Item = (SectorRange, V)> + '_ {
-        self.map.iter().map(|(start, (end, value))| {
-            (SectorRange::from_bounds(Sector(*start), Sector(*end)), *value)
-        })
+        self.map
+            .iter()
+            .map(|(start, (end, value))| (SectorRange::from_bounds(Sector(*start), Sector(*end)), *value))
     }
 
     /// Removes all values of `range`.

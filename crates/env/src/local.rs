@@ -130,8 +130,7 @@ impl Semaphore {
 
     /// Waits for `permits` permits at once, behind everybody who asked earlier.
     pub async fn acquire(self: &Rc<Self>, permits: u64) -> Permit {
-        let claim =
-            Rc::new(Claim { permits, granted: Cell::new(false), waker: RefCell::new(None) });
+        let claim = Rc::new(Claim { permits, granted: Cell::new(false), waker: RefCell::new(None) });
         self.queue.borrow_mut().push_back(claim.clone());
         self.grant();
         let mut pending = PendingClaim { semaphore: self, claim: Some(claim) };
@@ -261,9 +260,12 @@ pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     .await
 }
 
+/// A future until it has completed, its output from then on.
+type Running<F> = (Option<Pin<Box<F>>>, Option<<F as Future>::Output>);
+
 /// Waits for all, interleaved in this task; the results in the order of the futures.
 pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<(Option<Pin<Box<F>>>, Option<F::Output>)> =
+    let mut running: Vec<Running<F>> =
         futures.into_iter().map(|future| (Some(Box::pin(future)), None)).collect();
     std::future::poll_fn(|cx| {
         let mut pending = false;

@@ -40,7 +40,9 @@ pub enum VolumeError {
     #[error("{0}")]
     Io(#[from] IoError),
     /// The range is outside the volume or not aligned to its block.
-    #[error("request {range} does not fit the volume of {sectors} sectors with blocks of {block_bytes} bytes")]
+    #[error(
+        "request {range} does not fit the volume of {sectors} sectors with blocks of {block_bytes} bytes"
+    )]
     BadRange {
         /// What was asked for.
         range: SectorRange,

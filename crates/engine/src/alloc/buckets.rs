@@ -139,9 +139,6 @@ impl Buckets {
     pub fn pending_len(&self) -> usize {
         self.pending.len()
     }
-    pub fn dead_len(&self) -> usize {
-        self.dead.len()
-    }
 
     fn bucket_of(&self, pointer: Pointer) -> BucketNr {
         pointer.bucket(self.geometry.bucket_sectors)
@@ -197,11 +194,6 @@ impl Buckets {
 
     fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
         self.generations[bucket.0 as usize].staleness_of(generation)
-    }
-
-    /// Age of a pointer in generations; 0: live.
-    pub fn age(&self, pointer: Pointer) -> u8 {
-        self.age_of(self.bucket_of(pointer), pointer.generation)
     }
 
     /// The present generations: where a garbage collection pass starts from.
@@ -532,11 +524,6 @@ impl Buckets {
 
     /// Whether giving something up could bring free buckets.
     pub fn can_progress(&self) -> bool {
-        !self.pending.is_empty() || !self.dead.is_empty() || self.victims.len() > 0
-    }
-
-    /// Every closed clean bucket: for tests that evict everything.
-    pub fn clean_buckets(&self) -> usize {
-        self.victims.len() as usize
+        !self.pending.is_empty() || !self.dead.is_empty() || !self.victims.is_empty()
     }
 }

@@ -48,7 +48,8 @@ impl VictimList {
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> Replacement {
+    #[cfg(test)]
+    fn policy(&self) -> Replacement {
         self.policy
     }
 

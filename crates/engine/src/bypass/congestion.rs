@@ -34,7 +34,8 @@ pub struct Congestion {
 
 impl Congestion {
     /// A device that is not congested.
-    pub fn new() -> Self {
+    #[cfg(test)]
+    fn new() -> Self {
         Congestion::default()
     }
 

@@ -137,7 +137,8 @@ impl InFlight {
     }
 
     /// Entries in the table.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.writes + self.others
     }
 }

@@ -231,7 +231,9 @@ impl Body {
                 }
             }
             (None, None) => {
-                let Some(hollow) = self.hollow.get(&inode).filter(|hollow| hollow.overlaps(before)) else { return };
+                let Some(hollow) = self.hollow.get(&inode).filter(|hollow| hollow.overlaps(before)) else {
+                    return;
+                };
                 // No key is longer than this.
                 let longest = SectorRange::new(range.end, MAX_EXTENT_SECTORS);
                 let rest = hollow.overlapping(longest).next().filter(|rest| rest.start <= range.end);

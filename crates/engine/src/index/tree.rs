@@ -91,17 +91,6 @@ impl Tree {
         self.interior.len() as u16
     }
 
-    /// The key of the root, for the journal.
-    pub fn root_key(&self) -> Key {
-        match self.interior.last() {
-            None => self.leaves.values().next().expect("there is at least one leaf").key(),
-            Some(level) => {
-                let (&end, node) = level.iter().next().expect("there is a root");
-                node.key(end)
-            }
-        }
-    }
-
     /// The leaf that holds what starts at or after this place and ends after it.
     pub fn leaf_after(&self, after: Position) -> Option<&Rc<Leaf>> {
         self.leaves.range((Excluded(after), Unbounded)).next().map(|(_, leaf)| leaf)

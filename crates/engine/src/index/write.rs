@@ -60,7 +60,7 @@ impl<E: Env> Set<E> {
     /// Makes the node of the leaf hold everything that the leaf holds now.
     pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         let io = leaf.io.lock().await;
-        let (at, bytes, touched) = {
+        let append = {
             let mut state = leaf.state.borrow_mut();
             if state.retired {
                 return Ok(());
@@ -76,13 +76,16 @@ impl<E: Env> Set<E> {
             let bytes = encode_bset(&self.geometry, leaf.pointer, seq, &keys);
             let node_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
             if used + bytes.len() as u64 > node_bytes {
-                drop(state);
-                drop(io);
-                return self.restructure(vec![vec![leaf.clone()]]).await;
+                None
+            } else {
+                let touched = body.take_touched();
+                self.tree.borrow_mut().write_begins(&mut state);
+                Some((leaf.pointer.offset + used / SECTOR_BYTES, bytes, touched))
             }
-            let touched = body.take_touched();
-            self.tree.borrow_mut().write_begins(&mut state);
-            (leaf.pointer.offset + used / SECTOR_BYTES, bytes, touched)
+        };
+        let Some((at, bytes, touched)) = append else {
+            drop(io);
+            return self.restructure(vec![vec![leaf.clone()]]).await;
         };
         let len = bytes.len() as u64;
         let result = self.write_bsets(vec![(at, bytes)]).await;

@@ -48,7 +48,8 @@ impl<E: Env> Set<E> {
     /// so that it takes one prio chain.
     async fn gather_buckets(&self, groups: &[Vec<Rc<Leaf>>]) -> Result<(), crate::EngineError> {
         let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
-        let leaves: usize = groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
+        let leaves: usize =
+            groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
         let interior: usize = self.tree.borrow().interior.iter().map(|level| level.len()).sum();
         let needed = leaves + interior.min(leaves) + leaves / 8 + 2;
         for _ in 0..3 {

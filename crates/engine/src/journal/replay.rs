@@ -3,8 +3,7 @@
 use ubcache_env::Env;
 use ubcache_env::local::join_all;
 use ubcache_format::{
-    Geometry, JournalSeq, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly,
-    select_replay,
+    Geometry, JournalSeq, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly, select_replay,
 };
 
 use crate::alloc::pins::Pin;

@@ -35,8 +35,12 @@ impl<E: Env> Set<E> {
                 let state = self.journal.state.borrow();
                 let pinned = self.tree.borrow().pinned_leaves();
                 let sealed: usize = state.sealed.iter().map(|(_, keys)| keys.len()).sum();
-                let waiting = (sealed as u64 * 24 + state.open_bytes).next_multiple_of(self.geometry.block_bytes());
-                if state.ring.has_room(waiting) && state.sealed.len() < 2 && pinned <= self.pinned_leaves_max() {
+                let waiting =
+                    (sealed as u64 * 24 + state.open_bytes).next_multiple_of(self.geometry.block_bytes());
+                if state.ring.has_room(waiting)
+                    && state.sealed.len() < 2
+                    && pinned <= self.pinned_leaves_max()
+                {
                     return Ok(());
                 }
             }

@@ -17,14 +17,14 @@ use crate::volume::CachedVolume;
 #[derive(Clone)]
 pub(crate) enum Payload {
     Data(IoVec),
-    Zeroes { may_unmap: bool },
+    Zeroes,
 }
 
 impl Payload {
     fn data(&self, range: SectorRange) -> IoVec {
         match self {
             Payload::Data(data) => data.clone(),
-            Payload::Zeroes { .. } => IoVec::zeroes(range.bytes() as usize),
+            Payload::Zeroes => IoVec::zeroes(range.bytes() as usize),
         }
     }
 }
@@ -51,7 +51,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let (ticket, doomed) = self.inflight.borrow_mut().enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
-        let zeroes = matches!(payload, Payload::Zeroes { .. });
+        let zeroes = matches!(payload, Payload::Zeroes);
         let bypass = self.bypasses(stream, range, true, false) || zeroes;
         if !bypass && self.wants_writeback(fua) {
             match self.write_to_cache(range, &payload, fua).await {
@@ -174,7 +174,7 @@ impl<E: Env> CachedVolume<E> {
                 let durability = if fua { Durability::Fua } else { Durability::Volatile };
                 self.backing.write(range.start, data.clone(), durability).await
             }
-            Payload::Zeroes { may_unmap: _ } => match self.backing.write_zeroes(range).await {
+            Payload::Zeroes => match self.backing.write_zeroes(range).await {
                 Err(IoError::NotSupported) => {
                     self.backing.write(range.start, payload.data(range), Durability::Volatile).await
                 }
@@ -294,7 +294,7 @@ impl Payload {
     fn data_if_any(&self) -> Option<IoVec> {
         match self {
             Payload::Data(data) => Some(data.clone()),
-            Payload::Zeroes { .. } => None,
+            Payload::Zeroes => None,
         }
     }
 
