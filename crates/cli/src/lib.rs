@@ -6,6 +6,7 @@
 //! | [`commands::show`] | `ubcache show`: prints a superblock |
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
+//! | [`commands::check`], `cat`, `recover` | `ubcache check`, `cat`, `recover`: sets that are not running |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
 //! | [`nbd_client`] | a small blocking NBD client, for the demo and the tests |
 //!
@@ -53,6 +54,9 @@ enum Command {
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
     Gc(commands::control::GcArgs),
+    Check(commands::check::Args),
+    Cat(commands::cat::Args),
+    Recover(commands::recover::Args),
     Demo(commands::demo::Args),
 }
 
@@ -85,6 +89,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),
         Command::Gc(args) => commands::control::gc(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Cat(args) => commands::cat::run(&args),
+        Command::Recover(args) => commands::recover::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
     }
 }

@@ -2,9 +2,13 @@
 
 use std::io::Write;
 
+pub mod cat;
+pub mod check;
 pub mod control;
 pub mod demo;
 pub mod make;
+mod offline;
+pub mod recover;
 pub mod serve;
 pub mod show;
 

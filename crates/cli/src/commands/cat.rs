@@ -1,0 +1,226 @@
+//! `ubcache cat`: the content of a volume, from cache and backing device, without changing anything.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use ubcache_daemon::Failure;
+use ubcache_format::{Inode, SectorRange};
+use ubcache_offline::{Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set, read_volume};
+
+use super::offline::{Bar, failure, host, open, show_finding};
+use super::print;
+
+/// Zeroes of at least this length and alignment become holes with `--sparse`.
+const HOLE_BYTES: usize = 4096;
+
+const AFTER_HELP: &str = "\
+Gives what the volume reads as: the backing device's data, and over it what the cache has that is newer. Nothing is
+changed on any device. The set must not be running.
+
+Refuses a set with damage that makes the content uncertain. With --damaged it goes on: sectors that can't be read are
+zeroes, parts whose newest data is lost are given as the backing device has them, both are listed, the exit code is 1.
+
+Example:
+  ubcache cat -C /dev/nvme0n1p4 -B /dev/sdb -o /mnt/rescue/data.img --sparse";
+
+/// Read a whole volume out of a set that is not running
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The cache device
+    #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
+    cache: PathBuf,
+    /// The backing device of the volume
+    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", required_unless_present = "volume")]
+    bdev: Option<PathBuf>,
+    /// The number of a volume without a backing device (`ubcache dump --what uuids`)
+    #[arg(long, value_name = "N", conflicts_with = "bdev")]
+    volume: Option<u32>,
+    /// Write to this new file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Leave zeroes out of the file
+    #[arg(long, requires = "output")]
+    sparse: bool,
+    /// Print the parts of the volume and where each comes from, instead of the content
+    #[arg(long)]
+    map: bool,
+    /// With --map: print JSON
+    #[arg(long, requires = "map")]
+    json: bool,
+    /// Go on in spite of damage
+    #[arg(long)]
+    damaged: bool,
+    /// Use what the cache has although the backing device says that it is not attached
+    #[arg(long)]
+    dirty_anyway: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let host = host()?;
+    let cache = open(&host, &args.cache, false)?;
+    let backing = args.bdev.as_ref().map(|path| open(&host, path, false)).transpose()?;
+    let bar = Bar::new();
+    let fail = |error| failure(&error, &args.cache, args.bdev.as_deref());
+    let (map, report) = host.block_on(async {
+        let (view, report) = open_set(&cache, args.damaged, &bar).await.map_err(fail)?;
+        let map = match (&backing, args.volume) {
+            (Some(backing), _) => map_backed(&view, backing, args.dirty_anyway).await.map_err(fail)?,
+            (None, volume) => map_flash_only(&view, Inode(volume.unwrap_or(u32::MAX))).map_err(fail)?,
+        };
+        Ok::<_, Failure>((map, report))
+    })?;
+    let unreadable = if args.map {
+        bar.clear();
+        print(&if args.json { map_as_json(&map) } else { map_as_text(&map) });
+        Vec::new()
+    } else {
+        let mut out = Output::new(args)?;
+        let copied = host.block_on(async {
+            let sink = |at, piece: Piece<'_>| out.piece(at, piece).map_err(|error| error.to_string());
+            read_volume(&map, &cache, backing.as_ref(), args.damaged, &bar, sink).await.map_err(fail)
+        });
+        bar.clear();
+        let unreadable = copied?;
+        out.end(map.sectors * 512).map_err(|error| out_failure(args, &error))?;
+        unreadable
+    };
+    tell_damage(args, &map, &report, &unreadable)
+}
+
+fn tell_damage(
+    args: &Args,
+    map: &VolumeMap,
+    report: &Report,
+    unreadable: &[SectorRange],
+) -> Result<(), Failure> {
+    let backings = args.bdev.iter().cloned().collect::<Vec<_>>();
+    let spoiled = report.findings.iter().filter(|finding| finding.kind.spoils_content());
+    for finding in spoiled.clone() {
+        eprint!("{}", show_finding(finding, &args.cache, &backings));
+    }
+    for range in unreadable {
+        eprintln!("unreadable, given as zeroes: volume sectors {range}");
+    }
+    for segment in map.segments.iter().filter(|segment| segment.source == Source::Lost) {
+        eprintln!("newest data lost, given as the backing device has it: volume sectors {}", segment.range);
+    }
+    if spoiled.count() == 0 && unreadable.is_empty() && map.lost_sectors() == 0 {
+        return Ok(());
+    }
+    let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
+    Err(Failure::refused(&args.cache, "the content is not certain")
+        .found(format_args!(
+            "{unreadable} unreadable sectors, {} sectors whose newest data is lost",
+            map.lost_sectors()
+        ))
+        .expected("a set without damage")
+        .advice("keep the output and this list; check file systems on a copy of the output"))
+}
+
+fn map_as_text(map: &VolumeMap) -> String {
+    let mut text = String::from("# volume sector, sectors, from, sector there\n");
+    for segment in &map.segments {
+        let from = match segment.source {
+            Source::Clean(at) | Source::Dirty(at) => at.0,
+            Source::Backing | Source::Lost => map.data_offset.0 + segment.range.start.0,
+            Source::Zeroes => 0,
+        };
+        let (start, sectors) = (segment.range.start, segment.range.sectors());
+        let _ = writeln!(text, "{start} {sectors} {} {from}", segment.source.word());
+    }
+    text
+}
+
+fn map_as_json(map: &VolumeMap) -> String {
+    let segments = map.segments.iter().map(|segment| {
+        let cache = match segment.source {
+            Source::Clean(at) | Source::Dirty(at) => Some(at.0),
+            _ => None,
+        };
+        json!({
+            "sector": segment.range.start.0,
+            "sectors": segment.range.sectors(),
+            "from": segment.source.word(),
+            "cache_sector": cache,
+        })
+    });
+    let object = json!({
+        "volume": map.inode.map(|inode| inode.0),
+        "sectors": map.sectors,
+        "data_offset": map.data_offset.0,
+        "dirty_sectors": map.dirty_sectors(),
+        "lost_sectors": map.lost_sectors(),
+        "segments": segments.collect::<Vec<_>>(),
+    });
+    serde_json::to_string(&object).expect("plain data always serializes") + "\n"
+}
+
+/// Where the content goes.
+enum Output {
+    Stream(io::StdoutLock<'static>),
+    File { file: File, sparse: bool },
+}
+
+impl Output {
+    fn new(args: &Args) -> Result<Output, Failure> {
+        let Some(path) = &args.output else { return Ok(Output::Stream(io::stdout().lock())) };
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
+            let failure = Failure::could_not_run(path, format_args!("can't create it: {error}"));
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => failure.advice("name a file that does not exist yet"),
+                _ => failure,
+            }
+        })?;
+        Ok(Output::File { file, sparse: args.sparse })
+    }
+
+    fn piece(&mut self, at: u64, piece: Piece<'_>) -> io::Result<()> {
+        match (self, piece) {
+            (Output::Stream(out), Piece::Bytes(bytes)) => out.write_all(bytes),
+            (Output::Stream(out), Piece::Zeroes(count)) => zeroes(out, count),
+            (Output::File { sparse: true, .. }, Piece::Zeroes(_)) => Ok(()),
+            (Output::File { file, .. }, Piece::Zeroes(count)) => {
+                file.seek(SeekFrom::Start(at))?;
+                zeroes(file, count)
+            }
+            (Output::File { file, sparse }, Piece::Bytes(bytes)) => {
+                let chunk = if *sparse { HOLE_BYTES } else { bytes.len().max(1) };
+                for (index, bytes) in bytes.chunks(chunk).enumerate() {
+                    if *sparse && bytes.iter().all(|byte| *byte == 0) {
+                        continue;
+                    }
+                    file.seek(SeekFrom::Start(at + (index * chunk) as u64))?;
+                    file.write_all(bytes)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self, bytes: u64) -> io::Result<()> {
+        match self {
+            Output::Stream(out) => out.flush(),
+            Output::File { file, .. } => file.set_len(bytes).and_then(|()| file.sync_all()),
+        }
+    }
+}
+
+fn zeroes(out: &mut impl Write, mut count: u64) -> io::Result<()> {
+    let block = [0; 64 << 10];
+    while count > 0 {
+        let step = count.min(block.len() as u64);
+        out.write_all(&block[..step as usize])?;
+        count -= step;
+    }
+    Ok(())
+}
+
+fn out_failure(args: &Args, error: &io::Error) -> Failure {
+    let path = args.output.as_deref().unwrap_or(Path::new("standard output"));
+    Failure::refused(path, format_args!("can't write: {error}")).advice("is there room for the whole volume?")
+}

@@ -1,0 +1,102 @@
+//! `ubcache check`: looks for damage in a set that is not running.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde_json::json;
+use ubcache_daemon::Failure;
+use ubcache_daemon::size::show_size;
+use ubcache_host::HostFile;
+use ubcache_offline::{Report, check_set_watched};
+
+use super::offline::{Bar, host, open, path_of, show_finding, show_lost, summary};
+use super::print;
+
+const AFTER_HELP: &str = "\
+Nothing is changed on any device. The set must not be running.
+
+Every finding says what was found, where (device, bucket, sector, byte), what it means for the data and what to do.
+With -B, the superblocks of the backing devices are checked too, and every clean extent is compared with them.
+
+Exit codes: 0 no damage (there may be warnings), 1 damage, 2 could not run.
+
+Example:
+  ubcache check /dev/nvme0n1p4 -B /dev/sdb";
+
+/// Check a cache set that is not running: every structure, and that clean data equals the backing devices'
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The cache device or file
+    #[arg(value_name = "CACHE")]
+    cache: PathBuf,
+    /// Backing devices of the set, some or all
+    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
+    bdev: Vec<PathBuf>,
+    /// Print JSON: one object with all findings
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let host = host()?;
+    let cache = open(&host, &args.cache, false)?;
+    let backings =
+        args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<HostFile>, _>>()?;
+    let bar = Bar::new();
+    let (report, view) = host.block_on(async {
+        check_set_watched(&cache, &backings.iter().collect::<Vec<_>>(), &mut (), &bar).await
+    });
+    bar.clear();
+    if args.json {
+        let mut object = report.to_json();
+        for (finding, shown) in
+            report.findings.iter().zip(object["findings"].as_array_mut().into_iter().flatten())
+        {
+            shown["path"] = json!(path_of(finding.place.site, &args.cache, &args.bdev).to_string_lossy());
+        }
+        print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
+    } else {
+        let lost = view.map(|view| show_lost(&view.lost)).unwrap_or_default();
+        print(&(as_text(&report, args) + &lost));
+    }
+    if report.is_clean() {
+        return Ok(());
+    }
+    Err(Failure::refused(&args.cache, "damaged").found(summary(&report)).expected("no errors").advice(
+        "copy the devices before anything else; README.md, \"I have a broken bcache\", says how to go on",
+    ))
+}
+
+fn as_text(report: &Report, args: &Args) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        text += &show_finding(finding, &args.cache, &args.bdev);
+    }
+    for (kind, count) in &report.counts {
+        let shown = report.findings.iter().filter(|finding| finding.kind == *kind).count() as u64;
+        if *count > shown {
+            let _ = writeln!(text, "… and {} more of the kind {}", count - shown, kind.code());
+        }
+    }
+    let stats = &report.stats;
+    let _ = writeln!(
+        text,
+        "{}: {} journal entries, {} nodes, {} extents, {} cached, {} of it dirty, {} of {} buckets free",
+        args.cache.display(),
+        stats.journal_entries,
+        stats.nodes,
+        stats.extents,
+        show_size(stats.cached_sectors * 512),
+        show_size(stats.dirty_sectors * 512),
+        stats.free_buckets,
+        stats.buckets,
+    );
+    if !args.bdev.is_empty() {
+        let _ =
+            writeln!(text, "{} compared with the backing devices", show_size(stats.compared_sectors * 512));
+    }
+    let _ = writeln!(text, "{}: {}", if report.is_clean() { "clean" } else { "DAMAGED" }, summary(report));
+    text
+}

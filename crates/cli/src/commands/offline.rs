@@ -1,0 +1,148 @@
+//! What the commands for sets that are not running share: opening devices, progress, refusals.
+
+use std::cell::{Cell, RefCell};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ubcache_daemon::Failure;
+use ubcache_daemon::target::in_use;
+use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
+use ubcache_offline::{Finding, Lost, OfflineError, Progress, Report, Severity, Site, Watcher};
+
+/// A host to do I/O with.
+pub fn host() -> Result<Host, Failure> {
+    Host::new(IoBackend::Auto)
+        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
+}
+
+/// Opens a device that nobody else uses; for reading only unless `write`.
+pub fn open(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
+    let options = OpenOptions { direct: true, write, exclusive: true };
+    HostFile::open(&host.env(), path, options).map_err(|error| match error {
+        OpenError::InUse { .. } => in_use(path),
+        OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
+        OpenError::Permission { mode, .. } => {
+            Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
+                .advice("run as a user who may do this, or change owner or mode of the file")
+        }
+        OpenError::WrongKind { found, .. } => {
+            Failure::could_not_run(path, "not something that can hold data")
+                .found(found)
+                .expected("a regular file or a block device")
+        }
+        OpenError::Os { doing, source, .. } => {
+            Failure::could_not_run(path, format_args!("{doing} failed: {source}"))
+        }
+    })
+}
+
+/// A progress bar on the terminal; nothing if there is none. With rate and time left.
+pub struct Bar {
+    bar: ProgressBar,
+    phase: RefCell<&'static str>,
+    drawn: Cell<Instant>,
+}
+
+impl Bar {
+    /// A bar, if standard error is a terminal.
+    pub fn new() -> Bar {
+        let bar =
+            if std::io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        let style = "{msg:32} {bar:24} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        Bar { bar, phase: RefCell::new(""), drawn: Cell::new(Instant::now()) }
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Watcher for Bar {
+    fn watch(&self, progress: Progress) {
+        if self.phase.replace(progress.phase) != progress.phase {
+            self.bar.reset();
+            self.bar.set_message(progress.phase);
+        } else if self.drawn.get().elapsed() < Duration::from_millis(50) && progress.done < progress.total {
+            return;
+        }
+        self.drawn.set(Instant::now());
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.done);
+    }
+}
+
+/// The path of the device that a finding is about.
+pub fn path_of<'a>(site: Site, cache: &'a Path, backings: &'a [PathBuf]) -> &'a Path {
+    match site {
+        Site::Cache => cache,
+        Site::Backing(index) => backings.get(index).map_or(cache, PathBuf::as_path),
+    }
+}
+
+/// A finding for people, with the path of its device.
+pub fn show_finding(finding: &Finding, cache: &Path, backings: &[PathBuf]) -> String {
+    format!("{}: {finding}\n", path_of(finding.place.site, cache, backings).display())
+}
+
+/// Why a tool gave up, in words.
+pub fn failure(error: &OfflineError, cache: &Path, backing: Option<&Path>) -> Failure {
+    let device = backing.unwrap_or(cache);
+    match error {
+        OfflineError::Damaged(finding) => {
+            let path = if finding.place.site == Site::Cache { cache } else { device };
+            Failure::refused(path, "damaged, so the content is not certain")
+                .found(format_args!("{} ({})", finding.detail, finding.place))
+                .expected(format_args!("no damage: {}", finding.kind.meaning()))
+                .advice(format_args!(
+                    "`ubcache check` lists all damage, `ubcache cat --damaged` reads what is left. {}",
+                    finding.kind.advice()
+                ))
+        }
+        OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
+            "find the cache whose UUID it names with `ubcache show`; a device of state none is complete by itself",
+        ),
+        OfflineError::NoSlot(_) => Failure::refused(device, error)
+            .advice("is it the right cache, or an older copy of it? Do not attach the device anew"),
+        OfflineError::BeyondEnd { .. } => Failure::refused(device, error)
+            .expected("a backing device as long as it was")
+            .advice("give it its full size again"),
+        OfflineError::NoRoom(_) => Failure::refused(cache, error).advice(
+            "all dirty data is on the backing device now; run again with --detach, which needs no room in the cache",
+        ),
+        _ => Failure::refused(device, error)
+            .advice("look at the system's log for errors of the device; what was begun can be run again"),
+    }
+}
+
+/// One line that sums a report up.
+pub fn summary(report: &Report) -> String {
+    let count = |severity, word| match report.count(severity) {
+        1 => format!("1 {word}"),
+        n => format!("{n} {word}s"),
+    };
+    format!(
+        "{}, {}, {}",
+        count(Severity::Error, "error"),
+        count(Severity::Warning, "warning"),
+        count(Severity::Note, "note")
+    )
+}
+
+/// Intervals of the tree that could not be read, for people.
+pub fn show_lost(lost: &[Lost]) -> String {
+    lost.iter()
+        .map(|lost| {
+            let (after, upto) = (lost.after, lost.upto);
+            format!(
+                "  lost: what the tree says of volume {} key sector {} to volume {} key sector {}\n",
+                after.0, after.1, upto.0, upto.1
+            )
+        })
+        .collect()
+}
