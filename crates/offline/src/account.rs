@@ -142,8 +142,10 @@ fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
     let place = Place::on(Site::Cache);
     if free < least {
         visitor.finding(Finding::new(Kind::ReserveGone, place, detail));
-    } else if free < good || kept * 10 > usable * 7 || free * 20 < usable {
+    } else if free < good || kept * 10 > usable * 7 {
         visitor.finding(Finding::new(Kind::ReserveSmall, place, detail));
+    } else if free * 20 < usable {
+        visitor.finding(Finding::new(Kind::ReserveTight, place, detail));
     }
     unknown_volumes(view, visitor);
 }

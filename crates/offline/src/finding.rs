@@ -282,6 +282,9 @@ kinds! {
     ReserveSmall "reserve-small" Warning
         "Few buckets are free. The set may be slow to start."
         "Start it with ubcache, which frees buckets; write dirty data back."
+    ReserveTight "reserve-tight" Note
+        "The cache is full, as a cache is that was used for long: less than 5 % of its buckets are free."
+        "Nothing."
     ReserveGone "reserve-gone" Error
         "So few buckets are free that the Linux driver hangs at the start."
         "Start the set with ubcache, let it write back, and stop it, before the driver gets it."

@@ -82,6 +82,8 @@ pub(crate) async fn read_journal<D: Device>(
     let phase = Phase::new(watcher, "journal", total);
     let mut journal = Journal::default();
     let mut found: BTreeMap<u64, FoundEntry> = BTreeMap::new();
+    // The newest entry that lies behind the end of what is valid in its bucket.
+    let mut behind: Option<(u64, u32, u32)> = None;
     let mut start = 0;
     while start < geometry.journal_buckets {
         let end = (start + AT_ONCE).min(geometry.journal_buckets);
@@ -97,11 +99,12 @@ pub(crate) async fn read_journal<D: Device>(
                         place,
                         format_args!("journal bucket {index}: {error}"),
                     ));
-                    Scanned { places: Vec::new(), undecodable: false }
+                    Scanned::default()
                 }
             };
             journal.incomplete |= entries.undecodable;
             journal.places.push(entries.places);
+            behind = behind.max(entries.behind.map(|(offset, seq)| (seq, index, offset)));
             phase.add(sectors * SECTOR_BYTES);
         }
         // Whatever is older than the newest so far needs is not going to be replayed.
@@ -111,13 +114,28 @@ pub(crate) async fn read_journal<D: Device>(
         start = end;
     }
     journal.entries = found.into_values().collect();
+    // A torn entry is the last one that was written. What has a newer one behind it is damaged.
+    if let (Some((seq, index, offset)), Some(newest)) = (behind, journal.newest())
+        && seq > newest.place.seq
+    {
+        let place = Place::bucket(geometry, geometry.journal_bucket(index)).plus(u64::from(offset));
+        let detail = format!(
+            "entry {seq} lies behind something that is no entry; the newest of those that count is {}",
+            newest.place.seq
+        );
+        report(Finding::new(Kind::JournalGap, place, detail));
+        journal.incomplete = true;
+    }
     check(geometry, &mut journal, discard, report);
     journal
 }
 
+#[derive(Default)]
 struct Scanned {
     places: Vec<EntryPlace>,
     undecodable: bool,
+    /// The newest entry behind the end of the log: its offset and number.
+    behind: Option<(u32, u64)>,
 }
 
 fn scan(
@@ -148,11 +166,28 @@ fn scan(
             Err(FormatError { at: 0 | 8 | 28, .. }) => break,
             Err(error) => {
                 report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), &error));
-                return Scanned { places, undecodable: true };
+                return Scanned { places, undecodable: true, behind: None };
             }
         }
     }
-    Scanned { places, undecodable: false }
+    Scanned { behind: newest_behind(geometry, bytes, at), places, undecodable: false }
+}
+
+/// The newest valid entry at any block from `end` on. In a bucket that was used before there are many old ones.
+fn newest_behind(geometry: &Geometry, bytes: &[u8], end: usize) -> Option<(u32, u64)> {
+    let block = geometry.block_bytes() as usize;
+    let magic = geometry.journal_magic().to_le_bytes();
+    let mut newest: Option<(u32, u64)> = None;
+    for at in (end..bytes.len()).step_by(block) {
+        let rest = bytes.get(at..).unwrap_or_default();
+        if rest.get(8..16) == Some(magic.as_slice())
+            && let Ok((entry, _)) = parse_entry(geometry, rest)
+            && newest.is_none_or(|(_, seq)| entry.seq.0 > seq)
+        {
+            newest = Some((at as u32, entry.seq.0));
+        }
+    }
+    newest
 }
 
 fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut dyn FnMut(Finding)) {

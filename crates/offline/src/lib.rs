@@ -21,6 +21,7 @@
 //! | [`disk`] | [`Progress`], [`Watcher`]; reading in bounds |
 //! | [`content`] | [`VolumeMap`], [`read_volume`]: what a volume reads as |
 //! | [`mod@recover`] | [`recover()`]: dirty data to the backing device |
+//! | [`mod@dump`] | [`Dump`]: everything as lines of text or JSON |
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
 //! | `account` | owners of buckets, staleness, reserves |
@@ -32,6 +33,7 @@ mod account;
 pub mod check;
 pub mod content;
 pub mod disk;
+pub mod dump;
 pub mod error;
 pub mod finding;
 pub mod journal;
@@ -44,6 +46,7 @@ pub mod walk;
 pub use check::{check_set, check_set_watched};
 pub use content::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
 pub use disk::{Progress, Watcher};
+pub use dump::{Dump, What};
 pub use error::OfflineError;
 pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};

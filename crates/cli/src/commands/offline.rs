@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
+use ubcache_daemon::failure::Code;
 use ubcache_daemon::target::in_use;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
 use ubcache_offline::{Finding, Lost, OfflineError, Progress, Report, Severity, Site, Watcher};
+
+/// How long a device that is in use is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A host to do I/O with.
 pub fn host() -> Result<Host, Failure> {
@@ -20,8 +24,15 @@ pub fn host() -> Result<Host, Failure> {
 /// Opens a device that nobody else uses; for reading only unless `write`.
 pub fn open(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
     let options = OpenOptions { direct: true, write, exclusive: true };
-    HostFile::open(&host.env(), path, options).map_err(|error| match error {
-        OpenError::InUse { .. } => in_use(path),
+    let patience = Instant::now() + PATIENCE;
+    let mut opened = HostFile::open(&host.env(), path, options);
+    // The kernel takes a moment to close the files of a process that was killed.
+    while matches!(opened, Err(OpenError::InUse { .. })) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(50));
+        opened = HostFile::open(&host.env(), path, options);
+    }
+    opened.map_err(|error| match error {
+        OpenError::InUse { .. } => Failure { code: Code::CouldNotRun, ..in_use(path) },
         OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
         OpenError::Permission { mode, .. } => {
             Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))

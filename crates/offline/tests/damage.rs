@@ -1,0 +1,185 @@
+//! Damage to every structure: nothing panics, and a set of which the content is called certain has the content that it
+//! had before the damage.
+
+mod support;
+
+use std::ops::Range;
+
+use support::{MemDevice, frozen, run};
+use ubcache_offline::{NodeVisit, PrioElement};
+use ubcache_offline::{
+    Outcome, RecoverOptions, Segment, Visitor, check_set, map_backed, open_set, recover, walk,
+};
+
+/// A random number for every seed, and the next.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 29)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+}
+
+/// Where which structure is, in bytes.
+#[derive(Default)]
+struct Structures {
+    list: Vec<(&'static str, Range<usize>)>,
+}
+
+impl Visitor for Structures {
+    fn node(&mut self, visit: &NodeVisit<'_>) {
+        let at = visit.key.pointer().expect("a node has a place").offset.bytes() as usize;
+        self.list.push(("node", at..at + visit.node.used_bytes as usize));
+        self.list.push(("node and leftovers", at..at + usize::from(visit.key.sectors) * 512));
+    }
+    fn prio(&mut self, element: &PrioElement<'_>) {
+        let at = element.bucket.0 as usize * BUCKET;
+        self.list.push(("prio set", at..at + BUCKET));
+    }
+    fn uuids(&mut self, key: &ubcache_format::Key, _: &[ubcache_format::UuidEntry]) {
+        let at = key.pointer().expect("a table has a place").offset.bytes() as usize;
+        self.list.push(("volume table", at..at + 256));
+    }
+}
+
+/// Bytes of a bucket of the case.
+const BUCKET: usize = 16 << 10;
+
+/// Changes some bytes of a range.
+fn damage(image: &mut [u8], range: &Range<usize>, random: &mut Random) -> &'static str {
+    let at = range.start + random.below(range.len());
+    let sector = at / 512 * 512;
+    match random.below(6) {
+        0 | 1 => {
+            image[at] ^= 1 << random.below(8);
+            "one bit"
+        }
+        2 => {
+            (0..8).for_each(|_| image[range.start + random.below(range.len())] = random.next() as u8);
+            "eight bytes"
+        }
+        3 => {
+            image[sector..sector + 512].fill(0);
+            "a sector of zeroes"
+        }
+        4 => {
+            let block = at / 4096 * 4096;
+            image[block..block + 4096].fill(0);
+            "a block of zeroes"
+        }
+        _ => {
+            let other = range.start / 512 * 512 + random.below(range.len() / 512 + 1) * 512;
+            let bytes = image[sector..sector + 512].to_vec();
+            image.copy_within(other..other + 512, sector);
+            image[other..other + 512].copy_from_slice(&bytes);
+            "two sectors changed places"
+        }
+    }
+}
+
+#[test]
+fn no_damage_changes_what_is_called_certain() {
+    let rounds: u64 = std::env::var("UBCACHE_DAMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
+    let case = frozen("writeback-crash");
+    let backing = MemDevice::new(case.volumes()[0].backing.clone().expect("a backing device"));
+    let cache = MemDevice::new(case.cache.clone());
+    let mut structures = Structures::default();
+    let view = run(walk(&cache, &mut structures, &())).expect("a set");
+    assert_eq!(view.geometry.bucket_bytes() as usize, BUCKET);
+    structures.list.push(("superblock", 4096..4096 + 208 + 8 * view.geometry.journal_buckets as usize));
+    let newest = view.journal.newest().expect("an entry").place;
+    for found in view.journal.entries.iter().filter(|found| found.place.seq != newest.seq) {
+        let bucket = view.geometry.journal_bucket(found.place.index).0 as usize * BUCKET;
+        let at = bucket + found.place.offset as usize;
+        structures.list.push(("journal entry", at..at + found.place.bytes as usize));
+    }
+    let whole: Vec<Segment> = run(map_backed(&view, &backing, false)).expect("a volume").segments;
+
+    let (mut reported, mut harmless) = (0, 0);
+    for seed in 0..rounds {
+        let mut random = Random(seed);
+        // Every structure as often as any other, however many there are of it.
+        let mut kinds: Vec<&str> = structures.list.iter().map(|(kind, _)| *kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let kind = kinds[random.below(kinds.len())];
+        let ranges: Vec<&Range<usize>> =
+            structures.list.iter().filter(|(k, _)| *k == kind).map(|(_, range)| range).collect();
+        let range = ranges[random.below(ranges.len())];
+        let what = {
+            let mut what = "";
+            cache.change(|image| what = damage(image, range, &mut random));
+            what
+        };
+
+        let report = run(check_set(&cache, &[&backing]));
+        let strict = run(async {
+            let (view, _) = open_set(&cache, false, &()).await?;
+            map_backed(&view, &backing, false).await
+        });
+        if let Ok(map) = &strict {
+            assert_eq!(map.segments, whole, "seed {seed}: {what} in a {kind} at {range:?} went unnoticed");
+        }
+        assert!(
+            strict.is_ok() || !report.is_clean(),
+            "seed {seed}: {what} in a {kind} at {range:?} is refused, and not reported: {strict:?}"
+        );
+        if report.is_clean() {
+            harmless += 1
+        } else {
+            reported += 1
+        }
+        // Going on in spite of it does not panic either, and a recovery writes nothing that is not certain.
+        let _ = run(async {
+            let (view, _) = open_set(&cache, true, &()).await?;
+            map_backed(&view, &backing, true).await
+        });
+        if strict.is_err() {
+            let refused = run(recover(&cache, &backing, RecoverOptions::default(), &()));
+            assert!(refused.is_err(), "seed {seed}: {refused:?}");
+            assert_eq!(cache.writes() + backing.writes(), 0, "seed {seed}");
+        }
+        let (from, to) = (range.start / 4096 * 4096, (range.end + 8192).min(case.cache.len()));
+        cache.change(|image| image[from..to].copy_from_slice(&case.cache[from..to]));
+    }
+    println!("{rounds} damages: {reported} reported, {harmless} without effect");
+    assert!(reported > harmless);
+    let told = run(recover(&cache, &backing, RecoverOptions { dry_run: true, ..Default::default() }, &()));
+    assert_eq!(told.expect("the set is whole again").0.outcome, Outcome::DryRun);
+}
+
+/// The newest entry of the journal, torn: as if it had never been written.
+#[test]
+fn a_torn_end_of_the_journal_is_no_damage() {
+    let case = frozen("writeback-crash");
+    let cache = MemDevice::new(case.cache.clone());
+    let view = run(walk(&cache, &mut (), &())).expect("a set");
+    let newest = view.journal.newest().expect("an entry").place;
+    let at = view.geometry.bucket_start(view.geometry.journal_bucket(newest.index)).bytes() as usize
+        + newest.offset as usize;
+    cache.change(|image| image[at + newest.bytes as usize / 2..at + newest.bytes as usize].fill(0));
+    let report = run(check_set(&cache, &[]));
+    assert!(report.is_clean(), "{:?}", report.errors());
+}
+
+/// Bytes that were never a set, and devices that are cut off.
+#[test]
+fn anything_can_be_checked() {
+    let case = frozen("writeback-crash");
+    for bytes in [0, 512, 4096, 8192, 1 << 20, 20 << 20] {
+        let mut image = case.cache.clone();
+        image.truncate(bytes);
+        let report = run(check_set(&MemDevice::new(image), &[]));
+        assert!(!report.is_clean());
+    }
+    let mut random = Random(1);
+    let mut image = case.cache.clone();
+    image[8192..].chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next().to_le_bytes()));
+    assert!(!run(check_set(&MemDevice::new(image), &[])).is_clean());
+}
