@@ -304,10 +304,14 @@ linux_load() {
 boot() {
     local script=$1 status=0
     shift
-    boots=$((boots + 1))
-    local console=$work/console-$boots
-    "$here/run" "$@" --share "$work/share" --timeout "${boot_timeout:-900}" --memory 1536 --log "$console" \
-        -- "$here/guest/$script" ${arguments:-} || status=$?
+    # On a busy host the emulated processor sometimes loses its timer before the disks are there.
+    local attempt console
+    for attempt in 1 2 3 4 5; do
+        boots=$((boots + 1)) status=0 console=$work/console-$boots
+        "$here/run" "$@" --share "$work/share" --timeout "${boot_timeout:-400}" --memory 1536 --log "$console" \
+            -- "$here/guest/$script" ${arguments:-} || status=$?
+        [ "$status" = 123 ] || break
+    done
     driver_log "$console" || return
     [ "$status" = "${expect:-0}" ] || {
         note "the guest ended with status $status instead of ${expect:-0}"

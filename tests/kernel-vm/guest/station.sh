@@ -29,7 +29,7 @@ while read -r name cache backings; do
     for index in "${!devices[@]}"; do
         cat "${attributes[index]}/dirty_data" >>"$dir/dirty-after"
     done
-    cat "$set_directory"/{tree_depth,internal/btree_nodes} >"$dir/dirty-tree" 2>/dev/null || true
+    grep -s . "$set_directory"/{tree_depth,internal/{btree_nodes,cache_read_races}} >"$dir/dirty-tree" || true
     bcache_stop
 done </share/sets
 exit "$wrong"
