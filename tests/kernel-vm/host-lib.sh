@@ -252,7 +252,7 @@ share_sets() {
         mkdir "$work/share/$name"
         (
             . "$dir/parameters"
-            echo "mode=$mode"
+            echo "mode=$mode unit=$unit"
             for index in $(seq 0 $((volumes - 1))); do
                 echo "salt[$index]=$(volume_salt "$index")"
             done
@@ -323,7 +323,7 @@ boot() {
 # kernel anything that it says only in trouble.
 driver_log() {
     local bad
-    bad=$(tr -d '\r' <"$1" | grep -aE 'bcache|WARNING: |BUG: |Oops|Call Trace|blocked for more|I/O error|hung_task' |
+    bad=$(tr -d '\r' <"$1" | grep -aE 'bcache: |WARNING: |BUG: |Oops|Call Trace|blocked for more|I/O error|hung_task' |
         grep -avE "$harmless" || true)
     [ -z "$bad" ] || {
         note "the kernel's log:"

@@ -14,7 +14,7 @@ while read -r name cache backings; do
     }
     wait_until test -n "$(flash_device)"
     flash=$(flash_device)
-    { "$pattern" random 5 3000 8 0 32768 1 && "$pattern" random 6 500 1 0 32768 2; } >/tmp/operations
+    { "$pattern" random 5 3000 8 0 32768 1 && "$pattern" random 6 500 "$unit" 0 32768 2; } >/tmp/operations
     if [ "$1" = make ]; then
         "$pattern" write "$flash" "$flash_salt" </tmp/operations
         "$pattern" flush "$flash"
