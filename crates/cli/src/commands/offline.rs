@@ -32,7 +32,11 @@ pub fn open(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> 
         opened = HostFile::open(&host.env(), path, options);
     }
     opened.map_err(|error| match error {
-        OpenError::InUse { .. } => Failure { code: Code::CouldNotRun, ..in_use(path) },
+        OpenError::InUse { .. } => {
+            let mut failure = in_use(path);
+            failure.code = Code::CouldNotRun;
+            failure
+        }
         OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
         OpenError::Permission { mode, .. } => {
             Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
