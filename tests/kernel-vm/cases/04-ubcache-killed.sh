@@ -8,9 +8,9 @@ for volumes in 1 2; do
         echo "7 60000 $unit $((backing_mib * 2048 - 16)) 20 4" >"$work/$name/load"
         ubcache_load 1.5 "$name"
     done
-    linux_station 11 100 "${sets[@]}"
+    linux_station 11 0 "${sets[@]}"
     cat "$work"/*-"$volumes"-*/dirty-load >>"$work/loads"
     for name in "${sets[@]}"; do
-        ubcache_station "$name" 21 0
+        ubcache_station "$name" 21 100
     done
 done
