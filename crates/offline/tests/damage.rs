@@ -6,6 +6,7 @@ mod support;
 use std::ops::Range;
 
 use support::{MemDevice, frozen, run};
+use ubcache_format::bset_bytes;
 use ubcache_offline::{NodeVisit, PrioElement};
 use ubcache_offline::{
     Outcome, RecoverOptions, Segment, Visitor, check_set, map_backed, open_set, recover, walk,
@@ -30,11 +31,17 @@ impl Random {
 #[derive(Default)]
 struct Structures {
     list: Vec<(&'static str, Range<usize>)>,
+    /// Where the last append of a node has the node's seq. If it is not there, the append is as if it had never been
+    /// made: the format has no way to tell, as for the last entry of the journal.
+    last_appends: Vec<usize>,
 }
 
 impl Visitor for Structures {
     fn node(&mut self, visit: &NodeVisit<'_>) {
         let at = visit.key.pointer().expect("a node has a place").offset.bytes() as usize;
+        let before = visit.node.bsets.split_last().map_or(&[][..], |(_, before)| before);
+        let last: u64 = before.iter().map(|keys| bset_bytes(visit.geometry, keys)).sum();
+        self.last_appends.push(at + last as usize + 16);
         self.list.push(("node", at..at + visit.node.used_bytes as usize));
         self.list.push(("node and leftovers", at..at + usize::from(visit.key.sectors) * 512));
     }
@@ -99,6 +106,8 @@ fn no_damage_changes_what_is_called_certain() {
         let at = bucket + found.place.offset as usize;
         structures.list.push(("journal entry", at..at + found.place.bytes as usize));
     }
+    let newest_at = view.geometry.journal_bucket(newest.index).0 as usize * BUCKET + newest.offset as usize;
+    let newest_at = newest_at..newest_at + newest.bytes as usize;
     let whole: Vec<Segment> = run(map_backed(&view, &backing, false)).expect("a volume").segments;
 
     let (mut reported, mut harmless) = (0, 0);
@@ -123,7 +132,17 @@ fn no_damage_changes_what_is_called_certain() {
             let (view, _) = open_set(&cache, false, &()).await?;
             map_backed(&view, &backing, false).await
         });
-        if let Ok(map) = &strict {
+        let cut_off = structures.last_appends.iter().any(|&at| {
+            let mut found = [0; 8];
+            cache.change(|image| found.copy_from_slice(&image[at..at + 8]));
+            found != case.cache[at..at + 8]
+        });
+        let mut torn = false;
+        cache.change(|image| torn = image[newest_at.clone()] != case.cache[newest_at.clone()]);
+        if let Ok(map) = &strict
+            && !cut_off
+            && !torn
+        {
             assert_eq!(map.segments, whole, "seed {seed}: {what} in a {kind} at {range:?} went unnoticed");
         }
         assert!(

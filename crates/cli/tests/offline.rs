@@ -1,0 +1,117 @@
+//! `check`, `cat`, `recover` and `dump` as a user runs them: on a set that the Linux driver left behind a power cut.
+
+mod support;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::{scratch, sha256_of, ubcache};
+
+/// Cache, backing device, and the digest of the volume.
+fn a_crashed_set(directory: &Path) -> (PathBuf, PathBuf, String) {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
+    for name in ["cache", "backing"] {
+        let packed = std::fs::read(case.join(format!("{name}.img.xz"))).expect("an image");
+        let mut bytes = Vec::new();
+        lzma_rust2::XzReader::new(packed.as_slice(), false).read_to_end(&mut bytes).expect("a whole image");
+        std::fs::write(directory.join(name), bytes).expect("room");
+    }
+    let manifest = std::fs::read(case.join("manifest.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let digest = manifest["devices"][0]["sha256"].as_str().expect("a digest").to_owned();
+    (directory.join("cache"), directory.join("backing"), digest)
+}
+
+fn run(command: &mut Command, code: i32) -> Output {
+    let output = command.output().expect("ubcache runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    output
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn a_crashed_set_is_checked_read_and_recovered() {
+    let directory = scratch();
+    let (cache, backing, digest) = a_crashed_set(directory.path());
+    let before = (sha256_of(&cache), sha256_of(&backing));
+
+    let report = json(&run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backing).arg("--json"), 0));
+    assert_eq!(report["clean"], true);
+    assert_eq!(report["stats"]["dirty_sectors"], 60_473);
+
+    let (copy, sparse) = (directory.path().join("copy"), directory.path().join("sparse"));
+    run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&copy), 0);
+    assert_eq!(sha256_of(&copy), digest);
+    run(
+        ubcache().args(["cat", "--sparse", "-C"]).arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&sparse),
+        0,
+    );
+    assert_eq!(sha256_of(&sparse), digest);
+    run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&copy), 2);
+    let map =
+        json(&run(ubcache().args(["cat", "--map", "--json", "-C"]).arg(&cache).arg("-B").arg(&backing), 0));
+    assert_eq!(map["dirty_sectors"], 60_473);
+
+    let recover = |more: &[&str]| {
+        let mut command = ubcache();
+        command.arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("--json").args(more);
+        json(&run(&mut command, 0))
+    };
+    assert_eq!(recover(&["--dry-run"])["outcome"], "dry run");
+    assert_eq!((sha256_of(&cache), sha256_of(&backing)), before, "nothing was changed until now");
+    assert_eq!(recover(&[])["outcome"], "clean");
+    assert_eq!(recover(&["--detach"])["outcome"], "detached");
+    assert_eq!(recover(&["--detach"])["outcome"], "already detached");
+    let alone = std::fs::read(&backing).expect("a device").split_off(8192);
+    let path = directory.path().join("alone");
+    std::fs::write(&path, alone).expect("room");
+    assert_eq!(sha256_of(&path), digest);
+    run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backing), 0);
+}
+
+#[test]
+fn damage_is_exit_code_1_and_what_can_not_run_2() {
+    let directory = scratch();
+    let (cache, backing, _) = a_crashed_set(directory.path());
+    run(ubcache().arg("check").arg(directory.path().join("nothing")), 2);
+    run(ubcache().arg("check").arg(directory.path()), 2);
+    run(ubcache().arg("dump"), 2);
+    run(ubcache().arg("check").arg(&backing), 1);
+    let held = std::fs::File::open(&cache).expect("a device");
+    held.lock().expect("nobody else has it");
+    run(ubcache().arg("check").arg(&cache), 2);
+    drop(held);
+
+    let lines = run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
+    let lines = String::from_utf8(lines).expect("text");
+    let node: Value = serde_json::from_str(lines.lines().next().expect("a node")).expect("JSON");
+    let sector = node["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
+    for what in ["super", "journal", "prio", "uuids", "extents", "buckets"] {
+        assert!(
+            !run(ubcache().arg("dump").arg(&cache).args(["--what", what]), 0).stdout.is_empty(),
+            "{what}"
+        );
+    }
+
+    let mut bytes = std::fs::read(&cache).expect("a device");
+    bytes[sector * 512 + 40] ^= 1;
+    std::fs::write(&cache, &bytes).expect("room");
+    let before = (sha256_of(&cache), sha256_of(&backing));
+    let output = run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backing), 1);
+    let said = String::from_utf8_lossy(&output.stdout);
+    for words in ["[node-damaged]", "means:", "to do:", "bucket", "DAMAGED"] {
+        assert!(said.contains(words), "{words} in:\n{said}");
+    }
+    run(ubcache().arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backing), 1);
+    run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing), 1);
+    let output = run(ubcache().args(["cat", "--damaged", "-C"]).arg(&cache).arg("-B").arg(&backing), 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("newest data lost"));
+    assert_eq!((sha256_of(&cache), sha256_of(&backing)), before);
+}
