@@ -3,7 +3,7 @@
 //! Nothing is changed on any device. Memory: 24 bytes a segment, and 4 MiB of data on its way.
 
 use ubcache_env::local::join_all;
-use ubcache_env::{Device, SectorRange};
+use ubcache_env::{Buf, Device, SectorRange};
 use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Sector, Superblock};
 
 use crate::check::state_word;
@@ -15,6 +15,8 @@ use crate::walk::read_superblock;
 
 const PIECE_SECTORS: u64 = 512;
 const PIECES_AT_ONCE: usize = 16;
+/// Where a piece can't be read, it is tried again in parts of this length.
+const BLOCK_SECTORS: u64 = 8;
 
 /// Where a part of a volume comes from.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -233,16 +235,7 @@ pub async fn read_volume<D: Device>(
         if pieces.is_empty() {
             return Ok(unreadable);
         }
-        let reads = pieces.iter().map(async |piece: &Segment| {
-            let sectors = piece.range.sectors();
-            match (piece.source, backing) {
-                (Source::Clean(at) | Source::Dirty(at), _) => read(cache, at, sectors).await.map(Some),
-                (Source::Backing | Source::Lost, Some(backing)) => {
-                    read(backing, map.data_offset + piece.range.start.0, sectors).await.map(Some)
-                }
-                _ => Ok(None),
-            }
-        });
+        let reads = pieces.iter().map(|piece| read_piece(map, cache, backing, piece));
         let results = join_all(reads.collect::<Vec<_>>()).await;
         for (piece, result) in pieces.drain(..).zip(results) {
             let at = piece.range.start.bytes();
@@ -250,14 +243,43 @@ pub async fn read_volume<D: Device>(
                 Ok(Some(bytes)) => sink(at, Piece::Bytes(bytes.as_slice())),
                 Ok(None) => sink(at, Piece::Zeroes(piece.range.bytes())),
                 Err(_) if damaged => {
-                    unreadable.push(piece.range);
-                    sink(at, Piece::Zeroes(piece.range.bytes()))
+                    let mut given = Ok(());
+                    for part in cut_by(&piece, BLOCK_SECTORS) {
+                        let at = part.range.start.bytes();
+                        let handed = match read_piece(map, cache, backing, &part).await {
+                            Ok(Some(bytes)) => sink(at, Piece::Bytes(bytes.as_slice())),
+                            Ok(None) => sink(at, Piece::Zeroes(part.range.bytes())),
+                            Err(_) => {
+                                unreadable.push(part.range);
+                                sink(at, Piece::Zeroes(part.range.bytes()))
+                            }
+                        };
+                        given = given.and(handed);
+                    }
+                    given
                 }
                 Err(error) => return Err(OfflineError::Io { doing: "reading the volume", error }),
             };
             handed.map_err(|error| OfflineError::Io { doing: "writing the content", error })?;
             phase.add(piece.range.bytes());
         }
+    }
+}
+
+/// Reads a piece; nothing comes back where nothing was ever written.
+async fn read_piece<D: Device>(
+    map: &VolumeMap,
+    cache: &D,
+    backing: Option<&D>,
+    piece: &Segment,
+) -> Result<Option<Buf>, String> {
+    let sectors = piece.range.sectors();
+    match (piece.source, backing) {
+        (Source::Clean(at) | Source::Dirty(at), _) => read(cache, at, sectors).await.map(Some),
+        (Source::Backing | Source::Lost, Some(backing)) => {
+            read(backing, map.data_offset + piece.range.start.0, sectors).await.map(Some)
+        }
+        _ => Ok(None),
     }
 }
 
@@ -272,17 +294,21 @@ pub enum Piece<'a> {
 
 /// The pieces of a segment that are read at one time.
 pub(crate) fn cut(segment: &Segment) -> impl Iterator<Item = Segment> + use<> {
+    cut_by(segment, PIECE_SECTORS)
+}
+
+fn cut_by(segment: &Segment, sectors: u64) -> impl Iterator<Item = Segment> + use<> {
     let Segment { range, source } = *segment;
-    let count = range.sectors().div_ceil(PIECE_SECTORS);
+    let count = range.sectors().div_ceil(sectors);
     (0..count).map(move |index| {
-        let skipped = index * PIECE_SECTORS;
+        let skipped = index * sectors;
         let start = range.start + skipped;
         let source = match source {
             Source::Clean(at) => Source::Clean(at + skipped),
             Source::Dirty(at) => Source::Dirty(at + skipped),
             other => other,
         };
-        let end = (start + PIECE_SECTORS).min(range.end);
+        let end = (start + sectors).min(range.end);
         Segment { range: SectorRange::from_bounds(start, end), source }
     })
 }
