@@ -18,6 +18,8 @@ pub(crate) enum Class {
     MovedDirty = 3,
 }
 const CLASSES: usize = 4;
+/// Keys name at most 65535 sectors.
+const PIECE_SECTORS_MAX: u64 = 32768;
 
 /// A piece of a bucket that its holder may write. The pin keeps the bucket until the piece is
 /// named by the index or dropped.
@@ -84,7 +86,7 @@ impl OpenBuckets {
                     }
                 }
             };
-            let take = left.min((open.end - open.next) / block * block);
+            let take = left.min((open.end - open.next) / block * block).min(PIECE_SECTORS_MAX);
             let pointer = Pointer { device: 0, offset: open.next, generation: open.generation };
             pieces.push(Piece { pointer, sectors: take, pin: buckets.pins().pin(open.bucket) });
             left -= take;

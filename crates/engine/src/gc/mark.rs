@@ -151,10 +151,10 @@ impl<E: Env> Set<E> {
         let group = self.mergeable(low, leaf);
         if group.len() > 1 {
             self.env.mark("leaves_merged");
-            return self.restructure(vec![group]).await;
+            return self.restructure(vec![group], false).await;
         }
         if (old || always) && !leaf.state.borrow().retired {
-            return self.restructure(vec![vec![leaf.clone()]]).await;
+            return self.restructure(vec![vec![leaf.clone()]], false).await;
         }
         Ok(())
     }

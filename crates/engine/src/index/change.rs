@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 use ubcache_env::{Env, IntervalMap, SectorRange};
-use ubcache_format::{Inode, JournalSeq, Key, Pointer};
+use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
 use super::leaf::{Extent, Leaf, push_holes};
 use crate::set::Set;
@@ -108,7 +108,10 @@ impl<E: Env> Set<E> {
             }
             body.touch(inode, part);
             let (after, dirty_entries) = (body.len(), body.dirty_entries());
-            let full = body.touched_words() * 8 >= self.tuning.leaf_write_bytes;
+            let touched_bytes = body.touched_words() * 8;
+            // Beyond the room of the node the driver would have to split it in its replay, which often fails.
+            let room = (u64::from(leaf.sectors) * SECTOR_BYTES).saturating_sub(state.used_bytes);
+            let full = touched_bytes >= self.tuning.leaf_write_bytes.min(room);
             state.dirty_entries = dirty_entries;
             if state.pin.is_none() {
                 state.touched_at = now;

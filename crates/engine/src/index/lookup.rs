@@ -41,7 +41,7 @@ impl<E: Env> Set<E> {
                 None => match self.overfull_leaf(inode, range) {
                     None => return Ok(()),
                     // Splitting it takes buckets and entries: not too many at once.
-                    Some(leaf) => self.restructure(vec![vec![leaf]]).await?,
+                    Some(leaf) => self.restructure(vec![vec![leaf]], false).await?,
                 },
                 Some(leaf) => {
                     holds.push(Hold::new(&leaf));

@@ -150,9 +150,21 @@ impl<E: Env> Set<E> {
     }
 
     /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many
-    /// as it takes. Leaves that were replaced by somebody else meanwhile are left out.
-    pub(crate) async fn restructure(&self, groups: Vec<Vec<Rc<Leaf>>>) -> Result<(), EngineError> {
-        let _structure = self.structure.lock().await;
+    /// as it takes. Leaves that were replaced by somebody else meanwhile are left out. It may take
+    /// entries of the journal; unless it makes room there, it waits until there is some.
+    pub(crate) async fn restructure(
+        &self,
+        groups: Vec<Vec<Rc<Leaf>>>,
+        makes_room: bool,
+    ) -> Result<(), EngineError> {
+        let _structure = loop {
+            let structure = self.structure.lock().await;
+            if makes_room || self.journal.state.borrow().ring.takes_chains() {
+                break structure;
+            }
+            drop(structure);
+            self.journal_progress().await?;
+        };
         let mut plan = Plan::default();
         let mut replaced: Vec<Group> = Vec::new();
         let result = self.restructure_locked(groups, &mut plan, &mut replaced).await;

@@ -58,7 +58,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Makes the node of the leaf hold everything that the leaf holds now.
-    pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+    pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>, makes_room: bool) -> Result<(), EngineError> {
         let io = leaf.io.lock().await;
         let append = {
             let mut state = leaf.state.borrow_mut();
@@ -85,7 +85,7 @@ impl<E: Env> Set<E> {
         };
         let Some((at, bytes, touched)) = append else {
             drop(io);
-            return self.restructure(vec![vec![leaf.clone()]]).await;
+            return self.restructure(vec![vec![leaf.clone()]], makes_room).await;
         };
         let len = bytes.len() as u64;
         let result = self.write_bsets(vec![(at, bytes)]).await;
@@ -112,7 +112,7 @@ impl<E: Env> Set<E> {
     pub(crate) async fn node_writer_task(self: Rc<Self>) {
         while !self.is_ending() {
             while let Some(leaf) = self.node_writer.next() {
-                if self.write_leaf(&leaf).await.is_err() {
+                if self.write_leaf(&leaf, false).await.is_err() {
                     self.env.sleep(Nanos::from_millis(100)).await;
                 }
                 if self.is_ending() {

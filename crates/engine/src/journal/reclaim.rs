@@ -29,14 +29,14 @@ impl<E: Env> Set<E> {
                 if self.has_room_for_append(&leaf) { fits.push(leaf) } else { full.push(vec![leaf]) }
             }
             for leaf in fits {
-                self.write_leaf(&leaf).await?;
+                self.write_leaf(&leaf, true).await?;
             }
             if !full.is_empty() {
                 if tight {
                     self.env.mark("journal_tight");
                     self.gather_buckets(&full).await?;
                 }
-                self.restructure(full).await?;
+                self.restructure(full, true).await?;
             }
             if tight {
                 return Ok(());

@@ -148,11 +148,20 @@ impl<E: Env> Set<E> {
             if self.journal.state.borrow().ring.takes_chains() || self.allocator.nodes_wait.get() > 0 {
                 return Ok(());
             }
-            self.env.mark("chain_waits_for_journal");
-            let progress = self.journal.progress.notified();
-            self.journal.reclaim.notify_all();
-            first(progress, self.env.sleep(Nanos::from_millis(10))).await;
+            self.journal_progress().await?;
         }
+    }
+
+    /// Waits a moment for the journal to get room.
+    pub(crate) async fn journal_progress(&self) -> Result<(), EngineError> {
+        if let Some(error) = self.journal_failed() {
+            return Err(error);
+        }
+        self.env.mark("waits_for_journal_room");
+        let progress = self.journal.progress.notified();
+        self.journal.reclaim.notify_all();
+        first(progress, self.env.sleep(Nanos::from_millis(10))).await;
+        Ok(())
     }
 
     fn journal_due(&self) -> Due {
