@@ -6,8 +6,8 @@ for volumes in 1 2; do
         . "$work/$name/parameters"
         echo "7 60000 $unit $((backing_mib * 2048 - 16)) 20 2" >"$work/$name/load"
     done
-    linux_load 12 "${sets[@]:0:4}"
-    linux_load 12 "${sets[@]:4}"
+    linux_load 3 "${sets[@]:0:4}"
+    linux_load 3 "${sets[@]:4}"
     for name in "${sets[@]}"; do
         check_loaded "$name"
         ubcache_station "$name" 11 100
