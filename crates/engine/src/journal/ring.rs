@@ -6,6 +6,7 @@ use ubcache_format::{Geometry, JournalSeq};
 pub(crate) struct Ring {
     bucket_bytes: u64,
     block_bytes: u64,
+    entry_blocks_max: u64,
     /// By ring index: the greatest seq in the bucket, if there is an entry in it.
     newest: Vec<Option<JournalSeq>>,
     /// Where the next entry goes, if it fits.
@@ -29,6 +30,7 @@ impl Ring {
         Ring {
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
+            entry_blocks_max: geometry.max_journal_entry_bytes().div_ceil(geometry.block_bytes()),
             newest,
             index,
             used_bytes,
@@ -53,20 +55,23 @@ impl Ring {
         rest + self.free_ahead() as u64 * (self.bucket_bytes / self.block_bytes)
     }
 
-    fn blocks(&self) -> u64 {
-        self.newest.len() as u64 * (self.bucket_bytes / self.block_bytes)
+    /// Blocks that are left at least once everything older was let go.
+    fn blocks_at_best(&self) -> u64 {
+        (self.newest.len() as u64 - 1) * (self.bucket_bytes / self.block_bytes)
     }
 
     /// Blocks that records leave free: for what makes room (a prio chain, a new root, a later
     /// last_seq), and for the next start, which needs some as well (docs/format.md §6.4).
     fn reserve(&self) -> u64 {
         let three = 3 * (self.bucket_bytes / self.block_bytes);
-        three.max(6).min(self.blocks() * 3 / 4)
+        let best = self.blocks_at_best();
+        three.max(6).min(best - (best / 4).max(1))
     }
 
     /// An entry of this size with nothing but records may be written.
     pub fn takes_records(&self, bytes: u64) -> bool {
-        self.blocks_left() >= self.reserve() + bytes / self.block_bytes
+        let wanted = self.reserve() + bytes / self.block_bytes;
+        self.blocks_left() >= wanted.min(self.blocks_at_best())
     }
 
     /// Records may be appended while this much waits to be written.
@@ -77,12 +82,15 @@ impl Ring {
     /// An entry for a new prio chain or volume table may be written; the last blocks are for what
     /// makes room.
     pub fn takes_chains(&self) -> bool {
-        self.blocks_left() > 4
+        self.blocks_left() > self.reserve().min(5) - 1
     }
 
     /// It is time to make room.
     pub fn is_short(&self) -> bool {
-        self.blocks_left() < self.reserve() + (self.blocks() / 4).max(1)
+        let spare = self.blocks_at_best() - self.reserve();
+        // Never less than the largest entry waits for.
+        let wanted = self.reserve() + (spare / 2).max(self.entry_blocks_max);
+        self.blocks_left() < wanted.min(self.blocks_at_best())
     }
 
     /// There is so little room that it has to be made with few entries.
@@ -96,10 +104,14 @@ impl Ring {
     }
 
     /// Where an entry of this size goes: ring index and byte offset. None: no bucket is free.
-    pub fn place(&mut self, bytes: u64) -> Option<(u32, u64)> {
+    ///
+    /// Where every other bucket is needed by the newest durable entry, but the next one is not needed by the
+    /// entry that is to be written (`last_seq`), that one is taken, as the driver does: only a power cut that
+    /// tears this very entry could then keep the set from starting.
+    pub fn place(&mut self, bytes: u64, last_seq: JournalSeq) -> Option<(u32, u64)> {
         if self.used_bytes + bytes > self.bucket_bytes {
             let next = (self.index + 1) % self.newest.len();
-            if !self.is_free(next) {
+            if !self.is_free(next) && self.newest[next].is_some_and(|newest| newest >= last_seq) {
                 return None;
             }
             self.index = next;

@@ -233,19 +233,21 @@ impl<E: Env> Set<E> {
             }
         };
         let bytes = ubcache_format::entry_bytes(&self.geometry, &keys);
-        let place = self.journal.state.borrow_mut().ring.place(bytes);
+        let last_seq = {
+            // I8: no entry is let go while a node lacks one of its records.
+            let oldest_pin = self.tree.borrow().oldest_pin();
+            let floor = self.journal.state.borrow().replay_floor;
+            [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
+        };
+        let place = self.journal.state.borrow_mut().ring.place(bytes, last_seq);
         let Some((index, offset)) = place else {
             // The reserve of the ring makes this all but impossible; what a start needs is never
             // overwritten.
             self.env.mark("journal_stuck");
             return Err(ubcache_env::IoError::Os(28));
         };
-        let (entry, last_seq) = {
-            let oldest_pin = self.tree.borrow().oldest_pin();
+        let entry = {
             let state = self.journal.state.borrow();
-            // I8: no entry is let go while a node lacks one of its records.
-            let last_seq = [Some(seq), oldest_pin, state.replay_floor].into_iter().flatten().min();
-            let last_seq = last_seq.expect("seq is there");
             let header = state.header.clone();
             let entry = JournalEntry {
                 seq,
@@ -257,7 +259,7 @@ impl<E: Env> Set<E> {
                 keys,
                 mark: own_mark(header.own_chain),
             };
-            (encode_entry(&self.geometry, &entry), last_seq)
+            encode_entry(&self.geometry, &entry)
         };
         // J1: what the records name, and what the header names, is durable first.
         self.cache.flush().await?;
