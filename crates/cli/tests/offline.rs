@@ -1,5 +1,7 @@
 //! `check`, `cat`, `recover` and `dump` as a user runs them: on a set that the Linux driver left behind a power cut.
 
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
 mod support;
 
 use std::io::Read;

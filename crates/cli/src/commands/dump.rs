@@ -71,7 +71,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         view
     });
-    drop(dump);
     let _ = out.flush();
     match view {
         Some(view) if view.complete => Ok(()),
