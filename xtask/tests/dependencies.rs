@@ -13,7 +13,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
     ("ubcache-sim", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd"]),
     ("ubcache-daemon", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-host"]),
-    ("ubcache-cli", &["ubcache-format", "ubcache-env", "ubcache-daemon"]),
+    ("ubcache-offline", &["ubcache-format", "ubcache-env"]),
+    // The offline tools run on the devices themselves, with no daemon.
+    ("ubcache-cli", &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"]),
     ("xtask", &[]),
 ];
 
