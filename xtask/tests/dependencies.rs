@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-format", "ubcache-env"]),
     ("ubcache-nbd", &["ubcache-format", "ubcache-env"]),
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
-    ("ubcache-sim", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd"]),
+    ("ubcache-sim", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline"]),
     ("ubcache-daemon", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-host"]),
     ("ubcache-offline", &["ubcache-format", "ubcache-env"]),
     // The offline tools run on the devices themselves, with no daemon.

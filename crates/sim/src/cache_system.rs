@@ -6,7 +6,10 @@ use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions, Tuning};
 use ubcache_env::Sector;
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
+use crate::disk::Still;
 use crate::executor::SimEnv;
+use crate::inspect::check_disks;
+use crate::oracle::Violation;
 use crate::plan::Plan;
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Setup, System};
@@ -108,6 +111,10 @@ impl System for CacheSystem {
             Command::CollectGarbage => self.set.trigger_gc().await.map_err(|error| error.to_string()),
             Command::EvictClean => self.set.evict_all_clean().await.map_err(|error| error.to_string()),
         }
+    }
+
+    fn inspect(cache: &Still, backing: &[Still]) -> Option<Violation> {
+        check_disks(cache, backing)
     }
 
     async fn stop(&self) -> Result<(), String> {

@@ -27,6 +27,7 @@
 //! | [`shrink`] | cuts a failing plan down |
 //! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
+//! | [`inspect`] | the offline check over the disks of a run |
 //!
 //! How to replay and read a failure: `docs/simulation.md`.
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@
 pub mod cache_system;
 pub mod disk;
 pub mod executor;
+pub mod inspect;
 pub mod oracle;
 pub mod plan;
 pub mod rng;

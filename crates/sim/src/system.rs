@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use ubcache_env::{Sector, Volume};
 
-use crate::disk::SimDisk;
+use crate::disk::{SimDisk, Still};
 use crate::executor::SimEnv;
+use crate::oracle::Violation;
 use crate::plan::Plan;
 
 /// The devices of a run and what it is about. Survives crashes.
@@ -59,6 +60,11 @@ pub trait System: Sized + 'static {
 
     /// Stops in good order.
     async fn stop(&self) -> Result<(), String>;
+
+    /// What is wrong on the disks, which are as a crash has left them, or might.
+    fn inspect(_cache: &Still, _backing: &[Still]) -> Option<Violation> {
+        None
+    }
 
     /// What is wrong inside, as far as the system itself can tell. Asked when no operation is under way.
     fn complaints(&self) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
-use ubcache_env::{Buf, Slice};
+use ubcache_env::Slice;
 
 const PAGE_SECTORS: u64 = 8;
 /// More versions than this of one sector are not kept apart: a middle one is forgotten.
@@ -15,7 +15,20 @@ const VERSIONS_MAX: usize = 12;
 #[derive(Clone)]
 pub(super) enum Content {
     Zero,
+    /// A part of what was written.
     Data(Slice),
+    /// What was there before.
+    Old(Rc<[u8; 512]>),
+}
+
+impl Content {
+    pub(super) fn copy_into(&self, sector: &mut [u8]) {
+        match self {
+            Content::Zero => sector.fill(0),
+            Content::Data(slice) => sector.copy_from_slice(slice.as_slice()),
+            Content::Old(bytes) => sector.copy_from_slice(&bytes[..]),
+        }
+    }
 }
 
 /// The live image, sparse by page. Nothing depends on the order of the map.
@@ -42,6 +55,7 @@ impl Image {
     pub(super) fn set(&mut self, sector: u64, content: &Content) {
         match content {
             Content::Data(slice) => self.write(sector, slice.as_slice()),
+            Content::Old(bytes) => self.write(sector, &bytes[..]),
             Content::Zero if self.pages.contains_key(&(sector / PAGE_SECTORS)) => {
                 self.write(sector, &[0; 512])
             }
@@ -55,7 +69,7 @@ impl Image {
         }
         let mut bytes = [0; 512];
         self.read(sector, &mut bytes);
-        Content::Data(Buf::from_bytes(&bytes).freeze())
+        Content::Old(Rc::new(bytes))
     }
 }
 
@@ -68,9 +82,9 @@ pub(super) struct Version {
 
 /// What a sector may fall back to: its durable content or any of these versions, oldest first. The newest is the
 /// live content.
-pub(super) struct Unflushed {
-    pub(super) durable: Content,
-    pub(super) versions: SmallVec<[Version; 1]>,
+struct Unflushed {
+    durable: Content,
+    versions: SmallVec<[Version; 1]>,
 }
 
 /// Every sector whose live content is not known to be durable.
@@ -88,8 +102,18 @@ impl Versioned {
         self.sectors.remove(&sector);
     }
 
-    pub(super) fn take(&mut self) -> BTreeMap<u64, Unflushed> {
-        std::mem::take(&mut self.sectors)
+    /// Each sector and how many versions it has beside the durable content.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.sectors.iter().map(|(sector, entry)| (*sector, entry.versions.len()))
+    }
+
+    /// A version of a sector; 0 is the durable content, the others are counted from the oldest.
+    pub(super) fn content(&self, sector: u64, version: usize) -> Content {
+        let entry = &self.sectors[&sector];
+        match version.checked_sub(1) {
+            None => entry.durable.clone(),
+            Some(at) => entry.versions[at].content.clone(),
+        }
     }
 
     /// A new content has landed; `image` still has the old one.

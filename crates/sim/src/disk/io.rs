@@ -78,6 +78,42 @@ impl Io {
     fn writes(&self) -> bool {
         matches!(self.kind, Kind::Write { .. } | Kind::Discard)
     }
+
+    /// Whether something of it may take effect yet.
+    pub(super) fn may_land(&self) -> bool {
+        self.writes() && self.result.is_none()
+    }
+
+    /// Which sector of the disk one of its sectors is.
+    pub(super) fn sector(&self, index: u64) -> u64 {
+        self.at + index
+    }
+
+    /// What it leaves in one of its sectors.
+    pub(super) fn content(&self, index: u64) -> Content {
+        match &self.kind {
+            Kind::Write { data: Some(slice), .. } => {
+                let from = index as usize * 512;
+                Content::Data(slice.cut(from, from + 512))
+            }
+            _ => Content::Zero,
+        }
+    }
+
+    /// Draws which of the sectors that have not landed do so at the very end, when the program is gone.
+    pub(super) fn draw_end(&self, per_block: u64, rng: &mut Rng, mut land: impl FnMut(u64)) {
+        let share = rng.pick(&[0, 1, 4, 7, 8]);
+        let mut lands = false;
+        for index in 0..self.sectors {
+            let step = self.step_of(index);
+            if index.is_multiple_of(per_block) {
+                lands = rng.chance(share, 8);
+            }
+            if lands && step != NEVER && step >= self.steps_done {
+                land(index);
+            }
+        }
+    }
 }
 
 pub(super) struct Wait {
@@ -260,14 +296,7 @@ impl Inner {
     }
 
     fn land_sector(&self, state: &mut State, io: &Io, index: u64) {
-        let sector = io.at + index;
-        let content = match &io.kind {
-            Kind::Write { data: Some(slice), .. } => {
-                let from = index as usize * 512;
-                Content::Data(slice.cut(from, from + 512))
-            }
-            _ => Content::Zero,
-        };
+        let (sector, content) = (io.sector(index), io.content(index));
         state.bad.remove(&sector);
         if self.config.volatile_cache {
             let version = Version { content: content.clone(), completed: io.completed.clone() };
@@ -339,22 +368,11 @@ impl Inner {
         let ios = std::mem::take(&mut state.ios);
         for (id, io) in ios {
             self.world.trace(id);
-            if !io.writes() || io.result.is_some() || state.gone {
-                io.completed.set(clock);
-                continue;
-            }
-            let share = self.rng.borrow_mut().pick(&[0, 1, 4, 7, 8]);
-            let per_block = self.config.sectors_per_block();
-            let mut lands = false;
-            for index in 0..io.sectors {
-                let step = io.step_of(index);
-                let waits = step != NEVER && step >= io.steps_done;
-                if index.is_multiple_of(per_block) {
-                    lands = self.rng.borrow_mut().chance(share, 8);
-                }
-                if waits && lands {
+            if io.may_land() && !state.gone {
+                let per_block = self.config.sectors_per_block();
+                io.draw_end(per_block, &mut self.rng.borrow_mut(), |index| {
                     self.land_sector(state, &io, index);
-                }
+                });
             }
             io.completed.set(clock);
         }

@@ -19,6 +19,7 @@
 mod fault;
 mod image;
 mod io;
+mod still;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
 
 pub use fault::{Faults, Rates};
+pub use still::Still;
 
 use crate::executor::{SimWorld, World};
 use crate::rng::Rng;
@@ -196,12 +198,17 @@ impl SimDisk {
 
     /// Content as the disk would return it now, without an I/O.
     pub fn peek(&self, range: SectorRange) -> Vec<u8> {
-        let state = self.inner.state.borrow();
         let mut bytes = vec![0; range.bytes() as usize];
-        for (sector, into) in (range.start.0..range.end.0).zip(bytes.chunks_exact_mut(512)) {
+        self.peek_into(range.start, &mut bytes);
+        bytes
+    }
+
+    /// As [`SimDisk::peek`], into memory that is there: whole sectors.
+    pub fn peek_into(&self, at: Sector, into: &mut [u8]) {
+        let state = self.inner.state.borrow();
+        for (sector, into) in (at.0..).zip(into.chunks_exact_mut(512)) {
             state.image.read(sector, into);
         }
-        bytes
     }
 
     /// Sets durable content without an I/O, for preparing a disk.
@@ -229,29 +236,13 @@ impl SimDisk {
         let mut rng = self.inner.rng.borrow_mut();
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
-        // Cases at the rims are drawn more often than an even mixture would give them.
-        let keep_newest = rng.pick(&[0, 8, 32, 56, 60, 64]);
-        let per_block = self.inner.config.sectors_per_block();
-        let mut last = None;
-        for (sector, entry) in state.versions.take() {
-            let count = entry.versions.len();
-            // 0 is the durable content, `count` the newest. All sectors of a block have the same history.
-            let choice = match last {
-                Some((block, choice)) if block == sector / per_block => choice,
-                _ if rng.chance(keep_newest, 64) => count,
-                _ => rng.below(count as u64) as usize,
-            };
-            let choice = choice.min(count);
-            last = Some((sector / per_block, choice));
-            if choice == count {
-                continue;
-            }
+        let losses = still::draw_losses(&state.versions, self.inner.config.sectors_per_block(), &mut rng);
+        for (sector, choice) in losses {
             state.counters.lost += 1;
-            let content =
-                if choice == 0 { entry.durable } else { entry.versions[choice - 1].content.clone() };
             self.inner.world.trace(sector ^ (choice as u64) << 48);
-            state.image.set(sector, &content);
+            state.image.set(sector, &state.versions.content(sector, choice));
         }
+        state.versions = Versioned::default();
     }
 
     /// The host restarts without losing power: see the module.

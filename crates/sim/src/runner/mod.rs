@@ -9,6 +9,7 @@
 //! lets the power fail, and reads everything twice again: what is left must be what was flushed.
 
 mod client;
+mod inspect;
 mod panics;
 
 use std::cell::{Cell, RefCell};
@@ -91,6 +92,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         board: Rc::new(make_board(plan, initial)),
         setup: setup.clone(),
         crashes: Cell::new(0),
+        judge: RefCell::new(Rng::fork(plan.seed, "judge")),
         instance: RefCell::new(None),
     });
     let whole = run.clone();
@@ -206,6 +208,8 @@ struct Run<S: System> {
     board: Rc<Board>,
     setup: Rc<Setup>,
     crashes: Cell<u64>,
+    /// Draws what is looked at, so that looking does not change the run.
+    judge: RefCell<Rng>,
     /// The instance that runs, if any.
     instance: RefCell<Option<Instance<S>>>,
 }
@@ -232,6 +236,7 @@ impl<S: System> Run<S> {
         self.start_clients();
         for control in &self.setup.plan.controls {
             self.wait_for(control).await?;
+            self.inspect_running()?;
             self.control(&control.action).await?;
             if !self.board.oracle.borrow().violations().is_empty() {
                 return Err(GiveUp);
@@ -247,7 +252,7 @@ impl<S: System> Run<S> {
         let (env, system) = self.instance();
         self.patiently("the last flush", flush_everything(&env, &self.board, &system.volumes())).await?;
         if self.setup.plan.last_crash {
-            self.crash(true);
+            self.crash(true)?;
         } else {
             self.stop().await?;
         }
@@ -267,7 +272,7 @@ impl<S: System> Run<S> {
     }
 
     fn set_faults(&self, on: bool) {
-        for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+        for disk in self.disks() {
             disk.set_faults(Faults::default());
             disk.set_gone(false);
         }
@@ -350,11 +355,11 @@ impl<S: System> Run<S> {
                 self.go_on(*after).await?;
             }
             ControlAction::PowerFailure(after) => {
-                self.crash(true);
+                self.crash(true)?;
                 self.go_on(*after).await?;
             }
             ControlAction::HostRestart(after) => {
-                self.crash(false);
+                self.crash(false)?;
                 self.go_on(*after).await?;
             }
             ControlAction::Bad { disk, range } => {
@@ -392,19 +397,19 @@ impl<S: System> Run<S> {
     }
 
     /// The instance is gone from one moment to the next.
-    fn crash(&self, power: bool) {
+    fn crash(&self, power: bool) -> Step {
         let instance = self.instance.take();
         if let Some(instance) = &instance {
             self.world.kill(&instance.env);
         }
         drop(instance);
-        self.after_crash(power);
+        self.after_crash(power)
     }
 
-    fn after_crash(&self, power: bool) {
+    fn after_crash(&self, power: bool) -> Step {
         self.crashes.set(self.crashes.get() + 1);
         self.world.row(|| format!("--- {}", if power { "POWER FAILURE" } else { "HOST RESTART" }));
-        for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+        for disk in self.disks() {
             if power {
                 disk.power_failure();
             } else {
@@ -412,6 +417,7 @@ impl<S: System> Run<S> {
             }
         }
         self.board.crashed(self.world.now(), power);
+        self.inspect(if power { "after a power failure" } else { "after a host restart" })
     }
 
     async fn stop(&self) -> Step {
@@ -422,16 +428,16 @@ impl<S: System> Run<S> {
             if !self.board.errors_expected {
                 return Err(self.violation("the stop failed", error));
             }
-            self.crash(false);
+            self.crash(false)?;
             return Ok(());
         }
         let instance = self.instance.take().expect("it was there for the stop");
         self.world.kill(&instance.env);
         drop((instance, system));
-        for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+        for disk in self.disks() {
             disk.host_restart();
         }
-        Ok(())
+        self.inspect("after a stop")
     }
 
     /// Starts an instance; `again`: the power fails after so much time if it has not come up by then.
@@ -439,7 +445,7 @@ impl<S: System> Run<S> {
         if let Some(delay) = again
             && self.start_for(delay).await?.is_none()
         {
-            self.after_crash(true);
+            self.after_crash(true)?;
         }
         if self.instance.borrow().is_some() {
             return Ok(());
@@ -481,9 +487,10 @@ impl<S: System> Run<S> {
             }
             (_, Some(Err(error))) => {
                 self.world.kill(&env);
-                for disk in std::iter::once(&self.setup.cache).chain(&self.setup.backing) {
+                for disk in self.disks() {
                     disk.host_restart();
                 }
+                self.inspect("after a start that failed")?;
                 Ok(Some(Err(error)))
             }
             (_, None) => {

@@ -1,0 +1,101 @@
+//! A disk at one moment: what is on it, or what a power failure at this moment might leave.
+//!
+//! A [`Still`] is a [`Device`] whose reads take no time and go through no queue, so that tools for devices at rest can
+//! look at the disks of a run between two of its events. Drawing one changes nothing about the disk.
+
+use std::collections::BTreeMap;
+
+use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+
+use super::SimDisk;
+use super::image::{Content, Versioned};
+use crate::rng::Rng;
+
+/// See the module.
+pub struct Still {
+    disk: SimDisk,
+    /// Sectors that are not as the disk has them now.
+    instead: BTreeMap<u64, Content>,
+}
+
+/// What becomes of the un-flushed sectors: for each one that loses its newest version, which one it keeps; 0 is the
+/// durable content.
+pub(super) fn draw_losses(versions: &Versioned, per_block: u64, rng: &mut Rng) -> Vec<(u64, usize)> {
+    // Cases at the rims are drawn more often than an even mixture would give them.
+    let keep_newest = rng.pick(&[0, 8, 32, 56, 60, 64]);
+    let mut last = None;
+    let mut losses = Vec::new();
+    for (sector, count) in versions.counts() {
+        // All sectors of a block have the same history.
+        let choice = match last {
+            Some((block, choice)) if block == sector / per_block => choice,
+            _ if rng.chance(keep_newest, 64) => count,
+            _ => rng.below(count as u64) as usize,
+        };
+        let choice = choice.min(count);
+        last = Some((sector / per_block, choice));
+        if choice < count {
+            losses.push((sector, choice));
+        }
+    }
+    losses
+}
+
+impl SimDisk {
+    /// The disk as it is now.
+    pub fn still(&self) -> Still {
+        Still { disk: self.clone(), instead: BTreeMap::new() }
+    }
+
+    /// One of the disks that a power failure now might leave.
+    pub fn survivor(&self, rng: &mut Rng) -> Still {
+        let state = self.inner.state.borrow();
+        let per_block = self.inner.config.sectors_per_block();
+        let mut instead = BTreeMap::new();
+        for (sector, choice) in draw_losses(&state.versions, per_block, rng) {
+            instead.insert(sector, state.versions.content(sector, choice));
+        }
+        for io in state.ios.values().filter(|io| io.may_land() && !state.gone) {
+            io.draw_end(per_block, rng, |index| {
+                instead.insert(io.sector(index), io.content(index));
+            });
+        }
+        drop(state);
+        Still { disk: self.clone(), instead }
+    }
+}
+
+impl Device for Still {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    async fn read(&self, at: Sector, mut into: Buf) -> (Buf, IoResult) {
+        let range = SectorRange::new(at, into.len() as u64 / 512);
+        if range.end.0 > self.disk.config().sectors {
+            return (into, Err(IoError::OutOfRange { range, sectors: self.disk.config().sectors }));
+        }
+        self.disk.peek_into(at, into.as_mut_slice());
+        for (sector, content) in self.instead.range(range.start.0..range.end.0) {
+            let from = (sector - at.0) as usize * 512;
+            content.copy_into(&mut into.as_mut_slice()[from..from + 512]);
+        }
+        (into, Ok(()))
+    }
+
+    async fn write(&self, _: Sector, _: IoVec, _: Durability) -> IoResult {
+        Err(IoError::NotSupported)
+    }
+
+    async fn flush(&self) -> IoResult {
+        Err(IoError::NotSupported)
+    }
+
+    async fn discard(&self, _: SectorRange) -> IoResult {
+        Err(IoError::NotSupported)
+    }
+
+    async fn write_zeroes(&self, _: SectorRange) -> IoResult {
+        Err(IoError::NotSupported)
+    }
+}
