@@ -14,6 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-sim", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline"]),
     ("ubcache-daemon", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-host"]),
     ("ubcache-offline", &["ubcache-format", "ubcache-env"]),
+    // A second opinion: it shares nothing with what it is about.
+    ("ubcache-model", &[]),
     // The offline tools run on the devices themselves, with no daemon.
     ("ubcache-cli", &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"]),
     ("xtask", &[]),

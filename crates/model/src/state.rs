@@ -1,0 +1,542 @@
+//! A state of the model: two devices, the journal, what is in memory, and what clients have seen.
+//!
+//! Everything is small and fixed in size, so that millions of states fit into memory.
+
+use crate::monitor::Register;
+
+/// Sectors at most.
+pub const SECTORS: usize = 2;
+/// Client operations at most.
+pub const OPS: usize = 3;
+/// Places for copies and dirty data on the cache device.
+pub const PLACES: usize = 10;
+/// Records that are not durable, at most.
+pub const RECORDS: usize = 12;
+/// Versions of one sector that are not durable, at most.
+pub const VERSIONS: usize = 6;
+
+/// What the backing device holds at first.
+pub const OLDER: u8 = 0;
+/// What a dirty key holds at first.
+pub const DIRTY: u8 = 1;
+/// What operation `n` writes: `FIRST + n`.
+pub const FIRST: u8 = 2;
+/// What a place holds that nobody wrote.
+pub const GARBAGE: u8 = 7;
+
+/// A number for a place.
+pub type Place = u8;
+/// No place.
+pub const NOWHERE: Place = 0xff;
+/// Not read yet.
+pub const UNREAD: u8 = 0xff;
+
+/// A key of one sector: none, or a place and whether it is dirty.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Key(u8);
+
+impl Key {
+    /// No key.
+    pub const NONE: Key = Key(0);
+
+    /// A key to a place.
+    pub fn new(place: Place, dirty: bool) -> Key {
+        Key((place + 1) << 1 | u8::from(dirty))
+    }
+
+    /// Where it points to.
+    pub fn place(self) -> Option<Place> {
+        (self.0 >> 1).checked_sub(1)
+    }
+
+    /// Whether it is dirty.
+    pub fn is_dirty(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// Whether it is a key, and clean.
+    pub fn is_clean(self) -> bool {
+        self.0 > 1 && !self.is_dirty()
+    }
+}
+
+/// A change of the index in the journal.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Record {
+    /// Which sector.
+    pub sector: u8,
+    /// What its key is from now on.
+    pub key: Key,
+}
+
+/// A content of a sector of the backing device that is not known to be durable.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Version {
+    /// The content.
+    pub value: u8,
+    /// The operation that wrote it; `OPS`: background writeback.
+    pub writer: u8,
+    /// Its write has completed.
+    pub completed: bool,
+    /// The flush in flight covers it.
+    pub covered: bool,
+}
+
+/// A sector of the backing device.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Disk {
+    /// What a power failure leaves at least.
+    pub durable: u8,
+    /// What has landed since, oldest first.
+    pub versions: Few<Version, VERSIONS>,
+}
+
+impl Disk {
+    /// What a read returns.
+    pub fn live(&self) -> u8 {
+        self.versions.last().map_or(self.durable, |version| version.value)
+    }
+
+    /// Everything up to this version is settled: it is durable.
+    pub fn settle(&mut self, at: usize) {
+        self.durable = self.versions[at].value;
+        self.versions.drop_first(at + 1);
+    }
+}
+
+/// A short list.
+#[derive(Copy, Clone, PartialEq, Eq, Hash)]
+pub struct Few<T, const N: usize> {
+    len: u8,
+    items: [T; N],
+}
+
+impl<T: Copy + Default, const N: usize> Default for Few<T, N> {
+    fn default() -> Few<T, N> {
+        Few { len: 0, items: [T::default(); N] }
+    }
+}
+
+impl<T: Copy + Default, const N: usize> Few<T, N> {
+    /// Whether nothing more fits.
+    pub fn is_full(&self) -> bool {
+        usize::from(self.len) == N
+    }
+
+    /// Adds an item; there must be room.
+    pub fn push(&mut self, item: T) {
+        self.items[usize::from(self.len)] = item;
+        self.len += 1;
+    }
+
+    /// Takes the first items out. What is behind the end is always the default, so that equal lists are equal.
+    pub fn drop_first(&mut self, count: usize) {
+        let len = usize::from(self.len);
+        self.items.copy_within(count..len, 0);
+        self.items[len - count..len].fill(T::default());
+        self.len -= count as u8;
+    }
+}
+
+impl<T, const N: usize> std::ops::Deref for Few<T, N> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.items[..usize::from(self.len)]
+    }
+}
+
+impl<T, const N: usize> std::ops::DerefMut for Few<T, N> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.items[..usize::from(self.len)]
+    }
+}
+
+/// What a client can ask for.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub enum OpKind {
+    /// Read; misses are cached.
+    #[default]
+    Read,
+    /// A write that goes past the cache.
+    Bypass,
+    /// The same with FUA.
+    BypassFua,
+    /// A writethrough write.
+    Through,
+    /// The same with FUA.
+    ThroughFua,
+    /// A writeback write.
+    Back,
+    /// The same with FUA.
+    BackFua,
+    /// A discard.
+    Discard,
+    /// A flush.
+    Flush,
+}
+
+impl OpKind {
+    /// Every kind.
+    pub const ALL: [OpKind; 9] = [
+        OpKind::Read,
+        OpKind::Bypass,
+        OpKind::BypassFua,
+        OpKind::Through,
+        OpKind::ThroughFua,
+        OpKind::Back,
+        OpKind::BackFua,
+        OpKind::Discard,
+        OpKind::Flush,
+    ];
+
+    /// Changes content.
+    pub fn writes(self) -> bool {
+        !matches!(self, OpKind::Read | OpKind::Flush)
+    }
+
+    /// Durable with its reply.
+    pub fn is_fua(self) -> bool {
+        matches!(self, OpKind::BypassFua | OpKind::ThroughFua | OpKind::BackFua)
+    }
+
+    /// Leaves a clean copy.
+    pub fn is_through(self) -> bool {
+        matches!(self, OpKind::Through | OpKind::ThroughFua)
+    }
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            OpKind::Read => "read",
+            OpKind::Bypass => "bypass write",
+            OpKind::BypassFua => "FUA bypass write",
+            OpKind::Through => "writethrough write",
+            OpKind::ThroughFua => "FUA writethrough write",
+            OpKind::Back => "writeback write",
+            OpKind::BackFua => "FUA writeback write",
+            OpKind::Discard => "discard",
+            OpKind::Flush => "FLUSH",
+        }
+    }
+}
+
+/// How far an operation is.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub enum At {
+    /// Not there, or done.
+    #[default]
+    Nowhere,
+    /// Write: in the table, before the decide step.
+    Entered,
+    /// Write: W3 waits for the journal.
+    Waiting,
+    /// Write: submitted to the backing device.
+    Flying,
+    /// Write: the backing device has completed it.
+    Completed,
+    /// Writeback write: the data is in its place (K1).
+    Placed,
+    /// Writeback write: K3 waits for the journal.
+    Fua,
+    /// Read: sectors are being read.
+    Reading,
+    /// Read: answered, R3 is still to come.
+    Filling,
+    /// FLUSH: under way.
+    Flushing,
+}
+
+/// Somebody's part in the flush of the backing device.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub enum Wants {
+    /// None.
+    #[default]
+    Nothing,
+    /// A flush that starts from now on.
+    Flush,
+    /// The flush in flight.
+    ThisFlush,
+}
+
+/// A client operation.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Op {
+    /// What was asked for.
+    pub kind: OpKind,
+    /// How far it is.
+    pub at: At,
+    /// Its sectors, as bits. After the decide step of a discard: those that are discarded.
+    pub mask: u8,
+    /// Sectors whose copy must not be published.
+    pub doomed: u8,
+    /// Sectors that have landed.
+    pub landed: u8,
+    /// The backing write has failed.
+    pub failed: bool,
+    /// The removal of P0 to P2 that is not in the decide step is done.
+    pub removed: bool,
+    /// The early copy is in the index.
+    pub copied: bool,
+    /// So many of the records that are not durable have to become durable.
+    pub wait: u8,
+    /// FLUSH: its part in the flush of the backing device.
+    pub wants: Wants,
+    /// Read: what each sector was.
+    pub read: [u8; SECTORS],
+    /// Read: the place of a hit. Writeback: the place of the data. Otherwise: the place of a key to restore.
+    pub place: [Place; SECTORS],
+    /// Read: values that it may return. FLUSH: values that a later crash may leave. As bits.
+    pub held: [u8; SECTORS],
+    /// Write: values that were held before it took effect, as bits.
+    pub before: [u8; SECTORS],
+}
+
+impl Op {
+    /// Whether a reply is outstanding.
+    pub fn is_active(&self) -> bool {
+        !matches!(self.at, At::Nowhere | At::Filling)
+    }
+
+    /// Whether it is a client write in the in-flight table.
+    pub fn is_write(&self) -> bool {
+        self.at != At::Nowhere && self.kind.writes()
+    }
+
+    /// Whether its backing write may be landing.
+    pub fn backing_write(&self) -> bool {
+        matches!(self.at, At::Waiting | At::Flying | At::Completed)
+    }
+
+    /// Whether it is a write of this sector.
+    pub fn has(&self, sector: usize) -> bool {
+        self.mask & 1 << sector != 0
+    }
+}
+
+/// How far background writeback is.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub enum WritebackAt {
+    /// Idle.
+    #[default]
+    Idle,
+    /// B2.
+    Waiting,
+    /// B3: submitted.
+    Flying,
+    /// B3: completed.
+    Completed,
+    /// B4.
+    Flushing,
+    /// B5 is next.
+    Marking,
+}
+
+/// Background writeback; one batch at a time.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Writeback {
+    /// How far it is.
+    pub at: WritebackAt,
+    /// Its sectors.
+    pub mask: u8,
+    /// Which of them have landed.
+    pub landed: u8,
+    /// It has failed.
+    pub failed: bool,
+    /// As for clients.
+    pub wait: u8,
+    /// Its part in the flush of the backing device.
+    pub wants: Wants,
+    /// The places that are read.
+    pub place: [Place; SECTORS],
+}
+
+/// What may still happen, so that the search ends.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Budget {
+    /// Client operations.
+    pub ops: u8,
+    /// Evictions.
+    pub evictions: u8,
+    /// Batches of background writeback.
+    pub writebacks: u8,
+    /// Backing writes that fail.
+    pub errors: u8,
+    /// Failures of the journal, for good.
+    pub journal_errors: u8,
+    /// Backing flushes that fail.
+    pub flush_errors: u8,
+    /// Power failures.
+    pub power_failures: u8,
+    /// Host restarts.
+    pub restarts: u8,
+}
+
+/// The content of a place.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Content {
+    /// What a read returns.
+    pub live: u8,
+    /// What a power failure leaves, or `live`.
+    pub durable: u8,
+}
+
+/// The whole.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct State {
+    /// What may still happen.
+    pub budget: Budget,
+    /// The backing device.
+    pub disk: [Disk; SECTORS],
+    /// A flush of the backing device is in flight.
+    pub disk_flush: bool,
+    /// The data on the cache device.
+    pub places: [Content; PLACES],
+    /// The index as far as it is durable.
+    pub durable: [Key; SECTORS],
+    /// Records that are not durable.
+    pub records: Few<Record, RECORDS>,
+    /// How many of them are being written.
+    pub submitted: u8,
+    /// The journal has failed.
+    pub journal_failed: bool,
+    /// The index in memory.
+    pub index: [Key; SECTORS],
+    /// Unpublished copies: place + 1.
+    pub unpublished: [u8; SECTORS],
+    /// Un-flushed sectors.
+    pub current: u8,
+    /// Un-flushed sectors that the flush in flight covers.
+    pub flushing: u8,
+    /// The clients.
+    pub ops: [Op; OPS],
+    /// Background writeback.
+    pub writeback: Writeback,
+    /// What clients may see.
+    pub registers: [Register; SECTORS],
+}
+
+impl State {
+    /// What a read of the sector returns at this moment.
+    pub fn serve(&self, sector: usize) -> u8 {
+        match self.copy(sector).or(self.index[sector].place()) {
+            Some(place) => self.places[usize::from(place)].live,
+            None => self.disk[sector].live(),
+        }
+    }
+
+    /// The unpublished copy.
+    pub fn copy(&self, sector: usize) -> Option<Place> {
+        self.unpublished[sector].checked_sub(1)
+    }
+
+    /// Un-flushed sectors, as bits.
+    pub fn unflushed(&self) -> u8 {
+        self.current | self.flushing
+    }
+
+    /// Whether a crash may bring back a key: it is durable, or in a record that is not.
+    pub fn may_return(&self, sector: usize) -> bool {
+        self.durable[sector] != Key::NONE
+            || self
+                .records
+                .iter()
+                .any(|record| usize::from(record.sector) == sector && record.key != Key::NONE)
+    }
+
+    /// Changes the index and records that.
+    pub fn replace(&mut self, sector: usize, key: Key) {
+        self.index[sector] = key;
+        self.records.push(Record { sector: sector as u8, key });
+    }
+
+    /// How many records must become durable until the newest one of the sector is.
+    pub fn newest_record(&self, sector: usize) -> u8 {
+        let at = self.records.iter().rposition(|record| usize::from(record.sector) == sector);
+        at.map_or(0, |at| at as u8 + 1)
+    }
+
+    /// Places that must keep what they hold. `suspicious`: also those that only a crash could bring back.
+    fn used(&self, suspicious: bool) -> u16 {
+        let mut used = 0_u16;
+        let mut add = |place: Option<Place>| {
+            if let Some(place) = place.filter(|place| *place != NOWHERE) {
+                used |= 1 << place;
+            }
+        };
+        for sector in 0..SECTORS {
+            add(self.index[sector].place());
+            add(self.copy(sector));
+            add(Some(self.writeback.place[sector]).filter(|_| self.writeback.at != WritebackAt::Idle));
+            for op in self.ops.iter().filter(|op| op.at != At::Nowhere) {
+                add(Some(op.place[sector]));
+            }
+            if suspicious {
+                add(self.durable[sector].place());
+            }
+        }
+        if suspicious {
+            self.records.iter().for_each(|record| add(record.key.place()));
+        }
+        used
+    }
+
+    /// Writes data to a place that is free. `j2`: and that no crash brings back. None: no place is left.
+    pub fn allocate(&mut self, value: u8, j2: bool) -> Option<Place> {
+        let (used, suspicious) = (self.used(false), self.used(true));
+        // Without J2 the worst choice is a place that was freed just now.
+        let reused = (0..PLACES).find(|place| !j2 && suspicious & !used & 1 << place != 0);
+        let place = reused.or_else(|| (0..PLACES).find(|place| suspicious & 1 << place == 0))?;
+        self.places[place].live = value;
+        if reused.is_none() {
+            self.places[place].durable = GARBAGE;
+        }
+        Some(place as Place)
+    }
+
+    /// Gives the places numbers by where they are named, and forgets what is in the others: states that differ in
+    /// nothing else are the same.
+    pub fn tidy_places(&mut self) {
+        let mut renamed = [NOWHERE; PLACES];
+        let mut next = 0;
+        let mut rename = |place: Place| {
+            if place == NOWHERE {
+                return NOWHERE;
+            }
+            let new = &mut renamed[usize::from(place)];
+            if *new == NOWHERE {
+                *new = next;
+                next += 1;
+            }
+            *new
+        };
+        let mut rename_key = |key: &mut Key| {
+            if let Some(place) = key.place() {
+                *key = Key::new(rename(place), key.is_dirty());
+            }
+        };
+        self.index.iter_mut().for_each(&mut rename_key);
+        self.durable.iter_mut().for_each(&mut rename_key);
+        self.records.iter_mut().for_each(|record| rename_key(&mut record.key));
+        for copy in &mut self.unpublished {
+            *copy = copy.checked_sub(1).map_or(0, |place| rename(place) + 1);
+        }
+        if self.writeback.at == WritebackAt::Idle {
+            self.writeback = Writeback { place: [NOWHERE; SECTORS], ..Writeback::default() };
+        }
+        for place in &mut self.writeback.place {
+            *place = rename(*place);
+        }
+        for op in &mut self.ops {
+            if op.at == At::Nowhere {
+                *op = Op { place: [NOWHERE; SECTORS], ..Op::default() };
+            }
+            for place in &mut op.place {
+                *place = rename(*place);
+            }
+        }
+        let old = std::mem::take(&mut self.places);
+        for (place, new) in renamed.iter().enumerate().filter(|(_, new)| **new != NOWHERE) {
+            self.places[usize::from(*new)] = old[place];
+        }
+    }
+}

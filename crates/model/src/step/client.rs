@@ -1,0 +1,404 @@
+//! Client operations (T2, T3, R1 to R3, W1 to W6, K1 to K3, D1, F1 to F3).
+
+use super::{Answer, Steps};
+use crate::action::Action;
+use crate::invariant;
+use crate::monitor;
+use crate::rules::{Durable, OverDirty, Removal};
+use crate::state::{At, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants};
+
+/// After the reply to a read: R3 is still to come if something is to be cached.
+pub(super) fn leave_or_fill(state: &mut State, slot: usize) {
+    let op = &mut state.ops[slot];
+    if op.mask & !op.doomed == 0 {
+        *op = Op::default();
+    } else {
+        op.at = At::Filling;
+        op.held = [0; SECTORS];
+    }
+}
+
+impl Steps<'_> {
+    pub(super) fn clients(&mut self) {
+        self.begin();
+        for slot in 0..OPS {
+            let op = self.from.ops[slot];
+            match op.at {
+                At::Nowhere => {}
+                At::Entered => self.decide(slot, op),
+                At::Waiting => self.waiting(slot, op),
+                At::Flying => {
+                    self.flying(slot, op);
+                    self.late_steps(slot, op);
+                }
+                At::Completed => {
+                    self.late_steps(slot, op);
+                    self.settle(slot, op);
+                }
+                At::Placed => self.insert(slot, op),
+                At::Fua => self.wait_for_fua(slot, op),
+                At::Reading => self.read(slot, op),
+                At::Filling => self.fill(slot, op),
+                At::Flushing => self.flushing(slot, op),
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let left = self.from.budget.ops;
+        if left == 0 {
+            return;
+        }
+        let slot = usize::from(self.model.budget.ops - left);
+        for kind in self.model.kinds.clone() {
+            for mask in 1..=self.model.every_sector() {
+                if kind == OpKind::Flush && mask != self.model.every_sector() {
+                    continue;
+                }
+                self.begin_one(slot, kind, mask);
+            }
+        }
+    }
+
+    fn begin_one(&mut self, slot: usize, kind: OpKind, mask: u8) {
+        let busy = |op: &Op| op.is_write() && op.mask & mask != 0;
+        if self.rules().exclusion && kind.writes() && self.from.ops.iter().any(busy) {
+            return;
+        }
+        let mut state = *self.from;
+        state.budget.ops -= 1;
+        let mut op = Op { kind, mask, place: [NOWHERE; SECTORS], read: [UNREAD; SECTORS], ..Op::default() };
+        match kind {
+            OpKind::Read => {
+                op.at = At::Reading;
+                for sector in self.sectors(mask) {
+                    let hit = state.copy(sector).or(state.index[sector].place());
+                    op.place[sector] = hit.unwrap_or(NOWHERE);
+                    let writing = |op: &Op| op.is_write() && op.has(sector);
+                    if hit.is_some() || (self.rules().doom_fills && state.ops.iter().any(writing)) {
+                        op.doomed |= 1 << sector;
+                    }
+                }
+            }
+            OpKind::Flush => {
+                op.at = At::Flushing;
+                let nothing = self.rules().track_fills && state.unflushed() == 0;
+                op.wants = if self.rules().flush_backing && !nothing { Wants::Flush } else { Wants::Nothing };
+                let newest = state
+                    .records
+                    .iter()
+                    .rposition(|record| self.rules().flush_every_record || record.key.is_dirty());
+                op.wait = newest.filter(|_| self.rules().flush_journal).map_or(0, |at| at as u8 + 1);
+            }
+            _ => {
+                op.at = At::Entered;
+                for other in state.ops.iter_mut().filter(|op| op.at != At::Nowhere && op.mask & mask != 0) {
+                    let common = other.mask & mask;
+                    if other.kind == OpKind::Read && self.model.rules.doom_fills {
+                        other.doomed |= common;
+                    }
+                    if other.kind.writes() && self.model.rules.doom_copies {
+                        other.doomed |= common;
+                        op.doomed |= common;
+                    }
+                }
+                if matches!(kind, OpKind::Back | OpKind::BackFua) {
+                    op.at = At::Placed;
+                }
+            }
+        }
+        state.ops[slot] = op;
+        if op.at == At::Placed && !self.place_data(&mut state, slot) {
+            return;
+        }
+        monitor::begin(&mut state, slot);
+        self.add(Action::Begin { slot, kind, mask }, state, &[], None);
+    }
+
+    /// K1. False: no place is left.
+    fn place_data(&self, state: &mut State, slot: usize) -> bool {
+        self.sectors(state.ops[slot].mask).all(|sector| {
+            let place = state.allocate(FIRST + slot as u8, self.rules().j2);
+            state.ops[slot].place[sector] = place.unwrap_or(NOWHERE);
+            place.is_some()
+        })
+    }
+
+    /// W2.
+    fn decide(&mut self, slot: usize, op: Op) {
+        let mut state = *self.from;
+        let action = Action::Decide { slot };
+        let dirty: u8 = self.sectors(op.mask).filter(|s| state.index[*s].is_dirty()).map(|s| 1 << s).sum();
+        let mut skipped = 0;
+        if dirty != 0 {
+            match (self.rules().over_dirty, op.kind) {
+                (OverDirty::Drop, _) => {}
+                (_, OpKind::Discard) => skipped = dirty,
+                (OverDirty::Writeback, _) => {
+                    state.ops[slot].at = At::Placed;
+                    if self.place_data(&mut state, slot) {
+                        self.add(action, state, &[], None);
+                    }
+                    return;
+                }
+                (OverDirty::Wait, _) => return,
+            }
+        }
+        let mask = op.mask & !skipped;
+        let answers: &[Answer] = if skipped == 0 { &[] } else { &[Answer::Write(slot, skipped, false)] };
+        if mask == 0 {
+            self.add(action, state, answers, None);
+            return;
+        }
+        let removes = self.rules().through_removes || !op.kind.is_through();
+        let mut in_index = false;
+        if matches!(self.rules().removal, Removal::Before | Removal::Both) && removes {
+            in_index = self.remove(&mut state, slot, mask);
+        }
+        let newest = self
+            .sectors(mask)
+            .filter(|sector| state.may_return(*sector))
+            .map(|sector| state.newest_record(sector))
+            .max()
+            .unwrap_or(0);
+        let wait = match self.rules().durable {
+            Durable::IfMayReturn => newest,
+            Durable::IfInIndex if in_index => newest,
+            Durable::NotForDiscards if op.kind != OpKind::Discard => newest,
+            Durable::Always => state.records.len() as u8,
+            _ => 0,
+        };
+        state.ops[slot].at = At::Waiting;
+        state.ops[slot].wait = wait;
+        let returns = || invariant::nothing_returns(&state, mask);
+        let broken = (wait == 0).then(returns).flatten();
+        if wait == 0 {
+            self.submit(&mut state, slot);
+        }
+        self.add(action, state, answers, broken);
+    }
+
+    /// Removes what is cached of these sectors. Says whether the index had any of it.
+    fn remove(&self, state: &mut State, slot: usize, mask: u8) -> bool {
+        self.disturb(state, mask);
+        let mut any = false;
+        for sector in self.sectors(mask) {
+            state.unpublished[sector] = 0;
+            let key = state.index[sector];
+            if key != Key::NONE {
+                any = true;
+                if self.rules().restore && key.is_clean() {
+                    state.ops[slot].place[sector] = key.place().unwrap_or(NOWHERE);
+                }
+                state.replace(sector, Key::NONE);
+            }
+        }
+        any
+    }
+
+    /// W4. Says what must not be (I4).
+    fn submit(&self, state: &mut State, slot: usize) -> Option<monitor::Finding> {
+        let mask = state.ops[slot].mask;
+        state.ops[slot].at = At::Flying;
+        if self.rules().unflushed_at_submission {
+            state.current |= self.unflushed(mask);
+        }
+        invariant::nothing_clean_returns(state, mask)
+    }
+
+    fn waiting(&mut self, slot: usize, op: Op) {
+        let mut state = *self.from;
+        if op.wait == 0 || (state.journal_failed && self.rules().submit_after_failure) {
+            let broken = self.submit(&mut state, slot);
+            self.add(Action::Submit { slot }, state, &[], broken);
+        } else if state.journal_failed {
+            self.add(Action::GiveUp { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+        }
+    }
+
+    fn flying(&mut self, slot: usize, op: Op) {
+        for sector in self.sectors(op.mask & !op.landed) {
+            let mut state = *self.from;
+            state.ops[slot].landed |= 1 << sector;
+            if op.kind == OpKind::Discard {
+                self.add(Action::Ignore { slot, sector }, state, &[], None);
+            }
+            if !state.disk[sector].versions.is_full() {
+                let version = Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
+                state.disk[sector].versions.push(version);
+                self.add(Action::Land { slot, sector }, state, &[], None);
+            }
+        }
+        let mut state = *self.from;
+        state.ops[slot].at = At::Completed;
+        complete(&mut state, slot as u8);
+        if op.landed == op.mask {
+            let mut state = state;
+            if op.kind.is_fua() {
+                for sector in self.sectors(op.mask) {
+                    let own = |version: &Version| version.writer == slot as u8;
+                    if let Some(at) = state.disk[sector].versions.iter().position(own) {
+                        state.disk[sector].settle(at);
+                    }
+                }
+            }
+            self.add(Action::Complete { slot }, state, &[], None);
+        }
+        if state.budget.errors > 0 {
+            state.budget.errors -= 1;
+            state.ops[slot].failed = true;
+            self.add(Action::Fail { slot }, state, &[], None);
+        }
+    }
+
+    /// What protocols other than P8 do while the write is in flight or after it.
+    fn late_steps(&mut self, slot: usize, op: Op) {
+        if self.removes_late(op) && !op.removed {
+            let parallel = self.rules().removal == Removal::Parallel;
+            if parallel || op.at == At::Completed {
+                let mut state = *self.from;
+                state.ops[slot].removed = true;
+                self.remove(&mut state, slot, op.mask);
+                self.add(Action::Remove { slot }, state, &[], None);
+            }
+        }
+        if self.rules().early_copy && op.kind.is_through() && !op.copied {
+            let mut state = *self.from;
+            state.ops[slot].copied = true;
+            if self.copy(&mut state, slot) {
+                self.add(Action::EarlyCopy { slot }, state, &[], None);
+            }
+        }
+    }
+
+    fn removes_late(&self, op: Op) -> bool {
+        self.rules().removal != Removal::Before && (self.rules().through_removes || !op.kind.is_through())
+    }
+
+    /// The copy of a writethrough write. False: no place is left.
+    fn copy(&self, state: &mut State, slot: usize) -> bool {
+        let mask = state.ops[slot].mask;
+        self.disturb(state, mask);
+        self.sectors(mask).all(|sector| {
+            let Some(place) = state.allocate(FIRST + slot as u8, self.rules().j2) else { return false };
+            if self.rules().track_copies {
+                state.unpublished[sector] = place + 1;
+            } else {
+                state.unpublished[sector] = 0;
+                state.replace(sector, Key::new(place, false));
+            }
+            true
+        })
+    }
+
+    /// W5 and W6.
+    fn settle(&mut self, slot: usize, op: Op) {
+        let early = self.rules().early_copy;
+        let unfinished =
+            (self.removes_late(op) && !op.removed) || (early && op.kind.is_through() && !op.copied);
+        if unfinished {
+            return;
+        }
+        let mut state = *self.from;
+        let durable = op.kind.is_fua() && !op.failed && !self.rules().fua_is_unflushed;
+        if !durable && !self.rules().unflushed_at_submission {
+            state.current |= self.unflushed(op.mask);
+        }
+        if op.kind.is_through() && !early && !op.failed && op.doomed == 0 && !self.copy(&mut state, slot) {
+            return;
+        }
+        if op.failed && self.rules().restore {
+            for sector in self.sectors(op.mask) {
+                if op.place[sector] != NOWHERE && state.index[sector] == Key::NONE {
+                    state.replace(sector, Key::new(op.place[sector], false));
+                }
+            }
+        }
+        // A discard may have been ignored.
+        let ok = !op.failed && op.kind != OpKind::Discard;
+        self.add(Action::Settle { slot }, state, &[Answer::Write(slot, op.mask, ok)], None);
+    }
+
+    /// K2.
+    fn insert(&mut self, slot: usize, op: Op) {
+        let mut state = *self.from;
+        self.disturb(&mut state, op.mask);
+        for sector in self.sectors(op.mask) {
+            state.unpublished[sector] = 0;
+            state.replace(sector, Key::new(op.place[sector], true));
+        }
+        let action = Action::Insert { slot };
+        if op.kind.is_fua() {
+            state.ops[slot].at = At::Fua;
+            state.ops[slot].wait = state.records.len() as u8;
+            state.ops[slot].place = [NOWHERE; SECTORS];
+            self.add(action, state, &[], None);
+        } else {
+            self.add(action, state, &[Answer::Write(slot, op.mask, true)], None);
+        }
+    }
+
+    /// K3.
+    fn wait_for_fua(&mut self, slot: usize, op: Op) {
+        if op.wait == 0 || self.from.journal_failed {
+            let answer = Answer::Write(slot, op.mask, op.wait == 0);
+            self.add(Action::Reply { slot }, *self.from, &[answer], None);
+        }
+    }
+
+    /// R2.
+    fn read(&mut self, slot: usize, op: Op) {
+        let mut all = true;
+        for sector in self.sectors(op.mask).filter(|sector| op.read[*sector] == UNREAD) {
+            all = false;
+            let mut state = *self.from;
+            let place = op.place[sector];
+            state.ops[slot].read[sector] = match place {
+                NOWHERE => state.disk[sector].live(),
+                place => state.places[usize::from(place)].live,
+            };
+            state.ops[slot].place[sector] = NOWHERE;
+            self.add(Action::Read { slot, sector }, state, &[], None);
+        }
+        if all {
+            self.add(Action::Reply { slot }, *self.from, &[Answer::Read(slot)], None);
+        }
+    }
+
+    /// R3.
+    fn fill(&mut self, slot: usize, op: Op) {
+        let mut state = *self.from;
+        for sector in self.sectors(op.mask & !op.doomed) {
+            let has_key = state.index[sector] != Key::NONE;
+            if has_key && !self.rules().track_fills {
+                continue;
+            }
+            let Some(place) = state.allocate(op.read[sector], self.rules().j2) else { return };
+            if self.rules().track_fills {
+                state.unpublished[sector] = place + 1;
+            } else {
+                state.replace(sector, Key::new(place, false));
+            }
+        }
+        state.ops[slot] = Op::default();
+        self.add(Action::Fill { slot }, state, &[], None);
+    }
+
+    /// F2.
+    fn flushing(&mut self, slot: usize, op: Op) {
+        let stuck = op.wait > 0 && self.from.journal_failed;
+        if op.wants == Wants::Nothing && (op.wait == 0 || stuck) {
+            let ok = !stuck && !op.failed;
+            self.add(Action::Reply { slot }, *self.from, &[Answer::Flush(slot, ok)], None);
+        }
+    }
+}
+
+/// What this writer has landed is complete: a flush that is submitted from now on covers it.
+pub(super) fn complete(state: &mut State, writer: u8) {
+    for disk in &mut state.disk {
+        for version in disk.versions.iter_mut().filter(|version| version.writer == writer) {
+            version.completed = true;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What the protocols promise, and what each of them breaks.
+
+use ubcache_model::rules::{P7, P8, Removal, Rules, find};
+use ubcache_model::state::{Budget, OpKind};
+use ubcache_model::{Bounds, Kind, Model, Outcome, search, timeline, variants};
+
+const STATES_MAX: usize = 20_000_000;
+
+fn explore(model: &Model) -> Outcome {
+    search(model, STATES_MAX, |_| true)
+}
+
+fn assert_holds(name: &str, model: &Model, at_least: usize) {
+    let outcome = explore(model);
+    if let Some(example) = outcome.found.first() {
+        panic!("{name}: {}: {}\n{}", example.kind.name(), example.what, timeline(model, example));
+    }
+    assert!(outcome.complete, "{name}: {} states and no end", outcome.states);
+    assert!(outcome.states > at_least, "{name}: only {} states: something is not explored", outcome.states);
+}
+
+/// P8 with two operations of every kind, an eviction, a writeback, and every crash and error, with the invariants of
+/// every state.
+#[test]
+fn p8_holds() {
+    assert_holds("P8", &Bounds::usual(1, 2).strictly().of(P8), 500_000);
+}
+
+#[test]
+fn p7_holds() {
+    assert_holds("P7", &Bounds::usual(1, 2).strictly().of(P7), 200_000);
+}
+
+#[test]
+fn p8_holds_on_two_sectors() {
+    let kinds = [OpKind::Read, OpKind::Bypass, OpKind::Back];
+    let bounds = Bounds { budget: Budget { evictions: 0, ..Bounds::new(2, 2).budget }, ..Bounds::new(2, 2) };
+    assert_holds("P8", &bounds.with_kinds(&kinds).strictly().of(P8), 200_000);
+}
+
+#[test]
+fn p8_holds_with_three_operations() {
+    let kinds = [OpKind::Read, OpKind::Bypass, OpKind::Flush];
+    assert_holds("P8", &Bounds::new(1, 3).with_kinds(&kinds).of(P8), 200_000);
+}
+
+/// Every variant violates exactly what it is said to: each kind is found, and nothing else before it.
+#[test]
+fn every_variant_does_what_is_said_of_it() {
+    for variant in variants() {
+        let holds = variant.violates.is_empty();
+        let bounds = if holds { Bounds::new(1, 2) } else { Bounds::usual(1, 2) };
+        let model = bounds.of(variant.rules);
+        if holds {
+            assert_holds(variant.name, &model, 50_000);
+            continue;
+        }
+        let outcome = search(&model, STATES_MAX, |found| {
+            variant.violates.iter().all(|kind| found.iter().any(|example| example.kind == *kind))
+        });
+        for kind in variant.violates {
+            assert!(outcome.of(*kind).is_some(), "{}: {} is not found", variant.name, kind.name());
+        }
+        for example in &outcome.found {
+            let (name, kind) = (variant.name, example.kind);
+            assert!(variant.violates.contains(&kind), "{name}: {}: {}", kind.name(), example.what);
+        }
+    }
+}
+
+/// The race of docs/coherence.md §3, as a shortest timeline: the fill is published after the write was decided.
+#[test]
+fn the_race_is_found_and_printed() {
+    let variant = find("P0").expect("it is in the table");
+    let budget = Budget { ops: 2, ..Budget::default() };
+    let bounds = Bounds { budget, ..Bounds::new(1, 2) }.with_kinds(&[OpKind::Read, OpKind::Bypass]);
+    let model = bounds.of(Rules { removal: Removal::Before, ..variant.rules });
+    let outcome = search(&model, STATES_MAX, |found| found.iter().any(|it| it.kind == Kind::Ceb));
+    let example = outcome.of(Kind::Ceb).expect("the original race");
+    let text = timeline(&model, example);
+    assert_eq!(text.lines().filter(|line| line.contains("op ")).count(), example.length, "{text}");
+    assert!(text.contains("is clean with older over w"), "{text}");
+}
+
+/// The second half of the story: with removal after completion alone a power failure brings the old key back.
+#[test]
+fn the_first_patch_fails_at_a_power_failure() {
+    let variant = find("P1").expect("it is in the table");
+    let model = Bounds::new(1, 1).with_kinds(&[OpKind::Bypass]).of(variant.rules);
+    let outcome = search(&model, STATES_MAX, |found| found.iter().any(|it| it.kind == Kind::Ceb));
+    let example = outcome.of(Kind::Ceb).expect("P1-c");
+    assert!(timeline(&model, example).contains("POWER FAILURE"));
+}
