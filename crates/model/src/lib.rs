@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It knows one or two sectors and no buckets, leaves or nodes: what it checks is the order of steps. Which step is
-//! which function of the engine stands in docs/coherence.md §11.
+//! which function of the engine stands in docs/coherence.md §13.
 //!
 //! | module | holds |
 //! |---|---|
@@ -17,8 +17,8 @@
 //! | [`step`] | what can happen next |
 //! | [`monitor`] | sectors as registers that a crash may take back |
 //! | [`invariant`] | clean equals backing, and the other invariants |
-//! | [`search`] | the search and its result |
-//! | [`timeline`] | counterexamples in print |
+//! | [`mod@search`] | the search and its result |
+//! | [`mod@timeline`] | counterexamples in print |
 //! | [`bounds`] | how much is explored |
 #![forbid(unsafe_code)]
 

@@ -2,9 +2,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`client`] | the steps of client operations |
-//! | [`background`] | journal, flushes, publishing, eviction, writeback |
-//! | [`crash`] | power failures and host restarts |
+//! | `client` | the steps of client operations |
+//! | `background` | journal, flushes, publishing, eviction, writeback |
+//! | `crash` | power failures and host restarts |
 
 mod background;
 mod client;
