@@ -25,8 +25,10 @@ pub(crate) struct Allocator {
     round: Notify,
     /// Somebody waits although the watermark is not reached.
     hungry: Cell<bool>,
-    /// Buckets that a restructuring waits for, and others for it.
+    /// Buckets that a restructuring waits for.
     pub nodes_wait: Cell<usize>,
+    /// Who makes room in the journal waits for buckets: a chain must not wait for room.
+    pub makes_room: Cell<bool>,
     /// Nothing can be given up: writeback and flushes have to help.
     pub starved: Cell<bool>,
 }
@@ -40,6 +42,7 @@ impl Allocator {
             round: Notify::default(),
             hungry: Cell::new(false),
             nodes_wait: Cell::new(0),
+            makes_room: Cell::new(false),
             starved: Cell::new(false),
         }
     }
@@ -90,6 +93,9 @@ impl<E: Env> Set<E> {
         };
         if let Some(reason) = self.failure() {
             return Err(EngineError::Failed(reason));
+        }
+        if self.is_ended() {
+            return Err(EngineError::Stopping);
         }
         if !can_progress {
             self.starved();

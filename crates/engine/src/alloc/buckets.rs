@@ -45,7 +45,9 @@ pub(crate) enum Purpose {
     Data,
     /// Data moved by garbage collection, which frees more than it takes.
     Move,
-    /// Index nodes and the volume table.
+    /// Index nodes, when nothing is urgent.
+    Restructure,
+    /// Index nodes whose writing gives the journal room, and the volume table.
     Metadata,
     /// The prio chain, without which nothing becomes free.
     Prio,
@@ -326,10 +328,12 @@ impl Buckets {
     /// Free buckets that only metadata may take, and those that only the prio chain may take.
     fn reserve(&self, purpose: Purpose) -> usize {
         let chain = self.geometry.prio_buckets() as usize;
-        let metadata = chain + (self.geometry.buckets as usize / 128).clamp(10, 64);
+        let urgent = (self.geometry.buckets as usize / 128).clamp(14, 64);
+        let metadata = chain + urgent + (self.geometry.buckets as usize / 128).clamp(6, 64);
         match purpose {
             Purpose::Prio => 0,
             Purpose::Metadata => chain,
+            Purpose::Restructure => chain + urgent,
             Purpose::Move => metadata,
             Purpose::Data => metadata + (self.geometry.buckets as usize / 256).clamp(2, 256),
         }

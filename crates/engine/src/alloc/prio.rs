@@ -73,7 +73,7 @@ impl<E: Env> Set<E> {
     /// Makes the present generations durable; what was given up before becomes free (J2).
     pub(crate) async fn write_prios(&self) -> Result<(), EngineError> {
         let _one = self.allocator.chain_lock.lock().await;
-        self.journal_room_for_chain().await?;
+        let _granted = self.journal_room_for_chain().await?;
         self.env.mark("prio_write");
         let count = self.geometry.prio_buckets() as usize;
         let (taken, snapshot) = {

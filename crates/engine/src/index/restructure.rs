@@ -85,12 +85,7 @@ impl<E: Env> Set<E> {
                     taken.push(bucket);
                     plan.taken.push(bucket);
                 }
-                None => {
-                    self.allocator.nodes_wait.set(count - taken.len());
-                    let waited = self.wait_for_buckets("an index node").await;
-                    self.allocator.nodes_wait.set(0);
-                    waited?;
-                }
+                None => self.wait_for_nodes(count - taken.len(), "an index node").await?,
             }
         }
         self.allocator.check(&self.buckets.borrow());
@@ -149,6 +144,36 @@ impl<E: Env> Set<E> {
         Ok(nodes)
     }
 
+    /// How many buckets it takes to replace all these leaves and their parents.
+    fn buckets_for(&self, groups: &[Vec<Rc<Leaf>>]) -> usize {
+        let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
+        let leaves: usize =
+            groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
+        let interior: usize = self.tree.borrow().interior.iter().map(|level| level.len()).sum();
+        leaves + interior.min(leaves) + leaves / 8 + 2
+    }
+
+    /// Waits until this many buckets are free for nodes, for a while.
+    async fn gather_buckets(&self, needed: usize) -> Result<(), EngineError> {
+        for _ in 0..3 {
+            if self.buckets.borrow().can_take(Purpose::Metadata, needed) {
+                break;
+            }
+            self.wait_for_nodes(needed, "index nodes").await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for free buckets with the right to a prio chain however little room the journal has.
+    async fn wait_for_nodes(&self, needed: usize, what: &'static str) -> Result<(), EngineError> {
+        self.allocator.nodes_wait.set(needed);
+        self.allocator.makes_room.set(true);
+        let waited = self.wait_for_buckets(what).await;
+        self.allocator.makes_room.set(false);
+        self.allocator.nodes_wait.set(0);
+        waited
+    }
+
     /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many
     /// as it takes. Leaves that were replaced by somebody else meanwhile are left out. It may take
     /// entries of the journal; unless it makes room there, it waits until there is some.
@@ -157,13 +182,38 @@ impl<E: Env> Set<E> {
         groups: Vec<Vec<Rc<Leaf>>>,
         makes_room: bool,
     ) -> Result<(), EngineError> {
-        let _structure = loop {
+        let mut reserve_too = false;
+        let (_structure, _granted) = loop {
             let structure = self.structure.lock().await;
-            if makes_room || self.journal.state.borrow().ring.takes_chains() {
-                break structure;
+            let needed = self.buckets_for(&groups);
+            let purpose = if makes_room { Purpose::Metadata } else { Purpose::Restructure };
+            let enough = self.buckets.borrow().can_take(purpose, needed);
+            if makes_room {
+                // Gathered first, so that one prio chain is enough.
+                if !enough && self.journal.state.borrow().ring.is_tight() {
+                    self.gather_buckets(needed).await?;
+                }
+                break (structure, self.journal_grant(true));
             }
+            let granted = self.journal_grant(false);
+            if granted.is_some() && (enough || reserve_too) {
+                break (structure, granted);
+            }
+            // Nobody who makes room waits for this one.
             drop(structure);
-            self.journal_progress().await?;
+            if granted.is_none() {
+                self.journal_progress().await?;
+            } else {
+                drop(granted);
+                self.allocator.nodes_wait.set(needed);
+                let waited = self.wait_for_buckets("index nodes").await;
+                self.allocator.nodes_wait.set(0);
+                match waited {
+                    // Nothing can be given up: then the reserve is for this one as well.
+                    Err(EngineError::NoSpace(_)) => reserve_too = true,
+                    waited => waited?,
+                }
+            }
         };
         let mut plan = Plan::default();
         let mut replaced: Vec<Group> = Vec::new();

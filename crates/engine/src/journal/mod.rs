@@ -50,6 +50,8 @@ pub(crate) struct State {
     /// The same, and it is about what the header says: it may use the reserve of the ring.
     wanted_header: JournalSeq,
     durable: JournalSeq,
+    /// Entries for chains and new roots that somebody was granted and that are not written yet.
+    granted: u64,
     /// Replay is not done up to here: entries from here on stay.
     pub replay_floor: Option<JournalSeq>,
     failed: Option<ubcache_env::IoError>,
@@ -84,6 +86,7 @@ impl Journal {
                 wanted: durable,
                 wanted_header: durable,
                 durable,
+                granted: 0,
                 replay_floor: None,
                 failed: None,
                 closed: false,

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use ubcache_env::{Env, Nanos};
 use ubcache_format::JournalSeq;
 
-use crate::alloc::buckets::Purpose;
 use crate::index::leaf::Leaf;
 use crate::set::Set;
 
@@ -34,7 +33,6 @@ impl<E: Env> Set<E> {
             if !full.is_empty() {
                 if tight {
                     self.env.mark("journal_tight");
-                    self.gather_buckets(&full).await?;
                 }
                 self.restructure(full, true).await?;
             }
@@ -42,26 +40,6 @@ impl<E: Env> Set<E> {
                 return Ok(());
             }
         }
-    }
-
-    /// Waits until there are enough free buckets to replace all these leaves and their parents,
-    /// so that it takes one prio chain.
-    async fn gather_buckets(&self, groups: &[Vec<Rc<Leaf>>]) -> Result<(), crate::EngineError> {
-        let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
-        let leaves: usize =
-            groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
-        let interior: usize = self.tree.borrow().interior.iter().map(|level| level.len()).sum();
-        let needed = leaves + interior.min(leaves) + leaves / 8 + 2;
-        for _ in 0..3 {
-            if self.buckets.borrow().can_take(Purpose::Metadata, needed) {
-                break;
-            }
-            self.allocator.nodes_wait.set(needed);
-            let waited = self.wait_for_buckets("index nodes").await;
-            self.allocator.nodes_wait.set(0);
-            waited?;
-        }
-        Ok(())
     }
 
     fn has_room_for_append(&self, leaf: &Leaf) -> bool {

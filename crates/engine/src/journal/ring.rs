@@ -79,10 +79,10 @@ impl Ring {
         self.takes_records(waiting_bytes + self.block_bytes)
     }
 
-    /// An entry for a new prio chain or volume table may be written; the last blocks are for what
-    /// makes room.
-    pub fn takes_chains(&self) -> bool {
-        self.blocks_left() > self.reserve().min(5) - 1
+    /// An entry for a new prio chain, volume table or root may be written beside those that were
+    /// granted already; the last blocks are for what makes room.
+    pub fn takes_chains(&self, granted: u64) -> bool {
+        self.blocks_left() >= self.reserve().min(5) + granted
     }
 
     /// It is time to make room.

@@ -58,7 +58,7 @@ impl<E: Env> Set<E> {
     /// small ring must have room for.
     pub(crate) fn pinned_leaves_max(&self) -> usize {
         let blocks = u64::from(self.geometry.bucket_sectors / self.geometry.block_sectors);
-        (u64::from(self.geometry.journal_buckets) * blocks * 4) as usize
+        (u64::from(self.geometry.journal_buckets) * blocks / 2).max(4) as usize
     }
 
     /// Appends a record in the step that changes the index. Says in which entry it is.
@@ -140,16 +140,24 @@ impl<E: Env> Set<E> {
 
     /// Waits until an entry for a new prio chain leaves enough of the ring to those who make room.
     /// If these wait for free buckets themselves, the chain comes first.
-    pub(crate) async fn journal_room_for_chain(&self) -> Result<(), EngineError> {
+    pub(crate) async fn journal_room_for_chain(&self) -> Result<Granted<'_, E>, EngineError> {
         loop {
-            if let Some(error) = self.journal_failed() {
-                return Err(error);
-            }
-            if self.journal.state.borrow().ring.takes_chains() || self.allocator.nodes_wait.get() > 0 {
-                return Ok(());
+            if let Some(granted) = self.journal_grant(self.allocator.makes_room.get()) {
+                return Ok(granted);
             }
             self.journal_progress().await?;
         }
+    }
+
+    /// The right to write an entry for a prio chain or a new root, if the ring can spare one. The
+    /// block is set aside until the grant is dropped.
+    pub(crate) fn journal_grant(&self, makes_room: bool) -> Option<Granted<'_, E>> {
+        let mut state = self.journal.state.borrow_mut();
+        if !makes_room && !state.ring.takes_chains(state.granted) {
+            return None;
+        }
+        state.granted += 1;
+        Some(Granted(self))
     }
 
     /// Waits a moment for the journal to get room.
@@ -275,6 +283,15 @@ impl<E: Env> Set<E> {
             self.journal.reclaim.notify_all();
         }
         Ok(())
+    }
+}
+
+/// A block of the ring set aside: see [`Set::journal_grant`].
+pub(crate) struct Granted<'a, E: Env>(&'a Set<E>);
+
+impl<E: Env> Drop for Granted<'_, E> {
+    fn drop(&mut self) {
+        self.0.journal.state.borrow_mut().granted -= 1;
     }
 }
 

@@ -252,7 +252,7 @@ impl<E: Env> Set<E> {
         // that takes the promise back.
         let enough = 2 * (self.geometry.prio_buckets() as usize + 6);
         lazy &= self.buckets.borrow().promised_len() >= enough;
-        lazy &= self.journal.state.borrow().ring.takes_chains();
+        lazy &= self.journal.state.borrow().ring.takes_chains(0);
         if !lazy {
             self.count_leaves(false).await?;
         }
