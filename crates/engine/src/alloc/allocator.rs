@@ -115,6 +115,11 @@ impl<E: Env> Set<E> {
             self.env.mark("allocator_starved");
         }
         for volume in self.attached() {
+            if self.allocator.makes_room.get() {
+                // Publishing them needs the room in the journal that is being made.
+                self.env.mark("copies_forgotten");
+                volume.unpublished.borrow_mut().clear();
+            }
             volume.wake_background();
         }
     }
