@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ubcache_env::local::{Either, Lock, Notify, first};
-use ubcache_env::{Env, Nanos};
+use ubcache_env::local::{Either, Lock, Notify, first, join_all};
+use ubcache_env::{Env, Nanos, SectorRange};
 
 use super::buckets::Buckets;
 use super::prio::Chain;
@@ -15,6 +15,9 @@ use crate::set::Set;
 /// How many rounds of the allocator a client's write waits for before it goes to the backing
 /// device instead.
 const PATIENCE: u32 = 3;
+
+/// Buckets that are discarded together.
+const DISCARDS_AT_ONCE: usize = 64;
 
 pub(crate) struct Allocator {
     /// The prio chain on the device.
@@ -164,6 +167,11 @@ impl<E: Env> Set<E> {
             if aged {
                 self.gc.request();
             }
+            if self.buckets.borrow().has_discarding() {
+                self.discard_freed().await;
+                self.allocator.round.notify_all();
+                continue;
+            }
             if pending == 0 {
                 self.starved();
                 self.allocator.round.notify_all();
@@ -173,7 +181,31 @@ impl<E: Env> Set<E> {
             if self.write_prios().await.is_err() {
                 self.env.sleep(Nanos::from_millis(50)).await;
             }
+            self.discard_freed().await;
             self.allocator.round.notify_all();
+        }
+    }
+
+    /// Tells the device which buckets hold nothing any more; then they are free. An error changes
+    /// nothing: a discard is advice.
+    async fn discard_freed(&self) {
+        let all = self.buckets.borrow_mut().take_discarding();
+        for some in all.chunks(DISCARDS_AT_ONCE) {
+            if self.buckets.borrow().is_urgent() || !self.cache.geometry().discard {
+                self.env.mark("discard_skipped");
+            } else {
+                self.env.mark("bucket_discarded");
+                let sectors = u64::from(self.geometry.bucket_sectors);
+                let runs = some.chunk_by(|left, right| left.0 + 1 == right.0).map(|run| {
+                    let at = self.geometry.bucket_start(run[0]);
+                    self.cache.discard(SectorRange::new(at, sectors * run.len() as u64))
+                });
+                let failed = join_all(runs.collect::<Vec<_>>()).await.iter().any(Result::is_err);
+                if failed {
+                    self.env.mark("bucket_discard_failed");
+                }
+            }
+            self.buckets.borrow_mut().discarded(some);
         }
     }
 }

@@ -3,18 +3,18 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Replacement};
+use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, Replacement};
 
 use super::pins::{Pin, Pins};
+use super::recency::Recency;
 use super::victim::VictimList;
 
 /// A pointer older than this many generations keeps its bucket from being reused. The format
 /// allows 96 (docs/format.md); some distance is kept.
 const AGE_MAX: u8 = 80;
 
-/// Priority of metadata, of data, and of a bucket that stays free until the next prio chain.
+/// Priority of metadata, and of a bucket that stays free until the next prio chain.
 pub(crate) const PRIORITY_METADATA: u16 = 65535;
-pub(crate) const PRIORITY_DATA: u16 = 32768;
 pub(crate) const PRIORITY_RESTART: u16 = 0;
 
 /// What a bucket is used for.
@@ -36,6 +36,8 @@ pub(crate) enum Role {
     Dead,
     /// Given up: its generation was raised and is not durable yet (J2).
     Pending,
+    /// Given up durably; the device is told before it is free.
+    Discarding,
 }
 
 /// Who wants a bucket; later ones may use more of the reserve.
@@ -63,9 +65,14 @@ pub(crate) struct Buckets {
     live: Vec<u32>,
     dirty: Vec<u32>,
     role: Vec<Role>,
+    recency: Recency,
     free: VecDeque<BucketNr>,
     dead: VecDeque<BucketNr>,
     pending: Vec<BucketNr>,
+    /// Given up durably, to be discarded.
+    discarding: Vec<BucketNr>,
+    /// Buckets are discarded before they are used again.
+    pub discard: bool,
     /// Given up, generation durable, but a pointer in the index is so old that one more generation
     /// could make it look live: they wait for garbage collection.
     held: Vec<BucketNr>,
@@ -89,9 +96,10 @@ pub(crate) struct Snapshot {
 
 impl Buckets {
     /// All buckets unknown, except superblock and journal.
-    pub fn new(geometry: Geometry, generations: Vec<Generation>, policy: Replacement) -> Buckets {
+    pub fn new(geometry: Geometry, chain: &[PrioEntry], policy: Replacement) -> Buckets {
         let n = geometry.buckets as usize;
-        assert_eq!(generations.len(), n, "one generation a bucket");
+        assert_eq!(chain.len(), n, "one entry a bucket");
+        let generations: Vec<Generation> = chain.iter().map(|entry| entry.generation).collect();
         let mut buckets = Buckets {
             geometry,
             durable: generations.clone(),
@@ -100,9 +108,12 @@ impl Buckets {
             live: vec![0; n],
             dirty: vec![0; n],
             role: vec![Role::Unknown; n],
+            recency: Recency::new(&geometry, chain.iter().map(|entry| entry.priority)),
             free: VecDeque::new(),
             dead: VecDeque::new(),
             pending: Vec::new(),
+            discarding: Vec::new(),
+            discard: false,
             held: Vec::new(),
             restart: Vec::new(),
             victims: VictimList::new(geometry.buckets, policy),
@@ -122,6 +133,17 @@ impl Buckets {
     }
     pub fn role(&self, bucket: BucketNr) -> Role {
         self.role[bucket.0 as usize]
+    }
+    /// Number of buckets, those of superblock and journal included.
+    pub fn len(&self) -> usize {
+        self.role.len()
+    }
+    pub fn bucket_sectors(&self) -> u32 {
+        self.geometry.bucket_sectors
+    }
+    /// How long the bucket has not been used, in ticks: see [`Recency`].
+    pub fn age(&self, bucket: BucketNr) -> u32 {
+        self.recency.age(bucket)
     }
     pub fn generation(&self, bucket: BucketNr) -> Generation {
         self.generations[bucket.0 as usize]
@@ -267,9 +289,10 @@ impl Buckets {
         }
     }
 
-    /// A hit.
-    pub fn touch(&mut self, pointer: Pointer) {
+    /// So many sectors were read or written there for a client.
+    pub fn touch(&mut self, pointer: Pointer, sectors: u64) {
         let bucket = self.bucket_of(pointer);
+        self.recency.note(bucket, sectors);
         if self.victims.contains(bucket.0) {
             self.victims.touch(bucket.0);
         }
@@ -316,9 +339,26 @@ impl Buckets {
                 self.set_free(bucket);
             }
         }
-        for index in 0..self.role.len() {
-            self.settle(BucketNr(index as u32));
+        for bucket in self.coldest_first() {
+            self.settle(bucket);
         }
+    }
+
+    /// All buckets in the order in which they were last used. Takes one pass, whatever their number.
+    fn coldest_first(&self) -> Vec<BucketNr> {
+        let all = || (0..self.role.len() as u32).map(BucketNr);
+        let mut next = vec![0usize; usize::from(INITIAL_PRIORITY) + 2];
+        all().for_each(|bucket| next[usize::from(self.recency.priority(bucket)) + 1] += 1);
+        for priority in 1..next.len() {
+            next[priority] += next[priority - 1];
+        }
+        let mut order = vec![BucketNr(0); self.role.len()];
+        for bucket in all() {
+            let place = &mut next[usize::from(self.recency.priority(bucket))];
+            order[*place] = bucket;
+            *place += 1;
+        }
+        order
     }
 
     pub fn is_counted(&self) -> bool {
@@ -364,7 +404,13 @@ impl Buckets {
         assert_eq!(self.role(bucket), Role::Free, "a free bucket is free");
         assert_eq!(self.live(bucket), 0, "nothing live is in a free bucket");
         assert!(!self.pins.is_pinned(bucket), "nobody reads a free bucket");
-        self.set_role(bucket, if purpose <= Purpose::Move { Role::Open } else { Role::Metadata });
+        if purpose <= Purpose::Move {
+            self.set_role(bucket, Role::Open);
+            // It will be written in full.
+            self.recency.note(bucket, u64::from(self.geometry.bucket_sectors));
+        } else {
+            self.set_role(bucket, Role::Metadata);
+        }
         Some(bucket)
     }
 
@@ -407,7 +453,7 @@ impl Buckets {
     pub fn evict(&mut self, goal: usize, mut random: impl FnMut() -> u64) -> u64 {
         self.settle_released();
         for _ in 0..self.dead.len() {
-            if self.free.len() + self.pending.len() >= goal {
+            if self.free.len() + self.pending.len() + self.discarding.len() >= goal {
                 return 0;
             }
             let Some(bucket) = self.dead.pop_front() else { break };
@@ -419,7 +465,7 @@ impl Buckets {
             }
         }
         let mut dropped = 0;
-        while self.free.len() + self.pending.len() < goal && self.counted {
+        while self.free.len() + self.pending.len() + self.discarding.len() < goal && self.counted {
             let mut victims = std::mem::replace(&mut self.victims, VictimList::new(0, Replacement::Fifo));
             let picked = victims.pick(&mut random, |bucket| self.may_take(BucketNr(bucket)));
             if picked.is_none()
@@ -450,7 +496,8 @@ impl Buckets {
                 priority: match self.role[index] {
                     Role::Metadata => PRIORITY_METADATA,
                     Role::Restart => PRIORITY_RESTART,
-                    _ => PRIORITY_DATA,
+                    Role::Data | Role::Open | Role::Dead => self.recency.priority(BucketNr(index as u32)),
+                    _ => INITIAL_PRIORITY,
                 },
                 generation: self.generations[index],
             })
@@ -476,12 +523,40 @@ impl Buckets {
             } else if aged {
                 self.aged = true;
                 self.held.push(bucket);
+            } else if self.discard {
+                self.set_role(bucket, Role::Discarding);
+                self.discarding.push(bucket);
             } else {
                 self.set_free(bucket);
             }
         }
         self.pending = pinned;
-        debug_assert!(snapshot.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
+        assert!(snapshot.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
+    }
+
+    /// Buckets to discard, in order. They are free when [`Buckets::discarded`] is told so.
+    pub fn take_discarding(&mut self) -> Vec<BucketNr> {
+        let mut taken = std::mem::take(&mut self.discarding);
+        taken.sort();
+        taken
+    }
+
+    /// Whether buckets wait for being discarded.
+    pub fn has_discarding(&self) -> bool {
+        !self.discarding.is_empty()
+    }
+
+    /// These buckets have been discarded, or there was no time for that.
+    pub fn discarded(&mut self, buckets: &[BucketNr]) {
+        for &bucket in buckets {
+            assert_eq!(self.role(bucket), Role::Discarding, "nobody else uses a bucket that is discarded");
+            self.set_free(bucket);
+        }
+    }
+
+    /// Whether free buckets are so few that metadata could run out.
+    pub fn is_urgent(&self) -> bool {
+        self.free.len() < self.reserve(Purpose::Move)
     }
 
     /// A bucket of the former prio chain or volume table: nothing points to it by generation.
@@ -513,6 +588,7 @@ impl Buckets {
         let available = self.free.len()
             + self.restart.len()
             + self.pending.len()
+            + self.discarding.len()
             + self.dead.len()
             + self.victims.len() as usize
             + self.unknown as usize;
@@ -528,6 +604,9 @@ impl Buckets {
 
     /// Whether giving something up could bring free buckets.
     pub fn can_progress(&self) -> bool {
-        !self.pending.is_empty() || !self.dead.is_empty() || !self.victims.is_empty()
+        !self.pending.is_empty()
+            || !self.discarding.is_empty()
+            || !self.dead.is_empty()
+            || !self.victims.is_empty()
     }
 }

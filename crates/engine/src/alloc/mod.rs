@@ -5,6 +5,8 @@
 //! | [`buckets`] | role, generation and exact sector counts of every bucket |
 //! | [`pins`] | buckets that somebody reads or is about to name |
 //! | [`victim`] | which clean bucket goes next |
+//! | [`recency`] | how cold each bucket is: bcache's priorities |
+//! | [`priority_stats`] | the attribute of that name |
 //! | [`sectors`] | room for data inside open buckets |
 //! | [`prio`] | the prio chain: generations made durable |
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
@@ -13,5 +15,7 @@ pub(crate) mod allocator;
 pub(crate) mod buckets;
 pub(crate) mod pins;
 pub(crate) mod prio;
+mod priority_stats;
+pub(crate) mod recency;
 pub(crate) mod sectors;
 pub(crate) mod victim;

@@ -34,8 +34,12 @@ impl<E: Env> Set<E> {
             at = leaf.end;
             if in_background {
                 self.env.yield_now().await;
-                if self.is_ending() {
-                    return Ok(());
+                // A stop does not wait for this, unless nodes that it writes need buckets.
+                while self.is_ending() && self.allocator.nodes_wait.get() == 0 {
+                    if self.is_ended() || self.failure().is_some() {
+                        return Ok(());
+                    }
+                    self.env.sleep(Nanos::from_millis(1)).await;
                 }
             }
         }

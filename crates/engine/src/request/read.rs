@@ -126,7 +126,7 @@ impl<E: Env> CachedVolume<E> {
 
     fn hit(&self, extent: Extent, published: bool) -> Part {
         let mut buckets = self.set.buckets.borrow_mut();
-        buckets.touch(extent.pointer);
+        buckets.touch(extent.pointer, extent.range.sectors());
         let pin = buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
         Part::Hit { extent, published, _pin: pin }
     }

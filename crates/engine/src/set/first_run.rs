@@ -3,11 +3,11 @@
 
 use ubcache_env::{Buf, Device, Durability, Env};
 use ubcache_format::{
-    BucketNr, Generation, Geometry, Inode, JournalEntry, JournalSeq, Key, Pointer, PrioEntry, SECTOR_BYTES,
-    SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry, encode_uuids,
+    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Pointer,
+    PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry, encode_uuids,
 };
 
-use crate::alloc::buckets::{PRIORITY_DATA, PRIORITY_METADATA};
+use crate::alloc::buckets::PRIORITY_METADATA;
 use crate::alloc::prio::write_chain;
 use crate::errors::EngineError;
 use crate::journal::replay::own_mark;
@@ -52,7 +52,7 @@ pub(crate) async fn first_run<E: Env>(
 
     let entries: Vec<PrioEntry> = (0..geometry.buckets)
         .map(|bucket| PrioEntry {
-            priority: if bucket <= root.0 { PRIORITY_METADATA } else { PRIORITY_DATA },
+            priority: if bucket <= root.0 { PRIORITY_METADATA } else { INITIAL_PRIORITY },
             generation: Generation(0),
         })
         .collect();

@@ -5,6 +5,7 @@
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
 //! | [`first_run`] | making a formatted device a set |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
+//! | [`attributes`] | what a user sets and reads by bcache's names |
 //! | [`stop`] | stopping cleanly |
 //! | [`failure`] | what happens when the cache device fails |
 
@@ -27,11 +28,12 @@ use crate::index::tree::Tree;
 use crate::index::write::NodeWriter;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::settings::{AttributeError, SetSettings};
+use crate::settings::SetSettings;
 use crate::stats::SetStatus;
 use crate::volume::CachedVolume;
 
 pub(crate) mod attach;
+pub(crate) mod attributes;
 pub(crate) mod failure;
 pub(crate) mod first_run;
 pub(crate) mod open;
@@ -91,6 +93,7 @@ pub(crate) struct Set<E: Env> {
     pub cache: Meter<E::Device>,
     pub geometry: Geometry,
     pub superblock: RefCell<Superblock>,
+    pub superblock_lock: Lock,
     pub settings: RefCell<SetSettings>,
     pub tuning: Tuning,
     pub tree: RefCell<Tree>,
@@ -149,33 +152,6 @@ impl<E: Env> Clone for CacheSet<E> {
 }
 
 impl<E: Env> CacheSet<E> {
-    /// Sets an attribute of the set (bcache's names).
-    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
-        match name {
-            "trigger_gc" => self.set.gc.request(),
-            _ => self.set.settings.borrow_mut().set(name, value)?,
-        }
-        let policy = self.set.settings.borrow().cache_replacement_policy;
-        self.set.buckets.borrow_mut().set_policy(policy);
-        self.set.superblock.borrow_mut().set_replacement(policy);
-        Ok(())
-    }
-
-    /// The present value of an attribute.
-    pub fn attribute(&self, name: &str) -> Option<String> {
-        let status = || self.status();
-        match name {
-            "cache_available_percent" => Some(status().available_percent.to_string()),
-            "tree_depth" => Some(status().tree_depth.to_string()),
-            "btree_nodes" => Some(status().btree_leaves.to_string()),
-            "active_journal_entries" => Some(status().active_journal_entries.to_string()),
-            "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
-            "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
-            "nbuckets" => Some(self.set.geometry.buckets.to_string()),
-            _ => self.set.settings.borrow().get(name),
-        }
-    }
-
     /// Counters and states.
     pub fn status(&self) -> SetStatus {
         let set = &self.set;

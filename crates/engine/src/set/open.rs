@@ -10,7 +10,7 @@ use ubcache_format::{
     Superblock, UuidEntry, combine_interior, parse_uuids,
 };
 
-use super::first_run::{first_run, write_superblock};
+use super::first_run::first_run;
 use super::{CacheSet, Phase, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::{Buckets, PRIORITY_RESTART};
@@ -101,8 +101,9 @@ fn assemble<E: Env>(
     let geometry = superblock.geometry();
     let mut settings = options.settings;
     settings.cache_replacement_policy = superblock.replacement();
-    let generations = chain.entries.iter().map(|entry| entry.generation).collect();
-    let mut buckets = Buckets::new(geometry, generations, superblock.replacement());
+    settings.discard = superblock.discard();
+    let mut buckets = Buckets::new(geometry, &chain.entries, superblock.replacement());
+    buckets.discard = superblock.discard();
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {
         uuid_bucket: newest.uuid_bucket.clone(),
@@ -117,6 +118,7 @@ fn assemble<E: Env>(
         cache,
         geometry,
         superblock: RefCell::new(superblock),
+        superblock_lock: Lock::default(),
         settings: RefCell::new(settings),
         tuning: options.tuning,
         tree: RefCell::new(Tree::default()),
@@ -279,11 +281,7 @@ impl<E: Env> Set<E> {
             });
         }
         self.spawn(Priority::Background, self.clone().gc_task());
-        let superblock = {
-            let mut superblock = self.superblock.borrow_mut();
-            superblock.mark_started(self.env.unix_seconds() as u32);
-            superblock.clone()
-        };
-        write_superblock(&self.cache, &superblock, "writing the cache superblock").await
+        self.superblock.borrow_mut().mark_started(self.env.unix_seconds() as u32);
+        self.write_cache_superblock().await
     }
 }

@@ -1,0 +1,69 @@
+//! Attributes of a set and its cache device: what a user sets and reads by bcache's names.
+
+use std::rc::Rc;
+
+use ubcache_env::{Env, Priority};
+
+use super::first_run::write_superblock;
+use super::{CacheSet, Set};
+use crate::errors::EngineError;
+use crate::settings::AttributeError;
+
+impl<E: Env> CacheSet<E> {
+    /// Sets an attribute of the set (bcache's names). What the superblock has a place for is
+    /// written there soon.
+    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
+        let set = &self.set;
+        match name {
+            "trigger_gc" => set.gc.request(),
+            _ => set.settings.borrow_mut().set(name, value)?,
+        }
+        let (policy, discard) = {
+            let settings = set.settings.borrow();
+            (settings.cache_replacement_policy, settings.discard)
+        };
+        {
+            let mut buckets = set.buckets.borrow_mut();
+            buckets.set_policy(policy);
+            buckets.discard = discard;
+        }
+        let mut superblock = set.superblock.borrow_mut();
+        if (superblock.replacement(), superblock.discard()) != (policy, discard) {
+            superblock.set_replacement(policy);
+            superblock.set_discard(discard);
+            superblock.seq += 1;
+            let set = set.clone();
+            self.set.spawn(Priority::Background, async move {
+                if let Err(EngineError::Io { what, source }) = set.write_cache_superblock().await {
+                    set.note_cache_error(what, &source);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The present value of an attribute.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let status = || self.status();
+        match name {
+            "cache_available_percent" => Some(status().available_percent.to_string()),
+            "tree_depth" => Some(status().tree_depth.to_string()),
+            "btree_nodes" => Some(status().btree_leaves.to_string()),
+            "active_journal_entries" => Some(status().active_journal_entries.to_string()),
+            "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
+            "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
+            "nbuckets" => Some(self.set.geometry.buckets.to_string()),
+            "priority_stats" => Some(self.set.buckets.borrow().priority_stats()),
+            _ => self.set.settings.borrow().get(name),
+        }
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Writes the superblock of the cache device as it is now.
+    pub(crate) async fn write_cache_superblock(self: &Rc<Self>) -> Result<(), EngineError> {
+        let _one = self.superblock_lock.lock().await;
+        let superblock = self.superblock.borrow().clone();
+        write_superblock(&self.cache, &superblock, "writing the cache superblock").await
+    }
+}
