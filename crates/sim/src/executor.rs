@@ -174,7 +174,11 @@ pub(crate) struct World {
     marks: RefCell<BTreeMap<&'static str, u64>>,
     rows: RefCell<Vec<String>>,
     complaints: RefCell<Vec<String>>,
+    write_watcher: RefCell<Option<WriteWatcher>>,
 }
+
+/// Called right before a write is submitted to a disk (false), and right after one has completed (true).
+pub(crate) type WriteWatcher = Rc<dyn Fn(bool)>;
 
 impl World {
     pub(crate) fn now(&self) -> u64 {
@@ -194,6 +198,14 @@ impl World {
         if self.config.verbose {
             let row = format!("{:>16} {}", show_time(self.now.get()), text());
             self.rows.borrow_mut().push(row);
+        }
+    }
+
+    /// A write is about to be submitted, or has completed.
+    pub(crate) fn saw_write(&self, completed: bool) {
+        let watcher = self.write_watcher.borrow().clone();
+        if let Some(watcher) = watcher {
+            watcher(completed);
         }
     }
 
@@ -375,6 +387,7 @@ impl SimWorld {
             marks: RefCell::default(),
             rows: RefCell::default(),
             complaints: RefCell::default(),
+            write_watcher: RefCell::default(),
         };
         SimWorld { world: Rc::new(world) }
     }
@@ -451,6 +464,12 @@ impl SimWorld {
         drop(tasks);
         let events = self.world.events.take();
         drop(events);
+        self.world.write_watcher.take();
+    }
+
+    /// Has every write of every disk watched. Discards and writes of zeroes are writes.
+    pub(crate) fn watch_writes(&self, watcher: WriteWatcher) {
+        *self.world.write_watcher.borrow_mut() = Some(watcher);
     }
 
     /// The hash over every decision so far.

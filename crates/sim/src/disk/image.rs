@@ -32,7 +32,7 @@ impl Content {
 }
 
 /// The live image, sparse by page. Nothing depends on the order of the map.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Image {
     pages: hashbrown::HashMap<u64, Box<[u8; 4096]>, foldhash::fast::FixedState>,
 }
@@ -63,7 +63,7 @@ impl Image {
         }
     }
 
-    fn content(&self, sector: u64) -> Content {
+    pub(super) fn content(&self, sector: u64) -> Content {
         if !self.pages.contains_key(&(sector / PAGE_SECTORS)) {
             return Content::Zero;
         }

@@ -100,16 +100,27 @@ impl Io {
         }
     }
 
+    /// The sectors that have not landed and may, with what they would hold.
+    pub(super) fn not_landed(&self) -> impl Iterator<Item = (u64, Content)> {
+        (0..self.sectors)
+            .filter(|index| self.waits(*index))
+            .map(|index| (self.sector(index), self.content(index)))
+    }
+
+    fn waits(&self, index: u64) -> bool {
+        let step = self.step_of(index);
+        step != NEVER && step >= self.steps_done
+    }
+
     /// Draws which of the sectors that have not landed do so at the very end, when the program is gone.
     pub(super) fn draw_end(&self, per_block: u64, rng: &mut Rng, mut land: impl FnMut(u64)) {
         let share = rng.pick(&[0, 1, 4, 7, 8]);
         let mut lands = false;
         for index in 0..self.sectors {
-            let step = self.step_of(index);
             if index.is_multiple_of(per_block) {
                 lands = rng.chance(share, 8);
             }
-            if lands && step != NEVER && step >= self.steps_done {
+            if lands && self.waits(index) {
                 land(index);
             }
         }
@@ -174,10 +185,14 @@ impl Sink for Inner {
         self.complete(&mut state, id);
         let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
         let waker = io.waker.take();
+        let wrote = io.writes();
         if io.abandoned {
             state.ios.remove(&id);
         }
         drop(state);
+        if wrote {
+            self.world.saw_write(true);
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -193,12 +208,17 @@ impl Inner {
     }
 
     pub(super) fn submit(self: &Rc<Inner>, at: u64, sectors: u64, kind: Kind) -> u64 {
+        let changes_disk = matches!(kind, Kind::Write { .. } | Kind::Discard);
+        if changes_disk {
+            self.world.saw_write(false);
+        }
         let mut rng = self.rng.borrow_mut();
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let id = state.next_io;
         state.next_io += 1;
         state.clock += 1;
+        state.changes += u64::from(changes_disk);
         let range = SectorRange::new(Sector(at), sectors);
         let class = match kind {
             Kind::Read(_) => Class::Read,
@@ -275,6 +295,7 @@ impl Inner {
     fn land(&self, state: &mut State, id: u64, step: u8) {
         let Some(mut io) = state.ios.remove(&id) else { return };
         io.steps_done = io.steps_done.max(step + 1);
+        state.changes += u64::from(io.writes());
         match &mut io.kind {
             Kind::Read(buf) => {
                 for (index, into) in (0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
@@ -309,6 +330,7 @@ impl Inner {
         state.clock += 1;
         let clock = state.clock;
         let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
+        state.changes += u64::from(!matches!(io.kind, Kind::Read(_)));
         io.completed.set(clock);
         let result = match io.result.take() {
             Some(result) => result,

@@ -20,6 +20,7 @@ mod fault;
 mod image;
 mod io;
 mod still;
+mod wreck;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, S
 
 pub use fault::{Faults, Rates};
 pub use still::Still;
+pub use wreck::Wreck;
 
 use crate::executor::{SimWorld, World};
 use crate::rng::Rng;
@@ -147,6 +149,7 @@ struct State {
     bad: BTreeSet<u64>,
     gone: bool,
     counters: Counters,
+    changes: u64,
 }
 
 /// A simulated disk. See the module.
@@ -223,6 +226,11 @@ impl SimDisk {
     /// Number of sectors whose content a power failure could change.
     pub fn unflushed_sectors(&self) -> usize {
         self.inner.state.borrow().versions.len()
+    }
+
+    /// Counts whatever changes what a power failure may leave: submissions, landings, completions.
+    pub fn changes(&self) -> u64 {
+        self.inner.state.borrow().changes
     }
 
     /// I/Os in flight.

@@ -95,6 +95,7 @@ pub struct Violation {
     pub report: String,
 }
 
+#[derive(Clone)]
 struct VolumeState {
     name: String,
     registers: Vec<Register>,
@@ -111,6 +112,7 @@ impl VolumeState {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Oracle {
     volumes: Vec<VolumeState>,
     rows: Vec<Row>,
@@ -283,6 +285,11 @@ impl Oracle {
     /// What was found so far.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
+    }
+
+    /// Moves with every begin and end of an operation.
+    pub fn moment(&self) -> Moment {
+        self.clock
     }
 
     /// Operations of clients so far.

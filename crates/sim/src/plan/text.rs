@@ -31,6 +31,14 @@ fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str
     names.iter().find(|(_, other)| other == value).map_or("?", |(name, _)| name)
 }
 
+impl FromStr for Policy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Policy, String> {
+        let policy = POLICIES.iter().find(|(name, _)| *name == text);
+        policy.map(|(_, policy)| *policy).ok_or_else(|| format!("no policy is called \"{text}\""))
+    }
+}
+
 struct Span(SectorRange);
 
 impl fmt::Display for Span {

@@ -9,6 +9,7 @@
 //! lets the power fail, and reads everything twice again: what is left must be what was flushed.
 
 mod client;
+mod crashes;
 mod inspect;
 mod panics;
 
@@ -26,6 +27,8 @@ use crate::oracle::{Oracle, Violation};
 use crate::plan::{AfterStart, Control, ControlAction, Plan};
 use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
+pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
+
 use client::{Board, flush_everything, read_everything, run_client};
 
 /// Nothing of a run may take longer than this in virtual time.
@@ -87,17 +90,34 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         ..WorldConfig::new(plan.seed)
     });
     let (setup, initial) = make_setup::<S>(&world, plan);
-    let run = Rc::new(Run::<S> {
-        world: world.clone(),
-        board: Rc::new(make_board(plan, initial)),
-        setup: setup.clone(),
-        crashes: Cell::new(0),
-        judge: RefCell::new(Rng::fork(plan.seed, "judge")),
-        instance: RefCell::new(None),
-    });
+    let board = Rc::new(make_board(plan, initial));
+    let run = Rc::new(Run::<S>::new(&world, setup.clone(), board.clone(), plan));
     let whole = run.clone();
-    let board = run.board.clone();
-    match panics::catch(|| world.run(async move { whole.whole_run().await })) {
+    run_world(&run, async move { whole.whole_run().await });
+    let oracle = board.oracle.borrow();
+    let mut rows = world.take_rows();
+    if options.verbose {
+        rows.extend(oracle.log());
+    }
+    Outcome {
+        hash: world.hash(),
+        violations: oracle.violations().to_vec(),
+        marks: world.marks(),
+        cache: setup.cache.counters(),
+        backing: setup.backing.iter().map(SimDisk::counters).collect(),
+        operations: oracle.operations() as u64,
+        errors: board.errors.get(),
+        crashes: run.crashes.get(),
+        time: world.now(),
+        steps: world.steps(),
+        rows,
+    }
+}
+
+/// Runs the world to the end of `main`, notes what went wrong on the way, and ends the world.
+fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'static) {
+    let (world, board) = (&run.world, &run.board);
+    match panics::catch(|| world.run(main)) {
         Ok(Ok(())) => {}
         Ok(Err(stuck)) => {
             let report = format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
@@ -116,24 +136,6 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
     });
     if let Err(panic) = ended {
         board.oracle.borrow_mut().violation(&format!("panic at {}", panic.place), panic.words);
-    }
-    let oracle = board.oracle.borrow();
-    let mut rows = world.take_rows();
-    if options.verbose {
-        rows.extend(oracle.log());
-    }
-    Outcome {
-        hash: world.hash(),
-        violations: oracle.violations().to_vec(),
-        marks: world.marks(),
-        cache: setup.cache.counters(),
-        backing: setup.backing.iter().map(SimDisk::counters).collect(),
-        operations: oracle.operations() as u64,
-        errors: board.errors.get(),
-        crashes: run.crashes.get(),
-        time: world.now(),
-        steps: world.steps(),
-        rows,
     }
 }
 
@@ -225,6 +227,17 @@ struct GiveUp;
 type Step<T = ()> = Result<T, GiveUp>;
 
 impl<S: System> Run<S> {
+    fn new(world: &SimWorld, setup: Rc<Setup>, board: Rc<Board>, plan: &Plan) -> Run<S> {
+        Run {
+            world: world.clone(),
+            board,
+            setup,
+            crashes: Cell::new(0),
+            judge: RefCell::new(Rng::fork(plan.seed, "judge")),
+            instance: RefCell::new(None),
+        }
+    }
+
     async fn whole_run(&self) {
         // Whatever stops a run early has been noted as a violation.
         let _ = self.steps().await;
@@ -233,6 +246,12 @@ impl<S: System> Run<S> {
     async fn steps(&self) -> Step {
         self.set_faults(true);
         self.start(None).await?;
+        self.play().await?;
+        self.last_check().await
+    }
+
+    /// Everything that the plan has for clients and for the system.
+    async fn play(&self) -> Step {
         self.start_clients();
         for control in &self.setup.plan.controls {
             self.wait_for(control).await?;
@@ -242,8 +261,7 @@ impl<S: System> Run<S> {
                 return Err(GiveUp);
             }
         }
-        self.wait_until(|board| board.all_done()).await?;
-        self.last_check().await
+        self.wait_until(|board| board.all_done()).await
     }
 
     async fn last_check(&self) -> Step {
