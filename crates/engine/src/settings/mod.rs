@@ -1,0 +1,300 @@
+//! Settings: the attributes that users read and write, with bcache's names, values and formats.
+//!
+//! [`VolumeSettings`] are those of one cached volume, [`SetSettings`] those of a cache set and its cache device.
+//! Both are plain values: [`VolumeSettings::set`] takes the text that a user writes, [`VolumeSettings::get`]
+//! gives the text that a user reads, and whoever owns the value acts on changes. Formats, as scripts know them:
+//!
+//! * **numbers** are decimal; one out of range is moved to the nearest end of the range, anything else is
+//!   refused;
+//! * **sizes** are read in bytes, with an optional suffix `k` … `y` (powers of 1024) everywhere a size is meant
+//!   (the driver takes suffixes in some places only), and shown as `4.0k`, `512.0M`;
+//! * **switches** are 0 or 1; every other number means 1;
+//! * **choices** are shown as `writethrough [writeback] writearound none` and set by one of the words.
+//!
+//! What is shown is not always what can be set: [`VolumeSettings::plain`] gives the exact value in the form that
+//! `set` takes, for saving. Some ranges depend on other settings, so saved values are to be set in the order of
+//! [`VolumeSettings::names`], twice.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`volume`] | the settings of a volume |
+//! | [`set`] | the settings of a set and its cache device |
+//! | [`text`] | reading and showing values |
+
+mod set;
+mod text;
+mod volume;
+
+pub use set::{ErrorAction, SetSettings};
+pub use text::{SizeError, human, parse_human};
+pub use volume::{ReadaheadPolicy, StopPolicy, VolumeSettings};
+
+/// What is wrong with the name or the value of an attribute.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AttributeError {
+    /// There is no such attribute.
+    #[error("there is no attribute \"{name}\"; known are {}", known.join(", "))]
+    UnknownName {
+        /// The name as given.
+        name: String,
+        /// The names that can be set.
+        known: &'static [&'static str],
+    },
+    /// The attribute does not take this value.
+    #[error("{name} can not be \"{value}\": expected {expected}")]
+    BadValue {
+        /// The name of the attribute.
+        name: String,
+        /// The value as given.
+        value: String,
+        /// What is accepted.
+        expected: String,
+    },
+    /// The attribute can only be read.
+    #[error("{name} can only be read")]
+    ReadOnly {
+        /// The name of the attribute.
+        name: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn people_read_numbers_like_this() {
+        for (bytes, text) in [
+            (0, "0.0k"),
+            (512, "0.5k"),
+            (4096, "4.0k"),
+            (4_194_304, "4.0M"),
+            (1_024_000, "0.9M"),
+            (536_870_912, "512.0M"),
+            (-4096, "-4.0k"),
+            (999 << 10, "999.0k"),
+            (i64::MAX, "7.9E"),
+            (i64::MIN, "-8.0E"),
+        ] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+
+    #[test]
+    fn people_write_sizes_like_this() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096\n", 4096),
+            ("4k", 4096),
+            ("4K", 4096),
+            (" 4M ", 4 << 20),
+            ("15E", 15 << 60),
+            ("0y", 0),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(parse_human(text), Ok(bytes), "{text}");
+        }
+        for text in
+            ["", "k", "4kb", "4.0k", "-1", "+1", "0x10", "1 k", "16e", "1z", "18446744073709551616", "4µ"]
+        {
+            assert_eq!(parse_human(text), Err(SizeError { text: text.to_owned() }));
+        }
+    }
+
+    #[test]
+    fn defaults_read_like_those_of_bcache() {
+        let volume = VolumeSettings::default();
+        for (name, text) in [
+            ("cache_mode", "[writethrough] writeback writearound none"),
+            ("label", ""),
+            ("sequential_cutoff", "4.0M"),
+            ("readahead_cache_policy", "[all] meta-only"),
+            ("writeback_running", "1"),
+            ("writeback_percent", "10"),
+            ("writeback_delay", "30"),
+            ("writeback_rate_update_seconds", "5"),
+            ("writeback_rate_p_term_inverse", "40"),
+            ("writeback_rate_i_term_inverse", "10000"),
+            ("writeback_rate_minimum", "8"),
+            ("writeback_consider_fragment", "1"),
+            ("writeback_rate_fp_term_low", "1"),
+            ("writeback_rate_fp_term_mid", "10"),
+            ("writeback_rate_fp_term_high", "1000"),
+            ("writeback_metadata", "1"),
+            ("io_error_limit", "64"),
+            ("io_disable", "0"),
+            ("stop_when_cache_set_failed", "[auto] always"),
+        ] {
+            assert_eq!(volume.get(name).as_deref(), Some(text), "{name}");
+        }
+        let set = SetSettings::default();
+        for (name, text) in [
+            ("journal_delay_ms", "100"),
+            ("congested_read_threshold_us", "2000"),
+            ("congested_write_threshold_us", "20000"),
+            ("errors", "[unregister] panic"),
+            ("io_error_limit", "8"),
+            ("io_error_halflife", "0"),
+            ("gc_after_writeback", "0"),
+            ("copy_gc_enabled", "1"),
+            ("idle_max_writeback_rate", "1"),
+            ("cutoff_writeback", "40"),
+            ("cutoff_writeback_sync", "70"),
+            ("cache_replacement_policy", "[lru] fifo random"),
+            ("discard", "0"),
+        ] {
+            assert_eq!(set.get(name).as_deref(), Some(text), "{name}");
+        }
+    }
+
+    /// Sets, then shows.
+    fn volume(name: &str, value: &str) -> Result<String, AttributeError> {
+        let mut settings = VolumeSettings::default();
+        settings.set(name, value)?;
+        Ok(settings.get(name).expect("what can be set can be shown"))
+    }
+
+    fn set(name: &str, value: &str) -> Result<String, AttributeError> {
+        let mut settings = SetSettings::default();
+        settings.set(name, value)?;
+        Ok(settings.get(name).expect("what can be set can be shown"))
+    }
+
+    #[test]
+    fn values_take_effect_and_are_moved_into_range() {
+        for (name, value, shown) in [
+            ("cache_mode", "writeback\n", "writethrough [writeback] writearound none"),
+            ("label", "my disk\n", "my disk"),
+            ("sequential_cutoff", "0", "0.0k"),
+            ("sequential_cutoff", "16M", "16.0M"),
+            ("sequential_cutoff", "1t", "3.9G"),
+            ("writeback_percent", "100", "40"),
+            ("writeback_running", "17", "1"),
+            ("writeback_rate_update_seconds", "0", "1"),
+            ("writeback_rate_update_seconds", "99999999999999999999999", "60"),
+            ("writeback_rate_minimum", "0", "1"),
+            ("writeback_rate_fp_term_low", "10", "9"),
+            ("writeback_rate_fp_term_mid", "0", "2"),
+            ("writeback_rate_fp_term_mid", "5000", "999"),
+            ("writeback_rate_fp_term_high", "1", "11"),
+            ("stop_when_cache_set_failed", "always", "auto [always]"),
+        ] {
+            assert_eq!(volume(name, value).as_deref(), Ok(shown), "{name} {value}");
+        }
+        for (name, value, shown) in [
+            ("journal_delay_ms", "100000", "65535"),
+            ("io_error_halflife", "200", "176"),
+            ("cutoff_writeback", "0", "40"),
+            ("cutoff_writeback", "99", "70"),
+            ("cutoff_writeback_sync", "10", "40"),
+            ("cutoff_writeback_sync", "99", "90"),
+            ("cutoff_writeback_sync", "0", "70"),
+            ("cache_replacement_policy", "random", "lru fifo [random]"),
+        ] {
+            assert_eq!(set(name, value).as_deref(), Ok(shown), "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_accepted() {
+        for (name, value, message) in [
+            (
+                "cache_mode",
+                "writeboth",
+                "cache_mode can not be \"writeboth\": expected one of writethrough, writeback, writearound, none",
+            ),
+            (
+                "writeback_percent",
+                "10%",
+                "writeback_percent can not be \"10%\": expected a whole number from 0 to 40",
+            ),
+            ("writeback_running", "yes\n", "writeback_running can not be \"yes\": expected 0 or 1"),
+            (
+                "writeback_delay",
+                "-1",
+                "writeback_delay can not be \"-1\": expected a whole number from 0 to 4294967295",
+            ),
+            ("dirty_data", "0", "dirty_data can only be read"),
+        ] {
+            assert_eq!(volume(name, value).map_err(|error| error.to_string()), Err(message.to_owned()));
+        }
+        let long = "x".repeat(33);
+        assert!(matches!(volume("label", &long), Err(AttributeError::BadValue { .. })));
+        assert!(
+            volume("sequential_cutoff", "4 apples")
+                .expect_err("garbage")
+                .to_string()
+                .contains("powers of 1024")
+        );
+        let unknown = set("readahead", "1").expect_err("there is no such attribute");
+        assert!(
+            unknown
+                .to_string()
+                .starts_with("there is no attribute \"readahead\"; known are journal_delay_ms, ")
+        );
+        assert_eq!(set("congested", "1"), Err(AttributeError::ReadOnly { name: "congested".to_owned() }));
+    }
+
+    #[test]
+    fn an_error_changes_nothing() {
+        let mut settings = VolumeSettings::default();
+        for name in VolumeSettings::names() {
+            // A label may be any text.
+            let value = if *name == "label" { "\0" } else { "?" };
+            assert!(settings.set(name, value).is_err(), "{name}");
+        }
+        assert_eq!(settings, VolumeSettings::default());
+        let mut settings = SetSettings::default();
+        assert!(SetSettings::names().iter().all(|name| settings.set(name, "").is_err()));
+        assert_eq!(settings, SetSettings::default());
+    }
+
+    proptest! {
+        /// Saved settings are restored exactly, whatever was set before.
+        #[test]
+        fn plain_values_restore_the_settings(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), "[0-9]{1,12}|writeback|meta-only|fifo"), 0..60),
+        ) {
+            let (mut volume, mut set) = (VolumeSettings::default(), SetSettings::default());
+            for (index, value) in &changes {
+                let (volume_names, set_names) = (VolumeSettings::names(), SetSettings::names());
+                let _ = volume.set(volume_names[index.index(volume_names.len())], value);
+                let _ = set.set(set_names[index.index(set_names.len())], value);
+            }
+            let terms = (volume.writeback_rate_fp_term_low, volume.writeback_rate_fp_term_mid);
+            prop_assert!(0 < terms.0 && terms.0 < terms.1 && terms.1 < volume.writeback_rate_fp_term_high);
+            prop_assert!(set.cutoff_writeback <= set.cutoff_writeback_sync);
+
+            let (mut restored, mut restored_set) = (VolumeSettings::default(), SetSettings::default());
+            for _ in 0..2 {
+                for name in VolumeSettings::names() {
+                    restored.set(name, &volume.plain(name).expect("listed")).expect("was accepted before");
+                }
+                for name in SetSettings::names() {
+                    restored_set.set(name, &set.plain(name).expect("listed")).expect("was accepted before");
+                }
+            }
+            prop_assert_eq!(restored, volume);
+            prop_assert_eq!(restored_set, set);
+        }
+
+        #[test]
+        fn sizes_survive_reading(number in 0..1_u64 << 24, power in 0..5_usize) {
+            let suffix = ["", "k", "M", "g", "T"][power];
+            prop_assert_eq!(parse_human(&format!("{number}{suffix}")), Ok(number << (10 * power)));
+        }
+
+        /// Twice, in fact: what is below 1/1024 of the unit is dropped before the tenths are taken.
+        #[test]
+        fn human_is_truncated_never_rounded_up(bytes in 0..1_i64 << 50) {
+            let text = human(bytes);
+            let (number, suffix) = text.split_at(text.len() - 1);
+            let power = "kMGTPE".find(suffix).expect("a known suffix") + 1;
+            let tenths: f64 = number.parse().expect("a decimal number");
+            let exact = bytes as f64 / 1024_f64.powi(power as i32);
+            prop_assert!(tenths <= exact && exact < tenths + 0.1 + 1.0 / 1024.0 && tenths < 1000.0);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The settings of a volume.
+
+use ubcache_format::CacheMode;
+
+use super::AttributeError;
+use super::text::{Choices, Given, MAX_32, bracketed, human_unsigned, word};
+
+/// The largest signed number that the driver keeps in 32 bits.
+const MAX_31: u64 = i32::MAX as u64;
+/// `writeback_percent` may not be higher: it is the default of `cutoff_writeback`.
+const WRITEBACK_PERCENT_MAX: u64 = 40;
+
+const CACHE_MODES: &Choices<CacheMode> = &[
+    ("writethrough", CacheMode::Writethrough),
+    ("writeback", CacheMode::Writeback),
+    ("writearound", CacheMode::Writearound),
+    ("none", CacheMode::None),
+];
+const READAHEAD_POLICIES: &Choices<ReadaheadPolicy> =
+    &[("all", ReadaheadPolicy::All), ("meta-only", ReadaheadPolicy::MetaOnly)];
+const STOP_POLICIES: &Choices<StopPolicy> = &[("auto", StopPolicy::Auto), ("always", StopPolicy::Always)];
+
+/// Which reads ahead of the client are cached.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub enum ReadaheadPolicy {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of metadata.
+    MetaOnly,
+}
+
+/// What happens to a volume when its cache set fails.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub enum StopPolicy {
+    /// It is stopped if it has dirty data, else it goes on without the cache.
+    #[default]
+    Auto,
+    /// It is stopped.
+    Always,
+}
+/// The settings of one cached volume. Fields carry the names and units of the attributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the attributes are described by name in the manual")]
+pub struct VolumeSettings {
+    pub cache_mode: CacheMode,
+    pub label: String,
+    /// In bytes; 0: off.
+    pub sequential_cutoff: u64,
+    pub readahead_cache_policy: ReadaheadPolicy,
+    pub writeback_running: bool,
+    /// Share of the cache; 0: writeback does not hold back.
+    pub writeback_percent: u64,
+    /// In seconds.
+    pub writeback_delay: u64,
+    pub writeback_rate_update_seconds: u64,
+    pub writeback_rate_p_term_inverse: u64,
+    pub writeback_rate_i_term_inverse: u64,
+    /// In sectors per second.
+    pub writeback_rate_minimum: u64,
+    pub writeback_consider_fragment: bool,
+    pub writeback_rate_fp_term_low: u64,
+    pub writeback_rate_fp_term_mid: u64,
+    pub writeback_rate_fp_term_high: u64,
+    /// Has no effect, here as in the driver.
+    pub writeback_metadata: bool,
+    pub io_error_limit: u64,
+    /// Every request fails.
+    pub io_disable: bool,
+    pub stop_when_cache_set_failed: StopPolicy,
+}
+
+impl Default for VolumeSettings {
+    fn default() -> Self {
+        VolumeSettings {
+            cache_mode: CacheMode::Writethrough,
+            label: String::new(),
+            sequential_cutoff: 4 << 20,
+            readahead_cache_policy: ReadaheadPolicy::All,
+            writeback_running: true,
+            writeback_percent: 10,
+            writeback_delay: 30,
+            writeback_rate_update_seconds: 5,
+            writeback_rate_p_term_inverse: 40,
+            writeback_rate_i_term_inverse: 10_000,
+            writeback_rate_minimum: 8,
+            writeback_consider_fragment: true,
+            writeback_rate_fp_term_low: 1,
+            writeback_rate_fp_term_mid: 10,
+            writeback_rate_fp_term_high: 1000,
+            writeback_metadata: true,
+            io_error_limit: 64,
+            io_disable: false,
+            stop_when_cache_set_failed: StopPolicy::Auto,
+        }
+    }
+}
+
+impl VolumeSettings {
+    const NAMES: &'static [&'static str] = &[
+        "cache_mode",
+        "label",
+        "sequential_cutoff",
+        "readahead_cache_policy",
+        "writeback_running",
+        "writeback_percent",
+        "writeback_delay",
+        "writeback_rate_update_seconds",
+        "writeback_rate_p_term_inverse",
+        "writeback_rate_i_term_inverse",
+        "writeback_rate_minimum",
+        "writeback_consider_fragment",
+        "writeback_rate_fp_term_high",
+        "writeback_rate_fp_term_mid",
+        "writeback_rate_fp_term_low",
+        "writeback_metadata",
+        "io_error_limit",
+        "io_disable",
+        "stop_when_cache_set_failed",
+    ];
+    /// Attributes of a volume that are not settings but what it reports.
+    const REPORTED: &'static [&'static str] = &[
+        "state",
+        "dirty_data",
+        "writeback_rate_debug",
+        "io_errors",
+        "stripe_size",
+        "partial_stripes_expensive",
+        "backing_dev_name",
+        "backing_dev_uuid",
+    ];
+
+    /// The names of all settings.
+    pub fn names() -> &'static [&'static str] {
+        Self::NAMES
+    }
+
+    /// Changes one setting.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), AttributeError> {
+        let given = Given { name, value };
+        let (low, mid, high) = (
+            self.writeback_rate_fp_term_low,
+            self.writeback_rate_fp_term_mid,
+            self.writeback_rate_fp_term_high,
+        );
+        match name {
+            "cache_mode" => self.cache_mode = given.choice(CACHE_MODES)?,
+            "label" => self.label = given.label()?,
+            "sequential_cutoff" => self.sequential_cutoff = given.size(0..=MAX_32)?,
+            "readahead_cache_policy" => self.readahead_cache_policy = given.choice(READAHEAD_POLICIES)?,
+            "writeback_running" => self.writeback_running = given.switch()?,
+            "writeback_percent" => self.writeback_percent = given.number(0..=WRITEBACK_PERCENT_MAX)?,
+            "writeback_delay" => self.writeback_delay = given.number(0..=MAX_32)?,
+            "writeback_rate_update_seconds" => self.writeback_rate_update_seconds = given.number(1..=60)?,
+            "writeback_rate_p_term_inverse" => {
+                self.writeback_rate_p_term_inverse = given.number(1..=MAX_32)?
+            }
+            "writeback_rate_i_term_inverse" => {
+                self.writeback_rate_i_term_inverse = given.number(1..=MAX_32)?
+            }
+            "writeback_rate_minimum" => self.writeback_rate_minimum = given.number(1..=MAX_32)?,
+            "writeback_consider_fragment" => self.writeback_consider_fragment = given.switch()?,
+            // The three terms stay in ascending order, so none of the ranges is empty.
+            "writeback_rate_fp_term_low" => self.writeback_rate_fp_term_low = given.number(1..=mid - 1)?,
+            "writeback_rate_fp_term_mid" => {
+                self.writeback_rate_fp_term_mid = given.number(low + 1..=high - 1)?
+            }
+            "writeback_rate_fp_term_high" => {
+                self.writeback_rate_fp_term_high = given.number(mid + 1..=MAX_32)?
+            }
+            "writeback_metadata" => self.writeback_metadata = given.switch()?,
+            "io_error_limit" => self.io_error_limit = given.number(0..=MAX_31)?,
+            "io_disable" => self.io_disable = given.switch()?,
+            "stop_when_cache_set_failed" => self.stop_when_cache_set_failed = given.choice(STOP_POLICIES)?,
+            _ => return Err(given.unknown(Self::NAMES, Self::REPORTED)),
+        }
+        Ok(())
+    }
+
+    /// A setting as a user reads it, without an end of line; `None` if there is no such setting.
+    pub fn get(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "cache_mode" => bracketed(CACHE_MODES, self.cache_mode),
+            "sequential_cutoff" => human_unsigned(self.sequential_cutoff),
+            "readahead_cache_policy" => bracketed(READAHEAD_POLICIES, self.readahead_cache_policy),
+            "stop_when_cache_set_failed" => bracketed(STOP_POLICIES, self.stop_when_cache_set_failed),
+            _ => return self.plain(name),
+        })
+    }
+
+    /// A setting exactly and in the form that [`VolumeSettings::set`] takes.
+    pub fn plain(&self, name: &str) -> Option<String> {
+        let number = match name {
+            "cache_mode" => return Some(word(CACHE_MODES, self.cache_mode)),
+            "label" => return Some(self.label.clone()),
+            "readahead_cache_policy" => return Some(word(READAHEAD_POLICIES, self.readahead_cache_policy)),
+            "stop_when_cache_set_failed" => {
+                return Some(word(STOP_POLICIES, self.stop_when_cache_set_failed));
+            }
+            "sequential_cutoff" => self.sequential_cutoff,
+            "writeback_running" => self.writeback_running.into(),
+            "writeback_percent" => self.writeback_percent,
+            "writeback_delay" => self.writeback_delay,
+            "writeback_rate_update_seconds" => self.writeback_rate_update_seconds,
+            "writeback_rate_p_term_inverse" => self.writeback_rate_p_term_inverse,
+            "writeback_rate_i_term_inverse" => self.writeback_rate_i_term_inverse,
+            "writeback_rate_minimum" => self.writeback_rate_minimum,
+            "writeback_consider_fragment" => self.writeback_consider_fragment.into(),
+            "writeback_rate_fp_term_low" => self.writeback_rate_fp_term_low,
+            "writeback_rate_fp_term_mid" => self.writeback_rate_fp_term_mid,
+            "writeback_rate_fp_term_high" => self.writeback_rate_fp_term_high,
+            "writeback_metadata" => self.writeback_metadata.into(),
+            "io_error_limit" => self.io_error_limit,
+            "io_disable" => self.io_disable.into(),
+            _ => return None,
+        };
+        Some(number.to_string())
+    }
+}
