@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ubcache_format::SECTOR_BYTES;
+use ubcache_host::OpenError;
 
 use crate::failure::Failure;
 
@@ -158,11 +159,31 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<bool, Failure> {
 }
 
 /// The failure for a device that somebody else has.
-pub fn in_use(path: &Path) -> Failure {
+fn in_use(path: &Path) -> Failure {
     Failure::refused(path, "in use")
         .found("another process or the kernel has it open for itself")
         .expected("a device that nobody else uses")
         .advice("stop whoever uses it: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`")
+}
+
+/// The failure for a device that the host can't open.
+pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
+    match error {
+        OpenError::InUse { .. } => in_use(path),
+        OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
+        OpenError::Permission { mode, .. } => {
+            Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
+                .advice("run as a user who may do this, or change owner or mode of the file")
+        }
+        OpenError::WrongKind { found, .. } => {
+            Failure::could_not_run(path, "not something that can hold data")
+                .found(found)
+                .expected("a regular file or a block device")
+        }
+        OpenError::Os { doing, source, .. } => {
+            Failure::could_not_run(path, format_args!("{doing} failed: {source}"))
+        }
+    }
 }
 
 fn open_failure(path: &Path, access: Access, error: &io::Error) -> Failure {

@@ -11,7 +11,7 @@ use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, Sock
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
-use crate::target::in_use;
+use crate::target::host_open_failure;
 
 /// How long a device or a socket may still be in use by a process that has just been killed.
 const IN_USE_PATIENCE: Nanos = Nanos::from_secs(2);
@@ -40,22 +40,7 @@ impl World {
             self.sleep(Nanos::from_millis(20)).await;
             opened = HostFile::open(&self.host, path, options);
         }
-        let file = opened.map_err(|error| match error {
-            OpenError::InUse { .. } => in_use(path),
-            OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
-            OpenError::Permission { mode, .. } => {
-                Failure::could_not_run(path, format_args!("permission denied for {mode}"))
-                    .advice("run as a user who may do this, or change owner or mode of the file")
-            }
-            OpenError::WrongKind { found, .. } => {
-                Failure::could_not_run(path, "not something that can hold data")
-                    .found(found)
-                    .expected("a regular file or a block device")
-            }
-            OpenError::Os { doing, source, .. } => {
-                Failure::could_not_run(path, format_args!("{doing} failed: {source}"))
-            }
-        })?;
+        let file = opened.map_err(|error| host_open_failure(path, error))?;
         Ok(ServedFile { file, host: self.host.clone(), delay })
     }
 }

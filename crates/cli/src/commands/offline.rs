@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::failure::Code;
-use ubcache_daemon::target::in_use;
+use ubcache_daemon::target::host_open_failure;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
 use ubcache_offline::{Finding, Lost, OfflineError, Progress, Report, Severity, Site, Watcher};
 
@@ -31,25 +31,10 @@ pub fn open(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> 
         std::thread::sleep(Duration::from_millis(50));
         opened = HostFile::open(&host.env(), path, options);
     }
-    opened.map_err(|error| match error {
-        OpenError::InUse { .. } => {
-            let mut failure = in_use(path);
-            failure.code = Code::CouldNotRun;
-            failure
-        }
-        OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
-        OpenError::Permission { mode, .. } => {
-            Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
-                .advice("run as a user who may do this, or change owner or mode of the file")
-        }
-        OpenError::WrongKind { found, .. } => {
-            Failure::could_not_run(path, "not something that can hold data")
-                .found(found)
-                .expected("a regular file or a block device")
-        }
-        OpenError::Os { doing, source, .. } => {
-            Failure::could_not_run(path, format_args!("{doing} failed: {source}"))
-        }
+    opened.map_err(|error| {
+        let mut failure = host_open_failure(path, error);
+        failure.code = Code::CouldNotRun;
+        failure
     })
 }
 

@@ -54,19 +54,29 @@ impl<E: Env> CachedVolume<E> {
         let zeroes = matches!(payload, Payload::Zeroes);
         let bypass = self.bypasses(stream, range, true, false) || zeroes;
         if !bypass && self.wants_writeback(fua) {
-            match self.write_to_cache(range, &payload, fua).await {
-                ToCache::Done => {
-                    self.inflight.borrow_mut().leave(ticket);
-                    return Ok(());
-                }
-                ToCache::Failed(error) => {
-                    self.inflight.borrow_mut().leave(ticket);
-                    return Err(error);
-                }
-                ToCache::Refused => self.set.env.mark("writeback_degraded"),
+            if let Some(done) = self.end_in_cache(ticket, range, &payload, fua).await {
+                return done;
             }
+            self.set.env.mark("writeback_degraded");
         }
         self.write_through(ticket, range, payload, fua, bypass).await
+    }
+
+    /// Tries to end a request in the cache: then it leaves the table. None: the cache refused it.
+    async fn end_in_cache(
+        &self,
+        ticket: Ticket,
+        range: SectorRange,
+        payload: &Payload,
+        fua: bool,
+    ) -> Option<Result<(), VolumeError>> {
+        let done = match self.write_to_cache(range, payload, fua).await {
+            ToCache::Done => Ok(()),
+            ToCache::Failed(error) => Err(error),
+            ToCache::Refused => return None,
+        };
+        self.inflight.borrow_mut().leave(ticket);
+        Some(done)
     }
 
     /// Bypass and writethrough: W1 to W6.
@@ -90,23 +100,14 @@ impl<E: Env> CachedVolume<E> {
                 break durable_first;
             }
             self.set.env.mark("bypass_over_dirty");
-            match self.write_to_cache(range, &payload, fua).await {
-                ToCache::Done => {
-                    self.inflight.borrow_mut().leave(ticket);
-                    return Ok(());
-                }
-                ToCache::Failed(error) => {
-                    self.inflight.borrow_mut().leave(ticket);
-                    return Err(error);
-                }
-                // No room for it: clean the range first, then decide again.
-                ToCache::Refused => {
-                    self.set.env.mark("cleaned_for_write");
-                    if let Err(error) = self.clean_range(range).await {
-                        self.inflight.borrow_mut().leave(ticket);
-                        return Err(error);
-                    }
-                }
+            if let Some(done) = self.end_in_cache(ticket, range, &payload, fua).await {
+                return done;
+            }
+            // No room for it: clean the range first, then decide again.
+            self.set.env.mark("cleaned_for_write");
+            if let Err(error) = self.clean_range(range).await {
+                self.inflight.borrow_mut().leave(ticket);
+                return Err(error);
             }
         };
         if let Some(seq) = durable_first
