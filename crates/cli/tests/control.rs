@@ -155,3 +155,43 @@ fn sigterm_is_a_clean_stop() {
         }
     });
 }
+
+#[test]
+fn a_volume_is_detached_and_attached_while_it_is_served() {
+    each_io("a_volume_is_detached_and_attached_while_it_is_served", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16, 16], &[]);
+        let settings = ["--mode", "writeback", "--set", "writeback_running=0"];
+        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+        let mut client = daemon.client("disk0.img");
+        client.write(1 << 20, &[7; 65536], false).expect("a write");
+        let volume = || daemon.status()["sets"][0]["volumes"][0].clone();
+        assert_eq!((&volume()["state"], &volume()["dirty_bytes"]), (&"dirty".into(), &65536.into()));
+        let control = |words: &[&str]| {
+            let output = ubcache().args(words).arg("--control").arg(&daemon.control).output();
+            let output = output.expect("ubcache runs");
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.success(), text(&output.stdout), text(&output.stderr))
+        };
+        let unnamed = control(&["detach"]);
+        assert!(!unnamed.0 && unnamed.2.contains("say which export"), "{unnamed:?}");
+        assert_eq!(control(&["detach", "disk0.img"]).1, "disk0.img: detached\n");
+        assert_eq!((&volume()["state"], &volume()["dirty_bytes"]), (&"no cache".into(), &0.into()));
+        let mut bytes = [0; 65536];
+        std::os::unix::fs::FileExt::read_exact_at(
+            &std::fs::File::open(&backings[0]).expect("the backing file"),
+            &mut bytes,
+            8192 + (1 << 20),
+        )
+        .expect("its content");
+        assert!(bytes.iter().all(|&byte| byte == 7), "what was dirty is on the backing device");
+        let again = control(&["detach", "disk0.img"]);
+        assert!(!again.0 && again.2.contains("not attached"), "{again:?}");
+        client.write(1 << 20, &[8; 4096], true).expect("a write past the cache");
+        assert_eq!(control(&["attach", "disk0.img", "--json"]).1, "{\"attached\":\"disk0.img\"}\n");
+        assert_eq!(volume()["state"], "clean");
+        let mut bytes = [0; 8192];
+        client.read(1 << 20, &mut bytes).expect("a read");
+        assert!(bytes[..4096].iter().all(|&byte| byte == 8) && bytes[4096..].iter().all(|&byte| byte == 7));
+        daemon.stop();
+    });
+}

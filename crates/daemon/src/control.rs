@@ -45,6 +45,19 @@ pub enum Request {
     },
     /// Starts a garbage collection.
     Gc,
+    /// Writes back a volume's dirty data and parts it from the set; it stays served. The answer
+    /// comes when that is done.
+    Detach {
+        /// The export; may be absent if there is only one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
+    /// Gives a detached volume its cache again.
+    Attach {
+        /// The export; may be absent if there is only one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
 }
 
 /// What the daemon answers.

@@ -139,6 +139,12 @@ impl Client {
             Request::Gc => {
                 self.daemon.set.trigger_gc().await.map(|()| nothing).map_err(|error| error.to_string())
             }
+            Request::Detach { volume } => {
+                self.daemon.detach(volume.as_deref()).await.map(serde_json::Value::from)
+            }
+            Request::Attach { volume } => {
+                self.daemon.attach(volume.as_deref()).await.map(serde_json::Value::from)
+            }
             Request::Stop => unreachable!("stop is answered by the caller"),
         };
         match result {

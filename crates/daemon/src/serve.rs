@@ -281,6 +281,33 @@ impl Daemon {
         of_set.map(Into::into).ok_or_else(|| format!("there is no attribute \"{name}\""))
     }
 
+    /// Parts a volume from the set, and says which it was.
+    pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
+        let served = self.only(volume)?;
+        tracing::info!(export = served.name, "detaching");
+        self.set.detach(&served.volume).await.map_err(|error| error.to_string())?;
+        tracing::info!(export = served.name, "detached");
+        Ok(served.name.clone())
+    }
+
+    /// Gives a detached volume its cache again, and says which it was.
+    pub async fn attach(&self, volume: Option<&str>) -> Result<String, String> {
+        let served = self.only(volume)?;
+        self.set.attach_again(&served.volume).await.map_err(|error| error.to_string())?;
+        tracing::info!(export = served.name, "attached");
+        Ok(served.name.clone())
+    }
+
+    fn only(&self, volume: Option<&str>) -> Result<&Served, String> {
+        match self.select(volume)?.as_slice() {
+            [served] => Ok(served),
+            several => {
+                let names: Vec<&str> = several.iter().map(|served| served.name.as_str()).collect();
+                Err(format!("say which export: there are {}", names.join(", ")))
+            }
+        }
+    }
+
     fn select(&self, volume: Option<&str>) -> Result<Vec<&Served>, String> {
         let found: Vec<&Served> =
             self.volumes.iter().filter(|served| volume.is_none_or(|name| name == served.name)).collect();

@@ -68,6 +68,15 @@ pub enum EngineError {
     /// A backing device with this UUID is attached already.
     #[error("a backing device with UUID {0} is attached already (a copy of the device?)")]
     AlreadyAttached(Uuid),
+    /// The volume has no cache already.
+    #[error("the volume is not attached to a cache set")]
+    NotAttached,
+    /// Dirty data can't be written to the backing device.
+    #[error(
+        "the backing device fails writes of dirty data ({0} errors); the volume stays attached, \
+         repair the device and try again"
+    )]
+    BackingFails(u64),
     /// Block sizes do not fit.
     #[error(
         "the backing device has blocks of {backing} sectors, smaller than the {cache} sectors of the cache; \

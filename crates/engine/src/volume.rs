@@ -5,8 +5,8 @@ use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify, Semaphore};
 use ubcache_env::{
-    BlockStatus, Env, IoError, IoVec, Priority, Sector, SectorRange, StreamId, Task, Volume, VolumeError,
-    VolumeInfo,
+    BlockStatus, Env, IoError, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Task, Volume,
+    VolumeError, VolumeInfo,
 };
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
@@ -32,7 +32,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) backing: Meter<E::Device>,
     pub(crate) superblock: RefCell<Superblock>,
     superblock_lock: Lock,
-    pub(crate) inode: Inode,
+    inode: Cell<Inode>,
     info: VolumeInfo,
     data_offset: Sector,
     pub(crate) settings: RefCell<VolumeSettings>,
@@ -52,8 +52,15 @@ pub struct CachedVolume<E: Env> {
     /// Writers between that and their dirty key.
     pub(crate) dirty_writers: Cell<u64>,
     pub(crate) state_lock: Lock,
-    /// The cache failed; the superblock says so, requests go to the backing device (A4).
+    /// The superblock says, durably, that there is no cache: requests go to the backing device (A3, A4).
     pub(crate) passthrough: Cell<bool>,
+    /// It was detached, so it can be attached again.
+    pub(crate) detached: Cell<bool>,
+    /// It is to be detached: no new dirty data, writeback at full speed.
+    pub(crate) detaching: Cell<bool>,
+    /// New requests wait until this ends.
+    paused: Cell<bool>,
+    resumed: Notify,
     pub(crate) fill_budget: Rc<Semaphore>,
 
     requests: Cell<u64>,
@@ -103,7 +110,7 @@ impl<E: Env> CachedVolume<E> {
             backing,
             superblock: RefCell::new(superblock),
             superblock_lock: Lock::default(),
-            inode,
+            inode: Cell::new(inode),
             info,
             data_offset,
             settings: RefCell::new(settings),
@@ -120,6 +127,10 @@ impl<E: Env> CachedVolume<E> {
             dirty_writers: Cell::new(0),
             state_lock: Lock::default(),
             passthrough: Cell::new(false),
+            detached: Cell::new(false),
+            detaching: Cell::new(false),
+            paused: Cell::new(false),
+            resumed: Notify::default(),
             fill_budget: Rc::new(Semaphore::new(fill_bytes)),
             requests: Cell::new(0),
             requests_done: Notify::default(),
@@ -139,18 +150,51 @@ impl<E: Env> CachedVolume<E> {
         self.tasks.borrow_mut().extend([publisher, writeback]);
     }
 
-    /// Ends the volume: requests complete, background work stops, what is un-flushed is flushed.
-    pub(crate) async fn stop(&self) {
-        self.stopping.set(true);
-        self.wake_background();
+    /// Its slot in the volume table, which is in the keys of its extents.
+    pub(crate) fn inode(&self) -> Inode {
+        self.inode.get()
+    }
+
+    pub(crate) fn set_inode(&self, inode: Inode) {
+        self.inode.set(inode);
+    }
+
+    /// New requests wait until [`CachedVolume::resume`]; those under way and the fills that they
+    /// left behind complete.
+    pub(crate) async fn pause(&self) {
+        self.paused.set(true);
+        self.requests_end().await;
+        while !self.inflight.borrow().is_empty() {
+            self.set.env.sleep(Nanos::from_micros(100)).await;
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        self.paused.set(false);
+        self.resumed.notify_all();
+    }
+
+    async fn requests_end(&self) {
         while self.requests.get() > 0 {
             self.requests_done.notified().await;
         }
+    }
+
+    /// Waits for the background tasks, which have been told to end.
+    pub(crate) async fn join_tasks(&self) {
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         for task in tasks {
             self.wake_background();
             task.join().await;
         }
+    }
+
+    /// Ends the volume: requests complete, background work stops, what is un-flushed is flushed.
+    pub(crate) async fn stop(&self) {
+        self.stopping.set(true);
+        self.wake_background();
+        self.requests_end().await;
+        self.join_tasks().await;
         if self.flush_backing().await.is_ok() && self.set.failure().is_none() {
             self.publish_all().await;
             self.mark_clean_if_so().await;
@@ -189,7 +233,10 @@ impl<E: Env> CachedVolume<E> {
 
     /// State word.
     pub fn state(&self) -> VolumeState {
-        let dirty = self.set.dirty_sectors(self.inode) > 0;
+        if self.detached.get() {
+            return VolumeState::NoCache;
+        }
+        let dirty = self.set.dirty_sectors(self.inode()) > 0;
         match self.set.failure() {
             Some(_) if dirty => VolumeState::Failed,
             Some(_) => VolumeState::NoCache,
@@ -207,7 +254,7 @@ impl<E: Env> CachedVolume<E> {
             size_bytes: self.info.sectors * SECTOR_BYTES,
             mode: self.mode(),
             state: self.state(),
-            dirty_bytes: self.set.dirty_sectors(self.inode) * SECTOR_BYTES,
+            dirty_bytes: self.set.dirty_sectors(self.inode()) * SECTOR_BYTES,
             stats: self.counters.get(),
             writeback_rate_bytes: self.controller.borrow().rate() * SECTOR_BYTES,
         }
@@ -248,7 +295,7 @@ impl<E: Env> CachedVolume<E> {
     pub fn attribute(&self, name: &str) -> Option<String> {
         match name {
             "state" => Some(self.state().word().to_owned()),
-            "dirty_data" => Some(human((self.set.dirty_sectors(self.inode) * SECTOR_BYTES) as i64)),
+            "dirty_data" => Some(human((self.set.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64)),
             "writeback_rate" => Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64)),
             "writeback_rate_debug" => {
                 let now = self.set.env.now();
@@ -285,15 +332,17 @@ impl<E: Env> CachedVolume<E> {
         Ok(())
     }
 
+    /// No dirty key, none on its way, and that is known for sure.
+    pub(crate) fn has_nothing_dirty(&self) -> bool {
+        self.set.buckets.borrow().is_counted()
+            && self.set.dirty_sectors(self.inode()) == 0
+            && self.dirty_writers.get() == 0
+    }
+
     /// The backing superblock says clean when every dirty key is durably clean and no new one is
     /// on its way.
     pub(crate) async fn mark_clean_if_so(&self) {
-        let clean = || {
-            self.marked_dirty.get()
-                && self.set.buckets.borrow().is_counted()
-                && self.set.dirty_sectors(self.inode) == 0
-                && self.dirty_writers.get() == 0
-        };
+        let clean = || self.marked_dirty.get() && self.has_nothing_dirty();
         if !clean() || self.set.failure().is_some() {
             return;
         }
@@ -333,7 +382,10 @@ impl<E: Env> CachedVolume<E> {
         range.shift(-(self.data_offset.0 as i64))
     }
 
-    fn begin(&self) -> Result<Request<'_, E>, VolumeError> {
+    async fn begin(&self) -> Result<Request<'_, E>, VolumeError> {
+        while self.paused.get() {
+            self.resumed.notified().await;
+        }
         if self.stopping.get() || self.set.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
@@ -343,11 +395,11 @@ impl<E: Env> CachedVolume<E> {
         Ok(Request { volume: self })
     }
 
-    fn begin_write(&self) -> Result<Request<'_, E>, VolumeError> {
+    async fn begin_write(&self) -> Result<Request<'_, E>, VolumeError> {
         if self.info.read_only {
             return Err(VolumeError::ReadOnly);
         }
-        self.begin()
+        self.begin().await
     }
 
     pub(crate) fn note_backing_error(&self, _error: &IoError) {
@@ -380,7 +432,7 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin()?;
+        let _request = self.begin().await?;
         self.read_keys(stream, keys).await
     }
 
@@ -393,13 +445,13 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
-        let _request = self.begin_write()?;
+        let _request = self.begin_write().await?;
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin_write()?;
+        let _request = self.begin_write().await?;
         for step in steps(keys) {
             self.discard_keys(stream, step).await?;
         }
@@ -414,7 +466,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         _may_unmap: bool,
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin_write()?;
+        let _request = self.begin_write().await?;
         for step in steps(keys) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
@@ -422,13 +474,13 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 
     async fn flush(&self) -> Result<(), VolumeError> {
-        let _request = self.begin()?;
+        let _request = self.begin().await?;
         self.flush_all().await
     }
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin()?;
+        let _request = self.begin().await?;
         for step in steps(keys) {
             self.read_keys(stream, step).await?;
         }

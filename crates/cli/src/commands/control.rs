@@ -100,7 +100,7 @@ impl Daemon {
     }
 
     /// The socket of the one daemon meant.
-    fn one(&self) -> Result<PathBuf, Failure> {
+    pub fn one(&self) -> Result<PathBuf, Failure> {
         let mut all = self.all()?;
         match (all.len(), all.pop()) {
             (1, Some(path)) => Ok(path),

@@ -6,6 +6,7 @@ pub mod cat;
 pub mod check;
 pub mod control;
 pub mod demo;
+pub mod detach;
 pub mod dump;
 pub mod make;
 mod offline;

@@ -56,6 +56,11 @@ impl InFlight {
         }
     }
 
+    /// Nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.writes + self.others == 0
+    }
+
     fn entry(&mut self, ticket: Ticket) -> &mut Entry {
         self.entries[ticket.0].as_mut().expect("a ticket is good until its entry leaves")
     }

@@ -1,4 +1,4 @@
-//! Requests when the cache has failed (A4).
+//! Requests without a cache: it has failed (A4), or the volume was detached (A3).
 
 use ubcache_env::{Env, SectorRange, VolumeError};
 use ubcache_format::BackingState;
@@ -30,10 +30,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn may_go_without_cache(&self) -> bool {
-        self.set.failure().is_some()
-            && self.set.buckets.borrow().is_counted()
-            && self.set.dirty_sectors(self.inode) == 0
-            && self.dirty_writers.get() == 0
+        self.set.failure().is_some() && self.has_nothing_dirty()
     }
 
     /// A write that can't be recorded. Without dirty data it goes to the backing device all the

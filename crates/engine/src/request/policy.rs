@@ -18,7 +18,7 @@ impl<E: Env> CachedVolume<E> {
         let block = u64::from(self.set.geometry.block_sectors);
         let aligned = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
         let input = BypassInput {
-            detaching: false,
+            detaching: self.detaching.get(),
             in_use_percent: self.set.buckets.borrow().in_use_percent(),
             is_discard,
             is_write,
@@ -45,6 +45,7 @@ impl<E: Env> CachedVolume<E> {
         let settings = self.set.settings.borrow();
         let in_use = self.set.buckets.borrow().in_use_percent();
         self.mode() == CacheMode::Writeback
+            && !self.detaching.get()
             && in_use <= settings.cutoff_writeback_sync
             && (fua || in_use <= settings.cutoff_writeback)
     }

@@ -56,7 +56,7 @@ impl<E: Env> CachedVolume<E> {
                 .collect()
         };
         for &(range, pointer) in &ready {
-            self.set.prepare_change(self.inode, range).await?;
+            self.set.prepare_change(self.inode(), range).await?;
             self.publish(range, pointer);
         }
         Ok(ready.len())
@@ -75,7 +75,7 @@ impl<E: Env> CachedVolume<E> {
         for part in unchanged {
             for part in self.unflushed.borrow().flushed_parts(part) {
                 let mut known = IntervalSet::default();
-                for extent in self.set.live_extents(self.inode, part) {
+                for extent in self.set.live_extents(self.inode(), part) {
                     known.insert(extent.range);
                 }
                 for gap in known.gaps(part) {
@@ -83,7 +83,7 @@ impl<E: Env> CachedVolume<E> {
                     // I3, I7: nothing is landing there, and nothing there can be lost.
                     assert!(!self.inflight.borrow().backing_write_over(gap), "a backing write is over {gap}");
                     assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
-                    self.set.replace(self.inode, gap, Some((place, false)));
+                    self.set.replace(self.inode(), gap, Some((place, false)));
                 }
                 self.unpublished.borrow_mut().remove(part);
             }

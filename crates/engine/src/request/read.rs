@@ -38,7 +38,7 @@ impl<E: Env> CachedVolume<E> {
             return self.read_backing(range).await.map(IoVec::from);
         }
         let bypass = self.bypasses(stream, range, false, false);
-        if let Err(error) = self.set.load_over(self.inode, range).await {
+        if let Err(error) = self.set.load_over(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
         // R1, one step: look up, pin the hits, register a fill for each miss.
@@ -86,7 +86,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn look_up(&self, range: SectorRange, fill: bool) -> Vec<Part> {
-        let live = self.set.live_extents(self.inode, range);
+        let live = self.set.live_extents(self.inode(), range);
         let mut parts = Vec::with_capacity(1);
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.
@@ -101,7 +101,9 @@ impl<E: Env> CachedVolume<E> {
             if next_copy <= at
                 && let Some((part, pointer)) = copies.next()
             {
-                parts.push(self.hit(Extent { inode: self.inode, range: part, dirty: false, pointer }, false));
+                parts.push(
+                    self.hit(Extent { inode: self.inode(), range: part, dirty: false, pointer }, false),
+                );
                 at = part.end;
                 continue;
             }
@@ -193,10 +195,10 @@ impl<E: Env> CachedVolume<E> {
         let slice = self.read_backing(extent.range).await?;
         if !published {
             self.unpublished.borrow_mut().remove(extent.range);
-        } else if self.set.prepare_change(self.inode, extent.range).await.is_ok()
+        } else if self.set.prepare_change(self.inode(), extent.range).await.is_ok()
             && self.set.is_current(&extent)
         {
-            self.set.replace(self.inode, extent.range, None);
+            self.set.replace(self.inode(), extent.range, None);
         }
         Ok(slice)
     }
@@ -207,7 +209,7 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         error: crate::EngineError,
     ) -> Result<IoVec, VolumeError> {
-        let known_clean = self.set.buckets.borrow().is_counted() && self.set.dirty_sectors(self.inode) == 0;
+        let known_clean = self.set.buckets.borrow().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
         if !known_clean {
             return Err(to_client(error));
         }

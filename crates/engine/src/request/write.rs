@@ -89,13 +89,13 @@ impl<E: Env> CachedVolume<E> {
         bypass: bool,
     ) -> Result<(), VolumeError> {
         let durable_first = loop {
-            if let Err(error) = self.set.prepare_change(self.inode, range).await {
+            if let Err(error) = self.set.prepare_change(self.inode(), range).await {
                 return self.write_without_cache(ticket, range, &payload, fua, error).await;
             }
             // W2, one step: decide.
-            if !self.set.has_dirty(self.inode, range) {
+            if !self.set.has_dirty(self.inode(), range) {
                 self.unpublished.borrow_mut().remove(range);
-                let durable_first = self.set.invalidate(self.inode, range);
+                let durable_first = self.set.invalidate(self.inode(), range);
                 self.inflight.borrow_mut().backing_write_starts(ticket);
                 break durable_first;
             }
@@ -221,14 +221,14 @@ impl<E: Env> CachedVolume<E> {
         if !self.write_pieces(&pieces, &payload.data(range)).await {
             return Err(ToCache::Refused);
         }
-        if self.set.prepare_change(self.inode, range).await.is_err() {
+        if self.set.prepare_change(self.inode(), range).await.is_err() {
             return Err(ToCache::Refused);
         }
         // K2, one step: over whatever is there.
         self.unpublished.borrow_mut().remove(range);
         let mut newest = JournalSeq::default();
         for (part, piece) in place_pieces(range, &pieces) {
-            newest = self.set.replace(self.inode, part, Some((piece.pointer, true)));
+            newest = self.set.replace(self.inode(), part, Some((piece.pointer, true)));
         }
         Ok(newest)
     }
@@ -244,14 +244,14 @@ impl<E: Env> CachedVolume<E> {
         let (whole, doomed) = self.inflight.borrow_mut().enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
         self.bypasses(stream, range, true, true);
-        if self.set.prepare_change(self.inode, range).await.is_err() {
+        if self.set.prepare_change(self.inode(), range).await.is_err() {
             // A discard may be ignored.
             self.inflight.borrow_mut().leave(whole);
             return Ok(());
         }
         // One step: the clean parts get entries of their own, the dirty ones are left alone.
         let mut dirty = IntervalSet::default();
-        for extent in self.set.live_extents(self.inode, range) {
+        for extent in self.set.live_extents(self.inode(), range) {
             if extent.dirty {
                 dirty.insert(extent.range);
             }
@@ -262,7 +262,7 @@ impl<E: Env> CachedVolume<E> {
         for &part in &parts {
             let (ticket, _) = self.inflight.borrow_mut().enter_write(part);
             self.unpublished.borrow_mut().remove(part);
-            durable_first = durable_first.max(self.set.invalidate(self.inode, part));
+            durable_first = durable_first.max(self.set.invalidate(self.inode(), part));
             self.inflight.borrow_mut().backing_write_starts(ticket);
             tickets.push(ticket);
         }

@@ -81,7 +81,7 @@ impl<E: Env> CacheSet<E> {
 
 impl<E: Env> Set<E> {
     /// Declares the old slot of the device dead, if it has one, and gives it a new one.
-    async fn take_slot(
+    pub(super) async fn take_slot(
         &self,
         old: Option<usize>,
         superblock: &ubcache_format::Superblock,
@@ -109,7 +109,7 @@ impl<E: Env> Set<E> {
 
     /// Writes the volume table to a new bucket and waits until the journal names it.
     pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
-        self.journal_room_for_chain().await?;
+        let _granted = self.journal_room_for_chain().await?;
         let bucket = loop {
             let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
             match bucket {

@@ -6,6 +6,7 @@
 //! | [`first_run`] | making a formatted device a set |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
+//! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
 //! | [`stop`] | stopping cleanly |
 //! | [`failure`] | what happens when the cache device fails |
 
@@ -34,6 +35,7 @@ use crate::volume::CachedVolume;
 
 pub(crate) mod attach;
 pub(crate) mod attributes;
+pub(crate) mod detach;
 pub(crate) mod failure;
 pub(crate) mod first_run;
 pub(crate) mod open;

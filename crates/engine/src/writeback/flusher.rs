@@ -44,7 +44,7 @@ impl<E: Env> CachedVolume<E> {
         let mut at = from;
         loop {
             let leaf = self.set.tree.borrow().leaf_after(at).cloned();
-            let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= self.inode) else { return Ok((found, None)) };
+            let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= self.inode()) else { return Ok((found, None)) };
             let unknown = !leaf.state.borrow().counted;
             if unknown || leaf.state.borrow().dirty_entries > 0 {
                 self.set.load_leaf(&leaf).await?;
@@ -52,7 +52,7 @@ impl<E: Env> CachedVolume<E> {
                 let Some(body) = state.body.as_ref() else { continue };
                 let buckets = self.set.buckets.borrow();
                 for extent in body.iter_after(at) {
-                    if extent.inode != self.inode || !extent.dirty || !buckets.is_live(extent.pointer) {
+                    if extent.inode != self.inode() || !extent.dirty || !buckets.is_live(extent.pointer) {
                         continue;
                     }
                     if sectors >= sectors_max || found.len() >= extents_max {
@@ -63,7 +63,7 @@ impl<E: Env> CachedVolume<E> {
                     found.push(extent);
                 }
             }
-            if leaf.end.0 > self.inode {
+            if leaf.end.0 > self.inode() {
                 return Ok((found, None));
             }
             at = leaf.end;
@@ -72,9 +72,9 @@ impl<E: Env> CachedVolume<E> {
 
     /// Cleans whatever is dirty in the range, for a write that the cache has no room for.
     pub(crate) async fn clean_range(&self, range: SectorRange) -> Result<(), VolumeError> {
-        self.set.load_over(self.inode, range).await.map_err(to_client)?;
+        self.set.load_over(self.inode(), range).await.map_err(to_client)?;
         let dirty: Vec<Extent> =
-            self.set.live_extents(self.inode, range).into_iter().filter(|extent| extent.dirty).collect();
+            self.set.live_extents(self.inode(), range).into_iter().filter(|extent| extent.dirty).collect();
         let cleaned = self.write_back(dirty).await;
         if cleaned.failed > 0 {
             let what = "dirty data could not be written to the backing device".to_owned();
@@ -92,7 +92,7 @@ impl<E: Env> CachedVolume<E> {
         let mut cleaned = Cleaned::default();
         let mut holds = Vec::new();
         for extent in &extents {
-            match self.set.hold_over(self.inode, extent.range).await {
+            match self.set.hold_over(self.inode(), extent.range).await {
                 Ok(more) => holds.extend(more),
                 Err(_) => cleaned.failed += 1,
             }
@@ -122,7 +122,7 @@ impl<E: Env> CachedVolume<E> {
                 self.inflight.borrow_mut().leave(run.ticket);
                 continue;
             }
-            let prepared = self.set.prepare_change(self.inode, run.range).await.is_ok();
+            let prepared = self.set.prepare_change(self.inode(), run.range).await.is_ok();
             // B5, one step.
             if prepared {
                 for extent in &run.extents {
@@ -141,7 +141,7 @@ impl<E: Env> CachedVolume<E> {
         let mut runs: Vec<Run> = Vec::new();
         let mut groups: Vec<Vec<Extent>> = Vec::new();
         for extent in extents {
-            let loaded = self.set.unloaded_leaf(self.inode, extent.range).is_none();
+            let loaded = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
             if !loaded || !self.set.is_current(&extent) {
                 continue;
             }
@@ -203,7 +203,7 @@ impl<E: Env> CachedVolume<E> {
     fn mark_clean(&self, written: &Extent) -> u64 {
         let same: Vec<Extent> = self
             .set
-            .live_extents(self.inode, written.range)
+            .live_extents(self.inode(), written.range)
             .into_iter()
             .filter(|found| {
                 found.dirty
@@ -212,7 +212,7 @@ impl<E: Env> CachedVolume<E> {
             .collect();
         let sectors: u64 = same.iter().map(|extent| extent.range.sectors()).sum();
         for extent in same {
-            self.set.replace(self.inode, extent.range, Some((extent.pointer, false)));
+            self.set.replace(self.inode(), extent.range, Some((extent.pointer, false)));
         }
         let whole = sectors == written.range.sectors();
         if !whole {
@@ -226,6 +226,6 @@ impl<E: Env> CachedVolume<E> {
 
     /// Where the scan of a volume starts.
     pub(crate) fn scan_start(&self) -> Position {
-        if self.inode.0 == 0 { FIRST } else { (self.inode, ubcache_env::Sector(0)) }
+        if self.inode().0 == 0 { FIRST } else { (self.inode(), ubcache_env::Sector(0)) }
     }
 }

@@ -19,18 +19,19 @@ impl<E: Env> CachedVolume<E> {
         let mut updated_at = self.set.env.now();
         // Dirty extents that the present scan has seen.
         let mut seen = 0;
-        while !self.is_stopping() && self.set.failure().is_none() {
+        while !self.is_stopping() && !self.passthrough.get() && self.set.failure().is_none() {
             let wake = self.wake_writeback.notified();
             let (running, update_seconds, delay) = {
                 let settings = self.settings.borrow();
-                (settings.writeback_running, settings.writeback_rate_update_seconds, settings.writeback_delay)
+                let running = settings.writeback_running || self.detaching.get();
+                (running, settings.writeback_rate_update_seconds, settings.writeback_delay)
             };
             let period = Nanos::from_secs(update_seconds);
             if self.set.env.now().since(updated_at) >= period {
                 updated_at = self.set.env.now();
                 self.update_rate();
             }
-            let dirty = self.set.dirty_sectors(self.inode);
+            let dirty = self.set.dirty_sectors(self.inode());
             if !running || dirty == 0 {
                 if running {
                     self.mark_clean_if_so().await;
@@ -51,12 +52,12 @@ impl<E: Env> CachedVolume<E> {
             if cleaned.sectors > 0 {
                 let wait = self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
                 if wait.0 > 0 && !self.is_urgent() {
-                    self.pause(wait).await;
+                    self.rest(wait).await;
                 }
             }
             if cleaned.failed > 0 {
                 // Not at once again: the device needs a moment, or an operator.
-                self.pause(Nanos::from_secs(1)).await;
+                self.rest(Nanos::from_secs(1)).await;
             }
             match next {
                 Some(next) => cursor = next,
@@ -65,11 +66,11 @@ impl<E: Env> CachedVolume<E> {
                     cursor = self.scan_start();
                     self.mark_clean_if_so().await;
                     if cleaned.busy > 0 {
-                        self.pause(Nanos::from_millis(10)).await;
+                        self.rest(Nanos::from_millis(10)).await;
                     } else if seen == 0 {
-                        self.pause(Nanos::from_millis(100)).await;
+                        self.rest(Nanos::from_millis(100)).await;
                     } else if !self.is_urgent() {
-                        self.pause(Nanos::from_secs(delay)).await;
+                        self.rest(Nanos::from_secs(delay)).await;
                     }
                     seen = 0;
                     let now = self.set.env.now();
@@ -80,11 +81,12 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// Sleeps, but not through the end of the volume, a full cache, or a drain.
-    async fn pause(&self, span: Nanos) {
+    async fn rest(&self, span: Nanos) {
         let end = self.set.env.now().after(span);
         loop {
             let wake = self.wake_writeback.notified();
-            if self.is_stopping() || self.set.env.now() >= end || self.set.failure().is_some() {
+            let over = self.is_stopping() || self.passthrough.get() || self.set.failure().is_some();
+            if over || self.set.env.now() >= end {
                 return;
             }
             first(wake, self.set.env.sleep_until(end)).await;
@@ -96,7 +98,9 @@ impl<E: Env> CachedVolume<E> {
 
     /// No pacing: a drain was asked for, or nothing else can make room.
     fn is_urgent(&self) -> bool {
-        self.settings.borrow().writeback_percent == 0 || self.set.allocator.starved.get()
+        self.settings.borrow().writeback_percent == 0
+            || self.detaching.get()
+            || self.set.allocator.starved.get()
     }
 
     fn rate(&self) -> u64 {
@@ -105,7 +109,7 @@ impl<E: Env> CachedVolume<E> {
 
     fn update_rate(&self) {
         let set = &self.set;
-        let dirty = set.dirty_sectors(self.inode);
+        let dirty = set.dirty_sectors(self.inode());
         let settings = self.settings.borrow();
         if dirty == 0 || settings.writeback_percent == 0 {
             return;

@@ -1,0 +1,162 @@
+//! Parting a volume from its set while clients use it, and taking it up again (A1, A2, A3).
+
+use std::rc::Rc;
+
+use ubcache_env::{Env, Nanos};
+use ubcache_format::{BackingState, Uuid};
+
+use super::CacheSet;
+use crate::coherence::unflushed::Unflushed;
+use crate::errors::EngineError;
+use crate::volume::CachedVolume;
+
+/// After this many failed writes of dirty data a detach gives up.
+const BACKING_ERRORS_MAX: u64 = 8;
+/// How often a drain looks whether it is done.
+const DRAIN_TICK: Nanos = Nanos::from_millis(10);
+
+impl<E: Env> CacheSet<E> {
+    /// Writes back everything that only the cache has, and parts the volume from the set, durably.
+    /// It stays in use all the time; afterwards requests go to the backing device, which any
+    /// program can use on its own once this set is stopped. Takes as long as the writeback.
+    ///
+    /// # Errors
+    /// The volume is not attached; the set has failed or is being stopped; the backing device does
+    /// not take the dirty data. The volume stays attached then.
+    pub async fn detach(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
+        let set = &self.set;
+        let _one = set.attach_lock.lock().await;
+        if volume.detached.get() {
+            return Err(EngineError::NotAttached);
+        }
+        volume.detaching.set(true);
+        let parted = self.part(volume).await;
+        volume.detaching.set(false);
+        volume.resume();
+        parted?;
+        set.env.mark("detached");
+        // From here on the keys are dead, whatever becomes of the table: the next attach takes
+        // another slot.
+        let inode = volume.inode();
+        set.volumes.borrow_mut().remove(&inode);
+        let mut table = set.uuids.borrow().clone();
+        if let Some(entry) = table.get_mut(inode.0 as usize) {
+            entry.uuid = Uuid::INVALIDATED;
+            entry.invalidated = set.env.unix_seconds() as u32;
+        }
+        set.write_uuids(&table).await?;
+        *set.uuids.borrow_mut() = table;
+        set.gc.request();
+        Ok(())
+    }
+
+    /// Ends with the volume paused and without background tasks, whether it succeeds or not.
+    async fn part(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
+        loop {
+            self.drain(volume).await?;
+            volume.pause().await;
+            if volume.has_nothing_dirty() {
+                break;
+            }
+            volume.resume();
+        }
+        let _state = volume.state_lock.lock().await;
+        if volume.is_stopping() || self.set.is_ending() {
+            return Err(EngineError::Stopping);
+        }
+        // A3: the records that dirty keys are clean, what they were written for, and then the
+        // superblock. No request is under way.
+        self.set.journal_flush().await?;
+        volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        let former = volume.superblock.borrow().clone();
+        {
+            let mut superblock = volume.superblock.borrow_mut();
+            superblock.set_uuid = Uuid([0; 16]);
+            superblock.set_state(BackingState::None);
+        }
+        if let Err(error) = volume.write_backing_superblock().await {
+            // It may say either now. Attached is what memory goes on with; a start that finds it
+            // detached voids the keys, and there are no dirty ones but those that come after the
+            // superblock says dirty again.
+            *volume.superblock.borrow_mut() = former;
+            volume.marked_dirty.set(false);
+            return Err(error);
+        }
+        volume.passthrough.set(true);
+        volume.detached.set(true);
+        volume.marked_dirty.set(false);
+        volume.drop_unpublished();
+        *volume.unflushed.borrow_mut() = Unflushed::default();
+        volume.join_tasks().await;
+        Ok(())
+    }
+
+    /// Waits until nothing is dirty.
+    async fn drain(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
+        let errors_before = volume.counters.get().backing_errors;
+        loop {
+            if let Some(reason) = self.set.failure() {
+                return Err(EngineError::Failed(reason));
+            }
+            if volume.is_stopping() || self.set.is_ending() {
+                return Err(EngineError::Stopping);
+            }
+            if volume.has_nothing_dirty() {
+                return Ok(());
+            }
+            let errors = volume.counters.get().backing_errors - errors_before;
+            if errors >= BACKING_ERRORS_MAX {
+                return Err(EngineError::BackingFails(errors));
+            }
+            volume.wake_writeback.notify_all();
+            self.set.env.sleep(DRAIN_TICK).await;
+        }
+    }
+
+    /// Gives a detached volume its cache again, empty, while clients use it.
+    ///
+    /// # Errors
+    /// The volume is attached; the set has failed, is being stopped or has no slot left; a device fails.
+    pub async fn attach_again(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
+        let set = &self.set;
+        let _one = set.attach_lock.lock().await;
+        if let Some(reason) = set.failure() {
+            return Err(EngineError::Failed(reason));
+        }
+        if !volume.detached.get() {
+            return Err(EngineError::AlreadyAttached(volume.uuid()));
+        }
+        volume.pause().await;
+        let taken = self.take_up(volume).await;
+        volume.resume();
+        taken
+    }
+
+    async fn take_up(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
+        let set = &self.set;
+        if volume.is_stopping() || set.is_ending() {
+            return Err(EngineError::Stopping);
+        }
+        // A1: writes went past the table of what is un-flushed.
+        volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        let superblock = volume.superblock.borrow().clone();
+        let slot = set.uuids.borrow().iter().position(|entry| entry.uuid == superblock.uuid);
+        let inode = set.take_slot(slot, &superblock).await?;
+        {
+            let mut changed = volume.superblock.borrow_mut();
+            changed.set_uuid = set.superblock.borrow().set_uuid;
+            changed.set_state(BackingState::Clean);
+        }
+        if let Err(error) = volume.write_backing_superblock().await {
+            *volume.superblock.borrow_mut() = superblock;
+            return Err(error);
+        }
+        set.env.mark("attached_again");
+        volume.set_inode(inode);
+        volume.detached.set(false);
+        volume.passthrough.set(false);
+        set.volumes.borrow_mut().insert(inode, Rc::downgrade(volume));
+        volume.start();
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Detaching a volume under load, writing past the cache, attaching it again; power failures anywhere.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, SetOptions, Tuning, VolumeState};
+use ubcache_env::{Buf, Device, Durability, Env, Nanos, Priority, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::{BackingState, CacheMode, Replacement, Superblock, Uuid};
+use ubcache_sim::{DiskConfig, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
+
+const SECTORS: u64 = 512;
+const STEP: u64 = 8;
+const OFFSET: u64 = 16;
+
+async fn format(cache: &SimDisk, backing: &SimDisk) {
+    let set = Uuid([7; 16]);
+    let superblock = Superblock::new_cache(Uuid([1; 16]), set, 1, 16, 600, Replacement::Lru, false);
+    let write = |bytes: Vec<u8>| Buf::from_bytes(&bytes).into();
+    cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    let mode = CacheMode::Writeback;
+    let superblock = Superblock::new_backing(Uuid([2; 16]), set, 1, Sector(OFFSET), mode, "v");
+    backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+}
+
+async fn open(
+    env: &SimEnv,
+    cache: &SimDisk,
+    backing: &SimDisk,
+) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
+    let tuning = Tuning { node_keys_max: Some(12), ..Tuning::default() };
+    let options = SetOptions { tuning, ..SetOptions::default() };
+    let set = CacheSet::open(env.clone(), cache.clone(), options).await.expect("the set opens");
+    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
+    (set, volume)
+}
+
+fn range(slot: u64) -> SectorRange {
+    SectorRange::new(Sector(slot * STEP), STEP)
+}
+
+async fn put(volume: &CachedVolume<SimEnv>, slot: u64, value: u8) {
+    let mut data = Buf::for_sectors(STEP);
+    data.as_mut_slice().fill(value);
+    volume.write(StreamId(1), range(slot), data.into(), false).await.expect("writes");
+}
+
+async fn get(volume: &CachedVolume<SimEnv>, slot: u64) -> u8 {
+    let data = volume.read(StreamId(1), range(slot)).await.expect("reads").to_buf();
+    assert!(data.as_slice().iter().all(|&byte| byte == data.as_slice()[0]), "a write is whole");
+    data.as_slice()[0]
+}
+
+fn superblock_of(backing: &SimDisk) -> Superblock {
+    Superblock::parse(&backing.peek(SectorRange::new(Sector(8), 8))).expect("a superblock")
+}
+
+#[test]
+fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
+    for seed in 0..20 {
+        let world = SimWorld::new(WorldConfig::new(seed));
+        let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
+        let backing = SimDisk::new(&world, DiskConfig::new("backing", SECTORS + OFFSET));
+        let env = world.new_instance();
+        let (cache2, backing2) = (cache.clone(), backing.clone());
+        let ended = world.run(async move {
+            format(&cache2, &backing2).await;
+            let (set, volume) = open(&env, &cache2, &backing2).await;
+            let slots = SECTORS / STEP;
+            for slot in 0..slots {
+                put(&volume, slot, 1).await;
+            }
+            assert_eq!(volume.state(), VolumeState::Dirty);
+            // Clients write and read all the time while it goes.
+            let values = Rc::new(RefCell::new(vec![1u8; slots as usize]));
+            let (writer, written, clock) = (volume.clone(), values.clone(), env.clone());
+            let load = env.spawn(Priority::Foreground, async move {
+                let mut dice = Rng::new(seed);
+                for step in 0..300u64 {
+                    let slot = dice.below(slots);
+                    let value = 2 + (step % 200) as u8;
+                    put(&writer, slot, value).await;
+                    written.borrow_mut()[slot as usize] = value;
+                    let other = dice.below(slots);
+                    assert_eq!(get(&writer, other).await, written.borrow()[other as usize], "slot {other}");
+                    clock.sleep(Nanos::from_micros(dice.below(300))).await;
+                }
+            });
+            set.detach(&volume).await.expect("detaches");
+            assert_eq!(volume.state(), VolumeState::NoCache);
+            assert!(matches!(set.detach(&volume).await, Err(EngineError::NotAttached)));
+            load.join().await;
+            volume.flush().await.expect("flushes");
+            for (slot, &value) in values.borrow().iter().enumerate() {
+                let at = SectorRange::new(Sector(OFFSET + slot as u64 * STEP), STEP);
+                assert!(backing2.peek(at).iter().all(|&byte| byte == value), "slot {slot} on the device");
+            }
+            let superblock = superblock_of(&backing2);
+            assert_eq!((superblock.state(), superblock.set_uuid), (BackingState::None, Uuid([0; 16])));
+            // The old keys say 1 or more; the device says 255.
+            for slot in 0..slots {
+                put(&volume, slot, 255).await;
+            }
+            set.attach_again(&volume).await.expect("attaches again");
+            for slot in 0..slots {
+                assert_eq!(get(&volume, slot).await, 255, "slot {slot} after the new attach");
+                put(&volume, slot, 9).await;
+            }
+            set.trigger_gc().await.expect("collects");
+            volume.flush().await.expect("flushes");
+            set.stop().await.expect("stops");
+            let (set, volume) = open(&env, &cache2, &backing2).await;
+            for slot in 0..slots {
+                assert_eq!(get(&volume, slot).await, 9, "slot {slot} after a restart");
+            }
+            set.stop().await.expect("stops");
+        });
+        ended.unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}\n{}", world.waiting()));
+    }
+}
+
+#[test]
+fn power_may_fail_at_any_moment_of_a_detach() {
+    for seed in 0..200 {
+        let world = SimWorld::new(WorldConfig::new(seed));
+        let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
+        let backing = SimDisk::new(&world, DiskConfig::new("backing", SECTORS + OFFSET));
+        let env = world.new_instance();
+        let handle = env.clone();
+        let (cache2, backing2) = (cache.clone(), backing.clone());
+        let past = Rc::new(RefCell::new(vec![1u8; (SECTORS / STEP) as usize]));
+        let model = past.clone();
+        let ended = world.run(async move {
+            format(&cache2, &backing2).await;
+            let (set, volume) = open(&env, &cache2, &backing2).await;
+            for slot in 0..SECTORS / STEP {
+                put(&volume, slot, 1).await;
+            }
+            volume.flush().await.expect("flushes");
+            let life = Nanos::from_micros(seed * 60);
+            let work = async {
+                set.detach(&volume).await.expect("detaches");
+                for slot in 0..SECTORS / STEP {
+                    put(&volume, slot, 2).await;
+                    volume.flush().await.expect("flushes");
+                    model.borrow_mut()[slot as usize] = 2;
+                }
+                set.attach_again(&volume).await.expect("attaches again");
+                for slot in 0..SECTORS / STEP {
+                    get(&volume, slot).await;
+                }
+            };
+            ubcache_env::local::first(work, env.sleep(life)).await;
+        });
+        ended.unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}\n{}", world.waiting()));
+        world.kill(&handle);
+        cache.power_failure();
+        backing.power_failure();
+        let env = world.new_instance();
+        let ended = world.run(async move {
+            let (_set, volume) = open(&env, &cache, &backing).await;
+            for slot in 0..SECTORS / STEP {
+                let least = past.borrow()[slot as usize];
+                let value = get(&volume, slot).await;
+                assert!(
+                    value == least || value == 2,
+                    "seed {seed} slot {slot}: {value}, flushed was {least}"
+                );
+            }
+        });
+        ended.unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}\n{}", world.waiting()));
+    }
+}
