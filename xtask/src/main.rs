@@ -103,6 +103,26 @@ fn test() -> bool {
             "the simulator, over many seeds",
             &["run", "--release", "-p", "ubcache-sim", "--bin", "ubcache-simulate", "--", "--seeds", SEEDS],
         ),
+        // In a directory of its own: nothing that is shipped is ever built with this feature.
+        (
+            "the simulator finds every mutant of the engine",
+            &[
+                "test",
+                "--release",
+                "--config",
+                "profile.release.lto=\"off\"",
+                "--target-dir",
+                "target/mutants",
+                "-p",
+                "ubcache-sim",
+                "--features",
+                "mutants",
+                "--test",
+                "mutants",
+                "--",
+                "--nocapture",
+            ],
+        ),
     ];
     let mut failed = Vec::new();
     for (name, arguments) in steps {

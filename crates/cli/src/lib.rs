@@ -36,9 +36,15 @@ Environment:
   UBCACHE_LOG  what `serve` logs to standard error, e.g. info, debug, ubcache_engine=trace (default: info)
   UBCACHE_IO   how `serve` does I/O: ring (io_uring) or pool (epoll and threads); default: ring where it works";
 
+/// With a word if this build's engine can be told to break its rules: such a build is for the simulator only.
+const VERSION: &str = match ubcache_daemon::MUTANTS_COMPILED {
+    true => concat!(env!("CARGO_PKG_VERSION"), " +mutants"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
 /// A block cache that speaks bcache's on-disk format, in user space.
 #[derive(Parser, Debug)]
-#[command(name = "ubcache", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "ubcache", version = VERSION, about, after_help = AFTER_HELP, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

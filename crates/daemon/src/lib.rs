@@ -44,3 +44,4 @@ pub mod world;
 pub use config::{NbdAddress, ServeConfig};
 pub use failure::{Code, Failure};
 pub use serve::{Ready, serve};
+pub use ubcache_engine::MUTANTS_COMPILED;

@@ -18,6 +18,7 @@
 //! | `writeback` | dirty data to the backing device |
 //! | `gc` | passes over the index, moving data together |
 //! | `settings`, `stats`, `errors` | attributes, counters, error types |
+//! | `mutants` | rules that the simulator breaks to see whether it notices; not in release builds |
 //!
 //! Rules are cited by number (T1, W3, B4 …) from `docs/coherence.md`, the format by section from
 //! `docs/format.md`.
@@ -31,6 +32,7 @@ mod gc;
 mod index;
 mod journal;
 mod meter;
+mod mutants;
 mod request;
 mod set;
 pub mod settings;
@@ -39,6 +41,9 @@ mod volume;
 mod writeback;
 
 pub use errors::EngineError;
+pub use mutants::{MUTANTS_COMPILED, Mutation};
+#[cfg(feature = "mutants")]
+pub use mutants::{Mutant, UnknownMutant};
 pub use set::attach::AttachOptions;
 pub use set::{CacheSet, SetOptions, Tuning};
 pub use settings::AttributeError;

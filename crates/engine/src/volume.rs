@@ -102,7 +102,7 @@ impl<E: Env> CachedVolume<E> {
             label: superblock.label_str(),
             ..VolumeSettings::default()
         };
-        let fill_bytes = set.tuning.fill_bytes_max;
+        let (fill_bytes, mutation) = (set.tuning.fill_bytes_max, set.mutation);
         let dirty = superblock.state() == BackingState::Dirty;
         Rc::new_cyclic(|me| CachedVolume {
             set,
@@ -116,8 +116,8 @@ impl<E: Env> CachedVolume<E> {
             settings: RefCell::new(settings),
             counters: Cell::default(),
             sequential: RefCell::new(SequentialDetector::new()),
-            inflight: RefCell::default(),
-            unflushed: RefCell::default(),
+            inflight: RefCell::new(InFlight::new(mutation)),
+            unflushed: RefCell::new(Unflushed::new(mutation)),
             unpublished: RefCell::default(),
             flush_lock: Lock::default(),
             flushes_started: Cell::new(0),

@@ -37,8 +37,8 @@ fn mode(name: &str) -> CacheMode {
     }
 }
 
-fn options(plan: &Plan) -> SetOptions {
-    let shape = &plan.cache;
+fn options(setup: &Setup) -> SetOptions {
+    let shape = &setup.plan.cache;
     SetOptions {
         tuning: Tuning {
             node_keys_max: (shape.node_keys > 0).then_some(shape.node_keys as usize),
@@ -46,6 +46,7 @@ fn options(plan: &Plan) -> SetOptions {
             extents_in_memory_max: shape.extents_in_memory as usize,
             ..Tuning::default()
         },
+        mutation: setup.mutation,
         ..SetOptions::default()
     }
 }
@@ -87,7 +88,7 @@ impl System for CacheSystem {
     }
 
     async fn start(env: SimEnv, setup: Rc<Setup>) -> Result<Self, String> {
-        let set = CacheSet::open(env, setup.cache.clone(), options(&setup.plan))
+        let set = CacheSet::open(env, setup.cache.clone(), options(&setup))
             .await
             .map_err(|error| format!("opening the set: {error}"))?;
         let mut volumes = Vec::new();

@@ -7,11 +7,17 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use ubcache_sim::plan::draw::DrawOptions;
 
+/// With a word if rules of the engine can be broken in this build.
+const VERSION: &str = match ubcache_engine::MUTANTS_COMPILED {
+    true => concat!(env!("CARGO_PKG_VERSION"), " +mutants"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
 /// Runs the cache engine in a simulated world, from a seed, and checks every answer.
 ///
 /// Exit status: 0 nothing found, 1 a violation, 2 the command itself failed.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "ubcache-simulate", version)]
+#[command(name = "ubcache-simulate", version = VERSION)]
 pub struct Cli {
     /// Run this seed
     #[arg(long, group = "what")]
@@ -28,6 +34,9 @@ pub struct Cli {
     /// What to run
     #[arg(long, value_enum, default_value_t = Subject::Engine)]
     pub system: Subject,
+    /// Break one rule of the engine; `list` shows them. Needs a build with the feature `mutants`
+    #[arg(long, value_name = "NAME")]
+    pub mutant: Option<String>,
     /// Run every seed twice; the trace hashes must agree
     #[arg(long)]
     pub twice: bool,
@@ -111,6 +120,9 @@ impl Cli {
         match &self.plan {
             Some(path) => line += &format!(" --plan {}", path.display()),
             None => line += &format!(" --seed {seed}"),
+        }
+        if let Some(name) = &self.mutant {
+            line += &format!(" --mutant {name}");
         }
         if self.ops != DrawOptions::default().ops_max {
             line += &format!(" --ops {}", self.ops);

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use ubcache_engine::Mutation;
 use ubcache_sim::plan::draw::draw;
 use ubcache_sim::shrink::shrink;
 use ubcache_sim::toy::{self, Toy};
@@ -70,6 +71,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
         }
         None => None,
     };
+    let mutation = crate::mutant::mutation_of(&cli)?;
     let seeds = seeds_of(&cli, given.as_ref());
     let plan_of = |seed: u64| given.clone().unwrap_or_else(|| draw(seed, cli.draw_options()));
     if cli.print_plan {
@@ -89,7 +91,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
             }
             lock(&current).insert(seed, clock());
             let verbose = cli.verbose && seeds.end - seeds.start == 1;
-            let outcome = run_seed(&cli, &plan_of(seed), verbose);
+            let outcome = run_seed(&cli, &plan_of(seed), RunOptions { verbose, mutation });
             lock(&current).remove(&seed);
             let mut totals = lock(&totals);
             totals.add(seed, outcome);
@@ -111,7 +113,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     end_progress(&cli);
-    report(&cli, &totals, &plan_of, began.elapsed());
+    report(&cli, mutation, &totals, &plan_of, began.elapsed());
     Ok(totals.failures.is_empty())
 }
 
@@ -130,8 +132,8 @@ fn seeds_of(cli: &Cli, given: Option<&Plan>) -> Range<u64> {
     }
 }
 
-fn run_seed(cli: &Cli, plan: &Plan, verbose: bool) -> Outcome {
-    let options = RunOptions { verbose };
+fn run_seed(cli: &Cli, plan: &Plan, options: RunOptions) -> Outcome {
+    let verbose = options.verbose;
     let mut outcome = run_subject(cli.system, plan, options);
     if verbose {
         let mut out = std::io::stdout().lock();
@@ -140,7 +142,7 @@ fn run_seed(cli: &Cli, plan: &Plan, verbose: bool) -> Outcome {
         }
     }
     if cli.twice {
-        let again = run_subject(cli.system, plan, RunOptions::default());
+        let again = run_subject(cli.system, plan, RunOptions { verbose: false, ..options });
         if again.hash != outcome.hash {
             outcome.violations.push(ubcache_sim::oracle::Violation {
                 kind: "the same seed gave two runs".to_owned(),
@@ -214,7 +216,7 @@ fn end_progress(cli: &Cli) {
     }
 }
 
-fn report(cli: &Cli, totals: &Totals, plan_of: &dyn Fn(u64) -> Plan, took: Duration) {
+fn report(cli: &Cli, mutation: Mutation, totals: &Totals, plan_of: &dyn Fn(u64) -> Plan, took: Duration) {
     if cli.json {
         print_json(cli, totals, took);
         return;
@@ -237,7 +239,8 @@ fn report(cli: &Cli, totals: &Totals, plan_of: &dyn Fn(u64) -> Plan, took: Durat
         println!("trace hash {:016x}", totals.last_hash);
     }
     if let (true, Some(failure)) = (cli.shrink, totals.failures.first()) {
-        let run = |plan: &Plan| run_subject(cli.system, plan, RunOptions::default());
+        let options = RunOptions { mutation, ..RunOptions::default() };
+        let run = |plan: &Plan| run_subject(cli.system, plan, options);
         let shrunk = shrink(&plan_of(failure.seed), &failure.kind, SHRINK_RUNS, run);
         let outcome = run(&shrunk.plan);
         println!("\nshrunk in {} runs; save this and run it with --plan:\n\n{}", shrunk.runs, shrunk.plan);

@@ -48,8 +48,8 @@ pub fn check_disks(cache: &Still, backing: &[Still]) -> Option<Violation> {
 
 /// Warnings that may be in order on a set of the driver, or after something was done to the devices by hand.
 ///
-/// `DirtyVoid` is not among them: when the cache fails just after data was written back, its keys are dirty still, and
-/// the backing device rightly disowns them (A4).
+/// `DirtyVoid` and `DirtyOrphan` are not among them: when the cache fails just after data was written back, its keys are
+/// dirty still, and the backing device rightly disowns them (A4), before it is attached anew and after.
 fn is_forbidden(kind: Kind) -> bool {
     matches!(
         kind,
@@ -59,7 +59,6 @@ fn is_forbidden(kind: Kind) -> bool {
             | Kind::NodeEqual
             | Kind::FarAhead
             | Kind::VolumeUnknown
-            | Kind::DirtyOrphan
             | Kind::DirtyStale
             | Kind::BeyondEndClean
             | Kind::FlashClean

@@ -28,6 +28,7 @@
 //! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
 //! | [`inspect`] | the offline check over the disks of a run |
+//! | `kill` | looks for the seed that finds a mutant of the engine (feature `mutants`) |
 //!
 //! How to replay and read a failure: `docs/simulation.md`.
 #![forbid(unsafe_code)]
@@ -36,6 +37,8 @@ pub mod cache_system;
 pub mod disk;
 pub mod executor;
 pub mod inspect;
+#[cfg(feature = "mutants")]
+pub mod kill;
 pub mod oracle;
 pub mod plan;
 pub mod rng;

@@ -2,13 +2,18 @@
 
 mod cli;
 mod hunt;
+mod mutant;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match hunt::main(cli::Cli::parse()) {
+    let cli = cli::Cli::parse();
+    if cli.mutant.as_deref() == Some("list") {
+        return mutant::list();
+    }
+    match hunt::main(cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

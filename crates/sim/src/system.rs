@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use ubcache_engine::Mutation;
 use ubcache_env::{Sector, Volume};
 
 use crate::disk::{SimDisk, Still};
@@ -13,6 +14,8 @@ use crate::plan::Plan;
 pub struct Setup {
     /// What is to happen.
     pub plan: Plan,
+    /// Which rule of the engine is broken.
+    pub mutation: Mutation,
     /// The cache device.
     pub cache: SimDisk,
     /// The backing devices, one for each volume.

@@ -66,7 +66,12 @@ fn a_clean_sector_that_differs_is_found() {
     let cache_sectors = u64::from(shape.bucket_sectors) * u64::from(shape.buckets);
     let cache = disk("cache", cache_sectors, u64::from(shape.block_sectors));
     let backing = disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, block);
-    let setup = Rc::new(Setup { plan, cache: cache.clone(), backing: vec![backing.clone()] });
+    let setup = Rc::new(Setup {
+        mutation: Default::default(),
+        plan,
+        cache: cache.clone(),
+        backing: vec![backing.clone()],
+    });
     CacheSystem::prepare(&setup);
     let env = world.new_instance();
     let run = world.run(async move {

@@ -8,6 +8,7 @@ use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, 
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
 use super::victim::VictimList;
+use crate::mutants::{Mutant, Mutation};
 
 /// A pointer older than this many generations keeps its bucket from being reused. The format
 /// allows 96 (docs/format.md); some distance is kept.
@@ -84,6 +85,7 @@ pub(crate) struct Buckets {
     pins: Rc<Pins>,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub aged: bool,
+    mutation: Mutation,
 }
 
 /// Generations as they were when a prio chain was composed.
@@ -96,7 +98,7 @@ pub(crate) struct Snapshot {
 
 impl Buckets {
     /// All buckets unknown, except superblock and journal.
-    pub fn new(geometry: Geometry, chain: &[PrioEntry], policy: Replacement) -> Buckets {
+    pub fn new(geometry: Geometry, chain: &[PrioEntry], policy: Replacement, mutation: Mutation) -> Buckets {
         let n = geometry.buckets as usize;
         assert_eq!(chain.len(), n, "one entry a bucket");
         let generations: Vec<Generation> = chain.iter().map(|entry| entry.generation).collect();
@@ -119,8 +121,9 @@ impl Buckets {
             victims: VictimList::new(geometry.buckets, policy),
             unknown: geometry.buckets,
             counted: false,
-            pins: Pins::new(geometry.buckets),
+            pins: Pins::new(geometry.buckets, mutation),
             aged: false,
+            mutation,
         };
         for bucket in 0..geometry.first_bucket + geometry.journal_buckets {
             buckets.set_metadata(BucketNr(bucket));
@@ -268,12 +271,12 @@ impl Buckets {
         if self.role[index] != Role::Data {
             return;
         }
-        if self.live[index] == 0 && self.counted {
+        if self.live[index] == 0 && (self.counted || self.mutation.is(Mutant::EvictsUncounted)) {
             if !self.pins.is_pinned(bucket) {
                 self.set_role(bucket, Role::Dead);
                 self.dead.push_back(bucket);
             }
-        } else if self.dirty[index] == 0 {
+        } else if self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty) {
             if !self.victims.contains(bucket.0) {
                 self.victims.insert(bucket.0);
             }
@@ -436,6 +439,9 @@ impl Buckets {
         let index = bucket.0 as usize;
         self.generations[index] = self.generations[index].next();
         (self.live[index], self.dirty[index]) = (0, 0);
+        if self.mutation.is(Mutant::ReuseBeforeDurable) && !self.pins.is_pinned(bucket) {
+            return self.set_free(bucket);
+        }
         self.set_role(bucket, Role::Pending);
         self.pending.push(bucket);
     }
@@ -444,7 +450,7 @@ impl Buckets {
         let index = bucket.0 as usize;
         !self.pins.is_pinned(bucket)
             && self.age_of(bucket, self.oldest[index]) < AGE_MAX
-            && self.dirty[index] == 0
+            && (self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty))
     }
 
     /// E1: gives up dead buckets first, then victims, until `goal` are free or pending. Their
@@ -465,7 +471,8 @@ impl Buckets {
             }
         }
         let mut dropped = 0;
-        while self.free.len() + self.pending.len() + self.discarding.len() < goal && self.counted {
+        let counted = self.counted || self.mutation.is(Mutant::EvictsUncounted);
+        while self.free.len() + self.pending.len() + self.discarding.len() < goal && counted {
             let mut victims = std::mem::replace(&mut self.victims, VictimList::new(0, Replacement::Fifo));
             let picked = victims.pick(&mut random, |bucket| self.may_take(BucketNr(bucket)));
             if picked.is_none()
@@ -581,6 +588,22 @@ impl Buckets {
         sparse.sort_by_key(|&bucket| (self.live(bucket), bucket));
         sparse.truncate(count);
         sparse
+    }
+
+    /// A mutant's: data buckets in which nothing is live, open ones included.
+    pub fn seemingly_empty(&self) -> Vec<BucketNr> {
+        let data = |role| matches!(role, Role::Open | Role::Data);
+        let buckets = (0..self.role.len()).filter(|&index| data(self.role[index]) && self.live[index] == 0);
+        buckets.map(|index| BucketNr(index as u32)).collect()
+    }
+
+    /// A mutant's: gives these up.
+    pub fn give_up(&mut self, buckets: Vec<BucketNr>) {
+        for bucket in buckets {
+            if self.role(bucket) == Role::Data {
+                self.invalidate(bucket);
+            }
+        }
     }
 
     /// Percent of buckets that are neither free nor evictable (bcache's `in_use`).

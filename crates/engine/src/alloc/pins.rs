@@ -5,16 +5,20 @@ use std::rc::Rc;
 
 use ubcache_format::BucketNr;
 
+use crate::mutants::{Mutant, Mutation};
+
 #[derive(Debug)]
 pub(crate) struct Pins {
     counts: RefCell<Vec<u32>>,
     /// Buckets that lost their last pin since the allocator looked.
     released: RefCell<Vec<BucketNr>>,
+    mutation: Mutation,
 }
 
 impl Pins {
-    pub fn new(buckets: u32) -> Rc<Pins> {
-        Rc::new(Pins { counts: RefCell::new(vec![0; buckets as usize]), released: RefCell::default() })
+    pub fn new(buckets: u32, mutation: Mutation) -> Rc<Pins> {
+        let counts = RefCell::new(vec![0; buckets as usize]);
+        Rc::new(Pins { counts, released: RefCell::default(), mutation })
     }
 
     pub fn pin(self: &Rc<Pins>, bucket: BucketNr) -> Pin {
@@ -23,7 +27,7 @@ impl Pins {
     }
 
     pub fn is_pinned(&self, bucket: BucketNr) -> bool {
-        self.counts.borrow()[bucket.0 as usize] > 0
+        self.counts.borrow()[bucket.0 as usize] > 0 && !self.mutation.is(Mutant::NoBucketPin)
     }
 
     pub fn take_released(&self) -> Vec<BucketNr> {

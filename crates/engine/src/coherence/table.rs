@@ -2,6 +2,8 @@
 
 use ubcache_env::{IntervalSet, SectorRange};
 
+use crate::mutants::{Mutant, Mutation};
+
 /// What an entry of the table is.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -36,9 +38,15 @@ pub(crate) struct InFlight {
     /// Number of writes, fills and writebacks: most look-ups need not look.
     writes: usize,
     others: usize,
+    mutation: Mutation,
 }
 
 impl InFlight {
+    /// An empty table.
+    pub fn new(mutation: Mutation) -> InFlight {
+        InFlight { mutation, ..InFlight::default() }
+    }
+
     fn put(&mut self, entry: Entry) -> Ticket {
         match entry.kind {
             Kind::Write => self.writes += 1,
@@ -75,6 +83,9 @@ impl InFlight {
                 if entry.kind == Kind::Writeback || !entry.range.overlaps(&range) {
                     continue;
                 }
+                if self.mutation.spares(entry.kind, false) {
+                    continue;
+                }
                 let common = entry.range.intersect(&range);
                 fills += u64::from(entry.kind == Kind::Fill && entry.doomed.is_empty());
                 entry.doomed.insert(common);
@@ -89,7 +100,7 @@ impl InFlight {
     /// R1, T3: registers a fill; where a client write is in the table it is doomed from birth.
     pub fn enter_fill(&mut self, range: SectorRange) -> Ticket {
         let mut doomed = IntervalSet::default();
-        if self.writes > 0 {
+        if self.writes > 0 && !self.mutation.spares(Kind::Fill, true) {
             for entry in self.entries.iter().flatten() {
                 if entry.kind == Kind::Write && entry.range.overlaps(&range) {
                     doomed.insert(entry.range.intersect(&range));
@@ -102,7 +113,9 @@ impl InFlight {
     /// B1: enters a writeback, unless a backing write or another writeback is over the range.
     pub fn enter_writeback(&mut self, range: SectorRange) -> Option<Ticket> {
         let busy = self.entries.iter().flatten().any(|entry| {
-            (entry.backing_write || entry.kind == Kind::Writeback) && entry.range.overlaps(&range)
+            let write = entry.backing_write && !self.mutation.is(Mutant::WritebackOverInflightWrite);
+            let writeback = entry.kind == Kind::Writeback && !self.mutation.is(Mutant::TwoWritebacksAtOnce);
+            (write || writeback) && entry.range.overlaps(&range)
         });
         if busy {
             return None;
@@ -141,10 +154,33 @@ impl InFlight {
         entry.doomed
     }
 
+    /// Dooms what fills are in the range.
+    #[cfg(feature = "mutants")]
+    pub fn doom_fills(&mut self, range: SectorRange) {
+        let fills = self.entries.iter_mut().flatten().filter(|entry| entry.kind == Kind::Fill);
+        for entry in fills.filter(|entry| entry.range.overlaps(&range)) {
+            entry.doomed.insert(entry.range.intersect(&range));
+        }
+    }
+
     /// Entries in the table.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.writes + self.others
+    }
+}
+
+impl Mutation {
+    /// A rule about whom a write dooms is broken: fills, at birth or when the write enters; other writes.
+    fn spares(self, kind: Kind, at_birth: bool) -> bool {
+        match kind {
+            Kind::Fill => {
+                self.is(Mutant::NoDoomedFills)
+                    || self.is_historic()
+                    || self.is(if at_birth { Mutant::NoDoomFromBirth } else { Mutant::NoDoomAtEntry })
+            }
+            _ => self.is(Mutant::WritethroughCopyNotDoomed),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
+use crate::mutants::{Mutant, Mutation};
+
 /// Beyond this number of intervals they are rounded outwards: coarser is always safe.
 const INTERVALS_MAX: usize = 4096;
 const COARSE_SECTORS: u64 = 2048;
@@ -12,9 +14,15 @@ pub(crate) struct Unflushed {
     current: IntervalSet,
     flushing: IntervalSet,
     coarse: bool,
+    mutation: Mutation,
 }
 
 impl Unflushed {
+    /// An empty set.
+    pub fn new(mutation: Mutation) -> Unflushed {
+        Unflushed { mutation, ..Unflushed::default() }
+    }
+
     /// W5: a backing write over the range completed, with or without success.
     pub fn add(&mut self, range: SectorRange) {
         if self.current.intervals() >= INTERVALS_MAX && !self.coarse {
@@ -32,12 +40,13 @@ impl Unflushed {
 
     /// Whether the backing device may still lose any of the range.
     pub fn overlaps(&self, range: SectorRange) -> bool {
-        self.current.overlaps(range) || self.flushing.overlaps(range)
+        let known = !self.mutation.is(Mutant::NoUnflushedTracking);
+        known && (self.current.overlaps(range) || self.flushing.overlaps(range))
     }
 
     /// The parts of the range that the backing device can't lose.
     pub fn flushed_parts(&self, range: SectorRange) -> Vec<SectorRange> {
-        if self.is_empty() {
+        if self.is_empty() || self.mutation.is(Mutant::NoUnflushedTracking) {
             return vec![range];
         }
         let mut lossy = IntervalSet::default();
@@ -57,7 +66,10 @@ impl Unflushed {
     /// returned: the device may have dropped that data.
     pub fn flush_ends(&mut self, ok: bool) -> Option<IntervalSet> {
         let flushed = std::mem::take(&mut self.flushing);
-        if ok {
+        if self.mutation.is(Mutant::FlushClearsLaterWrites) {
+            self.current.clear();
+        }
+        if ok || self.mutation.is(Mutant::FailedFlushForgets) {
             return None;
         }
         self.current.merge(&flushed);

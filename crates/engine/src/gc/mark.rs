@@ -9,6 +9,7 @@ use ubcache_format::{Generation, Inode};
 
 use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// A leaf is rewritten when a pointer in it is older than this many generations.
@@ -73,6 +74,10 @@ impl<E: Env> Set<E> {
         self.gc.began_at_bytes.set(self.cache.counters().written_bytes);
         self.env.mark("gc_pass");
         let mut oldest = self.buckets.borrow().generations();
+        let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
+            true => self.buckets.borrow().seemingly_empty(),
+            false => Vec::new(),
+        };
         let moving = self.choose_sparse();
         if !moving.is_empty() {
             self.env.mark("moving_gc");
@@ -94,7 +99,9 @@ impl<E: Env> Set<E> {
             at = end;
             self.env.yield_now().await;
         }
-        self.buckets.borrow_mut().set_oldest(oldest);
+        let mut buckets = self.buckets.borrow_mut();
+        buckets.give_up(empty);
+        buckets.set_oldest(oldest);
         Ok(())
     }
 

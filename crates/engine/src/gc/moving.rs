@@ -7,6 +7,7 @@ use ubcache_format::BucketNr;
 
 use crate::alloc::sectors::Class;
 use crate::index::leaf::Extent;
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// A bucket is worth emptying when at most this part of it is live.
@@ -60,7 +61,8 @@ impl<E: Env> Set<E> {
                 return;
             }
         }
-        if self.prepare_change(extent.inode, extent.range).await.is_err() || !self.is_current(&extent) {
+        let prepared = self.prepare_change(extent.inode, extent.range).await.is_ok();
+        if !prepared || !(self.is_current(&extent) || self.mutant(Mutant::MoveOvertakesWrites)) {
             self.env.mark("move_overtaken");
             return;
         }

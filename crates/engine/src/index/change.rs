@@ -7,6 +7,7 @@ use ubcache_env::{Env, IntervalMap, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
 use super::leaf::{Extent, Leaf, push_holes};
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// Beyond this many intervals of ghosts the journal is made durable to lay them.
@@ -82,7 +83,14 @@ impl<E: Env> Set<E> {
             let mut state = leaf.state.borrow_mut();
             let body = state.body.as_mut().expect("prepare_change was called, and no await since");
             let before = body.len();
-            body.remove(inode, part, |old| {
+            let removed = match self.mutant(Mutant::TrimLosesTail) {
+                true => body
+                    .overlapping(inode, part)
+                    .last()
+                    .map_or(part, |last| SectorRange::from_bounds(part.start, part.end.max(last.range.end))),
+                false => part,
+            };
+            body.remove(inode, removed, |old| {
                 if buckets.is_live(old.pointer) {
                     buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
                     if old.dirty {
@@ -153,14 +161,16 @@ impl<E: Env> Set<E> {
                 let live = buckets.is_live(extent.pointer);
                 // I4: the decide step found nothing dirty, and there was no await since.
                 assert!(!(live && extent.dirty), "dirty data is never invalidated: {:?}", extent.range);
-                if live || buckets.may_return(extent.pointer) {
+                let ghost = buckets.may_return(extent.pointer) && !self.mutant(Mutant::IgnoreEvictions);
+                if live || ghost {
                     let low = hull.map_or(extent.range.start, |hull| hull.start);
                     hull = Some(SectorRange::from_bounds(low, extent.range.end));
                 }
             });
         }
-        if let Some(hull) = hull {
-            self.replace(inode, hull, None);
+        let removed = hull.map(|hull| self.replace(inode, hull, None));
+        if self.mutant(Mutant::IgnoreGhosts) {
+            return removed;
         }
         self.ghost_over(inode, range)
     }

@@ -9,6 +9,7 @@ use ubcache_format::{Key, ParsedNode, combine_leaf, parse_node};
 use super::leaf::{Body, Extent, FIRST, Hold, Leaf};
 use super::tree::ClockHand;
 use crate::errors::EngineError;
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 impl<E: Env> Set<E> {
@@ -88,20 +89,28 @@ impl<E: Env> Set<E> {
             let ClockHand(hand) = tree.clock_hand;
             let mut forgotten = 0;
             let mut stop = None;
+            let mut lost = Vec::new();
             for leaf in tree.leaves_from((Excluded(hand), Unbounded)) {
                 let Ok(mut state) = leaf.state.try_borrow_mut() else { continue };
                 let held = leaf.holds.get() > 0 || leaf.io.is_locked();
-                let idle = state.pin.is_none() && state.writing_pin.is_none() && !held;
+                let careless = self.mutant(Mutant::NodeCacheDropsChanges);
+                let idle = (careless || state.pin.is_none()) && state.writing_pin.is_none() && !held;
                 let Some(body) = state.body.as_ref() else { continue };
-                if leaf.referenced.replace(false) || !idle || body.is_touched() {
+                if leaf.referenced.replace(false) || !idle || (body.is_touched() && !careless) {
                     continue;
                 }
                 forgotten += body.len();
                 state.body = None;
+                if careless && state.pin.is_some() {
+                    lost.push(leaf.clone());
+                }
                 stop = Some(leaf.end);
                 if tree.loaded_extents - forgotten <= self.tuning.extents_in_memory_max {
                     break;
                 }
+            }
+            for leaf in lost {
+                tree.unpin(&leaf, &mut leaf.state.borrow_mut());
             }
             tree.loaded_extents -= forgotten;
             tree.clock_hand = ClockHand(stop.unwrap_or(FIRST));

@@ -17,6 +17,7 @@ use super::leaf::{Body, FIRST, LAST, Leaf, LeafState, Position, Touched};
 use super::tree::Interior;
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// A node that was written and is not referred to yet.
@@ -123,7 +124,8 @@ impl<E: Env> Set<E> {
                 generation: self.buckets.borrow().generation(bucket),
             };
             let seq = self.env.random().max(1);
-            let bytes = encode_bset(&self.geometry, pointer, seq, chunk);
+            let lost = usize::from(self.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1);
+            let bytes = encode_bset(&self.geometry, pointer, seq, &chunk[lost..]);
             let last = index + 1 == chunks.len();
             nodes.push(NewNode {
                 end: if last { end } else { chunk.last().expect("chunks are not empty").position() },
@@ -479,7 +481,8 @@ impl<E: Env> Set<E> {
                 };
                 let leaf = tree.make_leaf(low, node.end, node.pointer, node.sectors, state);
                 tree.insert_leaf(leaf.clone());
-                if let (true, Some(seq)) = (touched, pin) {
+                let pinned = touched && !self.mutant(Mutant::ReplacedLeafNotPinned);
+                if let (true, Some(seq)) = (pinned, pin) {
                     tree.pin(&leaf, &mut leaf.state.borrow_mut(), seq);
                 }
                 low = node.end;

@@ -10,6 +10,7 @@ use ubcache_format::{SECTOR_BYTES, encode_bset};
 
 use super::leaf::Leaf;
 use crate::errors::EngineError;
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// A leaf is written at the latest this long after it was first touched.
@@ -50,7 +51,9 @@ impl<E: Env> Set<E> {
                 self.cache.write(*at + head as u64 / SECTOR_BYTES, tail.into(), Durability::Volatile).await?;
             }
         }
-        self.cache.flush().await?;
+        if !self.mutant(Mutant::NodeWithoutPreflush) {
+            self.cache.flush().await?;
+        }
         for (at, bytes) in &bsets {
             self.cache.write(*at, bytes.cut(0, head).into(), Durability::Fua).await?;
         }

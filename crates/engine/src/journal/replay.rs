@@ -3,12 +3,13 @@
 use ubcache_env::Env;
 use ubcache_env::local::join_all;
 use ubcache_format::{
-    Geometry, JournalSeq, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly, select_replay,
+    Geometry, JournalSeq, Key, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly, select_replay,
 };
 
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::meter::Meter;
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 const MARK: [u8; 8] = *b"ubcache1";
@@ -72,7 +73,7 @@ impl<E: Env> Set<E> {
         for entry in &range.entries {
             self.journal.state.borrow_mut().replay_floor = Some(entry.seq);
             for key in &entry.keys {
-                if key.is_placeholder() {
+                if key.is_placeholder() || self.replay_leaves_out(range, entry.seq, key) {
                     continue;
                 }
                 self.load_over(key.inode, key.range()).await?;
@@ -83,6 +84,13 @@ impl<E: Env> Set<E> {
         }
         self.journal.state.borrow_mut().replay_floor = None;
         Ok(replayed)
+    }
+
+    /// Never, but for mutants.
+    fn replay_leaves_out(&self, range: &ReplayRange, seq: JournalSeq, key: &Key) -> bool {
+        let newest = range.newest().is_some_and(|newest| newest.seq == seq);
+        (newest && self.mutant(Mutant::ReplaySkipsLastEntry))
+            || (key.pointer().is_none() && self.mutant(Mutant::ReplaySkipsRemovals))
     }
 
     /// Every key of the range is sound, and its pointer may raise a generation. Newest first. The

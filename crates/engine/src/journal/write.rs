@@ -8,6 +8,7 @@ use ubcache_format::{JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, SECTOR
 
 use super::replay::own_mark;
 use crate::errors::EngineError;
+use crate::mutants::Mutant;
 use crate::set::Set;
 
 impl<E: Env> Set<E> {
@@ -245,6 +246,7 @@ impl<E: Env> Set<E> {
             // I8: no entry is let go while a node lacks one of its records.
             let oldest_pin = self.tree.borrow().oldest_pin();
             let floor = self.journal.state.borrow().replay_floor;
+            let oldest_pin = oldest_pin.filter(|_| !self.mutant(Mutant::JournalLetsGoEarly));
             [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
         };
         let place = self.journal.state.borrow_mut().ring.place(bytes, last_seq);
@@ -270,7 +272,9 @@ impl<E: Env> Set<E> {
             encode_entry(&self.geometry, &entry)
         };
         // J1: what the records name, and what the header names, is durable first.
-        self.cache.flush().await?;
+        if !self.mutant(Mutant::JournalWithoutPreflush) {
+            self.cache.flush().await?;
+        }
         let at = self.geometry.bucket_start(self.geometry.journal_bucket(index)) + offset / SECTOR_BYTES;
         self.cache.write(at, Buf::from_bytes(&entry).into(), Durability::Fua).await?;
         {

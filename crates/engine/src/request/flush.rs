@@ -4,6 +4,7 @@ use ubcache_env::local::join;
 use ubcache_env::{Env, IoResult, VolumeError};
 
 use crate::errors::EngineError;
+use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// What a client is told of an error of the engine.
@@ -23,10 +24,17 @@ impl<E: Env> CachedVolume<E> {
         let newest_dirty = self.set.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
-            if self.unflushed.borrow().is_empty() { Ok(()) } else { self.flush_backing().await }
+            let nothing = self.unflushed.borrow().is_empty() || self.set.mutant(Mutant::FlushSkipsBacking);
+            let result = if nothing { Ok(()) } else { self.flush_backing().await };
+            if self.set.mutant(Mutant::FailedFlushAnsweredOk) { Ok(()) } else { result }
         };
         // No dirty insert waits: returns at once (F1b). Removals need not be waited for.
-        let journal = self.set.journal_wait(newest_dirty);
+        let journal = async {
+            if self.set.mutant(Mutant::FlushSkipsJournal) {
+                return Ok(());
+            }
+            self.set.journal_wait(newest_dirty).await
+        };
         let (backing, journal) = join(backing, journal).await;
         backing.map_err(VolumeError::Io)?;
         journal.map_err(to_client)
@@ -35,8 +43,10 @@ impl<E: Env> CachedVolume<E> {
     /// Flushes the backing device; shared by everybody who waits for one at the same time.
     pub(crate) async fn flush_backing(&self) -> IoResult {
         let before = self.flushes_started.get();
+        let waited = self.flush_lock.is_locked();
         let _one = self.flush_lock.lock().await;
-        if self.flush_good.get() > before {
+        let joins = self.set.mutant(Mutant::FlushJoinsOlder) && before > 0;
+        if self.flush_good.get() > before || (joins && self.flush_good.get() == before && waited) {
             // One that started after we came has succeeded.
             return Ok(());
         }

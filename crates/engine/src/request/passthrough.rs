@@ -7,6 +7,7 @@ use super::flush::to_client;
 use super::write::Payload;
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
+use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -21,8 +22,10 @@ impl<E: Env> CachedVolume<E> {
         if self.passthrough.get() {
             return Ok(());
         }
-        self.superblock.borrow_mut().set_state(BackingState::Stale);
-        self.write_backing_superblock().await?;
+        if !self.set.mutant(Mutant::PassthroughNotStamped) {
+            self.superblock.borrow_mut().set_state(BackingState::Stale);
+            self.write_backing_superblock().await?;
+        }
         self.passthrough.set(true);
         self.set.env.mark("passthrough");
         self.drop_unpublished();

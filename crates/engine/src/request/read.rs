@@ -11,6 +11,7 @@ use crate::alloc::pins::Pin;
 use crate::alloc::sectors::{Class, Piece};
 use crate::coherence::table::Ticket;
 use crate::index::leaf::Extent;
+use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// A part of a read.
@@ -86,7 +87,11 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn look_up(&self, range: SectorRange, fill: bool) -> Vec<Part> {
-        let live = self.set.live_extents(self.inode(), range);
+        let mut live = self.set.live_extents(self.inode(), range);
+        if self.set.mutant(Mutant::StaleGenerationServed) {
+            live.clear();
+            self.set.each_extent(self.inode(), range, |extent| live.push(extent));
+        }
         let mut parts = Vec::with_capacity(1);
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.
@@ -187,6 +192,9 @@ impl<E: Env> CachedVolume<E> {
     /// its key goes. If it is dirty, nobody else has it.
     async fn read_around(&self, extent: Extent, published: bool) -> Result<Slice, VolumeError> {
         if extent.dirty {
+            if self.set.mutant(Mutant::UnreadableDirtyFromBacking) {
+                return self.read_backing(extent.range).await;
+            }
             self.set.env.mark("dirty_read_failed");
             return Err(VolumeError::DirtyDataLost(self.volume_range(extent.range)));
         }

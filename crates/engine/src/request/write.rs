@@ -11,6 +11,8 @@ use super::read::place_pieces;
 use crate::alloc::sectors::{Class, Piece};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
+use crate::index::leaf::Extent;
+use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// What a write puts there.
@@ -88,16 +90,17 @@ impl<E: Env> CachedVolume<E> {
         fua: bool,
         bypass: bool,
     ) -> Result<(), VolumeError> {
+        let mut before: Vec<Extent> = Vec::new();
         let durable_first = loop {
             if let Err(error) = self.set.prepare_change(self.inode(), range).await {
                 return self.write_without_cache(ticket, range, &payload, fua, error).await;
             }
             // W2, one step: decide.
-            if !self.set.has_dirty(self.inode(), range) {
-                self.unpublished.borrow_mut().remove(range);
-                let durable_first = self.set.invalidate(self.inode(), range);
-                self.inflight.borrow_mut().backing_write_starts(ticket);
-                break durable_first;
+            if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty) {
+                if self.set.mutant(Mutant::FailedWriteRestoresKey) {
+                    before = self.set.live_extents(self.inode(), range);
+                }
+                break self.decide(ticket, range);
             }
             self.set.env.mark("bypass_over_dirty");
             if let Some(done) = self.end_in_cache(ticket, range, &payload, fua).await {
@@ -112,6 +115,7 @@ impl<E: Env> CachedVolume<E> {
         };
         if let Some(seq) = durable_first
             && let Err(error) = self.wait_for_invalidation(seq).await
+            && !self.set.mutant(Mutant::InvalidationFailedSubmits)
         {
             // W3: the removal in memory stands, the request does not go on.
             return self.write_without_cache(ticket, range, &payload, fua, error).await;
@@ -121,15 +125,65 @@ impl<E: Env> CachedVolume<E> {
         let copy = async {
             let data = data.filter(|_| !bypass)?;
             let pieces = self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
-            self.write_pieces(&pieces, &data).await.then_some(pieces)
+            let pieces = self.write_pieces(&pieces, &data).await.then_some(pieces)?;
+            if self.set.mutant(Mutant::WritethroughInParallel) {
+                self.keep_copy(range, &pieces);
+                return None;
+            }
+            Some(pieces)
         };
-        let (result, copy) = join(self.write_backing(range, &payload, fua), copy).await;
+        let write = self.write_backing(range, &payload, fua);
+        #[cfg(feature = "mutants")]
+        let write = self.with_late_removal(range, write);
+        let (result, copy) = join(write, copy).await;
+        if result.is_err() && self.set.mutant(Mutant::FailedWriteRestoresKey) {
+            self.restore(before).await;
+        }
         // W5, one step.
         self.settle_backing_write(ticket, range, &result, fua && payload.is_data(), copy);
-        if result.is_ok() && fua && !payload.is_data() {
+        let zeroes = fua && !payload.is_data() && !self.set.mutant(Mutant::FuaZeroesNotFlushed);
+        if result.is_ok() && zeroes {
             self.flush_backing().await.map_err(VolumeError::Io)?;
         }
         result.map_err(VolumeError::Io)
+    }
+
+    /// W2 over a range without dirty data: what is cached there goes, and the backing write may land
+    /// from now on. Says which record has to be durable before it is submitted.
+    fn decide(&self, ticket: Ticket, range: SectorRange) -> Option<JournalSeq> {
+        let historic = self.set.mutation.is_historic();
+        if historic && !self.set.mutant(Mutant::InvalidateBoth) {
+            return None;
+        }
+        if !self.set.mutant(Mutant::CopiesSurviveWrites) {
+            self.unpublished.borrow_mut().remove(range);
+        }
+        if self.set.mutant(Mutant::BypassDropsDirty) && self.set.has_dirty(self.inode(), range) {
+            self.set.replace(self.inode(), range, None);
+        }
+        let durable_first = self.set.invalidate(self.inode(), range);
+        #[cfg(feature = "mutants")]
+        self.disturb_fills(range);
+        if historic {
+            return None;
+        }
+        self.inflight.borrow_mut().backing_write_starts(ticket);
+        if self.set.mutant(Mutant::UnflushedAtSubmission) {
+            self.unflushed.borrow_mut().add(range);
+        }
+        durable_first.filter(|_| !self.set.mutant(Mutant::InvalidateNotDurable))
+    }
+
+    /// A mutant's idea of what a failed write leaves.
+    async fn restore(&self, before: Vec<Extent>) {
+        for extent in before {
+            if self.set.prepare_change(self.inode(), extent.range).await.is_ok()
+                && self.set.live_extents(self.inode(), extent.range).is_empty()
+                && self.set.buckets.borrow().is_live(extent.pointer)
+            {
+                self.set.replace(self.inode(), extent.range, Some((extent.pointer, false)));
+            }
+        }
     }
 
     async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
@@ -147,7 +201,11 @@ impl<E: Env> CachedVolume<E> {
         durable: bool,
         copy: Option<Vec<Piece>>,
     ) {
-        if result.is_err() || !durable {
+        let spared = match result {
+            Ok(()) => self.set.mutant(Mutant::UnflushedAtSubmission),
+            Err(_) => self.set.mutant(Mutant::FailedWriteNotUnflushed),
+        };
+        if (result.is_err() || !durable) && !spared {
             self.unflushed.borrow_mut().add(range);
         }
         let doomed = self.inflight.borrow_mut().leave(ticket);
@@ -156,12 +214,19 @@ impl<E: Env> CachedVolume<E> {
             self.set.env.mark("writethrough_copy_doomed");
             return;
         }
+        if result.is_ok() {
+            self.keep_copy(range, &pieces);
+        }
+    }
+
+    /// A copy of what the backing device has is served from now on.
+    fn keep_copy(&self, range: SectorRange, pieces: &[Piece]) {
         let mut unpublished = self.unpublished.borrow_mut();
         let room = unpublished.len() < self.set.tuning.unpublished_max;
-        if result.is_err() || !room || self.is_stopping() || self.set.failure().is_some() {
+        if !room || self.is_stopping() || self.set.failure().is_some() {
             return;
         }
-        for (part, piece) in place_pieces(range, &pieces) {
+        for (part, piece) in place_pieces(range, pieces) {
             unpublished.insert(part, piece.pointer, piece.pin.clone());
         }
         drop(unpublished);
@@ -172,6 +237,7 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn write_backing(&self, range: SectorRange, payload: &Payload, fua: bool) -> IoResult {
         let result = match payload {
             Payload::Data(data) => {
+                let fua = fua && !self.set.mutant(Mutant::FuaNotPassedOn);
                 let durability = if fua { Durability::Fua } else { Durability::Volatile };
                 self.backing.write(range.start, data.clone(), durability).await
             }
@@ -204,7 +270,7 @@ impl<E: Env> CachedVolume<E> {
             Ok(seq) => {
                 self.wake_writeback.notify_all();
                 // K3, F3: the journal alone makes it durable.
-                match fua {
+                match fua && !self.set.mutant(Mutant::FuaSkipsJournal) {
                     true => match self.set.journal_wait(seq).await {
                         Ok(()) => ToCache::Done,
                         Err(error) => ToCache::Failed(to_client(error)),
@@ -218,17 +284,25 @@ impl<E: Env> CachedVolume<E> {
     async fn write_dirty(&self, range: SectorRange, payload: &Payload) -> Result<JournalSeq, ToCache> {
         let pieces = self.set.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
         let pieces = pieces.ok_or(ToCache::Refused)?;
-        if !self.write_pieces(&pieces, &payload.data(range)).await {
+        let key_first = self.set.mutant(Mutant::DirtyKeyBeforeData);
+        if !key_first && !self.write_pieces(&pieces, &payload.data(range)).await {
             return Err(ToCache::Refused);
         }
         if self.set.prepare_change(self.inode(), range).await.is_err() {
             return Err(ToCache::Refused);
         }
         // K2, one step: over whatever is there.
-        self.unpublished.borrow_mut().remove(range);
+        if !self.set.mutant(Mutant::CopiesSurviveWrites) {
+            self.unpublished.borrow_mut().remove(range);
+        }
+        #[cfg(feature = "mutants")]
+        self.disturb_fills(range);
         let mut newest = JournalSeq::default();
         for (part, piece) in place_pieces(range, &pieces) {
             newest = self.set.replace(self.inode(), part, Some((piece.pointer, true)));
+        }
+        if key_first && !self.write_pieces(&pieces, &payload.data(range)).await {
+            return Err(ToCache::Refused);
         }
         Ok(newest)
     }
@@ -252,7 +326,7 @@ impl<E: Env> CachedVolume<E> {
         // One step: the clean parts get entries of their own, the dirty ones are left alone.
         let mut dirty = IntervalSet::default();
         for extent in self.set.live_extents(self.inode(), range) {
-            if extent.dirty {
+            if extent.dirty && !self.set.mutant(Mutant::DiscardDropsDirty) {
                 dirty.insert(extent.range);
             }
         }
@@ -262,12 +336,16 @@ impl<E: Env> CachedVolume<E> {
         for &part in &parts {
             let (ticket, _) = self.inflight.borrow_mut().enter_write(part);
             self.unpublished.borrow_mut().remove(part);
+            if self.set.mutant(Mutant::DiscardDropsDirty) {
+                self.set.replace(self.inode(), part, None);
+            }
             durable_first = durable_first.max(self.set.invalidate(self.inode(), part));
             self.inflight.borrow_mut().backing_write_starts(ticket);
             tickets.push(ticket);
         }
         self.inflight.borrow_mut().leave(whole);
         let mut submit = true;
+        let durable_first = durable_first.filter(|_| !self.set.mutant(Mutant::DiscardNotDurable));
         if let Some(seq) = durable_first {
             submit = self.wait_for_invalidation(seq).await.is_ok();
         }

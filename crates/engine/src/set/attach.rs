@@ -11,6 +11,7 @@ use super::{CacheSet, Set};
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::meter::Meter;
+use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// How to attach a backing device.
@@ -59,12 +60,17 @@ impl<E: Env> CacheSet<E> {
             return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set: set_uuid });
         }
         // A1: a write of an earlier instance may sit in the device's cache.
-        backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        if !set.mutant(Mutant::NoFlushAtAttach) {
+            backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        }
         let inode = match slot {
             Some(slot) if attached => Inode(slot as u32),
             _ => {
                 // A2: it may have been written without the cache since: what is cached of it is void.
-                let inode = set.take_slot(slot, &superblock).await?;
+                let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {
+                    Some(slot) => Inode(slot as u32),
+                    None => set.take_slot(slot, &superblock).await?,
+                };
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
                 write_superblock(&backing, &superblock, "writing the backing superblock").await?;

@@ -29,6 +29,7 @@ use crate::index::tree::Tree;
 use crate::index::write::NodeWriter;
 use crate::journal::Journal;
 use crate::meter::Meter;
+use crate::mutants::{Mutant, Mutation};
 use crate::settings::SetSettings;
 use crate::stats::SetStatus;
 use crate::volume::CachedVolume;
@@ -78,6 +79,8 @@ pub struct SetOptions {
     pub settings: SetSettings,
     /// Limits and sizes.
     pub tuning: Tuning,
+    /// Which rule is broken, for the simulator: none.
+    pub mutation: Mutation,
 }
 
 /// Where a set is in its life.
@@ -98,6 +101,7 @@ pub(crate) struct Set<E: Env> {
     pub superblock_lock: Lock,
     pub settings: RefCell<SetSettings>,
     pub tuning: Tuning,
+    pub mutation: Mutation,
     pub tree: RefCell<Tree>,
     /// Held while nodes are replaced.
     pub structure: Lock,
@@ -120,6 +124,12 @@ pub(crate) struct Set<E: Env> {
 }
 
 impl<E: Env> Set<E> {
+    /// Whether this rule is broken.
+    #[inline(always)]
+    pub(crate) fn mutant(&self, mutant: Mutant) -> bool {
+        self.mutation.is(mutant)
+    }
+
     pub(crate) fn is_ending(&self) -> bool {
         self.phase.get() >= Phase::Ending
     }

@@ -23,6 +23,7 @@ use crate::index::write::NodeWriter;
 use crate::journal::replay::{Found, chain_is_own, read_journal, ring_after};
 use crate::journal::{Header, Journal};
 use crate::meter::Meter;
+use crate::mutants::Mutant;
 
 /// Reads a superblock.
 pub(crate) async fn read_superblock<D: ubcache_env::Device>(
@@ -51,7 +52,9 @@ impl<E: Env> CacheSet<E> {
         }
         // V1: what the last instance wrote may sit in a volatile cache still, and is about to be
         // taken for durable.
-        cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
+        if !options.mutation.is(Mutant::NoFlushAtOpen) {
+            cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
+        }
         if !superblock.sync() {
             first_run(&env, &cache, &mut superblock).await?;
         }
@@ -102,7 +105,7 @@ fn assemble<E: Env>(
     let mut settings = options.settings;
     settings.cache_replacement_policy = superblock.replacement();
     settings.discard = superblock.discard();
-    let mut buckets = Buckets::new(geometry, &chain.entries, superblock.replacement());
+    let mut buckets = Buckets::new(geometry, &chain.entries, superblock.replacement(), options.mutation);
     buckets.discard = superblock.discard();
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {
@@ -121,6 +124,7 @@ fn assemble<E: Env>(
         superblock_lock: Lock::default(),
         settings: RefCell::new(settings),
         tuning: options.tuning,
+        mutation: options.mutation,
         tree: RefCell::new(Tree::default()),
         structure: Lock::default(),
         node_writer: NodeWriter::default(),
@@ -262,7 +266,9 @@ impl<E: Env> Set<E> {
         self.spawn(Priority::Journal, self.clone().journal_task());
         if lazy {
             self.buckets.borrow_mut().use_promised();
-            self.write_prios().await?;
+            if !self.mutant(Mutant::NextStartUsesPromisedBuckets) {
+                self.write_prios().await?;
+            }
         }
         let replayed = self.replay(range).await?;
         self.spawn(Priority::Journal, self.clone().allocator_task());
@@ -281,6 +287,9 @@ impl<E: Env> Set<E> {
             });
         }
         self.spawn(Priority::Background, self.clone().gc_task());
+        if self.mutant(Mutant::NoFlushAtOpen) {
+            return Ok(());
+        }
         self.superblock.borrow_mut().mark_started(self.env.unix_seconds() as u32);
         self.write_cache_superblock().await
     }

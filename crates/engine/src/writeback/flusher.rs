@@ -6,6 +6,7 @@ use ubcache_env::{Durability, Env, IoVec, SectorRange, VolumeError};
 use crate::alloc::pins::Pin;
 use crate::coherence::table::Ticket;
 use crate::index::leaf::{Extent, FIRST, Position};
+use crate::mutants::Mutant;
 use crate::request::flush::to_client;
 use crate::volume::CachedVolume;
 
@@ -104,7 +105,8 @@ impl<E: Env> CachedVolume<E> {
         }
         let failures = self.flush_failures.get();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
-        let durable = self.set.journal_flush().await.is_ok();
+        let durable =
+            self.set.mutant(Mutant::WritebackBeforeDurableDirty) || self.set.journal_flush().await.is_ok();
         // B3
         let written = match durable {
             true => join_all(runs.iter().map(|run| self.copy_run(run))).await,
@@ -113,8 +115,9 @@ impl<E: Env> CachedVolume<E> {
         // B4: one flush for the batch. A flush that failed meanwhile, even somebody else's, may
         // have cost what was written here.
         let flushed = written.contains(&true)
-            && self.flush_backing().await.is_ok()
-            && self.flush_failures.get() == failures;
+            && (self.set.mutant(Mutant::CleanWithoutBackingFlush)
+                || (self.flush_backing().await.is_ok() && self.flush_failures.get() == failures)
+                || self.set.mutant(Mutant::FailedFlushCleans));
         for (run, ok) in runs.into_iter().zip(written) {
             if !(ok && flushed) {
                 cleaned.failed += 1;
@@ -196,7 +199,7 @@ impl<E: Env> CachedVolume<E> {
             self.set.env.mark("writeback_write_failed");
             self.note_backing_error(error);
         }
-        result.is_ok()
+        result.is_ok() || self.set.mutant(Mutant::FailedWritebackCleans)
     }
 
     /// B5 for one extent: the parts that are still the dirty key that was read become clean.
@@ -206,8 +209,8 @@ impl<E: Env> CachedVolume<E> {
             .live_extents(self.inode(), written.range)
             .into_iter()
             .filter(|found| {
-                found.dirty
-                    && found.pointer == written.pointer.advance(found.range.start - written.range.start)
+                let place = written.pointer.advance(found.range.start - written.range.start);
+                found.dirty && (found.pointer == place || self.set.mutant(Mutant::CleansWhateverIsThere))
             })
             .collect();
         let sectors: u64 = same.iter().map(|extent| extent.range.sectors()).sum();

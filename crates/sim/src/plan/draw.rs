@@ -54,6 +54,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.faults && rng.chance(1, 4) {
         plan.faults = draw_faults(&plan, rng);
     }
+    super::aim::aim(&mut plan, options);
     plan
 }
 

@@ -4,6 +4,7 @@
 //! explicit, so that a plan can be edited by hand and cut by the shrinker. What is left to the seed is the fine
 //! grain: who runs next, latencies, which sectors survive.
 
+mod aim;
 pub mod draw;
 pub mod text;
 

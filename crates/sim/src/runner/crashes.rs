@@ -8,6 +8,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use ubcache_engine::Mutation;
+
 use super::{Board, Run, Step, make_board, make_setup, run_world};
 use crate::disk::Wreck;
 use crate::executor::{SimWorld, WorldConfig};
@@ -47,7 +49,7 @@ pub struct CrashReport {
 /// Runs the plan; the power fails at every write.
 pub fn crash_at_every_write<S: System>(plan: &Plan, options: CrashOptions) -> CrashReport {
     let world = new_world(plan);
-    let (setup, initial) = make_setup::<S>(&world, plan);
+    let (setup, initial) = make_setup::<S>(&world, plan, Mutation::default());
     let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_board(plan, initial)), plan));
     let crasher = Rc::new(Crasher {
         setup: run.setup.clone(),
@@ -180,7 +182,12 @@ impl Crasher {
             wreck.disk(&world, mine)
         });
         let cache = disks.next().expect("the cache comes first");
-        let setup = Rc::new(Setup { plan: plan.clone(), cache, backing: disks.collect() });
+        let setup = Rc::new(Setup {
+            mutation: Mutation::default(),
+            plan: plan.clone(),
+            cache,
+            backing: disks.collect(),
+        });
         let board = Board {
             oracle: RefCell::new(oracle),
             ..make_board(&Plan { ops: Vec::new(), ..plan.clone() }, Vec::new())

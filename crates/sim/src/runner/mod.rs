@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use ubcache_engine::Mutation;
 use ubcache_env::local::{Either, Event, Notify, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
@@ -39,6 +40,8 @@ const PATIENCE: Nanos = Nanos::from_secs(3600);
 pub struct RunOptions {
     /// Keep the rows of clients and devices.
     pub verbose: bool,
+    /// Which rule of the engine is broken: none, by default.
+    pub mutation: Mutation,
 }
 
 /// What came out.
@@ -89,7 +92,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         verbose: options.verbose,
         ..WorldConfig::new(plan.seed)
     });
-    let (setup, initial) = make_setup::<S>(&world, plan);
+    let (setup, initial) = make_setup::<S>(&world, plan, options.mutation);
     let board = Rc::new(make_board(plan, initial));
     let run = Rc::new(Run::<S>::new(&world, setup.clone(), board.clone(), plan));
     let whole = run.clone();
@@ -139,7 +142,7 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
     }
 }
 
-fn make_setup<S: System>(world: &SimWorld, plan: &Plan) -> (Rc<Setup>, Vec<Vec<Value>>) {
+fn make_setup<S: System>(world: &SimWorld, plan: &Plan, mutation: Mutation) -> (Rc<Setup>, Vec<Vec<Value>>) {
     let shape = &plan.cache;
     let cache = SimDisk::new(
         world,
@@ -181,7 +184,7 @@ fn make_setup<S: System>(world: &SimWorld, plan: &Plan) -> (Rc<Setup>, Vec<Vec<V
         backing.push(disk);
         initial.push(values);
     }
-    let setup = Rc::new(Setup { plan: plan.clone(), cache, backing });
+    let setup = Rc::new(Setup { plan: plan.clone(), mutation, cache, backing });
     S::prepare(&setup);
     (setup, initial)
 }
@@ -210,6 +213,8 @@ struct Run<S: System> {
     board: Rc<Board>,
     setup: Rc<Setup>,
     crashes: Cell<u64>,
+    /// Devices may fail; not while the last check runs.
+    faults: Cell<bool>,
     /// Draws what is looked at, so that looking does not change the run.
     judge: RefCell<Rng>,
     /// The instance that runs, if any.
@@ -233,6 +238,7 @@ impl<S: System> Run<S> {
             board,
             setup,
             crashes: Cell::new(0),
+            faults: Cell::new(false),
             judge: RefCell::new(Rng::fork(plan.seed, "judge")),
             instance: RefCell::new(None),
         }
@@ -244,6 +250,7 @@ impl<S: System> Run<S> {
     }
 
     async fn steps(&self) -> Step {
+        self.faults.set(true);
         self.set_faults(true);
         self.start(None).await?;
         self.play().await?;
@@ -265,6 +272,7 @@ impl<S: System> Run<S> {
     }
 
     async fn last_check(&self) -> Step {
+        self.faults.set(false);
         self.set_faults(false);
         self.check().await?;
         let (env, system) = self.instance();
@@ -478,7 +486,10 @@ impl<S: System> Run<S> {
         }
         self.set_faults(false);
         match self.start_for(PATIENCE).await? {
-            Some(Ok(())) => Ok(()),
+            Some(Ok(())) => {
+                self.set_faults(self.faults.get());
+                Ok(())
+            }
             Some(Err(error)) => Err(self.violation("the start failed", error)),
             None => Err(self.violation("stuck", "the start does not end".to_owned())),
         }

@@ -1,0 +1,48 @@
+//! Protocols P0, P1 and P2 (docs/coherence.md §4): a backing write removes the keys of its range at another
+//! moment, nothing waits for the removal to be durable, and the table does not know of fills and backing writes.
+
+use ubcache_env::{Env, IoResult, SectorRange, local::join};
+
+use super::Mutant;
+use crate::volume::CachedVolume;
+
+impl<E: Env> CachedVolume<E> {
+    /// The backing write, and the removal beside it or after it.
+    pub(crate) async fn with_late_removal(
+        &self,
+        range: SectorRange,
+        write: impl Future<Output = IoResult>,
+    ) -> IoResult {
+        if self.set.mutant(Mutant::InvalidateParallel) {
+            let removal = async {
+                self.set.env.yield_now().await;
+                self.remove_late(range).await;
+            };
+            return join(write, removal).await.0;
+        }
+        let result = write.await;
+        if self.set.mutation.is_historic() {
+            self.remove_late(range).await;
+        }
+        result
+    }
+
+    /// Removes whatever is there by now.
+    async fn remove_late(&self, range: SectorRange) {
+        if self.set.prepare_change(self.inode(), range).await.is_err() {
+            return;
+        }
+        self.unpublished.borrow_mut().remove(range);
+        self.disturb_fills(range);
+        if !self.set.live_extents(self.inode(), range).is_empty() {
+            self.set.replace(self.inode(), range, None);
+        }
+    }
+
+    /// The placeholders of fills in the range break: its keys have changed.
+    pub(crate) fn disturb_fills(&self, range: SectorRange) {
+        if self.set.mutation.is_historic() {
+            self.inflight.borrow_mut().doom_fills(range);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Looks for the seed that finds a mutant.
+
+use std::ops::Range;
+
+use ubcache_engine::Mutant;
+
+use crate::cache_system::CacheSystem;
+use crate::oracle::Violation;
+use crate::plan::Plan;
+use crate::plan::draw::{DrawOptions, draw};
+use crate::runner::{Outcome, RunOptions, run_plan};
+
+/// How a mutant was found.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// The seed that found it.
+    pub seed: u64,
+    /// What was wrong.
+    pub violation: Violation,
+}
+
+/// Runs a plan against a mutant.
+pub fn run_mutant(mutant: Mutant, plan: &Plan) -> Outcome {
+    run_plan::<CacheSystem>(plan, RunOptions { mutation: mutant.into(), ..RunOptions::default() })
+}
+
+/// Runs seeds until one finds the mutant. None: it survives them all.
+pub fn kill(mutant: Mutant, seeds: Range<u64>) -> Option<Kill> {
+    seeds.into_iter().find_map(|seed| {
+        let outcome = run_mutant(mutant, &draw(seed, DrawOptions::default()));
+        let violation = outcome.violations.into_iter().next()?;
+        Some(Kill { seed, violation })
+    })
+}
