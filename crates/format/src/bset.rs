@@ -36,7 +36,11 @@ impl Bset {
 
 /// The number of bytes that keys take in a bset on disk, header and padding to whole blocks included.
 pub fn bset_bytes(geometry: &Geometry, keys: &[Key]) -> u64 {
-    let words: u64 = keys.iter().map(|key| key.words() as u64).sum();
+    bset_bytes_of_words(geometry, keys.iter().map(|key| key.words() as u64).sum())
+}
+
+/// The same for keys that have so many words together.
+pub fn bset_bytes_of_words(geometry: &Geometry, words: u64) -> u64 {
     round_up(BSET_HEADER_BYTES + 8 * words, geometry.block_bytes())
 }
 

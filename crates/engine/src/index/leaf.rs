@@ -21,6 +21,9 @@ pub(crate) const FIRST: Position = (Inode(0), Sector(0));
 /// The key position of the rightmost node of every level.
 pub(crate) const LAST: Position = (Inode(Key::MAX_INODE), Sector(Key::MAX_END));
 
+/// Words that a change adds to a node at most: the key itself, and a neighbour cut on each side.
+pub(crate) const CHANGE_WORDS: u64 = 9;
+
 /// A cached range: which sectors of which volume, and where on the cache device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Extent {
@@ -181,8 +184,7 @@ impl Body {
     /// Notes that the device does not have the present state of the range.
     pub fn touch(&mut self, inode: Inode, range: SectorRange) {
         self.touched.entry(inode).or_default().insert(range);
-        // The change itself, and a neighbour cut on each side.
-        self.touched_words += 9;
+        self.touched_words += CHANGE_WORDS;
     }
 
     /// Notes that the node on the device has a key without data there.
@@ -326,7 +328,7 @@ impl Body {
         }
         for body in [&mut *self, &mut right] {
             body.touched_words =
-                body.touched.values().map(|ranges| 9 * ranges.intervals() as u64).sum::<u64>();
+                body.touched.values().map(|ranges| CHANGE_WORDS * ranges.intervals() as u64).sum::<u64>();
         }
         right
     }
@@ -416,6 +418,8 @@ pub(crate) struct LeafState {
     pub touched_at: Nanos,
     /// Replaced by other leaves: look the place up again.
     pub retired: bool,
+    /// An upper bound for the words of the records in a write that is under way.
+    pub writing_words: u64,
     /// Dirty entries, known also while the body is not in memory.
     pub dirty_entries: u32,
 }

@@ -3,11 +3,19 @@
 use std::rc::Rc;
 
 use ubcache_env::{Env, SectorRange};
-use ubcache_format::{Inode, JournalSeq, Pointer};
+use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_words};
 
-use super::leaf::{Extent, Hold, Leaf};
+use super::leaf::{CHANGE_WORDS, Extent, Hold, Leaf};
 use crate::errors::EngineError;
 use crate::set::Set;
+
+/// What to do with a leaf before it takes another change.
+enum Crowded {
+    /// Replace it by fresh ones.
+    Node,
+    /// Write what its node lacks.
+    Records,
+}
 
 impl<E: Env> Set<E> {
     /// A leaf over the range that is not in memory.
@@ -37,27 +45,52 @@ impl<E: Env> Set<E> {
         let mut holds = Vec::new();
         loop {
             self.journal_room().await?;
-            match self.unloaded_leaf(inode, range) {
-                None => match self.overfull_leaf(inode, range) {
-                    None => return Ok(()),
-                    // Splitting it takes buckets and entries: not too many at once.
-                    Some(leaf) => self.restructure(vec![vec![leaf]], false).await?,
-                },
-                Some(leaf) => {
-                    holds.push(Hold::new(&leaf));
-                    self.load_leaf(&leaf).await?;
-                }
+            if let Some(leaf) = self.unloaded_leaf(inode, range) {
+                holds.push(Hold::new(&leaf));
+                self.load_leaf(&leaf).await?;
+                continue;
+            }
+            // Writing and splitting takes buckets and entries: not too many at once.
+            match self.crowded_leaf(inode, range) {
+                None => return Ok(()),
+                Some((leaf, Crowded::Node)) => self.restructure(vec![vec![leaf]], false).await?,
+                Some((leaf, Crowded::Records)) => self.write_leaf(&leaf, false).await?,
             }
         }
     }
 
-    /// A leaf over the range that holds far more than fits its node.
-    fn overfull_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
-        let limit = 4 * self.node_fit();
+    /// A leaf over the range that has to be written before it takes another change: it holds far
+    /// more than fits a node, or the records that its node lacks would not fit there any more. A
+    /// reader that replays by inserting into nodes, as the driver does, needs that room: at that
+    /// time it can hardly split a node.
+    fn crowded_leaf(&self, inode: Inode, range: SectorRange) -> Option<(Rc<Leaf>, Crowded)> {
         let tree = self.tree.borrow();
-        let overfull =
-            |leaf: &&Rc<Leaf>| leaf.state.borrow().body.as_ref().is_some_and(|body| body.len() > limit);
-        tree.leaves_over(inode, range).find(overfull).cloned()
+        // One record for each bucket that the range may take, and for its ends.
+        let records = range.sectors() / u64::from(self.geometry.bucket_sectors) + 2;
+        tree.leaves_over(inode, range).find_map(|leaf| {
+            let state = leaf.state.borrow();
+            let body = state.body.as_ref()?;
+            if body.len() > 4 * self.node_fit() {
+                return Some((leaf.clone(), Crowded::Node));
+            }
+            let bytes = |words| bset_bytes_of_words(&self.geometry, words);
+            let room = u64::from(leaf.sectors) * SECTOR_BYTES;
+            let change = CHANGE_WORDS * records;
+            let writing = if state.writing_words > 0 { bytes(state.writing_words) } else { 0 };
+            if state.used_bytes + writing + bytes(body.touched_words() + change) <= room {
+                return None;
+            }
+            // Only if it helps: nodes can be too small for this.
+            let keys = body.len().div_ceil(self.nodes_for(body.len()));
+            let fresh = bytes(keys as u64 * 3) + bytes(change);
+            if fresh > room {
+                None
+            } else if body.is_touched() || writing > 0 {
+                Some((leaf.clone(), Crowded::Records))
+            } else {
+                (state.used_bytes + bytes(0) > fresh).then(|| (leaf.clone(), Crowded::Node))
+            }
+        })
     }
 
     /// Calls `visit` with every extent over the range, cut to it, live or stale. The leaves must

@@ -71,10 +71,10 @@ impl<E: Env> Set<E> {
         self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
     }
 
-    /// Number of keys that may be in a fresh node, and how many are put into one.
-    fn node_capacity(&self) -> (usize, usize) {
+    /// Into how many fresh nodes so many keys go: what comes later finds room in them.
+    pub(crate) fn nodes_for(&self, keys: usize) -> usize {
         let fit = self.node_fit();
-        (fit * 4 / 5, (fit * 3 / 5).max(2))
+        if keys <= fit * 4 / 5 { 1 } else { keys.div_ceil((fit * 3 / 5).max(2)) }
     }
 
     async fn take_metadata(&self, plan: &mut Plan, count: usize) -> Result<Vec<BucketNr>, EngineError> {
@@ -100,8 +100,7 @@ impl<E: Env> Set<E> {
         keys: &[Key],
         end: Position,
     ) -> Result<Vec<NewNode>, EngineError> {
-        let (most, usual) = self.node_capacity();
-        let count = if keys.len() <= most { 1 } else { keys.len().div_ceil(usual) };
+        let count = self.nodes_for(keys.len());
         let buckets = self.take_metadata(plan, count).await?;
         let size = keys.len().div_ceil(count).max(1);
         let mut chunks: Vec<&[Key]> = keys.chunks(size).collect();

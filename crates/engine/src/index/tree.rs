@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ubcache_env::SectorRange;
 use ubcache_format::{Inode, JournalSeq, Key, Pointer};
 
-use super::leaf::{FIRST, Leaf, LeafState, Position};
+use super::leaf::{Body, FIRST, Leaf, LeafState, Position};
 
 /// An interior node. Its children are the nodes of the level below that lie in its interval.
 #[derive(Clone, Debug)]
@@ -153,10 +153,12 @@ impl Tree {
     pub fn write_begins(&mut self, state: &mut LeafState) {
         assert!(state.writing_pin.is_none(), "one write of a leaf at a time");
         state.writing_pin = state.pin.take();
+        state.writing_words = state.body.as_ref().map_or(0, Body::touched_words);
     }
 
     /// It ended; on failure the pin goes back.
     pub fn write_ends(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState, ok: bool) {
+        state.writing_words = 0;
         let Some(seq) = state.writing_pin.take() else { return };
         if !ok {
             state.pin = Some(seq);

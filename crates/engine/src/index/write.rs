@@ -81,8 +81,8 @@ impl<E: Env> Set<E> {
             if used + bytes.len() as u64 > node_bytes {
                 None
             } else {
-                let touched = body.take_touched();
                 self.tree.borrow_mut().write_begins(&mut state);
+                let touched = state.body.as_mut().expect("seen above").take_touched();
                 Some((leaf.pointer.offset + used / SECTOR_BYTES, bytes, touched))
             }
         };
