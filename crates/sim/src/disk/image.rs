@@ -1,7 +1,6 @@
 //! What is on a disk: the live image, and beside it what each sector may fall back to.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -10,6 +9,8 @@ use ubcache_env::Slice;
 const PAGE_SECTORS: u64 = 8;
 /// More versions than this of one sector are not kept apart: a middle one is forgotten.
 const VERSIONS_MAX: usize = 12;
+
+type Map<T> = hashbrown::HashMap<u64, T, foldhash::fast::FixedState>;
 
 /// Content of one sector.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ impl Content {
 /// The live image, sparse by page. Nothing depends on the order of the map.
 #[derive(Clone, Default)]
 pub(super) struct Image {
-    pages: hashbrown::HashMap<u64, Box<[u8; 4096]>, foldhash::fast::FixedState>,
+    pages: Map<Box<[u8; 4096]>>,
 }
 
 impl Image {
@@ -43,6 +44,20 @@ impl Image {
         match self.pages.get(&(sector / PAGE_SECTORS)) {
             Some(page) => into.copy_from_slice(&page[at..at + 512]),
             None => into.fill(0),
+        }
+    }
+
+    /// Any number of sectors, page by page.
+    pub(super) fn read_run(&self, mut sector: u64, mut into: &mut [u8]) {
+        while !into.is_empty() {
+            let at = (sector % PAGE_SECTORS) as usize * 512;
+            let (now, rest) = into.split_at_mut(into.len().min(4096 - at));
+            match self.pages.get(&(sector / PAGE_SECTORS)) {
+                Some(page) => now.copy_from_slice(&page[at..at + now.len()]),
+                None => now.fill(0),
+            }
+            sector += now.len() as u64 / 512;
+            into = rest;
         }
     }
 
@@ -88,9 +103,11 @@ struct Unflushed {
 }
 
 /// Every sector whose live content is not known to be durable.
+///
+/// Nothing depends on the order of the map.
 #[derive(Default)]
 pub(super) struct Versioned {
-    sectors: BTreeMap<u64, Unflushed>,
+    sectors: Map<Unflushed>,
 }
 
 impl Versioned {
@@ -102,9 +119,12 @@ impl Versioned {
         self.sectors.remove(&sector);
     }
 
-    /// Each sector and how many versions it has beside the durable content.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (u64, usize)> {
-        self.sectors.iter().map(|(sector, entry)| (*sector, entry.versions.len()))
+    /// Each sector, in order, and how many versions it has beside the durable content.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (u64, usize)> + use<> {
+        let entries = self.sectors.iter().map(|(sector, entry)| (*sector, entry.versions.len()));
+        let mut counts: Vec<(u64, usize)> = entries.collect();
+        counts.sort_unstable();
+        counts.into_iter()
     }
 
     /// A version of a sector; 0 is the durable content, the others are counted from the oldest.

@@ -297,6 +297,11 @@ impl Inner {
         io.steps_done = io.steps_done.max(step + 1);
         state.changes += u64::from(io.writes());
         match &mut io.kind {
+            Kind::Read(buf) if io.steps.is_empty() => {
+                if step == 0 {
+                    state.image.read_run(io.at, buf.as_mut_slice());
+                }
+            }
             Kind::Read(buf) => {
                 for (index, into) in (0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
                     if io.steps.get(index as usize).copied().unwrap_or(0) == step {

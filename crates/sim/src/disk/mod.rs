@@ -209,9 +209,7 @@ impl SimDisk {
     /// As [`SimDisk::peek`], into memory that is there: whole sectors.
     pub fn peek_into(&self, at: Sector, into: &mut [u8]) {
         let state = self.inner.state.borrow();
-        for (sector, into) in (at.0..).zip(into.chunks_exact_mut(512)) {
-            state.image.read(sector, into);
-        }
+        state.image.read_run(at.0, into);
     }
 
     /// Sets durable content without an I/O, for preparing a disk.

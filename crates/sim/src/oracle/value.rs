@@ -56,34 +56,33 @@ pub fn stamp(volume: u32, sector: u64, value: Value, bytes: &mut [u8]) {
     }
     let place = place(volume, sector);
     let base = base(value, place);
-    for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+    for (index, chunk) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let word = match index {
             0 => value.0,
             1 => place,
             _ => word(base, index),
         };
-        chunk.copy_from_slice(&word.to_le_bytes());
+        *chunk = word.to_le_bytes();
     }
 }
 
 /// Recognises the bytes of a sector of a volume.
 pub fn decode(volume: u32, sector: u64, bytes: &[u8]) -> Decoded {
-    let mut words = [0; WORDS];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes"));
-    }
-    if words[0] == 0 && words == [0; WORDS] {
+    let words = bytes.as_chunks::<8>().0;
+    let read = |index: usize| u64::from_le_bytes(words[index]);
+    let (first, second) = (read(0), read(1));
+    if first == 0 && bytes == [0; WORDS * 8] {
         return Decoded::Value(Value::ZERO);
     }
     let here = place(volume, sector);
-    let value = Value(words[0]);
-    let base = base(value, words[1]);
-    let intact = (2..WORDS).take_while(|&index| words[index] == word(base, index)).count();
+    let value = Value(first);
+    let base = base(value, second);
+    let intact = (2..WORDS).take_while(|&index| read(index) == word(base, index)).count();
     if intact == WORDS - 2 {
-        if words[1] == here {
+        if second == here {
             return Decoded::Value(value);
         }
-        let (volume, sector) = (words[1] >> 48, words[1] & ((1 << 48) - 1));
+        let (volume, sector) = (second >> 48, second & ((1 << 48) - 1));
         return Decoded::Wrong(format!(
             "{value} for sector {sector} of volume {volume}: data of another place"
         ));
@@ -94,7 +93,7 @@ pub fn decode(volume: u32, sector: u64, bytes: &[u8]) -> Decoded {
             "torn inside the sector: up to byte {torn} {value}, then something else"
         ));
     }
-    Decoded::Wrong(format!("bytes that nobody wrote: {:016x} {:016x} …", words[0], words[1]))
+    Decoded::Wrong(format!("bytes that nobody wrote: {first:016x} {second:016x} …"))
 }
 
 #[cfg(test)]
