@@ -19,6 +19,8 @@ pub struct ServeConfig {
     pub settings: Vec<(String, String)>,
     /// Path of the control socket; if absent, `<set-uuid>.sock` in the usual directory.
     pub control: Option<PathBuf>,
+    /// Keep the clean data of a set that the Linux driver ran last.
+    pub keep_clean: bool,
     /// Refuse writes of clients.
     pub read_only: bool,
     /// Artificial delay of every read of a backing device: for the demo, and for tests.

@@ -120,9 +120,16 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     for path in &config.backings {
         backings.push(world.open(path, delay).await?);
     }
-    let set = CacheSet::open(world.clone(), cache, SetOptions::default())
+    let options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
+    let set = CacheSet::open(world.clone(), cache, options)
         .await
         .map_err(|error| engine_failure(&members.cache_path, &error))?;
+    if let Some(bytes) = set.taken_over_bytes() {
+        tracing::info!(
+            bytes,
+            "the Linux driver ran this set last: its clean data was dropped, as it may be stale (--keep-clean keeps it)"
+        );
+    }
     let mut volumes = Vec::new();
     for ((backing, path), name) in backings.into_iter().zip(&config.backings).zip(names) {
         let options = AttachOptions { name: name.clone(), read_only: config.read_only };

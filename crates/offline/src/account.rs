@@ -14,7 +14,7 @@ const STALE_NOTE: u8 = 80;
 const AHEAD_MAX: u8 = 32;
 
 /// The mark of ubcache's journal entries, if the prio chain is ubcache's own as well.
-const OWN_CHAIN: [u8; 16] = *b"ubcache1\x01\0\0\0\0\0\0\0";
+const OWN_CHAIN: [u8; 9] = *b"ubcache1\x01";
 /// The priority by which ubcache promises, in its own prio chain, that a bucket is free.
 const PRIORITY_FREE: u16 = 0;
 
@@ -44,7 +44,7 @@ pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
     if !view.complete {
         return;
     }
-    generations(view, mark == OWN_CHAIN, visitor);
+    generations(view, mark[..9] == OWN_CHAIN, visitor);
     reserves(view, visitor);
 }
 

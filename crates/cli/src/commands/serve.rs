@@ -32,6 +32,10 @@ pub struct Args {
     /// Control socket [default: /run/ubcache/SET-UUID.sock or $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Keep the clean data of a set that the Linux driver ran last; without this it is dropped at the first start after
+    /// the driver, as it may be stale
+    #[arg(long)]
+    keep_clean: bool,
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
@@ -64,6 +68,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         nbd: args.nbd,
         settings,
         control: args.control,
+        keep_clean: args.keep_clean,
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
     };

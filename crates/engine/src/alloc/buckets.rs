@@ -157,6 +157,10 @@ impl Buckets {
     pub fn dirty(&self, bucket: BucketNr) -> u32 {
         self.dirty[bucket.0 as usize]
     }
+    /// Sectors of live data that the backing devices have as well.
+    pub fn clean_sectors(&self) -> u64 {
+        self.live.iter().zip(&self.dirty).map(|(&live, &dirty)| u64::from(live - dirty)).sum()
+    }
     pub fn set_policy(&mut self, policy: Replacement) {
         self.victims.set_policy(policy);
     }

@@ -95,7 +95,7 @@ impl<E: Env> Set<E> {
         {
             let mut state = self.journal.state.borrow_mut();
             state.header.prio_bucket = taken[0];
-            state.header.own_chain = true;
+            state.header.mark.own_chain = true;
         }
         // The entry comes after every record that gave one of these buckets up (I10), and after
         // the parents' bsets that freed nodes among them.

@@ -10,6 +10,7 @@
 //! | [`write`] | appending, group commit, waiting for durability, the writer task |
 //! | [`reclaim`] | the task that writes old leaves so that the ring gets room |
 //! | [`replay`] | reading the journal at start |
+//! | [`mark`] | who wrote an entry |
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,6 +19,9 @@ use ubcache_env::Nanos;
 use ubcache_env::local::Notify;
 use ubcache_format::{BucketNr, JournalSeq, Key};
 
+use mark::Mark;
+
+pub(crate) mod mark;
 pub(crate) mod reclaim;
 pub(crate) mod replay;
 pub(crate) mod ring;
@@ -30,8 +34,7 @@ pub(crate) struct Header {
     pub root: Key,
     pub root_level: u16,
     pub prio_bucket: BucketNr,
-    /// The prio chain was written by ubcache and says which buckets are kept free.
-    pub own_chain: bool,
+    pub mark: Mark,
 }
 
 #[derive(Debug)]

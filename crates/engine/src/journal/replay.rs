@@ -12,22 +12,6 @@ use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::set::Set;
 
-const MARK: [u8; 8] = *b"ubcache1";
-
-/// The mark of our entries, in bytes that the driver leaves arbitrary. The second half says
-/// whether the prio chain is ours as well.
-pub(crate) fn own_mark(own_chain: bool) -> [u8; 16] {
-    let mut mark = [0; 16];
-    mark[..8].copy_from_slice(&MARK);
-    mark[8] = u8::from(own_chain);
-    mark
-}
-
-/// The newest entry was written by ubcache and names a prio chain that was, too.
-pub(crate) fn chain_is_own(mark: &[u8; 16]) -> bool {
-    *mark == own_mark(true)
-}
-
 /// Reads all journal buckets and picks the entries that count. Changes nothing.
 pub(crate) async fn read_journal<D: ubcache_env::Device>(
     device: &Meter<D>,

@@ -6,7 +6,6 @@ use ubcache_env::local::first;
 use ubcache_env::{Buf, Durability, Env, Nanos};
 use ubcache_format::{JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, SECTOR_BYTES, encode_entry};
 
-use super::replay::own_mark;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::set::Set;
@@ -267,7 +266,7 @@ impl<E: Env> Set<E> {
                 root_level: header.root_level,
                 prio_bucket: header.prio_bucket,
                 keys,
-                mark: own_mark(header.own_chain),
+                mark: header.mark.bytes(),
             };
             encode_entry(&self.geometry, &entry)
         };

@@ -10,7 +10,7 @@ use ubcache_format::{
 use crate::alloc::buckets::PRIORITY_METADATA;
 use crate::alloc::prio::write_chain;
 use crate::errors::EngineError;
-use crate::journal::replay::own_mark;
+use crate::journal::mark::Mark;
 use crate::meter::Meter;
 
 /// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
@@ -78,7 +78,7 @@ pub(crate) async fn first_run<E: Env>(
         root_level: 0,
         prio_bucket: chain[0],
         keys: Vec::new(),
-        mark: own_mark(true),
+        mark: Mark { own: true, own_chain: true, taking_over: false }.bytes(),
     };
     device.flush().await.map_err(io())?;
     let at = geometry.bucket_start(geometry.journal_bucket(0));

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
+//! | [`take_over`] | dropping the clean data of a set that the driver ran last |
 //! | [`first_run`] | making a formatted device a set |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
@@ -41,6 +42,7 @@ pub(crate) mod failure;
 pub(crate) mod first_run;
 pub(crate) mod open;
 pub(crate) mod stop;
+pub(crate) mod take_over;
 
 /// Limits and sizes that are not on the device.
 #[derive(Clone, Debug)]
@@ -79,6 +81,10 @@ pub struct SetOptions {
     pub settings: SetSettings,
     /// Limits and sizes.
     pub tuning: Tuning,
+    /// Keep the clean data of a set that the Linux driver ran last. It may be stale: the driver leaves
+    /// stale data behind after a power failure, and sometimes without one (docs/coherence.md §7). Without
+    /// this, all of it is dropped at the first start after the driver.
+    pub keep_clean: bool,
     /// Which rule is broken, for the simulator: none.
     pub mutation: Mutation,
 }
@@ -119,6 +125,8 @@ pub(crate) struct Set<E: Env> {
     pub failed: RefCell<Option<String>>,
     pub cache_errors: Cell<u64>,
     pub phase: Cell<Phase>,
+    /// Bytes of clean data that were dropped at the start because the driver ran the set last.
+    pub taken_over_bytes: Cell<Option<u64>>,
     pub ending: Notify,
     pub tasks: RefCell<Vec<Task>>,
 }
@@ -164,6 +172,12 @@ impl<E: Env> Clone for CacheSet<E> {
 }
 
 impl<E: Env> CacheSet<E> {
+    /// Bytes of clean data that this start dropped because the Linux driver ran the set last; `None` if
+    /// it did not, or if the data was to be kept.
+    pub fn taken_over_bytes(&self) -> Option<u64> {
+        self.set.taken_over_bytes.get()
+    }
+
     /// Counters and states.
     pub fn status(&self) -> SetStatus {
         let set = &self.set;

@@ -20,7 +20,8 @@ use crate::gc::GcState;
 use crate::index::leaf::{FIRST, LAST, LeafState, Position};
 use crate::index::tree::{Interior, Tree};
 use crate::index::write::NodeWriter;
-use crate::journal::replay::{Found, chain_is_own, read_journal, ring_after};
+use crate::journal::mark::Mark;
+use crate::journal::replay::{Found, read_journal, ring_after};
 use crate::journal::{Header, Journal};
 use crate::meter::Meter;
 use crate::mutants::Mutant;
@@ -64,12 +65,18 @@ impl<E: Env> CacheSet<E> {
         let newest = range.newest().expect("a replay range has an entry").clone();
         let chain = read_chain(&cache, &geometry, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
-        let lazy = options.tuning.lazy_start && chain_is_own(&newest.mark);
+        let former = Mark::parse(&newest.mark);
+        let lazy = options.tuning.lazy_start && former.own_chain && !former.taking_over;
+        let take_over = (!former.own || former.taking_over) && !options.keep_clean;
         let set = assemble(env, cache, superblock, options, &found, &newest, chain, uuids);
         set.read_tree(&newest).await?;
         let pins = set.check_replay(range)?;
+        set.journal.state.borrow_mut().header.mark.taking_over = take_over;
         set.start(range, lazy).await?;
         drop(pins);
+        if take_over {
+            set.drop_clean().await?;
+        }
         Ok(CacheSet { set })
     }
 }
@@ -113,7 +120,7 @@ fn assemble<E: Env>(
         root: newest.root.clone(),
         root_level: newest.root_level,
         prio_bucket: newest.prio_bucket,
-        own_chain: chain_is_own(&newest.mark),
+        mark: Mark { own: true, ..Mark::parse(&newest.mark) },
     };
     let (ring, next) = ring_after(found, &geometry);
     Rc::new(Set {
@@ -141,6 +148,7 @@ fn assemble<E: Env>(
         failed: RefCell::default(),
         cache_errors: Cell::new(0),
         phase: Cell::new(Phase::Running),
+        taken_over_bytes: Cell::new(None),
         ending: Notify::default(),
         tasks: RefCell::default(),
     })
@@ -181,7 +189,7 @@ impl<E: Env> Set<E> {
             low = key.position();
         }
         drop(tree);
-        if chain_is_own(&newest.mark) {
+        if Mark::parse(&newest.mark).own_chain {
             let chain = self.allocator.chain.borrow();
             let mut buckets = self.buckets.borrow_mut();
             for (index, entry) in chain.entries.iter().enumerate() {

@@ -1,0 +1,34 @@
+//! What ubcache's journal entries say beside the format, in bytes that the driver leaves arbitrary
+//! (docs/format.md §6.1): so a start knows who ran the set last.
+
+const NAME: [u8; 8] = *b"ubcache1";
+
+/// What the mark of an entry says.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Mark {
+    /// ubcache wrote the entry.
+    pub own: bool,
+    /// The prio chain it names was written by ubcache and says which buckets are kept free.
+    pub own_chain: bool,
+    /// Clean keys of the driver have not all been dropped yet: see `set::take_over`.
+    pub taking_over: bool,
+}
+
+impl Mark {
+    /// The mark of an entry.
+    pub fn parse(bytes: &[u8; 16]) -> Mark {
+        let own = bytes[..8] == NAME;
+        Mark { own, own_chain: own && bytes[8] == 1, taking_over: own && bytes[9] == 1 }
+    }
+
+    /// Its bytes.
+    pub fn bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        if self.own {
+            bytes[..8].copy_from_slice(&NAME);
+            bytes[8] = u8::from(self.own_chain);
+            bytes[9] = u8::from(self.taking_over);
+        }
+        bytes
+    }
+}

@@ -1,0 +1,178 @@
+//! A set that the driver ran last may hold stale clean data: none of it is ever served.
+
+use std::rc::Rc;
+
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions, Tuning};
+use ubcache_env::Env;
+use ubcache_env::local::first;
+use ubcache_env::{Buf, Device, Durability, Nanos, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::{
+    CacheMode, Replacement, SECTOR_BYTES, Superblock, Uuid, encode_entry, scan_bucket_strictly,
+};
+use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
+
+const SLOTS: u64 = 48;
+const STEP: u64 = 8;
+const OFFSET: u64 = 16;
+
+fn range(slot: u64) -> SectorRange {
+    SectorRange::new(Sector(slot * STEP), STEP)
+}
+
+fn fill(value: u8) -> Buf {
+    let mut data = Buf::for_sectors(STEP);
+    data.as_mut_slice().fill(value);
+    data
+}
+
+fn write(bytes: Vec<u8>) -> ubcache_env::IoVec {
+    Buf::from_bytes(&bytes).into()
+}
+
+async fn open(
+    env: &SimEnv,
+    cache: &SimDisk,
+    backing: &SimDisk,
+    keep_clean: bool,
+) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
+    let tuning = Tuning { node_keys_max: Some(8), ..Tuning::default() };
+    let options = SetOptions { tuning, keep_clean, ..SetOptions::default() };
+    let set = CacheSet::open(env.clone(), cache.clone(), options).await.expect("the set opens");
+    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
+    volume.set_attribute("writeback_running", "0").expect("sets");
+    (set, volume)
+}
+
+async fn get(volume: &CachedVolume<SimEnv>, slot: u64) -> u8 {
+    volume.read(StreamId(slot), range(slot)).await.expect("reads").to_buf().as_slice()[0]
+}
+
+/// A set whose even slots are clean in the cache and whose odd ones are dirty, side by side.
+async fn used_set(env: &SimEnv, cache: &SimDisk, backing: &SimDisk) {
+    let uuid = Uuid([7; 16]);
+    let superblock = Superblock::new_cache(Uuid([1; 16]), uuid, 1, 64, 600, Replacement::Lru, false);
+    cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    let mode = CacheMode::Writeback;
+    let superblock = Superblock::new_backing(Uuid([2; 16]), uuid, 1, Sector(OFFSET), mode, "v");
+    backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    let (set, volume) = open(env, cache, backing, false).await;
+    for slot in (0..SLOTS).step_by(2) {
+        volume.write(StreamId(slot), range(slot), fill(1).into(), false).await.expect("writes");
+    }
+    volume.set_attribute("writeback_percent", "0").expect("sets");
+    volume.set_attribute("writeback_running", "1").expect("sets");
+    while volume.status().dirty_bytes > 0 {
+        env.sleep(Nanos::from_millis(10)).await;
+    }
+    volume.set_attribute("writeback_running", "0").expect("sets");
+    for slot in (1..SLOTS).step_by(2) {
+        volume.write(StreamId(slot), range(slot), fill(2).into(), false).await.expect("writes");
+    }
+    volume.flush().await.expect("flushes");
+    set.stop().await.expect("stops");
+}
+
+/// Makes the newest journal entry one of the driver, and what it calls clean stale.
+async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk) {
+    let superblock = Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
+    let geometry = superblock.geometry();
+    let mut newest = None;
+    for index in 0..geometry.journal_buckets {
+        let at = geometry.bucket_start(geometry.journal_bucket(index));
+        let bytes = cache.peek(SectorRange::new(at, u64::from(geometry.bucket_sectors)));
+        for (offset, entry) in scan_bucket_strictly(&geometry, &bytes).expect("a good journal") {
+            if newest
+                .as_ref()
+                .is_none_or(|(_, known): &(_, ubcache_format::JournalEntry)| known.seq < entry.seq)
+            {
+                newest = Some((at + u64::from(offset) / SECTOR_BYTES, entry));
+            }
+        }
+    }
+    let (at, mut entry) = newest.expect("a journal has entries");
+    entry.mark = [0x5a; 16];
+    cache.write(at, write(encode_entry(&geometry, &entry)), Durability::Fua).await.expect("a good disk");
+    for slot in (0..SLOTS).step_by(2) {
+        let at = Sector(OFFSET) + slot * STEP;
+        backing.write(at, fill(9).into(), Durability::Fua).await.expect("a good disk");
+    }
+}
+
+#[test]
+fn clean_data_of_the_driver_is_dropped_and_dirty_data_is_not() {
+    let world = SimWorld::new(WorldConfig::new(1));
+    let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
+    let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
+    let env = world.new_instance();
+    let ended = world.run(async move {
+        used_set(&env, &cache, &backing).await;
+        // ubcache's own set keeps what it has.
+        let (set, volume) = open(&env, &cache, &backing, false).await;
+        assert_eq!(set.taken_over_bytes(), None);
+        assert_eq!((get(&volume, 0).await, get(&volume, 1).await), (1, 2));
+        assert_eq!(volume.status().stats.cache_misses, 0, "clean data was kept");
+        set.stop().await.expect("stops");
+        driver_ran_it(&cache, &backing).await;
+        let (set, volume) = open(&env, &cache, &backing, false).await;
+        assert_eq!(set.taken_over_bytes(), Some(SLOTS / 2 * STEP * SECTOR_BYTES));
+        for slot in 0..SLOTS {
+            assert_eq!(get(&volume, slot).await, if slot % 2 == 0 { 9 } else { 2 }, "slot {slot}");
+        }
+        set.stop().await.expect("stops");
+        // Once: the set is ubcache's now.
+        let (set, _volume) = open(&env, &cache, &backing, false).await;
+        assert_eq!(set.taken_over_bytes(), None);
+        set.stop().await.expect("stops");
+    });
+    ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
+}
+
+#[test]
+fn the_administrator_may_keep_it() {
+    let world = SimWorld::new(WorldConfig::new(1));
+    let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
+    let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
+    let env = world.new_instance();
+    let ended = world.run(async move {
+        used_set(&env, &cache, &backing).await;
+        driver_ran_it(&cache, &backing).await;
+        let (set, volume) = open(&env, &cache, &backing, true).await;
+        assert_eq!((set.taken_over_bytes(), get(&volume, 0).await), (None, 1));
+        set.stop().await.expect("stops");
+    });
+    ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
+}
+
+#[test]
+fn a_power_failure_in_the_middle_leaves_nothing_stale() {
+    let mut cut_short = 0;
+    for step in 0..400 {
+        let world = SimWorld::new(WorldConfig::new(step));
+        let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
+        let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
+        let env = world.new_instance();
+        let handle = env.clone();
+        let (cache2, backing2) = (cache.clone(), backing.clone());
+        let opened = world.run(async move {
+            used_set(&env, &cache2, &backing2).await;
+            driver_ran_it(&cache2, &backing2).await;
+            let life = env.sleep(Nanos::from_micros(step * 25));
+            let opening = open(&env, &cache2, &backing2, false);
+            matches!(first(opening, life).await, ubcache_env::local::Either::Left(_))
+        });
+        cut_short += u64::from(!opened.expect("it ends"));
+        world.kill(&handle);
+        cache.power_failure();
+        backing.power_failure();
+        let env = world.new_instance();
+        let ended = world.run(async move {
+            let (_set, volume) = open(&env, &cache, &backing, false).await;
+            for slot in 0..SLOTS {
+                let expected = if slot % 2 == 0 { 9 } else { 2 };
+                assert_eq!(get(&volume, slot).await, expected, "step {step} slot {slot}");
+            }
+        });
+        ended.unwrap_or_else(|stuck| panic!("step {step}: {stuck:?}\n{}", world.waiting()));
+    }
+    assert!((50..400).contains(&cut_short), "the starts take a while: {cut_short} were cut short");
+}
