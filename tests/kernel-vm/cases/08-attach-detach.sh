@@ -42,3 +42,31 @@ linux_station 51 100 "${sets[@]}"
 for name in "${sets[@]}"; do
     [ "$(sort -u "$work/$name/dirty-attached" | xargs)" = attached ]
 done
+
+# ubcache detaches, under its clients, and attaches again; and the same without attaching again.
+for name in "${sets[@]}"; do
+    ubcache_start "$name"
+    each_volume "$name" verify_volume
+    for volume in backing0.img backing1.img; do
+        "$ubcache" detach "$volume" --control "$work/$name/control" >>"$work/$name/detach.log"
+    done
+    each_volume "$name" verify_volume
+    set_writes "$name" 61 200
+    each_volume "$name" write_volume
+    set_written "$name"
+    "$ubcache" attach backing1.img --control "$work/$name/control" >>"$work/$name/detach.log"
+    each_volume "$name" verify_volume
+    each_volume "$name" flush_volume
+    ubcache_stop "$name"
+    for index in 0 1; do
+        state=$(bcache-super-show "$work/$name/backing$index.img" | sed -nE 's/^dev\.data\.cache_state[[:space:]]+([0-9]).*/\1/p')
+        [ "$state" = "$index" ] || {
+            note "$name: volume $index is in state $state after ubcache's detach, expected $index"
+            exit 1
+        }
+    done
+done
+linux_station 71 200 "${sets[@]}"
+for name in "${sets[@]}"; do
+    ubcache_station "$name" 81 0
+done
