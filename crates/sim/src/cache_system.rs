@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions, Tuning};
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, SetOptions, Tuning};
 use ubcache_env::Sector;
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
@@ -107,7 +107,17 @@ impl System for CacheSystem {
     async fn control(&self, command: Command) -> Result<(), String> {
         match command {
             Command::Attribute { volume, name, value } => {
-                self.volumes[volume].set_attribute(&name, &value).map_err(|error| error.to_string())
+                let volume = &self.volumes[volume];
+                let done = match name.as_str() {
+                    "detach" => self.set.detach(volume).await,
+                    "attach" => self.set.attach_again(volume).await,
+                    _ => return volume.set_attribute(&name, &value).map_err(|error| error.to_string()),
+                };
+                match done {
+                    // Plans do not know what state the volume is in.
+                    Ok(()) | Err(EngineError::NotAttached | EngineError::AlreadyAttached(_)) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                }
             }
             Command::CollectGarbage => self.set.trigger_gc().await.map_err(|error| error.to_string()),
             Command::EvictClean => self.set.evict_all_clean().await.map_err(|error| error.to_string()),

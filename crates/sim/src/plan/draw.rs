@@ -199,6 +199,21 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
             Control { after_ops, delay: Nanos::from_micros(delay), action }
         })
         .collect();
+    // Away from the cache, and back to it unless a restart does that. Each time takes a slot of the
+    // volume table for good, and small buckets have few.
+    if count > 0 && rng.chance(1, 6) {
+        let volume = rng.below(plan.volumes.len() as u64) as u32;
+        for _ in 0..rng.between(1, 4) {
+            let at = rng.below(controls.len() as u64 + 1) as usize;
+            let after_ops = controls.get(at).map_or(ops, |control| control.after_ops);
+            for (name, most) in [("attach", 300_000), ("detach", 3_000)] {
+                let delay = Nanos::from_micros(rng.scale(1, most));
+                let action =
+                    ControlAction::Attribute { volume, name: name.to_owned(), value: "1".to_owned() };
+                controls.insert(at, Control { after_ops, delay, action });
+            }
+        }
+    }
     // What an instance finds after a host restart is not durable yet: take the power away before it is.
     let mut at = 0;
     while at < controls.len() {
