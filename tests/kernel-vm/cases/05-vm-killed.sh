@@ -10,8 +10,8 @@ for volumes in 1 2; do
     linux_load 3 "${sets[@]:4}"
     for name in "${sets[@]}"; do
         check_loaded "$name"
+        cat "$work/$name/dirty-load" >>"$work/loads"
         ubcache_station "$name" 11 100
     done
     linux_station 21 100 "${sets[@]}"
 done
-cat "$work"/*/dirty-load >>"$work/loads"
