@@ -24,6 +24,7 @@
 //! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
 //! | [`system`] | [`System`]: what the runner drives |
 //! | [`runner`] | [`run_plan`]: one run from start to verdict |
+//! | [`story`] | the race of a bypass write with a read, in three chapters |
 //! | [`shrink`] | cuts a failing plan down |
 //! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
@@ -44,6 +45,7 @@ pub mod plan;
 pub mod rng;
 pub mod runner;
 pub mod shrink;
+pub mod story;
 pub mod stream;
 pub mod system;
 pub mod toy;

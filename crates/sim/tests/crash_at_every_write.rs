@@ -4,6 +4,7 @@
 //! is recovered from: all outcomes where they are few, a sample where they are many. What must hold then is what the
 //! oracle, the offline check and the engine's own assertions say.
 
+use ubcache_engine::Mutation;
 use ubcache_sim::cache_system::CacheSystem;
 use ubcache_sim::plan::Plan;
 use ubcache_sim::runner::{CrashOptions, CrashReport, crash_at_every_write};
@@ -15,6 +16,132 @@ const OPTIONS: CrashOptions = CrashOptions { first_start: false, outcomes_max: 6
 /// every sector of a write survives or not on its own.
 const SCHEDULES: [&str; 4] = ["uniform", "fifo", "ranks", "queues"];
 const BLOCKS: [u32; 2] = [1, 8];
+
+const BYPASS: &str = "
+    at 0 +0us set v0 writeback_running 0
+    c0 v0 read 0+8
+    c0 v0 sleep 100000us
+    c0 v0 flush
+    at 4 +0us set v0 cache_mode writearound
+    c0 v0 sleep 100000us
+    c0 v0 write 0+8
+    c0 v0 sleep 100000us
+    at 7 +0us set v0 cache_mode writeback
+    c0 v0 sleep 100000us
+    c0 v0 write 0+8
+    c0 v0 flush
+    at 10 +0us set v0 cache_mode writearound
+    c0 v0 sleep 100000us
+    c0 v0 write 0+8
+    c0 v0 flush";
+
+const EVICTION: &str = "
+    c0 v0 read 0+8
+    c0 v0 sleep 100000us
+    c0 v0 flush
+    at 3 +0us evict
+    c0 v0 sleep 100000us
+    c0 v0 write 0+8
+    c0 v0 sleep 100000us
+    at 6 +0us evict
+    c0 v0 read 0+16
+    c0 v0 sleep 100000us
+    c0 v0 flush";
+
+const WRITEBACK: &str = "
+    at 0 +0us set v0 writeback_percent 0
+    at 0 +0us set v0 writeback_delay 0
+    c0 v0 write 0+8
+    c0 v0 write 16+8
+    c0 v0 write 24+8
+    c0 v0 flush
+    c0 v0 sleep 3000000us
+    c0 v0 write 16+8
+    c0 v0 sleep 3000000us
+    c0 v0 flush";
+
+const FLUSH: &str = "
+    c0 v0 write 0+8
+    c0 v0 flush
+    c0 v0 write 0+8
+    c0 v0 write 8+8 fua
+    c0 v0 flush";
+
+const DISCARD: &str = "
+    c0 v0 write 0+8
+    c0 v0 read 8+16
+    c0 v0 sleep 100000us
+    c0 v0 flush
+    c0 v0 sleep 100000us
+    c0 v0 discard 0+24
+    c0 v0 flush
+    c0 v0 zeroes 0+16
+    c0 v0 flush";
+
+const RECOVERY: &str = "
+    c0 v0 write 0+8 fua
+    c0 v0 write 8+8
+    c0 v0 read 32+8
+    c0 v0 flush
+    c1 v0 write 0+16
+    c1 v0 write 16+8 fua
+    at 6 +30us power-failure
+    at 6 +30us host-restart
+    c0 v0 write 0+8
+    c0 v0 flush";
+
+const CLIENTS: &str = "
+    c0 v0 write 0+8
+    c1 v0 write 0+16
+    c2 v0 read 0+16
+    c0 v0 flush
+    c1 v0 read 8+8
+    c2 v0 write 8+8 fua
+    at 4 +0us set v0 cache_mode writearound
+    c0 v0 write 0+8
+    c1 v0 write 8+8
+    c2 v0 discard 0+8
+    c1 v0 flush
+    at 9 +200us set v0 cache_mode writeback
+    c0 v0 write 0+16
+    c2 v0 write 8+8
+    c0 v0 flush";
+
+const UNFLUSHED: &str = "
+    c0 v0 write 0+8
+    c0 v0 read 0+8
+    c0 v0 sleep 1000000us
+    c0 v0 write 64+8
+    c0 v0 sleep 6000000us
+    c0 v0 write 0+8
+";
+
+const RESTART: &str = "
+    c0 v0 write 0+8
+    at 1 +1000us host-restart
+    c0 v0 sleep 1000000us
+    c0 v0 read 0+8
+    c0 v0 sleep 1000000us
+    c0 v0 write 64+8
+    c0 v0 flush
+";
+
+const DETACH: &str = "
+    at 0 +0us set v0 writeback_running 0
+    c0 v0 write 0+8
+    c0 v0 read 16+8
+    c0 v0 write 8+8
+    at 3 +1000us set v0 detach 1
+    c0 v0 sleep 3000000us
+    c0 v0 write 0+8
+    c0 v0 flush
+    c0 v0 write 16+8
+    at 7 +1000us set v0 attach 1
+    c0 v0 sleep 1000000us
+    c0 v0 read 0+8
+    c0 v0 write 8+8
+    c0 v0 flush
+";
 
 /// A cache and a volume of 64 KiB, on disks with volatile caches. The script has a line for every operation and every
 /// command, as in a plan.
@@ -34,27 +161,34 @@ fn plan(mode: &str, node_keys: u32, script: &str) -> Plan {
     text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// Runs the scenario; it has to reach the marks, or it does not test what it says.
-fn scenario(name: &str, plan: &Plan, options: CrashOptions, marks: &[&str]) {
-    let mut total = CrashReport::default();
-    for (number, schedule) in (1..).zip(SCHEDULES) {
-        for block in BLOCKS {
+/// The plan with every schedule and every size of a block.
+fn worlds(plan: &Plan) -> impl Iterator<Item = Plan> {
+    (1..).zip(SCHEDULES).flat_map(move |(number, schedule)| {
+        BLOCKS.map(|block| {
             let mut plan = plan.clone();
             plan.seed = number;
             plan.policy = schedule.parse().expect("it is the name of a policy");
             plan.cache.block_sectors = block;
             plan.volumes[0].block_sectors = block;
-            let report = crash_at_every_write::<CacheSystem>(&plan, options);
-            if let Some(violation) = &report.violation {
-                panic!("{name}: {}\n{}\nthe plan:\n{plan}", violation.kind, violation.report);
-            }
-            assert!(report.moments > report.writes, "{name}: before and after each write: {report:?}");
-            total.writes += report.writes;
-            total.moments += report.moments;
-            total.exhausted += report.exhausted;
-            total.crashes += report.crashes;
-            report.marks.iter().for_each(|(mark, count)| *total.marks.entry(mark).or_insert(0) += count);
+            plan
+        })
+    })
+}
+
+/// Runs the scenario; it has to reach the marks, or it does not test what it says.
+fn scenario(name: &str, plan: &Plan, options: CrashOptions, marks: &[&str]) {
+    let mut total = CrashReport::default();
+    for plan in worlds(plan) {
+        let report = crash_at_every_write::<CacheSystem>(&plan, options, Mutation::default());
+        if let Some(violation) = &report.violation {
+            panic!("{name}: {}\n{}\nthe plan:\n{plan}", violation.kind, violation.report);
         }
+        assert!(report.moments > report.writes, "{name}: before and after each write: {report:?}");
+        total.writes += report.writes;
+        total.moments += report.moments;
+        total.exhausted += report.exhausted;
+        total.crashes += report.crashes;
+        report.marks.iter().for_each(|(mark, count)| *total.marks.entry(mark).or_insert(0) += count);
     }
     println!(
         "{name}: {} writes, {} moments ({} with every outcome), {} crashes",
@@ -73,39 +207,16 @@ fn first_run_and_attach() {
 
 #[test]
 fn flush_and_fua() {
-    let script = "
-        c0 v0 write 0+8
-        c0 v0 flush
-        c0 v0 write 0+8
-        c0 v0 write 8+8 fua
-        c0 v0 flush";
     for mode in ["writeback", "writethrough", "writearound"] {
-        scenario(&format!("flush and FUA, {mode}"), &plan(mode, 0, script), OPTIONS, &[]);
+        scenario(&format!("flush and FUA, {mode}"), &plan(mode, 0, FLUSH), OPTIONS, &[]);
     }
 }
 
 #[test]
 fn bypass_write_over_clean_and_dirty() {
-    let script = "
-        at 0 +0us set v0 writeback_running 0
-        c0 v0 read 0+8
-        c0 v0 sleep 100000us
-        c0 v0 flush
-        at 4 +0us set v0 cache_mode writearound
-        c0 v0 sleep 100000us
-        c0 v0 write 0+8
-        c0 v0 sleep 100000us
-        at 7 +0us set v0 cache_mode writeback
-        c0 v0 sleep 100000us
-        c0 v0 write 0+8
-        c0 v0 flush
-        at 10 +0us set v0 cache_mode writearound
-        c0 v0 sleep 100000us
-        c0 v0 write 0+8
-        c0 v0 flush";
     scenario(
         "bypass write",
-        &plan("writethrough", 0, script),
+        &plan("writethrough", 0, BYPASS),
         OPTIONS,
         &["durable_invalidation", "bypass_over_dirty"],
     );
@@ -128,33 +239,12 @@ fn mode_switches() {
 
 #[test]
 fn writeback_batches() {
-    let script = "
-        at 0 +0us set v0 writeback_percent 0
-        at 0 +0us set v0 writeback_delay 0
-        c0 v0 write 0+8
-        c0 v0 write 16+8
-        c0 v0 write 24+8
-        c0 v0 flush
-        c0 v0 sleep 3000000us
-        c0 v0 write 16+8
-        c0 v0 sleep 3000000us
-        c0 v0 flush";
-    scenario("writeback", &plan("writeback", 0, script), OPTIONS, &["marked_clean"]);
+    scenario("writeback", &plan("writeback", 0, WRITEBACK), OPTIONS, &["marked_clean"]);
 }
 
 #[test]
 fn discard_over_clean_and_dirty() {
-    let script = "
-        c0 v0 write 0+8
-        c0 v0 read 8+16
-        c0 v0 sleep 100000us
-        c0 v0 flush
-        c0 v0 sleep 100000us
-        c0 v0 discard 0+24
-        c0 v0 flush
-        c0 v0 zeroes 0+16
-        c0 v0 flush";
-    scenario("discard", &plan("writeback", 0, script), OPTIONS, &["durable_invalidation"]);
+    scenario("discard", &plan("writeback", 0, DISCARD), OPTIONS, &["durable_invalidation"]);
 }
 
 #[test]
@@ -186,19 +276,7 @@ fn prio_chains_and_garbage_collection() {
 
 #[test]
 fn eviction_and_reuse() {
-    let script = "
-        c0 v0 read 0+8
-        c0 v0 sleep 100000us
-        c0 v0 flush
-        at 3 +0us evict
-        c0 v0 sleep 100000us
-        c0 v0 write 0+8
-        c0 v0 sleep 100000us
-        at 6 +0us evict
-        c0 v0 read 0+16
-        c0 v0 sleep 100000us
-        c0 v0 flush";
-    scenario("eviction", &plan("writearound", 0, script), OPTIONS, &["prio_write"]);
+    scenario("eviction", &plan("writearound", 0, EVICTION), OPTIONS, &["prio_write"]);
 }
 
 #[test]
@@ -220,44 +298,86 @@ fn wraps_of_the_journal() {
     scenario("journal", &plan("writeback", 4, &script), OPTIONS, &["journal_reclaim", "journal_full"]);
 }
 
+/// What is read back before it is flushed is not in the index when the backing device loses it.
+#[test]
+fn copies_of_unflushed_data() {
+    scenario("un-flushed data", &plan("writearound", 0, UNFLUSHED), OPTIONS, &[]);
+    scenario("un-flushed data, writethrough", &plan("writethrough", 0, UNFLUSHED), OPTIONS, &[]);
+}
+
+/// After a host restart the backing device holds un-flushed data that nobody remembers.
+#[test]
+fn host_restart() {
+    scenario("host restart", &plan("writearound", 0, RESTART), OPTIONS, &[]);
+    scenario("host restart, writeback", &plan("writeback", 0, RESTART), OPTIONS, &[]);
+}
+
+#[test]
+fn detach_and_attach() {
+    scenario("detach, attach", &plan("writeback", 0, DETACH), OPTIONS, &["detached", "attached_again"]);
+}
+
 /// The start after a power failure is crashed as well, at every write of the recovery.
 #[test]
 fn recovery() {
-    let script = "
-        c0 v0 write 0+8 fua
-        c0 v0 write 8+8
-        c0 v0 read 32+8
-        c0 v0 flush
-        c1 v0 write 0+16
-        c1 v0 write 16+8 fua
-        at 6 +30us power-failure
-        at 6 +30us host-restart
-        c0 v0 write 0+8
-        c0 v0 flush";
-    scenario("recovery, writeback", &plan("writeback", 4, script), OPTIONS, &["journal_replayed"]);
-    scenario("recovery, writethrough", &plan("writethrough", 4, script), OPTIONS, &[]);
+    scenario("recovery, writeback", &plan("writeback", 4, RECOVERY), OPTIONS, &["journal_replayed"]);
+    scenario("recovery, writethrough", &plan("writethrough", 4, RECOVERY), OPTIONS, &[]);
 }
 
 /// Three clients on the same sectors: writes in flight over each other, fills, and a flush among them.
 #[test]
 fn clients_beside_each_other() {
-    let script = "
-        c0 v0 write 0+8
-        c1 v0 write 0+16
-        c2 v0 read 0+16
-        c0 v0 flush
-        c1 v0 read 8+8
-        c2 v0 write 8+8 fua
-        at 4 +0us set v0 cache_mode writearound
-        c0 v0 write 0+8
-        c1 v0 write 8+8
-        c2 v0 discard 0+8
-        c1 v0 flush
-        at 9 +200us set v0 cache_mode writeback
-        c0 v0 write 0+16
-        c2 v0 write 8+8
-        c0 v0 flush";
     for mode in ["writeback", "writethrough"] {
-        scenario(&format!("three clients, {mode}"), &plan(mode, 0, script), OPTIONS, &[]);
+        scenario(&format!("three clients, {mode}"), &plan(mode, 0, CLIENTS), OPTIONS, &[]);
+    }
+}
+
+/// The scenarios find rules that are broken on purpose.
+#[cfg(feature = "mutants")]
+#[test]
+fn broken_rules_are_found() {
+    use ubcache_engine::Mutant;
+    let plans = [
+        plan("writethrough", 0, BYPASS),
+        plan("writearound", 0, EVICTION),
+        plan("writeback", 0, WRITEBACK),
+        plan("writeback", 0, FLUSH),
+        plan("writethrough", 0, FLUSH),
+        plan("writeback", 0, DISCARD),
+        plan("writeback", 4, RECOVERY),
+        plan("writeback", 0, CLIENTS),
+        plan("writearound", 0, UNFLUSHED),
+        plan("writearound", 0, RESTART),
+    ];
+    let find = |mutant: Mutant| {
+        plans
+            .iter()
+            .flat_map(worlds)
+            .find_map(|plan| crash_at_every_write::<CacheSystem>(&plan, OPTIONS, mutant.into()).violation)
+    };
+    for mutant in [
+        Mutant::InvalidateParallel,
+        Mutant::InvalidateAfter,
+        Mutant::InvalidateBoth,
+        Mutant::InvalidateNotDurable,
+        Mutant::DiscardNotDurable,
+        Mutant::BypassDropsDirty,
+        Mutant::NoUnflushedTracking,
+        Mutant::FlushSkipsBacking,
+        Mutant::FlushSkipsJournal,
+        Mutant::FuaSkipsJournal,
+        Mutant::FuaNotPassedOn,
+        Mutant::NoFlushAtAttach,
+        Mutant::DirtyKeyBeforeData,
+        Mutant::CleanWithoutBackingFlush,
+        Mutant::WritebackBeforeDurableDirty,
+        Mutant::JournalWithoutPreflush,
+        Mutant::JournalLetsGoEarly,
+        Mutant::ReplaySkipsLastEntry,
+        Mutant::ReplaySkipsRemovals,
+        Mutant::ChainNotNamed,
+    ] {
+        let violation = find(mutant).unwrap_or_else(|| panic!("{} is not found", mutant.name()));
+        println!("{}: {}", mutant.name(), violation.kind);
     }
 }

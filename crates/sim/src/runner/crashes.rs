@@ -47,9 +47,13 @@ pub struct CrashReport {
 }
 
 /// Runs the plan; the power fails at every write.
-pub fn crash_at_every_write<S: System>(plan: &Plan, options: CrashOptions) -> CrashReport {
+pub fn crash_at_every_write<S: System>(
+    plan: &Plan,
+    options: CrashOptions,
+    mutation: Mutation,
+) -> CrashReport {
     let world = new_world(plan);
-    let (setup, initial) = make_setup::<S>(&world, plan, Mutation::default());
+    let (setup, initial) = make_setup::<S>(&world, plan, mutation);
     let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_board(plan, initial)), plan));
     let crasher = Rc::new(Crasher {
         setup: run.setup.clone(),
@@ -183,7 +187,7 @@ impl Crasher {
         });
         let cache = disks.next().expect("the cache comes first");
         let setup = Rc::new(Setup {
-            mutation: Mutation::default(),
+            mutation: self.setup.mutation,
             plan: plan.clone(),
             cache,
             backing: disks.collect(),

@@ -1,0 +1,53 @@
+//! Tells the race of a bypass write with a read, on the real engine in virtual time.
+//!
+//! ```text
+//! cargo run -p ubcache-sim --example bypass_write_race
+//! cargo run -p ubcache-sim --features mutants --example bypass_write_race     # and two protocols that lose it
+//! ```
+
+use ubcache_engine::Mutation;
+use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
+
+const SEEDS: std::ops::Range<u64> = 0..24;
+
+#[cfg(feature = "mutants")]
+fn protocols() -> Vec<(&'static str, Mutation)> {
+    use ubcache_engine::Mutant;
+    vec![
+        ("keys are removed while the write runs (P0)", Mutant::InvalidateParallel.into()),
+        ("keys are removed after the write (P1, the first repair)", Mutant::InvalidateAfter.into()),
+        ("ubcache", Mutation::default()),
+    ]
+}
+
+#[cfg(not(feature = "mutants"))]
+fn protocols() -> Vec<(&'static str, Mutation)> {
+    vec![("ubcache", Mutation::default())]
+}
+
+/// Tells one seed: the first that goes wrong, or the first.
+fn tell(title: &str, chapter: impl Fn(u64) -> Telling) {
+    let mut tellings: Vec<Telling> = SEEDS.map(chapter).collect();
+    let wrong = tellings.iter().filter(|telling| telling.wrong.is_some()).count();
+    let shown = tellings.iter().position(|telling| telling.wrong.is_some()).unwrap_or(0);
+    println!(
+        "\n  {title}: {wrong} of {} worlds go wrong; this is one of {wrong_or}",
+        tellings.len(),
+        wrong_or = if wrong > 0 { "these" } else { "all" }
+    );
+    for line in tellings.swap_remove(shown).lines {
+        println!("    {line}");
+    }
+}
+
+fn main() {
+    for (name, mutation) in protocols() {
+        println!("\n{name}\n{}", "═".repeat(name.chars().count()));
+        tell("A write takes five seconds, a read comes after one", |seed| late_write(mutation, seed));
+        tell("The power fails when a write has been answered", |seed| power_loss(mutation, seed));
+        tell("Writes of 1 MiB against a read without end", |seed| busy_reader(mutation, seed));
+    }
+    if cfg!(not(feature = "mutants")) {
+        println!("\nWith --features mutants: the same for two protocols that lose the race.");
+    }
+}
