@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-model", &[]),
     // The offline tools run on the devices themselves, with no daemon.
     ("ubcache-cli", &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"]),
+    ("ubcache-bench", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,27 @@
+//! Measuring. For now one tool: what would a cache of a given size do for a recorded load?
+//!
+//! ```text
+//!  file ── trace: requests ── blocks of 4 KiB ──┬─ distance: reuse distances ── curve: hits by cache size
+//!                                               └─ buckets: a cache that evicts whole buckets, as bcache's
+//!                                                                    report: table, JSON, SVG
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`trace`] | reading recorded loads: CSV, `.vscsi`, blkparse text |
+//! | [`distance`] | how many other blocks were used between two uses of a block |
+//! | [`curve`] | the miss-ratio curve of an LRU cache, for all sizes in one pass |
+//! | [`buckets`] | a cache of buckets, filled in order and evicted as a whole |
+//! | [`generate`] | loads with Zipf's law and scans, for tests |
+//! | [`report`] | what is printed |
+#![forbid(unsafe_code)]
+
+pub mod buckets;
+pub mod curve;
+pub mod distance;
+pub mod generate;
+pub mod report;
+pub mod trace;
+
+/// Bytes in a block, the unit in which hits are counted.
+pub const BLOCK_BYTES: u64 = 4096;

@@ -1,0 +1,82 @@
+//! The program, on made-up loads and on bad input.
+
+use std::process::{Command, Output};
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ubcache-bench")).args(arguments).output().expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn load(directory: &std::path::Path, arguments: &[&str]) -> String {
+    let made = bench(&[&["generate"], arguments].concat());
+    assert!(made.status.success());
+    let path = directory.join("load.csv");
+    std::fs::write(&path, made.stdout).expect("room for a trace");
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+fn ratios(json: &serde_json::Value, name: &str) -> Vec<f64> {
+    json["sizes"].as_array().expect("sizes").iter().map(|row| row[name].as_f64().expect("a ratio")).collect()
+}
+
+#[test]
+fn larger_caches_hit_more_and_sampling_agrees() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = load(directory.path(), &["--blocks", "20000", "--requests", "200000"]);
+    let svg = directory.path().join("curve.svg");
+    let svg = svg.to_str().expect("a path in UTF-8");
+    let whole = bench(&["replay", &path, "--json", "--svg", svg, "--bucket", "64k"]);
+    assert!(whole.status.success(), "{}", text(&whole.stderr));
+    let whole: serde_json::Value = serde_json::from_slice(&whole.stdout).expect("JSON");
+    let lru = ratios(&whole, "lru_read_hit_ratio");
+    assert!(lru.is_sorted() && lru[0] > 0.05 && *lru.last().expect("rows") > 0.8, "{lru:?}");
+    let buckets = ratios(&whole, "bucket_read_hit_ratio");
+    assert!(buckets.iter().zip(&lru).all(|(buckets, lru)| buckets <= lru), "{buckets:?} {lru:?}");
+    let sampled = bench(&["replay", &path, "--json", "--sample", "0.2"]);
+    let sampled: serde_json::Value = serde_json::from_slice(&sampled.stdout).expect("JSON");
+    for (whole, sampled) in lru.iter().zip(ratios(&sampled, "lru_read_hit_ratio")) {
+        assert!((whole - sampled).abs() < 0.06, "{whole} and {sampled}");
+    }
+    let picture = std::fs::read_to_string(svg).expect("a picture");
+    assert!(picture.starts_with("<svg") && picture.matches("<polyline").count() == 2);
+}
+
+#[test]
+fn one_scan_costs_buckets_no_less_than_blocks() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let scans =
+        ["--blocks", "20000", "--requests", "200000", "--scan-every", "20000", "--scan-blocks", "10000"];
+    let path = load(directory.path(), &scans);
+    let with = bench(&["replay", &path, "--json", "--cache", "16M"]);
+    let with: serde_json::Value = serde_json::from_slice(&with.stdout).expect("JSON");
+    let path = load(directory.path(), &scans[..4]);
+    let without = bench(&["replay", &path, "--json", "--cache", "16M"]);
+    let without: serde_json::Value = serde_json::from_slice(&without.stdout).expect("JSON");
+    for name in ["lru_read_hit_ratio", "bucket_read_hit_ratio"] {
+        assert!(ratios(&with, name)[0] < ratios(&without, name)[0] - 0.1, "{name}: scans hurt an LRU");
+    }
+}
+
+#[test]
+fn bad_input_is_named() {
+    let missing = bench(&["replay", "/nonexistent/trace.csv"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        text(&missing.stderr).contains("/nonexistent/trace.csv: can't read it"),
+        "{}",
+        text(&missing.stderr)
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("prose.txt");
+    std::fs::write(&path, "once upon a time\n").expect("a file");
+    let prose = bench(&["replay", path.to_str().expect("a path in UTF-8")]);
+    assert!(
+        text(&prose.stderr).contains("not a trace: found \"once upon a time\""),
+        "{}",
+        text(&prose.stderr)
+    );
+    assert_eq!(bench(&["replay", "x", "--cache", "12q"]).status.code(), Some(2));
+}
