@@ -8,6 +8,8 @@
 //! tasks of a group at once, which is what a power failure or a host restart does to a program.
 //! What the dropped tasks had submitted to a disk is the disk's business. A dead group spawns nothing.
 
+mod env;
+
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -18,12 +20,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
-use ubcache_env::{Env, Nanos, Priority, Task};
+use ubcache_env::{Nanos, Priority};
 
-use crate::disk::SimDisk;
 use crate::rng::{Rng, mix};
+pub use env::SimEnv;
 
 /// Who runs next.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -514,103 +516,5 @@ impl SimWorld {
 
     pub(crate) fn inner(&self) -> &Rc<World> {
         &self.world
-    }
-}
-
-/// The environment of one instance in a [`SimWorld`].
-#[derive(Clone)]
-pub struct SimEnv {
-    world: Rc<World>,
-    group: u32,
-}
-
-#[derive(Default)]
-struct Timer {
-    fired: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Sink for Timer {
-    fn fire(&self, _token: u64) {
-        self.fired.set(true);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-    fn cares(&self, _token: u64) -> bool {
-        self.waker.borrow().is_some()
-    }
-}
-
-struct Sleep(Rc<Timer>);
-
-impl Future for Sleep {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.fired.get() {
-            return Poll::Ready(());
-        }
-        *self.0.waker.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        self.0.waker.borrow_mut().take();
-    }
-}
-
-impl Env for SimEnv {
-    type Device = SimDisk;
-
-    fn now(&self) -> Nanos {
-        Nanos(self.world.now.get())
-    }
-
-    fn unix_seconds(&self) -> u64 {
-        1_700_000_000 + self.world.now.get() / 1_000_000_000
-    }
-
-    async fn sleep_until(&self, at: Nanos) {
-        if at.0 <= self.world.now.get() {
-            return;
-        }
-        let slop = self.world.schedule.borrow_mut().below(self.world.config.timer_slop.0 + 1);
-        let timer = Rc::new(Timer::default());
-        self.world.schedule(at.0.saturating_add(slop), timer.clone(), 0);
-        Sleep(timer).await;
-    }
-
-    #[track_caller]
-    fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
-        let (task, run) = Task::wrap(task);
-        self.world.spawn(self.group, priority, Box::pin(run), Location::caller());
-        task
-    }
-
-    fn random(&self) -> u64 {
-        self.world.random.borrow_mut().bits()
-    }
-
-    async fn yield_now(&self) {
-        // Time passes with every turn, so that a loop that waits by yielding comes to its end.
-        let turns = self.world.give_way();
-        for _ in 0..turns {
-            let mut first = true;
-            std::future::poll_fn(|cx| {
-                if std::mem::take(&mut first) {
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                }
-            })
-            .await;
-        }
-    }
-
-    fn mark(&self, name: &'static str) {
-        *self.world.marks.borrow_mut().entry(name).or_insert(0) += 1;
     }
 }
