@@ -28,8 +28,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
 ];
 
-/// Seeds of the simulator that every change has to pass.
-const SEEDS: &str = "0..300";
+/// Seeds of the simulator that every change has to pass. They reach every mark of the engine.
+const SEEDS: &str = "0..2000";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -101,7 +101,20 @@ fn test() -> bool {
         ("all tests", &["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads=2"]),
         (
             "the simulator, over many seeds",
-            &["run", "--release", "-p", "ubcache-sim", "--bin", "ubcache-simulate", "--", "--seeds", SEEDS],
+            &[
+                "run",
+                "--release",
+                "-p",
+                "ubcache-sim",
+                "--bin",
+                "ubcache-simulate",
+                "--",
+                "--seeds",
+                SEEDS,
+                "--jobs",
+                "2",
+                "--require-marks",
+            ],
         ),
         // In a directory of its own: nothing that is shipped is ever built with this feature.
         (

@@ -18,6 +18,7 @@
 //! | `writeback` | dirty data to the backing device |
 //! | `gc` | passes over the index, moving data together |
 //! | `settings`, `stats`, `errors` | attributes, counters, error types |
+//! | [`marks`] | named points that the simulator counts |
 //! | `mutants` | rules that the simulator breaks to see whether it notices; not in release builds |
 //!
 //! Rules are cited by number (T1, W3, B4 …) from `docs/coherence.md`, the format by section from
@@ -31,6 +32,7 @@ mod errors;
 mod gc;
 mod index;
 mod journal;
+pub mod marks;
 mod meter;
 mod mutants;
 mod request;

@@ -328,6 +328,7 @@ impl<E: Env> CachedVolume<E> {
             self.superblock.borrow_mut().set_state(BackingState::Dirty);
             self.write_backing_superblock().await?;
             self.marked_dirty.set(true);
+            self.set.env.mark("marked_dirty");
         }
         Ok(())
     }
@@ -348,6 +349,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let _one = self.state_lock.lock().await;
         if self.set.journal_flush().await.is_err() || !clean() {
+            self.set.env.mark("marking_clean_overtaken");
             return;
         }
         // From here on a writer waits for the lock and marks it dirty again.

@@ -55,6 +55,13 @@ pub struct Cli {
     /// Print how often each named point was reached
     #[arg(long)]
     pub marks: bool,
+    /// Fail if the seeds leave out one of the named points that they should reach
+    #[arg(long)]
+    pub require_marks: bool,
+    /// Run the seeds, find every mutant in them, and write the tables of both into this file, between its
+    /// `<!-- begin … -->` lines. Needs a build with the feature `mutants`
+    #[arg(long, value_name = "FILE")]
+    pub tables: Option<PathBuf>,
     /// Print one JSON object at the end and nothing else
     #[arg(long)]
     pub json: bool,

@@ -114,7 +114,14 @@ pub fn main(cli: Cli) -> Result<bool, String> {
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     end_progress(&cli);
     report(&cli, mutation, &totals, &plan_of, began.elapsed());
-    Ok(totals.failures.is_empty())
+    let missing = if cli.require_marks { totals.marks_left_out() } else { Vec::new() };
+    for name in &missing {
+        println!("no seed reaches the mark {name}");
+    }
+    if let Some(file) = &cli.tables {
+        crate::tables::write(file, seeds, &totals.marks)?;
+    }
+    Ok(totals.failures.is_empty() && missing.is_empty())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a random start comes from outside")]
@@ -185,6 +192,12 @@ impl Totals {
         if let Some(first) = outcome.violations.into_iter().next() {
             self.failures.push(Failure { seed, kind: first.kind, report: first.report });
         }
+    }
+
+    /// What the seeds should have reached.
+    fn marks_left_out(&self) -> Vec<&'static str> {
+        let all = ubcache_engine::marks::MARKS.iter().map(|(name, _)| *name);
+        all.filter(|name| !self.marks.contains_key(name)).collect()
     }
 
     fn line(&self, took: Duration) -> String {

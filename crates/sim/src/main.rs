@@ -3,6 +3,7 @@
 mod cli;
 mod hunt;
 mod mutant;
+mod tables;
 
 use std::process::ExitCode;
 

@@ -84,7 +84,11 @@ impl<E: Env> Set<E> {
                 return None;
             }
         }
-        self.try_allocate(class, sectors, unit)
+        let last = self.try_allocate(class, sectors, unit);
+        if last.is_none() {
+            self.env.mark("allocation_given_up");
+        }
+        last
     }
 
     /// Waits for one round of the allocator.
@@ -165,6 +169,7 @@ impl<E: Env> Set<E> {
                 (buckets.pending_len(), buckets.aged)
             };
             if aged {
+                self.env.mark("generations_aged");
                 self.gc.request();
             }
             if self.buckets.borrow().has_discarding() {

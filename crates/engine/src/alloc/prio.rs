@@ -80,6 +80,7 @@ impl<E: Env> Set<E> {
         let (taken, snapshot) = {
             let mut buckets = self.buckets.borrow_mut();
             if !buckets.can_take(Purpose::Prio, count) {
+                self.env.mark("prio_chain_without_room");
                 return Err(EngineError::NoSpace("the prio chain"));
             }
             let taken: Vec<BucketNr> =
@@ -108,6 +109,9 @@ impl<E: Env> Set<E> {
         let mut buckets = self.buckets.borrow_mut();
         former.into_iter().for_each(|bucket| buckets.free_former_chain(bucket));
         buckets.chain_durable(snapshot);
+        if buckets.pending_len() > 0 {
+            self.env.mark("bucket_waits_for_its_pin");
+        }
         Ok(())
     }
 }

@@ -143,6 +143,11 @@ impl InFlight {
         self.entries.iter().flatten().any(|entry| entry.backing_write && entry.range.overlaps(&range))
     }
 
+    /// Whether background writeback is under way.
+    pub fn has_writebacks(&self) -> bool {
+        self.entries.iter().flatten().any(|entry| entry.kind == Kind::Writeback)
+    }
+
     /// The entry leaves. Says which parts were doomed.
     pub fn leave(&mut self, ticket: Ticket) -> IntervalSet {
         let entry = self.entries[ticket.0].take().expect("an entry leaves once");

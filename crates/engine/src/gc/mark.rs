@@ -73,6 +73,9 @@ impl<E: Env> Set<E> {
         self.gc.requested.set(false);
         self.gc.began_at_bytes.set(self.cache.counters().written_bytes);
         self.env.mark("gc_pass");
+        if self.attached().iter().any(|volume| volume.inflight.borrow().has_writebacks()) {
+            self.env.mark("gc_during_writeback");
+        }
         let mut oldest = self.buckets.borrow().generations();
         let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
             true => self.buckets.borrow().seemingly_empty(),
@@ -89,7 +92,10 @@ impl<E: Env> Set<E> {
             }
             let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
             self.load_leaf(&leaf).await?;
-            let Some(found) = self.look_at(&leaf, &mut oldest, &moving) else { continue };
+            let Some(found) = self.look_at(&leaf, &mut oldest, &moving) else {
+                self.env.mark("gc_leaf_gone");
+                continue;
+            };
             let end = leaf.end;
             self.drop_dead_keys(found.dead).await?;
             if !found.to_move.is_empty() {

@@ -46,7 +46,10 @@ impl<E: Env> Set<E> {
         // The extent's own alignment is kept where it is that of a 4 KiB block.
         let whole = extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
         let unit = if whole { 8 } else { 1 };
-        let Some(pieces) = self.try_allocate(class, extent.range.sectors(), unit) else { return };
+        let Some(pieces) = self.try_allocate(class, extent.range.sectors(), unit) else {
+            self.env.mark("move_without_room");
+            return;
+        };
         let Ok(data) = self.cache.read(extent.pointer.offset, extent.range.sectors()).await else { return };
         let data = ubcache_env::IoVec::from(data);
         let mut at = 0;

@@ -78,6 +78,9 @@ impl<E: Env> Set<E> {
         let known = inodes.entry(inode).or_default();
         let leaves: SmallVec<[Rc<Leaf>; 2]> = tree.leaves_over(inode, range).cloned().collect();
         let now = self.env.now();
+        if leaves.len() > 1 {
+            self.env.mark("change_over_two_leaves");
+        }
         for leaf in &leaves {
             let part = leaf.clip(inode, range);
             let mut state = leaf.state.borrow_mut();
@@ -90,7 +93,9 @@ impl<E: Env> Set<E> {
                     .map_or(part, |last| SectorRange::from_bounds(part.start, part.end.max(last.range.end))),
                 false => part,
             };
+            let mut cut = 0;
             body.remove(inode, removed, |old| {
+                cut += 1;
                 if buckets.is_live(old.pointer) {
                     buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
                     if old.dirty {
@@ -102,6 +107,11 @@ impl<E: Env> Set<E> {
                     known.ghosts.newest = seq;
                 }
             });
+            match body.len() + cut - before {
+                2 if cut == 1 => self.env.mark("key_split_by_change"),
+                1.. => self.env.mark("key_trimmed_by_change"),
+                0 => {}
+            }
             if let Some((pointer, dirty)) = new {
                 let pointer = pointer.advance(part.start - range.start);
                 let extent = Extent { inode, range: part, dirty, pointer };
@@ -112,7 +122,11 @@ impl<E: Env> Set<E> {
                         known.dirty_sectors += part.sectors();
                     }
                 }
+                let others = body.len();
                 body.insert(extent, self.geometry.bucket_sectors);
+                if body.len() <= others {
+                    self.env.mark("keys_joined");
+                }
             }
             body.touch(inode, part);
             let (after, dirty_entries) = (body.len(), body.dirty_entries());
@@ -138,6 +152,7 @@ impl<E: Env> Set<E> {
         let crowded = known.ghosts.map.intervals() > GHOSTS_MAX;
         drop((tree, buckets, inodes));
         if crowded {
+            self.env.mark("ghosts_laid");
             self.lay_ghosts(inode);
         }
     }
@@ -162,6 +177,9 @@ impl<E: Env> Set<E> {
                 // I4: the decide step found nothing dirty, and there was no await since.
                 assert!(!(live && extent.dirty), "dirty data is never invalidated: {:?}", extent.range);
                 let ghost = buckets.may_return(extent.pointer) && !self.mutant(Mutant::IgnoreEvictions);
+                if !live && ghost {
+                    self.env.mark("return_check_evicted_key");
+                }
                 if live || ghost {
                     let low = hull.map_or(extent.range.start, |hull| hull.start);
                     hull = Some(SectorRange::from_bounds(low, extent.range.end));
@@ -172,6 +190,10 @@ impl<E: Env> Set<E> {
         if self.mutant(Mutant::IgnoreGhosts) {
             return removed;
         }
-        self.ghost_over(inode, range)
+        let newest = self.ghost_over(inode, range);
+        if removed.is_none() && newest.is_some() {
+            self.env.mark("return_check_ghost");
+        }
+        newest
     }
 }

@@ -112,6 +112,9 @@ impl<E: Env> Set<E> {
             for leaf in lost {
                 tree.unpin(&leaf, &mut leaf.state.borrow_mut());
             }
+            if forgotten > 0 {
+                self.env.mark("leaf_forgotten");
+            }
             tree.loaded_extents -= forgotten;
             tree.clock_hand = ClockHand(stop.unwrap_or(FIRST));
             rounds += u32::from(stop.is_none());

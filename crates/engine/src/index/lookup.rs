@@ -53,8 +53,14 @@ impl<E: Env> Set<E> {
             // Writing and splitting takes buckets and entries: not too many at once.
             match self.crowded_leaf(inode, range) {
                 None => return Ok(()),
-                Some((leaf, Crowded::Node)) => self.restructure(vec![vec![leaf]], false).await?,
-                Some((leaf, Crowded::Records)) => self.write_leaf(&leaf, false).await?,
+                Some((leaf, Crowded::Node)) => {
+                    self.env.mark("overfull_leaf");
+                    self.restructure(vec![vec![leaf]], false).await?;
+                }
+                Some((leaf, Crowded::Records)) => {
+                    self.env.mark("leaf_with_many_records");
+                    self.write_leaf(&leaf, false).await?;
+                }
             }
         }
     }

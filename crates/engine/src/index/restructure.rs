@@ -225,6 +225,7 @@ impl<E: Env> Set<E> {
                 Ok(())
             }
             Err(error) => {
+                self.env.mark("restructure_failed");
                 let mut buckets = self.buckets.borrow_mut();
                 if self.failure().is_none() {
                     // Nothing durable refers to them: appends are the last thing done.
@@ -257,6 +258,7 @@ impl<E: Env> Set<E> {
             let usable =
                 leaves.iter().all(|leaf| !leaf.state.borrow().retired && leaf.state.borrow().body.is_some());
             if !usable || leaves.is_empty() || !self.has_one_parent(&leaves) {
+                self.env.mark("leaf_replaced_by_others");
                 continue;
             }
             self.replace_group(leaves, locks, plan, replaced).await?;
@@ -342,6 +344,9 @@ impl<E: Env> Set<E> {
                 keys.extend(body.iter().map(|extent| extent.key()));
                 state.dirty_entries = state.body.as_ref().map_or(0, Body::dirty_entries);
             }
+            if dropped > 0 {
+                self.env.mark("stale_keys_dropped");
+            }
             tree.loaded_extents -= dropped;
         }
         let end = leaves.last().expect("a group is not empty").end;
@@ -383,6 +388,7 @@ impl<E: Env> Set<E> {
                 let at = node.pointer.offset + node.used_bytes / SECTOR_BYTES;
                 plan.appends.push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
                 plan.grown.push((level, end, bytes));
+                self.env.mark("interior_appended");
                 continue;
             }
             let mut children: BTreeMap<Position, Key> =
@@ -480,6 +486,9 @@ impl<E: Env> Set<E> {
                 };
                 let leaf = tree.make_leaf(low, node.end, node.pointer, node.sectors, state);
                 tree.insert_leaf(leaf.clone());
+                if touched {
+                    self.env.mark("leaf_changed_while_replaced");
+                }
                 let pinned = touched && !self.mutant(Mutant::ReplacedLeafNotPinned);
                 if let (true, Some(seq)) = (pinned, pin) {
                     tree.pin(&leaf, &mut leaf.state.borrow_mut(), seq);

@@ -87,6 +87,7 @@ impl<E: Env> Set<E> {
             }
         };
         let Some((at, bytes, touched)) = append else {
+            self.env.mark("leaf_full");
             drop(io);
             return self.restructure(vec![vec![leaf.clone()]], makes_room).await;
         };
@@ -101,6 +102,7 @@ impl<E: Env> Set<E> {
                 Ok(())
             }
             Err(source) => {
+                self.env.mark("leaf_write_failed");
                 // The first sector may be there or not: the node can't be appended to any more.
                 state.used_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
                 state.body.as_mut().expect("a leaf with pins stays in memory").restore_touched(touched);

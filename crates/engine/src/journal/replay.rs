@@ -62,6 +62,16 @@ impl<E: Env> Set<E> {
                 }
                 self.load_over(key.inode, key.range()).await?;
                 let new = key.pointer().map(|pointer| (pointer, key.dirty));
+                match new {
+                    None => self.env.mark("replayed_removal"),
+                    Some((pointer, _)) if !self.buckets.borrow().is_live(pointer) => {
+                        self.env.mark("replayed_stale_record");
+                    }
+                    Some(_) if !self.live_extents(key.inode, key.range()).is_empty() => {
+                        self.env.mark("replayed_over_a_key");
+                    }
+                    Some(_) => {}
+                }
                 self.replace_in_memory(key.inode, key.range(), new, entry.seq);
                 replayed += 1;
             }

@@ -67,6 +67,7 @@ impl<E: Env> Set<E> {
         let bytes = key.words() as u64 * 8;
         let limit = self.geometry.max_journal_entry_bytes() - JOURNAL_HEADER_BYTES;
         if state.open_bytes + bytes > limit {
+            self.env.mark("journal_entry_full");
             let sealed = (state.open_seq, std::mem::take(&mut state.open_keys));
             state.sealed.push_back(sealed);
             state.open_seq = state.open_seq.next();
@@ -211,6 +212,7 @@ impl<E: Env> Set<E> {
             match due {
                 Due::Now => {
                     if let Err(source) = self.write_entry().await {
+                        self.env.mark("journal_write_failed");
                         self.note_cache_error("writing the journal", &source);
                         self.journal.state.borrow_mut().failed = Some(source.clone());
                         self.fail(format!("the journal could not be written: {source}"));

@@ -48,6 +48,7 @@ impl<E: Env> CachedVolume<E> {
         let joins = self.set.mutant(Mutant::FlushJoinsOlder) && before > 0;
         if self.flush_good.get() > before || (joins && self.flush_good.get() == before && waited) {
             // One that started after we came has succeeded.
+            self.set.env.mark("backing_flush_shared");
             return Ok(());
         }
         if self.unflushed.borrow().is_empty() {

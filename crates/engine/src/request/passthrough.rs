@@ -52,6 +52,7 @@ impl<E: Env> CachedVolume<E> {
                 Err(error) => Err(to_client(error)),
             }
         } else {
+            self.set.env.mark("write_refused_without_cache");
             Err(to_client(error))
         };
         self.inflight.borrow_mut().leave(ticket);

@@ -3,7 +3,7 @@
 use ubcache_env::{Env, SectorRange, StreamId};
 use ubcache_format::CacheMode;
 
-use crate::bypass::decide::{BypassInput, decide};
+use crate::bypass::decide::{BypassInput, BypassReason, decide};
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -34,6 +34,12 @@ impl<E: Env> CachedVolume<E> {
         };
         let reason =
             decide(&input, cutoff, limit, || self.sequential.borrow_mut().observe(now, stream, range));
+        match reason {
+            Some(BypassReason::Sequential) => self.set.env.mark("bypass_sequential"),
+            Some(BypassReason::Congested) => self.set.env.mark("bypass_congested"),
+            Some(BypassReason::CacheFull) => self.set.env.mark("bypass_cache_full"),
+            _ => {}
+        }
         if reason.is_some() {
             self.count(|counters| counters.bypassed_bytes += range.bytes());
         }
@@ -44,9 +50,13 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
         let settings = self.set.settings.borrow();
         let in_use = self.set.buckets.borrow().in_use_percent();
-        self.mode() == CacheMode::Writeback
-            && !self.detaching.get()
-            && in_use <= settings.cutoff_writeback_sync
-            && (fua || in_use <= settings.cutoff_writeback)
+        if self.mode() != CacheMode::Writeback || self.detaching.get() {
+            return false;
+        }
+        let room = in_use <= settings.cutoff_writeback_sync && (fua || in_use <= settings.cutoff_writeback);
+        if !room {
+            self.set.env.mark("writeback_cutoff");
+        }
+        room
     }
 }

@@ -27,6 +27,7 @@ impl<E: Env> CachedVolume<E> {
             let due = now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.starved.get();
             if due && !self.unflushed.borrow().is_empty() {
                 flushed_at = now;
+                self.set.env.mark("flush_of_our_own");
                 // An error is counted; the next round tries again.
                 drop(self.flush_backing().await);
             } else if published == 0 {
@@ -72,12 +73,16 @@ impl<E: Env> CachedVolume<E> {
             .filter(|(part, found)| *found == pointer.advance(part.start - range.start))
             .map(|(part, _)| part)
             .collect();
+        if unchanged.is_empty() {
+            self.set.env.mark("copy_gone_before_published");
+        }
         for part in unchanged {
             for part in self.unflushed.borrow().flushed_parts(part) {
                 let mut known = IntervalSet::default();
                 for extent in self.set.live_extents(self.inode(), part) {
                     known.insert(extent.range);
                 }
+                self.set.env.mark("copy_published");
                 for gap in known.gaps(part) {
                     let place = pointer.advance(gap.start - range.start);
                     // I3, I7: nothing is landing there, and nothing there can be lost.

@@ -106,6 +106,7 @@ impl<E: Env> CachedVolume<E> {
             if next_copy <= at
                 && let Some((part, pointer)) = copies.next()
             {
+                self.set.env.mark("hit_unpublished_copy");
                 parts.push(
                     self.hit(Extent { inode: self.inode(), range: part, dirty: false, pointer }, false),
                 );
@@ -142,10 +143,17 @@ impl<E: Env> CachedVolume<E> {
         let block = u64::from(self.set.geometry.block_sectors);
         // Part of a block can't be cached on its own without wasting the rest of it.
         let whole = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
-        if !whole || self.unpublished.borrow().len() >= self.set.tuning.unpublished_max {
+        if !whole {
             return None;
         }
-        let memory = self.fill_budget.try_acquire(range.bytes())?;
+        if self.unpublished.borrow().len() >= self.set.tuning.unpublished_max {
+            self.set.env.mark("too_many_copies");
+            return None;
+        }
+        let Some(memory) = self.fill_budget.try_acquire(range.bytes()) else {
+            self.set.env.mark("fill_memory_short");
+            return None;
+        };
         Some(FillTicket { ticket: self.inflight.borrow_mut().enter_fill(range), _memory: memory })
     }
 
@@ -217,6 +225,7 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         error: crate::EngineError,
     ) -> Result<IoVec, VolumeError> {
+        self.set.env.mark("index_unreadable");
         let known_clean = self.set.buckets.borrow().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
         if !known_clean {
             return Err(to_client(error));
@@ -229,7 +238,10 @@ impl<E: Env> CachedVolume<E> {
     async fn fill(self: &Rc<Self>, fill: Fill) {
         let Fill { range, data, ticket } = fill;
         let written = match self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors()) {
-            None => None,
+            None => {
+                self.set.env.mark("fill_without_room");
+                None
+            }
             Some(pieces) => {
                 let ok = self.write_pieces(&pieces, &data.into()).await;
                 ok.then_some(pieces)
@@ -243,6 +255,9 @@ impl<E: Env> CachedVolume<E> {
         if doomed.covers(range) {
             self.count(|counters| counters.cache_miss_collisions += 1);
             return;
+        }
+        if !doomed.is_empty() {
+            self.set.env.mark("fill_kept_in_part");
         }
         let Some(pieces) = written else { return };
         if self.is_stopping() || self.set.failure().is_some() {

@@ -136,6 +136,9 @@ impl<E: Env> CachedVolume<E> {
         #[cfg(feature = "mutants")]
         let write = self.with_late_removal(range, write);
         let (result, copy) = join(write, copy).await;
+        if result.is_err() {
+            self.set.env.mark("backing_write_failed");
+        }
         if result.is_err() && self.set.mutant(Mutant::FailedWriteRestoresKey) {
             self.restore(before).await;
         }

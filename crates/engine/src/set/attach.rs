@@ -64,7 +64,12 @@ impl<E: Env> CacheSet<E> {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         }
         let inode = match slot {
-            Some(slot) if attached => Inode(slot as u32),
+            Some(slot) if attached => {
+                if state == BackingState::Dirty {
+                    set.env.mark("attached_dirty");
+                }
+                Inode(slot as u32)
+            }
             _ => {
                 // A2: it may have been written without the cache since: what is cached of it is void.
                 let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {

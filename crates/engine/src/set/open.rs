@@ -57,6 +57,7 @@ impl<E: Env> CacheSet<E> {
             cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
         }
         if !superblock.sync() {
+            env.mark("first_run");
             first_run(&env, &cache, &mut superblock).await?;
         }
         let geometry = superblock.geometry();
@@ -264,9 +265,13 @@ impl<E: Env> Set<E> {
         assert_eq!(self.tree.borrow().leaves().last().map(|leaf| leaf.end), Some(LAST), "the tree is whole");
         // Serving before everything is counted takes promised buckets, and a place for the entry
         // that takes the promise back.
+        let wanted = lazy;
         let enough = 2 * (self.geometry.prio_buckets() as usize + 6);
         lazy &= self.buckets.borrow().promised_len() >= enough;
         lazy &= self.journal.state.borrow().ring.takes_chains(0);
+        if wanted && !lazy {
+            self.env.mark("lazy_start_refused");
+        }
         if !lazy {
             self.count_leaves(false).await?;
         }

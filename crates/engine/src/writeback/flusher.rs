@@ -82,6 +82,7 @@ impl<E: Env> CachedVolume<E> {
             return Err(VolumeError::Unavailable(what));
         }
         if cleaned.busy > 0 {
+            self.set.env.mark("cleaning_waits");
             // Another writeback is at it, or a backing write has to land first.
             self.set.env.sleep(ubcache_env::Nanos::from_millis(1)).await;
         }
@@ -146,6 +147,7 @@ impl<E: Env> CachedVolume<E> {
         for extent in extents {
             let loaded = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
             if !loaded || !self.set.is_current(&extent) {
+                self.set.env.mark("writeback_key_gone");
                 continue;
             }
             match groups.last_mut() {
@@ -153,6 +155,7 @@ impl<E: Env> CachedVolume<E> {
                     if group.last().is_some_and(|last| last.range.end == extent.range.start)
                         && extent.range.end - group[0].range.start <= RUN_SECTORS_MAX =>
                 {
+                    self.set.env.mark("writeback_run");
                     group.push(extent);
                 }
                 _ => groups.push(vec![extent]),
@@ -188,6 +191,7 @@ impl<E: Env> CachedVolume<E> {
             match result {
                 Ok(buf) => data.push(buf.freeze()),
                 Err(error) => {
+                    self.set.env.mark("writeback_read_failed");
                     self.set.note_cache_error("reading dirty data", &error);
                     return false;
                 }

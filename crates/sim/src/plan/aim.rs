@@ -185,11 +185,18 @@ impl Script<'_> {
     }
 
     fn cache_errors(&mut self) {
+        if self.rng.chance(1, 2) {
+            return self.journal_errors();
+        }
         let read = self.rng.pick(&[0, 20_000, 300_000]);
         let write = self.rng.pick(&[0, 50_000, 300_000]);
         let flush = self.rng.pick(&[0, 0, 100_000]);
         let budget = self.rng.pick(&[3, 10, 60]);
         self.faults(0, Rates { read, write, flush, latent: 0 }, budget);
+        if self.rng.chance(1, 2) {
+            // Leaves come and go, so that they are read while reads fail.
+            (self.plan.cache.node_keys, self.plan.cache.extents_in_memory) = (4, 10);
+        }
         self.plan.volumes[0].profile = self.rng.pick(&[Profile::Fast, Profile::Slow, Profile::Jitter]);
         for _ in 0..self.rounds(30) {
             let mode = self.rng.pick(&["writeback", "writeback", "writearound"]);
@@ -202,9 +209,10 @@ impl Script<'_> {
             self.sleep(0, 300_000);
             for _ in 0..self.rng.between(5, 30) {
                 let client = self.rng.below(3) as u32;
+                let blocks = self.rng.pick(&[4, 64]);
                 match self.rng.below(12) {
-                    0..=4 => self.write(client, 4),
-                    5..=8 => self.read(client, 4),
+                    0..=4 => self.write(client, blocks),
+                    5..=8 => self.read(client, blocks),
                     9 => self.op(client, Action::Flush),
                     10 => {
                         let range = self.range(4);
@@ -214,6 +222,21 @@ impl Script<'_> {
                 }
             }
             self.crash(100_000);
+        }
+    }
+
+    /// One write over what is cached, whose removal may not become durable, and then a crash at once.
+    fn journal_errors(&mut self) {
+        let write = self.rng.pick(&[50_000, 100_000, 200_000]);
+        self.faults(0, Rates { write, ..Rates::default() }, 200);
+        for _ in 0..self.rounds(4) {
+            self.set("cache_mode", "writearound");
+            let whole = self.everything();
+            self.op(0, Action::Read(whole));
+            self.op(0, Action::Sleep(Nanos::from_millis(300)));
+            self.op(0, Action::Flush);
+            self.write(0, 8);
+            self.crash(10_000);
         }
     }
 
@@ -238,30 +261,25 @@ impl Script<'_> {
         // From the submission of a write to its end.
         let long = if profile == Profile::LateWrites { 5_000_000 } else { 15_000 };
         self.plan.volumes[0].profile = profile;
-        let mode = self.rng.pick(&["writeback", "writeback", "writethrough"]);
-        self.set("cache_mode", mode);
-        for _ in 0..self.rounds(24) {
+        for _ in 0..self.rounds(10) {
+            // Something else is dirty, so that no write waits for the superblock of the volume.
+            self.set("writeback_running", "0");
             self.hurry();
-            // Something else stays dirty, so that no write waits for the superblock of the volume.
-            for _ in 0..6 {
-                let far = SectorRange::new(Sector(SECTORS / 2 + self.rng.below(SECTORS / 16) * 8), 8);
-                self.op(4, Action::Write { range: far, fua: false });
-                self.op(4, Action::Sleep(Nanos::from_micros(long)));
-            }
-            // By then what was dirty is clean.
-            let begin = 6 * long;
+            let far = SectorRange::new(Sector(SECTORS / 2), 8);
+            self.op(2, Action::Write { range: far, fua: false });
+            let begin = 3 * long;
+            let same = self.range(2);
             for client in 0..4 {
-                let apart = self.rng.below(long / 4);
+                let apart = if client == 0 { 0 } else { self.rng.below(long / 4) };
                 self.op(client, Action::Sleep(Nanos::from_micros(begin + apart)));
-                match self.rng.below(5) {
-                    0..=1 => {
-                        let (range, fua) = (self.range(2), false);
-                        self.op(client, Action::Zeroes { range, fua, unmap: false });
-                    }
-                    2..=3 => self.write(client, 2),
+                match client {
+                    0 => self.op(client, Action::Zeroes { range: same, fua: false, unmap: false }),
+                    1 => self.op(client, Action::Write { range: same, fua: false }),
+                    _ if self.rng.chance(1, 2) => self.write(client, 2),
                     _ => self.read(client, 2),
                 }
             }
+            self.set("writeback_running", "1");
             match self.rng.below(3) {
                 0 => self.crash(6 * long),
                 1 => self.at(3 * long, ControlAction::Restart(AfterStart { check: true, again: None })),
@@ -289,7 +307,7 @@ impl Script<'_> {
 
     fn restart_then_power_failure(&mut self) {
         self.plan.cache.profile = self.rng.pick(&[Profile::Slow, Profile::Jitter]);
-        self.plan.cache.lazy_start = self.rng.chance(1, 3);
+        self.plan.cache.lazy_start = self.rng.chance(1, 4);
         for _ in 0..self.rounds(12) {
             let mode = self.rng.pick(&["writeback", "writearound"]);
             self.set("cache_mode", mode);
@@ -300,7 +318,7 @@ impl Script<'_> {
                 self.op(0, Action::Write { range, fua });
             }
             // The journal is written by itself after 100 ms, at once with FUA.
-            let delay = if fua { self.rng.between(100, 20_000) } else { self.rng.between(95_000, 130_000) };
+            let delay = if fua { self.rng.between(2_000, 45_000) } else { self.rng.between(95_000, 130_000) };
             self.at(delay, ControlAction::HostRestart(AfterStart::default()));
             self.set("writeback_running", "0");
             if self.rng.chance(2, 3) {
@@ -325,7 +343,11 @@ impl Script<'_> {
             for _ in 0..self.rng.between(6, 30) {
                 let client = self.rng.below(5) as u32;
                 match self.rng.below(10) {
-                    0..=4 => self.write(client, 4),
+                    0..=3 => self.write(client, 4),
+                    4 => {
+                        let range = self.range(4);
+                        self.op(client, Action::Zeroes { range, fua: true, unmap: false });
+                    }
                     5..=7 => self.op(client, Action::Flush),
                     8 => self.read(client, 4),
                     _ => self.sleep(client, 50_000),
@@ -348,22 +370,31 @@ impl Script<'_> {
             let range = SectorRange::new(Sector(at * 128), 128);
             self.op(at as u32 % 2, Action::Write { range, fua: false });
         }
-        // Each of these leaves a little of two buckets, and takes a bucket and a half.
-        for _ in 0..self.ops_max.saturating_sub(dirty).min(300) {
+        // Each of these leaves something of two buckets and takes most of another: after some hundred none is free.
+        let rest = self.ops_max.saturating_sub(dirty).min(400);
+        for at in 0..rest {
             let client = self.rng.below(5) as u32;
-            let start = Sector(self.rng.below(dirty * 128 - 16));
-            let range = SectorRange::new(start, self.rng.between(9, 14));
+            let start = match self.rng.below(3) {
+                0 => self.rng.pick(&[100, 900]) + self.rng.below(4),
+                _ => self.rng.below(dirty * 16 - 2) * 8 + 4,
+            };
+            let range = SectorRange::new(Sector(start), self.rng.between(5, 7));
             match self.rng.below(16) {
                 0 => self.op(client, Action::Zeroes { range, fua: false, unmap: false }),
                 1 => self.op(client, Action::Read(range)),
                 2 => self.sleep(client, 100_000),
                 _ => self.op(client, Action::Write { range, fua: false }),
             }
-            match self.rng.below(120) {
+            if at < 180 || !self.rng.chance(1, 20) {
+                continue;
+            }
+            match self.rng.below(6) {
                 0 => self.set("writeback_running", "1"),
-                1 => self.set("cache_mode", "writearound"),
-                2 => self.at(1, ControlAction::CollectGarbage),
-                3 => self.crash(100_000),
+                1 => self.set("writeback_running", "0"),
+                2 => self.set("cache_mode", "writearound"),
+                3 => self.set("cache_mode", "writeback"),
+                4 => self.at(1, ControlAction::CollectGarbage),
+                _ if self.rng.chance(1, 4) => self.crash(100_000),
                 _ => {}
             }
         }

@@ -1,0 +1,128 @@
+//! `--tables`: what the simulator finds and reaches, as tables in a document.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+/// Writes both tables into the file.
+#[cfg(not(feature = "mutants"))]
+pub fn write(_: &Path, _: Range<u64>, _: &BTreeMap<&'static str, u64>) -> Result<(), String> {
+    Err("the tables need a build with the feature mutants: \
+         cargo run --release -p ubcache-sim --features mutants -- --seeds A..B --tables FILE"
+        .to_owned())
+}
+
+/// Writes both tables into the file.
+#[cfg(feature = "mutants")]
+pub fn write(file: &Path, seeds: Range<u64>, marks: &BTreeMap<&'static str, u64>) -> Result<(), String> {
+    let fail = |error: std::io::Error| format!("{}: {error}", file.display());
+    let text = std::fs::read_to_string(file).map_err(fail)?;
+    let text = with_section(&text, "mutants", &of_mutants::table(seeds.clone()))?;
+    let text = with_section(&text, "marks", &of_marks(&seeds, marks))?;
+    std::fs::write(file, text).map_err(fail)
+}
+
+/// Replaces what stands between the two lines of a section.
+#[cfg(feature = "mutants")]
+fn with_section(text: &str, name: &str, section: &str) -> Result<String, String> {
+    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
+    let found = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
+    let (head, tail) = found.ok_or_else(|| format!("there is no section \"{}\"", begin.trim()))?;
+    Ok(format!("{head}{begin}\n{section}\n{end}{tail}"))
+}
+
+#[cfg(feature = "mutants")]
+fn of_marks(seeds: &Range<u64>, marks: &BTreeMap<&'static str, u64>) -> String {
+    use std::fmt::Write as _;
+
+    let all = ubcache_engine::marks::MARKS;
+    let mut text = format!("{} marks, seeds {} to {}:\n\n", all.len(), seeds.start, seeds.end - 1);
+    text += "| mark | times | meaning |\n|---|---:|---|\n";
+    for (name, meaning) in all {
+        let _ = writeln!(text, "| `{name}` | {} | {meaning} |", marks.get(name).copied().unwrap_or(0));
+    }
+    text += "\nNot required of the simulator:\n\n| mark | times | why |\n|---|---:|---|\n";
+    for (name, why) in ubcache_engine::marks::UNREACHED {
+        let _ = writeln!(text, "| `{name}` | {} | {why} |", marks.get(name).copied().unwrap_or(0));
+    }
+    text
+}
+
+#[cfg(feature = "mutants")]
+mod of_mutants {
+    use std::fmt::Write as _;
+    use std::ops::Range;
+    use std::time::Instant;
+
+    use ubcache_engine::Mutant;
+    use ubcache_sim::Plan;
+    use ubcache_sim::kill::{kill, run_mutant};
+    use ubcache_sim::plan::draw::{DrawOptions, draw};
+    use ubcache_sim::shrink::shrink;
+
+    /// Runs that the shrink of one plan may take.
+    const SHRINK_RUNS: u64 = 1500;
+    /// A shrunk plan with more steps is not spelled out.
+    const STEPS_MAX: usize = 7;
+
+    pub fn table(seeds: Range<u64>) -> String {
+        let mut text = format!("{} mutants, seeds from {} on:\n\n", Mutant::ALL.len(), seeds.start);
+        text += "| mutant | rule | what is changed | seeds | seconds | found by | shrunk plan |\n";
+        text += "|---|---|---|---:|---:|---|---|\n";
+        for &mutant in Mutant::ALL {
+            let began = clock();
+            let found = kill(mutant, seeds.clone());
+            let seconds = began.elapsed().as_secs_f64();
+            let _ = write!(text, "| `{}` | {} | {} ", mutant.name(), mutant.rule(), mutant.what());
+            let Some(found) = found else {
+                let _ = writeln!(text, "| – | – | **not found** | |");
+                continue;
+            };
+            let plan = draw(found.seed, DrawOptions::default());
+            let shrunk =
+                shrink(&plan, &found.violation.kind, SHRINK_RUNS, |plan| run_mutant(mutant, plan)).plan;
+            let tried = found.seed - seeds.start + 1;
+            let kind = kind(&found.violation.kind);
+            let _ = writeln!(text, "| {tried} | {seconds:.1} | {kind} | {} |", steps(&shrunk));
+        }
+        text
+    }
+
+    /// What violations of this kind are called in the table.
+    fn kind(kind: &str) -> String {
+        match kind.split_once(" at ") {
+            Some(("panic", place)) => {
+                let file = place.rsplit('/').next().unwrap_or(place).split(':').next().unwrap_or(place);
+                format!("assertion in {file}")
+            }
+            _ => kind.replace('|', "/"),
+        }
+    }
+
+    fn steps(plan: &Plan) -> String {
+        let faults = if plan.faults.is_empty() { "" } else { ", device errors" };
+        let (ops, controls) = (plan.ops.len(), plan.controls.len());
+        if ops + controls > STEPS_MAX {
+            return format!("{ops} operations, {controls} events{faults}");
+        }
+        let mut lines = Vec::new();
+        let mut controls = plan.controls.iter().peekable();
+        for (index, op) in plan.ops.iter().enumerate() {
+            while let Some(control) = controls.next_if(|control| control.after_ops <= index as u64) {
+                lines.push(control.action.to_string());
+            }
+            lines.push(format!("c{} {}", op.client, op.action));
+        }
+        lines.extend(controls.map(|control| control.action.to_string()));
+        if plan.last_crash {
+            lines.push("power-failure at the end".to_owned());
+        }
+        let mode = &plan.volumes[0].mode;
+        format!("{mode}{faults}: {}", lines.join("; "))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "how long it takes is in the table")]
+    fn clock() -> Instant {
+        Instant::now()
+    }
+}
