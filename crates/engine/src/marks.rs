@@ -8,7 +8,6 @@ pub const MARKS: &[(&str, &str)] = &[
     // Requests.
     ("bypass_sequential", "a request goes past the cache: it belongs to a long run"),
     ("bypass_congested", "a request goes past the cache: the cache device is slow"),
-    ("bypass_cache_full", "a request goes past the cache: nearly every bucket is in use"),
     ("writeback_cutoff", "a write of a writeback volume goes through: too much is in use"),
     ("hit_unpublished_copy", "a read found a copy that has no key yet"),
     ("fill_doomed_by_write", "a write came between a miss and its fill (T2, T3)"),
@@ -16,7 +15,6 @@ pub const MARKS: &[(&str, &str)] = &[
     ("fill_without_room", "a miss is not cached: no bucket"),
     ("clean_read_retried", "clean data that can't be read comes from the backing device (R4)"),
     ("dirty_read_failed", "dirty data can't be read; the client is told (R4)"),
-    ("index_unreadable", "a leaf can't be read; the read goes without it, or fails"),
     ("bypass_over_dirty", "a bypass write over dirty data becomes a writeback write (W2)"),
     ("cleaned_for_write", "no room for that: the range is cleaned first"),
     ("cleaning_waits", "and somebody else works on it"),
@@ -89,7 +87,6 @@ pub const MARKS: &[(&str, &str)] = &[
     ("copies_forgotten", "unpublished copies are dropped, so that their buckets make room in the journal"),
     ("bucket_discarded", "buckets are discarded before they are used again"),
     ("discard_skipped", "there is no time for that"),
-    ("bucket_discard_failed", "the device could not"),
     ("gc_pass", "garbage collection begins a pass"),
     ("gc_during_writeback", "while data is written back"),
     ("gc_leaf_gone", "a leaf was replaced or forgotten under it"),
@@ -115,6 +112,9 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("fill_memory_short", "megabytes of fills at once: plans are too small"),
     ("generations_aged", "a bucket reused dozens of times between two passes: plans are too short"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
+    ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
+    ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
+    ("bucket_discard_failed", "rare: an error in one of the few discards"),
     ("detached", "a volume is parted from its set: plans do not do that"),
     ("attached_again", "and taken up again"),
 ];

@@ -16,6 +16,7 @@ use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
 use crate::errors::EngineError;
 use crate::meter::Meter;
+use crate::mutants::Mutant;
 use crate::request::write::Payload;
 use crate::set::Set;
 use crate::set::attach::AttachOptions;
@@ -148,6 +149,10 @@ impl<E: Env> CachedVolume<E> {
         let publisher = self.set.env.spawn(Priority::Background, self.clone().publisher_task());
         let writeback = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
         self.tasks.borrow_mut().extend([publisher, writeback]);
+        if self.set.mutant(Mutant::TwoWritebacksAtOnce) {
+            let second = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
+            self.tasks.borrow_mut().push(second);
+        }
     }
 
     /// Its slot in the volume table, which is in the keys of its extents.

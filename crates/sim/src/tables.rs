@@ -50,8 +50,10 @@ fn of_marks(seeds: &Range<u64>, marks: &BTreeMap<&'static str, u64>) -> String {
 
 #[cfg(feature = "mutants")]
 mod of_mutants {
-    use std::fmt::Write as _;
+    use std::collections::BTreeMap;
     use std::ops::Range;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
     use std::time::Instant;
 
     use ubcache_engine::Mutant;
@@ -61,31 +63,43 @@ mod of_mutants {
     use ubcache_sim::shrink::shrink;
 
     /// Runs that the shrink of one plan may take.
-    const SHRINK_RUNS: u64 = 1500;
+    const SHRINK_RUNS: u64 = 400;
     /// A shrunk plan with more steps is not spelled out.
     const STEPS_MAX: usize = 7;
 
     pub fn table(seeds: Range<u64>) -> String {
+        let next = AtomicUsize::new(0);
+        let rows = Mutex::new(BTreeMap::new());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let row = row(mutant, seeds.clone());
+                        rows.lock().unwrap_or_else(PoisonError::into_inner).insert(mutant, row);
+                    }
+                });
+            }
+        });
+        let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut text = format!("{} mutants, seeds from {} on:\n\n", Mutant::ALL.len(), seeds.start);
         text += "| mutant | rule | what is changed | seeds | seconds | found by | shrunk plan |\n";
         text += "|---|---|---|---:|---:|---|---|\n";
-        for &mutant in Mutant::ALL {
-            let began = clock();
-            let found = kill(mutant, seeds.clone());
-            let seconds = began.elapsed().as_secs_f64();
-            let _ = write!(text, "| `{}` | {} | {} ", mutant.name(), mutant.rule(), mutant.what());
-            let Some(found) = found else {
-                let _ = writeln!(text, "| – | – | **not found** | |");
-                continue;
-            };
-            let plan = draw(found.seed, DrawOptions::default());
-            let shrunk =
-                shrink(&plan, &found.violation.kind, SHRINK_RUNS, |plan| run_mutant(mutant, plan)).plan;
-            let tried = found.seed - seeds.start + 1;
-            let kind = kind(&found.violation.kind);
-            let _ = writeln!(text, "| {tried} | {seconds:.1} | {kind} | {} |", steps(&shrunk));
-        }
+        rows.into_values().for_each(|row| text += &row);
         text
+    }
+
+    fn row(mutant: Mutant, seeds: Range<u64>) -> String {
+        let start = format!("| `{}` | {} | {} ", mutant.name(), mutant.rule(), mutant.what());
+        let began = clock();
+        let found = kill(mutant, seeds.clone());
+        let seconds = began.elapsed().as_secs_f64();
+        let Some(found) = found else { return format!("{start}| – | – | **not found** | |\n") };
+        let plan = draw(found.seed, DrawOptions::default());
+        let shrunk = shrink(&plan, &found.violation.kind, SHRINK_RUNS, |plan| run_mutant(mutant, plan)).plan;
+        let tried = found.seed - seeds.start + 1;
+        let kind = kind(&found.violation.kind);
+        format!("{start}| {tried} | {seconds:.1} | {kind} | {} |\n", steps(&shrunk))
     }
 
     /// What violations of this kind are called in the table.

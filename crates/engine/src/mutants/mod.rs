@@ -84,7 +84,7 @@ mutants! {
     WritebackOverInflightWrite, "writeback-over-inflight-write", "B1",
         "background writeback starts over backing writes in flight";
     TwoWritebacksAtOnce, "two-writebacks-at-once", "T4, B1",
-        "two writebacks may work on one sector";
+        "two writeback tasks run, and may work on one sector at the same time";
     // What the backing device may lose.
     NoUnflushedTracking, "no-unflushed-tracking", "C1",
         "copies of un-flushed ranges are recorded like others";

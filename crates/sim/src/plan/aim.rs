@@ -370,31 +370,22 @@ impl Script<'_> {
             let range = SectorRange::new(Sector(at * 128), 128);
             self.op(at as u32 % 2, Action::Write { range, fua: false });
         }
-        // Each of these leaves something of two buckets and takes most of another: after some hundred none is free.
-        let rest = self.ops_max.saturating_sub(dirty).min(400);
-        for at in 0..rest {
+        // Each of these leaves a little of two buckets, and takes a bucket and a half.
+        for _ in 0..self.ops_max.saturating_sub(dirty).min(300) {
             let client = self.rng.below(5) as u32;
-            let start = match self.rng.below(3) {
-                0 => self.rng.pick(&[100, 900]) + self.rng.below(4),
-                _ => self.rng.below(dirty * 16 - 2) * 8 + 4,
-            };
-            let range = SectorRange::new(Sector(start), self.rng.between(5, 7));
+            let start = Sector(self.rng.below(dirty * 128 - 16));
+            let range = SectorRange::new(start, self.rng.between(9, 14));
             match self.rng.below(16) {
                 0 => self.op(client, Action::Zeroes { range, fua: false, unmap: false }),
                 1 => self.op(client, Action::Read(range)),
                 2 => self.sleep(client, 100_000),
                 _ => self.op(client, Action::Write { range, fua: false }),
             }
-            if at < 180 || !self.rng.chance(1, 20) {
-                continue;
-            }
-            match self.rng.below(6) {
+            match self.rng.below(120) {
                 0 => self.set("writeback_running", "1"),
-                1 => self.set("writeback_running", "0"),
-                2 => self.set("cache_mode", "writearound"),
-                3 => self.set("cache_mode", "writeback"),
-                4 => self.at(1, ControlAction::CollectGarbage),
-                _ if self.rng.chance(1, 4) => self.crash(100_000),
+                1 => self.set("cache_mode", "writearound"),
+                2 => self.at(1, ControlAction::CollectGarbage),
+                3 => self.crash(100_000),
                 _ => {}
             }
         }
