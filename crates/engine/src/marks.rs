@@ -101,6 +101,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("lazy_start_refused", "too few promised buckets for that"),
     ("attached_anew", "a backing device gets a slot: what was cached of it is void (A2)"),
     ("attached_dirty", "a backing device with dirty data is attached"),
+    ("detached", "a volume is parted from its set"),
+    ("attached_again", "and taken up again"),
     ("set_failed", "the cache device has failed"),
 ];
 
@@ -115,6 +117,5 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
-    ("detached", "a volume is parted from its set: plans do not do that"),
-    ("attached_again", "and taken up again"),
+    ("taken_over", "the driver ran the set last: in crates/engine/tests/take_over.rs"),
 ];
