@@ -17,6 +17,7 @@
 //! | `alloc` | buckets, generations, prio chain, room for data |
 //! | `writeback` | dirty data to the backing device |
 //! | `gc` | passes over the index, moving data together |
+//! | `inspect` | what is in memory, for assertions from outside |
 //! | `settings`, `stats`, `errors` | attributes, counters, error types |
 //! | [`marks`] | named points that the simulator counts |
 //! | `mutants` | rules that the simulator breaks to see whether it notices; not in release builds |
@@ -31,6 +32,7 @@ mod coherence;
 mod errors;
 mod gc;
 mod index;
+pub mod inspect;
 mod journal;
 pub mod marks;
 mod meter;

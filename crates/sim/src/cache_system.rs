@@ -9,10 +9,11 @@ use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SEC
 use crate::disk::Still;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
+use crate::live::check_volume;
 use crate::oracle::Violation;
 use crate::plan::Plan;
 use crate::rng::{Rng, mix};
-use crate::system::{Command, Setup, System};
+use crate::system::{Command, Layout, Setup, System};
 
 /// One instance of the engine: a cache set with every volume of the plan attached.
 pub struct CacheSystem {
@@ -124,8 +125,15 @@ impl System for CacheSystem {
         }
     }
 
-    fn inspect(cache: &Still, backing: &[Still]) -> Option<Violation> {
+    fn inspect(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Violation> {
         check_disks(cache, backing)
+    }
+
+    fn inspect_memory(&self, setup: &Setup) -> Option<Violation> {
+        let volumes = self.volumes.iter().zip(&setup.backing);
+        let mut checks = volumes
+            .map(|(volume, backing)| check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT));
+        checks.find_map(|violation| violation)
     }
 
     async fn stop(&self) -> Result<(), String> {

@@ -7,10 +7,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use ubcache_offline::{Finding, Kind, check_set};
+use ubcache_offline::{Finding, Kind, Severity, Source, VolumeMap, check_set_watched, map_backed};
 
 use crate::disk::Still;
 use crate::oracle::Violation;
+use crate::system::{Layout, Piece, Place};
 
 /// Findings that a report shows at most.
 const FINDINGS_MAX: usize = 5;
@@ -28,22 +29,41 @@ fn invariant(kind: Kind) -> &'static str {
     }
 }
 
-/// Checks the disks of a set. Nothing is returned if all is well.
-pub fn check_disks(cache: &Still, backing: &[Still]) -> Option<Violation> {
-    let backing: Vec<&Still> = backing.iter().collect();
-    let report = finish(check_set(cache, &backing));
-    let forbidden = |finding: &&Finding| {
-        finding.severity() == ubcache_offline::Severity::Error || is_forbidden(finding.kind)
-    };
-    let first = report.findings.iter().find(forbidden)?;
-    let mut text = format!("{}\n", invariant(first.kind));
-    for finding in report.findings.iter().filter(forbidden).take(FINDINGS_MAX) {
-        text += &format!("{finding}\n");
-    }
-    Some(Violation {
-        kind: format!("the disks: {} ({})", first.kind.code(), invariant(first.kind)),
-        report: text,
+/// Checks the disks of a set, and says where each volume is; of a volume that is not known nothing.
+pub fn check_disks(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Violation> {
+    finish(async {
+        let devices: Vec<&Still> = backing.iter().collect();
+        let (report, view) = check_set_watched(cache, &devices, &mut (), &()).await;
+        let is_bad = |finding: &&Finding| finding.severity() == Severity::Error || is_forbidden(finding.kind);
+        if let Some(first) = report.findings.iter().find(is_bad) {
+            let invariant = invariant(first.kind);
+            let findings = report.findings.iter().filter(is_bad).take(FINDINGS_MAX);
+            let text =
+                findings.fold(format!("{invariant}\n"), |text, finding| text + &format!("{finding}\n"));
+            let kind = format!("the disks: {} ({invariant})", first.kind.code());
+            return Err(Violation { kind, report: text });
+        }
+        let mut volumes = Vec::new();
+        for device in backing {
+            let map = match &view {
+                Some(view) => map_backed(view, device, false).await.ok(),
+                None => None,
+            };
+            volumes.push(map.map_or_else(Layout::new, |map| layout(&map)));
+        }
+        Ok(volumes)
     })
+}
+
+fn layout(map: &VolumeMap) -> Layout {
+    let piece = |segment: &ubcache_offline::Segment| Piece {
+        range: segment.range,
+        place: match segment.source {
+            Source::Clean(at) | Source::Dirty(at) => Place::Cache(at),
+            _ => Place::Backing(map.data_offset + segment.range.start.0),
+        },
+    };
+    map.segments.iter().map(piece).collect()
 }
 
 /// Warnings that may be in order on a set of the driver, or after something was done to the devices by hand.

@@ -28,6 +28,7 @@
 //! | [`shrink`] | cuts a failing plan down |
 //! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
+//! | [`live`] | invariants of what a running volume has in memory |
 //! | [`inspect`] | the offline check over the disks of a run |
 //! | `kill` | looks for the seed that finds a mutant of the engine (feature `mutants`) |
 //!
@@ -40,6 +41,7 @@ pub mod executor;
 pub mod inspect;
 #[cfg(feature = "mutants")]
 pub mod kill;
+pub mod live;
 pub mod oracle;
 pub mod plan;
 pub mod rng;

@@ -127,8 +127,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.faults.retain(|faults| faults.disk <= volumes);
             plan.controls.retain(|control| match &control.action {
                 ControlAction::Attribute { volume, .. } => (*volume as usize) < volumes,
-                ControlAction::Bad { disk, .. } => *disk <= volumes,
-                _ => true,
+                action => action.broken_disk().is_none_or(|disk| disk <= volumes),
             });
             if !self.try_plan(plan) {
                 break;

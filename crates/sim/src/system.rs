@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ubcache_engine::Mutation;
-use ubcache_env::{Sector, Volume};
+use ubcache_env::{Sector, SectorRange, Volume};
 
 use crate::disk::{SimDisk, Still};
 use crate::executor::SimEnv;
@@ -40,6 +40,27 @@ pub enum Command {
     EvictClean,
 }
 
+/// Where the newest data of a part of a volume is.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// On the cache device, from this sector on.
+    Cache(Sector),
+    /// On the backing device of the volume, from this sector on.
+    Backing(Sector),
+}
+
+/// A part of a volume.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Its sectors.
+    pub range: SectorRange,
+    /// Where they are.
+    pub place: Place,
+}
+
+/// The parts of a volume that are known, in order.
+pub type Layout = Vec<Piece>;
+
 /// Something that serves volumes over simulated disks: one instance between a start and a stop or crash.
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
 pub trait System: Sized + 'static {
@@ -64,8 +85,14 @@ pub trait System: Sized + 'static {
     /// Stops in good order.
     async fn stop(&self) -> Result<(), String>;
 
-    /// What is wrong on the disks, which are as a crash has left them, or might.
-    fn inspect(_cache: &Still, _backing: &[Still]) -> Option<Violation> {
+    /// Looks at the disks, which are as a crash has left them, or might: where each volume is by them, as far as that
+    /// is known, or what is wrong.
+    fn inspect(_cache: &Still, _backing: &[Still]) -> Result<Vec<Layout>, Violation> {
+        Ok(Vec::new())
+    }
+
+    /// Which invariant the volumes break, of those about what is in memory. Asked between any two steps.
+    fn inspect_memory(&self, _setup: &Setup) -> Option<Violation> {
         None
     }
 

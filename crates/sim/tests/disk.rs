@@ -1,8 +1,12 @@
 //! What the simulated disk promises and what it takes.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
 use ubcache_env::local::join;
 use ubcache_env::{Buf, Device, Durability, Env, IoError, IoVec, Nanos, Sector, SectorRange};
-use ubcache_sim::disk::{Faults, Rates};
+use ubcache_sim::disk::{Faults, Outage, Rates, ZoneFaults};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 fn filled(sectors: u64, byte: u8) -> IoVec {
@@ -26,7 +30,7 @@ fn scenes<F: Future<Output = ()> + 'static>(config: DiskConfig, scene: impl Fn(S
 
 #[test]
 fn unflushed_writes_may_be_lost_sector_by_sector() {
-    let seen = std::rc::Rc::new(std::cell::RefCell::new(std::collections::BTreeSet::new()));
+    let seen = Rc::new(RefCell::new(BTreeSet::new()));
     let into = seen.clone();
     scenes(DiskConfig::new("disk", 64), move |_, disk, _| {
         let into = into.clone();
@@ -96,7 +100,7 @@ fn a_flush_covers_what_had_completed() {
 #[test]
 fn a_write_in_flight_lands_in_any_part() {
     for power in [false, true] {
-        let seen = std::rc::Rc::new(std::cell::RefCell::new(std::collections::BTreeSet::new()));
+        let seen = Rc::new(RefCell::new(BTreeSet::new()));
         let into = seen.clone();
         scenes(DiskConfig::new("disk", 64), move |env, disk, _| {
             let into = into.clone();
@@ -127,13 +131,13 @@ fn a_write_in_flight_lands_in_any_part() {
 fn a_failed_flush_keeps_nothing_and_a_failed_write_lands_or_not() {
     scenes(DiskConfig::new("disk", 64), |_, disk, _| async move {
         let rates = Rates { flush: 1_000_000, write: 0, ..Rates::default() };
-        disk.set_faults(Faults { rates, budget: 1, ..Faults::default() });
+        disk.set_faults(Faults::everywhere(rates, 1));
         disk.write(Sector(0), filled(1, 1), Durability::Volatile).await.expect("writes work");
         assert_eq!(disk.flush().await, Err(IoError::Os(5)));
         assert_eq!(disk.unflushed_sectors(), 1);
         assert_eq!(disk.flush().await, Ok(()), "the budget is used up");
         let rates = Rates { write: 1_000_000, ..Rates::default() };
-        disk.set_faults(Faults { rates, budget: 1, ..Faults::default() });
+        disk.set_faults(Faults::everywhere(rates, 1));
         assert!(disk.write(Sector(0), filled(4, 2), Durability::Fua).await.is_err());
         let found = bytes(&disk, 4);
         assert!(found.iter().zip([1, 0, 0, 0]).all(|(byte, old)| *byte == 2 || *byte == old), "{found:?}");
@@ -148,8 +152,72 @@ fn bad_sectors_fail_until_they_are_written() {
         assert!(disk.read(Sector(0), Buf::for_sectors(2)).await.1.is_ok());
         disk.write(Sector(2), filled(1, 1), Durability::Volatile).await.expect("writes work");
         assert!(disk.read(Sector(0), Buf::for_sectors(4)).await.1.is_ok());
-        disk.set_gone(true);
-        assert_eq!(disk.flush().await, Err(IoError::Gone));
+    });
+}
+
+/// A disk with errors goes on where it was when they are over; a worn out one can still be read.
+#[test]
+fn outages_pass() {
+    scenes(DiskConfig::new("disk", 64), |env, disk, _| async move {
+        disk.write(Sector(0), filled(1, 1), Durability::Volatile).await.expect("no faults");
+        disk.fail(Outage::ReadOnly, None);
+        assert_eq!(disk.write(Sector(0), filled(1, 2), Durability::Fua).await, Err(IoError::Os(30)));
+        assert_eq!(disk.write_zeroes(SectorRange::new(Sector(0), 1)).await, Err(IoError::Os(30)));
+        assert_eq!(disk.flush().await, Ok(()));
+        let (buf, result) = disk.read(Sector(0), Buf::for_sectors(1)).await;
+        assert!(result.is_ok() && buf.as_slice()[0] == 1, "reads work");
+        disk.fail(Outage::Errors, Some(Nanos::from_millis(5)));
+        assert_eq!(disk.flush().await, Err(IoError::Os(5)));
+        assert_eq!(disk.read(Sector(0), Buf::for_sectors(1)).await.1, Err(IoError::Os(5)));
+        env.sleep(Nanos::from_millis(6)).await;
+        assert_eq!(disk.flush().await, Ok(()));
+        assert_eq!(bytes(&disk, 1), [1]);
+    });
+}
+
+/// A disk that is pulled out loses what was not flushed; writes in flight fail and come no later.
+#[test]
+fn a_disk_that_is_gone_has_lost_what_was_not_flushed() {
+    let seen = Rc::new(RefCell::new(BTreeSet::new()));
+    let into = seen.clone();
+    scenes(DiskConfig::new("disk", 64), move |env, disk, _| {
+        let into = into.clone();
+        async move {
+            disk.write(Sector(0), filled(1, 1), Durability::Fua).await.expect("no faults");
+            disk.write(Sector(0), filled(1, 2), Durability::Volatile).await.expect("no faults");
+            let writer = disk.clone();
+            let write = env.spawn(ubcache_env::Priority::Foreground, async move {
+                let result = writer.write(Sector(1), filled(1, 3), Durability::Fua).await;
+                assert_eq!(result, Err(IoError::Gone));
+            });
+            env.sleep(Nanos::from_micros(6)).await;
+            assert_eq!(disk.in_flight(), 1, "the fastest write takes longer");
+            disk.fail(Outage::Gone, None);
+            let found = bytes(&disk, 2);
+            write.join().await;
+            assert_eq!(disk.flush().await, Err(IoError::Gone));
+            assert_eq!(bytes(&disk, 2), found, "nothing comes later");
+            disk.host_restart();
+            assert_eq!(disk.flush().await, Ok(()), "the next program finds it plugged in");
+            into.borrow_mut().insert(found);
+        }
+    });
+    let seen: Vec<Vec<u8>> = seen.take().into_iter().collect();
+    assert_eq!(seen, [[1, 0], [1, 3], [2, 0], [2, 3]]);
+}
+
+/// Each zone has errors of its own; a flush belongs to no zone.
+#[test]
+fn errors_stay_in_their_zone() {
+    scenes(DiskConfig::new("disk", 64), |_, disk, _| async move {
+        let rates = Rates { read: 1_000_000, write: 1_000_000, flush: 1_000_000, latent: 0 };
+        let zone = Some(SectorRange::new(Sector(8), 8));
+        disk.set_faults(Faults { zones: vec![ZoneFaults { zone, rates, budget: 2 }] });
+        assert!(disk.read(Sector(0), Buf::for_sectors(8)).await.1.is_ok());
+        assert!(disk.flush().await.is_ok());
+        assert!(disk.read(Sector(0), Buf::for_sectors(9)).await.1.is_err());
+        assert!(disk.write(Sector(15), filled(4, 1), Durability::Volatile).await.is_err());
+        assert!(disk.read(Sector(8), Buf::for_sectors(8)).await.1.is_ok(), "the budget is used up");
     });
 }
 

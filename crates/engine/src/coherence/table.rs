@@ -168,6 +168,11 @@ impl InFlight {
         }
     }
 
+    /// Everything in the table: kind, range, and whether a backing write may be landing there.
+    pub fn entries(&self) -> impl Iterator<Item = (Kind, SectorRange, bool)> + '_ {
+        self.entries.iter().flatten().map(|entry| (entry.kind, entry.range, entry.backing_write))
+    }
+
     /// Entries in the table.
     #[cfg(test)]
     fn len(&self) -> usize {

@@ -38,6 +38,13 @@ impl Unflushed {
         self.current.is_empty() && self.flushing.is_empty()
     }
 
+    /// All of it.
+    pub fn all(&self) -> IntervalSet {
+        let mut all = self.current.clone();
+        all.merge(&self.flushing);
+        all
+    }
+
     /// Whether the backing device may still lose any of the range.
     pub fn overlaps(&self, range: SectorRange) -> bool {
         let known = !self.mutation.is(Mutant::NoUnflushedTracking);

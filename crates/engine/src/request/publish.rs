@@ -11,6 +11,8 @@ use crate::volume::CachedVolume;
 
 /// A client that never flushes shall not have an empty cache after a power failure.
 const FLUSH_PERIOD: Nanos = Nanos::from_secs(5);
+/// From a flush that failed to the next one of our own.
+const PAUSE_AFTER_ERROR: Nanos = Nanos::from_secs(1);
 /// Copies looked at in one turn.
 const BATCH: usize = 256;
 
@@ -28,8 +30,11 @@ impl<E: Env> CachedVolume<E> {
             if due && !self.unflushed.borrow().is_empty() {
                 flushed_at = now;
                 self.set.env.mark("flush_of_our_own");
-                // An error is counted; the next round tries again.
-                drop(self.flush_backing().await);
+                // An error is counted. Not again at once: what makes it due is still there, and the device needs a
+                // moment, or an operator.
+                if self.flush_backing().await.is_err() && !self.is_stopping() {
+                    first(self.wake_publisher.notified(), self.set.env.sleep(PAUSE_AFTER_ERROR)).await;
+                }
             } else if published == 0 {
                 first(wake, self.set.env.sleep(FLUSH_PERIOD)).await;
             }

@@ -1,8 +1,11 @@
 //! Which I/Os fail.
 
-use ubcache_env::SectorRange;
+use ubcache_env::{IoError, SectorRange};
 
 use crate::rng::Rng;
+
+pub(super) const EIO: i32 = 5;
+const EROFS: i32 = 30;
 
 /// How many of a million I/Os fail.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -17,15 +20,45 @@ pub struct Rates {
     pub latent: u32,
 }
 
-/// The errors of one disk.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Faults {
-    /// Rates outside the zones.
+/// Errors in a part of a disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ZoneFaults {
+    /// The I/Os that touch these sectors; none: every I/O, flushes too.
+    pub zone: Option<SectorRange>,
+    /// How often.
     pub rates: Rates,
-    /// Zones with rates of their own; the first that overlaps an I/O counts.
-    pub zones: Vec<(SectorRange, Rates)>,
     /// No more errors than this are injected.
     pub budget: u32,
+}
+
+/// The errors of one disk: each zone draws for itself, and one that fails is enough.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Faults {
+    /// The zones; they may overlap.
+    pub zones: Vec<ZoneFaults>,
+}
+
+/// How a disk fails altogether.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Outage {
+    /// Every I/O ends with an error; what has landed stays.
+    Errors,
+    /// Reads and flushes work, everything else ends with an error: what a worn out flash device does.
+    ReadOnly,
+    /// Pulled out, and its cache has lost what was not flushed.
+    Gone,
+}
+
+impl Outage {
+    /// What an I/O ends with, if it does not go through.
+    pub(super) fn error(self, class: Class) -> Option<IoError> {
+        match self {
+            Outage::Errors => Some(IoError::Os(EIO)),
+            Outage::ReadOnly if class == Class::Write => Some(IoError::Os(EROFS)),
+            Outage::ReadOnly => None,
+            Outage::Gone => Some(IoError::Gone),
+        }
+    }
 }
 
 /// What becomes of an I/O.
@@ -45,25 +78,40 @@ pub(super) enum Class {
 }
 
 impl Faults {
+    /// Errors anywhere on the disk.
+    pub fn everywhere(rates: Rates, budget: u32) -> Faults {
+        Faults { zones: vec![ZoneFaults { zone: None, rates, budget }] }
+    }
+
     pub(super) fn draw(&mut self, rng: &mut Rng, class: Class, range: SectorRange) -> Fate {
-        if self.budget == 0 {
-            return Fate::Success;
+        for zone in &mut self.zones {
+            let concerned = zone.zone.is_none_or(|zone| zone.overlaps(&range));
+            if !concerned || zone.budget == 0 {
+                continue;
+            }
+            let fate = zone.rates.draw(rng, class);
+            if fate != Fate::Success {
+                zone.budget -= 1;
+                return fate;
+            }
         }
-        let zone = self.zones.iter().find(|(zone, _)| zone.overlaps(&range));
-        let rates = zone.map_or(self.rates, |(_, rates)| *rates);
+        Fate::Success
+    }
+}
+
+impl Rates {
+    fn draw(self, rng: &mut Rng, class: Class) -> Fate {
         let rate = match class {
-            Class::Read => rates.read,
-            Class::Write => rates.write,
-            Class::Flush => rates.flush,
+            Class::Read => self.read,
+            Class::Write => self.write,
+            Class::Flush => self.flush,
         };
-        let fate = if rate > 0 && rng.chance(u64::from(rate), 1_000_000) {
+        if rate > 0 && rng.chance(u64::from(rate), 1_000_000) {
             Fate::Failure
-        } else if class == Class::Read && rates.latent > 0 && rng.chance(u64::from(rates.latent), 1_000_000) {
+        } else if class == Class::Read && self.latent > 0 && rng.chance(u64::from(self.latent), 1_000_000) {
             Fate::Latent
         } else {
-            return Fate::Success;
-        };
-        self.budget -= 1;
-        fate
+            Fate::Success
+        }
     }
 }

@@ -23,6 +23,14 @@ pub(super) enum Content {
 }
 
 impl Content {
+    fn is(&self, sector: &[u8]) -> bool {
+        match self {
+            Content::Zero => sector.iter().all(|byte| *byte == 0),
+            Content::Data(slice) => slice.as_slice() == sector,
+            Content::Old(bytes) => bytes[..] == *sector,
+        }
+    }
+
     pub(super) fn copy_into(&self, sector: &mut [u8]) {
         match self {
             Content::Zero => sector.fill(0),
@@ -117,6 +125,13 @@ impl Versioned {
 
     pub(super) fn forget(&mut self, sector: u64) {
         self.sectors.remove(&sector);
+    }
+
+    /// Whether a sector has these bytes, whatever happens to it.
+    pub(super) fn holds_only(&self, sector: u64, bytes: &[u8]) -> bool {
+        self.sectors.get(&sector).is_none_or(|entry| {
+            entry.durable.is(bytes) && entry.versions.iter().all(|version| version.content.is(bytes))
+        })
     }
 
     /// Each sector, in order, and how many versions it has beside the durable content.

@@ -7,15 +7,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use smallvec::{SmallVec, smallvec};
-use ubcache_env::{Buf, IoError, IoResult, Sector, SectorRange, Slice};
+use ubcache_env::{Buf, IoError, IoResult, Nanos, Sector, SectorRange, Slice};
 
-use super::fault::{Class, Fate};
+use super::fault::{Class, EIO, Fate, Outage};
 use super::image::{Content, Version};
 use super::{Inner, State};
 use crate::executor::{Sink, World};
 use crate::rng::Rng;
 
-const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 const COMPLETE: u64 = 0xff;
 /// An I/O lands in at most this many steps.
@@ -75,6 +74,14 @@ impl Io {
         }
     }
 
+    fn class(&self) -> Class {
+        match self.kind {
+            Kind::Read(_) => Class::Read,
+            Kind::Write { .. } | Kind::Discard => Class::Write,
+            Kind::Flush { .. } => Class::Flush,
+        }
+    }
+
     fn writes(&self) -> bool {
         matches!(self.kind, Kind::Write { .. } | Kind::Discard)
     }
@@ -82,6 +89,10 @@ impl Io {
     /// Whether something of it may take effect yet.
     pub(super) fn may_land(&self) -> bool {
         self.writes() && self.result.is_none()
+    }
+
+    pub(super) fn range(&self) -> SectorRange {
+        SectorRange::new(Sector(self.at), self.sectors)
     }
 
     /// Which sector of the disk one of its sectors is.
@@ -220,16 +231,11 @@ impl Inner {
         state.clock += 1;
         state.changes += u64::from(changes_disk);
         let range = SectorRange::new(Sector(at), sectors);
-        let class = match kind {
-            Kind::Read(_) => Class::Read,
-            Kind::Write { .. } | Kind::Discard => Class::Write,
-            Kind::Flush { .. } => Class::Flush,
-        };
         let mut io = Io {
             at,
             sectors,
             kind,
-            fate: state.faults.draw(&mut rng, class, range),
+            fate: Fate::Success,
             steps: SmallVec::new(),
             steps_done: 0,
             completed: Rc::new(Cell::new(u64::MAX)),
@@ -237,6 +243,8 @@ impl Inner {
             waker: None,
             abandoned: false,
         };
+        let class = io.class();
+        io.fate = state.faults.draw(&mut rng, class, range);
         if let Kind::Flush { before } = &mut io.kind {
             *before = state.clock;
         }
@@ -271,8 +279,9 @@ impl Inner {
     }
 
     fn refuse(&self, state: &State, range: SectorRange, io: &Io) -> Option<IoError> {
-        if state.gone {
-            return Some(IoError::Gone);
+        if let Some(error) = state.outage(Nanos(self.world.now())).and_then(|outage| outage.error(io.class()))
+        {
+            return Some(error);
         }
         if range.end.0 > self.config.sectors {
             self.world.complain(format!("{}: {} of {range}, which is outside", self.config.name, io.name()));
@@ -294,6 +303,11 @@ impl Inner {
     /// One step of an I/O takes effect.
     fn land(&self, state: &mut State, id: u64, step: u8) {
         let Some(mut io) = state.ios.remove(&id) else { return };
+        if io.result.is_some() {
+            // The disk was pulled out meanwhile.
+            state.ios.insert(id, io);
+            return;
+        }
         io.steps_done = io.steps_done.max(step + 1);
         state.changes += u64::from(io.writes());
         match &mut io.kind {
@@ -334,13 +348,14 @@ impl Inner {
     fn complete(&self, state: &mut State, id: u64) {
         state.clock += 1;
         let clock = state.clock;
+        let outage = state.outage(Nanos(self.world.now())).filter(|outage| *outage != Outage::ReadOnly);
         let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
         state.changes += u64::from(!matches!(io.kind, Kind::Read(_)));
         io.completed.set(clock);
-        let result = match io.result.take() {
-            Some(result) => result,
-            None if state.gone => Err(IoError::Gone),
-            None => self.outcome(state, id),
+        let result = match (io.result.take(), outage.and_then(|outage| outage.error(io.class()))) {
+            (Some(result), _) => result,
+            (None, Some(error)) => Err(error),
+            (None, None) => self.outcome(state, id),
         };
         let counters = &mut state.counters;
         let io = state.ios.get_mut(&id).expect("still there");
@@ -395,13 +410,27 @@ impl Inner {
         let ios = std::mem::take(&mut state.ios);
         for (id, io) in ios {
             self.world.trace(id);
-            if io.may_land() && !state.gone {
-                let per_block = self.config.sectors_per_block();
-                io.draw_end(per_block, &mut self.rng.borrow_mut(), |index| {
-                    self.land_sector(state, &io, index);
-                });
-            }
+            self.end_io(state, &io);
             io.completed.set(clock);
+        }
+    }
+
+    /// The disk is pulled out: I/Os in flight fail, some of their sectors have landed.
+    pub(super) fn cut_off(&self) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let mut ios = std::mem::take(&mut state.ios);
+        for io in ios.values_mut().filter(|io| io.result.is_none()) {
+            self.end_io(state, io);
+            io.result = Some(Err(IoError::Gone));
+        }
+        state.ios = ios;
+    }
+
+    fn end_io(&self, state: &mut State, io: &Io) {
+        if io.may_land() {
+            let per_block = self.config.sectors_per_block();
+            io.draw_end(per_block, &mut self.rng.borrow_mut(), |index| self.land_sector(state, io, index));
         }
     }
 }

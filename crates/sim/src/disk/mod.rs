@@ -26,9 +26,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange};
 
-pub use fault::{Faults, Rates};
+pub use fault::{Faults, Outage, Rates, ZoneFaults};
 pub use still::Still;
 pub use wreck::Wreck;
 
@@ -147,9 +147,16 @@ struct State {
     clock: u64,
     faults: Faults,
     bad: BTreeSet<u64>,
-    gone: bool,
+    /// What is wrong with the whole disk, and until when.
+    outage: Option<(Outage, Nanos)>,
     counters: Counters,
     changes: u64,
+}
+
+impl State {
+    fn outage(&self, now: Nanos) -> Option<Outage> {
+        self.outage.filter(|(_, until)| now < *until).map(|(outage, _)| outage)
+    }
 }
 
 /// A simulated disk. See the module.
@@ -194,9 +201,21 @@ impl SimDisk {
         self.inner.state.borrow_mut().bad.retain(|sector| !range.contains(Sector(*sector)));
     }
 
-    /// Unplugs the disk, or plugs it in again. I/Os in flight fail; their writes may have landed.
-    pub fn set_gone(&self, gone: bool) {
-        self.inner.state.borrow_mut().gone = gone;
+    /// The disk fails altogether for a span; without one until the program is gone. I/Os in flight fail; their
+    /// writes may have landed. A disk that is pulled out loses what was not flushed.
+    pub fn fail(&self, outage: Outage, span: Option<Nanos>) {
+        let now = Nanos(self.inner.world.now());
+        if outage == Outage::Gone {
+            self.inner.cut_off();
+            self.lose_unflushed();
+        }
+        let until = span.map_or(Nanos(u64::MAX), |span| now.after(span));
+        self.inner.state.borrow_mut().outage = Some((outage, until));
+    }
+
+    /// Ends whatever is wrong with the disk as a whole.
+    pub fn repair(&self) {
+        self.inner.state.borrow_mut().outage = None;
     }
 
     /// Content as the disk would return it now, without an I/O.
@@ -238,7 +257,11 @@ impl SimDisk {
 
     /// The power fails: see the module. Nothing of the disk's past I/Os happens any more.
     pub fn power_failure(&self) {
-        self.inner.end_of_instance();
+        self.host_restart();
+        self.lose_unflushed();
+    }
+
+    fn lose_unflushed(&self) {
         let mut rng = self.inner.rng.borrow_mut();
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
@@ -251,9 +274,12 @@ impl SimDisk {
         state.versions = Versioned::default();
     }
 
-    /// The host restarts without losing power: see the module.
+    /// The host restarts without losing power: see the module. A failure without an end has ended: somebody has
+    /// looked at the cables.
     pub fn host_restart(&self) {
         self.inner.end_of_instance();
+        let mut state = self.inner.state.borrow_mut();
+        state.outage = state.outage.filter(|(_, until)| until.0 < u64::MAX);
     }
 
     async fn run(&self, at: Sector, sectors: u64, kind: Kind) -> (Option<Buf>, IoResult) {

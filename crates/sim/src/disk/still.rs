@@ -9,6 +9,7 @@ use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, S
 
 use super::SimDisk;
 use super::image::{Content, Versioned};
+use super::io::Io;
 use crate::rng::Rng;
 
 /// See the module.
@@ -47,6 +48,24 @@ impl SimDisk {
         Still { disk: self.clone(), instead: BTreeMap::new() }
     }
 
+    /// Whether a sector has these bytes now and after any power failure, as far as completed writes go.
+    pub fn holds_only(&self, sector: Sector, bytes: &[u8]) -> bool {
+        let mut now = [0; 512];
+        self.peek_into(sector, &mut now);
+        now == *bytes && self.inner.state.borrow().versions.holds_only(sector.0, bytes)
+    }
+
+    /// The sectors that a power failure might change, writes in flight apart.
+    pub fn unflushed(&self) -> Vec<Sector> {
+        self.inner.state.borrow().versions.counts().map(|(sector, _)| Sector(sector)).collect()
+    }
+
+    /// Where something is being written, discarded or zeroed.
+    pub fn writes_in_flight(&self) -> Vec<SectorRange> {
+        let state = self.inner.state.borrow();
+        state.ios.values().filter(|io| io.may_land()).map(Io::range).collect()
+    }
+
     /// One of the disks that a power failure now might leave.
     pub fn survivor(&self, rng: &mut Rng) -> Still {
         let state = self.inner.state.borrow();
@@ -55,13 +74,23 @@ impl SimDisk {
         for (sector, choice) in draw_losses(&state.versions, per_block, rng) {
             instead.insert(sector, state.versions.content(sector, choice));
         }
-        for io in state.ios.values().filter(|io| io.may_land() && !state.gone) {
+        for io in state.ios.values().filter(|io| io.may_land()) {
             io.draw_end(per_block, rng, |index| {
                 instead.insert(io.sector(index), io.content(index));
             });
         }
         drop(state);
         Still { disk: self.clone(), instead }
+    }
+}
+
+impl Still {
+    /// The bytes of a sector.
+    pub fn peek(&self, sector: Sector, into: &mut [u8; 512]) {
+        match self.instead.get(&sector.0) {
+            Some(content) => content.copy_into(into),
+            None => self.disk.peek_into(sector, into),
+        }
     }
 }
 

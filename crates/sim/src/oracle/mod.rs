@@ -317,14 +317,65 @@ impl Oracle {
         self.rows[op.id as usize].end = Some((now, outcome));
     }
 
+    /// Somebody begins to look at the disks, with nothing running; for [`Oracle::judge_rest`].
+    pub fn look(&mut self, now: Nanos) -> Moment {
+        self.note(now, "the disks are looked at".to_owned());
+        self.tick()
+    }
+
+    /// What a sector reads as by the disks when nothing runs: as good as a read by a client.
+    pub fn judge_rest(&mut self, since: Moment, volume: u32, sector: u64, bytes: &[u8]) -> Option<Violation> {
+        let seen = value::decode(volume, sector, bytes);
+        let state = &mut self.volumes[volume as usize];
+        let keep = state.keep();
+        let register = &mut state.registers[sector as usize];
+        if matches!(&seen, Decoded::Value(value) if register.end_read(*value, since, since + 1, keep)) {
+            return None;
+        }
+        let allowed = register.allowed(since);
+        Some(self.report_disks("the disks hold what they must not", (volume, sector), &seen, &allowed))
+    }
+
+    /// What a sector would read as if the program were gone now, or the power had failed.
+    pub fn judge_survivor(&self, volume: u32, sector: u64, bytes: &[u8]) -> Option<Violation> {
+        let state = &self.volumes[volume as usize];
+        let register = &state.registers[sector as usize];
+        let seen = value::decode(volume, sector, bytes);
+        if matches!(&seen, Decoded::Value(value) if register.may_survive(*value, state.floor)) {
+            return None;
+        }
+        let allowed = register.after_crash(state.floor);
+        Some(self.report_disks("I9: what was flushed would not survive", (volume, sector), &seen, &allowed))
+    }
+
+    fn report_disks(&self, kind: &str, place: (u32, u64), seen: &Decoded, allowed: &[Value]) -> Violation {
+        let title = format!("{kind}: volume {} sector {}", self.volumes[place.0 as usize].name, place.1);
+        Violation { kind: kind.to_owned(), report: self.report_sector(title, place, seen, allowed) }
+    }
+
     fn report_read(&self, op: &Op, sector: u64, seen: &Decoded) -> (&'static str, String) {
         let state = &self.volumes[op.volume as usize];
         let allowed = state.registers[sector as usize].allowed(op.began);
-        let (kind, seen) = match seen {
-            Decoded::Value(value) => ("a read returned what it must not", self.describe(*value)),
-            Decoded::Wrong(text) => ("a read returned what nobody wrote", text.clone()),
+        let kind = match seen {
+            Decoded::Value(_) => "a read returned what it must not",
+            Decoded::Wrong(_) => "a read returned what nobody wrote",
         };
-        let mut text = format!("{kind}: volume {} sector {sector}, op {}\n", state.name, op.id);
+        let title = format!("{kind}: volume {} sector {sector}, op {}", state.name, op.id);
+        (kind, self.report_sector(title, (op.volume, sector), seen, &allowed))
+    }
+
+    fn report_sector(
+        &self,
+        title: String,
+        (of_volume, sector): (u32, u64),
+        seen: &Decoded,
+        allowed: &[Value],
+    ) -> String {
+        let seen = match seen {
+            Decoded::Value(value) => self.describe(*value),
+            Decoded::Wrong(text) => text.clone(),
+        };
+        let mut text = format!("{title}\n");
         let _ = writeln!(text, "  seen:    {seen}");
         for (index, value) in allowed.iter().enumerate() {
             let lead = if index == 0 { "allowed:" } else { "     or:" };
@@ -335,14 +386,14 @@ impl Oracle {
             .zip(&self.rows)
             .filter(|(_, row)| match row.place {
                 None => true,
-                Some((volume, range)) => volume == op.volume && range.contains(ubcache_env::Sector(sector)),
+                Some((volume, range)) => volume == of_volume && range.contains(ubcache_env::Sector(sector)),
             })
             .map(|(id, row)| self.show_row(id, row))
             .collect();
         for row in &concerned[concerned.len().saturating_sub(REPORT_ROWS)..] {
             let _ = writeln!(text, "{row}");
         }
-        (kind, text)
+        text
     }
 
     fn describe(&self, value: Value) -> String {

@@ -254,6 +254,13 @@ impl Register {
             .collect();
     }
 
+    /// Whether a crash now may leave this value.
+    pub fn may_survive(&self, value: Value, flushed: Moment) -> bool {
+        self.lost_track
+            || self.configs.iter().any(|config| config.value == value)
+            || self.after_crash(flushed).contains(&value)
+    }
+
     /// Every value that a crash now may leave.
     pub fn after_crash(&self, flushed: Moment) -> Vec<Value> {
         let mut values = self.values(|past| past.buried >= flushed.max(1));

@@ -6,10 +6,9 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape,
-};
-use crate::disk::{Profile, Rates};
+use super::trouble::add_trouble;
+use super::{Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Plan, VolumeShape};
+use crate::disk::Profile;
 use crate::executor::Policy;
 use crate::rng::Rng;
 
@@ -51,8 +50,8 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     };
     plan.ops = draw_ops(&plan, rng, options);
     plan.controls = draw_controls(&plan, rng, options);
-    if options.faults && rng.chance(1, 4) {
-        plan.faults = draw_faults(&plan, rng);
+    if options.faults {
+        add_trouble(&mut plan, rng);
     }
     super::aim::aim(&mut plan, options);
     plan
@@ -242,22 +241,4 @@ fn draw_attribute(plan: &Plan, rng: &mut Rng) -> ControlAction {
     };
     let volume = rng.below(plan.volumes.len() as u64) as u32;
     ControlAction::Attribute { volume, name: name.to_owned(), value: value.to_owned() }
-}
-
-fn draw_faults(plan: &Plan, rng: &mut Rng) -> Vec<DiskFaults> {
-    let mut faults = Vec::new();
-    let (rate_max, budget_max) = rng.pick(&[(64_000, 40), (300_000, 300)]);
-    for disk in 0..=plan.volumes.len() {
-        if rng.chance(1, 2) {
-            continue;
-        }
-        let rate = |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, rate_max) as u32 } else { 0 };
-        let mut rates = Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
-        if disk == 0 {
-            // A sector of the journal or of a node that stays unreadable may lose what was promised.
-            rates.latent = 0;
-        }
-        faults.push(DiskFaults { disk, rates, budget: rng.scale(1, budget_max) as u32 });
-    }
-    faults
 }

@@ -7,10 +7,14 @@
 mod aim;
 pub mod draw;
 pub mod text;
+mod trouble;
 
-use ubcache_env::{Nanos, SectorRange};
+use ubcache_env::{Nanos, Sector, SectorRange};
+use ubcache_format::{
+    Geometry, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid,
+};
 
-use crate::disk::{Profile, Rates};
+use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
 
 /// See the module.
@@ -61,6 +65,20 @@ pub struct CacheShape {
     pub profile: Profile,
 }
 
+impl CacheShape {
+    /// Where the journal will be.
+    fn journal(&self) -> SectorRange {
+        let CacheShape { bucket_sectors, block_sectors, buckets, discard, .. } = *self;
+        let none = Uuid::default();
+        let kind = Replacement::Lru;
+        let superblock =
+            Superblock::new_cache(none, none, block_sectors, bucket_sectors, buckets, kind, discard);
+        let bucket = u64::from(bucket_sectors);
+        let first = Sector(u64::from(superblock.first_bucket) * bucket);
+        SectorRange::new(first, u64::from(Geometry::default_journal_buckets(buckets)) * bucket)
+    }
+}
+
 /// A volume and its backing device.
 #[derive(Clone, PartialEq, Debug)]
 pub struct VolumeShape {
@@ -85,10 +103,25 @@ pub struct VolumeShape {
 pub struct DiskFaults {
     /// 0: the cache device; 1…: the backing device of volume 0….
     pub disk: usize,
+    /// Where.
+    pub zone: Zone,
     /// How often.
     pub rates: Rates,
     /// How many at most.
     pub budget: u32,
+}
+
+/// A part of a disk.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Zone {
+    /// Everything.
+    All,
+    /// The superblock.
+    Superblock,
+    /// The journal; of the cache device only.
+    Journal,
+    /// These sectors.
+    Sectors(SectorRange),
 }
 
 /// One thing that a client does.
@@ -156,6 +189,25 @@ pub enum ControlAction {
         /// Which sectors.
         range: SectorRange,
     },
+    /// A disk fails altogether, for a while, or until the program is gone.
+    Outage {
+        /// As in [`DiskFaults::disk`].
+        disk: usize,
+        /// In which way.
+        outage: Outage,
+        /// For how long.
+        span: Option<Nanos>,
+    },
+}
+
+impl ControlAction {
+    /// The disk that it breaks, as in [`DiskFaults::disk`].
+    pub fn broken_disk(&self) -> Option<usize> {
+        match self {
+            ControlAction::Bad { disk, .. } | ControlAction::Outage { disk, .. } => Some(*disk),
+            _ => None,
+        }
+    }
 }
 
 /// What follows when the system comes up again.
@@ -171,6 +223,24 @@ impl Plan {
     /// Number of clients.
     pub fn clients(&self) -> u32 {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
+    }
+
+    /// Whether a device fails in some way.
+    pub fn has_faults(&self) -> bool {
+        !self.faults.is_empty() || self.controls.iter().any(|control| control.action.broken_disk().is_some())
+    }
+
+    /// The sectors of a zone; none: all of them.
+    pub fn zone_range(&self, zone: Zone) -> Option<SectorRange> {
+        match zone {
+            Zone::All => None,
+            Zone::Superblock => {
+                let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
+                Some(SectorRange::new(SUPERBLOCK_SECTOR, sectors))
+            }
+            Zone::Journal => Some(self.cache.journal()),
+            Zone::Sectors(range) => Some(range),
+        }
     }
 
     /// The smallest unit of requests to a volume, in sectors.

@@ -6,9 +6,9 @@ use std::str::FromStr;
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape, Zone,
 };
-use crate::disk::{Profile, Rates};
+use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
 
 const HEAD: &str = "ubcache-plan 1";
@@ -26,6 +26,9 @@ const PROFILES: [(&str, Profile); 5] = [
     ("stall", Profile::Stall),
     ("late-writes", Profile::LateWrites),
 ];
+
+const OUTAGES: [(&str, Outage); 3] =
+    [("errors", Outage::Errors), ("read-only", Outage::ReadOnly), ("gone", Outage::Gone)];
 
 fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
     names.iter().find(|(_, other)| other == value).map_or("?", |(name, _)| name)
@@ -63,12 +66,8 @@ impl fmt::Display for Plan {
         for volume in &self.volumes {
             writeln!(f, "{volume}")?;
         }
-        for DiskFaults { disk, rates, budget } in &self.faults {
-            let Rates { read, write, flush, latent } = rates;
-            writeln!(
-                f,
-                "faults disk={disk} read={read} write={write} flush={flush} latent={latent} budget={budget}"
-            )?;
+        for faults in &self.faults {
+            writeln!(f, "{faults}")?;
         }
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
@@ -77,6 +76,21 @@ impl fmt::Display for Plan {
             writeln!(f, "c{client} v{volume} {action}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for DiskFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DiskFaults { disk, zone, rates, budget } = self;
+        write!(f, "faults disk={disk}")?;
+        match zone {
+            Zone::All => {}
+            Zone::Superblock => f.write_str(" zone=superblock")?,
+            Zone::Journal => f.write_str(" zone=journal")?,
+            Zone::Sectors(range) => write!(f, " zone={}", Span(*range))?,
+        }
+        let Rates { read, write, flush, latent } = rates;
+        write!(f, " read={read} write={write} flush={flush} latent={latent} budget={budget}")
     }
 }
 
@@ -136,6 +150,10 @@ impl fmt::Display for ControlAction {
             ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
             ControlAction::HostRestart(after) => write!(f, "host-restart{after}"),
             ControlAction::Bad { disk, range } => write!(f, "bad {disk} {}", Span(*range)),
+            ControlAction::Outage { disk, outage, span } => {
+                write!(f, "outage {disk} {}", name_of(&OUTAGES, outage))?;
+                span.map_or(Ok(()), |span| write!(f, " {}us", span.as_micros()))
+            }
         }
     }
 }
@@ -180,6 +198,11 @@ fn span(text: &str) -> Parsed<SectorRange> {
     Ok(SectorRange::new(Sector(number(start)?), number(sectors)?))
 }
 
+fn by_name<T: Copy>(word: &str, what: &str, names: &[(&str, T)]) -> Parsed<T> {
+    let found = names.iter().find(|(name, _)| *name == word);
+    found.map(|(_, value)| *value).ok_or_else(|| format!("no {what} is called \"{word}\""))
+}
+
 /// The words of a line, taken from the front.
 struct Words<'a>(std::str::SplitWhitespace<'a>);
 
@@ -201,6 +224,13 @@ impl<'a> Words<'a> {
             .and_then(|rest| rest.strip_prefix('='))
             .ok_or_else(|| format!("expected {name}=…, found \"{word}\""))
     }
+    /// The value of `name=value`, if that comes next.
+    fn maybe_field(&mut self, name: &str) -> Option<&'a str> {
+        let mut ahead = self.0.clone();
+        let value = ahead.next()?.strip_prefix(name)?.strip_prefix('=')?;
+        self.0 = ahead;
+        Some(value)
+    }
     fn num<T: FromStr>(&mut self, name: &str) -> Parsed<T> {
         number(self.field(name)?)
     }
@@ -208,12 +238,11 @@ impl<'a> Words<'a> {
         Ok(self.num::<u8>(name)? != 0)
     }
     fn named<T: Copy>(&mut self, field: &str, names: &[(&str, T)]) -> Parsed<T> {
-        let word = self.field(field)?;
-        names
-            .iter()
-            .find(|(name, _)| *name == word)
-            .map(|(_, value)| *value)
-            .ok_or_else(|| format!("no {field} is called \"{word}\""))
+        by_name(self.field(field)?, field, names)
+    }
+    /// The next word, which is one of these names.
+    fn known<T: Copy>(&mut self, what: &str, names: &[(&str, T)]) -> Parsed<T> {
+        by_name(self.word()?, what, names)
     }
     /// Which of the words follow, in any order, to the end of the line.
     fn flags<const N: usize>(&mut self, names: [&str; N]) -> Parsed<[bool; N]> {
@@ -253,8 +282,17 @@ fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
 }
 
 fn parse_faults(words: &mut Words<'_>) -> Parsed<DiskFaults> {
+    let disk = words.num("disk")?;
+    let zone = match words.maybe_field("zone") {
+        None => Zone::All,
+        Some("superblock") => Zone::Superblock,
+        Some("journal") if disk == 0 => Zone::Journal,
+        Some("journal") => return Err("only disk 0, the cache device, has a journal".to_owned()),
+        Some(text) => Zone::Sectors(span(text)?),
+    };
     Ok(DiskFaults {
-        disk: words.num("disk")?,
+        disk,
+        zone,
         rates: Rates {
             read: words.num("read")?,
             write: words.num("write")?,
@@ -293,6 +331,15 @@ fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
         "power-failure" => ControlAction::PowerFailure(parse_after(words)?),
         "host-restart" => ControlAction::HostRestart(parse_after(words)?),
         "bad" => ControlAction::Bad { disk: number(words.word()?)?, range: span(words.word()?)? },
+        "outage" => {
+            let disk = number(words.word()?)?;
+            let outage = words.known("outage", &OUTAGES)?;
+            let span = words.maybe().map(micros).transpose()?;
+            if outage == Outage::Gone && span.is_some() {
+                return Err("a disk that is gone comes back with the next start only".to_owned());
+            }
+            ControlAction::Outage { disk, outage, span }
+        }
         other => return Err(format!("nothing is called \"{other}\"")),
     };
     Ok(Control { after_ops, delay, action })
@@ -405,6 +452,10 @@ impl FromStr for Plan {
         if volumes.is_empty() {
             return Err(missing("volume"));
         }
+        let broken = controls.iter().filter_map(|control| control.action.broken_disk());
+        if let Some(disk) = broken.chain(faults.iter().map(|it| it.disk)).find(|disk| *disk > volumes.len()) {
+            return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
+        }
         Ok(Plan { seed, policy, poll_cost, timer_slop, last_crash, cache, volumes, faults, ops, controls })
     }
 }
@@ -430,5 +481,15 @@ mod tests {
         let error = text.parse::<Plan>().expect_err("the last line has no length");
         assert_eq!((error.line, error.text.as_str()), (text.lines().count(), "c0 v0 read 12"));
         assert!("".parse::<Plan>().is_err());
+        let plan = draw(1, DrawOptions::default()).to_string();
+        for line in [
+            "at 1 +1us outage 0 gone 5us",
+            "at 1 +1us outage 9 errors",
+            "at 1 +1us outage 0 tired",
+            "faults disk=1 zone=journal read=1 write=1 flush=1 latent=1 budget=1",
+            "faults disk=1 zone=5 read=1 write=1 flush=1 latent=1 budget=1",
+        ] {
+            assert!(format!("{plan}{line}\n").parse::<Plan>().is_err(), "{line}");
+        }
     }
 }

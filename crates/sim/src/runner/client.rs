@@ -28,7 +28,7 @@ pub(super) struct Board {
     pub(super) busy: Cell<u64>,
     pub(super) changed: Notify,
     /// Whether a device may fail, so that an operation may.
-    pub(super) errors_expected: bool,
+    pub(super) errors_expected: Cell<bool>,
     pub(super) errors: Cell<u64>,
 }
 
@@ -47,7 +47,7 @@ impl Board {
     fn outcome<T>(&self, what: &str, result: Result<T, VolumeError>) -> Result<T, String> {
         result.map_err(|error| {
             self.errors.set(self.errors.get() + 1);
-            if !self.errors_expected {
+            if !self.errors_expected.get() {
                 let report = format!("no device has failed, but a {what} has: {error}");
                 self.oracle.borrow_mut().violation("an operation failed", report);
             }
@@ -84,7 +84,6 @@ pub(super) async fn run_client<V: Volume>(env: SimEnv, board: Rc<Board>, volumes
 async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &ClientOp) {
     let ClientOp { client, volume: index, action } = op;
     let (client, index, stream) = (*client, *index, StreamId(u64::from(op.client)));
-    let nothing = SectorRange::default();
     match action {
         Action::Sleep(span) => env.sleep(*span).await,
         Action::Read(range) => {
@@ -108,11 +107,7 @@ async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &Clie
             let result = board.outcome("write of zeroes", result);
             board.oracle.borrow_mut().end(env.now(), op, &result);
         }
-        Action::Flush => {
-            let op = board.begin(env, client, index, OpKind::Flush, nothing);
-            let result = board.outcome("flush", volume.flush().await);
-            board.oracle.borrow_mut().end(env.now(), op, &result);
-        }
+        Action::Flush => flush(env, board, volume, client, index).await,
         Action::Prefetch(range) => {
             let op = board.begin(env, client, index, OpKind::Other("prefetch"), *range);
             let result = board.outcome("prefetch", volume.prefetch(stream, *range).await);
@@ -156,8 +151,12 @@ pub(super) async fn read_everything<V: Volume>(env: &SimEnv, board: &Board, volu
 /// Flushes every volume.
 pub(super) async fn flush_everything<V: Volume>(env: &SimEnv, board: &Board, volumes: &[Rc<V>]) {
     for (index, volume) in (0..).zip(volumes) {
-        let op = board.begin(env, CHECKER, index, OpKind::Flush, SectorRange::default());
-        let result = board.outcome("flush", volume.flush().await);
-        board.oracle.borrow_mut().end(env.now(), op, &result);
+        flush(env, board, volume, CHECKER, index).await;
     }
+}
+
+async fn flush<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, client: u32, index: u32) {
+    let op = board.begin(env, client, index, OpKind::Flush, SectorRange::default());
+    let result = board.outcome("flush", volume.flush().await);
+    board.oracle.borrow_mut().end(env.now(), op, &result);
 }

@@ -1,48 +1,113 @@
-//! Looking at the disks themselves, between two events of a run.
+//! Looking at a run from outside, between two of its events: at the disks themselves, and at what is in memory.
+
+use std::rc::Rc;
+
+use ubcache_env::{Env, Nanos};
 
 use super::{GiveUp, Run, Step};
 use crate::disk::{SimDisk, Still};
-use crate::system::System;
+use crate::executor::show_time;
+use crate::oracle::{Oracle, Violation};
+use crate::system::{Place, System};
 
-/// While a set runs it is looked at so often: every second time that there is an occasion.
-const SHARE: (u64, u64) = (1, 2);
+/// Moments of a run that are looked at besides those before a control.
+const MOMENTS: u64 = 2;
+/// The longest wait from the start of an operation to such a moment.
+const MOMENT_DELAY_MAX_US: u64 = 20_000;
 
 impl<S: System> Run<S> {
-    /// With nothing running: the disks as they are, and as a power failure might leave them yet, hold a set without
-    /// damage.
-    pub(super) fn inspect(&self, when: &str) -> Step {
-        self.inspect_one(&format!("{when}, the disks as they are"), SimDisk::still)?;
-        if self.disks().all(|disk| disk.unflushed_sectors() == 0 && disk.in_flight() == 0) {
-            return Ok(());
+    /// Nothing is running. The disks hold a set without damage; what the volumes read as by them is what the next
+    /// instance has to show.
+    pub(super) fn inspect_rest(&self, when: &str) -> Step {
+        let when_now = format!("{when}, the disks as they are");
+        let now = self.world.now();
+        let begun = self.board.oracle.borrow_mut().look(now);
+        self.inspect_disks(&when_now, SimDisk::still, |oracle, volume, sector, bytes| {
+            oracle.judge_rest(begun, volume, sector, bytes)
+        })?;
+        if self.disks().any(|disk| disk.unflushed_sectors() > 0) {
+            self.inspect_survivor(when)?;
         }
-        let rng = &mut *self.judge.borrow_mut();
-        self.inspect_one(&format!("{when}, had the power failed then"), |disk| disk.survivor(rng))
+        Ok(())
     }
 
-    /// As [`Run::inspect`], in the middle of everything: now and then.
+    /// In the middle of everything: what is in memory, and what a power failure at this moment might leave.
     pub(super) fn inspect_running(&self) -> Step {
-        let (times, of) = SHARE;
-        if !self.judge.borrow_mut().chance(times, of) {
-            return Ok(());
+        let when = format!("at {}", show_time(self.world.now().0));
+        let instance = self.instance.borrow();
+        // What a disk had when it was pulled out is no business of memory any more.
+        let system = instance.as_ref().map(|instance| &instance.system).filter(|_| !self.unplugged.get());
+        if let Some(violation) = system.and_then(|system| system.inspect_memory(&self.setup)) {
+            return Err(self.keep(&when, violation));
         }
-        self.inspect("while the set ran")
+        self.inspect_survivor(&when)
     }
 
-    fn inspect_one(&self, when: &str, mut view: impl FnMut(&SimDisk) -> Still) -> Step {
+    /// Draws what a power failure would leave, and looks at it.
+    fn inspect_survivor(&self, when: &str) -> Step {
+        let when = format!("{when}, had the power failed");
+        let rng = &mut *self.judge.borrow_mut();
+        self.inspect_disks(
+            &when,
+            |disk| disk.survivor(rng),
+            |oracle, volume, sector, bytes| oracle.judge_survivor(volume, sector, bytes),
+        )
+    }
+
+    /// Checks the disks, and has the oracle judge every sector of every volume by them.
+    fn inspect_disks(
+        &self,
+        when: &str,
+        mut view: impl FnMut(&SimDisk) -> Still,
+        mut judge: impl FnMut(&mut Oracle, u32, u64, &[u8; 512]) -> Option<Violation>,
+    ) -> Step {
         let cache = view(&self.setup.cache);
         let backing: Vec<Still> = self.setup.backing.iter().map(view).collect();
-        match S::inspect(&cache, &backing) {
-            None => Ok(()),
-            Some(violation) => {
-                let mut oracle = self.board.oracle.borrow_mut();
-                let report = format!("{when}: {}", violation.report);
-                oracle.violation(&violation.kind, report);
-                Err(GiveUp)
+        let layouts = S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
+        let mut bytes = [0; 512];
+        for ((volume, layout), backing) in (0..).zip(&layouts).zip(&backing) {
+            for piece in layout {
+                for index in 0..piece.range.sectors() {
+                    match piece.place {
+                        Place::Cache(at) => cache.peek(at + index, &mut bytes),
+                        Place::Backing(at) => backing.peek(at + index, &mut bytes),
+                    }
+                    let sector = piece.range.start.0 + index;
+                    let judged = judge(&mut self.board.oracle.borrow_mut(), volume, sector, &bytes);
+                    if let Some(violation) = judged {
+                        return Err(self.keep(when, violation));
+                    }
+                }
             }
         }
+        Ok(())
+    }
+
+    fn keep(&self, when: &str, violation: Violation) -> GiveUp {
+        self.violation(&violation.kind, format!("{when}: {}", violation.report))
     }
 
     pub(super) fn disks(&self) -> impl Iterator<Item = &SimDisk> {
         std::iter::once(&self.setup.cache).chain(&self.setup.backing)
+    }
+
+    /// Looks at a few moments of the run, each some time after a drawn operation has begun.
+    pub(super) async fn watch(self: Rc<Self>) {
+        let ops = self.setup.plan.ops.len() as u64;
+        let mut moments: Vec<(u64, Nanos)> = {
+            let mut rng = self.judge.borrow_mut();
+            let mut draw = |_| (rng.below(ops), Nanos::from_micros(rng.scale(1, MOMENT_DELAY_MAX_US)));
+            (0..MOMENTS.min(ops)).map(&mut draw).collect()
+        };
+        moments.sort_unstable();
+        for (after_ops, delay) in moments {
+            while self.board.started.get() <= after_ops {
+                self.board.changed.notified().await;
+            }
+            self.world.env().sleep(delay).await;
+            if self.inspect_running().is_err() {
+                return;
+            }
+        }
     }
 }

@@ -21,8 +21,8 @@ use ubcache_engine::Mutation;
 use ubcache_env::local::{Either, Event, Notify, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
-use crate::disk::{Counters, DiskConfig, Faults, SimDisk};
-use crate::executor::{SimEnv, SimWorld, WorldConfig};
+use crate::disk::{Counters, DiskConfig, Faults, Outage, SimDisk, ZoneFaults};
+use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
 use crate::oracle::value::{Value, stamp};
 use crate::oracle::{Oracle, Violation};
 use crate::plan::{AfterStart, Control, ControlAction, Plan};
@@ -96,7 +96,11 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
     let board = Rc::new(make_board(plan, initial));
     let run = Rc::new(Run::<S>::new(&world, setup.clone(), board.clone(), plan));
     let whole = run.clone();
-    run_world(&run, async move { whole.whole_run().await });
+    let env = world.env();
+    run_world(&run, async move {
+        env.spawn(Priority::Foreground, whole.clone().watch());
+        whole.whole_run().await;
+    });
     let oracle = board.oracle.borrow();
     let mut rows = world.take_rows();
     if options.verbose {
@@ -194,7 +198,6 @@ fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
     for op in &plan.ops {
         queues[op.client as usize].push_back(op.clone());
     }
-    let bad = plan.controls.iter().any(|control| matches!(control.action, ControlAction::Bad { .. }));
     let volumes = (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
     Board {
         oracle: RefCell::new(Oracle::new(volumes)),
@@ -203,7 +206,7 @@ fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
         paused: Cell::new(false),
         busy: Cell::new(0),
         changed: Notify::default(),
-        errors_expected: bad || !plan.faults.is_empty(),
+        errors_expected: Cell::new(plan.has_faults()),
         errors: Cell::new(0),
     }
 }
@@ -215,6 +218,8 @@ struct Run<S: System> {
     crashes: Cell<u64>,
     /// Devices may fail; not while the last check runs.
     faults: Cell<bool>,
+    /// Whether a disk was pulled out since the instance was started.
+    unplugged: Cell<bool>,
     /// Draws what is looked at, so that looking does not change the run.
     judge: RefCell<Rng>,
     /// The instance that runs, if any.
@@ -239,6 +244,7 @@ impl<S: System> Run<S> {
             setup,
             crashes: Cell::new(0),
             faults: Cell::new(false),
+            unplugged: Cell::new(false),
             judge: RefCell::new(Rng::fork(plan.seed, "judge")),
             instance: RefCell::new(None),
         }
@@ -251,7 +257,7 @@ impl<S: System> Run<S> {
 
     async fn steps(&self) -> Step {
         self.faults.set(true);
-        self.set_faults(true);
+        self.break_devices();
         self.start(None).await?;
         self.play().await?;
         self.last_check().await
@@ -273,7 +279,11 @@ impl<S: System> Run<S> {
 
     async fn last_check(&self) -> Step {
         self.faults.set(false);
-        self.set_faults(false);
+        if self.unplugged.get() {
+            self.crash(false)?;
+            self.start(None).await?;
+        }
+        self.repair_devices(false);
         self.check().await?;
         let (env, system) = self.instance();
         self.patiently("the last flush", flush_everything(&env, &self.board, &system.volumes())).await?;
@@ -282,6 +292,9 @@ impl<S: System> Run<S> {
         } else {
             self.stop().await?;
         }
+        // Whatever was wrong, on good devices a new instance serves everything.
+        self.repair_devices(true);
+        self.board.errors_expected.set(false);
         self.start(None).await?;
         self.check().await?;
         self.stop().await
@@ -297,23 +310,27 @@ impl<S: System> Run<S> {
         self.board.oracle.borrow_mut().note(self.world.now(), text);
     }
 
-    fn set_faults(&self, on: bool) {
+    /// Lets the devices fail as the plan has it.
+    fn break_devices(&self) {
+        let plan = &self.setup.plan;
+        for (index, disk) in self.disks().enumerate() {
+            let here = plan.faults.iter().filter(|faults| faults.disk == index);
+            let zones = here.map(|faults| ZoneFaults {
+                zone: plan.zone_range(faults.zone),
+                rates: faults.rates,
+                budget: faults.budget,
+            });
+            disk.set_faults(Faults { zones: zones.collect() });
+        }
+    }
+
+    /// No device fails any more. What was unreadable can be read again if `heal` says so.
+    fn repair_devices(&self, heal: bool) {
         for disk in self.disks() {
             disk.set_faults(Faults::default());
-            disk.set_gone(false);
-        }
-        // A superblock that stays unreadable keeps everything from starting, and rightly so.
-        for disk in &self.setup.backing {
-            disk.heal(SectorRange::from_bounds(Sector(0), S::DATA_AT));
-        }
-        if on {
-            for faults in &self.setup.plan.faults {
-                let zones = Vec::new();
-                self.disk(faults.disk).set_faults(Faults {
-                    rates: faults.rates,
-                    zones,
-                    budget: faults.budget,
-                });
+            disk.repair();
+            if heal {
+                disk.heal(SectorRange::from_bounds(Sector(0), Sector(disk.config().sectors)));
             }
         }
     }
@@ -392,6 +409,12 @@ impl<S: System> Run<S> {
                 self.note(format!("disk {disk}: {range} has become unreadable"));
                 self.disk(*disk).make_bad(*range);
             }
+            ControlAction::Outage { disk, outage, span } => {
+                let span_text = span.map_or("until the next start".to_owned(), |span| show_time(span.0));
+                self.note(format!("disk {disk}: {outage:?} {span_text}"));
+                self.unplugged.set(self.unplugged.get() || *outage == Outage::Gone);
+                self.disk(*disk).fail(*outage, *span);
+            }
         }
         Ok(())
     }
@@ -403,7 +426,7 @@ impl<S: System> Run<S> {
         board.busy.set(board.busy.get() + 1);
         env.clone().spawn(Priority::Background, async move {
             if let Err(error) = system.control(command.clone()).await
-                && !board.errors_expected
+                && !board.errors_expected.get()
             {
                 let report = format!("{command:?}: {error}");
                 board.oracle.borrow_mut().violation("a command failed", report);
@@ -435,6 +458,7 @@ impl<S: System> Run<S> {
     fn after_crash(&self, power: bool) -> Step {
         self.crashes.set(self.crashes.get() + 1);
         self.world.row(|| format!("--- {}", if power { "POWER FAILURE" } else { "HOST RESTART" }));
+        self.unplugged.set(false);
         for disk in self.disks() {
             if power {
                 disk.power_failure();
@@ -443,7 +467,7 @@ impl<S: System> Run<S> {
             }
         }
         self.board.crashed(self.world.now(), power);
-        self.inspect(if power { "after a power failure" } else { "after a host restart" })
+        self.inspect_rest(if power { "after a power failure" } else { "after a host restart" })
     }
 
     async fn stop(&self) -> Step {
@@ -451,7 +475,7 @@ impl<S: System> Run<S> {
         let (_, system) = self.instance();
         let result = self.patiently("the stop", system.stop()).await?;
         if let Err(error) = result {
-            if !self.board.errors_expected {
+            if !self.board.errors_expected.get() {
                 return Err(self.violation("the stop failed", error));
             }
             self.crash(false)?;
@@ -460,10 +484,11 @@ impl<S: System> Run<S> {
         let instance = self.instance.take().expect("it was there for the stop");
         self.world.kill(&instance.env);
         drop((instance, system));
+        self.unplugged.set(false);
         for disk in self.disks() {
             disk.host_restart();
         }
-        self.inspect("after a stop")
+        self.inspect_rest("after a stop")
     }
 
     /// Starts an instance; `again`: the power fails after so much time if it has not come up by then.
@@ -478,16 +503,18 @@ impl<S: System> Run<S> {
         }
         match self.start_for(PATIENCE).await? {
             Some(Ok(())) => return Ok(()),
-            Some(Err(error)) if !self.board.errors_expected => {
+            Some(Err(error)) if !self.board.errors_expected.get() => {
                 return Err(self.violation("the start failed", error));
             }
             Some(Err(error)) => self.note(format!("the start failed, now without device errors: {error}")),
             None => return Err(self.violation("stuck", "the start does not end".to_owned())),
         }
-        self.set_faults(false);
+        self.repair_devices(true);
         match self.start_for(PATIENCE).await? {
             Some(Ok(())) => {
-                self.set_faults(self.faults.get());
+                if self.faults.get() {
+                    self.break_devices();
+                }
                 Ok(())
             }
             Some(Err(error)) => Err(self.violation("the start failed", error)),
@@ -519,7 +546,7 @@ impl<S: System> Run<S> {
                 for disk in self.disks() {
                     disk.host_restart();
                 }
-                self.inspect("after a start that failed")?;
+                self.inspect_rest("after a start that failed")?;
                 Ok(Some(Err(error)))
             }
             (_, None) => {
@@ -546,7 +573,7 @@ impl<S: System> Run<S> {
         self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await?;
         let evicted = self.patiently("the eviction", system.control(Command::EvictClean)).await?;
         if let Err(error) = evicted
-            && !self.board.errors_expected
+            && !self.board.errors_expected.get()
         {
             return Err(self.violation("a command failed", format!("evict: {error}")));
         }

@@ -1,0 +1,94 @@
+//! What a volume has in memory at one moment, for assertions from outside: the simulator compares it with the devices
+//! (docs/coherence.md §10). Nothing is read, loaded or changed.
+
+use ubcache_env::{Env, IntervalSet, Sector, SectorRange};
+
+use crate::coherence::table::Kind;
+use crate::volume::CachedVolume;
+
+/// What the cache says of a copy.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum CopyState {
+    /// In the index, with a record: the backing device has the same.
+    Clean,
+    /// In the index: the newest data, which the backing device may lack.
+    Dirty,
+    /// Served, but in no record: a crash forgets it (C1).
+    Unpublished,
+}
+
+/// A range of a backing device and where its copy is.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct CachedCopy {
+    /// In sectors of the backing device, from its first one.
+    pub range: SectorRange,
+    /// The sector of the cache device where the copy of the first sector is.
+    pub at: Sector,
+    /// What it is.
+    pub state: CopyState,
+}
+
+/// An entry of the in-flight table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum InFlightEntry {
+    /// A read miss that may leave a copy.
+    Fill(SectorRange),
+    /// A client's write, discard or write of zeroes that has not been decided (W2), or goes to the cache.
+    Write(SectorRange),
+    /// A client's write, discard or write of zeroes on its way to the backing device.
+    BackingWrite(SectorRange),
+    /// Background writeback.
+    Writeback(SectorRange),
+}
+
+/// See the module. Ranges are in sectors of the backing device, from its first one.
+#[derive(Clone, Debug)]
+pub struct VolumeView {
+    /// Whether the cache is used at all: after it has failed, requests may go past it (A4), and its copies mean
+    /// nothing any more.
+    pub uses_cache: bool,
+    /// Live copies in leaves that are in memory, and unpublished ones.
+    pub copies: Vec<CachedCopy>,
+    /// The in-flight table.
+    pub in_flight: Vec<InFlightEntry>,
+    /// What the backing device may lose, as far as the volume knows.
+    pub unflushed: IntervalSet,
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// What the volume has in memory at this moment.
+    pub fn inspect(&self) -> VolumeView {
+        let mut copies = Vec::new();
+        let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
+        let buckets = self.set.buckets.borrow();
+        for leaf in self.set.tree.borrow().leaves_over(self.inode, all) {
+            let state = leaf.state.borrow();
+            let extents = state.body.iter().flat_map(|body| body.overlapping(self.inode, all));
+            copies.extend(extents.filter(|extent| buckets.is_live(extent.pointer)).map(|extent| {
+                CachedCopy {
+                    range: extent.range,
+                    at: extent.pointer.offset,
+                    state: if extent.dirty { CopyState::Dirty } else { CopyState::Clean },
+                }
+            }));
+        }
+        copies.extend(self.unpublished.borrow().iter().map(|(range, pointer)| CachedCopy {
+            range,
+            at: pointer.offset,
+            state: CopyState::Unpublished,
+        }));
+        let table = self.inflight.borrow();
+        let in_flight = table.entries().map(|(kind, range, backing_write)| match kind {
+            Kind::Fill => InFlightEntry::Fill(range),
+            Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
+            Kind::Write => InFlightEntry::Write(range),
+            Kind::Writeback => InFlightEntry::Writeback(range),
+        });
+        VolumeView {
+            uses_cache: !self.passthrough.get(),
+            copies,
+            in_flight: in_flight.collect(),
+            unflushed: self.unflushed.borrow().all(),
+        }
+    }
+}
