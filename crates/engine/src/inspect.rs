@@ -60,10 +60,10 @@ impl<E: Env> CachedVolume<E> {
     pub fn inspect(&self) -> VolumeView {
         let mut copies = Vec::new();
         let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
-        let buckets = self.set.buckets.borrow();
-        for leaf in self.set.tree.borrow().leaves_over(self.inode, all) {
+        let (inode, buckets) = (self.inode(), self.set.buckets.borrow());
+        for leaf in self.set.tree.borrow().leaves_over(inode, all) {
             let state = leaf.state.borrow();
-            let extents = state.body.iter().flat_map(|body| body.overlapping(self.inode, all));
+            let extents = state.body.iter().flat_map(|body| body.overlapping(inode, all));
             copies.extend(extents.filter(|extent| buckets.is_live(extent.pointer)).map(|extent| {
                 CachedCopy {
                     range: extent.range,

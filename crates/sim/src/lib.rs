@@ -9,6 +9,8 @@
 //!              │
 //!  runner ─── clients ── oracle (what may each sector hold?)
 //!              │
+//!           Front: the volume, or an NBD server before it
+//!              │
 //!           System: the engine, or a toy
 //!              │
 //!  SimEnv · SimDisk · SimStream ── world: tasks, clock, events, trace hash
@@ -20,6 +22,7 @@
 //! | [`executor`] | [`SimWorld`], [`SimEnv`]: tasks, clock, schedules, trace hash, deadlocks |
 //! | [`disk`] | [`SimDisk`]: volatile caches, tears, power failures, errors, latencies |
 //! | [`stream`] | [`SimStream`]: byte streams cut anywhere, delays, disconnects |
+//! | [`front`] | what clients talk to: volumes, or NBD servers in front of them |
 //! | [`oracle`] | what a read may return: a register monitor for every sector |
 //! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
 //! | [`system`] | [`System`]: what the runner drives |
@@ -38,6 +41,7 @@
 pub mod cache_system;
 pub mod disk;
 pub mod executor;
+pub mod front;
 pub mod inspect;
 #[cfg(feature = "mutants")]
 pub mod kill;

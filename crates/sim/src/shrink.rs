@@ -4,7 +4,7 @@
 //! away as long as a violation of the same kind remains. The seed is kept, so that the fine grain stays as similar
 //! as it can; where a cut loses the failure, a few other seeds are tried.
 
-use crate::plan::{AfterStart, ControlAction, Plan};
+use crate::plan::{AfterStart, ControlAction, Frontend, Plan, Zone};
 use crate::runner::Outcome;
 
 /// Seeds that are tried for a cut.
@@ -24,9 +24,10 @@ pub fn shrink(plan: &Plan, kind: &str, runs_max: u64, run: impl FnMut(&Plan) -> 
     let mut shrinker = Shrinker { best: plan.clone(), kind, runs: 0, runs_max, run };
     loop {
         let before = size(&shrinker.best);
+        // In a simpler world more can be cut.
+        shrinker.simplify();
         shrinker.cut_ops();
         shrinker.cut_controls();
-        shrinker.simplify();
         if size(&shrinker.best) == before || shrinker.runs >= runs_max {
             return Shrunk { plan: shrinker.best, runs: shrinker.runs };
         }
@@ -105,6 +106,16 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.faults.remove(at);
             self.try_plan(plan);
         }
+        if self.best.frontend != Frontend::Direct {
+            self.try_plan(Plan { frontend: Frontend::Direct, ..self.best.clone() });
+        }
+        for at in 0..self.best.faults.len() {
+            if self.best.faults[at].zone != Zone::All {
+                let mut plan = self.best.clone();
+                plan.faults[at].zone = Zone::All;
+                self.try_plan(plan);
+            }
+        }
         for at in 0..self.best.controls.len() {
             let mut plan = self.best.clone();
             let (ControlAction::PowerFailure(after)
@@ -125,9 +136,9 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.volumes.pop();
             let volumes = plan.volumes.len();
             plan.faults.retain(|faults| faults.disk <= volumes);
-            plan.controls.retain(|control| match &control.action {
-                ControlAction::Attribute { volume, .. } => (*volume as usize) < volumes,
-                action => action.broken_disk().is_none_or(|disk| disk <= volumes),
+            plan.controls.retain(|control| {
+                control.action.volume().is_none_or(|volume| (volume as usize) < volumes)
+                    && control.action.broken_disk().is_none_or(|disk| disk <= volumes)
             });
             if !self.try_plan(plan) {
                 break;

@@ -32,7 +32,7 @@ impl SimDisk {
             let all = (0..=versions).map(|version| state.versions.content(sector, version)).collect();
             contents.insert(sector, all);
         }
-        for io in state.ios.values().filter(|io| io.may_land() && !state.gone) {
+        for io in state.ios.values().filter(|io| io.may_land()) {
             for (sector, content) in io.not_landed() {
                 contents.entry(sector).or_insert_with(|| vec![state.image.content(sector)]).push(content);
             }

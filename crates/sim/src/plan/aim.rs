@@ -7,7 +7,9 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape};
+use super::{
+    Action, AfterStart, ClientOp, Control, ControlAction, DiskFaults, Frontend, Plan, VolumeShape, Zone,
+};
 use crate::disk::{Profile, Rates};
 use crate::rng::Rng;
 
@@ -67,6 +69,7 @@ pub(super) fn aim(plan: &mut Plan, options: DrawOptions) {
         block_sectors: plan.cache.block_sectors,
         profile: Profile::Fast,
     };
+    plan.frontend = Frontend::Direct;
     plan.volumes = vec![shape];
     plan.cache.volatile = true;
     plan.cache.profile = Profile::Fast;
@@ -155,7 +158,7 @@ impl Script<'_> {
     }
 
     fn faults(&mut self, disk: usize, rates: Rates, budget: u32) {
-        self.plan.faults.push(DiskFaults { disk, rates, budget });
+        self.plan.faults.push(DiskFaults { disk, zone: Zone::All, rates, budget });
     }
 
     fn backing_errors(&mut self) {

@@ -6,8 +6,9 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
+use super::frontend::add_frontend;
 use super::trouble::add_trouble;
-use super::{Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Plan, VolumeShape};
+use super::{Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Plan, VolumeShape};
 use crate::disk::Profile;
 use crate::executor::Policy;
 use crate::rng::Rng;
@@ -43,6 +44,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         timer_slop: Nanos(rng.pick(&[0, 50_000, 2_000_000])),
         last_crash: options.crashes && rng.chance(1, 2),
         cache,
+        frontend: Frontend::Direct,
         volumes,
         faults: Vec::new(),
         ops: Vec::new(),
@@ -53,6 +55,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.faults {
         add_trouble(&mut plan, rng);
     }
+    add_frontend(&mut plan, &mut Rng::fork(seed, "frontend"));
     super::aim::aim(&mut plan, options);
     plan
 }

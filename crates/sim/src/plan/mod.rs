@@ -6,8 +6,11 @@
 
 mod aim;
 pub mod draw;
+mod frontend;
 pub mod text;
 mod trouble;
+
+pub use frontend::{Frontend, NbdShape};
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -32,6 +35,8 @@ pub struct Plan {
     pub last_crash: bool,
     /// The cache device and its format.
     pub cache: CacheShape,
+    /// How clients reach the volumes.
+    pub frontend: Frontend,
     /// The volumes and their backing devices.
     pub volumes: Vec<VolumeShape>,
     /// Injected errors.
@@ -189,6 +194,11 @@ pub enum ControlAction {
         /// Which sectors.
         range: SectorRange,
     },
+    /// Every connection to an NBD server is cut.
+    Disconnect {
+        /// Of which volume.
+        volume: u32,
+    },
     /// A disk fails altogether, for a while, or until the program is gone.
     Outage {
         /// As in [`DiskFaults::disk`].
@@ -201,6 +211,14 @@ pub enum ControlAction {
 }
 
 impl ControlAction {
+    /// The volume that it is about.
+    pub fn volume(&self) -> Option<u32> {
+        match self {
+            ControlAction::Attribute { volume, .. } | ControlAction::Disconnect { volume } => Some(*volume),
+            _ => None,
+        }
+    }
+
     /// The disk that it breaks, as in [`DiskFaults::disk`].
     pub fn broken_disk(&self) -> Option<usize> {
         match self {

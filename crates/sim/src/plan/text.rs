@@ -6,7 +6,8 @@ use std::str::FromStr;
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Plan, VolumeShape, Zone,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Frontend, NbdShape, Plan,
+    VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -63,6 +64,9 @@ impl fmt::Display for Plan {
             u8::from(self.last_crash)
         )?;
         writeln!(f, "{}", self.cache)?;
+        if let Frontend::Nbd(shape) = &self.frontend {
+            writeln!(f, "{shape}")?;
+        }
         for volume in &self.volumes {
             writeln!(f, "{volume}")?;
         }
@@ -109,6 +113,19 @@ impl fmt::Display for CacheShape {
     }
 }
 
+impl fmt::Display for NbdShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NbdShape { connections, delay_max, structured, requests, inflight_bytes, receive_bytes } = self;
+        write!(
+            f,
+            "nbd connections={connections} delay-us={} structured={} requests={requests} \
+             inflight-bytes={inflight_bytes} receive-bytes={receive_bytes}",
+            delay_max.as_micros(),
+            u8::from(*structured)
+        )
+    }
+}
+
 impl fmt::Display for VolumeShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let VolumeShape { sectors, mode, initial, volatile, discard, block_sectors, profile } = self;
@@ -150,6 +167,7 @@ impl fmt::Display for ControlAction {
             ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
             ControlAction::HostRestart(after) => write!(f, "host-restart{after}"),
             ControlAction::Bad { disk, range } => write!(f, "bad {disk} {}", Span(*range)),
+            ControlAction::Disconnect { volume } => write!(f, "disconnect v{volume}"),
             ControlAction::Outage { disk, outage, span } => {
                 write!(f, "outage {disk} {}", name_of(&OUTAGES, outage))?;
                 span.map_or(Ok(()), |span| write!(f, " {}us", span.as_micros()))
@@ -269,6 +287,17 @@ fn parse_cache(words: &mut Words<'_>) -> Parsed<CacheShape> {
     })
 }
 
+fn parse_nbd(words: &mut Words<'_>) -> Parsed<NbdShape> {
+    Ok(NbdShape {
+        connections: words.num("connections")?,
+        delay_max: Nanos::from_micros(words.num("delay-us")?),
+        structured: words.flag("structured")?,
+        requests: words.num("requests")?,
+        inflight_bytes: words.num("inflight-bytes")?,
+        receive_bytes: words.num("receive-bytes")?,
+    })
+}
+
 fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
     Ok(VolumeShape {
         sectors: words.num("sectors")?,
@@ -331,6 +360,7 @@ fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
         "power-failure" => ControlAction::PowerFailure(parse_after(words)?),
         "host-restart" => ControlAction::HostRestart(parse_after(words)?),
         "bad" => ControlAction::Bad { disk: number(words.word()?)?, range: span(words.word()?)? },
+        "disconnect" => ControlAction::Disconnect { volume: words.prefixed("v")? },
         "outage" => {
             let disk = number(words.word()?)?;
             let outage = words.known("outage", &OUTAGES)?;
@@ -376,6 +406,7 @@ fn parse_op(client: &str, words: &mut Words<'_>) -> Parsed<ClientOp> {
 struct Draft {
     world: Option<(u64, Policy, Nanos, Nanos, bool)>,
     cache: Option<CacheShape>,
+    nbd: Option<NbdShape>,
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
     ops: Vec<ClientOp>,
@@ -394,6 +425,7 @@ impl Draft {
                 self.world = Some((seed, policy, cost, slop, words.flag("last-crash")?));
             }
             "cache" => self.cache = Some(parse_cache(&mut words)?),
+            "nbd" => self.nbd = Some(parse_nbd(&mut words)?),
             "volume" => self.volumes.push(parse_volume(&mut words)?),
             "faults" => self.faults.push(parse_faults(&mut words)?),
             "at" => self.controls.push(parse_control(&mut words)?),
@@ -448,7 +480,8 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { volumes, faults, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, ops, controls, .. } = draft;
+        let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
         }
@@ -456,7 +489,23 @@ impl FromStr for Plan {
         if let Some(disk) = broken.chain(faults.iter().map(|it| it.disk)).find(|disk| *disk > volumes.len()) {
             return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
         }
-        Ok(Plan { seed, policy, poll_cost, timer_slop, last_crash, cache, volumes, faults, ops, controls })
+        let mut named = controls.iter().filter_map(|control| control.action.volume());
+        if let Some(volume) = named.find(|volume| *volume as usize >= volumes.len()) {
+            return Err(wrong(text.lines().count(), "", format!("there is no volume {volume}")));
+        }
+        Ok(Plan {
+            seed,
+            policy,
+            poll_cost,
+            timer_slop,
+            last_crash,
+            cache,
+            frontend,
+            volumes,
+            faults,
+            ops,
+            controls,
+        })
     }
 }
 
@@ -486,6 +535,8 @@ mod tests {
             "at 1 +1us outage 0 gone 5us",
             "at 1 +1us outage 9 errors",
             "at 1 +1us outage 0 tired",
+            "at 1 +1us disconnect v9",
+            "nbd connections=1",
             "faults disk=1 zone=journal read=1 write=1 flush=1 latent=1 budget=1",
             "faults disk=1 zone=5 read=1 write=1 flush=1 latent=1 budget=1",
         ] {

@@ -81,7 +81,7 @@ fn draw_faults(plan: &Plan, rng: &mut Rng) -> Vec<DiskFaults> {
 }
 
 /// Puts a control somewhere among the others.
-fn add_control(plan: &mut Plan, action: ControlAction, rng: &mut Rng) {
+pub(super) fn add_control(plan: &mut Plan, action: ControlAction, rng: &mut Rng) {
     let after_ops = rng.below(plan.ops.len() as u64);
     let delay = Nanos::from_micros(rng.scale(1, 3_000));
     let at = plan.controls.partition_point(|control| control.after_ops <= after_ops);

@@ -201,7 +201,7 @@ impl Crasher {
         let whole = run.clone();
         run_world(&run, async move {
             let steps = async {
-                whole.inspect("after the power failure")?;
+                whole.inspect_rest("after the power failure")?;
                 whole.start(None).await?;
                 whole.check().await?;
                 whole.stop().await

@@ -12,25 +12,27 @@ mod client;
 mod crashes;
 mod inspect;
 mod panics;
+mod setup;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Mutation;
-use ubcache_env::local::{Either, Event, Notify, first};
+use ubcache_env::local::{Either, Event, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
-use crate::disk::{Counters, DiskConfig, Faults, Outage, SimDisk, ZoneFaults};
+use crate::disk::{Counters, Faults, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
-use crate::oracle::value::{Value, stamp};
-use crate::oracle::{Oracle, Violation};
+use crate::front::Front;
+use crate::oracle::Violation;
 use crate::plan::{AfterStart, Control, ControlAction, Plan};
 use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
 
 use client::{Board, flush_everything, read_everything, run_client};
+use setup::{make_board, make_setup};
 
 /// Nothing of a run may take longer than this in virtual time.
 const PATIENCE: Nanos = Nanos::from_secs(3600);
@@ -146,71 +148,6 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
     }
 }
 
-fn make_setup<S: System>(world: &SimWorld, plan: &Plan, mutation: Mutation) -> (Rc<Setup>, Vec<Vec<Value>>) {
-    let shape = &plan.cache;
-    let cache = SimDisk::new(
-        world,
-        DiskConfig {
-            name: "cache".to_owned(),
-            sectors: u64::from(shape.bucket_sectors) * u64::from(shape.buckets),
-            block_bytes: shape.block_sectors * 512,
-            volatile_cache: shape.volatile,
-            discard: shape.discard,
-            profile: shape.profile,
-        },
-    );
-    let mut rng = Rng::fork(plan.seed, "initial");
-    let (mut backing, mut initial) = (Vec::new(), Vec::new());
-    for (index, shape) in (0_u32..).zip(&plan.volumes) {
-        let disk = SimDisk::new(
-            world,
-            DiskConfig {
-                name: format!("backing{index}"),
-                sectors: S::DATA_AT.0 + shape.sectors,
-                block_bytes: shape.block_sectors * 512,
-                volatile_cache: shape.volatile,
-                discard: shape.discard,
-                profile: shape.profile,
-            },
-        );
-        let mut values = vec![Value::ZERO; shape.sectors as usize];
-        let mut bytes = [0; 512];
-        for (group, chunk) in (0_u64..).zip(values.chunks_mut(8)) {
-            if !rng.chance(u64::from(shape.initial), 1000) {
-                continue;
-            }
-            for (sector, value) in (group * 8..).zip(chunk) {
-                *value = Value::INITIAL;
-                stamp(index, sector, Value::INITIAL, &mut bytes);
-                disk.poke(S::DATA_AT + sector, &bytes);
-            }
-        }
-        backing.push(disk);
-        initial.push(values);
-    }
-    let setup = Rc::new(Setup { plan: plan.clone(), mutation, cache, backing });
-    S::prepare(&setup);
-    (setup, initial)
-}
-
-fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
-    let mut queues = vec![VecDeque::new(); plan.clients() as usize];
-    for op in &plan.ops {
-        queues[op.client as usize].push_back(op.clone());
-    }
-    let volumes = (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
-    Board {
-        oracle: RefCell::new(Oracle::new(volumes)),
-        queues: RefCell::new(queues),
-        started: Cell::new(0),
-        paused: Cell::new(false),
-        busy: Cell::new(0),
-        changed: Notify::default(),
-        errors_expected: Cell::new(plan.has_faults()),
-        errors: Cell::new(0),
-    }
-}
-
 struct Run<S: System> {
     world: SimWorld,
     board: Rc<Board>,
@@ -226,9 +163,10 @@ struct Run<S: System> {
     instance: RefCell<Option<Instance<S>>>,
 }
 
-struct Instance<S> {
+struct Instance<S: System> {
     env: SimEnv,
     system: Rc<S>,
+    fronts: Vec<Rc<Front<S::Volume>>>,
 }
 
 /// The run can't go on; the violation has been noted.
@@ -285,8 +223,9 @@ impl<S: System> Run<S> {
         }
         self.repair_devices(false);
         self.check().await?;
-        let (env, system) = self.instance();
-        self.patiently("the last flush", flush_everything(&env, &self.board, &system.volumes())).await?;
+        let (env, fronts) = (self.instance().0, self.fronts());
+        self.patiently("the last flush", flush_everything(&env, &self.board, &fronts)).await?;
+        drop(fronts);
         if self.setup.plan.last_crash {
             self.crash(true)?;
         } else {
@@ -343,6 +282,17 @@ impl<S: System> Run<S> {
         let instance = self.instance.borrow();
         let instance = instance.as_ref().expect("only asked between a start and a stop");
         (instance.env.clone(), instance.system.clone())
+    }
+
+    fn fronts(&self) -> Vec<Rc<Front<S::Volume>>> {
+        let instance = self.instance.borrow();
+        instance.as_ref().expect("only asked between a start and a stop").fronts.clone()
+    }
+
+    fn front(&self, env: &SimEnv, volume: Rc<S::Volume>) -> Front<S::Volume> {
+        let board = self.board.clone();
+        let blame = move |text| board.oracle.borrow_mut().violation("wrong use of a server", text);
+        Front::new(&self.setup.plan.frontend, env, volume, Rc::new(blame))
     }
 
     /// Waits for something that has to come.
@@ -409,6 +359,10 @@ impl<S: System> Run<S> {
                 self.note(format!("disk {disk}: {range} has become unreadable"));
                 self.disk(*disk).make_bad(*range);
             }
+            ControlAction::Disconnect { volume } => {
+                self.note(format!("v{volume}: the connections are cut"));
+                self.fronts()[*volume as usize].disconnect();
+            }
             ControlAction::Outage { disk, outage, span } => {
                 let span_text = span.map_or("until the next start".to_owned(), |span| show_time(span.0));
                 self.note(format!("disk {disk}: {outage:?} {span_text}"));
@@ -472,6 +426,9 @@ impl<S: System> Run<S> {
 
     async fn stop(&self) -> Step {
         self.note("stop".to_owned());
+        for front in self.fronts() {
+            self.patiently("the goodbye of the clients", front.leave()).await?;
+        }
         let (_, system) = self.instance();
         let result = self.patiently("the stop", system.stop()).await?;
         if let Err(error) = result {
@@ -484,7 +441,10 @@ impl<S: System> Run<S> {
         let instance = self.instance.take().expect("it was there for the stop");
         self.world.kill(&instance.env);
         drop((instance, system));
-        self.unplugged.set(false);
+        if self.unplugged.replace(false) {
+            // What the disk had not made durable is gone, as in a crash.
+            self.board.crashed(self.world.now(), false);
+        }
         for disk in self.disks() {
             disk.host_restart();
         }
@@ -538,7 +498,9 @@ impl<S: System> Run<S> {
         let system = result.take();
         match (in_time, system) {
             (_, Some(Ok(system))) => {
-                *self.instance.borrow_mut() = Some(Instance { env, system: Rc::new(system) });
+                let fronts = system.volumes().into_iter().map(|volume| Rc::new(self.front(&env, volume)));
+                let fronts = fronts.collect();
+                *self.instance.borrow_mut() = Some(Instance { env, system: Rc::new(system), fronts });
                 Ok(Some(Ok(())))
             }
             (_, Some(Err(error))) => {
@@ -557,8 +519,7 @@ impl<S: System> Run<S> {
     }
 
     fn start_clients(&self) {
-        let (env, system) = self.instance();
-        let volumes = system.volumes();
+        let (env, volumes) = (self.instance().0, self.fronts());
         for client in 0..self.setup.plan.clients() {
             let task = run_client(env.clone(), self.board.clone(), volumes.clone(), client);
             env.spawn(Priority::Foreground, task);
@@ -568,8 +529,7 @@ impl<S: System> Run<S> {
     /// Reads everything, evicts everything clean, reads everything. The oracle remembers what the first read
     /// returned, so the second has to return the same.
     async fn check(&self) -> Step {
-        let (env, system) = self.instance();
-        let volumes = system.volumes();
+        let ((env, system), volumes) = (self.instance(), self.fronts());
         self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await?;
         let evicted = self.patiently("the eviction", system.control(Command::EvictClean)).await?;
         if let Err(error) = evicted

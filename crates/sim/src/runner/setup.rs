@@ -1,0 +1,88 @@
+//! The disks of a run, prepared, and what the oracle knows of them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ubcache_engine::Mutation;
+use ubcache_env::local::Notify;
+
+use super::client::Board;
+use crate::disk::{DiskConfig, SimDisk};
+use crate::executor::SimWorld;
+use crate::oracle::Oracle;
+use crate::oracle::value::{Value, stamp};
+use crate::plan::Plan;
+use crate::rng::Rng;
+use crate::system::{Setup, System};
+
+/// New disks for a plan, and what each sector of each volume holds at first.
+pub(super) fn make_setup<S: System>(
+    world: &SimWorld,
+    plan: &Plan,
+    mutation: Mutation,
+) -> (Rc<Setup>, Vec<Vec<Value>>) {
+    let shape = &plan.cache;
+    let cache = SimDisk::new(
+        world,
+        DiskConfig {
+            name: "cache".to_owned(),
+            sectors: u64::from(shape.bucket_sectors) * u64::from(shape.buckets),
+            block_bytes: shape.block_sectors * 512,
+            volatile_cache: shape.volatile,
+            discard: shape.discard,
+            profile: shape.profile,
+        },
+    );
+    let mut rng = Rng::fork(plan.seed, "initial");
+    let (mut backing, mut initial) = (Vec::new(), Vec::new());
+    for (index, shape) in (0_u32..).zip(&plan.volumes) {
+        let disk = SimDisk::new(
+            world,
+            DiskConfig {
+                name: format!("backing{index}"),
+                sectors: S::DATA_AT.0 + shape.sectors,
+                block_bytes: shape.block_sectors * 512,
+                volatile_cache: shape.volatile,
+                discard: shape.discard,
+                profile: shape.profile,
+            },
+        );
+        let mut values = vec![Value::ZERO; shape.sectors as usize];
+        let mut bytes = [0; 512];
+        for (group, chunk) in (0_u64..).zip(values.chunks_mut(8)) {
+            if !rng.chance(u64::from(shape.initial), 1000) {
+                continue;
+            }
+            for (sector, value) in (group * 8..).zip(chunk) {
+                *value = Value::INITIAL;
+                stamp(index, sector, Value::INITIAL, &mut bytes);
+                disk.poke(S::DATA_AT + sector, &bytes);
+            }
+        }
+        backing.push(disk);
+        initial.push(values);
+    }
+    let setup = Rc::new(Setup { plan: plan.clone(), mutation, cache, backing });
+    S::prepare(&setup);
+    (setup, initial)
+}
+
+/// Everything that clients share, before the first operation.
+pub(super) fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
+    let mut queues = vec![VecDeque::new(); plan.clients() as usize];
+    for op in &plan.ops {
+        queues[op.client as usize].push_back(op.clone());
+    }
+    let volumes = (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
+    Board {
+        oracle: RefCell::new(Oracle::new(volumes)),
+        queues: RefCell::new(queues),
+        started: Cell::new(0),
+        paused: Cell::new(false),
+        busy: Cell::new(0),
+        changed: Notify::default(),
+        errors_expected: Cell::new(plan.has_faults()),
+        errors: Cell::new(0),
+    }
+}
