@@ -13,6 +13,7 @@
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
+//! | `testing` | what every [`Device`] must do, as a script (feature `testing`) |
 #![forbid(unsafe_code)]
 
 pub mod buf;
@@ -20,6 +21,8 @@ pub mod device;
 pub mod interval;
 pub mod local;
 pub mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod volume;
 pub mod world;
 

@@ -38,8 +38,6 @@ mod ring;
 pub mod signal;
 pub mod socket;
 mod sys;
-#[cfg(feature = "testing")]
-pub mod testing;
 mod timers;
 mod workers;
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use ubcache_env::testing::{DEVICE_BYTES_MIN, device_conformance};
 use ubcache_env::{Buf, Device, Durability, Env, IoError, IoVec, Priority, Sector};
-use ubcache_host::testing::{DEVICE_BYTES_MIN, device_conformance};
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
 
 const WRITE: OpenOptions = OpenOptions { direct: true, write: true, exclusive: true };
@@ -15,7 +15,7 @@ fn host(backend: IoBackend) -> Option<Host> {
     match Host::new(backend) {
         Ok(host) => Some(host),
         Err(error) => {
-            println!("skipped: no {backend:?} backend here: {error}");
+            println!("SKIPPED: no {backend:?} backend here: {error}");
             None
         }
     }
@@ -53,11 +53,11 @@ impl Loop {
                 Some(Loop(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())))
             }
             Ok(output) => {
-                println!("skipped: losetup: {}", String::from_utf8_lossy(&output.stderr).trim());
+                println!("SKIPPED: losetup: {}", String::from_utf8_lossy(&output.stderr).trim());
                 None
             }
             Err(error) => {
-                println!("skipped: losetup: {error}");
+                println!("SKIPPED: losetup: {error}");
                 None
             }
         }
@@ -94,7 +94,7 @@ fn buffered_file() {
 #[test]
 fn file_in_memory() {
     let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
-        println!("skipped: no /dev/shm");
+        println!("SKIPPED: no /dev/shm");
         return;
     };
     let path = image(directory.path(), DEVICE_BYTES_MIN);

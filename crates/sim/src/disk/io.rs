@@ -66,11 +66,12 @@ impl Io {
         self.steps.get(index as usize).copied().unwrap_or(0)
     }
 
-    /// A device with larger blocks writes a block as a whole or not at all.
+    /// A device with larger blocks reads and writes a block as a whole or not at all.
     fn keep_blocks_whole(&mut self, sectors_per_block: u64) {
-        let size = sectors_per_block as usize;
-        for block in self.steps.chunks_mut(size) {
-            block.fill(block[0]);
+        for index in 1..self.steps.len() {
+            if !(self.at + index as u64).is_multiple_of(sectors_per_block) {
+                self.steps[index] = self.steps[index - 1];
+            }
         }
     }
 
@@ -211,11 +212,22 @@ impl Sink for Inner {
 }
 
 impl Inner {
-    pub(super) fn whole_sectors(&self, bytes: usize) -> u64 {
-        if !bytes.is_multiple_of(512) || bytes == 0 {
+    /// Length in sectors; a part of a sector is refused, by every world.
+    pub(super) fn whole_sectors(&self, bytes: usize) -> Result<u64, IoError> {
+        if !bytes.is_multiple_of(512) {
             self.world.complain(format!("{}: an I/O of {bytes} bytes", self.config.name));
+            return Err(IoError::Os(EINVAL));
         }
-        bytes as u64 / 512
+        Ok(bytes as u64 / 512)
+    }
+
+    /// The error of an I/O beyond the end.
+    pub(super) fn outside(&self, range: SectorRange, name: &str) -> Option<IoError> {
+        let sectors = self.config.sectors;
+        (range.end.0 > sectors).then(|| {
+            self.world.complain(format!("{}: {name} of {range}, which is outside", self.config.name));
+            IoError::OutOfRange { range, sectors }
+        })
     }
 
     pub(super) fn submit(self: &Rc<Inner>, at: u64, sectors: u64, kind: Kind) -> u64 {
@@ -283,13 +295,13 @@ impl Inner {
         {
             return Some(error);
         }
-        if range.end.0 > self.config.sectors {
-            self.world.complain(format!("{}: {} of {range}, which is outside", self.config.name, io.name()));
-            return Some(IoError::OutOfRange { range, sectors: self.config.sectors });
+        if let Some(error) = self.outside(range, io.name()) {
+            return Some(error);
         }
+        // Reads of single sectors are for the world to sort out, whatever the block is.
         let block = u64::from(self.config.block_bytes / 512);
         let misaligned = !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
-        if !matches!(io.kind, Kind::Flush { .. }) && misaligned {
+        if io.writes() && misaligned {
             self.world.complain(format!(
                 "{}: {} of {range}, which is not whole blocks",
                 self.config.name,

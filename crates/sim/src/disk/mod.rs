@@ -300,13 +300,20 @@ impl Device for SimDisk {
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
-        let sectors = self.inner.whole_sectors(into.len());
+        let sectors = match self.inner.whole_sectors(into.len()) {
+            Ok(0) => return (into, Ok(())),
+            Ok(sectors) => sectors,
+            Err(error) => return (into, Err(error)),
+        };
         let (buf, result) = self.run(at, sectors, Kind::Read(into)).await;
         (buf.expect("a read gives its buffer back"), result)
     }
 
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
-        let sectors = self.inner.whole_sectors(from.len());
+        let sectors = self.inner.whole_sectors(from.len())?;
+        if sectors == 0 {
+            return Ok(());
+        }
         let slice = match from.parts() {
             [one] => one.clone(),
             _ => from.to_buf().freeze(),
@@ -320,7 +327,7 @@ impl Device for SimDisk {
 
     async fn discard(&self, range: SectorRange) -> IoResult {
         if !self.inner.config.discard {
-            return Err(IoError::NotSupported);
+            return Err(self.inner.outside(range, "discard").unwrap_or(IoError::NotSupported));
         }
         self.run(range.start, range.sectors(), Kind::Discard).await.1
     }

@@ -5,9 +5,12 @@
 
 use std::rc::Rc;
 
-use ubcache_env::local::{first, join_all};
-use ubcache_env::{Buf, Device, Durability, Env, Geometry, IoError, IoVec, Priority, Sector, SectorRange};
-use ubcache_format::SECTOR_BYTES;
+use ubcache_format::{SECTOR_BYTES, Sector, SectorRange};
+
+use crate::buf::{Buf, IoVec};
+use crate::device::{Device, Durability, Geometry, IoError};
+use crate::local::{first, join_all};
+use crate::world::{Env, Priority};
 
 /// The smallest device that the script can run on.
 pub const DEVICE_BYTES_MIN: u64 = 16 << 20;
