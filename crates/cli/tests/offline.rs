@@ -117,3 +117,59 @@ fn damage_is_exit_code_1_and_what_can_not_run_2() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("newest data lost"));
     assert_eq!((sha256_of(&cache), sha256_of(&backing)), before);
 }
+
+/// A leaf is damaged: the original is only read, the new image is clean, and what is not listed reads as before.
+#[test]
+fn a_damaged_set_is_repaired() {
+    let directory = scratch();
+    let (cache, backing, _) = a_crashed_set(directory.path());
+    let (new, report) = (directory.path().join("new"), directory.path().join("report"));
+    let repair = |more: &[&str], code| {
+        let mut command = ubcache();
+        command.arg("repair").arg(&cache).arg("-B").arg(&backing).arg("--json").args(more);
+        run(&mut command, code)
+    };
+    assert_eq!(json(&repair(&["--dry-run"], 0))["clean"], true);
+
+    let lines = run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
+    let lines = String::from_utf8(lines).expect("text");
+    let leaf = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .find(|line| line["type"] == "node" && line["level"] == 0)
+        .expect("a leaf");
+    let sector = leaf["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
+    let whole = std::fs::read(&cache).expect("a device");
+    let mut bytes = whole.clone();
+    bytes[sector * 512 + 40] ^= 1;
+    std::fs::write(&cache, &bytes).expect("room");
+    let before = (sha256_of(&cache), sha256_of(&backing));
+
+    let told = json(&repair(&["--dry-run"], 1));
+    let claimed = told["claimed_sectors"].as_u64().expect("a number");
+    let kept = told["kept_sectors"].as_u64().expect("a number");
+    assert!(kept > 0 && kept < 60_473, "{kept} of the dirty sectors are certain");
+    let new_text = new.to_string_lossy().into_owned();
+    repair(&["--out", &new_text, "--report", &report.to_string_lossy()], 1);
+    assert_eq!((sha256_of(&cache), sha256_of(&backing)), before, "the original is only read");
+    let written: Value = serde_json::from_slice(&std::fs::read(&report).expect("a report")).expect("JSON");
+    assert_eq!(written["uncertain"], told["uncertain"]);
+    run(ubcache().arg("check").arg(&new).arg("-B").arg(&backing), 0);
+    let map =
+        json(&run(ubcache().args(["cat", "--map", "--json", "-C"]).arg(&new).arg("-B").arg(&backing), 0));
+    assert_eq!(map["dirty_sectors"].as_u64(), Some(kept));
+    repair(&["--out", &new_text], 2);
+    repair(&["--out", &new_text, "--force"], 1);
+
+    // In place: only with the name of the device once more, and a word on what is uncertain.
+    let name = cache.to_string_lossy().into_owned();
+    repair(&["--in-place"], 2);
+    repair(&["--in-place", "--drop-uncertain", "--confirm", &new_text], 2);
+    if claimed > 0 {
+        repair(&["--in-place", "--confirm", &name], 2);
+    }
+    assert_eq!((sha256_of(&cache), sha256_of(&backing)), before, "nothing was changed until now");
+    repair(&["--in-place", "--drop-uncertain", "--confirm", &name], 1);
+    run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backing), 0);
+    assert_eq!(json(&repair(&["--dry-run"], 0))["clean"], true);
+}

@@ -19,6 +19,7 @@
 //! | `superblock` | superblocks of both kinds of devices |
 //! | `key` | keys and pointers, and the checks that apply to them |
 //! | `bset`, `node` | the parts of a btree node, and how they combine |
+//! | `salvage` | what is left of a damaged node |
 //! | `journal` | journal entries, and which of them to replay |
 //! | `prio`, `uuids` | bucket generations, and the volume table |
 //! | `error` | what was found, what was expected, and where |
@@ -34,6 +35,7 @@ mod journal;
 mod key;
 mod node;
 mod prio;
+mod salvage;
 mod superblock;
 mod units;
 mod uuids;
@@ -46,6 +48,7 @@ pub use journal::*;
 pub use key::*;
 pub use node::*;
 pub use prio::*;
+pub use salvage::*;
 pub use superblock::*;
 pub use units::*;
 pub use uuids::*;

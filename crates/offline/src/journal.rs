@@ -50,6 +50,17 @@ pub struct Journal {
     pub entries: Vec<FoundEntry>,
     /// Whether entries that replay needs are missing or can not be decoded.
     pub incomplete: bool,
+    /// The newest entry that replay needs and that is not there; the newest of all if it is not known which are missing.
+    pub(crate) missing: Option<u64>,
+}
+
+/// How to read the ring.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Reading {
+    /// The flag of the superblock: entries at the beginning of the range may be missing.
+    pub discard: bool,
+    /// Take entries that lie behind the end of what is valid in their bucket.
+    pub salvage: bool,
 }
 
 impl Journal {
@@ -73,7 +84,7 @@ impl Journal {
 pub(crate) async fn read_journal<D: Device>(
     device: &D,
     geometry: &Geometry,
-    discard: bool,
+    reading: Reading,
     watcher: &dyn Watcher,
     report: &mut dyn FnMut(Finding),
 ) -> Journal {
@@ -84,6 +95,7 @@ pub(crate) async fn read_journal<D: Device>(
     let mut found: BTreeMap<u64, FoundEntry> = BTreeMap::new();
     // The newest entry that lies behind the end of what is valid in its bucket.
     let mut behind: Option<(u64, u32, u32)> = None;
+    let mut unreadable = false;
     let mut start = 0;
     while start < geometry.journal_buckets {
         let end = (start + AT_ONCE).min(geometry.journal_buckets);
@@ -92,8 +104,15 @@ pub(crate) async fn read_journal<D: Device>(
         for (index, bytes) in (start..end).zip(join_all(reads).await) {
             let place = Place::bucket(geometry, geometry.journal_bucket(index));
             let entries = match bytes {
-                Ok(bytes) => scan(geometry, index, bytes.as_slice(), place, &mut found, report),
+                Ok(bytes) => {
+                    let mut scanned = scan(geometry, index, bytes.as_slice(), place, &mut found, report);
+                    if reading.salvage {
+                        scanned.salvage(geometry, index, bytes.as_slice(), &mut found);
+                    }
+                    scanned
+                }
                 Err(error) => {
+                    unreadable = true;
                     report(Finding::new(
                         Kind::Unreadable,
                         place,
@@ -126,7 +145,11 @@ pub(crate) async fn read_journal<D: Device>(
         report(Finding::new(Kind::JournalGap, place, detail));
         journal.incomplete = true;
     }
-    check(geometry, &mut journal, discard, report);
+    check(geometry, &mut journal, reading.discard, report);
+    if journal.incomplete && journal.missing.is_none() || unreadable {
+        // What can't be read may be newer than anything else.
+        journal.missing = journal.newest().map(|newest| newest.place.seq);
+    }
     journal
 }
 
@@ -173,6 +196,41 @@ fn scan(
     Scanned { behind: newest_behind(geometry, bytes, at), places, undecodable: false }
 }
 
+impl Scanned {
+    /// Takes what is valid behind the first thing in the bucket that is not.
+    fn salvage(
+        &mut self,
+        geometry: &Geometry,
+        index: u32,
+        bytes: &[u8],
+        found: &mut BTreeMap<u64, FoundEntry>,
+    ) {
+        let end = self.places.last().map_or(0, |last| last.offset as usize + last.bytes as usize);
+        let block = geometry.block_bytes() as usize;
+        let magic = geometry.journal_magic().to_le_bytes();
+        let mut at = end;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let entry = (rest.get(8..16) == Some(magic.as_slice()))
+                .then(|| parse_entry(geometry, rest).ok())
+                .flatten();
+            let Some((entry, used)) = entry else {
+                at += block;
+                continue;
+            };
+            let place = EntryPlace {
+                index,
+                offset: at as u32,
+                bytes: used as u32,
+                seq: entry.seq.0,
+                last_seq: entry.last_seq.0,
+            };
+            self.places.push(place);
+            found.entry(place.seq).or_insert(FoundEntry { place, version: entry_version(rest), entry });
+            at += used.max(block);
+        }
+    }
+}
+
 /// The newest valid entry at any block from `end` on. In a bucket that was used before there are many old ones.
 fn newest_behind(geometry: &Geometry, bytes: &[u8], end: usize) -> Option<(u32, u64)> {
     let block = geometry.block_bytes() as usize;
@@ -203,8 +261,10 @@ fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut
     if newest.last_seq > newest.seq {
         let detail = format!("entry {} needs entries from {} on", newest.seq, newest.last_seq);
         report(Finding::new(Kind::JournalGap, Journal::place(geometry, &newest), detail));
+        journal.missing = Some(newest.seq);
         complete = false;
     }
+    let mut missing = None;
     let mut expected = newest.last_seq;
     for (position, found) in journal.entries.iter().enumerate() {
         let place = Journal::place(geometry, &found.place);
@@ -217,11 +277,13 @@ fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut
                 newest.seq
             );
             report(Finding::new(Kind::JournalGap, place, detail));
+            missing = missing.max(Some(seq - 1));
             complete = false;
         }
         expected = seq.saturating_add(1);
     }
     journal.incomplete |= !complete;
+    journal.missing = journal.missing.max(missing);
     check_order(geometry, journal, report);
     let open = newest.seq.saturating_sub(newest.last_seq);
     let free = journal.free_buckets();

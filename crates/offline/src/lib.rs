@@ -1,4 +1,4 @@
-//! Tools for cache sets that are not running: check, show, read, recover.
+//! Tools for cache sets that are not running: check, show, read, recover, repair.
 //!
 //! One walk ([`walk()`]) reads a set as docs/format.md §12 has it and goes on where it meets damage. All tools start
 //! from it. I/O is done through [`ubcache_env::Device`] only, so that the simulator can run every tool after a crash.
@@ -7,7 +7,8 @@
 //!  Device ──▶ walk: superblock → journal → prio chain → volume table → nodes ──▶ View ──▶ check: owners, staleness,
 //!              │                                                           │              reserves, clean = backing
 //!              ├──▶ Visitor: dump, check                                   ├──▶ cat: backing under cached extents
-//!              └──▶ Watcher: progress                                      └──▶ recover: dirty data → backing
+//!              └──▶ Watcher: progress                                      ├──▶ recover: dirty data → backing
+//!                                                                           └──▶ repair: what is certain, anew
 //! ```
 //!
 //! | module | holds |
@@ -21,6 +22,7 @@
 //! | [`disk`] | [`Progress`], [`Watcher`]; reading in bounds |
 //! | [`content`] | [`VolumeMap`], [`read_volume`]: what a volume reads as |
 //! | [`mod@recover`] | [`recover()`]: dirty data to the backing device |
+//! | [`mod@repair`] | [`survey`], [`write_repaired`]: a damaged set as far as it is certain |
 //! | [`mod@dump`] | [`Dump`]: everything as lines of text or JSON |
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
@@ -38,6 +40,7 @@ pub mod error;
 pub mod finding;
 pub mod journal;
 pub mod recover;
+pub mod repair;
 mod rewrite;
 pub mod tree;
 pub mod view;
@@ -51,6 +54,7 @@ pub use error::OfflineError;
 pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};
 pub use recover::{Outcome, RecoverOptions, Recovered, open_set, recover};
+pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, write_repaired};
 pub use tree::NodeVisit;
 pub use view::{Bucket, Extent, Lost, Owner, View};
 pub use walk::{PrioElement, Visitor, walk};

@@ -3,14 +3,14 @@
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, Sector};
 use ubcache_format::{
-    Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SectorRange, combine_interior, combine_leaf,
-    parse_node,
+    Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SalvagedNode, SectorRange, combine_interior,
+    combine_leaf, parse_node, salvage_node,
 };
 
 use crate::disk::{Phase, Watcher, read};
 use crate::finding::{Finding, Kind, Place, Site};
 use crate::view::{Extent, Lost, Owner, View};
-use crate::walk::{START, Visitor};
+use crate::walk::{END, START, Visitor};
 
 /// Bytes of nodes that are read at once.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
@@ -36,6 +36,20 @@ struct Item {
     key: Key,
     pointer: Pointer,
     after: Position,
+    /// Whether it is certain that the node is in use.
+    certain: bool,
+}
+
+/// What the newest entry of the journal says of the tree, and how to read it.
+pub(crate) struct Tree<'a> {
+    /// The key of the root.
+    pub root: &'a Key,
+    /// Its level.
+    pub level: u16,
+    /// The keys of the journal.
+    pub replay: &'a [Key],
+    /// Take what is readable of damaged nodes.
+    pub salvage: bool,
 }
 
 struct Walk<'a, V: Visitor + ?Sized> {
@@ -45,23 +59,23 @@ struct Walk<'a, V: Visitor + ?Sized> {
     replay: &'a [Key],
     /// Keys of the journal up to here are in the view.
     replayed: Position,
-    seen: Vec<Pointer>,
+    seen: Vec<(Pointer, Lost)>,
+    salvage: bool,
 }
 
 /// Walks over the tree under `root` and collects the extents of all leaves, with `replay` over them.
 pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
     cache: &D,
     view: &mut View,
-    root: &Key,
-    root_level: u16,
-    replay: &[Key],
+    tree: &Tree<'_>,
     visitor: &mut V,
     watcher: &dyn Watcher,
 ) {
     let geometry = view.geometry;
-    let mut walk = Walk { geometry, view, visitor, replay, replayed: START, seen: Vec::new() };
+    let Tree { root, level, replay, salvage } = *tree;
+    let mut walk = Walk { geometry, view, visitor, replay, replayed: START, seen: Vec::new(), salvage };
     let mut items = walk.begin(root);
-    for level in (0..=root_level).rev() {
+    for level in (0..=level).rev() {
         let bytes: u64 = items.iter().map(|item| u64::from(item.key.sectors) * SECTOR_BYTES).sum();
         let phase = Phase::new(
             watcher,
@@ -84,7 +98,7 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
             break;
         }
     }
-    walk.replay_upto((Inode(Key::MAX_INODE), Sector(u64::MAX)));
+    walk.replay_upto(END);
     walk.end();
 }
 
@@ -104,7 +118,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let broken = match (root.check_node(&self.geometry), root.pointer()) {
             (Ok(()), Some(pointer)) => {
                 self.view.raise(pointer);
-                return vec![Item { key: root.clone(), pointer, after: START }];
+                return vec![Item { key: root.clone(), pointer, after: START, certain: true }];
             }
             (Ok(()), None) => "it leads nowhere".to_owned(),
             (Err(error), _) => error.to_string(),
@@ -129,36 +143,94 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             self.replay_upto(item.after);
         }
         let place = self.place(item);
-        let lost = match self.parse(item, bytes) {
+        let lost = match self.parse(item, &bytes) {
             Ok(node) => {
                 self.view.nodes += 1;
                 self.check_place(item, place);
                 let (key, after) = (&item.key, item.after);
                 self.visitor.node(&NodeVisit { geometry: &self.geometry, key, level, after, node: &node });
-                if level == 0 {
+                if level > 0 {
+                    self.interior(item, node, children);
+                } else if item.certain {
                     self.leaf(item, node);
                 } else {
-                    self.interior(item, node, children);
+                    self.claim(item, node.bsets);
                 }
                 return;
             }
             Err(lost) => lost,
         };
+        let twice = lost.kind == Kind::NodeTwice;
         self.visitor.finding(lost);
         self.lose(item.after, item.key.position());
+        if twice {
+            // Which of the two places it belongs to is not known.
+            self.doubt(Lost { after: START, upto: END });
+        } else if let Ok(bytes) = bytes
+            && self.salvage
+        {
+            let left = salvage_node(&self.geometry, &item.key, bytes.as_slice());
+            if level > 0 {
+                self.what_is_left_of_an_inner_node(item, left, children);
+            } else {
+                self.what_is_left_of_a_leaf(item, left);
+            }
+        }
         if level == 0 {
             self.replay_upto(item.key.position());
         }
     }
 
-    fn parse(&mut self, item: &Item, bytes: Result<Buf, String>) -> Result<ParsedNode, Finding> {
+    fn doubt(&mut self, interval: Lost) {
+        self.view.doubt.tree.push(interval);
+    }
+
+    fn interval(item: &Item) -> Lost {
+        Lost { after: item.after, upto: item.key.position() }
+    }
+
+    fn what_is_left_of_a_leaf(&mut self, item: &Item, left: SalvagedNode) {
+        if !left.after.is_empty() && item.certain {
+            self.leaf(item, ParsedNode { seq: 0, bsets: left.after, used_bytes: 0 });
+            self.claim(item, left.before);
+        } else {
+            self.claim(item, left.before.into_iter().chain(left.after).collect());
+        }
+    }
+
+    /// What a node says that may have been replaced.
+    fn claim(&mut self, item: &Item, bsets: Vec<Vec<Key>>) {
+        let bucket = item.pointer.bucket(self.geometry.bucket_sectors);
+        for key in combine_leaf(bsets) {
+            if key.pointer().is_some() && key.check_extent(&self.geometry).is_ok() {
+                self.view.doubt.claims.push((Extent::new(&key, false), bucket));
+            }
+        }
+        self.replay_upto(item.key.position());
+    }
+
+    /// Children that the newest readable part names are in use for certain, others perhaps.
+    fn what_is_left_of_an_inner_node(&mut self, item: &Item, left: SalvagedNode, children: &mut Vec<Item>) {
+        let name = |key: &Key| (key.position(), key.pointer().map(Pointer::word));
+        let mut certain: Vec<_> = left.after.iter().flatten().map(name).collect();
+        certain.sort_unstable();
+        let bsets = left.before.into_iter().chain(left.after).collect();
+        let from = children.len();
+        self.interior(item, ParsedNode { seq: 0, bsets, used_bytes: 0 }, children);
+        for child in children.iter_mut().skip(from) {
+            child.certain &= certain.binary_search(&name(&child.key)).is_ok();
+        }
+    }
+
+    fn parse(&mut self, item: &Item, bytes: &Result<Buf, String>) -> Result<ParsedNode, Finding> {
         let place = self.place(item);
         if let Some(owner) = self.view.own(item.pointer.bucket(self.geometry.bucket_sectors), Owner::Node) {
             let detail = format!("node {} is in a bucket of: {}", item.key, owner.word());
             return Err(Finding::new(Kind::NodeTwice, place, detail));
         }
-        self.seen.push(item.pointer);
+        self.seen.push((item.pointer, Self::interval(item)));
         let bytes = bytes
+            .as_ref()
             .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("btree node: {error}")))?;
         parse_node(&self.geometry, &item.key, bytes.as_slice())
             .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))
@@ -185,6 +257,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 place,
                 "keys of an inner node are not in order",
             ));
+            self.doubt(Self::interval(item));
         }
         let mut keys = combine_interior(node.bsets);
         keys.retain(|key| match key.check_node(&self.geometry) {
@@ -198,6 +271,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                     place,
                     format_args!("child {key}: {error}"),
                 ));
+                self.view.doubt.tree.push(Self::interval(item));
                 self.view.complete = false;
                 false
             }
@@ -220,10 +294,11 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                     after.0, after.1
                 );
                 self.visitor.finding(Finding::new(Kind::NodeKey, place, detail));
+                self.doubt(Self::interval(item));
                 self.view.complete = false;
                 continue;
             }
-            children.push(Item { key, pointer, after });
+            children.push(Item { key, pointer, after, certain: item.certain });
             after = position;
         }
         if after != item.key.position() {
@@ -249,6 +324,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 place,
                 "extents of a leaf overlap or are not in order",
             ));
+            self.doubt(Self::interval(item));
         }
         let mut keys = combine_leaf(node.bsets);
         keys.retain(|key| match key.check_extent(&self.geometry) {
@@ -263,6 +339,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                     place,
                     format_args!("{key}: {error}"),
                 ));
+                self.view.doubt.tree.push(Self::interval(item));
                 self.view.complete = false;
                 false
             }
@@ -276,6 +353,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 );
                 let place = place.of_volume(key.inode, key.range());
                 self.visitor.finding(Finding::new(Kind::ExtentOutside, place, detail));
+                self.doubt(Lost { after: (key.inode, key.start()), upto: key.position() });
             }
         }
         let keys: Vec<Key> =
@@ -318,11 +396,12 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
 
     /// Whether the nodes that were read are the set's own still, now that all pointers are known.
     fn end(&mut self) {
-        for pointer in std::mem::take(&mut self.seen) {
+        for (pointer, interval) in std::mem::take(&mut self.seen) {
             if let Some(stale @ 1..) = self.view.staleness(pointer) {
                 let detail = format!("the node at {pointer} is stale by {stale}");
                 let place = Place::cache(&self.geometry, pointer.offset);
                 self.visitor.finding(Finding::new(Kind::NodeStale, place, detail));
+                self.doubt(interval);
             }
         }
     }

@@ -107,7 +107,7 @@ impl Owner {
     }
 }
 
-/// What is known about one bucket, in 6 bytes.
+/// What is known about one bucket, in 8 bytes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Bucket {
     /// The generation in the prio chain.
@@ -118,6 +118,10 @@ pub struct Bucket {
     pub priority: u16,
     /// What it is used for.
     pub owner: Owner,
+    /// Whether the prio chain says what its generation is. If not, that of the newest pointer to it is taken.
+    pub known: bool,
+    /// Whether a pointer was seen to it, live or not.
+    pub named: bool,
 }
 
 /// An interval of keys, of which what the tree says is not known.
@@ -162,6 +166,21 @@ pub struct View {
     pub nodes: u64,
     /// Whether all of the metadata could be read. If not, `extents` is not all there is.
     pub complete: bool,
+    /// What a salvage must not trust.
+    pub(crate) doubt: Doubt,
+}
+
+/// How far what was found can be trusted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubt {
+    /// Changes of this entry of the journal or before it may be missing: only what later entries say is certain.
+    pub journal: Option<u64>,
+    /// Where what the tree says is not certain; what the journal says is.
+    pub tree: Vec<Lost>,
+    /// What nodes say that may be older versions, or are damaged, and the buckets that these nodes are in.
+    pub claims: Vec<(Extent, BucketNr)>,
+    /// Buckets of nodes that nothing names and that say something of lost parts.
+    pub nodes: Vec<BucketNr>,
 }
 
 impl View {
@@ -176,6 +195,7 @@ impl View {
             lost: Vec::new(),
             nodes: 0,
             complete: true,
+            doubt: Doubt::default(),
         }
     }
 
@@ -213,11 +233,11 @@ impl View {
 
     pub(crate) fn raise(&mut self, pointer: Pointer) {
         let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
-        if let Some(bucket) = self.buckets.get_mut(bucket)
-            && bucket.generation.is_ahead(pointer.generation)
-        {
+        let Some(bucket) = self.buckets.get_mut(bucket) else { return };
+        if bucket.generation.is_ahead(pointer.generation) || !(bucket.known || bucket.named) {
             bucket.generation = pointer.generation;
         }
+        bucket.named = true;
     }
 
     pub(crate) fn raise_key(&mut self, key: &Key) {

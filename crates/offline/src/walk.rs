@@ -4,7 +4,7 @@
 //! Damage does not stop it as long as there is something left to read: a [`Visitor`] is told of everything that was
 //! found, and the [`View`] says which intervals of keys are lost.
 //!
-//! Memory, all bounded by the size of the device: 6 bytes a bucket; 24 bytes an extent, and 16 more while extents are
+//! Memory, all bounded by the size of the device: 8 bytes a bucket; 24 bytes an extent, and 16 more while extents are
 //! compared with each other, so about 40 MB a million extents; 80 bytes a node; the journal entries that replay needs.
 
 use ubcache_env::{Device, Sector};
@@ -16,8 +16,8 @@ use ubcache_format::{
 use crate::account::account;
 use crate::disk::{Phase, Watcher, read};
 use crate::finding::{Finding, Kind, Place, Site};
-use crate::journal::{Journal, read_journal};
-use crate::tree::{NodeVisit, walk_tree};
+use crate::journal::{Journal, Reading, read_journal};
+use crate::tree::{NodeVisit, Tree, walk_tree};
 use crate::view::{Bucket, Owner, View};
 
 /// Somebody who is shown everything that a walk comes across, in the order in which it is read.
@@ -88,33 +88,54 @@ pub async fn walk<D: Device, V: Visitor + ?Sized>(
             return None;
         }
     };
+    Some(walk_from(cache, superblock, false, visitor, watcher).await)
+}
+
+/// The walk from a superblock on. With `salvage`, it goes on behind what is damaged as far as there is anything to be
+/// read, and keeps what it finds there apart (see `Doubt`).
+pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    superblock: Superblock,
+    salvage: bool,
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) -> View {
     visitor.superblock(&superblock);
     let mut view = View::new(superblock);
     let geometry = view.geometry;
-    view.buckets =
-        vec![
-            Bucket { stored: Generation(0), generation: Generation(0), priority: 0, owner: Owner::Free };
-            geometry.buckets as usize
-        ];
+    view.buckets = vec![
+        Bucket {
+            stored: Generation(0),
+            generation: Generation(0),
+            priority: 0,
+            owner: Owner::Free,
+            known: false,
+            named: false,
+        };
+        geometry.buckets as usize
+    ];
     if !view.superblock.sync() {
         let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(Site::Cache) };
         visitor.finding(Finding::new(Kind::NeverStarted, place, "the cache has never been started"));
-        return Some(view);
+        return view;
     }
     for index in 0..geometry.journal_buckets {
         let _ = view.own(geometry.journal_bucket(index), Owner::Journal);
     }
     let discard = view.superblock.discard();
+    let reading = Reading { discard, salvage };
     view.journal =
-        read_journal(cache, &geometry, discard, watcher, &mut |finding| visitor.finding(finding)).await;
+        read_journal(cache, &geometry, reading, watcher, &mut |finding| visitor.finding(finding)).await;
+    view.doubt.journal = view.journal.missing;
     visitor.journal(&geometry, &view.journal);
     view.complete &= !view.journal.incomplete;
-    let Some(newest) = view.journal.newest() else { return Some(view) };
+    let Some(newest) = view.journal.newest() else { return view };
     let (newest, version) = (newest.entry.clone(), newest.version);
     read_prios(cache, &mut view, newest.prio_bucket, visitor, watcher).await;
     read_table(cache, &mut view, &newest.uuid_bucket, version, visitor).await;
     let replay = take_replay(&mut view, visitor);
-    walk_tree(cache, &mut view, &newest.root, newest.root_level, &replay, visitor, watcher).await;
+    let tree = Tree { root: &newest.root, level: newest.root_level, replay: &replay, salvage };
+    walk_tree(cache, &mut view, &tree, visitor, watcher).await;
     // Raised only now: by what the tree says, a key of the journal is not ahead of itself.
     for found in view.journal.entries.clone().iter().rev() {
         found
@@ -125,7 +146,7 @@ pub async fn walk<D: Device, V: Visitor + ?Sized>(
             .for_each(|key| view.raise_key(key));
     }
     account(&mut view, visitor);
-    Some(view)
+    view
 }
 
 /// The keys of the replay range, one over the other.
@@ -147,6 +168,7 @@ fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Key
                         detail,
                     ));
                     view.complete = false;
+                    view.doubt.journal = view.doubt.journal.max(Some(found.place.seq));
                 }
             }
         }
@@ -203,6 +225,7 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
                     bucket.stored = entry.generation;
                     bucket.generation = entry.generation;
                     bucket.priority = entry.priority;
+                    bucket.known = true;
                 }
                 let used = room.len().min(entries.len());
                 let first = BucketNr(start as u32);
@@ -276,3 +299,7 @@ async fn read_table<D: Device, V: Visitor + ?Sized>(
 
 /// The first position there is.
 pub(crate) const START: (ubcache_format::Inode, Sector) = (ubcache_format::Inode(0), Sector(0));
+
+/// A position behind all keys.
+pub(crate) const END: (ubcache_format::Inode, Sector) =
+    (ubcache_format::Inode(Key::MAX_INODE), Sector(u64::MAX));

@@ -11,6 +11,7 @@ pub mod dump;
 pub mod make;
 mod offline;
 pub mod recover;
+pub mod repair;
 pub mod serve;
 pub mod show;
 

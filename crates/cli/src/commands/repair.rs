@@ -1,0 +1,236 @@
+//! `ubcache repair`: a damaged set as far as it is certain, in a new image or in place.
+
+use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use ubcache_daemon::Failure;
+use ubcache_daemon::size::show_size;
+use ubcache_format::SectorRange;
+use ubcache_offline::{Repair, RepairOptions, copy_device, survey, write_repaired};
+
+use super::offline::{Bar, failure, host, open, show_finding, summary};
+use super::print;
+
+/// Uncertain ranges that are shown as text; all are in the JSON.
+const SHOWN: usize = 50;
+
+const AFTER_HELP: &str = "\
+Looks at everything that is readable, keeps what is certain, and lists the rest: volume, sectors, and where on the cache
+there may be newer data than the backing device has. Uncertain data is left out, unless --use-uncertain asks for it where
+only one version is known; it is listed all the same. Clean data is left out: the backing devices have it.
+
+The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE itself, into free
+buckets, and takes the place of the damaged set in one step; this has to be confirmed with --confirm CACHE, or on a
+terminal. Name all backing devices with -B: a lost superblock or volume table can be made again only with them. The set
+must not be running.
+
+Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2 could not run.
+
+Example:
+  ubcache repair /dev/nvme0n1p4 -B /dev/sdb --dry-run
+  ubcache repair /dev/nvme0n1p4 -B /dev/sdb --out /mnt/rescue/cache.img --report /mnt/rescue/repair.json
+  ubcache repair /dev/nvme0n1p4 -B /dev/sdb --in-place --confirm /dev/nvme0n1p4";
+
+/// Rebuild a damaged set that is not running, from what is readable
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The cache device or file
+    #[arg(value_name = "CACHE")]
+    cache: PathBuf,
+    /// Backing devices of the set; only read
+    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
+    bdev: Vec<PathBuf>,
+    /// Write the repaired cache to this new file (sparse)
+    #[arg(short, long, value_name = "NEW", required_unless_present_any = ["in_place", "dry_run"])]
+    out: Option<PathBuf>,
+    /// With --out: overwrite a file that is there already
+    #[arg(long, requires = "out")]
+    force: bool,
+    /// Repair CACHE itself
+    #[arg(long, conflicts_with = "out")]
+    in_place: bool,
+    /// With --in-place: the path of CACHE once more, instead of a question
+    #[arg(long, value_name = "CACHE", requires = "in_place")]
+    confirm: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long, conflicts_with_all = ["in_place", "force"])]
+    dry_run: bool,
+    /// Keep data that is not certain where only one version of it is known
+    #[arg(long)]
+    use_uncertain: bool,
+    /// With --in-place: leave out data that is not certain
+    #[arg(long, requires = "in_place", conflicts_with = "use_uncertain")]
+    drop_uncertain: bool,
+    /// Write the report to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let host = host()?;
+    let cache = open(&host, &args.cache, args.in_place)?;
+    let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
+    let bar = Bar::new();
+    let options = RepairOptions { use_uncertain: args.use_uncertain };
+    let found =
+        host.block_on(async { survey(&cache, &backings.iter().collect::<Vec<_>>(), options, &bar).await });
+    bar.clear();
+    let mut repair = found.map_err(|error| failure(&error, &args.cache, None))?;
+    if repair.is_clean() || args.dry_run {
+        return tell(args, &repair, None);
+    }
+    let done = if args.in_place {
+        confirm(args, &repair)?;
+        host.block_on(async { write_repaired(&mut repair, &cache, &[], false, &bar).await })
+            .map(|()| (args.cache.clone(), Vec::new()))
+    } else {
+        let path = args.out.as_deref().unwrap_or(Path::new(""));
+        create(path, args.force, repair.device_bytes())?;
+        let new = open(&host, path, true)?;
+        host.block_on(async {
+            let unreadable = copy_device(&cache, &new, &bar).await?;
+            write_repaired(&mut repair, &new, &unreadable, true, &bar).await?;
+            Ok((path.to_owned(), unreadable))
+        })
+    };
+    bar.clear();
+    match done {
+        Ok((path, unreadable)) => tell(args, &repair, Some((&path, &unreadable))),
+        Err(error) => {
+            let target = args.out.as_deref().unwrap_or(&args.cache);
+            Err(failure(&error, target, None))
+        }
+    }
+}
+
+/// Makes the new image; what is there already is not touched, unless it is empty or `force` is given.
+fn create(path: &Path, force: bool, bytes: u64) -> Result<(), Failure> {
+    let there = std::fs::metadata(path).ok();
+    if let Some(there) = &there
+        && (!there.is_file() || there.len() > 0 && !force)
+    {
+        let failure = Failure::could_not_run(path, "there is something already");
+        return Err(if there.is_file() {
+            failure.advice("name a file that does not exist yet, or overwrite this one with --force")
+        } else {
+            failure.expected("a new file").advice("write a file, and copy it to the device afterwards")
+        });
+    }
+    let cannot =
+        |error: std::io::Error| Failure::could_not_run(path, format_args!("can't create it: {error}"));
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).map_err(cannot)?;
+    file.set_len(bytes).map_err(cannot)
+}
+
+/// A repair in place is asked for by name, and what becomes of uncertain data is said.
+fn confirm(args: &Args, repair: &Repair) -> Result<(), Failure> {
+    let refuse = |what: &str| Failure::could_not_run(&args.cache, what);
+    if repair.claimed_sectors() > 0 && !args.use_uncertain && !args.drop_uncertain {
+        return Err(refuse("there is uncertain data that may be the only copy")
+            .found(show_size(repair.claimed_sectors() * 512))
+            .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
+    }
+    let named = match &args.confirm {
+        Some(path) => path.clone(),
+        None if std::io::stdin().is_terminal() => {
+            eprint!("To overwrite the damaged set, type the path of the cache device: ");
+            let mut line = String::new();
+            let _ = std::io::stdin().lock().read_line(&mut line);
+            PathBuf::from(line.trim())
+        }
+        None => return Err(refuse("not confirmed").advice("repeat the path of the device: --confirm CACHE")),
+    };
+    if named != args.cache {
+        return Err(refuse("not confirmed").found(named.display()).expected(args.cache.display()));
+    }
+    Ok(())
+}
+
+fn tell(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) -> Result<(), Failure> {
+    let mut object = repair.to_json();
+    object["written_to"] = serde_json::json!(done.map(|(path, _)| path.to_string_lossy()));
+    let json = serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n";
+    if let Some(path) = &args.report {
+        std::fs::write(path, &json)
+            .map_err(|error| Failure::could_not_run(path, format_args!("can't write the report: {error}")))?;
+    }
+    print(&if args.json { json } else { as_text(args, repair, done) });
+    if repair.is_clean() {
+        return Ok(());
+    }
+    let failure = Failure::refused(&args.cache, "damaged").found(summary(&repair.report));
+    Err(match done {
+        Some((path, _)) if repair.uncertain.is_empty() => {
+            failure.advice(format_args!("{}: repaired, and nothing is uncertain", path.display()))
+        }
+        Some((path, _)) => failure.advice(format_args!(
+            "{}: repaired; keep the damaged original and the list of what is uncertain, and check file systems",
+            path.display()
+        )),
+        None => failure.advice("nothing was written; `--out NEW` writes what is certain to a new image"),
+    })
+}
+
+fn as_text(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) -> String {
+    let mut text = String::new();
+    for finding in repair.report.errors() {
+        text += &show_finding(finding, &args.cache, &args.bdev);
+    }
+    if let Some(how) = &repair.superblock {
+        let _ = writeln!(text, "superblock: {how}");
+    }
+    for line in &repair.slots {
+        let _ = writeln!(text, "volume table: {line}");
+    }
+    for part in repair.uncertain.iter().take(SHOWN) {
+        let end = if part.range.end.0 >= ubcache_format::Key::MAX_END {
+            "the end".to_owned()
+        } else {
+            part.range.end.to_string()
+        };
+        let places = part.places.iter().map(|place| format!(" {}", place.offset)).collect::<String>();
+        let found = match part.places.len() {
+            0 => "nothing found".to_owned(),
+            1 => format!("cache sector{places}"),
+            count => format!("{count} versions, cache sectors{places}"),
+        };
+        let _ = writeln!(
+            text,
+            "uncertain: volume {} key sectors {} to {end}: {found}",
+            part.inode, part.range.start
+        );
+    }
+    if repair.uncertain.len() > SHOWN {
+        let _ = writeln!(text, "… and {} more; --json or --report has all", repair.uncertain.len() - SHOWN);
+    }
+    if let Some((_, unreadable)) = done {
+        for range in unreadable {
+            let _ = writeln!(text, "unreadable on {}: sectors {range}", args.cache.display());
+        }
+    }
+    let size = |sectors: u64| show_size(sectors * 512);
+    let _ = writeln!(
+        text,
+        "{}: {} of dirty data is certain, {} uncertain; {} of clean data {} left out",
+        args.cache.display(),
+        size(repair.kept_sectors),
+        size(repair.claimed_sectors()),
+        size(repair.clean_dropped),
+        if repair.is_clean() { "would be" } else { "is" },
+    );
+    let _ = match done {
+        Some((path, _)) => writeln!(text, "{}: written and checked", path.display()),
+        None if repair.is_clean() => {
+            writeln!(text, "{}: not damaged, nothing to repair", args.cache.display())
+        }
+        None => writeln!(text, "nothing was written"),
+    };
+    text
+}

@@ -1,0 +1,261 @@
+//! Repair: what is certain of a damaged set, as a new tree, prio chain, volume table and journal entry.
+//!
+//! ```text
+//!  1  salvage      the walk, on behind what is damaged; older versions of nodes
+//!  2  sort         certain: kept. Not certain: listed, with the places of what there is
+//!  3  write        tree, prio chain and volume table into free buckets, flush; journal entry; superblock if it was damaged
+//!  4  check        the result
+//! ```
+//!
+//! Clean data is left out: the backing devices have it. Until the entry of step 3 is durable the set is what it was.
+
+mod claims;
+mod plan;
+mod region;
+mod slots;
+mod superblock;
+mod write;
+
+use serde_json::{Value, json};
+use ubcache_env::Device;
+use ubcache_format::{Inode, SECTOR_BYTES, SectorRange, Superblock};
+
+use crate::check::check_set_watched;
+use crate::disk::{Phase, Watcher, read};
+use crate::error::OfflineError;
+use crate::finding::{Finding, Report, Severity, Site};
+use crate::view::View;
+use crate::walk::{Visitor, read_superblock, walk_from};
+pub use plan::Uncertain;
+use plan::{Plan, sort};
+
+/// Sectors that are copied at once.
+const COPY_SECTORS: u64 = 2048;
+/// Where that fails: sectors that are tried on their own.
+const RETRY_SECTORS: u64 = 8;
+
+/// What is asked for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct RepairOptions {
+    /// Keep data that is not certain, where only one version of it is known. It is listed all the same.
+    pub use_uncertain: bool,
+}
+
+/// What a survey of a damaged set brought.
+#[derive(Clone, Debug)]
+pub struct Repair {
+    /// What a check says of the set as it is.
+    pub report: Report,
+    /// How the superblock was found again, if it is damaged.
+    pub superblock: Option<String>,
+    /// What was done to the volume table, one line a slot.
+    pub slots: Vec<String>,
+    /// What is not certain, in order. What lies in no such range is as it was.
+    pub uncertain: Vec<Uncertain>,
+    /// Sectors of certain data of which the cache has the only copy.
+    pub kept_sectors: u64,
+    /// Sectors of clean data that are left out.
+    pub clean_dropped: u64,
+    view: View,
+    plan: Plan,
+    damaged_superblock: bool,
+}
+
+impl Repair {
+    /// Whether nothing is wrong with the set.
+    pub fn is_clean(&self) -> bool {
+        self.report.is_clean() && self.slots.is_empty()
+    }
+
+    /// Whether the newest data of a sector of a volume, in key sectors, is not certain.
+    pub fn is_uncertain(&self, inode: Inode, range: SectorRange) -> bool {
+        let next =
+            self.uncertain.partition_point(|part| (part.inode, part.range.end) <= (inode, range.start));
+        self.uncertain.get(next).is_some_and(|part| part.inode == inode && part.range.overlaps(&range))
+    }
+
+    /// Sectors of which there may be newer data than the backing device has, in one version or several.
+    pub fn claimed_sectors(&self) -> u64 {
+        self.uncertain.iter().filter(|part| !part.places.is_empty()).map(|part| part.range.sectors()).sum()
+    }
+
+    /// The set as it was found.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The bytes that a cache device has to have.
+    pub fn device_bytes(&self) -> u64 {
+        u64::from(self.view.geometry.buckets) * self.view.geometry.bucket_bytes()
+    }
+
+    /// The report for programs.
+    pub fn to_json(&self) -> Value {
+        let uncertain = self.uncertain.iter().map(|part| {
+            json!({
+                "volume": part.inode.0,
+                "first_key_sector": part.range.start.0,
+                "sectors": if claims::is_beyond(&part.range) { Value::Null } else { json!(part.range.sectors()) },
+                "cache_sectors": part.places.iter().map(|place| place.offset.0).collect::<Vec<_>>(),
+            })
+        });
+        json!({
+            "clean": self.is_clean(),
+            "superblock": self.superblock,
+            "slots": self.slots,
+            "kept_sectors": self.kept_sectors,
+            "clean_sectors_left_out": self.clean_dropped,
+            "claimed_sectors": self.claimed_sectors(),
+            "uncertain": uncertain.collect::<Vec<_>>(),
+            "check": self.report.to_json(),
+        })
+    }
+}
+
+/// Looks at a set and works out what can be kept. Only reads. `backing` are some or all of its backing devices: with
+/// them, a lost superblock or volume table can be made again.
+pub async fn survey<D: Device>(
+    cache: &D,
+    backing: &[&D],
+    options: RepairOptions,
+    watcher: &dyn Watcher,
+) -> Result<Repair, OfflineError> {
+    let mut backings: Vec<Superblock> = Vec::new();
+    for (index, device) in backing.iter().enumerate() {
+        if let Ok(superblock) = read_superblock(*device, Site::Backing(index)).await
+            && !superblock.is_cache()
+        {
+            backings.push(superblock);
+        }
+    }
+    let (report, _) = check_set_watched(cache, backing, &mut (), watcher).await;
+    let (superblock, origin) = match read_superblock(cache, Site::Cache).await {
+        Ok(superblock) if superblock.is_cache() => (superblock, None),
+        Ok(_) => return Err(wrong_kind(&report)),
+        Err(finding) => {
+            let found = superblock::search(cache, &backings, watcher).await;
+            let (superblock, how) = found.ok_or_else(|| OfflineError::Damaged(Box::new(finding)))?;
+            (superblock, Some(how))
+        }
+    };
+    let mut view = walk_from(cache, superblock, true, &mut Nobody, watcher).await;
+    let slots = slots::repair(&mut view, cache, &backings, watcher).await;
+    let doubt = !view.lost.is_empty() || !view.doubt.tree.is_empty() || view.doubt.journal.is_some();
+    let (found, nodes) = if doubt || view.journal.newest().is_none() {
+        claims::scan(cache, &view, watcher).await
+    } else {
+        (Vec::new(), Vec::new())
+    };
+    view.doubt.nodes = nodes;
+    let plan = sort(&view, &found, options.use_uncertain);
+    Ok(Repair {
+        report,
+        damaged_superblock: origin.is_some(),
+        superblock: origin,
+        slots,
+        uncertain: plan.uncertain.clone(),
+        kept_sectors: plan.keep.iter().map(|key| u64::from(key.sectors)).sum(),
+        clean_dropped: plan.clean_dropped,
+        view,
+        plan,
+    })
+}
+
+/// Writes the repaired set over `target`, which is the damaged set itself or a copy of it, and checks it. `unreadable`
+/// are sectors that the copy does not have: what was in them is listed as uncertain. On a copy everything that is
+/// not needed may be overwritten; on the set itself only what is free.
+pub async fn write_repaired<D: Device>(
+    repair: &mut Repair,
+    target: &D,
+    unreadable: &[SectorRange],
+    is_copy: bool,
+    watcher: &dyn Watcher,
+) -> Result<(), OfflineError> {
+    without_unreadable(repair, unreadable);
+    write::write(&repair.view, &repair.plan, target, repair.damaged_superblock, is_copy, watcher).await?;
+    let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
+    match after.findings.iter().find(|finding| finding.severity() == Severity::Error) {
+        None => Ok(()),
+        Some(finding) => Err(OfflineError::Damaged(Box::new(finding.clone()))),
+    }
+}
+
+/// Copies a device to another one of the same size that is all zeroes. Gives the ranges that could not be read.
+pub async fn copy_device<D: Device>(
+    from: &D,
+    to: &D,
+    watcher: &dyn Watcher,
+) -> Result<Vec<SectorRange>, OfflineError> {
+    let all = from.geometry().sectors.min(to.geometry().sectors);
+    let phase = Phase::new(watcher, "copying the cache", all * SECTOR_BYTES);
+    let mut unreadable = Vec::new();
+    let mut at = 0;
+    while at < all {
+        let sectors = COPY_SECTORS.min(all - at);
+        let range = SectorRange::new(ubcache_env::Sector(at), sectors);
+        if copy_range(from, to, range).await?.is_err() {
+            let mut part = at;
+            while part < at + sectors {
+                let range =
+                    SectorRange::new(ubcache_env::Sector(part), RETRY_SECTORS.min(at + sectors - part));
+                if copy_range(from, to, range).await?.is_err() {
+                    unreadable.push(range);
+                }
+                part += RETRY_SECTORS;
+            }
+        }
+        phase.add(sectors * SECTOR_BYTES);
+        at += sectors;
+    }
+    Ok(unreadable)
+}
+
+/// The inner error is that of the read.
+async fn copy_range<D: Device>(
+    from: &D,
+    to: &D,
+    range: SectorRange,
+) -> Result<Result<(), String>, OfflineError> {
+    match read(from, range.start, range.sectors()).await {
+        Err(error) => Ok(Err(error)),
+        Ok(bytes) if bytes.as_slice().iter().all(|byte| *byte == 0) => Ok(Ok(())),
+        Ok(bytes) => {
+            let written = to.write(range.start, bytes.into(), ubcache_env::Durability::Volatile).await;
+            written
+                .map(Ok)
+                .map_err(|error| OfflineError::Io { doing: "copying the cache", error: error.to_string() })
+        }
+    }
+}
+
+fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
+    let place = |key: &ubcache_format::Key| {
+        key.pointer().map(|pointer| SectorRange::new(pointer.offset, u64::from(key.sectors)))
+    };
+    let bad = |key: &ubcache_format::Key| {
+        place(key).is_some_and(|place| unreadable.iter().any(|range| range.overlaps(&place)))
+    };
+    let (gone, keep) = std::mem::take(&mut repair.plan.keep).into_iter().partition(bad);
+    repair.plan.keep = keep;
+    let gone: Vec<ubcache_format::Key> = gone;
+    repair.kept_sectors -= gone.iter().map(|key| u64::from(key.sectors)).sum::<u64>();
+    repair.uncertain.extend(gone.iter().map(|key| Uncertain {
+        inode: key.inode,
+        range: key.range(),
+        places: key.pointer().into_iter().collect(),
+    }));
+    repair.uncertain.sort_by_key(|part| (part.inode, part.range.start));
+}
+
+fn wrong_kind(report: &Report) -> OfflineError {
+    match report.findings.first() {
+        Some(finding) => OfflineError::Damaged(Box::new(finding.clone())),
+        None => OfflineError::Io { doing: "reading the set", error: "no superblock".to_owned() },
+    }
+}
+
+struct Nobody;
+
+impl Visitor for Nobody {
+    fn finding(&mut self, _: Finding) {}
+}
