@@ -194,17 +194,20 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// Ends the volume: requests complete, background work stops, what is un-flushed is flushed.
-    pub(crate) async fn stop(&self) {
+    /// Ends the volume: requests complete, background work stops, what is un-flushed is flushed. An
+    /// error of that flush is given when everything else is done.
+    pub(crate) async fn stop(&self) -> Result<(), EngineError> {
         self.stopping.set(true);
         self.wake_background();
         self.requests_end().await;
         self.join_tasks().await;
-        if self.flush_backing().await.is_ok() && self.set.failure().is_none() {
+        let flushed = self.flush_backing().await;
+        if flushed.is_ok() && self.set.failure().is_none() {
             self.publish_all().await;
             self.mark_clean_if_so().await;
         }
         self.drop_unpublished();
+        flushed.map_err(EngineError::io("flushing a backing device"))
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -20,6 +20,11 @@ use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::set::Set;
 
+/// Rounds of the allocator that a restructuring waits for before it takes from the reserve.
+const PATIENCE: u32 = 3;
+/// Rounds after which one that has begun gives up, to try again: what could free a bucket may need its turn.
+const ROUNDS_MAX: u32 = 200;
+
 /// A node that was written and is not referred to yet.
 #[derive(Clone, Debug)]
 struct NewNode {
@@ -79,6 +84,7 @@ impl<E: Env> Set<E> {
 
     async fn take_metadata(&self, plan: &mut Plan, count: usize) -> Result<Vec<BucketNr>, EngineError> {
         let mut taken = Vec::with_capacity(count);
+        let mut rounds = 0;
         while taken.len() < count {
             let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
             match bucket {
@@ -86,7 +92,11 @@ impl<E: Env> Set<E> {
                     taken.push(bucket);
                     plan.taken.push(bucket);
                 }
-                None => self.wait_for_nodes(count - taken.len(), "an index node").await?,
+                None if rounds == ROUNDS_MAX => return Err(EngineError::NoSpace("an index node")),
+                None => {
+                    rounds += 1;
+                    self.wait_for_nodes(count - taken.len(), "an index node").await?;
+                }
             }
         }
         self.allocator.check(&self.buckets.borrow());
@@ -184,6 +194,7 @@ impl<E: Env> Set<E> {
         makes_room: bool,
     ) -> Result<(), EngineError> {
         let mut reserve_too = false;
+        let mut rounds = 0;
         let (_structure, _granted) = loop {
             let structure = self.structure.lock().await;
             let needed = self.buckets_for(&groups);
@@ -209,10 +220,12 @@ impl<E: Env> Set<E> {
                 self.allocator.nodes_wait.set(needed);
                 let waited = self.wait_for_buckets("index nodes").await;
                 self.allocator.nodes_wait.set(0);
-                match waited {
-                    // Nothing can be given up: then the reserve is for this one as well.
-                    Err(EngineError::NoSpace(_)) => reserve_too = true,
-                    waited => waited?,
+                rounds += 1;
+                // Nothing can be given up, or not soon: then the reserve is for this one as well.
+                let in_vain = matches!(waited, Err(EngineError::NoSpace(_)));
+                reserve_too = in_vain || rounds >= PATIENCE;
+                if !in_vain {
+                    waited?;
                 }
             }
         };

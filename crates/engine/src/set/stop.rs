@@ -9,14 +9,19 @@ use crate::errors::EngineError;
 impl<E: Env> CacheSet<E> {
     /// Stops the set. New requests are refused, those under way complete; un-flushed data is
     /// flushed, leaves and journal are written. Dirty data stays in the cache.
+    ///
+    /// # Errors
+    /// The set is stopped all the same, but something may not be durable: a device failed, or the
+    /// set had failed before. The first error is given.
     pub async fn stop(&self) -> Result<(), EngineError> {
         let set = &self.set;
         if set.is_ending() {
             return Err(EngineError::Stopping);
         }
         set.phase.set(Phase::Ending);
+        let mut flushed = Ok(());
         for volume in set.attached() {
-            volume.stop().await;
+            flushed = flushed.and(volume.stop().await);
         }
         set.ending.notify_all();
         set.node_writer.wake.notify_all();
@@ -34,7 +39,7 @@ impl<E: Env> CacheSet<E> {
         for task in tasks {
             task.join().await;
         }
-        result
+        result.and(flushed)
     }
 
     async fn write_everything(&self) -> Result<(), EngineError> {
