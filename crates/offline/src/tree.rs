@@ -277,12 +277,20 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             }
         });
         let mut after = item.after;
+        let unexplained = self.stale_without_reason(&keys, node.used_bytes > 0);
         for key in keys.into_iter().filter(|key| !key.is_zero()) {
+            let position = key.position();
             let Some(pointer) = key.pointer().filter(|pointer| self.view.staleness(*pointer) == Some(0))
             else {
+                if position > after && key.pointer().is_some_and(|pointer| unexplained.contains(&pointer)) {
+                    let detail = format!("child {key} is stale, and its parent never freed it");
+                    self.visitor.finding(Finding::new(Kind::NodeStale, place, detail));
+                    self.lose(after, position);
+                    self.doubt(Lost { after, upto: position });
+                    after = position;
+                }
                 continue;
             };
-            let position = key.position();
             if position == after && after != item.after {
                 let detail = format!("child {key} has the place of another one");
                 self.visitor.finding(Finding::new(Kind::NodeEqual, place, detail));
@@ -306,6 +314,20 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             self.visitor.finding(Finding::new(Kind::NodeGap, place, detail));
             self.lose(after, item.key.position());
         }
+    }
+
+    /// Stale children whose parent has no key that says so. A node is freed by a key in its parent, and a parent that was
+    /// written anew does not name it any more (docs/format.md §5.8).
+    fn stale_without_reason(&self, keys: &[Key], whole: bool) -> Vec<Pointer> {
+        let bucket = |pointer: Pointer| pointer.bucket(self.geometry.bucket_sectors);
+        let stale = keys.iter().filter(|key| whole && !key.is_zero()).filter_map(Key::pointer);
+        let stale = stale.filter(|pointer| self.view.staleness(*pointer).is_some_and(|stale| stale > 0));
+        let reason = |child: &Pointer| {
+            keys.iter().filter_map(Key::pointer).any(|other| {
+                bucket(other) == bucket(*child) && other.generation.staleness_of(child.generation) > 0
+            })
+        };
+        stale.filter(|child| !reason(child)).collect()
     }
 
     fn leaf(&mut self, item: &Item, node: ParsedNode) {

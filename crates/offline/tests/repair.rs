@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Case, MemDevice, digest, frozen, run};
+use support::{Case, MemDevice, cases, digest, frozen, run};
 use ubcache_format::{Inode, Superblock};
 use ubcache_offline::{
     NodeVisit, Piece, Repair, RepairOptions, View, Visitor, VolumeMap, check_set, copy_device, map_backed,
@@ -101,6 +101,22 @@ fn nodes(cache: &MemDevice) -> Nodes {
     let mut nodes = Nodes::default();
     run(walk(cache, &mut nodes, &())).expect("a set");
     nodes
+}
+
+/// The frozen cases, and those that UBCACHE_KERNEL_IMAGES names.
+#[test]
+fn no_image_of_the_driver_needs_a_repair() {
+    for case in cases() {
+        let cache = MemDevice::new(case.cache.clone());
+        let backings: Vec<MemDevice> =
+            case.volumes().iter().filter_map(|volume| volume.backing.clone()).map(MemDevice::new).collect();
+        let backings: Vec<&MemDevice> = backings.iter().collect();
+        let repair = run(survey(&cache, &backings, RepairOptions::default(), &())).expect("a survey");
+        assert!(repair.is_clean(), "{}: {:?}", case.name, repair.report.errors());
+        assert_eq!(repair.uncertain, Vec::new(), "{}", case.name);
+        let dirty: u64 = case.volumes().iter().map(|volume| volume.dirty_sectors).sum();
+        assert_eq!(repair.kept_sectors, dirty, "{}", case.name);
+    }
 }
 
 #[test]
