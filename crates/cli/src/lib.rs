@@ -60,8 +60,16 @@ enum Command {
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
     Gc(commands::control::GcArgs),
-    Detach(commands::detach::DetachArgs),
-    Attach(commands::detach::AttachArgs),
+    /// Write back a volume's dirty data and part it from the cache; it stays served
+    ///
+    /// Clients go on all the time. When the command returns, everything is on the backing device, flushed, and its
+    /// superblock says that it has no cache: once it is not served any more, any program can use it. If the command is
+    /// interrupted the daemon carries on.
+    #[command(after_help = "Example: ubcache detach data && ubcache status")]
+    Detach(commands::detach::VolumeArgs),
+    /// Give a detached volume its cache again, empty
+    #[command(after_help = "Example: ubcache attach data")]
+    Attach(commands::detach::VolumeArgs),
     Check(commands::check::Args),
     Cat(commands::cat::Args),
     Recover(commands::recover::Args),

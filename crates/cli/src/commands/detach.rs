@@ -15,28 +15,9 @@ use super::print;
 /// How often the progress is asked for.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Write back a volume's dirty data and part it from the cache; it stays served
-///
-/// Clients go on all the time. When the command returns, everything is on the backing device, flushed, and its
-/// superblock says that it has no cache: any program can use it once it is not served any more, and `ubcache
-/// serve -B` without the cache is not needed for that. If the command is interrupted the daemon carries on.
+/// Which volume of which daemon.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example: ubcache detach data && ubcache status")]
-pub struct DetachArgs {
-    #[command(flatten)]
-    daemon: Daemon,
-    /// The export [default: the only one]
-    #[arg(value_name = "EXPORT")]
-    volume: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Give a detached volume its cache again, empty
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Example: ubcache attach data")]
-pub struct AttachArgs {
+pub struct VolumeArgs {
     #[command(flatten)]
     daemon: Daemon,
     /// The export [default: the only one]
@@ -48,7 +29,7 @@ pub struct AttachArgs {
 }
 
 /// `ubcache detach`.
-pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
+pub fn detach(args: &VolumeArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let request = Request::Detach { volume: args.volume.clone() };
     let name = std::thread::scope(|scope| {
@@ -61,7 +42,7 @@ pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
 }
 
 /// `ubcache attach`.
-pub fn attach(args: &AttachArgs) -> Result<(), Failure> {
+pub fn attach(args: &VolumeArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let name = ask(&socket, &Request::Attach { volume: args.volume.clone() })?;
     say(&name, "attached", args.json);
