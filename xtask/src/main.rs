@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
 //! | `cargo xtask packages` | only installs what the tests need |
+//! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these lines, so that
 //! a skipped test is never taken for a passed one.
@@ -39,12 +40,23 @@ fn main() -> ExitCode {
             packages();
             true
         }
+        "man" => man(),
         _ => {
-            eprintln!("usage: cargo xtask test | packages");
+            eprintln!("usage: cargo xtask test | packages | man [DIRECTORY]");
             return ExitCode::from(2);
         }
     };
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Writes the manual pages.
+fn man() -> bool {
+    let directory = std::env::args().nth(2).unwrap_or_else(|| "target/man".to_owned());
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let arguments = ["run", "--quiet", "-p", "ubcache-cli", "--example", "man", "--", &directory];
+    let done = Command::new(cargo).args(arguments).status().is_ok_and(|status| status.success());
+    println!("xtask: manual pages in {directory}: {}", if done { "written" } else { "FAILED" });
+    done
 }
 
 /// Installs missing packages where that is possible, else says what to install.

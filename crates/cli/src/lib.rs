@@ -122,3 +122,17 @@ fn run(command: Command) -> Result<(), Failure> {
 pub fn command_line() -> clap::Command {
     Cli::command()
 }
+
+#[cfg(test)]
+mod tests {
+    /// The manual pages take their examples from there.
+    #[test]
+    fn every_command_has_an_example() {
+        for command in super::command_line().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = help.split_once("Example:\n").map_or("", |(_, example)| example);
+            let begins = format!("  ubcache {} ", command.get_name());
+            assert!(format!("{example} ").replace('\n', " ").starts_with(&begins), "{begins}: {help}");
+        }
+    }
+}

@@ -21,6 +21,7 @@ pub struct Daemon {
 
 /// Show what is served, and how well the cache does
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache status --json")]
 pub struct StatusArgs {
     #[command(flatten)]
     daemon: Daemon,
@@ -31,6 +32,7 @@ pub struct StatusArgs {
 
 /// Stop a daemon cleanly: dirty data stays in the cache, safe
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache stop")]
 pub struct StopArgs {
     #[command(flatten)]
     daemon: Daemon,
@@ -41,6 +43,7 @@ pub struct StopArgs {
 
 /// Change attributes, with the names of bcache's sysfs: cache_mode, sequential_cutoff, writeback_percent, …
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache set cache_mode=writeback --volume data")]
 pub struct SetArgs {
     #[command(flatten)]
     daemon: Daemon,
@@ -57,6 +60,7 @@ pub struct SetArgs {
 
 /// Read an attribute, with the names of bcache's sysfs
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache get cache_mode")]
 pub struct GetArgs {
     #[command(flatten)]
     daemon: Daemon,
@@ -73,6 +77,7 @@ pub struct GetArgs {
 
 /// Start a garbage collection now
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache gc")]
 pub struct GcArgs {
     #[command(flatten)]
     daemon: Daemon,

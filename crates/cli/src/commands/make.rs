@@ -26,6 +26,7 @@ const BLOCK_BYTES_MAX: u64 = 4 << 10;
 
 /// Format a cache device and backing devices, as make-bcache does
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache make -C /dev/nvme0n1p4 -B /dev/sdb")]
 pub struct Args {
     /// The cache device: a block device or a file
     #[arg(short = 'C', long = "cache", value_name = "DEVICE", num_args = 1..)]

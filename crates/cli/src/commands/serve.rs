@@ -12,6 +12,9 @@ use super::print;
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  ubcache serve -C /dev/nvme0n1p4 -B /dev/sdb --nbd unix:/run/ubcache/data.nbd --mode writeback"
+)]
 pub struct Args {
     /// The cache device
     #[arg(short = 'C', long = "cache", value_name = "DEVICE")]

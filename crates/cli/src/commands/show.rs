@@ -13,6 +13,7 @@ use super::print;
 
 /// Show the superblock of a cache or backing device, as bcache-super-show does
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache show /dev/nvme0n1p4 --json")]
 pub struct Args {
     /// The device or file
     #[arg(value_name = "DEVICE")]

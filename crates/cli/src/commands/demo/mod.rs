@@ -25,6 +25,7 @@ mod load;
 
 /// Show what a cache does: makes a small set in ./ubcache-demo, serves it, loads it, restarts it
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache demo")]
 pub struct Args {
     /// Where the files of the demo go
     #[arg(long, value_name = "DIRECTORY", default_value = "ubcache-demo")]
