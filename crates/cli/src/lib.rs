@@ -65,10 +65,10 @@ enum Command {
     /// Clients go on all the time. When the command returns, everything is on the backing device, flushed, and its
     /// superblock says that it has no cache: once it is not served any more, any program can use it. If the command is
     /// interrupted the daemon carries on.
-    #[command(after_help = "Example: ubcache detach data && ubcache status")]
+    #[command(after_help = "Example:\n  ubcache detach data && ubcache status")]
     Detach(commands::detach::VolumeArgs),
     /// Give a detached volume its cache again, empty
-    #[command(after_help = "Example: ubcache attach data")]
+    #[command(after_help = "Example:\n  ubcache attach data")]
     Attach(commands::detach::VolumeArgs),
     Check(commands::check::Args),
     Cat(commands::cat::Args),
