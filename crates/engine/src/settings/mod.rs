@@ -17,9 +17,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`volume`] | the settings of a volume |
-//! | [`set`] | the settings of a set and its cache device |
-//! | [`text`] | reading and showing values |
+//! | `volume` | the settings of a volume |
+//! | `set` | the settings of a set and its cache device |
+//! | `text` | reading and showing values |
 
 mod set;
 mod text;

@@ -21,7 +21,7 @@ const REPLACEMENTS: &Choices<Replacement> =
 /// What happens when a cache set fails.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum ErrorAction {
-    /// The set is given up; its volumes follow their [`StopPolicy`].
+    /// The set is given up; its volumes follow their [`StopPolicy`](super::StopPolicy).
     #[default]
     Unregister,
     /// The whole process ends.
