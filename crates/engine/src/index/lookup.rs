@@ -43,6 +43,7 @@ impl<E: Env> Set<E> {
     /// memory. True when it returns, and until the next await.
     pub(crate) async fn prepare_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
         let mut holds = Vec::new();
+        let mut crowded = false;
         loop {
             self.journal_room().await?;
             if let Some(leaf) = self.unloaded_leaf(inode, range) {
@@ -51,16 +52,21 @@ impl<E: Env> Set<E> {
                 continue;
             }
             // Writing and splitting takes buckets and entries: not too many at once.
-            match self.crowded_leaf(inode, range) {
+            let made_room = match self.crowded_leaf(inode, range).filter(|_| !crowded) {
                 None => return Ok(()),
                 Some((leaf, Crowded::Node)) => {
                     self.env.mark("overfull_leaf");
-                    self.restructure(vec![vec![leaf]], false).await?;
+                    self.restructure(vec![vec![leaf]], false).await
                 }
                 Some((leaf, Crowded::Records)) => {
                     self.env.mark("leaf_with_many_records");
-                    self.write_leaf(&leaf, false).await?;
+                    self.write_leaf(&leaf, false).await
                 }
+            };
+            match made_room {
+                // A full cache is no reason to refuse a request: the leaf can grow in memory.
+                Err(EngineError::NoSpace(_)) => crowded = true,
+                done => done?,
             }
         }
     }

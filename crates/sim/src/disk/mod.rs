@@ -205,6 +205,10 @@ impl SimDisk {
     /// writes may have landed. A disk that is pulled out loses what was not flushed.
     pub fn fail(&self, outage: Outage, span: Option<Nanos>) {
         let now = Nanos(self.inner.world.now());
+        if self.inner.state.borrow().outage(now) == Some(Outage::Gone) {
+            // It does not come back before the program is gone: what it lost, the program could not know.
+            return;
+        }
         if outage == Outage::Gone {
             self.inner.cut_off();
             self.lose_unflushed();
