@@ -3,28 +3,11 @@
 
 mod support;
 
-use support::{Case, MemDevice, cases, digest, frozen, run};
+use support::{Case, MemDevice, cases, content, digest, frozen, run, view};
 use ubcache_format::{BackingState, Inode, SUPERBLOCK_BYTES, Superblock};
 use ubcache_offline::{
-    OfflineError, Outcome, Piece, RecoverOptions, View, VolumeMap, check_set, map_backed, map_flash_only,
-    open_set, read_volume, recover,
+    OfflineError, Outcome, RecoverOptions, check_set, map_backed, map_flash_only, recover,
 };
-
-fn content(map: &VolumeMap, cache: &MemDevice, backing: Option<&MemDevice>) -> Vec<u8> {
-    let mut bytes = vec![0; map.sectors as usize * 512];
-    let unreadable = run(read_volume(map, cache, backing, false, &(), |at, piece| {
-        if let Piece::Bytes(piece) = piece {
-            bytes[at as usize..at as usize + piece.len()].copy_from_slice(piece);
-        }
-        Ok(())
-    }));
-    assert_eq!(unreadable, Ok(Vec::new()));
-    bytes
-}
-
-fn view(cache: &MemDevice) -> View {
-    run(open_set(cache, false, &())).expect("a set without damage").0
-}
 
 fn superblock(backing: &MemDevice) -> Superblock {
     Superblock::parse(&backing.bytes()[4096..4096 + SUPERBLOCK_BYTES]).expect("a good superblock")

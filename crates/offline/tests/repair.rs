@@ -2,28 +2,12 @@
 
 mod support;
 
-use support::{Case, MemDevice, cases, digest, frozen, run};
+use support::{Case, MemDevice, cases, content, digest, frozen, run, view};
 use ubcache_format::{Inode, Superblock};
 use ubcache_offline::{
-    NodeVisit, Piece, Repair, RepairOptions, View, Visitor, VolumeMap, check_set, copy_device, map_backed,
-    open_set, read_volume, survey, walk, write_repaired,
+    NodeVisit, Repair, RepairOptions, Visitor, check_set, copy_device, map_backed, survey, walk,
+    write_repaired,
 };
-
-fn content(map: &VolumeMap, cache: &MemDevice, backing: &MemDevice) -> Vec<u8> {
-    let mut bytes = vec![0; map.sectors as usize * 512];
-    let unreadable = run(read_volume(map, cache, Some(backing), false, &(), |at, piece| {
-        if let Piece::Bytes(piece) = piece {
-            bytes[at as usize..at as usize + piece.len()].copy_from_slice(piece);
-        }
-        Ok(())
-    }));
-    assert_eq!(unreadable, Ok(Vec::new()));
-    bytes
-}
-
-fn view(cache: &MemDevice) -> View {
-    run(open_set(cache, false, &())).expect("a set without damage").0
-}
 
 struct Set {
     case: Case,
@@ -39,7 +23,7 @@ impl Set {
         let backing = MemDevice::new(case.volumes()[0].backing.clone().expect("a backing device"));
         let cache = MemDevice::new(case.cache.clone());
         let map = run(map_backed(&view(&cache), &backing, false)).expect("a volume");
-        let whole = content(&map, &cache, &backing);
+        let whole = content(&map, &cache, Some(&backing));
         assert_eq!(digest(&whole), case.volumes()[0].sha256);
         Set { inode: map.inode.unwrap_or(Inode(0)), case, cache, backing, whole }
     }
@@ -54,7 +38,7 @@ impl Set {
         let report = run(check_set(&copy, &[&self.backing]));
         assert!(report.is_clean(), "{:?}", report.errors());
         let map = run(map_backed(&view(&copy), &self.backing, false)).expect("a volume");
-        let now = content(&map, &copy, &self.backing);
+        let now = content(&map, &copy, Some(&self.backing));
         let mut wrong = 0;
         for (sector, (now, whole)) in now.chunks(512).zip(self.whole.chunks(512)).enumerate() {
             if now != whole {

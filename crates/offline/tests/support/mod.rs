@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use serde_json::Value;
 use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, SectorRange};
 use ubcache_format::Sector;
+use ubcache_offline::{Piece, View, VolumeMap, open_set, read_volume};
 
 /// A device in memory. It can be told to fail from its n-th write on, flushes included, as if the machine had stopped.
 #[derive(Clone)]
@@ -197,4 +198,22 @@ pub fn frozen(name: &str) -> Case {
 pub fn digest(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The whole content of a volume; every sector must be readable.
+pub fn content(map: &VolumeMap, cache: &MemDevice, backing: Option<&MemDevice>) -> Vec<u8> {
+    let mut bytes = vec![0; map.sectors as usize * 512];
+    let unreadable = run(read_volume(map, cache, backing, false, &(), |at, piece| {
+        if let Piece::Bytes(piece) = piece {
+            bytes[at as usize..at as usize + piece.len()].copy_from_slice(piece);
+        }
+        Ok(())
+    }));
+    assert_eq!(unreadable, Ok(Vec::new()));
+    bytes
+}
+
+/// A set that has no damage.
+pub fn view(cache: &MemDevice) -> View {
+    run(open_set(cache, false, &())).expect("a set without damage").0
 }
