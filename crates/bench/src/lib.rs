@@ -1,4 +1,4 @@
-//! Measuring. For now one tool: what would a cache of a given size do for a recorded load?
+//! Measuring: what would a cache of a given size do for a recorded load, and what does ubcache cost?
 //!
 //! ```text
 //!  file ── trace: requests ── blocks of 4 KiB ──┬─ distance: reuse distances ── curve: hits by cache size
@@ -13,13 +13,22 @@
 //! | [`curve`] | the miss-ratio curve of an LRU cache, for all sizes in one pass |
 //! | [`buckets`] | a cache of buckets, filled in order and evicted as a whole |
 //! | [`generate`] | loads with Zipf's law and scans, for tests |
-//! | [`report`] | what is printed |
-#![forbid(unsafe_code)]
+//! | [`report`] | what is printed of a replay |
+//! | [`null`] | a world in which only the engine costs anything |
+//! | [`engine`] | loads for the engine in that world, and what they cost |
+//! | [`allocations`], [`cpu_time`] | what is counted |
+//! | [`random`] | random numbers of loads |
+#![deny(unsafe_code)]
 
+pub mod allocations;
 pub mod buckets;
+pub mod cpu_time;
 pub mod curve;
 pub mod distance;
+pub mod engine;
 pub mod generate;
+pub mod null;
+pub mod random;
 pub mod report;
 pub mod trace;
 

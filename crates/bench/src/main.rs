@@ -6,12 +6,18 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use ubcache_bench::allocations::Counting;
 use ubcache_bench::buckets::BucketCache;
 use ubcache_bench::curve::Curve;
 use ubcache_bench::generate::Load;
 use ubcache_bench::report::{Replay, Row};
 use ubcache_bench::trace::Request;
 use ubcache_bench::{BLOCK_BYTES, trace};
+
+mod commands;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Measuring for ubcache
 #[derive(Parser, Debug)]
@@ -31,6 +37,9 @@ enum Command {
     /// Print a made-up load as CSV: Zipf's law, with scans
     #[command(after_help = "Example: ubcache-bench generate --scan-every 50000 > load.csv")]
     Generate(GenerateArguments),
+    /// What does the engine alone cost? Processor time, instructions, allocations and memory, over devices that do
+    /// nothing
+    Engine(commands::engine::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -104,6 +113,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Replay(arguments) => replay(&arguments),
         Command::Generate(arguments) => generate(&arguments),
+        Command::Engine(arguments) => commands::engine::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,3 @@
+//! What measures ubcache itself, as subcommands.
+
+pub mod engine;

@@ -1,0 +1,20 @@
+//! A world in which only the engine costs anything: devices complete at once and copy no client data, and the
+//! clock is a number that the load moves.
+//!
+//! Everything in it is decided by the load and one seed, so that counts (allocations, instructions, bytes written)
+//! are the same in every run. It is neither of the two worlds that the engine is for: no crash, no error, and by
+//! default no latency.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`executor`] | tasks in three queues, timers over a clock that the load moves |
+//! | [`device`] | a device that keeps metadata and forgets client data |
+//! | [`rig`] | a cache set with a volume in this world |
+
+pub mod device;
+pub mod executor;
+pub mod rig;
+
+pub use device::NullDevice;
+pub use executor::{NullEnv, NullWorld};
+pub use rig::{Rig, Shape};
