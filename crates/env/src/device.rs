@@ -50,6 +50,9 @@ pub enum IoError {
     /// The device has no such operation.
     #[error("operation not supported by the device")]
     NotSupported,
+    /// What stands in for the device has only a part of it, and not this one.
+    #[error("not in the pack, which has no user data")]
+    Absent,
 }
 
 impl IoError {
@@ -60,6 +63,7 @@ impl IoError {
             IoError::OutOfRange { .. } => 22,
             IoError::Gone => 19,
             IoError::NotSupported => 95,
+            IoError::Absent => 61,
         }
     }
 }

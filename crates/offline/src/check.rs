@@ -63,6 +63,26 @@ pub async fn check_set_watched<D: Device, V: Visitor + ?Sized>(
     visitor: &mut V,
     watcher: &dyn Watcher,
 ) -> (Report, Option<View>) {
+    check(cache, backing, true, visitor, watcher).await
+}
+
+/// As [`check_set_watched`], but no data is read and compared: what can be checked of a pack.
+pub async fn check_set_metadata<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    backing: &[&D],
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) -> (Report, Option<View>) {
+    check(cache, backing, false, visitor, watcher).await
+}
+
+async fn check<D: Device, V: Visitor + ?Sized>(
+    cache: &D,
+    backing: &[&D],
+    with_data: bool,
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) -> (Report, Option<View>) {
     let mut visitor = Collector { report: Report::default(), next: visitor };
     let view = walk(cache, &mut visitor, watcher).await;
     if let Some(view) = &view {
@@ -73,7 +93,11 @@ pub async fn check_set_watched<D: Device, V: Visitor + ?Sized>(
                 if let Some(given) = given.get_mut(inode.0 as usize) {
                     *given = true;
                 }
-                compare(view, cache, *device, index, inode, &superblock, &mut visitor, watcher).await;
+                let inside = inside(*device, &superblock);
+                check_bounds(view, inode, inside, &mut visitor);
+                if with_data {
+                    compare(view, cache, *device, index, inode, inside, &mut visitor, watcher).await;
+                }
             }
         }
         check_absent(view, &given, &mut visitor);
@@ -212,21 +236,18 @@ struct Piece {
     pointer: Pointer,
 }
 
-#[expect(clippy::too_many_arguments, reason = "two devices, what is known of them, and who is told")]
-async fn compare<D: Device, V: Visitor + ?Sized>(
+/// Where the data of a backing device is.
+fn inside<D: Device>(device: &D, superblock: &Superblock) -> SectorRange {
+    SectorRange::from_bounds(superblock.data_offset(), Sector(device.geometry().sectors))
+}
+
+/// Extents that the backing device has no place for.
+fn check_bounds<V: Visitor + ?Sized>(
     view: &View,
-    cache: &D,
-    backing: &D,
-    index: usize,
     inode: Inode,
-    superblock: &Superblock,
+    inside: SectorRange,
     visitor: &mut Collector<'_, V>,
-    watcher: &dyn Watcher,
 ) {
-    let inside = SectorRange::from_bounds(superblock.data_offset(), Sector(backing.geometry().sectors));
-    let clean: u64 = view.volume(inode).filter(|(e, _)| !e.is_dirty()).map(|(e, _)| e.range().bytes()).sum();
-    let phase = Phase::new(watcher, "comparing with the backing device", clean);
-    let mut pieces: Vec<Piece> = Vec::new();
     for (extent, pointer) in view.volume(inode) {
         let range = extent.range();
         if !inside.covers(&range) {
@@ -235,6 +256,25 @@ async fn compare<D: Device, V: Visitor + ?Sized>(
             let detail = format!("the extent is {range}, the backing device's data {inside}");
             visitor.finding(Finding::new(kind, place, detail));
         }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "two devices, what is known of them, and who is told")]
+async fn compare<D: Device, V: Visitor + ?Sized>(
+    view: &View,
+    cache: &D,
+    backing: &D,
+    index: usize,
+    inode: Inode,
+    inside: SectorRange,
+    visitor: &mut Collector<'_, V>,
+    watcher: &dyn Watcher,
+) {
+    let clean: u64 = view.volume(inode).filter(|(e, _)| !e.is_dirty()).map(|(e, _)| e.range().bytes()).sum();
+    let phase = Phase::new(watcher, "comparing with the backing device", clean);
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (extent, pointer) in view.volume(inode) {
+        let range = extent.range();
         let both = range.intersect(&inside);
         let mut at = both.start;
         while !extent.is_dirty() && at < both.end {

@@ -19,6 +19,9 @@ pub enum OfflineError {
         /// What went wrong.
         error: String,
     },
+    /// The device is a backing device.
+    #[error("a backing device, not a cache device")]
+    NotACache,
     /// The backing device has no data in this cache.
     #[error(
         "the backing device is not attached to this cache: its state is {state}, its set {found}, that of the cache {expected}"

@@ -23,6 +23,7 @@
 //! | [`content`] | [`VolumeMap`], [`read_volume`]: what a volume reads as |
 //! | [`mod@recover`] | [`recover()`]: dirty data to the backing device |
 //! | [`mod@repair`] | [`survey`], [`write_repaired`]: a damaged set as far as it is certain |
+//! | [`mod@pack`] | [`pack()`]: the metadata in one file; [`Cache`]: a device, or a pack read as one |
 //! | [`mod@dump`] | [`Dump`]: everything as lines of text or JSON |
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
@@ -39,6 +40,7 @@ pub mod dump;
 pub mod error;
 pub mod finding;
 pub mod journal;
+pub mod pack;
 pub mod recover;
 pub mod repair;
 mod rewrite;
@@ -46,13 +48,14 @@ pub mod tree;
 pub mod view;
 pub mod walk;
 
-pub use check::{check_set, check_set_watched};
+pub use check::{check_set, check_set_metadata, check_set_watched};
 pub use content::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
 pub use disk::{Progress, Watcher};
 pub use dump::{Dump, What};
 pub use error::OfflineError;
 pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};
+pub use pack::{Cache, PackError, Packed, Packing, pack};
 pub use recover::{Outcome, RecoverOptions, Recovered, open_set, recover};
 pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, write_repaired};
 pub use tree::NodeVisit;

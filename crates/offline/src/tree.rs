@@ -229,6 +229,9 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             return Err(Finding::new(Kind::NodeTwice, place, detail));
         }
         self.seen.push((item.pointer, Self::interval(item)));
+        let start = self.geometry.bucket_start(item.pointer.bucket(self.geometry.bucket_sectors));
+        let end = item.pointer.offset - start + u64::from(item.key.sectors);
+        self.view.node_sectors = self.view.node_sectors.max(end);
         let bytes = bytes
             .as_ref()
             .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("btree node: {error}")))?;

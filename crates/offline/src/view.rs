@@ -166,6 +166,8 @@ pub struct View {
     pub nodes: u64,
     /// Whether all of the metadata could be read. If not, `extents` is not all there is.
     pub complete: bool,
+    /// The most sectors of a bucket, from its start, that a node has that was named by a key.
+    pub(crate) node_sectors: u64,
     /// What a salvage must not trust.
     pub(crate) doubt: Doubt,
 }
@@ -195,6 +197,7 @@ impl View {
             lost: Vec::new(),
             nodes: 0,
             complete: true,
+            node_sectors: 0,
             doubt: Doubt::default(),
         }
     }

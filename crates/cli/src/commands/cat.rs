@@ -10,7 +10,7 @@ use ubcache_daemon::Failure;
 use ubcache_format::{Inode, SectorRange};
 use ubcache_offline::{Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set, read_volume};
 
-use super::offline::{Bar, failure, host, open, show_finding};
+use super::offline::{Bar, failure, host, metadata_only, open, show_finding};
 use super::print;
 
 /// Zeroes of at least this length and alignment become holes with `--sparse`.
@@ -30,7 +30,7 @@ Example:
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The cache device
+    /// The cache device; with --map also a pack of it
     #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
     cache: PathBuf,
     /// The backing device of the volume
@@ -63,6 +63,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let cache = open(&host, &args.cache, false)?;
+    if cache.is_pack() && !args.map {
+        return Err(metadata_only(&args.cache));
+    }
     let backing = args.bdev.as_ref().map(|path| open(&host, path, false)).transpose()?;
     let bar = Bar::new();
     let fail = |error| failure(&error, &args.cache, args.bdev.as_deref());

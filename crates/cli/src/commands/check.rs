@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
-use ubcache_host::HostFile;
-use ubcache_offline::{Report, check_set_watched};
+use ubcache_offline::{Report, check_set_metadata, check_set_watched};
 
 use super::offline::{Bar, host, open, path_of, show_finding, show_lost, summary};
 use super::print;
@@ -16,7 +15,8 @@ const AFTER_HELP: &str = "\
 Nothing is changed on any device. The set must not be running.
 
 Every finding says what was found, where (device, bucket, sector, byte), what it means for the data and what to do.
-With -B, the superblocks of the backing devices are checked too, and every clean extent is compared with them.
+With -B, the superblocks of the backing devices are checked too, and every clean extent is compared with them. CACHE may
+be a pack (`ubcache pack`): then no data is compared.
 
 Exit codes: 0 no damage (there may be warnings), 1 damage, 2 could not run.
 
@@ -27,7 +27,7 @@ Example:
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The cache device or file
+    /// The cache device or file, or a pack of it
     #[arg(value_name = "CACHE")]
     cache: PathBuf,
     /// Backing devices of the set, some or all
@@ -42,15 +42,20 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let cache = open(&host, &args.cache, false)?;
-    let backings =
-        args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<HostFile>, _>>()?;
+    let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new();
     let (report, view) = host.block_on(async {
-        check_set_watched(&cache, &backings.iter().collect::<Vec<_>>(), &mut (), &bar).await
+        let backings: Vec<_> = backings.iter().collect();
+        if cache.is_pack() {
+            check_set_metadata(&cache, &backings, &mut (), &bar).await
+        } else {
+            check_set_watched(&cache, &backings, &mut (), &bar).await
+        }
     });
     bar.clear();
     if args.json {
         let mut object = report.to_json();
+        object["data_compared"] = json!(!args.bdev.is_empty() && !cache.is_pack());
         for (finding, shown) in
             report.findings.iter().zip(object["findings"].as_array_mut().into_iter().flatten())
         {
@@ -59,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
     } else {
         let lost = view.map(|view| show_lost(&view.lost)).unwrap_or_default();
-        print(&(as_text(&report, args) + &lost));
+        print(&(as_text(&report, args, cache.is_pack()) + &lost));
     }
     if report.is_clean() {
         return Ok(());
@@ -69,7 +74,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     ))
 }
 
-fn as_text(report: &Report, args: &Args) -> String {
+fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         text += &show_finding(finding, &args.cache, &args.bdev);
@@ -93,7 +98,9 @@ fn as_text(report: &Report, args: &Args) -> String {
         stats.free_buckets,
         stats.buckets,
     );
-    if !args.bdev.is_empty() {
+    if is_pack {
+        text += "clean data was not compared with the backing devices: a pack has no data\n";
+    } else if !args.bdev.is_empty() {
         let _ =
             writeln!(text, "{} compared with the backing devices", show_size(stats.compared_sectors * 512));
     }

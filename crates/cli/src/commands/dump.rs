@@ -19,7 +19,7 @@ Example:
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The cache device or file
+    /// The cache device or file, or a pack of it
     #[arg(value_name = "CACHE")]
     cache: PathBuf,
     /// Which part [default: super, journal, prio, uuids and btree]

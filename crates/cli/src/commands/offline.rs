@@ -10,7 +10,9 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::failure::Code;
 use ubcache_daemon::target::host_open_failure;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
-use ubcache_offline::{Finding, Lost, OfflineError, Progress, Report, Severity, Site, Watcher};
+use ubcache_offline::{
+    Cache, Finding, Lost, OfflineError, PackError, Progress, Report, Severity, Site, Watcher,
+};
 
 /// How long a device that is in use is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,8 +23,30 @@ pub fn host() -> Result<Host, Failure> {
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
 }
 
-/// Opens a device that nobody else uses; for reading only unless `write`.
-pub fn open(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
+/// Opens a device that nobody else uses, or a pack of one; for reading only unless `write`, which no pack is for.
+pub fn open(host: &Host, path: &Path, write: bool) -> Result<Cache<HostFile>, Failure> {
+    let file = open_file(host, path, write)?;
+    let cache = host.block_on(async { Cache::open(file).await }).map_err(|error| {
+        let failure = Failure::could_not_run(path, &error);
+        match error {
+            PackError::Version(_) => failure.advice("read it with the ubcache that wrote it, or a later one"),
+            _ => failure.advice("copy it again from where it was made: nothing in it can be trusted"),
+        }
+    })?;
+    if write && cache.is_pack() {
+        return Err(metadata_only(path));
+    }
+    Ok(cache)
+}
+
+/// Why a pack will not do.
+pub fn metadata_only(path: &Path) -> Failure {
+    Failure::could_not_run(path, "a pack: it has the metadata of a cache device, and no data")
+        .expected("the cache device or a copy of it")
+        .advice("`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read packs")
+}
+
+fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
     let options = OpenOptions { direct: true, write, exclusive: true };
     let patience = Instant::now() + PATIENCE;
     let mut opened = HostFile::open(&host.env(), path, options);
@@ -104,6 +128,9 @@ pub fn failure(error: &OfflineError, cache: &Path, backing: Option<&Path>) -> Fa
                     finding.kind.advice()
                 ))
         }
+        OfflineError::NotACache => Failure::could_not_run(cache, error)
+            .expected("the cache device")
+            .advice("`ubcache show` says which device is which"),
         OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
             "find the cache whose UUID it names with `ubcache show`; a device of state none is complete by itself",
         ),

@@ -7,7 +7,7 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_offline::{Outcome, RecoverOptions, Recovered, recover};
 
-use super::offline::{Bar, failure, host, open, show_finding};
+use super::offline::{Bar, failure, host, metadata_only, open, show_finding};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -25,7 +25,7 @@ Example:
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The cache device
+    /// The cache device; with --dry-run also a pack of it
     #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
     cache: PathBuf,
     /// The backing device
@@ -49,6 +49,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let cache = open(&host, &args.cache, !args.dry_run && !args.detach)?;
+    if cache.is_pack() && !args.dry_run {
+        return Err(metadata_only(&args.cache));
+    }
     let backing = open(&host, &args.bdev, !args.dry_run)?;
     let bar = Bar::new();
     let options = RecoverOptions { detach: args.detach, dry_run: args.dry_run, damaged: args.damaged };

@@ -10,7 +10,7 @@ use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
 use ubcache_offline::{Repair, RepairOptions, copy_device, survey, write_repaired};
 
-use super::offline::{Bar, failure, host, open, show_finding, summary};
+use super::offline::{Bar, failure, host, metadata_only, open, show_finding, summary};
 use super::print;
 
 /// Uncertain ranges that are shown as text; all are in the JSON.
@@ -37,7 +37,7 @@ Example:
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The cache device or file
+    /// The cache device or file; with --dry-run also a pack of it
     #[arg(value_name = "CACHE")]
     cache: PathBuf,
     /// Backing devices of the set; only read
@@ -76,6 +76,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let cache = open(&host, &args.cache, args.in_place)?;
+    if cache.is_pack() && !args.dry_run {
+        return Err(metadata_only(&args.cache));
+    }
     let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new();
     let options = RepairOptions { use_uncertain: args.use_uncertain };

@@ -2,6 +2,8 @@
 //! test, scratch directories, the report, and saying why a test is skipped.
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
+pub mod crashed;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};

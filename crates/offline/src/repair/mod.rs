@@ -13,7 +13,7 @@ mod claims;
 mod plan;
 mod region;
 mod slots;
-mod superblock;
+pub(crate) mod superblock;
 mod write;
 
 use serde_json::{Value, json};

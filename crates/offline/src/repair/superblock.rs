@@ -15,10 +15,14 @@ use crate::disk::{Phase, Watcher, read};
 /// Bytes that are searched for the journal: 256 buckets of 4 MiB would be more, but then the first ones will do.
 const SEARCHED_BYTES: u64 = 1 << 30;
 const PIECE_SECTORS: u64 = 2048;
+/// Where a piece can't be read: what is tried on its own.
+const PART_SECTORS: u64 = 8;
+/// The longest entry.
+const ENTRY_SECTORS: u64 = 64;
 const BLOCKS: [u32; 4] = [1, 2, 4, 8];
 
 /// Looks for a superblock with which the rest of the device makes sense, and says how it was found.
-pub(super) async fn search<D: Device>(
+pub(crate) async fn search<D: Device>(
     cache: &D,
     backings: &[Superblock],
     watcher: &dyn Watcher,
@@ -147,6 +151,43 @@ async fn parses<D: Device>(cache: &D, geometry: &Geometry, key: &Key) -> bool {
 /// All that has the checksum of a journal entry: where it is, the first half of the set's UUID, the entry. The most
 /// frequent set is the last.
 async fn journal_entries<D: Device>(cache: &D, watcher: &dyn Watcher) -> Vec<(Sector, u64, JournalEntry)> {
+    let end = cache.geometry().sectors.min(SEARCHED_BYTES / SECTOR_BYTES);
+    let phase = Phase::new(watcher, "looking for the journal", end * SECTOR_BYTES);
+    let mut found = Vec::new();
+    let mut at = 8;
+    while at < end {
+        // An entry may go on in the next piece.
+        let sectors = (PIECE_SECTORS + ENTRY_SECTORS).min(cache.geometry().sectors - at);
+        phase.add(PIECE_SECTORS * SECTOR_BYTES);
+        match read(cache, Sector(at), sectors).await {
+            Ok(bytes) => entries_in(bytes.as_slice(), at, PIECE_SECTORS.min(sectors), &mut found),
+            Err(_) => in_parts(cache, at, PIECE_SECTORS.min(sectors), &mut found).await,
+        }
+        at += PIECE_SECTORS;
+    }
+    let count = |magic: u64| found.iter().filter(|entry| entry.1 == magic).count();
+    let most = found.iter().map(|entry| entry.1).max_by_key(|magic| count(*magic));
+    found.sort_by_key(|entry| (Some(entry.1) == most, entry.2.seq));
+    found
+}
+
+/// Looks for entries where a part can't be read.
+async fn in_parts<D: Device>(cache: &D, at: u64, sectors: u64, found: &mut Vec<(Sector, u64, JournalEntry)>) {
+    for start in (at..at + sectors).step_by(PART_SECTORS as usize) {
+        if read(cache, Sector(start), PART_SECTORS).await.is_err() {
+            continue;
+        }
+        for length in [PART_SECTORS + ENTRY_SECTORS, 40, 24, 16, PART_SECTORS] {
+            if let Ok(bytes) = read(cache, Sector(start), length).await {
+                entries_in(bytes.as_slice(), start, PART_SECTORS, found);
+                break;
+            }
+        }
+    }
+}
+
+/// Adds all entries that begin in the first sectors of some bytes.
+fn entries_in(bytes: &[u8], at: u64, sectors: u64, found: &mut Vec<(Sector, u64, JournalEntry)>) {
     // Any geometry will do to read the entry: its magic number comes from the entry itself.
     let shape = Geometry {
         set_magic: 0,
@@ -156,43 +197,24 @@ async fn journal_entries<D: Device>(cache: &D, watcher: &dyn Watcher) -> Vec<(Se
         first_bucket: 0,
         journal_buckets: 1,
     };
-    let end = cache.geometry().sectors.min(SEARCHED_BYTES / SECTOR_BYTES);
-    let phase = Phase::new(watcher, "looking for the journal", end * SECTOR_BYTES);
-    let mut found = Vec::new();
-    let mut at = 8;
-    while at < end {
-        // An entry may go on in the next piece.
-        let sectors = (PIECE_SECTORS + 64).min(cache.geometry().sectors - at);
-        phase.add(PIECE_SECTORS * SECTOR_BYTES);
-        if let Ok(bytes) = read(cache, Sector(at), sectors).await {
-            let bytes = bytes.as_slice();
-            for index in 0..PIECE_SECTORS.min(sectors) {
-                let rest = bytes.get((index * SECTOR_BYTES) as usize..).unwrap_or_default();
-                let word = |at: usize| {
-                    rest.get(at..at + 8)
-                        .and_then(|b| <[u8; 8]>::try_from(b).ok())
-                        .map_or(0, u64::from_le_bytes)
-                };
-                let words = word(24) >> 32;
-                let length = 240 + 8 * words;
-                if word(16) == 0 || length > 32768 || word(24) as u32 > 1 {
-                    continue;
-                }
-                let covered = rest.get(8..length as usize);
-                if covered.is_none_or(|covered| crc64_we(covered) != word(0)) {
-                    continue;
-                }
-                let magic = word(8) ^ shape.journal_magic();
-                let shape = Geometry { set_magic: magic, ..shape };
-                if let Ok((entry, _)) = parse_entry(&shape, rest) {
-                    found.push((Sector(at + index), magic, entry));
-                }
-            }
+    for index in 0..sectors {
+        let rest = bytes.get((index * SECTOR_BYTES) as usize..).unwrap_or_default();
+        let word = |at: usize| {
+            rest.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok()).map_or(0, u64::from_le_bytes)
+        };
+        let words = word(24) >> 32;
+        let length = 240 + 8 * words;
+        if word(16) == 0 || length > 32768 || word(24) as u32 > 1 {
+            continue;
         }
-        at += PIECE_SECTORS;
+        let covered = rest.get(8..length as usize);
+        if covered.is_none_or(|covered| crc64_we(covered) != word(0)) {
+            continue;
+        }
+        let magic = word(8) ^ shape.journal_magic();
+        let shape = Geometry { set_magic: magic, ..shape };
+        if let Ok((entry, _)) = parse_entry(&shape, rest) {
+            found.push((Sector(at + index), magic, entry));
+        }
     }
-    let count = |magic: u64| found.iter().filter(|entry| entry.1 == magic).count();
-    let most = found.iter().map(|entry| entry.1).max_by_key(|magic| count(*magic));
-    found.sort_by_key(|entry| (Some(entry.1) == most, entry.2.seq));
-    found
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test that includes this module uses its own part of it")]
 
+pub mod damage;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
 use std::future::Future;

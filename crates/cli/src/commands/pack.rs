@@ -1,0 +1,128 @@
+//! `ubcache pack`: the metadata of a set in one file, for a bug report.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use ubcache_daemon::Failure;
+use ubcache_daemon::size::show_size;
+use ubcache_offline::{Packing, pack};
+
+use super::new_file::NewFile;
+use super::offline::{Bar, failure, host, open, show_finding, summary};
+use super::print;
+
+const AFTER_HELP: &str = "\
+In the file: the superblock, the journal, the prio chain, the volume table (with labels and UUIDs), every node of the
+tree, and whatever else on the device looks like metadata of the set, so that a damaged set can be looked at too. Not in
+it: any user data, not even what is left of it in buckets that have metadata now. Where files lie on the volumes can be
+seen, what is in them can not.
+
+`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read a pack in the place of CACHE. With a lost
+superblock, name the backing devices with -B: the set is found again with them.
+
+CACHE is only read; the set must not be running. FILE is there as a whole when the command is done, or not at all.
+
+Exit codes: 0 no damage was met, 1 there is damage (and FILE has all that could be read), 2 could not run.
+
+Example:
+  ubcache pack /dev/nvme0n1p4 cache.pack
+  ubcache check cache.pack";
+
+/// Put the metadata of a set that is not running into one file, without any user data
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The cache device or file
+    #[arg(value_name = "CACHE")]
+    cache: PathBuf,
+    /// The file to write
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Backing devices of the set, of which only the superblocks are read
+    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
+    bdev: Vec<PathBuf>,
+    /// Overwrite a file that is there already
+    #[arg(long)]
+    force: bool,
+    /// Print JSON: one object that says what was packed
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let host = host()?;
+    let cache = open(&host, &args.cache, false)?;
+    if cache.is_pack() {
+        return Err(Failure::could_not_run(&args.cache, "a pack already").expected("a cache device"));
+    }
+    let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
+    let same = |path: &PathBuf| path.canonicalize().ok() == args.file.canonicalize().ok();
+    if args.file.exists() && (same(&args.cache) || args.bdev.iter().any(same)) {
+        return Err(Failure::could_not_run(&args.file, "a device of the set").expected("a new file"));
+    }
+    let mut file = NewFile::create(&args.file, args.force)?;
+    let bar = Bar::new();
+    let packed = host.block_on(async {
+        let backings: Vec<_> = backings.iter().collect();
+        pack(&cache, &backings, |bytes| file.write(bytes), &bar).await
+    });
+    bar.clear();
+    let packing = packed.map_err(|error| failure(&error, &args.cache, None))?;
+    if !packing.has_set {
+        let finding = packing.report.findings.first();
+        return Err(Failure::could_not_run(&args.cache, "no superblock, so it is not known where the metadata is")
+            .found(finding.map_or("", |finding| &finding.detail))
+            .advice("is it the cache device? If so, name its backing devices with -B: with them the set is found again"));
+    }
+    file.finish()?;
+    print(&if args.json { as_json(&packing, &args.file) } else { as_text(&packing, args) });
+    if packing.is_clean() {
+        return Ok(());
+    }
+    Err(Failure::refused(&args.cache, "damaged")
+        .found(summary(&packing.report))
+        .advice(format_args!("{} has all that could be read of the metadata", args.file.display())))
+}
+
+fn as_json(packing: &Packing, file: &Path) -> String {
+    let mut object = packing.to_json();
+    object["file"] = json!(file.to_string_lossy());
+    serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"
+}
+
+fn as_text(packing: &Packing, args: &Args) -> String {
+    let mut text = String::new();
+    for finding in packing.report.errors() {
+        text += &show_finding(finding, &args.cache, &args.bdev);
+    }
+    if let Some(how) = &packing.superblock {
+        let _ = writeln!(text, "superblock: {how}");
+    }
+    for range in &packing.unreadable {
+        let _ = writeln!(text, "unreadable, so not in the pack: sectors {range}");
+    }
+    let found = |count: u64| if count > 0 { format!(" and {count} unnamed") } else { String::new() };
+    let _ = writeln!(
+        text,
+        "{}: {} journal buckets, {}{} prio sets, {}{} volume tables, {}{} nodes",
+        args.cache.display(),
+        packing.journal_buckets,
+        packing.prio_sets[0],
+        found(packing.prio_sets[1]),
+        packing.tables[0],
+        found(packing.tables[1]),
+        packing.nodes[0],
+        found(packing.nodes[1]),
+    );
+    let _ = writeln!(
+        text,
+        "{}: {}, which stand for {} of metadata of a device of {}; labels and UUIDs are in it, user data is not",
+        args.file.display(),
+        show_size(packing.file_bytes),
+        show_size(packing.raw_bytes),
+        show_size(packing.device_bytes),
+    );
+    text
+}
