@@ -19,7 +19,7 @@
 //!
 //! What is in it: the superblock, the journal ring, the prio chain, the volume table, all nodes of the tree, and whatever
 //! else on the device looks like a node, a prio set or a volume table of the set. *User data is not*, not even what an
-//! earlier life of a bucket left behind a node's last key: see [`blank`]. Labels and UUIDs are in it.
+//! earlier life of a bucket left behind a node's last key: see `blank.rs`. Labels and UUIDs are in it.
 //!
 //! [`Packed`] reads it as if it were the device; what is not in it reads as [`IoError::Absent`](ubcache_env::IoError).
 //! Memory: 24 bytes for each 256 KiB of metadata, and 8 MiB of chunks that were read last.
