@@ -70,6 +70,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("journal_tight", "hardly any room: all leaves at once"),
     ("waits_for_journal_room", "a chain or a new node waits for room"),
     ("journal_write_failed", "an entry could not be written"),
+    ("torn_journal_tail", "the write of the newest entry was cut off"),
     ("journal_replayed", "a start replays records"),
     ("replayed_removal", "among them a removal"),
     ("replayed_over_a_key", "among them one over a key that is there"),

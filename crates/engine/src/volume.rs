@@ -50,6 +50,8 @@ pub struct CachedVolume<E: Env> {
 
     /// The backing superblock says dirty, durably.
     pub(crate) marked_dirty: Cell<bool>,
+    /// The device has the superblock as memory has it.
+    superblock_durable: Cell<bool>,
     /// Writers between that and their dirty key.
     pub(crate) dirty_writers: Cell<u64>,
     pub(crate) state_lock: Lock,
@@ -125,6 +127,7 @@ impl<E: Env> CachedVolume<E> {
             flush_good: Cell::new(0),
             flush_failures: Cell::new(0),
             marked_dirty: Cell::new(dirty),
+            superblock_durable: Cell::new(true),
             dirty_writers: Cell::new(0),
             state_lock: Lock::default(),
             passthrough: Cell::new(false),
@@ -169,6 +172,10 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn pause(&self) {
         self.paused.set(true);
         self.requests_end().await;
+        self.fills_end().await;
+    }
+
+    async fn fills_end(&self) {
         while !self.inflight.borrow().is_empty() {
             self.set.env.sleep(Nanos::from_micros(100)).await;
         }
@@ -200,14 +207,18 @@ impl<E: Env> CachedVolume<E> {
         self.stopping.set(true);
         self.wake_background();
         self.requests_end().await;
+        self.fills_end().await;
         self.join_tasks().await;
-        let flushed = self.flush_backing().await;
+        let flushed =
+            if self.passthrough.get() { self.backing.flush().await } else { self.flush_backing().await };
         if flushed.is_ok() && self.set.failure().is_none() {
             self.publish_all().await;
             self.mark_clean_if_so().await;
         }
         self.drop_unpublished();
-        flushed.map_err(EngineError::io("flushing a backing device"))
+        flushed.map_err(EngineError::io("flushing a backing device"))?;
+        // An earlier attempt may have failed, half way or before its flush.
+        if self.superblock_durable.get() { Ok(()) } else { self.write_backing_superblock().await }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -323,7 +334,10 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn write_backing_superblock(&self) -> Result<(), EngineError> {
         let _one = self.superblock_lock.lock().await;
         let superblock = self.superblock.borrow().clone();
-        write_superblock(&self.backing, &superblock, "writing the backing superblock").await
+        self.superblock_durable.set(false);
+        let result = write_superblock(&self.backing, &superblock, "writing the backing superblock").await;
+        self.superblock_durable.set(result.is_ok() && *self.superblock.borrow() == superblock);
+        result
     }
 
     /// I12: the backing superblock says dirty, durably, before the first dirty key exists.
@@ -351,7 +365,7 @@ impl<E: Env> CachedVolume<E> {
     /// The backing superblock says clean when every dirty key is durably clean and no new one is
     /// on its way.
     pub(crate) async fn mark_clean_if_so(&self) {
-        let clean = || self.marked_dirty.get() && self.has_nothing_dirty();
+        let clean = || self.superblock.borrow().state() == BackingState::Dirty && self.has_nothing_dirty();
         if !clean() || self.set.failure().is_some() {
             return;
         }

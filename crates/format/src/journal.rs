@@ -181,6 +181,13 @@ fn scan(geometry: &Geometry, bytes: &[u8]) -> (Vec<(u32, JournalEntry)>, Option<
     (entries, None)
 }
 
+/// The number of an entry whose beginning is all that `bytes` hold, which end where the journal bucket ends: its write
+/// was cut off, or it is what a later entry has left of an older one.
+pub fn torn_entry(geometry: &Geometry, bytes: &[u8]) -> Option<JournalSeq> {
+    let header = bytes.len() as u64 >= JOURNAL_HEADER_BYTES && u64_at(bytes, 8) == geometry.journal_magic();
+    (header && check_entry(geometry, bytes).is_err()).then(|| JournalSeq(u64_at(bytes, 16)))
+}
+
 /// What the journal says: which entries to replay, and where the ring can be written next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplayRange {

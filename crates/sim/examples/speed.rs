@@ -12,6 +12,9 @@ use ubcache_sim::system::System;
 use ubcache_sim::toy::{self, Toy};
 use ubcache_sim::{RunOptions, run_plan};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SEEDS: u64 = 400;
 
 /// Processor seconds of this process, in hundredths.

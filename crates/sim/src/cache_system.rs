@@ -55,6 +55,7 @@ fn options(setup: &Setup) -> SetOptions {
 impl System for CacheSystem {
     type Volume = CachedVolume<SimEnv>;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
+    const FLUSHES_AT_STOP: bool = true;
 
     fn prepare(setup: &Setup) {
         let Plan { seed, cache, volumes, .. } = &setup.plan;

@@ -69,6 +69,8 @@ pub trait System: Sized + 'static {
 
     /// Where on a backing device the data of its volume begins.
     const DATA_AT: Sector;
+    /// Whether a stop that reports no error leaves everything durable.
+    const FLUSHES_AT_STOP: bool;
 
     /// Prepares new devices, before the first start.
     fn prepare(setup: &Setup);

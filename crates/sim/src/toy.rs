@@ -81,6 +81,7 @@ pub struct Toy<R> {
 impl<R: Recipe> System for Toy<R> {
     type Volume = ToyVolume;
     const DATA_AT: Sector = Sector(0);
+    const FLUSHES_AT_STOP: bool = false;
 
     fn prepare(_setup: &Setup) {}
 

@@ -3,7 +3,8 @@
 use ubcache_env::Env;
 use ubcache_env::local::join_all;
 use ubcache_format::{
-    Geometry, JournalSeq, Key, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly, select_replay,
+    Geometry, JournalEntry, JournalSeq, Key, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly,
+    select_replay, torn_entry,
 };
 
 use crate::alloc::pins::Pin;
@@ -20,6 +21,7 @@ pub(crate) async fn read_journal<D: ubcache_env::Device>(
 ) -> Result<Found, EngineError> {
     const AT_ONCE: u32 = 8;
     let mut scanned = Vec::new();
+    let mut torn = None;
     let sectors = u64::from(geometry.bucket_sectors);
     let mut next = 0;
     while next < geometry.journal_buckets {
@@ -29,18 +31,26 @@ pub(crate) async fn read_journal<D: ubcache_env::Device>(
         for buf in join_all(reads).await {
             let buf = buf.map_err(EngineError::io("reading the journal"))?;
             let at = geometry.bucket_start(geometry.journal_bucket(scanned.len() as u32));
-            let entries = scan_bucket_strictly(geometry, buf.as_slice());
-            scanned.push(entries.map_err(EngineError::format("journal", at))?);
+            let entries =
+                scan_bucket_strictly(geometry, buf.as_slice()).map_err(EngineError::format("journal", at))?;
+            let rest = buf.as_slice().get(end_of(geometry, entries.last()) as usize..).unwrap_or(&[]);
+            torn = torn.max(torn_entry(geometry, rest));
+            scanned.push(entries);
         }
         next = end;
     }
     let at = geometry.bucket_start(geometry.journal_bucket(0));
     let newest = scanned.iter().flatten().max_by_key(|(_, entry)| entry.seq);
-    let used_bytes =
-        newest.map_or(0, |(offset, entry)| u64::from(*offset) + entry_bytes(geometry, &entry.keys));
+    let used_bytes = end_of(geometry, newest);
+    let torn_tail = torn > newest.map(|(_, entry)| entry.seq);
     let range =
         select_replay(geometry, scanned, superblock.discard()).map_err(EngineError::format("journal", at))?;
-    Ok(Found { range, used_bytes })
+    Ok(Found { range, used_bytes, torn_tail })
+}
+
+/// Where the next entry would begin in the bucket, in bytes.
+fn end_of(geometry: &Geometry, last: Option<&(u32, JournalEntry)>) -> u64 {
+    last.map_or(0, |(offset, entry)| u64::from(*offset) + entry_bytes(geometry, &entry.keys))
 }
 
 /// The journal as it was found.
@@ -48,6 +58,8 @@ pub(crate) struct Found {
     pub range: ReplayRange,
     /// Bytes of the newest entry's bucket up to the end of that entry.
     used_bytes: u64,
+    /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never durable.
+    pub torn_tail: bool,
 }
 
 impl<E: Env> Set<E> {

@@ -237,6 +237,10 @@ impl<E: Env> CachedVolume<E> {
     /// write doomed it meanwhile.
     async fn fill(self: &Rc<Self>, fill: Fill) {
         let Fill { range, data, ticket } = fill;
+        if self.is_stopping() {
+            self.inflight.borrow_mut().leave(ticket.ticket);
+            return;
+        }
         let written = match self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors()) {
             None => {
                 self.set.env.mark("fill_without_room");

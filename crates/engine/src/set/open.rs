@@ -62,6 +62,9 @@ impl<E: Env> CacheSet<E> {
         }
         let geometry = superblock.geometry();
         let found = read_journal(&cache, &geometry, &superblock).await?;
+        if found.torn_tail {
+            env.mark("torn_journal_tail");
+        }
         let range = &found.range;
         let newest = range.newest().expect("a replay range has an entry").clone();
         let chain = read_chain(&cache, &geometry, newest.prio_bucket).await?;

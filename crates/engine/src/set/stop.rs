@@ -39,6 +39,10 @@ impl<E: Env> CacheSet<E> {
         for task in tasks {
             task.join().await;
         }
+        if result.is_ok() {
+            // What the tasks still had under way means nothing to the set, but is not left half way either.
+            set.cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
+        }
         result.and(flushed)
     }
 
@@ -51,7 +55,6 @@ impl<E: Env> CacheSet<E> {
         set.journal_flush().await?;
         set.write_leaves_up_to(ubcache_format::JournalSeq(u64::MAX)).await?;
         // The last entry says that nothing is left to replay.
-        set.journal_force().await?;
-        set.cache.flush().await.map_err(EngineError::io("flushing the cache device"))
+        set.journal_force().await
     }
 }

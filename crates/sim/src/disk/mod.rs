@@ -244,6 +244,11 @@ impl SimDisk {
         }
     }
 
+    /// As reports name it.
+    pub fn name(&self) -> &str {
+        &self.inner.config.name
+    }
+
     /// Number of sectors whose content a power failure could change.
     pub fn unflushed_sectors(&self) -> usize {
         self.inner.state.borrow().versions.len()

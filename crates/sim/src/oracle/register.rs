@@ -178,6 +178,26 @@ impl Register {
         let Some(at) = self.pending.iter().position(|pending| pending.op == op) else { return };
         let ended = self.pending[at];
         let bit = 1 << ended.slot;
+        match self.configs.as_mut_slice() {
+            // What nearly every write comes to.
+            [only] if only.todo == bit && ending == Ending::Done => {
+                only.set(ended, now);
+                only.todo = 0;
+            }
+            _ => self.branch(ended, ending, now),
+        }
+        self.pending.remove(at);
+        self.last_write = now;
+        let buried = if ended.fua && ending == Ending::Done { 0 } else { now };
+        for config in &mut self.configs {
+            config.replied(ended.slot, buried);
+        }
+        self.tidy(keep);
+    }
+
+    /// Every way in which a write may have come to its end.
+    fn branch(&mut self, ended: Pending, ending: Ending, now: Moment) {
+        let bit = 1 << ended.slot;
         let mut configs = SmallVec::new();
         for config in std::mem::take(&mut self.configs) {
             if config.todo & bit == 0 {
@@ -190,13 +210,6 @@ impl Register {
             }
         }
         self.configs = configs;
-        self.pending.remove(at);
-        self.last_write = now;
-        let buried = if ended.fua && ending == Ending::Done { 0 } else { now };
-        for config in &mut self.configs {
-            config.replied(ended.slot, buried);
-        }
-        self.tidy(keep);
     }
 
     /// A read that began at `since` has returned `value`. Says whether that can be.

@@ -441,11 +441,16 @@ impl<S: System> Run<S> {
         let instance = self.instance.take().expect("it was there for the stop");
         self.world.kill(&instance.env);
         drop((instance, system));
-        if self.unplugged.replace(false) {
+        let gone = self.unplugged.replace(false);
+        if gone {
             // What the disk had not made durable is gone, as in a crash.
             self.board.crashed(self.world.now(), false);
         }
         for disk in self.disks() {
+            if S::FLUSHES_AT_STOP && !gone && disk.unflushed_sectors() > 0 {
+                let what = format!("{} un-flushed sectors of {}", disk.unflushed_sectors(), disk.name());
+                return Err(self.violation("a good stop leaves data that a power failure can take", what));
+            }
             disk.host_restart();
         }
         self.inspect_rest("after a stop")
