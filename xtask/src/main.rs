@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
 //! | `cargo xtask packages` | only installs what the tests need |
+//! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
+//! | `cargo xtask bench [--quick]` | measures everything and writes docs/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these lines, so that
 //! a skipped test is never taken for a passed one.
 
 #![allow(clippy::disallowed_methods, reason = "tasks live in the real world, with its clock")]
+
+mod instructions;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -24,6 +28,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("qemu-img", "qemu-utils"),
     ("mkfs.ext4", "e2fsprogs"),
     ("make-bcache", "bcache-tools"),
+    ("valgrind", "valgrind"),
     ("fusermount3", "fuse3"),
     ("losetup", "mount"),
     ("xz", "xz-utils"),
@@ -41,20 +46,27 @@ fn main() -> ExitCode {
             true
         }
         "man" => man(),
+        "instructions" => {
+            let update = std::env::args().nth(2).as_deref() == Some("--update");
+            instructions::compare(&cargo(), update).is_some()
+        }
         _ => {
-            eprintln!("usage: cargo xtask test | packages | man [DIRECTORY]");
+            eprintln!("usage: cargo xtask test | packages | instructions [--update] | man [DIRECTORY]");
             return ExitCode::from(2);
         }
     };
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
 /// Writes the manual pages.
 fn man() -> bool {
     let directory = std::env::args().nth(2).unwrap_or_else(|| "target/man".to_owned());
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let arguments = ["run", "--quiet", "-p", "ubcache-cli", "--example", "man", "--", &directory];
-    let done = Command::new(cargo).args(arguments).status().is_ok_and(|status| status.success());
+    let done = Command::new(cargo()).args(arguments).status().is_ok_and(|status| status.success());
     println!("xtask: manual pages in {directory}: {}", if done { "written" } else { "FAILED" });
     done
 }
@@ -108,7 +120,7 @@ fn test() -> bool {
     packages();
     let begin = Instant::now();
     let mut skipped = Vec::new();
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let cargo = cargo();
     let steps: &[(&str, &[&str])] = &[
         ("all tests", &["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads=2"]),
         (
@@ -161,6 +173,14 @@ fn test() -> bool {
             failed.push(*name);
         }
         println!("xtask: {name}: {} s", step.elapsed().as_secs());
+    }
+    println!("xtask: instruction counts");
+    match instructions::compare(&cargo, false) {
+        Some(instructions::Compared::Skipped(why)) => {
+            skipped.push(format!("SKIPPED: instruction counts: {why}"))
+        }
+        Some(instructions::Compared::Within) => {}
+        None => failed.push("instruction counts"),
     }
     println!();
     skipped.sort();

@@ -166,7 +166,7 @@ impl Bench {
                 rig.set("writeback_percent", "0");
                 bench.warm_up(2 * blocks);
             }
-            Load::Miss => bench.warm_up(2 * cache_bytes / BLOCK_BYTES),
+            Load::Miss => bench.warm_up(cache_bytes / BLOCK_BYTES * 5 / 4),
         }
         Ok(bench)
     }

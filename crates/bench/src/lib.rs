@@ -16,6 +16,7 @@
 //! | [`report`] | what is printed of a replay |
 //! | [`null`] | a world in which only the engine costs anything |
 //! | [`engine`] | loads for the engine in that world, and what they cost |
+//! | [`nbd`] | a load generator and the smallest server for NBD |
 //! | [`allocations`], [`cpu_time`] | what is counted |
 //! | [`random`] | random numbers of loads |
 #![deny(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod curve;
 pub mod distance;
 pub mod engine;
 pub mod generate;
+pub mod nbd;
 pub mod null;
 pub mod random;
 pub mod report;

@@ -40,6 +40,10 @@ enum Command {
     /// What does the engine alone cost? Processor time, instructions, allocations and memory, over devices that do
     /// nothing
     Engine(commands::engine::Args),
+    /// Load an NBD server: throughput, latency, processor time
+    Nbd(commands::nbd::Args),
+    /// Serve memory over NBD: the least that a server costs
+    MemoryServer(commands::nbd::MemoryServerArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -114,6 +118,8 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay(&arguments),
         Command::Generate(arguments) => generate(&arguments),
         Command::Engine(arguments) => commands::engine::run(&arguments),
+        Command::Nbd(arguments) => commands::nbd::run(&arguments),
+        Command::MemoryServer(arguments) => commands::nbd::serve_memory(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,6 +25,8 @@ pub struct ServeConfig {
     pub read_only: bool,
     /// Artificial delay of every read of a backing device: for the demo, and for tests.
     pub backing_delay: Duration,
+    /// I/O to the devices goes through the kernel's page cache: for measuring what the server itself costs.
+    pub page_cache: bool,
 }
 
 /// A place where clients connect.

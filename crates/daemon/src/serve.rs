@@ -114,11 +114,12 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         .collect();
     let names = export_names(pairs.iter().map(|(label, path)| (label.as_str(), *path)));
     // All devices are taken before anything is changed on any of them.
-    let cache = world.open(&members.cache_path, Nanos(0)).await?;
+    let direct = !config.page_cache;
+    let cache = world.open(&members.cache_path, direct, Nanos(0)).await?;
     let delay = Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
     let mut backings = Vec::new();
     for path in &config.backings {
-        backings.push(world.open(path, delay).await?);
+        backings.push(world.open(path, direct, delay).await?);
     }
     let options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
     let set = CacheSet::open(world.clone(), cache, options)

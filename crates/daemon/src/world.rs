@@ -28,12 +28,13 @@ impl World {
         World { host }
     }
 
-    /// Opens a device for nobody else to use. Every read takes at least `delay`.
+    /// Opens a device for nobody else to use. `direct`: past the kernel's page cache. Every read takes at least
+    /// `delay`.
     ///
     /// The kernel gives back what a killed process had open only when its I/O in flight is done: a device in use
     /// gets a moment to become free.
-    pub async fn open(&self, path: &Path, delay: Nanos) -> Result<ServedFile, Failure> {
-        let options = OpenOptions { write: true, exclusive: true, ..OpenOptions::default() };
+    pub async fn open(&self, path: &Path, direct: bool, delay: Nanos) -> Result<ServedFile, Failure> {
+        let options = OpenOptions { direct, write: true, exclusive: true };
         let end = self.now().after(IN_USE_PATIENCE);
         let mut opened = HostFile::open(&self.host, path, options);
         while matches!(opened, Err(OpenError::InUse { .. })) && self.now() < end {

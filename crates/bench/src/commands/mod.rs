@@ -1,3 +1,4 @@
 //! What measures ubcache itself, as subcommands.
 
 pub mod engine;
+pub mod nbd;

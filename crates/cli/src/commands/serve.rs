@@ -45,6 +45,9 @@ pub struct Args {
     /// Delay every read of a backing device by this many microseconds
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     demo_delay: u64,
+    /// Let I/O to the devices go through the page cache, for measuring
+    #[arg(long, hide = true)]
+    page_cache: bool,
 }
 
 /// Runs the command.
@@ -74,6 +77,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         keep_clean: args.keep_clean,
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
+        page_cache: args.page_cache,
     };
     ubcache_daemon::serve(&config, |ready| print(&greeting(ready)))
 }
