@@ -16,6 +16,7 @@
 //! | [`report`] | what is printed of a replay |
 //! | [`null`] | a world in which only the engine costs anything |
 //! | [`engine`] | loads for the engine in that world, and what they cost |
+//! | [`instructions`] | the same counted in instructions |
 //! | [`nbd`] | a load generator and the smallest server for NBD |
 //! | [`allocations`], [`cpu_time`] | what is counted |
 //! | [`random`] | random numbers of loads |
@@ -28,6 +29,7 @@ pub mod curve;
 pub mod distance;
 pub mod engine;
 pub mod generate;
+pub mod instructions;
 pub mod nbd;
 pub mod null;
 pub mod random;

@@ -1,9 +1,10 @@
 //! `ubcache-bench engine`: the engine alone.
 
-use std::process::Command;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use ubcache_bench::engine::{Bench, Cost, Load, Memory};
+use ubcache_bench::instructions;
 use ubcache_engine::{SetOptions, Tuning};
 
 use crate::{parse_size, print};
@@ -36,7 +37,7 @@ pub struct Args {
     instructions: bool,
     /// Keep callgrind's output here, for callgrind_annotate
     #[arg(long, value_name = "FILE", requires = "instructions")]
-    callgrind_out: Option<String>,
+    callgrind_out: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -56,7 +57,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let mut report: Vec<Value> = Vec::new();
     for &load in loads {
         if args.instructions {
-            report.push(instructions(args, load)?);
+            report.push(count_instructions(args, load)?);
             continue;
         }
         let working_set = args.working_set.unwrap_or(1 << 30);
@@ -112,32 +113,16 @@ fn show(cost: &Cost) {
     ));
 }
 
-/// Runs this program again under callgrind, which collects only what [`measured_phase`] does.
-///
-/// [`measured_phase`]: ubcache_bench::engine::measured_phase
-fn instructions(args: &Args, load: Load) -> Result<Value, String> {
+fn count_instructions(args: &Args, load: Load) -> Result<Value, String> {
     let requests = args.requests.unwrap_or(20_000);
     let working_set = args.working_set.unwrap_or(64 << 20);
-    let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
-    let out = args.callgrind_out.as_deref().unwrap_or("/dev/null");
-    let mut command = Command::new("valgrind");
-    command
-        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured_phase*"])
-        .arg(format!("--callgrind-out-file={out}"))
-        .arg(program)
-        .args(["engine", "--slices", "1", "--json", "--load", load.name()])
-        .args(["--requests", &requests.to_string(), "--working-set", &working_set.to_string()]);
-    if let Some(extents) = args.extents_in_memory {
-        command.args(["--extents-in-memory", &extents.to_string()]);
-    }
-    let output = command.output().map_err(|error| format!("valgrind can't be run: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said
-        .lines()
-        .filter_map(|line| line.split_once("Collected : "))
-        .find_map(|(_, number)| number.trim().parse::<u64>().ok());
-    let collected = collected.ok_or_else(|| format!("callgrind collected nothing: {said}"))?;
-    let each = collected as f64 / requests as f64;
+    let each = instructions::count(
+        load,
+        working_set,
+        requests,
+        args.extents_in_memory,
+        args.callgrind_out.as_deref(),
+    )?;
     if !args.json {
         print(&format!("{:12} {each:7.0} instructions\n", load.name()));
     }

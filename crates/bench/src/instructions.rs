@@ -1,0 +1,40 @@
+//! Instructions of a load, counted by callgrind: the same on every machine, but not with every compiler.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::engine::Load;
+
+/// Runs this program, which has to be `ubcache-bench`, again under callgrind. Only what happens in
+/// [`measured_phase`](crate::engine::measured_phase) counts. Gives the instructions of a request; callgrind's own
+/// output is left in `out`.
+pub fn count(
+    load: Load,
+    working_set_bytes: u64,
+    requests: u64,
+    extents_in_memory: Option<usize>,
+    out: Option<&Path>,
+) -> Result<f64, String> {
+    let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
+    let out = out.unwrap_or(Path::new("/dev/null"));
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured_phase*"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(program)
+        .args(["engine", "--slices", "1", "--json", "--load", load.name()])
+        .args(["--requests", &requests.to_string(), "--working-set", &working_set_bytes.to_string()]);
+    if let Some(extents) = extents_in_memory {
+        command.args(["--extents-in-memory", &extents.to_string()]);
+    }
+    let output = command.output().map_err(|error| format!("valgrind can't be run: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said
+        .lines()
+        .filter_map(|line| line.split_once("Collected : "))
+        .find_map(|(_, number)| number.trim().parse::<u64>().ok());
+    match collected.filter(|&collected| output.status.success() && collected > 0) {
+        Some(collected) => Ok(collected as f64 / requests as f64),
+        None => Err(format!("callgrind collected nothing: {said}")),
+    }
+}
