@@ -6,7 +6,7 @@
 //! | [`commands::show`] | `ubcache show`: prints a superblock |
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
-//! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `pack` | `ubcache check`, …: sets that are not running |
+//! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `restore`, `pack` | `ubcache check`, …: sets that are not running |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
 //! | [`nbd_client`] | a small blocking NBD client, for the demo and the tests |
 //!
@@ -75,6 +75,7 @@ enum Command {
     Recover(commands::recover::Args),
     Repair(commands::repair::Args),
     Dump(commands::dump::Args),
+    Restore(commands::restore::Args),
     Pack(commands::pack::Args),
     Demo(commands::demo::Args),
 }
@@ -115,6 +116,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Recover(args) => commands::recover::run(&args),
         Command::Repair(args) => commands::repair::run(&args),
         Command::Dump(args) => commands::dump::run(&args),
+        Command::Restore(args) => commands::restore::run(&args),
         Command::Pack(args) => commands::pack::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
     }

@@ -22,6 +22,25 @@ pub enum OfflineError {
     /// The device is a backing device.
     #[error("a backing device, not a cache device")]
     NotACache,
+    /// The cache was formatted, and never used.
+    #[error("the cache has never been started: there is nothing in it")]
+    NeverStarted,
+    /// A dump is not as it was written.
+    #[error("line {line}: {what}")]
+    Dump {
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The device has no room for all buckets.
+    #[error("the device has {found} sectors, the buckets of the set need {needed}")]
+    TooSmall {
+        /// Its size.
+        found: u64,
+        /// The size that it needs.
+        needed: u64,
+    },
     /// The backing device has no data in this cache.
     #[error(
         "the backing device is not attached to this cache: its state is {state}, its set {found}, that of the cache {expected}"

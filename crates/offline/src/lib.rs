@@ -24,9 +24,11 @@
 //! | [`mod@recover`] | [`recover()`]: dirty data to the backing device |
 //! | [`mod@repair`] | [`survey`], [`write_repaired`]: a damaged set as far as it is certain |
 //! | [`mod@pack`] | [`pack()`]: the metadata in one file; [`Cache`]: a device, or a pack read as one |
+//! | [`mod@restore`] | [`dump_for_restore`], [`restore()`]: metadata as lines from which it is built again |
 //! | [`mod@dump`] | [`Dump`]: everything as lines of text or JSON |
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
+//! | `lay_down` | a new set: tree, volume table, prio chain, journal entry |
 //! | `account` | owners of buckets, staleness, reserves |
 //!
 //! Nothing here panics, whatever the bytes are.
@@ -40,9 +42,11 @@ pub mod dump;
 pub mod error;
 pub mod finding;
 pub mod journal;
+mod lay_down;
 pub mod pack;
 pub mod recover;
 pub mod repair;
+pub mod restore;
 mod rewrite;
 pub mod tree;
 pub mod view;
@@ -58,6 +62,9 @@ pub use journal::{EntryPlace, FoundEntry, Journal};
 pub use pack::{Cache, PackError, Packed, Packing, pack};
 pub use recover::{Outcome, RecoverOptions, Recovered, open_set, recover};
 pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, write_repaired};
+pub use restore::{
+    Dumped, Lines, Restored, Standing, TargetState, dump_for_restore, look_at_target, read_dump, restore,
+};
 pub use tree::NodeVisit;
 pub use view::{Bucket, Extent, Lost, Owner, View};
 pub use walk::{PrioElement, Visitor, walk};

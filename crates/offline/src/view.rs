@@ -10,6 +10,7 @@ use crate::journal::Journal;
 const DIRTY: u8 = 1;
 const REPLAYED: u8 = 2;
 const NO_POINTER: u8 = 4;
+const CSUM_SHIFT: u8 = 3;
 
 /// An extent of the combined view of tree and journal, in 24 bytes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -29,6 +30,7 @@ impl Extent {
         flags |= if key.dirty { DIRTY } else { 0 };
         flags |= if replayed { REPLAYED } else { 0 };
         flags |= if pointer.is_none() { NO_POINTER } else { 0 };
+        flags |= (key.csum & 3) << CSUM_SHIFT;
         let pointer = pointer.unwrap_or(Pointer {
             device: PLACEHOLDER_DEVICE,
             offset: Sector(0),
@@ -65,6 +67,11 @@ impl Extent {
     /// Whether the cache has the only copy.
     pub const fn is_dirty(&self) -> bool {
         self.flags & DIRTY != 0
+    }
+
+    /// The kind of data checksum, which means nothing (docs/format.md §4.6).
+    pub const fn csum(&self) -> u8 {
+        self.flags >> CSUM_SHIFT
     }
 
     /// Whether it comes from the journal.

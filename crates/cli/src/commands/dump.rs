@@ -4,16 +4,21 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
-use ubcache_offline::{Dump, What, walk};
+use ubcache_host::{Host, HostFile};
+use ubcache_offline::{Cache, Dump, What, dump_for_restore, walk};
 
-use super::offline::{host, open};
+use super::offline::{Bar, failure, host, open};
 
 const AFTER_HELP: &str = "\
 One line a thing; with --json one object a line, with a member \"type\". No user data is printed. Damage on the way is
 printed where it was found, and the rest goes on.
 
+With --format restore, JSON lines from which `ubcache restore` builds the same metadata again: a backup of what a cache
+knows, for as long as the set is not used. Of a set that has damage nothing is printed.
+
 Example:
-  ubcache dump /dev/nvme0n1p4 --what journal";
+  ubcache dump /dev/nvme0n1p4 --what journal
+  ubcache dump /dev/nvme0n1p4 --format restore > cache.dump";
 
 /// Print the metadata of a cache set that is not running
 #[derive(clap::Args, Debug)]
@@ -25,9 +30,22 @@ pub struct Args {
     /// Which part [default: super, journal, prio, uuids and btree]
     #[arg(long, value_name = "PART", value_enum)]
     what: Option<Part>,
-    /// Print JSON, one object a line
-    #[arg(long)]
+    /// Print JSON, one object a line: the same as --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// How to print it [default: text]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+}
+
+#[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+enum Format {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+    /// For `ubcache restore`
+    Restore,
 }
 
 #[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
@@ -59,9 +77,13 @@ impl From<Part> for What {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let cache = open(&host, &args.cache, false)?;
+    if args.format == Some(Format::Restore) {
+        return for_restore(args, &host, &cache);
+    }
+    let json = args.json || args.format == Some(Format::Json);
     let mut out = BufWriter::new(std::io::stdout().lock());
     // A closed pipe ends the output, and is not worth a word.
-    let mut dump = Dump::new(args.what.map(What::from), args.json, |line: &str| {
+    let mut dump = Dump::new(args.what.map(What::from), json, |line: &str| {
         let _ = writeln!(out, "{line}");
     });
     let view = host.block_on(async {
@@ -77,4 +99,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         _ => Err(Failure::refused(&args.cache, "damaged, so this is not all")
             .advice("`ubcache check` says what the damage means")),
     }
+}
+
+/// Here every line counts: what can't be written is not passed over.
+fn for_restore(args: &Args, host: &Host, cache: &Cache<HostFile>) -> Result<(), Failure> {
+    if args.what.is_some() {
+        return Err(Failure::usage("--what", "a part of a dump can't be restored").advice("leave it out"));
+    }
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let bar = Bar::new();
+    let dumped = host.block_on(async {
+        let sink = |line: &str| writeln!(out, "{line}").map_err(|error| error.to_string());
+        dump_for_restore(cache, sink, &bar).await
+    });
+    bar.clear();
+    dumped.map_err(|error| failure(&error, &args.cache, None))?;
+    let path = std::path::Path::new("standard output");
+    out.flush().map_err(|error| Failure::refused(path, format_args!("can't write the dump: {error}")))
 }

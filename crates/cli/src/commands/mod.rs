@@ -14,6 +14,7 @@ mod offline;
 pub mod pack;
 pub mod recover;
 pub mod repair;
+pub mod restore;
 pub mod serve;
 pub mod show;
 

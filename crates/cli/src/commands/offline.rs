@@ -1,7 +1,7 @@
 //! What the commands for sets that are not running share: opening devices, progress, refusals.
 
 use std::cell::{Cell, RefCell};
-use std::io::IsTerminal;
+use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,28 @@ fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure>
         failure.code = Code::CouldNotRun;
         failure
     })
+}
+
+/// Asks for the path of a device once more, before it is overwritten: as an option, or on the terminal.
+pub fn confirm(path: &Path, option: Option<&Path>, to_do_what: &str) -> Result<(), Failure> {
+    let refuse = Failure::could_not_run(path, "not confirmed");
+    let named = match option {
+        Some(named) => named.to_owned(),
+        None if std::io::stdin().is_terminal() => {
+            eprint!("{to_do_what}, type the path of the device: ");
+            let mut line = String::new();
+            let _ = std::io::stdin().lock().read_line(&mut line);
+            PathBuf::from(line.trim())
+        }
+        None => {
+            let advice = format!("repeat the path of the device: --confirm {}", path.display());
+            return Err(refuse.advice(advice));
+        }
+    };
+    if named != path {
+        return Err(refuse.found(named.display()).expected(path.display()));
+    }
+    Ok(())
 }
 
 /// A progress bar on the terminal; nothing if there is none. With rate and time left.
@@ -131,6 +153,8 @@ pub fn failure(error: &OfflineError, cache: &Path, backing: Option<&Path>) -> Fa
         OfflineError::NotACache => Failure::could_not_run(cache, error)
             .expected("the cache device")
             .advice("`ubcache show` says which device is which"),
+        OfflineError::NeverStarted => Failure::could_not_run(cache, error),
+        OfflineError::TooSmall { .. } => Failure::could_not_run(cache, error).expected("a device as large as the one that was dumped"),
         OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
             "find the cache whose UUID it names with `ubcache show`; a device of state none is complete by itself",
         ),

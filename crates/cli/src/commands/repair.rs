@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::fs::OpenOptions;
-use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
@@ -10,7 +9,9 @@ use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
 use ubcache_offline::{Repair, RepairOptions, copy_device, survey, write_repaired};
 
-use super::offline::{Bar, failure, host, metadata_only, open, show_finding, summary};
+use super::offline::{
+    Bar, confirm as confirm_by_name, failure, host, metadata_only, open, show_finding, summary,
+};
 use super::print;
 
 /// Uncertain ranges that are shown as text; all are in the JSON.
@@ -140,20 +141,7 @@ fn confirm(args: &Args, repair: &Repair) -> Result<(), Failure> {
             .found(show_size(repair.claimed_sectors() * 512))
             .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
     }
-    let named = match &args.confirm {
-        Some(path) => path.clone(),
-        None if std::io::stdin().is_terminal() => {
-            eprint!("To overwrite the damaged set, type the path of the cache device: ");
-            let mut line = String::new();
-            let _ = std::io::stdin().lock().read_line(&mut line);
-            PathBuf::from(line.trim())
-        }
-        None => return Err(refuse("not confirmed").advice("repeat the path of the device: --confirm CACHE")),
-    };
-    if named != args.cache {
-        return Err(refuse("not confirmed").found(named.display()).expected(args.cache.display()));
-    }
-    Ok(())
+    confirm_by_name(&args.cache, args.confirm.as_deref(), "To overwrite the damaged set")
 }
 
 fn tell(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) -> Result<(), Failure> {

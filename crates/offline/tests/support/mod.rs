@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test that includes this module uses its own part of it")]
 
+pub mod build;
 pub mod damage;
 
 use std::cell::{Cell, OnceCell, RefCell};

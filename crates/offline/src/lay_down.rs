@@ -1,0 +1,120 @@
+//! A new tree, volume table, prio chain and journal entry: how `repair` and `restore` write a set.
+//!
+//! ```text
+//!  1  nodes, volume table, prio chain ──▶ buckets that nothing needs, flush
+//!  2  journal entry                       from now on the new set counts
+//!  3  superblock, if it has to be written
+//! ```
+
+use ubcache_env::{Buf, Device, Durability};
+use ubcache_format::{
+    BucketNr, Inode, JournalEntry, JournalSeq, Key, Pointer, PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR,
+    Sector, Superblock, UuidEntry, encode_prio, encode_uuids,
+};
+
+use crate::disk::Watcher;
+use crate::error::OfflineError;
+use crate::recover::flush;
+use crate::rewrite::{in_use, no_room, write_entry, write_tree};
+use crate::view::View;
+
+/// What is to be written, but for the keys.
+pub(crate) struct NewSet<'a> {
+    /// The superblock.
+    pub superblock: &'a Superblock,
+    /// Whether the device does not have it yet.
+    pub with_superblock: bool,
+    /// The volume table.
+    pub uuids: &'a [UuidEntry],
+    /// The number of the journal entry: greater than that of any other on the device.
+    pub seq: u64,
+    /// Where in the ring it goes.
+    pub ring_index: u32,
+    /// What is being done, for errors.
+    pub doing: &'static str,
+}
+
+/// Writes a set. `places` are buckets that nothing needs before the last step; `entries` gives the prio chain, from
+/// those that were taken; `whole` is asked before the journal entry whether `keys` were all.
+pub(crate) async fn lay_down<D: Device>(
+    target: &D,
+    set: &NewSet<'_>,
+    keys: impl Iterator<Item = Key>,
+    places: impl Iterator<Item = Pointer>,
+    entries: impl FnOnce(&[Pointer]) -> Vec<PrioEntry>,
+    whole: impl FnOnce() -> Result<(), OfflineError>,
+    watcher: &dyn Watcher,
+) -> Result<(), OfflineError> {
+    let geometry = &set.superblock.geometry();
+    let mut used = Vec::new();
+    let mut places = places.inspect(|pointer| used.push(*pointer));
+    let uuids = places.next().ok_or_else(no_room)?;
+    let chain: Vec<Pointer> = places.by_ref().take(geometry.prio_buckets() as usize).collect();
+    if chain.len() < geometry.prio_buckets() as usize {
+        return Err(no_room());
+    }
+    let name = (set.seq, set.superblock.uuid);
+    let (root, root_level) = write_tree(geometry, target, name, keys, &mut places, watcher).await?;
+    drop(places);
+    whole()?;
+
+    write_bytes(target, uuids, &encode_uuids(geometry, set.uuids), set.doing).await?;
+    let entries = entries(&used);
+    let each = geometry.prio_entries_per_bucket().max(1) as usize;
+    for (index, (place, entries)) in chain.iter().zip(entries.chunks(each)).enumerate().rev() {
+        let next = chain.get(index + 1).or(chain.first()).unwrap_or(place).bucket(geometry.bucket_sectors);
+        write_bytes(target, *place, &encode_prio(geometry, 1, next, entries), set.doing).await?;
+    }
+    flush(target, set.doing).await?;
+    let entry = JournalEntry {
+        seq: JournalSeq(set.seq),
+        last_seq: JournalSeq(set.seq),
+        uuid_bucket: Key {
+            sectors: u16::try_from(geometry.metadata_bytes() / SECTOR_BYTES).unwrap_or(u16::MAX),
+            ..Key::node(Inode(0), Sector(0), 0, uuids)
+        },
+        root,
+        root_level,
+        prio_bucket: chain.first().map_or(BucketNr(0), |place| place.bucket(geometry.bucket_sectors)),
+        keys: Vec::new(),
+        // What ubcache promises by its mark about the prio chain does not hold for this one.
+        mark: [0; 16],
+    };
+    write_entry(geometry, target, set.ring_index, &entry).await?;
+    if set.with_superblock {
+        let bytes = Buf::from_bytes(&set.superblock.encode());
+        let written = target.write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Fua).await;
+        written.map_err(|error| OfflineError::Io { doing: set.doing, error: error.to_string() })?;
+        flush(target, set.doing).await?;
+    }
+    Ok(())
+}
+
+/// Where the entry goes. The driver looks at bucket 0 first, and finds nothing newer anywhere. `any` takes it even if all
+/// of the ring is in use.
+pub(crate) fn ring_index(view: &View, any: bool) -> Result<u32, OfflineError> {
+    let ring = view.geometry.journal_buckets.max(1);
+    let after = view.journal.newest().map_or(0, |newest| (newest.place.index + 1) % ring);
+    let free = |index: &u32| view.journal.newest().is_none() || !in_use(view, *index);
+    match [0, after].into_iter().find(free) {
+        Some(index) => Ok(index),
+        None if any => Ok(0),
+        None => Err(OfflineError::NoRoom("the journal is in use as a whole".to_owned())),
+    }
+}
+
+/// The greatest number of a journal entry, needed or not; 0 if there is none.
+pub(crate) fn newest_seq(view: &View) -> u64 {
+    let newest = view.journal.newest().map_or(0, |newest| newest.place.seq);
+    view.journal.places.iter().flatten().map(|place| place.seq).max().unwrap_or(0).max(newest)
+}
+
+async fn write_bytes<D: Device>(
+    target: &D,
+    at: Pointer,
+    bytes: &[u8],
+    doing: &'static str,
+) -> Result<(), OfflineError> {
+    let written = target.write(at.offset, Buf::from_bytes(bytes).into(), Durability::Volatile).await;
+    written.map_err(|error| OfflineError::Io { doing, error: error.to_string() })
+}

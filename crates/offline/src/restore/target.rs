@@ -1,0 +1,151 @@
+//! Where a dump is restored to, and restoring it.
+
+use std::cell::RefCell;
+
+use ubcache_env::Device;
+use ubcache_format::{BucketNr, METADATA_PRIORITY, Pointer, PrioEntry, Uuid};
+
+use super::Lines;
+use super::read::{Dumped, keys};
+use crate::check::check_set_watched;
+use crate::disk::Watcher;
+use crate::error::OfflineError;
+use crate::finding::{Severity, Site};
+use crate::lay_down::{NewSet, lay_down, newest_seq, ring_index};
+use crate::rewrite::free_buckets;
+use crate::view::{Owner, View};
+use crate::walk::{read_superblock, walk_from};
+
+/// How a device stands to the set of a dump.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It has the set's superblock, or entries of its journal.
+    SameSet {
+        /// The newest journal entry that can be read; 0 if there is none.
+        newest_seq: u64,
+    },
+    /// Nothing that can be read says that it has the set, or another one.
+    Unknown,
+    /// It has the superblock of another device.
+    Other {
+        /// The UUID of that device.
+        uuid: Uuid,
+        /// Whether it is a cache device.
+        is_cache: bool,
+    },
+    /// It has the superblock of the set, with other sizes.
+    OtherShape,
+}
+
+/// What was found on the device that a dump is to be restored to.
+#[derive(Clone, Debug)]
+pub struct TargetState {
+    /// How it stands to the set.
+    pub standing: Standing,
+    /// What can be read of the set with the dump's superblock; nothing on a new file.
+    view: Option<View>,
+}
+
+impl TargetState {
+    /// That of a new file, which is all zeroes.
+    pub fn new_file() -> TargetState {
+        TargetState { standing: Standing::Unknown, view: None }
+    }
+}
+
+/// What was restored.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// Extents of the tree, holes and stale ones among them.
+    pub extents: u64,
+    /// Sectors that the cache has by what was restored.
+    pub cached_sectors: u64,
+    /// Sectors of which it has the only copy.
+    pub dirty_sectors: u64,
+    /// The journal entry that puts the set in force.
+    pub journal_seq: u64,
+}
+
+/// Looks at a device that is there already. Only reads.
+pub async fn look_at_target<D: Device>(
+    dumped: &Dumped,
+    target: &D,
+    watcher: &dyn Watcher,
+) -> Result<TargetState, OfflineError> {
+    let needed = u64::from(dumped.view.geometry.buckets) * u64::from(dumped.view.geometry.bucket_sectors);
+    let found = target.geometry().sectors;
+    if found < needed {
+        return Err(OfflineError::TooSmall { found, needed });
+    }
+    let superblock = read_superblock(target, Site::Cache).await.ok();
+    let ours = |uuid| uuid == dumped.view.superblock.uuid;
+    if let Some(other) = superblock.as_ref().filter(|other| !other.is_cache() || !ours(other.uuid)) {
+        let standing = Standing::Other { uuid: other.uuid, is_cache: other.is_cache() };
+        return Ok(TargetState { standing, view: None });
+    }
+    if superblock.as_ref().is_some_and(|same| same.geometry() != dumped.view.geometry) {
+        return Ok(TargetState { standing: Standing::OtherShape, view: None });
+    }
+    let view = walk_from(target, dumped.view.superblock.clone(), true, &mut (), watcher).await;
+    let newest_seq = newest_seq(&view);
+    let standing = match superblock {
+        None if newest_seq == 0 => Standing::Unknown,
+        _ => Standing::SameSet { newest_seq },
+    };
+    Ok(TargetState { standing, view: Some(view) })
+}
+
+/// Writes the metadata of a dump to a device, and checks it. It goes into buckets that no extent of the dump uses, and as
+/// long as there are enough of them into such as have nothing of the set that is there: that one counts until the
+/// last step.
+pub async fn restore<D: Device, L: Lines + ?Sized>(
+    dumped: &Dumped,
+    source: &L,
+    target: &D,
+    state: &TargetState,
+    watcher: &dyn Watcher,
+) -> Result<Restored, OfflineError> {
+    let there = |bucket: BucketNr| {
+        let known = state.view.as_ref().and_then(|view| view.buckets.get(bucket.0 as usize));
+        known.is_some_and(|known| matches!(known.owner, Owner::Node | Owner::Prio | Owner::Uuids))
+    };
+    let unused = |owner, bucket| owner == Owner::Free && !there(bucket);
+    let superseded = |owner, bucket| owner == Owner::Free && there(bucket);
+    let view = &dumped.view;
+    let places = free_buckets(view, unused).chain(free_buckets(view, superseded));
+    let seq = state.view.as_ref().map_or(0, |there| newest_seq(there) + 1).max(dumped.journal_seq);
+    let set = NewSet {
+        superblock: &view.superblock,
+        with_superblock: true,
+        uuids: &view.uuids,
+        seq,
+        ring_index: state.view.as_ref().map_or(Ok(0), |there| ring_index(there, true))?,
+        doing: "writing the restored set",
+    };
+    let failed = RefCell::new(None);
+    let keys = keys(source, &failed)?;
+    let whole = || failed.take().map_or(Ok(()), Err);
+    lay_down(target, &set, keys, places, |used| entries(view, used), whole, watcher).await?;
+    let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
+    if let Some(finding) = after.findings.iter().find(|finding| finding.severity() == Severity::Error) {
+        return Err(OfflineError::Damaged(Box::new(finding.clone())));
+    }
+    let Dumped { extents, cached_sectors, dirty_sectors, .. } = *dumped;
+    Ok(Restored { extents, cached_sectors, dirty_sectors, journal_seq: seq })
+}
+
+/// The prio chain's entries: as in the dump, but for the buckets that get metadata now.
+fn entries(view: &View, used: &[Pointer]) -> Vec<PrioEntry> {
+    let mut entries: Vec<PrioEntry> = view
+        .buckets
+        .iter()
+        .map(|bucket| PrioEntry { priority: bucket.priority, generation: bucket.generation })
+        .collect();
+    for pointer in used {
+        let bucket = pointer.bucket(view.geometry.bucket_sectors).0 as usize;
+        if let Some(entry) = entries.get_mut(bucket) {
+            *entry = PrioEntry { priority: METADATA_PRIORITY, generation: pointer.generation };
+        }
+    }
+    entries
+}
