@@ -13,6 +13,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tasks live in the real world, with its clock")]
 
+mod bench;
 mod instructions;
 
 use std::io::{BufRead, BufReader};
@@ -46,12 +47,19 @@ fn main() -> ExitCode {
             true
         }
         "man" => man(),
+        "bench" => {
+            let arguments: Vec<String> = std::env::args().skip(2).collect();
+            packages();
+            bench::run(&cargo(), &arguments)
+        }
         "instructions" => {
             let update = std::env::args().nth(2).as_deref() == Some("--update");
             instructions::compare(&cargo(), update).is_some()
         }
         _ => {
-            eprintln!("usage: cargo xtask test | packages | instructions [--update] | man [DIRECTORY]");
+            eprintln!(
+                "usage: cargo xtask test | packages | instructions [--update] | bench [--quick] | man [DIRECTORY]"
+            );
             return ExitCode::from(2);
         }
     };

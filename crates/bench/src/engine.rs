@@ -17,6 +17,8 @@ use crate::null::{Rig, Shape};
 use crate::random::Random;
 
 const GIB: u64 = 1 << 30;
+/// What [`Load::HotHit`] goes to.
+const HOT_BYTES: u64 = 16 << 20;
 /// A set has to have at least 513 buckets.
 const CACHE_BYTES_MIN: u64 = 320 << 20;
 
@@ -146,7 +148,7 @@ impl Bench {
         let mode = if load.is_write() { CacheMode::Writeback } else { CacheMode::Writethrough };
         let rig = Rig::new(&Shape { cache_bytes, volume_bytes, mode, options })?;
         let span_bytes = match load {
-            Load::HotHit => working_set_bytes.min(16 << 20),
+            Load::HotHit => working_set_bytes.min(HOT_BYTES),
             _ => volume_bytes,
         };
         let mut bench = Bench { load, rig, random: Random::new(7), span_bytes };
@@ -169,6 +171,14 @@ impl Bench {
             Load::Miss => bench.warm_up(cache_bytes / BLOCK_BYTES * 5 / 4),
         }
         Ok(bench)
+    }
+
+    /// From now on, hits go only to the part that [`Load::HotHit`] goes to.
+    pub fn only_hot(&mut self) {
+        assert_eq!(self.load, Load::Hit, "only hits can become hot");
+        self.load = Load::HotHit;
+        self.span_bytes = self.span_bytes.min(HOT_BYTES);
+        self.warm_up(self.span_bytes / BLOCK_BYTES);
     }
 
     /// The world with its set.

@@ -17,12 +17,15 @@
 //! | [`null`] | a world in which only the engine costs anything |
 //! | [`engine`] | loads for the engine in that world, and what they cost |
 //! | [`instructions`] | the same counted in instructions |
+//! | [`amplification`] | bytes written to the cache device, counted |
+//! | [`suite`] | everything in docs/performance.md |
 //! | [`nbd`] | a load generator and the smallest server for NBD |
 //! | [`allocations`], [`cpu_time`] | what is counted |
 //! | [`random`] | random numbers of loads |
 #![deny(unsafe_code)]
 
 pub mod allocations;
+pub mod amplification;
 pub mod buckets;
 pub mod cpu_time;
 pub mod curve;
@@ -34,6 +37,7 @@ pub mod nbd;
 pub mod null;
 pub mod random;
 pub mod report;
+pub mod suite;
 pub mod trace;
 
 /// Bytes in a block, the unit in which hits are counted.

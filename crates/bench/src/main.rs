@@ -44,6 +44,8 @@ enum Command {
     Nbd(commands::nbd::Args),
     /// Serve memory over NBD: the least that a server costs
     MemoryServer(commands::nbd::MemoryServerArgs),
+    /// Measure everything that docs/performance.md tells
+    Suite(commands::suite::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -119,6 +121,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate(&arguments),
         Command::Engine(arguments) => commands::engine::run(&arguments),
         Command::Nbd(arguments) => commands::nbd::run(&arguments),
+        Command::Suite(arguments) => commands::suite::run(&arguments),
         Command::MemoryServer(arguments) => commands::nbd::serve_memory(&arguments),
     };
     match done {

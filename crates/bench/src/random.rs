@@ -4,6 +4,12 @@
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
+impl Default for Random {
+    fn default() -> Random {
+        Random::new(0)
+    }
+}
+
 impl Random {
     /// Numbers from a seed.
     pub fn new(seed: u64) -> Random {

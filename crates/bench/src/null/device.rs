@@ -53,6 +53,11 @@ impl NullDevice {
         self.state.latency.set(latency);
     }
 
+    /// Size in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.state.sectors
+    }
+
     /// Memory for metadata, in bytes.
     pub fn kept_bytes(&self) -> u64 {
         self.state.kept_bytes.get()

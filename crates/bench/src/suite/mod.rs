@@ -1,0 +1,172 @@
+//! Everything that docs/performance.md tells, measured in one run.
+//!
+//! What is compared is measured in turns, a moment of each and again, so that a change of the machine's mood meets
+//! all of them. Of the turns the median counts.
+//!
+//! | module | measures |
+//! |---|---|
+//! | [`over_nbd`] | hits and misses beside other NBD servers |
+//! | [`raw`] | what is left of a device when ubcache stands between |
+//! | [`in_process`] | the engine alone |
+//! | [`restart`] | a start after a kill |
+//! | [`replayed`] | hit ratios of recorded loads |
+//! | [`servers`], [`fio`] | the programs that are run for it |
+//! | [`document`] | docs/performance.md and its pictures |
+#![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its clock and threads")]
+
+pub mod document;
+pub mod fio;
+pub mod in_process;
+pub mod over_nbd;
+pub mod raw;
+pub mod replayed;
+pub mod restart;
+pub mod servers;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shorter, for a look.
+    pub quick: bool,
+    /// For the files of devices, on the file system that is measured.
+    pub directory: PathBuf,
+    /// The program `ubcache`.
+    pub ubcache: PathBuf,
+    /// A recorded load.
+    pub trace: Option<PathBuf>,
+    /// Only these parts; empty: all.
+    pub only: Vec<String>,
+}
+
+impl Options {
+    /// The length of one turn.
+    pub fn turn(&self) -> Duration {
+        Duration::from_secs(if self.quick { 2 } else { 5 })
+    }
+    /// How many turns each gets.
+    pub fn turns(&self) -> usize {
+        if self.quick { 3 } else { 5 }
+    }
+    /// The part of a volume that hits go to, in bytes.
+    pub fn working_set_bytes(&self) -> u64 {
+        if self.quick { 512 << 20 } else { 1 << 30 }
+    }
+    /// How long to look for the longest stall.
+    pub fn stall_time(&self) -> Duration {
+        Duration::from_secs(if self.quick { 45 } else { 600 })
+    }
+}
+
+/// A row of the table of goals.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What is measured.
+    pub what: String,
+    /// What is wanted.
+    pub goal: String,
+    /// What was reached.
+    pub reached: String,
+    /// What stood beside it.
+    pub peer: String,
+    /// One to the other.
+    pub ratio: String,
+    /// Whether the goal was reached; `None`: could not be measured.
+    pub met: Option<bool>,
+    /// How to measure it by hand.
+    pub command: String,
+}
+
+/// A table besides that of the goals.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The name of its section in the document.
+    pub section: &'static str,
+    /// In Markdown.
+    pub text: String,
+}
+
+/// A line of a picture.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// What it is of.
+    pub name: String,
+    /// Places.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// Goals.
+    pub rows: Vec<Row>,
+    /// More tables.
+    pub tables: Vec<Table>,
+    /// Requests a second over queue depth.
+    pub throughput: Vec<Line>,
+    /// Latency in microseconds over percentiles.
+    pub latency: Vec<Line>,
+}
+
+type Part = fn(&Options, &mut Results) -> Result<(), String>;
+
+const PARTS: &[(&str, Part)] = &[
+    ("nbd", over_nbd::hits),
+    ("misses", over_nbd::misses),
+    ("raw", raw::hits_and_writes),
+    ("stalls", raw::stalls),
+    ("engine", in_process::engine),
+    ("memory", in_process::memory),
+    ("written", in_process::written_bytes),
+    ("restart", restart::after_kill),
+    ("replay", replayed::hit_ratios),
+];
+
+/// Names of the parts.
+pub fn parts() -> Vec<&'static str> {
+    PARTS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Runs all parts, or those that are wanted. A part that can't be measured is told, and the others go on.
+pub fn run(options: &Options) -> Results {
+    let mut results = Results::default();
+    for (name, part) in PARTS {
+        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+            continue;
+        }
+        let began = Instant::now();
+        eprintln!("ubcache-bench: {name} …");
+        let done = std::fs::create_dir_all(&options.directory)
+            .map_err(|error| format!("{}: {error}", options.directory.display()))
+            .and_then(|()| part(options, &mut results));
+        // The files are large.
+        let _ = std::fs::remove_dir_all(&options.directory);
+        match done {
+            Ok(()) => eprintln!("ubcache-bench: {name}: {:.0} s", began.elapsed().as_secs_f64()),
+            Err(why) => {
+                eprintln!("ubcache-bench: {name}: could not be measured: {why}");
+                results.rows.push(Row {
+                    what: format!("the part \"{name}\""),
+                    goal: "–".to_owned(),
+                    reached: format!("could not be measured: {why}"),
+                    peer: "–".to_owned(),
+                    ratio: "–".to_owned(),
+                    met: None,
+                    command: format!("`ubcache-bench suite --only {name}`"),
+                });
+            }
+        }
+    }
+    results
+}
+
+/// The middle one.
+///
+/// # Panics
+/// If there is none.
+pub fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
