@@ -7,11 +7,18 @@ mod support;
 use std::path::Path;
 
 use support::crashed::{a_crashed_set, json, run};
-use support::{scratch, sha256_of, ubcache};
+use support::{Daemon, each_io, make_set, pseudo_random, scratch, sha256_of, ubcache};
 
 fn dump(cache: &Path, to: &Path) {
     let lines = run(ubcache().arg("dump").arg(cache).args(["--format", "restore"]), 0).stdout;
     std::fs::write(to, lines).expect("room");
+}
+
+/// Bytes of the device that have no data and no nodes.
+fn end_of_journal(cache: &Path) -> usize {
+    let shape = json(&run(ubcache().arg("dump").arg(cache).args(["--what", "super", "--json"]), 0));
+    let number = |name: &str| shape[name].as_u64().expect("a number") as usize;
+    (number("first_bucket") + number("journal_buckets")) * number("bucket_sectors") * 512
 }
 
 fn content(cache: &Path, backing: &Path, to: &Path) -> String {
@@ -31,9 +38,7 @@ fn broken_metadata_is_restored_in_place() {
     assert_eq!(of_pack, std::fs::read(&lines).expect("a dump"), "a pack is dumped as the device is");
 
     // Superblock and journal: nothing says any more where the tree is.
-    let shape = json(&run(ubcache().arg("dump").arg(&cache).args(["--what", "super", "--json"]), 0));
-    let number = |name: &str| shape[name].as_u64().expect("a number") as usize;
-    let end = (number("first_bucket") + number("journal_buckets")) * number("bucket_sectors") * 512;
+    let end = end_of_journal(&cache);
     let mut image = std::fs::read(&cache).expect("an image");
     image[..end].fill(0x55);
     std::fs::write(&cache, &image).expect("room");
@@ -107,4 +112,45 @@ fn a_new_file_has_the_metadata_and_says_that_it_has_no_data() {
     assert!(String::from_utf8_lossy(&said).contains("line "), "{}", String::from_utf8_lossy(&said));
     assert!(!other.exists());
     run(ubcache().arg("dump").arg(&cache).args(["--format", "restore", "--what", "btree"]), 2);
+}
+
+/// What was only in the cache is read from it again, by the daemon that wrote it.
+#[test]
+fn a_set_is_served_after_a_restore() {
+    each_io("a_set_is_served_after_a_restore", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let lines = directory.join("cache.dump");
+        let mut written = vec![0; 4 << 20];
+        pseudo_random(7, &mut written);
+        let mode = ["--mode", "writeback"];
+        let daemon = Daemon::start(io, directory, &cache, &backings, &mode);
+        let mut client = daemon.client("disk0.img");
+        for (index, piece) in written.chunks(16 << 10).enumerate() {
+            client.write(3 * (index as u64) * (16 << 10), piece, false).expect("a write");
+        }
+        client.disconnect().expect("a connection");
+        daemon.stop();
+        dump(&cache, &lines);
+        let dirty = json(&run(ubcache().args(["check", "--json"]).arg(&cache).arg("-B").args(&backings), 0));
+        assert!(dirty["stats"]["dirty_sectors"].as_u64().expect("a number") > 0);
+
+        let end = end_of_journal(&cache);
+        let mut image = std::fs::read(&cache).expect("an image");
+        image[4096..end].iter_mut().step_by(3).for_each(|byte| *byte ^= 0xff);
+        std::fs::write(&cache, &image).expect("room");
+        run(ubcache().arg("check").arg(&cache), 1);
+        run(ubcache().arg("restore").arg(&lines).arg(&cache).arg("--confirm").arg(&cache), 0);
+        let report = json(&run(ubcache().args(["check", "--json"]).arg(&cache).arg("-B").args(&backings), 0));
+        assert_eq!(report["stats"]["dirty_sectors"], dirty["stats"]["dirty_sectors"]);
+
+        let daemon = Daemon::start(io, directory, &cache, &backings, &mode);
+        let mut client = daemon.client("disk0.img");
+        let mut found = vec![0; 16 << 10];
+        for (index, piece) in written.chunks(16 << 10).enumerate() {
+            client.read(3 * (index as u64) * (16 << 10), &mut found).expect("a read");
+            assert!(found == piece, "piece {index}");
+        }
+        client.disconnect().expect("a connection");
+        daemon.stop();
+    });
 }

@@ -108,19 +108,23 @@ async fn check<D: Device, V: Visitor + ?Sized>(
 }
 
 fn stats(view: &View, compared_sectors: u64) -> Stats {
-    let live = || view.extents.iter().filter(|extent| view.live(extent).is_some());
     let first = view.geometry.first_bucket as usize;
-    Stats {
+    let free = view.buckets.iter().skip(first).filter(|bucket| bucket.owner == Owner::Free);
+    let mut stats = Stats {
         journal_entries: view.journal.entries.len() as u64,
         nodes: view.nodes,
-        extents: live().count() as u64,
-        cached_sectors: live().map(|extent| extent.range().sectors()).sum(),
-        dirty_sectors: live().filter(|e| e.is_dirty()).map(|extent| extent.range().sectors()).sum(),
         compared_sectors,
-        free_buckets: view.buckets.iter().skip(first).filter(|bucket| bucket.owner == Owner::Free).count()
-            as u64,
+        free_buckets: free.count() as u64,
         buckets: view.buckets.len() as u64,
+        ..Stats::default()
+    };
+    for extent in view.extents.iter().filter(|extent| view.live(extent).is_some()) {
+        let sectors = extent.range().sectors();
+        stats.extents += 1;
+        stats.cached_sectors += sectors;
+        stats.dirty_sectors += if extent.is_dirty() { sectors } else { 0 };
     }
+    stats
 }
 
 /// How much of a volume is dirty in the cache.

@@ -29,12 +29,14 @@
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
 //! | `lay_down` | a new set: tree, volume table, prio chain, journal entry |
+//! | `ahead` | nodes are read while others are looked at |
 //! | `account` | owners of buckets, staleness, reserves |
 //!
 //! Nothing here panics, whatever the bytes are.
 #![forbid(unsafe_code)]
 
 mod account;
+mod ahead;
 pub mod check;
 pub mod content;
 pub mod disk;

@@ -1,19 +1,16 @@
 //! The tree, level by level, with the keys of the journal laid over the leaves (docs/format.md §5, §6.6).
 
-use ubcache_env::local::join_all;
-use ubcache_env::{Buf, Device, Sector};
+use ubcache_env::{Device, Sector};
 use ubcache_format::{
     Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SalvagedNode, SectorRange, combine_interior,
     combine_leaf, parse_node, salvage_node,
 };
 
-use crate::disk::{Phase, Watcher, read};
+use crate::ahead::{Ahead, NodeBytes};
+use crate::disk::{Phase, Watcher};
 use crate::finding::{Finding, Kind, Place, Site};
 use crate::view::{Extent, Lost, Owner, View};
 use crate::walk::{END, START, Visitor};
-
-/// Bytes of nodes that are read at once.
-const READ_AHEAD_BYTES: u64 = 4 << 20;
 
 type Position = (Inode, Sector);
 
@@ -38,6 +35,12 @@ struct Item {
     after: Position,
     /// Whether it is certain that the node is in use.
     certain: bool,
+}
+
+impl Item {
+    fn range(&self) -> SectorRange {
+        SectorRange::new(self.pointer.offset, u64::from(self.key.sectors))
+    }
 }
 
 /// What the newest entry of the journal says of the tree, and how to read it.
@@ -83,13 +86,12 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
             bytes,
         );
         let mut children = Vec::new();
-        let mut rest = items.as_slice();
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(batch(rest));
-            rest = later;
-            let reads = now.iter().map(|item| read(cache, item.pointer.offset, u64::from(item.key.sectors)));
-            for (item, bytes) in now.iter().zip(join_all(reads).await) {
-                phase.add(u64::from(item.key.sectors) * SECTOR_BYTES);
+        let ranges: Vec<SectorRange> = items.iter().map(Item::range).collect();
+        let mut ahead = Ahead::new(cache, &ranges);
+        let mut next = items.iter();
+        while let Some(window) = ahead.next().await {
+            for (bytes, item) in window.into_iter().zip(next.by_ref()) {
+                phase.add(item.range().bytes());
                 walk.node(item, level, bytes, &mut children);
             }
         }
@@ -100,16 +102,6 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
     }
     walk.replay_upto(END);
     walk.end();
-}
-
-/// How many nodes to read at once.
-fn batch(items: &[Item]) -> usize {
-    let mut bytes = 0;
-    let fits = |item: &&Item| {
-        bytes += u64::from(item.key.sectors) * SECTOR_BYTES;
-        bytes <= READ_AHEAD_BYTES
-    };
-    items.iter().take_while(fits).count().max(1)
 }
 
 impl<V: Visitor + ?Sized> Walk<'_, V> {
@@ -137,7 +129,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         Place::cache(&self.geometry, item.pointer.offset)
     }
 
-    fn node(&mut self, item: &Item, level: u16, bytes: Result<Buf, String>, children: &mut Vec<Item>) {
+    fn node(&mut self, item: &Item, level: u16, bytes: NodeBytes, children: &mut Vec<Item>) {
         if level == 0 {
             // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
             self.replay_upto(item.after);
@@ -222,7 +214,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    fn parse(&mut self, item: &Item, bytes: &Result<Buf, String>) -> Result<ParsedNode, Finding> {
+    fn parse(&mut self, item: &Item, bytes: &NodeBytes) -> Result<ParsedNode, Finding> {
         let place = self.place(item);
         if let Some(owner) = self.view.own(item.pointer.bucket(self.geometry.bucket_sectors), Owner::Node) {
             let detail = format!("node {} is in a bucket of: {}", item.key, owner.word());

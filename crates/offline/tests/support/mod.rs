@@ -25,6 +25,8 @@ pub struct MemDevice {
     image: Rc<RefCell<Vec<u8>>>,
     writes: Rc<Cell<u64>>,
     stop_at: Rc<Cell<u64>>,
+    reads: Rc<RefCell<Vec<SectorRange>>>,
+    bad: Rc<Cell<Option<Sector>>>,
 }
 
 impl MemDevice {
@@ -33,6 +35,8 @@ impl MemDevice {
             image: Rc::new(RefCell::new(image)),
             writes: Rc::default(),
             stop_at: Rc::new(Cell::new(u64::MAX)),
+            reads: Rc::default(),
+            bad: Rc::default(),
         }
     }
 
@@ -47,6 +51,16 @@ impl MemDevice {
     /// Writes and flushes so far.
     pub fn writes(&self) -> u64 {
         self.writes.get()
+    }
+
+    /// A sector that can't be read.
+    pub fn fail_reads_of(&self, sector: Sector) {
+        self.bad.set(Some(sector));
+    }
+
+    /// All reads so far, in their order.
+    pub fn reads(&self) -> Vec<SectorRange> {
+        self.reads.borrow().clone()
     }
 
     /// From the `n`-th write or flush from now on, all fail.
@@ -77,6 +91,11 @@ impl Device for MemDevice {
 
     async fn read(&self, at: Sector, mut into: Buf) -> (Buf, IoResult) {
         let start = at.bytes() as usize;
+        let range = SectorRange::new(at, into.len() as u64 / 512);
+        self.reads.borrow_mut().push(range);
+        if self.bad.get().is_some_and(|bad| range.start <= bad && bad < range.end) {
+            return (into, Err(IoError::Os(5)));
+        }
         let image = self.image.borrow();
         match image.get(start..start + into.len()) {
             Some(bytes) => into.as_mut_slice().copy_from_slice(bytes),
