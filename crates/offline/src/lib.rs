@@ -26,6 +26,7 @@
 //! | [`mod@pack`] | [`pack()`]: the metadata in one file; [`Cache`]: a device, or a pack read as one |
 //! | [`mod@restore`] | [`dump_for_restore`], [`restore()`]: metadata as lines from which it is built again |
 //! | [`mod@dump`] | [`Dump`]: everything as lines of text or JSON |
+//! | [`create`] | [`make_device`]: a superblock onto a device |
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
 //! | `lay_down` | a new set: tree, volume table, prio chain, journal entry |
@@ -39,6 +40,7 @@ mod account;
 mod ahead;
 pub mod check;
 pub mod content;
+pub mod create;
 pub mod disk;
 pub mod dump;
 pub mod error;
@@ -56,6 +58,7 @@ pub mod walk;
 
 pub use check::{check_set, check_set_metadata, check_set_watched};
 pub use content::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
+pub use create::make_device;
 pub use disk::{Progress, Watcher};
 pub use dump::{Dump, What};
 pub use error::OfflineError;

@@ -180,7 +180,7 @@ pub(crate) struct World {
 }
 
 /// Called right before a write is submitted to a disk (false), and right after one has completed (true).
-pub(crate) type WriteWatcher = Rc<dyn Fn(bool)>;
+pub type WriteWatcher = Rc<dyn Fn(bool)>;
 
 impl World {
     pub(crate) fn now(&self) -> u64 {
@@ -470,7 +470,7 @@ impl SimWorld {
     }
 
     /// Has every write of every disk watched. Discards and writes of zeroes are writes.
-    pub(crate) fn watch_writes(&self, watcher: WriteWatcher) {
+    pub fn watch_writes(&self, watcher: WriteWatcher) {
         *self.world.write_watcher.borrow_mut() = Some(watcher);
     }
 

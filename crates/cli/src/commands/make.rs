@@ -4,6 +4,7 @@
 //! for a refused command are removed again.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -16,7 +17,9 @@ use ubcache_format::{
     BackingState, CacheMode, DEFAULT_DATA_OFFSET, LABEL_BYTES, MIN_BUCKETS, Replacement, SECTOR_BYTES,
     Sector, Superblock, Uuid,
 };
+use ubcache_offline::make_device;
 
+use super::offline::{Bar, host, open_file};
 use super::print;
 
 const BUCKET_BYTES_DEFAULT: u64 = 512 << 10;
@@ -101,8 +104,15 @@ struct Plan {
     superblock: Superblock,
     /// Whether this command has created the file.
     created: bool,
-    /// Magic numbers of other things, to be removed: position and length in bytes.
-    wipe: Vec<(u64, u64)>,
+    /// Bytes with magic numbers of other things, to be removed.
+    wipe: Vec<Range<u64>>,
+}
+
+/// A device that has been written.
+struct Made {
+    path: PathBuf,
+    bytes: u64,
+    superblock: Superblock,
 }
 
 /// Files to remove again unless the command succeeds.
@@ -123,16 +133,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     check_options(args)?;
     let mut created = Created::default();
     let plans = plan(args, &mut created)?;
-    for plan in &plans {
-        write(plan, args.cset_uuid.is_some())?;
-    }
+    let made: Vec<Made> =
+        plans.into_iter().map(|plan| write(plan, args.cset_uuid.is_some())).collect::<Result<_, _>>()?;
     created.0.clear();
     if args.json {
-        let devices: Vec<Value> = plans.iter().map(describe_json).collect();
+        let devices: Vec<Value> = made.iter().map(describe_json).collect();
         let text = serde_json::to_string_pretty(&json!({ "devices": devices })).expect("plain data");
         print(&(text + "\n"));
     } else {
-        plans.iter().for_each(|plan| print(&describe(plan)));
+        made.iter().for_each(|made| print(&describe(made)));
     }
     Ok(())
 }
@@ -330,13 +339,13 @@ fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool
 }
 
 /// Refuses to destroy anything unasked; gives the magic numbers to be wiped.
-fn check_content(args: &Args, target: &Target) -> Result<Vec<(u64, u64)>, Failure> {
+fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failure> {
     let found = probe(target)?;
     if args.force {
         let is_bcache = found.iter().any(|signature| signature.is_bcache);
         // Behind a bcache superblock begins somebody's data: nothing in there is touched.
         let own = |at: u64| !is_bcache || at < SUPERBLOCK_AT;
-        return Ok(found.iter().filter(|it| own(it.at)).map(|it| (it.at, it.bytes)).collect());
+        return Ok(found.iter().filter(|it| own(it.at)).map(|it| it.at..it.at + it.bytes).collect());
     }
     let Some(first) = found.first() else { return Ok(Vec::new()) };
     let path = &target.path;
@@ -362,25 +371,27 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<(u64, u64)>, Failur
     }
 }
 
-fn write(plan: &Plan, same_set: bool) -> Result<(), Failure> {
-    let target = &plan.target;
-    for &(at, bytes) in &plan.wipe {
-        target.write_zeroes(at, bytes)?;
-    }
-    if plan.superblock.is_cache() && same_set && !plan.created {
-        // Under the same set UUID, entries of an older journal would be valid: they must be gone first.
-        let geometry = plan.superblock.geometry();
-        let first = geometry.bucket_start(geometry.journal_bucket(0)).bytes();
-        target.write_zeroes(first, u64::from(geometry.journal_buckets) * geometry.bucket_bytes())?;
-        target.sync()?;
-    }
-    target.write_zeroes(0, SUPERBLOCK_AT)?;
-    target.write(SUPERBLOCK_AT, &plan.superblock.encode())?;
-    target.sync()
+fn write(plan: Plan, same_set: bool) -> Result<Made, Failure> {
+    let Plan { target, superblock, created, wipe } = plan;
+    let made = Made { path: target.path.clone(), bytes: target.bytes, superblock };
+    // It is opened again for the I/O; two at a time can't have it.
+    drop(target);
+    let host = host()?;
+    let device = open_file(&host, &made.path, true)?;
+    // Under the same set UUID, entries of an older journal would be valid.
+    let erase_journal = made.superblock.is_cache() && same_set && !created;
+    let bar = Bar::new();
+    let written =
+        host.block_on(async { make_device(&device, &made.superblock, &wipe, erase_journal, &bar).await });
+    bar.clear();
+    written.map_err(|error| {
+        Failure::could_not_run(&made.path, error).advice("look at the system's log, and make it again")
+    })?;
+    Ok(made)
 }
 
-fn describe(plan: &Plan) -> String {
-    let (superblock, path) = (&plan.superblock, plan.target.path.display());
+fn describe(made: &Made) -> String {
+    let (superblock, path) = (&made.superblock, made.path.display());
     let is_cache = superblock.is_cache();
     let mut text = String::new();
     let _ = writeln!(text, "Name\t\t\t{path}");
@@ -402,17 +413,17 @@ fn describe(plan: &Plan) -> String {
     text + "\n"
 }
 
-fn describe_json(plan: &Plan) -> Value {
-    let superblock = &plan.superblock;
+fn describe_json(made: &Made) -> Value {
+    let superblock = &made.superblock;
     let mut value = json!({
-        "path": plan.target.path.display().to_string(),
+        "path": made.path.display().to_string(),
         "type": if superblock.is_cache() { "cache" } else { "backing" },
         "uuid": superblock.uuid.to_string(),
         "set_uuid": superblock.set_uuid.to_string(),
         "label": superblock.label_str(),
         "version": superblock.version,
         "block_bytes": u64::from(superblock.block_sectors) * SECTOR_BYTES,
-        "size_bytes": plan.target.bytes,
+        "size_bytes": made.bytes,
     });
     if superblock.is_cache() {
         value["bucket_bytes"] = json!(u64::from(superblock.bucket_sectors) * SECTOR_BYTES);

@@ -46,7 +46,8 @@ pub fn metadata_only(path: &Path) -> Failure {
         .advice("`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read packs")
 }
 
-fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
+/// Opens a device that nobody else uses.
+pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
     let options = OpenOptions { direct: true, write, exclusive: true };
     let patience = Instant::now() + PATIENCE;
     let mut opened = HostFile::open(&host.env(), path, options);

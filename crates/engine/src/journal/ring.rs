@@ -16,6 +16,13 @@ pub(crate) struct Ring {
     needed_from: JournalSeq,
 }
 
+/// The largest entry that is written, in bytes: no more than half of a bucket, so that where an entry does not fit any
+/// more, more than half of the bucket is in use.
+pub(crate) fn entry_bytes_max(geometry: &Geometry) -> u64 {
+    let half = (geometry.bucket_bytes() / 2).max(geometry.block_bytes());
+    half.min(geometry.max_journal_entry_bytes())
+}
+
 impl Ring {
     /// A ring to go on with, behind its newest entry. The driver goes on at the next bucket; a
     /// small ring would be full after a few crashes in a row that way.
@@ -30,7 +37,7 @@ impl Ring {
         Ring {
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
-            entry_blocks_max: geometry.max_journal_entry_bytes().div_ceil(geometry.block_bytes()),
+            entry_blocks_max: entry_bytes_max(geometry).div_ceil(geometry.block_bytes()),
             newest,
             index,
             used_bytes,

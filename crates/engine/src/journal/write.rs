@@ -65,7 +65,7 @@ impl<E: Env> Set<E> {
     pub(crate) fn journal_append(&self, key: Key) -> JournalSeq {
         let mut state = self.journal.state.borrow_mut();
         let bytes = key.words() as u64 * 8;
-        let limit = self.geometry.max_journal_entry_bytes() - JOURNAL_HEADER_BYTES;
+        let limit = super::ring::entry_bytes_max(&self.geometry) - JOURNAL_HEADER_BYTES;
         if state.open_bytes + bytes > limit {
             self.env.mark("journal_entry_full");
             let sealed = (state.open_seq, std::mem::take(&mut state.open_keys));

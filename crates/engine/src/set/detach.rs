@@ -60,7 +60,7 @@ impl<E: Env> CacheSet<E> {
             }
             volume.resume();
         }
-        let _state = volume.state_lock.lock().await;
+        let state = volume.state_lock.lock().await;
         if volume.is_stopping() || self.set.is_ending() {
             return Err(EngineError::Stopping);
         }
@@ -87,6 +87,8 @@ impl<E: Env> CacheSet<E> {
         volume.marked_dirty.set(false);
         volume.drop_unpublished();
         *volume.unflushed.borrow_mut() = Unflushed::default();
+        // The writeback task may be waiting for it, and finds that there is nothing to mark any more.
+        drop(state);
         volume.join_tasks().await;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A formatted cache device becomes a set (docs/format.md §3.3): prio chain, volume table, an
 //! empty root, the first journal entry, and only then SYNC in the superblock.
 
-use ubcache_env::{Buf, Device, Durability, Env};
+use ubcache_env::{Buf, Device, Durability, Env, IoVec};
 use ubcache_format::{
     BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Pointer,
     PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry, encode_uuids,
@@ -36,6 +36,24 @@ pub(crate) async fn write_superblock<D: Device>(
     device.write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua).await.map_err(EngineError::io(what))
 }
 
+/// A set may have been on the device that had the same UUID: its entries would be valid, and newer than what the set
+/// begins with. The tools that make superblocks do not all erase them.
+async fn forget_older_journal<D: Device>(device: &Meter<D>, geometry: &Geometry) -> Result<(), EngineError> {
+    const WHAT: &str = "erasing an older journal";
+    let magic = geometry.journal_magic().to_le_bytes();
+    let block = geometry.block_bytes() as usize;
+    for index in 0..geometry.journal_buckets {
+        let at = geometry.bucket_start(geometry.journal_bucket(index));
+        let bytes = device.read(at, u64::from(geometry.bucket_sectors)).await;
+        let bytes = bytes.map_err(EngineError::io(WHAT))?;
+        if bytes.as_slice().chunks(block).any(|block| block.get(8..16) == Some(magic.as_slice())) {
+            let zeroes = IoVec::zeroes(geometry.bucket_bytes() as usize);
+            device.write(at, zeroes, Durability::Volatile).await.map_err(EngineError::io(WHAT))?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the set. A crash before the end leaves SYNC clear, and the next start begins again.
 pub(crate) async fn first_run<E: Env>(
     env: &E,
@@ -45,6 +63,7 @@ pub(crate) async fn first_run<E: Env>(
     const WHAT: &str = "making the set";
     superblock.journal_buckets = Geometry::default_journal_buckets(superblock.nbuckets);
     let geometry = superblock.geometry();
+    forget_older_journal(device, &geometry).await?;
     let first = geometry.first_bucket + geometry.journal_buckets;
     let chain: Vec<BucketNr> = (0..geometry.prio_buckets()).map(|index| BucketNr(first + index)).collect();
     let uuid_bucket = BucketNr(first + geometry.prio_buckets());
@@ -67,7 +86,9 @@ pub(crate) async fn first_run<E: Env>(
     let io = || EngineError::io(WHAT);
     write(geometry.bucket_start(uuid_bucket), table, Durability::Volatile).await.map_err(io())?;
     let node_sectors = (geometry.node_bytes() / SECTOR_BYTES) as u16;
-    let node = encode_bset(&geometry, place(root), env.random().max(1), &[]);
+    let mut node = encode_bset(&geometry, place(root), env.random().max(1), &[]);
+    // Nothing of what the bucket may have held as a node of an older set can follow.
+    node.resize(geometry.node_bytes() as usize, 0);
     write(geometry.bucket_start(root), node, Durability::Volatile).await.map_err(io())?;
 
     let entry = JournalEntry {
