@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde_json::{Value, json};
 
@@ -22,6 +23,8 @@ use crate::random::Random;
 
 /// Replies are taken in pieces of up to this many bytes.
 const INPUT_BYTES: usize = 1 << 20;
+/// A server that says nothing for so long is taken for stuck.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Percentiles that are told.
 pub const PERCENTILES: &[f64] = &[50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
 
@@ -176,6 +179,8 @@ pub fn run(load: &Load) -> Result<Outcome, String> {
         if blocks == 0 {
             return Err(format!("an export of {} bytes has no room for a request", connected.export_bytes));
         }
+        set_socket_timeout(&connected.socket, Timeout::Recv, Some(PATIENCE))
+            .map_err(|error| format!("setting a timeout: {error}"))?;
         connections.push(Connection::new(connected.socket, load, number, blocks));
     }
     let began = Instant::now();
@@ -408,6 +413,9 @@ impl Connection {
             Ok((length, _)) => {
                 self.fresh.1 += length;
                 Ok(())
+            }
+            Err(Errno::AGAIN) if flags.is_empty() => {
+                Err(io::Error::other(format!("no answer for {} s", PATIENCE.as_secs())))
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),

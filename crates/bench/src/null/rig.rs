@@ -73,7 +73,7 @@ impl Rig {
             BLOCK_SECTORS,
             DEFAULT_DATA_OFFSET,
             shape.mode,
-            "volume",
+            "data",
         );
         world.run(async {
             for (device, superblock) in [(&cache, cache_superblock), (&backing, backing_superblock)] {

@@ -128,10 +128,11 @@ pub fn hits_and_writes(options: &Options, results: &mut Results) -> Result<(), S
 /// The longest that a client waits while garbage is collected, buckets are reused and dirty data is written back.
 pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
     let cache_bytes = cache_bytes(options)?;
-    let volume_bytes = cache_bytes;
     let file = options.directory.join("raw.img");
     write_noise(&file, 1 << 30)?;
-    let files = make(options, "stalls", cache_bytes, volume_bytes, 0)?;
+    // The backing file has no holes: one that is filled at random places lies in pieces all over the file system.
+    let volume_bytes = cache_bytes / 4;
+    let files = make(options, "stalls", cache_bytes, volume_bytes, volume_bytes)?;
     let serve = Serve::with("stalls.nbd", &["--mode", "writeback"]);
     let server = Server::ubcache(options, &files, &serve)?;
     // Each is looked at for half of the time in every turn.
@@ -172,7 +173,7 @@ fn cache_bytes(options: &Options) -> Result<u64, String> {
     let output = output.map_err(|error| format!("df: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let free: u64 = text.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0);
-    let wanted = if options.quick { 8 } else { 64 };
+    let wanted = if options.quick { 4 } else { 64 };
     // Cache and backing files may both be written all over.
     let room = free.saturating_sub(4 << 30) / 2 / (1 << 30);
     if room < 2 { Err("there is no room for the files".to_owned()) } else { Ok(room.min(wanted) << 30) }

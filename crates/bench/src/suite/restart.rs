@@ -51,13 +51,14 @@ pub fn after_kill(options: &Options, results: &mut Results) -> Result<(), String
 fn write_set(options: &Options, bytes: u64) -> Result<Files, String> {
     let tuning = Tuning { extents_in_memory_max: 64 << 20, ..Tuning::default() };
     let shape = Shape {
-        cache_bytes: bytes + bytes / 8,
-        volume_bytes: bytes,
+        cache_bytes: bytes,
+        volume_bytes: bytes + bytes / 8,
         mode: CacheMode::Writethrough,
         options: SetOptions { tuning, ..SetOptions::default() },
     };
     let rig = Rig::new(&shape).map_err(|error| error.to_string())?;
-    rig.fill(0, bytes, 4096);
+    // More than fits: buckets have been used again when the kill comes.
+    rig.fill(0, shape.volume_bytes, 4096);
     let file = |kind: &str| options.directory.join(format!("restart-{kind}.img"));
     let files = Files { cache: file("cache"), backing: file("backing") };
     write_kept(&files.cache, &rig.cache)?;
