@@ -234,6 +234,30 @@ mod tests {
     }
 
     #[test]
+    fn a_run_finds_its_sections_in_the_document() {
+        let docs = tempfile::tempdir().expect("a directory");
+        let document = include_str!("../../../../docs/performance.md");
+        std::fs::write(docs.path().join("performance.md"), document).expect("a file");
+        let options = Options {
+            quick: true,
+            directory: docs.path().join("devices"),
+            ubcache: "ubcache".into(),
+            trace: None,
+            only: Vec::new(),
+        };
+        let table = |section| super::super::Table { section, text: format!("table of {section}") };
+        let tables = vec![table("servers"), table("engine")];
+        let results = Results { tables, ..Results::default() };
+        write(docs.path(), &options, &results).expect("all sections are there");
+        let written = std::fs::read_to_string(docs.path().join("performance.md")).expect("a file");
+        assert!(written.contains("table of servers") && written.contains("table of engine"));
+        for picture in ["throughput.svg", "latency.svg"] {
+            assert!(document.contains(&format!("(performance/{picture})")), "the document shows {picture}");
+            assert!(docs.path().join("performance").join(picture).exists());
+        }
+    }
+
+    #[test]
     fn every_line_of_a_picture_is_within_it() {
         let line = |name: &str, points: &[f64]| Line {
             name: name.to_owned(),
