@@ -13,8 +13,8 @@ use support::damage::Random;
 use support::{MemDevice, cases, content, frozen, run, view};
 use ubcache_format::Inode;
 use ubcache_offline::{
-    Dumped, OfflineError, Restored, Standing, TargetState, check_set, dump_for_restore, look_at_target,
-    map_backed, map_flash_only, read_dump, restore,
+    Bucket, Dumped, OfflineError, Owner, Restored, Standing, TargetState, View, check_set, dump_for_restore,
+    look_at_target, map_backed, map_flash_only, read_dump, restore,
 };
 
 fn dump(cache: &MemDevice) -> Vec<String> {
@@ -80,6 +80,26 @@ fn assert_same(before: &[String], after: &[String]) {
     assert!(advanced > 0, "the metadata of the restored set is somewhere");
 }
 
+/// The same again, without asking a dump.
+fn assert_same_set(before: &View, after: &View) {
+    assert_eq!(before.superblock, after.superblock);
+    assert_eq!(before.uuids, after.uuids);
+    let extents = |view: &View| {
+        let parts = view.extents.iter();
+        parts.map(|it| (it.inode(), it.range(), it.pointer(), it.is_dirty(), it.csum())).collect::<Vec<_>>()
+    };
+    assert_eq!(extents(before), extents(after));
+    for (number, (old, new)) in before.buckets.iter().zip(&after.buckets).enumerate() {
+        if matches!(old.owner, Owner::Clean | Owner::Dirty) {
+            let known = |bucket: &Bucket| (bucket.owner, bucket.generation, bucket.priority);
+            assert_eq!(known(old), known(new), "bucket {number}");
+        } else {
+            assert!(!new.generation.is_ahead(old.generation), "bucket {number} goes back in time");
+            assert!(!matches!(new.owner, Owner::Clean | Owner::Dirty), "bucket {number} has no data");
+        }
+    }
+}
+
 /// What all volumes read as.
 fn contents(cache: &MemDevice, backings: &[MemDevice]) -> Vec<Vec<u8>> {
     let view = view(cache);
@@ -126,10 +146,12 @@ proptest! {
         let lines = dump(&cache);
         prop_assert_eq!(cache.writes(), 0);
         let whole = contents(&cache, &backings);
+        let set = view(&cache);
 
         let (new, done) = onto_new_file(&lines);
         assert_clean(&new, &[]);
         assert_same(&lines, &dump(&new));
+        assert_same_set(&set, &view(&new));
         prop_assert_eq!(done.extents as usize, lines.iter().filter(|line| line.contains(r#""extent""#)).count());
 
         // On a copy whose metadata is broken, in part or as a whole.
@@ -152,6 +174,7 @@ proptest! {
         run(restore(&dumped, lines.as_slice(), &cache, &state, &())).expect("a restored set");
         assert_clean(&cache, &[]);
         assert_same(&lines, &dump(&cache));
+        assert_same_set(&set, &view(&cache));
         prop_assert_eq!(contents(&cache, &backings), whole);
     }
 }
@@ -191,6 +214,7 @@ fn images_of_the_driver_are_restored() {
         run(restore(&dumped, lines.as_slice(), &cache, &state, &())).expect("a restored set");
         assert_clean(&cache, &backings);
         assert_same(&lines, &dump(&cache));
+        assert_same_set(&set, &view(&cache));
         assert!(contents(&cache, &backings) == whole, "{}", case.name);
     }
 }

@@ -164,3 +164,115 @@ pub(crate) fn superblock(geometry: Option<&Geometry>, bytes: &mut [u8]) {
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ubcache_format::{Inode, Key, SectorRange, encode_bset};
+
+    const TEXT: &[u8] = b"what a user wrote, here and there. ";
+
+    fn geometry() -> Geometry {
+        Geometry {
+            set_magic: 0x0706_0504_0302_0100,
+            bucket_sectors: 32,
+            block_sectors: 1,
+            buckets: 1024,
+            first_bucket: 1,
+            journal_buckets: 8,
+        }
+    }
+
+    /// A node of one bset of 60 keys, which takes three blocks, in a bucket that has text otherwise.
+    fn node() -> (Vec<u8>, Vec<Key>, Sector) {
+        let geometry = geometry();
+        let start = Sector(32 * 100);
+        let place =
+            |number: u64| Pointer { device: 0, offset: Sector(6400 + number), generation: Generation(3) };
+        let key =
+            |n: u64| Key::extent(Inode(1), SectorRange::new(Sector(16 + 8 * n), 8), n % 2 == 0, place(8 * n));
+        let keys: Vec<Key> = (0..60).map(key).collect();
+        let seed = Pointer { device: 0, offset: start, generation: Generation(9) };
+        let mut bytes = encode_bset(&geometry, seed, 77, &keys);
+        assert_eq!(bytes.len(), 3 * 512);
+        bytes.extend(TEXT.iter().cycle().take(geometry.node_bytes() as usize - bytes.len()));
+        (bytes, keys, start)
+    }
+
+    fn has_text(bytes: &[u8]) -> bool {
+        bytes.windows(16).any(|window| TEXT.windows(16).any(|text| text == window))
+    }
+
+    /// How many of the keys are still there, byte for byte.
+    fn kept(bytes: &[u8], keys: &[Key]) -> usize {
+        let at = |number: usize| BSET_HEADER_BYTES as usize + 24 * number;
+        let is = |number: usize, key: &Key| {
+            Key::decode(&bytes[at(number)..]).is_ok_and(|(found, _)| found == *key)
+        };
+        keys.iter().enumerate().filter(|(number, key)| is(*number, key)).count()
+    }
+
+    #[test]
+    fn a_whole_node_keeps_every_key_and_nothing_behind_them() {
+        let (mut bytes, keys, start) = node();
+        let before = bytes.clone();
+        nodes(&geometry(), start, &mut bytes);
+        let used = BSET_HEADER_BYTES as usize + 24 * keys.len();
+        assert_eq!(bytes[..used], before[..used]);
+        assert!(is_zero(&bytes[used..]));
+    }
+
+    #[test]
+    fn a_damaged_key_does_not_take_the_others_along() {
+        let (mut bytes, keys, start) = node();
+        bytes[BSET_HEADER_BYTES as usize + 24 * 10 + 7] ^= 0x80;
+        nodes(&geometry(), start, &mut bytes);
+        assert_eq!(kept(&bytes, &keys), keys.len() - 1);
+        assert!(!has_text(&bytes));
+    }
+
+    /// Of a write that was torn only the first block came: the others have what was there before.
+    #[test]
+    fn of_a_torn_node_only_what_was_written_is_kept() {
+        let (mut bytes, keys, start) = node();
+        for (byte, text) in bytes[512..3 * 512].iter_mut().zip(TEXT.iter().cycle()) {
+            *byte = *text;
+        }
+        nodes(&geometry(), start, &mut bytes);
+        assert_eq!(kept(&bytes, &keys), (512 - BSET_HEADER_BYTES as usize) / 24);
+        assert!(!has_text(&bytes));
+    }
+
+    /// A length that is too large must not reach over the text, nor over the bset behind it.
+    #[test]
+    fn a_damaged_length_reaches_no_further_than_the_next_bset() {
+        let (mut bytes, keys, start) = node();
+        let whole = bytes[..3 * 512].to_vec();
+        bytes[6 * 512..9 * 512].copy_from_slice(&whole);
+        bytes[28..32].copy_from_slice(&1_000_000_u32.to_le_bytes());
+        nodes(&geometry(), start, &mut bytes);
+        assert_eq!((kept(&bytes, &keys), kept(&bytes[6 * 512..], &keys)), (keys.len(), keys.len()));
+        assert!(!has_text(&bytes));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_is_no_metadata() {
+        let geometry = geometry();
+        let text: Vec<u8> = TEXT.iter().copied().cycle().take(geometry.bucket_bytes() as usize).collect();
+        for blank in [
+            &(|bytes: &mut [u8]| nodes(&geometry, Sector(320), bytes)) as &dyn Fn(&mut [u8]),
+            &|bytes| journal(&geometry, bytes),
+            &|bytes| prio(&geometry, bytes),
+            &|bytes| table(0, bytes),
+            &|bytes| table(1, bytes),
+            &|bytes| superblock(Some(&geometry), bytes),
+            &|bytes| superblock(None, bytes),
+        ] {
+            let mut bytes = text.clone();
+            blank(&mut bytes);
+            assert!(is_zero(&bytes));
+        }
+        assert!(!seems_table(&text[..4096]));
+        assert!(!seems_table(&[0; 4096]));
+    }
+}
