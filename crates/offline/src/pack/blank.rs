@@ -189,8 +189,9 @@ mod tests {
         let start = Sector(32 * 100);
         let place =
             |number: u64| Pointer { device: 0, offset: Sector(6400 + number), generation: Generation(3) };
-        let key =
-            |n: u64| Key::extent(Inode(1), SectorRange::new(Sector(16 + 8 * n), 8), n % 2 == 0, place(8 * n));
+        let key = |n: u64| {
+            Key::extent(Inode(1), SectorRange::new(Sector(16 + 8 * n), 8), n.is_multiple_of(2), place(8 * n))
+        };
         let keys: Vec<Key> = (0..60).map(key).collect();
         let seed = Pointer { device: 0, offset: start, generation: Generation(9) };
         let mut bytes = encode_bset(&geometry, seed, 77, &keys);
