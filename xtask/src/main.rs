@@ -3,6 +3,8 @@
 //! | task | does |
 //! |---|---|
 //! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
+//! | `cargo xtask fuzz [TARGET…] [--for TIME] [--seed N]` | the fuzz targets, on a stable compiler (fuzz/README.md) |
+//! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/simulation.md) |
 //! | `cargo xtask packages` | only installs what the tests need |
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
 //! | `cargo xtask bench [--quick]` | measures everything and writes docs/performance.md |
@@ -38,6 +40,9 @@ const NEEDED: &[(&str, &str)] = &[
 /// Seeds of the simulator that every change has to pass. They reach every mark of the engine.
 const SEEDS: &str = "0..2000";
 
+/// Runs crates/torture.
+const TORTURE: [&str; 6] = ["run", "--quiet", "--release", "-p", "ubcache-torture", "--"];
+
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let done = match task.as_str() {
@@ -56,9 +61,11 @@ fn main() -> ExitCode {
             let update = std::env::args().nth(2).as_deref() == Some("--update");
             instructions::compare(&cargo(), update).is_some()
         }
+        "fuzz" | "damage" => torture(&task),
         _ => {
             eprintln!(
-                "usage: cargo xtask test | packages | instructions [--update] | bench [--quick] | man [DIRECTORY]"
+                "usage: cargo xtask test | fuzz … | damage … | packages | instructions [--update] | bench [--quick] | \
+                 man [DIRECTORY]"
             );
             return ExitCode::from(2);
         }
@@ -77,6 +84,13 @@ fn man() -> bool {
     let done = Command::new(cargo()).args(arguments).status().is_ok_and(|status| status.success());
     println!("xtask: manual pages in {directory}: {}", if done { "written" } else { "FAILED" });
     done
+}
+
+/// Runs a task of crates/torture with the rest of the arguments.
+fn torture(task: &str) -> bool {
+    let mut command = Command::new(cargo());
+    command.args(TORTURE).arg(task).args(std::env::args().skip(2));
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// Installs missing packages where that is possible, else says what to install.
@@ -147,6 +161,10 @@ fn test() -> bool {
                 "2",
                 "--require-marks",
             ],
+        ),
+        (
+            "fuzz targets over their corpus, and over changed inputs",
+            &["run", "--release", "-p", "ubcache-torture", "--", "fuzz", "--for", "60s"],
         ),
         // In a directory of its own: nothing that is shipped is ever built with this feature.
         (

@@ -20,6 +20,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-cli", &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"]),
     // The engine alone is measured in a world of its own.
     ("ubcache-bench", &["ubcache-format", "ubcache-env", "ubcache-engine"]),
+    (
+        "ubcache-torture",
+        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline", "ubcache-sim"],
+    ),
     ("xtask", &[]),
 ];
 

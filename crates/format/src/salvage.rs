@@ -9,6 +9,8 @@
 //! newer, so what stands behind the last damage is certain. What stands before it may have been replaced by what is
 //! not readable.
 
+use std::ops::Range;
+
 use crate::bset::{Bset, parse_bset};
 use crate::bytes::{round_up, u64_at};
 use crate::geometry::Geometry;
@@ -25,8 +27,8 @@ pub struct SalvagedNode {
 }
 
 /// Reads what is readable of a node that [`parse_node`](crate::parse_node) refuses. Where it is not certain which bsets
-/// belong to the node, all of them count as before the damage.
-pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> SalvagedNode {
+/// belong to the node, all of them count as before the damage. `holes` are bytes that the device did not give.
+pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[Range<u64>]) -> SalvagedNode {
     let Some(&seed) = node_key.pointers.first() else { return SalvagedNode::default() };
     let size = (u64::from(node_key.sectors) * SECTOR_BYTES).min(bytes.len() as u64);
     let block = geometry.block_bytes().max(SECTOR_BYTES);
@@ -75,7 +77,8 @@ pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Salvag
         end = *stop;
         node.after.push(bset.keys.clone());
     }
-    if last_mark.is_some_and(|at| at >= end) {
+    // An append follows the one before it: further behind, nothing that can't be read was of the node.
+    if last_mark.is_some_and(|at| at >= end) || holes.iter().any(|hole| hole.contains(&end)) {
         node.before.append(&mut node.after);
     }
     node
@@ -114,7 +117,7 @@ mod tests {
             for at in [8, 16, 40] {
                 let mut bytes = good.clone();
                 bytes[damaged * block + at] ^= 4;
-                let left = salvage_node(&geometry, &node_key, &bytes);
+                let left = salvage_node(&geometry, &node_key, &bytes, &[]);
                 let mut before = bsets[..damaged].to_vec();
                 let mut after = bsets[damaged + 1..].to_vec();
                 if damaged == 3 && at == 16 {
@@ -123,6 +126,33 @@ mod tests {
                 }
                 assert_eq!(left, SalvagedNode { before, after }, "byte {at} of bset {damaged}");
             }
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_may_have_been_newer() {
+        let geometry = example(128);
+        let bsets: Vec<Vec<Key>> = (0..3).map(|n| vec![key(16 + 8 * n)]).collect();
+        let (node_key, good) = node(&geometry, &bsets);
+        let block = geometry.block_bytes();
+        for hole in 0..5 {
+            let hole = hole * block..(hole + 1) * block;
+            let mut bytes = good.clone();
+            bytes[hole.start as usize..hole.end as usize].fill(0);
+            let left = salvage_node(&geometry, &node_key, &bytes, std::slice::from_ref(&hole));
+            let first = (hole.start / block) as usize;
+            let expected = match first {
+                0..3 => SalvagedNode { before: bsets[..first].to_vec(), after: bsets[first + 1..].to_vec() },
+                3 => SalvagedNode { before: bsets.clone(), after: Vec::new() },
+                _ => SalvagedNode { before: Vec::new(), after: bsets.clone() },
+            };
+            // Of the last one nothing says any more that it was of the node, but that it can't be read.
+            let expected = if first == 2 {
+                SalvagedNode { before: bsets[..2].to_vec(), after: Vec::new() }
+            } else {
+                expected
+            };
+            assert_eq!(left, expected, "bytes {hole:?}");
         }
     }
 
@@ -137,8 +167,8 @@ mod tests {
             77,
             &[key(32)],
         ));
-        let left = salvage_node(&geometry, &node_key, &bytes);
+        let left = salvage_node(&geometry, &node_key, &bytes, &[]);
         assert_eq!(left, SalvagedNode { before: Vec::new(), after: vec![vec![key(24)]] });
-        assert_eq!(salvage_node(&geometry, &node_key, &[]), SalvagedNode::default());
+        assert_eq!(salvage_node(&geometry, &node_key, &[], &[]), SalvagedNode::default());
     }
 }

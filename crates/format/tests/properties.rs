@@ -174,7 +174,7 @@ proptest! {
             });
             let _ = Superblock::parse(bytes);
             let _ = parse_node(&geometry, &node_key, bytes);
-            let _ = salvage_node(&geometry, &node_key, bytes);
+            let _ = salvage_node(&geometry, &node_key, bytes, &[]);
             let _ = parse_node(&geometry, &Key { sectors: 8, ..node_key.clone() }, bytes);
             let _ = parse_entry(&geometry, bytes);
             let _ = scan_bucket(&geometry, bytes);
@@ -232,7 +232,7 @@ proptest! {
         bytes[8..16].copy_from_slice(&geometry.bset_magic().to_le_bytes());
         let csum = crc64_we_seeded(seed.word(), &bytes[8..32 + words]);
         bytes[..8].copy_from_slice(&csum.to_le_bytes());
-        let _ = salvage_node(&geometry, &node_key, &bytes);
+        let _ = salvage_node(&geometry, &node_key, &bytes, &[]);
         if let Ok(node) = parse_node(&geometry, &node_key, &bytes) {
             let _ = (combine_leaf(node.bsets.clone()), combine_interior(node.bsets));
         }

@@ -28,7 +28,7 @@ pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
         let Some(stale) = view.staleness(pointer) else { continue };
         let place = Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range());
         if stale > 0 {
-            stale_extent(view, extent, stale, place, mark, visitor);
+            stale_extent(view, extent, stale, place, visitor);
             continue;
         }
         places.push((pointer.offset.0, extent.range().sectors() as u16, index as u32));
@@ -48,14 +48,7 @@ pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
     reserves(view, visitor);
 }
 
-fn stale_extent<V: Visitor + ?Sized>(
-    view: &View,
-    extent: &Extent,
-    stale: u8,
-    place: Place,
-    mark: [u8; 16],
-    visitor: &mut V,
-) {
+fn stale_extent<V: Visitor + ?Sized>(view: &View, extent: &Extent, stale: u8, place: Place, visitor: &mut V) {
     let detail =
         || format!("the pointer to volume {} {} is stale by {stale}", extent.inode(), extent.range());
     if stale > STALE_FATAL {
@@ -66,8 +59,7 @@ fn stale_extent<V: Visitor + ?Sized>(
     let served = view.uuids.get(extent.inode().0 as usize).is_some_and(|slot| slot.is_live());
     if extent.is_dirty() && served {
         let source = if extent.is_replayed() { "journal" } else { "tree" };
-        let own = mark[..8] == OWN_CHAIN[..8];
-        let kind = if own { Kind::DirtyLost } else { Kind::DirtyStale };
+        let kind = if view.is_own() { Kind::DirtyLost } else { Kind::DirtyStale };
         visitor.finding(Finding::new(kind, place, format_args!("{}, and dirty by the {source}", detail())));
     }
 }

@@ -12,7 +12,7 @@ use ubcache_format::{
 
 use crate::disk::{Phase, Watcher, read};
 use crate::finding::{Finding, Kind, Place, Report, Site, Stats};
-use crate::view::{Owner, View};
+use crate::view::{Extent, Owner, View};
 use crate::walk::{PrioElement, Visitor, read_superblock, walk};
 use crate::{Journal, NodeVisit};
 use ubcache_format::{Key, UuidEntry};
@@ -101,6 +101,7 @@ async fn check<D: Device, V: Visitor + ?Sized>(
             }
         }
         check_absent(view, &given, &mut visitor);
+        read_dirty(view, cache, &given, &mut visitor, watcher).await;
         let stats = stats(view, visitor.report.stats.compared_sectors);
         visitor.report.stats = stats;
     }
@@ -233,7 +234,48 @@ fn check_absent<V: Visitor + ?Sized>(view: &View, given: &[bool], visitor: &mut 
     }
 }
 
-/// A piece of a clean extent, to be compared.
+/// Whether the data can be read that only the cache has, of the volumes whose backing devices are `given`.
+async fn read_dirty<D: Device, V: Visitor + ?Sized>(
+    view: &View,
+    cache: &D,
+    given: &[bool],
+    visitor: &mut Collector<'_, V>,
+    watcher: &dyn Watcher,
+) {
+    let live = |extent: &Extent| {
+        extent.is_dirty() && given.get(extent.inode().0 as usize).is_some_and(|given| *given)
+    };
+    let dirty = || view.extents.iter().filter(|extent| live(extent));
+    let all = dirty().filter(|extent| view.live(extent).is_some());
+    let phase = Phase::new(watcher, "reading dirty data", all.map(|extent| extent.range().bytes()).sum());
+    let mut pieces =
+        dirty().filter_map(|extent| Some((extent, view.live(extent)?))).flat_map(|(extent, at)| {
+            let range = extent.range();
+            (0..range.sectors().div_ceil(PIECE_SECTORS)).map(move |index| {
+                let start = range.start + index * PIECE_SECTORS;
+                let end = (start + PIECE_SECTORS).min(range.end);
+                let pointer = at.advance(start - range.start);
+                Piece { inode: extent.inode(), range: SectorRange::from_bounds(start, end), pointer }
+            })
+        });
+    loop {
+        let some: Vec<Piece> = pieces.by_ref().take(PIECES_AT_ONCE).collect();
+        if some.is_empty() {
+            return;
+        }
+        let reads = some.iter().map(|piece| read(cache, piece.pointer.offset, piece.range.sectors()));
+        for (piece, bytes) in some.iter().zip(join_all(reads.collect::<Vec<_>>()).await) {
+            phase.add(piece.range.bytes());
+            if let Err(error) = bytes {
+                let place = Place::cache(&view.geometry, piece.pointer.offset);
+                let place = place.of_volume(piece.inode, piece.range);
+                visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("dirty data: {error}")));
+            }
+        }
+    }
+}
+
+/// A piece of an extent.
 struct Piece {
     inode: Inode,
     range: SectorRange,

@@ -1,6 +1,7 @@
 //! Reading from devices: bounds, errors in words, progress.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use ubcache_env::{Buf, Device};
 use ubcache_format::{SECTOR_BYTES, Sector, SectorRange};
@@ -65,4 +66,41 @@ pub(crate) async fn read<D: Device>(device: &D, at: Sector, sectors: u64) -> Res
         Ok(()) => Ok(buf),
         Err(error) => Err(format!("reading sectors {range}: {error}")),
     }
+}
+
+/// Reads what can be read. Where nothing can be, there are zeroes; these holes are listed, in bytes from the start, in
+/// order. An error is a request that is not on the device.
+pub(crate) async fn read_around<D: Device>(
+    device: &D,
+    at: Sector,
+    sectors: u64,
+) -> Result<(Buf, Vec<Range<u64>>), String> {
+    let geometry = device.geometry();
+    if at.0.saturating_add(sectors) > geometry.sectors {
+        return read(device, at, sectors).await.map(|bytes| (bytes, Vec::new()));
+    }
+    let block = u64::from(geometry.logical_block_bytes).div_ceil(SECTOR_BYTES).max(1);
+    let mut buf = Buf::zeroed((sectors * SECTOR_BYTES) as usize);
+    let mut holes: Vec<Range<u64>> = Vec::new();
+    let mut parts = vec![(0, sectors)];
+    while let Some((from, count)) = parts.pop() {
+        let bytes = from * SECTOR_BYTES..(from + count) * SECTOR_BYTES;
+        match read(device, at + from, count).await {
+            Ok(part) => {
+                if let Some(into) = buf.as_mut_slice().get_mut(bytes.start as usize..bytes.end as usize) {
+                    into.copy_from_slice(part.as_slice());
+                }
+            }
+            Err(_) if count <= block => match holes.last_mut() {
+                Some(last) if last.end == bytes.start => last.end = bytes.end,
+                _ => holes.push(bytes),
+            },
+            Err(_) => {
+                let half = (count / 2).next_multiple_of(block).min(count - 1).max(1);
+                parts.push((from + half, count - half));
+                parts.push((from, half));
+            }
+        }
+    }
+    Ok((buf, holes))
 }

@@ -2,16 +2,19 @@
 //! (docs/format.md §6).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ubcache_env::Device;
 use ubcache_env::local::join_all;
 use ubcache_format::{FormatError, Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
 
-use crate::disk::{Phase, Watcher, read};
+use crate::disk::{Phase, Watcher, read, read_around};
 use crate::finding::{Finding, Kind, Place};
 
 /// Journal buckets that are read at once.
 const AT_ONCE: u32 = 8;
+/// Behind this there is no number for the next entry that is greater still.
+const SEQ_MAX: u64 = u64::MAX / 2;
 /// More open entries than this come near the limit of the driver.
 const MANY_OPEN: u64 = 15_000;
 
@@ -52,6 +55,10 @@ pub struct Journal {
     pub incomplete: bool,
     /// The newest entry that replay needs and that is not there; the newest of all if it is not known which are missing.
     pub(crate) missing: Option<u64>,
+    /// What can't be read or makes no sense: index of the bucket in the ring, and bytes from its start.
+    pub(crate) holes: Vec<(u32, Range<u64>)>,
+    /// Whether something newer than the newest entry may be in one of them.
+    pub(crate) hidden: bool,
 }
 
 /// How to read the ring.
@@ -67,6 +74,20 @@ impl Journal {
     /// The newest entry, which describes the set.
     pub fn newest(&self) -> Option<&FoundEntry> {
         self.entries.last()
+    }
+
+    /// Whether something newer than the newest entry may be where nothing can be read. Entries stand one behind the
+    /// other: the next one can only be behind the newest in its bucket, or at the start of the next bucket.
+    fn hides_the_newest(&self, geometry: &Geometry) -> bool {
+        let Some(newest) = self.newest().map(|newest| newest.place) else { return !self.holes.is_empty() };
+        let behind = u64::from(newest.offset) + u64::from(newest.bytes);
+        let next = (newest.index + 1) % geometry.journal_buckets.max(1);
+        // Its first entry was readable and is older: the bucket has not been written again.
+        let passed = self.places.get(next as usize).and_then(|places| places.first());
+        let passed = passed.is_some_and(|first| first.offset == 0 && first.seq < newest.seq);
+        self.holes.iter().any(|(index, hole)| {
+            *index == newest.index && hole.end > behind || *index == next && next != newest.index && !passed
+        })
     }
 
     fn place(geometry: &Geometry, place: &EntryPlace) -> Place {
@@ -95,16 +116,22 @@ pub(crate) async fn read_journal<D: Device>(
     let mut found: BTreeMap<u64, FoundEntry> = BTreeMap::new();
     // The newest entry that lies behind the end of what is valid in its bucket.
     let mut behind: Option<(u64, u32, u32)> = None;
-    let mut unreadable = false;
+    let mut undecodable = false;
     let mut start = 0;
     while start < geometry.journal_buckets {
         let end = (start + AT_ONCE).min(geometry.journal_buckets);
-        let reads = (start..end)
-            .map(|index| read(device, geometry.bucket_start(geometry.journal_bucket(index)), sectors));
+        let reads = (start..end).map(async |index| {
+            let at = geometry.bucket_start(geometry.journal_bucket(index));
+            match read(device, at, sectors).await {
+                Err(_) if reading.salvage => read_around(device, at, sectors).await,
+                whole => whole.map(|bytes| (bytes, Vec::new())),
+            }
+        });
         for (index, bytes) in (start..end).zip(join_all(reads).await) {
             let place = Place::bucket(geometry, geometry.journal_bucket(index));
             let entries = match bytes {
-                Ok(bytes) => {
+                Ok((bytes, holes)) => {
+                    journal.holes.extend(holes.into_iter().map(|hole| (index, hole)));
                     let mut scanned = scan(geometry, index, bytes.as_slice(), place, &mut found, report);
                     if reading.salvage {
                         scanned.salvage(geometry, index, bytes.as_slice(), &mut found);
@@ -112,7 +139,7 @@ pub(crate) async fn read_journal<D: Device>(
                     scanned
                 }
                 Err(error) => {
-                    unreadable = true;
+                    journal.holes.push((index, 0..sectors * SECTOR_BYTES));
                     report(Finding::new(
                         Kind::Unreadable,
                         place,
@@ -121,7 +148,11 @@ pub(crate) async fn read_journal<D: Device>(
                     Scanned::default()
                 }
             };
-            journal.incomplete |= entries.undecodable;
+            if let Some(at) = entries.undecodable {
+                journal.incomplete = true;
+                undecodable = true;
+                journal.holes.push((index, at..at + geometry.block_bytes()));
+            }
             journal.places.push(entries.places);
             behind = behind.max(entries.behind.map(|(offset, seq)| (seq, index, offset)));
             phase.add(sectors * SECTOR_BYTES);
@@ -146,8 +177,8 @@ pub(crate) async fn read_journal<D: Device>(
         journal.incomplete = true;
     }
     check(geometry, &mut journal, reading.discard, report);
-    if journal.incomplete && journal.missing.is_none() || unreadable {
-        // What can't be read may be newer than anything else.
+    journal.hidden = undecodable || journal.hides_the_newest(geometry);
+    if journal.incomplete && journal.missing.is_none() || journal.hidden {
         journal.missing = journal.newest().map(|newest| newest.place.seq);
     }
     journal
@@ -156,7 +187,8 @@ pub(crate) async fn read_journal<D: Device>(
 #[derive(Default)]
 struct Scanned {
     places: Vec<EntryPlace>,
-    undecodable: bool,
+    /// Where an entry is that makes no sense, in bytes.
+    undecodable: Option<u64>,
     /// The newest entry behind the end of the log: its offset and number.
     behind: Option<(u32, u64)>,
 }
@@ -173,6 +205,11 @@ fn scan(
     let mut at = 0;
     while let Some(rest) = bytes.get(at..) {
         match parse_entry(geometry, rest) {
+            Ok((entry, _)) if entry.seq.0 > SEQ_MAX => {
+                let detail = format!("an entry has the number {}, which nobody can have reached", entry.seq);
+                report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), detail));
+                return Scanned { places, undecodable: Some(at as u64), behind: None };
+            }
             Ok((entry, used)) => {
                 let spot = EntryPlace {
                     index,
@@ -189,11 +226,11 @@ fn scan(
             Err(FormatError { at: 0 | 8 | 28, .. }) => break,
             Err(error) => {
                 report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), &error));
-                return Scanned { places, undecodable: true, behind: None };
+                return Scanned { places, undecodable: Some(at as u64), behind: None };
             }
         }
     }
-    Scanned { behind: newest_behind(geometry, bytes, at), places, undecodable: false }
+    Scanned { behind: newest_behind(geometry, bytes, at), places, undecodable: None }
 }
 
 impl Scanned {
@@ -212,7 +249,8 @@ impl Scanned {
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let entry = (rest.get(8..16) == Some(magic.as_slice()))
                 .then(|| parse_entry(geometry, rest).ok())
-                .flatten();
+                .flatten()
+                .filter(|(entry, _)| entry.seq.0 <= SEQ_MAX);
             let Some((entry, used)) = entry else {
                 at += block;
                 continue;
@@ -240,6 +278,7 @@ fn newest_behind(geometry: &Geometry, bytes: &[u8], end: usize) -> Option<(u32, 
         let rest = bytes.get(at..).unwrap_or_default();
         if rest.get(8..16) == Some(magic.as_slice())
             && let Ok((entry, _)) = parse_entry(geometry, rest)
+            && entry.seq.0 <= SEQ_MAX
             && newest.is_none_or(|(_, seq)| entry.seq.0 > seq)
         {
             newest = Some((at as u32, entry.seq.0));
@@ -343,7 +382,7 @@ fn check_order(geometry: &Geometry, journal: &Journal, report: &mut dyn FnMut(Fi
 }
 
 /// The entries that the driver ends up with (docs/format.md §6.3): seq and last_seq, ascending.
-fn as_the_driver(places: &[Vec<EntryPlace>]) -> Vec<(u64, u64)> {
+pub(crate) fn as_the_driver(places: &[Vec<EntryPlace>]) -> Vec<(u64, u64)> {
     let count = places.len();
     let mut probe = Probe { places, read: vec![false; count], list: BTreeMap::new() };
     let Some(first) = probe.find_any() else { return Vec::new() };

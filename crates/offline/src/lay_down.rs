@@ -6,14 +6,17 @@
 //!  3  superblock, if it has to be written
 //! ```
 
+use std::ops::Range;
+
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{
     BucketNr, Inode, JournalEntry, JournalSeq, Key, Pointer, PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR,
-    Sector, Superblock, UuidEntry, encode_prio, encode_uuids,
+    Sector, Superblock, UuidEntry, encode_entry, encode_prio, encode_uuids,
 };
 
 use crate::disk::Watcher;
 use crate::error::OfflineError;
+use crate::journal::{EntryPlace, as_the_driver};
 use crate::recover::flush;
 use crate::rewrite::{in_use, no_room, write_entry, write_tree};
 use crate::view::View;
@@ -30,6 +33,10 @@ pub(crate) struct NewSet<'a> {
     pub seq: u64,
     /// Where in the ring it goes.
     pub ring_index: u32,
+    /// What can't be read of the ring, or makes no sense: index of the bucket, and bytes from its start.
+    pub holes: &'a [(u32, Range<u64>)],
+    /// Whether something newer than the newest entry may be in one of them.
+    pub hidden: bool,
     /// What is being done, for errors.
     pub doing: &'static str,
 }
@@ -80,7 +87,13 @@ pub(crate) async fn lay_down<D: Device>(
         // What ubcache promises by its mark about the prio chain does not hold for this one.
         mark: [0; 16],
     };
+    if !set.hidden {
+        fill_holes(target, set, None).await?;
+    }
     write_entry(geometry, target, set.ring_index, &entry).await?;
+    if set.hidden {
+        fill_holes(target, set, Some(&entry)).await?;
+    }
     if set.with_superblock {
         let bytes = Buf::from_bytes(&set.superblock.encode());
         let written = target.write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Fua).await;
@@ -90,23 +103,69 @@ pub(crate) async fn lay_down<D: Device>(
     Ok(())
 }
 
-/// Where the entry goes. The driver looks at bucket 0 first, and finds nothing newer anywhere. `any` takes it even if all
-/// of the ring is in use.
-pub(crate) fn ring_index(view: &View, any: bool) -> Result<u32, OfflineError> {
+/// Where the entry goes: a bucket of the ring that is not needed, where the driver finds it as the newest. `any` takes one
+/// even if all of the ring is in use.
+pub(crate) fn ring_index(view: &View, seq: u64, any: bool) -> Result<u32, OfflineError> {
+    let journal = &view.journal;
     let ring = view.geometry.journal_buckets.max(1);
-    let after = view.journal.newest().map_or(0, |newest| (newest.place.index + 1) % ring);
-    let free = |index: &u32| view.journal.newest().is_none() || !in_use(view, *index);
-    match [0, after].into_iter().find(free) {
-        Some(index) => Ok(index),
-        None if any => Ok(0),
-        None => Err(OfflineError::NoRoom("the journal is in use as a whole".to_owned())),
+    let after = journal.newest().map_or(0, |newest| (newest.place.index + 1) % ring);
+    let free = |index: u32| any || journal.newest().is_none() || !in_use(view, index);
+    let found = |index: u32| {
+        let mut places = journal.places.clone();
+        places.resize(ring as usize, Vec::new());
+        let entry = EntryPlace { index, offset: 0, bytes: 0, seq, last_seq: seq };
+        places.get_mut(index as usize).is_some_and(|bucket| {
+            bucket.retain(|old| old.offset > 0);
+            bucket.insert(0, entry);
+            true
+        }) && as_the_driver(&places).last() == Some(&(seq, seq))
+    };
+    let choices = || [0, after].into_iter().chain(0..ring).filter(|index| free(*index));
+    let best = choices().find(|index| found(*index)).or_else(|| choices().next());
+    best.ok_or_else(|| OfflineError::NoRoom("the journal is in use as a whole".to_owned()))
+}
+
+/// What could not be read of the ring, or makes no sense: whoever reads it next must not find it so still. Where that may hide
+/// something newer, it happens only when the new entry is `written`: until then it is all that says so. Else before: a
+/// repair that is interrupted here is as certain when it is run again.
+async fn fill_holes<D: Device>(
+    target: &D,
+    set: &NewSet<'_>,
+    written: Option<&JournalEntry>,
+) -> Result<(), OfflineError> {
+    if set.holes.is_empty() {
+        return Ok(());
     }
+    let geometry = &set.superblock.geometry();
+    let io = |error: ubcache_env::IoError| OfflineError::Io {
+        doing: "writing over what can't be read of the journal",
+        error: error.to_string(),
+    };
+    for (index, hole) in set.holes {
+        // The new entry was written over the start of its bucket.
+        let new = written.filter(|_| *index == set.ring_index);
+        let new = new.map_or(0, |entry| encode_entry(geometry, entry).len() as u64);
+        let start = hole.start.max(new);
+        if start >= hole.end {
+            continue;
+        }
+        let at = geometry.bucket_start(geometry.journal_bucket(*index)) + start / SECTOR_BYTES;
+        let zeroes = Buf::zeroed((hole.end - start) as usize);
+        target.write(at, zeroes.into(), Durability::Volatile).await.map_err(io)?;
+    }
+    target.flush().await.map_err(io)
 }
 
 /// The greatest number of a journal entry, needed or not; 0 if there is none.
 pub(crate) fn newest_seq(view: &View) -> u64 {
     let newest = view.journal.newest().map_or(0, |newest| newest.place.seq);
     view.journal.places.iter().flatten().map(|place| place.seq).max().unwrap_or(0).max(newest)
+}
+
+/// The number of the next entry: greater than that of any that can be where nothing can be read.
+pub(crate) fn next_seq(view: &View) -> u64 {
+    let hidden: u64 = view.journal.holes.iter().map(|(_, hole)| (hole.end - hole.start) / SECTOR_BYTES).sum();
+    newest_seq(view).saturating_add(1 + hidden)
 }
 
 async fn write_bytes<D: Device>(

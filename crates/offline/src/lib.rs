@@ -66,7 +66,7 @@ pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};
 pub use pack::{Cache, PackError, Packed, Packing, pack};
 pub use recover::{Outcome, RecoverOptions, Recovered, open_set, recover};
-pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, write_repaired};
+pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, unreadable_data, write_repaired};
 pub use restore::{
     Dumped, Lines, Restored, Standing, TargetState, dump_for_restore, look_at_target, read_dump, restore,
 };

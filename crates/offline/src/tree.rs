@@ -1,13 +1,15 @@
 //! The tree, level by level, with the keys of the journal laid over the leaves (docs/format.md §5, §6.6).
 
-use ubcache_env::{Device, Sector};
+use std::ops::Range;
+
+use ubcache_env::{Buf, Device, Sector};
 use ubcache_format::{
     Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SalvagedNode, SectorRange, combine_interior,
     combine_leaf, parse_node, salvage_node,
 };
 
-use crate::ahead::{Ahead, NodeBytes};
-use crate::disk::{Phase, Watcher};
+use crate::ahead::Ahead;
+use crate::disk::{Phase, Watcher, read_around};
 use crate::finding::{Finding, Kind, Place, Site};
 use crate::view::{Extent, Lost, Owner, View};
 use crate::walk::{END, START, Visitor};
@@ -28,6 +30,9 @@ pub struct NodeVisit<'a> {
     /// What is in it.
     pub node: &'a ParsedNode,
 }
+
+/// The bytes of a node, and which of them could not be read.
+type Read = Result<(Buf, Vec<Range<u64>>), String>;
 
 struct Item {
     key: Key,
@@ -92,6 +97,10 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
         while let Some(window) = ahead.next().await {
             for (bytes, item) in window.into_iter().zip(next.by_ref()) {
                 phase.add(item.range().bytes());
+                let bytes = match bytes {
+                    Err(_) if salvage => read_around(cache, item.range().start, item.range().sectors()).await,
+                    whole => whole.map(|bytes| (bytes, Vec::new())),
+                };
                 walk.node(item, level, bytes, &mut children);
             }
         }
@@ -129,7 +138,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         Place::cache(&self.geometry, item.pointer.offset)
     }
 
-    fn node(&mut self, item: &Item, level: u16, bytes: NodeBytes, children: &mut Vec<Item>) {
+    fn node(&mut self, item: &Item, level: u16, bytes: Read, children: &mut Vec<Item>) {
         if level == 0 {
             // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
             self.replay_upto(item.after);
@@ -158,10 +167,10 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         if twice {
             // Which of the two places it belongs to is not known.
             self.doubt(Lost { after: START, upto: END });
-        } else if let Ok(bytes) = bytes
+        } else if let Ok((bytes, holes)) = bytes
             && self.salvage
         {
-            let left = salvage_node(&self.geometry, &item.key, bytes.as_slice());
+            let left = salvage_node(&self.geometry, &item.key, bytes.as_slice(), &holes);
             if level > 0 {
                 self.what_is_left_of_an_inner_node(item, left, children);
             } else {
@@ -214,7 +223,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    fn parse(&mut self, item: &Item, bytes: &NodeBytes) -> Result<ParsedNode, Finding> {
+    fn parse(&mut self, item: &Item, bytes: &Read) -> Result<ParsedNode, Finding> {
         let place = self.place(item);
         if let Some(owner) = self.view.own(item.pointer.bucket(self.geometry.bucket_sectors), Owner::Node) {
             let detail = format!("node {} is in a bucket of: {}", item.key, owner.word());
@@ -224,11 +233,15 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let start = self.geometry.bucket_start(item.pointer.bucket(self.geometry.bucket_sectors));
         let end = item.pointer.offset - start + u64::from(item.key.sectors);
         self.view.node_sectors = self.view.node_sectors.max(end);
-        let bytes = bytes
-            .as_ref()
-            .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("btree node: {error}")))?;
-        parse_node(&self.geometry, &item.key, bytes.as_slice())
-            .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))
+        let unreadable = |why: &str| Finding::new(Kind::Unreadable, place, format_args!("btree node: {why}"));
+        let (bytes, holes) = bytes.as_ref().map_err(|error| unreadable(error))?;
+        let node = parse_node(&self.geometry, &item.key, bytes.as_slice())
+            .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))?;
+        // A log ends at a block that is readable and not of it: what can't be read behind that was never written.
+        match holes.first() {
+            Some(hole) if hole.start <= node.used_bytes => Err(unreadable("a part of it")),
+            _ => Ok(node),
+        }
     }
 
     fn check_place(&mut self, item: &Item, place: Place) {

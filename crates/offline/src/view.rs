@@ -7,6 +7,11 @@ use ubcache_format::{
 
 use crate::journal::Journal;
 
+/// The mark of ubcache's journal entries.
+const OWN: &[u8] = b"ubcache1";
+/// The byte of the mark that says that a take-over from the driver has begun and not ended.
+const TAKING_OVER: usize = 9;
+
 const DIRTY: u8 = 1;
 const REPLAYED: u8 = 2;
 const NO_POINTER: u8 = 4;
@@ -207,6 +212,13 @@ impl View {
             node_sectors: 0,
             doubt: Doubt::default(),
         }
+    }
+
+    /// Whether ubcache ran the set last, and left nothing in it that the driver did: such a set has no dirty keys whose
+    /// buckets were given away.
+    pub(crate) fn is_own(&self) -> bool {
+        let mark = self.journal.newest().map_or([0; 16], |newest| newest.entry.mark);
+        mark.starts_with(OWN) && mark[TAKING_OVER] == 0
     }
 
     /// What is known of the bucket that a pointer leads into.

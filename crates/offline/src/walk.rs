@@ -15,7 +15,7 @@ use ubcache_format::{
 };
 
 use crate::account::account;
-use crate::disk::{Phase, Watcher, read};
+use crate::disk::{Phase, Watcher, read, read_around};
 use crate::finding::{Finding, Kind, Place, Site};
 use crate::journal::{Journal, Reading, read_journal};
 use crate::tree::{NodeVisit, Tree, walk_tree};
@@ -133,7 +133,7 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let Some(newest) = view.journal.newest() else { return view };
     let (newest, version) = (newest.entry.clone(), newest.version);
     read_prios(cache, &mut view, newest.prio_bucket, visitor, watcher).await;
-    read_table(cache, &mut view, &newest.uuid_bucket, version, visitor).await;
+    read_table(cache, &mut view, (&newest.uuid_bucket, version), salvage, visitor).await;
     let replay = take_replay(&mut view, visitor);
     let tree = Tree { root: &newest.root, level: newest.root_level, replay: &replay, salvage };
     walk_tree(cache, &mut view, &tree, visitor, watcher).await;
@@ -245,8 +245,8 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
 async fn read_table<D: Device, V: Visitor + ?Sized>(
     cache: &D,
     view: &mut View,
-    key: &Key,
-    version: u32,
+    (key, version): (&Key, u32),
+    salvage: bool,
     visitor: &mut V,
 ) {
     let geometry = view.geometry;
@@ -278,7 +278,14 @@ async fn read_table<D: Device, V: Visitor + ?Sized>(
         view.complete = false;
     }
     view.raise(pointer);
-    match read(cache, pointer.offset, u64::from(key.sectors)).await {
+    let bytes = match read(cache, pointer.offset, u64::from(key.sectors)).await {
+        // Slots that can't be read look as if nobody had them.
+        Err(_) if salvage => {
+            read_around(cache, pointer.offset, u64::from(key.sectors)).await.map(|read| read.0)
+        }
+        whole => whole,
+    };
+    match bytes {
         Ok(bytes) if version == 0 => view.uuids = parse_uuids_v0(bytes.as_slice()),
         Ok(bytes) => view.uuids = parse_uuids(bytes.as_slice()),
         Err(error) => {

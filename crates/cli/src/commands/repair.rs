@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
-use ubcache_offline::{Repair, RepairOptions, copy_device, survey, write_repaired};
+use ubcache_offline::{Repair, RepairOptions, copy_device, survey, unreadable_data, write_repaired};
 
 use super::offline::{
     Bar, confirm as confirm_by_name, failure, host, metadata_only, open, show_finding, summary,
@@ -20,7 +20,8 @@ const SHOWN: usize = 50;
 const AFTER_HELP: &str = "\
 Looks at everything that is readable, keeps what is certain, and lists the rest: volume, sectors, and where on the cache
 there may be newer data than the backing device has. Uncertain data is left out, unless --use-uncertain asks for it where
-only one version is known; it is listed all the same. Clean data is left out: the backing devices have it.
+only one version is known; it is listed all the same. Dirty data that can't be read is left out and listed. Clean data is
+left out: the backing devices have it.
 
 The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE itself, into free
 buckets, and takes the place of the damaged set in one step; this has to be confirmed with --confirm CACHE, or on a
@@ -91,9 +92,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return tell(args, &repair, None);
     }
     let done = if args.in_place {
-        confirm(args, &repair)?;
-        host.block_on(async { write_repaired(&mut repair, &cache, &[], false, &bar).await })
-            .map(|()| (args.cache.clone(), Vec::new()))
+        let unreadable = host.block_on(async { unreadable_data(&repair, &cache, &bar).await });
+        bar.clear();
+        let unreadable = unreadable.map_err(|error| failure(&error, &args.cache, None))?;
+        confirm(args, &repair, &unreadable)?;
+        host.block_on(async {
+            write_repaired(&mut repair, &cache, &unreadable, false, &bar).await?;
+            Ok((args.cache.clone(), unreadable))
+        })
     } else {
         let path = args.out.as_deref().unwrap_or(Path::new(""));
         create(path, args.force, repair.device_bytes())?;
@@ -134,8 +140,14 @@ fn create(path: &Path, force: bool, bytes: u64) -> Result<(), Failure> {
 }
 
 /// A repair in place is asked for by name, and what becomes of uncertain data is said.
-fn confirm(args: &Args, repair: &Repair) -> Result<(), Failure> {
+fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(), Failure> {
     let refuse = |what: &str| Failure::could_not_run(&args.cache, what);
+    let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
+    if unreadable > 0 && !args.drop_uncertain && !args.use_uncertain {
+        return Err(refuse("data of which the cache has the only copy can't be read, and would be given up")
+            .found(show_size(unreadable * 512))
+            .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
+    }
     if repair.claimed_sectors() > 0 && !args.use_uncertain && !args.drop_uncertain {
         return Err(refuse("there is uncertain data that may be the only copy")
             .found(show_size(repair.claimed_sectors() * 512))

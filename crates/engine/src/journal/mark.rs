@@ -10,7 +10,7 @@ pub(crate) struct Mark {
     pub own: bool,
     /// The prio chain it names was written by ubcache and says which buckets are kept free.
     pub own_chain: bool,
-    /// Clean keys of the driver have not all been dropped yet: see `set::take_over`.
+    /// What must not stay of the driver has not all been dropped yet: see `set::take_over`.
     pub taking_over: bool,
 }
 

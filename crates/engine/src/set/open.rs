@@ -71,7 +71,7 @@ impl<E: Env> CacheSet<E> {
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
         let former = Mark::parse(&newest.mark);
         let lazy = options.tuning.lazy_start && former.own_chain && !former.taking_over;
-        let take_over = (!former.own || former.taking_over) && !options.keep_clean;
+        let (take_over, keep_clean) = (!former.own || former.taking_over, options.keep_clean);
         let set = assemble(env, cache, superblock, options, &found, &newest, chain, uuids);
         set.read_tree(&newest).await?;
         let pins = set.check_replay(range)?;
@@ -79,7 +79,7 @@ impl<E: Env> CacheSet<E> {
         set.start(range, lazy).await?;
         drop(pins);
         if take_over {
-            set.drop_clean().await?;
+            set.take_over(keep_clean).await?;
         }
         Ok(CacheSet { set })
     }

@@ -16,12 +16,14 @@ mod slots;
 pub(crate) mod superblock;
 mod write;
 
+use std::ops::Range;
+
 use serde_json::{Value, json};
-use ubcache_env::Device;
+use ubcache_env::{Device, Durability, Sector};
 use ubcache_format::{Inode, SECTOR_BYTES, SectorRange, Superblock};
 
 use crate::check::check_set_watched;
-use crate::disk::{Phase, Watcher, read};
+use crate::disk::{Phase, Watcher, read_around};
 use crate::error::OfflineError;
 use crate::finding::{Finding, Report, Severity, Site};
 use crate::view::View;
@@ -31,8 +33,6 @@ use plan::{Plan, sort};
 
 /// Sectors that are copied at once.
 const COPY_SECTORS: u64 = 2048;
-/// Where that fails: sectors that are tried on their own.
-const RETRY_SECTORS: u64 = 8;
 
 /// What is asked for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -186,65 +186,86 @@ pub async fn copy_device<D: Device>(
     to: &D,
     watcher: &dyn Watcher,
 ) -> Result<Vec<SectorRange>, OfflineError> {
+    let io = |error: String| OfflineError::Io { doing: "copying the cache", error };
     let all = from.geometry().sectors.min(to.geometry().sectors);
     let phase = Phase::new(watcher, "copying the cache", all * SECTOR_BYTES);
     let mut unreadable = Vec::new();
-    let mut at = 0;
-    while at < all {
-        let sectors = COPY_SECTORS.min(all - at);
-        let range = SectorRange::new(ubcache_env::Sector(at), sectors);
-        if copy_range(from, to, range).await?.is_err() {
-            let mut part = at;
-            while part < at + sectors {
-                let range =
-                    SectorRange::new(ubcache_env::Sector(part), RETRY_SECTORS.min(at + sectors - part));
-                if copy_range(from, to, range).await?.is_err() {
-                    unreadable.push(range);
-                }
-                part += RETRY_SECTORS;
-            }
+    let mut at = Sector(0);
+    while at.0 < all {
+        let sectors = COPY_SECTORS.min(all - at.0);
+        let (bytes, holes) = read_around(from, at, sectors).await.map_err(io)?;
+        // What is not read is not written either.
+        if bytes.as_slice().iter().any(|byte| *byte != 0) {
+            let written = to.write(at, bytes.into(), Durability::Volatile).await;
+            written.map_err(|error| io(error.to_string()))?;
         }
+        unreadable.extend(holes.iter().map(|hole| in_sectors(at, hole)));
         phase.add(sectors * SECTOR_BYTES);
         at += sectors;
     }
     Ok(unreadable)
 }
 
-/// The inner error is that of the read.
-async fn copy_range<D: Device>(
-    from: &D,
-    to: &D,
-    range: SectorRange,
-) -> Result<Result<(), String>, OfflineError> {
-    match read(from, range.start, range.sectors()).await {
-        Err(error) => Ok(Err(error)),
-        Ok(bytes) if bytes.as_slice().iter().all(|byte| *byte == 0) => Ok(Ok(())),
-        Ok(bytes) => {
-            let written = to.write(range.start, bytes.into(), ubcache_env::Durability::Volatile).await;
-            written
-                .map(Ok)
-                .map_err(|error| OfflineError::Io { doing: "copying the cache", error: error.to_string() })
-        }
+/// The parts of the data that is going to be kept that can't be read: for a repair in place, what [`copy_device`] gives
+/// for a copy.
+pub async fn unreadable_data<D: Device>(
+    repair: &Repair,
+    cache: &D,
+    watcher: &dyn Watcher,
+) -> Result<Vec<SectorRange>, OfflineError> {
+    let phase = Phase::new(watcher, "reading dirty data", repair.kept_sectors * SECTOR_BYTES);
+    let mut unreadable = Vec::new();
+    for key in &repair.plan.keep {
+        let Some(pointer) = key.pointer() else { continue };
+        let (_, holes) = read_around(cache, pointer.offset, u64::from(key.sectors))
+            .await
+            .map_err(|error| OfflineError::Io { doing: "reading dirty data", error })?;
+        unreadable.extend(holes.iter().map(|hole| in_sectors(pointer.offset, hole)));
+        phase.add(u64::from(key.sectors) * SECTOR_BYTES);
     }
+    Ok(unreadable)
 }
 
+fn in_sectors(from: Sector, bytes: &Range<u64>) -> SectorRange {
+    SectorRange::from_bounds(from + bytes.start / SECTOR_BYTES, from + bytes.end.div_ceil(SECTOR_BYTES))
+}
+
+/// Takes what can't be read out of what is kept, and lists it. The rest of such an extent stays.
 fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
-    let place = |key: &ubcache_format::Key| {
-        key.pointer().map(|pointer| SectorRange::new(pointer.offset, u64::from(key.sectors)))
-    };
-    let bad = |key: &ubcache_format::Key| {
-        place(key).is_some_and(|place| unreadable.iter().any(|range| range.overlaps(&place)))
-    };
-    let (gone, keep) = std::mem::take(&mut repair.plan.keep).into_iter().partition(bad);
+    let mut holes = unreadable.to_vec();
+    holes.sort_unstable_by_key(|hole| hole.start);
+    let mut keep = Vec::with_capacity(repair.plan.keep.len());
+    let mut lost = Vec::new();
+    for key in std::mem::take(&mut repair.plan.keep) {
+        let Some(pointer) = key.pointer() else { continue };
+        let (place, range) = (SectorRange::new(pointer.offset, u64::from(key.sectors)), key.range());
+        let first = holes.partition_point(|hole| hole.end <= place.start);
+        let mut from = range.start;
+        for hole in holes.get(first..).unwrap_or_default().iter().take_while(|hole| hole.start < place.end) {
+            let hole = hole.intersect(&place);
+            let start = range.start + (hole.start - place.start);
+            let gone = SectorRange::new(start, hole.sectors());
+            if from < start {
+                keep.push(key.cut_to(SectorRange::from_bounds(from, start)));
+            }
+            from = gone.end.max(from);
+            repair.kept_sectors -= gone.sectors();
+            // What is kept although it is not certain is listed as that.
+            if !repair.is_uncertain(key.inode, gone) {
+                let places = vec![pointer.advance(start - range.start)];
+                lost.push(Uncertain { inode: key.inode, range: gone, places });
+            }
+        }
+        if from == range.start {
+            keep.push(key);
+        } else if from < range.end {
+            keep.push(key.cut_to(SectorRange::from_bounds(from, range.end)));
+        }
+    }
     repair.plan.keep = keep;
-    let gone: Vec<ubcache_format::Key> = gone;
-    repair.kept_sectors -= gone.iter().map(|key| u64::from(key.sectors)).sum::<u64>();
-    repair.uncertain.extend(gone.iter().map(|key| Uncertain {
-        inode: key.inode,
-        range: key.range(),
-        places: key.pointer().into_iter().collect(),
-    }));
+    repair.uncertain.extend(lost);
     repair.uncertain.sort_by_key(|part| (part.inode, part.range.start));
+    repair.plan.uncertain = repair.uncertain.clone();
 }
 
 fn wrong_kind(report: &Report) -> OfflineError {

@@ -9,15 +9,14 @@
 //!
 //! Clean data is never needed: the backing device has it. A clean extent counts as "there is nothing dirty here".
 
+use std::collections::BTreeMap;
+
 use ubcache_format::{Generation, Inode, Key, Pointer, Sector, SectorRange, combine_leaf};
 
 use super::claims::{Claim, pieces};
 use super::region::Region;
 use crate::view::{Extent, Lost, Owner, View};
 use crate::walk::{END, START};
-
-/// The mark of ubcache's journal entries.
-const OWN: &[u8] = b"ubcache1";
 
 /// A part of a volume of which the newest data is not certain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,8 +45,7 @@ pub(crate) struct Plan {
 
 /// Sorts what a salvage found.
 pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
-    let own = view.journal.newest().is_some_and(|newest| newest.entry.mark.starts_with(OWN));
-    let sorter = Sorter::new(view, own);
+    let sorter = Sorter::new(view, view.is_own());
     let mut certain: Vec<Extent> = Vec::new();
     let mut all_claims: Vec<Claim> = claims.to_vec();
     let mut doubtful = sorter.doubtful.clone();
@@ -99,9 +97,8 @@ fn kept(view: &View, extent: &Extent) -> Option<bool> {
 
 /// Adds what only one version is known of.
 fn take_uncertain(view: &View, plan: &mut Plan) {
-    let mut places: Vec<(u64, u64)> =
+    let mut places: BTreeMap<u64, u64> =
         plan.keep.iter().filter_map(|key| Some((key.pointer()?.offset.0, u64::from(key.sectors)))).collect();
-    places.sort_unstable();
     let mut new: Vec<Key> = Vec::new();
     for uncertain in &plan.uncertain {
         let &[pointer] = uncertain.places.as_slice() else { continue };
@@ -111,13 +108,12 @@ fn take_uncertain(view: &View, plan: &mut Plan) {
         let data = matches!(bucket.owner, Owner::Free | Owner::Clean | Owner::Dirty);
         let alone = bucket.owner == Owner::Free && generation.staleness_of(pointer.generation) == 0;
         let (start, end) = (pointer.offset.0, pointer.offset.0 + uncertain.range.sectors());
-        let next = places.partition_point(|&(at, sectors)| at + sectors <= start);
-        let free = places.get(next).is_none_or(|&(at, _)| at >= end);
+        let free = places.range(..end).next_back().is_none_or(|(at, sectors)| at + sectors <= start);
         if !data || !free || !(alone || *generation == pointer.generation) {
             continue;
         }
         *generation = pointer.generation;
-        places.insert(next, (start, end - start));
+        places.insert(start, end - start);
         new.push(Key::extent(uncertain.inode, uncertain.range, true, pointer));
     }
     plan.keep.extend(new);

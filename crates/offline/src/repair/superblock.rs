@@ -4,22 +4,21 @@
 //! superblock, all of it. Sizes are tried: with the right ones the newest entry's prio chain has a right checksum, and
 //! its root is where nodes are.
 
+use std::collections::BTreeMap;
+
 use ubcache_env::Device;
 use ubcache_format::{
     Geometry, JournalEntry, Key, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Sector,
     Superblock, Uuid, crc64_we, parse_entry, parse_node, parse_prio, scan_bucket,
 };
 
-use crate::disk::{Phase, Watcher, read};
+use crate::disk::{Phase, Watcher, read, read_around};
 
 /// Bytes that are searched for the journal: 256 buckets of 4 MiB would be more, but then the first ones will do.
 const SEARCHED_BYTES: u64 = 1 << 30;
 const PIECE_SECTORS: u64 = 2048;
-/// Where a piece can't be read: what is tried on its own.
-const PART_SECTORS: u64 = 8;
-/// The longest entry.
-const ENTRY_SECTORS: u64 = 64;
-const BLOCKS: [u32; 4] = [1, 2, 4, 8];
+/// Sizes of blocks, in sectors. Where several fit, all that was ever written fits the largest.
+const BLOCKS: [u32; 4] = [8, 4, 2, 1];
 
 /// Looks for a superblock with which the rest of the device makes sense, and says how it was found.
 pub(crate) async fn search<D: Device>(
@@ -27,17 +26,20 @@ pub(crate) async fn search<D: Device>(
     backings: &[Superblock],
     watcher: &dyn Watcher,
 ) -> Option<(Superblock, String)> {
-    let bytes = read(cache, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await;
-    let left: Vec<u8> = bytes.map(|bytes| bytes.as_slice().to_vec()).unwrap_or(vec![0; SUPERBLOCK_BYTES]);
-    let entries = journal_entries(cache, watcher).await;
-    let magic = entries.last()?.1;
-    let newest = entries.iter().filter(|entry| entry.1 == magic).max_by_key(|entry| entry.2.seq)?;
+    let bytes = read_around(cache, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await;
+    let left: Vec<u8> = bytes.map(|read| read.0.as_slice().to_vec()).unwrap_or(vec![0; SUPERBLOCK_BYTES]);
+    let found = journal_entries(cache, watcher).await;
+    // Entries of an earlier set may be left over; those of this one are more.
+    let (&magic, most) = found.iter().max_by_key(|(_, set)| set.entries)?;
+    let newest = (most.at, &most.newest);
     let set = backings.iter().map(|backing| backing.set_uuid).chain([uuid_at(&left, 56)]);
     let set_uuid = set.into_iter().find(|uuid| uuid.set_magic() == magic)?;
     let uuid = Some(uuid_at(&left, 40)).filter(|uuid| !uuid.is_zero()).unwrap_or(set_uuid);
     let sectors = cache.geometry().sectors;
     let left_block =
         u16::from_le_bytes([left.get(192).copied().unwrap_or(0), left.get(193).copied().unwrap_or(0)]);
+    let (device, backing_block) =
+        (cache.geometry(), backings.iter().map(|backing| backing.block_sectors).min());
     let mut best: Option<(usize, Superblock)> = None;
     for bucket_log in 3..20 {
         let bucket_sectors = 1_u32 << bucket_log;
@@ -48,7 +50,11 @@ pub(crate) async fn search<D: Device>(
                 else {
                     continue;
                 };
-                let fits = fitness(cache, &superblock, &newest.2, newest.0).await;
+                let possible = superblock.check_device(device.sectors, device.logical_block_bytes).is_ok();
+                if !possible || backing_block.is_some_and(|limit| block_sectors > limit) {
+                    continue;
+                }
+                let fits = fitness(cache, &superblock, newest.1, newest.0).await;
                 if fits > best.as_ref().map_or(0, |best| best.0) {
                     best = Some((fits, superblock));
                 }
@@ -106,14 +112,20 @@ async fn fitness<D: Device>(cache: &D, superblock: &Superblock, newest: &Journal
         return 0;
     }
     let journal = geometry.journal_bucket(ring);
-    let Ok(bytes) = read(cache, geometry.bucket_start(journal), u64::from(geometry.bucket_sectors)).await
-    else {
+    let sectors = u64::from(geometry.bucket_sectors);
+    let Ok((bytes, _)) = read_around(cache, geometry.bucket_start(journal), sectors).await else {
         return 0;
     };
     // With another size of blocks the way to the newest entry leads past it.
     let mut fits = scan_bucket(&geometry, bytes.as_slice()).len();
     if !scan_bucket(&geometry, bytes.as_slice()).iter().any(|(_, entry)| entry.seq == newest.seq) {
         return 0;
+    }
+    for index in (0..geometry.journal_buckets).filter(|index| *index != ring) {
+        let at = geometry.bucket_start(geometry.journal_bucket(index));
+        if let Ok((bytes, _)) = read_around(cache, at, sectors).await {
+            fits += scan_bucket(&geometry, bytes.as_slice()).len();
+        }
     }
     if !geometry.is_usable(newest.prio_bucket) {
         return 0;
@@ -148,46 +160,16 @@ async fn parses<D: Device>(cache: &D, geometry: &Geometry, key: &Key) -> bool {
     }
 }
 
-/// All that has the checksum of a journal entry: where it is, the first half of the set's UUID, the entry. The most
-/// frequent set is the last.
-async fn journal_entries<D: Device>(cache: &D, watcher: &dyn Watcher) -> Vec<(Sector, u64, JournalEntry)> {
-    let end = cache.geometry().sectors.min(SEARCHED_BYTES / SECTOR_BYTES);
-    let phase = Phase::new(watcher, "looking for the journal", end * SECTOR_BYTES);
-    let mut found = Vec::new();
-    let mut at = 8;
-    while at < end {
-        // An entry may go on in the next piece.
-        let sectors = (PIECE_SECTORS + ENTRY_SECTORS).min(cache.geometry().sectors - at);
-        phase.add(PIECE_SECTORS * SECTOR_BYTES);
-        match read(cache, Sector(at), sectors).await {
-            Ok(bytes) => entries_in(bytes.as_slice(), at, PIECE_SECTORS.min(sectors), &mut found),
-            Err(_) => in_parts(cache, at, PIECE_SECTORS.min(sectors), &mut found).await,
-        }
-        at += PIECE_SECTORS;
-    }
-    let count = |magic: u64| found.iter().filter(|entry| entry.1 == magic).count();
-    let most = found.iter().map(|entry| entry.1).max_by_key(|magic| count(*magic));
-    found.sort_by_key(|entry| (Some(entry.1) == most, entry.2.seq));
-    found
+/// The journal entries of one set.
+struct Entries {
+    entries: u64,
+    newest: JournalEntry,
+    /// Where the newest is.
+    at: Sector,
 }
 
-/// Looks for entries where a part can't be read.
-async fn in_parts<D: Device>(cache: &D, at: u64, sectors: u64, found: &mut Vec<(Sector, u64, JournalEntry)>) {
-    for start in (at..at + sectors).step_by(PART_SECTORS as usize) {
-        if read(cache, Sector(start), PART_SECTORS).await.is_err() {
-            continue;
-        }
-        for length in [PART_SECTORS + ENTRY_SECTORS, 40, 24, 16, PART_SECTORS] {
-            if let Ok(bytes) = read(cache, Sector(start), length).await {
-                entries_in(bytes.as_slice(), start, PART_SECTORS, found);
-                break;
-            }
-        }
-    }
-}
-
-/// Adds all entries that begin in the first sectors of some bytes.
-fn entries_in(bytes: &[u8], at: u64, sectors: u64, found: &mut Vec<(Sector, u64, JournalEntry)>) {
+/// All that has the checksum of a journal entry, by the first half of the set's UUID.
+async fn journal_entries<D: Device>(cache: &D, watcher: &dyn Watcher) -> BTreeMap<u64, Entries> {
     // Any geometry will do to read the entry: its magic number comes from the entry itself.
     let shape = Geometry {
         set_magic: 0,
@@ -197,24 +179,45 @@ fn entries_in(bytes: &[u8], at: u64, sectors: u64, found: &mut Vec<(Sector, u64,
         first_bucket: 0,
         journal_buckets: 1,
     };
-    for index in 0..sectors {
-        let rest = bytes.get((index * SECTOR_BYTES) as usize..).unwrap_or_default();
-        let word = |at: usize| {
-            rest.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok()).map_or(0, u64::from_le_bytes)
-        };
-        let words = word(24) >> 32;
-        let length = 240 + 8 * words;
-        if word(16) == 0 || length > 32768 || word(24) as u32 > 1 {
-            continue;
+    let end = cache.geometry().sectors.min(SEARCHED_BYTES / SECTOR_BYTES);
+    let phase = Phase::new(watcher, "looking for the journal", end * SECTOR_BYTES);
+    let mut found: BTreeMap<u64, Entries> = BTreeMap::new();
+    let mut at = 8;
+    while at < end {
+        // An entry may go on in the next piece.
+        let sectors = (PIECE_SECTORS + 64).min(cache.geometry().sectors - at);
+        phase.add(PIECE_SECTORS * SECTOR_BYTES);
+        if let Ok((bytes, _)) = read_around(cache, Sector(at), sectors).await {
+            let bytes = bytes.as_slice();
+            for index in 0..PIECE_SECTORS.min(sectors) {
+                let rest = bytes.get((index * SECTOR_BYTES) as usize..).unwrap_or_default();
+                let word = |at: usize| {
+                    rest.get(at..at + 8)
+                        .and_then(|b| <[u8; 8]>::try_from(b).ok())
+                        .map_or(0, u64::from_le_bytes)
+                };
+                let words = word(24) >> 32;
+                let length = 240 + 8 * words;
+                if word(16) == 0 || length > 32768 || word(24) as u32 > 1 {
+                    continue;
+                }
+                let covered = rest.get(8..length as usize);
+                if covered.is_none_or(|covered| crc64_we(covered) != word(0)) {
+                    continue;
+                }
+                let magic = word(8) ^ shape.journal_magic();
+                let shape = Geometry { set_magic: magic, ..shape };
+                if let Ok((entry, _)) = parse_entry(&shape, rest) {
+                    let at = Sector(at + index);
+                    let set = found.entry(magic).or_insert(Entries { entries: 0, newest: entry.clone(), at });
+                    set.entries += 1;
+                    if entry.seq > set.newest.seq {
+                        (set.newest, set.at) = (entry, at);
+                    }
+                }
+            }
         }
-        let covered = rest.get(8..length as usize);
-        if covered.is_none_or(|covered| crc64_we(covered) != word(0)) {
-            continue;
-        }
-        let magic = word(8) ^ shape.journal_magic();
-        let shape = Geometry { set_magic: magic, ..shape };
-        if let Ok((entry, _)) = parse_entry(&shape, rest) {
-            found.push((Sector(at + index), magic, entry));
-        }
+        at += PIECE_SECTORS;
     }
+    found
 }

@@ -8,7 +8,7 @@ use ubcache_format::{BucketNr, INITIAL_PRIORITY, Key, METADATA_PRIORITY, Pointer
 use super::plan::Plan;
 use crate::disk::Watcher;
 use crate::error::OfflineError;
-use crate::lay_down::{NewSet, lay_down, newest_seq, ring_index};
+use crate::lay_down::{NewSet, lay_down, next_seq, ring_index};
 use crate::rewrite::free_buckets;
 use crate::view::{Owner, View};
 
@@ -26,12 +26,15 @@ pub(super) async fn write<D: Device>(
     let may = |owner, bucket| {
         (owner == Owner::Free || is_copy && owner == Owner::Clean) && !spared.contains(&bucket)
     };
+    let seq = next_seq(view);
     let set = NewSet {
         superblock: &view.superblock,
         with_superblock,
         uuids: &view.uuids,
-        seq: newest_seq(view) + 1,
-        ring_index: ring_index(view, is_copy)?,
+        seq,
+        ring_index: ring_index(view, seq, is_copy)?,
+        holes: &view.journal.holes,
+        hidden: view.journal.hidden,
         doing: "writing the repaired set",
     };
     let places = free_buckets(view, may);

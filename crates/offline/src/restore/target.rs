@@ -11,7 +11,7 @@ use crate::check::check_set_watched;
 use crate::disk::Watcher;
 use crate::error::OfflineError;
 use crate::finding::{Severity, Site};
-use crate::lay_down::{NewSet, lay_down, newest_seq, ring_index};
+use crate::lay_down::{NewSet, lay_down, newest_seq, next_seq, ring_index};
 use crate::rewrite::free_buckets;
 use crate::view::{Owner, View};
 use crate::walk::{read_superblock, walk_from};
@@ -113,13 +113,15 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
     let superseded = |owner, bucket| owner == Owner::Free && there(bucket);
     let view = &dumped.view;
     let places = free_buckets(view, unused).chain(free_buckets(view, superseded));
-    let seq = state.view.as_ref().map_or(0, |there| newest_seq(there) + 1).max(dumped.journal_seq);
+    let seq = state.view.as_ref().map_or(0, |there| next_seq(there)).max(dumped.journal_seq);
     let set = NewSet {
         superblock: &view.superblock,
         with_superblock: true,
         uuids: &view.uuids,
         seq,
-        ring_index: state.view.as_ref().map_or(Ok(0), |there| ring_index(there, true))?,
+        ring_index: state.view.as_ref().map_or(Ok(0), |there| ring_index(there, seq, true))?,
+        holes: state.view.as_ref().map_or(&[], |there| there.journal.holes.as_slice()),
+        hidden: true,
         doing: "writing the restored set",
     };
     let failed = RefCell::new(None);

@@ -1,0 +1,28 @@
+//! The fuzz targets: what a run of each does with its input. They are called by [`crate::mutate`], on a stable compiler,
+//! and by `cargo fuzz` (see fuzz/README.md). A target panics if something is wrong.
+
+mod check;
+mod format;
+mod nbd;
+
+pub use check::check;
+pub use format::format;
+pub use nbd::nbd;
+
+/// A target.
+#[derive(Copy, Clone)]
+pub struct Target {
+    /// Its name; its corpus is in `fuzz/corpus/<name>`.
+    pub name: &'static str,
+    /// What it does with an input.
+    pub run: fn(&[u8]),
+    /// Inputs are at most so long.
+    pub max_bytes: usize,
+}
+
+/// All of them.
+pub const TARGETS: [Target; 3] = [
+    Target { name: "format", run: format, max_bytes: 4608 },
+    Target { name: "nbd", run: nbd, max_bytes: 4096 },
+    Target { name: "check", run: check, max_bytes: 130 },
+];

@@ -1,0 +1,48 @@
+//! Damage to sets of the engine and of the Linux driver, by seeds: `crates/torture/src/judge.rs` says what must hold.
+
+use std::collections::BTreeMap;
+
+use ubcache_torture::damage::{KINDS, damage};
+use ubcache_torture::judge::{Told, judge};
+use ubcache_torture::sets::bases;
+
+/// Seeds for a set of the engine, which is small, and for one of the driver.
+const SEEDS: (u64, u64) = (300, 40);
+
+#[test]
+fn damage_is_reported_and_repaired() {
+    let mut counts: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+    let (mut total, mut failed) = (0, Vec::new());
+    let all = bases();
+    assert_eq!(all.len(), 6);
+    for base in &all {
+        for seed in 0..if base.own { SEEDS.0 } else { SEEDS.1 } {
+            let mut image = base.cache.clone();
+            let done = damage(base, &mut image, seed);
+            total += 1;
+            match judge(base, &image, !done.unnoticeable) {
+                Ok(told) => {
+                    let told = match told {
+                        Told::Harmless => "harmless",
+                        Told::Repaired => "repaired",
+                        Told::OnlyCopied => "only copied",
+                        Told::Unrepairable => "not repairable",
+                    };
+                    for kind in done.words {
+                        *counts.entry(kind).or_default().entry(told).or_default() += 1;
+                    }
+                }
+                Err(error) => failed.push(format!("{}, seed {seed}, {:?}: {error}", base.name, done.words)),
+            }
+        }
+    }
+    println!("{total} damages: {counts:#?}");
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(total >= 1000);
+    for kind in KINDS {
+        let repaired = counts.get(kind).and_then(|told| told.get("repaired")).copied().unwrap_or(0);
+        assert!(repaired > 0 || kind.ends_with("generation"), "{kind} is never noticed");
+    }
+    let not = |told: &BTreeMap<&str, u64>| told.get("not repairable").copied().unwrap_or(0);
+    assert!(counts.values().map(not).sum::<u64>() * 20 < total, "hardly any damage can't be repaired");
+}
