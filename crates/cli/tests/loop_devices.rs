@@ -103,3 +103,49 @@ fn sets_of_make_bcache_are_served() {
         }
     });
 }
+
+/// A repair in place of a block device, and one to a new image; the set is one that the driver left behind a power cut.
+#[test]
+fn a_damaged_block_device_is_repaired() {
+    let test = "a_damaged_block_device_is_repaired";
+    if !have(test, &["losetup"]) {
+        return;
+    }
+    let directory = support::scratch();
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
+    let files = ["cache", "backing"].map(|name| {
+        let packed = std::fs::read(case.join(format!("{name}.img.xz"))).expect("an image");
+        let mut bytes = Vec::new();
+        let mut reader = lzma_rust2::XzReader::new(packed.as_slice(), false);
+        std::io::Read::read_to_end(&mut reader, &mut bytes).expect("a whole image");
+        if name == "cache" {
+            bytes[4096..8192].fill(0);
+        }
+        let file = directory.path().join(name);
+        std::fs::write(&file, bytes).expect("room");
+        file
+    });
+    let loops: Option<Vec<Loop>> = files.iter().map(|file| Loop::new(file)).collect();
+    let Some(loops) = loops else {
+        skipped(test, "no loop devices here");
+        return;
+    };
+    let (cache, disk) = (&loops[0].0, &loops[1].0);
+    let run = |arguments: &[&str], code: i32| {
+        let output = ubcache().args(arguments).output().expect("ubcache runs");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let (cache, disk) = (cache.to_str().expect("a path"), disk.to_str().expect("a path"));
+    let new = directory.path().join("new");
+    run(&["check", cache, "-B", disk], 1);
+    run(&["repair", cache, "-B", disk, "--out", new.to_str().expect("a path")], 1);
+    run(&["check", new.to_str().expect("a path"), "-B", disk], 0);
+    run(&["repair", cache, "-B", disk, "--in-place", "--confirm", cache], 1);
+    run(&["check", cache, "-B", disk], 0);
+    run(&["repair", cache, "-B", disk, "--dry-run"], 0);
+}

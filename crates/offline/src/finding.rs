@@ -146,10 +146,10 @@ macro_rules! kinds {
 kinds! {
     Unreadable "unreadable" Error
         "The device did not give these bytes; what they say is not known."
-        "Copy the device with ddrescue, and go on with the copy. Look at the device's own error log."
+        "`ubcache repair --out NEW` copies what is readable, and lists what is not. Look at the device's own error log."
     SuperblockDamaged "superblock-damaged" Error
         "The set does not start. The superblock holds no data; all else may be in order."
-        "Do not format the device. Restore the 4096 bytes at byte 4096 from a backup or from a device made alike."
+        "Do not format the device. `ubcache repair --out NEW` finds the superblock again, with all disks named after -B."
     WrongKind "wrong-kind" Error
         "The device is of another kind than the command line says."
         "Name the cache device as CACHE and backing devices after -B."
@@ -158,13 +158,13 @@ kinds! {
         "Nothing."
     JournalUndecodable "journal-undecodable" Error
         "An entry with a right checksum makes no sense. What it and later entries say is not known."
-        "Keep a copy of the device. Do not start the set: what was written last may be lost."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     JournalEmpty "journal-empty" Error
         "Where the tree is, is known from the journal only: without an entry the set does not start."
-        "Keep a copy of the device. Was the start of it overwritten, or is it the wrong device?"
+        "Is it the right device? `ubcache repair --dry-run` looks for nodes everywhere, and lists what they say is dirty."
     JournalGap "journal-gap" Error
         "Entries that replay needs are missing: what they say of writes is lost, and the driver crashes or refuses."
-        "Keep copies of all devices. `ubcache recover` refuses such a set; `ubcache cat --damaged` shows the rest."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     JournalOrder "journal-order" Error
         "Entries are not one behind the other in the ring: the driver may take an older one for the newest."
         "Start the set with ubcache, which reads the whole ring, and stop it: that writes the journal anew."
@@ -179,49 +179,49 @@ kinds! {
         "Start and stop the set with ubcache, which makes room."
     JournalKey "journal-key" Error
         "A journaled key is not possible: the Linux driver crashes at it."
-        "Keep a copy. Do not give the set to the Linux driver; `ubcache cat` shows what is readable."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     PrioDamaged "prio-damaged" Error
         "Bucket generations are not known: what is stale may pass for data. The set does not start."
-        "Keep copies of all devices. Backing devices that are clean can be used without the cache."
+        "`ubcache repair --out NEW`: of a set that ubcache ran all is certain; for one of the driver it lists what is not."
     VolumeTable "volume-table" Error
         "It is not known which volume the cached data belongs to. The set does not start."
-        "Keep copies of all devices. Backing devices that are clean can be used without the cache."
+        "`ubcache repair --out NEW` with all disks named after -B: it looks for the slots that they had."
     VolumeTwice "volume-twice" Warning
         "Two slots have the same device: only the first counts."
         "Report it, with the output of `ubcache dump --what uuids`."
     NodeKey "node-key" Error
         "The way to a part of the tree is broken: what is cached of this part of the volumes is not known."
-        "Keep copies of all devices. `ubcache cat --damaged` gives the rest and lists what is missing."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     NodeDamaged "node-damaged" Error
         "A node of the tree is damaged: what is cached of this part of the volumes is not known."
-        "Keep copies of all devices. `ubcache cat --damaged` gives the rest and lists what is missing."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     NodeTwice "node-twice" Error
         "Two places of the tree share a node, or a bucket has a node and something else."
-        "Keep copies of all devices. `ubcache cat --damaged` gives the rest."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     NodeGap "node-gap" Error
         "The children of a node leave a part of its interval to nobody; the driver stops there."
-        "Keep copies of all devices. `ubcache cat --damaged` gives the rest."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     NodeEqual "node-equal" Warning
         "Two children are alive for the same interval; the newer one counts."
         "Report it, with the output of `ubcache dump --what btree`."
     NodeSize "node-size" Error
         "The node does not have the size of the driver's buffers, or is not at the start of a bucket."
-        "Do not give the set to the Linux driver; start and stop it with ubcache."
+        "Do not give the set to the Linux driver; start and stop it with ubcache, or `ubcache recover` the data."
     NodeStale "node-stale" Error
         "A node that is in use was given away by its generation: it may be overwritten at any time."
-        "Do not start the set. `ubcache cat` gives the content as it is now; keep copies of all devices."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     BsetOrder "bset-order" Error
         "Keys in a node are out of order or overlap: the driver misbehaves without noticing."
-        "Do not give the set to the Linux driver. Keep copies of all devices."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     ExtentInvalid "extent-invalid" Error
         "A key in a leaf is not possible: the driver gives the set up. What it stands for is lost."
-        "Keep copies of all devices. `ubcache cat --damaged` leaves it out."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     ExtentOutside "extent-outside" Error
         "An extent is not in the leaf where it would be looked for: it is not found, older data is read."
-        "Keep copies of all devices. `ubcache cat --damaged` leaves it out."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     TooStale "too-stale" Error
         "A pointer is more than 96 generations old: the driver gives the set up when it comes across it."
-        "Start the set with ubcache and let garbage collection run (`ubcache gc`)."
+        "`ubcache recover`, or start the set with ubcache and let garbage collection run (`ubcache gc`)."
     NearlyStale "nearly-stale" Note
         "A pointer is more than 80 generations old; garbage collection is due."
         "`ubcache gc` when the set runs."
@@ -230,16 +230,16 @@ kinds! {
         "Report it, with the output of `ubcache dump --what buckets`."
     BucketTwice "bucket-twice" Error
         "Two owners have the same bucket: one has overwritten the other, or will."
-        "Do not start the set. Keep copies of all devices."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     PromiseBroken "promise-broken" Error
         "The prio chain of ubcache promises that the bucket is free, and it has data: a start may overwrite it."
-        "Do not start the set with ubcache. `ubcache cat` gives the content; report it with `ubcache dump`."
+        "Do not start the set with ubcache. `ubcache recover` brings its data to the disk; report it, with `ubcache pack`."
     SectorsTwice "sectors-twice" Error
         "Two extents have their data in the same place: at least one of them reads what belongs to the other."
-        "Do not start the set. Keep copies of all devices. Compare the two ranges with a backup."
+        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; `ubcache cat --damaged` reads it."
     DirtyLost "dirty-lost" Error
         "Data that was only in the cache is gone: its bucket was given away. Older data is read in its place."
-        "Keep copies of all devices. Restore the range from a backup."
+        "Restore the range from a backup. `ubcache repair --out NEW` makes a set without the damage, and lists the range."
     DirtyStale "dirty-stale" Warning
         "A key says that data is only in the cache, and its bucket was given away: the driver had written it back."
         "Nothing, if the set was last run by the Linux driver: it leaves such keys when it is killed."
@@ -248,7 +248,7 @@ kinds! {
         "Nothing, if the volume was removed. Its space is used again in time."
     DirtyOrphan "dirty-orphan" Warning
         "The only copy of data belongs to a volume that was detached or removed; no volume shows it."
-        "If it is missed: `ubcache dump --what extents` says where it is."
+        "If it is missed: `ubcache repair` with -B gives a disk its slot again; `ubcache dump --what extents` says where it is."
     BlockTooSmall "block-too-small" Error
         "The backing device has smaller blocks than the cache, and can not be attached."
         "Give it another cache, made with smaller blocks."
@@ -257,7 +257,7 @@ kinds! {
         "Nothing, if this is meant to be. Else find the cache with the UUID that the device names."
     BackingNoSlot "backing-no-slot" Error
         "The backing device has data in this set, but the set does not know the device: what is cached of it is lost."
-        "Keep copies of all devices. Is it the right cache, or an older copy of it?"
+        "Is it the right cache, or an older copy of it? `ubcache repair --dry-run` with -B says if the slot is found again."
     BackingAbsent "backing-absent" Note
         "The only copy of data is in the cache, and the backing device was not given to this check."
         "Name all backing devices with -B for a full check."
@@ -275,7 +275,7 @@ kinds! {
         "Was the backing device made smaller, or is it another one?"
     CleanDiffers "clean-differs" Error
         "The cache and the backing device disagree, and neither says that it is the newer one."
-        "The cache's copy is what the volume read as. Was the backing device written to without the cache?"
+        "`ubcache cat` reads what the volume read as; `ubcache repair --out NEW` leaves clean data out: the disk's copy counts."
     FlashClean "flash-clean" Warning
         "The only copy of data of a volume without a backing device is marked clean, and may be dropped."
         "Copy it with `ubcache cat` before the set is started."

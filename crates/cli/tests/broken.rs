@@ -1,0 +1,122 @@
+//! The README's section for the case that something is broken: its commands, in its order, on sets that are.
+
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{scratch, sha256_of, ubcache};
+
+/// The commands of the section's blocks, a list for each block.
+fn blocks() -> Vec<Vec<String>> {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md"));
+    let readme = readme.expect("a README");
+    let (_, section) = readme.split_once("## I have a broken bcache").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("it is not the last one");
+    let blocks = section.split("```\n").skip(1).step_by(2);
+    let command = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    blocks.map(|block| block.lines().map(command).filter(|line| !line.is_empty()).collect()).collect()
+}
+
+/// Runs a command of the README in a directory that has the files `CACHE` and `DISK`; what it says.
+fn run(directory: &Path, command: &str, code: i32) -> String {
+    let mut words = command.split_whitespace();
+    assert_eq!(words.next(), Some("ubcache"), "{command}");
+    let output = ubcache().args(words).current_dir(directory).output().expect("ubcache runs");
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{command}\n{said}");
+    said
+}
+
+/// A set that the Linux driver left behind a power cut; the digest of its volume.
+fn a_set(directory: &Path) -> String {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
+    for (name, file) in [("CACHE", "cache.img.xz"), ("DISK", "backing.img.xz")] {
+        let packed = std::fs::read(case.join(file)).expect("an image");
+        let mut bytes = Vec::new();
+        let mut reader = lzma_rust2::XzReader::new(packed.as_slice(), false);
+        std::io::Read::read_to_end(&mut reader, &mut bytes).expect("a whole image");
+        std::fs::write(directory.join(name), bytes).expect("room");
+    }
+    let manifest = std::fs::read(case.join("manifest.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    manifest["devices"][0]["sha256"].as_str().expect("a digest").to_owned()
+}
+
+/// What is behind the superblock of the disk: what `losetup --offset 8192` shows.
+fn volume_on_the_disk(directory: &Path) -> String {
+    let bytes = std::fs::read(directory.join("DISK")).expect("the disk").split_off(8192);
+    std::fs::write(directory.join("volume"), bytes).expect("room");
+    sha256_of(&directory.join("volume"))
+}
+
+fn damage(directory: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(directory.join("CACHE")).expect("the cache");
+    change(&mut bytes);
+    std::fs::write(directory.join("CACHE"), bytes).expect("room");
+}
+
+/// Every block, and the exit codes of its commands when the set is damaged; nothing for the block that is not for that.
+const DAMAGED: [Option<&[i32]>; 5] = [Some(&[0, 0]), Some(&[1]), None, Some(&[1]), Some(&[1, 1, 0, 0])];
+
+#[test]
+fn an_undamaged_set_goes_to_the_disk() {
+    let directory = scratch();
+    let directory = directory.path();
+    let digest = a_set(directory);
+    let blocks = blocks();
+    assert_eq!(blocks.len(), DAMAGED.len(), "{blocks:?}");
+    for command in blocks.iter().take(3).flatten() {
+        run(directory, command, 0);
+    }
+    assert_eq!(volume_on_the_disk(directory), digest);
+}
+
+#[test]
+fn a_damaged_set_is_read_and_repaired() {
+    let directory = scratch();
+    let directory = directory.path();
+    a_set(directory);
+    let map = ubcache().args(["dump", "CACHE", "--what", "btree", "--json"]).current_dir(directory).output();
+    let lines = String::from_utf8(map.expect("it runs").stdout).expect("text");
+    let leaf: Value = lines
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .find(|line: &Value| line["type"] == "node" && line["level"] == 0)
+        .expect("a leaf");
+    let sector = leaf["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
+    damage(directory, |bytes| bytes[sector * 512 + 40] ^= 1);
+    for (commands, codes) in blocks().iter().zip(DAMAGED) {
+        let Some(codes) = codes else { continue };
+        assert_eq!(commands.len(), codes.len(), "{commands:?}");
+        for (command, code) in commands.iter().zip(codes) {
+            let said = run(directory, command, *code);
+            if command.starts_with("ubcache check CACHE") {
+                assert!(said.contains("DAMAGED") && said.contains("`ubcache repair"), "{said}");
+            }
+        }
+    }
+    let report = std::fs::read(directory.join("repair.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    assert!(report["kept_sectors"].as_u64().is_some_and(|kept| kept > 0), "{report}");
+    assert!(report["uncertain"].as_array().is_some_and(|list| !list.is_empty()), "{report}");
+    assert!(std::fs::metadata(directory.join("rescued.img")).is_ok_and(|file| file.len() > 0));
+}
+
+/// The superblock is gone: nothing is lost, and the last block is all that is needed.
+#[test]
+fn an_overwritten_superblock_costs_nothing() {
+    let directory = scratch();
+    let directory = directory.path();
+    let digest = a_set(directory);
+    damage(directory, |bytes| bytes[4096..8192].fill(0));
+    let blocks = blocks();
+    run(directory, &blocks[1][0], 1);
+    for (command, code) in blocks[4].iter().zip([1, 1, 0, 0]) {
+        run(directory, command, code);
+    }
+    assert_eq!(volume_on_the_disk(directory), digest);
+}
