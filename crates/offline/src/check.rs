@@ -101,7 +101,9 @@ async fn check<D: Device, V: Visitor + ?Sized>(
             }
         }
         check_absent(view, &given, &mut visitor);
-        read_dirty(view, cache, &given, &mut visitor, watcher).await;
+        if with_data {
+            read_dirty(view, cache, &given, &mut visitor, watcher).await;
+        }
         let stats = stats(view, visitor.report.stats.compared_sectors);
         visitor.report.stats = stats;
     }

@@ -28,8 +28,9 @@ pub enum Told {
     Unrepairable,
 }
 
-/// Looks at a damaged set; an error says what does not hold. `strict` is whether content is compared.
-pub fn judge(base: &Base, damaged: &Image, strict: bool) -> Result<Told, String> {
+/// Looks at a damaged set; an error says what does not hold. `strict` is whether content is compared, `with_uncertain`
+/// whether it is also repaired with uncertain data.
+pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -> Result<Told, String> {
     let cache = MemDevice::new(damaged.clone(), base.block);
     let backing = MemDevice::new(base.backing.clone(), base.block);
     let report = run(check_set(&cache, &[&backing]));
@@ -52,12 +53,15 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool) -> Result<Told, String>
     let copy = copied(&mut repair, &cache).map_err(|error| format!("to a copy: {error}"))?;
     outcome(base, &repair, &copy, &backing, strict).map_err(|error| format!("to a copy: {error}"))?;
 
-    let options = RepairOptions { use_uncertain: true };
-    let mut best = run(survey(&cache, &[&backing], options, &())).map_err(|error| error.to_string())?;
-    let copy = copied(&mut best, &cache).map_err(|error| format!("with uncertain data: {error}"))?;
-    outcome(base, &best, &copy, &backing, strict).map_err(|error| format!("with uncertain data: {error}"))?;
+    if with_uncertain {
+        let options = RepairOptions { use_uncertain: true };
+        let mut best = run(survey(&cache, &[&backing], options, &())).map_err(|error| error.to_string())?;
+        let copy = copied(&mut best, &cache).map_err(|error| format!("with uncertain data: {error}"))?;
+        outcome(base, &best, &copy, &backing, strict)
+            .map_err(|error| format!("with uncertain data: {error}"))?;
+    }
 
-    for use_uncertain in [false, true] {
+    for use_uncertain in [false, true].into_iter().take(1 + usize::from(with_uncertain)) {
         let cache = MemDevice::new(damaged.clone(), base.block);
         let options = RepairOptions { use_uncertain };
         match in_place(&cache, &backing, options) {

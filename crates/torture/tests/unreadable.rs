@@ -42,7 +42,7 @@ fn only_the_sectors_of_dirty_data_that_can_not_be_read_are_given_up() {
         let repair = in_place(&cache, &backing, RepairOptions::default()).expect("a repair");
         assert_eq!(repair.kept_sectors, before - sectors);
         assert_eq!(repair.uncertain.iter().map(|part| part.range.sectors()).sum::<u64>(), sectors);
-        assert_eq!(judge(base, &image, true), Ok(Told::Repaired));
+        assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired));
     }
 }
 
@@ -63,7 +63,7 @@ fn a_part_of_the_journal_that_nothing_needs_is_no_loss() {
         for at in journal.clone().step_by(2048).filter(|at| safe(*at)) {
             let image = bad(base, at, 512);
             assert_eq!(listed(base, &image), [], "{}: byte {at}", base.name);
-            assert_eq!(judge(base, &image, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
+            assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
             tried += 1;
         }
     }
@@ -82,7 +82,7 @@ fn where_the_newest_entry_may_be_unreadable_nothing_is_certain() {
                 "{}",
                 base.name
             );
-            assert_eq!(judge(base, &image, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
+            assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
         }
     }
 }
@@ -94,7 +94,7 @@ fn a_node_is_read_around_what_is_unreadable() {
         for node in &base.parts.nodes {
             for at in (node.start..node.start + base.bucket()).step_by(base.block as usize * 2) {
                 let image = bad(base, at, 1);
-                assert_eq!(judge(base, &image, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
+                assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
                 if at > node.end {
                     // It was never written: all that the node says was read.
                     assert_eq!(listed(base, &image), [], "{}: byte {at}, the node is {node:?}", base.name);

@@ -113,7 +113,7 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
     let superseded = |owner, bucket| owner == Owner::Free && there(bucket);
     let view = &dumped.view;
     let places = free_buckets(view, unused).chain(free_buckets(view, superseded));
-    let seq = state.view.as_ref().map_or(0, |there| next_seq(there)).max(dumped.journal_seq);
+    let seq = state.view.as_ref().map_or(0, next_seq).max(dumped.journal_seq);
     let set = NewSet {
         superblock: &view.superblock,
         with_superblock: true,
