@@ -214,6 +214,32 @@ fn damage_is_the_same_in_a_pack() {
     assert!(damaged > rounds / 4);
 }
 
+/// Of a part with a sector that can't be read, the pack has the rest, and what is made of it is the same.
+#[test]
+fn unreadable_sectors_are_unreadable_in_a_pack() {
+    let case = frozen("writeback-crash");
+    let mut structures = Structures::default();
+    let set = run(walk(&MemDevice::new(case.cache.clone()), &mut structures, &())).expect("a set");
+    let disk = MemDevice::new(backings(&case).remove(0));
+    let backing = device(disk.bytes());
+    let node = structures.list.iter().find(|(kind, _)| *kind == "node").expect("a node").1.start;
+    let ring = set.geometry.journal_bucket(0).0 as usize * BUCKET;
+    for bad in [node, node + 1024, ring, ring + 4096].map(|byte| Sector(byte as u64 / 512)) {
+        let damaged = MemDevice::new(case.cache.clone());
+        damaged.fail_reads_of(bad);
+        let (file, packing) = packed(&damaged);
+        assert_eq!(packing.unreadable, [SectorRange::new(bad, 1)]);
+        assert!(!packing.is_clean());
+        let (pack, whole) = (opened(file), run(Cache::open(damaged)).expect("a device"));
+        assert_eq!(kinds(&run(check_set(&pack, &[]))), kinds(&run(check_set(&whole, &[]))), "sector {bad}");
+        let options = RepairOptions::default();
+        let [pack, whole] =
+            [&pack, &whole].map(|cache| run(survey(cache, &[&backing], options, &())).expect("a survey"));
+        assert_eq!(pack.uncertain, whole.uncertain, "sector {bad}");
+        assert_eq!(pack.kept_sectors, whole.kept_sectors, "sector {bad}");
+    }
+}
+
 #[test]
 fn what_is_not_in_a_pack_is_said() {
     let case = frozen("writeback-crash");

@@ -1,15 +1,17 @@
 //! Making a pack.
 
+use std::ops::Range;
+
 use serde_json::{Value, json};
 use ubcache_env::{Buf, Device, SectorRange};
-use ubcache_format::{Geometry, SECTOR_BYTES, Superblock, crc64_we};
+use ubcache_format::{Geometry, SECTOR_BYTES, Sector, Superblock, crc64_we};
 
 use super::blank;
 use super::layout::{
     BLOCK_BYTES, CHUNK_BYTES, CHUNK_SECTORS, Chunk, Header, Piece, Trailer, VERSION, add_to_index,
 };
 use super::plan::{Part, Planned, cut, of_superblock, plan};
-use crate::disk::{Phase, Watcher, read};
+use crate::disk::{Phase, Watcher, read_around};
 use crate::error::OfflineError;
 use crate::finding::{Finding, Report, Site};
 use crate::repair::superblock::search;
@@ -169,19 +171,19 @@ async fn write<D: Device, S: FnMut(&[u8]) -> Result<(), String>>(
     let phase = Phase::new(watcher, "packing", total);
     for Planned { part, range } in planned {
         packing.count(*part);
-        match read(cache, range.start, range.sectors()).await {
-            Ok(mut bytes) => {
-                keep(*part, geometry.as_ref(), version, *range, &mut bytes);
-                packing.raw_bytes += bytes.len() as u64;
-                for (piece, bytes) in cut(*range, CHUNK_SECTORS).zip(bytes.as_slice().chunks(CHUNK_BYTES)) {
-                    writer.piece(piece, Some(bytes))?;
-                }
-            }
-            Err(_) => {
-                packing.unreadable.push(*range);
-                cut(*range, CHUNK_SECTORS).try_for_each(|piece| writer.piece(piece, None))?;
-            }
+        let read = read_around(cache, range.start, range.sectors()).await;
+        let (mut bytes, holes) =
+            read.map_err(|error| OfflineError::Io { doing: "reading the cache", error })?;
+        keep(*part, geometry.as_ref(), version, *range, &mut bytes);
+        let mut at = 0;
+        for hole in holes {
+            packing.raw_bytes += writer.readable(range.start, at..hole.start, bytes.as_slice())?;
+            let unreadable = sectors(range.start, &hole);
+            cut(unreadable, CHUNK_SECTORS).try_for_each(|piece| writer.piece(piece, None))?;
+            packing.unreadable.push(unreadable);
+            at = hole.end;
         }
+        packing.raw_bytes += writer.readable(range.start, at..range.bytes(), bytes.as_slice())?;
         phase.add(range.bytes());
     }
     packing.file_bytes = writer.end()?;
@@ -199,6 +201,11 @@ fn keep(part: Part, geometry: Option<&Geometry>, version: u32, range: SectorRang
         (Part::Node | Part::FoundNode, Some(geometry)) => blank::nodes(geometry, range.start, bytes),
         (_, None) => bytes.fill(0),
     }
+}
+
+/// The sectors of some bytes behind a sector.
+fn sectors(start: Sector, bytes: &Range<u64>) -> SectorRange {
+    SectorRange::from_bounds(start + bytes.start / SECTOR_BYTES, start + bytes.end / SECTOR_BYTES)
 }
 
 /// Gathers pieces to chunks and gives them on.
@@ -220,6 +227,15 @@ impl<S: FnMut(&[u8]) -> Result<(), String>> Writer<S> {
     fn compress(&self, bytes: &[u8]) -> Result<Vec<u8>, OfflineError> {
         let packed = zstd::bulk::compress(bytes, LEVEL);
         packed.map_err(|error| OfflineError::Io { doing: "compressing", error: error.to_string() })
+    }
+
+    /// Takes those bytes of an area that could be read; says how many.
+    fn readable(&mut self, start: Sector, part: Range<u64>, area: &[u8]) -> Result<u64, OfflineError> {
+        let bytes = area.get(part.start as usize..part.end as usize).unwrap_or_default();
+        for (piece, bytes) in cut(sectors(start, &part), CHUNK_SECTORS).zip(bytes.chunks(CHUNK_BYTES)) {
+            self.piece(piece, Some(bytes))?;
+        }
+        Ok(bytes.len() as u64)
     }
 
     fn piece(&mut self, range: SectorRange, bytes: Option<&[u8]>) -> Result<(), OfflineError> {
