@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{Buf, BufPool, Device, Durability, Geometry, IoResult, IoVec, Sector, SectorRange};
 
 use crate::stats::DeviceCounters;
 
@@ -14,12 +14,19 @@ pub(crate) struct Meter<D> {
     /// Writes completed, and of these how many the last good flush covers.
     completed: Cell<u64>,
     flushed: Cell<u64>,
+    pool: BufPool,
 }
 
 impl<D: Device> Meter<D> {
     pub fn new(device: D) -> Meter<D> {
         // Somebody else may have written before: the first flush is never skipped.
-        Meter { device, counters: Cell::default(), completed: Cell::new(1), flushed: Cell::new(0) }
+        Meter {
+            device,
+            counters: Cell::default(),
+            completed: Cell::new(1),
+            flushed: Cell::new(0),
+            pool: BufPool::default(),
+        }
     }
 
     pub fn counters(&self) -> DeviceCounters {
@@ -46,7 +53,7 @@ impl<D: Device> Meter<D> {
             c.reads += 1;
             c.read_bytes += sectors * ubcache_format::SECTOR_BYTES;
         });
-        let (buf, result) = self.device.read(at, Buf::for_sectors(sectors)).await;
+        let (buf, result) = self.device.read(at, self.pool.for_sectors(sectors)).await;
         if result.is_err() {
             self.count(|c| c.errors += 1);
         }

@@ -4,8 +4,9 @@
 //! [`Slice`], which is shared, cheap to clone and cut, and read-only. An [`IoVec`] strings
 //! slices together: what a write takes and what a read of a volume gives.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use smallvec::SmallVec;
 use ubcache_format::SECTOR_BYTES;
@@ -17,17 +18,99 @@ const PAGE_BYTES: usize = 4096;
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_BYTES]);
 
+/// The pages of a [`Buf`] and of the slices that it becomes.
+struct Memory {
+    pages: Vec<Page>,
+    /// Where it goes when nobody holds it any more.
+    home: Weak<Free>,
+}
+
 /// Memory for I/O, aligned to 4096 bytes, with one owner.
 #[derive(Default)]
 pub struct Buf {
-    pages: Vec<Page>,
+    memory: Option<Rc<Memory>>,
     len: usize,
+}
+
+/// Memory that is used again. [`Buf::zeroed`] asks the allocator and clears; for a read, which fills the memory anyway,
+/// both are a waste.
+#[derive(Clone, Default)]
+pub struct BufPool(Rc<Free>);
+
+/// Pages that a pool keeps at most.
+const POOL_PAGES_MAX: usize = 1024;
+/// Larger buffers are not kept.
+const POOLED_PAGES_MAX: usize = 32;
+
+/// What a pool keeps, by number of pages.
+#[derive(Default)]
+struct Free {
+    by_pages: RefCell<[Vec<Rc<Memory>>; POOLED_PAGES_MAX]>,
+    pages: Cell<usize>,
+}
+
+impl BufPool {
+    /// Memory for `sectors` sectors. What is in it is zeroes or what an earlier user left there.
+    pub fn for_sectors(&self, sectors: u64) -> Buf {
+        let len = (sectors * SECTOR_BYTES) as usize;
+        let pages = len.div_ceil(PAGE_BYTES);
+        if !(1..=POOLED_PAGES_MAX).contains(&pages) {
+            return Buf::zeroed(len);
+        }
+        let free = self.0.by_pages.borrow_mut()[pages - 1].pop();
+        let memory = match free {
+            Some(memory) => {
+                self.0.pages.set(self.0.pages.get() - pages);
+                memory
+            }
+            None => {
+                Rc::new(Memory { pages: vec![Page([0; PAGE_BYTES]); pages], home: Rc::downgrade(&self.0) })
+            }
+        };
+        Buf { memory: Some(memory), len }
+    }
+}
+
+impl fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BufPool({} pages)", self.0.pages.get())
+    }
+}
+
+/// Gives memory back to the pool that it came from, if nobody else holds it.
+fn give_back(memory: Option<Rc<Memory>>) {
+    let Some(memory) = memory else { return };
+    if Rc::strong_count(&memory) > 1 {
+        return;
+    }
+    let Some(home) = memory.home.upgrade() else { return };
+    let pages = memory.pages.len();
+    if home.pages.get() + pages <= POOL_PAGES_MAX {
+        home.pages.set(home.pages.get() + pages);
+        home.by_pages.borrow_mut()[pages - 1].push(memory);
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        give_back(self.memory.take());
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        give_back(self.memory.take());
+    }
 }
 
 impl Buf {
     /// `len` bytes of zeroes.
     pub fn zeroed(len: usize) -> Buf {
-        Buf { pages: vec![Page([0; PAGE_BYTES]); len.div_ceil(PAGE_BYTES)], len }
+        if len == 0 {
+            return Buf::default();
+        }
+        let pages = vec![Page([0; PAGE_BYTES]); len.div_ceil(PAGE_BYTES)];
+        Buf { memory: Some(Rc::new(Memory { pages, home: Weak::new() })), len }
     }
 
     /// Memory for `sectors` sectors, zeroed.
@@ -59,18 +142,19 @@ impl Buf {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.pages.as_slice().as_bytes()[..self.len]
+        bytes_of(self.memory.as_ref(), 0, self.len)
     }
 
     /// The bytes, to be changed.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.pages.as_mut_slice().as_mut_bytes()[..self.len]
+        let Some(memory) = &mut self.memory else { return &mut [] };
+        let memory = Rc::get_mut(memory).expect("a buffer that is not frozen has one owner");
+        &mut memory.pages.as_mut_slice().as_mut_bytes()[..self.len]
     }
 
     /// Ends writing: from now on the memory is shared and read-only.
-    pub fn freeze(self) -> Slice {
-        let end = self.len;
-        Slice { buf: Rc::new(self), start: 0, end }
+    pub fn freeze(mut self) -> Slice {
+        Slice { memory: self.memory.take(), start: 0, end: self.len }
     }
 }
 
@@ -80,10 +164,14 @@ impl fmt::Debug for Buf {
     }
 }
 
+fn bytes_of(memory: Option<&Rc<Memory>>, start: usize, end: usize) -> &[u8] {
+    memory.map_or(&[], |memory| &memory.pages.as_slice().as_bytes()[start..end])
+}
+
 /// A shared, read-only part of a [`Buf`].
 #[derive(Clone)]
 pub struct Slice {
-    buf: Rc<Buf>,
+    memory: Option<Rc<Memory>>,
     start: usize,
     end: usize,
 }
@@ -101,7 +189,7 @@ impl Slice {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.buf.as_slice()[self.start..self.end]
+        bytes_of(self.memory.as_ref(), self.start, self.end)
     }
 
     /// The part from byte `from` to byte `to` of this slice.
@@ -110,7 +198,7 @@ impl Slice {
     /// If the part is not within the slice.
     pub fn cut(&self, from: usize, to: usize) -> Slice {
         assert!(from <= to && to <= self.len(), "cut {from}..{to} of a slice of {} bytes", self.len());
-        Slice { buf: self.buf.clone(), start: self.start + from, end: self.start + to }
+        Slice { memory: self.memory.clone(), start: self.start + from, end: self.start + to }
     }
 }
 
@@ -248,6 +336,25 @@ mod tests {
         assert_eq!(vec.to_buf().as_slice(), b"hello world");
         assert_eq!(vec.cut(4, 8).to_buf().as_slice(), b"o wo");
         assert!(vec.cut(3, 3).is_empty());
+    }
+
+    #[test]
+    fn a_pool_hands_out_memory_that_nobody_holds() {
+        let pool = BufPool::default();
+        let mut first = pool.for_sectors(8);
+        first.as_mut_slice().fill(7);
+        let address = first.as_slice().as_ptr();
+        let slice = first.freeze();
+        let other = slice.cut(10, 20);
+        drop(slice);
+        assert_ne!(pool.for_sectors(8).as_slice().as_ptr(), address, "it is held");
+        assert_eq!(other.as_slice(), [7; 10]);
+        drop(other);
+        assert_eq!(pool.for_sectors(5).as_slice().as_ptr(), address);
+        drop(pool.for_sectors(1000));
+        let survivor = pool.for_sectors(8);
+        drop(pool);
+        assert_eq!(survivor.as_slice().len(), 4096);
     }
 
     #[test]

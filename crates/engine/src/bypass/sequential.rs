@@ -11,8 +11,7 @@
 //!   (weight 1/8 for the newest). A client whose runs are long on average is sequential even where it jumps.
 //!
 //! bcache knows processes where a block protocol only knows connections, so a [`StreamId`] stands for the task.
-//! Memory is bounded: 128 runs, 1024 streams. Lookups are ordered maps, so that a run of the simulator repeats
-//! itself exactly.
+//! Memory is bounded: 128 runs, 1024 streams.
 
 use std::collections::BTreeMap;
 
@@ -28,11 +27,114 @@ pub const STREAMS_MAX: usize = 1024;
 /// The newest finished run counts for one part in this many of the average.
 const AVERAGE_WEIGHT: u64 = 8;
 
-/// A run that may go on: the value of the history, found by the sector where it ended.
+/// No run: the end of a list.
+const NONE: u8 = u8::MAX;
+/// Lists of runs by the hash of their end.
+const LISTS: usize = 256;
+
+/// A run that may go on.
 #[derive(Copy, Clone, Debug)]
 struct Run {
+    end: Sector,
     bytes: u64,
     expires: Nanos,
+    /// The neighbours in the order of use.
+    older: u8,
+    newer: u8,
+    /// The next less recent run of the same list.
+    next: u8,
+}
+
+/// The history: runs by their end, and in the order of use.
+#[derive(Debug)]
+struct Runs {
+    /// At most [`RUNS_MAX`]; what is not in use is in the list `unused`, by `next`.
+    runs: Vec<Run>,
+    lists: [u8; LISTS],
+    oldest: u8,
+    newest: u8,
+    unused: u8,
+}
+
+impl Default for Runs {
+    fn default() -> Runs {
+        Runs { runs: Vec::new(), lists: [NONE; LISTS], oldest: NONE, newest: NONE, unused: NONE }
+    }
+}
+
+impl Runs {
+    fn list(end: Sector) -> usize {
+        (end.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize
+    }
+
+    fn run(&mut self, at: u8) -> &mut Run {
+        &mut self.runs[usize::from(at)]
+    }
+
+    /// Takes the most recent run that ended at `start` out of the history, if it has not expired; gives its bytes.
+    fn take(&mut self, now: Nanos, start: Sector) -> Option<u64> {
+        // Each list has the most recent run first, and the most recent of the runs that ended here expires last.
+        let mut at = self.lists[Self::list(start)];
+        while at != NONE && self.run(at).end != start {
+            at = self.run(at).next;
+        }
+        if at == NONE || now >= self.run(at).expires {
+            return None;
+        }
+        let bytes = self.run(at).bytes;
+        self.remove(at);
+        Some(bytes)
+    }
+
+    fn remove(&mut self, at: u8) {
+        let Run { end, older, newer, next, .. } = *self.run(at);
+        let list = Self::list(end);
+        if self.lists[list] == at {
+            self.lists[list] = next;
+        } else {
+            let mut before = self.lists[list];
+            while self.run(before).next != at {
+                before = self.run(before).next;
+            }
+            self.run(before).next = next;
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.run(newer).older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.run(older).newer = newer,
+        }
+        self.run(at).next = self.unused;
+        self.unused = at;
+    }
+
+    /// Puts a run into the history, in the place of the least recent one if there is no room.
+    fn insert(&mut self, end: Sector, bytes: u64, expires: Nanos) {
+        if self.unused == NONE && self.runs.len() == RUNS_MAX {
+            self.remove(self.oldest);
+        }
+        let list = Self::list(end);
+        let run = Run { end, bytes, expires, older: self.newest, newer: NONE, next: self.lists[list] };
+        let at = match self.unused {
+            NONE => {
+                self.runs.push(run);
+                (self.runs.len() - 1) as u8
+            }
+            at => {
+                self.unused = self.run(at).next;
+                *self.run(at) = run;
+                at
+            }
+        };
+        match self.newest {
+            NONE => self.oldest = at,
+            newest => self.run(newest).newer = at,
+        }
+        self.newest = at;
+        self.lists[list] = at;
+    }
 }
 
 /// What is known of one client connection.
@@ -44,18 +146,11 @@ struct Stream {
 }
 
 /// The I/O history of one volume and of the streams that use it.
-///
-/// Invariants: `recent` names every run once, `stream_uses` every stream once; the keys `used` come from one
-/// counter and never repeat, so smaller means longer ago.
 #[derive(Debug, Default)]
 pub struct SequentialDetector {
-    /// (end of the run, used) → run. Several runs may end at one sector; the most recent one is continued.
-    runs: BTreeMap<(Sector, u64), Run>,
-    /// used → end: the runs, least recent first.
-    recent: BTreeMap<u64, Sector>,
+    runs: Runs,
+    /// The values `used` come from one counter and never repeat, so smaller means longer ago.
     streams: BTreeMap<StreamId, Stream>,
-    /// used → stream: the streams, least recent first.
-    stream_uses: BTreeMap<u64, StreamId>,
     clock: u64,
 }
 
@@ -69,12 +164,11 @@ impl SequentialDetector {
     /// starts, itself included, or the average run of its stream if that is longer.
     pub fn observe(&mut self, now: Nanos, stream: StreamId, range: SectorRange) -> u64 {
         self.clock += 1;
-        let used = self.clock;
-        let continued = self.take_run(now, range.start);
+        let continued = self.runs.take(now, range.start);
         let run_bytes = continued.unwrap_or(0).saturating_add(range.bytes());
-        self.remember_run(used, range.end, Run { bytes: run_bytes, expires: now.after(RUN_EXPIRY) });
+        self.runs.insert(range.end, run_bytes, now.after(RUN_EXPIRY));
 
-        let state = self.stream(used, stream);
+        let state = self.stream(stream);
         if continued.is_none() {
             let weighted = state.average_bytes.saturating_mul(AVERAGE_WEIGHT - 1);
             state.average_bytes = weighted.saturating_add(state.run_bytes) / AVERAGE_WEIGHT;
@@ -83,46 +177,16 @@ impl SequentialDetector {
         run_bytes.max(state.average_bytes) / SECTOR_BYTES
     }
 
-    /// Takes the most recent run that ended at `start` out of the history, if it has not expired.
-    fn take_run(&mut self, now: Nanos, start: Sector) -> Option<u64> {
-        let (&key, run) = self.runs.range((start, 0)..=(start, u64::MAX)).next_back()?;
-        // The most recent of the runs that ended here expires last: no need to look at the others.
-        if now >= run.expires {
-            return None;
-        }
-        let bytes = run.bytes;
-        self.runs.remove(&key);
-        self.recent.remove(&key.1);
-        Some(bytes)
-    }
-
-    /// Puts a run into the history, in the place of the least recent one if there is no room.
-    fn remember_run(&mut self, used: u64, end: Sector, run: Run) {
-        if self.runs.len() == RUNS_MAX
-            && let Some((oldest, at)) = self.recent.pop_first()
-        {
-            self.runs.remove(&(at, oldest));
-        }
-        self.runs.insert((end, used), run);
-        self.recent.insert(used, end);
-    }
-
     /// The state of a stream, marked as used now; the least recent one is forgotten for a new one.
-    fn stream(&mut self, used: u64, id: StreamId) -> &mut Stream {
-        match self.streams.get(&id) {
-            Some(known) => {
-                self.stream_uses.remove(&known.used);
-            }
-            None if self.streams.len() == STREAMS_MAX => {
-                if let Some((_, oldest)) = self.stream_uses.pop_first() {
-                    self.streams.remove(&oldest);
-                }
-            }
-            None => {}
+    fn stream(&mut self, id: StreamId) -> &mut Stream {
+        if self.streams.len() == STREAMS_MAX
+            && !self.streams.contains_key(&id)
+            && let Some((&oldest, _)) = self.streams.iter().min_by_key(|(_, stream)| stream.used)
+        {
+            self.streams.remove(&oldest);
         }
-        self.stream_uses.insert(used, id);
         let state = self.streams.entry(id).or_default();
-        state.used = used;
+        state.used = self.clock;
         state
     }
 }
@@ -252,8 +316,8 @@ mod tests {
                     detector.observe(Nanos(now), StreamId(stream), range(start, sectors)),
                     model.observe(now, stream, start, sectors)
                 );
-                prop_assert!(detector.runs.len() <= RUNS_MAX && detector.runs.len() == detector.recent.len());
-                prop_assert_eq!(detector.streams.len(), detector.stream_uses.len());
+                prop_assert!(detector.runs.runs.len() <= RUNS_MAX);
+                prop_assert!(detector.streams.len() <= STREAMS_MAX);
             }
         }
 

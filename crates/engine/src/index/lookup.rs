@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_words};
 
@@ -120,8 +121,8 @@ impl<E: Env> Set<E> {
     }
 
     /// The live extents over the range, cut to it, in order. The leaves must be in memory.
-    pub(crate) fn live_extents(&self, inode: Inode, range: SectorRange) -> Vec<Extent> {
-        let mut live = Vec::new();
+    pub(crate) fn live_extents(&self, inode: Inode, range: SectorRange) -> SmallVec<[Extent; 2]> {
+        let mut live = SmallVec::new();
         let buckets = self.buckets.borrow();
         self.each_extent(inode, range, |extent| {
             if buckets.is_live(extent.pointer) {

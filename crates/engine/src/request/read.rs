@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use smallvec::SmallVec;
 use ubcache_env::local::{Permit, join_all};
 use ubcache_env::{Durability, Env, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError};
 use ubcache_format::{Pointer, SECTOR_BYTES};
@@ -54,21 +55,21 @@ impl<E: Env> CachedVolume<E> {
             } += 1;
         });
         // R2: all parts at once.
-        let mut results = if parts.len() == 1 {
-            let part = parts.into_iter().next().expect("there is one");
-            vec![self.read_part(part).await]
-        } else {
-            join_all(parts.into_iter().map(|part| self.read_part(part))).await
-        };
         let mut data = IoVec::new();
         let mut fills = Vec::new();
         let mut failed = None;
-        for (result, fill) in results.drain(..) {
+        let mut take = |(result, fill): (Result<Slice, VolumeError>, Option<Fill>)| {
             match result {
                 Ok(slice) => data.push(slice),
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => failed = failed.take().or(Some(error)),
             }
             fills.extend(fill);
+        };
+        if parts.len() == 1 {
+            let part = parts.into_iter().next().expect("there is one");
+            take(self.read_part(part).await);
+        } else {
+            join_all(parts.into_iter().map(|part| self.read_part(part))).await.into_iter().for_each(take);
         }
         // The reply does not wait for R3.
         if !fills.is_empty()
@@ -86,13 +87,13 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    fn look_up(&self, range: SectorRange, fill: bool) -> Vec<Part> {
+    fn look_up(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
         let mut live = self.set.live_extents(self.inode(), range);
         if self.set.mutant(Mutant::StaleGenerationServed) {
             live.clear();
             self.set.each_extent(self.inode(), range, |extent| live.push(extent));
         }
-        let mut parts = Vec::with_capacity(1);
+        let mut parts = SmallVec::new();
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.
         let copies: Vec<(SectorRange, Pointer)> = self.unpublished.borrow().overlapping(range).collect();

@@ -98,7 +98,7 @@ impl<E: Env> CachedVolume<E> {
             // W2, one step: decide.
             if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty) {
                 if self.set.mutant(Mutant::FailedWriteRestoresKey) {
-                    before = self.set.live_extents(self.inode(), range);
+                    before = self.set.live_extents(self.inode(), range).into_vec();
                 }
                 break self.decide(ticket, range);
             }
