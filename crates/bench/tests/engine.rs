@@ -7,8 +7,8 @@ use ubcache_engine::SetOptions;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allocations of the engine for a read hit. The goal is 0 besides the memory of the data.
-const ALLOCATIONS_PER_HIT_MAX: f64 = 5.3;
+/// Allocations of the engine for a read hit: none, but for the pool of buffers that grows at first.
+const ALLOCATIONS_PER_HIT_MAX: f64 = 0.01;
 
 fn cost(load: Load) -> Cost {
     let mut bench = Bench::new(load, 16 << 20, SetOptions::default()).expect("a good set");
@@ -26,7 +26,7 @@ fn the_counting_allocator_counts() {
 }
 
 #[test]
-fn a_read_hit_allocates_no_more_than_it_did() {
+fn a_read_hit_allocates_nothing() {
     let hit = cost(Load::Hit);
     assert!(hit.allocations <= ALLOCATIONS_PER_HIT_MAX, "{} allocations for a hit", hit.allocations);
     assert_eq!(hit.cache.reads, hit.requests, "one read of the cache device for a hit");
