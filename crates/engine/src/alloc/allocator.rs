@@ -93,11 +93,15 @@ impl<E: Env> Set<E> {
 
     /// Waits for one round of the allocator.
     pub(crate) async fn wait_for_buckets(&self, what: &'static str) -> Result<(), EngineError> {
-        let can_progress = {
-            let mut buckets = self.buckets.borrow_mut();
-            buckets.settle_released();
-            buckets.can_progress()
-        };
+        let mut can_progress = self.can_progress();
+        // A stop keeps no client waiting: what is not counted yet may be free.
+        while !can_progress && self.is_ending() && !self.buckets.borrow().is_counted() {
+            if self.is_ended() || self.failure().is_some() {
+                break;
+            }
+            self.env.sleep(Nanos::from_millis(1)).await;
+            can_progress = self.can_progress();
+        }
         if let Some(reason) = self.failure() {
             return Err(EngineError::Failed(reason));
         }
@@ -113,6 +117,12 @@ impl<E: Env> Set<E> {
         self.allocator.wake.notify_all();
         round.await;
         Ok(())
+    }
+
+    fn can_progress(&self) -> bool {
+        let mut buckets = self.buckets.borrow_mut();
+        buckets.settle_released();
+        buckets.can_progress()
     }
 
     /// Nothing can be given up. Unpublished copies pin buckets, dirty data fills others: both

@@ -120,6 +120,8 @@ pub(crate) struct Set<E: Env> {
     pub uuids: RefCell<Vec<UuidEntry>>,
     pub attach_lock: Lock,
     pub volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
+    /// Volumes that were parted from the set, and are served all the same.
+    pub parted: RefCell<Vec<Weak<CachedVolume<E>>>>,
     pub congestion: RefCell<Congestion>,
     pub gc: GcState,
     pub failed: RefCell<Option<String>>,
@@ -143,6 +145,13 @@ impl<E: Env> Set<E> {
     }
     pub(crate) fn is_ended(&self) -> bool {
         self.phase.get() >= Phase::Ended
+    }
+
+    /// The volumes that are served, attached or not.
+    pub(crate) fn served(&self) -> Vec<Rc<CachedVolume<E>>> {
+        let mut served = self.attached();
+        served.extend(self.parted.borrow().iter().filter_map(Weak::upgrade));
+        served
     }
 
     /// The attached volumes.

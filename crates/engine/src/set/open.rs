@@ -147,6 +147,7 @@ fn assemble<E: Env>(
         uuids: RefCell::new(uuids),
         attach_lock: Lock::default(),
         volumes: RefCell::default(),
+        parted: RefCell::default(),
         congestion: RefCell::default(),
         gc: GcState::default(),
         failed: RefCell::default(),

@@ -20,7 +20,7 @@ impl<E: Env> CacheSet<E> {
         }
         set.phase.set(Phase::Ending);
         let mut flushed = Ok(());
-        for volume in set.attached() {
+        for volume in set.served() {
             flushed = flushed.and(volume.stop().await);
         }
         set.ending.notify_all();
