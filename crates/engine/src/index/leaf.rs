@@ -1,17 +1,18 @@
 //! A leaf of the index in memory: its extents, combined, and what of them is not written yet.
 //!
-//! The map of a leaf equals what a reader of the device would get by combining the bsets of the
+//! The extents of a leaf equal what a reader of the device would get by combining the bsets of the
 //! node and what is touched since, except that holes and placeholders are left out. Stale
 //! extents stay: the device still has them, and the return check (docs/coherence.md) asks for them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 
 use ubcache_env::local::Lock;
 use ubcache_env::{IntervalSet, Nanos, Sector, SectorRange};
-use ubcache_format::{Generation, Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, Pointer};
+use ubcache_format::{Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, Pointer};
+
+use super::extents::Extents;
 
 /// A place in the order of keys.
 pub(crate) type Position = (Inode, Sector);
@@ -49,36 +50,18 @@ impl Extent {
     }
 }
 
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-struct Entry {
-    offset: Sector,
-    sectors: u16,
-    dirty: bool,
-    generation: Generation,
-}
-
 /// The extents of a leaf.
 #[derive(Default, Debug)]
 pub(crate) struct Body {
-    /// By (volume, end).
-    map: BTreeMap<Position, Entry>,
+    extents: Extents,
     /// Ranges changed since the last write of the node was started.
     touched: BTreeMap<Inode, IntervalSet>,
     /// An upper bound for the words that a bset of the touched ranges takes.
     touched_words: u64,
     /// Dirty entries, stale ones included.
     dirty_entries: u32,
-    /// Where the node on the device has holes or placeholders, which are not in the map.
+    /// Where the node on the device has holes or placeholders, which are not among the extents.
     hollow: BTreeMap<Inode, IntervalSet>,
-}
-
-fn extent((inode, end): Position, entry: Entry) -> Extent {
-    Extent {
-        inode,
-        range: SectorRange::from_bounds(Sector(end.0 - u64::from(entry.sectors)), end),
-        dirty: entry.dirty,
-        pointer: Pointer { device: 0, offset: entry.offset, generation: entry.generation },
-    }
 }
 
 impl Body {
@@ -92,7 +75,7 @@ impl Body {
     }
 
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.extents.len()
     }
     pub fn dirty_entries(&self) -> u32 {
         self.dirty_entries
@@ -106,35 +89,29 @@ impl Body {
 
     /// All extents in order.
     pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.map.iter().map(|(&position, &entry)| extent(position, entry))
+        self.extents.iter()
     }
 
     /// The extents after a place, in order.
+    #[inline]
     pub fn iter_after(&self, after: Position) -> impl Iterator<Item = Extent> + '_ {
-        self.map.range((Excluded(after), Unbounded)).map(|(&position, &entry)| extent(position, entry))
+        self.extents.iter_after(after)
     }
 
     /// The extents that overlap the range, uncut, in order.
+    #[inline]
     pub fn overlapping(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = Extent> + '_ {
         self.iter_after((inode, range.start))
             .take_while(move |extent| extent.inode == inode && extent.range.start < range.end)
     }
 
     fn put(&mut self, extent: Extent) {
-        let entry = Entry {
-            offset: extent.pointer.offset,
-            sectors: extent.range.sectors() as u16,
-            dirty: extent.dirty,
-            generation: extent.pointer.generation,
-        };
         self.dirty_entries += u32::from(extent.dirty);
-        let old = self.map.insert((extent.inode, extent.range.end), entry);
-        assert!(old.is_none(), "no two extents end at the same place");
+        self.extents.insert(&extent);
     }
 
     fn take(&mut self, extent: &Extent) {
-        let old = self.map.remove(&(extent.inode, extent.range.end));
-        assert!(old.is_some(), "the extent is in the map");
+        self.extents.remove((extent.inode, extent.range.end));
         self.dirty_entries -= u32::from(extent.dirty);
     }
 
@@ -150,6 +127,9 @@ impl Body {
                 self.put(old.cut(SectorRange::from_bounds(part.end, old.range.end)));
             }
             removed(old.cut(part));
+            if range.end <= old.range.end {
+                return;
+            }
         }
     }
 
@@ -163,15 +143,15 @@ impl Body {
                 && left.pointer.bucket(bucket_sectors) == right.pointer.bucket(bucket_sectors)
                 && left.range.sectors() + right.range.sectors() <= MAX_EXTENT_SECTORS
         };
-        if let Some(&entry) = self.map.get(&(new.inode, new.range.start)) {
-            let left = extent((new.inode, new.range.start), entry);
-            if joins(&left, &new) {
-                self.take(&left);
-                new.range.start = left.range.start;
-                new.pointer = left.pointer;
-            }
+        // There is nothing in the range, so what comes after its start comes after its end.
+        let (left, right) = self.extents.beside((new.inode, new.range.start));
+        if let Some(left) = left
+            && joins(&left, &new)
+        {
+            self.take(&left);
+            new.range.start = left.range.start;
+            new.pointer = left.pointer;
         }
-        let right = self.iter_after((new.inode, new.range.end)).next();
         if let Some(right) = right
             && joins(&new, &right)
         {
@@ -283,9 +263,9 @@ impl Body {
     /// Drops the extents for which `drop` says so, without touching.
     pub fn drop_where(&mut self, mut drop: impl FnMut(&Extent) -> bool) {
         let mut dirty = 0;
-        self.map.retain(|&position, &mut entry| {
-            let keep = !drop(&extent(position, entry));
-            dirty += u32::from(keep && entry.dirty);
+        self.extents.retain(|extent| {
+            let keep = !drop(extent);
+            dirty += u32::from(keep && extent.dirty);
             keep
         });
         self.dirty_entries = dirty;
@@ -304,9 +284,8 @@ impl Body {
             self.put(old.cut(right));
         }
         let mut right = Body::default();
-        let boundary = (inode, Sector(sector.0 + 1));
-        right.map = self.map.split_off(&boundary);
-        right.dirty_entries = right.map.values().filter(|entry| entry.dirty).count() as u32;
+        right.extents = self.extents.split_after(at);
+        right.dirty_entries = right.extents.dirty_entries() as u32;
         self.dirty_entries -= right.dirty_entries;
         right.touched = self.touched.split_off(&Inode(inode.0 + 1));
         if let Some(ranges) = self.touched.remove(&inode) {
@@ -335,7 +314,7 @@ impl Body {
 
     /// Adds everything of a right neighbour.
     pub fn append(&mut self, mut right: Body) {
-        self.map.append(&mut right.map);
+        self.extents.append(std::mem::take(&mut right.extents));
         self.dirty_entries += right.dirty_entries;
         let touched = right.take_touched();
         self.restore_touched(touched);
@@ -441,6 +420,7 @@ impl Leaf {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use ubcache_format::Generation;
 
     const VOLUME: Inode = Inode(3);
 

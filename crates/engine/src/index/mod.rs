@@ -7,6 +7,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`extents`] | a packed, sorted list of extents |
 //! | [`leaf`] | extents of one leaf, and what of them is not written yet |
 //! | [`tree`] | the maps of leaves and interior nodes |
 //! | [`load`] | reading nodes; the node cache |
@@ -16,6 +17,7 @@
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 
 pub(crate) mod change;
+mod extents;
 pub(crate) mod leaf;
 pub(crate) mod load;
 pub(crate) mod lookup;
