@@ -76,7 +76,7 @@ impl<E: Env> Set<E> {
         let mut buckets = self.buckets.borrow_mut();
         let mut inodes = self.inodes.borrow_mut();
         let known = inodes.entry(inode).or_default();
-        let leaves: SmallVec<[Rc<Leaf>; 2]> = tree.leaves_over(inode, range).cloned().collect();
+        let leaves: SmallVec<[Rc<Leaf>; 2]> = tree.leaves_over(inode, range).iter().cloned().collect();
         let now = self.env.now();
         if leaves.len() > 1 {
             self.env.mark("change_over_two_leaves");

@@ -1,6 +1,5 @@
 //! Reading nodes, and forgetting leaves that have not been used for a while.
 
-use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 
 use ubcache_env::Env;
@@ -90,7 +89,7 @@ impl<E: Env> Set<E> {
             let mut forgotten = 0;
             let mut stop = None;
             let mut lost = Vec::new();
-            for leaf in tree.leaves_from((Excluded(hand), Unbounded)) {
+            for leaf in tree.leaves_after(hand) {
                 let Ok(mut state) = leaf.state.try_borrow_mut() else { continue };
                 let held = leaf.holds.get() > 0 || leaf.io.is_locked();
                 let careless = self.mutant(Mutant::NodeCacheDropsChanges);

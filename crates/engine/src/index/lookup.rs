@@ -22,7 +22,7 @@ impl<E: Env> Set<E> {
     /// A leaf over the range that is not in memory.
     pub(crate) fn unloaded_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
         let tree = self.tree.borrow();
-        tree.leaves_over(inode, range).find(|leaf| leaf.state.borrow().body.is_none()).cloned()
+        tree.leaves_over(inode, range).iter().find(|leaf| leaf.state.borrow().body.is_none()).cloned()
     }
 
     /// Brings every leaf over the range into memory. True when it returns, and until the next await.
@@ -80,7 +80,7 @@ impl<E: Env> Set<E> {
         let tree = self.tree.borrow();
         // One record for each bucket that the range may take, and for its ends.
         let records = range.sectors() / u64::from(self.geometry.bucket_sectors) + 2;
-        tree.leaves_over(inode, range).find_map(|leaf| {
+        tree.leaves_over(inode, range).iter().find_map(|leaf| {
             let state = leaf.state.borrow();
             let body = state.body.as_ref()?;
             if body.len() > 4 * self.node_fit() {

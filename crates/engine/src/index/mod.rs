@@ -1,15 +1,16 @@
 //! The index: bcache's btree.
 //!
-//! In memory it is flat: a map from key positions to leaves, and per level above a map to the
-//! interior nodes, which are always in memory (a hundredth of the leaves, or less). The tree
-//! shape exists on the device only. Look-ups and changes are synchronous, they never see half of
-//! a change; what they need from the device is loaded before.
+//! In memory it is flat: a sorted list of leaves, and per level above a map to the interior
+//! nodes, which are always in memory (a hundredth of the leaves, or less). The tree shape exists
+//! on the device only. Look-ups and changes are synchronous, they never see half of a change; what
+//! they need from the device is loaded before.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`extents`] | a packed, sorted list of extents |
 //! | [`leaf`] | extents of one leaf, and what of them is not written yet |
-//! | [`tree`] | the maps of leaves and interior nodes |
+//! | [`leaves`] | the sorted list of leaves |
+//! | [`tree`] | leaves and interior nodes; which of them hold the journal |
 //! | [`load`] | reading nodes; the node cache |
 //! | [`lookup`] | what is cached of a range |
 //! | [`change`] | inserting and removing, with the record and all counts; ghosts |
@@ -19,6 +20,7 @@
 pub(crate) mod change;
 mod extents;
 pub(crate) mod leaf;
+mod leaves;
 pub(crate) mod load;
 pub(crate) mod lookup;
 pub(crate) mod restructure;

@@ -1,13 +1,14 @@
-//! The maps of leaves and interior nodes.
+//! The leaves and the interior nodes, and which leaves hold the journal.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{Excluded, Included};
 use std::rc::Rc;
 
 use ubcache_env::SectorRange;
 use ubcache_format::{Inode, JournalSeq, Key, Pointer};
 
 use super::leaf::{Body, FIRST, Leaf, LeafState, Position};
+use super::leaves::Leaves;
 
 /// An interior node. Its children are the nodes of the level below that lie in its interval.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ impl Interior {
 
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    leaves: BTreeMap<Position, Rc<Leaf>>,
+    leaves: Leaves,
     /// Levels 1 and up.
     pub interior: Vec<BTreeMap<Position, Interior>>,
     /// Leaves with records that their node on the device lacks, by oldest such record.
@@ -73,13 +74,11 @@ impl Tree {
     }
 
     pub fn insert_leaf(&mut self, leaf: Rc<Leaf>) {
-        let old = self.leaves.insert(leaf.end, leaf);
-        assert!(old.is_none(), "no two leaves end at the same place");
+        self.leaves.insert(leaf);
     }
 
     pub fn remove_leaf(&mut self, leaf: &Leaf) {
-        let old = self.leaves.remove(&leaf.end);
-        assert!(old.is_some_and(|old| old.id == leaf.id), "the leaf is in the tree");
+        self.leaves.remove(leaf);
     }
 
     pub fn leaf_count(&self) -> usize {
@@ -93,40 +92,37 @@ impl Tree {
 
     /// The leaf that holds what starts at or after this place and ends after it.
     pub fn leaf_after(&self, after: Position) -> Option<&Rc<Leaf>> {
-        self.leaves.range((Excluded(after), Unbounded)).next().map(|(_, leaf)| leaf)
+        self.leaves.after(after).first()
     }
 
     /// The leaves that a range of a volume touches, in order.
-    pub fn leaves_over(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = &Rc<Leaf>> {
-        let mut done = range.is_empty();
-        self.leaves.range((Excluded((inode, range.start)), Unbounded)).map(|(_, leaf)| leaf).take_while(
-            move |leaf| {
-                let take = !done;
-                done |= leaf.end >= (inode, range.end);
-                take
-            },
-        )
+    #[inline]
+    pub fn leaves_over(&self, inode: Inode, range: SectorRange) -> &[Rc<Leaf>] {
+        if range.is_empty() {
+            return &[];
+        }
+        let leaves = self.leaves.after((inode, range.start));
+        let within = leaves.iter().take_while(|leaf| leaf.end < (inode, range.end)).count();
+        &leaves[..leaves.len().min(within + 1)]
     }
 
     /// All leaves in order.
-    pub fn leaves(&self) -> impl Iterator<Item = &Rc<Leaf>> {
-        self.leaves.values()
+    pub fn leaves(&self) -> &[Rc<Leaf>] {
+        self.leaves.all()
     }
 
-    /// The leaves of a part of the tree, in order.
-    pub fn leaves_from(
-        &self,
-        part: (std::ops::Bound<Position>, std::ops::Bound<Position>),
-    ) -> impl Iterator<Item = &Rc<Leaf>> {
-        self.leaves.range(part).map(|(_, leaf)| leaf)
+    /// The leaves that end after a place, in order.
+    pub fn leaves_after(&self, after: Position) -> &[Rc<Leaf>] {
+        self.leaves.after(after)
     }
 
     /// The key positions of the children of a node at `level` ≥ 1, in order.
     pub fn children(&self, level: usize, low: Position, end: Position) -> Vec<(Position, Key)> {
-        let range = (Excluded(low), std::ops::Bound::Included(end));
         if level == 1 {
-            self.leaves.range(range).map(|(&end, leaf)| (end, leaf.key())).collect()
+            let leaves = self.leaves.after(low).iter().take_while(|leaf| leaf.end <= end);
+            leaves.map(|leaf| (leaf.end, leaf.key())).collect()
         } else {
+            let range = (Excluded(low), Included(end));
             self.interior[level - 2].range(range).map(|(&end, node)| (end, node.key(end))).collect()
         }
     }
