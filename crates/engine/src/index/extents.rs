@@ -1,251 +1,10 @@
-//! The extents of a leaf, packed: 16 bytes each, sorted, in chunks.
-//!
-//! ```text
-//! place 63                                   16│15        0│
-//!      │        END, the low 48 bits           │  SECTORS  │
-//! data  63                              9│8             1│0│
-//!      │             OFFSET              │  GENERATION   │D│
-//! ```
-//!
-//! Entries of one volume whose ends have the same upper bits form a region; that is the whole
-//! volume, unless it is larger than 128 PiB. A region is a list of chunks, and beside it the last
-//! place of every chunk, so that a search touches one array of words and then one chunk.
-//!
-//! No chunk is empty, and no region. A chunk gets memory for a few entries at a time, so it does
-//! not matter much how full chunks are: an index has millions of entries, but not millions of
-//! chunks with room for twice of what is in them.
+//! The extents of a leaf: a sorted list of packed regions, of which most leaves have one.
 
 use ubcache_env::{Sector, SectorRange};
-use ubcache_format::{Generation, Inode, Pointer};
+use ubcache_format::Inode;
 
-use super::leaf::{Extent, Position};
-
-/// The most entries in a chunk. More make the upper search shorter and changes dearer.
-const CHUNK_MAX: usize = 128;
-/// A chunk with fewer is joined with a neighbour, if both together have room to grow then.
-const CHUNK_MIN: usize = CHUNK_MAX / 4;
-/// By so many entries the memory of a chunk grows.
-const STEP: usize = 8;
-/// A chunk with more room than this gives memory back: enough to take out and put in a few.
-const SLACK_MAX: usize = 2 * STEP;
-
-const END_BITS: u32 = 48;
-const OFFSET_BITS: u32 = 55;
-
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-struct Entry {
-    place: u64,
-    data: u64,
-}
-
-impl Entry {
-    #[inline]
-    fn pack(extent: &Extent) -> Entry {
-        let (offset, sectors) = (extent.pointer.offset.0, extent.range.sectors());
-        // The format has 43 bits for it (docs/format.md §4.1), and a bucket more does not reach this.
-        assert!(offset >> OFFSET_BITS == 0, "the offset {offset} is one that a pointer can have");
-        assert!(sectors <= u64::from(u16::MAX), "{} is not too long for a key", extent.range);
-        Entry {
-            place: extent.range.end.0 << 16 | sectors,
-            data: offset << 9 | u64::from(extent.pointer.generation.0) << 1 | u64::from(extent.dirty),
-        }
-    }
-
-    #[inline]
-    fn unpack(self, id: RegionId) -> Extent {
-        let end = id.upper() | self.place >> 16;
-        let start = end - (self.place & 0xFFFF);
-        Extent {
-            inode: id.inode(),
-            range: SectorRange::from_bounds(Sector(start), Sector(end)),
-            dirty: self.is_dirty(),
-            pointer: Pointer {
-                device: 0,
-                offset: Sector(self.data >> 9),
-                generation: Generation((self.data >> 1) as u8),
-            },
-        }
-    }
-
-    fn is_dirty(self) -> bool {
-        self.data & 1 != 0
-    }
-}
-
-/// A volume and the upper bits of the ends in it.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct RegionId(u64);
-
-impl RegionId {
-    #[inline]
-    fn of((inode, end): Position) -> RegionId {
-        RegionId(u64::from(inode.0) << 16 | end.0 >> END_BITS)
-    }
-
-    #[inline]
-    fn inode(self) -> Inode {
-        Inode((self.0 >> 16) as u32)
-    }
-
-    #[inline]
-    fn upper(self) -> u64 {
-        (self.0 & 0xFFFF) << END_BITS
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Region {
-    id: RegionId,
-    /// The place of the last entry of every chunk.
-    lasts: Vec<u64>,
-    chunks: Vec<Vec<Entry>>,
-}
-
-/// A place between the entries of a region: before entry `at` of the chunk. Behind the last entry it is before
-/// the first one of a chunk that does not exist.
-#[derive(Copy, Clone, Debug)]
-struct Spot {
-    chunk: usize,
-    at: usize,
-}
-
-impl Region {
-    fn new(id: RegionId) -> Region {
-        Region { id, lasts: Vec::new(), chunks: Vec::new() }
-    }
-
-    /// Before the first entry that ends after `end`, whose upper bits are those of the region.
-    #[inline]
-    fn seek(&self, end: Sector) -> Spot {
-        let word = end.0 << 16 | 0xFFFF;
-        let chunk = self.lasts.partition_point(|&last| last <= word);
-        let at = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(|entry| entry.place <= word));
-        Spot { chunk, at }
-    }
-
-    /// The spot of the entry before this one.
-    #[inline]
-    fn before(&self, spot: Spot) -> Option<Spot> {
-        match spot.at.checked_sub(1) {
-            Some(at) => Some(Spot { at, ..spot }),
-            None => {
-                let chunk = spot.chunk.checked_sub(1)?;
-                Some(Spot { chunk, at: self.chunks[chunk].len() - 1 })
-            }
-        }
-    }
-
-    fn entry(&self, spot: Spot) -> Entry {
-        self.chunks[spot.chunk][spot.at]
-    }
-
-    /// The entry that ends at `end`, if it is the one before this spot.
-    #[inline]
-    fn ending(&self, end: Sector, spot: Spot) -> Option<Spot> {
-        self.before(spot).filter(|&spot| self.entry(spot).place >> 16 == end.0 << 16 >> 16)
-    }
-
-    fn has_room(&self, chunk: usize) -> bool {
-        self.chunks.get(chunk).is_some_and(|entries| entries.len() < CHUNK_MAX)
-    }
-
-    fn insert(&mut self, spot: Spot, entry: Entry) {
-        let Spot { mut chunk, mut at } = spot;
-        if at == 0 && chunk > 0 && self.has_room(chunk - 1) {
-            // Between two chunks it goes to the end of the left one: ascending inserts fill chunks.
-            chunk -= 1;
-            at = self.chunks[chunk].len();
-        } else if !self.has_room(chunk) {
-            if at == 0 {
-                self.chunks.insert(chunk, Vec::new());
-                self.lasts.insert(chunk, entry.place);
-            } else {
-                self.split(chunk);
-                let left = self.chunks[chunk].len();
-                if at > left {
-                    chunk += 1;
-                    at -= left;
-                }
-            }
-        }
-        let entries = &mut self.chunks[chunk];
-        if entries.len() == entries.capacity() {
-            entries.reserve_exact(STEP);
-        }
-        entries.insert(at, entry);
-        if at + 1 == entries.len() {
-            self.lasts[chunk] = entry.place;
-        }
-    }
-
-    /// Cuts a full chunk in two.
-    fn split(&mut self, chunk: usize) {
-        let left = &mut self.chunks[chunk];
-        let middle = left.len() / 2;
-        let mut right = Vec::with_capacity(left.len() - middle + STEP);
-        right.extend_from_slice(&left[middle..]);
-        left.truncate(middle);
-        left.shrink_to(middle + STEP);
-        let last = left[middle - 1].place;
-        self.lasts.insert(chunk, last);
-        self.chunks.insert(chunk + 1, right);
-    }
-
-    fn remove(&mut self, spot: Spot) {
-        let Spot { chunk, at } = spot;
-        let entries = &mut self.chunks[chunk];
-        entries.remove(at);
-        let Some(last) = entries.last() else {
-            self.chunks.remove(chunk);
-            self.lasts.remove(chunk);
-            return;
-        };
-        self.lasts[chunk] = last.place;
-        if entries.capacity() - entries.len() > SLACK_MAX {
-            entries.shrink_to(entries.len() + STEP);
-        }
-        if entries.len() < CHUNK_MIN {
-            self.join_small(chunk);
-        }
-    }
-
-    /// Joins a chunk with a neighbour, if that leaves room for what comes next.
-    fn join_small(&mut self, chunk: usize) {
-        let fits = |left: usize| {
-            let both = self.chunks.get(left..left + 2);
-            both.is_some_and(|both| both[0].len() + both[1].len() <= CHUNK_MAX * 3 / 4)
-        };
-        let Some(left) = chunk.checked_sub(1).into_iter().chain([chunk]).find(|&left| fits(left)) else {
-            return;
-        };
-        let right = self.chunks.remove(left + 1);
-        self.lasts.remove(left);
-        let entries = &mut self.chunks[left];
-        if entries.capacity() < entries.len() + right.len() {
-            entries.reserve_exact(right.len() + STEP);
-        }
-        entries.extend(right);
-    }
-
-    /// Takes away what lies behind a spot.
-    fn split_off(&mut self, spot: Spot) -> Region {
-        let mut right = Region { id: self.id, lasts: Vec::new(), chunks: Vec::new() };
-        if spot.at > 0 {
-            let entries = &mut self.chunks[spot.chunk];
-            right.chunks.push(entries[spot.at..].to_vec());
-            right.lasts.push(self.lasts[spot.chunk]);
-            entries.truncate(spot.at);
-            entries.shrink_to_fit();
-            self.lasts[spot.chunk] = entries[spot.at - 1].place;
-        }
-        let whole = spot.chunk + usize::from(spot.at > 0);
-        right.chunks.extend(self.chunks.drain(whole..));
-        right.lasts.extend(self.lasts.drain(whole..));
-        self.chunks.shrink_to_fit();
-        self.lasts.shrink_to_fit();
-        right
-    }
-}
+use super::leaf::{Extent, FIRST, Position};
+use super::region::{Entry, Region, RegionId, Spot};
 
 /// Extents in the order of (volume, end). No two end at the same place.
 #[derive(Default, Debug)]
@@ -254,6 +13,16 @@ pub(super) struct Extents {
     regions: Vec<Region>,
     len: usize,
 }
+
+/// A place between extents, good until the next change.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Gap {
+    region: usize,
+    /// With an entry behind it, if the region exists.
+    spot: Spot,
+}
+
+const START: Spot = Spot { chunk: 0, at: 0 };
 
 impl Extents {
     pub fn len(&self) -> usize {
@@ -275,56 +44,116 @@ impl Extents {
         }
     }
 
-    /// Puts in an extent.
-    pub fn insert(&mut self, extent: &Extent) {
-        let id = RegionId::of((extent.inode, extent.range.end));
-        let index = self.index(id);
-        if self.regions.get(index).is_none_or(|region| region.id != id) {
-            self.regions.insert(index, Region::new(id));
+    /// Of extents that are in order.
+    pub fn from_ordered(extents: Vec<Extent>) -> Extents {
+        let mut all = Extents { regions: Vec::new(), len: extents.len() };
+        let mut after = None;
+        for (index, extent) in extents.iter().enumerate() {
+            let position = (extent.inode, extent.range.end);
+            assert!(after < Some(position), "no two extents end at the same place, and they are in order");
+            after = Some(position);
+            let id = RegionId::of(position);
+            if all.regions.last().is_none_or(|last| last.id != id) {
+                all.regions.push(Region::new(id));
+            }
+            let region = all.regions.last_mut().expect("there is one now");
+            region.push(Entry::pack(extent), extents.len() - 1 - index);
         }
-        let region = &mut self.regions[index];
-        let spot = region.seek(extent.range.end);
-        let same = region.ending(extent.range.end, spot);
-        assert!(same.is_none(), "no two extents end at the same place");
-        region.insert(spot, Entry::pack(extent));
+        all.regions.iter_mut().for_each(Region::tidy);
+        all
+    }
+
+    /// Before the first extent that ends after a place.
+    #[inline]
+    pub fn seek(&self, after: Position) -> Gap {
+        let id = RegionId::of(after);
+        let index = self.index(id);
+        if let Some(region) = self.regions.get(index)
+            && region.id == id
+        {
+            let spot = region.seek(after.1);
+            if spot.chunk < region.chunks.len() {
+                return Gap { region: index, spot };
+            }
+            return Gap { region: index + 1, spot: START };
+        }
+        Gap { region: index, spot: START }
+    }
+
+    /// The extent behind a gap.
+    #[inline]
+    pub fn behind(&self, gap: Gap) -> Option<Extent> {
+        let region = self.regions.get(gap.region)?;
+        region.entry(gap.spot).map(|entry| entry.unpack(region.id))
+    }
+
+    /// The gap before the extent before this one.
+    #[inline]
+    fn step_back(&self, gap: Gap) -> Option<Gap> {
+        if let Some(region) = self.regions.get(gap.region)
+            && let Some(spot) = region.before(gap.spot)
+        {
+            return Some(Gap { spot, ..gap });
+        }
+        let left = gap.region.checked_sub(1)?;
+        let spot = self.regions[left].before(self.regions[left].end())?;
+        Some(Gap { region: left, spot })
+    }
+
+    /// The extent before a gap.
+    #[inline]
+    pub fn before(&self, gap: Gap) -> Option<Extent> {
+        self.behind(self.step_back(gap)?)
+    }
+
+    /// Puts in an extent, which belongs there.
+    pub fn insert_at(&mut self, gap: Gap, extent: &Extent) {
+        let position = (extent.inode, extent.range.end);
+        let place = |other: Extent| (other.inode, other.range.end);
+        let fits = self.before(gap).is_none_or(|left| place(left) < position)
+            && self.behind(gap).is_none_or(|right| position < place(right));
+        assert!(fits, "no two extents end at the same place, and they are in order");
+        let id = RegionId::of(position);
+        let is_here = |index: usize| self.regions.get(index).is_some_and(|region| region.id == id);
+        let (index, spot) = if is_here(gap.region) {
+            (gap.region, gap.spot)
+        } else if gap.region > 0 && is_here(gap.region - 1) {
+            (gap.region - 1, self.regions[gap.region - 1].end())
+        } else {
+            self.regions.insert(gap.region, Region::new(id));
+            (gap.region, START)
+        };
+        self.regions[index].insert(spot, Entry::pack(extent));
         self.len += 1;
     }
 
-    /// Takes out the extent that ends there.
-    pub fn remove(&mut self, position: Position) {
-        let id = RegionId::of(position);
-        let index = self.index(id);
-        let region = self.regions.get_mut(index).filter(|region| region.id == id);
-        let found =
-            region.and_then(|region| Some((region.ending(position.1, region.seek(position.1))?, region)));
-        let (spot, region) = found.expect("the extent is there");
-        region.remove(spot);
+    /// Takes out the extent behind a gap.
+    pub fn remove_at(&mut self, gap: Gap) {
+        let region = &mut self.regions[gap.region];
+        region.remove(gap.spot);
         if region.chunks.is_empty() {
-            self.regions.remove(index);
+            self.regions.remove(gap.region);
         }
         self.len -= 1;
     }
 
-    /// The extent that ends at a place, and the first one that ends after it.
-    pub fn beside(&self, place: Position) -> (Option<Extent>, Option<Extent>) {
-        let id = RegionId::of(place);
-        let index = self.index(id);
-        let Some(region) = self.regions.get(index) else { return (None, None) };
-        if region.id != id {
-            return (None, region.chunks.first().map(|chunk| chunk[0].unpack(region.id)));
-        }
-        let spot = region.seek(place.1);
-        let left = region.ending(place.1, spot).map(|spot| region.entry(spot).unpack(id));
-        let right = match region.chunks.get(spot.chunk) {
-            Some(chunk) => Some(chunk[spot.at].unpack(id)),
-            None => self.regions.get(index + 1).map(|next| next.chunks[0][0].unpack(next.id)),
-        };
-        (left, right)
+    /// Puts in an extent.
+    pub fn insert(&mut self, extent: &Extent) {
+        self.insert_at(self.seek((extent.inode, extent.range.end)), extent);
+    }
+
+    /// Takes out the extent that ends there.
+    pub fn remove(&mut self, position: Position) {
+        let gap = self.step_back(self.seek(position));
+        let found = gap.filter(|&gap| {
+            self.behind(gap).is_some_and(|extent| (extent.inode, extent.range.end) == position)
+        });
+        self.remove_at(found.expect("the extent is there"));
     }
 
     /// All of them in order.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { id: RegionId(0), entries: [].iter(), chunks: [].iter(), regions: self.regions.iter() }
+        Iter { id: RegionId::of(FIRST), entries: [].iter(), chunks: [].iter(), regions: self.regions.iter() }
     }
 
     /// Those that end after a place, in order.
@@ -344,13 +173,26 @@ impl Extents {
         Iter { id, entries: [].iter(), chunks: [].iter(), regions }
     }
 
+    /// Those that overlap a range, uncut, in order.
+    #[inline]
+    pub fn overlapping(&self, inode: Inode, range: SectorRange) -> Overlapping<'_> {
+        Overlapping { rest: self.iter_after((inode, range.start)), inode, end: range.end }
+    }
+
     /// Keeps those for which `keep` says so. It is asked about each of them once, in order.
     pub fn retain(&mut self, mut keep: impl FnMut(&Extent) -> bool) {
-        let mut kept = Extents::default();
-        for extent in self.iter().filter(|extent| keep(extent)) {
-            kept.insert(&extent);
+        for region in &mut self.regions {
+            let before = region.len();
+            for chunk in &mut region.chunks {
+                chunk.retain(|entry| keep(&entry.unpack(region.id)));
+            }
+            let dropped = before - region.len();
+            if dropped > 0 {
+                region.tidy();
+                self.len -= dropped;
+            }
         }
-        *self = kept;
+        self.regions.retain(|region| !region.chunks.is_empty());
     }
 
     /// Takes away those that end after a place.
@@ -372,7 +214,7 @@ impl Extents {
             }
         }
         right.regions.extend(self.regions.drain(whole..));
-        right.len = right.regions.iter().flat_map(|region| &region.chunks).map(Vec::len).sum();
+        right.len = right.regions.iter().map(Region::len).sum();
         self.len -= right.len;
         right
     }
@@ -380,14 +222,9 @@ impl Extents {
     /// Adds others, all of which come after those here.
     pub fn append(&mut self, right: Extents) {
         self.len += right.len;
-        for mut next in right.regions {
+        for next in right.regions {
             match self.regions.last_mut() {
-                Some(last) if last.id == next.id => {
-                    let border = last.chunks.len();
-                    last.chunks.append(&mut next.chunks);
-                    last.lasts.append(&mut next.lasts);
-                    last.join_small(border);
-                }
+                Some(last) if last.id == next.id => last.append(next),
                 _ => self.regions.push(next),
             }
         }
@@ -406,6 +243,7 @@ pub(super) struct Iter<'a> {
 impl Iter<'_> {
     /// To the next chunk. False: there is none.
     #[cold]
+    #[inline(never)]
     fn next_chunk(&mut self) -> bool {
         loop {
             if let Some(chunk) = self.chunks.next() {
@@ -428,10 +266,37 @@ impl Iterator for Iter<'_> {
             if let Some(entry) = self.entries.next() {
                 return Some(entry.unpack(self.id));
             }
-            if self.chunks.as_slice().is_empty() && self.regions.as_slice().is_empty() {
+            if !self.next_chunk() {
                 return None;
             }
-            if !self.next_chunk() {
+        }
+    }
+}
+
+/// See [`Extents::overlapping`].
+#[derive(Clone, Debug)]
+pub(super) struct Overlapping<'a> {
+    rest: Iter<'a>,
+    inode: Inode,
+    end: Sector,
+}
+
+impl Iterator for Overlapping<'_> {
+    type Item = Extent;
+
+    #[inline]
+    fn next(&mut self) -> Option<Extent> {
+        loop {
+            // What lies behind the range stays where it is, so the end is the end when asked again.
+            if let Some(entry) = self.rest.entries.as_slice().first() {
+                let extent = entry.unpack(self.rest.id);
+                if extent.range.start >= self.end || extent.inode != self.inode {
+                    return None;
+                }
+                self.rest.entries.next();
+                return Some(extent);
+            }
+            if !self.rest.next_chunk() {
                 return None;
             }
         }
@@ -445,6 +310,9 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use ubcache_format::{Generation, Pointer};
+
+    use super::super::region::{CHUNK_MAX, END_BITS};
     use super::*;
 
     type Model = BTreeMap<Position, Extent>;
@@ -478,6 +346,7 @@ mod tests {
         let all: Vec<Extent> = extents.iter().collect();
         assert_eq!(all, model.values().copied().collect::<Vec<_>>());
         assert_eq!(extents.len(), model.len());
+        assert!(Extents::from_ordered(all.clone()).iter().eq(all));
         assert_eq!(extents.dirty_entries(), model.values().filter(|extent| extent.dirty).count());
         for region in &extents.regions {
             assert!(!region.chunks.is_empty(), "no region is empty");
@@ -491,8 +360,20 @@ mod tests {
 
     fn probe(extents: &Extents, model: &Model, place: Position) {
         let mut after = model.range((Excluded(place), Unbounded)).map(|(_, &extent)| extent);
-        assert_eq!(extents.beside(place), (model.get(&place).copied(), after.clone().next()));
+        let gap = extents.seek(place);
+        assert_eq!(extents.behind(gap), after.clone().next());
+        assert_eq!(extents.before(gap), model.range(..=place).next_back().map(|(_, &extent)| extent));
         assert!(extents.iter_after(place).eq(&mut after));
+        for len in [1, 5, 70_000] {
+            let range = SectorRange::from_bounds(place.1, Sector(place.1.0.saturating_add(len)));
+            let expected = model.range((Excluded(place), Unbounded)).map(|(_, &extent)| extent);
+            // They overlap each other here, so this is not all that overlap the range.
+            let expected =
+                expected.take_while(|extent| extent.inode == place.0 && extent.range.start < range.end);
+            let mut found = extents.overlapping(place.0, range);
+            assert!(found.by_ref().eq(expected));
+            assert_eq!(found.next(), None);
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -607,7 +488,10 @@ mod tests {
         const COUNT: u64 = 20_000;
         let bytes = |extents: &Extents| memory(extents) as f64 / extents.len() as f64;
         let ascending = filled(0..COUNT);
-        assert!(bytes(&ascending) < 17.0, "{}", bytes(&ascending));
+        let loaded = Extents::from_ordered(ascending.iter().collect());
+        for full in [ascending, loaded] {
+            assert!(bytes(&full) < 17.0, "{}", bytes(&full));
+        }
         // 7919 is prime: every number comes once.
         let shuffled = || (0..COUNT).map(|number| number * 7919 % COUNT);
         assert!(bytes(&filled(shuffled())) < 19.0, "{}", bytes(&filled(shuffled())));
@@ -618,7 +502,11 @@ mod tests {
         for number in shuffled().filter(|number| !number.is_multiple_of(20)) {
             thinned.remove((Inode(1), Sector(8 * number + 8)));
         }
-        assert_eq!(thinned.len() as u64, COUNT / 20);
-        assert!(bytes(&thinned) < 32.0, "{}", bytes(&thinned));
+        let mut retained = filled(shuffled());
+        retained.retain(|extent| (extent.range.end.0 / 8 - 1).is_multiple_of(20));
+        for few in [thinned, retained] {
+            assert_eq!(few.len() as u64, COUNT / 20);
+            assert!(bytes(&few) < 32.0, "{}", bytes(&few));
+        }
     }
 }

@@ -67,11 +67,8 @@ pub(crate) struct Body {
 impl Body {
     /// A body with these extents, which are in order and disjoint; nothing is touched.
     pub fn from_extents(extents: Vec<Extent>) -> Body {
-        let mut body = Body::default();
-        for extent in extents {
-            body.put(extent);
-        }
-        body
+        let dirty_entries = extents.iter().filter(|extent| extent.dirty).count() as u32;
+        Body { extents: Extents::from_ordered(extents), dirty_entries, ..Body::default() }
     }
 
     pub fn len(&self) -> usize {
@@ -101,8 +98,7 @@ impl Body {
     /// The extents that overlap the range, uncut, in order.
     #[inline]
     pub fn overlapping(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = Extent> + '_ {
-        self.iter_after((inode, range.start))
-            .take_while(move |extent| extent.inode == inode && extent.range.start < range.end)
+        self.extents.overlapping(inode, range)
     }
 
     fn put(&mut self, extent: Extent) {
@@ -117,8 +113,14 @@ impl Body {
 
     /// Removes whatever lies in the range; what sticks out stays. `removed` gets each removed part.
     pub fn remove(&mut self, inode: Inode, range: SectorRange, mut removed: impl FnMut(Extent)) {
-        while let Some(old) = { self.overlapping(inode, range).next() } {
-            self.take(&old);
+        loop {
+            let gap = self.extents.seek((inode, range.start));
+            let found = self.extents.behind(gap);
+            let Some(old) = found.filter(|old| old.inode == inode && old.range.start < range.end) else {
+                return;
+            };
+            self.extents.remove_at(gap);
+            self.dirty_entries -= u32::from(old.dirty);
             let part = old.range.intersect(&range);
             if old.range.start < part.start {
                 self.put(old.cut(SectorRange::from_bounds(old.range.start, part.start)));
@@ -143,21 +145,23 @@ impl Body {
                 && left.pointer.bucket(bucket_sectors) == right.pointer.bucket(bucket_sectors)
                 && left.range.sectors() + right.range.sectors() <= MAX_EXTENT_SECTORS
         };
-        // There is nothing in the range, so what comes after its start comes after its end.
-        let (left, right) = self.extents.beside((new.inode, new.range.start));
-        if let Some(left) = left
-            && joins(&left, &new)
-        {
-            self.take(&left);
+        // There is nothing in the range, so what is beside its start is beside all of it.
+        let gap = self.extents.seek((new.inode, new.range.start));
+        let left = self.extents.before(gap).filter(|left| joins(left, &new));
+        if let Some(left) = left {
             new.range.start = left.range.start;
             new.pointer = left.pointer;
         }
-        if let Some(right) = right
-            && joins(&new, &right)
-        {
-            self.take(&right);
+        let right = self.extents.behind(gap).filter(|right| joins(&new, right));
+        if let Some(right) = right {
             new.range.end = right.range.end;
         }
+        if left.is_none() && right.is_none() {
+            self.dirty_entries += u32::from(new.dirty);
+            self.extents.insert_at(gap, &new);
+            return;
+        }
+        left.iter().chain(&right).for_each(|old| self.take(old));
         self.put(new);
     }
 

@@ -7,7 +7,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`extents`] | a packed, sorted list of extents |
+//! | [`region`] | packed extents of one volume |
+//! | [`extents`] | the sorted list of them |
 //! | [`leaf`] | extents of one leaf, and what of them is not written yet |
 //! | [`leaves`] | the sorted list of leaves |
 //! | [`tree`] | leaves and interior nodes; which of them hold the journal |
@@ -23,6 +24,7 @@ pub(crate) mod leaf;
 mod leaves;
 pub(crate) mod load;
 pub(crate) mod lookup;
+mod region;
 pub(crate) mod restructure;
 pub(crate) mod tree;
 pub(crate) mod write;
