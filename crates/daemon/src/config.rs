@@ -21,6 +21,8 @@ pub struct ServeConfig {
     pub control: Option<PathBuf>,
     /// Keep the clean data of a set that the Linux driver ran last.
     pub keep_clean: bool,
+    /// Memory for the index, in bytes; None: the engine's own limit.
+    pub index_memory: Option<u64>,
     /// Refuse writes of clients.
     pub read_only: bool,
     /// Artificial delay of every read of a backing device: for the demo, and for tests.

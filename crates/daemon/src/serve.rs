@@ -8,7 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, AttributeError, CacheSet, CachedVolume, EngineError, SetOptions};
+use ubcache_engine::{
+    AttachOptions, AttributeError, CacheSet, CachedVolume, EXTENT_MEMORY_BYTES, EngineError, SetOptions,
+};
 use ubcache_env::local::Event;
 use ubcache_env::{Env, Nanos, Priority, Volume};
 use ubcache_format::{CacheMode, SECTOR_BYTES, Uuid};
@@ -121,7 +123,10 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     for path in &config.backings {
         backings.push(world.open(path, direct, delay).await?);
     }
-    let options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
+    let mut options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
+    if let Some(bytes) = config.index_memory {
+        options.tuning.extents_in_memory_max = (bytes / EXTENT_MEMORY_BYTES) as usize;
+    }
     let set = CacheSet::open(world.clone(), cache, options)
         .await
         .map_err(|error| engine_failure(&members.cache_path, &error))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use ubcache_daemon::size::show_size;
+use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{Failure, NbdAddress, Ready, ServeConfig};
 
 use super::print;
@@ -39,6 +39,10 @@ pub struct Args {
     /// the driver, as it may be stale
     #[arg(long)]
     keep_clean: bool,
+    /// Memory for the index of what is cached, at most; a smaller part of the index in memory means that some requests read
+    /// a node of it first
+    #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
+    index_memory: u64,
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
@@ -48,6 +52,14 @@ pub struct Args {
     /// Let I/O to the devices go through the page cache, for measuring
     #[arg(long, hide = true)]
     page_cache: bool,
+}
+
+fn parse_index_memory(text: &str) -> Result<u64, String> {
+    const MIN: u64 = 1 << 20;
+    match parse_size(text)? {
+        bytes if bytes < MIN => Err(format!("{} is too little, expected at least 1M", show_size(bytes))),
+        bytes => Ok(bytes),
+    }
 }
 
 /// Runs the command.
@@ -75,6 +87,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         settings,
         control: args.control,
         keep_clean: args.keep_clean,
+        index_memory: Some(args.index_memory),
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
         page_cache: args.page_cache,

@@ -81,7 +81,7 @@ impl<E: Env> Set<E> {
 
     /// The node cache keeps to its limit: a clock hand goes over the leaves and lets go of those
     /// that were not used since its last round and have nothing to write.
-    fn forget_leaves(&self) {
+    pub(crate) fn forget_leaves(&self) {
         let mut tree = self.tree.borrow_mut();
         let mut rounds = 0;
         while tree.loaded_extents > self.tuning.extents_in_memory_max && rounds < 3 {

@@ -98,7 +98,10 @@ impl<E: Env> Set<E> {
         match result {
             Ok(()) => {
                 state.used_bytes += len;
+                drop(state);
                 self.env.mark("leaf_appended");
+                // An index that grows by what is inserted has to keep to the limit as well.
+                self.forget_leaves();
                 Ok(())
             }
             Err(source) => {

@@ -44,10 +44,14 @@ pub(crate) mod open;
 pub(crate) mod stop;
 pub(crate) mod take_over;
 
+/// What an extent of the index takes in memory, in bytes, with what surrounds it.
+pub const EXTENT_MEMORY_BYTES: u64 = 24;
+
 /// Limits and sizes that are not on the device.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// Extents of the index kept in memory, about 64 bytes each.
+    /// Extents of the index kept in memory, about [`EXTENT_MEMORY_BYTES`] each. Nodes that hold more are read again when
+    /// they are needed. What is not written to its node yet stays in any case.
     pub extents_in_memory_max: usize,
     /// A leaf is written when this many bytes of keys wait.
     pub leaf_write_bytes: u64,
