@@ -15,6 +15,8 @@ use crate::finding::{Finding, Kind, Place};
 const AT_ONCE: u32 = 8;
 /// Behind this there is no number for the next entry that is greater still.
 const SEQ_MAX: u64 = u64::MAX / 2;
+/// What a repair takes, where what it takes up to [`SEQ_MAX`] leaves no number for its own entry.
+const SEQ_MAX_WITHOUT_THE_LAST: u64 = SEQ_MAX / 2;
 /// More open entries than this come near the limit of the driver.
 const MANY_OPEN: u64 = 15_000;
 
@@ -90,6 +92,18 @@ impl Journal {
         })
     }
 
+    /// The greatest number of an entry, needed or not; 0 if there is none.
+    pub(crate) fn newest_seq(&self) -> u64 {
+        let newest = self.newest().map_or(0, |newest| newest.place.seq);
+        self.places.iter().flatten().map(|place| place.seq).max().unwrap_or(0).max(newest)
+    }
+
+    /// The number of the next entry: greater than that of any that can be where nothing can be read.
+    pub(crate) fn next_seq(&self) -> u64 {
+        let hidden: u64 = self.holes.iter().map(|(_, hole)| (hole.end - hole.start) / SECTOR_BYTES).sum();
+        self.newest_seq().saturating_add(1 + hidden)
+    }
+
     fn place(geometry: &Geometry, place: &EntryPlace) -> Place {
         Place::bucket(geometry, geometry.journal_bucket(place.index)).plus(u64::from(place.offset))
     }
@@ -103,6 +117,27 @@ impl Journal {
 
 /// Reads the whole ring. Memory: 24 bytes for each entry on the device, and all of those that replay needs.
 pub(crate) async fn read_journal<D: Device>(
+    device: &D,
+    geometry: &Geometry,
+    reading: Reading,
+    watcher: &dyn Watcher,
+    report: &mut dyn FnMut(Finding),
+) -> Journal {
+    let mut findings = Vec::new();
+    let mut keep = |finding| findings.push(finding);
+    let mut journal = read_up_to(SEQ_MAX, device, geometry, reading, watcher, &mut keep).await;
+    // A repair has to write an entry that comes after all of these.
+    if reading.salvage && journal.next_seq() > SEQ_MAX {
+        findings.clear();
+        let mut keep = |finding| findings.push(finding);
+        journal = read_up_to(SEQ_MAX_WITHOUT_THE_LAST, device, geometry, reading, watcher, &mut keep).await;
+    }
+    findings.into_iter().for_each(report);
+    journal
+}
+
+async fn read_up_to<D: Device>(
+    limit: u64,
     device: &D,
     geometry: &Geometry,
     reading: Reading,
@@ -132,9 +167,15 @@ pub(crate) async fn read_journal<D: Device>(
             let entries = match bytes {
                 Ok((bytes, holes)) => {
                     journal.holes.extend(holes.into_iter().map(|hole| (index, hole)));
-                    let mut scanned = scan(geometry, index, bytes.as_slice(), place, &mut found, report);
+                    let mut scanned =
+                        scan(geometry, (index, limit), bytes.as_slice(), place, &mut found, report);
                     if reading.salvage {
-                        scanned.salvage(geometry, index, bytes.as_slice(), &mut found);
+                        scanned.salvage(geometry, (index, limit), bytes.as_slice(), &mut found);
+                        let block = geometry.block_bytes();
+                        let holes = senseless(geometry, bytes.as_slice(), limit);
+                        let before = journal.holes.len();
+                        journal.holes.extend(holes.map(|at| (index, at..at + block)));
+                        undecodable |= journal.holes.len() > before;
                     }
                     scanned
                 }
@@ -151,7 +192,10 @@ pub(crate) async fn read_journal<D: Device>(
             if let Some(at) = entries.undecodable {
                 journal.incomplete = true;
                 undecodable = true;
-                journal.holes.push((index, at..at + geometry.block_bytes()));
+                // Whoever salvages has it among all of these.
+                if !reading.salvage {
+                    journal.holes.push((index, at..at + geometry.block_bytes()));
+                }
             }
             journal.places.push(entries.places);
             behind = behind.max(entries.behind.map(|(offset, seq)| (seq, index, offset)));
@@ -195,7 +239,7 @@ struct Scanned {
 
 fn scan(
     geometry: &Geometry,
-    index: u32,
+    (index, limit): (u32, u64),
     bytes: &[u8],
     place: Place,
     found: &mut BTreeMap<u64, FoundEntry>,
@@ -205,7 +249,7 @@ fn scan(
     let mut at = 0;
     while let Some(rest) = bytes.get(at..) {
         match parse_entry(geometry, rest) {
-            Ok((entry, _)) if entry.seq.0 > SEQ_MAX => {
+            Ok((entry, _)) if entry.seq.0 > limit => {
                 let detail = format!("an entry has the number {}, which nobody can have reached", entry.seq);
                 report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), detail));
                 return Scanned { places, undecodable: Some(at as u64), behind: None };
@@ -222,8 +266,7 @@ fn scan(
                 found.insert(spot.seq, FoundEntry { place: spot, version: entry_version(rest), entry });
                 at += used.max(1);
             }
-            // Here a log ends in order: no magic number, a length that can't be, or a torn entry.
-            Err(FormatError { at: 0 | 8 | 28, .. }) => break,
+            Err(error) if ends_the_log(&error) => break,
             Err(error) => {
                 report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), &error));
                 return Scanned { places, undecodable: Some(at as u64), behind: None };
@@ -238,7 +281,7 @@ impl Scanned {
     fn salvage(
         &mut self,
         geometry: &Geometry,
-        index: u32,
+        (index, limit): (u32, u64),
         bytes: &[u8],
         found: &mut BTreeMap<u64, FoundEntry>,
     ) {
@@ -250,7 +293,7 @@ impl Scanned {
             let entry = (rest.get(8..16) == Some(magic.as_slice()))
                 .then(|| parse_entry(geometry, rest).ok())
                 .flatten()
-                .filter(|(entry, _)| entry.seq.0 <= SEQ_MAX);
+                .filter(|(entry, _)| entry.seq.0 <= limit);
             let Some((entry, used)) = entry else {
                 at += block;
                 continue;
@@ -267,6 +310,26 @@ impl Scanned {
             at += used.max(block);
         }
     }
+}
+
+/// Where in a bucket entries with right checksums stand that make no sense, in bytes. All of them, not only the first:
+/// what ends the log before them now may not be there any more when a repair has written.
+fn senseless<'a>(geometry: &'a Geometry, bytes: &'a [u8], limit: u64) -> impl Iterator<Item = u64> + 'a {
+    let magic = geometry.journal_magic().to_le_bytes();
+    let blocks = (0..bytes.len()).step_by(geometry.block_bytes() as usize);
+    blocks.filter_map(move |at| {
+        let rest = bytes.get(at..).filter(|rest| rest.get(8..16) == Some(magic.as_slice()))?;
+        let senseless = match parse_entry(geometry, rest) {
+            Ok((entry, _)) => entry.seq.0 > limit,
+            Err(error) => !ends_the_log(&error),
+        };
+        senseless.then_some(at as u64)
+    })
+}
+
+/// Whether a log ends here in order: no magic number, a length that can't be, or a torn entry.
+fn ends_the_log(error: &FormatError) -> bool {
+    matches!(error.at, 0 | 8 | 28)
 }
 
 /// The newest valid entry at any block from `end` on. In a bucket that was used before there are many old ones.

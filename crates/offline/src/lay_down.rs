@@ -156,18 +156,6 @@ async fn fill_holes<D: Device>(
     target.flush().await.map_err(io)
 }
 
-/// The greatest number of a journal entry, needed or not; 0 if there is none.
-pub(crate) fn newest_seq(view: &View) -> u64 {
-    let newest = view.journal.newest().map_or(0, |newest| newest.place.seq);
-    view.journal.places.iter().flatten().map(|place| place.seq).max().unwrap_or(0).max(newest)
-}
-
-/// The number of the next entry: greater than that of any that can be where nothing can be read.
-pub(crate) fn next_seq(view: &View) -> u64 {
-    let hidden: u64 = view.journal.holes.iter().map(|(_, hole)| (hole.end - hole.start) / SECTOR_BYTES).sum();
-    newest_seq(view).saturating_add(1 + hidden)
-}
-
 async fn write_bytes<D: Device>(
     target: &D,
     at: Pointer,

@@ -8,7 +8,7 @@ use ubcache_format::{BucketNr, INITIAL_PRIORITY, Key, METADATA_PRIORITY, Pointer
 use super::plan::Plan;
 use crate::disk::Watcher;
 use crate::error::OfflineError;
-use crate::lay_down::{NewSet, lay_down, next_seq, ring_index};
+use crate::lay_down::{NewSet, lay_down, ring_index};
 use crate::rewrite::free_buckets;
 use crate::view::{Owner, View};
 
@@ -26,7 +26,7 @@ pub(super) async fn write<D: Device>(
     let may = |owner, bucket| {
         (owner == Owner::Free || is_copy && owner == Owner::Clean) && !spared.contains(&bucket)
     };
-    let seq = next_seq(view);
+    let seq = view.journal.next_seq();
     let set = NewSet {
         superblock: &view.superblock,
         with_superblock,

@@ -11,7 +11,7 @@ use crate::check::check_set_watched;
 use crate::disk::Watcher;
 use crate::error::OfflineError;
 use crate::finding::{Severity, Site};
-use crate::lay_down::{NewSet, lay_down, newest_seq, next_seq, ring_index};
+use crate::lay_down::{NewSet, lay_down, ring_index};
 use crate::rewrite::free_buckets;
 use crate::view::{Owner, View};
 use crate::walk::{read_superblock, walk_from};
@@ -87,7 +87,7 @@ pub async fn look_at_target<D: Device>(
         return Ok(TargetState { standing: Standing::OtherShape, view: None });
     }
     let view = walk_from(target, dumped.view.superblock.clone(), true, &mut (), watcher).await;
-    let newest_seq = newest_seq(&view);
+    let newest_seq = view.journal.newest_seq();
     let standing = match superblock {
         None if newest_seq == 0 => Standing::Unknown,
         _ => Standing::SameSet { newest_seq },
@@ -113,7 +113,7 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
     let superseded = |owner, bucket| owner == Owner::Free && there(bucket);
     let view = &dumped.view;
     let places = free_buckets(view, unused).chain(free_buckets(view, superseded));
-    let seq = state.view.as_ref().map_or(0, next_seq).max(dumped.journal_seq);
+    let seq = state.view.as_ref().map_or(0, |there| there.journal.next_seq()).max(dumped.journal_seq);
     let set = NewSet {
         superblock: &view.superblock,
         with_superblock: true,
