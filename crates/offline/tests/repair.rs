@@ -123,7 +123,7 @@ fn a_damaged_leaf_leaves_the_others() {
         assert!(!repair.is_clean());
         assert!(!repair.uncertain.is_empty());
         assert!(repair.kept_sectors > 0, "the other leaves are certain");
-        let (best, _) = set.repaired(RepairOptions { use_uncertain: true });
+        let (best, _) = set.repaired(RepairOptions { use_uncertain: true, ..RepairOptions::default() });
         assert_eq!(best.uncertain.len(), repair.uncertain.len());
         set.cache.change(|image| image[leaf + 40] ^= 1);
     }
@@ -137,7 +137,7 @@ fn a_lost_root_makes_all_but_the_journal_uncertain_and_its_leaves_are_found() {
     set.cache.change(|image| image[root..root + nodes.bucket].fill(0));
     let (repair, _) = set.repaired(RepairOptions::default());
     assert!(repair.claimed_sectors() > 0, "the leaves are found");
-    let (best, _) = set.repaired(RepairOptions { use_uncertain: true });
+    let (best, _) = set.repaired(RepairOptions { use_uncertain: true, ..RepairOptions::default() });
     assert!(best.kept_sectors > repair.kept_sectors);
 }
 
@@ -149,7 +149,7 @@ fn a_lost_prio_chain_makes_the_data_of_a_driver_uncertain() {
     set.cache.change(|image| image[at + 100] ^= 1);
     let (repair, _) = set.repaired(RepairOptions::default());
     assert_eq!(repair.kept_sectors, 0);
-    let (_, now) = set.repaired(RepairOptions { use_uncertain: true });
+    let (_, now) = set.repaired(RepairOptions { use_uncertain: true, ..RepairOptions::default() });
     assert_eq!(digest(&now), digest(&set.whole), "nothing was lost after all");
 }
 

@@ -54,7 +54,7 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
     outcome(base, &repair, &copy, &backing, strict).map_err(|error| format!("to a copy: {error}"))?;
 
     if with_uncertain {
-        let options = RepairOptions { use_uncertain: true };
+        let options = RepairOptions { use_uncertain: true, ..RepairOptions::default() };
         let mut best = run(survey(&cache, &[&backing], options, &())).map_err(|error| error.to_string())?;
         let copy = copied(&mut best, &cache).map_err(|error| format!("with uncertain data: {error}"))?;
         outcome(base, &best, &copy, &backing, strict)
@@ -63,7 +63,7 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
 
     for use_uncertain in [false, true].into_iter().take(1 + usize::from(with_uncertain)) {
         let cache = MemDevice::new(damaged.clone(), base.block);
-        let options = RepairOptions { use_uncertain };
+        let options = RepairOptions { use_uncertain, ..RepairOptions::default() };
         match in_place(&cache, &backing, options) {
             Ok(repair) => outcome(base, &repair, &cache, &backing, strict)
                 .map_err(|error| format!("in place, use-uncertain {use_uncertain}: {error}"))?,

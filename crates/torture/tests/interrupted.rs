@@ -24,7 +24,7 @@ const DAMAGES: [(&str, bool); 9] = [
 const DRAWN: usize = 4;
 
 fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed: u64) -> Option<u64> {
-    let options = RepairOptions { use_uncertain };
+    let options = RepairOptions { use_uncertain, ..RepairOptions::default() };
     let mut rng = Rng::fork(seed, kind);
     let mut damaged = base.cache.clone();
     apply(base, &mut damaged, kind, &mut rng);

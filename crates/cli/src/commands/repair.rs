@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new();
-    let options = RepairOptions { use_uncertain: args.use_uncertain };
+    let options = RepairOptions { use_uncertain: args.use_uncertain, without_data: cache.is_pack() };
     let found =
         host.block_on(async { survey(&cache, &backings.iter().collect::<Vec<_>>(), options, &bar).await });
     bar.clear();

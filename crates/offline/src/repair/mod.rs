@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use ubcache_env::{Device, Durability, Sector};
 use ubcache_format::{Inode, SECTOR_BYTES, SectorRange, Superblock};
 
-use crate::check::check_set_watched;
+use crate::check::{check_set_metadata, check_set_watched};
 use crate::disk::{Phase, Watcher, read_around};
 use crate::error::OfflineError;
 use crate::finding::{Finding, Report, Severity, Site};
@@ -39,6 +39,8 @@ const COPY_SECTORS: u64 = 2048;
 pub struct RepairOptions {
     /// Keep data that is not certain, where only one version of it is known. It is listed all the same.
     pub use_uncertain: bool,
+    /// The cache is a pack: it has no data that could be read, and that is no damage.
+    pub without_data: bool,
 }
 
 /// What a survey of a damaged set brought.
@@ -128,7 +130,11 @@ pub async fn survey<D: Device>(
             backings.push(superblock);
         }
     }
-    let (report, _) = check_set_watched(cache, backing, &mut (), watcher).await;
+    let (report, _) = if options.without_data {
+        check_set_metadata(cache, backing, &mut (), watcher).await
+    } else {
+        check_set_watched(cache, backing, &mut (), watcher).await
+    };
     let (superblock, origin) = match read_superblock(cache, Site::Cache).await {
         Ok(superblock) if superblock.is_cache() => (superblock, None),
         Ok(_) => return Err(wrong_kind(&report)),
