@@ -65,6 +65,7 @@ const FLUSH: &str = "
     c0 v0 flush
     c0 v0 write 0+8
     c0 v0 write 8+8 fua
+    c0 v0 write 16+8
     c0 v0 flush";
 
 const DISCARD: &str = "
