@@ -39,8 +39,8 @@ pub struct Args {
     /// the driver, as it may be stale
     #[arg(long)]
     keep_clean: bool,
-    /// Memory for the index of what is cached, at most; a smaller part of the index in memory means that some requests read
-    /// a node of it first
+    /// Memory for the index of what is cached, besides what is not written yet; with less of it, some requests read a node
+    /// of the index first
     #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
     index_memory: u64,
     /// Refuse writes of clients
