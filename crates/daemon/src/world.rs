@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use ubcache_env::{
-    Buf, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange, Task,
+    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange,
+    Task,
 };
 use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, SocketError};
 
@@ -79,6 +80,9 @@ impl Env for World {
     }
     fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
         self.host.spawn(priority, task)
+    }
+    fn buffers(&self) -> &BufPool {
+        self.host.buffers()
     }
     fn random(&self) -> u64 {
         self.host.random()

@@ -105,6 +105,9 @@ pub const MARKS: &[(&str, &str)] = &[
     ("detached", "a volume is parted from its set"),
     ("attached_again", "and taken up again"),
     ("set_failed", "the cache device has failed"),
+    // Memory.
+    ("no_memory_for_client", "a read of a client is refused: no memory for its data"),
+    ("waits_for_memory", "metadata or writeback waits until there is memory"),
 ];
 
 /// Marks that the simulator need not reach, and why.

@@ -2,31 +2,29 @@
 
 use std::cell::Cell;
 
-use ubcache_env::{Buf, BufPool, Device, Durability, Geometry, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{
+    Buf, Device, Durability, Env, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
+};
 
 use crate::stats::DeviceCounters;
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
-#[derive(Debug)]
-pub(crate) struct Meter<D> {
-    device: D,
+pub(crate) struct Meter<E: Env> {
+    env: E,
+    device: E::Device,
     counters: Cell<DeviceCounters>,
     /// Writes completed, and of these how many the last good flush covers.
     completed: Cell<u64>,
     flushed: Cell<u64>,
-    pool: BufPool,
 }
 
-impl<D: Device> Meter<D> {
-    pub fn new(device: D) -> Meter<D> {
+/// How long somebody who can wait for memory waits before asking again.
+const MEMORY_PATIENCE: Nanos = Nanos::from_millis(10);
+
+impl<E: Env> Meter<E> {
+    pub fn new(env: E, device: E::Device) -> Meter<E> {
         // Somebody else may have written before: the first flush is never skipped.
-        Meter {
-            device,
-            counters: Cell::default(),
-            completed: Cell::new(1),
-            flushed: Cell::new(0),
-            pool: BufPool::default(),
-        }
+        Meter { env, device, counters: Cell::default(), completed: Cell::new(1), flushed: Cell::new(0) }
     }
 
     pub fn counters(&self) -> DeviceCounters {
@@ -47,13 +45,36 @@ impl<D: Device> Meter<D> {
         self.device.geometry()
     }
 
-    /// Reads `sectors` sectors.
+    /// Reads `sectors` sectors for a client, who is told if there is no memory for them.
+    pub async fn read_for_client(&self, at: Sector, sectors: u64) -> IoResult<Buf> {
+        let Some(into) = self.env.buffers().for_sectors(sectors) else {
+            self.env.mark("no_memory_for_client");
+            return Err(IoError::NoMemory);
+        };
+        self.read_into(at, sectors, into).await
+    }
+
+    /// Reads `sectors` sectors, of metadata or in the background. Waits until there is memory for them: who needs these
+    /// has no better way to go on.
     pub async fn read(&self, at: Sector, sectors: u64) -> IoResult<Buf> {
+        let into = loop {
+            match self.env.buffers().for_sectors(sectors) {
+                Some(into) => break into,
+                None => {
+                    self.env.mark("waits_for_memory");
+                    self.env.sleep(MEMORY_PATIENCE).await;
+                }
+            }
+        };
+        self.read_into(at, sectors, into).await
+    }
+
+    async fn read_into(&self, at: Sector, sectors: u64, into: Buf) -> IoResult<Buf> {
         self.count(|c| {
             c.reads += 1;
             c.read_bytes += sectors * ubcache_format::SECTOR_BYTES;
         });
-        let (buf, result) = self.device.read(at, self.pool.for_sectors(sectors)).await;
+        let (buf, result) = self.device.read(at, into).await;
         if result.is_err() {
             self.count(|c| c.errors += 1);
         }

@@ -30,7 +30,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) set: Rc<Set<E>>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
-    pub(crate) backing: Meter<E::Device>,
+    pub(crate) backing: Meter<E>,
     pub(crate) superblock: RefCell<Superblock>,
     superblock_lock: Lock,
     inode: Cell<Inode>,
@@ -80,7 +80,7 @@ pub struct CachedVolume<E: Env> {
 impl<E: Env> CachedVolume<E> {
     pub(crate) fn new(
         set: Rc<Set<E>>,
-        backing: Meter<E::Device>,
+        backing: Meter<E>,
         superblock: Superblock,
         inode: Inode,
         options: AttachOptions,
@@ -426,7 +426,10 @@ impl<E: Env> CachedVolume<E> {
         self.begin().await
     }
 
-    pub(crate) fn note_backing_error(&self, _error: &IoError) {
+    pub(crate) fn note_backing_error(&self, error: &IoError) {
+        if matches!(error, IoError::NoMemory) {
+            return;
+        }
         self.count(|counters| counters.backing_errors += 1);
     }
 }

@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 
 use smallvec::SmallVec;
 use ubcache_format::SECTOR_BYTES;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -32,13 +32,16 @@ pub struct Buf {
     len: usize,
 }
 
-/// Memory that is used again. [`Buf::zeroed`] asks the allocator and clears; for a read, which fills the memory anyway,
-/// both are a waste.
+/// Where the memory for I/O comes from, and where it is used again: [`Buf::zeroed`] asks the allocator and clears; for
+/// a read, which fills the memory anyway, both are a waste. It can say that there is none.
 #[derive(Clone, Default)]
 pub struct BufPool(Rc<Free>);
 
+/// Says whether so many bytes are to be had. A world that wants to run out of memory brings one of its own.
+pub type Supply = Box<dyn Fn(usize) -> bool>;
+
 /// Pages that a pool keeps at most.
-const POOL_PAGES_MAX: usize = 1024;
+const POOL_PAGES_MAX: usize = 512;
 /// Larger buffers are not kept.
 const POOLED_PAGES_MAX: usize = 32;
 
@@ -47,15 +50,32 @@ const POOLED_PAGES_MAX: usize = 32;
 struct Free {
     by_pages: RefCell<[Vec<Rc<Memory>>; POOLED_PAGES_MAX]>,
     pages: Cell<usize>,
+    supply: Option<Supply>,
 }
 
 impl BufPool {
-    /// Memory for `sectors` sectors. What is in it is zeroes or what an earlier user left there.
-    pub fn for_sectors(&self, sectors: u64) -> Buf {
-        let len = (sectors * SECTOR_BYTES) as usize;
+    /// A pool that asks `supply` first, for memory that it keeps already, too.
+    pub fn with_supply(supply: Supply) -> BufPool {
+        BufPool(Rc::new(Free { supply: Some(supply), ..Free::default() }))
+    }
+
+    /// Memory for `sectors` sectors, as [`BufPool::for_bytes`].
+    pub fn for_sectors(&self, sectors: u64) -> Option<Buf> {
+        self.for_bytes((sectors * SECTOR_BYTES) as usize)
+    }
+
+    /// Memory for `len` bytes; none if the system has none. What is in it is zeroes or what an earlier user left there.
+    pub fn for_bytes(&self, len: usize) -> Option<Buf> {
+        if self.0.supply.as_ref().is_some_and(|supply| !supply(len)) {
+            return None;
+        }
         let pages = len.div_ceil(PAGE_BYTES);
-        if !(1..=POOLED_PAGES_MAX).contains(&pages) {
-            return Buf::zeroed(len);
+        if pages == 0 {
+            return Some(Buf::default());
+        }
+        if pages > POOLED_PAGES_MAX {
+            let pages = Page::new_vec_zeroed(pages).ok()?;
+            return Some(Buf { memory: Some(Rc::new(Memory { pages, home: Weak::new() })), len });
         }
         let free = self.0.by_pages.borrow_mut()[pages - 1].pop();
         let memory = match free {
@@ -64,10 +84,11 @@ impl BufPool {
                 memory
             }
             None => {
-                Rc::new(Memory { pages: vec![Page([0; PAGE_BYTES]); pages], home: Rc::downgrade(&self.0) })
+                let pages = Page::new_vec_zeroed(pages).ok()?;
+                Rc::new(Memory { pages, home: Rc::downgrade(&self.0) })
             }
         };
-        Buf { memory: Some(memory), len }
+        Some(Buf { memory: Some(memory), len })
     }
 }
 

@@ -47,6 +47,9 @@ pub enum IoError {
     /// The device is gone for good.
     #[error("the device is gone")]
     Gone,
+    /// There is no memory for the data. The device was not asked; later there may be.
+    #[error("out of memory for the data of an I/O")]
+    NoMemory,
     /// The device has no such operation.
     #[error("operation not supported by the device")]
     NotSupported,
@@ -62,6 +65,7 @@ impl IoError {
             IoError::Os(errno) => *errno,
             IoError::OutOfRange { .. } => 22,
             IoError::Gone => 19,
+            IoError::NoMemory => 12,
             IoError::NotSupported => 95,
             IoError::Absent => 61,
         }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::rc::Rc;
 
+use crate::buf::BufPool;
 use crate::device::Device;
 use crate::local::Event;
 
@@ -96,6 +97,9 @@ pub trait Env: Clone + 'static {
 
     /// Starts a task on the thread of the set.
     fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task;
+
+    /// Where the memory for I/O comes from.
+    fn buffers(&self) -> &BufPool;
 
     /// A random number. In the simulated world it comes from the seed.
     fn random(&self) -> u64;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_task::{ScheduleInfo, WithInfo};
 use slab::Slab;
-use ubcache_env::{Env, Nanos, Priority, Task};
+use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
 
 use crate::file::HostFile;
 use crate::io::{Io, IoBackend};
@@ -48,6 +48,7 @@ pub(crate) struct Core {
     /// Kept for its memory.
     wakers: Cell<Vec<Waker>>,
     origin: Instant,
+    buffers: BufPool,
     random: Cell<u64>,
     entered: Cell<bool>,
     closed: Cell<bool>,
@@ -285,6 +286,10 @@ impl Env for HostEnv {
         handle
     }
 
+    fn buffers(&self) -> &BufPool {
+        &self.core.buffers
+    }
+
     fn random(&self) -> u64 {
         // SplitMix64.
         let state = self.core.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -366,6 +371,7 @@ impl Host {
             tasks: RefCell::new(Slab::new()),
             wakers: Cell::default(),
             origin: Instant::now(),
+            buffers: BufPool::default(),
             random: Cell::new(sys::random_seed()),
             entered: Cell::new(false),
             closed: Cell::new(false),

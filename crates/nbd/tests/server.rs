@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use support::client::{Client, Heard};
 use support::volume::{Asked, MemoryVolume};
 use support::world::{Duplex, TestEnv, duplex};
 use ubcache_env::local::join;
-use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Stream, StreamId, VolumeError};
+use ubcache_env::{BufPool, Env, IoError, Priority, Sector, SectorRange, Stream, StreamId, VolumeError};
 use ubcache_nbd::proto::constants::{
     IHAVEOPT, MAX_PAYLOAD_BYTES, STATE_HOLE, STATE_ZERO, cmd_flag, info, opt, rep, transmission,
 };
@@ -26,6 +27,8 @@ struct Server {
     second: Rc<MemoryVolume>,
     exports: Rc<Exports<MemoryVolume>>,
     stats: Rc<ConnectionStats>,
+    /// The most bytes of memory that a request gets.
+    supply: Rc<Cell<usize>>,
 }
 
 /// Runs a client against a server. Both must end, and no task may be left over.
@@ -39,7 +42,10 @@ fn serve_with<F: Future<Output = ()> + 'static>(
     options: ServerOptions,
     client: impl FnOnce(Server) -> F + 'static,
 ) -> Result<(), ServeError> {
-    let env = TestEnv::default();
+    let supply = Rc::new(Cell::new(usize::MAX));
+    let most = supply.clone();
+    let buffers = BufPool::with_supply(Box::new(move |bytes| bytes <= most.get()));
+    let env = TestEnv { buffers, ..TestEnv::default() };
     let (ours, theirs) = duplex(128 << 10);
     let first = MemoryVolume::new("first", 4096);
     let second = MemoryVolume::new("second", 200);
@@ -53,6 +59,7 @@ fn serve_with<F: Future<Output = ()> + 'static>(
         second,
         exports: exports.clone(),
         stats: options.stats.clone(),
+        supply,
     };
     let serving = serve_connection(env.clone(), ours, exports, options.clone(), StreamId(7));
     let client = client(server);
@@ -338,6 +345,7 @@ fn errors_of_the_volume_keep_their_meaning() {
     let cases = [
         (VolumeError::Io(IoError::Os(5)), ErrorCode::Io),
         (VolumeError::Io(IoError::Os(28)), ErrorCode::NoSpc),
+        (VolumeError::Io(IoError::NoMemory), ErrorCode::NoMem),
         (VolumeError::Io(IoError::Gone), ErrorCode::Io),
         (VolumeError::Io(IoError::NotSupported), ErrorCode::NotSup),
         (VolumeError::BadRange { range, sectors: 9, block_bytes: 512 }, ErrorCode::Inval),
@@ -470,6 +478,26 @@ fn long_payloads_are_aligned_and_whole() {
             assert_eq!(client.ask(Command::Read, 0, 512, len as u32).await.content, content);
         }
         assert!(server.first.aligned.get());
+        client.leave().await;
+    });
+    assert_eq!(result, Ok(()));
+}
+
+#[test]
+fn a_write_without_memory_is_refused_and_the_connection_goes_on() {
+    let result = serve(|server| async move {
+        let mut client = Client::go(server.stream.clone(), "", true).await;
+        let before = pattern(4096, 1);
+        assert_eq!(client.write(0, 0, &before).await, None);
+        for len in [512, 4096, 1 << 20] {
+            server.supply.set(0);
+            assert_eq!(client.write(0, 0, &pattern(len, 2)).await, Some(ErrorCode::NoMem));
+            server.supply.set(usize::MAX);
+            assert_eq!(client.ask(Command::Read, 0, 0, 4096).await.content, before);
+        }
+        let after = pattern(1 << 20, 3);
+        assert_eq!(client.write(0, 0, &after).await, None);
+        assert_eq!(client.ask(Command::Read, 0, 0, 1 << 20).await.content, after);
         client.leave().await;
     });
     assert_eq!(result, Ok(()));

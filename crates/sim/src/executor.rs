@@ -9,6 +9,7 @@
 //! What the dropped tasks had submitted to a disk is the disk's business. A dead group spawns nothing.
 
 mod env;
+mod memory;
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -22,10 +23,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use ubcache_env::{Nanos, Priority};
+use ubcache_env::{BufPool, Nanos, Priority};
 
 use crate::rng::{Rng, mix};
 pub use env::SimEnv;
+use memory::Memory;
 
 /// Who runs next.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -177,6 +179,7 @@ pub(crate) struct World {
     rows: RefCell<Vec<String>>,
     complaints: RefCell<Vec<String>>,
     write_watcher: RefCell<Option<WriteWatcher>>,
+    memory: RefCell<Memory>,
 }
 
 /// Called right before a write is submitted to a disk (false), and right after one has completed (true).
@@ -390,20 +393,24 @@ impl SimWorld {
             rows: RefCell::default(),
             complaints: RefCell::default(),
             write_watcher: RefCell::default(),
+            memory: RefCell::new(Memory::plenty(seed)),
         };
         SimWorld { world: Rc::new(world) }
     }
 
     /// The environment that no crash kills: for the test itself.
     pub fn env(&self) -> SimEnv {
-        SimEnv { world: self.world.clone(), group: 0 }
+        SimEnv { world: self.world.clone(), group: 0, buffers: BufPool::default() }
     }
 
     /// The environment of a new instance of the system under test.
     pub fn new_instance(&self) -> SimEnv {
         let mut dead = self.world.dead.borrow_mut();
         dead.push(false);
-        SimEnv { world: self.world.clone(), group: (dead.len() - 1) as u32 }
+        let world = self.world.clone();
+        let supply = move |_| world.memory.borrow_mut().has_some(world.now.get());
+        let buffers = BufPool::with_supply(Box::new(supply));
+        SimEnv { world: self.world.clone(), group: (dead.len() - 1) as u32, buffers }
     }
 
     /// Drops every task of the instance, and keeps it from starting others.
@@ -472,6 +479,24 @@ impl SimWorld {
     /// Has every write of every disk watched. Discards and writes of zeroes are writes.
     pub fn watch_writes(&self, watcher: WriteWatcher) {
         *self.world.write_watcher.borrow_mut() = Some(watcher);
+    }
+
+    /// Makes memory for I/O scarce: so many of a million requests for some are refused, and no more than `budget`.
+    pub fn make_memory_scarce(&self, rate: u32, budget: u32) {
+        let mut memory = self.world.memory.borrow_mut();
+        (memory.rate, memory.budget) = (rate, budget);
+    }
+
+    /// From now on there is memory for everything.
+    pub fn make_memory_plenty(&self) {
+        let mut memory = self.world.memory.borrow_mut();
+        (memory.rate, memory.none_until) = (0, 0);
+    }
+
+    /// For so long there is no memory for I/O.
+    pub fn run_out_of_memory(&self, span: Nanos) {
+        let mut memory = self.world.memory.borrow_mut();
+        memory.none_until = memory.none_until.max(self.world.now.get().saturating_add(span.0));
     }
 
     /// The hash over every decision so far.

@@ -4,7 +4,7 @@
 //! away as long as a violation of the same kind remains. The seed is kept, so that the fine grain stays as similar
 //! as it can; where a cut loses the failure, a few other seeds are tried.
 
-use crate::plan::{AfterStart, ControlAction, Frontend, Plan, Zone};
+use crate::plan::{AfterStart, ControlAction, Frontend, Plan, Scarcity, Zone};
 use crate::runner::Outcome;
 
 /// Seeds that are tried for a cut.
@@ -35,7 +35,7 @@ pub fn shrink(plan: &Plan, kind: &str, runs_max: u64, run: impl FnMut(&Plan) -> 
 }
 
 fn size(plan: &Plan) -> usize {
-    plan.ops.len() + plan.controls.len() + plan.faults.len()
+    plan.ops.len() + plan.controls.len() + plan.faults.len() + usize::from(plan.memory.rate > 0)
 }
 
 struct Shrinker<'a, F> {
@@ -105,6 +105,9 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             let mut plan = self.best.clone();
             plan.faults.remove(at);
             self.try_plan(plan);
+        }
+        if self.best.memory != Scarcity::default() {
+            self.try_plan(Plan { memory: Scarcity::default(), ..self.best.clone() });
         }
         if self.best.frontend != Frontend::Direct {
             self.try_plan(Plan { frontend: Frontend::Direct, ..self.best.clone() });

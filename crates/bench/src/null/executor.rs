@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use ubcache_env::{Env, Nanos, Priority, Task};
+use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
 
 use super::device::NullDevice;
 
@@ -59,6 +59,7 @@ struct World {
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timers_made: Cell<u64>,
     tasks: Cell<usize>,
+    buffers: BufPool,
 }
 
 /// The world. Cheap to clone.
@@ -74,6 +75,7 @@ impl NullWorld {
             slots: RefCell::default(),
             free: RefCell::default(),
             woken: Arc::default(),
+            buffers: BufPool::default(),
             timers: RefCell::default(),
             timers_made: Cell::new(0),
             tasks: Cell::new(0),
@@ -257,6 +259,9 @@ impl Env for NullEnv {
         let (task, run) = Task::wrap(task);
         self.0.spawn(priority, Box::pin(run));
         task
+    }
+    fn buffers(&self) -> &BufPool {
+        &self.0.buffers
     }
     fn random(&self) -> u64 {
         let mut x = self.0.random.get();

@@ -1,7 +1,7 @@
 //! The prio chain: the generations of all buckets, made durable.
 
 use ubcache_env::local::join_all;
-use ubcache_env::{Buf, Device, Durability, Env};
+use ubcache_env::{Buf, Durability, Env};
 use ubcache_format::{BucketNr, Geometry, PrioEntry, SECTOR_BYTES, encode_prio, parse_prio};
 
 use super::buckets::Purpose;
@@ -18,8 +18,8 @@ pub(crate) struct Chain {
 }
 
 /// Reads the chain that starts at `first`.
-pub(crate) async fn read_chain<D: Device>(
-    device: &Meter<D>,
+pub(crate) async fn read_chain<E: Env>(
+    device: &Meter<E>,
     geometry: &Geometry,
     first: BucketNr,
 ) -> Result<Chain, EngineError> {
@@ -50,8 +50,8 @@ pub(crate) async fn read_chain<D: Device>(
 }
 
 /// Writes a chain to these buckets. Not durable when it returns.
-pub(crate) async fn write_chain<D: Device>(
-    device: &Meter<D>,
+pub(crate) async fn write_chain<E: Env>(
+    device: &Meter<E>,
     geometry: &Geometry,
     seq: u64,
     buckets: &[BucketNr],

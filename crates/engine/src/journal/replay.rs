@@ -14,8 +14,8 @@ use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// Reads all journal buckets and picks the entries that count. Changes nothing.
-pub(crate) async fn read_journal<D: ubcache_env::Device>(
-    device: &Meter<D>,
+pub(crate) async fn read_journal<E: Env>(
+    device: &Meter<E>,
     geometry: &Geometry,
     superblock: &Superblock,
 ) -> Result<Found, EngineError> {

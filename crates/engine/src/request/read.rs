@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 use ubcache_env::local::{Permit, join_all};
-use ubcache_env::{Durability, Env, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError};
+use ubcache_env::{Durability, Env, IoError, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError};
 use ubcache_format::{Pointer, SECTOR_BYTES};
 
 use super::flush::to_client;
@@ -162,10 +162,13 @@ impl<E: Env> CachedVolume<E> {
         match part {
             Part::Hit { extent, published, _pin } => {
                 let started = self.set.env.now();
-                let result = self.set.cache.read(extent.pointer.offset, extent.range.sectors()).await;
+                let result =
+                    self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
                 self.note_cache_latency(started, false);
                 match result {
                     Ok(buf) => (Ok(buf.freeze()), None),
+                    // Says nothing about the data.
+                    Err(error @ IoError::NoMemory) => (Err(VolumeError::Io(error)), None),
                     Err(error) => {
                         self.set.note_cache_error("reading cached data", &error);
                         (self.read_around(extent, published).await, None)
@@ -188,7 +191,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(crate) async fn read_backing(&self, range: SectorRange) -> Result<Slice, VolumeError> {
-        match self.backing.read(range.start, range.sectors()).await {
+        match self.backing.read_for_client(range.start, range.sectors()).await {
             Ok(buf) => Ok(buf.freeze()),
             Err(error) => {
                 self.note_backing_error(&error);

@@ -36,7 +36,7 @@ impl<E: Env> CacheSet<E> {
         if let Some(reason) = set.failure() {
             return Err(EngineError::Failed(reason));
         }
-        let backing = Meter::new(backing);
+        let backing = Meter::new(set.env.clone(), backing);
         let mut superblock = read_superblock(&backing).await?;
         if superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "cache", expected: "backing" });

@@ -11,7 +11,11 @@ impl<E: Env> Set<E> {
     }
 
     /// Counts an error of the cache device; at the limit the set fails.
+    /// Having no memory is nobody's error.
     pub(crate) fn note_cache_error(&self, what: &'static str, error: &IoError) {
+        if matches!(error, IoError::NoMemory) {
+            return;
+        }
         self.cache_errors.set(self.cache_errors.get() + 1);
         let limit = self.settings.borrow().io_error_limit;
         if matches!(error, IoError::Gone) || (limit > 0 && self.cache_errors.get() >= limit) {

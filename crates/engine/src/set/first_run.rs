@@ -1,7 +1,7 @@
 //! A formatted cache device becomes a set (docs/format.md §3.3): prio chain, volume table, an
 //! empty root, the first journal entry, and only then SYNC in the superblock.
 
-use ubcache_env::{Buf, Device, Durability, Env, IoVec};
+use ubcache_env::{Buf, Durability, Env, IoVec};
 use ubcache_format::{
     BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Pointer,
     PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry, encode_uuids,
@@ -14,8 +14,8 @@ use crate::journal::mark::Mark;
 use crate::meter::Meter;
 
 /// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
-pub(crate) async fn write_superblock<D: Device>(
-    device: &Meter<D>,
+pub(crate) async fn write_superblock<E: Env>(
+    device: &Meter<E>,
     superblock: &Superblock,
     what: &'static str,
 ) -> Result<(), EngineError> {
@@ -38,7 +38,7 @@ pub(crate) async fn write_superblock<D: Device>(
 
 /// A set may have been on the device that had the same UUID: its entries would be valid, and newer than what the set
 /// begins with. The tools that make superblocks do not all erase them.
-async fn forget_older_journal<D: Device>(device: &Meter<D>, geometry: &Geometry) -> Result<(), EngineError> {
+async fn forget_older_journal<E: Env>(device: &Meter<E>, geometry: &Geometry) -> Result<(), EngineError> {
     const WHAT: &str = "erasing an older journal";
     let magic = geometry.journal_magic().to_le_bytes();
     let block = geometry.block_bytes() as usize;
@@ -57,7 +57,7 @@ async fn forget_older_journal<D: Device>(device: &Meter<D>, geometry: &Geometry)
 /// Makes the set. A crash before the end leaves SYNC clear, and the next start begins again.
 pub(crate) async fn first_run<E: Env>(
     env: &E,
-    device: &Meter<E::Device>,
+    device: &Meter<E>,
     superblock: &mut Superblock,
 ) -> Result<(), EngineError> {
     const WHAT: &str = "making the set";

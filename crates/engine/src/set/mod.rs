@@ -105,7 +105,7 @@ pub(crate) enum Phase {
 
 pub(crate) struct Set<E: Env> {
     pub env: E,
-    pub cache: Meter<E::Device>,
+    pub cache: Meter<E>,
     pub geometry: Geometry,
     pub superblock: RefCell<Superblock>,
     pub superblock_lock: Lock,

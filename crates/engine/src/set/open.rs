@@ -27,9 +27,7 @@ use crate::meter::Meter;
 use crate::mutants::Mutant;
 
 /// Reads a superblock.
-pub(crate) async fn read_superblock<D: ubcache_env::Device>(
-    device: &Meter<D>,
-) -> Result<Superblock, EngineError> {
+pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
     let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
     let buf =
         device.read(SUPERBLOCK_SECTOR, sectors).await.map_err(EngineError::io("reading the superblock"))?;
@@ -46,7 +44,7 @@ impl<E: Env> CacheSet<E> {
     /// Starts the set on a cache device: makes it if the device is only formatted, else replays
     /// the journal. Returns when I/O can be served; counting buckets may go on afterwards.
     pub async fn open(env: E, cache: E::Device, options: SetOptions) -> Result<CacheSet<E>, EngineError> {
-        let cache = Meter::new(cache);
+        let cache = Meter::new(env.clone(), cache);
         let mut superblock = read_superblock(&cache).await?;
         if !superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "backing", expected: "cache" });
@@ -85,8 +83,8 @@ impl<E: Env> CacheSet<E> {
     }
 }
 
-async fn read_uuids<D: ubcache_env::Device>(
-    device: &Meter<D>,
+async fn read_uuids<E: Env>(
+    device: &Meter<E>,
     geometry: &Geometry,
     newest: &JournalEntry,
 ) -> Result<Vec<UuidEntry>, EngineError> {
@@ -104,7 +102,7 @@ async fn read_uuids<D: ubcache_env::Device>(
 #[expect(clippy::too_many_arguments, reason = "the parts of a set, each read on its own")]
 fn assemble<E: Env>(
     env: E,
-    cache: Meter<E::Device>,
+    cache: Meter<E>,
     superblock: Superblock,
     options: SetOptions,
     found: &Found,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Env, IoVec, Priority, Sector, SectorRange, Stream, StreamId, Volume};
+use ubcache_env::{Env, IoVec, Priority, Sector, SectorRange, Stream, StreamId, Volume};
 
 use super::execute::{Failure, MAX_EXTENTS, execute};
 use super::input::Input;
@@ -166,7 +166,11 @@ async fn start<E: Env, S: Stream, V: Volume>(
             return Ok(());
         }
     };
-    let payload = receive_payload(input, decoder).await?;
+    let Some(payload) = receive_payload(env, input, decoder).await? else {
+        let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
+        connection.outbox.push(Reply { request, body: Body::Failed(failure), claim });
+        return Ok(());
+    };
     let connection = connection.clone();
     env.spawn(Priority::Foreground, async move {
         let body = execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
@@ -175,16 +179,20 @@ async fn start<E: Env, S: Stream, V: Volume>(
     Ok(())
 }
 
-/// Receives the payload of a write to page-aligned memory of its own.
-async fn receive_payload<S: Stream>(
+/// Receives the payload of a write to page-aligned memory of its own. None: there is no memory for it, and it has passed.
+async fn receive_payload<E: Env, S: Stream>(
+    env: &E,
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
-) -> Result<IoVec, ServeError> {
+) -> Result<Option<IoVec>, ServeError> {
     let len = decoder.payload_left() as usize;
     if len == 0 {
-        return Ok(IoVec::new());
+        return Ok(Some(IoVec::new()));
     }
-    let mut payload = Buf::zeroed(len);
+    let Some(mut payload) = env.buffers().for_bytes(len) else {
+        skip_payload(input, decoder).await?;
+        return Ok(None);
+    };
     let mut filled = 0;
     if input.available().is_empty() && len >= DIRECT_BYTES {
         let (buf, received) = input.receive_to(payload).await;
@@ -208,7 +216,7 @@ async fn receive_payload<S: Stream>(
             return Err(ServeError::Disconnected);
         }
     }
-    Ok(payload.into())
+    Ok(Some(payload.into()))
 }
 
 /// Lets the payload of a write that is refused pass.

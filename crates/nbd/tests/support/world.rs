@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use ubcache_env::local::Notify;
 use ubcache_env::{
-    Buf, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange, Stream,
-    StreamError, Task,
+    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange,
+    Stream, StreamError, Task,
 };
 
 type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
@@ -21,6 +21,8 @@ type Queue = Arc<Mutex<VecDeque<u64>>>;
 struct TaskWaker {
     id: u64,
     queue: Queue,
+    /// Where memory for I/O comes from.
+    pub buffers: BufPool,
 }
 
 impl Wake for TaskWaker {
@@ -93,6 +95,9 @@ impl Env for TestEnv {
         self.tasks.borrow_mut().insert(id, Box::pin(run));
         self.queue.lock().expect("one thread").push_back(id);
         task
+    }
+    fn buffers(&self) -> &BufPool {
+        &self.buffers
     }
     fn random(&self) -> u64 {
         0

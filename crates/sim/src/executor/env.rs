@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ubcache_env::{Env, Nanos, Priority, Task};
+use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
 
 use super::{Sink, World};
 use crate::disk::SimDisk;
@@ -17,6 +17,7 @@ use crate::disk::SimDisk;
 pub struct SimEnv {
     pub(super) world: Rc<World>,
     pub(super) group: u32,
+    pub(super) buffers: BufPool,
 }
 
 #[derive(Default)]
@@ -82,6 +83,10 @@ impl Env for SimEnv {
         let (task, run) = Task::wrap(task);
         self.world.spawn(self.group, priority, Box::pin(run), Location::caller());
         task
+    }
+
+    fn buffers(&self) -> &BufPool {
+        &self.buffers
     }
 
     fn random(&self) -> u64 {

@@ -7,8 +7,10 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::frontend::add_frontend;
-use super::trouble::add_trouble;
-use super::{Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Plan, VolumeShape};
+use super::trouble::{add_trouble, make_memory_scarce};
+use super::{
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Plan, Scarcity, VolumeShape,
+};
 use crate::disk::Profile;
 use crate::executor::Policy;
 use crate::rng::Rng;
@@ -47,6 +49,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         frontend: Frontend::Direct,
         volumes,
         faults: Vec::new(),
+        memory: Scarcity::default(),
         ops: Vec::new(),
         controls: Vec::new(),
     };
@@ -54,6 +57,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     plan.controls = draw_controls(&plan, rng, options);
     if options.faults {
         add_trouble(&mut plan, rng);
+        make_memory_scarce(&mut plan, &mut Rng::fork(seed, "memory"));
     }
     add_frontend(&mut plan, &mut Rng::fork(seed, "frontend"));
     super::aim::aim(&mut plan, options);

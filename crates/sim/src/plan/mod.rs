@@ -41,6 +41,8 @@ pub struct Plan {
     pub volumes: Vec<VolumeShape>,
     /// Injected errors.
     pub faults: Vec<DiskFaults>,
+    /// How scarce memory for I/O is.
+    pub memory: Scarcity,
     /// What clients do, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
     /// What is done to the system meanwhile, in this order.
@@ -113,6 +115,15 @@ pub struct DiskFaults {
     /// How often.
     pub rates: Rates,
     /// How many at most.
+    pub budget: u32,
+}
+
+/// How often there is no memory for an I/O.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scarcity {
+    /// So many of a million requests for memory are refused.
+    pub rate: u32,
+    /// No more than this are.
     pub budget: u32,
 }
 
@@ -208,6 +219,8 @@ pub enum ControlAction {
         /// For how long.
         span: Option<Nanos>,
     },
+    /// For so long there is no memory for I/O at all.
+    NoMemory(Nanos),
 }
 
 impl ControlAction {
@@ -243,9 +256,14 @@ impl Plan {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
     }
 
-    /// Whether a device fails in some way.
+    /// Whether a device fails in some way, or memory runs out.
     pub fn has_faults(&self) -> bool {
-        !self.faults.is_empty() || self.controls.iter().any(|control| control.action.broken_disk().is_some())
+        let breaks = |action: &ControlAction| {
+            action.broken_disk().is_some() || matches!(action, ControlAction::NoMemory(_))
+        };
+        !self.faults.is_empty()
+            || self.memory.rate > 0
+            || self.controls.iter().any(|control| breaks(&control.action))
     }
 
     /// The sectors of a zone; none: all of them.

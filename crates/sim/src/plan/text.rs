@@ -7,7 +7,7 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Frontend, NbdShape, Plan,
-    VolumeShape, Zone,
+    Scarcity, VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -72,6 +72,9 @@ impl fmt::Display for Plan {
         }
         for faults in &self.faults {
             writeln!(f, "{faults}")?;
+        }
+        if let Scarcity { rate: rate @ 1.., budget } = self.memory {
+            writeln!(f, "memory rate={rate} budget={budget}")?;
         }
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
@@ -172,6 +175,7 @@ impl fmt::Display for ControlAction {
                 write!(f, "outage {disk} {}", name_of(&OUTAGES, outage))?;
                 span.map_or(Ok(()), |span| write!(f, " {}us", span.as_micros()))
             }
+            ControlAction::NoMemory(span) => write!(f, "no-memory {}us", span.as_micros()),
         }
     }
 }
@@ -370,6 +374,7 @@ fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
             }
             ControlAction::Outage { disk, outage, span }
         }
+        "no-memory" => ControlAction::NoMemory(micros(words.word()?)?),
         other => return Err(format!("nothing is called \"{other}\"")),
     };
     Ok(Control { after_ops, delay, action })
@@ -409,6 +414,7 @@ struct Draft {
     nbd: Option<NbdShape>,
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
+    memory: Scarcity,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
 }
@@ -428,6 +434,7 @@ impl Draft {
             "nbd" => self.nbd = Some(parse_nbd(&mut words)?),
             "volume" => self.volumes.push(parse_volume(&mut words)?),
             "faults" => self.faults.push(parse_faults(&mut words)?),
+            "memory" => self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? },
             "at" => self.controls.push(parse_control(&mut words)?),
             client if client.starts_with('c') => {
                 let op = parse_op(&client[1..], &mut words)?;
@@ -480,7 +487,7 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, memory, ops, controls, .. } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
@@ -503,6 +510,7 @@ impl FromStr for Plan {
             frontend,
             volumes,
             faults,
+            memory,
             ops,
             controls,
         })

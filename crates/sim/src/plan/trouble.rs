@@ -2,7 +2,7 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{Control, ControlAction, DiskFaults, Plan, Zone};
+use super::{Control, ControlAction, DiskFaults, Plan, Scarcity, Zone};
 use crate::disk::{Outage, Rates};
 use crate::rng::Rng;
 
@@ -34,6 +34,19 @@ pub(super) fn add_trouble(plan: &mut Plan, rng: &mut Rng) {
             let passes = outage != Outage::Gone && rng.chance(3, 4);
             let span = passes.then(|| Nanos::from_micros(rng.scale(20, 5_000_000)));
             add_control(plan, ControlAction::Outage { disk, outage, span }, rng);
+        }
+    }
+}
+
+/// Lets memory for I/O run out in some of the plans.
+pub(super) fn make_memory_scarce(plan: &mut Plan, rng: &mut Rng) {
+    if rng.chance(1, 10) {
+        plan.memory = Scarcity { rate: rng.scale(1_000, 200_000) as u32, budget: rng.scale(1, 300) as u32 };
+    }
+    if rng.chance(1, 12) {
+        for _ in 0..rng.between(1, 3) {
+            let span = Nanos::from_micros(rng.scale(20, 2_000_000));
+            add_control(plan, ControlAction::NoMemory(span), rng);
         }
     }
 }

@@ -249,9 +249,10 @@ impl<S: System> Run<S> {
         self.board.oracle.borrow_mut().note(self.world.now(), text);
     }
 
-    /// Lets the devices fail as the plan has it.
+    /// Lets the devices fail and memory run out as the plan has it.
     fn break_devices(&self) {
         let plan = &self.setup.plan;
+        self.world.make_memory_scarce(plan.memory.rate, plan.memory.budget);
         for (index, disk) in self.disks().enumerate() {
             let here = plan.faults.iter().filter(|faults| faults.disk == index);
             let zones = here.map(|faults| ZoneFaults {
@@ -263,8 +264,9 @@ impl<S: System> Run<S> {
         }
     }
 
-    /// No device fails any more. What was unreadable can be read again if `heal` says so.
+    /// No device fails any more, and there is memory. What was unreadable can be read again if `heal` says so.
     fn repair_devices(&self, heal: bool) {
+        self.world.make_memory_plenty();
         for disk in self.disks() {
             disk.set_faults(Faults::default());
             disk.repair();
@@ -368,6 +370,10 @@ impl<S: System> Run<S> {
                 self.note(format!("disk {disk}: {outage:?} {span_text}"));
                 self.unplugged.set(self.unplugged.get() || *outage == Outage::Gone);
                 self.disk(*disk).fail(*outage, *span);
+            }
+            ControlAction::NoMemory(span) => {
+                self.note(format!("no memory for I/O for {}", show_time(span.0)));
+                self.world.run_out_of_memory(*span);
             }
         }
         Ok(())
