@@ -362,20 +362,29 @@ mod tests {
     #[test]
     fn a_pool_hands_out_memory_that_nobody_holds() {
         let pool = BufPool::default();
-        let mut first = pool.for_sectors(8);
+        let memory = |sectors| pool.for_sectors(sectors).expect("there is some");
+        let mut first = memory(8);
         first.as_mut_slice().fill(7);
         let address = first.as_slice().as_ptr();
         let slice = first.freeze();
         let other = slice.cut(10, 20);
         drop(slice);
-        assert_ne!(pool.for_sectors(8).as_slice().as_ptr(), address, "it is held");
+        assert_ne!(memory(8).as_slice().as_ptr(), address, "it is held");
         assert_eq!(other.as_slice(), [7; 10]);
         drop(other);
-        assert_eq!(pool.for_sectors(5).as_slice().as_ptr(), address);
-        drop(pool.for_sectors(1000));
-        let survivor = pool.for_sectors(8);
+        assert_eq!(memory(5).as_slice().as_ptr(), address);
+        drop(memory(1000));
+        let survivor = memory(8);
         drop(pool);
         assert_eq!(survivor.as_slice().len(), 4096);
+    }
+
+    #[test]
+    fn a_supply_says_how_much_there_is() {
+        let pool = BufPool::with_supply(Box::new(|bytes| bytes <= 8192));
+        assert_eq!(pool.for_sectors(16).map(|buf| buf.len()), Some(8192));
+        assert!(pool.for_sectors(17).is_none());
+        assert!(BufPool::default().for_bytes(usize::MAX / 2).is_none(), "more than any machine has");
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn serve_with<F: Future<Output = ()> + 'static>(
     let supply = Rc::new(Cell::new(usize::MAX));
     let most = supply.clone();
     let buffers = BufPool::with_supply(Box::new(move |bytes| bytes <= most.get()));
-    let env = TestEnv { buffers, ..TestEnv::default() };
+    let env = TestEnv::with_buffers(buffers);
     let (ours, theirs) = duplex(128 << 10);
     let first = MemoryVolume::new("first", 4096);
     let second = MemoryVolume::new("second", 200);

@@ -21,8 +21,6 @@ type Queue = Arc<Mutex<VecDeque<u64>>>;
 struct TaskWaker {
     id: u64,
     queue: Queue,
-    /// Where memory for I/O comes from.
-    pub buffers: BufPool,
 }
 
 impl Wake for TaskWaker {
@@ -40,9 +38,16 @@ pub struct TestEnv {
     tasks: Rc<RefCell<BTreeMap<u64, LocalTask>>>,
     next: Rc<Cell<u64>>,
     queue: Queue,
+    buffers: BufPool,
 }
 
 impl TestEnv {
+    /// With this memory for I/O.
+    #[allow(dead_code, reason = "not every test runs out of memory")]
+    pub fn with_buffers(buffers: BufPool) -> TestEnv {
+        TestEnv { buffers, ..TestEnv::default() }
+    }
+
     /// Runs the future, and what it spawns, until it is done.
     ///
     /// # Panics
