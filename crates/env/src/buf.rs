@@ -242,6 +242,11 @@ impl IoVec {
         IoVec::default()
     }
 
+    /// An empty string with room for `parts` slices.
+    pub fn with_capacity(parts: usize) -> IoVec {
+        IoVec { parts: SmallVec::with_capacity(parts), len: 0 }
+    }
+
     /// `len` bytes of zeroes.
     pub fn zeroes(len: usize) -> IoVec {
         const CHUNK: usize = 64 << 10;

@@ -228,7 +228,7 @@ impl Op {
 }
 
 /// Makes the scatter list of `data` from byte `from` on, as long as the kernel takes.
-fn fill_list(list: &mut Vec<libc::iovec>, data: &IoVec, from: usize) {
+pub(crate) fn fill_list(list: &mut Vec<libc::iovec>, data: &IoVec, from: usize) {
     list.clear();
     let (mut skip, mut room) = (from, ATTEMPT_BYTES_MAX);
     for part in data.parts() {

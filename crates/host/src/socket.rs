@@ -3,6 +3,7 @@
 //! Accepting and connecting wait for the descriptor to be ready and then make a call that does
 //! not block, with both backends: dropping the future never loses a connection.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Stream, StreamError};
 
-use crate::op::Request;
+use crate::op::{Request, fill_list};
 use crate::reactor::HostEnv;
 use crate::sys::{self, Address};
 
@@ -193,6 +194,8 @@ async fn readiness(env: &HostEnv, fd: &Rc<OwnedFd>, events: i16) -> io::Result<(
 pub struct HostSocket {
     env: HostEnv,
     fd: Rc<OwnedFd>,
+    /// Kept for its memory.
+    list: RefCell<Vec<libc::iovec>>,
 }
 
 impl HostSocket {
@@ -206,7 +209,7 @@ impl HostSocket {
                 |_| sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_SEND_BYTES),
             )?;
         }
-        Ok(HostSocket { env: env.clone(), fd: Rc::new(fd) })
+        Ok(HostSocket { env: env.clone(), fd: Rc::new(fd), list: RefCell::default() })
     }
 
     /// Connects to a Unix socket.
@@ -249,6 +252,21 @@ impl HostSocket {
     }
 }
 
+impl HostSocket {
+    /// Sends what there is room for. Returns how many bytes that is.
+    fn send_now(&self, data: &IoVec) -> Result<usize, StreamError> {
+        let mut list = self.list.borrow_mut();
+        fill_list(&mut list, data, 0);
+        // SAFETY: the list has just been made from memory that `data` holds.
+        let sent = unsafe { sys::send_now(&self.fd, &list) };
+        match sent {
+            code if code == -libc::EAGAIN || code == -libc::EINTR => Ok(0),
+            code if code < 0 => Err(stream_error(-code)),
+            sent => Ok(sent as usize),
+        }
+    }
+}
+
 impl Stream for HostSocket {
     async fn recv(&self, into: Buf) -> (Buf, Result<usize, StreamError>) {
         if into.is_empty() {
@@ -265,7 +283,13 @@ impl Stream for HostSocket {
         if from.is_empty() {
             return Ok(());
         }
-        let request = Request::Send { fd: self.fd.clone(), data: from };
+        // Mostly there is room, and then nothing has to be waited for.
+        let sent = self.send_now(&from)?;
+        if sent == from.len() {
+            return Ok(());
+        }
+        let data = if sent > 0 { from.cut(sent, from.len()) } else { from };
+        let request = Request::Send { fd: self.fd.clone(), data };
         self.env.core().submit(request).await.1.map(drop).map_err(stream_error)
     }
 

@@ -149,6 +149,14 @@ pub(crate) unsafe fn preadv(fd: RawFd, list: *const libc::iovec, count: usize, a
     outcome(unsafe { libc::preadv2(fd, list, count as i32, at as i64, 0) })
 }
 
+/// `preadv2(2)` with RWF_NOWAIT: of what can be had without waiting for a device. Returns bytes or a
+/// negative errno, EAGAIN if that is nothing.
+pub(crate) fn read_now(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
+    let list = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: the list names the slice, which is writable memory.
+    outcome(unsafe { libc::preadv2(fd, &raw const list, 1, at as i64, libc::RWF_NOWAIT) })
+}
+
 /// `pwritev2(2)`. Returns bytes or a negative errno.
 ///
 /// # Safety
@@ -237,6 +245,18 @@ pub(crate) fn recv_now(fd: RawFd, into: &mut [u8]) -> i32 {
 pub(crate) unsafe fn sendmsg_now(fd: RawFd, header: &libc::msghdr) -> i32 {
     // SAFETY: as promised by the caller.
     outcome(unsafe { libc::sendmsg(fd, header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+}
+
+/// Sends what the list names, as much as there is room for. Returns bytes or a negative errno.
+///
+/// # Safety
+/// The list names memory that is readable until the call returns.
+pub(crate) unsafe fn send_now(fd: &OwnedFd, list: &[libc::iovec]) -> i32 {
+    let mut header = empty_message_header();
+    header.msg_iov = list.as_ptr().cast_mut();
+    header.msg_iovlen = list.len() as _;
+    // SAFETY: as promised by the caller.
+    unsafe { sendmsg_now(fd.as_raw_fd(), &header) }
 }
 
 /// A message header without anything in it.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `negotiate` | agrees on an export and on the form of replies |
 //! | `requests` | receives requests, checks them, starts them |
+//! | `workers` | tasks for requests, used again and again |
 //! | `execute` | carries one request out on the volume |
 //! | `replies` | sends what is ready, as much as possible at once |
 //! | `limits` | bounds what is in flight |
@@ -11,8 +12,8 @@
 //!
 //! ```text
 //!           ┌ serve_connection: one task ───────────────┐
-//! stream ───┤► Input ─► ServerDecoder ─► requests ──┐   │  spawns a task for each request,
-//!           │             (waits for room: Limits)  ├───┼──► execute ─► Volume
+//! stream ───┤► Input ─► ServerDecoder ─► requests ──┐   │  workers: a task for each request
+//!           │             (waits for room: Limits)  ├───┼──► in flight, execute ─► Volume
 //! stream ◄──┤◄ IoVec ◄─ replies ◄─ outbox ◄─────────┼───┼─────┘
 //!           └───────────────────────────────────────────┘
 //! ```
@@ -27,6 +28,7 @@ mod limits;
 mod negotiate;
 mod replies;
 mod requests;
+mod workers;
 
 use std::rc::Rc;
 
@@ -140,6 +142,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         result
     };
     let (read, sent) = join(reading, replies::send_replies(&**stream, &outbox)).await;
+    connection.workers.end().await;
     read?;
     Ok(sent?)
 }

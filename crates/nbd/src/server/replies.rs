@@ -2,13 +2,13 @@
 //! message*).
 //!
 //! The headers of a batch are written to one piece of memory; the content of reads goes out from
-//! where the volume has it.
+//! where the volume has it. Memory is used again: in the steady state a batch costs one allocation.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_env::{Buf, IoVec, Slice, Stream, StreamError};
+use ubcache_env::{Buf, BufPool, IoVec, Slice, Stream, StreamError};
 
 use super::execute::Failure;
 use super::limits::{Claim, Limits, Signal};
@@ -81,38 +81,60 @@ impl Outbox {
         !self.ready.borrow().is_empty()
     }
 
-    /// Takes as many replies as go into one send. `headers` is scratch memory.
-    fn gather(&self, headers: &mut Vec<u8>, claims: &mut Vec<Claim>) -> IoVec {
-        headers.clear();
-        let mut contents: Vec<(usize, IoVec)> = Vec::new();
+    /// Takes as many replies as go into one send.
+    fn gather(&self, batch: &mut Batch) -> IoVec {
+        batch.headers.clear();
         let (mut parts, mut bytes, mut errors) = (1, 0, 0);
+        let mut ready = self.ready.borrow_mut();
         while parts < MAX_BATCH_PARTS && bytes < MAX_BATCH_BYTES {
-            let Some(reply) = self.ready.borrow_mut().pop_front() else { break };
+            let Some(reply) = ready.pop_front() else { break };
             errors += u64::from(matches!(reply.body, Body::Failed(_)));
-            let content = encode(self.structured, &reply.request, reply.body, headers);
-            claims.push(reply.claim);
+            let content = encode(self.structured, &reply.request, reply.body, &mut batch.headers);
+            batch.claims.push(reply.claim);
             if !content.is_empty() {
                 parts += 1 + content.parts().len();
                 bytes += content.len();
-                contents.push((headers.len(), content));
+                batch.contents.push((batch.headers.len(), content));
             }
         }
         self.stats.update(|counts| counts.errors += errors);
-        interleave(&Buf::from_bytes(headers).freeze(), contents)
+        batch.put_together(parts)
     }
 }
 
-/// Headers with contents between them: each at the place in `headers` that is given with it.
-fn interleave(headers: &Slice, contents: Vec<(usize, IoVec)>) -> IoVec {
-    let mut batch = IoVec::new();
-    let mut at = 0;
-    for (place, content) in contents {
-        batch.push(headers.cut(at, place));
-        batch.append(content);
-        at = place;
+/// What goes into one send.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Headers of all replies, one after the other.
+    headers: Vec<u8>,
+    /// Contents, and where in `headers` each of them belongs.
+    contents: Vec<(usize, IoVec)>,
+    /// To be given back when it is sent.
+    claims: Vec<Claim>,
+    pool: BufPool,
+}
+
+impl Batch {
+    /// Headers with contents between them.
+    fn put_together(&mut self, parts: usize) -> IoVec {
+        let headers = self.shared_headers();
+        let mut batch = IoVec::with_capacity(parts);
+        let mut at = 0;
+        for (place, content) in self.contents.drain(..) {
+            batch.push(headers.cut(at, place));
+            batch.append(content);
+            at = place;
+        }
+        batch.push(headers.cut(at, headers.len()));
+        batch
     }
-    batch.push(headers.cut(at, headers.len()));
-    batch
+
+    fn shared_headers(&self) -> Slice {
+        let len = self.headers.len();
+        let mut shared = self.pool.for_bytes(len).unwrap_or_else(|| Buf::zeroed(len));
+        shared.as_mut_slice().copy_from_slice(&self.headers);
+        shared.freeze()
+    }
 }
 
 /// Appends the header of a reply; gives the content that follows it.
@@ -146,12 +168,12 @@ fn encode(structured: bool, request: &Request, body: Body, out: &mut Vec<u8>) ->
 /// replies still to come are thrown away.
 pub(super) async fn send_replies<S: Stream>(stream: &S, outbox: &Outbox) -> Result<(), StreamError> {
     let mut result = Ok(());
-    let (mut headers, mut claims) = (Vec::new(), Vec::new());
+    let mut batch = Batch::default();
     while outbox.ready().await {
-        let batch = outbox.gather(&mut headers, &mut claims);
+        let content = outbox.gather(&mut batch);
         if result.is_ok() {
-            let bytes = batch.len() as u64;
-            result = stream.send(batch).await;
+            let bytes = content.len() as u64;
+            result = stream.send(content).await;
             match result {
                 Ok(()) => outbox.stats.update(|counts| {
                     counts.sent_bytes += bytes;
@@ -160,7 +182,7 @@ pub(super) async fn send_replies<S: Stream>(stream: &S, outbox: &Outbox) -> Resu
                 Err(_) => stream.close(),
             }
         }
-        claims.clear();
+        batch.claims.clear();
     }
     result
 }

@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, IoVec, Priority, Sector, SectorRange, Stream, StreamId, Volume};
+use ubcache_env::{Env, IoVec, Sector, SectorRange, Stream, StreamId, Volume};
 
-use super::execute::{Failure, MAX_EXTENTS, execute};
+use super::execute::{Failure, MAX_EXTENTS};
 use super::input::Input;
 use super::limits::Limits;
 use super::negotiate::{Session, size_bytes};
 use super::replies::{Body, Outbox, Reply};
+use super::workers::{Job, Workers};
 use super::{ServeError, ServerOptions};
 use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
 use crate::proto::{Command, ErrorCode, Request, ServerDecoder, ServerEvent};
@@ -32,7 +33,8 @@ pub(super) struct Connection<V> {
     allocation: bool,
     fast_zero: bool,
     limits: Rc<Limits>,
-    outbox: Rc<Outbox>,
+    pub(super) outbox: Rc<Outbox>,
+    pub(super) workers: Workers,
     stats: Rc<ConnectionStats>,
 }
 
@@ -55,6 +57,7 @@ impl<V: Volume> Connection<V> {
             fast_zero: options.fast_zero,
             limits,
             outbox,
+            workers: Workers::default(),
             stats: options.stats.clone(),
         }
     }
@@ -171,11 +174,7 @@ async fn start<E: Env, S: Stream, V: Volume>(
         connection.outbox.push(Reply { request, body: Body::Failed(failure), claim });
         return Ok(());
     };
-    let connection = connection.clone();
-    env.spawn(Priority::Foreground, async move {
-        let body = execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
-        connection.outbox.push(Reply { request, body, claim });
-    });
+    connection.workers.start(env, connection, Job { request, range, payload, claim });
     Ok(())
 }
 

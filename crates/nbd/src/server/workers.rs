@@ -1,0 +1,96 @@
+//! Tasks that carry requests out, one each at a time, and are used again.
+//!
+//! A task for every request would be moved around and allocated for every request, and it is large: it has room
+//! for whatever a write may have to wait for.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ubcache_env::{Env, IoVec, Priority, SectorRange, Volume};
+
+use super::execute::execute;
+use super::limits::{Claim, Signal};
+use super::replies::{Body, Reply};
+use super::requests::Connection;
+use crate::proto::Request;
+
+/// Workers without work that are kept. The others end, and their memory with them.
+const IDLE_MAX: usize = 64;
+
+/// A request to be carried out.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) request: Request,
+    /// What it is about; checked.
+    pub(super) range: SectorRange,
+    pub(super) payload: IoVec,
+    pub(super) claim: Claim,
+}
+
+/// Where a worker finds its next job.
+#[derive(Debug, Default)]
+struct Desk {
+    job: RefCell<Option<Job>>,
+    changed: Signal,
+}
+
+/// The workers of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Workers {
+    /// The one that had work last comes last, and goes first: its memory is in the processor's cache.
+    idle: RefCell<Vec<Rc<Desk>>>,
+    running: Cell<usize>,
+    ending: Cell<bool>,
+    ended: Signal,
+}
+
+impl Workers {
+    /// Has a worker carry the job out.
+    pub(super) fn start<E: Env, V: Volume>(&self, env: &E, connection: &Rc<Connection<V>>, job: Job) {
+        let free = self.idle.borrow_mut().pop();
+        let found = free.is_some();
+        let desk = free.unwrap_or_default();
+        *desk.job.borrow_mut() = Some(job);
+        if found {
+            desk.changed.wake();
+        } else {
+            self.running.set(self.running.get() + 1);
+            env.spawn(Priority::Foreground, work(connection.clone(), desk));
+        }
+    }
+
+    /// A worker is done with its job. `false`: it is not needed any more.
+    fn rest(&self, desk: &Rc<Desk>) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let stays = !self.ending.get() && idle.len() < IDLE_MAX;
+        if stays {
+            idle.push(desk.clone());
+        }
+        stays
+    }
+
+    /// Ends all workers. Only when no job is under way.
+    pub(super) async fn end(&self) {
+        self.ending.set(true);
+        let idle = self.idle.take();
+        idle.iter().for_each(|desk| desk.changed.wake());
+        self.ended.until(|| self.running.get() == 0).await;
+    }
+}
+
+async fn work<V: Volume>(connection: Rc<Connection<V>>, desk: Rc<Desk>) {
+    let workers = &connection.workers;
+    loop {
+        desk.changed.until(|| desk.job.borrow().is_some() || workers.ending.get()).await;
+        let Some(job) = desk.job.take() else { break };
+        let Job { request, range, payload, claim } = job;
+        let body = execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
+        let stays = workers.rest(&desk);
+        connection.outbox.push(Reply { request, body, claim });
+        if !stays {
+            break;
+        }
+    }
+    workers.running.set(workers.running.get() - 1);
+    workers.ended.wake();
+}
