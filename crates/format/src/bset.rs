@@ -67,6 +67,18 @@ pub(crate) fn parse_bset(
     seed: Pointer,
     bytes: &[u8],
 ) -> Result<(Bset, u64), FormatError> {
+    let (seq, keys) = sealed_keys(geometry, seed, bytes)?;
+    let used = BSET_HEADER_BYTES + keys.len() as u64;
+    let keys = decode_keys(keys).map_err(|error| error.within(Structure::Node, BSET_HEADER_BYTES))?;
+    Ok((Bset { seq, keys }, used))
+}
+
+/// The seq of the bset at the start of `bytes`, and the bytes of its keys, of which only the checksum is known to be right.
+pub(crate) fn sealed_keys<'a>(
+    geometry: &Geometry,
+    seed: Pointer,
+    bytes: &'a [u8],
+) -> Result<(u64, &'a [u8]), FormatError> {
     let room = bytes.len() as u64;
     if room < BSET_HEADER_BYTES {
         return Err(FormatError::too_short(Structure::Node, bytes.len(), BSET_HEADER_BYTES));
@@ -92,9 +104,7 @@ pub(crate) fn parse_bset(
         let problem = Problem::Checksum { found, expected, bytes: used - 8 };
         return Err(FormatError::new(Structure::Node, 0, problem));
     }
-    let keys = decode_keys(&bytes[BSET_HEADER_BYTES as usize..used as usize])
-        .map_err(|error| error.within(Structure::Node, BSET_HEADER_BYTES))?;
-    Ok((Bset { seq: u64_at(bytes, 16), keys }, used))
+    Ok((u64_at(bytes, 16), &bytes[BSET_HEADER_BYTES as usize..used as usize]))
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@
 //!                 └ every bset begins at a block; later ones are newer
 //! ```
 
-use crate::bset::parse_bset;
+use crate::bset::{BSET_HEADER_BYTES, sealed_keys};
 use crate::bytes::{round_up, u64_at};
 use crate::error::{FormatError, Structure};
 use crate::geometry::Geometry;
-use crate::key::Key;
+use crate::key::{Key, decode_keys};
 use crate::units::{Inode, SECTOR_BYTES, Sector, SectorRange};
 
 /// The content of a node as it is on disk.
@@ -27,6 +27,32 @@ pub struct ParsedNode {
 /// Reads a node from all of its bytes. `node_key` is the key by which it was found: it gives the size, the seed of
 /// the checksums, and the limit of the keys. Everything is refused that docs/format.md §5.4 calls corruption.
 pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<ParsedNode, FormatError> {
+    let mut bsets = Vec::new();
+    let log = scan_node(geometry, node_key, bytes, |keys| {
+        bsets.push(decode_keys(keys)?);
+        Ok(())
+    })?;
+    check_limit(&bsets, node_key)?;
+    Ok(ParsedNode { seq: log.seq, bsets, used_bytes: log.used_bytes })
+}
+
+/// What is known of a node besides its keys.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct NodeLog {
+    /// The number that all bsets of the node carry.
+    pub seq: u64,
+    /// Where the next bset goes: whole blocks, counted in bytes from the start of the node.
+    pub used_bytes: u64,
+}
+
+/// [`parse_node`] without the keys: `take` gets those of each bset as they are on disk, oldest bset first, and has to
+/// check them.
+pub fn scan_node<'a>(
+    geometry: &Geometry,
+    node_key: &Key,
+    bytes: &'a [u8],
+    mut take: impl FnMut(&'a [u8]) -> Result<(), FormatError>,
+) -> Result<NodeLog, FormatError> {
     let Some(&seed) = node_key.pointers.first() else {
         return Err(FormatError::value(
             Structure::Node,
@@ -45,13 +71,13 @@ pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<P
         return Err(FormatError::value(Structure::Node, 16, "seq of the first bset", 0, "not 0"));
     }
     let block = geometry.block_bytes().max(SECTOR_BYTES);
-    let mut bsets = Vec::new();
     let mut at = 0;
     while at < size && u64_at(bytes, at as usize + 16) == seq {
         let rest = bytes.get(at as usize..).unwrap_or_default();
-        let (bset, used) =
-            parse_bset(geometry, seed, rest).map_err(|error| error.within(Structure::Node, at))?;
-        if bset.keys.is_empty() && at > 0 {
+        let (_, keys) =
+            sealed_keys(geometry, seed, rest).map_err(|error| error.within(Structure::Node, at))?;
+        take(keys).map_err(|error| error.within(Structure::Node, at + BSET_HEADER_BYTES))?;
+        if keys.is_empty() && at > 0 {
             let expected = "at least 1 in all bsets but the first";
             return Err(FormatError::value(
                 Structure::Node,
@@ -61,12 +87,10 @@ pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<P
                 expected,
             ));
         }
-        bsets.push(bset.keys);
-        at = round_up(at + used, block).min(size);
+        at = round_up(at + BSET_HEADER_BYTES + keys.len() as u64, block).min(size);
     }
     check_leftovers(bytes, at, block, seq)?;
-    check_limit(&bsets, node_key)?;
-    Ok(ParsedNode { seq, bsets, used_bytes: at })
+    Ok(NodeLog { seq, used_bytes: at })
 }
 
 /// That no block after the end of the log looks as if it belonged to it.
@@ -93,20 +117,51 @@ fn check_limit(bsets: &[Vec<Key>], node_key: &Key) -> Result<(), FormatError> {
     }
 }
 
+/// What lies in layers over one another in a leaf: keys, or what somebody keeps of them.
+pub trait Layer {
+    /// The volume.
+    fn inode(&self) -> Inode;
+    /// The sectors of the extent.
+    fn range(&self) -> SectorRange;
+    /// The part that covers `range`, which has to lie inside the extent.
+    #[must_use]
+    fn part(&self, range: SectorRange) -> Self;
+    /// Where the extent begins.
+    fn start(&self) -> (Inode, Sector) {
+        (self.inode(), self.range().start)
+    }
+    /// Where it ends.
+    fn end(&self) -> (Inode, Sector) {
+        (self.inode(), self.range().end)
+    }
+}
+
+impl Layer for Key {
+    fn inode(&self) -> Inode {
+        self.inode
+    }
+    fn range(&self) -> SectorRange {
+        Key::range(self)
+    }
+    fn part(&self, range: SectorRange) -> Key {
+        self.cut_to(range)
+    }
+}
+
 /// The extents of a leaf in order, from its bsets with the oldest first: what is newer replaces whatever it overlaps,
 /// whether it has data or is a hole, a placeholder or stale. All of these are still in the result; only keys of size 0
 /// are not.
-pub fn combine_leaf(bsets: Vec<Vec<Key>>) -> Vec<Key> {
+pub fn combine_leaf<K: Layer>(bsets: Vec<Vec<K>>) -> Vec<K> {
     // A good bset is one run in order. In any other, what comes later counts as newer and begins another run.
-    let mut runs: Vec<Vec<Key>> = Vec::with_capacity(bsets.len());
+    let mut runs: Vec<Vec<K>> = Vec::with_capacity(bsets.len());
     for bset in bsets {
         if is_run(&bset) {
             runs.push(bset);
             continue;
         }
-        let mut run: Vec<Key> = Vec::with_capacity(bset.len());
+        let mut run: Vec<K> = Vec::with_capacity(bset.len());
         for key in bset.into_iter().filter(|key| !key.range().is_empty()) {
-            if run.last().is_some_and(|last| (last.inode, last.end) > (key.inode, key.start())) {
+            if run.last().is_some_and(|last| last.end() > key.start()) {
                 runs.push(core::mem::take(&mut run));
             }
             run.push(key);
@@ -129,13 +184,13 @@ pub fn combine_leaf(bsets: Vec<Vec<Key>>) -> Vec<Key> {
 }
 
 /// Whether extents are in order and do not overlap, with none of size 0 among them.
-fn is_run(keys: &[Key]) -> bool {
-    keys.windows(2).all(|pair| (pair[0].inode, pair[0].end) <= (pair[1].inode, pair[1].start()))
+fn is_run<K: Layer>(keys: &[K]) -> bool {
+    keys.windows(2).all(|pair| pair[0].end() <= pair[1].start())
         && !keys.iter().any(|key| key.range().is_empty())
 }
 
 /// Lays extents over older ones; both are in order and do not overlap among themselves.
-fn overlay(older: Vec<Key>, newer: Vec<Key>) -> Vec<Key> {
+fn overlay<K: Layer>(older: Vec<K>, newer: Vec<K>) -> Vec<K> {
     if older.is_empty() {
         return newer;
     }
@@ -145,24 +200,24 @@ fn overlay(older: Vec<Key>, newer: Vec<Key>) -> Vec<Key> {
     for old in older {
         // What is left of the old extent, behind all newer ones that were taken so far.
         let mut rest = old.range();
-        if covered.0 == old.inode {
+        if covered.0 == old.inode() {
             rest.start = rest.start.max(covered.1);
         }
-        while let Some(new) = newer.next_if(|new| (new.inode, new.start()) < (old.inode, old.end)) {
-            if new.inode == old.inode {
-                let front = SectorRange::from_bounds(rest.start, new.start());
+        while let Some(new) = newer.next_if(|new| new.start() < old.end()) {
+            if new.inode() == old.inode() {
+                let front = SectorRange::from_bounds(rest.start, new.range().start);
                 if !front.is_empty() {
-                    result.push(old.cut_to(front));
+                    result.push(old.part(front));
                 }
-                rest.start = rest.start.max(new.end);
+                rest.start = rest.start.max(new.range().end);
             }
-            covered = (new.inode, new.end);
+            covered = new.end();
             result.push(new);
         }
         if rest == old.range() {
             result.push(old);
         } else if !rest.is_empty() {
-            result.push(old.cut_to(rest));
+            result.push(old.part(rest));
         }
     }
     result.extend(newer);

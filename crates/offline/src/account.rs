@@ -3,7 +3,7 @@
 use ubcache_format::{BucketNr, SectorRange, Uuid};
 
 use crate::finding::{Finding, Kind, Place, Site};
-use crate::view::{Extent, Owner, View};
+use crate::view::{Extent, Owner, View, VolumeSums};
 use crate::walk::Visitor;
 
 /// Beyond this the driver gives the set up.
@@ -18,34 +18,103 @@ const OWN_CHAIN: [u8; 9] = *b"ubcache1\x01";
 /// The priority by which ubcache promises, in its own prio chain, that a bucket is free.
 const PRIORITY_FREE: u16 = 0;
 
+/// Fewer extents than this are not worth a thread.
+const EXTENTS_A_THREAD: usize = 1 << 18;
+
 /// Gives every bucket its owner, and looks at every extent.
 pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
-    let extents = std::mem::take(&mut view.extents);
     let mark = view.journal.newest().map_or([0; 16], |newest| newest.entry.mark);
-    let mut places: Vec<(u64, u16, u32)> = Vec::new();
-    for (index, extent) in extents.iter().enumerate() {
-        let Some(pointer) = extent.pointer() else { continue };
-        let Some(stale) = view.staleness(pointer) else { continue };
-        let place = Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range());
-        if stale > 0 {
-            stale_extent(view, extent, stale, place, visitor);
-            continue;
-        }
-        places.push((pointer.offset.0, extent.range().sectors() as u16, index as u32));
-        let bucket = pointer.bucket(view.geometry.bucket_sectors);
-        let owner = if extent.is_dirty() { Owner::Dirty } else { Owner::Clean };
-        if let Some(former) = view.own(bucket, owner) {
-            let detail = format!("{} is in a bucket of: {}", owner.word(), former.word());
-            visitor.finding(Finding::new(Kind::BucketTwice, place, detail));
-        }
+    let mut owners: Vec<Owner> = view.buckets.iter().map(|bucket| bucket.owner).collect();
+    let (volumes, twice) = if view.extents.len() < EXTENTS_A_THREAD {
+        (owners_and_sums(view, &mut owners, visitor), some_sectors_twice(view))
+    } else {
+        // Both jump about in memory all the time.
+        let (view, owners) = (&*view, &mut owners);
+        std::thread::scope(|scope| {
+            let twice = scope.spawn(|| some_sectors_twice(view));
+            // If it can't be told, it is looked at closely.
+            (owners_and_sums(view, owners, visitor), twice.join().unwrap_or(true))
+        })
+    };
+    view.volumes = volumes;
+    for (bucket, owner) in view.buckets.iter_mut().zip(owners) {
+        bucket.owner = owner;
     }
-    shared_sectors(view, &extents, places, visitor);
-    view.extents = extents;
+    if twice {
+        shared_sectors(view, visitor);
+    }
     if !view.complete {
         return;
     }
     generations(view, mark[..9] == OWN_CHAIN, visitor);
     reserves(view, visitor);
+}
+
+fn owners_and_sums<V: Visitor + ?Sized>(
+    view: &View,
+    owners: &mut [Owner],
+    visitor: &mut V,
+) -> Vec<VolumeSums> {
+    let mut volumes: Vec<VolumeSums> = Vec::new();
+    for extent in &view.extents {
+        let Some(pointer) = extent.pointer() else { continue };
+        let number = pointer.bucket(view.geometry.bucket_sectors).0 as usize;
+        let (Some(bucket), Some(current)) = (view.buckets.get(number), owners.get_mut(number)) else {
+            continue;
+        };
+        let place = || Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range());
+        let stale = bucket.generation.staleness_of(pointer.generation);
+        if stale > 0 {
+            stale_extent(view, extent, stale, place(), visitor);
+            continue;
+        }
+        if volumes.last().is_none_or(|last| last.inode != extent.inode()) {
+            volumes.push(VolumeSums { inode: extent.inode(), ..VolumeSums::default() });
+        }
+        let sectors = extent.range().sectors();
+        let owner = if extent.is_dirty() { Owner::Dirty } else { Owner::Clean };
+        if let Some(sums) = volumes.last_mut() {
+            sums.extents += 1;
+            sums.dirty_sectors += if extent.is_dirty() { sectors } else { 0 };
+            sums.clean_sectors += if extent.is_dirty() { 0 } else { sectors };
+        }
+        if let Some(former) = current.give_way(owner) {
+            let detail = format!("{} is in a bucket of: {}", owner.word(), former.word());
+            visitor.finding(Finding::new(Kind::BucketTwice, place(), detail));
+        }
+    }
+    volumes
+}
+
+/// Whether live extents may have sectors in common. A bit a sector tells, if that is less than the list of places that
+/// tells which they are.
+fn some_sectors_twice(view: &View) -> bool {
+    let sectors = u64::from(view.geometry.buckets) * u64::from(view.geometry.bucket_sectors);
+    let words = sectors.div_ceil(64) as usize;
+    if words > view.extents.len().saturating_mul(2) {
+        return true;
+    }
+    let mut taken = vec![0_u64; words];
+    let mut live = view.extents.iter().filter_map(|extent| {
+        let start = view.live(extent)?.offset.0;
+        Some((start, start + extent.range().sectors()))
+    });
+    live.any(|(start, end)| take(&mut taken, start, end))
+}
+
+/// Sets bits; says whether some of them were set.
+fn take(bits: &mut [u64], start: u64, end: u64) -> bool {
+    let mut twice = false;
+    let mut at = start;
+    while at < end {
+        let count = ((at / 64 + 1) * 64).min(end) - at;
+        let mask = u64::MAX >> (64 - count) << (at % 64);
+        let Some(word) = bits.get_mut((at / 64) as usize) else { return true };
+        twice |= *word & mask != 0;
+        *word |= mask;
+        at += count;
+    }
+    twice
 }
 
 fn stale_extent<V: Visitor + ?Sized>(view: &View, extent: &Extent, stale: u8, place: Place, visitor: &mut V) {
@@ -64,12 +133,15 @@ fn stale_extent<V: Visitor + ?Sized>(view: &View, extent: &Extent, stale: u8, pl
     }
 }
 
-fn shared_sectors<V: Visitor + ?Sized>(
-    view: &View,
-    extents: &[Extent],
-    mut places: Vec<(u64, u16, u32)>,
-    visitor: &mut V,
-) {
+fn shared_sectors<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
+    let extents = &view.extents;
+    let mut places: Vec<(u64, u16, u32)> = extents
+        .iter()
+        .zip(0..)
+        .filter_map(|(extent, index)| {
+            Some((view.live(extent)?.offset.0, extent.range().sectors() as u16, index))
+        })
+        .collect();
     places.sort_unstable();
     let mut last: Option<(u64, u32)> = None;
     for (offset, sectors, index) in places {
@@ -144,27 +216,18 @@ fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
 
 /// Data that no volume shows.
 fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
-    let mut start = 0;
-    while let Some(first) = view.extents.get(start) {
-        let inode = first.inode();
-        let length = view.extents[start..].partition_point(|extent| extent.inode() == inode);
-        let extents = &view.extents[start..start + length];
-        start += length.max(1);
+    for &VolumeSums { inode, clean_sectors: clean, dirty_sectors: dirty, .. } in &view.volumes {
         let slot = view.uuids.get(inode.0 as usize).copied().unwrap_or_default();
         if slot.is_live() {
             continue;
         }
-        let live = || extents.iter().filter(|extent| view.live(extent).is_some());
-        let sum = |dirty: bool| -> u64 {
-            live().filter(|extent| extent.is_dirty() == dirty).map(|extent| extent.range().sectors()).sum()
-        };
-        let (dirty, clean) = (sum(true), sum(false));
+        let extents = view.extents_of(inode);
         let state =
             if slot.uuid == Uuid::INVALIDATED { "was detached" } else { "is not in the volume table" };
-        let all = SectorRange::from_bounds(
-            first.range().start,
-            extents.last().map_or(first.range().end, |e| e.range().end),
-        );
+        let all = match (extents.first(), extents.last()) {
+            (Some(first), Some(last)) => SectorRange::from_bounds(first.range().start, last.range().end),
+            _ => continue,
+        };
         let place = Place::on(Site::Cache).of_volume(inode, all);
         if dirty > 0 {
             let detail = format!("{dirty} dirty sectors of volume {inode}, which {state}");
@@ -174,5 +237,28 @@ fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
             let detail = format!("{clean} sectors of volume {inode}, which {state}");
             visitor.finding(Finding::new(Kind::VolumeUnknown, place, detail));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_taken_once() {
+        let mut bits = vec![0; 3];
+        for (start, end, twice) in [
+            (0, 1, false),
+            (60, 70, false),
+            (1, 60, false),
+            (70, 192, false),
+            (128, 129, true),
+            (190, 200, true),
+        ] {
+            assert_eq!(take(&mut bits, start, end), twice, "{start} to {end}");
+        }
+        assert_eq!(bits, [u64::MAX; 3]);
+        assert!(take(&mut bits, 192, 193), "behind the end nothing is known");
+        assert!(!take(&mut bits, 64, 64));
     }
 }

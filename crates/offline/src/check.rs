@@ -49,6 +49,9 @@ impl<V: Visitor + ?Sized> Visitor for Collector<'_, V> {
     fn node(&mut self, node: &NodeVisit<'_>) {
         self.next.node(node);
     }
+    fn sees_leaves(&self) -> bool {
+        self.next.sees_leaves()
+    }
     fn finding(&mut self, finding: Finding) {
         self.next.finding(finding.clone());
         self.report.push(finding);
@@ -121,21 +124,12 @@ fn stats(view: &View, compared_sectors: u64) -> Stats {
         buckets: view.buckets.len() as u64,
         ..Stats::default()
     };
-    for extent in view.extents.iter().filter(|extent| view.live(extent).is_some()) {
-        let sectors = extent.range().sectors();
-        stats.extents += 1;
-        stats.cached_sectors += sectors;
-        stats.dirty_sectors += if extent.is_dirty() { sectors } else { 0 };
+    for volume in &view.volumes {
+        stats.extents += volume.extents;
+        stats.cached_sectors += volume.clean_sectors + volume.dirty_sectors;
+        stats.dirty_sectors += volume.dirty_sectors;
     }
     stats
-}
-
-/// How much of a volume is dirty in the cache.
-fn dirty_sectors(view: &View, inode: Inode) -> u64 {
-    view.volume(inode)
-        .filter(|(extent, _)| extent.is_dirty())
-        .map(|(extent, _)| extent.range().sectors())
-        .sum()
 }
 
 /// Looks at the superblock of a backing device. If what is cached of it counts: its inode.
@@ -160,7 +154,7 @@ async fn check_backing<D: Device, V: Visitor + ?Sized>(
         return None;
     }
     let slot = view.slot(superblock.uuid);
-    let dirty = slot.map_or(0, |inode| dirty_sectors(view, inode));
+    let dirty = slot.map_or(0, |inode| view.sums(inode).dirty_sectors);
     let state = superblock.state();
     let here = superblock.set_uuid == view.superblock.set_uuid;
     match state {
@@ -227,7 +221,7 @@ fn check_absent<V: Visitor + ?Sized>(view: &View, given: &[bool], visitor: &mut 
             }
             continue;
         }
-        let dirty = dirty_sectors(view, inode);
+        let dirty = view.sums(inode).dirty_sectors;
         if dirty > 0 {
             let detail =
                 format!("{dirty} dirty sectors of volume {inode}, whose backing device is {}", entry.uuid);
@@ -244,6 +238,9 @@ async fn read_dirty<D: Device, V: Visitor + ?Sized>(
     visitor: &mut Collector<'_, V>,
     watcher: &dyn Watcher,
 ) {
+    if !given.contains(&true) {
+        return;
+    }
     let live = |extent: &Extent| {
         extent.is_dirty() && given.get(extent.inode().0 as usize).is_some_and(|given| *given)
     };

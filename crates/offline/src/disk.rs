@@ -1,7 +1,8 @@
 //! Reading from devices: bounds, errors in words, progress.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::rc::Rc;
 
 use ubcache_env::{Buf, Device};
 use ubcache_format::{SECTOR_BYTES, Sector, SectorRange};
@@ -54,17 +55,62 @@ impl<'a> Phase<'a> {
     }
 }
 
+/// Memory to read into that was used before: asking for it, clearing it and touching it for the first time takes as long
+/// as reading into it does.
+#[derive(Clone)]
+pub(crate) struct Spare {
+    free: Rc<RefCell<Vec<Buf>>>,
+    bytes_max: u64,
+}
+
+impl Spare {
+    /// A place that keeps so many bytes at most.
+    pub fn new(bytes_max: u64) -> Spare {
+        Spare { free: Rc::default(), bytes_max }
+    }
+
+    fn take(&self, bytes: usize) -> Buf {
+        let mut free = self.free.borrow_mut();
+        match free.iter().position(|buf| buf.len() == bytes) {
+            Some(index) => free.swap_remove(index),
+            None => Buf::zeroed(bytes),
+        }
+    }
+
+    /// Keeps memory for the next one, if there is room.
+    pub fn give(&self, buf: Buf) {
+        let mut free = self.free.borrow_mut();
+        let kept: u64 = free.iter().map(|buf| buf.len() as u64).sum();
+        if kept + buf.len() as u64 <= self.bytes_max {
+            free.push(buf);
+        }
+    }
+}
+
 /// Reads `sectors` sectors; the error is in words.
 pub(crate) async fn read<D: Device>(device: &D, at: Sector, sectors: u64) -> Result<Buf, String> {
+    read_into(device, at, sectors, &Spare::new(0)).await
+}
+
+/// The same, into spare memory if there is any.
+pub(crate) async fn read_into<D: Device>(
+    device: &D,
+    at: Sector,
+    sectors: u64,
+    spare: &Spare,
+) -> Result<Buf, String> {
     let all = device.geometry().sectors;
     let range = SectorRange::new(at, sectors);
     if range.end.0 > all || sectors > u64::from(u32::MAX) {
         return Err(format!("sectors {range} are not on the device, which has {all}"));
     }
-    let (buf, result) = device.read(at, Buf::zeroed((sectors * SECTOR_BYTES) as usize)).await;
+    let (buf, result) = device.read(at, spare.take((sectors * SECTOR_BYTES) as usize)).await;
     match result {
         Ok(()) => Ok(buf),
-        Err(error) => Err(format!("reading sectors {range}: {error}")),
+        Err(error) => {
+            spare.give(buf);
+            Err(format!("reading sectors {range}: {error}"))
+        }
     }
 }
 

@@ -297,6 +297,10 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
         }
     }
 
+    fn sees_leaves(&self) -> bool {
+        self.wants(What::Btree)
+    }
+
     fn finding(&mut self, finding: Finding) {
         self.line(
             || format!("! {finding}"),

@@ -373,7 +373,7 @@ impl fmt::Display for Finding {
 pub const KEPT_OF_A_KIND: u64 = 200;
 
 /// All that was found, and how much was looked at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     /// In the order in which they were found; at most [`KEPT_OF_A_KIND`] of each kind.
     pub findings: Vec<Finding>,

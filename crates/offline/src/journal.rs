@@ -8,7 +8,7 @@ use ubcache_env::Device;
 use ubcache_env::local::join_all;
 use ubcache_format::{FormatError, Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
 
-use crate::disk::{Phase, Watcher, read, read_around};
+use crate::disk::{Phase, Spare, Watcher, read_around, read_into};
 use crate::finding::{Finding, Kind, Place};
 
 /// Journal buckets that are read at once.
@@ -152,12 +152,13 @@ async fn read_up_to<D: Device>(
     // The newest entry that lies behind the end of what is valid in its bucket.
     let mut behind: Option<(u64, u32, u32)> = None;
     let mut undecodable = false;
+    let spare = Spare::new(u64::from(AT_ONCE) * sectors * SECTOR_BYTES);
     let mut start = 0;
     while start < geometry.journal_buckets {
         let end = (start + AT_ONCE).min(geometry.journal_buckets);
         let reads = (start..end).map(async |index| {
             let at = geometry.bucket_start(geometry.journal_bucket(index));
-            match read(device, at, sectors).await {
+            match read_into(device, at, sectors, &spare).await {
                 Err(_) if reading.salvage => read_around(device, at, sectors).await,
                 whole => whole.map(|bytes| (bytes, Vec::new())),
             }
@@ -177,6 +178,7 @@ async fn read_up_to<D: Device>(
                         journal.holes.extend(holes.map(|at| (index, at..at + block)));
                         undecodable |= journal.holes.len() > before;
                     }
+                    spare.give(bytes);
                     scanned
                 }
                 Err(error) => {

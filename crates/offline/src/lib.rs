@@ -31,6 +31,7 @@
 //! | `rewrite` | a new tree in which a volume is clean |
 //! | `lay_down` | a new set: tree, volume table, prio chain, journal entry |
 //! | `ahead` | nodes are read while others are looked at |
+//! | `leaf` | leaves that are as they should be, many at a time |
 //! | `account` | owners of buckets, staleness, reserves |
 //!
 //! Nothing here panics, whatever the bytes are.
@@ -47,6 +48,7 @@ pub mod error;
 pub mod finding;
 pub mod journal;
 mod lay_down;
+mod leaf;
 pub mod pack;
 pub mod recover;
 pub mod repair;

@@ -64,6 +64,9 @@ pub enum Outcome {
 struct Findings(Report);
 
 impl Visitor for Findings {
+    fn sees_leaves(&self) -> bool {
+        false
+    }
     fn finding(&mut self, finding: Finding) {
         self.0.push(finding);
     }

@@ -1,8 +1,9 @@
 //! The tree, level by level, with the keys of the journal laid over the leaves (docs/format.md §5, §6.6).
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use ubcache_env::{Buf, Device, Sector};
+use ubcache_env::{Device, Sector};
 use ubcache_format::{
     Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SalvagedNode, SectorRange, combine_interior,
     combine_leaf, parse_node, salvage_node,
@@ -11,6 +12,7 @@ use ubcache_format::{
 use crate::ahead::Ahead;
 use crate::disk::{Phase, Watcher, read_around};
 use crate::finding::{Finding, Kind, Place, Site};
+use crate::leaf::{Leaf, Leaves};
 use crate::view::{Extent, Lost, Owner, View};
 use crate::walk::{END, START, Visitor};
 
@@ -32,7 +34,15 @@ pub struct NodeVisit<'a> {
 }
 
 /// The bytes of a node, and which of them could not be read.
-type Read = Result<(Buf, Vec<Range<u64>>), String>;
+type Read<'a> = Result<(Cow<'a, [u8]>, Vec<Range<u64>>), String>;
+
+/// What is in a node.
+enum Content {
+    /// A leaf without anything to say of it.
+    Plain(Vec<Extent>),
+    /// Any other.
+    Node(ParsedNode),
+}
 
 struct Item {
     key: Key,
@@ -69,6 +79,7 @@ struct Walk<'a, V: Visitor + ?Sized> {
     replayed: Position,
     seen: Vec<(Pointer, Lost)>,
     salvage: bool,
+    leaves: Leaves,
 }
 
 /// Walks over the tree under `root` and collects the extents of all leaves, with `replay` over them.
@@ -81,7 +92,16 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
 ) {
     let geometry = view.geometry;
     let Tree { root, level, replay, salvage } = *tree;
-    let mut walk = Walk { geometry, view, visitor, replay, replayed: START, seen: Vec::new(), salvage };
+    let mut walk = Walk {
+        geometry,
+        view,
+        visitor,
+        replay,
+        replayed: START,
+        seen: Vec::new(),
+        salvage,
+        leaves: Leaves::new(),
+    };
     let mut items = walk.begin(root);
     for level in (0..=level).rev() {
         let bytes: u64 = items.iter().map(|item| u64::from(item.key.sectors) * SECTOR_BYTES).sum();
@@ -93,16 +113,33 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
         let mut children = Vec::new();
         let ranges: Vec<SectorRange> = items.iter().map(Item::range).collect();
         let mut ahead = Ahead::new(cache, &ranges);
-        let mut next = items.iter();
+        let mut rest = items.as_slice();
+        let in_one_go = level == 0 && !walk.visitor.sees_leaves();
         while let Some(window) = ahead.next().await {
-            for (bytes, item) in window.into_iter().zip(next.by_ref()) {
+            let (now, later) = rest.split_at(window.nodes().count().min(rest.len()));
+            rest = later;
+            let leaves: Vec<Option<Leaf<'_>>> = now
+                .iter()
+                .zip(window.nodes())
+                .map(|(item, bytes)| {
+                    let bytes = bytes.ok().filter(|_| in_one_go && item.certain)?;
+                    Some(Leaf { key: &item.key, after: item.after, bytes })
+                })
+                .collect();
+            let plain = walk.leaves.read(&geometry, &leaves);
+            for ((item, bytes), plain) in now.iter().zip(window.nodes()).zip(plain) {
                 phase.add(item.range().bytes());
                 let bytes = match bytes {
-                    Err(_) if salvage => read_around(cache, item.range().start, item.range().sectors()).await,
-                    whole => whole.map(|bytes| (bytes, Vec::new())),
+                    Ok(bytes) => Ok((Cow::Borrowed(bytes), Vec::new())),
+                    Err(_) if salvage => {
+                        let read = read_around(cache, item.range().start, item.range().sectors()).await;
+                        read.map(|(bytes, holes)| (Cow::Owned(bytes.as_slice().to_vec()), holes))
+                    }
+                    Err(error) => Err(error.to_owned()),
                 };
-                walk.node(item, level, bytes, &mut children);
+                walk.node(item, level, bytes, plain, &mut children);
             }
+            ahead.done(window);
         }
         items = children;
         if items.is_empty() {
@@ -138,14 +175,32 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         Place::cache(&self.geometry, item.pointer.offset)
     }
 
-    fn node(&mut self, item: &Item, level: u16, bytes: Read, children: &mut Vec<Item>) {
+    fn node(
+        &mut self,
+        item: &Item,
+        level: u16,
+        bytes: Read<'_>,
+        plain: Option<Vec<Extent>>,
+        children: &mut Vec<Item>,
+    ) {
         if level == 0 {
             // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
             self.replay_upto(item.after);
         }
         let place = self.place(item);
-        let lost = match self.parse(item, &bytes) {
-            Ok(node) => {
+        let content = self.enter(item).and_then(|()| match plain {
+            Some(extents) => Ok(Content::Plain(extents)),
+            None => self.parse(item, &bytes).map(Content::Node),
+        });
+        let lost = match content {
+            Ok(Content::Plain(extents)) => {
+                self.view.nodes += 1;
+                self.check_place(item, place);
+                extents.iter().filter_map(Extent::pointer).for_each(|pointer| self.view.raise(pointer));
+                self.lay(item, extents);
+                return;
+            }
+            Ok(Content::Node(node)) => {
                 self.view.nodes += 1;
                 self.check_place(item, place);
                 let (key, after) = (&item.key, item.after);
@@ -170,7 +225,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         } else if let Ok((bytes, holes)) = bytes
             && self.salvage
         {
-            let left = salvage_node(&self.geometry, &item.key, bytes.as_slice(), &holes);
+            let left = salvage_node(&self.geometry, &item.key, &bytes, &holes);
             if level > 0 {
                 self.what_is_left_of_an_inner_node(item, left, children);
             } else {
@@ -223,7 +278,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    fn parse(&mut self, item: &Item, bytes: &Read) -> Result<ParsedNode, Finding> {
+    /// Notes that there is a node in this bucket.
+    fn enter(&mut self, item: &Item) -> Result<(), Finding> {
         let place = self.place(item);
         if let Some(owner) = self.view.own(item.pointer.bucket(self.geometry.bucket_sectors), Owner::Node) {
             let detail = format!("node {} is in a bucket of: {}", item.key, owner.word());
@@ -233,9 +289,14 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let start = self.geometry.bucket_start(item.pointer.bucket(self.geometry.bucket_sectors));
         let end = item.pointer.offset - start + u64::from(item.key.sectors);
         self.view.node_sectors = self.view.node_sectors.max(end);
+        Ok(())
+    }
+
+    fn parse(&self, item: &Item, bytes: &Read<'_>) -> Result<ParsedNode, Finding> {
+        let place = self.place(item);
         let unreadable = |why: &str| Finding::new(Kind::Unreadable, place, format_args!("btree node: {why}"));
         let (bytes, holes) = bytes.as_ref().map_err(|error| unreadable(error))?;
-        let node = parse_node(&self.geometry, &item.key, bytes.as_slice())
+        let node = parse_node(&self.geometry, &item.key, bytes)
             .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))?;
         // A log ends at a block that is readable and not of it: what can't be read behind that was never written.
         match holes.first() {
@@ -386,40 +447,33 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 self.doubt(Lost { after: (key.inode, key.start()), upto: key.position() });
             }
         }
-        let keys: Vec<Key> =
-            keys.iter().filter_map(|key| cut(key, item.after, item.key.position())).collect();
+        let keys = keys.iter().filter_map(|key| cut(key, item.after, item.key.position()));
+        self.lay(item, keys.map(|key| Extent::new(&key, false)).collect());
+    }
+
+    /// Takes the extents of a leaf, with those of the journal over them.
+    fn lay(&mut self, item: &Item, extents: Vec<Extent>) {
         let over = self.replay_between(item.after, item.key.position());
         if over.is_empty() {
-            self.view.extents.extend(keys.iter().map(|key| Extent::new(key, false)));
+            self.view.extents.extend_from_slice(&extents);
+            self.leaves.done(extents);
         } else {
-            // After combining, what is in a journaled range comes from the journal.
-            let from_journal = over.clone();
-            let mut next = 0;
-            for key in combine_leaf(vec![keys, over]) {
-                while from_journal.get(next).is_some_and(|j| j.position() <= (key.inode, key.start())) {
-                    next += 1;
-                }
-                let replayed = from_journal.get(next).is_some_and(|journaled| {
-                    journaled.inode == key.inode && journaled.range().covers(&key.range())
-                });
-                self.view.extents.push(Extent::new(&key, replayed));
-            }
+            self.view.extents.extend(combine_leaf(vec![extents, over]));
         }
         self.replayed = self.replayed.max(item.key.position());
     }
 
     /// The parts of journaled keys in an interval.
-    fn replay_between(&self, after: Position, upto: Position) -> Vec<Key> {
+    fn replay_between(&self, after: Position, upto: Position) -> Vec<Extent> {
         let from = self.replay.partition_point(|key| key.position() <= after);
         let keys = self.replay[from..].iter().take_while(|key| (key.inode, key.start()) < upto);
-        keys.filter_map(|key| cut(key, after, upto)).collect()
+        keys.filter_map(|key| cut(key, after, upto)).map(|key| Extent::new(&key, true)).collect()
     }
 
     /// Takes the journaled keys up to a position where there is no leaf for them.
     fn replay_upto(&mut self, upto: Position) {
         if self.replayed < upto {
-            let keys = self.replay_between(self.replayed, upto);
-            self.view.extents.extend(keys.iter().map(|key| Extent::new(key, true)));
+            self.view.extents.extend(self.replay_between(self.replayed, upto));
             self.replayed = upto;
         }
     }

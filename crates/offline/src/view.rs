@@ -1,8 +1,8 @@
 //! A cache set as its devices describe it: what a walk brings back.
 
 use ubcache_format::{
-    BucketNr, Generation, Geometry, Inode, Key, PLACEHOLDER_DEVICE, Pointer, Sector, SectorRange, Superblock,
-    UuidEntry,
+    BucketNr, Generation, Geometry, Inode, Key, Layer, PLACEHOLDER_DEVICE, PlainKey, Pointer, Sector,
+    SectorRange, Superblock, UuidEntry,
 };
 
 use crate::journal::Journal;
@@ -51,6 +51,23 @@ impl Extent {
         }
     }
 
+    /// That of a key of a leaf.
+    #[inline]
+    pub(crate) fn of(key: &PlainKey) -> Extent {
+        let pointer = key.pointer.filter(|pointer| pointer.is_available());
+        let mut flags = (key.csum & 3) << CSUM_SHIFT;
+        flags |= if key.dirty { DIRTY } else { 0 };
+        flags |= if pointer.is_none() { NO_POINTER } else { 0 };
+        Extent {
+            end: key.end.0,
+            offset: pointer.map_or(0, |pointer| pointer.offset.0),
+            inode: key.inode.0,
+            sectors: key.sectors,
+            generation: pointer.map_or(0, |pointer| pointer.generation.0),
+            flags,
+        }
+    }
+
     /// The volume.
     pub const fn inode(&self) -> Inode {
         Inode(self.inode)
@@ -85,6 +102,22 @@ impl Extent {
     }
 }
 
+impl Layer for Extent {
+    fn inode(&self) -> Inode {
+        Inode(self.inode)
+    }
+    fn range(&self) -> SectorRange {
+        Extent::range(self)
+    }
+    fn part(&self, range: SectorRange) -> Extent {
+        let part = self.range().intersect(&range);
+        let skipped = part.start - self.range().start;
+        let offset = if self.flags & NO_POINTER == 0 { self.offset.saturating_add(skipped) } else { 0 };
+        let sectors = u16::try_from(part.sectors()).unwrap_or(u16::MAX);
+        Extent { end: part.end.0, offset, sectors, ..*self }
+    }
+}
+
 /// What a bucket is used for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Owner {
@@ -105,6 +138,17 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// Gives a bucket to another owner; says who has it already, if somebody has.
+    pub(crate) fn give_way(&mut self, owner: Owner) -> Option<Owner> {
+        match (*self, owner) {
+            (Owner::Free, _) => *self = owner,
+            (Owner::Clean, Owner::Clean | Owner::Dirty) => *self = owner,
+            (Owner::Dirty, Owner::Clean | Owner::Dirty) => {}
+            (former, _) => return Some(former),
+        }
+        None
+    }
+
     /// The word for it.
     pub const fn word(self) -> &'static str {
         match self {
@@ -134,6 +178,15 @@ pub struct Bucket {
     pub known: bool,
     /// Whether a pointer was seen to it, live or not.
     pub named: bool,
+}
+
+/// What is live of a volume in the cache.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct VolumeSums {
+    pub inode: Inode,
+    pub extents: u64,
+    pub clean_sectors: u64,
+    pub dirty_sectors: u64,
 }
 
 /// An interval of keys, of which what the tree says is not known.
@@ -172,6 +225,8 @@ pub struct View {
     pub uuids: Vec<UuidEntry>,
     /// The extents after replay, in order, holes and stale ones among them.
     pub extents: Vec<Extent>,
+    /// The volumes that have live extents, in order.
+    pub(crate) volumes: Vec<VolumeSums>,
     /// Where the tree could not be read.
     pub lost: Vec<Lost>,
     /// Nodes that were read.
@@ -206,6 +261,7 @@ impl View {
             buckets: Vec::new(),
             uuids: Vec::new(),
             extents: Vec::new(),
+            volumes: Vec::new(),
             lost: Vec::new(),
             nodes: 0,
             complete: true,
@@ -238,11 +294,20 @@ impl View {
 
     /// The live extents of a volume, in order.
     pub fn volume(&self, inode: Inode) -> impl Iterator<Item = (&Extent, Pointer)> {
+        self.extents_of(inode).iter().filter_map(|extent| Some((extent, self.live(extent)?)))
+    }
+
+    /// All extents of a volume, in order.
+    pub(crate) fn extents_of(&self, inode: Inode) -> &[Extent] {
         let from = self.extents.partition_point(|extent| extent.inode() < inode);
-        self.extents[from..]
-            .iter()
-            .take_while(move |extent| extent.inode() == inode)
-            .filter_map(|extent| Some((extent, self.live(extent)?)))
+        let rest = self.extents.get(from..).unwrap_or_default();
+        &rest[..rest.partition_point(|extent| extent.inode() == inode)]
+    }
+
+    /// What is live of a volume.
+    pub(crate) fn sums(&self, inode: Inode) -> VolumeSums {
+        let found = self.volumes.iter().find(|volume| volume.inode == inode);
+        found.copied().unwrap_or(VolumeSums { inode, ..VolumeSums::default() })
     }
 
     /// The slot of the volume with this UUID: the inode of its keys.
@@ -270,13 +335,6 @@ impl View {
 
     /// Gives a bucket to an owner; says who has it already, if somebody has.
     pub(crate) fn own(&mut self, bucket: BucketNr, owner: Owner) -> Option<Owner> {
-        let entry = self.buckets.get_mut(bucket.0 as usize)?;
-        match (entry.owner, owner) {
-            (Owner::Free, _) => entry.owner = owner,
-            (Owner::Clean, Owner::Clean | Owner::Dirty) => entry.owner = owner,
-            (Owner::Dirty, Owner::Clean | Owner::Dirty) => {}
-            (former, _) => return Some(former),
-        }
-        None
+        self.buckets.get_mut(bucket.0 as usize)?.owner.give_way(owner)
     }
 }

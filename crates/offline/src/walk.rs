@@ -33,12 +33,20 @@ pub trait Visitor {
     fn uuids(&mut self, _key: &Key, _slots: &[UuidEntry]) {}
     /// A node of the tree, level by level from the root, in order of keys.
     fn node(&mut self, _node: &NodeVisit<'_>) {}
+    /// Whether [`node`](Visitor::node) has to be called for leaves, too. If not, most of them are read faster.
+    fn sees_leaves(&self) -> bool {
+        true
+    }
     /// Something that is worth telling.
     fn finding(&mut self, _finding: Finding) {}
 }
 
 /// Nobody.
-impl Visitor for () {}
+impl Visitor for () {
+    fn sees_leaves(&self) -> bool {
+        false
+    }
+}
 
 /// An element of the prio chain.
 #[derive(Debug)]

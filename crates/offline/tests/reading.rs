@@ -3,9 +3,9 @@
 mod support;
 
 use support::build::{Numbers, build};
-use support::{MemDevice, run};
+use support::{MemDevice, cases, run};
 use ubcache_env::SectorRange;
-use ubcache_offline::{TargetState, check_set, dump_for_restore, read_dump, restore, walk};
+use ubcache_offline::{TargetState, View, check_set, dump_for_restore, read_dump, restore, walk};
 
 const EXTENTS: u64 = 60_000;
 
@@ -89,4 +89,27 @@ fn a_node_that_can_not_be_read_does_not_take_its_neighbours_along() {
     let view = run(walk(&cache, &mut Nodes(&mut left), &())).expect("a set");
     assert_eq!((left.len(), view.lost.len()), (nodes.len() - 1, 1));
     assert!(!left.contains(&bad));
+    // Nor if nobody wants to see the leaves.
+    assert_same(&view, &run(walk(&cache, &mut (), &())).expect("a set"));
+}
+
+fn assert_same(view: &View, other: &View) {
+    assert_eq!(view.extents, other.extents);
+    assert_eq!(view.buckets, other.buckets);
+    assert_eq!(view.lost, other.lost);
+    assert_eq!((view.nodes, view.complete), (other.nodes, other.complete));
+}
+
+/// Leaves are read in one go if nobody wants to see them: what is found is the same.
+#[test]
+fn leaves_that_nobody_sees_say_the_same() {
+    let mut extents = 0;
+    for case in cases() {
+        let cache = MemDevice::new(case.cache.clone());
+        let mut nodes = Vec::new();
+        let view = run(walk(&cache, &mut Nodes(&mut nodes), &())).expect("a set");
+        assert_same(&view, &run(walk(&cache, &mut (), &())).expect("a set"));
+        extents += view.extents.len();
+    }
+    assert!(extents > 1000, "{extents}");
 }

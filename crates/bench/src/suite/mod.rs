@@ -9,11 +9,13 @@
 //! | [`raw`] | what is left of a device when ubcache stands between |
 //! | [`in_process`] | the engine alone |
 //! | [`restart`] | a start after a kill |
+//! | [`check`] | `ubcache check`, beside what the device gives |
 //! | [`replayed`] | hit ratios of recorded loads |
 //! | [`servers`], [`fio`] | the programs that are run for it |
 //! | [`document`] | docs/performance.md and its pictures |
 #![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its clock and threads")]
 
+pub mod check;
 pub mod document;
 pub mod fio;
 pub mod in_process;
@@ -121,6 +123,7 @@ const PARTS: &[(&str, Part)] = &[
     ("memory", in_process::memory),
     ("written", in_process::written_bytes),
     ("restart", restart::after_kill),
+    ("check", check::metadata_rate),
     ("replay", replayed::hit_ratios),
 ];
 

@@ -47,8 +47,18 @@ pub fn after_kill(options: &Options, results: &mut Results) -> Result<(), String
     Ok(())
 }
 
-/// A set that was never stopped, in files.
+/// A set that was never stopped, in files. What is zero stays a hole.
 fn write_set(options: &Options, bytes: u64) -> Result<Files, String> {
+    let rig = full_set(bytes)?;
+    let file = |kind: &str| options.directory.join(format!("restart-{kind}.img"));
+    let files = Files { cache: file("cache"), backing: file("backing") };
+    write_kept(&files.cache, &rig.cache, true)?;
+    write_kept(&files.backing, &rig.backing, true)?;
+    Ok(files)
+}
+
+/// A set in memory that is full of pieces of 4 KiB, in the middle of its life.
+pub(super) fn full_set(bytes: u64) -> Result<Rig, String> {
     let tuning = Tuning { extents_in_memory_max: 64 << 20, ..Tuning::default() };
     let shape = Shape {
         cache_bytes: bytes,
@@ -59,22 +69,18 @@ fn write_set(options: &Options, bytes: u64) -> Result<Files, String> {
     let rig = Rig::new(&shape).map_err(|error| error.to_string())?;
     // More than fits: buckets have been used again when the kill comes.
     rig.fill(0, shape.volume_bytes, 4096);
-    let file = |kind: &str| options.directory.join(format!("restart-{kind}.img"));
-    let files = Files { cache: file("cache"), backing: file("backing") };
-    write_kept(&files.cache, &rig.cache)?;
-    write_kept(&files.backing, &rig.backing)?;
-    Ok(files)
+    Ok(rig)
 }
 
-fn write_kept(path: &Path, device: &NullDevice) -> Result<(), String> {
+/// Writes the metadata of a device to a file of the same size, pages of zeroes only if not `sparse`.
+pub(super) fn write_kept(path: &Path, device: &NullDevice, sparse: bool) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = std::fs::File::create(path).map_err(failed)?;
     file.set_len(device.sectors() * SECTOR_BYTES).map_err(failed)?;
     let mut done = Ok(());
     device.each_kept(|at, content| {
-        // What is zero stays a hole.
         for (index, page) in content.chunks(4096).enumerate() {
-            if done.is_ok() && page.iter().any(|&byte| byte != 0) {
+            if done.is_ok() && !(sparse && page.iter().all(|&byte| byte == 0)) {
                 done =
                     file.seek(SeekFrom::Start(at + index as u64 * 4096)).and_then(|_| file.write_all(page));
             }

@@ -94,6 +94,9 @@ impl Packing {
 struct Findings(Report);
 
 impl Visitor for Findings {
+    fn sees_leaves(&self) -> bool {
+        false
+    }
     fn finding(&mut self, finding: Finding) {
         self.0.push(finding);
     }

@@ -25,9 +25,9 @@ use ubcache_format::{Inode, SECTOR_BYTES, SectorRange, Superblock};
 use crate::check::{check_set_metadata, check_set_watched};
 use crate::disk::{Phase, Watcher, read_around};
 use crate::error::OfflineError;
-use crate::finding::{Finding, Report, Severity, Site};
+use crate::finding::{Report, Severity, Site};
 use crate::view::View;
-use crate::walk::{Visitor, read_superblock, walk_from};
+use crate::walk::{read_superblock, walk_from};
 pub use plan::Uncertain;
 use plan::{Plan, sort};
 
@@ -144,7 +144,7 @@ pub async fn survey<D: Device>(
             (superblock, Some(how))
         }
     };
-    let mut view = walk_from(cache, superblock, true, &mut Nobody, watcher).await;
+    let mut view = walk_from(cache, superblock, true, &mut (), watcher).await;
     let slots = slots::repair(&mut view, cache, &backings, watcher).await;
     let doubt = !view.lost.is_empty() || !view.doubt.tree.is_empty() || view.doubt.journal.is_some();
     let (found, nodes) = if doubt || view.journal.newest().is_none() {
@@ -279,10 +279,4 @@ fn wrong_kind(report: &Report) -> OfflineError {
         Some(finding) => OfflineError::Damaged(Box::new(finding.clone())),
         None => OfflineError::Io { doing: "reading the set", error: "no superblock".to_owned() },
     }
-}
-
-struct Nobody;
-
-impl Visitor for Nobody {
-    fn finding(&mut self, _: Finding) {}
 }

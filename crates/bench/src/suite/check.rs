@@ -1,0 +1,82 @@
+//! `ubcache check` of a large set that nobody compares with its disk: all of the time goes to metadata.
+//!
+//! The set is made as for [`super::restart`], but what is zero in its metadata is written too: nothing is read faster
+//! than from a device.
+
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::fio::{Job, write_noise};
+use super::restart::{full_set, write_kept};
+use super::{Options, Results, Row, median};
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+const BUCKET_BYTES: u64 = 512 << 10;
+const NODE_BYTES: u64 = 256 << 10;
+/// The journal is in buckets 1 to this one.
+const JOURNAL_BUCKETS: u64 = 256;
+
+/// Bytes of metadata in a second, beside what the device gives when it is read from one end to the other.
+pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), String> {
+    let cache_bytes = if options.quick { 8 * GIB } else { 32 * GIB };
+    let cache = options.directory.join("check-cache.img");
+    let rig = full_set(cache_bytes)?;
+    write_kept(&cache, &rig.cache, false)?;
+    let mut journal_bytes = 0;
+    rig.cache.each_kept(|at, content| {
+        let written = (1..=JOURNAL_BUCKETS).contains(&(at / BUCKET_BYTES));
+        journal_bytes += if written { content.len() as u64 } else { 0 };
+    });
+    drop(rig);
+    let raw = options.directory.join("raw.img");
+    write_noise(&raw, GIB)?;
+    let job =
+        Job { pattern: "read", block_bytes: MIB, queue_depth: 8, fdatasync: false, time: options.turn() };
+    let (mut seconds, mut bandwidths, mut counted) = (Vec::new(), Vec::new(), (0, 0));
+    let mut engine = "";
+    for _ in 0..options.turns() * 2 {
+        let began = Instant::now();
+        let output = Command::new(&options.ubcache).args(["check", "--json"]).arg(&cache).output();
+        seconds.push(began.elapsed().as_secs_f64());
+        let output = output.map_err(|error| format!("{}: {error}", options.ubcache.display()))?;
+        counted = counts(&output.stdout)
+            .filter(|_| output.status.success())
+            .ok_or_else(|| format!("ubcache check: {}", String::from_utf8_lossy(&output.stderr)))?;
+        let outcome = job.run(&raw)?;
+        bandwidths.push(outcome.bandwidth);
+        engine = outcome.engine;
+    }
+    let (nodes, extents) = counted;
+    // What was never written of the journal is read as well, but takes no time.
+    let bytes = nodes * NODE_BYTES + journal_bytes;
+    let rate = bytes as f64 / median(seconds.clone());
+    let raw = median(bandwidths);
+    results.rows.push(Row {
+        what: format!(
+            "`check` of {} GiB in {:.1} million pieces, {} MiB of metadata: MB/s over all of its time",
+            cache_bytes / GIB,
+            extents as f64 / 1e6,
+            bytes / MIB,
+        ),
+        goal: "≥ 0.8 × raw".to_owned(),
+        reached: format!("{:.0} ({:.2} s)", rate / 1e6, median(seconds)),
+        peer: format!("fio {:.0}", raw / 1e6),
+        ratio: format!("{:.2}", rate / raw),
+        met: Some(rate >= 0.8 * raw),
+        command: format!(
+            "`ubcache check CACHE`, beside `fio {} --filename=FILE`",
+            job.command(engine).join(" ")
+        ),
+    });
+    Ok(())
+}
+
+/// Nodes and extents of a report.
+fn counts(report: &[u8]) -> Option<(u64, u64)> {
+    let report: Value = serde_json::from_slice(report).ok()?;
+    let stats = report.get("stats")?;
+    Some((stats.get("nodes")?.as_u64()?, stats.get("extents")?.as_u64()?))
+}
