@@ -42,14 +42,18 @@ pub type Supply = Box<dyn Fn(usize) -> bool>;
 
 /// Pages that a pool keeps at most.
 const POOL_PAGES_MAX: usize = 512;
-/// Larger buffers are not kept.
+/// Buffers up to this size come from and go to those pages.
 const POOLED_PAGES_MAX: usize = 32;
+/// Larger ones, whose clearing costs as much as their I/O, are kept apart, and so many pages of them.
+const LARGE_PAGES_MAX: usize = 4096;
 
 /// What a pool keeps, by number of pages.
 #[derive(Default)]
 struct Free {
     by_pages: RefCell<[Vec<Rc<Memory>>; POOLED_PAGES_MAX]>,
     pages: Cell<usize>,
+    large: RefCell<Vec<Rc<Memory>>>,
+    large_pages: Cell<usize>,
     supply: Option<Supply>,
 }
 
@@ -73,16 +77,8 @@ impl BufPool {
         if pages == 0 {
             return Some(Buf::default());
         }
-        if pages > POOLED_PAGES_MAX {
-            let pages = Page::new_vec_zeroed(pages).ok()?;
-            return Some(Buf { memory: Some(Rc::new(Memory { pages, home: Weak::new() })), len });
-        }
-        let free = self.0.by_pages.borrow_mut()[pages - 1].pop();
-        let memory = match free {
-            Some(memory) => {
-                self.0.pages.set(self.0.pages.get() - pages);
-                memory
-            }
+        let memory = match self.0.take(pages) {
+            Some(memory) => memory,
             None => {
                 let pages = Page::new_vec_zeroed(pages).ok()?;
                 Rc::new(Memory { pages, home: Rc::downgrade(&self.0) })
@@ -92,9 +88,46 @@ impl BufPool {
     }
 }
 
+impl Free {
+    /// Memory of so many pages, if there is some.
+    fn take(&self, pages: usize) -> Option<Rc<Memory>> {
+        if pages <= POOLED_PAGES_MAX {
+            let memory = self.by_pages.borrow_mut()[pages - 1].pop()?;
+            self.pages.set(self.pages.get() - pages);
+            return Some(memory);
+        }
+        let mut large = self.large.borrow_mut();
+        let found = large.iter().rposition(|memory| memory.pages.len() == pages)?;
+        self.large_pages.set(self.large_pages.get() - pages);
+        Some(large.remove(found))
+    }
+
+    fn keep(&self, memory: Rc<Memory>) {
+        let pages = memory.pages.len();
+        if pages <= POOLED_PAGES_MAX {
+            if self.pages.get() + pages <= POOL_PAGES_MAX {
+                self.pages.set(self.pages.get() + pages);
+                self.by_pages.borrow_mut()[pages - 1].push(memory);
+            }
+            return;
+        }
+        if pages > LARGE_PAGES_MAX {
+            return;
+        }
+        let mut large = self.large.borrow_mut();
+        // Sizes that nobody asks for any more make room.
+        while self.large_pages.get() + pages > LARGE_PAGES_MAX {
+            let oldest = large.remove(0);
+            self.large_pages.set(self.large_pages.get() - oldest.pages.len());
+        }
+        self.large_pages.set(self.large_pages.get() + pages);
+        large.push(memory);
+    }
+}
+
 impl fmt::Debug for BufPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BufPool({} pages)", self.0.pages.get())
+        write!(f, "BufPool({} pages)", self.0.pages.get() + self.0.large_pages.get())
     }
 }
 
@@ -104,11 +137,8 @@ fn give_back(memory: Option<Rc<Memory>>) {
     if Rc::strong_count(&memory) > 1 {
         return;
     }
-    let Some(home) = memory.home.upgrade() else { return };
-    let pages = memory.pages.len();
-    if home.pages.get() + pages <= POOL_PAGES_MAX {
-        home.pages.set(home.pages.get() + pages);
-        home.by_pages.borrow_mut()[pages - 1].push(memory);
+    if let Some(home) = memory.home.upgrade() {
+        home.keep(memory);
     }
 }
 
@@ -378,10 +408,29 @@ mod tests {
         assert_eq!(other.as_slice(), [7; 10]);
         drop(other);
         assert_eq!(memory(5).as_slice().as_ptr(), address);
-        drop(memory(1000));
+        let large = memory(1000);
+        let address = large.as_slice().as_ptr();
+        drop(large);
+        assert_eq!(memory(1000).as_slice().as_ptr(), address);
         let survivor = memory(8);
         drop(pool);
         assert_eq!(survivor.as_slice().len(), 4096);
+    }
+
+    #[test]
+    fn what_a_pool_keeps_is_bounded() {
+        let pool = BufPool::default();
+        let sectors = |pages: usize| (pages * PAGE_BYTES) as u64 / SECTOR_BYTES;
+        let hold = |pages: usize, count: usize| -> Vec<Buf> {
+            (0..count).map(|_| pool.for_sectors(sectors(pages)).expect("there is some")).collect()
+        };
+        drop(hold(1, 2 * POOL_PAGES_MAX));
+        assert_eq!(pool.0.pages.get(), POOL_PAGES_MAX);
+        let mixed = (hold(256, 10), hold(1000, 5), hold(LARGE_PAGES_MAX + 1, 1));
+        drop(mixed);
+        let kept: usize = pool.0.large.borrow().iter().map(|memory| memory.pages.len()).sum();
+        assert_eq!(kept, pool.0.large_pages.get());
+        assert!((LARGE_PAGES_MAX - 1000..=LARGE_PAGES_MAX).contains(&kept), "{kept}");
     }
 
     #[test]
