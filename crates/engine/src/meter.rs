@@ -97,12 +97,17 @@ impl<E: Env> Meter<E> {
         result
     }
 
+    /// Whether every write that completed is covered by an earlier flush.
+    pub fn is_flushed(&self) -> bool {
+        self.flushed.get() >= self.completed.get()
+    }
+
     /// Flushes, unless every write that completed is covered by an earlier flush.
     pub async fn flush(&self) -> IoResult {
-        let completed = self.completed.get();
-        if self.flushed.get() >= completed {
+        if self.is_flushed() {
             return Ok(());
         }
+        let completed = self.completed.get();
         self.count(|c| c.flushes += 1);
         let result = self.device.flush().await;
         match result {

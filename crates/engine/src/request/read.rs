@@ -251,7 +251,7 @@ impl<E: Env> CachedVolume<E> {
                 None
             }
             Some(pieces) => {
-                let ok = self.write_pieces(&pieces, &data.into()).await;
+                let ok = self.write_pieces(&pieces, &data.into(), Durability::Volatile).await;
                 ok.then_some(pieces)
             }
         };
@@ -283,7 +283,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// Writes data to pieces of buckets; the last block is padded with zeroes.
-    pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: &IoVec) -> bool {
+    pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: &IoVec, durability: Durability) -> bool {
         let block = self.set.geometry.block_bytes() as usize;
         let mut at = 0;
         let mut writes = Vec::with_capacity(pieces.len());
@@ -296,7 +296,7 @@ impl<E: Env> CachedVolume<E> {
             if rest > 0 {
                 part.append(IoVec::zeroes(rest));
             }
-            writes.push(self.set.cache.write(piece.pointer.offset, part, Durability::Volatile));
+            writes.push(self.set.cache.write(piece.pointer.offset, part, durability));
         }
         let mut ok = true;
         for result in join_all(writes).await {

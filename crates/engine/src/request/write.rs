@@ -125,7 +125,7 @@ impl<E: Env> CachedVolume<E> {
         let copy = async {
             let data = data.filter(|_| !bypass)?;
             let pieces = self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
-            let pieces = self.write_pieces(&pieces, &data).await.then_some(pieces)?;
+            let pieces = self.write_pieces(&pieces, &data, Durability::Volatile).await.then_some(pieces)?;
             if self.set.mutant(Mutant::WritethroughInParallel) {
                 self.keep_copy(range, &pieces);
                 return None;
@@ -265,8 +265,12 @@ impl<E: Env> CachedVolume<E> {
         if let Err(error) = self.ensure_marked_dirty().await {
             return ToCache::Failed(to_client(error));
         }
+        // Alone, the data itself can be durable at once, which leaves the journal block nothing to flush. Several
+        // writers share a flush.
+        let alone = self.dirty_writers.get() == 0 && self.set.cache.is_flushed();
+        let durability = if fua && alone { Durability::Fua } else { Durability::Volatile };
         self.dirty_writers.set(self.dirty_writers.get() + 1);
-        let result = self.write_dirty(range, payload).await;
+        let result = self.write_dirty(range, payload, durability).await;
         self.dirty_writers.set(self.dirty_writers.get() - 1);
         match result {
             Err(refused) => refused,
@@ -284,11 +288,20 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    async fn write_dirty(&self, range: SectorRange, payload: &Payload) -> Result<JournalSeq, ToCache> {
+    async fn write_dirty(
+        &self,
+        range: SectorRange,
+        payload: &Payload,
+        durability: Durability,
+    ) -> Result<JournalSeq, ToCache> {
         let pieces = self.set.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
         let pieces = pieces.ok_or(ToCache::Refused)?;
+        let durability = if pieces.len() == 1 { durability } else { Durability::Volatile };
+        if durability == Durability::Fua {
+            self.set.env.mark("fua_data_written_durably");
+        }
         let key_first = self.set.mutant(Mutant::DirtyKeyBeforeData);
-        if !key_first && !self.write_pieces(&pieces, &payload.data(range)).await {
+        if !key_first && !self.write_pieces(&pieces, &payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
         if self.set.prepare_change(self.inode(), range).await.is_err() {
@@ -304,7 +317,7 @@ impl<E: Env> CachedVolume<E> {
         for (part, piece) in place_pieces(range, &pieces) {
             newest = self.set.replace(self.inode(), part, Some((piece.pointer, true)));
         }
-        if key_first && !self.write_pieces(&pieces, &payload.data(range)).await {
+        if key_first && !self.write_pieces(&pieces, &payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
         Ok(newest)
