@@ -17,6 +17,8 @@ const IGNORED: u64 = u64::MAX;
 /// The eventfd of the mailbox is readable.
 const WOKEN: u64 = u64::MAX - 1;
 
+/// A receive waits before its first attempt.
+const RECVSEND_POLL_FIRST: u16 = 1;
 /// io_uring_enter: run deferred work and post completions.
 const ENTER_GETEVENTS: u32 = 1;
 
@@ -26,19 +28,21 @@ pub(crate) struct Ring {
     /// Entries that found the submission queue full.
     backlog: VecDeque<squeue::Entry>,
     features: String,
+    /// A receive need not be attempted before there is something to receive (Linux 5.19).
+    polls_first: bool,
 }
 
 impl Ring {
     /// Sets a ring up that wakes when `eventfd` becomes readable. An error says in words why this
     /// machine can't have one.
     pub(crate) fn new(eventfd: &OwnedFd) -> Result<Ring, String> {
-        let (ring, features) = set_up().map_err(|error| format!("io_uring_setup: {error}"))?;
+        let (ring, features, polls_first) = set_up().map_err(|error| format!("io_uring_setup: {error}"))?;
         let params = ring.params();
         if !params.is_feature_nodrop() || !params.is_feature_ext_arg() || !params.is_feature_fast_poll() {
             return Err("this kernel's io_uring is older than Linux 5.11".to_owned());
         }
         probe(&ring)?;
-        let mut ring = Ring { ring, backlog: VecDeque::new(), features };
+        let mut ring = Ring { ring, backlog: VecDeque::new(), features, polls_first };
         ring.watch(eventfd);
         ring.enter(None).map_err(|error| format!("io_uring_enter: {error}"))?;
         Ok(ring)
@@ -70,7 +74,7 @@ impl Ring {
 
     /// Queues the next attempt of an operation.
     pub(crate) fn attempt(&mut self, key: usize, op: &mut Op) {
-        let entry = entry_of(op).user_data(key as u64);
+        let entry = entry_of(op, self.polls_first).user_data(key as u64);
         self.push(entry);
     }
 
@@ -157,21 +161,22 @@ impl Ring {
 }
 
 /// Tries the fastest flags first; older kernels refuse those they do not know.
-fn set_up() -> io::Result<(IoUring, String)> {
+/// Says which, and whether they come with RECVSEND_POLL_FIRST.
+fn set_up() -> io::Result<(IoUring, String, bool)> {
     type Configure = fn(&mut io_uring::Builder) -> &mut io_uring::Builder;
-    let choices: [(&str, Configure); 3] = [
-        ("single issuer, deferred task work", |builder| {
+    let choices: [(&str, bool, Configure); 3] = [
+        ("single issuer, deferred task work", true, |builder| {
             builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
         }),
-        ("cooperative task work", |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
-        ("no flags", |builder| builder),
+        ("cooperative task work", true, |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
+        ("no flags", false, |builder| builder),
     ];
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
-    for (features, configure) in choices {
+    for (features, polls_first, configure) in choices {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETIONS).dontfork();
         match configure(&mut builder).build(SUBMISSIONS) {
-            Ok(ring) => return Ok((ring, features.to_owned())),
+            Ok(ring) => return Ok((ring, features.to_owned(), polls_first)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
             Err(error) => return Err(error),
         }
@@ -203,7 +208,7 @@ fn probe(ring: &IoUring) -> Result<(), String> {
 }
 
 /// The submission of an operation's next attempt.
-fn entry_of(op: &mut Op) -> squeue::Entry {
+fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
     let memory = op.memory();
     match &op.request {
         Request::Nop => opcode::Nop::new().build(),
@@ -229,7 +234,9 @@ fn entry_of(op: &mut Op) -> squeue::Entry {
         }
         Request::Recv { fd, .. } => {
             let Memory::One { start, len } = memory else { unreachable!("a buffer is one piece") };
-            opcode::Recv::new(raw(fd), start, len).build()
+            // Mostly the peer has yet to see a reply.
+            let ioprio = if polls_first { RECVSEND_POLL_FIRST } else { 0 };
+            opcode::Recv::new(raw(fd), start, len).ioprio(ioprio).build()
         }
         Request::Send { fd, .. } => {
             let fd = raw(fd);
