@@ -44,6 +44,8 @@ pub fn hits_and_writes(options: &Options, results: &mut Results) -> Result<(), S
     let file = options.directory.join("raw.img");
     write_noise(&file, bytes)?;
     // Dirty data must not fill the cache beyond the point where writes go to the backing device.
+    // A device has no holes: filling those of a file costs the file system more than the writes themselves.
+    write_noise(&options.directory.join("raw-cache.img"), bytes * 8)?;
     let files = make(options, "raw", bytes * 8, bytes, bytes)?;
     let serve = Serve::with("raw.nbd", &["--mode", "writeback", "--set", "writeback_running=0"]);
     let server = Server::ubcache(options, &files, &serve)?;

@@ -2,7 +2,7 @@
 //! message*).
 //!
 //! The headers of a batch are written to one piece of memory; the content of reads goes out from
-//! where the volume has it. Memory is used again: in the steady state a batch costs one allocation.
+//! where the volume has it. Memory is used again: a batch of one reply costs no allocation, a longer one a single one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -98,7 +98,7 @@ impl Outbox {
             }
         }
         self.stats.update(|counts| counts.errors += errors);
-        batch.put_together(parts)
+        batch.put_together()
     }
 }
 
@@ -116,9 +116,11 @@ struct Batch {
 
 impl Batch {
     /// Headers with contents between them.
-    fn put_together(&mut self, parts: usize) -> IoVec {
+    fn put_together(&mut self) -> IoVec {
         let headers = self.shared_headers();
-        let mut batch = IoVec::with_capacity(parts);
+        let ends_with_header = self.contents.last().is_none_or(|(place, _)| *place < headers.len());
+        let parts = self.contents.iter().map(|(_, content)| 1 + content.parts().len()).sum::<usize>();
+        let mut batch = IoVec::with_capacity(parts + usize::from(ends_with_header));
         let mut at = 0;
         for (place, content) in self.contents.drain(..) {
             batch.push(headers.cut(at, place));
