@@ -120,3 +120,34 @@ fn an_overwritten_superblock_costs_nothing() {
     }
     assert_eq!(volume_on_the_disk(directory), digest);
 }
+
+/// A repair in place wrote a new volume table over the only hint at whose the dirty data is.
+#[test]
+fn dirty_data_of_nobody_is_not_kept_in_place() {
+    let directory = scratch();
+    let directory = directory.path();
+    a_set(directory);
+    let lines = ubcache().args(["dump", "CACHE", "--json"]).current_dir(directory).output();
+    let lines = String::from_utf8(lines.expect("it runs").stdout).expect("text");
+    let line = |wanted: &dyn Fn(&Value) -> bool| -> Value {
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find(|line| wanted(line)).expect("such a line")
+    };
+    let sector = |line: &Value| line["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
+    let leaf = sector(&line(&|line| line["type"] == "node" && line["level"] == 0));
+    let table = sector(&line(&|line| line["type"] == "volume_table"));
+    damage(directory, |bytes| {
+        bytes[leaf * 512 + 40] ^= 1;
+        bytes[table * 512..table * 512 + 4096].fill(0);
+    });
+    let before = sha256_of(&directory.join("CACHE"));
+    let command = "ubcache repair CACHE --in-place --drop-uncertain --confirm CACHE";
+    let said = run(directory, command, 2);
+    assert!(said.contains("volume table") && said.contains("-B"), "{said}");
+    let other = "ubcache repair CACHE --in-place --use-uncertain --confirm CACHE";
+    run(directory, other, 2);
+    assert_eq!(sha256_of(&directory.join("CACHE")), before, "nothing was written");
+    run(directory, "ubcache repair CACHE --out copy.img", 1);
+    run(directory, &format!("{command} -B DISK"), 1);
+    run(directory, "ubcache check CACHE", 0);
+}

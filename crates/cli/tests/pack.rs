@@ -37,6 +37,12 @@ fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
         assert!(!of_cache.is_empty());
         assert_eq!(of_cache, of_pack, "{arguments:?}");
     }
+    for arguments in [&["show"][..], &["show", "--json"]] {
+        let [of_cache, of_pack] =
+            [&cache, &file].map(|path| run(ubcache().args(arguments).arg(path), 0).stdout);
+        assert!(!of_cache.is_empty());
+        assert_eq!(of_cache, of_pack, "{arguments:?}");
+    }
     for arguments in [&["cat", "--map", "--json"][..], &["recover", "--dry-run", "--json"]] {
         let [of_cache, of_pack] = [&cache, &file]
             .map(|path| run(ubcache().args(arguments).arg("-C").arg(path).arg("-B").arg(&backing), 0).stdout);

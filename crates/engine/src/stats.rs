@@ -123,6 +123,6 @@ pub struct SetStatus {
     pub tree_depth: u64,
     /// Journal entries that a restart would replay.
     pub active_journal_entries: u64,
-    /// The volumes.
+    /// The volumes that are served: those that are attached, then those that were detached since.
     pub volumes: Vec<VolumeStatus>,
 }

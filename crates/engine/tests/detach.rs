@@ -92,6 +92,8 @@ fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
             set.detach(&volume).await.expect("detaches");
             assert_eq!(volume.state(), VolumeState::NoCache);
             assert!(matches!(set.detach(&volume).await, Err(EngineError::NotAttached)));
+            let states: Vec<_> = set.status().volumes.iter().map(|volume| volume.state).collect();
+            assert_eq!(states, [volume.status().state], "it is served still");
             load.join().await;
             volume.flush().await.expect("flushes");
             for (slot, &value) in values.borrow().iter().enumerate() {

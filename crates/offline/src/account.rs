@@ -7,7 +7,7 @@ use crate::view::{Extent, Owner, View, VolumeSums};
 use crate::walk::Visitor;
 
 /// Beyond this the driver gives the set up.
-const STALE_FATAL: u8 = 96;
+pub(crate) const STALE_FATAL: u8 = 96;
 /// Beyond this it is time for garbage collection.
 const STALE_NOTE: u8 = 80;
 /// A bucket's generation is raised by pointers by this much at most, in a set that is in order.

@@ -14,7 +14,7 @@ use crate::finding::{Finding, Kind, Place};
 /// Journal buckets that are read at once.
 const AT_ONCE: u32 = 8;
 /// Behind this there is no number for the next entry that is greater still.
-const SEQ_MAX: u64 = u64::MAX / 2;
+pub(crate) const SEQ_MAX: u64 = u64::MAX / 2;
 /// What a repair takes, where what it takes up to [`SEQ_MAX`] leaves no number for its own entry.
 const SEQ_MAX_WITHOUT_THE_LAST: u64 = SEQ_MAX / 2;
 /// More open entries than this come near the limit of the driver.
@@ -519,32 +519,5 @@ impl Probe<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ring(buckets: &[&[(u64, u64)]]) -> Vec<Vec<EntryPlace>> {
-        let place = |index: usize, at: usize, &(seq, last_seq): &(u64, u64)| EntryPlace {
-            index: index as u32,
-            offset: at as u32 * 512,
-            bytes: 512,
-            seq,
-            last_seq,
-        };
-        let entries = |(index, entries): (usize, &&[(u64, u64)])| {
-            entries.iter().enumerate().map(|(at, entry)| place(index, at, entry)).collect()
-        };
-        buckets.iter().enumerate().map(entries).collect()
-    }
-
-    #[test]
-    fn the_driver_finds_a_range_that_wraps() {
-        let places = ring(&[&[(9, 7), (10, 7)], &[(11, 8)], &[(4, 3)], &[(6, 3)], &[(7, 5)], &[(8, 6)]]);
-        assert_eq!(as_the_driver(&places).iter().map(|e| e.0).collect::<Vec<_>>(), [8, 9, 10, 11]);
-    }
-
-    #[test]
-    fn the_driver_misses_what_comes_after_a_bucket_that_was_left_out() {
-        let places = ring(&[&[(1, 1)], &[(2, 1)], &[], &[(3, 1)], &[], &[], &[], &[]]);
-        assert!(as_the_driver(&places).last().is_some_and(|e| e.0 < 3));
-    }
-}
+#[path = "journal_tests.rs"]
+mod tests;

@@ -66,7 +66,7 @@ pub use dump::{Dump, What};
 pub use error::OfflineError;
 pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};
-pub use pack::{Cache, PackError, Packed, Packing, pack};
+pub use pack::{Cache, PackError, Packed, Packing, is_pack, pack};
 pub use recover::{Outcome, RecoverOptions, Recovered, open_set, recover};
 pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, unreadable_data, write_repaired};
 pub use restore::{

@@ -301,6 +301,10 @@ fn what_is_no_dump_is_refused() {
         })
     };
     assert_eq!(field(0, "version", 2.into()), 1);
+    // Nothing was wrong with such a number but that the restored set was damaged.
+    for seq in [u64::MAX, 1 << 63, (1 << 63) - 1] {
+        assert_eq!(field(0, "journal_seq", seq.into()), 1);
+    }
     assert_eq!(field(1, "buckets", 600.into()), 2);
     assert_eq!(field(1, "uuid", "00010203-0405-0607-0809-0a0b0c0d0e0f".into()), 2);
     let pointed = lines.iter().position(|line| line.contains(r#""at""#)).expect("a pointer");
@@ -308,6 +312,10 @@ fn what_is_no_dump_is_refused() {
     assert_eq!(field(pointed, "at", 0.into()), pointed + 1);
     assert_eq!(field(pointed, "sectors", 70_000.into()), pointed + 1);
     assert_eq!(field(pointed, "dirty", 1.into()), pointed + 1);
+    // Restored all the same, such a pointer was damage on the device that had been overwritten.
+    let all: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let generation = all[pointed]["generation"].as_u64().expect("a generation");
+    assert_eq!(field(pointed, "generation", ((generation + 256 - 97) % 256).into()), pointed + 1);
     // Two extents in one place.
     let other = lines.iter().rposition(|line| line.contains(r#""at""#)).expect("a pointer");
     let place: Value = serde_json::from_str(&lines[pointed]).expect("JSON");
@@ -318,4 +326,48 @@ fn what_is_no_dump_is_refused() {
         lines[other] = object.to_string();
     });
     assert!(twice > other);
+}
+
+/// Metadata in a bucket is one generation on: a pointer to what the bucket had, as stale as can be, would be too stale then.
+#[test]
+fn metadata_goes_where_no_pointer_gets_too_stale() {
+    let mut lines = dump(&MemDevice::new(frozen("writeback-clean").cache));
+    let mut values: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let bucket_sectors = values[1]["bucket_sectors"].as_u64().expect("a number");
+    let (first, upto) = (read(&lines).superblock().geometry(), 8);
+    let data: BTreeSet<u64> =
+        values.iter().filter_map(|line| Some(line["at"].as_u64()? / bucket_sectors)).collect();
+    // The buckets that would be taken first: a pointer to each, behind all other extents.
+    let begin = u64::from(first.first_bucket + first.journal_buckets);
+    let stale: Vec<u64> = (begin..).filter(|bucket| !data.contains(bucket)).take(upto).collect();
+    let (volume, end) = values
+        .iter()
+        .filter(|line| line["type"] == "extent")
+        .map(|line| {
+            let number = |name: &str| line[name].as_u64().expect("a number");
+            (number("volume"), number("sector") + number("sectors"))
+        })
+        .next_back()
+        .expect("extents");
+    let last = values.len() - 1;
+    for (index, bucket) in stale.iter().enumerate() {
+        let line = values.iter_mut().find(|line| {
+            let first = line["first"].as_u64();
+            first.is_some_and(|first| (first..first + 1024).contains(bucket))
+        });
+        let line = line.expect("a line with the bucket");
+        let at = (bucket - line["first"].as_u64().expect("a number")) as usize;
+        line["generations"][at] = 100.into();
+        let extent = serde_json::json!({
+            "type": "extent", "volume": volume, "sector": end + 8 * index as u64, "sectors": 8, "dirty": false,
+            "at": bucket * bucket_sectors, "generation": 100 - 96,
+        });
+        values.insert(last + index, extent);
+    }
+    let count = values.iter().filter(|line| line["type"] == "extent").count();
+    values.last_mut().expect("an end")["extents"] = count.into();
+    lines = values.iter().map(Value::to_string).collect();
+    let (new, done) = onto_new_file(&lines);
+    assert_eq!(done.extents as usize, count);
+    assert_clean(&new, &[]);
 }

@@ -25,14 +25,14 @@ left out: the backing devices have it.
 
 The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE itself, into free
 buckets, and takes the place of the damaged set in one step; this has to be confirmed with --confirm CACHE, or on a
-terminal. Name all backing devices with -B: a lost superblock or volume table can be made again only with them. The set
-must not be running.
+terminal. Name all backing devices with -B: a lost superblock or volume table can be made again only with them, and
+--in-place refuses to keep dirty data of which nothing says whose it is. The set must not be running.
 
 Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2 could not run.
 
 Example:
   ubcache repair /dev/nvme0n1p4 -B /dev/sdb --dry-run
-  ubcache repair /dev/nvme0n1p4 -B /dev/sdb --out /mnt/rescue/cache.img --report /mnt/rescue/repair.json
+  ubcache repair /dev/nvme0n1p4 -B /dev/sdb --out new.img --report repair.json
   ubcache repair /dev/nvme0n1p4 -B /dev/sdb --in-place --confirm /dev/nvme0n1p4";
 
 /// Rebuild a damaged set that is not running, from what is readable
@@ -142,6 +142,24 @@ fn create(path: &Path, force: bool, bytes: u64) -> Result<(), Failure> {
 /// A repair in place is asked for by name, and what becomes of uncertain data is said.
 fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(), Failure> {
     let refuse = |what: &str| Failure::could_not_run(&args.cache, what);
+    let ownerless = repair.ownerless_sectors();
+    if ownerless > 0 && args.bdev.is_empty() {
+        return Err(refuse("the volume table does not say whose the dirty data is that would be kept")
+            .found(format_args!("{} of volumes without a name", show_size(ownerless * 512)))
+            .expected("-B with every backing device of the set")
+            .advice(
+                "name them: their slots are looked for in older tables, over which a repair in place may write; or \
+                 write to a new image with --out",
+            ));
+    }
+    if ownerless > 0 && !args.drop_uncertain && !args.use_uncertain {
+        return Err(refuse("there is dirty data that belongs to none of the backing devices named")
+            .found(show_size(ownerless * 512))
+            .expected("-B with every backing device of the set")
+            .advice(
+                "write to a new image with --out; or say --drop-uncertain, and no volume will show this data",
+            ));
+    }
     let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
     if unreadable > 0 && !args.drop_uncertain && !args.use_uncertain {
         return Err(refuse("data of which the cache has the only copy can't be read, and would be given up")
@@ -221,9 +239,11 @@ fn as_text(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) 
     let size = |sectors: u64| show_size(sectors * 512);
     let _ = writeln!(
         text,
-        "{}: {} of dirty data is certain, {} uncertain; {} of clean data {} left out",
+        "{}: {} of dirty data is certain; {} intervals are uncertain, {} of data was found for them; {} of clean data {} left \
+         out",
         args.cache.display(),
         size(repair.kept_sectors),
+        repair.uncertain.len(),
         size(repair.claimed_sectors()),
         size(repair.clean_dropped),
         if repair.is_clean() { "would be" } else { "is" },

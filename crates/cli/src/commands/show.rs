@@ -7,15 +7,18 @@ use serde_json::{Map, Value, json};
 use ubcache_daemon::Failure;
 use ubcache_daemon::superblock::{Role, mode_word, parse, replacement_word, state_word};
 use ubcache_daemon::target::{Access, Target};
-use ubcache_format::{FormatError, Problem, Superblock};
+use ubcache_env::{Buf, Device};
+use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_offline::is_pack;
 
+use super::offline::{host, open};
 use super::print;
 
 /// Show the superblock of a cache or backing device, as bcache-super-show does
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  ubcache show /dev/nvme0n1p4 --json")]
 pub struct Args {
-    /// The device or file
+    /// The device or file, or a pack of a cache device
     #[arg(value_name = "DEVICE")]
     device: PathBuf,
     /// Go on in spite of a wrong checksum
@@ -32,7 +35,10 @@ type Line = (&'static str, Value, Option<String>);
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let target = Target::open(&args.device, Access::Look)?;
-    let mut bytes = target.read_superblock_bytes()?;
+    let mut bytes = match packed_superblock(&target)? {
+        Some(bytes) => bytes,
+        None => target.read_superblock_bytes()?,
+    };
     let mut csum = [0; 8];
     csum.copy_from_slice(&bytes[..8]);
     let mut wrong = None;
@@ -46,6 +52,31 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let lines = lines(&superblock, u64::from_le_bytes(csum), wrong);
     print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) });
     Ok(())
+}
+
+/// The superblock that a pack has, if the file is one.
+fn packed_superblock(target: &Target) -> Result<Option<Vec<u8>>, Failure> {
+    let mut head = [0; 16];
+    if target.read_some(0, &mut head)? < head.len() || !is_pack(&head) {
+        return Ok(None);
+    }
+    let host = host()?;
+    let pack = open(&host, &target.path, false)?;
+    let (buf, read) =
+        host.block_on(async { pack.read(SUPERBLOCK_SECTOR, Buf::zeroed(SUPERBLOCK_BYTES)).await });
+    let damaged = |found: String| {
+        Failure::refused(&target.path, "the superblock of the device that was packed is damaged")
+            .found(found)
+            .expected("a bcache superblock")
+            .advice("`ubcache check` says what else the pack has")
+    };
+    read.map_err(|error| damaged(error.to_string()))?;
+    match Superblock::parse(buf.as_slice()) {
+        Err(FormatError { problem: Problem::Magic { .. }, at, .. }) => {
+            Err(damaged(format!("no magic number at byte {at} of it")))
+        }
+        _ => Ok(Some(buf.as_slice().to_vec())),
+    }
 }
 
 fn lines(superblock: &Superblock, csum: u64, wrong: Option<u64>) -> Vec<Line> {

@@ -207,7 +207,7 @@ impl<E: Env> CacheSet<E> {
             btree_leaves: set.tree.borrow().leaf_count() as u64,
             tree_depth: u64::from(set.tree.borrow().root_level()),
             active_journal_entries: set.journal.state.borrow().ring.active(),
-            volumes: set.attached().iter().map(|volume| volume.status()).collect(),
+            volumes: set.served().iter().map(|volume| volume.status()).collect(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
-use ubcache_format::{SECTOR_BYTES, crc64_we};
+use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, crc64_we};
 
 use super::layout::{BLOCK_BYTES, CHUNK_BYTES, Chunk, Header, Piece, Trailer, VERSION, is_pack, read_index};
 use crate::disk::read;
@@ -14,6 +14,10 @@ use crate::disk::read;
 const KEPT: usize = 32;
 /// No index gets smaller by more than this.
 const MAX_RATIO: u64 = 1000;
+/// Fewer buckets than this are believed of any superblock: half a GiB of memory.
+const BUCKETS_BELIEVED: u64 = 1 << 26;
+/// What a pack has of each bucket, if its prio chain is whole.
+const PRIO_ENTRY_BYTES: u64 = 3;
 const BLOCK_SECTORS: u64 = BLOCK_BYTES as u64 / SECTOR_BYTES;
 
 /// Why a file that begins like a pack can't be read.
@@ -79,7 +83,25 @@ impl<D: Device> Packed<D> {
         let index = zstd::bulk::decompress(&index, raw).map_err(|_| wrong.clone())?;
         let rows = read_index(&index, trailer.chunks).ok_or_else(|| wrong.clone())?;
         let (chunks, places) = places(&rows, header.device_bytes).ok_or(wrong)?;
-        Ok(Packed { file, header, chunks, places, kept: RefCell::default() })
+        let pack = Packed { file, header, chunks, places, kept: RefCell::default() };
+        pack.check_buckets().await?;
+        Ok(pack)
+    }
+
+    /// Whether there can be as many buckets as the superblock says: whoever reads the pack needs memory for each, and the
+    /// device that says how many there are is not there.
+    async fn check_buckets(&self) -> Result<(), PackError> {
+        let buf = Buf::zeroed(SUPERBLOCK_BYTES);
+        let (bytes, result) = self.read(SUPERBLOCK_SECTOR, buf).await;
+        let Some(superblock) = result.ok().and_then(|()| Superblock::parse(bytes.as_slice()).ok()) else {
+            return Ok(());
+        };
+        let packed: u64 = self.places.iter().map(|place| u64::from(place.sectors) * SECTOR_BYTES).sum();
+        let buckets = u64::from(superblock.nbuckets);
+        if superblock.is_cache() && buckets > BUCKETS_BELIEVED && buckets > packed / PRIO_ENTRY_BYTES {
+            return Err(PackError::Damaged("it does not have the generations of so many buckets"));
+        }
+        Ok(())
     }
 
     /// The bytes of a chunk.

@@ -18,7 +18,7 @@ const CHUNK_ROW: usize = 28;
 const PIECE_ROW: usize = 16;
 
 /// Whether this is how a pack begins.
-pub(super) fn is_pack(bytes: &[u8]) -> bool {
+pub fn is_pack(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 

@@ -31,4 +31,5 @@ mod plan;
 mod write;
 
 pub use device::{Cache, PackError, Packed};
+pub use layout::is_pack;
 pub use write::{Packing, pack};

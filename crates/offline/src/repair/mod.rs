@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 use ubcache_env::{Device, Durability, Sector};
-use ubcache_format::{Inode, SECTOR_BYTES, SectorRange, Superblock};
+use ubcache_format::{Inode, Key, SECTOR_BYTES, SectorRange, Superblock, UuidEntry};
 
 use crate::check::{check_set_metadata, check_set_watched};
 use crate::disk::{Phase, Watcher, read_around};
@@ -64,6 +64,15 @@ pub struct Repair {
 }
 
 impl Repair {
+    /// Sectors of dirty data that would be kept, and of which the volume table does not say whose they are: a new table
+    /// takes the place of what is left of the old one, and of older ones.
+    pub fn ownerless_sectors(&self) -> u64 {
+        let unknown = |key: &&Key| {
+            key.dirty && self.view.uuids.get(key.inode.0 as usize).is_none_or(UuidEntry::is_free)
+        };
+        self.plan.keep.iter().filter(unknown).map(|key| u64::from(key.sectors)).sum()
+    }
+
     /// Whether nothing is wrong with the set.
     pub fn is_clean(&self) -> bool {
         self.report.is_clean() && self.slots.is_empty()

@@ -17,7 +17,7 @@
 //! Stale extents and holes are in it as they are in the tree. Not in it: which buckets have the metadata, for that is
 //! laid down anew in buckets that no extent uses, and the priorities of buckets without data, which mean nothing.
 //!
-//! Restoring reads a dump twice: once to check all of it, then to write the tree while it is read. Memory: 8 bytes a
+//! Restoring reads a dump twice: once to check all of it, then to write the tree while it is read. Memory: 9 bytes a
 //! bucket, and 16 an extent while it is checked.
 
 mod lines;

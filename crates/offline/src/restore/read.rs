@@ -7,7 +7,9 @@ use ubcache_format::{
 };
 
 use super::{Lines, VERSION, wrong};
+use crate::account::STALE_FATAL;
 use crate::error::OfflineError;
+use crate::journal::SEQ_MAX;
 use crate::view::{Bucket, Owner, View};
 
 /// A dump that was read to its end and makes sense.
@@ -25,6 +27,8 @@ pub struct Dumped {
     pub dirty_sectors: u64,
     /// All but the extents. Buckets are free, or have the journal or data.
     pub(super) view: View,
+    /// By how much the most stale pointer to each bucket is.
+    pub(super) stale: Vec<u8>,
 }
 
 impl Dumped {
@@ -45,6 +49,7 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
         cached_sectors: 0,
         dirty_sectors: 0,
         view: View::new(reader.superblock(device_sectors)?),
+        stale: Vec::new(),
     };
     let geometry = dumped.view.geometry;
     dumped.view.uuids = vec![UuidEntry::default(); geometry.uuid_slots() as usize];
@@ -73,6 +78,7 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
     for index in 0..geometry.journal_buckets {
         let _ = dumped.view.own(geometry.journal_bucket(index), Owner::Journal);
     }
+    dumped.stale = vec![0; dumped.view.buckets.len()];
     let mut places: Vec<(u64, u16)> = Vec::new();
     let mut end = (Inode(0), Sector(0));
     while let Some(fields) = reader.next_if("extent")? {
@@ -143,7 +149,16 @@ impl Dumped {
         if bucket.generation.is_ahead(pointer.generation) {
             return Err(format!("generation {} is newer than bucket {number}", pointer.generation));
         }
-        if bucket.generation != pointer.generation {
+        let stale = bucket.generation.staleness_of(pointer.generation);
+        if stale > STALE_FATAL {
+            return Err(format!(
+                "the pointer is stale by {stale}, {STALE_FATAL} is the most that there can be"
+            ));
+        }
+        if stale > 0 {
+            if let Some(most) = self.stale.get_mut(number.0 as usize) {
+                *most = stale.max(*most);
+            }
             return Ok(());
         }
         let owner = if key.dirty { Owner::Dirty } else { Owner::Clean };
@@ -197,7 +212,16 @@ impl<'a> Reader<'a> {
             return Err(wrong(1, "this is not a dump that was made with --format restore"));
         };
         match fields.number("version")? {
-            VERSION => Ok((fields.number("device_sectors")?, fields.number("journal_seq")?)),
+            VERSION => {
+                let journal_seq = fields.number("journal_seq")?;
+                // A set whose newest entry has a greater one is taken for damaged, and has no number for the next.
+                if journal_seq >= SEQ_MAX {
+                    return Err(fields.wrong(format_args!(
+                        "\"journal_seq\" is {journal_seq}, which no journal can have reached"
+                    )));
+                }
+                Ok((fields.number("device_sectors")?, journal_seq))
+            }
             other => Err(fields.wrong(format_args!("version {other}, this ubcache reads {VERSION}"))),
         }
     }

@@ -7,6 +7,7 @@ use ubcache_format::{BucketNr, METADATA_PRIORITY, Pointer, PrioEntry, Uuid};
 
 use super::Lines;
 use super::read::{Dumped, keys};
+use crate::account::STALE_FATAL;
 use crate::check::check_set_watched;
 use crate::disk::Watcher;
 use crate::error::OfflineError;
@@ -109,8 +110,13 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
         let known = state.view.as_ref().and_then(|view| view.buckets.get(bucket.0 as usize));
         known.is_some_and(|known| matches!(known.owner, Owner::Node | Owner::Prio | Owner::Uuids))
     };
-    let unused = |owner, bucket| owner == Owner::Free && !there(bucket);
-    let superseded = |owner, bucket| owner == Owner::Free && there(bucket);
+    // A bucket that gets metadata is one generation on, and so much more stale are pointers to what it had.
+    let free = |owner, bucket: BucketNr| {
+        let stale = dumped.stale.get(bucket.0 as usize).copied().unwrap_or(0);
+        owner == Owner::Free && stale < STALE_FATAL
+    };
+    let unused = |owner, bucket| free(owner, bucket) && !there(bucket);
+    let superseded = |owner, bucket| free(owner, bucket) && there(bucket);
     let view = &dumped.view;
     let places = free_buckets(view, unused).chain(free_buckets(view, superseded));
     let seq = state.view.as_ref().map_or(0, |there| there.journal.next_seq()).max(dumped.journal_seq);

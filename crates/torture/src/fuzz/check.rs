@@ -9,8 +9,8 @@ use std::cell::OnceCell;
 
 use ubcache_format::{crc64_we, crc64_we_seeded};
 use ubcache_offline::{
-    Dump, OfflineError, RecoverOptions, RepairOptions, What, check_set_watched, copy_device, map_backed,
-    open_set, recover, survey, unreadable_data, write_repaired,
+    Dump, OfflineError, RecoverOptions, RepairOptions, What, check_set, check_set_watched, copy_device,
+    map_backed, open_set, recover, survey, unreadable_data, write_repaired,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -63,6 +63,8 @@ fn one(base: &Base, structures: &[Structure], how: u8, patches: &[u8]) {
     if let Some(view) = &view {
         dump.view(view);
     }
+    let in_one_go = run(check_set(&cache, backings));
+    assert_eq!(in_one_go, report, "leaves are read in one go, or key by key");
     drop(report.to_json().to_string());
     for damaged in [false, true] {
         let map = run(async {

@@ -2,12 +2,16 @@
 //! and by `cargo fuzz` (see fuzz/README.md). A target panics if something is wrong.
 
 mod check;
+mod dump;
 mod format;
 mod nbd;
+mod pack;
 
 pub use check::check;
+pub use dump::dump_lines;
 pub use format::format;
 pub use nbd::nbd;
+pub use pack::pack_files;
 
 /// A target.
 #[derive(Copy, Clone)]
@@ -21,8 +25,10 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "format", run: format, max_bytes: 4608 },
     Target { name: "nbd", run: nbd, max_bytes: 4096 },
     Target { name: "check", run: check, max_bytes: 130 },
+    Target { name: "pack", run: pack_files, max_bytes: 129 },
+    Target { name: "dump", run: dump_lines, max_bytes: 4096 },
 ];
