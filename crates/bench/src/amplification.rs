@@ -12,7 +12,7 @@ use ubcache_format::{CacheMode, SECTOR_BYTES};
 
 use crate::BLOCK_BYTES;
 use crate::null::device::client_data;
-use crate::null::{Rig, Shape};
+use crate::null::{BUCKET_SECTORS, Rig, Shape};
 use crate::random::Random;
 
 const QUEUE_DEPTH: u64 = 32;
@@ -35,6 +35,7 @@ pub enum Sync {
 pub fn amplification(sync: Sync, working_set_bytes: u64, requests: u64) -> Result<f64, EngineError> {
     let rig = Rig::new(&Shape {
         cache_bytes: working_set_bytes * 16,
+        bucket_sectors: BUCKET_SECTORS,
         volume_bytes: working_set_bytes,
         mode: CacheMode::Writeback,
         options: SetOptions::default(),

@@ -13,7 +13,7 @@ use crate::allocations::Allocations;
 use crate::cpu_time;
 use crate::null::device::client_data;
 use crate::null::rig::{REQUEST_TIME, REQUESTS_PER_TURN};
-use crate::null::{Rig, Shape};
+use crate::null::{BUCKET_SECTORS, Rig, Shape};
 use crate::random::Random;
 
 const GIB: u64 = 1 << 30;
@@ -146,7 +146,8 @@ impl Bench {
         // Of the misses one in 64 is a hit after all.
         let volume_bytes = if load == Load::Miss { cache_bytes * 64 } else { working_set_bytes };
         let mode = if load.is_write() { CacheMode::Writeback } else { CacheMode::Writethrough };
-        let rig = Rig::new(&Shape { cache_bytes, volume_bytes, mode, options })?;
+        let rig =
+            Rig::new(&Shape { cache_bytes, bucket_sectors: BUCKET_SECTORS, volume_bytes, mode, options })?;
         let span_bytes = match load {
             Load::HotHit => working_set_bytes.min(HOT_BYTES),
             _ => volume_bytes,
@@ -307,6 +308,7 @@ impl Memory {
         let before = Allocations::now();
         let shape = Shape {
             cache_bytes: cached_bytes * 5 / 4 + GIB,
+            bucket_sectors: BUCKET_SECTORS,
             volume_bytes: cached_bytes,
             mode: CacheMode::Writethrough,
             options,

@@ -12,6 +12,7 @@
 //! | [`distance`] | how many other blocks were used between two uses of a block |
 //! | [`curve`] | the miss-ratio curve of an LRU cache, for all sizes in one pass |
 //! | [`buckets`] | a cache of buckets, filled in order and evicted as a whole |
+//! | [`through_engine`] | a trace through the engine itself |
 //! | [`generate`] | loads with Zipf's law and scans, for tests |
 //! | [`report`] | what is printed of a replay |
 //! | [`null`] | a world in which only the engine costs anything |
@@ -38,6 +39,7 @@ pub mod null;
 pub mod random;
 pub mod report;
 pub mod suite;
+pub mod through_engine;
 pub mod trace;
 
 /// Bytes in a block, the unit in which hits are counted.

@@ -11,8 +11,10 @@ use ubcache_bench::buckets::BucketCache;
 use ubcache_bench::curve::Curve;
 use ubcache_bench::generate::Load;
 use ubcache_bench::report::{Replay, Row};
+use ubcache_bench::through_engine::replay as replay_through;
 use ubcache_bench::trace::Request;
 use ubcache_bench::{BLOCK_BYTES, trace};
+use ubcache_format::CacheMode;
 
 mod commands;
 
@@ -62,6 +64,9 @@ struct ReplayArguments {
     /// Follow only this share of the blocks, from 0 to 1: for long traces
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     sample: f64,
+    /// Replay through the engine itself, too, with each replacement policy: slower, needs memory, no sampling
+    #[arg(long)]
+    engine: bool,
     /// Draw the curve into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -97,6 +102,9 @@ struct GenerateArguments {
 
 /// Shares of the footprint that are looked at if no sizes are given.
 const SHARES: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0];
+
+/// A set needs some hundreds of buckets, of 32 KiB at least.
+const CACHE_BYTES_MIN: u64 = 32 << 20;
 
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -190,6 +198,25 @@ fn replay(arguments: &ReplayArguments) -> Result<(), String> {
         print(&format!("{:#}\n", replay.json()))
     } else {
         print(&replay.table())
+    }
+    if arguments.engine { through_engine(&requests, &replay) } else { Ok(()) }
+}
+
+/// Prints what the engine reaches with each policy.
+fn through_engine(requests: &[Request], replay: &Replay) -> Result<(), String> {
+    print("\nthrough the engine, blocks of 4 KiB, writethrough:\n");
+    print("      cache  policy          read hits  written to the cache per byte wanted there\n");
+    for row in &replay.rows {
+        let cache_bytes = (row.cache_blocks * BLOCK_BYTES).max(CACHE_BYTES_MIN);
+        for policy in ["lru", "fifo", "random", "scan-resistant"] {
+            let progress = bar(policy, 1);
+            let replayed = replay_through(requests, cache_bytes, CacheMode::Writethrough, policy);
+            progress.finish_and_clear();
+            let replayed = replayed.map_err(|error| error.to_string())?;
+            let amplification = replayed.cache_written_bytes as f64 / replayed.wanted_bytes.max(1) as f64;
+            let hits = replayed.hit_ratio();
+            print(&format!("{:>7} MiB  {policy:<14}  {hits:>9.3}  {amplification:.2}\n", cache_bytes >> 20));
+        }
     }
     Ok(())
 }

@@ -17,4 +17,4 @@ pub mod rig;
 
 pub use device::NullDevice;
 pub use executor::{NullEnv, NullWorld};
-pub use rig::{Rig, Shape};
+pub use rig::{BUCKET_SECTORS, REQUEST_TIME, REQUESTS_PER_TURN, Rig, Shape};

@@ -13,7 +13,7 @@ use super::executor::{NullEnv, NullWorld};
 use crate::random::Random;
 
 /// Buckets as `ubcache make` makes them.
-const BUCKET_SECTORS: u32 = 1024;
+pub const BUCKET_SECTORS: u32 = 1024;
 const BLOCK_SECTORS: u32 = 8;
 
 /// Time on the world's clock that passes with every request: 100,000 a second.
@@ -26,6 +26,8 @@ pub const REQUESTS_PER_TURN: u64 = 32;
 pub struct Shape {
     /// Size of the cache device.
     pub cache_bytes: u64,
+    /// Sectors in a bucket.
+    pub bucket_sectors: u32,
     /// Size of the volume.
     pub volume_bytes: u64,
     /// Cache mode.
@@ -52,7 +54,7 @@ impl Rig {
     /// Formats two devices, starts the set and attaches the volume.
     pub fn new(shape: &Shape) -> Result<Rig, EngineError> {
         let world = NullWorld::new(1);
-        let bucket_sectors = u64::from(BUCKET_SECTORS);
+        let bucket_sectors = u64::from(shape.bucket_sectors);
         let buckets = shape.cache_bytes / SECTOR_BYTES / bucket_sectors;
         let cache = NullDevice::new(world.env(), buckets * bucket_sectors, bucket_sectors, buckets);
         let data_at = DEFAULT_DATA_OFFSET.0;
@@ -62,7 +64,7 @@ impl Rig {
             Uuid([1; 16]),
             set_uuid,
             BLOCK_SECTORS,
-            BUCKET_SECTORS,
+            shape.bucket_sectors,
             buckets as u32,
             Replacement::Lru,
             false,

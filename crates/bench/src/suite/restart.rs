@@ -13,7 +13,7 @@ use ubcache_format::{CacheMode, SECTOR_BYTES};
 use super::servers::{Files, Serve, Server};
 use super::{Options, Results, Row};
 use crate::nbd::load::{Load, Until, run};
-use crate::null::{NullDevice, Rig, Shape};
+use crate::null::{BUCKET_SECTORS, NullDevice, Rig, Shape};
 
 const GIB: u64 = 1 << 30;
 
@@ -62,6 +62,7 @@ pub(super) fn full_set(bytes: u64) -> Result<Rig, String> {
     let tuning = Tuning { extents_in_memory_max: 64 << 20, ..Tuning::default() };
     let shape = Shape {
         cache_bytes: bytes,
+        bucket_sectors: BUCKET_SECTORS,
         volume_bytes: bytes + bytes / 8,
         mode: CacheMode::Writethrough,
         options: SetOptions { tuning, ..SetOptions::default() },

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, Replacement};
+use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry};
 
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
-use super::victim::VictimList;
+use super::reuse::Reuse;
+use super::victims::Victims;
 use crate::mutants::{Mutant, Mutation};
+use crate::settings::ReplacementPolicy;
 
 /// A pointer older than this many generations keeps its bucket from being reused. The format
 /// allows 96 (docs/format.md); some distance is kept.
-const AGE_MAX: u8 = 80;
+pub(super) const AGE_MAX: u8 = 80;
 
 /// Priority of metadata, and of a bucket that stays free until the next prio chain.
 pub(crate) const PRIORITY_METADATA: u16 = 65535;
@@ -58,34 +60,35 @@ pub(crate) enum Purpose {
 
 #[derive(Debug)]
 pub(crate) struct Buckets {
-    geometry: Geometry,
-    generations: Vec<Generation>,
+    pub(super) geometry: Geometry,
+    pub(super) generations: Vec<Generation>,
     durable: Vec<Generation>,
     /// A lower bound for the generations of all pointers to the bucket in the index.
-    oldest: Vec<Generation>,
-    live: Vec<u32>,
-    dirty: Vec<u32>,
-    role: Vec<Role>,
+    pub(super) oldest: Vec<Generation>,
+    pub(super) live: Vec<u32>,
+    pub(super) dirty: Vec<u32>,
+    pub(super) role: Vec<Role>,
     recency: Recency,
-    free: VecDeque<BucketNr>,
-    dead: VecDeque<BucketNr>,
-    pending: Vec<BucketNr>,
+    pub(super) free: VecDeque<BucketNr>,
+    pub(super) dead: VecDeque<BucketNr>,
+    pub(super) pending: Vec<BucketNr>,
     /// Given up durably, to be discarded.
-    discarding: Vec<BucketNr>,
+    pub(super) discarding: Vec<BucketNr>,
     /// Buckets are discarded before they are used again.
     pub discard: bool,
     /// Given up, generation durable, but a pointer in the index is so old that one more generation
     /// could make it look live: they wait for garbage collection.
     held: Vec<BucketNr>,
     restart: Vec<BucketNr>,
-    victims: VictimList,
+    pub(super) victims: Victims,
+    pub(super) reuse: Reuse,
     unknown: u32,
     /// Every extent of the index is in the counts.
-    counted: bool,
-    pins: Rc<Pins>,
+    pub(super) counted: bool,
+    pub(super) pins: Rc<Pins>,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub aged: bool,
-    mutation: Mutation,
+    pub(super) mutation: Mutation,
 }
 
 /// Generations as they were when a prio chain was composed.
@@ -98,7 +101,12 @@ pub(crate) struct Snapshot {
 
 impl Buckets {
     /// All buckets unknown, except superblock and journal.
-    pub fn new(geometry: Geometry, chain: &[PrioEntry], policy: Replacement, mutation: Mutation) -> Buckets {
+    pub fn new(
+        geometry: Geometry,
+        chain: &[PrioEntry],
+        policy: ReplacementPolicy,
+        mutation: Mutation,
+    ) -> Buckets {
         let n = geometry.buckets as usize;
         assert_eq!(chain.len(), n, "one entry a bucket");
         let generations: Vec<Generation> = chain.iter().map(|entry| entry.generation).collect();
@@ -118,13 +126,15 @@ impl Buckets {
             discard: false,
             held: Vec::new(),
             restart: Vec::new(),
-            victims: VictimList::new(geometry.buckets, policy),
+            victims: Victims::new(geometry.buckets, policy),
+            reuse: Reuse::default(),
             unknown: geometry.buckets,
             counted: false,
             pins: Pins::new(geometry.buckets, mutation),
             aged: false,
             mutation,
         };
+        buckets.set_policy(policy);
         for bucket in 0..geometry.first_bucket + geometry.journal_buckets {
             buckets.set_metadata(BucketNr(bucket));
         }
@@ -161,8 +171,16 @@ impl Buckets {
     pub fn clean_sectors(&self) -> u64 {
         self.live.iter().zip(&self.dirty).map(|(&live, &dirty)| u64::from(live - dirty)).sum()
     }
-    pub fn set_policy(&mut self, policy: Replacement) {
+    pub fn set_policy(&mut self, policy: ReplacementPolicy) {
+        if (policy == ReplacementPolicy::ScanResistant) != self.protects() || !self.reuse.is_on() {
+            let on = policy == ReplacementPolicy::ScanResistant;
+            self.reuse = if on { Reuse::new(&self.geometry) } else { Reuse::default() };
+        }
         self.victims.set_policy(policy);
+    }
+    /// Whether data that is used again has buckets of its own.
+    pub fn protects(&self) -> bool {
+        self.victims.protects()
     }
     pub fn free_len(&self) -> usize {
         self.free.len()
@@ -171,15 +189,15 @@ impl Buckets {
         self.pending.len()
     }
 
-    fn bucket_of(&self, pointer: Pointer) -> BucketNr {
+    pub(super) fn bucket_of(&self, pointer: Pointer) -> BucketNr {
         pointer.bucket(self.geometry.bucket_sectors)
     }
 
-    fn set_role(&mut self, bucket: BucketNr, role: Role) {
+    pub(super) fn set_role(&mut self, bucket: BucketNr, role: Role) {
         let old = std::mem::replace(&mut self.role[bucket.0 as usize], role);
         self.unknown -= u32::from(old == Role::Unknown);
-        if old == Role::Data && role != Role::Data && self.victims.contains(bucket.0) {
-            self.victims.remove(bucket.0);
+        if old == Role::Data && role != Role::Data {
+            self.victims.remove(bucket);
         }
     }
 
@@ -223,7 +241,7 @@ impl Buckets {
         Some(self.pins.pin(bucket))
     }
 
-    fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
+    pub(super) fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
         self.generations[bucket.0 as usize].staleness_of(generation)
     }
 
@@ -281,11 +299,9 @@ impl Buckets {
                 self.dead.push_back(bucket);
             }
         } else if self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty) {
-            if !self.victims.contains(bucket.0) {
-                self.victims.insert(bucket.0);
-            }
-        } else if self.victims.contains(bucket.0) {
-            self.victims.remove(bucket.0);
+            self.victims.insert(bucket);
+        } else {
+            self.victims.remove(bucket);
         }
     }
 
@@ -296,13 +312,12 @@ impl Buckets {
         }
     }
 
-    /// So many sectors were read or written there for a client.
+    /// So many sectors were read there for a client, or written over data that is cached.
     pub fn touch(&mut self, pointer: Pointer, sectors: u64) {
         let bucket = self.bucket_of(pointer);
         self.recency.note(bucket, sectors);
-        if self.victims.contains(bucket.0) {
-            self.victims.touch(bucket.0);
-        }
+        self.victims.touch(bucket);
+        self.reuse.note(pointer.offset, sectors);
     }
 
     pub fn set_metadata(&mut self, bucket: BucketNr) {
@@ -331,7 +346,7 @@ impl Buckets {
         self.restart.len()
     }
 
-    fn set_free(&mut self, bucket: BucketNr) {
+    pub(super) fn set_free(&mut self, bucket: BucketNr) {
         self.set_role(bucket, Role::Free);
         self.free.push_back(bucket);
     }
@@ -402,6 +417,14 @@ impl Buckets {
         self.free.len() >= self.reserve(purpose) + count
     }
 
+    /// Takes a free bucket for data, which is protected from scans or not.
+    pub fn take_for_data(&mut self, purpose: Purpose, protected: bool) -> Option<BucketNr> {
+        let bucket = self.take(purpose)?;
+        self.victims.set_protected(bucket, protected);
+        self.reuse.forget(bucket);
+        Some(bucket)
+    }
+
     /// Takes a free bucket.
     pub fn take(&mut self, purpose: Purpose) -> Option<BucketNr> {
         if !self.can_take(purpose, 1) {
@@ -437,59 +460,6 @@ impl Buckets {
     pub fn retire_metadata(&mut self, bucket: BucketNr) {
         assert_eq!(self.role(bucket), Role::Metadata, "only metadata is retired");
         self.invalidate(bucket);
-    }
-
-    fn invalidate(&mut self, bucket: BucketNr) {
-        let index = bucket.0 as usize;
-        self.generations[index] = self.generations[index].next();
-        (self.live[index], self.dirty[index]) = (0, 0);
-        if self.mutation.is(Mutant::ReuseBeforeDurable) && !self.pins.is_pinned(bucket) {
-            return self.set_free(bucket);
-        }
-        self.set_role(bucket, Role::Pending);
-        self.pending.push(bucket);
-    }
-
-    fn may_take(&self, bucket: BucketNr) -> bool {
-        let index = bucket.0 as usize;
-        !self.pins.is_pinned(bucket)
-            && self.age_of(bucket, self.oldest[index]) < AGE_MAX
-            && (self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty))
-    }
-
-    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending. Their
-    /// keys are stale from now on; the prio chain makes that durable. Says how many live sectors
-    /// were dropped.
-    pub fn evict(&mut self, goal: usize, mut random: impl FnMut() -> u64) -> u64 {
-        self.settle_released();
-        for _ in 0..self.dead.len() {
-            if self.free.len() + self.pending.len() + self.discarding.len() >= goal {
-                return 0;
-            }
-            let Some(bucket) = self.dead.pop_front() else { break };
-            if self.may_take(bucket) {
-                self.invalidate(bucket);
-            } else {
-                self.aged |= self.age_of(bucket, self.oldest[bucket.0 as usize]) >= AGE_MAX;
-                self.dead.push_back(bucket);
-            }
-        }
-        let mut dropped = 0;
-        let counted = self.counted || self.mutation.is(Mutant::EvictsUncounted);
-        while self.free.len() + self.pending.len() + self.discarding.len() < goal && counted {
-            let mut victims = std::mem::replace(&mut self.victims, VictimList::new(0, Replacement::Fifo));
-            let picked = victims.pick(&mut random, |bucket| self.may_take(BucketNr(bucket)));
-            if picked.is_none()
-                && let Some(bucket) = victims.iter_oldest().next()
-            {
-                self.aged |= self.age_of(BucketNr(bucket), self.oldest[bucket as usize]) >= AGE_MAX;
-            }
-            self.victims = victims;
-            let Some(bucket) = picked.map(BucketNr) else { break };
-            dropped += u64::from(self.live(bucket));
-            self.invalidate(bucket);
-        }
-        dropped
     }
 
     /// What a prio chain says now. Until [`Buckets::chain_durable`] the present restart buckets
@@ -574,40 +544,6 @@ impl Buckets {
     pub fn free_former_chain(&mut self, bucket: BucketNr) {
         assert_eq!(self.role(bucket), Role::Metadata, "the chain is metadata");
         self.set_free(bucket);
-    }
-
-    /// Closed data buckets that are at most `percent` full of live data and pinned by nobody,
-    /// emptiest first: what moving garbage collection looks at.
-    pub fn sparse(&self, percent: u64, count: usize) -> Vec<BucketNr> {
-        let limit = u64::from(self.geometry.bucket_sectors) * percent / 100;
-        let mut sparse: Vec<BucketNr> = (0..self.role.len() as u32)
-            .map(BucketNr)
-            .filter(|&bucket| {
-                self.role(bucket) == Role::Data
-                    && self.live(bucket) > 0
-                    && u64::from(self.live(bucket)) <= limit
-                    && !self.pins.is_pinned(bucket)
-            })
-            .collect();
-        sparse.sort_by_key(|&bucket| (self.live(bucket), bucket));
-        sparse.truncate(count);
-        sparse
-    }
-
-    /// A mutant's: data buckets in which nothing is live, open ones included.
-    pub fn seemingly_empty(&self) -> Vec<BucketNr> {
-        let data = |role| matches!(role, Role::Open | Role::Data);
-        let buckets = (0..self.role.len()).filter(|&index| data(self.role[index]) && self.live[index] == 0);
-        buckets.map(|index| BucketNr(index as u32)).collect()
-    }
-
-    /// A mutant's: gives these up.
-    pub fn give_up(&mut self, buckets: Vec<BucketNr>) {
-        for bucket in buckets {
-            if self.role(bucket) == Role::Data {
-                self.invalidate(bucket);
-            }
-        }
     }
 
     /// Percent of buckets that are neither free nor evictable (bcache's `in_use`).

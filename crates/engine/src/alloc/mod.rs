@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`buckets`] | role, generation and exact sector counts of every bucket |
 //! | [`pins`] | buckets that somebody reads or is about to name |
-//! | [`victim`] | which clean bucket goes next |
+//! | [`victims`], [`victim`] | which clean bucket goes next, by the replacement policy; its lists |
+//! | [`reuse`] | which cached blocks were used again |
+//! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
 //! | [`priority_stats`] | the attribute of that name |
 //! | [`sectors`] | room for data inside open buckets |
@@ -13,9 +15,12 @@
 
 pub(crate) mod allocator;
 pub(crate) mod buckets;
+mod evict;
 pub(crate) mod pins;
 pub(crate) mod prio;
 mod priority_stats;
 pub(crate) mod recency;
+mod reuse;
 pub(crate) mod sectors;
-pub(crate) mod victim;
+mod victim;
+pub(crate) mod victims;

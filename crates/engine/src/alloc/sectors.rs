@@ -14,10 +14,31 @@ use super::pins::Pin;
 pub(crate) enum Class {
     Clean = 0,
     Dirty = 1,
-    MovedClean = 2,
-    MovedDirty = 3,
+    /// Written over data that was cached already.
+    CleanAgain = 2,
+    DirtyAgain = 3,
+    MovedClean = 4,
+    MovedDirty = 5,
 }
-const CLASSES: usize = 4;
+const CLASSES: usize = 6;
+
+impl Class {
+    /// The class of the same kind for data that replaces cached data.
+    pub fn again(self) -> Class {
+        match self {
+            Class::Clean => Class::CleanAgain,
+            Class::Dirty => Class::DirtyAgain,
+            class => class,
+        }
+    }
+    fn is_moved(self) -> bool {
+        matches!(self, Class::MovedClean | Class::MovedDirty)
+    }
+    /// Whether the data has shown that it is used again.
+    fn is_protected(self) -> bool {
+        !matches!(self, Class::Clean | Class::Dirty)
+    }
+}
 /// Keys name at most 65535 sectors.
 const PIECE_SECTORS_MAX: u64 = 32768;
 
@@ -58,8 +79,7 @@ impl OpenBuckets {
     ) -> Option<Vec<Piece>> {
         let block = u64::from(geometry.block_sectors).max(unit);
         let bucket_sectors = u64::from(geometry.bucket_sectors);
-        let purpose =
-            if matches!(class, Class::Clean | Class::Dirty) { Purpose::Data } else { Purpose::Move };
+        let purpose = if class.is_moved() { Purpose::Move } else { Purpose::Data };
         let room = self.open[class as usize].map_or(0, |open| (open.end - open.next) / block * block);
         let more = sectors.saturating_sub(room).div_ceil(bucket_sectors) as usize;
         if more > 0 && !buckets.can_take(purpose, more) {
@@ -76,7 +96,7 @@ impl OpenBuckets {
                     if let Some(full) = self.open[class as usize].take() {
                         buckets.close(full.bucket);
                     }
-                    let bucket = buckets.take(purpose).expect("checked above");
+                    let bucket = buckets.take_for_data(purpose, class.is_protected()).expect("checked above");
                     let start = geometry.bucket_start(bucket);
                     OpenBucket {
                         bucket,

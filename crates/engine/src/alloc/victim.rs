@@ -23,7 +23,7 @@ const CANDIDATES_MAX: u32 = 64;
 
 /// The buckets that may be evicted, in order.
 #[derive(Clone, Debug)]
-pub struct VictimList {
+pub(crate) struct VictimList {
     policy: Replacement,
     /// Towards the oldest; a bucket that is no member points to itself.
     older: Vec<u32>,
@@ -32,6 +32,12 @@ pub struct VictimList {
     oldest: u32,
     recent: u32,
     len: u32,
+}
+
+impl Default for VictimList {
+    fn default() -> VictimList {
+        VictimList::new(0, Replacement::Lru)
+    }
 }
 
 impl VictimList {
@@ -45,6 +51,11 @@ impl VictimList {
             recent: NIL,
             len: 0,
         }
+    }
+
+    /// Bucket numbers are below this.
+    pub fn capacity(&self) -> u32 {
+        self.older.len() as u32
     }
 
     /// The policy in force.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos};
-use ubcache_format::{Generation, Inode};
+use ubcache_format::{BucketNr, Generation, Inode};
 
 use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
@@ -81,8 +81,8 @@ impl<E: Env> Set<E> {
             true => self.buckets.borrow().seemingly_empty(),
             false => Vec::new(),
         };
-        let moving = self.choose_sparse();
-        if !moving.is_empty() {
+        let moving = Moving { sparse: self.choose_sparse(), reused: self.buckets.borrow().worth_saving() };
+        if !moving.sparse.is_empty() {
             self.env.mark("moving_gc");
         }
         let mut at = FIRST;
@@ -112,12 +112,7 @@ impl<E: Env> Set<E> {
     }
 
     /// One step over a leaf; None if it is not in memory any more.
-    fn look_at(
-        &self,
-        leaf: &Rc<Leaf>,
-        oldest: &mut [Generation],
-        moving: &BTreeSet<ubcache_format::BucketNr>,
-    ) -> Option<Found> {
+    fn look_at(&self, leaf: &Rc<Leaf>, oldest: &mut [Generation], moving: &Moving) -> Option<Found> {
         let state = leaf.state.borrow();
         let body = state.body.as_ref()?;
         let buckets = self.buckets.borrow();
@@ -136,7 +131,10 @@ impl<E: Env> Set<E> {
                 found.old |= age > AGE_REWRITE;
             } else if self.is_dead(extent.inode) {
                 found.dead.push(extent);
-            } else if moving.contains(&bucket) {
+            } else if moving.sparse.contains(&bucket)
+                || moving.reused.contains(&bucket)
+                    && buckets.is_reused(extent.pointer, extent.range.sectors())
+            {
                 found.to_move.push(extent);
             }
         }
@@ -201,6 +199,14 @@ impl<E: Env> Set<E> {
         }
         if group.first().is_none_or(|first| first.id != leaf.id) { Vec::new() } else { group }
     }
+}
+
+/// Buckets out of which a pass moves data.
+struct Moving {
+    /// All of it.
+    sparse: BTreeSet<BucketNr>,
+    /// What was used again: the bucket will be evicted soon.
+    reused: BTreeSet<BucketNr>,
 }
 
 /// What a pass wants to do about a leaf.

@@ -132,6 +132,13 @@ impl<E: Env> Set<E> {
         live
     }
 
+    /// Whether some of the range is cached, as far as leaves in memory say. Only if somebody wants to know.
+    pub(crate) fn holds_some(&self, inode: Inode, range: SectorRange) -> bool {
+        self.buckets.borrow().protects()
+            && self.unloaded_leaf(inode, range).is_none()
+            && !self.live_extents(inode, range).is_empty()
+    }
+
     /// Whether any of the range is dirty. The leaves must be in memory.
     pub(crate) fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
         if self.dirty_sectors(inode) == 0 && self.buckets.borrow().is_counted() {

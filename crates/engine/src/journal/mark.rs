@@ -12,13 +12,16 @@ pub(crate) struct Mark {
     pub own_chain: bool,
     /// What must not stay of the driver has not all been dropped yet: see `set::take_over`.
     pub taking_over: bool,
+    /// Where the superblock says lru, the scan-resistant policy is in force.
+    pub scan_resistant: bool,
 }
 
 impl Mark {
     /// The mark of an entry.
     pub fn parse(bytes: &[u8; 16]) -> Mark {
         let own = bytes[..8] == NAME;
-        Mark { own, own_chain: own && bytes[8] == 1, taking_over: own && bytes[9] == 1 }
+        let flag = |at: usize| own && bytes[at] == 1;
+        Mark { own, own_chain: flag(8), taking_over: flag(9), scan_resistant: flag(10) }
     }
 
     /// Its bytes.
@@ -28,6 +31,7 @@ impl Mark {
             bytes[..8].copy_from_slice(&NAME);
             bytes[8] = u8::from(self.own_chain);
             bytes[9] = u8::from(self.taking_over);
+            bytes[10] = u8::from(self.scan_resistant);
         }
         bytes
     }

@@ -7,7 +7,7 @@ use ubcache_env::{Env, Priority};
 use super::first_run::write_superblock;
 use super::{CacheSet, Set};
 use crate::errors::EngineError;
-use crate::settings::AttributeError;
+use crate::settings::{AttributeError, ReplacementPolicy};
 
 impl<E: Env> CacheSet<E> {
     /// Sets an attribute of the set (bcache's names). What the superblock has a place for is
@@ -27,9 +27,19 @@ impl<E: Env> CacheSet<E> {
             buckets.set_policy(policy);
             buckets.discard = discard;
         }
+        let scan_resistant = policy == ReplacementPolicy::ScanResistant;
+        let marked = {
+            let mark = &mut set.journal.state.borrow_mut().header.mark;
+            std::mem::replace(&mut mark.scan_resistant, scan_resistant)
+        };
+        if marked != scan_resistant {
+            let set = set.clone();
+            // An error fails the set, and is reported there.
+            self.set.spawn(Priority::Background, async move { drop(set.journal_force().await) });
+        }
         let mut superblock = set.superblock.borrow_mut();
-        if (superblock.replacement(), superblock.discard()) != (policy, discard) {
-            superblock.set_replacement(policy);
+        if (superblock.replacement(), superblock.discard()) != (policy.stored(), discard) {
+            superblock.set_replacement(policy.stored());
             superblock.set_discard(discard);
             superblock.seq += 1;
             let set = set.clone();

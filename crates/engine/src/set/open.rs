@@ -25,6 +25,7 @@ use crate::journal::replay::{Found, read_journal, ring_after};
 use crate::journal::{Header, Journal};
 use crate::meter::Meter;
 use crate::mutants::Mutant;
+use crate::settings::ReplacementPolicy;
 
 /// Reads a superblock.
 pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
@@ -112,9 +113,11 @@ fn assemble<E: Env>(
 ) -> Rc<Set<E>> {
     let geometry = superblock.geometry();
     let mut settings = options.settings;
-    settings.cache_replacement_policy = superblock.replacement();
+    let policy =
+        ReplacementPolicy::from_stored(superblock.replacement(), Mark::parse(&newest.mark).scan_resistant);
+    settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
-    let mut buckets = Buckets::new(geometry, &chain.entries, superblock.replacement(), options.mutation);
+    let mut buckets = Buckets::new(geometry, &chain.entries, policy, options.mutation);
     buckets.discard = superblock.discard();
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {

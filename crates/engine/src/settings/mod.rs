@@ -25,7 +25,7 @@ mod set;
 mod text;
 mod volume;
 
-pub use set::{ErrorAction, SetSettings};
+pub use set::{ErrorAction, ReplacementPolicy, SetSettings};
 pub use text::{SizeError, human, parse_human};
 pub use volume::{ReadaheadPolicy, StopPolicy, VolumeSettings};
 

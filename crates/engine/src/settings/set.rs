@@ -15,8 +15,47 @@ const HALFLIFE_UNIT: u64 = 88;
 
 const ERROR_ACTIONS: &Choices<ErrorAction> =
     &[("unregister", ErrorAction::Unregister), ("panic", ErrorAction::Panic)];
-const REPLACEMENTS: &Choices<Replacement> =
-    &[("lru", Replacement::Lru), ("fifo", Replacement::Fifo), ("random", Replacement::Random)];
+const REPLACEMENTS: &Choices<ReplacementPolicy> = &[
+    ("lru", ReplacementPolicy::Lru),
+    ("fifo", ReplacementPolicy::Fifo),
+    ("random", ReplacementPolicy::Random),
+    ("scan-resistant", ReplacementPolicy::ScanResistant),
+];
+
+/// Which clean bucket is evicted next.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub enum ReplacementPolicy {
+    /// The least recently used.
+    #[default]
+    Lru,
+    /// The one filled first.
+    Fifo,
+    /// Any.
+    Random,
+    /// The least recently used, but what was used again is kept apart, where scans do not come. The default of new sets.
+    ScanResistant,
+}
+
+impl ReplacementPolicy {
+    /// What the superblock says, in which the driver has to find a policy that it knows.
+    pub(crate) fn stored(self) -> Replacement {
+        match self {
+            ReplacementPolicy::Lru | ReplacementPolicy::ScanResistant => Replacement::Lru,
+            ReplacementPolicy::Fifo => Replacement::Fifo,
+            ReplacementPolicy::Random => Replacement::Random,
+        }
+    }
+
+    /// What a superblock and the newest journal entry say together.
+    pub(crate) fn from_stored(stored: Replacement, scan_resistant: bool) -> ReplacementPolicy {
+        match stored {
+            Replacement::Lru if scan_resistant => ReplacementPolicy::ScanResistant,
+            Replacement::Lru => ReplacementPolicy::Lru,
+            Replacement::Fifo => ReplacementPolicy::Fifo,
+            Replacement::Random => ReplacementPolicy::Random,
+        }
+    }
+}
 
 /// What happens when a cache set fails.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
@@ -50,7 +89,7 @@ pub struct SetSettings {
     pub cutoff_writeback: u64,
     /// The same for writes that must be durable soon; not below `cutoff_writeback`.
     pub cutoff_writeback_sync: u64,
-    pub cache_replacement_policy: Replacement,
+    pub cache_replacement_policy: ReplacementPolicy,
     /// Buckets are discarded before they are used again.
     pub discard: bool,
 }
@@ -71,7 +110,7 @@ impl Default for SetSettings {
             io_disable: false,
             cutoff_writeback: CUTOFF_DEFAULT,
             cutoff_writeback_sync: CUTOFF_SYNC_DEFAULT,
-            cache_replacement_policy: Replacement::Lru,
+            cache_replacement_policy: ReplacementPolicy::Lru,
             discard: false,
         }
     }
