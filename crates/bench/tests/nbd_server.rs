@@ -122,6 +122,7 @@ impl Stream for Client {
 fn allocations_per_hit(depth: u64) -> f64 {
     let shape = Shape {
         cache_bytes: 320 << 20,
+        bucket_sectors: ubcache_bench::null::BUCKET_SECTORS,
         volume_bytes: WORKING_SET_BYTES,
         mode: CacheMode::Writethrough,
         options: SetOptions::default(),

@@ -68,11 +68,14 @@ impl Reuse {
 
 #[cfg(test)]
 mod tests {
+    use ubcache_format::{Replacement, Superblock, Uuid};
+
     use super::*;
 
     #[test]
     fn a_quarter_used_again_is_worth_keeping() {
-        let geometry = Geometry { buckets: 100, bucket_sectors: 1024, ..Geometry::default() };
+        let uuid = Uuid([1; 16]);
+        let geometry = Superblock::new_cache(uuid, uuid, 8, 1024, 100, Replacement::Lru, false).geometry();
         let mut reuse = Reuse::new(&geometry);
         reuse.note(Sector(1024 + 64), 8);
         assert!(reuse.has(Sector(1024 + 64), 8) && reuse.has(Sector(1024 + 56), 32));

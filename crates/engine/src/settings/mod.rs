@@ -142,7 +142,7 @@ mod tests {
             ("idle_max_writeback_rate", "1"),
             ("cutoff_writeback", "40"),
             ("cutoff_writeback_sync", "70"),
-            ("cache_replacement_policy", "[lru] fifo random"),
+            ("cache_replacement_policy", "[lru] fifo random scan-resistant"),
             ("discard", "0"),
         ] {
             assert_eq!(set.get(name).as_deref(), Some(text), "{name}");
@@ -191,7 +191,7 @@ mod tests {
             ("cutoff_writeback_sync", "10", "40"),
             ("cutoff_writeback_sync", "99", "90"),
             ("cutoff_writeback_sync", "0", "70"),
-            ("cache_replacement_policy", "random", "lru fifo [random]"),
+            ("cache_replacement_policy", "random", "lru fifo [random] scan-resistant"),
         ] {
             assert_eq!(set(name, value).as_deref(), Ok(shown), "{name} {value}");
         }
