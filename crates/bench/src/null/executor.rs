@@ -59,6 +59,8 @@ struct World {
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timers_made: Cell<u64>,
     tasks: Cell<usize>,
+    /// Woken tasks that this turn has not come to yet.
+    in_turn: Cell<usize>,
     buffers: BufPool,
 }
 
@@ -79,6 +81,7 @@ impl NullWorld {
             timers: RefCell::default(),
             timers_made: Cell::new(0),
             tasks: Cell::new(0),
+            in_turn: Cell::new(0),
         }))
     }
 
@@ -121,8 +124,10 @@ impl NullWorld {
                 world.jump();
                 continue;
             }
+            world.in_turn.set(turn.iter().map(Vec::len).sum());
             for queue in &mut turn {
                 for slot in queue.drain(..) {
+                    world.in_turn.set(world.in_turn.get() - 1);
                     if slot == MAIN {
                         state.queued.store(false, Ordering::Relaxed);
                         if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -144,7 +149,7 @@ impl NullWorld {
         let env = self.env();
         loop {
             env.yield_now().await;
-            if !self.0.has_woken() {
+            if !self.0.has_woken() && self.0.in_turn.get() == 0 {
                 return;
             }
         }
@@ -327,5 +332,23 @@ mod tests {
             world.settle().await;
         });
         assert_eq!(*seen.borrow(), [Priority::Foreground, Priority::Journal, Priority::Background]);
+    }
+
+    #[test]
+    fn settled_means_that_everybody_had_a_turn() {
+        let world = NullWorld::new(1);
+        let seen = Rc::new(Cell::new(0));
+        let counted = seen.clone();
+        let env = world.env();
+        world.run(async {
+            world.env().spawn(Priority::Background, async move {
+                for _ in 0..3 {
+                    env.yield_now().await;
+                    counted.set(counted.get() + 1);
+                }
+            });
+            world.settle().await;
+            assert_eq!(seen.get(), 3);
+        });
     }
 }
