@@ -51,7 +51,9 @@ impl<E: Env> Meter<E> {
             self.env.mark("no_memory_for_client");
             return Err(IoError::NoMemory);
         };
-        self.read_into(at, sectors, into).await
+        self.count_read(sectors);
+        let (buf, result) = self.device.read(at, into).await;
+        self.read_ended(buf, result)
     }
 
     /// Reads `sectors` sectors, of metadata or in the background. Waits until there is memory for them: who needs these
@@ -66,15 +68,19 @@ impl<E: Env> Meter<E> {
                 }
             }
         };
-        self.read_into(at, sectors, into).await
+        self.count_read(sectors);
+        let (buf, result) = self.device.read(at, into).await;
+        self.read_ended(buf, result)
     }
 
-    async fn read_into(&self, at: Sector, sectors: u64, into: Buf) -> IoResult<Buf> {
+    fn count_read(&self, sectors: u64) {
         self.count(|c| {
             c.reads += 1;
             c.read_bytes += sectors * ubcache_format::SECTOR_BYTES;
         });
-        let (buf, result) = self.device.read(at, into).await;
+    }
+
+    fn read_ended(&self, buf: Buf, result: IoResult) -> IoResult<Buf> {
         if result.is_err() {
             self.count(|c| c.errors += 1);
         }
