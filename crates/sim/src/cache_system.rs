@@ -93,6 +93,11 @@ impl System for CacheSystem {
         let set = CacheSet::open(env, setup.cache.clone(), options(&setup))
             .await
             .map_err(|error| format!("opening the set: {error}"))?;
+        // One of the two kinds of lru.
+        if mix(setup.plan.seed).is_multiple_of(6) {
+            set.set_attribute("cache_replacement_policy", "scan-resistant")
+                .map_err(|error| error.to_string())?;
+        }
         let mut volumes = Vec::new();
         for (index, disk) in setup.backing.iter().enumerate() {
             let options = AttachOptions { name: format!("v{index}"), ..AttachOptions::default() };

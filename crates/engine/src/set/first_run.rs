@@ -99,7 +99,7 @@ pub(crate) async fn first_run<E: Env>(
         root_level: 0,
         prio_bucket: chain[0],
         keys: Vec::new(),
-        mark: Mark { own: true, own_chain: true, taking_over: false, scan_resistant: true }.bytes(),
+        mark: Mark { own: true, own_chain: true, taking_over: false, scan_resistant: false }.bytes(),
     };
     device.flush().await.map_err(io())?;
     let at = geometry.bucket_start(geometry.journal_bucket(0));

@@ -32,7 +32,7 @@ pub enum ReplacementPolicy {
     Fifo,
     /// Any.
     Random,
-    /// The least recently used, but what was used again is kept apart, where scans do not come. The default of new sets.
+    /// The least recently used, but what was used again is kept apart, where scans do not come.
     ScanResistant,
 }
 

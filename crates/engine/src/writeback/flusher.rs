@@ -12,6 +12,8 @@ use crate::volume::CachedVolume;
 
 /// One write to the backing device takes at most this many sectors.
 const RUN_SECTORS_MAX: u64 = 2048;
+/// And as many extents: they become clean in one step, and a small journal has room for so many records.
+const RUN_EXTENTS_MAX: usize = 64;
 
 /// Neighbouring dirty extents that go to the backing device in one write.
 struct Run {
@@ -153,6 +155,7 @@ impl<E: Env> CachedVolume<E> {
             match groups.last_mut() {
                 Some(group)
                     if group.last().is_some_and(|last| last.range.end == extent.range.start)
+                        && group.len() < RUN_EXTENTS_MAX
                         && extent.range.end - group[0].range.start <= RUN_SECTORS_MAX =>
                 {
                     self.set.env.mark("writeback_run");
