@@ -97,15 +97,15 @@ mod of_mutants {
         let found = kill(mutant, seeds.clone());
         let seconds = began.elapsed().as_secs_f64();
         let Some(found) = found else { return format!("{start}| – | – | **not found** | |\n") };
+        let tried = found.seed - seeds.start + 1;
+        let kind_found = kind(&found.violation.kind);
         let next = |found: &Kill| kill(mutant, found.seed + 1..seeds.end);
-        let plans = std::iter::successors(kill(mutant, seeds.clone()), next).take(PLANS).map(|found| {
+        let plans = std::iter::successors(Some(found), next).take(PLANS).map(|found| {
             let plan = draw(found.seed, DrawOptions::default());
             shrink(&plan, &found.violation.kind, SHRINK_RUNS, |plan| run_mutant(mutant, plan)).plan
         });
         let shrunk = plans.min_by_key(length).expect("the first seed was found above");
-        let tried = found.seed - seeds.start + 1;
-        let kind = kind(&found.violation.kind);
-        format!("{start}| {tried} | {seconds:.1} | {kind} | {} |\n", steps(&shrunk))
+        format!("{start}| {tried} | {seconds:.1} | {kind_found} | {} |\n", steps(&shrunk))
     }
 
     /// What violations of this kind are called in the table.

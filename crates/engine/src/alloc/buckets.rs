@@ -172,8 +172,8 @@ impl Buckets {
         self.live.iter().zip(&self.dirty).map(|(&live, &dirty)| u64::from(live - dirty)).sum()
     }
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
-        if (policy == ReplacementPolicy::ScanResistant) != self.protects() || !self.reuse.is_on() {
-            let on = policy == ReplacementPolicy::ScanResistant;
+        let on = policy == ReplacementPolicy::ScanResistant;
+        if on != self.reuse.is_on() {
             self.reuse = if on { Reuse::new(&self.geometry) } else { Reuse::default() };
         }
         self.victims.set_policy(policy);

@@ -131,10 +131,12 @@ impl<E: Env> Set<E> {
                 found.old |= age > AGE_REWRITE;
             } else if self.is_dead(extent.inode) {
                 found.dead.push(extent);
-            } else if moving.sparse.contains(&bucket)
-                || moving.reused.contains(&bucket)
-                    && buckets.is_reused(extent.pointer, extent.range.sectors())
+            } else if moving.sparse.contains(&bucket) {
+                found.to_move.push(extent);
+            } else if moving.reused.contains(&bucket)
+                && buckets.is_reused(extent.pointer, extent.range.sectors())
             {
+                self.env.mark("reused_data_saved");
                 found.to_move.push(extent);
             }
         }

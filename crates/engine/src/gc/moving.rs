@@ -77,7 +77,7 @@ impl<E: Env> Set<E> {
             start = part.end;
             self.replace(extent.inode, part, Some((piece.pointer, extent.dirty)));
         }
-        self.env.mark(if extent.dirty { "extent_moved" } else { "clean_extent_moved" });
+        self.env.mark("extent_moved");
         drop(pin);
     }
 }
