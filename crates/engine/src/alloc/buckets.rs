@@ -366,17 +366,21 @@ impl Buckets {
         }
     }
 
-    /// All buckets in the order in which they were last used. Takes one pass, whatever their number.
+    /// All buckets in the order in which they were last used. Takes a few passes, whatever their number.
     fn coldest_first(&self) -> Vec<BucketNr> {
         let all = || (0..self.role.len() as u32).map(BucketNr);
-        let mut next = vec![0usize; usize::from(INITIAL_PRIORITY) + 2];
-        all().for_each(|bucket| next[usize::from(self.recency.priority(bucket)) + 1] += 1);
-        for priority in 1..next.len() {
-            next[priority] += next[priority - 1];
+        let priority = |bucket| usize::from(self.recency.priority(bucket));
+        // Mostly a small part of the 32768 that there can be.
+        let coldest = all().map(priority).min().unwrap_or(0);
+        let hottest = all().map(priority).max().unwrap_or(0);
+        let mut next = vec![0usize; hottest - coldest + 2];
+        all().for_each(|bucket| next[priority(bucket) - coldest + 1] += 1);
+        for place in 1..next.len() {
+            next[place] += next[place - 1];
         }
         let mut order = vec![BucketNr(0); self.role.len()];
         for bucket in all() {
-            let place = &mut next[usize::from(self.recency.priority(bucket))];
+            let place = &mut next[priority(bucket) - coldest];
             order[*place] = bucket;
             *place += 1;
         }
