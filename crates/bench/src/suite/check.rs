@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
+use ubcache_format::Geometry;
 
 use super::fio::{Job, write_noise};
 use super::restart::{full_set, write_kept};
@@ -16,8 +17,6 @@ const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 const BUCKET_BYTES: u64 = 512 << 10;
 const NODE_BYTES: u64 = 256 << 10;
-/// The journal is in buckets 1 to this one.
-const JOURNAL_BUCKETS: u64 = 256;
 
 /// Bytes of metadata in a second, beside what the device gives when it is read from one end to the other.
 pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), String> {
@@ -25,9 +24,10 @@ pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), Str
     let cache = options.directory.join("check-cache.img");
     let rig = full_set(cache_bytes)?;
     write_kept(&cache, &rig.cache, false)?;
+    let journal_buckets = u64::from(Geometry::default_journal_buckets((cache_bytes / BUCKET_BYTES) as u32));
     let mut journal_bytes = 0;
     rig.cache.each_kept(|at, content| {
-        let written = (1..=JOURNAL_BUCKETS).contains(&(at / BUCKET_BYTES));
+        let written = (1..=journal_buckets).contains(&(at / BUCKET_BYTES));
         journal_bytes += if written { content.len() as u64 } else { 0 };
     });
     drop(rig);
