@@ -23,6 +23,8 @@ pub struct ServeConfig {
     pub keep_clean: bool,
     /// Memory for the index, in bytes; None: the engine's own limit.
     pub index_memory: Option<u64>,
+    /// Wait awake for so long at most, where waits are short; see [`ubcache_host::Host::set_busy_poll`].
+    pub busy_poll: Duration,
     /// Refuse writes of clients.
     pub read_only: bool,
     /// Artificial delay of every read of a backing device: for the demo, and for tests.

@@ -78,6 +78,7 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
     let members = precheck(config)?;
     let host = Host::new(IoBackend::Auto)
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
+    host.set_busy_poll(config.busy_poll);
     let world = World::new(host.env());
     let io = host.backend_name();
     let signals = [signal::SIGTERM, signal::SIGINT]

@@ -104,6 +104,11 @@ impl Shared {
         }
     }
 
+    /// Whether somebody has called [`Shared::wake`].
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody has called [`Shared::wake`]; clears it.
     pub(crate) fn take_pending(&self) -> bool {
         self.pending.load(Ordering::Relaxed) && self.pending.swap(false, Ordering::AcqRel)

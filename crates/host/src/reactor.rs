@@ -2,7 +2,8 @@
 //!
 //! A turn of the loop: poll the main future if it was woken; run tasks, foreground first, the
 //! others bounded; wake sleepers; hand all new I/O to the kernel at once and take completions,
-//! waiting only if nothing can run; read the mailbox.
+//! waiting only if nothing can run; read the mailbox. Where waits are short, the loop spends them awake
+//! ([`Host::set_busy_poll`]).
 //!
 //! Invariants: no `RefCell` is borrowed while foreign code (a task, a waker, a letter) runs. An
 //! operation leaves the slab only after its last attempt has ended, so dropping a future never
@@ -52,6 +53,9 @@ pub(crate) struct Core {
     random: Cell<u64>,
     entered: Cell<bool>,
     closed: Cell<bool>,
+    busy_poll: Cell<Duration>,
+    /// The latest wait was no longer than `busy_poll`.
+    waits_are_short: Cell<bool>,
 }
 
 impl Core {
@@ -110,6 +114,25 @@ impl Core {
         }
         wakers.drain(..).for_each(Waker::wake);
         self.wakers.set(wakers);
+    }
+
+    /// Waits until there may be something to do.
+    fn wait(&self, has_work: impl Fn() -> bool) {
+        let limit = self.busy_poll.get();
+        if limit.is_zero() {
+            return self.turn_io(Some(self.patience()));
+        }
+        let started = Instant::now();
+        while self.waits_are_short.get() && started.elapsed() < limit {
+            self.turn_io(None);
+            self.wake_sleepers();
+            if has_work() || self.shared.is_pending() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        self.turn_io(Some(self.patience()));
+        self.waits_are_short.set(started.elapsed() <= limit);
     }
 
     /// Takes what other threads have left.
@@ -375,6 +398,8 @@ impl Host {
             random: Cell::new(sys::random_seed()),
             entered: Cell::new(false),
             closed: Cell::new(false),
+            busy_poll: Cell::default(),
+            waits_are_short: Cell::default(),
         };
         Ok(Host { env: HostEnv { core: Rc::new(core) }, name })
     }
@@ -387,6 +412,15 @@ impl Host {
     /// `ring` or `pool`.
     pub fn backend_name(&self) -> &'static str {
         self.name
+    }
+
+    /// Stays awake for up to `limit` when there is nothing to do, as long as waits are no longer than that: to be woken
+    /// takes a processor of a virtual machine tens of microseconds. A wait that was longer is the last one that costs
+    /// processor time. Zero, which is the default: sleep at once. Without effect on the pool backend, where to look around
+    /// is a system call.
+    pub fn set_busy_poll(&self, limit: Duration) {
+        let is_cheap = self.env.core.io.borrow().polls_cheaply();
+        self.env.core.busy_poll.set(if is_cheap { limit } else { Duration::ZERO });
     }
 
     /// A mailbox for other threads.
@@ -416,8 +450,11 @@ impl Host {
             }
             core.run_tasks();
             core.wake_sleepers();
-            let busy = main.woken.load(Ordering::Acquire) || core.shared.has_ready();
-            core.turn_io((!busy).then(|| core.patience()));
+            let has_work = || main.woken.load(Ordering::Acquire) || core.shared.has_ready();
+            match has_work() {
+                true => core.turn_io(None),
+                false => core.wait(has_work),
+            }
             if core.shared.take_pending() {
                 for letter in core.collect() {
                     letter(self);

@@ -15,9 +15,15 @@ use ubcache_env::{Env, Nanos, Priority};
 use ubcache_host::signal::{SIGHUP, SIGTERM};
 use ubcache_host::{Host, IoBackend, MailboxClosed};
 
+/// Over both backends, and over the ring with waits spent awake.
 fn hosts() -> impl Iterator<Item = Host> {
-    [IoBackend::Ring, IoBackend::Pool].into_iter().filter_map(|backend| {
-        Host::new(backend).inspect_err(|error| println!("skipped: no {backend:?} backend here: {error}")).ok()
+    let awake = [(IoBackend::Ring, 0), (IoBackend::Pool, 0), (IoBackend::Ring, 1000)];
+    awake.into_iter().filter_map(|(backend, busy_poll)| {
+        let host = Host::new(backend)
+            .inspect_err(|error| println!("skipped: no {backend:?} backend here: {error}"))
+            .ok()?;
+        host.set_busy_poll(Duration::from_micros(busy_poll));
+        Some(host)
     })
 }
 

@@ -43,6 +43,10 @@ pub struct Args {
     /// of the index first
     #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
     index_memory: u64,
+    /// Wait awake for the next event for up to so many microseconds, as long as events come that fast: a sleeping processor
+    /// takes time to wake, most of all in a virtual machine; 0: never
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
+    busy_poll: u64,
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
@@ -88,6 +92,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         control: args.control,
         keep_clean: args.keep_clean,
         index_memory: Some(args.index_memory),
+        busy_poll: Duration::from_micros(args.busy_poll),
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
         page_cache: args.page_cache,
