@@ -62,10 +62,10 @@ impl Client {
 }
 
 impl Stream for Client {
-    async fn recv(&self, mut into: Buf) -> (Buf, Result<usize, StreamError>) {
+    async fn recv_at(&self, mut into: Buf, start: usize) -> (Buf, Result<usize, StreamError>) {
         let handshake = self.handshake.take();
         if !handshake.is_empty() {
-            into.as_mut_slice()[..handshake.len()].copy_from_slice(&handshake);
+            into.as_mut_slice()[start..][..handshake.len()].copy_from_slice(&handshake);
             return (into, Ok(handshake.len()));
         }
         poll_fn(|cx| {
@@ -100,7 +100,7 @@ impl Stream for Client {
             bytes.clear();
             request.encode(&mut bytes);
             let at = index as usize * REQUEST_BYTES;
-            into.as_mut_slice()[at..at + REQUEST_BYTES].copy_from_slice(&bytes);
+            into.as_mut_slice()[start + at..][..REQUEST_BYTES].copy_from_slice(&bytes);
         }
         (into, Ok(self.depth as usize * REQUEST_BYTES))
     }

@@ -55,7 +55,13 @@ pub const MARKS: &[(&str, &str)] = &[
     ("leaves_merged", "garbage collection merges neighbours"),
     ("leaf_changed_while_replaced", "a change came while a leaf was being replaced"),
     ("leaf_replaced_by_others", "somebody else replaced the leaf first"),
+    ("replayed_into_loaded_leaf", "records of the journal waited for their leaf"),
+    ("replayed_to_be_written", "a leaf is loaded because it has to be written: records wait for it"),
     ("leaf_forgotten", "the node cache let go of a leaf"),
+    (
+        "leaf_written_to_be_forgotten",
+        "every leaf had something to write: one was written so that it could go",
+    ),
     ("overfull_leaf", "a change waits until a crowded leaf is split"),
     ("leaf_with_many_records", "a change waits until a leaf is written: its records would outgrow its node"),
     ("stale_keys_dropped", "a replacement leaves out keys that can't return"),

@@ -16,9 +16,14 @@ pub enum StreamError {
 /// A connected byte stream. One receive and one send may be under way at the same time.
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
 pub trait Stream: 'static {
-    /// Receives between 1 and `into.len()` bytes to the start of the buffer and says how many.
-    /// `Ok(0)`: the peer has ended its side.
-    async fn recv(&self, into: Buf) -> (Buf, Result<usize, StreamError>);
+    /// Receives at least one byte, and as many as there is room for, to byte `at` of the buffer and those behind it, and
+    /// says how many. `Ok(0)`: the peer has ended its side.
+    async fn recv_at(&self, into: Buf, at: usize) -> (Buf, Result<usize, StreamError>);
+
+    /// Receives to the start of the buffer.
+    async fn recv(&self, into: Buf) -> (Buf, Result<usize, StreamError>) {
+        self.recv_at(into, 0).await
+    }
 
     /// Sends all of `from`.
     async fn send(&self, from: IoVec) -> Result<(), StreamError>;
@@ -28,8 +33,8 @@ pub trait Stream: 'static {
 }
 
 impl<S: Stream> Stream for std::rc::Rc<S> {
-    async fn recv(&self, into: Buf) -> (Buf, Result<usize, StreamError>) {
-        (**self).recv(into).await
+    async fn recv_at(&self, into: Buf, at: usize) -> (Buf, Result<usize, StreamError>) {
+        (**self).recv_at(into, at).await
     }
     async fn send(&self, from: IoVec) -> Result<(), StreamError> {
         (**self).send(from).await

@@ -34,8 +34,8 @@ pub(crate) enum Request {
     Sync { fd: Rc<OwnedFd> },
     /// `fallocate`.
     Fallocate { fd: Rc<OwnedFd>, mode: i32, at: u64, len: u64 },
-    /// Receives at least one byte, or 0 at the end of the stream.
-    Recv { fd: Rc<OwnedFd>, buf: Buf },
+    /// Receives at least one byte, or 0 at the end of the stream, to the buffer from byte `at`.
+    Recv { fd: Rc<OwnedFd>, buf: Buf, at: usize },
     /// Sends all of the string.
     Send { fd: Rc<OwnedFd>, data: IoVec },
     /// Waits until the descriptor has one of the events.
@@ -117,7 +117,10 @@ impl Op {
     /// The pointers stay valid until the operation is dropped or `memory` is called again: they
     /// point to the heap, not into the operation, which may move.
     pub(crate) fn memory(&mut self) -> Memory {
-        let from = self.done;
+        let from = match self.request {
+            Request::Recv { at, .. } => at,
+            _ => self.done,
+        };
         match &mut self.request {
             Request::Read { buf, .. } | Request::Recv { buf, .. } => {
                 let rest = &mut buf.as_mut_slice()[from..];

@@ -168,9 +168,9 @@ fn attempt_now(op: &mut Op) -> Result<i32, (RawFd, u32)> {
             let (fd, events) = (fd.as_raw_fd(), *events);
             return if sys::poll_now(fd, events) { Ok(events as i32) } else { Err((fd, events)) };
         }
-        Request::Recv { fd, buf } => {
+        Request::Recv { fd, buf, at } => {
             let fd = fd.as_raw_fd();
-            (sys::recv_now(fd, buf.as_mut_slice()), fd, READ_EVENTS)
+            (sys::recv_now(fd, &mut buf.as_mut_slice()[*at..]), fd, READ_EVENTS)
         }
         Request::Send { fd, .. } => {
             let fd = fd.as_raw_fd();

@@ -268,11 +268,11 @@ impl HostSocket {
 }
 
 impl Stream for HostSocket {
-    async fn recv(&self, into: Buf) -> (Buf, Result<usize, StreamError>) {
-        if into.is_empty() {
+    async fn recv_at(&self, into: Buf, at: usize) -> (Buf, Result<usize, StreamError>) {
+        if into.len() <= at {
             return (into, Ok(0));
         }
-        let request = Request::Recv { fd: self.fd.clone(), buf: into };
+        let request = Request::Recv { fd: self.fd.clone(), buf: into, at };
         let (Request::Recv { buf, .. }, outcome) = self.env.core().submit(request).await else {
             unreachable!("an operation gives its own request back")
         };

@@ -98,7 +98,7 @@ impl SimStream {
 }
 
 impl Stream for SimStream {
-    async fn recv(&self, mut into: Buf) -> (Buf, Result<usize, StreamError>) {
+    async fn recv_at(&self, mut into: Buf, at: usize) -> (Buf, Result<usize, StreamError>) {
         loop {
             let changed = self.wire.changed.notified();
             let (next, ended) = {
@@ -106,15 +106,15 @@ impl Stream for SimStream {
                 (direction.chunks.front().map(|(at, _)| *at), direction.ended)
             };
             match next {
-                Some(at) if at <= self.wire.env.now() => {
-                    let count = self.take(into.as_mut_slice());
+                Some(time) if time <= self.wire.env.now() => {
+                    let count = self.take(&mut into.as_mut_slice()[at..]);
                     drop(changed);
                     self.wire.changed.notify_all();
                     return (into, Ok(count));
                 }
-                Some(at) => {
+                Some(time) => {
                     drop(changed);
-                    self.wire.env.sleep_until(at).await;
+                    self.wire.env.sleep_until(time).await;
                 }
                 None if ended => return (into, Ok(0)),
                 None => changed.await,

@@ -97,8 +97,7 @@ pub fn memory(options: &Options, results: &mut Results) -> Result<(), String> {
         met: Some(per_gib <= 6.0),
         command: command.clone(),
     });
-    let cached = if options.quick { 4 * GIB } else { 16 * GIB };
-    let large = Memory::measure(cached, 64 << 10, SetOptions::default()).map_err(failed)?;
+    let large = Memory::measure(16 * GIB, 64 << 10, SetOptions::default()).map_err(failed)?;
     let per_gib = large.bytes_per_gib() / MIB;
     results.rows.push(Row {
         what: "memory for metadata, extents of 64 KiB: MiB for every cached GiB".to_owned(),

@@ -34,6 +34,10 @@ impl<E: Env> Set<E> {
             }
             at = leaf.end;
             if in_background {
+                // Writing may need buckets, and so wait for this.
+                if let Some(leaf) = self.forget_leaves() {
+                    self.node_writer.request(&leaf);
+                }
                 self.env.yield_now().await;
                 // A stop does not wait for this, unless nodes that it writes need buckets.
                 while self.is_ending() && self.allocator.nodes_wait.get() == 0 {
@@ -44,6 +48,7 @@ impl<E: Env> Set<E> {
                 }
             }
         }
+        self.replay_ends();
         self.buckets.borrow_mut().counting_done();
         self.allocator.check(&self.buckets.borrow());
         Ok(())

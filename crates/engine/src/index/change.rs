@@ -64,9 +64,28 @@ impl<E: Env> Set<E> {
         newest
     }
 
-    /// Replay: the record exists already.
-    pub(crate) fn replace_in_memory(
+    /// The record exists already.
+    fn replace_in_memory(
         &self,
+        inode: Inode,
+        range: SectorRange,
+        new: Option<(Pointer, bool)>,
+        seq: JournalSeq,
+    ) {
+        let leaves: SmallVec<[Rc<Leaf>; 2]> =
+            self.tree.borrow().leaves_over(inode, range).iter().cloned().collect();
+        if leaves.len() > 1 {
+            self.env.mark("change_over_two_leaves");
+        }
+        for leaf in &leaves {
+            self.replace_in_leaf(leaf, inode, range, new, seq);
+        }
+    }
+
+    /// The part of it that belongs to a leaf in memory.
+    pub(crate) fn replace_in_leaf(
+        &self,
+        leaf: &Rc<Leaf>,
         inode: Inode,
         range: SectorRange,
         new: Option<(Pointer, bool)>,
@@ -76,78 +95,72 @@ impl<E: Env> Set<E> {
         let mut buckets = self.buckets.borrow_mut();
         let mut inodes = self.inodes.borrow_mut();
         let known = inodes.entry(inode).or_default();
-        let leaves: SmallVec<[Rc<Leaf>; 2]> = tree.leaves_over(inode, range).iter().cloned().collect();
-        let now = self.env.now();
-        if leaves.len() > 1 {
-            self.env.mark("change_over_two_leaves");
+        let part = leaf.clip(inode, range);
+        let mut state = leaf.state.borrow_mut();
+        let body = state.body.as_mut().expect("prepare_change was called, and no await since");
+        let before = body.len();
+        let removed = match self.mutant(Mutant::TrimLosesTail) {
+            true => body
+                .overlapping(inode, part)
+                .last()
+                .map_or(part, |last| SectorRange::from_bounds(part.start, part.end.max(last.range.end))),
+            false => part,
+        };
+        let mut cut = 0;
+        body.remove(inode, removed, |old| {
+            cut += 1;
+            if buckets.is_live(old.pointer) {
+                buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
+                if old.dirty {
+                    known.dirty_sectors -= old.range.sectors();
+                }
+            }
+            if buckets.may_return(old.pointer) {
+                known.ghosts.map.insert(old.range, seq);
+                // Replay of a leaf may come after newer changes of others.
+                known.ghosts.newest = known.ghosts.newest.max(seq);
+            }
+        });
+        match body.len() + cut - before {
+            2 if cut == 1 => self.env.mark("key_split_by_change"),
+            1.. => self.env.mark("key_trimmed_by_change"),
+            0 => {}
         }
-        for leaf in &leaves {
-            let part = leaf.clip(inode, range);
-            let mut state = leaf.state.borrow_mut();
-            let body = state.body.as_mut().expect("prepare_change was called, and no await since");
-            let before = body.len();
-            let removed = match self.mutant(Mutant::TrimLosesTail) {
-                true => body
-                    .overlapping(inode, part)
-                    .last()
-                    .map_or(part, |last| SectorRange::from_bounds(part.start, part.end.max(last.range.end))),
-                false => part,
-            };
-            let mut cut = 0;
-            body.remove(inode, removed, |old| {
-                cut += 1;
-                if buckets.is_live(old.pointer) {
-                    buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
-                    if old.dirty {
-                        known.dirty_sectors -= old.range.sectors();
-                    }
-                }
-                if buckets.may_return(old.pointer) {
-                    known.ghosts.map.insert(old.range, seq);
-                    known.ghosts.newest = seq;
-                }
-            });
-            match body.len() + cut - before {
-                2 if cut == 1 => self.env.mark("key_split_by_change"),
-                1.. => self.env.mark("key_trimmed_by_change"),
-                0 => {}
-            }
-            if let Some((pointer, dirty)) = new {
-                let pointer = pointer.advance(part.start - range.start);
-                let extent = Extent { inode, range: part, dirty, pointer };
-                buckets.note_pointer(pointer);
-                if buckets.is_live(pointer) {
-                    buckets.add_live(pointer, part.sectors(), dirty);
-                    if dirty {
-                        known.dirty_sectors += part.sectors();
-                    }
-                }
-                let others = body.len();
-                body.insert(extent, self.geometry.bucket_sectors);
-                if body.len() <= others {
-                    self.env.mark("keys_joined");
+        if let Some((pointer, dirty)) = new {
+            let pointer = pointer.advance(part.start - range.start);
+            let extent = Extent { inode, range: part, dirty, pointer };
+            buckets.note_pointer(pointer);
+            if buckets.is_live(pointer) {
+                buckets.add_live(pointer, part.sectors(), dirty);
+                if dirty {
+                    known.dirty_sectors += part.sectors();
                 }
             }
-            body.touch(inode, part);
-            let (after, dirty_entries) = (body.len(), body.dirty_entries());
-            let touched_bytes = body.touched_words() * 8;
-            // Beyond the room of the node the driver would have to split it in its replay, which often fails.
-            let room = (u64::from(leaf.sectors) * SECTOR_BYTES).saturating_sub(state.used_bytes);
-            let full = touched_bytes >= self.tuning.leaf_write_bytes.min(room);
-            state.dirty_entries = dirty_entries;
-            if state.pin.is_none() {
-                state.touched_at = now;
+            let others = body.len();
+            body.insert(extent, self.geometry.bucket_sectors);
+            if body.len() <= others {
+                self.env.mark("keys_joined");
             }
-            tree.loaded_extents = tree.loaded_extents + after - before;
-            tree.pin(leaf, &mut state, seq);
-            drop(state);
-            leaf.referenced.set(true);
-            if full {
-                self.node_writer.request(leaf);
-            }
+        }
+        body.touch(inode, part);
+        let (after, dirty_entries) = (body.len(), body.dirty_entries());
+        let touched_bytes = body.touched_words() * 8;
+        // Beyond the room of the node the driver would have to split it in its replay, which often fails.
+        let room = (u64::from(leaf.sectors) * SECTOR_BYTES).saturating_sub(state.used_bytes);
+        let full = touched_bytes >= self.tuning.leaf_write_bytes.min(room);
+        state.dirty_entries = dirty_entries;
+        if state.pin.is_none() {
+            state.touched_at = self.env.now();
+        }
+        tree.loaded_extents = tree.loaded_extents + after - before;
+        tree.pin(leaf, &mut state, seq);
+        drop(state);
+        leaf.referenced.set(true);
+        if full {
+            self.node_writer.request(leaf);
         }
         if new.is_some_and(|(_, dirty)| dirty) {
-            known.newest_dirty = seq;
+            known.newest_dirty = known.newest_dirty.max(seq);
         }
         let crowded = known.ghosts.map.intervals() > GHOSTS_MAX;
         drop((tree, buckets, inodes));

@@ -403,6 +403,8 @@ pub(crate) struct LeafState {
     pub retired: bool,
     /// An upper bound for the words of the records in a write that is under way.
     pub writing_words: u64,
+    /// Records of the journal that the body gets when it is loaded, oldest first: entry and key of what is replayed.
+    pub replay: Vec<(u32, u32)>,
     /// Dirty entries, known also while the body is not in memory.
     pub dirty_entries: u32,
 }

@@ -2,14 +2,84 @@
 
 use std::rc::Rc;
 
-use ubcache_env::Env;
-use ubcache_format::{Key, ParsedNode, combine_leaf, parse_node};
+use ubcache_env::{Env, SectorRange};
+use ubcache_format::{
+    FormatError, Geometry, Inode, Key, Layer, NodeLog, ParsedNode, Pointer, combine_leaf, parse_node,
+    plain_keys, scan_node,
+};
 
 use super::leaf::{Body, Extent, FIRST, Hold, Leaf};
 use super::tree::ClockHand;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::set::Set;
+
+/// Leaves that one call of [`Set::forget_leaves`] looks at, so that its time is bounded.
+const VISITS_MAX: usize = 4096;
+
+/// What the index keeps of a key of a leaf.
+struct LeafKey {
+    inode: Inode,
+    range: SectorRange,
+    dirty: bool,
+    /// None: nothing is cached there.
+    pointer: Option<Pointer>,
+}
+
+impl LeafKey {
+    /// The keys of a leaf, its bsets combined.
+    fn decode(
+        geometry: &Geometry,
+        node_key: &Key,
+        bytes: &[u8],
+    ) -> Result<(NodeLog, Vec<LeafKey>), FormatError> {
+        let mut bsets = Vec::new();
+        let mut plain = true;
+        let log = scan_node(geometry, node_key, bytes, |keys| {
+            // All but holes take 24 bytes.
+            let mut bset = Vec::with_capacity(keys.len() / 24 + 1);
+            plain &= plain_keys(keys, |key| {
+                plain &= key.is_sound(geometry) && (key.inode, key.end) <= node_key.position();
+                if plain && key.sectors > 0 {
+                    bset.push(LeafKey {
+                        inode: key.inode,
+                        range: SectorRange::new(key.end - u64::from(key.sectors), key.sectors.into()),
+                        dirty: key.dirty,
+                        pointer: key.pointer.filter(|pointer| pointer.is_available()),
+                    });
+                }
+            });
+            bsets.push(bset);
+            Ok(())
+        })?;
+        if plain {
+            return Ok((log, combine_leaf(bsets)));
+        }
+        // Keys with several pointers, or something to complain of.
+        let keys = combine_leaf(parse_node(geometry, node_key, bytes)?.bsets);
+        keys.iter().try_for_each(|key| key.check_extent(geometry))?;
+        let keys = keys.into_iter().map(|key| LeafKey {
+            inode: key.inode,
+            range: key.range(),
+            dirty: key.dirty,
+            pointer: key.pointer(),
+        });
+        Ok((log, keys.collect()))
+    }
+}
+
+impl Layer for LeafKey {
+    fn inode(&self) -> Inode {
+        self.inode
+    }
+    fn range(&self) -> SectorRange {
+        self.range
+    }
+    fn part(&self, range: SectorRange) -> LeafKey {
+        let pointer = self.pointer.map(|pointer| pointer.advance(range.start - self.range.start));
+        LeafKey { range, pointer, ..*self }
+    }
+}
 
 impl<E: Env> Set<E> {
     /// Reads and verifies a node.
@@ -24,6 +94,18 @@ impl<E: Env> Set<E> {
             .map_err(EngineError::format("index node", pointer.offset))
     }
 
+    /// Reads and verifies a leaf: what its bsets combine to.
+    async fn read_leaf(&self, key: &Key) -> Result<(NodeLog, Vec<LeafKey>), EngineError> {
+        let pointer = key.pointer().expect("checked: a node key has a pointer");
+        let buf = self
+            .cache
+            .read(pointer.offset, u64::from(key.sectors))
+            .await
+            .map_err(EngineError::io("reading an index node"))?;
+        LeafKey::decode(&self.geometry, key, buf.as_slice())
+            .map_err(EngineError::format("index leaf", pointer.offset))
+    }
+
     /// Brings a leaf into memory. Does nothing if it is, or if it has been replaced: look it up
     /// again then.
     pub(crate) async fn load_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
@@ -35,18 +117,18 @@ impl<E: Env> Set<E> {
                 return Ok(());
             }
         }
-        let node = self.read_node(&leaf.key()).await?;
-        let mut extents = Vec::new();
+        let (node, keys) = self.read_leaf(&leaf.key()).await?;
+        let mut extents = Vec::with_capacity(keys.len());
         let mut hollow = Vec::new();
-        for key in combine_leaf(node.bsets) {
-            key.check_extent(&self.geometry)
-                .map_err(EngineError::format("index leaf", leaf.pointer.offset))?;
-            let inside = (key.inode, key.start()) >= leaf.low && key.position() <= leaf.end;
-            let Some(pointer) = key.pointer().filter(|_| inside) else {
-                hollow.push((key.inode, key.range()));
-                continue;
-            };
-            extents.push(Extent { inode: key.inode, range: key.range(), dirty: key.dirty, pointer });
+        for key in keys {
+            let inside = key.start() >= leaf.low && key.end() <= leaf.end;
+            match key.pointer.filter(|_| inside) {
+                Some(pointer) => {
+                    let LeafKey { inode, range, dirty, .. } = key;
+                    extents.push(Extent { inode, range, dirty, pointer });
+                }
+                None => hollow.push((key.inode, key.range)),
+            }
         }
         {
             let mut buckets = self.buckets.borrow_mut();
@@ -56,12 +138,12 @@ impl<E: Env> Set<E> {
             }
             if !state.counted {
                 let mut inodes = self.inodes.borrow_mut();
-                for extent in
-                    extents.iter().filter(|extent| buckets.is_live(extent.pointer)).collect::<Vec<_>>()
-                {
-                    buckets.add_live(extent.pointer, extent.range.sectors(), extent.dirty);
-                    if extent.dirty {
-                        inodes.entry(extent.inode).or_default().dirty_sectors += extent.range.sectors();
+                for extent in &extents {
+                    if buckets.is_live(extent.pointer) {
+                        buckets.add_live(extent.pointer, extent.range.sectors(), extent.dirty);
+                        if extent.dirty {
+                            inodes.entry(extent.inode).or_default().dirty_sectors += extent.range.sectors();
+                        }
                     }
                 }
                 state.counted = true;
@@ -74,28 +156,40 @@ impl<E: Env> Set<E> {
             state.used_bytes = node.used_bytes;
             state.body = Some(body);
         }
+        // The same step: nobody sees the leaf without them.
+        self.replay_into_loaded(leaf);
         leaf.referenced.set(true);
         self.forget_leaves();
         Ok(())
     }
 
     /// The node cache keeps to its limit: a clock hand goes over the leaves and lets go of those
-    /// that were not used since its last round and have nothing to write.
-    pub(crate) fn forget_leaves(&self) {
+    /// that were not used since its last round and have nothing to write. Says which leaf could go, had it
+    /// been written, if that was not enough.
+    pub(crate) fn forget_leaves(&self) -> Option<Rc<Leaf>> {
         let mut tree = self.tree.borrow_mut();
-        let mut rounds = 0;
-        while tree.loaded_extents > self.tuning.extents_in_memory_max && rounds < 3 {
+        let mut unwritten = None;
+        let (mut rounds, mut visits) = (0, 0);
+        while tree.loaded_extents > self.tuning.extents_in_memory_max && rounds < 3 && visits < VISITS_MAX {
             let ClockHand(hand) = tree.clock_hand;
             let mut forgotten = 0;
             let mut stop = None;
             let mut lost = Vec::new();
             for leaf in tree.leaves_after(hand) {
+                visits += 1;
+                if visits > VISITS_MAX {
+                    break;
+                }
+                stop = Some(leaf.end);
                 let Ok(mut state) = leaf.state.try_borrow_mut() else { continue };
                 let held = leaf.holds.get() > 0 || leaf.io.is_locked();
                 let careless = self.mutant(Mutant::NodeCacheDropsChanges);
-                let idle = (careless || state.pin.is_none()) && state.writing_pin.is_none() && !held;
                 let Some(body) = state.body.as_ref() else { continue };
-                if leaf.referenced.replace(false) || !idle || (body.is_touched() && !careless) {
+                if leaf.referenced.replace(false) || held || state.writing_pin.is_some() {
+                    continue;
+                }
+                if (state.pin.is_some() || body.is_touched()) && !careless {
+                    unwritten.get_or_insert_with(|| leaf.clone());
                     continue;
                 }
                 forgotten += body.len();
@@ -103,11 +197,11 @@ impl<E: Env> Set<E> {
                 if careless && state.pin.is_some() {
                     lost.push(leaf.clone());
                 }
-                stop = Some(leaf.end);
                 if tree.loaded_extents - forgotten <= self.tuning.extents_in_memory_max {
                     break;
                 }
             }
+            let at_end = stop == tree.leaves().last().map(|leaf| leaf.end);
             for leaf in lost {
                 tree.unpin(&leaf, &mut leaf.state.borrow_mut());
             }
@@ -115,8 +209,24 @@ impl<E: Env> Set<E> {
                 self.env.mark("leaf_forgotten");
             }
             tree.loaded_extents -= forgotten;
-            tree.clock_hand = ClockHand(stop.unwrap_or(FIRST));
-            rounds += u32::from(stop.is_none());
+            tree.clock_hand = ClockHand(stop.filter(|_| !at_end).unwrap_or(FIRST));
+            rounds += u32::from(at_end || stop.is_none());
+        }
+        drop(tree);
+        unwritten.filter(|_| self.index_is_too_large())
+    }
+
+    pub(crate) fn index_is_too_large(&self) -> bool {
+        self.tree.borrow().loaded_extents > self.tuning.extents_in_memory_max
+    }
+
+    /// Makes the node cache keep to its limit where every leaf has something to write, as when
+    /// data is written all over the place: whoever brings a leaf in writes another one, which then goes.
+    pub(crate) async fn write_and_forget(&self) {
+        if let Some(leaf) = self.forget_leaves() {
+            self.env.mark("leaf_written_to_be_forgotten");
+            // Not written is not forgotten. Whoever has to hear of an error does so elsewhere.
+            let _ = self.write_leaf(&leaf, false).await;
         }
     }
 }

@@ -40,6 +40,20 @@ impl<E: Env> Set<E> {
         Ok(holds)
     }
 
+    /// As [`Set::load_over`], for a read of a client, which has a part in keeping the index to its limit.
+    pub(crate) async fn load_for_read(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+        let mut holds = Vec::new();
+        while let Some(leaf) = self.unloaded_leaf(inode, range) {
+            holds.push(Hold::new(&leaf));
+            self.load_leaf(&leaf).await?;
+            if self.index_is_too_large() {
+                // Not part of the future of a hit.
+                Box::pin(self.write_and_forget()).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until a change of the range can be made: the journal has room, the leaves are in
     /// memory. True when it returns, and until the next await.
     pub(crate) async fn prepare_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
@@ -50,6 +64,7 @@ impl<E: Env> Set<E> {
             if let Some(leaf) = self.unloaded_leaf(inode, range) {
                 holds.push(Hold::new(&leaf));
                 self.load_leaf(&leaf).await?;
+                self.write_and_forget().await;
                 continue;
             }
             // Writing and splitting takes buckets and entries: not too many at once.

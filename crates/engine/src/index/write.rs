@@ -60,8 +60,18 @@ impl<E: Env> Set<E> {
         Ok(())
     }
 
+    /// Brings a leaf into memory if records of the journal wait for that.
+    pub(crate) async fn load_for_replay(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+        if !leaf.state.borrow().replay.is_empty() {
+            self.env.mark("replayed_to_be_written");
+            self.load_leaf(leaf).await?;
+        }
+        Ok(())
+    }
+
     /// Makes the node of the leaf hold everything that the leaf holds now.
     pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>, makes_room: bool) -> Result<(), EngineError> {
+        self.load_for_replay(leaf).await?;
         let io = leaf.io.lock().await;
         let append = {
             let mut state = leaf.state.borrow_mut();

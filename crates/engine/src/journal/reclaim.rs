@@ -25,6 +25,7 @@ impl<E: Env> Set<E> {
             }
             let (mut full, mut fits) = (Vec::new(), Vec::new());
             for leaf in leaves {
+                self.load_for_replay(&leaf).await?;
                 if self.has_room_for_append(&leaf) { fits.push(leaf) } else { full.push(vec![leaf]) }
             }
             for leaf in fits {

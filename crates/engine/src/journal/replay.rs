@@ -1,5 +1,8 @@
 //! Reading the journal at start, and applying what the nodes may lack.
 
+use std::rc::Rc;
+
+use smallvec::SmallVec;
 use ubcache_env::Env;
 use ubcache_env::local::join_all;
 use ubcache_format::{
@@ -9,6 +12,7 @@ use ubcache_format::{
 
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
+use crate::index::leaf::Leaf;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::set::Set;
@@ -45,7 +49,7 @@ pub(crate) async fn read_journal<E: Env>(
     let torn_tail = torn > newest.map(|(_, entry)| entry.seq);
     let range =
         select_replay(geometry, scanned, superblock.discard()).map_err(EngineError::format("journal", at))?;
-    Ok(Found { range, used_bytes, torn_tail })
+    Ok(Found { range: Rc::new(range), used_bytes, torn_tail })
 }
 
 /// Where the next entry would begin in the bucket, in bytes.
@@ -55,7 +59,7 @@ fn end_of(geometry: &Geometry, last: Option<&(u32, JournalEntry)>) -> u64 {
 
 /// The journal as it was found.
 pub(crate) struct Found {
-    pub range: ReplayRange,
+    pub range: Rc<ReplayRange>,
     /// Bytes of the newest entry's bucket up to the end of that entry.
     used_bytes: u64,
     /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never durable.
@@ -63,33 +67,80 @@ pub(crate) struct Found {
 }
 
 impl<E: Env> Set<E> {
-    /// V1: applies the records of the replay range, oldest first.
-    pub(crate) async fn replay(&self, range: &ReplayRange) -> Result<u64, EngineError> {
+    /// V1: applies the records of the replay range, oldest first. What belongs to a leaf that is not in memory waits for
+    /// the leaf if `lazy`, which is for a set whose buckets are not counted: counting brings every leaf in.
+    pub(crate) async fn replay(&self, range: &Rc<ReplayRange>, lazy: bool) -> Result<u64, EngineError> {
         let mut replayed = 0;
-        for entry in &range.entries {
+        *self.to_replay.borrow_mut() = lazy.then(|| range.clone());
+        for (entry_index, entry) in range.entries.iter().enumerate() {
             self.journal.state.borrow_mut().replay_floor = Some(entry.seq);
-            for key in &entry.keys {
+            for (key_index, key) in entry.keys.iter().enumerate() {
                 if key.is_placeholder() || self.replay_leaves_out(range, entry.seq, key) {
                     continue;
                 }
-                self.load_over(key.inode, key.range()).await?;
-                let new = key.pointer().map(|pointer| (pointer, key.dirty));
-                match new {
-                    None => self.env.mark("replayed_removal"),
-                    Some((pointer, _)) if !self.buckets.borrow().is_live(pointer) => {
-                        self.env.mark("replayed_stale_record");
-                    }
-                    Some(_) if !self.live_extents(key.inode, key.range()).is_empty() => {
-                        self.env.mark("replayed_over_a_key");
-                    }
-                    Some(_) => {}
-                }
-                self.replace_in_memory(key.inode, key.range(), new, entry.seq);
                 replayed += 1;
+                if !lazy {
+                    self.load_over(key.inode, key.range()).await?;
+                }
+                let leaves: SmallVec<[Rc<Leaf>; 2]> =
+                    self.tree.borrow().leaves_over(key.inode, key.range()).iter().cloned().collect();
+                for leaf in leaves {
+                    if leaf.state.borrow().body.is_some() {
+                        self.replay_into(&leaf, entry.seq, key);
+                        continue;
+                    }
+                    let mut state = leaf.state.borrow_mut();
+                    if state.pin.is_none() {
+                        state.touched_at = self.env.now();
+                    }
+                    state.replay.push((entry_index as u32, key_index as u32));
+                    self.tree.borrow_mut().pin(&leaf, &mut state, entry.seq);
+                }
             }
         }
         self.journal.state.borrow_mut().replay_floor = None;
         Ok(replayed)
+    }
+
+    /// What waited for a leaf that has just been loaded.
+    pub(crate) fn replay_into_loaded(&self, leaf: &Rc<Leaf>) {
+        let waiting = std::mem::take(&mut leaf.state.borrow_mut().replay);
+        if waiting.is_empty() {
+            return;
+        }
+        self.env.mark("replayed_into_loaded_leaf");
+        let range = self.to_replay.borrow().clone().expect("there is something to replay");
+        for (entry, key) in waiting {
+            let entry = &range.entries[entry as usize];
+            self.replay_into(leaf, entry.seq, &entry.keys[key as usize]);
+        }
+    }
+
+    /// Every leaf was in memory once.
+    pub(crate) fn replay_ends(&self) {
+        let is_done = self.tree.borrow().leaves().iter().all(|leaf| leaf.state.borrow().replay.is_empty());
+        assert!(is_done, "what waits to be replayed is replayed before anything is taken for free");
+        *self.to_replay.borrow_mut() = None;
+    }
+
+    fn replay_into(&self, leaf: &Rc<Leaf>, seq: JournalSeq, key: &Key) {
+        let new = key.pointer().map(|pointer| (pointer, key.dirty));
+        match new {
+            None => self.env.mark("replayed_removal"),
+            Some((pointer, _)) if !self.buckets.borrow().is_live(pointer) => {
+                self.env.mark("replayed_stale_record");
+            }
+            Some(_) => {
+                let state = leaf.state.borrow();
+                let buckets = self.buckets.borrow();
+                let part = leaf.clip(key.inode, key.range());
+                let mut below = state.body.iter().flat_map(|body| body.overlapping(key.inode, part));
+                if below.any(|extent| buckets.is_live(extent.pointer)) {
+                    self.env.mark("replayed_over_a_key");
+                }
+            }
+        }
+        self.replace_in_leaf(leaf, key.inode, key.range(), new, seq);
     }
 
     /// Never, but for mutants.

@@ -40,7 +40,7 @@ impl<E: Env> CachedVolume<E> {
             return self.read_backing(range).await.map(IoVec::from);
         }
         let bypass = self.bypasses(stream, range, false, false);
-        if let Err(error) = self.set.load_over(self.inode(), range).await {
+        if let Err(error) = self.set.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
         // R1, one step: look up, pin the hits, register a fill for each miss.

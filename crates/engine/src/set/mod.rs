@@ -17,7 +17,7 @@ use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
-use ubcache_format::{Geometry, Inode, Superblock, UuidEntry};
+use ubcache_format::{Geometry, Inode, ReplayRange, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::Buckets;
@@ -127,6 +127,8 @@ pub(crate) struct Set<E: Env> {
     /// Volumes that were parted from the set, and are served all the same.
     pub parted: RefCell<Vec<Weak<CachedVolume<E>>>>,
     pub congestion: RefCell<Congestion>,
+    /// What leaves get when they are loaded ([`LeafState::replay`](crate::index::leaf::LeafState::replay)).
+    pub to_replay: RefCell<Option<Rc<ReplayRange>>>,
     pub gc: GcState,
     pub failed: RefCell<Option<String>>,
     pub cache_errors: Cell<u64>,

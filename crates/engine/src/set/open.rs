@@ -14,6 +14,7 @@ use super::first_run::first_run;
 use super::{CacheSet, Phase, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::{Buckets, PRIORITY_RESTART};
+use crate::alloc::pins::Pin;
 use crate::alloc::prio::{Chain, read_chain};
 use crate::errors::EngineError;
 use crate::gc::GcState;
@@ -75,8 +76,7 @@ impl<E: Env> CacheSet<E> {
         set.read_tree(&newest).await?;
         let pins = set.check_replay(range)?;
         set.journal.state.borrow_mut().header.mark.taking_over = take_over;
-        set.start(range, lazy).await?;
-        drop(pins);
+        set.start(range, pins, lazy).await?;
         if take_over {
             set.take_over(keep_clean).await?;
         }
@@ -155,6 +155,7 @@ fn assemble<E: Env>(
         cache_errors: Cell::new(0),
         phase: Cell::new(Phase::Running),
         taken_over_bytes: Cell::new(None),
+        to_replay: RefCell::default(),
         ending: Notify::default(),
         tasks: RefCell::default(),
     })
@@ -265,8 +266,13 @@ impl<E: Env> Set<E> {
         Ok(children)
     }
 
-    /// Starts the tasks, replays, counts.
-    async fn start(self: &Rc<Self>, range: &ReplayRange, mut lazy: bool) -> Result<(), EngineError> {
+    /// Starts the tasks, replays, counts. `pins`: of the buckets that the range names.
+    async fn start(
+        self: &Rc<Self>,
+        range: &Rc<ReplayRange>,
+        pins: Vec<Pin>,
+        mut lazy: bool,
+    ) -> Result<(), EngineError> {
         assert_eq!(self.tree.borrow().leaves().last().map(|leaf| leaf.end), Some(LAST), "the tree is whole");
         // Serving before everything is counted takes promised buckets, and a place for the entry
         // that takes the promise back.
@@ -288,7 +294,7 @@ impl<E: Env> Set<E> {
                 self.write_prios().await?;
             }
         }
-        let replayed = self.replay(range).await?;
+        let replayed = self.replay(range, lazy).await?;
         self.spawn(Priority::Journal, self.clone().allocator_task());
         self.spawn(Priority::Journal, self.clone().reclaim_task());
         self.spawn(Priority::Background, self.clone().node_writer_task());
@@ -302,7 +308,10 @@ impl<E: Env> Set<E> {
                 if let Err(error) = set.count_leaves(true).await {
                     set.fail(format!("the index could not be read: {error}"));
                 }
+                drop(pins);
             });
+        } else {
+            drop(pins);
         }
         self.spawn(Priority::Background, self.clone().gc_task());
         if self.mutant(Mutant::NoFlushAtOpen) {

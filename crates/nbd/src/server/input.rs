@@ -50,10 +50,10 @@ impl<S: Stream> Input<S> {
         Ok(self.end > 0)
     }
 
-    /// Receives to the start of another buffer. Only when nothing is available here.
-    pub(super) async fn receive_to(&mut self, into: Buf) -> (Buf, Result<usize, StreamError>) {
+    /// Receives to another buffer, from byte `at`. Only when nothing is available here.
+    pub(super) async fn receive_to(&mut self, into: Buf, at: usize) -> (Buf, Result<usize, StreamError>) {
         debug_assert!(self.available().is_empty(), "what has come is not overtaken");
-        let (buf, result) = self.stream.recv(into).await;
+        let (buf, result) = self.stream.recv_at(into, at).await;
         (buf, self.count(result))
     }
 

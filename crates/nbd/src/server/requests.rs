@@ -15,8 +15,8 @@ use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
 use crate::proto::{Command, ErrorCode, Request, ServerDecoder, ServerEvent};
 use crate::stats::ConnectionStats;
 
-/// Payloads from this length on are received straight to their own memory when nothing of them has
-/// come with the request.
+/// As long as so much of a payload is to come, it is received straight to its own memory. What is shorter comes with the
+/// requests behind it.
 const DIRECT_BYTES: usize = 64 << 10;
 /// Memory that the longest answer to `BLOCK_STATUS` takes.
 const STATUS_BYTES: u64 = 8 * MAX_EXTENTS as u64;
@@ -193,13 +193,15 @@ async fn receive_payload<E: Env, S: Stream>(
         return Ok(None);
     };
     let mut filled = 0;
-    if input.available().is_empty() && len >= DIRECT_BYTES {
-        let (buf, received) = input.receive_to(payload).await;
-        payload = buf;
-        filled = nonzero(received?)?;
-        decoder.payload_bypassed(u32::try_from(filled).expect("not more than the payload"));
-    }
     while filled < len {
+        if input.available().is_empty() && len - filled >= DIRECT_BYTES {
+            let (buf, received) = input.receive_to(payload, filled).await;
+            payload = buf;
+            let received = nonzero(received?)?;
+            filled += received;
+            decoder.payload_bypassed(u32::try_from(received).expect("not more than the payload"));
+            continue;
+        }
         let mut bytes = input.available();
         match decoder.next(&mut bytes)? {
             Some(ServerEvent::Payload(piece)) => {
@@ -211,7 +213,7 @@ async fn receive_payload<E: Env, S: Stream>(
         }
         let left = bytes.len();
         input.consume_to(left);
-        if filled < len && !input.refill().await? {
+        if filled < len && len - filled < DIRECT_BYTES && !input.refill().await? {
             return Err(ServeError::Disconnected);
         }
     }

@@ -196,13 +196,13 @@ impl Duplex {
 }
 
 impl Stream for Duplex {
-    async fn recv(&self, mut into: Buf) -> (Buf, Result<usize, StreamError>) {
+    async fn recv_at(&self, mut into: Buf, at: usize) -> (Buf, Result<usize, StreamError>) {
         loop {
             let notified = self.from.changed.notified();
             let taken = {
                 let mut bytes = self.from.bytes.borrow_mut();
-                let len = bytes.len().min(into.len()).min(self.piece.get());
-                for (to, byte) in into.as_mut_slice().iter_mut().zip(bytes.drain(..len)) {
+                let len = bytes.len().min(into.len() - at).min(self.piece.get());
+                for (to, byte) in into.as_mut_slice()[at..].iter_mut().zip(bytes.drain(..len)) {
                     *to = byte;
                 }
                 len
