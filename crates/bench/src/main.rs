@@ -67,6 +67,9 @@ struct ReplayArguments {
     /// Replay through the engine itself, too, with each replacement policy: slower, needs memory, no sampling
     #[arg(long)]
     engine: bool,
+    /// With --engine: only this replacement policy; several times for several
+    #[arg(long = "policy", value_name = "POLICY", requires = "engine", value_parser = POLICIES)]
+    policies: Vec<String>,
     /// Draw the curve into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -99,6 +102,8 @@ struct GenerateArguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
+
+const POLICIES: [&str; 4] = ["lru", "fifo", "random", "scan-resistant"];
 
 /// Shares of the footprint that are looked at if no sizes are given.
 const SHARES: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0];
@@ -199,16 +204,20 @@ fn replay(arguments: &ReplayArguments) -> Result<(), String> {
     } else {
         print(&replay.table())
     }
-    if arguments.engine { through_engine(&requests, &replay) } else { Ok(()) }
+    let policies: Vec<&str> = match arguments.policies.is_empty() {
+        true => POLICIES.to_vec(),
+        false => arguments.policies.iter().map(String::as_str).collect(),
+    };
+    if arguments.engine { through_engine(&requests, &replay, &policies) } else { Ok(()) }
 }
 
-/// Prints what the engine reaches with each policy.
-fn through_engine(requests: &[Request], replay: &Replay) -> Result<(), String> {
+/// Prints what the engine reaches with each of these policies.
+fn through_engine(requests: &[Request], replay: &Replay, policies: &[&str]) -> Result<(), String> {
     print("\nthrough the engine, blocks of 4 KiB, writethrough:\n");
     print("      cache  policy          read hits  written to the cache per byte wanted there\n");
     for row in &replay.rows {
         let cache_bytes = (row.cache_blocks * BLOCK_BYTES).max(CACHE_BYTES_MIN);
-        for policy in ["lru", "fifo", "random", "scan-resistant"] {
+        for &policy in policies {
             let progress = bar(policy, 1);
             let replayed = replay_through(requests, cache_bytes, CacheMode::Writethrough, policy);
             progress.finish_and_clear();

@@ -35,6 +35,10 @@ pub const SUPERBLOCK_MAGIC: [u8; 16] =
 /// Bytes of a volume label.
 pub const LABEL_BYTES: usize = 32;
 
+/// What the label of a cache device, which means nothing to the driver, says before the first start of a set whose
+/// policy the superblock has no number for.
+const SCAN_RESISTANT_LABEL: &str = "scan-resistant";
+
 const JOURNAL_BUCKETS: usize = 208;
 const BUCKET_SIZE_HIGH: usize = 2256;
 const FEATURE_OBSOLETE_LARGE_BUCKET: u64 = 1;
@@ -89,7 +93,7 @@ pub struct Superblock {
     pub uuid: Uuid,
     /// The cache set that the device belongs to; on a backing device zero after a detach.
     pub set_uuid: Uuid,
-    /// The name of the volume, padded with zero bytes; unused on a cache device.
+    /// The name of the volume, padded with zero bytes; on a cache device see [`Superblock::begins_scan_resistant`].
     pub label: [u8; LABEL_BYTES],
     /// The bits that the accessors take apart; all others are kept as they are.
     pub flags: u64,
@@ -477,6 +481,17 @@ impl Superblock {
     /// Sets [`Superblock::replacement`].
     pub fn set_replacement(&mut self, replacement: Replacement) {
         self.set_bits(2, 3, replacement as u64);
+    }
+
+    /// Of a cache device that was never started: whether the set begins with the scan-resistant policy of ubcache, where
+    /// [`Superblock::replacement`] says LRU (docs/format.md §14).
+    pub fn begins_scan_resistant(&self) -> bool {
+        self.replacement() == Replacement::Lru && self.label_str() == SCAN_RESISTANT_LABEL
+    }
+
+    /// Sets [`Superblock::begins_scan_resistant`]. The label of a cache device is empty otherwise.
+    pub fn set_begins_scan_resistant(&mut self, begins: bool) {
+        self.set_label(if begins { SCAN_RESISTANT_LABEL } else { "" });
     }
 
     /// Of a backing device: the cache mode; values that mean nothing count as [`CacheMode::None`].

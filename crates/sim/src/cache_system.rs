@@ -60,12 +60,12 @@ impl System for CacheSystem {
     fn prepare(setup: &Setup) {
         let Plan { seed, cache, volumes, .. } = &setup.plan;
         let set = uuid(*seed, "set");
-        let replacement = match mix(*seed) % 3 {
-            0 => Replacement::Lru,
+        let replacement = match mix(*seed) % 6 {
+            0 | 3 | 4 => Replacement::Lru,
             1 => Replacement::Fifo,
             _ => Replacement::Random,
         };
-        let superblock = Superblock::new_cache(
+        let mut superblock = Superblock::new_cache(
             uuid(*seed, "cache"),
             set,
             cache.block_sectors,
@@ -74,6 +74,8 @@ impl System for CacheSystem {
             replacement,
             cache.discard,
         );
+        // The default of new sets twice as often as the older ones.
+        superblock.set_begins_scan_resistant(matches!(mix(*seed) % 6, 0 | 4));
         setup.cache.poke(SUPERBLOCK_SECTOR, &superblock.encode());
         for (index, (shape, disk)) in volumes.iter().zip(&setup.backing).enumerate() {
             let name = format!("v{index}");
@@ -93,10 +95,11 @@ impl System for CacheSystem {
         let set = CacheSet::open(env, setup.cache.clone(), options(&setup))
             .await
             .map_err(|error| format!("opening the set: {error}"))?;
-        // One of the two kinds of lru.
-        if mix(setup.plan.seed).is_multiple_of(6) {
-            set.set_attribute("cache_replacement_policy", "scan-resistant")
-                .map_err(|error| error.to_string())?;
+        // A policy that is changed while the set runs, at every start.
+        if mix(setup.plan.seed).is_multiple_of(12) {
+            for policy in ["lru", "scan-resistant"] {
+                set.set_attribute("cache_replacement_policy", policy).map_err(|error| error.to_string())?;
+            }
         }
         let mut volumes = Vec::new();
         for (index, disk) in setup.backing.iter().enumerate() {

@@ -55,8 +55,14 @@ pub struct Args {
     /// Discard freed buckets of the cache
     #[arg(long)]
     discard: bool,
-    /// Which buckets are reused first
-    #[arg(long, value_name = "POLICY", alias = "cache_replacement_policy", value_enum, default_value_t = Policy::Lru)]
+    /// Which data goes first when the cache is full
+    #[arg(
+        long,
+        value_name = "POLICY",
+        alias = "cache_replacement_policy",
+        value_enum,
+        default_value_t = Policy::ScanResistant
+    )]
     cache_replacement_policy: Policy,
     /// Overwrite existing bcache superblocks
     #[arg(long, alias = "wipe_bcache")]
@@ -83,15 +89,20 @@ pub struct Args {
 
 #[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
 enum Policy {
+    /// What is least worth keeping by what was used again so far; the Linux driver takes the set for lru
+    ScanResistant,
+    /// The bucket used longest ago
     Lru,
+    /// The bucket filled longest ago
     Fifo,
+    /// Any bucket
     Random,
 }
 
 impl From<Policy> for Replacement {
     fn from(policy: Policy) -> Replacement {
         match policy {
-            Policy::Lru => Replacement::Lru,
+            Policy::ScanResistant | Policy::Lru => Replacement::Lru,
             Policy::Fifo => Replacement::Fifo,
             Policy::Random => Replacement::Random,
         }
@@ -246,7 +257,7 @@ fn new_cache(args: &Args, target: &Target, set_uuid: Uuid, block_bytes: u64) -> 
     let bucket = bucket_bytes(args);
     // Bucket numbers have 32 bits in memory; what is beyond is not used.
     let buckets = u32::try_from(target.bytes / bucket).unwrap_or(u32::MAX - 1).min(u32::MAX - 1);
-    Superblock::new_cache(
+    let mut superblock = Superblock::new_cache(
         new_uuid(),
         set_uuid,
         (block_bytes / SECTOR_BYTES) as u32,
@@ -254,7 +265,9 @@ fn new_cache(args: &Args, target: &Target, set_uuid: Uuid, block_bytes: u64) -> 
         buckets,
         args.cache_replacement_policy.into(),
         args.discard,
-    )
+    );
+    superblock.set_begins_scan_resistant(args.cache_replacement_policy == Policy::ScanResistant);
+    superblock
 }
 
 /// Whether a device of that size can hold what it is to hold.

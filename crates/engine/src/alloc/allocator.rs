@@ -182,6 +182,7 @@ impl<E: Env> Set<E> {
                 self.env.mark("generations_aged");
                 self.gc.request();
             }
+            self.wake_gc_for_victims();
             if self.buckets.borrow().has_discarding() {
                 self.discard_freed().await;
                 self.allocator.round.notify_all();

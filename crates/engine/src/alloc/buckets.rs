@@ -8,6 +8,7 @@ use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, 
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
 use super::reuse::Reuse;
+use super::sectors::Class;
 use super::victims::Victims;
 use crate::mutants::{Mutant, Mutation};
 use crate::settings::ReplacementPolicy;
@@ -126,7 +127,7 @@ impl Buckets {
             discard: false,
             held: Vec::new(),
             restart: Vec::new(),
-            victims: Victims::new(geometry.buckets, policy),
+            victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo, |_| 0),
             reuse: Reuse::default(),
             unknown: geometry.buckets,
             counted: false,
@@ -176,11 +177,17 @@ impl Buckets {
         if on != self.reuse.is_on() {
             self.reuse = if on { Reuse::new(&self.geometry) } else { Reuse::default() };
         }
-        self.victims.set_policy(policy);
+        let (recency, buckets) = (&self.recency, u64::from(self.geometry.buckets));
+        // A tick is a 1024th of the cache.
+        self.victims.set_policy(policy, |bucket| (u64::from(recency.age(bucket)) * buckets / 1024) as u32);
     }
     /// Whether data that is used again has buckets of its own.
     pub fn protects(&self) -> bool {
         self.victims.protects()
+    }
+    /// What clients read has buckets of its own, where that matters.
+    pub fn class_of_fills(&self) -> Class {
+        if self.protects() { Class::Filled } else { Class::Clean }
     }
     pub fn free_len(&self) -> usize {
         self.free.len()
@@ -316,7 +323,7 @@ impl Buckets {
     pub fn touch(&mut self, pointer: Pointer, sectors: u64) {
         let bucket = self.bucket_of(pointer);
         self.recency.note(bucket, sectors);
-        self.victims.touch(bucket);
+        self.victims.touch(bucket, sectors);
         self.reuse.note(pointer.offset, sectors);
     }
 
@@ -421,11 +428,11 @@ impl Buckets {
         self.free.len() >= self.reserve(purpose) + count
     }
 
-    /// Takes a free bucket for data, which is protected from scans or not.
-    pub fn take_for_data(&mut self, purpose: Purpose, protected: bool) -> Option<BucketNr> {
+    /// Takes a free bucket for data of a class.
+    pub fn take_for_data(&mut self, purpose: Purpose, class: usize) -> Option<BucketNr> {
         let bucket = self.take(purpose)?;
-        self.victims.set_protected(bucket, protected);
-        self.reuse.forget(bucket);
+        self.victims.fill(bucket, class);
+        self.reuse.forget_bucket(bucket);
         Some(bucket)
     }
 

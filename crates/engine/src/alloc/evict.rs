@@ -1,6 +1,7 @@
 //! Giving buckets up (E1), and what is worth moving before that.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use ubcache_format::{BucketNr, Pointer};
 
@@ -52,8 +53,12 @@ impl Buckets {
         let mut dropped = 0;
         let counted = self.counted || self.mutation.is(Mutant::EvictsUncounted);
         while self.free.len() + self.pending.len() + self.discarding.len() < goal && counted {
-            let mut victims = std::mem::replace(&mut self.victims, Victims::new(0, ReplacementPolicy::Fifo));
-            let picked = victims.pick(&mut random, |bucket| self.may_take(BucketNr(bucket)));
+            let mut victims = self.take_victims();
+            let picked = victims.pick(
+                &mut random,
+                |bucket| self.may_take(BucketNr(bucket)),
+                |bucket| self.live[bucket as usize],
+            );
             if picked.is_none()
                 && let Some(bucket) = victims.oldest()
             {
@@ -67,16 +72,39 @@ impl Buckets {
         dropped
     }
 
-    /// The next victims that hold data which was used again.
-    pub fn worth_saving(&self) -> BTreeSet<BucketNr> {
-        let mut upcoming = self.victims.upcoming(self.len() / UPCOMING_PART);
-        upcoming.retain(|&bucket| self.reuse.has_any(bucket));
-        upcoming
+    /// The victims, which can be changed while the rest is looked at; to be put back.
+    fn take_victims(&mut self) -> Victims {
+        std::mem::replace(&mut self.victims, Victims::new(0, ReplacementPolicy::Fifo, |_| 0))
     }
 
-    /// Whether these sectors were used again.
-    pub fn is_reused(&self, pointer: Pointer, sectors: u64) -> bool {
-        self.reuse.has(pointer.offset, sectors)
+    /// Chooses the next victims, with the policy that does so ahead; those that hold data which was used again.
+    pub fn worth_saving(&mut self, random: impl FnMut() -> u64) -> BTreeSet<BucketNr> {
+        // As many as will have to go while that part of the cache is filled.
+        let available = self.free.len() + self.pending.len() + self.discarding.len() + self.dead.len();
+        let count = (self.watermarks().1 + self.len() / UPCOMING_PART).saturating_sub(available);
+        let mut victims = self.take_victims();
+        let data = (0..self.role.len()).filter(|&index| matches!(self.role[index], Role::Open | Role::Data));
+        victims.choose(
+            count,
+            self.geometry.bucket_sectors,
+            data.map(|index| (BucketNr(index as u32), self.live[index])),
+            random,
+            |bucket| self.may_take(BucketNr(bucket)),
+            |bucket| self.live[bucket as usize],
+        );
+        self.victims = victims;
+        let bucket_sectors = self.geometry.bucket_sectors;
+        self.victims.worth_saving(bucket_sectors, |bucket| self.reuse.sectors(BucketNr(bucket)))
+    }
+
+    /// These sectors were moved away: nothing of them is worth saving any more.
+    pub fn moved_away(&mut self, pointer: Pointer, sectors: u64) {
+        self.reuse.forget(pointer.offset, sectors);
+    }
+
+    /// Which of these sectors were used again, counted from the first.
+    pub fn reused_parts(&self, pointer: Pointer, sectors: u64) -> Vec<Range<u64>> {
+        self.reuse.parts(pointer.offset, sectors)
     }
 
     /// Closed data buckets that are at most `percent` full of live data and pinned by nobody,

@@ -5,6 +5,7 @@
 //! | [`buckets`] | role, generation and exact sector counts of every bucket |
 //! | [`pins`] | buckets that somebody reads or is about to name |
 //! | [`victims`], [`victim`] | which clean bucket goes next, by the replacement policy; its lists |
+//! | [`worth`] | what keeping a bucket is worth, learnt from hits |
 //! | [`reuse`] | which cached blocks were used again |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
@@ -24,3 +25,4 @@ mod reuse;
 pub(crate) mod sectors;
 mod victim;
 pub(crate) mod victims;
+mod worth;

@@ -1,9 +1,13 @@
 //! Which cached blocks were used again: a bit for every 4 KiB of the cache device (32 KiB of memory per GiB).
 
+use std::ops::Range;
+
 use ubcache_env::Sector;
 use ubcache_format::{BucketNr, Geometry};
 
 const BLOCK_SECTORS: u64 = 8;
+/// What lies between two blocks that were used again comes with them if it is not longer: keys cost more.
+const GAP_SECTORS: u64 = 2 * BLOCK_SECTORS;
 
 #[derive(Debug, Default)]
 pub(crate) struct Reuse {
@@ -38,31 +42,44 @@ impl Reuse {
         }
     }
 
-    /// Whether at least a quarter of these sectors was used again, in whole blocks.
-    pub fn has(&self, at: Sector, sectors: u64) -> bool {
-        let (mut used, mut all) = (0, 0);
-        for (word, bit) in Self::places(at, sectors) {
-            all += 1;
-            used += usize::from(self.bits.get(word).is_some_and(|word| word & bit != 0));
+    /// The parts of these sectors that were used again, as sectors from the first: runs of blocks, joined over small
+    /// gaps.
+    pub fn parts(&self, at: Sector, sectors: u64) -> Vec<Range<u64>> {
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        let first = at.0 / BLOCK_SECTORS;
+        for (index, (word, bit)) in (first..).zip(Self::places(at, sectors)) {
+            if self.bits.get(word).is_none_or(|word| word & bit == 0) {
+                continue;
+            }
+            let start = (index * BLOCK_SECTORS).saturating_sub(at.0);
+            let end = ((index + 1) * BLOCK_SECTORS - at.0).min(sectors);
+            match parts.last_mut() {
+                Some(last) if start - last.end <= GAP_SECTORS => last.end = end,
+                _ => parts.push(start..end),
+            }
         }
-        used > 0 && used * 4 >= all
+        parts
     }
 
-    /// Whether anything of the bucket was.
-    pub fn has_any(&self, bucket: BucketNr) -> bool {
+    /// How many sectors of the bucket were, in whole blocks.
+    pub fn sectors(&self, bucket: BucketNr) -> u64 {
+        let is_used = |&(word, bit): &(usize, u64)| self.bits.get(word).is_some_and(|word| word & bit != 0);
         let start = Sector(u64::from(bucket.0) * self.bucket_sectors);
-        Self::places(start, self.bucket_sectors)
-            .any(|(word, bit)| self.bits.get(word).is_some_and(|word| word & bit != 0))
+        Self::places(start, self.bucket_sectors).filter(is_used).count() as u64 * BLOCK_SECTORS
     }
 
-    /// Other data comes into the bucket.
-    pub fn forget(&mut self, bucket: BucketNr) {
-        let start = Sector(u64::from(bucket.0) * self.bucket_sectors);
-        for (word, bit) in Self::places(start, self.bucket_sectors) {
+    /// What was known of these sectors is not true any more.
+    pub fn forget(&mut self, at: Sector, sectors: u64) {
+        for (word, bit) in Self::places(at, sectors) {
             if let Some(word) = self.bits.get_mut(word) {
                 *word &= !bit;
             }
         }
+    }
+
+    /// Other data comes into the bucket.
+    pub fn forget_bucket(&mut self, bucket: BucketNr) {
+        self.forget(Sector(u64::from(bucket.0) * self.bucket_sectors), self.bucket_sectors);
     }
 }
 
@@ -73,18 +90,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quarter_used_again_is_worth_keeping() {
+    fn what_was_used_again_is_told_in_parts() {
         let uuid = Uuid([1; 16]);
         let geometry = Superblock::new_cache(uuid, uuid, 8, 1024, 100, Replacement::Lru, false).geometry();
         let mut reuse = Reuse::new(&geometry);
+        let start = Sector(1024);
+        assert_eq!(reuse.parts(start, 1024), []);
         reuse.note(Sector(1024 + 64), 8);
-        assert!(reuse.has(Sector(1024 + 64), 8) && reuse.has(Sector(1024 + 56), 32));
-        assert!(!reuse.has(Sector(1024 + 56), 40) && !reuse.has(Sector(1024 + 72), 8));
-        assert!(reuse.has_any(BucketNr(1)) && !reuse.has_any(BucketNr(2)));
-        reuse.forget(BucketNr(1));
-        assert!(!reuse.has_any(BucketNr(1)));
+        reuse.note(Sector(1024 + 88), 9);
+        reuse.note(Sector(1024 + 200), 8);
+        assert_eq!(reuse.parts(start, 1024), [64..104, 200..208]);
+        // What is asked for need not begin or end with a block.
+        assert_eq!(reuse.parts(Sector(1024 + 67), 3), [0..3]);
+        assert_eq!(reuse.parts(Sector(1024 + 61), 4), [3..4]);
+        assert_eq!((reuse.sectors(BucketNr(1)), reuse.sectors(BucketNr(2))), (32, 0));
+        reuse.forget(Sector(1024 + 200), 8);
+        assert_eq!(reuse.parts(start, 1024), [64..104]);
+        reuse.forget_bucket(BucketNr(1));
+        assert!(reuse.sectors(BucketNr(1)) == 0 && reuse.parts(start, 1024).is_empty());
         let mut off = Reuse::default();
         off.note(Sector(0), 8);
-        assert!(!off.has(Sector(0), 8));
+        assert_eq!(off.parts(Sector(0), 8), []);
     }
 }

@@ -1,7 +1,8 @@
 //! Room for data: pieces of open buckets.
 //!
 //! Data that will be clean, data that will be dirty and data moved by garbage collection go to
-//! different buckets, so that buckets become evictable as a whole.
+//! different buckets, so that buckets become evictable as a whole; and so do reads and writes
+//! with a policy that learns, as what was written is used again by another law than what was read.
 
 use ubcache_env::Sector;
 use ubcache_format::{BucketNr, Geometry, Pointer};
@@ -12,31 +13,19 @@ use super::pins::Pin;
 /// Which kind of data goes together.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Class {
+    /// Written by a client, and the backing device has it.
     Clean = 0,
     Dirty = 1,
-    /// Written over data that was cached already.
-    CleanAgain = 2,
-    DirtyAgain = 3,
-    MovedClean = 4,
-    MovedDirty = 5,
+    MovedClean = 2,
+    MovedDirty = 3,
+    /// Read by a client; with policies that don't care it is with what was written.
+    Filled = 4,
 }
-const CLASSES: usize = 6;
+pub(super) const CLASSES: usize = 5;
 
 impl Class {
-    /// The class of the same kind for data that replaces cached data.
-    pub fn again(self) -> Class {
-        match self {
-            Class::Clean => Class::CleanAgain,
-            Class::Dirty => Class::DirtyAgain,
-            class => class,
-        }
-    }
     fn is_moved(self) -> bool {
         matches!(self, Class::MovedClean | Class::MovedDirty)
-    }
-    /// Whether the data has shown that it is used again.
-    fn is_protected(self) -> bool {
-        !matches!(self, Class::Clean | Class::Dirty)
     }
 }
 /// Keys name at most 65535 sectors.
@@ -96,7 +85,7 @@ impl OpenBuckets {
                     if let Some(full) = self.open[class as usize].take() {
                         buckets.close(full.bucket);
                     }
-                    let bucket = buckets.take_for_data(purpose, class.is_protected()).expect("checked above");
+                    let bucket = buckets.take_for_data(purpose, class as usize).expect("checked above");
                     let start = geometry.bucket_start(bucket);
                     OpenBucket {
                         bucket,

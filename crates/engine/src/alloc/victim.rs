@@ -21,6 +21,9 @@ const NIL: u32 = u32::MAX;
 /// How many members `pick` offers before it gives up (`lru`, `fifo`), and how many buckets it draws (`random`).
 const CANDIDATES_MAX: u32 = 64;
 
+/// How many buckets `draw` draws.
+const DRAWS: u32 = 8;
+
 /// The buckets that may be evicted, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct VictimList {
@@ -140,6 +143,15 @@ impl VictimList {
         Some(victim)
     }
 
+    /// Some member, any with the same chance, in a few draws; none if members are too few among the buckets.
+    pub fn draw(&self, mut random: impl FnMut() -> u64) -> Option<u32> {
+        let buckets = self.older.len() as u64;
+        if self.is_empty() {
+            return None;
+        }
+        (0..DRAWS).map(|_| (random() % buckets) as u32).find(|&bucket| self.contains(bucket))
+    }
+
     /// The members from the oldest to the most recent.
     pub fn iter_oldest(&self) -> impl Iterator<Item = u32> + '_ {
         self.iter_from(self.oldest)
@@ -252,6 +264,19 @@ mod tests {
         assert_eq!(sparse.pick(|| 3, |_| true), Some(77));
         assert_eq!(sparse.pick(not_random, |_| true), None);
         assert_eq!(VictimList::new(0, Replacement::Random).pick(not_random, |_| true), None);
+    }
+
+    #[test]
+    fn a_draw_tries_a_few_times() {
+        let list = list(Replacement::Random, [7]);
+        let mut next = 0;
+        let drawn = list.draw(|| {
+            next += 1;
+            next
+        });
+        assert_eq!((drawn, next), (Some(7), 7));
+        assert_eq!((list.draw(|| 8), list.len()), (None, 1));
+        assert_eq!(VictimList::new(10, Replacement::Random).draw(not_random), None);
     }
 
     #[derive(Clone, Debug)]

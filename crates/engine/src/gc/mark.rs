@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ubcache_env::local::first;
-use ubcache_env::{Env, Nanos};
+use ubcache_env::{Env, Nanos, SectorRange};
 use ubcache_format::{BucketNr, Generation, Inode};
 
 use crate::errors::EngineError;
@@ -58,10 +58,7 @@ impl<E: Env> Set<E> {
     pub(crate) async fn gc_task(self: Rc<Self>) {
         while !self.is_ending() && self.failure().is_none() {
             let wake = self.gc.wake.notified();
-            let written = self.cache.counters().written_bytes - self.gc.began_at_bytes.get();
-            let part = u64::from(self.geometry.buckets) * self.geometry.bucket_bytes() / WRITTEN_PART;
-            let due = self.gc.requested.get() || written > part;
-            if due && self.buckets.borrow().is_counted() {
+            if self.is_pass_due() && self.buckets.borrow().is_counted() {
                 // What fails here fails again where it matters, and is reported there.
                 if self.collect_garbage().await.is_err() {
                     self.env.sleep(Nanos::from_secs(1)).await;
@@ -69,6 +66,21 @@ impl<E: Env> Set<E> {
                 continue;
             }
             first(wake, self.env.sleep(Nanos::from_secs(10))).await;
+        }
+    }
+
+    /// Whether a pass was asked for, or enough was written since the last one.
+    fn is_pass_due(&self) -> bool {
+        let written = self.cache.counters().written_bytes - self.gc.began_at_bytes.get();
+        let part = u64::from(self.geometry.buckets) * self.geometry.bucket_bytes() / WRITTEN_PART;
+        self.gc.requested.get() || written > part
+    }
+
+    /// Data is evicted. With the policy that chooses its victims ahead, a pass that is due does not wait for the clock:
+    /// what it would save could be gone by then.
+    pub(crate) fn wake_gc_for_victims(&self) {
+        if self.buckets.borrow().protects() && self.is_pass_due() {
+            self.gc.wake();
         }
     }
 
@@ -86,7 +98,8 @@ impl<E: Env> Set<E> {
             true => self.buckets.borrow().seemingly_empty(),
             false => Vec::new(),
         };
-        let moving = Moving { sparse: self.choose_sparse(), reused: self.buckets.borrow().worth_saving() };
+        let reused = self.buckets.borrow_mut().worth_saving(|| self.env.random());
+        let moving = Moving { sparse: self.choose_sparse(), reused };
         if !moving.sparse.is_empty() {
             self.env.mark("moving_gc");
         }
@@ -138,11 +151,13 @@ impl<E: Env> Set<E> {
                 found.dead.push(extent);
             } else if moving.sparse.contains(&bucket) {
                 found.to_move.push(extent);
-            } else if moving.reused.contains(&bucket)
-                && buckets.is_reused(extent.pointer, extent.range.sectors())
-            {
-                self.env.mark("reused_data_saved");
-                found.to_move.push(extent);
+            } else if moving.reused.contains(&bucket) {
+                for part in buckets.reused_parts(extent.pointer, extent.range.sectors()) {
+                    self.env.mark("reused_data_saved");
+                    let start = extent.range.start;
+                    let part = SectorRange::from_bounds(start + part.start, start + part.end);
+                    found.to_move.push(extent.cut(part));
+                }
             }
         }
         found.old |= stale * 2 > body.len().max(8);

@@ -77,6 +77,7 @@ impl<E: Env> Set<E> {
             start = part.end;
             self.replace(extent.inode, part, Some((piece.pointer, extent.dirty)));
         }
+        self.buckets.borrow_mut().moved_away(extent.pointer, extent.range.sectors());
         self.env.mark("extent_moved");
         drop(pin);
     }

@@ -147,18 +147,6 @@ impl<E: Env> Set<E> {
         live
     }
 
-    /// Whether some of the range is cached, as far as leaves in memory say. Only if somebody wants to know.
-    pub(crate) fn holds_some(&self, inode: Inode, range: SectorRange) -> bool {
-        let buckets = self.buckets.borrow();
-        buckets.protects()
-            && self.tree.borrow().leaves_over(inode, range).iter().any(|leaf| {
-                let state = leaf.state.borrow();
-                let mut found =
-                    state.body.iter().flat_map(|body| body.overlapping(inode, leaf.clip(inode, range)));
-                found.any(|extent| buckets.is_live(extent.pointer))
-            })
-    }
-
     /// Whether any of the range is dirty. The leaves must be in memory.
     pub(crate) fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
         if self.dirty_sectors(inode) == 0 && self.buckets.borrow().is_counted() {

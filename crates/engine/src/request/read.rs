@@ -9,7 +9,7 @@ use ubcache_format::{Pointer, SECTOR_BYTES};
 
 use super::flush::to_client;
 use crate::alloc::pins::Pin;
-use crate::alloc::sectors::{Class, Piece};
+use crate::alloc::sectors::Piece;
 use crate::coherence::table::Ticket;
 use crate::index::leaf::Extent;
 use crate::mutants::Mutant;
@@ -245,7 +245,8 @@ impl<E: Env> CachedVolume<E> {
             self.inflight.borrow_mut().leave(ticket.ticket);
             return;
         }
-        let written = match self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors()) {
+        let class = self.set.buckets.borrow().class_of_fills();
+        let written = match self.set.try_allocate(class, range.sectors(), self.block_sectors()) {
             None => {
                 self.set.env.mark("fill_without_room");
                 None

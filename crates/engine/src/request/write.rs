@@ -91,7 +91,6 @@ impl<E: Env> CachedVolume<E> {
         bypass: bool,
     ) -> Result<(), VolumeError> {
         let mut before: Vec<Extent> = Vec::new();
-        let mut class = Class::Clean;
         let durable_first = loop {
             if let Err(error) = self.set.prepare_change(self.inode(), range).await {
                 return self.write_without_cache(ticket, range, &payload, fua, error).await;
@@ -100,9 +99,6 @@ impl<E: Env> CachedVolume<E> {
             if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty) {
                 if self.set.mutant(Mutant::FailedWriteRestoresKey) {
                     before = self.set.live_extents(self.inode(), range).into_vec();
-                }
-                if !bypass && self.set.holds_some(self.inode(), range) {
-                    class = class.again();
                 }
                 break self.decide(ticket, range);
             }
@@ -128,7 +124,7 @@ impl<E: Env> CachedVolume<E> {
         let data = payload.data_if_any();
         let copy = async {
             let data = data.filter(|_| !bypass)?;
-            let pieces = self.set.try_allocate(class, range.sectors(), self.block_sectors())?;
+            let pieces = self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
             let pieces = self.write_pieces(&pieces, &data, Durability::Volatile).await.then_some(pieces)?;
             if self.set.mutant(Mutant::WritethroughInParallel) {
                 self.keep_copy(range, &pieces);
@@ -298,9 +294,7 @@ impl<E: Env> CachedVolume<E> {
         payload: &Payload,
         durability: Durability,
     ) -> Result<JournalSeq, ToCache> {
-        let again = self.set.holds_some(self.inode(), range);
-        let class = if again { Class::Dirty.again() } else { Class::Dirty };
-        let pieces = self.set.allocate(class, range.sectors(), self.block_sectors()).await;
+        let pieces = self.set.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
         let pieces = pieces.ok_or(ToCache::Refused)?;
         let durability = if pieces.len() == 1 { durability } else { Durability::Volatile };
         if durability == Durability::Fua {
@@ -322,9 +316,6 @@ impl<E: Env> CachedVolume<E> {
         let mut newest = JournalSeq::default();
         for (part, piece) in place_pieces(range, &pieces) {
             newest = self.set.replace(self.inode(), part, Some((piece.pointer, true)));
-            if again {
-                self.set.buckets.borrow_mut().touch(piece.pointer, piece.sectors);
-            }
         }
         if key_first && !self.write_pieces(&pieces, &payload.data(range), durability).await {
             return Err(ToCache::Refused);

@@ -62,6 +62,7 @@ pub(crate) async fn first_run<E: Env>(
 ) -> Result<(), EngineError> {
     const WHAT: &str = "making the set";
     superblock.journal_buckets = Geometry::default_journal_buckets(superblock.nbuckets);
+    let scan_resistant = superblock.begins_scan_resistant();
     let geometry = superblock.geometry();
     forget_older_journal(device, &geometry).await?;
     let first = geometry.first_bucket + geometry.journal_buckets;
@@ -99,12 +100,16 @@ pub(crate) async fn first_run<E: Env>(
         root_level: 0,
         prio_bucket: chain[0],
         keys: Vec::new(),
-        mark: Mark { own: true, own_chain: true, taking_over: false, scan_resistant: false }.bytes(),
+        mark: Mark { own: true, own_chain: true, taking_over: false, scan_resistant }.bytes(),
     };
     device.flush().await.map_err(io())?;
     let at = geometry.bucket_start(geometry.journal_bucket(0));
     write(at, encode_entry(&geometry, &entry), Durability::Fua).await.map_err(io())?;
     superblock.set_sync(true);
+    if scan_resistant {
+        // The journal's mark says it from now on, and changes with the policy.
+        superblock.set_begins_scan_resistant(false);
+    }
     superblock.mark_started(env.unix_seconds() as u32);
     write_superblock(device, superblock, "writing the cache superblock").await
 }

@@ -32,7 +32,7 @@ pub enum ReplacementPolicy {
     Fifo,
     /// Any.
     Random,
-    /// The least recently used, but what was used again is kept apart, where scans do not come.
+    /// The one that is worth least by what buckets like it were used for; what was used again is moved out of it.
     ScanResistant,
 }
 
@@ -43,6 +43,14 @@ impl ReplacementPolicy {
             ReplacementPolicy::Lru | ReplacementPolicy::ScanResistant => Replacement::Lru,
             ReplacementPolicy::Fifo => Replacement::Fifo,
             ReplacementPolicy::Random => Replacement::Random,
+        }
+    }
+
+    /// Which list keeps the buckets that may go.
+    pub(crate) fn order(self) -> Replacement {
+        match self {
+            ReplacementPolicy::ScanResistant => Replacement::Random,
+            policy => policy.stored(),
         }
     }
 
