@@ -147,6 +147,20 @@ fn backing_devices_keep_what_they_are_not_asked_about() {
 }
 
 #[test]
+fn a_set_may_begin_with_a_policy_that_the_driver_does_not_know() {
+    let mut cache = new_cache();
+    assert!(!cache.begins_scan_resistant());
+    cache.set_replacement(Replacement::Lru);
+    cache.set_begins_scan_resistant(true);
+    let parsed = Superblock::parse(&cache.encode()).expect("a good superblock");
+    assert!(parsed.begins_scan_resistant() && parsed.replacement() == Replacement::Lru);
+    cache.set_replacement(Replacement::Fifo);
+    assert!(!cache.begins_scan_resistant(), "the number of another policy says more");
+    cache.set_begins_scan_resistant(false);
+    assert_eq!(cache.label, [0; LABEL_BYTES]);
+}
+
+#[test]
 fn flags_do_not_touch_each_other() {
     let mut superblock = new_cache();
     superblock.flags = u64::MAX;

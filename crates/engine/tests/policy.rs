@@ -1,0 +1,126 @@
+//! The replacement policy: which one a set begins with and keeps, and what the scan-resistant one does.
+
+use std::rc::Rc;
+
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions};
+use ubcache_env::{Buf, Device, Durability, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::{CacheMode, Replacement, Superblock, Uuid};
+use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
+
+/// Sectors of a read, which is a bucket.
+const STEP: u64 = 16;
+const BUCKETS: u32 = 1024;
+const POLICY: &str = "cache_replacement_policy";
+
+async fn format(cache: &SimDisk, backing: &SimDisk, scan_resistant: bool) {
+    let set = Uuid([7; 16]);
+    let write = |superblock: Superblock| Buf::from_bytes(&superblock.encode()).into();
+    let mut superblock =
+        Superblock::new_cache(Uuid([1; 16]), set, 1, STEP as u32, BUCKETS, Replacement::Lru, false);
+    superblock.set_begins_scan_resistant(scan_resistant);
+    cache.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
+    let mode = CacheMode::Writethrough;
+    let superblock = Superblock::new_backing(Uuid([2; 16]), set, 1, Sector(16), mode, "v");
+    backing.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
+}
+
+async fn open(
+    env: &SimEnv,
+    cache: &SimDisk,
+    backing: &SimDisk,
+) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
+    let set = CacheSet::open(env.clone(), cache.clone(), SetOptions::default()).await.expect("opens");
+    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("attaches");
+    volume.set_attribute("sequential_cutoff", "0").expect("sets");
+    for name in ["congested_read_threshold_us", "congested_write_threshold_us"] {
+        set.set_attribute(name, "0").expect("sets");
+    }
+    (set, volume)
+}
+
+fn in_a_world<F: Future<Output = ()> + 'static>(
+    slots: u64,
+    test: impl FnOnce(SimEnv, SimDisk, SimDisk) -> F,
+) {
+    let world = SimWorld::new(WorldConfig::new(3));
+    let cache = SimDisk::new(&world, DiskConfig::new("cache", STEP * u64::from(BUCKETS)));
+    let backing = SimDisk::new(&world, DiskConfig::new("backing", slots * STEP + 16));
+    let env = world.new_instance();
+    let ended = world.run(test(env, cache, backing));
+    ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
+}
+
+/// Reads these slots; says how many were hits.
+async fn read(volume: &CachedVolume<SimEnv>, slots: impl Iterator<Item = u64>) -> u64 {
+    let before = volume.status().stats.cache_hits;
+    for slot in slots {
+        let range = SectorRange::new(Sector(slot * STEP), STEP);
+        volume.read(StreamId(slot), range).await.expect("reads");
+    }
+    volume.flush().await.expect("flushes");
+    volume.status().stats.cache_hits - before
+}
+
+#[test]
+fn a_set_begins_with_its_policy_and_keeps_what_is_set() {
+    for begins in [false, true] {
+        in_a_world(10, async move |env, cache, backing| {
+            format(&cache, &backing, begins).await;
+            let first =
+                if begins { "lru fifo random [scan-resistant]" } else { "[lru] fifo random scan-resistant" };
+            for _ in 0..2 {
+                let (set, _volume) = open(&env, &cache, &backing).await;
+                assert_eq!(set.attribute(POLICY).as_deref(), Some(first));
+                let bytes = cache.read(Sector(8), Buf::for_sectors(8)).await.0;
+                let superblock = Superblock::parse(bytes.as_slice()).expect("a superblock");
+                assert_eq!(
+                    (superblock.label_str(), superblock.replacement()),
+                    (String::new(), Replacement::Lru)
+                );
+                set.stop().await.expect("stops");
+            }
+            for policy in ["fifo", "scan-resistant", "lru"] {
+                let (set, _volume) = open(&env, &cache, &backing).await;
+                set.set_attribute(POLICY, policy).expect("sets");
+                set.stop().await.expect("stops");
+                let (set, _volume) = open(&env, &cache, &backing).await;
+                let found = set.attribute(POLICY).expect("an attribute");
+                assert!(found.contains(&format!("[{policy}]")), "{found}");
+                set.stop().await.expect("stops");
+            }
+        });
+    }
+}
+
+/// A fifth of the cache is used again and again, while scans as large as the cache come through.
+async fn hits_beside_scans(env: SimEnv, cache: SimDisk, backing: SimDisk, scan_resistant: bool) -> u64 {
+    const HOT: u64 = 200;
+    const ROUNDS: u64 = 40;
+    const SCAN: u64 = 250;
+    format(&cache, &backing, scan_resistant).await;
+    let (set, volume) = open(&env, &cache, &backing).await;
+    let mut hits = 0;
+    for round in 0..ROUNDS {
+        let scan = HOT + round * SCAN..HOT + (round + 1) * SCAN;
+        // Hot data is used every four rounds only, so that lru has forgotten it.
+        hits += read(&volume, round % 4 * 50..(round % 4 + 1) * 50).await;
+        read(&volume, scan).await;
+    }
+    set.stop().await.expect("stops");
+    hits
+}
+
+#[test]
+fn scans_do_not_empty_the_cache() {
+    let counts = Rc::new(std::cell::RefCell::new(Vec::new()));
+    for scan_resistant in [false, true] {
+        let counts = counts.clone();
+        in_a_world(200 + 40 * 250, async move |env, cache, backing| {
+            let hits = hits_beside_scans(env, cache, backing, scan_resistant).await;
+            counts.borrow_mut().push(hits);
+        });
+    }
+    let counts = counts.borrow();
+    assert!(counts[0] < 200, "{counts:?}: lru has lost most of it when it comes again");
+    assert!(counts[1] > 500, "{counts:?}: of 1800 uses a good part are hits");
+}
