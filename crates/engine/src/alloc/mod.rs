@@ -5,6 +5,7 @@
 //! | [`buckets`] | role, generation and exact sector counts of every bucket |
 //! | [`pins`] | buckets that somebody reads or is about to name |
 //! | [`victims`], [`victim`] | which clean bucket goes next, by the replacement policy; its lists |
+//! | [`leaving`] | victims that were chosen ahead |
 //! | [`worth`] | what keeping a bucket is worth, learnt from hits |
 //! | [`reuse`] | which cached blocks were used again |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
@@ -17,6 +18,7 @@
 pub(crate) mod allocator;
 pub(crate) mod buckets;
 mod evict;
+mod leaving;
 pub(crate) mod pins;
 pub(crate) mod prio;
 mod priority_stats;

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use ubcache_format::{BucketNr, Replacement};
+use ubcache_format::BucketNr;
 
+use super::leaving::Leaving;
 use super::sectors::Class;
 use super::victim::VictimList;
 use super::worth::Worth;
@@ -32,7 +33,7 @@ pub(crate) struct Victims {
 struct Chosen {
     worth: Worth,
     /// Members no more: they go next, in this order.
-    leaving: VictimList,
+    leaving: Leaving,
     /// Buckets filled between the last two choices.
     filled: u32,
 }
@@ -58,12 +59,14 @@ impl Victims {
         let buckets = self.members.capacity();
         if !self.protects() {
             let former = self.scan_resistant.take();
-            former.iter().flat_map(|former| former.leaving.iter_oldest()).for_each(|bucket| {
-                self.members.insert(bucket);
-            });
+            for bucket in former.iter().flat_map(|former| former.leaving.iter()) {
+                if !self.members.contains(bucket.0) {
+                    self.members.insert(bucket.0);
+                }
+            }
         } else if self.scan_resistant.is_none() {
-            let leaving = VictimList::new(buckets, Replacement::Fifo);
-            self.scan_resistant = Some(Chosen { worth: Worth::new(buckets, age), leaving, filled: 0 });
+            let (worth, leaving) = (Worth::new(buckets, age), Leaving::new(buckets));
+            self.scan_resistant = Some(Chosen { worth, leaving, filled: 0 });
         }
     }
 
@@ -75,7 +78,7 @@ impl Victims {
     }
 
     pub fn len(&self) -> u32 {
-        self.members.len() + self.scan_resistant.as_ref().map_or(0, |chosen| chosen.leaving.len())
+        self.members.len() + self.scan_resistant.as_ref().map_or(0, |chosen| chosen.leaving.len() as u32)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -84,7 +87,7 @@ impl Victims {
 
     /// Makes it the most recent member, if it is none yet.
     pub fn insert(&mut self, bucket: BucketNr) {
-        let leaves = self.scan_resistant.as_ref().is_some_and(|chosen| chosen.leaving.contains(bucket.0));
+        let leaves = self.scan_resistant.as_ref().is_some_and(|chosen| chosen.leaving.contains(bucket));
         if !leaves && !self.members.contains(bucket.0) {
             self.members.insert(bucket.0);
         }
@@ -93,7 +96,7 @@ impl Victims {
     pub fn remove(&mut self, bucket: BucketNr) {
         self.members.remove(bucket.0);
         if let Some(chosen) = &mut self.scan_resistant {
-            chosen.leaving.remove(bucket.0);
+            chosen.leaving.remove(bucket);
         }
     }
 
@@ -113,10 +116,10 @@ impl Victims {
         live: impl Fn(u32) -> u32,
     ) -> Option<BucketNr> {
         if let Some(chosen) = &mut self.scan_resistant {
-            let victim = chosen.leaving.pick(&mut random, &may_take);
+            let victim = chosen.leaving.pick(&may_take);
             let victim = victim.or_else(|| chosen.choose(&mut self.members, &mut random, &may_take, live));
             if victim.is_some() {
-                return victim.map(BucketNr);
+                return victim;
             }
         }
         self.members.pick(random, may_take).map(BucketNr)
@@ -124,8 +127,8 @@ impl Victims {
 
     /// A member that no pick would take soon, if no other can be taken.
     pub fn oldest(&self) -> Option<BucketNr> {
-        let leaving = self.scan_resistant.iter().flat_map(|chosen| chosen.leaving.iter_oldest());
-        self.members.iter_oldest().chain(leaving).next().map(BucketNr)
+        let leaving = self.scan_resistant.iter().flat_map(|chosen| chosen.leaving.iter());
+        self.members.iter_oldest().map(BucketNr).chain(leaving).next()
     }
 
     /// Learns from what there is, the buckets of `data` with their live sectors, and chooses until `count` leave.
@@ -142,10 +145,11 @@ impl Victims {
         let Some(chosen) = &mut self.scan_resistant else { return };
         chosen.filled = chosen.worth.filled_since();
         chosen.worth.census(bucket_sectors, data);
-        while (chosen.leaving.len() as usize) < count {
+        chosen.leaving.tidy();
+        while chosen.leaving.len() < count {
             let next = chosen.choose(&mut self.members, &mut random, &may_take, &live);
             let Some(next) = next else { break };
-            chosen.leaving.insert(next);
+            chosen.leaving.push(next);
         }
     }
 
@@ -153,10 +157,10 @@ impl Victims {
     /// None if what was moved before turned out to be worth less than what leaves.
     pub fn worth_saving(&self, bucket_sectors: u32, reused: impl Fn(u32) -> u64) -> BTreeSet<BucketNr> {
         let Some(chosen) = &self.scan_resistant else { return BTreeSet::new() };
-        let leaving = || chosen.leaving.iter_oldest().map(BucketNr);
+        let leaving = || chosen.leaving.iter();
         let all: u128 = leaving().map(|bucket| u128::from(chosen.worth.of(bucket))).sum();
         let moved = chosen.worth.of_new(Class::MovedClean as usize);
-        if u128::from(moved) * u128::from(chosen.leaving.len()) < all {
+        if u128::from(moved) * (chosen.leaving.len() as u128) < all {
             return BTreeSet::new();
         }
         let mut room = u64::from(chosen.filled) * u64::from(bucket_sectors) * MOVED_PERCENT / 100;
@@ -183,7 +187,7 @@ impl Chosen {
         mut random: impl FnMut() -> u64,
         may_take: impl Fn(u32) -> bool,
         live: impl Fn(u32) -> u32,
-    ) -> Option<u32> {
+    ) -> Option<BucketNr> {
         let drawn = (0..DRAWN).filter_map(|_| members.draw(&mut random).filter(|&bucket| may_take(bucket)));
         let worth = |bucket: u32| u128::from(self.worth.of(BucketNr(bucket))) * u128::from(live(bucket));
         let least = drawn
@@ -191,7 +195,7 @@ impl Chosen {
             .reduce(|least, next| if next.0 < least.0 { next } else { least });
         let (_, bucket) = least?;
         members.remove(bucket);
-        Some(bucket)
+        Some(BucketNr(bucket))
     }
 }
 
@@ -225,7 +229,10 @@ mod tests {
     fn choose(victims: &mut Victims, count: usize) -> Vec<u32> {
         let data = (0..BUCKETS).map(|bucket| (BucketNr(bucket), SECTORS));
         victims.choose(count, SECTORS, data, dice(), |_| true, |_| SECTORS);
-        let leaving = victims.scan_resistant.as_ref().map(|chosen| chosen.leaving.iter_oldest().collect());
+        let leaving = victims
+            .scan_resistant
+            .as_ref()
+            .map(|chosen| chosen.leaving.iter().map(|bucket| bucket.0).collect());
         leaving.unwrap_or_default()
     }
 

@@ -14,6 +14,10 @@ use super::sectors::CLASSES;
 const AGES_PER_TURN: u64 = 8;
 /// ... and this many in all; the last has everything that is older.
 const AGES: usize = 16;
+/// Where the count of filled buckets begins anew: what a number has room for beside a class.
+const FILLED_END: u32 = 1 << (32 - CLASS_BITS);
+const CLASS_BITS: u32 = 3;
+const _: () = assert!(CLASSES <= 1 << CLASS_BITS);
 /// At each census old counts lose this part.
 const DECAY_PART: u64 = 10;
 /// A kind of which less is known than of this part of the cache, for as long as an age lasts, counts as half of average.
@@ -23,12 +27,10 @@ const SCALE: u128 = 1 << 32;
 
 #[derive(Debug)]
 pub(crate) struct Worth {
-    /// Buckets filled so far.
+    /// Buckets filled so far; wraps around at [`FILLED_END`].
     filled: u32,
-    /// By bucket: how many had been filled when it was taken for data.
+    /// By bucket: how many had been filled when it was taken for data, times 8, and the class of that.
     began: Vec<u32>,
-    /// By bucket: the class of its data.
-    class: Vec<u8>,
     /// By kind, with older counts decayed: sectors hit.
     hits: Vec<u64>,
     /// By kind, with older counts decayed: live sectors, times the buckets filled while they were there.
@@ -42,12 +44,13 @@ pub(crate) struct Worth {
 impl Worth {
     /// Nothing is known yet. `age` says how long ago each bucket was filled, in buckets filled since.
     pub fn new(buckets: u32, age: impl Fn(BucketNr) -> u32) -> Worth {
-        let filled = u32::MAX / 2;
+        let filled = FILLED_END / 2;
         let kinds = CLASSES * AGES;
         Worth {
             filled,
-            began: (0..buckets).map(|bucket| filled - age(BucketNr(bucket)).min(filled)).collect(),
-            class: vec![0; buckets as usize],
+            began: (0..buckets)
+                .map(|bucket| (filled - age(BucketNr(bucket)).min(filled)) << CLASS_BITS)
+                .collect(),
             hits: vec![0; kinds],
             seen: vec![0; kinds],
             worth: vec![0; kinds],
@@ -57,15 +60,15 @@ impl Worth {
 
     /// The bucket was taken for data of this class.
     pub fn fill(&mut self, bucket: BucketNr, class: usize) {
-        self.filled = self.filled.wrapping_add(1);
-        self.began[bucket.0 as usize] = self.filled;
-        self.class[bucket.0 as usize] = class as u8;
+        self.filled = (self.filled + 1) % FILLED_END;
+        self.began[bucket.0 as usize] = self.filled << CLASS_BITS | class as u32;
     }
 
     fn kind(&self, bucket: BucketNr) -> usize {
-        let age = u64::from(self.filled.wrapping_sub(self.began[bucket.0 as usize]));
+        let began = self.began[bucket.0 as usize];
+        let age = u64::from(self.filled.wrapping_sub(began >> CLASS_BITS) % FILLED_END);
         let age = (age * AGES_PER_TURN / self.began.len() as u64).min(AGES as u64 - 1);
-        usize::from(self.class[bucket.0 as usize]) * AGES + age as usize
+        (began % (1 << CLASS_BITS)) as usize * AGES + age as usize
     }
 
     /// So many sectors of the bucket were used again.
@@ -86,7 +89,7 @@ impl Worth {
 
     /// How many buckets were filled since the last census.
     pub fn filled_since(&self) -> u32 {
-        self.filled.wrapping_sub(self.counted_at)
+        self.filled.wrapping_sub(self.counted_at) % FILLED_END
     }
 
     /// Counts what is there, buckets of data and their live sectors, and works out what each kind is worth.
