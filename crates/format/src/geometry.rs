@@ -126,6 +126,19 @@ impl Geometry {
         if bucket < MAX_JOURNAL_ENTRY_BYTES { bucket } else { MAX_JOURNAL_ENTRY_BYTES }
     }
 
+    /// Where extents may lie; nothing if the size of a bucket is no power of two, which no superblock that was read has.
+    pub const fn data_area(&self) -> Option<DataArea> {
+        if !self.bucket_sectors.is_power_of_two() {
+            return None;
+        }
+        Some(DataArea {
+            first: self.first_bucket as u64 * self.bucket_sectors as u64,
+            end: self.buckets as u64 * self.bucket_sectors as u64,
+            bucket_sectors: self.bucket_sectors as u64,
+            shift: self.bucket_sectors.trailing_zeros(),
+        })
+    }
+
     /// How many journal buckets a set gets at its first start, from the number of its buckets.
     pub const fn default_journal_buckets(buckets: u32) -> u32 {
         let share = buckets / 128;
@@ -136,6 +149,30 @@ impl Geometry {
         } else {
             share
         }
+    }
+}
+
+/// Where the extents of a set may lie, for those who ask of millions: it is told without a division.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct DataArea {
+    first: u64,
+    end: u64,
+    bucket_sectors: u64,
+    shift: u32,
+}
+
+impl DataArea {
+    /// The number of the bucket that a sector of the cache device is in, whether or not there is such a bucket.
+    #[inline]
+    pub const fn bucket(&self, sector: Sector) -> usize {
+        (sector.0 >> self.shift) as usize
+    }
+
+    /// Whether so many sectors from here on are all in one bucket that may hold anything.
+    #[inline]
+    pub const fn has_room(&self, sector: Sector, sectors: u64) -> bool {
+        let inside = sector.0 & (self.bucket_sectors - 1);
+        self.first <= sector.0 && sector.0 < self.end && inside + sectors <= self.bucket_sectors
     }
 }
 

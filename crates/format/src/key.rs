@@ -15,7 +15,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::bytes::u64_at;
 use crate::error::{FormatError, Structure};
-use crate::geometry::Geometry;
+use crate::geometry::{DataArea, Geometry};
 use crate::units::{BucketNr, Generation, Inode, Sector, SectorRange};
 
 /// The longest extent, in sectors.
@@ -352,6 +352,22 @@ pub(crate) fn encode_keys(keys: &[Key], out: &mut Vec<u8>) {
     keys.iter().for_each(|key| key.encode(out));
 }
 
+/// Whether [`decode_keys`] would find keys that fill `bytes` exactly.
+pub(crate) fn are_keys(bytes: &[u8]) -> bool {
+    if pointer_keys(bytes).is_some() {
+        return true;
+    }
+    let mut rest = bytes;
+    while let Some((high, _)) = rest.split_first_chunk::<8>() {
+        let count = (u64::from_le_bytes(*high) >> 60 & 7) as usize;
+        match rest.get(16 + 8 * count..) {
+            Some(behind) if count <= MAX_POINTERS => rest = behind,
+            _ => return false,
+        }
+    }
+    rest.is_empty()
+}
+
 /// Keys that fill `bytes` exactly.
 pub(crate) fn decode_keys(bytes: &[u8]) -> Result<Vec<Key>, FormatError> {
     let mut keys = Vec::with_capacity(bytes.len() / 24);
@@ -384,21 +400,41 @@ pub struct PlainKey {
 }
 
 impl PlainKey {
+    #[inline]
+    fn of(high: u64, end: u64, pointer: Option<Pointer>) -> PlainKey {
+        PlainKey {
+            inode: Inode((high & u64::from(Key::MAX_INODE)) as u32),
+            end: Sector(end),
+            sectors: (high >> 20) as u16,
+            dirty: high & DIRTY_BIT != 0,
+            csum: (high >> 56 & 3) as u8,
+            pointer,
+        }
+    }
+
     /// What [`Key::check_extent`] asks, answered with yes or no.
     #[inline]
-    pub fn is_sound(&self, geometry: &Geometry) -> bool {
-        if self.sectors == 0 {
-            return true;
-        }
-        self.end.0 <= Key::MAX_END
-            && u64::from(self.sectors) <= self.end.0
-            && self.pointer.filter(|pointer| pointer.is_available()).is_none_or(|pointer| {
-                let bucket = pointer.bucket(geometry.bucket_sectors);
-                let inside = pointer.offset - geometry.bucket_start(bucket);
-                geometry.is_usable(bucket)
-                    && inside + u64::from(self.sectors) <= u64::from(geometry.bucket_sectors)
-            })
+    pub fn is_sound(&self, area: &DataArea) -> bool {
+        let sectors = u64::from(self.sectors);
+        let pointer = self.pointer.filter(|pointer| pointer.is_available());
+        self.sectors == 0
+            || self.end.0 <= Key::MAX_END
+                && sectors <= self.end.0
+                && pointer.is_none_or(|pointer| area.has_room(pointer.offset, sectors))
     }
+}
+
+/// Keys that fill `bytes` exactly, if each of them has one pointer, as most bsets have it.
+pub fn pointer_keys(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = PlainKey>> {
+    let (keys, rest) = bytes.as_chunks::<24>();
+    // No key is left out of the loop, so that it needs no branches.
+    let others = keys.iter().fold(0, |others, key| others | (key[7] ^ 0x10) & 0x70);
+    (rest.is_empty() && others == 0).then(|| {
+        keys.iter().map(|key| {
+            let pointer = Pointer::from_word(u64_at(key, 16));
+            PlainKey::of(u64_at(key, 0), u64_at(key, 8), Some(pointer))
+        })
+    })
 }
 
 /// Keys that fill `bytes` exactly, given to `take` one by one. It ends with `false` at the first that is not plain or can
@@ -419,14 +455,7 @@ pub fn plain_keys(bytes: &[u8], mut take: impl FnMut(PlainKey)) -> bool {
             }
             _ => return false,
         };
-        take(PlainKey {
-            inode: Inode((high & u64::from(Key::MAX_INODE)) as u32),
-            end: Sector(end),
-            sectors: (high >> 20) as u16,
-            dirty: high & DIRTY_BIT != 0,
-            csum: (high >> 56 & 3) as u8,
-            pointer,
-        });
+        take(PlainKey::of(high, end, pointer));
     }
     rest.is_empty()
 }
@@ -474,6 +503,10 @@ mod tests {
             let decoded = decode_keys(&bytes);
             let expected = decoded.is_ok_and(|keys| keys.iter().all(|key| key.pointers.len() <= 1));
             prop_assert_eq!(whole, expected);
+            prop_assert_eq!(are_keys(&bytes), decode_keys(&bytes).is_ok());
+            let with_pointers = pointer_keys(&bytes).map(Iterator::collect::<Vec<_>>);
+            let all = whole && plain.iter().all(|key| key.pointer.is_some());
+            prop_assert_eq!(with_pointers, all.then(|| plain.clone()));
             for (plain, key) in plain.iter().zip(&keys) {
                 let again = Key {
                     inode: plain.inode,
@@ -484,7 +517,8 @@ mod tests {
                     pointers: plain.pointer.into_iter().collect(),
                 };
                 prop_assert_eq!(&again, key);
-                prop_assert_eq!(plain.is_sound(&geometry), key.check_extent(&geometry).is_ok());
+                let area = geometry.data_area().expect("a power of two");
+                prop_assert_eq!(plain.is_sound(&area), key.check_extent(&geometry).is_ok());
             }
         }
     }

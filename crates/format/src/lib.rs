@@ -18,7 +18,8 @@
 //! | `checksum` | the CRC in its three parametrisations |
 //! | `superblock` | superblocks of both kinds of devices |
 //! | `key` | keys and pointers, and the checks that apply to them |
-//! | `bset`, `node` | the parts of a btree node, and how they combine |
+//! | `bset`, `node` | the parts of a btree node |
+//! | `layer` | how the bsets of a leaf combine |
 //! | `salvage` | what is left of a damaged node |
 //! | `journal` | journal entries, and which of them to replay |
 //! | `prio`, `uuids` | bucket generations, and the volume table |
@@ -33,6 +34,7 @@ mod error;
 mod geometry;
 mod journal;
 mod key;
+mod layer;
 mod node;
 mod prio;
 mod salvage;
@@ -46,6 +48,7 @@ pub use error::*;
 pub use geometry::*;
 pub use journal::*;
 pub use key::*;
+pub use layer::*;
 pub use node::*;
 pub use prio::*;
 pub use salvage::*;

@@ -11,7 +11,7 @@ use crate::bytes::{round_up, u64_at};
 use crate::error::{FormatError, Structure};
 use crate::geometry::Geometry;
 use crate::key::{Key, decode_keys};
-use crate::units::{Inode, SECTOR_BYTES, Sector, SectorRange};
+use crate::units::SECTOR_BYTES;
 
 /// The content of a node as it is on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,113 +115,6 @@ fn check_limit(bsets: &[Vec<Key>], node_key: &Key) -> Result<(), FormatError> {
         }
         None => Ok(()),
     }
-}
-
-/// What lies in layers over one another in a leaf: keys, or what somebody keeps of them.
-pub trait Layer {
-    /// The volume.
-    fn inode(&self) -> Inode;
-    /// The sectors of the extent.
-    fn range(&self) -> SectorRange;
-    /// The part that covers `range`, which has to lie inside the extent.
-    #[must_use]
-    fn part(&self, range: SectorRange) -> Self;
-    /// Where the extent begins.
-    fn start(&self) -> (Inode, Sector) {
-        (self.inode(), self.range().start)
-    }
-    /// Where it ends.
-    fn end(&self) -> (Inode, Sector) {
-        (self.inode(), self.range().end)
-    }
-}
-
-impl Layer for Key {
-    fn inode(&self) -> Inode {
-        self.inode
-    }
-    fn range(&self) -> SectorRange {
-        Key::range(self)
-    }
-    fn part(&self, range: SectorRange) -> Key {
-        self.cut_to(range)
-    }
-}
-
-/// The extents of a leaf in order, from its bsets with the oldest first: what is newer replaces whatever it overlaps,
-/// whether it has data or is a hole, a placeholder or stale. All of these are still in the result; only keys of size 0
-/// are not.
-pub fn combine_leaf<K: Layer>(bsets: Vec<Vec<K>>) -> Vec<K> {
-    // A good bset is one run in order. In any other, what comes later counts as newer and begins another run.
-    let mut runs: Vec<Vec<K>> = Vec::with_capacity(bsets.len());
-    for bset in bsets {
-        if is_run(&bset) {
-            runs.push(bset);
-            continue;
-        }
-        let mut run: Vec<K> = Vec::with_capacity(bset.len());
-        for key in bset.into_iter().filter(|key| !key.range().is_empty()) {
-            if run.last().is_some_and(|last| last.end() > key.start()) {
-                runs.push(core::mem::take(&mut run));
-            }
-            run.push(key);
-        }
-        runs.push(run);
-    }
-    // Laying one over the other is associative, so neighbours are joined in rounds, however many runs there are.
-    while runs.len() > 1 {
-        let mut pairs = runs.into_iter();
-        let mut joined = Vec::with_capacity(pairs.len().div_ceil(2));
-        while let Some(older) = pairs.next() {
-            joined.push(match pairs.next() {
-                Some(newer) => overlay(older, newer),
-                None => older,
-            });
-        }
-        runs = joined;
-    }
-    runs.pop().unwrap_or_default()
-}
-
-/// Whether extents are in order and do not overlap, with none of size 0 among them.
-fn is_run<K: Layer>(keys: &[K]) -> bool {
-    keys.windows(2).all(|pair| pair[0].end() <= pair[1].start())
-        && !keys.iter().any(|key| key.range().is_empty())
-}
-
-/// Lays extents over older ones; both are in order and do not overlap among themselves.
-fn overlay<K: Layer>(older: Vec<K>, newer: Vec<K>) -> Vec<K> {
-    if older.is_empty() {
-        return newer;
-    }
-    let mut result = Vec::with_capacity(older.len() + newer.len());
-    let mut newer = newer.into_iter().peekable();
-    let mut covered = (Inode(0), Sector(0));
-    for old in older {
-        // What is left of the old extent, behind all newer ones that were taken so far.
-        let mut rest = old.range();
-        if covered.0 == old.inode() {
-            rest.start = rest.start.max(covered.1);
-        }
-        while let Some(new) = newer.next_if(|new| new.start() < old.end()) {
-            if new.inode() == old.inode() {
-                let front = SectorRange::from_bounds(rest.start, new.range().start);
-                if !front.is_empty() {
-                    result.push(old.part(front));
-                }
-                rest.start = rest.start.max(new.range().end);
-            }
-            covered = new.end();
-            result.push(new);
-        }
-        if rest == old.range() {
-            result.push(old);
-        } else if !rest.is_empty() {
-            result.push(old.part(rest));
-        }
-    }
-    result.extend(newer);
-    result
 }
 
 /// The keys of an interior node in order, from its bsets with the oldest first: where keys are equal, those of newer

@@ -9,7 +9,8 @@ use crate::checksum::crc64_we;
 use crate::error::Problem;
 use crate::geometry::tests::example;
 use crate::key::Pointer;
-use crate::units::Generation;
+use crate::layer::combine_leaf;
+use crate::units::{Generation, Inode, Sector, SectorRange};
 use proptest::prelude::*;
 
 fn pointer(offset: u64) -> Pointer {

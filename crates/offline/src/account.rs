@@ -2,14 +2,16 @@
 
 use ubcache_format::{BucketNr, SectorRange, Uuid};
 
+use crate::crew::Crew;
 use crate::finding::{Finding, Kind, Place, Site};
+use crate::tally::sums_of;
 use crate::view::{Extent, Owner, View, VolumeSums};
 use crate::walk::Visitor;
 
 /// Beyond this the driver gives the set up.
 pub(crate) const STALE_FATAL: u8 = 96;
 /// Beyond this it is time for garbage collection.
-const STALE_NOTE: u8 = 80;
+pub(crate) const STALE_NOTE: u8 = 80;
 /// A bucket's generation is raised by pointers by this much at most, in a set that is in order.
 const AHEAD_MAX: u8 = 32;
 
@@ -18,36 +20,34 @@ const OWN_CHAIN: [u8; 9] = *b"ubcache1\x01";
 /// The priority by which ubcache promises, in its own prio chain, that a bucket is free.
 const PRIORITY_FREE: u16 = 0;
 
-/// Fewer extents than this are not worth a thread.
-const EXTENTS_A_THREAD: usize = 1 << 18;
-
 /// Gives every bucket its owner, and looks at every extent.
-pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
+pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, crew: &Crew, visitor: &mut V) {
     let mark = view.journal.newest().map_or([0; 16], |newest| newest.entry.mark);
-    let mut owners: Vec<Owner> = view.buckets.iter().map(|bucket| bucket.owner).collect();
-    let (volumes, twice) = if view.extents.len() < EXTENTS_A_THREAD {
-        (owners_and_sums(view, &mut owners, visitor), some_sectors_twice(view))
-    } else {
-        // Both jump about in memory all the time.
-        let (view, owners) = (&*view, &mut owners);
-        std::thread::scope(|scope| {
-            let twice = scope.spawn(|| some_sectors_twice(view));
-            // If it can't be told, it is looked at closely.
-            (owners_and_sums(view, owners, visitor), twice.join().unwrap_or(true))
-        })
-    };
-    view.volumes = volumes;
-    for (bucket, owner) in view.buckets.iter_mut().zip(owners) {
-        bucket.owner = owner;
-    }
-    if twice {
-        shared_sectors(view, visitor);
+    let added = view.sums.take();
+    let kept = added.is_none();
+    match added.or_else(|| sums_of(view, crew)) {
+        Some(sums) if !sums.twice && sums.lay_over(&mut view.buckets) => view.volumes = sums.volumes,
+        _ if kept => one_by_one(view, visitor),
+        _ => {
+            view.given_up = true;
+            return;
+        }
     }
     if !view.complete {
         return;
     }
     generations(view, mark[..9] == OWN_CHAIN, visitor);
     reserves(view, visitor);
+}
+
+/// What there is to say of extents, and of two together.
+fn one_by_one<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
+    let mut owners: Vec<Owner> = view.buckets.iter().map(|bucket| bucket.owner).collect();
+    view.volumes = owners_and_sums(view, &mut owners, visitor);
+    for (bucket, owner) in view.buckets.iter_mut().zip(owners) {
+        bucket.owner = owner;
+    }
+    shared_sectors(view, visitor);
 }
 
 fn owners_and_sums<V: Visitor + ?Sized>(
@@ -84,37 +84,6 @@ fn owners_and_sums<V: Visitor + ?Sized>(
         }
     }
     volumes
-}
-
-/// Whether live extents may have sectors in common. A bit a sector tells, if that is less than the list of places that
-/// tells which they are.
-fn some_sectors_twice(view: &View) -> bool {
-    let sectors = u64::from(view.geometry.buckets) * u64::from(view.geometry.bucket_sectors);
-    let words = sectors.div_ceil(64) as usize;
-    if words > view.extents.len().saturating_mul(2) {
-        return true;
-    }
-    let mut taken = vec![0_u64; words];
-    let mut live = view.extents.iter().filter_map(|extent| {
-        let start = view.live(extent)?.offset.0;
-        Some((start, start + extent.range().sectors()))
-    });
-    live.any(|(start, end)| take(&mut taken, start, end))
-}
-
-/// Sets bits; says whether some of them were set.
-fn take(bits: &mut [u64], start: u64, end: u64) -> bool {
-    let mut twice = false;
-    let mut at = start;
-    while at < end {
-        let count = ((at / 64 + 1) * 64).min(end) - at;
-        let mask = u64::MAX >> (64 - count) << (at % 64);
-        let Some(word) = bits.get_mut((at / 64) as usize) else { return true };
-        twice |= *word & mask != 0;
-        *word |= mask;
-        at += count;
-    }
-    twice
 }
 
 fn stale_extent<V: Visitor + ?Sized>(view: &View, extent: &Extent, stale: u8, place: Place, visitor: &mut V) {
@@ -237,28 +206,5 @@ fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
             let detail = format!("{clean} sectors of volume {inode}, which {state}");
             visitor.finding(Finding::new(Kind::VolumeUnknown, place, detail));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bits_are_taken_once() {
-        let mut bits = vec![0; 3];
-        for (start, end, twice) in [
-            (0, 1, false),
-            (60, 70, false),
-            (1, 60, false),
-            (70, 192, false),
-            (128, 129, true),
-            (190, 200, true),
-        ] {
-            assert_eq!(take(&mut bits, start, end), twice, "{start} to {end}");
-        }
-        assert_eq!(bits, [u64::MAX; 3]);
-        assert!(take(&mut bits, 192, 193), "behind the end nothing is known");
-        assert!(!take(&mut bits, 64, 64));
     }
 }

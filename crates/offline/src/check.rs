@@ -12,8 +12,8 @@ use ubcache_format::{
 
 use crate::disk::{Phase, Watcher, read};
 use crate::finding::{Finding, Kind, Place, Report, Site, Stats};
-use crate::view::{Extent, Owner, View};
-use crate::walk::{PrioElement, Visitor, read_superblock, walk};
+use crate::view::{Extent, Lost, Owner, View, VolumeSums};
+use crate::walk::{PrioElement, Visitor, Way, read_superblock, walk, walk_the};
 use crate::{Journal, NodeVisit};
 use ubcache_format::{Key, UuidEntry};
 
@@ -24,7 +24,43 @@ const PIECES_AT_ONCE: usize = 16;
 
 /// Checks a set. `backing` are some or all of its backing devices; clean extents are compared with them.
 pub async fn check_set<D: Device>(cache: &D, backing: &[&D]) -> Report {
-    check_set_watched(cache, backing, &mut (), &()).await.0
+    check_report(cache, backing, true, &()).await.0
+}
+
+/// As [`check_set`], with somebody who is told how far the work is, and where the tree could not be read; without
+/// `with_data` none is read and compared. Where no data has to be, no extent is kept in memory, unless there is something
+/// to say of one.
+pub async fn check_report<D: Device>(
+    cache: &D,
+    backing: &[&D],
+    with_data: bool,
+    watcher: &dyn Watcher,
+) -> (Report, Vec<Lost>) {
+    if backing.is_empty()
+        && let Some(report) = check_sums(cache, watcher).await
+    {
+        return (report, Vec::new());
+    }
+    let (report, view) = check(cache, backing, with_data, &mut (), watcher).await;
+    (report, view.map(|view| view.lost).unwrap_or_default())
+}
+
+/// The check of a set by the sums of its extents; nothing if there is anything to say of one.
+async fn check_sums<D: Device>(cache: &D, watcher: &dyn Watcher) -> Option<Report> {
+    let mut visitor = Collector { report: Report::default(), next: &mut () };
+    let way = Way { sums_only: true, ..Way::default() };
+    if let Some(view) = walk_the(way, cache, &mut visitor, watcher).await {
+        let named = |volume: &VolumeSums| {
+            let slot = view.uuids.get(volume.inode.0 as usize);
+            slot.is_some_and(|slot| slot.is_live() && !(slot.flash_only && volume.clean_sectors > 0))
+        };
+        if view.given_up || !view.complete || !view.volumes.iter().all(named) {
+            return None;
+        }
+        check_absent(&view, &vec![false; view.uuids.len()], &mut visitor);
+        visitor.report.stats = stats(&view, 0);
+    }
+    Some(visitor.report)
 }
 
 /// Passes everything on to another visitor and keeps the findings.
@@ -154,7 +190,7 @@ async fn check_backing<D: Device, V: Visitor + ?Sized>(
         return None;
     }
     let slot = view.slot(superblock.uuid);
-    let dirty = slot.map_or(0, |inode| view.sums(inode).dirty_sectors);
+    let dirty = slot.map_or(0, |inode| view.live_of(inode).dirty_sectors);
     let state = superblock.state();
     let here = superblock.set_uuid == view.superblock.set_uuid;
     match state {
@@ -221,7 +257,7 @@ fn check_absent<V: Visitor + ?Sized>(view: &View, given: &[bool], visitor: &mut 
             }
             continue;
         }
-        let dirty = view.sums(inode).dirty_sectors;
+        let dirty = view.live_of(inode).dirty_sectors;
         if dirty > 0 {
             let detail =
                 format!("{dirty} dirty sectors of volume {inode}, whose backing device is {}", entry.uuid);

@@ -1,18 +1,23 @@
 //! The journal: all entries of the ring, those that count, and whether the driver would find the same
 //! (docs/format.md §6).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use ubcache_env::Device;
-use ubcache_env::local::join_all;
-use ubcache_format::{FormatError, Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
+use ubcache_env::{Device, SectorRange};
+use ubcache_format::{Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
 
-use crate::disk::{Phase, Spare, Watcher, read_around, read_into};
+use crate::ahead::Ahead;
+use crate::crew::Crew;
+use crate::disk::{Phase, Watcher, read, read_around};
 use crate::finding::{Finding, Kind, Place};
+use crate::scan::Scanned;
 
-/// Journal buckets that are read at once.
-const AT_ONCE: u32 = 8;
+/// After so many buckets, entries are forgotten that the newest so far does not need.
+const FORGET_AFTER: u32 = 8;
+/// Less than this is not worth a thread.
+const BYTES_A_THREAD: usize = 1 << 20;
 /// Behind this there is no number for the next entry that is greater still.
 pub(crate) const SEQ_MAX: u64 = u64::MAX / 2;
 /// What a repair takes, where what it takes up to [`SEQ_MAX`] leaves no number for its own entry.
@@ -115,25 +120,86 @@ impl Journal {
     }
 }
 
-/// Reads the whole ring. Memory: 24 bytes for each entry on the device, and all of those that replay needs.
+/// Reads the whole ring. Memory: 32 bytes for each entry on the device, all of those that replay needs, and what is read
+/// ahead.
 pub(crate) async fn read_journal<D: Device>(
     device: &D,
     geometry: &Geometry,
     reading: Reading,
-    watcher: &dyn Watcher,
+    (crew, watcher): (&Crew, &dyn Watcher),
     report: &mut dyn FnMut(Finding),
 ) -> Journal {
     let mut findings = Vec::new();
     let mut keep = |finding| findings.push(finding);
-    let mut journal = read_up_to(SEQ_MAX, device, geometry, reading, watcher, &mut keep).await;
+    let mut journal = read_up_to(SEQ_MAX, device, geometry, reading, (crew, watcher), &mut keep).await;
     // A repair has to write an entry that comes after all of these.
     if reading.salvage && journal.next_seq() > SEQ_MAX {
         findings.clear();
         let mut keep = |finding| findings.push(finding);
-        journal = read_up_to(SEQ_MAX_WITHOUT_THE_LAST, device, geometry, reading, watcher, &mut keep).await;
+        journal =
+            read_up_to(SEQ_MAX_WITHOUT_THE_LAST, device, geometry, reading, (crew, watcher), &mut keep).await;
     }
     findings.into_iter().for_each(report);
     journal
+}
+
+/// The bytes of a bucket, and which of them could not be read.
+type Read<'a> = Result<(Cow<'a, [u8]>, Vec<Range<u64>>), String>;
+
+/// Entries that may be needed, by number. Of those whose bytes are not kept the bucket is in memory still.
+#[derive(Default)]
+struct Found(BTreeMap<u64, (EntryPlace, Option<Box<[u8]>>)>);
+
+impl Found {
+    /// Takes the entries of a bucket.
+    fn take(&mut self, scanned: &Scanned) {
+        let (log, behind) = scanned.places.split_at(scanned.log);
+        for place in log {
+            self.0.insert(place.seq, (*place, None));
+        }
+        for place in behind {
+            self.0.entry(place.seq).or_insert((*place, None));
+        }
+    }
+
+    /// Whatever is older than the newest so far needs is not going to be replayed.
+    fn forget(&mut self) {
+        if let Some((newest, _)) = self.0.values().next_back() {
+            self.0 = self.0.split_off(&newest.last_seq.min(newest.seq));
+        }
+    }
+
+    /// Keeps the bytes of entries whose buckets are going to leave the memory, as far as the newest so far needs them.
+    /// `bytes` has the buckets by index.
+    fn keep<'a>(&mut self, bytes: impl Fn(u32) -> Option<&'a [u8]>) {
+        let Some((newest, _)) = self.0.values().next_back() else { return };
+        let needed = newest.last_seq.min(newest.seq);
+        for (_, (place, kept)) in self.0.range_mut(needed..).filter(|(_, (_, kept))| kept.is_none()) {
+            let (from, upto) = (place.offset as usize, place.offset as usize + place.bytes as usize);
+            *kept = bytes(place.index).and_then(|bytes| bytes.get(from..upto)).map(Box::from);
+        }
+    }
+
+    /// What the entries say. Where `last_seq` goes down, some are needed after all that were not kept.
+    async fn decode<D: Device>(self, device: &D, geometry: &Geometry) -> Result<Vec<FoundEntry>, String> {
+        let mut entries = Vec::with_capacity(self.0.len());
+        for (place, kept) in self.0.into_values() {
+            let bytes = match kept {
+                Some(bytes) => bytes,
+                None => {
+                    let bucket = geometry.bucket_start(geometry.journal_bucket(place.index));
+                    let sectors = u64::from(geometry.bucket_sectors);
+                    let bytes = read(device, bucket, sectors).await?;
+                    let rest = bytes.as_slice().get(place.offset as usize..).unwrap_or_default();
+                    rest.iter().copied().take(place.bytes as usize).collect()
+                }
+            };
+            let parsed = parse_entry(geometry, &bytes).map_err(|error| error.to_string());
+            let (entry, _) = parsed?;
+            entries.push(FoundEntry { place, version: entry_version(&bytes), entry });
+        }
+        Ok(entries)
+    }
 }
 
 async fn read_up_to<D: Device>(
@@ -141,75 +207,86 @@ async fn read_up_to<D: Device>(
     device: &D,
     geometry: &Geometry,
     reading: Reading,
-    watcher: &dyn Watcher,
+    (crew, watcher): (&Crew, &dyn Watcher),
     report: &mut dyn FnMut(Finding),
 ) -> Journal {
     let sectors = u64::from(geometry.bucket_sectors);
+    let start = |index: u32| geometry.bucket_start(geometry.journal_bucket(index));
     let total = u64::from(geometry.journal_buckets) * sectors * SECTOR_BYTES;
     let phase = Phase::new(watcher, "journal", total);
     let mut journal = Journal::default();
-    let mut found: BTreeMap<u64, FoundEntry> = BTreeMap::new();
+    let mut found = Found::default();
     // The newest entry that lies behind the end of what is valid in its bucket.
     let mut behind: Option<(u64, u32, u32)> = None;
     let mut undecodable = false;
-    let spare = Spare::new(u64::from(AT_ONCE) * sectors * SECTOR_BYTES);
-    let mut start = 0;
-    while start < geometry.journal_buckets {
-        let end = (start + AT_ONCE).min(geometry.journal_buckets);
-        let reads = (start..end).map(async |index| {
-            let at = geometry.bucket_start(geometry.journal_bucket(index));
-            match read_into(device, at, sectors, &spare).await {
-                Err(_) if reading.salvage => read_around(device, at, sectors).await,
-                whole => whole.map(|bytes| (bytes, Vec::new())),
-            }
-        });
-        for (index, bytes) in (start..end).zip(join_all(reads).await) {
+    let ranges: Vec<SectorRange> =
+        (0..geometry.journal_buckets).map(|index| SectorRange::new(start(index), sectors)).collect();
+    let mut ahead = Ahead::new(device, &ranges);
+    let mut first = 0;
+    while let Some(window) = ahead.next().await {
+        let mut buckets: Vec<Read<'_>> = Vec::with_capacity(window.len());
+        for (index, bytes) in (first..).zip(window.ranges()) {
+            buckets.push(match bytes {
+                Ok(bytes) => Ok((Cow::Borrowed(bytes), Vec::new())),
+                Err(_) if reading.salvage => {
+                    let read = read_around(device, start(index), sectors).await;
+                    read.map(|(bytes, holes)| (Cow::Owned(bytes.as_slice().to_vec()), holes))
+                }
+                Err(error) => Err(error.to_owned()),
+            });
+        }
+        let scan = |number: usize| {
+            let (bytes, _) = buckets.get(number)?.as_ref().ok()?;
+            Some(Scanned::of(geometry, (first + number as u32, limit), bytes, reading.salvage))
+        };
+        let threads = crew.worth(buckets.len() * (sectors * SECTOR_BYTES) as usize, BYTES_A_THREAD);
+        crew.share(threads, buckets.len(), scan, |number, scanned| {
+            let index = first + number as u32;
             let place = Place::bucket(geometry, geometry.journal_bucket(index));
-            let entries = match bytes {
-                Ok((bytes, holes)) => {
-                    journal.holes.extend(holes.into_iter().map(|hole| (index, hole)));
-                    let mut scanned =
-                        scan(geometry, (index, limit), bytes.as_slice(), place, &mut found, report);
-                    if reading.salvage {
-                        scanned.salvage(geometry, (index, limit), bytes.as_slice(), &mut found);
-                        let block = geometry.block_bytes();
-                        let holes = senseless(geometry, bytes.as_slice(), limit);
-                        let before = journal.holes.len();
-                        journal.holes.extend(holes.map(|at| (index, at..at + block)));
-                        undecodable |= journal.holes.len() > before;
-                    }
-                    spare.give(bytes);
-                    scanned
-                }
-                Err(error) => {
-                    journal.holes.push((index, 0..sectors * SECTOR_BYTES));
-                    report(Finding::new(
-                        Kind::Unreadable,
-                        place,
-                        format_args!("journal bucket {index}: {error}"),
-                    ));
-                    Scanned::default()
-                }
-            };
-            if let Some(at) = entries.undecodable {
+            phase.add(sectors * SECTOR_BYTES);
+            if let Some(Ok((_, holes))) = buckets.get(number) {
+                journal.holes.extend(holes.iter().map(|hole| (index, hole.clone())));
+            }
+            if let Some(Err(error)) = buckets.get(number) {
+                journal.holes.push((index, 0..sectors * SECTOR_BYTES));
+                let detail = format!("journal bucket {index}: {error}");
+                report(Finding::new(Kind::Unreadable, place, detail));
+            }
+            let scanned = scanned.unwrap_or_default();
+            found.take(&scanned);
+            let block = geometry.block_bytes();
+            undecodable |= scanned.undecodable.is_some() || !scanned.senseless.is_empty();
+            journal.holes.extend(scanned.senseless.iter().map(|at| (index, *at..at + block)));
+            if let Some((at, why)) = scanned.undecodable {
+                report(Finding::new(Kind::JournalUndecodable, place.plus(at), why));
                 journal.incomplete = true;
-                undecodable = true;
                 // Whoever salvages has it among all of these.
                 if !reading.salvage {
-                    journal.holes.push((index, at..at + geometry.block_bytes()));
+                    journal.holes.push((index, at..at + block));
                 }
             }
-            journal.places.push(entries.places);
-            behind = behind.max(entries.behind.map(|(offset, seq)| (seq, index, offset)));
-            phase.add(sectors * SECTOR_BYTES);
-        }
-        // Whatever is older than the newest so far needs is not going to be replayed.
-        if let Some(newest) = found.values().next_back() {
-            found = found.split_off(&newest.place.last_seq.min(newest.place.seq));
-        }
-        start = end;
+            behind = behind.max(scanned.behind.map(|(offset, seq)| (seq, index, offset)));
+            journal.places.push(scanned.places);
+            if (index + 1).is_multiple_of(FORGET_AFTER) || index + 1 == geometry.journal_buckets {
+                found.forget();
+            }
+        });
+        found.keep(|index| {
+            let (bytes, _) = buckets.get(index.checked_sub(first)? as usize)?.as_ref().ok()?;
+            Some(bytes)
+        });
+        first += buckets.len() as u32;
+        drop(buckets);
+        ahead.done(window);
     }
-    journal.entries = found.into_values().collect();
+    match found.decode(device, geometry).await {
+        Ok(entries) => journal.entries = entries,
+        Err(error) => {
+            let ring = Place::bucket(geometry, geometry.journal_bucket(0));
+            report(Finding::new(Kind::Unreadable, ring, format_args!("journal, read again: {error}")));
+            journal.incomplete = true;
+        }
+    }
     // A torn entry is the last one that was written. What has a newer one behind it is damaged.
     if let (Some((seq, index, offset)), Some(newest)) = (behind, journal.newest())
         && seq > newest.place.seq
@@ -228,128 +305,6 @@ async fn read_up_to<D: Device>(
         journal.missing = journal.newest().map(|newest| newest.place.seq);
     }
     journal
-}
-
-#[derive(Default)]
-struct Scanned {
-    places: Vec<EntryPlace>,
-    /// Where an entry is that makes no sense, in bytes.
-    undecodable: Option<u64>,
-    /// The newest entry behind the end of the log: its offset and number.
-    behind: Option<(u32, u64)>,
-}
-
-fn scan(
-    geometry: &Geometry,
-    (index, limit): (u32, u64),
-    bytes: &[u8],
-    place: Place,
-    found: &mut BTreeMap<u64, FoundEntry>,
-    report: &mut dyn FnMut(Finding),
-) -> Scanned {
-    let mut places: Vec<EntryPlace> = Vec::new();
-    let mut at = 0;
-    while let Some(rest) = bytes.get(at..) {
-        match parse_entry(geometry, rest) {
-            Ok((entry, _)) if entry.seq.0 > limit => {
-                let detail = format!("an entry has the number {}, which nobody can have reached", entry.seq);
-                report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), detail));
-                return Scanned { places, undecodable: Some(at as u64), behind: None };
-            }
-            Ok((entry, used)) => {
-                let spot = EntryPlace {
-                    index,
-                    offset: at as u32,
-                    bytes: used as u32,
-                    seq: entry.seq.0,
-                    last_seq: entry.last_seq.0,
-                };
-                places.push(spot);
-                found.insert(spot.seq, FoundEntry { place: spot, version: entry_version(rest), entry });
-                at += used.max(1);
-            }
-            Err(error) if ends_the_log(&error) => break,
-            Err(error) => {
-                report(Finding::new(Kind::JournalUndecodable, place.plus(at as u64), &error));
-                return Scanned { places, undecodable: Some(at as u64), behind: None };
-            }
-        }
-    }
-    Scanned { behind: newest_behind(geometry, bytes, at), places, undecodable: None }
-}
-
-impl Scanned {
-    /// Takes what is valid behind the first thing in the bucket that is not.
-    fn salvage(
-        &mut self,
-        geometry: &Geometry,
-        (index, limit): (u32, u64),
-        bytes: &[u8],
-        found: &mut BTreeMap<u64, FoundEntry>,
-    ) {
-        let end = self.places.last().map_or(0, |last| last.offset as usize + last.bytes as usize);
-        let block = geometry.block_bytes() as usize;
-        let magic = geometry.journal_magic().to_le_bytes();
-        let mut at = end;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let entry = (rest.get(8..16) == Some(magic.as_slice()))
-                .then(|| parse_entry(geometry, rest).ok())
-                .flatten()
-                .filter(|(entry, _)| entry.seq.0 <= limit);
-            let Some((entry, used)) = entry else {
-                at += block;
-                continue;
-            };
-            let place = EntryPlace {
-                index,
-                offset: at as u32,
-                bytes: used as u32,
-                seq: entry.seq.0,
-                last_seq: entry.last_seq.0,
-            };
-            self.places.push(place);
-            found.entry(place.seq).or_insert(FoundEntry { place, version: entry_version(rest), entry });
-            at += used.max(block);
-        }
-    }
-}
-
-/// Where in a bucket entries with right checksums stand that make no sense, in bytes. All of them, not only the first:
-/// what ends the log before them now may not be there any more when a repair has written.
-fn senseless<'a>(geometry: &'a Geometry, bytes: &'a [u8], limit: u64) -> impl Iterator<Item = u64> + 'a {
-    let magic = geometry.journal_magic().to_le_bytes();
-    let blocks = (0..bytes.len()).step_by(geometry.block_bytes() as usize);
-    blocks.filter_map(move |at| {
-        let rest = bytes.get(at..).filter(|rest| rest.get(8..16) == Some(magic.as_slice()))?;
-        let senseless = match parse_entry(geometry, rest) {
-            Ok((entry, _)) => entry.seq.0 > limit,
-            Err(error) => !ends_the_log(&error),
-        };
-        senseless.then_some(at as u64)
-    })
-}
-
-/// Whether a log ends here in order: no magic number, a length that can't be, or a torn entry.
-fn ends_the_log(error: &FormatError) -> bool {
-    matches!(error.at, 0 | 8 | 28)
-}
-
-/// The newest valid entry at any block from `end` on. In a bucket that was used before there are many old ones.
-fn newest_behind(geometry: &Geometry, bytes: &[u8], end: usize) -> Option<(u32, u64)> {
-    let block = geometry.block_bytes() as usize;
-    let magic = geometry.journal_magic().to_le_bytes();
-    let mut newest: Option<(u32, u64)> = None;
-    for at in (end..bytes.len()).step_by(block) {
-        let rest = bytes.get(at..).unwrap_or_default();
-        if rest.get(8..16) == Some(magic.as_slice())
-            && let Ok((entry, _)) = parse_entry(geometry, rest)
-            && entry.seq.0 <= SEQ_MAX
-            && newest.is_none_or(|(_, seq)| entry.seq.0 > seq)
-        {
-            newest = Some((at as u32, entry.seq.0));
-        }
-    }
-    newest
 }
 
 fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut dyn FnMut(Finding)) {

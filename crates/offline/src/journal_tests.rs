@@ -1,6 +1,7 @@
 use ubcache_format::{BucketNr, Inode, JournalSeq, Key, Pointer, Sector, crc64_we, encode_entry};
 
 use super::*;
+use crate::scan::senseless;
 
 fn ring(buckets: &[&[(u64, u64)]]) -> Vec<Vec<EntryPlace>> {
     let place = |index: usize, at: usize, &(seq, last_seq): &(u64, u64)| EntryPlace {

@@ -1,130 +1,235 @@
 //! Leaves as they nearly always are, in one go: keys with one pointer at most, in order, sound, and inside the interval of
 //! the leaf. Everything else is left to the walk, which says what is wrong.
 //!
-//! Reading a leaf this way depends on nothing but the leaf, so the leaves of a large window are shared among threads.
-//! What comes out, and in which order, does not depend on that.
+//! Reading a leaf this way changes nothing but the memory it works in, so that it can be done by any thread.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ubcache_format::{Geometry, Inode, Key, Sector, combine_leaf, plain_keys, scan_node};
+use ubcache_format::{
+    DataArea, Generation, Geometry, Inode, Key, Layer, PlainKey, Sector, SectorRange, Tag, combine_layers,
+    plain_keys, pointer_keys, scan_node,
+};
 
-use crate::view::Extent;
+use crate::tally::Adding;
+use crate::view::{Bucket, Extent, VolumeSums};
 
-/// Less than this is not worth a thread.
-const BYTES_A_THREAD: usize = 1 << 20;
-/// More threads than this would wait for the device.
-const THREADS_MAX: usize = 4;
 /// As many as there are leaves in a window of large ones.
 const SPARE_MAX: usize = 32;
+
+type Position = (Inode, Sector);
 
 /// A leaf to be read.
 pub(crate) struct Leaf<'a> {
     /// Its key.
     pub key: &'a Key,
     /// Its interval begins behind this position.
-    pub after: (Inode, Sector),
+    pub after: Position,
     /// All of its bytes.
     pub bytes: &'a [u8],
 }
 
+/// What a leaf has.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Its extents with those of the journal over them. No pointer of the leaf raises the generation of a bucket.
+    Laid(Vec<Extent>),
+    /// The same, but only what is live of its volumes: it has been added up.
+    Added(Vec<VolumeSums>),
+    /// Its own extents. Some of their pointers may raise generations.
+    Bare(Vec<Extent>),
+}
+
+/// The generations of all buckets at a moment: which pointers would not raise them.
+pub(crate) struct Moment {
+    area: Option<DataArea>,
+    /// The generation of each bucket; more than 255 if it is not known.
+    generations: Vec<u16>,
+}
+
+impl Moment {
+    pub fn new(geometry: &Geometry, buckets: &[Bucket]) -> Moment {
+        let of = |bucket: &Bucket| u16::from(bucket.generation.0) | if bucket.known { 0 } else { 0x100 };
+        Moment { area: geometry.data_area(), generations: buckets.iter().map(of).collect() }
+    }
+
+    /// How many buckets there are.
+    pub fn buckets(&self) -> usize {
+        self.generations.len()
+    }
+
+    /// The generation of a bucket, if it is known.
+    #[inline]
+    pub fn generation(&self, bucket: usize) -> Option<Generation> {
+        self.generations.get(bucket).and_then(|known| u8::try_from(*known).ok()).map(Generation)
+    }
+}
+
 /// Reads leaves, with memory that is used again.
+#[derive(Default)]
 pub(crate) struct Leaves {
-    threads: usize,
-    spare: Mutex<Vec<Vec<Extent>>>,
+    extents: Mutex<Vec<Vec<Extent>>>,
+    tags: Mutex<Vec<Vec<Tag>>>,
 }
 
 impl Leaves {
-    /// A reader with as many threads as the machine has processors for.
-    pub fn new() -> Leaves {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Leaves { threads: processors.min(THREADS_MAX), spare: Mutex::default() }
-    }
-
-    /// The extents of each leaf; nothing of one that has something in it that is not as above.
-    pub fn read(&self, geometry: &Geometry, leaves: &[Option<Leaf<'_>>]) -> Vec<Option<Vec<Extent>>> {
-        let read = |index: usize| {
-            let leaf = leaves.get(index).and_then(Option::as_ref)?;
-            self.extents(geometry, leaf)
+    /// What a leaf has; nothing if there is something in it that is not as above. `replay` are the extents of the journal,
+    /// in order. With `adding` they are added up, if that goes.
+    pub fn read(
+        &self,
+        geometry: &Geometry,
+        leaf: &Leaf<'_>,
+        replay: &[Extent],
+        moment: &Moment,
+        adding: Option<&Adding<'_>>,
+    ) -> Option<Content> {
+        let area = moment.area?;
+        let mut keys = take(&self.extents);
+        let Some((layers, raises)) = own_keys(geometry, leaf, &area, moment, &mut keys) else {
+            self.done(keys);
+            return None;
         };
-        let bytes: usize = leaves.iter().flatten().map(|leaf| leaf.bytes.len()).sum();
-        let threads = self.threads.min(bytes / BYTES_A_THREAD);
-        if threads < 2 {
-            return (0..leaves.len()).map(read).collect();
+        let before = keys.len();
+        if !raises {
+            keys.extend(between(replay, leaf.after, leaf.key.position()));
         }
-        let next = AtomicUsize::new(0);
-        let some = || {
-            let mine = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-            let mine = mine.take_while(|index| *index < leaves.len());
-            mine.map(|index| (index, read(index))).collect::<Vec<_>>()
+        if layers + usize::from(keys.len() > before) > 1 {
+            let (mut tags, mut combined) = (take(&self.tags), take(&self.extents));
+            combine_layers(&keys, &mut tags, &mut combined);
+            give(&self.tags, tags);
+            give(&self.extents, std::mem::replace(&mut keys, combined));
+        }
+        let Some(adding) = adding.filter(|_| !raises) else {
+            return Some(if raises { Content::Bare(keys) } else { Content::Laid(keys) });
         };
-        let mut all: Vec<Option<Vec<Extent>>> = vec![None; leaves.len()];
-        std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(some)).collect();
-            let mine = some();
-            // What a helper does not bring back, the walk reads itself.
-            let theirs = helpers.into_iter().filter_map(|helper| helper.join().ok());
-            for (index, extents) in std::iter::once(mine).chain(theirs).flatten() {
-                if let Some(slot) = all.get_mut(index) {
-                    *slot = extents;
-                }
-            }
-        });
-        all
+        let volumes = adding.add(&keys);
+        self.done(keys);
+        volumes.map(Content::Added)
     }
 
     /// Takes back the memory of a leaf.
-    pub fn done(&self, mut extents: Vec<Extent>) {
-        extents.clear();
-        if let Ok(mut spare) = self.spare.lock()
-            && spare.len() < SPARE_MAX
-        {
-            spare.push(extents);
-        }
-    }
-
-    fn extents(&self, geometry: &Geometry, leaf: &Leaf<'_>) -> Option<Vec<Extent>> {
-        extents(geometry, leaf, || {
-            self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default()
-        })
+    pub fn done(&self, extents: Vec<Extent>) {
+        give(&self.extents, extents);
     }
 }
 
-fn extents(
+fn take<T>(spare: &Mutex<Vec<Vec<T>>>) -> Vec<T> {
+    spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default()
+}
+
+fn give<T>(spare: &Mutex<Vec<Vec<T>>>, mut memory: Vec<T>) {
+    memory.clear();
+    if let Ok(mut spare) = spare.lock()
+        && spare.len() < SPARE_MAX
+    {
+        spare.push(memory);
+    }
+}
+
+/// The keys of all bsets, how many of these there are, and whether a pointer may raise a generation.
+fn own_keys(
     geometry: &Geometry,
     leaf: &Leaf<'_>,
-    mut memory: impl FnMut() -> Vec<Extent>,
-) -> Option<Vec<Extent>> {
-    let limit = leaf.key.position();
-    let mut bsets: Vec<Vec<Extent>> = Vec::new();
-    let mut plain = true;
-    scan_node(geometry, leaf.key, leaf.bytes, |keys| {
-        let mut bset = memory();
+    area: &DataArea,
+    moment: &Moment,
+    keys: &mut Vec<Extent>,
+) -> Option<(usize, bool)> {
+    let (mut layers, mut plain, mut raises) = (0, true, false);
+    scan_node(geometry, leaf.key, leaf.bytes, |bytes| {
         // All but holes take 24 bytes.
-        bset.reserve(keys.len() / 24 + 1);
-        let mut last = leaf.after;
-        plain &= plain_keys(keys, |key| {
-            if key.sectors == 0 {
-                return;
+        keys.reserve(bytes.len() / 24 + 1);
+        let before = keys.len();
+        let mut seen = Seen::new(leaf.after);
+        match pointer_keys(bytes) {
+            Some(all) => keys.extend(all.map(|key| seen.extent(&key, area, moment))),
+            None => {
+                let all = |key: PlainKey| keys.push(seen.extent(&key, area, moment));
+                plain &= plain_keys(bytes, all);
             }
-            let start = (key.inode, key.end - u64::from(key.sectors));
-            plain &= start >= last && key.is_sound(geometry);
-            last = (key.inode, key.end);
-            bset.push(Extent::of(&key));
-        });
-        plain &= last <= limit;
-        bsets.push(bset);
+        }
+        if seen.without_size {
+            keys.retain(|extent| !extent.range().is_empty());
+        }
+        plain &= seen.plain && seen.last <= wide(leaf.key.position());
+        raises |= seen.raises;
+        layers += usize::from(keys.len() > before);
         Ok(())
     })
     .ok()?;
-    plain.then(|| combine_leaf(bsets))
+    plain.then_some((layers, raises))
+}
+
+fn wide((inode, sector): Position) -> u128 {
+    u128::from(inode.0) << 64 | u128::from(sector.0)
+}
+
+/// What was seen of the keys of a bset.
+struct Seen {
+    last: u128,
+    plain: bool,
+    raises: bool,
+    without_size: bool,
+}
+
+impl Seen {
+    fn new(after: Position) -> Seen {
+        Seen { last: wide(after), plain: true, raises: false, without_size: false }
+    }
+
+    #[inline]
+    fn extent(&mut self, key: &PlainKey, area: &DataArea, moment: &Moment) -> Extent {
+        let extent = Extent::of(key);
+        if key.sectors == 0 {
+            self.without_size = true;
+            return extent;
+        }
+        let start = wide((key.inode, key.end - u64::from(key.sectors)));
+        self.plain &= start >= self.last && key.is_sound(area);
+        self.last = wide((key.inode, key.end));
+        if let Some(pointer) = extent.pointer() {
+            let known = moment.generation(area.bucket(pointer.offset));
+            self.raises |= known.is_none_or(|known| known.is_ahead(pointer.generation));
+        }
+        extent
+    }
+}
+
+/// The parts of extents, which are in order, that are in an interval.
+pub(crate) fn between(
+    extents: &[Extent],
+    after: Position,
+    upto: Position,
+) -> impl Iterator<Item = Extent> + '_ {
+    let from = extents.partition_point(|extent| extent.end() <= after);
+    let some = extents.iter().skip(from).take_while(move |extent| extent.start() < upto);
+    some.filter_map(move |extent| cut(extent, after, upto))
+}
+
+/// The part of an extent or a key that is in the interval of a leaf.
+pub(crate) fn cut<K: Layer + Clone>(key: &K, after: Position, upto: Position) -> Option<K> {
+    let (inode, mut range) = (key.inode(), key.range());
+    if inode < after.0 || inode > upto.0 {
+        return None;
+    }
+    if inode == after.0 {
+        range.start = range.start.max(after.1);
+    }
+    if inode == upto.0 {
+        range.end = range.end.min(upto.1);
+    }
+    if range.is_empty() {
+        return None;
+    }
+    let whole = range == key.range();
+    Some(if whole { key.clone() } else { key.part(SectorRange::from_bounds(range.start, range.end)) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use ubcache_format::{Bset, Generation, Pointer, SectorRange, parse_node};
+    use ubcache_format::{Bset, BucketNr, Pointer, combine_leaf, parse_node};
+
+    use crate::view::Owner;
 
     const GEOMETRY: Geometry = Geometry {
         set_magic: 7,
@@ -172,11 +277,30 @@ mod tests {
         bytes
     }
 
+    /// Buckets that all have this generation; the last is not known.
+    fn moment(generation: u8) -> Moment {
+        let bucket = |number| Bucket {
+            stored: Generation(generation),
+            generation: Generation(generation),
+            priority: 0,
+            owner: Owner::Free,
+            known: number != 1023,
+            named: false,
+        };
+        Moment::new(&GEOMETRY, &(0..1024).map(bucket).collect::<Vec<_>>())
+    }
+
+    fn extents_of(keys: &[Key], replayed: bool) -> Vec<Extent> {
+        keys.iter().map(|key| Extent::new(key, replayed)).collect()
+    }
+
     proptest! {
         /// What is read in one go is what the long way gives; and the long way has nothing to say of it.
         #[test]
         fn as_the_long_way(
             bsets in proptest::collection::vec(any_bset(), 1..5),
+            journal in any_bset(),
+            generation in prop_oneof![4 => 1_u8..3, 1 => any::<u8>()],
             after in (0_u32..2, 0_u64..40),
             upto in (2_u32..4, 300_u64..500),
         ) {
@@ -184,13 +308,32 @@ mod tests {
             let after = (Inode(after.0), Sector(after.1));
             let bytes = node(&bsets);
             let leaf = Leaf { key: &key, after, bytes: &bytes };
-            if let Some(plain) = extents(&GEOMETRY, &leaf, Vec::new) {
+            let replay = extents_of(&combine_leaf(vec![journal]), true);
+            let leaves = Leaves::default();
+            let found = leaves.read(&GEOMETRY, &leaf, &replay, &moment(generation), None);
+            let ahead = Generation(generation).is_ahead(Generation(1));
+            let raises = bsets.iter().flatten().any(|key| {
+                key.sectors > 0
+                    && key.pointer().is_some_and(|p| ahead || p.bucket(GEOMETRY.bucket_sectors) == BucketNr(1023))
+            });
+            if let Some(found) = found {
                 let parsed = parse_node(&GEOMETRY, &key, &bytes);
                 let long = combine_leaf(parsed.expect("it was read in one go").bsets);
                 prop_assert!(long.iter().all(|key| key.check_extent(&GEOMETRY).is_ok()));
                 prop_assert!(long.iter().all(|key| (key.inode, key.start()) >= after));
-                let long: Vec<Extent> = long.iter().map(|key| Extent::new(key, false)).collect();
-                prop_assert_eq!(plain, long);
+                let long = extents_of(&long, false);
+                match found {
+                    Content::Added(_) => panic!("nobody asked for sums"),
+                    Content::Bare(extents) => {
+                        prop_assert!(raises);
+                        prop_assert_eq!(extents, long);
+                    }
+                    Content::Laid(extents) => {
+                        prop_assert!(!raises);
+                        let over = replay.iter().filter_map(|extent| cut(extent, after, key.position()));
+                        prop_assert_eq!(extents, combine_leaf(vec![long, over.collect()]));
+                    }
+                }
             } else {
                 let ordered = bsets.iter().all(|keys| {
                     keys.windows(2).all(|pair| pair[0].position() <= (pair[1].inode, pair[1].start()))
@@ -205,30 +348,22 @@ mod tests {
     }
 
     #[test]
-    fn threads_give_what_one_gives() {
+    fn memory_is_used_again() {
         let keys = |count: u64| -> Vec<Key> {
             (0..count).map(|n| Key::hole(Inode(1), SectorRange::new(Sector(n * 8), 8))).collect()
         };
         let key = Key::max_node(128, seed());
-        let after = (Inode(0), Sector(0));
-        let nodes: Vec<Vec<u8>> = (0..64).map(|n| node(&[keys(n)])).collect();
-        let leaves: Vec<Option<Leaf<'_>>> = nodes
-            .iter()
-            .enumerate()
-            .map(|(n, bytes)| (n % 7 != 3).then_some(Leaf { key: &key, after, bytes }))
-            .collect();
-        let lengths = |found: &[Option<Vec<Extent>>]| -> Vec<Option<usize>> {
-            found.iter().map(|extents| extents.as_ref().map(Vec::len)).collect()
-        };
-        let expected: Vec<Option<usize>> = (0..64).map(|n| (n % 7 != 3).then_some(n)).collect();
-        assert!(nodes.iter().map(Vec::len).sum::<usize>() > 2 * BYTES_A_THREAD);
-        for threads in 1..=THREADS_MAX {
-            let reader = Leaves { threads, spare: Mutex::default() };
-            let found = reader.read(&GEOMETRY, &leaves);
-            assert_eq!(lengths(&found), expected);
-            found.into_iter().flatten().for_each(|extents| reader.done(extents));
-            assert_eq!(lengths(&reader.read(&GEOMETRY, &leaves)), expected, "in memory that was used before");
-            assert_eq!(lengths(&reader.read(&GEOMETRY, &leaves[..8])), expected[..8]);
+        let leaves = Leaves::default();
+        for count in [60, 3, 40, 0, 60] {
+            let bytes = node(&[keys(count), keys(count / 2)]);
+            let leaf = Leaf { key: &key, after: (Inode(0), Sector(0)), bytes: &bytes };
+            match leaves.read(&GEOMETRY, &leaf, &[], &moment(1), None) {
+                Some(Content::Laid(extents)) => {
+                    assert_eq!(extents, extents_of(&keys(count), false));
+                    leaves.done(extents);
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

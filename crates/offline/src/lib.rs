@@ -30,8 +30,11 @@
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
 //! | `lay_down` | a new set: tree, volume table, prio chain, journal entry |
-//! | `ahead` | nodes are read while others are looked at |
-//! | `leaf` | leaves that are as they should be, many at a time |
+//! | `ahead` | the next is read while something is looked at |
+//! | `leaf` | leaves that are as they should be, in one go |
+//! | `scan` | what is in one bucket of the journal |
+//! | `tally`, `taken` | sums over extents that are in order; which sectors they take |
+//! | `crew` | work that threads share |
 //! | `account` | owners of buckets, staleness, reserves |
 //!
 //! Nothing here panics, whatever the bytes are.
@@ -42,6 +45,7 @@ mod ahead;
 pub mod check;
 pub mod content;
 pub mod create;
+mod crew;
 pub mod disk;
 pub mod dump;
 pub mod error;
@@ -54,11 +58,14 @@ pub mod recover;
 pub mod repair;
 pub mod restore;
 mod rewrite;
+mod scan;
+mod taken;
+mod tally;
 pub mod tree;
 pub mod view;
 pub mod walk;
 
-pub use check::{check_set, check_set_metadata, check_set_watched};
+pub use check::{check_report, check_set, check_set_metadata, check_set_watched};
 pub use content::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
 pub use create::make_device;
 pub use disk::{Progress, Watcher};

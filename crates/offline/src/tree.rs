@@ -10,10 +10,12 @@ use ubcache_format::{
 };
 
 use crate::ahead::Ahead;
+use crate::crew::Crew;
 use crate::disk::{Phase, Watcher, read_around};
 use crate::finding::{Finding, Kind, Place, Site};
-use crate::leaf::{Leaf, Leaves};
-use crate::view::{Extent, Lost, Owner, View};
+use crate::leaf::{Content, Leaf, Leaves, Moment, between, cut};
+use crate::tally::{Adding, add_volumes};
+use crate::view::{Extent, Lost, Owner, View, VolumeSums};
 use crate::walk::{END, START, Visitor};
 
 type Position = (Inode, Sector);
@@ -36,13 +38,10 @@ pub struct NodeVisit<'a> {
 /// The bytes of a node, and which of them could not be read.
 type Read<'a> = Result<(Cow<'a, [u8]>, Vec<Range<u64>>), String>;
 
-/// What is in a node.
-enum Content {
-    /// A leaf without anything to say of it.
-    Plain(Vec<Extent>),
-    /// Any other.
-    Node(ParsedNode),
-}
+/// Less than this is not worth a thread.
+const BYTES_A_THREAD: usize = 1 << 20;
+/// Bytes of an extent in a leaf.
+const EXTENT_BYTES: usize = 24;
 
 struct Item {
     key: Key,
@@ -58,28 +57,46 @@ impl Item {
     }
 }
 
+/// How nodes of a level are read.
+#[derive(Copy, Clone)]
+struct Reading<'a> {
+    level: u16,
+    /// For leaves that nobody but the walk sees.
+    moment: Option<&'a Moment>,
+    /// Where their extents are added up, if they are not kept.
+    adding: Option<&'a Adding<'a>>,
+    crew: &'a Crew,
+    phase: &'a Phase<'a>,
+}
+
 /// What the newest entry of the journal says of the tree, and how to read it.
 pub(crate) struct Tree<'a> {
     /// The key of the root.
     pub root: &'a Key,
     /// Its level.
     pub level: u16,
-    /// The keys of the journal.
-    pub replay: &'a [Key],
+    /// The extents of the journal.
+    pub replay: &'a [Extent],
     /// Take what is readable of damaged nodes.
     pub salvage: bool,
+    /// Add extents up instead of keeping them, if that goes.
+    pub sums_only: bool,
 }
 
 struct Walk<'a, V: Visitor + ?Sized> {
     geometry: Geometry,
     view: &'a mut View,
     visitor: &'a mut V,
-    replay: &'a [Key],
-    /// Keys of the journal up to here are in the view.
+    replay: &'a [Extent],
+    /// Extents of the journal up to here are in the view.
     replayed: Position,
     seen: Vec<(Pointer, Lost)>,
     salvage: bool,
-    leaves: Leaves,
+    leaves: &'a Leaves,
+    /// Whether a generation was raised since the moment by which leaves are read.
+    raised: bool,
+    /// What is live of the volumes, as far as extents are added up.
+    volumes: Vec<VolumeSums>,
 }
 
 /// Walks over the tree under `root` and collects the extents of all leaves, with `replay` over them.
@@ -88,10 +105,11 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
     view: &mut View,
     tree: &Tree<'_>,
     visitor: &mut V,
-    watcher: &dyn Watcher,
+    (crew, watcher): (&Crew, &dyn Watcher),
 ) {
     let geometry = view.geometry;
-    let Tree { root, level, replay, salvage } = *tree;
+    let Tree { root, level, replay, salvage, sums_only } = *tree;
+    let leaves = Leaves::default();
     let mut walk = Walk {
         geometry,
         view,
@@ -100,7 +118,9 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
         replayed: START,
         seen: Vec::new(),
         salvage,
-        leaves: Leaves::new(),
+        leaves: &leaves,
+        raised: false,
+        volumes: Vec::new(),
     };
     let mut items = walk.begin(root);
     for level in (0..=level).rev() {
@@ -115,21 +135,20 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
         let mut ahead = Ahead::new(cache, &ranges);
         let mut rest = items.as_slice();
         let in_one_go = level == 0 && !walk.visitor.sees_leaves();
+        let first = in_one_go.then(|| Moment::new(&geometry, &walk.view.buckets));
+        let mut later: Option<Moment> = None;
+        let room = bytes as usize / EXTENT_BYTES;
+        let adding = first.as_ref().filter(|_| sums_only).and_then(|moment| {
+            Adding::new(&geometry, moment, room, crew.worth(usize::MAX, 1))
+                .filter(Adding::tells_shared_sectors)
+        });
+        walk.raised = false;
         while let Some(window) = ahead.next().await {
-            let (now, later) = rest.split_at(window.nodes().count().min(rest.len()));
-            rest = later;
-            let leaves: Vec<Option<Leaf<'_>>> = now
-                .iter()
-                .zip(window.nodes())
-                .map(|(item, bytes)| {
-                    let bytes = bytes.ok().filter(|_| in_one_go && item.certain)?;
-                    Some(Leaf { key: &item.key, after: item.after, bytes })
-                })
-                .collect();
-            let plain = walk.leaves.read(&geometry, &leaves);
-            for ((item, bytes), plain) in now.iter().zip(window.nodes()).zip(plain) {
-                phase.add(item.range().bytes());
-                let bytes = match bytes {
+            let (now, behind) = rest.split_at(window.len().min(rest.len()));
+            rest = behind;
+            let mut nodes: Vec<(&Item, Read<'_>)> = Vec::with_capacity(now.len());
+            for (item, bytes) in now.iter().zip(window.ranges()) {
+                let read = match bytes {
                     Ok(bytes) => Ok((Cow::Borrowed(bytes), Vec::new())),
                     Err(_) if salvage => {
                         let read = read_around(cache, item.range().start, item.range().sectors()).await;
@@ -137,9 +156,27 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
                     }
                     Err(error) => Err(error.to_owned()),
                 };
-                walk.node(item, level, bytes, plain, &mut children);
+                nodes.push((item, read));
             }
+            if walk.raised && in_one_go {
+                later = Some(Moment::new(&geometry, &walk.view.buckets));
+                walk.raised = false;
+            }
+            let moment = later.as_ref().or(first.as_ref());
+            let reading = Reading { level, moment, adding: adding.as_ref(), crew, phase: &phase };
+            walk.nodes(&reading, &nodes, &mut children);
+            drop(nodes);
             ahead.done(window);
+            if adding.as_ref().is_some_and(Adding::given_up) {
+                walk.view.given_up = true;
+                return;
+            }
+        }
+        if let Some(adding) = adding {
+            walk.replay_upto(END);
+            walk.add_up(Some(&adding));
+            walk.view.sums = adding.sums(std::mem::take(&mut walk.volumes));
+            walk.view.given_up = walk.view.sums.is_none();
         }
         items = children;
         if items.is_empty() {
@@ -175,32 +212,78 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         Place::cache(&self.geometry, item.pointer.offset)
     }
 
+    /// Nodes that were read together.
+    fn nodes(&mut self, reading: &Reading<'_>, nodes: &[(&Item, Read<'_>)], children: &mut Vec<Item>) {
+        let (geometry, replay, leaves) = (self.geometry, self.replay, self.leaves);
+        let Reading { moment, adding, crew, phase, .. } = *reading;
+        let read = |index: usize| {
+            let (item, Ok((bytes, holes))) = nodes.get(index)? else { return None };
+            let moment = moment.filter(|_| item.certain && holes.is_empty())?;
+            leaves.read(&geometry, &Leaf { key: &item.key, after: item.after, bytes }, replay, moment, adding)
+        };
+        let bytes: u64 = nodes.iter().map(|(item, _)| item.range().bytes()).sum();
+        let work = if moment.is_some() { bytes as usize } else { 0 };
+        crew.share(crew.worth(work, BYTES_A_THREAD), nodes.len(), read, |index, content| {
+            let Some((item, bytes)) = nodes.get(index) else { return };
+            phase.add(item.range().bytes());
+            self.node(item, reading, bytes, content, children);
+            self.add_up(adding);
+            if self.raised
+                && let Some(adding) = adding
+            {
+                // What was added up went by other generations.
+                adding.give_up();
+            }
+        });
+    }
+
     fn node(
         &mut self,
         item: &Item,
-        level: u16,
-        bytes: Read<'_>,
-        plain: Option<Vec<Extent>>,
+        reading: &Reading<'_>,
+        bytes: &Read<'_>,
+        content: Option<Content>,
         children: &mut Vec<Item>,
     ) {
+        let Reading { level, adding, .. } = *reading;
         if level == 0 {
             // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
             self.replay_upto(item.after);
+            self.add_up(adding);
         }
         let place = self.place(item);
-        let content = self.enter(item).and_then(|()| match plain {
-            Some(extents) => Ok(Content::Plain(extents)),
-            None => self.parse(item, &bytes).map(Content::Node),
-        });
-        let lost = match content {
-            Ok(Content::Plain(extents)) => {
+        let entered = self.enter(item);
+        let node = match (entered, content) {
+            (Err(lost), _) => Err(lost),
+            (Ok(()), Some(Content::Bare(extents))) => {
                 self.view.nodes += 1;
                 self.check_place(item, place);
-                extents.iter().filter_map(Extent::pointer).for_each(|pointer| self.view.raise(pointer));
+                for pointer in extents.iter().filter_map(Extent::pointer) {
+                    self.raised |= self.view.raise(pointer);
+                }
                 self.lay(item, extents);
                 return;
             }
-            Ok(Content::Node(node)) => {
+            (Ok(()), Some(Content::Added(volumes))) if !self.raised => {
+                self.view.nodes += 1;
+                self.check_place(item, place);
+                add_volumes(&mut self.volumes, &volumes);
+                self.replayed = self.replayed.max(item.key.position());
+                return;
+            }
+            (Ok(()), Some(Content::Laid(extents))) if !self.raised => {
+                self.view.nodes += 1;
+                self.check_place(item, place);
+                self.view.extents.extend_from_slice(&extents);
+                self.replayed = self.replayed.max(item.key.position());
+                self.leaves.done(extents);
+                return;
+            }
+            // What it may raise now is not known any more.
+            (Ok(()), _) => self.parse(item, bytes),
+        };
+        let lost = match node {
+            Ok(node) => {
                 self.view.nodes += 1;
                 self.check_place(item, place);
                 let (key, after) = (&item.key, item.after);
@@ -225,7 +308,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         } else if let Ok((bytes, holes)) = bytes
             && self.salvage
         {
-            let left = salvage_node(&self.geometry, &item.key, &bytes, &holes);
+            let left = salvage_node(&self.geometry, &item.key, bytes, holes);
             if level > 0 {
                 self.what_is_left_of_an_inner_node(item, left, children);
             } else {
@@ -420,7 +503,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let mut keys = combine_leaf(node.bsets);
         keys.retain(|key| match key.check_extent(&self.geometry) {
             Ok(()) => {
-                self.view.raise_key(key);
+                self.raised |= self.view.raise_key(key);
                 true
             }
             Err(error) => {
@@ -453,7 +536,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
 
     /// Takes the extents of a leaf, with those of the journal over them.
     fn lay(&mut self, item: &Item, extents: Vec<Extent>) {
-        let over = self.replay_between(item.after, item.key.position());
+        let over: Vec<Extent> = between(self.replay, item.after, item.key.position()).collect();
         if over.is_empty() {
             self.view.extents.extend_from_slice(&extents);
             self.leaves.done(extents);
@@ -463,17 +546,17 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         self.replayed = self.replayed.max(item.key.position());
     }
 
-    /// The parts of journaled keys in an interval.
-    fn replay_between(&self, after: Position, upto: Position) -> Vec<Extent> {
-        let from = self.replay.partition_point(|key| key.position() <= after);
-        let keys = self.replay[from..].iter().take_while(|key| (key.inode, key.start()) < upto);
-        keys.filter_map(|key| cut(key, after, upto)).map(|key| Extent::new(&key, true)).collect()
+    /// Adds up what was kept, instead of keeping it.
+    fn add_up(&mut self, adding: Option<&Adding<'_>>) {
+        let Some(adding) = adding.filter(|_| !self.view.extents.is_empty()) else { return };
+        add_volumes(&mut self.volumes, &adding.add(&self.view.extents).unwrap_or_default());
+        self.view.extents.clear();
     }
 
     /// Takes the journaled keys up to a position where there is no leaf for them.
     fn replay_upto(&mut self, upto: Position) {
         if self.replayed < upto {
-            self.view.extents.extend(self.replay_between(self.replayed, upto));
+            self.view.extents.extend(between(self.replay, self.replayed, upto));
             self.replayed = upto;
         }
     }
@@ -488,27 +571,5 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 self.doubt(interval);
             }
         }
-    }
-}
-
-/// The part of a key in the interval of a leaf.
-fn cut(key: &Key, after: Position, upto: Position) -> Option<Key> {
-    let mut range = key.range();
-    if key.inode < after.0 || key.inode > upto.0 {
-        return None;
-    }
-    if key.inode == after.0 {
-        range.start = range.start.max(after.1);
-    }
-    if key.inode == upto.0 {
-        range.end = range.end.min(upto.1);
-    }
-    if range.is_empty() {
-        return None;
-    }
-    if range == key.range() {
-        Some(key.clone())
-    } else {
-        Some(key.cut_to(SectorRange::from_bounds(range.start, range.end)))
     }
 }

@@ -6,6 +6,7 @@ use ubcache_format::{
 };
 
 use crate::journal::Journal;
+use crate::tally::Sums;
 
 /// The mark of ubcache's journal entries.
 const OWN: &[u8] = b"ubcache1";
@@ -176,7 +177,7 @@ pub struct Bucket {
     pub owner: Owner,
     /// Whether the prio chain says what its generation is. If not, that of the newest pointer to it is taken.
     pub known: bool,
-    /// Whether a pointer was seen to it, live or not.
+    /// Of a bucket that is not `known`: whether a pointer was seen to it, live or not.
     pub named: bool,
 }
 
@@ -227,6 +228,10 @@ pub struct View {
     pub extents: Vec<Extent>,
     /// The volumes that have live extents, in order.
     pub(crate) volumes: Vec<VolumeSums>,
+    /// What the extents come to, if they were added up as they were read. Then `extents` are not all there are.
+    pub(crate) sums: Option<Sums>,
+    /// They could not be added up: the view says nothing.
+    pub(crate) given_up: bool,
     /// Where the tree could not be read.
     pub lost: Vec<Lost>,
     /// Nodes that were read.
@@ -262,6 +267,8 @@ impl View {
             uuids: Vec::new(),
             extents: Vec::new(),
             volumes: Vec::new(),
+            sums: None,
+            given_up: false,
             lost: Vec::new(),
             nodes: 0,
             complete: true,
@@ -305,7 +312,7 @@ impl View {
     }
 
     /// What is live of a volume.
-    pub(crate) fn sums(&self, inode: Inode) -> VolumeSums {
+    pub(crate) fn live_of(&self, inode: Inode) -> VolumeSums {
         let found = self.volumes.iter().find(|volume| volume.inode == inode);
         found.copied().unwrap_or(VolumeSums { inode, ..VolumeSums::default() })
     }
@@ -318,19 +325,21 @@ impl View {
             .map(|slot| Inode(slot as u32))
     }
 
-    pub(crate) fn raise(&mut self, pointer: Pointer) {
+    /// Raises the generation of a bucket to that of a pointer to it; says whether that has changed it.
+    pub(crate) fn raise(&mut self, pointer: Pointer) -> bool {
         let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
-        let Some(bucket) = self.buckets.get_mut(bucket) else { return };
-        if bucket.generation.is_ahead(pointer.generation) || !(bucket.known || bucket.named) {
+        let Some(bucket) = self.buckets.get_mut(bucket) else { return false };
+        let former = bucket.generation;
+        if former.is_ahead(pointer.generation) || !(bucket.known || bucket.named) {
             bucket.generation = pointer.generation;
         }
-        bucket.named = true;
+        bucket.named |= !bucket.known;
+        bucket.generation != former
     }
 
-    pub(crate) fn raise_key(&mut self, key: &Key) {
-        for pointer in key.pointers.iter().filter(|pointer| pointer.is_available()) {
-            self.raise(*pointer);
-        }
+    pub(crate) fn raise_key(&mut self, key: &Key) -> bool {
+        let available = key.pointers.iter().filter(|pointer| pointer.is_available());
+        available.fold(false, |raised, pointer| self.raise(*pointer) || raised)
     }
 
     /// Gives a bucket to an owner; says who has it already, if somebody has.

@@ -6,20 +6,21 @@
 //!
 //! Memory, all bounded by the size of the device: 8 bytes a bucket; 24 bytes an extent, and 16 more while extents are
 //! compared with each other, so about 40 MB a million extents; 96 bytes a node; the journal entries that replay needs;
-//! 8 MiB of nodes that are read ahead.
+//! 8 MiB that are read ahead.
 
 use ubcache_env::{Device, Sector};
 use ubcache_format::{
     BucketNr, Generation, Geometry, Key, PrioEntry, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
-    Superblock, UuidEntry, combine_leaf, parse_prio, parse_uuids, parse_uuids_v0,
+    Superblock, UuidEntry, combine_layers, parse_prio, parse_uuids, parse_uuids_v0,
 };
 
 use crate::account::account;
+use crate::crew::Crew;
 use crate::disk::{Phase, Watcher, read, read_around};
 use crate::finding::{Finding, Kind, Place, Site};
 use crate::journal::{Journal, Reading, read_journal};
 use crate::tree::{NodeVisit, Tree, walk_tree};
-use crate::view::{Bucket, Owner, View};
+use crate::view::{Bucket, Extent, Owner, View};
 
 /// Somebody who is shown everything that a walk comes across, in the order in which it is read.
 pub trait Visitor {
@@ -85,6 +86,16 @@ pub async fn walk<D: Device, V: Visitor + ?Sized>(
     visitor: &mut V,
     watcher: &dyn Watcher,
 ) -> Option<View> {
+    walk_the(Way::default(), cache, visitor, watcher).await
+}
+
+/// The same in another way.
+pub(crate) async fn walk_the<D: Device, V: Visitor + ?Sized>(
+    way: Way,
+    cache: &D,
+    visitor: &mut V,
+    watcher: &dyn Watcher,
+) -> Option<View> {
     let superblock = match read_superblock(cache, Site::Cache).await {
         Ok(superblock) if superblock.is_cache() => superblock,
         Ok(superblock) => {
@@ -97,18 +108,33 @@ pub async fn walk<D: Device, V: Visitor + ?Sized>(
             return None;
         }
     };
-    Some(walk_from(cache, superblock, false, visitor, watcher).await)
+    Some(walk_from(cache, superblock, way, visitor, watcher).await)
 }
 
-/// The walk from a superblock on. With `salvage`, it goes on behind what is damaged as far as there is anything to be
-/// read, and keeps what it finds there apart (see `Doubt`).
+/// How to walk.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Way {
+    /// Go on behind what is damaged as far as there is anything to be read, and keep what is found there apart (see
+    /// `Doubt`).
+    pub salvage: bool,
+    /// Do not keep extents, but add them up. The walk may give up, where there is anything to say of one.
+    pub sums_only: bool,
+}
+
+impl Way {
+    /// As much as there is to be read.
+    pub const SALVAGE: Way = Way { salvage: true, sums_only: false };
+}
+
+/// The walk from a superblock on.
 pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     cache: &D,
     superblock: Superblock,
-    salvage: bool,
+    Way { salvage, sums_only }: Way,
     visitor: &mut V,
     watcher: &dyn Watcher,
 ) -> View {
+    let crew = Crew::new();
     visitor.superblock(&superblock);
     let mut view = View::new(superblock);
     let geometry = view.geometry;
@@ -134,7 +160,8 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let discard = view.superblock.discard();
     let reading = Reading { discard, salvage };
     view.journal =
-        read_journal(cache, &geometry, reading, watcher, &mut |finding| visitor.finding(finding)).await;
+        read_journal(cache, &geometry, reading, (&crew, watcher), &mut |finding| visitor.finding(finding))
+            .await;
     view.doubt.journal = view.journal.missing;
     visitor.journal(&geometry, &view.journal);
     view.complete &= !view.journal.incomplete;
@@ -143,32 +170,36 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     read_prios(cache, &mut view, newest.prio_bucket, visitor, watcher).await;
     read_table(cache, &mut view, (&newest.uuid_bucket, version), salvage, visitor).await;
     let replay = take_replay(&mut view, visitor);
-    let tree = Tree { root: &newest.root, level: newest.root_level, replay: &replay, salvage };
-    walk_tree(cache, &mut view, &tree, visitor, watcher).await;
-    // Raised only now: by what the tree says, a key of the journal is not ahead of itself.
-    for found in view.journal.entries.clone().iter().rev() {
-        found
-            .entry
-            .keys
-            .iter()
-            .filter(|key| key.check_journaled(&geometry).is_ok())
-            .for_each(|key| view.raise_key(key));
+    let tree = Tree { root: &newest.root, level: newest.root_level, replay: &replay, salvage, sums_only };
+    walk_tree(cache, &mut view, &tree, visitor, (&crew, watcher)).await;
+    if view.given_up {
+        return view;
     }
-    account(&mut view, visitor);
+    // Raised only now: by what the tree says, a key of the journal is not ahead of itself.
+    let entries = std::mem::take(&mut view.journal.entries);
+    for key in entries.iter().rev().flat_map(|found| &found.entry.keys) {
+        if key.check_journaled(&geometry).is_ok() {
+            // What was added up went by other generations.
+            view.given_up |= view.raise_key(key) && view.sums.is_some();
+        }
+    }
+    view.journal.entries = entries;
+    if !view.given_up {
+        account(&mut view, &crew, visitor);
+    }
     view
 }
 
-/// The keys of the replay range, one over the other.
-fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Key> {
+/// The extents of the replay range, one over the other.
+fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Extent> {
     let geometry = view.geometry;
-    let mut runs = Vec::new();
+    let mut extents = Vec::new();
     for found in &view.journal.entries {
         let bucket = geometry.journal_bucket(found.place.index);
         let place = Place::bucket(&geometry, bucket).plus(u64::from(found.place.offset));
-        let mut run = Vec::with_capacity(found.entry.keys.len());
         for key in &found.entry.keys {
             match key.check_journaled(&geometry) {
-                Ok(()) => run.push(key.clone()),
+                Ok(()) => extents.push(Extent::new(key, true)),
                 Err(error) => {
                     let detail = format!("entry {}: {error}", found.place.seq);
                     visitor.finding(Finding::new(
@@ -181,9 +212,10 @@ fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Key
                 }
             }
         }
-        runs.push(run);
     }
-    combine_leaf(runs)
+    let mut combined = Vec::new();
+    combine_layers(&extents, &mut Vec::new(), &mut combined);
+    combined
 }
 
 async fn read_prios<D: Device, V: Visitor + ?Sized>(

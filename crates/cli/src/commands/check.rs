@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
-use ubcache_offline::{Report, check_set_metadata, check_set_watched};
+use ubcache_offline::{Report, check_report};
 
 use super::offline::{Bar, host, open, path_of, show_finding, show_lost, summary};
 use super::print;
@@ -44,13 +44,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let cache = open(&host, &args.cache, false)?;
     let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new();
-    let (report, view) = host.block_on(async {
+    let (report, lost) = host.block_on(async {
         let backings: Vec<_> = backings.iter().collect();
-        if cache.is_pack() {
-            check_set_metadata(&cache, &backings, &mut (), &bar).await
-        } else {
-            check_set_watched(&cache, &backings, &mut (), &bar).await
-        }
+        check_report(&cache, &backings, !cache.is_pack(), &bar).await
     });
     bar.clear();
     if args.json {
@@ -63,8 +59,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
     } else {
-        let lost = view.map(|view| show_lost(&view.lost)).unwrap_or_default();
-        print(&(as_text(&report, args, cache.is_pack()) + &lost));
+        print(&(as_text(&report, args, cache.is_pack()) + &show_lost(&lost)));
     }
     if report.is_clean() {
         return Ok(());

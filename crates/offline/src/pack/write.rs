@@ -16,7 +16,7 @@ use crate::error::OfflineError;
 use crate::finding::{Finding, Report, Site};
 use crate::repair::superblock::search;
 use crate::view::View;
-use crate::walk::{Visitor, read_superblock, walk_from};
+use crate::walk::{Visitor, Way, read_superblock, walk_from};
 
 /// How hard zstd tries: beyond this it gets slow, and keys do not get smaller by much.
 const LEVEL: i32 = 6;
@@ -123,7 +123,7 @@ pub async fn pack<D: Device>(
         }
     };
     let view = match superblock {
-        Some(superblock) => Some(walk_from(cache, superblock, true, &mut findings, watcher).await),
+        Some(superblock) => Some(walk_from(cache, superblock, Way::SALVAGE, &mut findings, watcher).await),
         None => None,
     };
     let planned = match &view {

@@ -27,7 +27,7 @@ use crate::disk::{Phase, Watcher, read_around};
 use crate::error::OfflineError;
 use crate::finding::{Report, Severity, Site};
 use crate::view::View;
-use crate::walk::{read_superblock, walk_from};
+use crate::walk::{Way, read_superblock, walk_from};
 pub use plan::Uncertain;
 use plan::{Plan, sort};
 
@@ -153,7 +153,7 @@ pub async fn survey<D: Device>(
             (superblock, Some(how))
         }
     };
-    let mut view = walk_from(cache, superblock, true, &mut (), watcher).await;
+    let mut view = walk_from(cache, superblock, Way::SALVAGE, &mut (), watcher).await;
     let slots = slots::repair(&mut view, cache, &backings, watcher).await;
     let doubt = !view.lost.is_empty() || !view.doubt.tree.is_empty() || view.doubt.journal.is_some();
     let (found, nodes) = if doubt || view.journal.newest().is_none() {

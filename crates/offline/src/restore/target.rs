@@ -15,7 +15,7 @@ use crate::finding::{Severity, Site};
 use crate::lay_down::{NewSet, lay_down, ring_index};
 use crate::rewrite::free_buckets;
 use crate::view::{Owner, View};
-use crate::walk::{read_superblock, walk_from};
+use crate::walk::{Way, read_superblock, walk_from};
 
 /// How a device stands to the set of a dump.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -87,7 +87,7 @@ pub async fn look_at_target<D: Device>(
     if superblock.as_ref().is_some_and(|same| same.geometry() != dumped.view.geometry) {
         return Ok(TargetState { standing: Standing::OtherShape, view: None });
     }
-    let view = walk_from(target, dumped.view.superblock.clone(), true, &mut (), watcher).await;
+    let view = walk_from(target, dumped.view.superblock.clone(), Way::SALVAGE, &mut (), watcher).await;
     let newest_seq = view.journal.newest_seq();
     let standing = match superblock {
         None if newest_seq == 0 => Standing::Unknown,
