@@ -148,7 +148,9 @@ type Read<'a> = Result<(Cow<'a, [u8]>, Vec<Range<u64>>), String>;
 
 /// Entries that may be needed, by number. Of those whose bytes are not kept the bucket is in memory still.
 #[derive(Default)]
-struct Found(BTreeMap<u64, (EntryPlace, Option<Box<[u8]>>)>);
+struct Found(BTreeMap<u64, (EntryPlace, Option<Bytes>)>);
+
+type Bytes = Box<[u8]>;
 
 impl Found {
     /// Takes the entries of a bucket.

@@ -354,7 +354,7 @@ mod tests {
         };
         let key = Key::max_node(128, seed());
         let leaves = Leaves::default();
-        for count in [60, 3, 40, 0, 60] {
+        for count in [60, 3, 40, 2, 60] {
             let bytes = node(&[keys(count), keys(count / 2)]);
             let leaf = Leaf { key: &key, after: (Inode(0), Sector(0)), bytes: &bytes };
             match leaves.read(&GEOMETRY, &leaf, &[], &moment(1), None) {

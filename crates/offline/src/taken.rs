@@ -20,16 +20,14 @@ impl Taken {
     /// None of so many sectors.
     pub fn new(sectors: u64) -> Taken {
         // Written at once: where memory is read first, each page of it costs twice.
-        let count = words(sectors.div_ceil(UNIT));
-        let mut units = Vec::with_capacity(count);
-        units.resize(count, 0);
+        let units = std::iter::repeat_n(0, words(sectors.div_ceil(UNIT))).collect();
         Taken { sectors, units, single: Vec::new() }
     }
 
     /// Takes sectors; says whether some are known to be taken already. [`is_in_both`](Taken::is_in_both) tells the rest.
     #[inline]
     pub fn take(&mut self, start: u64, end: u64) -> bool {
-        if start % UNIT == 0 && end % UNIT == 0 {
+        if start.is_multiple_of(UNIT) && end.is_multiple_of(UNIT) {
             return set(&mut self.units, start / UNIT, end / UNIT);
         }
         if self.single.is_empty() {

@@ -338,8 +338,11 @@ impl View {
     }
 
     pub(crate) fn raise_key(&mut self, key: &Key) -> bool {
-        let available = key.pointers.iter().filter(|pointer| pointer.is_available());
-        available.fold(false, |raised, pointer| self.raise(*pointer) || raised)
+        let mut raised = false;
+        for pointer in key.pointers.iter().filter(|pointer| pointer.is_available()) {
+            raised |= self.raise(*pointer);
+        }
+        raised
     }
 
     /// Gives a bucket to an owner; says who has it already, if somebody has.
