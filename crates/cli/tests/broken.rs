@@ -89,6 +89,11 @@ fn a_damaged_set_is_read_and_repaired() {
         .expect("a leaf");
     let sector = leaf["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
     damage(directory, |bytes| bytes[sector * 512 + 40] ^= 1);
+    // No version is left of what the leaf had: in place, that is given up only by somebody who says so.
+    let before = sha256_of(&directory.join("CACHE"));
+    let said = run(directory, "ubcache repair CACHE -B DISK --in-place --confirm CACHE", 2);
+    assert!(said.contains("no version was found"), "{said}");
+    assert_eq!(sha256_of(&directory.join("CACHE")), before, "nothing was written");
     for (commands, codes) in blocks().iter().zip(DAMAGED) {
         let Some(codes) = codes else { continue };
         assert_eq!(commands.len(), codes.len(), "{commands:?}");

@@ -5,8 +5,8 @@
 //! found, and the [`View`] says which intervals of keys are lost.
 //!
 //! Memory, all bounded by the size of the device: 8 bytes a bucket; 24 bytes an extent, and 16 more while extents are
-//! compared with each other, so about 40 MB a million extents; 96 bytes a node; the journal entries that replay needs;
-//! 8 MiB that are read ahead.
+//! compared with each other, so about 40 MB a million extents, unless they are only added up; 96 bytes a node; the journal
+//! entries that replay needs; 6 MiB of what is read ahead.
 
 use ubcache_env::{Device, Sector};
 use ubcache_format::{

@@ -171,6 +171,14 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
             .found(show_size(repair.claimed_sectors() * 512))
             .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
     }
+    let lost = repair.uncertain.iter().filter(|part| part.places.is_empty()).count();
+    if lost > 0 && !args.use_uncertain && !args.drop_uncertain {
+        return Err(refuse(
+            "no version was found of what the cache had of some ranges: what was newer there is given up",
+        )
+        .found(format_args!("{lost} ranges without a version; --dry-run lists them"))
+        .advice("copy the cache first, or write to a new image with --out; or say --drop-uncertain"));
+    }
     confirm_by_name(&args.cache, args.confirm.as_deref(), "To overwrite the damaged set")
 }
 
