@@ -414,7 +414,13 @@ impl PlainKey {
 
     /// What [`Key::check_extent`] asks, answered with yes or no.
     #[inline]
-    pub fn is_sound(&self, area: &DataArea) -> bool {
+    pub fn is_sound(&self, geometry: &Geometry) -> bool {
+        geometry.data_area().is_some_and(|area| self.is_sound_in(&area))
+    }
+
+    /// The same, for those who ask of millions.
+    #[inline]
+    pub fn is_sound_in(&self, area: &DataArea) -> bool {
         let sectors = u64::from(self.sectors);
         let pointer = self.pointer.filter(|pointer| pointer.is_available());
         self.sectors == 0
@@ -518,7 +524,8 @@ mod tests {
                 };
                 prop_assert_eq!(&again, key);
                 let area = geometry.data_area().expect("a power of two");
-                prop_assert_eq!(plain.is_sound(&area), key.check_extent(&geometry).is_ok());
+                prop_assert_eq!(plain.is_sound_in(&area), key.check_extent(&geometry).is_ok());
+                prop_assert_eq!(plain.is_sound(&geometry), key.check_extent(&geometry).is_ok());
             }
         }
     }

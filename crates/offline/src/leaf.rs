@@ -183,7 +183,7 @@ impl Seen {
             return extent;
         }
         let start = wide((key.inode, key.end - u64::from(key.sectors)));
-        self.plain &= start >= self.last && key.is_sound(area);
+        self.plain &= start >= self.last && key.is_sound_in(area);
         self.last = wide((key.inode, key.end));
         if let Some(pointer) = extent.pointer() {
             let known = moment.generation(area.bucket(pointer.offset));
