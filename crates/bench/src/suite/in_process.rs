@@ -82,7 +82,7 @@ pub fn engine(options: &Options, results: &mut Results) -> Result<(), String> {
 }
 
 /// What a set holds in memory.
-pub fn memory(options: &Options, results: &mut Results) -> Result<(), String> {
+pub fn memory(_: &Options, results: &mut Results) -> Result<(), String> {
     let failed = |error: ubcache_engine::EngineError| error.to_string();
     let command = "`ubcache-bench engine --memory`".to_owned();
     let small = Memory::measure(GIB, 4 << 10, SetOptions::default()).map_err(failed)?;
