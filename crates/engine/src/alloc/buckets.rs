@@ -477,7 +477,10 @@ impl Buckets {
     /// stay as they are.
     pub fn snapshot(&mut self) -> Snapshot {
         let wanted = self.restart_reserve().saturating_sub(self.restart.len());
-        let spare = self.free.len().saturating_sub(self.watermarks().0);
+        // In a cache that is full a chain is written when few buckets are free. Then some of what there is for data is
+        // kept, as more becomes free with this very chain.
+        let above = |number: usize| self.free.len().saturating_sub(number);
+        let spare = above(self.watermarks().0).max(above(self.reserve(Purpose::Data)) / 2);
         for _ in 0..wanted.min(spare) {
             let Some(bucket) = self.free.pop_back() else { break };
             self.set_role(bucket, Role::Restart);
