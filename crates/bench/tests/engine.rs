@@ -2,7 +2,9 @@
 
 use ubcache_bench::allocations::{Allocations, Counting};
 use ubcache_bench::engine::{Bench, Cost, Load};
+use ubcache_bench::null::{NullWorld, Rig, Shape};
 use ubcache_engine::SetOptions;
+use ubcache_format::CacheMode;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -42,4 +44,24 @@ fn loads_do_what_their_names_say() {
     let miss = cost(Load::Miss);
     assert!(miss.backing.reads > miss.requests * 9 / 10, "{miss:?}");
     assert!(miss.cache.writes > miss.requests * 9 / 10, "a miss leaves a copy: {miss:?}");
+}
+
+#[test]
+fn a_full_cache_serves_before_it_is_counted() {
+    let shape = Shape {
+        cache_bytes: 256 << 20,
+        bucket_sectors: 128,
+        volume_bytes: 512 << 20,
+        mode: CacheMode::Writethrough,
+        options: SetOptions::default(),
+    };
+    let rig = Rig::new(&shape).expect("a good set");
+    rig.fill(0, shape.volume_bytes, 4096);
+    assert!(rig.set.status().btree_leaves > 20, "there is something to read: {:?}", rig.set.status());
+    // The machine loses power, and comes back.
+    let world = NullWorld::new(2);
+    let (cache, backing) = (rig.cache.in_world(world.env()), rig.backing.in_world(world.env()));
+    let rig = Rig::open(world, cache, backing, &shape.options).expect("a good set");
+    assert!(!rig.set.status().counted, "nobody waits for the count: {:?}", rig.set.status());
+    rig.world.run(rig.read(0, 4096));
 }
