@@ -200,7 +200,9 @@ fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
         let place = Place::on(Site::Cache).of_volume(inode, all);
         if dirty > 0 {
             let detail = format!("{dirty} dirty sectors of volume {inode}, which {state}");
-            visitor.finding(Finding::new(Kind::DirtyOrphan, place, detail));
+            // Whoever removes a volume leaves the slot dead, not empty.
+            let kind = if slot.is_free() { Kind::SlotLost } else { Kind::DirtyOrphan };
+            visitor.finding(Finding::new(kind, place, detail));
         }
         if clean > 0 && slot.is_free() {
             let detail = format!("{clean} sectors of volume {inode}, which {state}");

@@ -8,7 +8,7 @@
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{
-    OfflineError, RecoverOptions, Repair, RepairOptions, check_set, copy_device, map_backed, open_set,
+    Kind, OfflineError, RecoverOptions, Repair, RepairOptions, check_set, copy_device, map_backed, open_set,
     recover, survey, unreadable_data, write_repaired,
 };
 
@@ -113,7 +113,8 @@ fn outcome(
     if repair.slots.iter().any(|line| !line.ends_with("again")) {
         // Which of the cached data is the volume's is not known, and that was said.
         let report = run(check_set(target, &[]));
-        return if report.is_clean() { Ok(()) } else { Err(format!("{:?}", report.errors())) };
+        let is_known = report.errors().iter().all(|finding| finding.kind == Kind::SlotLost);
+        return if is_known { Ok(()) } else { Err(format!("{:?}", report.errors())) };
     }
     let report = run(check_set(target, &[backing]));
     if !report.is_clean() {

@@ -25,7 +25,7 @@ use ubcache_format::{Inode, Key, SECTOR_BYTES, SectorRange, Superblock, UuidEntr
 use crate::check::{check_set_metadata, check_set_watched};
 use crate::disk::{Phase, Watcher, read_around};
 use crate::error::OfflineError;
-use crate::finding::{Report, Severity, Site};
+use crate::finding::{Finding, Kind, Report, Severity, Site};
 use crate::view::View;
 use crate::walk::{Way, read_superblock, walk_from};
 pub use plan::Uncertain;
@@ -189,7 +189,10 @@ pub async fn write_repaired<D: Device>(
     without_unreadable(repair, unreadable);
     write::write(&repair.view, &repair.plan, target, repair.damaged_superblock, is_copy, watcher).await?;
     let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
-    match after.findings.iter().find(|finding| finding.severity() == Severity::Error) {
+    // Whose the data is, only a backing device can say; it is kept until one does.
+    let is_error =
+        |finding: &&Finding| finding.severity() == Severity::Error && finding.kind != Kind::SlotLost;
+    match after.findings.iter().find(is_error) {
         None => Ok(()),
         Some(finding) => Err(OfflineError::Damaged(Box::new(finding.clone()))),
     }
