@@ -39,8 +39,8 @@ pub struct Args {
     /// the driver, as it may be stale
     #[arg(long)]
     keep_clean: bool,
-    /// Memory for the index of what is cached, besides what is not written yet; with less of it, some requests read a node
-    /// of the index first
+    /// Memory for the index of what is cached; with less than it takes, some requests read a node of the index first, and some
+    /// write one
     #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
     index_memory: u64,
     /// Wait awake for the next event for up to so many microseconds, as long as events come that fast: a sleeping processor

@@ -51,7 +51,7 @@ pub const EXTENT_MEMORY_BYTES: u64 = 24;
 #[derive(Clone, Debug)]
 pub struct Tuning {
     /// Extents of the index kept in memory, about [`EXTENT_MEMORY_BYTES`] each. Nodes that hold more are read again when
-    /// they are needed. What is not written to its node yet stays in any case.
+    /// they are needed. Where what is not written to its node yet is more than that, whoever brings a node in writes another.
     pub extents_in_memory_max: usize,
     /// A leaf is written when this many bytes of keys wait.
     pub leaf_write_bytes: u64,
