@@ -371,6 +371,15 @@ pub(crate) fn are_keys(bytes: &[u8]) -> bool {
 /// Keys that fill `bytes` exactly.
 pub(crate) fn decode_keys(bytes: &[u8]) -> Result<Vec<Key>, FormatError> {
     let mut keys = Vec::with_capacity(bytes.len() / 24);
+    let all_plain = plain_keys(bytes, |key| {
+        let PlainKey { inode, end, sectors, dirty, csum, pointer } = key;
+        let pointers = pointer.map_or_else(SmallVec::new, |pointer| smallvec![pointer]);
+        keys.push(Key { inode, end, sectors, dirty, csum, pointers });
+    });
+    if all_plain {
+        return Ok(keys);
+    }
+    keys.clear();
     let mut at = 0;
     while at < bytes.len() {
         let (key, used) = Key::decode(bytes.get(at..).unwrap_or_default())

@@ -154,12 +154,19 @@ impl<E: Env> Set<E> {
     /// pins keep the buckets that the range names from being taken for free before it is replayed.
     pub(crate) fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
         let mut pins = Vec::new();
+        // One for each bucket: there may be millions of records.
+        let mut pinned = vec![false; self.geometry.buckets as usize];
         let at = self.geometry.bucket_start(self.geometry.journal_bucket(0));
         for entry in range.entries.iter().rev() {
             for key in &entry.keys {
                 key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
                 if let Some(pointer) = key.pointer() {
-                    pins.extend(self.buckets.borrow_mut().claim(pointer));
+                    let mut buckets = self.buckets.borrow_mut();
+                    let pin = buckets.claim(pointer);
+                    let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
+                    if pin.is_some() && !std::mem::replace(&mut pinned[bucket], true) {
+                        pins.extend(pin);
+                    }
                 }
             }
         }
