@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, SectorRange};
+use ubcache_env::{Buf, Env, Sector, SectorRange};
 use ubcache_format::{
     FormatError, Geometry, Inode, Key, Layer, NodeLog, ParsedNode, Pointer, combine_leaf, parse_node,
     plain_keys, scan_node,
@@ -82,28 +82,22 @@ impl Layer for LeafKey {
 }
 
 impl<E: Env> Set<E> {
+    async fn read_node_bytes(&self, key: &Key) -> Result<(Sector, Buf), EngineError> {
+        let at = key.pointer().expect("checked: a node key has a pointer").offset;
+        let read = self.cache.read(at, u64::from(key.sectors)).await;
+        Ok((at, read.map_err(EngineError::io("reading an index node"))?))
+    }
+
     /// Reads and verifies a node.
     pub(crate) async fn read_node(&self, key: &Key) -> Result<ParsedNode, EngineError> {
-        let pointer = key.pointer().expect("checked: a node key has a pointer");
-        let buf = self
-            .cache
-            .read(pointer.offset, u64::from(key.sectors))
-            .await
-            .map_err(EngineError::io("reading an index node"))?;
-        parse_node(&self.geometry, key, buf.as_slice())
-            .map_err(EngineError::format("index node", pointer.offset))
+        let (at, buf) = self.read_node_bytes(key).await?;
+        parse_node(&self.geometry, key, buf.as_slice()).map_err(EngineError::format("index node", at))
     }
 
     /// Reads and verifies a leaf: what its bsets combine to.
     async fn read_leaf(&self, key: &Key) -> Result<(NodeLog, Vec<LeafKey>), EngineError> {
-        let pointer = key.pointer().expect("checked: a node key has a pointer");
-        let buf = self
-            .cache
-            .read(pointer.offset, u64::from(key.sectors))
-            .await
-            .map_err(EngineError::io("reading an index node"))?;
-        LeafKey::decode(&self.geometry, key, buf.as_slice())
-            .map_err(EngineError::format("index leaf", pointer.offset))
+        let (at, buf) = self.read_node_bytes(key).await?;
+        LeafKey::decode(&self.geometry, key, buf.as_slice()).map_err(EngineError::format("index leaf", at))
     }
 
     /// Brings a leaf into memory. Does nothing if it is, or if it has been replaced: look it up
