@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify};
-use ubcache_env::{Env, Task};
+use ubcache_env::{Env, Nanos, Task};
 use ubcache_format::{Geometry, Inode, ReplayRange, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
@@ -215,6 +215,16 @@ impl<E: Env> CacheSet<E> {
 
     /// Runs a garbage collection pass now.
     pub async fn trigger_gc(&self) -> Result<(), EngineError> {
+        // Until the buckets are counted there is nothing to collect, and little to write nodes to.
+        while !self.set.buckets.borrow().is_counted() {
+            if self.set.is_ending() {
+                return Err(EngineError::Stopping);
+            }
+            if let Some(reason) = self.set.failure() {
+                return Err(EngineError::Failed(reason));
+            }
+            self.set.env.sleep(Nanos::from_millis(1)).await;
+        }
         self.set.collect_garbage().await
     }
 
