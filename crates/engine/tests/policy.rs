@@ -1,42 +1,16 @@
 //! The replacement policy: which one a set begins with and keeps, and what the scan-resistant one does.
 
+mod support;
+
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions};
-use ubcache_env::{Buf, Device, Durability, Sector, SectorRange, StreamId, Volume};
-use ubcache_format::{CacheMode, Replacement, Superblock, Uuid};
+use support::{BUCKETS, STEP, format, open};
+use ubcache_engine::CachedVolume;
+use ubcache_env::{Buf, Device, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::{Replacement, Superblock};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
-/// Sectors of a read, which is a bucket.
-const STEP: u64 = 16;
-const BUCKETS: u32 = 1024;
 const POLICY: &str = "cache_replacement_policy";
-
-async fn format(cache: &SimDisk, backing: &SimDisk, scan_resistant: bool) {
-    let set = Uuid([7; 16]);
-    let write = |superblock: Superblock| Buf::from_bytes(&superblock.encode()).into();
-    let mut superblock =
-        Superblock::new_cache(Uuid([1; 16]), set, 1, STEP as u32, BUCKETS, Replacement::Lru, false);
-    superblock.set_begins_scan_resistant(scan_resistant);
-    cache.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
-    let mode = CacheMode::Writethrough;
-    let superblock = Superblock::new_backing(Uuid([2; 16]), set, 1, Sector(16), mode, "v");
-    backing.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
-}
-
-async fn open(
-    env: &SimEnv,
-    cache: &SimDisk,
-    backing: &SimDisk,
-) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
-    let set = CacheSet::open(env.clone(), cache.clone(), SetOptions::default()).await.expect("opens");
-    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("attaches");
-    volume.set_attribute("sequential_cutoff", "0").expect("sets");
-    for name in ["congested_read_threshold_us", "congested_write_threshold_us"] {
-        set.set_attribute(name, "0").expect("sets");
-    }
-    (set, volume)
-}
 
 fn in_a_world<F: Future<Output = ()> + 'static>(
     slots: u64,

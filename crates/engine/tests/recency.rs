@@ -1,38 +1,13 @@
 //! What was used lately before a stop is not the first to go after the start.
 
-use std::rc::Rc;
+mod support;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions};
-use ubcache_env::{Buf, Device, Durability, Sector, SectorRange, StreamId, Volume};
-use ubcache_format::{CacheMode, Replacement, Superblock, Uuid};
+use support::{STEP, format, open};
+use ubcache_engine::CachedVolume;
+use ubcache_env::{Sector, SectorRange, StreamId, Volume};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
-const STEP: u64 = 16;
 const SLOTS: u64 = 1200;
-
-async fn format(cache: &SimDisk, backing: &SimDisk) {
-    let set = Uuid([7; 16]);
-    let write = |superblock: Superblock| Buf::from_bytes(&superblock.encode()).into();
-    let superblock = Superblock::new_cache(Uuid([1; 16]), set, 1, 16, 1024, Replacement::Lru, false);
-    cache.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
-    let mode = CacheMode::Writethrough;
-    let superblock = Superblock::new_backing(Uuid([2; 16]), set, 1, Sector(16), mode, "v");
-    backing.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
-}
-
-async fn open(
-    env: &SimEnv,
-    cache: &SimDisk,
-    backing: &SimDisk,
-) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
-    let set = CacheSet::open(env.clone(), cache.clone(), SetOptions::default()).await.expect("opens");
-    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("attaches");
-    volume.set_attribute("sequential_cutoff", "0").expect("sets");
-    for name in ["congested_read_threshold_us", "congested_write_threshold_us"] {
-        set.set_attribute(name, "0").expect("sets");
-    }
-    (set, volume)
-}
 
 /// Reads every slot; says how many were hits.
 async fn read(volume: &CachedVolume<SimEnv>, slots: impl Iterator<Item = u64>) -> u64 {
@@ -51,7 +26,7 @@ fn hot_data_outlives_cold_data_across_a_restart() {
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + 16));
     let env = world.new_instance();
     let ended = world.run(async move {
-        format(&cache, &backing).await;
+        format(&cache, &backing, false).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         // Cold data lies in lower buckets and in higher ones than hot data.
         let cold = || (0..200).chain(400..600);

@@ -248,7 +248,7 @@ kinds! {
         "Nothing, if the volume was removed. Its space is used again in time."
     SlotLost "slot-lost" Error
         "The only copy of data belongs to a volume of which the slot in the table is empty: the table, or a part of it, is lost."
-        "Copy the cache. `ubcache repair --dry-run` with -B and every disk of the set says whose it is."
+        "Copy the cache. `ubcache repair --dry-run` with -B and every disk of the set says whose it is, if an older table tells."
     DirtyOrphan "dirty-orphan" Warning
         "The only copy of data belongs to a volume that was detached or removed; no volume shows it."
         "If it is missed: `ubcache repair` with -B gives a disk its slot again; `ubcache dump --what extents` says where it is."
