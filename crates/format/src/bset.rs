@@ -48,7 +48,8 @@ pub fn bset_bytes_of_words(geometry: &Geometry, words: u64) -> u64 {
 /// wherever in the node the bset is going to be.
 pub fn encode_bset(geometry: &Geometry, seed: Pointer, seq: u64, keys: &[Key]) -> Vec<u8> {
     debug_assert!(seq != 0, "a bset's seq must not be 0");
-    let mut bytes = vec![0; BSET_HEADER_BYTES as usize];
+    let mut bytes = Vec::with_capacity(bset_bytes(geometry, keys) as usize);
+    bytes.resize(BSET_HEADER_BYTES as usize, 0);
     encode_keys(keys, &mut bytes);
     let words = (bytes.len() - BSET_HEADER_BYTES as usize) / 8;
     put(&mut bytes, 8, &geometry.bset_magic().to_le_bytes());

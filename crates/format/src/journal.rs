@@ -64,7 +64,8 @@ pub const fn max_entry_words(geometry: &Geometry) -> u64 {
 /// The entry as it is on disk, padded with zero bytes to whole blocks. Its keys must not take more words than
 /// [`max_entry_words`].
 pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
-    let mut bytes = vec![0; JOURNAL_HEADER_BYTES as usize];
+    let mut bytes = Vec::with_capacity(entry_bytes(geometry, &entry.keys) as usize);
+    bytes.resize(JOURNAL_HEADER_BYTES as usize, 0);
     encode_keys(&entry.keys, &mut bytes);
     let words = (bytes.len() - JOURNAL_HEADER_BYTES as usize) / 8;
     debug_assert!(words as u64 <= max_entry_words(geometry), "{words} words do not fit into a journal entry");

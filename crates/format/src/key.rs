@@ -234,10 +234,14 @@ impl Key {
             | if self.dirty { DIRTY_BIT } else { 0 }
             | u64::from(self.sectors) << 20
             | u64::from(self.inode.0 & Key::MAX_INODE);
-        out.extend_from_slice(&high.to_le_bytes());
-        out.extend_from_slice(&self.end.0.to_le_bytes());
-        for pointer in pointers {
-            out.extend_from_slice(&pointer.word().to_le_bytes());
+        let words = |pointer: u64| [high, self.end.0, pointer].map(u64::to_le_bytes);
+        match pointers {
+            [] => out.extend_from_slice(words(0)[..2].as_flattened()),
+            // What nearly all keys have.
+            [first, rest @ ..] => {
+                out.extend_from_slice(words(first.word()).as_flattened());
+                rest.iter().for_each(|pointer| out.extend_from_slice(&pointer.word().to_le_bytes()));
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use ubcache_env::{Env, Nanos, SectorRange};
 
 use super::buckets::Buckets;
 use super::prio::Chain;
-use super::sectors::{Class, Piece};
+use super::sectors::{Class, Pieces};
 use crate::errors::EngineError;
 use crate::set::Set;
 
@@ -65,7 +65,7 @@ impl Allocator {
 
 impl<E: Env> Set<E> {
     /// Room for data, now or not at all.
-    pub(crate) fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Vec<Piece>> {
+    pub(crate) fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
         let mut buckets = self.buckets.borrow_mut();
         let pieces =
             self.open_buckets.borrow_mut().allocate(&mut buckets, &self.geometry, class, sectors, unit);
@@ -74,7 +74,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Room for data; waits for a few rounds of the allocator, never for ever.
-    pub(crate) async fn allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Vec<Piece>> {
+    pub(crate) async fn allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
         for _ in 0..PATIENCE {
             if let Some(pieces) = self.try_allocate(class, sectors, unit) {
                 return Some(pieces);

@@ -4,6 +4,7 @@
 //! different buckets, so that buckets become evictable as a whole; and so do reads and writes
 //! with a policy that learns, as what was written is used again by another law than what was read.
 
+use smallvec::SmallVec;
 use ubcache_env::Sector;
 use ubcache_format::{BucketNr, Geometry, Pointer};
 
@@ -40,6 +41,9 @@ pub(crate) struct Piece {
     pub pin: Pin,
 }
 
+/// Room for one request: a single piece, unless a bucket ends in it.
+pub(crate) type Pieces = SmallVec<[Piece; 1]>;
+
 #[derive(Copy, Clone, Debug)]
 struct OpenBucket {
     bucket: BucketNr,
@@ -65,7 +69,7 @@ impl OpenBuckets {
         class: Class,
         sectors: u64,
         unit: u64,
-    ) -> Option<Vec<Piece>> {
+    ) -> Option<Pieces> {
         let block = u64::from(geometry.block_sectors).max(unit);
         let bucket_sectors = u64::from(geometry.bucket_sectors);
         let purpose = if class.is_moved() { Purpose::Move } else { Purpose::Data };
@@ -74,7 +78,7 @@ impl OpenBuckets {
         if more > 0 && !buckets.can_take(purpose, more) {
             return None;
         }
-        let mut pieces = Vec::new();
+        let mut pieces = Pieces::new();
         let mut left = sectors;
         while left > 0 {
             // What is left of a bucket may be less than a block of another volume.

@@ -35,6 +35,11 @@ impl Unpublished {
         self.by_start.len()
     }
 
+    /// Whether any of the range is there. Mostly there is nothing at all.
+    pub fn overlaps(&self, range: SectorRange) -> bool {
+        !self.by_start.is_empty() && self.overlapping(range).next().is_some()
+    }
+
     /// The copies that overlap the range, cut to it, in order.
     pub fn overlapping(&self, range: SectorRange) -> impl Iterator<Item = (SectorRange, Pointer)> + '_ {
         let first = match self.by_start.range(..=range.start).next_back() {

@@ -50,18 +50,20 @@ impl<E: Env> Set<E> {
         range: SectorRange,
         new: Option<(Pointer, bool)>,
     ) -> JournalSeq {
-        let mut keys = Vec::with_capacity(1);
-        match new {
-            Some((pointer, dirty)) => keys.push(Key::extent(inode, range, dirty, pointer)),
-            None => push_holes(&mut keys, inode, range),
-        }
-        let mut newest = JournalSeq::default();
-        for key in keys {
+        let record = |key: Key| {
             let range = key.range();
-            newest = self.journal_append(key);
-            self.replace_in_memory(inode, range, new, newest);
+            let seq = self.journal_append(key);
+            self.replace_in_memory(inode, range, new, seq);
+            seq
+        };
+        match new {
+            Some((pointer, dirty)) => record(Key::extent(inode, range, dirty, pointer)),
+            None => {
+                let mut keys = Vec::with_capacity(1);
+                push_holes(&mut keys, inode, range);
+                keys.into_iter().map(record).last().unwrap_or_default()
+            }
         }
-        newest
     }
 
     /// The record exists already.

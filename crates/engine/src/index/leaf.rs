@@ -13,6 +13,7 @@ use ubcache_env::{IntervalSet, Nanos, Sector, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, Pointer};
 
 use super::extents::Extents;
+use super::touched::Touched;
 
 /// A place in the order of keys.
 pub(crate) type Position = (Inode, Sector);
@@ -21,9 +22,6 @@ pub(crate) type Position = (Inode, Sector);
 pub(crate) const FIRST: Position = (Inode(0), Sector(0));
 /// The key position of the rightmost node of every level.
 pub(crate) const LAST: Position = (Inode(Key::MAX_INODE), Sector(Key::MAX_END));
-
-/// Words that a change adds to a node at most: the key itself, and a neighbour cut on each side.
-pub(crate) const CHANGE_WORDS: u64 = 9;
 
 /// A cached range: which sectors of which volume, and where on the cache device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -55,9 +53,7 @@ impl Extent {
 pub(crate) struct Body {
     extents: Extents,
     /// Ranges changed since the last write of the node was started.
-    touched: BTreeMap<Inode, IntervalSet>,
-    /// An upper bound for the words that a bset of the touched ranges takes.
-    touched_words: u64,
+    touched: Touched,
     /// Dirty entries, stale ones included.
     dirty_entries: u32,
     /// Where the node on the device has holes or placeholders, which are not among the extents.
@@ -78,7 +74,7 @@ impl Body {
         self.dirty_entries
     }
     pub fn touched_words(&self) -> u64 {
-        self.touched_words
+        self.touched.words()
     }
     pub fn is_touched(&self) -> bool {
         !self.touched.is_empty()
@@ -99,6 +95,13 @@ impl Body {
     #[inline]
     pub fn overlapping(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = Extent> + '_ {
         self.extents.overlapping(inode, range)
+    }
+
+    /// The extent that holds a sector.
+    #[inline]
+    pub fn holding(&self, inode: Inode, sector: Sector) -> Option<Extent> {
+        let found = self.extents.behind(self.extents.seek((inode, sector)))?;
+        (found.inode == inode && found.range.start <= sector).then_some(found)
     }
 
     fn put(&mut self, extent: Extent) {
@@ -167,8 +170,7 @@ impl Body {
 
     /// Notes that the device does not have the present state of the range.
     pub fn touch(&mut self, inode: Inode, range: SectorRange) {
-        self.touched.entry(inode).or_default().insert(range);
-        self.touched_words += CHANGE_WORDS;
+        self.touched.note(inode, range);
     }
 
     /// Notes that the node on the device has a key without data there.
@@ -180,88 +182,53 @@ impl Body {
     /// holes for the rest of them. Sorted, disjoint. Where a touched range lies inside of one older key,
     /// the upper rest of that key is repeated: the driver combines bsets in place, so what they
     /// combine to must not be longer than they are (docs/format.md §5.6).
-    pub fn pending_keys(&self) -> Vec<Key> {
-        let mut keys = Vec::new();
-        for (&inode, ranges) in &self.touched {
-            let mut ranges = ranges.iter().peekable();
-            while let Some(range) = ranges.next() {
-                let mut at = range.start;
-                for extent in self.overlapping(inode, range) {
+    pub fn pending_keys(&mut self) -> Vec<Key> {
+        let Body { extents, touched, hollow, .. } = self;
+        let ranges = touched.in_order();
+        let mut keys = Vec::with_capacity(ranges.len());
+        for (index, &(inode, range)) in ranges.iter().enumerate() {
+            // What holds the sectors beside the range is found on the way.
+            let around = SectorRange::from_bounds(Sector(range.start.0.saturating_sub(1)), range.end + 1);
+            let (mut left, mut right) = (None, None);
+            let mut at = range.start;
+            for extent in extents.overlapping(inode, around) {
+                left = left.or((extent.range.start < range.start).then_some(extent));
+                right = right.or((extent.range.end > range.end).then_some(extent));
+                if extent.range.overlaps(&range) {
                     let part = extent.cut(range);
                     push_holes(&mut keys, inode, SectorRange::from_bounds(at, part.range.start));
                     at = part.range.end;
                     keys.push(part.key());
                 }
-                push_holes(&mut keys, inode, SectorRange::from_bounds(at, range.end));
-                let limit = ranges.peek().map_or(Sector(u64::MAX), |next| next.start);
-                self.push_split_rest(&mut keys, inode, range, limit);
             }
+            push_holes(&mut keys, inode, SectorRange::from_bounds(at, range.end));
+            let next = ranges.get(index + 1).filter(|(next_inode, _)| *next_inode == inode);
+            let limit = next.map_or(Sector(u64::MAX), |(_, next)| next.start);
+            push_split_rest(&mut keys, hollow.get(&inode), inode, range, (left, right), limit);
         }
         keys
     }
 
-    /// The part, up to `limit`, behind a touched range of a key of the device that may lie around it.
-    fn push_split_rest(&self, keys: &mut Vec<Key>, inode: Inode, range: SectorRange, limit: Sector) {
-        if range.start.0 == 0 {
-            return;
-        }
-        let before = SectorRange::new(Sector(range.start.0 - 1), 1);
-        let behind = SectorRange::new(range.end, 1);
-        match (self.overlapping(inode, before).next(), self.overlapping(inode, behind).next()) {
-            (Some(left), Some(right)) => {
-                let is_one = left.dirty == right.dirty
-                    && left.pointer.advance(range.end - left.range.start) == right.cut(behind).pointer;
-                if is_one {
-                    let rest = SectorRange::from_bounds(range.end, right.range.end.min(limit));
-                    keys.push(right.cut(rest).key());
-                }
-            }
-            (None, None) => {
-                let Some(hollow) = self.hollow.get(&inode).filter(|hollow| hollow.overlaps(before)) else {
-                    return;
-                };
-                // No key is longer than this.
-                let longest = SectorRange::new(range.end, MAX_EXTENT_SECTORS);
-                let rest = hollow.overlapping(longest).next().filter(|rest| rest.start <= range.end);
-                if let Some(rest) = rest {
-                    let end = rest.end.min(longest.end).min(limit);
-                    push_holes(keys, inode, SectorRange::from_bounds(range.end, end));
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Takes the note of what is touched away: a write of it is under way.
     pub fn take_touched(&mut self) -> Touched {
-        let mut holes = Vec::new();
-        for (&inode, ranges) in &self.touched {
-            for range in ranges.iter() {
-                let mut at = range.start;
-                for extent in self.overlapping(inode, range) {
-                    holes.push((inode, SectorRange::from_bounds(at, extent.range.start.max(at))));
-                    at = extent.range.end;
-                }
-                holes.push((inode, SectorRange::from_bounds(at, range.end.max(at))));
+        let mut touched = std::mem::take(&mut self.touched);
+        for &(inode, range) in touched.in_order() {
+            if let Some(hollow) = self.hollow.get_mut(&inode) {
+                hollow.remove(range);
             }
-        }
-        for (inode, ranges) in &self.touched {
-            if let Some(hollow) = self.hollow.get_mut(inode) {
-                ranges.iter().for_each(|range| hollow.remove(range));
+            let mut at = range.start;
+            for extent in self.extents.overlapping(inode, range) {
+                note_hole(&mut self.hollow, inode, at, extent.range.start);
+                at = extent.range.end;
             }
+            note_hole(&mut self.hollow, inode, at, range.end);
         }
-        for (inode, hole) in holes.into_iter().filter(|(_, hole)| !hole.is_empty()) {
-            self.note_hollow(inode, hole);
-        }
-        Touched { ranges: std::mem::take(&mut self.touched), words: std::mem::take(&mut self.touched_words) }
+        touched
     }
 
     /// Puts it back: the write failed.
     pub fn restore_touched(&mut self, touched: Touched) {
-        for (inode, ranges) in touched.ranges {
-            self.touched.entry(inode).or_default().merge(&ranges);
-        }
-        self.touched_words += touched.words;
+        self.touched.merge(touched);
     }
 
     /// Drops the extents for which `drop` says so, without touching.
@@ -291,28 +258,7 @@ impl Body {
         right.extents = self.extents.split_after(at);
         right.dirty_entries = right.extents.dirty_entries() as u32;
         self.dirty_entries -= right.dirty_entries;
-        right.touched = self.touched.split_off(&Inode(inode.0 + 1));
-        if let Some(ranges) = self.touched.remove(&inode) {
-            let (mut low, mut high) = (IntervalSet::default(), IntervalSet::default());
-            for range in ranges.iter() {
-                let (left, rest) = (
-                    range.intersect(&SectorRange::from_bounds(Sector(0), sector)),
-                    range.intersect(&SectorRange::from_bounds(sector, Sector(u64::MAX))),
-                );
-                low.insert(left);
-                high.insert(rest);
-            }
-            if !low.is_empty() {
-                self.touched.insert(inode, low);
-            }
-            if !high.is_empty() {
-                right.touched.insert(inode, high);
-            }
-        }
-        for body in [&mut *self, &mut right] {
-            body.touched_words =
-                body.touched.values().map(|ranges| CHANGE_WORDS * ranges.intervals() as u64).sum::<u64>();
-        }
+        right.touched = self.touched.split_off(at);
         right
     }
 
@@ -320,16 +266,52 @@ impl Body {
     pub fn append(&mut self, mut right: Body) {
         self.extents.append(std::mem::take(&mut right.extents));
         self.dirty_entries += right.dirty_entries;
-        let touched = right.take_touched();
-        self.restore_touched(touched);
+        self.touched.merge(std::mem::take(&mut right.touched));
     }
 }
 
-/// See [`Body::take_touched`].
-#[derive(Debug, Default)]
-pub(crate) struct Touched {
-    ranges: BTreeMap<Inode, IntervalSet>,
-    words: u64,
+fn note_hole(hollow: &mut BTreeMap<Inode, IntervalSet>, inode: Inode, start: Sector, end: Sector) {
+    if start < end {
+        hollow.entry(inode).or_default().insert(SectorRange::from_bounds(start, end));
+    }
+}
+
+/// The part, up to `limit`, behind a touched range of a key of the device that may lie around it. `beside` are the
+/// extents that hold the sectors on both sides of the range, `hollow` is that of the volume.
+fn push_split_rest(
+    keys: &mut Vec<Key>,
+    hollow: Option<&IntervalSet>,
+    inode: Inode,
+    range: SectorRange,
+    beside: (Option<Extent>, Option<Extent>),
+    limit: Sector,
+) {
+    if range.start.0 == 0 {
+        return;
+    }
+    match beside {
+        (Some(left), Some(right)) => {
+            let behind = SectorRange::new(range.end, 1);
+            let is_one = left.dirty == right.dirty
+                && left.pointer.advance(range.end - left.range.start) == right.cut(behind).pointer;
+            if is_one {
+                let rest = SectorRange::from_bounds(range.end, right.range.end.min(limit));
+                keys.push(right.cut(rest).key());
+            }
+        }
+        (None, None) => {
+            let before = SectorRange::new(Sector(range.start.0 - 1), 1);
+            let Some(hollow) = hollow.filter(|hollow| hollow.overlaps(before)) else { return };
+            // No key is longer than this.
+            let longest = SectorRange::new(range.end, MAX_EXTENT_SECTORS);
+            let rest = hollow.overlapping(longest).next().filter(|rest| rest.start <= range.end);
+            if let Some(rest) = rest {
+                let end = rest.end.min(longest.end).min(limit);
+                push_holes(keys, inode, SectorRange::from_bounds(range.end, end));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Holes in pieces of at most 32768 sectors, as the driver writes them.
@@ -493,7 +475,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(&sectors(&body), &model);
-            let right = body.split_off((VOLUME, Sector(split)));
+            let mut right = body.split_off((VOLUME, Sector(split)));
             prop_assert!(body.iter().all(|extent| extent.range.end.0 <= split));
             prop_assert!(right.iter().all(|extent| extent.range.start.0 >= split));
             device.push(body.pending_keys());

@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_words};
 
-use super::leaf::{CHANGE_WORDS, Extent, Hold, Leaf};
+use super::leaf::{Extent, Hold, Leaf};
+use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
 use crate::set::Set;
 
@@ -145,6 +146,20 @@ impl<E: Env> Set<E> {
             }
         });
         live
+    }
+
+    /// What most reads find, in one search: a live extent that holds the whole range. None says nothing, also not
+    /// whether the leaves are in memory.
+    pub(crate) fn live_extent_around(&self, inode: Inode, range: SectorRange) -> Option<Extent> {
+        let tree = self.tree.borrow();
+        let leaf = tree.leaf_around(inode, range)?;
+        let state = leaf.state.borrow();
+        let extent = state.body.as_ref()?.holding(inode, range.start)?;
+        if extent.range.end < range.end || !self.buckets.borrow().is_live(extent.pointer) {
+            return None;
+        }
+        leaf.referenced.set(true);
+        Some(extent.cut(range))
     }
 
     /// Whether any of the range is dirty. The leaves must be in memory.

@@ -10,6 +10,7 @@
 //! | [`region`] | packed extents of one volume |
 //! | [`extents`] | the sorted list of them |
 //! | [`leaf`] | extents of one leaf, and what of them is not written yet |
+//! | [`touched`] | which ranges of a leaf its node lacks |
 //! | [`leaves`] | the sorted list of leaves |
 //! | [`tree`] | leaves and interior nodes; which of them hold the journal |
 //! | [`load`] | reading nodes; the node cache |
@@ -26,5 +27,6 @@ pub(crate) mod load;
 pub(crate) mod lookup;
 mod region;
 pub(crate) mod restructure;
+pub(crate) mod touched;
 pub(crate) mod tree;
 pub(crate) mod write;

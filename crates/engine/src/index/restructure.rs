@@ -13,7 +13,8 @@ use ubcache_env::local::{Permit, join_all};
 use ubcache_env::{Buf, Durability, Env, Sector};
 use ubcache_format::{BucketNr, Key, Pointer, SECTOR_BYTES, bset_bytes, encode_bset};
 
-use super::leaf::{Body, FIRST, LAST, Leaf, LeafState, Position, Touched};
+use super::leaf::{Body, FIRST, LAST, Leaf, LeafState, Position};
+use super::touched::Touched;
 use super::tree::Interior;
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
@@ -338,7 +339,7 @@ impl<E: Env> Set<E> {
         replaced: &mut Vec<Group>,
     ) -> Result<(), EngineError> {
         let mut keys = Vec::new();
-        let mut touched = Vec::new();
+        let mut touched = Vec::with_capacity(leaves.len());
         {
             let buckets = self.buckets.borrow();
             let mut tree = self.tree.borrow_mut();
@@ -354,6 +355,7 @@ impl<E: Env> Set<E> {
                     !buckets.may_return(extent.pointer) && !buckets.is_live(extent.pointer)
                 });
                 dropped += before - body.len();
+                keys.reserve(body.len());
                 keys.extend(body.iter().map(|extent| extent.key()));
                 state.dirty_entries = state.body.as_ref().map_or(0, Body::dirty_entries);
             }

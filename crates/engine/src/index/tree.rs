@@ -106,6 +106,12 @@ impl Tree {
         &leaves[..leaves.len().min(within + 1)]
     }
 
+    /// The leaf that all of a range of a volume belongs to, if there is one.
+    #[inline]
+    pub fn leaf_around(&self, inode: Inode, range: SectorRange) -> Option<&Rc<Leaf>> {
+        self.leaves.after((inode, range.start)).first().filter(|leaf| (inode, range.end) <= leaf.end)
+    }
+
     /// All leaves in order.
     pub fn leaves(&self) -> &[Rc<Leaf>] {
         self.leaves.all()

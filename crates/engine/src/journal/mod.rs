@@ -45,6 +45,8 @@ pub(crate) struct State {
     open_seq: JournalSeq,
     open_keys: Vec<Key>,
     open_bytes: u64,
+    /// Empty: memory for the keys of the next entry.
+    spare_keys: Vec<Key>,
     opened_at: Option<Nanos>,
     /// Full entries that wait for their turn.
     sealed: VecDeque<(JournalSeq, Vec<Key>)>,
@@ -73,6 +75,29 @@ pub(crate) struct Journal {
     reclaim: Notify,
 }
 
+/// An entry with more keys than this leaves no memory for another.
+const SPARE_KEYS_MAX: usize = 4096;
+
+impl State {
+    /// Takes the records of the open entry and opens the next one.
+    fn seal(&mut self) -> (JournalSeq, Vec<Key>) {
+        let spare = std::mem::take(&mut self.spare_keys);
+        let sealed = (self.open_seq, std::mem::replace(&mut self.open_keys, spare));
+        self.open_seq = self.open_seq.next();
+        self.open_bytes = 0;
+        self.opened_at = None;
+        sealed
+    }
+
+    /// The records of an entry are not needed any more.
+    fn give_back(&mut self, mut keys: Vec<Key>) {
+        if keys.capacity() <= SPARE_KEYS_MAX {
+            keys.clear();
+            self.spare_keys = keys;
+        }
+    }
+}
+
 impl Journal {
     /// A journal whose next entry is `next`.
     pub fn new(header: Header, ring: ring::Ring, next: JournalSeq) -> Journal {
@@ -84,6 +109,7 @@ impl Journal {
                 open_seq: next,
                 open_keys: Vec::new(),
                 open_bytes: 0,
+                spare_keys: Vec::new(),
                 opened_at: None,
                 sealed: VecDeque::new(),
                 wanted: durable,

@@ -44,8 +44,8 @@ impl<E: Env> Set<E> {
     }
 
     fn has_room_for_append(&self, leaf: &Leaf) -> bool {
-        let state = leaf.state.borrow();
-        let Some(body) = state.body.as_ref() else { return true };
+        let mut state = leaf.state.borrow_mut();
+        let Some(body) = state.body.as_mut() else { return true };
         let bytes = ubcache_format::bset_bytes(&self.geometry, &body.pending_keys());
         state.used_bytes + bytes <= u64::from(leaf.sectors) * ubcache_format::SECTOR_BYTES
     }

@@ -11,6 +11,8 @@ pub(crate) struct Ring {
     newest: Vec<Option<JournalSeq>>,
     /// Where the next entry goes, if it fits.
     index: usize,
+    /// Free buckets behind that one: every change asks for room.
+    free_ahead: usize,
     used_bytes: u64,
     /// last_seq of the newest durable entry: what is older is not needed by any start.
     needed_from: JournalSeq,
@@ -34,15 +36,18 @@ impl Ring {
         geometry: &Geometry,
     ) -> Ring {
         assert!(index < newest.len(), "the index is within the ring");
-        Ring {
+        let mut ring = Ring {
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
             entry_blocks_max: entry_bytes_max(geometry).div_ceil(geometry.block_bytes()),
             newest,
             index,
+            free_ahead: 0,
             used_bytes,
             needed_from,
-        }
+        };
+        ring.count_free();
+        ring
     }
 
     fn is_free(&self, index: usize) -> bool {
@@ -51,9 +56,12 @@ impl Ring {
 
     /// Free buckets ahead of the present one.
     pub fn free_ahead(&self) -> usize {
-        (1..self.newest.len())
-            .take_while(|step| self.is_free((self.index + step) % self.newest.len()))
-            .count()
+        self.free_ahead
+    }
+
+    fn count_free(&mut self) {
+        let ahead = (1..self.newest.len()).map(|step| (self.index + step) % self.newest.len());
+        self.free_ahead = ahead.take_while(|&index| self.is_free(index)).count();
     }
 
     /// Blocks that can be written before anything older has to be let go.
@@ -123,6 +131,7 @@ impl Ring {
             }
             self.index = next;
             self.used_bytes = 0;
+            self.count_free();
         }
         Some((self.index as u32, self.used_bytes))
     }
@@ -132,6 +141,7 @@ impl Ring {
         self.used_bytes += bytes;
         self.newest[self.index] = Some(seq);
         self.needed_from = last_seq;
+        self.count_free();
     }
 
     /// Entries that a start would replay.

@@ -68,11 +68,8 @@ impl<E: Env> Set<E> {
         let limit = super::ring::entry_bytes_max(&self.geometry) - JOURNAL_HEADER_BYTES;
         if state.open_bytes + bytes > limit {
             self.env.mark("journal_entry_full");
-            let sealed = (state.open_seq, std::mem::take(&mut state.open_keys));
+            let sealed = state.seal();
             state.sealed.push_back(sealed);
-            state.open_seq = state.open_seq.next();
-            state.open_bytes = 0;
-            state.opened_at = None;
             self.journal.wake.notify_all();
         }
         state.open_keys.push(key);
@@ -231,16 +228,7 @@ impl<E: Env> Set<E> {
     async fn write_entry(&self) -> Result<(), ubcache_env::IoError> {
         let (seq, keys) = {
             let mut state = self.journal.state.borrow_mut();
-            match state.sealed.pop_front() {
-                Some(sealed) => sealed,
-                None => {
-                    let open = (state.open_seq, std::mem::take(&mut state.open_keys));
-                    state.open_seq = state.open_seq.next();
-                    state.open_bytes = 0;
-                    state.opened_at = None;
-                    open
-                }
-            }
+            state.sealed.pop_front().unwrap_or_else(|| state.seal())
         };
         let bytes = ubcache_format::entry_bytes(&self.geometry, &keys);
         let last_seq = {
@@ -258,7 +246,7 @@ impl<E: Env> Set<E> {
             return Err(ubcache_env::IoError::Os(28));
         };
         let entry = {
-            let state = self.journal.state.borrow();
+            let mut state = self.journal.state.borrow_mut();
             let header = state.header.clone();
             let entry = JournalEntry {
                 seq,
@@ -270,7 +258,9 @@ impl<E: Env> Set<E> {
                 keys,
                 mark: header.mark.bytes(),
             };
-            encode_entry(&self.geometry, &entry)
+            let bytes = encode_entry(&self.geometry, &entry);
+            state.give_back(entry.keys);
+            bytes
         };
         // J1: what the records name, and what the header names, is durable first.
         if !self.mutant(Mutant::JournalWithoutPreflush) {

@@ -4,8 +4,10 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 use ubcache_env::local::{Permit, join_all};
-use ubcache_env::{Durability, Env, IoError, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError};
-use ubcache_format::{Pointer, SECTOR_BYTES};
+use ubcache_env::{
+    Durability, Env, IoError, IoResult, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError,
+};
+use ubcache_format::Pointer;
 
 use super::flush::to_client;
 use crate::alloc::pins::Pin;
@@ -15,9 +17,16 @@ use crate::index::leaf::Extent;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
+/// Data in the cache, and what keeps it there.
+struct Hit {
+    extent: Extent,
+    published: bool,
+    _pin: Pin,
+}
+
 /// A part of a read.
 enum Part {
-    Hit { extent: Extent, published: bool, _pin: Pin },
+    Hit(Hit),
     Miss { range: SectorRange, fill: Option<FillTicket> },
 }
 
@@ -40,12 +49,22 @@ impl<E: Env> CachedVolume<E> {
             return self.read_backing(range).await.map(IoVec::from);
         }
         let bypass = self.bypasses(stream, range, false, false);
-        if let Err(error) = self.set.load_for_read(self.inode(), range).await {
-            return self.read_without_index(range, error).await;
+        // R1 and R2 of a read that finds all of its data in one place, as most do.
+        if let Some(hit) = self.hit_around(range) {
+            self.count_read(bypass, false);
+            return self.read_hit(hit).await.map(IoVec::from);
         }
-        // R1, one step: look up, pin the hits, register a fill for each miss.
-        let parts = self.look_up(range, !bypass && !self.is_stopping());
-        let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+        // Not part of the future of such a read.
+        Box::pin(self.read_parts(range, bypass)).await
+    }
+
+    /// The data of the range, where all of it has one key and no copy that is newer.
+    fn hit_around(&self, range: SectorRange) -> Option<Hit> {
+        let extent = self.set.live_extent_around(self.inode(), range)?;
+        (!self.unpublished.borrow().overlaps(range)).then(|| self.hit(extent, true))
+    }
+
+    fn count_read(&self, bypass: bool, missed: bool) {
         self.count(|counters| {
             *match (bypass, missed) {
                 (false, false) => &mut counters.cache_hits,
@@ -54,6 +73,16 @@ impl<E: Env> CachedVolume<E> {
                 (true, true) => &mut counters.cache_bypass_misses,
             } += 1;
         });
+    }
+
+    async fn read_parts(&self, range: SectorRange, bypass: bool) -> Result<IoVec, VolumeError> {
+        if let Err(error) = self.set.load_for_read(self.inode(), range).await {
+            return self.read_without_index(range, error).await;
+        }
+        // R1, one step: look up, pin the hits, register a fill for each miss.
+        let parts = self.look_up(range, !bypass && !self.is_stopping());
+        let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+        self.count_read(bypass, missed);
         // R2: all parts at once.
         let mut data = IoVec::new();
         let mut fills = Vec::new();
@@ -96,7 +125,8 @@ impl<E: Env> CachedVolume<E> {
         let mut parts = SmallVec::new();
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.
-        let copies: Vec<(SectorRange, Pointer)> = self.unpublished.borrow().overlapping(range).collect();
+        let copies: SmallVec<[(SectorRange, Pointer); 2]> =
+            self.unpublished.borrow().overlapping(range).collect();
         let mut live = live.into_iter().peekable();
         let mut copies = copies.into_iter().peekable();
         while at < range.end {
@@ -108,9 +138,8 @@ impl<E: Env> CachedVolume<E> {
                 && let Some((part, pointer)) = copies.next()
             {
                 self.set.env.mark("hit_unpublished_copy");
-                parts.push(
-                    self.hit(Extent { inode: self.inode(), range: part, dirty: false, pointer }, false),
-                );
+                let extent = Extent { inode: self.inode(), range: part, dirty: false, pointer };
+                parts.push(Part::Hit(self.hit(extent, false)));
                 at = part.end;
                 continue;
             }
@@ -119,7 +148,7 @@ impl<E: Env> CachedVolume<E> {
                 Some(extent) if extent.range.start <= at => {
                     let extent = extent.cut(rest);
                     at = extent.range.end;
-                    parts.push(self.hit(extent, true));
+                    parts.push(Part::Hit(self.hit(extent, true)));
                 }
                 next => {
                     let end = next.map_or(rest.end, |extent| extent.range.start.min(rest.end));
@@ -133,11 +162,11 @@ impl<E: Env> CachedVolume<E> {
         parts
     }
 
-    fn hit(&self, extent: Extent, published: bool) -> Part {
+    fn hit(&self, extent: Extent, published: bool) -> Hit {
         let mut buckets = self.set.buckets.borrow_mut();
         buckets.touch(extent.pointer, extent.range.sectors());
         let pin = buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
-        Part::Hit { extent, published, _pin: pin }
+        Hit { extent, published, _pin: pin }
     }
 
     fn register_fill(&self, range: SectorRange) -> Option<FillTicket> {
@@ -158,23 +187,26 @@ impl<E: Env> CachedVolume<E> {
         Some(FillTicket { ticket: self.inflight.borrow_mut().enter_fill(range), _memory: memory })
     }
 
+    async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
+        let Hit { extent, published, _pin } = hit;
+        let started = self.set.env.now();
+        let result = self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
+        self.note_cache_latency(started, false);
+        match result {
+            Ok(buf) => Ok(buf.freeze()),
+            // Says nothing about the data.
+            Err(error @ IoError::NoMemory) => Err(VolumeError::Io(error)),
+            Err(error) => {
+                self.set.note_cache_error("reading cached data", &error);
+                // Not part of the future of a hit.
+                Box::pin(self.read_around(extent, published)).await
+            }
+        }
+    }
+
     async fn read_part(&self, part: Part) -> (Result<Slice, VolumeError>, Option<Fill>) {
         match part {
-            Part::Hit { extent, published, _pin } => {
-                let started = self.set.env.now();
-                let result =
-                    self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
-                self.note_cache_latency(started, false);
-                match result {
-                    Ok(buf) => (Ok(buf.freeze()), None),
-                    // Says nothing about the data.
-                    Err(error @ IoError::NoMemory) => (Err(VolumeError::Io(error)), None),
-                    Err(error) => {
-                        self.set.note_cache_error("reading cached data", &error);
-                        (self.read_around(extent, published).await, None)
-                    }
-                }
-            }
+            Part::Hit(hit) => (self.read_hit(hit).await, None),
             Part::Miss { range, fill } => match self.read_backing(range).await {
                 Ok(slice) => {
                     let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
@@ -252,7 +284,7 @@ impl<E: Env> CachedVolume<E> {
                 None
             }
             Some(pieces) => {
-                let ok = self.write_pieces(&pieces, &data.into(), Durability::Volatile).await;
+                let ok = self.write_pieces(&pieces, data.into(), Durability::Volatile).await;
                 ok.then_some(pieces)
             }
         };
@@ -284,30 +316,44 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// Writes data to pieces of buckets; the last block is padded with zeroes.
-    pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: &IoVec, durability: Durability) -> bool {
-        let block = self.set.geometry.block_bytes() as usize;
-        let mut at = 0;
-        let mut writes = Vec::with_capacity(pieces.len());
+    pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: IoVec, durability: Durability) -> bool {
         let started = self.set.env.now();
-        for piece in pieces {
-            let len = (piece.sectors * SECTOR_BYTES) as usize;
-            let mut part = data.cut(at, at + len);
-            at += len;
-            let rest = len.next_multiple_of(block) - len;
-            if rest > 0 {
-                part.append(IoVec::zeroes(rest));
+        let ok = match pieces {
+            [piece] => self.piece_is_written(self.write_piece(piece, data, durability).await),
+            _ => {
+                let mut at = 0;
+                let writes = pieces.iter().map(|piece| {
+                    let part = data.cut_sectors(at, piece.sectors);
+                    at += piece.sectors;
+                    self.write_piece(piece, part, durability)
+                });
+                let results = join_all(writes).await;
+                results.into_iter().fold(true, |ok, result| self.piece_is_written(result) && ok)
             }
-            writes.push(self.set.cache.write(piece.pointer.offset, part, durability));
-        }
-        let mut ok = true;
-        for result in join_all(writes).await {
-            if let Err(error) = result {
-                self.set.note_cache_error("writing cached data", &error);
-                ok = false;
-            }
-        }
+        };
         self.note_cache_latency(started, true);
         ok
+    }
+
+    fn write_piece(
+        &self,
+        piece: &Piece,
+        mut data: IoVec,
+        durability: Durability,
+    ) -> impl Future<Output = IoResult> {
+        let block = self.set.geometry.block_bytes() as usize;
+        let rest = data.len().next_multiple_of(block) - data.len();
+        if rest > 0 {
+            data.append(IoVec::zeroes(rest));
+        }
+        self.set.cache.write(piece.pointer.offset, data, durability)
+    }
+
+    fn piece_is_written(&self, result: IoResult) -> bool {
+        if let Err(error) = &result {
+            self.set.note_cache_error("writing cached data", error);
+        }
+        result.is_ok()
     }
 
     fn note_cache_latency(&self, started: ubcache_env::Nanos, write: bool) {

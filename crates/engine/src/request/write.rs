@@ -8,7 +8,7 @@ use ubcache_format::JournalSeq;
 
 use super::flush::to_client;
 use super::read::place_pieces;
-use crate::alloc::sectors::{Class, Piece};
+use crate::alloc::sectors::{Class, Piece, Pieces};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
 use crate::index::leaf::Extent;
@@ -125,7 +125,7 @@ impl<E: Env> CachedVolume<E> {
         let copy = async {
             let data = data.filter(|_| !bypass)?;
             let pieces = self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
-            let pieces = self.write_pieces(&pieces, &data, Durability::Volatile).await.then_some(pieces)?;
+            let pieces = self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
             if self.set.mutant(Mutant::WritethroughInParallel) {
                 self.keep_copy(range, &pieces);
                 return None;
@@ -202,7 +202,7 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         result: &IoResult,
         durable: bool,
-        copy: Option<Vec<Piece>>,
+        copy: Option<Pieces>,
     ) {
         let spared = match result {
             Ok(()) => self.set.mutant(Mutant::UnflushedAtSubmission),
@@ -301,7 +301,7 @@ impl<E: Env> CachedVolume<E> {
             self.set.env.mark("fua_data_written_durably");
         }
         let key_first = self.set.mutant(Mutant::DirtyKeyBeforeData);
-        if !key_first && !self.write_pieces(&pieces, &payload.data(range), durability).await {
+        if !key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
         if self.set.prepare_change(self.inode(), range).await.is_err() {
@@ -317,7 +317,7 @@ impl<E: Env> CachedVolume<E> {
         for (part, piece) in place_pieces(range, &pieces) {
             newest = self.set.replace(self.inode(), part, Some((piece.pointer, true)));
         }
-        if key_first && !self.write_pieces(&pieces, &payload.data(range), durability).await {
+        if key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
         Ok(newest)
