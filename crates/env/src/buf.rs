@@ -262,7 +262,7 @@ impl fmt::Debug for Slice {
 }
 
 /// A string of slices.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct IoVec {
     parts: SmallVec<[Slice; 2]>,
     len: usize,
@@ -365,6 +365,16 @@ impl IoVec {
             at += part.len();
         }
         assert_eq!(at, into.len(), "the target has the length of the string");
+    }
+}
+
+impl Clone for IoVec {
+    fn clone(&self) -> IoVec {
+        match self.parts.as_slice() {
+            // What nearly all writes are.
+            [one] => one.clone().into(),
+            _ => IoVec { parts: self.parts.clone(), len: self.len },
+        }
     }
 }
 

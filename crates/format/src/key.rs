@@ -227,7 +227,8 @@ impl Key {
     /// Appends the key as it is on disk.
     pub fn encode(&self, out: &mut Vec<u8>) {
         debug_assert!(self.inode.0 <= Key::MAX_INODE && self.pointers.len() <= MAX_POINTERS);
-        let pointers = &self.pointers[..self.pointers.len().min(MAX_POINTERS)];
+        let pointers = self.pointers.as_slice();
+        let pointers = pointers.get(..MAX_POINTERS).unwrap_or(pointers);
         let high = ALWAYS_BIT
             | (pointers.len() as u64) << 60
             | u64::from(self.csum & 3) << 56

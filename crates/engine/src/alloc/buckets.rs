@@ -83,6 +83,8 @@ pub(crate) struct Buckets {
     restart: Vec<BucketNr>,
     pub(super) victims: Victims,
     pub(super) reuse: Reuse,
+    /// See [`Buckets::watermarks`].
+    watermarks: (usize, usize),
     unknown: u32,
     /// Every extent of the index is in the counts.
     pub(super) counted: bool,
@@ -129,12 +131,15 @@ impl Buckets {
             restart: Vec::new(),
             victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo, |_| 0),
             reuse: Reuse::default(),
+            watermarks: (0, 0),
             unknown: geometry.buckets,
             counted: false,
             pins: Pins::new(geometry.buckets, mutation),
             aged: false,
             mutation,
         };
+        let low = buckets.reserve(Purpose::Data) + (geometry.buckets as usize / 64).clamp(4, 1024);
+        buckets.watermarks = (low, low + (geometry.buckets as usize / 64).clamp(4, 2048));
         buckets.set_policy(policy);
         for bucket in 0..geometry.first_bucket + geometry.journal_buckets {
             buckets.set_metadata(BucketNr(bucket));
@@ -419,8 +424,7 @@ impl Buckets {
 
     /// The allocator starts below the first and stops above the second number of free buckets.
     pub fn watermarks(&self) -> (usize, usize) {
-        let low = self.reserve(Purpose::Data) + (self.geometry.buckets as usize / 64).clamp(4, 1024);
-        (low, low + (self.geometry.buckets as usize / 64).clamp(4, 2048))
+        self.watermarks
     }
 
     /// Whether `count` buckets could be had for the purpose now.

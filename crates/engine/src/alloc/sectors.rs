@@ -71,6 +71,19 @@ impl OpenBuckets {
         unit: u64,
     ) -> Option<Pieces> {
         let block = u64::from(geometry.block_sectors).max(unit);
+        // Mostly there is room for it, and for more.
+        if let Some(open) = &mut self.open[class as usize]
+            && (1..=PIECE_SECTORS_MAX).contains(&sectors)
+            && open.next + sectors.next_multiple_of(block) + block <= open.end
+        {
+            let pointer = Pointer { device: 0, offset: open.next, generation: open.generation };
+            open.next = open.next + sectors.next_multiple_of(block);
+            return Some(Pieces::from_buf([Piece {
+                pointer,
+                sectors,
+                pin: buckets.pins().pin(open.bucket),
+            }]));
+        }
         let bucket_sectors = u64::from(geometry.bucket_sectors);
         let purpose = if class.is_moved() { Purpose::Move } else { Purpose::Data };
         let room = self.open[class as usize].map_or(0, |open| (open.end - open.next) / block * block);

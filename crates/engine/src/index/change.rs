@@ -3,23 +3,13 @@
 use std::rc::Rc;
 
 use smallvec::SmallVec;
-use ubcache_env::{Env, IntervalMap, SectorRange};
+use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
+use super::ghosts::Ghosts;
 use super::leaf::{Extent, Leaf, push_holes};
 use crate::mutants::Mutant;
 use crate::set::Set;
-
-/// Beyond this many intervals of ghosts the journal is made durable to lay them.
-const GHOSTS_MAX: usize = 4096;
-
-/// Ranges of a volume whose key was removed or replaced by a record: until that record is
-/// durable, a crash brings the old key back.
-#[derive(Default, Debug)]
-pub(crate) struct Ghosts {
-    pub map: IntervalMap<JournalSeq>,
-    pub newest: JournalSeq,
-}
 
 /// What is known of a slot of the volume table, attached or not.
 #[derive(Default, Debug)]
@@ -74,11 +64,13 @@ impl<E: Env> Set<E> {
         new: Option<(Pointer, bool)>,
         seq: JournalSeq,
     ) {
+        let around = self.tree.borrow().leaf_around(inode, range).cloned();
+        if let Some(leaf) = around {
+            return self.replace_in_leaf(&leaf, inode, range, new, seq);
+        }
+        self.env.mark("change_over_two_leaves");
         let leaves: SmallVec<[Rc<Leaf>; 2]> =
             self.tree.borrow().leaves_over(inode, range).iter().cloned().collect();
-        if leaves.len() > 1 {
-            self.env.mark("change_over_two_leaves");
-        }
         for leaf in &leaves {
             self.replace_in_leaf(leaf, inode, range, new, seq);
         }
@@ -101,16 +93,7 @@ impl<E: Env> Set<E> {
         let mut state = leaf.state.borrow_mut();
         let body = state.body.as_mut().expect("prepare_change was called, and no await since");
         let before = body.len();
-        let removed = match self.mutant(Mutant::TrimLosesTail) {
-            true => body
-                .overlapping(inode, part)
-                .last()
-                .map_or(part, |last| SectorRange::from_bounds(part.start, part.end.max(last.range.end))),
-            false => part,
-        };
-        let mut cut = 0;
-        body.remove(inode, removed, |old| {
-            cut += 1;
+        let mut gone = |old: Extent| {
             if buckets.is_live(old.pointer) {
                 buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
                 if old.dirty {
@@ -118,26 +101,45 @@ impl<E: Env> Set<E> {
                 }
             }
             if buckets.may_return(old.pointer) {
-                known.ghosts.map.insert(old.range, seq);
-                // Replay of a leaf may come after newer changes of others.
-                known.ghosts.newest = known.ghosts.newest.max(seq);
+                known.ghosts.note(old.range, seq);
             }
-        });
-        match body.len() + cut - before {
-            2 if cut == 1 => self.env.mark("key_split_by_change"),
-            1.. => self.env.mark("key_trimmed_by_change"),
-            0 => {}
-        }
-        if let Some((pointer, dirty)) = new {
+        };
+        let extent = new.map(|(pointer, dirty)| {
             let pointer = pointer.advance(part.start - range.start);
-            let extent = Extent { inode, range: part, dirty, pointer };
-            buckets.note_pointer(pointer);
-            if buckets.is_live(pointer) {
-                buckets.add_live(pointer, part.sectors(), dirty);
-                if dirty {
+            Extent { inode, range: part, dirty, pointer }
+        });
+        let exchanged = extent.and_then(|extent| body.exchange(&extent, self.geometry.bucket_sectors));
+        match exchanged {
+            Some(old) => gone(old),
+            None => {
+                let removed = match self.mutant(Mutant::TrimLosesTail) {
+                    true => body.overlapping(inode, part).last().map_or(part, |last| {
+                        SectorRange::from_bounds(part.start, part.end.max(last.range.end))
+                    }),
+                    false => part,
+                };
+                let mut cut = 0;
+                body.remove(inode, removed, |old| {
+                    cut += 1;
+                    gone(old);
+                });
+                match body.len() + cut - before {
+                    2 if cut == 1 => self.env.mark("key_split_by_change"),
+                    1.. => self.env.mark("key_trimmed_by_change"),
+                    0 => {}
+                }
+            }
+        }
+        if let Some(extent) = extent {
+            buckets.note_pointer(extent.pointer);
+            if buckets.is_live(extent.pointer) {
+                buckets.add_live(extent.pointer, part.sectors(), extent.dirty);
+                if extent.dirty {
                     known.dirty_sectors += part.sectors();
                 }
             }
+        }
+        if let Some(extent) = extent.filter(|_| exchanged.is_none()) {
             let others = body.len();
             body.insert(extent, self.geometry.bucket_sectors);
             if body.len() <= others {
@@ -164,20 +166,20 @@ impl<E: Env> Set<E> {
         if new.is_some_and(|(_, dirty)| dirty) {
             known.newest_dirty = known.newest_dirty.max(seq);
         }
-        let crowded = known.ghosts.map.intervals() > GHOSTS_MAX;
+        let crowded = known.ghosts.are_many();
         drop((tree, buckets, inodes));
         if crowded {
-            self.env.mark("ghosts_laid");
             self.lay_ghosts(inode);
         }
     }
 
     fn lay_ghosts(&self, inode: Inode) {
         let durable = self.journal_durable();
-        if let Some(known) = self.inodes.borrow_mut().get_mut(&inode) {
-            known.ghosts.map.retain(|_, seq| seq > durable);
+        let many = self.inodes.borrow_mut().get_mut(&inode).is_some_and(|known| known.ghosts.lay(durable));
+        if many {
+            self.env.mark("ghosts_laid");
+            self.journal_hurry();
         }
-        self.journal_hurry();
     }
 
     /// W2: removes every key over the range and says which record must be durable before the

@@ -106,6 +106,22 @@ impl Extents {
         self.behind(self.step_back(gap)?)
     }
 
+    /// The extent behind the one that is behind a gap.
+    #[inline]
+    pub fn second_behind(&self, gap: Gap) -> Option<Extent> {
+        let region = self.regions.get(gap.region)?;
+        let spot = region.after(gap.spot);
+        if spot.chunk < region.chunks.len() {
+            return region.entry(spot).map(|entry| entry.unpack(region.id));
+        }
+        self.behind(Gap { region: gap.region + 1, spot: START })
+    }
+
+    /// Puts an extent in the place of the one behind a gap, which has the same range.
+    pub fn exchange(&mut self, gap: Gap, extent: &Extent) {
+        self.regions[gap.region].exchange(gap.spot, Entry::pack(extent));
+    }
+
     /// Puts in an extent, which belongs there.
     pub fn insert_at(&mut self, gap: Gap, extent: &Extent) {
         let position = (extent.inode, extent.range.end);

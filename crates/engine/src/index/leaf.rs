@@ -43,6 +43,16 @@ impl Extent {
         Extent { range: part, pointer, ..*self }
     }
 
+    /// Whether the format allows this extent and the one behind it to be one.
+    fn joins(&self, right: &Extent, bucket_sectors: u32) -> bool {
+        self.inode == right.inode
+            && self.range.end == right.range.start
+            && self.dirty == right.dirty
+            && self.pointer.advance(self.range.sectors()) == right.pointer
+            && self.pointer.bucket(bucket_sectors) == right.pointer.bucket(bucket_sectors)
+            && self.range.sectors() + right.range.sectors() <= MAX_EXTENT_SECTORS
+    }
+
     pub fn key(&self) -> Key {
         Key::extent(self.inode, self.range, self.dirty, self.pointer)
     }
@@ -138,16 +148,26 @@ impl Body {
         }
     }
 
+    /// Puts an extent in the place of one that has the same range, which it gives, unless the new one has to be joined with
+    /// a neighbour: then nothing happens.
+    pub fn exchange(&mut self, new: &Extent, bucket_sectors: u32) -> Option<Extent> {
+        let gap = self.extents.seek((new.inode, new.range.start));
+        let old = self.extents.behind(gap)?;
+        if old.inode != new.inode
+            || old.range != new.range
+            || self.extents.before(gap).is_some_and(|left| left.joins(new, bucket_sectors))
+            || self.extents.second_behind(gap).is_some_and(|right| new.joins(&right, bucket_sectors))
+        {
+            return None;
+        }
+        self.extents.exchange(gap, new);
+        self.dirty_entries = self.dirty_entries - u32::from(old.dirty) + u32::from(new.dirty);
+        Some(old)
+    }
+
     /// Inserts an extent where there is none, joined with its neighbours where the format allows.
     pub fn insert(&mut self, mut new: Extent, bucket_sectors: u32) {
-        let joins = |left: &Extent, right: &Extent| {
-            left.inode == right.inode
-                && left.range.end == right.range.start
-                && left.dirty == right.dirty
-                && left.pointer.advance(left.range.sectors()) == right.pointer
-                && left.pointer.bucket(bucket_sectors) == right.pointer.bucket(bucket_sectors)
-                && left.range.sectors() + right.range.sectors() <= MAX_EXTENT_SECTORS
-        };
+        let joins = |left: &Extent, right: &Extent| left.joins(right, bucket_sectors);
         // There is nothing in the range, so what is beside its start is beside all of it.
         let gap = self.extents.seek((new.inode, new.range.start));
         let left = self.extents.before(gap).filter(|left| joins(left, &new));

@@ -175,12 +175,7 @@ impl<E: Env> Set<E> {
     pub(crate) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
         let durable = self.journal_durable();
         let mut inodes = self.inodes.borrow_mut();
-        let ghosts = &mut inodes.entry(inode).or_default().ghosts;
-        if ghosts.newest <= durable {
-            ghosts.map.clear();
-            return None;
-        }
-        ghosts.map.overlapping(range).map(|(_, seq)| seq).filter(|&seq| seq > durable).max()
+        inodes.entry(inode).or_default().ghosts.newest_over(range, durable)
     }
 
     /// Whether this extent is still what the index says about its whole range.

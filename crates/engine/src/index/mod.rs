@@ -15,12 +15,14 @@
 //! | [`tree`] | leaves and interior nodes; which of them hold the journal |
 //! | [`load`] | reading nodes; the node cache |
 //! | [`lookup`] | what is cached of a range |
-//! | [`change`] | inserting and removing, with the record and all counts; ghosts |
+//! | [`change`] | inserting and removing, with the record and all counts |
+//! | [`ghosts`] | which keys a crash may bring back |
 //! | [`write`] | appending bsets to leaves |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 
 pub(crate) mod change;
 mod extents;
+mod ghosts;
 pub(crate) mod leaf;
 mod leaves;
 pub(crate) mod load;

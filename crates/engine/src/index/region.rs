@@ -160,6 +160,15 @@ impl Region {
         }
     }
 
+    /// The spot behind the entry behind this one.
+    #[inline]
+    pub fn after(&self, spot: Spot) -> Spot {
+        match spot.at + 1 < self.chunks[spot.chunk].len() {
+            true => Spot { at: spot.at + 1, ..spot },
+            false => Spot { chunk: spot.chunk + 1, at: 0 },
+        }
+    }
+
     /// The entry behind a spot.
     #[inline]
     pub fn entry(&self, spot: Spot) -> Option<Entry> {
@@ -214,6 +223,13 @@ impl Region {
         if at + 1 == entries.len() {
             self.lasts[chunk] = entry.place;
         }
+    }
+
+    /// Puts an entry in the place of the one behind a spot, which has the same range.
+    pub fn exchange(&mut self, spot: Spot, entry: Entry) {
+        let old = &mut self.chunks[spot.chunk][spot.at];
+        assert_eq!(old.place, entry.place, "the range stays");
+        *old = entry;
     }
 
     /// Cuts a full chunk in two.
