@@ -410,6 +410,10 @@ impl<E: Env> CachedVolume<E> {
         while self.paused.get() {
             self.resumed.notified().await;
         }
+        self.begin_now()
+    }
+
+    fn begin_now(&self) -> Result<Request<'_, E>, VolumeError> {
         if self.stopping.get() || self.set.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
@@ -459,8 +463,12 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin().await?;
-        self.read_keys(stream, keys).await
+        let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
+        // As `read_keys`, but a future less for a hit to go through.
+        match self.begin_read(stream, keys) {
+            Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
+            Err(other) => Box::pin(self.read_other(keys, other)).await,
+        }
     }
 
     async fn write(
@@ -472,7 +480,10 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
-        let _request = self.begin_write().await?;
+        if self.info.read_only {
+            return Err(VolumeError::ReadOnly);
+        }
+        let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 

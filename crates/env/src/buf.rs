@@ -64,11 +64,13 @@ impl BufPool {
     }
 
     /// Memory for `sectors` sectors, as [`BufPool::for_bytes`].
+    #[inline]
     pub fn for_sectors(&self, sectors: u64) -> Option<Buf> {
         self.for_bytes((sectors * SECTOR_BYTES) as usize)
     }
 
     /// Memory for `len` bytes; none if the system has none. What is in it is zeroes or what an earlier user left there.
+    #[inline]
     pub fn for_bytes(&self, len: usize) -> Option<Buf> {
         if self.0.supply.as_ref().is_some_and(|supply| !supply(len)) {
             return None;
@@ -90,6 +92,7 @@ impl BufPool {
 
 impl Free {
     /// Memory of so many pages, if there is some.
+    #[inline]
     fn take(&self, pages: usize) -> Option<Rc<Memory>> {
         if pages <= POOLED_PAGES_MAX {
             let memory = self.by_pages.borrow_mut()[pages - 1].pop()?;
@@ -143,8 +146,12 @@ fn give_back(memory: Option<Rc<Memory>>) {
 }
 
 impl Drop for Buf {
+    #[inline]
     fn drop(&mut self) {
-        give_back(self.memory.take());
+        // Mostly it was frozen.
+        if self.memory.is_some() {
+            give_back(self.memory.take());
+        }
     }
 }
 
@@ -206,6 +213,7 @@ impl Buf {
     }
 
     /// Ends writing: from now on the memory is shared and read-only.
+    #[inline]
     pub fn freeze(mut self) -> Slice {
         Slice { memory: self.memory.take(), start: 0, end: self.len }
     }
@@ -306,6 +314,7 @@ impl IoVec {
     }
 
     /// Appends a slice.
+    #[inline]
     pub fn push(&mut self, slice: Slice) {
         if !slice.is_empty() {
             self.len += slice.len();
@@ -379,6 +388,7 @@ impl Clone for IoVec {
 }
 
 impl From<Slice> for IoVec {
+    #[inline]
     fn from(slice: Slice) -> IoVec {
         let mut vec = IoVec::new();
         vec.push(slice);

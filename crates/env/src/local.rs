@@ -69,6 +69,7 @@ impl Notify {
     }
 
     /// Wakes everybody who waits.
+    #[inline]
     pub fn notify_all(&self) {
         let waiting = self.waiters.borrow().len();
         for _ in 0..waiting {

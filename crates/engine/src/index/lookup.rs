@@ -159,7 +159,7 @@ impl<E: Env> Set<E> {
             return None;
         }
         leaf.referenced.set(true);
-        Some(extent.cut(range))
+        Some(if extent.range == range { extent } else { extent.cut(range) })
     }
 
     /// Whether any of the range is dirty. The leaves must be in memory.

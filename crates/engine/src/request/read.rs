@@ -18,10 +18,19 @@ use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// Data in the cache, and what keeps it there.
-struct Hit {
+pub(crate) struct Hit {
     extent: Extent,
     published: bool,
     _pin: Pin,
+}
+
+/// A read that does not find all of its data in one place of the cache.
+pub(crate) enum OtherRead {
+    /// Nobody has looked.
+    WithoutCache,
+    InParts {
+        bypass: bool,
+    },
 }
 
 /// A part of a read.
@@ -45,17 +54,34 @@ struct Fill {
 
 impl<E: Env> CachedVolume<E> {
     pub(crate) async fn read_keys(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        match self.begin_read(stream, range) {
+            Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
+            // Not part of the future of a hit.
+            Err(other) => Box::pin(self.read_other(range, other)).await,
+        }
+    }
+
+    /// R1 of a read that finds all of its data in one place, as most do: [`Self::read_hit`] is the rest of it.
+    pub(crate) fn begin_read(&self, stream: StreamId, range: SectorRange) -> Result<Hit, OtherRead> {
         if self.passthrough.get() {
-            return self.read_backing(range).await.map(IoVec::from);
+            return Err(OtherRead::WithoutCache);
         }
         let bypass = self.bypasses(stream, range, false, false);
-        // R1 and R2 of a read that finds all of its data in one place, as most do.
-        if let Some(hit) = self.hit_around(range) {
-            self.count_read(bypass, false);
-            return self.read_hit(hit).await.map(IoVec::from);
+        let hit = self.hit_around(range).ok_or(OtherRead::InParts { bypass })?;
+        self.count_read(bypass, false);
+        Ok(hit)
+    }
+
+    /// What is left to do of a read that is not a hit in one place.
+    pub(crate) async fn read_other(
+        &self,
+        range: SectorRange,
+        other: OtherRead,
+    ) -> Result<IoVec, VolumeError> {
+        match other {
+            OtherRead::WithoutCache => self.read_backing(range).await.map(IoVec::from),
+            OtherRead::InParts { bypass } => self.read_parts(range, bypass).await,
         }
-        // Not part of the future of such a read.
-        Box::pin(self.read_parts(range, bypass)).await
     }
 
     /// The data of the range, where all of it has one key and no copy that is newer.
@@ -187,7 +213,7 @@ impl<E: Env> CachedVolume<E> {
         Some(FillTicket { ticket: self.inflight.borrow_mut().enter_fill(range), _memory: memory })
     }
 
-    async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
+    pub(crate) async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
         let Hit { extent, published, _pin } = hit;
         let started = self.set.env.now();
         let result = self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
