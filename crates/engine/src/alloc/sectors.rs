@@ -77,7 +77,7 @@ impl OpenBuckets {
             && open.next + sectors.next_multiple_of(block) + block <= open.end
         {
             let pointer = Pointer { device: 0, offset: open.next, generation: open.generation };
-            open.next = open.next + sectors.next_multiple_of(block);
+            open.next += sectors.next_multiple_of(block);
             return Some(Pieces::from_buf([Piece {
                 pointer,
                 sectors,

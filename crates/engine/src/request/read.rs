@@ -345,7 +345,7 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: IoVec, durability: Durability) -> bool {
         let started = self.set.env.now();
         let ok = match pieces {
-            [piece] => self.piece_is_written(self.write_piece(piece, data, durability).await),
+            [piece] => self.piece_is_written(&self.write_piece(piece, data, durability).await),
             _ => {
                 let mut at = 0;
                 let writes = pieces.iter().map(|piece| {
@@ -354,7 +354,7 @@ impl<E: Env> CachedVolume<E> {
                     self.write_piece(piece, part, durability)
                 });
                 let results = join_all(writes).await;
-                results.into_iter().fold(true, |ok, result| self.piece_is_written(result) && ok)
+                results.iter().filter(|result| !self.piece_is_written(result)).count() == 0
             }
         };
         self.note_cache_latency(started, true);
@@ -375,8 +375,8 @@ impl<E: Env> CachedVolume<E> {
         self.set.cache.write(piece.pointer.offset, data, durability)
     }
 
-    fn piece_is_written(&self, result: IoResult) -> bool {
-        if let Err(error) = &result {
+    fn piece_is_written(&self, result: &IoResult) -> bool {
+        if let Err(error) = result {
             self.set.note_cache_error("writing cached data", error);
         }
         result.is_ok()
