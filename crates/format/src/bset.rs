@@ -51,15 +51,20 @@ pub fn encode_bset(geometry: &Geometry, seed: Pointer, seq: u64, keys: &[Key]) -
     let mut bytes = Vec::with_capacity(bset_bytes(geometry, keys) as usize);
     bytes.resize(BSET_HEADER_BYTES as usize, 0);
     encode_keys(keys, &mut bytes);
-    let words = (bytes.len() - BSET_HEADER_BYTES as usize) / 8;
-    put(&mut bytes, 8, &geometry.bset_magic().to_le_bytes());
-    put(&mut bytes, 16, &seq.to_le_bytes());
-    put(&mut bytes, 24, &BSET_VERSION.to_le_bytes());
-    put(&mut bytes, 28, &u32::try_from(words).unwrap_or(u32::MAX).to_le_bytes());
-    let csum = crc64_we_seeded(seed.word(), &bytes[8..]);
-    put(&mut bytes, 0, &csum.to_le_bytes());
+    seal_bset(geometry, seed, seq, &mut bytes);
     bytes.resize(round_up(bytes.len() as u64, geometry.block_bytes()) as usize, 0);
     bytes
+}
+
+/// Writes the header of a bset whose keys fill the rest of `bytes`.
+pub(crate) fn seal_bset(geometry: &Geometry, seed: Pointer, seq: u64, bytes: &mut [u8]) {
+    let words = (bytes.len() - BSET_HEADER_BYTES as usize) / 8;
+    put(bytes, 8, &geometry.bset_magic().to_le_bytes());
+    put(bytes, 16, &seq.to_le_bytes());
+    put(bytes, 24, &BSET_VERSION.to_le_bytes());
+    put(bytes, 28, &u32::try_from(words).unwrap_or(u32::MAX).to_le_bytes());
+    let csum = crc64_we_seeded(seed.word(), &bytes[8..]);
+    put(bytes, 0, &csum.to_le_bytes());
 }
 
 /// The bset at the start of `bytes`, which end where the node ends, and the bytes that it takes without padding.

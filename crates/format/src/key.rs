@@ -229,12 +229,7 @@ impl Key {
         debug_assert!(self.inode.0 <= Key::MAX_INODE && self.pointers.len() <= MAX_POINTERS);
         let pointers = self.pointers.as_slice();
         let pointers = pointers.get(..MAX_POINTERS).unwrap_or(pointers);
-        let high = ALWAYS_BIT
-            | (pointers.len() as u64) << 60
-            | u64::from(self.csum & 3) << 56
-            | if self.dirty { DIRTY_BIT } else { 0 }
-            | u64::from(self.sectors) << 20
-            | u64::from(self.inode.0 & Key::MAX_INODE);
+        let high = key_high(pointers.len() as u64, self.csum, self.dirty, self.sectors, self.inode);
         let words = |pointer: u64| [high, self.end.0, pointer].map(u64::to_le_bytes);
         match pointers {
             [] => out.extend_from_slice(words(0)[..2].as_flattened()),
@@ -349,6 +344,17 @@ impl fmt::Display for Key {
         }
         f.write_str(if self.dirty { " dirty" } else { "" })
     }
+}
+
+/// The first word of a key.
+#[inline]
+pub(crate) fn key_high(pointers: u64, csum: u8, dirty: bool, sectors: u16, inode: Inode) -> u64 {
+    ALWAYS_BIT
+        | pointers << 60
+        | u64::from(csum & 3) << 56
+        | if dirty { DIRTY_BIT } else { 0 }
+        | u64::from(sectors) << 20
+        | u64::from(inode.0 & Key::MAX_INODE)
 }
 
 /// Appends keys as they are on disk.

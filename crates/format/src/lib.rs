@@ -18,6 +18,7 @@
 //! | `checksum` | the CRC in its three parametrisations |
 //! | `superblock` | superblocks of both kinds of devices |
 //! | `key` | keys and pointers, and the checks that apply to them |
+//! | `packed` | keys as they are on disk |
 //! | `bset`, `node` | the parts of a btree node |
 //! | `layer` | how the bsets of a leaf combine |
 //! | `salvage` | what is left of a damaged node |
@@ -36,6 +37,7 @@ mod journal;
 mod key;
 mod layer;
 mod node;
+mod packed;
 mod prio;
 mod salvage;
 mod superblock;
@@ -50,6 +52,7 @@ pub use journal::*;
 pub use key::*;
 pub use layer::*;
 pub use node::*;
+pub use packed::*;
 pub use prio::*;
 pub use salvage::*;
 pub use superblock::*;

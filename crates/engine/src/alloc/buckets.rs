@@ -83,6 +83,8 @@ pub(crate) struct Buckets {
     restart: Vec<BucketNr>,
     pub(super) victims: Victims,
     pub(super) reuse: Reuse,
+    /// Where the sectors in a bucket are a power of two, as they mostly are: which.
+    bucket_shift: Option<u32>,
     /// See [`Buckets::watermarks`].
     watermarks: (usize, usize),
     unknown: u32,
@@ -131,6 +133,7 @@ impl Buckets {
             restart: Vec::new(),
             victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo, |_| 0),
             reuse: Reuse::default(),
+            bucket_shift: geometry.bucket_sectors.is_power_of_two().then(|| geometry.bucket_sectors.ilog2()),
             watermarks: (0, 0),
             unknown: geometry.buckets,
             counted: false,
@@ -201,8 +204,13 @@ impl Buckets {
         self.pending.len()
     }
 
-    pub(super) fn bucket_of(&self, pointer: Pointer) -> BucketNr {
-        pointer.bucket(self.geometry.bucket_sectors)
+    /// The bucket that it points into. Asked several times for each request, and a division takes its time.
+    #[inline]
+    pub fn bucket_of(&self, pointer: Pointer) -> BucketNr {
+        match self.bucket_shift {
+            Some(shift) => BucketNr(u32::try_from(pointer.offset.0 >> shift).unwrap_or(u32::MAX)),
+            None => pointer.bucket(self.geometry.bucket_sectors),
+        }
     }
 
     pub(super) fn set_role(&mut self, bucket: BucketNr, role: Role) {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use ubcache_env::local::Lock;
 use ubcache_env::{IntervalSet, Nanos, Sector, SectorRange};
-use ubcache_format::{Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, Pointer};
+use ubcache_format::{Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, PackedKey, Pointer, packed_extent};
 
 use super::extents::Extents;
 use super::touched::Touched;
@@ -55,6 +55,11 @@ impl Extent {
 
     pub fn key(&self) -> Key {
         Key::extent(self.inode, self.range, self.dirty, self.pointer)
+    }
+
+    /// The same as it is on disk.
+    pub fn packed_key(&self) -> PackedKey {
+        packed_extent(self.inode, self.range, self.dirty, self.pointer)
     }
 }
 
@@ -202,10 +207,17 @@ impl Body {
     /// holes for the rest of them. Sorted, disjoint. Where a touched range lies inside of one older key,
     /// the upper rest of that key is repeated: the driver combines bsets in place, so what they
     /// combine to must not be longer than they are (docs/format.md §5.6).
-    pub fn pending_keys(&mut self) -> Vec<Key> {
+    pub fn pending(&mut self) -> Pending {
         let Body { extents, touched, hollow, .. } = self;
         let ranges = touched.in_order();
-        let mut keys = Vec::with_capacity(ranges.len());
+        let (mut keys, mut holes) = (Vec::with_capacity(ranges.len()), Vec::new());
+        let mut gap = |keys: &mut Vec<Key>, inode, start, end| {
+            if start < end {
+                let range = SectorRange::from_bounds(start, end);
+                push_holes(keys, inode, range);
+                holes.push((inode, range));
+            }
+        };
         for (index, &(inode, range)) in ranges.iter().enumerate() {
             // What holds the sectors beside the range is found on the way.
             let around = SectorRange::from_bounds(Sector(range.start.0.saturating_sub(1)), range.end + 1);
@@ -216,34 +228,37 @@ impl Body {
                 right = right.or((extent.range.end > range.end).then_some(extent));
                 if extent.range.overlaps(&range) {
                     let part = extent.cut(range);
-                    push_holes(&mut keys, inode, SectorRange::from_bounds(at, part.range.start));
+                    gap(&mut keys, inode, at, part.range.start);
                     at = part.range.end;
                     keys.push(part.key());
                 }
             }
-            push_holes(&mut keys, inode, SectorRange::from_bounds(at, range.end));
+            gap(&mut keys, inode, at, range.end);
             let next = ranges.get(index + 1).filter(|(next_inode, _)| *next_inode == inode);
             let limit = next.map_or(Sector(u64::MAX), |(_, next)| next.start);
             push_split_rest(&mut keys, hollow.get(&inode), inode, range, (left, right), limit);
         }
-        keys
+        Pending { keys, holes }
     }
 
-    /// Takes the note of what is touched away: a write of it is under way.
-    pub fn take_touched(&mut self) -> Touched {
+    /// Takes the note of what is touched away: a write of it, which was [`Body::pending`], is under way.
+    pub fn take_pending(&mut self, holes: &[(Inode, SectorRange)]) -> Touched {
         let mut touched = std::mem::take(&mut self.touched);
-        for &(inode, range) in touched.in_order() {
-            if let Some(hollow) = self.hollow.get_mut(&inode) {
-                hollow.remove(range);
+        if !self.hollow.is_empty() {
+            for (inode, range) in touched.in_order() {
+                if let Some(hollow) = self.hollow.get_mut(inode) {
+                    hollow.remove(*range);
+                }
             }
-            let mut at = range.start;
-            for extent in self.extents.overlapping(inode, range) {
-                note_hole(&mut self.hollow, inode, at, extent.range.start);
-                at = extent.range.end;
-            }
-            note_hole(&mut self.hollow, inode, at, range.end);
         }
+        holes.iter().for_each(|&(inode, hole)| self.note_hollow(inode, hole));
         touched
+    }
+
+    /// The same where everything is written anew.
+    pub fn take_touched(&mut self) -> Touched {
+        let holes = self.pending().holes;
+        self.take_pending(&holes)
     }
 
     /// Puts it back: the write failed.
@@ -290,10 +305,11 @@ impl Body {
     }
 }
 
-fn note_hole(hollow: &mut BTreeMap<Inode, IntervalSet>, inode: Inode, start: Sector, end: Sector) {
-    if start < end {
-        hollow.entry(inode).or_default().insert(SectorRange::from_bounds(start, end));
-    }
+/// See [`Body::pending`].
+pub(crate) struct Pending {
+    pub keys: Vec<Key>,
+    /// What of the touched ranges holds nothing now.
+    pub holes: Vec<(Inode, SectorRange)>,
 }
 
 /// The part, up to `limit`, behind a touched range of a key of the device that may lie around it. `beside` are the
@@ -474,8 +490,9 @@ mod tests {
                     }
                 }
                 if kind == 4 {
-                    device.push(body.pending_keys());
-                    body.take_touched();
+                    let pending = body.pending();
+                    body.take_pending(&pending.holes);
+                    device.push(pending.keys);
                     // The driver combines bsets in the room that they have.
                     let combined = ubcache_format::combine_leaf(device.clone());
                     let words = |keys: &[Key]| keys.iter().map(Key::words).sum::<usize>();
@@ -498,8 +515,8 @@ mod tests {
             let mut right = body.split_off((VOLUME, Sector(split)));
             prop_assert!(body.iter().all(|extent| extent.range.end.0 <= split));
             prop_assert!(right.iter().all(|extent| extent.range.start.0 >= split));
-            device.push(body.pending_keys());
-            device.push(right.pending_keys());
+            device.push(body.pending().keys);
+            device.push(right.pending().keys);
             let mut combined = Body::default();
             for key in device.into_iter().flatten() {
                 combined.remove(VOLUME, key.range(), |_| ());

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_words};
 
-use super::leaf::{Extent, Hold, Leaf};
+use super::leaf::{Extent, Hold, Leaf, LeafState};
 use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
 use crate::set::Set;
@@ -58,6 +58,27 @@ impl<E: Env> Set<E> {
     /// Waits until a change of the range can be made: the journal has room, the leaves are in
     /// memory. True when it returns, and until the next await.
     pub(crate) async fn prepare_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+        if self.is_prepared(inode, range) {
+            return Ok(());
+        }
+        // Not part of the future of a write that need not wait.
+        Box::pin(self.wait_for_change(inode, range)).await
+    }
+
+    /// Whether a change that one leaf takes can be made at once. False says nothing.
+    fn is_prepared(&self, inode: Inode, range: SectorRange) -> bool {
+        if self.journal_is_full() {
+            return false;
+        }
+        let tree = self.tree.borrow();
+        let leaf = tree.leaf_around(inode, range);
+        leaf.is_some_and(|leaf| {
+            let state = leaf.state.borrow();
+            state.body.is_some() && self.crowded(leaf, &state, range).is_none()
+        })
+    }
+
+    async fn wait_for_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
         let mut holds = Vec::new();
         let mut crowded = false;
         loop {
@@ -94,32 +115,37 @@ impl<E: Env> Set<E> {
     /// time it can hardly split a node.
     fn crowded_leaf(&self, inode: Inode, range: SectorRange) -> Option<(Rc<Leaf>, Crowded)> {
         let tree = self.tree.borrow();
+        tree.leaves_over(inode, range).iter().find_map(|leaf| {
+            let crowded = self.crowded(leaf, &leaf.state.borrow(), range)?;
+            Some((leaf.clone(), crowded))
+        })
+    }
+
+    /// What has to be done before a leaf takes a change of the range.
+    fn crowded(&self, leaf: &Leaf, state: &LeafState, range: SectorRange) -> Option<Crowded> {
+        let body = state.body.as_ref()?;
+        if body.len() > 4 * self.node_fit() {
+            return Some(Crowded::Node);
+        }
         // One record for each bucket that the range may take, and for its ends.
         let records = range.sectors() / u64::from(self.geometry.bucket_sectors) + 2;
-        tree.leaves_over(inode, range).iter().find_map(|leaf| {
-            let state = leaf.state.borrow();
-            let body = state.body.as_ref()?;
-            if body.len() > 4 * self.node_fit() {
-                return Some((leaf.clone(), Crowded::Node));
-            }
-            let bytes = |words| bset_bytes_of_words(&self.geometry, words);
-            let room = u64::from(leaf.sectors) * SECTOR_BYTES;
-            let change = CHANGE_WORDS * records;
-            let writing = if state.writing_words > 0 { bytes(state.writing_words) } else { 0 };
-            if state.used_bytes + writing + bytes(body.touched_words() + change) <= room {
-                return None;
-            }
-            // Only if it helps: nodes can be too small for this.
-            let keys = body.len().div_ceil(self.nodes_for(body.len()));
-            let fresh = bytes(keys as u64 * 3) + bytes(change);
-            if fresh > room {
-                None
-            } else if body.is_touched() || writing > 0 {
-                Some((leaf.clone(), Crowded::Records))
-            } else {
-                (state.used_bytes + bytes(0) > fresh).then(|| (leaf.clone(), Crowded::Node))
-            }
-        })
+        let bytes = |words| bset_bytes_of_words(&self.geometry, words);
+        let room = u64::from(leaf.sectors) * SECTOR_BYTES;
+        let change = CHANGE_WORDS * records;
+        let writing = if state.writing_words > 0 { bytes(state.writing_words) } else { 0 };
+        if state.used_bytes + writing + bytes(body.touched_words() + change) <= room {
+            return None;
+        }
+        // Only if it helps: nodes can be too small for this.
+        let keys = body.len().div_ceil(self.nodes_for(body.len()));
+        let fresh = bytes(keys as u64 * 3) + bytes(change);
+        if fresh > room {
+            None
+        } else if body.is_touched() || writing > 0 {
+            Some(Crowded::Records)
+        } else {
+            (state.used_bytes + bytes(0) > fresh).then_some(Crowded::Node)
+        }
     }
 
     /// Calls `visit` with every extent over the range, cut to it, live or stale. The leaves must

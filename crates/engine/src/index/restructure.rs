@@ -11,7 +11,10 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Permit, join_all};
 use ubcache_env::{Buf, Durability, Env, Sector};
-use ubcache_format::{BucketNr, Key, Pointer, SECTOR_BYTES, bset_bytes, encode_bset};
+use ubcache_format::{
+    BucketNr, Key, PackedKey, Pointer, SECTOR_BYTES, bset_bytes, bset_bytes_of_words, encode_bset,
+    encode_packed_bset, packed_position,
+};
 
 use super::leaf::{Body, FIRST, LAST, Leaf, LeafState, Position};
 use super::touched::Touched;
@@ -70,6 +73,11 @@ struct Plan {
     interior: Vec<Replacement>,
 }
 
+/// The keys of nodes as they are on disk.
+fn packed_nodes(keys: &[Key]) -> Vec<PackedKey> {
+    keys.iter().map(|key| key.packed().expect("a node has one place")).collect()
+}
+
 impl<E: Env> Set<E> {
     /// Number of keys that fit a node.
     pub(crate) fn node_fit(&self) -> usize {
@@ -108,13 +116,13 @@ impl<E: Env> Set<E> {
     async fn write_nodes(
         &self,
         plan: &mut Plan,
-        keys: &[Key],
+        keys: &[PackedKey],
         end: Position,
     ) -> Result<Vec<NewNode>, EngineError> {
         let count = self.nodes_for(keys.len());
         let buckets = self.take_metadata(plan, count).await?;
         let size = keys.len().div_ceil(count).max(1);
-        let mut chunks: Vec<&[Key]> = keys.chunks(size).collect();
+        let mut chunks: Vec<&[PackedKey]> = keys.chunks(size).collect();
         if chunks.is_empty() {
             chunks.push(&[]);
         }
@@ -135,17 +143,18 @@ impl<E: Env> Set<E> {
             };
             let seq = self.env.random().max(1);
             let lost = usize::from(self.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1);
-            let bytes = encode_bset(&self.geometry, pointer, seq, &chunk[lost..]);
+            let kept = &chunk[lost..];
+            let mut buf = Buf::zeroed(bset_bytes_of_words(&self.geometry, 3 * kept.len() as u64) as usize);
+            encode_packed_bset(&self.geometry, pointer, seq, kept, buf.as_mut_slice());
             let last = index + 1 == chunks.len();
             nodes.push(NewNode {
-                end: if last { end } else { chunk.last().expect("chunks are not empty").position() },
+                end: if last { end } else { packed_position(chunk.last().expect("chunks are not empty")) },
                 pointer,
                 sectors,
                 seq,
-                used_bytes: bytes.len() as u64,
+                used_bytes: buf.len() as u64,
             });
-            let from = Buf::from_bytes(&bytes).into();
-            writes.push(self.cache.write(pointer.offset, from, Durability::Volatile));
+            writes.push(self.cache.write(pointer.offset, buf.into(), Durability::Volatile));
         }
         for result in join_all(writes).await {
             result.map_err(|source| {
@@ -356,7 +365,7 @@ impl<E: Env> Set<E> {
                 });
                 dropped += before - body.len();
                 keys.reserve(body.len());
-                keys.extend(body.iter().map(|extent| extent.key()));
+                keys.extend(body.iter().map(|extent| extent.packed_key()));
                 state.dirty_entries = state.body.as_ref().map_or(0, Body::dirty_entries);
             }
             if dropped > 0 {
@@ -411,7 +420,7 @@ impl<E: Env> Set<E> {
             change.old.iter().for_each(|key| drop(children.remove(&key.position())));
             children.extend(change.new.iter().map(|node| (node.end, node.key())));
             let children: Vec<Key> = children.into_values().collect();
-            let new = self.write_nodes(plan, &children, end).await?;
+            let new = self.write_nodes(plan, &packed_nodes(&children), end).await?;
             self.env.mark("interior_rewritten");
             next.push(Replacement { old: vec![node.key(end)], new });
         }
@@ -435,7 +444,7 @@ impl<E: Env> Set<E> {
             self.env.mark("root_split");
             level += 1;
             let keys: Vec<Key> = top.iter().map(NewNode::key).collect();
-            top = self.write_nodes(plan, &keys, LAST).await?;
+            top = self.write_nodes(plan, &packed_nodes(&keys), LAST).await?;
             plan.interior.resize_with(level, Replacement::default);
             plan.interior[level - 1].new.extend(top.iter().cloned());
         }

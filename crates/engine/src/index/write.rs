@@ -84,15 +84,16 @@ impl<E: Env> Set<E> {
             if !body.is_touched() {
                 return Ok(());
             }
-            let keys = body.pending_keys();
-            assert!(!keys.is_empty(), "what is touched gives keys");
-            let bytes = encode_bset(&self.geometry, leaf.pointer, seq, &keys);
+            let pending = body.pending();
+            assert!(!pending.keys.is_empty(), "what is touched gives keys");
+            let bytes = encode_bset(&self.geometry, leaf.pointer, seq, &pending.keys);
             let node_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
             if used + bytes.len() as u64 > node_bytes {
                 None
             } else {
                 self.tree.borrow_mut().write_begins(&mut state);
-                let touched = state.body.as_mut().expect("seen above").take_touched();
+                let body = state.body.as_mut().expect("seen above");
+                let touched = body.take_pending(&pending.holes);
                 Some((leaf.pointer.offset + used / SECTOR_BYTES, bytes, touched))
             }
         };

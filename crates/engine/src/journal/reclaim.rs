@@ -46,7 +46,7 @@ impl<E: Env> Set<E> {
     fn has_room_for_append(&self, leaf: &Leaf) -> bool {
         let mut state = leaf.state.borrow_mut();
         let Some(body) = state.body.as_mut() else { return true };
-        let bytes = ubcache_format::bset_bytes(&self.geometry, &body.pending_keys());
+        let bytes = ubcache_format::bset_bytes(&self.geometry, &body.pending().keys);
         state.used_bytes + bytes <= u64::from(leaf.sectors) * ubcache_format::SECTOR_BYTES
     }
 

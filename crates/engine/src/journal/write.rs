@@ -31,18 +31,8 @@ impl<E: Env> Set<E> {
             if let Some(error) = self.journal_failed() {
                 return Err(error);
             }
-            {
-                let state = self.journal.state.borrow();
-                let pinned = self.tree.borrow().pinned_leaves();
-                let sealed: usize = state.sealed.iter().map(|(_, keys)| keys.len()).sum();
-                let waiting =
-                    (sealed as u64 * 24 + state.open_bytes).next_multiple_of(self.geometry.block_bytes());
-                if state.ring.has_room(waiting)
-                    && state.sealed.len() < 2
-                    && pinned <= self.pinned_leaves_max()
-                {
-                    return Ok(());
-                }
+            if self.journal_takes_records() {
+                return Ok(());
             }
             if !waited {
                 self.env.mark("journal_full");
@@ -52,6 +42,23 @@ impl<E: Env> Set<E> {
             self.journal.reclaim.notify_all();
             progress.await;
         }
+    }
+
+    /// Records may not be appended now: the journal has failed, or has no room.
+    pub(crate) fn journal_is_full(&self) -> bool {
+        let failed = {
+            let state = self.journal.state.borrow();
+            state.closed || state.failed.is_some()
+        };
+        failed || !self.journal_takes_records()
+    }
+
+    fn journal_takes_records(&self) -> bool {
+        let state = self.journal.state.borrow();
+        let pinned = self.tree.borrow().pinned_leaves();
+        let sealed: usize = state.sealed.iter().map(|(_, keys)| keys.len()).sum();
+        let waiting = (sealed as u64 * 24 + state.open_bytes).next_multiple_of(self.geometry.block_bytes());
+        state.ring.has_room(waiting) && state.sealed.len() < 2 && pinned <= self.pinned_leaves_max()
     }
 
     /// How many leaves may lack records: writing them takes buckets and with them entries, which a

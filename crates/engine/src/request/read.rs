@@ -191,7 +191,7 @@ impl<E: Env> CachedVolume<E> {
     fn hit(&self, extent: Extent, published: bool) -> Hit {
         let mut buckets = self.set.buckets.borrow_mut();
         buckets.touch(extent.pointer, extent.range.sectors());
-        let pin = buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
+        let pin = buckets.pins().pin(buckets.bucket_of(extent.pointer));
         Hit { extent, published, _pin: pin }
     }
 
