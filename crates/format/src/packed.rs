@@ -76,8 +76,9 @@ mod tests {
         let geometry = example(128);
         let pointer =
             |at: u64| Pointer { device: 0, offset: Sector(0x12000 + at), generation: Generation(at as u8) };
-        let extent =
-            |at: u64| (Inode(5), SectorRange::new(Sector(64 * at), 1 + at), at % 3 == 0, pointer(at));
+        let extent = |at: u64| {
+            (Inode(5), SectorRange::new(Sector(64 * at), 1 + at), at.is_multiple_of(3), pointer(at))
+        };
         let extents: Vec<_> = (0..40).map(extent).collect();
         let mut keys: Vec<Key> = extents.iter().map(|&(a, b, c, d)| Key::extent(a, b, c, d)).collect();
         let mut packed: Vec<PackedKey> =

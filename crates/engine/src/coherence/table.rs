@@ -140,7 +140,8 @@ impl InFlight {
 
     /// Whether a backing write may be landing anywhere in the range.
     pub fn backing_write_over(&self, range: SectorRange) -> bool {
-        self.entries.iter().flatten().any(|entry| entry.backing_write && entry.range.overlaps(&range))
+        let over = |entry: &Entry| entry.backing_write && entry.range.overlaps(&range);
+        self.writes > 0 && self.entries.iter().flatten().any(over)
     }
 
     /// Whether background writeback is under way.
