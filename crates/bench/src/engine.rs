@@ -305,6 +305,15 @@ pub struct Memory {
 impl Memory {
     /// Fills a set and sees what it holds.
     pub fn measure(cached_bytes: u64, piece_bytes: u64, options: SetOptions) -> Result<Memory, EngineError> {
+        Memory::measure_for_hits(cached_bytes, piece_bytes, options).map(|(memory, _)| memory)
+    }
+
+    /// [`Memory::measure`], and the set to measure [`Load::Hit`] on: to fill it again may take minutes.
+    pub fn measure_for_hits(
+        cached_bytes: u64,
+        piece_bytes: u64,
+        options: SetOptions,
+    ) -> Result<(Memory, Bench), EngineError> {
         let before = Allocations::now();
         let shape = Shape {
             cache_bytes: cached_bytes * 5 / 4 + GIB,
@@ -327,7 +336,8 @@ impl Memory {
             }
         });
         assert_eq!(rig.volume.status().stats.cache_misses, misses, "all of it is in the cache");
-        Ok(Memory { cached_bytes, piece_bytes, empty_bytes, full_bytes: held(&rig) })
+        let memory = Memory { cached_bytes, piece_bytes, empty_bytes, full_bytes: held(&rig) };
+        Ok((memory, Bench { load: Load::Hit, rig, random: Random::new(7), span_bytes: cached_bytes }))
     }
 
     /// Bytes for every GiB in the cache.

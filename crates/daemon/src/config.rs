@@ -27,7 +27,7 @@ pub struct ServeConfig {
     pub busy_poll: Duration,
     /// Refuse writes of clients.
     pub read_only: bool,
-    /// Artificial delay of every read of a backing device: for the demo, and for tests.
+    /// The least that every read of a backing device takes: for the demo, and for tests.
     pub backing_delay: Duration,
     /// I/O to the devices goes through the kernel's page cache: for measuring what the server itself costs.
     pub page_cache: bool,

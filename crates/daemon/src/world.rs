@@ -105,10 +105,13 @@ impl Device for ServedFile {
         self.file.geometry()
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
-        if self.delay > Nanos(0) {
-            self.host.sleep(self.delay).await;
+        if self.delay == Nanos(0) {
+            return self.file.read(at, into).await;
         }
-        self.file.read(at, into).await
+        let started = self.host.now();
+        let done = self.file.read(at, into).await;
+        self.host.sleep_until(started.after(self.delay)).await;
+        done
     }
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
         self.file.write(at, from, durability).await

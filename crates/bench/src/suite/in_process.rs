@@ -112,8 +112,7 @@ pub fn memory(_: &Options, results: &mut Results) -> Result<(), String> {
     let extents = (GIB / 4096 / 4) as usize;
     let tuning = Tuning { extents_in_memory_max: extents, ..Tuning::default() };
     let limited = SetOptions { tuning, ..SetOptions::default() };
-    let held = Memory::measure(GIB, 4 << 10, limited.clone()).map_err(failed)?;
-    let mut bench = Bench::new(Load::Hit, GIB, limited).map_err(failed)?;
+    let (held, mut bench) = Memory::measure_for_hits(GIB, 4 << 10, limited).map_err(failed)?;
     let cost = bench.measure(100_000, 10);
     let share = held.bytes_per_gib() / small.bytes_per_gib();
     results.rows.push(Row {

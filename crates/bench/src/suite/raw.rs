@@ -8,6 +8,9 @@ use super::{Options, Results, Row, median};
 use crate::nbd::load::{Load, Order, Until, run};
 
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// Stalls are looked for with a cache that is so many times as large as the volume.
+const VOLUME_SHARE: u64 = 16;
 
 /// Turns of ubcache and of fio.
 fn in_turns(
@@ -131,11 +134,13 @@ pub fn hits_and_writes(options: &Options, results: &mut Results) -> Result<(), S
 pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
     let cache_bytes = cache_bytes(options)?;
     let file = options.directory.join("raw.img");
-    write_noise(&file, 1 << 30)?;
-    // The backing file has no holes: one that is filled at random places lies in pieces all over the file system.
-    let volume_bytes = cache_bytes / 4;
+    write_noise(&file, GIB)?;
+    // The files have no holes, as devices have none: what they cost a file system stops writes for a sixth of a second.
+    write_noise(&options.directory.join("stalls-cache.img"), cache_bytes)?;
+    let volume_bytes = cache_bytes / VOLUME_SHARE;
     let files = make(options, "stalls", cache_bytes, volume_bytes, volume_bytes)?;
-    let serve = Serve::with("stalls.nbd", &["--mode", "writeback"]);
+    // Most of the volume may not be dirty, so that writeback has to keep up.
+    let serve = Serve::with("stalls.nbd", &["--mode", "writeback", "--set", "writeback_percent=2"]);
     let server = Server::ubcache(options, &files, &serve)?;
     // Each is looked at for half of the time in every turn.
     let turns = 3;
@@ -163,12 +168,12 @@ pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
         peer: format!("fio {:.1}", theirs / 1e3),
         ratio: format!("{beyond:+.1} ms"),
         met: Some(beyond <= 50.0),
-        command: "`ubcache serve --mode writeback …`, then `ubcache-bench nbd unix:SOCKET --export data -w 100`".to_owned(),
+        command: "`ubcache serve --mode writeback --set writeback_percent=2 …`, then `ubcache-bench nbd unix:SOCKET --export data -w 100`".to_owned(),
     });
     Ok(())
 }
 
-/// 64 GiB if the file system has room for what will be written, and less if not.
+/// 64 GiB if the file system has room for that, and less if not.
 fn cache_bytes(options: &Options) -> Result<u64, String> {
     let output =
         std::process::Command::new("df").args(["--output=avail", "-B1"]).arg(&options.directory).output();
@@ -176,7 +181,7 @@ fn cache_bytes(options: &Options) -> Result<u64, String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let free: u64 = text.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0);
     let wanted = if options.quick { 4 } else { 64 };
-    // Cache and backing files may both be written all over.
-    let room = free.saturating_sub(4 << 30) / 2 / (1 << 30);
-    if room < 2 { Err("there is no room for the files".to_owned()) } else { Ok(room.min(wanted) << 30) }
+    // The cache, the volume, the file that is written without a cache, and what others need meanwhile.
+    let room = free.saturating_sub(2 * GIB) / (VOLUME_SHARE + 1) * VOLUME_SHARE / GIB;
+    if room < 2 { Err("there is no room for the files".to_owned()) } else { Ok(room.min(wanted) * GIB) }
 }

@@ -50,7 +50,7 @@ pub struct Args {
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
-    /// Delay every read of a backing device by this many microseconds
+    /// Let every read of a backing device take at least this many microseconds
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     demo_delay: u64,
     /// Let I/O to the devices go through the page cache, for measuring
