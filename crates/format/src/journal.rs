@@ -190,18 +190,34 @@ pub fn scan_bucket_strictly(
     }
 }
 
+/// [`scan_bucket_strictly`] for those who do not want the contents yet: what it refuses is the same.
+pub fn scan_heads_strictly(geometry: &Geometry, bytes: &[u8]) -> Result<Vec<(u32, EntryHead)>, FormatError> {
+    match scan_with(geometry, bytes, |rest| entry_head(geometry, rest).map(|head| (head, head.bytes))) {
+        (heads, None) => Ok(heads),
+        (_, Some(error)) => Err(error),
+    }
+}
+
 fn scan(geometry: &Geometry, bytes: &[u8]) -> (Vec<(u32, JournalEntry)>, Option<FormatError>) {
+    scan_with(geometry, bytes, |rest| parse_entry(geometry, rest))
+}
+
+/// `take` gives what is wanted of an entry, and the bytes that it takes on disk.
+fn scan_with<T>(
+    geometry: &Geometry,
+    bytes: &[u8],
+    take: impl Fn(&[u8]) -> Result<(T, usize), FormatError>,
+) -> (Vec<(u32, T)>, Option<FormatError>) {
     let mut entries = Vec::new();
     let mut at = 0;
     while let Some(rest) = bytes.get(at..) {
-        if check_entry(geometry, rest).is_err() {
-            break;
-        }
-        match parse_entry(geometry, rest) {
+        match take(rest) {
             Ok((entry, used)) => {
                 entries.push((u32::try_from(at).unwrap_or(u32::MAX), entry));
                 at += used;
             }
+            // No entry at all, and not one that makes no sense.
+            Err(_) if check_entry(geometry, rest).is_err() => break,
             Err(error) => return (entries, Some(error.within(Structure::JournalEntry, at as u64))),
         }
     }
@@ -326,6 +342,12 @@ mod tests {
             let head = entry_head(&geometry, &bytes).map(|head| (head.seq, head.last_seq, head.bytes));
             let parsed = parse_entry(&geometry, &bytes);
             prop_assert_eq!(head, parsed.map(|(entry, used)| (entry.seq, entry.last_seq, used)));
+            let places = |scanned: Vec<(u32, JournalEntry)>| {
+                scanned.into_iter().map(|(at, entry)| (at, entry.seq, entry.last_seq)).collect::<Vec<_>>()
+            };
+            let heads = scan_heads_strictly(&geometry, &bytes);
+            let heads = heads.map(|heads| heads.into_iter().map(|(at, head)| (at, head.seq, head.last_seq)).collect());
+            prop_assert_eq!(heads, scan_bucket_strictly(&geometry, &bytes).map(places));
         }
     }
 

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use smallvec::SmallVec;
-use ubcache_env::Env;
 use ubcache_env::local::join_all;
+use ubcache_env::{Buf, Env, Sector};
 use ubcache_format::{
-    Geometry, JournalEntry, JournalSeq, Key, ReplayRange, Superblock, entry_bytes, scan_bucket_strictly,
+    EntryHead, Geometry, JournalSeq, Key, ReplayRange, Superblock, parse_entry, scan_heads_strictly,
     select_replay, torn_entry,
 };
 
@@ -17,44 +17,92 @@ use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::set::Set;
 
-/// Reads all journal buckets and picks the entries that count. Changes nothing.
+/// Journal buckets that are read at a time.
+const AT_ONCE: u32 = 8;
+
+/// Reads all journal buckets and picks the entries that count. Changes nothing. In memory, at a time: the buckets with
+/// entries that the newest one so far needs.
 pub(crate) async fn read_journal<E: Env>(
     device: &Meter<E>,
     geometry: &Geometry,
     superblock: &Superblock,
 ) -> Result<Found, EngineError> {
-    const AT_ONCE: u32 = 8;
-    let mut scanned = Vec::new();
+    let mut buckets: Vec<Bucket> = Vec::new();
     let mut torn = None;
-    let sectors = u64::from(geometry.bucket_sectors);
+    // The greatest number, and what that entry needs.
+    let mut newest: Option<(JournalSeq, JournalSeq)> = None;
     let mut next = 0;
     while next < geometry.journal_buckets {
         let end = (next + AT_ONCE).min(geometry.journal_buckets);
-        let reads = (next..end)
-            .map(|index| device.read(geometry.bucket_start(geometry.journal_bucket(index)), sectors));
-        for buf in join_all(reads).await {
-            let buf = buf.map_err(EngineError::io("reading the journal"))?;
-            let at = geometry.bucket_start(geometry.journal_bucket(scanned.len() as u32));
-            let entries =
-                scan_bucket_strictly(geometry, buf.as_slice()).map_err(EngineError::format("journal", at))?;
-            let rest = buf.as_slice().get(end_of(geometry, entries.last()) as usize..).unwrap_or(&[]);
+        for buf in join_all((next..end).map(|index| read_bucket(device, geometry, index))).await {
+            let (buf, index) = (buf?, buckets.len() as u32);
+            let heads = scan_heads_strictly(geometry, buf.as_slice())
+                .map_err(EngineError::format("journal", start_of(geometry, index)))?;
+            let rest = buf.as_slice().get(end_of(heads.last()) as usize..).unwrap_or(&[]);
             torn = torn.max(torn_entry(geometry, rest));
-            scanned.push(entries);
+            newest = newest.max(heads.iter().map(|(_, head)| (head.seq, head.last_seq)).max());
+            buckets.push(Bucket { heads, bytes: Some(buf) });
         }
+        let needed = newest.map(|(seq, last_seq)| last_seq.min(seq));
+        buckets.iter_mut().filter(|bucket| !bucket.is_needed(needed)).for_each(|bucket| bucket.bytes = None);
         next = end;
     }
-    let at = geometry.bucket_start(geometry.journal_bucket(0));
-    let newest = scanned.iter().flatten().max_by_key(|(_, entry)| entry.seq);
-    let used_bytes = end_of(geometry, newest);
-    let torn_tail = torn > newest.map(|(_, entry)| entry.seq);
-    let range =
-        select_replay(geometry, scanned, superblock.discard()).map_err(EngineError::format("journal", at))?;
+    let last = buckets.iter().flat_map(|bucket| &bucket.heads).max_by_key(|(_, head)| head.seq);
+    let (used_bytes, torn_tail) = (end_of(last), torn > last.map(|(_, head)| head.seq));
+    let needed = last.map(|(_, head)| head.last_seq.min(head.seq));
+    let mut scanned = Vec::with_capacity(buckets.len());
+    for (bucket, index) in buckets.into_iter().zip(0_u32..) {
+        let is_needed = bucket.is_needed(needed);
+        let bytes = match bucket.bytes {
+            _ if !is_needed => {
+                scanned.push(Vec::new());
+                continue;
+            }
+            Some(bytes) => bytes,
+            // Only if what is needed goes down from one entry to the next.
+            None => read_bucket(device, geometry, index).await?,
+        };
+        let mut entries = Vec::new();
+        for (offset, head) in bucket.heads.into_iter().filter(|(_, head)| Some(head.seq) >= needed) {
+            let at = offset as usize..offset as usize + head.bytes;
+            let (entry, _) = parse_entry(geometry, &bytes.as_slice()[at])
+                .map_err(EngineError::format("journal", start_of(geometry, index)))?;
+            entries.push((offset, entry));
+        }
+        scanned.push(entries);
+    }
+    let range = select_replay(geometry, scanned, superblock.discard())
+        .map_err(EngineError::format("journal", start_of(geometry, 0)))?;
     Ok(Found { range: Rc::new(range), used_bytes, torn_tail })
 }
 
+/// A journal bucket that was read.
+struct Bucket {
+    /// Offsets in bytes, and what is there.
+    heads: Vec<(u32, EntryHead)>,
+    /// `None`: nothing in it seemed to be needed.
+    bytes: Option<Buf>,
+}
+
+impl Bucket {
+    fn is_needed(&self, needed: Option<JournalSeq>) -> bool {
+        self.heads.iter().any(|(_, head)| Some(head.seq) >= needed)
+    }
+}
+
+async fn read_bucket<E: Env>(device: &Meter<E>, geometry: &Geometry, index: u32) -> Result<Buf, EngineError> {
+    let read = device.read(start_of(geometry, index), u64::from(geometry.bucket_sectors));
+    read.await.map_err(EngineError::io("reading the journal"))
+}
+
+/// Where a bucket of the journal is on the device.
+fn start_of(geometry: &Geometry, index: u32) -> Sector {
+    geometry.bucket_start(geometry.journal_bucket(index))
+}
+
 /// Where the next entry would begin in the bucket, in bytes.
-fn end_of(geometry: &Geometry, last: Option<&(u32, JournalEntry)>) -> u64 {
-    last.map_or(0, |(offset, entry)| u64::from(*offset) + entry_bytes(geometry, &entry.keys))
+fn end_of(last: Option<&(u32, EntryHead)>) -> u64 {
+    last.map_or(0, |(offset, head)| u64::from(*offset) + head.bytes as u64)
 }
 
 /// The journal as it was found.
