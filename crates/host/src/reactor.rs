@@ -385,6 +385,7 @@ pub struct Host {
 impl Host {
     /// A host for the calling thread.
     pub fn new(backend: IoBackend) -> std::io::Result<Host> {
+        sys::sleep_precisely();
         let shared = Arc::new(Shared::new()?);
         let (io, name) = Io::new(backend, &shared)?;
         let core = Core {
