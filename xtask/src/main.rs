@@ -7,7 +7,7 @@
 //! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/simulation.md) |
 //! | `cargo xtask packages` | only installs what the tests need |
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
-//! | `cargo xtask bench [--quick]` | measures everything and writes docs/performance.md |
+//! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these lines, so that

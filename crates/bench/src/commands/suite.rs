@@ -11,7 +11,7 @@ use crate::print;
     after_help = "Example: cargo xtask bench --quick, which builds ubcache, runs this and writes docs/performance.md"
 )]
 pub struct Args {
-    /// Shorter: minutes instead of half an hour
+    /// Shorter: a quarter of an hour instead of an hour
     #[arg(long)]
     quick: bool,
     /// Measure only this part, and write no document; several times for several
