@@ -1,5 +1,6 @@
 //! What was written to the backing device and is not covered by a completed flush.
 
+use smallvec::{SmallVec, smallvec};
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
 use crate::mutants::{Mutant, Mutation};
@@ -52,14 +53,14 @@ impl Unflushed {
     }
 
     /// The parts of the range that the backing device can't lose.
-    pub fn flushed_parts(&self, range: SectorRange) -> Vec<SectorRange> {
-        if self.is_empty() || self.mutation.is(Mutant::NoUnflushedTracking) {
-            return vec![range];
+    pub fn flushed_parts(&self, range: SectorRange) -> SmallVec<[SectorRange; 2]> {
+        if !self.overlaps(range) {
+            return smallvec![range];
         }
         let mut lossy = IntervalSet::default();
         self.current.overlapping(range).for_each(|part| lossy.insert(part));
         self.flushing.overlapping(range).for_each(|part| lossy.insert(part));
-        lossy.gaps(range)
+        lossy.gaps(range).into()
     }
 
     /// A flush is submitted; one at a time.
@@ -106,7 +107,7 @@ mod tests {
         set.add(range(4, 8));
         assert!(set.overlaps(range(0, 1)));
         assert_eq!(set.flush_ends(true), None);
-        assert_eq!(set.flushed_parts(range(0, 16)), [range(0, 4), range(12, 4)]);
+        assert_eq!(set.flushed_parts(range(0, 16)).as_slice(), [range(0, 4), range(12, 4)]);
     }
 
     #[test]

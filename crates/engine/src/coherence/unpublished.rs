@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Pointer;
 
@@ -63,7 +64,7 @@ impl Unpublished {
         if range.is_empty() || self.by_start.is_empty() {
             return;
         }
-        let overlapping: Vec<Sector> = {
+        let overlapping: SmallVec<[Sector; 2]> = {
             let first = match self.by_start.range(..=range.start).next_back() {
                 Some((&start, copy)) if copy.end > range.start => start,
                 _ => range.start,

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use smallvec::SmallVec;
 use ubcache_env::local::first;
 use ubcache_env::{Env, IntervalSet, Nanos, SectorRange};
 use ubcache_format::Pointer;
@@ -71,7 +72,7 @@ impl<E: Env> CachedVolume<E> {
     /// One step: what is still the same copy and still not un-flushed goes into the index, where
     /// there is no key.
     fn publish(&self, range: SectorRange, pointer: Pointer) {
-        let unchanged: Vec<SectorRange> = self
+        let unchanged: SmallVec<[SectorRange; 2]> = self
             .unpublished
             .borrow()
             .overlapping(range)

@@ -111,7 +111,7 @@ impl<E: Env> CachedVolume<E> {
         self.count_read(bypass, missed);
         // R2: all parts at once.
         let mut data = IoVec::new();
-        let mut fills = Vec::new();
+        let mut fills: SmallVec<[Fill; 1]> = SmallVec::new();
         let mut failed = None;
         let mut take = |(result, fill): (Result<Slice, VolumeError>, Option<Fill>)| {
             match result {
