@@ -38,6 +38,9 @@ pub(crate) struct InFlight {
     /// Number of writes, fills and writebacks: most look-ups need not look.
     writes: usize,
     others: usize,
+    writebacks: usize,
+    /// All writebacks are in it. A batch enters in ascending order, so the next one mostly lies behind.
+    writeback_hull: SectorRange,
     mutation: Mutation,
 }
 
@@ -51,6 +54,12 @@ impl InFlight {
         match entry.kind {
             Kind::Write => self.writes += 1,
             _ => self.others += 1,
+        }
+        if entry.kind == Kind::Writeback {
+            let hull = if self.writebacks == 0 { entry.range } else { self.writeback_hull };
+            let (low, high) = (hull.start.min(entry.range.start), hull.end.max(entry.range.end));
+            self.writeback_hull = SectorRange::from_bounds(low, high);
+            self.writebacks += 1;
         }
         match self.free.pop() {
             Some(index) => {
@@ -112,11 +121,9 @@ impl InFlight {
 
     /// B1: enters a writeback, unless a backing write or another writeback is over the range.
     pub fn enter_writeback(&mut self, range: SectorRange) -> Option<Ticket> {
-        let busy = self.entries.iter().flatten().any(|entry| {
-            let write = entry.backing_write && !self.mutation.is(Mutant::WritebackOverInflightWrite);
-            let writeback = entry.kind == Kind::Writeback && !self.mutation.is(Mutant::TwoWritebacksAtOnce);
-            (write || writeback) && entry.range.overlaps(&range)
-        });
+        let write = !self.mutation.is(Mutant::WritebackOverInflightWrite) && self.backing_write_over(range);
+        let writeback = !self.mutation.is(Mutant::TwoWritebacksAtOnce) && self.writeback_over(range);
+        let busy = write || writeback;
         if busy {
             return None;
         }
@@ -127,11 +134,7 @@ impl InFlight {
     /// W2: from now on the backing write may land at any moment.
     pub fn backing_write_starts(&mut self, ticket: Ticket) {
         let range = self.entry(ticket).range;
-        let writeback = self
-            .entries
-            .iter()
-            .flatten()
-            .any(|entry| entry.kind == Kind::Writeback && entry.range.overlaps(&range));
+        let writeback = self.writeback_over(range);
         // I5. The range of a writeback is dirty until it leaves, so the decide step of a write
         // over it finds dirty data and does not come here.
         assert!(!writeback, "no backing write starts over a writeback in flight at {range}");
@@ -144,9 +147,16 @@ impl InFlight {
         self.writes > 0 && self.entries.iter().flatten().any(over)
     }
 
+    fn writeback_over(&self, range: SectorRange) -> bool {
+        let over = |entry: &Entry| entry.kind == Kind::Writeback && entry.range.overlaps(&range);
+        self.has_writebacks()
+            && self.writeback_hull.overlaps(&range)
+            && self.entries.iter().flatten().any(over)
+    }
+
     /// Whether background writeback is under way.
     pub fn has_writebacks(&self) -> bool {
-        self.entries.iter().flatten().any(|entry| entry.kind == Kind::Writeback)
+        self.writebacks > 0
     }
 
     /// The entry leaves. Says which parts were doomed.
@@ -156,6 +166,7 @@ impl InFlight {
             Kind::Write => self.writes -= 1,
             _ => self.others -= 1,
         }
+        self.writebacks -= usize::from(entry.kind == Kind::Writeback);
         self.free.push(ticket.0);
         entry.doomed
     }
@@ -234,7 +245,16 @@ mod tests {
         let (write, _) = table.enter_write(range(0, 8));
         let writeback = table.enter_writeback(range(0, 4)).expect("not decided yet");
         assert!(table.enter_writeback(range(2, 8)).is_none(), "twice");
+        let (far, low) = (table.enter_writeback(range(100, 8)), table.enter_writeback(range(50, 8)));
+        assert!(table.enter_writeback(range(57, 43)).is_none(), "the last sector, and not the first");
+        assert!(table.enter_writeback(range(107, 1)).is_none());
+        let between = table.enter_writeback(range(58, 42));
+        for other in [far, low, between] {
+            table.leave(other.expect("nobody works there"));
+        }
+        assert!(table.has_writebacks(), "one is left");
         table.leave(writeback);
+        assert!(!table.has_writebacks());
         table.backing_write_starts(write);
         assert!(table.enter_writeback(range(0, 4)).is_none());
         assert!(table.backing_write_over(range(7, 1)));

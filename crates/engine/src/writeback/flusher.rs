@@ -1,7 +1,8 @@
 //! One batch of writeback (B1–B5).
 
+use smallvec::{SmallVec, smallvec};
 use ubcache_env::local::join_all;
-use ubcache_env::{Durability, Env, IoVec, SectorRange, VolumeError};
+use ubcache_env::{Buf, Durability, Env, IoResult, IoVec, SectorRange, VolumeError};
 
 use crate::alloc::pins::Pin;
 use crate::coherence::table::Ticket;
@@ -185,12 +186,13 @@ impl<E: Env> CachedVolume<E> {
 
     /// B3: cache to backing device; from its completion on the range is un-flushed.
     async fn copy_run(&self, run: &Run) -> bool {
-        let reads = run
-            .extents
-            .iter()
-            .map(|extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors()));
+        let read = |extent: &Extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors());
+        let read: SmallVec<[IoResult<Buf>; 1]> = match run.extents.as_slice() {
+            [extent] => smallvec![read(extent).await],
+            extents => join_all(extents.iter().map(read)).await.into(),
+        };
         let mut data = IoVec::new();
-        for result in join_all(reads).await {
+        for result in read {
             match result {
                 Ok(buf) => data.push(buf.freeze()),
                 Err(error) => {
