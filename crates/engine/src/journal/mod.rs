@@ -76,7 +76,7 @@ pub(crate) struct Journal {
 }
 
 /// An entry with more keys than this leaves no memory for another.
-const SPARE_KEYS_MAX: usize = 4096;
+const SPARE_KEYS_MAX: usize = 1024;
 
 impl State {
     /// Takes the records of the open entry and opens the next one.
