@@ -219,6 +219,40 @@ impl Buf {
     }
 }
 
+/// The memory of a [`Buf`] for another thread: to be read there, and to be a [`Buf`] again wherever it comes to.
+pub struct Parcel {
+    pages: Vec<Page>,
+    len: usize,
+}
+
+impl Buf {
+    /// The same memory for another thread.
+    pub fn into_parcel(mut self) -> Parcel {
+        let memory = self.memory.take().and_then(Rc::into_inner);
+        Parcel { pages: memory.map(|memory| memory.pages).unwrap_or_default(), len: self.len }
+    }
+}
+
+impl Parcel {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        self.pages.as_slice().as_bytes().get(..self.len).unwrap_or_default()
+    }
+
+    /// The memory for I/O. Where it came from a pool, it does not go back to it.
+    pub fn into_buf(self) -> Buf {
+        let Parcel { pages, len } = self;
+        let memory = (!pages.is_empty()).then(|| Rc::new(Memory { pages, home: Weak::new() }));
+        Buf { memory, len }
+    }
+}
+
+impl fmt::Debug for Parcel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parcel({} bytes)", self.len)
+    }
+}
+
 impl fmt::Debug for Buf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buf({} bytes)", self.len)
@@ -461,6 +495,27 @@ mod tests {
         assert_eq!(pool.for_sectors(16).map(|buf| buf.len()), Some(8192));
         assert!(pool.for_sectors(17).is_none());
         assert!(BufPool::default().for_bytes(usize::MAX / 2).is_none(), "more than any machine has");
+    }
+
+    #[test]
+    fn memory_goes_to_another_thread_and_back() {
+        for len in [0, 512, 5000] {
+            let mut buf = Buf::zeroed(len);
+            buf.as_mut_slice().fill(7);
+            let address = buf.as_slice().as_ptr().addr();
+            let parcel = buf.into_parcel();
+            let parcel = std::thread::scope(|scope| {
+                let there = scope.spawn(move || {
+                    assert!(parcel.as_slice().iter().all(|byte| *byte == 7));
+                    parcel
+                });
+                there.join().expect("it has all of the bytes")
+            });
+            let mut buf = parcel.into_buf();
+            buf.as_mut_slice().fill(8);
+            assert_eq!(buf.as_slice(), vec![8; len]);
+            assert!(len == 0 || buf.as_slice().as_ptr().addr() == address, "it was copied");
+        }
     }
 
     #[test]

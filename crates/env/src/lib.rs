@@ -26,7 +26,7 @@ pub mod testing;
 pub mod volume;
 pub mod world;
 
-pub use buf::{Buf, BufPool, IoVec, Slice, Supply};
+pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
 pub use device::{Device, Durability, Geometry, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Stream, StreamError};

@@ -22,7 +22,7 @@ impl Crew {
         Crew::of(processors.min(THREADS_MAX))
     }
 
-    fn of(threads: usize) -> Crew {
+    pub(crate) fn of(threads: usize) -> Crew {
         Crew { threads, helpers: OnceCell::new() }
     }
 
@@ -77,6 +77,15 @@ impl Crew {
                 }
             }
         });
+    }
+
+    /// Has so many helpers at most do work that they end themselves.
+    pub fn spawn<W: FnOnce() + Send + 'static>(&self, threads: usize, work: impl Fn() -> W) {
+        let threads = threads.min(self.threads - 1);
+        let helpers = if threads == 0 { None } else { self.helpers.get_or_init(|| self.helpers()).as_ref() };
+        if let Some(helpers) = helpers {
+            (0..threads).for_each(|_| helpers.spawn(work()));
+        }
     }
 
     fn helpers(&self) -> Option<ThreadPool> {

@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::rc::Rc;
 
+use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device};
 use ubcache_format::{SECTOR_BYTES, Sector, SectorRange};
 
@@ -57,32 +57,76 @@ impl<'a> Phase<'a> {
 
 /// Memory to read into that was used before: asking for it, clearing it and touching it for the first time takes as long
 /// as reading into it does.
-#[derive(Clone)]
 pub(crate) struct Spare {
-    free: Rc<RefCell<Vec<Buf>>>,
+    free: RefCell<Vec<Buf>>,
     bytes_max: u64,
 }
 
 impl Spare {
     /// A place that keeps so many bytes at most.
     pub fn new(bytes_max: u64) -> Spare {
-        Spare { free: Rc::default(), bytes_max }
+        Spare { free: RefCell::default(), bytes_max }
     }
 
     fn take(&self, bytes: usize) -> Buf {
         let mut free = self.free.borrow_mut();
         match free.iter().position(|buf| buf.len() == bytes) {
             Some(index) => free.swap_remove(index),
-            None => Buf::zeroed(bytes),
+            None => {
+                // That of other lengths makes room: all together it does not become more.
+                let mut room = 0;
+                while room < bytes
+                    && let Some(other) = free.pop()
+                {
+                    room += other.len();
+                }
+                Buf::zeroed(bytes)
+            }
         }
     }
 
-    /// Keeps memory for the next one, if there is room.
+    /// Keeps memory for the next one, if there is room. Of other lengths, what was kept makes room.
     pub fn give(&self, buf: Buf) {
         let mut free = self.free.borrow_mut();
-        let kept: u64 = free.iter().map(|buf| buf.len() as u64).sum();
+        let mut kept: u64 = free.iter().map(|buf| buf.len() as u64).sum();
+        while kept + buf.len() as u64 > self.bytes_max
+            && let Some(index) = free.iter().position(|other| other.len() != buf.len())
+        {
+            kept -= free.swap_remove(index).len() as u64;
+        }
         if kept + buf.len() as u64 <= self.bytes_max {
             free.push(buf);
+        }
+    }
+}
+
+/// What was read before anybody asked for it.
+#[derive(Default)]
+pub(crate) struct Early {
+    read: RefCell<Vec<(SectorRange, Result<Buf, String>)>>,
+}
+
+impl Early {
+    /// Reads ranges that were not read yet, all at once.
+    pub async fn read_all<D: Device>(&self, device: &D, mut ranges: Vec<SectorRange>) {
+        ranges.retain(|range| self.read.borrow().iter().all(|(there, _)| there != range));
+        let all = join_all(ranges.iter().map(|range| read(device, range.start, range.sectors()))).await;
+        self.read.borrow_mut().extend(ranges.into_iter().zip(all));
+    }
+
+    /// What was read of this range, once.
+    pub fn take(&self, range: SectorRange) -> Option<Result<Buf, String>> {
+        let mut read = self.read.borrow_mut();
+        let index = read.iter().position(|(there, _)| *there == range)?;
+        Some(read.swap_remove(index).1)
+    }
+
+    /// As [`read`], if it was not read already.
+    pub async fn read<D: Device>(&self, device: &D, at: Sector, sectors: u64) -> Result<Buf, String> {
+        let there = self.take(SectorRange::new(at, sectors));
+        match there {
+            Some(result) => result,
+            None => read(device, at, sectors).await,
         }
     }
 }

@@ -1,23 +1,25 @@
 //! The journal: all entries of the ring, those that count, and whether the driver would find the same
 //! (docs/format.md §6).
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
+use ubcache_env::local::{Event, join};
 use ubcache_env::{Device, SectorRange};
 use ubcache_format::{Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
 
-use crate::ahead::Ahead;
-use crate::crew::Crew;
-use crate::disk::{Phase, Watcher, read, read_around};
+use crate::ahead::{Ahead, Manner, Piece};
+use crate::disk::{Phase, Watcher, read};
 use crate::finding::{Finding, Kind, Place};
 use crate::scan::Scanned;
+use crate::walk::named_by;
 
 /// After so many buckets, entries are forgotten that the newest so far does not need.
 const FORGET_AFTER: u32 = 8;
-/// Less than this is not worth a thread.
-const BYTES_A_THREAD: usize = 1 << 20;
+/// Buckets whose bytes stay in memory until the next ones say what is needed of them: mostly nothing.
+const BUCKETS_IN_MEMORY: usize = 2;
 /// Behind this there is no number for the next entry that is greater still.
 pub(crate) const SEQ_MAX: u64 = u64::MAX / 2;
 /// What a repair takes, where what it takes up to [`SEQ_MAX`] leaves no number for its own entry.
@@ -126,25 +128,23 @@ pub(crate) async fn read_journal<D: Device>(
     device: &D,
     geometry: &Geometry,
     reading: Reading,
-    (crew, watcher): (&Crew, &dyn Watcher),
+    (manner, watcher): (Manner<'_>, &dyn Watcher),
     report: &mut dyn FnMut(Finding),
 ) -> Journal {
     let mut findings = Vec::new();
     let mut keep = |finding| findings.push(finding);
-    let mut journal = read_up_to(SEQ_MAX, device, geometry, reading, (crew, watcher), &mut keep).await;
+    let mut journal = read_up_to(SEQ_MAX, device, geometry, reading, (manner, watcher), &mut keep).await;
     // A repair has to write an entry that comes after all of these.
     if reading.salvage && journal.next_seq() > SEQ_MAX {
         findings.clear();
         let mut keep = |finding| findings.push(finding);
         journal =
-            read_up_to(SEQ_MAX_WITHOUT_THE_LAST, device, geometry, reading, (crew, watcher), &mut keep).await;
+            read_up_to(SEQ_MAX_WITHOUT_THE_LAST, device, geometry, reading, (manner, watcher), &mut keep)
+                .await;
     }
     findings.into_iter().for_each(report);
     journal
 }
-
-/// The bytes of a bucket, and which of them could not be read.
-type Read<'a> = Result<(Cow<'a, [u8]>, Vec<Range<u64>>), String>;
 
 /// Entries that may be needed, by number. Of those whose bytes are not kept the bucket is in memory still.
 #[derive(Default)]
@@ -171,15 +171,31 @@ impl Found {
         }
     }
 
-    /// Keeps the bytes of entries whose buckets are going to leave the memory, as far as the newest so far needs them.
-    /// `bytes` has the buckets by index.
-    fn keep<'a>(&mut self, bytes: impl Fn(u32) -> Option<&'a [u8]>) {
+    /// Keeps the bytes of entries of a bucket that is going to leave the memory, as far as the newest so far needs them.
+    fn keep(&mut self, places: &[EntryPlace], bytes: &[u8]) {
         let Some((newest, _)) = self.0.values().next_back() else { return };
         let needed = newest.last_seq.min(newest.seq);
-        for (_, (place, kept)) in self.0.range_mut(needed..).filter(|(_, (_, kept))| kept.is_none()) {
+        for place in places.iter().filter(|place| place.seq >= needed) {
             let (from, upto) = (place.offset as usize, place.offset as usize + place.bytes as usize);
-            *kept = bytes(place.index).and_then(|bytes| bytes.get(from..upto)).map(Box::from);
+            if let Some((kept_place, kept @ None)) = self.0.get_mut(&place.seq)
+                && kept_place == place
+            {
+                *kept = bytes.get(from..upto).map(Box::from);
+            }
         }
+    }
+
+    /// The newest so far.
+    fn newest(&self) -> Option<&EntryPlace> {
+        self.0.values().next_back().map(|(newest, _)| newest)
+    }
+
+    /// What it says, if its bucket is in memory.
+    fn newest_entry(&self, geometry: &Geometry, in_memory: &VecDeque<(u32, Piece)>) -> Option<JournalEntry> {
+        let newest = self.newest()?;
+        let (_, piece) = in_memory.iter().find(|(index, _)| *index == newest.index)?;
+        let (bytes, _) = piece.read().ok()?;
+        Some(parse_entry(geometry, bytes.get(newest.offset as usize..)?).ok()?.0)
     }
 
     /// What the entries say. Where `last_seq` goes down, some are needed after all that were not kept.
@@ -209,7 +225,31 @@ async fn read_up_to<D: Device>(
     device: &D,
     geometry: &Geometry,
     reading: Reading,
-    (crew, watcher): (&Crew, &dyn Watcher),
+    (manner, watcher): (Manner<'_>, &dyn Watcher),
+    report: &mut dyn FnMut(Finding),
+) -> Journal {
+    let (told, named) = (Event::default(), Cell::default());
+    let ring = async {
+        let early = (&told, &named);
+        let journal = read_ring(limit, device, geometry, reading, (manner, watcher), early, report).await;
+        told.set();
+        journal
+    };
+    let early = async {
+        told.wait().await;
+        manner.early.read_all(device, named.take()).await;
+    };
+    join(ring, early).await.0
+}
+
+/// Reads the ring. As soon as an entry seems to be the newest, what it names is told.
+async fn read_ring<D: Device>(
+    limit: u64,
+    device: &D,
+    geometry: &Geometry,
+    reading: Reading,
+    (manner, watcher): (Manner<'_>, &dyn Watcher),
+    (told, named): (&Event, &Cell<Vec<SectorRange>>),
     report: &mut dyn FnMut(Finding),
 ) -> Journal {
     let sectors = u64::from(geometry.bucket_sectors);
@@ -223,63 +263,62 @@ async fn read_up_to<D: Device>(
     let mut undecodable = false;
     let ranges: Vec<SectorRange> =
         (0..geometry.journal_buckets).map(|index| SectorRange::new(start(index), sectors)).collect();
-    let mut ahead = Ahead::new(device, &ranges);
-    let mut first = 0;
-    while let Some(window) = ahead.next().await {
-        let mut buckets: Vec<Read<'_>> = Vec::with_capacity(window.len());
-        for (index, bytes) in (first..).zip(window.ranges()) {
-            buckets.push(match bytes {
-                Ok(bytes) => Ok((Cow::Borrowed(bytes), Vec::new())),
-                Err(_) if reading.salvage => {
-                    let read = read_around(device, start(index), sectors).await;
-                    read.map(|(bytes, holes)| (Cow::Owned(bytes.as_slice().to_vec()), holes))
-                }
-                Err(error) => Err(error.to_owned()),
-            });
-        }
-        let scan = |number: usize| {
-            let (bytes, _) = buckets.get(number)?.as_ref().ok()?;
-            Some(Scanned::of(geometry, (first + number as u32, limit), bytes, reading.salvage))
-        };
-        let threads = crew.worth(buckets.len() * (sectors * SECTOR_BYTES) as usize, BYTES_A_THREAD);
-        crew.share(threads, buckets.len(), scan, |number, scanned| {
-            let index = first + number as u32;
-            let place = Place::bucket(geometry, geometry.journal_bucket(index));
-            phase.add(sectors * SECTOR_BYTES);
-            if let Some(Ok((_, holes))) = buckets.get(number) {
-                journal.holes.extend(holes.iter().map(|hole| (index, hole.clone())));
-            }
-            if let Some(Err(error)) = buckets.get(number) {
+    let (shape, salvage) = (*geometry, reading.salvage);
+    let look = Arc::new(move |index: usize, piece: &Piece| match piece.read() {
+        Ok((bytes, _)) => Scanned::of(&shape, (index as u32, limit), bytes, salvage),
+        Err(_) => Scanned::default(),
+    });
+    let mut ahead = Ahead::new(device, &ranges, Manner { around: salvage, ..manner }, look);
+    let mut in_memory: VecDeque<(u32, Piece)> = VecDeque::new();
+    while let Some((index, piece, scanned)) = ahead.next().await {
+        let index = index as u32;
+        let place = Place::bucket(geometry, geometry.journal_bucket(index));
+        phase.add(sectors * SECTOR_BYTES);
+        match piece.read() {
+            Ok((_, holes)) => journal.holes.extend(holes.iter().map(|hole| (index, hole.clone()))),
+            Err(error) => {
                 journal.holes.push((index, 0..sectors * SECTOR_BYTES));
                 let detail = format!("journal bucket {index}: {error}");
                 report(Finding::new(Kind::Unreadable, place, detail));
             }
-            let scanned = scanned.unwrap_or_default();
-            found.take(&scanned);
-            let block = geometry.block_bytes();
-            undecodable |= scanned.undecodable.is_some() || !scanned.senseless.is_empty();
-            journal.holes.extend(scanned.senseless.iter().map(|at| (index, *at..at + block)));
-            if let Some((at, why)) = scanned.undecodable {
-                report(Finding::new(Kind::JournalUndecodable, place.plus(at), why));
-                journal.incomplete = true;
-                // Whoever salvages has it among all of these.
-                if !reading.salvage {
-                    journal.holes.push((index, at..at + block));
-                }
+        }
+        found.take(&scanned);
+        let block = geometry.block_bytes();
+        undecodable |= scanned.undecodable.is_some() || !scanned.senseless.is_empty();
+        journal.holes.extend(scanned.senseless.iter().map(|at| (index, *at..at + block)));
+        if let Some((at, why)) = &scanned.undecodable {
+            report(Finding::new(Kind::JournalUndecodable, place.plus(*at), why));
+            journal.incomplete = true;
+            // Whoever salvages has it among all of these.
+            if !reading.salvage {
+                journal.holes.push((index, *at..at + block));
             }
-            behind = behind.max(scanned.behind.map(|(offset, seq)| (seq, index, offset)));
-            journal.places.push(scanned.places);
-            if (index + 1).is_multiple_of(FORGET_AFTER) || index + 1 == geometry.journal_buckets {
-                found.forget();
+        }
+        behind = behind.max(scanned.behind.map(|(offset, seq)| (seq, index, offset)));
+        if (index + 1).is_multiple_of(FORGET_AFTER) || index + 1 == geometry.journal_buckets {
+            found.forget();
+        }
+        // Behind the newest entry stand those of an earlier lap.
+        let older = |newest: &EntryPlace| scanned.places.iter().all(|place| place.seq < newest.seq);
+        if !told.is_set()
+            && !scanned.places.is_empty()
+            && found.newest().is_some_and(older)
+            && let Some(entry) = found.newest_entry(geometry, &in_memory)
+        {
+            named.set(named_by(geometry, &entry));
+            told.set();
+        }
+        journal.places.push(scanned.places);
+        in_memory.push_back((index, piece));
+        let stay = if index + 1 == geometry.journal_buckets { 0 } else { BUCKETS_IN_MEMORY };
+        while in_memory.len() > stay
+            && let Some((index, piece)) = in_memory.pop_front()
+        {
+            if let (Ok((bytes, _)), Some(places)) = (piece.read(), journal.places.get(index as usize)) {
+                found.keep(places, bytes);
             }
-        });
-        found.keep(|index| {
-            let (bytes, _) = buckets.get(index.checked_sub(first)? as usize)?.as_ref().ok()?;
-            Some(bytes)
-        });
-        first += buckets.len() as u32;
-        drop(buckets);
-        ahead.done(window);
+            ahead.done(piece);
+        }
     }
     match found.decode(device, geometry).await {
         Ok(entries) => journal.entries = entries,

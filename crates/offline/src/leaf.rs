@@ -3,13 +3,14 @@
 //!
 //! Reading a leaf this way changes nothing but the memory it works in, so that it can be done by any thread.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use ubcache_format::{
     DataArea, Generation, Geometry, Inode, Key, Layer, PlainKey, Sector, SectorRange, Tag, combine_layers,
     plain_keys, pointer_keys, scan_node,
 };
 
+use crate::overlay::overlay;
 use crate::tally::Adding;
 use crate::view::{Bucket, Extent, VolumeSums};
 
@@ -64,6 +65,28 @@ impl Moment {
     }
 }
 
+/// The extents of the journal.
+pub(crate) struct Replay {
+    /// As they were written.
+    layers: Vec<Extent>,
+    combined: OnceLock<Vec<Extent>>,
+}
+
+impl Replay {
+    pub fn new(layers: Vec<Extent>) -> Replay {
+        Replay { layers, combined: OnceLock::new() }
+    }
+
+    /// One over the other, in order. Whoever asks first has to sort them: the device can be at work meanwhile.
+    pub fn extents(&self) -> &[Extent] {
+        self.combined.get_or_init(|| {
+            let mut combined = Vec::new();
+            combine_layers(&self.layers, &mut Vec::new(), &mut combined);
+            combined
+        })
+    }
+}
+
 /// Reads leaves, with memory that is used again.
 #[derive(Default)]
 pub(crate) struct Leaves {
@@ -80,30 +103,41 @@ impl Leaves {
         leaf: &Leaf<'_>,
         replay: &[Extent],
         moment: &Moment,
-        adding: Option<&Adding<'_>>,
+        adding: Option<&Adding>,
     ) -> Option<Content> {
         let area = moment.area?;
-        let mut keys = take(&self.extents);
-        let Some((layers, raises)) = own_keys(geometry, leaf, &area, moment, &mut keys) else {
-            self.done(keys);
+        let mut own = Own { oldest: take(&self.extents), later: take(&self.extents), ..Own::default() };
+        if !own.read(geometry, leaf, &area, moment) {
+            self.done(own.oldest);
+            self.done(own.later);
             return None;
-        };
-        let before = keys.len();
+        }
+        let Own { oldest, mut later, mut layers, raises } = own;
         if !raises {
-            keys.extend(between(replay, leaf.after, leaf.key.position()));
+            let before = later.len();
+            later.extend(between(replay, leaf.after, leaf.key.position()));
+            layers += usize::from(later.len() > before);
         }
-        if layers + usize::from(keys.len() > before) > 1 {
+        if layers > 1 {
             let (mut tags, mut combined) = (take(&self.tags), take(&self.extents));
-            combine_layers(&keys, &mut tags, &mut combined);
+            combine_layers(&later, &mut tags, &mut combined);
             give(&self.tags, tags);
-            give(&self.extents, std::mem::replace(&mut keys, combined));
+            self.done(std::mem::replace(&mut later, combined));
         }
-        let Some(adding) = adding.filter(|_| !raises) else {
-            return Some(if raises { Content::Bare(keys) } else { Content::Laid(keys) });
+        let content = match adding.filter(|_| !raises) {
+            Some(adding) => {
+                adding.add(|sink| overlay(&oldest, &later, |extent| sink.take(extent))).map(Content::Added)
+            }
+            None => {
+                let mut all = take(&self.extents);
+                all.reserve(oldest.len() + later.len());
+                overlay(&oldest, &later, |extent| all.push(*extent));
+                Some(if raises { Content::Bare(all) } else { Content::Laid(all) })
+            }
         };
-        let volumes = adding.add(&keys);
-        self.done(keys);
-        volumes.map(Content::Added)
+        self.done(oldest);
+        self.done(later);
+        content
     }
 
     /// Takes back the memory of a leaf.
@@ -125,37 +159,47 @@ fn give<T>(spare: &Mutex<Vec<Vec<T>>>, mut memory: Vec<T>) {
     }
 }
 
-/// The keys of all bsets, how many of these there are, and whether a pointer may raise a generation.
-fn own_keys(
-    geometry: &Geometry,
-    leaf: &Leaf<'_>,
-    area: &DataArea,
-    moment: &Moment,
-    keys: &mut Vec<Extent>,
-) -> Option<(usize, bool)> {
-    let (mut layers, mut plain, mut raises) = (0, true, false);
-    scan_node(geometry, leaf.key, leaf.bytes, |bytes| {
-        // All but holes take 24 bytes.
-        keys.reserve(bytes.len() / 24 + 1);
-        let before = keys.len();
-        let mut seen = Seen::new(leaf.after);
-        match pointer_keys(bytes) {
-            Some(all) => keys.extend(all.map(|key| seen.extent(&key, area, moment))),
-            None => {
-                let all = |key: PlainKey| keys.push(seen.extent(&key, area, moment));
-                plain &= plain_keys(bytes, all);
+/// The keys of a leaf.
+#[derive(Default)]
+struct Own {
+    /// Those of its first bset, which has nearly all of them in most leaves.
+    oldest: Vec<Extent>,
+    /// Those of the bsets behind it, …
+    later: Vec<Extent>,
+    /// … and how many of these there are that have keys.
+    layers: usize,
+    /// Whether a pointer may raise a generation.
+    raises: bool,
+}
+
+impl Own {
+    /// Reads the keys; says whether the leaf is as most are.
+    fn read(&mut self, geometry: &Geometry, leaf: &Leaf<'_>, area: &DataArea, moment: &Moment) -> bool {
+        let (mut plain, mut first) = (true, true);
+        let scanned = scan_node(geometry, leaf.key, leaf.bytes, |bytes| {
+            let keys = if first { &mut self.oldest } else { &mut self.later };
+            // All but holes take 24 bytes.
+            keys.reserve(bytes.len() / 24 + 1);
+            let before = keys.len();
+            let mut seen = Seen::new(leaf.after);
+            match pointer_keys(bytes) {
+                Some(all) => keys.extend(all.map(|key| seen.extent(&key, area, moment))),
+                None => {
+                    let all = |key: PlainKey| keys.push(seen.extent(&key, area, moment));
+                    plain &= plain_keys(bytes, all);
+                }
             }
-        }
-        if seen.without_size {
-            keys.retain(|extent| !extent.range().is_empty());
-        }
-        plain &= seen.plain && seen.last <= wide(leaf.key.position());
-        raises |= seen.raises;
-        layers += usize::from(keys.len() > before);
-        Ok(())
-    })
-    .ok()?;
-    plain.then_some((layers, raises))
+            if seen.without_size {
+                keys.retain(|extent| !extent.range().is_empty());
+            }
+            plain &= seen.plain && seen.last <= wide(leaf.key.position());
+            self.raises |= seen.raises;
+            self.layers += usize::from(!first && keys.len() > before);
+            first = false;
+            Ok(())
+        });
+        plain && scanned.is_ok()
+    }
 }
 
 fn wide((inode, sector): Position) -> u128 {

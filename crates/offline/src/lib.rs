@@ -30,11 +30,12 @@
 //! | [`error`] | [`OfflineError`] |
 //! | `rewrite` | a new tree in which a volume is clean |
 //! | `lay_down` | a new set: tree, volume table, prio chain, journal entry |
-//! | `ahead` | the next is read while something is looked at |
+//! | `ahead` | reading ahead: the next is read while threads look at what has come |
 //! | `leaf` | leaves that are as they should be, in one go |
+//! | `overlay` | newer extents over older ones |
 //! | `scan` | what is in one bucket of the journal |
 //! | `tally`, `taken` | sums over extents that are in order; which sectors they take |
-//! | `crew` | work that threads share |
+//! | `crew`, `line` | work that threads share: all at once, and one piece after the other |
 //! | `account` | owners of buckets, staleness, reserves |
 //!
 //! Nothing here panics, whatever the bytes are.
@@ -53,6 +54,8 @@ pub mod finding;
 pub mod journal;
 mod lay_down;
 mod leaf;
+mod line;
+mod overlay;
 pub mod pack;
 pub mod recover;
 pub mod repair;

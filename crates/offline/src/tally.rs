@@ -4,8 +4,8 @@
 //! Extents are added in any order and by any thread. As soon as there is anything to say of one, there are no sums, and
 //! the extents are looked at one by one ([`account`](mod@crate::account)).
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ubcache_format::{DataArea, Geometry};
 
@@ -65,8 +65,8 @@ pub(crate) fn add_volumes(volumes: &mut Vec<VolumeSums>, later: &[VolumeSums]) {
 }
 
 /// Where threads add up.
-pub(crate) struct Adding<'a> {
-    moment: &'a Moment,
+pub(crate) struct Adding {
+    moment: Arc<Moment>,
     area: DataArea,
     /// Of the device, if there is memory for a bit for each.
     sectors: Option<u64>,
@@ -82,15 +82,10 @@ struct Tally {
     twice: bool,
 }
 
-impl<'a> Adding<'a> {
+impl Adding {
     /// A place to add up to so many extents; each thread gets a bit for each sector of the device, if that is no more than
     /// the list of places would take.
-    pub fn new(
-        geometry: &Geometry,
-        moment: &'a Moment,
-        extents: usize,
-        threads: usize,
-    ) -> Option<Adding<'a>> {
+    pub fn new(geometry: &Geometry, moment: Arc<Moment>, extents: usize, threads: usize) -> Option<Adding> {
         let sectors = u64::from(geometry.buckets) * u64::from(geometry.bucket_sectors);
         let words = sectors.div_ceil(64) as usize;
         let fits = words.saturating_mul(threads) <= extents.saturating_mul(2);
@@ -108,14 +103,18 @@ impl<'a> Adding<'a> {
         self.sectors.is_some()
     }
 
-    /// Adds extents, and says what is live of their volumes; nothing if there is anything to say of one.
-    pub fn add(&self, extents: &[Extent]) -> Option<Vec<VolumeSums>> {
+    /// Adds the extents that are given to a [`Sink`], and says what is live of their volumes; nothing if there is anything
+    /// to say of one.
+    pub fn add(&self, all: impl FnOnce(&mut Sink<'_>)) -> Option<Vec<VolumeSums>> {
         if self.given_up() {
             return None;
         }
         let mut tally =
-            self.tallies.lock().ok()?.pop().unwrap_or_else(|| Tally::new(self.moment, self.sectors));
-        let volumes = tally.add(self, extents);
+            self.tallies.lock().ok()?.pop().unwrap_or_else(|| Tally::new(&self.moment, self.sectors));
+        let (volumes, last) = (Vec::new(), VolumeSums::default());
+        let mut sink = Sink { adding: self, tally: &mut tally, volumes, last, fits: true };
+        all(&mut sink);
+        let volumes = sink.volumes();
         if volumes.is_none() {
             self.give_up();
         }
@@ -133,13 +132,13 @@ impl<'a> Adding<'a> {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// What all have added up, with what is live of volumes; nothing if there is something to say.
-    pub fn sums(self, volumes: Vec<VolumeSums>) -> Option<Sums> {
+    /// What all have added up, with what is live of volumes; nothing if there is something to say. Nobody adds any more.
+    pub fn sums(&self, volumes: Vec<VolumeSums>) -> Option<Sums> {
         if self.given_up() {
             return None;
         }
-        let mut tallies = self.tallies.into_inner().ok()?;
-        let mut all = tallies.pop().unwrap_or_else(|| Tally::new(self.moment, self.sectors));
+        let mut tallies = std::mem::take(&mut *self.tallies.lock().ok()?);
+        let mut all = tallies.pop().unwrap_or_else(|| Tally::new(&self.moment, self.sectors));
         all.twice |= all.taken.as_ref().is_some_and(Taken::is_in_both);
         for tally in tallies {
             all.twice |= tally.twice;
@@ -161,59 +160,77 @@ impl Tally {
         let taken = sectors.map(Taken::new);
         Tally { owners: vec![Owner::Free; moment.buckets()], twice: taken.is_none(), taken }
     }
+}
 
-    fn add(&mut self, adding: &Adding<'_>, extents: &[Extent]) -> Option<Vec<VolumeSums>> {
-        let mut volumes: Vec<VolumeSums> = Vec::new();
-        let mut sums = VolumeSums::default();
-        for extent in extents {
-            let Some(pointer) = extent.pointer() else { continue };
-            let number = adding.area.bucket(pointer.offset);
-            let (Some(generation), Some(owner)) =
-                (adding.moment.generation(number), self.owners.get_mut(number))
-            else {
-                return None;
-            };
-            let dirty = extent.is_dirty();
-            let stale = generation.staleness_of(pointer.generation);
-            if stale > 0 {
-                if stale > STALE_NOTE || dirty {
-                    return None;
-                }
-                continue;
-            }
-            if extent.inode() != sums.inode {
-                volumes.push(sums);
-                sums = VolumeSums { inode: extent.inode(), ..VolumeSums::default() };
-            }
-            let sectors = extent.range().sectors();
-            sums.extents += 1;
-            if dirty {
-                sums.dirty_sectors += sectors;
-                *owner = Owner::Dirty;
-            } else {
-                sums.clean_sectors += sectors;
-                if *owner == Owner::Free {
-                    *owner = Owner::Clean;
-                }
-            }
-            if let Some(taken) = &mut self.taken {
-                self.twice |= taken.take(pointer.offset.0, pointer.offset.0 + sectors);
-            }
+/// Where extents are added, one by one.
+pub(crate) struct Sink<'a> {
+    adding: &'a Adding,
+    tally: &'a mut Tally,
+    /// What is live of the volumes before the last.
+    volumes: Vec<VolumeSums>,
+    last: VolumeSums,
+    /// Whether there is nothing to say.
+    fits: bool,
+}
+
+impl Sink<'_> {
+    /// Adds an extent.
+    #[inline]
+    pub fn take(&mut self, extent: &Extent) {
+        let Some(pointer) = extent.pointer() else { return };
+        let Sink { adding, tally, .. } = self;
+        let number = adding.area.bucket(pointer.offset);
+        let (Some(generation), Some(owner)) =
+            (adding.moment.generation(number), tally.owners.get_mut(number))
+        else {
+            self.fits = false;
+            return;
+        };
+        let dirty = extent.is_dirty();
+        let stale = generation.staleness_of(pointer.generation);
+        if stale > 0 {
+            self.fits &= stale <= STALE_NOTE && !dirty;
+            return;
         }
-        volumes.push(sums);
-        volumes.retain(|sums| sums.extents > 0);
-        Some(volumes)
+        let sectors = extent.range().sectors();
+        if dirty {
+            *owner = Owner::Dirty;
+        } else if *owner == Owner::Free {
+            *owner = Owner::Clean;
+        }
+        if let Some(taken) = &mut tally.taken {
+            tally.twice |= taken.take(pointer.offset.0, pointer.offset.0 + sectors);
+        }
+        if extent.inode() != self.last.inode {
+            self.volumes.push(self.last);
+            self.last = VolumeSums { inode: extent.inode(), ..VolumeSums::default() };
+        }
+        self.last.extents += 1;
+        if dirty {
+            self.last.dirty_sectors += sectors;
+        } else {
+            self.last.clean_sectors += sectors;
+        }
+    }
+
+    fn volumes(mut self) -> Option<Vec<VolumeSums>> {
+        self.volumes.push(self.last);
+        self.volumes.retain(|sums| sums.extents > 0);
+        self.fits.then_some(self.volumes)
     }
 }
 
 /// The sums over the extents of a view.
 pub(crate) fn sums_of(view: &View, crew: &Crew) -> Option<Sums> {
-    let moment = Moment::new(&view.geometry, &view.buckets);
+    let moment = Arc::new(Moment::new(&view.geometry, &view.buckets));
     let threads = crew.worth(view.extents.len(), EXTENTS_A_THREAD);
-    let adding = Adding::new(&view.geometry, &moment, view.extents.len(), threads)?;
+    let adding = Adding::new(&view.geometry, moment, view.extents.len(), threads)?;
     let parts: Vec<&[Extent]> = view.extents.chunks(EXTENTS_AT_ONCE).collect();
     let mut volumes = Vec::new();
-    let add = |number: usize| adding.add(parts.get(number)?);
+    let add = |number: usize| {
+        let part = parts.get(number)?;
+        adding.add(|sink| part.iter().for_each(|extent| sink.take(extent)))
+    };
     crew.share(threads, parts.len(), add, |_, part| add_volumes(&mut volumes, &part.unwrap_or_default()));
     adding.sums(volumes)
 }

@@ -1,7 +1,6 @@
 //! The tree, level by level, with the keys of the journal laid over the leaves (docs/format.md §5, §6.6).
 
-use std::borrow::Cow;
-use std::ops::Range;
+use std::sync::Arc;
 
 use ubcache_env::{Device, Sector};
 use ubcache_format::{
@@ -9,11 +8,10 @@ use ubcache_format::{
     combine_leaf, parse_node, salvage_node,
 };
 
-use crate::ahead::Ahead;
-use crate::crew::Crew;
-use crate::disk::{Phase, Watcher, read_around};
+use crate::ahead::{Ahead, Look, Manner, Piece, Read};
+use crate::disk::{Phase, Watcher};
 use crate::finding::{Finding, Kind, Place, Site};
-use crate::leaf::{Content, Leaf, Leaves, Moment, between, cut};
+use crate::leaf::{Content, Leaf, Leaves, Moment, Replay, between, cut};
 use crate::tally::{Adding, add_volumes};
 use crate::view::{Extent, Lost, Owner, View, VolumeSums};
 use crate::walk::{END, START, Visitor};
@@ -35,11 +33,6 @@ pub struct NodeVisit<'a> {
     pub node: &'a ParsedNode,
 }
 
-/// The bytes of a node, and which of them could not be read.
-type Read<'a> = Result<(Cow<'a, [u8]>, Vec<Range<u64>>), String>;
-
-/// Less than this is not worth a thread.
-const BYTES_A_THREAD: usize = 1 << 20;
 /// Bytes of an extent in a leaf.
 const EXTENT_BYTES: usize = 24;
 
@@ -57,16 +50,33 @@ impl Item {
     }
 }
 
-/// How nodes of a level are read.
-#[derive(Copy, Clone)]
-struct Reading<'a> {
-    level: u16,
-    /// For leaves that nobody but the walk sees.
-    moment: Option<&'a Moment>,
-    /// Where their extents are added up, if they are not kept.
-    adding: Option<&'a Adding<'a>>,
-    crew: &'a Crew,
-    phase: &'a Phase<'a>,
+/// The leaves that nobody but the walk sees: what it takes to read them on any thread.
+struct InOneGo {
+    geometry: Geometry,
+    items: Arc<[Item]>,
+    replay: Arc<Replay>,
+    leaves: Arc<Leaves>,
+    /// Where extents are added up, if they are not kept.
+    adding: Option<Arc<Adding>>,
+}
+
+/// What came out of looking at a node: in one go, by the moment of this number.
+type Looked = (u64, Option<Content>);
+
+impl InOneGo {
+    /// Reads leaves by this moment.
+    fn by(self: &Arc<Self>, number: u64, moment: Arc<Moment>) -> Look<Looked> {
+        let all = self.clone();
+        Arc::new(move |index, piece: &Piece| (number, all.read(index, piece, &moment)))
+    }
+
+    fn read(&self, index: usize, piece: &Piece, moment: &Moment) -> Option<Content> {
+        let (item, Ok((bytes, []))) = (self.items.get(index)?, piece.read()) else { return None };
+        let leaf = Leaf { key: &item.key, after: item.after, bytes };
+        let adding = self.adding.as_deref();
+        item.certain
+            .then(|| self.leaves.read(&self.geometry, &leaf, self.replay.extents(), moment, adding))?
+    }
 }
 
 /// What the newest entry of the journal says of the tree, and how to read it.
@@ -76,7 +86,7 @@ pub(crate) struct Tree<'a> {
     /// Its level.
     pub level: u16,
     /// The extents of the journal.
-    pub replay: &'a [Extent],
+    pub replay: Arc<Replay>,
     /// Take what is readable of damaged nodes.
     pub salvage: bool,
     /// Add extents up instead of keeping them, if that goes.
@@ -87,12 +97,12 @@ struct Walk<'a, V: Visitor + ?Sized> {
     geometry: Geometry,
     view: &'a mut View,
     visitor: &'a mut V,
-    replay: &'a [Extent],
+    replay: Arc<Replay>,
     /// Extents of the journal up to here are in the view.
     replayed: Position,
     seen: Vec<(Pointer, Lost)>,
     salvage: bool,
-    leaves: &'a Leaves,
+    leaves: Arc<Leaves>,
     /// Whether a generation was raised since the moment by which leaves are read.
     raised: bool,
     /// What is live of the volumes, as far as extents are added up.
@@ -105,24 +115,23 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
     view: &mut View,
     tree: &Tree<'_>,
     visitor: &mut V,
-    (crew, watcher): (&Crew, &dyn Watcher),
+    (manner, watcher): (Manner<'_>, &dyn Watcher),
 ) {
     let geometry = view.geometry;
-    let Tree { root, level, replay, salvage, sums_only } = *tree;
-    let leaves = Leaves::default();
+    let Tree { root, level, salvage, sums_only, .. } = *tree;
     let mut walk = Walk {
         geometry,
         view,
         visitor,
-        replay,
+        replay: tree.replay.clone(),
         replayed: START,
         seen: Vec::new(),
         salvage,
-        leaves: &leaves,
+        leaves: Arc::default(),
         raised: false,
         volumes: Vec::new(),
     };
-    let mut items = walk.begin(root);
+    let mut items: Arc<[Item]> = walk.begin(root).into();
     for level in (0..=level).rev() {
         let bytes: u64 = items.iter().map(|item| u64::from(item.key.sectors) * SECTOR_BYTES).sum();
         let phase = Phase::new(
@@ -132,44 +141,49 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
         );
         let mut children = Vec::new();
         let ranges: Vec<SectorRange> = items.iter().map(Item::range).collect();
-        let mut ahead = Ahead::new(cache, &ranges);
-        let mut rest = items.as_slice();
-        let in_one_go = level == 0 && !walk.visitor.sees_leaves();
-        let first = in_one_go.then(|| Moment::new(&geometry, &walk.view.buckets));
-        let mut later: Option<Moment> = None;
-        let room = bytes as usize / EXTENT_BYTES;
+        let first = (level == 0 && !walk.visitor.sees_leaves()).then(|| walk.moment());
         let adding = first.as_ref().filter(|_| sums_only).and_then(|moment| {
-            Adding::new(&geometry, moment, room, crew.worth(usize::MAX, 1))
-                .filter(Adding::tells_shared_sectors)
+            let room = bytes as usize / EXTENT_BYTES;
+            let adding =
+                Adding::new(&geometry, moment.clone(), room, manner.crew.worth(usize::MAX, 1)).map(Arc::new);
+            adding.filter(|adding| adding.tells_shared_sectors())
         });
+        let in_one_go = Arc::new(InOneGo {
+            geometry,
+            items: items.clone(),
+            replay: walk.replay.clone(),
+            leaves: walk.leaves.clone(),
+            adding: adding.clone(),
+        });
+        let mut moment = 0;
+        let look: Look<Looked> = match first {
+            Some(first) => in_one_go.by(moment, first),
+            None => Arc::new(|_, _| (0, None)),
+        };
+        let manner = Manner { around: salvage, ..manner };
+        let mut ahead = Ahead::new(cache, &ranges, manner, look);
         walk.raised = false;
-        while let Some(window) = ahead.next().await {
-            let (now, behind) = rest.split_at(window.len().min(rest.len()));
-            rest = behind;
-            let mut nodes: Vec<(&Item, Read<'_>)> = Vec::with_capacity(now.len());
-            for (item, bytes) in now.iter().zip(window.ranges()) {
-                let read = match bytes {
-                    Ok(bytes) => Ok((Cow::Borrowed(bytes), Vec::new())),
-                    Err(_) if salvage => {
-                        let read = read_around(cache, item.range().start, item.range().sectors()).await;
-                        read.map(|(bytes, holes)| (Cow::Owned(bytes.as_slice().to_vec()), holes))
-                    }
-                    Err(error) => Err(error.to_owned()),
-                };
-                nodes.push((item, read));
+        while let Some((index, piece, (by, content))) = ahead.next().await {
+            let Some(item) = items.get(index) else { break };
+            phase.add(item.range().bytes());
+            if by == moment && walk.raised && content.is_some() {
+                moment += 1;
+                ahead.look_by(in_one_go.by(moment, walk.moment()));
             }
-            if walk.raised && in_one_go {
-                later = Some(Moment::new(&geometry, &walk.view.buckets));
-                walk.raised = false;
-            }
-            let moment = later.as_ref().or(first.as_ref());
-            let reading = Reading { level, moment, adding: adding.as_ref(), crew, phase: &phase };
-            walk.nodes(&reading, &nodes, &mut children);
-            drop(nodes);
-            ahead.done(window);
-            if adding.as_ref().is_some_and(Adding::given_up) {
-                walk.view.given_up = true;
-                return;
+            // What came of another moment than the present one is not known any more.
+            let fresh = by == moment && !walk.raised;
+            walk.node(item, level, &piece.read(), (content, fresh), adding.as_deref(), &mut children);
+            ahead.done(piece);
+            walk.add_up(adding.as_deref());
+            if let Some(adding) = &adding {
+                if walk.raised {
+                    // What was added up went by other generations.
+                    adding.give_up();
+                }
+                if adding.given_up() {
+                    walk.view.given_up = true;
+                    return;
+                }
             }
         }
         if let Some(adding) = adding {
@@ -178,7 +192,7 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
             walk.view.sums = adding.sums(std::mem::take(&mut walk.volumes));
             walk.view.given_up = walk.view.sums.is_none();
         }
-        items = children;
+        items = children.into();
         if items.is_empty() {
             break;
         }
@@ -212,40 +226,22 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         Place::cache(&self.geometry, item.pointer.offset)
     }
 
-    /// Nodes that were read together.
-    fn nodes(&mut self, reading: &Reading<'_>, nodes: &[(&Item, Read<'_>)], children: &mut Vec<Item>) {
-        let (geometry, replay, leaves) = (self.geometry, self.replay, self.leaves);
-        let Reading { moment, adding, crew, phase, .. } = *reading;
-        let read = |index: usize| {
-            let (item, Ok((bytes, holes))) = nodes.get(index)? else { return None };
-            let moment = moment.filter(|_| item.certain && holes.is_empty())?;
-            leaves.read(&geometry, &Leaf { key: &item.key, after: item.after, bytes }, replay, moment, adding)
-        };
-        let bytes: u64 = nodes.iter().map(|(item, _)| item.range().bytes()).sum();
-        let work = if moment.is_some() { bytes as usize } else { 0 };
-        crew.share(crew.worth(work, BYTES_A_THREAD), nodes.len(), read, |index, content| {
-            let Some((item, bytes)) = nodes.get(index) else { return };
-            phase.add(item.range().bytes());
-            self.node(item, reading, bytes, content, children);
-            self.add_up(adding);
-            if self.raised
-                && let Some(adding) = adding
-            {
-                // What was added up went by other generations.
-                adding.give_up();
-            }
-        });
+    /// The generations of all buckets as they are now.
+    fn moment(&mut self) -> Arc<Moment> {
+        self.raised = false;
+        Arc::new(Moment::new(&self.geometry, &self.view.buckets))
     }
 
+    /// A node, and what came of reading it in one go; `fresh` if no generation was raised since.
     fn node(
         &mut self,
         item: &Item,
-        reading: &Reading<'_>,
+        level: u16,
         bytes: &Read<'_>,
-        content: Option<Content>,
+        (content, fresh): (Option<Content>, bool),
+        adding: Option<&Adding>,
         children: &mut Vec<Item>,
     ) {
-        let Reading { level, adding, .. } = *reading;
         if level == 0 {
             // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
             self.replay_upto(item.after);
@@ -264,14 +260,14 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 self.lay(item, extents);
                 return;
             }
-            (Ok(()), Some(Content::Added(volumes))) if !self.raised => {
+            (Ok(()), Some(Content::Added(volumes))) if fresh => {
                 self.view.nodes += 1;
                 self.check_place(item, place);
                 add_volumes(&mut self.volumes, &volumes);
                 self.replayed = self.replayed.max(item.key.position());
                 return;
             }
-            (Ok(()), Some(Content::Laid(extents))) if !self.raised => {
+            (Ok(()), Some(Content::Laid(extents))) if fresh => {
                 self.view.nodes += 1;
                 self.check_place(item, place);
                 self.view.extents.extend_from_slice(&extents);
@@ -305,7 +301,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         if twice {
             // Which of the two places it belongs to is not known.
             self.doubt(Lost { after: START, upto: END });
-        } else if let Ok((bytes, holes)) = bytes
+        } else if let Ok((bytes, holes)) = *bytes
             && self.salvage
         {
             let left = salvage_node(&self.geometry, &item.key, bytes, holes);
@@ -378,7 +374,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     fn parse(&self, item: &Item, bytes: &Read<'_>) -> Result<ParsedNode, Finding> {
         let place = self.place(item);
         let unreadable = |why: &str| Finding::new(Kind::Unreadable, place, format_args!("btree node: {why}"));
-        let (bytes, holes) = bytes.as_ref().map_err(|error| unreadable(error))?;
+        let (bytes, holes) = bytes.map_err(unreadable)?;
         let node = parse_node(&self.geometry, &item.key, bytes)
             .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))?;
         // A log ends at a block that is readable and not of it: what can't be read behind that was never written.
@@ -536,7 +532,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
 
     /// Takes the extents of a leaf, with those of the journal over them.
     fn lay(&mut self, item: &Item, extents: Vec<Extent>) {
-        let over: Vec<Extent> = between(self.replay, item.after, item.key.position()).collect();
+        let over: Vec<Extent> = between(self.replay.extents(), item.after, item.key.position()).collect();
         if over.is_empty() {
             self.view.extents.extend_from_slice(&extents);
             self.leaves.done(extents);
@@ -547,16 +543,18 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     }
 
     /// Adds up what was kept, instead of keeping it.
-    fn add_up(&mut self, adding: Option<&Adding<'_>>) {
+    fn add_up(&mut self, adding: Option<&Adding>) {
         let Some(adding) = adding.filter(|_| !self.view.extents.is_empty()) else { return };
-        add_volumes(&mut self.volumes, &adding.add(&self.view.extents).unwrap_or_default());
+        let extents = &self.view.extents;
+        let volumes = adding.add(|sink| extents.iter().for_each(|extent| sink.take(extent)));
+        add_volumes(&mut self.volumes, &volumes.unwrap_or_default());
         self.view.extents.clear();
     }
 
     /// Takes the journaled keys up to a position where there is no leaf for them.
     fn replay_upto(&mut self, upto: Position) {
         if self.replayed < upto {
-            self.view.extents.extend(between(self.replay, self.replayed, upto));
+            self.view.extents.extend(between(self.replay.extents(), self.replayed, upto));
             self.replayed = upto;
         }
     }

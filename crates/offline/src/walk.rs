@@ -6,19 +6,23 @@
 //!
 //! Memory, all bounded by the size of the device: 8 bytes a bucket; 24 bytes an extent, and 16 more while extents are
 //! compared with each other, so about 40 MB a million extents, unless they are only added up; 96 bytes a node; the journal
-//! entries that replay needs; 6 MiB of what is read ahead.
+//! entries that replay needs; 9 MiB of what is read ahead.
+
+use std::sync::Arc;
 
 use ubcache_env::{Device, Sector};
 use ubcache_format::{
-    BucketNr, Generation, Geometry, Key, PrioEntry, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
-    Superblock, UuidEntry, combine_layers, parse_prio, parse_uuids, parse_uuids_v0,
+    BucketNr, Generation, Geometry, JournalEntry, Key, PrioEntry, SECTOR_BYTES, SUPERBLOCK_BYTES,
+    SUPERBLOCK_SECTOR, SectorRange, Superblock, UuidEntry, parse_prio, parse_uuids, parse_uuids_v0,
 };
 
 use crate::account::account;
+use crate::ahead::{Manner, SPARE_BYTES};
 use crate::crew::Crew;
-use crate::disk::{Phase, Watcher, read, read_around};
+use crate::disk::{Early, Phase, Spare, Watcher, read, read_around};
 use crate::finding::{Finding, Kind, Place, Site};
 use crate::journal::{Journal, Reading, read_journal};
+use crate::leaf::Replay;
 use crate::tree::{NodeVisit, Tree, walk_tree};
 use crate::view::{Bucket, Extent, Owner, View};
 
@@ -135,6 +139,9 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     watcher: &dyn Watcher,
 ) -> View {
     let crew = Crew::new();
+    let spare = Spare::new(SPARE_BYTES);
+    let early = Early::default();
+    let manner = Manner { crew: &crew, spare: &spare, early: &early, around: salvage };
     visitor.superblock(&superblock);
     let mut view = View::new(superblock);
     let geometry = view.geometry;
@@ -160,18 +167,19 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let discard = view.superblock.discard();
     let reading = Reading { discard, salvage };
     view.journal =
-        read_journal(cache, &geometry, reading, (&crew, watcher), &mut |finding| visitor.finding(finding))
+        read_journal(cache, &geometry, reading, (manner, watcher), &mut |finding| visitor.finding(finding))
             .await;
     view.doubt.journal = view.journal.missing;
     visitor.journal(&geometry, &view.journal);
     view.complete &= !view.journal.incomplete;
     let Some(newest) = view.journal.newest() else { return view };
     let (newest, version) = (newest.entry.clone(), newest.version);
-    read_prios(cache, &mut view, newest.prio_bucket, visitor, watcher).await;
-    read_table(cache, &mut view, (&newest.uuid_bucket, version), salvage, visitor).await;
-    let replay = take_replay(&mut view, visitor);
-    let tree = Tree { root: &newest.root, level: newest.root_level, replay: &replay, salvage, sums_only };
-    walk_tree(cache, &mut view, &tree, visitor, (&crew, watcher)).await;
+    early.read_all(cache, named_by(&geometry, &newest)).await;
+    read_prios(cache, &early, &mut view, newest.prio_bucket, visitor, watcher).await;
+    read_table(cache, &early, &mut view, (&newest.uuid_bucket, version), salvage, visitor).await;
+    let replay = Arc::new(take_replay(&mut view, visitor));
+    let tree = Tree { root: &newest.root, level: newest.root_level, replay, salvage, sums_only };
+    walk_tree(cache, &mut view, &tree, visitor, (manner, watcher)).await;
     if view.given_up {
         return view;
     }
@@ -190,8 +198,21 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     view
 }
 
-/// The extents of the replay range, one over the other.
-fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Extent> {
+/// Where an entry of the journal says that the first prio set, the volume table and the root are.
+pub(crate) fn named_by(geometry: &Geometry, entry: &JournalEntry) -> Vec<SectorRange> {
+    let sectors = geometry.metadata_bytes() / SECTOR_BYTES;
+    let prio = geometry
+        .is_usable(entry.prio_bucket)
+        .then(|| SectorRange::new(geometry.bucket_start(entry.prio_bucket), sectors));
+    let node = |key: &Key| {
+        let pointer = key.pointer().filter(|_| key.check_node(geometry).is_ok())?;
+        Some(SectorRange::new(pointer.offset, key.sectors.into()))
+    };
+    prio.into_iter().chain([&entry.uuid_bucket, &entry.root].into_iter().filter_map(node)).collect()
+}
+
+/// The extents of the replay range.
+fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Replay {
     let geometry = view.geometry;
     let mut extents = Vec::new();
     for found in &view.journal.entries {
@@ -213,13 +234,12 @@ fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Vec<Ext
             }
         }
     }
-    let mut combined = Vec::new();
-    combine_layers(&extents, &mut Vec::new(), &mut combined);
-    combined
+    Replay::new(extents)
 }
 
 async fn read_prios<D: Device, V: Visitor + ?Sized>(
     cache: &D,
+    early: &Early,
     view: &mut View,
     first: BucketNr,
     visitor: &mut V,
@@ -248,7 +268,7 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
             visitor.finding(Finding::new(Kind::BucketTwice, place, detail));
             view.complete = false;
         }
-        let bytes = match read(cache, geometry.bucket_start(bucket), sectors).await {
+        let bytes = match early.read(cache, geometry.bucket_start(bucket), sectors).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("prio set: {error}")));
@@ -284,6 +304,7 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
 
 async fn read_table<D: Device, V: Visitor + ?Sized>(
     cache: &D,
+    early: &Early,
     view: &mut View,
     (key, version): (&Key, u32),
     salvage: bool,
@@ -318,7 +339,7 @@ async fn read_table<D: Device, V: Visitor + ?Sized>(
         view.complete = false;
     }
     view.raise(pointer);
-    let bytes = match read(cache, pointer.offset, u64::from(key.sectors)).await {
+    let bytes = match early.read(cache, pointer.offset, u64::from(key.sectors)).await {
         // Slots that can't be read look as if nobody had them.
         Err(_) if salvage => {
             read_around(cache, pointer.offset, u64::from(key.sectors)).await.map(|read| read.0)

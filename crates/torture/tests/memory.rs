@@ -149,7 +149,7 @@ fn check_and_repair_keep_to_their_bounds() {
     );
 
     // By the extent: what does not depend on their number is taken off. Few of them fill what is read ahead, too.
-    let (few, many) = (250_000, 500_000);
+    let (few, many) = (1_000_000, 2_000_000);
     let [small, large] = [few, many].map(|extents| {
         let (image, buckets) = set_of(extents);
         let sound = peak_of_check(&MemDevice::new(image.clone(), 512));
