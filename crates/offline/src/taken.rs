@@ -5,6 +5,8 @@
 
 /// Sectors of a unit.
 const UNIT: u64 = 8;
+/// Units that are marked together.
+const AT_ONCE: usize = 1024;
 
 /// Which sectors are taken.
 #[derive(Debug)]
@@ -12,6 +14,9 @@ pub(crate) struct Taken {
     sectors: u64,
     /// A bit for each whole unit that was taken.
     units: Vec<u64>,
+    /// Single units that were taken and are not marked yet. The marks are all over a memory that is not the nearest: in a
+    /// loop that does nothing else, the processor waits for many of them at once.
+    waiting: Vec<u32>,
     /// A bit for each sector of units that were taken in part; empty if there are none.
     single: Vec<u64>,
 }
@@ -21,12 +26,41 @@ impl Taken {
     pub fn new(sectors: u64) -> Taken {
         // Written at once: where memory is read first, each page of it costs twice.
         let units = std::iter::repeat_n(0, words(sectors.div_ceil(UNIT))).collect();
-        Taken { sectors, units, single: Vec::new() }
+        Taken { sectors, units, waiting: Vec::with_capacity(AT_ONCE), single: Vec::new() }
     }
 
-    /// Takes sectors; says whether some are known to be taken already. [`is_in_both`](Taken::is_in_both) tells the rest.
+    /// Takes sectors; says whether some are known to be taken already. [`settle`](Taken::settle) and
+    /// [`is_in_both`](Taken::is_in_both) tell the rest.
     #[inline]
     pub fn take(&mut self, start: u64, end: u64) -> bool {
+        if start.is_multiple_of(UNIT)
+            && end - start == UNIT
+            && let Ok(unit) = u32::try_from(start / UNIT)
+        {
+            self.waiting.push(unit);
+            return self.waiting.len() >= AT_ONCE && self.settle();
+        }
+        self.take_some(start, end)
+    }
+
+    /// Marks what waits; says whether some of it is known to be taken already.
+    pub fn settle(&mut self) -> bool {
+        let (units, mut twice) = (self.units.as_mut_slice(), false);
+        for &unit in &self.waiting {
+            match units.get_mut(unit as usize / 64) {
+                Some(word) => {
+                    let bit = 1 << (unit % 64);
+                    twice |= *word & bit != 0;
+                    *word |= bit;
+                }
+                None => twice = true,
+            }
+        }
+        self.waiting.clear();
+        twice
+    }
+
+    fn take_some(&mut self, start: u64, end: u64) -> bool {
         if start.is_multiple_of(UNIT) && end.is_multiple_of(UNIT) {
             return set(&mut self.units, start / UNIT, end / UNIT);
         }
@@ -41,7 +75,7 @@ impl Taken {
         set(&mut self.units, first / UNIT, last / UNIT) | twice
     }
 
-    /// Takes what another one has taken; says whether sectors are known to be taken twice.
+    /// Takes what another one has taken, of which nothing waits any more; says whether sectors are known to be taken twice.
     pub fn add(&mut self, other: &Taken) -> bool {
         if self.single.is_empty() {
             self.single.resize(other.single.len(), 0);
@@ -129,6 +163,9 @@ mod tests {
                 for sector in &mut model[start as usize..end as usize] {
                     expected |= std::mem::replace(sector, true);
                 }
+            }
+            for taken in &mut all {
+                twice |= taken.settle();
             }
             let [mut first, second, third] = all;
             twice |= first.is_in_both() | first.add(&second) | first.add(&third);

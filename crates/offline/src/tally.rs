@@ -115,6 +115,9 @@ impl Adding {
         let mut sink = Sink { adding: self, tally: &mut tally, volumes, last, fits: true };
         all(&mut sink);
         let volumes = sink.volumes();
+        if let Some(taken) = &mut tally.taken {
+            tally.twice |= taken.settle();
+        }
         if volumes.is_none() {
             self.give_up();
         }
