@@ -21,6 +21,7 @@
 //! | [`probe`] | recognizing file systems and other things of value on a device |
 //! | [`size`] | sizes as people write them |
 #![forbid(unsafe_code)]
+#![warn(clippy::large_futures)]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,

@@ -25,6 +25,7 @@
 //! Rules are cited by number (T1, W3, B4 …) from `docs/coherence.md`, the format by section from
 //! `docs/format.md`.
 #![forbid(unsafe_code)]
+#![warn(clippy::large_futures)]
 
 mod alloc;
 mod bypass;

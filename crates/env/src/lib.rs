@@ -15,6 +15,7 @@
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
 //! | `testing` | what every [`Device`] must do, as a script (feature `testing`) |
 #![forbid(unsafe_code)]
+#![warn(clippy::large_futures)]
 
 pub mod buf;
 pub mod device;

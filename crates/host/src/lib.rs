@@ -26,6 +26,7 @@
 //! | `geometry` | what a file or device is like: size, blocks, alignment |
 //! | `sys` | system calls as safe functions |
 #![allow(clippy::disallowed_methods, reason = "this crate is the world with the clock and the threads")]
+#![warn(clippy::large_futures)]
 
 pub mod file;
 mod geometry;

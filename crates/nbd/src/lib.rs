@@ -11,6 +11,7 @@
 //! project). What is spoken: fixed newstyle negotiation, simple and structured replies, the metadata
 //! context `base:allocation`. What is not: TLS, extended headers, resizing.
 #![forbid(unsafe_code)]
+#![warn(clippy::large_futures)]
 
 pub mod exports;
 pub mod proto;
