@@ -463,8 +463,8 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
+        // As `begin` and `read_keys`, but two futures less for a hit to go through.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
-        // As `read_keys`, but a future less for a hit to go through.
         match self.begin_read(stream, keys) {
             Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
             Err(other) => Box::pin(self.read_other(keys, other)).await,
@@ -483,6 +483,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         if self.info.read_only {
             return Err(VolumeError::ReadOnly);
         }
+        // As `begin_write`, but a future less.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }

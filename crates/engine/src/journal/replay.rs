@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Env, Sector};
 use ubcache_format::{
-    EntryHead, Geometry, JournalSeq, Key, ReplayRange, Superblock, parse_entry, scan_heads_strictly,
-    select_replay, torn_entry,
+    EntryHead, Geometry, JournalEntry, JournalSeq, Key, ReplayRange, Superblock, parse_entry,
+    scan_heads_strictly, select_replay, torn_entry,
 };
 
 use crate::alloc::pins::Pin;
@@ -44,7 +44,8 @@ pub(crate) async fn read_journal<E: Env>(
             buckets.push(Bucket { heads, bytes: Some(buf) });
         }
         let needed = newest.map(|(seq, last_seq)| last_seq.min(seq));
-        buckets.iter_mut().filter(|bucket| !bucket.is_needed(needed)).for_each(|bucket| bucket.bytes = None);
+        let kept = buckets.iter_mut().filter(|bucket| bucket.bytes.is_some());
+        kept.filter(|bucket| !bucket.is_needed(needed)).for_each(|bucket| bucket.bytes = None);
         next = end;
     }
     let last = buckets.iter().flat_map(|bucket| &bucket.heads).max_by_key(|(_, head)| head.seq);
@@ -52,24 +53,7 @@ pub(crate) async fn read_journal<E: Env>(
     let needed = last.map(|(_, head)| head.last_seq.min(head.seq));
     let mut scanned = Vec::with_capacity(buckets.len());
     for (bucket, index) in buckets.into_iter().zip(0_u32..) {
-        let is_needed = bucket.is_needed(needed);
-        let bytes = match bucket.bytes {
-            _ if !is_needed => {
-                scanned.push(Vec::new());
-                continue;
-            }
-            Some(bytes) => bytes,
-            // Only if what is needed goes down from one entry to the next.
-            None => read_bucket(device, geometry, index).await?,
-        };
-        let mut entries = Vec::new();
-        for (offset, head) in bucket.heads.into_iter().filter(|(_, head)| Some(head.seq) >= needed) {
-            let at = offset as usize..offset as usize + head.bytes;
-            let (entry, _) = parse_entry(geometry, &bytes.as_slice()[at])
-                .map_err(EngineError::format("journal", start_of(geometry, index)))?;
-            entries.push((offset, entry));
-        }
-        scanned.push(entries);
+        scanned.push(bucket.take_apart(device, geometry, index, needed).await?);
     }
     let range = select_replay(geometry, scanned, superblock.discard())
         .map_err(EngineError::format("journal", start_of(geometry, 0)))?;
@@ -87,6 +71,32 @@ struct Bucket {
 impl Bucket {
     fn is_needed(&self, needed: Option<JournalSeq>) -> bool {
         self.heads.iter().any(|(_, head)| Some(head.seq) >= needed)
+    }
+
+    /// Its entries from the number `needed` on, with their offsets in bytes.
+    async fn take_apart<E: Env>(
+        self,
+        device: &Meter<E>,
+        geometry: &Geometry,
+        index: u32,
+        needed: Option<JournalSeq>,
+    ) -> Result<Vec<(u32, JournalEntry)>, EngineError> {
+        if !self.is_needed(needed) {
+            return Ok(Vec::new());
+        }
+        let bytes = match self.bytes {
+            Some(bytes) => bytes,
+            // Only if what is needed goes down from one entry to the next.
+            None => read_bucket(device, geometry, index).await?,
+        };
+        let heads = self.heads.into_iter().filter(|(_, head)| Some(head.seq) >= needed);
+        let entries = heads.map(|(offset, head)| {
+            let at = offset as usize..offset as usize + head.bytes;
+            let (entry, _) = parse_entry(geometry, &bytes.as_slice()[at])
+                .map_err(EngineError::format("journal", start_of(geometry, index)))?;
+            Ok((offset, entry))
+        });
+        entries.collect()
     }
 }
 
