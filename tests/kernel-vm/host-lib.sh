@@ -10,12 +10,12 @@ backing_mib=32
 # set_make MAKER NAME MODE VOLUMES BUCKET BLOCK: formats a new set. MAKER is ubcache, make-bcache or apart:
 # not attached, the cache by ubcache and the backing devices by make-bcache.
 set_make() {
-    local maker=$1 name=$2 mode=$3 volumes=$4 bucket=$5 block=$6 seed unit=1 index cache_mib=64
+    local maker=$1 name=$2 mode=$3 volumes=$4 bucket=$5 block=$6 seed unit=1 index
     local dir=$work/$name backings=()
     seed=$(printf '%s' "$name" | cksum | cut -d ' ' -f 1)
     [ "$block" = 512 ] || unit=8
-    [ "$bucket" != 512k ] || cache_mib=288
-    cache_mib=${cache_mib_wanted:-$cache_mib}
+    # Room for everything several times over, so that the driver never evicts (see README).
+    local cache_mib=${cache_mib_wanted:-288}
     rm -rf "$dir"
     mkdir -p "$dir"
     declare -p seed mode volumes bucket block unit | sed 's/^declare -[-a-z]* //' >"$dir/parameters"
@@ -166,15 +166,34 @@ flush_volume() {
 }
 load_volume() {
     "$pattern" load "$4" "$3" "$1/log$2" $(<"$1/load") 2>"$1/load-error$2" &
+    echo $! >"$1/loader$2"
+}
+has_flushed() {
+    [ "$(cat "$1/log$2".* 2>/dev/null | wc -l)" -ge 3 ]
 }
 
-# ubcache_load SECONDS NAME: a load on all volumes of the set, and kill -9 in the middle of it.
+# ubcache_load SECONDS NAME: a load on all volumes of the set, and kill -9 in the middle of it: when each volume's load
+# has got somewhere, however slow the machine is, and SECONDS more.
 ubcache_load() {
-    local seconds=$1 name=$2
+    local seconds=$1 name=$2 try loader
     ubcache_start "$name" || return
     each_volume "$name" load_volume
+    for try in $(seq 600); do
+        ! each_volume "$name" has_flushed || break
+        sleep 0.1
+    done
     sleep "$seconds"
+    for loader in "$work/$name"/loader?; do
+        kill -0 "$(<"$loader")" 2>/dev/null || {
+            note "$name: the load ended too early: $(cat "$work/$name"/load-error?)"
+            return 1
+        }
+    done
     ubcache_kill "$name"
+    for loader in "$work/$name"/loader?; do
+        while kill -0 "$(<"$loader")" 2>/dev/null; do sleep 0.1; done
+        rm "$loader"
+    done
     if grep -q wrong "$work/$name"/load-error?; then
         note "$name: a read under load: $(cat "$work/$name"/load-error?)"
         return 1
@@ -239,7 +258,7 @@ make_sets() {
 # In the guest's /share there are
 #   options      what the script wants to know
 #   sets         a line for each: NAME CACHE BACKING...
-#   NAME/        parameters (mode, salt[]), contentN, and perhaps operationsN with afterN, readsN, load
+#   NAME/        parameters (mode, salt[]), contentN, and perhaps operationsN with afterN, load
 share_sets() {
     local name dir index letter=0 letters=({a..z})
     disks=()
@@ -257,7 +276,7 @@ share_sets() {
                 echo "salt[$index]=$(volume_salt "$index")"
             done
         ) >"$work/share/$name/parameters"
-        for file in "$dir"/{content,operations,after,reads,log}[0-9]* "$dir/load"; do
+        for file in "$dir"/{content,operations,after,log}[0-9]* "$dir/load"; do
             [ ! -e "$file" ] || cp "$file" "$work/share/$name"
         done
         printf '%s' "$name" >>"$work/share/sets"
@@ -308,15 +327,26 @@ boot() {
     local attempt console
     for attempt in 1 2 3 4 5; do
         boots=$((boots + 1)) status=0 console=$work/console-$boots
-        "$here/run" "$@" --share "$work/share" --timeout "${boot_timeout:-400}" --memory 1536 --log "$console" \
+        "$here/run" "$@" --share "$work/share" --timeout "${boot_timeout:-1200}" --memory 1536 --log "$console" \
             -- "$here/guest/$script" ${arguments:-} || status=$?
         [ "$status" = 123 ] || break
     done
+    read_races
     driver_log "$console" || return
     [ "$status" = "${expect:-0}" ] || {
         note "the guest ended with status $status instead of ${expect:-0}"
         return 1
     }
+}
+
+# read_races: says where the driver lost a race of its own that leaks a request or answers EIO (see README): if the
+# case fails, this may be why.
+read_races() {
+    local file
+    for file in "$work"/share/*/races; do
+        [ ! -e "$file" ] || [ "$(<"$file")" = 0 ] ||
+            say "$(basename "${file%/races}"): the driver took a bucket from under a read, $(<"$file") times (cache_read_races)"
+    done
 }
 
 # driver_log CONSOLE: fails if the driver said anything that it does not say when all is well, or the

@@ -19,6 +19,6 @@ while read -r name cache backings; do
         "$pattern" write "${devices[index]}" "${salt[index]}" <"$dir/operations$index"
         verify "${devices[index]}" "${salt[index]}" "$dir/after$index" "detached"
     done
-    bcache_stop
+    set_stop
 done </share/sets
 exit "$wrong"

@@ -3,17 +3,18 @@ set -euo pipefail
 . /share/sets.sh
 flash_salt=0xf1a5f1a5f1a50000
 
+# find_flash: leaves the other device in $flash.
+find_flash() {
+    for flash in /dev/bcache*; do
+        [ "$flash" = "${devices[0]}" ] || [ ! -b "$flash" ] || return 0
+    done
+    return 1
+}
+
 while read -r name cache backings; do
     set_start
     [ "$1" = check ] || echo 16M >"$set_directory/flash_vol_create"
-    flash_device() {
-        local device
-        for device in /dev/bcache*; do
-            [ "$device" = "${devices[0]}" ] || echo "$device"
-        done
-    }
-    wait_until test -n "$(flash_device)"
-    flash=$(flash_device)
+    wait_until find_flash
     { "$pattern" random 5 3000 8 0 32768 1 && "$pattern" random 6 500 "$unit" 0 32768 2; } >/tmp/operations
     if [ "$1" = make ]; then
         "$pattern" write "$flash" "$flash_salt" </tmp/operations
@@ -24,6 +25,6 @@ while read -r name cache backings; do
     "$pattern" model </tmp/operations >/tmp/model
     verify "$flash" "$flash_salt" /tmp/model "flash-only"
     set_gc
-    bcache_stop
+    set_stop
 done </share/sets
 exit "$wrong"

@@ -40,13 +40,38 @@ set_start() {
     done
 }
 
-# set_gc: a garbage collection, and time for it
+# set_gc: a garbage collection, and its end
 set_gc() {
+    echo >/sys/kernel/tracing/trace
+    echo 1 >/sys/kernel/tracing/events/bcache/bcache_gc_end/enable
     echo 1 >"$set_directory/internal/trigger_gc"
-    sleep 0.5
+    wait_until grep -q 'bcache_gc_end:' /sys/kernel/tracing/trace
+}
+
+# set_stop: stops everything. Says in $dir/races how often a bucket was taken from under a read (see README).
+set_stop() {
+    cat "$set_directory/internal/cache_read_races" >"$dir/races"
+    bcache_stop
+}
+
+# reading COMMAND DEVICE WORDS...: `pattern COMMAND DEVICE WORDS...` with reads of 1 MiB. What is in the cache is read from
+# there, but nothing is put there: when the driver does both in one request, it sometimes takes a bucket from
+# under itself (see README).
+reading() {
+    local cutoff=/sys/block/${2#/dev/}/bcache/sequential_cutoff status=0
+    [ ! -e "$cutoff" ] || echo 4096 >"$cutoff" # flash-only volumes have none, and nothing to put there
+    "$pattern" "$@" || status=$?
+    [ ! -e "$cutoff" ] || echo 0 >"$cutoff"
+    return "$status"
+}
+
+# put_into_cache DEVICE SEED: what random reads miss goes into the cache. Reads of one block can't be part hit, part miss.
+put_into_cache() {
+    "$pattern" random "$2" 500 "$unit" 0 "$(blockdev --getsz "$1")" 0 >/tmp/reads
+    "$pattern" read "$1" </tmp/reads
 }
 
 verify() { # verify DEVICE SALT CONTENT WHEN
-    "$pattern" verify "$1" "$2" <"$3" >/tmp/verify && return
+    reading verify "$1" "$2" <"$3" >/tmp/verify && return
     complain "$1 $4: $(head -n 5 /tmp/verify)"
 }
