@@ -1,6 +1,6 @@
 # Several levels of the tree, a journal that has gone round, garbage collected: buckets of 4 and 16 KiB,
 # extents of one sector, both ways, with a clean stop and with kill -9.
-cache_mib_wanted=64 # room enough: a driver that evicts what it reads returns EIO now and then (docs/interop.md)
+cache_mib_wanted=64 # small, so that the journal goes round; room enough that the driver need not evict
 sets=(writeback-deep-4k writeback-deep-16k writeback-deep-linux-4k writethrough-deep-4k)
 set_make ubcache "${sets[0]}" writeback 1 4k 512
 set_make ubcache "${sets[1]}" writeback 1 16k 512

@@ -23,7 +23,6 @@ while read -r name cache backings; do
             verify "$device" "${salt[index]}" "$dir/after$index" after
         fi
     done
-    grep -s '^Unused' "$set_directory/cache0/priority_stats" >>"$dir/dirty-unused" || true
     set_gc
     for index in "${!devices[@]}"; do
         cat "${attributes[index]}/dirty_data" >>"$dir/dirty-after"
