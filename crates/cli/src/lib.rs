@@ -93,7 +93,7 @@ pub fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("ubcache: {failure}");
+            commands::complain(&format!("ubcache: {failure}\n"));
             ExitCode::from(failure.code as u8)
         }
     }

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{scratch, sha256_of, ubcache};
+use support::{Daemon, make_set, scratch, sha256_of, text, ubcache};
 
 /// The commands of the section's blocks, a list for each block.
 fn blocks() -> Vec<Vec<String>> {
@@ -160,4 +160,89 @@ fn dirty_data_of_nobody_is_not_kept_in_place() {
     // There is no older table to find the slot in. The data stays, and that is said.
     let said = run(directory, "ubcache check CACHE", 1);
     assert!(said.contains("slot-lost") && said.contains("DAMAGED: 1 error"), "{said}");
+}
+
+/// The volume table is gone, and all older ones: whoever says that he has named all disks gets all of his data.
+#[test]
+fn a_lost_volume_table_is_made_again_from_the_disks() {
+    let directory = scratch();
+    let directory = directory.path();
+    let digest = a_set(directory);
+    let lines =
+        ubcache().args(["dump", "CACHE", "--what", "uuids", "--json"]).current_dir(directory).output();
+    let lines = String::from_utf8(lines.expect("it runs").stdout).expect("text");
+    let table: Value = serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
+    let at = table["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize * 512;
+    damage(directory, |bytes| bytes[at..at + 4096].fill(0));
+    let said = run(directory, "ubcache repair CACHE -B DISK --dry-run", 1);
+    assert!(said.contains("slot 0 may be that of") && said.contains("--all-disks"), "{said}");
+    // Not unasked: there might be another disk.
+    let refused = "ubcache repair CACHE -B DISK --in-place --confirm CACHE";
+    assert!(run(directory, refused, 2).contains("--all-disks"));
+    run(directory, "ubcache repair CACHE -B DISK --out without.img", 1);
+    assert!(run(directory, "ubcache check without.img", 1).contains("slot-lost"));
+    run(directory, "ubcache repair CACHE --all-disks --out none.img", 2);
+    let said = run(directory, "ubcache repair CACHE -B DISK --all-disks --out new.img --json", 1);
+    assert!(said.contains("\"slots_by_choice\": 1"), "{said}");
+    run(directory, "ubcache check new.img -B DISK", 0);
+    run(directory, &format!("{refused} --all-disks"), 1);
+    run(directory, "ubcache check CACHE -B DISK", 0);
+    run(directory, "ubcache recover -C CACHE -B DISK --detach", 0);
+    assert_eq!(volume_on_the_disk(directory), digest);
+}
+
+/// Two disks, of which both have data that nobody else has: nothing tells it apart, so nothing is given to anybody. Where one
+/// slot is lost, there is no choice.
+#[test]
+fn slots_are_not_guessed() {
+    let directory = scratch();
+    let directory = directory.path();
+    let (cache, disks) = make_set(directory, &[16, 24], &[]);
+    // A device that is slow just now would be bypassed, and an idle one written to.
+    let always = ["congested_write_threshold_us=0", "writeback_running=0"];
+    let always = always.map(|setting| ["--set", setting]).concat();
+    let daemon = Daemon::start(
+        "pool",
+        directory,
+        &cache,
+        &disks,
+        &[&["--mode", "writeback"], always.as_slice()].concat(),
+    );
+    for (disk, byte) in [("disk0.img", 1), ("disk1.img", 2)] {
+        daemon.client(disk).write(65536, &[byte; 65536], true).expect("a write");
+    }
+    assert_eq!([0, 1].map(|volume| daemon.number(volume, "/dirty_bytes")), [65536; 2], "{}", daemon.status());
+    daemon.kill();
+    let cat = |cache: &str, disk: &str| {
+        let output = ubcache().args(["cat", "-C", cache, "-B", disk]).current_dir(directory).output();
+        output.expect("it runs").stdout
+    };
+    let image = text(&cache);
+    let before = ["disk0.img", "disk1.img"].map(|disk| cat(image, disk));
+    assert!(before.iter().all(|volume| volume.len() > 1 << 20 && volume.contains(&2) != volume.contains(&1)));
+    let whole = std::fs::read(&cache).expect("the cache");
+    let forget = |disks: &[&str]| {
+        let mut bytes = whole.clone();
+        for disk in disks {
+            let uuid = std::fs::read(directory.join(disk)).expect("the disk")[4096 + 40..4096 + 56].to_vec();
+            bytes.chunks_mut(128).filter(|slot| slot.starts_with(&uuid)).for_each(|slot| slot.fill(0));
+        }
+        std::fs::write(&cache, bytes).expect("room");
+    };
+    let report = |arguments: &str| -> (u64, usize) {
+        let said = run(directory, &format!("ubcache repair {image} --json {arguments}"), 1);
+        let report: Value =
+            serde_json::from_str(said.split("ubcache: ").next().unwrap_or_default()).expect("JSON");
+        let number = report["slots_by_choice"].as_u64().expect("a number");
+        (number, report["without_slot"].as_array().expect("a list").len())
+    };
+    forget(&["disk0.img"]);
+    assert_eq!(report("-B disk0.img disk1.img --dry-run"), (0, 1));
+    assert_eq!(report("-B disk0.img disk1.img --all-disks --out one.img"), (1, 0));
+    assert_eq!(["disk0.img", "disk1.img"].map(|disk| cat("one.img", disk)), before);
+    forget(&["disk0.img", "disk1.img"]);
+    assert_eq!(report("-B disk0.img disk1.img --all-disks --dry-run"), (0, 2));
+    // What is said of the disk that is not named is wrong, and there are two volumes with data.
+    assert_eq!(report("-B disk1.img --all-disks --out two.img"), (0, 1));
+    assert!(run(directory, "ubcache check two.img", 1).contains("slot-lost"));
 }

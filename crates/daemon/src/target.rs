@@ -70,6 +70,9 @@ impl Target {
                     return Err(Failure::refused(path, format_args!("can't lock it: {error}")));
                 }
             }
+            if ubcache_host::loop_in_use(path).is_some() {
+                return Err(in_use(path));
+            }
         }
         let bytes = size_of(&file).map_err(cannot_open)?;
         let logical_block_bytes =
@@ -160,8 +163,12 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<bool, Failure> {
 
 /// The failure for a device that somebody else has.
 fn in_use(path: &Path) -> Failure {
+    let found = match ubcache_host::loop_in_use(path) {
+        Some(device) => format!("{} is over it, and in use", device.display()),
+        None => "another process or the kernel has it open for itself".to_owned(),
+    };
     Failure::refused(path, "in use")
-        .found("another process or the kernel has it open for itself")
+        .found(found)
         .expected("a device that nobody else uses")
         .advice("stop whoever uses it: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`")
 }
@@ -175,6 +182,9 @@ pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
             Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
                 .advice("run as a user who may do this, or change owner or mode of the file")
         }
+        OpenError::ReadOnly { .. } => Failure::could_not_run(path, "the device is read-only")
+            .expected("a device that can be written")
+            .advice("is it write-protected? `blockdev --setrw` changes that; or work on a copy"),
         OpenError::WrongKind { found, .. } => {
             Failure::could_not_run(path, "not something that can hold data")
                 .found(found)

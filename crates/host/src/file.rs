@@ -17,6 +17,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
 use ubcache_format::SECTOR_BYTES;
 
+use crate::claims;
 use crate::geometry::{Alignment, survey};
 use crate::op::{Outcome, Request};
 use crate::reactor::HostEnv;
@@ -73,6 +74,12 @@ pub enum OpenError {
         /// What to do about it.
         hint: &'static str,
     },
+    /// It takes no writes.
+    #[error("{path}: a read-only device; `blockdev --setrw`, or work on a copy")]
+    ReadOnly {
+        /// What was to be opened.
+        path: PathBuf,
+    },
     /// It is a directory, a pipe, a character device, …
     #[error("{path}: is {found}; a regular file or a block device is needed")]
     WrongKind {
@@ -114,14 +121,25 @@ impl HostFile {
     pub fn open(env: &HostEnv, path: impl AsRef<Path>, options: OpenOptions) -> Result<HostFile, OpenError> {
         let path = path.as_ref();
         let failed = |doing| move |source| failure(path, options, doing, source);
-        let kind = std::fs::metadata(path).map_err(failed("looking at it"))?.file_type();
+        let metadata = std::fs::metadata(path).map_err(failed("looking at it"))?;
+        let kind = metadata.file_type();
         if let Some(found) = unsuitable(kind) {
             return Err(OpenError::WrongKind { path: path.to_owned(), found });
         }
         let is_block_device = kind.is_block_device();
+        if options.write && is_block_device && claims::is_read_only(&metadata) {
+            return Err(OpenError::ReadOnly { path: path.to_owned() });
+        }
         let (fd, direct) = open_any(path, options, is_block_device).map_err(failed("opening it"))?;
         if options.exclusive && !is_block_device {
             sys::lock_exclusive(&fd).map_err(failed("locking it"))?;
+        }
+        if options.exclusive && claims::loop_in_use(path).is_some() {
+            return Err(OpenError::InUse {
+                path: path.to_owned(),
+                by: "a loop device over it",
+                hint: "unmount what is on the loop device (`losetup --associated` with the path names it)",
+            });
         }
         let (geometry, alignment) = survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
         Ok(HostFile {

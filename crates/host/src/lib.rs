@@ -24,10 +24,12 @@
 //! | `ring` | the io_uring backend |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
 //! | `geometry` | what a file or device is like: size, blocks, alignment |
+//! | `claims` | what opening does not tell: read-only devices, loop devices over a file
 //! | `sys` | system calls as safe functions |
 #![allow(clippy::disallowed_methods, reason = "this crate is the world with the clock and the threads")]
 #![warn(clippy::large_futures)]
 
+mod claims;
 pub mod file;
 mod geometry;
 mod io;
@@ -42,6 +44,7 @@ mod sys;
 mod timers;
 mod workers;
 
+pub use claims::loop_in_use;
 pub use file::{HostFile, OpenError, OpenOptions};
 pub use io::IoBackend;
 pub use reactor::{Host, HostEnv, Mailbox, MailboxClosed};

@@ -8,7 +8,7 @@ use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Sector, Superblock};
 
 use crate::check::state_word;
 use crate::disk::{Phase, Watcher, read};
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::finding::Site;
 use crate::view::View;
 use crate::walk::read_superblock;
@@ -258,9 +258,19 @@ pub async fn read_volume<D: Device>(
                     }
                     given
                 }
-                Err(error) => return Err(OfflineError::Io { doing: "reading the volume", error }),
+                Err(error) => {
+                    let on = match piece.source {
+                        Source::Clean(_) | Source::Dirty(_) => On::Cache,
+                        _ => On::Backing,
+                    };
+                    return Err(OfflineError::Io { on, doing: "reading the volume", error });
+                }
             };
-            handed.map_err(|error| OfflineError::Io { doing: "writing the content", error })?;
+            handed.map_err(|error| OfflineError::Io {
+                on: On::Output,
+                doing: "writing the content",
+                error,
+            })?;
             phase.add(piece.range.bytes());
         }
     }

@@ -9,7 +9,7 @@ use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, SectorRange, Superblock};
 
 use crate::disk::{Phase, Watcher, read};
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::recover::flush;
 
 const DOING: &str = "writing the superblock";
@@ -35,7 +35,7 @@ pub async fn make_device<D: Device>(
     for range in wipe {
         wipe_bytes(device, range).await?;
     }
-    flush(device, DOING).await?;
+    flush(device, On::Cache, DOING).await?;
     if erase_journal {
         let geometry = superblock.geometry();
         let first = geometry.bucket_start(geometry.journal_bucket(0));
@@ -48,18 +48,18 @@ pub async fn make_device<D: Device>(
             done += piece.sectors();
             phase.add(piece.bytes());
         }
-        flush(device, ERASING).await?;
+        flush(device, On::Cache, ERASING).await?;
     }
     let bytes = Buf::from_bytes(&superblock.encode());
     let written = device.write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Volatile).await;
-    written.map_err(|error| OfflineError::Io { doing: DOING, error: error.to_string() })?;
-    flush(device, DOING).await
+    written.map_err(|error| OfflineError::Io { on: On::Cache, doing: DOING, error: error.to_string() })?;
+    flush(device, On::Cache, DOING).await
 }
 
 async fn zero<D: Device>(device: &D, range: SectorRange, doing: &'static str) -> Result<(), OfflineError> {
     let data = Buf::zeroed(range.bytes() as usize).into();
     let written = device.write(range.start, data, Durability::Volatile).await;
-    written.map_err(|error| OfflineError::Io { doing, error: error.to_string() })
+    written.map_err(|error| OfflineError::Io { on: On::Cache, doing, error: error.to_string() })
 }
 
 /// Zeroes bytes; what else is in their blocks stays.
@@ -67,7 +67,7 @@ async fn wipe_bytes<D: Device>(device: &D, range: &Range<u64>) -> Result<(), Off
     let block = u64::from(device.geometry().logical_block_bytes).max(SECTOR_BYTES);
     let (start, end) = (range.start / block * block, range.end.next_multiple_of(block));
     let at = Sector(start / SECTOR_BYTES);
-    let io = |error| OfflineError::Io { doing: "wiping what was there", error };
+    let io = |error| OfflineError::Io { on: On::Cache, doing: "wiping what was there", error };
     let mut bytes = read(device, at, (end - start) / SECTOR_BYTES).await.map_err(io)?;
     bytes.as_mut_slice()[(range.start - start) as usize..(range.end - start) as usize].fill(0);
     let written = device.write(at, bytes.into(), Durability::Volatile).await;

@@ -158,15 +158,18 @@ pub(crate) async fn read_into<D: Device>(
     }
 }
 
+/// The longest read around holes, in sectors: longer than any part of a set.
+const MOST_AROUND: u64 = 1 << 20;
+
 /// Reads what can be read. Where nothing can be, there are zeroes; these holes are listed, in bytes from the start, in
-/// order. An error is a request that is not on the device.
+/// order. What is beyond the end of the device can't be read.
 pub(crate) async fn read_around<D: Device>(
     device: &D,
     at: Sector,
     sectors: u64,
 ) -> Result<(Buf, Vec<Range<u64>>), String> {
     let geometry = device.geometry();
-    if at.0.saturating_add(sectors) > geometry.sectors {
+    if sectors > MOST_AROUND {
         return read(device, at, sectors).await.map(|bytes| (bytes, Vec::new()));
     }
     let block = u64::from(geometry.logical_block_bytes).div_ceil(SECTOR_BYTES).max(1);

@@ -4,6 +4,19 @@ use ubcache_format::{Inode, Uuid};
 
 use crate::finding::Finding;
 
+/// What a tool reads or writes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum On {
+    /// The cache device, or the copy that is being made of it.
+    Cache,
+    /// A backing device.
+    Backing,
+    /// A dump that is being read.
+    Dump,
+    /// What the tool makes: a file, or standard output.
+    Output,
+}
+
 /// Why a tool gave up. What it has done until then is said by the tool; none of them leaves a set worse than before.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +27,8 @@ pub enum OfflineError {
     /// A read or a write failed.
     #[error("{doing}: {error}")]
     Io {
+        /// What could not be read or written.
+        on: On,
         /// What was being done.
         doing: &'static str,
         /// What went wrong.

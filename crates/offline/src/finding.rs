@@ -150,6 +150,9 @@ kinds! {
     SuperblockDamaged "superblock-damaged" Error
         "The set does not start. The superblock holds no data; all else may be in order."
         "Do not format the device. `ubcache repair --out NEW` finds the superblock again, with all disks named after -B."
+    DeviceShort "device-short" Error
+        "The device ends before the set does: what is beyond its end can not be read."
+        "Was it cut off while being copied? Copy it as a whole. Else `ubcache repair --out NEW` keeps the rest, and lists what is not."
     WrongKind "wrong-kind" Error
         "The device is of another kind than the command line says."
         "Name the cache device as CACHE and backing devices after -B."
@@ -185,7 +188,7 @@ kinds! {
         "`ubcache repair --out NEW`: of a set that ubcache ran all is certain; for one of the driver it lists what is not."
     VolumeTable "volume-table" Error
         "It is not known which volume the cached data belongs to. The set does not start."
-        "`ubcache repair --out NEW` with all disks named after -B: it looks for the slots that they had."
+        "`ubcache repair --out NEW` with all disks named after -B (and --all-disks): it looks for the slots that they had."
     VolumeTwice "volume-twice" Warning
         "Two slots have the same device: only the first counts."
         "Report it, with the output of `ubcache dump --what uuids`."
@@ -248,7 +251,7 @@ kinds! {
         "Nothing, if the volume was removed. Its space is used again in time."
     SlotLost "slot-lost" Error
         "The only copy of data belongs to a volume of which the slot in the table is empty: the table, or a part of it, is lost."
-        "Copy the cache. `ubcache repair --dry-run` with -B and every disk of the set says whose it is, if an older table tells."
+        "Copy the cache. `ubcache repair --dry-run` with -B and every disk of the set says whose it is, if that can be known."
     DirtyOrphan "dirty-orphan" Warning
         "The only copy of data belongs to a volume that was detached or removed; no volume shows it."
         "If it is missed: `ubcache repair` with -B gives a disk its slot again; `ubcache dump --what extents` says where it is."
@@ -300,6 +303,7 @@ impl Kind {
             self,
             Kind::Unreadable
                 | Kind::SuperblockDamaged
+                | Kind::DeviceShort
                 | Kind::WrongKind
                 | Kind::JournalUndecodable
                 | Kind::JournalEmpty

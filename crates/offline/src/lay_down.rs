@@ -15,7 +15,7 @@ use ubcache_format::{
 };
 
 use crate::disk::Watcher;
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::journal::{EntryPlace, as_the_driver};
 use crate::recover::flush;
 use crate::rewrite::{in_use, no_room, write_entry, write_tree};
@@ -72,7 +72,7 @@ pub(crate) async fn lay_down<D: Device>(
         let next = chain.get(index + 1).or(chain.first()).unwrap_or(place).bucket(geometry.bucket_sectors);
         write_bytes(target, *place, &encode_prio(geometry, 1, next, entries), set.doing).await?;
     }
-    flush(target, set.doing).await?;
+    flush(target, On::Cache, set.doing).await?;
     let entry = JournalEntry {
         seq: JournalSeq(set.seq),
         last_seq: JournalSeq(set.seq),
@@ -97,8 +97,12 @@ pub(crate) async fn lay_down<D: Device>(
     if set.with_superblock {
         let bytes = Buf::from_bytes(&set.superblock.encode());
         let written = target.write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Fua).await;
-        written.map_err(|error| OfflineError::Io { doing: set.doing, error: error.to_string() })?;
-        flush(target, set.doing).await?;
+        written.map_err(|error| OfflineError::Io {
+            on: On::Cache,
+            doing: set.doing,
+            error: error.to_string(),
+        })?;
+        flush(target, On::Cache, set.doing).await?;
     }
     Ok(())
 }
@@ -138,6 +142,7 @@ async fn fill_holes<D: Device>(
     }
     let geometry = &set.superblock.geometry();
     let io = |error: ubcache_env::IoError| OfflineError::Io {
+        on: On::Cache,
         doing: "writing over what can't be read of the journal",
         error: error.to_string(),
     };
@@ -163,5 +168,5 @@ async fn write_bytes<D: Device>(
     doing: &'static str,
 ) -> Result<(), OfflineError> {
     let written = target.write(at.offset, Buf::from_bytes(bytes).into(), Durability::Volatile).await;
-    written.map_err(|error| OfflineError::Io { doing, error: error.to_string() })
+    written.map_err(|error| OfflineError::Io { on: On::Cache, doing, error: error.to_string() })
 }

@@ -73,7 +73,7 @@ pub use content::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only,
 pub use create::make_device;
 pub use disk::{Progress, Watcher};
 pub use dump::{Dump, What};
-pub use error::OfflineError;
+pub use error::{OfflineError, On};
 pub use finding::{Finding, Kind, Place, Report, Severity, Site, Stats};
 pub use journal::{EntryPlace, FoundEntry, Journal};
 pub use pack::{Cache, PackError, Packed, Packing, is_pack, pack};
@@ -84,4 +84,4 @@ pub use restore::{
 };
 pub use tree::NodeVisit;
 pub use view::{Bucket, Extent, Lost, Owner, View};
-pub use walk::{PrioElement, Visitor, walk};
+pub use walk::{DeviceKind, PrioElement, Visitor, kind_of, walk};

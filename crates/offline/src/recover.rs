@@ -16,7 +16,7 @@ use ubcache_format::{BackingState, SECTOR_BYTES, SUPERBLOCK_SECTOR, Superblock, 
 
 use crate::content::{Segment, Source, VolumeMap, cut, map_backed, not_attached, relation};
 use crate::disk::{Phase, Watcher, read};
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::finding::{Finding, Report};
 use crate::rewrite::rewrite_clean;
 use crate::view::View;
@@ -86,7 +86,11 @@ pub async fn open_set<D: Device>(
         (Some(view), None) => Ok((view, report)),
         (Some(view), Some(_)) if damaged => Ok((view, report)),
         (_, Some(finding)) => Err(OfflineError::Damaged(Box::new(finding.clone()))),
-        (None, None) => Err(OfflineError::Io { doing: "reading the set", error: "no superblock".to_owned() }),
+        (None, None) => Err(OfflineError::Io {
+            on: On::Cache,
+            doing: "reading the set",
+            error: "no superblock".to_owned(),
+        }),
     }
 }
 
@@ -153,26 +157,28 @@ async fn write_back<D: Device>(
         if pieces.is_empty() {
             break;
         }
-        let copies = pieces.iter().map(async |piece| {
-            let Source::Dirty(at) = piece.source else { return Ok(()) };
-            let bytes = read(cache, at, piece.range.sectors())
-                .await
-                .map_err(|error| OfflineError::Io { doing: "reading dirty data from the cache", error })?;
-            let to = map.data_offset + piece.range.start.0;
-            let written = backing.write(to, bytes.into(), Durability::Volatile).await;
-            written.map_err(|error| OfflineError::Io {
-                doing: "writing to the backing device",
-                error: format!("sector {to}: {error}"),
-            })
-        });
+        let copies =
+            pieces.iter().map(async |piece| {
+                let Source::Dirty(at) = piece.source else { return Ok(()) };
+                let bytes = read(cache, at, piece.range.sectors()).await.map_err(|error| {
+                    OfflineError::Io { on: On::Cache, doing: "reading dirty data from the cache", error }
+                })?;
+                let to = map.data_offset + piece.range.start.0;
+                let written = backing.write(to, bytes.into(), Durability::Volatile).await;
+                written.map_err(|error| OfflineError::Io {
+                    on: On::Backing,
+                    doing: "writing to the backing device",
+                    error: format!("sector {to}: {error}"),
+                })
+            });
         join_all(copies.collect::<Vec<_>>()).await.into_iter().collect::<Result<(), _>>()?;
         pieces.iter().for_each(|piece| phase.add(piece.range.bytes()));
     }
-    flush(backing, "flushing the backing device").await
+    flush(backing, On::Backing, "flushing the backing device").await
 }
 
-pub(crate) async fn flush<D: Device>(device: &D, doing: &'static str) -> Result<(), OfflineError> {
-    device.flush().await.map_err(|error| OfflineError::Io { doing, error: error.to_string() })
+pub(crate) async fn flush<D: Device>(device: &D, on: On, doing: &'static str) -> Result<(), OfflineError> {
+    device.flush().await.map_err(|error| OfflineError::Io { on, doing, error: error.to_string() })
 }
 
 /// Changes the superblock of a backing device. All that changes is in its first sector.
@@ -184,6 +190,6 @@ async fn write_superblock<D: Device>(backing: &D, superblock: &Superblock) -> Re
     backing
         .write(SUPERBLOCK_SECTOR, head.into(), Durability::Fua)
         .await
-        .map_err(|error| OfflineError::Io { doing: DOING, error: error.to_string() })?;
-    flush(backing, DOING).await
+        .map_err(|error| OfflineError::Io { on: On::Backing, doing: DOING, error: error.to_string() })?;
+    flush(backing, On::Backing, DOING).await
 }

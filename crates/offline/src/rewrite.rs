@@ -9,7 +9,7 @@ use ubcache_format::{
 };
 
 use crate::disk::{Phase, Watcher};
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::recover::flush;
 use crate::view::{Owner, View};
 
@@ -36,7 +36,7 @@ pub(crate) async fn rewrite_clean<D: Device>(
     let mut places = free_buckets(view, |owner, _| owner == Owner::Free);
     let name = (newest.place.seq, view.superblock.uuid);
     let (root, root_level) = write_tree(&view.geometry, cache, name, keys, &mut places, watcher).await?;
-    flush(cache, DOING).await?;
+    flush(cache, On::Cache, DOING).await?;
     let seq = newest.entry.seq.next();
     let entry = JournalEntry {
         seq,
@@ -85,8 +85,12 @@ pub(crate) async fn write_entry<D: Device>(
     let at = geometry.bucket_start(geometry.journal_bucket(index));
     let bytes = Buf::from_bytes(&encode_entry(geometry, entry));
     let written = cache.write(at, bytes.into(), Durability::Fua).await;
-    written.map_err(|error| OfflineError::Io { doing: "writing the journal", error: error.to_string() })?;
-    flush(cache, "writing the journal").await
+    written.map_err(|error| OfflineError::Io {
+        on: On::Cache,
+        doing: "writing the journal",
+        error: error.to_string(),
+    })?;
+    flush(cache, On::Cache, "writing the journal").await
 }
 
 /// Writes a tree with these keys, which have to be in order; gives the key of its root, and its level. `name` is what the
@@ -172,6 +176,6 @@ impl<D: Device> NewTree<'_, D> {
         let written =
             self.cache.write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile).await;
         phase.add(self.geometry.node_bytes());
-        written.map_err(|error| OfflineError::Io { doing: DOING, error: error.to_string() })
+        written.map_err(|error| OfflineError::Io { on: On::Cache, doing: DOING, error: error.to_string() })
     }
 }

@@ -79,8 +79,74 @@ pub(crate) async fn read_superblock<D: Device>(device: &D, site: Site) -> Result
         .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")))?;
     let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
     let geometry = device.geometry();
-    superblock.check_device(geometry.sectors, geometry.logical_block_bytes).map_err(damaged)?;
+    let missing = missing(device, &superblock);
+    superblock.check_device(geometry.sectors + missing, geometry.logical_block_bytes).map_err(damaged)?;
+    if missing > geometry.sectors.saturating_mul(MISSING_MAX) {
+        return Err(short(device, &superblock));
+    }
     Ok(superblock)
+}
+
+/// How much of a cache device may be missing, as a multiple of what is there: memory is asked for by the number of buckets,
+/// and the superblock alone is not believed how many there are.
+const MISSING_MAX: u64 = 15;
+
+/// The sectors of a cache device that its superblock names, and that are beyond its end.
+pub(crate) fn missing<D: Device>(device: &D, superblock: &Superblock) -> u64 {
+    if !superblock.is_cache() {
+        return 0;
+    }
+    let needed = u64::from(superblock.nbuckets) * u64::from(superblock.bucket_sectors);
+    needed.saturating_sub(device.geometry().sectors)
+}
+
+fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
+    let found = device.geometry().sectors;
+    let detail = format!(
+        "the device has {found} sectors, and the buckets of the set take {}: {} bytes are missing at its end",
+        found + missing(device, superblock),
+        missing(device, superblock) * SECTOR_BYTES
+    );
+    Finding::new(
+        Kind::DeviceShort,
+        Place { byte: Some(found * SECTOR_BYTES), ..Place::on(Site::Cache) },
+        detail,
+    )
+}
+
+/// What a device is, by its superblock.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum DeviceKind {
+    /// A cache device.
+    Cache,
+    /// A backing device.
+    Backing,
+    /// Its superblock does not say.
+    Unknown,
+    /// There is no room for a superblock.
+    TooShort {
+        /// Its size in bytes.
+        bytes: u64,
+        /// The least size in bytes.
+        needed: u64,
+    },
+}
+
+/// Looks at the superblock of a device, whatever else is wrong with it.
+pub async fn kind_of<D: Device>(device: &D) -> DeviceKind {
+    let bytes = device.geometry().sectors * SECTOR_BYTES;
+    let needed = SUPERBLOCK_SECTOR.bytes() + SUPERBLOCK_BYTES as u64;
+    if bytes < needed {
+        return DeviceKind::TooShort { bytes, needed };
+    }
+    match read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await {
+        Ok(bytes) => match Superblock::parse(bytes.as_slice()) {
+            Ok(superblock) if superblock.is_cache() => DeviceKind::Cache,
+            Ok(_) => DeviceKind::Backing,
+            Err(_) => DeviceKind::Unknown,
+        },
+        Err(_) => DeviceKind::Unknown,
+    }
 }
 
 /// Walks over the set of a cache device, which is only read. Nothing comes back if there is no superblock to begin
@@ -143,6 +209,9 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let early = Early::default();
     let manner = Manner { crew: &crew, spare: &spare, early: &early, around: salvage };
     visitor.superblock(&superblock);
+    if missing(cache, &superblock) > 0 {
+        visitor.finding(short(cache, &superblock));
+    }
     let mut view = View::new(superblock);
     let geometry = view.geometry;
     view.buckets = vec![

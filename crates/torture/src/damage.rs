@@ -19,7 +19,7 @@ pub struct Damage {
 }
 
 /// Everything that can be done to a set.
-pub const KINDS: [&str; 19] = [
+pub const KINDS: [&str; 20] = [
     "a flipped bit",
     "eight wrong bytes",
     "a sector of zeroes",
@@ -33,6 +33,7 @@ pub const KINDS: [&str; 19] = [
     "a cut journal",
     "a lost prio chain",
     "a lost superblock",
+    "a lost volume table",
     "a lost node",
     "a lost inner node",
     "unreadable metadata",
@@ -125,6 +126,7 @@ pub fn apply(base: &Base, image: &mut Image, kind: &str, rng: &mut Rng) {
             }
         }
         "a lost superblock" => image.zero(4096..4096 + SUPERBLOCK_BYTES),
+        "a lost volume table" => forget_the_volume(base, image),
         "a lost node" => {
             if let Some(node) = pick(&parts.nodes, rng) {
                 image.zero(node.start..node.start + bucket);
@@ -144,6 +146,18 @@ pub fn apply(base: &Base, image: &mut Image, kind: &str, rng: &mut Rng) {
             if let Some(dirty) = pick(&parts.dirty, rng) {
                 bad(base, image, within(dirty, rng), 1 + rng.below(24) as usize);
             }
+        }
+    }
+}
+
+/// The volume table and all older ones: nothing on the device says any more whose the data is.
+fn forget_the_volume(base: &Base, image: &mut Image) {
+    const SLOT: usize = 128;
+    let uuid = base.backing.get(4096 + 40..4096 + 56);
+    let bytes = base.cache.get(0..base.cache.len());
+    for (index, slot) in bytes.chunks(SLOT).enumerate() {
+        if slot.starts_with(&uuid) {
+            image.zero(index * SLOT..(index + 1) * SLOT);
         }
     }
 }

@@ -15,6 +15,9 @@ use ubcache_offline::{
 use crate::device::{Image, MemDevice, run};
 use crate::sets::{Base, content, map};
 
+/// The sets have one backing device, and it is named.
+pub const ALL: RepairOptions = RepairOptions { use_uncertain: false, without_data: false, all_disks: true };
+
 /// What became of a damage.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Told {
@@ -35,7 +38,7 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
     let backing = MemDevice::new(base.backing.clone(), base.block);
     let report = run(check_set(&cache, &[&backing]));
     certain_is_as_before(base, &cache, &backing, report.is_clean(), strict)?;
-    let found = run(survey(&cache, &[&backing], RepairOptions::default(), &()));
+    let found = run(survey(&cache, &[&backing], ALL, &()));
     let mut repair = match found {
         Ok(repair) => repair,
         Err(error) if report.is_clean() => return Err(format!("{error}, and the check says nothing")),
@@ -54,7 +57,7 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
     outcome(base, &repair, &copy, &backing, strict).map_err(|error| format!("to a copy: {error}"))?;
 
     if with_uncertain {
-        let options = RepairOptions { use_uncertain: true, ..RepairOptions::default() };
+        let options = RepairOptions { use_uncertain: true, ..ALL };
         let mut best = run(survey(&cache, &[&backing], options, &())).map_err(|error| error.to_string())?;
         let copy = copied(&mut best, &cache).map_err(|error| format!("with uncertain data: {error}"))?;
         outcome(base, &best, &copy, &backing, strict)
@@ -63,7 +66,7 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
 
     for use_uncertain in [false, true].into_iter().take(1 + usize::from(with_uncertain)) {
         let cache = MemDevice::new(damaged.clone(), base.block);
-        let options = RepairOptions { use_uncertain, ..RepairOptions::default() };
+        let options = RepairOptions { use_uncertain, ..ALL };
         match in_place(&cache, &backing, options) {
             Ok(repair) => outcome(base, &repair, &cache, &backing, strict)
                 .map_err(|error| format!("in place, use-uncertain {use_uncertain}: {error}"))?,
@@ -110,7 +113,7 @@ fn outcome(
     backing: &MemDevice,
     strict: bool,
 ) -> Result<(), String> {
-    if repair.slots.iter().any(|line| !line.ends_with("again")) {
+    if !repair.without_slot.is_empty() {
         // Which of the cached data is the volume's is not known, and that was said.
         let report = run(check_set(target, &[]));
         let is_known = report.errors().iter().all(|finding| finding.kind == Kind::SlotLost);

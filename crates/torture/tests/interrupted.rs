@@ -5,16 +5,17 @@ use ubcache_offline::{OfflineError, RepairOptions, check_set, walk};
 use ubcache_sim::Rng;
 use ubcache_torture::damage::apply;
 use ubcache_torture::device::{MemDevice, power_cuts, run};
-use ubcache_torture::judge::{compare, in_place, lists};
+use ubcache_torture::judge::{ALL, compare, in_place, lists};
 use ubcache_torture::sets::{Base, small};
 
 /// Damages, and whether content can be compared after them (see `damage::Damage`).
-const DAMAGES: [(&str, bool); 9] = [
+const DAMAGES: [(&str, bool); 10] = [
     ("a flipped bit", false),
     ("a lost node", true),
     ("a lost inner node", true),
     ("a lost prio chain", true),
     ("a lost superblock", true),
+    ("a lost volume table", true),
     ("an unreadable superblock", true),
     ("unreadable metadata", true),
     ("an unreadable part of the journal", true),
@@ -24,7 +25,7 @@ const DAMAGES: [(&str, bool); 9] = [
 const DRAWN: usize = 4;
 
 fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed: u64) -> Option<u64> {
-    let options = RepairOptions { use_uncertain, ..RepairOptions::default() };
+    let options = RepairOptions { use_uncertain, ..ALL };
     let mut rng = Rng::fork(seed, kind);
     let mut damaged = base.cache.clone();
     apply(base, &mut damaged, kind, &mut rng);
@@ -36,7 +37,7 @@ fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed:
         Err(OfflineError::NoRoom(_)) => return None,
         Err(error) => panic!("{at}: {error}"),
     };
-    if first.slots.iter().any(|line| !line.ends_with("again")) {
+    if !first.without_slot.is_empty() {
         return None;
     }
     let mut cuts = 0;

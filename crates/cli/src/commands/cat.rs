@@ -1,17 +1,19 @@
 //! `ubcache cat`: the content of a volume, from cache and backing device, without changing anything.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_format::{Inode, SectorRange};
-use ubcache_offline::{Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set, read_volume};
+use ubcache_offline::{
+    OfflineError, On, Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set, read_volume,
+};
 
-use super::offline::{Bar, failure, host, metadata_only, open, show_finding};
-use super::print;
+use super::new_file::NewFile;
+use super::offline::{Bar, Role, failure, host, metadata_only, named_once, open, show_finding};
+use super::{cannot_print, complain, print};
 
 /// Zeroes of at least this length and alignment become holes with `--sparse`.
 const HOLE_BYTES: usize = 4096;
@@ -62,13 +64,17 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, false)?;
+    let backings = args.bdev.iter().cloned().collect::<Vec<_>>();
+    named_once(&args.cache, &backings)?;
+    let cache = open(&host, &args.cache, Role::Cache, false)?;
     if cache.is_pack() && !args.map {
         return Err(metadata_only(&args.cache));
     }
-    let backing = args.bdev.as_ref().map(|path| open(&host, path, false)).transpose()?;
+    let backing = args.bdev.as_ref().map(|path| open(&host, path, Role::Backing, false)).transpose()?;
     let bar = Bar::new();
-    let fail = |error| failure(&error, &args.cache, args.bdev.as_deref());
+    let fail = |error| failure(&error, &args.cache, &backings);
+    // Before the set is read, which may take long.
+    let mut out = if args.map { None } else { Some(Output::new(args)?) };
     let (map, report) = host.block_on(async {
         let (view, report) = open_set(&cache, args.damaged, &bar).await.map_err(fail)?;
         let map = match (&backing, args.volume) {
@@ -77,21 +83,27 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         };
         Ok::<_, Failure>((map, report))
     })?;
-    let unreadable = if args.map {
-        bar.clear();
-        print(&if args.json { map_as_json(&map) } else { map_as_text(&map) });
-        Vec::new()
-    } else {
-        let mut out = Output::new(args)?;
+    let unreadable = if let Some(out) = &mut out {
         let copied = host.block_on(async {
-            let sink = |at, piece: Piece<'_>| out.piece(at, piece).map_err(|error| error.to_string());
-            read_volume(&map, &cache, backing.as_ref(), args.damaged, &bar, sink).await.map_err(fail)
+            let sink = |at, piece: Piece<'_>| out.piece(at, piece);
+            read_volume(&map, &cache, backing.as_ref(), args.damaged, &bar, sink).await
         });
         bar.clear();
-        let unreadable = copied?;
-        out.end(map.sectors * 512).map_err(|error| out_failure(args, &error))?;
-        unreadable
+        copied.map_err(|error| match (&error, &out) {
+            (OfflineError::Io { on: On::Output, error, .. }, Output::File { file, .. }) => {
+                file.cannot_write(error)
+            }
+            (OfflineError::Io { on: On::Output, error, .. }, _) => cannot_print(error),
+            _ => fail(error),
+        })?
+    } else {
+        bar.clear();
+        print(&if args.json { map_as_json(&map) } else { map_as_text(&map) })?;
+        Vec::new()
     };
+    if let Some(out) = out {
+        out.end(map.sectors * 512)?;
+    }
     tell_damage(args, &map, &report, &unreadable)
 }
 
@@ -104,13 +116,16 @@ fn tell_damage(
     let backings = args.bdev.iter().cloned().collect::<Vec<_>>();
     let spoiled = report.findings.iter().filter(|finding| finding.kind.spoils_content());
     for finding in spoiled.clone() {
-        eprint!("{}", show_finding(finding, &args.cache, &backings));
+        complain(&show_finding(finding, &args.cache, &backings));
     }
     for range in unreadable {
-        eprintln!("unreadable, given as zeroes: volume sectors {range}");
+        complain(&format!("unreadable, given as zeroes: volume sectors {range}\n"));
     }
     for segment in map.segments.iter().filter(|segment| segment.source == Source::Lost) {
-        eprintln!("newest data lost, given as the backing device has it: volume sectors {}", segment.range);
+        complain(&format!(
+            "newest data lost, given as the backing device has it: volume sectors {}\n",
+            segment.range
+        ));
     }
     if spoiled.count() == 0 && unreadable.is_empty() && map.lost_sectors() == 0 {
         return Ok(());
@@ -166,30 +181,29 @@ fn map_as_json(map: &VolumeMap) -> String {
 /// Where the content goes.
 enum Output {
     Stream(io::StdoutLock<'static>),
-    File { file: File, sparse: bool },
+    File { file: NewFile, sparse: bool },
 }
 
 impl Output {
     fn new(args: &Args) -> Result<Output, Failure> {
         let Some(path) = &args.output else { return Ok(Output::Stream(io::stdout().lock())) };
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
-            let failure = Failure::could_not_run(path, format_args!("can't create it: {error}"));
-            match error.kind() {
-                io::ErrorKind::AlreadyExists => failure.advice("name a file that does not exist yet"),
-                _ => failure,
-            }
-        })?;
-        Ok(Output::File { file, sparse: args.sparse })
+        let needed: Vec<&Path> =
+            std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
+        Ok(Output::File { file: NewFile::create(path, false, &needed)?, sparse: args.sparse })
     }
 
-    fn piece(&mut self, at: u64, piece: Piece<'_>) -> io::Result<()> {
+    fn piece(&mut self, at: u64, piece: Piece<'_>) -> Result<(), String> {
         match (self, piece) {
-            (Output::Stream(out), Piece::Bytes(bytes)) => out.write_all(bytes),
-            (Output::Stream(out), Piece::Zeroes(count)) => zeroes(out, count),
+            (Output::Stream(out), Piece::Bytes(bytes)) => {
+                out.write_all(bytes).map_err(|error| error.to_string())
+            }
+            (Output::Stream(out), Piece::Zeroes(count)) => {
+                zeroes(count, |bytes| out.write_all(bytes).map_err(|error| error.to_string()))
+            }
             (Output::File { sparse: true, .. }, Piece::Zeroes(_)) => Ok(()),
             (Output::File { file, .. }, Piece::Zeroes(count)) => {
-                file.seek(SeekFrom::Start(at))?;
-                zeroes(file, count)
+                file.seek(at)?;
+                zeroes(count, |bytes| file.write(bytes))
             }
             (Output::File { file, sparse }, Piece::Bytes(bytes)) => {
                 let chunk = if *sparse { HOLE_BYTES } else { bytes.len().max(1) };
@@ -197,33 +211,28 @@ impl Output {
                     if *sparse && bytes.iter().all(|byte| *byte == 0) {
                         continue;
                     }
-                    file.seek(SeekFrom::Start(at + (index * chunk) as u64))?;
-                    file.write_all(bytes)?;
+                    file.seek(at + (index * chunk) as u64)?;
+                    file.write(bytes)?;
                 }
                 Ok(())
             }
         }
     }
 
-    fn end(&mut self, bytes: u64) -> io::Result<()> {
+    fn end(self, bytes: u64) -> Result<(), Failure> {
         match self {
-            Output::Stream(out) => out.flush(),
-            Output::File { file, .. } => file.set_len(bytes).and_then(|()| file.sync_all()),
+            Output::Stream(mut out) => out.flush().map_err(|error| cannot_print(&error)),
+            Output::File { file, .. } => file.finish_with(bytes),
         }
     }
 }
 
-fn zeroes(out: &mut impl Write, mut count: u64) -> io::Result<()> {
+fn zeroes(mut count: u64, mut write: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
     let block = [0; 64 << 10];
     while count > 0 {
         let step = count.min(block.len() as u64);
-        out.write_all(&block[..step as usize])?;
+        write(&block[..step as usize])?;
         count -= step;
     }
     Ok(())
-}
-
-fn out_failure(args: &Args, error: &io::Error) -> Failure {
-    let path = args.output.as_deref().unwrap_or(Path::new("standard output"));
-    Failure::refused(path, format_args!("can't write: {error}")).advice("is there room for the whole volume?")
 }

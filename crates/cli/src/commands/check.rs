@@ -8,7 +8,7 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_offline::{Report, check_report};
 
-use super::offline::{Bar, host, open, path_of, show_finding, show_lost, summary};
+use super::offline::{Bar, host, open_all, path_of, show_finding, show_lost, summary};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -41,8 +41,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, false)?;
-    let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
+    let (cache, backings) = open_all(&host, &args.cache, &args.bdev)?;
     let bar = Bar::new();
     let (report, lost) = host.block_on(async {
         let backings: Vec<_> = backings.iter().collect();
@@ -57,9 +56,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         {
             shown["path"] = json!(path_of(finding.place.site, &args.cache, &args.bdev).to_string_lossy());
         }
-        print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
+        print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"))?;
     } else {
-        print(&(as_text(&report, args, cache.is_pack()) + &show_lost(&lost)));
+        print(&(as_text(&report, args, cache.is_pack()) + &show_lost(&lost)))?;
     }
     if report.is_clean() {
         return Ok(());

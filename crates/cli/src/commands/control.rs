@@ -131,9 +131,9 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
         report.sets.extend(part.sets);
     }
     if args.json {
-        print_json(&serde_json::to_value(&report).expect("a report is plain data"));
+        print_json(&serde_json::to_value(&report).expect("a report is plain data"))?;
     } else {
-        print(&table(&report));
+        print(&table(&report))?;
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
 pub fn stop(args: &StopArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     ask(&socket, &Request::Stop)?;
-    print(if args.json { "{\"stopped\": true}\n" } else { "stopped\n" });
+    print(if args.json { "{\"stopped\": true}\n" } else { "stopped\n" })?;
     Ok(())
 }
 
@@ -162,7 +162,7 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
         ask(&socket, &Request::Set { name: name.into(), value: value.into(), volume: args.volume.clone() })?;
     }
     if args.json {
-        print("{\"set\": true}\n");
+        print("{\"set\": true}\n")?;
     }
     Ok(())
 }
@@ -172,18 +172,18 @@ pub fn get(args: &GetArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let value = ask(&socket, &Request::Get { name: args.name.clone(), volume: args.volume.clone() })?;
     if args.json {
-        print_json(&value);
+        print_json(&value)?;
         return Ok(());
     }
     let show = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match value.as_object() {
         Some(map) if map.len() > 1 => {
             for (volume, value) in map {
-                print(&format!("{volume}: {}\n", show(value)));
+                print(&format!("{volume}: {}\n", show(value)))?;
             }
         }
-        Some(map) => map.values().for_each(|value| print(&format!("{}\n", show(value)))),
-        None => print(&format!("{}\n", show(&value))),
+        Some(map) => map.values().try_for_each(|value| print(&format!("{}\n", show(value))))?,
+        None => print(&format!("{}\n", show(&value)))?,
     }
     Ok(())
 }
@@ -193,14 +193,14 @@ pub fn gc(args: &GcArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     ask(&socket, &Request::Gc)?;
     if args.json {
-        print("{\"started\": true}\n");
+        print("{\"started\": true}\n")?;
     }
     Ok(())
 }
 
-fn print_json(value: &serde_json::Value) {
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).expect("plain data always serializes");
-    print(&format!("{text}\n"));
+    print(&format!("{text}\n"))
 }
 
 /// The report for people.

@@ -37,23 +37,21 @@ pub fn detach(args: &VolumeArgs) -> Result<(), Failure> {
         show_progress(&socket, args.volume.as_deref(), || asked.is_finished());
         asked.join().expect("asking does not panic")
     })?;
-    say(&name, "detached", args.json);
-    Ok(())
+    say(&name, "detached", args.json)
 }
 
 /// `ubcache attach`.
 pub fn attach(args: &VolumeArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let name = ask(&socket, &Request::Attach { volume: args.volume.clone() })?;
-    say(&name, "attached", args.json);
-    Ok(())
+    say(&name, "attached", args.json)
 }
 
-fn say(name: &serde_json::Value, done: &str, json: bool) {
+fn say(name: &serde_json::Value, done: &str, json: bool) -> Result<(), Failure> {
     if json {
-        print(&format!("{}\n", serde_json::json!({ done: name })));
+        print(&format!("{}\n", serde_json::json!({ done: name })))
     } else {
-        print(&format!("{}: {done}\n", name.as_str().unwrap_or_default()));
+        print(&format!("{}: {done}\n", name.as_str().unwrap_or_default()))
     }
 }
 

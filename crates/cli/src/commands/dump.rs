@@ -1,13 +1,14 @@
 //! `ubcache dump`: the metadata of a set that is not running, as text or JSON lines.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
 use ubcache_host::{Host, HostFile};
 use ubcache_offline::{Cache, Dump, What, dump_for_restore, walk};
 
-use super::offline::{Bar, failure, host, open};
+use super::offline::{Bar, Role, failure, host, open};
+use super::{cannot_print, printed};
 
 const AFTER_HELP: &str = "\
 One line a thing; with --json one object a line, with a member \"type\". No user data is printed. Damage on the way is
@@ -76,24 +77,29 @@ impl From<Part> for What {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, false)?;
+    let cache = open(&host, &args.cache, Role::Cache, false)?;
+    // On the terminal of the output, a bar would stand between the lines.
+    let bar = if std::io::stdout().is_terminal() { Bar::hidden() } else { Bar::new() };
     if args.format == Some(Format::Restore) {
-        return for_restore(args, &host, &cache);
+        return for_restore(args, &host, &cache, &bar);
     }
     let json = args.json || args.format == Some(Format::Json);
     let mut out = BufWriter::new(std::io::stdout().lock());
-    // A closed pipe ends the output, and is not worth a word.
+    let mut written = Ok(());
     let mut dump = Dump::new(args.what.map(What::from), json, |line: &str| {
-        let _ = writeln!(out, "{line}");
+        if written.is_ok() {
+            written = writeln!(out, "{line}");
+        }
     });
     let view = host.block_on(async {
-        let view = walk(&cache, &mut dump, &()).await;
+        let view = walk(&cache, &mut dump, &bar).await;
         if let Some(view) = &view {
             dump.view(view);
         }
         view
     });
-    let _ = out.flush();
+    bar.clear();
+    printed(written.and_then(|()| out.flush()))?;
     match view {
         Some(view) if view.complete => Ok(()),
         _ => Err(Failure::refused(&args.cache, "damaged, so this is not all")
@@ -102,18 +108,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Here every line counts: what can't be written is not passed over.
-fn for_restore(args: &Args, host: &Host, cache: &Cache<HostFile>) -> Result<(), Failure> {
+fn for_restore(args: &Args, host: &Host, cache: &Cache<HostFile>, bar: &Bar) -> Result<(), Failure> {
     if args.what.is_some() {
         return Err(Failure::usage("--what", "a part of a dump can't be restored").advice("leave it out"));
     }
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let bar = Bar::new();
     let dumped = host.block_on(async {
         let sink = |line: &str| writeln!(out, "{line}").map_err(|error| error.to_string());
-        dump_for_restore(cache, sink, &bar).await
+        dump_for_restore(cache, sink, bar).await
     });
     bar.clear();
-    dumped.map_err(|error| failure(&error, &args.cache, None))?;
-    let path = std::path::Path::new("standard output");
-    out.flush().map_err(|error| Failure::refused(path, format_args!("can't write the dump: {error}")))
+    dumped.map_err(|error| failure(&error, &args.cache, &[]))?;
+    out.flush().map_err(|error| cannot_print(&error))
 }

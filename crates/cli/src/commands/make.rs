@@ -150,9 +150,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         let devices: Vec<Value> = made.iter().map(describe_json).collect();
         let text = serde_json::to_string_pretty(&json!({ "devices": devices })).expect("plain data");
-        print(&(text + "\n"));
+        print(&(text + "\n"))?;
     } else {
-        made.iter().for_each(|made| print(&describe(made)));
+        made.iter().try_for_each(|made| print(&describe(made)))?;
     }
     Ok(())
 }

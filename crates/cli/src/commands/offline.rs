@@ -5,13 +5,16 @@ use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::complain;
+use super::new_file::same_as;
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::failure::Code;
 use ubcache_daemon::target::host_open_failure;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
 use ubcache_offline::{
-    Cache, Finding, Lost, OfflineError, PackError, Progress, Report, Severity, Site, Watcher,
+    Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity, Site, Watcher,
+    kind_of,
 };
 
 /// How long a device that is in use is waited for.
@@ -23,13 +26,84 @@ pub fn host() -> Result<Host, Failure> {
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
 }
 
-/// Opens a device that nobody else uses, or a pack of one; for reading only unless `write`, which no pack is for.
-pub fn open(host: &Host, path: &Path, write: bool) -> Result<Cache<HostFile>, Failure> {
+/// What a device is named as.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// CACHE.
+    Cache,
+    /// After -B.
+    Backing,
+}
+
+/// The devices of a set, for reading only: the cache, or a pack of it, and backing devices.
+pub fn open_all(
+    host: &Host,
+    cache: &Path,
+    backings: &[PathBuf],
+) -> Result<(Cache<HostFile>, Vec<Cache<HostFile>>), Failure> {
+    named_once(cache, backings)?;
+    let cache = open(host, cache, Role::Cache, false)?;
+    let backings =
+        backings.iter().map(|path| open(host, path, Role::Backing, false)).collect::<Result<_, _>>()?;
+    Ok((cache, backings))
+}
+
+/// Refuses a device that is named twice: it would be found in use, by ourselves.
+pub fn named_once(cache: &Path, backings: &[PathBuf]) -> Result<(), Failure> {
+    for (index, path) in backings.iter().enumerate() {
+        let before: Vec<&Path> =
+            std::iter::once(cache).chain(backings[..index].iter().map(PathBuf::as_path)).collect();
+        if let Some(other) = same_as(path, &before) {
+            return Err(Failure::could_not_run(path, "named twice")
+                .found(format_args!("the same device as {}", other.display()))
+                .expected("the cache device as CACHE, and each backing device once after -B")
+                .advice("`ubcache show` says which device is which"));
+        }
+    }
+    Ok(())
+}
+
+/// Opens a device that nobody else uses, or a pack of one; for reading only unless `write`, which no pack is for. One
+/// whose superblock says that it is of the other kind is refused.
+pub fn open(host: &Host, path: &Path, role: Role, write: bool) -> Result<Cache<HostFile>, Failure> {
+    let opened = open_as_it_is(host, path, write)?;
+    let found = host.block_on(async { kind_of(&opened).await });
+    let expected = match role {
+        Role::Cache => "the cache device",
+        Role::Backing => "a backing device",
+    };
+    let advice =
+        "name the cache device as CACHE and the disks after -B: `ubcache show` says which device is which";
+    match (role, found) {
+        (Role::Cache, DeviceKind::Backing) => {
+            Err(Failure::could_not_run(path, "a backing device, not a cache device")
+                .expected(expected)
+                .advice(advice))
+        }
+        (Role::Backing, DeviceKind::Cache) => {
+            Err(Failure::could_not_run(path, "a cache device, not a backing device")
+                .expected(expected)
+                .advice(advice))
+        }
+        (_, DeviceKind::TooShort { bytes, needed }) => {
+            Err(Failure::could_not_run(path, "too short for a bcache superblock")
+                .found(format_args!("{bytes} bytes"))
+                .expected(format_args!("{expected}, of {needed} bytes at least"))
+                .advice("check the path, and whether the file was cut off while being copied"))
+        }
+        _ => Ok(opened),
+    }
+}
+
+/// The same, whatever kind of device it is.
+pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<HostFile>, Failure> {
     let file = open_file(host, path, write)?;
     let cache = host.block_on(async { Cache::open(file).await }).map_err(|error| {
         let failure = Failure::could_not_run(path, &error);
         match error {
             PackError::Version(_) => failure.advice("read it with the ubcache that wrote it, or a later one"),
+            PackError::TooLarge { .. } => failure
+                .advice("nothing of it was read: do not trust it, and ask for it again where it is from"),
             _ => failure.advice("copy it again from where it was made: nothing in it can be trusted"),
         }
     })?;
@@ -69,7 +143,7 @@ pub fn confirm(path: &Path, option: Option<&Path>, to_do_what: &str) -> Result<(
     let named = match option {
         Some(named) => named.to_owned(),
         None if std::io::stdin().is_terminal() => {
-            eprint!("{to_do_what}, type the path of the device: ");
+            complain(&format!("{to_do_what}, type the path of the device: "));
             let mut line = String::new();
             let _ = std::io::stdin().lock().read_line(&mut line);
             PathBuf::from(line.trim())
@@ -101,6 +175,12 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
+        Bar { bar, phase: RefCell::new(""), drawn: Cell::new(Instant::now()) }
+    }
+
+    /// None, whatever standard error is.
+    pub fn hidden() -> Bar {
+        let bar = ProgressBar::hidden();
         Bar { bar, phase: RefCell::new(""), drawn: Cell::new(Instant::now()) }
     }
 
@@ -138,12 +218,11 @@ pub fn show_finding(finding: &Finding, cache: &Path, backings: &[PathBuf]) -> St
 }
 
 /// Why a tool gave up, in words.
-pub fn failure(error: &OfflineError, cache: &Path, backing: Option<&Path>) -> Failure {
-    let device = backing.unwrap_or(cache);
+pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Failure {
+    let device = backings.first().map_or(cache, PathBuf::as_path);
     match error {
         OfflineError::Damaged(finding) => {
-            let path = if finding.place.site == Site::Cache { cache } else { device };
-            Failure::refused(path, "damaged, so the content is not certain")
+            Failure::refused(path_of(finding.place.site, cache, backings), "damaged, so the content is not certain")
                 .found(format_args!("{} ({})", finding.detail, finding.place))
                 .expected(format_args!("no damage: {}", finding.kind.meaning()))
                 .advice(format_args!(
@@ -154,19 +233,37 @@ pub fn failure(error: &OfflineError, cache: &Path, backing: Option<&Path>) -> Fa
         OfflineError::NotACache => Failure::could_not_run(cache, error)
             .expected("the cache device")
             .advice("`ubcache show` says which device is which"),
-        OfflineError::NeverStarted => Failure::could_not_run(cache, error),
-        OfflineError::TooSmall { .. } => Failure::could_not_run(cache, error).expected("a device as large as the one that was dumped"),
+        OfflineError::NeverStarted => Failure::could_not_run(cache, error)
+            .advice("is it the right device? A cache that was never started has nothing in it to be lost"),
+        OfflineError::TooSmall { .. } => Failure::could_not_run(cache, error)
+            .expected("a device as large as it was when the set was made")
+            .advice("was it cut off while being copied? Name the device itself, or copy it as a whole"),
         OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
             "find the cache whose UUID it names with `ubcache show`; a device of state none is complete by itself",
         ),
         OfflineError::NoSlot(_) => Failure::refused(device, error)
-            .advice("is it the right cache, or an older copy of it? Do not attach the device anew"),
+            .advice("is it the right cache, or an older copy of it? Do not attach the device anew; `ubcache repair --dry-run` with -B says if its slot is found again"),
+        OfflineError::NotFlashOnly(_) => Failure::could_not_run(cache, error)
+            .expected("the number of a volume that has no backing device")
+            .advice("`ubcache dump --what uuids` lists the volumes; for one of state backed, name its disk with -B"),
         OfflineError::BeyondEnd { .. } => Failure::refused(device, error)
             .expected("a backing device as long as it was")
             .advice("give it its full size again"),
         OfflineError::NoRoom(_) => Failure::refused(cache, error).advice(
             "all dirty data is on the backing device now; run again with --detach, which needs no room in the cache",
         ),
+        OfflineError::Io { on, error: found, .. } => {
+            let path = match on {
+                On::Backing => device,
+                On::Output => Path::new("standard output"),
+                _ => cache,
+            };
+            Failure::refused(path, error).advice(match on {
+                _ if found.contains("No space left") => "make room there, and run it again",
+                On::Output => "run it again, and let it write everything",
+                _ => "look at the system's log for errors of the device; what was begun can be run again",
+            })
+        }
         _ => Failure::refused(device, error)
             .advice("look at the system's log for errors of the device; what was begun can be run again"),
     }

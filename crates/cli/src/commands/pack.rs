@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
-use ubcache_offline::{Packing, pack};
+use ubcache_offline::{OfflineError, On, Packing, pack};
 
 use super::new_file::NewFile;
-use super::offline::{Bar, failure, host, open, show_finding, summary};
+use super::offline::{Bar, failure, host, open_all, show_finding, summary};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -53,23 +53,22 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, false)?;
+    let (cache, backings) = open_all(&host, &args.cache, &args.bdev)?;
     if cache.is_pack() {
         return Err(Failure::could_not_run(&args.cache, "a pack already").expected("a cache device"));
     }
-    let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
-    let same = |path: &PathBuf| path.canonicalize().ok() == args.file.canonicalize().ok();
-    if args.file.exists() && (same(&args.cache) || args.bdev.iter().any(same)) {
-        return Err(Failure::could_not_run(&args.file, "a device of the set").expected("a new file"));
-    }
-    let mut file = NewFile::create(&args.file, args.force)?;
+    let needed: Vec<&Path> = std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
+    let mut file = NewFile::create(&args.file, args.force, &needed)?;
     let bar = Bar::new();
     let packed = host.block_on(async {
         let backings: Vec<_> = backings.iter().collect();
         pack(&cache, &backings, |bytes| file.write(bytes), &bar).await
     });
     bar.clear();
-    let packing = packed.map_err(|error| failure(&error, &args.cache, None))?;
+    let packing = packed.map_err(|error| match &error {
+        OfflineError::Io { on: On::Output, error, .. } => file.cannot_write(error),
+        error => failure(error, &args.cache, &args.bdev),
+    })?;
     if !packing.has_set {
         let finding = packing.report.findings.first();
         return Err(Failure::could_not_run(&args.cache, "no superblock, so it is not known where the metadata is")
@@ -77,7 +76,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .advice("is it the cache device? If so, name its backing devices with -B: with them the set is found again"));
     }
     file.finish()?;
-    print(&if args.json { as_json(&packing, &args.file) } else { as_text(&packing, args) });
+    print(&if args.json { as_json(&packing, &args.file) } else { as_text(&packing, args) })?;
     if packing.is_clean() {
         return Ok(());
     }

@@ -7,8 +7,8 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_offline::{Outcome, RecoverOptions, Recovered, recover};
 
-use super::offline::{Bar, failure, host, metadata_only, open, show_finding};
-use super::print;
+use super::offline::{Bar, Role, failure, host, metadata_only, named_once, open, show_finding};
+use super::{complain, print};
 
 const AFTER_HELP: &str = "\
 Writes everything that is only in the cache to the backing device, and flushes it. Then the set is marked clean, or with
@@ -48,20 +48,22 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, !args.dry_run && !args.detach)?;
+    named_once(&args.cache, std::slice::from_ref(&args.bdev))?;
+    let cache = open(&host, &args.cache, Role::Cache, !args.dry_run && !args.detach)?;
     if cache.is_pack() && !args.dry_run {
         return Err(metadata_only(&args.cache));
     }
-    let backing = open(&host, &args.bdev, !args.dry_run)?;
+    let backing = open(&host, &args.bdev, Role::Backing, !args.dry_run)?;
     let bar = Bar::new();
     let options = RecoverOptions { detach: args.detach, dry_run: args.dry_run, damaged: args.damaged };
     let result = host.block_on(async { recover(&cache, &backing, options, &bar).await });
     bar.clear();
-    let (done, report) = result.map_err(|error| failure(&error, &args.cache, Some(&args.bdev)))?;
+    let (done, report) =
+        result.map_err(|error| failure(&error, &args.cache, std::slice::from_ref(&args.bdev)))?;
     for finding in report.findings.iter().filter(|finding| finding.kind.spoils_content()) {
-        eprint!("{}", show_finding(finding, &args.cache, std::slice::from_ref(&args.bdev)));
+        complain(&show_finding(finding, &args.cache, std::slice::from_ref(&args.bdev)));
     }
-    print(&if args.json { as_json(&done) } else { as_text(&done, args) });
+    print(&if args.json { as_json(&done) } else { as_text(&done, args) })?;
     if done.outcome == Outcome::Partly {
         return Err(Failure::refused(&args.cache, "damaged: only what is certain was written back")
             .found(format_args!("{} sectors whose newest data is lost", done.map.lost_sectors()))

@@ -1,16 +1,19 @@
 //! `ubcache repair`: a damaged set as far as it is certain, in a new image or in place.
 
 use std::fmt::Write;
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
-use ubcache_offline::{Repair, RepairOptions, copy_device, survey, unreadable_data, write_repaired};
+use ubcache_offline::{
+    OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data, write_repaired,
+};
 
+use super::new_file::{NewFile, report_file, same_as};
 use super::offline::{
-    Bar, confirm as confirm_by_name, failure, host, metadata_only, open, show_finding, summary,
+    Bar, Role, confirm as confirm_by_name, failure, host, metadata_only, named_once, open, open_as_it_is,
+    show_finding, summary,
 };
 use super::print;
 
@@ -26,7 +29,8 @@ left out: the backing devices have it.
 The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE itself, into free
 buckets, and takes the place of the damaged set in one step; this has to be confirmed with --confirm CACHE, or on a
 terminal. Name all backing devices with -B: a lost superblock or volume table can be made again only with them, and
---in-place refuses to keep dirty data of which nothing says whose it is. The set must not be running.
+--in-place refuses to keep dirty data of which nothing says whose it is. Where no older volume table tells, the data is
+given to a disk only with --all-disks, and only where no other choice is left. The set must not be running.
 
 Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2 could not run.
 
@@ -63,6 +67,9 @@ pub struct Args {
     /// Keep data that is not certain where only one version of it is known
     #[arg(long)]
     use_uncertain: bool,
+    /// The disks after -B are all that the set has: a volume table of which nothing is left is made again from that
+    #[arg(long, requires = "bdev")]
+    all_disks: bool,
     /// With --in-place: leave out data that is not certain
     #[arg(long, requires = "in_place", conflicts_with = "use_uncertain")]
     drop_uncertain: bool,
@@ -77,66 +84,73 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, args.in_place)?;
+    named_once(&args.cache, &args.bdev)?;
+    let cache = open(&host, &args.cache, Role::Cache, args.in_place)?;
     if cache.is_pack() && !args.dry_run {
         return Err(metadata_only(&args.cache));
     }
-    let backings = args.bdev.iter().map(|path| open(&host, path, false)).collect::<Result<Vec<_>, _>>()?;
+    let backings = args.bdev.iter().map(|path| open(&host, path, Role::Backing, false));
+    let backings = backings.collect::<Result<Vec<_>, _>>()?;
+    // Before the set is read, which may take long.
+    let (out, report) = outputs(args)?;
     let bar = Bar::new();
-    let options = RepairOptions { use_uncertain: args.use_uncertain, without_data: cache.is_pack() };
+    let options = RepairOptions {
+        use_uncertain: args.use_uncertain,
+        without_data: cache.is_pack(),
+        all_disks: args.all_disks,
+    };
     let found =
         host.block_on(async { survey(&cache, &backings.iter().collect::<Vec<_>>(), options, &bar).await });
     bar.clear();
-    let mut repair = found.map_err(|error| failure(&error, &args.cache, None))?;
+    let mut repair = found.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
     if repair.is_clean() || args.dry_run {
-        return tell(args, &repair, None);
+        return tell(args, &repair, None, report);
     }
-    let done = if args.in_place {
-        let unreadable = host.block_on(async { unreadable_data(&repair, &cache, &bar).await });
-        bar.clear();
-        let unreadable = unreadable.map_err(|error| failure(&error, &args.cache, None))?;
-        confirm(args, &repair, &unreadable)?;
-        host.block_on(async {
-            write_repaired(&mut repair, &cache, &unreadable, false, &bar).await?;
-            Ok((args.cache.clone(), unreadable))
-        })
-    } else {
-        let path = args.out.as_deref().unwrap_or(Path::new(""));
-        create(path, args.force, repair.device_bytes())?;
-        let new = open(&host, path, true)?;
-        host.block_on(async {
+    let done = if let Some(mut out) = out {
+        out.set_size(repair.device_bytes())?;
+        let new = open_as_it_is(&host, out.unfinished(), true)?;
+        let done = host.block_on(async {
             let unreadable = copy_device(&cache, &new, &bar).await?;
             write_repaired(&mut repair, &new, &unreadable, true, &bar).await?;
-            Ok((path.to_owned(), unreadable))
-        })
+            Ok(unreadable)
+        });
+        bar.clear();
+        let done: Result<_, OfflineError> = done;
+        let unreadable = done.map_err(|error| match &error {
+            OfflineError::Io { on: On::Cache, .. } => out.cannot_write(&error),
+            error => failure(error, &args.cache, &args.bdev),
+        })?;
+        let path = args.out.clone().unwrap_or_default();
+        out.finish()?;
+        (path, unreadable)
+    } else {
+        let unreadable = host.block_on(async { unreadable_data(&repair, &cache, &bar).await });
+        bar.clear();
+        let unreadable = unreadable.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
+        confirm(args, &repair, &unreadable)?;
+        let done =
+            host.block_on(async { write_repaired(&mut repair, &cache, &unreadable, false, &bar).await });
+        bar.clear();
+        done.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
+        (args.cache.clone(), unreadable)
     };
-    bar.clear();
-    match done {
-        Ok((path, unreadable)) => tell(args, &repair, Some((&path, &unreadable))),
-        Err(error) => {
-            let target = args.out.as_deref().unwrap_or(&args.cache);
-            Err(failure(&error, target, None))
-        }
-    }
+    tell(args, &repair, Some((&done.0, &done.1)), report)
 }
 
-/// Makes the new image; what is there already is not touched, unless it is empty or `force` is given.
-fn create(path: &Path, force: bool, bytes: u64) -> Result<(), Failure> {
-    let there = std::fs::metadata(path).ok();
-    if let Some(there) = &there
-        && (!there.is_file() || there.len() > 0 && !force)
+/// What is going to be written: the new image and the report, neither in the place of a device of the set.
+fn outputs(args: &Args) -> Result<(Option<NewFile>, Option<NewFile>), Failure> {
+    let needed: Vec<&Path> = std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
+    let out = args.out.as_deref().filter(|_| !args.dry_run);
+    if let (Some(out), Some(report)) = (out, &args.report)
+        && (out == report || same_as(report, &[out]).is_some())
     {
-        let failure = Failure::could_not_run(path, "there is something already");
-        return Err(if there.is_file() {
-            failure.advice("name a file that does not exist yet, or overwrite this one with --force")
-        } else {
-            failure.expected("a new file").advice("write a file, and copy it to the device afterwards")
-        });
+        return Err(Failure::could_not_run(report, "both the new image and the report")
+            .expected("two files")
+            .advice("name another file for one of them; nothing was written"));
     }
-    let cannot =
-        |error: std::io::Error| Failure::could_not_run(path, format_args!("can't create it: {error}"));
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).map_err(cannot)?;
-    file.set_len(bytes).map_err(cannot)
+    let out = out.map(|out| NewFile::create(out, args.force, &needed)).transpose()?;
+    let report = args.report.as_deref().map(|path| report_file(path, &needed)).transpose()?;
+    Ok((out, report))
 }
 
 /// A repair in place is asked for by name, and what becomes of uncertain data is said.
@@ -157,7 +171,8 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
             .found(show_size(ownerless * 512))
             .expected("-B with every backing device of the set")
             .advice(
-                "write to a new image with --out; or say --drop-uncertain, and no volume will show this data",
+                "name all disks and say --all-disks (--dry-run tells what that does); or write to a new image with --out; \
+                 or say --drop-uncertain, and no volume will show this data",
             ));
     }
     let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
@@ -182,20 +197,38 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
     confirm_by_name(&args.cache, args.confirm.as_deref(), "To overwrite the damaged set")
 }
 
-fn tell(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) -> Result<(), Failure> {
+fn tell(
+    args: &Args,
+    repair: &Repair,
+    done: Option<(&Path, &[SectorRange])>,
+    report: Option<NewFile>,
+) -> Result<(), Failure> {
     let mut object = repair.to_json();
     object["written_to"] = serde_json::json!(done.map(|(path, _)| path.to_string_lossy()));
     let json = serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n";
-    if let Some(path) = &args.report {
-        std::fs::write(path, &json)
-            .map_err(|error| Failure::could_not_run(path, format_args!("can't write the report: {error}")))?;
+    let text = if args.json { String::new() } else { as_text(args, repair, done) };
+    let printed = print(if args.json { &json } else { &text });
+    if let Some(mut report) = report {
+        let written = report.write(json.as_bytes());
+        written.map_err(|error| report.cannot_write(&error))?;
+        report.finish()?;
     }
-    print(&if args.json { json } else { as_text(args, repair, done) });
+    printed?;
     if repair.is_clean() {
         return Ok(());
     }
     let failure = Failure::refused(&args.cache, "damaged").found(summary(&repair.report));
     Err(match done {
+        Some((path, _)) if !repair.without_slot.is_empty() => failure.advice(format_args!(
+            "{}: repaired, but for the volume table, which does not know all disks: their data is kept, and no volume \
+             shows it. Keep the damaged original",
+            path.display()
+        )),
+        Some((path, _)) if repair.slots_by_choice > 0 => failure.advice(format_args!(
+            "{}: repaired, with a volume table that was made again: keep the damaged original, and check file systems \
+             on a copy first",
+            path.display()
+        )),
         Some((path, _)) if repair.uncertain.is_empty() => {
             failure.advice(format_args!("{}: repaired, and nothing is uncertain", path.display()))
         }

@@ -1,6 +1,6 @@
 //! `ubcache restore`: metadata from a dump, onto a new file or the device that has the data.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,12 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_host::Host;
 use ubcache_offline::{
-    Dumped, Lines, OfflineError, Restored, Standing, TargetState, look_at_target, read_dump, restore,
+    Dumped, Lines, OfflineError, On, Restored, Standing, TargetState, look_at_target, read_dump, restore,
 };
 
-use super::offline::{Bar, confirm, failure, host, metadata_only, open};
-use super::print;
+use super::new_file::{NewFile, refuse_needed};
+use super::offline::{Bar, confirm, failure, host, metadata_only, open_as_it_is};
+use super::{complain, print};
 
 const AFTER_HELP: &str = "\
 DUMP is what `ubcache dump CACHE --format restore` printed. What is restored is metadata: superblock, volume table,
@@ -81,60 +82,50 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if is_new {
         return to_new_file(args, &host, &source, &dumped);
     }
-    let target = open(&host, &args.new, !args.dry_run)?;
+    refuse_needed(&args.new, &[&args.dump])?;
+    let target = open_as_it_is(&host, &args.new, !args.dry_run)?;
     if target.is_pack() {
         return Err(metadata_only(&args.new));
     }
     let bar = Bar::new();
     let state = host.block_on(async { look_at_target(&dumped, &target, &bar).await });
     bar.clear();
-    let state = state.map_err(|error| failure(&error, &args.new, None))?;
+    let state = state.map_err(|error| failure(&error, &args.new, &[]))?;
     refuse(args, &dumped, &state)?;
     if state.standing == Standing::Unknown {
-        eprintln!(
-            "{}: nothing of the set is readable on it: is this the device that has the data?",
+        complain(&format!(
+            "{}: nothing of the set is readable on it: is this the device that has the data?\n",
             args.new.display()
-        );
+        ));
     }
     if args.dry_run {
-        tell(args, &dumped, None, false);
-        return Ok(());
+        return tell(args, &dumped, None, false);
     }
     confirm(&args.new, args.confirm.as_deref(), "To overwrite the metadata on it")?;
     let done = host.block_on(async { restore(&dumped, &source, &target, &state, &bar).await });
     bar.clear();
     let done = done.map_err(|error| failed(&args.new, &error))?;
-    tell(args, &dumped, Some(&done), false);
-    Ok(())
+    tell(args, &dumped, Some(&done), false)
 }
 
 fn to_new_file(args: &Args, host: &Host, source: &DumpFile, dumped: &Dumped) -> Result<(), Failure> {
     if args.dry_run {
-        tell(args, dumped, None, true);
-        return Ok(());
+        return tell(args, dumped, None, true);
     }
-    let cannot =
-        |error: std::io::Error| Failure::could_not_run(&args.new, format_args!("can't create it: {error}"));
-    let file = OpenOptions::new().write(true).create_new(true).open(&args.new).map_err(cannot)?;
-    let written = file.set_len(dumped.device_sectors * 512).map_err(cannot).and_then(|()| {
-        let target = open(host, &args.new, true)?;
-        let bar = Bar::new();
-        let state = TargetState::new_file();
-        let done = host.block_on(async { restore(dumped, source, &target, &state, &bar).await });
-        bar.clear();
-        done.map_err(|error| failed(&args.new, &error))
-    });
-    match written {
-        Ok(done) => {
-            tell(args, dumped, Some(&done), true);
-            Ok(())
-        }
-        Err(failure) => {
-            // Half a set is of no use to anybody.
-            let _ = std::fs::remove_file(&args.new);
-            Err(failure)
-        }
-    }
+    let mut new = NewFile::create(&args.new, false, &[&args.dump])?;
+    new.set_size(dumped.device_sectors * 512)?;
+    let target = open_as_it_is(host, new.unfinished(), true)?;
+    let bar = Bar::new();
+    let state = TargetState::new_file();
+    let done = host.block_on(async { restore(dumped, source, &target, &state, &bar).await });
+    bar.clear();
+    let done = done.map_err(|error| match &error {
+        OfflineError::Io { on: On::Cache, .. } => new.cannot_write(&error),
+        error => failed(&args.new, error),
+    })?;
+    drop(target);
+    new.finish()?;
+    tell(args, dumped, Some(&done), true)
 }
 
 /// Whether the device may not be restored to, whoever confirms it.
@@ -172,11 +163,11 @@ fn failed(new: &Path, error: &OfflineError) -> Failure {
     match error {
         OfflineError::NoRoom(_) => Failure::refused(new, "no room for the metadata in buckets without data")
             .advice("nothing that counts was written; restore to a new file to look at the metadata"),
-        error => failure(error, new, None),
+        error => failure(error, new, &[]),
     }
 }
 
-fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) {
+fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) -> Result<(), Failure> {
     let superblock = dumped.superblock();
     if args.json {
         let object = json!({
@@ -190,8 +181,7 @@ fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) {
             "new_file": is_new,
             "data": if is_new { "absent" } else { "as it is on the device" },
         });
-        print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
-        return;
+        return print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
     }
     let new = args.new.display();
     let mut text = format!(
@@ -211,5 +201,5 @@ fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) {
         }
         (None, false) => "nothing was written\n".to_owned(),
     };
-    print(&text);
+    print(&text)
 }

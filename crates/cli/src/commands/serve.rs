@@ -1,6 +1,6 @@
 //! `ubcache serve`: serves a cache set over NBD, in the foreground, until it is told to stop.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{Failure, NbdAddress, Ready, ServeConfig};
 
-use super::print;
+use super::{complain, print};
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
 #[derive(clap::Args, Debug)]
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(Log::default)
         .try_init();
     let mut settings = Vec::new();
     settings.extend(args.mode.map(|mode| ("cache_mode".to_owned(), mode)));
@@ -97,7 +97,23 @@ pub fn run(args: Args) -> Result<(), Failure> {
         backing_delay: Duration::from_micros(args.demo_delay),
         page_cache: args.page_cache,
     };
-    ubcache_daemon::serve(&config, |ready| print(&greeting(ready)))
+    // Clients are served whether or not anybody reads this.
+    ubcache_daemon::serve(&config, |ready| drop(print(&greeting(ready))))
+}
+
+/// Standard error, as long as there is somebody who reads it: that a log line can't be written is no reason to stop serving.
+#[derive(Default)]
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        complain(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn greeting(ready: &Ready) -> String {

@@ -11,7 +11,7 @@ use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 use ubcache_offline::is_pack;
 
-use super::offline::{host, open};
+use super::offline::{host, open_as_it_is};
 use super::print;
 
 /// Show the superblock of a cache or backing device, as bcache-super-show does
@@ -50,8 +50,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let superblock = parse(&target, &bytes, Role::Any)?;
     let lines = lines(&superblock, u64::from_le_bytes(csum), wrong);
-    print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) });
-    Ok(())
+    print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) })
 }
 
 /// The superblock that a pack has, if the file is one.
@@ -61,7 +60,7 @@ fn packed_superblock(target: &Target) -> Result<Option<Vec<u8>>, Failure> {
         return Ok(None);
     }
     let host = host()?;
-    let pack = open(&host, &target.path, false)?;
+    let pack = open_as_it_is(&host, &target.path, false)?;
     let (buf, read) =
         host.block_on(async { pack.read(SUPERBLOCK_SECTOR, Buf::zeroed(SUPERBLOCK_BYTES)).await });
     let damaged = |found: String| {

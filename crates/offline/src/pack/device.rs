@@ -12,12 +12,15 @@ use crate::disk::read;
 
 /// Chunks that are kept: neighbours of a node are read next.
 const KEPT: usize = 32;
-/// No index gets smaller by more than this.
-const MAX_RATIO: u64 = 1000;
-/// Fewer buckets than this are believed of any superblock: half a GiB of memory.
+/// Bytes of an index that are believed of any pack, and for each byte of the file. A piece takes 16 bytes in the index, and its
+/// row in the packed index, with what it has in its chunk, 2 at the very least.
+const INDEX_BELIEVED: u64 = 32 << 20;
+const INDEX_BYTES_A_BYTE: u64 = 8;
+/// More than the packed index or chunk can take that its bytes do.
+const PACKED_MORE: u64 = 4096;
+/// Fewer buckets than this are believed of any superblock: half a GiB of memory. And as many for each byte of the file.
 const BUCKETS_BELIEVED: u64 = 1 << 26;
-/// What a pack has of each bucket, if its prio chain is whole.
-const PRIO_ENTRY_BYTES: u64 = 3;
+const BUCKETS_A_BYTE: u64 = 64;
 const BLOCK_SECTORS: u64 = BLOCK_BYTES as u64 / SECTOR_BYTES;
 
 /// Why a file that begins like a pack can't be read.
@@ -30,6 +33,16 @@ pub enum PackError {
     /// It was cut short, or changed.
     #[error("the pack is damaged or was cut short: {0}")]
     Damaged(&'static str),
+    /// Reading it would take more memory than a pack of its size can need.
+    #[error("the pack says that it has {found} {what}, and one of its size has {most} at most")]
+    TooLarge {
+        /// Of what there is too much.
+        what: &'static str,
+        /// How much.
+        found: u64,
+        /// How much is believed.
+        most: u64,
+    },
     /// It can't be read.
     #[error("{0}")]
     Io(String),
@@ -69,11 +82,15 @@ impl<D: Device> Packed<D> {
         }
         let trailer = Trailer::decode(block(sectors - BLOCK_SECTORS).await?.as_slice());
         let trailer = trailer.ok_or(PackError::Damaged("its end is missing"))?;
-        if trailer.file_bytes != sectors * SECTOR_BYTES
-            || trailer.index_raw / MAX_RATIO > trailer.index_packed + 1024
-        {
+        if trailer.file_bytes != sectors * SECTOR_BYTES {
             return Err(PackError::Damaged("it does not have the length that it says"));
         }
+        believe(
+            "bytes of index",
+            trailer.index_raw,
+            INDEX_BELIEVED + INDEX_BYTES_A_BYTE * trailer.file_bytes,
+        )?;
+        believe("bytes of packed index", trailer.index_packed, longest_packed(trailer.index_raw))?;
         let wrong = PackError::Damaged("its index does not fit together");
         let index = read_bytes(&file, trailer.index_offset, trailer.index_packed).await?;
         if crc64_we(&index) != trailer.index_crc {
@@ -81,8 +98,7 @@ impl<D: Device> Packed<D> {
         }
         let raw = usize::try_from(trailer.index_raw).map_err(|_| wrong.clone())?;
         let index = zstd::bulk::decompress(&index, raw).map_err(|_| wrong.clone())?;
-        let rows = read_index(&index, trailer.chunks).ok_or_else(|| wrong.clone())?;
-        let (chunks, places) = places(&rows, header.device_bytes).ok_or(wrong)?;
+        let (chunks, places) = places(&index, trailer.chunks, header.device_bytes).ok_or(wrong)?;
         let pack = Packed { file, header, chunks, places, kept: RefCell::default() };
         pack.check_buckets().await?;
         Ok(pack)
@@ -96,12 +112,9 @@ impl<D: Device> Packed<D> {
         let Some(superblock) = result.ok().and_then(|()| Superblock::parse(bytes.as_slice()).ok()) else {
             return Ok(());
         };
-        let packed: u64 = self.places.iter().map(|place| u64::from(place.sectors) * SECTOR_BYTES).sum();
-        let buckets = u64::from(superblock.nbuckets);
-        if superblock.is_cache() && buckets > BUCKETS_BELIEVED && buckets > packed / PRIO_ENTRY_BYTES {
-            return Err(PackError::Damaged("it does not have the generations of so many buckets"));
-        }
-        Ok(())
+        let most = BUCKETS_BELIEVED + BUCKETS_A_BYTE * self.file.geometry().sectors * SECTOR_BYTES;
+        let buckets = if superblock.is_cache() { superblock.nbuckets.into() } else { 0 };
+        believe("buckets", buckets, most)
     }
 
     /// The bytes of a chunk.
@@ -155,11 +168,21 @@ impl<D: Device> Packed<D> {
 const EIO: i32 = 5;
 const EBADMSG: i32 = 74;
 
+fn believe(what: &'static str, found: u64, most: u64) -> Result<(), PackError> {
+    if found > most { Err(PackError::TooLarge { what, found, most }) } else { Ok(()) }
+}
+
+/// The most bytes that so many take when they are packed.
+fn longest_packed(raw: u64) -> u64 {
+    raw + raw / 128 + PACKED_MORE
+}
+
 /// What an index says, if it is possible.
-fn places(rows: &[(Chunk, Vec<Piece>)], device_bytes: u64) -> Option<(Vec<Chunk>, Vec<Place>)> {
+fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, Vec<Place>)> {
     let mut places: Vec<Place> = Vec::new();
+    let mut all: Vec<Chunk> = Vec::new();
     let mut free = 0;
-    for (number, (chunk, pieces)) in rows.iter().enumerate() {
+    read_index(index, chunks, |chunk: Chunk, pieces: &[Piece]| {
         let mut offset = 0;
         for piece in pieces {
             let end = piece.start.checked_add(piece.sectors.into())?;
@@ -170,7 +193,7 @@ fn places(rows: &[(Chunk, Vec<Piece>)], device_bytes: u64) -> Option<(Vec<Chunk>
             let place = Place {
                 start: piece.start,
                 sectors: piece.sectors,
-                chunk: u32::try_from(number).ok()?,
+                chunk: u32::try_from(all.len()).ok()?,
                 offset: (!piece.unreadable).then_some(offset),
             };
             if !piece.unreadable {
@@ -178,11 +201,13 @@ fn places(rows: &[(Chunk, Vec<Piece>)], device_bytes: u64) -> Option<(Vec<Chunk>
             }
             places.push(place);
         }
-        if offset != chunk.raw || chunk.raw as usize > CHUNK_BYTES {
-            return None;
-        }
-    }
-    Some((rows.iter().map(|(chunk, _)| *chunk).collect(), places))
+        let is_possible = chunk.raw as usize <= CHUNK_BYTES
+            && u64::from(chunk.packed) <= longest_packed(chunk.raw.into())
+            && offset == chunk.raw;
+        all.push(chunk);
+        is_possible.then_some(())
+    })?;
+    Some((all, places))
 }
 
 /// Bytes of a file, wherever they begin and end.

@@ -146,9 +146,13 @@ pub(super) fn add_to_index(index: &mut Vec<u8>, chunk: &Chunk, pieces: &[Piece])
     }
 }
 
-/// Takes an index apart.
-pub(super) fn read_index(index: &[u8], chunks: u64) -> Option<Vec<(Chunk, Vec<Piece>)>> {
-    let mut rows = Vec::new();
+/// Takes an index apart, and hands on its chunks one after the other.
+pub(super) fn read_index(
+    index: &[u8],
+    chunks: u64,
+    mut take: impl FnMut(Chunk, &[Piece]) -> Option<()>,
+) -> Option<()> {
+    let mut pieces = Vec::new();
     let mut at = 0;
     for _ in 0..chunks {
         let chunk = Chunk {
@@ -159,7 +163,7 @@ pub(super) fn read_index(index: &[u8], chunks: u64) -> Option<Vec<(Chunk, Vec<Pi
             pieces: u32_at(index, at + 24)?,
         };
         at += CHUNK_ROW;
-        let mut pieces = Vec::new();
+        pieces.clear();
         for _ in 0..chunk.pieces {
             pieces.push(Piece {
                 start: u64_at(index, at)?,
@@ -168,7 +172,7 @@ pub(super) fn read_index(index: &[u8], chunks: u64) -> Option<Vec<(Chunk, Vec<Pi
             });
             at += PIECE_ROW;
         }
-        rows.push((chunk, pieces));
+        take(chunk, &pieces)?;
     }
-    (at == index.len()).then_some(rows)
+    (at == index.len()).then_some(())
 }

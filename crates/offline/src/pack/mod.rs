@@ -22,7 +22,8 @@
 //! earlier life of a bucket left behind a node's last key: see `blank.rs`. Labels and UUIDs are in it.
 //!
 //! [`Packed`] reads it as if it were the device; what is not in it reads as [`IoError::Absent`](ubcache_env::IoError).
-//! Memory: 24 bytes for each 256 KiB of metadata, and 8 MiB of chunks that were read last.
+//! Memory: 24 bytes for each piece and 28 for each chunk, the index once more while it is opened, and 8 MiB of chunks that were
+//! read last. An index of more than 32 MiB and 8 bytes for each byte of the file is refused: no pack has one.
 
 pub(crate) mod blank;
 mod device;

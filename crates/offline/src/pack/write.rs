@@ -12,7 +12,7 @@ use super::layout::{
 };
 use super::plan::{Part, Planned, cut, of_superblock, plan};
 use crate::disk::{Phase, Watcher, read_around};
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::finding::{Finding, Report, Site};
 use crate::repair::superblock::search;
 use crate::view::View;
@@ -176,13 +176,18 @@ async fn write<D: Device, S: FnMut(&[u8]) -> Result<(), String>>(
         packing.count(*part);
         let read = read_around(cache, range.start, range.sectors()).await;
         let (mut bytes, holes) =
-            read.map_err(|error| OfflineError::Io { doing: "reading the cache", error })?;
+            read.map_err(|error| OfflineError::Io { on: On::Cache, doing: "reading the cache", error })?;
         keep(*part, geometry.as_ref(), version, *range, &mut bytes);
         let mut at = 0;
         for hole in holes {
             packing.raw_bytes += writer.readable(range.start, at..hole.start, bytes.as_slice())?;
             let unreadable = sectors(range.start, &hole);
-            cut(unreadable, CHUNK_SECTORS).try_for_each(|piece| writer.piece(piece, None))?;
+            // What is beyond the end of the device is not in a pack of it either.
+            let end = Sector(packing.device_bytes / SECTOR_BYTES);
+            if unreadable.start < end {
+                let there = SectorRange::from_bounds(unreadable.start, unreadable.end.min(end));
+                cut(there, CHUNK_SECTORS).try_for_each(|piece| writer.piece(piece, None))?;
+            }
             packing.unreadable.push(unreadable);
             at = hole.end;
         }
@@ -224,12 +229,20 @@ struct Writer<S> {
 impl<S: FnMut(&[u8]) -> Result<(), String>> Writer<S> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), OfflineError> {
         self.at += bytes.len() as u64;
-        (self.sink)(bytes).map_err(|error| OfflineError::Io { doing: "writing the pack", error })
+        (self.sink)(bytes).map_err(|error| OfflineError::Io {
+            on: On::Output,
+            doing: "writing the pack",
+            error,
+        })
     }
 
     fn compress(&self, bytes: &[u8]) -> Result<Vec<u8>, OfflineError> {
         let packed = zstd::bulk::compress(bytes, LEVEL);
-        packed.map_err(|error| OfflineError::Io { doing: "compressing", error: error.to_string() })
+        packed.map_err(|error| OfflineError::Io {
+            on: On::Output,
+            doing: "compressing",
+            error: error.to_string(),
+        })
     }
 
     /// Takes those bytes of an area that could be read; says how many.

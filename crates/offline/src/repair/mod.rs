@@ -10,6 +10,7 @@
 //! Clean data is left out: the backing devices have it. Until the entry of step 3 is durable the set is what it was.
 
 mod claims;
+mod owners;
 mod plan;
 mod region;
 mod slots;
@@ -20,14 +21,15 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 use ubcache_env::{Device, Durability, Sector};
-use ubcache_format::{Inode, Key, SECTOR_BYTES, SectorRange, Superblock, UuidEntry};
+use ubcache_format::{Inode, Key, SECTOR_BYTES, SectorRange, Superblock, Uuid, UuidEntry};
 
 use crate::check::{check_set_metadata, check_set_watched};
 use crate::disk::{Phase, Watcher, read_around};
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::finding::{Finding, Kind, Report, Severity, Site};
 use crate::view::View;
-use crate::walk::{Way, read_superblock, walk_from};
+use crate::walk::{Way, missing, read_superblock, walk_from};
+use owners::Backing;
 pub use plan::Uncertain;
 use plan::{Plan, sort};
 
@@ -41,6 +43,9 @@ pub struct RepairOptions {
     pub use_uncertain: bool,
     /// The cache is a pack: it has no data that could be read, and that is no damage.
     pub without_data: bool,
+    /// The backing devices that are given are all that the set has: then a slot is given to one of them where nothing else
+    /// is left that it could be.
+    pub all_disks: bool,
 }
 
 /// What a survey of a damaged set brought.
@@ -52,6 +57,10 @@ pub struct Repair {
     pub superblock: Option<String>,
     /// What was done to the volume table, one line a slot.
     pub slots: Vec<String>,
+    /// Backing devices of the set that have no slot, and got none: what the cache has of them is not shown by any volume.
+    pub without_slot: Vec<Uuid>,
+    /// Slots that were given to a device because there was no other choice.
+    pub slots_by_choice: usize,
     /// What is not certain, in order. What lies in no such range is as it was.
     pub uncertain: Vec<Uncertain>,
     /// Sectors of certain data of which the cache has the only copy.
@@ -114,6 +123,8 @@ impl Repair {
             "clean": self.is_clean(),
             "superblock": self.superblock,
             "slots": self.slots,
+            "without_slot": self.without_slot.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "slots_by_choice": self.slots_by_choice,
             "kept_sectors": self.kept_sectors,
             "clean_sectors_left_out": self.clean_dropped,
             "claimed_sectors": self.claimed_sectors(),
@@ -131,14 +142,15 @@ pub async fn survey<D: Device>(
     options: RepairOptions,
     watcher: &dyn Watcher,
 ) -> Result<Repair, OfflineError> {
-    let mut backings: Vec<Superblock> = Vec::new();
+    let mut named: Vec<Backing<'_, D>> = Vec::new();
     for (index, device) in backing.iter().enumerate() {
         if let Ok(superblock) = read_superblock(*device, Site::Backing(index)).await
             && !superblock.is_cache()
         {
-            backings.push(superblock);
+            named.push(Backing { device: *device, superblock });
         }
     }
+    let backings: Vec<Superblock> = named.iter().map(|backing| backing.superblock.clone()).collect();
     let (report, _) = if options.without_data {
         check_set_metadata(cache, backing, &mut (), watcher).await
     } else {
@@ -154,7 +166,7 @@ pub async fn survey<D: Device>(
         }
     };
     let mut view = walk_from(cache, superblock, Way::SALVAGE, &mut (), watcher).await;
-    let slots = slots::repair(&mut view, cache, &backings, watcher).await;
+    let slots = slots::repair(&mut view, cache, &named, options, watcher).await;
     let doubt = !view.lost.is_empty() || !view.doubt.tree.is_empty() || view.doubt.journal.is_some();
     let (found, nodes) = if doubt || view.journal.newest().is_none() {
         claims::scan(cache, &view, watcher).await
@@ -167,7 +179,9 @@ pub async fn survey<D: Device>(
         report,
         damaged_superblock: origin.is_some(),
         superblock: origin,
-        slots,
+        slots: slots.said,
+        without_slot: slots.without,
+        slots_by_choice: slots.by_choice,
         uncertain: plan.uncertain.clone(),
         kept_sectors: plan.keep.iter().map(|key| u64::from(key.sectors)).sum(),
         clean_dropped: plan.clean_dropped,
@@ -186,6 +200,10 @@ pub async fn write_repaired<D: Device>(
     is_copy: bool,
     watcher: &dyn Watcher,
 ) -> Result<(), OfflineError> {
+    let found = target.geometry().sectors;
+    if missing(target, &repair.view.superblock) > 0 {
+        return Err(OfflineError::TooSmall { found, needed: repair.device_bytes() / SECTOR_BYTES });
+    }
     without_unreadable(repair, unreadable);
     write::write(&repair.view, &repair.plan, target, repair.damaged_superblock, is_copy, watcher).await?;
     let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
@@ -198,13 +216,13 @@ pub async fn write_repaired<D: Device>(
     }
 }
 
-/// Copies a device to another one of the same size that is all zeroes. Gives the ranges that could not be read.
+/// Copies a device to another one, as large or larger, that is all zeroes. Gives the ranges that could not be read.
 pub async fn copy_device<D: Device>(
     from: &D,
     to: &D,
     watcher: &dyn Watcher,
 ) -> Result<Vec<SectorRange>, OfflineError> {
-    let io = |error: String| OfflineError::Io { doing: "copying the cache", error };
+    let io = |error: String| OfflineError::Io { on: On::Cache, doing: "copying the cache", error };
     let all = from.geometry().sectors.min(to.geometry().sectors);
     let phase = Phase::new(watcher, "copying the cache", all * SECTOR_BYTES);
     let mut unreadable = Vec::new();
@@ -220,6 +238,9 @@ pub async fn copy_device<D: Device>(
         unreadable.extend(holes.iter().map(|hole| in_sectors(at, hole)));
         phase.add(sectors * SECTOR_BYTES);
         at += sectors;
+    }
+    if to.geometry().sectors > all {
+        unreadable.push(SectorRange::from_bounds(at, Sector(to.geometry().sectors)));
     }
     Ok(unreadable)
 }
@@ -237,7 +258,7 @@ pub async fn unreadable_data<D: Device>(
         let Some(pointer) = key.pointer() else { continue };
         let (_, holes) = read_around(cache, pointer.offset, u64::from(key.sectors))
             .await
-            .map_err(|error| OfflineError::Io { doing: "reading dirty data", error })?;
+            .map_err(|error| OfflineError::Io { on: On::Cache, doing: "reading dirty data", error })?;
         unreadable.extend(holes.iter().map(|hole| in_sectors(pointer.offset, hole)));
         phase.add(u64::from(key.sectors) * SECTOR_BYTES);
     }
@@ -289,6 +310,8 @@ fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
 fn wrong_kind(report: &Report) -> OfflineError {
     match report.findings.first() {
         Some(finding) => OfflineError::Damaged(Box::new(finding.clone())),
-        None => OfflineError::Io { doing: "reading the set", error: "no superblock".to_owned() },
+        None => {
+            OfflineError::Io { on: On::Cache, doing: "reading the set", error: "no superblock".to_owned() }
+        }
     }
 }

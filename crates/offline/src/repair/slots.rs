@@ -1,14 +1,17 @@
 //! The volume table, which has no checksum: slots of backing devices that it does not know.
 //!
 //! A slot never moves, so an older copy of the table, in a bucket that was not used again, says as well which slot a
-//! device has. A UUID that differs in a few bytes is the same one, damaged: UUIDs are random.
+//! device has. A UUID that differs in a few bytes is the same one, damaged: UUIDs are random. Where neither helps, what the
+//! cache has of each slot is compared with the devices (`owners.rs`), if all of them are named.
 
 use ubcache_env::Device;
 use ubcache_env::local::join_all;
 use ubcache_format::{
-    BackingState, BucketNr, SECTOR_BYTES, Superblock, UUID_ENTRY_BYTES, Uuid, UuidEntry, parse_uuids,
+    BackingState, BucketNr, Inode, SECTOR_BYTES, UUID_ENTRY_BYTES, Uuid, UuidEntry, parse_uuids,
 };
 
+use super::RepairOptions;
+use super::owners::{Backing, Owner, has_owner, owners};
 use crate::disk::{Phase, Watcher, read};
 use crate::view::View;
 
@@ -18,29 +21,47 @@ const AT_ONCE: u32 = 64;
 /// Bytes of 16 that make a damaged UUID known.
 const ALIKE: usize = 11;
 
-/// Gives attached backing devices that have no slot the one that they had, where that is certain. Says what was done.
+/// What became of the slots of backing devices that the table does not know.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slots {
+    /// What was done, in words, one line a device.
+    pub said: Vec<String>,
+    /// The devices that still have no slot.
+    pub without: Vec<Uuid>,
+    /// Slots that were given because all backing devices are said to be named.
+    pub by_choice: usize,
+}
+
+/// Gives attached backing devices that have no slot the one that they had, where that is certain.
 pub(super) async fn repair<D: Device>(
     view: &mut View,
     cache: &D,
-    backings: &[Superblock],
+    backings: &[Backing<'_, D>],
+    options: RepairOptions,
     watcher: &dyn Watcher,
-) -> Vec<String> {
+) -> Slots {
     let set = view.superblock.set_uuid;
-    let attached = |backing: &&Superblock| {
-        backing.set_uuid == set && matches!(backing.state(), BackingState::Clean | BackingState::Dirty)
+    let attached = |backing: &&Backing<'_, D>| {
+        let superblock = &backing.superblock;
+        superblock.set_uuid == set && matches!(superblock.state(), BackingState::Clean | BackingState::Dirty)
     };
-    let without: Vec<&Superblock> =
-        backings.iter().filter(attached).filter(|backing| view.slot(backing.uuid).is_none()).collect();
+    let without: Vec<&Backing<'_, D>> = backings
+        .iter()
+        .filter(attached)
+        .filter(|backing| view.slot(backing.superblock.uuid).is_none())
+        .collect();
+    let mut done = Slots::default();
     if without.is_empty() {
-        return Vec::new();
+        return done;
     }
-    let wanted: Vec<Uuid> = without.iter().map(|backing| backing.uuid).collect();
+    if view.uuids.is_empty() {
+        view.uuids = vec![UuidEntry::default(); view.geometry.uuid_slots() as usize];
+    }
+    let wanted: Vec<Uuid> = without.iter().map(|backing| backing.superblock.uuid).collect();
     let older = older_slots(view, cache, &wanted, watcher).await;
-    let mut said = Vec::new();
-    for backing in without {
-        if view.uuids.is_empty() {
-            view.uuids = vec![UuidEntry::default(); view.geometry.uuid_slots() as usize];
-        }
+    let mut unknown = Vec::new();
+    for device in without {
+        let backing = &device.superblock;
         let alike = |entry: &UuidEntry| {
             entry.uuid.0.iter().zip(backing.uuid.0).filter(|(a, b)| **a == *b).count() >= ALIKE
         };
@@ -53,21 +74,104 @@ pub(super) async fn repair<D: Device>(
         slots.retain(|slot| view.uuids.get(*slot).is_some_and(|entry| entry.is_free() || alike(entry)));
         match slots.as_slice() {
             [slot] => {
-                if let Some(entry) = view.uuids.get_mut(*slot) {
-                    entry.uuid = backing.uuid;
-                    entry.label = backing.label;
-                    entry.flash_only = false;
-                    said.push(format!("slot {slot} is that of backing device {} again", backing.uuid));
-                }
+                give(view, *slot, device);
+                done.said.push(format!("slot {slot} is that of backing device {} again", backing.uuid));
             }
-            [] => said.push(format!("no slot is known of backing device {}", backing.uuid)),
-            several => said.push(format!(
-                "backing device {} may have had any of the slots {several:?}: left out",
-                backing.uuid
-            )),
+            [] => unknown.push(device),
+            several => {
+                done.without.push(backing.uuid);
+                done.said.push(format!(
+                    "backing device {} may have had any of the slots {several:?}: left out",
+                    backing.uuid
+                ));
+            }
         }
     }
-    said
+    if !unknown.is_empty() {
+        let others = not_named(view, backings);
+        let found = owners(view, cache, (&unknown, backings), !options.without_data, watcher).await;
+        for (device, owner) in unknown.into_iter().zip(found) {
+            by_choice(view, device, owner, options.all_disks, &others, &mut done);
+        }
+    }
+    done
+}
+
+/// Devices that the table names, and nobody else did.
+fn not_named<D: Device>(view: &View, backings: &[Backing<'_, D>]) -> String {
+    let is_named = |uuid| backings.iter().any(|backing| backing.superblock.uuid == uuid);
+    let others = view.uuids.iter().filter(|slot| slot.is_live() && !slot.flash_only && !is_named(slot.uuid));
+    let others: Vec<String> =
+        others.filter(|slot| has_owner(slot, backings)).map(|slot| slot.uuid.to_string()).collect();
+    match others.as_slice() {
+        [] => String::new(),
+        others => format!("; the table has devices that are not named: {}", others.join(", ")),
+    }
+}
+
+/// A slot that nothing but the absence of other choices speaks for.
+fn by_choice<D: Device>(
+    view: &mut View,
+    device: &Backing<'_, D>,
+    owner: Result<Owner, Vec<Inode>>,
+    all_disks: bool,
+    others: &str,
+    done: &mut Slots,
+) {
+    let uuid = device.superblock.uuid;
+    let reason = |owner: &Owner| match owner {
+        Owner { is_new: true, .. } => "the cache has no data that could be its".to_owned(),
+        Owner { same: 0, .. } => "no other one is left that could be".to_owned(),
+        Owner { same, .. } => {
+            format!("no other one is left, and {same} of its sectors were found on the device")
+        }
+    };
+    match owner {
+        Ok(owner) if all_disks => {
+            give(view, owner.slot.0 as usize, device);
+            done.by_choice += 1;
+            done.said.push(format!(
+                "slot {} is taken for that of backing device {uuid}: {}",
+                owner.slot,
+                reason(&owner)
+            ));
+        }
+        Ok(owner) => {
+            done.without.push(uuid);
+            done.said.push(format!(
+                "slot {} may be that of backing device {uuid}: {}. If every disk of this set is named after -B, say so \
+                 with --all-disks: then it is taken for that",
+                owner.slot,
+                reason(&owner)
+            ));
+        }
+        Err(choices) => {
+            done.without.push(uuid);
+            let choices = match choices.as_slice() {
+                [] => String::new(),
+                choices => {
+                    let choices: Vec<String> = choices.iter().map(ToString::to_string).collect();
+                    format!(": of those with data it may have had {}", choices.join(" or "))
+                }
+            };
+            done.said.push(format!("no slot is known of backing device {uuid}{choices}{others}"));
+        }
+    }
+}
+
+fn give<D: Device>(view: &mut View, slot: usize, device: &Backing<'_, D>) {
+    let is_known = view.slot(device.superblock.uuid) == Some(Inode(slot as u32));
+    if let Some(entry) = view.uuids.get_mut(slot).filter(|_| !is_known) {
+        // What is left of it are the times, if anything is.
+        let (first_reg, last_reg) = (entry.first_reg, entry.last_reg);
+        *entry = UuidEntry {
+            uuid: device.superblock.uuid,
+            label: device.superblock.label,
+            first_reg,
+            last_reg,
+            ..UuidEntry::default()
+        };
+    }
 }
 
 /// Slots with one of these UUIDs in anything that looks like a volume table.

@@ -6,7 +6,7 @@ use ubcache_format::{Superblock, UuidEntry};
 
 use super::VERSION;
 use crate::disk::Watcher;
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::finding::Report;
 use crate::recover::open_set;
 use crate::view::{Bucket, Extent, Owner};
@@ -26,7 +26,7 @@ pub async fn dump_for_restore<D: Device>(
     }
     let mut line = |value: Value| {
         let written = sink(&value.to_string());
-        written.map_err(|error| OfflineError::Io { doing: "writing the dump", error })
+        written.map_err(|error| OfflineError::Io { on: On::Output, doing: "writing the dump", error })
     };
     line(json!({
         "type": "restore",

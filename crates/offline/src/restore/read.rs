@@ -8,7 +8,7 @@ use ubcache_format::{
 
 use super::{Lines, VERSION, wrong};
 use crate::account::STALE_FATAL;
-use crate::error::OfflineError;
+use crate::error::{OfflineError, On};
 use crate::journal::SEQ_MAX;
 use crate::view::{Bucket, Owner, View};
 
@@ -180,7 +180,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn begin<L: Lines + ?Sized>(source: &'a L) -> Result<Reader<'a>, OfflineError> {
-        let lines = source.lines().map_err(|error| OfflineError::Io { doing: "reading the dump", error })?;
+        let lines = source.lines().map_err(|error| OfflineError::Io {
+            on: On::Dump,
+            doing: "reading the dump",
+            error,
+        })?;
         Ok(Reader { lines, line: 0, peeked: None })
     }
 
@@ -193,7 +197,8 @@ impl<'a> Reader<'a> {
             && let Some(text) = self.lines.next()
         {
             self.line += 1;
-            let text = text.map_err(|error| OfflineError::Io { doing: "reading the dump", error })?;
+            let text =
+                text.map_err(|error| OfflineError::Io { on: On::Dump, doing: "reading the dump", error })?;
             match serde_json::from_str(&text) {
                 Ok(Value::Object(map)) => self.peeked = Some(Fields { line: self.line, map }),
                 _ => return Err(self.wrong("this is not a JSON object")),

@@ -243,10 +243,46 @@ mod tests {
         let (_, packed, raw) = &mut parts.chunks[0];
         let mut superblock = Superblock::parse(&raw[..SUPERBLOCK_BYTES]).expect("it comes first");
         assert_eq!(superblock.nbuckets, base.geometry.buckets);
-        superblock.nbuckets = (1 << 26) + 1;
+        superblock.nbuckets = 1 << 20;
         raw[..SUPERBLOCK_BYTES].copy_from_slice(&superblock.encode());
         *packed = squeeze(raw);
         parts.header[24..32].copy_from_slice(&(1_u64 << 50).to_le_bytes());
-        assert!(matches!(open(&parts), Err(PackError::Damaged(_))));
+        assert_eq!(open(&parts), Ok(true));
+        let length = parts.file(&[]).len() as u64;
+        superblock.nbuckets = u32::try_from((1 << 26) + 64 * length + 1).expect("a small file");
+        let (_, packed, raw) = &mut parts.chunks[0];
+        raw[..SUPERBLOCK_BYTES].copy_from_slice(&superblock.encode());
+        *packed = squeeze(raw);
+        assert!(matches!(open(&parts), Err(PackError::TooLarge { what: "buckets", .. })));
+    }
+
+    /// An index of pieces without an end takes a thousandth of its bytes when it is packed, and was unpacked as a whole, and
+    /// taken apart into three times as much.
+    #[test]
+    fn an_index_that_a_pack_can_not_have_is_not_unpacked() {
+        let (_, mut parts, _) = packed(small().swap_remove(0));
+        let pieces = |parts: &mut Parts, count: u64| {
+            parts.header[24..32].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+            let start = parts.index.len();
+            parts.index.extend([0; 24]);
+            parts.index.extend(u32::try_from(count).expect("a number").to_le_bytes());
+            for piece in 0..count {
+                parts.index.extend(((1_u64 << 40) + piece).to_le_bytes());
+                parts.index.extend([1, 0, 0, 0, 1, 0, 0, 0]);
+            }
+            let chunks = u64::from_le_bytes(parts.trailer[56..64].try_into().expect("8 bytes")) + 1;
+            parts.trailer[56..64].copy_from_slice(&chunks.to_le_bytes());
+            let file = parts.file(&[]);
+            parts.index.truncate(start);
+            parts.trailer[56..64].copy_from_slice(&(chunks - 1).to_le_bytes());
+            (
+                file.len() as u64,
+                run(Cache::open(MemDevice::new(Image::new(&file), 512))).map(|cache| cache.is_pack()),
+            )
+        };
+        assert_eq!(pieces(&mut parts, 100_000).1, Ok(true), "so many holes may be");
+        let (length, opened) = pieces(&mut parts, 8_000_000);
+        assert!(8_000_000 * 16 > (32 << 20) + 8 * length, "{length} bytes of file");
+        assert!(matches!(opened, Err(PackError::TooLarge { what: "bytes of index", .. })), "{opened:?}");
     }
 }

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let span = Duration::from_secs(args.seconds.max(1));
     std::fs::create_dir_all(directory)
         .map_err(|error| Failure::could_not_run(directory, format_args!("can't make it: {error}")))?;
-    print(&introduction(directory));
+    print(&introduction(directory))?;
     child::make(directory, CACHE_BYTES, DISK_BYTES)?;
     let disk = Disk::prepare(&child::disk(directory))?;
 
@@ -64,27 +64,26 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mixed = server.volume()?;
     disk.run(&server.socket, Work::Scan, span)?;
     let scanned = server.volume()?;
-    print(&measurements(&rows));
+    print(&measurements(&rows))?;
     print(&counters(&[
         ("random reads", &before.stats, &warm.stats),
         ("mixed load", &warm.stats, &mixed.stats),
         ("a long sequential read", &mixed.stats, &scanned.stats),
-    ]));
+    ]))?;
     print(&format!(
         "\nNow a restart: `ubcache stop`, then `ubcache serve` again. {} of writes are only in the cache: state {}.\n",
         show_size(scanned.dirty_bytes),
         scanned.state
-    ));
+    ))?;
     server.stop()?;
 
     let server = Server::start(directory, DISK_DELAY)?;
     let begin = server.volume()?;
     let measured = disk.run(&server.socket, Work::CheckAll, span)?;
     let end = server.volume()?;
-    print(&after_restart(&measured, &begin, &end));
+    print(&after_restart(&measured, &begin, &end))?;
     server.stop()?;
-    print(&farewell(directory));
-    Ok(())
+    print(&farewell(directory))
 }
 
 fn introduction(directory: &Path) -> String {
