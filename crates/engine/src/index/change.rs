@@ -102,6 +102,9 @@ impl<E: Env> Set<E> {
             }
             if buckets.may_return(old.pointer) {
                 known.ghosts.note(old.range, seq);
+                if self.mutant(Mutant::LateReplayForgetsGhosts) {
+                    known.ghosts.forget_newest(seq);
+                }
             }
         };
         let extent = new.map(|(pointer, dirty)| {

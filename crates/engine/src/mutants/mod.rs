@@ -62,6 +62,8 @@ mutants! {
         "a backing write is submitted although the removal could not be made durable";
     IgnoreGhosts, "ignore-ghosts", "W2",
         "the return check asks for what this request removed, not for what was removed before";
+    LateReplayForgetsGhosts, "late-replay-forgets-ghosts", "W2, V1",
+        "records that are replayed when their leaf is read hide that a newer one is not durable";
     IgnoreEvictions, "ignore-evictions", "W2, E1",
         "the return check does not count keys that an eviction made stale";
     BypassDropsDirty, "bypass-drops-dirty", "W2",
