@@ -14,7 +14,7 @@ set_make() {
     local dir=$work/$name backings=()
     seed=$(printf '%s' "$name" | cksum | cut -d ' ' -f 1)
     [ "$block" = 512 ] || unit=8
-    # Room for everything several times over: a driver that need not evict seldom loses its read race (see README).
+    # Room for everything several times over, so that the driver need not evict.
     local cache_mib=${cache_mib_wanted:-288}
     rm -rf "$dir"
     mkdir -p "$dir"
