@@ -15,7 +15,7 @@ fn main() -> std::io::Result<()> {
     let root = ubcache_cli::command_line();
     // Commands want text that lives as long as the process.
     let version: &'static str = root.get_version().unwrap_or_default().to_owned().leak();
-    page(Path::new(&directory), "ubcache", root.clone())?;
+    page(Path::new(&directory), "ubcache", root.clone().disable_help_subcommand(true))?;
     for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("ubcache-{}", command.get_name());
         let full = command.clone().bin_name(name.replacen('-', " ", 1)).version(version);
@@ -24,18 +24,43 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// One page, with its examples in a section of their own.
-fn page(directory: &Path, name: &str, command: Command) -> std::io::Result<()> {
+/// One page. The help that comes after the options is the description; its examples have a section of their own.
+fn page(directory: &Path, name: &str, mut command: Command) -> std::io::Result<()> {
     let help = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
     let (more, examples) =
         help.split_once(EXAMPLES).unwrap_or((&help, "  ubcache check /dev/nvme0n1p4 -B /dev/sdb\n"));
-    let command = command.after_help(more.trim_end().to_owned());
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim().to_owned();
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let is_root = name == "ubcache";
+    let man = Man::new(command.name(name.to_owned().leak() as &'static str)).title(name.to_uppercase());
     let mut page = Vec::new();
-    Man::new(command.name(name.to_owned().leak() as &'static str))
-        .title(name.to_uppercase())
-        .render(&mut page)?;
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    write!(page, ".SH SYNOPSIS\n{}\n.SH DESCRIPTION\n{}", escaped(&usage), filled(&format!("{about}.")))?;
+    // Lists keep their lines.
+    let (prose, lists) = if is_root { ("", more) } else { (more, "") };
+    page.extend(filled(prose).into_bytes());
+    man.render_options_section(&mut page)?;
+    if is_root {
+        man.render_subcommands_section(&mut page)?;
+        for list in lists.split("\n\n").filter(|list| !list.trim().is_empty()) {
+            let (title, lines) = list.trim_start().split_once('\n').unwrap_or((list, ""));
+            let title = title.trim_end_matches(':').to_uppercase();
+            write!(page, ".SH {}\n.nf\n{}\n.fi\n", escaped(&title), escaped(lines.trim_end()))?;
+        }
+    }
     write!(page, ".SH EXAMPLES\n.nf\n{}\n.fi\n", escaped(examples.trim_end()))?;
+    if !is_root {
+        write!(page, ".SH SEE ALSO\n.BR ubcache (1)\n")?;
+    }
     std::fs::write(directory.join(format!("{name}.1")), page)
+}
+
+/// Paragraphs.
+fn filled(text: &str) -> String {
+    let paragraphs = text.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty());
+    paragraphs.map(|paragraph| format!(".PP\n{}\n", escaped(paragraph))).collect()
 }
 
 /// Text of which roff takes nothing for a command.

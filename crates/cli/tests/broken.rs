@@ -126,6 +126,25 @@ fn an_overwritten_superblock_costs_nothing() {
     assert_eq!(volume_on_the_disk(directory), digest);
 }
 
+/// Superblock and journal are gone: `repair` said that `repair` would find the superblock again.
+#[test]
+fn what_can_not_be_found_again_is_said_to_be_lost() {
+    let directory = scratch();
+    let directory = directory.path();
+    a_set(directory);
+    damage(directory, |bytes| bytes[4096..8192].fill(0));
+    for arguments in ["--dry-run", "--out new.img"] {
+        let said = run(directory, &format!("ubcache repair CACHE {arguments}"), 1);
+        assert!(said.contains("with -B") && !said.contains("finds the superblock"), "{said}");
+    }
+    damage(directory, |bytes| bytes[..4 << 20].fill(0));
+    for arguments in ["--dry-run", "--out new.img"] {
+        let said = run(directory, &format!("ubcache repair CACHE -B DISK {arguments}"), 1);
+        assert!(said.contains("The cache is gone") && !said.contains("finds the superblock"), "{said}");
+    }
+    assert!(!directory.join("new.img").exists());
+}
+
 /// A lost volume table was a warning, and a repair in place wrote a new one over the only hint at whose the dirty data is.
 #[test]
 fn dirty_data_of_nobody_is_not_kept_in_place() {

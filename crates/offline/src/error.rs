@@ -24,6 +24,14 @@ pub enum OfflineError {
     /// Damage that makes the result uncertain.
     #[error("{0}")]
     Damaged(Box<Finding>),
+    /// The superblock is damaged, and nothing is left that it could be found again from.
+    #[error("the superblock is damaged, and could not be found again: {finding}")]
+    SuperblockLost {
+        /// What is wrong with it.
+        finding: Box<Finding>,
+        /// Whether there was a backing device to say which set it is.
+        with_backing: bool,
+    },
     /// A read or a write failed.
     #[error("{doing}: {error}")]
     Io {

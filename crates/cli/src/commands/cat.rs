@@ -23,7 +23,9 @@ Gives what the volume reads as: the backing device's data, and over it what the 
 changed on any device. The set must not be running.
 
 Refuses a set with damage that makes the content uncertain. With --damaged it goes on: sectors that can't be read are
-zeroes, parts whose newest data is lost are given as the backing device has them, both are listed, the exit code is 1.
+zeroes, parts whose newest data is lost are given as the backing device has them, both are listed, the exit code is 1. FILE is there as a whole when the command is done, or not at all.
+
+Exit codes: 0 all of the content is certain, 1 it is not, or could not be read or written, 2 could not run.
 
 Example:
   ubcache cat -C /dev/nvme0n1p4 -B /dev/sdb -o /mnt/rescue/data.img --sparse";

@@ -17,6 +17,8 @@ printed where it was found, and the rest goes on.
 With --format restore, JSON lines from which `ubcache restore` builds the same metadata again: a backup of what a cache
 knows, for as long as the set is not used. Of a set that has damage nothing is printed.
 
+Exit codes: 0 all was printed, 1 there is damage on the way, 2 could not run.
+
 Example:
   ubcache dump /dev/nvme0n1p4 --what journal
   ubcache dump /dev/nvme0n1p4 --format restore > cache.dump";

@@ -154,7 +154,10 @@ pub fn confirm(path: &Path, option: Option<&Path>, to_do_what: &str) -> Result<(
         }
     };
     if named != path {
-        return Err(refuse.found(named.display()).expected(path.display()));
+        return Err(refuse
+            .found(named.display())
+            .expected(path.display())
+            .advice("repeat the path just as it was given; nothing was written"));
     }
     Ok(())
 }
@@ -229,6 +232,17 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
                     "`ubcache check` lists all damage, `ubcache cat --damaged` reads what is left. {}",
                     finding.kind.advice()
                 ))
+        }
+        OfflineError::SuperblockLost { finding, with_backing } => {
+            Failure::refused(cache, "the superblock is damaged, and could not be found again")
+                .found(format_args!("{} ({})", finding.detail, finding.place))
+                .expected("an entry of the journal, and the UUID of the set from a disk or from what is left")
+                .advice(if *with_backing {
+                    "is it the cache device of these disks? If so, nothing tells any more where what is in it. What only it \
+                     had is lost: the disks have the rest (README.md, \"The cache is gone\")"
+                } else {
+                    "name all disks of the set with -B: one of them tells which set it is"
+                })
         }
         OfflineError::NotACache => Failure::could_not_run(cache, error)
             .expected("the cache device")

@@ -17,6 +17,8 @@ Writes everything that is only in the cache to the backing device, and flushes i
 Can be interrupted at any moment and run again: as long as it has not finished, the cache counts as before. The set must
 not be running. Refuses a set with damage that makes the content uncertain; see `ubcache check`.
 
+Exit codes: 0 done, 1 refused because of damage, or failed on the way, 2 could not run.
+
 Example:
   ubcache recover -C /dev/nvme0n1p4 -B /dev/sdb --dry-run
   ubcache recover -C /dev/nvme0n1p4 -B /dev/sdb --detach";

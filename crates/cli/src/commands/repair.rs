@@ -37,6 +37,7 @@ Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed w
 Example:
   ubcache repair /dev/nvme0n1p4 -B /dev/sdb --dry-run
   ubcache repair /dev/nvme0n1p4 -B /dev/sdb --out new.img --report repair.json
+  ubcache check new.img -B /dev/sdb
   ubcache repair /dev/nvme0n1p4 -B /dev/sdb --in-place --confirm /dev/nvme0n1p4";
 
 /// Rebuild a damaged set that is not running, from what is readable

@@ -161,7 +161,13 @@ pub async fn survey<D: Device>(
         Ok(_) => return Err(wrong_kind(&report)),
         Err(finding) => {
             let found = superblock::search(cache, &backings, watcher).await;
-            let (superblock, how) = found.ok_or_else(|| OfflineError::Damaged(Box::new(finding)))?;
+            let (superblock, how) = found.ok_or_else(|| match finding.kind {
+                Kind::SuperblockDamaged | Kind::Unreadable => OfflineError::SuperblockLost {
+                    finding: Box::new(finding),
+                    with_backing: !backings.is_empty(),
+                },
+                _ => OfflineError::Damaged(Box::new(finding)),
+            })?;
             (superblock, Some(how))
         }
     };

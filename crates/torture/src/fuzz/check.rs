@@ -79,7 +79,7 @@ fn one(base: &Base, structures: &[Structure], how: u8, patches: &[u8]) {
     }
     assert!(cache.log().is_empty() && backing.log().is_empty(), "what only reads has written");
 
-    let options = RepairOptions { use_uncertain: bit(2), ..RepairOptions::default() };
+    let options = RepairOptions { use_uncertain: bit(2), all_disks: bit(2), ..RepairOptions::default() };
     if let Ok(mut repair) = run(survey(&cache, backings, options, &())) {
         drop(repair.to_json().to_string());
         let target =
