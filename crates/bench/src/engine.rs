@@ -33,13 +33,16 @@ pub enum Load {
     Write,
     /// The same in bursts of a quarter of the working set, each followed by writing back everything.
     WriteClean,
+    /// Writes in writethrough mode over the working set, which leave a copy in the cache; the client never flushes.
+    WriteThrough,
     /// Reads of what is not in a full cache: every one leaves a copy, for which another goes.
     Miss,
 }
 
 impl Load {
     /// All of them.
-    pub const ALL: &[Load] = &[Load::Hit, Load::HotHit, Load::Write, Load::WriteClean, Load::Miss];
+    pub const ALL: &[Load] = 
+        &[Load::Hit, Load::HotHit, Load::Write, Load::WriteClean, Load::WriteThrough, Load::Miss];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -48,11 +51,16 @@ impl Load {
             Load::HotHit => "hot-hit",
             Load::Write => "write",
             Load::WriteClean => "write-clean",
+            Load::WriteThrough => "write-through",
             Load::Miss => "miss",
         }
     }
 
     fn is_write(self) -> bool {
+        self.is_writeback() || self == Load::WriteThrough
+    }
+
+    fn is_writeback(self) -> bool {
         matches!(self, Load::Write | Load::WriteClean)
     }
 }
@@ -139,13 +147,13 @@ impl Bench {
             Load::Hit | Load::HotHit => working_set_bytes * 5 / 4 + GIB,
             // A bucket is free again when the last block in it has been written anew, which takes until about five
             // times the working set is written. All that must not look like a cache that gets full.
-            Load::Write | Load::WriteClean => working_set_bytes * 16,
+            Load::Write | Load::WriteClean | Load::WriteThrough => working_set_bytes * 16,
             Load::Miss => working_set_bytes,
         };
         let cache_bytes = cache_bytes.max(CACHE_BYTES_MIN);
         // Of the misses one in 64 is a hit after all.
         let volume_bytes = if load == Load::Miss { cache_bytes * 64 } else { working_set_bytes };
-        let mode = if load.is_write() { CacheMode::Writeback } else { CacheMode::Writethrough };
+        let mode = if load.is_writeback() { CacheMode::Writeback } else { CacheMode::Writethrough };
         let rig =
             Rig::new(&Shape { cache_bytes, bucket_sectors: BUCKET_SECTORS, volume_bytes, mode, options })?;
         let span_bytes = match load {
@@ -169,6 +177,7 @@ impl Bench {
                 rig.set("writeback_percent", "0");
                 bench.warm_up(2 * blocks);
             }
+            Load::WriteThrough => bench.warm_up(2 * blocks),
             Load::Miss => bench.warm_up(cache_bytes / BLOCK_BYTES * 5 / 4),
         }
         Ok(bench)

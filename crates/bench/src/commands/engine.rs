@@ -14,7 +14,7 @@ use crate::{parse_size, print};
     after_help = "Examples:\n  ubcache-bench engine\n  ubcache-bench engine --load hit --instructions\n  perf record ubcache-bench engine --load hit --requests 20000000"
 )]
 pub struct Args {
-    /// What to run: hit, hot-hit, write, write-clean, miss; several times for several [default: all]
+    /// What to run: hit, hot-hit, write, write-clean, write-through, miss; several times for several [default: all]
     #[arg(long = "load", value_name = "LOAD")]
     loads: Vec<Load>,
     /// Bytes that hits and writes go to, and the size of the cache for misses

@@ -52,10 +52,20 @@ impl Unflushed {
         known && (self.current.overlaps(range) || self.flushing.overlaps(range))
     }
 
+    /// Whether the backing device may lose all of the range. It may be told as late as by
+    /// [`flushed_parts`](Unflushed::flushed_parts).
+    pub fn covers(&self, range: SectorRange) -> bool {
+        let known = !self.mutation.is(Mutant::NoUnflushedTracking);
+        known && (self.current.covers(range) || self.flushing.covers(range))
+    }
+
     /// The parts of the range that the backing device can't lose.
     pub fn flushed_parts(&self, range: SectorRange) -> SmallVec<[SectorRange; 2]> {
         if !self.overlaps(range) {
             return smallvec![range];
+        }
+        if self.covers(range) {
+            return SmallVec::new();
         }
         let mut lossy = IntervalSet::default();
         self.current.overlapping(range).for_each(|part| lossy.insert(part));

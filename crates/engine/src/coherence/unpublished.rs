@@ -20,10 +20,18 @@ struct Copy {
     pin: Pin,
 }
 
-/// The unpublished copies of a volume.
+/// More ranges than this to look at are as many as all.
+const FRESH_MAX: usize = 4096;
+
+/// The unpublished copies of a volume, and which of them may be ready to be published. There may be thousands that wait
+/// for a flush: they are not looked at before there was one.
 #[derive(Default, Debug)]
 pub(crate) struct Unpublished {
     by_start: BTreeMap<Sector, Copy>,
+    /// Where copies came that may be ready.
+    fresh: Vec<SectorRange>,
+    /// From here on any may be ready.
+    any_from: Option<Sector>,
 }
 
 impl Unpublished {
@@ -59,6 +67,33 @@ impl Unpublished {
         self.by_start.iter().map(|(&start, copy)| (SectorRange::from_bounds(start, copy.end), copy.pointer))
     }
 
+    /// What is in the range may be ready.
+    pub fn may_be_ready(&mut self, range: SectorRange) {
+        self.fresh.push(range);
+        if self.fresh.len() > FRESH_MAX {
+            self.any_may_be_ready();
+        }
+    }
+
+    /// Any copy may be ready: a flush has covered some.
+    pub fn any_may_be_ready(&mut self) {
+        self.fresh.clear();
+        self.any_from = Some(Sector(0));
+    }
+
+    /// The next ranges to look at, so many at most: each is named once.
+    pub fn next_to_look_at(&mut self, most: usize) -> Vec<SectorRange> {
+        if !self.fresh.is_empty() {
+            return self.fresh.drain(..most.min(self.fresh.len())).collect();
+        }
+        let Some(from) = self.any_from else { return Vec::new() };
+        let copies = self.by_start.range(from..).take(most);
+        let some: Vec<_> =
+            copies.map(|(&start, copy)| SectorRange::from_bounds(start, copy.end)).collect();
+        self.any_from = some.last().map(|last| last.end);
+        some
+    }
+
     /// Drops what is in the range.
     pub fn remove(&mut self, range: SectorRange) {
         if range.is_empty() || self.by_start.is_empty() {
@@ -92,6 +127,6 @@ impl Unpublished {
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        self.by_start.clear();
+        *self = Unpublished::default();
     }
 }

@@ -59,7 +59,10 @@ impl<E: Env> CachedVolume<E> {
         let result = self.backing.flush().await;
         let lost = self.unflushed.borrow_mut().flush_ends(result.is_ok());
         match &result {
-            Ok(()) => self.flush_good.set(self.flushes_started.get()),
+            Ok(()) => {
+                self.flush_good.set(self.flushes_started.get());
+                self.unpublished.borrow_mut().any_may_be_ready();
+            }
             Err(error) => {
                 self.set.env.mark("backing_flush_failed");
                 self.note_backing_error(error);

@@ -7,6 +7,7 @@ use ubcache_env::local::first;
 use ubcache_env::{Env, IntervalSet, Nanos, SectorRange};
 use ubcache_format::Pointer;
 
+use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::volume::CachedVolume;
 
@@ -17,6 +18,11 @@ const PAUSE_AFTER_ERROR: Nanos = Nanos::from_secs(1);
 /// Copies looked at in one turn.
 const BATCH: usize = 256;
 
+/// Whether so many copies are so near to as many as there may be that a flush is due.
+fn are_many(copies: usize, most: usize) -> bool {
+    copies * 4 > most * 3
+}
+
 impl<E: Env> CachedVolume<E> {
     /// The task that publishes what can't be lost any more, and flushes now and then so that it
     /// can't.
@@ -26,7 +32,7 @@ impl<E: Env> CachedVolume<E> {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.set.env.now();
-            let crowded = self.unpublished.borrow().len() * 4 > self.set.tuning.unpublished_max * 3;
+            let crowded = are_many(self.unpublished.borrow().len(), self.set.tuning.unpublished_max);
             let due = now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.starved.get();
             if due && !self.unflushed.borrow().is_empty() {
                 flushed_at = now;
@@ -37,36 +43,55 @@ impl<E: Env> CachedVolume<E> {
                     first(self.wake_publisher.notified(), self.set.env.sleep(PAUSE_AFTER_ERROR)).await;
                 }
             } else if published == 0 {
-                first(wake, self.set.env.sleep(FLUSH_PERIOD)).await;
+                let rest = flushed_at.after(FLUSH_PERIOD).since(now);
+                let pause = if rest == Nanos(0) { FLUSH_PERIOD } else { rest };
+                first(wake, self.set.env.sleep(pause)).await;
+            } else {
+                self.set.env.yield_now().await;
             }
         }
     }
 
     pub(crate) async fn publish_all(&self) {
-        while self.publish_batch().await.is_ok_and(|published| published > 0) {}
+        self.unpublished.borrow_mut().any_may_be_ready();
+        while self.publish_batch().await.is_ok_and(|looked_at| looked_at > 0) {}
     }
 
-    /// Publishes copies whose range is not un-flushed. Says how many were looked at.
+    /// Publishes some of the copies that may be ready, as far as their ranges are not un-flushed. Says how many were
+    /// looked at.
     async fn publish_batch(&self) -> Result<usize, EngineError> {
-        let ready: Vec<(SectorRange, Pointer)> = {
-            let unflushed = self.unflushed.borrow();
-            self.unpublished
-                .borrow()
-                .iter()
-                .flat_map(|(range, pointer)| {
-                    unflushed
-                        .flushed_parts(range)
-                        .into_iter()
-                        .map(move |part| (part, pointer.advance(part.start - range.start)))
-                })
-                .take(BATCH)
-                .collect()
-        };
-        for &(range, pointer) in &ready {
-            self.set.prepare_change(self.inode(), range).await?;
-            self.publish(range, pointer);
+        let some = self.unpublished.borrow_mut().next_to_look_at(BATCH);
+        for &range in &some {
+            let ready: SmallVec<[(SectorRange, Pointer); 2]> = {
+                let (unpublished, unflushed) = (self.unpublished.borrow(), self.unflushed.borrow());
+                let flushed = |(range, pointer): (SectorRange, Pointer)| {
+                    let parts = unflushed.flushed_parts(range);
+                    parts.into_iter().map(move |part| (part, pointer.advance(part.start - range.start)))
+                };
+                unpublished.overlapping(range).flat_map(flushed).collect()
+            };
+            for (part, pointer) in ready {
+                if let Err(error) = self.set.prepare_change(self.inode(), part).await {
+                    self.unpublished.borrow_mut().any_may_be_ready();
+                    return Err(error);
+                }
+                self.publish(part, pointer);
+            }
         }
-        Ok(ready.len())
+        Ok(some.len())
+    }
+
+    /// A copy of what the backing device has: it is served from now on, and published when its range is not un-flushed.
+    pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
+        let waits = self.unflushed.borrow().covers(range);
+        let mut unpublished = self.unpublished.borrow_mut();
+        unpublished.insert(range, pointer, pin);
+        if !waits {
+            unpublished.may_be_ready(range);
+        }
+        if !waits || are_many(unpublished.len(), self.set.tuning.unpublished_max) {
+            self.wake_publisher.notify_all();
+        }
     }
 
     /// One step: what is still the same copy and still not un-flushed goes into the index, where

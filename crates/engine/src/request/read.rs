@@ -330,15 +330,11 @@ impl<E: Env> CachedVolume<E> {
         if self.is_stopping() || self.set.failure().is_some() {
             return;
         }
-        let mut unpublished = self.unpublished.borrow_mut();
         for (part, piece) in place_pieces(range, &pieces) {
             for gap in doomed.gaps(part) {
-                let pointer = piece.pointer.advance(gap.start - part.start);
-                unpublished.insert(gap, pointer, piece.pin.clone());
+                self.add_copy(gap, piece.pointer.advance(gap.start - part.start), piece.pin.clone());
             }
         }
-        drop(unpublished);
-        self.wake_publisher.notify_all();
     }
 
     /// Writes data to pieces of buckets; the last block is padded with zeroes.

@@ -224,16 +224,13 @@ impl<E: Env> CachedVolume<E> {
 
     /// A copy of what the backing device has is served from now on.
     fn keep_copy(&self, range: SectorRange, pieces: &[Piece]) {
-        let mut unpublished = self.unpublished.borrow_mut();
-        let room = unpublished.len() < self.set.tuning.unpublished_max;
+        let room = self.unpublished.borrow().len() < self.set.tuning.unpublished_max;
         if !room || self.is_stopping() || self.set.failure().is_some() {
             return;
         }
         for (part, piece) in place_pieces(range, pieces) {
-            unpublished.insert(part, piece.pointer, piece.pin.clone());
+            self.add_copy(part, piece.pointer, piece.pin.clone());
         }
-        drop(unpublished);
-        self.wake_publisher.notify_all();
     }
 
     /// The write to the backing device itself.
