@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-const LOADS: &[&str] = &["hit", "hot-hit", "miss", "write", "write-clean"];
+const LOADS: &[&str] = &["hit", "hot-hit", "miss", "write", "write-clean", "write-through"];
 /// A count may differ by this share from the one in the file.
 const TOLERANCE: f64 = 0.02;
 

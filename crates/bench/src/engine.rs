@@ -41,7 +41,7 @@ pub enum Load {
 
 impl Load {
     /// All of them.
-    pub const ALL: &[Load] = 
+    pub const ALL: &[Load] =
         &[Load::Hit, Load::HotHit, Load::Write, Load::WriteClean, Load::WriteThrough, Load::Miss];
 
     /// Its name on the command line.

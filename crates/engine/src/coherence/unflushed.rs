@@ -56,7 +56,7 @@ impl Unflushed {
     /// [`flushed_parts`](Unflushed::flushed_parts).
     pub fn covers(&self, range: SectorRange) -> bool {
         let known = !self.mutation.is(Mutant::NoUnflushedTracking);
-        known && (self.current.covers(range) || self.flushing.covers(range))
+        known && !self.is_empty() && (self.current.covers(range) || self.flushing.covers(range))
     }
 
     /// The parts of the range that the backing device can't lose.

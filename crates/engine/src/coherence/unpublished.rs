@@ -88,8 +88,7 @@ impl Unpublished {
         }
         let Some(from) = self.any_from else { return Vec::new() };
         let copies = self.by_start.range(from..).take(most);
-        let some: Vec<_> =
-            copies.map(|(&start, copy)| SectorRange::from_bounds(start, copy.end)).collect();
+        let some: Vec<_> = copies.map(|(&start, copy)| SectorRange::from_bounds(start, copy.end)).collect();
         self.any_from = some.last().map(|last| last.end);
         some
     }
@@ -128,5 +127,69 @@ impl Unpublished {
     /// Drops everything.
     pub fn clear(&mut self) {
         *self = Unpublished::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ubcache_format::{BucketNr, Generation};
+
+    use super::*;
+    use crate::alloc::pins::Pins;
+    use crate::mutants::Mutation;
+
+    /// Copies of a block each, with gaps.
+    fn with_copies(count: u64) -> Unpublished {
+        let pins = Pins::new(2, Mutation::default());
+        let mut unpublished = Unpublished::default();
+        for n in 0..count {
+            let pointer = Pointer { device: 0, offset: Sector(1024 + 8 * n), generation: Generation(0) };
+            unpublished.insert(nth(n), pointer, pins.pin(BucketNr(1)));
+        }
+        unpublished
+    }
+
+    fn nth(n: u64) -> SectorRange {
+        SectorRange::new(Sector(16 * n), 8)
+    }
+
+    fn looked_at(unpublished: &mut Unpublished, most: usize) -> Vec<SectorRange> {
+        let rounds = std::iter::repeat_with(|| unpublished.next_to_look_at(most));
+        let rounds = rounds.take_while(|some| !some.is_empty());
+        rounds.inspect(|some| assert!(some.len() <= most)).flatten().collect()
+    }
+
+    #[test]
+    fn what_waits_for_a_flush_is_not_looked_at_before_one() {
+        let mut unpublished = with_copies(1000);
+        assert_eq!(looked_at(&mut unpublished, 64), []);
+        unpublished.may_be_ready(nth(7));
+        unpublished.may_be_ready(nth(3));
+        assert_eq!(looked_at(&mut unpublished, 1), [nth(7), nth(3)]);
+        assert_eq!(looked_at(&mut unpublished, 1), []);
+        unpublished.any_may_be_ready();
+        assert_eq!(looked_at(&mut unpublished, 64), (0..1000).map(nth).collect::<Vec<_>>());
+        assert_eq!(looked_at(&mut unpublished, 64), []);
+        assert_eq!(unpublished.len(), 1000, "looking changes nothing");
+    }
+
+    #[test]
+    fn a_flush_during_a_round_begins_it_again() {
+        let mut unpublished = with_copies(10);
+        unpublished.any_may_be_ready();
+        assert_eq!(unpublished.next_to_look_at(4).len(), 4);
+        unpublished.any_may_be_ready();
+        assert_eq!(looked_at(&mut unpublished, 4).len(), 10);
+    }
+
+    #[test]
+    fn ranges_to_look_at_take_little_memory() {
+        let mut unpublished = with_copies(3);
+        for n in 0..100_000 {
+            unpublished.may_be_ready(nth(n));
+            assert!(unpublished.fresh.len() <= FRESH_MAX);
+        }
+        let all = looked_at(&mut unpublished, 4096);
+        assert!((0..3).all(|n| all.contains(&nth(n))));
     }
 }

@@ -46,7 +46,8 @@ impl<E: Env> CachedVolume<E> {
                 let rest = flushed_at.after(FLUSH_PERIOD).since(now);
                 let pause = if rest == Nanos(0) { FLUSH_PERIOD } else { rest };
                 first(wake, self.set.env.sleep(pause)).await;
-            } else {
+            } else if published == BATCH {
+                // There may be thousands more.
                 self.set.env.yield_now().await;
             }
         }
@@ -62,21 +63,14 @@ impl<E: Env> CachedVolume<E> {
     async fn publish_batch(&self) -> Result<usize, EngineError> {
         let some = self.unpublished.borrow_mut().next_to_look_at(BATCH);
         for &range in &some {
-            let ready: SmallVec<[(SectorRange, Pointer); 2]> = {
-                let (unpublished, unflushed) = (self.unpublished.borrow(), self.unflushed.borrow());
-                let flushed = |(range, pointer): (SectorRange, Pointer)| {
-                    let parts = unflushed.flushed_parts(range);
-                    parts.into_iter().map(move |part| (part, pointer.advance(part.start - range.start)))
-                };
-                unpublished.overlapping(range).flat_map(flushed).collect()
-            };
-            for (part, pointer) in ready {
-                if let Err(error) = self.set.prepare_change(self.inode(), part).await {
-                    self.unpublished.borrow_mut().any_may_be_ready();
-                    return Err(error);
-                }
-                self.publish(part, pointer);
+            if self.unflushed.borrow().covers(range) {
+                continue;
             }
+            if let Err(error) = self.set.prepare_change(self.inode(), range).await {
+                self.unpublished.borrow_mut().any_may_be_ready();
+                return Err(error);
+            }
+            self.publish(range);
         }
         Ok(some.len())
     }
@@ -94,21 +88,15 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// One step: what is still the same copy and still not un-flushed goes into the index, where
-    /// there is no key.
-    fn publish(&self, range: SectorRange, pointer: Pointer) {
-        let unchanged: SmallVec<[SectorRange; 2]> = self
-            .unpublished
-            .borrow()
-            .overlapping(range)
-            .filter(|(part, found)| *found == pointer.advance(part.start - range.start))
-            .map(|(part, _)| part)
-            .collect();
-        if unchanged.is_empty() {
+    /// One step: copies in the range that are not un-flushed go into the index, where there is no key.
+    fn publish(&self, range: SectorRange) {
+        let copies: SmallVec<[(SectorRange, Pointer); 2]> =
+            self.unpublished.borrow().overlapping(range).collect();
+        if copies.is_empty() {
             self.set.env.mark("copy_gone_before_published");
         }
-        for part in unchanged {
-            for part in self.unflushed.borrow().flushed_parts(part) {
+        for (range, pointer) in copies {
+            for part in self.unflushed.borrow().flushed_parts(range) {
                 let mut known = IntervalSet::default();
                 for extent in self.set.live_extents(self.inode(), part) {
                     known.insert(extent.range);
