@@ -23,12 +23,12 @@ pub fn engine(options: &Options, results: &mut Results) -> Result<(), String> {
     costs.push(bench.measure(requests, 20));
     drop(bench);
     let others = if options.quick { GIB / 4 } else { GIB };
-    for load in [Load::Write, Load::WriteClean, Load::Miss] {
+    for load in [Load::Write, Load::WriteClean, Load::WriteThrough, Load::Miss] {
         let mut bench = Bench::new(load, others, SetOptions::default()).map_err(failed)?;
         costs.push(bench.measure(requests / 4, 20));
     }
     let counted = instructions::count(Load::Hit, 64 << 20, 20_000, None, None);
-    let [hit, hot, write, ..] = &costs[..] else { unreachable!("five loads") };
+    let [hit, hot, write, ..] = &costs[..] else { unreachable!("six loads") };
     let command = |load: Load| format!("`ubcache-bench engine --load {load}`");
     let within = hit.nanos_best <= 350.0 && hot.nanos_best <= 180.0;
     results.rows.push(Row {
