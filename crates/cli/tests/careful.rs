@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use support::crashed::{a_crashed_set, json, run};
-use support::{make_set, must, scratch, serve_command, sha256_of, tool, ubcache};
+use support::{make_set, must, names_in, scratch, serve_command, sha256_of, tool, ubcache};
 
 /// What a command said.
 fn said(output: &Output) -> String {
@@ -29,14 +29,6 @@ fn damaged(directory: &Path) -> (PathBuf, PathBuf) {
     bytes[sector * 512 + 40] ^= 1;
     std::fs::write(&cache, bytes).expect("room");
     (cache, backing)
-}
-
-fn names_in(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).expect("a directory");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 /// `repair --out CACHE --force` emptied the cache before it found that it was in use; `--report DISK` wrote over the disk.

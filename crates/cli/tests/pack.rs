@@ -7,15 +7,7 @@ mod support;
 use std::path::Path;
 
 use support::crashed::{a_crashed_set, json, run};
-use support::{scratch, sha256_of, ubcache};
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).expect("a directory");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
+use support::{names_in, scratch, sha256_of, ubcache};
 
 #[test]
 fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
@@ -79,16 +71,20 @@ fn a_pack_is_there_as_a_whole_or_not_at_all() {
     let file = directory.path().join("cache.pack");
     run(ubcache().arg("pack").arg(&cache).arg(&file), 0);
     let packed = sha256_of(&file);
-    let files = names(directory.path());
+    let files = names_in(directory.path());
 
     run(ubcache().arg("pack").arg(&cache).arg(&file), 2);
     run(ubcache().arg("pack").arg("--force").arg(&cache).arg(&cache), 2);
     run(ubcache().arg("pack").arg("--force").arg(&cache).arg(directory.path()), 2);
     run(ubcache().arg("pack").arg("--force").arg(&backing).arg(&file), 2);
     run(ubcache().arg("pack").arg("--force").arg("/dev/null").arg(&file), 2);
-    assert_eq!((sha256_of(&file), names(directory.path())), (packed.clone(), files.clone()));
+    assert_eq!((sha256_of(&file), names_in(directory.path())), (packed.clone(), files.clone()));
     run(ubcache().arg("pack").arg("--force").arg(&cache).arg(&file), 0);
-    assert_eq!((sha256_of(&file), names(directory.path())), (packed, files), "the same set, the same pack");
+    assert_eq!(
+        (sha256_of(&file), names_in(directory.path())),
+        (packed, files),
+        "the same set, the same pack"
+    );
 
     let whole = std::fs::read(&file).expect("a pack");
     std::fs::write(&file, &whole[..whole.len() - 4096]).expect("room");

@@ -73,6 +73,15 @@ pub fn have(test: &str, programs: &[&str]) -> bool {
     false
 }
 
+/// The names in a directory, in order.
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// A scratch directory, on the file system of the build: `/tmp` may be one without O_DIRECT. It stays if
 /// `UBCACHE_TEST_KEEP` is set.
 pub fn scratch() -> tempfile::TempDir {

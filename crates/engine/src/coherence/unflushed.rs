@@ -52,8 +52,8 @@ impl Unflushed {
         known && (self.current.overlaps(range) || self.flushing.overlaps(range))
     }
 
-    /// Whether the backing device may lose all of the range. It may be told as late as by
-    /// [`flushed_parts`](Unflushed::flushed_parts).
+    /// Whether the backing device may lose all of the range. Where only `current` and `flushing` together have all of it,
+    /// the answer is no; [`flushed_parts`](Unflushed::flushed_parts) is exact.
     pub fn covers(&self, range: SectorRange) -> bool {
         let known = !self.mutation.is(Mutant::NoUnflushedTracking);
         known && !self.is_empty() && (self.current.covers(range) || self.flushing.covers(range))

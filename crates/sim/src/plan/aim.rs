@@ -364,7 +364,8 @@ impl Script<'_> {
             let far = SECTORS / 2 + 2 * self.rng.below(SECTORS / 4);
             self.op(0, Action::Write { range: one(far), fua: false });
             self.op(0, Action::Flush);
-            // All wait for the restart, and those that are done below for the power failure.
+            // Everybody is waiting when the host restarts, and goes on together after it. Below, whoever is done waits for
+            // the power failure.
             let wait = Action::Sleep(Nanos::from_secs(20));
             (0..3).for_each(|client| self.op(client, wait.clone()));
             self.at(1_000, ControlAction::HostRestart(AfterStart::default()));
