@@ -77,8 +77,7 @@ impl<E: Env> CachedVolume<E> {
             at: pointer.offset,
             state: CopyState::Unpublished,
         }));
-        let table = self.inflight.borrow();
-        let in_flight = table.entries().map(|(kind, range, backing_write)| match kind {
+        let in_flight = self.inflight.entries().into_iter().map(|(kind, range, backing_write)| match kind {
             Kind::Fill => InFlightEntry::Fill(range),
             Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
             Kind::Write => InFlightEntry::Write(range),

@@ -40,7 +40,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) counters: Cell<VolumeCounters>,
     pub(crate) sequential: RefCell<SequentialDetector>,
 
-    pub(crate) inflight: RefCell<InFlight>,
+    pub(crate) inflight: InFlight,
     pub(crate) unflushed: RefCell<Unflushed>,
     pub(crate) unpublished: RefCell<Unpublished>,
     pub(crate) flush_lock: Lock,
@@ -119,7 +119,7 @@ impl<E: Env> CachedVolume<E> {
             settings: RefCell::new(settings),
             counters: Cell::default(),
             sequential: RefCell::new(SequentialDetector::new()),
-            inflight: RefCell::new(InFlight::new(mutation)),
+            inflight: InFlight::new(mutation),
             unflushed: RefCell::new(Unflushed::new(mutation)),
             unpublished: RefCell::default(),
             flush_lock: Lock::default(),
@@ -176,7 +176,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     async fn fills_end(&self) {
-        while !self.inflight.borrow().is_empty() {
+        while !self.inflight.is_empty() {
             self.set.env.sleep(Nanos::from_micros(100)).await;
         }
     }

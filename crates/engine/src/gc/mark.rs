@@ -90,7 +90,7 @@ impl<E: Env> Set<E> {
         self.gc.requested.set(false);
         self.gc.began_at_bytes.set(self.cache.counters().written_bytes);
         self.env.mark("gc_pass");
-        if self.attached().iter().any(|volume| volume.inflight.borrow().has_writebacks()) {
+        if self.attached().iter().any(|volume| volume.inflight.has_writebacks()) {
             self.env.mark("gc_during_writeback");
         }
         let mut oldest = self.buckets.borrow().generations();

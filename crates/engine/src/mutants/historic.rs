@@ -42,7 +42,7 @@ impl<E: Env> CachedVolume<E> {
     /// The placeholders of fills in the range break: its keys have changed.
     pub(crate) fn disturb_fills(&self, range: SectorRange) {
         if self.set.mutation.is_historic() {
-            self.inflight.borrow_mut().doom_fills(range);
+            self.inflight.doom_fills(range);
         }
     }
 }

@@ -5,7 +5,6 @@ use ubcache_format::BackingState;
 
 use super::flush::to_client;
 use super::write::Payload;
-use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
@@ -40,13 +39,12 @@ impl<E: Env> CachedVolume<E> {
     /// same, after the backing superblock disowned the cache; with dirty data it fails.
     pub(crate) async fn write_without_cache(
         &self,
-        ticket: Ticket,
         range: SectorRange,
         payload: &Payload,
         fua: bool,
         error: EngineError,
     ) -> Result<(), VolumeError> {
-        let result = if self.may_go_without_cache() {
+        if self.may_go_without_cache() {
             match self.ensure_passthrough().await {
                 Ok(()) => self.write_past(range, payload, fua).await,
                 Err(error) => Err(to_client(error)),
@@ -54,9 +52,7 @@ impl<E: Env> CachedVolume<E> {
         } else {
             self.set.env.mark("write_refused_without_cache");
             Err(to_client(error))
-        };
-        self.inflight.borrow_mut().leave(ticket);
-        result
+        }
     }
 
     /// A write with nothing but the backing device.

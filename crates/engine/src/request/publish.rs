@@ -105,7 +105,7 @@ impl<E: Env> CachedVolume<E> {
                 for gap in known.gaps(part) {
                     let place = pointer.advance(gap.start - range.start);
                     // I3, I7: nothing is landing there, and nothing there can be lost.
-                    assert!(!self.inflight.borrow().backing_write_over(gap), "a backing write is over {gap}");
+                    assert!(!self.inflight.backing_write_over(gap), "a backing write is over {gap}");
                     assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
                     self.set.replace(self.inode(), gap, Some((place, false)));
                 }

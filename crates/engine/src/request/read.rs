@@ -41,7 +41,7 @@ enum Part {
 
 /// A registered fill, and its share of the memory for fills.
 struct FillTicket {
-    ticket: Ticket,
+    entry: Ticket,
     _memory: Permit,
 }
 
@@ -210,7 +210,7 @@ impl<E: Env> CachedVolume<E> {
             self.set.env.mark("fill_memory_short");
             return None;
         };
-        Some(FillTicket { ticket: self.inflight.borrow_mut().enter_fill(range), _memory: memory })
+        Some(FillTicket { entry: self.inflight.enter_fill(range), _memory: memory })
     }
 
     pub(crate) async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
@@ -238,12 +238,7 @@ impl<E: Env> CachedVolume<E> {
                     let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
                     (Ok(slice), fill)
                 }
-                Err(error) => {
-                    if let Some(fill) = fill {
-                        self.inflight.borrow_mut().leave(fill.ticket);
-                    }
-                    (Err(error), None)
-                }
+                Err(error) => (Err(error), None),
             },
         }
     }
@@ -300,7 +295,6 @@ impl<E: Env> CachedVolume<E> {
     async fn fill(self: &Rc<Self>, fill: Fill) {
         let Fill { range, data, ticket } = fill;
         if self.is_stopping() {
-            self.inflight.borrow_mut().leave(ticket.ticket);
             return;
         }
         let class = self.set.buckets.borrow().class_of_fills();
@@ -315,7 +309,7 @@ impl<E: Env> CachedVolume<E> {
             }
         };
         // One step from here on.
-        let doomed = self.inflight.borrow_mut().leave(ticket.ticket);
+        let doomed = ticket.entry.leave();
         if !doomed.is_empty() {
             self.set.env.mark("fill_doomed_by_write");
         }

@@ -51,12 +51,12 @@ impl<E: Env> CachedVolume<E> {
         if self.passthrough.get() {
             return self.write_past(range, &payload, fua).await;
         }
-        let (ticket, doomed) = self.inflight.borrow_mut().enter_write(range);
+        let (ticket, doomed) = self.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
         let zeroes = matches!(payload, Payload::Zeroes);
         let bypass = self.bypasses(stream, range, true, false) || zeroes;
         if !bypass && self.wants_writeback(fua) {
-            if let Some(done) = self.end_in_cache(ticket, range, &payload, fua).await {
+            if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 return done;
             }
             self.set.env.mark("writeback_degraded");
@@ -64,21 +64,18 @@ impl<E: Env> CachedVolume<E> {
         self.write_through(ticket, range, payload, fua, bypass).await
     }
 
-    /// Tries to end a request in the cache: then it leaves the table. None: the cache refused it.
+    /// Tries to end a request in the cache. None: the cache refused it.
     async fn end_in_cache(
         &self,
-        ticket: Ticket,
         range: SectorRange,
         payload: &Payload,
         fua: bool,
     ) -> Option<Result<(), VolumeError>> {
-        let done = match self.write_to_cache(range, payload, fua).await {
-            ToCache::Done => Ok(()),
-            ToCache::Failed(error) => Err(error),
-            ToCache::Refused => return None,
-        };
-        self.inflight.borrow_mut().leave(ticket);
-        Some(done)
+        match self.write_to_cache(range, payload, fua).await {
+            ToCache::Done => Some(Ok(())),
+            ToCache::Failed(error) => Some(Err(error)),
+            ToCache::Refused => None,
+        }
     }
 
     /// Bypass and writethrough: W1 to W6.
@@ -93,32 +90,29 @@ impl<E: Env> CachedVolume<E> {
         let mut before: Vec<Extent> = Vec::new();
         let durable_first = loop {
             if let Err(error) = self.set.prepare_change(self.inode(), range).await {
-                return self.write_without_cache(ticket, range, &payload, fua, error).await;
+                return self.write_without_cache(range, &payload, fua, error).await;
             }
             // W2, one step: decide.
             if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty) {
                 if self.set.mutant(Mutant::FailedWriteRestoresKey) {
                     before = self.set.live_extents(self.inode(), range).into_vec();
                 }
-                break self.decide(ticket, range);
+                break self.decide(&ticket, range);
             }
             self.set.env.mark("bypass_over_dirty");
-            if let Some(done) = self.end_in_cache(ticket, range, &payload, fua).await {
+            if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 return done;
             }
             // No room for it: clean the range first, then decide again.
             self.set.env.mark("cleaned_for_write");
-            if let Err(error) = self.clean_range(range).await {
-                self.inflight.borrow_mut().leave(ticket);
-                return Err(error);
-            }
+            self.clean_range(range).await?;
         };
         if let Some(seq) = durable_first
             && let Err(error) = self.wait_for_invalidation(seq).await
             && !self.set.mutant(Mutant::InvalidationFailedSubmits)
         {
             // W3: the removal in memory stands, the request does not go on.
-            return self.write_without_cache(ticket, range, &payload, fua, error).await;
+            return self.write_without_cache(range, &payload, fua, error).await;
         }
         // W4; the copy of a writethrough goes to a fresh place meanwhile, named by nobody yet.
         let data = payload.data_if_any();
@@ -153,7 +147,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// W2 over a range without dirty data: what is cached there goes, and the backing write may land
     /// from now on. Says which record has to be durable before it is submitted.
-    fn decide(&self, ticket: Ticket, range: SectorRange) -> Option<JournalSeq> {
+    fn decide(&self, ticket: &Ticket, range: SectorRange) -> Option<JournalSeq> {
         let historic = self.set.mutation.is_historic();
         if historic && !self.set.mutant(Mutant::InvalidateBoth) {
             return None;
@@ -170,7 +164,7 @@ impl<E: Env> CachedVolume<E> {
         if historic {
             return None;
         }
-        self.inflight.borrow_mut().backing_write_starts(ticket);
+        ticket.backing_write_starts();
         if self.set.mutant(Mutant::UnflushedAtSubmission) {
             self.unflushed.borrow_mut().add(range);
         }
@@ -211,7 +205,7 @@ impl<E: Env> CachedVolume<E> {
         if (result.is_err() || !durable) && !spared {
             self.unflushed.borrow_mut().add(range);
         }
-        let doomed = self.inflight.borrow_mut().leave(ticket);
+        let doomed = ticket.leave();
         let Some(pieces) = copy else { return };
         if !doomed.is_empty() {
             self.set.env.mark("writethrough_copy_doomed");
@@ -328,12 +322,11 @@ impl<E: Env> CachedVolume<E> {
         if self.passthrough.get() {
             return self.backing.discard(range).await.map_err(VolumeError::Io);
         }
-        let (whole, doomed) = self.inflight.borrow_mut().enter_write(range);
+        let (whole, doomed) = self.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
         self.bypasses(stream, range, true, true);
         if self.set.prepare_change(self.inode(), range).await.is_err() {
             // A discard may be ignored.
-            self.inflight.borrow_mut().leave(whole);
             return Ok(());
         }
         // One step: the clean parts get entries of their own, the dirty ones are left alone.
@@ -347,16 +340,16 @@ impl<E: Env> CachedVolume<E> {
         let mut tickets = Vec::with_capacity(parts.len());
         let mut durable_first = None;
         for &part in &parts {
-            let (ticket, _) = self.inflight.borrow_mut().enter_write(part);
+            let (ticket, _) = self.inflight.enter_write(part);
             self.unpublished.borrow_mut().remove(part);
             if self.set.mutant(Mutant::DiscardDropsDirty) {
                 self.set.replace(self.inode(), part, None);
             }
             durable_first = durable_first.max(self.set.invalidate(self.inode(), part));
-            self.inflight.borrow_mut().backing_write_starts(ticket);
+            ticket.backing_write_starts();
             tickets.push(ticket);
         }
-        self.inflight.borrow_mut().leave(whole);
+        drop(whole);
         let mut submit = true;
         let durable_first = durable_first.filter(|_| !self.set.mutant(Mutant::DiscardNotDurable));
         if let Some(seq) = durable_first {
@@ -374,8 +367,6 @@ impl<E: Env> CachedVolume<E> {
                     self.note_backing_error(&error);
                     result = Err(VolumeError::Io(error));
                 }
-            } else {
-                self.inflight.borrow_mut().leave(ticket);
             }
         }
         result

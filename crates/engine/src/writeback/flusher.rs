@@ -20,7 +20,7 @@ const RUN_EXTENTS_MAX: usize = 64;
 struct Run {
     range: SectorRange,
     extents: Vec<Extent>,
-    ticket: Ticket,
+    _ticket: Ticket,
     _pins: Vec<Pin>,
 }
 
@@ -126,7 +126,6 @@ impl<E: Env> CachedVolume<E> {
             if !(ok && flushed) {
                 cleaned.failed += 1;
                 self.count(|counters| counters.writeback_keys_failed += run.extents.len() as u64);
-                self.inflight.borrow_mut().leave(run.ticket);
                 continue;
             }
             let prepared = self.set.prepare_change(self.inode(), run.range).await.is_ok();
@@ -138,7 +137,6 @@ impl<E: Env> CachedVolume<E> {
             } else {
                 cleaned.failed += 1;
             }
-            self.inflight.borrow_mut().leave(run.ticket);
         }
         cleaned
     }
@@ -170,7 +168,7 @@ impl<E: Env> CachedVolume<E> {
                 extents[0].range.start,
                 extents.last().expect("a group is not empty").range.end,
             );
-            let Some(ticket) = self.inflight.borrow_mut().enter_writeback(range) else {
+            let Some(ticket) = self.inflight.enter_writeback(range) else {
                 self.set.env.mark("writeback_waits_for_backing_write");
                 cleaned.busy += extents.len() as u64;
                 continue;
@@ -179,7 +177,7 @@ impl<E: Env> CachedVolume<E> {
             let pin =
                 |extent: &Extent| buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
             let pins = extents.iter().map(pin).collect();
-            runs.push(Run { range, extents, ticket, _pins: pins });
+            runs.push(Run { range, extents, _ticket: ticket, _pins: pins });
         }
         runs
     }
