@@ -70,7 +70,7 @@ fn run(rig: &Rig, sync: Sync, blocks: u64, requests: u64) {
         if let Sync::FlushEvery(every) = sync {
             for _ in 0..requests / every {
                 join_all((0..every).map(|_| write())).await;
-                rig.volume.flush().await.unwrap_or_else(|error| panic!("flushing: {error}"));
+                rig.volume.flush(StreamId(0)).await.unwrap_or_else(|error| panic!("flushing: {error}"));
             }
             return;
         }

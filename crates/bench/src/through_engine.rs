@@ -95,7 +95,7 @@ pub fn replay(
                     rig.world.settle().await;
                 }
                 if number % FLUSH_EVERY == 0 {
-                    rig.volume.flush().await.unwrap_or_else(|error| panic!("flushing: {error}"));
+                    rig.volume.flush(StreamId(0)).await.unwrap_or_else(|error| panic!("flushing: {error}"));
                 }
             }
         }

@@ -512,10 +512,12 @@ impl<E: Env> Volume for CachedVolume<E> {
         Ok(())
     }
 
-    async fn flush(&self) -> Result<(), VolumeError> {
+    async fn flush(&self, _stream: StreamId) -> Result<(), VolumeError> {
         let _request = self.begin().await?;
         self.flush_all().await
     }
+
+    fn stream_ended(&self, _stream: StreamId) {}
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;

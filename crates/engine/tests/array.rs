@@ -91,7 +91,7 @@ fn run(seed: u64, shape: Shape, mode: CacheMode, node_keys_max: Option<usize>) {
                         _ => {}
                     }
                 }
-                volume.flush().await.expect("flushes");
+                volume.flush(StreamId(1)).await.expect("flushes");
                 if stop {
                     set.stop().await.expect("stops");
                 }

@@ -95,7 +95,7 @@ fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
             let states: Vec<_> = set.status().volumes.iter().map(|volume| volume.state).collect();
             assert_eq!(states, [volume.status().state], "it is served still");
             load.join().await;
-            volume.flush().await.expect("flushes");
+            volume.flush(StreamId(1)).await.expect("flushes");
             for (slot, &value) in values.borrow().iter().enumerate() {
                 let at = SectorRange::new(Sector(OFFSET + slot as u64 * STEP), STEP);
                 assert!(backing2.peek(at).iter().all(|&byte| byte == value), "slot {slot} on the device");
@@ -112,7 +112,7 @@ fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
                 put(&volume, slot, 9).await;
             }
             set.trigger_gc().await.expect("collects");
-            volume.flush().await.expect("flushes");
+            volume.flush(StreamId(1)).await.expect("flushes");
             set.stop().await.expect("stops");
             let (set, volume) = open(&env, &cache2, &backing2).await;
             for slot in 0..slots {
@@ -141,13 +141,13 @@ fn power_may_fail_at_any_moment_of_a_detach() {
             for slot in 0..SECTORS / STEP {
                 put(&volume, slot, 1).await;
             }
-            volume.flush().await.expect("flushes");
+            volume.flush(StreamId(1)).await.expect("flushes");
             let life = Nanos::from_micros(seed * 60);
             let work = async {
                 set.detach(&volume).await.expect("detaches");
                 for slot in 0..SECTORS / STEP {
                     put(&volume, slot, 2).await;
-                    volume.flush().await.expect("flushes");
+                    volume.flush(StreamId(1)).await.expect("flushes");
                     model.borrow_mut()[slot as usize] = 2;
                 }
                 set.attach_again(&volume).await.expect("attaches again");

@@ -31,7 +31,7 @@ async fn read(volume: &CachedVolume<SimEnv>, slots: impl Iterator<Item = u64>) -
         let range = SectorRange::new(Sector(slot * STEP), STEP);
         volume.read(StreamId(slot), range).await.expect("reads");
     }
-    volume.flush().await.expect("flushes");
+    volume.flush(StreamId(1)).await.expect("flushes");
     volume.status().stats.cache_hits - before
 }
 

@@ -34,13 +34,13 @@ fn hot_data_outlives_cold_data_across_a_restart() {
         read(&volume, cold().take(200)).await;
         read(&volume, hot()).await;
         read(&volume, cold().skip(200)).await;
-        volume.flush().await.expect("flushes");
+        volume.flush(StreamId(1)).await.expect("flushes");
         assert_eq!(read(&volume, hot()).await, 200, "all of it was cached");
         set.stop().await.expect("stops");
         let (set, volume) = open(&env, &cache, &backing).await;
         // Half of what is cached has to make room.
         read(&volume, 600..1100).await;
-        volume.flush().await.expect("flushes");
+        volume.flush(StreamId(1)).await.expect("flushes");
         let (hot, cold) = (read(&volume, hot()).await, read(&volume, cold()).await);
         assert!(hot >= 190, "{hot} of 200 hot pieces are left, and {cold} of 400 cold ones");
         assert!(cold <= 200, "{cold} of 400 cold pieces are left although {hot} hot ones are");

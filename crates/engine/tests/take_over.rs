@@ -68,7 +68,7 @@ async fn used_set(env: &SimEnv, cache: &SimDisk, backing: &SimDisk) {
     for slot in (1..SLOTS).step_by(2) {
         volume.write(StreamId(slot), range(slot), fill(2).into(), false).await.expect("writes");
     }
-    volume.flush().await.expect("flushes");
+    volume.flush(StreamId(1)).await.expect("flushes");
     set.stop().await.expect("stops");
 }
 

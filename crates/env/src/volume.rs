@@ -5,7 +5,8 @@ use ubcache_format::SectorRange;
 use crate::buf::IoVec;
 use crate::device::IoError;
 
-/// Who sends requests: a connection or a queue. Sequential detection works per stream.
+/// Who sends requests: a connection or a queue. Sequential detection works per stream, and each stream is told once of a
+/// flush that failed over writes (`docs/coherence.md` §2).
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StreamId(pub u64);
 
@@ -107,8 +108,12 @@ pub trait Volume: 'static {
         may_unmap: bool,
     ) -> Result<(), VolumeError>;
 
-    /// Makes every write that was answered before this call durable.
-    async fn flush(&self) -> Result<(), VolumeError>;
+    /// Makes every write that was answered before this call durable, whoever sent it. Fails once for each stream that
+    /// wrote before a flush of the device failed, even if nobody had asked for that flush.
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError>;
+
+    /// The stream has ended and none of its requests is under way.
+    fn stream_ended(&self, stream: StreamId);
 
     /// Brings the range into the cache if it is not there. A hint.
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError>;
@@ -145,8 +150,11 @@ impl<V: Volume> Volume for std::rc::Rc<V> {
     ) -> Result<(), VolumeError> {
         (**self).write_zeroes(stream, range, fua, may_unmap).await
     }
-    async fn flush(&self) -> Result<(), VolumeError> {
-        (**self).flush().await
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
+        (**self).flush(stream).await
+    }
+    fn stream_ended(&self, stream: StreamId) {
+        (**self).stream_ended(stream);
     }
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         (**self).prefetch(stream, range).await

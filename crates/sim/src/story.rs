@@ -154,7 +154,7 @@ pub fn power_loss(mutation: Mutation, seed: u64) -> Telling {
         let (system, volume) = told.open(&env).await;
         told.write(&volume, 0, false).await;
         told.read(&volume, "once, so that it is cached").await;
-        volume.flush().await.expect("no device fails");
+        volume.flush(WRITER).await.expect("no device fails");
         env.sleep(Nanos::from_secs(20)).await;
         told.write(&volume, 1, true).await;
         told.world.kill(&env);

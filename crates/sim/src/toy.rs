@@ -261,17 +261,17 @@ impl Volume for ToyVolume {
         result
     }
 
-    async fn discard(&self, _stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
         self.invalidate(range, Flaw::InvalidateBefore);
         let result = if self.disk.geometry().discard { self.disk.discard(range).await } else { Ok(()) };
         self.invalidate(range, Flaw::InvalidateAfter);
         result?;
-        if fua { self.flush().await } else { Ok(()) }
+        if fua { self.flush(stream).await } else { Ok(()) }
     }
 
     async fn write_zeroes(
         &self,
-        _stream: StreamId,
+        stream: StreamId,
         range: SectorRange,
         fua: bool,
         _may_unmap: bool,
@@ -280,15 +280,17 @@ impl Volume for ToyVolume {
         let result = self.disk.write_zeroes(range).await;
         self.invalidate(range, Flaw::InvalidateAfter);
         result?;
-        if fua { self.flush().await } else { Ok(()) }
+        if fua { self.flush(stream).await } else { Ok(()) }
     }
 
-    async fn flush(&self) -> Result<(), VolumeError> {
+    async fn flush(&self, _: StreamId) -> Result<(), VolumeError> {
         if self.flaw == Flaw::IdleFlush {
             return Ok(());
         }
         Ok(self.disk.flush().await?)
     }
+
+    fn stream_ended(&self, _: StreamId) {}
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.read(stream, range).await.map(drop)

@@ -259,13 +259,13 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
                 }
             }
             if round % flushes == 0 {
-                volume.flush().await.expect("no faults");
+                volume.flush(StreamId(1)).await.expect("no faults");
             }
             if round % 100 == 50 {
                 time.sleep(Nanos::from_secs(2)).await;
             }
         }
-        volume.flush().await.expect("no faults");
+        volume.flush(StreamId(1)).await.expect("no faults");
         if stop {
             system.stop().await.expect("no faults");
         }

@@ -129,7 +129,7 @@ impl Rig {
                 }
             }
             self.world.settle().await;
-            self.volume.flush().await.unwrap_or_else(|error| panic!("flushing: {error}"));
+            self.volume.flush(StreamId(0)).await.unwrap_or_else(|error| panic!("flushing: {error}"));
         });
         self.set("sequential_cutoff", "4194304");
     }

@@ -49,7 +49,7 @@ pub(super) async fn execute<V: Volume>(
             return Ok(Body::Content(content));
         }
         Command::Write => volume.write(stream, range, payload, fua).await?,
-        Command::Flush => volume.flush().await?,
+        Command::Flush => volume.flush(stream).await?,
         Command::Trim => volume.discard(stream, range, fua).await?,
         Command::Cache => volume.prefetch(stream, range).await?,
         Command::WriteZeroes => {

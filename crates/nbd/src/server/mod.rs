@@ -143,6 +143,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     };
     let (read, sent) = join(reading, replies::send_replies(&**stream, &outbox)).await;
     connection.workers.end().await;
+    connection.volume.stream_ended(stream_id);
     read?;
     Ok(sent?)
 }

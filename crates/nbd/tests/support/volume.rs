@@ -140,9 +140,10 @@ impl Volume for MemoryVolume {
         self.set(range, !may_unmap);
         Ok(())
     }
-    async fn flush(&self) -> Result<(), VolumeError> {
+    async fn flush(&self, _: StreamId) -> Result<(), VolumeError> {
         self.begin(Asked::Flush).await
     }
+    fn stream_ended(&self, _: StreamId) {}
     async fn prefetch(&self, _: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.begin(Asked::Prefetch(range)).await
     }

@@ -80,8 +80,11 @@ impl<V: Volume> Volume for Front<V> {
     ) -> Result<(), VolumeError> {
         forward!(self, volume => volume.write_zeroes(stream, range, fua, may_unmap).await)
     }
-    async fn flush(&self) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.flush().await)
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
+        forward!(self, volume => volume.flush(stream).await)
+    }
+    fn stream_ended(&self, stream: StreamId) {
+        forward!(self, volume => volume.stream_ended(stream));
     }
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         forward!(self, volume => volume.prefetch(stream, range).await)

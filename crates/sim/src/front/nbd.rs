@@ -197,11 +197,13 @@ impl<V: Volume> Volume for NbdVolume<V> {
         self.ask(stream, Command::WriteZeroes, flags, range, IoVec::new()).await.map(drop)
     }
 
-    async fn flush(&self) -> Result<(), VolumeError> {
-        // Every line reaches the same volume; a client that flushes is none in particular.
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         let nothing = SectorRange::default();
-        self.ask(StreamId(0), Command::Flush, 0, nothing, IoVec::new()).await.map(drop)
+        self.ask(stream, Command::Flush, 0, nothing, IoVec::new()).await.map(drop)
     }
+
+    /// The server itself says so when a connection ends.
+    fn stream_ended(&self, _: StreamId) {}
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.ask(stream, Command::Cache, 0, range, IoVec::new()).await.map(drop)

@@ -158,6 +158,6 @@ pub(super) async fn flush_everything<V: Volume>(env: &SimEnv, board: &Board, vol
 
 async fn flush<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, client: u32, index: u32) {
     let op = board.begin(env, client, index, OpKind::Flush, SectorRange::default());
-    let result = board.outcome("flush", volume.flush().await);
+    let result = board.outcome("flush", volume.flush(StreamId(u64::from(client))).await);
     board.oracle.borrow_mut().end(env.now(), op, &result);
 }
