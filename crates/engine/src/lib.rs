@@ -50,7 +50,7 @@ pub use mutants::{MUTANTS_COMPILED, Mutation};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
 pub use set::attach::AttachOptions;
-pub use set::{CacheSet, EXTENT_MEMORY_BYTES, SetOptions, Tuning};
+pub use set::{CacheSet, EXTENT_MEMORY_BYTES, Generations, SetOptions, Tuning};
 pub use settings::AttributeError;
 pub use stats::{DeviceCounters, SetStatus, VolumeCounters, VolumeState, VolumeStatus};
 pub use volume::CachedVolume;

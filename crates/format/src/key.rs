@@ -141,7 +141,13 @@ impl Key {
     /// generation that the bucket has from then on (docs/format.md §5.8).
     #[must_use]
     pub fn freeing(&self) -> Key {
-        let pointers = self.pointers.iter().map(|p| Pointer { generation: p.generation.next(), ..*p });
+        self.freeing_by(1)
+    }
+
+    /// The same where generations rise by more than 1.
+    #[must_use]
+    pub fn freeing_by(&self, step: u8) -> Key {
+        let pointers = self.pointers.iter().map(|p| Pointer { generation: p.generation.raised(step), ..*p });
         Key {
             inode: Inode(0),
             end: Sector(0),

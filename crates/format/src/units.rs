@@ -160,6 +160,17 @@ impl Generation {
         Self(self.0.wrapping_add(1))
     }
 
+    /// The generation this many further on the circle.
+    #[must_use]
+    pub const fn raised(self, by: u8) -> Self {
+        Self(self.0.wrapping_add(by))
+    }
+
+    /// By how much `pointer` is behind this bucket generation, where it is known not to be ahead.
+    pub const fn distance_from(self, pointer: Generation) -> u8 {
+        self.0.wrapping_sub(pointer.0)
+    }
+
     /// By how many reuses `pointer` is behind this bucket generation; 0 when it is equal or ahead. A pointer is
     /// stale if and only if this is not 0.
     pub const fn staleness_of(self, pointer: Generation) -> u8 {

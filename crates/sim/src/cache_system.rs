@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, SetOptions, Tuning};
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, Generations, SetOptions, Tuning};
 use ubcache_env::Sector;
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
@@ -11,7 +11,7 @@ use crate::executor::SimEnv;
 use crate::inspect::check_disks;
 use crate::live::check_volume;
 use crate::oracle::Violation;
-use crate::plan::Plan;
+use crate::plan::{CacheShape, Plan};
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Layout, Setup, System};
 
@@ -40,11 +40,16 @@ fn mode(name: &str) -> CacheMode {
 
 fn options(setup: &Setup) -> SetOptions {
     let shape = &setup.plan.cache;
+    let generations = match CacheShape::ALL_GENERATIONS / shape.generations {
+        ..=1 => Generations::default(),
+        step => Generations { step: step as u8, rewrite_age: 2 * step as u8, ..Generations::default() },
+    };
     SetOptions {
         tuning: Tuning {
             node_keys_max: (shape.node_keys > 0).then_some(shape.node_keys as usize),
             lazy_start: shape.lazy_start,
             extents_in_memory_max: shape.extents_in_memory as usize,
+            generations,
             ..Tuning::default()
         },
         mutation: setup.mutation,

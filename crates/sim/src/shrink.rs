@@ -4,7 +4,7 @@
 //! away as long as a violation of the same kind remains. The seed is kept, so that the fine grain stays as similar
 //! as it can; where a cut loses the failure, a few other seeds are tried.
 
-use crate::plan::{AfterStart, ControlAction, Frontend, Plan, Scarcity, Zone};
+use crate::plan::{AfterStart, CacheShape, ControlAction, Frontend, Plan, Scarcity, Zone};
 use crate::runner::Outcome;
 
 /// Seeds that are tried for a cut.
@@ -111,6 +111,11 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
         }
         if self.best.frontend != Frontend::Direct {
             self.try_plan(Plan { frontend: Frontend::Direct, ..self.best.clone() });
+        }
+        if self.best.cache.generations != CacheShape::ALL_GENERATIONS {
+            let mut plan = self.best.clone();
+            plan.cache.generations = CacheShape::ALL_GENERATIONS;
+            self.try_plan(plan);
         }
         for at in 0..self.best.faults.len() {
             if self.best.faults[at].zone != Zone::All {

@@ -11,11 +11,8 @@ use super::reuse::Reuse;
 use super::sectors::Class;
 use super::victims::Victims;
 use crate::mutants::{Mutant, Mutation};
+use crate::set::Generations;
 use crate::settings::ReplacementPolicy;
-
-/// A pointer older than this many generations keeps its bucket from being reused. The format
-/// allows 96 (docs/format.md); some distance is kept.
-pub(super) const AGE_MAX: u8 = 80;
 
 /// Priority of metadata, and of a bucket that stays free until the next prio chain.
 pub(crate) const PRIORITY_METADATA: u16 = 65535;
@@ -62,6 +59,7 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Buckets {
     pub(super) geometry: Geometry,
+    tuning: Generations,
     pub(super) generations: Vec<Generation>,
     durable: Vec<Generation>,
     /// A lower bound for the generations of all pointers to the bucket in the index.
@@ -110,6 +108,7 @@ impl Buckets {
         geometry: Geometry,
         chain: &[PrioEntry],
         policy: ReplacementPolicy,
+        tuning: Generations,
         mutation: Mutation,
     ) -> Buckets {
         let n = geometry.buckets as usize;
@@ -117,6 +116,7 @@ impl Buckets {
         let generations: Vec<Generation> = chain.iter().map(|entry| entry.generation).collect();
         let mut buckets = Buckets {
             geometry,
+            tuning,
             durable: generations.clone(),
             oldest: generations.clone(),
             generations,
@@ -263,6 +263,16 @@ impl Buckets {
 
     pub(super) fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
         self.generations[bucket.0 as usize].staleness_of(generation)
+    }
+
+    /// Whether a pointer into the bucket is so old that the bucket has to wait for garbage collection.
+    pub(super) fn is_aged(&self, bucket: BucketNr) -> bool {
+        self.age_of(bucket, self.oldest[bucket.0 as usize]) >= self.tuning.age_max
+    }
+
+    /// The generation that a bucket has when this one is given up.
+    pub(super) fn raised(&self, generation: Generation) -> Generation {
+        generation.raised(self.tuning.step)
     }
 
     /// The present generations: where a garbage collection pass starts from.
@@ -524,7 +534,7 @@ impl Buckets {
         let mut pinned = Vec::new();
         let done: std::collections::BTreeSet<BucketNr> = snapshot.pending.into_iter().collect();
         for bucket in std::mem::take(&mut self.pending) {
-            let aged = self.age_of(bucket, self.oldest[bucket.0 as usize]) >= AGE_MAX;
+            let aged = self.is_aged(bucket);
             if !done.contains(&bucket) || self.pins.is_pinned(bucket) {
                 pinned.push(bucket);
             } else if aged {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ubcache_format::{BucketNr, Pointer};
 
-use super::buckets::{AGE_MAX, Buckets, Role};
+use super::buckets::{Buckets, Role};
 use super::victims::Victims;
 use crate::mutants::Mutant;
 use crate::settings::ReplacementPolicy;
@@ -17,7 +17,7 @@ const UPCOMING_PART: usize = 8;
 impl Buckets {
     pub(super) fn invalidate(&mut self, bucket: BucketNr) {
         let index = bucket.0 as usize;
-        self.generations[index] = self.generations[index].next();
+        self.generations[index] = self.raised(self.generations[index]);
         (self.live[index], self.dirty[index]) = (0, 0);
         if self.mutation.is(Mutant::ReuseBeforeDurable) && !self.pins.is_pinned(bucket) {
             return self.set_free(bucket);
@@ -29,7 +29,7 @@ impl Buckets {
     fn may_take(&self, bucket: BucketNr) -> bool {
         let index = bucket.0 as usize;
         !self.pins.is_pinned(bucket)
-            && self.age_of(bucket, self.oldest[index]) < AGE_MAX
+            && !self.is_aged(bucket)
             && (self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty))
     }
 
@@ -46,7 +46,7 @@ impl Buckets {
             if self.may_take(bucket) {
                 self.invalidate(bucket);
             } else {
-                self.aged |= self.age_of(bucket, self.oldest[bucket.0 as usize]) >= AGE_MAX;
+                self.aged |= self.is_aged(bucket);
                 self.dead.push_back(bucket);
             }
         }
@@ -62,7 +62,7 @@ impl Buckets {
             if picked.is_none()
                 && let Some(bucket) = victims.oldest()
             {
-                self.aged |= self.age_of(bucket, self.oldest[bucket.0 as usize]) >= AGE_MAX;
+                self.aged |= self.is_aged(bucket);
             }
             self.victims = victims;
             let Some(bucket) = picked else { break };

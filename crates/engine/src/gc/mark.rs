@@ -12,8 +12,6 @@ use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
 use crate::mutants::Mutant;
 use crate::set::Set;
 
-/// A leaf is rewritten when a pointer in it is older than this many generations.
-const AGE_REWRITE: u8 = 10;
 /// A pass begins when this part of the cache was written since the last one.
 const WRITTEN_PART: u64 = 16;
 /// Up to this many neighbouring leaves are merged.
@@ -146,7 +144,7 @@ impl<E: Env> Set<E> {
             }
             if age > 0 {
                 stale += usize::from(!buckets.may_return(extent.pointer));
-                found.old |= age > AGE_REWRITE;
+                found.old |= age > self.tuning.generations.rewrite_age;
             } else if self.is_dead(extent.inode) {
                 found.dead.push(extent);
             } else if moving.sparse.contains(&bucket) {

@@ -402,7 +402,8 @@ impl<E: Env> Set<E> {
         let mut next = Vec::new();
         for (end, (low, change)) in by_parent {
             let node = self.tree.borrow().interior[level - 1][&end].clone();
-            let mut keys: Vec<Key> = change.old.iter().map(Key::freeing).collect();
+            let step = self.tuning.generations.step;
+            let mut keys: Vec<Key> = change.old.iter().map(|key| key.freeing_by(step)).collect();
             keys.extend(change.new.iter().map(NewNode::key));
             keys.sort_by_key(Key::position);
             let node_bytes = u64::from(node.sectors) * SECTOR_BYTES;

@@ -47,6 +47,26 @@ pub(crate) mod take_over;
 /// What an extent of the index takes in memory, in bytes, with what surrounds it.
 pub const EXTENT_MEMORY_BYTES: u64 = 24;
 
+/// How fast generations rise, and how old pointers may become (docs/coherence.md §7). Ages are distances on the circle of
+/// 256 that the format has.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Generations {
+    /// A bucket that is given up rises by this much. More than 1 leaves fewer generations before the circle is round, so
+    /// that a simulator sees many turns of it.
+    pub step: u8,
+    /// Garbage collection writes a node anew where a pointer in it is older than this.
+    pub rewrite_age: u8,
+    /// A pointer this old keeps its bucket from being used again. The format allows 96 (docs/format.md §9.3); some
+    /// distance is kept.
+    pub age_max: u8,
+}
+
+impl Default for Generations {
+    fn default() -> Generations {
+        Generations { step: 1, rewrite_age: 10, age_max: 80 }
+    }
+}
+
 /// Limits and sizes that are not on the device.
 #[derive(Clone, Debug)]
 pub struct Tuning {
@@ -63,6 +83,8 @@ pub struct Tuning {
     pub fill_bytes_max: u64,
     /// Unpublished copies per volume; more are not kept.
     pub unpublished_max: usize,
+    /// How fast generations rise, and how old pointers may become.
+    pub generations: Generations,
 }
 
 impl Default for Tuning {
@@ -74,6 +96,7 @@ impl Default for Tuning {
             lazy_start: true,
             fill_bytes_max: 64 << 20,
             unpublished_max: 16384,
+            generations: Generations::default(),
         }
     }
 }

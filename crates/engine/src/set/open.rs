@@ -117,7 +117,8 @@ fn assemble<E: Env>(
         ReplacementPolicy::from_stored(superblock.replacement(), Mark::parse(&newest.mark).scan_resistant);
     settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
-    let mut buckets = Buckets::new(geometry, &chain.entries, policy, options.mutation);
+    let mut buckets =
+        Buckets::new(geometry, &chain.entries, policy, options.tuning.generations, options.mutation);
     buckets.discard = superblock.discard();
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {

@@ -61,6 +61,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     }
     add_frontend(&mut plan, &mut Rng::fork(seed, "frontend"));
     super::aim::aim(&mut plan, options);
+    super::generations::wrap(&mut plan, options);
     plan
 }
 
@@ -77,6 +78,7 @@ fn draw_cache(rng: &mut Rng) -> CacheShape {
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
         profile: rng.pick(&[Profile::Fast, Profile::Fast, Profile::Jitter, Profile::Stall, Profile::Slow]),
+        generations: CacheShape::ALL_GENERATIONS,
     }
 }
 

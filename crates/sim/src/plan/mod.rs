@@ -7,6 +7,7 @@
 mod aim;
 pub mod draw;
 mod frontend;
+mod generations;
 pub mod text;
 mod trouble;
 
@@ -70,9 +71,14 @@ pub struct CacheShape {
     pub discard: bool,
     /// Latencies.
     pub profile: Profile,
+    /// Generations that a bucket goes through before the first comes again: 256, or a part of that.
+    pub generations: u32,
 }
 
 impl CacheShape {
+    /// As many generations as the format has.
+    pub const ALL_GENERATIONS: u32 = 256;
+
     /// Where the journal will be.
     fn journal(&self) -> SectorRange {
         let CacheShape { bucket_sectors, block_sectors, buckets, discard, .. } = *self;

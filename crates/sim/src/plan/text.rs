@@ -112,7 +112,11 @@ impl fmt::Display for CacheShape {
             u8::from(self.volatile),
             u8::from(self.discard),
             name_of(&PROFILES, &self.profile)
-        )
+        )?;
+        match self.generations {
+            CacheShape::ALL_GENERATIONS => Ok(()),
+            fewer => write!(f, " generations={fewer}"),
+        }
     }
 }
 
@@ -288,7 +292,19 @@ fn parse_cache(words: &mut Words<'_>) -> Parsed<CacheShape> {
         volatile: words.flag("volatile")?,
         discard: words.flag("discard")?,
         profile: words.named("profile", &PROFILES)?,
+        generations: match words.maybe_field("generations") {
+            None => CacheShape::ALL_GENERATIONS,
+            Some(text) => generations(text)?,
+        },
     })
+}
+
+fn generations(text: &str) -> Parsed<u32> {
+    let number: u32 = number(text)?;
+    match number.is_power_of_two() && (16..=CacheShape::ALL_GENERATIONS).contains(&number) {
+        true => Ok(number),
+        false => Err(format!("generations={number} is not a power of two from 16 to 256")),
+    }
 }
 
 fn parse_nbd(words: &mut Words<'_>) -> Parsed<NbdShape> {
