@@ -234,13 +234,15 @@ impl Buckets {
     }
 
     /// A pointer was found on the device: it may raise the generation (docs/format.md), and its
-    /// age counts.
+    /// age counts. The raised generation is not durable (G5): what made it known may be written anew without it.
     pub fn note_pointer(&mut self, pointer: Pointer) {
         let bucket = self.bucket_of(pointer);
         let index = bucket.0 as usize;
         if self.generations[index].is_ahead(pointer.generation) {
             self.generations[index] = pointer.generation;
-            self.durable[index] = pointer.generation;
+            if self.mutation.is(Mutant::RaisedBucketIsFree) {
+                self.durable[index] = pointer.generation;
+            }
             (self.live[index], self.dirty[index]) = (0, 0);
         }
         if self.age_of(bucket, pointer.generation) > self.age_of(bucket, self.oldest[index]) {
@@ -261,8 +263,10 @@ impl Buckets {
         Some(self.pins.pin(bucket))
     }
 
-    pub(super) fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
-        self.generations[bucket.0 as usize].staleness_of(generation)
+    /// How far the bucket has gone since a pointer of this generation was live. No pointer in the index is ahead of its
+    /// bucket: [`Buckets::note_pointer`] saw to that when it came from the device.
+    pub fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
+        self.generations[bucket.0 as usize].distance_from(generation)
     }
 
     /// Whether a pointer into the bucket is so old that the bucket has to wait for garbage collection.
@@ -280,7 +284,7 @@ impl Buckets {
         self.generations.clone()
     }
 
-    /// A garbage collection pass saw every pointer: these are the oldest ones.
+    /// Garbage collection saw every pointer that is on the device: these are the oldest ones.
     pub fn set_oldest(&mut self, oldest: Vec<Generation>) {
         self.oldest = oldest;
         self.aged = false;
@@ -387,8 +391,15 @@ impl Buckets {
         self.counted = true;
         for index in 0..self.role.len() {
             let bucket = BucketNr(index as u32);
-            if self.role[index] == Role::Unknown {
+            if self.role[index] != Role::Unknown {
+                continue;
+            }
+            if self.generations[index] == self.durable[index] {
                 self.set_free(bucket);
+            } else {
+                // G5: as when it was given up.
+                self.set_role(bucket, Role::Pending);
+                self.pending.push(bucket);
             }
         }
         for bucket in self.coldest_first() {
@@ -534,7 +545,7 @@ impl Buckets {
         let mut pinned = Vec::new();
         let done: std::collections::BTreeSet<BucketNr> = snapshot.pending.into_iter().collect();
         for bucket in std::mem::take(&mut self.pending) {
-            let aged = self.is_aged(bucket);
+            let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
             if !done.contains(&bucket) || self.pins.is_pinned(bucket) {
                 pinned.push(bucket);
             } else if aged {

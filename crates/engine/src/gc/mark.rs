@@ -91,6 +91,7 @@ impl<E: Env> Set<E> {
         if self.attached().iter().any(|volume| volume.inflight.has_writebacks()) {
             self.env.mark("gc_during_writeback");
         }
+        self.ages_hold();
         let mut oldest = self.buckets.borrow().generations();
         let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
             true => self.buckets.borrow().seemingly_empty(),
@@ -121,10 +122,9 @@ impl<E: Env> Set<E> {
             at = end;
             self.env.yield_now().await;
         }
-        let mut buckets = self.buckets.borrow_mut();
-        buckets.give_up(empty);
-        buckets.set_oldest(oldest);
-        Ok(())
+        self.look_at_interior(&mut oldest).await?;
+        self.buckets.borrow_mut().give_up(empty);
+        self.found_ages(oldest).await
     }
 
     /// One step over a leaf; None if it is not in memory any more.
@@ -138,8 +138,8 @@ impl<E: Env> Set<E> {
             let bucket = extent.pointer.bucket(self.geometry.bucket_sectors);
             let index = bucket.0 as usize;
             let generation = buckets.generation(bucket);
-            let age = generation.staleness_of(extent.pointer.generation);
-            if age > generation.staleness_of(oldest[index]) {
+            let age = generation.distance_from(extent.pointer.generation);
+            if age > generation.distance_from(oldest[index]) {
                 oldest[index] = extent.pointer.generation;
             }
             if age > 0 {

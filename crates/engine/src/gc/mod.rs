@@ -7,13 +7,15 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`ages`] | how old pointers are; interior nodes |
 //! | [`mark`] | the pass over the leaves; counting at start |
 //! | [`moving`] | moving live data out of sparse buckets |
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use ubcache_env::local::{Lock, Notify};
 
+pub(crate) mod ages;
 pub(crate) mod mark;
 pub(crate) mod moving;
 
@@ -24,6 +26,8 @@ pub(crate) struct GcState {
     running: Lock,
     /// Bytes written to the cache device when the last pass began.
     began_at_bytes: Cell<u64>,
+    /// What a pass found out, until it holds for the device as well.
+    ages: RefCell<Option<ages::Ages>>,
 }
 
 impl GcState {

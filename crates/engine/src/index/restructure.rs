@@ -46,7 +46,7 @@ impl NewNode {
 }
 
 /// Children of one level that take the place of others.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Replacement {
     old: Vec<Key>,
     new: Vec<NewNode>,
@@ -67,10 +67,39 @@ struct Plan {
     taken: Vec<BucketNr>,
     /// Bsets to append to parents, once everything above is written.
     appends: Vec<(Sector, Vec<u8>)>,
-    /// Interior nodes that get longer: level, place, by how much.
-    grown: Vec<(usize, Position, u64)>,
+    /// Interior nodes that get longer.
+    grown: Vec<Grown>,
     /// Replacements by level, from 1.
     interior: Vec<Replacement>,
+}
+
+impl Plan {
+    /// Interior nodes of `level` ≥ 1 are replaced.
+    fn replace(&mut self, level: usize, replacement: &Replacement) {
+        if self.interior.len() < level {
+            self.interior.resize_with(level, Replacement::default);
+        }
+        let all = &mut self.interior[level - 1];
+        all.old.extend(replacement.old.iter().cloned());
+        all.new.extend(replacement.new.iter().cloned());
+    }
+}
+
+/// An interior node that gets longer.
+struct Grown {
+    level: usize,
+    end: Position,
+    bytes: u64,
+    /// Children that it names no more.
+    freed: Vec<Pointer>,
+}
+
+/// What is replaced by fresh nodes.
+enum Work {
+    /// Groups of neighbouring leaves.
+    Leaves(Vec<Vec<Rc<Leaf>>>),
+    /// The node of this level that ends here, with the same children.
+    Interior(usize, Position),
 }
 
 /// The keys of nodes as they are on disk.
@@ -165,8 +194,13 @@ impl<E: Env> Set<E> {
         Ok(nodes)
     }
 
-    /// How many buckets it takes to replace all these leaves and their parents.
-    fn buckets_for(&self, groups: &[Vec<Rc<Leaf>>]) -> usize {
+    /// How many buckets it takes to replace all these nodes and their parents.
+    fn buckets_for(&self, work: &Work) -> usize {
+        let groups = match work {
+            Work::Leaves(groups) => groups,
+            // Its parents, and each of them may split.
+            Work::Interior(level, _) => return 2 * (self.tree.borrow().interior.len() + 2 - level),
+        };
         let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
         let leaves: usize =
             groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
@@ -203,11 +237,20 @@ impl<E: Env> Set<E> {
         groups: Vec<Vec<Rc<Leaf>>>,
         makes_room: bool,
     ) -> Result<(), EngineError> {
+        self.replace_nodes(Work::Leaves(groups), makes_room).await
+    }
+
+    /// Writes the interior node of `level` ≥ 1 that ends at `end` anew, with nothing but its children (G2).
+    pub(crate) async fn rewrite_interior(&self, level: usize, end: Position) -> Result<(), EngineError> {
+        self.replace_nodes(Work::Interior(level, end), false).await
+    }
+
+    async fn replace_nodes(&self, work: Work, makes_room: bool) -> Result<(), EngineError> {
         let mut reserve_too = false;
         let mut rounds = 0;
         let (_structure, _granted) = loop {
             let structure = self.structure.lock().await;
-            let needed = self.buckets_for(&groups);
+            let needed = self.buckets_for(&work);
             let purpose = if makes_room { Purpose::Metadata } else { Purpose::Restructure };
             let enough = self.buckets.borrow().can_take(purpose, needed);
             if makes_room {
@@ -241,7 +284,7 @@ impl<E: Env> Set<E> {
         };
         let mut plan = Plan::default();
         let mut replaced: Vec<Group> = Vec::new();
-        let result = self.restructure_locked(groups, &mut plan, &mut replaced).await;
+        let result = self.replace_nodes_locked(work, &mut plan, &mut replaced).await;
         match result {
             Ok(()) => {
                 self.switch_over(plan, replaced);
@@ -266,12 +309,29 @@ impl<E: Env> Set<E> {
         }
     }
 
-    async fn restructure_locked(
+    async fn replace_nodes_locked(
+        &self,
+        work: Work,
+        plan: &mut Plan,
+        replaced: &mut Vec<Group>,
+    ) -> Result<(), EngineError> {
+        // Of the level below the one that names the new nodes.
+        let (below, old_new) = match work {
+            Work::Leaves(groups) => (0, self.replace_leaves(groups, plan, replaced).await?),
+            Work::Interior(level, end) => (level, self.replace_interior(level, end, plan).await?),
+        };
+        if old_new.is_empty() {
+            return Ok(());
+        }
+        self.name_new_nodes(below, old_new, plan, replaced).await
+    }
+
+    async fn replace_leaves(
         &self,
         groups: Vec<Vec<Rc<Leaf>>>,
         plan: &mut Plan,
         replaced: &mut Vec<Group>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<Replacement>, EngineError> {
         for leaves in groups {
             let mut locks = Vec::new();
             for leaf in &leaves {
@@ -286,25 +346,42 @@ impl<E: Env> Set<E> {
             }
             self.replace_group(leaves, locks, plan, replaced).await?;
         }
-        if replaced.is_empty() {
-            return Ok(());
-        }
-        let mut old_new: Vec<Replacement> = replaced
-            .iter()
-            .map(|group| Replacement {
-                old: group.replacement.old.clone(),
-                new: group.replacement.new.clone(),
-            })
-            .collect();
+        Ok(replaced.iter().map(|group| group.replacement.clone()).collect())
+    }
+
+    /// Writes an interior node anew. Nothing, if somebody else has replaced it.
+    async fn replace_interior(
+        &self,
+        level: usize,
+        end: Position,
+        plan: &mut Plan,
+    ) -> Result<Vec<Replacement>, EngineError> {
+        let found = {
+            let tree = self.tree.borrow();
+            let node = tree.interior.get(level - 1).and_then(|nodes| nodes.get(&end));
+            node.map(|node| (node.key(end), tree.children(level, tree.parent(level, end).0, end)))
+        };
+        let Some((old, children)) = found else { return Ok(Vec::new()) };
+        let children: Vec<Key> = children.into_iter().map(|(_, key)| key).collect();
+        let new = self.write_nodes(plan, &packed_nodes(&children), end).await?;
+        self.env.mark("interior_rewritten_for_age");
+        let replacement = Replacement { old: vec![old], new };
+        plan.replace(level, &replacement);
+        Ok(vec![replacement])
+    }
+
+    /// Makes the nodes above `below` name new nodes of that level instead of old ones, up to the root.
+    async fn name_new_nodes(
+        &self,
+        below: usize,
+        mut old_new: Vec<Replacement>,
+        plan: &mut Plan,
+        replaced: &[Group],
+    ) -> Result<(), EngineError> {
         let levels = usize::from(self.tree.borrow().root_level());
-        for level in 1..=levels {
+        for level in below + 1..=levels {
             old_new = self.replace_in_parents(level, old_new, plan).await?;
-            for replacement in &old_new {
-                plan.interior.resize_with(level, Replacement::default);
-                let all = &mut plan.interior[level - 1];
-                all.old.extend(replacement.old.iter().cloned());
-                all.new.extend(replacement.new.iter().cloned());
-            }
+            old_new.iter().for_each(|replacement| plan.replace(level, replacement));
         }
         let new_root = match old_new.pop() {
             None => None,
@@ -401,21 +478,25 @@ impl<E: Env> Set<E> {
         }
         let mut next = Vec::new();
         for (end, (low, change)) in by_parent {
-            let node = self.tree.borrow().interior[level - 1][&end].clone();
             let step = self.tuning.generations.step;
             let mut keys: Vec<Key> = change.old.iter().map(|key| key.freeing_by(step)).collect();
             keys.extend(change.new.iter().map(NewNode::key));
             keys.sort_by_key(Key::position);
-            let node_bytes = u64::from(node.sectors) * SECTOR_BYTES;
-            let bytes = bset_bytes(&self.geometry, &keys);
-            let append = node.used_bytes + bytes <= node_bytes && self.interior_has_room(&node, &keys);
-            if append {
-                let at = node.pointer.offset + node.used_bytes / SECTOR_BYTES;
-                plan.appends.push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
-                plan.grown.push((level, end, bytes));
-                self.env.mark("interior_appended");
-                continue;
-            }
+            let node_key = {
+                let tree = self.tree.borrow();
+                let node = &tree.interior[level - 1][&end];
+                let node_bytes = u64::from(node.sectors) * SECTOR_BYTES;
+                let bytes = bset_bytes(&self.geometry, &keys);
+                if node.used_bytes + bytes <= node_bytes && self.interior_has_room(node, &keys) {
+                    let at = node.pointer.offset + node.used_bytes / SECTOR_BYTES;
+                    plan.appends.push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
+                    let freed = change.old.iter().filter_map(Key::pointer).collect();
+                    plan.grown.push(Grown { level, end, bytes, freed });
+                    self.env.mark("interior_appended");
+                    continue;
+                }
+                node.key(end)
+            };
             let mut children: BTreeMap<Position, Key> =
                 self.tree.borrow().children(level, low, end).into_iter().collect();
             change.old.iter().for_each(|key| drop(children.remove(&key.position())));
@@ -423,7 +504,7 @@ impl<E: Env> Set<E> {
             let children: Vec<Key> = children.into_values().collect();
             let new = self.write_nodes(plan, &packed_nodes(&children), end).await?;
             self.env.mark("interior_rewritten");
-            next.push(Replacement { old: vec![node.key(end)], new });
+            next.push(Replacement { old: vec![node_key], new });
         }
         Ok(next)
     }
@@ -446,8 +527,7 @@ impl<E: Env> Set<E> {
             level += 1;
             let keys: Vec<Key> = top.iter().map(NewNode::key).collect();
             top = self.write_nodes(plan, &packed_nodes(&keys), LAST).await?;
-            plan.interior.resize_with(level, Replacement::default);
-            plan.interior[level - 1].new.extend(top.iter().cloned());
+            plan.replace(level, &Replacement { old: Vec::new(), new: top.clone() });
         }
         Ok((level as u16, top.first().expect("there is a root").key()))
     }
@@ -466,13 +546,15 @@ impl<E: Env> Set<E> {
             }
             for node in replacement.new {
                 let NewNode { end, pointer, sectors, seq, used_bytes } = node;
-                tree.interior[index].insert(end, Interior { pointer, sectors, seq, used_bytes });
+                let node = Interior { pointer, sectors, seq, used_bytes, former: Vec::new() };
+                tree.interior[index].insert(end, node);
             }
         }
-        for (level, end, bytes) in plan.grown {
+        for Grown { level, end, bytes, freed } in plan.grown {
             // A parent that was replaced at a higher level does not grow.
             if let Some(node) = tree.interior[level - 1].get_mut(&end) {
                 node.used_bytes += bytes;
+                node.former.extend(freed);
             }
         }
         for group in groups {

@@ -1,7 +1,7 @@
 //! The leaves and the interior nodes, and which leaves hold the journal.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Included};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::rc::Rc;
 
 use ubcache_env::SectorRange;
@@ -17,6 +17,9 @@ pub(crate) struct Interior {
     pub sectors: u16,
     pub seq: u64,
     pub used_bytes: u64,
+    /// Pointers of its log that lead to no child any more: of nodes that were freed, and of the keys that freed them. A
+    /// start looks at them, so they have an age like those of extents (G1).
+    pub former: Vec<Pointer>,
 }
 
 impl Interior {
@@ -131,6 +134,12 @@ impl Tree {
             let range = (Excluded(low), Included(end));
             self.interior[level - 2].range(range).map(|(&end, node)| (end, node.key(end))).collect()
         }
+    }
+
+    /// The next node of `level` ≥ 1 that ends after a place, and where it ends.
+    pub fn interior_after(&self, level: usize, after: Position) -> Option<(Position, &Interior)> {
+        let nodes = self.interior.get(level - 1)?;
+        nodes.range((Excluded(after), Unbounded)).next().map(|(&end, node)| (end, node))
     }
 
     /// The node of `level` ≥ 1 in whose interval a place lies, with the interval.

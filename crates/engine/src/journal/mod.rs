@@ -79,6 +79,11 @@ pub(crate) struct Journal {
 const SPARE_KEYS_MAX: usize = 1024;
 
 impl State {
+    /// The entry that the next record goes to.
+    pub fn open_seq(&self) -> JournalSeq {
+        self.open_seq
+    }
+
     /// Takes the records of the open entry and opens the next one.
     fn seal(&mut self) -> (JournalSeq, Vec<Key>) {
         let spare = std::mem::take(&mut self.spare_keys);

@@ -113,6 +113,11 @@ impl Ring {
         self.blocks_left() < 16
     }
 
+    /// The oldest entry that a start would read.
+    pub fn needed_from(&self) -> JournalSeq {
+        self.needed_from
+    }
+
     /// The greatest seq of the oldest bucket that is needed: what to write leaves for.
     pub fn oldest_needed(&self) -> Option<JournalSeq> {
         self.newest.iter().flatten().filter(|&&newest| newest >= self.needed_from).min().copied()

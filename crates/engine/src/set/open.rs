@@ -6,8 +6,8 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    BucketNr, Geometry, JournalEntry, Key, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
-    Superblock, UuidEntry, combine_interior, parse_uuids,
+    BucketNr, Geometry, JournalEntry, Key, ParsedNode, Pointer, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES,
+    SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior, parse_uuids,
 };
 
 use super::first_run::first_run;
@@ -174,15 +174,15 @@ impl<E: Env> Set<E> {
             let mut children = Vec::new();
             let mut low = FIRST;
             for key in &level {
-                let node = self.read_node(key).await?;
-                let found = combine_interior(node.bsets);
+                let mut node = self.read_node(key).await?;
+                let found = combine_interior(std::mem::take(&mut node.bsets));
                 let pointer = key.pointer().expect("checked: a node key has a pointer");
-                children.extend(self.live_children(key, low, found)?);
+                let (live, former) = self.live_children(key, low, found)?;
+                children.extend(live);
                 low = key.position();
-                nodes.insert(
-                    key.position(),
-                    Interior { pointer, sectors: key.sectors, seq: node.seq, used_bytes: node.used_bytes },
-                );
+                let ParsedNode { seq, used_bytes, .. } = node;
+                let node = Interior { pointer, sectors: key.sectors, seq, used_bytes, former };
+                nodes.insert(key.position(), node);
             }
             interior.insert(0, nodes);
             level = children;
@@ -228,9 +228,14 @@ impl<E: Env> Set<E> {
         Ok(key.clone())
     }
 
-    /// The children that an interior node names, in order: every pointer, freeing keys included,
-    /// raises its bucket's generation first; then what is stale goes (docs/format.md §5.6, §9.2).
-    fn live_children(&self, node: &Key, low: Position, found: Vec<Key>) -> Result<Vec<Key>, EngineError> {
+    /// The children that an interior node names, in order, and the pointers that lead to none. Every pointer, freeing
+    /// keys included, raises its bucket's generation first; then what is stale goes (docs/format.md §5.6, §9.2).
+    fn live_children(
+        &self,
+        node: &Key,
+        low: Position,
+        found: Vec<Key>,
+    ) -> Result<(Vec<Key>, Vec<Pointer>), EngineError> {
         let damaged = |detail: String| EngineError::Damaged { what: "interior index node", detail };
         for key in &found {
             key.check_node(&self.geometry).map_err(EngineError::format(
@@ -239,10 +244,11 @@ impl<E: Env> Set<E> {
             ))?;
             self.buckets.borrow_mut().note_pointer(key.pointer().expect("checked"));
         }
-        let mut children: Vec<Key> = Vec::new();
+        let (mut children, mut former): (Vec<Key>, Vec<Pointer>) = Default::default();
         for key in found {
             let pointer = key.pointer().expect("checked");
             if key.is_zero() || !self.buckets.borrow().is_live(pointer) {
+                former.push(pointer);
                 continue;
             }
             if key.position() <= low || key.position() > node.position() {
@@ -264,7 +270,7 @@ impl<E: Env> Set<E> {
                 node.position()
             )));
         }
-        Ok(children)
+        Ok((children, former))
     }
 
     /// Starts the tasks, replays, counts. `pins`: of the buckets that the range names.

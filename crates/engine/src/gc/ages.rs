@@ -1,0 +1,96 @@
+//! How old pointers are. A pointer that is left behind while its bucket is used again looks ahead of the bucket after half
+//! of the circle, and a start believes it (docs/coherence.md §7, G1 to G5).
+
+use ubcache_env::Env;
+use ubcache_format::{Generation, JournalSeq};
+
+use crate::errors::EngineError;
+use crate::index::leaf::{FIRST, Position};
+use crate::mutants::Mutant;
+use crate::set::Set;
+
+/// What a pass found out.
+#[derive(Debug)]
+pub(crate) struct Ages {
+    /// The newest record when it was done.
+    upto: JournalSeq,
+    /// The oldest pointer into each bucket.
+    oldest: Vec<Generation>,
+}
+
+impl<E: Env> Set<E> {
+    /// Looks at every interior node, one a step (G1), and writes those with old pointers anew (G2).
+    pub(super) async fn look_at_interior(&self, oldest: &mut [Generation]) -> Result<(), EngineError> {
+        if self.mutant(Mutant::InteriorPointersDoNotAge) {
+            return Ok(());
+        }
+        let mut level = 1;
+        while level <= usize::from(self.tree.borrow().root_level()) {
+            let mut at = FIRST;
+            while let Some((end, old)) = self.look_at_node(level, at, oldest) {
+                if old && !self.mutant(Mutant::OldInteriorStays) {
+                    self.rewrite_interior(level, end).await?;
+                }
+                at = end;
+                self.env.yield_now().await;
+                if self.is_ending() {
+                    return Ok(());
+                }
+            }
+            level += 1;
+        }
+        Ok(())
+    }
+
+    /// The next node of the level: where it ends, and whether a pointer in it is old.
+    fn look_at_node(
+        &self,
+        level: usize,
+        at: Position,
+        oldest: &mut [Generation],
+    ) -> Option<(Position, bool)> {
+        let (tree, buckets) = (self.tree.borrow(), self.buckets.borrow());
+        let (end, node) = tree.interior_after(level, at)?;
+        let mut old = false;
+        for pointer in &node.former {
+            let bucket = buckets.bucket_of(*pointer);
+            let known = &mut oldest[bucket.0 as usize];
+            let age = buckets.age_of(bucket, pointer.generation);
+            if age > buckets.age_of(bucket, *known) {
+                *known = pointer.generation;
+            }
+            old |= age > self.tuning.generations.rewrite_age;
+        }
+        Some((end, old))
+    }
+
+    /// A pass is done. What it saw is what the device has once every leaf that was changed before is written (G3). Mostly
+    /// that comes by itself; it is seen to where buckets wait, or the pass before this one waits still.
+    pub(super) async fn found_ages(&self, oldest: Vec<Generation>) -> Result<(), EngineError> {
+        let upto = self.journal.state.borrow().open_seq();
+        if self.mutant(Mutant::AgesOfUnwritten) {
+            self.buckets.borrow_mut().set_oldest(oldest);
+            return Ok(());
+        }
+        let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();
+        self.ages_hold();
+        if self.gc.ages.borrow().is_some() && (waits || self.buckets.borrow().aged) {
+            self.env.mark("leaves_written_for_age");
+            // Records that come now are not among those that count.
+            self.journal_force().await?;
+            self.write_leaves_up_to(upto).await?;
+            self.journal_force().await?;
+            self.ages_hold();
+        }
+        Ok(())
+    }
+
+    /// The ages of the last pass count, if no start looks at a record that is older than the pass.
+    pub(super) fn ages_hold(&self) {
+        let needed_from = self.journal.state.borrow().ring.needed_from();
+        let done = self.gc.ages.borrow_mut().take_if(|ages| ages.upto < needed_from);
+        if let Some(Ages { oldest, .. }) = done {
+            self.buckets.borrow_mut().set_oldest(oldest);
+        }
+    }
+}
