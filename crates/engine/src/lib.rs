@@ -17,6 +17,7 @@
 //! | `alloc` | buckets, generations, prio chain, room for data |
 //! | `writeback` | dirty data to the backing device |
 //! | `gc` | passes over the index, moving data together |
+//! | `slices` | loops over all buckets, so that no poll grows with the cache |
 //! | `inspect` | what is in memory, for assertions from outside |
 //! | `settings`, `stats`, `errors` | attributes, counters, error types |
 //! | [`marks`] | named points that the simulator counts |
@@ -41,6 +42,7 @@ mod mutants;
 mod request;
 mod set;
 pub mod settings;
+mod slices;
 pub mod stats;
 mod volume;
 mod writeback;

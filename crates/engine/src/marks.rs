@@ -85,6 +85,12 @@ pub const MARKS: &[(&str, &str)] = &[
     ("replayed_stale_record", "among them one whose bucket was given up"),
     // Buckets.
     ("prio_write", "a prio chain is written"),
+    (
+        "given_up_behind_the_chain",
+        "a bucket is given up after its entry was put into the chain that is being written (J2)",
+    ),
+    ("evicted_in_slices", "what has to be given up is more than a poll may do"),
+    ("victims_chosen_in_slices", "so are the next victims"),
     ("evicted_clean_data", "clean data is given up for room (E1)"),
     (
         "bucket_waits_for_its_pin",

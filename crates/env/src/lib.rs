@@ -13,6 +13,7 @@
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
+//! | [`work`] | [`Work`]: steps of a poll, counted where a world wants to know |
 //! | `testing` | what every [`Device`] must do, as a script (feature `testing`) |
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
@@ -25,6 +26,7 @@ pub mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod volume;
+pub mod work;
 pub mod world;
 
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
@@ -33,4 +35,5 @@ pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};
 pub use volume::{BlockStatus, StreamId, Volume, VolumeError, VolumeInfo};
+pub use work::Work;
 pub use world::{Env, Nanos, Priority, Task};

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use crate::buf::BufPool;
 use crate::device::Device;
 use crate::local::Event;
+use crate::work::Work;
 
 /// A moment or a span in nanoseconds, counted from an arbitrary start of the world.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -114,4 +115,10 @@ pub trait Env: Clone + 'static {
 
     /// A named point in the code was reached. The simulator counts these; elsewhere nothing happens.
     fn mark(&self, _name: &'static str) {}
+
+    /// Where loops count their steps. The simulator and the null world of the benchmarks add up what one poll takes;
+    /// elsewhere nothing is counted.
+    fn work(&self) -> Work {
+        Work::default()
+    }
 }

@@ -30,23 +30,49 @@ pub struct PrioEntry {
     pub generation: Generation,
 }
 
-/// One element of the chain, as it fills the metadata area of its bucket. Element `k` describes the buckets from
-/// `k · E` on, `E` being [`Geometry::prio_entries_per_bucket`]; entries after the first `E` are left out, missing
-/// ones are zero.
+/// One element of the chain, which takes its entries bit by bit: there may be hundreds of thousands. Element `k` describes
+/// the buckets from `k · E` on, `E` being [`Geometry::prio_entries_per_bucket`]; entries that are missing are zero.
+#[derive(Debug)]
+pub struct PrioSet {
+    bytes: Vec<u8>,
+    /// Where the next entry goes.
+    end: usize,
+}
+
+impl PrioSet {
+    /// Without an entry, as it fills the metadata area of its bucket.
+    pub fn new(geometry: &Geometry) -> PrioSet {
+        let mut bytes = vec![0; geometry.metadata_bytes() as usize];
+        put(&mut bytes, 8, &geometry.prio_magic().to_le_bytes());
+        PrioSet { bytes, end: PRIO_HEADER_BYTES as usize }
+    }
+
+    /// Adds an entry; what does not fit is left out.
+    #[inline]
+    pub fn push(&mut self, entry: PrioEntry) {
+        if let Some(place) = self.bytes.get_mut(self.end..self.end + 3) {
+            let [low, high] = entry.priority.to_le_bytes();
+            place.copy_from_slice(&[low, high, entry.generation.0]);
+            self.end += 3;
+        }
+    }
+
+    /// Its bytes, with the place of the next element.
+    pub fn seal(mut self, seq: u64, next: BucketNr) -> Vec<u8> {
+        put(&mut self.bytes, 16, &seq.to_le_bytes());
+        put(&mut self.bytes, 32, &u64::from(next.0).to_le_bytes());
+        let csum = crc64_we(self.bytes.get(8..).unwrap_or_default());
+        put(&mut self.bytes, 0, &csum.to_le_bytes());
+        self.bytes
+    }
+}
+
+/// One element of the chain, see [`PrioSet`]; entries after the first `E` are left out.
 pub fn encode_prio(geometry: &Geometry, seq: u64, next: BucketNr, entries: &[PrioEntry]) -> Vec<u8> {
     debug_assert!(entries.len() as u64 <= u64::from(geometry.prio_entries_per_bucket()));
-    let mut bytes = vec![0; geometry.metadata_bytes() as usize];
-    put(&mut bytes, 8, &geometry.prio_magic().to_le_bytes());
-    put(&mut bytes, 16, &seq.to_le_bytes());
-    put(&mut bytes, 32, &u64::from(next.0).to_le_bytes());
-    let room = bytes.get_mut(PRIO_HEADER_BYTES as usize..).unwrap_or_default();
-    for (bytes, entry) in room.chunks_exact_mut(3).zip(entries) {
-        put(bytes, 0, &entry.priority.to_le_bytes());
-        put(bytes, 2, &[entry.generation.0]);
-    }
-    let csum = crc64_we(bytes.get(8..).unwrap_or_default());
-    put(&mut bytes, 0, &csum.to_le_bytes());
-    bytes
+    let mut set = PrioSet::new(geometry);
+    entries.iter().for_each(|&entry| set.push(entry));
+    set.seal(seq, next)
 }
 
 /// Reads one element of the chain from the metadata area of its bucket: its sequence number, the bucket of the next

@@ -44,13 +44,18 @@ fn options(setup: &Setup) -> SetOptions {
         ..=1 => Generations::default(),
         step => Generations { step: step as u8, rewrite_age: 2 * step as u8, ..Generations::default() },
     };
+    let standard = Tuning::default();
     SetOptions {
         tuning: Tuning {
+            slice_steps: match setup.plan.pace.slice {
+                0 => standard.slice_steps,
+                slice => slice as usize,
+            },
             node_keys_max: (shape.node_keys > 0).then_some(shape.node_keys as usize),
             lazy_start: shape.lazy_start,
             extents_in_memory_max: shape.extents_in_memory as usize,
             generations,
-            ..Tuning::default()
+            ..standard
         },
         mutation: setup.mutation,
         ..SetOptions::default()

@@ -58,6 +58,10 @@ pub struct WorldConfig {
     pub max_steps: u64,
     /// More virtual time than this is a livelock.
     pub max_time: Nanos,
+    /// A step of a loop that the program counts takes this much virtual time.
+    pub step_cost: Nanos,
+    /// A poll of more steps than this is a violation.
+    pub poll_steps_max: u64,
     /// Keep a row for every device event.
     pub verbose: bool,
 }
@@ -72,6 +76,8 @@ impl WorldConfig {
             timer_slop: Nanos(50_000),
             max_steps: 2_000_000,
             max_time: Nanos::from_secs(7 * 24 * 3600),
+            step_cost: Nanos(0),
+            poll_steps_max: u64::MAX,
             verbose: false,
         }
     }
@@ -178,6 +184,11 @@ pub(crate) struct World {
     marks: RefCell<BTreeMap<&'static str, u64>>,
     rows: RefCell<Vec<String>>,
     complaints: RefCell<Vec<String>>,
+    /// Steps of the poll that runs.
+    poll_steps: Rc<Cell<u64>>,
+    longest_poll: Cell<u64>,
+    /// Polls that were too long, by what they are of.
+    long_polls: RefCell<BTreeMap<String, u64>>,
     write_watcher: RefCell<Option<WriteWatcher>>,
     memory: RefCell<Memory>,
 }
@@ -302,7 +313,7 @@ impl World {
         let mut tasks = self.tasks.borrow_mut();
         let Some(slot) = tasks.get_mut(&id) else { return };
         let Some(mut future) = slot.future.take() else { return };
-        let waker = slot.waker.clone();
+        let (waker, born) = (slot.waker.clone(), slot.born);
         slot.last_poll = self.now.get();
         {
             let mut rng = self.schedule.borrow_mut();
@@ -317,7 +328,9 @@ impl World {
         self.trace(id ^ self.now.get().rotate_left(20));
         waker.queued.store(false, Ordering::Relaxed);
         self.current.set(id);
+        self.poll_steps.set(0);
         let done = future.as_mut().poll(&mut Context::from_waker(&Waker::from(waker))).is_ready();
+        self.poll_took(self.poll_steps.take(), born);
         let mut tasks = self.tasks.borrow_mut();
         match tasks.get_mut(&id) {
             Some(slot) if !done => slot.future = Some(future),
@@ -326,6 +339,18 @@ impl World {
                 drop(tasks);
                 drop(future);
             }
+        }
+    }
+
+    /// While a task is polled nobody else runs: time passes, and too much work at once is a violation.
+    fn poll_took(&self, steps: u64, born: &'static Location<'static>) {
+        self.now.set(self.now.get() + steps * self.config.step_cost.0);
+        self.longest_poll.set(self.longest_poll.get().max(steps));
+        if steps > self.config.poll_steps_max {
+            let task = format!("of the task spawned at {}:{}", born.file(), born.line());
+            let mut polls = self.long_polls.borrow_mut();
+            let longest = polls.entry(task).or_insert(0);
+            *longest = steps.max(*longest);
         }
     }
 
@@ -392,6 +417,9 @@ impl SimWorld {
             marks: RefCell::default(),
             rows: RefCell::default(),
             complaints: RefCell::default(),
+            poll_steps: Rc::default(),
+            longest_poll: Cell::new(0),
+            long_polls: RefCell::default(),
             write_watcher: RefCell::default(),
             memory: RefCell::new(Memory::plenty(seed)),
         };
@@ -532,6 +560,21 @@ impl SimWorld {
     /// What devices and streams found wrong with their users; taken out.
     pub fn take_complaints(&self) -> Vec<String> {
         self.world.complaints.take()
+    }
+
+    /// Steps of the longest poll so far.
+    pub fn longest_poll(&self) -> u64 {
+        self.world.longest_poll.get()
+    }
+
+    /// Polls that took more steps than one may; taken out.
+    pub fn take_long_polls(&self) -> Vec<String> {
+        let most = self.world.config.poll_steps_max;
+        let polls = self.world.long_polls.take();
+        polls
+            .iter()
+            .map(|(task, steps)| format!("a poll {task} took {steps} steps, {most} at most"))
+            .collect()
     }
 
     /// What every task of the world waits for, as far as known.

@@ -4,7 +4,9 @@
 //! away as long as a violation of the same kind remains. The seed is kept, so that the fine grain stays as similar
 //! as it can; where a cut loses the failure, a few other seeds are tried.
 
-use crate::plan::{AfterStart, CacheShape, ControlAction, Frontend, Plan, Scarcity, Zone};
+use ubcache_env::Nanos;
+
+use crate::plan::{AfterStart, CacheShape, ControlAction, Frontend, Pace, Plan, Scarcity, Zone};
 use crate::runner::Outcome;
 
 /// Seeds that are tried for a cut.
@@ -35,7 +37,11 @@ pub fn shrink(plan: &Plan, kind: &str, runs_max: u64, run: impl FnMut(&Plan) -> 
 }
 
 fn size(plan: &Plan) -> usize {
-    plan.ops.len() + plan.controls.len() + plan.faults.len() + usize::from(plan.memory.rate > 0)
+    plan.ops.len()
+        + plan.controls.len()
+        + plan.faults.len()
+        + usize::from(plan.memory.rate > 0)
+        + usize::from(plan.pace != Pace::default())
 }
 
 struct Shrinker<'a, F> {
@@ -108,6 +114,10 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
         }
         if self.best.memory != Scarcity::default() {
             self.try_plan(Plan { memory: Scarcity::default(), ..self.best.clone() });
+        }
+        if self.best.pace != Pace::default() {
+            self.try_plan(Plan { pace: Pace::default(), ..self.best.clone() });
+            self.try_plan(Plan { pace: Pace { step_cost: Nanos(0), ..self.best.pace }, ..self.best.clone() });
         }
         if self.best.frontend != Frontend::Direct {
             self.try_plan(Plan { frontend: Frontend::Direct, ..self.best.clone() });

@@ -121,7 +121,7 @@ impl<E: Env> Set<E> {
 
     fn can_progress(&self) -> bool {
         let mut buckets = self.buckets.borrow_mut();
-        buckets.settle_released();
+        buckets.settle_released(self.tuning.slice_steps);
         buckets.can_progress()
     }
 
@@ -150,7 +150,7 @@ impl<E: Env> Set<E> {
             let wake = self.allocator.wake.notified();
             let due = {
                 let mut buckets = self.buckets.borrow_mut();
-                buckets.settle_released();
+                buckets.settle_released(self.tuning.slice_steps);
                 let short = buckets.free_len() < buckets.watermarks().0;
                 (short || self.allocator.hungry.get()) && buckets.can_progress()
             };
@@ -168,14 +168,13 @@ impl<E: Env> Set<E> {
             }
             drop(wake);
             self.allocator.hungry.set(false);
+            // One chain for all of them.
+            let goal = self.buckets.borrow().watermarks().1 + self.allocator.nodes_wait.get();
+            if self.evict(goal).await > 0 {
+                self.env.mark("evicted_clean_data");
+            }
             let (pending, aged) = {
-                let mut buckets = self.buckets.borrow_mut();
-                // One chain for all of them.
-                let goal = buckets.watermarks().1 + self.allocator.nodes_wait.get();
-                let dropped = buckets.evict(goal, || self.env.random());
-                if dropped > 0 {
-                    self.env.mark("evicted_clean_data");
-                }
+                let buckets = self.buckets.borrow();
                 (buckets.pending_len(), buckets.aged)
             };
             if aged {

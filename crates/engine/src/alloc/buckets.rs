@@ -1,9 +1,11 @@
 //! What is known of every bucket. Memory only; the prio chain and the index are what is durable.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
-use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry};
+use ubcache_env::Work;
+use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, PrioSet};
 
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
@@ -16,7 +18,7 @@ use crate::settings::ReplacementPolicy;
 
 /// Priority of metadata, and of a bucket that stays free until the next prio chain.
 pub(crate) const PRIORITY_METADATA: u16 = 65535;
-pub(crate) const PRIORITY_RESTART: u16 = 0;
+const PRIORITY_RESTART: u16 = 0;
 
 /// What a bucket is used for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -62,15 +64,17 @@ pub(crate) struct Buckets {
     tuning: Generations,
     pub(super) generations: Vec<Generation>,
     durable: Vec<Generation>,
+    /// What the prio chain that is being written says of the first buckets.
+    written: Vec<Generation>,
     /// A lower bound for the generations of all pointers to the bucket in the index.
     pub(super) oldest: Vec<Generation>,
     pub(super) live: Vec<u32>,
     pub(super) dirty: Vec<u32>,
     pub(super) role: Vec<Role>,
-    recency: Recency,
+    pub(super) recency: Recency,
     pub(super) free: VecDeque<BucketNr>,
     pub(super) dead: VecDeque<BucketNr>,
-    pub(super) pending: Vec<BucketNr>,
+    pub(super) pending: VecDeque<BucketNr>,
     /// Given up durably, to be discarded.
     pub(super) discarding: Vec<BucketNr>,
     /// Buckets are discarded before they are used again.
@@ -79,6 +83,8 @@ pub(crate) struct Buckets {
     /// could make it look live: they wait for garbage collection.
     held: Vec<BucketNr>,
     restart: Vec<BucketNr>,
+    /// What the chain on the device says is free for the next start, as long as it is not known whether to believe it.
+    promised: Vec<BucketNr>,
     pub(super) victims: Victims,
     pub(super) reuse: Reuse,
     /// Where the sectors in a bucket are a power of two, as they mostly are: which.
@@ -87,67 +93,81 @@ pub(crate) struct Buckets {
     watermarks: (usize, usize),
     unknown: u32,
     /// Every extent of the index is in the counts.
+    pub(super) seen: bool,
+    /// And every bucket has its place.
     pub(super) counted: bool,
     pub(super) pins: Rc<Pins>,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub aged: bool,
     pub(super) mutation: Mutation,
-}
-
-/// Generations as they were when a prio chain was composed.
-pub(crate) struct Snapshot {
-    pub entries: Vec<PrioEntry>,
-    generations: Vec<Generation>,
-    pending: Vec<BucketNr>,
-    restart: Vec<BucketNr>,
+    pub(super) work: Work,
 }
 
 impl Buckets {
-    /// All buckets unknown, except superblock and journal.
-    pub fn new(
-        geometry: Geometry,
-        chain: &[PrioEntry],
-        policy: ReplacementPolicy,
-        tuning: Generations,
-        mutation: Mutation,
-    ) -> Buckets {
+    /// Nothing is known: [`Buckets::learn`] has to tell what the prio chain says of every bucket.
+    pub fn new(geometry: Geometry, tuning: Generations, mutation: Mutation, work: Work) -> Buckets {
         let n = geometry.buckets as usize;
-        assert_eq!(chain.len(), n, "one entry a bucket");
-        let generations: Vec<Generation> = chain.iter().map(|entry| entry.generation).collect();
         let mut buckets = Buckets {
             geometry,
             tuning,
-            durable: generations.clone(),
-            oldest: generations.clone(),
-            generations,
+            generations: Vec::with_capacity(n),
+            durable: Vec::with_capacity(n),
+            written: Vec::new(),
+            oldest: Vec::with_capacity(n),
+            // Memory of zeroes costs nothing before it is used.
             live: vec![0; n],
             dirty: vec![0; n],
-            role: vec![Role::Unknown; n],
-            recency: Recency::new(&geometry, chain.iter().map(|entry| entry.priority)),
+            role: Vec::with_capacity(n),
+            recency: Recency::new(&geometry),
             free: VecDeque::new(),
             dead: VecDeque::new(),
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             discarding: Vec::new(),
             discard: false,
             held: Vec::new(),
             restart: Vec::new(),
-            victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo, |_| 0),
+            promised: Vec::new(),
+            victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo),
             reuse: Reuse::default(),
             bucket_shift: geometry.bucket_sectors.is_power_of_two().then(|| geometry.bucket_sectors.ilog2()),
             watermarks: (0, 0),
-            unknown: geometry.buckets,
+            unknown: 0,
+            seen: false,
             counted: false,
             pins: Pins::new(geometry.buckets, mutation),
             aged: false,
             mutation,
+            work,
         };
         let low = buckets.reserve(Purpose::Data) + (geometry.buckets as usize / 64).clamp(4, 1024);
         buckets.watermarks = (low, low + (geometry.buckets as usize / 64).clamp(4, 2048));
-        buckets.set_policy(policy);
-        for bucket in 0..geometry.first_bucket + geometry.journal_buckets {
-            buckets.set_metadata(BucketNr(bucket));
-        }
         buckets
+    }
+
+    /// What a prio chain says of the next buckets: unknown, except superblock and journal.
+    pub fn learn(&mut self, entries: &[PrioEntry]) {
+        let metadata = self.geometry.first_bucket + self.geometry.journal_buckets;
+        for entry in entries {
+            let bucket = BucketNr(self.role.len() as u32);
+            for generations in [&mut self.generations, &mut self.durable, &mut self.oldest] {
+                generations.push(entry.generation);
+            }
+            self.recency.learn(entry.priority);
+            self.role.push(if bucket.0 < metadata { Role::Metadata } else { Role::Unknown });
+            self.unknown += u32::from(bucket.0 >= metadata);
+            if entry.priority == PRIORITY_RESTART {
+                self.promised.push(bucket);
+            }
+        }
+        self.victims.grow(self.role.len() as u32);
+    }
+
+    /// Tells a replacement policy that wants to know of the next buckets, in so many steps; says whether it knows all.
+    pub fn learn_policy(&mut self, steps: usize) -> bool {
+        let (recency, buckets) = (&self.recency, u64::from(self.geometry.buckets));
+        self.work.add(steps.min(buckets as usize));
+        // A tick is a 1024th of the cache.
+        self.victims.learn(steps, |bucket| (u64::from(recency.age(bucket)) * buckets / 1024) as u32)
     }
 
     pub fn pins(&self) -> &Rc<Pins> {
@@ -176,18 +196,18 @@ impl Buckets {
     pub fn dirty(&self, bucket: BucketNr) -> u32 {
         self.dirty[bucket.0 as usize]
     }
-    /// Sectors of live data that the backing devices have as well.
-    pub fn clean_sectors(&self) -> u64 {
-        self.live.iter().zip(&self.dirty).map(|(&live, &dirty)| u64::from(live - dirty)).sum()
+    /// Sectors of live data in these buckets that the backing devices have as well.
+    pub fn clean_sectors(&self, buckets: Range<usize>) -> u64 {
+        let counts = self.live[buckets.clone()].iter().zip(&self.dirty[buckets]);
+        counts.map(|(&live, &dirty)| u64::from(live - dirty)).sum()
     }
+    /// Changes the replacement policy; [`Buckets::learn_policy`] has to be called until it knows all.
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
         let on = policy == ReplacementPolicy::ScanResistant;
         if on != self.reuse.is_on() {
             self.reuse = if on { Reuse::new(&self.geometry) } else { Reuse::default() };
         }
-        let (recency, buckets) = (&self.recency, u64::from(self.geometry.buckets));
-        // A tick is a 1024th of the cache.
-        self.victims.set_policy(policy, |bucket| (u64::from(recency.age(bucket)) * buckets / 1024) as u32);
+        self.victims.set_policy(policy);
     }
     /// Whether data that is used again has buckets of its own.
     pub fn protects(&self) -> bool {
@@ -279,16 +299,16 @@ impl Buckets {
         generation.raised(self.tuning.step)
     }
 
-    /// The present generations: where a garbage collection pass starts from.
-    pub fn generations(&self) -> Vec<Generation> {
-        self.generations.clone()
+    /// The present generations of these buckets: where a garbage collection pass starts from.
+    pub fn generations(&self, buckets: Range<usize>) -> &[Generation] {
+        &self.generations[buckets]
     }
 
     /// Garbage collection saw every pointer that is on the device: these are the oldest ones.
     pub fn set_oldest(&mut self, oldest: Vec<Generation>) {
         self.oldest = oldest;
         self.aged = false;
-        self.pending.append(&mut self.held);
+        self.pending.extend(self.held.drain(..));
     }
 
     /// An extent came to point into the bucket.
@@ -317,7 +337,7 @@ impl Buckets {
     }
 
     /// Puts a data bucket where it belongs: among the victims, among the dead, or nowhere.
-    fn settle(&mut self, bucket: BucketNr) {
+    pub(super) fn settle(&mut self, bucket: BucketNr) {
         let index = bucket.0 as usize;
         if self.role[index] == Role::Dead && self.live[index] > 0 {
             // The count was not complete yet when it seemed dead.
@@ -327,7 +347,7 @@ impl Buckets {
         if self.role[index] != Role::Data {
             return;
         }
-        if self.live[index] == 0 && (self.counted || self.mutation.is(Mutant::EvictsUncounted)) {
+        if self.live[index] == 0 && (self.seen || self.mutation.is(Mutant::EvictsUncounted)) {
             if !self.pins.is_pinned(bucket) {
                 self.set_role(bucket, Role::Dead);
                 self.dead.push_back(bucket);
@@ -339,11 +359,17 @@ impl Buckets {
         }
     }
 
-    /// Looks again at buckets that lost their last pin.
-    pub fn settle_released(&mut self) {
-        for bucket in self.pins.take_released() {
+    /// Looks again at up to so many buckets that lost their last pin; says at how many.
+    pub fn settle_released(&mut self, most: usize) -> usize {
+        let mut settled = 0;
+        while settled < most
+            && let Some(bucket) = self.pins.take_released()
+        {
             self.settle(bucket);
+            settled += 1;
         }
+        self.work.add(settled);
+        settled
     }
 
     /// So many sectors were read there for a client, or written over data that is cached.
@@ -375,6 +401,11 @@ impl Buckets {
         }
     }
 
+    /// What the chain that was read promises.
+    pub fn take_promised(&mut self) -> Vec<BucketNr> {
+        std::mem::take(&mut self.promised)
+    }
+
     /// Buckets that the chain on the device promises to be free.
     pub fn promised_len(&self) -> usize {
         self.restart.len()
@@ -385,47 +416,16 @@ impl Buckets {
         self.free.push_back(bucket);
     }
 
-    /// Every extent has been counted: what is still unknown is free. Every data bucket finds its
-    /// place.
-    pub fn counting_done(&mut self) {
-        self.counted = true;
-        for index in 0..self.role.len() {
-            let bucket = BucketNr(index as u32);
-            if self.role[index] != Role::Unknown {
-                continue;
-            }
-            if self.generations[index] == self.durable[index] {
-                self.set_free(bucket);
-            } else {
-                // G5: as when it was given up.
-                self.set_role(bucket, Role::Pending);
-                self.pending.push(bucket);
-            }
+    /// Nobody points into the bucket.
+    pub(super) fn give_up_unknown(&mut self, bucket: BucketNr) {
+        let index = bucket.0 as usize;
+        if self.generations[index] == self.durable[index] {
+            self.set_free(bucket);
+        } else {
+            // G5: as when it was given up.
+            self.set_role(bucket, Role::Pending);
+            self.pending.push_back(bucket);
         }
-        for bucket in self.coldest_first() {
-            self.settle(bucket);
-        }
-    }
-
-    /// All buckets in the order in which they were last used. Takes a few passes, whatever their number.
-    fn coldest_first(&self) -> Vec<BucketNr> {
-        let all = || (0..self.role.len() as u32).map(BucketNr);
-        let priority = |bucket| usize::from(self.recency.priority(bucket));
-        // Mostly a small part of the 32768 that there can be.
-        let coldest = all().map(priority).min().unwrap_or(0);
-        let hottest = all().map(priority).max().unwrap_or(0);
-        let mut next = vec![0usize; hottest - coldest + 2];
-        all().for_each(|bucket| next[priority(bucket) - coldest + 1] += 1);
-        for place in 1..next.len() {
-            next[place] += next[place - 1];
-        }
-        let mut order = vec![BucketNr(0); self.role.len()];
-        for bucket in all() {
-            let place = &mut next[priority(bucket) - coldest];
-            order[*place] = bucket;
-            *place += 1;
-        }
-        order
     }
 
     pub fn is_counted(&self) -> bool {
@@ -506,9 +506,8 @@ impl Buckets {
         self.invalidate(bucket);
     }
 
-    /// What a prio chain says now. Until [`Buckets::chain_durable`] the present restart buckets
-    /// stay as they are.
-    pub fn snapshot(&mut self) -> Snapshot {
+    /// A prio chain is going to be written. Until [`Buckets::chain_durable`] the present restart buckets stay as they are.
+    pub fn chain_begins(&mut self) {
         let wanted = self.restart_reserve().saturating_sub(self.restart.len());
         // In a cache that is full a chain is written when few buckets are free. Then some of what there is for data is
         // kept, as more becomes free with this very chain.
@@ -519,8 +518,15 @@ impl Buckets {
             self.set_role(bucket, Role::Restart);
             self.restart.push(bucket);
         }
-        let entries = (0..self.role.len())
-            .map(|index| PrioEntry {
+        self.written = Vec::with_capacity(self.role.len());
+    }
+
+    /// What the chain says of the next buckets. Each entry stands for itself: all that matters is that the journal entry that
+    /// names the chain comes after everything that gave a bucket up before its entry was put into the chain (J2).
+    pub fn put_chain_entries(&mut self, buckets: Range<usize>, set: &mut PrioSet) {
+        assert_eq!(self.written.len(), buckets.start, "the chain describes all buckets in order");
+        for index in buckets.clone() {
+            set.push(PrioEntry {
                 priority: match self.role[index] {
                     Role::Metadata => PRIORITY_METADATA,
                     Role::Restart => PRIORITY_RESTART,
@@ -528,26 +534,32 @@ impl Buckets {
                     _ => INITIAL_PRIORITY,
                 },
                 generation: self.generations[index],
-            })
-            .collect();
-        Snapshot {
-            entries,
-            generations: self.generations.clone(),
-            pending: self.pending.clone(),
-            restart: self.restart.clone(),
+            });
         }
+        self.written.extend_from_slice(&self.generations[buckets]);
     }
 
-    /// The prio chain of the snapshot is durable: its generations are, and what was pending then
-    /// can be used.
-    pub fn chain_durable(&mut self, snapshot: Snapshot) {
-        self.durable = snapshot.generations;
-        let mut pinned = Vec::new();
-        let done: std::collections::BTreeSet<BucketNr> = snapshot.pending.into_iter().collect();
-        for bucket in std::mem::take(&mut self.pending) {
+    /// The prio chain is durable, and named: its generations are. Says how many buckets wait for that; each has to be looked
+    /// at ([`Buckets::settle_pending`]).
+    pub fn chain_durable(&mut self) -> usize {
+        assert_eq!(self.written.len(), self.role.len(), "the chain describes all buckets");
+        self.durable = std::mem::take(&mut self.written);
+        assert!(self.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
+        self.pending.len()
+    }
+
+    /// Looks at the next few buckets that were given up: they can be used if their generation is durable. Says whether one
+    /// was given up after its entry was put into the chain.
+    pub fn settle_pending(&mut self, count: usize) -> bool {
+        let mut behind = false;
+        for _ in 0..count {
+            let Some(bucket) = self.pending.pop_front() else { break };
+            let index = bucket.0 as usize;
             let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
-            if !done.contains(&bucket) || self.pins.is_pinned(bucket) {
-                pinned.push(bucket);
+            let durable = self.durable[index] == self.generations[index];
+            behind |= !durable;
+            if !(durable || self.mutation.is(Mutant::ChainCoversLater)) || self.pins.is_pinned(bucket) {
+                self.pending.push_back(bucket);
             } else if aged {
                 self.aged = true;
                 self.held.push(bucket);
@@ -558,8 +570,7 @@ impl Buckets {
                 self.set_free(bucket);
             }
         }
-        self.pending = pinned;
-        assert!(snapshot.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
+        behind
     }
 
     /// Buckets to discard, in order. They are free when [`Buckets::discarded`] is told so.
@@ -615,6 +626,7 @@ impl Buckets {
     /// Whether giving something up could bring free buckets.
     pub fn can_progress(&self) -> bool {
         !self.pending.is_empty()
+            || self.pins.has_released()
             || !self.discarding.is_empty()
             || !self.dead.is_empty()
             || !self.victims.is_empty()

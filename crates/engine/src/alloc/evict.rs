@@ -3,16 +3,44 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use ubcache_env::Env;
 use ubcache_format::{BucketNr, Pointer};
 
+use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
-use super::victims::Victims;
+use super::victims::{DRAWN, Saving, Victims};
 use crate::mutants::Mutant;
+use crate::set::Set;
 use crate::settings::ReplacementPolicy;
 
 /// The next victims are a part of all buckets, this one: twice of what is written between two passes of garbage
 /// collection.
 const UPCOMING_PART: usize = 8;
+/// Steps of a choice, which draws buckets all over the cache, in steps of a loop that goes from one to the next.
+const CHOICE_STEPS: usize = 256;
+
+/// Buckets to be given up, as far as that has come.
+pub(crate) struct Eviction {
+    goal: usize,
+    /// Dead buckets to look at.
+    dead: usize,
+    /// Live sectors that were dropped.
+    pub dropped: u64,
+}
+
+/// The part of the buckets that are to be emptied.
+pub(crate) struct Sparse {
+    limit: u32,
+    count: usize,
+    found: BTreeSet<(u32, BucketNr)>,
+}
+
+impl Sparse {
+    /// The emptiest first.
+    pub fn buckets(self) -> impl Iterator<Item = BucketNr> {
+        self.found.into_iter().map(|(_, bucket)| bucket)
+    }
+}
 
 impl Buckets {
     pub(super) fn invalidate(&mut self, bucket: BucketNr) {
@@ -23,7 +51,7 @@ impl Buckets {
             return self.set_free(bucket);
         }
         self.set_role(bucket, Role::Pending);
-        self.pending.push(bucket);
+        self.pending.push_back(bucket);
     }
 
     fn may_take(&self, bucket: BucketNr) -> bool {
@@ -33,16 +61,23 @@ impl Buckets {
             && (self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty))
     }
 
-    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending. Their
-    /// keys are stale from now on; the prio chain makes that durable. Says how many live sectors
-    /// were dropped.
-    pub fn evict(&mut self, goal: usize, mut random: impl FnMut() -> u64) -> u64 {
-        self.settle_released();
-        for _ in 0..self.dead.len() {
-            if self.free.len() + self.pending.len() + self.discarding.len() >= goal {
-                return 0;
-            }
+    fn available(&self) -> usize {
+        self.free.len() + self.pending.len() + self.discarding.len()
+    }
+
+    /// See [`Set::evict`].
+    fn eviction(&self, goal: usize) -> Eviction {
+        Eviction { goal, dead: self.dead.len(), dropped: 0 }
+    }
+
+    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending, `most` at a time. Their
+    /// keys are stale from now on; the prio chain makes that durable. Says whether that is all.
+    fn evict_some(&mut self, eviction: &mut Eviction, most: usize, mut random: impl FnMut() -> u64) -> bool {
+        let mut left = most - self.settle_released(most);
+        let began = left;
+        while left > 0 && eviction.dead > 0 && self.available() < eviction.goal {
             let Some(bucket) = self.dead.pop_front() else { break };
+            (left, eviction.dead) = (left - 1, eviction.dead - 1);
             if self.may_take(bucket) {
                 self.invalidate(bucket);
             } else {
@@ -50,9 +85,10 @@ impl Buckets {
                 self.dead.push_back(bucket);
             }
         }
-        let mut dropped = 0;
         let counted = self.counted || self.mutation.is(Mutant::EvictsUncounted);
-        while self.free.len() + self.pending.len() + self.discarding.len() < goal && counted {
+        let mut found = counted;
+        while left > 0 && found && self.available() < eviction.goal {
+            left -= 1;
             let mut victims = self.take_victims();
             let picked = victims.pick(
                 &mut random,
@@ -65,36 +101,52 @@ impl Buckets {
                 self.aged |= self.is_aged(bucket);
             }
             self.victims = victims;
-            let Some(bucket) = picked else { break };
-            dropped += u64::from(self.live(bucket));
-            self.invalidate(bucket);
+            match picked {
+                Some(bucket) => {
+                    eviction.dropped += u64::from(self.live(bucket));
+                    self.invalidate(bucket);
+                }
+                None => found = false,
+            }
         }
-        dropped
+        self.work.add((began - left) * DRAWN);
+        left > 0 || self.available() >= eviction.goal
     }
 
     /// The victims, which can be changed while the rest is looked at; to be put back.
     fn take_victims(&mut self) -> Victims {
-        std::mem::replace(&mut self.victims, Victims::new(0, ReplacementPolicy::Fifo, |_| 0))
+        std::mem::replace(&mut self.victims, Victims::new(0, ReplacementPolicy::Fifo))
     }
 
-    /// Chooses the next victims, with the policy that does so ahead; those that hold data which was used again.
-    pub fn worth_saving(&mut self, random: impl FnMut() -> u64) -> BTreeSet<BucketNr> {
-        // As many as will have to go while that part of the cache is filled.
-        let available = self.free.len() + self.pending.len() + self.discarding.len() + self.dead.len();
+    /// Counts what there is in these buckets.
+    fn census(&mut self, buckets: Range<usize>) {
+        let data = buckets.filter(|&index| matches!(self.role[index], Role::Open | Role::Data));
+        self.victims.census(data.map(|index| (BucketNr(index as u32), self.live[index])));
+    }
+
+    /// Chooses up to `most` of the next victims: as many will have to go while a part of the cache is filled. Says
+    /// whether there are that many.
+    fn choose(&mut self, most: usize, random: impl FnMut() -> u64) -> bool {
+        self.work.add(DRAWN * most.min(self.len()));
+        let available = self.available() + self.dead.len();
         let count = (self.watermarks().1 + self.len() / UPCOMING_PART).saturating_sub(available);
         let mut victims = self.take_victims();
-        let data = (0..self.role.len()).filter(|&index| matches!(self.role[index], Role::Open | Role::Data));
-        victims.choose(
+        let done = victims.choose(
             count,
-            self.geometry.bucket_sectors,
-            data.map(|index| (BucketNr(index as u32), self.live[index])),
+            most,
             random,
             |bucket| self.may_take(BucketNr(bucket)),
             |bucket| self.live[bucket as usize],
         );
         self.victims = victims;
-        let bucket_sectors = self.geometry.bucket_sectors;
-        self.victims.worth_saving(bucket_sectors, |bucket| self.reuse.sectors(BucketNr(bucket)))
+        done
+    }
+
+    /// Looks at up to `most` of the next victims; says whether those are all.
+    fn save(&mut self, saving: &mut Saving, steps: usize) -> bool {
+        self.work.add(steps.min(self.len()));
+        let reuse = &self.reuse;
+        self.victims.save(saving, (steps / reuse.steps()).max(1), |bucket| reuse.sectors(BucketNr(bucket)))
     }
 
     /// These sectors were moved away: nothing of them is worth saving any more.
@@ -107,22 +159,28 @@ impl Buckets {
         self.reuse.parts(pointer.offset, sectors)
     }
 
-    /// Closed data buckets that are at most `percent` full of live data and pinned by nobody,
-    /// emptiest first: what moving garbage collection looks at.
-    pub fn sparse(&self, percent: u64, count: usize) -> Vec<BucketNr> {
+    /// `count` closed data buckets that are at most `percent` full of live data, some of it dirty, and pinned by
+    /// nobody, the emptiest: what moving garbage collection looks at. [`Buckets::look_for_sparse`] finds them.
+    pub fn sparse(&self, percent: u64, count: usize) -> Sparse {
         let limit = u64::from(self.geometry.bucket_sectors) * percent / 100;
-        let mut sparse: Vec<BucketNr> = (0..self.role.len() as u32)
-            .map(BucketNr)
-            .filter(|&bucket| {
-                self.role(bucket) == Role::Data
-                    && self.live(bucket) > 0
-                    && u64::from(self.live(bucket)) <= limit
-                    && !self.pins.is_pinned(bucket)
-            })
-            .collect();
-        sparse.sort_by_key(|&bucket| (self.live(bucket), bucket));
-        sparse.truncate(count);
-        sparse
+        Sparse { limit: limit as u32, count, found: BTreeSet::new() }
+    }
+
+    /// Looks for them among these.
+    pub fn look_for_sparse(&self, sparse: &mut Sparse, buckets: Range<usize>) {
+        for index in buckets {
+            let (bucket, live) = (BucketNr(index as u32), self.live[index]);
+            if self.role[index] == Role::Data
+                && (1..=sparse.limit).contains(&live)
+                && self.dirty[index] > 0
+                && !self.pins.is_pinned(bucket)
+            {
+                sparse.found.insert((live, bucket));
+                if sparse.found.len() > sparse.count {
+                    sparse.found.pop_last();
+                }
+            }
+        }
     }
 
     /// A mutant's: data buckets in which nothing is live, open ones included.
@@ -139,5 +197,48 @@ impl Buckets {
                 self.invalidate(bucket);
             }
         }
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more can be had. Says how many
+    /// live sectors were dropped.
+    pub(crate) async fn evict(&self, goal: usize) -> u64 {
+        let most = (self.tuning.slice_steps / DRAWN).max(1);
+        let mut eviction = self.buckets.borrow().eviction(goal);
+        loop {
+            let random = || self.env.random();
+            if self.buckets.borrow_mut().evict_some(&mut eviction, most, random) {
+                return eviction.dropped;
+            }
+            self.env.mark("evicted_in_slices");
+            self.env.yield_now().await;
+        }
+    }
+
+    /// Chooses the next victims, with the policy that does so ahead; those that hold data which was used again.
+    pub(crate) async fn choose_victims(&self) -> BucketSet {
+        let buckets = &self.buckets;
+        let begun = buckets.borrow_mut().victims.census_begins();
+        if begun {
+            self.for_all_buckets(1, |part| buckets.borrow_mut().census(part)).await;
+            let mut buckets = buckets.borrow_mut();
+            let bucket_sectors = buckets.geometry.bucket_sectors;
+            buckets.victims.census_ends(bucket_sectors);
+        }
+        let steps = self.slice_steps(Mutant::ChoosesAllVictimsAtOnce);
+        let most = (steps / CHOICE_STEPS).max(1);
+        while !buckets.borrow_mut().choose(most, || self.env.random()) {
+            self.env.mark("victims_chosen_in_slices");
+            self.env.yield_now().await;
+        }
+        let bucket_sectors = self.geometry.bucket_sectors;
+        let mut saving = buckets.borrow_mut().victims.saving_begins(bucket_sectors);
+        if let Some(saving) = &mut saving {
+            while !buckets.borrow_mut().save(saving, self.tuning.slice_steps) {
+                self.env.yield_now().await;
+            }
+        }
+        buckets.borrow().victims.worth_saving(saving)
     }
 }

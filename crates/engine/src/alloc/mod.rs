@@ -16,9 +16,10 @@
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
 
 pub(crate) mod allocator;
+pub(crate) mod bucket_set;
 pub(crate) mod buckets;
+mod counting;
 mod evict;
-mod leaving;
 pub(crate) mod pins;
 pub(crate) mod prio;
 mod priority_stats;

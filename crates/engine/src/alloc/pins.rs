@@ -30,8 +30,13 @@ impl Pins {
         self.counts.borrow()[bucket.0 as usize] > 0 && !self.mutation.is(Mutant::NoBucketPin)
     }
 
-    pub fn take_released(&self) -> Vec<BucketNr> {
-        std::mem::take(&mut self.released.borrow_mut())
+    /// Takes a bucket that lost its last pin since the allocator looked.
+    pub fn take_released(&self) -> Option<BucketNr> {
+        self.released.borrow_mut().pop()
+    }
+
+    pub fn has_released(&self) -> bool {
+        !self.released.borrow().is_empty()
     }
 }
 

@@ -1,29 +1,34 @@
 //! The prio chain: the generations of all buckets, made durable.
 
-use ubcache_env::local::join_all;
-use ubcache_env::{Buf, Durability, Env};
-use ubcache_format::{BucketNr, Geometry, PrioEntry, SECTOR_BYTES, encode_prio, parse_prio};
+use std::ops::Range;
 
-use super::buckets::Purpose;
+use ubcache_env::{Buf, Durability, Env};
+use ubcache_format::{BucketNr, Geometry, PrioSet, SECTOR_BYTES, parse_prio};
+
+use super::buckets::{Buckets, Purpose};
 use crate::errors::EngineError;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::set::Set;
+use crate::slices::in_slices;
 
 /// A chain as it was found.
 pub(crate) struct Chain {
     pub seq: u64,
     pub buckets: Vec<BucketNr>,
-    pub entries: Vec<PrioEntry>,
 }
 
-/// Reads the chain that starts at `first`.
+/// Reads the chain that starts at `first`, and has `buckets` learn what it says.
 pub(crate) async fn read_chain<E: Env>(
+    env: &E,
     device: &Meter<E>,
-    geometry: &Geometry,
+    buckets: &mut Buckets,
+    slice_steps: usize,
     first: BucketNr,
 ) -> Result<Chain, EngineError> {
-    let mut chain = Chain { seq: 0, buckets: Vec::new(), entries: Vec::new() };
+    let geometry = &buckets.geometry.clone();
+    let mut chain = Chain { seq: 0, buckets: Vec::new() };
+    let mut left = geometry.buckets as usize;
     let mut bucket = first;
     for _ in 0..geometry.prio_buckets() {
         let within = bucket.0 >= geometry.first_bucket && bucket.0 < geometry.buckets;
@@ -42,30 +47,34 @@ pub(crate) async fn read_chain<E: Env>(
             parse_prio(geometry, buf.as_slice()).map_err(EngineError::format("prio chain", at))?;
         chain.seq = chain.seq.max(seq);
         chain.buckets.push(bucket);
-        chain.entries.extend(entries);
         bucket = next;
+        let count = entries.len().min(left);
+        left -= count;
+        in_slices(env, slice_steps, count, 1, |part| buckets.learn(&entries[part])).await;
     }
-    chain.entries.truncate(geometry.buckets as usize);
     Ok(chain)
 }
 
-/// Writes a chain to these buckets. Not durable when it returns.
+/// Writes a chain to these buckets, one element after the other; `put` puts the entries of the next few buckets into one. Not
+/// durable when it returns.
 pub(crate) async fn write_chain<E: Env>(
+    env: &E,
     device: &Meter<E>,
     geometry: &Geometry,
-    seq: u64,
-    buckets: &[BucketNr],
-    entries: &[PrioEntry],
+    slice_steps: usize,
+    (seq, buckets): (u64, &[BucketNr]),
+    mut put: impl FnMut(Range<usize>, &mut PrioSet),
 ) -> Result<(), EngineError> {
-    let each = geometry.prio_entries_per_bucket() as usize;
-    let writes = entries.chunks(each).enumerate().map(|(index, part)| {
+    let (each, all) = (geometry.prio_entries_per_bucket() as usize, geometry.buckets as usize);
+    for (index, &bucket) in buckets.iter().enumerate() {
+        let (first, mut set) = (index * each, PrioSet::new(geometry));
+        let count = each.min(all - first);
+        in_slices(env, slice_steps, count, 1, |part| put(first + part.start..first + part.end, &mut set))
+            .await;
         let next = buckets.get(index + 1).copied().unwrap_or(BucketNr(0));
-        let bytes = encode_prio(geometry, seq, next, part);
-        let at = geometry.bucket_start(buckets[index]);
-        device.write(at, Buf::from_bytes(&bytes).into(), Durability::Volatile)
-    });
-    for result in join_all(writes.collect::<Vec<_>>()).await {
-        result.map_err(EngineError::io("writing the prio chain"))?;
+        let bytes = Buf::from_bytes(&set.seal(seq, next));
+        let written = device.write(geometry.bucket_start(bucket), bytes.into(), Durability::Volatile).await;
+        written.map_err(EngineError::io("writing the prio chain"))?;
     }
     Ok(())
 }
@@ -77,7 +86,7 @@ impl<E: Env> Set<E> {
         let _granted = self.journal_room_for_chain().await?;
         self.env.mark("prio_write");
         let count = self.geometry.prio_buckets() as usize;
-        let (taken, snapshot) = {
+        let taken = {
             let mut buckets = self.buckets.borrow_mut();
             if !buckets.can_take(Purpose::Prio, count) {
                 self.env.mark("prio_chain_without_room");
@@ -85,14 +94,15 @@ impl<E: Env> Set<E> {
             }
             let taken: Vec<BucketNr> =
                 (0..count).map(|_| buckets.take(Purpose::Prio).expect("checked above")).collect();
-            (taken, buckets.snapshot())
+            buckets.chain_begins();
+            taken
         };
         let seq = self.allocator.chain.borrow().seq + 1;
-        write_chain(&self.cache, &self.geometry, seq, &taken, &snapshot.entries).await.inspect_err(
-            |error| {
-                self.fail(error.to_string());
-            },
-        )?;
+        let steps = self.slice_steps(Mutant::ChainInOnePoll);
+        let put =
+            |part: Range<usize>, set: &mut PrioSet| self.buckets.borrow_mut().put_chain_entries(part, set);
+        let written = write_chain(&self.env, &self.cache, &self.geometry, steps, (seq, &taken), put).await;
+        written.inspect_err(|error| self.fail(error.to_string()))?;
         {
             let mut state = self.journal.state.borrow_mut();
             state.header.prio_bucket = taken[0];
@@ -103,13 +113,23 @@ impl<E: Env> Set<E> {
         if !self.mutant(Mutant::ChainNotNamed) {
             self.journal_force().await?;
         }
-        let mut chain = self.allocator.chain.borrow_mut();
-        chain.seq = seq;
-        let former = std::mem::replace(&mut chain.buckets, taken);
-        let mut buckets = self.buckets.borrow_mut();
-        former.into_iter().for_each(|bucket| buckets.free_former_chain(bucket));
-        buckets.chain_durable(snapshot);
-        if buckets.pending_len() > 0 {
+        let pending = {
+            let mut chain = self.allocator.chain.borrow_mut();
+            chain.seq = seq;
+            let former = std::mem::replace(&mut chain.buckets, taken);
+            let mut buckets = self.buckets.borrow_mut();
+            former.into_iter().for_each(|bucket| buckets.free_former_chain(bucket));
+            buckets.chain_durable()
+        };
+        let mut behind = false;
+        in_slices(&self.env, self.tuning.slice_steps, pending, 4, |part| {
+            behind |= self.buckets.borrow_mut().settle_pending(part.len());
+        })
+        .await;
+        if behind {
+            self.env.mark("given_up_behind_the_chain");
+        }
+        if self.buckets.borrow().pending_len() > 0 {
             self.env.mark("bucket_waits_for_its_pin");
         }
         Ok(())

@@ -8,16 +8,19 @@ use super::buckets::{Buckets, Role};
 
 /// Numbers in the last line, and one more part than numbers.
 const PARTS: usize = 32;
+/// Of larger caches a sample of so many buckets is looked at.
+const SAMPLE: u64 = 8192;
 
 impl Buckets {
     /// Shares of all buckets in percent, then the age of data buckets in ticks of a 1024th of the
     /// cache's size in I/O: their mean, and the ages that cut them, hottest first, into 32 equal parts.
-    /// Looks at every bucket.
+    /// Looks at buckets in equal distances, at no more than [`SAMPLE`] of them.
     pub fn priority_stats(&self) -> String {
-        let (mut unused, mut clean, mut dirty, mut metadata) = (0usize, 0usize, 0usize, 0usize);
+        let (mut unused, mut clean, mut dirty, mut metadata) = (0u64, 0u64, 0u64, 0u64);
         let mut ages = Vec::new();
-        let total = self.len();
-        for bucket in (0..total as u32).map(BucketNr) {
+        let (all, total) = (self.len() as u64, (self.len() as u64).min(SAMPLE));
+        self.work.add(total as usize);
+        for bucket in (0..total).map(|index| BucketNr((index * all / total) as u32)) {
             match self.role(bucket) {
                 Role::Metadata => metadata += 1,
                 Role::Data | Role::Open | Role::Dead if self.live(bucket) > 0 => {
@@ -28,7 +31,7 @@ impl Buckets {
             }
         }
         ages.sort_unstable();
-        let percent = |count: usize| count * 100 / total.max(1);
+        let percent = |count: u64| count * 100 / total.max(1);
         let mean = ages.iter().map(|&age| u64::from(age)).sum::<u64>() / ages.len().max(1) as u64;
         let quantiles: Vec<String> = (1..PARTS)
             .map(|part| ages.get(ages.len() * part / PARTS).copied().unwrap_or(0).to_string())
@@ -41,7 +44,7 @@ impl Buckets {
             percent(clean),
             percent(dirty),
             percent(metadata),
-            ages.len() as u64 * u64::from(self.bucket_sectors()) / PARTS as u64,
+            ages.len() as u64 * all / total.max(1) * u64::from(self.bucket_sectors()) / PARTS as u64,
             quantiles.join(" "),
         );
         written.expect("a string takes everything");

@@ -15,18 +15,24 @@ pub(crate) struct Recency {
 }
 
 impl Recency {
-    /// What a prio chain says: one priority a bucket.
-    pub fn new(geometry: &Geometry, priorities: impl Iterator<Item = u16>) -> Recency {
-        let tick = u32::from(INITIAL_PRIORITY);
+    /// Nothing is known yet: [`Recency::learn`] has to tell of every bucket.
+    pub fn new(geometry: &Geometry) -> Recency {
         let size = u64::from(geometry.buckets) * u64::from(geometry.bucket_sectors);
+        Recency {
+            used: Vec::with_capacity(geometry.buckets as usize),
+            tick: u32::from(INITIAL_PRIORITY),
+            sectors: 0,
+            tick_sectors: (size / 1024).max(1),
+        }
+    }
+
+    /// What a prio chain says of the next bucket.
+    pub fn learn(&mut self, priority: u16) {
         // Metadata and promised buckets have priorities of their own; they count as just used.
-        let used = priorities
-            .map(|priority| match priority {
-                1..=INITIAL_PRIORITY => u32::from(priority),
-                _ => tick,
-            })
-            .collect();
-        Recency { used, tick, sectors: 0, tick_sectors: (size / 1024).max(1) }
+        self.used.push(match priority {
+            1..=INITIAL_PRIORITY => u32::from(priority),
+            _ => u32::from(INITIAL_PRIORITY),
+        });
     }
 
     /// So many sectors of the bucket were read or written.

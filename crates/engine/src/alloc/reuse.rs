@@ -61,18 +61,34 @@ impl Reuse {
         parts
     }
 
+    /// The words that have bits of these sectors, with those bits.
+    fn words(at: Sector, sectors: u64) -> impl Iterator<Item = (usize, u64)> {
+        let (first, end) = (at.0 / BLOCK_SECTORS, (at.0 + sectors).div_ceil(BLOCK_SECTORS));
+        (first / 64..end.div_ceil(64)).map(move |word| {
+            let from = first.max(word * 64) - word * 64;
+            let bits = end.min((word + 1) * 64) - word * 64 - from;
+            (word as usize, u64::MAX.checked_shr(64 - bits as u32).unwrap_or(0) << from)
+        })
+    }
+
     /// How many sectors of the bucket were, in whole blocks.
     pub fn sectors(&self, bucket: BucketNr) -> u64 {
-        let is_used = |&(word, bit): &(usize, u64)| self.bits.get(word).is_some_and(|word| word & bit != 0);
         let start = Sector(u64::from(bucket.0) * self.bucket_sectors);
-        Self::places(start, self.bucket_sectors).filter(is_used).count() as u64 * BLOCK_SECTORS
+        let used = Self::words(start, self.bucket_sectors)
+            .map(|(word, bits)| self.bits.get(word).map_or(0, |word| (word & bits).count_ones()));
+        u64::from(used.sum::<u32>()) * BLOCK_SECTORS
+    }
+
+    /// Steps that [`Reuse::sectors`] takes.
+    pub fn steps(&self) -> usize {
+        4 + (self.bucket_sectors / BLOCK_SECTORS / 64) as usize
     }
 
     /// What was known of these sectors is not true any more.
     pub fn forget(&mut self, at: Sector, sectors: u64) {
-        for (word, bit) in Self::places(at, sectors) {
+        for (word, bits) in Self::words(at, sectors) {
             if let Some(word) = self.bits.get_mut(word) {
-                *word &= !bit;
+                *word &= !bits;
             }
         }
     }

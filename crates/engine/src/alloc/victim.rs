@@ -8,11 +8,13 @@
 //! oldest ─► 7 ⇄ 2 ⇄ 9 ⇄ 4 ◄─ most recent      insert, touch: to the right end; pick: from the left end
 //! ```
 //!
+//! Members that were chosen to go next are in a second list over the same arrays: those that leave.
+//!
 //! The policies are bcache's, the order within `lru` is exact recency where bcache weighs recency with the share
 //! of live data.
 //!
-//! Invariants: a bucket is no member if and only if it is its own predecessor; the list from `oldest` along
-//! `newer` and the list from `recent` along `older` are each other's reverse and have `len` members.
+//! Invariants: a bucket is in no list if and only if it is its own predecessor; each list from `oldest` along
+//! `newer` and from `recent` along `older` are each other's reverse and have `len` members.
 
 use ubcache_format::Replacement;
 
@@ -24,17 +26,30 @@ const CANDIDATES_MAX: u32 = 64;
 /// How many buckets `draw` draws.
 const DRAWS: u32 = 8;
 
+/// One of the lists.
+#[derive(Copy, Clone, Debug)]
+struct List {
+    oldest: u32,
+    recent: u32,
+    len: u32,
+}
+
+const EMPTY: List = List { oldest: NIL, recent: NIL, len: 0 };
+
 /// The buckets that may be evicted, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct VictimList {
     policy: Replacement,
-    /// Towards the oldest; a bucket that is no member points to itself.
+    /// Towards the oldest; a bucket that is in no list points to itself.
     older: Vec<u32>,
-    /// Towards the most recent; meaningless for a bucket that is no member.
+    /// Towards the most recent; meaningless for a bucket that is in no list.
     newer: Vec<u32>,
-    oldest: u32,
-    recent: u32,
-    len: u32,
+    members: List,
+    leaving: List,
+    /// By bucket: whether the list that it is in is that of those that leave.
+    leaves: Vec<bool>,
+    /// Which of those that leave is looked at next.
+    cursor: u32,
 }
 
 impl Default for VictimList {
@@ -44,16 +59,24 @@ impl Default for VictimList {
 }
 
 impl VictimList {
-    /// A list without members, for bucket numbers below `buckets`.
+    /// Empty lists, with room for so many buckets, of which [`VictimList::grow`] has to tell.
     pub fn new(buckets: u32, policy: Replacement) -> Self {
         VictimList {
             policy,
-            older: (0..buckets).collect(),
-            newer: vec![NIL; buckets as usize],
-            oldest: NIL,
-            recent: NIL,
-            len: 0,
+            older: Vec::with_capacity(buckets as usize),
+            newer: Vec::with_capacity(buckets as usize),
+            members: EMPTY,
+            leaving: EMPTY,
+            leaves: Vec::with_capacity(buckets as usize),
+            cursor: NIL,
         }
+    }
+
+    /// Bucket numbers are below `buckets`.
+    pub fn grow(&mut self, buckets: u32) {
+        self.older.extend(self.capacity()..buckets);
+        self.newer.resize(buckets as usize, NIL);
+        self.leaves.resize(buckets as usize, false);
     }
 
     /// Bucket numbers are below this.
@@ -72,61 +95,139 @@ impl VictimList {
         self.policy = policy;
     }
 
-    /// Number of members.
+    /// Number of members, without those that leave.
     pub fn len(&self) -> u32 {
-        self.len
+        self.members.len
+    }
+
+    /// Number of those that leave.
+    pub fn leaving(&self) -> u32 {
+        self.leaving.len
     }
 
     /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.members.len == 0
     }
 
-    /// Whether the bucket is a member.
-    ///
-    /// # Panics
-    /// Like all methods that take a bucket: if the number is not below that of [`VictimList::new`].
-    pub fn contains(&self, bucket: u32) -> bool {
+    /// Whether the bucket is in one of the lists.
+    fn is_known(&self, bucket: u32) -> bool {
         self.older[bucket as usize] != bucket
     }
 
-    /// Makes the bucket the most recent member, whether it is one already or not.
-    pub fn insert(&mut self, bucket: u32) {
-        self.remove(bucket);
-        self.older[bucket as usize] = self.recent;
-        self.newer[bucket as usize] = NIL;
-        match self.recent {
-            NIL => self.oldest = bucket,
-            recent => self.newer[recent as usize] = bucket,
-        }
-        self.recent = bucket;
-        self.len += 1;
+    /// Whether the bucket is a member, and does not leave.
+    ///
+    /// # Panics
+    /// Like all methods that take a bucket: if the number is not below that of [`VictimList::grow`].
+    pub fn contains(&self, bucket: u32) -> bool {
+        self.is_known(bucket) && !self.leaves[bucket as usize]
     }
 
-    /// Ends the bucket's membership; no effect if it is no member.
+    /// Whether the bucket was chosen to go.
+    pub fn leaves(&self, bucket: u32) -> bool {
+        self.is_known(bucket) && self.leaves[bucket as usize]
+    }
+
+    /// Makes the bucket the most recent member, whether it is in a list already or not.
+    pub fn insert(&mut self, bucket: u32) {
+        self.remove(bucket);
+        self.append(bucket, false);
+    }
+
+    /// Makes the bucket the oldest member, whether it is in a list already or not.
+    pub fn insert_oldest(&mut self, bucket: u32) {
+        self.remove(bucket);
+        let oldest = std::mem::replace(&mut self.members.oldest, bucket);
+        (self.older[bucket as usize], self.newer[bucket as usize]) = (NIL, oldest);
+        match oldest {
+            NIL => self.members.recent = bucket,
+            oldest => self.older[oldest as usize] = bucket,
+        }
+        self.leaves[bucket as usize] = false;
+        self.members.len += 1;
+    }
+
+    /// The bucket leaves after all others that do.
+    pub fn leave(&mut self, bucket: u32) {
+        self.remove(bucket);
+        self.append(bucket, true);
+    }
+
+    fn append(&mut self, bucket: u32, leaves: bool) {
+        let list = if leaves { &mut self.leaving } else { &mut self.members };
+        self.older[bucket as usize] = list.recent;
+        self.newer[bucket as usize] = NIL;
+        match list.recent {
+            NIL => list.oldest = bucket,
+            recent => self.newer[recent as usize] = bucket,
+        }
+        list.recent = bucket;
+        list.len += 1;
+        self.leaves[bucket as usize] = leaves;
+    }
+
+    /// Takes the bucket out of the list that it is in; no effect if it is in none.
     pub fn remove(&mut self, bucket: u32) {
-        if !self.contains(bucket) {
+        if !self.is_known(bucket) {
             return;
         }
+        let list = if self.leaves[bucket as usize] { &mut self.leaving } else { &mut self.members };
         let (older, newer) = (self.older[bucket as usize], self.newer[bucket as usize]);
         match older {
-            NIL => self.oldest = newer,
+            NIL => list.oldest = newer,
             older => self.newer[older as usize] = newer,
         }
         match newer {
-            NIL => self.recent = older,
+            NIL => list.recent = older,
             newer => self.older[newer as usize] = older,
         }
+        list.len -= 1;
         self.older[bucket as usize] = bucket;
-        self.len -= 1;
+        if self.cursor == bucket {
+            self.cursor = newer;
+        }
     }
 
     /// The bucket was used: with `lru` it becomes the most recent member. No effect with another policy, or if
     /// it is no member.
     pub fn touch(&mut self, bucket: u32) {
-        if self.policy == Replacement::Lru && self.contains(bucket) && self.recent != bucket {
+        if self.policy == Replacement::Lru && self.contains(bucket) && self.members.recent != bucket {
             self.insert(bucket);
         }
+    }
+
+    /// Takes out the first of those that leave for which `may_take` says yes. Those that it refuses go to the end; after 64
+    /// of them there is none this time.
+    pub fn pick_leaving(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
+        for _ in 0..self.leaving.len.min(CANDIDATES_MAX) {
+            let next = self.leaving.oldest;
+            if may_take(next) {
+                self.remove(next);
+                return Some(next);
+            }
+            self.leave(next);
+        }
+        None
+    }
+
+    /// The next call of [`VictimList::next_leaving`] gives the first of those that leave.
+    pub fn rewind(&mut self) {
+        self.cursor = self.leaving.oldest;
+    }
+
+    /// Those that leave one after the other, the next to go first. Others may leave or go between two calls.
+    pub fn next_leaving(&mut self) -> Option<u32> {
+        let bucket = self.cursor;
+        if bucket == NIL {
+            return None;
+        }
+        self.cursor = self.newer[bucket as usize];
+        Some(bucket)
+    }
+
+    /// The first of those that leave.
+    pub fn first_leaving(&self) -> Option<u32> {
+        Some(self.leaving.oldest).filter(|&bucket| bucket != NIL)
     }
 
     /// Chooses a victim for which `may_take` says yes and removes it from the list.
@@ -154,7 +255,7 @@ impl VictimList {
 
     /// The members from the oldest to the most recent.
     pub fn iter_oldest(&self) -> impl Iterator<Item = u32> + '_ {
-        self.iter_from(self.oldest)
+        self.iter_from(self.members.oldest)
     }
 
     fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
@@ -164,9 +265,9 @@ impl VictimList {
 
     fn pick_oldest(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
         let found = self.iter_oldest().take(CANDIDATES_MAX as usize).find(|&bucket| may_take(bucket));
-        if found.is_none() && self.len > CANDIDATES_MAX {
+        if found.is_none() && self.len() > CANDIDATES_MAX {
             for _ in 0..CANDIDATES_MAX {
-                self.insert(self.oldest);
+                self.insert(self.members.oldest);
             }
         }
         found
@@ -177,7 +278,7 @@ impl VictimList {
             return None;
         }
         let buckets = self.older.len() as u64;
-        let mut refused = self.oldest;
+        let mut refused = self.members.oldest;
         for _ in 0..CANDIDATES_MAX {
             let bucket = (random() % buckets) as u32;
             if self.contains(bucket) {
@@ -199,8 +300,15 @@ mod tests {
 
     use super::*;
 
+    fn empty(buckets: u32, policy: Replacement) -> VictimList {
+        let mut list = VictimList::new(buckets, policy);
+        list.grow(buckets / 2);
+        list.grow(buckets);
+        list
+    }
+
     fn list(policy: Replacement, members: impl IntoIterator<Item = u32>) -> VictimList {
-        let mut list = VictimList::new(1000, policy);
+        let mut list = empty(1000, policy);
         members.into_iter().for_each(|bucket| list.insert(bucket));
         list
     }
@@ -276,12 +384,15 @@ mod tests {
         });
         assert_eq!((drawn, next), (Some(7), 7));
         assert_eq!((list.draw(|| 8), list.len()), (None, 1));
-        assert_eq!(VictimList::new(10, Replacement::Random).draw(not_random), None);
+        assert_eq!(empty(10, Replacement::Random).draw(not_random), None);
     }
 
     #[derive(Clone, Debug)]
     enum Step {
         Insert(u32),
+        InsertOldest(u32),
+        Leave(u32),
+        PickLeaving { residue: u32, modulus: u32 },
         Remove(u32),
         Touch(u32),
         Policy(Replacement),
@@ -292,6 +403,9 @@ mod tests {
         let policies = vec![Replacement::Lru, Replacement::Fifo, Replacement::Random];
         prop_oneof![
             6 => (0..BUCKETS).prop_map(Step::Insert),
+            1 => (0..BUCKETS).prop_map(Step::InsertOldest),
+            2 => (0..BUCKETS).prop_map(Step::Leave),
+            1 => (0..80_u32, 1..80_u32).prop_map(|(residue, modulus)| Step::PickLeaving { residue, modulus }),
             2 => (0..BUCKETS).prop_map(Step::Remove),
             3 => (0..BUCKETS).prop_map(Step::Touch),
             1 => prop::sample::select(policies).prop_map(Step::Policy),
@@ -302,21 +416,56 @@ mod tests {
 
     const BUCKETS: u32 = 200;
 
+    fn forget(bucket: u32, lists: &mut [&mut Vec<u32>]) {
+        lists.iter_mut().for_each(|list| list.retain(|&member| member != bucket));
+    }
+
+    /// Who looks at those that leave one by one misses nobody who stays.
+    #[test]
+    fn the_list_may_change_while_it_is_looked_at() {
+        let mut list = list(Replacement::Lru, 0..10);
+        (0..5).for_each(|bucket| list.leave(bucket));
+        list.rewind();
+        assert_eq!((list.next_leaving(), list.next_leaving()), (Some(0), Some(1)));
+        list.remove(2);
+        list.remove(0);
+        list.leave(7);
+        assert_eq!(std::iter::from_fn(|| list.next_leaving()).collect::<Vec<_>>(), [3, 4, 7]);
+    }
+
     proptest! {
         #[test]
         fn agrees_with_a_vector(steps in prop::collection::vec(step(), 1..400)) {
-            let mut list = VictimList::new(BUCKETS, Replacement::Lru);
-            let mut model: Vec<u32> = Vec::new();
+            let mut list = empty(BUCKETS, Replacement::Lru);
+            let (mut model, mut leaving): (Vec<u32>, Vec<u32>) = Default::default();
             for step in steps {
                 match step {
                     Step::Insert(bucket) => {
                         list.insert(bucket);
-                        model.retain(|&member| member != bucket);
+                        forget(bucket, &mut [&mut model, &mut leaving]);
                         model.push(bucket);
+                    }
+                    Step::InsertOldest(bucket) => {
+                        list.insert_oldest(bucket);
+                        forget(bucket, &mut [&mut model, &mut leaving]);
+                        model.insert(0, bucket);
+                    }
+                    Step::Leave(bucket) => {
+                        list.leave(bucket);
+                        forget(bucket, &mut [&mut model, &mut leaving]);
+                        leaving.push(bucket);
+                    }
+                    Step::PickLeaving { residue, modulus } => {
+                        let may_take = |bucket: u32| bucket % modulus == residue % modulus;
+                        let picked = list.pick_leaving(may_take);
+                        let at = leaving.iter().take(64).position(|&bucket| may_take(bucket));
+                        let refused = at.unwrap_or(leaving.len().min(64));
+                        leaving.rotate_left(refused);
+                        prop_assert_eq!(picked, at.map(|_| leaving.remove(0)));
                     }
                     Step::Remove(bucket) => {
                         list.remove(bucket);
-                        model.retain(|&member| member != bucket);
+                        forget(bucket, &mut [&mut model, &mut leaving]);
                     }
                     Step::Touch(bucket) => {
                         list.touch(bucket);
@@ -346,15 +495,19 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(order(&list), model.clone());
-                prop_assert_eq!(list.len() as usize, model.len());
+                prop_assert_eq!((list.len() as usize, list.leaving() as usize), (model.len(), leaving.len()));
+                list.rewind();
+                let left: Vec<u32> = std::iter::from_fn(|| list.next_leaving()).collect();
+                prop_assert_eq!(&left, &leaving);
                 let mut backwards: Vec<u32> = std::iter::successors(
-                    (list.recent != NIL).then_some(list.recent),
+                    (list.members.recent != NIL).then_some(list.members.recent),
                     |&bucket| Some(list.older[bucket as usize]).filter(|&older| older != NIL),
                 ).collect();
                 backwards.reverse();
                 prop_assert_eq!(backwards, model.clone());
                 for bucket in 0..BUCKETS {
                     prop_assert_eq!(list.contains(bucket), model.contains(&bucket));
+                    prop_assert_eq!(list.leaves(bucket), leaving.contains(&bucket));
                 }
             }
         }

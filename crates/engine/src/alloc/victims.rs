@@ -1,14 +1,13 @@
 //! The buckets that may be evicted, as the replacement policy has them.
 //!
-//! The policies of bcache keep one [`VictimList`]. The scan-resistant one draws a few members and takes the one that is
-//! worth least, by its live sectors and what [`Worth`] says of its kind. It chooses a while before room is needed: until
-//! then what was used again is moved out of the chosen ones (see [`gc::moving`](crate::gc::moving)).
-
-use std::collections::BTreeSet;
+//! The policies of bcache keep one list of a [`VictimList`]. The scan-resistant one draws a few members and takes the one that
+//! is worth least, by its live sectors and what [`Worth`] says of its kind. It chooses a while before room is needed: until
+//! then what was used again is moved out of the chosen ones (see [`gc::moving`](crate::gc::moving)). Census, choice and the
+//! look at what was chosen take time with the number of buckets: each goes in slices.
 
 use ubcache_format::BucketNr;
 
-use super::leaving::Leaving;
+use super::bucket_set::BucketSet;
 use super::sectors::Class;
 use super::victim::VictimList;
 use super::worth::Worth;
@@ -16,7 +15,7 @@ use crate::settings::ReplacementPolicy;
 
 /// Members among which a victim is chosen. More forget what has little worth more strictly, and learn less of what
 /// would become of it.
-const DRAWN: usize = 16;
+pub(super) const DRAWN: usize = 16;
 /// So much is moved at most, of what was written to the cache.
 const MOVED_PERCENT: u64 = 15;
 
@@ -24,61 +23,88 @@ const MOVED_PERCENT: u64 = 15;
 #[derive(Debug)]
 pub(crate) struct Victims {
     policy: ReplacementPolicy,
+    /// Those that leave were chosen: they go next, in this order.
     members: VictimList,
     scan_resistant: Option<Chosen>,
+    /// What the scan-resistant policy is going to know, once it is told of every bucket.
+    learning: Option<Worth>,
 }
 
 /// What only the scan-resistant policy has.
 #[derive(Debug)]
 struct Chosen {
     worth: Worth,
-    /// Members no more: they go next, in this order.
-    leaving: Leaving,
     /// Buckets filled between the last two choices.
     filled: u32,
+    /// As [`Worth::census_begins`] said.
+    time: u64,
+}
+
+/// What is known of the buckets that leave, while they are looked at one after the other.
+pub(crate) struct Saving {
+    worth: u128,
+    seen: u128,
+    /// Sectors that may be moved yet.
+    room: u64,
+    full: bool,
+    buckets: BucketSet,
 }
 
 impl Victims {
-    /// No members. `age` is that of [`Worth::new`].
-    pub fn new(buckets: u32, policy: ReplacementPolicy, age: impl Fn(BucketNr) -> u32) -> Victims {
+    /// No members, with room for so many buckets.
+    pub fn new(buckets: u32, policy: ReplacementPolicy) -> Victims {
         let members = VictimList::new(buckets, policy.order());
-        let mut victims = Victims { policy, members, scan_resistant: None };
-        victims.set_policy(policy, age);
-        victims
+        Victims { policy, members, scan_resistant: None, learning: None }
+    }
+
+    /// Bucket numbers are below `buckets`.
+    pub fn grow(&mut self, buckets: u32) {
+        self.members.grow(buckets);
     }
 
     /// Whether it matters what was used again.
     pub fn protects(&self) -> bool {
-        self.policy == ReplacementPolicy::ScanResistant
+        self.scan_resistant.is_some()
     }
 
-    /// All members stay.
-    pub fn set_policy(&mut self, policy: ReplacementPolicy, age: impl Fn(BucketNr) -> u32) {
+    /// All members stay, and what leaves goes first. The scan-resistant policy is in force when [`Victims::learn`] was told
+    /// of every bucket, until then that of its order.
+    pub fn set_policy(&mut self, policy: ReplacementPolicy) {
         self.policy = policy;
         self.members.set_policy(policy.order());
-        let buckets = self.members.capacity();
-        if !self.protects() {
-            let former = self.scan_resistant.take();
-            for bucket in former.iter().flat_map(|former| former.leaving.iter()) {
-                if !self.members.contains(bucket.0) {
-                    self.members.insert(bucket.0);
-                }
-            }
-        } else if self.scan_resistant.is_none() {
-            let (worth, leaving) = (Worth::new(buckets, age), Leaving::new(buckets));
-            self.scan_resistant = Some(Chosen { worth, leaving, filled: 0 });
+        if policy != ReplacementPolicy::ScanResistant {
+            (self.scan_resistant, self.learning) = (None, None);
+        } else if self.scan_resistant.is_none() && self.learning.is_none() {
+            self.learning = Some(Worth::new(self.members.capacity()));
         }
+    }
+
+    /// Tells a policy that wants to know the age of the next few buckets, in buckets filled since. Says whether it knows all.
+    pub fn learn(&mut self, most: usize, age: impl Fn(BucketNr) -> u32) -> bool {
+        let Some(worth) = &mut self.learning else { return true };
+        let end = self.members.capacity().min(worth.known().saturating_add(most as u32));
+        for bucket in worth.known()..end {
+            worth.learn(age(BucketNr(bucket)));
+        }
+        if end < self.members.capacity() {
+            return false;
+        }
+        let worth = self.learning.take();
+        self.scan_resistant = worth.map(|worth| Chosen { worth, filled: 0, time: 0 });
+        true
     }
 
     /// The bucket, which is no member, was taken for data of this class.
     pub fn fill(&mut self, bucket: BucketNr, class: usize) {
         if let Some(chosen) = &mut self.scan_resistant {
             chosen.worth.fill(bucket, class);
+        } else if let Some(worth) = &mut self.learning {
+            worth.fill(bucket, class);
         }
     }
 
     pub fn len(&self) -> u32 {
-        self.members.len() + self.scan_resistant.as_ref().map_or(0, |chosen| chosen.leaving.len() as u32)
+        self.members.len() + self.members.leaving()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -87,17 +113,20 @@ impl Victims {
 
     /// Makes it the most recent member, if it is none yet.
     pub fn insert(&mut self, bucket: BucketNr) {
-        let leaves = self.scan_resistant.as_ref().is_some_and(|chosen| chosen.leaving.contains(bucket));
-        if !leaves && !self.members.contains(bucket.0) {
+        if !self.members.leaves(bucket.0) && !self.members.contains(bucket.0) {
             self.members.insert(bucket.0);
+        }
+    }
+
+    /// Makes a member that does not leave the oldest one.
+    pub fn make_oldest(&mut self, bucket: BucketNr) {
+        if self.members.contains(bucket.0) {
+            self.members.insert_oldest(bucket.0);
         }
     }
 
     pub fn remove(&mut self, bucket: BucketNr) {
         self.members.remove(bucket.0);
-        if let Some(chosen) = &mut self.scan_resistant {
-            chosen.leaving.remove(bucket);
-        }
     }
 
     /// So many sectors of the bucket, which need not be a member, were used again.
@@ -115,67 +144,99 @@ impl Victims {
         may_take: impl Fn(u32) -> bool,
         live: impl Fn(u32) -> u32,
     ) -> Option<BucketNr> {
-        if let Some(chosen) = &mut self.scan_resistant {
-            let victim = chosen.leaving.pick(&may_take);
-            let victim = victim.or_else(|| chosen.choose(&mut self.members, &mut random, &may_take, live));
-            if victim.is_some() {
-                return victim;
-            }
+        let mut victim = self.members.pick_leaving(&may_take);
+        if let Some(chosen) = &self.scan_resistant {
+            victim = victim.or_else(|| chosen.choose(&mut self.members, &mut random, &may_take, live));
         }
-        self.members.pick(random, may_take).map(BucketNr)
+        victim.or_else(|| self.members.pick(random, may_take)).map(BucketNr)
     }
 
     /// A member that no pick would take soon, if no other can be taken.
     pub fn oldest(&self) -> Option<BucketNr> {
-        let leaving = self.scan_resistant.iter().flat_map(|chosen| chosen.leaving.iter());
-        self.members.iter_oldest().map(BucketNr).chain(leaving).next()
+        self.members.iter_oldest().next().or_else(|| self.members.first_leaving()).map(BucketNr)
     }
 
-    /// Learns from what there is, the buckets of `data` with their live sectors, and chooses until `count` leave.
-    /// Nothing with a policy that does not care.
+    /// Begins to count what there is. False if there is nothing to learn, as with a policy that does not care.
+    pub fn census_begins(&mut self) -> bool {
+        let Some(chosen) = &mut self.scan_resistant else { return false };
+        chosen.filled = chosen.worth.filled_since();
+        let time = chosen.worth.census_begins();
+        chosen.time = time.unwrap_or(0);
+        time.is_some()
+    }
+
+    /// Counts buckets of data, with their live sectors.
+    pub fn census(&mut self, data: impl Iterator<Item = (BucketNr, u32)>) {
+        if let Some(chosen) = &mut self.scan_resistant {
+            data.for_each(|(bucket, live)| chosen.worth.count(bucket, live, chosen.time));
+        }
+    }
+
+    /// Learns from what was counted.
+    pub fn census_ends(&mut self, bucket_sectors: u32) {
+        if let Some(chosen) = &mut self.scan_resistant {
+            chosen.worth.census_ends(bucket_sectors);
+        }
+    }
+
+    /// Chooses up to `most` members until `count` leave; says whether that is so, or no more can be found. Nothing with a
+    /// policy that does not care.
     pub fn choose(
         &mut self,
         count: usize,
-        bucket_sectors: u32,
-        data: impl Iterator<Item = (BucketNr, u32)>,
+        most: usize,
         mut random: impl FnMut() -> u64,
         may_take: impl Fn(u32) -> bool,
         live: impl Fn(u32) -> u32,
-    ) {
-        let Some(chosen) = &mut self.scan_resistant else { return };
-        chosen.filled = chosen.worth.filled_since();
-        chosen.worth.census(bucket_sectors, data);
-        chosen.leaving.tidy();
-        while chosen.leaving.len() < count {
+    ) -> bool {
+        let Some(chosen) = &self.scan_resistant else { return true };
+        for _ in 0..most {
+            if self.members.leaving() as usize >= count {
+                return true;
+            }
             let next = chosen.choose(&mut self.members, &mut random, &may_take, &live);
-            let Some(next) = next else { break };
-            chosen.leaving.push(next);
+            let Some(next) = next else { return true };
+            self.members.leave(next);
         }
+        self.members.leaving() as usize >= count
     }
 
-    /// Out of which of the chosen buckets data is moved that was used again; `reused` says how many sectors of a bucket.
-    /// None if what was moved before turned out to be worth less than what leaves.
-    pub fn worth_saving(&self, bucket_sectors: u32, reused: impl Fn(u32) -> u64) -> BTreeSet<BucketNr> {
-        let Some(chosen) = &self.scan_resistant else { return BTreeSet::new() };
-        let leaving = || chosen.leaving.iter();
-        let all: u128 = leaving().map(|bucket| u128::from(chosen.worth.of(bucket))).sum();
+    /// Begins to look at what leaves. `None` with a policy that does not care.
+    pub fn saving_begins(&mut self, bucket_sectors: u32) -> Option<Saving> {
+        let chosen = self.scan_resistant.as_ref()?;
+        self.members.rewind();
+        let room = u64::from(chosen.filled) * u64::from(bucket_sectors) * MOVED_PERCENT / 100;
+        let buckets = BucketSet::new(self.members.capacity());
+        Some(Saving { worth: 0, seen: 0, room, full: false, buckets })
+    }
+
+    /// Looks at up to `most` of those that leave; `reused` says how many sectors of a bucket were used again. Says whether
+    /// all were looked at.
+    pub fn save(&mut self, saving: &mut Saving, most: usize, reused: impl Fn(u32) -> u64) -> bool {
+        let Some(chosen) = &self.scan_resistant else { return true };
+        for _ in 0..most {
+            let Some(bucket) = self.members.next_leaving() else { return true };
+            saving.seen += 1;
+            saving.worth += u128::from(chosen.worth.of(BucketNr(bucket)));
+            let sectors = if saving.full { 0 } else { reused(bucket) };
+            saving.full |= sectors > saving.room;
+            if sectors > 0 && !saving.full {
+                saving.room -= sectors;
+                saving.buckets.insert(BucketNr(bucket));
+            }
+        }
+        false
+    }
+
+    /// Out of which of the chosen buckets data is moved that was used again. None if what was moved before turned out to be
+    /// worth less than what leaves.
+    pub fn worth_saving(&self, saving: Option<Saving>) -> BucketSet {
+        let (Some(chosen), Some(saving)) = (&self.scan_resistant, saving) else {
+            return BucketSet::default();
+        };
         let moved = chosen.worth.of_new(Class::MovedClean as usize);
-        if u128::from(moved) * (chosen.leaving.len() as u128) < all {
-            return BTreeSet::new();
-        }
-        let mut room = u64::from(chosen.filled) * u64::from(bucket_sectors) * MOVED_PERCENT / 100;
-        let mut saving = BTreeSet::new();
-        for bucket in leaving() {
-            let sectors = reused(bucket.0);
-            if sectors > room {
-                break;
-            }
-            room -= sectors;
-            if sectors > 0 {
-                saving.insert(bucket);
-            }
-        }
-        saving
+        let worth_it = u128::from(moved) * saving.seen >= saving.worth;
+        if worth_it { saving.buckets } else { BucketSet::default() }
     }
 }
 
@@ -187,7 +248,7 @@ impl Chosen {
         mut random: impl FnMut() -> u64,
         may_take: impl Fn(u32) -> bool,
         live: impl Fn(u32) -> u32,
-    ) -> Option<BucketNr> {
+    ) -> Option<u32> {
         let drawn = (0..DRAWN).filter_map(|_| members.draw(&mut random).filter(|&bucket| may_take(bucket)));
         let worth = |bucket: u32| u128::from(self.worth.of(BucketNr(bucket))) * u128::from(live(bucket));
         let least = drawn
@@ -195,7 +256,7 @@ impl Chosen {
             .reduce(|least, next| if next.0 < least.0 { next } else { least });
         let (_, bucket) = least?;
         members.remove(bucket);
-        Some(BucketNr(bucket))
+        Some(bucket)
     }
 }
 
@@ -217,7 +278,10 @@ mod tests {
 
     /// All buckets are members. The upper half is of another class, and used all the time.
     fn used(policy: ReplacementPolicy) -> Victims {
-        let mut victims = Victims::new(BUCKETS, policy, |_| 0);
+        let mut victims = Victims::new(BUCKETS, policy);
+        victims.grow(BUCKETS);
+        victims.set_policy(policy);
+        while !victims.learn(10, |_| 0) {}
         for bucket in 0..BUCKETS {
             victims.fill(BucketNr(bucket), usize::from(bucket >= BUCKETS / 2));
             victims.insert(BucketNr(bucket));
@@ -226,14 +290,29 @@ mod tests {
         victims
     }
 
+    fn leaving(victims: &mut Victims) -> Vec<u32> {
+        victims.members.rewind();
+        std::iter::from_fn(|| victims.members.next_leaving()).collect()
+    }
+
+    /// As before a pass, in slices of 5.
     fn choose(victims: &mut Victims, count: usize) -> Vec<u32> {
-        let data = (0..BUCKETS).map(|bucket| (BucketNr(bucket), SECTORS));
-        victims.choose(count, SECTORS, data, dice(), |_| true, |_| SECTORS);
-        let leaving = victims
-            .scan_resistant
-            .as_ref()
-            .map(|chosen| chosen.leaving.iter().map(|bucket| bucket.0).collect());
-        leaving.unwrap_or_default()
+        if victims.census_begins() {
+            victims.census((0..BUCKETS).map(|bucket| (BucketNr(bucket), SECTORS)));
+            victims.census_ends(SECTORS);
+        }
+        let mut dice = dice();
+        while !victims.choose(count, 5, &mut dice, |_| true, |_| SECTORS) {}
+        leaving(victims)
+    }
+
+    fn worth_saving(victims: &mut Victims, reused: impl Fn(u32) -> u64) -> Vec<u32> {
+        let mut saving = victims.saving_begins(SECTORS);
+        if let Some(saving) = &mut saving {
+            while !victims.save(saving, 5, &reused) {}
+        }
+        let set = victims.worth_saving(saving);
+        (0..BUCKETS).filter(|&bucket| set.contains(BucketNr(bucket))).collect()
     }
 
     fn pick(victims: &mut Victims) -> Option<u32> {
@@ -261,12 +340,14 @@ mod tests {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         // 64 buckets of 64 sectors were filled: 614 sectors may be moved.
         let leaving = choose(&mut victims, 16);
-        let saving = victims.worth_saving(SECTORS, |bucket| if bucket == leaving[0] { 0 } else { 60 });
-        assert_eq!(saving, leaving[1..11].iter().map(|&bucket| BucketNr(bucket)).collect());
+        let saving = worth_saving(&mut victims, |bucket| if bucket == leaving[0] { 0 } else { 60 });
+        let mut first = leaving[1..11].to_vec();
+        first.sort_unstable();
+        assert_eq!(saving, first);
         // Nothing was filled since.
         choose(&mut victims, 16);
-        assert!(victims.worth_saving(SECTORS, |_| 60).is_empty());
-        assert!(used(ReplacementPolicy::Lru).worth_saving(SECTORS, |_| 1).is_empty());
+        assert!(worth_saving(&mut victims, |_| 60).is_empty());
+        assert!(worth_saving(&mut used(ReplacementPolicy::Lru), |_| 1).is_empty());
     }
 
     #[test]
@@ -279,7 +360,7 @@ mod tests {
         // The rest, which is used, leaves; what was moved is not used.
         (BUCKETS / 2..BUCKETS).for_each(|bucket| victims.touch(BucketNr(bucket), 64));
         choose(&mut victims, 16);
-        assert!(victims.worth_saving(SECTORS, |_| 8).is_empty());
+        assert!(worth_saving(&mut victims, |_| 8).is_empty());
     }
 
     #[test]
@@ -313,9 +394,10 @@ mod tests {
     fn a_change_of_policy_keeps_all_members() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         choose(&mut victims, 16);
-        victims.set_policy(ReplacementPolicy::Fifo, |_| 0);
+        victims.set_policy(ReplacementPolicy::Fifo);
         assert_eq!(victims.len(), BUCKETS);
-        victims.set_policy(ReplacementPolicy::ScanResistant, |_| 0);
+        victims.set_policy(ReplacementPolicy::ScanResistant);
+        assert!(!victims.learn(10, |_| 0) && !victims.protects(), "it takes a while");
         assert_eq!(std::iter::from_fn(|| pick(&mut victims)).count() as u32, BUCKETS);
     }
 }

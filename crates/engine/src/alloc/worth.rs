@@ -29,8 +29,10 @@ const SCALE: u128 = 1 << 32;
 pub(crate) struct Worth {
     /// Buckets filled so far; wraps around at [`FILLED_END`].
     filled: u32,
-    /// By bucket: how many had been filled when it was taken for data, times 8, and the class of that.
+    /// By bucket: how many had been filled when it was taken for data, times 8, and the class of that. As long as not all
+    /// buckets are known, the first ones.
     began: Vec<u32>,
+    buckets: u32,
     /// By kind, with older counts decayed: sectors hit.
     hits: Vec<u64>,
     /// By kind, with older counts decayed: live sectors, times the buckets filled while they were there.
@@ -42,15 +44,14 @@ pub(crate) struct Worth {
 }
 
 impl Worth {
-    /// Nothing is known yet. `age` says how long ago each bucket was filled, in buckets filled since.
-    pub fn new(buckets: u32, age: impl Fn(BucketNr) -> u32) -> Worth {
+    /// Nothing is known yet; [`Worth::learn`] has to tell of so many buckets.
+    pub fn new(buckets: u32) -> Worth {
         let filled = FILLED_END / 2;
         let kinds = CLASSES * AGES;
         Worth {
             filled,
-            began: (0..buckets)
-                .map(|bucket| (filled - age(BucketNr(bucket)).min(filled)) << CLASS_BITS)
-                .collect(),
+            began: Vec::with_capacity(buckets as usize),
+            buckets,
             hits: vec![0; kinds],
             seen: vec![0; kinds],
             worth: vec![0; kinds],
@@ -58,16 +59,29 @@ impl Worth {
         }
     }
 
+    /// How many buckets are known.
+    pub fn known(&self) -> u32 {
+        self.began.len() as u32
+    }
+
+    /// The next bucket was filled so long ago, in buckets filled since.
+    pub fn learn(&mut self, age: u32) {
+        self.began.push((self.filled - age.min(self.filled)) << CLASS_BITS);
+    }
+
     /// The bucket was taken for data of this class.
     pub fn fill(&mut self, bucket: BucketNr, class: usize) {
         self.filled = (self.filled + 1) % FILLED_END;
-        self.began[bucket.0 as usize] = self.filled << CLASS_BITS | class as u32;
+        // What is not known yet will be found to be young.
+        if let Some(began) = self.began.get_mut(bucket.0 as usize) {
+            *began = self.filled << CLASS_BITS | class as u32;
+        }
     }
 
     fn kind(&self, bucket: BucketNr) -> usize {
         let began = self.began[bucket.0 as usize];
         let age = u64::from(self.filled.wrapping_sub(began >> CLASS_BITS) % FILLED_END);
-        let age = (age * AGES_PER_TURN / self.began.len() as u64).min(AGES as u64 - 1);
+        let age = (age * AGES_PER_TURN / u64::from(self.buckets)).min(AGES as u64 - 1);
         (began % (1 << CLASS_BITS)) as usize * AGES + age as usize
     }
 
@@ -92,21 +106,28 @@ impl Worth {
         self.filled.wrapping_sub(self.counted_at) % FILLED_END
     }
 
-    /// Counts what is there, buckets of data and their live sectors, and works out what each kind is worth.
-    pub fn census(&mut self, bucket_sectors: u32, data: impl Iterator<Item = (BucketNr, u32)>) {
+    /// A census begins: says how many buckets were filled since the last one; `None` if there is nothing to learn.
+    pub fn census_begins(&mut self) -> Option<u64> {
         let time = u64::from(self.filled_since());
         if time == 0 {
-            return;
+            return None;
         }
         self.counted_at = self.filled;
         for count in self.hits.iter_mut().chain(&mut self.seen) {
             *count -= *count / DECAY_PART;
         }
-        for (bucket, live) in data {
-            let kind = self.kind(bucket);
-            self.seen[kind] += u64::from(live) * time;
-        }
-        let buckets = self.began.len() as u64;
+        Some(time)
+    }
+
+    /// Counts a bucket of data with so many live sectors; `time` is what [`Worth::census_begins`] said.
+    pub fn count(&mut self, bucket: BucketNr, live: u32, time: u64) {
+        let kind = self.kind(bucket);
+        self.seen[kind] += u64::from(live) * time;
+    }
+
+    /// Every bucket was counted: works out what each kind is worth.
+    pub fn census_ends(&mut self, bucket_sectors: u32) {
+        let buckets = u64::from(self.buckets);
         let doubt = (u64::from(bucket_sectors) * buckets * buckets / AGES_PER_TURN / DOUBT_PART).max(1);
         let (hits, seen): (u64, u64) = (self.hits.iter().sum(), self.seen.iter().sum());
         let doubted = u128::from(hits) * u128::from(doubt) * SCALE / u128::from(seen.max(1)) / 2;
@@ -132,17 +153,25 @@ mod tests {
     const BUCKETS: u32 = 160;
     const SECTORS: u32 = 64;
 
+    fn census(worth: &mut Worth) {
+        let Some(time) = worth.census_begins() else { return };
+        (0..BUCKETS).for_each(|bucket| worth.count(BucketNr(bucket), SECTORS, time));
+        worth.census_ends(SECTORS);
+    }
+
     /// Fills the next bucket and counts now and then, as a pass does.
     fn fill(worth: &mut Worth, count: &mut u32, class: usize) {
         worth.fill(BucketNr(*count % BUCKETS), class);
         *count += 1;
         if count.is_multiple_of(BUCKETS / 16) {
-            worth.census(SECTORS, (0..BUCKETS).map(|bucket| (BucketNr(bucket), SECTORS)));
+            census(worth);
         }
     }
 
     fn fresh() -> Worth {
-        Worth::new(BUCKETS, |_| u32::MAX)
+        let mut worth = Worth::new(BUCKETS);
+        (0..BUCKETS).for_each(|_| worth.learn(u32::MAX));
+        worth
     }
 
     #[test]
@@ -183,7 +212,7 @@ mod tests {
         // Without a bucket filled there is nothing to learn.
         worth.hit(BucketNr(0), 1000);
         worth.counted_at = worth.filled;
-        worth.census(SECTORS, std::iter::empty());
+        census(&mut worth);
         assert_eq!(worth.of(BucketNr(0)), 0);
     }
 }

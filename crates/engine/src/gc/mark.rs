@@ -7,6 +7,7 @@ use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos, SectorRange};
 use ubcache_format::{BucketNr, Generation, Inode};
 
+use crate::alloc::bucket_set::BucketSet;
 use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
 use crate::mutants::Mutant;
@@ -46,9 +47,8 @@ impl<E: Env> Set<E> {
                 }
             }
         }
-        self.replay_ends();
-        self.buckets.borrow_mut().counting_done();
-        self.allocator.check(&self.buckets.borrow());
+        self.replay_ends().await;
+        self.counting_done().await;
         Ok(())
     }
 
@@ -92,13 +92,16 @@ impl<E: Env> Set<E> {
             self.env.mark("gc_during_writeback");
         }
         self.ages_hold();
-        let mut oldest = self.buckets.borrow().generations();
+        // Older than any pointer that comes into the index from now on. Those that are in it are seen below.
+        let mut oldest = Vec::with_capacity(self.geometry.buckets as usize);
+        self.for_all_buckets(1, |part| oldest.extend_from_slice(self.buckets.borrow().generations(part)))
+            .await;
         let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
             true => self.buckets.borrow().seemingly_empty(),
             false => Vec::new(),
         };
-        let reused = self.buckets.borrow_mut().worth_saving(|| self.env.random());
-        let moving = Moving { sparse: self.choose_sparse(), reused };
+        let reused = self.choose_victims().await;
+        let moving = Moving { sparse: self.choose_sparse().await, reused };
         if !moving.sparse.is_empty() {
             self.env.mark("moving_gc");
         }
@@ -149,7 +152,7 @@ impl<E: Env> Set<E> {
                 found.dead.push(extent);
             } else if moving.sparse.contains(&bucket) {
                 found.to_move.push(extent);
-            } else if moving.reused.contains(&bucket) {
+            } else if moving.reused.contains(bucket) {
                 for part in buckets.reused_parts(extent.pointer, extent.range.sectors()) {
                     self.env.mark("reused_data_saved");
                     let start = extent.range.start;
@@ -226,7 +229,7 @@ struct Moving {
     /// All of it.
     sparse: BTreeSet<BucketNr>,
     /// What was used again: the bucket will be evicted soon.
-    reused: BTreeSet<BucketNr>,
+    reused: BucketSet,
 }
 
 /// What a pass wants to do about a leaf.

@@ -18,13 +18,13 @@ const BUCKETS_MAX: usize = 256;
 impl<E: Env> Set<E> {
     /// The buckets that a pass empties. Only buckets with dirty data: what is clean is evicted as
     /// a whole, dirty sectors would keep their bucket for long.
-    pub(crate) fn choose_sparse(&self) -> BTreeSet<BucketNr> {
+    pub(crate) async fn choose_sparse(&self) -> BTreeSet<BucketNr> {
         if !self.settings.borrow().copy_gc_enabled {
             return BTreeSet::new();
         }
-        let buckets = self.buckets.borrow();
-        let sparse = buckets.sparse(SPARSE_PERCENT, BUCKETS_MAX);
-        sparse.into_iter().filter(|&bucket| buckets.dirty(bucket) > 0).collect()
+        let mut sparse = self.buckets.borrow().sparse(SPARSE_PERCENT, BUCKETS_MAX);
+        self.for_all_buckets(1, |part| self.buckets.borrow().look_for_sparse(&mut sparse, part)).await;
+        sparse.buckets().collect()
     }
 
     /// Copies extents to other buckets and points their keys there, if they are still the same.

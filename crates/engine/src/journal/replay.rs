@@ -16,6 +16,10 @@ use crate::index::leaf::Leaf;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::set::Set;
+use crate::slices::{Slice, in_slices};
+
+/// Steps of putting a record where it belongs.
+const RECORD_STEPS: usize = 8;
 
 /// Journal buckets that are read at a time.
 const AT_ONCE: u32 = 8;
@@ -23,6 +27,7 @@ const AT_ONCE: u32 = 8;
 /// Reads all journal buckets and picks the entries that count. Changes nothing. In memory, at a time: the buckets with
 /// entries that the newest one so far needs.
 pub(crate) async fn read_journal<E: Env>(
+    env: &E,
     device: &Meter<E>,
     geometry: &Geometry,
     superblock: &Superblock,
@@ -54,6 +59,7 @@ pub(crate) async fn read_journal<E: Env>(
     let mut scanned = Vec::with_capacity(buckets.len());
     for (bucket, index) in buckets.into_iter().zip(0_u32..) {
         scanned.push(bucket.take_apart(device, geometry, index, needed).await?);
+        env.yield_now().await;
     }
     let range = select_replay(geometry, scanned, superblock.discard())
         .map_err(EngineError::format("journal", start_of(geometry, 0)))?;
@@ -129,6 +135,7 @@ impl<E: Env> Set<E> {
     /// the leaf if `lazy`, which is for a set whose buckets are not counted: counting brings every leaf in.
     pub(crate) async fn replay(&self, range: &Rc<ReplayRange>, lazy: bool) -> Result<u64, EngineError> {
         let mut replayed = 0;
+        let mut slice = Slice::new(self.tuning.slice_steps);
         *self.to_replay.borrow_mut() = lazy.then(|| range.clone());
         for (entry_index, entry) in range.entries.iter().enumerate() {
             self.journal.state.borrow_mut().replay_floor = Some(entry.seq);
@@ -137,6 +144,7 @@ impl<E: Env> Set<E> {
                     continue;
                 }
                 replayed += 1;
+                slice.step(&self.env, RECORD_STEPS).await;
                 if !lazy {
                     self.load_over(key.inode, key.range()).await?;
                 }
@@ -175,9 +183,15 @@ impl<E: Env> Set<E> {
     }
 
     /// Every leaf was in memory once.
-    pub(crate) fn replay_ends(&self) {
-        let is_done = self.tree.borrow().leaves().iter().all(|leaf| leaf.state.borrow().replay.is_empty());
-        assert!(is_done, "what waits to be replayed is replayed before anything is taken for free");
+    pub(crate) async fn replay_ends(&self) {
+        let leaves = self.tree.borrow().leaf_count();
+        in_slices(&self.env, self.tuning.slice_steps, leaves, 8, |part| {
+            let tree = self.tree.borrow();
+            let mut leaves = tree.leaves().iter().skip(part.start).take(part.len());
+            let is_done = leaves.all(|leaf| leaf.state.borrow().replay.is_empty());
+            assert!(is_done, "what waits to be replayed is replayed before anything is taken for free");
+        })
+        .await;
         *self.to_replay.borrow_mut() = None;
     }
 
@@ -210,13 +224,15 @@ impl<E: Env> Set<E> {
 
     /// Every key of the range is sound, and its pointer may raise a generation. Newest first. The
     /// pins keep the buckets that the range names from being taken for free before it is replayed.
-    pub(crate) fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
+    pub(crate) async fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
         let mut pins = Vec::new();
         // One for each bucket: there may be millions of records.
         let mut pinned = vec![false; self.geometry.buckets as usize];
         let at = self.geometry.bucket_start(self.geometry.journal_bucket(0));
+        let mut slice = Slice::new(self.tuning.slice_steps);
         for entry in range.entries.iter().rev() {
             for key in &entry.keys {
+                slice.step(&self.env, 1).await;
                 key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
                 if let Some(pointer) = key.pointer() {
                     let mut buckets = self.buckets.borrow_mut();

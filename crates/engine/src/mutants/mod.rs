@@ -148,6 +148,8 @@ mutants! {
         "a bucket is reused before its new generation is durable";
     ChainNotNamed, "chain-not-named", "J2",
         "generations count as durable before a journal entry names the prio chain that has them";
+    ChainCoversLater, "chain-covers-later", "J2",
+        "what was given up after its entry was put into a prio chain counts as durable with that chain";
     NoBucketPin, "no-bucket-pin", "J2, R1",
         "pins do not keep a bucket from being reused";
     StaleGenerationServed, "stale-generation-served", "E1",
@@ -182,6 +184,13 @@ mutants! {
         "what changes in a leaf while it is replaced does not keep its journal entry";
     NodeCacheDropsChanges, "node-cache-drops-changes", "index",
         "the node cache lets go of leaves that have something to write";
+    // Time.
+    ChainInOnePoll, "chain-in-one-poll", "S1",
+        "a bucket of the prio chain is filled in one poll";
+    ChoosesAllVictimsAtOnce, "chooses-all-victims-at-once", "S1",
+        "the next victims are chosen in one poll";
+    CountingEndsInOnePoll, "counting-ends-in-one-poll", "S1",
+        "what is free is found in one poll when all leaves are counted";
     // Superblocks.
     KeepsOldSlot, "keeps-old-slot", "A2",
         "a backing device that may have been written without the cache keeps its cached data";

@@ -27,6 +27,8 @@ impl<E: Env> CacheSet<E> {
             buckets.set_policy(policy);
             buckets.discard = discard;
         }
+        let learning = set.clone();
+        set.spawn(Priority::Background, async move { learning.learn_policy().await });
         let scan_resistant = policy == ReplacementPolicy::ScanResistant;
         let marked = {
             let mark = &mut set.journal.state.borrow_mut().header.mark;

@@ -1,10 +1,13 @@
 //! A formatted cache device becomes a set (docs/format.md §3.3): prio chain, volume table, an
 //! empty root, the first journal entry, and only then SYNC in the superblock.
 
+use std::ops::Range;
+
 use ubcache_env::{Buf, Durability, Env, IoVec};
 use ubcache_format::{
     BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Pointer,
-    PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry, encode_uuids,
+    PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry,
+    encode_uuids,
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
@@ -59,6 +62,7 @@ pub(crate) async fn first_run<E: Env>(
     env: &E,
     device: &Meter<E>,
     superblock: &mut Superblock,
+    slice_steps: usize,
 ) -> Result<(), EngineError> {
     const WHAT: &str = "making the set";
     superblock.journal_buckets = Geometry::default_journal_buckets(superblock.nbuckets);
@@ -70,13 +74,13 @@ pub(crate) async fn first_run<E: Env>(
     let uuid_bucket = BucketNr(first + geometry.prio_buckets());
     let root = BucketNr(uuid_bucket.0 + 1);
 
-    let entries: Vec<PrioEntry> = (0..geometry.buckets)
-        .map(|bucket| PrioEntry {
-            priority: if bucket <= root.0 { PRIORITY_METADATA } else { INITIAL_PRIORITY },
-            generation: Generation(0),
-        })
-        .collect();
-    write_chain(device, &geometry, 1, &chain, &entries).await?;
+    let put = |part: Range<usize>, set: &mut PrioSet| {
+        for bucket in part {
+            let priority = if bucket <= root.0 as usize { PRIORITY_METADATA } else { INITIAL_PRIORITY };
+            set.push(PrioEntry { priority, generation: Generation(0) });
+        }
+    };
+    write_chain(env, device, &geometry, slice_steps, (1, &chain), put).await?;
 
     let write =
         |at: Sector, bytes: Vec<u8>, durability| device.write(at, Buf::from_bytes(&bytes).into(), durability);

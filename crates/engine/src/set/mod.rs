@@ -85,6 +85,8 @@ pub struct Tuning {
     pub unpublished_max: usize,
     /// How fast generations rise, and how old pointers may become.
     pub generations: Generations,
+    /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which other tasks get a turn.
+    pub slice_steps: usize,
 }
 
 impl Default for Tuning {
@@ -97,6 +99,7 @@ impl Default for Tuning {
             fill_bytes_max: 64 << 20,
             unpublished_max: 16384,
             generations: Generations::default(),
+            slice_steps: 16384,
         }
     }
 }
@@ -259,7 +262,7 @@ impl<E: Env> CacheSet<E> {
         }
         let set = &self.set;
         set.open_buckets.borrow_mut().close_all(&mut set.buckets.borrow_mut());
-        set.buckets.borrow_mut().evict(usize::MAX, || set.env.random());
+        set.evict(usize::MAX).await;
         set.write_prios().await
     }
 }

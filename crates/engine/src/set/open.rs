@@ -13,7 +13,7 @@ use ubcache_format::{
 use super::first_run::first_run;
 use super::{CacheSet, Phase, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
-use crate::alloc::buckets::{Buckets, PRIORITY_RESTART};
+use crate::alloc::buckets::Buckets;
 use crate::alloc::pins::Pin;
 use crate::alloc::prio::{Chain, read_chain};
 use crate::errors::EngineError;
@@ -27,6 +27,7 @@ use crate::journal::{Header, Journal};
 use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::settings::ReplacementPolicy;
+use crate::slices::in_slices;
 
 /// Reads a superblock.
 pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
@@ -58,23 +59,26 @@ impl<E: Env> CacheSet<E> {
         }
         if !superblock.sync() {
             env.mark("first_run");
-            first_run(&env, &cache, &mut superblock).await?;
+            first_run(&env, &cache, &mut superblock, options.tuning.slice_steps).await?;
         }
         let geometry = superblock.geometry();
-        let found = read_journal(&cache, &geometry, &superblock).await?;
+        let found = read_journal(&env, &cache, &geometry, &superblock).await?;
         if found.torn_tail {
             env.mark("torn_journal_tail");
         }
         let range = &found.range;
         let newest = range.newest().expect("a replay range has an entry").clone();
-        let chain = read_chain(&cache, &geometry, newest.prio_bucket).await?;
+        let mut buckets = Buckets::new(geometry, options.tuning.generations, options.mutation, env.work());
+        let steps = options.tuning.slice_steps;
+        let chain = read_chain(&env, &cache, &mut buckets, steps, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
         let former = Mark::parse(&newest.mark);
         let lazy = options.tuning.lazy_start && former.own_chain && !former.taking_over;
         let (take_over, keep_clean) = (!former.own || former.taking_over, options.keep_clean);
-        let set = assemble(env, cache, superblock, options, &found, &newest, chain, uuids);
+        let set = assemble(env, cache, superblock, options, &found, &newest, (buckets, chain), uuids);
+        set.learn_policy().await;
         set.read_tree(&newest).await?;
-        let pins = set.check_replay(range)?;
+        let pins = set.check_replay(range).await?;
         set.journal.state.borrow_mut().header.mark.taking_over = take_over;
         set.start(range, pins, lazy).await?;
         if take_over {
@@ -108,7 +112,7 @@ fn assemble<E: Env>(
     options: SetOptions,
     found: &Found,
     newest: &JournalEntry,
-    chain: Chain,
+    (mut buckets, chain): (Buckets, Chain),
     uuids: Vec<UuidEntry>,
 ) -> Rc<Set<E>> {
     let geometry = superblock.geometry();
@@ -117,8 +121,7 @@ fn assemble<E: Env>(
         ReplacementPolicy::from_stored(superblock.replacement(), Mark::parse(&newest.mark).scan_resistant);
     settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
-    let mut buckets =
-        Buckets::new(geometry, &chain.entries, policy, options.tuning.generations, options.mutation);
+    buckets.set_policy(policy);
     buckets.discard = superblock.discard();
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {
@@ -187,26 +190,34 @@ impl<E: Env> Set<E> {
             interior.insert(0, nodes);
             level = children;
         }
-        let mut tree = self.tree.borrow_mut();
-        tree.interior = interior;
+        self.tree.borrow_mut().interior = interior;
         let mut low = FIRST;
-        for key in level {
-            let pointer = key.pointer().expect("checked: a node key has a pointer");
-            let leaf = tree.make_leaf(low, key.position(), pointer, key.sectors, LeafState::default());
-            tree.insert_leaf(leaf);
-            low = key.position();
-        }
-        drop(tree);
-        if Mark::parse(&newest.mark).own_chain {
-            let chain = self.allocator.chain.borrow();
-            let mut buckets = self.buckets.borrow_mut();
-            for (index, entry) in chain.entries.iter().enumerate() {
-                if entry.priority == PRIORITY_RESTART {
-                    buckets.set_promised(BucketNr(index as u32));
-                }
+        in_slices(&self.env, self.tuning.slice_steps, level.len(), 16, |part| {
+            let mut tree = self.tree.borrow_mut();
+            for key in &level[part] {
+                let pointer = key.pointer().expect("checked: a node key has a pointer");
+                let leaf = tree.make_leaf(low, key.position(), pointer, key.sectors, LeafState::default());
+                tree.insert_leaf(leaf);
+                low = key.position();
             }
+        })
+        .await;
+        let promised = self.buckets.borrow_mut().take_promised();
+        if Mark::parse(&newest.mark).own_chain {
+            in_slices(&self.env, self.tuning.slice_steps, promised.len(), 1, |part| {
+                let mut buckets = self.buckets.borrow_mut();
+                promised[part].iter().for_each(|&bucket| buckets.set_promised(bucket));
+            })
+            .await;
         }
         Ok(())
+    }
+
+    /// Tells the replacement policy of every bucket, if it wants to know.
+    pub(crate) async fn learn_policy(&self) {
+        while !self.buckets.borrow_mut().learn_policy(self.tuning.slice_steps) {
+            self.env.yield_now().await;
+        }
     }
 
     fn bucket_of_node(&self, key: &Key) -> Result<BucketNr, EngineError> {

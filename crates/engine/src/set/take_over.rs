@@ -20,9 +20,11 @@ impl<E: Env> Set<E> {
         self.env.mark("taken_over");
         assert!(self.buckets.borrow().is_counted(), "a set of the driver is counted before it is served");
         if !keep_clean {
-            self.taken_over_bytes.set(Some(self.buckets.borrow().clean_sectors() * SECTOR_BYTES));
+            let mut sectors = 0;
+            self.for_all_buckets(1, |part| sectors += self.buckets.borrow().clean_sectors(part)).await;
+            self.taken_over_bytes.set(Some(sectors * SECTOR_BYTES));
             // Whole buckets first: that takes no records.
-            self.buckets.borrow_mut().evict(usize::MAX, || self.env.random());
+            self.evict(usize::MAX).await;
             self.write_prios().await?;
         }
         // What shares a bucket with dirty data, key by key.

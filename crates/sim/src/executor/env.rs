@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
+use ubcache_env::{BufPool, Env, Nanos, Priority, Task, Work};
 
 use super::{Sink, World};
 use crate::disk::SimDisk;
@@ -112,5 +112,9 @@ impl Env for SimEnv {
 
     fn mark(&self, name: &'static str) {
         *self.world.marks.borrow_mut().entry(name).or_insert(0) += 1;
+    }
+
+    fn work(&self) -> Work {
+        Work::counted_in(self.world.poll_steps.clone())
     }
 }

@@ -7,9 +7,11 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::frontend::add_frontend;
+use super::pace::slow_down;
 use super::trouble::{add_trouble, make_memory_scarce};
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Plan, Scarcity, VolumeShape,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity,
+    VolumeShape,
 };
 use crate::disk::Profile;
 use crate::executor::Policy;
@@ -50,6 +52,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         volumes,
         faults: Vec::new(),
         memory: Scarcity::default(),
+        pace: Pace::default(),
         ops: Vec::new(),
         controls: Vec::new(),
     };
@@ -62,6 +65,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     add_frontend(&mut plan, &mut Rng::fork(seed, "frontend"));
     super::aim::aim(&mut plan, options);
     super::generations::wrap(&mut plan, options);
+    slow_down(&mut plan, &mut Rng::fork(seed, "pace"));
     plan
 }
 

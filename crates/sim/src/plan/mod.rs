@@ -8,10 +8,12 @@ mod aim;
 pub mod draw;
 mod frontend;
 mod generations;
+mod pace;
 pub mod text;
 mod trouble;
 
 pub use frontend::{Frontend, NbdShape};
+pub use pace::Pace;
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -44,6 +46,8 @@ pub struct Plan {
     pub faults: Vec<DiskFaults>,
     /// How scarce memory for I/O is.
     pub memory: Scarcity,
+    /// What loops cost.
+    pub pace: Pace,
     /// What clients do, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
     /// What is done to the system meanwhile, in this order.

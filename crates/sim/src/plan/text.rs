@@ -6,8 +6,8 @@ use std::str::FromStr;
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Frontend, NbdShape, Plan,
-    Scarcity, VolumeShape, Zone,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Frontend, NbdShape, Pace,
+    Plan, Scarcity, VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -75,6 +75,10 @@ impl fmt::Display for Plan {
         }
         if let Scarcity { rate: rate @ 1.., budget } = self.memory {
             writeln!(f, "memory rate={rate} budget={budget}")?;
+        }
+        if self.pace != Pace::default() {
+            let Pace { step_cost, slice } = self.pace;
+            writeln!(f, "pace step-cost-ns={} slice={slice}", step_cost.0)?;
         }
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
@@ -431,6 +435,7 @@ struct Draft {
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
     memory: Scarcity,
+    pace: Pace,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
 }
@@ -451,6 +456,9 @@ impl Draft {
             "volume" => self.volumes.push(parse_volume(&mut words)?),
             "faults" => self.faults.push(parse_faults(&mut words)?),
             "memory" => self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? },
+            "pace" => {
+                self.pace = Pace { step_cost: Nanos(words.num("step-cost-ns")?), slice: words.num("slice")? };
+            }
             "at" => self.controls.push(parse_control(&mut words)?),
             client if client.starts_with('c') => {
                 let op = parse_op(&client[1..], &mut words)?;
@@ -503,7 +511,7 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, memory, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, memory, pace, ops, controls, .. } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
@@ -527,6 +535,7 @@ impl FromStr for Plan {
             volumes,
             faults,
             memory,
+            pace,
             ops,
             controls,
         })

@@ -91,6 +91,8 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         policy: plan.policy,
         poll_cost: plan.poll_cost,
         timer_slop: plan.timer_slop,
+        step_cost: plan.pace.step_cost,
+        poll_steps_max: plan.pace.poll_steps_max(),
         verbose: options.verbose,
         ..WorldConfig::new(plan.seed)
     });
@@ -139,6 +141,7 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
         }
     }
     board.oracle.borrow_mut().blame("wrong use of a device", world.take_complaints());
+    board.oracle.borrow_mut().blame("a poll does too much", world.take_long_polls());
     let ended = panics::catch(|| {
         run.instance.take();
         world.end();

@@ -1,0 +1,35 @@
+//! A set of buckets: a bit for each that there is.
+
+use ubcache_format::BucketNr;
+
+#[derive(Debug, Default)]
+pub(crate) struct BucketSet(Vec<u64>);
+
+impl BucketSet {
+    /// Nothing is in it. Bucket numbers are below `buckets`.
+    pub fn new(buckets: u32) -> BucketSet {
+        BucketSet(vec![0; buckets.div_ceil(64) as usize])
+    }
+
+    pub fn insert(&mut self, bucket: BucketNr) {
+        self.0[bucket.0 as usize / 64] |= 1 << (bucket.0 % 64);
+    }
+
+    pub fn contains(&self, bucket: BucketNr) -> bool {
+        self.0.get(bucket.0 as usize / 64).is_some_and(|word| word >> (bucket.0 % 64) & 1 == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_put_in_is_in_it() {
+        let mut set = BucketSet::new(130);
+        [0, 63, 129].into_iter().for_each(|bucket| set.insert(BucketNr(bucket)));
+        let found: Vec<u32> = (0..200).filter(|&bucket| set.contains(BucketNr(bucket))).collect();
+        assert_eq!(found, [0, 63, 129]);
+        assert!(!BucketSet::default().contains(BucketNr(0)));
+    }
+}

@@ -1,0 +1,97 @@
+//! The end of counting: every extent was seen once, and every bucket finds its place.
+
+use std::ops::Range;
+
+use ubcache_env::Env;
+use ubcache_format::BucketNr;
+
+use super::buckets::{Buckets, Role};
+use crate::set::Set;
+use crate::slices::in_slices;
+
+/// Steps of putting a bucket into its place, which is somewhere else for each.
+const PLACE_STEPS: usize = 8;
+/// More than there are priorities.
+const PRIORITIES: usize = 1 << 16;
+
+/// All buckets in the order in which they were last used when they were looked at.
+#[derive(Default)]
+struct Order {
+    /// By bucket.
+    priorities: Vec<u16>,
+    /// By priority: where the next bucket of it goes.
+    next: Vec<u32>,
+    /// The coldest first.
+    buckets: Vec<BucketNr>,
+}
+
+impl Order {
+    /// The greatest and the least priority say how many there can be.
+    fn priorities_seen(&mut self) {
+        let mut first = 0;
+        for count in &mut self.next {
+            first += std::mem::replace(count, first);
+        }
+        self.buckets = vec![BucketNr(0); self.priorities.len()];
+    }
+
+    fn put(&mut self, buckets: Range<usize>) {
+        for index in buckets {
+            let place = &mut self.next[usize::from(self.priorities[index])];
+            self.buckets[*place as usize] = BucketNr(index as u32);
+            *place += 1;
+        }
+    }
+}
+
+impl Buckets {
+    /// What is still unknown of these is free, or going to be.
+    fn free_unknown(&mut self, buckets: Range<usize>) {
+        for index in buckets {
+            if self.role[index] == Role::Unknown {
+                self.give_up_unknown(BucketNr(index as u32));
+            }
+        }
+    }
+
+    fn note_priorities(&self, buckets: Range<usize>, order: &mut Order) {
+        for index in buckets {
+            let priority = self.recency.priority(BucketNr(index as u32));
+            order.priorities.push(priority);
+            order.next[usize::from(priority)] += 1;
+        }
+    }
+
+    /// These, the hottest last, are in their places; what was found to be used since is where it belongs.
+    fn settle_in_order(&mut self, order: &Order, places: Range<usize>) {
+        for &bucket in order.buckets[places].iter().rev() {
+            self.settle(bucket);
+            if self.recency.priority(bucket) <= order.priorities[bucket.0 as usize] {
+                self.victims.make_oldest(bucket);
+            }
+        }
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Every extent is in the counts.
+    pub(crate) async fn counting_done(&self) {
+        let buckets = &self.buckets;
+        buckets.borrow_mut().seen = true;
+        let count = self.geometry.buckets as usize;
+        let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
+        in_slices(&self.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part)).await;
+        let mut order = Order { next: vec![0; PRIORITIES], ..Order::default() };
+        order.priorities.reserve_exact(count);
+        self.for_all_buckets(1, |part| buckets.borrow().note_priorities(part, &mut order)).await;
+        order.priorities_seen();
+        self.for_all_buckets(PLACE_STEPS, |part| order.put(part)).await;
+        // From the hottest on, each to the old end: what is used or filled meanwhile is at the other.
+        self.for_all_buckets(PLACE_STEPS, |part| {
+            buckets.borrow_mut().settle_in_order(&order, count - part.end..count - part.start);
+        })
+        .await;
+        buckets.borrow_mut().counted = true;
+        self.allocator.check(&buckets.borrow());
+    }
+}

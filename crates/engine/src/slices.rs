@@ -1,0 +1,67 @@
+//! Loops that give others their turn (S1, docs/coherence.md §8).
+//!
+//! A poll that takes as long as the cache is large keeps every request of every volume waiting. So what has to look at every
+//! bucket does so in slices.
+
+use std::ops::Range;
+
+use ubcache_env::Env;
+
+use crate::mutants::Mutant;
+use crate::set::Set;
+
+/// Does something for `count` things, at so many steps each, in slices of `slice_steps` steps. Others have their turn after
+/// each of them.
+pub(crate) async fn in_slices<E: Env>(
+    env: &E,
+    slice_steps: usize,
+    count: usize,
+    steps: usize,
+    mut work: impl FnMut(Range<usize>),
+) {
+    let each = (slice_steps / steps).max(1);
+    let mut at = 0;
+    while at < count {
+        let end = at.saturating_add(each).min(count);
+        env.work().add((end - at) * steps);
+        work(at..end);
+        at = end;
+        env.yield_now().await;
+    }
+}
+
+/// Counts the steps of a loop that is no walk over numbers.
+pub(crate) struct Slice {
+    most: usize,
+    taken: usize,
+}
+
+impl Slice {
+    /// A loop that takes up to `most` steps at a time.
+    pub fn new(most: usize) -> Slice {
+        Slice { most, taken: 0 }
+    }
+
+    /// The next steps are about to be taken; others have their turn before them if it is time for that.
+    pub async fn step<E: Env>(&mut self, env: &E, steps: usize) {
+        if self.taken >= self.most {
+            self.taken = 0;
+            env.yield_now().await;
+        }
+        self.taken += steps;
+        env.work().add(steps);
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Does something for every bucket, at so many steps each, in slices.
+    pub(crate) async fn for_all_buckets(&self, steps: usize, work: impl FnMut(Range<usize>)) {
+        let count = self.geometry.buckets as usize;
+        in_slices(&self.env, self.tuning.slice_steps, count, steps, work).await;
+    }
+
+    /// Steps that a slice may take.
+    pub(crate) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
+        if self.mutant(in_one_poll) { usize::MAX } else { self.tuning.slice_steps }
+    }
+}
