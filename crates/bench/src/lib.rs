@@ -16,6 +16,7 @@
 //! | [`generate`] | loads with Zipf's law and scans, for tests |
 //! | [`report`] | what is printed of a replay |
 //! | [`null`] | a world in which only the engine costs anything |
+//! | [`polls`] | the longest poll, in a cache of any size |
 //! | [`engine`] | loads for the engine in that world, and what they cost |
 //! | [`instructions`] | the same counted in instructions |
 //! | [`amplification`] | bytes written to the cache device, counted |
@@ -36,6 +37,7 @@ pub mod generate;
 pub mod instructions;
 pub mod nbd;
 pub mod null;
+pub mod polls;
 pub mod random;
 pub mod report;
 pub mod suite;

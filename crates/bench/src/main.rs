@@ -42,6 +42,8 @@ enum Command {
     /// What does the engine alone cost? Processor time, instructions, allocations and memory, over devices that do
     /// nothing
     Engine(commands::engine::Args),
+    /// How long is the longest poll of the engine, in which nobody else is served? By size of the cache
+    Polls(commands::polls::Args),
     /// Load an NBD server: throughput, latency, processor time
     Nbd(commands::nbd::Args),
     /// Serve memory over NBD: the least that a server costs
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay(&arguments),
         Command::Generate(arguments) => generate(&arguments),
         Command::Engine(arguments) => commands::engine::run(&arguments),
+        Command::Polls(arguments) => commands::polls::run(&arguments),
         Command::Nbd(arguments) => commands::nbd::run(&arguments),
         Command::Suite(arguments) => commands::suite::run(&arguments),
         Command::MemoryServer(arguments) => commands::nbd::serve_memory(&arguments),

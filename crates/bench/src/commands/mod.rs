@@ -2,4 +2,5 @@
 
 pub mod engine;
 pub mod nbd;
+pub mod polls;
 pub mod suite;

@@ -8,15 +8,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::mem;
+use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
-use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
+use ubcache_env::{BufPool, Env, Nanos, Priority, Task, Work};
 
 use super::device::NullDevice;
+use crate::cpu_time;
 
 /// The number of the future that [`NullWorld::run`] was called with.
 const MAIN: usize = usize::MAX;
@@ -47,6 +50,35 @@ struct Slot {
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     state: Arc<TaskWaker>,
     waker: Waker,
+    born: &'static Location<'static>,
+}
+
+/// The longest polls since [`NullWorld::take_long_polls`] was asked last, the future of [`NullWorld::run`] included.
+#[derive(Clone, Debug, Default)]
+pub struct LongPolls {
+    /// How many there were.
+    pub polls: u64,
+    /// Steps that the loops of one counted.
+    pub steps: u64,
+    /// Where that task was spawned.
+    pub steps_of: String,
+    /// Processor time of one.
+    pub nanos: u64,
+    /// Where that task was spawned.
+    pub nanos_of: String,
+}
+
+impl LongPolls {
+    fn note(&mut self, steps: u64, nanos: u64, born: Option<&Location<'static>>) {
+        let name = || born.map_or("main".to_owned(), |born| format!("{}:{}", born.file(), born.line()));
+        self.polls += 1;
+        if steps > self.steps {
+            (self.steps, self.steps_of) = (steps, name());
+        }
+        if nanos > self.nanos {
+            (self.nanos, self.nanos_of) = (nanos, name());
+        }
+    }
 }
 
 struct World {
@@ -62,6 +94,10 @@ struct World {
     /// Woken tasks that this turn has not come to yet.
     in_turn: Cell<usize>,
     buffers: BufPool,
+    /// Steps of the poll that runs.
+    steps: Rc<Cell<u64>>,
+    /// None: nobody wants to know.
+    long_polls: RefCell<Option<LongPolls>>,
 }
 
 /// The world. Cheap to clone.
@@ -82,7 +118,19 @@ impl NullWorld {
             timers_made: Cell::new(0),
             tasks: Cell::new(0),
             in_turn: Cell::new(0),
+            steps: Rc::default(),
+            long_polls: RefCell::default(),
         }))
+    }
+
+    /// Looks at each poll from now on, which takes a while.
+    pub fn watch_polls(&self) {
+        *self.0.long_polls.borrow_mut() = Some(LongPolls::default());
+    }
+
+    /// The longest polls so far; then begins anew.
+    pub fn take_long_polls(&self) -> LongPolls {
+        self.0.long_polls.borrow_mut().as_mut().map(mem::take).unwrap_or_default()
     }
 
     /// What the engine sees of it.
@@ -130,9 +178,11 @@ impl NullWorld {
                     world.in_turn.set(world.in_turn.get() - 1);
                     if slot == MAIN {
                         state.queued.store(false, Ordering::Relaxed);
+                        let began = world.poll_begins();
                         if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
                             result = Some(value);
                         }
+                        world.poll_ends(began, None);
                     } else {
                         world.poll(slot);
                     }
@@ -179,15 +229,17 @@ impl World {
     }
 
     fn poll(&self, slot: usize) {
-        let (mut future, waker) = {
+        let (mut future, waker, born) = {
             let mut slots = self.slots.borrow_mut();
             let slot = &mut slots[slot];
             slot.state.queued.store(false, Ordering::Relaxed);
             // A waker may outlive its task.
             let Some(future) = slot.future.take() else { return };
-            (future, slot.waker.clone())
+            (future, slot.waker.clone(), slot.born)
         };
+        let began = self.poll_begins();
         let ended = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        self.poll_ends(began, Some(born));
         if ended {
             drop(future);
             self.tasks.set(self.tasks.get() - 1);
@@ -198,7 +250,24 @@ impl World {
         }
     }
 
-    fn spawn(&self, priority: Priority, future: Pin<Box<dyn Future<Output = ()>>>) {
+    fn poll_begins(&self) -> Option<Duration> {
+        self.steps.set(0);
+        self.long_polls.borrow().is_some().then(cpu_time::of_thread)
+    }
+
+    fn poll_ends(&self, began: Option<Duration>, born: Option<&Location<'static>>) {
+        if let (Some(began), Some(polls)) = (began, &mut *self.long_polls.borrow_mut()) {
+            let nanos = (cpu_time::of_thread() - began).as_nanos() as u64;
+            polls.note(self.steps.get(), nanos, born);
+        }
+    }
+
+    fn spawn(
+        &self,
+        priority: Priority,
+        future: Pin<Box<dyn Future<Output = ()>>>,
+        born: &'static Location<'static>,
+    ) {
         self.tasks.set(self.tasks.get() + 1);
         let free = self.free.borrow_mut()[priority as usize].pop();
         let mut slots = self.slots.borrow_mut();
@@ -207,10 +276,10 @@ impl World {
             let queued = AtomicBool::new(false);
             let state = Arc::new(TaskWaker { slot, priority, queued, woken: self.woken.clone() });
             let waker = Waker::from(state.clone());
-            slots.push(Slot { future: None, state, waker });
+            slots.push(Slot { future: None, state, waker, born });
             slot
         });
-        slots[slot].future = Some(future);
+        (slots[slot].future, slots[slot].born) = (Some(future), born);
         slots[slot].waker.wake_by_ref();
     }
 }
@@ -260,9 +329,10 @@ impl Env for NullEnv {
     async fn sleep_until(&self, at: Nanos) {
         Sleep { world: &self.0, at: at.0, number: 0 }.await;
     }
+    #[track_caller]
     fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
         let (task, run) = Task::wrap(task);
-        self.0.spawn(priority, Box::pin(run));
+        self.0.spawn(priority, Box::pin(run), Location::caller());
         task
     }
     fn buffers(&self) -> &BufPool {
@@ -275,6 +345,9 @@ impl Env for NullEnv {
         x ^= x << 17;
         self.0.random.set(x);
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+    fn work(&self) -> Work {
+        Work::counted_in(self.0.steps.clone())
     }
     async fn yield_now(&self) {
         let mut yielded = false;

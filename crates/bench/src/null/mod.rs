@@ -16,5 +16,5 @@ pub mod executor;
 pub mod rig;
 
 pub use device::NullDevice;
-pub use executor::{NullEnv, NullWorld};
+pub use executor::{LongPolls, NullEnv, NullWorld};
 pub use rig::{BUCKET_SECTORS, REQUEST_TIME, REQUESTS_PER_TURN, Rig, Shape};

@@ -53,7 +53,11 @@ pub struct Rig {
 impl Rig {
     /// Formats two devices, starts the set and attaches the volume.
     pub fn new(shape: &Shape) -> Result<Rig, EngineError> {
-        let world = NullWorld::new(1);
+        Rig::in_world(NullWorld::new(1), shape)
+    }
+
+    /// As [`Rig::new`], in a world of the caller's.
+    pub fn in_world(world: NullWorld, shape: &Shape) -> Result<Rig, EngineError> {
         let bucket_sectors = u64::from(shape.bucket_sectors);
         let buckets = shape.cache_bytes / SECTOR_BYTES / bucket_sectors;
         let cache = NullDevice::new(world.env(), buckets * bucket_sectors, bucket_sectors, buckets);

@@ -495,6 +495,24 @@ impl Buckets {
         self.settle(bucket);
     }
 
+    /// See [`CacheSet::pretend_full`](crate::CacheSet::pretend_full): fills up to so many buckets, each third of which is used
+    /// again.
+    pub fn pretend_full(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(bucket) = self.take_for_data(Purpose::Data, self.free.len() % super::sectors::CLASSES)
+            else {
+                return;
+            };
+            let (offset, generation) = (self.geometry.bucket_start(bucket), self.generation(bucket));
+            let pointer = Pointer { device: 0, offset, generation };
+            self.add_live(pointer, u64::from(self.geometry.bucket_sectors), false);
+            self.close(bucket);
+            if bucket.0.is_multiple_of(3) {
+                self.touch(pointer, 8);
+            }
+        }
+    }
+
     /// A bucket that was taken and then not used, and to which nothing durable points.
     pub fn give_back(&mut self, bucket: BucketNr) {
         self.set_free(bucket);

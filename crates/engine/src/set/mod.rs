@@ -191,6 +191,7 @@ impl<E: Env> Set<E> {
         self.volumes.borrow().values().filter_map(Weak::upgrade).collect()
     }
 
+    #[track_caller]
     pub(crate) fn spawn(
         self: &Rc<Self>,
         priority: ubcache_env::Priority,
@@ -252,6 +253,13 @@ impl<E: Env> CacheSet<E> {
             self.set.env.sleep(Nanos::from_millis(1)).await;
         }
         self.set.collect_garbage().await
+    }
+
+    /// A test aid: nearly every free bucket is taken for full of clean data from now on. No key points into it, so it can't be
+    /// read, but all that is done bucket by bucket is done with it.
+    pub async fn pretend_full(&self) {
+        let set = &self.set;
+        set.for_all_buckets(1, |part| set.buckets.borrow_mut().pretend_full(part.len())).await;
     }
 
     /// A test aid: gives up every bucket without dirty data and waits until that is durable. What

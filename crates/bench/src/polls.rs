@@ -1,0 +1,111 @@
+//! The longest poll: how long a request may have to wait until the engine looks at it.
+//!
+//! The engine runs on one thread, so work that grows with the cache would keep every request waiting while it is done
+//! (docs/coherence.md, S1). A cache of any size is filled here without its extents, which would take hours: the buckets are what
+//! such work goes over. Then all that has to do with every bucket happens, and the world looks at each poll.
+
+use serde_json::{Value, json};
+use ubcache_engine::{EngineError, SetOptions};
+use ubcache_env::{Env, Nanos};
+use ubcache_format::{CacheMode, SECTOR_BYTES};
+
+use crate::null::{BUCKET_SECTORS, LongPolls, NullWorld, Rig, Shape};
+
+/// No poll takes more steps, however large the cache: three slices, and what is beside them.
+pub const STEPS_MAX: u64 = 60_000;
+
+/// More than is read of it.
+const VOLUME_BYTES: u64 = 1 << 40;
+
+/// What was done, and the longest polls meanwhile.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// What was done.
+    pub name: &'static str,
+    /// The longest polls.
+    pub longest: LongPolls,
+}
+
+impl Stage {
+    /// As JSON.
+    pub fn json(&self) -> Value {
+        let LongPolls { polls, steps, steps_of, nanos, nanos_of } = &self.longest;
+        json!({ "stage": self.name, "polls": polls, "steps": steps, "steps_of": steps_of, "cpu_ns": nanos,
+            "cpu_ns_of": nanos_of })
+    }
+}
+
+/// Does everything that has to do with all buckets, in a cache of this size.
+pub fn longest_polls(cache_bytes: u64) -> Result<Vec<Stage>, EngineError> {
+    let bucket_bytes = u64::from(BUCKET_SECTORS) * SECTOR_BYTES;
+    let shape = Shape {
+        cache_bytes,
+        bucket_sectors: BUCKET_SECTORS,
+        volume_bytes: VOLUME_BYTES,
+        mode: CacheMode::Writethrough,
+        options: SetOptions::default(),
+    };
+    let mut stages = Vec::new();
+    let world = NullWorld::new(1);
+    world.watch_polls();
+    let mut rig = Rig::in_world(world, &shape)?;
+    let mut next = 0;
+    let done = |rig: &Rig, stages: &mut Vec<Stage>, name| {
+        stages.push(Stage { name, longest: rig.world.take_long_polls() });
+    };
+    done(&rig, &mut stages, "first start");
+    rig.set.set_attribute("cache_replacement_policy", "scan-resistant").map_err(attribute)?;
+    rig.world.run(rig.world.settle());
+    done(&rig, &mut stages, "another replacement policy");
+    rig.world.run(rig.set.pretend_full());
+    rig.world.take_long_polls();
+    fill(&rig, &mut next, 6000, bucket_bytes);
+    done(&rig, &mut stages, "data for which other data goes, prio chains");
+    rig.world.run(rig.set.trigger_gc())?;
+    done(&rig, &mut stages, "first garbage collection");
+    fill(&rig, &mut next, 6000, bucket_bytes);
+    rig.world.run(rig.set.trigger_gc())?;
+    done(&rig, &mut stages, "data, and a garbage collection");
+    rig.world.run(async {
+        rig.set.status();
+        rig.set.attribute("priority_stats");
+    });
+    done(&rig, &mut stages, "status and statistics");
+    // Records of small extents, which a start has to replay.
+    fill(&rig, &mut next, 100_000, 4096);
+    done(&rig, &mut stages, "small requests");
+    // The machine loses power, and comes back.
+    let world = NullWorld::new(2);
+    world.watch_polls();
+    let (cache, backing) = (rig.cache.in_world(world.env()), rig.backing.in_world(world.env()));
+    drop(rig);
+    rig = Rig::open(world, cache, backing, &shape.options)?;
+    rig.world.run(async {
+        while !rig.set.status().counted {
+            rig.world.env().sleep(Nanos::from_millis(1)).await;
+        }
+    });
+    done(&rig, &mut stages, "start, and the end of counting");
+    rig.world.run(rig.set.stop())?;
+    done(&rig, &mut stages, "stop");
+    Ok(stages)
+}
+
+fn attribute(error: ubcache_engine::AttributeError) -> EngineError {
+    EngineError::Failed(error.to_string())
+}
+
+/// Reads what is not in the cache, in pieces.
+fn fill(rig: &Rig, next: &mut u64, pieces: u64, bytes: u64) {
+    rig.set("sequential_cutoff", "0");
+    rig.world.run(async {
+        for count in 0..pieces {
+            rig.read(*next, bytes).await;
+            *next += 2 * bytes;
+            if count.is_multiple_of(16) {
+                rig.world.settle().await;
+            }
+        }
+        rig.world.settle().await;
+    });
+}
