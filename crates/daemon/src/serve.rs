@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, AttributeError, CacheSet, CachedVolume, EXTENT_MEMORY_BYTES, EngineError, SetOptions,
+    AttachOptions, AttributeError, CacheSet, CachedVolume, EXTENT_MEMORY_BYTES, EngineError, FormerRun,
+    SetOptions, TakenOver,
 };
 use ubcache_env::local::Event;
 use ubcache_env::{Env, Nanos, Priority, Volume};
@@ -131,11 +132,23 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     let set = CacheSet::open(world.clone(), cache, options)
         .await
         .map_err(|error| engine_failure(&members.cache_path, &error))?;
-    if let Some(bytes) = set.taken_over_bytes() {
-        tracing::info!(
-            bytes,
-            "the Linux driver ran this set last: its clean data was dropped, as it may be stale (--keep-clean keeps it)"
-        );
+    if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
+        let whose = match from {
+            FormerRun::Driver => "the Linux driver ran this set last",
+            FormerRun::Unknown => {
+                "ubcache 0.1 ran this set last, or the Linux driver after it, which nothing tells"
+            }
+            FormerRun::Tool => "`ubcache repair` or `ubcache restore` wrote this set",
+        };
+        match dropped_bytes {
+            Some(bytes) => tracing::info!(
+                bytes,
+                "{whose}: its clean data was dropped, as it may be stale (--keep-clean keeps it)"
+            ),
+            None => {
+                tracing::info!("{whose}: its clean data was kept (--keep-clean), although it may be stale")
+            }
+        }
     }
     let mut volumes = Vec::new();
     for ((backing, path), name) in backings.into_iter().zip(&config.backings).zip(names) {

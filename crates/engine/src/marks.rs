@@ -118,6 +118,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("dead_volume_key_dropped", "the key of a volume that is gone is dropped"),
     // Starting, attaching, failing.
     ("first_run", "a formatted device becomes a set"),
+    ("taken_over", "the driver or a tool left the set: clean data is dropped (H2)"),
     ("lazy_start", "serving begins before the buckets are counted"),
     ("lazy_start_refused", "too few promised buckets for that"),
     ("attached_anew", "a backing device gets a slot: what was cached of it is void (A2)"),
@@ -140,5 +141,4 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
-    ("taken_over", "the driver ran the set last: in crates/engine/tests/take_over.rs"),
 ];

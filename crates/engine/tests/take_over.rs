@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions, Tuning};
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, FormerRun, SetOptions, TakenOver, Tuning};
 use ubcache_env::Env;
 use ubcache_env::local::first;
 use ubcache_env::{Buf, Device, Durability, Nanos, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{
-    CacheMode, Replacement, SECTOR_BYTES, Superblock, Uuid, encode_entry, scan_bucket_strictly,
+    CacheMode, JournalEntry, Padding, Replacement, SECTOR_BYTES, Superblock, Uuid, encode_entry,
+    scan_bucket_strictly,
 };
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
@@ -90,7 +91,7 @@ async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk) {
         }
     }
     let (at, mut entry) = newest.expect("a journal has entries");
-    entry.mark = [0x5a; 16];
+    entry.padding = Padding::Other([0x5a; 16]);
     cache.write(at, write(encode_entry(&geometry, &entry)), Durability::Fua).await.expect("a good disk");
     for slot in (0..SLOTS).step_by(2) {
         let at = Sector(OFFSET) + slot * STEP;
@@ -108,20 +109,56 @@ fn clean_data_of_the_driver_is_dropped_and_dirty_data_is_not() {
         used_set(&env, &cache, &backing).await;
         // ubcache's own set keeps what it has.
         let (set, volume) = open(&env, &cache, &backing, false).await;
-        assert_eq!(set.taken_over_bytes(), None);
+        assert_eq!(set.taken_over(), None);
         assert_eq!((get(&volume, 0).await, get(&volume, 1).await), (1, 2));
         assert_eq!(volume.status().stats.cache_misses, 0, "clean data was kept");
         set.stop().await.expect("stops");
         driver_ran_it(&cache, &backing).await;
         let (set, volume) = open(&env, &cache, &backing, false).await;
-        assert_eq!(set.taken_over_bytes(), Some(SLOTS / 2 * STEP * SECTOR_BYTES));
+        let dropped_bytes = Some(SLOTS / 2 * STEP * SECTOR_BYTES);
+        assert_eq!(set.taken_over(), Some(TakenOver { from: FormerRun::Driver, dropped_bytes }));
         for slot in 0..SLOTS {
             assert_eq!(get(&volume, slot).await, if slot % 2 == 0 { 9 } else { 2 }, "slot {slot}");
         }
         set.stop().await.expect("stops");
         // Once: the set is ubcache's now.
         let (set, _volume) = open(&env, &cache, &backing, false).await;
-        assert_eq!(set.taken_over_bytes(), None);
+        assert_eq!(set.taken_over(), None);
+        set.stop().await.expect("stops");
+    });
+    ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
+}
+
+/// Gives every journal entry the mark that ubcache 0.1 would have written.
+fn as_0_1_left_it(cache: &SimDisk) {
+    let superblock = Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
+    let geometry = superblock.geometry();
+    for index in 0..geometry.journal_buckets {
+        let at = geometry.bucket_start(geometry.journal_bucket(index));
+        let bytes = cache.peek(SectorRange::new(at, u64::from(geometry.bucket_sectors)));
+        for (offset, entry) in scan_bucket_strictly(&geometry, &bytes).expect("a good journal") {
+            let Padding::Bound(mark) = entry.padding else { panic!("{:?} is ubcache's", entry.seq) };
+            let entry = JournalEntry { padding: Padding::Unbound(mark), ..entry };
+            cache.poke(at + u64::from(offset) / SECTOR_BYTES, &encode_entry(&geometry, &entry));
+        }
+    }
+}
+
+/// 0.1 did not bind its marks to their entries. Two of them in a row in one journal bucket are its own all the same: the
+/// cache stays warm over an upgrade.
+#[test]
+fn a_set_of_0_1_keeps_its_clean_data() {
+    let world = SimWorld::new(WorldConfig::new(1));
+    let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
+    let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
+    let env = world.new_instance();
+    let ended = world.run(async move {
+        used_set(&env, &cache, &backing).await;
+        as_0_1_left_it(&cache);
+        let (set, volume) = open(&env, &cache, &backing, false).await;
+        assert_eq!(set.taken_over(), None);
+        assert_eq!((get(&volume, 0).await, get(&volume, 1).await), (1, 2));
+        assert_eq!(volume.status().stats.cache_misses, 0, "clean data was kept");
         set.stop().await.expect("stops");
     });
     ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
@@ -137,7 +174,8 @@ fn the_administrator_may_keep_it() {
         used_set(&env, &cache, &backing).await;
         driver_ran_it(&cache, &backing).await;
         let (set, volume) = open(&env, &cache, &backing, true).await;
-        assert_eq!((set.taken_over_bytes(), get(&volume, 0).await), (None, 1));
+        let kept = TakenOver { from: FormerRun::Driver, dropped_bytes: None };
+        assert_eq!((set.taken_over(), get(&volume, 0).await), (Some(kept), 1));
         set.stop().await.expect("stops");
     });
     ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));

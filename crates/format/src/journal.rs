@@ -9,11 +9,12 @@
 //! The two keys in the header have room for 8 words each and use 3, so 40 bytes of each are padding that the driver
 //! leaves as it finds it. ubcache keeps a mark of 16 bytes in the first of them.
 
-use crate::bytes::{array, put, round_up, u16_at, u32_at, u64_at};
+use crate::bytes::{put, round_up, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
 use crate::error::{FormatError, Problem, Structure};
 use crate::geometry::{Geometry, MAX_JOURNAL_ENTRY_BYTES};
 use crate::key::{Key, are_keys, decode_keys, encode_keys};
+use crate::mark::{MARK, Padding};
 use crate::units::{BucketNr, JournalSeq};
 
 /// Bytes before the first key of a journal entry.
@@ -25,7 +26,6 @@ pub const JOURNAL_VERSION: u32 = 1;
 const UUID_KEY: usize = 40;
 const ROOT_KEY: usize = 104;
 const KEY_AREA: usize = 64;
-const MARK: usize = UUID_KEY + 24;
 const PRIO_BUCKETS: usize = 176;
 
 /// One entry: the state of the whole set, and some extents that leaves may not have yet.
@@ -45,9 +45,8 @@ pub struct JournalEntry {
     pub prio_bucket: BucketNr,
     /// Extents and holes in the order in which they were made.
     pub keys: Vec<Key>,
-    /// By this ubcache knows its own entries: 16 bytes in the padding of the volume table's key. The driver ignores
-    /// them, and leaves arbitrary bytes there in its own entries.
-    pub mark: [u8; 16],
+    /// What is in the padding of the volume table's key: by it ubcache knows its own entries.
+    pub padding: Padding,
 }
 
 /// The number of bytes that an entry with these keys takes on disk, padding to whole blocks included.
@@ -74,7 +73,6 @@ pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
     put(&mut bytes, 24, &JOURNAL_VERSION.to_le_bytes());
     put(&mut bytes, 28, &u32::try_from(words).unwrap_or(u32::MAX).to_le_bytes());
     put(&mut bytes, 32, &entry.last_seq.0.to_le_bytes());
-    put(&mut bytes, MARK, &entry.mark);
     for (at, key) in [(UUID_KEY, &entry.uuid_bucket), (ROOT_KEY, &entry.root)] {
         let mut words = Vec::with_capacity(KEY_AREA);
         key.encode(&mut words);
@@ -82,6 +80,9 @@ pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
     }
     put(&mut bytes, 168, &entry.root_level.to_le_bytes());
     put(&mut bytes, PRIO_BUCKETS, &u64::from(entry.prio_bucket.0).to_le_bytes());
+    if UUID_KEY + 8 * entry.uuid_bucket.words() <= MARK {
+        entry.padding.write(&mut bytes);
+    }
     let csum = crc64_we(&bytes[8..]);
     put(&mut bytes, 0, &csum.to_le_bytes());
     bytes.resize(round_up(bytes.len() as u64, geometry.block_bytes()) as usize, 0);
@@ -90,7 +91,7 @@ pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
 
 /// The entry at the start of `bytes`, which end where the journal bucket ends, and the bytes that it takes on disk.
 ///
-/// A number of the prio bucket that is too large for any device is read as `u32::MAX`. `mark` is zero if the key of
+/// A number of the prio bucket that is too large for any device is read as `u32::MAX`. There is no mark if the key of
 /// the volume table is so long that it lies where the mark would be.
 pub fn parse_entry(geometry: &Geometry, bytes: &[u8]) -> Result<(JournalEntry, usize), FormatError> {
     let length = check_entry(geometry, bytes)?;
@@ -109,7 +110,7 @@ pub fn parse_entry(geometry: &Geometry, bytes: &[u8]) -> Result<(JournalEntry, u
         root_level: u16_at(bytes, 168),
         prio_bucket: BucketNr(u32::try_from(u64_at(bytes, PRIO_BUCKETS)).unwrap_or(u32::MAX)),
         keys,
-        mark: if UUID_KEY + uuid_bytes <= MARK { array(bytes, MARK) } else { [0; 16] },
+        padding: if UUID_KEY + uuid_bytes <= MARK { Padding::parse(&bytes[..length]) } else { Padding::NONE },
     };
     Ok((entry, (round_up(length as u64, geometry.block_bytes()) as usize).min(bytes.len())))
 }
@@ -361,7 +362,7 @@ mod tests {
             root_level: 0,
             prio_bucket: BucketNr(9),
             keys: Vec::new(),
-            mark: [0; 16],
+            padding: Padding::NONE,
         }
     }
 
@@ -372,10 +373,10 @@ mod tests {
         assert_eq!(bytes.len(), 512);
         assert_eq!(u64_at(&bytes, 0), 0xbc7a_e244_323a_0bfe);
         assert_eq!(parse_entry(&geometry, &bytes), Ok((entry(1, 1), 512)));
-        let marked = JournalEntry { mark: *b"0123456789abcdef", ..entry(1, 1) };
-        let bytes = encode_entry(&geometry, &marked);
-        assert_eq!(bytes[64..80], marked.mark);
-        assert_eq!(parse_entry(&geometry, &bytes), Ok((marked, 512)));
+        let padded = JournalEntry { padding: Padding::Other(*b"0123456789abcdef"), ..entry(1, 1) };
+        let bytes = encode_entry(&geometry, &padded);
+        assert_eq!(&bytes[64..80], b"0123456789abcdef");
+        assert_eq!(parse_entry(&geometry, &bytes), Ok((padded, 512)));
         assert_eq!(entry_version(&bytes), 1);
     }
 

@@ -23,6 +23,7 @@
 //! | `layer` | how the bsets of a leaf combine |
 //! | `salvage` | what is left of a damaged node |
 //! | `journal` | journal entries, and which of them to replay |
+//! | `mark` | who wrote an entry |
 //! | `prio`, `uuids` | bucket generations, and the volume table |
 //! | `error` | what was found, what was expected, and where |
 
@@ -36,6 +37,7 @@ mod geometry;
 mod journal;
 mod key;
 mod layer;
+mod mark;
 mod node;
 mod packed;
 mod prio;
@@ -51,6 +53,7 @@ pub use geometry::*;
 pub use journal::*;
 pub use key::*;
 pub use layer::*;
+pub use mark::{Drops, LastRun, Mark, Padding};
 pub use node::*;
 pub use packed::*;
 pub use prio::*;

@@ -52,6 +52,20 @@ fn key() -> impl Strategy<Value = Key> {
     )
 }
 
+fn padding() -> impl Strategy<Value = Padding> {
+    let mark = (
+        any::<bool>(),
+        prop_oneof![Just(None), Just(Some(Drops::Driver)), Just(Some(Drops::Tool))],
+        any::<bool>(),
+    );
+    let mark = mark.prop_map(|(own_chain, drops, scan_resistant)| Mark { own_chain, drops, scan_resistant });
+    prop_oneof![
+        mark.clone().prop_map(Padding::Bound),
+        mark.prop_map(Padding::Unbound),
+        any::<[u8; 16]>().prop_map(Padding::Other),
+    ]
+}
+
 /// Extents of one leaf in order.
 fn extents() -> impl Strategy<Value = Vec<Key>> {
     vec((0_u64..10, 1_u64..200, pointer()), 0..30).prop_map(|parts| {
@@ -105,7 +119,7 @@ proptest! {
 
     #[test]
     fn journal_entries_round_trip(
-        geometry in geometry(), seqs: [u64; 2], root_level: u16, prio: u32, mark: [u8; 16],
+        geometry in geometry(), seqs: [u64; 2], root_level: u16, prio: u32, padding in padding(),
         pointers in vec(pointer(), 2), keys in vec(key(), 0..40),
     ) {
         let entry = JournalEntry {
@@ -116,7 +130,7 @@ proptest! {
             root_level,
             prio_bucket: BucketNr(prio),
             keys,
-            mark,
+            padding,
         };
         prop_assert!(entry_bytes(&geometry, &entry.keys) <= geometry.max_journal_entry_bytes());
         let mut bytes = encode_entry(&geometry, &entry);
@@ -125,6 +139,36 @@ proptest! {
         bytes.resize(geometry.bucket_bytes() as usize, 0);
         prop_assert_eq!(parse_entry(&geometry, &bytes), Ok((entry.clone(), used)));
         prop_assert_eq!(scan_bucket(&geometry, &bytes), vec![(0, entry)]);
+    }
+
+    /// The driver's entries carry the padding of entries that it read. Whatever entry a mark is carried into, it is
+    /// not taken for that entry's own.
+    #[test]
+    fn a_mark_that_is_carried_into_another_entry_is_no_mark(
+        geometry in geometry(), seqs in vec(any::<u64>(), 4), buckets: [u32; 2], padding in padding(),
+        pointers in vec(pointer(), 4), keys in vec(vec(key(), 0..20), 2), same in vec(any::<bool>(), 5),
+    ) {
+        let entry = |n: usize, padding| {
+            let of = |field: usize| if same[field] { 0 } else { n };
+            JournalEntry {
+                seq: JournalSeq(seqs[of(0)]),
+                last_seq: JournalSeq(seqs[2 + of(1)]),
+                uuid_bucket: Key::node(Inode(0), Sector(0), 8, pointers[0]),
+                root: Key::max_node(8, pointers[2 + of(2)]),
+                root_level: 1,
+                prio_bucket: BucketNr(buckets[of(3)]),
+                keys: keys[of(4)].clone(),
+                padding,
+            }
+        };
+        let read = encode_entry(&geometry, &entry(0, padding));
+        let carried = Padding::Other(std::array::from_fn(|at| read[64 + at]));
+        let written = encode_entry(&geometry, &entry(1, carried));
+        let (found, _) = parse_entry(&geometry, &written).expect("what was written");
+        if matches!(padding, Padding::Bound(_)) {
+            prop_assert_eq!(matches!(found.padding, Padding::Bound(_)), written == read);
+            prop_assert_eq!(LastRun::of(&found, None) == LastRun::Other, written != read);
+        }
     }
 
     #[test]
@@ -194,7 +238,7 @@ proptest! {
             let (uuid_bucket, root) = (node_key.clone(), node_key.clone());
             let (seq, last_seq) = (JournalSeq(seq), JournalSeq(last_seq));
             let prio_bucket = BucketNr(0);
-            (at, JournalEntry { seq, last_seq, uuid_bucket, root, root_level: 0, prio_bucket, keys: vec![], mark: [0; 16] })
+            (at, JournalEntry { seq, last_seq, uuid_bucket, root, root_level: 0, prio_bucket, keys: vec![], padding: Padding::NONE })
         };
         let scanned = scanned.into_iter().map(|bucket| bucket.into_iter().map(entry).collect()).collect();
         let _ = select_replay(&geometry, scanned, discard);

@@ -15,14 +15,11 @@ pub(crate) const STALE_NOTE: u8 = 80;
 /// A bucket's generation is raised by pointers by this much at most, in a set that is in order.
 const AHEAD_MAX: u8 = 32;
 
-/// The mark of ubcache's journal entries, if the prio chain is ubcache's own as well.
-const OWN_CHAIN: [u8; 9] = *b"ubcache1\x01";
 /// The priority by which ubcache promises, in its own prio chain, that a bucket is free.
 const PRIORITY_FREE: u16 = 0;
 
 /// Gives every bucket its owner, and looks at every extent.
 pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, crew: &Crew, visitor: &mut V) {
-    let mark = view.journal.newest().map_or([0; 16], |newest| newest.entry.mark);
     let added = view.sums.take();
     let kept = added.is_none();
     match added.or_else(|| sums_of(view, crew)) {
@@ -36,7 +33,8 @@ pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, crew: &Crew, visitor
     if !view.complete {
         return;
     }
-    generations(view, mark[..9] == OWN_CHAIN, visitor);
+    let own_chain = view.journal.last_run.mark().is_some_and(|mark| mark.own_chain);
+    generations(view, own_chain, visitor);
     reserves(view, visitor);
 }
 

@@ -189,17 +189,16 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
             let (seq, entry) = (found.place.seq, &found.entry);
             self.line(
                 || {
-                    let mark: String = entry.mark.iter().map(|byte| format!("{byte:02x}")).collect();
                     format!(
-                        "journal header {seq}: root {} level {}, volume table {}, prio chain {}, mark {mark}",
-                        entry.root, entry.root_level, entry.uuid_bucket, entry.prio_bucket
+                        "journal header {seq}: root {} level {}, volume table {}, prio chain {}, mark {}",
+                        entry.root, entry.root_level, entry.uuid_bucket, entry.prio_bucket, entry.padding
                     )
                 },
                 || {
                     json!({
                         "type": "journal_header", "seq": seq, "version": found.version, "root": key_json(&entry.root),
                         "root_level": entry.root_level, "uuids": key_json(&entry.uuid_bucket),
-                        "prio_bucket": entry.prio_bucket.0, "mark": entry.mark,
+                        "prio_bucket": entry.prio_bucket.0, "mark": entry.padding.to_string(),
                     })
                 },
             );

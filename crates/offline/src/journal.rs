@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ubcache_env::local::{Event, join};
 use ubcache_env::{Device, SectorRange};
-use ubcache_format::{Geometry, JournalEntry, SECTOR_BYTES, entry_version, parse_entry};
+use ubcache_format::{Geometry, JournalEntry, LastRun, Padding, SECTOR_BYTES, entry_version, parse_entry};
 
 use crate::ahead::{Ahead, Manner, Piece};
 use crate::disk::{Phase, Watcher, read};
@@ -60,6 +60,8 @@ pub struct Journal {
     pub places: Vec<Vec<EntryPlace>>,
     /// Those that replay needs, oldest first; the last is the newest of all.
     pub entries: Vec<FoundEntry>,
+    /// Who ran the set last, by the newest.
+    pub last_run: LastRun,
     /// Whether entries that replay needs are missing or can not be decoded.
     pub incomplete: bool,
     /// The newest entry that replay needs and that is not there; the newest of all if it is not known which are missing.
@@ -97,6 +99,26 @@ impl Journal {
         self.holes.iter().any(|(index, hole)| {
             *index == newest.index && hole.end > behind || *index == next && next != newest.index && !passed
         })
+    }
+
+    /// Who ran the set last. Reads the entry before the newest, if that says more.
+    async fn read_last_run<D: Device>(&self, device: &D, geometry: &Geometry) -> LastRun {
+        let Some(newest) = self.newest() else { return LastRun::Other };
+        let mut before = None;
+        if matches!(newest.entry.padding, Padding::Unbound(_)) {
+            let here = self.places.get(newest.place.index as usize);
+            let place = here.and_then(|places| {
+                places.iter().find(|place| place.offset + place.bytes == newest.place.offset)
+            });
+            let start = geometry.bucket_start(geometry.journal_bucket(newest.place.index));
+            if let Some(place) = place
+                && let Ok(bytes) = read(device, start, u64::from(geometry.bucket_sectors)).await
+            {
+                let bytes = bytes.as_slice().get(place.offset as usize..).unwrap_or_default();
+                before = parse_entry(geometry, bytes).ok().map(|(entry, _)| entry);
+            }
+        }
+        LastRun::of(&newest.entry, before.as_ref())
     }
 
     /// The greatest number of an entry, needed or not; 0 if there is none.
@@ -321,7 +343,10 @@ async fn read_ring<D: Device>(
         }
     }
     match found.decode(device, geometry).await {
-        Ok(entries) => journal.entries = entries,
+        Ok(entries) => {
+            journal.entries = entries;
+            journal.last_run = journal.read_last_run(device, geometry).await;
+        }
         Err(error) => {
             let ring = Place::bucket(geometry, geometry.journal_bucket(0));
             report(Finding::new(Kind::Unreadable, ring, format_args!("journal, read again: {error}")));

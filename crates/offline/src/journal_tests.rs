@@ -48,7 +48,7 @@ fn entry(seq: u64) -> Vec<u8> {
         root_level: 0,
         prio_bucket: BucketNr(9),
         keys: Vec::new(),
-        mark: [0; 16],
+        padding: ubcache_format::Padding::NONE,
     };
     encode_entry(&GEOMETRY, &entry)
 }

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{
-    BucketNr, Inode, JournalEntry, JournalSeq, Key, Pointer, PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR,
-    Sector, Superblock, UuidEntry, encode_entry, encode_prio, encode_uuids,
+    BucketNr, Drops, Inode, JournalEntry, JournalSeq, Key, LastRun, Mark, Padding, Pointer, PrioEntry,
+    SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry, encode_entry, encode_prio, encode_uuids,
 };
 
 use crate::disk::Watcher;
@@ -37,6 +37,8 @@ pub(crate) struct NewSet<'a> {
     pub holes: &'a [(u32, Range<u64>)],
     /// Whether something newer than the newest entry may be in one of them.
     pub hidden: bool,
+    /// Who ran the set that is there.
+    pub last_run: LastRun,
     /// What is being done, for errors.
     pub doing: &'static str,
 }
@@ -73,6 +75,9 @@ pub(crate) async fn lay_down<D: Device>(
         write_bytes(target, *place, &encode_prio(geometry, 1, next, entries), set.doing).await?;
     }
     flush(target, On::Cache, set.doing).await?;
+    // What is clean here may be older than the backing device: nobody has asked it. Nor does this chain promise anything.
+    let mark =
+        Mark { own_chain: false, drops: Some(Drops::Tool), scan_resistant: set.last_run.scan_resistant() };
     let entry = JournalEntry {
         seq: JournalSeq(set.seq),
         last_seq: JournalSeq(set.seq),
@@ -84,8 +89,7 @@ pub(crate) async fn lay_down<D: Device>(
         root_level,
         prio_bucket: chain.first().map_or(BucketNr(0), |place| place.bucket(geometry.bucket_sectors)),
         keys: Vec::new(),
-        // What ubcache promises by its mark about the prio chain does not hold for this one.
-        mark: [0; 16],
+        padding: Padding::Bound(mark),
     };
     if !set.hidden {
         fill_holes(target, set, None).await?;

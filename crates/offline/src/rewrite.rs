@@ -45,7 +45,7 @@ pub(crate) async fn rewrite_clean<D: Device>(
         root_level,
         keys: Vec::new(),
         // What ubcache promises by its mark about the prio chain does not hold for a tree in these buckets.
-        mark: [0; 16],
+        padding: view.journal.last_run.without_promise(),
         ..newest.entry.clone()
     };
     write_entry(&view.geometry, cache, index, &entry).await

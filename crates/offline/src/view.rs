@@ -8,11 +8,6 @@ use ubcache_format::{
 use crate::journal::Journal;
 use crate::tally::Sums;
 
-/// The mark of ubcache's journal entries.
-const OWN: &[u8] = b"ubcache1";
-/// The byte of the mark that says that a take-over from the driver has begun and not ended.
-const TAKING_OVER: usize = 9;
-
 const DIRTY: u8 = 1;
 const REPLAYED: u8 = 2;
 const NO_POINTER: u8 = 4;
@@ -280,8 +275,7 @@ impl View {
     /// Whether ubcache ran the set last, and left nothing in it that the driver did: such a set has no dirty keys whose
     /// buckets were given away.
     pub(crate) fn is_own(&self) -> bool {
-        let mark = self.journal.newest().map_or([0; 16], |newest| newest.entry.mark);
-        mark.starts_with(OWN) && mark[TAKING_OVER] == 0
+        self.journal.last_run.mark().is_some_and(|mark| mark.drops.is_none())
     }
 
     /// What is known of the bucket that a pointer leads into.

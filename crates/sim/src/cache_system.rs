@@ -3,15 +3,16 @@
 use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, Generations, SetOptions, Tuning};
-use ubcache_env::Sector;
+use ubcache_env::{Buf, Sector, SectorRange};
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
 use crate::disk::Still;
+use crate::driver;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
 use crate::live::check_volume;
 use crate::oracle::Violation;
-use crate::plan::{CacheShape, Plan};
+use crate::plan::{CacheShape, DriverRun, Plan};
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Layout, Setup, System};
 
@@ -146,6 +147,15 @@ impl System for CacheSystem {
 
     fn inspect(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Violation> {
         check_disks(cache, backing)
+    }
+
+    fn driver_runs(
+        setup: &Setup,
+        run: &DriverRun,
+        rng: &mut Rng,
+        write: &mut dyn FnMut(u32, SectorRange) -> Buf,
+    ) -> Option<String> {
+        driver::run(setup, run, rng, write)
     }
 
     fn inspect_memory(&self, setup: &Setup) -> Option<Violation> {

@@ -32,6 +32,7 @@
 //! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
 //! | [`live`] | invariants of what a running volume has in memory |
+//! | [`driver`] | a run of the Linux driver between two of the engine |
 //! | [`inspect`] | the offline check over the disks of a run |
 //! | `kill` | looks for the seed that finds a mutant of the engine (feature `mutants`) |
 //!
@@ -40,6 +41,7 @@
 
 pub mod cache_system;
 pub mod disk;
+pub mod driver;
 pub mod executor;
 pub mod front;
 pub mod inspect;

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use ubcache_engine::Mutation;
-use ubcache_env::{Sector, SectorRange, Volume};
+use ubcache_env::{Buf, Sector, SectorRange, Volume};
 
 use crate::disk::{SimDisk, Still};
 use crate::executor::SimEnv;
 use crate::oracle::Violation;
-use crate::plan::Plan;
+use crate::plan::{DriverRun, Plan};
+use crate::rng::Rng;
 
 /// The devices of a run and what it is about. Survives crashes.
 pub struct Setup {
@@ -91,6 +92,17 @@ pub trait System: Sized + 'static {
     /// is known, or what is wrong.
     fn inspect(_cache: &Still, _backing: &[Still]) -> Result<Vec<Layout>, Violation> {
         Ok(Vec::new())
+    }
+
+    /// The Linux driver has the devices between two instances; see [`crate::driver`]. `write` begins and ends a write
+    /// of a client, and says what it writes. Says what happened.
+    fn driver_runs(
+        _setup: &Setup,
+        _run: &DriverRun,
+        _rng: &mut Rng,
+        _write: &mut dyn FnMut(u32, SectorRange) -> Buf,
+    ) -> Option<String> {
+        None
     }
 
     /// Which invariant the volumes break, of those about what is in memory. Asked between any two steps.

@@ -18,7 +18,8 @@ fn left_by_the_driver(base: &Base) -> (Image, Vec<SectorRange>) {
     let cache = MemDevice::new(image.clone(), base.block);
     let view = run(walk(&cache, &mut (), &())).expect("a set");
     let newest = view.journal.newest().expect("an entry");
-    let entry = ubcache_format::JournalEntry { mark: [0x5a; 16], ..newest.entry.clone() };
+    let padding = ubcache_format::Padding::Other([0x5a; 16]);
+    let entry = ubcache_format::JournalEntry { padding, ..newest.entry.clone() };
     image.put(base.parts.ring.last().expect("an entry").start, &encode_entry(&base.geometry, &entry));
 
     // A bucket whose keys are in the tree, and not in the journal.

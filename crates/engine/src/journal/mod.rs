@@ -10,18 +10,14 @@
 //! | [`write`] | appending, group commit, waiting for durability, the writer task |
 //! | [`reclaim`] | the task that writes old leaves so that the ring gets room |
 //! | [`replay`] | reading the journal at start |
-//! | [`mark`] | who wrote an entry |
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use ubcache_env::Nanos;
 use ubcache_env::local::Notify;
-use ubcache_format::{BucketNr, JournalSeq, Key};
+use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
 
-use mark::Mark;
-
-pub(crate) mod mark;
 pub(crate) mod reclaim;
 pub(crate) mod replay;
 pub(crate) mod ring;

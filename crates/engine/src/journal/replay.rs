@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Env, Sector};
 use ubcache_format::{
-    EntryHead, Geometry, JournalEntry, JournalSeq, Key, ReplayRange, Superblock, parse_entry,
+    EntryHead, Geometry, JournalEntry, JournalSeq, Key, LastRun, ReplayRange, Superblock, parse_entry,
     scan_heads_strictly, select_replay, torn_entry,
 };
 
@@ -56,14 +56,19 @@ pub(crate) async fn read_journal<E: Env>(
     let last = buckets.iter().flat_map(|bucket| &bucket.heads).max_by_key(|(_, head)| head.seq);
     let (used_bytes, torn_tail) = (end_of(last), torn > last.map(|(_, head)| head.seq));
     let needed = last.map(|(_, head)| head.last_seq.min(head.seq));
+    let newest = last.map(|(_, head)| head.seq);
+    let mut before = None;
     let mut scanned = Vec::with_capacity(buckets.len());
     for (bucket, index) in buckets.into_iter().zip(0_u32..) {
+        before = before.or(bucket.entry_before(geometry, newest));
         scanned.push(bucket.take_apart(device, geometry, index, needed).await?);
         env.yield_now().await;
     }
     let range = select_replay(geometry, scanned, superblock.discard())
         .map_err(EngineError::format("journal", start_of(geometry, 0)))?;
-    Ok(Found { range: Rc::new(range), used_bytes, torn_tail })
+    let newest = range.newest().expect("a replay range has an entry");
+    let last_run = LastRun::of(newest, before.as_ref());
+    Ok(Found { range: Rc::new(range), used_bytes, torn_tail, last_run })
 }
 
 /// A journal bucket that was read.
@@ -77,6 +82,14 @@ struct Bucket {
 impl Bucket {
     fn is_needed(&self, needed: Option<JournalSeq>) -> bool {
         self.heads.iter().any(|(_, head)| Some(head.seq) >= needed)
+    }
+
+    /// The entry that ends where the one with this number begins, if that is in the bucket.
+    fn entry_before(&self, geometry: &Geometry, seq: Option<JournalSeq>) -> Option<JournalEntry> {
+        let at = self.heads.iter().position(|(_, head)| Some(head.seq) == seq)?;
+        let (offset, _) = self.heads[at.checked_sub(1)?];
+        let bytes = self.bytes.as_ref()?.as_slice().get(offset as usize..)?;
+        parse_entry(geometry, bytes).ok().map(|(entry, _)| entry)
     }
 
     /// Its entries from the number `needed` on, with their offsets in bytes.
@@ -128,6 +141,8 @@ pub(crate) struct Found {
     used_bytes: u64,
     /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never durable.
     pub torn_tail: bool,
+    /// Who ran the set last.
+    pub last_run: LastRun,
 }
 
 impl<E: Env> Set<E> {

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use ubcache_env::local::first;
 use ubcache_env::{Buf, Durability, Env, Nanos};
-use ubcache_format::{JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, SECTOR_BYTES, encode_entry};
+use ubcache_format::{
+    JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encode_entry,
+};
 
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
@@ -263,7 +265,7 @@ impl<E: Env> Set<E> {
                 root_level: header.root_level,
                 prio_bucket: header.prio_bucket,
                 keys,
-                mark: header.mark.bytes(),
+                padding: Padding::Bound(header.mark),
             };
             let bytes = encode_entry(&self.geometry, &entry);
             state.give_back(entry.keys);

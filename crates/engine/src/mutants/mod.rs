@@ -191,7 +191,11 @@ mutants! {
         "the next victims are chosen in one poll";
     CountingEndsInOnePoll, "counting-ends-in-one-poll", "S1",
         "what is free is found in one poll when all leaves are counted";
-    // Superblocks.
+    // Superblocks, and who ran the set last.
+    MarkNotBound, "mark-not-bound", "H1",
+        "ubcache's mark is believed in whatever journal entry it is found";
+    LoneMarkBelieved, "lone-mark-believed", "H1",
+        "a mark of 0.1 is believed although the entry before it has none";
     KeepsOldSlot, "keeps-old-slot", "A2",
         "a backing device that may have been written without the cache keeps its cached data";
     PassthroughNotStamped, "passthrough-not-stamped", "A4",

@@ -5,15 +5,14 @@ use std::ops::Range;
 
 use ubcache_env::{Buf, Durability, Env, IoVec};
 use ubcache_format::{
-    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Pointer,
-    PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset, encode_entry,
-    encode_uuids,
+    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Mark, Padding,
+    Pointer, PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset,
+    encode_entry, encode_uuids,
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
 use crate::alloc::prio::write_chain;
 use crate::errors::EngineError;
-use crate::journal::mark::Mark;
 use crate::meter::Meter;
 
 /// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
@@ -104,7 +103,7 @@ pub(crate) async fn first_run<E: Env>(
         root_level: 0,
         prio_bucket: chain[0],
         keys: Vec::new(),
-        mark: Mark { own: true, own_chain: true, taking_over: false, scan_resistant }.bytes(),
+        padding: Padding::Bound(Mark { own_chain: true, drops: None, scan_resistant }),
     };
     device.flush().await.map_err(io())?;
     let at = geometry.bucket_start(geometry.journal_bucket(0));

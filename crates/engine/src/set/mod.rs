@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
-//! | [`take_over`] | dropping the clean data of a set that the driver ran last |
+//! | [`take_over`] | dropping the clean data of a set that somebody else left |
 //! | [`first_run`] | making a formatted device a set |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+use take_over::TakenOver;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Nanos, Task};
 use ubcache_format::{Geometry, Inode, ReplayRange, Superblock, UuidEntry};
@@ -111,9 +112,9 @@ pub struct SetOptions {
     pub settings: SetSettings,
     /// Limits and sizes.
     pub tuning: Tuning,
-    /// Keep the clean data of a set that the Linux driver ran last. It may be stale: the driver leaves
-    /// stale data behind after a power failure, and sometimes without one (docs/coherence.md §7). Without
-    /// this, all of it is dropped at the first start after the driver.
+    /// Keep the clean data of a set that the Linux driver ran last, or that a tool laid down again. It may be stale: the
+    /// driver leaves stale data behind after a power failure, and sometimes without one (docs/coherence.md §7). Without
+    /// this, all of it is dropped at the first start after the driver or the tool.
     pub keep_clean: bool,
     /// Which rule is broken, for the simulator: none.
     pub mutation: Mutation,
@@ -159,8 +160,8 @@ pub(crate) struct Set<E: Env> {
     pub failed: RefCell<Option<String>>,
     pub cache_errors: Cell<u64>,
     pub phase: Cell<Phase>,
-    /// Bytes of clean data that were dropped at the start because the driver ran the set last.
-    pub taken_over_bytes: Cell<Option<u64>>,
+    /// Whose set this start took over.
+    pub taken_over: Cell<Option<TakenOver>>,
     pub ending: Notify,
     pub tasks: RefCell<Vec<Task>>,
 }
@@ -214,10 +215,9 @@ impl<E: Env> Clone for CacheSet<E> {
 }
 
 impl<E: Env> CacheSet<E> {
-    /// Bytes of clean data that this start dropped because the Linux driver ran the set last; `None` if
-    /// it did not, or if the data was to be kept.
-    pub fn taken_over_bytes(&self) -> Option<u64> {
-        self.set.taken_over_bytes.get()
+    /// Whose set this start took over, and what it dropped; `None` if ubcache ran the set last.
+    pub fn taken_over(&self) -> Option<TakenOver> {
+        self.set.taken_over.get()
     }
 
     /// Counters and states.

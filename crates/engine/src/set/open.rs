@@ -6,11 +6,12 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    BucketNr, Geometry, JournalEntry, Key, ParsedNode, Pointer, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES,
-    SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior, parse_uuids,
+    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer, ReplayRange,
+    SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior, parse_uuids,
 };
 
 use super::first_run::first_run;
+use super::take_over::FormerRun;
 use super::{CacheSet, Phase, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::Buckets;
@@ -21,11 +22,10 @@ use crate::gc::GcState;
 use crate::index::leaf::{FIRST, LAST, LeafState, Position};
 use crate::index::tree::{Interior, Tree};
 use crate::index::write::NodeWriter;
-use crate::journal::mark::Mark;
 use crate::journal::replay::{Found, read_journal, ring_after};
 use crate::journal::{Header, Journal};
 use crate::meter::Meter;
-use crate::mutants::Mutant;
+use crate::mutants::{Mutant, Mutation};
 use crate::settings::ReplacementPolicy;
 use crate::slices::in_slices;
 
@@ -72,19 +72,41 @@ impl<E: Env> CacheSet<E> {
         let steps = options.tuning.slice_steps;
         let chain = read_chain(&env, &cache, &mut buckets, steps, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
-        let former = Mark::parse(&newest.mark);
-        let lazy = options.tuning.lazy_start && former.own_chain && !former.taking_over;
-        let (take_over, keep_clean) = (!former.own || former.taking_over, options.keep_clean);
-        let set = assemble(env, cache, superblock, options, &found, &newest, (buckets, chain), uuids);
+        let former = mark_of_former_run(&found, &newest, options.mutation);
+        let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
+        let keep_clean = options.keep_clean;
+        let set =
+            assemble(env, cache, superblock, options, &found, (&newest, former), (buckets, chain), uuids);
         set.learn_policy().await;
         set.read_tree(&newest).await?;
         let pins = set.check_replay(range).await?;
-        set.journal.state.borrow_mut().header.mark.taking_over = take_over;
         set.start(range, pins, lazy).await?;
-        if take_over {
-            set.take_over(keep_clean).await?;
+        if let Some(drops) = former.drops {
+            let former = match (found.last_run, drops) {
+                (LastRun::Unknown(_), _) => FormerRun::Unknown,
+                (_, Drops::Driver) => FormerRun::Driver,
+                (_, Drops::Tool) => FormerRun::Tool,
+            };
+            set.take_over(former, keep_clean).await?;
         }
         Ok(CacheSet { set })
+    }
+}
+
+/// What this run has to know of the one before it. Only the mark of ubcache's own entry says anything of the set; of a
+/// run that may have been the driver's the policy stays, on which no data depends.
+fn mark_of_former_run(found: &Found, newest: &JournalEntry, mutation: Mutation) -> Mark {
+    if let (Padding::Other(bytes), true) = (newest.padding, mutation.is(Mutant::MarkNotBound))
+        && let Some(mark) = Mark::claimed(&bytes)
+    {
+        return mark;
+    }
+    match found.last_run {
+        LastRun::Ubcache(mark) => mark,
+        LastRun::Unknown(mark) if mutation.is(Mutant::LoneMarkBelieved) => mark,
+        other => {
+            Mark { own_chain: false, drops: Some(Drops::Driver), scan_resistant: other.scan_resistant() }
+        }
     }
 }
 
@@ -111,14 +133,13 @@ fn assemble<E: Env>(
     superblock: Superblock,
     options: SetOptions,
     found: &Found,
-    newest: &JournalEntry,
+    (newest, mark): (&JournalEntry, Mark),
     (mut buckets, chain): (Buckets, Chain),
     uuids: Vec<UuidEntry>,
 ) -> Rc<Set<E>> {
     let geometry = superblock.geometry();
     let mut settings = options.settings;
-    let policy =
-        ReplacementPolicy::from_stored(superblock.replacement(), Mark::parse(&newest.mark).scan_resistant);
+    let policy = ReplacementPolicy::from_stored(superblock.replacement(), mark.scan_resistant);
     settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
     buckets.set_policy(policy);
@@ -129,7 +150,7 @@ fn assemble<E: Env>(
         root: newest.root.clone(),
         root_level: newest.root_level,
         prio_bucket: newest.prio_bucket,
-        mark: Mark { own: true, ..Mark::parse(&newest.mark) },
+        mark,
     };
     let (ring, next) = ring_after(found, &geometry);
     Rc::new(Set {
@@ -158,7 +179,7 @@ fn assemble<E: Env>(
         failed: RefCell::default(),
         cache_errors: Cell::new(0),
         phase: Cell::new(Phase::Running),
-        taken_over_bytes: Cell::new(None),
+        taken_over: Cell::new(None),
         to_replay: RefCell::default(),
         ending: Notify::default(),
         tasks: RefCell::default(),
@@ -203,7 +224,8 @@ impl<E: Env> Set<E> {
         })
         .await;
         let promised = self.buckets.borrow_mut().take_promised();
-        if Mark::parse(&newest.mark).own_chain {
+        let own_chain = self.journal.state.borrow().header.mark.own_chain;
+        if own_chain {
             in_slices(&self.env, self.tuning.slice_steps, promised.len(), 1, |part| {
                 let mut buckets = self.buckets.borrow_mut();
                 promised[part].iter().for_each(|&bucket| buckets.set_promised(bucket));

@@ -1,4 +1,5 @@
-//! Taking over a set that the Linux driver ran last (docs/coherence.md §7, "Handing over").
+//! Taking over a set that somebody else left (docs/coherence.md §7, "Handing over"): the Linux driver, or a tool that
+//! laid it down again.
 //!
 //! What the driver left as clean may differ from the backing device. Nothing on the device says
 //! whether the driver stopped in order, so all of it goes, before the first request is served.
@@ -13,20 +14,42 @@ use super::Set;
 use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST};
 
+/// Whose set it was.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum FormerRun {
+    /// The Linux driver ran it last.
+    Driver,
+    /// ubcache 0.1 ran it last, or the driver after it: nothing on the device tells them apart.
+    Unknown,
+    /// `ubcache repair` or `ubcache restore` wrote it.
+    Tool,
+}
+
+/// What a start has dropped of a set that it took over.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct TakenOver {
+    /// Whose it was.
+    pub from: FormerRun,
+    /// Bytes of clean data that were dropped; `None` if they were to be kept.
+    pub dropped_bytes: Option<u64>,
+}
+
 impl<E: Env> Set<E> {
     /// Drops every clean key, unless they are to be kept, and every dirty one that is stale. Every extent must have
     /// been counted, no volume be attached.
-    pub(crate) async fn take_over(&self, keep_clean: bool) -> Result<(), EngineError> {
+    pub(crate) async fn take_over(&self, from: FormerRun, keep_clean: bool) -> Result<(), EngineError> {
         self.env.mark("taken_over");
-        assert!(self.buckets.borrow().is_counted(), "a set of the driver is counted before it is served");
+        assert!(self.buckets.borrow().is_counted(), "a set of somebody else is counted before it is served");
+        let mut dropped_bytes = None;
         if !keep_clean {
             let mut sectors = 0;
             self.for_all_buckets(1, |part| sectors += self.buckets.borrow().clean_sectors(part)).await;
-            self.taken_over_bytes.set(Some(sectors * SECTOR_BYTES));
+            dropped_bytes = Some(sectors * SECTOR_BYTES);
             // Whole buckets first: that takes no records.
             self.evict(usize::MAX).await;
             self.write_prios().await?;
         }
+        self.taken_over.set(Some(TakenOver { from, dropped_bytes }));
         // What shares a bucket with dirty data, key by key.
         let mut at = FIRST;
         while at != LAST {
@@ -55,7 +78,7 @@ impl<E: Env> Set<E> {
         }
         // Durable, and then an entry that says so.
         self.journal_flush().await?;
-        self.journal.state.borrow_mut().header.mark.taking_over = false;
+        self.journal.state.borrow_mut().header.mark.drops = None;
         self.journal_force().await
     }
 }

@@ -35,6 +35,7 @@ pub(super) async fn write<D: Device>(
         ring_index: ring_index(view, seq, is_copy)?,
         holes: &view.journal.holes,
         hidden: view.journal.hidden,
+        last_run: view.journal.last_run,
         doing: "writing the repaired set",
     };
     let places = free_buckets(view, may);

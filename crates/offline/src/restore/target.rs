@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use ubcache_env::Device;
-use ubcache_format::{BucketNr, METADATA_PRIORITY, Pointer, PrioEntry, Uuid};
+use ubcache_format::{BucketNr, LastRun, METADATA_PRIORITY, Pointer, PrioEntry, Uuid};
 
 use super::Lines;
 use super::read::{Dumped, keys};
@@ -128,6 +128,7 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
         ring_index: state.view.as_ref().map_or(Ok(0), |there| ring_index(there, seq, true))?,
         holes: state.view.as_ref().map_or(&[], |there| there.journal.holes.as_slice()),
         hidden: true,
+        last_run: state.view.as_ref().map_or(LastRun::Other, |there| there.journal.last_run),
         doing: "writing the restored set",
     };
     let failed = RefCell::new(None);

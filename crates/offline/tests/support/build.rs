@@ -307,7 +307,7 @@ pub fn build(numbers: &Numbers) -> Built {
         root_level,
         prio_bucket: BucketNr(prio_bucket),
         keys: journaled,
-        mark: [0; 16],
+        padding: ubcache_format::Padding::NONE,
     };
     // The keys are in the older one of the two entries that replay needs.
     builder.put(ring, &encode_entry(&geometry, &entry));

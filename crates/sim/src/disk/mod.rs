@@ -244,6 +244,11 @@ impl SimDisk {
         }
     }
 
+    /// Everything that was written is durable from now on.
+    pub fn settle(&self) {
+        self.inner.state.borrow_mut().versions = Versioned::default();
+    }
+
     /// As reports name it.
     pub fn name(&self) -> &str {
         &self.inner.config.name

@@ -66,6 +66,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::aim::aim(&mut plan, options);
     super::generations::wrap(&mut plan, options);
     slow_down(&mut plan, &mut Rng::fork(seed, "pace"));
+    super::handover::hand_over(&mut plan, &mut Rng::fork(seed, "handover"));
     plan
 }
 

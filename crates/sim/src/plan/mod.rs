@@ -8,11 +8,13 @@ mod aim;
 pub mod draw;
 mod frontend;
 mod generations;
+mod handover;
 mod pace;
 pub mod text;
 mod trouble;
 
 pub use frontend::{Frontend, NbdShape};
+pub use handover::DriverRun;
 pub use pace::Pace;
 
 use ubcache_env::{Nanos, Sector, SectorRange};
@@ -204,6 +206,8 @@ pub enum ControlAction {
     EvictClean,
     /// Stops the system when the clients pause, and starts it again.
     Restart(AfterStart),
+    /// The same, and between the two the Linux driver has the set.
+    Driver(DriverRun, AfterStart),
     /// The power fails.
     PowerFailure(AfterStart),
     /// The host restarts; the devices keep their power.

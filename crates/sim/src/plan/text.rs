@@ -6,8 +6,8 @@ use std::str::FromStr;
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, Frontend, NbdShape, Pace,
-    Plan, Scarcity, VolumeShape, Zone,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun, Frontend,
+    NbdShape, Pace, Plan, Scarcity, VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -175,6 +175,7 @@ impl fmt::Display for ControlAction {
             ControlAction::CollectGarbage => f.write_str("gc"),
             ControlAction::EvictClean => f.write_str("evict"),
             ControlAction::Restart(after) => write!(f, "restart{after}"),
+            ControlAction::Driver(run, after) => write!(f, "{run}{after}"),
             ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
             ControlAction::HostRestart(after) => write!(f, "host-restart{after}"),
             ControlAction::Bad { disk, range } => write!(f, "bad {disk} {}", Span(*range)),
@@ -260,6 +261,15 @@ impl<'a> Words<'a> {
         let value = ahead.next()?.strip_prefix(name)?.strip_prefix('=')?;
         self.0 = ahead;
         Some(value)
+    }
+    /// The next word is this one; if not, it stays.
+    fn takes(&mut self, word: &str) -> bool {
+        let mut ahead = self.0.clone();
+        let found = ahead.next() == Some(word);
+        if found {
+            self.0 = ahead;
+        }
+        found
     }
     fn num<T: FromStr>(&mut self, name: &str) -> Parsed<T> {
         number(self.field(name)?)
@@ -368,6 +378,14 @@ fn parse_after(words: &mut Words<'_>) -> Parsed<AfterStart> {
     Ok(after)
 }
 
+fn parse_driver(words: &mut Words<'_>) -> Parsed<ControlAction> {
+    let entries = words.num("entries")?;
+    let [read_buffer_first, after_0_1, killed] =
+        ["read-buffer-first", "after-0.1", "killed"].map(|name| words.takes(name));
+    let run = DriverRun { entries, read_buffer_first, after_0_1, killed };
+    Ok(ControlAction::Driver(run, parse_after(words)?))
+}
+
 fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
     let after_ops = number(words.word()?)?;
     let word = words.word()?;
@@ -381,6 +399,7 @@ fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
         "gc" => ControlAction::CollectGarbage,
         "evict" => ControlAction::EvictClean,
         "restart" => ControlAction::Restart(parse_after(words)?),
+        "driver" => parse_driver(words)?,
         "power-failure" => ControlAction::PowerFailure(parse_after(words)?),
         "host-restart" => ControlAction::HostRestart(parse_after(words)?),
         "bad" => ControlAction::Bad { disk: number(words.word()?)?, range: span(words.word()?)? },

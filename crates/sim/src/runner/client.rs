@@ -14,6 +14,8 @@ use crate::plan::{Action, ClientOp};
 
 /// The client number of the full reads between the operations of the plan.
 pub(super) const CHECKER: u32 = 99;
+/// The client number of those that the driver serves.
+pub(super) const DRIVER: u32 = 98;
 /// Length of the reads of a full read.
 const CHECK_SECTORS: u64 = 64;
 

@@ -61,6 +61,9 @@ impl<S: System> Run<S> {
         mut view: impl FnMut(&SimDisk) -> Still,
         mut judge: impl FnMut(&mut Oracle, u32, u64, &[u8; 512]) -> Option<Violation>,
     ) -> Step {
+        if self.handed_over.get() {
+            return Ok(());
+        }
         let cache = view(&self.setup.cache);
         let backing: Vec<Still> = self.setup.backing.iter().map(view).collect();
         let layouts = S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;

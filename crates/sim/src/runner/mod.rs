@@ -25,13 +25,13 @@ use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 use crate::disk::{Counters, Faults, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
 use crate::front::Front;
-use crate::oracle::Violation;
-use crate::plan::{AfterStart, Control, ControlAction, Plan};
+use crate::oracle::{OpKind, Violation};
+use crate::plan::{AfterStart, Control, ControlAction, DriverRun, Plan};
 use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
 
-use client::{Board, flush_everything, read_everything, run_client};
+use client::{Board, DRIVER, flush_everything, read_everything, run_client};
 use setup::{make_board, make_setup};
 
 /// Nothing of a run may take longer than this in virtual time.
@@ -160,6 +160,8 @@ struct Run<S: System> {
     faults: Cell<bool>,
     /// Whether a disk was pulled out since the instance was started.
     unplugged: Cell<bool>,
+    /// The driver had the disks last: what they say is not what the next instance has to show.
+    handed_over: Cell<bool>,
     /// Draws what is looked at, so that looking does not change the run.
     judge: RefCell<Rng>,
     /// The instance that runs, if any.
@@ -186,6 +188,7 @@ impl<S: System> Run<S> {
             crashes: Cell::new(0),
             faults: Cell::new(false),
             unplugged: Cell::new(false),
+            handed_over: Cell::new(false),
             judge: RefCell::new(Rng::fork(plan.seed, "judge")),
             instance: RefCell::new(None),
         }
@@ -352,6 +355,14 @@ impl<S: System> Run<S> {
                 self.board.paused.set(false);
                 self.go_on(*after).await?;
             }
+            ControlAction::Driver(run, after) => {
+                self.board.paused.set(true);
+                self.wait_until(|board| board.busy.get() == 0).await?;
+                self.stop().await?;
+                self.board.paused.set(false);
+                self.driver_runs(run);
+                self.go_on(*after).await?;
+            }
             ControlAction::PowerFailure(after) => {
                 self.crash(true)?;
                 self.go_on(*after).await?;
@@ -380,6 +391,23 @@ impl<S: System> Run<S> {
             }
         }
         Ok(())
+    }
+
+    /// The Linux driver has the disks for a while.
+    fn driver_runs(&self, run: &DriverRun) {
+        let (now, oracle) = (self.world.now(), &self.board.oracle);
+        let mut write = |volume, range| {
+            let mut oracle = oracle.borrow_mut();
+            let op = oracle.begin(now, DRIVER, volume, OpKind::Write { fua: true }, range);
+            let data = oracle.content(&op);
+            oracle.end(now, op, &Ok(()));
+            data
+        };
+        let rng = &mut Rng::fork(self.setup.plan.seed ^ self.board.started.get(), "driver");
+        if let Some(done) = S::driver_runs(&self.setup, run, rng, &mut write) {
+            self.note(format!("the driver had the set: {done}"));
+            self.handed_over.set(true);
+        }
     }
 
     /// Has the system do something, beside everything else.
@@ -514,6 +542,7 @@ impl<S: System> Run<S> {
             (_, Some(Ok(system))) => {
                 let fronts = system.volumes().into_iter().map(|volume| Rc::new(self.front(&env, volume)));
                 let fronts = fronts.collect();
+                self.handed_over.set(false);
                 *self.instance.borrow_mut() = Some(Instance { env, system: Rc::new(system), fronts });
                 Ok(Some(Ok(())))
             }

@@ -1,0 +1,111 @@
+//! Who had the set before: a cache stays warm where ubcache, or a tool that knows what it does, had it; and where clean data is
+//! dropped, the log says why.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::path::Path;
+
+use support::crashed::run;
+use support::{Daemon, each_io, make_set, pseudo_random, ubcache};
+use ubcache_cli::nbd_client::Client;
+
+const BYTES: u64 = 12 << 20;
+const STEP: usize = 64 << 10;
+const SETTINGS: [&str; 10] = [
+    "--mode",
+    "writeback",
+    "--set",
+    "writeback_running=0",
+    "--set",
+    "sequential_cutoff=0",
+    "--set",
+    "congested_read_threshold_us=0",
+    "--set",
+    "congested_write_threshold_us=0",
+];
+
+fn expected() -> Vec<u8> {
+    let mut bytes = vec![0; BYTES as usize];
+    pseudo_random(3, &mut bytes);
+    bytes
+}
+
+fn read_all(client: &mut Client, expected: &[u8]) {
+    let mut buffer = vec![0; STEP];
+    for at in (0..BYTES).step_by(STEP) {
+        client.read(at, &mut buffer).expect("a read");
+        assert!(buffer == expected[at as usize..at as usize + STEP], "wrong data at byte {at}");
+    }
+}
+
+/// Writes everything through a cache in writeback, and stops: nothing of it is on the backing device.
+fn write_all(io: &str, directory: &Path, cache: &Path, backings: &[std::path::PathBuf], expected: &[u8]) {
+    let daemon = Daemon::start(io, directory, cache, backings, &SETTINGS);
+    let mut client = daemon.client("disk0.img");
+    for at in (0..BYTES).step_by(STEP) {
+        client.write(at, &expected[at as usize..at as usize + STEP], false).expect("a write");
+    }
+    client.flush().expect("a flush");
+    client.disconnect().expect("a connection");
+    daemon.stop();
+}
+
+fn log_of(directory: &Path) -> String {
+    std::fs::read_to_string(directory.join("serve.log")).expect("a log")
+}
+
+/// After a recovery the next start said that the Linux driver had run the set, and dropped the whole cache: the entry that
+/// the recovery wrote had no mark. What was written back is clean now, and stays in the cache.
+#[test]
+fn a_recovered_set_is_warm() {
+    each_io("a_recovered_set_is_warm", |io, directory| {
+        let (cache, backings) = make_set(directory, &[32], &[]);
+        let expected = expected();
+        write_all(io, directory, &cache, &backings, &expected);
+        run(ubcache().arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backings[0]), 0);
+        run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backings[0]), 0);
+
+        let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+        assert!(!log_of(directory).contains("clean data was dropped"), "{}", log_of(directory));
+        assert_eq!(daemon.number(0, "/dirty_bytes"), 0);
+        let before = daemon.number(0, "/backing/read_bytes");
+        let mut client = daemon.client("disk0.img");
+        read_all(&mut client, &expected);
+        assert_eq!(daemon.number(0, "/backing/read_bytes") - before, 0, "everything is in the cache");
+        client.disconnect().expect("a connection");
+        daemon.stop();
+    });
+}
+
+/// A set that `repair` or `restore` has written loses its clean data at the next start, and the log blamed the driver.
+#[test]
+fn the_log_says_that_a_tool_wrote_the_set() {
+    each_io("the_log_says_that_a_tool_wrote_the_set", |io, directory| {
+        let (cache, backings) = make_set(directory, &[32], &[]);
+        let expected = expected();
+        write_all(io, directory, &cache, &backings, &expected);
+        let dump = directory.join("cache.dump");
+        let lines = run(ubcache().arg("dump").arg(&cache).args(["--format", "restore"]), 0).stdout;
+        std::fs::write(&dump, lines).expect("room");
+        let served = |what: &str| {
+            let _ = std::fs::remove_file(directory.join("serve.log"));
+            let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+            let log = log_of(directory);
+            assert!(log.contains("`ubcache repair` or `ubcache restore` wrote this set"), "{what}: {log}");
+            let mut client = daemon.client("disk0.img");
+            read_all(&mut client, &expected);
+            client.disconnect().expect("a connection");
+            daemon.stop();
+            let _ = std::fs::remove_file(directory.join("serve.log"));
+            Daemon::start(io, directory, &cache, &backings, &SETTINGS).stop();
+            assert!(!log_of(directory).contains("wrote this set"), "{what}: it is said once");
+        };
+        run(ubcache().arg("restore").arg(&dump).arg(&cache).arg("--confirm").arg(&cache), 0);
+        served("restore");
+        let repaired = directory.join("repaired.img");
+        run(ubcache().arg("repair").arg(&cache).arg("-B").arg(&backings[0]).arg("--out").arg(&repaired), 0);
+        std::fs::rename(&repaired, &cache).expect("a new name");
+        served("repair");
+    });
+}

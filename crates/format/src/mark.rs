@@ -1,0 +1,255 @@
+//! What ubcache's journal entries say beside the format, in padding that the driver ignores (docs/format.md §14): by it a
+//! start knows who ran the set last.
+//!
+//! ```text
+//!  64         72          73           74              75     76      80
+//!  │ ubcache1 │ own chain │ to be      │ scan-resistant│ bound│ check │
+//!  │          │           │ dropped    │               │      │       │
+//! ```
+//!
+//! Padding is not private to an entry: the driver's entries carry what lay there in entries that it read before. So the
+//! mark has a checksum of the very entry that it is in. ubcache 0.1 did not write one.
+
+use std::fmt;
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+use crate::bytes::{array, put, u32_at};
+use crate::journal::JournalEntry;
+
+/// Where the mark is in an entry.
+pub(crate) const MARK: usize = 64;
+pub(crate) const MARK_BYTES: usize = 16;
+
+const NAME: [u8; 8] = *b"ubcache1";
+const OWN_CHAIN: usize = 8;
+const DROPS: usize = 9;
+const SCAN_RESISTANT: usize = 10;
+const BOUND: usize = 11;
+const CHECK: usize = 12;
+
+/// Clean data that is not to be served, and has not all been dropped yet.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Drops {
+    /// What the driver left, or may have left.
+    Driver,
+    /// What a tool laid down again, which can't know what has become of the backing device.
+    Tool,
+}
+
+/// What ubcache says of the set in an entry.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mark {
+    /// The prio chain that the entry names was written by ubcache and says which buckets are kept free.
+    pub own_chain: bool,
+    /// What has to go before the set is served.
+    pub drops: Option<Drops>,
+    /// Where the superblock says lru, the scan-resistant policy is in force.
+    pub scan_resistant: bool,
+}
+
+impl Mark {
+    /// What the bytes claim, whoever put them there.
+    pub fn claimed(bytes: &[u8; MARK_BYTES]) -> Option<Mark> {
+        bytes.starts_with(&NAME).then(|| Mark {
+            own_chain: bytes[OWN_CHAIN] == 1,
+            drops: match bytes[DROPS] {
+                0 => None,
+                2 => Some(Drops::Tool),
+                _ => Some(Drops::Driver),
+            },
+            scan_resistant: bytes[SCAN_RESISTANT] == 1,
+        })
+    }
+
+    fn bytes(self) -> [u8; MARK_BYTES] {
+        let mut bytes = [0; MARK_BYTES];
+        bytes[..NAME.len()].copy_from_slice(&NAME);
+        bytes[OWN_CHAIN] = u8::from(self.own_chain);
+        bytes[DROPS] = match self.drops {
+            None => 0,
+            Some(Drops::Driver) => 1,
+            Some(Drops::Tool) => 2,
+        };
+        bytes[SCAN_RESISTANT] = u8::from(self.scan_resistant);
+        bytes
+    }
+}
+
+/// The place of the mark in an entry, and what is there.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Padding {
+    /// A mark that is bound to the entry: ubcache wrote it.
+    Bound(Mark),
+    /// A mark as ubcache 0.1 wrote it. The driver may have carried it over from another entry.
+    Unbound(Mark),
+    /// Anything else, the mark of another entry included.
+    Other([u8; MARK_BYTES]),
+}
+
+impl Padding {
+    /// No mark.
+    pub const NONE: Padding = Padding::Other([0; MARK_BYTES]);
+
+    /// Reads that of an entry. `entry` is all that the checksum of the entry covers, and the checksum.
+    pub(crate) fn parse(entry: &[u8]) -> Padding {
+        let bytes: [u8; MARK_BYTES] = array(entry, MARK);
+        match (Mark::claimed(&bytes), bytes[BOUND]) {
+            (Some(mark), 0) if u32_at(&bytes, CHECK) == 0 => Padding::Unbound(mark),
+            (Some(mark), 1) if u32_at(&bytes, CHECK) == check(entry) => Padding::Bound(mark),
+            _ => Padding::Other(bytes),
+        }
+    }
+
+    /// Puts it into an entry that is complete but for this and its checksum.
+    pub(crate) fn write(self, entry: &mut [u8]) {
+        match self {
+            Padding::Other(bytes) => put(entry, MARK, &bytes),
+            Padding::Unbound(mark) => put(entry, MARK, &mark.bytes()),
+            Padding::Bound(mark) => {
+                put(entry, MARK, &mark.bytes());
+                put(entry, MARK + BOUND, &[1]);
+                let check = check(entry);
+                put(entry, MARK + CHECK, &check.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Of an entry from its magic number to its last key, but for these four bytes themselves: the CRC of the format, its
+/// halves laid over each other.
+fn check(entry: &[u8]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc64We);
+    digest.update(entry.get(8..MARK + CHECK).unwrap_or_default());
+    digest.update(entry.get(MARK + MARK_BYTES..).unwrap_or_default());
+    let crc = digest.finalize();
+    (crc >> 32) as u32 ^ crc as u32
+}
+
+impl fmt::Display for Padding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self {
+            Padding::Other(bytes) => {
+                return bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+            }
+            Padding::Bound(mark) => {
+                f.write_str("ubcache")?;
+                mark
+            }
+            Padding::Unbound(mark) => {
+                f.write_str("ubcache-0.1")?;
+                mark
+            }
+        };
+        for (said, word) in [
+            (mark.own_chain, ",own-chain"),
+            (mark.drops == Some(Drops::Driver), ",drops-what-the-driver-left"),
+            (mark.drops == Some(Drops::Tool), ",drops-what-a-tool-left"),
+            (mark.scan_resistant, ",scan-resistant"),
+        ] {
+            f.write_str(if said { word } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Who ran a set last, as far as its journal tells.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum LastRun {
+    /// ubcache; this is what it says.
+    Ubcache(Mark),
+    /// ubcache 0.1, or the driver after it: nothing tells them apart.
+    Unknown(Mark),
+    /// The driver, or some other program.
+    #[default]
+    Other,
+}
+
+impl LastRun {
+    /// By the newest entry of the journal, and the entry that ends where it begins, if that is the one before it.
+    ///
+    /// A mark of 0.1 is believed if both have it and stand in one journal bucket. The driver begins a new bucket after
+    /// each start, so it wrote either both of them or none; and it has two buffers for its entries, of which one holds
+    /// what it read, so of two in a row it marks one at most.
+    pub fn of(newest: &JournalEntry, before: Option<&JournalEntry>) -> LastRun {
+        let before = before.filter(|before| before.seq.next() == newest.seq);
+        match (newest.padding, before.map(|before| before.padding)) {
+            (Padding::Bound(mark), _)
+            | (Padding::Unbound(mark), Some(Padding::Bound(_) | Padding::Unbound(_))) => {
+                LastRun::Ubcache(mark)
+            }
+            (Padding::Unbound(mark), _) => LastRun::Unknown(mark),
+            (Padding::Other(_), _) => LastRun::Other,
+        }
+    }
+
+    /// The same for an entry that goes on with the set, but with a prio chain that promises nothing.
+    pub fn without_promise(self) -> Padding {
+        let quiet = |mark| Mark { own_chain: false, ..mark };
+        match self {
+            LastRun::Ubcache(mark) => Padding::Bound(quiet(mark)),
+            LastRun::Unknown(mark) => Padding::Unbound(quiet(mark)),
+            LastRun::Other => Padding::NONE,
+        }
+    }
+
+    /// Whether the scan-resistant policy was in force: no data depends on it, so anybody's word will do.
+    pub fn scan_resistant(self) -> bool {
+        match self {
+            LastRun::Ubcache(mark) | LastRun::Unknown(mark) => mark.scan_resistant,
+            LastRun::Other => false,
+        }
+    }
+
+    /// What ubcache says of the set: nothing if the driver has changed it since, or may have.
+    pub fn mark(self) -> Option<Mark> {
+        match self {
+            LastRun::Ubcache(mark) => Some(mark),
+            LastRun::Unknown(_) | LastRun::Other => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Key, Pointer};
+    use crate::units::{BucketNr, Inode, JournalSeq, Sector};
+
+    fn entry(seq: u64, padding: Padding) -> JournalEntry {
+        JournalEntry {
+            seq: JournalSeq(seq),
+            last_seq: JournalSeq(1),
+            uuid_bucket: Key::node(Inode(0), Sector(0), 128, Pointer::from_word(0x0005_8001)),
+            root: Key::max_node(128, Pointer::from_word(0x0005_0001)),
+            root_level: 0,
+            prio_bucket: BucketNr(9),
+            keys: Vec::new(),
+            padding,
+        }
+    }
+
+    #[test]
+    fn a_mark_of_0_1_is_believed_with_another_right_before_it() {
+        let mark = Mark { own_chain: true, ..Mark::default() };
+        let (old, new, none) = (Padding::Unbound(mark), Padding::Bound(mark), Padding::NONE);
+        let ran = |newest, before: Option<(u64, Padding)>| {
+            let before = before.map(|(seq, padding)| entry(seq, padding));
+            LastRun::of(&entry(7, newest), before.as_ref())
+        };
+        // Bound to its entry it needs no other.
+        assert_eq!(ran(new, None), LastRun::Ubcache(mark));
+        assert_eq!(ran(new, Some((6, none))), LastRun::Ubcache(mark));
+        assert_eq!(ran(old, Some((6, old))), LastRun::Ubcache(mark));
+        // 0.1 again, after a version that binds them.
+        assert_eq!(ran(old, Some((6, new))), LastRun::Ubcache(mark));
+        // The driver has two buffers.
+        assert_eq!(ran(old, Some((6, none))), LastRun::Unknown(mark));
+        // The first entry of a set, or of a journal bucket: the driver begins one at each start.
+        assert_eq!(ran(old, None), LastRun::Unknown(mark));
+        // One of an earlier lap is not the one before it.
+        assert_eq!(ran(old, Some((5, old))), LastRun::Unknown(mark));
+        assert_eq!(ran(none, Some((6, new))), LastRun::Other);
+        assert_eq!((ran(new, None).mark(), ran(old, None).mark()), (Some(mark), None));
+    }
+}
