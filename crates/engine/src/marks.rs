@@ -16,6 +16,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ("clean_read_retried", "clean data that can't be read comes from the backing device (R4)"),
     ("dirty_read_failed", "dirty data can't be read; the client is told (R4)"),
     ("bypass_over_dirty", "a bypass write over dirty data becomes a writeback write (W2)"),
+    (
+        "written_back_for_write",
+        "the volume leaves writeback: a write over dirty data writes it back first (B6)",
+    ),
     ("cleaned_for_write", "no room for that: the range is cleaned first"),
     ("cleaning_waits", "and somebody else works on it"),
     ("writeback_degraded", "no room for a writeback write: it goes through"),

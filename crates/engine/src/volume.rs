@@ -59,6 +59,8 @@ pub struct CachedVolume<E: Env> {
     pub(crate) passthrough: Cell<bool>,
     /// It was detached, so it can be attached again.
     pub(crate) detached: Cell<bool>,
+    /// One detach or attach at a time.
+    pub(crate) attachment_lock: Lock,
     /// It is to be detached: no new dirty data, writeback at full speed.
     pub(crate) detaching: Cell<bool>,
     /// New requests wait until this ends.
@@ -132,6 +134,7 @@ impl<E: Env> CachedVolume<E> {
             state_lock: Lock::default(),
             passthrough: Cell::new(false),
             detached: Cell::new(false),
+            attachment_lock: Lock::default(),
             detaching: Cell::new(false),
             paused: Cell::new(false),
             resumed: Notify::default(),

@@ -1,12 +1,12 @@
 //! Detaching a volume under load, writing past the cache, attaching it again; power failures anywhere.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, SetOptions, Tuning, VolumeState};
 use ubcache_env::{Buf, Device, Durability, Env, Nanos, Priority, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{BackingState, CacheMode, Replacement, Superblock, Uuid};
-use ubcache_sim::{DiskConfig, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
+use ubcache_sim::{DiskConfig, Profile, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 const SECTORS: u64 = 512;
 const STEP: u64 = 8;
@@ -175,4 +175,87 @@ fn power_may_fail_at_any_moment_of_a_detach() {
         });
         ended.unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}\n{}", world.waiting()));
     }
+}
+
+/// Bug: a write over dirty data became dirty data itself, also in a volume that was to have none any more; a block that
+/// is written every few milliseconds, quicker than the disk takes it and flushes, kept a detach (and writethrough after
+/// writeback) from ever ending. Fix: such a write writes back what it is over, and goes through (B6).
+#[test]
+fn a_block_that_is_always_written_keeps_no_volume_dirty() {
+    for period_us in [500, 2_000, 5_000, 20_000] {
+        for detaches in [true, false] {
+            let world = SimWorld::new(WorldConfig::new(period_us));
+            let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
+            let slow = DiskConfig { profile: Profile::Slow, ..DiskConfig::new("backing", SECTORS + OFFSET) };
+            let backing = SimDisk::new(&world, slow);
+            let env = world.new_instance();
+            let ended = world.run(async move {
+                format(&cache, &backing).await;
+                let (set, volume) = open(&env, &cache, &backing).await;
+                for slot in 0..8 {
+                    put(&volume, slot, 1).await;
+                }
+                let (writer, clock) = (volume.clone(), env.clone());
+                env.spawn(Priority::Foreground, async move {
+                    loop {
+                        put(&writer, 3, 2).await;
+                        clock.sleep(Nanos::from_micros(period_us)).await;
+                    }
+                });
+                env.sleep(Nanos::from_millis(100)).await;
+                let began = env.now();
+                let last = if detaches {
+                    set.detach(&volume).await.expect("detaches");
+                    VolumeState::NoCache
+                } else {
+                    volume.set_attribute("writeback_percent", "0").expect("an attribute");
+                    volume.set_attribute("cache_mode", "writethrough").expect("an attribute");
+                    while volume.state() != VolumeState::Clean {
+                        env.sleep(Nanos::from_millis(1)).await;
+                    }
+                    VolumeState::Clean
+                };
+                assert_eq!(volume.state(), last);
+                let took = env.now().since(began);
+                assert!(took < Nanos::from_secs(5), "written every {period_us} us: {} ms", took.as_millis());
+            });
+            ended.unwrap_or_else(|stuck| panic!("every {period_us} us: {stuck:?}\n{}", world.waiting()));
+        }
+    }
+}
+
+/// Bug: a detach held the lock of all attaches and detaches for as long as its volume had dirty data, which a slow or
+/// failing disk can make hours. Fix: the lock is taken when nothing is dirty any more.
+#[test]
+fn a_long_detach_does_not_keep_other_volumes() {
+    let world = SimWorld::new(WorldConfig::new(1));
+    let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
+    let slow = DiskConfig { profile: Profile::LateWrites, ..DiskConfig::new("backing", SECTORS + OFFSET) };
+    let (backing, other) =
+        (SimDisk::new(&world, slow), SimDisk::new(&world, DiskConfig::new("other", SECTORS + OFFSET)));
+    let env = world.new_instance();
+    let ended = world.run(async move {
+        format(&cache, &other).await;
+        let superblock = superblock_of(&other);
+        format(&cache, &backing).await;
+        let superblock = Superblock { uuid: Uuid([3; 16]), ..superblock };
+        let bytes = Buf::from_bytes(&superblock.encode()).into();
+        other.write(Sector(8), bytes, Durability::Fua).await.expect("a good disk");
+        let (set, volume) = open(&env, &cache, &backing).await;
+        let second = set.attach(other.clone(), AttachOptions::default()).await.expect("attaches");
+        put(&volume, 1, 1).await;
+        put(&second, 1, 1).await;
+        let (long, first_set, first) = (Rc::new(Cell::new(false)), set.clone(), volume.clone());
+        let ended = long.clone();
+        let detach = env.spawn(Priority::Foreground, async move {
+            first_set.detach(&first).await.expect("detaches");
+            ended.set(true);
+        });
+        env.sleep(Nanos::from_millis(50)).await;
+        set.detach(&second).await.expect("detaches");
+        set.attach_again(&second).await.expect("attaches again");
+        assert!(!long.get(), "the first one has a write of seconds to wait for");
+        detach.join().await;
+    });
+    ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
 }

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use ubcache_engine::inspect::CopyState;
 use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, Generations, SetOptions, Tuning};
-use ubcache_env::{Buf, Sector, SectorRange};
+use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
 use crate::disk::Still;
@@ -18,6 +19,7 @@ use crate::system::{Command, Layout, Setup, System};
 
 /// One instance of the engine: a cache set with every volume of the plan attached.
 pub struct CacheSystem {
+    env: SimEnv,
     set: CacheSet<SimEnv>,
     volumes: Vec<Rc<CachedVolume<SimEnv>>>,
 }
@@ -63,6 +65,33 @@ fn options(setup: &Setup) -> SetOptions {
     }
 }
 
+/// Between two looks at something that has to come about.
+const LOOK_AGAIN: Nanos = Nanos::from_millis(1);
+
+impl CacheSystem {
+    /// Until a volume that leaves writeback has nothing dirty.
+    async fn until_clean(&self, volume: &CachedVolume<SimEnv>) -> Result<(), String> {
+        let leaves = || volume.mode() != CacheMode::Writeback && self.set.status().failed.is_none();
+        while leaves() && volume.status().dirty_bytes > 0 {
+            self.env.sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Until the copies that wait for their keys now do so no more (C2).
+    async fn until_published(&self, volume: &CachedVolume<SimEnv>) -> Result<(), String> {
+        let waiting = || {
+            let copies = volume.inspect().copies;
+            copies.into_iter().filter(|copy| copy.state == CopyState::Unpublished).collect::<Vec<_>>()
+        };
+        let before = waiting();
+        while waiting().iter().any(|copy| before.contains(copy)) && self.set.status().failed.is_none() {
+            self.env.sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+}
+
 impl System for CacheSystem {
     type Volume = CachedVolume<SimEnv>;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
@@ -103,7 +132,7 @@ impl System for CacheSystem {
     }
 
     async fn start(env: SimEnv, setup: Rc<Setup>) -> Result<Self, String> {
-        let set = CacheSet::open(env, setup.cache.clone(), options(&setup))
+        let set = CacheSet::open(env.clone(), setup.cache.clone(), options(&setup))
             .await
             .map_err(|error| format!("opening the set: {error}"))?;
         // A policy that is changed while the set runs, at every start.
@@ -118,7 +147,7 @@ impl System for CacheSystem {
             let volume = set.attach(disk.clone(), options).await;
             volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
         }
-        Ok(CacheSystem { set, volumes })
+        Ok(CacheSystem { env, set, volumes })
     }
 
     fn volumes(&self) -> Vec<Rc<Self::Volume>> {
@@ -130,6 +159,8 @@ impl System for CacheSystem {
             Command::Attribute { volume, name, value } => {
                 let volume = &self.volumes[volume];
                 let done = match name.as_str() {
+                    "until-clean" => return self.until_clean(volume).await,
+                    "until-published" => return self.until_published(volume).await,
                     "detach" => self.set.detach(volume).await,
                     "attach" => self.set.attach_again(volume).await,
                     _ => return volume.set_attribute(&name, &value).map_err(|error| error.to_string()),

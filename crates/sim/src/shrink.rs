@@ -40,6 +40,7 @@ fn size(plan: &Plan) -> usize {
     plan.ops.len()
         + plan.controls.len()
         + plan.faults.len()
+        + plan.hammers.len()
         + usize::from(plan.memory.rate > 0)
         + usize::from(plan.pace != Pace::default())
 }
@@ -105,6 +106,13 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
     }
 
     fn simplify(&mut self) {
+        let mut at = self.best.hammers.len();
+        while at > 0 {
+            at -= 1;
+            let mut plan = self.best.clone();
+            plan.hammers.remove(at);
+            self.try_plan(plan);
+        }
         let mut at = self.best.faults.len();
         while at > 0 {
             at -= 1;
@@ -155,6 +163,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.volumes.pop();
             let volumes = plan.volumes.len();
             plan.faults.retain(|faults| faults.disk <= volumes);
+            plan.hammers.retain(|hammer| (hammer.volume as usize) < volumes);
             plan.controls.retain(|control| {
                 control.action.volume().is_none_or(|volume| (volume as usize) < volumes)
                     && control.action.broken_disk().is_none_or(|disk| disk <= volumes)

@@ -133,6 +133,8 @@ mutants! {
         "after a writeback whatever is dirty in the range is marked clean";
     UnreadableDirtyFromBacking, "unreadable-dirty-from-backing", "R4",
         "dirty data that can't be read from the cache comes from the backing device";
+    DrainNeverHoldsWrites, "drain-never-holds-writes", "B6",
+        "a write over dirty data becomes a writeback write also while the volume leaves writeback";
     // Journal, generations, places.
     JournalWithoutPreflush, "journal-without-preflush", "J1",
         "a journal entry is written without a flush of the cache device before it";

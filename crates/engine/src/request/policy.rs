@@ -4,6 +4,7 @@ use ubcache_env::{Env, SectorRange, StreamId};
 use ubcache_format::CacheMode;
 
 use crate::bypass::decide::{BypassInput, BypassReason, decide};
+use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -44,6 +45,12 @@ impl<E: Env> CachedVolume<E> {
             self.count(|counters| counters.bypassed_bytes += range.bytes());
         }
         reason.is_some()
+    }
+
+    /// B6: the volume is to have no dirty data any more: it is being detached, or has another cache mode.
+    pub(crate) fn leaves_writeback(&self) -> bool {
+        let leaves = self.detaching.get() || self.mode() != CacheMode::Writeback;
+        leaves && !self.set.mutant(Mutant::DrainNeverHoldsWrites)
     }
 
     /// Whether a write that does not bypass goes to the cache only.

@@ -88,6 +88,8 @@ impl<E: Env> CachedVolume<E> {
         bypass: bool,
     ) -> Result<(), VolumeError> {
         let mut before: Vec<Extent> = Vec::new();
+        // B6: the backing device does not take what is dirty here.
+        let mut refused = false;
         let durable_first = loop {
             if let Err(error) = self.set.prepare_change(self.inode(), range).await {
                 return self.write_without_cache(range, &payload, fua, error).await;
@@ -98,6 +100,11 @@ impl<E: Env> CachedVolume<E> {
                     before = self.set.live_extents(self.inode(), range).into_vec();
                 }
                 break self.decide(&ticket, range);
+            }
+            if self.leaves_writeback() && !refused {
+                self.set.env.mark("written_back_for_write");
+                refused = self.clean_range(range).await.is_err();
+                continue;
             }
             self.set.env.mark("bypass_over_dirty");
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {

@@ -25,15 +25,26 @@ impl<E: Env> CacheSet<E> {
     /// not take the dirty data. The volume stays attached then.
     pub async fn detach(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
-        let _one = set.attach_lock.lock().await;
+        let _own = volume.attachment_lock.lock().await;
         if volume.detached.get() {
             return Err(EngineError::NotAttached);
         }
         volume.detaching.set(true);
-        let parted = self.part(volume).await;
+        let parted = loop {
+            // Other volumes come and go meanwhile: a slow disk may take hours for what is dirty.
+            if let Err(error) = self.drain(volume).await {
+                break Err(error);
+            }
+            let one = set.attach_lock.lock().await;
+            volume.pause().await;
+            if volume.has_nothing_dirty() {
+                break self.part(volume).await.map(|()| one);
+            }
+            volume.resume();
+        };
         volume.detaching.set(false);
         volume.resume();
-        parted?;
+        let _one = parted?;
         set.env.mark("detached");
         // From here on the keys are dead, whatever becomes of the table: the next attach takes
         // another slot.
@@ -51,16 +62,8 @@ impl<E: Env> CacheSet<E> {
         Ok(())
     }
 
-    /// Ends with the volume paused and without background tasks, whether it succeeds or not.
+    /// The volume is paused and nothing in it is dirty. Ends without its background tasks if it succeeds.
     async fn part(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
-        loop {
-            self.drain(volume).await?;
-            volume.pause().await;
-            if volume.has_nothing_dirty() {
-                break;
-            }
-            volume.resume();
-        }
         let state = volume.state_lock.lock().await;
         if volume.is_stopping() || self.set.is_ending() {
             return Err(EngineError::Stopping);
@@ -122,6 +125,7 @@ impl<E: Env> CacheSet<E> {
     /// The volume is attached; the set has failed, is being stopped or has no slot left; a device fails.
     pub async fn attach_again(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
+        let _own = volume.attachment_lock.lock().await;
         let _one = set.attach_lock.lock().await;
         if let Some(reason) = set.failure() {
             return Err(EngineError::Failed(reason));

@@ -53,6 +53,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         faults: Vec::new(),
         memory: Scarcity::default(),
         pace: Pace::default(),
+        hammers: Vec::new(),
         ops: Vec::new(),
         controls: Vec::new(),
     };
@@ -67,6 +68,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::generations::wrap(&mut plan, options);
     slow_down(&mut plan, &mut Rng::fork(seed, "pace"));
     super::handover::hand_over(&mut plan, &mut Rng::fork(seed, "handover"));
+    super::starve::starve(&mut plan, &mut Rng::fork(seed, "starve"));
     plan
 }
 

@@ -10,12 +10,14 @@ mod frontend;
 mod generations;
 mod handover;
 mod pace;
+mod starve;
 pub mod text;
 mod trouble;
 
 pub use frontend::{Frontend, NbdShape};
 pub use handover::DriverRun;
 pub use pace::Pace;
+pub use starve::Hammer;
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -50,6 +52,8 @@ pub struct Plan {
     pub memory: Scarcity,
     /// What loops cost.
     pub pace: Pace,
+    /// Clients that never stop.
+    pub hammers: Vec<Hammer>,
     /// What clients do, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
     /// What is done to the system meanwhile, in this order.

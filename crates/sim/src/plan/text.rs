@@ -7,7 +7,7 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun, Frontend,
-    NbdShape, Pace, Plan, Scarcity, VolumeShape, Zone,
+    Hammer, NbdShape, Pace, Plan, Scarcity, VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -79,6 +79,9 @@ impl fmt::Display for Plan {
         if self.pace != Pace::default() {
             let Pace { step_cost, slice } = self.pace;
             writeln!(f, "pace step-cost-ns={} slice={slice}", step_cost.0)?;
+        }
+        for Hammer { volume, range, period } in &self.hammers {
+            writeln!(f, "hammer v{volume} {} every {}us", Span(*range), period.as_micros())?;
         }
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
@@ -386,6 +389,14 @@ fn parse_driver(words: &mut Words<'_>) -> Parsed<ControlAction> {
     Ok(ControlAction::Driver(run, parse_after(words)?))
 }
 
+fn parse_hammer(words: &mut Words<'_>) -> Parsed<Hammer> {
+    let (volume, range) = (words.prefixed("v")?, span(words.word()?)?);
+    match words.word()? {
+        "every" => Ok(Hammer { volume, range, period: micros(words.word()?)? }),
+        other => Err(format!("expected \"every\", found \"{other}\"")),
+    }
+}
+
 fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
     let after_ops = number(words.word()?)?;
     let word = words.word()?;
@@ -455,6 +466,7 @@ struct Draft {
     faults: Vec<DiskFaults>,
     memory: Scarcity,
     pace: Pace,
+    hammers: Vec<Hammer>,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
 }
@@ -478,6 +490,7 @@ impl Draft {
             "pace" => {
                 self.pace = Pace { step_cost: Nanos(words.num("step-cost-ns")?), slice: words.num("slice")? };
             }
+            "hammer" => self.hammers.push(parse_hammer(&mut words)?),
             "at" => self.controls.push(parse_control(&mut words)?),
             client if client.starts_with('c') => {
                 let op = parse_op(&client[1..], &mut words)?;
@@ -530,7 +543,7 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, memory, pace, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, memory, pace, hammers, ops, controls, .. } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
@@ -542,6 +555,15 @@ impl FromStr for Plan {
         let mut named = controls.iter().filter_map(|control| control.action.volume());
         if let Some(volume) = named.find(|volume| *volume as usize >= volumes.len()) {
             return Err(wrong(text.lines().count(), "", format!("there is no volume {volume}")));
+        }
+        let fits = |hammer: &Hammer| {
+            volumes
+                .get(hammer.volume as usize)
+                .is_some_and(|volume| hammer.range.end.0 <= volume.sectors && !hammer.range.is_empty())
+        };
+        if !hammers.iter().all(fits) {
+            let why = "the range of a hammer is not within its volume".to_owned();
+            return Err(wrong(text.lines().count(), "", why));
         }
         Ok(Plan {
             seed,
@@ -555,6 +577,7 @@ impl FromStr for Plan {
             faults,
             memory,
             pace,
+            hammers,
             ops,
             controls,
         })
@@ -589,6 +612,9 @@ mod tests {
             "at 1 +1us outage 0 tired",
             "at 1 +1us disconnect v9",
             "nbd connections=1",
+            "hammer v0 0+99999999 every 5us",
+            "hammer v9 0+8 every 5us",
+            "hammer v0 0+8",
             "faults disk=1 zone=journal read=1 write=1 flush=1 latent=1 budget=1",
             "faults disk=1 zone=5 read=1 write=1 flush=1 latent=1 budget=1",
         ] {

@@ -10,12 +10,14 @@ use ubcache_env::{Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume, Volu
 use crate::executor::SimEnv;
 use crate::front::is_cut;
 use crate::oracle::{Op, OpKind, Oracle};
-use crate::plan::{Action, ClientOp};
+use crate::plan::{Action, ClientOp, Hammer};
 
 /// The client number of the full reads between the operations of the plan.
 pub(super) const CHECKER: u32 = 99;
 /// The client number of those that the driver serves.
 pub(super) const DRIVER: u32 = 98;
+/// Writes of a client that never stops from one of its flushes to the next.
+const HAMMER_FLUSH: u64 = 64;
 /// Length of the reads of a full read.
 const CHECK_SECTORS: u64 = 64;
 
@@ -33,6 +35,12 @@ pub(super) struct Board {
     /// Whether a device may fail, so that an operation may.
     pub(super) errors_expected: Cell<bool>,
     pub(super) errors: Cell<u64>,
+    /// Clients that never stop are at work.
+    pub(super) hammering: Cell<u64>,
+    /// They may go home now.
+    pub(super) hammered_enough: Cell<bool>,
+    /// The system is being stopped, so that it may refuse requests.
+    pub(super) stopping: Cell<bool>,
 }
 
 impl Board {
@@ -43,6 +51,8 @@ impl Board {
     /// An instance is gone, its clients with it.
     pub(super) fn crashed(&self, now: Nanos, power: bool) {
         self.busy.set(0);
+        self.hammering.set(0);
+        self.stopping.set(false);
         self.paused.set(false);
         self.oracle.borrow_mut().crash(now, power);
     }
@@ -81,6 +91,41 @@ pub(super) async fn run_client<V: Volume>(env: SimEnv, board: Rc<Board>, volumes
         board.busy.set(board.busy.get() - 1);
         board.changed.notify_all();
     }
+    board.changed.notify_all();
+}
+
+/// A client that writes the same range again and again, until everything else is done, or until the system that is
+/// being stopped refuses it.
+pub(super) async fn run_hammer<V: Volume>(
+    env: SimEnv,
+    board: Rc<Board>,
+    volume: Rc<V>,
+    client: u32,
+    hammer: Hammer,
+) {
+    let Hammer { volume: index, range, period } = hammer;
+    board.hammering.set(board.hammering.get() + 1);
+    for turn in 1_u64.. {
+        if board.hammered_enough.get() {
+            break;
+        }
+        let op = board.begin(&env, client, index, OpKind::Write { fua: false }, range);
+        let data = board.oracle.borrow().content(&op);
+        let result = volume.write(StreamId(u64::from(client)), range, IoVec::from(data), false).await;
+        if result.is_err() && board.stopping.get() {
+            let result = result.map_err(|error| error.to_string());
+            board.oracle.borrow_mut().end(env.now(), op, &result);
+            break;
+        }
+        let result = board.outcome("write", result);
+        board.oracle.borrow_mut().end(env.now(), op, &result);
+        // The oracle keeps apart what a crash may bring back.
+        if turn.is_multiple_of(HAMMER_FLUSH) && !board.stopping.get() {
+            flush(&env, &board, &volume, client, index).await;
+        }
+        env.sleep(period).await;
+    }
+    board.hammering.set(board.hammering.get() - 1);
     board.changed.notify_all();
 }
 

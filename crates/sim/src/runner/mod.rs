@@ -31,11 +31,17 @@ use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
 
-use client::{Board, DRIVER, flush_everything, read_everything, run_client};
+use client::{Board, DRIVER, flush_everything, read_everything, run_client, run_hammer};
 use setup::{make_board, make_setup};
 
 /// Nothing of a run may take longer than this in virtual time.
 const PATIENCE: Nanos = Nanos::from_secs(3600);
+
+/// And no longer than this while clients never stop, on devices that are not slow.
+const HAMMERED_PATIENCE: Nanos = Nanos::from_secs(60);
+
+/// The client number of the first client that never stops.
+const HAMMERS_FROM: u32 = 50;
 
 /// How to run a plan.
 #[derive(Copy, Clone, Debug, Default)]
@@ -218,7 +224,9 @@ impl<S: System> Run<S> {
                 return Err(GiveUp);
             }
         }
-        self.wait_until(|board| board.all_done()).await
+        self.wait_until(|board| board.all_done()).await?;
+        self.board.hammered_enough.set(true);
+        self.wait_until(|board| board.hammering.get() == 0).await
     }
 
     async fn last_check(&self) -> Step {
@@ -305,7 +313,9 @@ impl<S: System> Run<S> {
 
     /// Waits for something that has to come.
     async fn patiently<T>(&self, what: &str, wait: impl Future<Output = T>) -> Step<T> {
-        match first(wait, self.world.env().sleep(PATIENCE)).await {
+        let hammered = !self.setup.plan.hammers.is_empty();
+        let patience = if hammered { HAMMERED_PATIENCE } else { PATIENCE };
+        match first(wait, self.world.env().sleep(patience)).await {
             Either::Left(value) => Ok(value),
             Either::Right(()) => {
                 let under_way = self.board.oracle.borrow().under_way();
@@ -467,7 +477,11 @@ impl<S: System> Run<S> {
             self.patiently("the goodbye of the clients", front.leave()).await?;
         }
         let (_, system) = self.instance();
+        self.board.stopping.set(true);
         let result = self.patiently("the stop", system.stop()).await?;
+        // Those that never stop are refused.
+        self.wait_until(|board| board.hammering.get() == 0).await?;
+        self.board.stopping.set(false);
         if let Err(error) = result {
             if !self.board.errors_expected.get() {
                 return Err(self.violation("the stop failed", error));
@@ -565,6 +579,11 @@ impl<S: System> Run<S> {
         let (env, volumes) = (self.instance().0, self.fronts());
         for client in 0..self.setup.plan.clients() {
             let task = run_client(env.clone(), self.board.clone(), volumes.clone(), client);
+            env.spawn(Priority::Foreground, task);
+        }
+        for (client, hammer) in (HAMMERS_FROM..).zip(&self.setup.plan.hammers) {
+            let volume = volumes[hammer.volume as usize].clone();
+            let task = run_hammer(env.clone(), self.board.clone(), volume, client, hammer.clone());
             env.spawn(Priority::Foreground, task);
         }
     }

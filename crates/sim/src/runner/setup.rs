@@ -84,5 +84,8 @@ pub(super) fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
         changed: Notify::default(),
         errors_expected: Cell::new(plan.has_faults()),
         errors: Cell::new(0),
+        hammering: Cell::new(0),
+        hammered_enough: Cell::new(false),
+        stopping: Cell::new(false),
     }
 }
