@@ -379,6 +379,8 @@ pub(crate) struct Leaf {
     pub state: RefCell<LeafState>,
     /// Set by every use, cleared by the hand of the node cache.
     pub referenced: Cell<bool>,
+    /// It waits for the node writer.
+    pub queued: Cell<bool>,
     /// Tasks that gather several leaves; the node cache leaves these alone.
     pub holds: Cell<u32>,
 }

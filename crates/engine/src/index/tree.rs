@@ -72,6 +72,7 @@ impl Tree {
             io: Default::default(),
             state: state.into(),
             referenced: true.into(),
+            queued: false.into(),
             holds: 0.into(),
         })
     }

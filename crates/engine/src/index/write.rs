@@ -25,15 +25,16 @@ pub(crate) struct NodeWriter {
 
 impl NodeWriter {
     pub fn request(&self, leaf: &Rc<Leaf>) {
-        let mut queue = self.queue.borrow_mut();
-        if !queue.iter().any(|queued| queued.id == leaf.id) {
-            queue.push_back(leaf.clone());
+        if !leaf.queued.replace(true) {
+            self.queue.borrow_mut().push_back(leaf.clone());
             self.wake.notify_all();
         }
     }
 
     fn next(&self) -> Option<Rc<Leaf>> {
-        self.queue.borrow_mut().pop_front()
+        let leaf = self.queue.borrow_mut().pop_front()?;
+        leaf.queued.set(false);
+        Some(leaf)
     }
 }
 
