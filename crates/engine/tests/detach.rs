@@ -236,9 +236,9 @@ fn a_long_detach_does_not_keep_other_volumes() {
     let env = world.new_instance();
     let ended = world.run(async move {
         format(&cache, &other).await;
-        let superblock = superblock_of(&other);
+        let mut superblock = superblock_of(&other);
+        superblock.uuid = Uuid([3; 16]);
         format(&cache, &backing).await;
-        let superblock = Superblock { uuid: Uuid([3; 16]), ..superblock };
         let bytes = Buf::from_bytes(&superblock.encode()).into();
         other.write(Sector(8), bytes, Durability::Fua).await.expect("a good disk");
         let (set, volume) = open(&env, &cache, &backing).await;

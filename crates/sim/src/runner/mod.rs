@@ -38,7 +38,7 @@ use setup::{make_board, make_setup};
 const PATIENCE: Nanos = Nanos::from_secs(3600);
 
 /// And no longer than this while clients never stop, on devices that are not slow.
-const HAMMERED_PATIENCE: Nanos = Nanos::from_secs(60);
+const HAMMERED_PATIENCE: Nanos = Nanos::from_secs(20);
 
 /// The client number of the first client that never stops.
 const HAMMERS_FROM: u32 = 50;
