@@ -104,7 +104,9 @@ fn the_log_says_that_a_tool_wrote_the_set() {
         run(ubcache().arg("restore").arg(&dump).arg(&cache).arg("--confirm").arg(&cache), 0);
         served("restore");
         let repaired = directory.join("repaired.img");
-        run(ubcache().arg("repair").arg(&cache).arg("-B").arg(&backings[0]).arg("--out").arg(&repaired), 0);
+        let file = std::fs::OpenOptions::new().write(true).open(&cache).expect("the cache");
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 4096).expect("no superblock any more");
+        run(ubcache().arg("repair").arg(&cache).arg("-B").arg(&backings[0]).arg("--out").arg(&repaired), 1);
         std::fs::rename(&repaired, &cache).expect("a new name");
         served("repair");
     });

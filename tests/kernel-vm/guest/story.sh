@@ -78,11 +78,6 @@ stop() { "stop_$who"; }
 mode() { "mode_$who" "$1"; }
 cutoff() { "cutoff_$who" "$1"; }
 
-# verdict NAME WORDS... VERDICT: a line, and what the end of the script counts
-verdict() {
-    echo "$*"
-}
-
 # under_way: the write in the background has not ended: what was read meanwhile was read in time.
 under_way() { kill -0 "$writer" 2>/dev/null; }
 
@@ -99,7 +94,7 @@ experiment_1() { # experiment_1 BLOCK NAME COUNT
     plain
     sleep 1
     after=$(get "$block")
-    verdict "$2: during W $during, after it $after, on the disk $(on_disk "$block"):" \
+    echo "$2: during W $during, after it $after, on the disk $(on_disk "$block"):" \
         "$([ "$after" = bb ] && echo FRESH || echo STALE)"
 }
 
@@ -118,7 +113,7 @@ experiment_5c() {
     sleep 1
     after=$(get $((block + 5)))
     # Once W is answered only bb is right; before, dd is, and bb.
-    verdict "5c: while W is under way $during, after it $after:" \
+    echo "5c: while W is under way $during, after it $after:" \
         "$([ "$during" != aa ] && [ "$after" = bb ] && echo RIGHT || echo OLDER)"
 }
 
@@ -138,7 +133,7 @@ experiment_5a() {
     delayed leg /dev/vdc 0
     sleep 1
     after=$(get $((block + 5)))
-    verdict "5a: W on the disk $seen; D read $during, after W's answer $after:" \
+    echo "5a: W on the disk $seen; D read $during, after W's answer $after:" \
         "$([ "$during $after" = "dd dd" ] && echo KEPT || echo LOST)"
 }
 
@@ -157,7 +152,7 @@ experiment_6a() {
     answer=$(put "$block" 16 bb)
     after=$(get "$block")
     plain
-    verdict "6a: W $answer, then read $after, on the disk $(on_disk "$block"):" \
+    echo "6a: W $answer, then read $after, on the disk $(on_disk "$block"):" \
         "$([ "$after" = "$(on_disk "$block")" ] && echo AGREE || echo DISAGREE)"
 }
 
@@ -172,7 +167,7 @@ experiment_6c() {
     after=$(get $((block + 5)))
     plain
     # If W failed, D may be there or W; if not, W. Never what was there before D.
-    verdict "6c: W $answer, then read $after:" "$([ "$answer $after" = "ok bb" ] || [ "$answer $after" = "EIO dd" ] && echo RIGHT || echo LOST)"
+    echo "6c: W $answer, then read $after:" "$([ "$answer $after" = "ok bb" ] || [ "$answer $after" = "EIO dd" ] && echo RIGHT || echo LOST)"
 }
 
 # D comes, is answered and read while the write that will fail is under way.
@@ -189,7 +184,7 @@ experiment_6d() {
     sleep 1
     after=$(get $((block + 5)))
     plain
-    verdict "6d: D read $during; W $(cat /tmp/w), then read $after:" \
+    echo "6d: D read $during; W $(cat /tmp/w), then read $after:" \
         "$([ "$during $after" = "dd dd" ] && echo KEPT || echo LOST)"
 }
 
@@ -264,13 +259,13 @@ look)
     start
     if [ "$3" = 3f ]; then
         found=$(get 1029)
-        verdict "3f: D's block reads $found, on the disk $(on_disk 1029):" "$([[ $found = dd || $found = bb ]] && echo KEPT || echo LOST)"
+        echo "3f: D's block reads $found, on the disk $(on_disk 1029):" "$([[ $found = dd || $found = bb ]] && echo KEPT || echo LOST)"
     else
         agree=0 cached='' disk=''
         for block in $(seq 1024 1031); do
             cached+=" $(get "$block")" disk+=" $(on_disk "$block")"
         done
-        verdict "$3: reads$cached, on the disk$disk:" "$([ "$cached" = "$disk" ] && echo AGREE || echo DISAGREE)"
+        echo "$3: reads$cached, on the disk$disk:" "$([ "$cached" = "$disk" ] && echo AGREE || echo DISAGREE)"
     fi
     stop
     ;;
