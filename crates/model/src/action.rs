@@ -20,6 +20,10 @@ pub enum Action {
     EarlyCopy { slot: usize },
     Settle { slot: usize },
     Insert { slot: usize },
+    Trim { slot: usize, mask: u8 },
+    TrimSubmit { slot: usize },
+    TrimComplete { slot: usize },
+    TrimDrop { slot: usize },
     Reply { slot: usize },
     Read { slot: usize, sector: usize },
     Fill { slot: usize },
@@ -75,6 +79,14 @@ impl fmt::Display for Action {
             Action::EarlyCopy { slot } => write!(f, "op {}: inserts its copy", id(slot)),
             Action::Settle { slot } => write!(f, "op {}: leaves the table, is answered", id(slot)),
             Action::Insert { slot } => write!(f, "op {}: inserts the dirty key", id(slot)),
+            Action::Trim { slot, mask } => {
+                write!(f, "op {}: decides: {} is dirty, to be discarded below", id(slot), sectors(mask))
+            }
+            Action::TrimSubmit { slot } => {
+                write!(f, "op {}: zeroes are submitted below dirty data", id(slot))
+            }
+            Action::TrimComplete { slot } => write!(f, "op {}: the backing device completes them", id(slot)),
+            Action::TrimDrop { slot } => write!(f, "op {}: the dirty keys go", id(slot)),
             Action::Reply { slot } => write!(f, "op {}: is answered", id(slot)),
             Action::Read { slot, sector } => write!(f, "op {}: reads s{sector}", id(slot)),
             Action::Fill { slot } => write!(f, "op {}: what it read becomes a copy", id(slot)),

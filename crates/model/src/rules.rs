@@ -24,6 +24,15 @@ pub enum OverDirty {
     Wait,
 }
 
+/// What a discard does to dirty data (D1).
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Trim {
+    /// Zeroes go to the backing device, durably, and then the dirty key goes: a writeback of nothing.
+    Drops,
+    /// Dirty data is left alone.
+    Skips,
+}
+
 /// When a backing write waits for its removals to be durable (W3).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Durable {
@@ -56,6 +65,18 @@ pub struct Rules {
     pub doom_copies: bool,
     /// Client writes to one range exclude each other.
     pub exclusion: bool,
+    /// D1: discards over dirty data.
+    pub trim: Trim,
+    /// D1: the backing device is asked to discard, and may keep what it has; nothing is zeroed.
+    pub trim_may_keep: bool,
+    /// D1: the dirty record is durable before its range is discarded (B2).
+    pub trim_b2: bool,
+    /// D1: a backing flush before the dirty key goes (B4).
+    pub trim_b4: bool,
+    /// D1: only the dirty key that was there goes, not one that came meanwhile (B5).
+    pub trim_b5: bool,
+    /// F1: FLUSH waits for the removal of dirty data as well.
+    pub flush_removals: bool,
     /// W3.
     pub durable: Durable,
     /// W3: what if the journal fails: submit all the same.
@@ -103,6 +124,12 @@ pub const P8: Rules = Rules {
     doom_fills: true,
     doom_copies: true,
     exclusion: false,
+    trim: Trim::Drops,
+    trim_may_keep: false,
+    trim_b2: true,
+    trim_b4: true,
+    trim_b5: true,
+    flush_removals: true,
     durable: Durable::IfMayReturn,
     submit_after_failure: false,
     early_copy: false,
@@ -253,6 +280,42 @@ pub fn variants() -> Vec<Variant> {
             "a write over dirty data waits for its writeback",
             Rules { over_dirty: OverDirty::Wait, ..P8 },
             NONE,
+        ),
+        variant(
+            "discard-skips-dirty",
+            "a discard leaves dirty data alone",
+            Rules { trim: Trim::Skips, ..P8 },
+            NONE,
+        ),
+        variant(
+            "discard-may-keep",
+            "a discard over dirty data does not zero the range",
+            Rules { trim_may_keep: true, ..P8 },
+            &[Kind::Lin],
+        ),
+        variant(
+            "discard-no-b2",
+            "a discard does not wait for the dirty record",
+            Rules { trim_b2: false, ..P8 },
+            &[Dur, Ceb],
+        ),
+        variant(
+            "discard-no-b4",
+            "a discard drops dirty keys without a flush",
+            Rules { trim_b4: false, ..P8 },
+            &[Dur],
+        ),
+        variant(
+            "discard-no-b5",
+            "a discard drops whatever is dirty by then",
+            Rules { trim_b5: false, ..P8 },
+            NONE,
+        ),
+        variant(
+            "flush-no-removals",
+            "FLUSH does not wait for removals of dirty data",
+            Rules { flush_removals: false, ..P8 },
+            &[Dur],
         ),
         variant("restore", "a failed write puts the old key back", Rules { restore: true, ..P8 }, ALL),
         variant(

@@ -67,6 +67,8 @@ pub struct Record {
     pub sector: u8,
     /// What its key is from now on.
     pub key: Key,
+    /// It removes dirty data.
+    pub drops_dirty: bool,
 }
 
 /// A content of a sector of the backing device that is not known to be durable.
@@ -244,6 +246,14 @@ pub enum At {
     Filling,
     /// FLUSH: under way.
     Flushing,
+    /// Discard over dirty data: B2 waits for the journal.
+    TrimWaiting,
+    /// Discard over dirty data: submitted to the backing device.
+    TrimFlying,
+    /// Discard over dirty data: completed, B4 waits for a flush.
+    TrimFlushing,
+    /// Discard over dirty data: the keys are next.
+    TrimDropping,
 }
 
 /// Somebody's part in the flush of the backing device.
@@ -305,6 +315,11 @@ impl Op {
     /// Whether its backing write may be landing.
     pub fn backing_write(&self) -> bool {
         matches!(self.at, At::Waiting | At::Flying | At::Completed)
+    }
+
+    /// Whether it discards below dirty keys, as a writeback would write there.
+    pub fn trims(&self) -> bool {
+        matches!(self.at, At::TrimWaiting | At::TrimFlying | At::TrimFlushing | At::TrimDropping)
     }
 
     /// Whether it is a write of this sector.
@@ -445,8 +460,9 @@ impl State {
 
     /// Changes the index and records that.
     pub fn replace(&mut self, sector: usize, key: Key) {
+        let drops_dirty = self.index[sector].is_dirty() && key == Key::NONE;
         self.index[sector] = key;
-        self.records.push(Record { sector: sector as u8, key });
+        self.records.push(Record { sector: sector as u8, key, drops_dirty });
     }
 
     /// How many records must become durable until the newest one of the sector is.

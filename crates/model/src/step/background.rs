@@ -5,7 +5,7 @@ use super::Steps;
 use super::client::complete;
 use crate::action::Action;
 use crate::invariant;
-use crate::state::{At, Key, NOWHERE, OPS, SECTORS, State, Version, Wants, WritebackAt};
+use crate::state::{At, Key, NOWHERE, OPS, Op, SECTORS, State, Version, Wants, WritebackAt};
 
 impl Steps<'_> {
     pub(super) fn background(&mut self) {
@@ -93,7 +93,8 @@ impl Steps<'_> {
         for sector in self.sectors(lost) {
             state.unpublished[sector] = 0;
         }
-        for op in state.ops.iter_mut().filter(|op| op.wants == Wants::ThisFlush) {
+        // What is discarded below dirty data is like a batch of writeback: see there.
+        for op in state.ops.iter_mut().filter(|op| op.wants == Wants::ThisFlush || op.trims()) {
             op.failed = true;
         }
         each_wants(&mut state, Wants::ThisFlush, Wants::Nothing);
@@ -179,11 +180,9 @@ impl Steps<'_> {
         if from.budget.writebacks == 0 {
             return;
         }
-        let busy: u8 = if self.rules().b1 {
-            from.ops.iter().filter(|op| op.backing_write()).fold(0, |mask, op| mask | op.mask)
-        } else {
-            0
-        };
+        // T4: at most one works on a sector.
+        let busy = |op: &Op| op.trims() || (self.rules().b1 && op.backing_write());
+        let busy: u8 = from.ops.iter().filter(|op| busy(op)).fold(0, |mask, op| mask | op.mask);
         let dirty: u8 = (0..self.model.sectors).filter(|s| from.index[*s].is_dirty()).map(|s| 1 << s).sum();
         for mask in (1..=self.model.every_sector()).filter(|mask| mask & (!dirty | busy) == 0) {
             let mut state = *from;

@@ -4,8 +4,10 @@ use super::{Answer, Steps};
 use crate::action::Action;
 use crate::invariant;
 use crate::monitor;
-use crate::rules::{Durable, OverDirty, Removal};
-use crate::state::{At, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants};
+use crate::rules::{Durable, OverDirty, Removal, Trim};
+use crate::state::{
+    At, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants, WritebackAt,
+};
 
 /// After the reply to a read: R3 is still to come if something is to be cached.
 pub(super) fn leave_or_fill(state: &mut State, slot: usize) {
@@ -40,6 +42,7 @@ impl Steps<'_> {
                 At::Reading => self.read(slot, op),
                 At::Filling => self.fill(slot, op),
                 At::Flushing => self.flushing(slot, op),
+                At::TrimWaiting | At::TrimFlying | At::TrimFlushing | At::TrimDropping => self.trim(slot, op),
             }
         }
     }
@@ -84,10 +87,10 @@ impl Steps<'_> {
                 op.at = At::Flushing;
                 let nothing = self.rules().track_fills && state.unflushed() == 0;
                 op.wants = if self.rules().flush_backing && !nothing { Wants::Flush } else { Wants::Nothing };
-                let newest = state
-                    .records
-                    .iter()
-                    .rposition(|record| self.rules().flush_every_record || record.key.is_dirty());
+                let newest = state.records.iter().rposition(|record| {
+                    let removal = record.drops_dirty && self.rules().flush_removals;
+                    self.rules().flush_every_record || record.key.is_dirty() || removal
+                });
                 op.wait = newest.filter(|_| self.rules().flush_journal).map_or(0, |at| at as u8 + 1);
             }
             _ => {
@@ -133,7 +136,13 @@ impl Steps<'_> {
         if dirty != 0 {
             match (self.rules().over_dirty, op.kind) {
                 (OverDirty::Drop, _) => {}
-                (_, OpKind::Discard) => skipped = dirty,
+                (_, OpKind::Discard) => {
+                    // Dirty parts alone: the others are ignored, as they may be.
+                    if self.rules().trim == Trim::Drops {
+                        self.trim_starts(slot, dirty);
+                    }
+                    skipped = dirty;
+                }
                 (OverDirty::Writeback, _) => {
                     state.ops[slot].at = At::Placed;
                     if self.place_data(&mut state, slot) {
@@ -176,6 +185,93 @@ impl Steps<'_> {
             self.submit(&mut state, slot);
         }
         self.add(action, state, answers, broken);
+    }
+
+    /// D1: a discard begins to work on dirty sectors, as a writeback would (B1).
+    fn trim_starts(&mut self, slot: usize, dirty: u8) {
+        let mut state = *self.from;
+        let busy = |op: &Op| (op.backing_write() || op.trims()) && op.mask & dirty != 0;
+        let writeback = state.writeback.at != WritebackAt::Idle && state.writeback.mask & dirty != 0;
+        if writeback || state.ops.iter().any(busy) {
+            return;
+        }
+        let others = state.ops[slot].mask & !dirty;
+        let op = &mut state.ops[slot];
+        for sector in self.sectors(dirty) {
+            op.place[sector] = state.index[sector].place().unwrap_or(NOWHERE);
+        }
+        op.wait = if self.model.rules.trim_b2 { state.records.len() as u8 } else { 0 };
+        op.at = if op.wait > 0 { At::TrimWaiting } else { At::TrimFlying };
+        let broken = if op.wait > 0 { None } else { invariant::nothing_clean_returns(&state, dirty) };
+        let answers: &[Answer] = if others == 0 { &[] } else { &[Answer::Write(slot, others, false)] };
+        self.add(Action::Trim { slot, mask: dirty }, state, answers, broken);
+    }
+
+    /// D1: B2 to B5, with zeroes for data, and a removal in the end.
+    fn trim(&mut self, slot: usize, op: Op) {
+        let mut state = *self.from;
+        match op.at {
+            At::TrimWaiting if op.wait == 0 => {
+                state.ops[slot].at = At::TrimFlying;
+                let broken = invariant::nothing_clean_returns(&state, op.mask);
+                self.add(Action::TrimSubmit { slot }, state, &[], broken);
+            }
+            At::TrimWaiting if state.journal_failed => {
+                self.add(Action::GiveUp { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+            }
+            At::TrimFlying => self.trim_flies(slot, op),
+            At::TrimFlushing if op.wants == Wants::Nothing => {
+                state.ops[slot].at = At::TrimDropping;
+                if op.failed {
+                    self.add(Action::Reply { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+                } else {
+                    self.trim_drops(slot, op);
+                }
+            }
+            At::TrimDropping => self.trim_drops(slot, op),
+            _ => {}
+        }
+    }
+
+    fn trim_flies(&mut self, slot: usize, op: Op) {
+        for sector in self.sectors(op.mask & !op.landed) {
+            let mut state = *self.from;
+            state.ops[slot].landed |= 1 << sector;
+            if self.rules().trim_may_keep {
+                self.add(Action::Ignore { slot, sector }, state, &[], None);
+            }
+            if !state.disk[sector].versions.is_full() {
+                let version = Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
+                state.disk[sector].versions.push(version);
+                self.add(Action::Land { slot, sector }, state, &[], None);
+            }
+        }
+        let mut state = *self.from;
+        complete(&mut state, slot as u8);
+        state.current |= self.unflushed(op.mask);
+        if op.landed == op.mask {
+            let mut state = state;
+            state.ops[slot].at = if self.rules().trim_b4 { At::TrimFlushing } else { At::TrimDropping };
+            state.ops[slot].wants = if self.rules().trim_b4 { Wants::Flush } else { Wants::Nothing };
+            self.add(Action::TrimComplete { slot }, state, &[], None);
+        }
+        if state.budget.errors > 0 {
+            state.budget.errors -= 1;
+            self.add(Action::Fail { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+        }
+    }
+
+    /// One step: where the dirty key is still the one that was there, it goes.
+    fn trim_drops(&mut self, slot: usize, op: Op) {
+        let mut state = *self.from;
+        for sector in self.sectors(op.mask) {
+            let same = state.index[sector] == Key::new(op.place[sector], true);
+            if same || (!self.rules().trim_b5 && state.index[sector].is_dirty()) {
+                self.disturb(&mut state, 1 << sector);
+                state.replace(sector, Key::NONE);
+            }
+        }
+        self.add(Action::TrimDrop { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
     }
 
     /// Removes what is cached of these sectors. Says whether the index had any of it.
