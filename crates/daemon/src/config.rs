@@ -25,6 +25,8 @@ pub struct ServeConfig {
     pub index_memory: Option<u64>,
     /// Wait awake for so long at most, where waits are short; see [`ubcache_host::Host::set_busy_poll`].
     pub busy_poll: Duration,
+    /// Discards go to block devices of which it is not known that discarded sectors read the same every time.
+    pub trust_discards: bool,
     /// Refuse writes of clients.
     pub read_only: bool,
     /// The least that every read of a backing device takes: for the demo, and for tests.

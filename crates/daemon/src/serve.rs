@@ -123,7 +123,15 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     let delay = Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
     let mut backings = Vec::new();
     for path in &config.backings {
-        backings.push(world.open(path, direct, delay).await?);
+        let backing = world.open(path, direct, delay).await?;
+        if !config.trust_discards && backing.refuse_vague_discards() {
+            tracing::info!(
+                device = %path.display(),
+                "discards are not passed on to this device, as nothing says that what it discarded reads the same every \
+                 time (--trust-discards passes them on)"
+            );
+        }
+        backings.push(backing);
     }
     let mut options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
     if let Some(bytes) = config.index_memory {

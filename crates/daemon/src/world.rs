@@ -100,6 +100,17 @@ pub struct ServedFile {
     delay: Nanos,
 }
 
+impl ServedFile {
+    /// D2: a device that may read differently at every read where it discarded gets no discards. True: it would.
+    pub fn refuse_vague_discards(&self) -> bool {
+        let vague = self.file.discards_are_vague();
+        if vague {
+            self.file.never_discard();
+        }
+        vague
+    }
+}
+
 impl Device for ServedFile {
     fn geometry(&self) -> Geometry {
         self.file.geometry()

@@ -18,7 +18,7 @@ use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, S
 use ubcache_format::SECTOR_BYTES;
 
 use crate::claims;
-use crate::geometry::{Alignment, survey};
+use crate::geometry::{Alignment, discards_are_determined, survey};
 use crate::op::{Outcome, Request};
 use crate::reactor::HostEnv;
 use crate::sys;
@@ -164,6 +164,16 @@ impl HostFile {
     /// Whether it is a block device.
     pub fn is_block_device(&self) -> bool {
         self.is_block_device
+    }
+
+    /// Whether it can discard, but may return something else for a discarded sector at every read (rule D2).
+    pub fn discards_are_vague(&self) -> bool {
+        self.discards.get() && !discards_are_determined(&self.fd)
+    }
+
+    /// From now on it says that it can't discard.
+    pub fn never_discard(&self) {
+        self.discards.set(false);
     }
 
     fn check(&self, at: Sector, bytes: usize) -> IoResult {

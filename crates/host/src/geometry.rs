@@ -55,6 +55,19 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
     Ok((geometry, alignment))
 }
 
+/// Whether what was discarded is known to read the same every time until it is written: holes in files do, which are
+/// what a loop device makes of discards as well. Of other block devices the kernel does not say.
+pub(crate) fn discards_are_determined(fd: &OwnedFd) -> bool {
+    let Ok(metadata) = fd.try_clone().and_then(|fd| File::from(fd).metadata()) else { return false };
+    if !metadata.file_type().is_block_device() {
+        return true;
+    }
+    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    // A partition of one has the directory of the whole above it.
+    [device.join("loop/backing_file"), device.join("../loop/backing_file")].iter().any(|file| file.exists())
+}
+
 /// Whether the file system can punch holes: tried behind the end, where there is nothing.
 fn punches_holes(fd: &OwnedFd, bytes: u64) -> bool {
     use std::os::fd::AsRawFd;

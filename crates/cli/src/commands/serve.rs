@@ -47,6 +47,10 @@ pub struct Args {
     /// takes time to wake, most of all in a virtual machine; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
     busy_poll: u64,
+    /// Pass discards on to block devices as well: only if a discarded sector of theirs reads the same every time until
+    /// it is written. Files and loop devices get them anyway
+    #[arg(long)]
+    trust_discards: bool,
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
@@ -93,6 +97,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         keep_clean: args.keep_clean,
         index_memory: Some(args.index_memory),
         busy_poll: Duration::from_micros(args.busy_poll),
+        trust_discards: args.trust_discards,
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
         page_cache: args.page_cache,
