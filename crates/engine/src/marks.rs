@@ -24,6 +24,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("cleaning_waits", "and somebody else works on it"),
     ("writeback_degraded", "no room for a writeback write: it goes through"),
     ("fua_data_written_durably", "the data of a lone FUA writeback write needs no flush (J1)"),
+    ("dirty_data_discarded", "a discard over dirty data drops it (D1)"),
+    ("discard_in_steps", "a discard over many extents takes more than one step"),
     ("durable_invalidation", "a backing write waits until a removal is durable (W3)"),
     ("return_check_ghost", "because of a key that was removed or replaced earlier"),
     ("return_check_evicted_key", "because of a key that an eviction made stale"),

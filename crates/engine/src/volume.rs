@@ -5,8 +5,8 @@ use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify, Semaphore};
 use ubcache_env::{
-    BlockStatus, Env, IoError, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Task, Volume,
-    VolumeError, VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoError, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Task,
+    Volume, VolumeError, VolumeInfo,
 };
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
@@ -433,6 +433,19 @@ impl<E: Env> CachedVolume<E> {
         self.begin().await
     }
 
+    #[cfg(feature = "mutants")]
+    async fn write_uncopied(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin_write().await?;
+        self.write_keys(stream, keys, Payload::Foreign(data), fua).await
+    }
+
     pub(crate) fn note_backing_error(&self, error: &IoError) {
         if matches!(error, IoError::NoMemory) {
             return;
@@ -489,6 +502,21 @@ impl<E: Env> Volume for CachedVolume<E> {
         // As `begin_write`, but a future less.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
         self.write_keys(stream, keys, Payload::Data(data), fua).await
+    }
+
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        if self.set.mutant(Mutant::ForeignMemoryTwice) {
+            #[cfg(feature = "mutants")]
+            return self.write_uncopied(stream, range, data, fua).await;
+        }
+        // T0: copied once, before the write enters the table.
+        self.write(stream, range, data.copy().into(), fua).await
     }
 
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {

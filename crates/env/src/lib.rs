@@ -34,6 +34,6 @@ pub use device::{Device, Durability, Geometry, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};
-pub use volume::{BlockStatus, StreamId, Volume, VolumeError, VolumeInfo};
+pub use volume::{BlockStatus, ForeignMemory, StreamId, Volume, VolumeError, VolumeInfo};
 pub use work::Work;
 pub use world::{Env, Nanos, Priority, Task};

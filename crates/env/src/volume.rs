@@ -1,8 +1,10 @@
 //! What a frontend serves: the cached volume, seen from the client's side.
 
+use std::rc::Rc;
+
 use ubcache_format::SectorRange;
 
-use crate::buf::IoVec;
+use crate::buf::{Buf, IoVec};
 use crate::device::IoError;
 
 /// Who sends requests: a connection or a queue. Sequential detection works per stream, and each stream is told once of a
@@ -32,6 +34,13 @@ pub enum BlockStatus {
     Data,
     /// Reads as zeroes, takes no space.
     Hole,
+}
+
+/// Memory of somebody else that a write is to take its data from: of a guest, or of the kernel's requester. What it
+/// holds may change at any moment until the write is answered.
+pub trait ForeignMemory {
+    /// Copies what it holds now.
+    fn copy(&self) -> Buf;
 }
 
 /// Why a request of a client failed.
@@ -96,6 +105,19 @@ pub trait Volume: 'static {
         fua: bool,
     ) -> Result<(), VolumeError>;
 
+    /// As [`Volume::write`], for a frontend that does not own the data. What is written twice, or resumed, has to be the
+    /// same each time (rule T0), so it is copied here, once, before anything else. Data in an [`IoVec`] is immutable, and
+    /// costs nothing.
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        self.write(stream, range, data.copy().into(), fua).await
+    }
+
     /// The client does not need the range any more. May be ignored, in whole or in part.
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError>;
 
@@ -122,7 +144,7 @@ pub trait Volume: 'static {
     async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError>;
 }
 
-impl<V: Volume> Volume for std::rc::Rc<V> {
+impl<V: Volume> Volume for Rc<V> {
     fn info(&self) -> VolumeInfo {
         (**self).info()
     }
@@ -137,6 +159,15 @@ impl<V: Volume> Volume for std::rc::Rc<V> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         (**self).write(stream, range, data, fua).await
+    }
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        (**self).write_foreign(stream, range, data, fua).await
     }
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
         (**self).discard(stream, range, fua).await

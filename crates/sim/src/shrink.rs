@@ -127,6 +127,16 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             self.try_plan(Plan { pace: Pace::default(), ..self.best.clone() });
             self.try_plan(Plan { pace: Pace { step_cost: Nanos(0), ..self.best.pace }, ..self.best.clone() });
         }
+        if self.best.scribble {
+            self.try_plan(Plan { scribble: false, ..self.best.clone() });
+        }
+        for at in 0..self.best.volumes.len() {
+            if self.best.volumes[at].noise {
+                let mut plan = self.best.clone();
+                plan.volumes[at].noise = false;
+                self.try_plan(plan);
+            }
+        }
         if self.best.frontend != Frontend::Direct {
             self.try_plan(Plan { frontend: Frontend::Direct, ..self.best.clone() });
         }

@@ -10,6 +10,7 @@ use ubcache_format::{BucketNr, Generation, Inode};
 use crate::alloc::bucket_set::BucketSet;
 use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
+use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::set::Set;
 
@@ -173,10 +174,11 @@ impl<E: Env> Set<E> {
 
     async fn drop_dead_keys(&self, dead: Vec<Extent>) -> Result<(), EngineError> {
         for extent in dead {
-            self.prepare_change(extent.inode, extent.range).await?;
+            let records = removal_records(extent.range);
+            let mut room = self.prepare_change(extent.inode, extent.range, records).await?;
             if self.is_current(&extent) {
                 self.env.mark("dead_volume_key_dropped");
-                self.replace(extent.inode, extent.range, None);
+                self.replace(&mut room, extent.inode, extent.range, None);
             }
         }
         Ok(())

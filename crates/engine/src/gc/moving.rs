@@ -64,8 +64,10 @@ impl<E: Env> Set<E> {
                 return;
             }
         }
-        let prepared = self.prepare_change(extent.inode, extent.range).await.is_ok();
-        if !prepared || !(self.is_current(&extent) || self.mutant(Mutant::MoveOvertakesWrites)) {
+        let Ok(mut room) = self.prepare_change(extent.inode, extent.range, pieces.len()).await else {
+            return;
+        };
+        if !(self.is_current(&extent) || self.mutant(Mutant::MoveOvertakesWrites)) {
             self.env.mark("move_overtaken");
             return;
         }
@@ -75,7 +77,7 @@ impl<E: Env> Set<E> {
         for piece in &pieces {
             let part = ubcache_env::SectorRange::new(start, piece.sectors);
             start = part.end;
-            self.replace(extent.inode, part, Some((piece.pointer, extent.dirty)));
+            self.replace(&mut room, extent.inode, part, Some((piece.pointer, extent.dirty)));
         }
         self.buckets.borrow_mut().moved_away(extent.pointer, extent.range.sectors());
         self.env.mark("extent_moved");

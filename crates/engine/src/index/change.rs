@@ -8,6 +8,7 @@ use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
 use super::ghosts::Ghosts;
 use super::leaf::{Extent, Leaf, push_holes};
+use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::set::Set;
 
@@ -17,7 +18,7 @@ pub(crate) struct InodeState {
     /// Sectors of live dirty extents.
     pub dirty_sectors: u64,
     pub ghosts: Ghosts,
-    /// The record of the newest dirty insert (F1).
+    /// The newest record of a dirty insert, or of the removal of dirty data (F1).
     pub newest_dirty: JournalSeq,
 }
 
@@ -27,22 +28,24 @@ impl<E: Env> Set<E> {
         self.inodes.borrow().get(&inode).map_or(0, |state| state.dirty_sectors)
     }
 
-    /// The record of the newest dirty insert.
+    /// The newest record that a FLUSH waits for.
     pub(crate) fn newest_dirty(&self, inode: Inode) -> JournalSeq {
         self.inodes.borrow().get(&inode).map_or(JournalSeq::default(), |state| state.newest_dirty)
     }
 
     /// Makes the range point to `new`, or to nothing, and records it. One step; the leaves over
-    /// the range must be in memory (`prepare_change`), and the new place pinned by the caller.
+    /// the range must be in memory (`prepare_change`), and the new place pinned by the caller. Takes a record, or as
+    /// many as `removal_records` says.
     pub(crate) fn replace(
         &self,
+        room: &mut Room<'_, E>,
         inode: Inode,
         range: SectorRange,
         new: Option<(Pointer, bool)>,
     ) -> JournalSeq {
-        let record = |key: Key| {
+        let mut record = |key: Key| {
             let range = key.range();
-            let seq = self.journal_append(key);
+            let seq = room.append(key);
             self.replace_in_memory(inode, range, new, seq);
             seq
         };
@@ -93,8 +96,10 @@ impl<E: Env> Set<E> {
         let mut state = leaf.state.borrow_mut();
         let body = state.body.as_mut().expect("prepare_change was called, and no await since");
         let before = body.len();
+        let mut discarded = false;
         let mut gone = |old: Extent| {
             if buckets.is_live(old.pointer) {
+                discarded |= old.dirty && new.is_none();
                 buckets.remove_live(old.pointer, old.range.sectors(), old.dirty);
                 if old.dirty {
                     known.dirty_sectors -= old.range.sectors();
@@ -166,7 +171,9 @@ impl<E: Env> Set<E> {
         if full {
             self.node_writer.request(leaf);
         }
-        if new.is_some_and(|(_, dirty)| dirty) {
+        // A FLUSH waits for both (F1).
+        let removal = discarded && !self.mutant(Mutant::FlushSkipsDirtyRemovals);
+        if removal || new.is_some_and(|(_, dirty)| dirty) {
             known.newest_dirty = known.newest_dirty.max(seq);
         }
         let crowded = known.ghosts.are_many();
@@ -188,7 +195,12 @@ impl<E: Env> Set<E> {
     /// W2: removes every key over the range and says which record must be durable before the
     /// backing device may be written there. None: no crash can bring anything back (W3).
     /// The range must have no dirty part; the leaves must be in memory.
-    pub(crate) fn invalidate(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
+    pub(crate) fn invalidate(
+        &self,
+        room: &mut Room<'_, E>,
+        inode: Inode,
+        range: SectorRange,
+    ) -> Option<JournalSeq> {
         let mut hull: Option<SectorRange> = None;
         {
             let buckets = self.buckets.borrow();
@@ -206,7 +218,7 @@ impl<E: Env> Set<E> {
                 }
             });
         }
-        let removed = hull.map(|hull| self.replace(inode, hull, None));
+        let removed = hull.map(|hull| self.replace(room, inode, hull, None));
         if self.mutant(Mutant::IgnoreGhosts) {
             return removed;
         }

@@ -350,12 +350,14 @@ fn push_split_rest(
     }
 }
 
-/// Holes in pieces of at most 32768 sectors, as the driver writes them.
+/// The largest hole, as the driver writes them.
+pub(crate) const HOLE_SECTORS_MAX: u64 = 32768;
+
+/// Holes in pieces that are not too large.
 pub(crate) fn push_holes(keys: &mut Vec<Key>, inode: Inode, range: SectorRange) {
-    const PIECE: u64 = 32768;
     let mut at = range.start;
     while at < range.end {
-        let end = Sector(range.end.0.min(at.0 + PIECE));
+        let end = Sector(range.end.0.min(at.0 + HOLE_SECTORS_MAX));
         keys.push(Key::hole(inode, SectorRange::from_bounds(at, end)));
         at = end;
     }

@@ -9,6 +9,7 @@ use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_wor
 use super::leaf::{Extent, Hold, Leaf, LeafState};
 use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
+use crate::journal::room::Room;
 use crate::set::Set;
 
 /// What to do with a leaf before it takes another change.
@@ -55,48 +56,62 @@ impl<E: Env> Set<E> {
         Ok(())
     }
 
-    /// Waits until a change of the range can be made: the journal has room, the leaves are in
-    /// memory. True when it returns, and until the next await.
-    pub(crate) async fn prepare_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
-        if self.is_prepared(inode, range) {
-            return Ok(());
+    /// Waits until a change of the range can be made that takes so many records: the journal has room, the leaves are
+    /// in memory. The room is to be used in this step: the leaves stay until the next await only.
+    pub(crate) async fn prepare_change(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        records: usize,
+    ) -> Result<Room<'_, E>, EngineError> {
+        if let Some(room) = self.prepared(inode, range, records) {
+            return Ok(room);
         }
         // Not part of the future of a write that need not wait.
-        Box::pin(self.wait_for_change(inode, range)).await
+        Box::pin(self.wait_for_change(inode, range, records)).await
     }
 
-    /// Whether a change that one leaf takes can be made at once. False says nothing.
-    fn is_prepared(&self, inode: Inode, range: SectorRange) -> bool {
-        if self.journal_is_full() {
-            return false;
-        }
-        let tree = self.tree.borrow();
-        let leaf = tree.leaf_around(inode, range);
-        leaf.is_some_and(|leaf| {
+    /// Room for a change that one leaf takes, if it can be made at once. None says nothing.
+    fn prepared(&self, inode: Inode, range: SectorRange, records: usize) -> Option<Room<'_, E>> {
+        {
+            let tree = self.tree.borrow();
+            let leaf = tree.leaf_around(inode, range)?;
             let state = leaf.state.borrow();
-            state.body.is_some() && self.crowded(leaf, &state, range).is_none()
-        })
+            if state.body.is_none() || self.crowded(leaf, &state, records).is_some() {
+                return None;
+            }
+        }
+        self.try_reserve(records)
     }
 
-    async fn wait_for_change(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+    async fn wait_for_change(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        records: usize,
+    ) -> Result<Room<'_, E>, EngineError> {
         let mut holds = Vec::new();
         let mut crowded = false;
         loop {
-            self.journal_room().await?;
+            // Nobody else's step comes between this and the change: there is an await only where it is given back.
+            let room = self.reserve(records).await?;
             if let Some(leaf) = self.unloaded_leaf(inode, range) {
+                drop(room);
                 holds.push(Hold::new(&leaf));
                 self.load_leaf(&leaf).await?;
                 self.write_and_forget().await;
                 continue;
             }
             // Writing and splitting takes buckets and entries: not too many at once.
-            let made_room = match self.crowded_leaf(inode, range).filter(|_| !crowded) {
-                None => return Ok(()),
-                Some((leaf, Crowded::Node)) => {
+            let leaf = self.crowded_leaf(inode, range, records).filter(|_| !crowded);
+            let Some((leaf, what)) = leaf else { return Ok(room) };
+            drop(room);
+            let made_room = match what {
+                Crowded::Node => {
                     self.env.mark("overfull_leaf");
                     self.restructure(vec![vec![leaf]], false).await
                 }
-                Some((leaf, Crowded::Records)) => {
+                Crowded::Records => {
                     self.env.mark("leaf_with_many_records");
                     self.write_leaf(&leaf, false).await
                 }
@@ -113,22 +128,22 @@ impl<E: Env> Set<E> {
     /// more than fits a node, or the records that its node lacks would not fit there any more. A
     /// reader that replays by inserting into nodes, as the driver does, needs that room: at that
     /// time it can hardly split a node.
-    fn crowded_leaf(&self, inode: Inode, range: SectorRange) -> Option<(Rc<Leaf>, Crowded)> {
+    fn crowded_leaf(&self, inode: Inode, range: SectorRange, records: usize) -> Option<(Rc<Leaf>, Crowded)> {
         let tree = self.tree.borrow();
         tree.leaves_over(inode, range).iter().find_map(|leaf| {
-            let crowded = self.crowded(leaf, &leaf.state.borrow(), range)?;
+            let crowded = self.crowded(leaf, &leaf.state.borrow(), records)?;
             Some((leaf.clone(), crowded))
         })
     }
 
-    /// What has to be done before a leaf takes a change of the range.
-    fn crowded(&self, leaf: &Leaf, state: &LeafState, range: SectorRange) -> Option<Crowded> {
+    /// What has to be done before a leaf takes so many records.
+    fn crowded(&self, leaf: &Leaf, state: &LeafState, records: usize) -> Option<Crowded> {
         let body = state.body.as_ref()?;
         if body.len() > 4 * self.node_fit() {
             return Some(Crowded::Node);
         }
-        // One record for each bucket that the range may take, and for its ends.
-        let records = range.sectors() / u64::from(self.geometry.bucket_sectors) + 2;
+        // And what is left of the keys at the ends.
+        let records = records as u64 + 2;
         let bytes = |words| bset_bytes_of_words(&self.geometry, words);
         let room = u64::from(leaf.sectors) * SECTOR_BYTES;
         let change = CHANGE_WORDS * records;
@@ -172,6 +187,30 @@ impl<E: Env> Set<E> {
             }
         });
         live
+    }
+
+    /// The first of the live extents over the range, no more than `most`, and the part of the range that has no others.
+    pub(crate) fn first_live_extents(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        most: usize,
+    ) -> (Vec<Extent>, SectorRange) {
+        let (tree, buckets) = (self.tree.borrow(), self.buckets.borrow());
+        let mut live = Vec::new();
+        for leaf in tree.leaves_over(inode, range) {
+            let state = leaf.state.borrow();
+            let body = state.body.as_ref().expect("load_over was called, and no await since");
+            let extents = body.overlapping(inode, leaf.clip(inode, range));
+            for extent in extents.filter(|extent| buckets.is_live(extent.pointer)) {
+                live.push(extent.cut(range));
+                if live.len() == most {
+                    let end = live.last().map_or(range.end, |extent| extent.range.end);
+                    return (live, SectorRange::from_bounds(range.start, end));
+                }
+            }
+        }
+        (live, range)
     }
 
     /// What most reads find, in one search: a live extent that holds the whole range. None says nothing, also not

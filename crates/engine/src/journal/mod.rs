@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`ring`] | where the next entry goes; which journal buckets are still needed |
+//! | [`room`] | the right to append records: the ledger of the ring |
 //! | [`write`] | appending, group commit, waiting for durability, the writer task |
 //! | [`reclaim`] | the task that writes old leaves so that the ring gets room |
 //! | [`replay`] | reading the journal at start |
@@ -21,6 +22,7 @@ use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
 pub(crate) mod reclaim;
 pub(crate) mod replay;
 pub(crate) mod ring;
+pub(crate) mod room;
 pub(crate) mod write;
 
 /// What every entry says beside its records.
@@ -53,6 +55,8 @@ pub(crate) struct State {
     durable: JournalSeq,
     /// Entries for chains and new roots that somebody was granted and that are not written yet.
     granted: u64,
+    /// Records that somebody may append and has not yet.
+    reserved: usize,
     /// Replay is not done up to here: entries from here on stay.
     pub replay_floor: Option<JournalSeq>,
     failed: Option<ubcache_env::IoError>,
@@ -117,6 +121,7 @@ impl Journal {
                 wanted_header: durable,
                 durable,
                 granted: 0,
+                reserved: 0,
                 replay_floor: None,
                 failed: None,
                 closed: false,

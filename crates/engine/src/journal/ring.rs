@@ -1,6 +1,8 @@
 //! The ring of journal buckets (docs/format.md §6.2–6.4).
 
-use ubcache_format::{Geometry, JournalSeq};
+use ubcache_format::{Geometry, JOURNAL_HEADER_BYTES, JournalSeq};
+
+use super::room::{RECORD_BYTES, STEP_RECORDS_MAX};
 
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -89,9 +91,19 @@ impl Ring {
         self.blocks_left() >= wanted.min(self.blocks_at_best())
     }
 
-    /// Records may be appended while this much waits to be written.
-    pub fn has_room(&self, waiting_bytes: u64) -> bool {
-        self.takes_records(waiting_bytes + self.block_bytes)
+    /// This much of records may wait to be written, in as many entries as it takes.
+    pub fn has_room(&self, record_bytes: u64) -> bool {
+        let most = self.entry_blocks_max * self.block_bytes - JOURNAL_HEADER_BYTES;
+        let (full, rest) = (record_bytes / most, record_bytes % most);
+        let rest = (JOURNAL_HEADER_BYTES + rest).next_multiple_of(self.block_bytes);
+        self.takes_records(full * self.entry_blocks_max * self.block_bytes + rest)
+    }
+
+    /// How many records one step may reserve: they fit beside the reserve.
+    pub fn step_records(&self) -> usize {
+        let spare = (self.blocks_at_best() - self.reserve()).min(self.entry_blocks_max);
+        let records = (spare * self.block_bytes).saturating_sub(JOURNAL_HEADER_BYTES) / RECORD_BYTES;
+        (records as usize).clamp(2, STEP_RECORDS_MAX)
     }
 
     /// An entry for a new prio chain, volume table or root may be written beside those that were

@@ -8,6 +8,7 @@ use ubcache_format::{
     JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encode_entry,
 };
 
+use super::room::RECORD_BYTES;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::set::Set;
@@ -18,7 +19,7 @@ impl<E: Env> Set<E> {
         self.journal.state.borrow().durable
     }
 
-    fn journal_failed(&self) -> Option<EngineError> {
+    pub(super) fn journal_failed(&self) -> Option<EngineError> {
         if self.journal.state.borrow().closed {
             return Some(EngineError::Stopping);
         }
@@ -26,41 +27,25 @@ impl<E: Env> Set<E> {
         failed.map(|source| EngineError::Io { what: "writing the journal", source })
     }
 
-    /// Waits until records may be appended. A few more than announced do no harm.
-    pub(crate) async fn journal_room(&self) -> Result<(), EngineError> {
-        let mut waited = false;
-        loop {
-            if let Some(error) = self.journal_failed() {
-                return Err(error);
-            }
-            if self.journal_takes_records() {
-                return Ok(());
-            }
-            if !waited {
-                self.env.mark("journal_full");
-                waited = true;
-            }
-            let progress = self.journal.progress.notified();
-            self.journal.reclaim.notify_all();
-            progress.await;
-        }
+    /// Waits until there may be more room in the ring than now.
+    pub(super) async fn journal_room_wanted(&self) {
+        let progress = self.journal.progress.notified();
+        self.journal.reclaim.notify_all();
+        progress.await;
     }
 
-    /// Records may not be appended now: the journal has failed, or has no room.
-    pub(crate) fn journal_is_full(&self) -> bool {
-        let failed = {
-            let state = self.journal.state.borrow();
-            state.closed || state.failed.is_some()
-        };
-        failed || !self.journal_takes_records()
-    }
-
-    fn journal_takes_records(&self) -> bool {
+    /// So many records may be reserved beside those that wait and those that others have reserved.
+    pub(super) fn journal_takes(&self, records: usize) -> bool {
         let state = self.journal.state.borrow();
+        if state.closed || state.failed.is_some() {
+            return false;
+        }
         let pinned = self.tree.borrow().pinned_leaves();
         let sealed: usize = state.sealed.iter().map(|(_, keys)| keys.len()).sum();
-        let waiting = (sealed as u64 * 24 + state.open_bytes).next_multiple_of(self.geometry.block_bytes());
-        state.ring.has_room(waiting) && state.sealed.len() < 2 && pinned <= self.pinned_leaves_max()
+        let records = sealed + state.reserved + records;
+        state.ring.has_room(records as u64 * RECORD_BYTES + state.open_bytes)
+            && state.sealed.len() < 2
+            && pinned <= self.pinned_leaves_max()
     }
 
     /// How many leaves may lack records: writing them takes buckets and with them entries, which a
@@ -70,9 +55,10 @@ impl<E: Env> Set<E> {
         (u64::from(self.geometry.journal_buckets) * blocks / 2).max(4) as usize
     }
 
-    /// Appends a record in the step that changes the index. Says in which entry it is.
-    pub(crate) fn journal_append(&self, key: Key) -> JournalSeq {
+    /// Appends a record that was reserved. Says in which entry it is.
+    pub(super) fn journal_append(&self, key: Key) -> JournalSeq {
         let mut state = self.journal.state.borrow_mut();
+        state.reserved -= 1;
         let bytes = key.words() as u64 * 8;
         let limit = super::ring::entry_bytes_max(&self.geometry) - JOURNAL_HEADER_BYTES;
         if state.open_bytes + bytes > limit {

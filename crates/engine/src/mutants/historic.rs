@@ -4,6 +4,7 @@
 use ubcache_env::{Env, IoResult, SectorRange, local::join};
 
 use super::Mutant;
+use crate::journal::room::removal_records;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -29,13 +30,12 @@ impl<E: Env> CachedVolume<E> {
 
     /// Removes whatever is there by now.
     async fn remove_late(&self, range: SectorRange) {
-        if self.set.prepare_change(self.inode(), range).await.is_err() {
-            return;
-        }
+        let records = removal_records(range);
+        let Ok(mut room) = self.set.prepare_change(self.inode(), range, records).await else { return };
         self.unpublished.borrow_mut().remove(range);
         self.disturb_fills(range);
         if !self.set.live_extents(self.inode(), range).is_empty() {
-            self.set.replace(self.inode(), range, None);
+            self.set.replace(&mut room, self.inode(), range, None);
         }
     }
 

@@ -69,7 +69,17 @@ mutants! {
     BypassDropsDirty, "bypass-drops-dirty", "W2",
         "a bypass write over dirty data removes the dirty key and goes on";
     DiscardDropsDirty, "discard-drops-dirty", "D1",
-        "a discard removes dirty keys, too";
+        "a discard removes dirty keys like clean ones, before the backing device has discarded their range";
+    DiscardDropsBeforeFlush, "discard-drops-before-flush", "D1, B4",
+        "dirty keys under a discard go although it is not durable on the backing device";
+    DiscardShowsOlderData, "discard-shows-older-data", "D1",
+        "dirty data is dropped after a discard alone, which the device may ignore: what lies below shows";
+    DiscardNotDetermined, "discard-not-determined", "D2",
+        "a device whose discarded sectors read differently every time is asked to discard";
+    ForeignMemoryTwice, "foreign-memory-twice", "T0",
+        "the memory of a write that belongs to somebody else is looked at each time that it is written";
+    FlushSkipsDirtyRemovals, "flush-skips-dirty-removals", "D1, F1",
+        "a FLUSH does not wait for the record that discarded dirty data is gone";
     CopiesSurviveWrites, "copies-survive-writes", "W2, K2",
         "unpublished copies of the range stay when it is written";
     FailedWriteRestoresKey, "failed-write-restores-key", "W5",

@@ -3,12 +3,14 @@
 //! | module | holds |
 //! |---|---|
 //! | [`read`] | reads: hits, misses, fills (R1–R4) |
-//! | [`write`] | writes of every mode, zeroes, discards (W1–W6, K1–K3, D1) |
+//! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
+//! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
 //! | [`policy`] | bypass or not, writeback or not |
 //! | [`passthrough`] | requests when the cache has failed (A4) |
 
+pub(crate) mod discard;
 pub(crate) mod flush;
 pub(crate) mod passthrough;
 pub(crate) mod policy;

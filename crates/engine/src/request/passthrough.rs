@@ -63,7 +63,7 @@ impl<E: Env> CachedVolume<E> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         self.write_backing(range, payload, fua).await.map_err(VolumeError::Io)?;
-        if fua && !matches!(payload, Payload::Data(_)) {
+        if fua && !payload.is_data() {
             self.backing.flush().await.map_err(VolumeError::Io)?;
         }
         Ok(())

@@ -9,12 +9,15 @@ use ubcache_format::Pointer;
 
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
+use crate::journal::room::Room;
 use crate::volume::CachedVolume;
 
 /// A client that never flushes shall not have an empty cache after a power failure.
 const FLUSH_PERIOD: Nanos = Nanos::from_secs(5);
 /// From a flush that failed to the next one of our own.
 const PAUSE_AFTER_ERROR: Nanos = Nanos::from_secs(1);
+/// Keys that one step puts into the index: mostly it is one.
+const PUBLISHED_AT_ONCE: usize = 2;
 /// Copies looked at in one turn.
 const BATCH: usize = 256;
 
@@ -66,11 +69,13 @@ impl<E: Env> CachedVolume<E> {
             if self.unflushed.borrow().covers(range) {
                 continue;
             }
-            if let Err(error) = self.set.prepare_change(self.inode(), range).await {
-                self.unpublished.borrow_mut().any_may_be_ready();
-                return Err(error);
+            loop {
+                let prepared = self.set.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
+                let room = prepared.inspect_err(|_| self.unpublished.borrow_mut().any_may_be_ready())?;
+                if self.publish(range, room) {
+                    break;
+                }
             }
-            self.publish(range);
         }
         Ok(some.len())
     }
@@ -88,8 +93,9 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// One step: copies in the range that are not un-flushed go into the index, where there is no key.
-    fn publish(&self, range: SectorRange) {
+    /// One step: copies in the range that are not un-flushed go into the index, where there is no key. False: there are
+    /// more of them than room for their records.
+    fn publish(&self, range: SectorRange, mut room: Room<'_, E>) -> bool {
         let copies: SmallVec<[(SectorRange, Pointer); 2]> =
             self.unpublished.borrow().overlapping(range).collect();
         if copies.is_empty() {
@@ -103,14 +109,18 @@ impl<E: Env> CachedVolume<E> {
                 }
                 self.set.env.mark("copy_published");
                 for gap in known.gaps(part) {
+                    if room.left() == 0 {
+                        return false;
+                    }
                     let place = pointer.advance(gap.start - range.start);
                     // I3, I7: nothing is landing there, and nothing there can be lost.
                     assert!(!self.inflight.backing_write_over(gap), "a backing write is over {gap}");
                     assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
-                    self.set.replace(self.inode(), gap, Some((place, false)));
+                    self.set.replace(&mut room, self.inode(), gap, Some((place, false)));
                 }
                 self.unpublished.borrow_mut().remove(part);
             }
         }
+        true
     }
 }

@@ -14,6 +14,7 @@ use crate::alloc::pins::Pin;
 use crate::alloc::sectors::Piece;
 use crate::coherence::table::Ticket;
 use crate::index::leaf::Extent;
+use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
@@ -268,10 +269,11 @@ impl<E: Env> CachedVolume<E> {
         let slice = self.read_backing(extent.range).await?;
         if !published {
             self.unpublished.borrow_mut().remove(extent.range);
-        } else if self.set.prepare_change(self.inode(), extent.range).await.is_ok()
+        } else if let Ok(mut room) =
+            self.set.prepare_change(self.inode(), extent.range, removal_records(extent.range)).await
             && self.set.is_current(&extent)
         {
-            self.set.replace(self.inode(), extent.range, None);
+            self.set.replace(&mut room, self.inode(), extent.range, None);
         }
         Ok(slice)
     }

@@ -1,9 +1,7 @@
-//! Writes of every mode, zeroes and discards.
+//! Writes of every mode, and zeroes.
 
 use ubcache_env::local::join;
-use ubcache_env::{
-    Durability, Env, IntervalSet, IoError, IoResult, IoVec, SectorRange, StreamId, VolumeError,
-};
+use ubcache_env::{Durability, Env, IoError, IoResult, IoVec, SectorRange, StreamId, VolumeError};
 use ubcache_format::JournalSeq;
 
 use super::flush::to_client;
@@ -12,14 +10,19 @@ use crate::alloc::sectors::{Class, Piece, Pieces};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
 use crate::index::leaf::Extent;
+use crate::journal::room::{Room, removal_records};
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// What a write puts there.
 #[derive(Clone)]
 pub(crate) enum Payload {
+    /// Immutable (T0), however often it is written.
     Data(IoVec),
     Zeroes,
+    /// Not copied first, as T0 demands.
+    #[cfg(feature = "mutants")]
+    Foreign(std::rc::Rc<dyn ubcache_env::ForeignMemory>),
 }
 
 impl Payload {
@@ -27,6 +30,8 @@ impl Payload {
         match self {
             Payload::Data(data) => data.clone(),
             Payload::Zeroes => IoVec::zeroes(range.bytes() as usize),
+            #[cfg(feature = "mutants")]
+            Payload::Foreign(memory) => memory.copy().into(),
         }
     }
 }
@@ -91,16 +96,22 @@ impl<E: Env> CachedVolume<E> {
         // B6: the backing device does not take what is dirty here.
         let mut refused = false;
         let durable_first = loop {
-            if let Err(error) = self.set.prepare_change(self.inode(), range).await {
-                return self.write_without_cache(range, &payload, fua, error).await;
-            }
+            let records = match self.set.mutant(Mutant::BypassDropsDirty) {
+                true => 2 * removal_records(range),
+                false => removal_records(range),
+            };
+            let room = match self.set.prepare_change(self.inode(), range, records).await {
+                Ok(room) => room,
+                Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
+            };
             // W2, one step: decide.
             if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty) {
                 if self.set.mutant(Mutant::FailedWriteRestoresKey) {
                     before = self.set.live_extents(self.inode(), range).into_vec();
                 }
-                break self.decide(&ticket, range);
+                break self.decide(&ticket, range, room);
             }
+            drop(room);
             if self.leaves_writeback() && !refused {
                 self.set.env.mark("written_back_for_write");
                 refused = self.clean_range(range).await.is_err();
@@ -154,7 +165,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// W2 over a range without dirty data: what is cached there goes, and the backing write may land
     /// from now on. Says which record has to be durable before it is submitted.
-    fn decide(&self, ticket: &Ticket, range: SectorRange) -> Option<JournalSeq> {
+    fn decide(&self, ticket: &Ticket, range: SectorRange, mut room: Room<'_, E>) -> Option<JournalSeq> {
         let historic = self.set.mutation.is_historic();
         if historic && !self.set.mutant(Mutant::InvalidateBoth) {
             return None;
@@ -163,9 +174,9 @@ impl<E: Env> CachedVolume<E> {
             self.unpublished.borrow_mut().remove(range);
         }
         if self.set.mutant(Mutant::BypassDropsDirty) && self.set.has_dirty(self.inode(), range) {
-            self.set.replace(self.inode(), range, None);
+            self.set.replace(&mut room, self.inode(), range, None);
         }
-        let durable_first = self.set.invalidate(self.inode(), range);
+        let durable_first = self.set.invalidate(&mut room, self.inode(), range);
         #[cfg(feature = "mutants")]
         self.disturb_fills(range);
         if historic {
@@ -181,23 +192,23 @@ impl<E: Env> CachedVolume<E> {
     /// A mutant's idea of what a failed write leaves.
     async fn restore(&self, before: Vec<Extent>) {
         for extent in before {
-            if self.set.prepare_change(self.inode(), extent.range).await.is_ok()
+            if let Ok(mut room) = self.set.prepare_change(self.inode(), extent.range, 1).await
                 && self.set.live_extents(self.inode(), extent.range).is_empty()
                 && self.set.buckets.borrow().is_live(extent.pointer)
             {
-                self.set.replace(self.inode(), extent.range, Some((extent.pointer, false)));
+                self.set.replace(&mut room, self.inode(), extent.range, Some((extent.pointer, false)));
             }
         }
     }
 
-    async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
+    pub(super) async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
         self.set.env.mark("durable_invalidation");
         self.count(|counters| counters.durable_invalidations += 1);
         self.set.journal_wait(seq).await
     }
 
     /// W5: what is un-flushed is known, the entry leaves, a good copy that nobody doomed is kept.
-    fn settle_backing_write(
+    pub(super) fn settle_backing_write(
         &self,
         ticket: Ticket,
         range: SectorRange,
@@ -241,6 +252,11 @@ impl<E: Env> CachedVolume<E> {
                 let fua = fua && !self.set.mutant(Mutant::FuaNotPassedOn);
                 let durability = if fua { Durability::Fua } else { Durability::Volatile };
                 self.backing.write(range.start, data.clone(), durability).await
+            }
+            #[cfg(feature = "mutants")]
+            Payload::Foreign(_) => {
+                let durability = if fua { Durability::Fua } else { Durability::Volatile };
+                self.backing.write(range.start, payload.data(range), durability).await
             }
             Payload::Zeroes => match self.backing.write_zeroes(range).await {
                 Err(IoError::NotSupported) => {
@@ -302,81 +318,28 @@ impl<E: Env> CachedVolume<E> {
         if !key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
-        if self.set.prepare_change(self.inode(), range).await.is_err() {
-            return Err(ToCache::Refused);
-        }
-        // K2, one step: over whatever is there.
-        if !self.set.mutant(Mutant::CopiesSurviveWrites) {
-            self.unpublished.borrow_mut().remove(range);
-        }
-        #[cfg(feature = "mutants")]
-        self.disturb_fills(range);
         let mut newest = JournalSeq::default();
-        for (part, piece) in place_pieces(range, &pieces) {
-            newest = self.set.replace(self.inode(), part, Some((piece.pointer, true)));
+        let mut at = range.start;
+        for some in pieces.chunks(self.set.step_records()) {
+            let sectors = some.iter().map(|piece| piece.sectors).sum();
+            let range = SectorRange::new(at, sectors);
+            at = range.end;
+            let room = self.set.prepare_change(self.inode(), range, some.len()).await;
+            let mut room = room.map_err(|_| ToCache::Refused)?;
+            // K2, one step: over whatever is there. A request of many pieces takes several.
+            if !self.set.mutant(Mutant::CopiesSurviveWrites) {
+                self.unpublished.borrow_mut().remove(range);
+            }
+            #[cfg(feature = "mutants")]
+            self.disturb_fills(range);
+            for (part, piece) in place_pieces(range, some) {
+                newest = self.set.replace(&mut room, self.inode(), part, Some((piece.pointer, true)));
+            }
         }
         if key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
         Ok(newest)
-    }
-
-    /// D1: as bypass, but dirty parts are skipped, and a device without discard is not asked.
-    pub(crate) async fn discard_keys(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        if !self.backing.geometry().discard {
-            return Ok(());
-        }
-        if self.passthrough.get() {
-            return self.backing.discard(range).await.map_err(VolumeError::Io);
-        }
-        let (whole, doomed) = self.inflight.enter_write(range);
-        self.count(|counters| counters.fills_doomed += doomed);
-        self.bypasses(stream, range, true, true);
-        if self.set.prepare_change(self.inode(), range).await.is_err() {
-            // A discard may be ignored.
-            return Ok(());
-        }
-        // One step: the clean parts get entries of their own, the dirty ones are left alone.
-        let mut dirty = IntervalSet::default();
-        for extent in self.set.live_extents(self.inode(), range) {
-            if extent.dirty && !self.set.mutant(Mutant::DiscardDropsDirty) {
-                dirty.insert(extent.range);
-            }
-        }
-        let parts = dirty.gaps(range);
-        let mut tickets = Vec::with_capacity(parts.len());
-        let mut durable_first = None;
-        for &part in &parts {
-            let (ticket, _) = self.inflight.enter_write(part);
-            self.unpublished.borrow_mut().remove(part);
-            if self.set.mutant(Mutant::DiscardDropsDirty) {
-                self.set.replace(self.inode(), part, None);
-            }
-            durable_first = durable_first.max(self.set.invalidate(self.inode(), part));
-            ticket.backing_write_starts();
-            tickets.push(ticket);
-        }
-        drop(whole);
-        let mut submit = true;
-        let durable_first = durable_first.filter(|_| !self.set.mutant(Mutant::DiscardNotDurable));
-        if let Some(seq) = durable_first {
-            submit = self.wait_for_invalidation(seq).await.is_ok();
-        }
-        let mut result = Ok(());
-        for (part, ticket) in parts.into_iter().zip(tickets) {
-            if submit {
-                let done = self.backing.discard(part).await;
-                self.settle_backing_write(ticket, part, &done, false, None);
-                // What the device can't do, it ignores.
-                if let Err(error) = done
-                    && error != IoError::NotSupported
-                {
-                    self.note_backing_error(&error);
-                    result = Err(VolumeError::Io(error));
-                }
-            }
-        }
-        result
     }
 }
 
@@ -385,10 +348,12 @@ impl Payload {
         match self {
             Payload::Data(data) => Some(data.clone()),
             Payload::Zeroes => None,
+            #[cfg(feature = "mutants")]
+            Payload::Foreign(memory) => Some(memory.copy().into()),
         }
     }
 
-    fn is_data(&self) -> bool {
-        matches!(self, Payload::Data(_))
+    pub(super) fn is_data(&self) -> bool {
+        !matches!(self, Payload::Zeroes)
     }
 }

@@ -13,6 +13,7 @@ use ubcache_format::SECTOR_BYTES;
 use super::Set;
 use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST};
+use crate::journal::room::removal_records;
 
 /// Whose set it was.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -67,10 +68,11 @@ impl<E: Env> Set<E> {
                 body.iter().filter(goes).collect()
             };
             for extent in void {
-                self.prepare_change(extent.inode, extent.range).await?;
+                let records = removal_records(extent.range);
+                let mut room = self.prepare_change(extent.inode, extent.range, records).await?;
                 // Nobody writes yet; whatever is live and dirty stays in any case.
                 if !self.has_dirty(extent.inode, extent.range) {
-                    self.replace(extent.inode, extent.range, None);
+                    self.replace(&mut room, extent.inode, extent.range, None);
                 }
             }
             at = leaf.end;

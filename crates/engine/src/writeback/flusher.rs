@@ -2,26 +2,33 @@
 
 use smallvec::{SmallVec, smallvec};
 use ubcache_env::local::join_all;
-use ubcache_env::{Buf, Durability, Env, IoResult, IoVec, SectorRange, VolumeError};
+use ubcache_env::{Buf, Durability, Env, IoError, IoResult, IoVec, SectorRange, VolumeError};
 
 use crate::alloc::pins::Pin;
 use crate::coherence::table::Ticket;
 use crate::index::leaf::{Extent, FIRST, Position};
+use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::request::flush::to_client;
 use crate::volume::CachedVolume;
 
 /// One write to the backing device takes at most this many sectors.
 const RUN_SECTORS_MAX: u64 = 2048;
-/// And as many extents: they become clean in one step, and a small journal has room for so many records.
-const RUN_EXTENTS_MAX: usize = 64;
-
 /// Neighbouring dirty extents that go to the backing device in one write.
 struct Run {
     range: SectorRange,
     extents: Vec<Extent>,
     _ticket: Ticket,
     _pins: Vec<Pin>,
+}
+
+/// What becomes of the backing device below dirty data.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Below {
+    /// The data is written there, and the keys turn clean (B3, B5).
+    Written,
+    /// The range is zeroed and discarded, and the keys go (D1).
+    Discarded,
 }
 
 /// What became of a batch.
@@ -79,7 +86,7 @@ impl<E: Env> CachedVolume<E> {
         self.set.load_over(self.inode(), range).await.map_err(to_client)?;
         let dirty: Vec<Extent> =
             self.set.live_extents(self.inode(), range).into_iter().filter(|extent| extent.dirty).collect();
-        let cleaned = self.write_back(dirty).await;
+        let cleaned = self.write_back(dirty, Below::Written).await;
         if cleaned.failed > 0 {
             let what = "dirty data could not be written to the backing device".to_owned();
             return Err(VolumeError::Unavailable(what));
@@ -92,8 +99,8 @@ impl<E: Env> CachedVolume<E> {
         Ok(())
     }
 
-    /// Writes extents to the backing device and marks clean what is still the same.
-    pub(crate) async fn write_back(&self, extents: Vec<Extent>) -> Cleaned {
+    /// Writes extents to the backing device, or discards them there, and marks clean, or drops, what is still the same.
+    pub(crate) async fn write_back(&self, extents: Vec<Extent>, below: Below) -> Cleaned {
         let mut cleaned = Cleaned::default();
         let mut holds = Vec::new();
         for extent in &extents {
@@ -113,13 +120,15 @@ impl<E: Env> CachedVolume<E> {
             self.set.mutant(Mutant::WritebackBeforeDurableDirty) || self.set.journal_flush().await.is_ok();
         // B3
         let written = match durable {
-            true => join_all(runs.iter().map(|run| self.copy_run(run))).await,
+            true => join_all(runs.iter().map(|run| self.bring_down(run, below))).await,
             false => vec![false; runs.len()],
         };
         // B4: one flush for the batch. A flush that failed meanwhile, even somebody else's, may
         // have cost what was written here.
+        let early = below == Below::Discarded && self.set.mutant(Mutant::DiscardDropsBeforeFlush);
         let flushed = written.contains(&true)
-            && (self.set.mutant(Mutant::CleanWithoutBackingFlush)
+            && (early
+                || self.set.mutant(Mutant::CleanWithoutBackingFlush)
                 || (self.flush_backing().await.is_ok() && self.flush_failures.get() == failures)
                 || self.set.mutant(Mutant::FailedFlushCleans));
         for (run, ok) in runs.into_iter().zip(written) {
@@ -128,14 +137,16 @@ impl<E: Env> CachedVolume<E> {
                 self.count(|counters| counters.writeback_keys_failed += run.extents.len() as u64);
                 continue;
             }
-            let prepared = self.set.prepare_change(self.inode(), run.range).await.is_ok();
+            // An extent may have been cut since. What there is no record for stays dirty until the next time.
+            let records = (2 * run.extents.len()).min(self.set.step_records());
             // B5, one step.
-            if prepared {
-                for extent in &run.extents {
-                    cleaned.sectors += self.mark_clean(extent);
+            match self.set.prepare_change(self.inode(), run.range, records).await {
+                Ok(mut room) => {
+                    let cleaning =
+                        run.extents.iter().map(|extent| self.not_dirty_any_more(extent, below, &mut room));
+                    cleaned.sectors += cleaning.sum::<u64>();
                 }
-            } else {
-                cleaned.failed += 1;
+                Err(_) => cleaned.failed += 1,
             }
         }
         cleaned
@@ -144,6 +155,8 @@ impl<E: Env> CachedVolume<E> {
     /// B1, one step: what is still current and not busy enters the table, in runs.
     fn begin_runs(&self, extents: Vec<Extent>, cleaned: &mut Cleaned) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
+        // They become clean in one step.
+        let extents_max = self.set.step_records();
         let mut groups: Vec<Vec<Extent>> = Vec::new();
         for extent in extents {
             let loaded = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
@@ -154,7 +167,7 @@ impl<E: Env> CachedVolume<E> {
             match groups.last_mut() {
                 Some(group)
                     if group.last().is_some_and(|last| last.range.end == extent.range.start)
-                        && group.len() < RUN_EXTENTS_MAX
+                        && group.len() < extents_max
                         && extent.range.end - group[0].range.start <= RUN_SECTORS_MAX =>
                 {
                     self.set.env.mark("writeback_run");
@@ -182,7 +195,31 @@ impl<E: Env> CachedVolume<E> {
         runs
     }
 
-    /// B3: cache to backing device; from its completion on the range is un-flushed.
+    /// B3. From its completion on the range is un-flushed.
+    async fn bring_down(&self, run: &Run, below: Below) -> bool {
+        match below {
+            Below::Written => self.copy_run(run).await,
+            Below::Discarded => {
+                // A device may keep what it is asked to discard, and that is older data. Zeroes it keeps.
+                let mut result = Ok(());
+                if !self.set.mutant(Mutant::DiscardShowsOlderData) {
+                    result = self.backing.write_zeroes(run.range).await;
+                }
+                if result.is_ok() {
+                    result = self.backing.discard(run.range).await;
+                }
+                self.unflushed.borrow_mut().add(run.range);
+                if let Err(error) = &result
+                    && *error != IoError::NotSupported
+                {
+                    self.note_backing_error(error);
+                }
+                result.is_ok()
+            }
+        }
+    }
+
+    /// Cache to backing device.
     async fn copy_run(&self, run: &Run) -> bool {
         let read = |extent: &Extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors());
         let read: SmallVec<[IoResult<Buf>; 1]> = match run.extents.as_slice() {
@@ -209,8 +246,8 @@ impl<E: Env> CachedVolume<E> {
         result.is_ok() || self.set.mutant(Mutant::FailedWritebackCleans)
     }
 
-    /// B5 for one extent: the parts that are still the dirty key that was read become clean.
-    fn mark_clean(&self, written: &Extent) -> u64 {
+    /// B5 for one extent: the parts that are still the dirty key that was read, or discarded, become clean, or go.
+    fn not_dirty_any_more(&self, written: &Extent, below: Below, room: &mut Room<'_, E>) -> u64 {
         let same: Vec<Extent> = self
             .set
             .live_extents(self.inode(), written.range)
@@ -219,14 +256,19 @@ impl<E: Env> CachedVolume<E> {
                 let place = written.pointer.advance(found.range.start - written.range.start);
                 found.dirty && (found.pointer == place || self.set.mutant(Mutant::CleansWhateverIsThere))
             })
+            .take(room.left())
             .collect();
         let sectors: u64 = same.iter().map(|extent| extent.range.sectors()).sum();
         for extent in same {
-            self.set.replace(self.inode(), extent.range, Some((extent.pointer, false)));
+            let clean = (below == Below::Written).then_some((extent.pointer, false));
+            self.set.replace(room, self.inode(), extent.range, clean);
         }
         let whole = sectors == written.range.sectors();
         if !whole {
             self.set.env.mark("writeback_overtaken");
+        }
+        if below == Below::Discarded {
+            return sectors;
         }
         self.count(|counters| {
             *if whole { &mut counters.writeback_keys_done } else { &mut counters.writeback_keys_failed } += 1;

@@ -6,6 +6,7 @@ use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos};
 
 use super::controller::{ControllerInput, RATE_IDLE, target};
+use super::flusher::Below;
 use crate::volume::CachedVolume;
 
 /// A batch has at most this many sectors (8 MiB) and extents.
@@ -47,8 +48,11 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             };
             seen += extents.len();
-            let cleaned =
-                if extents.is_empty() { Default::default() } else { self.write_back(extents).await };
+            let cleaned = if extents.is_empty() {
+                Default::default()
+            } else {
+                self.write_back(extents, Below::Written).await
+            };
             if cleaned.sectors > 0 {
                 let wait = self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
                 if wait.0 > 0 && !self.is_urgent() {

@@ -1,6 +1,7 @@
 //! One I/O from submission to completion.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -326,12 +327,14 @@ impl Inner {
             Kind::Read(buf) if io.steps.is_empty() => {
                 if step == 0 {
                     state.image.read_run(io.at, buf.as_mut_slice());
+                    self.add_noise(&state.noise, io.at, buf.as_mut_slice());
                 }
             }
             Kind::Read(buf) => {
                 for (index, into) in (0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
                     if io.steps.get(index as usize).copied().unwrap_or(0) == step {
                         state.image.read(io.at + index, into);
+                        self.add_noise(&state.noise, io.at + index, into);
                     }
                 }
             }
@@ -350,11 +353,28 @@ impl Inner {
     fn land_sector(&self, state: &mut State, io: &Io, index: u64) {
         let (sector, content) = (io.sector(index), io.content(index));
         state.bad.remove(&sector);
+        if self.config.noise {
+            match io.kind {
+                Kind::Discard => state.noise.insert(sector),
+                _ => state.noise.remove(&sector),
+            };
+        }
         if self.config.volatile_cache {
             let version = Version { content: content.clone(), completed: io.completed.clone() };
             state.versions.landed(sector, version, &state.image);
         }
         state.image.set(sector, &content);
+    }
+
+    /// What was discarded reads as something else every time.
+    fn add_noise(&self, noise: &BTreeSet<u64>, at: u64, into: &mut [u8]) {
+        let end = at + into.len() as u64 / 512;
+        for sector in noise.range(at..end) {
+            let from = (sector - at) as usize * 512;
+            for word in into[from..from + 512].chunks_exact_mut(8) {
+                word.copy_from_slice(&self.rng.borrow_mut().bits().to_le_bytes());
+            }
+        }
     }
 
     fn complete(&self, state: &mut State, id: u64) {

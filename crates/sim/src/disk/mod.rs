@@ -82,6 +82,9 @@ pub struct DiskConfig {
     pub volatile_cache: bool,
     /// Whether `discard` does anything.
     pub discard: bool,
+    /// What was discarded reads differently every time until it is written. Such a disk says that it can't discard
+    /// (D2); asked all the same, it does.
+    pub noise: bool,
     /// How long an I/O takes.
     pub profile: Profile,
 }
@@ -100,6 +103,7 @@ impl DiskConfig {
             block_bytes: 512,
             volatile_cache: true,
             discard: true,
+            noise: false,
             profile: Profile::Fast,
         }
     }
@@ -147,6 +151,8 @@ struct State {
     clock: u64,
     faults: Faults,
     bad: BTreeSet<u64>,
+    /// Sectors that read differently every time.
+    noise: BTreeSet<u64>,
     /// What is wrong with the whole disk, and until when.
     outage: Option<(Outage, Nanos)>,
     counters: Counters,
@@ -309,7 +315,7 @@ impl Device for SimDisk {
             logical_block_bytes: self.inner.config.block_bytes,
             max_transfer_bytes: 1 << 20,
             volatile_cache: self.inner.config.volatile_cache,
-            discard: self.inner.config.discard,
+            discard: self.inner.config.discard && !self.inner.config.noise,
         }
     }
 

@@ -5,7 +5,9 @@ pub mod nbd;
 
 use std::rc::Rc;
 
-use ubcache_env::{BlockStatus, IoVec, SectorRange, StreamId, Volume, VolumeError, VolumeInfo};
+use ubcache_env::{
+    BlockStatus, ForeignMemory, IoVec, SectorRange, StreamId, Volume, VolumeError, VolumeInfo,
+};
 
 use crate::executor::SimEnv;
 use crate::plan::Frontend;
@@ -67,6 +69,19 @@ impl<V: Volume> Volume for Front<V> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         forward!(self, volume => volume.write(stream, range, data, fua).await)
+    }
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Front::Direct(volume) => volume.write_foreign(stream, range, data, fua).await,
+            // A server has the data in memory of its own.
+            Front::Nbd(volume) => volume.write(stream, range, data.copy().into(), fua).await,
+        }
     }
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
         forward!(self, volume => volume.discard(stream, range, fua).await)

@@ -70,6 +70,7 @@ pub(super) fn aim(plan: &mut Plan, options: DrawOptions) {
         initial: 1000,
         volatile: true,
         discard: true,
+        noise: false,
         block_sectors: plan.cache.block_sectors,
         profile: Profile::Fast,
     };

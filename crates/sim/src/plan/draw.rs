@@ -54,6 +54,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         memory: Scarcity::default(),
         pace: Pace::default(),
         hammers: Vec::new(),
+        scribble: false,
         ops: Vec::new(),
         controls: Vec::new(),
     };
@@ -69,6 +70,9 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     slow_down(&mut plan, &mut Rng::fork(seed, "pace"));
     super::handover::hand_over(&mut plan, &mut Rng::fork(seed, "handover"));
     super::starve::starve(&mut plan, &mut Rng::fork(seed, "starve"));
+    super::odd::make_discards_vague(&mut plan, &mut Rng::fork(seed, "discards"));
+    super::odd::make_writers_scribble(&mut plan, &mut Rng::fork(seed, "scribble"));
+    super::fragments::break_up(&mut plan, &mut Rng::fork(seed, "fragments"), options);
     plan
 }
 
@@ -96,6 +100,7 @@ fn draw_volume(rng: &mut Rng) -> VolumeShape {
         initial: rng.pick(&[0, 500, 1000]),
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
+        noise: false,
         block_sectors: rng.pick(&[1, 1, 8]),
         profile: rng.pick(&Profile::ALL),
     }

@@ -6,9 +6,11 @@
 
 mod aim;
 pub mod draw;
+mod fragments;
 mod frontend;
 mod generations;
 mod handover;
+mod odd;
 mod pace;
 mod starve;
 pub mod text;
@@ -54,6 +56,8 @@ pub struct Plan {
     pub pace: Pace,
     /// Clients that never stop.
     pub hammers: Vec<Hammer>,
+    /// The memory of writes changes while they are under way: a guest scribbles.
+    pub scribble: bool,
     /// What clients do, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
     /// What is done to the system meanwhile, in this order.
@@ -115,6 +119,8 @@ pub struct VolumeShape {
     pub volatile: bool,
     /// Discard does something.
     pub discard: bool,
+    /// What was discarded reads differently every time until it is written (D2).
+    pub noise: bool,
     /// Sectors in a block of the device.
     pub block_sectors: u32,
     /// Latencies.

@@ -83,6 +83,9 @@ impl fmt::Display for Plan {
         for Hammer { volume, range, period } in &self.hammers {
             writeln!(f, "hammer v{volume} {} every {}us", Span(*range), period.as_micros())?;
         }
+        if self.scribble {
+            writeln!(f, "scribble")?;
+        }
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
         }
@@ -142,14 +145,15 @@ impl fmt::Display for NbdShape {
 
 impl fmt::Display for VolumeShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let VolumeShape { sectors, mode, initial, volatile, discard, block_sectors, profile } = self;
+        let VolumeShape { sectors, mode, initial, volatile, discard, noise, block_sectors, profile } = self;
         write!(
             f,
             "volume sectors={sectors} mode={mode} initial={initial} volatile={} discard={} block={block_sectors} profile={}",
             u8::from(*volatile),
             u8::from(*discard),
             name_of(&PROFILES, profile)
-        )
+        )?;
+        if *noise { f.write_str(" noise=1") } else { Ok(()) }
     }
 }
 
@@ -344,6 +348,7 @@ fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
         discard: words.flag("discard")?,
         block_sectors: words.num("block")?,
         profile: words.named("profile", &PROFILES)?,
+        noise: words.maybe_field("noise").map(number::<u8>).transpose()?.is_some_and(|noise| noise != 0),
     })
 }
 
@@ -467,6 +472,7 @@ struct Draft {
     memory: Scarcity,
     pace: Pace,
     hammers: Vec<Hammer>,
+    scribble: bool,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
 }
@@ -491,6 +497,7 @@ impl Draft {
                 self.pace = Pace { step_cost: Nanos(words.num("step-cost-ns")?), slice: words.num("slice")? };
             }
             "hammer" => self.hammers.push(parse_hammer(&mut words)?),
+            "scribble" => self.scribble = true,
             "at" => self.controls.push(parse_control(&mut words)?),
             client if client.starts_with('c') => {
                 let op = parse_op(&client[1..], &mut words)?;
@@ -543,7 +550,7 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, memory, pace, hammers, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, memory, pace, scribble, hammers, ops, controls, .. } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
@@ -578,6 +585,7 @@ impl FromStr for Plan {
             memory,
             pace,
             hammers,
+            scribble,
             ops,
             controls,
         })

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_env::local::Notify;
-use ubcache_env::{Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume, VolumeError};
+use ubcache_env::{
+    Buf, Env, ForeignMemory, IoVec, Nanos, Sector, SectorRange, StreamId, Volume, VolumeError,
+};
 
 use crate::executor::SimEnv;
 use crate::front::is_cut;
@@ -41,6 +43,8 @@ pub(super) struct Board {
     pub(super) hammered_enough: Cell<bool>,
     /// The system is being stopped, so that it may refuse requests.
     pub(super) stopping: Cell<bool>,
+    /// The memory of writes changes under them.
+    pub(super) scribble: bool,
 }
 
 impl Board {
@@ -137,6 +141,9 @@ async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &Clie
         Action::Read(range) => {
             read(env, board, volume, client, index, *range).await;
         }
+        Action::Write { range, fua } if board.scribble => {
+            scribbled(env, board, volume, (client, index), *range, *fua).await;
+        }
         Action::Write { range, fua } => {
             let op = board.begin(env, client, index, OpKind::Write { fua: *fua }, *range);
             let data = board.oracle.borrow().content(&op);
@@ -166,6 +173,48 @@ async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &Clie
             let result = board.outcome("block status", volume.block_status(*range).await).map(drop);
             board.oracle.borrow_mut().end(env.now(), op, &result);
         }
+    }
+}
+
+/// A write whose memory changes under it. For the oracle it is two writes at the same time: one that is answered, and
+/// one that nobody answers for, which took effect or did not. A sector is whole: the guest writes it in one go.
+async fn scribbled<V: Volume>(
+    env: &SimEnv,
+    board: &Board,
+    volume: &Rc<V>,
+    (client, index): (u32, u32),
+    range: SectorRange,
+    fua: bool,
+) {
+    let op = board.begin(env, client, index, OpKind::Write { fua }, range);
+    let other = board.begin(env, client, index, OpKind::Write { fua: false }, range);
+    let memory = {
+        let oracle = board.oracle.borrow();
+        Scribbled { contents: [oracle.content(&op), oracle.content(&other)], env: env.clone() }
+    };
+    let result = volume.write_foreign(StreamId(u64::from(client)), range, Rc::new(memory), fua).await;
+    let result = board.outcome("write", result);
+    let mut oracle = board.oracle.borrow_mut();
+    oracle.end(env.now(), other, &Err("scribbled".to_owned()));
+    oracle.end(env.now(), op, &result);
+}
+
+/// Memory that holds, sector by sector, one content or the other whenever it is looked at.
+struct Scribbled {
+    contents: [Buf; 2],
+    env: SimEnv,
+}
+
+impl ForeignMemory for Scribbled {
+    fn copy(&self) -> Buf {
+        let mut buf = Buf::from_bytes(self.contents[0].as_slice());
+        let other = self.contents[1].as_slice().chunks_exact(512);
+        for (into, other) in buf.as_mut_slice().chunks_exact_mut(512).zip(other) {
+            if self.env.random() & 1 == 1 {
+                into.copy_from_slice(other);
+            }
+        }
+        buf
     }
 }
 

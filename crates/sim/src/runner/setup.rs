@@ -31,6 +31,7 @@ pub(super) fn make_setup<S: System>(
             block_bytes: shape.block_sectors * 512,
             volatile_cache: shape.volatile,
             discard: shape.discard,
+            noise: false,
             profile: shape.profile,
         },
     );
@@ -45,6 +46,7 @@ pub(super) fn make_setup<S: System>(
                 block_bytes: shape.block_sectors * 512,
                 volatile_cache: shape.volatile,
                 discard: shape.discard,
+                noise: shape.noise,
                 profile: shape.profile,
             },
         );
@@ -87,5 +89,6 @@ pub(super) fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
         hammering: Cell::new(0),
         hammered_enough: Cell::new(false),
         stopping: Cell::new(false),
+        scribble: plan.scribble,
     }
 }

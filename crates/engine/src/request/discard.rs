@@ -1,0 +1,111 @@
+//! Discards (D1).
+//!
+//! What is clean goes as under a bypass write; what is dirty as in a writeback that discards instead of writing: the
+//! key stays until the backing device has discarded its range durably, so that what lies below it is never seen.
+
+use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError};
+use ubcache_format::JournalSeq;
+
+use crate::coherence::table::Ticket;
+use crate::index::leaf::Extent;
+use crate::journal::room::Room;
+use crate::mutants::Mutant;
+use crate::volume::CachedVolume;
+use crate::writeback::flusher::Below;
+
+/// As much of a discard as one step decides.
+struct Step {
+    range: SectorRange,
+    /// Parts without dirty data, each with its entry in the table.
+    clean: Vec<(SectorRange, Ticket)>,
+    /// The record that has to be durable before these are submitted.
+    durable_first: Option<JournalSeq>,
+    dirty: Vec<Extent>,
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// D1. May be ignored, in parts or as a whole; when this returns it is settled.
+    pub(crate) async fn discard_keys(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        // D2: a device says that it can discard only if what it discarded reads the same every time.
+        if !self.backing.geometry().discard && !self.set.mutant(Mutant::DiscardNotDetermined) {
+            return Ok(());
+        }
+        if self.passthrough.get() {
+            return self.backing.discard(range).await.map_err(VolumeError::Io);
+        }
+        let (_whole, doomed) = self.inflight.enter_write(range);
+        self.count(|counters| counters.fills_doomed += doomed);
+        self.bypasses(stream, range, true, true);
+        let mut result = Ok(());
+        let mut rest = range;
+        while !rest.is_empty() {
+            let records = self.set.step_records();
+            let Ok(room) = self.set.prepare_change(self.inode(), rest, records).await else { break };
+            let step = self.decide_discard(rest, room);
+            if step.range.end < rest.end {
+                self.set.env.mark("discard_in_steps");
+            }
+            rest = SectorRange::from_bounds(step.range.end, rest.end);
+            let dirty = step.dirty.len();
+            result = result.and(self.discard_clean(step.clean, step.durable_first).await);
+            if dirty > 0 {
+                self.set.env.mark("dirty_data_discarded");
+                // An error leaves it dirty, which is what a discard that is ignored leaves.
+                self.write_back(step.dirty, Below::Discarded).await;
+                self.wake_writeback.notify_all();
+            }
+        }
+        result
+    }
+
+    /// W2, one step: from the front of the range as much as there is room for. Clean parts get entries of their own.
+    fn decide_discard(&self, range: SectorRange, mut room: Room<'_, E>) -> Step {
+        // No more parts than extents, each with one record: see `LONG_STEP`.
+        let (live, range) = self.set.first_live_extents(self.inode(), range, room.left());
+        let drops = self.set.mutant(Mutant::DiscardDropsDirty);
+        let dirty: Vec<Extent> = live.into_iter().filter(|extent| extent.dirty && !drops).collect();
+        let mut stays = IntervalSet::default();
+        dirty.iter().for_each(|extent| stays.insert(extent.range));
+        let mut clean = Vec::new();
+        let mut durable_first = None;
+        for part in stays.gaps(range) {
+            let (ticket, _) = self.inflight.enter_write(part);
+            self.unpublished.borrow_mut().remove(part);
+            if drops && self.set.has_dirty(self.inode(), part) {
+                durable_first =
+                    durable_first.max(Some(self.set.replace(&mut room, self.inode(), part, None)));
+            }
+            durable_first = durable_first.max(self.set.invalidate(&mut room, self.inode(), part));
+            ticket.backing_write_starts();
+            clean.push((part, ticket));
+        }
+        let durable_first = durable_first.filter(|_| !self.set.mutant(Mutant::DiscardNotDurable));
+        Step { range, clean, durable_first, dirty }
+    }
+
+    /// W3 to W5. If the removal can't be made durable, the backing device is not asked.
+    async fn discard_clean(
+        &self,
+        parts: Vec<(SectorRange, Ticket)>,
+        durable_first: Option<JournalSeq>,
+    ) -> Result<(), VolumeError> {
+        if let Some(seq) = durable_first
+            && self.wait_for_invalidation(seq).await.is_err()
+        {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for (part, ticket) in parts {
+            let done = self.backing.discard(part).await;
+            self.settle_backing_write(ticket, part, &done, false, None);
+            // What the device can't do, it ignores.
+            if let Err(error) = done
+                && error != IoError::NotSupported
+            {
+                self.note_backing_error(&error);
+                result = Err(VolumeError::Io(error));
+            }
+        }
+        result
+    }
+}
