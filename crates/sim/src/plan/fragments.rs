@@ -1,7 +1,8 @@
 //! Draws many small extents and requests over all of them at once.
 //!
 //! What a request has to do in the index grows with the extents under it, and so do the records that it makes. The
-//! rings of these plans are small: a step that takes more room than it asked for shows.
+//! rings of these plans are small: a step that takes more room than it asked for shows. Half of these plans have few
+//! extents and many rounds, most of which end with a FLUSH and a power failure: what was discarded must not return.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -20,7 +21,8 @@ pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
     if !rng.chance(1, SHARE) {
         return;
     }
-    let extents = rng.scale(100, EXTENTS_MAX);
+    let many = rng.chance(1, 2);
+    let extents = if many { rng.scale(100, EXTENTS_MAX) } else { rng.between(4, 16) };
     let sectors = 2 * extents;
     plan.cache.block_sectors = 1;
     plan.cache.bucket_sectors = rng.pick(&[8, 8, 16]);
@@ -38,7 +40,7 @@ pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
     (plan.ops, plan.controls) = (Vec::new(), Vec::new());
     set(plan, "sequential_cutoff", "0");
     set(plan, "writeback_running", rng.pick(&["0", "0", "1"]));
-    for _ in 0..rng.between(1, 2) {
+    for _ in 0..if many { rng.between(1, 2) } else { rng.between(4, 12) } {
         let dirty = rng.pick(&[1, 4, 7, 8]);
         for at in 0..extents {
             let range = SectorRange::new(Sector(2 * at), 1);
@@ -49,11 +51,8 @@ pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         if rng.chance(1, 2) {
             push(plan, 0, Action::Flush);
         }
-        if options.crashes && rng.chance(1, 3) {
-            let after = AfterStart { check: rng.chance(1, 2), again: None };
-            let delay = Nanos::from_micros(rng.scale(1, 3_000));
-            let after_ops = plan.ops.len() as u64;
-            plan.controls.push(Control { after_ops, delay, action: ControlAction::PowerFailure(after) });
+        if options.crashes && rng.chance(1, 4) {
+            cut_power(plan, rng);
         }
         for _ in 0..rng.between(1, 4) {
             let range = some_of(rng, sectors);
@@ -63,12 +62,25 @@ pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
                 _ => Action::Discard { range, fua: rng.chance(1, 4) },
             };
             push(plan, 0, action);
-            let range = SectorRange::new(Sector(rng.below(sectors)), 1);
-            push(plan, 1, Action::Write { range, fua: rng.chance(1, 4) });
-            push(plan, 2, Action::Read(range));
+            if rng.chance(1, 2) {
+                let range = SectorRange::new(Sector(rng.below(sectors)), 1);
+                push(plan, 1, Action::Write { range, fua: rng.chance(1, 4) });
+                push(plan, 2, Action::Read(range));
+            }
         }
         push(plan, 0, Action::Flush);
+        if options.crashes && rng.chance(1, 2) {
+            cut_power(plan, rng);
+        }
     }
+}
+
+/// The power fails soon after the last operation so far has begun.
+fn cut_power(plan: &mut Plan, rng: &mut Rng) {
+    let after = AfterStart { check: rng.chance(1, 2), again: None };
+    let delay = Nanos::from_micros(rng.scale(1, 3_000));
+    let after_ops = plan.ops.len() as u64;
+    plan.controls.push(Control { after_ops, delay, action: ControlAction::PowerFailure(after) });
 }
 
 /// The whole volume more often than not.

@@ -40,6 +40,7 @@ fn turn_over(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         initial: 1000,
         volatile: true,
         discard: false,
+        noise: false,
         block_sectors: 1,
         profile: Profile::Fast,
     };
