@@ -85,6 +85,8 @@ impl<E: Env> Set<E> {
             if let Some(room) = self.try_reserve(records) {
                 return Ok(room);
             }
+            let held = self.journal.state.borrow().reserved;
+            assert_eq!(held, 0, "nobody keeps what is reserved while others wait for it");
             if !waited {
                 self.env.mark("journal_full");
                 waited = true;
