@@ -18,7 +18,7 @@ const EXTENTS_MAX: u64 = 1500;
 
 /// Makes a plan of fragments, if its seed says so.
 pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
-    if !rng.chance(1, SHARE) {
+    if !rng.chance(1, SHARE) || !plan.hammers.is_empty() {
         return;
     }
     let many = rng.chance(1, 2);

@@ -71,6 +71,7 @@ fn volume(plan: &Plan, rng: &mut Rng) -> VolumeShape {
         initial: 500,
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
+        noise: false,
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Fast, Profile::Slow, Profile::Slow]),
     }
