@@ -1,6 +1,7 @@
 //! A cached volume: what a client sees of a backing device with its part of the cache.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify, Semaphore};
@@ -17,6 +18,7 @@ use crate::coherence::unpublished::Unpublished;
 use crate::errors::EngineError;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
+use crate::request::read::Fills;
 use crate::request::write::Payload;
 use crate::set::Set;
 use crate::set::attach::AttachOptions;
@@ -67,6 +69,9 @@ pub struct CachedVolume<E: Env> {
     paused: Cell<bool>,
     resumed: Notify,
     pub(crate) fill_budget: Rc<Semaphore>,
+    pub(crate) fill_tasks: Cell<usize>,
+    /// Fills beyond those tasks.
+    pub(crate) waiting_fills: RefCell<VecDeque<Fills>>,
 
     requests: Cell<u64>,
     requests_done: Notify,
@@ -122,7 +127,7 @@ impl<E: Env> CachedVolume<E> {
             counters: Cell::default(),
             sequential: RefCell::new(SequentialDetector::new()),
             inflight: InFlight::new(mutation),
-            unflushed: RefCell::new(Unflushed::new(mutation)),
+            unflushed: RefCell::new(Unflushed::new(geometry.volatile_cache, mutation)),
             unpublished: RefCell::default(),
             flush_lock: Lock::default(),
             flushes_started: Cell::new(0),
@@ -139,6 +144,8 @@ impl<E: Env> CachedVolume<E> {
             paused: Cell::new(false),
             resumed: Notify::default(),
             fill_budget: Rc::new(Semaphore::new(fill_bytes)),
+            fill_tasks: Cell::new(0),
+            waiting_fills: RefCell::default(),
             requests: Cell::new(0),
             requests_done: Notify::default(),
             stopping: Cell::new(false),
@@ -471,6 +478,8 @@ impl<E: Env> Drop for Request<'_, E> {
 
 /// Zeroing and discarding work on at most this much at once.
 const LONG_STEP: u64 = 16 << 11;
+/// And prefetching on this much, which is what it has in memory.
+const PREFETCH_STEP: u64 = 1 << 11;
 
 impl<E: Env> Volume for CachedVolume<E> {
     fn info(&self) -> VolumeInfo {
@@ -479,7 +488,7 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
-        // As `begin` and `read_keys`, but two futures less for a hit to go through.
+        // As `begin`, but a future less for a hit to go through.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
         match self.begin_read(stream, keys) {
             Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
@@ -522,7 +531,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        for step in steps(keys) {
+        for step in steps(keys, LONG_STEP) {
             self.discard_keys(stream, step).await?;
         }
         if fua { self.flush_all().await } else { Ok(()) }
@@ -537,7 +546,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        for step in steps(keys) {
+        for step in steps(keys, LONG_STEP) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
         Ok(())
@@ -550,11 +559,11 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     fn stream_ended(&self, _stream: StreamId) {}
 
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+    async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin().await?;
-        for step in steps(keys) {
-            self.read_keys(stream, step).await?;
+        for step in steps(keys, PREFETCH_STEP) {
+            self.prefetch_keys(step).await?;
         }
         Ok(())
     }
@@ -565,10 +574,10 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 }
 
-fn steps(range: SectorRange) -> impl Iterator<Item = SectorRange> {
+fn steps(range: SectorRange, most: u64) -> impl Iterator<Item = SectorRange> {
     let mut at = range.start;
     std::iter::from_fn(move || {
-        let end = Sector(range.end.0.min(at.0 + LONG_STEP));
+        let end = Sector(range.end.0.min(at.0 + most));
         let step = SectorRange::from_bounds(at, end);
         at = end;
         (!step.is_empty()).then_some(step)

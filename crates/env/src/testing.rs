@@ -250,7 +250,8 @@ impl<E: Env, D: Device> Script<E, D> {
         for index in 0..10_000 {
             let offset = index % blocks * block;
             let (device, piece) = (self.device.clone(), data.cut(offset, offset + block));
-            let priority = [Priority::Foreground, Priority::Journal, Priority::Background][index % 3];
+            let priority =
+                [Priority::Foreground, Priority::Journal, Priority::Background, Priority::Fill][index % 4];
             tasks.push(self.env.spawn(priority, async move {
                 let result = if index < 5_000 {
                     device.write(sector(12 * MIB + offset), piece.into(), Durability::Volatile).await

@@ -50,8 +50,11 @@ pub enum Priority {
     Foreground,
     /// The journal: everybody waits for it in the end.
     Journal,
-    /// Writeback, garbage collection, counting: bounded per turn.
+    /// Writeback, garbage collection, publishing, counting: bounded per turn.
     Background,
+    /// What misses leave in the cache: bounded per turn, and apart from the background, which thousands of them would
+    /// keep from its work.
+    Fill,
 }
 
 /// A spawned task. Dropping it lets the task go on.

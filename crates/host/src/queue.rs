@@ -55,8 +55,8 @@ impl<T> ThreadBound<T> {
 /// waits for the end of the turn, so that every other task goes first.
 #[derive(Default)]
 struct Queues {
-    now: [VecDeque<Runnable>; 3],
-    next: [VecDeque<Runnable>; 3],
+    now: [VecDeque<Runnable>; 4],
+    next: [VecDeque<Runnable>; 4],
     ready: usize,
 }
 

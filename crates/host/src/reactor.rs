@@ -33,7 +33,8 @@ use crate::timers::{TimerKey, Timers};
 const FOREGROUND_POLLS: usize = 256;
 const JOURNAL_POLLS: usize = 64;
 const BACKGROUND_POLLS: usize = 16;
-/// Background tasks end their part of the turn early when they have taken so long together.
+const FILL_POLLS: usize = 16;
+/// Background tasks, and fills, end their part of the turn early when they have taken so long together.
 const BACKGROUND_TIME: Duration = Duration::from_micros(100);
 
 /// How long the end of a host waits for I/O that is still in flight.
@@ -66,16 +67,21 @@ impl Core {
     fn run_tasks(&self) {
         self.run_some(Priority::Foreground, FOREGROUND_POLLS);
         self.run_some(Priority::Journal, JOURNAL_POLLS);
+        self.run_for_a_while(Priority::Background, BACKGROUND_POLLS);
+        self.run_for_a_while(Priority::Fill, FILL_POLLS);
+        self.shared.end_turn();
+    }
+
+    fn run_for_a_while(&self, priority: Priority, polls: usize) {
         let mut started = None;
-        for _ in 0..BACKGROUND_POLLS {
-            let Some(task) = self.shared.pop(Priority::Background) else { break };
+        for _ in 0..polls {
+            let Some(task) = self.shared.pop(priority) else { return };
             let started = *started.get_or_insert_with(Instant::now);
             task.run();
             if started.elapsed() >= BACKGROUND_TIME {
-                break;
+                return;
             }
         }
-        self.shared.end_turn();
     }
 
     fn run_some(&self, priority: Priority, polls: usize) {
@@ -170,7 +176,8 @@ impl Core {
     }
 
     fn drop_tasks(&self) {
-        const ALL: [Priority; 3] = [Priority::Foreground, Priority::Journal, Priority::Background];
+        const ALL: [Priority; 4] =
+            [Priority::Foreground, Priority::Journal, Priority::Background, Priority::Fill];
         // Dropping a task may wake others, which changes nothing: they are dropped, too.
         loop {
             let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();

@@ -95,6 +95,34 @@ fn priorities_are_fair() {
     }
 }
 
+/// Bug: fills shared a queue with writeback, and thousands of them kept it from its turn for seconds. Counted in polls:
+/// a background task has a turn for every few polls of fills, however many fills there are.
+#[test]
+fn fills_do_not_starve_the_background() {
+    for host in hosts() {
+        let env = host.env();
+        let fills = Rc::new(Cell::new(0_u64));
+        for _ in 0..10_000 {
+            let (inner, fills) = (env.clone(), fills.clone());
+            env.spawn(Priority::Fill, async move {
+                loop {
+                    fills.set(fills.get() + 1);
+                    inner.yield_now().await;
+                }
+            });
+        }
+        let inner = env.clone();
+        let work = env.spawn(Priority::Background, async move {
+            for _ in 0..1000 {
+                inner.yield_now().await;
+            }
+        });
+        host.block_on(work.join());
+        assert!(fills.get() <= 20 * 1000, "{}: {} polls of fills", host.backend_name(), fills.get());
+        assert!(fills.get() >= 500, "{}: fills have their share: {}", host.backend_name(), fills.get());
+    }
+}
+
 /// A foreground task woken while background tasks hog the thread runs within one of their polls
 /// or few.
 #[test]

@@ -164,6 +164,16 @@ struct Slot {
     rank: u64,
     born: &'static Location<'static>,
     last_poll: u64,
+    _counted: Option<Counted>,
+}
+
+/// One of the tasks of an instance that are no part of a request, as long as it exists.
+struct Counted(Rc<Cell<usize>>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 pub(crate) struct World {
@@ -191,6 +201,9 @@ pub(crate) struct World {
     long_polls: RefCell<BTreeMap<String, u64>>,
     write_watcher: RefCell<Option<WriteWatcher>>,
     memory: RefCell<Memory>,
+    /// Tasks of instances that are no part of a request, now and at most.
+    background: Rc<Cell<usize>>,
+    most_background: Cell<usize>,
 }
 
 /// Called right before a write is submitted to a disk (false), and right after one has completed (true).
@@ -273,8 +286,14 @@ impl World {
         self.next_task.set(id + 1);
         let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: self.woken.clone() });
         let rank = self.schedule.borrow_mut().bits() >> 1;
+        let counted = (group > 0 && priority != Priority::Foreground).then(|| {
+            self.background.set(self.background.get() + 1);
+            self.most_background.set(self.most_background.get().max(self.background.get()));
+            Counted(self.background.clone())
+        });
+        let last_poll = self.now.get();
         let slot =
-            Slot { future: Some(future), waker, group, priority, rank, born, last_poll: self.now.get() };
+            Slot { future: Some(future), waker, group, priority, rank, born, last_poll, _counted: counted };
         self.tasks.borrow_mut().insert(id, slot);
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
@@ -303,7 +322,7 @@ impl World {
             Policy::Queues => best(&|slot| match slot.priority {
                 Priority::Foreground => 2,
                 Priority::Journal => 1,
-                Priority::Background => 0,
+                Priority::Background | Priority::Fill => 0,
             }),
         };
         if self.config.policy == Policy::Uniform { ready.swap_remove_back(at) } else { ready.remove(at) }
@@ -422,6 +441,8 @@ impl SimWorld {
             long_polls: RefCell::default(),
             write_watcher: RefCell::default(),
             memory: RefCell::new(Memory::plenty(seed)),
+            background: Rc::default(),
+            most_background: Cell::new(0),
         };
         SimWorld { world: Rc::new(world) }
     }
@@ -540,6 +561,11 @@ impl SimWorld {
     /// Polls so far.
     pub fn steps(&self) -> u64 {
         self.world.steps.get()
+    }
+
+    /// The most tasks at a time of one instance that were no part of a request.
+    pub fn most_background(&self) -> usize {
+        self.world.most_background.get()
     }
 
     /// How often each named point was reached.

@@ -1,6 +1,6 @@
 //! Tasks and timers on one thread, as cheap as they get in safe code.
 //!
-//! As in the real reactor there are three queues, a turn runs them in the order of their priorities, and a task that
+//! As in the real reactor there are four queues, a turn runs them in the order of their priorities, and a task that
 //! is woken while a turn runs has to wait for the next. The clock stands still while tasks run, except where a load
 //! calls [`NullWorld::pass`]; when nobody can run it jumps to the next timer.
 
@@ -24,7 +24,7 @@ use crate::cpu_time;
 /// The number of the future that [`NullWorld::run`] was called with.
 const MAIN: usize = usize::MAX;
 
-type Woken = Arc<Mutex<[Vec<usize>; 3]>>;
+type Woken = Arc<Mutex<[Vec<usize>; 4]>>;
 
 struct TaskWaker {
     slot: usize,
@@ -86,7 +86,7 @@ struct World {
     random: Cell<u64>,
     slots: RefCell<Vec<Slot>>,
     /// By priority: slots without a task, whose wakers are used again.
-    free: RefCell<[Vec<usize>; 3]>,
+    free: RefCell<[Vec<usize>; 4]>,
     woken: Woken,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timers_made: Cell<u64>,
@@ -163,7 +163,7 @@ impl NullWorld {
         let waker = Waker::from(state.clone());
         let mut main = pin!(future);
         waker.wake_by_ref();
-        let mut turn: [Vec<usize>; 3] = Default::default();
+        let mut turn: [Vec<usize>; 4] = Default::default();
         let mut result = None;
         loop {
             mem::swap(&mut turn, &mut *world.woken.lock().unwrap_or_else(PoisonError::into_inner));

@@ -7,31 +7,46 @@ use crate::mutants::{Mutant, Mutation};
 
 /// Beyond this number of intervals they are rounded outwards: coarser is always safe.
 const INTERVALS_MAX: usize = 4096;
+/// To multiples of 1 MiB at first, and of so many times that while there are still too many.
 const COARSE_SECTORS: u64 = 2048;
+const COARSER: u64 = 16;
 
 /// The un-flushed set of a volume.
 #[derive(Default, Debug)]
 pub(crate) struct Unflushed {
     current: IntervalSet,
     flushing: IntervalSet,
-    coarse: bool,
+    /// What intervals are rounded to.
+    step: u64,
+    /// The device has no volatile cache: what it has completed it can't lose.
+    lossless: bool,
     mutation: Mutation,
 }
 
 impl Unflushed {
     /// An empty set.
-    pub fn new(mutation: Mutation) -> Unflushed {
-        Unflushed { mutation, ..Unflushed::default() }
+    pub fn new(volatile: bool, mutation: Mutation) -> Unflushed {
+        Unflushed { lossless: !volatile, mutation, ..Unflushed::default() }
     }
 
     /// W5: a backing write over the range completed, with or without success.
     pub fn add(&mut self, range: SectorRange) {
-        if self.current.intervals() >= INTERVALS_MAX && !self.coarse {
-            self.coarse = true;
-            let fine = std::mem::take(&mut self.current);
-            fine.iter().for_each(|range| self.current.insert(outwards(range)));
+        if self.lossless {
+            return;
         }
-        self.current.insert(if self.coarse { outwards(range) } else { range });
+        while self.current.intervals() >= INTERVALS_MAX {
+            self.step = if self.step == 0 { COARSE_SECTORS } else { self.step.saturating_mul(COARSER) };
+            let fine = std::mem::take(&mut self.current);
+            fine.iter().for_each(|range| self.current.insert(outwards(range, self.step)));
+        }
+        self.current.insert(if self.step == 0 { range } else { outwards(range, self.step) });
+    }
+
+    /// The device was flushed by somebody else.
+    pub fn forget(&mut self) {
+        self.current.clear();
+        self.flushing.clear();
+        self.step = 0;
     }
 
     /// Whether nothing waits for a flush.
@@ -77,7 +92,7 @@ impl Unflushed {
     pub fn flush_starts(&mut self) {
         assert!(self.flushing.is_empty(), "one flush at a time");
         self.flushing = std::mem::take(&mut self.current);
-        self.coarse = false;
+        self.step = 0;
     }
 
     /// The flush completed. On failure everything stays, and the set that it was to cover is
@@ -90,14 +105,15 @@ impl Unflushed {
         if ok || self.mutation.is(Mutant::FailedFlushForgets) {
             return None;
         }
-        self.current.merge(&flushed);
+        // No more than the bound, one by one.
+        flushed.iter().for_each(|range| self.add(range));
         Some(flushed)
     }
 }
 
-fn outwards(range: SectorRange) -> SectorRange {
-    let low = range.start.0 / COARSE_SECTORS * COARSE_SECTORS;
-    let high = range.end.0.div_ceil(COARSE_SECTORS) * COARSE_SECTORS;
+fn outwards(range: SectorRange, step: u64) -> SectorRange {
+    let low = range.start.0 / step * step;
+    let high = range.end.0.div_ceil(step).saturating_mul(step);
     SectorRange::from_bounds(Sector(low), Sector(high))
 }
 
@@ -137,5 +153,28 @@ mod tests {
         }
         assert!(set.current.intervals() <= INTERVALS_MAX);
         assert!((0..100_000).all(|n| set.overlaps(range(n * 16, 1))));
+    }
+
+    /// Bug: the bound was the size of the device divided by 1 MiB. Fix: the steps grow until there are few enough.
+    #[test]
+    fn memory_is_bounded_whatever_the_size_of_the_device() {
+        let mut set = Unflushed::default();
+        // Two writes in each 4 MiB of 64 TiB, and flushes that fail.
+        for n in 0..100_000 {
+            set.add(range(n * (64 << 31) / 100_000, 8));
+            if n % 1000 == 0 {
+                set.flush_starts();
+                set.flush_ends(false);
+            }
+            assert!(set.current.intervals() <= INTERVALS_MAX + 1);
+        }
+        assert!((0..100_000).all(|n| set.overlaps(range(n * (64 << 31) / 100_000, 1))));
+    }
+
+    #[test]
+    fn a_device_without_a_volatile_cache_has_nothing_un_flushed() {
+        let mut set = Unflushed::new(false, Mutation::default());
+        set.add(range(0, 8));
+        assert!(set.is_empty());
     }
 }

@@ -97,6 +97,8 @@ mutants! {
         "background writeback starts over backing writes in flight";
     TwoWritebacksAtOnce, "two-writebacks-at-once", "T4, B1",
         "two writeback tasks run, and may work on one sector at the same time";
+    FillsInTheBackgroundLane, "fills-in-the-background-lane", "R3",
+        "every read that missed starts a task for its fills, in the queue of the background";
     // What the backing device may lose.
     NoUnflushedTracking, "no-unflushed-tracking", "C1",
         "copies of un-flushed ranges are recorded like others";

@@ -1,5 +1,6 @@
 //! Reads (R1–R4).
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -7,16 +8,20 @@ use ubcache_env::local::{Permit, join_all};
 use ubcache_env::{
     Durability, Env, IoError, IoResult, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError,
 };
-use ubcache_format::Pointer;
+use ubcache_format::{CacheMode, Pointer};
 
 use super::flush::to_client;
 use crate::alloc::pins::Pin;
 use crate::alloc::sectors::Piece;
+use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
 use crate::coherence::table::Ticket;
 use crate::index::leaf::Extent;
 use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
+
+/// Tasks of a volume that write what was missed to the cache, at most.
+const FILL_TASKS_MAX: usize = 32;
 
 /// Data in the cache, and what keeps it there.
 pub(crate) struct Hit {
@@ -46,22 +51,17 @@ struct FillTicket {
     _memory: Permit,
 }
 
+/// The fills of one read.
+pub(crate) type Fills = SmallVec<[Fill; 1]>;
+
 /// A miss that was answered and is to be cached.
-struct Fill {
+pub(crate) struct Fill {
     range: SectorRange,
     data: Slice,
     ticket: FillTicket,
 }
 
 impl<E: Env> CachedVolume<E> {
-    pub(crate) async fn read_keys(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        match self.begin_read(stream, range) {
-            Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
-            // Not part of the future of a hit.
-            Err(other) => Box::pin(self.read_other(range, other)).await,
-        }
-    }
-
     /// R1 of a read that finds all of its data in one place, as most do: [`Self::read_hit`] is the rest of it.
     pub(crate) fn begin_read(&self, stream: StreamId, range: SectorRange) -> Result<Hit, OtherRead> {
         if self.passthrough.get() {
@@ -112,7 +112,7 @@ impl<E: Env> CachedVolume<E> {
         self.count_read(bypass, missed);
         // R2: all parts at once.
         let mut data = IoVec::new();
-        let mut fills: SmallVec<[Fill; 1]> = SmallVec::new();
+        let mut fills = Fills::new();
         let mut failed = None;
         let mut take = |(result, fill): (Result<Slice, VolumeError>, Option<Fill>)| {
             match result {
@@ -128,19 +128,71 @@ impl<E: Env> CachedVolume<E> {
             join_all(parts.into_iter().map(|part| self.read_part(part))).await.into_iter().for_each(take);
         }
         // The reply does not wait for R3.
-        if !fills.is_empty()
-            && let Some(me) = self.me.upgrade()
-        {
-            self.set.env.spawn(Priority::Background, async move {
-                for fill in fills {
-                    me.fill(fill).await;
-                }
-            });
+        if !fills.is_empty() {
+            self.start_fills(fills);
         }
         match failed {
             Some(error) => Err(error),
             None => Ok(data),
         }
+    }
+
+    /// Has R3 done by one of a few tasks: thousands of reads can miss at the same time.
+    fn start_fills(&self, fills: Fills) {
+        let Some(me) = self.me.upgrade() else { return };
+        let unbounded = self.set.mutant(Mutant::FillsInTheBackgroundLane);
+        if self.fill_tasks.get() >= FILL_TASKS_MAX && !unbounded {
+            self.set.env.mark("fill_waits_for_its_turn");
+            self.waiting_fills.borrow_mut().push_back(fills);
+            return;
+        }
+        self.fill_tasks.set(self.fill_tasks.get() + 1);
+        let priority = if unbounded { Priority::Background } else { Priority::Fill };
+        self.set.env.spawn(priority, async move {
+            let mut next = Some(fills);
+            while let Some(fills) = next {
+                for fill in fills {
+                    me.fill(fill).await;
+                }
+                next = me.next_fills();
+            }
+            me.fill_tasks.set(me.fill_tasks.get() - 1);
+        });
+    }
+
+    fn next_fills(&self) -> Option<Fills> {
+        let mut waiting = self.waiting_fills.borrow_mut();
+        let next = waiting.pop_front();
+        if next.is_none() && waiting.capacity() > 0 {
+            // A burst leaves no memory behind.
+            *waiting = VecDeque::new();
+        }
+        next
+    }
+
+    /// Brings what is missing of the range into the cache; what is there is not read. Not a part of any run of requests:
+    /// who asks for this wants the data in the cache, however long it is.
+    pub(crate) async fn prefetch_keys(&self, range: SectorRange) -> Result<(), VolumeError> {
+        let in_use = self.set.buckets.borrow().in_use_percent();
+        let full = in_use > IN_USE_BYPASS_PERCENT;
+        let bypass = self.passthrough.get() || self.detaching.get() || self.mode() == CacheMode::None || full;
+        if bypass || self.set.load_for_read(self.inode(), range).await.is_err() {
+            return Ok(());
+        }
+        let parts = self.look_up(range, !self.is_stopping());
+        let Some(me) = self.me.upgrade() else { return Ok(()) };
+        for part in parts {
+            if let Part::Miss { fill: Some(_), .. } = &part {
+                let (read, fill) = self.read_part(part).await;
+                // Before the next part is read: what is in memory has been claimed.
+                if let Some(fill) = fill {
+                    self.set.env.mark("prefetched");
+                    me.fill(fill).await;
+                }
+                read?;
+            }
+        }
+        Ok(())
     }
 
     fn look_up(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {

@@ -1,7 +1,9 @@
 //! Writes of every mode, and zeroes.
 
 use ubcache_env::local::join;
-use ubcache_env::{Durability, Env, IoError, IoResult, IoVec, SectorRange, StreamId, VolumeError};
+use ubcache_env::{
+    Durability, Env, IntervalSet, IoError, IoResult, IoVec, Sector, SectorRange, StreamId, VolumeError,
+};
 use ubcache_format::JournalSeq;
 
 use super::flush::to_client;
@@ -43,6 +45,9 @@ enum ToCache {
     Refused,
     Failed(VolumeError),
 }
+
+/// A long write over dirty data is split into no more parts than this; beyond it the parts are of one length.
+const SPLIT_PARTS_MAX: usize = 64;
 
 impl<E: Env> CachedVolume<E> {
     /// A client's write. Enters the in-flight table before it does anything else (W1, K1).
@@ -117,6 +122,13 @@ impl<E: Env> CachedVolume<E> {
                 refused = self.clean_range(range).await.is_err();
                 continue;
             }
+            if bypass && range.sectors() > self.set.tuning.split_above {
+                let parts = self.split_at_dirty(range).await;
+                if parts.len() > 1 {
+                    drop(ticket);
+                    return Box::pin(self.write_parts(range, parts, &payload, fua)).await;
+                }
+            }
             self.set.env.mark("bypass_over_dirty");
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 return done;
@@ -161,6 +173,53 @@ impl<E: Env> CachedVolume<E> {
             self.flush_backing().await.map_err(VolumeError::Io)?;
         }
         result.map_err(VolumeError::Io)
+    }
+
+    /// W2: the dirty parts of a range and what is between them, so that a dirty sector or two do not bring all of a long
+    /// write to the cache. What becomes dirty later is found when each part is decided.
+    async fn split_at_dirty(&self, range: SectorRange) -> Vec<SectorRange> {
+        if self.set.load_over(self.inode(), range).await.is_err() {
+            return vec![range];
+        }
+        let block = self.block_sectors();
+        let up = |sector: Sector| range.start + (sector - range.start).next_multiple_of(block);
+        let down = |sector: Sector| range.start + (sector - range.start) / block * block;
+        let mut dirty = IntervalSet::default();
+        for extent in self.set.live_extents(self.inode(), range).iter().filter(|extent| extent.dirty) {
+            let part = extent.range.intersect(&range);
+            dirty.insert(SectorRange::from_bounds(down(part.start), up(part.end)));
+        }
+        let mut parts = dirty.gaps(range);
+        if parts.len() + dirty.intervals() > SPLIT_PARTS_MAX {
+            let length = self.set.tuning.split_above;
+            let starts = (0..range.sectors()).step_by(length as usize);
+            return starts.map(|at| SectorRange::new(range.start + at, length).intersect(&range)).collect();
+        }
+        parts.extend(dirty.iter());
+        parts.sort_unstable_by_key(|part| part.start);
+        parts
+    }
+
+    /// A write that goes past the cache, as so many of its parts; each is a write of its own.
+    async fn write_parts(
+        &self,
+        range: SectorRange,
+        parts: Vec<SectorRange>,
+        payload: &Payload,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        self.set.env.mark("split_at_dirty");
+        let whole = payload.data_if_any();
+        for part in parts {
+            let piece = match &whole {
+                Some(data) => Payload::Data(data.cut_sectors(part.start - range.start, part.sectors())),
+                None => Payload::Zeroes,
+            };
+            let (ticket, doomed) = self.inflight.enter_write(part);
+            self.count(|counters| counters.fills_doomed += doomed);
+            self.write_through(ticket, part, piece, fua, true).await?;
+        }
+        Ok(())
     }
 
     /// W2 over a range without dirty data: what is cached there goes, and the backing write may land

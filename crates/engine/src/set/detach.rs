@@ -6,7 +6,6 @@ use ubcache_env::{Env, Nanos};
 use ubcache_format::{BackingState, Uuid};
 
 use super::CacheSet;
-use crate::coherence::unflushed::Unflushed;
 use crate::errors::EngineError;
 use crate::volume::CachedVolume;
 
@@ -90,7 +89,7 @@ impl<E: Env> CacheSet<E> {
         volume.detached.set(true);
         volume.marked_dirty.set(false);
         volume.drop_unpublished();
-        *volume.unflushed.borrow_mut() = Unflushed::default();
+        volume.unflushed.borrow_mut().forget();
         // The writeback task may be waiting for it, and finds that there is nothing to mark any more.
         drop(state);
         volume.join_tasks().await;

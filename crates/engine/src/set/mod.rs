@@ -88,6 +88,8 @@ pub struct Tuning {
     pub generations: Generations,
     /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which other tasks get a turn.
     pub slice_steps: usize,
+    /// A write past the cache that has more sectors than this is split where a part of it is dirty (W2).
+    pub split_above: u64,
 }
 
 impl Default for Tuning {
@@ -101,6 +103,7 @@ impl Default for Tuning {
             unpublished_max: 16384,
             generations: Generations::default(),
             slice_steps: 16384,
+            split_above: 2048,
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::stats::ConnectionStats;
 /// As long as so much of a payload is to come, it is received straight to its own memory. What is shorter comes with the
 /// requests behind it.
 const DIRECT_BYTES: usize = 64 << 10;
+/// A volume brings a range to its cache in steps of this length.
+const CACHE_BYTES: u64 = 1 << 20;
 /// Memory that the longest answer to `BLOCK_STATUS` takes.
 const STATUS_BYTES: u64 = 8 * MAX_EXTENTS as u64;
 
@@ -157,6 +159,7 @@ async fn start<E: Env, S: Stream, V: Volume>(
     let checked = connection.check(&request);
     let content = match (&checked, request.command) {
         (Ok(_), Command::Read | Command::Write) => u64::from(request.length),
+        (Ok(_), Command::Cache) => u64::from(request.length).min(CACHE_BYTES),
         (Ok(_), Command::BlockStatus) if !request.has(cmd_flag::REQ_ONE) => STATUS_BYTES,
         _ => 0,
     };

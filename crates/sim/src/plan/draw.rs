@@ -69,6 +69,8 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::generations::wrap(&mut plan, options);
     slow_down(&mut plan, &mut Rng::fork(seed, "pace"));
     super::handover::hand_over(&mut plan, &mut Rng::fork(seed, "handover"));
+    super::many::many(&mut plan, &mut Rng::fork(seed, "many"));
+    super::sizes::sizes(&mut plan, &mut Rng::fork(seed, "sizes"));
     super::starve::starve(&mut plan, &mut Rng::fork(seed, "starve"));
     super::odd::make_discards_vague(&mut plan, &mut Rng::fork(seed, "discards"));
     super::odd::make_writers_scribble(&mut plan, &mut Rng::fork(seed, "scribble"));

@@ -20,8 +20,9 @@ pub(super) const CHECKER: u32 = 99;
 pub(super) const DRIVER: u32 = 98;
 /// Writes of a client that never stops from one of its flushes to the next.
 const HAMMER_FLUSH: u64 = 64;
-/// Length of the reads of a full read.
+/// Length of the reads of a full read at least; a large volume is read by so many reads at most.
 const CHECK_SECTORS: u64 = 64;
+const CHECK_READS: u64 = 128;
 
 /// What clients, runner and oracle share; survives crashes.
 pub(super) struct Board {
@@ -236,8 +237,9 @@ pub(super) async fn read_everything<V: Volume>(env: &SimEnv, board: &Board, volu
     for (index, volume) in (0..).zip(volumes) {
         let sectors = volume.info().sectors;
         let mut at = 0;
+        let length = CHECK_SECTORS.max(sectors.div_ceil(CHECK_READS)).next_multiple_of(CHECK_SECTORS);
         while at < sectors {
-            let end = (at + CHECK_SECTORS).min(sectors);
+            let end = (at + length).min(sectors);
             let range = SectorRange::from_bounds(Sector(at), Sector(end));
             read(env, board, volume, CHECKER, index, range).await;
             at = end;

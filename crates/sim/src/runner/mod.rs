@@ -43,6 +43,9 @@ const HAMMERED_PATIENCE: Nanos = Nanos::from_secs(20);
 /// The client number of the first client that never stops.
 const HAMMERS_FROM: u32 = 50;
 
+/// Tasks of an instance that are no part of a request, at most, however many requests there are.
+const BACKGROUND_MAX: usize = 256;
+
 /// How to run a plan.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct RunOptions {
@@ -148,6 +151,12 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
     }
     board.oracle.borrow_mut().blame("wrong use of a device", world.take_complaints());
     board.oracle.borrow_mut().blame("a poll does too much", world.take_long_polls());
+    let most = world.most_background();
+    if most > BACKGROUND_MAX {
+        let report =
+            format!("{most} tasks in the background at a time; no load makes it more than {BACKGROUND_MAX}");
+        board.oracle.borrow_mut().violation("too many tasks", report);
+    }
     let ended = panics::catch(|| {
         run.instance.take();
         world.end();
