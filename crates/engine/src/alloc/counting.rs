@@ -11,7 +11,7 @@ use crate::slices::in_slices;
 
 /// Steps of putting a bucket into its place, which is somewhere else for each.
 const PLACE_STEPS: usize = 8;
-/// More than there are priorities.
+/// There are no more priorities.
 const PRIORITIES: usize = 1 << 16;
 
 /// All buckets in the order in which they were last used when they were looked at.
@@ -21,24 +21,25 @@ struct Order {
     priorities: Vec<u16>,
     /// By priority: where the next bucket of it goes.
     next: Vec<u32>,
-    /// The coldest first.
-    buckets: Vec<BucketNr>,
+    /// Their numbers, the coldest first.
+    buckets: Vec<u32>,
 }
 
 impl Order {
-    /// The greatest and the least priority say how many there can be.
+    /// The priority of every bucket is noted: now it is known where each goes.
     fn priorities_seen(&mut self) {
         let mut first = 0;
         for count in &mut self.next {
             first += std::mem::replace(count, first);
         }
-        self.buckets = vec![BucketNr(0); self.priorities.len()];
+        // Memory of zeroes costs nothing before it is used.
+        self.buckets = vec![0; self.priorities.len()];
     }
 
     fn put(&mut self, buckets: Range<usize>) {
         for index in buckets {
             let place = &mut self.next[usize::from(self.priorities[index])];
-            self.buckets[*place as usize] = BucketNr(index as u32);
+            self.buckets[*place as usize] = index as u32;
             *place += 1;
         }
     }
@@ -64,9 +65,10 @@ impl Buckets {
 
     /// These, the hottest last, are in their places; what was found to be used since is where it belongs.
     fn settle_in_order(&mut self, order: &Order, places: Range<usize>) {
-        for &bucket in order.buckets[places].iter().rev() {
+        for &index in order.buckets[places].iter().rev() {
+            let bucket = BucketNr(index);
             self.settle(bucket);
-            if self.recency.priority(bucket) <= order.priorities[bucket.0 as usize] {
+            if self.recency.priority(bucket) <= order.priorities[index as usize] {
                 self.victims.make_oldest(bucket);
             }
         }

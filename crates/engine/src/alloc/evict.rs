@@ -16,8 +16,11 @@ use crate::settings::ReplacementPolicy;
 /// The next victims are a part of all buckets, this one: twice of what is written between two passes of garbage
 /// collection.
 const UPCOMING_PART: usize = 8;
-/// Steps of a choice, which draws buckets all over the cache, in steps of a loop that goes from one to the next.
+/// A choice, which draws buckets all over the cache, takes as long as so many steps of a loop that goes from one bucket to the
+/// next.
 const CHOICE_STEPS: usize = 256;
+/// So does a look at a bucket somewhere.
+const LOOK_STEPS: usize = 16;
 
 /// Buckets to be given up, as far as that has come.
 pub(crate) struct Eviction {
@@ -70,14 +73,15 @@ impl Buckets {
         Eviction { goal, dead: self.dead.len(), dropped: 0 }
     }
 
-    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending, `most` at a time. Their
-    /// keys are stale from now on; the prio chain makes that durable. Says whether that is all.
-    fn evict_some(&mut self, eviction: &mut Eviction, most: usize, mut random: impl FnMut() -> u64) -> bool {
-        let mut left = most - self.settle_released(most);
-        let began = left;
+    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending, as far as that comes in so many
+    /// steps. Their keys are stale from now on; the prio chain makes that durable. Says whether that is all.
+    fn evict_some(&mut self, eviction: &mut Eviction, steps: usize, mut random: impl FnMut() -> u64) -> bool {
+        let looks = (steps / LOOK_STEPS).max(1);
+        let mut left = steps.saturating_sub(self.settle_released(looks) * LOOK_STEPS);
         while left > 0 && eviction.dead > 0 && self.available() < eviction.goal {
             let Some(bucket) = self.dead.pop_front() else { break };
-            (left, eviction.dead) = (left - 1, eviction.dead - 1);
+            (left, eviction.dead) = (left.saturating_sub(LOOK_STEPS), eviction.dead - 1);
+            self.work.add(1);
             if self.may_take(bucket) {
                 self.invalidate(bucket);
             } else {
@@ -85,10 +89,10 @@ impl Buckets {
                 self.dead.push_back(bucket);
             }
         }
-        let counted = self.counted || self.mutation.is(Mutant::EvictsUncounted);
-        let mut found = counted;
+        let mut found = self.counted || self.mutation.is(Mutant::EvictsUncounted);
         while left > 0 && found && self.available() < eviction.goal {
-            left -= 1;
+            left = left.saturating_sub(CHOICE_STEPS);
+            self.work.add(DRAWN);
             let mut victims = self.take_victims();
             let picked = victims.pick(
                 &mut random,
@@ -109,8 +113,7 @@ impl Buckets {
                 None => found = false,
             }
         }
-        self.work.add((began - left) * DRAWN);
-        left > 0 || self.available() >= eviction.goal
+        left > 0 || !found || self.available() >= eviction.goal
     }
 
     /// The victims, which can be changed while the rest is looked at; to be put back.
@@ -144,9 +147,9 @@ impl Buckets {
 
     /// Looks at up to `most` of the next victims; says whether those are all.
     fn save(&mut self, saving: &mut Saving, steps: usize) -> bool {
-        self.work.add(steps.min(self.len()));
-        let reuse = &self.reuse;
-        self.victims.save(saving, (steps / reuse.steps()).max(1), |bucket| reuse.sectors(BucketNr(bucket)))
+        let (reuse, most) = (&self.reuse, (steps / (self.reuse.steps() + 2 * LOOK_STEPS)).max(1));
+        self.work.add(most);
+        self.victims.save(saving, most, |bucket| reuse.sectors(BucketNr(bucket)))
     }
 
     /// These sectors were moved away: nothing of them is worth saving any more.
@@ -204,11 +207,11 @@ impl<E: Env> Set<E> {
     /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more can be had. Says how many
     /// live sectors were dropped.
     pub(crate) async fn evict(&self, goal: usize) -> u64 {
-        let most = (self.tuning.slice_steps / DRAWN).max(1);
+        let steps = self.tuning.slice_steps;
         let mut eviction = self.buckets.borrow().eviction(goal);
         loop {
             let random = || self.env.random();
-            if self.buckets.borrow_mut().evict_some(&mut eviction, most, random) {
+            if self.buckets.borrow_mut().evict_some(&mut eviction, steps, random) {
                 return eviction.dropped;
             }
             self.env.mark("evicted_in_slices");

@@ -52,6 +52,7 @@ pub(crate) async fn read_journal<E: Env>(
         let kept = buckets.iter_mut().filter(|bucket| bucket.bytes.is_some());
         kept.filter(|bucket| !bucket.is_needed(needed)).for_each(|bucket| bucket.bytes = None);
         next = end;
+        env.yield_now().await;
     }
     let last = buckets.iter().flat_map(|bucket| &bucket.heads).max_by_key(|(_, head)| head.seq);
     let (used_bytes, torn_tail) = (end_of(last), torn > last.map(|(_, head)| head.seq));

@@ -40,7 +40,11 @@ pub(crate) async fn write_superblock<E: Env>(
 
 /// A set may have been on the device that had the same UUID: its entries would be valid, and newer than what the set
 /// begins with. The tools that make superblocks do not all erase them.
-async fn forget_older_journal<E: Env>(device: &Meter<E>, geometry: &Geometry) -> Result<(), EngineError> {
+async fn forget_older_journal<E: Env>(
+    env: &E,
+    device: &Meter<E>,
+    geometry: &Geometry,
+) -> Result<(), EngineError> {
     const WHAT: &str = "erasing an older journal";
     let magic = geometry.journal_magic().to_le_bytes();
     let block = geometry.block_bytes() as usize;
@@ -48,6 +52,7 @@ async fn forget_older_journal<E: Env>(device: &Meter<E>, geometry: &Geometry) ->
         let at = geometry.bucket_start(geometry.journal_bucket(index));
         let bytes = device.read(at, u64::from(geometry.bucket_sectors)).await;
         let bytes = bytes.map_err(EngineError::io(WHAT))?;
+        env.yield_now().await;
         if bytes.as_slice().chunks(block).any(|block| block.get(8..16) == Some(magic.as_slice())) {
             let zeroes = IoVec::zeroes(geometry.bucket_bytes() as usize);
             device.write(at, zeroes, Durability::Volatile).await.map_err(EngineError::io(WHAT))?;
@@ -67,7 +72,7 @@ pub(crate) async fn first_run<E: Env>(
     superblock.journal_buckets = Geometry::default_journal_buckets(superblock.nbuckets);
     let scan_resistant = superblock.begins_scan_resistant();
     let geometry = superblock.geometry();
-    forget_older_journal(device, &geometry).await?;
+    forget_older_journal(env, device, &geometry).await?;
     let first = geometry.first_bucket + geometry.journal_buckets;
     let chain: Vec<BucketNr> = (0..geometry.prio_buckets()).map(|index| BucketNr(first + index)).collect();
     let uuid_bucket = BucketNr(first + geometry.prio_buckets());
