@@ -136,6 +136,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("attached_again", "and taken up again"),
     ("set_failed", "the cache device has failed"),
     // Memory.
+    ("too_many_copies", "a miss is not cached: there are as many unpublished copies as may be"),
+    ("fill_memory_short", "nor if fills hold as much memory as they may (S2)"),
     ("no_memory_for_client", "a read of a client is refused: no memory for its data"),
     ("waits_for_memory", "metadata or writeback waits until there is memory"),
 ];
@@ -144,8 +146,6 @@ pub const MARKS: &[(&str, &str)] = &[
 pub const UNREACHED: &[(&str, &str)] = &[
     ("journal_stuck", "no room for an entry in the ring: its reserve should make it impossible"),
     ("ghosts_laid", "thousands of ghosts: plans are too small"),
-    ("too_many_copies", "thousands of unpublished copies: plans are too small"),
-    ("fill_memory_short", "megabytes of fills at once: plans are too small"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
     ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),

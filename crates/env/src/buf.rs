@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 use ubcache_format::SECTOR_BYTES;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-const PAGE_BYTES: usize = 4096;
+/// A buffer takes whole pages of this size.
+pub const PAGE_BYTES: usize = 4096;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
@@ -54,6 +55,8 @@ struct Free {
     pages: Cell<usize>,
     large: RefCell<Vec<Rc<Memory>>>,
     large_pages: Cell<usize>,
+    /// Pages that somebody holds.
+    held: Cell<usize>,
     supply: Option<Supply>,
 }
 
@@ -86,7 +89,13 @@ impl BufPool {
                 Rc::new(Memory { pages, home: Rc::downgrade(&self.0) })
             }
         };
+        self.0.held.set(self.0.held.get() + memory.pages.len());
         Some(Buf { memory: Some(memory), len })
+    }
+
+    /// Bytes of the buffers that came from here and are in use, in whole pages.
+    pub fn held_bytes(&self) -> usize {
+        self.0.held.get() * PAGE_BYTES
     }
 }
 
@@ -107,6 +116,7 @@ impl Free {
 
     fn keep(&self, memory: Rc<Memory>) {
         let pages = memory.pages.len();
+        self.held.set(self.held.get() - pages);
         if pages <= POOLED_PAGES_MAX {
             if self.pages.get() + pages <= POOL_PAGES_MAX {
                 self.pages.set(self.pages.get() + pages);
@@ -229,6 +239,11 @@ impl Buf {
     /// The same memory for another thread.
     pub fn into_parcel(mut self) -> Parcel {
         let memory = self.memory.take().and_then(Rc::into_inner);
+        if let Some(memory) = &memory
+            && let Some(home) = memory.home.upgrade()
+        {
+            home.held.set(home.held.get() - memory.pages.len());
+        }
         Parcel { pages: memory.map(|memory| memory.pages).unwrap_or_default(), len: self.len }
     }
 }
@@ -487,6 +502,24 @@ mod tests {
         let kept: usize = pool.0.large.borrow().iter().map(|memory| memory.pages.len()).sum();
         assert_eq!(kept, pool.0.large_pages.get());
         assert!((LARGE_PAGES_MAX - 1000..=LARGE_PAGES_MAX).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn what_is_held_is_counted_in_whole_pages() {
+        let pool = BufPool::default();
+        let memory = |sectors| pool.for_sectors(sectors).expect("there is some");
+        let (one, large) = (memory(1), memory(1000).freeze());
+        let part = large.cut(0, 10);
+        drop(large);
+        assert_eq!(pool.held_bytes(), 126 * PAGE_BYTES, "a part holds all of it");
+        drop(part);
+        assert_eq!(pool.held_bytes(), PAGE_BYTES);
+        drop(one.into_parcel());
+        assert_eq!(pool.held_bytes(), 0);
+        let again = memory(8);
+        assert_eq!(pool.held_bytes(), PAGE_BYTES);
+        drop(again);
+        assert_eq!(pool.held_bytes(), 0);
     }
 
     #[test]

@@ -54,6 +54,14 @@ fn options(setup: &Setup) -> SetOptions {
                 0 => standard.slice_steps,
                 slice => slice as usize,
             },
+            fill_bytes_max: match setup.plan.sums.fill_bytes {
+                0 => standard.fill_bytes_max,
+                bytes => bytes,
+            },
+            unpublished_max: match setup.plan.sums.copies {
+                0 => standard.unpublished_max,
+                copies => copies as usize,
+            },
             node_keys_max: (shape.node_keys > 0).then_some(shape.node_keys as usize),
             lazy_start: shape.lazy_start,
             extents_in_memory_max: shape.extents_in_memory as usize,

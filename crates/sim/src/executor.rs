@@ -62,6 +62,8 @@ pub struct WorldConfig {
     pub step_cost: Nanos,
     /// A poll of more steps than this is a violation.
     pub poll_steps_max: u64,
+    /// An instance that holds more bytes of buffers for I/O after a poll is a violation.
+    pub buffers_max: u64,
     /// Keep a row for every device event.
     pub verbose: bool,
 }
@@ -78,6 +80,7 @@ impl WorldConfig {
             max_time: Nanos::from_secs(7 * 24 * 3600),
             step_cost: Nanos(0),
             poll_steps_max: u64::MAX,
+            buffers_max: u64::MAX,
             verbose: false,
         }
     }
@@ -199,6 +202,9 @@ pub(crate) struct World {
     longest_poll: Cell<u64>,
     /// Polls that were too long, by what they are of.
     long_polls: RefCell<BTreeMap<String, u64>>,
+    /// Buffers of the newest instance.
+    buffers: RefCell<BufPool>,
+    buffers_held: Cell<u64>,
     write_watcher: RefCell<Option<WriteWatcher>>,
     memory: RefCell<Memory>,
     /// Tasks of instances that are no part of a request, now and at most.
@@ -365,6 +371,8 @@ impl World {
     fn poll_took(&self, steps: u64, born: &'static Location<'static>) {
         self.now.set(self.now.get() + steps * self.config.step_cost.0);
         self.longest_poll.set(self.longest_poll.get().max(steps));
+        let held = self.buffers.borrow().held_bytes() as u64;
+        self.buffers_held.set(self.buffers_held.get().max(held));
         if steps > self.config.poll_steps_max {
             let task = format!("of the task spawned at {}:{}", born.file(), born.line());
             let mut polls = self.long_polls.borrow_mut();
@@ -439,6 +447,8 @@ impl SimWorld {
             poll_steps: Rc::default(),
             longest_poll: Cell::new(0),
             long_polls: RefCell::default(),
+            buffers: RefCell::default(),
+            buffers_held: Cell::new(0),
             write_watcher: RefCell::default(),
             memory: RefCell::new(Memory::plenty(seed)),
             background: Rc::default(),
@@ -459,6 +469,7 @@ impl SimWorld {
         let world = self.world.clone();
         let supply = move |_| world.memory.borrow_mut().has_some(world.now.get());
         let buffers = BufPool::with_supply(Box::new(supply));
+        self.world.buffers.replace(buffers.clone());
         SimEnv { world: self.world.clone(), group: (dead.len() - 1) as u32, buffers }
     }
 
@@ -523,6 +534,7 @@ impl SimWorld {
         let events = self.world.events.take();
         drop(events);
         self.world.write_watcher.take();
+        self.world.buffers.take();
     }
 
     /// Has every write of every disk watched. Discards and writes of zeroes are writes.
@@ -546,6 +558,11 @@ impl SimWorld {
     pub fn run_out_of_memory(&self, span: Nanos) {
         let mut memory = self.world.memory.borrow_mut();
         memory.none_until = memory.none_until.max(self.world.now.get().saturating_add(span.0));
+    }
+
+    /// How the world was made.
+    pub fn config(&self) -> &WorldConfig {
+        &self.world.config
     }
 
     /// The hash over every decision so far.
@@ -601,6 +618,11 @@ impl SimWorld {
             .iter()
             .map(|(task, steps)| format!("a poll {task} took {steps} steps, {most} at most"))
             .collect()
+    }
+
+    /// The most bytes of buffers that an instance held after a poll.
+    pub fn buffers_held(&self) -> u64 {
+        self.world.buffers_held.get()
     }
 
     /// What every task of the world waits for, as far as known.

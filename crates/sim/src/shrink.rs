@@ -6,7 +6,7 @@
 
 use ubcache_env::Nanos;
 
-use crate::plan::{AfterStart, CacheShape, ControlAction, Frontend, Pace, Plan, Scarcity, Zone};
+use crate::plan::{AfterStart, CacheShape, ControlAction, Frontend, Pace, Plan, Scarcity, Sums, Zone};
 use crate::runner::Outcome;
 
 /// Seeds that are tried for a cut.
@@ -43,6 +43,7 @@ fn size(plan: &Plan) -> usize {
         + plan.hammers.len()
         + usize::from(plan.memory.rate > 0)
         + usize::from(plan.pace != Pace::default())
+        + usize::from(plan.sums != Sums::default())
 }
 
 struct Shrinker<'a, F> {
@@ -126,6 +127,9 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
         if self.best.pace != Pace::default() {
             self.try_plan(Plan { pace: Pace::default(), ..self.best.clone() });
             self.try_plan(Plan { pace: Pace { step_cost: Nanos(0), ..self.best.pace }, ..self.best.clone() });
+        }
+        if self.best.sums != Sums::default() {
+            self.try_plan(Plan { sums: Sums::default(), ..self.best.clone() });
         }
         if self.best.scribble {
             self.try_plan(Plan { scribble: false, ..self.best.clone() });

@@ -68,6 +68,8 @@ pub(crate) struct Buckets {
     written: Vec<Generation>,
     /// A lower bound for the generations of all pointers to the bucket in the index.
     pub(super) oldest: Vec<Generation>,
+    /// What that was before the last pass of garbage collection; of use is only its memory.
+    former_oldest: Vec<Generation>,
     pub(super) live: Vec<u32>,
     pub(super) dirty: Vec<u32>,
     pub(super) role: Vec<Role>,
@@ -114,12 +116,14 @@ impl Buckets {
             durable: Vec::with_capacity(n),
             written: Vec::new(),
             oldest: Vec::with_capacity(n),
+            former_oldest: Vec::new(),
             // Memory of zeroes costs nothing before it is used.
             live: vec![0; n],
             dirty: vec![0; n],
             role: Vec::with_capacity(n),
             recency: Recency::new(&geometry),
-            free: VecDeque::new(),
+            // At first it takes all of them, and to grow would be to move them.
+            free: VecDeque::with_capacity(n),
             dead: VecDeque::new(),
             pending: VecDeque::new(),
             discarding: Vec::new(),
@@ -299,6 +303,14 @@ impl Buckets {
         generation.raised(self.tuning.step)
     }
 
+    /// Memory for what [`Buckets::set_oldest`] takes.
+    pub fn no_ages(&mut self) -> Vec<Generation> {
+        let mut oldest = std::mem::take(&mut self.former_oldest);
+        oldest.clear();
+        oldest.reserve_exact(self.role.len());
+        oldest
+    }
+
     /// The present generations of these buckets: where a garbage collection pass starts from.
     pub fn generations(&self, buckets: Range<usize>) -> &[Generation] {
         &self.generations[buckets]
@@ -306,7 +318,7 @@ impl Buckets {
 
     /// Garbage collection saw every pointer that is on the device: these are the oldest ones.
     pub fn set_oldest(&mut self, oldest: Vec<Generation>) {
-        self.oldest = oldest;
+        self.former_oldest = std::mem::replace(&mut self.oldest, oldest);
         self.aged = false;
         self.pending.extend(self.held.drain(..));
     }
@@ -536,7 +548,8 @@ impl Buckets {
             self.set_role(bucket, Role::Restart);
             self.restart.push(bucket);
         }
-        self.written = Vec::with_capacity(self.role.len());
+        self.written.clear();
+        self.written.reserve_exact(self.role.len());
     }
 
     /// What the chain says of the next buckets. Each entry stands for itself: all that matters is that the journal entry that
@@ -561,7 +574,8 @@ impl Buckets {
     /// at ([`Buckets::settle_pending`]).
     pub fn chain_durable(&mut self) -> usize {
         assert_eq!(self.written.len(), self.role.len(), "the chain describes all buckets");
-        self.durable = std::mem::take(&mut self.written);
+        // The memory is used again: to give it back to the system takes a while.
+        std::mem::swap(&mut self.durable, &mut self.written);
         assert!(self.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
         self.pending.len()
     }

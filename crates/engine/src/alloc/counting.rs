@@ -14,15 +14,35 @@ const PLACE_STEPS: usize = 8;
 /// There are no more priorities.
 const PRIORITIES: usize = 1 << 16;
 
+/// Numbers in a part of [`Parts`].
+const PART: usize = 1 << 16;
+
+/// A number for each bucket, in parts: to give megabytes back to the system takes milliseconds.
+struct Parts<T>(Vec<Vec<T>>);
+
+impl<T: Copy + Default> Parts<T> {
+    fn zeroes(count: usize) -> Parts<T> {
+        // Memory of zeroes costs nothing before it is used.
+        Parts((0..count.div_ceil(PART)).map(|_| vec![T::default(); PART]).collect())
+    }
+
+    fn get(&self, index: usize) -> T {
+        self.0[index / PART][index % PART]
+    }
+
+    fn set(&mut self, index: usize, value: T) {
+        self.0[index / PART][index % PART] = value;
+    }
+}
+
 /// All buckets in the order in which they were last used when they were looked at.
-#[derive(Default)]
 struct Order {
     /// By bucket.
-    priorities: Vec<u16>,
+    priorities: Parts<u16>,
     /// By priority: where the next bucket of it goes.
     next: Vec<u32>,
     /// Their numbers, the coldest first.
-    buckets: Vec<u32>,
+    buckets: Parts<u32>,
 }
 
 impl Order {
@@ -32,14 +52,12 @@ impl Order {
         for count in &mut self.next {
             first += std::mem::replace(count, first);
         }
-        // Memory of zeroes costs nothing before it is used.
-        self.buckets = vec![0; self.priorities.len()];
     }
 
     fn put(&mut self, buckets: Range<usize>) {
         for index in buckets {
-            let place = &mut self.next[usize::from(self.priorities[index])];
-            self.buckets[*place as usize] = index as u32;
+            let place = &mut self.next[usize::from(self.priorities.get(index))];
+            self.buckets.set(*place as usize, index as u32);
             *place += 1;
         }
     }
@@ -58,17 +76,17 @@ impl Buckets {
     fn note_priorities(&self, buckets: Range<usize>, order: &mut Order) {
         for index in buckets {
             let priority = self.recency.priority(BucketNr(index as u32));
-            order.priorities.push(priority);
+            order.priorities.set(index, priority);
             order.next[usize::from(priority)] += 1;
         }
     }
 
     /// These, the hottest last, are in their places; what was found to be used since is where it belongs.
     fn settle_in_order(&mut self, order: &Order, places: Range<usize>) {
-        for &index in order.buckets[places].iter().rev() {
+        for index in places.rev().map(|place| order.buckets.get(place)) {
             let bucket = BucketNr(index);
             self.settle(bucket);
-            if self.recency.priority(bucket) <= order.priorities[index as usize] {
+            if self.recency.priority(bucket) <= order.priorities.get(index as usize) {
                 self.victims.make_oldest(bucket);
             }
         }
@@ -83,8 +101,8 @@ impl<E: Env> Set<E> {
         let count = self.geometry.buckets as usize;
         let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
         in_slices(&self.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part)).await;
-        let mut order = Order { next: vec![0; PRIORITIES], ..Order::default() };
-        order.priorities.reserve_exact(count);
+        let (priorities, places) = (Parts::zeroes(count), Parts::zeroes(count));
+        let mut order = Order { priorities, next: vec![0; PRIORITIES], buckets: places };
         self.for_all_buckets(1, |part| buckets.borrow().note_priorities(part, &mut order)).await;
         order.priorities_seen();
         self.for_all_buckets(PLACE_STEPS, |part| order.put(part)).await;
@@ -93,6 +111,10 @@ impl<E: Env> Set<E> {
             buckets.borrow_mut().settle_in_order(&order, count - part.end..count - part.start);
         })
         .await;
+        while order.buckets.0.pop().is_some() {
+            order.priorities.0.pop();
+            self.env.yield_now().await;
+        }
         buckets.borrow_mut().counted = true;
         self.allocator.check(&buckets.borrow());
     }

@@ -231,14 +231,14 @@ impl<E: Env> Set<E> {
         }
         let steps = self.slice_steps(Mutant::ChoosesAllVictimsAtOnce);
         let most = (steps / CHOICE_STEPS).max(1);
-        while !buckets.borrow_mut().choose(most, || self.env.random()) {
+        while !self.is_ending() && !buckets.borrow_mut().choose(most, || self.env.random()) {
             self.env.mark("victims_chosen_in_slices");
             self.env.yield_now().await;
         }
         let bucket_sectors = self.geometry.bucket_sectors;
         let mut saving = buckets.borrow_mut().victims.saving_begins(bucket_sectors);
         if let Some(saving) = &mut saving {
-            while !buckets.borrow_mut().save(saving, self.tuning.slice_steps) {
+            while !self.is_ending() && !buckets.borrow_mut().save(saving, self.tuning.slice_steps) {
                 self.env.yield_now().await;
             }
         }

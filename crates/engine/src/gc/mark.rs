@@ -94,7 +94,7 @@ impl<E: Env> Set<E> {
         }
         self.ages_hold();
         // Older than any pointer that comes into the index from now on. Those that are in it are seen below.
-        let mut oldest = Vec::with_capacity(self.geometry.buckets as usize);
+        let mut oldest = self.buckets.borrow_mut().no_ages();
         self.for_all_buckets(1, |part| oldest.extend_from_slice(self.buckets.borrow().generations(part)))
             .await;
         let empty = match self.mutant(Mutant::GcFreesLiveBucket) {

@@ -205,6 +205,9 @@ mutants! {
         "the next victims are chosen in one poll";
     CountingEndsInOnePoll, "counting-ends-in-one-poll", "S1",
         "what is free is found in one poll when all leaves are counted";
+    // Memory.
+    FillsWithoutLimit, "fills-without-limit", "S2",
+        "fills take as much memory as they like";
     // Superblocks, and who ran the set last.
     MarkNotBound, "mark-not-bound", "H1",
         "ubcache's mark is believed in whatever journal entry it is found";

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
+use ubcache_env::buf::PAGE_BYTES;
 use ubcache_env::local::{Permit, join_all};
 use ubcache_env::{
     Durability, Env, IoError, IoResult, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError,
@@ -259,7 +260,12 @@ impl<E: Env> CachedVolume<E> {
             self.set.env.mark("too_many_copies");
             return None;
         }
-        let Some(memory) = self.fill_budget.try_acquire(range.bytes()) else {
+        // It is memory that is limited, and a sector takes a page of it.
+        let bytes = match self.set.mutant(Mutant::FillsWithoutLimit) {
+            false => range.bytes().next_multiple_of(PAGE_BYTES as u64),
+            true => 0,
+        };
+        let Some(memory) = self.fill_budget.try_acquire(bytes) else {
             self.set.env.mark("fill_memory_short");
             return None;
         };

@@ -22,13 +22,16 @@ impl<E: Env> CacheSet<E> {
             let settings = set.settings.borrow();
             (settings.cache_replacement_policy, settings.discard)
         };
-        {
+        let knows_all = {
             let mut buckets = set.buckets.borrow_mut();
             buckets.set_policy(policy);
             buckets.discard = discard;
+            buckets.learn_policy(0)
+        };
+        if !knows_all {
+            let set = set.clone();
+            self.set.spawn(Priority::Background, async move { set.learn_policy().await });
         }
-        let learning = set.clone();
-        set.spawn(Priority::Background, async move { learning.learn_policy().await });
         let scan_resistant = policy == ReplacementPolicy::ScanResistant;
         let marked = {
             let mark = &mut set.journal.state.borrow_mut().header.mark;

@@ -8,9 +8,10 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::frontend::add_frontend;
 use super::pace::slow_down;
+use super::sums::limit;
 use super::trouble::{add_trouble, make_memory_scarce};
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, Sums,
     VolumeShape,
 };
 use crate::disk::Profile;
@@ -55,6 +56,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         pace: Pace::default(),
         hammers: Vec::new(),
         scribble: false,
+        sums: Sums::default(),
         ops: Vec::new(),
         controls: Vec::new(),
     };
@@ -75,6 +77,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::odd::make_discards_vague(&mut plan, &mut Rng::fork(seed, "discards"));
     super::odd::make_writers_scribble(&mut plan, &mut Rng::fork(seed, "scribble"));
     super::fragments::break_up(&mut plan, &mut Rng::fork(seed, "fragments"), options);
+    limit(&mut plan, &mut Rng::fork(seed, "sums"));
     plan
 }
 

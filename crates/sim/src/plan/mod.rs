@@ -15,6 +15,7 @@ mod odd;
 mod pace;
 mod sizes;
 mod starve;
+mod sums;
 pub mod text;
 mod trouble;
 
@@ -22,6 +23,7 @@ pub use frontend::{Frontend, NbdShape};
 pub use handover::DriverRun;
 pub use pace::Pace;
 pub use starve::Hammer;
+pub use sums::Sums;
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -60,6 +62,8 @@ pub struct Plan {
     pub hammers: Vec<Hammer>,
     /// The memory of writes changes while they are under way: a guest scribbles.
     pub scribble: bool,
+    /// How much memory the system may use.
+    pub sums: Sums,
     /// What clients do, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
     /// What is done to the system meanwhile, in this order.

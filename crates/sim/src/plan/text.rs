@@ -7,7 +7,7 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun, Frontend,
-    Hammer, NbdShape, Pace, Plan, Scarcity, VolumeShape, Zone,
+    Hammer, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -86,6 +86,10 @@ impl fmt::Display for Plan {
         if self.scribble {
             writeln!(f, "scribble")?;
         }
+        if self.sums != Sums::default() {
+            writeln!(f, "sums fill-bytes={} copies={}", self.sums.fill_bytes, self.sums.copies)?;
+        }
+        writeln!(f, "# holds {} KiB of buffers at most", self.buffers_max() / 1024)?;
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
         }
@@ -473,6 +477,7 @@ struct Draft {
     pace: Pace,
     hammers: Vec<Hammer>,
     scribble: bool,
+    sums: Sums,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
 }
@@ -498,6 +503,7 @@ impl Draft {
             }
             "hammer" => self.hammers.push(parse_hammer(&mut words)?),
             "scribble" => self.scribble = true,
+            "sums" => self.sums = Sums { fill_bytes: words.num("fill-bytes")?, copies: words.num("copies")? },
             "at" => self.controls.push(parse_control(&mut words)?),
             client if client.starts_with('c') => {
                 let op = parse_op(&client[1..], &mut words)?;
@@ -550,7 +556,7 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, memory, pace, scribble, hammers, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, memory, pace, sums, scribble, hammers, ops, controls, .. } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
@@ -586,6 +592,7 @@ impl FromStr for Plan {
             pace,
             hammers,
             scribble,
+            sums,
             ops,
             controls,
         })

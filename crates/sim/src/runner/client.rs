@@ -21,8 +21,8 @@ pub(super) const DRIVER: u32 = 98;
 /// Writes of a client that never stops from one of its flushes to the next.
 const HAMMER_FLUSH: u64 = 64;
 /// Length of the reads of a full read at least; a large volume is read by so many reads at most.
-const CHECK_SECTORS: u64 = 64;
-const CHECK_READS: u64 = 128;
+pub(crate) const CHECK_SECTORS: u64 = 64;
+pub(crate) const CHECK_READS: u64 = 128;
 
 /// What clients, runner and oracle share; survives crashes.
 pub(super) struct Board {

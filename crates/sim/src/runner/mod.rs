@@ -32,6 +32,7 @@ use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
 
 use client::{Board, DRIVER, flush_everything, read_everything, run_client, run_hammer};
+pub(crate) use client::{CHECK_READS, CHECK_SECTORS};
 use setup::{make_board, make_setup};
 
 /// Nothing of a run may take longer than this in virtual time.
@@ -102,6 +103,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         timer_slop: plan.timer_slop,
         step_cost: plan.pace.step_cost,
         poll_steps_max: plan.pace.poll_steps_max(),
+        buffers_max: plan.buffers_max(),
         verbose: options.verbose,
         ..WorldConfig::new(plan.seed)
     });
@@ -156,6 +158,11 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
         let report =
             format!("{most} tasks in the background at a time; no load makes it more than {BACKGROUND_MAX}");
         board.oracle.borrow_mut().violation("too many tasks", report);
+    }
+    let (held, most) = (world.buffers_held(), world.config().buffers_max);
+    if held > most {
+        let report = format!("an instance held {held} bytes of buffers for I/O, {most} at most");
+        board.oracle.borrow_mut().violation("too much memory", report);
     }
     let ended = panics::catch(|| {
         run.instance.take();
