@@ -590,7 +590,7 @@ impl Buckets {
             let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
-            if !(durable || self.mutation.is(Mutant::ChainCoversLater)) || self.pins.is_pinned(bucket) {
+            if !durable || self.pins.is_pinned(bucket) {
                 self.pending.push_back(bucket);
             } else if aged {
                 self.aged = true;
