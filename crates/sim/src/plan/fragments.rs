@@ -68,6 +68,10 @@ pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
                 push(plan, 2, Action::Read(range));
             }
         }
+        // A discard may have been ignored; once its zeroes were seen it was not.
+        for _ in 0..rng.between(0, 4) {
+            push(plan, 0, Action::Read(SectorRange::new(Sector(2 * rng.below(extents)), 1)));
+        }
         push(plan, 0, Action::Flush);
         if options.crashes && rng.chance(1, 2) {
             cut_power(plan, rng);
