@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+use crate::failure::Failure;
 
 /// Everything that one daemon needs to know.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +15,8 @@ pub struct ServeConfig {
     pub cache: Option<PathBuf>,
     /// The backing devices, in the order of their exports.
     pub backings: Vec<PathBuf>,
+    /// The names given to them, in the same order; none, or none any more: label or file name.
+    pub names: Vec<Option<String>>,
     /// Where clients connect; if empty, a unix socket beside the control socket.
     pub nbd: Vec<NbdAddress>,
     /// Attributes to set at the start, in order.
@@ -27,6 +31,8 @@ pub struct ServeConfig {
     pub busy_poll: Duration,
     /// Discards go to block devices of which it is not known that discarded sectors read the same every time.
     pub trust_discards: bool,
+    /// Keep in memory what was used once: see [`ubcache_host::memory::lock_memory`].
+    pub lock_memory: bool,
     /// Refuse writes of clients.
     pub read_only: bool,
     /// The least that every read of a backing device takes: for the demo, and for tests.
@@ -100,28 +106,58 @@ fn percent(text: &str, also_plain: &str) -> String {
     out
 }
 
-/// Names for exports: the label, else the file name of the device; a name that is taken gets a number.
-pub fn export_names<'a>(volumes: impl Iterator<Item = (&'a str, &'a std::path::Path)>) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for (label, path) in volumes {
+/// A backing device as it is known before it is served.
+#[derive(Copy, Clone, Debug)]
+pub struct Named<'a> {
+    /// The name that was given to it.
+    pub given: Option<&'a str>,
+    /// Its label.
+    pub label: &'a str,
+    /// Where it is.
+    pub path: &'a Path,
+}
+
+/// Names for exports: the given one, else the label, else the file name of the device. A name depends on its own device
+/// only, so that it never means another one because one is absent; two equal names are refused.
+pub fn export_names(volumes: &[Named<'_>]) -> Result<Vec<String>, Failure> {
+    let mut names: Vec<(String, &Path)> = Vec::new();
+    for Named { given, label, path } in volumes {
         let file =
             || path.file_name().map_or_else(|| "disk".into(), |name| name.to_string_lossy().into_owned());
-        let wanted = if label.is_empty() { file() } else { label.to_owned() };
-        let mut name = wanted.clone();
-        let mut number = 2;
-        while names.contains(&name) {
-            name = format!("{wanted}-{number}");
-            number += 1;
+        let name = match given {
+            Some(name) => (*name).to_owned(),
+            None if label.is_empty() => file(),
+            None => (*label).to_owned(),
+        };
+        if let Some((_, other)) = names.iter().find(|(other, _)| *other == name) {
+            return Err(Failure::refused(path, format_args!("its export would be named \"{name}\""))
+                .found(format_args!("the same name as that of {}", other.display()))
+                .expected("names that differ: by label, by file name, or given with -B NAME=PATH")
+                .advice(format_args!(
+                    "give them names: -B NAME={} -B OTHER={}",
+                    other.display(),
+                    path.display()
+                )));
         }
-        names.push(name);
+        names.push((name, path));
     }
-    names
+    Ok(names.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Takes `NAME=PATH` apart; a path that is there as it is given, or that has a slash before the first `=`, has no name.
+pub fn split_name(text: &Path) -> (Option<String>, PathBuf) {
+    let split = text.to_str().and_then(|text| text.split_once('='));
+    match split {
+        Some((name, path)) if !name.is_empty() && !name.contains('/') && !text.exists() => {
+            (Some(name.to_owned()), path.into())
+        }
+        _ => (None, text.to_owned()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn addresses_parse_and_become_uris() {
@@ -134,10 +170,37 @@ mod tests {
         }
     }
 
+    fn named<'a>(volumes: &[(Option<&'a str>, &'a str, &'a str)]) -> Result<Vec<String>, Failure> {
+        let volumes: Vec<Named<'_>> = volumes
+            .iter()
+            .map(|&(given, label, path)| Named { given, label, path: Path::new(path) })
+            .collect();
+        export_names(&volumes)
+    }
+
     #[test]
-    fn names_are_labels_or_file_names_and_unique() {
-        let volumes = [("", "/a/disk"), ("data", "/b/disk"), ("", "/b/disk"), ("data", "/c/x")];
-        let names = export_names(volumes.iter().map(|(label, path)| (*label, Path::new(*path))));
-        assert_eq!(names, ["disk", "data", "disk-2", "data-2"]);
+    fn names_are_given_or_labels_or_file_names() {
+        let names = named(&[(None, "", "/a/disk"), (None, "data", "/b/disk"), (Some("x"), "data", "/c/x")]);
+        assert_eq!(names, Ok(["disk", "data", "x"].map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn two_equal_names_are_refused_and_both_devices_named() {
+        for volumes in [
+            [(None, "", "/a/disk"), (None, "", "/b/disk")],
+            [(None, "data", "/a/disk"), (None, "data", "/b/disk")],
+            [(None, "data", "/a/disk"), (Some("data"), "", "/b/disk")],
+        ] {
+            let refused = named(&volumes).expect_err("the same name twice").to_string();
+            assert!(refused.contains("/a/disk") && refused.contains("/b/disk"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_name_before_a_path_is_taken_apart() {
+        assert_eq!(split_name(Path::new("data=/dev/sdb")), (Some("data".to_owned()), "/dev/sdb".into()));
+        for plain in ["/dev/disk/by-id/a=b", "./a=b", "/dev/sdb", "=x"] {
+            assert_eq!(split_name(Path::new(plain)), (None, plain.into()));
+        }
     }
 }

@@ -35,6 +35,14 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volume: Option<String>,
     },
+    /// Sets several attributes in order, or none of them if one can't be set.
+    SetAll {
+        /// Names and new values.
+        settings: Vec<(String, String)>,
+        /// The export whose attributes are meant; all volumes if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
     /// Reads an attribute: an object from export to value, or the value of the set's attribute.
     Get {
         /// Name of the attribute, as in bcache's sysfs.

@@ -133,7 +133,10 @@ impl Client {
                 serde_json::to_value(self.daemon.report(uris)).map_err(|error| error.to_string())
             }
             Request::Set { name, value, volume } => {
-                self.daemon.set_attribute(volume.as_deref(), &name, &value).map(|()| nothing)
+                self.daemon.set_attributes(volume.as_deref(), &[(name, value)]).await.map(|()| nothing)
+            }
+            Request::SetAll { settings, volume } => {
+                self.daemon.set_attributes(volume.as_deref(), &settings).await.map(|()| nothing)
             }
             Request::Get { name, volume } => self.daemon.attribute(volume.as_deref(), &name),
             Request::Gc => {

@@ -57,9 +57,9 @@ fn check_member(
             .found(format_args!("state {}, set {}", state_word(backing.state()), backing.set_uuid))
             .expected(format_args!("set {}, that of the cache {}", cache.set_uuid, cache_path.display()));
         return Err(failure.advice(if is_dirty {
-            dirty_advice(backing.set_uuid)
+            dirty_advice(path, backing.set_uuid)
         } else {
-            format!("serve it with the cache device of set {}", backing.set_uuid)
+            lost_advice(path, backing.set_uuid, &format!("serve it with {}", cache_path.display()))
         }));
     }
     if is_dirty && !cache.sync() {
@@ -70,7 +70,7 @@ fn check_member(
                 cache_path.display()
             ))
             .expected("the cache device that this backing device was used with")
-            .advice(dirty_advice(backing.set_uuid)));
+            .advice(dirty_advice(path, backing.set_uuid)));
     }
     if backing.block_sectors < cache.block_sectors {
         return Err(Failure::refused(path, "its blocks are smaller than those of the cache")
@@ -97,16 +97,31 @@ fn without_cache(path: &Path) -> Failure {
                 backing.set_uuid
             ))
             .expected("the cache device of that set, after -C")
-            .advice(dirty_advice(backing.set_uuid));
+            .advice(dirty_advice(path, backing.set_uuid));
+    }
+    if backing.state() != BackingState::Clean {
+        return Failure::usage("-C", "no cache device given")
+            .expected("-C DEVICE: any cache; this backing device is not attached to one")
+            .advice("make one with: ubcache make -C DEVICE");
     }
     Failure::usage("-C", "no cache device given")
         .expected(format_args!("-C DEVICE: the cache of set {}", backing.set_uuid))
-        .advice("make one with: ubcache make -C DEVICE")
+        .advice(lost_advice(path, backing.set_uuid, "serve it with a new one: ubcache make -C NEW"))
 }
 
-fn dirty_advice(set: Uuid) -> String {
+/// What to do with a clean backing device whose cache may be lost. The disk has everything.
+fn lost_advice(path: &Path, set: Uuid, then: &str) -> String {
+    format!(
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, nothing else is: \
+         ubcache forget-cache {}, then {then}",
+        path.display()
+    )
+}
+
+fn dirty_advice(path: &Path, set: Uuid) -> String {
     format!(
         "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so is its dirty data; \
-         to go on with the older data, make the backing device anew: ubcache make --force -B DEVICE"
+         to go on with the older data that is on the disk: ubcache forget-cache {} --discard-dirty",
+        path.display()
     )
 }

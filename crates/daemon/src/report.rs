@@ -52,6 +52,9 @@ pub struct CacheReport {
     pub bucket_bytes: u64,
     /// Share of the cache that holds no dirty data and no metadata, in percent.
     pub available_percent: f64,
+    /// Bytes that are no part of the cache for now: the file system below has no room for them.
+    #[serde(default)]
+    pub put_aside_bytes: u64,
     /// What was done to it.
     #[serde(flatten)]
     pub counters: Counters,

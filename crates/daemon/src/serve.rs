@@ -18,13 +18,15 @@ use ubcache_format::{CacheMode, SECTOR_BYTES, Uuid};
 use ubcache_host::{Host, IoBackend, signal};
 use ubcache_nbd::Exports;
 
-use crate::config::{NbdAddress, ServeConfig, export_names};
+use crate::config::{Named, NbdAddress, ServeConfig, export_names};
 use crate::control::socket_directories;
 use crate::control_server::ControlServer;
 use crate::failure::Failure;
 use crate::listen::Listeners;
 use crate::precheck::{Members, precheck};
 use crate::report::{BackingReport, CacheReport, Counters, Report, SetReport, StatsReport, VolumeReport};
+use crate::size::show_size;
+use crate::target::missing_room;
 use crate::world::World;
 
 /// The engine in the world of this daemon.
@@ -77,6 +79,8 @@ pub struct Served {
 /// Serves until told to stop. `ready` is called once, when clients can connect.
 pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Failure> {
     let members = precheck(config)?;
+    names_of(config, &members)?;
+    hold_memory(config.lock_memory)?;
     let host = Host::new(IoBackend::Auto)
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
     host.set_busy_poll(config.busy_poll);
@@ -108,15 +112,35 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
     })
 }
 
+/// Before any thread is started: see [`ubcache_host::memory`].
+fn hold_memory(lock: bool) -> Result<(), Failure> {
+    if let Err(error) = ubcache_host::memory::become_io_flusher() {
+        tracing::debug!(%error, "not allowed to be an I/O flusher (PR_SET_IO_FLUSHER, CAP_SYS_RESOURCE)");
+    }
+    if !lock {
+        return Ok(());
+    }
+    ubcache_host::memory::lock_memory().map_err(|error| {
+        Failure::usage("--lock-memory", format_args!("can't keep memory from being paged out: {error}"))
+            .expected("root, or no limit for locked memory")
+            .advice("`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the systemd unit")
+    })
+}
+
 async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<Daemon, Failure> {
     let uuid = members.cache.set_uuid;
-    let pairs: Vec<(String, &Path)> = members
-        .backings
-        .iter()
-        .zip(&config.backings)
-        .map(|(superblock, path)| (superblock.label_str(), path.as_path()))
-        .collect();
-    let names = export_names(pairs.iter().map(|(label, path)| (label.as_str(), *path)));
+    let names = names_of(config, members)?;
+    for path in std::iter::once(&members.cache_path) {
+        if let Some((missing, free)) = missing_room(path) {
+            tracing::warn!(
+                path = %path.display(),
+                "a sparse file: {} of it have no room yet, and {} are free on its file system; when that is full, the cache \
+                 gets no larger",
+                show_size(missing),
+                show_size(free)
+            );
+        }
+    }
     // All devices are taken before anything is changed on any of them.
     let direct = !config.page_cache;
     let cache = world.open(&members.cache_path, direct, Nanos(0)).await?;
@@ -166,7 +190,10 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
             Err(error) => {
                 // The refusal is what the user has to hear about.
                 let _ = set.stop().await;
-                return Err(engine_failure(path, &error));
+                return Err(match error {
+                    EngineError::OfCache(error) => engine_failure(&members.cache_path, &error),
+                    error => engine_failure(path, &error),
+                });
             }
         }
     }
@@ -181,6 +208,19 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     })
 }
 
+/// The names of the exports, none of them twice.
+fn names_of(config: &ServeConfig, members: &Members) -> Result<Vec<String>, Failure> {
+    let labels: Vec<String> = members.backings.iter().map(|superblock| superblock.label_str()).collect();
+    let given = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+    let volumes: Vec<Named<'_>> = labels
+        .iter()
+        .zip(&config.backings)
+        .zip(given)
+        .map(|((label, path), given)| Named { given, label, path })
+        .collect();
+    export_names(&volumes)
+}
+
 async fn run(
     world: &World,
     config: &ServeConfig,
@@ -188,11 +228,7 @@ async fn run(
     io: &'static str,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
-    for (name, value) in &config.settings {
-        daemon
-            .set_attribute(None, name, value)
-            .map_err(|error| Failure::usage(format_args!("--set {name}={value}"), error))?;
-    }
+    daemon.set_attributes(None, &config.settings).await.map_err(|error| Failure::usage("--set", error))?;
     let control_path = control_path(config, daemon.uuid)?;
     let control = ControlServer::bind(world, &control_path).await?;
     let addresses = match config.nbd.as_slice() {
@@ -204,6 +240,7 @@ async fn run(
         exports
             .add_as(served.name.clone(), String::new(), served.volume.clone())
             .map_err(|error| Failure::refused(&served.path, error).advice("give it another label"))?;
+        exports.also_as(&served.name, served.volume.uuid().to_string());
     }
     let listeners = Rc::new(Listeners::bind(world, &addresses, exports).await?);
     let addresses = listeners.addresses();
@@ -285,20 +322,44 @@ fn engine_failure(path: &Path, error: &EngineError) -> Failure {
 }
 
 impl Daemon {
-    /// Sets an attribute: of the named volume, or of all volumes, or of the set if volumes have none of that name.
-    pub fn set_attribute(&self, volume: Option<&str>, name: &str, value: &str) -> Result<(), String> {
-        let mut unknown = false;
-        for served in self.select(volume)? {
-            match served.volume.set_attribute(name, value) {
-                Ok(()) => {}
-                Err(AttributeError::UnknownName { .. }) if volume.is_none() => unknown = true,
-                Err(error) => return Err(error.to_string()),
+    /// Sets attributes in order, each of the named volume, or of all volumes, or of the set if volumes have none of that
+    /// name. If one can't be set, none is. Returns when those that survive a restart are durable.
+    pub async fn set_attributes(
+        &self,
+        volume: Option<&str>,
+        settings: &[(String, String)],
+    ) -> Result<(), String> {
+        let volumes = self.select(volume)?;
+        let pairs: Vec<(&str, &str)> =
+            settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut of_set = vec![false; pairs.len()];
+        for served in &volumes {
+            for (index, tried) in served.volume.try_attributes(&pairs).into_iter().enumerate() {
+                match tried {
+                    Err(AttributeError::UnknownName { .. }) if volume.is_none() => of_set[index] = true,
+                    tried => tried.map_err(|error| error.to_string())?,
+                }
             }
         }
-        if unknown {
-            self.set.set_attribute(name, value).map_err(|error| error.to_string())?;
+        let pairs_of_set: Vec<(&str, &str)> =
+            pairs.iter().zip(&of_set).filter(|(_, of_set)| **of_set).map(|(pair, _)| *pair).collect();
+        for tried in self.set.try_attributes(&pairs_of_set) {
+            tried.map_err(|error| error.to_string())?;
         }
-        Ok(())
+        for ((name, value), of_set) in pairs.into_iter().zip(of_set) {
+            if of_set {
+                self.set.set_attribute(name, value).map_err(|error| error.to_string())?;
+                continue;
+            }
+            for served in &volumes {
+                served.volume.set_attribute(name, value).map_err(|error| error.to_string())?;
+            }
+        }
+        let not_kept = |error: EngineError| format!("in force, but not kept for the next start: {error}");
+        for served in volumes {
+            served.volume.save_attributes().await.map_err(not_kept)?;
+        }
+        if pairs_of_set.is_empty() { Ok(()) } else { self.set.save_attributes().await.map_err(not_kept) }
     }
 
     /// Reads an attribute: an object from export to value, or the set's value.
@@ -391,6 +452,7 @@ impl Daemon {
                 size_bytes: status.size_bytes,
                 bucket_bytes: status.bucket_bytes,
                 available_percent: status.available_percent as f64,
+                put_aside_bytes: status.put_aside_bytes,
                 counters: counters(&status.cache),
             },
             volumes: volumes.collect(),

@@ -94,6 +94,9 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
             let advice = match *field {
                 "version" => "use a version of ubcache that knows this format",
                 field if field.contains("features") => "use a version of ubcache that knows these features",
+                "block size in sectors" => {
+                    "use it on a machine with pages of that size; ubcache and the kernel of this one know pages of 4 KiB"
+                }
                 "number of buckets" => {
                     "the driver refuses such a cache as well: make it again, larger or with smaller buckets"
                 }
@@ -103,6 +106,7 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
                 "version" => "unknown version of the superblock",
                 field if field.contains("features") => "the superblock has unknown feature bits",
                 "number of buckets" => "the cache has too few buckets",
+                "block size in sectors" => "made on a machine with larger pages, or damaged",
                 _ => "the superblock makes no sense",
             };
             Failure::refused(path, what)
@@ -121,9 +125,20 @@ fn too_small(path: &Path, error: &FormatError) -> Failure {
     let failure = Failure::refused(path, "the superblock does not fit the device");
     match &error.problem {
         Problem::Value { field, found, expected } => {
-            failure.found(format_args!("{field}: {found}")).expected(expected).advice(
-                "was the device or file cut off, or copied to a smaller one? Give it its full size again",
-            )
+            let advice = match *field {
+                "block size in bytes" => {
+                    "the device has larger blocks than the one that it was made on: copy it to one with blocks as small, \
+                     or to a file"
+                }
+                field if field.starts_with("alignment") => {
+                    "no write could begin at a block of the device: copy it to a device with smaller blocks, or to a \
+                     file; or make it anew with another --data-offset, which loses what is on it"
+                }
+                _ => {
+                    "was the device or file cut off, or copied to a smaller one? Give it its full size again"
+                }
+            };
+            failure.found(format_args!("{field}: {found}")).expected(expected).advice(advice)
         }
         _ => failure.found(error),
     }

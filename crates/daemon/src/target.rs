@@ -11,6 +11,7 @@ use ubcache_format::SECTOR_BYTES;
 use ubcache_host::OpenError;
 
 use crate::failure::Failure;
+use crate::size::show_size;
 
 /// Where the superblock begins, in bytes.
 pub const SUPERBLOCK_AT: u64 = 4096;
@@ -70,7 +71,7 @@ impl Target {
                     return Err(Failure::refused(path, format_args!("can't lock it: {error}")));
                 }
             }
-            if ubcache_host::loop_in_use(path).is_some() {
+            if ubcache_host::loop_in_use(path).or_else(|| ubcache_host::under_loop_in_use(path)).is_some() {
                 return Err(in_use(path));
             }
         }
@@ -148,24 +149,58 @@ impl Target {
     }
 }
 
-/// Makes a sparse file of `bytes` bytes. A file that is there already is not touched: `Ok(false)`.
-pub fn create_sparse(path: &Path, bytes: u64) -> Result<bool, Failure> {
+/// Makes a file of `bytes` bytes, sparse or with room for all of them. A file that is there already is not touched:
+/// `Ok(false)`.
+pub fn create_file(path: &Path, bytes: u64, sparse: bool) -> Result<bool, Failure> {
     let file = match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(error) => return Err(Failure::could_not_run(path, format_args!("can't create it: {error}"))),
     };
-    file.set_len(bytes).and_then(|()| file.sync_all()).map_err(|error| {
+    let sized = file.set_len(bytes).map_err(|error| {
         Failure::refused(path, format_args!("can't give it a size of {bytes} bytes: {error}"))
-    })?;
+    });
+    let made = sized.and_then(|()| if sparse { Ok(()) } else { allocate(path, &file, bytes) });
+    let made = made.and_then(|()| {
+        file.sync_all()
+            .map_err(|error| Failure::refused(path, format_args!("can't make it durable: {error}")))
+    });
+    if let Err(failure) = made {
+        // It is ours, and of no use; the failure is what the user has to hear about.
+        let _ = std::fs::remove_file(path);
+        return Err(failure);
+    }
     Ok(true)
+}
+
+/// Gives a new file its room. Where the file system can't, it stays sparse; `serve` says so.
+fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), Failure> {
+    let error = match ubcache_host::memory::allocate(file, bytes) {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    let free = ubcache_host::memory::free_bytes(file)
+        .map_or("not known".to_owned(), |bytes| format!("{} are free on its file system", show_size(bytes)));
+    Err(Failure::refused(path, format_args!("no room for it: {error}"))
+        .found(free)
+        .expected(show_size(bytes))
+        .advice("make room, or a smaller one; --sparse makes a file that takes its room as it is filled"))
+}
+
+/// How many bytes of a file have no room yet, if it is sparse, and how many are free on its file system.
+pub fn missing_room(path: &Path) -> Option<(u64, u64)> {
+    let file = File::open(path).ok()?;
+    let metadata = file.metadata().ok().filter(|metadata| metadata.file_type().is_file())?;
+    let missing = metadata.len().saturating_sub(metadata.blocks() * SECTOR_BYTES);
+    (missing > 0).then_some((missing, ubcache_host::memory::free_bytes(&file)?))
 }
 
 /// The failure for a device that somebody else has.
 fn in_use(path: &Path) -> Failure {
-    let found = match ubcache_host::loop_in_use(path) {
-        Some(device) => format!("{} is over it, and in use", device.display()),
-        None => "another process or the kernel has it open for itself".to_owned(),
+    let found = match (ubcache_host::loop_in_use(path), ubcache_host::under_loop_in_use(path)) {
+        (Some(device), _) => format!("{} is over it, and in use", device.display()),
+        (None, Some(under)) => format!("a loop device, and {} is in use", under.display()),
+        (None, None) => "another process or the kernel has it open for itself".to_owned(),
     };
     Failure::refused(path, "in use")
         .found(found)

@@ -136,4 +136,7 @@ impl Device for ServedFile {
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         self.file.write_zeroes(range).await
     }
+    async fn allocate(&self, range: SectorRange) -> IoResult {
+        self.file.allocate(range).await
+    }
 }

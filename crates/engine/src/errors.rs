@@ -91,6 +91,9 @@ pub enum EngineError {
     /// The volume table is full.
     #[error("the set has no free slot for another volume (it has {0}, and slots are never reused)")]
     NoSlot(u32),
+    /// Something failed on the cache device while a backing device was attached.
+    #[error("{0}")]
+    OfCache(Box<EngineError>),
     /// No room for metadata.
     #[error("the cache has no free bucket for {0}")]
     NoSpace(&'static str),
@@ -105,6 +108,10 @@ pub enum EngineError {
 impl EngineError {
     pub(crate) fn io(what: &'static str) -> impl FnOnce(IoError) -> EngineError {
         move |source| EngineError::Io { what, source }
+    }
+
+    pub(crate) fn of_cache(self) -> EngineError {
+        EngineError::OfCache(Box::new(self))
     }
 
     pub(crate) fn format(what: &'static str, at: Sector) -> impl FnOnce(FormatError) -> EngineError {

@@ -130,6 +130,11 @@ impl<E: Env> Meter<E> {
         result
     }
 
+    /// Sees to it that writes to the range find room.
+    pub async fn allocate(&self, range: SectorRange) -> IoResult {
+        self.device.allocate(range).await
+    }
+
     pub async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.writes += 1);
         let result = self.device.write_zeroes(range).await;

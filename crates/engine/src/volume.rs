@@ -52,8 +52,10 @@ pub struct CachedVolume<E: Env> {
 
     /// The backing superblock says dirty, durably.
     pub(crate) marked_dirty: Cell<bool>,
-    /// The device has the superblock as memory has it.
-    superblock_durable: Cell<bool>,
+    /// What the device has for certain, if that is known.
+    saved_superblock: RefCell<Option<Superblock>>,
+    /// A task is about to save the superblock.
+    saving: Cell<bool>,
     /// Writers between that and their dirty key.
     pub(crate) dirty_writers: Cell<u64>,
     pub(crate) state_lock: Lock,
@@ -118,6 +120,8 @@ impl<E: Env> CachedVolume<E> {
             set,
             me: me.clone(),
             backing,
+            saved_superblock: RefCell::new(Some(superblock.clone())),
+            saving: Cell::new(false),
             superblock: RefCell::new(superblock),
             superblock_lock: Lock::default(),
             inode: Cell::new(inode),
@@ -134,7 +138,6 @@ impl<E: Env> CachedVolume<E> {
             flush_good: Cell::new(0),
             flush_failures: Cell::new(0),
             marked_dirty: Cell::new(dirty),
-            superblock_durable: Cell::new(true),
             dirty_writers: Cell::new(0),
             state_lock: Lock::default(),
             passthrough: Cell::new(false),
@@ -228,7 +231,7 @@ impl<E: Env> CachedVolume<E> {
         self.drop_unpublished();
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
-        if self.superblock_durable.get() { Ok(()) } else { self.write_backing_superblock().await }
+        self.save_attributes().await
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -292,12 +295,7 @@ impl<E: Env> CachedVolume<E> {
     /// Sets an attribute (bcache's names). `cache_mode` and `label` survive a restart.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
         if name == "writeback_rate" {
-            let rate = parse_human(value).map_err(|_| AttributeError::BadValue {
-                name: name.to_owned(),
-                value: value.to_owned(),
-                expected: "sectors per second, at least 1".to_owned(),
-            })?;
-            self.controller.borrow_mut().set_rate(rate);
+            self.controller.borrow_mut().set_rate(parse_rate(value)?);
             return Ok(());
         }
         self.settings.borrow_mut().set(name, value)?;
@@ -308,16 +306,42 @@ impl<E: Env> CachedVolume<E> {
                 superblock.set_cache_mode(settings.cache_mode);
                 superblock.set_label(&settings.label);
             }
-            if let Some(me) = self.me.upgrade() {
-                let task = self.set.env.spawn(Priority::Background, async move {
-                    // An error shows in the counters; the setting is in force for this run.
-                    drop(me.write_backing_superblock().await);
-                });
-                self.tasks.borrow_mut().push(task);
-            }
+            self.save_soon();
         }
         self.wake_background();
         Ok(())
+    }
+
+    /// What [`CachedVolume::set_attribute`] would say to these, one after the other.
+    pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
+        let mut settings = self.settings.borrow().clone();
+        let mut set = |name: &str, value: &str| match name {
+            "writeback_rate" => parse_rate(value).map(drop),
+            _ => settings.set(name, value),
+        };
+        pairs.iter().map(|(name, value)| set(name, value)).collect()
+    }
+
+    /// Has a task save the superblock. There is one at most that has not begun, however often it changes.
+    fn save_soon(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        if self.saving.replace(true) {
+            return;
+        }
+        let task = self.set.env.spawn(Priority::Background, async move {
+            me.saving.set(false);
+            // An error shows in the counters; the setting is in force for this run.
+            drop(me.save_attributes().await);
+        });
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    /// Waits until the attributes that survive a restart are on the backing device, durably.
+    pub async fn save_attributes(&self) -> Result<(), EngineError> {
+        let saved = self.saved_superblock.borrow().as_ref() == Some(&*self.superblock.borrow());
+        if saved { Ok(()) } else { self.write_backing_superblock().await }
     }
 
     /// The present value of an attribute.
@@ -340,13 +364,19 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// Writes the superblock of the backing device as it is now.
+    /// Writes the superblock of the backing device as it is now. Whoever waits for his turn here is served by the one
+    /// before if that wrote what he wants.
     pub(crate) async fn write_backing_superblock(&self) -> Result<(), EngineError> {
         let _one = self.superblock_lock.lock().await;
         let superblock = self.superblock.borrow().clone();
-        self.superblock_durable.set(false);
+        if self.saved_superblock.borrow().as_ref() == Some(&superblock) {
+            return Ok(());
+        }
+        *self.saved_superblock.borrow_mut() = None;
         let result = write_superblock(&self.backing, &superblock, "writing the backing superblock").await;
-        self.superblock_durable.set(result.is_ok() && *self.superblock.borrow() == superblock);
+        if result.is_ok() {
+            *self.saved_superblock.borrow_mut() = Some(superblock);
+        }
         result
     }
 
@@ -581,5 +611,13 @@ fn steps(range: SectorRange, most: u64) -> impl Iterator<Item = SectorRange> {
         let step = SectorRange::from_bounds(at, end);
         at = end;
         (!step.is_empty()).then_some(step)
+    })
+}
+
+fn parse_rate(value: &str) -> Result<u64, AttributeError> {
+    parse_human(value).map_err(|_| AttributeError::BadValue {
+        name: "writeback_rate".to_owned(),
+        value: value.to_owned(),
+        expected: "sectors per second, at least 1".to_owned(),
     })
 }

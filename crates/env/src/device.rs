@@ -59,6 +59,11 @@ pub enum IoError {
 }
 
 impl IoError {
+    /// Whether there is no room for what is written (ENOSPC, EDQUOT). The device itself is well.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, IoError::Os(28 | 122))
+    }
+
     /// The errno that says the same.
     pub fn errno(&self) -> i32 {
         match self {
@@ -99,6 +104,13 @@ pub trait Device: 'static {
 
     /// Makes the range read as zeroes, as durable as a [`Durability::Volatile`] write.
     async fn write_zeroes(&self, range: SectorRange) -> IoResult;
+
+    /// Sees to it that writes to the range find room below the device, where that is not certain: in a sparse file. The
+    /// content stays. Devices that can't say do nothing.
+    async fn allocate(&self, range: SectorRange) -> IoResult {
+        let _ = range;
+        Ok(())
+    }
 }
 
 impl<D: Device> Device for Rc<D> {
@@ -119,5 +131,8 @@ impl<D: Device> Device for Rc<D> {
     }
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         (**self).write_zeroes(range).await
+    }
+    async fn allocate(&self, range: SectorRange) -> IoResult {
+        (**self).allocate(range).await
     }
 }

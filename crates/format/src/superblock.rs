@@ -326,6 +326,13 @@ impl Superblock {
             let least = format_args!("at least {logical_block_bytes}, the logical block size of the device");
             return wrong(192, "block size in bytes", block_bytes, least);
         }
+        let data = self.data_offset().bytes();
+        if !self.is_cache() && !data.is_multiple_of(u64::from(logical_block_bytes.max(1))) {
+            let sectors = u64::from(logical_block_bytes) / SECTOR_BYTES;
+            let multiple =
+                format_args!("a multiple of {sectors}, the sectors in a logical block of the device");
+            return wrong(184, "alignment of the data, its first sector", self.data_offset(), multiple);
+        }
         if self.is_cache() {
             let needed = u64::from(self.nbuckets).saturating_mul(u64::from(self.bucket_sectors));
             if needed > device_sectors {

@@ -1,22 +1,68 @@
-//! What opening a device does not tell: whether it can be written, and whether a loop device over it is in use.
+//! What opening a device does not tell: whether it can be written, and whether a loop device over it, or the file under
+//! it, is in use.
 //!
 //! The kernel asks for a file, or for a device, under a loop device only for a moment: whoever opens it alone afterwards
 //! succeeds, though a file system may be mounted from it.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// So many loop devices over each other are looked through.
+const LOOPS_MAX: usize = 8;
+
 /// The loop device over a file or block device that somebody holds, or that can't be asked.
 pub fn loop_in_use(path: &Path) -> Option<PathBuf> {
+    loop_held(path, None)
+}
+
+/// What somebody holds of what is under a loop device: its file, or another loop device over that.
+pub fn under_loop_in_use(path: &Path) -> Option<PathBuf> {
+    let (mut device, mut path) = (std::fs::metadata(path).ok()?, path.to_owned());
+    // Loop devices may be over each other.
+    for _ in 0..LOOPS_MAX {
+        let under = backing_file(&device)?;
+        if is_held(&under) || is_locked(&under) {
+            return Some(under);
+        }
+        if let Some(other) = loop_held(&under, Some(&path)) {
+            return Some(other);
+        }
+        (device, path) = (std::fs::metadata(&under).ok()?, under);
+    }
+    None
+}
+
+/// The file under a loop device, or under the loop device that it is a part of.
+fn backing_file(device: &Metadata) -> Option<PathBuf> {
+    if device.rdev() == 0 {
+        return None;
+    }
+    let node = format!("/sys/dev/block/{}:{}", libc::major(device.rdev()), libc::minor(device.rdev()));
+    let names = [format!("{node}/loop/backing_file"), format!("{node}/../loop/backing_file")];
+    let name = names.iter().find_map(|name| std::fs::read_to_string(name).ok())?;
+    Some(PathBuf::from(name.trim_end_matches('\n')))
+}
+
+/// Whether somebody has the lock of a file. One that can't be opened is nobody's.
+fn is_locked(file: &Path) -> bool {
+    let Ok(file) = File::open(file) else { return false };
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+fn loop_held(path: &Path, except: Option<&Path>) -> Option<PathBuf> {
+    let except = except.and_then(|path| std::fs::metadata(path).ok());
     let wanted = std::fs::metadata(path).ok()?;
     let blocks = std::fs::read_dir("/sys/block").ok()?;
     blocks.filter_map(Result::ok).find_map(|block| {
         let over = std::fs::read_to_string(block.path().join("loop/backing_file")).ok()?;
         let under = std::fs::metadata(over.trim_end_matches('\n')).ok()?;
         let device = Path::new("/dev").join(block.file_name());
-        (is_same(&wanted, &under) && is_held(&device)).then_some(device)
+        let is_other = except.as_ref().is_none_or(|except| {
+            std::fs::metadata(&device).is_ok_and(|device| device.rdev() != except.rdev())
+        });
+        (is_other && is_same(&wanted, &under) && is_held(&device)).then_some(device)
     })
 }
 
@@ -24,8 +70,11 @@ fn is_same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino()) || a.rdev() != 0 && a.rdev() == b.rdev()
 }
 
-/// Whether somebody has it open for himself: a mount, or a driver.
+/// Whether somebody has the block device open for himself: a mount, or a driver.
 fn is_held(device: &Path) -> bool {
+    if !std::fs::metadata(device).is_ok_and(|device| device.rdev() != 0) {
+        return false;
+    }
     let opened: io::Result<File> = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device);
     match opened {
         Ok(_) => false,

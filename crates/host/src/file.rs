@@ -114,6 +114,7 @@ pub struct HostFile {
     discards: Cell<bool>,
     zeroes: Cell<bool>,
     writes_durably: Cell<bool>,
+    allocates: Cell<bool>,
 }
 
 impl HostFile {
@@ -141,6 +142,13 @@ impl HostFile {
                 hint: "unmount what is on the loop device (`losetup --associated` with the path names it)",
             });
         }
+        if options.exclusive && is_block_device && claims::under_loop_in_use(path).is_some() {
+            return Err(OpenError::InUse {
+                path: path.to_owned(),
+                by: "somebody who has the file under this loop device, or another loop device over it",
+                hint: "`losetup --list` names the file; stop that process first",
+            });
+        }
         let (geometry, alignment) = survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
         Ok(HostFile {
             env: env.clone(),
@@ -153,6 +161,7 @@ impl HostFile {
             discards: Cell::new(geometry.discard),
             zeroes: Cell::new(true),
             writes_durably: Cell::new(true),
+            allocates: Cell::new(!is_block_device),
         })
     }
 
@@ -364,6 +373,20 @@ impl Device for HostFile {
             self.zeroes.set(false);
         }
         self.write_out_zeroes(range).await
+    }
+
+    async fn allocate(&self, range: SectorRange) -> IoResult {
+        self.check_range(range)?;
+        if range.is_empty() || !self.allocates.get() {
+            return Ok(());
+        }
+        match self.fallocate(0, range).await {
+            Err(IoError::NotSupported) => {
+                self.allocates.set(false);
+                Ok(())
+            }
+            result => result,
+        }
     }
 }
 

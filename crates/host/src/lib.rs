@@ -24,7 +24,8 @@
 //! | `ring` | the io_uring backend |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
 //! | `geometry` | what a file or device is like: size, blocks, alignment |
-//! | `claims` | what opening does not tell: read-only devices, loop devices over a file
+//! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
+//! | `memory` | how a daemon that clients on its own machine write to goes on when memory is short |
 //! | `sys` | system calls as safe functions |
 #![allow(clippy::disallowed_methods, reason = "this crate is the world with the clock and the threads")]
 #![warn(clippy::large_futures)]
@@ -33,6 +34,7 @@ mod claims;
 pub mod file;
 mod geometry;
 mod io;
+pub mod memory;
 mod op;
 mod poller;
 mod queue;
@@ -44,7 +46,7 @@ mod sys;
 mod timers;
 mod workers;
 
-pub use claims::loop_in_use;
+pub use claims::{loop_in_use, under_loop_in_use};
 pub use file::{HostFile, OpenError, OpenOptions};
 pub use io::IoBackend;
 pub use reactor::{Host, HostEnv, Mailbox, MailboxClosed};

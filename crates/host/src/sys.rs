@@ -60,6 +60,41 @@ pub(crate) fn sleep_precisely() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, one_nanosecond) };
 }
 
+/// `prctl(PR_SET_IO_FLUSHER)`.
+pub(crate) fn set_io_flusher() -> io::Result<()> {
+    /// From <linux/prctl.h>.
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    let (on, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    // SAFETY: changes a flag of the calling thread; no memory is passed.
+    check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, on, none, none, none) }).map(drop)
+}
+
+/// Whether no limit stands against locking whatever memory there will be.
+pub(crate) fn may_lock_all_memory() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable memory of the right type.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
+    // SAFETY: no memory is passed; it can't fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    is_root || known && limit.rlim_cur == libc::RLIM_INFINITY
+}
+
+/// `mlockall` of present and later memory, page by page when it is first used.
+pub(crate) fn lock_all_memory() -> io::Result<()> {
+    // SAFETY: no memory is passed; what is in memory stays as it is.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
+}
+
+/// Free bytes of the file system by `fstatvfs`, as an unprivileged user may use them.
+pub(crate) fn free_bytes(file: &std::fs::File) -> Option<u64> {
+    let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `stat` is writable memory of the right type.
+    let done = unsafe { libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) };
+    // SAFETY: the kernel has filled it, and zeroes are a valid value.
+    let stat = unsafe { stat.assume_init() };
+    (done == 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// A seed from the kernel.
 pub(crate) fn random_seed() -> u64 {
     let mut seed = [0_u8; 8];

@@ -26,6 +26,8 @@ struct Export<V> {
     name: String,
     description: String,
     volume: Rc<V>,
+    /// Another name, which is not listed.
+    alias: Option<String>,
 }
 
 /// The volumes that clients can choose from, in order; the first is the default one, which the empty
@@ -64,8 +66,15 @@ impl<V: Volume> Exports<V> {
         if self.exports.borrow().iter().any(|export| export.name == name) {
             return Err(ExportError::Exists(name));
         }
-        self.exports.borrow_mut().push(Export { name, description, volume });
+        self.exports.borrow_mut().push(Export { name, description, volume, alias: None });
         Ok(())
+    }
+
+    /// Lets clients ask for an export by another name as well, which is not listed. An export of that name comes first.
+    pub fn also_as(&self, name: &str, alias: String) {
+        if let Some(export) = self.exports.borrow_mut().iter_mut().find(|export| export.name == name) {
+            export.alias = Some(alias);
+        }
     }
 
     /// Takes an export away. Connections that serve it go on.
@@ -87,7 +96,9 @@ impl<V: Volume> Exports<V> {
 
     pub(crate) fn find(&self, name: &str) -> Option<Found<V>> {
         let exports = self.exports.borrow();
-        let export = exports.iter().find(|export| name.is_empty() || export.name == name)?;
+        let by_name = exports.iter().find(|export| name.is_empty() || export.name == name);
+        let export =
+            by_name.or_else(|| exports.iter().find(|export| export.alias.as_deref() == Some(name)))?;
         Some(Found {
             name: export.name.clone(),
             description: export.description.clone(),

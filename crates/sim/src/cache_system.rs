@@ -22,6 +22,7 @@ pub struct CacheSystem {
     env: SimEnv,
     set: CacheSet<SimEnv>,
     volumes: Vec<Rc<CachedVolume<SimEnv>>>,
+    has_faults: bool,
 }
 
 fn uuid(seed: u64, name: &str) -> Uuid {
@@ -157,7 +158,7 @@ impl System for CacheSystem {
             let volume = set.attach(disk.clone(), options).await;
             volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
         }
-        Ok(CacheSystem { env, set, volumes })
+        Ok(CacheSystem { env, set, volumes, has_faults: setup.plan.has_faults() })
     }
 
     fn volumes(&self) -> Vec<Rc<Self::Volume>> {
@@ -204,6 +205,12 @@ impl System for CacheSystem {
         let mut checks = volumes
             .map(|(volume, backing)| check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT));
         checks.find_map(|violation| violation)
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        // Where nothing is broken the set does not fail, whoever would go on without it.
+        let failure = self.set.status().failed.filter(|_| !self.has_faults);
+        failure.into_iter().map(|reason| format!("the set has failed: {reason}")).collect()
     }
 
     async fn stop(&self) -> Result<(), String> {

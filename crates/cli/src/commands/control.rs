@@ -158,9 +158,15 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let socket = args.daemon.one()?;
-    for (name, value) in pairs {
-        ask(&socket, &Request::Set { name: name.into(), value: value.into(), volume: args.volume.clone() })?;
-    }
+    let volume = args.volume.clone();
+    let request = match pairs.as_slice() {
+        [(name, value)] => Request::Set { name: (*name).into(), value: (*value).into(), volume },
+        pairs => {
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            Request::SetAll { settings: pairs.iter().map(owned).collect(), volume }
+        }
+    };
+    ask(&socket, &request)?;
     if args.json {
         print("{\"set\": true}\n")?;
     }
@@ -217,6 +223,13 @@ fn table(report: &Report) -> String {
             show_size(cache.bucket_bytes),
             cache.available_percent
         );
+        if cache.put_aside_bytes > 0 {
+            let _ = writeln!(
+                text,
+                "           no room for {} of it: its file system is full",
+                show_size(cache.put_aside_bytes)
+            );
+        }
         let _ = writeln!(
             text,
             "           read {} ({} requests), written {} ({} requests)",

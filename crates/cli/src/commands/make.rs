@@ -12,14 +12,14 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::probe::probe;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::superblock::{Role, parse};
-use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target, create_sparse};
+use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target, create_file};
 use ubcache_format::{
-    BackingState, CacheMode, DEFAULT_DATA_OFFSET, LABEL_BYTES, MIN_BUCKETS, Replacement, SECTOR_BYTES,
+    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MIN_BUCKETS, Replacement, SECTOR_BYTES,
     Sector, Superblock, Uuid,
 };
-use ubcache_offline::make_device;
+use ubcache_offline::{View, make_device, open_set};
 
-use super::offline::{Bar, host, open_file};
+use super::offline::{Bar, host, open_as_it_is, open_file};
 use super::print;
 
 const BUCKET_BYTES_DEFAULT: u64 = 512 << 10;
@@ -64,16 +64,16 @@ pub struct Args {
         default_value_t = Policy::ScanResistant
     )]
     cache_replacement_policy: Policy,
-    /// Overwrite existing bcache superblocks
+    /// Overwrite existing bcache superblocks, unless dirty data would be lost with them
     #[arg(long, alias = "wipe_bcache")]
     wipe_bcache: bool,
     /// Label of the backing devices, up to 31 bytes: the name of the export
     #[arg(short, long, value_name = "LABEL")]
     label: Option<String>,
-    /// Overwrite whatever is on the devices
+    /// Overwrite whatever is on the devices, the only copy of dirty data as well
     #[arg(short, long)]
     force: bool,
-    /// Create the files that do not exist, sparse, with this size
+    /// Create the files that do not exist, with this size: cache files with room for all of it, backing files sparse
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
     /// The same for cache files only
@@ -82,6 +82,9 @@ pub struct Args {
     /// The same for backing files only
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bdev_size: Option<u64>,
+    /// Create cache files sparse as well: they take their room as they are filled, and are smaller when there is none
+    #[arg(long)]
+    sparse: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -196,6 +199,14 @@ fn check_options(args: &Args) -> Result<(), Failure> {
             .found(format_args!("{} bytes", label.len()))
             .expected(format_args!("at most {} bytes", LABEL_BYTES - 1)));
     }
+    if args.label.is_some() && args.bdev.len() > 1 {
+        return Err(Failure::usage("--label", "one label for several backing devices")
+            .found(format_args!("{} devices after -B", args.bdev.len()))
+            .expected("a label for each: it is the name of the export, and no two have the same")
+            .advice(
+                "leave it out, and give labels when they are served: ubcache set --volume EXPORT label=LABEL",
+            ));
+    }
     if args.cset_uuid.is_some_and(|uuid| uuid.is_zero()) {
         return Err(Failure::usage("--cset-uuid", "found zero, expected a UUID that is not zero"));
     }
@@ -224,7 +235,7 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
         let mut is_new = false;
         if let (false, Some(size)) = (path.exists(), size) {
             check_size(args, path, size, is_cache)?;
-            is_new = create_sparse(path, size)?;
+            is_new = create_file(path, size, args.sparse || !is_cache)?;
             created.0.extend(is_new.then(|| path.clone()));
         }
         let target = Target::open(path, Access::Change)?;
@@ -233,9 +244,14 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
     }
     let block_bytes = choose_block(args, targets.iter().map(|(target, is_cache, _)| (target, *is_cache)))?;
     let set_uuid = args.cset_uuid.unwrap_or_else(new_uuid);
+    let disks: Vec<(PathBuf, Uuid)> = targets.iter().filter_map(|(target, ..)| known_disk(target)).collect();
     let mut plans = Vec::new();
     for (target, is_cache, created) in targets {
         let wipe = check_content(args, &target)?;
+        let (target, set) = if args.force { (target, None) } else { read_set(target)? };
+        if let Some(set) = set {
+            refuse_dirty_cache(&target.path, &set, &disks)?;
+        }
         let superblock = if is_cache {
             new_cache(args, &target, set_uuid, block_bytes)
         } else {
@@ -335,13 +351,21 @@ fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool
                 .found(format_args!("{logical} bytes"))
                 .expected("at most 4096 bytes"));
         }
+        if !data.is_multiple_of(logical) {
+            return Err(Failure::refused(&target.path, "the data would not begin at a block of the device")
+                .found(format_args!("--data-offset {}, in sectors of 512 bytes", args.data_offset))
+                .expected(format_args!(
+                    "a multiple of {}: its logical blocks have {logical} bytes",
+                    logical / SECTOR_BYTES
+                )));
+        }
         if let Some(block) = args.block {
             if block < logical {
                 return Err(Failure::refused(&target.path, "the block is smaller than the device's")
                     .found(format_args!("--block {block}"))
                     .expected(format_args!("at least {logical}, its logical block size")));
             }
-            if !data.is_multiple_of(block) {
+            if data.is_multiple_of(logical) && !data.is_multiple_of(block) {
                 return Err(Failure::usage("--data-offset", "the data would not begin at a whole block")
                     .found(format_args!("{} sectors", args.data_offset))
                     .expected(format_args!("a multiple of {} sectors", block / SECTOR_BYTES)));
@@ -382,6 +406,69 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failur
             .expected("a device without one")
             .advice("overwrite it with --wipe-bcache")),
     }
+}
+
+/// A backing device among those that are to be made anew, by its UUID so far.
+fn known_disk(target: &Target) -> Option<(PathBuf, Uuid)> {
+    let superblock = parse(target, &target.read_superblock_bytes().ok()?, Role::Any).ok()?;
+    (!superblock.is_cache()).then(|| (target.path.clone(), superblock.uuid))
+}
+
+/// The set on a cache device, if there is one that was started. It is read by the tools that read sets, which open the device
+/// themselves.
+fn read_set(target: Target) -> Result<(Target, Option<View>), Failure> {
+    let superblock = target.read_superblock_bytes().and_then(|bytes| parse(&target, &bytes, Role::Any));
+    if !superblock.is_ok_and(|superblock| superblock.is_cache() && superblock.sync()) {
+        return Ok((target, None));
+    }
+    let path = target.path.clone();
+    drop(target);
+    let host = host()?;
+    let cache = open_as_it_is(&host, &path, false)?;
+    let bar = Bar::new();
+    let read = host.block_on(async { open_set(&cache, false, &bar).await });
+    bar.clear();
+    drop((cache, host));
+    let (set, _) = read.map_err(|error| {
+        Failure::refused(&path, "it may have the only copy of dirty data: the set on it can't be read")
+            .found(error)
+            .expected("a cache without dirty data")
+            .advice(format_args!(
+                "look at it with `ubcache check {}`; --force gives up whatever is in it",
+                path.display()
+            ))
+    })?;
+    Ok((Target::open(&path, Access::Change)?, Some(set)))
+}
+
+/// Refuses to destroy the only copy of dirty data, whose ever it is.
+fn refuse_dirty_cache(path: &Path, set: &View, disks: &[(PathBuf, Uuid)]) -> Result<(), Failure> {
+    let mut whose = Vec::new();
+    for (index, entry) in (0..).zip(&set.uuids).filter(|(_, entry)| entry.uuid != Uuid::INVALIDATED) {
+        let extents = set.volume(Inode(index)).filter(|(extent, _)| extent.is_dirty());
+        let sectors: u64 = extents.map(|(extent, _)| extent.range().sectors()).sum();
+        if sectors == 0 {
+            continue;
+        }
+        let label = String::from_utf8_lossy(&entry.label).trim_end_matches('\0').to_owned();
+        let name = match disks.iter().find(|(_, uuid)| *uuid == entry.uuid) {
+            Some((path, _)) => path.display().to_string(),
+            None if label.is_empty() => format!("the backing device {}", entry.uuid),
+            None => format!("the backing device {} (label {label:?})", entry.uuid),
+        };
+        whose.push(format!("{} of {name}", show_size(sectors * SECTOR_BYTES)));
+    }
+    if whose.is_empty() {
+        return Ok(());
+    }
+    let whose = whose.join(", ");
+    Err(Failure::refused(path, "the cache has the only copy of dirty data")
+        .found(whose)
+        .expected("a cache without dirty data")
+        .advice(format_args!(
+            "write it back first: ubcache recover -C {} -B DISK; --force gives the data up",
+            path.display()
+        )))
 }
 
 fn write(plan: Plan, same_set: bool) -> Result<Made, Failure> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{Failure, NbdAddress, Ready, ServeConfig};
 
@@ -19,8 +20,9 @@ pub struct Args {
     /// The cache device
     #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
     cache: Option<PathBuf>,
-    /// Backing devices, each an export of its own: its name is the label, else the file name
-    #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
+    /// Backing devices, each an export of its own, whose name is NAME, else the label, else the file name; clients can ask
+    /// for its UUID as well
+    #[arg(short = 'B', long = "bdev", value_name = "[NAME=]DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
     /// Where clients connect: unix:/PATH or tcp:ADDRESS:PORT; more than once [default: a unix socket beside the
     /// control socket]
@@ -51,6 +53,9 @@ pub struct Args {
     /// it is written. Files and loop devices get them anyway
     #[arg(long)]
     trust_discards: bool,
+    /// Keep in memory what was used once: for clients on this machine, which may wait for the daemon when memory is short
+    #[arg(long)]
+    lock_memory: bool,
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
@@ -88,9 +93,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         };
         settings.push((name.to_owned(), value.to_owned()));
     }
+    let (names, backings) = args.bdev.iter().map(|given| split_name(given)).unzip();
     let config = ServeConfig {
         cache: args.cache,
-        backings: args.bdev,
+        backings,
+        names,
         nbd: args.nbd,
         settings,
         control: args.control,
@@ -98,6 +105,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         index_memory: Some(args.index_memory),
         busy_poll: Duration::from_micros(args.busy_poll),
         trust_discards: args.trust_discards,
+        lock_memory: args.lock_memory,
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
         page_cache: args.page_cache,

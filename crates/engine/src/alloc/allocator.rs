@@ -147,6 +147,10 @@ impl<E: Env> Set<E> {
                 self.allocator.round.notify_all();
                 return;
             }
+            if self.is_room_due() {
+                self.try_again().await;
+                self.find_room().await;
+            }
             let wake = self.allocator.wake.notified();
             let due = {
                 let mut buckets = self.buckets.borrow_mut();

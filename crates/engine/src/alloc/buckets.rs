@@ -10,6 +10,7 @@ use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, 
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
 use super::reuse::Reuse;
+use super::room::Room;
 use super::sectors::Class;
 use super::victims::Victims;
 use crate::mutants::{Mutant, Mutation};
@@ -41,6 +42,8 @@ pub(crate) enum Role {
     Pending,
     /// Given up durably; the device is told before it is free.
     Discarding,
+    /// Would be free, but the device has no room for what is written there.
+    Aside,
 }
 
 /// Who wants a bucket; later ones may use more of the reserve.
@@ -74,7 +77,10 @@ pub(crate) struct Buckets {
     pub(super) dirty: Vec<u32>,
     pub(super) role: Vec<Role>,
     pub(super) recency: Recency,
+    /// Free, and not known to have room below the device.
     pub(super) free: VecDeque<BucketNr>,
+    pub(super) free_with_room: VecDeque<BucketNr>,
+    pub(super) room: Room,
     pub(super) dead: VecDeque<BucketNr>,
     pub(super) pending: VecDeque<BucketNr>,
     /// Given up durably, to be discarded.
@@ -124,6 +130,8 @@ impl Buckets {
             recency: Recency::new(&geometry),
             // At first it takes all of them, and to grow would be to move them.
             free: VecDeque::with_capacity(n),
+            free_with_room: VecDeque::new(),
+            room: Room::new(geometry.buckets),
             dead: VecDeque::new(),
             pending: VecDeque::new(),
             discarding: Vec::new(),
@@ -222,7 +230,7 @@ impl Buckets {
         if self.protects() { Class::Filled } else { Class::Clean }
     }
     pub fn free_len(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.free_with_room.len()
     }
     pub fn pending_len(&self) -> usize {
         self.pending.len()
@@ -418,14 +426,22 @@ impl Buckets {
         std::mem::take(&mut self.promised)
     }
 
+    /// Which buckets the chain on the device promises to be free.
+    pub fn promised(&self) -> Vec<BucketNr> {
+        self.restart.clone()
+    }
+
     /// Buckets that the chain on the device promises to be free.
     pub fn promised_len(&self) -> usize {
         self.restart.len()
     }
 
     pub(super) fn set_free(&mut self, bucket: BucketNr) {
+        if self.puts_aside(bucket) {
+            return;
+        }
         self.set_role(bucket, Role::Free);
-        self.free.push_back(bucket);
+        if self.has_room(bucket) { &mut self.free_with_room } else { &mut self.free }.push_back(bucket);
     }
 
     /// Nobody points into the bucket.
@@ -445,7 +461,7 @@ impl Buckets {
     }
 
     /// Free buckets that only metadata may take, and those that only the prio chain may take.
-    fn reserve(&self, purpose: Purpose) -> usize {
+    pub(super) fn reserve(&self, purpose: Purpose) -> usize {
         let chain = self.geometry.prio_buckets() as usize;
         let urgent = (self.geometry.buckets as usize / 128).clamp(14, 64);
         let metadata = chain + urgent + (self.geometry.buckets as usize / 128).clamp(6, 64);
@@ -463,6 +479,10 @@ impl Buckets {
         self.geometry.prio_buckets() as usize + 2 * (self.geometry.journal_buckets as usize).max(8)
     }
 
+    pub(super) fn restart_missing(&self) -> usize {
+        self.restart_reserve().saturating_sub(self.restart.len())
+    }
+
     /// The allocator starts below the first and stops above the second number of free buckets.
     pub fn watermarks(&self) -> (usize, usize) {
         self.watermarks
@@ -470,7 +490,7 @@ impl Buckets {
 
     /// Whether `count` buckets could be had for the purpose now.
     pub fn can_take(&self, purpose: Purpose, count: usize) -> bool {
-        self.free.len() >= self.reserve(purpose) + count
+        self.free_len() >= self.reserve(purpose) + count
     }
 
     /// Takes a free bucket for data of a class.
@@ -486,7 +506,12 @@ impl Buckets {
         if !self.can_take(purpose, 1) {
             return None;
         }
-        let bucket = self.free.pop_front()?;
+        // The reserve that data leaves is what has room.
+        let (first, second) = match purpose {
+            Purpose::Data | Purpose::Move => (&mut self.free, &mut self.free_with_room),
+            _ => (&mut self.free_with_room, &mut self.free),
+        };
+        let bucket = first.pop_front().or_else(|| second.pop_front())?;
         assert_eq!(self.role(bucket), Role::Free, "a free bucket is free");
         assert_eq!(self.live(bucket), 0, "nothing live is in a free bucket");
         assert!(!self.pins.is_pinned(bucket), "nobody reads a free bucket");
@@ -538,13 +563,19 @@ impl Buckets {
 
     /// A prio chain is going to be written. Until [`Buckets::chain_durable`] the present restart buckets stay as they are.
     pub fn chain_begins(&mut self) {
-        let wanted = self.restart_reserve().saturating_sub(self.restart.len());
+        let wanted = self.restart_missing();
         // In a cache that is full a chain is written when few buckets are free. Then some of what there is for data is
         // kept, as more becomes free with this very chain.
-        let above = |number: usize| self.free.len().saturating_sub(number);
+        let above = |number: usize| self.free_len().saturating_sub(number);
         let spare = above(self.watermarks().0).max(above(self.reserve(Purpose::Data)) / 2);
         for _ in 0..wanted.min(spare) {
-            let Some(bucket) = self.free.pop_back() else { break };
+            // Beyond the reserve of metadata those that have room, so that the next start has some.
+            let spared = self.free_with_room.len() > self.reserve(Purpose::Data);
+            let (first, second) = match spared {
+                true => (&mut self.free_with_room, &mut self.free),
+                false => (&mut self.free, &mut self.free_with_room),
+            };
+            let Some(bucket) = first.pop_back().or_else(|| second.pop_back()) else { break };
             self.set_role(bucket, Role::Restart);
             self.restart.push(bucket);
         }
@@ -595,7 +626,8 @@ impl Buckets {
             } else if aged {
                 self.aged = true;
                 self.held.push(bucket);
-            } else if self.discard {
+            } else if self.discard && !self.has_room(bucket) {
+                // What metadata had keeps its room for metadata.
                 self.set_role(bucket, Role::Discarding);
                 self.discarding.push(bucket);
             } else {
@@ -621,13 +653,14 @@ impl Buckets {
     pub fn discarded(&mut self, buckets: &[BucketNr]) {
         for &bucket in buckets {
             assert_eq!(self.role(bucket), Role::Discarding, "nobody else uses a bucket that is discarded");
+            self.forget_room(bucket);
             self.set_free(bucket);
         }
     }
 
     /// Whether free buckets are so few that metadata could run out.
     pub fn is_urgent(&self) -> bool {
-        self.free.len() < self.reserve(Purpose::Move)
+        self.free_len() < self.reserve(Purpose::Move)
     }
 
     /// A bucket of the former prio chain or volume table: nothing points to it by generation.
@@ -636,16 +669,17 @@ impl Buckets {
         self.set_free(bucket);
     }
 
-    /// Percent of buckets that are neither free nor evictable (bcache's `in_use`).
+    /// Percent of the buckets that have room that are neither free nor evictable (bcache's `in_use`).
     pub fn in_use_percent(&self) -> u64 {
-        let available = self.free.len()
+        let available = self.free_len()
             + self.restart.len()
             + self.pending.len()
             + self.discarding.len()
             + self.dead.len()
             + self.victims.len() as usize
             + self.unknown as usize;
-        let total = self.geometry.buckets as usize;
+        // What has no room is no part of the cache for now.
+        let total = (self.geometry.buckets as usize - self.aside_len()).max(1);
         ((total - available.min(total)) * 100 / total) as u64
     }
 

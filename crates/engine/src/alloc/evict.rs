@@ -65,7 +65,7 @@ impl Buckets {
     }
 
     fn available(&self) -> usize {
-        self.free.len() + self.pending.len() + self.discarding.len()
+        self.free_len() + self.pending.len() + self.discarding.len()
     }
 
     /// See [`Set::evict`].

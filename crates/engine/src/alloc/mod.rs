@@ -25,6 +25,7 @@ pub(crate) mod prio;
 mod priority_stats;
 pub(crate) mod recency;
 mod reuse;
+mod room;
 pub(crate) mod sectors;
 mod victim;
 pub(crate) mod victims;

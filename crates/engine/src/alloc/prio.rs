@@ -86,6 +86,7 @@ impl<E: Env> Set<E> {
         let _granted = self.journal_room_for_chain().await?;
         self.env.mark("prio_write");
         let count = self.geometry.prio_buckets() as usize;
+        self.keep_room(count).await;
         let taken = {
             let mut buckets = self.buckets.borrow_mut();
             if !buckets.can_take(Purpose::Prio, count) {

@@ -128,6 +128,14 @@ impl OpenBuckets {
         Some(pieces)
     }
 
+    /// No more data goes into this bucket.
+    pub fn leave(&mut self, buckets: &mut Buckets, bucket: BucketNr) {
+        for open in self.open.iter_mut().filter(|open| open.is_some_and(|open| open.bucket == bucket)) {
+            *open = None;
+            buckets.close(bucket);
+        }
+    }
+
     /// Closes every open bucket: the set stops, or space is short.
     pub fn close_all(&mut self, buckets: &mut Buckets) {
         for open in self.open.iter_mut().filter_map(Option::take) {

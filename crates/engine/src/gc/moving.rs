@@ -60,7 +60,10 @@ impl<E: Env> Set<E> {
             let rest = piece.sectors.next_multiple_of(block) - piece.sectors;
             let mut part = part;
             part.append(ubcache_env::IoVec::zeroes((rest * ubcache_format::SECTOR_BYTES) as usize));
-            if self.cache.write(piece.pointer.offset, part, Durability::Volatile).await.is_err() {
+            if let Err(error) = self.cache.write(piece.pointer.offset, part, Durability::Volatile).await {
+                if error.is_no_space() {
+                    self.note_data_error(piece.pointer, &error);
+                }
                 return;
             }
         }

@@ -124,7 +124,7 @@ impl<E: Env> Set<E> {
         let mut taken = Vec::with_capacity(count);
         let mut rounds = 0;
         while taken.len() < count {
-            let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
+            let bucket = self.take_with_room(Purpose::Metadata).await;
             match bucket {
                 Some(bucket) => {
                     taken.push(bucket);

@@ -73,6 +73,7 @@ impl<E: Env> Set<E> {
     /// Makes the node of the leaf hold everything that the leaf holds now.
     pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>, makes_room: bool) -> Result<(), EngineError> {
         self.load_for_replay(leaf).await?;
+        let has_room = self.node_has_room(leaf.pointer).await;
         let io = leaf.io.lock().await;
         let append = {
             let mut state = leaf.state.borrow_mut();
@@ -89,7 +90,7 @@ impl<E: Env> Set<E> {
             assert!(!pending.keys.is_empty(), "what is touched gives keys");
             let bytes = encode_bset(&self.geometry, leaf.pointer, seq, &pending.keys);
             let node_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
-            if used + bytes.len() as u64 > node_bytes {
+            if used + bytes.len() as u64 > node_bytes || !has_room {
                 None
             } else {
                 self.tree.borrow_mut().write_begins(&mut state);

@@ -111,12 +111,18 @@ impl<E: Env> Set<E> {
 
     /// Writes an entry with the present header and every record so far, and waits for it.
     pub(crate) async fn journal_force(&self) -> Result<(), EngineError> {
+        self.journal_wait(self.journal_force_soon()).await
+    }
+
+    /// Has an entry written with the present header, and says which.
+    pub(crate) fn journal_force_soon(&self) -> JournalSeq {
         let seq = {
             let mut state = self.journal.state.borrow_mut();
             state.wanted_header = state.open_seq;
             state.open_seq
         };
-        self.journal_wait(seq).await
+        self.journal.wake.notify_all();
+        seq
     }
 
     /// Makes every record so far durable; does nothing if there is none that is not.

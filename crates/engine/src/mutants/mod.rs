@@ -196,6 +196,11 @@ mutants! {
         "what changes in a leaf while it is replaced does not keep its journal entry";
     NodeCacheDropsChanges, "node-cache-drops-changes", "index",
         "the node cache lets go of leaves that have something to write";
+    // Room below the device.
+    NoSpaceCounts, "no-space-counts", "N1",
+        "a write of data that finds no space counts as an error of the device";
+    NoRoomForMetadata, "no-room-for-metadata", "N2",
+        "nobody sees to it that metadata will find room";
     // Time.
     ChainInOnePoll, "chain-in-one-poll", "S1",
         "a bucket of the prio chain is filled in one poll";

@@ -395,7 +395,7 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: IoVec, durability: Durability) -> bool {
         let started = self.set.env.now();
         let ok = match pieces {
-            [piece] => self.piece_is_written(&self.write_piece(piece, data, durability).await),
+            [piece] => self.piece_is_written(piece, &self.write_piece(piece, data, durability).await),
             _ => {
                 let mut at = 0;
                 let writes = pieces.iter().map(|piece| {
@@ -404,7 +404,8 @@ impl<E: Env> CachedVolume<E> {
                     self.write_piece(piece, part, durability)
                 });
                 let results = join_all(writes).await;
-                results.iter().filter(|result| !self.piece_is_written(result)).count() == 0
+                let results = pieces.iter().zip(&results);
+                results.filter(|(piece, result)| !self.piece_is_written(piece, result)).count() == 0
             }
         };
         self.note_cache_latency(started, true);
@@ -425,9 +426,9 @@ impl<E: Env> CachedVolume<E> {
         self.set.cache.write(piece.pointer.offset, data, durability)
     }
 
-    fn piece_is_written(&self, result: &IoResult) -> bool {
+    fn piece_is_written(&self, piece: &Piece, result: &IoResult) -> bool {
         if let Err(error) = result {
-            self.set.note_cache_error("writing cached data", error);
+            self.set.note_data_error(piece.pointer, error);
         }
         result.is_ok()
     }

@@ -74,7 +74,7 @@ impl<E: Env> CacheSet<E> {
                 // A2: it may have been written without the cache since: what is cached of it is void.
                 let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {
                     Some(slot) => Inode(slot as u32),
-                    None => set.take_slot(slot, &superblock).await?,
+                    None => set.take_slot(slot, &superblock).await.map_err(EngineError::of_cache)?,
                 };
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
@@ -122,7 +122,7 @@ impl<E: Env> Set<E> {
     pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
         let _granted = self.journal_room_for_chain().await?;
         let bucket = loop {
-            let bucket = self.buckets.borrow_mut().take(Purpose::Metadata);
+            let bucket = self.take_with_room(Purpose::Metadata).await;
             match bucket {
                 Some(bucket) => break bucket,
                 None => self.wait_for_buckets("the volume table").await?,

@@ -11,7 +11,7 @@ use crate::settings::{AttributeError, ReplacementPolicy};
 
 impl<E: Env> CacheSet<E> {
     /// Sets an attribute of the set (bcache's names). What the superblock has a place for is
-    /// written there soon.
+    /// written there soon; [`CacheSet::save_attributes`] waits for that.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
         let set = &self.set;
         match name {
@@ -38,23 +38,33 @@ impl<E: Env> CacheSet<E> {
             std::mem::replace(&mut mark.scan_resistant, scan_resistant)
         };
         if marked != scan_resistant {
-            let set = set.clone();
-            // An error fails the set, and is reported there.
-            self.set.spawn(Priority::Background, async move { drop(set.journal_force().await) });
+            set.mark_at.set(set.journal_force_soon());
         }
         let mut superblock = set.superblock.borrow_mut();
         if (superblock.replacement(), superblock.discard()) != (policy.stored(), discard) {
             superblock.set_replacement(policy.stored());
             superblock.set_discard(discard);
             superblock.seq += 1;
-            let set = set.clone();
-            self.set.spawn(Priority::Background, async move {
-                if let Err(EngineError::Io { what, source }) = set.write_cache_superblock().await {
-                    set.note_cache_error(what, &source);
-                }
-            });
+            drop(superblock);
+            set.save_soon();
         }
         Ok(())
+    }
+
+    /// What [`CacheSet::set_attribute`] would say to these, one after the other.
+    pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
+        let mut settings = self.set.settings.borrow().clone();
+        let mut set = |name: &str, value: &str| match name {
+            "trigger_gc" => Ok(()),
+            _ => settings.set(name, value),
+        };
+        pairs.iter().map(|(name, value)| set(name, value)).collect()
+    }
+
+    /// Waits until the attributes that survive a restart are on the cache device, durably.
+    pub async fn save_attributes(&self) -> Result<(), EngineError> {
+        self.set.journal_wait(self.set.mark_at.get()).await?;
+        self.set.write_cache_superblock().await
     }
 
     /// The present value of an attribute.
@@ -75,10 +85,30 @@ impl<E: Env> CacheSet<E> {
 }
 
 impl<E: Env> Set<E> {
-    /// Writes the superblock of the cache device as it is now.
+    /// Writes the superblock of the cache device as it is now, unless it is there already.
     pub(crate) async fn write_cache_superblock(self: &Rc<Self>) -> Result<(), EngineError> {
         let _one = self.superblock_lock.lock().await;
         let superblock = self.superblock.borrow().clone();
-        write_superblock(&self.cache, &superblock, "writing the cache superblock").await
+        if self.saved_superblock.borrow().as_ref() == Some(&superblock) {
+            return Ok(());
+        }
+        *self.saved_superblock.borrow_mut() = None;
+        write_superblock(&self.cache, &superblock, "writing the cache superblock").await?;
+        *self.saved_superblock.borrow_mut() = Some(superblock);
+        Ok(())
+    }
+
+    /// Has a task save the superblock. There is one at most that has not begun, however often it changes.
+    fn save_soon(self: &Rc<Self>) {
+        if self.saving.replace(true) {
+            return;
+        }
+        let set = self.clone();
+        self.spawn(Priority::Background, async move {
+            set.saving.set(false);
+            if let Err(EngineError::Io { what, source }) = set.write_cache_superblock().await {
+                set.note_cache_error(what, &source);
+            }
+        });
     }
 }

@@ -3,6 +3,7 @@
 use ubcache_env::{Env, IoError};
 
 use super::Set;
+use crate::mutants::Mutant;
 
 impl<E: Env> Set<E> {
     /// Why the set has failed, if it has.
@@ -11,10 +12,14 @@ impl<E: Env> Set<E> {
     }
 
     /// Counts an error of the cache device; at the limit the set fails.
-    /// Having no memory is nobody's error.
+    /// Having no memory is nobody's error, and having no space is one of metadata only.
     pub(crate) fn note_cache_error(&self, what: &'static str, error: &IoError) {
         if matches!(error, IoError::NoMemory) {
             return;
+        }
+        if error.is_no_space() && !self.mutant(Mutant::NoSpaceCounts) {
+            // Data would have been refused (N1). Metadata has nowhere else to go.
+            return self.fail(format!("{what}: {error}"));
         }
         self.cache_errors.set(self.cache_errors.get() + 1);
         let limit = self.settings.borrow().io_error_limit;

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use ubcache_env::{Buf, Durability, Env, IoVec};
+use ubcache_env::{Buf, Durability, Env, IoVec, SectorRange};
 use ubcache_format::{
     BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Mark, Padding,
     Pointer, PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset,
@@ -78,6 +78,9 @@ pub(crate) async fn first_run<E: Env>(
     let uuid_bucket = BucketNr(first + geometry.prio_buckets());
     let root = BucketNr(uuid_bucket.0 + 1);
 
+    // What a set begins with has its room before anything is written (N2).
+    let begin = SectorRange::new(Sector(0), u64::from(root.0 + 1) * u64::from(geometry.bucket_sectors));
+    device.allocate(begin).await.map_err(EngineError::io(WHAT))?;
     let put = |part: Range<usize>, set: &mut PrioSet| {
         for bucket in part {
             let priority = if bucket <= root.0 as usize { PRIORITY_METADATA } else { INITIAL_PRIORITY };

@@ -18,7 +18,7 @@ use std::rc::{Rc, Weak};
 use take_over::TakenOver;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Nanos, Task};
-use ubcache_format::{Geometry, Inode, ReplayRange, Superblock, UuidEntry};
+use ubcache_format::{Geometry, Inode, JournalSeq, ReplayRange, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::Buckets;
@@ -162,6 +162,12 @@ pub(crate) struct Set<E: Env> {
     pub gc: GcState,
     pub failed: RefCell<Option<String>>,
     pub cache_errors: Cell<u64>,
+    /// What the cache device has for its superblock, if that is known.
+    pub saved_superblock: RefCell<Option<Superblock>>,
+    /// A task is about to save it.
+    pub saving: Cell<bool>,
+    /// The journal entry that has the newest setting that is kept there.
+    pub mark_at: Cell<JournalSeq>,
     pub phase: Cell<Phase>,
     /// Whose set this start took over.
     pub taken_over: Cell<Option<TakenOver>>,
@@ -202,7 +208,9 @@ impl<E: Env> Set<E> {
         task: impl Future<Output = ()> + 'static,
     ) {
         let task = self.env.spawn(priority, task);
-        self.tasks.borrow_mut().push(task);
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 }
 
@@ -234,6 +242,7 @@ impl<E: Env> CacheSet<E> {
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
             available_percent: 100 - buckets.in_use_percent(),
+            put_aside_bytes: buckets.aside_len() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
             failed: set.failed.borrow().clone(),
             btree_leaves: set.tree.borrow().leaf_count() as u64,

@@ -178,6 +178,9 @@ fn assemble<E: Env>(
         gc: GcState::default(),
         failed: RefCell::default(),
         cache_errors: Cell::new(0),
+        saved_superblock: RefCell::default(),
+        saving: Cell::new(false),
+        mark_at: Cell::default(),
         phase: Cell::new(Phase::Running),
         taken_over: Cell::new(None),
         to_replay: RefCell::default(),
@@ -323,8 +326,11 @@ impl<E: Env> Set<E> {
         if wanted && !lazy {
             self.env.mark("lazy_start_refused");
         }
+        self.allocate_journal().await;
         if !lazy {
             self.count_leaves(false).await?;
+            let wanted = self.buckets.borrow().room_wanted();
+            self.keep_room(wanted).await;
         }
         self.journal.state.borrow_mut().replay_floor = range.entries.first().map(|entry| entry.seq);
         self.spawn(Priority::Journal, self.clone().journal_task());

@@ -6,6 +6,8 @@ use crate::rng::Rng;
 
 pub(super) const EIO: i32 = 5;
 const EROFS: i32 = 30;
+pub(super) const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
 
 /// How many of a million I/Os fail.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -47,6 +49,10 @@ pub enum Outage {
     ReadOnly,
     /// Pulled out, and its cache has lost what was not flushed.
     Gone,
+    /// The file system below is full: writes of what was never written before end with an error. No start ends it.
+    Full,
+    /// No write has room, not even over what is there, as on a file system that never writes in place.
+    Quota,
 }
 
 impl Outage {
@@ -57,6 +63,9 @@ impl Outage {
             Outage::ReadOnly if class == Class::Write => Some(IoError::Os(EROFS)),
             Outage::ReadOnly => None,
             Outage::Gone => Some(IoError::Gone),
+            Outage::Quota if class == Class::Write => Some(IoError::Os(EDQUOT)),
+            // Which sectors it is about, the disk knows.
+            Outage::Full | Outage::Quota => None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
-use ubcache_env::Slice;
+use ubcache_env::{SectorRange, Slice};
 
 const PAGE_SECTORS: u64 = 8;
 /// More versions than this of one sector are not kept apart: a middle one is forgotten.
@@ -67,6 +67,22 @@ impl Image {
             sector += now.len() as u64 / 512;
             into = rest;
         }
+    }
+
+    /// Whether something was written to each block of these sectors, as far as a file system knows.
+    pub(super) fn has_room(&self, range: SectorRange) -> bool {
+        Self::blocks(range).all(|block| self.pages.contains_key(&block))
+    }
+
+    /// Gives each block of these sectors its place; the content stays.
+    pub(super) fn allocate(&mut self, range: SectorRange) {
+        for block in Self::blocks(range) {
+            self.pages.entry(block).or_insert_with(|| Box::new([0; 4096]));
+        }
+    }
+
+    fn blocks(range: SectorRange) -> impl Iterator<Item = u64> {
+        range.start.0 / PAGE_SECTORS..range.end.0.div_ceil(PAGE_SECTORS)
     }
 
     pub(super) fn write(&mut self, sector: u64, from: &[u8]) {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use smallvec::{SmallVec, smallvec};
 use ubcache_env::{Buf, IoError, IoResult, Nanos, Sector, SectorRange, Slice};
 
-use super::fault::{Class, EIO, Fate, Outage};
+use super::fault::{Class, EIO, ENOSPC, Fate, Outage};
 use super::image::{Content, Version};
 use super::{Inner, State};
 use crate::executor::{Sink, World};
@@ -35,6 +35,8 @@ pub(super) enum Kind {
         before: u64,
     },
     Discard,
+    /// The blocks get their place on the disk.
+    Allocate,
 }
 
 pub(super) struct Io {
@@ -60,6 +62,7 @@ impl Io {
             Kind::Write { data: None, .. } => "write-zeroes",
             Kind::Flush { .. } => "flush",
             Kind::Discard => "discard",
+            Kind::Allocate => "allocate",
         }
     }
 
@@ -79,7 +82,7 @@ impl Io {
     fn class(&self) -> Class {
         match self.kind {
             Kind::Read(_) => Class::Read,
-            Kind::Write { .. } | Kind::Discard => Class::Write,
+            Kind::Write { .. } | Kind::Discard | Kind::Allocate => Class::Write,
             Kind::Flush { .. } => Class::Flush,
         }
     }
@@ -299,6 +302,9 @@ impl Inner {
         if let Some(error) = self.outside(range, io.name()) {
             return Some(error);
         }
+        if self.is_full(state) && state.lacks_room(range, &io.kind) {
+            return Some(IoError::Os(ENOSPC));
+        }
         // Reads of single sectors are for the world to sort out, whatever the block is.
         let block = u64::from(self.config.block_bytes / 512);
         let misaligned = !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
@@ -311,6 +317,10 @@ impl Inner {
             return Some(IoError::Os(EINVAL));
         }
         None
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.outage(Nanos(self.world.now())) == Some(Outage::Full)
     }
 
     /// One step of an I/O takes effect.
@@ -338,7 +348,7 @@ impl Inner {
                     }
                 }
             }
-            Kind::Flush { .. } => {}
+            Kind::Flush { .. } | Kind::Allocate => {}
             Kind::Write { .. } | Kind::Discard => {
                 for index in 0..io.sectors {
                     if io.step_of(index) == step {
@@ -380,7 +390,8 @@ impl Inner {
     fn complete(&self, state: &mut State, id: u64) {
         state.clock += 1;
         let clock = state.clock;
-        let outage = state.outage(Nanos(self.world.now())).filter(|outage| *outage != Outage::ReadOnly);
+        let stops = |outage: &Outage| matches!(outage, Outage::Errors | Outage::Gone);
+        let outage = state.outage(Nanos(self.world.now())).filter(stops);
         let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
         state.changes += u64::from(!matches!(io.kind, Kind::Read(_)));
         io.completed.set(clock);
@@ -396,6 +407,7 @@ impl Inner {
             Kind::Write { .. } => counters.writes += 1,
             Kind::Flush { .. } => counters.flushes += 1,
             Kind::Discard => counters.discards += 1,
+            Kind::Allocate => {}
         }
         counters.errors += u64::from(result.is_err());
         if let (Kind::Read(buf), Err(_)) = (&mut io.kind, &result) {
@@ -410,7 +422,7 @@ impl Inner {
     }
 
     fn outcome(&self, state: &mut State, id: u64) -> IoResult {
-        let State { ios, versions, bad, .. } = state;
+        let State { ios, versions, bad, image, .. } = state;
         let io = &ios[&id];
         if io.fate == Fate::Latent {
             bad.insert(io.at + self.rng.borrow_mut().below(io.sectors));
@@ -423,6 +435,7 @@ impl Inner {
                 return Err(IoError::Os(EIO));
             }
             Kind::Flush { before } => versions.flushed(before),
+            Kind::Allocate => image.allocate(io.range()),
             Kind::Write { fua: true, .. } => {
                 for sector in io.at..io.at + io.sectors {
                     versions.made_durable(sector, &io.completed);
@@ -469,7 +482,7 @@ impl Inner {
 
 /// Decides when each sector lands; returns the moment of each step.
 fn draw_landing(io: &mut Io, latency: u64, rng: &mut Rng) -> SmallVec<[u64; 3]> {
-    if matches!(io.kind, Kind::Flush { .. }) {
+    if matches!(io.kind, Kind::Flush { .. } | Kind::Allocate) {
         return SmallVec::new();
     }
     let in_steps = io.sectors > 1 && rng.chance(1, 4);

@@ -163,6 +163,11 @@ impl State {
     fn outage(&self, now: Nanos) -> Option<Outage> {
         self.outage.filter(|(_, until)| now < *until).map(|(outage, _)| outage)
     }
+
+    /// Whether a full file system has no room for what an I/O writes.
+    fn lacks_room(&self, range: SectorRange, kind: &Kind) -> bool {
+        matches!(kind, Kind::Write { .. } | Kind::Allocate) && !self.image.has_room(range)
+    }
 }
 
 /// A simulated disk. See the module.
@@ -295,11 +300,11 @@ impl SimDisk {
     }
 
     /// The host restarts without losing power: see the module. A failure without an end has ended: somebody has
-    /// looked at the cables.
+    /// looked at the cables. A full file system stays full.
     pub fn host_restart(&self) {
         self.inner.end_of_instance();
         let mut state = self.inner.state.borrow_mut();
-        state.outage = state.outage.filter(|(_, until)| until.0 < u64::MAX);
+        state.outage = state.outage.filter(|(outage, until)| until.0 < u64::MAX || *outage == Outage::Full);
     }
 
     async fn run(&self, at: Sector, sectors: u64, kind: Kind) -> (Option<Buf>, IoResult) {
@@ -354,5 +359,9 @@ impl Device for SimDisk {
 
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         self.run(range.start, range.sectors(), Kind::Write { data: None, fua: false }).await.1
+    }
+
+    async fn allocate(&self, range: SectorRange) -> IoResult {
+        self.run(range.start, range.sectors(), Kind::Allocate).await.1
     }
 }

@@ -8,6 +8,7 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::frontend::add_frontend;
 use super::pace::slow_down;
+use super::space::make_space_scarce;
 use super::sums::limit;
 use super::trouble::{add_trouble, make_memory_scarce};
 use super::{
@@ -77,6 +78,9 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::odd::make_discards_vague(&mut plan, &mut Rng::fork(seed, "discards"));
     super::odd::make_writers_scribble(&mut plan, &mut Rng::fork(seed, "scribble"));
     super::fragments::break_up(&mut plan, &mut Rng::fork(seed, "fragments"), options);
+    if options.faults {
+        make_space_scarce(&mut plan, &mut Rng::fork(seed, "space"));
+    }
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
     plan
 }

@@ -14,6 +14,7 @@ mod many;
 mod odd;
 mod pace;
 mod sizes;
+mod space;
 mod starve;
 mod sums;
 pub mod text;
@@ -286,10 +287,13 @@ impl Plan {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
     }
 
-    /// Whether a device fails in some way, or memory runs out.
+    /// Whether a device fails in some way that clients may see, or memory runs out.
     pub fn has_faults(&self) -> bool {
-        let breaks = |action: &ControlAction| {
-            action.broken_disk().is_some() || matches!(action, ControlAction::NoMemory(_))
+        let breaks = |action: &ControlAction| match action {
+            // A cache that can't grow is no failure: nobody but its operator may notice.
+            ControlAction::Outage { disk: 0, outage: Outage::Full, .. } => false,
+            ControlAction::NoMemory(_) => true,
+            action => action.broken_disk().is_some(),
         };
         !self.faults.is_empty()
             || self.memory.rate > 0

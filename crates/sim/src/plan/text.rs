@@ -28,8 +28,13 @@ const PROFILES: [(&str, Profile); 5] = [
     ("late-writes", Profile::LateWrites),
 ];
 
-const OUTAGES: [(&str, Outage); 3] =
-    [("errors", Outage::Errors), ("read-only", Outage::ReadOnly), ("gone", Outage::Gone)];
+const OUTAGES: [(&str, Outage); 5] = [
+    ("errors", Outage::Errors),
+    ("read-only", Outage::ReadOnly),
+    ("gone", Outage::Gone),
+    ("full", Outage::Full),
+    ("quota", Outage::Quota),
+];
 
 fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
     names.iter().find(|(_, other)| other == value).map_or("?", |(name, _)| name)

@@ -1,0 +1,181 @@
+//! Commands that would destroy the only copy of something, or mistake one disk for another, are refused; and what they say
+//! to do is right.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use support::{Daemon, have, make_set, must, run, scratch, sha256_of, skipped, sparse, text, tool, ubcache};
+use ubcache_format::{Replacement, Superblock, Uuid};
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A command that has to be refused, and changes none of these files.
+fn refused(arguments: &[&str], files: &[&Path]) -> String {
+    let before: Vec<String> = files.iter().map(|path| sha256_of(path)).collect();
+    let output = run(arguments);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}: {}", said(&output));
+    let after: Vec<String> = files.iter().map(|path| sha256_of(path)).collect();
+    assert!(before == after, "{arguments:?} has changed something");
+    said(&output)
+}
+
+/// Some dirty data that only the cache has; the set is stopped.
+fn make_dirty(directory: &Path, cache: &Path, backings: &[PathBuf], export: &str) {
+    let settings = ["--mode", "writeback", "--set", "writeback_running=0"];
+    let daemon = Daemon::start("pool", directory, cache, backings, &settings);
+    daemon.client(export).write(1 << 20, &vec![0x5a; 1 << 20], true).expect("a write");
+    daemon.stop();
+}
+
+/// `make -C CACHE --wipe-bcache` destroyed the only copy of dirty data without a word; only the backing device was asked.
+#[test]
+fn a_cache_with_dirty_data_is_not_made_anew() {
+    let directory = scratch();
+    let directory = directory.path();
+    let (cache, backings) = make_set(directory, &[16], &["--label", "data"]);
+    make_dirty(directory, &cache, &backings, "data");
+    let make = ["make", "--bucket", "64k", "--wipe-bcache", "-C", text(&cache)];
+    let words = refused(&make, &[&cache]);
+    for word in [text(&cache), "1M", "data", "ubcache recover -C", "--force"] {
+        assert!(words.contains(word), "{word} is missing in: {words}");
+    }
+    // The disk that is given up as well is known by its path.
+    let both = [&make[..], &["-B", text(&backings[0])]].concat();
+    assert!(refused(&both, &[&cache, &backings[0]]).contains(text(&backings[0])));
+    // What it says to do is right.
+    must(ubcache().args(["recover", "-C"]).arg(&cache).arg("-B").arg(&backings[0]));
+    assert!(run(&make).status.success());
+    let (_, backings) = make_set(directory, &[16], &["--label", "data"]);
+    make_dirty(directory, &cache, &backings, "data");
+    refused(&make, &[&cache]);
+    assert!(run(&[&make[..], &["--force"]].concat()).status.success());
+}
+
+/// A second disk of the same label was served under a name with a number, and under the first one's name when that was away.
+#[test]
+fn a_name_means_one_disk() {
+    let directory = scratch();
+    let directory = directory.path();
+    let cache = directory.join("cache.img");
+    sparse(&cache, 64 << 20);
+    let disks = ["a.img", "b.img"].map(|name| directory.join(name));
+    must(ubcache().args(["make", "--bucket", "64k", "-C"]).arg(&cache));
+    for disk in &disks {
+        sparse(disk, 8 << 20);
+        must(ubcache().args(["make", "--label", "data", "-B"]).arg(disk));
+    }
+    let (a, b) = (text(&disks[0]), text(&disks[1]));
+    let words = refused(&["serve", "-C", text(&cache), "-B", a, b], &[&cache, &disks[0], &disks[1]]);
+    for word in ["\"data\"", a, b, "-B NAME="] {
+        assert!(words.contains(word), "{word} is missing in: {words}");
+    }
+    let words = refused(&["make", "--size", "8M", "--label", "x", "-B", "c.img", "d.img"], &[]);
+    assert!(words.contains("--label"), "{words}");
+
+    let named = [PathBuf::from(format!("first={a}")), PathBuf::from(format!("second={b}"))];
+    let daemon = Daemon::start("pool", directory, &cache, &named, &[]);
+    daemon.client("first").write(0, &[1; 4096], true).expect("a write");
+    daemon.client("second").write(0, &[2; 4096], true).expect("a write");
+    daemon.stop();
+    let uuid = |disk: &Path| {
+        let shown = must(ubcache().args(["show", "--json"]).arg(disk));
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        shown["dev.uuid"].as_str().expect("a UUID").to_owned()
+    };
+    // One that is away gives its name to nobody, and a UUID is always a name.
+    let daemon = Daemon::start("pool", directory, &cache, &disks[1..], &[]);
+    assert!(ubcache_cli::nbd_client::Client::connect(&daemon.socket, "first").is_err());
+    let mut found = vec![0; 4096];
+    daemon.client(&uuid(&disks[1])).read(0, &mut found).expect("a read");
+    assert!(found == [2; 4096]);
+    assert!(ubcache_cli::nbd_client::Client::connect(&daemon.socket, &uuid(&disks[0])).is_err());
+    daemon.stop();
+}
+
+/// A loop device for a file, detached at the end.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &Path, more: &[&str]) -> Option<Loop> {
+        let output = tool("losetup").args(["-f", "--show"]).args(more).arg(file).output().ok()?;
+        output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = tool("losetup").arg("-d").arg(&self.0).output();
+    }
+}
+
+/// Two daemons wrote to one disk, and `make` wrote over a superblock in use: nobody asked for the file under a loop device.
+#[test]
+fn a_loop_device_over_a_served_file_is_in_use() {
+    let test = "a_loop_device_over_a_served_file_is_in_use";
+    if !have(test, &["losetup"]) {
+        return;
+    }
+    let directory = scratch();
+    let directory = directory.path();
+    let (cache, backings) = make_set(directory, &[16], &[]);
+    let copy = directory.join("copy.img");
+    std::fs::copy(&cache, &copy).expect("room");
+    let daemon = Daemon::start("pool", directory, &cache, &backings, &[]);
+    let (Some(over), Some(other)) = (Loop::new(&backings[0], &[]), Loop::new(&backings[0], &[])) else {
+        return skipped(test, "no loop devices here");
+    };
+    let (disk, copy) = (text(&over.0), text(&copy));
+    for command in [
+        &["serve", "-C", copy, "-B", disk][..],
+        &["make", "--force", "-B", disk],
+        &["check", copy, "-B", disk],
+        &["recover", "-C", copy, "-B", disk],
+    ] {
+        let words = refused(command, &[]);
+        assert!(words.contains("in use") && words.contains(disk), "{command:?}: {words}");
+    }
+    daemon.stop();
+    // Over one of two loop devices it is the other one that is in use.
+    let served = [over.0.clone()];
+    let daemon = Daemon::start("pool", directory, &cache, &served, &[]);
+    let words = refused(&["make", "--force", "-B", text(&other.0)], &[]);
+    assert!(words.contains("in use"), "{words}");
+    daemon.stop();
+}
+
+/// The set was made and served, and no write could succeed.
+#[test]
+fn data_begins_at_a_block_of_the_device() {
+    let test = "data_begins_at_a_block_of_the_device";
+    if !have(test, &["losetup"]) {
+        return;
+    }
+    let directory = scratch();
+    let disk = directory.path().join("disk.img");
+    sparse(&disk, 8 << 20);
+    let Some(device) = Loop::new(&disk, &["-b", "4096"]) else {
+        return skipped(test, "no loop devices here");
+    };
+    let words = refused(&["make", "-o", "17", "-B", text(&device.0)], &[&disk]);
+    assert!(words.contains("17") && words.contains("a multiple of 8"), "{words}");
+    must(ubcache().args(["make", "-o", "24", "-B"]).arg(&device.0));
+}
+
+#[test]
+fn a_set_with_larger_blocks_says_where_it_comes_from() {
+    let directory = scratch();
+    let cache = directory.path().join("cache.img");
+    sparse(&cache, 64 << 20);
+    let uuid = Uuid([7; 16]);
+    let superblock = Superblock::new_cache(uuid, uuid, 16, 128, 1000, Replacement::Lru, false);
+    let file = std::fs::OpenOptions::new().write(true).open(&cache).expect("the file");
+    file.write_all_at(&superblock.encode(), 4096).expect("room");
+    let words = refused(&["serve", "-C", text(&cache), "-B", text(&cache)], &[&cache]);
+    assert!(words.contains("larger pages"), "{words}");
+}

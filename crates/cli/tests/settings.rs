@@ -1,0 +1,107 @@
+//! `ubcache set`: what was answered is kept, and what was refused has changed nothing.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
+use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
+
+/// The answer came before the superblock was written: in two of five tries the mode was lost with a `kill -9` after it.
+#[test]
+fn what_was_answered_survives_a_kill() {
+    each_io("what_was_answered_survives_a_kill", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16], &["--label", "data"]);
+        for (round, mode) in ["writeback", "writearound", "none", "writethrough"].iter().enumerate() {
+            let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+            // Without its cache as well.
+            if round % 2 == 1 {
+                must(ubcache().args(["detach", "--control"]).arg(&daemon.control));
+            }
+            let label = format!("label={mode}");
+            let policy = ["cache_replacement_policy=fifo", "cache_replacement_policy=lru"][round % 2];
+            daemon.set(policy);
+            must(
+                ubcache()
+                    .args(["set", &format!("cache_mode={mode}"), &label, "--control"])
+                    .arg(&daemon.control),
+            );
+            daemon.kill();
+            let shown = must(ubcache().args(["show", "--json"]).arg(&backings[0]));
+            assert!(shown.contains(&format!("\"{mode}\"")), "{mode}: {shown}");
+            let shown = must(ubcache().args(["show"]).arg(&cache));
+            let word = policy.rsplit('=').next().expect("a policy");
+            assert!(shown.contains(word), "{policy}: {shown}");
+        }
+    });
+}
+
+/// `set A=1 B=wrong` was refused, and A was changed.
+#[test]
+fn what_is_refused_changes_nothing() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let control = text(&daemon.control);
+    let get = |name: &str| must(ubcache().args(["get", name, "--control", control]));
+    let before = ["writeback_percent", "cache_mode", "journal_delay_ms"].map(get);
+    for wrong in ["sequential_cutoff=xx", "nonsense=1", "journal_delay_ms=soon"] {
+        let all = [
+            "set",
+            "writeback_percent=33",
+            "cache_mode=none",
+            "journal_delay_ms=7",
+            wrong,
+            "--control",
+            control,
+        ];
+        let output = run(&all);
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(["writeback_percent", "cache_mode", "journal_delay_ms"].map(get), before, "{wrong}");
+    }
+    // What the later ones allow by the earlier ones is allowed.
+    must(ubcache().args([
+        "set",
+        "writeback_rate_fp_term_high=5000",
+        "writeback_rate_fp_term_mid=4000",
+        "writeback_rate_fp_term_low=3000",
+        "--control",
+        control,
+    ]));
+    daemon.stop();
+    let output = ubcache()
+        .args(["serve", "--set", "cache_mode=none", "--set", "sequential_cutoff=xx", "-C"])
+        .arg(&cache)
+        .args(["--nbd", "unix:/nowhere/x", "-B"])
+        .args(&backings)
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!must(ubcache().arg("show").arg(&backings[0])).contains("no caching"));
+}
+
+/// Each switch was put in a queue with a task of its own, which kept memory for ever and which `stop` waited for.
+#[test]
+fn switches_of_many_clients_are_merged() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let written = daemon.number(0, "/backing/writes");
+    let mut clients: Vec<UnixStream> =
+        (0..100).map(|_| UnixStream::connect(&daemon.control).expect("the control socket")).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let mode = ["writeback", "writethrough"][number % 2];
+        let line = format!("{{\"command\":\"set\",\"name\":\"cache_mode\",\"value\":\"{mode}\"}}\n");
+        client.write_all(line.as_bytes()).expect("a request");
+    }
+    for client in clients {
+        let mut answer = String::new();
+        BufReader::new(client).read_line(&mut answer).expect("an answer");
+        assert_eq!(answer, "{\"ok\":true}\n");
+    }
+    // A write of a superblock is two writes; 100 of them one by one would be 200.
+    let more = daemon.number(0, "/backing/writes") - written;
+    assert!(more < 150, "{more} writes");
+    daemon.stop();
+}

@@ -1,0 +1,107 @@
+//! File systems that are full: a cache there gets no larger, and nobody else notices.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use support::{
+    Daemon, Mount, each_io, must, names_in, pseudo_random, run, skipped, sparse, text, tool, ubcache,
+};
+
+const PIECE: usize = 64 << 10;
+
+/// A small file system in memory; none if this user may not mount one.
+fn small(test: &str, directory: &Path, mib: u64) -> Option<(PathBuf, Mount)> {
+    let point = directory.join("small");
+    std::fs::create_dir(&point).expect("a directory");
+    let size = format!("size={mib}m");
+    let mounted = tool("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&point).output();
+    if mounted.is_ok_and(|output| output.status.success()) {
+        return Some((point.clone(), Mount::new(point, "umount")));
+    }
+    skipped(test, "may not mount a file system");
+    None
+}
+
+/// Eight writes without space made the set fail: with dirty data every later write ended with an error, without it the
+/// cache was thrown away. Now such data is not cached, and the set goes on, over restarts as well.
+#[test]
+fn a_cache_on_a_full_file_system_goes_on() {
+    let test = "a_cache_on_a_full_file_system_goes_on";
+    each_io(test, |io, directory| {
+        let Some((point, _mount)) = small(test, directory, 26) else { return };
+        let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
+        sparse(&disk, 100 << 20);
+        must(
+            ubcache()
+                .args(["make", "--bucket", "64k", "--writeback", "--cache-size", "80M", "--sparse", "-C"])
+                .arg(&cache)
+                .arg("-B")
+                .arg(&disk),
+        );
+        let backings = [disk.clone()];
+        let settings = ["--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
+        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        assert!(log.contains("a sparse file") && log.contains(text(&cache)), "{log}");
+        let mut data = vec![0; 60 << 20];
+        pseudo_random(7, &mut data);
+        let mut client = daemon.client("disk.img");
+        for (index, piece) in data.chunks(PIECE).enumerate() {
+            client.write((index * PIECE) as u64, piece, false).expect("a write on a full file system");
+        }
+        client.flush().expect("a flush on a full file system");
+        let same = |daemon: &Daemon, what: &str| {
+            let mut client = daemon.client("disk.img");
+            let mut found = vec![0; PIECE];
+            for (index, piece) in data.chunks(PIECE).enumerate() {
+                client.read((index * PIECE) as u64, &mut found).expect("a read");
+                assert!(found == piece, "piece {index} {what}");
+            }
+        };
+        same(&daemon, "while it is full");
+        let status = daemon.status();
+        assert_eq!(status["sets"][0]["state"], "running", "{status:#}");
+        assert!(status["sets"][0]["cache"]["put_aside_bytes"].as_u64() > Some(0), "{status:#}");
+        assert_eq!(status["sets"][0]["volumes"][0]["state"], "dirty");
+        let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+        assert!(table.contains("no room"), "{table}");
+        daemon.kill();
+        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+        same(&daemon, "after a crash");
+        daemon.stop();
+        must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disk));
+    });
+}
+
+#[test]
+fn make_allocates_cache_files_unless_told_otherwise() {
+    let directory = support::scratch();
+    let directory = directory.path();
+    let (whole, holes, disk) = (directory.join("whole"), directory.join("holes"), directory.join("disk"));
+    let make = |path: &Path, more: &[&str]| {
+        must(ubcache().args(["make", "--bucket", "64k", "--size", "40M"]).args(more).arg("-C").arg(path));
+    };
+    make(&whole, &["-B", text(&disk)]);
+    make(&holes, &["--sparse"]);
+    let allocated = |path: &Path| std::fs::metadata(path).expect("a file").blocks() * 512;
+    assert!(allocated(&whole) >= 40 << 20, "{}", allocated(&whole));
+    assert!(allocated(&holes) < 4 << 20 && allocated(&disk) < 4 << 20);
+}
+
+#[test]
+fn make_without_room_leaves_nothing_and_names_the_file() {
+    let test = "make_without_room_leaves_nothing_and_names_the_file";
+    let directory = support::scratch();
+    let Some((point, _mount)) = small(test, directory.path(), 8) else { return };
+    let cache = point.join("cache.img");
+    let output = run(&["make", "--bucket", "64k", "--size", "80M", "-C", text(&cache)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for word in [text(&cache), "no room", "80M", "--sparse"] {
+        assert!(said.contains(word), "{word} is missing in: {said}");
+    }
+    assert!(names_in(&point).is_empty());
+}

@@ -1,0 +1,38 @@
+//! What a daemon does so that it can't wait for its own clients when memory is short.
+//!
+//! A kernel on the same machine that writes dirty pages to a volume waits for the daemon; if the daemon needs memory for
+//! that and the kernel, to find some, writes dirty pages, they wait for each other.
+
+use std::io;
+
+use crate::sys;
+
+/// Has the kernel give memory to this process, and to threads that it starts from now on, without writing to file systems or
+/// devices for it (`PR_SET_IO_FLUSHER`). Needs CAP_SYS_RESOURCE.
+pub fn become_io_flusher() -> io::Result<()> {
+    sys::set_io_flusher()
+}
+
+/// Keeps in memory what this process has used once, now and later (`mlockall`). Needs a `memlock` limit that is none, or
+/// root: with less, the process would end when it reaches it.
+pub fn lock_memory() -> io::Result<()> {
+    if !sys::may_lock_all_memory() {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    }
+    sys::lock_all_memory()
+}
+
+/// Gives a new file room for all of its bytes. False: its file system can't do that.
+pub fn allocate(file: &std::fs::File, bytes: u64) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    match sys::fallocate(file.as_raw_fd(), 0, 0, bytes) {
+        0 => Ok(true),
+        code if code == -libc::EOPNOTSUPP => Ok(false),
+        code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
+/// Bytes that are free on the file system of a file, for this user.
+pub fn free_bytes(file: &std::fs::File) -> Option<u64> {
+    sys::free_bytes(file)
+}
