@@ -193,7 +193,7 @@ fn backing_dirty_but_its_cache_missing() {
     let before = sha256_of(&backing);
     let output = serve(directory.path(), None, &[&backing]);
     let words =
-        ["disk0.img", "dirty", "cache is missing", &set, "find the cache device", "ubcache make --force -B"];
+        ["disk0.img", "dirty", "cache is missing", &set, "find the cache device", "ubcache forget-cache"];
     refuses(&output, REFUSED, &words);
     // A cache that was made anew with the UUID of the set is not the cache that is missing.
     let output = serve(directory.path(), Some(&cache), &[&backing]);
