@@ -536,7 +536,7 @@ impl Buckets {
     /// again.
     pub fn pretend_full(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(bucket) = self.take_for_data(Purpose::Data, self.free.len() % super::sectors::CLASSES)
+            let Some(bucket) = self.take_for_data(Purpose::Data, self.free_len() % super::sectors::CLASSES)
             else {
                 return;
             };
