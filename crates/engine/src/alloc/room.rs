@@ -99,7 +99,7 @@ impl Buckets {
     }
 
     /// Free buckets to ask the device about, in order, if more of them are to have room.
-    fn to_ask(&self, wanted: usize) -> Vec<BucketNr> {
+    fn next_to_ask(&self, wanted: usize) -> Vec<BucketNr> {
         let missing = wanted.saturating_sub(self.free_with_room.len());
         self.free.iter().take(missing.min(ASKED_TOGETHER)).copied().collect()
     }
@@ -123,7 +123,7 @@ impl Buckets {
     }
 
     /// Buckets put aside that are to be tried again now.
-    fn to_try(&mut self, now: Nanos) -> Vec<BucketNr> {
+    fn take_to_try(&mut self, now: Nanos) -> Vec<BucketNr> {
         if self.room.aside.is_empty() || now < self.room.try_at {
             return Vec::new();
         }
@@ -177,7 +177,7 @@ impl<E: Env> Set<E> {
             return;
         }
         while self.failure().is_none() {
-            let asked = self.buckets.borrow().to_ask(wanted);
+            let asked = self.buckets.borrow().next_to_ask(wanted);
             if asked.is_empty() {
                 return;
             }
@@ -190,7 +190,7 @@ impl<E: Env> Set<E> {
         for _ in 0..ROUNDS {
             let asked = {
                 let buckets = self.buckets.borrow();
-                buckets.to_ask(buckets.room_wanted())
+                buckets.next_to_ask(buckets.room_wanted())
             };
             if asked.is_empty() || self.mutant(Mutant::NoRoomForMetadata) {
                 return;
@@ -231,7 +231,7 @@ impl<E: Env> Set<E> {
 
     /// N3: tries buckets again that were put aside.
     pub(super) async fn try_again(&self) {
-        let tried = self.buckets.borrow_mut().to_try(self.env.now());
+        let tried = self.buckets.borrow_mut().take_to_try(self.env.now());
         if tried.is_empty() {
             return;
         }
