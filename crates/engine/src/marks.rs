@@ -137,6 +137,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("attached_dirty", "a backing device with dirty data is attached"),
     ("detached", "a volume is parted from its set"),
     ("attached_again", "and taken up again"),
+    ("pointers_outrun", "pointers of an older version look newer than their buckets: left out (G6)"),
+    ("counted_again", "a bucket was counted, and then a newer pointer to it was found"),
     ("set_failed", "the cache device has failed"),
     // Memory.
     ("too_many_copies", "a miss is not cached: there are as many unpublished copies as may be"),
@@ -149,6 +151,10 @@ pub const MARKS: &[(&str, &str)] = &[
 pub const UNREACHED: &[(&str, &str)] = &[
     ("journal_stuck", "no room for an entry in the ring: its reserve should make it impossible"),
     ("ghosts_laid", "thousands of ghosts: plans are too small"),
+    ("too_many_copies", "thousands of unpublished copies: plans are too small"),
+    ("fill_memory_short", "megabytes of fills at once: plans are too small"),
+    ("pointers_outrun", "sets of version 0.1 only: in crates/torture/tests/outrun.rs"),
+    ("counted_again", "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
     ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),

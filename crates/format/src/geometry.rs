@@ -14,6 +14,9 @@ pub const MAX_JOURNAL_ENTRY_BYTES: u64 = 8 * PAGE_BYTES;
 /// The largest number of journal buckets.
 pub const MAX_JOURNAL_BUCKETS: u32 = 256;
 
+/// The most sectors that the buckets of a cache device have, 4 PiB: a pointer has 43 bits for one.
+pub const MAX_CACHE_SECTORS: u64 = 1 << 43;
+
 const JOURNAL_MAGIC: u64 = 0x2452_35c1_a362_5032;
 const PRIO_MAGIC: u64 = 0x6750_e15f_8733_7f91;
 const BSET_MAGIC: u64 = 0x9013_5c78_b99e_07f5;

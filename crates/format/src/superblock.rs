@@ -13,7 +13,7 @@
 use crate::bytes::{array, put, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
 use crate::error::{FormatError, Problem, Structure};
-use crate::geometry::{Geometry, MAX_JOURNAL_BUCKETS, PAGE_BYTES};
+use crate::geometry::{Geometry, MAX_CACHE_SECTORS, MAX_JOURNAL_BUCKETS, PAGE_BYTES};
 use crate::units::{SECTOR_BYTES, Sector, Uuid};
 
 /// Where the superblock is, on both kinds of devices.
@@ -257,6 +257,11 @@ impl Superblock {
         }
         if self.set_uuid.is_zero() {
             return wrong(56, "UUID of the set", self.set_uuid, "not zero");
+        }
+        let sectors = u64::from(self.nbuckets) * u64::from(self.bucket_sectors);
+        if sectors > MAX_CACHE_SECTORS {
+            let most = format_args!("at most {MAX_CACHE_SECTORS}, which is 4 PiB: pointers have 43 bits");
+            return wrong(184, "number of sectors in all buckets", sectors, most);
         }
         self.check_layout()
     }

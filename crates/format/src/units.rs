@@ -184,6 +184,39 @@ impl Generation {
     }
 }
 
+/// How far a pointer may be ahead of its bucket. One that seems to be farther ahead is behind: the bucket has been reused so
+/// often that more than half of the circle lies between them (docs/format.md §4.7).
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Reach(u8);
+
+impl Reach {
+    /// What the format says, and all that is known of a set that the driver ran last.
+    pub const FORMAT: Reach = Reach(127);
+    /// A chain of ubcache's lags by a few generations at most.
+    const OWN: Reach = Reach(16);
+
+    /// That of a set. No bucket has gone half round before as many chains were written, for each generation needs one.
+    pub const fn of_set(own_chain: bool, chains: u64) -> Reach {
+        if own_chain && chains > 128 { Reach::OWN } else { Reach::FORMAT }
+    }
+
+    /// Whether `pointer` is ahead of `bucket`: it is valid, and the bucket has to be raised to it.
+    pub const fn is_ahead(self, bucket: Generation, pointer: Generation) -> bool {
+        bucket.0 != pointer.0 && pointer.0.wrapping_sub(bucket.0) <= self.0
+    }
+
+    /// By how many reuses `pointer` is behind `bucket`; 0 when it is equal or ahead.
+    pub const fn staleness_of(self, bucket: Generation, pointer: Generation) -> u8 {
+        if self.is_ahead(bucket, pointer) { 0 } else { bucket.distance_from(pointer) }
+    }
+
+    /// Whether `pointer` is behind by the reach of this set, and ahead by that of the format: who does not know whose chain it
+    /// is believes it.
+    pub const fn is_outrun(self, bucket: Generation, pointer: Generation) -> bool {
+        Reach::FORMAT.is_ahead(bucket, pointer) && !self.is_ahead(bucket, pointer)
+    }
+}
+
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -313,6 +346,25 @@ mod tests {
             assert_eq!(bucket.is_ahead(pointer), ahead);
         }
         assert_eq!(Generation(255).next(), Generation(0));
+    }
+
+    #[test]
+    fn a_pointer_is_ahead_by_a_few_in_a_set_of_our_own_or_not_at_all() {
+        let own = Reach::of_set(true, 129);
+        for other in [Reach::of_set(true, 128), Reach::of_set(false, 1000)] {
+            assert_eq!(other, Reach::FORMAT);
+        }
+        for distance in 0..=u8::MAX {
+            for bucket in [Generation(0), Generation(200)] {
+                let pointer = bucket.raised(distance);
+                assert_eq!(Reach::FORMAT.is_ahead(bucket, pointer), bucket.is_ahead(pointer));
+                assert_eq!(Reach::FORMAT.staleness_of(bucket, pointer), bucket.staleness_of(pointer));
+                assert_eq!(own.is_ahead(bucket, pointer), (1..=16).contains(&distance));
+                assert_eq!(own.is_outrun(bucket, pointer), (17..=127).contains(&distance));
+                let stale = if distance <= 16 { 0 } else { 0_u8.wrapping_sub(distance) };
+                assert_eq!(own.staleness_of(bucket, pointer), stale);
+            }
+        }
     }
 
     #[test]

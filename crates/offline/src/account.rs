@@ -23,7 +23,10 @@ pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, crew: &Crew, visitor
     let added = view.sums.take();
     let kept = added.is_none();
     match added.or_else(|| sums_of(view, crew)) {
-        Some(sums) if !sums.twice && sums.lay_over(&mut view.buckets) => view.volumes = sums.volumes,
+        Some(sums) if !sums.twice && sums.lay_over(&mut view.buckets) => {
+            view.ages.extents = sums.oldest;
+            view.volumes = sums.volumes;
+        }
         _ if kept => one_by_one(view, visitor),
         _ => {
             view.given_up = true;
@@ -41,7 +44,9 @@ pub(crate) fn account<V: Visitor + ?Sized>(view: &mut View, crew: &Crew, visitor
 /// What there is to say of extents, and of two together.
 fn one_by_one<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
     let mut owners: Vec<Owner> = view.buckets.iter().map(|bucket| bucket.owner).collect();
-    view.volumes = owners_and_sums(view, &mut owners, visitor);
+    let mut oldest = 0;
+    view.volumes = owners_and_sums(view, &mut owners, &mut oldest, visitor);
+    view.ages.extents = oldest;
     for (bucket, owner) in view.buckets.iter_mut().zip(owners) {
         bucket.owner = owner;
     }
@@ -51,6 +56,7 @@ fn one_by_one<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
 fn owners_and_sums<V: Visitor + ?Sized>(
     view: &View,
     owners: &mut [Owner],
+    oldest: &mut u8,
     visitor: &mut V,
 ) -> Vec<VolumeSums> {
     let mut volumes: Vec<VolumeSums> = Vec::new();
@@ -61,8 +67,9 @@ fn owners_and_sums<V: Visitor + ?Sized>(
             continue;
         };
         let place = || Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range());
-        let stale = bucket.generation.staleness_of(pointer.generation);
+        let stale = view.reach.staleness_of(bucket.generation, pointer.generation);
         if stale > 0 {
+            *oldest = stale.max(*oldest);
             stale_extent(view, extent, stale, place(), visitor);
             continue;
         }

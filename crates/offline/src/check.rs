@@ -158,6 +158,8 @@ fn stats(view: &View, compared_sectors: u64) -> Stats {
         compared_sectors,
         free_buckets: free.count() as u64,
         buckets: view.buckets.len() as u64,
+        oldest_data_pointer: view.ages.extents,
+        oldest_node_pointer: view.ages.nodes,
         ..Stats::default()
     };
     for volume in &view.volumes {

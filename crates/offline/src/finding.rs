@@ -228,6 +228,12 @@ kinds! {
     NearlyStale "nearly-stale" Note
         "A pointer is more than 80 generations old; garbage collection is due."
         "`ubcache gc` when the set runs."
+    NodeOutrun "node-outrun" Error
+        "A pointer is so old that it looks newer than its bucket: version 0.1 and the Linux driver believe it, and lose what is there."
+        "Start the set with this version, which leaves it out, and let garbage collection run (`ubcache gc`). No other may start it before."
+    NodeNearlyOutrun "node-nearly-outrun" Warning
+        "A pointer to a freed node is more than 80 generations old; at 129 it looks newer than its bucket."
+        "Start the set with ubcache and let garbage collection run (`ubcache gc`)."
     FarAhead "far-ahead" Warning
         "A pointer is far ahead of the stored generation; one of the two is not what it was."
         "Report it, with the output of `ubcache dump --what buckets`."
@@ -409,6 +415,10 @@ pub struct Stats {
     pub free_buckets: u64,
     /// All buckets.
     pub buckets: u64,
+    /// By how many generations the oldest pointer to data is behind its bucket.
+    pub oldest_data_pointer: u8,
+    /// The same of pointers in interior nodes.
+    pub oldest_node_pointer: u8,
 }
 
 impl Report {
@@ -456,6 +466,8 @@ impl Report {
                 "compared_sectors": stats.compared_sectors,
                 "free_buckets": stats.free_buckets,
                 "buckets": stats.buckets,
+                "oldest_data_pointer": stats.oldest_data_pointer,
+                "oldest_node_pointer": stats.oldest_node_pointer,
             },
         })
     }

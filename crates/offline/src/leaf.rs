@@ -6,8 +6,8 @@
 use std::sync::{Mutex, OnceLock};
 
 use ubcache_format::{
-    DataArea, Generation, Geometry, Inode, Key, Layer, PlainKey, Sector, SectorRange, Tag, combine_layers,
-    plain_keys, pointer_keys, scan_node,
+    DataArea, Generation, Geometry, Inode, Key, Layer, PlainKey, Reach, Sector, SectorRange, Tag,
+    combine_layers, plain_keys, pointer_keys, scan_node,
 };
 
 use crate::overlay::overlay;
@@ -43,19 +43,25 @@ pub(crate) enum Content {
 /// The generations of all buckets at a moment: which pointers would not raise them.
 pub(crate) struct Moment {
     area: Option<DataArea>,
+    reach: Reach,
     /// The generation of each bucket; more than 255 if it is not known.
     generations: Vec<u16>,
 }
 
 impl Moment {
-    pub fn new(geometry: &Geometry, buckets: &[Bucket]) -> Moment {
+    pub fn new(geometry: &Geometry, reach: Reach, buckets: &[Bucket]) -> Moment {
         let of = |bucket: &Bucket| u16::from(bucket.generation.0) | if bucket.known { 0 } else { 0x100 };
-        Moment { area: geometry.data_area(), generations: buckets.iter().map(of).collect() }
+        Moment { area: geometry.data_area(), reach, generations: buckets.iter().map(of).collect() }
     }
 
     /// How many buckets there are.
     pub fn buckets(&self) -> usize {
         self.generations.len()
+    }
+
+    /// How far a pointer may be ahead.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// The generation of a bucket, if it is known.
@@ -231,7 +237,7 @@ impl Seen {
         self.last = wide((key.inode, key.end));
         if let Some(pointer) = extent.pointer() {
             let known = moment.generation(area.bucket(pointer.offset));
-            self.raises |= known.is_none_or(|known| known.is_ahead(pointer.generation));
+            self.raises |= known.is_none_or(|known| moment.reach.is_ahead(known, pointer.generation));
         }
         extent
     }
@@ -331,7 +337,7 @@ mod tests {
             known: number != 1023,
             named: false,
         };
-        Moment::new(&GEOMETRY, &(0..1024).map(bucket).collect::<Vec<_>>())
+        Moment::new(&GEOMETRY, Reach::FORMAT, &(0..1024).map(bucket).collect::<Vec<_>>())
     }
 
     fn extents_of(keys: &[Key], replayed: bool) -> Vec<Extent> {

@@ -29,6 +29,8 @@ pub(crate) struct Sums {
     owners: Vec<Owner>,
     /// Whether live extents may have sectors in common.
     pub twice: bool,
+    /// How far the oldest pointer is behind its bucket.
+    pub oldest: u8,
 }
 
 impl Sums {
@@ -80,6 +82,8 @@ struct Tally {
     owners: Vec<Owner>,
     taken: Option<Taken>,
     twice: bool,
+    /// How far the oldest pointer is behind its bucket.
+    oldest: u8,
 }
 
 impl Adding {
@@ -145,6 +149,7 @@ impl Adding {
         all.twice |= all.taken.as_ref().is_some_and(Taken::is_in_both);
         for tally in tallies {
             all.twice |= tally.twice;
+            all.oldest = all.oldest.max(tally.oldest);
             if let (Some(taken), Some(other)) = (all.taken.as_mut(), &tally.taken) {
                 all.twice |= taken.add(other);
             }
@@ -154,14 +159,14 @@ impl Adding {
                 }
             }
         }
-        Some(Sums { volumes, owners: all.owners, twice: all.twice })
+        Some(Sums { volumes, owners: all.owners, twice: all.twice, oldest: all.oldest })
     }
 }
 
 impl Tally {
     fn new(moment: &Moment, sectors: Option<u64>) -> Tally {
         let taken = sectors.map(Taken::new);
-        Tally { owners: vec![Owner::Free; moment.buckets()], twice: taken.is_none(), taken }
+        Tally { owners: vec![Owner::Free; moment.buckets()], twice: taken.is_none(), taken, oldest: 0 }
     }
 }
 
@@ -190,8 +195,9 @@ impl Sink<'_> {
             return;
         };
         let dirty = extent.is_dirty();
-        let stale = generation.staleness_of(pointer.generation);
+        let stale = adding.moment.reach().staleness_of(generation, pointer.generation);
         if stale > 0 {
+            tally.oldest = tally.oldest.max(stale);
             self.fits &= stale <= STALE_NOTE && !dirty;
             return;
         }
@@ -225,7 +231,7 @@ impl Sink<'_> {
 
 /// The sums over the extents of a view.
 pub(crate) fn sums_of(view: &View, crew: &Crew) -> Option<Sums> {
-    let moment = Arc::new(Moment::new(&view.geometry, &view.buckets));
+    let moment = Arc::new(Moment::new(&view.geometry, view.reach, &view.buckets));
     let threads = crew.worth(view.extents.len(), EXTENTS_A_THREAD);
     let adding = Adding::new(&view.geometry, moment, view.extents.len(), threads)?;
     let parts: Vec<&[Extent]> = view.extents.chunks(EXTENTS_AT_ONCE).collect();

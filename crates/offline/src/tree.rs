@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use ubcache_env::{Device, Sector};
 use ubcache_format::{
-    Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SalvagedNode, SectorRange, combine_interior,
-    combine_leaf, parse_node, salvage_node,
+    Generation, Geometry, Inode, Key, ParsedNode, Pointer, SECTOR_BYTES, SalvagedNode, SectorRange,
+    combine_interior, combine_leaf, parse_node, salvage_node,
 };
 
+use crate::account::STALE_NOTE;
 use crate::ahead::{Ahead, Look, Manner, Piece, Read};
 use crate::disk::{Phase, Watcher};
 use crate::finding::{Finding, Kind, Place, Site};
@@ -229,7 +230,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     /// The generations of all buckets as they are now.
     fn moment(&mut self) -> Arc<Moment> {
         self.raised = false;
-        Arc::new(Moment::new(&self.geometry, &self.view.buckets))
+        Arc::new(Moment::new(&self.geometry, self.view.reach, &self.view.buckets))
     }
 
     /// A node, and what came of reading it in one go; `fresh` if no generation was raised since.
@@ -424,6 +425,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 false
             }
         });
+        self.look_at_ages(&keys, place);
         let mut after = item.after;
         let unexplained = self.stale_without_reason(&keys, node.used_bytes > 0);
         for key in keys.into_iter().filter(|key| !key.is_zero()) {
@@ -461,6 +463,30 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             let detail = format!("the children of node {} end at {}:{}", item.key, after.0, after.1);
             self.visitor.finding(Finding::new(Kind::NodeGap, place, detail));
             self.lose(after, item.key.position());
+        }
+    }
+
+    /// How old the pointers of an inner node are that lead to no child any more.
+    fn look_at_ages(&mut self, keys: &[Key], place: Place) {
+        let bucket = |pointer: Pointer| self.view.bucket(pointer).map(|bucket| bucket.generation);
+        let age = |pointer: Pointer| Some((self.view.staleness(pointer)?, bucket(pointer)?, pointer));
+        let pointers = keys.iter().filter_map(Key::pointer).filter_map(age);
+        let outrun = |(_, bucket, pointer): &(u8, Generation, Pointer)| {
+            self.view.reach.is_outrun(*bucket, pointer.generation)
+        };
+        let (number, oldest) = pointers
+            .clone()
+            .filter(outrun)
+            .fold((0, 0), |(number, oldest), (age, ..)| (number + 1, age.max(oldest)));
+        let age = pointers.map(|(age, ..)| age).max().unwrap_or(0);
+        self.view.ages.nodes = self.view.ages.nodes.max(age);
+        if number > 0 {
+            let detail =
+                format!("{number} pointers to nodes that were freed, behind by up to {oldest} generations");
+            self.visitor.finding(Finding::new(Kind::NodeOutrun, place, detail));
+        } else if age > STALE_NOTE {
+            let detail = format!("a pointer to a node that was freed is behind by {age} generations");
+            self.visitor.finding(Finding::new(Kind::NodeNearlyOutrun, place, detail));
         }
     }
 

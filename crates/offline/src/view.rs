@@ -1,7 +1,7 @@
 //! A cache set as its devices describe it: what a walk brings back.
 
 use ubcache_format::{
-    BucketNr, Generation, Geometry, Inode, Key, Layer, PLACEHOLDER_DEVICE, PlainKey, Pointer, Sector,
+    BucketNr, Generation, Geometry, Inode, Key, Layer, PLACEHOLDER_DEVICE, PlainKey, Pointer, Reach, Sector,
     SectorRange, Superblock, UuidEntry,
 };
 
@@ -217,6 +217,10 @@ pub struct View {
     pub journal: Journal,
     /// Every bucket of the device.
     pub buckets: Vec<Bucket>,
+    /// How far a pointer may be ahead of its bucket.
+    pub(crate) reach: Reach,
+    /// How old pointers are.
+    pub(crate) ages: Ages,
     /// The slots of the volume table.
     pub uuids: Vec<UuidEntry>,
     /// The extents after replay, in order, holes and stale ones among them.
@@ -239,6 +243,15 @@ pub struct View {
     pub(crate) doubt: Doubt,
 }
 
+/// By how much the oldest pointers are behind their buckets.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ages {
+    /// Pointers to data.
+    pub extents: u8,
+    /// Pointers in interior nodes, to nodes that were freed.
+    pub nodes: u8,
+}
+
 /// How far what was found can be trusted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Doubt {
@@ -259,6 +272,8 @@ impl View {
             superblock,
             journal: Journal::default(),
             buckets: Vec::new(),
+            reach: Reach::FORMAT,
+            ages: Ages::default(),
             uuids: Vec::new(),
             extents: Vec::new(),
             volumes: Vec::new(),
@@ -285,7 +300,7 @@ impl View {
 
     /// By how many generations a pointer is stale; nothing for one that leads nowhere.
     pub fn staleness(&self, pointer: Pointer) -> Option<u8> {
-        Some(self.bucket(pointer)?.generation.staleness_of(pointer.generation))
+        Some(self.reach.staleness_of(self.bucket(pointer)?.generation, pointer.generation))
     }
 
     /// Where the data of an extent is, if it is there still.
@@ -324,7 +339,7 @@ impl View {
         let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
         let Some(bucket) = self.buckets.get_mut(bucket) else { return false };
         let former = bucket.generation;
-        if former.is_ahead(pointer.generation) || !(bucket.known || bucket.named) {
+        if self.reach.is_ahead(former, pointer.generation) || !(bucket.known || bucket.named) {
             bucket.generation = pointer.generation;
         }
         bucket.named |= !bucket.known;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ubcache_env::{Device, Sector};
 use ubcache_format::{
-    BucketNr, Generation, Geometry, JournalEntry, Key, PrioEntry, SECTOR_BYTES, SUPERBLOCK_BYTES,
+    BucketNr, Generation, Geometry, JournalEntry, Key, PrioEntry, Reach, SECTOR_BYTES, SUPERBLOCK_BYTES,
     SUPERBLOCK_SECTOR, SectorRange, Superblock, UuidEntry, parse_prio, parse_uuids, parse_uuids_v0,
 };
 
@@ -319,6 +319,7 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
     let count = geometry.prio_buckets();
     let phase = Phase::new(watcher, "prio chain", u64::from(count) * sectors * SECTOR_BYTES);
     let mut bucket = first;
+    let mut chains = 0;
     for element in 0..count {
         if !geometry.is_usable(bucket) {
             let detail = format!(
@@ -360,6 +361,7 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
                 let used = room.len().min(entries.len());
                 let first = BucketNr(start as u32);
                 visitor.prio(&PrioElement { bucket, seq, next, first, entries: &entries[..used] });
+                chains = seq.max(chains);
                 bucket = next;
             }
             Err(error) => {
@@ -369,6 +371,9 @@ async fn read_prios<D: Device, V: Visitor + ?Sized>(
             }
         }
     }
+    // All of the chain is there: what it says of a bucket can be held against a pointer.
+    let own_chain = view.journal.last_run.mark().is_some_and(|mark| mark.own_chain);
+    view.reach = Reach::of_set(own_chain, chains);
 }
 
 async fn read_table<D: Device, V: Visitor + ?Sized>(

@@ -11,6 +11,7 @@
 //! | [`device`] | [`MemDevice`](device::MemDevice): memory with unreadable sectors and a log of writes; what a power cut leaves of it |
 //! | [`sets`] | [`Base`](sets::Base): a whole set, what it reads as, where its structures are |
 //! | [`damage`] | one seed, one damage |
+//! | [`serve`] | a set, damaged or not, under the engine |
 //! | [`judge`] | what must hold of a damaged set |
 //! | [`fuzz`] | the targets, for this crate's own loop and for `cargo fuzz` |
 //! | [`mutate`] | the loop: inputs of a corpus, changed at random |
@@ -21,4 +22,5 @@ pub mod device;
 pub mod fuzz;
 pub mod judge;
 pub mod mutate;
+pub mod serve;
 pub mod sets;

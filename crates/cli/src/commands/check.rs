@@ -92,6 +92,11 @@ fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {
         stats.free_buckets,
         stats.buckets,
     );
+    let _ = writeln!(
+        text,
+        "the oldest pointers are behind by {} (data) and {} (nodes) generations; 128 is too much",
+        stats.oldest_data_pointer, stats.oldest_node_pointer,
+    );
     if is_pack {
         text += "clean data was not compared with the backing devices: a pack has no data\n";
     } else if !args.bdev.is_empty() {

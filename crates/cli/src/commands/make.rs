@@ -14,7 +14,7 @@ use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::superblock::{Role, parse};
 use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target, create_file};
 use ubcache_format::{
-    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MIN_BUCKETS, Replacement, SECTOR_BYTES,
+    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MAX_CACHE_SECTORS, MIN_BUCKETS, Replacement, SECTOR_BYTES,
     Sector, Superblock, Uuid,
 };
 use ubcache_offline::{View, make_device, open_set};
@@ -302,6 +302,13 @@ fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<()
             .advice("give it another size, or choose a smaller --block"));
     }
     if is_cache {
+        let most = MAX_CACHE_SECTORS * SECTOR_BYTES;
+        if bytes > most {
+            return Err(Failure::refused(path, "too large for a cache")
+                .found(format_args!("{bytes} bytes"))
+                .expected(format_args!("at most {most} bytes (4 PiB): pointers of the format have 43 bits"))
+                .advice("use a part of it: a partition, or a file with --size"));
+        }
         let (bucket, buckets) = (bucket_bytes(args), bytes / bucket_bytes(args));
         if buckets >= u64::from(MIN_BUCKETS) {
             return Ok(());

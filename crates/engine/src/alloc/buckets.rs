@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use ubcache_env::Work;
-use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, PrioSet};
+use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, PrioSet, Reach};
 
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
@@ -13,6 +13,7 @@ use super::reuse::Reuse;
 use super::room::Room;
 use super::sectors::Class;
 use super::victims::Victims;
+use crate::errors::EngineError;
 use crate::mutants::{Mutant, Mutation};
 use crate::set::Generations;
 use crate::settings::ReplacementPolicy;
@@ -65,6 +66,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Buckets {
     pub(super) geometry: Geometry,
     tuning: Generations,
+    /// How far a pointer that is found on the device may be ahead.
+    reach: Reach,
     pub(super) generations: Vec<Generation>,
     durable: Vec<Generation>,
     /// What the prio chain that is being written says of the first buckets.
@@ -105,6 +108,10 @@ pub(crate) struct Buckets {
     /// And every bucket has its place.
     pub(super) counted: bool,
     pub(super) pins: Rc<Pins>,
+    /// What was counted of a bucket is void: a newer pointer to it was found afterwards.
+    recount: bool,
+    /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle (G6).
+    pub outrun: u64,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub aged: bool,
     pub(super) mutation: Mutation,
@@ -118,6 +125,7 @@ impl Buckets {
         let mut buckets = Buckets {
             geometry,
             tuning,
+            reach: Reach::FORMAT,
             generations: Vec::with_capacity(n),
             durable: Vec::with_capacity(n),
             written: Vec::new(),
@@ -147,6 +155,8 @@ impl Buckets {
             seen: false,
             counted: false,
             pins: Pins::new(geometry.buckets, mutation),
+            recount: false,
+            outrun: 0,
             aged: false,
             mutation,
             work,
@@ -255,14 +265,15 @@ impl Buckets {
 
     /// Whether the pointer's data is still there, as far as memory knows.
     pub fn is_live(&self, pointer: Pointer) -> bool {
-        self.generation(self.bucket_of(pointer)).staleness_of(pointer.generation) == 0
+        self.generation(self.bucket_of(pointer)) == pointer.generation
     }
 
     /// Whether a crash now could bring the pointer's data back: the generation that makes it
     /// stale is not durable.
     pub fn may_return(&self, pointer: Pointer) -> bool {
-        let durable = self.durable[self.bucket_of(pointer).0 as usize];
-        durable.staleness_of(pointer.generation) == 0
+        let index = self.bucket_of(pointer).0 as usize;
+        let durable = self.durable[index];
+        pointer.generation.distance_from(durable) <= self.generations[index].distance_from(durable)
     }
 
     /// A pointer was found on the device: it may raise the generation (docs/format.md), and its
@@ -270,12 +281,15 @@ impl Buckets {
     pub fn note_pointer(&mut self, pointer: Pointer) {
         let bucket = self.bucket_of(pointer);
         let index = bucket.0 as usize;
-        if self.generations[index].is_ahead(pointer.generation) {
+        if self.reach.is_outrun(self.generations[index], pointer.generation) {
+            self.outrun += 1;
+        }
+        if self.reach.is_ahead(self.generations[index], pointer.generation) {
             self.generations[index] = pointer.generation;
             if self.mutation.is(Mutant::RaisedBucketIsFree) {
                 self.durable[index] = pointer.generation;
             }
-            (self.live[index], self.dirty[index]) = (0, 0);
+            self.recount |= self.live[index] > 0;
         }
         if self.age_of(bucket, pointer.generation) > self.age_of(bucket, self.oldest[index]) {
             self.oldest[index] = pointer.generation;
@@ -329,6 +343,22 @@ impl Buckets {
         self.former_oldest = std::mem::replace(&mut self.oldest, oldest);
         self.aged = false;
         self.pending.extend(self.held.drain(..));
+    }
+
+    /// Whether an extent that was found on the device can be. No bucket has a node and data, and no more data than there is
+    /// room for; here the last is only what the count can take, as the tools tell the rest.
+    pub fn check_extent(&self, pointer: Pointer, sectors: u64) -> Result<(), EngineError> {
+        let bucket = self.bucket_of(pointer);
+        let live = self.live(bucket);
+        let detail = match self.role(bucket) {
+            _ if !self.is_live(pointer) => return Ok(()),
+            Role::Metadata => format!("an extent is in bucket {bucket}, which has metadata"),
+            _ if live.checked_add(sectors as u32).is_none() => {
+                format!("more than {live} sectors of extents are in bucket {bucket}")
+            }
+            _ => return Ok(()),
+        };
+        Err(EngineError::Damaged { what: "index", detail })
     }
 
     /// An extent came to point into the bucket.
@@ -454,6 +484,23 @@ impl Buckets {
             self.set_role(bucket, Role::Pending);
             self.pending.push_back(bucket);
         }
+    }
+
+    /// Whether counting has to begin again, which it can: all generations are known now.
+    pub fn counts_are_void(&self) -> bool {
+        self.recount
+    }
+
+    /// Nothing of these is counted.
+    pub fn forget_counts(&mut self, buckets: Range<usize>) {
+        self.recount = false;
+        self.live[buckets.clone()].fill(0);
+        self.dirty[buckets].fill(0);
+    }
+
+    /// How far a pointer may be ahead, before any is looked at.
+    pub fn set_reach(&mut self, reach: Reach) {
+        self.reach = reach;
     }
 
     pub fn is_counted(&self) -> bool {

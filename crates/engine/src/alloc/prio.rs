@@ -31,13 +31,10 @@ pub(crate) async fn read_chain<E: Env>(
     let mut left = geometry.buckets as usize;
     let mut bucket = first;
     for _ in 0..geometry.prio_buckets() {
-        let within = bucket.0 >= geometry.first_bucket && bucket.0 < geometry.buckets;
-        if !within {
-            let detail = format!(
-                "found bucket {bucket}, expected a bucket from {} to {}",
-                geometry.first_bucket,
-                geometry.buckets - 1
-            );
+        let first = geometry.first_bucket + geometry.journal_buckets;
+        if bucket.0 < first || bucket.0 >= geometry.buckets {
+            let detail =
+                format!("found bucket {bucket}, expected a bucket from {first} to {}", geometry.buckets - 1);
             return Err(EngineError::Damaged { what: "prio chain", detail });
         }
         let at = geometry.bucket_start(bucket);
@@ -51,6 +48,11 @@ pub(crate) async fn read_chain<E: Env>(
         let count = entries.len().min(left);
         left -= count;
         in_slices(env, slice_steps, count, 1, |part| buckets.learn(&entries[part])).await;
+    }
+    let all: std::collections::BTreeSet<BucketNr> = chain.buckets.iter().copied().collect();
+    if all.len() < chain.buckets.len() {
+        let detail = "it leads to the same bucket twice".to_owned();
+        return Err(EngineError::Damaged { what: "prio chain", detail });
     }
     Ok(chain)
 }

@@ -52,6 +52,7 @@ impl<E: Env> Set<E> {
         let (tree, buckets) = (self.tree.borrow(), self.buckets.borrow());
         let (end, node) = tree.interior_after(level, at)?;
         let mut old = false;
+        self.env.work().add(node.former.len());
         for pointer in &node.former {
             let bucket = buckets.bucket_of(*pointer);
             let known = &mut oldest[bucket.0 as usize];

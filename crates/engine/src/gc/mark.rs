@@ -13,6 +13,7 @@ use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
 use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::set::Set;
+use crate::slices::in_slices;
 
 /// A pass begins when this part of the cache was written since the last one.
 const WRITTEN_PART: u64 = 16;
@@ -23,6 +24,40 @@ impl<E: Env> Set<E> {
     /// At start: loads every leaf once, so that its extents are in the counts. Afterwards every
     /// bucket is known.
     pub(crate) async fn count_leaves(&self, in_background: bool) -> Result<(), EngineError> {
+        if !self.count_every_leaf(in_background).await? {
+            return Ok(());
+        }
+        if self.buckets.borrow().counts_are_void() {
+            if in_background {
+                let detail = "a bucket has extents of two generations".to_owned();
+                return Err(EngineError::Damaged { what: "index", detail });
+            }
+            self.env.mark("counted_again");
+            self.forget_counts().await;
+            self.count_every_leaf(false).await?;
+        }
+        self.replay_ends().await;
+        self.counting_done().await;
+        Ok(())
+    }
+
+    /// Every leaf is as if it had never been in memory. Nothing has changed one yet.
+    async fn forget_counts(&self) {
+        self.for_all_buckets(1, |part| self.buckets.borrow_mut().forget_counts(part)).await;
+        self.inodes.borrow_mut().values_mut().for_each(|known| known.dirty_sectors = 0);
+        let leaves = self.tree.borrow().leaf_count();
+        in_slices(&self.env, self.tuning.slice_steps, leaves, 1, |part| {
+            for leaf in &self.tree.borrow().leaves()[part] {
+                let mut state = leaf.state.borrow_mut();
+                (state.counted, state.body) = (false, None);
+            }
+        })
+        .await;
+        self.tree.borrow_mut().loaded_extents = 0;
+    }
+
+    /// False if the set ends before all are counted.
+    async fn count_every_leaf(&self, in_background: bool) -> Result<bool, EngineError> {
         let mut at = FIRST;
         while at != LAST {
             let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
@@ -42,15 +77,13 @@ impl<E: Env> Set<E> {
                 // A stop does not wait for this, unless nodes that it writes need buckets.
                 while self.is_ending() && self.allocator.nodes_wait.get() == 0 {
                     if self.is_ended() || self.failure().is_some() {
-                        return Ok(());
+                        return Ok(false);
                     }
                     self.env.sleep(Nanos::from_millis(1)).await;
                 }
             }
         }
-        self.replay_ends().await;
-        self.counting_done().await;
-        Ok(())
+        Ok(true)
     }
 
     /// The task that runs passes when they are due.

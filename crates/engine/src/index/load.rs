@@ -133,6 +133,7 @@ impl<E: Env> Set<E> {
             if !state.counted {
                 let mut inodes = self.inodes.borrow_mut();
                 for extent in &extents {
+                    buckets.check_extent(extent.pointer, extent.range.sectors())?;
                     if buckets.is_live(extent.pointer) {
                         buckets.add_live(extent.pointer, extent.range.sectors(), extent.dirty);
                         if extent.dirty {
@@ -151,7 +152,7 @@ impl<E: Env> Set<E> {
             state.body = Some(body);
         }
         // The same step: nobody sees the leaf without them.
-        self.replay_into_loaded(leaf);
+        self.replay_into_loaded(leaf)?;
         leaf.referenced.set(true);
         self.forget_leaves();
         Ok(())

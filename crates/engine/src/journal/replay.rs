@@ -168,7 +168,7 @@ impl<E: Env> Set<E> {
                     self.tree.borrow().leaves_over(key.inode, key.range()).iter().cloned().collect();
                 for leaf in leaves {
                     if leaf.state.borrow().body.is_some() {
-                        self.replay_into(&leaf, entry.seq, key);
+                        self.replay_into(&leaf, entry.seq, key)?;
                         continue;
                     }
                     let mut state = leaf.state.borrow_mut();
@@ -185,17 +185,18 @@ impl<E: Env> Set<E> {
     }
 
     /// What waited for a leaf that has just been loaded.
-    pub(crate) fn replay_into_loaded(&self, leaf: &Rc<Leaf>) {
+    pub(crate) fn replay_into_loaded(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         let waiting = std::mem::take(&mut leaf.state.borrow_mut().replay);
         if waiting.is_empty() {
-            return;
+            return Ok(());
         }
         self.env.mark("replayed_into_loaded_leaf");
         let range = self.to_replay.borrow().clone().expect("there is something to replay");
         for (entry, key) in waiting {
             let entry = &range.entries[entry as usize];
-            self.replay_into(leaf, entry.seq, &entry.keys[key as usize]);
+            self.replay_into(leaf, entry.seq, &entry.keys[key as usize])?;
         }
+        Ok(())
     }
 
     /// Every leaf was in memory once.
@@ -211,8 +212,11 @@ impl<E: Env> Set<E> {
         *self.to_replay.borrow_mut() = None;
     }
 
-    fn replay_into(&self, leaf: &Rc<Leaf>, seq: JournalSeq, key: &Key) {
+    fn replay_into(&self, leaf: &Rc<Leaf>, seq: JournalSeq, key: &Key) -> Result<(), EngineError> {
         let new = key.pointer().map(|pointer| (pointer, key.dirty));
+        if let Some((pointer, _)) = new {
+            self.buckets.borrow().check_extent(pointer, key.sectors.into())?;
+        }
         match new {
             None => self.env.mark("replayed_removal"),
             Some((pointer, _)) if !self.buckets.borrow().is_live(pointer) => {
@@ -229,6 +233,7 @@ impl<E: Env> Set<E> {
             }
         }
         self.replace_in_leaf(leaf, key.inode, key.range(), new, seq);
+        Ok(())
     }
 
     /// Never, but for mutants.

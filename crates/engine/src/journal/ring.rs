@@ -137,13 +137,12 @@ impl Ring {
 
     /// Where an entry of this size goes: ring index and byte offset. None: no bucket is free.
     ///
-    /// Where every other bucket is needed by the newest durable entry, but the next one is not needed by the
-    /// entry that is to be written (`last_seq`), that one is taken, as the driver does: only a power cut that
-    /// tears this very entry could then keep the set from starting.
-    pub fn place(&mut self, bytes: u64, last_seq: JournalSeq) -> Option<(u32, u64)> {
+    /// A bucket that the newest durable entry needs is never taken (J3), not even where the entry that is to be written
+    /// would let it go: the power may fail while it is written, and then the older one counts.
+    pub fn place(&mut self, bytes: u64) -> Option<(u32, u64)> {
         if self.used_bytes + bytes > self.bucket_bytes {
             let next = (self.index + 1) % self.newest.len();
-            if !self.is_free(next) && self.newest[next].is_some_and(|newest| newest >= last_seq) {
+            if !self.is_free(next) {
                 return None;
             }
             self.index = next;
@@ -165,5 +164,32 @@ impl Ring {
     pub fn active(&self) -> u64 {
         let newest = self.newest.iter().flatten().max();
         newest.map_or(0, |newest| newest.0 + 1 - self.needed_from.0.min(newest.0 + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEOMETRY: Geometry = Geometry {
+        set_magic: 1,
+        bucket_sectors: 8,
+        block_sectors: 1,
+        buckets: 1024,
+        first_bucket: 1,
+        journal_buckets: 3,
+    };
+
+    /// The bucket that comes next used to be taken although the newest durable entry needed it, where the entry to be
+    /// written did not: a power failure that tore this entry left a journal with a gap, and a set that did not start.
+    #[test]
+    fn what_the_newest_durable_entry_needs_is_not_overwritten() {
+        let newest = vec![Some(JournalSeq(16)), Some(JournalSeq(8)), Some(JournalSeq(12))];
+        let full = GEOMETRY.bucket_bytes();
+        let mut ring = Ring::after(0, full, newest, JournalSeq(5), &GEOMETRY);
+        assert_eq!(ring.place(512), None);
+        // An older start needs nothing of the next bucket.
+        ring.needed_from = JournalSeq(9);
+        assert_eq!(ring.place(512), Some((1, 0)));
     }
 }

@@ -239,7 +239,7 @@ impl<E: Env> Set<E> {
             let oldest_pin = oldest_pin.filter(|_| !self.mutant(Mutant::JournalLetsGoEarly));
             [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
         };
-        let place = self.journal.state.borrow_mut().ring.place(bytes, last_seq);
+        let place = self.journal.state.borrow_mut().ring.place(bytes);
         let Some((index, offset)) = place else {
             // The reserve of the ring makes this all but impossible; what a start needs is never
             // overwritten.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer, ReplayRange,
+    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer, Reach, ReplayRange,
     SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior, parse_uuids,
 };
 
@@ -14,7 +14,7 @@ use super::first_run::first_run;
 use super::take_over::FormerRun;
 use super::{CacheSet, Phase, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
-use crate::alloc::buckets::Buckets;
+use crate::alloc::buckets::{Buckets, Role};
 use crate::alloc::pins::Pin;
 use crate::alloc::prio::{Chain, read_chain};
 use crate::errors::EngineError;
@@ -28,6 +28,9 @@ use crate::meter::Meter;
 use crate::mutants::{Mutant, Mutation};
 use crate::settings::ReplacementPolicy;
 use crate::slices::in_slices;
+
+/// The greatest number of an entry with which a set starts: no set comes near it, and there are enough after it.
+const SEQ_MAX: u64 = u64::MAX >> 1;
 
 /// Reads a superblock.
 pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
@@ -68,6 +71,7 @@ impl<E: Env> CacheSet<E> {
         }
         let range = &found.range;
         let newest = range.newest().expect("a replay range has an entry").clone();
+        check_entry(&newest)?;
         let mut buckets = Buckets::new(geometry, options.tuning.generations, options.mutation, env.work());
         let steps = options.tuning.slice_steps;
         let chain = read_chain(&env, &cache, &mut buckets, steps, newest.prio_bucket).await?;
@@ -110,6 +114,19 @@ fn mark_of_former_run(found: &Found, newest: &JournalEntry, mutation: Mutation) 
     }
 }
 
+/// What the newest entry says has to be possible, whatever its checksum.
+fn check_entry(newest: &JournalEntry) -> Result<(), EngineError> {
+    let damaged = |detail| Err(EngineError::Damaged { what: "journal entry", detail });
+    if newest.root.position() != LAST {
+        let (inode, end) = newest.root.position();
+        return damaged(format!("its root ends at {inode}:{end}, expected the end of all keys"));
+    }
+    if newest.seq.0 > SEQ_MAX {
+        return damaged(format!("its number is {}, expected at most {SEQ_MAX}", newest.seq));
+    }
+    Ok(())
+}
+
 async fn read_uuids<E: Env>(
     device: &Meter<E>,
     geometry: &Geometry,
@@ -143,6 +160,9 @@ fn assemble<E: Env>(
     settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
     buckets.set_policy(policy);
+    // A generation of the tuning is several of the format's.
+    let chains = chain.seq.saturating_mul(options.tuning.generations.step.into());
+    buckets.set_reach(Reach::of_set(mark.own_chain, chains));
     buckets.discard = superblock.discard();
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {
@@ -193,7 +213,7 @@ impl<E: Env> Set<E> {
     /// Reads every interior node and lays out the leaves, which stay on the device until used.
     async fn read_tree(&self, newest: &JournalEntry) -> Result<(), EngineError> {
         let uuid_bucket = self.bucket_of_node(&newest.uuid_bucket)?;
-        self.buckets.borrow_mut().set_metadata(uuid_bucket);
+        self.claim_metadata(uuid_bucket, "the volume table")?;
         let mut level = vec![self.checked_node(&newest.root)?];
         let mut interior = Vec::new();
         for _ in 0..newest.root_level {
@@ -258,10 +278,20 @@ impl<E: Env> Set<E> {
         key.check_node(&self.geometry)
             .map_err(EngineError::format("index node key", ubcache_env::Sector(0)))?;
         let bucket = self.bucket_of_node(key)?;
-        let mut buckets = self.buckets.borrow_mut();
-        buckets.note_pointer(key.pointer().expect("checked"));
-        buckets.set_metadata(bucket);
+        self.buckets.borrow_mut().note_pointer(key.pointer().expect("checked"));
+        self.claim_metadata(bucket, "the root")?;
         Ok(key.clone())
+    }
+
+    /// Nobody else has the bucket: who is to be found out after it would be overwritten.
+    fn claim_metadata(&self, bucket: BucketNr, what: &str) -> Result<(), EngineError> {
+        let mut buckets = self.buckets.borrow_mut();
+        if buckets.role(bucket) != Role::Unknown {
+            let detail = format!("{what} is in bucket {bucket}, which has something else already");
+            return Err(EngineError::Damaged { what: "set", detail });
+        }
+        buckets.set_metadata(bucket);
+        Ok(())
     }
 
     /// The children that an interior node names, in order, and the pointers that lead to none. Every pointer, freeing
@@ -296,7 +326,7 @@ impl<E: Env> Set<E> {
             if children.last().is_some_and(|last: &Key| last.position() == key.position()) {
                 continue;
             }
-            self.buckets.borrow_mut().set_metadata(pointer.bucket(self.geometry.bucket_sectors));
+            self.claim_metadata(pointer.bucket(self.geometry.bucket_sectors), "an index node")?;
             children.push(key);
         }
         if children.last().map(Key::position) != Some(node.position()) {
@@ -358,6 +388,11 @@ impl<E: Env> Set<E> {
             });
         } else {
             drop(pins);
+        }
+        if self.buckets.borrow().outrun > 0 {
+            // Their buckets wait, and the driver would believe them.
+            self.env.mark("pointers_outrun");
+            self.gc.request();
         }
         self.spawn(Priority::Background, self.clone().gc_task());
         if self.mutant(Mutant::NoFlushAtOpen) {

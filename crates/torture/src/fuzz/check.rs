@@ -28,6 +28,11 @@ thread_local! {
 /// # Panics
 /// Panics if a tool does, or if a repair leaves damage.
 pub fn check(data: &[u8]) {
+    with_patched(data, one);
+}
+
+/// The set that an input means, its cache device with the patches, and byte 1.
+pub(super) fn with_patched(data: &[u8], body: impl FnOnce(&Base, Image, u8)) {
     SETS.with(|sets| {
         let sets = sets.get_or_init(|| {
             small()
@@ -41,16 +46,16 @@ pub fn check(data: &[u8]) {
         if let Some((&[set, how], patches)) = data.split_first_chunk::<2>()
             && let Some((base, structures)) = sets.get(usize::from(set) % sets.len())
         {
-            one(base, structures, how, patches);
+            let mut image = base.cache.clone();
+            for patch in patches.chunks_exact(8) {
+                apply(&mut image, structures, patch);
+            }
+            body(base, image, how);
         }
     });
 }
 
-fn one(base: &Base, structures: &[Structure], how: u8, patches: &[u8]) {
-    let mut image = base.cache.clone();
-    for patch in patches.chunks_exact(8) {
-        apply(&mut image, structures, patch);
-    }
+fn one(base: &Base, image: Image, how: u8) {
     let cache = MemDevice::new(image.clone(), base.block);
     let backing = MemDevice::new(base.backing.clone(), base.block);
     let bit = |n: u8| how >> n & 1 == 1;

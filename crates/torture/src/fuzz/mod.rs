@@ -6,12 +6,14 @@ mod dump;
 mod format;
 mod nbd;
 mod pack;
+mod serve;
 
 pub use check::check;
 pub use dump::dump_lines;
 pub use format::format;
 pub use nbd::nbd;
 pub use pack::pack_files;
+pub use serve::serve;
 
 /// A target.
 #[derive(Copy, Clone)]
@@ -25,10 +27,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target { name: "format", run: format, max_bytes: 4608 },
     Target { name: "nbd", run: nbd, max_bytes: 4096 },
     Target { name: "check", run: check, max_bytes: 130 },
+    Target { name: "serve", run: serve, max_bytes: 66 },
     Target { name: "pack", run: pack_files, max_bytes: 129 },
     Target { name: "dump", run: dump_lines, max_bytes: 4096 },
 ];
