@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheSet, EngineError, SetOptions, Tuning};
-use ubcache_env::{Buf, Device, Durability, Env, Nanos, Sector, SectorRange, StreamId, Volume, VolumeInfo};
+use ubcache_env::{Env, Nanos, Sector, SectorRange, StreamId, Volume};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 use crate::device::Image;
@@ -25,7 +25,6 @@ pub struct How {
 }
 
 /// What became of it.
-#[derive(Debug)]
 pub struct Served {
     /// Why it went no further, in the words of the engine.
     pub refused: Option<String>,
