@@ -6,8 +6,9 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer, Reach, ReplayRange,
-    SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior, parse_uuids,
+    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer, Reach,
+    ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior,
+    parse_uuids,
 };
 
 use super::first_run::first_run;
