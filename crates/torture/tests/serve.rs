@@ -41,10 +41,11 @@ fn a_set_without_damage_is_served_as_it_is() {
 /// keys ended in a panic, and so did the greatest number there is.
 #[test]
 fn an_impossible_newest_entry_is_refused_by_name() {
-    let root_ends_early = |entry: &mut JournalEntry| {
+    type Change = fn(&mut JournalEntry);
+    let root_ends_early: Change = |entry: &mut JournalEntry| {
         (entry.root.inode, entry.root.end) = (Inode(3), Sector(5000));
     };
-    let last_number = |entry: &mut JournalEntry| {
+    let last_number: Change = |entry: &mut JournalEntry| {
         (entry.seq, entry.last_seq) = (JournalSeq(u64::MAX), JournalSeq(u64::MAX));
     };
     let table_in_the_root =
