@@ -151,8 +151,6 @@ pub const MARKS: &[(&str, &str)] = &[
 pub const UNREACHED: &[(&str, &str)] = &[
     ("journal_stuck", "no room for an entry in the ring: its reserve should make it impossible"),
     ("ghosts_laid", "thousands of ghosts: plans are too small"),
-    ("too_many_copies", "thousands of unpublished copies: plans are too small"),
-    ("fill_memory_short", "megabytes of fills at once: plans are too small"),
     ("pointers_outrun", "sets of version 0.1 only: in crates/torture/tests/outrun.rs"),
     ("counted_again", "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),

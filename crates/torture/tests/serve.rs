@@ -48,12 +48,12 @@ fn an_impossible_newest_entry_is_refused_by_name() {
     let last_number: Change = |entry: &mut JournalEntry| {
         (entry.seq, entry.last_seq) = (JournalSeq(u64::MAX), JournalSeq(u64::MAX));
     };
-    let table_in_the_root =
+    let table_in_the_root: Change =
         |entry: &mut JournalEntry| entry.uuid_bucket.pointers = entry.root.pointers.clone();
-    let cases: [(&str, &dyn Fn(&mut JournalEntry)); 3] = [
-        ("its root ends at 3:5000", &root_ends_early),
-        ("its number is 18446744073709551615", &last_number),
-        ("which has something else already", &table_in_the_root),
+    let cases: [(&str, Change); 3] = [
+        ("its root ends at 3:5000", root_ends_early),
+        ("its number is 18446744073709551615", last_number),
+        ("which has something else already", table_in_the_root),
     ];
     for base in &small() {
         let view = run(walk(&MemDevice::new(base.cache.clone(), base.block), &mut (), &())).expect("a set");
