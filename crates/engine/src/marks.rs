@@ -137,8 +137,6 @@ pub const MARKS: &[(&str, &str)] = &[
     ("attached_dirty", "a backing device with dirty data is attached"),
     ("detached", "a volume is parted from its set"),
     ("attached_again", "and taken up again"),
-    ("pointers_outrun", "pointers of an older version look newer than their buckets: left out (G6)"),
-    ("counted_again", "a bucket was counted, and then a newer pointer to it was found"),
     ("set_failed", "the cache device has failed"),
     // Memory.
     ("too_many_copies", "a miss is not cached: there are as many unpublished copies as may be"),

@@ -14,8 +14,8 @@ use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::superblock::{Role, parse};
 use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target, create_file};
 use ubcache_format::{
-    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MAX_CACHE_SECTORS, MIN_BUCKETS, Replacement, SECTOR_BYTES,
-    Sector, Superblock, Uuid,
+    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MAX_CACHE_SECTORS, MIN_BUCKETS,
+    Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
 };
 use ubcache_offline::{View, make_device, open_set};
 
