@@ -77,6 +77,9 @@ fn not_bcache(target: &Target, role: Role) -> Failure {
     }
 }
 
+/// The field that says how many cache devices a set has.
+const SEVERAL_CACHES: &str = "number of cache devices in the set";
+
 /// Words for a superblock that can't be used.
 fn damaged(path: &Path, error: &FormatError) -> Failure {
     let at = 4096 + error.at;
@@ -100,6 +103,9 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
                 "number of buckets" => {
                     "the driver refuses such a cache as well: make it again, larger or with smaller buckets"
                 }
+                SEVERAL_CACHES => {
+                    "Linux before 5.10 ran such sets: start it there, and detach the disks; then make a set of one cache"
+                }
                 _ => "look at it with `ubcache show -f`; restore the superblock from a backup",
             };
             let what = match *field {
@@ -107,6 +113,7 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
                 field if field.contains("features") => "the superblock has unknown feature bits",
                 "number of buckets" => "the cache has too few buckets",
                 "block size in sectors" => "made on a machine with larger pages, or damaged",
+                SEVERAL_CACHES => "the cache is one of several in its set, which is not supported",
                 _ => "the superblock makes no sense",
             };
             Failure::refused(path, what)

@@ -1,7 +1,7 @@
 //! Why the engine can't do what it was asked to.
 
 use ubcache_env::IoError;
-use ubcache_format::{FormatError, Sector, Uuid};
+use ubcache_format::{Apart, FormatError, Older, Sector, Uuid};
 
 /// Why a set can't be opened, attached to, or go on. The caller adds the names of the devices.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -65,6 +65,33 @@ pub enum EngineError {
         /// The set.
         set: Uuid,
     },
+    /// The cache and the backing device are not of the same run.
+    #[error(
+        "the cache and the backing device {uuid} are not of one run: {}; nothing was changed on the backing device",
+        older_words(apart)
+    )]
+    OlderCopy {
+        /// The backing device.
+        uuid: Uuid,
+        /// What both say.
+        apart: Apart,
+    },
+    /// It is to be chosen what counts, and the choice would lose dirty data.
+    #[error("{0}")]
+    WouldLose(&'static str),
+    /// The backing device is shorter than it was, and dirty data lies beyond its end.
+    #[error(
+        "the backing device is shorter than it was: it ends at sector {end}, and the cache has {dirty} dirty sectors of it \
+         beyond that, up to sector {last}; give it its full size again"
+    )]
+    BeyondEnd {
+        /// Sectors that only the cache has.
+        dirty: u64,
+        /// Where the last of them ends.
+        last: Sector,
+        /// Where the device ends.
+        end: Sector,
+    },
     /// A backing device with this UUID is attached already.
     #[error("a backing device with UUID {0} is attached already (a copy of the device?)")]
     AlreadyAttached(Uuid),
@@ -103,6 +130,15 @@ pub enum EngineError {
     /// The set is being stopped.
     #[error("the cache set is being stopped")]
     Stopping,
+}
+
+/// Which one is older, in words.
+fn older_words(apart: &Apart) -> &'static str {
+    match apart.older {
+        Older::Cache => "the cache is an older copy",
+        Older::Backing => "the backing device is an older copy",
+        Older::Neither => "each of them was used with a copy of the other",
+    }
 }
 
 impl EngineError {

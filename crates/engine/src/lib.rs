@@ -52,6 +52,7 @@ pub use mutants::{MUTANTS_COMPILED, Mutation};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
 pub use set::attach::AttachOptions;
+pub use set::runs::Choice;
 pub use set::take_over::{FormerRun, TakenOver};
 pub use set::{CacheSet, EXTENT_MEMORY_BYTES, Generations, SetOptions, Tuning};
 pub use settings::AttributeError;

@@ -60,9 +60,15 @@ impl Pointer {
         }
     }
 
-    /// Whether the pointer leads to a cache device at all. One that does not is neither followed nor checked.
+    /// Whether the pointer leads to the cache device. One that leads nowhere is neither followed nor checked.
     pub const fn is_available(self) -> bool {
-        self.device < 8
+        self.device == 0
+    }
+
+    /// Whether the pointer leads to another cache device of the set, as sets of several had them before Linux 5.10:
+    /// what is there is not known here.
+    pub const fn is_elsewhere(self) -> bool {
+        matches!(self.device, 1..=7)
     }
 
     /// The bucket that it points into; `u32::MAX`, which no device has, for an offset too far out.
@@ -320,9 +326,16 @@ impl Key {
     }
 
     fn check_pointers(&self, geometry: &Geometry) -> Result<(), FormatError> {
-        for (index, pointer) in self.pointers.iter().enumerate().filter(|(_, pointer)| pointer.is_available())
-        {
+        for (index, pointer) in self.pointers.iter().enumerate() {
             let at = 16 + 8 * index as u64;
+            if pointer.is_elsewhere() {
+                let field = "cache device of the pointer";
+                let only = "0: sets of several cache devices are not supported";
+                return Err(FormatError::value(Structure::Key, at, field, pointer.device, only));
+            }
+            if !pointer.is_available() {
+                continue;
+            }
             let bucket = pointer.bucket(geometry.bucket_sectors);
             if !geometry.is_usable(bucket) {
                 let usable =
@@ -448,11 +461,14 @@ impl PlainKey {
     #[inline]
     pub fn is_sound_in(&self, area: &DataArea) -> bool {
         let sectors = u64::from(self.sectors);
-        let pointer = self.pointer.filter(|pointer| pointer.is_available());
+        let fits = |pointer: Pointer| match pointer.is_available() {
+            true => area.has_room(pointer.offset, sectors),
+            false => !pointer.is_elsewhere(),
+        };
         self.sectors == 0
             || self.end.0 <= Key::MAX_END
                 && sectors <= self.end.0
-                && pointer.is_none_or(|pointer| area.has_room(pointer.offset, sectors))
+                && self.pointer.is_none_or(fits)
     }
 }
 

@@ -299,11 +299,11 @@ impl Superblock {
 
     fn check_layout(&self) -> Result<(), FormatError> {
         let (in_set, this) = (u16_at(&*self.raw, 196), u16_at(&*self.raw, 198));
-        if !(1..=8).contains(&in_set) {
-            return wrong(196, "number of devices in the set", in_set, "1 to 8");
+        if in_set != 1 {
+            return wrong(196, "number of cache devices in the set", in_set, "1");
         }
-        if this >= in_set {
-            return wrong(198, "number of this device", this, format_args!("less than {in_set}"));
+        if this != 0 {
+            return wrong(198, "number of this device", this, "0");
         }
         for index in 0..self.journal_buckets as usize {
             let at = JOURNAL_BUCKETS + 8 * index;
@@ -450,6 +450,15 @@ impl Superblock {
         self.seq = self.seq.wrapping_add(1);
         self.last_mount = now;
         self.version = self.version.max(3);
+        self.sign();
+    }
+
+    pub(crate) fn raw(&self) -> &[u8] {
+        &*self.raw
+    }
+
+    pub(crate) fn raw_mut(&mut self) -> &mut [u8] {
+        &mut *self.raw
     }
 
     fn bits(&self, shift: u32, width: u32) -> u64 {

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use ubcache_engine::inspect::CopyState;
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, Generations, SetOptions, Tuning};
+use ubcache_engine::{
+    AttachOptions, CacheSet, CachedVolume, Choice, EngineError, Generations, SetOptions, Tuning,
+};
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
@@ -13,7 +15,7 @@ use crate::executor::SimEnv;
 use crate::inspect::check_disks;
 use crate::live::check_volume;
 use crate::oracle::Violation;
-use crate::plan::{CacheShape, DriverRun, Plan};
+use crate::plan::{CacheShape, DriverRun, Plan, Remedy};
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Layout, Setup, System};
 
@@ -31,6 +33,15 @@ fn uuid(seed: u64, name: &str) -> Uuid {
     bytes[..8].copy_from_slice(&rng.bits().to_be_bytes());
     bytes[8..].copy_from_slice(&rng.bits().to_be_bytes());
     Uuid(bytes)
+}
+
+/// What the engine is told of an operator's choice.
+fn choice(remedy: &Remedy) -> Choice {
+    match remedy {
+        Remedy::BelieveCache => Choice::BelieveCache,
+        Remedy::DropClean => Choice::DropClean,
+        Remedy::BelieveDisk | Remedy::PutBack => Choice::BelieveDisk,
+    }
 }
 
 fn mode(name: &str) -> CacheMode {
@@ -154,8 +165,13 @@ impl System for CacheSystem {
         }
         let mut volumes = Vec::new();
         for (index, disk) in setup.backing.iter().enumerate() {
-            let options = AttachOptions { name: format!("v{index}"), ..AttachOptions::default() };
+            let choice = setup.word.remedies.borrow().get(&index).map(choice);
+            let options = AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
             let volume = set.attach(disk.clone(), options).await;
+            use EngineError::{BeyondEnd, DirtyElsewhere, OlderCopy, WouldLose};
+            if let Err(OlderCopy { .. } | WouldLose(_) | BeyondEnd { .. } | DirtyElsewhere { .. }) = &volume {
+                setup.word.refused.set(Some(index));
+            }
             volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
         }
         Ok(CacheSystem { env, set, volumes, has_faults: setup.plan.has_faults() })

@@ -48,6 +48,7 @@ pub fn run(
     });
     let volumes: Vec<Attached<'_>> = volumes.collect();
     let mut driver = Driver { setup, view: &view, volumes, rng, write, taken: Vec::new(), done: [0; 4] };
+    driver.starts()?;
     let written = driver.journal(how)?;
     if how.killed {
         driver.give_dirty_bucket_away();
@@ -94,6 +95,9 @@ fn unbind_marks(cache: &SimDisk) -> Option<()> {
     }
     Some(())
 }
+
+/// Seconds from the last start to the run of the driver.
+const LATER: u32 = 3600;
 
 struct Attached<'a> {
     index: u32,
@@ -236,9 +240,21 @@ impl Driver<'_> {
         self.setup.cache.poke(pointer.offset, data.as_slice());
         let mut superblock = Superblock::parse(&disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
         superblock.set_state(BackingState::Dirty);
+        // Whenever it writes one, it has the time of this registration.
+        superblock.last_mount = self.view.superblock.last_mount.wrapping_add(LATER);
         disk.poke(SUPERBLOCK_SECTOR, &superblock.encode());
         self.done[2] += 1;
         Some(Key::extent(self.inode(volume), self.key_range(volume, range), true, pointer))
+    }
+
+    /// Every start of the driver counts in the superblock of the cache, and keeps what it does not know.
+    fn starts(&self) -> Option<()> {
+        let cache = &self.setup.cache;
+        let mut superblock = Superblock::parse(&cache.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
+        superblock.seq += 1;
+        superblock.last_mount = superblock.last_mount.wrapping_add(LATER);
+        cache.poke(SUPERBLOCK_SECTOR, &superblock.encode());
+        Some(())
     }
 
     /// Writes dirty data back, and gives its bucket away in the prio chain; the keys stay.

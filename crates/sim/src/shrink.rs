@@ -41,6 +41,7 @@ fn size(plan: &Plan) -> usize {
         + plan.controls.len()
         + plan.faults.len()
         + plan.hammers.len()
+        + plan.hands.len()
         + usize::from(plan.memory.rate > 0)
         + usize::from(plan.pace != Pace::default())
         + usize::from(plan.sums != Sums::default())
@@ -121,6 +122,11 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.faults.remove(at);
             self.try_plan(plan);
         }
+        for at in (0..self.best.hands.len()).rev() {
+            let mut plan = self.best.clone();
+            plan.hands.remove(at);
+            self.try_plan(plan);
+        }
         if self.best.memory != Scarcity::default() {
             self.try_plan(Plan { memory: Scarcity::default(), ..self.best.clone() });
         }
@@ -178,6 +184,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             let volumes = plan.volumes.len();
             plan.faults.retain(|faults| faults.disk <= volumes);
             plan.hammers.retain(|hammer| (hammer.volume as usize) < volumes);
+            plan.hands.retain(|hand| hand.disk <= volumes);
             plan.controls.retain(|control| {
                 control.action.volume().is_none_or(|volume| (volume as usize) < volumes)
                     && control.action.broken_disk().is_none_or(|disk| disk <= volumes)

@@ -63,7 +63,7 @@ impl Stage {
         };
         let cache = disk("cache", u64::from(bucket_sectors) * u64::from(buckets), Profile::Fast);
         let backing = vec![disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, profile)];
-        let setup = Rc::new(Setup { plan, mutation, cache, backing });
+        let setup = Rc::new(Setup { plan, mutation, cache, backing, word: Default::default() });
         CacheSystem::prepare(&setup);
         Rc::new(Stage { world, setup, telling: RefCell::default() })
     }

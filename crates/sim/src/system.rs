@@ -1,5 +1,7 @@
 //! What the runner drives: the real engine or a toy.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Mutation;
@@ -8,7 +10,7 @@ use ubcache_env::{Buf, Sector, SectorRange, Volume};
 use crate::disk::{SimDisk, Still};
 use crate::executor::SimEnv;
 use crate::oracle::Violation;
-use crate::plan::{DriverRun, Plan};
+use crate::plan::{DriverRun, Plan, Remedy};
 use crate::rng::Rng;
 
 /// The devices of a run and what it is about. Survives crashes.
@@ -21,6 +23,17 @@ pub struct Setup {
     pub cache: SimDisk,
     /// The backing devices, one for each volume.
     pub backing: Vec<SimDisk>,
+    /// What is said to the next start, and what it says.
+    pub word: Word,
+}
+
+/// A start that refuses a volume says which, and is told how to go on.
+#[derive(Default)]
+pub struct Word {
+    /// The volume that was refused because its devices are not what they were.
+    pub refused: Cell<Option<usize>>,
+    /// What to do about it, by volume.
+    pub remedies: RefCell<BTreeMap<usize, Remedy>>,
 }
 
 /// A command to a system.

@@ -39,7 +39,13 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
     };
     let (cache, backing) =
         (disk("cache", 16 * u64::from(BUCKETS)), disk("backing", CacheSystem::DATA_AT.0 + SECTORS));
-    let setup = Setup { mutation: Default::default(), plan: plan(block), cache, backing: vec![backing] };
+    let setup = Setup {
+        mutation: Default::default(),
+        plan: plan(block),
+        cache,
+        backing: vec![backing],
+        word: Default::default(),
+    };
     (world, Rc::new(setup))
 }
 

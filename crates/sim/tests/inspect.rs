@@ -71,6 +71,7 @@ fn a_clean_sector_that_differs_is_found() {
         plan,
         cache: cache.clone(),
         backing: vec![backing.clone()],
+        word: Default::default(),
     });
     CacheSystem::prepare(&setup);
     let env = world.new_instance();

@@ -218,6 +218,12 @@ mutants! {
         "a mark of 0.1 is believed although the entry before it has none";
     KeepsOldSlot, "keeps-old-slot", "A2",
         "a backing device that may have been written without the cache keeps its cached data";
+    OlderCopyBelieved, "older-copy-believed", "A5",
+        "a cache or a backing device that is a copy of an earlier state is attached as if it was not";
+    RunUnannounced, "run-unannounced", "A5",
+        "a backing device gets its new run number before the cache says that it comes";
+    KeysBeyondEndKept, "keys-beyond-end-kept", "A6",
+        "clean keys beyond the end of a backing device that has become shorter stay";
     PassthroughNotStamped, "passthrough-not-stamped", "A4",
         "the backing device's superblock does not disown a failed cache before writes go past it";
 }

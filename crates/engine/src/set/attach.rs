@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Durability, Env};
-use ubcache_format::{BackingState, Inode, Key, Pointer, Sector, UuidEntry, encode_uuids};
+use ubcache_env::{Buf, Durability, Env, Nanos};
+use ubcache_format::{BackingState, Inode, Key, Pointer, Sector, Superblock, UuidEntry, encode_uuids};
 
 use super::first_run::write_superblock;
 use super::open::read_superblock;
+use super::runs::{Choice, check_run};
 use super::{CacheSet, Set};
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
@@ -21,6 +22,8 @@ pub struct AttachOptions {
     pub name: String,
     /// Refuse writes of clients.
     pub read_only: bool,
+    /// What counts if the cache and the device are not of one run; none: the device is refused.
+    pub choice: Option<Choice>,
 }
 
 impl<E: Env> CacheSet<E> {
@@ -59,30 +62,58 @@ impl<E: Env> CacheSet<E> {
         if state == BackingState::Dirty && slot.is_none() {
             return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set: set_uuid });
         }
+        // A5: neither is a copy of an earlier state, or somebody has chosen which one counts.
+        let apart = check_run(&set.superblock.borrow(), slot, &superblock);
+        let choice = match apart.as_ref().err() {
+            Some(error) if !set.mutant(Mutant::OlderCopyBelieved) => {
+                set.env.mark("older_copy_refused");
+                Some(options.choice.ok_or_else(|| error.clone())?)
+            }
+            _ => None,
+        };
         // A1: a write of an earlier instance may sit in the device's cache.
         if !set.mutant(Mutant::NoFlushAtAttach) {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         }
         let inode = match slot {
-            Some(slot) if attached => {
+            Some(slot) if attached && matches!(choice, None | Some(Choice::BelieveCache)) => {
+                let inode = Inode(slot as u32);
                 if state == BackingState::Dirty {
                     set.env.mark("attached_dirty");
                 }
-                Inode(slot as u32)
+                set.fit_to_size(inode, backing.geometry().sectors).await?;
+                if choice.is_some() {
+                    set.env.mark("cache_believed");
+                    set.drop_clean(inode, Sector(0)).await?;
+                    // Dirty data may be under a device that says clean. It says dirty before it is of one run with the cache.
+                    superblock.set_state(BackingState::Dirty);
+                    write_superblock(&backing, &superblock, "writing the backing superblock").await?;
+                }
+                set.announce_run(inode, &mut superblock).await?;
+                inode
             }
             _ => {
                 // A2: it may have been written without the cache since: what is cached of it is void.
+                if choice == Some(Choice::DropClean) {
+                    set.nothing_dirty_to_drop(slot, state).await?;
+                }
+                if choice.is_some() {
+                    set.env.mark("disk_believed");
+                }
                 let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {
                     Some(slot) => Inode(slot as u32),
-                    None => set.take_slot(slot, &superblock).await.map_err(EngineError::of_cache)?,
+                    None => {
+                        set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?
+                    }
                 };
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
-                write_superblock(&backing, &superblock, "writing the backing superblock").await?;
                 set.env.mark("attached_anew");
                 inode
             }
         };
+        write_superblock(&backing, &superblock, "writing the backing superblock").await?;
+        set.confirm_run(inode, &superblock).await?;
         let volume = CachedVolume::new(set.clone(), backing, superblock, inode, options);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();
@@ -91,11 +122,30 @@ impl<E: Env> CacheSet<E> {
 }
 
 impl<E: Env> Set<E> {
-    /// Declares the old slot of the device dead, if it has one, and gives it a new one.
+    /// Whether a slot can be given up without losing anything but copies.
+    async fn nothing_dirty_to_drop(&self, slot: Option<usize>, state: BackingState) -> Result<(), EngineError> {
+        if state == BackingState::Dirty {
+            let why = "the backing device says that it is dirty: without the dirty data of its cache it is not whole";
+            return Err(EngineError::WouldLose(why));
+        }
+        while !self.buckets.borrow().is_counted() {
+            if let Some(reason) = self.failure() {
+                return Err(EngineError::Failed(reason));
+            }
+            self.env.sleep(Nanos::from_millis(1)).await;
+        }
+        let dirty = slot.map_or(0, |slot| self.dirty_sectors(Inode(slot as u32)));
+        match dirty {
+            0 => Ok(()),
+            _ => Err(EngineError::WouldLose("the cache has dirty data of the backing device")),
+        }
+    }
+
+    /// Declares the old slot of the device dead, if it has one, and gives it a new one, with a run number.
     pub(super) async fn take_slot(
-        &self,
+        self: &Rc<Self>,
         old: Option<usize>,
-        superblock: &ubcache_format::Superblock,
+        superblock: &mut Superblock,
     ) -> Result<Inode, EngineError> {
         let now = self.env.unix_seconds() as u32;
         let mut table = self.uuids.borrow().clone();
@@ -106,6 +156,8 @@ impl<E: Env> Set<E> {
         }
         let free = table.iter().position(UuidEntry::is_free);
         let slot = free.ok_or(EngineError::NoSlot(self.geometry.uuid_slots()))?;
+        // A crash after the table is written must not leave a slot that does not know the device's number.
+        self.announce_run(Inode(slot as u32), superblock).await?;
         table[slot] = UuidEntry {
             uuid: superblock.uuid,
             label: superblock.label,

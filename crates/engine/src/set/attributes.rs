@@ -45,6 +45,7 @@ impl<E: Env> CacheSet<E> {
             superblock.set_replacement(policy.stored());
             superblock.set_discard(discard);
             superblock.seq += 1;
+            superblock.sign();
             drop(superblock);
             set.save_soon();
         }

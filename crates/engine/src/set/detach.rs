@@ -147,13 +147,21 @@ impl<E: Env> CacheSet<E> {
         volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         let superblock = volume.superblock.borrow().clone();
         let slot = set.uuids.borrow().iter().position(|entry| entry.uuid == superblock.uuid);
-        let inode = set.take_slot(slot, &superblock).await?;
+        let mut numbered = superblock.clone();
+        let inode = set.take_slot(slot, &mut numbered).await?;
         {
             let mut changed = volume.superblock.borrow_mut();
+            changed.last_mount = numbered.last_mount;
+            changed.set_run(numbered.run().number());
             changed.set_uuid = set.superblock.borrow().set_uuid;
             changed.set_state(BackingState::Clean);
         }
-        if let Err(error) = volume.write_backing_superblock().await {
+        let written = match volume.write_backing_superblock().await {
+            Ok(()) => set.confirm_run(inode, &numbered).await,
+            failed => failed,
+        };
+        if let Err(error) = written {
+            // It may say either now. Nothing is cached in the slot.
             *volume.superblock.borrow_mut() = superblock;
             return Err(error);
         }

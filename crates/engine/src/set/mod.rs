@@ -8,6 +8,7 @@
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
+//! | [`runs`] | which cache and which backing devices are of one run; sizes that have changed |
 //! | [`stop`] | stopping cleanly |
 //! | [`failure`] | what happens when the cache device fails |
 
@@ -42,6 +43,7 @@ pub(crate) mod detach;
 pub(crate) mod failure;
 pub(crate) mod first_run;
 pub(crate) mod open;
+pub(crate) mod runs;
 pub(crate) mod stop;
 pub(crate) mod take_over;
 

@@ -43,6 +43,9 @@ impl<E: Env> CacheSet<E> {
             // What the tasks still had under way means nothing to the set, but is not left half way either.
             set.cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
         }
+        if result.is_ok() && flushed.is_ok() {
+            set.end_run().await?;
+        }
         result.and(flushed)
     }
 

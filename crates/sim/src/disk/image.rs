@@ -91,6 +91,14 @@ impl Image {
         page[at..at + 512].copy_from_slice(from);
     }
 
+    /// Everything from this sector on is zero.
+    pub(super) fn cut(&mut self, sectors: u64) {
+        self.pages.retain(|page, _| *page * PAGE_SECTORS < sectors);
+        for sector in sectors..sectors.next_multiple_of(PAGE_SECTORS) {
+            self.set(sector, &Content::Zero);
+        }
+    }
+
     pub(super) fn set(&mut self, sector: u64, content: &Content) {
         match content {
             Content::Data(slice) => self.write(sector, slice.as_slice()),

@@ -227,7 +227,7 @@ impl Inner {
 
     /// The error of an I/O beyond the end.
     pub(super) fn outside(&self, range: SectorRange, name: &str) -> Option<IoError> {
-        let sectors = self.config.sectors;
+        let sectors = self.sectors.get();
         (range.end.0 > sectors).then(|| {
             self.world.complain(format!("{}: {name} of {range}, which is outside", self.config.name));
             IoError::OutOfRange { range, sectors }

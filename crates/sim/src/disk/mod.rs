@@ -22,7 +22,7 @@ mod io;
 mod still;
 mod wreck;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -135,6 +135,8 @@ impl Counters {
 
 pub(crate) struct Inner {
     config: DiskConfig,
+    /// Its size now.
+    sectors: Cell<u64>,
     world: Rc<World>,
     tag: u64,
     rng: RefCell<Rng>,
@@ -170,6 +172,12 @@ impl State {
     }
 }
 
+/// A copy of what was on a disk: see [`SimDisk::keep`].
+pub struct Kept {
+    image: Image,
+    sectors: u64,
+}
+
 /// A simulated disk. See the module.
 #[derive(Clone)]
 pub struct SimDisk {
@@ -183,7 +191,14 @@ impl SimDisk {
         let rng = Rng::fork(world.seed(), &config.name);
         let tag = rng.clone().bits();
         SimDisk {
-            inner: Rc::new(Inner { config, world, tag, rng: RefCell::new(rng), state: RefCell::default() }),
+            inner: Rc::new(Inner {
+                sectors: Cell::new(config.sectors),
+                config,
+                world,
+                tag,
+                rng: RefCell::new(rng),
+                state: RefCell::default(),
+            }),
         }
     }
 
@@ -260,6 +275,29 @@ impl SimDisk {
         self.inner.state.borrow_mut().versions = Versioned::default();
     }
 
+    /// A copy of what is on the disk.
+    pub fn keep(&self) -> Kept {
+        Kept { image: self.inner.state.borrow().image.clone(), sectors: self.inner.sectors.get() }
+    }
+
+    /// Makes the disk what it was when the copy was made. Nothing may be in flight.
+    pub fn put(&self, kept: &Kept) {
+        self.inner.sectors.set(kept.sectors);
+        let mut state = self.inner.state.borrow_mut();
+        state.image = kept.image.clone();
+        state.versions = Versioned::default();
+    }
+
+    /// Makes the disk shorter or longer; what it gains reads as zeroes. Nothing may be in flight.
+    pub fn resize(&self, sectors: u64) {
+        self.inner.sectors.set(sectors);
+        let mut state = self.inner.state.borrow_mut();
+        let state = &mut *state;
+        // What is not durable may be beyond the end: all of it is settled.
+        state.versions = Versioned::default();
+        state.image.cut(sectors);
+    }
+
     /// As reports name it.
     pub fn name(&self) -> &str {
         &self.inner.config.name
@@ -316,7 +354,7 @@ impl SimDisk {
 impl Device for SimDisk {
     fn geometry(&self) -> Geometry {
         Geometry {
-            sectors: self.inner.config.sectors,
+            sectors: self.inner.sectors.get(),
             logical_block_bytes: self.inner.config.block_bytes,
             max_transfer_bytes: 1 << 20,
             volatile_cache: self.inner.config.volatile_cache,

@@ -101,8 +101,9 @@ impl Device for Still {
 
     async fn read(&self, at: Sector, mut into: Buf) -> (Buf, IoResult) {
         let range = SectorRange::new(at, into.len() as u64 / 512);
-        if range.end.0 > self.disk.config().sectors {
-            return (into, Err(IoError::OutOfRange { range, sectors: self.disk.config().sectors }));
+        let sectors = self.disk.geometry().sectors;
+        if range.end.0 > sectors {
+            return (into, Err(IoError::OutOfRange { range, sectors }));
         }
         self.disk.peek_into(at, into.as_mut_slice());
         for (sector, content) in self.instead.range(range.start.0..range.end.0) {

@@ -44,7 +44,7 @@ impl SimDisk {
             block.sectors.push((sector, all));
         }
         Wreck {
-            config: self.inner.config.clone(),
+            config: DiskConfig { sectors: self.inner.sectors.get(), ..self.inner.config.clone() },
             image: state.image.clone(),
             blocks: blocks.into_values().collect(),
         }

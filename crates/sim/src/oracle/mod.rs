@@ -9,7 +9,7 @@ pub mod value;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use ubcache_env::{Buf, IoVec, Nanos, SectorRange};
+use ubcache_env::{Buf, IoVec, Nanos, Sector, SectorRange};
 
 use crate::executor::show_time;
 use register::{Ending, Keep, Moment, Register, STEP};
@@ -336,6 +336,19 @@ impl Oracle {
         Some(self.report_disks("the disks hold what they must not", (volume, sector), &seen, &allowed))
     }
 
+    /// The volume has changed by itself, from this sector on: it holds these values.
+    pub fn adopt(&mut self, volume: u32, from: Sector, values: &[Value]) {
+        let registers = &mut self.volumes[volume as usize].registers[from.0 as usize..];
+        for (register, value) in registers.iter_mut().zip(values) {
+            *register = Register::new(*value);
+        }
+    }
+
+    /// The volume has changed in a way that is not foreseen: the first read decides.
+    pub fn believe_what_is_read(&mut self, volume: u32) {
+        self.volumes[volume as usize].registers.fill(Register::unknown());
+    }
+
     /// What a sector would read as if the program were gone now, or the power had failed.
     pub fn judge_survivor(&self, volume: u32, sector: u64, bytes: &[u8]) -> Option<Violation> {
         let state = &self.volumes[volume as usize];
@@ -386,7 +399,7 @@ impl Oracle {
             .zip(&self.rows)
             .filter(|(_, row)| match row.place {
                 None => true,
-                Some((volume, range)) => volume == of_volume && range.contains(ubcache_env::Sector(sector)),
+                Some((volume, range)) => volume == of_volume && range.contains(Sector(sector)),
             })
             .map(|(id, row)| self.show_row(id, row))
             .collect();

@@ -162,6 +162,11 @@ impl Register {
         }
     }
 
+    /// A register of which nothing is known until it is read.
+    pub fn unknown() -> Register {
+        Register { lost_track: true, ..Register::new(Value::ZERO) }
+    }
+
     /// A write begins.
     pub fn begin_write(&mut self, op: u64, value: Value, fua: bool) {
         let used = self.pending.iter().fold(0, |used, pending| used | 1 << pending.slot);

@@ -60,6 +60,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         sums: Sums::default(),
         ops: Vec::new(),
         controls: Vec::new(),
+        hands: Vec::new(),
     };
     plan.ops = draw_ops(&plan, rng, options);
     plan.controls = draw_controls(&plan, rng, options);
@@ -82,6 +83,9 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         make_space_scarce(&mut plan, &mut Rng::fork(seed, "space"));
     }
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
+    if options.crashes {
+        super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
+    }
     plan
 }
 

@@ -10,6 +10,7 @@ mod fragments;
 mod frontend;
 mod generations;
 mod handover;
+mod hands;
 mod many;
 mod odd;
 mod pace;
@@ -22,6 +23,7 @@ mod trouble;
 
 pub use frontend::{Frontend, NbdShape};
 pub use handover::DriverRun;
+pub use hands::{Hand, HandAction, Remedy};
 pub use pace::Pace;
 pub use starve::Hammer;
 pub use sums::Sums;
@@ -69,6 +71,8 @@ pub struct Plan {
     pub ops: Vec<ClientOp>,
     /// What is done to the system meanwhile, in this order.
     pub controls: Vec<Control>,
+    /// What is done to the disks while nothing runs, in this order.
+    pub hands: Vec<Hand>,
 }
 
 /// The cache device.
@@ -261,6 +265,12 @@ impl ControlAction {
             ControlAction::Attribute { volume, .. } | ControlAction::Disconnect { volume } => Some(*volume),
             _ => None,
         }
+    }
+
+    /// Whether an instance ends with it.
+    pub fn ends_instance(&self) -> bool {
+        use ControlAction::{Driver, HostRestart, PowerFailure, Restart};
+        matches!(self, Restart(_) | PowerFailure(_) | HostRestart(_) | Driver(..))
     }
 
     /// The disk that it breaks, as in [`DiskFaults::disk`].

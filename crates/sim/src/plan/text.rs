@@ -7,7 +7,7 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun, Frontend,
-    Hammer, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
+    Hammer, Hand, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
 };
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -95,6 +95,9 @@ impl fmt::Display for Plan {
             writeln!(f, "sums fill-bytes={} copies={}", self.sums.fill_bytes, self.sums.copies)?;
         }
         writeln!(f, "# holds {} KiB of buffers at most", self.buffers_max() / 1024)?;
+        for hand in &self.hands {
+            writeln!(f, "{hand}")?;
+        }
         for control in &self.controls {
             writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
         }
@@ -485,6 +488,7 @@ struct Draft {
     sums: Sums,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
+    hands: Vec<Hand>,
 }
 
 impl Draft {
@@ -510,6 +514,10 @@ impl Draft {
             "scribble" => self.scribble = true,
             "sums" => self.sums = Sums { fill_bytes: words.num("fill-bytes")?, copies: words.num("copies")? },
             "at" => self.controls.push(parse_control(&mut words)?),
+            "hand" => {
+                self.hands.push(line.parse()?);
+                return Ok(());
+            }
             client if client.starts_with('c') => {
                 let op = parse_op(&client[1..], &mut words)?;
                 let sectors = self.volumes.get(op.volume as usize).map(|volume| volume.sectors);
@@ -561,13 +569,14 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, memory, pace, sums, scribble, hammers, ops, controls, .. } = draft;
+        let Draft { nbd, volumes, faults, memory, pace, sums, scribble, hammers, ops, controls, hands, .. } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
         }
         let broken = controls.iter().filter_map(|control| control.action.broken_disk());
-        if let Some(disk) = broken.chain(faults.iter().map(|it| it.disk)).find(|disk| *disk > volumes.len()) {
+        let named = broken.chain(faults.iter().map(|it| it.disk)).chain(hands.iter().map(|it| it.disk));
+        if let Some(disk) = { named }.find(|disk| *disk > volumes.len()) {
             return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
         }
         let mut named = controls.iter().filter_map(|control| control.action.volume());
@@ -600,6 +609,7 @@ impl FromStr for Plan {
             sums,
             ops,
             controls,
+            hands,
         })
     }
 }
@@ -631,6 +641,9 @@ mod tests {
             "at 1 +1us outage 9 errors",
             "at 1 +1us outage 0 tired",
             "at 1 +1us disconnect v9",
+            "hand 1 swap 0 pray",
+            "hand 1 copy 9",
+            "hand 1 cut 0 8",
             "nbd connections=1",
             "hammer v0 0+99999999 every 5us",
             "hammer v9 0+8 every 5us",

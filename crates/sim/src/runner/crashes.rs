@@ -16,7 +16,7 @@ use crate::executor::{SimWorld, WorldConfig};
 use crate::oracle::{Oracle, Violation};
 use crate::plan::Plan;
 use crate::rng::Rng;
-use crate::system::{Setup, System};
+use crate::system::{Setup, System, Word};
 
 /// How many of the outcomes of a crash are tried.
 #[derive(Copy, Clone, Debug)]
@@ -191,6 +191,7 @@ impl Crasher {
             plan: plan.clone(),
             cache,
             backing: disks.collect(),
+            word: Word::default(),
         });
         let board = Board {
             oracle: RefCell::new(oracle),

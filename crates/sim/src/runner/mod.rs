@@ -10,6 +10,7 @@
 
 mod client;
 mod crashes;
+mod hands;
 mod inspect;
 mod panics;
 mod setup;
@@ -22,7 +23,7 @@ use ubcache_engine::Mutation;
 use ubcache_env::local::{Either, Event, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
-use crate::disk::{Counters, Faults, Outage, SimDisk, ZoneFaults};
+use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
 use crate::front::Front;
 use crate::oracle::{OpKind, Violation};
@@ -178,6 +179,13 @@ struct Run<S: System> {
     board: Rc<Board>,
     setup: Rc<Setup>,
     crashes: Cell<u64>,
+    /// Ends of instances that controls brought about, and starts that served.
+    ends: Cell<u32>,
+    starts: Cell<u64>,
+    /// Copies of disks, and how many starts there had been.
+    kept: RefCell<BTreeMap<usize, (Kept, u64)>>,
+    /// The disks are not what the last instance left.
+    foreign: Cell<bool>,
     /// Devices may fail; not while the last check runs.
     faults: Cell<bool>,
     /// Whether a disk was pulled out since the instance was started.
@@ -208,6 +216,10 @@ impl<S: System> Run<S> {
             board,
             setup,
             crashes: Cell::new(0),
+            ends: Cell::new(0),
+            starts: Cell::new(0),
+            kept: RefCell::default(),
+            foreign: Cell::new(false),
             faults: Cell::new(false),
             unplugged: Cell::new(false),
             handed_over: Cell::new(false),
@@ -454,6 +466,7 @@ impl<S: System> Run<S> {
     }
 
     async fn go_on(&self, after: AfterStart) -> Step {
+        self.other_hands().await?;
         self.start(after.again).await?;
         if after.check {
             self.check().await?;
@@ -573,6 +586,7 @@ impl<S: System> Run<S> {
                 let fronts = system.volumes().into_iter().map(|volume| Rc::new(self.front(&env, volume)));
                 let fronts = fronts.collect();
                 self.handed_over.set(false);
+                self.starts.set(self.starts.get() + 1);
                 *self.instance.borrow_mut() = Some(Instance { env, system: Rc::new(system), fronts });
                 Ok(Some(Ok(())))
             }
@@ -581,7 +595,9 @@ impl<S: System> Run<S> {
                 for disk in self.disks() {
                     disk.host_restart();
                 }
-                self.inspect_rest("after a start that failed")?;
+                if !self.foreign.get() {
+                    self.inspect_rest("after a start that failed")?;
+                }
                 Ok(Some(Err(error)))
             }
             (_, None) => {

@@ -14,7 +14,7 @@ use crate::oracle::Oracle;
 use crate::oracle::value::{Value, stamp};
 use crate::plan::Plan;
 use crate::rng::Rng;
-use crate::system::{Setup, System};
+use crate::system::{Setup, System, Word};
 
 /// New disks for a plan, and what each sector of each volume holds at first.
 pub(super) fn make_setup<S: System>(
@@ -65,7 +65,7 @@ pub(super) fn make_setup<S: System>(
         backing.push(disk);
         initial.push(values);
     }
-    let setup = Rc::new(Setup { plan: plan.clone(), mutation, cache, backing });
+    let setup = Rc::new(Setup { plan: plan.clone(), mutation, cache, backing, word: Word::default() });
     S::prepare(&setup);
     (setup, initial)
 }

@@ -1,0 +1,205 @@
+//! Run numbers (A5): by which a start knows a cache or a backing device that is a copy of an earlier state.
+//!
+//! ```text
+//!  at attach, before the first request          cache: number P, next N ─▶ backing: N ─▶ cache: number N
+//!  at a clean stop, when all else is durable    the same, for all volumes at once
+//! ```
+//!
+//! The cache says first which number comes next, and nothing is served before it says that this one is in force. So a
+//! crash in between leaves the two with numbers that belong together, and no copy of an earlier state has them.
+
+use std::rc::Rc;
+
+use ubcache_env::{Buf, Durability, Env, Sector, SectorRange};
+use ubcache_format::{
+    BackingState, Inode, Key, RUNS_AT, RUNS_BYTES, RunEntry, RunNumber, Runs, SECTOR_BYTES, SUPERBLOCK_SECTOR,
+    Superblock, UuidEntry, compare_runs,
+};
+
+use super::Set;
+use crate::errors::EngineError;
+use crate::index::leaf::{Extent, Position};
+use crate::mutants::Mutant;
+use crate::volume::CachedVolume;
+
+/// What counts where a cache and a backing device are not of one run: somebody has to choose.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// What the backing device has. Refused if the cache has dirty data of it, or it says itself that it is dirty.
+    DropClean,
+    /// What the backing device has; dirty data in the cache is given up.
+    BelieveDisk,
+    /// Dirty data in the cache, over what the backing device has; clean data in the cache is dropped.
+    BelieveCache,
+}
+
+/// Whether a backing device may be attached, by the superblocks: it is what this cache had in the slot last.
+pub(crate) fn check_run(
+    cache: &Superblock,
+    slot: Option<usize>,
+    backing: &Superblock,
+) -> Result<(), EngineError> {
+    let attached = matches!(backing.state(), BackingState::Clean | BackingState::Dirty);
+    match slot {
+        Some(slot) if attached => compare_runs(cache, Inode(slot as u32), backing)
+            .map_err(|apart| EngineError::OlderCopy { uuid: backing.uuid, apart }),
+        // Nothing that is cached would be believed.
+        _ => Ok(()),
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// A number that is later than all that the cache and the backing device know.
+    fn new_run(&self, backing: Option<RunNumber>) -> RunNumber {
+        let runs = self.superblock.borrow().runs();
+        RunNumber::after(runs.numbers().chain(backing), self.env.random())
+    }
+
+    /// Changes the table of the cache device, durably.
+    async fn note_runs(self: &Rc<Self>, change: impl FnOnce(&mut Runs)) -> Result<(), EngineError> {
+        let _one = self.superblock_lock.lock().await;
+        let bytes = {
+            let mut superblock = self.superblock.borrow_mut();
+            let mut runs = superblock.runs();
+            change(&mut runs);
+            superblock.set_runs(&runs);
+            superblock.encode()
+        };
+        // The sector alone where sectors can be written, so that nothing can tear.
+        let (mut at, mut bytes) = (SUPERBLOCK_SECTOR, Buf::from_bytes(&bytes).freeze());
+        if self.cache.geometry().logical_block_bytes as usize <= RUNS_BYTES {
+            at = at + RUNS_AT as u64 / SECTOR_BYTES;
+            bytes = bytes.cut(RUNS_AT, RUNS_AT + RUNS_BYTES);
+        }
+        let written = self.cache.write(at, bytes.into(), Durability::Fua).await;
+        written.map_err(EngineError::io("writing the run numbers of the cache superblock"))
+    }
+
+    /// Says in the table which number a backing device is given now, and puts it into this superblock of it, which is
+    /// written next; then [`Set::confirm_run`] says that it has it. No number where the table is full.
+    pub(super) async fn announce_run(
+        self: &Rc<Self>,
+        slot: Inode,
+        superblock: &mut Superblock,
+    ) -> Result<(), EngineError> {
+        let number = superblock.run().number();
+        let run = self.new_run(number);
+        let mut room = true;
+        if !self.mutant(Mutant::RunUnannounced) {
+            let live: Vec<bool> = self.uuids.borrow().iter().map(UuidEntry::is_live).collect();
+            self.note_runs(|runs| {
+                runs.retain(|slot| live.get(slot.0 as usize) == Some(&true));
+                room = runs.set(RunEntry { slot, number, next: Some(run) });
+            })
+            .await?;
+        }
+        superblock.last_mount = self.env.unix_seconds() as u32;
+        superblock.set_run(room.then_some(run));
+        Ok(())
+    }
+
+    /// The backing device has its number, durably.
+    pub(super) async fn confirm_run(
+        self: &Rc<Self>,
+        slot: Inode,
+        superblock: &Superblock,
+    ) -> Result<(), EngineError> {
+        match superblock.run().number() {
+            Some(run) => {
+                let entry = RunEntry { slot, number: Some(run), next: None };
+                self.note_runs(|runs| _ = runs.set(entry)).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A clean stop, when everything is durable: gives all volumes that are attached a new number.
+    pub(super) async fn end_run(self: &Rc<Self>) -> Result<(), EngineError> {
+        let volumes: Vec<Rc<CachedVolume<E>>> =
+            self.attached().into_iter().filter(|volume| !volume.passthrough.get()).collect();
+        let known = |volume: &CachedVolume<E>| volume.superblock.borrow().run().number();
+        let newest = volumes.iter().filter_map(|volume| known(volume)).max_by_key(|run| run.count());
+        let run = self.new_run(newest);
+        let change = |runs: &mut Runs, number: Option<RunNumber>, next| {
+            for volume in &volumes {
+                if let Some(known) = known(volume) {
+                    runs.set(RunEntry { slot: volume.inode(), number: number.or(Some(known)), next });
+                }
+            }
+        };
+        if newest.is_none() {
+            return Ok(());
+        }
+        self.note_runs(|runs| change(runs, None, Some(run))).await?;
+        for volume in &volumes {
+            if known(volume).is_some() {
+                volume.superblock.borrow_mut().set_run(Some(run));
+                volume.write_backing_superblock().await?;
+            }
+        }
+        self.note_runs(|runs| change(runs, Some(run), None)).await
+    }
+
+    /// Refuses a backing device that has become too short for dirty data of it, and drops the clean keys beyond its
+    /// end, durably: should it become longer again, there is something else.
+    pub(super) async fn fit_to_size(self: &Rc<Self>, inode: Inode, sectors: u64) -> Result<(), EngineError> {
+        let end = Sector(sectors);
+        let (mut dirty, mut last, mut any) = (0, end, false);
+        let mut at = Some((inode, end));
+        while let Some(from) = at {
+            let extents;
+            (extents, at) = self.extents_of_leaf(from).await?;
+            for extent in extents {
+                any = true;
+                if extent.dirty && self.buckets.borrow().is_live(extent.pointer) {
+                    dirty += extent.range.sectors();
+                    last = extent.range.end;
+                }
+            }
+        }
+        if dirty > 0 {
+            self.env.mark("dirty_beyond_end");
+            return Err(EngineError::BeyondEnd { dirty, last, end });
+        }
+        if any && !self.mutant(Mutant::KeysBeyondEndKept) {
+            self.env.mark("clean_beyond_end");
+            self.drop_clean(inode, end).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops the clean keys of a volume from a sector on, durably.
+    pub(super) async fn drop_clean(self: &Rc<Self>, inode: Inode, from: Sector) -> Result<(), EngineError> {
+        let mut at = Some((inode, from));
+        while let Some(from) = at {
+            let extents;
+            (extents, at) = self.extents_of_leaf(from).await?;
+            for extent in extents.iter().filter(|extent| !extent.dirty) {
+                self.prepare_change(inode, extent.range).await?;
+                // Nobody writes yet; whatever is live and dirty stays in any case.
+                if !self.has_dirty(inode, extent.range) {
+                    self.replace(inode, extent.range, None);
+                }
+            }
+        }
+        self.journal_flush().await
+    }
+
+    /// What a leaf has of a volume from a place on, live or stale, and where the next leaf with some of it begins.
+    async fn extents_of_leaf(&self, from: Position) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
+        let inode = from.0;
+        loop {
+            self.env.yield_now().await;
+            let leaf = self.tree.borrow().leaf_after(from).cloned();
+            let Some(leaf) = leaf else { return Ok((Vec::new(), None)) };
+            self.load_leaf(&leaf).await?;
+            let state = leaf.state.borrow();
+            // Replaced or forgotten since: look the place up again.
+            let Some(body) = state.body.as_ref().filter(|_| !state.retired) else { continue };
+            let rest = SectorRange::from_bounds(from.1, Sector(Key::MAX_END));
+            let extents = body.overlapping(inode, leaf.clip(inode, rest)).map(|extent| extent.cut(rest));
+            let next = (leaf.end.0 == inode && leaf.end.1.0 < Key::MAX_END).then_some(leaf.end);
+            return Ok((extents.collect(), next));
+        }
+    }
+}

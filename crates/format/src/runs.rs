@@ -1,0 +1,279 @@
+//! Run numbers: by which members of a set know that they are of the same run (docs/format.md §14).
+//!
+//! Each start and each clean stop gives a cache and its backing devices a new number. The cache keeps one for each
+//! slot of the volume table, in the last sector of its superblock, which the driver writes back as it was read; a
+//! backing device keeps its own in the padding of the first sector. Both are bound to a field that the driver changes
+//! whenever it writes the superblock (`seq` of the cache, `last_mount` of a backing device), so that it is seen where
+//! the driver was at work since.
+//!
+//! ```text
+//! first sector, cache:     144 │ mark of seq    │
+//! first sector, backing:   144 │ number         │ 152 mark of number, last_mount, UUID │
+//! last sector, cache:     3584 │ "ubcruns1" │ csum │ n u16 │ flags u16 │ 28 zero │ n × (slot u32, number, next) │
+//! ```
+
+use crate::bytes::{array, put, u16_at, u32_at, u64_at};
+use crate::checksum::crc64_we;
+use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
+use crate::units::Inode;
+
+/// Where the mark or the number is in the first sector.
+const FIRST_AT: usize = 144;
+/// Where the table of a cache device is: a sector, which is written as a whole or not at all.
+pub const RUNS_AT: usize = SUPERBLOCK_BYTES - RUNS_BYTES;
+/// Bytes of the table.
+pub const RUNS_BYTES: usize = 512;
+const NAME: [u8; 8] = *b"ubcruns1";
+const HEAD: usize = 48;
+const ENTRY: usize = 20;
+const ENTRIES_MAX: usize = (RUNS_BYTES - HEAD) / ENTRY;
+const ACCEPT_ANY: u16 = 1;
+
+/// The number of a run of a set: how many there were before, and a random part, so that two runs that begin with
+/// copies of the same members have different numbers.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RunNumber(u64);
+
+impl RunNumber {
+    /// A number later than `others`.
+    pub fn after(others: impl IntoIterator<Item = RunNumber>, random: u64) -> RunNumber {
+        let newest = others.into_iter().map(RunNumber::count).max().unwrap_or(0);
+        RunNumber(u64::from(newest.saturating_add(1)) << 32 | (random & 0xFFFF_FFFF))
+    }
+
+    /// Numbers count up; two of the same count are not of one run, unless they are equal.
+    pub fn count(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn from_word(word: u64) -> Option<RunNumber> {
+        (word >> 32 != 0).then_some(RunNumber(word))
+    }
+}
+
+impl core::fmt::Display for RunNumber {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}-{:08x}", self.count(), self.0 as u32)
+    }
+}
+
+/// What a cache knows of the volume in a slot.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct RunEntry {
+    /// The slot of the volume table.
+    pub slot: Inode,
+    /// The number that the backing device has; none if it has none.
+    pub number: Option<RunNumber>,
+    /// The number that it is given now: it has this one already, or still the other.
+    pub next: Option<RunNumber>,
+}
+
+/// The table of a cache device.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Runs {
+    entries: Vec<RunEntry>,
+    /// The table is made anew: what it does not know is taken as it is.
+    pub accepts_any: bool,
+}
+
+impl Runs {
+    /// Of a volume.
+    pub fn entry(&self, slot: Inode) -> Option<RunEntry> {
+        self.entries.iter().copied().find(|entry| entry.slot == slot)
+    }
+
+    /// Sets what is known of a volume. Says whether there was room.
+    pub fn set(&mut self, entry: RunEntry) -> bool {
+        self.remove(entry.slot);
+        if self.entries.len() == ENTRIES_MAX {
+            return false;
+        }
+        self.entries.push(entry);
+        true
+    }
+
+    /// Forgets a volume.
+    pub fn remove(&mut self, slot: Inode) {
+        self.entries.retain(|entry| entry.slot != slot);
+    }
+
+    /// Forgets the volumes of all slots but these.
+    pub fn retain(&mut self, live: impl Fn(Inode) -> bool) {
+        self.entries.retain(|entry| live(entry.slot));
+    }
+
+    /// All numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = RunNumber> {
+        self.entries.iter().flat_map(|entry| [entry.number, entry.next]).flatten()
+    }
+}
+
+/// What a backing device says of its last run.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum BackingRun {
+    /// Nothing: it was never in a set with run numbers.
+    Never,
+    /// Somebody who knows no run numbers has written the superblock since.
+    Void,
+    /// The number.
+    Number(RunNumber),
+}
+
+impl BackingRun {
+    /// The number, if it counts.
+    pub fn number(self) -> Option<RunNumber> {
+        match self {
+            BackingRun::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
+/// A cache and a backing device that are not of the same run.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Apart {
+    /// What the cache knows of the backing device.
+    pub cache: Option<RunNumber>,
+    /// What the backing device says.
+    pub backing: BackingRun,
+    /// Which of them is an older copy.
+    pub older: Older,
+}
+
+/// Which of two members is an older copy.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Older {
+    /// The cache device.
+    Cache,
+    /// The backing device.
+    Backing,
+    /// Both went on from the same state, each with another copy of the other.
+    Neither,
+}
+
+impl Superblock {
+    /// Of a cache device: notes that ubcache has written it, as it is now. To be called whenever `seq` has changed.
+    pub fn sign(&mut self) {
+        let mark = mark_of_seq(self.seq);
+        put(self.raw_mut(), FIRST_AT, &mark.to_le_bytes());
+    }
+
+    /// Of a cache device: whether ubcache, and not the driver, has written it last.
+    pub fn is_signed(&self) -> bool {
+        u64_at(self.raw(), FIRST_AT) == mark_of_seq(self.seq)
+    }
+
+    /// Of a cache device: its table of runs; empty if there is none.
+    pub fn runs(&self) -> Runs {
+        let Some(bytes) = self.raw().get(RUNS_AT..) else { return Runs::default() };
+        let count = usize::from(u16_at(bytes, 16));
+        if array::<8>(bytes, 0) != NAME || u64_at(bytes, 8) != crc64_we(&bytes[16..]) || count > ENTRIES_MAX {
+            return Runs::default();
+        }
+        let entry = |at| RunEntry {
+            slot: Inode(u32_at(bytes, at)),
+            number: RunNumber::from_word(u64_at(bytes, at + 4)),
+            next: RunNumber::from_word(u64_at(bytes, at + 12)),
+        };
+        Runs {
+            entries: (0..count).map(|index| entry(HEAD + ENTRY * index)).collect(),
+            accepts_any: u16_at(bytes, 18) & ACCEPT_ANY != 0,
+        }
+    }
+
+    /// Of a cache device: sets its table of runs.
+    pub fn set_runs(&mut self, runs: &Runs) {
+        let mut bytes = [0; RUNS_BYTES];
+        put(&mut bytes, 0, &NAME);
+        put(&mut bytes, 16, &(runs.entries.len() as u16).to_le_bytes());
+        put(&mut bytes, 18, &(if runs.accepts_any { ACCEPT_ANY } else { 0 }).to_le_bytes());
+        for (entry, at) in runs.entries.iter().zip((HEAD..).step_by(ENTRY)) {
+            let word = |number: Option<RunNumber>| number.map_or(0, |number| number.0).to_le_bytes();
+            put(&mut bytes, at, &entry.slot.0.to_le_bytes());
+            put(&mut bytes, at + 4, &word(entry.number));
+            put(&mut bytes, at + 12, &word(entry.next));
+        }
+        let csum = crc64_we(&bytes[16..]);
+        put(&mut bytes, 8, &csum.to_le_bytes());
+        put(self.raw_mut(), RUNS_AT, &bytes);
+    }
+
+    /// Of a backing device: the number of its last run.
+    pub fn run(&self) -> BackingRun {
+        let word = u64_at(self.raw(), FIRST_AT);
+        match RunNumber::from_word(word) {
+            None => BackingRun::Never,
+            Some(number) if u64_at(self.raw(), FIRST_AT + 8) == self.mark_of_run(word) => {
+                BackingRun::Number(number)
+            }
+            Some(_) => BackingRun::Void,
+        }
+    }
+
+    /// Of a backing device: sets the number of its run, or takes it away.
+    pub fn set_run(&mut self, number: Option<RunNumber>) {
+        let word = number.map_or(0, |number| number.0);
+        let mark = if number.is_some() { self.mark_of_run(word) } else { 0 };
+        put(self.raw_mut(), FIRST_AT, &word.to_le_bytes());
+        put(self.raw_mut(), FIRST_AT + 8, &mark.to_le_bytes());
+    }
+
+    fn mark_of_run(&self, word: u64) -> u64 {
+        let mut bytes = [0; 28];
+        put(&mut bytes, 0, &word.to_le_bytes());
+        put(&mut bytes, 8, &self.last_mount.to_le_bytes());
+        put(&mut bytes, 12, &self.uuid.0);
+        crc64_we(&bytes)
+    }
+}
+
+fn mark_of_seq(seq: u64) -> u64 {
+    let mut bytes = [0; 16];
+    put(&mut bytes, 0, &NAME);
+    put(&mut bytes, 8, &seq.to_le_bytes());
+    crc64_we(&bytes)
+}
+
+/// Whether a backing device in state clean or dirty is what the cache had last in this slot, as far as anybody can tell.
+pub fn compare_runs(cache: &Superblock, slot: Inode, backing: &Superblock) -> Result<(), Apart> {
+    let (runs, run) = (cache.runs(), backing.run());
+    let apart = |cache, older| Err(Apart { cache, backing: run, older });
+    let Some(entry) = runs.entry(slot) else {
+        return match run {
+            BackingRun::Number(_) if !runs.accepts_any => apart(None, Older::Cache),
+            // Never, or attached by the driver.
+            _ => Ok(()),
+        };
+    };
+    let known = entry.number.or(entry.next);
+    match run {
+        BackingRun::Number(number) if entry.number == Some(number) || entry.next == Some(number) => Ok(()),
+        BackingRun::Number(number) => {
+            let newest = entry.number.max_by_count(entry.next);
+            match newest.map_or(0, RunNumber::count).cmp(&number.count()) {
+                core::cmp::Ordering::Less => apart(known, Older::Cache),
+                core::cmp::Ordering::Equal => apart(known, Older::Neither),
+                core::cmp::Ordering::Greater => apart(known, Older::Backing),
+            }
+        }
+        _ if entry.number.is_none() => Ok(()),
+        // The driver has run the backing device, but never this cache.
+        BackingRun::Void if cache.is_signed() => apart(known, Older::Cache),
+        BackingRun::Void => Ok(()),
+        BackingRun::Never => apart(known, Older::Backing),
+    }
+}
+
+trait ByCount {
+    fn max_by_count(self, other: Self) -> Self;
+}
+
+impl ByCount for Option<RunNumber> {
+    fn max_by_count(self, other: Self) -> Self {
+        [self, other].into_iter().flatten().max_by_key(|number| number.count())
+    }
+}
+
+#[cfg(test)]
+#[path = "runs_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+use super::*;
+use crate::superblock::{BackingState, CacheMode, Replacement};
+use crate::units::{Sector, Uuid};
+
+const SLOT: Inode = Inode(3);
+
+fn members() -> (Superblock, Superblock) {
+    let (set, block) = (Uuid([7; 16]), 8);
+    let mut cache = Superblock::new_cache(Uuid([1; 16]), set, block, 1024, 1024, Replacement::Lru, false);
+    cache.mark_started(1000);
+    let mut backing =
+        Superblock::new_backing(Uuid([2; 16]), set, block, Sector(16), CacheMode::Writeback, "data");
+    backing.set_state(BackingState::Clean);
+    backing.last_mount = 1000;
+    (cache, backing)
+}
+
+fn give(cache: &mut Superblock, number: Option<RunNumber>, next: Option<RunNumber>) {
+    let mut runs = cache.runs();
+    assert!(runs.set(RunEntry { slot: SLOT, number, next }));
+    cache.set_runs(&runs);
+}
+
+fn number(count: u32) -> RunNumber {
+    (0..count).fold(None, |last: Option<RunNumber>, _| Some(RunNumber::after(last, 9))).expect("at least 1")
+}
+
+/// What both devices hold after they were written and read.
+fn reread(superblock: &Superblock) -> Superblock {
+    Superblock::parse(&superblock.encode()).expect("it was written by us")
+}
+
+fn older(cache: &Superblock, backing: &Superblock) -> Option<Older> {
+    compare_runs(&reread(cache), SLOT, &reread(backing)).err().map(|apart| apart.older)
+}
+
+#[test]
+fn members_of_one_run_belong_together_and_copies_of_earlier_runs_do_not() {
+    let (mut cache, mut backing) = members();
+    assert_eq!(older(&cache, &backing), None, "sets without run numbers are taken as they are");
+    give(&mut cache, Some(number(5)), None);
+    backing.set_run(Some(number(5)));
+    assert_eq!(older(&cache, &backing), None);
+    for (count, expected) in [(4, Older::Backing), (6, Older::Cache)] {
+        backing.set_run(Some(number(count)));
+        assert_eq!(older(&cache, &backing), Some(expected));
+    }
+    backing.set_run(Some(RunNumber::after([number(4)], 10)));
+    assert_eq!(older(&cache, &backing), Some(Older::Neither));
+    backing.set_run(None);
+    assert_eq!(older(&cache, &backing), Some(Older::Backing), "a copy from before there were numbers");
+    backing.set_run(Some(number(5)));
+    cache.set_runs(&Runs::default());
+    assert_eq!(older(&cache, &backing), Some(Older::Cache), "and such a copy of the cache");
+    cache.set_runs(&Runs { accepts_any: true, ..Runs::default() });
+    assert_eq!(older(&cache, &backing), None);
+}
+
+#[test]
+fn while_numbers_change_both_are_right() {
+    let (mut cache, mut backing) = members();
+    give(&mut cache, None, Some(number(1)));
+    assert_eq!(older(&cache, &backing), None);
+    backing.set_run(Some(number(1)));
+    assert_eq!(older(&cache, &backing), None);
+    give(&mut cache, Some(number(1)), Some(number(2)));
+    assert_eq!(older(&cache, &backing), None);
+    backing.set_run(Some(number(2)));
+    assert_eq!(older(&cache, &backing), None);
+    backing.set_run(Some(number(3)));
+    assert_eq!(older(&cache, &backing), Some(Older::Cache));
+}
+
+#[test]
+fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
+    let (mut cache, mut backing) = members();
+    cache.sign();
+    give(&mut cache, Some(number(5)), None);
+    backing.set_run(Some(number(5)));
+    let copy = cache.clone();
+    // The driver: a start, and a write of the backing superblock.
+    cache.seq += 1;
+    assert!(!reread(&cache).is_signed() && reread(&copy).is_signed());
+    assert_eq!(older(&cache, &backing), None);
+    backing.last_mount += 60;
+    assert_eq!(reread(&backing).run(), BackingRun::Void);
+    assert_eq!(older(&cache, &backing), None);
+    assert_eq!(older(&copy, &backing), Some(Older::Cache));
+}
+
+#[test]
+fn the_table_is_bounded_and_damage_makes_it_empty() {
+    let (mut cache, _) = members();
+    let mut runs = Runs::default();
+    for slot in 0..ENTRIES_MAX as u32 {
+        assert!(runs.set(RunEntry { slot: Inode(slot), number: Some(number(1)), next: None }));
+    }
+    assert!(!runs.set(RunEntry { slot: Inode(99), number: None, next: None }));
+    runs.remove(Inode(5));
+    assert!(runs.set(RunEntry { slot: Inode(99), number: None, next: None }));
+    cache.set_runs(&runs);
+    assert_eq!(reread(&cache).runs(), runs);
+    let mut bytes = cache.encode();
+    bytes[RUNS_AT + 60] ^= 1;
+    assert_eq!(Superblock::parse(&bytes).expect("outside of its checksum").runs(), Runs::default());
+}

@@ -1,0 +1,123 @@
+//! What other hands do to the disks between two instances: an older copy in the place of a device, a device that is
+//! shorter than it was.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{AfterStart, ControlAction, Plan};
+use crate::rng::Rng;
+
+/// Something that is done to a disk while nothing runs.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Hand {
+    /// After which end of an instance (a stop, a crash) that the controls of the plan bring about, counted from 0.
+    pub end: u32,
+    /// Which disk, as in [`super::DiskFaults::disk`].
+    pub disk: usize,
+    /// What.
+    pub action: HandAction,
+}
+
+/// What can be done.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum HandAction {
+    /// A copy of it is kept.
+    Copy,
+    /// The copy takes its place. If the start is refused: what the operator does about it.
+    Swap(Remedy),
+    /// A backing device loses so many sectors at its end, is used, and gets them back as zeroes. If it is not taken
+    /// without them, it gets them back as they were.
+    Cut(u64),
+}
+
+/// A way on from a refusal.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Remedy {
+    /// The right device is found.
+    PutBack,
+    /// What is cached is dropped, unless it is dirty.
+    DropClean,
+    /// What the backing device has counts.
+    BelieveDisk,
+    /// The dirty data of the cache counts.
+    BelieveCache,
+}
+
+const REMEDIES: [(&str, Remedy); 4] = [
+    ("put-back", Remedy::PutBack),
+    ("drop-clean", Remedy::DropClean),
+    ("believe-disk", Remedy::BelieveDisk),
+    ("believe-cache", Remedy::BelieveCache),
+];
+
+/// Lets other hands at the disks of some plans without faults.
+pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
+    // What the driver leaves tells less: it need not write a backing superblock.
+    let has_driver = plan.controls.iter().any(|it| matches!(it.action, ControlAction::Driver(..)));
+    if plan.has_faults() || has_driver || !rng.chance(1, 6) {
+        return;
+    }
+    let ends = |plan: &Plan| plan.controls.iter().filter(|control| control.action.ends_instance()).count();
+    while ends(plan) < 3 {
+        let after = AfterStart::default();
+        let action = match rng.below(3) {
+            0 => ControlAction::Restart(after),
+            1 => ControlAction::PowerFailure(after),
+            _ => ControlAction::HostRestart(after),
+        };
+        super::trouble::add_control(plan, action, rng);
+    }
+    let ends = ends(plan) as u64;
+    for _ in 0..rng.between(1, 2) {
+        let end = rng.between(1, ends - 1);
+        if rng.chance(1, 3) {
+            let volume = rng.below(plan.volumes.len() as u64) as usize;
+            let sectors = 8 * rng.between(1, plan.volumes[volume].sectors / 8 - 1);
+            let action = HandAction::Cut(sectors);
+            plan.hands.push(Hand { end: end as u32, disk: volume + 1, action });
+        } else {
+            let disk = if rng.chance(1, 2) { 0 } else { 1 + rng.below(plan.volumes.len() as u64) as usize };
+            let action = HandAction::Swap(rng.pick(&REMEDIES).1);
+            plan.hands.push(Hand { end: rng.below(end) as u32, disk, action: HandAction::Copy });
+            plan.hands.push(Hand { end: end as u32, disk, action });
+        }
+    }
+}
+
+impl fmt::Display for Hand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hand { end, disk, action } = self;
+        match action {
+            HandAction::Copy => write!(f, "hand {end} copy {disk}"),
+            HandAction::Swap(remedy) => {
+                let name = REMEDIES.iter().find(|(_, other)| other == remedy).map_or("?", |(name, _)| name);
+                write!(f, "hand {end} swap {disk} {name}")
+            }
+            HandAction::Cut(sectors) => write!(f, "hand {end} cut {disk} {sectors}"),
+        }
+    }
+}
+
+impl FromStr for Hand {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Hand, String> {
+        let number = |word: &str| word.parse::<u64>().map_err(|_| format!("\"{word}\" is not a number"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (end, disk, action) = match words.as_slice() {
+            ["hand", end, "copy", disk] => (end, disk, HandAction::Copy),
+            ["hand", end, "swap", disk, remedy] => {
+                let found = REMEDIES.iter().find(|(name, _)| name == remedy);
+                let (_, remedy) = found.ok_or_else(|| format!("no remedy is called \"{remedy}\""))?;
+                (end, disk, HandAction::Swap(*remedy))
+            }
+            ["hand", end, "cut", disk, sectors] => (end, disk, HandAction::Cut(number(sectors)?)),
+            _ => return Err("expected hand END copy|swap|cut DISK …".to_owned()),
+        };
+        let (end, disk) = (number(end)?, number(disk)? as usize);
+        if matches!(action, HandAction::Cut(_)) && disk == 0 {
+            return Err("only backing devices are cut".to_owned());
+        }
+        Ok(Hand { end: u32::try_from(end).map_err(|_| "too many ends".to_owned())?, disk, action })
+    }
+}

@@ -1,0 +1,126 @@
+//! Other hands at the disks while nothing runs, and what the next start makes of it.
+//!
+//! An instance may refuse what it finds; then the operator does what the plan says. It may take it, if all that it shows
+//! is explained: by the replies so far, or by the backing device alone, as it is now. After a refused start everything is
+//! as it was, so that the right device can be put in its place again.
+
+use std::collections::BTreeMap;
+
+use ubcache_env::Sector;
+
+use super::{PATIENCE, Run, Step};
+use crate::disk::Kept;
+use crate::oracle::value::{Decoded, Value, decode};
+use crate::plan::{Hand, HandAction, Remedy};
+use crate::system::System;
+
+impl<S: System> Run<S> {
+    /// An instance has ended: does what the plan has for this moment.
+    pub(super) async fn other_hands(&self) -> Step {
+        let end = self.ends.replace(self.ends.get() + 1);
+        for hand in self.setup.plan.hands.iter().filter(|hand| hand.end == end) {
+            let Hand { disk, action, .. } = *hand;
+            match action {
+                HandAction::Copy => {
+                    self.note(format!("disk {disk}: a copy is kept"));
+                    let copy = (self.disk(disk).keep(), self.starts.get());
+                    self.kept.borrow_mut().insert(disk, copy);
+                }
+                HandAction::Swap(remedy) => {
+                    let copy = self.kept.borrow_mut().remove(&disk);
+                    // Where nothing was served since, it is no older.
+                    if let Some((copy, starts)) = copy
+                        && starts < self.starts.get()
+                    {
+                        self.swap(disk, &copy, remedy).await?;
+                    }
+                }
+                HandAction::Cut(sectors) => self.cut(disk, sectors).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn swap(&self, disk: usize, copy: &Kept, remedy: Remedy) -> Step {
+        self.note(format!("disk {disk} is replaced by an older copy of itself ({remedy:?})"));
+        let right = self.disk(disk).keep();
+        self.disk(disk).put(copy);
+        let mut given: BTreeMap<usize, Remedy> = BTreeMap::new();
+        let contents: Vec<Vec<Value>> = (0..self.setup.backing.len()).map(|it| self.on_disk(it)).collect();
+        loop {
+            self.setup.word.remedies.replace(given.clone());
+            let Some(volume) = self.try_start().await? else { break };
+            if remedy == Remedy::PutBack || given.insert(volume, remedy).is_some() {
+                self.note(format!("disk {disk} is what it was again"));
+                self.setup.word.remedies.replace(BTreeMap::new());
+                self.disk(disk).put(&right);
+                return Ok(());
+            }
+        }
+        self.setup.word.remedies.replace(BTreeMap::new());
+        for (volume, contents) in (0..).zip(&contents) {
+            let mut oracle = self.board.oracle.borrow_mut();
+            match given.get(&(volume as usize)) {
+                Some(Remedy::BelieveCache) => oracle.believe_what_is_read(volume),
+                Some(_) => oracle.adopt(volume, Sector(0), contents),
+                // Taken without a word: nothing of it may be in the cache then.
+                None if disk == volume as usize + 1 => oracle.adopt(volume, Sector(0), contents),
+                None => {}
+            }
+        }
+        self.check().await?;
+        self.stop().await
+    }
+
+    async fn cut(&self, disk: usize, sectors: u64) -> Step {
+        let volume = disk - 1;
+        let whole = self.disk(disk).keep();
+        let kept = self.setup.plan.volumes[volume].sectors.saturating_sub(sectors);
+        self.note(format!("disk {disk} is {sectors} sectors shorter"));
+        self.disk(disk).resize(S::DATA_AT.0 + kept);
+        if self.try_start().await?.is_some() {
+            self.note(format!("disk {disk} is what it was again"));
+            self.disk(disk).put(&whole);
+            return Ok(());
+        }
+        self.check().await?;
+        self.stop().await?;
+        self.note(format!("disk {disk} has its length again, with zeroes"));
+        self.disk(disk).resize(self.disk(disk).config().sectors);
+        let zeroes = vec![Value::ZERO; sectors as usize];
+        self.board.oracle.borrow_mut().adopt(volume as u32, Sector(kept), &zeroes);
+        Ok(())
+    }
+
+    /// Says which volume was refused, if any was; otherwise an instance runs.
+    async fn try_start(&self) -> Step<Option<usize>> {
+        self.foreign.set(true);
+        let started = self.start_for(PATIENCE).await;
+        self.foreign.set(false);
+        match started? {
+            Some(Ok(())) => Ok(None),
+            Some(Err(error)) => match self.setup.word.refused.take() {
+                Some(volume) => {
+                    self.note(format!("refused: {error}"));
+                    Ok(Some(volume))
+                }
+                None => Err(self.violation("the start failed", error)),
+            },
+            None => Err(self.violation("stuck", "the start does not end".to_owned())),
+        }
+    }
+
+    /// What a backing device has by itself.
+    fn on_disk(&self, volume: usize) -> Vec<Value> {
+        let sectors = self.setup.plan.volumes[volume].sectors;
+        let mut bytes = [0; 512];
+        let read = |sector| {
+            self.setup.backing[volume].peek_into(S::DATA_AT + sector, &mut bytes);
+            match decode(volume as u32, sector, &bytes) {
+                Decoded::Value(value) => value,
+                Decoded::Wrong(text) => unreachable!("the disk has what was written to it: {text}"),
+            }
+        };
+        (0..sectors).map(read).collect()
+    }
+}
