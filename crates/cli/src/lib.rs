@@ -7,6 +7,7 @@
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `restore`, `pack` | `ubcache check`, …: sets that are not running |
+//! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk is to be used without the cache that it had |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
 //! | [`nbd_client`] | a small blocking NBD client, for the demo and the tests |
 //!
@@ -77,6 +78,7 @@ enum Command {
     Dump(commands::dump::Args),
     Restore(commands::restore::Args),
     Pack(commands::pack::Args),
+    ForgetCache(commands::forget_cache::Args),
     Demo(commands::demo::Args),
 }
 
@@ -118,6 +120,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Dump(args) => commands::dump::run(&args),
         Command::Restore(args) => commands::restore::run(&args),
         Command::Pack(args) => commands::pack::run(&args),
+        Command::ForgetCache(args) => commands::forget_cache::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
     }
 }

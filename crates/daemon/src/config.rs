@@ -25,6 +25,12 @@ pub struct ServeConfig {
     pub control: Option<PathBuf>,
     /// Keep the clean data of a set that the Linux driver ran last.
     pub keep_clean: bool,
+    /// Go on without what is cached of disks that are not of one run with the cache, unless it is dirty.
+    pub drop_clean_cache: bool,
+    /// Of such disks, by export or path: what the disk has counts.
+    pub believe_disk: Vec<String>,
+    /// Of such disks, by export or path: the dirty data of the cache counts.
+    pub believe_cache: Vec<String>,
     /// Memory for the index, in bytes; None: the engine's own limit.
     pub index_memory: Option<u64>,
     /// Wait awake for so long at most, where waits are short; see [`ubcache_host::Host::set_busy_poll`].

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, AttributeError, CacheSet, CachedVolume, EXTENT_MEMORY_BYTES, EngineError, FormerRun,
-    SetOptions, TakenOver,
+    AttachOptions, AttributeError, CacheSet, CachedVolume, Choice, EXTENT_MEMORY_BYTES, EngineError,
+    FormerRun, SetOptions, TakenOver,
 };
 use ubcache_env::local::Event;
 use ubcache_env::{Env, Nanos, Priority, Volume};
@@ -157,13 +157,22 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         }
         backings.push(backing);
     }
-    let mut options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
+    let choices = choices(config, &names)?;
+    let unchosen = members.backings.iter().zip(&choices).filter(|(_, choice)| choice.is_none());
+    let expected = unchosen.map(|(superblock, _)| superblock.clone()).collect();
+    let mut options = SetOptions { keep_clean: config.keep_clean, expected, ..SetOptions::default() };
     if let Some(bytes) = config.index_memory {
         options.tuning.extents_in_memory_max = (bytes / EXTENT_MEMORY_BYTES) as usize;
     }
-    let set = CacheSet::open(world.clone(), cache, options)
-        .await
-        .map_err(|error| engine_failure(&members.cache_path, &error))?;
+    let set = CacheSet::open(world.clone(), cache, options).await.map_err(|error| match &error {
+        EngineError::OlderCopy { uuid, .. } => {
+            let at = members.backings.iter().position(|superblock| superblock.uuid == *uuid);
+            let at = at.expect("only what is expected is refused");
+            member_failure(&members.cache_path, &config.backings[at], &names[at], &error)
+        }
+        error => engine_failure(&members.cache_path, error),
+    })?;
+    say_unused(&members.cache_path, &set);
     if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
         let whose = match from {
             FormerRun::Driver => "the Linux driver ran this set last",
@@ -183,16 +192,20 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         }
     }
     let mut volumes = Vec::new();
-    for ((backing, path), name) in backings.into_iter().zip(&config.backings).zip(names) {
-        let options = AttachOptions { name: name.clone(), read_only: config.read_only };
+    for (((backing, path), name), choice) in
+        backings.into_iter().zip(&config.backings).zip(names).zip(choices)
+    {
+        let options = AttachOptions { name: name.clone(), read_only: config.read_only, choice };
         match set.attach(backing, options).await {
-            Ok(volume) => volumes.push(Served { name, volume, path: path.clone() }),
+            Ok(volume) => {
+                volumes.push(Served { name: name.clone(), volume, path: path.clone() });
+            }
             Err(error) => {
                 // The refusal is what the user has to hear about.
                 let _ = set.stop().await;
                 return Err(match error {
                     EngineError::OfCache(error) => engine_failure(&members.cache_path, &error),
-                    error => engine_failure(path, &error),
+                    error => member_failure(&members.cache_path, path, &name, &error),
                 });
             }
         }
@@ -305,6 +318,87 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
     Err(why
         .unwrap_or_else(|| Failure::usage("--control", "there is no usual directory for the control socket"))
         .advice("say where with --control PATH"))
+}
+
+/// What the command line says about each disk that is not of one run with the cache.
+fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>, Failure> {
+    let default = config.drop_clean_cache.then_some(Choice::DropClean);
+    let mut choices = vec![default; names.len()];
+    let disks = config.believe_disk.iter().map(|name| ("--believe-disk", name, Choice::BelieveDisk));
+    let caches = config.believe_cache.iter().map(|name| ("--believe-cache", name, Choice::BelieveCache));
+    for (option, given, choice) in disks.chain(caches) {
+        let is_it = |(name, path): (&String, &PathBuf)| given == name || path.as_path() == Path::new(given);
+        let at = names.iter().zip(&config.backings).position(is_it);
+        let at = at.ok_or_else(|| {
+            Failure::usage(format_args!("{option} {given}"), "there is no such disk")
+                .expected(format_args!("one of {}, or a path after -B", names.join(", ")))
+        })?;
+        match choices[at] {
+            Some(other) if Some(other) != default && other != choice => {
+                return Err(Failure::usage(
+                    format_args!("{option} {given}"),
+                    "the other choice is given, too",
+                )
+                .expected("one of --believe-disk and --believe-cache for a disk"));
+            }
+            _ => choices[at] = Some(choice),
+        }
+    }
+    Ok(choices)
+}
+
+/// Says so if the cache device is longer than the set.
+fn say_unused(path: &Path, set: &Set) {
+    let unused = set.unused_bytes();
+    if unused > 0 {
+        tracing::info!(
+            cache = %path.display(),
+            bytes = unused,
+            "the cache device is longer than when the set was made; to use all of it, make it again when nothing is dirty: \
+             `ubcache recover -C CACHE -B DISK --detach` for each disk, then `ubcache make -C CACHE --wipe-bcache`"
+        );
+    }
+}
+
+/// Words for what the engine refuses of a backing device.
+fn member_failure(cache: &Path, path: &Path, name: &str, error: &EngineError) -> Failure {
+    match error {
+        EngineError::OlderCopy { apart, .. } => {
+            let what = format_args!("this disk and the cache {} are not of one run", cache.display());
+            Failure::refused(path, what)
+                .found(apart)
+                .expected("the same run on both, as every start and every clean stop leaves it")
+                .advice(format_args!(
+                    "find the newer one and name that. To go on without it: --drop-clean-cache drops what {cache} has of the \
+                     disk if nothing of it is dirty; --believe-disk {name} drops dirty data, too; --believe-cache {name} keeps \
+                     dirty data, and writes it over the disk. `ubcache check {cache} -B {path}` says how much it is; nothing \
+                     was changed",
+                    cache = cache.display(),
+                    path = path.display()
+                ))
+        }
+        EngineError::WouldLose(why) => Failure::refused(path, format_args!("--drop-clean-cache does not do here: {why}"))
+            .expected("a disk that has everything by itself")
+            .advice(format_args!(
+                "say what counts: --believe-disk {name}, what the disk has, or --believe-cache {name}, the cache's dirty data"
+            )),
+        EngineError::BeyondEnd { dirty, last, end } => {
+            Failure::refused(path, "the disk is shorter than it was, and the cache has dirty data beyond its end")
+                .found(format_args!(
+                    "the disk ends at byte {}; {} bytes of dirty data beyond that, up to byte {}",
+                    end.bytes(),
+                    dirty * SECTOR_BYTES,
+                    last.bytes()
+                ))
+                .expected(format_args!("at least {} bytes", last.bytes()))
+                .advice(format_args!(
+                    "give it its full size again. To give up all dirty data of this disk: ubcache forget-cache {} \
+                     --discard-dirty",
+                    path.display()
+                ))
+        }
+        error => engine_failure(path, error),
+    }
 }
 
 /// Words for what the engine refuses.

@@ -1,7 +1,7 @@
 //! Why the engine can't do what it was asked to.
 
 use ubcache_env::IoError;
-use ubcache_format::{Apart, FormatError, Older, Sector, Uuid};
+use ubcache_format::{Apart, FormatError, Sector, Uuid};
 
 /// Why a set can't be opened, attached to, or go on. The caller adds the names of the devices.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -67,8 +67,7 @@ pub enum EngineError {
     },
     /// The cache and the backing device are not of the same run.
     #[error(
-        "the cache and the backing device {uuid} are not of one run: {}; nothing was changed on the backing device",
-        older_words(apart)
+        "the cache and the backing device {uuid} are not of one run: {apart}; nothing was changed on the backing device"
     )]
     OlderCopy {
         /// The backing device.
@@ -130,15 +129,6 @@ pub enum EngineError {
     /// The set is being stopped.
     #[error("the cache set is being stopped")]
     Stopping,
-}
-
-/// Which one is older, in words.
-fn older_words(apart: &Apart) -> &'static str {
-    match apart.older {
-        Older::Cache => "the cache is an older copy",
-        Older::Backing => "the backing device is an older copy",
-        Older::Neither => "each of them was used with a copy of the other",
-    }
 }
 
 impl EngineError {

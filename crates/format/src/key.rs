@@ -466,9 +466,7 @@ impl PlainKey {
             false => !pointer.is_elsewhere(),
         };
         self.sectors == 0
-            || self.end.0 <= Key::MAX_END
-                && sectors <= self.end.0
-                && self.pointer.is_none_or(fits)
+            || self.end.0 <= Key::MAX_END && sectors <= self.end.0 && self.pointer.is_none_or(fits)
     }
 }
 

@@ -73,10 +73,15 @@ pub struct RunEntry {
 pub struct Runs {
     entries: Vec<RunEntry>,
     /// The table is made anew: what it does not know is taken as it is.
-    pub accepts_any: bool,
+    accepts_any: bool,
 }
 
 impl Runs {
+    /// The table of a set that was repaired: it knows nothing, and takes every volume as it is.
+    pub fn accepting_any() -> Runs {
+        Runs { entries: Vec::new(), accepts_any: true }
+    }
+
     /// Of a volume.
     pub fn entry(&self, slot: Inode) -> Option<RunEntry> {
         self.entries.iter().copied().find(|entry| entry.slot == slot)
@@ -149,6 +154,25 @@ pub enum Older {
     Backing,
     /// Both went on from the same state, each with another copy of the other.
     Neither,
+}
+
+impl core::fmt::Display for Apart {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self.older {
+            Older::Cache => "the cache is an older copy",
+            Older::Backing => "the disk is an older copy",
+            Older::Neither => "each of them went on with a copy of the other",
+        })?;
+        match self.cache {
+            Some(number) => write!(f, " (the cache knows of run {number} of the disk, ")?,
+            None => write!(f, " (the cache knows of no run of the disk, ")?,
+        }
+        match self.backing {
+            BackingRun::Number(number) => write!(f, "the disk is of run {number})"),
+            BackingRun::Void => write!(f, "the Linux driver has run the disk since)"),
+            BackingRun::Never => write!(f, "the disk of none)"),
+        }
+    }
 }
 
 impl Superblock {

@@ -7,7 +7,7 @@
 use ubcache_env::local::join_all;
 use ubcache_env::{Device, SectorRange};
 use ubcache_format::{
-    BackingState, Geometry, Inode, Pointer, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock,
+    BackingState, Geometry, Inode, Pointer, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, compare_runs,
 };
 
 use crate::disk::{Phase, Watcher, read};
@@ -128,13 +128,13 @@ async fn check<D: Device, V: Visitor + ?Sized>(
         let mut given = vec![false; view.uuids.len()];
         for (index, device) in backing.iter().enumerate() {
             let attached = check_backing(view, *device, index, &mut visitor).await;
-            if let Some((inode, superblock)) = attached {
+            if let Some((inode, superblock, apart)) = attached {
                 if let Some(given) = given.get_mut(inode.0 as usize) {
                     *given = true;
                 }
                 let inside = inside(*device, &superblock);
                 check_bounds(view, inode, inside, &mut visitor);
-                if with_data {
+                if with_data && !apart {
                     compare(view, cache, *device, index, inode, inside, &mut visitor, watcher).await;
                 }
             }
@@ -170,13 +170,14 @@ fn stats(view: &View, compared_sectors: u64) -> Stats {
     stats
 }
 
-/// Looks at the superblock of a backing device. If what is cached of it counts: its inode.
+/// Looks at the superblock of a backing device. If what is cached of it counts: its inode, and whether one of the two
+/// is a copy of an earlier state.
 async fn check_backing<D: Device, V: Visitor + ?Sized>(
     view: &View,
     device: &D,
     index: usize,
     visitor: &mut Collector<'_, V>,
-) -> Option<(Inode, Superblock)> {
+) -> Option<(Inode, Superblock, bool)> {
     let site = Site::Backing(index);
     let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
     let superblock = match read_superblock(device, site).await {
@@ -224,11 +225,15 @@ async fn check_backing<D: Device, V: Visitor + ?Sized>(
         }
         return None;
     };
-    if state == BackingState::Clean && dirty > 0 {
+    let apart = compare_runs(&view.superblock, inode, &superblock).err();
+    if let Some(apart) = apart {
+        let detail = format!("{apart}; the cache has {dirty} dirty sectors of it");
+        visitor.finding(Finding::new(Kind::OlderCopy, place, detail));
+    } else if state == BackingState::Clean && dirty > 0 {
         let detail = format!("its state is clean, and the cache has {dirty} dirty sectors of it");
         visitor.finding(Finding::new(Kind::DirtyUnderClean, place, detail));
     }
-    Some((inode, superblock))
+    Some((inode, superblock, apart.is_some()))
 }
 
 /// The word for a state of a backing device.

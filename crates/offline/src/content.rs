@@ -4,7 +4,7 @@
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, SectorRange};
-use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Sector, Superblock};
+use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Sector, Superblock, compare_runs};
 
 use crate::check::state_word;
 use crate::disk::{Phase, Watcher, read};
@@ -118,6 +118,9 @@ pub(crate) async fn relation<D: Device>(
         return Err(OfflineError::NoSlot(superblock.uuid));
     }
     let inode = slot.filter(|_| attached || anyway);
+    if let Some(inode) = inode.filter(|_| attached && !anyway) {
+        compare_runs(&view.superblock, inode, &superblock).map_err(OfflineError::OlderCopy)?;
+    }
     if !attached && state == BackingState::Dirty && !anyway {
         // Its newest data is in a cache that is not this one.
         return Err(not_attached(view, &superblock));

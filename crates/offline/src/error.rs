@@ -1,6 +1,6 @@
 //! Why a tool could not do what it was asked to.
 
-use ubcache_format::{Inode, Uuid};
+use ubcache_format::{Apart, Inode, Uuid};
 
 use crate::finding::Finding;
 
@@ -76,6 +76,9 @@ pub enum OfflineError {
         /// The set of the cache.
         expected: Uuid,
     },
+    /// The cache and the backing device are not of one run.
+    #[error("the cache and the backing device are not of one run: {0}")]
+    OlderCopy(Apart),
     /// The volume table does not know the backing device.
     #[error("the cache does not know the backing device {0}, which says that it is dirty")]
     NoSlot(Uuid),

@@ -273,9 +273,12 @@ kinds! {
     BackingAbsent "backing-absent" Note
         "The only copy of data is in the cache, and the backing device was not given to this check."
         "Name all backing devices with -B for a full check."
+    OlderCopy "older-copy" Error
+        "The cache and the disk are not of one run: one of them is a copy of an earlier state. Used together they read old data, and write it over newer data."
+        "Find the one that is missing. `ubcache serve` refuses the two, and says how to go on without it; keep copies of both."
     DirtyUnderClean "dirty-under-clean" Warning
-        "The device says clean, and the cache has newer data. The driver shows it, but does not write it back."
-        "`ubcache recover` writes it to the backing device; or start the set with ubcache."
+        "The device says clean, and the cache has other data for it: newer, if the driver ran the set and was cut off, or older, if the cache is a copy of an earlier state."
+        "Is it the cache that the disk was used with last? Then start the set. If not, do not: it would write older data over newer."
     DirtyVoid "dirty-void" Warning
         "The backing device was used without its cache: what is dirty in the cache is older, and void."
         "If the cache has what you want: keep copies, and use `ubcache cat --dirty-anyway` on them."

@@ -7,9 +7,12 @@ use ubcache_engine::{
     AttachOptions, CacheSet, CachedVolume, Choice, EngineError, Generations, SetOptions, Tuning,
 };
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
-use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
+use ubcache_format::{
+    CacheMode, DEFAULT_DATA_OFFSET, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
+    Superblock, Uuid,
+};
 
-use crate::disk::Still;
+use crate::disk::{SimDisk, Still};
 use crate::driver;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
@@ -33,6 +36,12 @@ fn uuid(seed: u64, name: &str) -> Uuid {
     bytes[..8].copy_from_slice(&rng.bits().to_be_bytes());
     bytes[8..].copy_from_slice(&rng.bits().to_be_bytes());
     Uuid(bytes)
+}
+
+/// The superblock of a disk as it is, if it can be read.
+fn superblock_of(disk: &SimDisk) -> Option<Superblock> {
+    let bytes = disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES));
+    Superblock::parse(&bytes).ok()
 }
 
 /// What the engine is told of an operator's choice.
@@ -154,9 +163,22 @@ impl System for CacheSystem {
     }
 
     async fn start(env: SimEnv, setup: Rc<Setup>) -> Result<Self, String> {
-        let set = CacheSet::open(env.clone(), setup.cache.clone(), options(&setup))
-            .await
-            .map_err(|error| format!("opening the set: {error}"))?;
+        let mut options = options(&setup);
+        // A daemon says beforehand which devices are coming; not in every plan.
+        let superblocks: Vec<_> = setup.backing.iter().map(superblock_of).collect();
+        if mix(setup.plan.seed).is_multiple_of(2) {
+            let remedies = setup.word.remedies.borrow();
+            let unchosen = superblocks.iter().enumerate().filter(|(index, _)| !remedies.contains_key(index));
+            options.expected = unchosen.filter_map(|(_, superblock)| superblock.clone()).collect();
+        }
+        let set = CacheSet::open(env.clone(), setup.cache.clone(), options).await.map_err(|error| {
+            if let EngineError::OlderCopy { uuid, .. } = &error {
+                let is_it =
+                    |superblock: &Option<Superblock>| superblock.as_ref().is_some_and(|it| it.uuid == *uuid);
+                setup.word.refused.set(superblocks.iter().position(is_it));
+            }
+            format!("opening the set: {error}")
+        })?;
         // A policy that is changed while the set runs, at every start.
         if mix(setup.plan.seed).is_multiple_of(12) {
             for policy in ["lru", "scan-resistant"] {

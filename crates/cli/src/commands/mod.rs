@@ -11,6 +11,7 @@ pub mod control;
 pub mod demo;
 pub mod detach;
 pub mod dump;
+pub mod forget_cache;
 pub mod make;
 mod new_file;
 mod offline;

@@ -255,6 +255,12 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
         OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
             "find the cache whose UUID it names with `ubcache show`; a device of state none is complete by itself",
         ),
+        OfflineError::OlderCopy(_) => Failure::refused(device, error)
+            .expected(format_args!("{} of the same run, as every start and every clean stop leaves them", cache.display()))
+            .advice(
+                "find the one that is missing; `ubcache serve` says how to go on without it, and `ubcache cat --dirty-anyway` \
+                 reads the disk with what this cache has over it. Nothing was changed",
+            ),
         OfflineError::NoSlot(_) => Failure::refused(device, error)
             .advice("is it the right cache, or an older copy of it? Do not attach the device anew; `ubcache repair --dry-run` with -B says if its slot is found again"),
         OfflineError::NotFlashOnly(_) => Failure::could_not_run(cache, error)

@@ -41,6 +41,17 @@ pub struct Args {
     /// the driver, as it may be stale
     #[arg(long)]
     keep_clean: bool,
+    /// Go on without what is cached of a disk that is not of one run with the cache (one of them is a copy of an earlier
+    /// state). Refused if the cache has dirty data of it
+    #[arg(long)]
+    drop_clean_cache: bool,
+    /// Of such a disk, by the name of its export or its path: what the disk has counts; what is cached of it is dropped,
+    /// dirty or not
+    #[arg(long, value_name = "NAME")]
+    believe_disk: Vec<String>,
+    /// Of such a disk: the dirty data of the cache counts, and goes over what the disk has; clean data is dropped
+    #[arg(long, value_name = "NAME")]
+    believe_cache: Vec<String>,
     /// Memory for the index of what is cached; with less than it takes, some requests read a node of the index first, and some
     /// write one
     #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
@@ -102,6 +113,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         settings,
         control: args.control,
         keep_clean: args.keep_clean,
+        drop_clean_cache: args.drop_clean_cache,
+        believe_disk: args.believe_disk,
+        believe_cache: args.believe_cache,
         index_memory: Some(args.index_memory),
         busy_poll: Duration::from_micros(args.busy_poll),
         trust_discards: args.trust_discards,

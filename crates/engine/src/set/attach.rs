@@ -123,7 +123,11 @@ impl<E: Env> CacheSet<E> {
 
 impl<E: Env> Set<E> {
     /// Whether a slot can be given up without losing anything but copies.
-    async fn nothing_dirty_to_drop(&self, slot: Option<usize>, state: BackingState) -> Result<(), EngineError> {
+    async fn nothing_dirty_to_drop(
+        &self,
+        slot: Option<usize>,
+        state: BackingState,
+    ) -> Result<(), EngineError> {
         if state == BackingState::Dirty {
             let why = "the backing device says that it is dirty: without the dirty data of its cache it is not whole";
             return Err(EngineError::WouldLose(why));

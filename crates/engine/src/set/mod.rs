@@ -121,6 +121,9 @@ pub struct SetOptions {
     /// driver leaves stale data behind after a power failure, and sometimes without one (docs/coherence.md §7). Without
     /// this, all of it is dropped at the first start after the driver or the tool.
     pub keep_clean: bool,
+    /// The superblocks of the backing devices that are going to be attached without a [`Choice`](crate::Choice): if
+    /// one of them is not of one run with the cache, the set is not opened, and nothing is changed on any device.
+    pub expected: Vec<Superblock>,
     /// Which rule is broken, for the simulator: none.
     pub mutation: Mutation,
 }
@@ -231,6 +234,14 @@ impl<E: Env> CacheSet<E> {
     /// Whose set this start took over, and what it dropped; `None` if ubcache ran the set last.
     pub fn taken_over(&self) -> Option<TakenOver> {
         self.set.taken_over.get()
+    }
+
+    /// Bytes of the cache device behind the last bucket, if there is room for more buckets.
+    pub fn unused_bytes(&self) -> u64 {
+        let geometry = &self.set.geometry;
+        let used = u64::from(geometry.buckets) * geometry.bucket_bytes();
+        let unused = (self.set.cache.geometry().sectors * ubcache_format::SECTOR_BYTES).saturating_sub(used);
+        if unused < geometry.bucket_bytes() { 0 } else { unused }
     }
 
     /// Counters and states.

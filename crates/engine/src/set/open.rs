@@ -12,6 +12,7 @@ use ubcache_format::{
 };
 
 use super::first_run::first_run;
+use super::runs::check_run;
 use super::take_over::FormerRun;
 use super::{CacheSet, Phase, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
@@ -77,6 +78,12 @@ impl<E: Env> CacheSet<E> {
         let steps = options.tuning.slice_steps;
         let chain = read_chain(&env, &cache, &mut buckets, steps, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
+        for backing in &options.expected {
+            let slot = uuids.iter().position(|entry| entry.uuid == backing.uuid);
+            if !options.mutation.is(Mutant::OlderCopyBelieved) {
+                check_run(&superblock, slot, backing)?;
+            }
+        }
         let former = mark_of_former_run(&found, &newest, options.mutation);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
         let keep_clean = options.keep_clean;

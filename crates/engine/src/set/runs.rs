@@ -12,12 +12,13 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Durability, Env, Sector, SectorRange};
 use ubcache_format::{
-    BackingState, Inode, Key, RUNS_AT, RUNS_BYTES, RunEntry, RunNumber, Runs, SECTOR_BYTES, SUPERBLOCK_SECTOR,
-    Superblock, UuidEntry, compare_runs,
+    BackingState, Inode, Key, RUNS_AT, RUNS_BYTES, RunEntry, RunNumber, Runs, SECTOR_BYTES,
+    SUPERBLOCK_SECTOR, Superblock, UuidEntry, compare_runs,
 };
 
 use super::Set;
 use crate::errors::EngineError;
+use crate::index::change::removal_records;
 use crate::index::leaf::{Extent, Position};
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
@@ -68,7 +69,7 @@ impl<E: Env> Set<E> {
         // The sector alone where sectors can be written, so that nothing can tear.
         let (mut at, mut bytes) = (SUPERBLOCK_SECTOR, Buf::from_bytes(&bytes).freeze());
         if self.cache.geometry().logical_block_bytes as usize <= RUNS_BYTES {
-            at = at + RUNS_AT as u64 / SECTOR_BYTES;
+            at += RUNS_AT as u64 / SECTOR_BYTES;
             bytes = bytes.cut(RUNS_AT, RUNS_AT + RUNS_BYTES);
         }
         let written = self.cache.write(at, bytes.into(), Durability::Fua).await;
@@ -175,10 +176,11 @@ impl<E: Env> Set<E> {
             let extents;
             (extents, at) = self.extents_of_leaf(from).await?;
             for extent in extents.iter().filter(|extent| !extent.dirty) {
-                self.prepare_change(inode, extent.range).await?;
+                let records = removal_records(extent.range);
+                let mut room = self.prepare_change(inode, extent.range, records).await?;
                 // Nobody writes yet; whatever is live and dirty stays in any case.
                 if !self.has_dirty(inode, extent.range) {
-                    self.replace(inode, extent.range, None);
+                    self.replace(&mut room, inode, extent.range, None);
                 }
             }
         }

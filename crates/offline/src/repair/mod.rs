@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 use ubcache_env::{Device, Durability, Sector};
-use ubcache_format::{Inode, Key, SECTOR_BYTES, SectorRange, Superblock, Uuid, UuidEntry};
+use ubcache_format::{Inode, Key, Runs, SECTOR_BYTES, SectorRange, Superblock, Uuid, UuidEntry};
 
 use crate::check::{check_set_metadata, check_set_watched};
 use crate::disk::{Phase, Watcher, read_around};
@@ -173,6 +173,10 @@ pub async fn survey<D: Device>(
     };
     let mut view = walk_from(cache, superblock, Way::SALVAGE, &mut (), watcher).await;
     let slots = slots::repair(&mut view, cache, &named, options, watcher).await;
+    if !slots.said.is_empty() {
+        // What the superblock says of slots is of others.
+        view.superblock.set_runs(&Runs::accepting_any());
+    }
     let doubt = !view.lost.is_empty() || !view.doubt.tree.is_empty() || view.doubt.journal.is_some();
     let (found, nodes) = if doubt || view.journal.newest().is_none() {
         claims::scan(cache, &view, watcher).await
@@ -211,7 +215,8 @@ pub async fn write_repaired<D: Device>(
         return Err(OfflineError::TooSmall { found, needed: repair.device_bytes() / SECTOR_BYTES });
     }
     without_unreadable(repair, unreadable);
-    write::write(&repair.view, &repair.plan, target, repair.damaged_superblock, is_copy, watcher).await?;
+    let with_superblock = repair.damaged_superblock || !repair.slots.is_empty();
+    write::write(&repair.view, &repair.plan, target, with_superblock, is_copy, watcher).await?;
     let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
     // Whose the data is, only a backing device can say; it is kept until one does.
     let is_error =

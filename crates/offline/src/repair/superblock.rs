@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use ubcache_env::Device;
 use ubcache_format::{
-    Geometry, JournalEntry, Key, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Sector,
-    Superblock, Uuid, crc64_we, parse_entry, parse_node, parse_prio, scan_bucket,
+    Geometry, JournalEntry, Key, Replacement, Runs, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
+    Sector, Superblock, Uuid, crc64_we, parse_entry, parse_node, parse_prio, scan_bucket,
 };
 
 use crate::disk::{Phase, Watcher, read, read_around};
@@ -100,6 +100,8 @@ fn build(
     superblock.version = superblock.version.max(3);
     superblock.set_sync(true);
     superblock.seq = u64::from(number_at(left, 112)).saturating_add(1).min(1 << 20);
+    // Which runs the disks are of is not known any more.
+    superblock.set_runs(&Runs::accepting_any());
     superblock.journal_buckets = Geometry::default_journal_buckets(buckets);
     Superblock::parse(&superblock.encode()).ok()
 }

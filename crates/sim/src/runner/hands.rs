@@ -46,7 +46,7 @@ impl<S: System> Run<S> {
         let right = self.disk(disk).keep();
         self.disk(disk).put(copy);
         let mut given: BTreeMap<usize, Remedy> = BTreeMap::new();
-        let contents: Vec<Vec<Value>> = (0..self.setup.backing.len()).map(|it| self.on_disk(it)).collect();
+        let contents: Vec<Option<Vec<Value>>> = (0..self.setup.backing.len()).map(|it| self.on_disk(it)).collect();
         loop {
             self.setup.word.remedies.replace(given.clone());
             let Some(volume) = self.try_start().await? else { break };
@@ -61,11 +61,13 @@ impl<S: System> Run<S> {
         for (volume, contents) in (0..).zip(&contents) {
             let mut oracle = self.board.oracle.borrow_mut();
             match given.get(&(volume as usize)) {
-                Some(Remedy::BelieveCache) => oracle.believe_what_is_read(volume),
-                Some(_) => oracle.adopt(volume, Sector(0), contents),
                 // Taken without a word: nothing of it may be in the cache then.
-                None if disk == volume as usize + 1 => oracle.adopt(volume, Sector(0), contents),
-                None => {}
+                None if disk != volume as usize + 1 => {}
+                Some(Remedy::BelieveCache) => oracle.believe_what_is_read(volume),
+                _ => match contents {
+                    Some(contents) => oracle.adopt(volume, Sector(0), contents),
+                    None => oracle.believe_what_is_read(volume),
+                },
             }
         }
         self.check().await?;
@@ -110,15 +112,15 @@ impl<S: System> Run<S> {
         }
     }
 
-    /// What a backing device has by itself.
-    fn on_disk(&self, volume: usize) -> Vec<Value> {
+    /// What a backing device has by itself; none if a discard has left what nobody wrote.
+    fn on_disk(&self, volume: usize) -> Option<Vec<Value>> {
         let sectors = self.setup.plan.volumes[volume].sectors;
         let mut bytes = [0; 512];
         let read = |sector| {
             self.setup.backing[volume].peek_into(S::DATA_AT + sector, &mut bytes);
             match decode(volume as u32, sector, &bytes) {
-                Decoded::Value(value) => value,
-                Decoded::Wrong(text) => unreachable!("the disk has what was written to it: {text}"),
+                Decoded::Value(value) => Some(value),
+                Decoded::Wrong(_) => None,
             }
         };
         (0..sectors).map(read).collect()

@@ -595,9 +595,7 @@ impl<S: System> Run<S> {
                 for disk in self.disks() {
                     disk.host_restart();
                 }
-                if !self.foreign.get() {
-                    self.inspect_rest("after a start that failed")?;
-                }
+                self.inspect_rest("after a start that failed")?;
                 Ok(Some(Err(error)))
             }
             (_, None) => {

@@ -1,0 +1,77 @@
+//! `ubcache forget-cache`: a disk that is to be used without the cache that it had.
+
+use std::path::PathBuf;
+
+use ubcache_daemon::Failure;
+use ubcache_daemon::superblock::{Role, read, state_word};
+use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target};
+use ubcache_format::{BackingState, Uuid};
+
+use super::print;
+
+const AFTER_HELP: &str = "\
+For a disk whose cache is lost, and for one that is going to be changed without its cache. The disk's superblock says
+afterwards that it has no cache: any program can use its data, `ubcache serve` attaches it to any cache, and what its
+former cache still has of it is not believed any more. Label, UUID, where the data begins and the data stay as they are.
+
+The disk must not be in use. One whose cache has data that the disk does not have (state dirty) is refused: bring that
+data to it with `ubcache recover -C CACHE -B DISK --detach`. If the cache is gone, so is that data, and --discard-dirty
+goes on with what the disk has, which is older in places.
+
+Exit codes: 0 done, 1 refused, 2 could not run.
+
+Example:
+  ubcache forget-cache /dev/sdb";
+
+/// Make a disk forget its cache: its superblock says that it has none
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The backing devices
+    #[arg(value_name = "DISK", required = true)]
+    disks: Vec<PathBuf>,
+    /// Give up data that only the cache has
+    #[arg(long)]
+    discard_dirty: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    // All are looked at before anything is changed.
+    for path in &args.disks {
+        let target = Target::open(path, Access::Change)?;
+        let superblock = read(&target, Role::Backing)?;
+        if superblock.state() == BackingState::Dirty && !args.discard_dirty {
+            let disk = path.display();
+            return Err(Failure::refused(path, "the cache has data that the disk does not have")
+                .found(format_args!("state dirty: the newest data is in the cache of set {}", superblock.set_uuid))
+                .expected("a disk that has everything: state clean, inconsistent or detached")
+                .advice(format_args!(
+                    "bring it to the disk: ubcache recover -C CACHE -B {disk} --detach. If the cache is lost, so is that \
+                     data; to go on with what the disk has: ubcache forget-cache {disk} --discard-dirty"
+                )));
+        }
+        found.push((target, superblock));
+    }
+    for (target, mut superblock) in found {
+        let former = (superblock.state(), superblock.set_uuid);
+        superblock.set_uuid = Uuid::default();
+        superblock.set_state(BackingState::None);
+        superblock.set_run(None);
+        // All that has changed is in the first sector.
+        let first = (target.logical_block_bytes as usize).max(512);
+        let bytes = superblock.encode();
+        target.write(SUPERBLOCK_AT, bytes.get(..first).unwrap_or(&bytes))?;
+        target.sync()?;
+        let at = superblock.data_offset().bytes();
+        print(&format!(
+            "{}: was {} in set {}, has no cache now\n  its data begins at byte {at}: `losetup --find --show --offset {at} {}`\n",
+            target.path.display(),
+            state_word(former.0),
+            former.1,
+            target.path.display()
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Members of a set that are not what they were: copies of earlier states, disks without their cache, other sizes.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use support::{Daemon, make_set, must, run, scratch, sha256_of, sparse, text, ubcache};
+use ubcache_format::{Superblock, crc64_we};
+
+/// Where the tests write, in the volume.
+const AT: u64 = 1 << 20;
+const LENGTH: usize = 64 << 10;
+
+fn serve(directory: &Path, cache: &Path, disk: &Path, extra: &[&str]) -> Daemon {
+    Daemon::start("ring", directory, cache, &[disk.to_owned()], extra)
+}
+
+/// What a start that is refused says.
+fn refused(directory: &Path, cache: &Path, disk: &Path, extra: &[&str]) -> String {
+    let log = directory.join("serve.log");
+    let _ = std::fs::remove_file(&log);
+    match Daemon::try_start("ring", directory, cache, &[disk.to_owned()], extra) {
+        Ok(_) => panic!("it is served"),
+        Err((status, _)) => assert_eq!(status.code(), Some(1)),
+    }
+    std::fs::read_to_string(log).expect("it has said why")
+}
+
+fn write(daemon: &Daemon, byte: u8) {
+    let mut client = daemon.client("v");
+    client.write(AT, &[byte; LENGTH], false).expect("a write");
+    client.flush().expect("a flush");
+    client.disconnect().expect("a goodbye");
+}
+
+/// The byte that all of the range has.
+fn read(daemon: &Daemon, at: u64) -> u8 {
+    let mut client = daemon.client("v");
+    let mut bytes = vec![0; LENGTH];
+    client.read(at, &mut bytes).expect("a read");
+    client.disconnect().expect("a goodbye");
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "all of the range is of one write");
+    bytes[0]
+}
+
+fn wait_until_clean(daemon: &Daemon) {
+    while daemon.status()["sets"][0]["volumes"][0]["state"] != "clean" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+fn copy(from: &Path, to: &str) -> PathBuf {
+    let to = from.with_file_name(to);
+    std::fs::copy(from, &to).expect("a copy in the scratch directory");
+    to
+}
+
+fn check(cache: &Path, disk: &Path) -> (Option<i32>, serde_json::Value) {
+    let output = run(&["check", text(cache), "-B", text(disk), "--json"]);
+    (output.status.code(), serde_json::from_slice(&output.stdout).expect("JSON"))
+}
+
+/// A copy of the cache from before was served without a word: old data was read, and its dirty data was written over
+/// newer data on the disk. Every start and every clean stop leaves a run number on both now, and such a pair is refused.
+#[test]
+fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64], &["--label", "v", "--writeback"]);
+    let disk = &disks[0];
+    let daemon = serve(directory, &cache, disk, &["--set", "writeback_running=0"]);
+    write(&daemon, b'1');
+    daemon.stop();
+    let cold = copy(&cache, "cold.img");
+    let daemon = serve(directory, &cache, disk, &["--set", "writeback_percent=0"]);
+    write(&daemon, b'2');
+    wait_until_clean(&daemon);
+    daemon.stop();
+
+    let before = (sha256_of(&cold), sha256_of(disk));
+    let words = refused(directory, &cold, disk, &[]);
+    for word in
+        ["disk0.img: ", "cold.img", "the cache is an older copy", "--drop-clean-cache", "--believe-disk v"]
+    {
+        assert!(words.contains(word), "{word}: {words}");
+    }
+    let (code, report) = check(&cold, disk);
+    assert_eq!(code, Some(1));
+    assert_eq!(report["counts"]["older-copy"], 1, "{report}");
+    assert!(report["counts"]["dirty-under-clean"].is_null(), "{report}");
+    for command in ["recover", "cat"] {
+        let output = run(&[command, "-C", text(&cold), "-B", text(disk)]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("not of one run"), "{command}");
+    }
+    assert_eq!((sha256_of(&cold), sha256_of(disk)), before, "nothing was changed");
+
+    let words = refused(directory, &copy(&cold, "cold2.img"), disk, &["--drop-clean-cache"]);
+    assert!(words.contains("the cache has dirty data"), "{words}");
+    assert_eq!(sha256_of(disk), before.1);
+
+    // The cache counts: its dirty data is newer than the disk, whatever the disk has.
+    let disk2 = copy(disk, "disk2.img");
+    let cold3 = copy(&cold, "cold3.img");
+    let daemon = serve(directory, &cold3, &disk2, &["--believe-cache", "v"]);
+    assert_eq!(read(&daemon, AT), b'1');
+    daemon.stop();
+    assert_eq!(check(&cold3, &disk2).0, Some(0));
+
+    // The disk counts.
+    let daemon = serve(directory, &cold, disk, &["--believe-disk", text(disk)]);
+    assert_eq!(read(&daemon, AT), b'2');
+    daemon.stop();
+    assert_eq!(check(&cold, disk).0, Some(0));
+    // It has gone on with another cache: the first one is the older one now.
+    let words = refused(directory, &cache, disk, &[]);
+    assert!(words.contains("the cache is an older copy"), "{words}");
+}
+
+#[test]
+fn an_older_copy_of_the_disk_is_refused_and_goes_on_without_what_is_cached() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
+    let disk = &disks[0];
+    let daemon = serve(directory, &cache, disk, &[]);
+    write(&daemon, b'1');
+    daemon.stop();
+    let rolled_back = copy(disk, "old.img");
+    let daemon = serve(directory, &cache, disk, &[]);
+    write(&daemon, b'2');
+    assert_eq!(read(&daemon, AT), b'2');
+    // No clean stop: a start is enough.
+    daemon.kill();
+    let words = refused(directory, &cache, &rolled_back, &[]);
+    assert!(words.contains("the disk is an older copy"), "{words}");
+    let cache2 = copy(&cache, "cache2.img");
+    let daemon = serve(directory, &cache2, &rolled_back, &["--drop-clean-cache"]);
+    assert_eq!(read(&daemon, AT), b'1');
+    daemon.stop();
+    // The newer disk is found after all.
+    let daemon = serve(directory, &cache, disk, &[]);
+    assert_eq!(read(&daemon, AT), b'2');
+    daemon.stop();
+}
+
+/// What was written to a clean disk without its cache was hidden by old cached data when the cache came back; nothing
+/// on the disk told. The disk can be made to forget its cache now, and keeps its name and its shape.
+#[test]
+fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64], &["--label", "v", "--data-offset", "2048"]);
+    let disk = &disks[0];
+    let daemon = serve(directory, &cache, disk, &["--mode", "writeback", "--set", "writeback_running=0"]);
+    write(&daemon, b'1');
+    daemon.stop();
+    let shown = || -> serde_json::Value {
+        serde_json::from_str(&must(ubcache().args(["show", "--json"]).arg(disk))).expect("JSON")
+    };
+    let before = shown();
+    let output = run(&["forget-cache", text(disk)]);
+    assert_eq!(output.status.code(), Some(1), "dirty");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--discard-dirty"));
+    assert_eq!(shown(), before);
+
+    let daemon = serve(directory, &cache, disk, &["--mode", "writethrough", "--set", "writeback_percent=0"]);
+    wait_until_clean(&daemon);
+    assert_eq!(read(&daemon, AT), b'1');
+    daemon.stop();
+    let said = must(ubcache().arg("forget-cache").arg(disk));
+    assert!(said.contains("--offset 1048576"), "{said}");
+    let after = shown();
+    for name in ["dev.label", "dev.uuid", "dev.data.first_sector", "dev.sectors_per_block"] {
+        assert_eq!(before[name], after[name], "{name}");
+        assert!(!before[name].is_null(), "{name}: {before}");
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(disk).expect("the disk");
+    file.write_all_at(&[b'3'; LENGTH], (1 << 20) + AT).expect("a write without the cache");
+    drop(file);
+    let daemon = serve(directory, &cache, disk, &[]);
+    assert_eq!(read(&daemon, AT), b'3', "not what the old cache has");
+    daemon.kill();
+
+    // The cache is lost.
+    must(ubcache().arg("forget-cache").arg(disk));
+    let new = directory.join("new.img");
+    sparse(&new, 64 << 20);
+    must(ubcache().args(["make", "--bucket", "64k", "-C"]).arg(&new));
+    let daemon = serve(directory, &new, disk, &[]);
+    assert_eq!(read(&daemon, AT), b'3');
+    daemon.stop();
+}
+
+/// A disk that was made shorter, served, and made longer again showed its old cached data where there were zeroes.
+#[test]
+fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
+    let disk = &disks[0];
+    let beyond = 40 << 20;
+    let daemon = serve(directory, &cache, disk, &[]);
+    let mut client = daemon.client("v");
+    client.write(beyond, &[b'X'; LENGTH], false).expect("a write");
+    client.flush().expect("a flush");
+    client.disconnect().expect("a goodbye");
+    assert_eq!(read(&daemon, beyond), b'X');
+    daemon.stop();
+    let resize = |bytes: u64| {
+        let file = std::fs::OpenOptions::new().write(true).open(disk).expect("the disk");
+        file.set_len(bytes).expect("another size");
+    };
+    resize(30 << 20);
+    serve(directory, &cache, disk, &[]).stop();
+    resize(64 << 20);
+    let daemon = serve(directory, &cache, disk, &["--mode", "writeback", "--set", "writeback_running=0"]);
+    assert_eq!(read(&daemon, beyond), 0);
+    let mut client = daemon.client("v");
+    client.write(beyond, &[b'Y'; LENGTH], false).expect("a write");
+    client.flush().expect("a flush");
+    client.disconnect().expect("a goodbye");
+    daemon.stop();
+
+    // Now it is dirty.
+    resize(30 << 20);
+    let words = refused(directory, &cache, disk, &[]);
+    assert!(words.contains("shorter than it was") && words.contains("65536 bytes of dirty data"), "{words}");
+    resize(64 << 20);
+    let daemon = serve(directory, &cache, disk, &[]);
+    assert_eq!(read(&daemon, beyond), b'Y');
+    daemon.stop();
+}
+
+/// One of several caches of a set (Linux before 5.10) was served: what its keys say of the other devices was read on it.
+#[test]
+fn one_of_several_caches_is_refused_by_name() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&cache).expect("the cache");
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, 4096).expect("its superblock");
+    bytes[196] = 2;
+    let csum = crc64_we(&bytes[8..208]);
+    bytes[..8].copy_from_slice(&csum.to_le_bytes());
+    file.write_all_at(&bytes, 4096).expect("its superblock");
+    assert!(Superblock::parse(&bytes).is_err());
+    let words = refused(directory, &cache, &disks[0], &[]);
+    assert!(words.contains("one of several") && words.contains("Linux before 5.10"), "{words}");
+    let (code, report) = check(&cache, &disks[0]);
+    assert_eq!((code, &report["counts"]["superblock-damaged"]), (Some(1), &serde_json::json!(1)), "{report}");
+    assert!(report.to_string().contains("number of cache devices in the set is 2"), "{report}");
+}
