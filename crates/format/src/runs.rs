@@ -28,6 +28,8 @@ const HEAD: usize = 48;
 const ENTRY: usize = 20;
 const ENTRIES_MAX: usize = (RUNS_BYTES - HEAD) / ENTRY;
 const ACCEPT_ANY: u16 = 1;
+/// In the word of the slot, which has 20 bits.
+const DRIVER_SINCE: u32 = 1 << 31;
 
 /// The number of a run of a set: how many there were before, and a random part, so that two runs that begin with
 /// copies of the same members have different numbers.
@@ -66,6 +68,15 @@ pub struct RunEntry {
     pub number: Option<RunNumber>,
     /// The number that it is given now: it has this one already, or still the other.
     pub next: Option<RunNumber>,
+    /// The driver has run the set since: it may have written the backing device's superblock.
+    pub driver_since: bool,
+}
+
+impl RunEntry {
+    /// As ubcache leaves it.
+    pub fn new(slot: Inode, number: Option<RunNumber>, next: Option<RunNumber>) -> RunEntry {
+        RunEntry { slot, number, next, driver_since: false }
+    }
 }
 
 /// The table of a cache device.
@@ -176,10 +187,20 @@ impl core::fmt::Display for Apart {
 }
 
 impl Superblock {
-    /// Of a cache device: notes that ubcache has written it, as it is now. To be called whenever `seq` has changed.
+    /// Of a cache device: notes that ubcache has written it, as it is now. To be called whenever `seq` has changed, and
+    /// before that if the driver may have changed it.
     pub fn sign(&mut self) {
         let mark = mark_of_seq(self.seq);
         put(self.raw_mut(), FIRST_AT, &mark.to_le_bytes());
+    }
+
+    /// Of a cache device that is started: if the driver ran the set since, every volume is told that.
+    pub fn note_driver(&mut self) {
+        if !self.is_signed() {
+            let mut runs = self.runs();
+            runs.entries.iter_mut().for_each(|entry| entry.driver_since = true);
+            self.set_runs(&runs);
+        }
     }
 
     /// Of a cache device: whether ubcache, and not the driver, has written it last.
@@ -195,7 +216,8 @@ impl Superblock {
             return Runs::default();
         }
         let entry = |at| RunEntry {
-            slot: Inode(u32_at(bytes, at)),
+            slot: Inode(u32_at(bytes, at) & !DRIVER_SINCE),
+            driver_since: u32_at(bytes, at) & DRIVER_SINCE != 0,
             number: RunNumber::from_word(u64_at(bytes, at + 4)),
             next: RunNumber::from_word(u64_at(bytes, at + 12)),
         };
@@ -213,7 +235,8 @@ impl Superblock {
         put(&mut bytes, 18, &(if runs.accepts_any { ACCEPT_ANY } else { 0 }).to_le_bytes());
         for (entry, at) in runs.entries.iter().zip((HEAD..).step_by(ENTRY)) {
             let word = |number: Option<RunNumber>| number.map_or(0, |number| number.0).to_le_bytes();
-            put(&mut bytes, at, &entry.slot.0.to_le_bytes());
+            let flag = if entry.driver_since { DRIVER_SINCE } else { 0 };
+            put(&mut bytes, at, &(entry.slot.0 | flag).to_le_bytes());
             put(&mut bytes, at + 4, &word(entry.number));
             put(&mut bytes, at + 12, &word(entry.next));
         }
@@ -282,7 +305,7 @@ pub fn compare_runs(cache: &Superblock, slot: Inode, backing: &Superblock) -> Re
         }
         _ if entry.number.is_none() => Ok(()),
         // The driver has run the backing device, but never this cache.
-        BackingRun::Void if cache.is_signed() => apart(known, Older::Cache),
+        BackingRun::Void if cache.is_signed() && !entry.driver_since => apart(known, Older::Cache),
         BackingRun::Void => Ok(()),
         BackingRun::Never => apart(known, Older::Backing),
     }

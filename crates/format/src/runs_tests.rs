@@ -17,7 +17,7 @@ fn members() -> (Superblock, Superblock) {
 
 fn give(cache: &mut Superblock, number: Option<RunNumber>, next: Option<RunNumber>) {
     let mut runs = cache.runs();
-    assert!(runs.set(RunEntry { slot: SLOT, number, next }));
+    assert!(runs.set(RunEntry::new(SLOT, number, next)));
     cache.set_runs(&runs);
 }
 
@@ -86,6 +86,12 @@ fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
     assert_eq!(reread(&backing).run(), BackingRun::Void);
     assert_eq!(older(&cache, &backing), None);
     assert_eq!(older(&copy, &backing), Some(Older::Cache));
+    // A start of ubcache without the backing device does not make it older.
+    cache.note_driver();
+    cache.mark_started(2000);
+    assert_eq!(older(&cache, &backing), None);
+    give(&mut cache, Some(number(5)), None);
+    assert_eq!(older(&cache, &backing), Some(Older::Cache), "told once");
 }
 
 #[test]
@@ -93,11 +99,11 @@ fn the_table_is_bounded_and_damage_makes_it_empty() {
     let (mut cache, _) = members();
     let mut runs = Runs::default();
     for slot in 0..ENTRIES_MAX as u32 {
-        assert!(runs.set(RunEntry { slot: Inode(slot), number: Some(number(1)), next: None }));
+        assert!(runs.set(RunEntry::new(Inode(slot), Some(number(1)), None)));
     }
-    assert!(!runs.set(RunEntry { slot: Inode(99), number: None, next: None }));
+    assert!(!runs.set(RunEntry::new(Inode(99), None, None)));
     runs.remove(Inode(5));
-    assert!(runs.set(RunEntry { slot: Inode(99), number: None, next: None }));
+    assert!(runs.set(RunEntry::new(Inode(99), None, None)));
     cache.set_runs(&runs);
     assert_eq!(reread(&cache).runs(), runs);
     let mut bytes = cache.encode();

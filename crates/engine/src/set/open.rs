@@ -406,7 +406,12 @@ impl<E: Env> Set<E> {
         if self.mutant(Mutant::NoFlushAtOpen) {
             return Ok(());
         }
-        self.superblock.borrow_mut().mark_started(self.env.unix_seconds() as u32);
+        let now = self.env.unix_seconds() as u32;
+        {
+            let mut superblock = self.superblock.borrow_mut();
+            superblock.note_driver();
+            superblock.mark_started(now);
+        }
         self.write_cache_superblock().await
     }
 }

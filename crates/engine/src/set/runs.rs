@@ -90,7 +90,7 @@ impl<E: Env> Set<E> {
             let live: Vec<bool> = self.uuids.borrow().iter().map(UuidEntry::is_live).collect();
             self.note_runs(|runs| {
                 runs.retain(|slot| live.get(slot.0 as usize) == Some(&true));
-                room = runs.set(RunEntry { slot, number, next: Some(run) });
+                room = runs.set(RunEntry::new(slot, number, Some(run)));
             })
             .await?;
         }
@@ -107,7 +107,7 @@ impl<E: Env> Set<E> {
     ) -> Result<(), EngineError> {
         match superblock.run().number() {
             Some(run) => {
-                let entry = RunEntry { slot, number: Some(run), next: None };
+                let entry = RunEntry::new(slot, Some(run), None);
                 self.note_runs(|runs| _ = runs.set(entry)).await
             }
             None => Ok(()),
@@ -124,7 +124,7 @@ impl<E: Env> Set<E> {
         let change = |runs: &mut Runs, number: Option<RunNumber>, next| {
             for volume in &volumes {
                 if let Some(known) = known(volume) {
-                    runs.set(RunEntry { slot: volume.inode(), number: number.or(Some(known)), next });
+                    runs.set(RunEntry::new(volume.inode(), number.or(Some(known)), next));
                 }
             }
         };
