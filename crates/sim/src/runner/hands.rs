@@ -46,7 +46,8 @@ impl<S: System> Run<S> {
         let right = self.disk(disk).keep();
         self.disk(disk).put(copy);
         let mut given: BTreeMap<usize, Remedy> = BTreeMap::new();
-        let contents: Vec<Option<Vec<Value>>> = (0..self.setup.backing.len()).map(|it| self.on_disk(it)).collect();
+        let contents: Vec<Option<Vec<Value>>> =
+            (0..self.setup.backing.len()).map(|it| self.on_disk(it)).collect();
         loop {
             self.setup.word.remedies.replace(given.clone());
             let Some(volume) = self.try_start().await? else { break };
