@@ -236,8 +236,13 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
     };
     let cache = disk("cache", 16 * u64::from(buckets));
     let backing = disk("backing", CacheSystem::DATA_AT.0 + sectors);
-    let setup =
-        Setup { mutation: Default::default(), plan, cache: cache.clone(), backing: vec![backing.clone()] };
+    let setup = Setup {
+        mutation: Default::default(),
+        plan,
+        cache: cache.clone(),
+        backing: vec![backing.clone()],
+        word: Default::default(),
+    };
     let setup = Rc::new(setup);
     CacheSystem::prepare(&setup);
     let env = world.new_instance();
