@@ -92,7 +92,7 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Failure::refused_because("signals", format_args!("can't wait for them: {error}")))?;
     host.block_on(async {
-        let daemon = Rc::new(open(&world, config, &members).await?);
+        let daemon = Rc::new(Box::pin(open(&world, config, &members)).await?);
         for signal in signals {
             let daemon = daemon.clone();
             world.spawn(Priority::Foreground, async move {

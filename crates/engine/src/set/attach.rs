@@ -89,7 +89,7 @@ impl<E: Env> CacheSet<E> {
                     superblock.set_state(BackingState::Dirty);
                     write_superblock(&backing, &superblock, "writing the backing superblock").await?;
                 }
-                set.announce_run(inode, &mut superblock).await?;
+                set.announce_run(inode, &mut superblock).await.map_err(EngineError::of_cache)?;
                 inode
             }
             _ => {
@@ -102,9 +102,7 @@ impl<E: Env> CacheSet<E> {
                 }
                 let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {
                     Some(slot) => Inode(slot as u32),
-                    None => {
-                        set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?
-                    }
+                    None => set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?,
                 };
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
@@ -113,7 +111,7 @@ impl<E: Env> CacheSet<E> {
             }
         };
         write_superblock(&backing, &superblock, "writing the backing superblock").await?;
-        set.confirm_run(inode, &superblock).await?;
+        set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
         let volume = CachedVolume::new(set.clone(), backing, superblock, inode, options);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();

@@ -569,7 +569,9 @@ impl FromStr for Plan {
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
-        let Draft { nbd, volumes, faults, memory, pace, sums, scribble, hammers, ops, controls, hands, .. } = draft;
+        let Draft {
+            nbd, volumes, faults, memory, pace, sums, scribble, hammers, ops, controls, hands, ..
+        } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
