@@ -103,6 +103,12 @@ pub enum EngineError {
          repair the device and try again"
     )]
     BackingFails(u64),
+    /// A flush failed earlier, and not everybody who had written knows of it.
+    #[error(
+        "a flush of the backing device {0} failed while clients used it, and not all that had written have flushed since: \
+         part of what they wrote before may be lost; check the device, and what was on its way to it"
+    )]
+    LossUntold(Uuid),
     /// Block sizes do not fit.
     #[error(
         "the backing device has blocks of {backing} sectors, smaller than the {cache} sectors of the cache; \

@@ -53,6 +53,8 @@ pub struct VolumeView {
     pub in_flight: Vec<InFlightEntry>,
     /// What the backing device may lose, as far as the volume knows.
     pub unflushed: IntervalSet,
+    /// What it may have lost, and may still return for a while.
+    pub suspect: IntervalSet,
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -77,6 +79,10 @@ impl<E: Env> CachedVolume<E> {
             at: pointer.offset,
             state: CopyState::Unpublished,
         }));
+        // What the cache device may have lost is served to nobody.
+        copies.retain(|copy: &CachedCopy| {
+            !self.set.cache.is_lost(SectorRange::new(copy.at, copy.range.sectors()))
+        });
         let in_flight = self.inflight.entries().into_iter().map(|(kind, range, backing_write)| match kind {
             Kind::Fill => InFlightEntry::Fill(range),
             Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
@@ -88,6 +94,7 @@ impl<E: Env> CachedVolume<E> {
             copies,
             in_flight: in_flight.collect(),
             unflushed: self.unflushed.borrow().all(),
+            suspect: self.unflushed.borrow().suspects().clone(),
         }
     }
 }

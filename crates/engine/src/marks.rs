@@ -36,6 +36,14 @@ pub const MARKS: &[(&str, &str)] = &[
     ("writethrough_copy_doomed", "overlapping writes: the copy is not kept (T2)"),
     ("backing_flush_shared", "a FLUSH is served by another one's flush that began after it"),
     ("backing_flush_failed", "a flush of the backing device failed (F2)"),
+    (
+        "told_of_a_failed_flush",
+        "a FLUSH fails because another one did that may have cost what its client wrote (F4)",
+    ),
+    ("stop_tells_of_a_failed_flush", "a stop reports it, because a client has not been told (F4)"),
+    ("suspect_copy_not_kept", "a failed flush may have cost what a copy was made of (F5)"),
+    ("suspect_range_written", "what may have been lost is written anew (F5)"),
+    ("write_beside_a_failed_flush", "a write was under way to the backing device when a flush failed (F5)"),
     ("flush_of_our_own", "the publisher flushes the backing device"),
     ("copy_published", "an unpublished copy gets its key (C2)"),
     ("copy_gone_before_published", "it was written over while its record waited"),
@@ -143,6 +151,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("detached", "a volume is parted from its set"),
     ("attached_again", "and taken up again"),
     ("set_failed", "the cache device has failed"),
+    ("cache_flush_failed", "because a flush of it failed (J3)"),
+    ("lost_place_read", "that may have cost what is to be read: the read fails (J3)"),
     // Memory.
     ("too_many_copies", "a miss is not cached: there are as many unpublished copies as may be"),
     ("fill_memory_short", "nor if fills hold as much memory as they may (S2)"),
@@ -158,6 +168,8 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("counted_again", "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
     ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
+    ("fua_zeroes_lost", "rare: between zeroes and their flush another one fails"),
+    ("flush_beside_a_failed_one", "rare: two flushes at once, and the later one fails first"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
 ];

@@ -1,14 +1,19 @@
-//! A device that counts what goes through it.
+//! A device that counts what goes through it, and knows what its failed flushes may have cost.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use ubcache_env::{
     Buf, Device, Durability, Env, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
 };
 
+use crate::coherence::lost_places::LostPlaces;
 use crate::stats::DeviceCounters;
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
+///
+/// Nothing else asks the device for a flush, so what a failed one means is settled here, whoever called it: who is responsible
+/// for the device is told in the same step (F4, J3), and of the cache device nothing is read that may be gone.
 pub(crate) struct Meter<E: Env> {
     env: E,
     device: E::Device,
@@ -16,15 +21,52 @@ pub(crate) struct Meter<E: Env> {
     /// Writes completed, and of these how many the last good flush covers.
     completed: Cell<u64>,
     flushed: Cell<u64>,
+    /// Flushes that failed.
+    failed_flushes: Cell<u64>,
+    when_flush_fails: RefCell<Option<FlushFailed>>,
+    /// The cache device only. Of a backing device the volume knows better.
+    lost: Option<RefCell<LostPlaces>>,
+    /// Whether there are lost places.
+    any_lost: Cell<bool>,
 }
+
+type FlushFailed = Rc<dyn Fn(&IoError)>;
 
 /// How long somebody who can wait for memory waits before asking again.
 const MEMORY_PATIENCE: Nanos = Nanos::from_millis(10);
+/// What a read of a lost place and a flush after a failed one end with.
+const EIO: i32 = 5;
 
 impl<E: Env> Meter<E> {
+    /// A backing device.
     pub fn new(env: E, device: E::Device) -> Meter<E> {
-        // Somebody else may have written before: the first flush is never skipped.
-        Meter { env, device, counters: Cell::default(), completed: Cell::new(1), flushed: Cell::new(0) }
+        Meter {
+            env,
+            device,
+            counters: Cell::default(),
+            // Somebody else may have written before: the first flush is never skipped.
+            completed: Cell::new(1),
+            flushed: Cell::new(0),
+            failed_flushes: Cell::new(0),
+            when_flush_fails: RefCell::default(),
+            lost: None,
+            any_lost: Cell::new(false),
+        }
+    }
+
+    /// The cache device.
+    pub fn of_cache(env: E, device: E::Device) -> Meter<E> {
+        Meter { lost: Some(RefCell::default()), ..Meter::new(env, device) }
+    }
+
+    /// Has somebody told of each flush that fails, in the same step.
+    pub fn when_flush_fails(&self, tell: impl Fn(&IoError) + 'static) {
+        *self.when_flush_fails.borrow_mut() = Some(Rc::new(tell));
+    }
+
+    /// Whether a failed flush may have cost any of what is there.
+    pub fn is_lost(&self, range: SectorRange) -> bool {
+        self.any_lost.get() && self.lost.as_ref().is_some_and(|lost| lost.borrow().overlap(range))
     }
 
     pub fn counters(&self) -> DeviceCounters {
@@ -37,8 +79,12 @@ impl<E: Env> Meter<E> {
         self.counters.set(counters);
     }
 
-    fn written(&self) {
-        self.completed.set(self.completed.get() + 1);
+    fn written(&self, range: SectorRange) {
+        let number = self.completed.get() + 1;
+        self.completed.set(number);
+        if let Some(lost) = &self.lost {
+            lost.borrow_mut().written(number, range);
+        }
     }
 
     pub fn geometry(&self) -> Geometry {
@@ -53,7 +99,7 @@ impl<E: Env> Meter<E> {
         };
         self.count_read(sectors);
         let (buf, result) = self.device.read(at, into).await;
-        self.read_ended(buf, result)
+        self.read_ended(SectorRange::new(at, sectors), buf, result)
     }
 
     /// Reads `sectors` sectors, of metadata or in the background. Waits until there is memory for them: who needs these
@@ -70,7 +116,7 @@ impl<E: Env> Meter<E> {
         };
         self.count_read(sectors);
         let (buf, result) = self.device.read(at, into).await;
-        self.read_ended(buf, result)
+        self.read_ended(SectorRange::new(at, sectors), buf, result)
     }
 
     fn count_read(&self, sectors: u64) {
@@ -80,7 +126,11 @@ impl<E: Env> Meter<E> {
         });
     }
 
-    fn read_ended(&self, buf: Buf, result: IoResult) -> IoResult<Buf> {
+    fn read_ended(&self, range: SectorRange, buf: Buf, mut result: IoResult) -> IoResult<Buf> {
+        if self.is_lost(range) {
+            self.env.mark("lost_place_read");
+            result = result.and(Err(IoError::Os(EIO)));
+        }
         if result.is_err() {
             self.count(|c| c.errors += 1);
         }
@@ -92,10 +142,11 @@ impl<E: Env> Meter<E> {
             c.writes += 1;
             c.written_bytes += from.len() as u64;
         });
+        let range = SectorRange::new(at, from.sectors());
         let result = self.device.write(at, from, durability).await;
         // A FUA write needs no flush, and a failed one may have landed.
         if durability == Durability::Volatile || result.is_err() {
-            self.written();
+            self.written(range);
         }
         if result.is_err() {
             self.count(|c| c.errors += 1);
@@ -113,20 +164,52 @@ impl<E: Env> Meter<E> {
         if self.is_flushed() {
             return Ok(());
         }
-        let completed = self.completed.get();
+        let (completed, failed_before) = (self.completed.get(), self.failed_flushes.get());
+        if let Some(lost) = &self.lost {
+            if self.any_lost.get() {
+                return Err(IoError::Os(EIO));
+            }
+            lost.borrow_mut().flush_begins(completed);
+        }
         self.count(|c| c.flushes += 1);
         let result = self.device.flush().await;
-        match result {
-            Ok(()) => self.flushed.set(self.flushed.get().max(completed)),
-            Err(_) => self.count(|c| c.errors += 1),
+        match &result {
+            Ok(()) if self.failed_flushes.get() > failed_before => {
+                // Another one failed meanwhile, and an error is reported once.
+                self.env.mark("flush_beside_a_failed_one");
+                return Err(IoError::Os(EIO));
+            }
+            Ok(()) => {
+                self.flushed.set(self.flushed.get().max(completed));
+                if let Some(lost) = &self.lost {
+                    lost.borrow_mut().flushed(completed);
+                }
+            }
+            Err(error) => {
+                self.count(|c| c.errors += 1);
+                self.flush_failed(error);
+            }
         }
         result
+    }
+
+    /// The device may have dropped whatever it had not made durable, and the next flush succeeds over the loss.
+    fn flush_failed(&self, error: &IoError) {
+        self.failed_flushes.set(self.failed_flushes.get() + 1);
+        let tell = self.when_flush_fails.borrow().clone();
+        // Nobody is told while a device is being opened: whoever opens it gives up.
+        let Some(tell) = tell else { return };
+        if let Some(lost) = &self.lost {
+            lost.borrow_mut().flush_failed();
+            self.any_lost.set(true);
+        }
+        tell(error);
     }
 
     pub async fn discard(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.discards += 1);
         let result = self.device.discard(range).await;
-        self.written();
+        self.written(range);
         result
     }
 
@@ -138,7 +221,7 @@ impl<E: Env> Meter<E> {
     pub async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.writes += 1);
         let result = self.device.write_zeroes(range).await;
-        self.written();
+        self.written(range);
         result
     }
 }

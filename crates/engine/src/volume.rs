@@ -13,6 +13,7 @@ use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, U
 
 use crate::bypass::sequential::SequentialDetector;
 use crate::coherence::table::InFlight;
+use crate::coherence::told::Told;
 use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
 use crate::errors::EngineError;
@@ -48,7 +49,9 @@ pub struct CachedVolume<E: Env> {
     pub(crate) flush_lock: Lock,
     pub(crate) flushes_started: Cell<u64>,
     pub(crate) flush_good: Cell<u64>,
+    /// Flushes of the backing device that failed, whoever asked for them.
     pub(crate) flush_failures: Cell<u64>,
+    pub(crate) told: RefCell<Told>,
 
     /// The backing superblock says dirty, durably.
     pub(crate) marked_dirty: Cell<bool>,
@@ -137,6 +140,7 @@ impl<E: Env> CachedVolume<E> {
             flushes_started: Cell::new(0),
             flush_good: Cell::new(0),
             flush_failures: Cell::new(0),
+            told: RefCell::default(),
             marked_dirty: Cell::new(dirty),
             dirty_writers: Cell::new(0),
             state_lock: Lock::default(),
@@ -162,6 +166,12 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(crate) fn start(self: &Rc<Self>) {
+        let me = self.me.clone();
+        self.backing.when_flush_fails(move |error| {
+            if let Some(volume) = me.upgrade() {
+                volume.backing_flush_failed(error);
+            }
+        });
         let publisher = self.set.env.spawn(Priority::Background, self.clone().publisher_task());
         let writeback = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
         self.tasks.borrow_mut().extend([publisher, writeback]);
@@ -231,7 +241,12 @@ impl<E: Env> CachedVolume<E> {
         self.drop_unpublished();
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
-        self.save_attributes().await
+        self.save_attributes().await?;
+        if self.told.borrow().somebody_is_owed() && !self.set.mutant(Mutant::FailedOwnFlushToldToNobody) {
+            self.set.env.mark("stop_tells_of_a_failed_flush");
+            return Err(EngineError::LossUntold(self.uuid()));
+        }
+        Ok(())
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -540,6 +555,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         }
         // As `begin_write`, but a future less.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
+        self.told.borrow_mut().writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 
@@ -561,10 +577,11 @@ impl<E: Env> Volume for CachedVolume<E> {
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
+        self.told.borrow_mut().writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.discard_keys(stream, step).await?;
         }
-        if fua { self.flush_all().await } else { Ok(()) }
+        if fua { self.flush_devices().await } else { Ok(()) }
     }
 
     async fn write_zeroes(
@@ -576,18 +593,22 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
+        self.told.borrow_mut().writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
         Ok(())
     }
 
-    async fn flush(&self, _stream: StreamId) -> Result<(), VolumeError> {
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         let _request = self.begin().await?;
-        self.flush_all().await
+        self.flush_all(stream).await
     }
 
-    fn stream_ended(&self, _stream: StreamId) {}
+    fn stream_ended(&self, stream: StreamId) {
+        let flushed = self.unflushed.borrow().is_empty() && !self.passthrough.get();
+        self.told.borrow_mut().leaves(stream, flushed);
+    }
 
     async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;

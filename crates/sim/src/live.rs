@@ -110,7 +110,7 @@ fn unflushed_is_known(view: &VolumeView, backing: &SimDisk, data_at: Sector) -> 
             | InFlightEntry::BackingWrite(other)
             | InFlightEntry::Writeback(other) => other.overlaps(&range),
         });
-        if !in_table && !view.unflushed.overlaps(range) {
+        if !in_table && !view.unflushed.overlaps(range) && !view.suspect.overlaps(range) {
             let what = format!("sector {sector} of the backing device is not durable, and nothing says so");
             return broken(
                 "I6: what the backing device may lose is in the un-flushed set or in the table",

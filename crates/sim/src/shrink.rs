@@ -40,6 +40,7 @@ fn size(plan: &Plan) -> usize {
     plan.ops.len()
         + plan.controls.len()
         + plan.faults.len()
+        + plan.lossy.len()
         + plan.hammers.len()
         + plan.hands.len()
         + usize::from(plan.memory.rate > 0)
@@ -127,6 +128,13 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.hands.remove(at);
             self.try_plan(plan);
         }
+        let mut at = self.best.lossy.len();
+        while at > 0 {
+            at -= 1;
+            let mut plan = self.best.clone();
+            plan.lossy.remove(at);
+            self.try_plan(plan);
+        }
         if self.best.memory != Scarcity::default() {
             self.try_plan(Plan { memory: Scarcity::default(), ..self.best.clone() });
         }
@@ -185,6 +193,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.faults.retain(|faults| faults.disk <= volumes);
             plan.hammers.retain(|hammer| (hammer.volume as usize) < volumes);
             plan.hands.retain(|hand| hand.disk <= volumes);
+            plan.lossy.retain(|lossy| lossy.disk <= volumes);
             plan.controls.retain(|control| {
                 control.action.volume().is_none_or(|volume| (volume as usize) < volumes)
                     && control.action.broken_disk().is_none_or(|disk| disk <= volumes)

@@ -26,6 +26,7 @@ fn view(state: CopyState) -> VolumeView {
         copies: vec![CachedCopy { range: range(20, 8), at: Sector(100), state }],
         in_flight: Vec::new(),
         unflushed: IntervalSet::default(),
+        suspect: IntervalSet::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What was written to the backing device and is not covered by a completed flush.
+//! What was written to the backing device and is not covered by a completed flush, and what a failed flush may have cost.
 
 use smallvec::{SmallVec, smallvec};
 use ubcache_env::{IntervalSet, Sector, SectorRange};
@@ -20,6 +20,8 @@ pub(crate) struct Unflushed {
     step: u64,
     /// The device has no volatile cache: what it has completed it can't lose.
     lossless: bool,
+    /// F5: what a failed flush may have cost, now or later, and nobody has written since.
+    suspect: IntervalSet,
     mutation: Mutation,
 }
 
@@ -47,6 +49,54 @@ impl Unflushed {
         self.current.clear();
         self.flushing.clear();
         self.step = 0;
+    }
+
+    /// F5: a flush failed. Whatever waits for one is suspect. It still waits.
+    pub fn flush_failed(&mut self) {
+        let Unflushed { current, flushing, suspect, .. } = self;
+        suspect.merge(current);
+        suspect.merge(flushing);
+        self.limit_suspects();
+    }
+
+    /// The range was under way to the device when a flush failed.
+    pub fn suspect(&mut self, range: SectorRange) {
+        self.suspect.insert(range);
+        self.limit_suspects();
+    }
+
+    fn limit_suspects(&mut self) {
+        let mut step = COARSE_SECTORS;
+        while self.suspect.intervals() > INTERVALS_MAX {
+            let fine = std::mem::take(&mut self.suspect);
+            fine.iter().for_each(|range| self.suspect.insert(outwards(range, step)));
+            step = step.saturating_mul(COARSER);
+        }
+    }
+
+    /// A write over the range that no failed flush can have cost has completed with success. Says whether that matters.
+    pub fn written_anew(&mut self, range: SectorRange) -> bool {
+        if self.suspect.is_empty() || !self.suspect.overlaps(range) {
+            return false;
+        }
+        self.suspect.remove(range);
+        true
+    }
+
+    /// F5: whether what the device returns for any of the range is not to be trusted.
+    pub fn is_suspect(&self, range: SectorRange) -> bool {
+        let known = !self.mutation.is(Mutant::SuspectRangesPublished);
+        known && !self.suspect.is_empty() && self.suspect.overlaps(range)
+    }
+
+    /// The parts of the range that are not suspect.
+    pub fn trusted_parts(&self, range: SectorRange) -> SmallVec<[SectorRange; 2]> {
+        if self.is_suspect(range) { self.suspect.gaps(range).into() } else { smallvec![range] }
+    }
+
+    /// The suspect ranges.
+    pub fn suspects(&self) -> &IntervalSet {
+        &self.suspect
     }
 
     /// Whether nothing waits for a flush.
@@ -95,19 +145,17 @@ impl Unflushed {
         self.step = 0;
     }
 
-    /// The flush completed. On failure everything stays, and the set that it was to cover is
-    /// returned: the device may have dropped that data.
-    pub fn flush_ends(&mut self, ok: bool) -> Option<IntervalSet> {
+    /// The flush completed. On failure everything stays.
+    pub fn flush_ends(&mut self, ok: bool) {
         let flushed = std::mem::take(&mut self.flushing);
         if self.mutation.is(Mutant::FlushClearsLaterWrites) {
             self.current.clear();
         }
         if ok || self.mutation.is(Mutant::FailedFlushForgets) {
-            return None;
+            return;
         }
         // No more than the bound, one by one.
         flushed.iter().for_each(|range| self.add(range));
-        Some(flushed)
     }
 }
 
@@ -132,7 +180,7 @@ mod tests {
         set.flush_starts();
         set.add(range(4, 8));
         assert!(set.overlaps(range(0, 1)));
-        assert_eq!(set.flush_ends(true), None);
+        set.flush_ends(true);
         assert_eq!(set.flushed_parts(range(0, 16)).as_slice(), [range(0, 4), range(12, 4)]);
     }
 
@@ -141,8 +189,24 @@ mod tests {
         let mut set = Unflushed::default();
         set.add(range(0, 8));
         set.flush_starts();
-        assert!(set.flush_ends(false).is_some_and(|lost| lost.covers(range(0, 8))));
+        set.flush_ends(false);
         assert!(set.overlaps(range(0, 8)));
+    }
+
+    #[test]
+    fn what_a_failed_flush_may_have_cost_is_suspect_until_it_is_written() {
+        let mut set = Unflushed::default();
+        set.add(range(0, 8));
+        set.flush_starts();
+        set.add(range(100, 8));
+        set.flush_failed();
+        set.flush_ends(false);
+        set.flush_starts();
+        set.flush_ends(true);
+        assert!(!set.overlaps(range(0, 200)), "the next flush succeeds");
+        assert!(set.is_suspect(range(7, 1)) && set.is_suspect(range(100, 1)), "over the loss");
+        assert!(set.written_anew(range(0, 4)) && !set.written_anew(range(0, 4)));
+        assert_eq!(set.trusted_parts(range(0, 16)).as_slice(), [range(0, 4), range(8, 8)]);
     }
 
     #[test]

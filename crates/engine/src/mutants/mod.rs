@@ -114,6 +114,12 @@ mutants! {
         "a failed flush of the backing device empties the un-flushed set";
     FailedFlushAnsweredOk, "failed-flush-answered-ok", "F2",
         "a FLUSH is answered with success although the backing device's flush failed";
+    FailedOwnFlushToldToNobody, "failed-own-flush-told-to-nobody", "F4",
+        "only a FLUSH that waits for a flush of the backing device is told that it failed";
+    SuspectRangesPublished, "suspect-ranges-published", "F5",
+        "copies of what a failed flush may have cost are kept";
+    FailedCacheFlushGoesOn, "failed-cache-flush-goes-on", "J3",
+        "a flush of the cache device that fails is one error of many";
     FlushSkipsBacking, "flush-skips-backing", "F1",
         "a FLUSH does not flush the backing device";
     FlushSkipsJournal, "flush-skips-journal", "F1",

@@ -96,8 +96,10 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut result = Ok(());
         for (part, ticket) in parts {
+            let failures = self.flush_failures.get();
             let done = self.backing.discard(part).await;
-            self.settle_backing_write(ticket, part, &done, false, None);
+            self.backing_write_ended(part, failures, (done.is_ok(), false, false));
+            self.settle_backing_write(ticket, part, &done, None);
             // What the device can't do, it ignores.
             if let Err(error) = done
                 && error != IoError::NotSupported

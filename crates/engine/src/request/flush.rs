@@ -1,11 +1,14 @@
 //! Making writes durable.
 
 use ubcache_env::local::join;
-use ubcache_env::{Env, IoResult, VolumeError};
+use ubcache_env::{Env, IoError, IoResult, Sector, SectorRange, StreamId, VolumeError};
 
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
+
+/// What a client is told of somebody else's flush that failed.
+const EIO: i32 = 5;
 
 /// What a client is told of an error of the engine.
 pub(crate) fn to_client(error: EngineError) -> VolumeError {
@@ -17,7 +20,22 @@ pub(crate) fn to_client(error: EngineError) -> VolumeError {
 
 impl<E: Env> CachedVolume<E> {
     /// F1, F2: everything that was answered before this call is durable when it returns.
-    pub(crate) async fn flush_all(&self) -> Result<(), VolumeError> {
+    pub(crate) async fn flush_all(&self, stream: StreamId) -> Result<(), VolumeError> {
+        let number = self.told.borrow_mut().flush_begins(stream);
+        let result = self.flush_devices().await;
+        let news = self.told.borrow_mut().flush_ends(number, stream, result.is_ok());
+        let told = !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
+            && !self.set.mutant(Mutant::FailedFlushAnsweredOk);
+        if news && told && result.is_ok() {
+            // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody else.
+            self.set.env.mark("told_of_a_failed_flush");
+            return Err(VolumeError::Io(IoError::Os(EIO)));
+        }
+        result
+    }
+
+    /// Flushes, and tells nobody of what happened before: for requests that answer for themselves only.
+    pub(crate) async fn flush_devices(&self) -> Result<(), VolumeError> {
         if self.passthrough.get() {
             return self.backing.flush().await.map_err(VolumeError::Io);
         }
@@ -57,25 +75,62 @@ impl<E: Env> CachedVolume<E> {
         self.flushes_started.set(self.flushes_started.get() + 1);
         self.unflushed.borrow_mut().flush_starts();
         let result = self.backing.flush().await;
-        let lost = self.unflushed.borrow_mut().flush_ends(result.is_ok());
-        match &result {
-            Ok(()) => {
-                self.flush_good.set(self.flushes_started.get());
-                self.unpublished.borrow_mut().any_may_be_ready();
-            }
-            Err(error) => {
-                self.set.env.mark("backing_flush_failed");
-                self.note_backing_error(error);
-                self.flush_failures.set(self.flush_failures.get() + 1);
-                // The device may have dropped that data: let reads show what it has.
-                for range in lost.into_iter().flat_map(|lost| lost.iter().collect::<Vec<_>>()) {
-                    self.unpublished.borrow_mut().remove(range);
-                }
-            }
+        self.unflushed.borrow_mut().flush_ends(result.is_ok());
+        if result.is_ok() {
+            self.flush_good.set(self.flushes_started.get());
+            self.unpublished.borrow_mut().any_may_be_ready();
         }
         if !self.unpublished.borrow().is_empty() {
             self.wake_publisher.notify_all();
         }
         result
+    }
+
+    /// F4, F5: a flush of the backing device failed, whoever asked for it, and the next one succeeds over what is lost. In the
+    /// step in which that is known: clients are to be told, reads show what the device has, and nothing of it is cached.
+    pub(crate) fn backing_flush_failed(&self, error: &IoError) {
+        self.set.env.mark("backing_flush_failed");
+        self.note_backing_error(error);
+        self.flush_failures.set(self.flush_failures.get() + 1);
+        if self.passthrough.get() {
+            // Nobody keeps book of what was written.
+            let everything = SectorRange::new(Sector(0), self.backing.geometry().sectors);
+            self.unflushed.borrow_mut().suspect(everything);
+            self.told.borrow_mut().flush_failed();
+            return;
+        }
+        let lost = self.unflushed.borrow().all();
+        if !lost.is_empty() || !self.inflight.is_empty() {
+            self.told.borrow_mut().flush_failed();
+        }
+        self.unflushed.borrow_mut().flush_failed();
+        for range in lost.iter() {
+            self.unpublished.borrow_mut().remove(range);
+        }
+    }
+
+    /// W5, F5: a write to the backing device that was submitted when `failures` flushes had failed is complete. `durable`: with
+    /// success, so are the data. `overwrites`: with success, nothing is left of what was there.
+    pub(crate) fn backing_write_ended(
+        &self,
+        range: SectorRange,
+        failures: u64,
+        (ok, durable, overwrites): (bool, bool, bool),
+    ) {
+        let spared = match ok {
+            true => self.set.mutant(Mutant::UnflushedAtSubmission),
+            false => self.set.mutant(Mutant::FailedWriteNotUnflushed),
+        };
+        let mut unflushed = self.unflushed.borrow_mut();
+        let durable = ok && durable;
+        if !durable && !spared && !self.passthrough.get() {
+            unflushed.add(range);
+        }
+        if failures != self.flush_failures.get() && !durable {
+            self.set.env.mark("write_beside_a_failed_flush");
+            unflushed.suspect(range);
+        } else if ok && overwrites && unflushed.written_anew(range) {
+            self.set.env.mark("suspect_range_written");
+        }
     }
 }

@@ -65,6 +65,7 @@ impl<E: Env> CachedVolume<E> {
         self.write_backing(range, payload, fua).await.map_err(VolumeError::Io)?;
         if fua && !payload.is_data() {
             self.backing.flush().await.map_err(VolumeError::Io)?;
+            self.nothing_was_lost(range)?;
         }
         Ok(())
     }

@@ -80,13 +80,20 @@ impl<E: Env> CachedVolume<E> {
         Ok(some.len())
     }
 
-    /// A copy of what the backing device has: it is served from now on, and published when its range is not un-flushed.
+    /// A copy of what the backing device has: it is served from now on, and published when its range is not un-flushed. What
+    /// a failed flush may have cost is not kept (F5).
     pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
+        let trusted = self.unflushed.borrow().trusted_parts(range);
+        if trusted.as_slice() != [range] {
+            self.set.env.mark("suspect_copy_not_kept");
+        }
         let waits = self.unflushed.borrow().covers(range);
         let mut unpublished = self.unpublished.borrow_mut();
-        unpublished.insert(range, pointer, pin);
-        if !waits {
-            unpublished.may_be_ready(range);
+        for part in trusted {
+            unpublished.insert(part, pointer.advance(part.start - range.start), pin.clone());
+            if !waits {
+                unpublished.may_be_ready(part);
+            }
         }
         if !waits || are_many(unpublished.len(), self.set.tuning.unpublished_max) {
             self.wake_publisher.notify_all();
@@ -116,6 +123,7 @@ impl<E: Env> CachedVolume<E> {
                     // I3, I7: nothing is landing there, and nothing there can be lost.
                     assert!(!self.inflight.backing_write_over(gap), "a backing write is over {gap}");
                     assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
+                    assert!(!self.unflushed.borrow().is_suspect(gap), "{gap} may be lost");
                     self.set.replace(&mut room, self.inode(), gap, Some((place, false)));
                 }
                 self.unpublished.borrow_mut().remove(part);

@@ -167,10 +167,11 @@ impl<E: Env> CachedVolume<E> {
             self.restore(before).await;
         }
         // W5, one step.
-        self.settle_backing_write(ticket, range, &result, fua && payload.is_data(), copy);
+        self.settle_backing_write(ticket, range, &result, copy);
         let zeroes = fua && !payload.is_data() && !self.set.mutant(Mutant::FuaZeroesNotFlushed);
         if result.is_ok() && zeroes {
             self.flush_backing().await.map_err(VolumeError::Io)?;
+            self.nothing_was_lost(range)?;
         }
         result.map_err(VolumeError::Io)
     }
@@ -266,22 +267,14 @@ impl<E: Env> CachedVolume<E> {
         self.set.journal_wait(seq).await
     }
 
-    /// W5: what is un-flushed is known, the entry leaves, a good copy that nobody doomed is kept.
+    /// W5: the entry leaves, a good copy that nobody doomed is kept. That the range is un-flushed is known already.
     pub(super) fn settle_backing_write(
         &self,
         ticket: Ticket,
         range: SectorRange,
         result: &IoResult,
-        durable: bool,
         copy: Option<Pieces>,
     ) {
-        let spared = match result {
-            Ok(()) => self.set.mutant(Mutant::UnflushedAtSubmission),
-            Err(_) => self.set.mutant(Mutant::FailedWriteNotUnflushed),
-        };
-        if (result.is_err() || !durable) && !spared {
-            self.unflushed.borrow_mut().add(range);
-        }
         let doomed = ticket.leave();
         let Some(pieces) = copy else { return };
         if !doomed.is_empty() {
@@ -306,6 +299,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// The write to the backing device itself.
     pub(crate) async fn write_backing(&self, range: SectorRange, payload: &Payload, fua: bool) -> IoResult {
+        let failures = self.flush_failures.get();
         let result = match payload {
             Payload::Data(data) => {
                 let fua = fua && !self.set.mutant(Mutant::FuaNotPassedOn);
@@ -324,10 +318,22 @@ impl<E: Env> CachedVolume<E> {
                 result => result,
             },
         };
+        self.backing_write_ended(range, failures, (result.is_ok(), fua && payload.is_data(), true));
         if let Err(error) = &result {
             self.note_backing_error(error);
         }
         result
+    }
+
+    /// A write of zeroes was flushed: unless a flush failed in between, which may have cost it.
+    pub(crate) fn nothing_was_lost(&self, range: SectorRange) -> Result<(), VolumeError> {
+        match self.unflushed.borrow().is_suspect(range) {
+            false => Ok(()),
+            true => {
+                self.set.env.mark("fua_zeroes_lost");
+                Err(VolumeError::Io(IoError::Os(5)))
+            }
+        }
     }
 
     /// Writeback: K1 to K3. Does not touch the caller's entry in the table.

@@ -1,11 +1,28 @@
 //! When the cache device fails.
 
+use std::rc::Rc;
+
 use ubcache_env::{Env, IoError};
 
 use super::Set;
 use crate::mutants::Mutant;
 
 impl<E: Env> Set<E> {
+    /// J3: from now on the set fails with the first flush of the cache device that does, whoever asked for it: the next one
+    /// would succeed, and make names durable whose data is gone.
+    pub(crate) fn fails_with_its_flushes(self: &Rc<Self>) {
+        let set = Rc::downgrade(self);
+        if self.mutant(Mutant::FailedCacheFlushGoesOn) {
+            return;
+        }
+        self.cache.when_flush_fails(move |error| {
+            if let Some(set) = set.upgrade() {
+                set.env.mark("cache_flush_failed");
+                set.fail(format!("flushing the cache device: {error}"));
+            }
+        });
+    }
+
     /// Why the set has failed, if it has.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failed.borrow().clone()

@@ -200,6 +200,7 @@ impl<E: Env> CachedVolume<E> {
         match below {
             Below::Written => self.copy_run(run).await,
             Below::Discarded => {
+                let failures = self.flush_failures.get();
                 // A device may keep what it is asked to discard, and that is older data. Zeroes it keeps.
                 let mut result = Ok(());
                 if !self.set.mutant(Mutant::DiscardShowsOlderData) {
@@ -208,7 +209,7 @@ impl<E: Env> CachedVolume<E> {
                 if result.is_ok() {
                     result = self.backing.discard(run.range).await;
                 }
-                self.unflushed.borrow_mut().add(run.range);
+                self.backing_write_ended(run.range, failures, (result.is_ok(), false, true));
                 if let Err(error) = &result
                     && *error != IoError::NotSupported
                 {
@@ -237,8 +238,9 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
         }
+        let failures = self.flush_failures.get();
         let result = self.backing.write(run.range.start, data, Durability::Volatile).await;
-        self.unflushed.borrow_mut().add(run.range);
+        self.backing_write_ended(run.range, failures, (result.is_ok(), false, true));
         if let Err(error) = &result {
             self.set.env.mark("writeback_write_failed");
             self.note_backing_error(error);

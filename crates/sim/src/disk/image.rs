@@ -125,6 +125,15 @@ pub(super) struct Version {
     pub(super) content: Content,
     /// When its write completed, by the clock of the disk; `u64::MAX` as long as it has not.
     pub(super) completed: Rc<Cell<u64>>,
+    /// A failed flush has lost it: reads return it for a while, but no flush makes it durable any more.
+    pub(super) lost: bool,
+}
+
+impl Version {
+    /// Written, and not lost: the next flush covers it.
+    fn waits_for_flush(&self) -> bool {
+        !self.lost && self.completed.get() < u64::MAX
+    }
 }
 
 /// What a sector may fall back to: its durable content or any of these versions, oldest first. The newest is the
@@ -143,8 +152,10 @@ pub(super) struct Versioned {
 }
 
 impl Versioned {
+    /// The sectors that the next flush has to do something for.
     pub(super) fn len(&self) -> usize {
-        self.sectors.len()
+        let to_do = |entry: &&Unflushed| entry.versions.iter().any(|version| !version.lost);
+        self.sectors.values().filter(to_do).count()
     }
 
     pub(super) fn forget(&mut self, sector: u64) {
@@ -164,6 +175,56 @@ impl Versioned {
         let mut counts: Vec<(u64, usize)> = entries.collect();
         counts.sort_unstable();
         counts.into_iter()
+    }
+
+    /// As [`Versioned::counts`], of the versions whose writes have completed, and that no failed flush has lost.
+    pub(super) fn completed(&self) -> impl Iterator<Item = (u64, usize)> + use<> {
+        let newest = |entry: &Unflushed| entry.versions.iter().rposition(Version::waits_for_flush);
+        let entries = self.sectors.iter();
+        let mut counts: Vec<(u64, usize)> =
+            entries.filter_map(|(sector, entry)| Some((*sector, newest(entry)? + 1))).collect();
+        counts.sort_unstable();
+        counts.into_iter()
+    }
+
+    /// A failed flush has lost the newest completed version of a sector: `kept`, counted as by [`Versioned::content`], is
+    /// durable instead. `late`: where nothing newer has landed, reads return the lost one until
+    /// [`Versioned::loss_shows`]. Gives what reads return from now on, if that changes.
+    pub(super) fn lose(&mut self, sector: u64, kept: usize, late: bool) -> Option<Content> {
+        let entry = self.sectors.get_mut(&sector)?;
+        let newest = entry.versions.iter().rposition(Version::waits_for_flush)?;
+        if let Some(at) = kept.checked_sub(1) {
+            entry.durable = entry.versions[at].content.clone();
+        }
+        let lost = entry.versions[newest].content.clone();
+        entry.versions.drain(..=newest);
+        if !entry.versions.is_empty() {
+            return None;
+        }
+        if late {
+            entry.versions.push(Version {
+                content: lost,
+                completed: Rc::new(Cell::new(u64::MAX)),
+                lost: true,
+            });
+            return None;
+        }
+        let durable = entry.durable.clone();
+        self.sectors.remove(&sector);
+        Some(durable)
+    }
+
+    /// What a failed flush has lost of a sector is not returned by reads any more. Gives what they return now, if that
+    /// changes.
+    pub(super) fn loss_shows(&mut self, sector: u64) -> Option<Content> {
+        let entry = self.sectors.get_mut(&sector)?;
+        let shows = entry.versions.last().is_some_and(|version| version.lost);
+        entry.versions.retain(|version| !version.lost);
+        let now = entry.versions.last().map_or(&entry.durable, |version| &version.content).clone();
+        if entry.versions.is_empty() {
+            self.sectors.remove(&sector);
+        }
+        shows.then_some(now)
     }
 
     /// A version of a sector; 0 is the durable content, the others are counted from the oldest.
@@ -190,7 +251,7 @@ impl Versioned {
     /// A flush that was submitted at `before` has completed.
     pub(super) fn flushed(&mut self, before: u64) {
         self.sectors.retain(|_, entry| {
-            if let Some(newest) = entry.versions.iter().rposition(|v| v.completed.get() < before) {
+            if let Some(newest) = entry.versions.iter().rposition(|v| !v.lost && v.completed.get() < before) {
                 entry.settle(newest);
             }
             !entry.versions.is_empty()

@@ -161,6 +161,7 @@ impl Future for Wait {
             return Poll::Pending;
         }
         let io = state.ios.remove(&self.id).expect("it was there just now");
+        inner.told(&mut state, &io);
         self.done = true;
         let buf = match io.kind {
             Kind::Read(buf) => Some(buf),
@@ -180,7 +181,8 @@ impl Drop for Wait {
             io.waker = None;
             io.abandoned = true;
             if io.result.is_some() {
-                state.ios.remove(&self.id);
+                let io = state.ios.remove(&self.id).expect("it was there just now");
+                self.inner.told(&mut state, &io);
             }
         }
     }
@@ -203,7 +205,8 @@ impl Sink for Inner {
         let waker = io.waker.take();
         let wrote = io.writes();
         if io.abandoned {
-            state.ios.remove(&id);
+            let io = state.ios.remove(&id).expect("it was there just now");
+            self.told(&mut state, &io);
         }
         drop(state);
         if wrote {
@@ -242,6 +245,7 @@ impl Inner {
         let mut rng = self.rng.borrow_mut();
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        state.show_losses(Nanos(self.world.now()));
         let id = state.next_io;
         state.next_io += 1;
         state.clock += 1;
@@ -370,7 +374,7 @@ impl Inner {
             };
         }
         if self.config.volatile_cache {
-            let version = Version { content: content.clone(), completed: io.completed.clone() };
+            let version = Version { content: content.clone(), completed: io.completed.clone(), lost: false };
             state.versions.landed(sector, version, &state.image);
         }
         state.image.set(sector, &content);
@@ -457,6 +461,15 @@ impl Inner {
             self.world.trace(id);
             self.end_io(state, &io);
             io.completed.set(clock);
+        }
+        state.show_losses(Nanos(u64::MAX));
+    }
+
+    /// The program learns how an I/O has ended. A flush that failed loses now and not a moment earlier: what a device returns
+    /// between its loss and its report, no program can make good.
+    fn told(&self, state: &mut State, io: &Io) {
+        if matches!(io.kind, Kind::Flush { .. }) && matches!(io.result, Some(Err(IoError::Os(_)))) {
+            self.flush_failed(state);
         }
     }
 

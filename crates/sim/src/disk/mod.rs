@@ -13,12 +13,14 @@
 //! * *Host restart*: the live image stays; of a write in flight every sector lands or not, all of them before
 //!   the next instance sees the disk.
 //! * A write that reports an error has landed in some of its sectors, or in none.
+//! * A flush that reports an error makes nothing durable; on a disk with [`FlushLoss`] it loses as well.
 //!
 //! A [`SimDisk`] is a handle and survives crashes: the next instance opens the same disk.
 
 mod fault;
 mod image;
 mod io;
+mod lossy;
 mod still;
 mod wreck;
 
@@ -29,6 +31,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange};
 
 pub use fault::{Faults, Outage, Rates, ZoneFaults};
+pub use lossy::FlushLoss;
 pub use still::Still;
 pub use wreck::Wreck;
 
@@ -141,6 +144,7 @@ pub(crate) struct Inner {
     tag: u64,
     rng: RefCell<Rng>,
     state: RefCell<State>,
+    flush_losses: Rc<Cell<u64>>,
 }
 
 #[derive(Default)]
@@ -159,6 +163,10 @@ struct State {
     outage: Option<(Outage, Nanos)>,
     counters: Counters,
     changes: u64,
+    /// What a flush that fails costs; none: nothing.
+    flush_loss: Option<FlushLoss>,
+    /// What failed flushes have lost and reads still return: until when.
+    late_losses: Vec<(Nanos, Vec<u64>)>,
 }
 
 impl State {
@@ -198,6 +206,7 @@ impl SimDisk {
                 tag,
                 rng: RefCell::new(rng),
                 state: RefCell::default(),
+                flush_losses: Rc::default(),
             }),
         }
     }
@@ -328,7 +337,8 @@ impl SimDisk {
         let mut rng = self.inner.rng.borrow_mut();
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
-        let losses = still::draw_losses(&state.versions, self.inner.config.sectors_per_block(), &mut rng);
+        let losses =
+            still::draw_losses(state.versions.counts(), self.inner.config.sectors_per_block(), &mut rng);
         for (sector, choice) in losses {
             state.counters.lost += 1;
             self.inner.world.trace(sector ^ (choice as u64) << 48);

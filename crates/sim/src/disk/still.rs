@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
 
 use super::SimDisk;
-use super::image::{Content, Versioned};
+use super::image::Content;
 use super::io::Io;
 use crate::rng::Rng;
 
@@ -21,12 +21,16 @@ pub struct Still {
 
 /// What becomes of the un-flushed sectors: for each one that loses its newest version, which one it keeps; 0 is the
 /// durable content.
-pub(super) fn draw_losses(versions: &Versioned, per_block: u64, rng: &mut Rng) -> Vec<(u64, usize)> {
+pub(super) fn draw_losses(
+    counts: impl Iterator<Item = (u64, usize)>,
+    per_block: u64,
+    rng: &mut Rng,
+) -> Vec<(u64, usize)> {
     // Cases at the rims are drawn more often than an even mixture would give them.
     let keep_newest = rng.pick(&[0, 8, 32, 56, 60, 64]);
     let mut last = None;
     let mut losses = Vec::new();
-    for (sector, count) in versions.counts() {
+    for (sector, count) in counts {
         // All sectors of a block have the same history.
         let choice = match last {
             Some((block, choice)) if block == sector / per_block => choice,
@@ -71,7 +75,7 @@ impl SimDisk {
         let state = self.inner.state.borrow();
         let per_block = self.inner.config.sectors_per_block();
         let mut instead = BTreeMap::new();
-        for (sector, choice) in draw_losses(&state.versions, per_block, rng) {
+        for (sector, choice) in draw_losses(state.versions.counts(), per_block, rng) {
             instead.insert(sector, state.versions.content(sector, choice));
         }
         for io in state.ios.values().filter(|io| io.may_land()) {

@@ -6,13 +6,15 @@
 pub mod register;
 pub mod value;
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use ubcache_env::{Buf, IoVec, Nanos, Sector, SectorRange};
 
 use crate::executor::show_time;
-use register::{Ending, Keep, Moment, Register, STEP};
+use register::{Ending, Flushed, Keep, Moment, Register, STEP};
 use value::{Decoded, Value};
 
 /// Rows that a report shows at most.
@@ -80,6 +82,7 @@ pub struct Op {
     /// Number of the operation; also what its write puts into the sectors.
     pub id: u64,
     volume: u32,
+    client: u32,
     kind: OpKind,
     range: SectorRange,
     began: Moment,
@@ -103,6 +106,19 @@ struct VolumeState {
     floor: Moment,
     /// When the reads under way began.
     reads: BTreeSet<Moment>,
+    /// Flushes of the backing device that failed and lost, as the device counts them, and how many of them are known here.
+    losses: Rc<Cell<u64>>,
+    losses_known: u64,
+    clients: BTreeMap<u32, ClientState>,
+}
+
+/// What a client of a volume knows of failed flushes.
+#[derive(Copy, Clone, Default)]
+struct ClientState {
+    /// When its first write began that no successful FLUSH of it has covered, and when its last one.
+    wrote: Option<(Moment, Moment)>,
+    /// When it was last told that a FLUSH failed.
+    told: Moment,
 }
 
 impl VolumeState {
@@ -120,6 +136,7 @@ pub struct Oracle {
     /// Counts crashes, so that an operation cut by one can be told.
     epoch: u64,
     violations: Vec<Violation>,
+    one_client: bool,
 }
 
 impl Oracle {
@@ -132,6 +149,9 @@ impl Oracle {
                 registers: values.into_iter().map(Register::new).collect(),
                 floor: 0,
                 reads: BTreeSet::new(),
+                losses: Rc::default(),
+                losses_known: 0,
+                clients: BTreeMap::new(),
             })
             .collect();
         // Op 0 would be the value zero.
@@ -143,16 +163,61 @@ impl Oracle {
             begin: Nanos(0),
             end: None,
         };
-        Oracle { volumes, rows: vec![first], clock: 1, epoch: 0, violations: Vec::new() }
+        Oracle { volumes, rows: vec![first], clock: 1, epoch: 0, violations: Vec::new(), one_client: false }
+    }
+
+    /// A device that counts the failed flushes that may have cost what a volume had not flushed.
+    pub fn watch_losses(&mut self, volume: usize, losses: Rc<Cell<u64>>) {
+        self.volumes[volume].losses = losses;
+    }
+
+    /// Clients that can't be told apart by the volume are one.
+    pub fn one_client(&mut self) {
+        self.one_client = true;
     }
 
     fn tick(&mut self) -> Moment {
         self.clock += STEP;
+        for state in &mut self.volumes {
+            if state.losses.get() > state.losses_known {
+                state.losses_known = state.losses.get();
+                let floor = state.floor;
+                state.registers.iter_mut().for_each(|register| register.flush_failed(floor, self.clock));
+                self.clock += STEP;
+            }
+        }
         self.clock
+    }
+
+    /// The FLUSH of a client has its reply.
+    fn end_flush(&mut self, op: &Op, ok: bool, moment: Moment) {
+        let state = &mut self.volumes[op.volume as usize];
+        let client = state.clients.entry(op.client).or_default();
+        if !ok {
+            client.told = moment;
+            return;
+        }
+        let (first, last) = client.wrote.unwrap_or((Moment::MAX, 0));
+        let flush = Flushed { began: op.began, told: client.told, wrote: first };
+        client.wrote = (last > op.began).then_some((op.began, last));
+        state.floor = state.floor.max(op.began);
+        if state.losses_known == 0 {
+            return;
+        }
+        let denied = state.registers.iter_mut().position(|register| !register.flushed(flush));
+        if let Some(sector) = denied {
+            let name = &state.name;
+            let report = format!(
+                "a FLUSH was answered with success, op {}, over data that is gone: volume {name} sector {sector}",
+                op.id
+            );
+            self.violation("a FLUSH denies a loss", report);
+        }
     }
 
     /// A client begins an operation.
     pub fn begin(&mut self, now: Nanos, client: u32, volume: u32, kind: OpKind, range: SectorRange) -> Op {
+        let client_id = if self.one_client { 0 } else { client };
         let id = self.rows.len() as u64;
         let place = (!range.is_empty()).then_some((volume, range));
         let row = Row { client, place, text: kind.name(), note: String::new(), begin: now, end: None };
@@ -170,11 +235,13 @@ impl Oracle {
             OpKind::Flush | OpKind::Other(_) => None,
         };
         if let Some((value, fua)) = write {
+            let wrote = &mut state.clients.entry(client_id).or_default().wrote;
+            *wrote = Some((wrote.map_or(began, |(first, _)| first), began));
             for register in registers(state, range) {
                 register.begin_write(id, value, fua);
             }
         }
-        Op { id, volume, kind, range, began, epoch: self.epoch }
+        Op { id, volume, client: client_id, kind, range, began, epoch: self.epoch }
     }
 
     /// What a write has to write.
@@ -193,14 +260,14 @@ impl Oracle {
             return;
         }
         let moment = self.tick();
+        if op.kind == OpKind::Flush {
+            self.end_flush(&op, result.is_ok(), moment);
+            return;
+        }
         let state = &mut self.volumes[op.volume as usize];
         let ending = match op.kind {
             OpKind::Write { .. } | OpKind::Zeroes { .. } if result.is_ok() => Ending::Done,
             OpKind::Write { .. } | OpKind::Zeroes { .. } | OpKind::Discard { .. } => Ending::Unknown,
-            OpKind::Flush if result.is_ok() => {
-                state.floor = state.floor.max(op.began);
-                return;
-            }
             _ => return,
         };
         let keep = state.keep();
@@ -258,6 +325,8 @@ impl Oracle {
         self.epoch += 1;
         for state in &mut self.volumes {
             state.reads.clear();
+            // Who was served before knows that this is over.
+            state.clients.clear();
             for register in &mut state.registers {
                 register.crash(state.floor, power, moment);
             }

@@ -11,6 +11,10 @@
 //! is seen by reads, but no flush has to cover it.) So the register notes for each older value also when the first
 //! write over it had its reply.
 //!
+//! A failed flush of the backing device may have lost what was not durable: from then on a value may *fall* to one that it
+//! replaced, once, although nobody writes. A FLUSH that is answered with success, by a client that does not know of the
+//! loss, says that this did not happen.
+//!
 //! A write that failed took effect once before its reply, or never. A discard is a write of zeroes that may be
 //! ignored, which is the same.
 
@@ -51,9 +55,44 @@ struct Past {
     buried: Moment,
 }
 
+/// A value that a sector may have fallen to.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+struct Fall {
+    value: Value,
+    /// As in [`Past`].
+    replaced: Moment,
+    /// As in [`Past`].
+    buried: Moment,
+    /// When the flush failed.
+    failed: Moment,
+}
+
+/// A FLUSH that was answered with success.
+#[derive(Copy, Clone, Debug)]
+pub struct Flushed {
+    /// When it began.
+    pub began: Moment,
+    /// Flushes that failed after this moment and before it began are not known to the client.
+    pub told: Moment,
+    /// Flushes that failed before this moment do not concern the client: it had not written anything that was not flushed.
+    pub wrote: Moment,
+}
+
+impl Flushed {
+    /// Whether its success says that a sector did not fall like this.
+    fn excludes(&self, fall: &Fall) -> bool {
+        let unknown = fall.failed > self.told && fall.failed > self.wrote;
+        fall.buried < self.began && (fall.failed >= self.began || unknown)
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Config {
     value: Value,
+    /// What it may fall to.
+    falls: Vec<Fall>,
+    /// The fall that led to the present value.
+    fell: Option<Box<Fall>>,
     /// Pending writes that have not taken effect, by slot.
     todo: u32,
     past: SmallVec<[Past; 1]>,
@@ -63,7 +102,14 @@ struct Config {
 
 impl Config {
     fn new(value: Value) -> Config {
-        Config { value, todo: 0, past: SmallVec::new(), effects: SmallVec::new() }
+        Config {
+            value,
+            falls: Vec::new(),
+            fell: None,
+            todo: 0,
+            past: SmallVec::new(),
+            effects: SmallVec::new(),
+        }
     }
 
     fn held(&self, value: Value, since: Moment) -> bool {
@@ -75,6 +121,37 @@ impl Config {
         self.past.retain(|past| past.value != value);
         self.past.push(Past { value, replaced: moment, buried: Moment::MAX });
         self.effects.push((write.slot, moment));
+        self.fell = None;
+        // It may have fallen before this write.
+        for fall in std::mem::take(&mut self.falls) {
+            self.past.retain(|past| past.value != fall.value);
+            self.past.push(Past { value: fall.value, replaced: moment, buried: Moment::MAX });
+        }
+        if let Some((failed, floor)) = write.shaken {
+            self.may_fall(failed, floor);
+        }
+    }
+
+    /// A flush has failed.
+    fn may_fall(&mut self, failed: Moment, floor: Moment) {
+        for past in self.past.iter().filter(|past| past.buried >= floor.max(1)) {
+            let Past { value, replaced, buried } = *past;
+            if value != self.value {
+                self.falls.push(Fall { value, replaced, buried, failed });
+            }
+        }
+    }
+
+    /// The sector has fallen to this value, if it can.
+    fn fallen(&self, value: Value, now: Moment) -> Option<Config> {
+        let fall = *self.falls.iter().find(|fall| fall.value == value)?;
+        let mut config = self.clone();
+        config.value = value;
+        config.falls.retain(|other| other.failed != fall.failed && other.value != value);
+        config.fell = Some(Box::new(fall));
+        config.past.retain(|past| past.value != self.value);
+        config.past.push(Past { value: self.value, replaced: now, buried: 0 });
+        Some(config)
     }
 
     /// The reply to a write: if it has taken effect, what it replaced is buried.
@@ -84,6 +161,10 @@ impl Config {
         for past in self.past.iter_mut().filter(|past| past.replaced <= effect) {
             past.buried = past.buried.min(now);
         }
+        for fall in self.falls.iter_mut().filter(|fall| fall.replaced <= effect) {
+            fall.buried = fall.buried.min(now);
+        }
+        self.falls.retain(|fall| fall.buried > 0);
     }
 
     /// Takes in what `other`, with the same present, explains.
@@ -96,6 +177,14 @@ impl Config {
                 }
                 None => self.past.push(*theirs),
             }
+        }
+        for theirs in
+            other.falls.iter().filter(|fall| !self.falls.contains(fall)).copied().collect::<Vec<_>>()
+        {
+            self.falls.push(theirs);
+        }
+        if self.fell != other.fell {
+            self.fell = None;
         }
         for (slot, moment) in &mut self.effects {
             if let Some((_, theirs)) = other.effects.iter().find(|(other, _)| other == slot) {
@@ -118,6 +207,8 @@ impl Config {
             |(slot, moment): &(u8, Moment)| other.effects.iter().any(|(s, m)| s == slot && m >= moment);
         self.value == other.value
             && self.todo == other.todo
+            && (self.fell.is_none() || self.fell == other.fell)
+            && other.falls.iter().all(|fall| self.falls.contains(fall))
             && self.effects.iter().all(not_later)
             && other.past.iter().all(has)
     }
@@ -129,6 +220,8 @@ struct Pending {
     op: u64,
     value: Value,
     fua: bool,
+    /// A flush failed while it was under way: when, and the floor at that moment.
+    shaken: Option<(Moment, Moment)>,
 }
 
 /// How a write ended.
@@ -172,7 +265,7 @@ impl Register {
         let used = self.pending.iter().fold(0, |used, pending| used | 1 << pending.slot);
         let slot =
             (0..32).find(|slot| used & (1u32 << slot) == 0).expect("at most 32 clients write one sector");
-        self.pending.push(Pending { slot, op, value, fua });
+        self.pending.push(Pending { slot, op, value, fua, shaken: None });
         for config in &mut self.configs {
             config.todo |= 1 << slot;
         }
@@ -234,6 +327,7 @@ impl Register {
                 configs.push(config.clone());
                 continue;
             }
+            configs.extend(config.fallen(value, now));
             for pending in &self.pending {
                 if pending.value == value && config.todo & (1 << pending.slot) != 0 {
                     self.take_effect(config, *pending, now, &mut configs);
@@ -245,6 +339,29 @@ impl Register {
         }
         self.configs = configs;
         self.tidy(keep);
+        true
+    }
+
+    /// A flush has failed: what was not durable may be gone, now or later. `floor`: as for a crash.
+    pub fn flush_failed(&mut self, floor: Moment, now: Moment) {
+        for config in &mut self.configs {
+            config.may_fall(now, floor);
+        }
+        for pending in &mut self.pending {
+            pending.shaken = Some((now, floor));
+        }
+    }
+
+    /// A FLUSH was answered with success. Says whether that can be.
+    pub fn flushed(&mut self, flush: Flushed) -> bool {
+        let possible = |config: &Config| config.fell.as_ref().is_none_or(|fall| !flush.excludes(fall));
+        if self.lost_track || !self.configs.iter().any(possible) {
+            return self.lost_track;
+        }
+        self.configs.retain(|config| possible(config));
+        for config in &mut self.configs {
+            config.falls.retain(|fall| !flush.excludes(fall));
+        }
         true
     }
 
@@ -310,6 +427,7 @@ impl Register {
         let mut values = Vec::new();
         for config in &self.configs {
             values.push(config.value);
+            values.extend(config.falls.iter().map(|fall| fall.value));
             values.extend(config.past.iter().filter(|past| with(past)).map(|past| past.value));
         }
         values.sort_unstable();
@@ -479,5 +597,58 @@ mod tests {
         register.end_write(1, Ending::Done, 16, KEEP);
         assert_eq!(register.after_crash(12), [A, OLD]);
         assert_eq!(register.after_crash(20), [A]);
+    }
+
+    /// A: written, answered at 8. A flush fails at 12.
+    fn shaken() -> Register {
+        let mut register = Register::new(OLD);
+        register.begin_write(1, A, false);
+        register.end_write(1, Ending::Done, 8, KEEP);
+        register.flush_failed(0, 12);
+        register
+    }
+
+    #[test]
+    fn a_failed_flush_lets_a_value_fall_once() {
+        let mut register = shaken();
+        assert!(register.end_read(A, 16, 20, KEEP), "as long as the loss does not show");
+        assert!(register.end_read(OLD, 24, 28, KEEP));
+        assert!(!register.end_read(A, 32, 36, KEEP), "what is lost does not come back");
+    }
+
+    #[test]
+    fn a_successful_flush_by_a_client_that_was_not_told_denies_the_loss() {
+        let ignorant = Flushed { began: 16, told: 0, wrote: 4 };
+        let mut register = shaken();
+        assert!(register.flushed(ignorant));
+        assert!(!register.end_read(OLD, 24, 28, KEEP));
+        let mut register = shaken();
+        assert!(register.end_read(OLD, 24, 28, KEEP));
+        assert!(!register.flushed(ignorant), "it was seen to be lost");
+        for other in [Flushed { told: 14, ..ignorant }, Flushed { wrote: Moment::MAX, ..ignorant }] {
+            let mut register = shaken();
+            assert!(register.flushed(other));
+            assert!(register.end_read(OLD, 24, 28, KEEP));
+        }
+    }
+
+    #[test]
+    fn what_is_written_over_a_loss_stays() {
+        let mut register = shaken();
+        register.begin_write(2, B, false);
+        register.end_write(2, Ending::Done, 20, KEEP);
+        assert!(!register.clone().end_read(OLD, 24, 28, KEEP));
+        assert_eq!(register.after_crash(0), [A, B, OLD], "a power failure may still take it");
+        assert_eq!(register.after_crash(24), [B]);
+    }
+
+    /// The floor that a successful FLUSH sets says nothing of a loss that its client knows of.
+    #[test]
+    fn what_was_lost_and_written_over_may_come_back_in_a_crash() {
+        let mut register = shaken();
+        assert!(register.flushed(Flushed { began: 16, told: 14, wrote: 4 }));
+        register.begin_write(2, B, false);
+        register.end_write(2, Ending::Done, 24, Keep { flushed: 16, ..KEEP });
+        assert_eq!(register.after_crash(16), [A, B, OLD]);
     }
 }

@@ -53,6 +53,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         frontend: Frontend::Direct,
         volumes,
         faults: Vec::new(),
+        lossy: Vec::new(),
         memory: Scarcity::default(),
         pace: Pace::default(),
         hammers: Vec::new(),
@@ -85,6 +86,9 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
     if options.crashes {
         super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
+    }
+    if options.faults {
+        super::lossy::add_lossy_disks(&mut plan, &mut Rng::fork(seed, "lossy"));
     }
     plan
 }

@@ -11,6 +11,7 @@ mod frontend;
 mod generations;
 mod handover;
 mod hands;
+mod lossy;
 mod many;
 mod odd;
 mod pace;
@@ -24,6 +25,7 @@ mod trouble;
 pub use frontend::{Frontend, NbdShape};
 pub use handover::DriverRun;
 pub use hands::{Hand, HandAction, Remedy};
+pub use lossy::LossyDisk;
 pub use pace::Pace;
 pub use starve::Hammer;
 pub use sums::Sums;
@@ -57,6 +59,8 @@ pub struct Plan {
     pub volumes: Vec<VolumeShape>,
     /// Injected errors.
     pub faults: Vec<DiskFaults>,
+    /// Disks whose failed flushes lose.
+    pub lossy: Vec<LossyDisk>,
     /// How scarce memory for I/O is.
     pub memory: Scarcity,
     /// What loops cost.

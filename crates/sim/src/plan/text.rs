@@ -7,9 +7,9 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun, Frontend,
-    Hammer, Hand, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
+    Hammer, Hand, LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
 };
-use crate::disk::{Outage, Profile, Rates};
+use crate::disk::{FlushLoss, Outage, Profile, Rates};
 use crate::executor::Policy;
 
 const HEAD: &str = "ubcache-plan 1";
@@ -77,6 +77,9 @@ impl fmt::Display for Plan {
         }
         for faults in &self.faults {
             writeln!(f, "{faults}")?;
+        }
+        for LossyDisk { disk, loss } in &self.lossy {
+            writeln!(f, "flush-loss disk={disk} late={}", loss.late)?;
         }
         if let Scarcity { rate: rate @ 1.., budget } = self.memory {
             writeln!(f, "memory rate={rate} budget={budget}")?;
@@ -481,6 +484,7 @@ struct Draft {
     nbd: Option<NbdShape>,
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
+    lossy: Vec<LossyDisk>,
     memory: Scarcity,
     pace: Pace,
     hammers: Vec<Hammer>,
@@ -506,6 +510,10 @@ impl Draft {
             "nbd" => self.nbd = Some(parse_nbd(&mut words)?),
             "volume" => self.volumes.push(parse_volume(&mut words)?),
             "faults" => self.faults.push(parse_faults(&mut words)?),
+            "flush-loss" => {
+                let disk = words.num("disk")?;
+                self.lossy.push(LossyDisk { disk, loss: FlushLoss { late: words.num("late")? } });
+            }
             "memory" => self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? },
             "pace" => {
                 self.pace = Pace { step_cost: Nanos(words.num("step-cost-ns")?), slice: words.num("slice")? };
@@ -570,15 +578,30 @@ impl FromStr for Plan {
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
         let Draft {
-            nbd, volumes, faults, memory, pace, sums, scribble, hammers, ops, controls, hands, ..
+            nbd,
+            volumes,
+            faults,
+            lossy,
+            memory,
+            pace,
+            sums,
+            scribble,
+            hammers,
+            ops,
+            controls,
+            hands,
+            ..
         } = draft;
         let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
         if volumes.is_empty() {
             return Err(missing("volume"));
         }
         let broken = controls.iter().filter_map(|control| control.action.broken_disk());
-        let named = broken.chain(faults.iter().map(|it| it.disk)).chain(hands.iter().map(|it| it.disk));
-        if let Some(disk) = { named }.find(|disk| *disk > volumes.len()) {
+        let mut disks = broken
+            .chain(faults.iter().map(|it| it.disk))
+            .chain(hands.iter().map(|it| it.disk))
+            .chain(lossy.iter().map(|it| it.disk));
+        if let Some(disk) = disks.find(|disk| *disk > volumes.len()) {
             return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
         }
         let mut named = controls.iter().filter_map(|control| control.action.volume());
@@ -604,6 +627,7 @@ impl FromStr for Plan {
             frontend,
             volumes,
             faults,
+            lossy,
             memory,
             pace,
             hammers,
@@ -646,6 +670,7 @@ mod tests {
             "hand 1 swap 0 pray",
             "hand 1 copy 9",
             "hand 1 cut 0 8",
+            "flush-loss disk=9 late=0",
             "nbd connections=1",
             "hammer v0 0+99999999 every 5us",
             "hammer v9 0+8 every 5us",

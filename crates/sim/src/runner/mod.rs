@@ -110,6 +110,16 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
     });
     let (setup, initial) = make_setup::<S>(&world, plan, options.mutation);
     let board = Rc::new(make_board(plan, initial));
+    {
+        let mut oracle = board.oracle.borrow_mut();
+        for (volume, disk) in setup.backing.iter().enumerate() {
+            oracle.watch_losses(volume, disk.flush_losses());
+        }
+        // Connections that are cut and made again are clients of their own to a server.
+        if plan.frontend != crate::plan::Frontend::Direct {
+            oracle.one_client();
+        }
+    }
     let run = Rc::new(Run::<S>::new(&world, setup.clone(), board.clone(), plan));
     let whole = run.clone();
     let env = world.env();
@@ -303,6 +313,7 @@ impl<S: System> Run<S> {
                 budget: faults.budget,
             });
             disk.set_faults(Faults { zones: zones.collect() });
+            disk.set_flush_loss(plan.lossy.iter().find(|lossy| lossy.disk == index).map(|lossy| lossy.loss));
         }
     }
 
@@ -311,6 +322,7 @@ impl<S: System> Run<S> {
         self.world.make_memory_plenty();
         for disk in self.disks() {
             disk.set_faults(Faults::default());
+            disk.set_flush_loss(None);
             disk.repair();
             if heal {
                 disk.heal(SectorRange::from_bounds(Sector(0), Sector(disk.config().sectors)));

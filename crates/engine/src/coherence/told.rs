@@ -1,0 +1,174 @@
+//! Which failed flushes of the backing device each client has been told of (F4).
+//!
+//! A flush that fails may cost what any client wrote, and is mostly not the client's own: the publisher, writeback and
+//! superblocks flush as well. So each stream that wrote is told once, by its next FLUSH. A stream that comes later is a client of
+//! its own, or one that lost its connection: it is told as well, unless all who wrote have been told.
+
+use std::collections::BTreeMap;
+
+use ubcache_env::StreamId;
+
+/// More streams than this that left something behind are not kept apart: the newest are told what the others are.
+const LEFT_MAX: usize = 1024;
+
+#[derive(Copy, Clone, Debug)]
+struct Stream {
+    /// It knows of the failures up to this one.
+    knows: u64,
+    /// It stands for one that left without knowing.
+    stands_in: bool,
+}
+
+/// A stream that left with writes that were not flushed, or without having been told.
+#[derive(Debug)]
+struct Left {
+    knows: u64,
+    /// How many FLUSHes had begun then.
+    flushes: u64,
+}
+
+/// See the module.
+#[derive(Default, Debug)]
+pub(crate) struct Told {
+    failures: u64,
+    /// Somebody knows of the failures up to this one.
+    known: u64,
+    streams: BTreeMap<StreamId, Stream>,
+    /// The stream that wrote last is mostly the next one, too.
+    wrote_last: Option<StreamId>,
+    left: Vec<Left>,
+    flushes: u64,
+}
+
+impl Told {
+    /// A stream begins a write.
+    #[inline]
+    pub fn writes(&mut self, stream: StreamId) {
+        if self.wrote_last != Some(stream) {
+            self.stream(stream);
+            self.wrote_last = Some(stream);
+        }
+    }
+
+    /// A flush failed that may have cost what was written so far.
+    pub fn flush_failed(&mut self) {
+        self.failures += 1;
+    }
+
+    /// A FLUSH begins. Says which one it is.
+    pub fn flush_begins(&mut self, stream: StreamId) -> u64 {
+        self.stream(stream);
+        self.flushes += 1;
+        self.flushes
+    }
+
+    /// That FLUSH is about to be answered: whether it has to fail because of a failure that its stream does not know of.
+    pub fn flush_ends(&mut self, flush: u64, stream: StreamId, ok: bool) -> bool {
+        let failures = self.failures;
+        let it = self.stream(stream);
+        let news = it.knows < failures;
+        it.knows = failures;
+        let stands_in = news && std::mem::take(&mut it.stands_in);
+        if news {
+            self.known = failures;
+            if stands_in && let Some(at) = self.longest_ago() {
+                self.left.remove(at);
+            }
+        } else if ok {
+            self.left.retain(|left| left.knows < failures || left.flushes >= flush);
+        }
+        news
+    }
+
+    /// A stream has ended. `flushed`: nothing that it wrote waits for a flush.
+    pub fn leaves(&mut self, stream: StreamId, flushed: bool) {
+        self.wrote_last = None;
+        let Some(Stream { knows, .. }) = self.streams.remove(&stream) else { return };
+        if (!flushed || knows < self.failures) && self.left.len() < LEFT_MAX {
+            self.left.push(Left { knows, flushes: self.flushes });
+        }
+    }
+
+    /// Whether a stream that wrote has not been told of a failure, here or gone.
+    pub fn somebody_is_owed(&self) -> bool {
+        let knows = self.streams.values().map(|stream| stream.knows);
+        knows.chain(self.left.iter().map(|left| left.knows)).any(|knows| knows < self.failures)
+    }
+
+    fn longest_ago(&self) -> Option<usize> {
+        (0..self.left.len()).min_by_key(|at| self.left[*at].knows)
+    }
+
+    fn stream(&mut self, stream: StreamId) -> &mut Stream {
+        let left = self.longest_ago().map_or(u64::MAX, |at| self.left[at].knows);
+        let fresh = Stream { knows: self.known.min(left), stands_in: left < self.failures };
+        self.streams.entry(stream).or_insert(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: StreamId = StreamId(1);
+    const B: StreamId = StreamId(2);
+    const C: StreamId = StreamId(3);
+
+    /// Whether a FLUSH that succeeded by itself fails.
+    fn flush(told: &mut Told, stream: StreamId) -> bool {
+        let flush = told.flush_begins(stream);
+        told.flush_ends(flush, stream, true)
+    }
+
+    #[test]
+    fn everybody_who_wrote_is_told_once() {
+        let mut told = Told::default();
+        told.writes(A);
+        told.writes(B);
+        assert!(!flush(&mut told, A));
+        told.flush_failed();
+        assert!(flush(&mut told, A) && !flush(&mut told, A));
+        told.writes(C);
+        assert!(!flush(&mut told, C), "it wrote later, and somebody knows");
+        assert!(flush(&mut told, B) && !flush(&mut told, B));
+    }
+
+    #[test]
+    fn a_failure_that_nobody_knows_of_is_told_to_who_comes() {
+        let mut told = Told::default();
+        told.writes(A);
+        told.flush_failed();
+        assert!(flush(&mut told, C));
+        assert!(flush(&mut told, A));
+    }
+
+    #[test]
+    fn who_left_without_knowing_is_told_when_it_comes_again() {
+        let mut told = Told::default();
+        told.writes(A);
+        told.writes(B);
+        told.flush_failed();
+        assert!(flush(&mut told, B));
+        told.leaves(A, true);
+        assert!(told.somebody_is_owed());
+        assert!(flush(&mut told, C) && !flush(&mut told, C));
+        assert!(!told.somebody_is_owed());
+        assert!(!flush(&mut told, StreamId(4)), "one came for the one that left");
+    }
+
+    #[test]
+    fn a_flush_covers_what_streams_left_behind() {
+        for flushed_in_between in [false, true] {
+            let mut told = Told::default();
+            told.writes(A);
+            told.writes(B);
+            told.leaves(A, false);
+            if flushed_in_between {
+                assert!(!flush(&mut told, B));
+            }
+            told.flush_failed();
+            assert!(flush(&mut told, B));
+            assert_eq!(flush(&mut told, C), !flushed_in_between);
+        }
+    }
+}
