@@ -84,11 +84,11 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         make_space_scarce(&mut plan, &mut Rng::fork(seed, "space"));
     }
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
-    if options.crashes {
-        super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
-    }
     if options.faults {
         super::lossy::add_lossy_disks(&mut plan, &mut Rng::fork(seed, "lossy"));
+    }
+    if options.crashes {
+        super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
     }
     plan
 }

@@ -54,8 +54,8 @@ const REMEDIES: [(&str, Remedy); 4] = [
 pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
     // What the driver leaves tells less: it need not write a backing superblock.
     let has_driver = plan.controls.iter().any(|it| matches!(it.action, ControlAction::Driver(..)));
-    let is_large = plan.volumes.iter().any(|volume| volume.sectors > 4096);
-    if plan.has_faults() || has_driver || is_large || !rng.chance(1, 6) {
+    let has_size = plan.volumes.iter().all(|volume| (16..=4096).contains(&volume.sectors));
+    if plan.has_faults() || has_driver || !has_size || !rng.chance(1, 6) {
         return;
     }
     let ends = |plan: &Plan| plan.controls.iter().filter(|control| control.action.ends_instance()).count();
