@@ -166,8 +166,11 @@ impl Drop for Buf {
 }
 
 impl Drop for Slice {
+    #[inline]
     fn drop(&mut self) {
-        give_back(self.memory.take());
+        if self.memory.is_some() {
+            give_back(self.memory.take());
+        }
     }
 }
 
@@ -439,9 +442,10 @@ impl Clone for IoVec {
 impl From<Slice> for IoVec {
     #[inline]
     fn from(slice: Slice) -> IoVec {
-        let mut vec = IoVec::new();
-        vec.push(slice);
-        vec
+        let len = slice.len();
+        // Every request has one of these: it is put in its place at once.
+        let empty = Slice { memory: None, start: 0, end: 0 };
+        IoVec { parts: SmallVec::from_buf_and_len([slice, empty], usize::from(len > 0)), len }
     }
 }
 

@@ -155,7 +155,8 @@ impl IntervalSet {
     }
     /// Whether all of `range` is in it.
     pub fn covers(&self, range: SectorRange) -> bool {
-        range.is_empty() || self.overlapping(range).next() == Some(range)
+        let before = || self.map.map.range(..=range.start.0).next_back();
+        range.is_empty() || before().is_some_and(|(_, (end, ()))| *end >= range.end.0)
     }
     /// The parts of `range` in it, in order.
     pub fn overlapping(&self, range: SectorRange) -> impl Iterator<Item = SectorRange> + '_ {

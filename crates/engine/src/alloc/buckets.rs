@@ -717,6 +717,7 @@ impl Buckets {
     }
 
     /// Percent of the buckets that have room that are neither free nor evictable (bcache's `in_use`).
+    #[inline]
     pub fn in_use_percent(&self) -> u64 {
         let available = self.free_len()
             + self.restart.len()

@@ -31,7 +31,7 @@ struct Entry {
     backing_write: bool,
     /// Fill: the parts that must not be published any more. Write: any part means that its copy
     /// must not be published.
-    doomed: IntervalSet,
+    doomed: Option<IntervalSet>,
 }
 
 /// An entry of the table. Dropped, it leaves.
@@ -56,7 +56,7 @@ impl Ticket {
     /// The entry leaves. Says which parts were doomed.
     pub fn leave(mut self) -> IntervalSet {
         let place = self.place.take().expect("a ticket that has left is gone");
-        self.table.borrow_mut().leave(place)
+        self.table.borrow_mut().leave(place).unwrap_or_default()
     }
 }
 
@@ -230,7 +230,7 @@ impl Table {
     }
 
     fn enter_write(&mut self, range: SectorRange) -> (Place, u64) {
-        let mut doomed = IntervalSet::default();
+        let mut doomed: Option<IntervalSet> = None;
         let mut fills = 0;
         if self.writes + self.others > 0 {
             let mutation = self.mutation;
@@ -239,10 +239,10 @@ impl Table {
                     continue;
                 }
                 let common = entry.range.intersect(&range);
-                fills += u64::from(entry.kind == Kind::Fill && entry.doomed.is_empty());
-                entry.doomed.insert(common);
+                fills += u64::from(entry.kind == Kind::Fill && entry.doomed.is_none());
+                entry.doomed.get_or_insert_default().insert(common);
                 if entry.kind == Kind::Write {
-                    doomed.insert(common);
+                    doomed.get_or_insert_default().insert(common);
                 }
             }
         }
@@ -250,10 +250,10 @@ impl Table {
     }
 
     fn enter_fill(&mut self, range: SectorRange) -> Place {
-        let mut doomed = IntervalSet::default();
+        let mut doomed: Option<IntervalSet> = None;
         if self.writes > 0 && !self.mutation.spares(Kind::Fill, true) {
             for entry in self.over(range).filter(|entry| entry.kind == Kind::Write) {
-                doomed.insert(entry.range.intersect(&range));
+                doomed.get_or_insert_default().insert(entry.range.intersect(&range));
             }
         }
         self.put(Entry { kind: Kind::Fill, range, backing_write: false, doomed })
@@ -266,8 +266,7 @@ impl Table {
         if busy {
             return None;
         }
-        let doomed = IntervalSet::default();
-        Some(self.put(Entry { kind: Kind::Writeback, range, backing_write: false, doomed }))
+        Some(self.put(Entry { kind: Kind::Writeback, range, backing_write: false, doomed: None }))
     }
 
     fn backing_write_starts(&mut self, place: Place) {
@@ -293,7 +292,7 @@ impl Table {
         self.writebacks > 0
     }
 
-    fn leave(&mut self, place: Place) -> IntervalSet {
+    fn leave(&mut self, place: Place) -> Option<IntervalSet> {
         let entry = match place {
             Place::Few(at) => self.few[at as usize].take(),
             Place::Many(key) => self.many.take(key),
@@ -310,7 +309,7 @@ impl Table {
     #[cfg(feature = "mutants")]
     fn doom_fills(&mut self, range: SectorRange) {
         for entry in self.over_mut(range).filter(|entry| entry.kind == Kind::Fill) {
-            entry.doomed.insert(entry.range.intersect(&range));
+            entry.doomed.get_or_insert_default().insert(entry.range.intersect(&range));
         }
     }
 }

@@ -98,13 +98,10 @@ impl Unpublished {
         if range.is_empty() || self.by_start.is_empty() {
             return;
         }
-        let overlapping: SmallVec<[Sector; 2]> = {
-            let first = match self.by_start.range(..=range.start).next_back() {
-                Some((&start, copy)) if copy.end > range.start => start,
-                _ => range.start,
-            };
-            self.by_start.range(first..range.end.max(first)).map(|(&start, _)| start).collect()
-        };
+        // From behind, so that one search is enough.
+        let before = self.by_start.range(..range.end).rev();
+        let overlapping = before.take_while(|(_, copy)| copy.end > range.start);
+        let overlapping: SmallVec<[Sector; 2]> = overlapping.map(|(&start, _)| start).collect();
         for start in overlapping {
             let copy = self.by_start.remove(&start).expect("just seen");
             if start < range.start {

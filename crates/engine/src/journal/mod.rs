@@ -12,7 +12,7 @@
 //! | [`reclaim`] | the task that writes old leaves so that the ring gets room |
 //! | [`replay`] | reading the journal at start |
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use ubcache_env::Nanos;
@@ -55,8 +55,6 @@ pub(crate) struct State {
     durable: JournalSeq,
     /// Entries for chains and new roots that somebody was granted and that are not written yet.
     granted: u64,
-    /// Records that somebody may append and has not yet.
-    reserved: usize,
     /// Replay is not done up to here: entries from here on stay.
     pub replay_floor: Option<JournalSeq>,
     failed: Option<ubcache_env::IoError>,
@@ -67,6 +65,8 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub state: RefCell<State>,
+    /// Records that somebody may append and has not yet.
+    reserved: Cell<usize>,
     /// Something to do for the writer.
     wake: Notify,
     /// An entry became durable, or the journal failed.
@@ -121,11 +121,11 @@ impl Journal {
                 wanted_header: durable,
                 durable,
                 granted: 0,
-                reserved: 0,
                 replay_floor: None,
                 failed: None,
                 closed: false,
             }),
+            reserved: Cell::new(0),
             wake: Notify::default(),
             progress: Notify::default(),
             reclaim: Notify::default(),

@@ -56,7 +56,9 @@ impl<E: Env> Set<E> {
             let wake = self.journal.reclaim.notified();
             let goal = {
                 let state = self.journal.state.borrow();
-                if self.tree.borrow().pinned_leaves() * 2 > self.pinned_leaves_max() {
+                if self.tree.borrow().pinned_leaves() * 2
+                    > self.journal.state.borrow().ring.pinned_leaves_max()
+                {
                     Some(JournalSeq(u64::MAX))
                 } else if state.ring.is_short() {
                     state.ring.oldest_needed()

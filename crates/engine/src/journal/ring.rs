@@ -16,6 +16,12 @@ pub(crate) struct Ring {
     /// Free buckets behind that one: every change asks for room.
     free_ahead: usize,
     used_bytes: u64,
+    /// There is room for fewer bytes of records than this: every change asks for some.
+    room: u64,
+    step_records: usize,
+    entry_record_bytes: u64,
+    /// How many leaves may lack records.
+    pinned_leaves_max: usize,
     /// last_seq of the newest durable entry: what is older is not needed by any start.
     needed_from: JournalSeq,
 }
@@ -25,6 +31,11 @@ pub(crate) struct Ring {
 pub(crate) fn entry_bytes_max(geometry: &Geometry) -> u64 {
     let half = (geometry.bucket_bytes() / 2).max(geometry.block_bytes());
     half.min(geometry.max_journal_entry_bytes())
+}
+
+fn pinned_leaves_max(geometry: &Geometry) -> usize {
+    let blocks = u64::from(geometry.bucket_sectors / geometry.block_sectors);
+    (u64::from(geometry.journal_buckets) * blocks / 2).max(4) as usize
 }
 
 impl Ring {
@@ -46,10 +57,26 @@ impl Ring {
             index,
             free_ahead: 0,
             used_bytes,
+            room: 0,
+            step_records: 0,
+            entry_record_bytes: entry_bytes_max(geometry) - JOURNAL_HEADER_BYTES,
+            pinned_leaves_max: pinned_leaves_max(geometry),
             needed_from,
         };
+        ring.step_records = ring.count_step_records();
         ring.count_free();
         ring
+    }
+
+    /// Bytes of records that one entry takes.
+    pub fn entry_record_bytes(&self) -> u64 {
+        self.entry_record_bytes
+    }
+
+    /// How many leaves may lack records: writing them takes buckets and with them entries, which a small ring must have
+    /// room for.
+    pub fn pinned_leaves_max(&self) -> usize {
+        self.pinned_leaves_max
     }
 
     fn is_free(&self, index: usize) -> bool {
@@ -64,6 +91,19 @@ impl Ring {
     fn count_free(&mut self) {
         let ahead = (1..self.newest.len()).map(|step| (self.index + step) % self.newest.len());
         self.free_ahead = ahead.take_while(|&index| self.is_free(index)).count();
+        self.room = self.count_room();
+    }
+
+    /// The least number of bytes of records that [`Ring::has_room`] denies.
+    fn count_room(&self) -> u64 {
+        let left = self.blocks_left();
+        if left >= self.blocks_at_best() {
+            return u64::MAX;
+        }
+        let spare = left.saturating_sub(self.reserve());
+        let (full, rest) = (spare / self.entry_blocks_max, spare % self.entry_blocks_max);
+        let most = self.entry_blocks_max * self.block_bytes - JOURNAL_HEADER_BYTES;
+        full * most + (rest * self.block_bytes + 1).saturating_sub(JOURNAL_HEADER_BYTES)
     }
 
     /// Blocks that can be written before anything older has to be let go.
@@ -93,14 +133,15 @@ impl Ring {
 
     /// This much of records may wait to be written, in as many entries as it takes.
     pub fn has_room(&self, record_bytes: u64) -> bool {
-        let most = self.entry_blocks_max * self.block_bytes - JOURNAL_HEADER_BYTES;
-        let (full, rest) = (record_bytes / most, record_bytes % most);
-        let rest = (JOURNAL_HEADER_BYTES + rest).next_multiple_of(self.block_bytes);
-        self.takes_records(full * self.entry_blocks_max * self.block_bytes + rest)
+        record_bytes < self.room
     }
 
     /// How many records one step may reserve: they fit beside the reserve.
     pub fn step_records(&self) -> usize {
+        self.step_records
+    }
+
+    fn count_step_records(&self) -> usize {
         let spare = (self.blocks_at_best() - self.reserve()).min(self.entry_blocks_max);
         let records = (spare * self.block_bytes).saturating_sub(JOURNAL_HEADER_BYTES) / RECORD_BYTES;
         (records as usize).clamp(2, STEP_RECORDS_MAX)
@@ -191,5 +232,32 @@ mod tests {
         // An older start needs nothing of the next bucket.
         ring.needed_from = JournalSeq(9);
         assert_eq!(ring.place(512), Some((1, 0)));
+    }
+
+    #[test]
+    fn records_have_room_if_the_entries_that_they_take_have() {
+        for bucket_sectors in [8, 16, 128] {
+            for block_sectors in [1, 8] {
+                for (journal_buckets, used) in [(3, 0), (3, 1), (4, 1), (8, 1), (8, 5), (8, 7)] {
+                    let geometry = Geometry { bucket_sectors, block_sectors, journal_buckets, ..GEOMETRY };
+                    let newest: Vec<_> =
+                        (0..journal_buckets).map(|at| (at < used).then_some(JournalSeq(1))).collect();
+                    for bytes in (0..=geometry.bucket_bytes()).step_by(geometry.block_bytes() as usize) {
+                        let ring = Ring::after(0, bytes, newest.clone(), JournalSeq(1), &geometry);
+                        has_room_for_entries(&ring);
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_room_for_entries(ring: &Ring) {
+        let most = ring.entry_blocks_max * ring.block_bytes - JOURNAL_HEADER_BYTES;
+        for records in (0..6 * most).step_by(8) {
+            let (full, rest) = (records / most, records % most);
+            let rest = (JOURNAL_HEADER_BYTES + rest).next_multiple_of(ring.block_bytes);
+            let entries = full * ring.entry_blocks_max * ring.block_bytes + rest;
+            assert_eq!(ring.has_room(records), ring.takes_records(entries), "{records} bytes, {ring:?}");
+        }
     }
 }

@@ -53,6 +53,8 @@ impl<E: Env> Room<'_, E> {
     pub fn append(&mut self, key: Key) -> JournalSeq {
         assert!(self.left > 0, "a step appends no more records than it reserved");
         self.left -= 1;
+        let reserved = &self.set.journal.reserved;
+        reserved.set(reserved.get() - 1);
         self.set.journal_append(key)
     }
 }
@@ -60,7 +62,8 @@ impl<E: Env> Room<'_, E> {
 impl<E: Env> Drop for Room<'_, E> {
     fn drop(&mut self) {
         if self.left > 0 {
-            self.set.journal.state.borrow_mut().reserved -= self.left;
+            let reserved = &self.set.journal.reserved;
+            reserved.set(reserved.get() - self.left);
         }
     }
 }
@@ -71,7 +74,7 @@ impl<E: Env> Set<E> {
         if !self.journal_takes(records) {
             return None;
         }
-        self.journal.state.borrow_mut().reserved += records;
+        self.journal.reserved.set(self.journal.reserved.get() + records);
         Some(Room { set: self, left: records })
     }
 
@@ -85,7 +88,7 @@ impl<E: Env> Set<E> {
             if let Some(room) = self.try_reserve(records) {
                 return Ok(room);
             }
-            let held = self.journal.state.borrow().reserved;
+            let held = self.journal.reserved.get();
             assert_eq!(held, 0, "nobody keeps what is reserved while others wait for it");
             if !waited {
                 self.env.mark("journal_full");

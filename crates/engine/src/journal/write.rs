@@ -4,9 +4,7 @@ use std::rc::Rc;
 
 use ubcache_env::local::first;
 use ubcache_env::{Buf, Durability, Env, Nanos};
-use ubcache_format::{
-    JOURNAL_HEADER_BYTES, JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encode_entry,
-};
+use ubcache_format::{JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encode_entry};
 
 use super::room::RECORD_BYTES;
 use crate::errors::EngineError;
@@ -41,27 +39,21 @@ impl<E: Env> Set<E> {
             return false;
         }
         let pinned = self.tree.borrow().pinned_leaves();
-        let sealed: usize = state.sealed.iter().map(|(_, keys)| keys.len()).sum();
-        let records = sealed + state.reserved + records;
+        let sealed = match state.sealed.is_empty() {
+            true => 0,
+            false => state.sealed.iter().map(|(_, keys)| keys.len()).sum(),
+        };
+        let records = sealed + self.journal.reserved.get() + records;
         state.ring.has_room(records as u64 * RECORD_BYTES + state.open_bytes)
             && state.sealed.len() < 2
-            && pinned <= self.pinned_leaves_max()
-    }
-
-    /// How many leaves may lack records: writing them takes buckets and with them entries, which a
-    /// small ring must have room for.
-    pub(crate) fn pinned_leaves_max(&self) -> usize {
-        let blocks = u64::from(self.geometry.bucket_sectors / self.geometry.block_sectors);
-        (u64::from(self.geometry.journal_buckets) * blocks / 2).max(4) as usize
+            && pinned <= state.ring.pinned_leaves_max()
     }
 
     /// Appends a record that was reserved. Says in which entry it is.
     pub(super) fn journal_append(&self, key: Key) -> JournalSeq {
         let mut state = self.journal.state.borrow_mut();
-        state.reserved -= 1;
         let bytes = key.words() as u64 * 8;
-        let limit = super::ring::entry_bytes_max(&self.geometry) - JOURNAL_HEADER_BYTES;
-        if state.open_bytes + bytes > limit {
+        if state.open_bytes + bytes > state.ring.entry_record_bytes() {
             self.env.mark("journal_entry_full");
             let sealed = state.seal();
             state.sealed.push_back(sealed);

@@ -17,7 +17,8 @@ impl<E: Env> CachedVolume<E> {
         is_discard: bool,
     ) -> bool {
         let block = u64::from(self.set.geometry.block_sectors);
-        let aligned = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
+        let aligned =
+            block == 1 || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
         let input = BypassInput {
             detaching: self.detaching.get(),
             in_use_percent: self.set.buckets.borrow().in_use_percent(),
@@ -55,11 +56,11 @@ impl<E: Env> CachedVolume<E> {
 
     /// Whether a write that does not bypass goes to the cache only.
     pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
-        let settings = self.set.settings.borrow();
-        let in_use = self.set.buckets.borrow().in_use_percent();
         if self.mode() != CacheMode::Writeback || self.detaching.get() {
             return false;
         }
+        let settings = self.set.settings.borrow();
+        let in_use = self.set.buckets.borrow().in_use_percent();
         let room = in_use <= settings.cutoff_writeback_sync && (fua || in_use <= settings.cutoff_writeback);
         if !room {
             self.set.env.mark("writeback_cutoff");

@@ -385,7 +385,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut newest = JournalSeq::default();
         let mut at = range.start;
-        for some in pieces.chunks(self.set.step_records()) {
+        for some in pieces.chunks(if pieces.len() == 1 { 1 } else { self.set.step_records() }) {
             let sectors = some.iter().map(|piece| piece.sectors).sum();
             let range = SectorRange::new(at, sectors);
             at = range.end;
