@@ -286,9 +286,6 @@ impl Buckets {
         }
         if self.reach.is_ahead(self.generations[index], pointer.generation) {
             self.generations[index] = pointer.generation;
-            if self.mutation.is(Mutant::RaisedBucketIsFree) {
-                self.durable[index] = pointer.generation;
-            }
             self.recount |= self.live[index] > 0;
         }
         if self.age_of(bucket, pointer.generation) > self.age_of(bucket, self.oldest[index]) {
@@ -665,7 +662,7 @@ impl Buckets {
         for _ in 0..count {
             let Some(bucket) = self.pending.pop_front() else { break };
             let index = bucket.0 as usize;
-            let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
+            let aged = self.is_aged(bucket);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
             if !durable || self.pins.is_pinned(bucket) {

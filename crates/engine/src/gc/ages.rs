@@ -28,7 +28,7 @@ impl<E: Env> Set<E> {
         while level <= usize::from(self.tree.borrow().root_level()) {
             let mut at = FIRST;
             while let Some((end, old)) = self.look_at_node(level, at, oldest) {
-                if old && !self.mutant(Mutant::OldInteriorStays) {
+                if old {
                     self.rewrite_interior(level, end).await?;
                 }
                 at = end;
@@ -69,10 +69,6 @@ impl<E: Env> Set<E> {
     /// that comes by itself; it is seen to where buckets wait, or the pass before this one waits still.
     pub(super) async fn found_ages(&self, oldest: Vec<Generation>) -> Result<(), EngineError> {
         let upto = self.journal.state.borrow().open_seq();
-        if self.mutant(Mutant::AgesOfUnwritten) {
-            self.buckets.borrow_mut().set_oldest(oldest);
-            return Ok(());
-        }
         let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();
         self.ages_hold();
         if self.gc.ages.borrow().is_some() && (waits || self.buckets.borrow().aged) {

@@ -185,14 +185,6 @@ mutants! {
     // Generations that go round.
     InteriorPointersDoNotAge, "interior-pointers-do-not-age", "G1",
         "garbage collection looks for old pointers in leaves only";
-    OldInteriorStays, "old-interior-stays", "G2",
-        "an interior node with old pointers is not written anew";
-    AgesOfUnwritten, "ages-of-unwritten", "G3",
-        "ages count when a pass is done, although leaves on the device hold older pointers than in memory";
-    RetiredMetadataWraps, "retired-metadata-wraps", "G4",
-        "a bucket that was given up, a node's as well, is used again however old a pointer into it is";
-    RaisedBucketIsFree, "raised-bucket-is-free", "G5",
-        "a start hands out buckets whose generation no prio chain has";
     // The index.
     SplitLosesKey, "split-loses-key", "index",
         "a split leaves a key out of the node that it writes";
