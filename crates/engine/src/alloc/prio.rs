@@ -88,7 +88,9 @@ impl<E: Env> Set<E> {
         let _granted = self.journal_room_for_chain().await?;
         self.env.mark("prio_write");
         let count = self.geometry.prio_buckets() as usize;
-        self.keep_room(count).await;
+        // The chain promises buckets to the next start, which may find the device full: they have room by now (N2).
+        let wanted = count + self.buckets.borrow().room_wanted();
+        self.keep_room(wanted).await;
         let taken = {
             let mut buckets = self.buckets.borrow_mut();
             if !buckets.can_take(Purpose::Prio, count) {
