@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(keys(set), "cache state uuid volumes");
         assert_eq!(
             keys(&set["cache"]),
-            "available_percent bucket_bytes errors flushes path read_bytes reads size_bytes writes written_bytes"
+            "available_percent bucket_bytes errors flushes path put_aside_bytes read_bytes reads size_bytes writes written_bytes"
         );
         let volume = &set["volumes"][0];
         assert_eq!(keys(volume), "backing dirty_bytes mode name size_bytes state stats uris");

@@ -177,7 +177,9 @@ proptest! {
         discard: bool, journal_buckets in 0_u32..=256, now: u32, changes: bool,
     ) {
         prop_assume!(ids.0 != [0; 16] && ids.1 != [0; 16]);
-        let (block, bucket, buckets) = (1 << shape.0, 1 << shape.1, shape.2);
+        let (block, bucket) = (1 << shape.0, 1 << shape.1);
+        // Pointers reach 2^43 sectors.
+        let buckets = u64::from(shape.2).min((1 << 43) >> shape.1) as u32;
         let mut superblock =
             Superblock::new_cache(Uuid(ids.0), Uuid(ids.1), block, bucket, buckets, Replacement::Random, discard);
         if changes {
