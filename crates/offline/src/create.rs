@@ -31,6 +31,10 @@ pub async fn make_device<D: Device>(
 ) -> Result<(), OfflineError> {
     let head =
         SectorRange::new(Sector(0), SUPERBLOCK_SECTOR.0 + superblock.encode().len() as u64 / SECTOR_BYTES);
+    // The head of an older superblock goes first: its tail has the run numbers, and one without the other is an older copy.
+    let block = u64::from(device.geometry().logical_block_bytes).max(SECTOR_BYTES);
+    zero(device, SectorRange::new(SUPERBLOCK_SECTOR, block / SECTOR_BYTES), DOING).await?;
+    flush(device, On::Cache, DOING).await?;
     zero(device, head, DOING).await?;
     for range in wipe {
         wipe_bytes(device, range).await?;

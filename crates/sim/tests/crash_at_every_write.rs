@@ -219,7 +219,7 @@ fn bypass_write_over_clean_and_dirty() {
         "bypass write",
         &plan("writethrough", 0, BYPASS),
         OPTIONS,
-        &["durable_invalidation", "bypass_over_dirty"],
+        &["durable_invalidation", "written_back_for_write"],
     );
 }
 

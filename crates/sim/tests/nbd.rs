@@ -17,6 +17,8 @@ fn behind_nbd(seed: u64, connections: u32, structured: bool) -> Plan {
         receive_bytes: 64,
     });
     plan.controls.retain(|control| !matches!(control.action, ControlAction::Disconnect { .. }));
+    // The toys know nothing of devices that are not what they were.
+    plan.hands.clear();
     plan
 }
 

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Durability, Env, Nanos};
-use ubcache_format::{BackingState, Inode, Key, Pointer, Sector, Superblock, UuidEntry, encode_uuids};
+use ubcache_format::{
+    BackingState, Inode, Key, Pointer, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry, encode_uuids,
+};
 
 use super::first_run::write_superblock;
 use super::open::read_superblock;
@@ -110,7 +112,15 @@ impl<E: Env> CacheSet<E> {
                 inode
             }
         };
-        write_superblock(&backing, &superblock, "writing the backing superblock").await?;
+        const WRITING: &str = "writing the backing superblock";
+        if set.mutant(Mutant::NoFlushAtAttach) {
+            // Without the flush before the head as well.
+            let bytes = Buf::from_bytes(&superblock.encode()).into();
+            let written = backing.write(SUPERBLOCK_SECTOR, bytes, Durability::Fua).await;
+            written.map_err(EngineError::io(WRITING))?;
+        } else {
+            write_superblock(&backing, &superblock, WRITING).await?;
+        }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
         let volume = CachedVolume::new(set.clone(), backing, superblock, inode, options);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));

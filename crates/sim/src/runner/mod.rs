@@ -630,11 +630,17 @@ impl<S: System> Run<S> {
         }
     }
 
+    /// Reads everything, from where it is.
+    async fn read_all(&self) -> Step {
+        let ((env, _), volumes) = (self.instance(), self.fronts());
+        self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await
+    }
+
     /// Reads everything, evicts everything clean, reads everything. The oracle remembers what the first read
     /// returned, so the second has to return the same.
     async fn check(&self) -> Step {
-        let ((env, system), volumes) = (self.instance(), self.fronts());
-        self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await?;
+        self.read_all().await?;
+        let (_, system) = self.instance();
         let evicted = self.patiently("the eviction", system.control(Command::EvictClean)).await?;
         if let Err(error) = evicted
             && !self.board.errors_expected.get()
@@ -642,7 +648,7 @@ impl<S: System> Run<S> {
             return Err(self.violation("a command failed", format!("evict: {error}")));
         }
         self.note("everything was read, everything clean evicted".to_owned());
-        self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await?;
+        self.read_all().await?;
         for complaint in system.complaints() {
             self.board.oracle.borrow_mut().violation("the system complains", complaint);
         }
