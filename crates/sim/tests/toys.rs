@@ -1,5 +1,6 @@
 //! The oracle accepts a right volume over thousands of seeds and finds what is wrong with wrong ones.
 
+use ubcache_sim::plan::ControlAction;
 use ubcache_sim::plan::draw::{DrawOptions, draw};
 use ubcache_sim::toy::{self, Toy};
 use ubcache_sim::{Outcome, Plan, RunOptions, run_plan, shrink};
@@ -8,10 +9,15 @@ fn run<R: toy::Recipe>(plan: &Plan) -> Outcome {
     run_plan::<Toy<R>>(plan, RunOptions::default())
 }
 
-/// Plans for toys, which know nothing of devices that are not what they were.
+/// Plans for toys, which know nothing of devices that are not what they were, nor whom to tell of a flush that lost, and which
+/// have nothing that could become clean.
 fn draw_for_toys(seed: u64, faults: bool) -> Plan {
     let mut plan = draw(seed, DrawOptions { ops_max: 300, faults, ..DrawOptions::default() });
     plan.hands.clear();
+    plan.lossy.clear();
+    plan.hammers.clear();
+    let waits = |action: &ControlAction| matches!(action, ControlAction::Attribute { name, .. } if name.starts_with("until-"));
+    plan.controls.retain(|control| !waits(&control.action));
     plan
 }
 
