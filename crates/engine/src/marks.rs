@@ -166,7 +166,10 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("pointers_outrun", "sets of version 0.1 only: in crates/torture/tests/outrun.rs"),
     ("counted_again", "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
-    ("copies_forgotten", "rare: unpublished copies are dropped, so that their buckets make room in the journal"),
+    (
+        "copies_forgotten",
+        "rare: unpublished copies are dropped, so that their buckets make room in the journal",
+    ),
     ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
     ("fua_zeroes_lost", "rare: between zeroes and their flush another one fails"),
     ("flush_beside_a_failed_one", "rare: two flushes at once, and the later one fails first"),
