@@ -42,7 +42,7 @@ enum Command {
     /// What does the engine alone cost? Processor time, instructions, allocations and memory, over devices that do
     /// nothing
     Engine(commands::engine::Args),
-    /// How long is the longest poll of the engine, in which nobody else is served? By size of the cache
+    /// Measure the longest poll of the engine, in which nobody else is served, by size of the cache
     Polls(commands::polls::Args),
     /// Load an NBD server: throughput, latency, processor time
     Nbd(commands::nbd::Args),

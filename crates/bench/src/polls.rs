@@ -17,10 +17,10 @@ pub const STEPS_MAX: u64 = 60_000;
 /// More than is read of it.
 const VOLUME_BYTES: u64 = 1 << 40;
 
-/// What was done, and the longest polls meanwhile.
+/// One phase of the run, and its longest polls.
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// What was done.
+    /// Name of the phase.
     pub name: &'static str,
     /// The longest polls.
     pub longest: LongPolls,

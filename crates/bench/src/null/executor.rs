@@ -1,6 +1,6 @@
 //! Tasks and timers on one thread, as cheap as they get in safe code.
 //!
-//! As in the real reactor there are four queues, a turn runs them in the order of their priorities, and a task that
+//! Four queues, as in the real reactor: a turn runs them in the order of their priorities, and a task that
 //! is woken while a turn runs has to wait for the next. The clock stands still while tasks run, except where a load
 //! calls [`NullWorld::pass`]; when nobody can run it jumps to the next timer.
 
@@ -56,15 +56,15 @@ struct Slot {
 /// The longest polls since [`NullWorld::take_long_polls`] was asked last, the future of [`NullWorld::run`] included.
 #[derive(Clone, Debug, Default)]
 pub struct LongPolls {
-    /// How many there were.
+    /// Number of polls in that time.
     pub polls: u64,
     /// Steps that the loops of one counted.
     pub steps: u64,
-    /// Where that task was spawned.
+    /// Place where that task was spawned.
     pub steps_of: String,
     /// Processor time of one.
     pub nanos: u64,
-    /// Where that task was spawned.
+    /// Place where that task was spawned.
     pub nanos_of: String,
 }
 

@@ -56,7 +56,7 @@ impl Rig {
         Rig::in_world(NullWorld::new(1), shape)
     }
 
-    /// As [`Rig::new`], in a world of the caller's.
+    /// Does the same as [`Rig::new`], in a world of the caller's.
     pub fn in_world(world: NullWorld, shape: &Shape) -> Result<Rig, EngineError> {
         let bucket_sectors = u64::from(shape.bucket_sectors);
         let buckets = shape.cache_bytes / SECTOR_BYTES / bucket_sectors;
