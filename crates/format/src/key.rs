@@ -307,6 +307,9 @@ impl Key {
         if self.pointers.is_empty() {
             return wrong("number of pointers of a node", "0", "at least 1");
         }
+        if self.pointer().is_none() {
+            return wrong("cache device of a node", "none", "the one of the set");
+        }
         if self.sectors == 0 {
             return wrong("size of a node", "0", "at least 1");
         }
@@ -624,7 +627,14 @@ mod tests {
         assert_eq!(node.check_node(&geometry), Ok(()));
         assert!(Key { dirty: true, ..node.clone() }.check_node(&geometry).is_err());
         assert!(Key { sectors: 0, ..node.clone() }.check_node(&geometry).is_err());
-        assert!(Key { pointers: SmallVec::new(), ..node }.check_node(&geometry).is_err());
+        assert!(Key { pointers: SmallVec::new(), ..node.clone() }.check_node(&geometry).is_err());
+        let nowhere = Pointer::from_word(u64::MAX);
+        let error =
+            Key { pointers: smallvec![nowhere], ..node }.check_node(&geometry).expect_err("leads nowhere");
+        assert_eq!(
+            error.to_string(),
+            "key, byte 0: cache device of a node is none, expected the one of the set"
+        );
     }
 
     #[test]
