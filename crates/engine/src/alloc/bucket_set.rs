@@ -11,8 +11,16 @@ impl BucketSet {
         BucketSet(vec![0; buckets.div_ceil(64) as usize])
     }
 
-    pub fn insert(&mut self, bucket: BucketNr) {
-        self.0[bucket.0 as usize / 64] |= 1 << (bucket.0 % 64);
+    /// Says whether it is new.
+    pub fn insert(&mut self, bucket: BucketNr) -> bool {
+        let (word, bit) = (&mut self.0[bucket.0 as usize / 64], 1 << (bucket.0 % 64));
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    pub fn remove(&mut self, bucket: BucketNr) {
+        self.0[bucket.0 as usize / 64] &= !(1 << (bucket.0 % 64));
     }
 
     pub fn contains(&self, bucket: BucketNr) -> bool {
@@ -27,7 +35,9 @@ mod tests {
     #[test]
     fn what_was_put_in_is_in_it() {
         let mut set = BucketSet::new(130);
-        [0, 63, 129].into_iter().for_each(|bucket| set.insert(BucketNr(bucket)));
+        let new = [0, 63, 64, 129, 63].map(|bucket| set.insert(BucketNr(bucket)));
+        assert_eq!(new, [true, true, true, true, false]);
+        set.remove(BucketNr(64));
         let found: Vec<u32> = (0..200).filter(|&bucket| set.contains(BucketNr(bucket))).collect();
         assert_eq!(found, [0, 63, 129]);
         assert!(!BucketSet::default().contains(BucketNr(0)));

@@ -131,9 +131,8 @@ impl Buckets {
             written: Vec::new(),
             oldest: Vec::with_capacity(n),
             former_oldest: Vec::new(),
-            // Memory of zeroes costs nothing before it is used.
-            live: vec![0; n],
-            dirty: vec![0; n],
+            live: Vec::with_capacity(n),
+            dirty: Vec::with_capacity(n),
             role: Vec::with_capacity(n),
             recency: Recency::new(&geometry),
             // At first it takes all of them, and to grow would be to move them.
@@ -174,6 +173,10 @@ impl Buckets {
             for generations in [&mut self.generations, &mut self.durable, &mut self.oldest] {
                 generations.push(entry.generation);
             }
+            // Counting a leaf goes all over these: the system's work for memory that is used for the first time, a
+            // microsecond for each bucket then, is done here, in slices.
+            self.live.push(0);
+            self.dirty.push(0);
             self.recency.learn(entry.priority);
             self.role.push(if bucket.0 < metadata { Role::Metadata } else { Role::Unknown });
             self.unknown += u32::from(bucket.0 >= metadata);

@@ -21,9 +21,14 @@ const PART: usize = 1 << 16;
 struct Parts<T>(Vec<Vec<T>>);
 
 impl<T: Copy + Default> Parts<T> {
-    fn zeroes(count: usize) -> Parts<T> {
-        // Memory of zeroes costs nothing before it is used.
-        Parts((0..count.div_ceil(PART)).map(|_| vec![T::default(); PART]).collect())
+    /// Zeroes for so many buckets. Others have their turn after each part, for memory that was used before is cleared.
+    async fn zeroes<E: Env>(env: &E, count: usize) -> Parts<T> {
+        let mut parts = Vec::new();
+        for _ in 0..count.div_ceil(PART) {
+            parts.push(vec![T::default(); PART]);
+            env.yield_now().await;
+        }
+        Parts(parts)
     }
 
     fn get(&self, index: usize) -> T {
@@ -101,8 +106,11 @@ impl<E: Env> Set<E> {
         let count = self.geometry.buckets as usize;
         let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
         in_slices(&self.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part)).await;
-        let (priorities, places) = (Parts::zeroes(count), Parts::zeroes(count));
-        let mut order = Order { priorities, next: vec![0; PRIORITIES], buckets: places };
+        let mut order = Order {
+            priorities: Parts::zeroes(&self.env, count).await,
+            next: vec![0; PRIORITIES],
+            buckets: Parts::zeroes(&self.env, count).await,
+        };
         self.for_all_buckets(1, |part| buckets.borrow().note_priorities(part, &mut order)).await;
         order.priorities_seen();
         self.for_all_buckets(PLACE_STEPS, |part| order.put(part)).await;

@@ -14,6 +14,7 @@ use ubcache_env::local::join_all;
 use ubcache_env::{Env, IoResult, Nanos, SectorRange};
 use ubcache_format::{BucketNr, Geometry, Pointer};
 
+use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Purpose, Role};
 use crate::mutants::Mutant;
 use crate::set::Set;
@@ -31,7 +32,7 @@ const ROUNDS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Room {
     /// The device has allocated the bucket in full.
-    has: Vec<bool>,
+    has: BucketSet,
     /// A write was refused: put aside when it would be free.
     lacks: BTreeSet<BucketNr>,
     aside: VecDeque<BucketNr>,
@@ -42,7 +43,7 @@ pub(crate) struct Room {
 impl Room {
     pub fn new(buckets: u32) -> Room {
         Room {
-            has: vec![false; buckets as usize],
+            has: BucketSet::new(buckets),
             lacks: BTreeSet::new(),
             aside: VecDeque::new(),
             try_at: Nanos(0),
@@ -58,23 +59,23 @@ impl Buckets {
     }
 
     pub(super) fn has_room(&self, bucket: BucketNr) -> bool {
-        self.room.has[bucket.0 as usize]
+        self.room.has.contains(bucket)
     }
 
     /// The device has allocated it.
     pub fn note_room(&mut self, bucket: BucketNr) {
-        self.room.has[bucket.0 as usize] = true;
+        self.room.has.insert(bucket);
         self.room.lacks.remove(&bucket);
     }
 
     /// What was allocated is given back to the device.
     pub(super) fn forget_room(&mut self, bucket: BucketNr) {
-        self.room.has[bucket.0 as usize] = false;
+        self.room.has.remove(bucket);
     }
 
     /// A write was refused: no more data goes there, and it is put aside instead of becoming free.
     pub fn note_lack_of_room(&mut self, bucket: BucketNr) {
-        self.room.has[bucket.0 as usize] = false;
+        self.room.has.remove(bucket);
         self.room.lacks.insert(bucket);
         self.room.tried = TRIED_MIN;
     }

@@ -10,6 +10,7 @@ use ubcache_format::{
     scan_heads_strictly, select_replay, torn_entry,
 };
 
+use crate::alloc::bucket_set::BucketSet;
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::index::leaf::Leaf;
@@ -21,8 +22,8 @@ use crate::slices::{Slice, in_slices};
 /// Steps of putting a record where it belongs.
 const RECORD_STEPS: usize = 8;
 
-/// Journal buckets that are read at a time.
-const AT_ONCE: u32 = 8;
+/// Bytes of the journal that are read at a time; a bucket at least.
+const BYTES_AT_ONCE: u64 = 2 << 20;
 
 /// Reads all journal buckets and picks the entries that count. Changes nothing. In memory, at a time: the buckets with
 /// entries that the newest one so far needs.
@@ -36,9 +37,10 @@ pub(crate) async fn read_journal<E: Env>(
     let mut torn = None;
     // The greatest number, and what that entry needs.
     let mut newest: Option<(JournalSeq, JournalSeq)> = None;
+    let at_once = (BYTES_AT_ONCE / geometry.bucket_bytes()).max(1) as u32;
     let mut next = 0;
     while next < geometry.journal_buckets {
-        let end = (next + AT_ONCE).min(geometry.journal_buckets);
+        let end = next.saturating_add(at_once).min(geometry.journal_buckets);
         for buf in join_all((next..end).map(|index| read_bucket(device, geometry, index))).await {
             let (buf, index) = (buf?, buckets.len() as u32);
             let heads = scan_heads_strictly(geometry, buf.as_slice())
@@ -47,6 +49,7 @@ pub(crate) async fn read_journal<E: Env>(
             torn = torn.max(torn_entry(geometry, rest));
             newest = newest.max(heads.iter().map(|(_, head)| (head.seq, head.last_seq)).max());
             buckets.push(Bucket { heads, bytes: Some(buf) });
+            env.yield_now().await;
         }
         let needed = newest.map(|(seq, last_seq)| last_seq.min(seq));
         let kept = buckets.iter_mut().filter(|bucket| bucket.bytes.is_some());
@@ -248,7 +251,7 @@ impl<E: Env> Set<E> {
     pub(crate) async fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
         let mut pins = Vec::new();
         // One for each bucket: there may be millions of records.
-        let mut pinned = vec![false; self.geometry.buckets as usize];
+        let mut pinned = BucketSet::new(self.geometry.buckets);
         let at = self.geometry.bucket_start(self.geometry.journal_bucket(0));
         let mut slice = Slice::new(self.tuning.slice_steps);
         for entry in range.entries.iter().rev() {
@@ -258,8 +261,7 @@ impl<E: Env> Set<E> {
                 if let Some(pointer) = key.pointer() {
                     let mut buckets = self.buckets.borrow_mut();
                     let pin = buckets.claim(pointer);
-                    let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
-                    if pin.is_some() && !std::mem::replace(&mut pinned[bucket], true) {
+                    if pin.is_some() && pinned.insert(pointer.bucket(self.geometry.bucket_sectors)) {
                         pins.extend(pin);
                     }
                 }
