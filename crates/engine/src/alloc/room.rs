@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Env, IoResult, Nanos, SectorRange};
@@ -35,6 +36,8 @@ pub(crate) struct Room {
     has: BucketSet,
     /// A write was refused: put aside when it would be free.
     lacks: BTreeSet<BucketNr>,
+    /// Of these, the last one that was tried again.
+    tried_to: BucketNr,
     aside: VecDeque<BucketNr>,
     try_at: Nanos,
     tried: usize,
@@ -45,6 +48,7 @@ impl Room {
         Room {
             has: BucketSet::new(buckets),
             lacks: BTreeSet::new(),
+            tried_to: BucketNr(0),
             aside: VecDeque::new(),
             try_at: Nanos(0),
             tried: TRIED_MIN,
@@ -123,16 +127,34 @@ impl Buckets {
         }
     }
 
-    /// Buckets put aside that are to be tried again now.
-    fn take_to_try(&mut self, now: Nanos) -> Vec<BucketNr> {
-        if self.room.aside.is_empty() || now < self.room.try_at {
-            return Vec::new();
+    /// Buckets that lack room, nobody's or with data that was there before: what status says (N1).
+    pub fn without_room(&self) -> usize {
+        self.room.aside.len() + self.room.lacks.len()
+    }
+
+    fn is_try_due(&self, now: Nanos) -> bool {
+        self.without_room() > 0 && now >= self.room.try_at
+    }
+
+    /// Buckets to be tried again now: those put aside, which nobody has meanwhile, then some that are to be.
+    fn take_to_try(&mut self, now: Nanos) -> (Vec<BucketNr>, Vec<BucketNr>) {
+        if !self.is_try_due(now) {
+            return (Vec::new(), Vec::new());
         }
         self.room.try_at = now.after(ASIDE);
         let count = self.room.tried.min(self.room.aside.len());
-        self.room.aside.drain(..count).collect()
+        let aside = self.room.aside.drain(..count).collect();
+        let after = (Bound::Excluded(self.room.tried_to), Bound::Unbounded);
+        let mut lacks: Vec<BucketNr> =
+            self.room.lacks.range(after).take(self.room.tried - count).copied().collect();
+        if lacks.is_empty() && count < self.room.tried {
+            lacks.extend(self.room.lacks.iter().take(self.room.tried - count));
+        }
+        self.room.tried_to = lacks.last().copied().unwrap_or(self.room.tried_to);
+        (aside, lacks)
     }
 
+    /// What the device said of one that was put aside.
     fn tried(&mut self, bucket: BucketNr, has_room: bool) {
         if has_room {
             self.note_room(bucket)
@@ -226,23 +248,26 @@ impl<E: Env> Set<E> {
     pub(super) fn is_room_due(&self) -> bool {
         let buckets = self.buckets.borrow();
         let missing = buckets.room_missing() > 0 && !buckets.free.is_empty();
-        let aside = !buckets.room.aside.is_empty() && self.env.now() >= buckets.room.try_at;
-        aside || (missing && !self.mutant(Mutant::NoRoomForMetadata))
+        buckets.is_try_due(self.env.now()) || (missing && !self.mutant(Mutant::NoRoomForMetadata))
     }
 
-    /// N3: tries buckets again that were put aside.
+    /// N3: tries buckets again that were put aside, or are to be.
     pub(super) async fn try_again(&self) {
-        let tried = self.buckets.borrow_mut().take_to_try(self.env.now());
-        if tried.is_empty() {
-            return;
-        }
-        let count = tried.len();
+        let (aside, lacks) = self.buckets.borrow_mut().take_to_try(self.env.now());
+        let count = aside.len() + lacks.len();
         let mut taken_back = 0;
-        for bucket in tried {
+        for bucket in aside {
             // What the first one says is said of the others as well.
             let has_room = taken_back >= 0 && self.allocate_bucket(bucket).await;
             taken_back = if has_room { taken_back + 1 } else { -1 };
             self.buckets.borrow_mut().tried(bucket, has_room);
+        }
+        for bucket in lacks {
+            let has_room = taken_back >= 0 && self.allocate_bucket(bucket).await;
+            taken_back = if has_room { taken_back + 1 } else { -1 };
+            if has_room {
+                self.buckets.borrow_mut().note_room(bucket);
+            }
         }
         if taken_back > 0 {
             self.env.mark("bucket_taken_back");

@@ -255,7 +255,7 @@ impl<E: Env> CacheSet<E> {
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
             available_percent: 100 - buckets.in_use_percent(),
-            put_aside_bytes: buckets.aside_len() as u64 * geometry.bucket_bytes(),
+            put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
             failed: set.failed.borrow().clone(),
             btree_leaves: set.tree.borrow().leaf_count() as u64,
