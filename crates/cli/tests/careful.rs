@@ -11,7 +11,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use support::crashed::{a_crashed_set, json, run};
-use support::{make_set, must, names_in, scratch, serve_command, sha256_of, tool, ubcache};
+use support::devices::Loop;
+use support::{make_set, must, names_in, scratch, serve_command, sha256_of, ubcache};
 
 /// What a command said.
 fn said(output: &Output) -> String {
@@ -302,22 +303,6 @@ fn assert_listed(before: &[u8], after: &[u8], report: &Value) {
             listed.get(next).is_some_and(|(first, _)| *first <= key)
         };
         assert!(before == after || is_listed(), "sector {sector} is not listed");
-    }
-}
-
-/// A loop device, detached at the end.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn new(file: &Path, extra: &[&str]) -> Option<Loop> {
-        let output = tool("losetup").args(["-f", "--show"]).args(extra).arg(file).output().ok()?;
-        output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = tool("losetup").arg("-d").arg(&self.0).output();
     }
 }
 

@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use support::{Daemon, have, make_set, must, run, scratch, sha256_of, skipped, sparse, text, tool, ubcache};
+use support::devices::Loop;
+use support::{Daemon, have, make_set, must, run, scratch, sha256_of, skipped, sparse, text, ubcache};
 use ubcache_format::{Replacement, Superblock, Uuid};
 
 fn said(output: &Output) -> String {
@@ -96,22 +97,6 @@ fn a_name_means_one_disk() {
     assert!(found == [2; 4096]);
     assert!(ubcache_cli::nbd_client::Client::connect(&daemon.socket, &uuid(&disks[0])).is_err());
     daemon.stop();
-}
-
-/// A loop device for a file, detached at the end.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn new(file: &Path, more: &[&str]) -> Option<Loop> {
-        let output = tool("losetup").args(["-f", "--show"]).args(more).arg(file).output().ok()?;
-        output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = tool("losetup").arg("-d").arg(&self.0).output();
-    }
 }
 
 /// Two daemons wrote to one disk, and `make` wrote over a superblock in use: nobody asked for the file under a loop device.

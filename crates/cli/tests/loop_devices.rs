@@ -6,23 +6,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
+use support::devices::Loop;
 use support::{Daemon, each_io, have, must, pseudo_random, skipped, sparse, tool, ubcache};
-
-/// A loop device for a file, detached at the end.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn new(file: &Path) -> Option<Loop> {
-        let output = tool("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
-        output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = tool("losetup").arg("-d").arg(&self.0).output();
-    }
-}
 
 fn super_show(device: &Path) -> String {
     must(tool("bcache-super-show").arg(device))
@@ -40,7 +25,7 @@ fn sets_of_make_bcache_are_served() {
             sparse(&file, mib << 20);
             file
         });
-        let loops: Option<Vec<Loop>> = files.iter().map(|file| Loop::new(file)).collect();
+        let loops: Option<Vec<Loop>> = files.iter().map(|file| Loop::new(file, &[])).collect();
         let Some(loops) = loops else {
             skipped(test, "no loop devices here");
             return;
@@ -125,7 +110,7 @@ fn a_damaged_block_device_is_repaired() {
         std::fs::write(&file, bytes).expect("room");
         file
     });
-    let loops: Option<Vec<Loop>> = files.iter().map(|file| Loop::new(file)).collect();
+    let loops: Option<Vec<Loop>> = files.iter().map(|file| Loop::new(file, &[])).collect();
     let Some(loops) = loops else {
         skipped(test, "no loop devices here");
         return;

@@ -4,27 +4,13 @@
 mod support;
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use support::{
-    Daemon, Mount, each_io, must, names_in, pseudo_random, run, skipped, sparse, text, tool, ubcache,
-};
+use support::devices::small;
+use support::{Daemon, each_io, must, names_in, pseudo_random, run, sparse, text, tool, ubcache};
 
 const PIECE: usize = 64 << 10;
-
-/// A small file system in memory; none if this user may not mount one.
-fn small(test: &str, directory: &Path, mib: u64) -> Option<(PathBuf, Mount)> {
-    let point = directory.join("small");
-    std::fs::create_dir(&point).expect("a directory");
-    let size = format!("size={mib}m");
-    let mounted = tool("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&point).output();
-    if mounted.is_ok_and(|output| output.status.success()) {
-        return Some((point.clone(), Mount::new(point, "umount")));
-    }
-    skipped(test, "may not mount a file system");
-    None
-}
 
 /// Eight writes without space made the set fail: with dirty data every later write ended with an error, without it the
 /// cache was thrown away. Now such data is not cached, and the set goes on, over restarts as well.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ubcache_host::PageCache;
+
 use crate::failure::Failure;
 
 /// Everything that one daemon needs to know.
@@ -43,8 +45,8 @@ pub struct ServeConfig {
     pub read_only: bool,
     /// The least that every read of a backing device takes: for the demo, and for tests.
     pub backing_delay: Duration,
-    /// I/O to the devices goes through the kernel's page cache: for measuring what the server itself costs.
-    pub page_cache: bool,
+    /// Which devices are used through the kernel's page cache.
+    pub page_cache: PageCache,
 }
 
 /// A place where clients connect.

@@ -46,3 +46,4 @@ pub use config::{NbdAddress, ServeConfig};
 pub use failure::{Code, Failure};
 pub use serve::{Ready, serve};
 pub use ubcache_engine::MUTANTS_COMPILED;
+pub use ubcache_host::PageCache;

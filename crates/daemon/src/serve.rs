@@ -5,12 +5,13 @@
 //!  (changes nothing)                                                   SIGTERM, SIGINT, `ubcache stop`
 //! ```
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
     AttachOptions, AttributeError, CacheSet, CachedVolume, Choice, EXTENT_MEMORY_BYTES, EngineError,
-    FormerRun, SetOptions, TakenOver,
+    FormerRun, SetOptions, TakenOver, VolumeState,
 };
 use ubcache_env::local::Event;
 use ubcache_env::{Env, Nanos, Priority, Volume};
@@ -74,6 +75,15 @@ pub struct Served {
     /// The volume.
     pub volume: Rc<VolumeOfSet>,
     path: PathBuf,
+    /// The backing device takes no writes any more.
+    lost: Rc<Cell<bool>>,
+}
+
+impl Served {
+    /// The state in one word.
+    fn state(&self) -> &'static str {
+        if self.lost.get() { VolumeState::Failed.word() } else { self.volume.state().word() }
+    }
 }
 
 /// Serves until told to stop. `ready` is called once, when clients can connect.
@@ -142,12 +152,11 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         }
     }
     // All devices are taken before anything is changed on any of them.
-    let direct = !config.page_cache;
-    let cache = world.open(&members.cache_path, direct, Nanos(0)).await?;
+    let cache = world.open(&members.cache_path, config.page_cache, Nanos(0)).await?;
     let delay = Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
     let mut backings = Vec::new();
     for path in &config.backings {
-        let backing = world.open(path, direct, delay).await?;
+        let backing = world.open(path, config.page_cache, delay).await?;
         if !config.trust_discards && backing.refuse_vague_discards() {
             tracing::info!(
                 device = %path.display(),
@@ -196,9 +205,10 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         backings.into_iter().zip(&config.backings).zip(names).zip(choices)
     {
         let options = AttachOptions { name: name.clone(), read_only: config.read_only, choice };
+        let lost = backing.lost();
         match set.attach(backing, options).await {
             Ok(volume) => {
-                volumes.push(Served { name: name.clone(), volume, path: path.clone() });
+                volumes.push(Served { name: name.clone(), volume, path: path.clone(), lost });
             }
             Err(error) => {
                 // The refusal is what the user has to hear about.
@@ -460,7 +470,9 @@ impl Daemon {
     pub fn attribute(&self, volume: Option<&str>, name: &str) -> Result<serde_json::Value, String> {
         let mut values = serde_json::Map::new();
         for served in self.select(volume)? {
-            if let Some(value) = served.volume.attribute(name) {
+            let value =
+                if name == "state" { Some(served.state().to_owned()) } else { served.volume.attribute(name) };
+            if let Some(value) = value {
                 values.insert(served.name.clone(), value.into());
             }
         }
@@ -520,7 +532,7 @@ impl Daemon {
                 },
                 size_bytes: status.size_bytes,
                 mode: mode_name(status.mode).to_owned(),
-                state: status.state.word().to_owned(),
+                state: served.state().to_owned(),
                 dirty_bytes: status.dirty_bytes,
                 stats: StatsReport {
                     cache_hits: status.stats.cache_hits,

@@ -217,6 +217,13 @@ pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
             Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
                 .advice("run as a user who may do this, or change owner or mode of the file")
         }
+        OpenError::NoDirectIo { .. } => Failure::refused(path, "its file system can't pass the page cache by")
+            .found("no direct I/O (O_DIRECT)")
+            .expected("a file system with direct I/O, as ext4, XFS and btrfs have, or a block device")
+            .advice(
+                "move it to one. Or give --page-cache: then a flush of this device that fails ends all writes to it until the \
+                 next start, because the page cache forgets what it could not write",
+            ),
         OpenError::ReadOnly { .. } => Failure::could_not_run(path, "the device is read-only")
             .expected("a device that can be written")
             .advice("is it write-protected? `blockdev --setrw` changes that; or work on a copy"),

@@ -2,13 +2,15 @@
 //!
 //! The delay is for `ubcache demo`, whose "disk" is a file on the same fast device as its "cache".
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 
 use ubcache_env::{
     Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange,
     Task,
 };
-use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, SocketError};
+use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketError};
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
@@ -29,13 +31,17 @@ impl World {
         World { host }
     }
 
-    /// Opens a device for nobody else to use. `direct`: past the kernel's page cache. Every read takes at least
-    /// `delay`.
+    /// Opens a device for nobody else to use. Every read takes at least `delay`.
     ///
     /// The kernel gives back what a killed process had open only when its I/O in flight is done: a device in use
     /// gets a moment to become free.
-    pub async fn open(&self, path: &Path, direct: bool, delay: Nanos) -> Result<ServedFile, Failure> {
-        let options = OpenOptions { direct, write: true, exclusive: true };
+    pub async fn open(
+        &self,
+        path: &Path,
+        page_cache: PageCache,
+        delay: Nanos,
+    ) -> Result<ServedFile, Failure> {
+        let options = OpenOptions { page_cache, write: true, exclusive: true };
         let end = self.now().after(IN_USE_PATIENCE);
         let mut opened = HostFile::open(&self.host, path, options);
         while matches!(opened, Err(OpenError::InUse { .. })) && self.now() < end {
@@ -101,6 +107,11 @@ pub struct ServedFile {
 }
 
 impl ServedFile {
+    /// See [`HostFile::lost`].
+    pub fn lost(&self) -> Rc<Cell<bool>> {
+        self.file.lost()
+    }
+
     /// D2: a device that may read differently at every read where it discarded gets no discards. True: it would.
     pub fn refuse_vague_discards(&self) -> bool {
         let vague = self.file.discards_are_vague();

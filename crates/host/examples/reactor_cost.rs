@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ubcache_env::local::{Notify, join_all};
 use ubcache_env::{Buf, Device, Env, Priority, Sector};
-use ubcache_host::{Host, HostEnv, HostFile, IoBackend, OpenOptions};
+use ubcache_host::{Host, HostEnv, HostFile, IoBackend, OpenOptions, PageCache};
 
 const FILE_BYTES: u64 = 64 << 20;
 
@@ -125,8 +125,8 @@ async fn timers(env: &HostEnv, count: u64) {
 
 async fn reads(env: &HostEnv, path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(path, vec![7; FILE_BYTES as usize])?;
-    for (direct, name) in [(false, "page cache"), (true, "O_DIRECT")] {
-        let file = Rc::new(HostFile::open(env, path, OpenOptions { direct, ..OpenOptions::default() })?);
+    for (page_cache, name) in [(PageCache::Always, "page cache"), (PageCache::Never, "O_DIRECT")] {
+        let file = Rc::new(HostFile::open(env, path, OpenOptions { page_cache, ..OpenOptions::default() })?);
         for tasks in [1, 32] {
             let rounds = 20_000 / tasks;
             let started = Instant::now();

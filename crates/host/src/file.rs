@@ -1,7 +1,8 @@
 //! Regular files and block devices as [`Device`]s.
 //!
-//! By default with O_DIRECT: the engine caches what it wants to, and a write that has completed
-//! has reached the device. What direct I/O asks for in alignment is met here: reads of a part of
+//! With O_DIRECT: the engine caches what it wants to, and a write that has completed has reached the
+//! device. Through the page cache only if that is asked for, because of its failed flushes: see
+//! [`PageCache`]. What direct I/O asks for in alignment is met here: reads of a part of
 //! a logical block read the whole block aside, and writes from memory that is not aligned are
 //! copied to memory that is. A *write* of a part of a logical block is refused, because reading
 //! and writing back the rest of the block would not be atomic.
@@ -29,12 +30,29 @@ const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 /// Longest read of a file in the page cache that is tried at once: copying it takes some ten microseconds.
 const READ_NOW_BYTES: usize = 128 << 10;
 
+/// Which devices are used through the kernel's page cache.
+///
+/// When the kernel can't write a page, the next flush fails, once, and the page counts as clean from then on: reads go on
+/// returning it until the memory is needed, and then what the device has. So a device that is used that way takes no writes and
+/// no flushes any more once a flush has failed, and what is in the page cache when it is opened is given up.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub enum PageCache {
+    /// None: what can't be opened with O_DIRECT is refused.
+    #[default]
+    Never,
+    /// Those that can't be opened with O_DIRECT; a log line says which.
+    Needed,
+    /// All.
+    Always,
+}
+
+const OPENING: &str = "opening it";
+
 /// How to open a file or device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct OpenOptions {
-    /// Pass the page cache by. Where the file system refuses that, the file is opened without,
-    /// and a log line says so.
-    pub direct: bool,
+    /// Whether to use the page cache.
+    pub page_cache: PageCache,
     /// Allow writes.
     pub write: bool,
     /// Fail if somebody else uses it: O_EXCL for block devices, a lock (`flock`) for files.
@@ -43,7 +61,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { direct: true, write: false, exclusive: false }
+        OpenOptions { page_cache: PageCache::Never, write: false, exclusive: false }
     }
 }
 
@@ -73,6 +91,14 @@ pub enum OpenError {
         by: &'static str,
         /// What to do about it.
         hint: &'static str,
+    },
+    /// Its file system has no O_DIRECT.
+    #[error(
+        "{path}: can't be used past the page cache (O_DIRECT); use a file system that can do that, or a block device"
+    )]
+    NoDirectIo {
+        /// What was to be opened.
+        path: PathBuf,
     },
     /// It takes no writes.
     #[error("{path}: a read-only device; `blockdev --setrw`, or work on a copy")]
@@ -115,6 +141,12 @@ pub struct HostFile {
     zeroes: Cell<bool>,
     writes_durably: Cell<bool>,
     allocates: Cell<bool>,
+    /// Past the page cache.
+    direct: bool,
+    /// A durable write failed, and no flush has failed for it yet.
+    untold: Cell<bool>,
+    /// A flush failed that the page cache was to be written by.
+    lost: Rc<Cell<bool>>,
 }
 
 impl HostFile {
@@ -131,7 +163,7 @@ impl HostFile {
         if options.write && is_block_device && claims::is_read_only(&metadata) {
             return Err(OpenError::ReadOnly { path: path.to_owned() });
         }
-        let (fd, direct) = open_any(path, options, is_block_device).map_err(failed("opening it"))?;
+        let (fd, direct) = open_any(path, options, is_block_device).map_err(failed(OPENING))?;
         if options.exclusive && !is_block_device {
             sys::lock_exclusive(&fd).map_err(failed("locking it"))?;
         }
@@ -149,6 +181,9 @@ impl HostFile {
                 hint: "`losetup --list` names the file; stop that process first",
             });
         }
+        if !direct && options.write {
+            empty_page_cache(&fd).map_err(failed("bringing to it what the page cache has of it"))?;
+        }
         let (geometry, alignment) = survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
         Ok(HostFile {
             env: env.clone(),
@@ -160,8 +195,11 @@ impl HostFile {
             reads_now: Cell::new(!direct),
             discards: Cell::new(geometry.discard),
             zeroes: Cell::new(true),
-            writes_durably: Cell::new(true),
+            writes_durably: Cell::new(direct),
             allocates: Cell::new(!is_block_device),
+            direct,
+            untold: Cell::new(false),
+            lost: Rc::default(),
         })
     }
 
@@ -180,9 +218,33 @@ impl HostFile {
         self.discards.get() && !discards_are_determined(&self.fd)
     }
 
+    /// Becomes true when a flush has failed of what is used through the page cache; then all writes fail.
+    pub fn lost(&self) -> Rc<Cell<bool>> {
+        self.lost.clone()
+    }
+
     /// From now on it says that it can't discard.
     pub fn never_discard(&self) {
         self.discards.set(false);
+    }
+
+    /// F6: the kernel may have thrown away what it could not write, and reports that once.
+    fn check_not_lost(&self) -> IoResult {
+        if self.lost.get() { Err(IoError::Gone) } else { Ok(()) }
+    }
+
+    fn flush_failed(&self, error: &IoError) {
+        if self.direct || self.lost.replace(true) {
+            return;
+        }
+        tracing::error!(
+            device = %self.path.display(),
+            found = %error,
+            "a flush failed, and the device is used through the page cache: what the kernel could not write may be gone, \
+             although it is still read. Nothing is written to the device any more. To do: see what is wrong with the device \
+             (`dmesg`, `df`), mend that, and start again; a file system with O_DIRECT, or a block device, does without the \
+             page cache"
+        );
     }
 
     fn check(&self, at: Sector, bytes: usize) -> IoResult {
@@ -308,6 +370,7 @@ impl Device for HostFile {
     }
 
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        self.check_not_lost()?;
         self.check(at, from.len())?;
         let at = at.bytes();
         self.check_blocks(at, from.len() as u64)?;
@@ -321,16 +384,30 @@ impl Device for HostFile {
         if dsync && result == Err(IoError::NotSupported) {
             self.writes_durably.set(false);
             result = self.write_at(at, data, false).await.1;
+        } else if dsync && result.as_ref().is_err_and(|error| !error.is_no_space()) {
+            // On many devices it is a write and a flush, and which of them failed nobody says.
+            self.untold.set(true);
         }
         result?;
         if durable && !self.writes_durably.get() { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&self) -> IoResult {
-        self.submit(Request::Sync { fd: self.fd.clone() }).await.1
+        self.check_not_lost()?;
+        let result = self.submit(Request::Sync { fd: self.fd.clone() }).await.1;
+        let untold = self.untold.replace(false);
+        match result {
+            Ok(()) if untold => Err(IoError::Os(libc::EIO)),
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.flush_failed(&error);
+                Err(error)
+            }
+        }
     }
 
     async fn discard(&self, range: SectorRange) -> IoResult {
+        self.check_not_lost()?;
         self.check_range(range)?;
         if !self.discards.get() {
             return Err(IoError::NotSupported);
@@ -356,6 +433,7 @@ impl Device for HostFile {
     }
 
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        self.check_not_lost()?;
         self.check_range(range)?;
         self.check_blocks(range.start.bytes(), range.bytes())?;
         if range.is_empty() {
@@ -421,27 +499,45 @@ fn unsuitable(kind: FileType) -> Option<&'static str> {
     }
 }
 
+/// Has what is in the page cache written, and then read again from the device: a former user may have left there what the
+/// device refused.
+fn empty_page_cache(fd: &OwnedFd) -> io::Result<()> {
+    match sys::fdatasync(fd.as_raw_fd()) {
+        0 => {
+            sys::forget_pages(fd.as_raw_fd());
+            Ok(())
+        }
+        code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
 /// Opens with O_DIRECT if wanted and possible; says whether it was.
 fn open_any(path: &Path, options: OpenOptions, is_block_device: bool) -> io::Result<(OwnedFd, bool)> {
     let mut flags = if options.write { libc::O_RDWR } else { libc::O_RDONLY };
     if options.exclusive && is_block_device {
         flags |= libc::O_EXCL;
     }
-    if options.direct {
+    if options.page_cache != PageCache::Always {
         match sys::open(path, flags | libc::O_DIRECT) {
-            Ok(fd) => return Ok((fd, true)),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(error) if options.page_cache == PageCache::Needed && has_no_direct_io(&error) => {
                 tracing::warn!(path = %path.display(), "no direct I/O on this file system; I/O goes through the page cache");
             }
-            Err(error) => return Err(error),
+            opened => return Ok((opened?, true)),
         }
     }
     Ok((sys::open(path, flags)?, false))
 }
 
+fn has_no_direct_io(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
 fn failure(path: &Path, options: OpenOptions, doing: &'static str, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.raw_os_error() {
+        _ if doing == OPENING && options.page_cache == PageCache::Never && has_no_direct_io(&source) => {
+            OpenError::NoDirectIo { path }
+        }
         Some(libc::ENOENT) => OpenError::NotFound { path },
         Some(libc::EACCES | libc::EPERM) => {
             let mode = if options.write { "reading and writing" } else { "reading" };

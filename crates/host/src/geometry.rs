@@ -43,7 +43,8 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
         sectors: bytes / block * (block / SECTOR_BYTES),
         logical_block_bytes,
         max_transfer_bytes: if is_block_device { queue.max_transfer_bytes() } else { FILE_TRANSFER_BYTES },
-        volatile_cache: !is_block_device || queue.volatile_cache(),
+        // The page cache is one, whatever the device says of its own.
+        volatile_cache: !direct || !is_block_device || queue.volatile_cache(),
         discard: write && if is_block_device { queue.discards() } else { punches_holes(fd, metadata.len()) },
     };
     let alignment = if direct {

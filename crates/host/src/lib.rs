@@ -47,7 +47,7 @@ mod timers;
 mod workers;
 
 pub use claims::{loop_in_use, under_loop_in_use};
-pub use file::{HostFile, OpenError, OpenOptions};
+pub use file::{HostFile, OpenError, OpenOptions, PageCache};
 pub use io::IoBackend;
 pub use reactor::{Host, HostEnv, Mailbox, MailboxClosed};
 pub use signal::Signal;

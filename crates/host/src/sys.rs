@@ -182,6 +182,12 @@ pub(crate) fn fdatasync(fd: RawFd) -> i32 {
     outcome(unsafe { libc::fdatasync(fd) } as isize)
 }
 
+/// `posix_fadvise(POSIX_FADV_DONTNEED)` for all of it: clean pages leave the page cache, unless a process has them mapped.
+pub(crate) fn forget_pages(fd: RawFd) {
+    // SAFETY: no memory is passed; it is advice, so what becomes of it does not matter.
+    unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// `preadv2(2)`. Returns bytes or a negative errno.
 ///
 /// # Safety

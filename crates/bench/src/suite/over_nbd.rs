@@ -18,7 +18,7 @@ pub fn hits(options: &Options, results: &mut Results) -> Result<(), String> {
     let bytes = options.working_set_bytes();
     let files = make(options, "hits", bytes * 2 + (1 << 30), bytes, bytes)?;
     let backing = format!("{}", files.backing.display());
-    let serve = Serve::with("ubcache.nbd", &["--page-cache", "--mode", "writethrough"]);
+    let serve = Serve::with("ubcache.nbd", &["--page-cache=always", "--mode", "writethrough"]);
     let ubcache = Server::ubcache(options, &files, &serve)?;
     let size = bytes.to_string();
     let memory = Server::nbdkit(options, "nbdkit memory", "memory.nbd", &["memory", &size])?;
@@ -66,7 +66,7 @@ fn rows(results: &mut Results, deep: &[Turns], single: &[Turns]) {
     let [ubcache, memory, small, large, floor] = deep else { unreachable!("five servers") };
     let command = |more: &str| {
         format!(
-            "`ubcache serve --page-cache …`, then `ubcache-bench nbd unix:SOCKET --export data {more} --server-pid PID`"
+            "`ubcache serve --page-cache=always …`, then `ubcache-bench nbd unix:SOCKET --export data {more} --server-pid PID`"
         )
     };
     let ratio = ubcache.server_micros / memory.server_micros;

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::failure::Code;
 use ubcache_daemon::target::host_open_failure;
-use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions};
+use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 use ubcache_offline::{
     Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity, Site, Watcher,
     kind_of,
@@ -122,7 +122,7 @@ pub fn metadata_only(path: &Path) -> Failure {
 
 /// Opens a device that nobody else uses.
 pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
-    let options = OpenOptions { direct: true, write, exclusive: true };
+    let options = OpenOptions { page_cache: PageCache::Needed, write, exclusive: true };
     let patience = Instant::now() + PATIENCE;
     let mut opened = HostFile::open(&host.env(), path, options);
     // The kernel takes a moment to close the files of a process that was killed.

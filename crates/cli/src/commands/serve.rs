@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
-use ubcache_daemon::{Failure, NbdAddress, Ready, ServeConfig};
+use ubcache_daemon::{Failure, NbdAddress, PageCache, Ready, ServeConfig};
 
 use super::{complain, print};
 
@@ -73,9 +73,19 @@ pub struct Args {
     /// Let every read of a backing device take at least this many microseconds
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     demo_delay: u64,
-    /// Let I/O to the devices go through the page cache, for measuring
-    #[arg(long, hide = true)]
-    page_cache: bool,
+    /// Use devices that can't be opened with O_DIRECT, which are refused otherwise, through the kernel's page cache. A flush of
+    /// such a device that fails ends all writes to it until the next start. With `=always` all devices, for measuring
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "needed")]
+    page_cache: Option<When>,
+}
+
+/// When the page cache is used.
+#[derive(Copy, Clone, Debug, clap::ValueEnum)]
+enum When {
+    /// Where there is no O_DIRECT
+    Needed,
+    /// For all devices
+    Always,
 }
 
 fn parse_index_memory(text: &str) -> Result<u64, String> {
@@ -122,7 +132,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         lock_memory: args.lock_memory,
         read_only: args.read_only,
         backing_delay: Duration::from_micros(args.demo_delay),
-        page_cache: args.page_cache,
+        page_cache: match args.page_cache {
+            None => PageCache::Never,
+            Some(When::Needed) => PageCache::Needed,
+            Some(When::Always) => PageCache::Always,
+        },
     };
     // Clients are served whether or not anybody reads this.
     ubcache_daemon::serve(&config, |ready| drop(print(&greeting(ready))))

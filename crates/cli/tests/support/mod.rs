@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
 pub mod crashed;
+pub mod devices;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

@@ -82,6 +82,8 @@ impl Server {
             .arg(format!("unix:{}", socket.display()))
             .arg("--control")
             .arg(&control)
+            // Nothing of it has to last, so any directory will do.
+            .arg("--page-cache")
             .arg("--demo-delay")
             .arg(delay.as_micros().to_string())
             // A slow laptop would look congested, and then the demo would show the bypass of congestion.
