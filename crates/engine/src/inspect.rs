@@ -4,6 +4,7 @@
 use ubcache_env::{Env, IntervalSet, Sector, SectorRange};
 
 use crate::coherence::table::Kind;
+use crate::set::CacheSet;
 use crate::volume::CachedVolume;
 
 /// What the cache says of a copy.
@@ -55,6 +56,21 @@ pub struct VolumeView {
     pub unflushed: IntervalSet,
     /// What it may have lost, and may still return for a while.
     pub suspect: IntervalSet,
+}
+
+/// What a set has in memory beside its volumes.
+#[derive(Clone, Debug)]
+pub struct SetView {
+    /// How often a bucket has been held back for its old pointers in a row, although each pass of garbage collection should
+    /// leave none of them (G2).
+    pub longest_hold: u32,
+}
+
+impl<E: Env> CacheSet<E> {
+    /// What the set has in memory at this moment.
+    pub fn inspect(&self) -> SetView {
+        SetView { longest_hold: self.set.buckets.borrow().longest_hold() }
+    }
 }
 
 impl<E: Env> CachedVolume<E> {

@@ -8,6 +8,7 @@ use ubcache_env::{
 };
 
 use crate::coherence::lost_places::LostPlaces;
+use crate::mutants::{Mutant, Mutation};
 use crate::stats::DeviceCounters;
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
@@ -55,8 +56,9 @@ impl<E: Env> Meter<E> {
     }
 
     /// The cache device.
-    pub fn of_cache(env: E, device: E::Device) -> Meter<E> {
-        Meter { lost: Some(RefCell::default()), ..Meter::new(env, device) }
+    pub fn of_cache(env: E, device: E::Device, mutation: Mutation) -> Meter<E> {
+        let lost = (!mutation.is(Mutant::LostPlacesServed)).then(RefCell::default);
+        Meter { lost, ..Meter::new(env, device) }
     }
 
     /// Has somebody told of each flush that fails, in the same step.

@@ -16,7 +16,7 @@ use crate::disk::{SimDisk, Still};
 use crate::driver;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
-use crate::live::check_volume;
+use crate::live::{check_set_view, check_volume};
 use crate::oracle::Violation;
 use crate::plan::{CacheShape, DriverRun, Plan, Remedy};
 use crate::rng::{Rng, mix};
@@ -242,7 +242,7 @@ impl System for CacheSystem {
         let volumes = self.volumes.iter().zip(&setup.backing);
         let mut checks = volumes
             .map(|(volume, backing)| check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT));
-        checks.find_map(|violation| violation)
+        checks.find_map(|violation| violation).or_else(|| check_set_view(&self.set.inspect()))
     }
 
     fn complaints(&self) -> Vec<String> {

@@ -16,6 +16,9 @@ use crate::system::{Layout, Piece, Place};
 /// Findings that a report shows at most.
 const FINDINGS_MAX: usize = 5;
 
+/// What the format allows; the engine stays below it (G4).
+const NODE_AGE_MAX: u8 = 96;
+
 /// The invariant of docs/coherence.md §10 that forbids a finding.
 fn invariant(kind: Kind) -> &'static str {
     match kind {
@@ -42,6 +45,12 @@ pub fn check_disks(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Viol
                 findings.fold(format!("{invariant}\n"), |text, finding| text + &format!("{finding}\n"));
             let kind = format!("the disks: {} ({invariant})", first.kind.code());
             return Err(Violation { kind, report: text });
+        }
+        let oldest = report.stats.oldest_node_pointer;
+        if oldest > NODE_AGE_MAX {
+            let kind = "the disks: a pointer to a node is too old (G4)".to_owned();
+            let report = format!("{kind}: it is behind by {oldest} generations, {NODE_AGE_MAX} at most");
+            return Err(Violation { kind, report });
         }
         let mut volumes = Vec::new();
         for device in backing {

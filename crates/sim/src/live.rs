@@ -1,7 +1,7 @@
 //! The invariants of docs/coherence.md §10 that concern what is in memory, asked of a running volume between two of its
 //! steps: what it says it has, compared with the disks.
 
-use ubcache_engine::inspect::{CachedCopy, CopyState, InFlightEntry, VolumeView};
+use ubcache_engine::inspect::{CachedCopy, CopyState, InFlightEntry, SetView, VolumeView};
 use ubcache_env::{Sector, SectorRange};
 
 use crate::disk::SimDisk;
@@ -17,6 +17,21 @@ type Checked = Result<(), Broken>;
 
 fn broken(invariant: &'static str, what: String) -> Checked {
     Err(Broken { invariant, what })
+}
+
+/// A pass that is under way when a bucket is held has not seen its pointers, the next one writes their nodes anew, and the
+/// one after that finds none; one more for a pass that was not done.
+const HOLDS_MAX: u32 = 4;
+
+/// Checks what a set has in memory beside its volumes.
+pub fn check_set_view(view: &SetView) -> Option<Violation> {
+    (view.longest_hold > HOLDS_MAX).then(|| Violation {
+        kind: "G2: a pass of garbage collection leaves no old pointers".to_owned(),
+        report: format!(
+            "a bucket was held back {} times in a row for old pointers into it",
+            view.longest_hold
+        ),
+    })
 }
 
 /// Checks a volume: what it has in memory, its cache device, its backing device, where its data begins there.

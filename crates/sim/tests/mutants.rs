@@ -11,10 +11,6 @@ use ubcache_sim::{RunOptions, run_plan};
 /// Each mutant is found within these, which find nothing in the engine as it is.
 const SEEDS: std::ops::Range<u64> = 0..1000;
 
-/// Not found in these seeds any more. The cause is believed, not shown: a start gives every volume a run number before the
-/// first request, and by then the leaves are counted. Plans in which counting takes longer have to bring them back.
-const OUT_OF_REACH: [Mutant; 2] = [Mutant::LateReplayForgetsGhosts, Mutant::NextStartUsesPromisedBuckets];
-
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -27,10 +23,6 @@ fn every_mutant_is_found() {
         for _ in 0..threads() {
             scope.spawn(|| {
                 while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if OUT_OF_REACH.contains(&mutant) {
-                        println!("{}: out of reach", mutant.name());
-                        continue;
-                    }
                     match kill(mutant, SEEDS) {
                         Some(kill) => {
                             println!("{}: seed {}: {}", mutant.name(), kill.seed, kill.violation.kind)

@@ -1,6 +1,6 @@
 //! What is known of every bucket. Memory only; the prio chain and the index are what is durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -93,6 +93,8 @@ pub(crate) struct Buckets {
     /// Given up, generation durable, but a pointer in the index is so old that one more generation
     /// could make it look live: they wait for garbage collection.
     held: Vec<BucketNr>,
+    /// How often in a row these have been held, so that it shows if no pass helps (G2).
+    holds: BTreeMap<BucketNr, u32>,
     restart: Vec<BucketNr>,
     /// What the chain on the device says is free for the next start, as long as it is not known whether to believe it.
     promised: Vec<BucketNr>,
@@ -144,6 +146,7 @@ impl Buckets {
             discarding: Vec::new(),
             discard: false,
             held: Vec::new(),
+            holds: BTreeMap::new(),
             restart: Vec::new(),
             promised: Vec::new(),
             victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo),
@@ -193,6 +196,11 @@ impl Buckets {
         self.work.add(steps.min(buckets as usize));
         // A tick is a 1024th of the cache.
         self.victims.learn(steps, |bucket| (u64::from(recency.age(bucket)) * buckets / 1024) as u32)
+    }
+
+    /// How often a bucket has been held in a row, because each pass left an old pointer into it.
+    pub fn longest_hold(&self) -> u32 {
+        self.holds.values().copied().max().unwrap_or(0)
     }
 
     pub fn pins(&self) -> &Rc<Pins> {
@@ -555,6 +563,10 @@ impl Buckets {
         }
         // The reserve that data leaves is what has room.
         let (first, second) = match purpose {
+            // What was promised has room, and is at the front of it.
+            Purpose::Data if self.mutation.is(Mutant::NextStartUsesPromisedBuckets) => {
+                (&mut self.free_with_room, &mut self.free)
+            }
             Purpose::Data | Purpose::Move => (&mut self.free, &mut self.free_with_room),
             _ => (&mut self.free_with_room, &mut self.free),
         };
@@ -665,7 +677,7 @@ impl Buckets {
         for _ in 0..count {
             let Some(bucket) = self.pending.pop_front() else { break };
             let index = bucket.0 as usize;
-            let aged = self.is_aged(bucket);
+            let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
             if !durable || self.pins.is_pinned(bucket) {
@@ -673,12 +685,17 @@ impl Buckets {
             } else if aged {
                 self.aged = true;
                 self.held.push(bucket);
+                *self.holds.entry(bucket).or_default() += 1;
+                continue;
             } else if self.discard && !self.has_room(bucket) {
                 // What metadata had keeps its room for metadata.
                 self.set_role(bucket, Role::Discarding);
                 self.discarding.push(bucket);
             } else {
                 self.set_free(bucket);
+            }
+            if durable && !self.holds.is_empty() {
+                self.holds.remove(&bucket);
             }
         }
         behind

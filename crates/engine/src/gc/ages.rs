@@ -28,7 +28,7 @@ impl<E: Env> Set<E> {
         while level <= usize::from(self.tree.borrow().root_level()) {
             let mut at = FIRST;
             while let Some((end, old)) = self.look_at_node(level, at, oldest) {
-                if old {
+                if old && !self.mutant(Mutant::OldInteriorStays) {
                     self.rewrite_interior(level, end).await?;
                 }
                 at = end;

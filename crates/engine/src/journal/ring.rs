@@ -178,7 +178,7 @@ impl Ring {
 
     /// Where an entry of this size goes: ring index and byte offset. None: no bucket is free.
     ///
-    /// A bucket that the newest durable entry needs is never taken (J3), not even where the entry that is to be written
+    /// A bucket that the newest durable entry needs is never taken (J4), not even where the entry that is to be written
     /// would let it go: the power may fail while it is written, and then the older one counts.
     pub fn place(&mut self, bytes: u64) -> Option<(u32, u64)> {
         if self.used_bytes + bytes > self.bucket_bytes {

@@ -120,6 +120,8 @@ mutants! {
         "copies of what a failed flush may have cost are kept";
     FailedCacheFlushGoesOn, "failed-cache-flush-goes-on", "J3",
         "a flush of the cache device that fails is one error of many";
+    LostPlacesServed, "lost-places-served", "J3",
+        "what a failed flush of the cache device may have cost is read like anything else";
     FlushSkipsBacking, "flush-skips-backing", "F1",
         "a FLUSH does not flush the backing device";
     FlushSkipsJournal, "flush-skips-journal", "F1",
@@ -177,7 +179,7 @@ mutants! {
     EvictsUncounted, "evicts-uncounted", "E1",
         "buckets are evicted before all leaves are counted";
     NextStartUsesPromisedBuckets, "next-start-uses-promised-buckets", "format §9.5",
-        "an early start takes promised buckets without taking the promise back";
+        "an early start takes promised buckets without taking the promise back, for data before others";
     GcFreesLiveBucket, "gc-frees-live-bucket", "I10",
         "garbage collection gives up what was empty when its pass began, without looking again";
     MoveOvertakesWrites, "move-overtakes-writes", "§7 moves",
@@ -185,6 +187,10 @@ mutants! {
     // Generations that go round.
     InteriorPointersDoNotAge, "interior-pointers-do-not-age", "G1",
         "garbage collection looks for old pointers in leaves only";
+    OldInteriorStays, "old-interior-stays", "G2",
+        "an interior node with old pointers is not written anew";
+    RetiredMetadataWraps, "retired-metadata-wraps", "G4",
+        "a bucket that was given up, a node's as well, is used again however old a pointer into it is";
     // The index.
     SplitLosesKey, "split-loses-key", "index",
         "a split leaves a key out of the node that it writes";

@@ -52,7 +52,7 @@ impl<E: Env> CacheSet<E> {
     /// Starts the set on a cache device: makes it if the device is only formatted, else replays
     /// the journal. Returns when I/O can be served; counting buckets may go on afterwards.
     pub async fn open(env: E, cache: E::Device, options: SetOptions) -> Result<CacheSet<E>, EngineError> {
-        let cache = Meter::of_cache(env.clone(), cache);
+        let cache = Meter::of_cache(env.clone(), cache, options.mutation);
         let mut superblock = read_superblock(&cache).await?;
         if !superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "backing", expected: "cache" });

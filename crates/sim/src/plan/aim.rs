@@ -87,7 +87,7 @@ pub(super) fn aim(plan: &mut Plan, options: DrawOptions) {
         Aim::WritesOverWrites => script.writes_over_writes(),
         Aim::EvictedAndWritten => script.evicted_and_written(),
         Aim::RestartThenPowerFailure => script.restart_then_power_failure(),
-        Aim::LateReplay => script.late_replay(),
+        Aim::LateReplay => super::lazy::serve_early(script.plan, script.rng, options.ops_max),
         Aim::Flushes => script.flushes(),
         Aim::Full => script.full(),
     }
@@ -341,46 +341,6 @@ impl Script<'_> {
             let delay = self.rng.scale(10, 40_000);
             let again = self.rng.chance(1, 3).then(|| Nanos::from_micros(self.rng.scale(10, 40_000)));
             self.at(delay, ControlAction::PowerFailure(AfterStart { check: true, again }));
-        }
-    }
-
-    fn late_replay(&mut self) {
-        let cache = &mut self.plan.cache;
-        (cache.lazy_start, cache.node_keys, cache.block_sectors) = (true, 4, 1);
-        cache.profile = self.rng.pick(&[Profile::Slow, Profile::Slow, Profile::Jitter]);
-        self.plan.volumes[0].block_sectors = 1;
-        let one = |sector| SectorRange::new(Sector(sector), 1);
-        for _ in 0..self.rounds(50) {
-            self.set("cache_mode", "writearound");
-            // What the cache has, and with what comes next, what the backing device has.
-            let whole = self.everything();
-            self.op(0, Action::Read(whole));
-            self.op(0, Action::Sleep(Nanos::from_millis(500)));
-            // With the prio chain of this some buckets are promised to the next start.
-            self.at(1, ControlAction::EvictClean);
-            // With gaps, so that there is a key for each, and a leaf for a few of them.
-            (0..SECTORS).step_by(2).for_each(|sector| self.op(0, Action::Read(one(sector))));
-            self.op(0, Action::Flush);
-            self.op(0, Action::Sleep(Nanos::from_millis(500)));
-            let far = SECTORS / 2 + 2 * self.rng.below(SECTORS / 4);
-            self.op(0, Action::Write { range: one(far), fua: false });
-            self.op(0, Action::Flush);
-            // Everybody is waiting when the host restarts, and goes on together after it. Below, whoever is done waits for
-            // the power failure.
-            let wait = Action::Sleep(Nanos::from_secs(20));
-            (0..3).for_each(|client| self.op(client, wait.clone()));
-            self.at(1_000, ControlAction::HostRestart(AfterStart::default()));
-            let same = one(2 * self.rng.below(SECTORS / 4));
-            self.op(0, Action::Write { range: same, fua: false });
-            self.sleep(1, 1_000);
-            self.op(1, Action::Read(one(far)));
-            self.op(1, wait.clone());
-            let later = Nanos::from_micros(self.rng.between(1_000, 15_000));
-            self.op(2, Action::Sleep(later));
-            self.op(2, Action::Write { range: same, fua: false });
-            self.op(2, wait);
-            let delay = self.rng.scale(1, 10_000);
-            self.at(delay, ControlAction::PowerFailure(AfterStart::default()));
         }
     }
 

@@ -11,6 +11,7 @@ mod frontend;
 mod generations;
 mod handover;
 mod hands;
+mod lazy;
 mod lossy;
 mod many;
 mod odd;
