@@ -5,6 +5,7 @@
 //! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
 //! | `cargo xtask fuzz [TARGET…] [--for TIME] [--seed N]` | the fuzz targets, on a stable compiler (fuzz/README.md) |
 //! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/simulation.md) |
+//! | `cargo xtask tidy` | widths, openings of comments, links, pointers, spelling, commit subjects (STYLE.md) |
 //! | `cargo xtask packages` | only installs what the tests need |
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
 //! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/performance.md |
@@ -17,6 +18,7 @@
 
 mod bench;
 mod instructions;
+mod tidy;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -35,6 +37,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("fusermount3", "fuse3"),
     ("losetup", "mount"),
     ("xz", "xz-utils"),
+    ("codespell", "codespell"),
 ];
 
 /// Seeds of the simulator that every change has to pass. They reach every mark of the engine.
@@ -61,11 +64,12 @@ fn main() -> ExitCode {
             let update = std::env::args().nth(2).as_deref() == Some("--update");
             instructions::compare(&cargo(), update).is_some()
         }
+        "tidy" => tidy::run(),
         "fuzz" | "damage" => torture(&task),
         _ => {
             eprintln!(
-                "usage: cargo xtask test | fuzz … | damage … | packages | instructions [--update] | bench [--quick] | \
-                 man [DIRECTORY]"
+                "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions [--update] | \
+                 bench [--quick] | man [DIRECTORY]"
             );
             return ExitCode::from(2);
         }

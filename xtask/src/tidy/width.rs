@@ -1,0 +1,47 @@
+//! Two files fit side by side on a screen: lines end at column 100.
+
+use super::{Finding, Source};
+
+const COLUMNS_MAX: usize = 100;
+
+pub fn check(sources: &[Source]) -> Vec<Finding> {
+    sources.iter().flat_map(of_source).collect()
+}
+
+fn of_source(source: &Source) -> Vec<Finding> {
+    let mut fenced = false;
+    let mut findings = Vec::new();
+    for (line, number) in source.text.lines().zip(1..) {
+        let is_fence = source.is_document() && line.trim_start().starts_with("```");
+        fenced ^= is_fence;
+        let columns = line.chars().count();
+        if columns > COLUMNS_MAX && !(source.is_document() && is_exempt(line, fenced || is_fence)) {
+            findings.push(source.finding(number, format!("{columns} columns, {COLUMNS_MAX} at most")));
+        }
+    }
+    findings
+}
+
+/// Tables, output of programs, and a link that can't be broken may be wider.
+fn is_exempt(line: &str, fenced: bool) -> bool {
+    fenced || line.trim_start().starts_with('|') || !line.trim().contains(' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(path: &str, line: &str) -> usize {
+        of_source(&Source { path: path.to_owned(), text: format!("{line}\n") }).len()
+    }
+
+    #[test]
+    fn wide_prose_and_code_is_found_and_tables_are_not() {
+        let words = "ä ".repeat(51);
+        assert_eq!((findings("a.md", &words), findings("a.rs", &words)), (1, 1));
+        assert_eq!(findings("a.md", &format!("| {words}")), 0);
+        assert_eq!(findings("a.md", &"ä ".repeat(50)), 0);
+        assert_eq!(findings("a.md", &format!("```\n{words}\n```")), 0);
+        assert_eq!(findings("a.md", &format!("```\n{words}\n```\n{words}")), 1);
+    }
+}
