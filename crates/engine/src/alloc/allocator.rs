@@ -12,8 +12,8 @@ use super::sectors::{Class, Pieces};
 use crate::errors::EngineError;
 use crate::set::Set;
 
-/// How many rounds of the allocator a client's write waits for before it goes to the backing
-/// device instead.
+/// Rounds of the allocator that a client's write waits for before it goes to the backing device
+/// instead.
 const PATIENCE: u32 = 3;
 
 /// Buckets that are discarded together.
@@ -30,7 +30,7 @@ pub(crate) struct Allocator {
     hungry: Cell<bool>,
     /// Buckets that a restructuring waits for.
     pub nodes_wait: Cell<usize>,
-    /// Who makes room in the journal waits for buckets: a chain must not wait for room.
+    /// A task that makes room in the journal waits for buckets, so a chain must not wait for room.
     pub makes_room: Cell<bool>,
     /// Nothing can be given up: writeback and flushes have to help.
     pub starved: Cell<bool>,

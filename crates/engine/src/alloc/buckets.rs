@@ -1,4 +1,4 @@
-//! What is known of every bucket. Memory only; the prio chain and the index are what is durable.
+//! The state of every bucket, in memory only: prio chain and index are durable.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -22,7 +22,7 @@ use crate::settings::ReplacementPolicy;
 pub(crate) const PRIORITY_METADATA: u16 = 65535;
 const PRIORITY_RESTART: u16 = 0;
 
-/// What a bucket is used for.
+/// Use of a bucket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
     /// Not known yet: the index has not been counted in full.
@@ -47,7 +47,7 @@ pub(crate) enum Role {
     Aside,
 }
 
-/// Who wants a bucket; later ones may use more of the reserve.
+/// Purpose of an allocation; later ones may use more of the reserve.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Purpose {
     /// Data of clients.
@@ -66,15 +66,15 @@ pub(crate) enum Purpose {
 pub(crate) struct Buckets {
     pub(super) geometry: Geometry,
     tuning: Generations,
-    /// How far a pointer that is found on the device may be ahead.
+    /// Distance that a pointer found on the device may be ahead of its bucket.
     reach: Reach,
     pub(super) generations: Vec<Generation>,
     durable: Vec<Generation>,
-    /// What the prio chain that is being written says of the first buckets.
+    /// Generations of the first buckets in the prio chain that is being written.
     written: Vec<Generation>,
     /// A lower bound for the generations of all pointers to the bucket in the index.
     pub(super) oldest: Vec<Generation>,
-    /// What that was before the last pass of garbage collection; of use is only its memory.
+    /// `oldest` before the last pass of garbage collection, kept to reuse its memory.
     former_oldest: Vec<Generation>,
     pub(super) live: Vec<u32>,
     pub(super) dirty: Vec<u32>,
@@ -93,14 +93,15 @@ pub(crate) struct Buckets {
     /// Given up, generation durable, but a pointer in the index is so old that one more generation
     /// could make it look live: they wait for garbage collection.
     held: Vec<BucketNr>,
-    /// How often in a row these have been held, so that it shows if no pass helps (G2).
+    /// Times in a row that a bucket has been held: shows when passes do not help (G2).
     holds: BTreeMap<BucketNr, u32>,
     restart: Vec<BucketNr>,
-    /// What the chain on the device says is free for the next start, as long as it is not known whether to believe it.
+    /// Buckets that the chain on the device promises to the next start, while it is not known
+    /// whether to believe it.
     promised: Vec<BucketNr>,
     pub(super) victims: Victims,
     pub(super) reuse: Reuse,
-    /// Where the sectors in a bucket are a power of two, as they mostly are: which.
+    /// Logarithm of the sectors in a bucket, which are mostly a power of two.
     bucket_shift: Option<u32>,
     /// See [`Buckets::watermarks`].
     watermarks: (usize, usize),
@@ -110,7 +111,7 @@ pub(crate) struct Buckets {
     /// And every bucket has its place.
     pub(super) counted: bool,
     pub(super) pins: Rc<Pins>,
-    /// What was counted of a bucket is void: a newer pointer to it was found afterwards.
+    /// A newer pointer into a bucket was found after it was counted, so the counts are void.
     recount: bool,
     /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle (G6).
     pub outrun: u64,
@@ -168,7 +169,7 @@ impl Buckets {
         buckets
     }
 
-    /// What a prio chain says of the next buckets: unknown, except superblock and journal.
+    /// Takes over the next buckets of a prio chain: unknown, except superblock and journal.
     pub fn learn(&mut self, entries: &[PrioEntry]) {
         let metadata = self.geometry.first_bucket + self.geometry.journal_buckets;
         for entry in entries {
@@ -198,7 +199,8 @@ impl Buckets {
         self.victims.learn(steps, |bucket| (u64::from(recency.age(bucket)) * buckets / 1024) as u32)
     }
 
-    /// How often a bucket has been held in a row, because each pass left an old pointer into it.
+    /// Most times in a row that a bucket has been held because each pass left an old pointer into
+    /// it.
     pub fn longest_hold(&self) -> u32 {
         self.holds.values().copied().max().unwrap_or(0)
     }
@@ -216,7 +218,7 @@ impl Buckets {
     pub fn bucket_sectors(&self) -> u32 {
         self.geometry.bucket_sectors
     }
-    /// How long the bucket has not been used, in ticks: see [`Recency`].
+    /// Ticks since the bucket was last used: see [`Recency`].
     pub fn age(&self, bucket: BucketNr) -> u32 {
         self.recency.age(bucket)
     }
@@ -242,11 +244,11 @@ impl Buckets {
         }
         self.victims.set_policy(policy);
     }
-    /// Whether data that is used again has buckets of its own.
+    /// Returns true if data that is used again has buckets of its own.
     pub fn protects(&self) -> bool {
         self.victims.protects()
     }
-    /// What clients read has buckets of its own, where that matters.
+    /// Class of what clients read: of its own, if the policy protects it.
     pub fn class_of_fills(&self) -> Class {
         if self.protects() { Class::Filled } else { Class::Clean }
     }
@@ -274,13 +276,13 @@ impl Buckets {
         }
     }
 
-    /// Whether the pointer's data is still there, as far as memory knows.
+    /// Returns true if the pointer's data is still there, as far as memory knows.
     pub fn is_live(&self, pointer: Pointer) -> bool {
         self.generation(self.bucket_of(pointer)) == pointer.generation
     }
 
-    /// Whether a crash now could bring the pointer's data back: the generation that makes it
-    /// stale is not durable.
+    /// Returns true if a crash now could bring the pointer's data back: the generation that makes
+    /// it stale is not durable.
     pub fn may_return(&self, pointer: Pointer) -> bool {
         let index = self.bucket_of(pointer).0 as usize;
         let durable = self.durable[index];
@@ -317,13 +319,15 @@ impl Buckets {
         Some(self.pins.pin(bucket))
     }
 
-    /// How far the bucket has gone since a pointer of this generation was live. No pointer in the index is ahead of its
-    /// bucket: [`Buckets::note_pointer`] saw to that when it came from the device.
+    /// Generations that the bucket has gone through since a pointer of this generation was live. No
+    /// pointer in the index is ahead of its bucket: [`Buckets::note_pointer`] saw to that when it
+    /// came from the device.
     pub fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
         self.generations[bucket.0 as usize].distance_from(generation)
     }
 
-    /// Whether a pointer into the bucket is so old that the bucket has to wait for garbage collection.
+    /// Returns true if a pointer into the bucket is so old that the bucket waits for garbage
+    /// collection.
     pub(super) fn is_aged(&self, bucket: BucketNr) -> bool {
         self.age_of(bucket, self.oldest[bucket.0 as usize]) >= self.tuning.age_max
     }
@@ -353,8 +357,9 @@ impl Buckets {
         self.pending.extend(self.held.drain(..));
     }
 
-    /// Whether an extent that was found on the device can be. No bucket has a node and data, and no more data than there is
-    /// room for; here the last is only what the count can take, as the tools tell the rest.
+    /// Checks that an extent found on the device is possible. A bucket has either a node or data,
+    /// and no more data than it has room for. Here that limit is only the range of the count; the
+    /// offline tools find the rest.
     pub fn check_extent(&self, pointer: Pointer, sectors: u64) -> Result<(), EngineError> {
         let bucket = self.bucket_of(pointer);
         let live = self.live(bucket);
@@ -459,12 +464,12 @@ impl Buckets {
         }
     }
 
-    /// What the chain that was read promises.
+    /// Takes the buckets that the chain that was read promises.
     pub fn take_promised(&mut self) -> Vec<BucketNr> {
         std::mem::take(&mut self.promised)
     }
 
-    /// Which buckets the chain on the device promises to be free.
+    /// Buckets that the chain on the device promises to be free.
     pub fn promised(&self) -> Vec<BucketNr> {
         self.restart.clone()
     }
@@ -494,7 +499,7 @@ impl Buckets {
         }
     }
 
-    /// Whether counting has to begin again, which it can: all generations are known now.
+    /// Returns true if counting has to begin again, which it can: all generations are known now.
     pub fn counts_are_void(&self) -> bool {
         self.recount
     }
@@ -506,7 +511,7 @@ impl Buckets {
         self.dirty[buckets].fill(0);
     }
 
-    /// How far a pointer may be ahead, before any is looked at.
+    /// Sets the distance that a pointer may be ahead, before any pointer is looked at.
     pub fn set_reach(&mut self, reach: Reach) {
         self.reach = reach;
     }
@@ -543,7 +548,7 @@ impl Buckets {
         self.watermarks
     }
 
-    /// Whether `count` buckets could be had for the purpose now.
+    /// Returns true if `count` buckets could be had for the purpose now.
     pub fn can_take(&self, purpose: Purpose, count: usize) -> bool {
         self.free_len() >= self.reserve(purpose) + count
     }
@@ -563,7 +568,7 @@ impl Buckets {
         }
         // The reserve that data leaves is what has room.
         let (first, second) = match purpose {
-            // What was promised has room, and is at the front of it.
+            // Promised buckets have room, and are at the front of it.
             Purpose::Data if self.mutation.is(Mutant::NextStartUsesPromisedBuckets) => {
                 (&mut self.free_with_room, &mut self.free)
             }
@@ -642,8 +647,9 @@ impl Buckets {
         self.written.reserve_exact(self.role.len());
     }
 
-    /// What the chain says of the next buckets. Each entry stands for itself: all that matters is that the journal entry that
-    /// names the chain comes after everything that gave a bucket up before its entry was put into the chain (J2).
+    /// Puts the next buckets into the chain. Each entry stands for itself: all that matters is that
+    /// the journal entry that names the chain comes after everything that gave a bucket up before
+    /// its entry was put into the chain (J2).
     pub fn put_chain_entries(&mut self, buckets: Range<usize>, set: &mut PrioSet) {
         assert_eq!(self.written.len(), buckets.start, "the chain describes all buckets in order");
         for index in buckets.clone() {
@@ -688,7 +694,7 @@ impl Buckets {
                 *self.holds.entry(bucket).or_default() += 1;
                 continue;
             } else if self.discard && !self.has_room(bucket) {
-                // What metadata had keeps its room for metadata.
+                // Room that metadata had is kept for metadata.
                 self.set_role(bucket, Role::Discarding);
                 self.discarding.push(bucket);
             } else {
@@ -708,7 +714,7 @@ impl Buckets {
         taken
     }
 
-    /// Whether buckets wait for being discarded.
+    /// Returns true if buckets wait to be discarded.
     pub fn has_discarding(&self) -> bool {
         !self.discarding.is_empty()
     }
@@ -722,7 +728,7 @@ impl Buckets {
         }
     }
 
-    /// Whether free buckets are so few that metadata could run out.
+    /// Returns true if free buckets are so few that metadata could run out.
     pub fn is_urgent(&self) -> bool {
         self.free_len() < self.reserve(Purpose::Move)
     }
@@ -743,7 +749,7 @@ impl Buckets {
             + self.dead.len()
             + self.victims.len() as usize
             + self.unknown as usize;
-        // What has no room is no part of the cache for now.
+        // Buckets without room are no part of the cache for now.
         let total = (self.geometry.buckets as usize - self.aside_len()).max(1);
         ((total - available.min(total)) * 100 / total) as u64
     }
@@ -754,7 +760,7 @@ impl Buckets {
         total * self.in_use_percent() / 100
     }
 
-    /// Whether giving something up could bring free buckets.
+    /// Returns true if giving something up could bring free buckets.
     pub fn can_progress(&self) -> bool {
         !self.pending.is_empty()
             || self.pins.has_released()

@@ -69,7 +69,7 @@ impl Order {
 }
 
 impl Buckets {
-    /// What is still unknown of these is free, or going to be.
+    /// Frees the buckets that are still unknown, or makes them wait for that.
     fn free_unknown(&mut self, buckets: Range<usize>) {
         for index in buckets {
             if self.role[index] == Role::Unknown {

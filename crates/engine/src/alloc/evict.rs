@@ -157,7 +157,7 @@ impl Buckets {
         self.reuse.forget(pointer.offset, sectors);
     }
 
-    /// Which of these sectors were used again, counted from the first.
+    /// Parts of these sectors that were used again, counted from the first.
     pub fn reused_parts(&self, pointer: Pointer, sectors: u64) -> Vec<Range<u64>> {
         self.reuse.parts(pointer.offset, sectors)
     }

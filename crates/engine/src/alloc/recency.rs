@@ -26,7 +26,7 @@ impl Recency {
         }
     }
 
-    /// What a prio chain says of the next bucket.
+    /// Takes over the priority of the next bucket from a prio chain.
     pub fn learn(&mut self, priority: u16) {
         // Metadata and promised buckets have priorities of their own; they count as just used.
         self.used.push(match priority {
@@ -50,7 +50,7 @@ impl Recency {
         self.tick - self.used[bucket.0 as usize]
     }
 
-    /// What the prio chain says of a data bucket: 32768 just used, 1 cold.
+    /// Priority of a data bucket in the prio chain: 32768 just used, 1 cold.
     pub fn priority(&self, bucket: BucketNr) -> u16 {
         INITIAL_PRIORITY - self.age(bucket).min(u32::from(INITIAL_PRIORITY) - 1) as u16
     }

@@ -1,4 +1,5 @@
-//! Which cached blocks were used again: a bit for every 4 KiB of the cache device (32 KiB of memory per GiB).
+//! Cached blocks that were used again: a bit for every 4 KiB of the cache device (32 KiB of memory
+//! per GiB).
 
 use std::ops::Range;
 
@@ -6,7 +7,7 @@ use ubcache_env::Sector;
 use ubcache_format::{BucketNr, Geometry};
 
 const BLOCK_SECTORS: u64 = 8;
-/// What lies between two blocks that were used again comes with them if it is not longer: keys cost more.
+/// A gap between two reused blocks is kept with them if it is no longer than this: keys cost more.
 const GAP_SECTORS: u64 = 2 * BLOCK_SECTORS;
 
 #[derive(Debug, Default)]
@@ -71,7 +72,7 @@ impl Reuse {
         })
     }
 
-    /// How many sectors of the bucket were, in whole blocks.
+    /// Sectors of the bucket that were used again, in whole blocks.
     pub fn sectors(&self, bucket: BucketNr) -> u64 {
         let start = Sector(u64::from(bucket.0) * self.bucket_sectors);
         let used = Self::words(start, self.bucket_sectors)
@@ -84,7 +85,7 @@ impl Reuse {
         4 + (self.bucket_sectors / BLOCK_SECTORS / 64) as usize
     }
 
-    /// What was known of these sectors is not true any more.
+    /// Forgets the use of these sectors: other data goes there.
     pub fn forget(&mut self, at: Sector, sectors: u64) {
         for (word, bits) in Self::words(at, sectors) {
             if let Some(word) = self.bits.get_mut(word) {
@@ -120,7 +121,7 @@ mod tests {
         reuse.note(Sector(1024 + 88), 9);
         reuse.note(Sector(1024 + 200), 8);
         assert_eq!(parts(&reuse, start, 1024), [(64, 104), (200, 208)]);
-        // What is asked for need not begin or end with a block.
+        // The range need not begin or end with a block.
         assert_eq!(parts(&reuse, Sector(1024 + 67), 3), [(0, 3)]);
         assert_eq!(parts(&reuse, Sector(1024 + 61), 4), [(3, 4)]);
         assert_eq!((reuse.sectors(BucketNr(1)), reuse.sectors(BucketNr(2))), (32, 0));

@@ -1,5 +1,5 @@
-//! Where a write finds room below the device: a sparse file on a file system that is full has none for what was never
-//! written (docs/coherence.md, rules N1 to N3).
+//! Room below the device: a sparse file on a full file system has none for what was never written
+//! (docs/coherence.md, rules N1 to N3).
 //!
 //! ```text
 //!  free: not known ──allocate──▶ free: has room ──▶ metadata first, data only beyond the reserve
@@ -29,7 +29,7 @@ const ASKED_TOGETHER: usize = 64;
 /// And so many times in a row.
 const ROUNDS: usize = 16;
 
-/// What is known of the room that buckets have.
+/// Knowledge of the room that buckets have.
 #[derive(Debug)]
 pub(crate) struct Room {
     /// The device has allocated the bucket in full.
@@ -72,7 +72,7 @@ impl Buckets {
         self.room.lacks.remove(&bucket);
     }
 
-    /// What was allocated is given back to the device.
+    /// The device takes back what it had allocated.
     pub(super) fn forget_room(&mut self, bucket: BucketNr) {
         self.room.has.remove(bucket);
     }
@@ -84,7 +84,7 @@ impl Buckets {
         self.room.tried = TRIED_MIN;
     }
 
-    /// Whether the bucket, which would be free now, was put aside instead.
+    /// Puts the bucket aside if it has no room, instead of freeing it; returns true if it did.
     pub(super) fn puts_aside(&mut self, bucket: BucketNr) -> bool {
         let lacks = self.room.lacks.remove(&bucket);
         if lacks {
@@ -94,7 +94,8 @@ impl Buckets {
         lacks
     }
 
-    /// How many free buckets are to have room: the reserve of metadata, and what is kept for the next start.
+    /// Number of free buckets that should have room: the reserve of metadata, and what is kept for
+    /// the next start.
     pub fn room_wanted(&self) -> usize {
         self.reserve(Purpose::Data) + self.restart_missing()
     }
@@ -154,7 +155,7 @@ impl Buckets {
         (aside, lacks)
     }
 
-    /// What the device said of one that was put aside.
+    /// Notes the device's answer for a bucket that was put aside.
     fn tried(&mut self, bucket: BucketNr, has_room: bool) {
         if has_room {
             self.note_room(bucket)
@@ -244,7 +245,8 @@ impl<E: Env> Set<E> {
         }
     }
 
-    /// Whether free buckets are to be asked about, or tried again.
+    /// Returns true if the device should be asked for room, for free buckets or for those put
+    /// aside.
     pub(super) fn is_room_due(&self) -> bool {
         let buckets = self.buckets.borrow();
         let missing = buckets.room_missing() > 0 && !buckets.free.is_empty();
@@ -257,7 +259,7 @@ impl<E: Env> Set<E> {
         let count = aside.len() + lacks.len();
         let mut taken_back = 0;
         for bucket in aside {
-            // What the first one says is said of the others as well.
+            // The answer for the first one holds for the others as well.
             let has_room = taken_back >= 0 && self.allocate_bucket(bucket).await;
             taken_back = if has_room { taken_back + 1 } else { -1 };
             self.buckets.borrow_mut().tried(bucket, has_room);
@@ -283,7 +285,8 @@ impl<E: Env> Set<E> {
         self.buckets.borrow_mut().take(purpose)
     }
 
-    /// Whether a node can be appended to; one that an older version wrote may end in nothing.
+    /// Returns true if a node can be appended to; one that an older version wrote may end in a
+    /// hole.
     pub(crate) async fn node_has_room(&self, pointer: Pointer) -> bool {
         let bucket = self.buckets.borrow().bucket_of(pointer);
         if self.buckets.borrow().has_room(bucket) || self.mutant(Mutant::NoRoomForMetadata) {

@@ -11,7 +11,7 @@ use ubcache_format::{BucketNr, Geometry, Pointer};
 use super::buckets::{Buckets, Purpose};
 use super::pins::Pin;
 
-/// Which kind of data goes together.
+/// Kind of data; data of one kind shares buckets.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Class {
     /// Written by a client, and the backing device has it.
@@ -94,7 +94,7 @@ impl OpenBuckets {
         let mut pieces = Pieces::new();
         let mut left = sectors;
         while left > 0 {
-            // What is left of a bucket may be less than a block of another volume.
+            // The rest of a bucket may be less than a block of another volume.
             let open = self.open[class as usize].filter(|open| open.next + block <= open.end);
             let open = match open {
                 Some(open) => open,

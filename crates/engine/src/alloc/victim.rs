@@ -20,10 +20,11 @@ use ubcache_format::Replacement;
 
 /// No bucket: the end of the list.
 const NIL: u32 = u32::MAX;
-/// How many members `pick` offers before it gives up (`lru`, `fifo`), and how many buckets it draws (`random`).
+/// Number of members that `pick` offers before it gives up (`lru`, `fifo`), and of buckets that it
+/// draws (`random`).
 const CANDIDATES_MAX: u32 = 64;
 
-/// How many buckets `draw` draws.
+/// Number of buckets that `draw` draws.
 const DRAWS: u32 = 8;
 
 /// One of the lists.
@@ -48,7 +49,7 @@ pub(crate) struct VictimList {
     leaving: List,
     /// By bucket: whether the list that it is in is that of those that leave.
     leaves: Vec<bool>,
-    /// Which of those that leave is looked at next.
+    /// The leaving bucket that is looked at next.
     cursor: u32,
 }
 
@@ -105,17 +106,17 @@ impl VictimList {
         self.leaving.len
     }
 
-    /// Whether there is no member.
+    /// Returns true if there is no member.
     pub fn is_empty(&self) -> bool {
         self.members.len == 0
     }
 
-    /// Whether the bucket is in one of the lists.
+    /// Returns true if the bucket is in one of the lists.
     fn is_known(&self, bucket: u32) -> bool {
         self.older[bucket as usize] != bucket
     }
 
-    /// Whether the bucket is a member, and does not leave.
+    /// Returns true if the bucket is a member, and does not leave.
     ///
     /// # Panics
     /// Like all methods that take a bucket: if the number is not below that of [`VictimList::grow`].
@@ -123,7 +124,7 @@ impl VictimList {
         self.is_known(bucket) && !self.leaves[bucket as usize]
     }
 
-    /// Whether the bucket was chosen to go.
+    /// Returns true if the bucket was chosen to go.
     pub fn leaves(&self, bucket: u32) -> bool {
         self.is_known(bucket) && self.leaves[bucket as usize]
     }
@@ -420,7 +421,7 @@ mod tests {
         lists.iter_mut().for_each(|list| list.retain(|&member| member != bucket));
     }
 
-    /// Who looks at those that leave one by one misses nobody who stays.
+    /// A walk over those that leave, one by one, misses none that stays.
     #[test]
     fn the_list_may_change_while_it_is_looked_at() {
         let mut list = list(Replacement::Lru, 0..10);

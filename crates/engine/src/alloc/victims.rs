@@ -26,21 +26,21 @@ pub(crate) struct Victims {
     /// Those that leave were chosen: they go next, in this order.
     members: VictimList,
     scan_resistant: Option<Chosen>,
-    /// What the scan-resistant policy is going to know, once it is told of every bucket.
+    /// Knowledge that the scan-resistant policy will have when it has seen every bucket.
     learning: Option<Worth>,
 }
 
-/// What only the scan-resistant policy has.
+/// State of the scan-resistant policy alone.
 #[derive(Debug)]
 struct Chosen {
     worth: Worth,
     /// Buckets filled between the last two choices.
     filled: u32,
-    /// As [`Worth::census_begins`] said.
+    /// Time that [`Worth::census_begins`] returned.
     time: u64,
 }
 
-/// What is known of the buckets that leave, while they are looked at one after the other.
+/// Findings about the buckets that leave, while they are looked at one after the other.
 pub(crate) struct Saving {
     worth: u128,
     seen: u128,
@@ -62,7 +62,7 @@ impl Victims {
         self.members.grow(buckets);
     }
 
-    /// Whether it matters what was used again.
+    /// Returns true if reuse matters to the policy.
     pub fn protects(&self) -> bool {
         self.scan_resistant.is_some()
     }
@@ -295,7 +295,7 @@ mod tests {
         std::iter::from_fn(|| victims.members.next_leaving()).collect()
     }
 
-    /// As before a pass, in slices of 5.
+    /// Chooses in slices of 5, in the way a pass does.
     fn choose(victims: &mut Victims, count: usize) -> Vec<u32> {
         if victims.census_begins() {
             victims.census((0..BUCKETS).map(|bucket| (BucketNr(bucket), SECTORS)));

@@ -1,4 +1,4 @@
-//! What keeping a bucket is worth, learnt from the hits that buckets like it had.
+//! The worth of keeping a bucket, learnt from the hits that buckets like it had.
 //!
 //! Buckets are alike if the same class of data was put into them equally long ago, in buckets filled since. For each
 //! kind the hits are counted, and a census now and then counts the live sectors that were there to be hit. Their ratio is
@@ -14,7 +14,7 @@ use super::sectors::CLASSES;
 const AGES_PER_TURN: u64 = 8;
 /// ... and this many in all; the last has everything that is older.
 const AGES: usize = 16;
-/// Where the count of filled buckets begins anew: what a number has room for beside a class.
+/// The count of filled buckets wraps here: it shares a number with the class.
 const FILLED_END: u32 = 1 << (32 - CLASS_BITS);
 const CLASS_BITS: u32 = 3;
 const _: () = assert!(CLASSES <= 1 << CLASS_BITS);
@@ -59,7 +59,7 @@ impl Worth {
         }
     }
 
-    /// How many buckets are known.
+    /// Number of buckets that are known.
     pub fn known(&self) -> u32 {
         self.began.len() as u32
     }
@@ -72,7 +72,7 @@ impl Worth {
     /// The bucket was taken for data of this class.
     pub fn fill(&mut self, bucket: BucketNr, class: usize) {
         self.filled = (self.filled + 1) % FILLED_END;
-        // What is not known yet will be found to be young.
+        // Buckets that are not known yet will be found to be young.
         if let Some(began) = self.began.get_mut(bucket.0 as usize) {
             *began = self.filled << CLASS_BITS | class as u32;
         }
@@ -91,17 +91,17 @@ impl Worth {
         self.hits[kind] += sectors;
     }
 
-    /// What a live sector of the bucket is worth.
+    /// Worth of a live sector of the bucket.
     pub fn of(&self, bucket: BucketNr) -> u64 {
         self.worth[self.kind(bucket)]
     }
 
-    /// What a sector is worth that is put into a bucket of this class now.
+    /// Worth of a sector that is put into a bucket of this class now.
     pub fn of_new(&self, class: usize) -> u64 {
         self.worth[class * AGES]
     }
 
-    /// How many buckets were filled since the last census.
+    /// Number of buckets that were filled since the last census.
     pub fn filled_since(&self) -> u32 {
         self.filled.wrapping_sub(self.counted_at) % FILLED_END
     }

@@ -1,5 +1,5 @@
-//! How old pointers are. A pointer that is left behind while its bucket is used again looks ahead of the bucket after half
-//! of the circle, and a start believes it (docs/coherence.md §7, G1 to G5).
+//! Ages of pointers. A pointer that is left behind while its bucket is used again looks ahead of
+//! the bucket after half of the circle, and a start believes it (docs/coherence.md §7, G1 to G5).
 
 use ubcache_env::Env;
 use ubcache_format::{Generation, JournalSeq};
@@ -9,7 +9,7 @@ use crate::index::leaf::{FIRST, Position};
 use crate::mutants::Mutant;
 use crate::set::Set;
 
-/// What a pass found out.
+/// Findings of a pass.
 #[derive(Debug)]
 pub(crate) struct Ages {
     /// The newest record when it was done.

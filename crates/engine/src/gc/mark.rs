@@ -91,7 +91,7 @@ impl<E: Env> Set<E> {
         while !self.is_ending() && self.failure().is_none() {
             let wake = self.gc.wake.notified();
             if self.is_pass_due() && self.buckets.borrow().is_counted() {
-                // What fails here fails again where it matters, and is reported there.
+                // An error here occurs again where it matters, and is reported there.
                 if self.collect_garbage().await.is_err() {
                     self.env.sleep(Nanos::from_secs(1)).await;
                 }
@@ -101,7 +101,7 @@ impl<E: Env> Set<E> {
         }
     }
 
-    /// Whether a pass was asked for, or enough was written since the last one.
+    /// Returns true if a pass was asked for, or enough was written since the last one.
     fn is_pass_due(&self) -> bool {
         let written = self.cache.counters().written_bytes - self.gc.began_at_bytes.get();
         let part = u64::from(self.geometry.buckets) * self.geometry.bucket_bytes() / WRITTEN_PART;
@@ -263,11 +263,11 @@ impl<E: Env> Set<E> {
 struct Moving {
     /// All of it.
     sparse: BTreeSet<BucketNr>,
-    /// What was used again: the bucket will be evicted soon.
+    /// Data that was used again: the bucket will be evicted soon.
     reused: BucketSet,
 }
 
-/// What a pass wants to do about a leaf.
+/// Plan of a pass for a leaf.
 #[derive(Default)]
 struct Found {
     old: bool,

@@ -26,7 +26,7 @@ pub(crate) struct GcState {
     running: Lock,
     /// Bytes written to the cache device when the last pass began.
     began_at_bytes: Cell<u64>,
-    /// What a pass found out, until it holds for the device as well.
+    /// Findings of a pass, until they hold for the device as well.
     ages: RefCell<Option<ages::Ages>>,
 }
 

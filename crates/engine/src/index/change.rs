@@ -12,7 +12,7 @@ use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::set::Set;
 
-/// What is known of a slot of the volume table, attached or not.
+/// State of a slot of the volume table, attached or not.
 #[derive(Default, Debug)]
 pub(crate) struct InodeState {
     /// Sectors of live dirty extents.

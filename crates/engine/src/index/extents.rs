@@ -303,7 +303,7 @@ impl Iterator for Overlapping<'_> {
     #[inline]
     fn next(&mut self) -> Option<Extent> {
         loop {
-            // What lies behind the range stays where it is, so the end is the end when asked again.
+            // Entries behind the range stay, so the end is the end when asked again.
             if let Some(entry) = self.rest.entries.as_slice().first() {
                 let extent = entry.unpack(self.rest.id);
                 if extent.range.start >= self.end || extent.inode != self.inode {
@@ -498,7 +498,7 @@ mod tests {
         extents
     }
 
-    /// What an extent costs, however the leaf came to be.
+    /// An extent takes the same memory, however the leaf came to be.
     #[test]
     fn memory_of_an_extent() {
         const COUNT: u64 = 20_000;

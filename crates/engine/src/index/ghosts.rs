@@ -16,7 +16,7 @@ pub(crate) struct Ghosts {
     /// Not in the map yet.
     noted: Vec<(SectorRange, JournalSeq)>,
     newest: JournalSeq,
-    /// How many there were after the latest round of laying.
+    /// Number of ghosts after the latest round of laying.
     left: usize,
 }
 
@@ -49,7 +49,7 @@ impl Ghosts {
     pub fn lay(&mut self, durable: JournalSeq) -> bool {
         self.map.retain(|_, seq| seq > durable);
         self.noted.retain(|&(_, seq)| seq > durable);
-        // What is written again and again counts once.
+        // A range that is written again and again counts once.
         self.noted.sort_unstable_by_key(|&(range, seq)| (range.start, range.end, std::cmp::Reverse(seq)));
         self.noted.dedup_by_key(|&mut (range, _)| range);
         self.left = self.count();

@@ -30,7 +30,7 @@ pub(crate) struct Extent {
     /// In sectors of the backing device, data offset included (docs/format.md).
     pub range: SectorRange,
     pub dirty: bool,
-    /// Where the first sector of the range is.
+    /// Place of the first sector of the range.
     pub pointer: Pointer,
 }
 
@@ -43,7 +43,7 @@ impl Extent {
         Extent { range: part, pointer, ..*self }
     }
 
-    /// Whether the format allows this extent and the one behind it to be one.
+    /// Returns true if the format allows this extent and the one behind it to be one.
     fn joins(&self, right: &Extent, bucket_sectors: u32) -> bool {
         self.inode == right.inode
             && self.range.end == right.range.start
@@ -71,7 +71,8 @@ pub(crate) struct Body {
     touched: Touched,
     /// Dirty entries, stale ones included.
     dirty_entries: u32,
-    /// Where the node on the device has holes or placeholders, which are not among the extents.
+    /// Ranges where the node on the device has holes or placeholders, which are not among the
+    /// extents.
     hollow: BTreeMap<Inode, IntervalSet>,
 }
 
@@ -219,7 +220,7 @@ impl Body {
             }
         };
         for (index, &(inode, range)) in ranges.iter().enumerate() {
-            // What holds the sectors beside the range is found on the way.
+            // Extents that hold the sectors beside the range are found on the way.
             let around = SectorRange::from_bounds(Sector(range.start.0.saturating_sub(1)), range.end + 1);
             let (mut left, mut right) = (None, None);
             let mut at = range.start;
@@ -308,7 +309,7 @@ impl Body {
 /// See [`Body::pending`].
 pub(crate) struct Pending {
     pub keys: Vec<Key>,
-    /// What of the touched ranges holds nothing now.
+    /// Touched ranges that hold nothing now.
     pub holes: Vec<(Inode, SectorRange)>,
 }
 

@@ -13,7 +13,7 @@ use super::leaf::{Leaf, Position};
 pub(super) struct Leaves {
     ends: Vec<u128>,
     leaves: Vec<Rc<Leaf>>,
-    /// What the latest search found: steps of one request look for the same leaf.
+    /// Result of the latest search: steps of one request look for the same leaf.
     recent: Cell<usize>,
 }
 

@@ -17,7 +17,7 @@ use crate::set::Set;
 /// Leaves that one call of [`Set::forget_leaves`] looks at, so that its time is bounded.
 const VISITS_MAX: usize = 4096;
 
-/// What the index keeps of a key of a leaf.
+/// The part of a leaf's key that the index keeps.
 struct LeafKey {
     inode: Inode,
     range: SectorRange,

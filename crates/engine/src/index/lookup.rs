@@ -1,4 +1,4 @@
-//! What is cached of a range.
+//! Look-ups: the cached parts of a range.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use crate::errors::EngineError;
 use crate::journal::room::Room;
 use crate::set::Set;
 
-/// What to do with a leaf before it takes another change.
+/// Work to do on a leaf before it takes another change.
 enum Crowded {
     /// Replace it by fresh ones.
     Node,
@@ -32,7 +32,7 @@ impl<E: Env> Set<E> {
         self.hold_over(inode, range).await.map(drop)
     }
 
-    /// As [`Set::load_over`]; the leaves that had to be loaded stay as long as the holds.
+    /// Loads like [`Set::load_over`]; the leaves that had to be loaded stay as long as the holds.
     pub(crate) async fn hold_over(&self, inode: Inode, range: SectorRange) -> Result<Vec<Hold>, EngineError> {
         let mut holds = Vec::new();
         while let Some(leaf) = self.unloaded_leaf(inode, range) {
@@ -42,7 +42,8 @@ impl<E: Env> Set<E> {
         Ok(holds)
     }
 
-    /// As [`Set::load_over`], for a read of a client, which has a part in keeping the index to its limit.
+    /// Loads like [`Set::load_over`], for a read of a client, which helps to keep the index to its
+    /// limit.
     pub(crate) async fn load_for_read(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
         let mut holds = Vec::new();
         while let Some(leaf) = self.unloaded_leaf(inode, range) {
@@ -136,7 +137,7 @@ impl<E: Env> Set<E> {
         })
     }
 
-    /// What has to be done before a leaf takes so many records.
+    /// Decides on the work to do before a leaf takes so many records.
     fn crowded(&self, leaf: &Leaf, state: &LeafState, records: usize) -> Option<Crowded> {
         let body = state.body.as_ref()?;
         if body.len() > 4 * self.node_fit() {
@@ -213,8 +214,8 @@ impl<E: Env> Set<E> {
         (live, range)
     }
 
-    /// What most reads find, in one search: a live extent that holds the whole range. None says nothing, also not
-    /// whether the leaves are in memory.
+    /// Answers most reads in one search: a live extent that holds the whole range. `None` says
+    /// nothing, also not that the leaves are in memory.
     pub(crate) fn live_extent_around(&self, inode: Inode, range: SectorRange) -> Option<Extent> {
         let tree = self.tree.borrow();
         let leaf = tree.leaf_around(inode, range)?;
@@ -227,7 +228,7 @@ impl<E: Env> Set<E> {
         Some(if extent.range == range { extent } else { extent.cut(range) })
     }
 
-    /// Whether any of the range is dirty. The leaves must be in memory.
+    /// Returns true if any of the range is dirty. The leaves must be in memory.
     pub(crate) fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
         if self.dirty_sectors(inode) == 0 && self.buckets.borrow().is_counted() {
             return false;
@@ -243,7 +244,7 @@ impl<E: Env> Set<E> {
         inodes.entry(inode).or_default().ghosts.newest_over(range, durable)
     }
 
-    /// Whether this extent is still what the index says about its whole range.
+    /// Returns true if the index still says of the extent's whole range what the extent does.
     pub(crate) fn is_current(&self, extent: &Extent) -> bool {
         let mut at = extent.range.start;
         let mut same = true;

@@ -94,7 +94,7 @@ struct Grown {
     freed: Vec<Pointer>,
 }
 
-/// What is replaced by fresh nodes.
+/// Nodes to replace by fresh ones.
 enum Work {
     /// Groups of neighbouring leaves.
     Leaves(Vec<Vec<Rc<Leaf>>>),
@@ -194,7 +194,7 @@ impl<E: Env> Set<E> {
         Ok(nodes)
     }
 
-    /// How many buckets it takes to replace all these nodes and their parents.
+    /// Number of buckets that it takes to replace all these nodes and their parents.
     fn buckets_for(&self, work: &Work) -> usize {
         let groups = match work {
             Work::Leaves(groups) => groups,
@@ -410,7 +410,8 @@ impl<E: Env> Set<E> {
         Ok(())
     }
 
-    /// Whether the leaves are under one parent still: it may have been split since they were chosen.
+    /// Returns true if the leaves still have one parent: it may have been split since they were
+    /// chosen.
     fn has_one_parent(&self, leaves: &[Rc<Leaf>]) -> bool {
         let tree = self.tree.borrow();
         tree.root_level() == 0

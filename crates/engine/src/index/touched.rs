@@ -1,4 +1,4 @@
-//! Which ranges of a leaf its node lacks.
+//! Ranges of a leaf that its node on the device lacks.
 //!
 //! Every change adds one, and all are asked for together when the node is written: so they are noted as they come, and
 //! put in order then.

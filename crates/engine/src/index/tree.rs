@@ -38,7 +38,7 @@ pub(crate) struct Tree {
     next_id: u64,
     /// Extents in memory, for the limit of the node cache.
     pub loaded_extents: usize,
-    /// Where the hand of the node cache stands.
+    /// Position of the node cache's clock hand.
     pub clock_hand: ClockHand,
 }
 

@@ -25,7 +25,7 @@ pub(crate) mod ring;
 pub(crate) mod room;
 pub(crate) mod write;
 
-/// What every entry says beside its records.
+/// The part of every entry that is no record.
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
     pub uuid_bucket: Key,

@@ -128,12 +128,12 @@ async fn read_bucket<E: Env>(device: &Meter<E>, geometry: &Geometry, index: u32)
     read.await.map_err(EngineError::io("reading the journal"))
 }
 
-/// Where a bucket of the journal is on the device.
+/// First sector of a bucket of the journal.
 fn start_of(geometry: &Geometry, index: u32) -> Sector {
     geometry.bucket_start(geometry.journal_bucket(index))
 }
 
-/// Where the next entry would begin in the bucket, in bytes.
+/// Offset in the bucket, in bytes, where the next entry would begin.
 fn end_of(last: Option<&(u32, EntryHead)>) -> u64 {
     last.map_or(0, |(offset, head)| u64::from(*offset) + head.bytes as u64)
 }
@@ -145,7 +145,7 @@ pub(crate) struct Found {
     used_bytes: u64,
     /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never durable.
     pub torn_tail: bool,
-    /// Who ran the set last.
+    /// Program that ran the set last.
     pub last_run: LastRun,
 }
 
@@ -187,7 +187,7 @@ impl<E: Env> Set<E> {
         Ok(replayed)
     }
 
-    /// What waited for a leaf that has just been loaded.
+    /// Replays the records that waited for a leaf that has just been loaded.
     pub(crate) fn replay_into_loaded(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         let waiting = std::mem::take(&mut leaf.state.borrow_mut().replay);
         if waiting.is_empty() {

@@ -11,7 +11,7 @@ pub(crate) struct Ring {
     entry_blocks_max: u64,
     /// By ring index: the greatest seq in the bucket, if there is an entry in it.
     newest: Vec<Option<JournalSeq>>,
-    /// Where the next entry goes, if it fits.
+    /// Bucket of the next entry, if the entry fits.
     index: usize,
     /// Free buckets behind that one: every change asks for room.
     free_ahead: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Ring {
     room: u64,
     step_records: usize,
     entry_record_bytes: u64,
-    /// How many leaves may lack records.
+    /// Number of leaves that may lack records.
     pinned_leaves_max: usize,
     /// last_seq of the newest durable entry: what is older is not needed by any start.
     needed_from: JournalSeq,
@@ -73,8 +73,8 @@ impl Ring {
         self.entry_record_bytes
     }
 
-    /// How many leaves may lack records: writing them takes buckets and with them entries, which a small ring must have
-    /// room for.
+    /// Number of leaves that may lack records: writing them takes buckets and with them entries,
+    /// which a small ring must have room for.
     pub fn pinned_leaves_max(&self) -> usize {
         self.pinned_leaves_max
     }
@@ -136,7 +136,7 @@ impl Ring {
         record_bytes < self.room
     }
 
-    /// How many records one step may reserve: they fit beside the reserve.
+    /// Number of records that one step may reserve: they fit beside the reserve.
     pub fn step_records(&self) -> usize {
         self.step_records
     }
@@ -176,7 +176,7 @@ impl Ring {
         self.newest.iter().flatten().filter(|&&newest| newest >= self.needed_from).min().copied()
     }
 
-    /// Where an entry of this size goes: ring index and byte offset. None: no bucket is free.
+    /// Place for an entry of this size: ring index and byte offset. `None`: no bucket is free.
     ///
     /// A bucket that the newest durable entry needs is never taken (J4), not even where the entry that is to be written
     /// would let it go: the power may fail while it is written, and then the older one counts.

@@ -98,13 +98,13 @@ impl<E: Env> Set<E> {
         }
     }
 
-    /// How many records one step may reserve.
+    /// Number of records that one step may reserve.
     pub(crate) fn step_records(&self) -> usize {
         self.journal.state.borrow().ring.step_records()
     }
 }
 
-/// How many records it takes to remove every key of a range.
+/// Number of records that it takes to remove every key of a range.
 pub(crate) fn removal_records(range: SectorRange) -> usize {
     range.sectors().div_ceil(crate::index::leaf::HOLE_SECTORS_MAX) as usize
 }
