@@ -1,36 +1,36 @@
-//! Why the engine can't do what it was asked to.
+//! Errors of the engine: it can't do what it was asked to.
 
 use ubcache_env::IoError;
 use ubcache_format::{Apart, FormatError, Sector, Uuid};
 
-/// Why a set can't be opened, attached to, or go on. The caller adds the names of the devices.
+/// A set can't be opened, attached to, or go on. The caller adds the names of the devices.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// A device failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation, as in "reading the journal".
         what: &'static str,
-        /// How it failed.
+        /// The device's error.
         source: IoError,
     },
     /// The content of a device is damaged or not what it should be.
     #[error("{what}{}: {source}", at.map(|at| format!(" at sector {at}")).unwrap_or_default())]
     Format {
-        /// What was being read.
+        /// The structure that was read.
         what: &'static str,
-        /// Where on the device.
+        /// Its sector on the device.
         at: Option<Sector>,
-        /// What is wrong.
+        /// The fault that was found in it.
         source: FormatError,
     },
     /// The content of a device contradicts itself.
     #[error("{what} is damaged: {detail}")]
     Damaged {
-        /// What was being read.
+        /// The structure that was read.
         what: &'static str,
-        /// What was found and expected.
+        /// Found and expected values.
         detail: String,
     },
     /// A cache device is needed and this is a backing device, or the other way round.
@@ -72,7 +72,7 @@ pub enum EngineError {
     OlderCopy {
         /// The backing device.
         uuid: Uuid,
-        /// What both say.
+        /// Statements of both superblocks.
         apart: Apart,
     },
     /// It is to be chosen what counts, and the choice would lose dirty data.
@@ -86,9 +86,9 @@ pub enum EngineError {
     BeyondEnd {
         /// Sectors that only the cache has.
         dirty: u64,
-        /// Where the last of them ends.
+        /// End of the last of them.
         last: Sector,
-        /// Where the device ends.
+        /// End of the device.
         end: Sector,
     },
     /// A backing device with this UUID is attached already.

@@ -1,5 +1,5 @@
-//! What a volume has in memory at one moment, for assertions from outside: the simulator compares it with the devices
-//! (docs/coherence.md §10). Nothing is read, loaded or changed.
+//! The memory of a volume at one moment, for assertions from outside: the simulator compares it
+//! with the devices (docs/coherence.md §10). Nothing is read, loaded or changed.
 
 use ubcache_env::{Env, IntervalSet, Sector, SectorRange};
 
@@ -7,7 +7,7 @@ use crate::coherence::table::Kind;
 use crate::set::CacheSet;
 use crate::volume::CachedVolume;
 
-/// What the cache says of a copy.
+/// State of a copy in the cache.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum CopyState {
     /// In the index, with a record: the backing device has the same.
@@ -25,7 +25,7 @@ pub struct CachedCopy {
     pub range: SectorRange,
     /// The sector of the cache device where the copy of the first sector is.
     pub at: Sector,
-    /// What it is.
+    /// State of the copy.
     pub state: CopyState,
 }
 
@@ -45,36 +45,36 @@ pub enum InFlightEntry {
 /// See the module. Ranges are in sectors of the backing device, from its first one.
 #[derive(Clone, Debug)]
 pub struct VolumeView {
-    /// Whether the cache is used at all: after it has failed, requests may go past it (A4), and its copies mean
-    /// nothing any more.
+    /// True if the cache is used at all: after it has failed, requests may go past it (A4), and its
+    /// copies mean nothing any more.
     pub uses_cache: bool,
     /// Live copies in leaves that are in memory, and unpublished ones.
     pub copies: Vec<CachedCopy>,
     /// The in-flight table.
     pub in_flight: Vec<InFlightEntry>,
-    /// What the backing device may lose, as far as the volume knows.
+    /// Ranges that the backing device may lose, as far as the volume knows.
     pub unflushed: IntervalSet,
-    /// What it may have lost, and may still return for a while.
+    /// Ranges that it may have lost, and may still return for a while.
     pub suspect: IntervalSet,
 }
 
-/// What a set has in memory beside its volumes.
+/// The memory of a set beside its volumes.
 #[derive(Clone, Debug)]
 pub struct SetView {
-    /// How often a bucket has been held back for its old pointers in a row, although each pass of garbage collection should
-    /// leave none of them (G2).
+    /// Most times in a row that a bucket has been held back for its old pointers, although each
+    /// pass of garbage collection should leave none of them (G2).
     pub longest_hold: u32,
 }
 
 impl<E: Env> CacheSet<E> {
-    /// What the set has in memory at this moment.
+    /// Shows the memory of the set at this moment.
     pub fn inspect(&self) -> SetView {
         SetView { longest_hold: self.set.buckets.borrow().longest_hold() }
     }
 }
 
 impl<E: Env> CachedVolume<E> {
-    /// What the volume has in memory at this moment.
+    /// Shows the memory of the volume at this moment.
     pub fn inspect(&self) -> VolumeView {
         let mut copies = Vec::new();
         let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
@@ -95,7 +95,7 @@ impl<E: Env> CachedVolume<E> {
             at: pointer.offset,
             state: CopyState::Unpublished,
         }));
-        // What the cache device may have lost is served to nobody.
+        // Places that the cache device may have lost are served to nobody.
         copies.retain(|copy: &CachedCopy| {
             !self.set.cache.is_lost(SectorRange::new(copy.at, copy.range.sectors()))
         });

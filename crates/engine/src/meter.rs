@@ -27,15 +27,15 @@ pub(crate) struct Meter<E: Env> {
     when_flush_fails: RefCell<Option<FlushFailed>>,
     /// The cache device only. Of a backing device the volume knows better.
     lost: Option<RefCell<LostPlaces>>,
-    /// Whether there are lost places.
+    /// True if there are lost places.
     any_lost: Cell<bool>,
 }
 
 type FlushFailed = Rc<dyn Fn(&IoError)>;
 
-/// How long somebody who can wait for memory waits before asking again.
+/// Time that a task waits for memory before it asks again.
 const MEMORY_PATIENCE: Nanos = Nanos::from_millis(10);
-/// What a read of a lost place and a flush after a failed one end with.
+/// Error of a read of a lost place, and of a flush after a failed one.
 const EIO: i32 = 5;
 
 impl<E: Env> Meter<E> {
@@ -66,7 +66,7 @@ impl<E: Env> Meter<E> {
         *self.when_flush_fails.borrow_mut() = Some(Rc::new(tell));
     }
 
-    /// Whether a failed flush may have cost any of what is there.
+    /// Returns true if a failed flush may have cost any of the range.
     pub fn is_lost(&self, range: SectorRange) -> bool {
         self.any_lost.get() && self.lost.as_ref().is_some_and(|lost| lost.borrow().overlap(range))
     }
@@ -156,7 +156,7 @@ impl<E: Env> Meter<E> {
         result
     }
 
-    /// Whether every write that completed is covered by an earlier flush.
+    /// Returns true if every write that completed is covered by an earlier flush.
     pub fn is_flushed(&self) -> bool {
         self.flushed.get() >= self.completed.get()
     }

@@ -1,8 +1,8 @@
-//! What can be seen of a running set: counters and states, in the shape of `status --json`.
+//! Counters and states of a running set, in the shape of `status --json`.
 
 use ubcache_format::{CacheMode, Uuid};
 
-/// What went to a device since it was opened.
+/// Traffic of a device since it was opened.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct DeviceCounters {
     /// Read requests.
@@ -21,7 +21,7 @@ pub struct DeviceCounters {
     pub errors: u64,
 }
 
-/// What happened to the requests of a volume. Reads only, a partial hit is a miss, as in bcache.
+/// Outcomes of the requests of a volume. Reads only, a partial hit is a miss, as in bcache.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct VolumeCounters {
     /// Reads found in the cache as a whole.
@@ -82,7 +82,7 @@ pub struct VolumeStatus {
     pub name: String,
     /// UUID of the backing device.
     pub uuid: Uuid,
-    /// What went to the backing device.
+    /// Traffic of the backing device.
     pub backing: DeviceCounters,
     /// Size in bytes.
     pub size_bytes: u64,
@@ -103,7 +103,7 @@ pub struct VolumeStatus {
 pub struct SetStatus {
     /// UUID of the set.
     pub uuid: Uuid,
-    /// What went to the cache device.
+    /// Traffic of the cache device.
     pub cache: DeviceCounters,
     /// Size of the cache device in bytes, as far as the set uses it.
     pub size_bytes: u64,
@@ -115,9 +115,9 @@ pub struct SetStatus {
     pub available_percent: u64,
     /// Bytes for which the device has no room (ENOSPC), so that they are no part of the cache for now.
     pub put_aside_bytes: u64,
-    /// Whether every bucket has been counted since the start.
+    /// True when every bucket has been counted since the start.
     pub counted: bool,
-    /// Why the set has failed, if it has.
+    /// Reason of the set's failure, if it has failed.
     pub failed: Option<String>,
     /// Leaf nodes of the index.
     pub btree_leaves: u64,

@@ -55,7 +55,7 @@ pub struct CachedVolume<E: Env> {
 
     /// The backing superblock says dirty, durably.
     pub(crate) marked_dirty: Cell<bool>,
-    /// What the device has for certain, if that is known.
+    /// The superblock that the device has for certain, if that is known.
     saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save the superblock.
     saving: Cell<bool>,
@@ -327,7 +327,7 @@ impl<E: Env> CachedVolume<E> {
         Ok(())
     }
 
-    /// What [`CachedVolume::set_attribute`] would say to these, one after the other.
+    /// Returns what [`CachedVolume::set_attribute`] would return for these, one after the other.
     pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
         let mut settings = self.settings.borrow().clone();
         let mut set = |name: &str, value: &str| match name {
@@ -535,7 +535,7 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
-        // As `begin`, but a future less for a hit to go through.
+        // Begins like `begin`, with one future less for a hit to go through.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
         match self.begin_read(stream, keys) {
             Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
@@ -555,7 +555,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         if self.info.read_only {
             return Err(VolumeError::ReadOnly);
         }
-        // As `begin_write`, but a future less.
+        // Begins like `begin_write`, with one future less.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
         self.told.borrow_mut().writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await

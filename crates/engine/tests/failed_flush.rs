@@ -22,7 +22,7 @@ fn range(slot: u64) -> SectorRange {
     SectorRange::new(Sector(slot * 2 * BLOCK), BLOCK)
 }
 
-/// Whether the write was answered with success.
+/// Returns true if the write was answered with success.
 async fn try_write(volume: &Vol, stream: StreamId, slot: u64, byte: u8) -> bool {
     let mut data = Buf::for_sectors(BLOCK);
     data.as_mut_slice().fill(byte);
@@ -33,7 +33,7 @@ async fn write(volume: &Vol, stream: StreamId, slot: u64, byte: u8) {
     assert!(try_write(volume, stream, slot, byte).await, "no write fails");
 }
 
-/// What a block holds; none: it can't be read.
+/// Content of a block; `None`: it can't be read.
 async fn read(volume: &Vol, slot: u64) -> Option<u8> {
     volume.read(A, range(slot)).await.ok().map(|data| data.to_buf().as_slice()[0])
 }

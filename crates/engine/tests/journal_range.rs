@@ -1,4 +1,4 @@
-//! What a start takes from the journal: all that the newest entry asks for, wherever it is.
+//! A start takes all that the newest entry asks for from the journal, wherever it is.
 
 use ubcache_engine::{AttachOptions, CacheSet, SetOptions};
 use ubcache_env::{Buf, Device, Durability, Sector, SectorRange, StreamId, Volume};
@@ -11,7 +11,7 @@ use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
 /// Enough for sixteen journal buckets.
 const BUCKETS: u32 = 2048;
 const BUCKET_SECTORS: u32 = 64;
-/// Where data begins on the backing device; keys count from the start of the device.
+/// First data sector of the backing device; keys count from the start of the device.
 const OFFSET: u64 = 16;
 const RANGE: SectorRange = SectorRange { start: Sector(0), end: Sector(8) };
 
@@ -50,7 +50,7 @@ async fn replace_journal(cache: &SimDisk, change: impl Fn(&JournalEntry) -> Vec<
     }
 }
 
-/// What the newest entry needs may lie in a bucket that no entry read before it had need of.
+/// The newest entry may need data of a bucket that no entry read before it needed.
 #[test]
 fn an_entry_may_ask_for_more_than_the_one_before_it() {
     for removed in [false, true] {

@@ -1,4 +1,4 @@
-//! What was used lately before a stop is not the first to go after the start.
+//! Data that was used lately before a stop is not the first to go after the start.
 
 mod support;
 

@@ -24,7 +24,7 @@ const DEPTH_MAX: u64 = 1024;
 /// The limit halves every so many steps.
 const STEPS_PER_HALVING: u64 = 64;
 
-/// How congested the cache device is.
+/// Congestion of the cache device, by its latencies.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Congestion {
     /// 0 to [`DEPTH_MAX`] steps, as of the latest slow I/O, less the fast ones since.

@@ -25,7 +25,7 @@ use ubcache_format::{CacheMode, SECTOR_BYTES};
 /// Above this share of used buckets, in percent, nothing new is cached.
 pub const IN_USE_BYPASS_PERCENT: u64 = 95;
 
-/// What the decision is made from, apart from the history.
+/// Input of the decision, apart from the history.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct BypassInput {
     /// The volume is being detached.
@@ -42,7 +42,7 @@ pub struct BypassInput {
     pub aligned: bool,
 }
 
-/// Why a request is bypassed.
+/// Reason why a request is bypassed.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum BypassReason {
     /// The volume is being detached.

@@ -1,4 +1,4 @@
-//! Which requests go past the cache (bcache's rules, docs/operations.md).
+//! Requests that go past the cache (bcache's rules, docs/operations.md).
 
 pub mod congestion;
 pub mod decide;

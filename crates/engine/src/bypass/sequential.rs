@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 use ubcache_env::{Nanos, Sector, SectorRange, StreamId};
 use ubcache_format::SECTOR_BYTES;
 
-/// How many runs are followed at the same time.
+/// Number of runs that are followed at the same time.
 pub const RUNS_MAX: usize = 128;
-/// How long a run may pause before it has ended.
+/// Pause after which a run has ended.
 pub const RUN_EXPIRY: Nanos = Nanos::from_secs(5);
-/// How many streams are remembered.
+/// Number of streams that are remembered.
 pub const STREAMS_MAX: usize = 1024;
 /// The newest finished run counts for one part in this many of the average.
 const AVERAGE_WEIGHT: u64 = 8;
@@ -137,7 +137,7 @@ impl Runs {
     }
 }
 
-/// What is known of one client connection.
+/// History of one client connection.
 #[derive(Copy, Clone, Debug, Default)]
 struct Stream {
     run_bytes: u64,

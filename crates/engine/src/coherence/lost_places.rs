@@ -13,7 +13,7 @@ const RANGES_MAX: usize = 1 << 16;
 /// See the module. Writes have numbers, in the order of their completion.
 #[derive(Default, Debug)]
 pub(crate) struct LostPlaces {
-    /// What was written since the last good flush, each with the number of its write.
+    /// Ranges written since the last good flush, each with the number of its write.
     recent: VecDeque<(u64, SectorRange)>,
     /// Up to this number more was written than is kept apart.
     anywhere: u64,
@@ -76,7 +76,7 @@ impl LostPlaces {
         }
     }
 
-    /// Whether the content of any of the range may be lost.
+    /// Returns true if the content of any of the range may be lost.
     pub fn overlap(&self, range: SectorRange) -> bool {
         match &self.lost {
             None => false,

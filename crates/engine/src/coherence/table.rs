@@ -1,7 +1,8 @@
 //! The in-flight table of a volume: every fill, client write and background writeback.
 //!
-//! Who enters holds a [`Ticket`] until its entry leaves, which it does by itself when the ticket is dropped: an entry
-//! that stayed behind would keep writeback from its range, and a stop from its end, for ever.
+//! A request that enters holds a [`Ticket`] until its entry leaves, which it does by itself when
+//! the ticket is dropped: an entry that stayed behind would keep writeback from its range, and a
+//! stop from its end, for ever.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use ubcache_env::{IntervalSet, Sector, SectorRange};
 
 use crate::mutants::{Mutant, Mutation};
 
-/// What an entry of the table is.
+/// Kind of an entry of the table.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// A read miss that wants to put its data into the cache.
@@ -108,12 +109,12 @@ impl InFlight {
         Some(self.ticket(place))
     }
 
-    /// Whether a backing write may be landing anywhere in the range.
+    /// Returns true if a backing write may be landing anywhere in the range.
     pub fn backing_write_over(&self, range: SectorRange) -> bool {
         self.table.borrow().backing_write_over(range)
     }
 
-    /// Whether background writeback is under way.
+    /// Returns true if background writeback is under way.
     pub fn has_writebacks(&self) -> bool {
         self.table.borrow().has_writebacks()
     }
@@ -149,8 +150,8 @@ enum Place {
 /// So many entries are looked at one by one; that is quicker than to search, and the others are searched.
 const FEW: usize = 16;
 
-/// Where more than a few are in flight, a look at it costs by how many overlap, not by how many there are;
-/// and what a burst of requests took is given back when they have left.
+/// With more than a few in flight, a look-up costs by the number that overlap, not by the number
+/// there are; the memory that a burst of requests took is given back when they have left.
 #[derive(Default, Debug)]
 struct Table {
     few: Vec<Option<Entry>>,
@@ -314,7 +315,7 @@ impl Table {
     }
 }
 
-/// Where an entry is among the many.
+/// Place of an entry among the many.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 struct Key {
     class: u8,

@@ -1,4 +1,4 @@
-//! Which failed flushes of the backing device each client has been told of (F4).
+//! Failed flushes of the backing device that each client has got an error for (F4).
 //!
 //! A flush that fails may cost what any client wrote, and is mostly not the client's own: the publisher, writeback and
 //! superblocks flush as well. So each stream that wrote is told once, by its next FLUSH. A stream that comes later is a client of
@@ -23,7 +23,7 @@ struct Stream {
 #[derive(Debug)]
 struct Left {
     knows: u64,
-    /// How many FLUSHes had begun then.
+    /// Number of FLUSHes that had begun then.
     flushes: u64,
 }
 
@@ -89,7 +89,7 @@ impl Told {
         }
     }
 
-    /// Whether a stream that wrote has not been told of a failure, here or gone.
+    /// Returns true if a stream that wrote, here or gone, has got no error for a failure yet.
     pub fn somebody_is_owed(&self) -> bool {
         let knows = self.streams.values().map(|stream| stream.knows);
         knows.chain(self.left.iter().map(|left| left.knows)).any(|knows| knows < self.failures)
@@ -114,7 +114,7 @@ mod tests {
     const B: StreamId = StreamId(2);
     const C: StreamId = StreamId(3);
 
-    /// Whether a FLUSH that succeeded by itself fails.
+    /// Returns true if a FLUSH that succeeded by itself has to fail.
     fn flush(told: &mut Told, stream: StreamId) -> bool {
         let flush = told.flush_begins(stream);
         told.flush_ends(flush, stream, true)

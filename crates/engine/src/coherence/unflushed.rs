@@ -1,4 +1,5 @@
-//! What was written to the backing device and is not covered by a completed flush, and what a failed flush may have cost.
+//! Ranges written to the backing device and not covered by a completed flush, and ranges that a
+//! failed flush may have cost.
 
 use smallvec::{SmallVec, smallvec};
 use ubcache_env::{IntervalSet, Sector, SectorRange};
@@ -16,7 +17,7 @@ const COARSER: u64 = 16;
 pub(crate) struct Unflushed {
     current: IntervalSet,
     flushing: IntervalSet,
-    /// What intervals are rounded to.
+    /// Granularity that intervals are rounded to, in sectors.
     step: u64,
     /// The device has no volatile cache: what it has completed it can't lose.
     lossless: bool,
@@ -99,7 +100,7 @@ impl Unflushed {
         &self.suspect
     }
 
-    /// Whether nothing waits for a flush.
+    /// Returns true if nothing waits for a flush.
     pub fn is_empty(&self) -> bool {
         self.current.is_empty() && self.flushing.is_empty()
     }
@@ -111,14 +112,15 @@ impl Unflushed {
         all
     }
 
-    /// Whether the backing device may still lose any of the range.
+    /// Returns true if the backing device may still lose any of the range.
     pub fn overlaps(&self, range: SectorRange) -> bool {
         let known = !self.mutation.is(Mutant::NoUnflushedTracking);
         known && (self.current.overlaps(range) || self.flushing.overlaps(range))
     }
 
-    /// Whether the backing device may lose all of the range. Where only `current` and `flushing` together have all of it,
-    /// the answer is no; [`flushed_parts`](Unflushed::flushed_parts) is exact.
+    /// Returns true if the backing device may lose all of the range. If only `current` and
+    /// `flushing` together have all of it, the answer is no;
+    /// [`flushed_parts`](Unflushed::flushed_parts) is exact.
     pub fn covers(&self, range: SectorRange) -> bool {
         let known = !self.mutation.is(Mutant::NoUnflushedTracking);
         known && !self.is_empty() && (self.current.covers(range) || self.flushing.covers(range))

@@ -28,7 +28,7 @@ const FRESH_MAX: usize = 4096;
 #[derive(Default, Debug)]
 pub(crate) struct Unpublished {
     by_start: BTreeMap<Sector, Copy>,
-    /// Where copies came that may be ready.
+    /// Ranges of new copies that may be ready.
     fresh: Vec<SectorRange>,
     /// From here on any may be ready.
     any_from: Option<Sector>,
@@ -44,7 +44,7 @@ impl Unpublished {
         self.by_start.len()
     }
 
-    /// Whether any of the range is there. Mostly there is nothing at all.
+    /// Returns true if a copy of any of the range is here. Mostly there is none at all.
     pub fn overlaps(&self, range: SectorRange) -> bool {
         !self.by_start.is_empty() && self.overlapping(range).next().is_some()
     }
@@ -67,7 +67,7 @@ impl Unpublished {
         self.by_start.iter().map(|(&start, copy)| (SectorRange::from_bounds(start, copy.end), copy.pointer))
     }
 
-    /// What is in the range may be ready.
+    /// Notes that copies in the range may be ready.
     pub fn may_be_ready(&mut self, range: SectorRange) {
         self.fresh.push(range);
         if self.fresh.len() > FRESH_MAX {

@@ -12,7 +12,7 @@
 #[cfg(feature = "mutants")]
 mod historic;
 
-/// Whether this build can be told to break a rule.
+/// True in a build that can break rules.
 pub const MUTANTS_COMPILED: bool = cfg!(feature = "mutants");
 
 macro_rules! mutants {
@@ -38,7 +38,7 @@ macro_rules! mutants {
                 match self { $(Mutant::$variant => $rule,)* }
             }
 
-            /// What the engine does instead.
+            /// Behaviour of the engine with this mutant.
             pub const fn what(self) -> &'static str {
                 match self { $(Mutant::$variant => $what,)* }
             }
@@ -47,7 +47,7 @@ macro_rules! mutants {
 }
 
 mutants! {
-    // Which write removes which keys, and when.
+    // Removal of keys by writes, and its moment.
     InvalidateParallel, "invalidate-parallel", "T2, W2 (P0)",
         "keys are removed while the backing write runs; a fill is disturbed by that removal only";
     InvalidateAfter, "invalidate-after", "T2, W2 (P1)",
@@ -99,7 +99,7 @@ mutants! {
         "two writeback tasks run, and may work on one sector at the same time";
     FillsInTheBackgroundLane, "fills-in-the-background-lane", "R3",
         "every read that missed starts a task for its fills, in the queue of the background";
-    // What the backing device may lose.
+    // Data that the backing device may lose.
     NoUnflushedTracking, "no-unflushed-tracking", "C1",
         "copies of un-flushed ranges are recorded like others";
     UnflushedAtSubmission, "unflushed-at-submission", "W5",
@@ -232,7 +232,7 @@ mutants! {
         "the backing device's superblock does not disown a failed cache before writes go past it";
 }
 
-/// Which rule is broken; by default none. Empty unless the feature `mutants` is on.
+/// The rule that is broken; by default none. Empty unless the feature `mutants` is on.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Mutation {
     #[cfg(feature = "mutants")]

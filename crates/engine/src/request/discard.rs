@@ -1,7 +1,8 @@
 //! Discards (D1).
 //!
-//! What is clean goes as under a bypass write; what is dirty as in a writeback that discards instead of writing: the
-//! key stays until the backing device has discarded its range durably, so that what lies below it is never seen.
+//! Clean data goes as under a bypass write. Dirty data goes as in a writeback that discards instead
+//! of writing: the key stays until the backing device has discarded its range durably, so that the
+//! older data below it is never seen.
 
 use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError};
 use ubcache_format::JournalSeq;
@@ -13,7 +14,7 @@ use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 use crate::writeback::flusher::Below;
 
-/// As much of a discard as one step decides.
+/// Part of a discard that one step decides.
 struct Step {
     range: SectorRange,
     /// Parts without dirty data, each with its entry in the table.
@@ -100,7 +101,7 @@ impl<E: Env> CachedVolume<E> {
             let done = self.backing.discard(part).await;
             self.backing_write_ended(part, failures, (done.is_ok(), false, false));
             self.settle_backing_write(ticket, part, &done, None);
-            // What the device can't do, it ignores.
+            // A device that can't discard ignores it.
             if let Err(error) = done
                 && error != IoError::NotSupported
             {

@@ -7,10 +7,10 @@ use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
-/// What a client is told of somebody else's flush that failed.
+/// Error that a client gets for somebody else's flush that failed.
 const EIO: i32 = 5;
 
-/// What a client is told of an error of the engine.
+/// Turns an error of the engine into the one that a client gets.
 pub(crate) fn to_client(error: EngineError) -> VolumeError {
     match error {
         EngineError::Io { source, .. } => VolumeError::Io(source),

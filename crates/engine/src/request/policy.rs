@@ -8,7 +8,7 @@ use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
-    /// Whether the request should go past the cache; counts it if so.
+    /// Decides if the request goes past the cache, and counts it if so.
     pub(crate) fn bypasses(
         &self,
         stream: StreamId,
@@ -54,7 +54,7 @@ impl<E: Env> CachedVolume<E> {
         leaves && !self.set.mutant(Mutant::DrainNeverHoldsWrites)
     }
 
-    /// Whether a write that does not bypass goes to the cache only.
+    /// Returns true if a write that does not bypass goes to the cache only.
     pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
         if self.mode() != CacheMode::Writeback || self.detaching.get() {
             return false;

@@ -21,7 +21,7 @@ const PUBLISHED_AT_ONCE: usize = 2;
 /// Copies looked at in one turn.
 const BATCH: usize = 256;
 
-/// Whether so many copies are so near to as many as there may be that a flush is due.
+/// Returns true if a flush is due: three quarters of the permitted copies wait.
 fn are_many(copies: usize, most: usize) -> bool {
     copies * 4 > most * 3
 }

@@ -74,7 +74,7 @@ impl<E: Env> CachedVolume<E> {
         Ok(hit)
     }
 
-    /// What is left to do of a read that is not a hit in one place.
+    /// Completes a read that is not a hit in one place.
     pub(crate) async fn read_other(
         &self,
         range: SectorRange,
@@ -445,7 +445,7 @@ impl<E: Env> CachedVolume<E> {
     }
 }
 
-/// Which part of the range each piece holds.
+/// Assigns to each piece its part of the range.
 pub(crate) fn place_pieces(
     range: SectorRange,
     pieces: &[Piece],

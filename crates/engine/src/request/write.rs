@@ -16,7 +16,7 @@ use crate::journal::room::{Room, removal_records};
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
-/// What a write puts there.
+/// New content of a write's range.
 #[derive(Clone)]
 pub(crate) enum Payload {
     /// Immutable (T0), however often it is written.
@@ -38,7 +38,7 @@ impl Payload {
     }
 }
 
-/// How writing to the cache ended.
+/// Outcome of writing to the cache.
 enum ToCache {
     Done,
     /// No room, or the cache device failed: the backing device has to take it.

@@ -17,14 +17,15 @@ use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
-/// How to attach a backing device.
+/// Options for attaching a backing device.
 #[derive(Clone, Debug, Default)]
 pub struct AttachOptions {
     /// Name of the export; the label of the device if empty.
     pub name: String,
     /// Refuse writes of clients.
     pub read_only: bool,
-    /// What counts if the cache and the device are not of one run; none: the device is refused.
+    /// Member whose data counts if the cache and the device are not of one run; `None`: the device
+    /// is refused.
     pub choice: Option<Choice>,
 }
 
@@ -130,7 +131,7 @@ impl<E: Env> CacheSet<E> {
 }
 
 impl<E: Env> Set<E> {
-    /// Whether a slot can be given up without losing anything but copies.
+    /// Checks that a slot can be given up without losing anything but copies.
     async fn nothing_dirty_to_drop(
         &self,
         slot: Option<usize>,

@@ -52,7 +52,7 @@ impl<E: Env> CacheSet<E> {
         Ok(())
     }
 
-    /// What [`CacheSet::set_attribute`] would say to these, one after the other.
+    /// Returns what [`CacheSet::set_attribute`] would return for these, one after the other.
     pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
         let mut settings = self.set.settings.borrow().clone();
         let mut set = |name: &str, value: &str| match name {

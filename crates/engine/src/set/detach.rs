@@ -11,7 +11,7 @@ use crate::volume::CachedVolume;
 
 /// After this many failed writes of dirty data a detach gives up.
 const BACKING_ERRORS_MAX: u64 = 8;
-/// How often a drain looks whether it is done.
+/// Interval at which a drain looks if it is done.
 const DRAIN_TICK: Nanos = Nanos::from_millis(10);
 
 impl<E: Env> CacheSet<E> {

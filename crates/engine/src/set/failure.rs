@@ -23,7 +23,7 @@ impl<E: Env> Set<E> {
         });
     }
 
-    /// Why the set has failed, if it has.
+    /// Reason of the set's failure, if it has failed.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failed.borrow().clone()
     }

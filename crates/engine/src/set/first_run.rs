@@ -78,7 +78,7 @@ pub(crate) async fn first_run<E: Env>(
     let uuid_bucket = BucketNr(first + geometry.prio_buckets());
     let root = BucketNr(uuid_bucket.0 + 1);
 
-    // What a set begins with has its room before anything is written (N2).
+    // The first metadata of a set gets its room before anything is written (N2).
     let begin = SectorRange::new(Sector(0), u64::from(root.0 + 1) * u64::from(geometry.bucket_sectors));
     device.allocate(begin).await.map_err(EngineError::io(WHAT))?;
     let put = |part: Range<usize>, set: &mut PrioSet| {

@@ -47,11 +47,11 @@ pub(crate) mod runs;
 pub(crate) mod stop;
 pub(crate) mod take_over;
 
-/// What an extent of the index takes in memory, in bytes, with what surrounds it.
+/// Memory that an extent of the index takes, in bytes, with its share of what surrounds it.
 pub const EXTENT_MEMORY_BYTES: u64 = 24;
 
-/// How fast generations rise, and how old pointers may become (docs/coherence.md §7). Ages are distances on the circle of
-/// 256 that the format has.
+/// The speed at which generations rise, and the age that pointers may reach (docs/coherence.md §7).
+/// Ages are distances on the circle of 256 that the format has.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Generations {
     /// A bucket that is given up rises by this much. More than 1 leaves fewer generations before the circle is round, so
@@ -86,7 +86,7 @@ pub struct Tuning {
     pub fill_bytes_max: u64,
     /// Unpublished copies per volume; more are not kept.
     pub unpublished_max: usize,
-    /// How fast generations rise, and how old pointers may become.
+    /// The speed at which generations rise, and the age that pointers may reach.
     pub generations: Generations,
     /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which other tasks get a turn.
     pub slice_steps: usize,
@@ -110,7 +110,7 @@ impl Default for Tuning {
     }
 }
 
-/// How to open a set.
+/// Options for opening a set.
 #[derive(Clone, Debug, Default)]
 pub struct SetOptions {
     /// Attributes as they are after the start; all others have their defaults.
@@ -124,11 +124,11 @@ pub struct SetOptions {
     /// The superblocks of the backing devices that are going to be attached without a [`Choice`](crate::Choice): if
     /// one of them is not of one run with the cache, the set is not opened, and nothing is changed on any device.
     pub expected: Vec<Superblock>,
-    /// Which rule is broken, for the simulator: none.
+    /// The rule that is broken, for the simulator: none.
     pub mutation: Mutation,
 }
 
-/// Where a set is in its life.
+/// Phase of a set's life.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Phase {
     Running,
@@ -162,26 +162,27 @@ pub(crate) struct Set<E: Env> {
     /// Volumes that were parted from the set, and are served all the same.
     pub parted: RefCell<Vec<Weak<CachedVolume<E>>>>,
     pub congestion: RefCell<Congestion>,
-    /// What leaves get when they are loaded ([`LeafState::replay`](crate::index::leaf::LeafState::replay)).
+    /// Records that leaves get when they are loaded
+    /// ([`LeafState::replay`](crate::index::leaf::LeafState::replay)).
     pub to_replay: RefCell<Option<Rc<ReplayRange>>>,
     pub gc: GcState,
     pub failed: RefCell<Option<String>>,
     pub cache_errors: Cell<u64>,
-    /// What the cache device has for its superblock, if that is known.
+    /// The superblock that the cache device has, if that is known.
     pub saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save it.
     pub saving: Cell<bool>,
     /// The journal entry that has the newest setting that is kept there.
     pub mark_at: Cell<JournalSeq>,
     pub phase: Cell<Phase>,
-    /// Whose set this start took over.
+    /// The former owner of the set, if this start took it over.
     pub taken_over: Cell<Option<TakenOver>>,
     pub ending: Notify,
     pub tasks: RefCell<Vec<Task>>,
 }
 
 impl<E: Env> Set<E> {
-    /// Whether this rule is broken.
+    /// Returns true if this rule is broken.
     #[inline(always)]
     pub(crate) fn mutant(&self, mutant: Mutant) -> bool {
         self.mutation.is(mutant)
@@ -231,7 +232,8 @@ impl<E: Env> Clone for CacheSet<E> {
 }
 
 impl<E: Env> CacheSet<E> {
-    /// Whose set this start took over, and what it dropped; `None` if ubcache ran the set last.
+    /// The former owner of the set, and what this start dropped; `None` if ubcache ran the set
+    /// last.
     pub fn taken_over(&self) -> Option<TakenOver> {
         self.set.taken_over.get()
     }

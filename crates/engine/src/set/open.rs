@@ -106,8 +106,8 @@ impl<E: Env> CacheSet<E> {
     }
 }
 
-/// What this run has to know of the one before it. Only the mark of ubcache's own entry says anything of the set; of a
-/// run that may have been the driver's the policy stays, on which no data depends.
+/// Stamp of the run before this one. Only the stamp of ubcache's own entry says anything of the
+/// set; of a run that may have been the driver's the policy stays, on which no data depends.
 fn mark_of_former_run(found: &Found, newest: &JournalEntry, mutation: Mutation) -> Mark {
     if let (Padding::Other(bytes), true) = (newest.padding, mutation.is(Mutant::MarkNotBound))
         && let Some(mark) = Mark::claimed(&bytes)
@@ -123,7 +123,7 @@ fn mark_of_former_run(found: &Found, newest: &JournalEntry, mutation: Mutation) 
     }
 }
 
-/// What the newest entry says has to be possible, whatever its checksum.
+/// Checks that the statements of the newest entry are possible, whatever its checksum.
 fn check_entry(newest: &JournalEntry) -> Result<(), EngineError> {
     let damaged = |detail| Err(EngineError::Damaged { what: "journal entry", detail });
     if newest.root.position() != LAST {

@@ -23,18 +23,21 @@ use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
-/// What counts where a cache and a backing device are not of one run: somebody has to choose.
+/// Member whose data counts where a cache and a backing device are not of one run: the operator has
+/// to choose.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Choice {
-    /// What the backing device has. Refused if the cache has dirty data of it, or it says itself that it is dirty.
+    /// The backing device. Refused if the cache has dirty data of it, or it says itself that it is
+    /// dirty.
     DropClean,
-    /// What the backing device has; dirty data in the cache is given up.
+    /// The backing device; dirty data in the cache is given up.
     BelieveDisk,
     /// Dirty data in the cache, over what the backing device has; clean data in the cache is dropped.
     BelieveCache,
 }
 
-/// Whether a backing device may be attached, by the superblocks: it is what this cache had in the slot last.
+/// Checks by the superblocks that a backing device may be attached: it is the one that this cache
+/// had in the slot last.
 pub(crate) fn check_run(
     cache: &Superblock,
     slot: Option<usize>,
@@ -187,7 +190,8 @@ impl<E: Env> Set<E> {
         self.journal_flush().await
     }
 
-    /// What a leaf has of a volume from a place on, live or stale, and where the next leaf with some of it begins.
+    /// Extents of a volume in a leaf, from a position on, live or stale, and the position of the
+    /// next leaf with some of it.
     async fn extents_of_leaf(&self, from: Position) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
         let inode = from.0;
         loop {

@@ -40,7 +40,8 @@ impl<E: Env> CacheSet<E> {
             task.join().await;
         }
         if result.is_ok() {
-            // What the tasks still had under way means nothing to the set, but is not left half way either.
+            // Writes that tasks still had under way mean nothing to the set, but are not left half
+            // done either.
             set.cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
         }
         if result.is_ok() && flushed.is_ok() {

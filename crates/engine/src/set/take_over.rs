@@ -1,11 +1,11 @@
 //! Taking over a set that somebody else left (docs/coherence.md §7, "Handing over"): the Linux driver, or a tool that
 //! laid it down again.
 //!
-//! What the driver left as clean may differ from the backing device. Nothing on the device says
-//! whether the driver stopped in order, so all of it goes, before the first request is served.
-//! So do dirty keys whose buckets were given away, which the driver leaves behind when it is killed:
+//! Data that the driver left as clean may differ from the backing device. Nothing on the device
+//! says if the driver stopped in order, so all of it goes, before the first request is served. So
+//! do dirty keys whose buckets were given away, which the driver leaves behind when it is killed:
 //! only the generations of the buckets say that they are void, and a repair without the prio chain
-//! would believe them. Until that is done, the mark of every entry says that it is not.
+//! would believe them. Until that is done, the stamp of every entry says that it is not.
 
 use ubcache_env::Env;
 use ubcache_format::SECTOR_BYTES;
@@ -15,7 +15,7 @@ use crate::errors::EngineError;
 use crate::index::leaf::{Extent, FIRST, LAST};
 use crate::journal::room::removal_records;
 
-/// Whose set it was.
+/// Former owner of a set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum FormerRun {
     /// The Linux driver ran it last.
@@ -26,10 +26,10 @@ pub enum FormerRun {
     Tool,
 }
 
-/// What a start has dropped of a set that it took over.
+/// Data that a start has dropped of a set that it took over.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct TakenOver {
-    /// Whose it was.
+    /// The former owner.
     pub from: FormerRun,
     /// Bytes of clean data that were dropped; `None` if they were to be kept.
     pub dropped_bytes: Option<u64>,
@@ -51,7 +51,7 @@ impl<E: Env> Set<E> {
             self.write_prios().await?;
         }
         self.taken_over.set(Some(TakenOver { from, dropped_bytes }));
-        // What shares a bucket with dirty data, key by key.
+        // Clean data that shares a bucket with dirty data goes key by key.
         let mut at = FIRST;
         while at != LAST {
             let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");

@@ -11,9 +11,9 @@
 //! * **switches** are 0 or 1; every other number means 1;
 //! * **choices** are shown as `writethrough [writeback] writearound none` and set by one of the words.
 //!
-//! What is shown is not always what can be set: [`VolumeSettings::plain`] gives the exact value in the form that
-//! `set` takes, for saving. Some ranges depend on other settings, so saved values are to be set in the order of
-//! [`VolumeSettings::names`], twice.
+//! A value that is shown can't always be set: [`VolumeSettings::plain`] gives the exact value in
+//! the form that `set` takes, for saving. Some ranges depend on other settings, so saved values are
+//! to be set in the order of [`VolumeSettings::names`], twice.
 //!
 //! | module | holds |
 //! |---|---|
@@ -29,7 +29,7 @@ pub use set::{ErrorAction, ReplacementPolicy, SetSettings};
 pub use text::{SizeError, human, parse_human};
 pub use volume::{ReadaheadPolicy, StopPolicy, VolumeSettings};
 
-/// What is wrong with the name or the value of an attribute.
+/// Fault in the name or the value of an attribute.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AttributeError {
     /// There is no such attribute.
@@ -47,7 +47,7 @@ pub enum AttributeError {
         name: String,
         /// The value as given.
         value: String,
-        /// What is accepted.
+        /// Values that are accepted.
         expected: String,
     },
     /// The attribute can only be read.

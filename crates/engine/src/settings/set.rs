@@ -22,7 +22,7 @@ const REPLACEMENTS: &Choices<ReplacementPolicy> = &[
     ("scan-resistant", ReplacementPolicy::ScanResistant),
 ];
 
-/// Which clean bucket is evicted next.
+/// Choice of the clean bucket that is evicted next.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum ReplacementPolicy {
     /// The least recently used.
@@ -37,7 +37,7 @@ pub enum ReplacementPolicy {
 }
 
 impl ReplacementPolicy {
-    /// What the superblock says, in which the driver has to find a policy that it knows.
+    /// Policy in the superblock, where the driver has to find one that it knows.
     pub(crate) fn stored(self) -> Replacement {
         match self {
             ReplacementPolicy::Lru | ReplacementPolicy::ScanResistant => Replacement::Lru,
@@ -46,7 +46,7 @@ impl ReplacementPolicy {
         }
     }
 
-    /// Which list keeps the buckets that may go.
+    /// List that keeps the buckets that may go.
     pub(crate) fn order(self) -> Replacement {
         match self {
             ReplacementPolicy::ScanResistant => Replacement::Random,
@@ -54,7 +54,7 @@ impl ReplacementPolicy {
         }
     }
 
-    /// What a superblock and the newest journal entry say together.
+    /// Policy that a superblock and the newest journal entry name together.
     pub(crate) fn from_stored(stored: Replacement, scan_resistant: bool) -> ReplacementPolicy {
         match stored {
             Replacement::Lru if scan_resistant => ReplacementPolicy::ScanResistant,
@@ -65,7 +65,7 @@ impl ReplacementPolicy {
     }
 }
 
-/// What happens when a cache set fails.
+/// Reaction to the failure of a cache set.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum ErrorAction {
     /// The set is given up; its volumes follow their [`StopPolicy`](super::StopPolicy).

@@ -96,7 +96,7 @@ impl Given<'_> {
         }
     }
 
-    /// As [`Given::number`], but 0 stands for the default.
+    /// Reads a number like [`Given::number`], but 0 stands for the default.
     pub(super) fn number_or_default(
         &self,
         default: u64,

@@ -20,7 +20,7 @@ const READAHEAD_POLICIES: &Choices<ReadaheadPolicy> =
     &[("all", ReadaheadPolicy::All), ("meta-only", ReadaheadPolicy::MetaOnly)];
 const STOP_POLICIES: &Choices<StopPolicy> = &[("auto", StopPolicy::Auto), ("always", StopPolicy::Always)];
 
-/// Which reads ahead of the client are cached.
+/// Reads ahead of the client that are cached.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum ReadaheadPolicy {
     /// All of them.
@@ -30,7 +30,7 @@ pub enum ReadaheadPolicy {
     MetaOnly,
 }
 
-/// What happens to a volume when its cache set fails.
+/// Reaction of a volume to the failure of its cache set.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum StopPolicy {
     /// It is stopped if it has dirty data, else it goes on without the cache.

@@ -1,4 +1,4 @@
-//! How fast background writeback goes: target, rate controller, idle detection, rate limiter.
+//! Speed of background writeback: target, rate controller, idle detection, rate limiter.
 //!
 //! bcache behaviour. Each volume has a *target* of dirty sectors, its share of `writeback_percent` of the cache.
 //! Every `writeback_rate_update_seconds` the controller turns the distance from the target into a rate: a
@@ -6,9 +6,10 @@
 //! dirty data is spread over many buckets of a filling cache. A set that has been idle for a while is drained at
 //! full speed. The limiter makes sleeps from the rate.
 //!
-//! Where the driver's arithmetic wraps or narrows to 32 bits, this one saturates. Divisions truncate towards
-//! zero, as there. The driver lets any request that arrives end a full-speed drain with a crawl of 1 sector/s until
-//! the next update; here [`RateController::leave_idle`] goes back to the last computed rate.
+//! The driver's arithmetic wraps or narrows to 32 bits in places where this one saturates.
+//! Divisions truncate towards zero, as there. The driver lets any request that arrives end a
+//! full-speed drain with a crawl of 1 sector/s until the next update; here
+//! [`RateController::leave_idle`] goes back to the last computed rate.
 
 use ubcache_env::Nanos;
 use ubcache_format::SECTOR_BYTES;
@@ -47,7 +48,7 @@ pub fn target(
     u64::try_from(target).unwrap_or(u64::MAX)
 }
 
-/// What the controller looks at; attributes carry the names of `VolumeSettings`.
+/// Input of the controller; attributes carry the names of `VolumeSettings`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct ControllerInput {
     /// The present moment.
@@ -58,7 +59,7 @@ pub struct ControllerInput {
     pub idle: bool,
     /// Dirty sectors of the volume.
     pub dirty: u64,
-    /// What [`target`] computed.
+    /// Result of [`target`].
     pub target: u64,
     /// Buckets that are not available, in percent.
     pub in_use_percent: u64,
@@ -86,7 +87,7 @@ pub struct ControllerInput {
     pub fp_term_high: u64,
 }
 
-/// What the attribute `writeback_rate_debug` shows; all in sectors or sectors per second.
+/// Values of the attribute `writeback_rate_debug`; all in sectors or sectors per second.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct RateDebug {
     /// The rate in force.
@@ -229,7 +230,8 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Whether a set is idle: counts the controller updates of all its volumes since the last request to any.
+/// Detects an idle set: counts the controller updates of all its volumes since the last request to
+/// any.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct IdleCounter {
     ticks: u64,

@@ -22,7 +22,7 @@ struct Run {
     _pins: Vec<Pin>,
 }
 
-/// What becomes of the backing device below dirty data.
+/// Treatment of the backing device below dirty data.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Below {
     /// The data is written there, and the keys turn clean (B3, B5).
@@ -31,7 +31,7 @@ pub(crate) enum Below {
     Discarded,
 }
 
-/// What became of a batch.
+/// Outcome of a batch.
 #[derive(Copy, Clone, Default, Debug)]
 pub(crate) struct Cleaned {
     pub sectors: u64,
@@ -278,7 +278,7 @@ impl<E: Env> CachedVolume<E> {
         sectors
     }
 
-    /// Where the scan of a volume starts.
+    /// Position at which the scan of a volume starts.
     pub(crate) fn scan_start(&self) -> Position {
         if self.inode().0 == 0 { FIRST } else { (self.inode(), ubcache_env::Sector(0)) }
     }
