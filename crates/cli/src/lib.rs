@@ -8,6 +8,7 @@
 //! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `restore`, `pack` | `ubcache check`, …: sets that are not running |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk is to be used without the cache that it had |
+//! | [`commands::forget_disk`] | `ubcache forget-disk`: a disk is gone, and so is what only the cache has of it |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
 //! | [`nbd_client`] | a small blocking NBD client, for the demo and the tests |
 //!
@@ -79,6 +80,7 @@ enum Command {
     Restore(commands::restore::Args),
     Pack(commands::pack::Args),
     ForgetCache(commands::forget_cache::Args),
+    ForgetDisk(commands::forget_disk::Args),
     Demo(commands::demo::Args),
 }
 
@@ -121,6 +123,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Restore(args) => commands::restore::run(&args),
         Command::Pack(args) => commands::pack::run(&args),
         Command::ForgetCache(args) => commands::forget_cache::run(&args),
+        Command::ForgetDisk(args) => commands::forget_disk::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
     }
 }

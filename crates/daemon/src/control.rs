@@ -60,6 +60,14 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volume: Option<String>,
     },
+    /// Forgets a backing device that is not served, with what the cache has of it.
+    ForgetDisk {
+        /// Its UUID, or its label.
+        disk: String,
+        /// Give up what only the cache has.
+        #[serde(default)]
+        discard_dirty: bool,
+    },
     /// Gives a detached volume its cache again.
     Attach {
         /// The export; may be absent if there is only one.

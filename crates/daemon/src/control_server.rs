@@ -148,6 +148,9 @@ impl Client {
             Request::Attach { volume } => {
                 self.daemon.attach(volume.as_deref()).await.map(serde_json::Value::from)
             }
+            Request::ForgetDisk { disk, discard_dirty } => {
+                self.daemon.forget_disk(&disk, discard_dirty).await.map(serde_json::Value::from)
+            }
             Request::Stop => unreachable!("stop is answered by the caller"),
         };
         match result {

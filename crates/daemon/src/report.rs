@@ -22,6 +22,20 @@ pub struct SetReport {
     pub cache: CacheReport,
     /// The volumes, in the order of the command line.
     pub volumes: Vec<VolumeReport>,
+    /// Backing devices that the set knows and that are not served.
+    #[serde(default)]
+    pub absent: Vec<AbsentReport>,
+}
+
+/// A backing device that is not served.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct AbsentReport {
+    /// Its UUID.
+    pub uuid: String,
+    /// Its label when it was attached.
+    pub label: String,
+    /// Bytes that only the cache has.
+    pub dirty_bytes: u64,
 }
 
 /// What was done to a device since the start of the daemon.
@@ -122,7 +136,11 @@ mod tests {
     fn the_names_of_the_report_are_stable() {
         let report = Report {
             version: "x".into(),
-            sets: vec![SetReport { volumes: vec![VolumeReport::default()], ..SetReport::default() }],
+            sets: vec![SetReport {
+                volumes: vec![VolumeReport::default()],
+                absent: vec![AbsentReport::default()],
+                ..SetReport::default()
+            }],
         };
         let value = serde_json::to_value(report).expect("a report is plain data");
         let keys = |value: &serde_json::Value| {
@@ -130,7 +148,8 @@ mod tests {
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
-        assert_eq!(keys(set), "cache state uuid volumes");
+        assert_eq!(keys(set), "absent cache state uuid volumes");
+        assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),
             "available_percent bucket_bytes errors flushes path put_aside_bytes read_bytes reads size_bytes writes written_bytes"

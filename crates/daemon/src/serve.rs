@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, AttributeError, CacheSet, CachedVolume, Choice, EXTENT_MEMORY_BYTES, EngineError,
+    Absent, AttachOptions, AttributeError, CacheSet, CachedVolume, Choice, EXTENT_MEMORY_BYTES, EngineError,
     FormerRun, SetOptions, TakenOver, VolumeState,
 };
 use ubcache_env::local::Event;
@@ -25,7 +25,9 @@ use crate::control_server::ControlServer;
 use crate::failure::Failure;
 use crate::listen::Listeners;
 use crate::precheck::{Members, precheck};
-use crate::report::{BackingReport, CacheReport, Counters, Report, SetReport, StatsReport, VolumeReport};
+use crate::report::{
+    AbsentReport, BackingReport, CacheReport, Counters, Report, SetReport, StatsReport, VolumeReport,
+};
 use crate::size::show_size;
 use crate::target::missing_room;
 use crate::world::World;
@@ -387,6 +389,16 @@ fn member_failure(cache: &Path, path: &Path, name: &str, error: &EngineError) ->
                     path = path.display()
                 ))
         }
+        EngineError::DirtyElsewhere { .. } => {
+            Failure::refused(path, format_args!("the disk is dirty, and the cache {} knows nothing of it", cache.display()))
+                .found(format_args!("state dirty, and no record of the disk in the cache; export {name}"))
+                .expected("the cache that has the newest data of the disk")
+                .advice(format_args!(
+                    "find that cache; nothing was changed. If that data is lost, or was given up (ubcache forget-disk), go on with \
+                     what the disk has: ubcache forget-cache {} --discard-dirty",
+                    path.display()
+                ))
+        }
         EngineError::WouldLose(why) => Failure::refused(path, format_args!("--drop-clean-cache does not do here: {why}"))
             .expected("a disk that has everything by itself")
             .advice(format_args!(
@@ -500,6 +512,66 @@ impl Daemon {
         Ok(served.name.clone())
     }
 
+    /// Forgets a disk that is not served, by UUID or label; says in words which it was, and what was given up.
+    pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
+        let is_served = |served: &&Served| {
+            let label = served.volume.attribute("label").unwrap_or_default();
+            [served.volume.uuid().to_string(), served.name.clone(), label].iter().any(|name| name == disk)
+        };
+        if let Some(served) = self.volumes.iter().find(is_served) {
+            return Err(format!(
+                "the disk {disk} is here: it is the export \"{name}\", {path}; to part it from its cache with all of its data: \
+                 ubcache detach {name}",
+                name = served.name,
+                path = served.path.display()
+            ));
+        }
+        let absent = self.set.absent();
+        let meant: Vec<&Absent> = absent
+            .iter()
+            .filter(|it| disk == it.uuid.to_string() || !disk.is_empty() && disk == it.label)
+            .collect();
+        let uuids = |of: &mut dyn Iterator<Item = &Absent>| {
+            of.map(|it| it.uuid.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let absent = match meant.as_slice() {
+            [absent] => *absent,
+            [] if absent.is_empty() => {
+                return Err(format!("there is no disk \"{disk}\", and none that is not served"));
+            }
+            [] => {
+                return Err(format!(
+                    "there is no disk \"{disk}\"; not served are {}",
+                    uuids(&mut absent.iter())
+                ));
+            }
+            several => {
+                return Err(format!(
+                    "several disks have the label \"{disk}\"; say which by UUID: {}",
+                    uuids(&mut several.iter().copied())
+                ));
+            }
+        };
+        let name = match absent.label.as_str() {
+            "" => absent.uuid.to_string(),
+            label => format!("{} ({label})", absent.uuid),
+        };
+        let dropped = self.set.forget(absent.uuid, discard_dirty).await.map_err(|error| match error {
+            EngineError::HasDirty(bytes) => format!(
+                "the newest data of the disk {name} is in the cache only: {}. If the disk still exists, `ubcache stop`, and serve it \
+                 as well. To give that data up: ubcache forget-disk {} --discard-dirty",
+                show_size(bytes),
+                absent.uuid
+            ),
+            error => error.to_string(),
+        })?;
+        tracing::info!(disk = name, dropped, "forgotten");
+        Ok(match dropped {
+            0 => format!("{name}: forgotten"),
+            bytes => format!("{name}: forgotten, with {} that only the cache had", show_size(bytes)),
+        })
+    }
+
     fn only(&self, volume: Option<&str>) -> Result<&Served, String> {
         match self.select(volume)?.as_slice() {
             [served] => Ok(served),
@@ -547,6 +619,11 @@ impl Daemon {
                 uris: uris(&served.name),
             }
         });
+        let absent = self.set.absent().into_iter().map(|absent| AbsentReport {
+            uuid: absent.uuid.to_string(),
+            label: absent.label,
+            dirty_bytes: absent.dirty_bytes,
+        });
         let set = SetReport {
             uuid: self.uuid.to_string(),
             state: match &status.failed {
@@ -562,6 +639,7 @@ impl Daemon {
                 counters: counters(&status.cache),
             },
             volumes: volumes.collect(),
+            absent: absent.collect(),
         };
         Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: vec![set] }
     }

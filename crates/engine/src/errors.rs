@@ -94,6 +94,12 @@ pub enum EngineError {
     /// A backing device with this UUID is attached already.
     #[error("a backing device with UUID {0} is attached already (a copy of the device?)")]
     AlreadyAttached(Uuid),
+    /// There is no backing device with this UUID that the set knows and that is not served.
+    #[error("the set knows no backing device {0} that is not served")]
+    NotAbsent(Uuid),
+    /// So many bytes of the backing device are only in the cache.
+    #[error("the cache has {0} bytes of the backing device that only it has")]
+    HasDirty(u64),
     /// The volume has no cache already.
     #[error("the volume is not attached to a cache set")]
     NotAttached,

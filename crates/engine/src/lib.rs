@@ -51,6 +51,7 @@ pub use errors::EngineError;
 pub use mutants::{MUTANTS_COMPILED, Mutation};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
+pub use set::absent::Absent;
 pub use set::attach::AttachOptions;
 pub use set::runs::Choice;
 pub use set::take_over::{FormerRun, TakenOver};

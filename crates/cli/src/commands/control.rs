@@ -241,6 +241,15 @@ fn table(report: &Report) -> String {
         for volume in &set.volumes {
             volume_table(&mut text, volume);
         }
+        for absent in &set.absent {
+            let label = if absent.label.is_empty() { String::new() } else { format!(" ({})", absent.label) };
+            let _ = writeln!(
+                text,
+                "  absent   disk {}{label}, not served, {} dirty",
+                absent.uuid,
+                show_size(absent.dirty_bytes)
+            );
+        }
     }
     text
 }

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod detach;
 pub mod dump;
 pub mod forget_cache;
+pub mod forget_disk;
 pub mod make;
 mod new_file;
 mod offline;

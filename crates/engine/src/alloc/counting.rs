@@ -125,5 +125,6 @@ impl<E: Env> Set<E> {
         }
         buckets.borrow_mut().counted = true;
         self.allocator.check(&buckets.borrow());
+        self.collect_dead_dirty();
     }
 }

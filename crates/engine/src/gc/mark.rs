@@ -200,7 +200,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The volume is gone for good: its slot says so.
-    fn is_dead(&self, inode: Inode) -> bool {
+    pub(crate) fn is_dead(&self, inode: Inode) -> bool {
         let table = self.uuids.borrow();
         table.get(inode.0 as usize).is_some_and(|entry| entry.uuid == ubcache_format::Uuid::INVALIDATED)
     }

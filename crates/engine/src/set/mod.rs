@@ -5,6 +5,7 @@
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
 //! | [`take_over`] | dropping the clean data of a set that somebody else left |
 //! | [`first_run`] | making a formatted device a set |
+//! | [`absent`] | backing devices that are not here, and giving up what is cached of them |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
@@ -18,7 +19,7 @@ use std::rc::{Rc, Weak};
 
 use take_over::TakenOver;
 use ubcache_env::local::{Lock, Notify};
-use ubcache_env::{Env, Nanos, Task};
+use ubcache_env::{Env, Task};
 use ubcache_format::{Geometry, Inode, JournalSeq, ReplayRange, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
@@ -37,6 +38,7 @@ use crate::settings::SetSettings;
 use crate::stats::SetStatus;
 use crate::volume::CachedVolume;
 
+pub(crate) mod absent;
 pub(crate) mod attach;
 pub(crate) mod attributes;
 pub(crate) mod detach;
@@ -270,15 +272,7 @@ impl<E: Env> CacheSet<E> {
     /// Runs a garbage collection pass now.
     pub async fn trigger_gc(&self) -> Result<(), EngineError> {
         // Until the buckets are counted there is nothing to collect, and little to write nodes to.
-        while !self.set.buckets.borrow().is_counted() {
-            if self.set.is_ending() {
-                return Err(EngineError::Stopping);
-            }
-            if let Some(reason) = self.set.failure() {
-                return Err(EngineError::Failed(reason));
-            }
-            self.set.env.sleep(Nanos::from_millis(1)).await;
-        }
+        self.set.wait_until_counted().await?;
         self.set.collect_garbage().await
     }
 

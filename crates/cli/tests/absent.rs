@@ -1,0 +1,124 @@
+//! A disk that is gone: what only the cache has of it is shown, and given up if somebody says so.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Daemon, each_io, make_set, must, text, ubcache};
+
+const MIB: usize = 1 << 20;
+const SETTINGS: [&str; 6] =
+    ["--mode", "writeback", "--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
+
+/// `ubcache forget-disk` that has to be refused, and what it says.
+fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
+    let mut command = ubcache();
+    command.arg("forget-disk").args(arguments).arg("--control").arg(&daemon.control);
+    let output = command.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The arguments of the command that a message says to run, from this word on.
+fn advised(said: &str, command: &str) -> Vec<String> {
+    let from = said.find(command).unwrap_or_else(|| panic!("no {command} in: {said}"));
+    let line = said[from..].lines().next().expect("a line");
+    line.split_whitespace().skip(1).map(str::to_owned).collect()
+}
+
+fn of_set(daemon: &Daemon, pointer: &str) -> Value {
+    daemon.status()["sets"][0].pointer(pointer).expect("a part of the report").clone()
+}
+
+/// Dirty data of a disk that was destroyed was in no report but that of `check`, held its room for ever, and no command gave it
+/// up.
+#[test]
+fn a_disk_that_is_gone_is_shown_and_forgotten() {
+    each_io("a_disk_that_is_gone_is_shown_and_forgotten", |io, directory| {
+        let (cache, mut backings) = make_set(directory, &[16], &[]);
+        backings.push(directory.join("gone.img"));
+        must(ubcache().args(["make", "--size", "32M", "--label", "gone", "-B"]).arg(&backings[1]));
+        let serve = |number: usize| Daemon::start(io, directory, &cache, &backings[..number], &SETTINGS);
+        let daemon = serve(2);
+        daemon.client("disk0.img").write(0, &vec![5; MIB], true).expect("a write");
+        for at in 0..10 {
+            daemon.client("gone").write((at * MIB) as u64, &vec![6; MIB], true).expect("a write");
+        }
+        daemon.stop();
+
+        let daemon = serve(1);
+        while of_set(&daemon, "/absent/0/dirty_bytes") != 10 * MIB {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(of_set(&daemon, "/absent/0/label"), "gone");
+        let uuid = of_set(&daemon, "/absent/0/uuid").as_str().expect("a UUID").to_owned();
+        let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+        let line = table.lines().find(|line| line.contains("absent")).expect("a line for it");
+        assert!(line.contains(&uuid) && line.contains("gone") && line.contains("10M dirty"), "{line}");
+
+        let here = must(ubcache().args(["get", "backing_dev_uuid", "--control"]).arg(&daemon.control));
+        for disk in ["disk0.img", here.trim()] {
+            let said = refused(&daemon, &[disk, "--discard-dirty"]);
+            assert!(said.contains("is here") && said.contains("ubcache detach disk0.img"), "{said}");
+        }
+        let said = refused(&daemon, &["nothing", "--discard-dirty"]);
+        assert!(said.contains("nothing") && said.contains(&uuid), "{said}");
+        let said = refused(&daemon, &["gone"]);
+        assert!(said.contains("10M") && said.contains(&uuid), "{said}");
+        assert_eq!(of_set(&daemon, "/absent/0/dirty_bytes"), 10 * MIB, "nothing was given up");
+
+        let available = of_set(&daemon, "/cache/available_percent").as_f64();
+        let said =
+            must(ubcache().args(advised(&said, "ubcache forget-disk")).arg("--control").arg(&daemon.control));
+        assert!(said.contains(&uuid) && said.contains("10M"), "{said}");
+        assert_eq!(of_set(&daemon, "/absent"), Value::Array(Vec::new()));
+        daemon.kill();
+
+        // A crash right afterwards keeps it forgotten, and its room becomes free.
+        let daemon = serve(1);
+        assert_eq!(of_set(&daemon, "/absent"), Value::Array(Vec::new()));
+        while of_set(&daemon, "/cache/available_percent").as_f64() <= available {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(daemon.number(0, "/dirty_bytes"), MIB as u64);
+        let holds = |daemon: &Daemon, export: &str, byte: u8| {
+            let mut found = vec![0; MIB];
+            daemon.client(export).read(0, &mut found).expect("a read");
+            assert!(found == vec![byte; MIB], "{export}");
+        };
+        holds(&daemon, "disk0.img", 5);
+        daemon.stop();
+        must(ubcache().arg("check").arg(&cache).arg("-B").arg(&backings[0]));
+
+        // The disk was not destroyed after all. What it has by itself is older.
+        let Err((status, said)) = Daemon::try_start(io, directory, &cache, &backings, &SETTINGS) else {
+            panic!("a disk whose data was given up is served as if nothing had happened");
+        };
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(text(&backings[1])) && said.contains("state dirty"), "{said}");
+        must(ubcache().args(advised(&said, "ubcache forget-cache")));
+        let daemon = serve(2);
+        holds(&daemon, "disk0.img", 5);
+        holds(&daemon, "gone", 0);
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_clean_disk_that_is_gone_needs_no_word() {
+    each_io("a_clean_disk_that_is_gone_needs_no_word", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16, 32], &[]);
+        Daemon::start(io, directory, &cache, &backings, &[]).stop();
+        let daemon = Daemon::start(io, directory, &cache, &backings[..1], &[]);
+        let uuid = of_set(&daemon, "/absent/0/uuid").as_str().expect("a UUID").to_owned();
+        let mut command = ubcache();
+        command.args(["forget-disk", &uuid, "--json", "--control"]).arg(&daemon.control);
+        let said: Value = serde_json::from_str(&must(&mut command)).expect("JSON");
+        assert_eq!(said["forgotten"], format!("{uuid}: forgotten"));
+        daemon.stop();
+        // It comes back, and is attached anew.
+        Daemon::start(io, directory, &cache, &backings, &[]).stop();
+    });
+}
