@@ -29,6 +29,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("fio", "fio"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "libnbd-bin"),
+    ("nbdsh", "python3-libnbd"),
     ("nbdkit", "nbdkit"),
     ("qemu-img", "qemu-utils"),
     ("mkfs.ext4", "e2fsprogs"),

@@ -250,6 +250,32 @@ fn sizes_that_can_not_be() {
     refuses(&run(&["make", "-w", "4k", "-B", new]), REFUSED, &["new.img", "multiple of 4096"]);
 }
 
+/// Pointers have 43 bits for a sector: what is beyond was read and written somewhere else.
+#[test]
+fn caches_beyond_4_pib_are_refused() {
+    let test = "caches_beyond_4_pib_are_refused";
+    let directory = scratch();
+    // ext4 has no files as large, a file system in memory has.
+    let Some((point, _mount)) = support::devices::small(test, directory.path(), 64) else { return };
+    let path = point.join("huge.img");
+    let (path, most) = (text(&path), 1_u64 << 52);
+    for bytes in [most + (1 << 30), 1 << 60] {
+        let size = bytes.to_string();
+        let output = run(&["make", "--bucket", "16m", "--sparse", "--size", &size, "-C", path]);
+        refuses(&output, REFUSED, &["huge.img", "too large", "4 PiB", &size, &most.to_string()]);
+        sparse(Path::new(path), bytes);
+        let output = run(&["make", "--bucket", "16m", "-C", path]);
+        refuses(&output, REFUSED, &["huge.img", "too large", "4 PiB", &size, &most.to_string()]);
+        std::fs::remove_file(path).expect("the file");
+    }
+    // A superblock of such a device, by somebody else.
+    let (cache, backing) = a_set(directory.path());
+    change_superblock(&cache, 184, &(1_u64 << 31).to_le_bytes());
+    change_superblock(&cache, 194, &32768_u16.to_le_bytes());
+    let output = serve(directory.path(), Some(&cache), &[&backing]);
+    refuses(&output, REFUSED, &["cache.img", "number of sectors in all buckets", "4 PiB"]);
+}
+
 #[test]
 fn device_in_use() {
     let directory = scratch();

@@ -10,7 +10,7 @@ use std::process::Output;
 
 use support::devices::Loop;
 use support::{Daemon, have, make_set, must, run, scratch, sha256_of, skipped, sparse, text, ubcache};
-use ubcache_format::{Replacement, Superblock, Uuid};
+use ubcache_format::{Replacement, Superblock, Uuid, crc64_we};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -150,6 +150,24 @@ fn data_begins_at_a_block_of_the_device() {
     let words = refused(&["make", "-o", "17", "-B", text(&device.0)], &[&disk]);
     assert!(words.contains("17") && words.contains("a multiple of 8"), "{words}");
     must(ubcache().args(["make", "-o", "24", "-B"]).arg(&device.0));
+    drop(device);
+
+    // A disk that another program made so.
+    let cache = directory.path().join("cache.img");
+    sparse(&cache, 64 << 20);
+    must(ubcache().args(["make", "--bucket", "64k", "-C"]).arg(&cache));
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&disk).expect("the disk");
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, 4096).expect("its superblock");
+    bytes[184..192].copy_from_slice(&17_u64.to_le_bytes());
+    let csum = crc64_we(&bytes[8..208]);
+    bytes[..8].copy_from_slice(&csum.to_le_bytes());
+    file.write_all_at(&bytes, 4096).expect("its superblock");
+    let device = Loop::new(&disk, &["-b", "4096"]).expect("there were some");
+    let words = refused(&["serve", "-C", text(&cache), "-B", text(&device.0)], &[&cache, &disk]);
+    for word in [text(&device.0), "17", "a multiple of 8", "--data-offset"] {
+        assert!(words.contains(word), "{word} is missing in: {words}");
+    }
 }
 
 #[test]

@@ -3,10 +3,15 @@
 
 mod support;
 
-use support::{Daemon, each_io, make_set_sized, pseudo_random};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use support::{Daemon, each_io, make_set, make_set_sized, must, pseudo_random, skipped, ubcache};
 
 const DIRTY: u64 = 100 << 20;
 const STEP: usize = 1 << 20;
+/// Where nothing was written by a client.
+const AT: u64 = 32 << 20;
 
 /// A trim left dirty data alone: 100 MiB of deleted files were written to the disk all the same. Now they are zeroed
 /// below, durably, and the keys go; what is flushed then stays away over a crash.
@@ -46,5 +51,64 @@ fn trimmed_dirty_data_is_not_written_back_and_does_not_return() {
         }
         client.disconnect().expect("a connection");
         daemon.stop();
+    });
+}
+
+/// A block device in memory that is no loop device, and takes discards; gone at the end.
+struct Zram(u32);
+
+impl Zram {
+    fn new(bytes: u64) -> Option<Zram> {
+        let number = std::fs::read_to_string("/sys/class/zram-control/hot_add").ok()?;
+        let zram = Zram(number.trim().parse().ok()?);
+        std::fs::write(format!("/sys/block/zram{}/disksize", zram.0), bytes.to_string()).ok()?;
+        zram.path().exists().then_some(zram)
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/dev/zram{}", self.0))
+    }
+}
+
+impl Drop for Zram {
+    fn drop(&mut self) {
+        let _ = std::fs::write("/sys/class/zram-control/hot_remove", self.0.to_string());
+    }
+}
+
+/// Nothing says of a block device that what it discarded reads the same every time.
+#[test]
+fn block_devices_get_discards_only_if_they_are_trusted() {
+    let test = "block_devices_get_discards_only_if_they_are_trusted";
+    each_io(test, |io, directory| {
+        let Some(disk) = Zram::new(64 << 20) else { return skipped(test, "no zram devices here") };
+        let (cache, _) = make_set(directory, &[], &[]);
+        must(ubcache().args(["make", "--label", "data", "-B"]).arg(disk.path()));
+        let said = |log: &Path| {
+            let text = std::fs::read_to_string(log).expect("a log");
+            let line = text.lines().find(|line| line.contains("discards are not passed on"));
+            line.is_some_and(|line| {
+                line.contains(&disk.path().display().to_string()) && line.contains("--trust-discards")
+            })
+        };
+        let device = std::fs::OpenOptions::new().read(true).write(true).open(disk.path()).expect("a device");
+        let mut data = vec![0; STEP];
+        pseudo_random(9, &mut data);
+        device.write_all_at(&data, AT + 8192).expect("a write");
+        device.sync_all().expect("a flush");
+        let log = directory.join("serve.log");
+        for (options, trusted) in [(&[][..], false), (&["--trust-discards"], true)] {
+            let _ = std::fs::remove_file(&log);
+            let daemon = Daemon::start(io, directory, &cache, &[disk.path()], options);
+            assert_eq!(said(&log), !trusted, "{options:?}");
+            let mut client = daemon.client("data");
+            // Where nothing is cached, as a discard need not wait until a removal is durable.
+            client.trim(AT, STEP as u32).expect("a trim");
+            client.flush().expect("a flush");
+            daemon.stop();
+            let mut found = vec![0; STEP];
+            device.read_exact_at(&mut found, AT + 8192).expect("a read");
+            assert_eq!(found != data, trusted, "{options:?}");
+        }
     });
 }

@@ -234,6 +234,38 @@ fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
     daemon.stop();
 }
 
+/// Nothing said that a part of the device lies idle. The commands in the log are run as they stand.
+#[test]
+fn a_longer_cache_is_used_in_full_after_the_commands_that_are_logged() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64, 16], &[]);
+    let settings = ["--mode", "writeback", "--set", "writeback_running=0"];
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
+    daemon.client("disk0.img").write(AT, &[b'1'; LENGTH], true).expect("a write");
+    daemon.stop();
+    let file = std::fs::OpenOptions::new().write(true).open(&cache).expect("the cache");
+    file.set_len(300 << 20).expect("room");
+    drop(file);
+    let size = |daemon: &Daemon| daemon.status()["sets"][0]["cache"]["size_bytes"].as_u64();
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
+    assert_eq!(size(&daemon), Some(64 << 20));
+    daemon.stop();
+    let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+    let line = log.lines().rfind(|line| line.contains("the cache device is longer")).expect("a line");
+    let commands: Vec<&str> = line.split('`').filter(|part| part.starts_with("ubcache ")).collect();
+    assert_eq!(commands.len(), 3, "{line}");
+    for command in commands {
+        must(ubcache().args(command.split_whitespace().skip(1)));
+    }
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
+    assert_eq!(size(&daemon), Some(300 << 20));
+    let mut found = [0; LENGTH];
+    daemon.client("disk0.img").read(AT, &mut found).expect("a read");
+    assert!(found == [b'1'; LENGTH]);
+    daemon.stop();
+}
+
 /// One of several caches of a set (Linux before 5.10) was served: what its keys say of the other devices was read on it.
 #[test]
 fn one_of_several_caches_is_refused_by_name() {

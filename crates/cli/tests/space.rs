@@ -116,6 +116,33 @@ fn make_allocates_cache_files_unless_told_otherwise() {
     assert!(allocated(&holes) < 4 << 20 && allocated(&disk) < 4 << 20);
 }
 
+/// The message was that the disk had no room, where it was the cache.
+#[test]
+fn a_start_without_room_names_the_device_that_is_full() {
+    let test = "a_start_without_room_names_the_device_that_is_full";
+    each_io(test, |io, directory| {
+        let Some((point, _mount)) = small(test, directory, 8) else { return };
+        let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
+        sparse(&disk, 16 << 20);
+        must(ubcache().args(["make", "--bucket", "64k", "--size", "80M", "--sparse", "-C"]).arg(&cache));
+        must(ubcache().arg("make").arg("-B").arg(&disk));
+        std::fs::write(point.join("full"), vec![1; 16 << 20]).expect_err("the file system is small");
+        let before = support::sha256_of(&disk);
+        let backings = [disk.clone()];
+        let Err((status, said)) = Daemon::try_start(io, directory, &cache, &backings, &[]) else {
+            panic!("a set is served that has no room for its journal");
+        };
+        assert_eq!(status.code(), Some(1), "{said}");
+        let said = said.lines().filter(|line| !line.contains(" INFO ") && !line.contains(" WARN "));
+        let said = said.collect::<Vec<_>>().join("\n");
+        assert!(said.contains("No space left") && said.contains(text(&cache)), "{said}");
+        assert!(!said.contains(text(&disk)), "{said}");
+        assert!(before == support::sha256_of(&disk), "the disk is not changed");
+        must(tool("mount").args(["-o", "remount,size=100m"]).arg(&point));
+        Daemon::start(io, directory, &cache, &backings, &[]).stop();
+    });
+}
+
 #[test]
 fn make_without_room_leaves_nothing_and_names_the_file() {
     let test = "make_without_room_leaves_nothing_and_names_the_file";

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ubcache_format::{BackingState, Superblock, Uuid};
+use ubcache_format::{BackingState, SECTOR_BYTES, Superblock, Uuid};
 
 use crate::config::ServeConfig;
 use crate::failure::Failure;
@@ -77,7 +77,7 @@ fn check_member(
             .found(format_args!("blocks of {} bytes", backing.block_sectors * 512))
             .expected(format_args!("at least {} bytes", cache.block_sectors * 512))
             .advice(format_args!(
-                "make the cache with smaller blocks: ubcache make --block {} -C {}",
+                "make the cache with smaller blocks: ubcache make --wipe-bcache --block {} -C {}",
                 backing.block_sectors * 512,
                 cache_path.display()
             )));
@@ -102,11 +102,24 @@ fn without_cache(path: &Path) -> Failure {
     if backing.state() != BackingState::Clean {
         return Failure::usage("-C", "no cache device given")
             .expected("-C DEVICE: any cache; this backing device is not attached to one")
-            .advice("make one with: ubcache make -C DEVICE");
+            .advice(format_args!("make one with: {}", make_for(&backing, "DEVICE")));
     }
     Failure::usage("-C", "no cache device given")
         .expected(format_args!("-C DEVICE: the cache of set {}", backing.set_uuid))
-        .advice(lost_advice(path, backing.set_uuid, "serve it with a new one: ubcache make -C NEW"))
+        .advice(lost_advice(
+            path,
+            backing.set_uuid,
+            &format!("serve it with a new one: {}", make_for(&backing, "NEW")),
+        ))
+}
+
+/// The command that makes a cache for a backing device: its blocks must not be larger.
+fn make_for(backing: &Superblock, cache: &str) -> String {
+    const DEFAULT_BYTES: u32 = 4096;
+    match backing.block_sectors * SECTOR_BYTES as u32 {
+        DEFAULT_BYTES => format!("ubcache make -C {cache}"),
+        bytes => format!("ubcache make --block {bytes} -C {cache}"),
+    }
 }
 
 /// What to do with a clean backing device whose cache may be lost. The disk has everything.

@@ -183,7 +183,7 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         }
         error => engine_failure(&members.cache_path, error),
     })?;
-    say_unused(&members.cache_path, &set);
+    say_unused(&members.cache_path, &config.backings, &set);
     if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
         let whose = match from {
             FormerRun::Driver => "the Linux driver ran this set last",
@@ -360,14 +360,19 @@ fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>
 }
 
 /// Says so if the cache device is longer than the set.
-fn say_unused(path: &Path, set: &Set) {
+fn say_unused(path: &Path, backings: &[PathBuf], set: &Set) {
     let unused = set.unused_bytes();
     if unused > 0 {
+        let recover = |disk: &PathBuf| {
+            format!("`ubcache recover -C {} -B {} --detach`", path.display(), disk.display())
+        };
+        let recover = backings.iter().map(recover).collect::<Vec<_>>().join("; ");
         tracing::info!(
             cache = %path.display(),
             bytes = unused,
-            "the cache device is longer than when the set was made; to use all of it, make it again when nothing is dirty: \
-             `ubcache recover -C CACHE -B DISK --detach` for each disk, then `ubcache make -C CACHE --wipe-bcache`"
+            "the cache device is longer than when the set was made; to use all of it, stop, and make it again: {recover}; \
+             `ubcache make -C {} --wipe-bcache`",
+            path.display()
         );
     }
 }
@@ -389,9 +394,9 @@ fn member_failure(cache: &Path, path: &Path, name: &str, error: &EngineError) ->
                     path = path.display()
                 ))
         }
-        EngineError::DirtyElsewhere { .. } => {
+        EngineError::DirtyElsewhere { set, .. } => {
             Failure::refused(path, format_args!("the disk is dirty, and the cache {} knows nothing of it", cache.display()))
-                .found(format_args!("state dirty, and no record of the disk in the cache; export {name}"))
+                .found(format_args!("state dirty, and no record of the disk in set {set}"))
                 .expected("the cache that has the newest data of the disk")
                 .advice(format_args!(
                     "find that cache; nothing was changed. If that data is lost, or was given up (ubcache forget-disk), go on with \

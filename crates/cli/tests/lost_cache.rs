@@ -1,0 +1,112 @@
+//! A cache that is lost: the commands that messages print are run as they stand, and bring the disk back as it is by itself.
+#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use support::{Daemon, make_set, must, run, scratch, sparse, text, ubcache};
+
+const PIECE: usize = 64 << 10;
+const SHAPE: [&str; 6] = ["--label", "data", "--data-offset", "2048", "--block", "512"];
+
+/// What `serve` says of this disk, which it has to refuse.
+fn refused(arguments: &[&str]) -> String {
+    let mut command = vec!["serve"];
+    command.extend(arguments);
+    let output = run(&command);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs the command that a message says to run, from `ubcache NAME` up to the end of what belongs to it, with these words
+/// put in for placeholders.
+fn run_advice(said: &str, name: &str, put_in: &[(&str, &Path)]) -> String {
+    let command = format!("ubcache {name} ");
+    let from = said.rfind(&command).unwrap_or_else(|| panic!("{command} is missing in: {said}"));
+    let words = said[from..].split([',', '\n', ';', '`']).next().expect("a command").trim_end_matches('.');
+    let arguments = words.split_whitespace().skip(1).map(|word| {
+        let real = put_in.iter().find(|(placeholder, _)| *placeholder == word);
+        real.map_or(PathBuf::from(word), |(_, path)| path.to_path_buf())
+    });
+    must(ubcache().args(arguments))
+}
+
+/// The shape of a disk: what has to stay.
+fn shape(disk: &Path) -> Vec<Value> {
+    let shown: Value =
+        serde_json::from_str(&must(ubcache().args(["show", "--json"]).arg(disk))).expect("JSON");
+    ["dev.label", "dev.uuid", "dev.data.first_sector", "dev.sectors_per_block"]
+        .iter()
+        .map(|name| {
+            assert!(!shown[name].is_null(), "{name}: {shown}");
+            shown[name].clone()
+        })
+        .collect()
+}
+
+/// A disk that was written to and flushed through its cache, with `dirty` data besides; the cache is gone.
+fn a_disk_without_its_cache(directory: &Path, dirty: bool) -> PathBuf {
+    let (cache, mut disks) = make_set(directory, &[16], &SHAPE);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
+    daemon.client("data").write(0, &[1; PIECE], true).expect("a write");
+    daemon.set("writeback_running=0");
+    if dirty {
+        daemon.set("cache_mode=writeback");
+        daemon.client("data").write(0, &[2; PIECE], true).expect("a write");
+    }
+    daemon.stop();
+    std::fs::remove_file(cache).expect("the cache is lost");
+    disks.remove(0)
+}
+
+fn served_again(directory: &Path, new: &Path, disk: &Path, before: &[Value]) {
+    assert_eq!(shape(disk), before, "label, UUID, data offset and block size stay");
+    let daemon = Daemon::start("pool", directory, new, &[disk.to_owned()], &[]);
+    let mut found = [0; PIECE];
+    daemon.client("data").read(0, &mut found).expect("a read");
+    assert!(found == [1; PIECE], "what the disk has by itself");
+    daemon.stop();
+    assert_eq!(shape(disk), before);
+    must(ubcache().arg("check").arg(new).arg("-B").arg(disk));
+}
+
+/// The advice was to make a cache, which was refused then: as one of another set, or because its blocks were larger.
+#[test]
+fn a_clean_disk_has_a_new_cache_by_the_commands_that_are_printed() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let disk = a_disk_without_its_cache(directory, false);
+    let before = shape(&disk);
+    let new = directory.join("new.img");
+    sparse(&new, 300 << 20);
+    let said = refused(&["-B", text(&disk)]);
+    run_advice(&said, "forget-cache", &[]);
+    run_advice(&said, "make", &[("NEW", &new)]);
+    served_again(directory, &new, &disk, &before);
+}
+
+/// The advice was to make the disk anew: its data began somewhere else then, without its label.
+#[test]
+fn a_dirty_disk_goes_on_with_what_it_has_by_the_command_that_is_printed() {
+    for name_the_cache in [false, true] {
+        let scratch = scratch();
+        let directory = scratch.path();
+        let disk = a_disk_without_its_cache(directory, true);
+        let before = shape(&disk);
+        let new = directory.join("new.img");
+        sparse(&new, 300 << 20);
+        must(ubcache().args(["make", "-C"]).arg(&new));
+        let said = match name_the_cache {
+            true => refused(&["-C", text(&new), "-B", text(&disk)]),
+            false => refused(&["-B", text(&disk)]),
+        };
+        assert!(said.contains("--discard-dirty"), "{said}");
+        run_advice(&said, "forget-cache", &[]);
+        // The new cache has larger blocks than the disk. That was advised to be mended by a command that was refused.
+        let said = refused(&["-C", text(&new), "-B", text(&disk)]);
+        run_advice(&said, "make", &[]);
+        served_again(directory, &new, &disk, &before);
+    }
+}
