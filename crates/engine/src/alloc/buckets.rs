@@ -686,6 +686,11 @@ impl Buckets {
             let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
+            if self.mutation.is(Mutant::ChainCoversLater) && !durable && !self.pins.is_pinned(bucket) {
+                self.set_role(bucket, Role::Free);
+                self.free.push_front(bucket);
+                continue;
+            }
             if !durable || self.pins.is_pinned(bucket) {
                 self.pending.push_back(bucket);
             } else if aged {

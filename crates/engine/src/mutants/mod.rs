@@ -170,6 +170,8 @@ mutants! {
         "a bucket is reused before its new generation is durable";
     ChainNotNamed, "chain-not-named", "J2",
         "generations count as durable before a journal entry names the prio chain that has them";
+    ChainCoversLater, "chain-covers-later", "J2",
+        "what is given up while a chain is written counts as durable with it, and is used first";
     NoBucketPin, "no-bucket-pin", "J2, R1",
         "pins do not keep a bucket from being reused";
     StaleGenerationServed, "stale-generation-served", "E1",

@@ -80,6 +80,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::odd::make_discards_vague(&mut plan, &mut Rng::fork(seed, "discards"));
     super::odd::make_writers_scribble(&mut plan, &mut Rng::fork(seed, "scribble"));
     super::fragments::break_up(&mut plan, &mut Rng::fork(seed, "fragments"), options);
+    super::chains::evict_behind(&mut plan, &mut Rng::fork(seed, "chains"), options);
     if options.faults {
         make_space_scarce(&mut plan, &mut Rng::fork(seed, "space"));
     }

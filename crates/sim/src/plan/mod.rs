@@ -5,6 +5,7 @@
 //! grain: who runs next, latencies, which sectors survive.
 
 mod aim;
+mod chains;
 pub mod draw;
 mod fragments;
 mod frontend;
