@@ -10,7 +10,7 @@ use support::{Daemon, each_io, make_set, make_set_sized, must, pseudo_random, sk
 
 const DIRTY: u64 = 100 << 20;
 const STEP: usize = 1 << 20;
-/// Where nothing was written by a client.
+/// A place where no client has written.
 const AT: u64 = 32 << 20;
 
 /// A trim left dirty data alone: 100 MiB of deleted files were written to the disk all the same. Now they are zeroed
@@ -102,7 +102,7 @@ fn block_devices_get_discards_only_if_they_are_trusted() {
             let daemon = Daemon::start(io, directory, &cache, &[disk.path()], options);
             assert_eq!(said(&log), !trusted, "{options:?}");
             let mut client = daemon.client("data");
-            // Where nothing is cached, as a discard need not wait until a removal is durable.
+            // Nothing is cached there: a discard need not wait until a removal is durable.
             client.trim(AT, STEP as u32).expect("a trim");
             client.flush().expect("a flush");
             daemon.stop();

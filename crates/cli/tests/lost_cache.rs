@@ -11,7 +11,7 @@ use support::{Daemon, make_set, must, run, scratch, sparse, text, ubcache};
 const PIECE: usize = 64 << 10;
 const SHAPE: [&str; 6] = ["--label", "data", "--data-offset", "2048", "--block", "512"];
 
-/// What `serve` says of this disk, which it has to refuse.
+/// The words with which `serve` refuses this disk.
 fn refused(arguments: &[&str]) -> String {
     let mut command = vec!["serve"];
     command.extend(arguments);

@@ -1,4 +1,4 @@
-//! What the daemon takes of the machine's memory, and what it keeps there.
+//! Memory of the machine that the daemon takes, and keeps from being paged out.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;

@@ -45,7 +45,7 @@ pub struct ServeConfig {
     pub read_only: bool,
     /// The least that every read of a backing device takes: for the demo, and for tests.
     pub backing_delay: Duration,
-    /// Which devices are used through the kernel's page cache.
+    /// The devices that are used through the kernel's page cache.
     pub page_cache: PageCache,
 }
 

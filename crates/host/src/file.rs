@@ -30,7 +30,7 @@ const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 /// Longest read of a file in the page cache that is tried at once: copying it takes some ten microseconds.
 const READ_NOW_BYTES: usize = 128 << 10;
 
-/// Which devices are used through the kernel's page cache.
+/// The devices that are used through the kernel's page cache.
 ///
 /// When the kernel can't write a page, the next flush fails, once, and the page counts as clean from then on: reads go on
 /// returning it until the memory is needed, and then what the device has. So a device that is used that way takes no writes and
