@@ -1,4 +1,4 @@
-//! How fast the simulator is: device I/Os in a second of one core, over fixed seeds.
+//! Speed of the simulator: device I/Os in a second of one core, over fixed seeds.
 //!
 //! ```text
 //! cargo run --release -p ubcache-sim --example speed

@@ -31,7 +31,7 @@ pub struct Cli {
     /// Run the plan in this file
     #[arg(long, group = "what", value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// What to run
+    /// Subject of the run
     #[arg(long, value_enum, default_value_t = Subject::Engine)]
     pub system: Subject,
     /// Break one rule of the engine; `list` shows them. Needs a build with the feature `mutants`
@@ -82,7 +82,7 @@ pub struct Cli {
     pub jobs: usize,
 }
 
-/// What is run.
+/// Subject of a run.
 #[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Subject {
     /// The cache engine.
@@ -112,7 +112,7 @@ pub enum Subject {
 }
 
 impl Cli {
-    /// How plans are drawn.
+    /// Options for drawing plans.
     pub fn draw_options(&self) -> DrawOptions {
         DrawOptions { ops_max: self.ops.max(1), faults: !self.no_faults, crashes: !self.no_crashes }
     }

@@ -24,7 +24,8 @@ use crate::plan::{CacheShape, DriverRun};
 use crate::rng::Rng;
 use crate::system::Setup;
 
-/// Where in an entry the driver leaves what was there before: behind the keys of the volume table and of the root.
+/// Bytes of an entry in which the driver leaves older content: behind the keys of the volume table
+/// and of the root.
 const PADDING: [std::ops::Range<usize>; 2] = [64..104, 128..168];
 /// Keys in an entry at most.
 const KEYS_MAX: u64 = 3;
@@ -113,7 +114,7 @@ struct Driver<'a> {
     write: &'a mut dyn FnMut(u32, SectorRange) -> Buf,
     /// Ranges of volumes that this run has changed, and buckets that it has used.
     taken: Vec<Taken>,
-    /// What was done, by kind.
+    /// Number of actions, by kind.
     done: [u32; 4],
 }
 

@@ -29,7 +29,7 @@ use crate::rng::{Rng, mix};
 pub use env::SimEnv;
 use memory::Memory;
 
-/// Who runs next.
+/// Choice of the task that runs next.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Policy {
     /// Any runnable task, all equally likely.
@@ -43,12 +43,12 @@ pub enum Policy {
     Queues,
 }
 
-/// How a world is made.
+/// Configuration of a world.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
     /// Decides everything.
     pub seed: u64,
-    /// Who runs next.
+    /// Choice of the task that runs next.
     pub policy: Policy,
     /// A poll takes up to this much virtual time.
     pub poll_cost: Nanos,
@@ -86,7 +86,7 @@ impl WorldConfig {
     }
 }
 
-/// Why a run did not come to its end.
+/// Reason why a run did not come to its end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Stuck {
     /// Nobody can run and nothing will happen.
@@ -100,11 +100,12 @@ pub enum Stuck {
     Time(String),
 }
 
-/// What an event is delivered to.
+/// Receiver of events.
 pub(crate) trait Sink {
     /// The event is due.
     fn fire(&self, token: u64);
-    /// Whether anybody still cares; if not, the event does not even move the clock.
+    /// Returns true if a task still waits for the event; if none does, the event does not even move
+    /// the clock.
     fn cares(&self, token: u64) -> bool;
 }
 
@@ -560,7 +561,7 @@ impl SimWorld {
         memory.none_until = memory.none_until.max(self.world.now.get().saturating_add(span.0));
     }
 
-    /// How the world was made.
+    /// The configuration of the world.
     pub fn config(&self) -> &WorldConfig {
         &self.world.config
     }
@@ -585,7 +586,7 @@ impl SimWorld {
         self.world.most_background.get()
     }
 
-    /// How often each named point was reached.
+    /// Times that each named point was reached.
     pub fn marks(&self) -> BTreeMap<&'static str, u64> {
         self.world.marks.borrow().clone()
     }
@@ -600,7 +601,7 @@ impl SimWorld {
         self.world.row(text);
     }
 
-    /// What devices and streams found wrong with their users; taken out.
+    /// Takes out the faults that devices and streams found in their use.
     pub fn take_complaints(&self) -> Vec<String> {
         self.world.complaints.take()
     }
@@ -625,7 +626,7 @@ impl SimWorld {
         self.world.buffers_held.get()
     }
 
-    /// What every task of the world waits for, as far as known.
+    /// The event that every task of the world waits for, as far as known.
     pub fn waiting(&self) -> String {
         self.world.waiting()
     }

@@ -194,7 +194,7 @@ impl Totals {
         }
     }
 
-    /// What the seeds should have reached.
+    /// Marks that the seeds should have reached and did not.
     fn marks_left_out(&self) -> Vec<&'static str> {
         let all = ubcache_engine::marks::MARKS.iter().map(|(name, _)| *name);
         all.filter(|name| !self.marks.contains_key(name)).collect()

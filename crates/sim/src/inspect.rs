@@ -16,7 +16,7 @@ use crate::system::{Layout, Piece, Place};
 /// Findings that a report shows at most.
 const FINDINGS_MAX: usize = 5;
 
-/// What the format allows; the engine stays below it (G4).
+/// Age that the format allows; the engine stays below it (G4).
 const NODE_AGE_MAX: u8 = 96;
 
 /// The invariant of docs/coherence.md §10 that forbids a finding.

@@ -10,12 +10,12 @@ use crate::plan::Plan;
 use crate::plan::draw::{DrawOptions, draw};
 use crate::runner::{Outcome, RunOptions, run_plan};
 
-/// How a mutant was found.
+/// Finding of a mutant.
 #[derive(Clone, Debug)]
 pub struct Kill {
     /// The seed that found it.
     pub seed: u64,
-    /// What was wrong.
+    /// The violation.
     pub violation: Violation,
 }
 

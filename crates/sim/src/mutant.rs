@@ -10,7 +10,7 @@ use crate::cli::Cli;
 const NOT_HERE: &str = "rules of the engine can't be broken in this build: \
                         cargo run --release -p ubcache-sim --features mutants -- --mutant NAME …";
 
-/// What the command line asks for.
+/// The mutation that the command line asks for.
 #[cfg(not(feature = "mutants"))]
 pub fn mutation_of(cli: &Cli) -> Result<Mutation, String> {
     match cli.mutant {
@@ -19,7 +19,7 @@ pub fn mutation_of(cli: &Cli) -> Result<Mutation, String> {
     }
 }
 
-/// What the command line asks for.
+/// The mutation that the command line asks for.
 #[cfg(feature = "mutants")]
 pub fn mutation_of(cli: &Cli) -> Result<Mutation, String> {
     let Some(name) = &cli.mutant else { return Ok(Mutation::default()) };

@@ -26,12 +26,12 @@ const BLOCK: SectorRange = SectorRange { start: Sector(64), end: Sector(72) };
 const READER: StreamId = StreamId(1);
 const WRITER: StreamId = StreamId(2);
 
-/// What happened.
+/// Record of a story.
 #[derive(Clone, Debug, Default)]
 pub struct Telling {
     /// One event a line, with its virtual time.
     pub lines: Vec<String>,
-    /// What must not have happened.
+    /// The violation, if there was one.
     pub wrong: Option<String>,
 }
 
@@ -197,7 +197,7 @@ pub fn busy_reader(mutation: Mutation, seed: u64) -> Telling {
     Telling { lines, wrong: violation.map(|violation| violation.kind) }
 }
 
-/// What was seen, what was allowed, and the last operations.
+/// Keeps what was read, what was allowed, and the last operations.
 fn shortened(report: &str) -> Vec<String> {
     const ROWS: usize = 10;
     let (head, rows): (Vec<&str>, Vec<&str>) = report.lines().partition(|line| !line.starts_with("   "));

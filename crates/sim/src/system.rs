@@ -1,4 +1,4 @@
-//! What the runner drives: the real engine or a toy.
+//! The system that the runner drives: the real engine or a toy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,15 +15,15 @@ use crate::rng::Rng;
 
 /// The devices of a run and what it is about. Survives crashes.
 pub struct Setup {
-    /// What is to happen.
+    /// Plan of the run.
     pub plan: Plan,
-    /// Which rule of the engine is broken.
+    /// The broken rule of the engine.
     pub mutation: Mutation,
     /// The cache device.
     pub cache: SimDisk,
     /// The backing devices, one for each volume.
     pub backing: Vec<SimDisk>,
-    /// What is said to the next start, and what it says.
+    /// Message to the next start, and its answer.
     pub word: Word,
 }
 
@@ -32,7 +32,7 @@ pub struct Setup {
 pub struct Word {
     /// The volume that was refused because its devices are not what they were.
     pub refused: Cell<Option<usize>>,
-    /// What to do about it, by volume.
+    /// Remedies, by volume.
     pub remedies: RefCell<BTreeMap<usize, Remedy>>,
 }
 
@@ -41,9 +41,9 @@ pub struct Word {
 pub enum Command {
     /// Sets an attribute of a volume.
     Attribute {
-        /// Which volume.
+        /// The volume.
         volume: usize,
-        /// Which attribute.
+        /// Name of the attribute.
         name: String,
         /// The new value.
         value: String,
@@ -54,7 +54,7 @@ pub enum Command {
     EvictClean,
 }
 
-/// Where the newest data of a part of a volume is.
+/// Device with the newest data of a part of a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Place {
     /// On the cache device, from this sector on.
@@ -68,7 +68,7 @@ pub enum Place {
 pub struct Piece {
     /// Its sectors.
     pub range: SectorRange,
-    /// Where they are.
+    /// The device that has it.
     pub place: Place,
 }
 
@@ -78,12 +78,12 @@ pub type Layout = Vec<Piece>;
 /// Something that serves volumes over simulated disks: one instance between a start and a stop or crash.
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
 pub trait System: Sized + 'static {
-    /// What it serves.
+    /// Volumes that it serves.
     type Volume: Volume;
 
-    /// Where on a backing device the data of its volume begins.
+    /// First sector of a volume's data on a backing device.
     const DATA_AT: Sector;
-    /// Whether a stop that reports no error leaves everything durable.
+    /// True if a stop that reports no error leaves everything durable.
     const FLUSHES_AT_STOP: bool;
 
     /// Prepares new devices, before the first start.
@@ -118,12 +118,13 @@ pub trait System: Sized + 'static {
         None
     }
 
-    /// Which invariant the volumes break, of those about what is in memory. Asked between any two steps.
+    /// Names the invariant that the volumes break, of those about memory. Asked between any two
+    /// steps.
     fn inspect_memory(&self, _setup: &Setup) -> Option<Violation> {
         None
     }
 
-    /// What is wrong inside, as far as the system itself can tell. Asked when no operation is under way.
+    /// Faults inside, as far as the system itself can tell. Asked when no operation is under way.
     fn complaints(&self) -> Vec<String> {
         Vec::new()
     }

@@ -108,7 +108,7 @@ mod of_mutants {
         format!("{start}| {tried} | {seconds:.1} | {kind_found} | {} |\n", steps(&shrunk))
     }
 
-    /// What violations of this kind are called in the table.
+    /// Name of a kind of violations in the table.
     fn kind(kind: &str) -> String {
         match kind.split_once(" at ") {
             Some(("panic", place)) => {

@@ -15,7 +15,7 @@ use crate::disk::SimDisk;
 use crate::executor::SimEnv;
 use crate::system::{Command, Setup, System};
 
-/// What is wrong with a toy.
+/// Flaw of a toy.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Flaw {
     /// Nothing.

@@ -9,7 +9,7 @@ use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
 
 const SEEDS: std::ops::Range<u64> = 0..24;
 
-/// How many seeds go wrong; the first of them is printed.
+/// Counts the seeds that go wrong; the first of them is printed.
 fn wrong(name: &str, chapter: impl Fn(u64) -> Telling) -> usize {
     let tellings: Vec<Telling> = SEEDS.map(chapter).filter(|telling| telling.wrong.is_some()).collect();
     if let Some(first) = tellings.first() {

@@ -299,7 +299,8 @@ fn wraps_of_the_journal() {
     scenario("journal", &plan("writeback", 4, &script), OPTIONS, &["journal_reclaim", "journal_full"]);
 }
 
-/// What is read back before it is flushed is not in the index when the backing device loses it.
+/// Data that is read back before it is flushed is not in the index when the backing device loses
+/// it.
 #[test]
 fn copies_of_unflushed_data() {
     scenario("un-flushed data", &plan("writearound", 0, UNFLUSHED), OPTIONS, &[]);

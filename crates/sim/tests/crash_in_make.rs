@@ -17,7 +17,7 @@ use ubcache_sim::{DiskConfig, Rng, SimDisk, SimWorld, WorldConfig};
 
 const BUCKETS: u32 = 513;
 const SECTORS: u64 = 64;
-/// What the volume holds: every byte of it is the same, before and after it has changed.
+/// Content of the volume: every byte of it is the same, before and after it has changed.
 const OLD: u8 = 1;
 const NEW: u8 = 2;
 /// Outcomes of a crash that are tried at most.
@@ -74,7 +74,8 @@ fn with_an_old_set(block: u32) -> (SimWorld, Rc<Setup>) {
     (world, setup)
 }
 
-/// What a start makes of the disks: what every byte of the volume reads as, or why there is none.
+/// Starts on the disks and reads: the value of every byte of the volume, or the reason why there is
+/// none.
 fn content_after(block: u32, cache: &[u8], backing: &[u8]) -> Result<u8, String> {
     let (world, setup) = new_world(block);
     setup.cache.poke(Sector(0), cache);
@@ -154,7 +155,7 @@ fn make_over_an_old_set(block: u32) {
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 }
 
-/// As other tools do it that write superblocks.
+/// Writes a superblock alone, as other tools do.
 #[test]
 fn a_new_superblock_alone_does_not_bring_back_an_older_set() {
     for block in [1, 8] {

@@ -1,4 +1,4 @@
-//! What the simulated disk promises and what it takes.
+//! Promises and faults of the simulated disk.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn filled(sectors: u64, byte: u8) -> IoVec {
     IoVec::from(Buf::from_bytes(&vec![byte; sectors as usize * 512]))
 }
 
-/// What is in the first byte of each of the first sectors.
+/// First byte of each of the first sectors.
 fn bytes(disk: &SimDisk, sectors: u64) -> Vec<u8> {
     disk.peek(SectorRange::new(Sector(0), sectors)).chunks(512).map(|sector| sector[0]).collect()
 }

@@ -21,8 +21,8 @@ async fn first_bytes(still: &Still, count: u64) -> Vec<u8> {
     buf.as_slice().iter().step_by(512).copied().collect()
 }
 
-/// What a power failure may leave of each sector: what was durable, or anything that was not flushed; also of a
-/// write in flight. The disk itself is not touched by the question.
+/// Versions of each sector that a power failure may leave: the durable one, or any that was not
+/// flushed; also of a write in flight. The disk itself is not touched by the question.
 #[test]
 fn survivors_hold_every_unflushed_version() {
     let world = SimWorld::new(WorldConfig { timer_slop: Nanos(0), ..WorldConfig::new(3) });

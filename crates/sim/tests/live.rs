@@ -37,7 +37,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// What the check says while a write is in flight.
+    /// Finding of the check while a write is in flight.
     async fn during(&self, disk: &SimDisk, at: u64, view: &VolumeView) -> String {
         self.env.sleep(Nanos::from_secs(1)).await;
         disk.flush().await.expect("no faults");

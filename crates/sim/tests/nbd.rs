@@ -57,7 +57,7 @@ fn connections_are_cut_and_made_again() {
     assert!(cut > 10, "only {cut} requests were cut");
 }
 
-/// What is wrong with a volume is seen through a server, too.
+/// A faulty volume is seen through a server, too.
 #[test]
 fn the_oracle_sees_through_a_server() {
     let fails = |run: fn(&Plan) -> Outcome| (0..40).any(|seed| !run(&behind_nbd(seed, 2, true)).is_good());

@@ -1,4 +1,4 @@
-//! Which I/Os fail.
+//! Faults: which I/Os fail, and when.
 
 use ubcache_env::{IoError, SectorRange};
 
@@ -9,7 +9,7 @@ const EROFS: i32 = 30;
 pub(super) const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
 
-/// How many of a million I/Os fail.
+/// I/Os of a million that fail.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rates {
     /// Reads that fail this time.
@@ -27,7 +27,7 @@ pub struct Rates {
 pub struct ZoneFaults {
     /// The I/Os that touch these sectors; none: every I/O, flushes too.
     pub zone: Option<SectorRange>,
-    /// How often.
+    /// Frequencies of the faults.
     pub rates: Rates,
     /// No more errors than this are injected.
     pub budget: u32,
@@ -40,7 +40,7 @@ pub struct Faults {
     pub zones: Vec<ZoneFaults>,
 }
 
-/// How a disk fails altogether.
+/// Fault of a disk as a whole.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Outage {
     /// Every I/O ends with an error; what has landed stays.
@@ -56,7 +56,7 @@ pub enum Outage {
 }
 
 impl Outage {
-    /// What an I/O ends with, if it does not go through.
+    /// Error of an I/O that does not go through.
     pub(super) fn error(self, class: Class) -> Option<IoError> {
         match self {
             Outage::Errors => Some(IoError::Os(EIO)),
@@ -64,13 +64,13 @@ impl Outage {
             Outage::ReadOnly => None,
             Outage::Gone => Some(IoError::Gone),
             Outage::Quota if class == Class::Write => Some(IoError::Os(EDQUOT)),
-            // Which sectors it is about, the disk knows.
+            // The disk knows the sectors that have no room.
             Outage::Full | Outage::Quota => None,
         }
     }
 }
 
-/// What becomes of an I/O.
+/// Fate of an I/O.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
     Success,

@@ -1,4 +1,4 @@
-//! What is on a disk: the live image, and beside it what each sector may fall back to.
+//! Content of a disk: the live image, and beside it the versions that each sector may fall back to.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ pub(super) enum Content {
     Zero,
     /// A part of what was written.
     Data(Slice),
-    /// What was there before.
+    /// Content before the write.
     Old(Rc<[u8; 512]>),
 }
 
@@ -69,7 +69,8 @@ impl Image {
         }
     }
 
-    /// Whether something was written to each block of these sectors, as far as a file system knows.
+    /// Returns true if something was written to each block of these sectors, as far as a file
+    /// system knows.
     pub(super) fn has_room(&self, range: SectorRange) -> bool {
         Self::blocks(range).all(|block| self.pages.contains_key(&block))
     }
@@ -136,8 +137,8 @@ impl Version {
     }
 }
 
-/// What a sector may fall back to: its durable content or any of these versions, oldest first. The newest is the
-/// live content.
+/// Versions that a sector may fall back to: its durable content or any of these, oldest first. The
+/// newest is the live content.
 struct Unflushed {
     durable: Content,
     versions: SmallVec<[Version; 1]>,
@@ -162,7 +163,7 @@ impl Versioned {
         self.sectors.remove(&sector);
     }
 
-    /// Whether a sector has these bytes, whatever happens to it.
+    /// Returns true if a sector has these bytes, whatever happens to it.
     pub(super) fn holds_only(&self, sector: u64, bytes: &[u8]) -> bool {
         self.sectors.get(&sector).is_none_or(|entry| {
             entry.durable.is(bytes) && entry.versions.iter().all(|version| version.content.is(bytes))
@@ -177,7 +178,8 @@ impl Versioned {
         counts.into_iter()
     }
 
-    /// As [`Versioned::counts`], of the versions whose writes have completed, and that no failed flush has lost.
+    /// Counts like [`Versioned::counts`], of the versions whose writes have completed, and that no
+    /// failed flush has lost.
     pub(super) fn completed(&self) -> impl Iterator<Item = (u64, usize)> + use<> {
         let newest = |entry: &Unflushed| entry.versions.iter().rposition(Version::waits_for_flush);
         let entries = self.sectors.iter();
@@ -214,8 +216,8 @@ impl Versioned {
         Some(durable)
     }
 
-    /// What a failed flush has lost of a sector is not returned by reads any more. Gives what they return now, if that
-    /// changes.
+    /// Reads no longer return the versions of a sector that a failed flush has lost. Gives the
+    /// content that they return now, if that changes.
     pub(super) fn loss_shows(&mut self, sector: u64) -> Option<Content> {
         let entry = self.sectors.get_mut(&sector)?;
         let shows = entry.versions.last().is_some_and(|version| version.lost);

@@ -91,7 +91,7 @@ impl Io {
         matches!(self.kind, Kind::Write { .. } | Kind::Discard)
     }
 
-    /// Whether something of it may take effect yet.
+    /// Returns true if some of it may take effect yet.
     pub(super) fn may_land(&self) -> bool {
         self.writes() && self.result.is_none()
     }
@@ -100,12 +100,12 @@ impl Io {
         SectorRange::new(Sector(self.at), self.sectors)
     }
 
-    /// Which sector of the disk one of its sectors is.
+    /// Sector of the disk that one of its sectors is.
     pub(super) fn sector(&self, index: u64) -> u64 {
         self.at + index
     }
 
-    /// What it leaves in one of its sectors.
+    /// Content that it leaves in one of its sectors.
     pub(super) fn content(&self, index: u64) -> Content {
         match &self.kind {
             Kind::Write { data: Some(slice), .. } => {
@@ -380,7 +380,7 @@ impl Inner {
         state.image.set(sector, &content);
     }
 
-    /// What was discarded reads as something else every time.
+    /// Discarded sectors read as something else every time.
     fn add_noise(&self, noise: &BTreeSet<u64>, at: u64, into: &mut [u8]) {
         let end = at + into.len() as u64 / 512;
         for sector in noise.range(at..end) {

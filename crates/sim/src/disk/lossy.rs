@@ -1,4 +1,5 @@
-//! What a flush that fails costs: of what was not durable any part may be gone, and the next flush succeeds over the loss.
+//! The cost of a flush that fails: of what was not durable any part may be gone, and the next flush
+//! succeeds over the loss.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -56,7 +57,7 @@ impl Inner {
 }
 
 impl State {
-    /// What was lost until then is not returned by reads any more.
+    /// Reads no longer return the sectors that were lost until then.
     pub(super) fn show_losses(&mut self, until: Nanos) {
         if self.late_losses.is_empty() {
             return;

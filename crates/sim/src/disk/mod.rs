@@ -40,7 +40,7 @@ use crate::rng::Rng;
 use image::{Image, Versioned};
 use io::{Io, Kind, Wait};
 
-/// How long an I/O takes.
+/// Duration of an I/O.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Profile {
     /// 10 to 100 µs: a fast flash device.
@@ -72,7 +72,7 @@ impl Profile {
     }
 }
 
-/// What a disk is like.
+/// Configuration of a disk.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DiskConfig {
     /// Name for logs and reports.
@@ -81,14 +81,14 @@ pub struct DiskConfig {
     pub sectors: u64,
     /// Smallest unit of I/O in bytes.
     pub block_bytes: u32,
-    /// Whether there is a volatile cache.
+    /// True if there is a volatile cache.
     pub volatile_cache: bool,
-    /// Whether `discard` does anything.
+    /// True if `discard` does anything.
     pub discard: bool,
-    /// What was discarded reads differently every time until it is written. Such a disk says that it can't discard
-    /// (D2); asked all the same, it does.
+    /// True if discarded sectors read differently every time until they are written. Such a disk
+    /// says that it can't discard (D2); asked all the same, it does.
     pub noise: bool,
-    /// How long an I/O takes.
+    /// Duration of an I/O.
     pub profile: Profile,
 }
 
@@ -112,7 +112,7 @@ impl DiskConfig {
     }
 }
 
-/// What a disk has done.
+/// Counters of what a disk has done.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct Counters {
     /// Completed reads.
@@ -159,13 +159,13 @@ struct State {
     bad: BTreeSet<u64>,
     /// Sectors that read differently every time.
     noise: BTreeSet<u64>,
-    /// What is wrong with the whole disk, and until when.
+    /// Fault of the whole disk, and its end.
     outage: Option<(Outage, Nanos)>,
     counters: Counters,
     changes: u64,
-    /// What a flush that fails costs; none: nothing.
+    /// Cost of a flush that fails; none: nothing.
     flush_loss: Option<FlushLoss>,
-    /// What failed flushes have lost and reads still return: until when.
+    /// Sectors that failed flushes have lost and reads still return, and until when they do.
     late_losses: Vec<(Nanos, Vec<u64>)>,
 }
 
@@ -174,7 +174,7 @@ impl State {
         self.outage.filter(|(_, until)| now < *until).map(|(outage, _)| outage)
     }
 
-    /// Whether a full file system has no room for what an I/O writes.
+    /// Returns true if a full file system has no room for what an I/O writes.
     fn lacks_room(&self, range: SectorRange, kind: &Kind) -> bool {
         matches!(kind, Kind::Write { .. } | Kind::Allocate) && !self.image.has_room(range)
     }
@@ -211,12 +211,12 @@ impl SimDisk {
         }
     }
 
-    /// What the disk is like.
+    /// The configuration of the disk.
     pub fn config(&self) -> &DiskConfig {
         &self.inner.config
     }
 
-    /// What it has done so far.
+    /// Counters so far.
     pub fn counters(&self) -> Counters {
         self.inner.state.borrow().counters
     }
@@ -231,7 +231,7 @@ impl SimDisk {
         self.inner.state.borrow_mut().bad.extend(range.start.0..range.end.0);
     }
 
-    /// What was unreadable in this range can be read again.
+    /// Makes unreadable sectors of this range readable again.
     pub fn heal(&self, range: SectorRange) {
         self.inner.state.borrow_mut().bad.retain(|sector| !range.contains(Sector(*sector)));
     }
@@ -264,7 +264,7 @@ impl SimDisk {
         bytes
     }
 
-    /// As [`SimDisk::peek`], into memory that is there: whole sectors.
+    /// Reads like [`SimDisk::peek`], into memory that is there: whole sectors.
     pub fn peek_into(&self, at: Sector, into: &mut [u8]) {
         let state = self.inner.state.borrow();
         state.image.read_run(at.0, into);
@@ -302,12 +302,12 @@ impl SimDisk {
         self.inner.sectors.set(sectors);
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
-        // What is not durable may be beyond the end: all of it is settled.
+        // Versions that are not durable may be beyond the end: all of them are settled.
         state.versions = Versioned::default();
         state.image.cut(sectors);
     }
 
-    /// As reports name it.
+    /// Name in reports.
     pub fn name(&self) -> &str {
         &self.inner.config.name
     }

@@ -19,8 +19,8 @@ pub struct Still {
     instead: BTreeMap<u64, Content>,
 }
 
-/// What becomes of the un-flushed sectors: for each one that loses its newest version, which one it keeps; 0 is the
-/// durable content.
+/// Draws the fate of the un-flushed sectors: for each one that loses its newest version, the one
+/// that it keeps; 0 is the durable content.
 pub(super) fn draw_losses(
     counts: impl Iterator<Item = (u64, usize)>,
     per_block: u64,
@@ -52,7 +52,8 @@ impl SimDisk {
         Still { disk: self.clone(), instead: BTreeMap::new() }
     }
 
-    /// Whether a sector has these bytes now and after any power failure, as far as completed writes go.
+    /// Returns true if a sector has these bytes now and after any power failure, as far as
+    /// completed writes go.
     pub fn holds_only(&self, sector: Sector, bytes: &[u8]) -> bool {
         let mut now = [0; 512];
         self.peek_into(sector, &mut now);
@@ -64,7 +65,7 @@ impl SimDisk {
         self.inner.state.borrow().versions.counts().map(|(sector, _)| Sector(sector)).collect()
     }
 
-    /// Where something is being written, discarded or zeroed.
+    /// Ranges that are being written, discarded or zeroed.
     pub fn writes_in_flight(&self) -> Vec<SectorRange> {
         let state = self.inner.state.borrow();
         state.ios.values().filter(|io| io.may_land()).map(Io::range).collect()

@@ -24,7 +24,7 @@ pub struct Wreck {
 }
 
 impl SimDisk {
-    /// What a power failure at this moment may leave.
+    /// Everything that a power failure at this moment may leave.
     pub fn wreck(&self) -> Wreck {
         let state = self.inner.state.borrow();
         let mut contents: BTreeMap<u64, Vec<Content>> = BTreeMap::new();

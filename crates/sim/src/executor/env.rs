@@ -1,4 +1,4 @@
-//! What an instance of the system under test sees of the world: tasks, clock, timers, randomness.
+//! The world as an instance of the system under test sees it: tasks, clock, timers, randomness.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

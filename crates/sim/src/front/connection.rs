@@ -16,7 +16,7 @@ use crate::stream::SimStream;
 
 const RECEIVE_BYTES: usize = 16 << 10;
 
-/// What a request has brought; the error is an errno value.
+/// Answer to a request; the error is an errno value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// Done, with the content that was asked for, if any.
@@ -70,7 +70,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection can't be used any more.
+    /// Returns true if the connection can't be used any more.
     pub fn is_cut(&self) -> bool {
         self.cut.get()
     }

@@ -1,4 +1,5 @@
-//! What clients talk to: the volume itself, or the NBD server in front of it, over streams that are cut anywhere.
+//! The other end of clients: the volume itself, or the NBD server in front of it, over streams that
+//! are cut anywhere.
 
 pub mod connection;
 pub mod nbd;

@@ -25,7 +25,7 @@ use crate::stream::SimStream;
 
 const CUT: &str = "the connection was cut";
 
-/// Whether a request failed because its connection was cut.
+/// Returns true if a request failed because its connection was cut.
 pub fn is_cut(error: &VolumeError) -> bool {
     matches!(error, VolumeError::Unavailable(text) if text == CUT)
 }
@@ -43,7 +43,7 @@ pub struct NbdVolume<V> {
     blame: Rc<dyn Fn(String)>,
 }
 
-/// What clients share: the present connection.
+/// The present connection, which clients share.
 #[derive(Default)]
 struct Line {
     present: RefCell<Option<Rc<Connection>>>,

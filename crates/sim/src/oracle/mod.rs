@@ -22,7 +22,7 @@ const REPORT_ROWS: usize = 40;
 /// Violations kept at most.
 const VIOLATIONS_MAX: usize = 8;
 
-/// What a client asked for.
+/// Request of a client.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum OpKind {
     /// Read.
@@ -112,7 +112,7 @@ struct VolumeState {
     clients: BTreeMap<u32, ClientState>,
 }
 
-/// What a client of a volume knows of failed flushes.
+/// Failed flushes as a client of a volume knows them.
 #[derive(Copy, Clone, Default)]
 struct ClientState {
     /// When its first write began that no successful FLUSH of it has covered, and when its last one.
@@ -244,7 +244,7 @@ impl Oracle {
         Op { id, volume, client: client_id, kind, range, began, epoch: self.epoch }
     }
 
-    /// What a write has to write.
+    /// Content that a write has to write.
     pub fn content(&self, op: &Op) -> Buf {
         let mut buf = Buf::for_sectors(op.range.sectors());
         for (sector, bytes) in (op.range.start.0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
@@ -325,7 +325,7 @@ impl Oracle {
         self.epoch += 1;
         for state in &mut self.volumes {
             state.reads.clear();
-            // Who was served before knows that this is over.
+            // Clients that were served before know that this is over.
             state.clients.clear();
             for register in &mut state.registers {
                 register.crash(state.floor, power, moment);
@@ -351,7 +351,7 @@ impl Oracle {
         self.violations.splice(0..0, blamed);
     }
 
-    /// What was found so far.
+    /// Violations found so far.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
@@ -392,7 +392,8 @@ impl Oracle {
         self.tick()
     }
 
-    /// What a sector reads as by the disks when nothing runs: as good as a read by a client.
+    /// Judges the bytes that the disks hold for a sector when nothing runs: as good as a read by a
+    /// client.
     pub fn judge_rest(&mut self, since: Moment, volume: u32, sector: u64, bytes: &[u8]) -> Option<Violation> {
         let seen = value::decode(volume, sector, bytes);
         let state = &mut self.volumes[volume as usize];
@@ -418,7 +419,8 @@ impl Oracle {
         self.volumes[volume as usize].registers.fill(Register::unknown());
     }
 
-    /// What a sector would read as if the program were gone now, or the power had failed.
+    /// Judges the bytes that a sector would read as if the program were gone now, or the power had
+    /// failed.
     pub fn judge_survivor(&self, volume: u32, sector: u64, bytes: &[u8]) -> Option<Violation> {
         let state = &self.volumes[volume as usize];
         let register = &state.registers[sector as usize];

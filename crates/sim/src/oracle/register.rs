@@ -28,7 +28,7 @@ pub type Moment = u64;
 /// From one event to the next.
 pub const STEP: Moment = 4;
 
-/// What past values are kept for.
+/// Moments for which past values are kept.
 #[derive(Copy, Clone, Debug)]
 pub struct Keep {
     /// The beginning of the last completed flush.
@@ -59,9 +59,9 @@ struct Past {
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 struct Fall {
     value: Value,
-    /// As in [`Past`].
+    /// Moment, as in [`Past`].
     replaced: Moment,
-    /// As in [`Past`].
+    /// Moment, as in [`Past`].
     buried: Moment,
     /// When the flush failed.
     failed: Moment,
@@ -79,7 +79,7 @@ pub struct Flushed {
 }
 
 impl Flushed {
-    /// Whether its success says that a sector did not fall like this.
+    /// Returns true if its success says that a sector did not fall like this.
     fn excludes(&self, fall: &Fall) -> bool {
         let unknown = fall.failed > self.told && fall.failed > self.wrote;
         fall.buried < self.began && (fall.failed >= self.began || unknown)
@@ -89,7 +89,7 @@ impl Flushed {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Config {
     value: Value,
-    /// What it may fall to.
+    /// Values that it may fall to.
     falls: Vec<Fall>,
     /// The fall that led to the present value.
     fell: Option<Box<Fall>>,
@@ -193,7 +193,7 @@ impl Config {
         }
     }
 
-    /// Whether it explains everything that `other` does.
+    /// Returns true if it explains everything that `other` does.
     fn covers(&self, other: &Config) -> bool {
         let has = |theirs: &Past| {
             theirs.value == self.value
@@ -224,7 +224,7 @@ struct Pending {
     shaken: Option<(Moment, Moment)>,
 }
 
-/// How a write ended.
+/// End of a write.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Ending {
     /// It has taken effect.
@@ -277,7 +277,7 @@ impl Register {
         let ended = self.pending[at];
         let bit = 1 << ended.slot;
         match self.configs.as_mut_slice() {
-            // What nearly every write comes to.
+            // Nearly every write comes to this.
             [only] if only.todo == bit && ending == Ending::Done => {
                 only.set(ended, now);
                 only.todo = 0;
@@ -389,7 +389,7 @@ impl Register {
             .collect();
     }
 
-    /// Whether a crash now may leave this value.
+    /// Returns true if a crash now may leave this value.
     pub fn may_survive(&self, value: Value, flushed: Moment) -> bool {
         self.lost_track
             || self.configs.iter().any(|config| config.value == value)
@@ -418,7 +418,7 @@ impl Register {
         values
     }
 
-    /// Whether the register has no write under way.
+    /// Returns true if the register has no write under way.
     pub fn is_quiet(&self) -> bool {
         self.pending.is_empty()
     }

@@ -1,4 +1,5 @@
-//! What a sector holds: every write stamps its sectors with a value of its own, through all 512 bytes.
+//! Content of a sector: every write stamps its sectors with a value of its own, through all 512
+//! bytes.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ pub struct Value(pub u64);
 impl Value {
     /// 512 zeroes.
     pub const ZERO: Value = Value(0);
-    /// What the disk held before the first write of the run.
+    /// Content of the disk before the first write of the run.
     pub const INITIAL: Value = Value(1 << 60);
 }
 
@@ -25,7 +26,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// What the bytes of a sector turned out to be.
+/// Meaning of the bytes of a sector.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decoded {
     /// The whole sector is this value.

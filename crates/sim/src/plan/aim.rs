@@ -1,8 +1,9 @@
 //! Plans that aim at something: a share of the seeds gets one of these in place of the mix.
 //!
-//! What the mix reaches in one seed of thousands is the subject here: errors of one device, the few milliseconds in
-//! which a generation or a record is not durable, writes that land over each other. All of it happens on a few
-//! sectors, and again and again: a plan is a row of rounds, most of which end in a crash.
+//! Events that the mix reaches in one seed of thousands are the subject here: errors of one device,
+//! the few milliseconds in which a generation or a record is not durable, writes that land over
+//! each other. All of it happens on a few sectors, and again and again: a plan is a row of rounds,
+//! most of which end in a crash.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -18,7 +19,7 @@ const SHARE: (u64, u64) = (1, 4);
 /// Size of the volume of such a plan in sectors.
 const SECTORS: u64 = 64;
 
-/// What a plan aims at.
+/// Aim of a plan.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Aim {
     /// The backing device fails: writes that land or not, flushes that make nothing durable.
@@ -331,7 +332,8 @@ impl Script<'_> {
             self.at(delay, ControlAction::HostRestart(AfterStart::default()));
             self.set("writeback_running", "0");
             if self.rng.chance(2, 3) {
-                // What the first instance was still writing is read, and then it is promised.
+                // The data that the first instance was still writing is read, and then it is
+                // promised.
                 let whole = self.everything();
                 self.op(0, Action::Read(whole));
                 self.op(0, Action::Flush);

@@ -1,8 +1,9 @@
 //! Draws many small extents and requests over all of them at once.
 //!
-//! What a request has to do in the index grows with the extents under it, and so do the records that it makes. The
-//! rings of these plans are small: a step that takes more room than it asked for shows. Half of these plans have few
-//! extents and many rounds, most of which end with a FLUSH and a power failure: what was discarded must not return.
+//! The work of a request in the index grows with the extents under it, and so do the records that
+//! it makes. The rings of these plans are small: a step that takes more room than it asked for
+//! shows. Half of these plans have few extents and many rounds, most of which end with a FLUSH and
+//! a power failure: discarded data must not return.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 

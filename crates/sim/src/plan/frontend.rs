@@ -1,11 +1,11 @@
-//! How clients reach the volumes of a plan.
+//! The way from clients to the volumes of a plan.
 
 use ubcache_env::Nanos;
 
 use super::{ControlAction, Plan};
 use crate::rng::Rng;
 
-/// What clients talk to.
+/// The other end of clients.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Frontend {
     /// The volumes.

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{AfterStart, ControlAction, Plan};
 use crate::rng::Rng;
 
-/// What the driver does while it has the set.
+/// Actions of the driver while it has the set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct DriverRun {
     /// Journal entries that it writes, as far as there is room.

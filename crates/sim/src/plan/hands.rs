@@ -1,5 +1,5 @@
-//! What other hands do to the disks between two instances: an older copy in the place of a device, a device that is
-//! shorter than it was.
+//! Other hands on the disks between two instances: an older copy in the place of a device, a device
+//! that is shorter than it was.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,13 +12,13 @@ use crate::rng::Rng;
 pub struct Hand {
     /// After which end of an instance (a stop, a crash) that the controls of the plan bring about, counted from 0.
     pub end: u32,
-    /// Which disk, as in [`super::DiskFaults::disk`].
+    /// The disk, as in [`super::DiskFaults::disk`].
     pub disk: usize,
-    /// What.
+    /// The action.
     pub action: HandAction,
 }
 
-/// What can be done.
+/// Action of other hands.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum HandAction {
     /// A copy of it is kept.
@@ -35,9 +35,9 @@ pub enum HandAction {
 pub enum Remedy {
     /// The right device is found.
     PutBack,
-    /// What is cached is dropped, unless it is dirty.
+    /// Cached data is dropped, unless it is dirty.
     DropClean,
-    /// What the backing device has counts.
+    /// The backing device's data counts.
     BelieveDisk,
     /// The dirty data of the cache counts.
     BelieveCache,
@@ -52,7 +52,7 @@ const REMEDIES: [(&str, Remedy); 4] = [
 
 /// Lets other hands at the disks of some plans without faults.
 pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
-    // What the driver leaves tells less: it need not write a backing superblock.
+    // A run of the driver leaves fewer signs: it need not write a backing superblock.
     let has_driver = plan.controls.iter().any(|it| matches!(it.action, ControlAction::Driver(..)));
     let has_size = plan.volumes.iter().all(|volume| (16..=4096).contains(&volume.sectors));
     if plan.has_faults() || has_driver || !has_size || !rng.chance(1, 6) {

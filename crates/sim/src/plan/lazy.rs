@@ -69,11 +69,12 @@ impl Script<'_> {
         self.at(0, ControlAction::Attribute { volume, name, value });
     }
 
-    /// What is cached is written twice while records wait for another leaf, which is read between the two writes.
+    /// Cached data is written twice while records wait for another leaf, which is read between the
+    /// two writes.
     fn round(&mut self, rng: &mut Rng) {
         self.set(LONG, "writeback_running", "0");
         self.set(USED, "cache_mode", "writearound");
-        // What the cache has, and with what comes next, what the backing device has.
+        // Content of the cache, and with the next read, of the backing device.
         self.op(0, USED, Action::Read(SectorRange::new(Sector(0), SECTORS)));
         self.sleep(0, Nanos::from_millis(500));
         // With the prio chain of this some buckets are promised to the next start.

@@ -7,7 +7,7 @@ use crate::rng::Rng;
 /// A disk whose failed flushes lose.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct LossyDisk {
-    /// As in [`DiskFaults::disk`].
+    /// The disk, as in [`DiskFaults::disk`].
     pub disk: usize,
     /// In which way.
     pub loss: FlushLoss,

@@ -9,13 +9,13 @@ use ubcache_env::Nanos;
 use super::Plan;
 use crate::rng::Rng;
 
-/// What may be done in one poll beside a slice of a loop.
+/// Steps of a poll beside a slice of a loop.
 const STEPS_BESIDE: u64 = 192;
 
-/// How fast the program is, and how much of a loop it does at a time.
+/// Speed of the program, and the length of a slice.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pace {
-    /// What a step of a loop takes.
+    /// Duration of a step of a loop.
     pub step_cost: Nanos,
     /// Steps after which a loop lets others have their turn; 0: as many as in production.
     pub slice: u32,

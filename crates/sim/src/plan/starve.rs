@@ -20,9 +20,9 @@ const SECTORS: u64 = 256;
 /// A client that never stops: it writes a range, rests, writes it again. It flushes now and then.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hammer {
-    /// Which volume.
+    /// The volume.
     pub volume: u32,
-    /// What it writes.
+    /// The range that it writes.
     pub range: SectorRange,
     /// From a reply to the next write.
     pub period: Nanos,

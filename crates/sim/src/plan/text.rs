@@ -227,11 +227,11 @@ impl fmt::Display for AfterStart {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line} of the plan, \"{text}\": {why}")]
 pub struct PlanError {
-    /// Which line, from 1.
+    /// Number of the line, from 1.
     pub line: usize,
     /// The line.
     pub text: String,
-    /// What is wrong with it.
+    /// Fault of the line.
     pub why: String,
 }
 
@@ -306,7 +306,7 @@ impl<'a> Words<'a> {
     fn known<T: Copy>(&mut self, what: &str, names: &[(&str, T)]) -> Parsed<T> {
         by_name(self.word()?, what, names)
     }
-    /// Which of the words follow, in any order, to the end of the line.
+    /// Reads which of the words follow, in any order, to the end of the line.
     fn flags<const N: usize>(&mut self, names: [&str; N]) -> Parsed<[bool; N]> {
         let mut found = [false; N];
         while let Some(word) = self.maybe() {

@@ -24,7 +24,7 @@ const HAMMER_FLUSH: u64 = 64;
 pub(crate) const CHECK_SECTORS: u64 = 64;
 pub(crate) const CHECK_READS: u64 = 128;
 
-/// What clients, runner and oracle share; survives crashes.
+/// State that clients, runner and oracle share; survives crashes.
 pub(super) struct Board {
     pub(super) oracle: RefCell<Oracle>,
     pub(super) queues: RefCell<Vec<VecDeque<ClientOp>>>,
@@ -35,7 +35,7 @@ pub(super) struct Board {
     /// Operations and commands under way.
     pub(super) busy: Cell<u64>,
     pub(super) changed: Notify,
-    /// Whether a device may fail, so that an operation may.
+    /// True if a device may fail, so that an operation may.
     pub(super) errors_expected: Cell<bool>,
     pub(super) errors: Cell<u64>,
     /// Clients that never stop are at work.

@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::system::{Setup, System, Word};
 
-/// How many of the outcomes of a crash are tried.
+/// Number of outcomes of a crash that are tried.
 #[derive(Copy, Clone, Debug)]
 pub struct CrashOptions {
     /// Crash in the first start as well, not only after it.
@@ -29,7 +29,7 @@ pub struct CrashOptions {
     pub samples: usize,
 }
 
-/// What became of it.
+/// Report on a crash.
 #[derive(Clone, Debug, Default)]
 pub struct CrashReport {
     /// Writes of the run, of all disks.
@@ -103,7 +103,7 @@ struct Crasher {
     options: CrashOptions,
     armed: Cell<bool>,
     rng: RefCell<Rng>,
-    /// What was there at the last moment: nothing new, nothing to try.
+    /// State at the last moment: without anything new there is nothing to try.
     last: Cell<Option<(u64, u64)>>,
     report: RefCell<CrashReport>,
 }
@@ -175,7 +175,7 @@ impl Crasher {
         outcomes
     }
 
-    /// What a new instance makes of one outcome.
+    /// Judges what a new instance makes of one outcome.
     fn recover<S: System>(&self, wrecks: &[Wreck], choice: &[usize], oracle: Oracle) -> Option<Violation> {
         let plan = &self.setup.plan;
         let world = new_world(plan);

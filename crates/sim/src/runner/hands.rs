@@ -28,7 +28,7 @@ impl<S: System> Run<S> {
                 }
                 HandAction::Swap(remedy) => {
                     let copy = self.kept.borrow_mut().remove(&disk);
-                    // Where nothing was served since, it is no older.
+                    // A copy since which nothing was served is no older.
                     if let Some((copy, starts)) = copy
                         && starts < self.starts.get()
                     {
@@ -114,7 +114,8 @@ impl<S: System> Run<S> {
         }
     }
 
-    /// What a backing device has by itself; none if a discard has left what nobody wrote.
+    /// Content that a backing device has by itself; none if a discard has left content that nobody
+    /// wrote.
     fn on_disk(&self, volume: usize) -> Option<Vec<Value>> {
         let sectors = self.setup.plan.volumes[volume].sectors;
         let mut bytes = [0; 512];

@@ -35,7 +35,7 @@ impl<S: System> Run<S> {
     pub(super) fn inspect_running(&self) -> Step {
         let when = format!("at {}", show_time(self.world.now().0));
         let instance = self.instance.borrow();
-        // What a disk had when it was pulled out is no business of memory any more.
+        // Content of a disk that was pulled out does not concern memory any more.
         let system = instance.as_ref().map(|instance| &instance.system).filter(|_| !self.unplugged.get());
         if let Some(violation) = system.and_then(|system| system.inspect_memory(&self.setup)) {
             return Err(self.keep(&when, violation));
@@ -61,7 +61,7 @@ impl<S: System> Run<S> {
         mut view: impl FnMut(&SimDisk) -> Still,
         mut judge: impl FnMut(&mut Oracle, u32, u64, &[u8; 512]) -> Option<Violation>,
     ) -> Step {
-        // What other hands have done is judged when the start has made something of it.
+        // The work of other hands is judged when the start has dealt with it.
         if self.handed_over.get() || self.foreign.get() {
             return Ok(());
         }

@@ -48,27 +48,27 @@ const HAMMERS_FROM: u32 = 50;
 /// Tasks of an instance that are no part of a request, at most, however many requests there are.
 const BACKGROUND_MAX: usize = 256;
 
-/// How to run a plan.
+/// Options for running a plan.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct RunOptions {
     /// Keep the rows of clients and devices.
     pub verbose: bool,
-    /// Which rule of the engine is broken: none, by default.
+    /// The broken rule of the engine: none, by default.
     pub mutation: Mutation,
 }
 
-/// What came out.
+/// Outcome of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Over every decision; the same plan always gives the same.
     pub hash: u64,
-    /// What must not be.
+    /// Violations of the promise.
     pub violations: Vec<Violation>,
-    /// How often each named point of the code was reached.
+    /// Times that each named point of the code was reached.
     pub marks: BTreeMap<&'static str, u64>,
-    /// What the cache device did.
+    /// Counters of the cache device.
     pub cache: Counters,
-    /// What each backing device did.
+    /// Counters of each backing device.
     pub backing: Vec<Counters>,
     /// Operations of clients.
     pub operations: u64,
@@ -90,7 +90,7 @@ impl Outcome {
         self.cache.ios() + self.backing.iter().map(Counters::ios).sum::<u64>()
     }
 
-    /// Whether nothing was violated.
+    /// Returns true if nothing was violated.
     pub fn is_good(&self) -> bool {
         self.violations.is_empty()
     }
@@ -198,7 +198,7 @@ struct Run<S: System> {
     foreign: Cell<bool>,
     /// Devices may fail; not while the last check runs.
     faults: Cell<bool>,
-    /// Whether a disk was pulled out since the instance was started.
+    /// True if a disk was pulled out since the instance was started.
     unplugged: Cell<bool>,
     /// The driver had the disks last: what they say is not what the next instance has to show.
     handed_over: Cell<bool>,
@@ -535,7 +535,7 @@ impl<S: System> Run<S> {
         drop((instance, system));
         let gone = self.unplugged.replace(false);
         if gone {
-            // What the disk had not made durable is gone, as in a crash.
+            // Writes that the disk had not made durable are gone, as in a crash.
             self.board.crashed(self.world.now(), false);
         }
         for disk in self.disks() {

@@ -11,7 +11,7 @@ thread_local! {
 
 static HOOK: Once = Once::new();
 
-/// What a panic said.
+/// Message of a panic.
 pub(super) struct Panic {
     /// The file and line, without what differs from machine to machine.
     pub(super) place: String,
