@@ -33,6 +33,7 @@ mod bypass;
 mod coherence;
 mod errors;
 mod gc;
+mod health;
 mod index;
 pub mod inspect;
 mod journal;

@@ -7,9 +7,6 @@ use std::ops::Range;
 
 use ubcache_env::Env;
 
-use crate::mutants::Mutant;
-use crate::set::Set;
-
 /// Does something for `count` things, at so many steps each, in slices of `slice_steps` steps. Others have their turn after
 /// each of them.
 pub(crate) async fn in_slices<E: Env>(
@@ -50,18 +47,5 @@ impl Slice {
         }
         self.taken += steps;
         env.work().add(steps);
-    }
-}
-
-impl<E: Env> Set<E> {
-    /// Does something for every bucket, at so many steps each, in slices.
-    pub(crate) async fn for_all_buckets(&self, steps: usize, work: impl FnMut(Range<usize>)) {
-        let count = self.geometry.buckets as usize;
-        in_slices(&self.env, self.tuning.slice_steps, count, steps, work).await;
-    }
-
-    /// Steps that a slice may take.
-    pub(crate) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
-        if self.mutant(in_one_poll) { usize::MAX } else { self.tuning.slice_steps }
     }
 }

@@ -425,7 +425,7 @@ impl<E: Env> CachedVolume<E> {
             return;
         }
         let _one = self.state_lock.lock().await;
-        if self.set.journal_flush().await.is_err() || !clean() {
+        if self.set.journal.flush().await.is_err() || !clean() {
             self.set.env.mark("marking_clean_overtaken");
             return;
         }

@@ -30,8 +30,6 @@ pub(crate) struct Allocator {
     hungry: Cell<bool>,
     /// Buckets that a restructuring waits for.
     pub nodes_wait: Cell<usize>,
-    /// A task that makes room in the journal waits for buckets, so a chain must not wait for room.
-    pub makes_room: Cell<bool>,
     /// Nothing can be given up: writeback and flushes have to help.
     pub starved: Cell<bool>,
 }
@@ -45,7 +43,6 @@ impl Allocator {
             round: Notify::default(),
             hungry: Cell::new(false),
             nodes_wait: Cell::new(0),
-            makes_room: Cell::new(false),
             starved: Cell::new(false),
         }
     }
@@ -132,7 +129,7 @@ impl<E: Env> Set<E> {
             self.env.mark("allocator_starved");
         }
         for volume in self.attached() {
-            if self.allocator.makes_room.get() {
+            if self.journal.puts_chains_first() {
                 // Publishing them needs the room in the journal that is being made.
                 self.env.mark("copies_forgotten");
                 volume.unpublished.borrow_mut().clear();

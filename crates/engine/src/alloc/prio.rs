@@ -85,7 +85,7 @@ impl<E: Env> Set<E> {
     /// Makes the present generations durable; what was given up before becomes free (J2).
     pub(crate) async fn write_prios(&self) -> Result<(), EngineError> {
         let _one = self.allocator.chain_lock.lock().await;
-        let _granted = self.journal_room_for_chain().await?;
+        let _granted = self.journal.room_for_chain().await?;
         self.env.mark("prio_write");
         let count = self.geometry.prio_buckets() as usize;
         // The chain promises buckets to the next start, which may find the device full: they have room by now (N2).
@@ -108,15 +108,11 @@ impl<E: Env> Set<E> {
             |part: Range<usize>, set: &mut PrioSet| self.buckets.borrow_mut().put_chain_entries(part, set);
         let written = write_chain(&self.env, &self.cache, &self.geometry, steps, (seq, &taken), put).await;
         written.inspect_err(|error| self.fail(error.to_string()))?;
-        {
-            let mut state = self.journal.state.borrow_mut();
-            state.header.prio_bucket = taken[0];
-            state.header.mark.own_chain = true;
-        }
+        self.journal.set_chain(taken[0]);
         // The entry comes after every record that gave one of these buckets up (I10), and after
         // the parents' bsets that freed nodes among them.
         if !self.mutant(Mutant::ChainNotNamed) {
-            self.journal_force().await?;
+            self.journal.force().await?;
         }
         let pending = {
             let mut chain = self.allocator.chain.borrow_mut();

@@ -68,15 +68,15 @@ impl<E: Env> Set<E> {
     /// A pass is done. What it saw is what the device has once every leaf that was changed before is written (G3). Mostly
     /// that comes by itself; it is seen to where buckets wait, or the pass before this one waits still.
     pub(super) async fn found_ages(&self, oldest: Vec<Generation>) -> Result<(), EngineError> {
-        let upto = self.journal.state.borrow().open_seq();
+        let upto = self.journal.open_seq();
         let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();
         self.ages_hold();
         if self.gc.ages.borrow().is_some() && (waits || self.buckets.borrow().aged) {
             self.env.mark("leaves_written_for_age");
             // Records that come now are not among those that count.
-            self.journal_force().await?;
+            self.journal.force().await?;
             self.write_leaves_up_to(upto).await?;
-            self.journal_force().await?;
+            self.journal.force().await?;
             self.ages_hold();
         }
         Ok(())
@@ -84,7 +84,7 @@ impl<E: Env> Set<E> {
 
     /// The ages of the last pass count, if no start looks at a record that is older than the pass.
     pub(super) fn ages_hold(&self) {
-        let needed_from = self.journal.state.borrow().ring.needed_from();
+        let needed_from = self.journal.needed_from();
         let done = self.gc.ages.borrow_mut().take_if(|ages| ages.upto < needed_from);
         if let Some(Ages { oldest, .. }) = done {
             self.buckets.borrow_mut().set_oldest(oldest);

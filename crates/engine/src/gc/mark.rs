@@ -9,8 +9,8 @@ use ubcache_format::{BucketNr, Generation, Inode};
 
 use crate::alloc::bucket_set::BucketSet;
 use crate::errors::EngineError;
+use crate::index::change::removal_records;
 use crate::index::leaf::{Extent, FIRST, LAST, Leaf, Position};
-use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::set::Set;
 use crate::slices::in_slices;

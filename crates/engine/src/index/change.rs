@@ -7,7 +7,7 @@ use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
 use super::ghosts::Ghosts;
-use super::leaf::{Extent, Leaf, push_holes};
+use super::leaf::{Extent, HOLE_SECTORS_MAX, Leaf, push_holes};
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::set::Set;
@@ -184,11 +184,11 @@ impl<E: Env> Set<E> {
     }
 
     fn lay_ghosts(&self, inode: Inode) {
-        let durable = self.journal_durable();
+        let durable = self.journal.durable();
         let many = self.inodes.borrow_mut().get_mut(&inode).is_some_and(|known| known.ghosts.lay(durable));
         if many {
             self.env.mark("ghosts_laid");
-            self.journal_hurry();
+            self.journal.hurry();
         }
     }
 
@@ -228,4 +228,9 @@ impl<E: Env> Set<E> {
         }
         newest
     }
+}
+
+/// Number of records that it takes to remove every key of a range.
+pub(crate) fn removal_records(range: SectorRange) -> usize {
+    range.sectors().div_ceil(HOLE_SECTORS_MAX) as usize
 }

@@ -82,7 +82,7 @@ impl<E: Env> Set<E> {
                 return None;
             }
         }
-        self.try_reserve(records)
+        self.journal.try_reserve(records)
     }
 
     async fn wait_for_change(
@@ -95,7 +95,7 @@ impl<E: Env> Set<E> {
         let mut crowded = false;
         loop {
             // Nobody else's step comes between this and the change: there is an await only where it is given back.
-            let room = self.reserve(records).await?;
+            let room = self.journal.reserve(records).await?;
             if let Some(leaf) = self.unloaded_leaf(inode, range) {
                 drop(room);
                 holds.push(Hold::new(&leaf));
@@ -239,7 +239,7 @@ impl<E: Env> Set<E> {
     /// The return check: which record must be durable so that no crash can bring back a key over
     /// the range (docs/coherence.md). What is in the index counts as well; call it after removing.
     pub(crate) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
-        let durable = self.journal_durable();
+        let durable = self.journal.durable();
         let mut inodes = self.inodes.borrow_mut();
         inodes.entry(inode).or_default().ghosts.newest_over(range, durable)
     }

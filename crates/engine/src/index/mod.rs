@@ -18,6 +18,8 @@
 //! | [`change`] | inserting and removing, with the record and all counts |
 //! | [`ghosts`] | which keys a crash may bring back |
 //! | [`write`] | appending bsets to leaves |
+//! | [`replay`] | records of the journal that leaves get at start |
+//! | [`reclaim`] | the task that writes old leaves so that the journal gets room |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 
 pub(crate) mod change;
@@ -27,7 +29,9 @@ pub(crate) mod leaf;
 mod leaves;
 pub(crate) mod load;
 pub(crate) mod lookup;
+mod reclaim;
 mod region;
+mod replay;
 pub(crate) mod restructure;
 pub(crate) mod touched;
 pub(crate) mod tree;

@@ -222,9 +222,9 @@ impl<E: Env> Set<E> {
     /// Waits for free buckets with the right to a prio chain however little room the journal has.
     async fn wait_for_nodes(&self, needed: usize, what: &'static str) -> Result<(), EngineError> {
         self.allocator.nodes_wait.set(needed);
-        self.allocator.makes_room.set(true);
+        self.journal.put_chains_first(true);
         let waited = self.wait_for_buckets(what).await;
-        self.allocator.makes_room.set(false);
+        self.journal.put_chains_first(false);
         self.allocator.nodes_wait.set(0);
         waited
     }
@@ -255,19 +255,19 @@ impl<E: Env> Set<E> {
             let enough = self.buckets.borrow().can_take(purpose, needed);
             if makes_room {
                 // Gathered first, so that one prio chain is enough.
-                if !enough && self.journal.state.borrow().ring.is_tight() {
+                if !enough && self.journal.is_tight() {
                     self.gather_buckets(needed).await?;
                 }
-                break (structure, self.journal_grant(true));
+                break (structure, self.journal.grant(true));
             }
-            let granted = self.journal_grant(false);
+            let granted = self.journal.grant(false);
             if granted.is_some() && (enough || reserve_too) {
                 break (structure, granted);
             }
             // Nobody who makes room waits for this one.
             drop(structure);
             if granted.is_none() {
-                self.journal_progress().await?;
+                self.journal.wait_for_progress().await?;
             } else {
                 drop(granted);
                 self.allocator.nodes_wait.set(needed);
@@ -401,11 +401,11 @@ impl<E: Env> Set<E> {
         if let Some((level, key)) = new_root {
             self.env.mark("root_replaced");
             // No await from here to the entry's place in the queue: it names the new root.
-            self.journal_set_root(level, key);
+            self.journal.set_root(level, key);
             for leaf in replaced.iter().flat_map(|group| &group.leaves) {
                 self.tree.borrow_mut().write_is_named(leaf, &mut leaf.state.borrow_mut());
             }
-            self.journal_force().await?;
+            self.journal.force().await?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use ubcache_format::{Inode, JournalSeq, Key, Pointer};
 
 use super::leaf::{Body, FIRST, Leaf, LeafState, Position};
 use super::leaves::Leaves;
+use crate::journal::pins::EntryPins;
 
 /// An interior node. Its children are the nodes of the level below that lie in its interval.
 #[derive(Clone, Debug)]
@@ -28,13 +29,15 @@ impl Interior {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tree {
     leaves: Leaves,
     /// Levels 1 and up.
     pub interior: Vec<BTreeMap<Position, Interior>>,
     /// Leaves with records that their node on the device lacks, by oldest such record.
     pinned: BTreeMap<(JournalSeq, u64), Rc<Leaf>>,
+    /// Tells the journal of the oldest of them.
+    pins: Rc<EntryPins>,
     next_id: u64,
     /// Extents in memory, for the limit of the node cache.
     pub loaded_extents: usize,
@@ -53,6 +56,24 @@ impl Default for ClockHand {
 }
 
 impl Tree {
+    /// An empty tree.
+    pub fn new(pins: Rc<EntryPins>) -> Tree {
+        Tree {
+            leaves: Leaves::default(),
+            interior: Vec::new(),
+            pinned: BTreeMap::new(),
+            pins,
+            next_id: 0,
+            loaded_extents: 0,
+            clock_hand: ClockHand::default(),
+        }
+    }
+
+    fn pins_changed(&self) {
+        let oldest = self.pinned.first_key_value().map(|(&(seq, _), _)| seq);
+        self.pins.set(oldest, self.pinned.len());
+    }
+
     /// A leaf object; not in the tree yet.
     pub fn make_leaf(
         &mut self,
@@ -157,6 +178,7 @@ impl Tree {
             state.pin = Some(seq);
             if state.writing_pin.is_none() {
                 self.pinned.insert((seq, leaf.id), leaf.clone());
+                self.pins_changed();
             }
         }
     }
@@ -180,6 +202,7 @@ impl Tree {
         if let Some(seq) = state.pin {
             self.pinned.insert((seq, leaf.id), leaf.clone());
         }
+        self.pins_changed();
     }
 
     /// The replacement of the leaf is written, and the next journal entry makes it part of the
@@ -193,18 +216,9 @@ impl Tree {
     pub fn unpin(&mut self, leaf: &Rc<Leaf>, state: &mut LeafState) -> Option<JournalSeq> {
         if let Some(seq) = state.writing_pin.take().or(state.pin) {
             self.pinned.remove(&(seq, leaf.id));
+            self.pins_changed();
         }
         state.pin.take()
-    }
-
-    /// The oldest record that some node lacks.
-    pub fn oldest_pin(&self) -> Option<JournalSeq> {
-        self.pinned.keys().next().map(|&(seq, _)| seq)
-    }
-
-    /// Number of leaves that lack a record.
-    pub fn pinned_leaves(&self) -> usize {
-        self.pinned.len()
     }
 
     /// Leaves that lack a record not younger than `seq`, oldest first.

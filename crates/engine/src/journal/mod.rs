@@ -6,39 +6,43 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`ring`] | where the next entry goes; which journal buckets are still needed |
+//! | [`ring`] | places of entries in the ring; the journal buckets that are still needed |
+//! | [`pins`] | the oldest record that the index needs, and how many leaves need some |
 //! | [`room`] | the right to append records: the ledger of the ring |
+//! | [`header`] | the part of every entry that is no record |
 //! | [`write`] | appending, group commit, waiting for durability, the writer task |
-//! | [`reclaim`] | the task that writes old leaves so that the ring gets room |
-//! | [`replay`] | reading the journal at start |
+//! | [`read`] | reading the journal at start |
+//!
+//! The journal knows no leaf and no bucket: the index sets its pins, and makes room when
+//! [`Journal::room_wanted`] asks for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-use ubcache_env::Nanos;
 use ubcache_env::local::Notify;
-use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
+use ubcache_env::{Env, IoError, Nanos};
+use ubcache_format::{Geometry, JournalSeq, Key};
 
-pub(crate) mod reclaim;
-pub(crate) mod replay;
+use crate::errors::EngineError;
+use crate::health::Health;
+use crate::meter::Meter;
+use crate::mutants::{Mutant, Mutation};
+use crate::settings::SetSettings;
+use header::Header;
+use pins::EntryPins;
+
+pub(crate) mod header;
+pub(crate) mod pins;
+pub(crate) mod read;
 pub(crate) mod ring;
 pub(crate) mod room;
 pub(crate) mod write;
 
-/// The part of every entry that is no record.
-#[derive(Clone, Debug)]
-pub(crate) struct Header {
-    pub uuid_bucket: Key,
-    pub root: Key,
-    pub root_level: u16,
-    pub prio_bucket: BucketNr,
-    pub mark: Mark,
-}
-
 #[derive(Debug)]
-pub(crate) struct State {
-    pub header: Header,
-    pub ring: ring::Ring,
+struct State {
+    header: Header,
+    ring: ring::Ring,
     /// The entry that records are appended to.
     open_seq: JournalSeq,
     open_keys: Vec<Key>,
@@ -56,34 +60,16 @@ pub(crate) struct State {
     /// Entries for chains and new roots that somebody was granted and that are not written yet.
     granted: u64,
     /// Replay is not done up to here: entries from here on stay.
-    pub replay_floor: Option<JournalSeq>,
-    failed: Option<ubcache_env::IoError>,
+    replay_floor: Option<JournalSeq>,
+    failed: Option<IoError>,
     /// The writer has ended.
     closed: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Journal {
-    pub state: RefCell<State>,
-    /// Records that somebody may append and has not yet.
-    reserved: Cell<usize>,
-    /// Something to do for the writer.
-    wake: Notify,
-    /// An entry became durable, or the journal failed.
-    progress: Notify,
-    /// The ring needs room.
-    reclaim: Notify,
 }
 
 /// An entry with more keys than this leaves no memory for another.
 const SPARE_KEYS_MAX: usize = 1024;
 
 impl State {
-    /// The entry that the next record goes to.
-    pub fn open_seq(&self) -> JournalSeq {
-        self.open_seq
-    }
-
     /// Takes the records of the open entry and opens the next one.
     fn seal(&mut self) -> (JournalSeq, Vec<Key>) {
         let spare = std::mem::take(&mut self.spare_keys);
@@ -103,11 +89,38 @@ impl State {
     }
 }
 
-impl Journal {
+/// Parts of a set that its journal uses.
+pub(crate) struct Surroundings<E: Env> {
+    pub env: E,
+    pub cache: Rc<Meter<E>>,
+    pub geometry: Geometry,
+    pub settings: Rc<RefCell<SetSettings>>,
+    pub health: Rc<Health<E>>,
+    pub pins: Rc<EntryPins>,
+    pub mutation: Mutation,
+}
+
+pub(crate) struct Journal<E: Env> {
+    of: Surroundings<E>,
+    state: RefCell<State>,
+    /// Records that somebody may append and has not yet.
+    reserved: Cell<usize>,
+    /// See [`Journal::put_chains_first`].
+    chains_first: Cell<bool>,
+    /// Something to do for the writer.
+    wake: Notify,
+    /// An entry became durable, or the journal failed.
+    progress: Notify,
+    /// The ring needs room.
+    reclaim: Notify,
+}
+
+impl<E: Env> Journal<E> {
     /// A journal whose next entry is `next`.
-    pub fn new(header: Header, ring: ring::Ring, next: JournalSeq) -> Journal {
+    pub fn new(of: Surroundings<E>, header: Header, ring: ring::Ring, next: JournalSeq) -> Journal<E> {
         let durable = JournalSeq(next.0 - 1);
         Journal {
+            of,
             state: RefCell::new(State {
                 header,
                 ring,
@@ -126,6 +139,7 @@ impl Journal {
                 closed: false,
             }),
             reserved: Cell::new(0),
+            chains_first: Cell::new(false),
             wake: Notify::default(),
             progress: Notify::default(),
             reclaim: Notify::default(),
@@ -135,14 +149,8 @@ impl Journal {
     /// The set has failed: nothing more is written.
     pub fn fail(&self) {
         if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.failed.get_or_insert(ubcache_env::IoError::Gone);
+            state.failed.get_or_insert(IoError::Gone);
         }
-        self.wake_all();
-    }
-
-    /// The set has stopped: nothing more is written.
-    pub fn close(&self) {
-        self.state.borrow_mut().closed = true;
         self.wake_all();
     }
 
@@ -151,5 +159,49 @@ impl Journal {
         self.wake.notify_all();
         self.progress.notify_all();
         self.reclaim.notify_all();
+    }
+
+    /// The set has stopped: nothing more is written.
+    fn close(&self) {
+        self.state.borrow_mut().closed = true;
+        self.wake_all();
+    }
+
+    /// Error of those who want something written, if nothing is.
+    fn failed(&self) -> Option<EngineError> {
+        if self.state.borrow().closed {
+            return Some(EngineError::Stopping);
+        }
+        let failed = self.state.borrow().failed.clone();
+        failed.map(|source| EngineError::Io { what: "writing the journal", source })
+    }
+
+    fn mutant(&self, mutant: Mutant) -> bool {
+        self.of.mutation.is(mutant)
+    }
+
+    /// Everything up to here is durable.
+    pub fn durable(&self) -> JournalSeq {
+        self.state.borrow().durable
+    }
+
+    /// The entry that the next record goes to.
+    pub fn open_seq(&self) -> JournalSeq {
+        self.state.borrow().open_seq
+    }
+
+    /// The oldest entry that a start would read.
+    pub fn needed_from(&self) -> JournalSeq {
+        self.state.borrow().ring.needed_from()
+    }
+
+    /// Number of entries that a start would replay.
+    pub fn active_entries(&self) -> u64 {
+        self.state.borrow().ring.active()
+    }
+
+    /// Keeps entries from this one on: they are not replayed yet. `None`: all are.
+    pub fn keep_from(&self, entry: Option<JournalSeq>) {
+        self.state.borrow_mut().replay_floor = entry;
     }
 }

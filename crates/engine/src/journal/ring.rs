@@ -2,7 +2,10 @@
 
 use ubcache_format::{Geometry, JOURNAL_HEADER_BYTES, JournalSeq};
 
-use super::room::{RECORD_BYTES, STEP_RECORDS_MAX};
+/// A step appends no more records than this, however large the ring is: a poll has an end.
+const STEP_RECORDS_MAX: usize = 64;
+/// Bytes of the largest record.
+pub(super) const RECORD_BYTES: u64 = 24;
 
 #[derive(Debug)]
 pub(crate) struct Ring {

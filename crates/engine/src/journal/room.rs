@@ -9,7 +9,7 @@
 //! append a record, and one more than was reserved is a bug that stops the program: what it took would be the room of
 //! those who make room, and the set would fail with a journal that is full.
 //!
-//! A step that may need many records is cut: [`Set::step_records`] says how many there are room for at once, in the
+//! A step that may need many records is cut: [`Journal::step_records`] says how many there are room for at once, in the
 //! smallest ring as well, and between two steps comes another reservation.
 //!
 //! **Nobody waits for ever.** The reserve is a constant of the ring (docs/format.md §6.4), for entries that have to be
@@ -22,24 +22,19 @@
 //! - Records that wait are written without the reserve, for they were reserved. When an entry does take some of it, it
 //!   lets older ones go: its last_seq is that of the leaves written before.
 //! - A reservation is never larger than the ring without its reserve, so there is room for it when the others are done.
-//!
-//! [`Granted`]: super::write::Granted
 
-use ubcache_env::{Env, SectorRange};
+use ubcache_env::local::first;
+use ubcache_env::{Env, Nanos};
 use ubcache_format::{JournalSeq, Key};
 
+use super::Journal;
+use super::ring::RECORD_BYTES;
 use crate::errors::EngineError;
-use crate::set::Set;
-
-/// A step appends no more records than this, however large the ring is: a poll has an end.
-pub(crate) const STEP_RECORDS_MAX: usize = 64;
-/// Bytes of the largest record.
-pub(super) const RECORD_BYTES: u64 = 24;
 
 /// The right to append records; see the module.
 #[must_use = "what is reserved and not used keeps others waiting"]
 pub(crate) struct Room<'a, E: Env> {
-    set: &'a Set<E>,
+    journal: &'a Journal<E>,
     left: usize,
 }
 
@@ -53,58 +48,161 @@ impl<E: Env> Room<'_, E> {
     pub fn append(&mut self, key: Key) -> JournalSeq {
         assert!(self.left > 0, "a step appends no more records than it reserved");
         self.left -= 1;
-        let reserved = &self.set.journal.reserved;
+        let reserved = &self.journal.reserved;
         reserved.set(reserved.get() - 1);
-        self.set.journal_append(key)
+        self.journal.append(key)
     }
 }
 
 impl<E: Env> Drop for Room<'_, E> {
     fn drop(&mut self) {
         if self.left > 0 {
-            let reserved = &self.set.journal.reserved;
+            let reserved = &self.journal.reserved;
             reserved.set(reserved.get() - self.left);
         }
     }
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Journal<E> {
     /// Room for so many records, now or not at all.
-    pub(crate) fn try_reserve(&self, records: usize) -> Option<Room<'_, E>> {
-        if !self.journal_takes(records) {
+    pub fn try_reserve(&self, records: usize) -> Option<Room<'_, E>> {
+        if !self.takes(records) {
             return None;
         }
-        self.journal.reserved.set(self.journal.reserved.get() + records);
-        Some(Room { set: self, left: records })
+        self.reserved.set(self.reserved.get() + records);
+        Some(Room { journal: self, left: records })
     }
 
     /// Waits for room for so many records.
-    pub(crate) async fn reserve(&self, records: usize) -> Result<Room<'_, E>, EngineError> {
+    pub async fn reserve(&self, records: usize) -> Result<Room<'_, E>, EngineError> {
         let mut waited = false;
         loop {
-            if let Some(error) = self.journal_failed() {
+            if let Some(error) = self.failed() {
                 return Err(error);
             }
             if let Some(room) = self.try_reserve(records) {
                 return Ok(room);
             }
-            let held = self.journal.reserved.get();
+            let held = self.reserved.get();
             assert_eq!(held, 0, "nobody keeps what is reserved while others wait for it");
             if !waited {
-                self.env.mark("journal_full");
+                self.of.env.mark("journal_full");
                 waited = true;
             }
-            self.journal_room_wanted().await;
+            self.more_room().await;
         }
     }
 
     /// Number of records that one step may reserve.
-    pub(crate) fn step_records(&self) -> usize {
-        self.journal.state.borrow().ring.step_records()
+    pub fn step_records(&self) -> usize {
+        self.state.borrow().ring.step_records()
+    }
+
+    /// Waits until there may be more room in the ring than now.
+    async fn more_room(&self) {
+        let progress = self.progress.notified();
+        self.reclaim.notify_all();
+        progress.await;
+    }
+
+    /// So many records may be reserved beside those that wait and those that others have reserved.
+    fn takes(&self, records: usize) -> bool {
+        let state = self.state.borrow();
+        if state.closed || state.failed.is_some() {
+            return false;
+        }
+        let pinned = self.of.pins.leaves();
+        let sealed = match state.sealed.is_empty() {
+            true => 0,
+            false => state.sealed.iter().map(|(_, keys)| keys.len()).sum(),
+        };
+        let records = sealed + self.reserved.get() + records;
+        state.ring.has_room(records as u64 * RECORD_BYTES + state.open_bytes)
+            && state.sealed.len() < 2
+            && pinned <= state.ring.pinned_leaves_max()
+    }
+
+    /// Waits until an entry for a new prio chain leaves enough of the ring to those who make room.
+    /// If these wait for free buckets themselves, the chain comes first.
+    pub async fn room_for_chain(&self) -> Result<Granted<'_, E>, EngineError> {
+        loop {
+            if let Some(granted) = self.grant(self.chains_first.get()) {
+                return Ok(granted);
+            }
+            self.wait_for_progress().await?;
+        }
+    }
+
+    /// The right to write an entry for a prio chain or a new root, if the ring can spare one. The
+    /// block is set aside until the grant is dropped.
+    pub fn grant(&self, makes_room: bool) -> Option<Granted<'_, E>> {
+        let mut state = self.state.borrow_mut();
+        if !makes_room && !state.ring.takes_chains(state.granted) {
+            return None;
+        }
+        state.granted += 1;
+        Some(Granted(self))
+    }
+
+    /// Those who make room wait for buckets, and with them for a chain: until this is taken back, a
+    /// chain does not wait for room.
+    pub fn put_chains_first(&self, first: bool) {
+        self.chains_first.set(first);
+    }
+
+    /// Returns true if chains come first: see [`Journal::put_chains_first`].
+    pub fn puts_chains_first(&self) -> bool {
+        self.chains_first.get()
+    }
+
+    /// Waits a moment for the journal to get room.
+    pub async fn wait_for_progress(&self) -> Result<(), EngineError> {
+        if let Some(error) = self.failed() {
+            return Err(error);
+        }
+        self.of.env.mark("waits_for_journal_room");
+        let progress = self.progress.notified();
+        self.reclaim.notify_all();
+        first(progress, self.of.env.sleep(Nanos::from_millis(10))).await;
+        Ok(())
+    }
+
+    /// Returns when the ring needs room, or a stop or failure may have come.
+    pub fn room_wanted(&self) -> impl Future<Output = ()> {
+        self.reclaim.notified()
+    }
+
+    /// Writing the leaves that lack records up to this entry makes the room that is needed now.
+    pub fn reclaim_goal(&self) -> Option<JournalSeq> {
+        let state = self.state.borrow();
+        if self.of.pins.leaves() * 2 > state.ring.pinned_leaves_max() {
+            return Some(JournalSeq(u64::MAX));
+        }
+        if state.ring.is_short() { state.ring.oldest_needed() } else { None }
+    }
+
+    /// It is time to make room.
+    pub fn is_short(&self) -> bool {
+        self.state.borrow().ring.is_short()
+    }
+
+    /// There is so little room that it has to be made with few entries.
+    pub fn is_tight(&self) -> bool {
+        self.state.borrow().ring.is_tight()
+    }
+
+    /// An entry for a chain has room beside those that were granted already.
+    pub fn takes_chain(&self) -> bool {
+        let state = self.state.borrow();
+        state.ring.takes_chains(state.granted)
     }
 }
 
-/// Number of records that it takes to remove every key of a range.
-pub(crate) fn removal_records(range: SectorRange) -> usize {
-    range.sectors().div_ceil(crate::index::leaf::HOLE_SECTORS_MAX) as usize
+/// A block of the ring set aside: see [`Journal::grant`].
+pub(crate) struct Granted<'a, E: Env>(&'a Journal<E>);
+
+impl<E: Env> Drop for Granted<'_, E> {
+    fn drop(&mut self) {
+        self.0.state.borrow_mut().granted -= 1;
+    }
 }

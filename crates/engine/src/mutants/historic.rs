@@ -4,7 +4,7 @@
 use ubcache_env::{Env, IoResult, SectorRange, local::join};
 
 use super::Mutant;
-use crate::journal::room::removal_records;
+use crate::index::change::removal_records;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {

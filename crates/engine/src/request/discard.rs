@@ -40,7 +40,7 @@ impl<E: Env> CachedVolume<E> {
         let mut result = Ok(());
         let mut rest = range;
         while !rest.is_empty() {
-            let records = self.set.step_records();
+            let records = self.set.journal.step_records();
             let Ok(room) = self.set.prepare_change(self.inode(), rest, records).await else { break };
             let step = self.decide_discard(rest, room);
             if step.range.end < rest.end {

@@ -51,7 +51,7 @@ impl<E: Env> CachedVolume<E> {
             if self.set.mutant(Mutant::FlushSkipsJournal) {
                 return Ok(());
             }
-            self.set.journal_wait(newest_dirty).await
+            self.set.journal.wait(newest_dirty).await
         };
         let (backing, journal) = join(backing, journal).await;
         backing.map_err(VolumeError::Io)?;

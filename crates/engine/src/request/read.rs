@@ -16,8 +16,8 @@ use crate::alloc::pins::Pin;
 use crate::alloc::sectors::Piece;
 use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
 use crate::coherence::table::Ticket;
+use crate::index::change::removal_records;
 use crate::index::leaf::Extent;
-use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 

@@ -11,8 +11,9 @@ use super::read::place_pieces;
 use crate::alloc::sectors::{Class, Piece, Pieces};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
+use crate::index::change::removal_records;
 use crate::index::leaf::Extent;
-use crate::journal::room::{Room, removal_records};
+use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
@@ -264,7 +265,7 @@ impl<E: Env> CachedVolume<E> {
     pub(super) async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
         self.set.env.mark("durable_invalidation");
         self.count(|counters| counters.durable_invalidations += 1);
-        self.set.journal_wait(seq).await
+        self.set.journal.wait(seq).await
     }
 
     /// W5: the entry leaves, a good copy that nobody doomed is kept. That the range is un-flushed is known already.
@@ -357,7 +358,7 @@ impl<E: Env> CachedVolume<E> {
                 self.wake_writeback.notify_all();
                 // K3, F3: the journal alone makes it durable.
                 match fua && !self.set.mutant(Mutant::FuaSkipsJournal) {
-                    true => match self.set.journal_wait(seq).await {
+                    true => match self.set.journal.wait(seq).await {
                         Ok(()) => ToCache::Done,
                         Err(error) => ToCache::Failed(to_client(error)),
                     },
@@ -385,7 +386,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut newest = JournalSeq::default();
         let mut at = range.start;
-        for some in pieces.chunks(if pieces.len() == 1 { 1 } else { self.set.step_records() }) {
+        for some in pieces.chunks(if pieces.len() == 1 { 1 } else { self.set.journal.step_records() }) {
             let sectors = some.iter().map(|piece| piece.sectors).sum();
             let range = SectorRange::new(at, sectors);
             at = range.end;

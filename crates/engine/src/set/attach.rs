@@ -185,7 +185,7 @@ impl<E: Env> Set<E> {
 
     /// Writes the volume table to a new bucket and waits until the journal names it.
     pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
-        let _granted = self.journal_room_for_chain().await?;
+        let _granted = self.journal.room_for_chain().await?;
         let bucket = loop {
             let bucket = self.take_with_room(Purpose::Metadata).await;
             match bucket {
@@ -204,12 +204,8 @@ impl<E: Env> Set<E> {
             .write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile)
             .await
             .map_err(EngineError::io("writing the volume table"))?;
-        let former = {
-            let mut state = self.journal.state.borrow_mut();
-            let key = Key::node(Inode(0), Sector(0), sectors, pointer);
-            std::mem::replace(&mut state.header.uuid_bucket, key)
-        };
-        self.journal_force().await?;
+        let former = self.journal.set_volume_table(Key::node(Inode(0), Sector(0), sectors, pointer));
+        self.journal.force().await?;
         let former = former.pointer().expect("checked at start").bucket(self.geometry.bucket_sectors);
         self.buckets.borrow_mut().retire_metadata(former);
         Ok(())

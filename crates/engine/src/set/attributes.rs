@@ -33,12 +33,8 @@ impl<E: Env> CacheSet<E> {
             self.set.spawn(Priority::Background, async move { set.learn_policy().await });
         }
         let scan_resistant = policy == ReplacementPolicy::ScanResistant;
-        let marked = {
-            let mark = &mut set.journal.state.borrow_mut().header.mark;
-            std::mem::replace(&mut mark.scan_resistant, scan_resistant)
-        };
-        if marked != scan_resistant {
-            set.mark_at.set(set.journal_force_soon());
+        if let Some(entry) = set.journal.set_scan_resistant(scan_resistant) {
+            set.mark_at.set(entry);
         }
         let mut superblock = set.superblock.borrow_mut();
         if (superblock.replacement(), superblock.discard()) != (policy.stored(), discard) {
@@ -64,7 +60,7 @@ impl<E: Env> CacheSet<E> {
 
     /// Waits until the attributes that survive a restart are on the cache device, durably.
     pub async fn save_attributes(&self) -> Result<(), EngineError> {
-        self.set.journal_wait(self.set.mark_at.get()).await?;
+        self.set.journal.wait(self.set.mark_at.get()).await?;
         self.set.write_cache_superblock().await
     }
 

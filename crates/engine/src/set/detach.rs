@@ -69,7 +69,7 @@ impl<E: Env> CacheSet<E> {
         }
         // A3: the records that dirty keys are clean, what they were written for, and then the
         // superblock. No request is under way.
-        self.set.journal_flush().await?;
+        self.set.journal.flush().await?;
         volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         let former = volume.superblock.borrow().clone();
         {

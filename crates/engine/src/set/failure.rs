@@ -23,40 +23,31 @@ impl<E: Env> Set<E> {
         });
     }
 
+    /// The set stops changing its metadata when it fails. Volumes without dirty data go on without it
+    /// (A4), the others serve what needs no cache.
+    pub(crate) fn stops_when_failed(self: &Rc<Self>) {
+        let set = Rc::downgrade(self);
+        self.health.when_failed(move || {
+            let Some(set) = set.upgrade() else { return };
+            set.journal.fail();
+            set.allocator.wake_all();
+            for volume in set.attached() {
+                volume.wake_background();
+            }
+        });
+    }
+
     /// Reason of the set's failure, if it has failed.
     pub(crate) fn failure(&self) -> Option<String> {
-        self.failed.borrow().clone()
+        self.health.failure()
     }
 
     /// Counts an error of the cache device; at the limit the set fails.
-    /// Having no memory is nobody's error, and having no space is one of metadata only.
     pub(crate) fn note_cache_error(&self, what: &'static str, error: &IoError) {
-        if matches!(error, IoError::NoMemory) {
-            return;
-        }
-        if error.is_no_space() && !self.mutant(Mutant::NoSpaceCounts) {
-            // Data would have been refused (N1). Metadata has nowhere else to go.
-            return self.fail(format!("{what}: {error}"));
-        }
-        self.cache_errors.set(self.cache_errors.get() + 1);
-        let limit = self.settings.borrow().io_error_limit;
-        if matches!(error, IoError::Gone) || (limit > 0 && self.cache_errors.get() >= limit) {
-            self.fail(format!("{what}: {error}"));
-        }
+        self.health.note_error(what, error);
     }
 
-    /// The set can't change its metadata any more. Volumes without dirty data go on without it
-    /// (A4), the others serve what needs no cache.
     pub(crate) fn fail(&self, reason: String) {
-        if self.failed.borrow().is_some() {
-            return;
-        }
-        self.env.mark("set_failed");
-        *self.failed.borrow_mut() = Some(reason);
-        self.journal.fail();
-        self.allocator.wake_all();
-        for volume in self.attached() {
-            volume.wake_background();
-        }
+        self.health.fail(reason);
     }
 }

@@ -15,6 +15,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use take_over::TakenOver;
@@ -28,6 +29,7 @@ use crate::alloc::sectors::OpenBuckets;
 use crate::bypass::congestion::Congestion;
 use crate::errors::EngineError;
 use crate::gc::GcState;
+use crate::health::Health;
 use crate::index::change::InodeState;
 use crate::index::tree::Tree;
 use crate::index::write::NodeWriter;
@@ -35,6 +37,7 @@ use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::mutants::{Mutant, Mutation};
 use crate::settings::SetSettings;
+use crate::slices::in_slices;
 use crate::stats::SetStatus;
 use crate::volume::CachedVolume;
 
@@ -130,30 +133,21 @@ pub struct SetOptions {
     pub mutation: Mutation,
 }
 
-/// Phase of a set's life.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Phase {
-    Running,
-    /// No new requests; background work ends.
-    Ending,
-    /// Everything is written; the last tasks end.
-    Ended,
-}
-
 pub(crate) struct Set<E: Env> {
     pub env: E,
-    pub cache: Meter<E>,
+    pub cache: Rc<Meter<E>>,
     pub geometry: Geometry,
     pub superblock: RefCell<Superblock>,
     pub superblock_lock: Lock,
-    pub settings: RefCell<SetSettings>,
+    pub settings: Rc<RefCell<SetSettings>>,
+    pub health: Rc<Health<E>>,
     pub tuning: Tuning,
     pub mutation: Mutation,
     pub tree: RefCell<Tree>,
     /// Held while nodes are replaced.
     pub structure: Lock,
     pub node_writer: NodeWriter,
-    pub journal: Journal,
+    pub journal: Journal<E>,
     pub buckets: RefCell<Buckets>,
     pub open_buckets: RefCell<OpenBuckets>,
     pub allocator: Allocator,
@@ -168,15 +162,12 @@ pub(crate) struct Set<E: Env> {
     /// ([`LeafState::replay`](crate::index::leaf::LeafState::replay)).
     pub to_replay: RefCell<Option<Rc<ReplayRange>>>,
     pub gc: GcState,
-    pub failed: RefCell<Option<String>>,
-    pub cache_errors: Cell<u64>,
     /// The superblock that the cache device has, if that is known.
     pub saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save it.
     pub saving: Cell<bool>,
     /// The journal entry that has the newest setting that is kept there.
     pub mark_at: Cell<JournalSeq>,
-    pub phase: Cell<Phase>,
     /// The former owner of the set, if this start took it over.
     pub taken_over: Cell<Option<TakenOver>>,
     pub ending: Notify,
@@ -191,10 +182,10 @@ impl<E: Env> Set<E> {
     }
 
     pub(crate) fn is_ending(&self) -> bool {
-        self.phase.get() >= Phase::Ending
+        self.health.is_ending()
     }
     pub(crate) fn is_ended(&self) -> bool {
-        self.phase.get() >= Phase::Ended
+        self.health.is_ended()
     }
 
     /// The volumes that are served, attached or not.
@@ -207,6 +198,17 @@ impl<E: Env> Set<E> {
     /// The attached volumes.
     pub(crate) fn attached(&self) -> Vec<Rc<CachedVolume<E>>> {
         self.volumes.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Does something for every bucket, at so many steps each, in slices.
+    pub(crate) async fn for_all_buckets(&self, steps: usize, work: impl FnMut(Range<usize>)) {
+        let count = self.geometry.buckets as usize;
+        in_slices(&self.env, self.tuning.slice_steps, count, steps, work).await;
+    }
+
+    /// Steps that a slice may take.
+    pub(crate) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
+        if self.mutant(in_one_poll) { usize::MAX } else { self.tuning.slice_steps }
     }
 
     #[track_caller]
@@ -261,10 +263,10 @@ impl<E: Env> CacheSet<E> {
             available_percent: 100 - buckets.in_use_percent(),
             put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
-            failed: set.failed.borrow().clone(),
+            failed: set.health.failure(),
             btree_leaves: set.tree.borrow().leaf_count() as u64,
             tree_depth: u64::from(set.tree.borrow().root_level()),
-            active_journal_entries: set.journal.state.borrow().ring.active(),
+            active_journal_entries: set.journal.active_entries(),
             volumes: set.served().iter().map(|volume| volume.status()).collect(),
         }
     }

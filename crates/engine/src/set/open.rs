@@ -14,18 +14,21 @@ use ubcache_format::{
 use super::first_run::first_run;
 use super::runs::check_run;
 use super::take_over::FormerRun;
-use super::{CacheSet, Phase, Set, SetOptions};
+use super::{CacheSet, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::{Buckets, Role};
 use crate::alloc::pins::Pin;
 use crate::alloc::prio::{Chain, read_chain};
 use crate::errors::EngineError;
 use crate::gc::GcState;
+use crate::health::Health;
 use crate::index::leaf::{FIRST, LAST, LeafState, Position};
 use crate::index::tree::{Interior, Tree};
 use crate::index::write::NodeWriter;
-use crate::journal::replay::{Found, read_journal, ring_after};
-use crate::journal::{Header, Journal};
+use crate::journal::header::Header;
+use crate::journal::pins::EntryPins;
+use crate::journal::read::{Found, read_journal, ring_after};
+use crate::journal::{Journal, Surroundings};
 use crate::meter::Meter;
 use crate::mutants::{Mutant, Mutation};
 use crate::settings::ReplacementPolicy;
@@ -89,6 +92,7 @@ impl<E: Env> CacheSet<E> {
         let keep_clean = options.keep_clean;
         let set =
             assemble(env, cache, superblock, options, &found, (&newest, former), (buckets, chain), uuids);
+        set.stops_when_failed();
         set.fails_with_its_flushes();
         set.learn_policy().await;
         set.read_tree(&newest).await?;
@@ -182,19 +186,32 @@ fn assemble<E: Env>(
         mark,
     };
     let (ring, next) = ring_after(found, &geometry);
+    let (cache, settings) = (Rc::new(cache), Rc::new(RefCell::new(settings)));
+    let health = Rc::new(Health::new(env.clone(), settings.clone(), options.mutation));
+    let pins = Rc::new(EntryPins::default());
+    let surroundings = Surroundings {
+        env: env.clone(),
+        cache: cache.clone(),
+        geometry,
+        settings: settings.clone(),
+        health: health.clone(),
+        pins: pins.clone(),
+        mutation: options.mutation,
+    };
     Rc::new(Set {
         env,
         cache,
         geometry,
         superblock: RefCell::new(superblock),
         superblock_lock: Lock::default(),
-        settings: RefCell::new(settings),
+        settings,
+        health,
         tuning: options.tuning,
         mutation: options.mutation,
-        tree: RefCell::new(Tree::default()),
+        tree: RefCell::new(Tree::new(pins)),
         structure: Lock::default(),
         node_writer: NodeWriter::default(),
-        journal: Journal::new(header, ring, next),
+        journal: Journal::new(surroundings, header, ring, next),
         buckets: RefCell::new(buckets),
         open_buckets: RefCell::default(),
         allocator: Allocator::new(chain),
@@ -205,12 +222,9 @@ fn assemble<E: Env>(
         parted: RefCell::default(),
         congestion: RefCell::default(),
         gc: GcState::default(),
-        failed: RefCell::default(),
-        cache_errors: Cell::new(0),
         saved_superblock: RefCell::default(),
         saving: Cell::new(false),
         mark_at: Cell::default(),
-        phase: Cell::new(Phase::Running),
         taken_over: Cell::new(None),
         to_replay: RefCell::default(),
         ending: Notify::default(),
@@ -256,7 +270,7 @@ impl<E: Env> Set<E> {
         })
         .await;
         let promised = self.buckets.borrow_mut().take_promised();
-        let own_chain = self.journal.state.borrow().header.mark.own_chain;
+        let own_chain = self.journal.has_own_chain();
         if own_chain {
             in_slices(&self.env, self.tuning.slice_steps, promised.len(), 1, |part| {
                 let mut buckets = self.buckets.borrow_mut();
@@ -361,7 +375,7 @@ impl<E: Env> Set<E> {
         let wanted = lazy;
         let enough = 2 * (self.geometry.prio_buckets() as usize + 6);
         lazy &= self.buckets.borrow().promised_len() >= enough;
-        lazy &= self.journal.state.borrow().ring.takes_chains(0);
+        lazy &= self.journal.takes_chain();
         if wanted && !lazy {
             self.env.mark("lazy_start_refused");
         }
@@ -371,8 +385,9 @@ impl<E: Env> Set<E> {
             let wanted = self.buckets.borrow().room_wanted();
             self.keep_room(wanted).await;
         }
-        self.journal.state.borrow_mut().replay_floor = range.entries.first().map(|entry| entry.seq);
-        self.spawn(Priority::Journal, self.clone().journal_task());
+        self.journal.keep_from(range.entries.first().map(|entry| entry.seq));
+        let set = self.clone();
+        self.spawn(Priority::Journal, async move { set.journal.write_entries().await });
         if lazy {
             self.buckets.borrow_mut().use_promised();
             if !self.mutant(Mutant::NextStartUsesPromisedBuckets) {

@@ -18,8 +18,8 @@ use ubcache_format::{
 
 use super::Set;
 use crate::errors::EngineError;
+use crate::index::change::removal_records;
 use crate::index::leaf::{Extent, Position};
-use crate::journal::room::removal_records;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
@@ -187,7 +187,7 @@ impl<E: Env> Set<E> {
                 }
             }
         }
-        self.journal_flush().await
+        self.journal.flush().await
     }
 
     /// Extents of a volume in a leaf, from a position on, live or stale, and the position of the

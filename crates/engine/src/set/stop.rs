@@ -3,8 +3,9 @@
 
 use ubcache_env::Env;
 
-use super::{CacheSet, Phase};
+use super::CacheSet;
 use crate::errors::EngineError;
+use crate::health::Phase;
 
 impl<E: Env> CacheSet<E> {
     /// Stops the set. New requests are refused, those under way complete; un-flushed data is
@@ -18,7 +19,7 @@ impl<E: Env> CacheSet<E> {
         if set.is_ending() {
             return Err(EngineError::Stopping);
         }
-        set.phase.set(Phase::Ending);
+        set.health.enter(Phase::Ending);
         let mut flushed = Ok(());
         for volume in set.served() {
             flushed = flushed.and(volume.stop().await);
@@ -30,7 +31,7 @@ impl<E: Env> CacheSet<E> {
             Some(reason) => Err(EngineError::Failed(reason)),
             None => self.write_everything().await,
         };
-        set.phase.set(Phase::Ended);
+        set.health.enter(Phase::Ended);
         set.journal.wake_all();
         set.allocator.wake_all();
         set.ending.notify_all();
@@ -56,9 +57,9 @@ impl<E: Env> CacheSet<E> {
         if set.buckets.borrow().pending_len() > 0 {
             set.write_prios().await?;
         }
-        set.journal_flush().await?;
+        set.journal.flush().await?;
         set.write_leaves_up_to(ubcache_format::JournalSeq(u64::MAX)).await?;
         // The last entry says that nothing is left to replay.
-        set.journal_force().await
+        set.journal.force().await
     }
 }

@@ -12,8 +12,8 @@ use ubcache_format::SECTOR_BYTES;
 
 use super::Set;
 use crate::errors::EngineError;
+use crate::index::change::removal_records;
 use crate::index::leaf::{Extent, FIRST, LAST};
-use crate::journal::room::removal_records;
 
 /// Former owner of a set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -79,8 +79,8 @@ impl<E: Env> Set<E> {
             self.env.yield_now().await;
         }
         // Durable, and then an entry that says so.
-        self.journal_flush().await?;
-        self.journal.state.borrow_mut().header.mark.drops = None;
-        self.journal_force().await
+        self.journal.flush().await?;
+        self.journal.take_over_is_done();
+        self.journal.force().await
     }
 }

@@ -117,7 +117,7 @@ impl<E: Env> CachedVolume<E> {
         let failures = self.flush_failures.get();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
         let durable =
-            self.set.mutant(Mutant::WritebackBeforeDurableDirty) || self.set.journal_flush().await.is_ok();
+            self.set.mutant(Mutant::WritebackBeforeDurableDirty) || self.set.journal.flush().await.is_ok();
         // B3
         let written = match durable {
             true => join_all(runs.iter().map(|run| self.bring_down(run, below))).await,
@@ -138,7 +138,7 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             }
             // An extent may have been cut since. What there is no record for stays dirty until the next time.
-            let records = (2 * run.extents.len()).min(self.set.step_records());
+            let records = (2 * run.extents.len()).min(self.set.journal.step_records());
             // B5, one step.
             match self.set.prepare_change(self.inode(), run.range, records).await {
                 Ok(mut room) => {
@@ -156,7 +156,7 @@ impl<E: Env> CachedVolume<E> {
     fn begin_runs(&self, extents: Vec<Extent>, cleaned: &mut Cleaned) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         // They become clean in one step.
-        let extents_max = self.set.step_records();
+        let extents_max = self.set.journal.step_records();
         let mut groups: Vec<Vec<Extent>> = Vec::new();
         for extent in extents {
             let loaded = self.set.unloaded_leaf(self.inode(), extent.range).is_none();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Env, Nanos};
 use ubcache_format::JournalSeq;
 
-use crate::index::leaf::Leaf;
+use super::leaf::Leaf;
 use crate::set::Set;
 
 /// Leaves written at once.
@@ -17,7 +17,7 @@ impl<E: Env> Set<E> {
     pub(crate) async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), crate::EngineError> {
         loop {
             // In a tight ring all at once: one prio chain, one new root.
-            let tight = self.journal.state.borrow().ring.is_tight();
+            let tight = self.journal.is_tight();
             let (seq, batch) = if tight { (JournalSeq(u64::MAX), usize::MAX) } else { (seq, BATCH) };
             let leaves = self.tree.borrow().leaves_pinned_up_to(seq, batch);
             if leaves.is_empty() {
@@ -53,19 +53,8 @@ impl<E: Env> Set<E> {
     /// The task that keeps the ring from filling up.
     pub(crate) async fn reclaim_task(self: Rc<Self>) {
         loop {
-            let wake = self.journal.reclaim.notified();
-            let goal = {
-                let state = self.journal.state.borrow();
-                if self.tree.borrow().pinned_leaves() * 2
-                    > self.journal.state.borrow().ring.pinned_leaves_max()
-                {
-                    Some(JournalSeq(u64::MAX))
-                } else if state.ring.is_short() {
-                    state.ring.oldest_needed()
-                } else {
-                    None
-                }
-            };
+            let wake = self.journal.room_wanted();
+            let goal = self.journal.reclaim_goal();
             if self.is_ended() || self.failure().is_some() {
                 return;
             }
@@ -77,14 +66,14 @@ impl<E: Env> Set<E> {
             let written = match self.write_leaves_up_to(goal).await {
                 // The leaves are written; an entry has to say so before the bucket is free. The
                 // one that named a new root did already.
-                Ok(()) if self.journal.state.borrow().ring.is_short() => self.journal_force().await,
+                Ok(()) if self.journal.is_short() => self.journal.force().await,
                 Ok(()) => Ok(()),
                 Err(error) => Err(error),
             };
             self.journal.wake_all();
             if written.is_err() {
                 self.env.sleep(Nanos::from_millis(100)).await;
-            } else if self.journal.state.borrow().ring.is_short() {
+            } else if self.journal.is_short() {
                 // Replay is not done, or the newest bucket is the one that is needed.
                 self.env.sleep(Nanos::from_millis(1)).await;
             }

@@ -1,0 +1,54 @@
+//! The part of every entry that is no record: where root, volume table and prio chain are, and the
+//! stamp of ubcache.
+
+use ubcache_env::Env;
+use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
+
+use super::Journal;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    pub uuid_bucket: Key,
+    pub root: Key,
+    pub root_level: u16,
+    pub prio_bucket: BucketNr,
+    pub mark: Mark,
+}
+
+impl<E: Env> Journal<E> {
+    /// The next entry names another root.
+    pub fn set_root(&self, level: u16, root: Key) {
+        let header = &mut self.state.borrow_mut().header;
+        header.root = root;
+        header.root_level = level;
+    }
+
+    /// The next entry names another volume table; gives back the key of the former one.
+    pub fn set_volume_table(&self, key: Key) -> Key {
+        std::mem::replace(&mut self.state.borrow_mut().header.uuid_bucket, key)
+    }
+
+    /// The next entry names another prio chain, which is ubcache's own.
+    pub fn set_chain(&self, first: BucketNr) {
+        let header = &mut self.state.borrow_mut().header;
+        header.prio_bucket = first;
+        header.mark.own_chain = true;
+    }
+
+    /// Returns true if ubcache wrote the prio chain.
+    pub fn has_own_chain(&self) -> bool {
+        self.state.borrow().header.mark.own_chain
+    }
+
+    /// The clean data of a former owner is dropped: the next entry no longer asks for that.
+    pub fn take_over_is_done(&self) {
+        self.state.borrow_mut().header.mark.drops = None;
+    }
+
+    /// Notes a replacement policy that the superblock can't name. Says which entry will have it, if
+    /// that is news.
+    pub fn set_scan_resistant(&self, is_on: bool) -> Option<JournalSeq> {
+        let was = std::mem::replace(&mut self.state.borrow_mut().header.mark.scan_resistant, is_on);
+        (was != is_on).then(|| self.force_soon())
+    }
+}

@@ -1,0 +1,30 @@
+//! The records that the ring has to keep: index nodes on the device lack them.
+
+use std::cell::Cell;
+
+use ubcache_format::JournalSeq;
+
+/// Set by the index whenever a leaf begins or ceases to lack a record; read by the journal.
+#[derive(Debug, Default)]
+pub(crate) struct EntryPins {
+    oldest: Cell<Option<JournalSeq>>,
+    leaves: Cell<usize>,
+}
+
+impl EntryPins {
+    /// So many leaves lack records, the oldest of which is in this entry.
+    pub fn set(&self, oldest: Option<JournalSeq>, leaves: usize) {
+        self.oldest.set(oldest);
+        self.leaves.set(leaves);
+    }
+
+    /// The oldest entry with a record that some leaf lacks.
+    pub fn oldest(&self) -> Option<JournalSeq> {
+        self.oldest.get()
+    }
+
+    /// Number of leaves that lack records.
+    pub fn leaves(&self) -> usize {
+        self.leaves.get()
+    }
+}
