@@ -1,5 +1,5 @@
-//! What can be wrong with bytes that were read: always which structure, where in it, what was found and what
-//! should have been there.
+//! Defects in bytes that were read: each names the structure, the place in it, the value found and
+//! the value expected.
 
 use core::fmt;
 
@@ -42,12 +42,12 @@ pub struct FormatError {
     pub structure: Structure,
     /// The offset in bytes, from the start of that structure, of what is wrong.
     pub at: u64,
-    /// What is wrong there.
+    /// The defect at this place.
     #[source]
     pub problem: Problem,
 }
 
-/// What is wrong at the place that a [`FormatError`] names.
+/// A defect at the place that a [`FormatError`] names.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
@@ -74,7 +74,7 @@ pub enum Problem {
         found: u64,
         /// The checksum of the bytes on the disk.
         expected: u64,
-        /// How many bytes it covers.
+        /// Number of bytes that the checksum covers.
         bytes: u64,
     },
     /// A field has a value that it must not have.
@@ -82,9 +82,9 @@ pub enum Problem {
     Value {
         /// The name of the field.
         field: &'static str,
-        /// The value on the disk, in words.
+        /// The value on the disk, as text.
         found: String,
-        /// The values that are allowed, in words.
+        /// The allowed values, as text.
         expected: String,
     },
     /// Journal entries that replay needs can not be found.
@@ -102,7 +102,7 @@ pub enum Problem {
     /// There is no valid journal entry at all, although the superblock says that the set was started.
     #[error("no valid entry found in {buckets} buckets, expected at least one")]
     NoEntries {
-        /// How many journal buckets were looked at.
+        /// Number of journal buckets that were read.
         buckets: u64,
     },
 }

@@ -98,7 +98,8 @@ impl Geometry {
         BucketNr(if bucket > u32::MAX as u64 { u32::MAX } else { bucket as u32 })
     }
 
-    /// Whether a bucket may hold anything: it is not before the first usable one, nor after the last.
+    /// Returns true if the bucket may be used: it is not before the first usable one, nor after the
+    /// last.
     pub const fn is_usable(&self, bucket: BucketNr) -> bool {
         self.first_bucket <= bucket.0 && bucket.0 < self.buckets
     }
@@ -129,7 +130,8 @@ impl Geometry {
         if bucket < MAX_JOURNAL_ENTRY_BYTES { bucket } else { MAX_JOURNAL_ENTRY_BYTES }
     }
 
-    /// Where extents may lie; nothing if the size of a bucket is no power of two, which no superblock that was read has.
+    /// The area where extents may lie; nothing if the size of a bucket is no power of two, which no
+    /// superblock that was read has.
     pub const fn data_area(&self) -> Option<DataArea> {
         if !self.bucket_sectors.is_power_of_two() {
             return None;
@@ -142,7 +144,8 @@ impl Geometry {
         })
     }
 
-    /// How many journal buckets a set gets at its first start, from the number of its buckets.
+    /// Number of journal buckets that a set gets at its first start, from the number of its
+    /// buckets.
     pub const fn default_journal_buckets(buckets: u32) -> u32 {
         let share = buckets / 128;
         if share < 2 {
@@ -155,7 +158,8 @@ impl Geometry {
     }
 }
 
-/// Where the extents of a set may lie, for those who ask of millions: it is told without a division.
+/// The area where the extents of a set may lie. Hot, called for each of millions of keys: avoids
+/// divisions.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct DataArea {
     first: u64,
@@ -171,7 +175,7 @@ impl DataArea {
         (sector.0 >> self.shift) as usize
     }
 
-    /// Whether so many sectors from here on are all in one bucket that may hold anything.
+    /// Returns true if the `sectors` sectors from `sector` on are all in one usable bucket.
     #[inline]
     pub const fn has_room(&self, sector: Sector, sectors: u64) -> bool {
         let inside = sector.0 & (self.bucket_sectors - 1);

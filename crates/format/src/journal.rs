@@ -35,7 +35,7 @@ pub struct JournalEntry {
     pub seq: JournalSeq,
     /// The oldest entry that was still needed for replay when this one was written.
     pub last_seq: JournalSeq,
-    /// Where the volume table is.
+    /// Place of the volume table.
     pub uuid_bucket: Key,
     /// The node key of the root.
     pub root: Key,
@@ -45,7 +45,7 @@ pub struct JournalEntry {
     pub prio_bucket: BucketNr,
     /// Extents and holes in the order in which they were made.
     pub keys: Vec<Key>,
-    /// What is in the padding of the volume table's key: by it ubcache knows its own entries.
+    /// Padding of the volume table's key: ubcache recognises its own entries by it.
     pub padding: Padding,
 }
 
@@ -55,7 +55,7 @@ pub fn entry_bytes(geometry: &Geometry, keys: &[Key]) -> u64 {
     round_up(JOURNAL_HEADER_BYTES + 8 * words, geometry.block_bytes())
 }
 
-/// How many 8-byte words of keys fit into one entry of this set.
+/// Number of 8-byte words of keys that fit into one entry of this set.
 pub const fn max_entry_words(geometry: &Geometry) -> u64 {
     geometry.max_journal_entry_bytes().saturating_sub(JOURNAL_HEADER_BYTES) / 8
 }
@@ -115,7 +115,7 @@ pub fn parse_entry(geometry: &Geometry, bytes: &[u8]) -> Result<(JournalEntry, u
     Ok((entry, (round_up(length as u64, geometry.block_bytes()) as usize).min(bytes.len())))
 }
 
-/// What is known of an entry without its contents.
+/// Header and size of an entry, without its contents.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct EntryHead {
     /// The number of the entry.
@@ -126,7 +126,7 @@ pub struct EntryHead {
     pub bytes: usize,
 }
 
-/// [`parse_entry`] for those who do not want the contents: what it refuses is the same.
+/// [`parse_entry`] without the contents; it refuses the same entries.
 pub fn entry_head(geometry: &Geometry, bytes: &[u8]) -> Result<EntryHead, FormatError> {
     let length = check_entry(geometry, bytes)?;
     let area = |at: usize| bytes.get(at..at + KEY_AREA).is_some_and(|area| Key::decode(area).is_ok());
@@ -146,7 +146,8 @@ pub fn entry_version(bytes: &[u8]) -> u32 {
     u32_at(bytes, 24)
 }
 
-/// Whether the driver would take what is at the start of `bytes` for an entry; returns its length in bytes.
+/// Checks that the driver would accept an entry at the start of `bytes`; returns its length in
+/// bytes.
 fn check_entry(geometry: &Geometry, bytes: &[u8]) -> Result<usize, FormatError> {
     let room = bytes.len() as u64;
     if room < JOURNAL_HEADER_BYTES {
@@ -180,7 +181,8 @@ pub fn scan_bucket(geometry: &Geometry, bytes: &[u8]) -> Vec<(u32, JournalEntry)
     scan(geometry, bytes).0
 }
 
-/// As [`scan_bucket`], but an error if an entry has a right checksum and contents that can not be decoded.
+/// Scans like [`scan_bucket`], but returns an error if an entry has a right checksum and contents
+/// that can not be decoded.
 pub fn scan_bucket_strictly(
     geometry: &Geometry,
     bytes: &[u8],
@@ -191,7 +193,7 @@ pub fn scan_bucket_strictly(
     }
 }
 
-/// [`scan_bucket_strictly`] for those who do not want the contents yet: what it refuses is the same.
+/// [`scan_bucket_strictly`] without the contents; it refuses the same entries.
 pub fn scan_heads_strictly(geometry: &Geometry, bytes: &[u8]) -> Result<Vec<(u32, EntryHead)>, FormatError> {
     match scan_with(geometry, bytes, |rest| entry_head(geometry, rest).map(|head| (head, head.bytes))) {
         (heads, None) => Ok(heads),
@@ -203,7 +205,8 @@ fn scan(geometry: &Geometry, bytes: &[u8]) -> (Vec<(u32, JournalEntry)>, Option<
     scan_with(geometry, bytes, |rest| parse_entry(geometry, rest))
 }
 
-/// `take` gives what is wanted of an entry, and the bytes that it takes on disk.
+/// Scans a bucket. `take` returns the wanted part of an entry, and the entry's length on disk in
+/// bytes.
 fn scan_with<T>(
     geometry: &Geometry,
     bytes: &[u8],
@@ -232,7 +235,8 @@ pub fn torn_entry(geometry: &Geometry, bytes: &[u8]) -> Option<JournalSeq> {
     (header && check_entry(geometry, bytes).is_err()).then(|| JournalSeq(u64_at(bytes, 16)))
 }
 
-/// What the journal says: which entries to replay, and where the ring can be written next.
+/// Result of scanning the journal: the entries to replay, and the place where the ring can be
+/// written next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplayRange {
     /// The entries that replay needs, in ascending order; the last one is the newest, and describes the set.

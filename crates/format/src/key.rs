@@ -32,7 +32,7 @@ const DEVICE_MASK: u16 = 0xFFF;
 const DIRTY_BIT: u64 = 1 << 36;
 const ALWAYS_BIT: u64 = 1 << 63;
 
-/// Where on a cache device something lies, and the generation that its bucket had when it was put there.
+/// A place on a cache device, with the generation that its bucket had when the place was written.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pointer {
     /// The number of the cache device in its set: 0, or 4095 in a placeholder. 12 bits wide on disk.
@@ -60,13 +60,14 @@ impl Pointer {
         }
     }
 
-    /// Whether the pointer leads to the cache device. One that leads nowhere is neither followed nor checked.
+    /// Returns true if the pointer is to the cache device. A pointer to no device is neither
+    /// followed nor checked.
     pub const fn is_available(self) -> bool {
         self.device == 0
     }
 
-    /// Whether the pointer leads to another cache device of the set, as sets of several had them before Linux 5.10:
-    /// what is there is not known here.
+    /// Returns true if the pointer is to another cache device of the set, as in sets of several
+    /// cache devices before Linux 5.10; that device is not available here.
     pub const fn is_elsewhere(self) -> bool {
         matches!(self.device, 1..=7)
     }
@@ -100,7 +101,7 @@ pub struct Key {
     pub end: Sector,
     /// The length of the extent or of the node, in sectors.
     pub sectors: u16,
-    /// Whether the cache has the only copy of the data.
+    /// True if the cache has the only copy of the data.
     pub dirty: bool,
     /// The kind of data checksum, 0 to 3; always 0 when written, meaningless when read. 2 bits wide.
     pub csum: u8,
@@ -179,17 +180,18 @@ impl Key {
         self.pointers.iter().copied().find(|pointer| pointer.is_available())
     }
 
-    /// Whether the key has no pointers and thus declares its range to be not in the cache.
+    /// Returns true if the key has no pointers and thus declares its range to be not in the cache.
     pub fn is_hole(&self) -> bool {
         self.pointers.is_empty()
     }
 
-    /// Whether the key stands for a read in flight (docs/format.md §11): not cached, but hiding older keys.
+    /// Returns true if the key stands for a read in flight (docs/format.md §11): not cached, but
+    /// hiding older keys.
     pub fn is_placeholder(&self) -> bool {
         self.pointers.first().is_some_and(|pointer| pointer.device == PLACEHOLDER_DEVICE)
     }
 
-    /// Whether this is the point (0, 0), which in an interior node marks a freeing key.
+    /// Returns true if this is the point (0, 0), which in an interior node marks a freeing key.
     pub fn is_zero(&self) -> bool {
         self.inode.0 == 0 && self.end.0 == 0
     }
@@ -245,7 +247,7 @@ impl Key {
         let words = |pointer: u64| [high, self.end.0, pointer].map(u64::to_le_bytes);
         match pointers {
             [] => out.extend_from_slice(words(0)[..2].as_flattened()),
-            // What nearly all keys have.
+            // The common case: nearly all keys have one pointer.
             [first, rest @ ..] => {
                 out.extend_from_slice(words(first.word()).as_flattened());
                 rest.iter().for_each(|pointer| out.extend_from_slice(&pointer.word().to_le_bytes()));
@@ -385,7 +387,7 @@ pub(crate) fn encode_keys(keys: &[Key], out: &mut Vec<u8>) {
     keys.iter().for_each(|key| key.encode(out));
 }
 
-/// Whether [`decode_keys`] would find keys that fill `bytes` exactly.
+/// Returns true if [`decode_keys`] would find keys that fill `bytes` exactly.
 pub(crate) fn are_keys(bytes: &[u8]) -> bool {
     if pointer_keys(bytes).is_some() {
         return true;
@@ -427,17 +429,17 @@ pub(crate) fn decode_keys(bytes: &[u8]) -> Result<Vec<Key>, FormatError> {
 /// those who read millions of them.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct PlainKey {
-    /// As in [`Key`].
+    /// See [`Key`].
     pub inode: Inode,
-    /// As in [`Key`].
+    /// See [`Key`].
     pub end: Sector,
-    /// As in [`Key`].
+    /// See [`Key`].
     pub sectors: u16,
-    /// As in [`Key`].
+    /// See [`Key`].
     pub dirty: bool,
-    /// As in [`Key`].
+    /// See [`Key`].
     pub csum: u8,
-    /// The pointer, unless the key is a hole. It may be one that leads nowhere.
+    /// The pointer, unless the key is a hole. It may be invalid.
     pub pointer: Option<Pointer>,
 }
 
@@ -454,13 +456,13 @@ impl PlainKey {
         }
     }
 
-    /// What [`Key::check_extent`] asks, answered with yes or no.
+    /// Returns true if [`Key::check_extent`] finds no error.
     #[inline]
     pub fn is_sound(&self, geometry: &Geometry) -> bool {
         geometry.data_area().is_some_and(|area| self.is_sound_in(&area))
     }
 
-    /// The same, for those who ask of millions.
+    /// [`PlainKey::is_sound`] without a division. Hot: called for each of millions of keys.
     #[inline]
     pub fn is_sound_in(&self, area: &DataArea) -> bool {
         let sectors = u64::from(self.sectors);

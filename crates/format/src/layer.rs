@@ -1,12 +1,13 @@
-//! How the bsets of a leaf combine: what is newer hides what it overlaps (docs/format.md §5.6).
+//! Combining the bsets of a leaf: a newer key hides the parts of older keys that it overlaps
+//! (docs/format.md §5.6).
 //!
-//! Keys are sorted by where they begin. Nearly all of them overlap no other, and are taken as they are; only where some do
-//! are they laid over one another.
+//! Keys are sorted by their starts. Nearly all of them overlap no other key and are taken
+//! unchanged; only the others are laid over one another.
 
 use crate::key::Key;
 use crate::units::{Inode, Sector, SectorRange};
 
-/// What lies in layers over one another in a leaf: keys, or what somebody keeps of them.
+/// An entry of a leaf's layers: a key, or a caller's summary of one.
 pub trait Layer {
     /// The volume.
     fn inode(&self) -> Inode;
@@ -15,11 +16,11 @@ pub trait Layer {
     /// The part that covers `range`, which has to lie inside the extent.
     #[must_use]
     fn part(&self, range: SectorRange) -> Self;
-    /// Where the extent begins.
+    /// Start of the extent.
     fn start(&self) -> (Inode, Sector) {
         (self.inode(), self.range().start)
     }
-    /// Where it ends.
+    /// End of the extent.
     fn end(&self) -> (Inode, Sector) {
         (self.inode(), self.range().end)
     }
@@ -68,8 +69,8 @@ pub fn combine_layers<K: Layer + Copy>(keys: &[K], tags: &mut Vec<Tag>, combined
     lay(tags, &mut { keys }, end, |keys, age| keys.get(age).copied(), combined);
 }
 
-/// Where a key begins, and its age: 32 bits of volume, 64 of sector, 32 of the number of the key. More keys than that do
-/// not fit into any memory.
+/// Start of a key, and its age: 32 bits of volume, 64 of sector, 32 of the number of the key. No
+/// memory has room for more keys than that.
 pub type Tag = u128;
 
 const AGE_BITS: u32 = 32;
@@ -145,7 +146,7 @@ fn overlaid<K: Layer>(keys: impl Iterator<Item = K>) -> Vec<K> {
     runs.pop().unwrap_or_default()
 }
 
-/// Whether extents are in order and do not overlap, with none of size 0 among them.
+/// Returns true if extents are in order and do not overlap, with none of size 0 among them.
 fn is_run<K: Layer>(keys: &[K]) -> bool {
     keys.windows(2).all(|pair| pair[0].end() <= pair[1].start())
         && !keys.iter().any(|key| key.range().is_empty())
@@ -157,7 +158,7 @@ fn overlay<K: Layer>(older: Vec<K>, newer: Vec<K>) -> Vec<K> {
     let mut newer = newer.into_iter().peekable();
     let mut covered = (Inode(0), Sector(0));
     for old in older {
-        // What is left of the old extent, behind all newer ones that were taken so far.
+        // Rest of the old extent, behind all newer ones that were taken so far.
         let mut rest = old.range();
         if covered.0 == old.inode() {
             rest.start = rest.start.max(covered.1);

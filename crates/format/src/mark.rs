@@ -1,5 +1,5 @@
-//! What ubcache's journal entries say beside the format, in padding that the driver ignores (docs/format.md §14): by it a
-//! start knows who ran the set last.
+//! ubcache's additions to journal entries, in padding that the driver ignores (docs/format.md §14):
+//! from them a start finds out whether ubcache or the driver ran the set last.
 //!
 //! ```text
 //!  64         72          73           74              75     76      80
@@ -7,8 +7,9 @@
 //!  │          │           │ dropped    │               │      │       │
 //! ```
 //!
-//! Padding is not private to an entry: the driver's entries carry what lay there in entries that it read before. So the
-//! mark has a checksum of the very entry that it is in. ubcache 0.1 did not write one.
+//! Padding is not private to an entry: the driver's entries carry the padding of entries that it
+//! read before. So the mark has a checksum of the very entry that it is in. ubcache 0.1 did not
+//! write one.
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use crate::bytes::{array, put, u32_at};
 use crate::journal::JournalEntry;
 
-/// Where the mark is in an entry.
+/// Offset of the mark in an entry.
 pub(crate) const MARK: usize = 64;
 pub(crate) const MARK_BYTES: usize = 16;
 
@@ -31,25 +32,26 @@ const CHECK: usize = 12;
 /// Clean data that is not to be served, and has not all been dropped yet.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Drops {
-    /// What the driver left, or may have left.
+    /// The driver left this data, or may have left it.
     Driver,
-    /// What a tool laid down again, which can't know what has become of the backing device.
+    /// A tool wrote this data again, and can't know how the backing device has changed since.
     Tool,
 }
 
-/// What ubcache says of the set in an entry.
+/// ubcache's statement about the set in an entry.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mark {
-    /// The prio chain that the entry names was written by ubcache and says which buckets are kept free.
+    /// True if ubcache wrote the prio chain that the entry names; it lists the buckets that are
+    /// kept free.
     pub own_chain: bool,
-    /// What has to go before the set is served.
+    /// Data that has to be dropped before the set is served.
     pub drops: Option<Drops>,
-    /// Where the superblock says lru, the scan-resistant policy is in force.
+    /// True if the scan-resistant policy is in force where the superblock names lru.
     pub scan_resistant: bool,
 }
 
 impl Mark {
-    /// What the bytes claim, whoever put them there.
+    /// The mark in the bytes, not verified: any program may have put it there.
     pub fn claimed(bytes: &[u8; MARK_BYTES]) -> Option<Mark> {
         bytes.starts_with(&NAME).then(|| Mark {
             own_chain: bytes[OWN_CHAIN] == 1,
@@ -153,12 +155,12 @@ impl fmt::Display for Padding {
     }
 }
 
-/// Who ran a set last, as far as its journal tells.
+/// The program that ran a set last, according to its journal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub enum LastRun {
-    /// ubcache; this is what it says.
+    /// ubcache, with its mark.
     Ubcache(Mark),
-    /// ubcache 0.1, or the driver after it: nothing tells them apart.
+    /// ubcache 0.1, or the driver after it: they can't be told apart.
     Unknown(Mark),
     /// The driver, or some other program.
     #[default]
@@ -166,11 +168,13 @@ pub enum LastRun {
 }
 
 impl LastRun {
-    /// By the newest entry of the journal, and the entry that ends where it begins, if that is the one before it.
+    /// Decides by the newest entry of the journal, and the entry before it if that ends where the
+    /// newest begins.
     ///
-    /// A mark of 0.1 is believed if both have it and stand in one journal bucket. The driver begins a new bucket after
-    /// each start, so it wrote either both of them or none; and it has two buffers for its entries, of which one holds
-    /// what it read, so of two in a row it marks one at most.
+    /// A mark of 0.1 is accepted if both have it and are in one journal bucket. The driver begins a
+    /// new bucket after each start, so it wrote either both of them or none; and it has two buffers
+    /// for its entries, of which one holds the entry that it read, so of two in a row it marks one
+    /// at most.
     pub fn of(newest: &JournalEntry, before: Option<&JournalEntry>) -> LastRun {
         let before = before.filter(|before| before.seq.next() == newest.seq);
         match (newest.padding, before.map(|before| before.padding)) {
@@ -183,7 +187,7 @@ impl LastRun {
         }
     }
 
-    /// The same for an entry that goes on with the set, but with a prio chain that promises nothing.
+    /// Padding for an entry that continues the set with a prio chain that promises nothing.
     pub fn without_promise(self) -> Padding {
         let quiet = |mark| Mark { own_chain: false, ..mark };
         match self {
@@ -193,7 +197,8 @@ impl LastRun {
         }
     }
 
-    /// Whether the scan-resistant policy was in force: no data depends on it, so anybody's word will do.
+    /// Returns true if the scan-resistant policy was in force: no data depends on it, so an
+    /// unverified mark will do.
     pub fn scan_resistant(self) -> bool {
         match self {
             LastRun::Ubcache(mark) | LastRun::Unknown(mark) => mark.scan_resistant,
@@ -201,7 +206,7 @@ impl LastRun {
         }
     }
 
-    /// What ubcache says of the set: nothing if the driver has changed it since, or may have.
+    /// The mark of ubcache; nothing if the driver has changed the set since, or may have.
     pub fn mark(self) -> Option<Mark> {
         match self {
             LastRun::Ubcache(mark) => Some(mark),

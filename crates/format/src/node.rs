@@ -20,7 +20,7 @@ pub struct ParsedNode {
     pub seq: u64,
     /// The keys of every bset, oldest bset first.
     pub bsets: Vec<Vec<Key>>,
-    /// Where the next bset goes: whole blocks, counted in bytes from the start of the node.
+    /// Offset of the next bset: whole blocks, counted in bytes from the start of the node.
     pub used_bytes: u64,
 }
 
@@ -36,12 +36,12 @@ pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<P
     Ok(ParsedNode { seq: log.seq, bsets, used_bytes: log.used_bytes })
 }
 
-/// What is known of a node besides its keys.
+/// State of a node besides its keys.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct NodeLog {
     /// The number that all bsets of the node carry.
     pub seq: u64,
-    /// Where the next bset goes: whole blocks, counted in bytes from the start of the node.
+    /// Offset of the next bset: whole blocks, counted in bytes from the start of the node.
     pub used_bytes: u64,
 }
 

@@ -32,7 +32,7 @@ fn example_of_three_bsets() {
     let combined =
         [extent(0, 16, 1000), extent(16, 24, 5000), hole(24, 28), extent(28, 32, 5012), extent(32, 64, 1032)];
     assert_eq!(combine_leaf(bsets), combined);
-    // As the driver writes it: with the upper remainder once more in the newer bset.
+    // The driver's form: with the upper remainder once more in the newer bset.
     let bsets =
         vec![vec![extent(0, 64, 1000)], vec![extent(16, 32, 5000), extent(32, 64, 1032)], vec![hole(24, 28)]];
     assert_eq!(combine_leaf(bsets), combined);
@@ -177,7 +177,7 @@ fn any_key() -> impl Strategy<Value = Key> {
     })
 }
 
-/// What one sector of a volume is: its place in the extent's first pointer, if there is one.
+/// Content of the sectors of volumes: the place in the extent's first pointer, if there is one.
 type Model = BTreeMap<(u32, u64), Option<Pointer>>;
 
 fn model(keys: &[Key]) -> Model {

@@ -1,4 +1,4 @@
-//! Keys with one pointer as they are on disk, for those who write whole nodes of them.
+//! Keys with one pointer, in their form on disk, for callers that write whole nodes of them.
 
 use crate::bset::{BSET_HEADER_BYTES, seal_bset};
 use crate::bytes::u64_at;

@@ -21,10 +21,10 @@ pub const INITIAL_PRIORITY: u16 = 32768;
 /// Bytes before the first entry of a prio set.
 pub const PRIO_HEADER_BYTES: u64 = 40;
 
-/// What is remembered about one bucket.
+/// The record of one bucket.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct PrioEntry {
-    /// How much the bucket's content is worth keeping; may be lost without harm.
+    /// Value of the bucket's content for replacement; may be lost without harm.
     pub priority: u16,
     /// The bucket's generation; losing it loses data.
     pub generation: Generation,
@@ -35,7 +35,7 @@ pub struct PrioEntry {
 #[derive(Debug)]
 pub struct PrioSet {
     bytes: Vec<u8>,
-    /// Where the next entry goes.
+    /// Offset of the next entry.
     end: usize,
 }
 

@@ -1,10 +1,11 @@
-//! Run numbers: by which members of a set know that they are of the same run (docs/format.md §14).
+//! Run numbers: members of a set with the same number are of the same run (docs/format.md §14).
 //!
-//! Each start and each clean stop gives a cache and its backing devices a new number. The cache keeps one for each
-//! slot of the volume table, in the last sector of its superblock, which the driver writes back as it was read; a
-//! backing device keeps its own in the padding of the first sector. Both are bound to a field that the driver changes
-//! whenever it writes the superblock (`seq` of the cache, `last_mount` of a backing device), so that it is seen where
-//! the driver was at work since.
+//! Each start and each clean stop gives a cache and its backing devices a new number. The cache
+//! keeps one for each slot of the volume table, in the last sector of its superblock, which the
+//! driver writes back as it was read; a backing device keeps its own in the padding of the first
+//! sector. Both are bound to a field that the driver changes whenever it writes the superblock
+//! (`seq` of the cache, `last_mount` of a backing device), so that work of the driver since then is
+//! detected.
 //!
 //! ```text
 //! first sector, cache:     144 │ mark of seq    │
@@ -17,9 +18,9 @@ use crate::checksum::crc64_we;
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::units::Inode;
 
-/// Where the mark or the number is in the first sector.
+/// Offset of the mark or the number in the first sector.
 const FIRST_AT: usize = 144;
-/// Where the table of a cache device is: a sector, which is written as a whole or not at all.
+/// Offset of the table of a cache device: a sector, which is written as a whole or not at all.
 pub const RUNS_AT: usize = SUPERBLOCK_BYTES - RUNS_BYTES;
 /// Bytes of the table.
 pub const RUNS_BYTES: usize = 512;
@@ -59,7 +60,7 @@ impl core::fmt::Display for RunNumber {
     }
 }
 
-/// What a cache knows of the volume in a slot.
+/// The cache's record of the volume in a slot.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct RunEntry {
     /// The slot of the volume table.
@@ -73,7 +74,7 @@ pub struct RunEntry {
 }
 
 impl RunEntry {
-    /// As ubcache leaves it.
+    /// A record as ubcache leaves it.
     pub fn new(slot: Inode, number: Option<RunNumber>, next: Option<RunNumber>) -> RunEntry {
         RunEntry { slot, number, next, driver_since: false }
     }
@@ -83,22 +84,22 @@ impl RunEntry {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Runs {
     entries: Vec<RunEntry>,
-    /// The table is made anew: what it does not know is taken as it is.
+    /// The table is new: volumes without a record are accepted as they are.
     accepts_any: bool,
 }
 
 impl Runs {
-    /// The table of a set that was repaired: it knows nothing, and takes every volume as it is.
+    /// The table of a set that was repaired: it has no records, and accepts every volume as it is.
     pub fn accepting_any() -> Runs {
         Runs { entries: Vec::new(), accepts_any: true }
     }
 
-    /// Of a volume.
+    /// The record of a volume.
     pub fn entry(&self, slot: Inode) -> Option<RunEntry> {
         self.entries.iter().copied().find(|entry| entry.slot == slot)
     }
 
-    /// Sets what is known of a volume. Says whether there was room.
+    /// Sets the record of a volume. Returns false if there was no room.
     pub fn set(&mut self, entry: RunEntry) -> bool {
         self.remove(entry.slot);
         if self.entries.len() == ENTRIES_MAX {
@@ -124,12 +125,12 @@ impl Runs {
     }
 }
 
-/// What a backing device says of its last run.
+/// A backing device's record of its last run.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum BackingRun {
     /// Nothing: it was never in a set with run numbers.
     Never,
-    /// Somebody who knows no run numbers has written the superblock since.
+    /// A program without run numbers has written the superblock since.
     Void,
     /// The number.
     Number(RunNumber),
@@ -148,15 +149,15 @@ impl BackingRun {
 /// A cache and a backing device that are not of the same run.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Apart {
-    /// What the cache knows of the backing device.
+    /// The cache's record of the backing device.
     pub cache: Option<RunNumber>,
-    /// What the backing device says.
+    /// The backing device's own record.
     pub backing: BackingRun,
-    /// Which of them is an older copy.
+    /// The older copy of the two.
     pub older: Older,
 }
 
-/// Which of two members is an older copy.
+/// The older copy of two members.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Older {
     /// The cache device.
@@ -194,7 +195,8 @@ impl Superblock {
         put(self.raw_mut(), FIRST_AT, &mark.to_le_bytes());
     }
 
-    /// Of a cache device that is started: if the driver ran the set since, every volume is told that.
+    /// Notes in the record of every volume of a cache device that is started that the driver has
+    /// run the set since, if it has.
     pub fn note_driver(&mut self) {
         if !self.is_signed() {
             let mut runs = self.runs();
@@ -281,7 +283,8 @@ fn mark_of_seq(seq: u64) -> u64 {
     crc64_we(&bytes)
 }
 
-/// Whether a backing device in state clean or dirty is what the cache had last in this slot, as far as anybody can tell.
+/// Checks that a backing device in state clean or dirty is the one that the cache had last in this
+/// slot, as far as the run numbers show.
 pub fn compare_runs(cache: &Superblock, slot: Inode, backing: &Superblock) -> Result<(), Apart> {
     let (runs, run) = (cache.runs(), backing.run());
     let apart = |cache, older| Err(Apart { cache, backing: run, older });

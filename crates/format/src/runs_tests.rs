@@ -25,7 +25,7 @@ fn number(count: u32) -> RunNumber {
     (0..count).fold(None, |last: Option<RunNumber>, _| Some(RunNumber::after(last, 9))).expect("at least 1")
 }
 
-/// What both devices hold after they were written and read.
+/// The superblock after it was written and read.
 fn reread(superblock: &Superblock) -> Superblock {
     Superblock::parse(&superblock.encode()).expect("it was written by us")
 }

@@ -1,13 +1,13 @@
-//! What is left of a damaged btree node.
+//! Salvage of a damaged btree node.
 //!
 //! ```text
 //!   │ bset │ bset │ ▒▒ damaged ▒▒ │ bset │ bset │
 //!   └── before ───┘               └── after ────┘
 //! ```
 //!
-//! A bset that is whole is one of this node: its checksum begins with the node's place and generation. Later bsets are
-//! newer, so what stands behind the last damage is certain. What stands before it may have been replaced by what is
-//! not readable.
+//! A whole bset is one of this node: its checksum begins with the node's place and generation.
+//! Later bsets are newer, so bsets behind the last damage are certain. Bsets before it may have
+//! been replaced by unreadable ones.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::geometry::Geometry;
 use crate::key::Key;
 use crate::units::SECTOR_BYTES;
 
-/// What is left of a node, oldest bset first.
+/// The readable bsets of a node, oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SalvagedNode {
     /// The keys of whole bsets before the last damage.
@@ -62,7 +62,7 @@ pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[
         };
     }
     found.retain(|(_, _, bset)| bset.seq == seq);
-    // Blocks that say that they are of the node, and are in no whole bset of it.
+    // Blocks that carry the node's number, and are in no whole bset of it.
     let marked = |at: u64| {
         bytes.get(at as usize..).is_some_and(|rest| rest.len() >= 24 && u64_at(rest, 16) == seq)
             && !found.iter().any(|(start, end, _)| (*start..*end).contains(&at))
@@ -121,7 +121,7 @@ mod tests {
                 let mut before = bsets[..damaged].to_vec();
                 let mut after = bsets[damaged + 1..].to_vec();
                 if damaged == 3 && at == 16 {
-                    // Nothing says any more that there was a fourth one.
+                    // No trace of a fourth one is left.
                     (before, after) = (after, before);
                 }
                 assert_eq!(left, SalvagedNode { before, after }, "byte {at} of bset {damaged}");

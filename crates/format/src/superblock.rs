@@ -16,7 +16,7 @@ use crate::error::{FormatError, Problem, Structure};
 use crate::geometry::{Geometry, MAX_CACHE_SECTORS, MAX_JOURNAL_BUCKETS, PAGE_BYTES};
 use crate::units::{SECTOR_BYTES, Sector, Uuid};
 
-/// Where the superblock is, on both kinds of devices.
+/// Place of the superblock, on both kinds of devices.
 pub const SUPERBLOCK_SECTOR: Sector = Sector(8);
 
 /// Bytes of a superblock.
@@ -35,8 +35,8 @@ pub const SUPERBLOCK_MAGIC: [u8; 16] =
 /// Bytes of a volume label.
 pub const LABEL_BYTES: usize = 32;
 
-/// What the label of a cache device, which means nothing to the driver, says before the first start of a set whose
-/// policy the superblock has no number for.
+/// The label of a cache device, before the first start of a set whose policy has no number in the
+/// superblock. The driver ignores the label.
 const SCAN_RESISTANT_LABEL: &str = "scan-resistant";
 
 const JOURNAL_BUCKETS: usize = 208;
@@ -44,7 +44,7 @@ const BUCKET_SIZE_HIGH: usize = 2256;
 const FEATURE_OBSOLETE_LARGE_BUCKET: u64 = 1;
 const FEATURE_LARGE_BUCKET: u64 = 2;
 
-/// What makes the driver choose a bucket to take anew.
+/// The driver's choice of a bucket to reuse.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum Replacement {
     /// The one used longest ago.
@@ -56,7 +56,7 @@ pub enum Replacement {
     Random,
 }
 
-/// How the writes to a volume use the cache.
+/// The use of the cache by writes to a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum CacheMode {
     /// To the cache and to the backing device.
@@ -70,7 +70,7 @@ pub enum CacheMode {
     None,
 }
 
-/// What a backing device says of itself (docs/format.md §10.1).
+/// State of a backing device, in its own superblock (docs/format.md §10.1).
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum BackingState {
     /// It has no cache.
@@ -399,12 +399,13 @@ impl Superblock {
         put(bytes, 194, &u16::try_from(low).unwrap_or(u16::MAX).to_le_bytes());
     }
 
-    /// Whether this is a cache device; otherwise it is a backing device.
+    /// Returns true if this is a cache device; otherwise it is a backing device.
     pub fn is_cache(&self) -> bool {
         matches!(self.version, 0 | 3 | 5)
     }
 
-    /// Whether the bucket size is stored in the obsolete way, with which the driver offers volumes for reading only.
+    /// Returns true if the bucket size is stored in the obsolete way, with which the driver offers
+    /// volumes for reading only.
     pub fn has_obsolete_large_buckets(&self) -> bool {
         self.version == 5 && u64_at(&*self.raw, 128) & 3 == FEATURE_OBSOLETE_LARGE_BUCKET
     }
@@ -444,8 +445,8 @@ impl Superblock {
         put(&mut self.label, 0, &label.as_bytes()[..end]);
     }
 
-    /// What every start of a set does to the superblock of its cache device: one more write, a new time (in seconds
-    /// since 1970), and no version below 3.
+    /// Changes the superblock of a cache device as every start of its set does: one more write, a
+    /// new time (in seconds since 1970), and no version below 3.
     pub fn mark_started(&mut self, now: u32) {
         self.seq = self.seq.wrapping_add(1);
         self.last_mount = now;
@@ -555,7 +556,8 @@ fn wrong<T>(
     Err(FormatError::value(Structure::Superblock, at, field, found, expected))
 }
 
-/// What makes 4096 bytes a superblock: its own position, the magic bytes, and a right checksum.
+/// Checks the seal of a superblock in 4096 bytes: its own position, the magic bytes, and a right
+/// checksum.
 fn check_seal(raw: &[u8]) -> Result<(), FormatError> {
     let offset = u64_at(raw, 8);
     if offset != SUPERBLOCK_SECTOR.0 {
@@ -565,7 +567,8 @@ fn check_seal(raw: &[u8]) -> Result<(), FormatError> {
     if magic.0 != SUPERBLOCK_MAGIC {
         return wrong(24, "magic number", magic, Uuid(SUPERBLOCK_MAGIC));
     }
-    // The number of journal buckets says how much the checksum covers, so it is looked at first.
+    // The number of journal buckets determines the length that the checksum covers, so check it
+    // first.
     let journal_buckets = u16_at(raw, 206);
     if u32::from(journal_buckets) > MAX_JOURNAL_BUCKETS {
         return wrong(206, "number of journal buckets", journal_buckets, "at most 256");

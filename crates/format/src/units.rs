@@ -83,22 +83,22 @@ impl SectorRange {
         self.sectors().saturating_mul(SECTOR_BYTES)
     }
 
-    /// Whether the range has no sector at all.
+    /// Returns true if the range has no sector at all.
     pub const fn is_empty(&self) -> bool {
         self.sectors() == 0
     }
 
-    /// Whether `sector` lies in the range.
+    /// Returns true if `sector` lies in the range.
     pub const fn contains(&self, sector: Sector) -> bool {
         self.start.0 <= sector.0 && sector.0 < self.end.0
     }
 
-    /// Whether every sector of `other` lies in the range; an empty `other` always does.
+    /// Returns true if every sector of `other` lies in the range; an empty `other` always does.
     pub const fn covers(&self, other: &SectorRange) -> bool {
         other.is_empty() || (self.start.0 <= other.start.0 && other.end.0 <= self.end.0)
     }
 
-    /// Whether the two ranges have a sector in common.
+    /// Returns true if the two ranges have a sector in common.
     pub const fn overlaps(&self, other: &SectorRange) -> bool {
         !self.intersect(other).is_empty()
     }
@@ -166,52 +166,57 @@ impl Generation {
         Self(self.0.wrapping_add(by))
     }
 
-    /// By how much `pointer` is behind this bucket generation, where it is known not to be ahead.
+    /// Distance by which `pointer` is behind this bucket generation, if it is known not to be
+    /// ahead.
     pub const fn distance_from(self, pointer: Generation) -> u8 {
         self.0.wrapping_sub(pointer.0)
     }
 
-    /// By how many reuses `pointer` is behind this bucket generation; 0 when it is equal or ahead. A pointer is
-    /// stale if and only if this is not 0.
+    /// Number of reuses by which `pointer` is behind this bucket generation; 0 when it is equal or
+    /// ahead. A pointer is stale if and only if this is not 0.
     pub const fn staleness_of(self, pointer: Generation) -> u8 {
         let distance = self.0.wrapping_sub(pointer.0);
         if distance > 128 { 0 } else { distance }
     }
 
-    /// Whether `pointer` is ahead of this bucket generation: it is valid, and the bucket has to be raised to it.
+    /// Returns true if `pointer` is ahead of this bucket generation: it is valid, and the bucket
+    /// has to be raised to it.
     pub const fn is_ahead(self, pointer: Generation) -> bool {
         self.0.wrapping_sub(pointer.0) > 128
     }
 }
 
-/// How far a pointer may be ahead of its bucket. One that seems to be farther ahead is behind: the bucket has been reused so
-/// often that more than half of the circle lies between them (docs/format.md §4.7).
+/// Distance by which a pointer may be ahead of its bucket. A pointer that seems farther ahead is
+/// behind: the bucket has been reused so often that more than half of the circle lies between them
+/// (docs/format.md §4.7).
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct Reach(u8);
 
 impl Reach {
-    /// What the format says, and all that is known of a set that the driver ran last.
+    /// The reach in the format, which holds for any set that the driver ran last.
     pub const FORMAT: Reach = Reach(127);
     /// A chain of ubcache's lags by a few generations at most.
     const OWN: Reach = Reach(16);
 
-    /// That of a set. No bucket has gone half round before as many chains were written, for each generation needs one.
+    /// The reach of a set. Each generation needs a prio chain, so no bucket has gone half round
+    /// before as many chains were written.
     pub const fn of_set(own_chain: bool, chains: u64) -> Reach {
         if own_chain && chains > 128 { Reach::OWN } else { Reach::FORMAT }
     }
 
-    /// Whether `pointer` is ahead of `bucket`: it is valid, and the bucket has to be raised to it.
+    /// Returns true if `pointer` is ahead of `bucket`: it is valid, and the bucket has to be raised
+    /// to it.
     pub const fn is_ahead(self, bucket: Generation, pointer: Generation) -> bool {
         bucket.0 != pointer.0 && pointer.0.wrapping_sub(bucket.0) <= self.0
     }
 
-    /// By how many reuses `pointer` is behind `bucket`; 0 when it is equal or ahead.
+    /// Number of reuses by which `pointer` is behind `bucket`; 0 when it is equal or ahead.
     pub const fn staleness_of(self, bucket: Generation, pointer: Generation) -> u8 {
         if self.is_ahead(bucket, pointer) { 0 } else { bucket.distance_from(pointer) }
     }
 
-    /// Whether `pointer` is behind by the reach of this set, and ahead by that of the format: who does not know whose chain it
-    /// is believes it.
+    /// Returns true if `pointer` is behind by the reach of this set, and ahead by that of the
+    /// format: a reader that does not know who wrote the chain takes the pointer for valid.
     pub const fn is_outrun(self, bucket: Generation, pointer: Generation) -> bool {
         Reach::FORMAT.is_ahead(bucket, pointer) && !self.is_ahead(bucket, pointer)
     }
@@ -256,12 +261,13 @@ impl fmt::Display for Inode {
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
-    /// What a volume-table slot holds after its volume was detached (docs/format.md §8): the slot is dead, not free.
+    /// UUID of a volume-table slot after its volume was detached (docs/format.md §8): the slot is
+    /// dead, not free.
     pub const INVALIDATED: Uuid = Uuid([
         0xa0, 0x3e, 0xf8, 0xed, 0x3e, 0xe1, 0xb8, 0x78, 0xc8, 0x50, 0xfc, 0x5e, 0xcb, 0x16, 0xcd, 0x99,
     ]);
 
-    /// Whether all 16 bytes are zero, which means "none" everywhere in the format.
+    /// Returns true if all 16 bytes are zero, which means "none" everywhere in the format.
     pub fn is_zero(&self) -> bool {
         self.0 == [0; 16]
     }

@@ -30,19 +30,19 @@ pub struct UuidEntry {
     pub last_reg: u32,
     /// When the slot was declared dead, in seconds since 1970; else 0.
     pub invalidated: u32,
-    /// Whether the volume has no backing device, and lives in the cache only.
+    /// True if the volume has no backing device, and lives in the cache only.
     pub flash_only: bool,
     /// The size of a flash-only volume in sectors.
     pub sectors: u64,
 }
 
 impl UuidEntry {
-    /// Whether the slot may be given to a new volume. Dead slots may not.
+    /// Returns true if the slot may be given to a new volume. Dead slots may not.
     pub fn is_free(&self) -> bool {
         self.uuid.is_zero()
     }
 
-    /// Whether a volume lives in the slot.
+    /// Returns true if a volume lives in the slot.
     pub fn is_live(&self) -> bool {
         !self.uuid.is_zero() && self.uuid != Uuid::INVALIDATED
     }

@@ -1,7 +1,8 @@
 //! Devices that the Linux driver wrote read as the Linux driver reads them.
 //!
-//! `fixtures/` has four frozen cases (its README.md tells what they are). If the environment variable
-//! `UBCACHE_KERNEL_IMAGES` names a directory with more cases of the same form, all of them are checked as well.
+//! `fixtures/` has four frozen cases (its README.md describes them). If the environment variable
+//! `UBCACHE_KERNEL_IMAGES` names a directory with more cases of the same form, all of them are
+//! checked as well.
 
 mod reader;
 

@@ -1,4 +1,5 @@
-//! What is written is what is read, for every structure; and no bytes make a parser panic.
+//! Everything that is written reads back the same, for every structure; and no bytes make a parser
+//! panic.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -17,7 +17,7 @@ pub struct Set<'a> {
     image: &'a [u8],
     /// The superblock of the cache device.
     pub superblock: Superblock,
-    /// What follows from it.
+    /// Sizes that follow from the superblock.
     pub geometry: Geometry,
     /// The journal entries that were replayed; none if the set was never started.
     pub replayed: Vec<JournalEntry>,
@@ -94,7 +94,7 @@ impl<'a> Set<'a> {
         bytes_at(self.image, range)
     }
 
-    /// What the pointer of a key leads to.
+    /// The data or node that the pointer of a key refers to.
     fn behind(&self, key: &Key) -> Result<&'a [u8]> {
         let pointer = key.pointer().ok_or_else(|| format!("{key} leads nowhere"))?;
         bytes_at(self.image, SectorRange::new(pointer.offset, u64::from(key.sectors)))
@@ -125,7 +125,8 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// Whether there is anything behind a key: it has a pointer, and the bucket has not been reused since.
+    /// Returns true if the key's data exists: it has a pointer, and the bucket has not been reused
+    /// since.
     pub fn is_live(&self, key: &Key) -> bool {
         key.pointer().is_some_and(|pointer| {
             let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
@@ -169,13 +170,14 @@ impl<'a> Set<'a> {
         Ok(())
     }
 
-    /// How many sectors of a volume have their only copy in the cache.
+    /// Number of sectors of a volume whose only copy is in the cache.
     pub fn dirty_sectors(&self, inode: Inode) -> u64 {
         let dirty = self.extents.iter().filter(|key| key.inode == inode && key.dirty && self.is_live(key));
         dirty.map(|key| u64::from(key.sectors)).sum()
     }
 
-    /// What a volume with a backing device reads as: the backing device, and over it what is cached of it.
+    /// Content of a volume with a backing device: the backing device, and over it the cached
+    /// extents.
     pub fn backed_volume(&self, backing: &[u8]) -> Result<(Vec<u8>, Option<Inode>)> {
         let superblock = superblock(backing)?;
         let mut volume = backing[superblock.data_offset().bytes() as usize..].to_vec();
@@ -190,7 +192,7 @@ impl<'a> Set<'a> {
         Ok((volume, Some(inode)))
     }
 
-    /// What a volume without a backing device reads as.
+    /// Content of a volume without a backing device.
     pub fn flash_only_volume(&self, inode: Inode) -> Result<Vec<u8>> {
         let entry = self.uuids.get(inode.0 as usize).filter(|entry| entry.flash_only && entry.is_live());
         let sectors = entry.ok_or("not a flash-only volume")?.sectors;
