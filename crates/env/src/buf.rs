@@ -22,7 +22,7 @@ struct Page([u8; PAGE_BYTES]);
 /// The pages of a [`Buf`] and of the slices that it becomes.
 struct Memory {
     pages: Vec<Page>,
-    /// Where it goes when nobody holds it any more.
+    /// The pool that takes the pages back when the last holder drops them.
     home: Weak<Free>,
 }
 
@@ -33,35 +33,38 @@ pub struct Buf {
     len: usize,
 }
 
-/// Where the memory for I/O comes from, and where it is used again: [`Buf::zeroed`] asks the allocator and clears; for
-/// a read, which fills the memory anyway, both are a waste. It can say that there is none.
+/// A pool of memory for I/O: memory that was given back is used again. [`Buf::zeroed`] asks the
+/// allocator and clears; for a read, which fills the memory anyway, both are a waste. An allocation
+/// may fail.
 #[derive(Clone, Default)]
 pub struct BufPool(Rc<Free>);
 
-/// Says whether so many bytes are to be had. A world that wants to run out of memory brings one of its own.
+/// Returns true if so many bytes are available. A world that simulates a shortage of memory brings
+/// its own.
 pub type Supply = Box<dyn Fn(usize) -> bool>;
 
 /// Pages that a pool keeps at most.
 const POOL_PAGES_MAX: usize = 512;
 /// Buffers up to this size come from and go to those pages.
 const POOLED_PAGES_MAX: usize = 32;
-/// Larger ones, whose clearing costs as much as their I/O, are kept apart, and so many pages of them.
+/// Limit for the pages of larger buffers. They are kept apart: clearing one costs as much as its
+/// I/O.
 const LARGE_PAGES_MAX: usize = 4096;
 
-/// What a pool keeps, by number of pages.
+/// Free buffers of a pool, by number of pages.
 #[derive(Default)]
 struct Free {
     by_pages: RefCell<[Vec<Rc<Memory>>; POOLED_PAGES_MAX]>,
     pages: Cell<usize>,
     large: RefCell<Vec<Rc<Memory>>>,
     large_pages: Cell<usize>,
-    /// Pages that somebody holds.
+    /// Pages of the buffers in use.
     held: Cell<usize>,
     supply: Option<Supply>,
 }
 
 impl BufPool {
-    /// A pool that asks `supply` first, for memory that it keeps already, too.
+    /// A pool that asks `supply` before every allocation, also when it has free memory.
     pub fn with_supply(supply: Supply) -> BufPool {
         BufPool(Rc::new(Free { supply: Some(supply), ..Free::default() }))
     }
@@ -100,7 +103,7 @@ impl BufPool {
 }
 
 impl Free {
-    /// Memory of so many pages, if there is some.
+    /// Takes a free buffer of `pages` pages, if there is one.
     #[inline]
     fn take(&self, pages: usize) -> Option<Rc<Memory>> {
         if pages <= POOLED_PAGES_MAX {
@@ -128,7 +131,7 @@ impl Free {
             return;
         }
         let mut large = self.large.borrow_mut();
-        // Sizes that nobody asks for any more make room.
+        // Drop the oldest buffers first: sizes out of use give way to those in use.
         while self.large_pages.get() + pages > LARGE_PAGES_MAX {
             let oldest = large.remove(0);
             self.large_pages.set(self.large_pages.get() - oldest.pages.len());
@@ -203,7 +206,7 @@ impl Buf {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -295,7 +298,7 @@ impl Slice {
         self.end - self.start
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if the length is 0.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -355,7 +358,7 @@ impl IoVec {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -432,7 +435,7 @@ impl IoVec {
 impl Clone for IoVec {
     fn clone(&self) -> IoVec {
         match self.parts.as_slice() {
-            // What nearly all writes are.
+            // The common case: nearly all writes have one part.
             [one] => one.clone().into(),
             _ => IoVec { parts: self.parts.clone(), len: self.len },
         }

@@ -1,4 +1,4 @@
-//! Block devices: what the engine asks of them and what they answer.
+//! Block devices: the requests that the engine makes, and their results.
 
 use std::rc::Rc;
 
@@ -6,7 +6,7 @@ use ubcache_format::{Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
 
-/// What a device is like.
+/// Size and capabilities of a device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Geometry {
     /// Size in sectors of 512 bytes.
@@ -15,13 +15,13 @@ pub struct Geometry {
     pub logical_block_bytes: u32,
     /// Largest sensible single transfer in bytes.
     pub max_transfer_bytes: u32,
-    /// Whether completed writes may be lost by a power failure until the next flush.
+    /// True if a power failure may lose completed writes until the next flush.
     pub volatile_cache: bool,
-    /// Whether `discard` does anything.
+    /// True if `discard` has an effect.
     pub discard: bool,
 }
 
-/// How durable a write must be when it completes.
+/// Durability of a write when it completes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Durability {
     /// A later flush makes it durable.
@@ -30,7 +30,7 @@ pub enum Durability {
     Fua,
 }
 
-/// Why an I/O did not succeed.
+/// Reasons for the failure of an I/O.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum IoError {
     /// The operating system or the device reported an error (an errno value).
@@ -39,7 +39,7 @@ pub enum IoError {
     /// The range is not within the device.
     #[error("range {range} is outside the device of {sectors} sectors")]
     OutOfRange {
-        /// What was asked for.
+        /// The requested range.
         range: SectorRange,
         /// The size of the device.
         sectors: u64,
@@ -53,18 +53,18 @@ pub enum IoError {
     /// The device has no such operation.
     #[error("operation not supported by the device")]
     NotSupported,
-    /// What stands in for the device has only a part of it, and not this one.
+    /// The file that stands in for the device (a pack) does not contain this part.
     #[error("not in the pack, which has no user data")]
     Absent,
 }
 
 impl IoError {
-    /// Whether there is no room for what is written (ENOSPC, EDQUOT). The device itself is well.
+    /// Returns true if there is no space for the write (ENOSPC, EDQUOT). The device itself works.
     pub fn is_no_space(&self) -> bool {
         matches!(self, IoError::Os(28 | 122))
     }
 
-    /// The errno that says the same.
+    /// The corresponding errno.
     pub fn errno(&self) -> i32 {
         match self {
             IoError::Os(errno) => *errno,

@@ -18,7 +18,7 @@ impl<V> Default for IntervalMap<V> {
 }
 
 impl<V: Copy + PartialEq> IntervalMap<V> {
-    /// Whether it holds nothing.
+    /// Returns true if no sector has a value.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -52,7 +52,7 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
         })
     }
 
-    /// Whether any sector of `range` holds a value.
+    /// Returns true if any sector of `range` has a value.
     pub fn overlaps(&self, range: SectorRange) -> bool {
         self.overlapping(range).next().is_some()
     }
@@ -110,7 +110,7 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
         self.map.insert(start, (end, value));
     }
 
-    /// Keeps the intervals for which `keep` says so.
+    /// Keeps the intervals for which `keep` returns true.
     pub fn retain(&mut self, mut keep: impl FnMut(SectorRange, V) -> bool) {
         self.map.retain(|start, (end, value)| {
             keep(SectorRange::from_bounds(Sector(*start), Sector(*end)), *value)
@@ -125,7 +125,7 @@ pub struct IntervalSet {
 }
 
 impl IntervalSet {
-    /// Whether it holds nothing.
+    /// Returns true if the set has no sector.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -149,11 +149,11 @@ impl IntervalSet {
     pub fn remove(&mut self, range: SectorRange) {
         self.map.remove(range);
     }
-    /// Whether any sector of `range` is in it.
+    /// Returns true if any sector of `range` is in the set.
     pub fn overlaps(&self, range: SectorRange) -> bool {
         self.map.overlaps(range)
     }
-    /// Whether all of `range` is in it.
+    /// Returns true if all of `range` is in the set.
     pub fn covers(&self, range: SectorRange) -> bool {
         let before = || self.map.map.range(..=range.start.0).next_back();
         range.is_empty() || before().is_some_and(|(_, (end, ()))| *end >= range.end.0)

@@ -13,8 +13,9 @@
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
-//! | [`work`] | [`Work`]: steps of a poll, counted where a world wants to know |
-//! | `testing` | what every [`Device`] must do, as a script (feature `testing`) |
+//! | [`work`] | [`Work`]: steps of a poll, counted in worlds that check them |
+//! | `testing` | a script of the duties of every [`Device`] (feature `testing`) |
+
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
 

@@ -20,7 +20,7 @@ impl Event {
         self.set.set(true);
         self.notify.notify_all();
     }
-    /// Whether it is set.
+    /// Returns true if the event is set.
     pub fn is_set(&self) -> bool {
         self.set.get()
     }
@@ -229,7 +229,7 @@ impl Lock {
     pub fn try_lock(&self) -> Option<Permit> {
         self.semaphore.try_acquire(1)
     }
-    /// Whether somebody holds it.
+    /// Returns true if the lock is held.
     pub fn is_locked(&self) -> bool {
         self.semaphore.available() == 0
     }

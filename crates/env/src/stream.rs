@@ -2,7 +2,7 @@
 
 use crate::buf::{Buf, IoVec};
 
-/// Why a stream can't go on.
+/// Reasons for the failure of a stream.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StreamError {
     /// The peer is gone, or this side closed the stream.

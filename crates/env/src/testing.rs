@@ -1,4 +1,4 @@
-//! What every [`Device`] must do, as a script that runs in any world.
+//! A script of the duties of every [`Device`], which runs in any world.
 //!
 //! The script knows the content of the device at every moment (a plain byte vector) and compares
 //! after every step. It panics at the first difference.
@@ -202,7 +202,7 @@ impl<E: Env, D: Device> Script<E, D> {
         } else {
             assert_eq!(result, Err(IoError::NotSupported));
         }
-        // What a discarded range reads as is open: define it again.
+        // A discarded range may read as anything: define it again.
         let data = self.fresh(MIB);
         self.write(9 * MIB, data.into(), Durability::Volatile).await;
         self.verify_all().await;

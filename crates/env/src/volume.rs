@@ -1,4 +1,4 @@
-//! What a frontend serves: the cached volume, seen from the client's side.
+//! The interface of frontends: the cached volume as the client sees it.
 
 use std::rc::Rc;
 
@@ -7,12 +7,12 @@ use ubcache_format::SectorRange;
 use crate::buf::{Buf, IoVec};
 use crate::device::IoError;
 
-/// Who sends requests: a connection or a queue. Sequential detection works per stream, and each stream is told once of a
-/// flush that failed over writes (`docs/coherence.md` §2).
+/// A source of requests: a connection or a queue. Sequential access is detected per stream, and a
+/// flush that failed over writes is reported once to each stream (`docs/coherence.md` §2).
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StreamId(pub u64);
 
-/// What a volume is like.
+/// Size and properties of a volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VolumeInfo {
     /// Name of the export.
@@ -23,11 +23,11 @@ pub struct VolumeInfo {
     pub block_bytes: u32,
     /// Request size in bytes below which a request costs more than it should.
     pub preferred_bytes: u32,
-    /// Whether writes are refused.
+    /// True if writes are refused.
     pub read_only: bool,
 }
 
-/// What is known of a range without reading it.
+/// State of a range, as far as it is known without reading it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum BlockStatus {
     /// There is data.
@@ -36,14 +36,14 @@ pub enum BlockStatus {
     Hole,
 }
 
-/// Memory of somebody else that a write is to take its data from: of a guest, or of the kernel's requester. What it
-/// holds may change at any moment until the write is answered.
+/// Memory with the data of a write that the frontend does not own: of a guest, or of the kernel's
+/// requester. Its content may change at any moment until the write is answered.
 pub trait ForeignMemory {
     /// Copies what it holds now.
     fn copy(&self) -> Buf;
 }
 
-/// Why a request of a client failed.
+/// Reasons for the failure of a client's request.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum VolumeError {
     /// A device failed.
@@ -54,7 +54,7 @@ pub enum VolumeError {
         "request {range} does not fit the volume of {sectors} sectors with blocks of {block_bytes} bytes"
     )]
     BadRange {
-        /// What was asked for.
+        /// The requested range.
         range: SectorRange,
         /// The size of the volume.
         sectors: u64,
@@ -73,7 +73,7 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
-    /// The errno that says the same to a client.
+    /// The errno for the client.
     pub fn errno(&self) -> i32 {
         match self {
             VolumeError::Io(error) => error.errno(),
@@ -105,9 +105,9 @@ pub trait Volume: 'static {
         fua: bool,
     ) -> Result<(), VolumeError>;
 
-    /// As [`Volume::write`], for a frontend that does not own the data. What is written twice, or resumed, has to be the
-    /// same each time (rule T0), so it is copied here, once, before anything else. Data in an [`IoVec`] is immutable, and
-    /// costs nothing.
+    /// Writes like [`Volume::write`], for a frontend that does not own the data. Data that is
+    /// written twice, or resumed, has to be the same each time (rule T0), so it is copied here,
+    /// once, before anything else. Data in an [`IoVec`] is immutable, and costs nothing.
     async fn write_foreign(
         &self,
         stream: StreamId,

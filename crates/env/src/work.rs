@@ -1,13 +1,14 @@
-//! What a poll does, counted.
+//! Steps of a poll, counted.
 //!
-//! The engine runs on one thread: while a task is polled, no other gets a turn, and no I/O of any volume goes on. So no poll
-//! may do work that grows with the cache. Loops over buckets, leaves, records and the like say how many steps they took; a
-//! world that wants to know adds them up between two polls.
+//! The engine runs on one thread: while a task is polled, no other task runs, and no I/O of any
+//! volume proceeds. So no poll may do work that grows with the cache. Loops over buckets, leaves,
+//! records and the like report the number of their steps; a world that counts them adds them up
+//! between two polls.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Where steps are counted. Cheap to clone.
+/// A counter of steps. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Work(Option<Rc<Cell<u64>>>);
 

@@ -43,7 +43,7 @@ impl Nanos {
     }
 }
 
-/// Which run queue a task belongs to.
+/// The run queue of a task.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Priority {
     /// Client requests and what they wait for.
@@ -52,8 +52,8 @@ pub enum Priority {
     Journal,
     /// Writeback, garbage collection, publishing, counting: bounded per turn.
     Background,
-    /// What misses leave in the cache: bounded per turn, and apart from the background, which thousands of them would
-    /// keep from its work.
+    /// Copies of read misses on their way into the cache: bounded per turn, and apart from the
+    /// background, which thousands of them would delay.
     Fill,
 }
 
@@ -74,7 +74,7 @@ impl Task {
         };
         (task, run)
     }
-    /// Whether the task has run to its end.
+    /// Returns true if the task has run to its end.
     pub fn is_finished(&self) -> bool {
         self.done.is_set()
     }
@@ -102,7 +102,7 @@ pub trait Env: Clone + 'static {
     /// Starts a task on the thread of the set.
     fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) -> Task;
 
-    /// Where the memory for I/O comes from.
+    /// The pool of memory for I/O.
     fn buffers(&self) -> &BufPool;
 
     /// A random number. In the simulated world it comes from the seed.
@@ -119,8 +119,8 @@ pub trait Env: Clone + 'static {
     /// A named point in the code was reached. The simulator counts these; elsewhere nothing happens.
     fn mark(&self, _name: &'static str) {}
 
-    /// Where loops count their steps. The simulator and the null world of the benchmarks add up what one poll takes;
-    /// elsewhere nothing is counted.
+    /// The counter of loops' steps. The simulator and the null world of the benchmarks add up the
+    /// steps of one poll; elsewhere nothing is counted.
     fn work(&self) -> Work {
         Work::default()
     }
