@@ -1,4 +1,4 @@
-//! Which volumes are served under which names.
+//! The table of exports: names and the volumes that are served under them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use ubcache_env::Volume;
 
 use crate::proto::constants::MAX_STRING_BYTES;
 
-/// Why a volume can't be exported under a name.
+/// Reasons why a volume can't be exported under a name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ExportError {
     /// Something else has the name.
@@ -50,7 +50,7 @@ impl<V: Volume> Exports<V> {
         Exports::default()
     }
 
-    /// Adds a volume under the name that its info says.
+    /// Adds a volume under the name in its info.
     pub fn add(&self, volume: Rc<V>) -> Result<(), ExportError> {
         self.add_as(volume.info().name, String::new(), volume)
     }

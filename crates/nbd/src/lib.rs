@@ -4,12 +4,12 @@
 //! |---|---|
 //! | [`proto`] | the codec, both directions, without I/O |
 //! | [`server`] | [`serve_connection`]: one connection from greeting to goodbye |
-//! | [`exports`] | [`Exports`]: which volumes are served under which names |
-//! | [`stats`] | [`ConnectionStats`]: what a connection has done so far |
+//! | [`exports`] | [`Exports`]: names, and the volumes that are served under them |
+//! | [`stats`] | [`ConnectionStats`]: counters of a connection |
 //!
 //! Section names in *italics* are those of the NBD protocol document (`doc/proto.md` of the NBD
-//! project). What is spoken: fixed newstyle negotiation, simple and structured replies, the metadata
-//! context `base:allocation`. What is not: TLS, extended headers, resizing.
+//! project). Supported: fixed newstyle negotiation, simple and structured replies, the metadata
+//! context `base:allocation`. Not supported: TLS, extended headers, resizing.
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
 

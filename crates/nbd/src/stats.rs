@@ -1,4 +1,4 @@
-//! What a connection has done so far, for the caller of [`crate::serve_connection`] to look at.
+//! Counters of a connection, for the caller of [`crate::serve_connection`].
 
 use std::cell::RefCell;
 
@@ -35,7 +35,7 @@ pub struct ConnectionCounts {
     pub caches: u64,
     /// Requests for the status of blocks.
     pub block_statuses: u64,
-    /// Requests that are not known here.
+    /// Requests with an unknown command.
     pub unknown: u64,
     /// Requests that were answered with an error.
     pub errors: u64,

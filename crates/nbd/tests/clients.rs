@@ -1,5 +1,5 @@
-//! The server against the clients that people use, over a Unix socket and the real reactor. A
-//! client that is not installed is left out, which the test says.
+//! The server against the clients in common use, over a Unix socket and the real reactor. The test
+//! skips a client that is not installed, and reports it.
 #![allow(
     clippy::disallowed_methods,
     reason = "the clients run beside the server, so a thread waits for them"
@@ -19,7 +19,7 @@ use ubcache_nbd::{Exports, ServerOptions, serve_connection};
 
 const SECTORS: u64 = 64 << 11;
 
-/// Where the clients find the server.
+/// Directory and socket under which the clients find the server.
 struct Place {
     directory: tempfile::TempDir,
 }

@@ -39,7 +39,7 @@ fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     cuts.iter().map(|cut| &bytes[std::mem::replace(&mut at, *cut)..*cut]).collect()
 }
 
-/// What a server hears. Transmission starts after the first `GO` or `EXPORT_NAME`.
+/// Events that a server decodes. Transmission starts after the first `GO` or `EXPORT_NAME`.
 fn server_hears(pieces: &[&[u8]]) -> Vec<Heard> {
     let mut decoder = ServerDecoder::new();
     let mut heard = Vec::new();
@@ -90,7 +90,7 @@ fn read_length(cookie: u64) -> Option<u32> {
     }
 }
 
-/// What a client hears. Transmission starts after the first acknowledgement of `GO`.
+/// Events that a client decodes. Transmission starts after the first acknowledgement of `GO`.
 fn client_hears(pieces: &[&[u8]], export: Option<bool>) -> Vec<Heard> {
     let mut decoder = ClientDecoder::new();
     let mut heard = Vec::new();
@@ -425,7 +425,7 @@ fn lengths_that_do_not_fit_the_option_are_refused() {
     long.resize(4 + 4097, b'x');
     long.extend([0, 0]);
     assert!(matches!(ClientOption::decode(opt::GO, &long), Err(OptionFault::TooBig(_))));
-    // As many queries as a number can say, and none of them there.
+    // A count of queries as large as the field permits, with none of them there.
     let data = [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
     assert!(matches!(ClientOption::decode(opt::SET_META_CONTEXT, &data), Err(OptionFault::Invalid(_))));
 }

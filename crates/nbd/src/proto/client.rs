@@ -1,4 +1,4 @@
-//! What a client hears: greeting, option replies, replies, chunks, payloads.
+//! Decoder of the client's side: greeting, option replies, replies, chunks, payloads.
 
 use super::ProtocolError;
 use super::constants::{
@@ -13,7 +13,7 @@ use super::wire::{Gather, Reader};
 /// Zeroes after the answer to `EXPORT_NAME` unless both sides agreed to leave them out.
 pub(super) const EXPORT_PADDING_BYTES: usize = 124;
 
-/// Something that a client hears.
+/// A message, or part of one, that a client receives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientEvent<'a> {
     /// The greeting, with the handshake flags of the server.
@@ -38,9 +38,9 @@ pub enum ClientEvent<'a> {
     Chunk {
         /// Of the request.
         cookie: u64,
-        /// Whether it is the last chunk of the reply.
+        /// True if this is the last chunk of the reply.
         done: bool,
-        /// What it says.
+        /// Payload of the chunk.
         chunk: Chunk,
     },
     /// The next bytes of the content that was announced; never empty.
@@ -108,8 +108,8 @@ impl ClientDecoder {
     /// Takes bytes off the input up to the end of the next event. `None`: more input is needed,
     /// and all of it was taken.
     ///
-    /// `read_length` knows how many bytes of content the successful simple reply to a request
-    /// brings: the length of a read, zero for the others, `None` if there is no such request.
+    /// `read_length` returns the number of content bytes after the successful simple reply to a
+    /// request: the length of a read, zero for the others, `None` if there is no such request.
     pub fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -156,7 +156,7 @@ impl ClientDecoder {
             if !self.gather.fill(input, need) {
                 return Ok(None);
             }
-            // The magic number says how long the rest is; it stays in the gathered bytes.
+            // The magic number determines the length of the rest; it stays in the gathered bytes.
             let keep = self.state == State::Magic;
             let event = self.gathered(&read_length)?;
             if !keep {

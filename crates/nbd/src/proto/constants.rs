@@ -47,7 +47,7 @@ pub mod handshake {
 
 /// Option types (*Option types*).
 pub mod opt {
-    /// Choose an export and end the negotiation, without a way to say no.
+    /// Choose an export and end the negotiation; the server can't refuse.
     pub const EXPORT_NAME: u32 = 1;
     /// End the session.
     pub const ABORT: u32 = 2;
@@ -105,7 +105,7 @@ pub mod info {
     pub const EXPORT: u16 = 0;
     /// Canonical name.
     pub const NAME: u16 = 1;
-    /// Description for people.
+    /// Description for a human reader.
     pub const DESCRIPTION: u16 = 2;
     /// Smallest, preferred and largest request.
     pub const BLOCK_SIZE: u16 = 3;
@@ -171,7 +171,7 @@ pub mod chunk {
     pub const ERROR_OFFSET: u16 = ERROR_BIT | 2;
 }
 
-/// The metadata context that tells data from holes (*The base: metadata contexts*).
+/// The metadata context that distinguishes data from holes (*The base: metadata contexts*).
 pub const BASE_ALLOCATION: &str = "base:allocation";
 /// Status flag of `base:allocation`: takes no space.
 pub const STATE_HOLE: u32 = 1 << 0;

@@ -3,10 +3,10 @@
 //! | module | holds |
 //! |---|---|
 //! | [`constants`] | the numbers of the protocol |
-//! | [`option`] | what is said during the negotiation: [`ClientOption`], [`OptionReply`] |
-//! | [`transmission`] | what is said afterwards: [`Request`], [`SimpleReply`], [`Chunk`] |
-//! | [`server`] | [`ServerDecoder`]: what a server hears |
-//! | [`client`] | [`ClientDecoder`]: what a client hears |
+//! | [`option`] | messages of the negotiation: [`ClientOption`], [`OptionReply`] |
+//! | [`transmission`] | messages after it: [`Request`], [`SimpleReply`], [`Chunk`] |
+//! | [`server`] | [`ServerDecoder`]: decodes messages to a server |
+//! | [`client`] | [`ClientDecoder`]: decodes messages to a client |
 //!
 //! Both decoders take bytes as they come, cut anywhere, and give the same events however they are
 //! cut, up to the borders of [`ServerEvent::Payload`] and [`ClientEvent::Payload`] pieces. They hold
@@ -32,15 +32,15 @@ pub use transmission::{Chunk, ChunkHeader, Command, ErrorCode, Extent, Request, 
 
 use wire::Put as _;
 
-/// What the peer sent is not the protocol, or goes over a limit. Only closing the connection helps.
+/// Violation of the protocol, or of a limit, by the peer. The connection has to be closed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// A message began with the wrong number.
     #[error("{what} begins with {found:#x}, which is not its magic number")]
     BadMagic {
-        /// Which message.
+        /// Kind of message.
         what: &'static str,
-        /// What was there instead.
+        /// Number in place of the magic number.
         found: u64,
     },
     /// The client set handshake flags that do not exist.
@@ -63,7 +63,7 @@ pub enum ProtocolError {
     /// A payload is longer than is allowed.
     #[error("payload of {0} bytes is longer than is allowed")]
     PayloadTooLong(u32),
-    /// A reply that can't be what it says it is.
+    /// A reply whose content does not match its type.
     #[error("malformed {0}")]
     Malformed(&'static str),
     /// A reply to a request that was not made.

@@ -3,10 +3,10 @@
 use super::constants::{IHAVEOPT, OPTION_REPLY_MAGIC, info, opt, rep};
 use super::wire::{Put as _, Reader, length, string};
 
-/// Why an option gets an error for an answer.
+/// Reasons for an error reply to an option.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OptionFault {
-    /// The data is not what the option says it is.
+    /// The data has not the form that the option prescribes.
     #[error("{0}")]
     Invalid(&'static str),
     /// The data is too long.
@@ -15,7 +15,7 @@ pub enum OptionFault {
 }
 
 impl OptionFault {
-    /// The reply that says so to the client.
+    /// The error reply for the client.
     pub fn reply(&self) -> OptionReply {
         let (kind, message) = match self {
             OptionFault::Invalid(message) => (rep::ERR_INVALID, message),
@@ -43,10 +43,10 @@ pub struct MetaQuery {
     pub queries: Vec<String>,
 }
 
-/// What a client asks for during the negotiation.
+/// An option of the client during the negotiation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientOption {
-    /// `NBD_OPT_EXPORT_NAME`: use this export; there is no way to say no.
+    /// `NBD_OPT_EXPORT_NAME`: use this export; the server can't refuse.
     ExportName(String),
     /// `NBD_OPT_ABORT`
     Abort,
@@ -64,7 +64,7 @@ pub enum ClientOption {
     ListMetaContext(MetaQuery),
     /// `NBD_OPT_SET_META_CONTEXT`
     SetMetaContext(MetaQuery),
-    /// An option that is not known here; its data is gone.
+    /// An unknown option; its data was dropped.
     Unknown(u32),
 }
 
@@ -189,11 +189,11 @@ pub enum Info {
         /// No payload is longer.
         maximum: u32,
     },
-    /// One that is not known here.
+    /// An unknown piece of information.
     Unknown(u16),
 }
 
-/// What a server answers to an option.
+/// A server's reply to an option.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OptionReply {
     /// `NBD_REP_ACK`
@@ -202,7 +202,7 @@ pub enum OptionReply {
     Server {
         /// Its name.
         name: String,
-        /// What it is, for people; may be empty.
+        /// Description for a human reader; may be empty.
         description: String,
     },
     /// `NBD_REP_INFO`
@@ -216,12 +216,12 @@ pub enum OptionReply {
     },
     /// One of `NBD_REP_ERR_…`
     Error {
-        /// Which one, see [`rep`].
+        /// Number of the error, see [`rep`].
         kind: u32,
-        /// Why, for people.
+        /// Reason, for a human reader.
         message: String,
     },
-    /// A reply that is not known here and is no error.
+    /// An unknown reply that is no error.
     Unknown(u32),
 }
 

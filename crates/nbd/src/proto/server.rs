@@ -1,4 +1,4 @@
-//! What a server hears: client flags, options, requests, payloads.
+//! Decoder of the server's side: client flags, options, requests, payloads.
 
 use super::ProtocolError;
 use super::constants::{
@@ -9,7 +9,7 @@ use super::option::{ClientOption, OptionFault};
 use super::transmission::Request;
 use super::wire::{Gather, Reader};
 
-/// An option of the client: what it asks for, or what is wrong with it.
+/// An option of the client: decoded, or the error in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OptionRequest {
     /// Its number, which comes back in the replies.
@@ -18,7 +18,7 @@ pub struct OptionRequest {
     pub body: Result<ClientOption, OptionFault>,
 }
 
-/// Something that a server hears.
+/// A message, or part of one, that a server receives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ServerEvent<'a> {
     /// The handshake flags of the client.
@@ -71,7 +71,7 @@ impl ServerDecoder {
         self.state = State::Request;
     }
 
-    /// Whether a message has begun that is not complete: a connection must not end here.
+    /// Returns true if a message has begun that is not complete: a connection must not end here.
     pub fn is_mid_message(&self) -> bool {
         match self.state {
             State::ClientFlags | State::OptionHeader | State::Request => !self.gather.is_empty(),

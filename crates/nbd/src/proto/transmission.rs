@@ -4,7 +4,7 @@ use super::constants::{CHUNK_MAGIC, REQUEST_BYTES, REQUEST_MAGIC, SIMPLE_REPLY_M
 use super::wire::{Put as _, Reader, length};
 use super::{ProtocolError, constants};
 
-/// What a request asks for (*Request types*).
+/// Operation of a request (*Request types*).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// `NBD_CMD_READ`
@@ -23,7 +23,7 @@ pub enum Command {
     WriteZeroes,
     /// `NBD_CMD_BLOCK_STATUS`
     BlockStatus,
-    /// One that is not known here.
+    /// An unknown command.
     Unknown(u16),
 }
 
@@ -64,13 +64,13 @@ impl Command {
 pub struct Request {
     /// See [`constants::cmd_flag`].
     pub flags: u16,
-    /// What to do.
+    /// The operation.
     pub command: Command,
     /// Comes back in the reply.
     pub cookie: u64,
-    /// Where, in bytes.
+    /// Offset in bytes.
     pub offset: u64,
-    /// How much, in bytes.
+    /// Length in bytes.
     pub length: u32,
 }
 
@@ -102,7 +102,7 @@ impl Request {
         })
     }
 
-    /// Whether this flag is set, see [`constants::cmd_flag`].
+    /// Returns true if this flag is set, see [`constants::cmd_flag`].
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -113,7 +113,7 @@ impl Request {
     }
 }
 
-/// Why a request failed (*Error values*).
+/// Error of a request (*Error values*).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum ErrorCode {
     /// `NBD_EPERM`: the export is read-only.
@@ -198,27 +198,27 @@ impl SimpleReply {
 pub struct Extent {
     /// In bytes.
     pub length: u32,
-    /// What it is like, see [`constants::STATE_HOLE`].
+    /// Flags of the part, see [`constants::STATE_HOLE`].
     pub flags: u32,
 }
 
-/// What the chunk of a structured reply says (*Structured reply types*).
+/// Payload of the chunk of a structured reply (*Structured reply types*).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Chunk {
     /// `NBD_REPLY_TYPE_NONE`
     None,
     /// `NBD_REPLY_TYPE_OFFSET_DATA`: the content follows.
     Data {
-        /// Where, in bytes.
+        /// Offset in bytes.
         offset: u64,
-        /// How many bytes follow.
+        /// Number of bytes that follow.
         length: u32,
     },
     /// `NBD_REPLY_TYPE_OFFSET_HOLE`
     Hole {
-        /// Where, in bytes.
+        /// Offset in bytes.
         offset: u64,
-        /// How many bytes are zero.
+        /// Number of zero bytes.
         length: u32,
     },
     /// `NBD_REPLY_TYPE_BLOCK_STATUS`
@@ -230,14 +230,14 @@ pub enum Chunk {
     },
     /// `NBD_REPLY_TYPE_ERROR` and `NBD_REPLY_TYPE_ERROR_OFFSET`
     Error {
-        /// What.
+        /// The error.
         error: ErrorCode,
-        /// Why, for people.
+        /// Reason, for a human reader.
         message: String,
-        /// Where, in bytes, if that is known.
+        /// Offset in bytes, if known.
         offset: Option<u64>,
     },
-    /// One that is not known here; its payload is skipped.
+    /// An unknown chunk; its payload is skipped.
     Unknown {
         /// Its type.
         kind: u16,

@@ -101,7 +101,7 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// Moves bytes from the input until there are `need`; says whether there are.
+    /// Moves bytes from the input until there are `need`. Returns true if there are.
     pub(super) fn fill(&mut self, input: &mut &[u8], need: usize) -> bool {
         let missing = need - self.bytes.len();
         let (taken, rest) = input.split_at(missing.min(input.len()));
@@ -115,7 +115,7 @@ impl Gather {
         &self.bytes
     }
 
-    /// Whether no byte of the message has come.
+    /// Returns true if no byte of the message has come.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -12,7 +12,7 @@ use crate::proto::{Command, ErrorCode, Extent, Request};
 /// Extents of one answer; the client asks again for the rest.
 pub(super) const MAX_EXTENTS: usize = 8192;
 
-/// Why a request failed, for the client.
+/// Error of a request, for the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Failure {
     pub(super) code: ErrorCode,
@@ -44,7 +44,7 @@ pub(super) async fn execute<V: Volume>(
         Command::Read => {
             let content = volume.read(stream, range).await?;
             if content.len() as u64 != range.bytes() {
-                return Err(Failure::new(ErrorCode::Io, "the volume gave a part of what was asked for"));
+                return Err(Failure::new(ErrorCode::Io, "short read from the volume"));
             }
             return Ok(Body::Content(content));
         }

@@ -30,7 +30,7 @@ impl<S: Stream> Input<S> {
         &self.stream
     }
 
-    /// What has come and was not consumed.
+    /// Bytes that have come and were not consumed.
     pub(super) fn available(&self) -> &[u8] {
         &self.buf.as_slice()[self.start..self.end]
     }

@@ -35,7 +35,7 @@ impl Signal {
     }
 }
 
-/// What may be in flight, and what is.
+/// Limits of a connection, and the requests and bytes in flight.
 #[derive(Debug)]
 pub(super) struct Limits {
     max_bytes: u64,
@@ -69,7 +69,7 @@ impl Limits {
         Claim { limits: self.clone(), bytes }
     }
 
-    /// Whether nothing is in flight.
+    /// Returns true if nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.requests.get() == 0
     }

@@ -43,7 +43,7 @@ use limits::Limits;
 use replies::Outbox;
 use requests::Connection;
 
-/// How a connection is served.
+/// Settings for serving a connection.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// Bytes of content that requests in flight may hold; a longer request goes alone.
@@ -52,10 +52,10 @@ pub struct ServerOptions {
     pub max_requests: u32,
     /// Size of the buffer that requests are received into.
     pub receive_buffer_bytes: usize,
-    /// Whether zeroing a range is faster than writing zeroes to it. If not, requests that insist on
+    /// True if zeroing a range is faster than writing zeroes to it. If not, requests that insist on
     /// speed (`NBD_CMD_FLAG_FAST_ZERO`) get `NBD_ENOTSUP`.
     pub fast_zero: bool,
-    /// Where the connection counts; a clone of the options shares it.
+    /// Counters of the connection; a clone of the options shares them.
     pub stats: Rc<ConnectionStats>,
 }
 
@@ -71,16 +71,16 @@ impl Default for ServerOptions {
     }
 }
 
-/// Why a connection did not end the way the protocol wants it.
+/// Reasons for an abnormal end of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The client does not speak the protocol, or goes over a limit.
+    /// The client violates the protocol, or exceeds a limit.
     #[error("protocol error: {0}")]
     Protocol(#[from] ProtocolError),
     /// The client has gone in the middle of a message, or before it had all replies.
     #[error("the client has gone in the middle of a message")]
     Disconnected,
-    /// The client asked for an export that is not there, by an option that can't be refused.
+    /// The client chose an export that does not exist, by an option that can't be refused.
     #[error("there is no export \"{0}\"")]
     UnknownExport(String),
     /// The stream failed.
@@ -99,8 +99,8 @@ impl From<StreamError> for ServeError {
 
 /// Serves one client until it leaves; the stream is closed afterwards and no request is in flight.
 ///
-/// To end it from this side, close the stream. Sequential access is told by `stream_id`: give each
-/// connection its own.
+/// To end it from this side, close the stream. Sequential access is detected per `stream_id`: give
+/// each connection its own.
 pub async fn serve_connection<E: Env, S: Stream, V: Volume>(
     env: E,
     stream: Rc<S>,

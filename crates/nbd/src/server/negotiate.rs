@@ -21,7 +21,7 @@ const MAX_PENDING_BYTES: usize = 64 << 10;
 /// Number of `base:allocation` in block status chunks.
 pub(super) const ALLOCATION_ID: u32 = 1;
 
-/// What was agreed on.
+/// Result of the negotiation.
 #[derive(Debug)]
 pub(super) struct Session<V> {
     pub(super) name: String,
@@ -33,7 +33,7 @@ pub(super) struct Session<V> {
     pub(super) allocation: bool,
 }
 
-/// What happens after an option.
+/// The step after an option.
 enum Next<V> {
     Option,
     Transmission(Found<V>),
@@ -182,7 +182,7 @@ impl<V: Volume> Negotiation<'_, V> {
         found
     }
 
-    /// `NBD_OPT_EXPORT_NAME`, which has no way to say no but to hang up.
+    /// `NBD_OPT_EXPORT_NAME`: the only way to refuse it is to close the connection.
     fn export_name(&mut self, name: String) -> Result<Next<V>, ServeError> {
         let Some(found) = self.exports.find(&name) else { return Err(ServeError::UnknownExport(name)) };
         let info = found.volume.info();
@@ -190,7 +190,8 @@ impl<V: Volume> Negotiation<'_, V> {
         Ok(Next::Transmission(found))
     }
 
-    /// `NBD_OPT_INFO` and `NBD_OPT_GO`. Size and block sizes are told whether asked for or not.
+    /// `NBD_OPT_INFO` and `NBD_OPT_GO`. Size and block sizes are always sent, also to clients that
+    /// did not ask.
     fn describe(&mut self, option: u32, query: &InfoQuery) -> Option<Found<V>> {
         let found = self.find(option, &query.export)?;
         let info = found.volume.info();
@@ -254,7 +255,7 @@ impl<V: Volume> Negotiation<'_, V> {
     }
 }
 
-/// Size as the client sees it: whole blocks only, because nothing less can be asked for.
+/// Size that the client sees: whole blocks only, because requests are whole blocks.
 pub(super) fn size_bytes(info: &VolumeInfo) -> u64 {
     let bytes = info.sectors.saturating_mul(512);
     bytes - bytes % u64::from(info.block_bytes.max(512))

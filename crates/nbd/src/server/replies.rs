@@ -1,8 +1,9 @@
 //! Sends what is ready, as much as possible at once (*Simple reply message*, *Structured reply chunk
 //! message*).
 //!
-//! The headers of a batch are written to one piece of memory; the content of reads goes out from
-//! where the volume has it. Memory is used again: a batch of one reply costs no allocation, a longer one a single one.
+//! The headers of a batch are written to one piece of memory; the content of reads is sent from the
+//! memory in which the volume returned it. Memory is used again: a batch of one reply costs no
+//! allocation, a longer one a single one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ const MAX_BATCH_PARTS: usize = 512;
 /// Bytes of one send after which no further reply is added: the first of them can free room then.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// What came out of a request.
+/// Result of a request.
 #[derive(Debug)]
 pub(super) enum Body {
     Done,
@@ -102,7 +103,7 @@ impl Outbox {
     }
 }
 
-/// What goes into one send.
+/// The replies of one send.
 #[derive(Debug, Default)]
 struct Batch {
     /// Headers of all replies, one after the other.

@@ -15,15 +15,15 @@ use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
 use crate::proto::{Command, ErrorCode, Request, ServerDecoder, ServerEvent};
 use crate::stats::ConnectionStats;
 
-/// As long as so much of a payload is to come, it is received straight to its own memory. What is shorter comes with the
-/// requests behind it.
+/// Receive a payload straight into its own memory while at least so many bytes of it are to come. A
+/// shorter rest is received together with the requests behind it.
 const DIRECT_BYTES: usize = 64 << 10;
 /// A volume brings a range to its cache in steps of this length.
 const CACHE_BYTES: u64 = 1 << 20;
 /// Memory that the longest answer to `BLOCK_STATUS` takes.
 const STATUS_BYTES: u64 = 8 * MAX_EXTENTS as u64;
 
-/// What the tasks of a connection share.
+/// State that the tasks of a connection share.
 #[derive(Debug)]
 pub(super) struct Connection<V> {
     pub(super) volume: Rc<V>,
@@ -64,7 +64,8 @@ impl<V: Volume> Connection<V> {
         }
     }
 
-    /// Whether the request may be carried out, and its range (*Error values* says which error is for what).
+    /// Checks that the request may be carried out, and returns its range (*Error values* assigns
+    /// the errors).
     fn check(&self, request: &Request) -> Result<SectorRange, Failure> {
         let fail = |code, message| Err(Failure::new(code, message));
         let allowed = cmd_flag::FUA

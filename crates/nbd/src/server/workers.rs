@@ -1,7 +1,7 @@
-//! Tasks that carry requests out, one each at a time, and are used again.
+//! A pool of tasks that carry requests out, each one at a time.
 //!
-//! A task for every request would be moved around and allocated for every request, and it is large: it has room
-//! for whatever a write may have to wait for.
+//! A new task for every request would have to be allocated and moved, and it is large: it has room
+//! for the longest wait of a write.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,13 +21,13 @@ const IDLE_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) request: Request,
-    /// What it is about; checked.
+    /// The range of the request; checked.
     pub(super) range: SectorRange,
     pub(super) payload: IoVec,
     pub(super) claim: Claim,
 }
 
-/// Where a worker finds its next job.
+/// A worker's slot for its next job.
 #[derive(Debug, Default)]
 struct Desk {
     job: RefCell<Option<Job>>,
@@ -37,7 +37,7 @@ struct Desk {
 /// The workers of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
-    /// The one that had work last comes last, and goes first: its memory is in the processor's cache.
+    /// Idle workers. LIFO, so that the worker with warm memory is reused.
     idle: RefCell<Vec<Rc<Desk>>>,
     running: Cell<usize>,
     ending: Cell<bool>,

@@ -20,7 +20,7 @@ pub struct Answer {
     pub extents: Vec<Extent>,
 }
 
-/// What the client hears, with payloads joined to what they belong to.
+/// An event of the client, with payloads joined to their replies.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Heard {
     Greeting(u16),
@@ -173,7 +173,7 @@ impl<S: Stream> Client<S> {
         assert_eq!(self.next().await, None);
     }
 
-    /// What comes next; `None` at the end of the stream.
+    /// The next event; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Heard> {
         let mut answer: Option<Answer> = None;
         let mut wanted = 0;

@@ -1,4 +1,4 @@
-//! A volume in memory that remembers what it was asked for and can be held up.
+//! A volume in memory that records its requests and can be held up.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ubcache_env::local::Event;
 use ubcache_env::{BlockStatus, Buf, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError, VolumeInfo};
 
-/// What the volume was asked for.
+/// A request that the volume got.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Asked {
     Read(SectorRange),
@@ -22,17 +22,17 @@ pub enum Asked {
 pub struct MemoryVolume {
     pub info: RefCell<VolumeInfo>,
     pub content: RefCell<Vec<u8>>,
-    /// Whether each sector takes space.
+    /// True for each sector that takes space.
     allocated: RefCell<Vec<bool>>,
     pub asked: RefCell<Vec<Asked>>,
     pub streams: RefCell<Vec<StreamId>>,
-    /// What the next requests fail with.
+    /// Errors for the next requests.
     pub failures: RefCell<VecDeque<Option<VolumeError>>>,
-    /// What the next requests wait for.
+    /// Events that the next requests wait for.
     pub gates: RefCell<VecDeque<Rc<Event>>>,
     pub running: Cell<u32>,
     pub most_running: Cell<u32>,
-    /// Whether all memory of written payloads began at a page.
+    /// True if all memory of written payloads began at a page.
     pub aligned: Cell<bool>,
 }
 
