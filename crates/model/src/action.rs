@@ -26,13 +26,17 @@ pub enum Action {
     TrimDrop { slot: usize },
     Reply { slot: usize },
     Read { slot: usize, sector: usize },
+    ReadFails { slot: usize },
+    LookAgain { slot: usize },
     Fill { slot: usize },
     JournalSubmit,
     JournalDone,
     JournalFails,
     FlushSubmit,
     FlushDone,
-    FlushFails,
+    FlushFails { lost: bool },
+    LossShows { sector: usize },
+    CacheFlushFails { lost: bool },
     Publish { sector: usize },
     Evict { sector: usize },
     DropCopy { sector: usize },
@@ -89,13 +93,23 @@ impl fmt::Display for Action {
             Action::TrimDrop { slot } => write!(f, "op {}: the dirty keys go", id(slot)),
             Action::Reply { slot } => write!(f, "op {}: is answered", id(slot)),
             Action::Read { slot, sector } => write!(f, "op {}: reads s{sector}", id(slot)),
+            Action::ReadFails { slot } => write!(f, "op {}: its data may be lost, error", id(slot)),
+            Action::LookAgain { slot } => write!(f, "op {}: looks up again", id(slot)),
             Action::Fill { slot } => write!(f, "op {}: what it read becomes a copy", id(slot)),
             Action::JournalSubmit => f.write_str("journal: the records are being written"),
             Action::JournalDone => f.write_str("journal: they are durable"),
             Action::JournalFails => f.write_str("journal: the write fails"),
             Action::FlushSubmit => f.write_str("backing device: a flush is submitted"),
             Action::FlushDone => f.write_str("backing device: the flush is done"),
-            Action::FlushFails => f.write_str("backing device: the flush fails"),
+            Action::FlushFails { lost } => {
+                let lost = if lost { ", data is lost" } else { "" };
+                write!(f, "backing device: the flush fails{lost}")
+            }
+            Action::LossShows { sector } => write!(f, "backing device: reads of s{sector} show the loss"),
+            Action::CacheFlushFails { lost } => {
+                let lost = if lost { ", data is lost" } else { "" };
+                write!(f, "cache device: a flush fails{lost}")
+            }
             Action::Publish { sector } => write!(f, "the copy of s{sector} goes to the index"),
             Action::Evict { sector } => write!(f, "s{sector} is evicted"),
             Action::DropCopy { sector } => write!(f, "the copy of s{sector} is dropped"),

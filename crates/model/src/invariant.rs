@@ -2,7 +2,7 @@
 
 use crate::monitor::{Finding, name};
 use crate::rules::Kind;
-use crate::state::{At, Key, OpKind, SECTORS, State, WritebackAt};
+use crate::state::{At, Key, LOST, OpKind, SECTORS, State, WritebackAt};
 
 fn mismatch(state: &State) -> Option<String> {
     (0..SECTORS).find_map(|sector| {
@@ -10,7 +10,7 @@ fn mismatch(state: &State) -> Option<String> {
         let key = state.index[sector];
         let clean = [key.place().filter(|_| key.is_clean()), state.copy(sector)];
         let wrong = clean.into_iter().flatten().map(|place| state.places[usize::from(place)].live);
-        let wrong = wrong.into_iter().find(|value| *value != backing)?;
+        let wrong = wrong.into_iter().find(|value| *value != backing && *value != LOST)?;
         Some(format!("s{sector} is clean with {} over {}", name(wrong), name(backing)))
     })
 }
@@ -43,6 +43,9 @@ pub fn strict(state: &State) -> Option<Finding> {
             || writeback;
         if !state.disk[sector].versions.is_empty() && !known {
             return found("I6", sector);
+        }
+        if state.suspect & bit != 0 && (clean || state.copy(sector).is_some()) {
+            return found("I7", sector);
         }
         if clean && state.unflushed() & bit != 0 && !writeback {
             return found("I7", sector);

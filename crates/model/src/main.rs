@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ubcache_model::rules::{Variant, find};
+use ubcache_model::state::OpKind;
 use ubcache_model::{Bounds, Kind, Outcome, search, timeline, variants};
 
 /// Checks the coherence protocol, and every protocol with one rule less, in all interleavings.
@@ -19,6 +20,9 @@ struct Cli {
     /// Sectors
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     sectors: u8,
+    /// Only operations of these kinds, such as read,bypass-fua,flush
+    #[arg(long, value_delimiter = ',', value_parser = kind)]
+    kinds: Vec<OpKind>,
     /// Without host restarts
     #[arg(long)]
     no_restart: bool,
@@ -47,6 +51,9 @@ fn main() -> ExitCode {
         },
     };
     let mut bounds = Bounds::new(usize::from(cli.sectors), cli.ops);
+    if !cli.kinds.is_empty() {
+        bounds = bounds.with_kinds(&cli.kinds);
+    }
     if !cli.no_restart {
         bounds = bounds.with_restart();
     }
@@ -63,6 +70,12 @@ fn main() -> ExitCode {
         good &= run(&cli, &bounds, variant);
     }
     if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn kind(word: &str) -> Result<OpKind, String> {
+    let words = OpKind::ALL.map(OpKind::word);
+    let found = OpKind::ALL.into_iter().find(|kind| kind.word() == word);
+    found.ok_or_else(|| format!("no such kind; there are: {}", words.join(" ")))
 }
 
 /// Says whether the result is the expected one.

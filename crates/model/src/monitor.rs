@@ -3,9 +3,13 @@
 //! A probe reads every sector after every step, so the value of the register is known at every moment. A value may
 //! appear if an operation under way writes it and has not taken effect. What is not known is whether a write took
 //! effect just before another one, unseen; so the register follows every set of writes that may have.
+//!
+//! A failed flush of the backing device may have lost what was not durable: the register may then *fall*, once, to a value
+//! that a power failure could have left as well. A FLUSH that is answered with success says that this did not happen to what
+//! was answered before it, unless its client has been told, or had written nothing.
 
 use crate::rules::Kind;
-use crate::state::{FIRST, OPS, Op, OpKind, SECTORS, State};
+use crate::state::{At, FIRST, OPS, Op, OpKind, SECTORS, State};
 
 /// One sector, as clients see it.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
@@ -14,16 +18,20 @@ pub struct Register {
     pub value: u8,
     /// Bit n: the operations under way of which exactly the set n (as bits) has taken effect explain everything.
     pub explained: u8,
-    /// Values that no acknowledged write has buried yet, as bits; the present one is among them.
+    /// Values that no acknowledged write has buried yet, as bits; the present one is among them, unless it is a loss.
     pub exposed: u8,
     /// Values that a crash may leave, as bits.
     pub floor: u8,
+    /// Values that it may fall to, as bits.
+    pub falls: u8,
+    /// It has fallen to the present one.
+    pub fell: bool,
 }
 
 impl Register {
     /// A register with this value, durable.
     pub fn new(value: u8) -> Register {
-        Register { value, explained: 1, exposed: 1 << value, floor: 1 << value }
+        Register { value, explained: 1, exposed: 1 << value, floor: 1 << value, ..Register::default() }
     }
 }
 
@@ -36,6 +44,7 @@ pub fn name(value: u8) -> String {
         crate::state::OLDER => "older".to_owned(),
         crate::state::DIRTY => "d".to_owned(),
         crate::state::GARBAGE => "garbage".to_owned(),
+        crate::state::LOST => "lost".to_owned(),
         op => format!("w{}", op - FIRST + 1),
     }
 }
@@ -54,7 +63,9 @@ fn pending(ops: &[Op; OPS], sector: usize) -> u8 {
 /// The probe, after a step of a running system.
 pub fn observe(state: &mut State) -> Option<Finding> {
     for sector in 0..SECTORS {
-        let (old, new) = (state.registers[sector].value, state.serve(sector));
+        // An error says nothing.
+        let Some(new) = state.serve(sector) else { continue };
+        let old = state.registers[sector].value;
         if old == new {
             continue;
         }
@@ -72,12 +83,26 @@ pub fn observe(state: &mut State) -> Option<Finding> {
                 }
             }
         }
+        let took_effect = next != 0;
+        if state.registers[sector].falls & 1 << new != 0 {
+            next |= match writer {
+                // It took effect earlier, and what replaced it is lost.
+                Some(writer) => only(explained, |set| set & 1 << writer != 0),
+                None => explained,
+            };
+        }
         if next == 0 {
             let what =
                 format!("s{sector} turns from {} to {}, which no write explains", name(old), name(new));
             return Some((Kind::Lin, what));
         }
-        let before = state.registers[sector].floor | state.registers[sector].exposed;
+        if !took_effect {
+            falls(state, sector, new, next);
+            continue;
+        }
+        let Register { floor, exposed, falls, .. } = state.registers[sector];
+        // It may have fallen before this write, unseen.
+        let before = floor | exposed | falls | 1 << old;
         let seen = 1 << new
             | (0..OPS as u8)
                 .filter(|slot| unseen & 1 << slot != 0)
@@ -86,8 +111,11 @@ pub fn observe(state: &mut State) -> Option<Finding> {
         let register = &mut state.registers[sector];
         register.value = new;
         register.explained = next;
-        register.exposed |= seen;
-        register.floor |= seen;
+        register.exposed |= seen | falls | 1 << old;
+        register.floor |= seen | falls;
+        let in_doubt = writer.is_some_and(|slot| state.ops[usize::from(slot)].in_doubt);
+        register.fell = false;
+        register.falls = if in_doubt { before & !(1 << new) } else { 0 };
         for (slot, op) in state.ops.iter_mut().enumerate() {
             let waits = (op.kind == OpKind::Read || op.kind == OpKind::Flush) && op.is_active();
             if waits && op.has(sector) {
@@ -99,6 +127,45 @@ pub fn observe(state: &mut State) -> Option<Finding> {
         }
     }
     None
+}
+
+/// The sector has fallen to this value.
+fn falls(state: &mut State, sector: usize, new: u8, explained: u8) {
+    let register = &mut state.registers[sector];
+    let lost = 1 << register.value;
+    *register = Register {
+        value: new,
+        explained,
+        exposed: register.exposed & !lost,
+        floor: register.floor & !lost | 1 << new,
+        falls: 0,
+        fell: true,
+    };
+    for op in state.ops.iter_mut().filter(|op| op.kind == OpKind::Read && op.is_active() && op.has(sector)) {
+        op.held[sector] |= 1 << new;
+    }
+}
+
+/// A flush of the backing device has failed.
+pub fn flush_failed(state: &mut State) {
+    for sector in 0..SECTORS {
+        let register = &mut state.registers[sector];
+        register.falls |= (register.floor | register.exposed) & !(1 << register.value);
+    }
+    state.ignorant |= state.wrote;
+    for op in &mut state.ops {
+        op.in_doubt |= op.is_write();
+        if op.at == At::Flushing {
+            state.ignorant |= 1 << op.client;
+        }
+    }
+}
+
+/// A client asks for something.
+pub fn asks(state: &mut State, kind: OpKind, client: u8) {
+    if kind.writes() {
+        state.wrote |= 1 << client;
+    }
 }
 
 /// An operation begins.
@@ -139,9 +206,12 @@ pub fn end_read(state: &mut State, slot: usize) -> Option<Finding> {
 }
 
 fn keep(register: &mut Register, good: impl Fn(u8) -> bool) {
-    for set in (0..8_u8).filter(|set| !good(*set)) {
-        register.explained &= !(1 << set);
-    }
+    register.explained = only(register.explained, good);
+}
+
+/// Those of the sets that are good.
+fn only(explained: u8, good: impl Fn(u8) -> bool) -> u8 {
+    explained & (0..8_u8).filter(|set| good(*set)).map(|set| 1 << set).sum::<u8>()
 }
 
 /// A write has its reply for these sectors. `ok`: it has taken effect; otherwise it has, or never will.
@@ -167,32 +237,60 @@ pub fn end_write(state: &mut State, slot: usize, mask: u8, ok: bool) -> Option<F
             register.explained |= 1 << (set & !bit);
         }
         if ok || certain {
-            register.exposed = register.exposed & !op.before[sector] | 1 << register.value;
+            let before = op.before[sector];
+            let (id, value) = (slot + 1, register.value);
+            let lost = register.fell && before & 1 << value != 0;
+            register.exposed = register.exposed & !before | if lost { 0 } else { 1 << value };
             if ok && op.kind.is_fua() {
-                register.floor = register.floor & !op.before[sector] | 1 << register.value;
+                if lost {
+                    let what =
+                        format!("operation {id} is answered as durable, but s{sector} reads {}", name(value));
+                    return Some((Kind::Lin, what));
+                }
+                register.floor = register.floor & !before | 1 << value;
+                register.falls &= !before;
             }
         }
     }
     None
 }
 
-/// A FLUSH was answered with success.
-pub fn end_flush(state: &mut State, slot: usize) {
+/// A FLUSH was answered.
+pub fn end_flush(state: &mut State, slot: usize, ok: bool) -> Option<Finding> {
+    let op = state.ops[slot];
+    let ignorant = state.ignorant & 1 << op.client != 0;
+    if !ok {
+        state.ignorant &= !(1 << op.client);
+        return None;
+    }
     for sector in 0..SECTORS {
         let register = &mut state.registers[sector];
-        register.floor = register.floor & state.ops[slot].held[sector] | 1 << register.value;
+        let (held, value) = (op.held[sector], register.value);
+        if ignorant && held & 1 << value == 0 {
+            let value = name(value);
+            let what = format!(
+                "FLUSH is answered with success, but s{sector} fell to {value}, unknown to its client"
+            );
+            return Some((Kind::Lin, what));
+        }
+        if ignorant {
+            register.falls &= held;
+        }
+        register.floor = register.floor & held | 1 << value;
     }
+    None
 }
 
 /// The instance is gone; `state` is the one after recovery, but for its registers and operations.
 pub fn crash(state: &mut State, power: bool) -> Option<Finding> {
+    (state.wrote, state.ignorant) = (0, 0);
     for sector in 0..SECTORS {
         let pending = pending(&state.ops, sector);
         let register = state.registers[sector];
         let writes: u8 =
             (0..OPS as u8).filter(|slot| pending & 1 << slot != 0).map(|slot| 1 << (FIRST + slot)).sum();
-        let allowed = register.floor | register.exposed | writes;
-        let value = state.serve(sector);
+        let allowed = register.floor | register.exposed | register.falls | writes;
+        let Some(value) = state.serve(sector) else { continue };
         if allowed & 1 << value == 0 {
             let (value, allowed) = (name(value), names(allowed));
             return Some((Kind::Dur, format!("s{sector} comes back as {value}, not {allowed}")));

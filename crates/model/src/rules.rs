@@ -73,6 +73,8 @@ pub struct Rules {
     pub trim_b2: bool,
     /// D1: a backing flush before the dirty key goes (B4).
     pub trim_b4: bool,
+    /// R5: a read that may have seen what is discarded below dirty data looks up again.
+    pub r5: bool,
     /// D1: only the dirty key that was there goes, not one that came meanwhile (B5).
     pub trim_b5: bool,
     /// F1: FLUSH waits for the removal of dirty data as well.
@@ -103,6 +105,18 @@ pub struct Rules {
     pub b4: bool,
     /// J1: the cache device is flushed before a journal block.
     pub j1: bool,
+    /// J3: a failed flush of the cache device fails the journal, for good.
+    pub j3: bool,
+    /// J3: what such a flush may have cost is not read.
+    pub j3_reads: bool,
+    /// F4: who has written is told once of a failed flush of the backing device.
+    pub f4: bool,
+    /// F4: each of them is told, not only the first that asks.
+    pub f4_each: bool,
+    /// F5: what a failed flush of the backing device may have cost is not cached until it is written again.
+    pub f5: bool,
+    /// F5: copies of it are dropped.
+    pub f5_copies: bool,
     /// J2: a place is reused only when nothing that may return names it.
     pub j2: bool,
     /// A1: the backing device is flushed at attach.
@@ -128,6 +142,7 @@ pub const P8: Rules = Rules {
     trim_may_keep: false,
     trim_b2: true,
     trim_b4: true,
+    r5: true,
     trim_b5: true,
     flush_removals: true,
     durable: Durable::IfMayReturn,
@@ -143,6 +158,12 @@ pub const P8: Rules = Rules {
     b2: true,
     b4: true,
     j1: true,
+    j3: true,
+    j3_reads: true,
+    f4: true,
+    f4_each: true,
+    f5: true,
+    f5_copies: true,
     j2: true,
     a1: true,
     flush_backing: true,
@@ -291,7 +312,7 @@ pub fn variants() -> Vec<Variant> {
             "discard-may-keep",
             "a discard over dirty data does not zero the range",
             Rules { trim_may_keep: true, ..P8 },
-            &[Kind::Lin],
+            ALL,
         ),
         variant(
             "discard-no-b2",
@@ -304,6 +325,12 @@ pub fn variants() -> Vec<Variant> {
             "a discard drops dirty keys without a flush",
             Rules { trim_b4: false, ..P8 },
             &[Dur],
+        ),
+        variant(
+            "no-r5",
+            "reads that have seen a discard below dirty data do not look again",
+            Rules { r5: false, ..P8 },
+            NONE,
         ),
         variant(
             "discard-no-b5",
@@ -328,7 +355,7 @@ pub fn variants() -> Vec<Variant> {
             "no-c1-copies",
             "copies of un-flushed ranges are recorded",
             Rules { track_copies: false, ..P8 },
-            &[Ceb],
+            &[Dur, Ceb],
         ),
         variant(
             "w5-early",
@@ -347,6 +374,32 @@ pub fn variants() -> Vec<Variant> {
         variant("no-b2", "writeback does not wait for its record", Rules { b2: false, ..P8 }, &[Ceb]),
         variant("no-b4", "keys turn clean without a flush", Rules { b4: false, ..P8 }, &[Dur, Ceb]),
         variant("no-j1", "no flush before a journal block", Rules { j1: false, ..P8 }, &[Dur, Ceb]),
+        variant(
+            "no-j3",
+            "a set goes on after a failed flush of the cache device",
+            Rules { j3: false, ..P8 },
+            ALL,
+        ),
+        variant(
+            "no-j3-reads",
+            "what such a flush may have cost is read",
+            Rules { j3_reads: false, ..P8 },
+            &[Kind::Lin, Ceb],
+        ),
+        variant(
+            "no-f4",
+            "clients are not told of flushes of others that fail",
+            Rules { f4: false, ..P8 },
+            &[Kind::Lin, Dur],
+        ),
+        variant(
+            "f4-once",
+            "only the first who asks is told of a failed flush",
+            Rules { f4_each: false, ..P8 },
+            NONE,
+        ),
+        variant("no-f5", "what a failed flush may have cost is cached", Rules { f5: false, ..P8 }, ALL),
+        variant("no-f5-copies", "copies of it are kept", Rules { f5_copies: false, ..P8 }, ALL),
         variant("no-j2", "places are reused at once", Rules { j2: false, ..P8 }, &[Ceb]),
         variant(
             "flush-no-backing",

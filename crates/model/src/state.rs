@@ -23,6 +23,10 @@ pub const DIRTY: u8 = 1;
 pub const FIRST: u8 = 2;
 /// What a place holds that nobody wrote.
 pub const GARBAGE: u8 = 7;
+/// What a place holds that is not read any more (J3).
+pub const LOST: u8 = 6;
+/// Clients at most. It is FLUSH that tells them apart (F4).
+pub const CLIENTS: u8 = 2;
 
 /// A number for a place.
 pub type Place = u8;
@@ -91,12 +95,46 @@ pub struct Disk {
     pub durable: u8,
     /// What has landed since, oldest first.
     pub versions: Few<Version, VERSIONS>,
+    /// What a failed flush has lost and reads still return, until it shows or a write lands: the value + 1.
+    phantom: u8,
 }
 
 impl Disk {
+    /// A sector with this content, durable.
+    pub fn new(durable: u8) -> Disk {
+        Disk { durable, ..Disk::default() }
+    }
+
     /// What a read returns.
     pub fn live(&self) -> u8 {
+        self.phantom.checked_sub(1).unwrap_or_else(|| self.kept())
+    }
+
+    fn kept(&self) -> u8 {
         self.versions.last().map_or(self.durable, |version| version.value)
+    }
+
+    /// A write lands.
+    pub fn land(&mut self, version: Version) {
+        self.phantom = 0;
+        self.versions.push(version);
+    }
+
+    /// A failed flush has lost all versions but so many. `late`: reads still return the newest one.
+    pub fn lose(&mut self, kept: usize, late: bool) {
+        let live = self.live();
+        self.versions.truncate(kept);
+        self.phantom = if late { live + 1 } else { 0 };
+    }
+
+    /// The loss shows. Says whether there was one that did not.
+    pub fn show(&mut self) -> bool {
+        std::mem::take(&mut self.phantom) > 0
+    }
+
+    /// What was lost and still is returned.
+    pub fn phantom(&self) -> Option<u8> {
+        self.phantom.checked_sub(1)
     }
 
     /// Everything up to this version is settled: it is durable.
@@ -137,6 +175,13 @@ impl<T: Copy + Default, const N: usize> Few<T, N> {
         self.items.copy_within(count..len, 0);
         self.items[len - count..len].fill(T::default());
         self.len -= count as u8;
+    }
+
+    /// Takes all but the first items out.
+    pub fn truncate(&mut self, count: usize) {
+        let len = usize::from(self.len);
+        self.items[count..len].fill(T::default());
+        self.len = count as u8;
     }
 }
 
@@ -204,6 +249,21 @@ impl OpKind {
     /// Leaves a clean copy.
     pub fn is_through(self) -> bool {
         matches!(self, OpKind::Through | OpKind::ThroughFua)
+    }
+
+    /// For the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            OpKind::Read => "read",
+            OpKind::Bypass => "bypass",
+            OpKind::BypassFua => "bypass-fua",
+            OpKind::Through => "through",
+            OpKind::ThroughFua => "through-fua",
+            OpKind::Back => "back",
+            OpKind::BackFua => "back-fua",
+            OpKind::Discard => "discard",
+            OpKind::Flush => "flush",
+        }
     }
 
     /// In words.
@@ -283,6 +343,18 @@ pub struct Op {
     pub landed: u8,
     /// The backing write has failed.
     pub failed: bool,
+    /// F5: a flush failed while the write was under way to the backing device.
+    pub shaken: bool,
+    /// A flush failed before the reply.
+    pub in_doubt: bool,
+    /// FLUSH: whose.
+    pub client: u8,
+    /// Read: sectors whose data is dirty.
+    pub dirty: u8,
+    /// Read: sectors below whose dirty data zeroes were submitted meanwhile (R5).
+    pub early: u8,
+    /// Read: it looks up for the second time, and keeps such zeroes away.
+    pub again: bool,
     /// The removal of P0 to P2 that is not in the decide step is done.
     pub removed: bool,
     /// The early copy is in the index.
@@ -357,6 +429,8 @@ pub struct Writeback {
     pub landed: u8,
     /// It has failed.
     pub failed: bool,
+    /// F5, as for clients.
+    pub shaken: bool,
     /// As for clients.
     pub wait: u8,
     /// Its part in the flush of the backing device.
@@ -376,9 +450,9 @@ pub struct Budget {
     pub writebacks: u8,
     /// Backing writes that fail.
     pub errors: u8,
-    /// Failures of the journal, for good.
+    /// Failures of the journal, for good, and flushes of the cache device that fail.
     pub journal_errors: u8,
-    /// Backing flushes that fail.
+    /// Flushes of the backing device that fail.
     pub flush_errors: u8,
     /// Power failures.
     pub power_failures: u8,
@@ -414,6 +488,8 @@ pub struct State {
     pub submitted: u8,
     /// The journal has failed.
     pub journal_failed: bool,
+    /// J3: a flush of the cache device has failed, and with it the set.
+    pub set_failed: bool,
     /// The index in memory.
     pub index: [Key; SECTORS],
     /// Unpublished copies: place + 1.
@@ -422,20 +498,70 @@ pub struct State {
     pub current: u8,
     /// Un-flushed sectors that the flush in flight covers.
     pub flushing: u8,
+    /// F5: sectors that a failed flush may have cost.
+    pub suspect: u8,
+    /// F4.
+    pub told: Told,
     /// The clients.
     pub ops: [Op; OPS],
     /// Background writeback.
     pub writeback: Writeback,
     /// What clients may see.
     pub registers: [Register; SECTORS],
+    /// Clients that have written, as bits.
+    pub wrote: u8,
+    /// Of these, those that have not been told of the last failed flush.
+    pub ignorant: u8,
+}
+
+/// F4: which clients are owed an error, as bits.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Told {
+    /// Clients that have been heard of.
+    pub known: u8,
+    /// Those whose next FLUSH fails.
+    pub owed: u8,
+    /// A flush has failed, and nobody knows.
+    pub untold: bool,
+}
+
+impl Told {
+    /// A client writes or flushes.
+    pub fn comes(&mut self, client: u8) {
+        if self.known & 1 << client == 0 {
+            self.known |= 1 << client;
+            self.owed |= u8::from(self.untold) << client;
+        }
+    }
+
+    /// A flush has failed.
+    pub fn flush_failed(&mut self) {
+        self.owed = self.known;
+        self.untold = true;
+    }
+
+    /// Whether the FLUSH of this client, which ends now, has to fail. `each`: the others are still owed an error.
+    pub fn flush_ends(&mut self, client: u8, each: bool) -> bool {
+        let owed = self.owed & 1 << client != 0;
+        let told = if each || !owed { 1 << client } else { u8::MAX };
+        self.owed &= !told;
+        self.untold &= !owed;
+        owed
+    }
 }
 
 impl State {
-    /// What a read of the sector returns at this moment.
-    pub fn serve(&self, sector: usize) -> u8 {
-        match self.copy(sector).or(self.index[sector].place()) {
-            Some(place) => self.places[usize::from(place)].live,
-            None => self.disk[sector].live(),
+    /// What a read of the sector returns at this moment. None: an error.
+    pub fn serve(&self, sector: usize) -> Option<u8> {
+        self.read(sector, self.copy(sector).or(self.index[sector].place()), self.index[sector].is_dirty())
+    }
+
+    /// What a read returns that has found this place. R4: what can't be read, and is clean, is read below.
+    pub fn read(&self, sector: usize, place: Option<Place>, dirty: bool) -> Option<u8> {
+        match place.map(|place| self.places[usize::from(place)].live) {
+            Some(LOST) if dirty => None,
+            Some(LOST) | None => Some(self.disk[sector].live()),
+            found => found,
         }
     }
 
@@ -447,6 +573,12 @@ impl State {
     /// Un-flushed sectors, as bits.
     pub fn unflushed(&self) -> u8 {
         self.current | self.flushing
+    }
+
+    /// Places that were written since the cache device was flushed, as bits.
+    pub fn not_durable(&self) -> u16 {
+        let fragile = |place: &usize| self.places[*place].live != self.places[*place].durable;
+        (0..PLACES).filter(fragile).map(|place| 1 << place).sum()
     }
 
     /// Whether a crash may bring back a key: it is durable, or in a record that is not.

@@ -46,6 +46,9 @@ fn disk(state: &State, sectors: usize) -> String {
         disk.versions.iter().for_each(|version| {
             let _ = write!(text, " > {}", name(version.value));
         });
+        if let Some(value) = disk.phantom() {
+            let _ = write!(text, " (reads: {})", name(value));
+        }
         text
     };
     (0..sectors).map(one).collect::<Vec<_>>().join(" | ")

@@ -74,6 +74,44 @@ fn p8_holds_with_three_operations() {
     assert_holds("P8", &Bounds::new(1, 3).with_kinds(&kinds).of(P8), 200_000);
 }
 
+/// A flush of the backing device may fail and lose, at once or later, and each of two clients is told.
+#[test]
+fn p8_holds_with_three_operations_and_failing_flushes() {
+    let mut bounds = Bounds::new(1, 3).with_kinds(&[OpKind::Read, OpKind::Through, OpKind::Flush]).strictly();
+    bounds.budget = Budget { evictions: 0, writebacks: 0, flush_errors: 1, ..bounds.budget };
+    assert_holds("P8", &bounds.of(P8), 100_000);
+}
+
+/// Three operations, for rules that two say nothing of.
+fn three(kinds: &[OpKind]) -> Bounds {
+    let mut bounds = Bounds::new(1, 3).with_kinds(kinds);
+    bounds.budget = Budget { evictions: 0, writebacks: 0, errors: 0, ..bounds.budget };
+    bounds
+}
+
+/// F4: the client that wrote asks second, and is told nothing.
+#[test]
+fn one_error_for_all_clients_hides_a_loss() {
+    let mut bounds = three(&[OpKind::Bypass, OpKind::Flush]);
+    bounds.budget.flush_errors = 1;
+    assert_holds("P8", &bounds.of(P8), 10_000);
+    let outcome = search(&bounds.of(Rules { f4_each: false, ..P8 }), STATES_MAX, |found| {
+        [Kind::Lin, Kind::Dur].iter().all(|kind| found.iter().any(|it| it.kind == *kind))
+    });
+    let example = outcome.of(Kind::Dur).expect("w1 is gone");
+    assert!(example.what.contains("comes back as older, not w"), "{}", example.what);
+}
+
+/// R5: the read has missed, then the sector becomes dirty and is discarded.
+#[test]
+fn a_read_that_does_not_look_again_sees_a_discard_early() {
+    let bounds = three(&[OpKind::Read, OpKind::Back, OpKind::Discard]);
+    assert_holds("P8", &bounds.of(P8), 20_000);
+    let outcome = search(&bounds.of(Rules { r5: false, ..P8 }), STATES_MAX, |_| true);
+    let example = outcome.of(Kind::Lin).expect("zeroes, and then w2 again");
+    assert!(example.what.contains("the read returns w3 for s0"), "{}", example.what);
+}
+
 /// Every variant violates exactly what it is said to: each kind is found, and nothing else before it.
 #[test]
 fn every_variant_does_what_is_said_of_it() {

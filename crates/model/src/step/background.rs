@@ -5,11 +5,15 @@ use super::Steps;
 use super::client::complete;
 use crate::action::Action;
 use crate::invariant;
-use crate::state::{At, Key, NOWHERE, OPS, Op, SECTORS, State, Version, Wants, WritebackAt};
+use crate::monitor;
+use crate::state::{
+    At, Key, LOST, NOWHERE, OPS, Op, PLACES, SECTORS, State, Version, Wants, Writeback, WritebackAt,
+};
 
 impl Steps<'_> {
     pub(super) fn background(&mut self) {
         self.journal();
+        self.cache_flush_fails();
         self.disk_flush();
         for sector in 0..self.model.sectors {
             self.publish(sector);
@@ -45,7 +49,41 @@ impl Steps<'_> {
         }
     }
 
+    /// A flush of the cache device fails, whoever asked for it. What was not durable may be gone, any part of it.
+    fn cache_flush_fails(&mut self) {
+        let from = self.from;
+        let at_risk = from.not_durable();
+        if from.budget.journal_errors == 0 || from.journal_failed || at_risk == 0 {
+            return;
+        }
+        let mut failed = *from;
+        failed.budget.journal_errors -= 1;
+        failed.journal_failed = self.rules().j3;
+        failed.set_failed = self.rules().j3;
+        if self.rules().j3 && self.rules().j3_reads {
+            // Whether it is gone makes no difference.
+            for place in (0..PLACES).filter(|place| at_risk & 1 << place != 0) {
+                failed.places[place].live = LOST;
+            }
+            self.add(Action::CacheFlushFails { lost: false }, failed, &[], None);
+            return;
+        }
+        for lost in (0..1_u16 << PLACES).filter(|lost| lost & !at_risk == 0) {
+            let mut state = failed;
+            for place in (0..PLACES).filter(|place| lost & 1 << place != 0) {
+                state.places[place].live = state.places[place].durable;
+            }
+            self.add(Action::CacheFlushFails { lost: lost != 0 }, state, &[], None);
+        }
+    }
+
     fn disk_flush(&mut self) {
+        for sector in 0..self.model.sectors {
+            let mut state = *self.from;
+            if state.disk[sector].show() {
+                self.add(Action::LossShows { sector }, state, &[], None);
+            }
+        }
         let from = self.from;
         if !from.disk_flush {
             let wanted = from.ops.iter().any(|op| op.wants == Wants::Flush)
@@ -81,29 +119,73 @@ impl Steps<'_> {
         }
     }
 
+    /// Of the versions of each sector the newest may be gone, any number of them, at once or when reads have returned them for a
+    /// while. What is gone is not made durable by the next flush. (To lose an older one as well makes no difference.)
     fn disk_flush_fails(&mut self) {
-        let mut state = *self.from;
+        let mut failed = *self.from;
+        self.note_failed_flush(&mut failed);
+        monitor::flush_failed(&mut failed);
+        let sectors = [0, 1].map(|sector| self.losses(sector));
+        for &(kept, late) in &sectors[0] {
+            for &(other_kept, other_late) in &sectors[1] {
+                let mut state = failed;
+                let lost = [kept, other_kept] != [0, 1].map(|sector| state.disk[sector].versions.len());
+                state.disk[0].lose(kept, late);
+                state.disk[1].lose(other_kept, other_late);
+                self.add(Action::FlushFails { lost }, state, &[], None);
+            }
+        }
+    }
+
+    /// How many versions a failed flush may leave, and whether reads go on to return what is lost.
+    fn losses(&self, sector: usize) -> Vec<(usize, bool)> {
+        let disk = &self.from.disk[sector];
+        // A FUA write under way will be durable.
+        let durable = |version: &Version| {
+            let fua = self.from.ops.get(usize::from(version.writer));
+            fua.is_some_and(|op| op.kind.is_fua() && op.at == At::Flying)
+        };
+        let least = disk.versions.iter().rposition(durable).map_or(0, |at| at + 1);
+        let all = disk.versions.len();
+        let mut losses = vec![(all, disk.phantom().is_some())];
+        losses.extend((least..all).flat_map(|kept| [(kept, false), (kept, true)]));
+        losses
+    }
+
+    fn note_failed_flush(&self, state: &mut State) {
         state.budget.flush_errors -= 1;
         state.disk_flush = false;
         for disk in &mut state.disk {
             disk.versions.iter_mut().for_each(|version| version.covered = false);
         }
-        let lost = std::mem::take(&mut state.flushing);
-        state.current |= lost;
-        for sector in self.sectors(lost) {
-            state.unpublished[sector] = 0;
+        state.current |= std::mem::take(&mut state.flushing);
+        let lost = state.current;
+        let writes = state.ops.iter().any(Op::is_write) || state.writeback.at != WritebackAt::Idle;
+        if self.rules().f4 && (lost != 0 || writes) {
+            state.told.flush_failed();
         }
+        if self.rules().f5 {
+            state.suspect |= lost;
+        }
+        if self.rules().f5_copies {
+            for sector in self.sectors(lost) {
+                state.unpublished[sector] = 0;
+            }
+        }
+        for op in state.ops.iter_mut().filter(|op| op.is_write()) {
+            op.shaken |= matches!(op.at, At::Flying | At::Completed | At::TrimFlying);
+        }
+        state.writeback.shaken |= matches!(state.writeback.at, WritebackAt::Flying | WritebackAt::Completed);
         // What is discarded below dirty data is like a batch of writeback: see there.
         for op in state.ops.iter_mut().filter(|op| op.wants == Wants::ThisFlush || op.trims()) {
             op.failed = true;
         }
-        each_wants(&mut state, Wants::ThisFlush, Wants::Nothing);
+        each_wants(state, Wants::ThisFlush, Wants::Nothing);
         // Even somebody else's flush may have cost what the batch wrote.
         state.writeback.failed = state.writeback.at != WritebackAt::Idle;
         if state.writeback.at == WritebackAt::Flushing && state.writeback.wants == Wants::Nothing {
             state.writeback = Steps::idle_writeback();
         }
-        self.add(Action::FlushFails, state, &[], None);
     }
 
     /// C1, C2.
@@ -159,6 +241,8 @@ impl Steps<'_> {
             WritebackAt::Completed => {
                 let mut state = *from;
                 state.current |= self.unflushed(from.writeback.mask);
+                let Writeback { mask, failed, shaken, .. } = from.writeback;
+                self.written(&mut state, mask, shaken, !failed);
                 if from.writeback.failed {
                     state.writeback = Steps::idle_writeback();
                 } else if self.rules().b4 {
@@ -211,7 +295,14 @@ impl Steps<'_> {
             }
             state.writeback.landed |= 1 << sector;
             let value = state.places[usize::from(batch.place[sector])].live;
-            state.disk[sector].versions.push(Version { value, writer: OPS as u8, ..Version::default() });
+            if value == LOST {
+                state.writeback.at = WritebackAt::Completed;
+                state.writeback.failed = true;
+                complete(&mut state, OPS as u8);
+                self.add(Action::WritebackFail, state, &[], None);
+                continue;
+            }
+            state.disk[sector].land(Version { value, writer: OPS as u8, ..Version::default() });
             self.add(Action::WritebackLand { sector }, state, &[], None);
         }
         let mut state = *from;

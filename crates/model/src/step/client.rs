@@ -6,7 +6,7 @@ use crate::invariant;
 use crate::monitor;
 use crate::rules::{Durable, OverDirty, Removal, Trim};
 use crate::state::{
-    At, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants, WritebackAt,
+    At, CLIENTS, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants, WritebackAt,
 };
 
 /// After the reply to a read: R3 is still to come if something is to be cached.
@@ -58,12 +58,24 @@ impl Steps<'_> {
                 if kind == OpKind::Flush && mask != self.model.every_sector() {
                     continue;
                 }
-                self.begin_one(slot, kind, mask);
+                for client in 0..self.clients_of(kind, left) {
+                    self.begin_one(slot, kind, mask, client);
+                }
             }
         }
     }
 
-    fn begin_one(&mut self, slot: usize, kind: OpKind, mask: u8) {
+    /// How many clients may ask for this. They differ only where a FLUSH may tell of a failed flush, and the first one is
+    /// like any other.
+    fn clients_of(&self, kind: OpKind, left: u8) -> u8 {
+        let flush_later = kind.writes() && left > 1 && self.model.kinds.contains(&OpKind::Flush);
+        let from = self.from;
+        let matters = from.budget.flush_errors > 0 || from.told.owed | from.ignorant != 0;
+        let several = matters && from.wrote != 0;
+        if several && (flush_later || kind == OpKind::Flush) { CLIENTS } else { 1 }
+    }
+
+    fn begin_one(&mut self, slot: usize, kind: OpKind, mask: u8, client: u8) {
         let busy = |op: &Op| op.is_write() && op.mask & mask != 0;
         if self.rules().exclusion && kind.writes() && self.from.ops.iter().any(busy) {
             return;
@@ -71,20 +83,19 @@ impl Steps<'_> {
         let mut state = *self.from;
         state.budget.ops -= 1;
         let mut op = Op { kind, mask, place: [NOWHERE; SECTORS], read: [UNREAD; SECTORS], ..Op::default() };
+        if state.budget.flush_errors > 0 {
+            monitor::asks(&mut state, kind, client);
+        }
+        if self.rules().f4 && kind != OpKind::Read && (state.budget.flush_errors > 0 || state.told.untold) {
+            state.told.comes(client);
+        }
         match kind {
             OpKind::Read => {
                 op.at = At::Reading;
-                for sector in self.sectors(mask) {
-                    let hit = state.copy(sector).or(state.index[sector].place());
-                    op.place[sector] = hit.unwrap_or(NOWHERE);
-                    let writing = |op: &Op| op.is_write() && op.has(sector);
-                    if hit.is_some() || (self.rules().doom_fills && state.ops.iter().any(writing)) {
-                        op.doomed |= 1 << sector;
-                    }
-                }
             }
             OpKind::Flush => {
                 op.at = At::Flushing;
+                op.client = client;
                 let nothing = self.rules().track_fills && state.unflushed() == 0;
                 op.wants = if self.rules().flush_backing && !nothing { Wants::Flush } else { Wants::Nothing };
                 let newest = state.records.iter().rposition(|record| {
@@ -111,6 +122,9 @@ impl Steps<'_> {
             }
         }
         state.ops[slot] = op;
+        if kind == OpKind::Read {
+            self.look_up(&mut state, slot);
+        }
         if op.at == At::Placed && !self.place_data(&mut state, slot) {
             return;
         }
@@ -190,7 +204,7 @@ impl Steps<'_> {
     /// D1: a discard begins to work on dirty sectors, as a writeback would (B1).
     fn trim_starts(&mut self, slot: usize, dirty: u8) {
         let mut state = *self.from;
-        let busy = |op: &Op| (op.backing_write() || op.trims()) && op.mask & dirty != 0;
+        let busy = |op: &Op| (op.backing_write() || op.trims() || op.again) && op.mask & dirty != 0;
         let writeback = state.writeback.at != WritebackAt::Idle && state.writeback.mask & dirty != 0;
         if writeback || state.ops.iter().any(busy) {
             return;
@@ -201,8 +215,9 @@ impl Steps<'_> {
             op.place[sector] = state.index[sector].place().unwrap_or(NOWHERE);
         }
         op.wait = if self.model.rules.trim_b2 { state.records.len() as u8 } else { 0 };
-        op.at = if op.wait > 0 { At::TrimWaiting } else { At::TrimFlying };
-        let broken = if op.wait > 0 { None } else { invariant::nothing_clean_returns(&state, dirty) };
+        let waits = op.wait > 0;
+        op.at = At::TrimWaiting;
+        let broken = if waits { None } else { self.trim_submits(&mut state, slot, dirty) };
         let answers: &[Answer] = if others == 0 { &[] } else { &[Answer::Write(slot, others, false)] };
         self.add(Action::Trim { slot, mask: dirty }, state, answers, broken);
     }
@@ -212,8 +227,7 @@ impl Steps<'_> {
         let mut state = *self.from;
         match op.at {
             At::TrimWaiting if op.wait == 0 => {
-                state.ops[slot].at = At::TrimFlying;
-                let broken = invariant::nothing_clean_returns(&state, op.mask);
+                let broken = self.trim_submits(&mut state, slot, op.mask);
                 self.add(Action::TrimSubmit { slot }, state, &[], broken);
             }
             At::TrimWaiting if state.journal_failed => {
@@ -233,6 +247,17 @@ impl Steps<'_> {
         }
     }
 
+    /// Reads that are under way may see the zeroes before they take effect.
+    fn trim_submits(&self, state: &mut State, slot: usize, mask: u8) -> Option<monitor::Finding> {
+        state.ops[slot].at = At::TrimFlying;
+        if self.rules().r5 {
+            for op in state.ops.iter_mut().filter(|op| op.at == At::Reading) {
+                op.early |= op.mask & mask;
+            }
+        }
+        invariant::nothing_clean_returns(state, mask)
+    }
+
     fn trim_flies(&mut self, slot: usize, op: Op) {
         for sector in self.sectors(op.mask & !op.landed) {
             let mut state = *self.from;
@@ -242,7 +267,7 @@ impl Steps<'_> {
             }
             if !state.disk[sector].versions.is_full() {
                 let version = Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
-                state.disk[sector].versions.push(version);
+                state.disk[sector].land(version);
                 self.add(Action::Land { slot, sector }, state, &[], None);
             }
         }
@@ -251,12 +276,14 @@ impl Steps<'_> {
         state.current |= self.unflushed(op.mask);
         if op.landed == op.mask {
             let mut state = state;
+            self.written(&mut state, op.mask, op.shaken, true);
             state.ops[slot].at = if self.rules().trim_b4 { At::TrimFlushing } else { At::TrimDropping };
             state.ops[slot].wants = if self.rules().trim_b4 { Wants::Flush } else { Wants::Nothing };
             self.add(Action::TrimComplete { slot }, state, &[], None);
         }
         if state.budget.errors > 0 {
             state.budget.errors -= 1;
+            self.written(&mut state, op.mask, op.shaken, false);
             self.add(Action::Fail { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
         }
     }
@@ -321,7 +348,7 @@ impl Steps<'_> {
             }
             if !state.disk[sector].versions.is_full() {
                 let version = Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
-                state.disk[sector].versions.push(version);
+                state.disk[sector].land(version);
                 self.add(Action::Land { slot, sector }, state, &[], None);
             }
         }
@@ -375,7 +402,8 @@ impl Steps<'_> {
     fn copy(&self, state: &mut State, slot: usize) -> bool {
         let mask = state.ops[slot].mask;
         self.disturb(state, mask);
-        self.sectors(mask).all(|sector| {
+        let kept = if state.set_failed { 0 } else { mask & !state.suspect };
+        self.sectors(kept).all(|sector| {
             let Some(place) = state.allocate(FIRST + slot as u8, self.rules().j2) else { return false };
             if self.rules().track_copies {
                 state.unpublished[sector] = place + 1;
@@ -400,6 +428,8 @@ impl Steps<'_> {
         if !durable && !self.rules().unflushed_at_submission {
             state.current |= self.unflushed(op.mask);
         }
+        let fua = op.kind.is_fua() && !op.failed;
+        self.written(&mut state, op.mask, op.shaken && !fua, !op.failed && op.kind != OpKind::Discard);
         if op.kind.is_through() && !early && !op.failed && op.doomed == 0 && !self.copy(&mut state, slot) {
             return;
         }
@@ -418,6 +448,10 @@ impl Steps<'_> {
     /// K2.
     fn insert(&mut self, slot: usize, op: Op) {
         let mut state = *self.from;
+        if state.set_failed {
+            self.add(Action::GiveUp { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+            return;
+        }
         self.disturb(&mut state, op.mask);
         for sector in self.sectors(op.mask) {
             state.unpublished[sector] = 0;
@@ -442,21 +476,45 @@ impl Steps<'_> {
         }
     }
 
+    /// R1.
+    fn look_up(&self, state: &mut State, slot: usize) {
+        let mut op = state.ops[slot];
+        op.dirty = 0;
+        for sector in self.sectors(op.mask) {
+            let hit = state.copy(sector).or(state.index[sector].place());
+            op.place[sector] = hit.unwrap_or(NOWHERE);
+            op.dirty |= u8::from(state.index[sector].is_dirty()) << sector;
+            let writing = |op: &Op| op.is_write() && op.has(sector);
+            if hit.is_some() || (self.rules().doom_fills && state.ops.iter().any(writing)) {
+                op.doomed |= 1 << sector;
+            }
+        }
+        state.ops[slot] = op;
+    }
+
     /// R2.
     fn read(&mut self, slot: usize, op: Op) {
         let mut all = true;
         for sector in self.sectors(op.mask).filter(|sector| op.read[*sector] == UNREAD) {
             all = false;
             let mut state = *self.from;
-            let place = op.place[sector];
-            state.ops[slot].read[sector] = match place {
-                NOWHERE => state.disk[sector].live(),
-                place => state.places[usize::from(place)].live,
+            let place = Some(op.place[sector]).filter(|place| *place != NOWHERE);
+            let Some(value) = state.read(sector, place, op.dirty & 1 << sector != 0) else {
+                state.ops[slot] = Op::default();
+                self.add(Action::ReadFails { slot }, state, &[], None);
+                return;
             };
+            state.ops[slot].read[sector] = value;
             state.ops[slot].place[sector] = NOWHERE;
             self.add(Action::Read { slot, sector }, state, &[], None);
         }
-        if all {
+        if all && op.early != 0 {
+            let mut state = *self.from;
+            state.ops[slot] = Op { again: true, early: 0, read: [UNREAD; SECTORS], ..op };
+            self.look_up(&mut state, slot);
+            state.ops[slot].doomed = op.mask;
+            self.add(Action::LookAgain { slot }, state, &[], None);
+        } else if all {
             self.add(Action::Reply { slot }, *self.from, &[Answer::Read(slot)], None);
         }
     }
@@ -464,7 +522,8 @@ impl Steps<'_> {
     /// R3.
     fn fill(&mut self, slot: usize, op: Op) {
         let mut state = *self.from;
-        for sector in self.sectors(op.mask & !op.doomed) {
+        let kept = if state.set_failed { 0 } else { op.mask & !op.doomed & !state.suspect };
+        for sector in self.sectors(kept) {
             let has_key = state.index[sector] != Key::NONE;
             if has_key && !self.rules().track_fills {
                 continue;
@@ -484,8 +543,11 @@ impl Steps<'_> {
     fn flushing(&mut self, slot: usize, op: Op) {
         let stuck = op.wait > 0 && self.from.journal_failed;
         if op.wants == Wants::Nothing && (op.wait == 0 || stuck) {
-            let ok = !stuck && !op.failed;
-            self.add(Action::Reply { slot }, *self.from, &[Answer::Flush(slot, ok)], None);
+            let mut state = *self.from;
+            // F4
+            let owed = state.told.flush_ends(op.client, self.rules().f4_each);
+            let ok = !stuck && !op.failed && !owed;
+            self.add(Action::Reply { slot }, state, &[Answer::Flush(slot, ok)], None);
         }
     }
 }

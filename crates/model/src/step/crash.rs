@@ -4,7 +4,7 @@ use super::Steps;
 use super::background::make_durable;
 use crate::action::Action;
 use crate::monitor;
-use crate::state::{Disk, NOWHERE, OPS, Op, PLACES, SECTORS, State, Writeback};
+use crate::state::{Disk, LOST, NOWHERE, OPS, Op, PLACES, SECTORS, State, Told, Writeback};
 
 impl Steps<'_> {
     pub(super) fn crashes(&mut self) {
@@ -18,8 +18,9 @@ impl Steps<'_> {
                 state.budget.restarts -= 1;
                 make_durable(&mut state, kept);
                 for disk in &mut state.disk {
+                    disk.show();
                     if self.rules().a1 && !disk.versions.is_empty() {
-                        *disk = Disk { durable: disk.live(), ..Disk::default() };
+                        *disk = Disk::new(disk.live());
                     }
                     disk.versions.iter_mut().for_each(|version| {
                         version.completed = true;
@@ -50,7 +51,7 @@ impl Steps<'_> {
                 let mut state = records;
                 for (disk, chosen) in state.disk.iter_mut().zip(chosen) {
                     let durable = if chosen == 0 { disk.durable } else { disk.versions[chosen - 1].value };
-                    *disk = Disk { durable, ..Disk::default() };
+                    *disk = Disk::new(durable);
                 }
                 for (place, content) in state.places.iter_mut().enumerate() {
                     if lost & 1 << place != 0 {
@@ -70,11 +71,19 @@ impl Steps<'_> {
         state.records = Default::default();
         state.submitted = 0;
         state.journal_failed = false;
+        state.set_failed = false;
+        (state.suspect, state.told) = (0, Told::default());
         state.index = state.durable;
         state.unpublished = [0; SECTORS];
         (state.current, state.flushing, state.disk_flush) = (0, 0, false);
         state.writeback = Writeback { place: [NOWHERE; SECTORS], ..Writeback::default() };
-        state.places.iter_mut().for_each(|content| content.durable = content.live);
+        for content in &mut state.places {
+            // No key names what is lost (J1).
+            match content.live {
+                LOST => content.live = content.durable,
+                live => content.durable = live,
+            }
+        }
         let finding = monitor::crash(&mut state, power);
         state.ops = [Op { place: [NOWHERE; SECTORS], ..Op::default() }; OPS];
         self.done(action, state, &[], finding);

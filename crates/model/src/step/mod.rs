@@ -70,7 +70,7 @@ impl Model {
                     let kind = number % per_sector;
                     number /= per_sector;
                     let value = if kind == 2 { DIRTY } else { OLDER };
-                    state.disk[sector] = Disk { durable: OLDER, ..Disk::default() };
+                    state.disk[sector] = Disk::new(OLDER);
                     if kind > 0 {
                         state.places[sector] = Content { live: value, durable: value };
                         state.index[sector] = Key::new(sector as u8, kind == 2);
@@ -118,12 +118,7 @@ impl Steps<'_> {
             finding = finding.or_else(|| match *answer {
                 Answer::Read(slot) => monitor::end_read(&mut state, slot),
                 Answer::Write(slot, mask, ok) => monitor::end_write(&mut state, slot, mask, ok),
-                Answer::Flush(slot, ok) => {
-                    if ok {
-                        monitor::end_flush(&mut state, slot);
-                    }
-                    None
-                }
+                Answer::Flush(slot, ok) => monitor::end_flush(&mut state, slot, ok),
             });
         }
         self.done(action, state, answers, finding);
@@ -157,6 +152,15 @@ impl Steps<'_> {
     /// What became un-flushed.
     fn unflushed(&self, mask: u8) -> u8 {
         if self.rules().one_bit { self.model.every_sector() } else { mask }
+    }
+
+    /// F5: a write to the backing device has ended, under way when a flush failed or not. `good`: what was there is gone.
+    fn written(&self, state: &mut State, mask: u8, shaken: bool, good: bool) {
+        if shaken && self.rules().f5 {
+            state.suspect |= mask;
+        } else if good {
+            state.suspect &= !mask;
+        }
     }
 
     /// The index changes over these sectors: with placeholders, fills are doomed.
