@@ -28,6 +28,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("writeback_degraded", "no room for a writeback write: it goes through"),
     ("fua_data_written_durably", "the data of a lone FUA writeback write needs no flush (J1)"),
     ("dirty_data_discarded", "a discard over dirty data drops it (D1)"),
+    ("read_looks_up_again", "because a discard put zeroes below dirty data meanwhile (R5)"),
     ("discard_in_steps", "a discard over many extents takes more than one step"),
     ("durable_invalidation", "a backing write waits until a removal is durable (W3)"),
     ("return_check_ghost", "because of a key that was removed or replaced earlier"),

@@ -16,6 +16,7 @@ use crate::coherence::table::InFlight;
 use crate::coherence::told::Told;
 use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
+use crate::coherence::zeroes::Zeroes;
 use crate::errors::EngineError;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
@@ -46,6 +47,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) inflight: InFlight,
     pub(crate) unflushed: RefCell<Unflushed>,
     pub(crate) unpublished: RefCell<Unpublished>,
+    pub(crate) zeroes: Zeroes,
     pub(crate) flush_lock: Lock,
     pub(crate) flushes_started: Cell<u64>,
     pub(crate) flush_good: Cell<u64>,
@@ -136,6 +138,7 @@ impl<E: Env> CachedVolume<E> {
             inflight: InFlight::new(mutation),
             unflushed: RefCell::new(Unflushed::new(geometry.volatile_cache, mutation)),
             unpublished: RefCell::default(),
+            zeroes: Zeroes::default(),
             flush_lock: Lock::default(),
             flushes_started: Cell::new(0),
             flush_good: Cell::new(0),

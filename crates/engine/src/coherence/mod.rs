@@ -7,6 +7,7 @@
 //! | [`told`] | who has been told of a failed flush (F4) |
 //! | [`lost_places`] | what the cache device may have lost (J3) |
 //! | [`unpublished`] | clean copies that are not in the index yet (C1, C2) |
+//! | [`zeroes`] | what discards put below dirty data (R5) |
 //!
 //! Ghosts, what a crash may bring back, are kept with the index: `index/change.rs`.
 
@@ -15,3 +16,4 @@ pub(crate) mod table;
 pub(crate) mod told;
 pub(crate) mod unflushed;
 pub(crate) mod unpublished;
+pub(crate) mod zeroes;

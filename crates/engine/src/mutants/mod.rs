@@ -72,6 +72,8 @@ mutants! {
         "a discard removes dirty keys like clean ones, before the backing device has discarded their range";
     DiscardDropsBeforeFlush, "discard-drops-before-flush", "D1, B4",
         "dirty keys under a discard go although it is not durable on the backing device";
+    EarlyZeroesSeen, "early-zeroes-seen", "R5",
+        "a read that was at the backing device when a discard zeroed it below dirty data returns what it saw";
     DiscardShowsOlderData, "discard-shows-older-data", "D1",
         "dirty data is dropped after a discard alone, which the device may ignore: what lies below shows";
     DiscardNotDetermined, "discard-not-determined", "D2",

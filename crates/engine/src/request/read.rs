@@ -1,4 +1,4 @@
-//! Reads (R1–R4).
+//! Reads (R1–R5).
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -107,6 +107,7 @@ impl<E: Env> CachedVolume<E> {
         if let Err(error) = self.set.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
+        let began = self.zeroes.now();
         // R1, one step: look up, pin the hits, register a fill for each miss.
         let parts = self.look_up(range, !bypass && !self.is_stopping());
         let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
@@ -132,10 +133,29 @@ impl<E: Env> CachedVolume<E> {
         if !fills.is_empty() {
             self.start_fills(fills);
         }
+        if missed && self.zeroes.since(began, range) && !self.set.mutant(Mutant::EarlyZeroesSeen) {
+            return Box::pin(self.read_again(range)).await;
+        }
         match failed {
             Some(error) => Err(error),
             None => Ok(data),
         }
+    }
+
+    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect. While they are kept away,
+    /// what misses can't be below dirty data.
+    async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
+        self.set.env.mark("read_looks_up_again");
+        let _away = self.zeroes.keep_away(range);
+        if let Err(error) = self.set.load_for_read(self.inode(), range).await {
+            return self.read_without_index(range, error).await;
+        }
+        let parts = self.look_up(range, false);
+        let mut data = IoVec::new();
+        for (result, _) in join_all(parts.into_iter().map(|part| self.read_part(part))).await {
+            data.push(result?);
+        }
+        Ok(data)
     }
 
     /// Has R3 done by one of a few tasks: thousands of reads can miss at the same time.
@@ -324,6 +344,13 @@ impl<E: Env> CachedVolume<E> {
         }
         self.set.env.mark("clean_read_retried");
         self.count(|counters| counters.cache_read_retries += 1);
+        // R5: since it was looked up it may have been written, and be discarded now.
+        let _away = self.zeroes.keep_away(extent.range);
+        let known = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
+        let dirty = !known || self.set.has_dirty(self.inode(), extent.range);
+        if dirty && !self.set.mutant(Mutant::EarlyZeroesSeen) {
+            return Ok(Box::pin(self.read_again(extent.range)).await?.to_buf().freeze());
+        }
         let slice = self.read_backing(extent.range).await?;
         if !published {
             self.unpublished.borrow_mut().remove(extent.range);

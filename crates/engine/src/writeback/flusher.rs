@@ -109,7 +109,7 @@ impl<E: Env> CachedVolume<E> {
                 Err(_) => cleaned.failed += 1,
             }
         }
-        let runs = self.begin_runs(extents, &mut cleaned);
+        let runs = self.begin_runs(extents, below, &mut cleaned);
         drop(holds);
         if runs.is_empty() {
             return cleaned;
@@ -153,7 +153,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// B1, one step: what is still current and not busy enters the table, in runs.
-    fn begin_runs(&self, extents: Vec<Extent>, cleaned: &mut Cleaned) -> Vec<Run> {
+    fn begin_runs(&self, extents: Vec<Extent>, below: Below, cleaned: &mut Cleaned) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         // They become clean in one step.
         let extents_max = self.set.journal.step_records();
@@ -181,7 +181,10 @@ impl<E: Env> CachedVolume<E> {
                 extents[0].range.start,
                 extents.last().expect("a group is not empty").range.end,
             );
-            let Some(ticket) = self.inflight.enter_writeback(range) else {
+            // R5
+            let kept_away = below == Below::Discarded && self.zeroes.are_kept_away(range);
+            let ticket = if kept_away { None } else { self.inflight.enter_writeback(range) };
+            let Some(ticket) = ticket else {
                 self.set.env.mark("writeback_waits_for_backing_write");
                 cleaned.busy += extents.len() as u64;
                 continue;
@@ -202,6 +205,7 @@ impl<E: Env> CachedVolume<E> {
             Below::Discarded => {
                 let failures = self.flush_failures.get();
                 // A device may keep what it is asked to discard, and that is older data. Zeroes it keeps.
+                self.zeroes.submitted(run.range);
                 let mut result = Ok(());
                 if !self.set.mutant(Mutant::DiscardShowsOlderData) {
                     result = self.backing.write_zeroes(run.range).await;

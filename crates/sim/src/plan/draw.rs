@@ -77,6 +77,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::many::many(&mut plan, &mut Rng::fork(seed, "many"));
     super::sizes::sizes(&mut plan, &mut Rng::fork(seed, "sizes"));
     super::starve::starve(&mut plan, &mut Rng::fork(seed, "starve"));
+    super::early::read_early(&mut plan, &mut Rng::fork(seed, "early"));
     super::odd::make_discards_vague(&mut plan, &mut Rng::fork(seed, "discards"));
     super::odd::make_writers_scribble(&mut plan, &mut Rng::fork(seed, "scribble"));
     super::fragments::break_up(&mut plan, &mut Rng::fork(seed, "fragments"), options);

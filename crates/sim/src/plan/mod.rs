@@ -7,6 +7,7 @@
 mod aim;
 mod chains;
 pub mod draw;
+mod early;
 mod fragments;
 mod frontend;
 mod generations;

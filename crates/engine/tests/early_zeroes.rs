@@ -1,0 +1,70 @@
+//! A discard over dirty data puts zeroes on the backing device first, and the dirty key goes when they are durable. Until
+//! then nobody sees them.
+
+mod support;
+
+use std::cell::Cell;
+
+use support::{BUCKETS, STEP, format, open};
+use ubcache_env::local::join;
+use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange, StreamId, Volume};
+use ubcache_sim::disk::Profile;
+use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
+
+const ME: StreamId = StreamId(1);
+const BLOCK: SectorRange = SectorRange::from_bounds(Sector(64), Sector(72));
+const ELSEWHERE: SectorRange = SectorRange::from_bounds(Sector(128), Sector(136));
+
+fn data(byte: u8) -> Buf {
+    let mut data = Buf::for_sectors(8);
+    data.as_mut_slice().fill(byte);
+    data
+}
+
+/// A read that had missed was at the backing device when the block became dirty and was discarded. It returned the zeroes, and
+/// reads after it the dirty data, until its key went. Now such a read looks up again (R5).
+#[test]
+fn a_read_that_missed_does_not_see_a_discard_before_everybody_does() {
+    let mut looked_again = 0;
+    for seed in 0..60 {
+        let world = SimWorld::new(WorldConfig::new(seed));
+        let cache = SimDisk::new(&world, DiskConfig::new("cache", STEP * u64::from(BUCKETS)));
+        let slow = DiskConfig { profile: Profile::Slow, ..DiskConfig::new("backing", 65_536 + 16) };
+        let backing = SimDisk::new(&world, slow);
+        let env = world.new_instance();
+        let ended = world.run(async move {
+            format(&cache, &backing, false).await;
+            let (set, volume) = open(&env, &cache, &backing).await;
+            volume.set_attribute("cache_mode", "writearound").expect("sets");
+            volume.write(ME, BLOCK, data(0x11).into(), false).await.expect("writes");
+            volume.set_attribute("cache_mode", "writeback").expect("sets");
+            volume.write(ME, ELSEWHERE, data(0x33).into(), false).await.expect("writes");
+            let read = async || volume.read(ME, BLOCK).await.expect("reads").to_buf().as_slice()[0];
+            let (gone, done) = (Cell::new(false), Cell::new(false));
+            let first = async {
+                let byte = read().await;
+                gone.set(byte == 0);
+            };
+            let writer = async {
+                env.sleep(Nanos::from_micros(10)).await;
+                volume.write(ME, BLOCK, data(0x22).into(), false).await.expect("writes");
+                volume.discard(ME, BLOCK, false).await.expect("discards");
+                done.set(true);
+            };
+            let others = async {
+                env.sleep(Nanos::from_millis(1)).await;
+                while !done.get() {
+                    let gone = gone.get();
+                    let byte = read().await;
+                    assert!(!(gone && byte == 0x22), "seed {seed}: discarded, and there again");
+                    env.sleep(Nanos::from_micros(100)).await;
+                }
+            };
+            join(join(first, writer), others).await;
+            drop(set);
+        });
+        ended.unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}"));
+        looked_again += world.marks().get("read_looks_up_again").copied().unwrap_or(0);
+    }
+    assert!(looked_again > 10, "the race was run {looked_again} times only");
+}
