@@ -146,6 +146,15 @@ fn falls(state: &mut State, sector: usize, new: u8, explained: u8) {
     }
 }
 
+/// A read has been at the backing device. Where dirty data came meanwhile, the sector may have fallen below it, which nobody
+/// else sees; and who reads can't tell when the device lost what it had.
+pub fn read_below(state: &mut State, slot: usize, sector: usize) {
+    if state.index[sector].is_dirty() {
+        let value = state.ops[slot].read[sector];
+        state.ops[slot].held[sector] |= state.registers[sector].falls & 1 << value;
+    }
+}
+
 /// A flush of the backing device has failed.
 pub fn flush_failed(state: &mut State) {
     for sector in 0..SECTORS {

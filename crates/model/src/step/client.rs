@@ -506,6 +506,7 @@ impl Steps<'_> {
             };
             state.ops[slot].read[sector] = value;
             state.ops[slot].place[sector] = NOWHERE;
+            monitor::read_below(&mut state, slot, sector);
             self.add(Action::Read { slot, sector }, state, &[], None);
         }
         if all && op.early != 0 {
