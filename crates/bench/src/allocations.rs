@@ -12,14 +12,14 @@ use std::cell::Cell;
 #[derive(Debug)]
 pub struct Counting;
 
-/// What a thread has allocated since it began.
+/// Allocations of a thread since its start.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Allocations {
     /// Calls that gave memory, growing in place included.
     pub count: u64,
-    /// Bytes that they asked for.
+    /// Bytes of these allocations.
     pub bytes: u64,
-    /// Bytes asked for and not given back. Memory that another thread frees counts for that thread.
+    /// Bytes allocated and not freed. Memory that another thread frees counts for that thread.
     pub live_bytes: i64,
 }
 
@@ -29,7 +29,7 @@ impl Allocations {
         COUNTERS.with(Cell::get)
     }
 
-    /// What came after `earlier`.
+    /// Difference to `earlier`.
     #[must_use]
     pub fn since(self, earlier: Allocations) -> Allocations {
         Allocations {
@@ -46,7 +46,7 @@ thread_local! {
 }
 
 fn count(allocated: usize, freed: usize) {
-    // While a thread ends there may be no counters any more; nobody reads them then.
+    // A thread that ends may have no counters any more, and no reader of them.
     let _ = COUNTERS.try_with(|counters| {
         let mut now = counters.get();
         if allocated > 0 {

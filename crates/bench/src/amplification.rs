@@ -1,7 +1,8 @@
-//! How many bytes reach the cache device for a byte that a client writes: counted, not timed.
+//! Bytes written to the cache device for each byte that a client writes: counted, not timed.
 //!
-//! Requests take time here, so that writes that want to be durable at the same moment can share a journal entry, as
-//! they do over a real device. The time is on the world's clock and the same in every run.
+//! Requests take time here, so that writes that have to be durable at the same moment can share a
+//! journal entry, as they do over a real device. The time is on the world's clock and the same in
+//! every run.
 
 use std::cell::Cell;
 
@@ -16,7 +17,7 @@ use crate::null::{BUCKET_SECTORS, Rig, Shape};
 use crate::random::Random;
 
 const QUEUE_DEPTH: u64 = 32;
-/// What a request takes on either device.
+/// Duration of a request on either device.
 const LATENCY: Nanos = Nanos::from_micros(50);
 
 /// When writes become durable.
@@ -30,8 +31,8 @@ pub enum Sync {
     EveryWrite,
 }
 
-/// Bytes written to the cache device for a byte of random 4 KiB writes in writeback mode, 32 at a time, over a cache
-/// 16 times as large as what is written to. Nothing is written back meanwhile.
+/// Bytes written to the cache device for a byte of random 4 KiB writes in writeback mode, 32 at a
+/// time, over a cache 16 times as large as the working set. Nothing is written back meanwhile.
 pub fn amplification(sync: Sync, working_set_bytes: u64, requests: u64) -> Result<f64, EngineError> {
     let rig = Rig::new(&Shape {
         cache_bytes: working_set_bytes * 16,

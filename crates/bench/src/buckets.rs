@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use crate::curve::blocks;
 use crate::trace::Request;
 
-/// What a cache did for a trace; all in blocks.
+/// Counts of a cache over a trace; all in blocks.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct Counts {
     /// Reads of blocks.
@@ -83,7 +83,7 @@ impl BucketCache {
         }
     }
 
-    /// What was counted so far.
+    /// Counts so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }

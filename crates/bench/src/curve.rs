@@ -12,7 +12,7 @@ use crate::trace::Request;
 /// Parts of a whole: the unit of sampling rates.
 const PARTS: u64 = 1 << 24;
 
-/// How often each distance occurred, reads and writes apart.
+/// Counts of each distance, reads and writes apart.
 pub struct Curve {
     /// Distances of reads that hit in some cache, in blocks, sorted.
     reads: Vec<u64>,
@@ -37,7 +37,7 @@ pub fn blocks(request: &Request) -> impl Iterator<Item = u64> + use<> {
     request.offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)
 }
 
-/// A hash that tells blocks apart evenly.
+/// A hash that spreads blocks evenly.
 fn hash(block: u64) -> u64 {
     let mut x = block.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

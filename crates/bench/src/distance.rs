@@ -1,5 +1,5 @@
-//! Reuse distances: how many different blocks were used since a block was used last (Mattson et al., 1970).
-//! An LRU cache of n blocks has a block if and only if its distance is below n.
+//! Reuse distances: the number of different blocks used since the last use of a block (Mattson et
+//! al., 1970). An LRU cache of n blocks has a block if and only if its distance is below n.
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -62,7 +62,8 @@ impl Distances {
         }
     }
 
-    /// Times that are nobody's last use are left out, so that the tree stays as small as the footprint.
+    /// Renumbers the last uses of all blocks from 0, so that the tree stays as small as the
+    /// footprint.
     fn renumber(&mut self) {
         let mut uses: Vec<(usize, u64)> = self.last.iter().map(|(&block, &time)| (time, block)).collect();
         uses.sort_unstable();

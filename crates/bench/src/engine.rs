@@ -17,12 +17,12 @@ use crate::null::{BUCKET_SECTORS, Rig, Shape};
 use crate::random::Random;
 
 const GIB: u64 = 1 << 30;
-/// What [`Load::HotHit`] goes to.
+/// Part of the volume that [`Load::HotHit`] reads.
 const HOT_BYTES: u64 = 16 << 20;
 /// A set has to have at least 513 buckets.
 const CACHE_BYTES_MIN: u64 = 320 << 20;
 
-/// What is asked of the engine, 4 KiB at a time, at random places.
+/// Requests to the engine, 4 KiB at a time, at random places.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Load {
     /// Reads of a working set that is in the cache as a whole.
@@ -35,7 +35,7 @@ pub enum Load {
     WriteClean,
     /// Writes in writethrough mode over the working set, which leave a copy in the cache; the client never flushes.
     WriteThrough,
-    /// Reads of what is not in a full cache: every one leaves a copy, for which another goes.
+    /// Reads of data outside a full cache: each leaves a copy, for which another is evicted.
     Miss,
 }
 
@@ -82,10 +82,10 @@ impl FromStr for Load {
     }
 }
 
-/// What a load cost, by request.
+/// Cost of a load, by request.
 #[derive(Clone, Debug)]
 pub struct Cost {
-    /// Which load.
+    /// The load.
     pub load: Load,
     /// Requests measured.
     pub requests: u64,
@@ -95,18 +95,18 @@ pub struct Cost {
     pub nanos: f64,
     /// The same of the cheapest slice: closest to what an idle machine does.
     pub nanos_best: f64,
-    /// Allocations, and the bytes that they asked for.
+    /// Number of allocations.
     pub allocations: f64,
     /// Bytes allocated.
     pub allocated_bytes: f64,
-    /// What went to the cache device.
+    /// Counters of the cache device.
     pub cache: DeviceCounters,
-    /// What went to the backing device.
+    /// Counters of the backing device.
     pub backing: DeviceCounters,
 }
 
 impl Cost {
-    /// As JSON, all numbers by request.
+    /// The cost in JSON, all numbers by request.
     pub fn json(&self) -> Value {
         let each = |number: u64| number as f64 / self.requests as f64;
         let device = |counters: &DeviceCounters| {
@@ -233,7 +233,7 @@ impl Bench {
             working_set_bytes: self.span_bytes,
             nanos: nanos[nanos.len() / 2],
             nanos_best: nanos[0],
-            // What `nanos` itself allocates is a handful.
+            // The vector `nanos` itself makes a handful of allocations.
             allocations: (allocated.count as f64 - 4.0).max(0.0) / requests as f64,
             allocated_bytes: allocated.bytes as f64 / requests as f64,
             cache: difference(cache_after, cache),
@@ -288,8 +288,9 @@ fn requests_in_a_row(rig: &Rig, load: Load, random: &mut Random, span_bytes: u64
     });
 }
 
-/// Writeback looks through the whole index for what is dirty. In this world no time passes meanwhile, so if it ran
-/// beside the writes, it would look for next to nothing all the time.
+/// Writes everything back after the writes, not beside them. Writeback scans the whole index for
+/// dirty data, and no time passes meanwhile in this world, so beside the writes it would scan for
+/// next to nothing all the time.
 async fn write_back_everything(rig: &Rig) {
     rig.set("writeback_running", "1");
     while rig.volume.status().dirty_bytes > 0 {
@@ -354,7 +355,7 @@ impl Memory {
         (self.full_bytes - self.empty_bytes) as f64 / (self.cached_bytes as f64 / GIB as f64)
     }
 
-    /// As JSON.
+    /// The measurements in JSON.
     pub fn json(&self) -> Value {
         json!({
             "cached_bytes": self.cached_bytes,

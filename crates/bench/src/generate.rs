@@ -3,7 +3,7 @@
 use crate::BLOCK_BYTES;
 use crate::trace::Request;
 
-/// What to generate.
+/// Settings of a made-up load.
 #[derive(Copy, Clone, Debug)]
 pub struct Load {
     /// Different blocks, not counting those of scans.
@@ -12,7 +12,8 @@ pub struct Load {
     pub skew: f64,
     /// Number of requests.
     pub requests: u64,
-    /// One request of so many begins a scan of `scan_blocks` blocks that nobody wants again; 0: never.
+    /// One request of so many begins a scan of `scan_blocks` blocks that no later request uses; 0:
+    /// never.
     pub scan_every: u64,
     /// Blocks in a scan.
     pub scan_blocks: u64,

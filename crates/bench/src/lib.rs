@@ -1,4 +1,5 @@
-//! Measuring: what would a cache of a given size do for a recorded load, and what does ubcache cost?
+//! Measurements: the hit ratio of a cache of a given size for a recorded load, and the cost of
+//! ubcache.
 //!
 //! ```text
 //!  file ── trace: requests ── blocks of 4 KiB ──┬─ distance: reuse distances ── curve: hits by cache size
@@ -9,20 +10,20 @@
 //! | module | holds |
 //! |---|---|
 //! | [`trace`] | reading recorded loads: CSV, `.vscsi`, blkparse text |
-//! | [`distance`] | how many other blocks were used between two uses of a block |
+//! | [`distance`] | the number of other blocks used between two uses of a block |
 //! | [`curve`] | the miss-ratio curve of an LRU cache, for all sizes in one pass |
 //! | [`buckets`] | a cache of buckets, filled in order and evicted as a whole |
 //! | [`through_engine`] | a trace through the engine itself |
 //! | [`generate`] | loads with Zipf's law and scans, for tests |
-//! | [`report`] | what is printed of a replay |
+//! | [`report`] | the printed results of a replay |
 //! | [`null`] | a world in which only the engine costs anything |
 //! | [`polls`] | the longest poll, in a cache of any size |
-//! | [`engine`] | loads for the engine in that world, and what they cost |
+//! | [`engine`] | loads for the engine in that world, and their cost |
 //! | [`instructions`] | the same counted in instructions |
 //! | [`amplification`] | bytes written to the cache device, counted |
 //! | [`suite`] | everything in docs/performance.md |
 //! | [`nbd`] | a load generator and the smallest server for NBD |
-//! | [`allocations`], [`cpu_time`] | what is counted |
+//! | [`allocations`], [`cpu_time`] | counters |
 //! | [`random`] | random numbers of loads |
 #![deny(unsafe_code)]
 

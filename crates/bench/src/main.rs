@@ -31,7 +31,7 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// What would a cache do for a recorded load? Hit ratios by cache size
+    /// Estimate the hit ratios of a recorded load by cache size
     #[command(
         after_help = "Example: ubcache-bench replay trace.csv --cache 50G --cache 200G --svg curve.svg"
     )]
@@ -39,16 +39,17 @@ enum Command {
     /// Print a made-up load as CSV: Zipf's law, with scans
     #[command(after_help = "Example: ubcache-bench generate --scan-every 50000 > load.csv")]
     Generate(GenerateArguments),
-    /// What does the engine alone cost? Processor time, instructions, allocations and memory, over devices that do
-    /// nothing
+    /// Measure the cost of the engine alone: processor time, instructions, allocations and memory,
+    /// over devices that do nothing
     Engine(commands::engine::Args),
-    /// Measure the longest poll of the engine, in which nobody else is served, by size of the cache
+    /// Measure the longest poll of the engine, in which no other request is served, by size of the
+    /// cache
     Polls(commands::polls::Args),
     /// Load an NBD server: throughput, latency, processor time
     Nbd(commands::nbd::Args),
     /// Serve memory over NBD: the least that a server costs
     MemoryServer(commands::nbd::MemoryServerArgs),
-    /// Measure everything that docs/performance.md tells
+    /// Measure everything in docs/performance.md
     Suite(commands::suite::Args),
 }
 
@@ -269,7 +270,7 @@ fn generate(arguments: &GenerateArguments) -> Result<(), String> {
     Ok(())
 }
 
-/// Prints to standard output; a closed pipe is not worth a word.
+/// Prints to standard output. Ignores a closed pipe.
 fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

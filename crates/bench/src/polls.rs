@@ -1,8 +1,9 @@
-//! The longest poll: how long a request may have to wait until the engine looks at it.
+//! The longest poll: the time for which a request may have to wait until the engine handles it.
 //!
-//! The engine runs on one thread, so work that grows with the cache would keep every request waiting while it is done
-//! (docs/coherence.md, S1). A cache of any size is filled here without its extents, which would take hours: the buckets are what
-//! such work goes over. Then all that has to do with every bucket happens, and the world looks at each poll.
+//! The engine runs on one thread, so work that grows with the cache would delay every request while
+//! it is done (docs/coherence.md, S1). A cache of any size is filled here without its extents,
+//! which would take hours: such work goes over the buckets. Then everything that handles every
+//! bucket is run, and the world measures each poll.
 
 use serde_json::{Value, json};
 use ubcache_engine::{EngineError, SetOptions};
@@ -11,7 +12,8 @@ use ubcache_format::{CacheMode, SECTOR_BYTES};
 
 use crate::null::{BUCKET_SECTORS, LongPolls, NullWorld, Rig, Shape};
 
-/// No poll takes more steps, however large the cache: three slices, and what is beside them.
+/// Limit for the steps of a poll, however large the cache: three slices, and some steps beside
+/// them.
 pub const STEPS_MAX: u64 = 60_000;
 
 /// More than is read of it.
@@ -27,7 +29,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// As JSON.
+    /// The stage in JSON.
     pub fn json(&self) -> Value {
         let LongPolls { polls, steps, steps_of, nanos, nanos_of } = &self.longest;
         json!({ "stage": self.name, "polls": polls, "steps": steps, "steps_of": steps_of, "cpu_ns": nanos,
@@ -95,7 +97,7 @@ fn attribute(error: ubcache_engine::AttributeError) -> EngineError {
     EngineError::Failed(error.to_string())
 }
 
-/// Reads what is not in the cache, in pieces.
+/// Reads data outside the cache, in pieces.
 fn fill(rig: &Rig, next: &mut u64, pieces: u64, bytes: u64) {
     rig.set("sequential_cutoff", "0");
     rig.world.run(async {

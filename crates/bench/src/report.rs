@@ -1,4 +1,4 @@
-//! What `replay` found, as a table, JSON, and a picture.
+//! Results of `replay`, as a table, JSON, and a picture.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ pub struct Row {
     pub of_footprint: f64,
     /// Share of reads that an LRU cache of single blocks answers.
     pub lru: f64,
-    /// What a cache of buckets does; `None` where the trace was sampled.
+    /// Counts of a cache of buckets; `None` where the trace was sampled.
     pub buckets: Option<Counts>,
 }
 

@@ -1,4 +1,5 @@
-//! A trace through the engine itself, over devices that complete at once: what a policy is worth, and what it costs.
+//! A trace through the engine itself, over devices that complete at once: the worth of a policy,
+//! and its cost.
 
 use ubcache_engine::{EngineError, SetOptions};
 use ubcache_env::{Buf, IoVec, Nanos, Sector, SectorRange, StreamId, Volume};
@@ -14,7 +15,7 @@ const TURN_TIME: Nanos = Nanos::from_millis(30);
 /// A flush after so many blocks.
 const FLUSH_EVERY: u64 = 4096;
 
-/// What came of it.
+/// Result of a replay.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct Replayed {
     /// Reads of blocks.

@@ -1,4 +1,4 @@
-//! What the engine allocates, counted: the counts are the same on every machine.
+//! Allocations of the engine, counted: the counts are the same on every machine.
 
 use ubcache_bench::allocations::{Allocations, Counting};
 use ubcache_bench::engine::{Bench, Cost, Load};

@@ -1,5 +1,5 @@
-//! How large the futures of requests are: a task has room for the largest thing that it may wait for, and that memory is
-//! written and moved for every request.
+//! Sizes of the futures of requests: a task has room for the largest of its waits, and that memory
+//! is written and moved for every request.
 
 use ubcache_bench::null::{Rig, Shape};
 use ubcache_engine::SetOptions;

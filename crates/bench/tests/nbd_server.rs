@@ -1,4 +1,4 @@
-//! What the NBD server and the engine allocate together, counted.
+//! Allocations of the NBD server and the engine together, counted.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -29,7 +29,7 @@ struct Client {
     batches: u64,
     sent: Cell<u64>,
     received: Cell<u64>,
-    /// What the server had allocated when so many batches were answered.
+    /// Allocations of the server after the warm-up batches.
     warm: Cell<Option<Allocations>>,
     end: Cell<Option<Allocations>>,
     /// Of the server's task, while it waits for requests.

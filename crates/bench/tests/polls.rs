@@ -1,5 +1,5 @@
-//! No work of one poll grows with the cache. At 4 TiB one poll took 1.7 s to choose what to evict, and nobody was served
-//! meanwhile: all buckets were looked at between two awaits.
+//! No work of one poll grows with the cache. At 4 TiB one poll took 1.7 s to choose buckets to
+//! evict, and no request was served meanwhile: all buckets were examined between two awaits.
 
 use ubcache_bench::polls::{STEPS_MAX, longest_polls};
 

@@ -14,7 +14,8 @@ use crate::{parse_size, print};
     after_help = "Examples:\n  ubcache-bench engine\n  ubcache-bench engine --load hit --instructions\n  perf record ubcache-bench engine --load hit --requests 20000000"
 )]
 pub struct Args {
-    /// What to run: hit, hot-hit, write, write-clean, write-through, miss; several times for several [default: all]
+    /// Load to run: hit, hot-hit, write, write-clean, write-through, miss; several times for
+    /// several [default: all]
     #[arg(long = "load", value_name = "LOAD")]
     loads: Vec<Load>,
     /// Bytes that hits and writes go to, and the size of the cache for misses
@@ -23,7 +24,7 @@ pub struct Args {
     /// Requests that are measured
     #[arg(long, value_name = "NUMBER")]
     requests: Option<u64>,
-    /// The run is cut into so many slices, of which the median and the cheapest are told
+    /// Number of slices of the run, of which the median and the cheapest are reported
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     slices: u64,
     /// Extents of the index that may be in memory
@@ -32,7 +33,8 @@ pub struct Args {
     /// Measure memory: what the set holds with 1 GiB in pieces of 4 KiB, and 16 GiB in pieces of 64 KiB
     #[arg(long)]
     memory: bool,
-    /// Count instructions with valgrind's callgrind, which has to be installed. The working set is 64M unless told
+    /// Count instructions with valgrind's callgrind, which has to be installed. The working set is
+    /// 64M by default
     #[arg(long)]
     instructions: bool,
     /// Keep callgrind's output here, for callgrind_annotate

@@ -1,4 +1,4 @@
-//! What measures ubcache itself, as subcommands.
+//! Subcommands that measure ubcache itself.
 
 pub mod engine;
 pub mod nbd;

@@ -49,10 +49,10 @@ pub struct Args {
     /// Wait for the writes in flight and flush after so many writes
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     flush_every: u32,
-    /// How long
+    /// Duration of the load
     #[arg(short, long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
-    /// How many requests, instead of how long
+    /// Number of requests, in place of a duration
     #[arg(long, value_name = "NUMBER", conflicts_with = "seconds")]
     requests: Option<u64>,
     /// Tell how much processor time this process used for a request
@@ -136,7 +136,7 @@ fn show(outcome: &Outcome) {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example: ubcache-bench memory-server unix:/tmp/floor.nbd --size 1G")]
 pub struct MemoryServerArgs {
-    /// Where to listen: unix:PATH or tcp:HOST:PORT
+    /// Address to listen on: unix:PATH or tcp:HOST:PORT
     address: Address,
     /// Size of the export
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]

@@ -20,7 +20,7 @@ pub struct Args {
     /// The program ubcache [default: beside this one]
     #[arg(long, value_name = "PATH")]
     ubcache: Option<PathBuf>,
-    /// Where files for devices are made, and removed again
+    /// Directory for the files of devices, which are removed again
     #[arg(long, value_name = "DIRECTORY", default_value = "target/bench-devices")]
     directory: PathBuf,
     /// A recorded load for the rows about hit ratios

@@ -10,7 +10,7 @@ use super::{
     REQUEST_BYTES, REQUEST_MAGIC,
 };
 
-/// A server has said yes.
+/// A connection to an export.
 #[derive(Debug)]
 pub struct Connected {
     /// The socket.
@@ -19,7 +19,7 @@ pub struct Connected {
     pub export_bytes: u64,
 }
 
-/// Connects and asks for an export.
+/// Connects and chooses an export.
 pub fn connect(address: &Address, export: &str) -> io::Result<Connected> {
     match address {
         Address::Unix(path) => {

@@ -23,9 +23,9 @@ use crate::random::Random;
 
 /// Replies are taken in pieces of up to this many bytes.
 const INPUT_BYTES: usize = 1 << 20;
-/// A server that says nothing for so long is taken for stuck.
+/// Silence after which a server counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Percentiles that are told.
+/// Percentiles that are reported.
 pub const PERCENTILES: &[f64] = &[50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
 
 /// When a load ends.
@@ -37,7 +37,7 @@ pub enum Until {
     Requests(u64),
 }
 
-/// Where requests go.
+/// Order of the offsets of requests.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Order {
     /// Anywhere, each block as likely as any other.
@@ -48,10 +48,10 @@ pub enum Order {
     Scattered,
 }
 
-/// What is sent.
+/// Settings of a load.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Where the server listens.
+    /// Address of the server.
     pub address: Address,
     /// Name of the export.
     pub export: String,
@@ -63,9 +63,9 @@ pub struct Load {
     pub block_bytes: u32,
     /// Of a hundred requests so many are writes.
     pub write_percent: u32,
-    /// Where requests go.
+    /// Writes in a hundred requests.
     pub order: Order,
-    /// Where the part of the export begins that requests go to.
+    /// Order of the offsets of requests.
     pub offset_bytes: u64,
     /// Its length; `None`: to the end.
     pub span_bytes: Option<u64>,
@@ -103,7 +103,7 @@ impl Load {
     }
 }
 
-/// What came of a load.
+/// Start of the part of the export that requests use.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Requests answered, flushes included.
@@ -112,7 +112,7 @@ pub struct Outcome {
     pub errors: u64,
     /// Bytes read and written.
     pub bytes: u64,
-    /// How long it took.
+    /// Duration of the load.
     pub elapsed: Duration,
     /// Time of the server's threads.
     pub server_cpu: Option<Duration>,
@@ -141,7 +141,7 @@ impl Outcome {
     pub fn percentile_micros(&self, percentile: f64) -> f64 {
         self.latency.value_at_percentile(percentile) as f64 / 1e3
     }
-    /// As JSON.
+    /// The result in JSON.
     pub fn json(&self) -> Value {
         let percentiles: Vec<Value> =
             PERCENTILES.iter().map(|&p| json!([p, self.percentile_micros(p)])).collect();
@@ -161,7 +161,7 @@ impl Outcome {
     }
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Shared {
     stop: AtomicBool,
     left: AtomicU64,
@@ -237,7 +237,7 @@ pub fn run(load: &Load) -> Result<Outcome, String> {
 }
 
 fn histogram() -> Histogram<u64> {
-    // Up to an hour: nobody waits longer.
+    // Limit of one hour: no answer takes longer.
     Histogram::new_with_max(3_600_000_000_000, 3).expect("three digits of an hour are possible")
 }
 

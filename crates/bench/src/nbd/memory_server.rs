@@ -1,4 +1,5 @@
-//! A server over an array of bytes: what the protocol itself costs, as little as a thread and its socket can do.
+//! A server over an array of bytes: the cost of the protocol itself, as little as a thread and its
+//! socket can do.
 //!
 //! It takes all requests that have come in one call, and answers them with one call, out of the array.
 #![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its threads")]
@@ -20,7 +21,8 @@ const PARTS_MAX: usize = 1024;
 
 type Memory = Arc<Mutex<Vec<u8>>>;
 
-/// Listens, says so, and serves every connection with a thread of its own until the process ends.
+/// Listens, calls `ready`, and serves every connection with a thread of its own until the process
+/// ends.
 pub fn serve(address: &Address, bytes: u64, ready: impl FnOnce()) -> io::Result<()> {
     // Written, else all pages would be the same one of zeroes.
     let memory: Memory = Arc::new(Mutex::new(vec![0x5a; bytes as usize]));

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`client`] | connecting, and the few messages that a load needs |
 //! | [`load`] | requests as fast as they are answered, and how long the answers took |
-//! | [`memory_server`] | a server over an array of bytes: what the protocol itself costs |
+//! | [`memory_server`] | a server over an array of bytes: the cost of the protocol itself |
 
 pub mod client;
 pub mod load;
@@ -13,7 +13,7 @@ pub mod memory_server;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where a server listens.
+/// Address of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address {
     /// A unix socket.
@@ -45,7 +45,7 @@ const REQUEST_BYTES: usize = 28;
 const REPLY_BYTES: usize = 16;
 const FLAG_FUA: u16 = 1;
 
-/// What a request asks for, as numbers of the protocol.
+/// Operation of a request, with its number in the protocol.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u16)]
 enum Command {

@@ -1,8 +1,9 @@
 //! A device that completes at once, keeps metadata, and forgets client data.
 //!
-//! Data is told from metadata by its first bytes: what a [`NullDevice`] returns for data begins, in every page, with
-//! [`MARK`], and so does what a load writes. Everything else is metadata, which is kept by *region*: on a cache device
-//! a bucket, which holds one or the other.
+//! The first bytes of a page distinguish data from metadata: the data that a [`NullDevice`] returns
+//! begins, in every page, with [`MARK`], and so does the data that a load writes. Everything else
+//! is metadata, which is kept by *region*: on a cache device a bucket, which holds one or the
+//! other.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use ubcache_format::SECTOR_BYTES;
 
 use super::executor::NullEnv;
 
-/// How every page of client data begins.
+/// First bytes of every page of client data.
 pub const MARK: &[u8; 16] = b"client's data...";
 
 const PAGE_BYTES: usize = 4096;
@@ -63,7 +64,7 @@ impl NullDevice {
         self.state.kept_bytes.get()
     }
 
-    /// What is kept: position in bytes, and content.
+    /// Calls `each` with every kept region: position in bytes, and content.
     pub fn each_kept(&self, mut each: impl FnMut(u64, &[u8])) {
         for (index, region) in self.state.regions.borrow().iter().enumerate() {
             if let Some(region) = region {
@@ -79,7 +80,7 @@ impl NullDevice {
         }
     }
 
-    /// Whether the range is within the device.
+    /// Checks that the range is within the device.
     fn check(&self, at: Sector, bytes: usize) -> IoResult {
         let range = SectorRange::new(at, bytes as u64 / SECTOR_BYTES);
         let sectors = self.state.sectors;

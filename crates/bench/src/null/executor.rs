@@ -1,8 +1,9 @@
 //! Tasks and timers on one thread, as cheap as they get in safe code.
 //!
-//! Four queues, as in the real reactor: a turn runs them in the order of their priorities, and a task that
-//! is woken while a turn runs has to wait for the next. The clock stands still while tasks run, except where a load
-//! calls [`NullWorld::pass`]; when nobody can run it jumps to the next timer.
+//! Four queues, as in the real reactor: a turn runs them in the order of their priorities, and a
+//! task that is woken while a turn runs has to wait for the next. The clock stands still while
+//! tasks run, except where a load calls [`NullWorld::pass`]; when no task can run it jumps to the
+//! next timer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -53,7 +54,8 @@ struct Slot {
     born: &'static Location<'static>,
 }
 
-/// The longest polls since [`NullWorld::take_long_polls`] was asked last, the future of [`NullWorld::run`] included.
+/// The longest polls since the last [`NullWorld::take_long_polls`], the future of
+/// [`NullWorld::run`] included.
 #[derive(Clone, Debug, Default)]
 pub struct LongPolls {
     /// Number of polls in that time.
@@ -96,7 +98,7 @@ struct World {
     buffers: BufPool,
     /// Steps of the poll that runs.
     steps: Rc<Cell<u64>>,
-    /// None: nobody wants to know.
+    /// None: long polls are not recorded.
     long_polls: RefCell<Option<LongPolls>>,
 }
 
@@ -133,7 +135,7 @@ impl NullWorld {
         self.0.long_polls.borrow_mut().as_mut().map(mem::take).unwrap_or_default()
     }
 
-    /// What the engine sees of it.
+    /// The engine's environment in this world.
     pub fn env(&self) -> NullEnv {
         NullEnv(self.0.clone())
     }
@@ -151,7 +153,7 @@ impl NullWorld {
     /// Runs the future to its end, and other tasks as far as they get until then.
     ///
     /// # Panics
-    /// If nobody can run and no timer is set.
+    /// If no task can run and no timer is set.
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let world = &*self.0;
         let state = Arc::new(TaskWaker {
@@ -284,7 +286,7 @@ impl World {
     }
 }
 
-/// What the engine sees of a [`NullWorld`].
+/// The environment of an engine in a [`NullWorld`].
 #[derive(Clone)]
 pub struct NullEnv(Rc<World>);
 

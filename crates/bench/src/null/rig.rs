@@ -21,7 +21,7 @@ pub const REQUEST_TIME: Nanos = Nanos::from_micros(10);
 /// After so many requests the other tasks get a turn, as in a server with this queue depth.
 pub const REQUESTS_PER_TURN: u64 = 32;
 
-/// What the set is like.
+/// Shape of the set.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// Size of the cache device.
@@ -32,7 +32,7 @@ pub struct Shape {
     pub volume_bytes: u64,
     /// Cache mode.
     pub mode: CacheMode,
-    /// How the set is opened.
+    /// Settings for opening the set.
     pub options: SetOptions,
 }
 

@@ -1,7 +1,8 @@
-//! `ubcache check` of a large set that nobody compares with its disk: all of the time goes to metadata.
+//! `ubcache check` of a large set without a comparison with its disk: all of the time goes to
+//! metadata.
 //!
-//! The set is made as for [`super::restart`], but what is zero in its metadata is written too: nothing is read faster
-//! than from a device.
+//! The set is made as for [`super::restart`], but zeroes in its metadata are written too: nothing
+//! is read faster than from a device.
 
 use std::process::Command;
 use std::time::Instant;
@@ -52,7 +53,8 @@ pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), Str
         engine = outcome.engine;
     }
     let (nodes, extents) = counted;
-    // What was never written of the journal is read as well, but takes no time.
+    // Include the part of the journal that was never written: it is read as well, but takes no
+    // time.
     let bytes = nodes * NODE_BYTES + journal_bytes;
     let rate = bytes as f64 / median(seconds.clone());
     let raw = median(bandwidths);
@@ -81,7 +83,8 @@ pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), Str
     Ok(())
 }
 
-/// Processor time of all programs that were run and have ended, to a hundredth of a second; 0 if it is not told.
+/// Processor time of all programs that were run and have ended, to a hundredth of a second; 0 if
+/// the kernel does not report it.
 fn seconds_of_children() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Behind the name, which may have anything in it: fields 16 and 17 of proc_pid_stat(5).

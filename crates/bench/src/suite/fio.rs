@@ -1,4 +1,4 @@
-//! fio, for what the device does without ubcache.
+//! fio, for the speed of the device without ubcache.
 
 use std::io::Write;
 use std::path::Path;
@@ -20,11 +20,11 @@ pub struct Job {
     pub queue_depth: u32,
     /// After each write comes an fdatasync.
     pub fdatasync: bool,
-    /// How long.
+    /// Duration of the job.
     pub time: Duration,
 }
 
-/// What came of it.
+/// Result of a job.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Requests a second.
@@ -38,7 +38,7 @@ pub struct Outcome {
 }
 
 impl Job {
-    /// As on a command line, without the file.
+    /// Arguments of the command line, without the file.
     pub fn command(&self, engine: &str) -> Vec<String> {
         let mut arguments = vec![
             "--name=raw".to_owned(),

@@ -81,7 +81,7 @@ pub fn engine(options: &Options, results: &mut Results) -> Result<(), String> {
     Ok(())
 }
 
-/// What a set holds in memory.
+/// Measures the memory of a set.
 pub fn memory(_: &Options, results: &mut Results) -> Result<(), String> {
     let failed = |error: ubcache_engine::EngineError| error.to_string();
     let command = "`ubcache-bench engine --memory`".to_owned();

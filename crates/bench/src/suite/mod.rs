@@ -1,15 +1,15 @@
-//! Everything that docs/performance.md tells, measured in one run.
+//! All numbers of docs/performance.md, measured in one run.
 //!
-//! What is compared is measured in turns, a moment of each and again, so that a change of the machine's mood meets
-//! all of them. Of the turns the median counts.
+//! Competitors are measured in turns, a moment of each and again, so that a change of the machine's
+//! speed affects all of them. The median of the turns counts.
 //!
 //! | module | measures |
 //! |---|---|
 //! | [`over_nbd`] | hits and misses beside other NBD servers |
-//! | [`raw`] | what is left of a device when ubcache stands between |
+//! | [`raw`] | the share of a device's speed that is left with ubcache in between |
 //! | [`in_process`] | the engine alone |
 //! | [`restart`] | a start after a kill |
-//! | [`check`] | `ubcache check`, beside what the device gives |
+//! | [`check`] | `ubcache check`, beside the speed of the device |
 //! | [`replayed`] | hit ratios of recorded loads |
 //! | [`servers`], [`fio`] | the programs that are run for it |
 //! | [`document`] | docs/performance.md and its pictures |
@@ -28,7 +28,7 @@ pub mod servers;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How to measure.
+/// Settings of a measurement.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Shorter, for a look.
@@ -48,7 +48,7 @@ impl Options {
     pub fn turn(&self) -> Duration {
         Duration::from_secs(if self.quick { 2 } else { 5 })
     }
-    /// How many turns each gets.
+    /// Number of turns of each competitor.
     pub fn turns(&self) -> usize {
         if self.quick { 3 } else { 5 }
     }
@@ -56,7 +56,7 @@ impl Options {
     pub fn working_set_bytes(&self) -> u64 {
         if self.quick { 512 << 20 } else { 1 << 30 }
     }
-    /// How long to look for the longest stall.
+    /// Duration of the search for the longest stall.
     pub fn stall_time(&self) -> Duration {
         Duration::from_secs(if self.quick { 45 } else { 600 })
     }
@@ -65,19 +65,19 @@ impl Options {
 /// A row of the table of goals.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What is measured.
+    /// Name of the measurement.
     pub what: String,
-    /// What is wanted.
+    /// Wanted value.
     pub goal: String,
-    /// What was reached.
+    /// Measured value.
     pub reached: String,
-    /// What stood beside it.
+    /// Value of the competitor.
     pub peer: String,
-    /// One to the other.
+    /// Ratio of the two values.
     pub ratio: String,
-    /// Whether the goal was reached; `None`: could not be measured.
+    /// True if the goal was reached; `None`: could not be measured.
     pub met: Option<bool>,
-    /// How to measure it by hand.
+    /// Command that measures it by hand.
     pub command: String,
 }
 
@@ -93,13 +93,13 @@ pub struct Table {
 /// A line of a picture.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// What it is of.
+    /// Name of the curve.
     pub name: String,
     /// Places.
     pub points: Vec<(f64, f64)>,
 }
 
-/// What came out.
+/// Results of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
     /// Goals.
@@ -132,7 +132,8 @@ pub fn parts() -> Vec<&'static str> {
     PARTS.iter().map(|(name, _)| *name).collect()
 }
 
-/// Runs all parts, or those that are wanted. A part that can't be measured is told, and the others go on.
+/// Runs all parts, or the chosen ones. A part that can't be measured is reported, and the others go
+/// on.
 pub fn run(options: &Options) -> Results {
     let mut results = Results::default();
     for (name, part) in PARTS {

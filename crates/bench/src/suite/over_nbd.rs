@@ -8,7 +8,7 @@ use super::{Line, Options, Results, Row, Table};
 use crate::nbd::load::{Load, PERCENTILES, Until, run};
 
 const SWEEP: &[u32] = &[1, 2, 4, 8, 16, 32, 64];
-/// What the slow backing device takes for a read.
+/// Duration of a read of the slow backing device.
 const SLOW: Duration = Duration::from_millis(5);
 /// The part of a volume that is hit while other parts are missed.
 const HOT_BYTES: u64 = 16 << 20;

@@ -1,4 +1,5 @@
-//! What is left of a device when ubcache stands between: O_DIRECT on the same file system, beside fio.
+//! The share of a device's speed that is left with ubcache in between: O_DIRECT on the same file
+//! system, beside fio.
 
 use std::path::Path;
 

@@ -14,14 +14,14 @@ use crate::nbd::Address;
 use crate::nbd::client::connect;
 use crate::nbd::load::{Load, Order, Outcome, Until, run};
 
-/// How long a server may take to listen, or to end.
+/// Time limit for a server to begin listening, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server.
 pub struct Server {
-    /// As it stands in tables.
+    /// Name of the server in tables.
     pub name: String,
-    /// How it was started.
+    /// Command that started it.
     pub command: String,
     child: Child,
     address: Address,
@@ -29,7 +29,7 @@ pub struct Server {
     control: Option<(PathBuf, PathBuf)>,
 }
 
-/// How to run `ubcache serve`.
+/// Arguments for `ubcache serve`.
 #[derive(Clone, Debug, Default)]
 pub struct Serve {
     /// Arguments besides devices and sockets.
@@ -56,7 +56,7 @@ impl Serve {
 pub struct Files {
     /// The cache.
     pub cache: PathBuf,
-    /// What is cached.
+    /// The backing device.
     pub backing: PathBuf,
 }
 
@@ -207,7 +207,8 @@ impl Server {
         if more > 100 { Err(format!("{more} reads that should have been hits were misses")) } else { Ok(()) }
     }
 
-    /// Brings the first bytes of the export into the cache. Not every miss leaves a copy, so what is left is read again.
+    /// Brings the first bytes of the export into the cache. Not every miss leaves a copy, so the
+    /// missing parts are read again.
     pub fn fill(&self, bytes: u64, block_bytes: u32, queue_depth: u32) -> Result<(), String> {
         let ours = self.control.is_some();
         for _ in 0..10 {
@@ -244,7 +245,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server did in its turns.
+/// Measurements of a server over its turns.
 #[derive(Clone, Debug)]
 pub struct Turns {
     /// Requests a second, the median.

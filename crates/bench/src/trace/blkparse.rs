@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Request, SECTOR_BYTES, TraceError};
 
-/// Whether a line looks like an event: device, processor, number, time, process, action.
+/// Returns true if a line looks like an event: device, processor, number, time, process, action.
 pub(super) fn is_event(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let device = words.next().and_then(|word| word.split_once(','));

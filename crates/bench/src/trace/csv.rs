@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Request, SECTOR_BYTES, TraceError, writes};
 
-/// Where the columns are.
+/// Indices of the columns.
 struct Columns {
     operation: usize,
     size: usize,

@@ -23,11 +23,11 @@ const SECTOR_BYTES: u64 = 512;
 /// A request of a recorded load.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// Whether it writes.
+    /// True if it writes.
     pub write: bool,
-    /// Where, in bytes.
+    /// Offset in bytes.
     pub offset: u64,
-    /// How much, in bytes; never 0.
+    /// Length in bytes; never 0.
     pub bytes: u64,
 }
 
@@ -43,7 +43,7 @@ pub enum TraceError {
          .vscsi, or the text of blkparse"
     )]
     UnknownFormat {
-        /// How it begins.
+        /// Beginning of the file.
         found: String,
     },
     /// A line makes no sense.
@@ -51,9 +51,9 @@ pub enum TraceError {
     BadLine {
         /// Its number, from 1.
         line: usize,
-        /// What is there.
+        /// Text that was found.
         found: String,
-        /// What should be.
+        /// Text that was expected.
         expected: String,
     },
     /// There is nothing to replay in it.
@@ -106,7 +106,7 @@ pub fn parse(mut from: impl BufRead) -> Result<Vec<Request>, TraceError> {
     if requests.is_empty() { Err(TraceError::Empty) } else { Ok(requests) }
 }
 
-/// Whether an operation writes; `None` for one that neither reads nor writes.
+/// Returns true if an operation writes; `None` for one that neither reads nor writes.
 fn writes(operation: &str) -> Option<bool> {
     let word = operation.trim().trim_start_matches("0x").to_ascii_lowercase();
     match word.as_str() {

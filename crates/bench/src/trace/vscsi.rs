@@ -10,9 +10,9 @@ use std::io::Read;
 
 use super::{Request, SECTOR_BYTES, TraceError, writes};
 
-/// Enough to tell the version by several records.
+/// Bytes that hold several records, enough to detect the version.
 pub(super) const PROBE_BYTES: u64 = 160;
-/// How many records have to agree.
+/// Number of records that have to agree.
 const RECORDS_MIN: usize = 2;
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The version, if the first records say so.
+/// The version, if the first records agree on one.
 pub(super) fn version(first: &[u8]) -> Option<Version> {
     [Version::Two, Version::One].into_iter().find(|version| {
         let wanted = if *version == Version::One { 1 } else { 2 };
