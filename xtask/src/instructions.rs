@@ -12,7 +12,7 @@ const LOADS: &[&str] = &["hit", "hot-hit", "miss", "write", "write-clean", "writ
 /// A count may differ by this share from the one in the file.
 const TOLERANCE: f64 = 0.02;
 
-/// How a comparison ended.
+/// Result of a comparison.
 pub enum Compared {
     /// All counts are what they were.
     Within,
@@ -24,7 +24,8 @@ fn file() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt"))
 }
 
-/// Counts and compares, or writes the file anew. None: something is different, or went wrong; that has been told.
+/// Counts and compares, or writes the file again. None: a count differs, or an error occurred; it
+/// has been printed.
 pub fn compare(cargo: &str, update: bool) -> Option<Compared> {
     if !super::has("valgrind") {
         println!("xtask: install valgrind to count instructions");

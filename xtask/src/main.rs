@@ -122,7 +122,7 @@ fn packages() {
     }
 }
 
-/// What to put before a command to run it as root; nothing if that is not possible without asking.
+/// Command prefix for running as root; nothing if that is not possible without a password.
 fn root_prefix() -> Option<&'static str> {
     if !has("apt-get") {
         return None;

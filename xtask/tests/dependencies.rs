@@ -1,5 +1,6 @@
-//! Who may depend on whom (ARCHITECTURE.md). A dependency in the wrong direction would let the engine see the
-//! operating system, or a protocol see the cache logic: the simulator could no longer run what is shipped.
+//! The permitted dependencies (ARCHITECTURE.md). A dependency in the wrong direction would give the
+//! engine access to the operating system, or a protocol access to the cache logic: the simulator
+//! could no longer run the code that is shipped.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -27,11 +28,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// What only tests may use besides: the simulator drives the engine, protocols are tested over real sockets.
+/// Dependencies that only tests may have: the simulator drives the engine, protocols are tested
+/// over real sockets.
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-sim"]),
     ("ubcache-nbd", &["ubcache-host", "ubcache-sim"]),
-    // What the server allocates is counted, with the engine behind it.
+    // The server's allocations are counted together with the engine's.
     ("ubcache-bench", &["ubcache-nbd"]),
 ];
 
