@@ -8,13 +8,14 @@ use ubcache_sim::Rng;
 use crate::device::Image;
 use crate::sets::Base;
 
-/// What was done.
+/// Damage that was done to a set.
 #[derive(Clone, Debug, Default)]
 pub struct Damage {
-    /// In words.
+    /// Names of the kinds of damage.
     pub words: Vec<&'static str>,
-    /// Whether what is gone can't be told from what never was (docs/operations.md), or whether a structure with a right
-    /// checksum says something else than before. Nothing is asked of the content then.
+    /// True if lost state can't be distinguished from state that never existed
+    /// (docs/operations.md), or if a structure with a right checksum has other content than before.
+    /// The content is not judged then.
     pub unnoticeable: bool,
 }
 
@@ -63,8 +64,8 @@ pub fn damage(base: &Base, image: &mut Image, seed: u64) -> Damage {
     done
 }
 
-/// Whether the newest entry of the journal, or the last append of a node, was overwritten: as if it had never been written;
-/// or whether whole appends of a node have changed places.
+/// Returns true if the newest entry of the journal, or the last append of a node, was overwritten,
+/// as if it had never been written; or if whole appends of a node have changed places.
 fn is_undone(base: &Base, image: &Image) -> bool {
     let changed = |range: Range<usize>| image.get(range.clone()) != base.cache.get(range);
     let bset = |range: &Range<usize>| base.cache.get(range.clone());
@@ -150,7 +151,8 @@ pub fn apply(base: &Base, image: &mut Image, kind: &str, rng: &mut Rng) {
     }
 }
 
-/// The volume table and all older ones: nothing on the device says any more whose the data is.
+/// Erases the volume table and all older ones: nothing on the device connects the data with its
+/// volume any more.
 fn forget_the_volume(base: &Base, image: &mut Image) {
     const SLOT: usize = 128;
     let uuid = base.backing.get(4096 + 40..4096 + 56);

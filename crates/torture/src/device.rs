@@ -42,7 +42,7 @@ impl Image {
         self.pages.len() * PAGE
     }
 
-    /// Whether it has no bytes.
+    /// Returns true if it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty()
     }
@@ -95,13 +95,13 @@ impl Image {
         self.bad.extend(sectors);
     }
 
-    /// Whether a range is unreadable, in whole or in part.
+    /// Returns true if a range is unreadable, in whole or in part.
     pub fn is_bad(&self, sectors: Range<u64>) -> bool {
         self.bad.range(sectors).next().is_some()
     }
 }
 
-/// What was done to a device.
+/// An operation on a device.
 #[derive(Clone)]
 pub enum Op {
     /// A write: where, what, and whether it is durable when it completes.
@@ -125,17 +125,17 @@ impl MemDevice {
         MemDevice { image: Rc::new(RefCell::new(image)), log: Rc::default(), reads: Rc::default(), block }
     }
 
-    /// What is on it now.
+    /// Present content of the device.
     pub fn image(&self) -> Image {
         self.image.borrow().clone()
     }
 
-    /// What was written to it, in order.
+    /// Operations on the device, in order.
     pub fn log(&self) -> Vec<Op> {
         self.log.borrow().clone()
     }
 
-    /// How many reads there were.
+    /// Number of reads so far.
     pub fn reads(&self) -> u64 {
         self.reads.get()
     }

@@ -1,10 +1,12 @@
-//! What must hold of a set that was damaged.
+//! Requirements for a set that was damaged.
 //!
 //! * Nothing panics, and every tool ends.
 //! * A check reports the damage, or all content is as before.
-//! * What `open_set` calls certain is as before; a recovery of what it refuses is refused, and writes nothing.
-//! * A repair, to a copy and in place, leaves a set without damage. Whatever then reads otherwise than before, or can't
-//!   be read, is in its list; so it is with uncertain data taken in.
+//! * Data that `open_set` calls certain is as before; a recovery of a set that it refuses is
+//!   refused, and writes nothing.
+//! * A repair, to a copy and in place, leaves a set without damage. Every range that then reads
+//!   otherwise than before, or can't be read, is in its list; the same holds with uncertain data
+//!   taken in.
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{
@@ -18,21 +20,21 @@ use crate::sets::{Base, content, map};
 /// The sets have one backing device, and it is named.
 pub const ALL: RepairOptions = RepairOptions { use_uncertain: false, without_data: false, all_disks: true };
 
-/// What became of a damage.
+/// Verdict on a damaged set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Told {
-    /// The check says nothing, and all reads as before.
+    /// The check has no finding, and all reads as before.
     Harmless,
     /// It was repaired, to a copy and in place.
     Repaired,
     /// It was repaired to a copy. In place there is no room.
     OnlyCopied,
-    /// It can't be repaired, and the check says so.
+    /// It can't be repaired, and the check reports that.
     Unrepairable,
 }
 
-/// Looks at a damaged set; an error says what does not hold. `strict` is whether content is compared, `with_uncertain`
-/// whether it is also repaired with uncertain data.
+/// Judges a damaged set; an error is a requirement that does not hold. `strict` compares content,
+/// `with_uncertain` repairs the set with uncertain data as well.
 pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -> Result<Told, String> {
     let cache = MemDevice::new(damaged.clone(), base.block);
     let backing = MemDevice::new(base.backing.clone(), base.block);
@@ -101,7 +103,7 @@ pub fn in_place(
     Ok(repair)
 }
 
-/// Whether a repair may list a key sector of the volume.
+/// Returns true if a repair may list a key sector of the volume.
 pub fn lists(base: &Base, repair: &Repair, key: Sector) -> bool {
     repair.is_uncertain(base.inode, SectorRange::new(key, 1))
 }
@@ -114,7 +116,8 @@ fn outcome(
     strict: bool,
 ) -> Result<(), String> {
     if !repair.without_slot.is_empty() {
-        // Which of the cached data is the volume's is not known, and that was said.
+        // The set has no slot for the volume, so its cached data can't be assigned; the repair has
+        // reported that.
         let report = run(check_set(target, &[]));
         let is_known = report.errors().iter().all(|finding| finding.kind == Kind::SlotLost);
         return if is_known { Ok(()) } else { Err(format!("{:?}", report.errors())) };
@@ -129,7 +132,7 @@ fn outcome(
     Ok(())
 }
 
-/// What is not asked for by way of `--damaged` is as before the damage, or refused.
+/// Checks that data outside `--damaged` is as before the damage, or refused.
 fn certain_is_as_before(
     base: &Base,
     cache: &MemDevice,

@@ -1,4 +1,4 @@
-//! Damage, power cuts and random input: what the offline tools and the parsers have to stand.
+//! Damage, power cuts and random input, which the offline tools and the parsers have to survive.
 //!
 //! ```text
 //!  sets: of the engine, of the Linux driver ──▶ damage, by a seed ──▶ judge: check, recover, repair, compare
@@ -8,11 +8,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`device`] | [`MemDevice`](device::MemDevice): memory with unreadable sectors and a log of writes; what a power cut leaves of it |
-//! | [`sets`] | [`Base`](sets::Base): a whole set, what it reads as, where its structures are |
+//! | [`device`] | [`MemDevice`](device::MemDevice): memory with unreadable sectors and a log of
+//! writes; power cuts |
+//! | [`sets`] | [`Base`](sets::Base): a whole set, its content, the places of its structures |
 //! | [`damage`] | one seed, one damage |
 //! | [`serve`] | a set, damaged or not, under the engine |
-//! | [`judge`] | what must hold of a damaged set |
+//! | [`judge`] | the requirements for a damaged set |
 //! | [`fuzz`] | the targets, for this crate's own loop and for `cargo fuzz` |
 //! | [`mutate`] | the loop: inputs of a corpus, changed at random |
 #![forbid(unsafe_code)]

@@ -41,12 +41,12 @@ enum Task {
     },
     /// Run fuzz targets over their corpus, and then over changed inputs
     Fuzz {
-        /// Which; all, if none is named
+        /// Targets; all, if none is named
         targets: Vec<String>,
-        /// How long, for each target
+        /// Duration of each target
         #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = time)]
         duration: Duration,
-        /// Which changes
+        /// Seed of the changes to inputs
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// The directory with a corpus for each target
@@ -58,7 +58,7 @@ enum Task {
     },
     /// Make the small sets of the target `check` anew
     Sets {
-        /// Where to
+        /// Directory for the sets
         directory: PathBuf,
     },
 }
@@ -170,7 +170,7 @@ fn fuzz(target: Target, corpora: &Path, duration: Duration, seed: u64) -> bool {
     let now = AtomicU64::new(0);
     let ended = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        // Somebody has to say which input it is that never ends.
+        // Watchdog: prints the input that never ends.
         scope.spawn(|| {
             let (mut last, mut since) = (u64::MAX, Instant::now());
             while ended.load(Ordering::Relaxed) == 0 {

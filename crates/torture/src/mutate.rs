@@ -1,5 +1,5 @@
-//! The loop: inputs of a corpus, changed at random, from a seed. It knows nothing of coverage, as `cargo fuzz` does; it
-//! runs on any compiler.
+//! The loop: inputs of a corpus, changed at random, from a seed. It has no feedback from coverage,
+//! as `cargo fuzz` has; it runs on any compiler.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -13,10 +13,10 @@ use crate::sets::Base;
 /// Sectors of a read.
 const READ_SECTORS: u64 = 64;
 
-/// How to serve.
+/// Options for serving a set.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct How {
-    /// Before the buckets are counted.
+    /// Serve before the buckets are counted.
     pub lazy: bool,
     /// Collect garbage before the stop.
     pub collect: bool,
@@ -24,11 +24,11 @@ pub struct How {
     pub keep_clean: bool,
 }
 
-/// What became of it.
+/// Result of serving a set.
 pub struct Served {
-    /// Why it went no further, in the words of the engine.
+    /// Error of the engine that ended it early.
     pub refused: Option<String>,
-    /// What the volume read as; zeroes where it could not be read.
+    /// Content of the volume; zeroes where it could not be read.
     pub content: Vec<u8>,
     /// Volume sectors that could not be read.
     pub unread: Vec<SectorRange>,
@@ -88,7 +88,7 @@ async fn begin(
     let options = SetOptions { tuning, keep_clean: how.keep_clean, ..SetOptions::default() };
     let set = CacheSet::open(env.clone(), cache, options).await?;
     let volume = set.attach(backing, AttachOptions::default()).await?;
-    // What is dirty is to be found in the cache.
+    // Keep dirty data in the cache.
     let _ = volume.set_attribute("writeback_running", "0");
     let sectors = volume.info().sectors;
     let mut at = 0;

@@ -16,7 +16,7 @@ use ubcache_sim::{DiskConfig, Rng, SimDisk, SimWorld, WorldConfig};
 
 use crate::device::{Image, MemDevice, run};
 
-/// How a structure is sealed.
+/// Checksum of a structure.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Seal {
     /// A superblock.
@@ -31,7 +31,7 @@ pub enum Seal {
     Nothing,
 }
 
-/// Where a structure is, in bytes, and what its checksum covers.
+/// Place of a structure, in bytes, and the range of its checksum.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Structure {
     /// Its bytes.
@@ -40,10 +40,10 @@ pub struct Structure {
     pub seal: Seal,
 }
 
-/// Where the structures of a set are.
+/// Places of the structures of a set.
 #[derive(Default)]
 pub struct Parts {
-    /// What is used of each node.
+    /// Used part of each node.
     pub nodes: Vec<Range<usize>>,
     /// The nodes that have children.
     pub inner: Vec<Range<usize>>,
@@ -59,7 +59,7 @@ pub struct Parts {
     pub ring: Vec<Range<usize>>,
     /// The buckets of the journal.
     pub journal: Range<usize>,
-    /// Where data is that only the cache has.
+    /// Places of data that only the cache has.
     pub dirty: Vec<Range<usize>>,
 }
 
@@ -100,17 +100,17 @@ pub struct Base {
     pub backing: Image,
     /// Bytes of a block of the cache device.
     pub block: u32,
-    /// What its volume reads as.
+    /// Content of its volume.
     pub whole: Vec<u8>,
-    /// What of it only the cache has, and where.
+    /// Parts of it that only the cache has, with their places.
     pub dirty: Vec<(SectorRange, Sector)>,
     /// The slot of the volume.
     pub inode: Inode,
     /// The shape of the set.
     pub geometry: Geometry,
-    /// Where what is.
+    /// Places of its structures.
     pub parts: Parts,
-    /// Whether ubcache ran it last.
+    /// True if ubcache ran it last.
     pub own: bool,
 }
 
@@ -179,7 +179,7 @@ impl Base {
     }
 }
 
-/// What a volume reads as, and what of it can't be read.
+/// Content of a volume, and its unreadable ranges.
 pub fn content(map: &VolumeMap, cache: &MemDevice, backing: &MemDevice) -> (Vec<u8>, Vec<SectorRange>) {
     let mut bytes = vec![0; map.sectors as usize * 512];
     let read = run(read_volume(map, cache, Some(backing), true, &(), |at, piece| {
@@ -197,10 +197,10 @@ pub fn map(cache: &MemDevice, backing: &MemDevice) -> Result<VolumeMap, String> 
     run(map_backed(&view, backing, false)).map_err(|error| error.to_string())
 }
 
-/// How a set of the engine is made.
+/// Recipe for a set of the engine.
 #[derive(Copy, Clone, Debug)]
 pub struct Recipe {
-    /// What is drawn.
+    /// Seed of the requests.
     pub seed: u64,
     /// Sectors of a block.
     pub block: u32,
@@ -214,7 +214,7 @@ pub struct Recipe {
     pub rounds: u64,
     /// One of so many is a flush.
     pub flushes: u64,
-    /// Whether it is stopped, or cut off in the middle.
+    /// True if it is stopped, false if it is cut off in the middle.
     pub stop: bool,
 }
 
@@ -294,7 +294,7 @@ fn unpacked(path: &Path) -> Vec<u8> {
     unpack(&packed)
 }
 
-/// What an archive holds.
+/// Content of an archive.
 ///
 /// # Panics
 /// Panics if it is damaged.

@@ -1,4 +1,5 @@
-//! Damage to sets of the engine and of the Linux driver, by seeds: `crates/torture/src/judge.rs` says what must hold.
+//! Damage to sets of the engine and of the Linux driver, by seeds; `crates/torture/src/judge.rs`
+//! has the requirements.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! A repair in place that a power cut interrupts, at every write: the next one comes to a good end, and of what was
-//! certain before the first one nothing is lost.
+//! A repair in place that a power cut interrupts, at every write: the next one succeeds, and
+//! nothing is lost of the data that was certain before the first one.
 
 use ubcache_offline::{OfflineError, RepairOptions, check_set, walk};
 use ubcache_sim::Rng;
@@ -49,7 +49,7 @@ fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed:
         let report = run(check_set(&cache, &[&backing]));
         assert!(report.is_clean(), "{at}: {:?}", report.errors());
         if strict {
-            // What the first repair was certain of the second one is certain of as well.
+            // Data that the first repair was certain of is certain in the second one as well.
             compare(base, &cache, &backing, |key| lists(base, &first, key))
                 .unwrap_or_else(|error| panic!("{at}: {error}\nthe second lists {:?}", second.uncertain));
         }

@@ -1,5 +1,5 @@
-//! How much memory a check and a repair take at most: the bounds of docs/operations.md. Every damage may make a tool keep
-//! more than it does of a set that is in order.
+//! Memory that a check and a repair take at most: the bounds of docs/operations.md. Every damage
+//! may make a tool keep more than it does of an undamaged set.
 #![allow(unsafe_code, reason = "a global allocator can't be written without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,11 +14,12 @@ use ubcache_torture::sets::bases;
 
 /// Bytes that a check takes besides buckets and extents: nodes and journal buckets that are read ahead, what is used again.
 const CHECK_BYTES: usize = 25 << 20;
-/// The same for an extent, if there is something to say of one; the vector that grows included.
+/// The same for an extent with a finding; the vector that grows included.
 const CHECK_BYTES_AN_EXTENT: usize = 40;
-/// The same if there is not: extents are added up, not kept. What remains is for the nodes that they are in.
+/// The same for an extent without one: extents are added up, not kept. The rest is for the nodes
+/// that they are in.
 const CHECK_BYTES_A_SOUND_EXTENT: usize = 1;
-/// A repair keeps a list of what it writes, one of what is uncertain, and one of what is claimed.
+/// A repair keeps lists of its writes, of uncertain ranges, and of claimed ones.
 const REPAIR_BYTES_AN_EXTENT: usize = 200;
 /// For each bucket.
 const BYTES_A_BUCKET: usize = 16;
@@ -177,7 +178,7 @@ fn check_and_repair_keep_to_their_bounds() {
     assert!(each[1] >= 24, "an extent that is kept takes 24 bytes: something is not counted");
 }
 
-/// Where the leaves of a set are, in bytes.
+/// Places of the leaves of a set, in bytes.
 fn nodes_of(cache: &MemDevice) -> Vec<usize> {
     struct Leaves(Vec<usize>);
     impl ubcache_offline::Visitor for Leaves {

@@ -1,5 +1,5 @@
-//! Damaged sets under the engine: it says what is damaged, or serves; it never panics, whatever is on the disk.
-//! Content is not compared: data that rots can't be told from data.
+//! Damaged sets under the engine: it reports the damage, or serves; it never panics, whatever is on
+//! the disk. Content is not compared: the engine can't distinguish rotten data from good data.
 
 use ubcache_format::{Inode, JournalEntry, JournalSeq, Sector, encode_entry};
 use ubcache_offline::walk;
@@ -37,8 +37,8 @@ fn a_set_without_damage_is_served_as_it_is() {
     }
 }
 
-/// A journal entry with a right checksum used to be believed whatever it said: a root that does not reach to the end of all
-/// keys ended in a panic, and so did the greatest number there is.
+/// A journal entry with a right checksum used to be accepted whatever it contained: a root that
+/// does not reach to the end of all keys ended in a panic, and so did the greatest number there is.
 #[test]
 fn an_impossible_newest_entry_is_refused_by_name() {
     type Change = fn(&mut JournalEntry);

@@ -1,5 +1,6 @@
-//! A driver that is killed leaves dirty keys whose buckets were given away. Only the prio chain says that they are void;
-//! after ubcache has taken the set over, a lost prio chain must not bring them back.
+//! A driver that is killed leaves dirty keys whose buckets were reused. Only the prio chain shows
+//! that they are void; after ubcache has taken the set over, a lost prio chain must not bring them
+//! back.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! Sectors that can't be read: what is lost is what was in them, and no more.
+//! Sectors that can't be read: only their content is lost, and no more.
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{Kind, RepairOptions, check_set, survey, unreadable_data};
@@ -70,7 +70,7 @@ fn a_part_of_the_journal_that_nothing_needs_is_no_loss() {
     assert!(tried > 8, "{tried} places");
 }
 
-/// What stands behind the newest entry may be newer: nobody knows.
+/// An unreadable entry behind the newest readable one may be newer, so nothing is certain.
 #[test]
 fn where_the_newest_entry_may_be_unreadable_nothing_is_certain() {
     for base in &small() {
@@ -96,7 +96,7 @@ fn a_node_is_read_around_what_is_unreadable() {
                 let image = bad(base, at, 1);
                 assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
                 if at > node.end {
-                    // It was never written: all that the node says was read.
+                    // The sector was never written: all bsets of the node were read.
                     assert_eq!(listed(base, &image), [], "{}: byte {at}, the node is {node:?}", base.name);
                     nothing += 1;
                 } else {

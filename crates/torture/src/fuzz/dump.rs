@@ -6,7 +6,8 @@
 //!  byte 0: 255   all other bytes are the dump
 //! ```
 //!
-//! What is refused is refused before anything is written. What is restored has no damage, and says what the dump says.
+//! A refused dump is refused before anything is written. A restored set has no damage, and its
+//! content is that of the dump.
 
 use std::cell::OnceCell;
 
@@ -31,7 +32,7 @@ thread_local! {
 /// See the module.
 ///
 /// # Panics
-/// Panics if reading or restoring does, or if what is restored is not what the dump says.
+/// Panics if reading or restoring does, or if the restored set differs from the dump.
 pub fn dump_lines(data: &[u8]) {
     DUMPS.with(|dumps| {
         let dumps = dumps.get_or_init(|| small().into_iter().map(dumped).collect());
@@ -167,7 +168,7 @@ fn onto(base: &Base, lines: &[String], target: &MemDevice, state: &TargetState) 
     true
 }
 
-/// An extent as it is written; what somebody has added to the line is not in it.
+/// An extent in the form in which it is written, without additions to the line.
 fn plain(line: &Value) -> Value {
     let names = ["volume", "sector", "sectors", "dirty", "at", "generation", "csum"];
     let kept = names.iter().filter(|name| **name != "csum" || line["csum"] != json!(0));

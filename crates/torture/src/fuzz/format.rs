@@ -1,5 +1,5 @@
-//! Every parser of `crates/format`. The first byte chooses the structure; its magic number and checksum are put in, so
-//! that what lies behind them is reached.
+//! Every parser of `crates/format`. The first byte chooses the structure; its magic number and
+//! checksum are put in, so that the code behind their checks is reached.
 
 use ubcache_format::*;
 
@@ -32,7 +32,7 @@ fn words(bytes: &[u8]) -> usize {
 /// See the module.
 ///
 /// # Panics
-/// Panics if a parser does, or if what was parsed is not what is written again.
+/// Panics if a parser does, or if writing what was parsed gives other bytes.
 pub fn format(data: &[u8]) {
     let Some((&choice, bytes)) = data.split_first() else { return };
     let mut bytes = bytes.to_vec();

@@ -1,5 +1,6 @@
-//! The fuzz targets: what a run of each does with its input. They are called by [`crate::mutate`], on a stable compiler,
-//! and by `cargo fuzz` (see fuzz/README.md). A target panics if something is wrong.
+//! The fuzz targets: the work of each on one input. They are called by [`crate::mutate`], on a
+//! stable compiler, and by `cargo fuzz` (see fuzz/README.md). A target panics if something is
+//! wrong.
 
 mod check;
 mod dump;
@@ -20,7 +21,7 @@ pub use serve::serve;
 pub struct Target {
     /// Its name; its corpus is in `fuzz/corpus/<name>`.
     pub name: &'static str,
-    /// What it does with an input.
+    /// Runs an input.
     pub run: fn(&[u8]),
     /// Inputs are at most so long.
     pub max_bytes: usize,

@@ -1,4 +1,5 @@
-//! The NBD codec: what a server and what a client hears, in pieces. The first byte says how long they are.
+//! The NBD codec: bytes in pieces for the decoders of a server and of a client. The first byte
+//! determines the length of the pieces.
 
 use ubcache_nbd::proto::{ClientDecoder, ClientOption, ServerDecoder, ServerEvent};
 

@@ -37,7 +37,7 @@ struct Parts {
     header: Vec<u8>,
     trailer: Vec<u8>,
     index: Vec<u8>,
-    /// Where the row of each chunk is in the index, and what is in the chunk, packed and not.
+    /// Each chunk: offset of its row in the index, and its content, packed and not.
     chunks: Vec<(usize, Vec<u8>, Vec<u8>)>,
 }
 
@@ -230,7 +230,8 @@ mod tests {
     use ubcache_format::{SUPERBLOCK_BYTES, Superblock};
     use ubcache_offline::PackError;
 
-    /// Whoever opened it asked for memory for all of its buckets, as many as the superblock said: up to 32 GiB.
+    /// A pack whose superblock claimed too many buckets made its reader allocate memory for all of
+    /// them: up to 32 GiB.
     #[test]
     fn buckets_that_a_pack_can_not_have_are_not_believed() {
         let base = small().swap_remove(0);

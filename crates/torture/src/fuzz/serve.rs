@@ -1,5 +1,5 @@
-//! Whole small sets with patches, under the engine: it starts the set or says why not. Input as for [`super::check`];
-//! byte 1 says how it is started.
+//! Whole small sets with patches, under the engine: it starts the set or reports an error. Input as
+//! for [`super::check`]; byte 1 chooses the options of the start.
 
 use super::check::with_patched;
 use crate::serve::{How, serve as serve_set};
