@@ -1,6 +1,6 @@
 //! Errors of the engine: it can't do what it was asked to.
 
-use ubcache_env::IoError;
+use ubcache_env::{IoError, VolumeError};
 use ubcache_format::{Apart, FormatError, Sector, Uuid};
 
 /// A set can't be opened, attached to, or go on. The caller adds the names of the devices.
@@ -154,5 +154,15 @@ impl EngineError {
 
     pub(crate) fn format(what: &'static str, at: Sector) -> impl FnOnce(FormatError) -> EngineError {
         move |source| EngineError::Format { what, at: Some(at), source }
+    }
+}
+
+/// The error that a client gets.
+impl From<EngineError> for VolumeError {
+    fn from(error: EngineError) -> VolumeError {
+        match error {
+            EngineError::Io { source, .. } => VolumeError::Io(source),
+            other => VolumeError::Unavailable(other.to_string()),
+        }
     }
 }

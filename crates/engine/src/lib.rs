@@ -45,6 +45,7 @@ mod set;
 pub mod settings;
 mod slices;
 pub mod stats;
+mod tuning;
 mod volume;
 mod writeback;
 
@@ -56,7 +57,8 @@ pub use set::absent::Absent;
 pub use set::attach::AttachOptions;
 pub use set::runs::Choice;
 pub use set::take_over::{FormerRun, TakenOver};
-pub use set::{CacheSet, EXTENT_MEMORY_BYTES, Generations, SetOptions, Tuning};
+pub use set::{CacheSet, SetOptions};
 pub use settings::AttributeError;
 pub use stats::{DeviceCounters, SetStatus, VolumeCounters, VolumeState, VolumeStatus};
+pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;

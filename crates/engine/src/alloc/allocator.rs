@@ -7,8 +7,9 @@ use ubcache_env::local::{Either, Lock, Notify, first, join_all};
 use ubcache_env::{Env, Nanos, SectorRange};
 
 use super::buckets::Buckets;
+use super::class::Class;
 use super::prio::Chain;
-use super::sectors::{Class, Pieces};
+use super::sectors::Pieces;
 use crate::errors::EngineError;
 use crate::set::Set;
 

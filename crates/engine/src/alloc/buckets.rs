@@ -7,16 +7,16 @@ use std::rc::Rc;
 use ubcache_env::Work;
 use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, PrioSet, Reach};
 
+use super::class::Class;
 use super::pins::{Pin, Pins};
 use super::recency::Recency;
 use super::reuse::Reuse;
 use super::room::Room;
-use super::sectors::Class;
 use super::victims::Victims;
 use crate::errors::EngineError;
 use crate::mutants::{Mutant, Mutation};
-use crate::set::Generations;
 use crate::settings::ReplacementPolicy;
+use crate::tuning::Generations;
 
 /// Priority of metadata, and of a bucket that stays free until the next prio chain.
 pub(crate) const PRIORITY_METADATA: u16 = 65535;
@@ -600,7 +600,7 @@ impl Buckets {
     /// again.
     pub fn pretend_full(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(bucket) = self.take_for_data(Purpose::Data, self.free_len() % super::sectors::CLASSES)
+            let Some(bucket) = self.take_for_data(Purpose::Data, self.free_len() % super::class::CLASSES)
             else {
                 return;
             };

@@ -11,6 +11,7 @@
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
 //! | [`priority_stats`] | the attribute of that name |
+//! | [`class`] | classes of data |
 //! | [`sectors`] | room for data inside open buckets |
 //! | [`prio`] | the prio chain: generations made durable |
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
@@ -18,6 +19,7 @@
 pub(crate) mod allocator;
 pub(crate) mod bucket_set;
 pub(crate) mod buckets;
+pub(crate) mod class;
 mod counting;
 mod evict;
 pub(crate) mod pins;

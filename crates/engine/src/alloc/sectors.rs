@@ -9,26 +9,9 @@ use ubcache_env::Sector;
 use ubcache_format::{BucketNr, Geometry, Pointer};
 
 use super::buckets::{Buckets, Purpose};
+use super::class::{CLASSES, Class};
 use super::pins::Pin;
 
-/// Kind of data; data of one kind shares buckets.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Class {
-    /// Written by a client, and the backing device has it.
-    Clean = 0,
-    Dirty = 1,
-    MovedClean = 2,
-    MovedDirty = 3,
-    /// Read by a client; with policies that don't care it is with what was written.
-    Filled = 4,
-}
-pub(super) const CLASSES: usize = 5;
-
-impl Class {
-    fn is_moved(self) -> bool {
-        matches!(self, Class::MovedClean | Class::MovedDirty)
-    }
-}
 /// Keys name at most 65535 sectors.
 const PIECE_SECTORS_MAX: u64 = 32768;
 

@@ -8,7 +8,7 @@
 use ubcache_format::BucketNr;
 
 use super::bucket_set::BucketSet;
-use super::sectors::Class;
+use super::class::Class;
 use super::victim::VictimList;
 use super::worth::Worth;
 use crate::settings::ReplacementPolicy;

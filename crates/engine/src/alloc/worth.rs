@@ -8,7 +8,7 @@
 
 use ubcache_format::BucketNr;
 
-use super::sectors::CLASSES;
+use super::class::CLASSES;
 
 /// Kinds of age: this many for each turn of the cache ...
 const AGES_PER_TURN: u64 = 8;

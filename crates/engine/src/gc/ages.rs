@@ -5,7 +5,7 @@ use ubcache_env::Env;
 use ubcache_format::{Generation, JournalSeq};
 
 use crate::errors::EngineError;
-use crate::index::leaf::{FIRST, Position};
+use crate::index::extent::{FIRST, Position};
 use crate::mutants::Mutant;
 use crate::set::Set;
 

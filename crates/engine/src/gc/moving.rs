@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ubcache_env::{Durability, Env};
 use ubcache_format::BucketNr;
 
-use crate::alloc::sectors::Class;
-use crate::index::leaf::Extent;
+use crate::alloc::class::Class;
+use crate::index::extent::Extent;
 use crate::mutants::Mutant;
 use crate::set::Set;
 

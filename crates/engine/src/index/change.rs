@@ -6,8 +6,9 @@ use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
+use super::extent::{Extent, HOLE_SECTORS_MAX, push_holes};
 use super::ghosts::Ghosts;
-use super::leaf::{Extent, HOLE_SECTORS_MAX, Leaf, push_holes};
+use super::leaf::Leaf;
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::set::Set;

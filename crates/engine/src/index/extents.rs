@@ -3,7 +3,7 @@
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Inode;
 
-use super::leaf::{Extent, FIRST, Position};
+use super::extent::{Extent, FIRST, Position};
 use super::region::{Entry, Region, RegionId, Spot};
 
 /// Extents in the order of (volume, end). No two end at the same place.

@@ -7,7 +7,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::leaf::{Leaf, Position};
+use super::extent::Position;
+use super::leaf::Leaf;
 
 #[derive(Default, Debug)]
 pub(super) struct Leaves {

@@ -8,7 +8,8 @@ use ubcache_format::{
     plain_keys, scan_node,
 };
 
-use super::leaf::{Body, Extent, FIRST, Hold, Leaf};
+use super::extent::{Extent, FIRST};
+use super::leaf::{Body, Hold, Leaf};
 use super::tree::ClockHand;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;

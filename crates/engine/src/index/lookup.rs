@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_words};
 
-use super::leaf::{Extent, Hold, Leaf, LeafState};
+use super::extent::Extent;
+use super::leaf::{Hold, Leaf, LeafState};
 use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
 use crate::journal::room::Room;

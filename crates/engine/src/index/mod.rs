@@ -7,6 +7,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`extent`] | an extent, and the order of keys |
 //! | [`region`] | packed extents of one volume |
 //! | [`extents`] | the sorted list of them |
 //! | [`leaf`] | extents of one leaf, and what of them is not written yet |
@@ -23,6 +24,7 @@
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 
 pub(crate) mod change;
+pub(crate) mod extent;
 mod extents;
 mod ghosts;
 pub(crate) mod leaf;

@@ -18,7 +18,7 @@
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::{Generation, Inode, Pointer};
 
-use super::leaf::{Extent, Position};
+use super::extent::{Extent, Position};
 
 /// The most entries in a chunk. More make the upper search shorter and changes dearer.
 pub(super) const CHUNK_MAX: usize = 128;

@@ -16,7 +16,8 @@ use ubcache_format::{
     encode_packed_bset, packed_position,
 };
 
-use super::leaf::{Body, FIRST, LAST, Leaf, LeafState, Position};
+use super::extent::{FIRST, LAST, Position};
+use super::leaf::{Body, Leaf, LeafState};
 use super::touched::Touched;
 use super::tree::Interior;
 use crate::alloc::buckets::Purpose;

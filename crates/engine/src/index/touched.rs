@@ -6,7 +6,7 @@
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Inode;
 
-use super::leaf::Position;
+use super::extent::Position;
 
 /// Words that a change adds to a node at most: the key itself, and a neighbour cut on each side.
 pub(crate) const CHANGE_WORDS: u64 = 9;

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use ubcache_env::SectorRange;
 use ubcache_format::{Inode, JournalSeq, Key, Pointer};
 
-use super::leaf::{Body, FIRST, Leaf, LeafState, Position};
+use super::extent::{FIRST, Position};
+use super::leaf::{Body, Leaf, LeafState};
 use super::leaves::Leaves;
 use crate::journal::pins::EntryPins;
 

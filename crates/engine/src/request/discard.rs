@@ -8,7 +8,7 @@ use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError}
 use ubcache_format::JournalSeq;
 
 use crate::coherence::table::Ticket;
-use crate::index::leaf::Extent;
+use crate::index::extent::Extent;
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;

@@ -3,20 +3,11 @@
 use ubcache_env::local::join;
 use ubcache_env::{Env, IoError, IoResult, Sector, SectorRange, StreamId, VolumeError};
 
-use crate::errors::EngineError;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
 /// Error that a client gets for somebody else's flush that failed.
 const EIO: i32 = 5;
-
-/// Turns an error of the engine into the one that a client gets.
-pub(crate) fn to_client(error: EngineError) -> VolumeError {
-    match error {
-        EngineError::Io { source, .. } => VolumeError::Io(source),
-        other => VolumeError::Unavailable(other.to_string()),
-    }
-}
 
 impl<E: Env> CachedVolume<E> {
     /// F1, F2: everything that was answered before this call is durable when it returns.
@@ -55,7 +46,7 @@ impl<E: Env> CachedVolume<E> {
         };
         let (backing, journal) = join(backing, journal).await;
         backing.map_err(VolumeError::Io)?;
-        journal.map_err(to_client)
+        journal.map_err(VolumeError::from)
     }
 
     /// Flushes the backing device; shared by everybody who waits for one at the same time.

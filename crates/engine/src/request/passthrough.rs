@@ -3,7 +3,6 @@
 use ubcache_env::{Env, SectorRange, VolumeError};
 use ubcache_format::BackingState;
 
-use super::flush::to_client;
 use super::write::Payload;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
@@ -47,11 +46,11 @@ impl<E: Env> CachedVolume<E> {
         if self.may_go_without_cache() {
             match self.ensure_passthrough().await {
                 Ok(()) => self.write_past(range, payload, fua).await,
-                Err(error) => Err(to_client(error)),
+                Err(error) => Err(error.into()),
             }
         } else {
             self.set.env.mark("write_refused_without_cache");
-            Err(to_client(error))
+            Err(error.into())
         }
     }
 

@@ -11,13 +11,12 @@ use ubcache_env::{
 };
 use ubcache_format::{CacheMode, Pointer};
 
-use super::flush::to_client;
 use crate::alloc::pins::Pin;
 use crate::alloc::sectors::Piece;
 use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
 use crate::coherence::table::Ticket;
 use crate::index::change::removal_records;
-use crate::index::leaf::Extent;
+use crate::index::extent::Extent;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
@@ -372,7 +371,7 @@ impl<E: Env> CachedVolume<E> {
         self.set.env.mark("index_unreadable");
         let known_clean = self.set.buckets.borrow().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
         if !known_clean {
-            return Err(to_client(error));
+            return Err(error.into());
         }
         self.read_backing(range).await.map(IoVec::from)
     }

@@ -6,13 +6,13 @@ use ubcache_env::{
 };
 use ubcache_format::JournalSeq;
 
-use super::flush::to_client;
 use super::read::place_pieces;
-use crate::alloc::sectors::{Class, Piece, Pieces};
+use crate::alloc::class::Class;
+use crate::alloc::sectors::{Piece, Pieces};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
 use crate::index::change::removal_records;
-use crate::index::leaf::Extent;
+use crate::index::extent::Extent;
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
@@ -343,7 +343,7 @@ impl<E: Env> CachedVolume<E> {
             return ToCache::Refused;
         }
         if let Err(error) = self.ensure_marked_dirty().await {
-            return ToCache::Failed(to_client(error));
+            return ToCache::Failed(error.into());
         }
         // Alone, the data itself can be durable at once, which leaves the journal block nothing to flush. Several
         // writers share a flush.
@@ -360,7 +360,7 @@ impl<E: Env> CachedVolume<E> {
                 match fua && !self.set.mutant(Mutant::FuaSkipsJournal) {
                     true => match self.set.journal.wait(seq).await {
                         Ok(()) => ToCache::Done,
-                        Err(error) => ToCache::Failed(to_client(error)),
+                        Err(error) => ToCache::Failed(error.into()),
                     },
                     false => ToCache::Done,
                 }

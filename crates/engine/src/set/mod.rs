@@ -39,6 +39,7 @@ use crate::mutants::{Mutant, Mutation};
 use crate::settings::SetSettings;
 use crate::slices::in_slices;
 use crate::stats::SetStatus;
+use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
 
 pub(crate) mod absent;
@@ -51,69 +52,6 @@ pub(crate) mod open;
 pub(crate) mod runs;
 pub(crate) mod stop;
 pub(crate) mod take_over;
-
-/// Memory that an extent of the index takes, in bytes, with its share of what surrounds it.
-pub const EXTENT_MEMORY_BYTES: u64 = 24;
-
-/// The speed at which generations rise, and the age that pointers may reach (docs/coherence.md §7).
-/// Ages are distances on the circle of 256 that the format has.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Generations {
-    /// A bucket that is given up rises by this much. More than 1 leaves fewer generations before the circle is round, so
-    /// that a simulator sees many turns of it.
-    pub step: u8,
-    /// Garbage collection writes a node anew where a pointer in it is older than this.
-    pub rewrite_age: u8,
-    /// A pointer this old keeps its bucket from being used again. The format allows 96 (docs/format.md §9.3); some
-    /// distance is kept.
-    pub age_max: u8,
-}
-
-impl Default for Generations {
-    fn default() -> Generations {
-        Generations { step: 1, rewrite_age: 10, age_max: 80 }
-    }
-}
-
-/// Limits and sizes that are not on the device.
-#[derive(Clone, Debug)]
-pub struct Tuning {
-    /// Extents of the index kept in memory, about [`EXTENT_MEMORY_BYTES`] each. Nodes that hold more are read again when
-    /// they are needed. Where what is not written to its node yet is more than that, whoever brings a node in writes another.
-    pub extents_in_memory_max: usize,
-    /// A leaf is written when this many bytes of keys wait.
-    pub leaf_write_bytes: u64,
-    /// Puts fewer keys into a node than fit, so that small tests get deep trees. None: what fits.
-    pub node_keys_max: Option<usize>,
-    /// Serve before every bucket is counted, where that is safe.
-    pub lazy_start: bool,
-    /// Bytes of fills under way per volume; more misses are served without being cached.
-    pub fill_bytes_max: u64,
-    /// Unpublished copies per volume; more are not kept.
-    pub unpublished_max: usize,
-    /// The speed at which generations rise, and the age that pointers may reach.
-    pub generations: Generations,
-    /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which other tasks get a turn.
-    pub slice_steps: usize,
-    /// A write past the cache that has more sectors than this is split where a part of it is dirty (W2).
-    pub split_above: u64,
-}
-
-impl Default for Tuning {
-    fn default() -> Tuning {
-        Tuning {
-            extents_in_memory_max: 16 << 20,
-            leaf_write_bytes: 4048,
-            node_keys_max: None,
-            lazy_start: true,
-            fill_bytes_max: 64 << 20,
-            unpublished_max: 16384,
-            generations: Generations::default(),
-            slice_steps: 16384,
-            split_above: 2048,
-        }
-    }
-}
 
 /// Options for opening a set.
 #[derive(Clone, Debug, Default)]

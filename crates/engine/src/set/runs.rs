@@ -19,7 +19,7 @@ use ubcache_format::{
 use super::Set;
 use crate::errors::EngineError;
 use crate::index::change::removal_records;
-use crate::index::leaf::{Extent, Position};
+use crate::index::extent::{Extent, Position};
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 

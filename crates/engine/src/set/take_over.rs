@@ -13,7 +13,7 @@ use ubcache_format::SECTOR_BYTES;
 use super::Set;
 use crate::errors::EngineError;
 use crate::index::change::removal_records;
-use crate::index::leaf::{Extent, FIRST, LAST};
+use crate::index::extent::{Extent, FIRST, LAST};
 
 /// Former owner of a set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -6,10 +6,9 @@ use ubcache_env::{Buf, Durability, Env, IoError, IoResult, IoVec, SectorRange, V
 
 use crate::alloc::pins::Pin;
 use crate::coherence::table::Ticket;
-use crate::index::leaf::{Extent, FIRST, Position};
+use crate::index::extent::{Extent, FIRST, Position};
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
-use crate::request::flush::to_client;
 use crate::volume::CachedVolume;
 
 /// One write to the backing device takes at most this many sectors.
@@ -83,7 +82,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// Cleans whatever is dirty in the range, for a write that the cache has no room for.
     pub(crate) async fn clean_range(&self, range: SectorRange) -> Result<(), VolumeError> {
-        self.set.load_over(self.inode(), range).await.map_err(to_client)?;
+        self.set.load_over(self.inode(), range).await.map_err(VolumeError::from)?;
         let dirty: Vec<Extent> =
             self.set.live_extents(self.inode(), range).into_iter().filter(|extent| extent.dirty).collect();
         let cleaned = self.write_back(dirty, Below::Written).await;
