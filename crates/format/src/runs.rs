@@ -130,8 +130,8 @@ impl Runs {
 pub enum BackingRun {
     /// Nothing: it was never in a set with run numbers.
     Never,
-    /// A program without run numbers has written the superblock since.
-    Void,
+    /// A program without run numbers has written the superblock since it got this number.
+    Void(RunNumber),
     /// The number.
     Number(RunNumber),
 }
@@ -181,7 +181,9 @@ impl core::fmt::Display for Apart {
         }
         match self.backing {
             BackingRun::Number(number) => write!(f, "the disk is of run {number})"),
-            BackingRun::Void => write!(f, "the Linux driver has run the disk since)"),
+            BackingRun::Void(number) => {
+                write!(f, "the Linux driver has run the disk after its run {number})")
+            }
             BackingRun::Never => write!(f, "the disk of none)"),
         }
     }
@@ -255,7 +257,7 @@ impl Superblock {
             Some(number) if u64_at(self.raw(), FIRST_AT + 8) == self.mark_of_run(word) => {
                 BackingRun::Number(number)
             }
-            Some(_) => BackingRun::Void,
+            Some(number) => BackingRun::Void(number),
         }
     }
 
@@ -296,9 +298,17 @@ pub fn compare_runs(cache: &Superblock, slot: Inode, backing: &Superblock) -> Re
         };
     };
     let known = entry.number.or(entry.next);
+    let is_known = |number| entry.number == Some(number) || entry.next == Some(number);
     match run {
-        BackingRun::Number(number) if entry.number == Some(number) || entry.next == Some(number) => Ok(()),
-        BackingRun::Number(number) => {
+        BackingRun::Number(number) if is_known(number) => Ok(()),
+        // The driver has run the backing device, but never this cache.
+        BackingRun::Void(number) if is_known(number) && cache.is_signed() && !entry.driver_since => {
+            apart(known, Older::Cache)
+        }
+        BackingRun::Void(number) if is_known(number) => Ok(()),
+        // It had no number, or a void one, when it was to get its next one.
+        BackingRun::Void(_) | BackingRun::Never if entry.number.is_none() => Ok(()),
+        BackingRun::Number(number) | BackingRun::Void(number) => {
             let newest = entry.number.max_by_count(entry.next);
             match newest.map_or(0, RunNumber::count).cmp(&number.count()) {
                 core::cmp::Ordering::Less => apart(known, Older::Cache),
@@ -306,10 +316,6 @@ pub fn compare_runs(cache: &Superblock, slot: Inode, backing: &Superblock) -> Re
                 core::cmp::Ordering::Greater => apart(known, Older::Backing),
             }
         }
-        _ if entry.number.is_none() => Ok(()),
-        // The driver has run the backing device, but never this cache.
-        BackingRun::Void if cache.is_signed() && !entry.driver_since => apart(known, Older::Cache),
-        BackingRun::Void => Ok(()),
         BackingRun::Never => apart(known, Older::Backing),
     }
 }

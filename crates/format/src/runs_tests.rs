@@ -83,7 +83,7 @@ fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
     assert!(!reread(&cache).is_signed() && reread(&copy).is_signed());
     assert_eq!(older(&cache, &backing), None);
     backing.last_mount += 60;
-    assert_eq!(reread(&backing).run(), BackingRun::Void);
+    assert_eq!(reread(&backing).run(), BackingRun::Void(number(5)));
     assert_eq!(older(&cache, &backing), None);
     assert_eq!(older(&copy, &backing), Some(Older::Cache));
     // A start of ubcache without the backing device does not make it older.
@@ -92,6 +92,28 @@ fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
     assert_eq!(older(&cache, &backing), None);
     give(&mut cache, Some(number(5)), None);
     assert_eq!(older(&cache, &backing), Some(Older::Cache), "told once");
+}
+
+/// A void number was taken wherever the driver had run the cache, and blamed on the cache wherever it had not, although it says
+/// after which run of ubcache the driver came; it is compared now like one that counts.
+#[test]
+fn a_void_number_tells_after_which_run_the_driver_came() {
+    let (mut cache, mut backing) = members();
+    cache.sign();
+    backing.set_run(Some(number(5)));
+    backing.last_mount += 60;
+    for driver_ran_the_cache in [false, true] {
+        cache.seq += u64::from(driver_ran_the_cache);
+        for (count, expected) in [(4, Older::Cache), (6, Older::Backing)] {
+            give(&mut cache, Some(number(count)), None);
+            assert_eq!(older(&cache, &backing), Some(expected), "{count}, {driver_ran_the_cache}");
+        }
+        // A start that was cut off before the backing device got its next number.
+        give(&mut cache, None, Some(number(6)));
+        assert_eq!(older(&cache, &backing), None);
+    }
+    give(&mut cache, Some(number(5)), None);
+    assert_eq!(older(&cache, &backing), None);
 }
 
 #[test]
