@@ -376,6 +376,14 @@ harmless+='|bch_cached_dev_run\(\) cached dev [a-z0-9-]+ is running already$' # 
 harmless+='|cached_dev_detach_finish\(\) Caching disabled for [a-z0-9-]+$'
 harmless+='|cache_set_free\(\) Cache set [0-9a-f-]+ unregistered$)'
 
+# lacks WORDS FILE: fails if the file has these words. (`! grep` by itself ends no case, as set -e does not count it.)
+lacks() {
+    if grep -F -- "$1" "$2" >&2; then
+        note "this should not be in $2"
+        return 1
+    fi
+}
+
 # say WORDS...: goes below the case's line in the output of run-all.
 say() {
     echo "$*" >>"$work/said"

@@ -11,6 +11,7 @@
 //!       BLOCK within sectors FIRST..LAST, as lines "SECTOR COUNT GEN"
 //!   pattern write DEVICE SALT    does the operations on stdin, one O_DIRECT write each
 //!   pattern read DEVICE          the same with reads
+//!   pattern trim DEVICE          does the discards on stdin, of lines "SECTOR COUNT 0"
 //!   pattern flush DEVICE         asks the device to make everything durable
 //!   pattern model                folds operations on stdin into the content they leave
 //!   pattern identify DEVICE SALT prints a device's content, same form as model
@@ -150,6 +151,14 @@ impl Device {
             Device::Nbd(client) => client.write(at, data, false),
         }
         .unwrap_or_else(|error| panic!("write of {} bytes at {at}: {error}", data.len()));
+    }
+
+    fn trim(&mut self, at: u64, bytes: u32) {
+        match self {
+            Device::File(..) => panic!("discards are for nbd:SOCKET:EXPORT only"),
+            Device::Nbd(client) => client.trim(at, bytes),
+        }
+        .unwrap_or_else(|error| panic!("discard of {bytes} bytes at {at}: {error}"));
     }
 
     fn flush(&mut self) {
@@ -415,6 +424,12 @@ fn main() {
         ),
         ["write", device, salt] => write(device, number(salt)),
         ["read", device] => read(device),
+        ["trim", device] => {
+            let mut open = Device::open(device, true);
+            for (sector, count, _) in lines() {
+                open.trim(sector * SECTOR as u64, (count * SECTOR as u64) as u32);
+            }
+        }
         ["flush", device] => Device::open(device, true).flush(),
         ["load", device, salt, log, ref rest @ ..] => load(device, number(salt), log, &load_of(rest)),
         ["check-load", device, salt, log, ref rest @ ..] => check_load(device, number(salt), log, &load_of(rest)),

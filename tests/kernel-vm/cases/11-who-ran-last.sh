@@ -31,7 +31,7 @@ for writes in 0 1 2 3 4 5; do
     # ubcache after ubcache is no take-over.
     ubcache_start "$name"
     ubcache_stop "$name"
-    ! grep -q 'ran this set last' "$work/$name/serve.log"
+    lacks 'ran this set last' "$work/$name/serve.log"
 done
 share_sets "${sets[@]}"
 for name in "${sets[@]}"; do
