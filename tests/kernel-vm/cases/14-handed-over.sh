@@ -2,11 +2,9 @@
 # turns of ubcache and the driver, dirty data that a discard dropped.
 # turn SET...: the driver reads everything, and something of it from the cache.
 turn() {
-    local name
     rm -f "$work"/*/{operations,after}*
     options="hits=1" share_sets "$@"
     boot turn.sh "${disks[@]}"
-    for name; do cp "$work/share/$name/dirty-before" "$work/$name"; done
 }
 resized() { truncate -s "$2M" "$work/$1/backing0.img"; }
 # lost_from NAME SECTOR: from there on the volume has zeroes
@@ -56,10 +54,6 @@ say "dirty data before the discards $before bytes, after them $after"
 [ "$after" -lt "$before" ]
 
 turn "${sets[@]}"
-for name in "${sets[@]}"; do
-    say "$name: the driver found dirty data: $(<"$work/$name/dirty-before")"
-    rm "$work/$name/dirty-before"
-done
 
 # What the driver left, with the disk shorter.
 shortened writethrough-shorter
@@ -72,4 +66,3 @@ done
 ubcache_station writeback-discarded 0 0 >/dev/null
 lacks 'was dropped' "$work/writeback-discarded/serve.log"
 turn writethrough-shorter writeback-shorter writeback-discarded
-[ "$(<"$work/writeback-discarded/dirty-before")" = 0.0k ]

@@ -10,7 +10,6 @@ while read -r name cache backings; do
     for index in "${!devices[@]}"; do
         verify "${devices[index]}" "${salt[index]}" "$dir/content$index" before
         [ "${hits:-0}" = 0 ] || wait_until has_hits "${attributes[index]}"
-        cat "${attributes[index]}/dirty_data" >>"$dir/dirty-before"
         grep -q "\[$mode\]" "${attributes[index]}/cache_mode" || echo "$mode" >"${attributes[index]}/cache_mode"
         [ -e "$dir/operations$index" ] || continue
         "$pattern" write "${devices[index]}" "${salt[index]}" <"$dir/operations$index"
