@@ -15,6 +15,8 @@ use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 const SLOTS: u64 = 48;
 const STEP: u64 = 8;
 const OFFSET: u64 = 16;
+/// Where the mark of a journal entry is.
+const MARK_AT: usize = 64;
 
 fn range(slot: u64) -> SectorRange {
     SectorRange::new(Sector(slot * STEP), STEP)
@@ -73,25 +75,39 @@ async fn used_set(env: &SimEnv, cache: &SimDisk, backing: &SimDisk) {
     set.stop().await.expect("stops");
 }
 
+/// What the driver leaves in its padding.
+#[derive(Copy, Clone)]
+enum Padded {
+    /// Anything.
+    Anyhow,
+    /// The padding of an older entry of ubcache: it lay in the buffer into which the driver had read the journal.
+    WithOurMark,
+}
+
 /// Makes the newest journal entry one of the driver, and what it calls clean stale.
-async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk) {
+async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk, padded: Padded) {
     let superblock = Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
     let geometry = superblock.geometry();
-    let mut newest = None;
+    let mut entries = Vec::new();
     for index in 0..geometry.journal_buckets {
         let at = geometry.bucket_start(geometry.journal_bucket(index));
         let bytes = cache.peek(SectorRange::new(at, u64::from(geometry.bucket_sectors)));
         for (offset, entry) in scan_bucket_strictly(&geometry, &bytes).expect("a good journal") {
-            if newest
-                .as_ref()
-                .is_none_or(|(_, known): &(_, ubcache_format::JournalEntry)| known.seq < entry.seq)
-            {
-                newest = Some((at + u64::from(offset) / SECTOR_BYTES, entry));
-            }
+            entries.push((at + u64::from(offset) / SECTOR_BYTES, entry));
         }
     }
-    let (at, mut entry) = newest.expect("a journal has entries");
-    entry.padding = Padding::Other([0x5a; 16]);
+    entries.sort_by_key(|(_, entry)| entry.seq);
+    let (at, mut entry) = entries.pop().expect("a journal has entries");
+    let (older, _) = entries.pop().expect("it has several");
+    entry.padding = Padding::Other(match padded {
+        Padded::Anyhow => [0x5a; 16],
+        Padded::WithOurMark => {
+            let bytes = cache.peek(SectorRange::new(older, 1));
+            let mark = &bytes[MARK_AT..MARK_AT + 16];
+            assert!(mark.starts_with(b"ubcache1"), "the older entry is of ubcache");
+            mark.try_into().expect("sixteen bytes")
+        }
+    });
     cache.write(at, write(encode_entry(&geometry, &entry)), Durability::Fua).await.expect("a good disk");
     for slot in (0..SLOTS).step_by(2) {
         let at = Sector(OFFSET) + slot * STEP;
@@ -99,8 +115,16 @@ async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk) {
     }
 }
 
+/// The driver carries the padding of entries that it reads into every other entry of its own. ubcache took its mark
+/// there for its own, kept the driver's clean data, stale or not, and said nothing. Now the mark is bound to its entry.
 #[test]
 fn clean_data_of_the_driver_is_dropped_and_dirty_data_is_not() {
+    for padded in [Padded::Anyhow, Padded::WithOurMark] {
+        taken_over(padded);
+    }
+}
+
+fn taken_over(padded: Padded) {
     let world = SimWorld::new(WorldConfig::new(1));
     let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
@@ -113,7 +137,7 @@ fn clean_data_of_the_driver_is_dropped_and_dirty_data_is_not() {
         assert_eq!((get(&volume, 0).await, get(&volume, 1).await), (1, 2));
         assert_eq!(volume.status().stats.cache_misses, 0, "clean data was kept");
         set.stop().await.expect("stops");
-        driver_ran_it(&cache, &backing).await;
+        driver_ran_it(&cache, &backing, padded).await;
         let (set, volume) = open(&env, &cache, &backing, false).await;
         let dropped_bytes = Some(SLOTS / 2 * STEP * SECTOR_BYTES);
         assert_eq!(set.taken_over(), Some(TakenOver { from: FormerRun::Driver, dropped_bytes }));
@@ -172,7 +196,7 @@ fn the_administrator_may_keep_it() {
     let env = world.new_instance();
     let ended = world.run(async move {
         used_set(&env, &cache, &backing).await;
-        driver_ran_it(&cache, &backing).await;
+        driver_ran_it(&cache, &backing, Padded::Anyhow).await;
         let (set, volume) = open(&env, &cache, &backing, true).await;
         let kept = TakenOver { from: FormerRun::Driver, dropped_bytes: None };
         assert_eq!((set.taken_over(), get(&volume, 0).await), (Some(kept), 1));
@@ -193,7 +217,7 @@ fn a_power_failure_in_the_middle_leaves_nothing_stale() {
         let (cache2, backing2) = (cache.clone(), backing.clone());
         let opened = world.run(async move {
             used_set(&env, &cache2, &backing2).await;
-            driver_ran_it(&cache2, &backing2).await;
+            driver_ran_it(&cache2, &backing2, Padded::WithOurMark).await;
             let life = env.sleep(Nanos::from_micros(step * 25));
             let opening = open(&env, &cache2, &backing2, false);
             matches!(first(opening, life).await, ubcache_env::local::Either::Left(_))
