@@ -355,7 +355,7 @@ driver_log() {
     local bad stale
     bad=$(tr -d '\r' <"$1" | grep -aE 'bcache: |WARNING: |BUG: |Oops|Call Trace|blocked for more|I/O error|hung_task' |
         grep -avE "$harmless" || true)
-    # Not a warning to the driver (it prints it as information), but to be known: see docs/interop.md.
+    # Not a warning to the driver (it prints it as information), but to be known: see docs/internals/interop.md.
     stale=$(grep -ac "$stale_dirty" "$1" || true)
     [ "$stale" = 0 ] || say "the driver's information 'stale dirty pointer': $stale times in ${1##*/}"
     [ -z "$bad" ] || {

@@ -1,4 +1,4 @@
-//! Measures everything and writes docs/performance.md.
+//! Measures everything and writes docs/generated/performance.md.
 
 use std::process::Command;
 

@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
 //! | `cargo xtask fuzz [TARGET…] [--for TIME] [--seed N]` | the fuzz targets, on a stable compiler (fuzz/README.md) |
-//! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/simulation.md) |
+//! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/internals/simulation.md) |
 //! | `cargo xtask tidy` | widths, openings of comments, links, pointers, spelling, commit subjects (STYLE.md) |
 //! | `cargo xtask packages` | only installs what the tests need |
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
-//! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/performance.md |
+//! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/generated/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these lines, so that

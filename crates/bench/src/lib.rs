@@ -21,7 +21,7 @@
 //! | [`engine`] | loads for the engine in that world, and their cost |
 //! | [`instructions`] | the same counted in instructions |
 //! | [`amplification`] | bytes written to the cache device, counted |
-//! | [`suite`] | everything in docs/performance.md |
+//! | [`suite`] | everything in docs/generated/performance.md |
 //! | [`nbd`] | a load generator and the smallest server for NBD |
 //! | [`allocations`], [`cpu_time`] | counters |
 //! | [`random`] | random numbers of loads |

@@ -49,7 +49,7 @@ enum Command {
     Nbd(commands::nbd::Args),
     /// Serve memory over NBD: the least that a server costs
     MemoryServer(commands::nbd::MemoryServerArgs),
-    /// Measure everything in docs/performance.md
+    /// Measure everything in docs/generated/performance.md
     Suite(commands::suite::Args),
 }
 

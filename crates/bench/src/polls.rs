@@ -1,7 +1,7 @@
 //! The longest poll: the time for which a request may have to wait until the engine handles it.
 //!
 //! The engine runs on one thread, so work that grows with the cache would delay every request while
-//! it is done (docs/coherence.md, S1). A cache of any size is filled here without its extents,
+//! it is done (docs/internals/coherence.md, S1). A cache of any size is filled here without its extents,
 //! which would take hours: such work goes over the buckets. Then everything that handles every
 //! bucket is run, and the world measures each poll.
 

@@ -1,4 +1,4 @@
-//! The README's section for the case that something is broken: its commands, in its order, on sets that are.
+//! The guide to recovery (docs/guide/recover.md): its commands, in its order, on sets that are broken.
 
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
@@ -9,18 +9,16 @@ use std::path::Path;
 use serde_json::Value;
 use support::{Daemon, make_set, scratch, sha256_of, text, ubcache};
 
-/// The commands of the section's blocks, a list for each block.
+/// The commands of the guide's blocks, a list for each block.
 fn blocks() -> Vec<Vec<String>> {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md"));
-    let readme = readme.expect("a README");
-    let (_, section) = readme.split_once("## I have a broken bcache").expect("the section");
-    let (section, _) = section.split_once("\n## ").expect("it is not the last one");
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide/recover.md");
+    let section = std::fs::read_to_string(guide).expect("a guide");
     let blocks = section.split("```\n").skip(1).step_by(2);
     let command = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
     blocks.map(|block| block.lines().map(command).filter(|line| !line.is_empty()).collect()).collect()
 }
 
-/// Runs a command of the README in a directory that has the files `CACHE` and `DISK`; what it says.
+/// Runs a command of the guide in a directory that has the files `CACHE` and `DISK`; what it says.
 fn run(directory: &Path, command: &str, code: i32) -> String {
     let mut words = command.split_whitespace();
     assert_eq!(words.next(), Some("ubcache"), "{command}");
@@ -140,7 +138,7 @@ fn what_can_not_be_found_again_is_said_to_be_lost() {
     damage(directory, |bytes| bytes[..4 << 20].fill(0));
     for arguments in ["--dry-run", "--out new.img"] {
         let said = run(directory, &format!("ubcache repair CACHE -B DISK {arguments}"), 1);
-        assert!(said.contains("The cache is gone") && !said.contains("finds the superblock"), "{said}");
+        assert!(said.contains("step 5c") && !said.contains("finds the superblock"), "{said}");
     }
     assert!(!directory.join("new.img").exists());
 }

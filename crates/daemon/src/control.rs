@@ -1,4 +1,4 @@
-//! The control protocol: one JSON object a line, over a unix socket (docs/operations.md).
+//! The control protocol: one JSON object a line, over a unix socket (docs/guide/operate.md).
 //!
 //! ```text
 //! → {"command":"get","name":"cache_mode","volume":"disk"}

@@ -1,5 +1,5 @@
 //! The memory of a volume at one moment, for assertions from outside: the simulator compares it
-//! with the devices (docs/coherence.md §10). Nothing is read, loaded or changed.
+//! with the devices (docs/internals/coherence.md §10). Nothing is read, loaded or changed.
 
 use ubcache_env::{Env, IntervalSet, Sector, SectorRange};
 

@@ -1,4 +1,4 @@
-//! Loops that give others their turn (S1, docs/coherence.md §8).
+//! Loops that give others their turn (S1, docs/internals/coherence.md §8).
 //!
 //! A poll that takes as long as the cache is large keeps every request of every volume waiting. So what has to look at every
 //! bucket does so in slices.

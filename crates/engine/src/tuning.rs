@@ -3,7 +3,7 @@
 /// Memory that an extent of the index takes, in bytes, with its share of what surrounds it.
 pub const EXTENT_MEMORY_BYTES: u64 = 24;
 
-/// The speed at which generations rise, and the age that pointers may reach (docs/coherence.md §7).
+/// The speed at which generations rise, and the age that pointers may reach (docs/internals/coherence.md §7).
 /// Ages are distances on the circle of 256 that the format has.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Generations {
@@ -12,7 +12,7 @@ pub struct Generations {
     pub step: u8,
     /// Garbage collection writes a node anew where a pointer in it is older than this.
     pub rewrite_age: u8,
-    /// A pointer this old keeps its bucket from being used again. The format allows 96 (docs/format.md §9.3); some
+    /// A pointer this old keeps its bucket from being used again. The format allows 96 (docs/reference/format.md §9.3); some
     /// distance is kept.
     pub age_max: u8,
 }

@@ -8,7 +8,7 @@ use crate::buf::{Buf, IoVec};
 use crate::device::IoError;
 
 /// A source of requests: a connection or a queue. Sequential access is detected per stream, and a
-/// flush that failed over writes is reported once to each stream (`docs/coherence.md` §2).
+/// flush that failed over writes is reported once to each stream (`docs/internals/coherence.md` §2).
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StreamId(pub u64);
 
@@ -85,7 +85,7 @@ impl VolumeError {
     }
 }
 
-/// A volume. Requests run concurrently; a reply means what `docs/coherence.md` §2 says.
+/// A volume. Requests run concurrently; a reply means what `docs/internals/coherence.md` §2 says.
 ///
 /// Ranges are in sectors of the volume and must be multiples of the block size of the info.
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]

@@ -1,4 +1,4 @@
-//! Bsets: the sorted sets of keys that are appended to btree nodes (docs/format.md §5.2).
+//! Bsets: the sorted sets of keys that are appended to btree nodes (docs/reference/format.md §5.2).
 //!
 //! ```text
 //!   0      8      16    24       28     32
@@ -23,7 +23,7 @@ pub const BSET_VERSION: u32 = 1;
 pub struct Bset {
     /// A random number that is not 0 and the same in all bsets of a node.
     pub seq: u64,
-    /// The keys; in a leaf ascending and not overlapping, in an interior node ascending (docs/format.md §5.5).
+    /// The keys; in a leaf ascending and not overlapping, in an interior node ascending (docs/reference/format.md §5.5).
     pub keys: Vec<Key>,
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use crate::geometry::tests::example;
     use crate::units::{Generation, Inode, Sector, SectorRange};
 
-    /// The example of docs/format.md §5.7, as version 1 and as version 0.
+    /// The example of docs/reference/format.md §5.7, as version 1 and as version 0.
     #[test]
     fn example_with_one_key() {
         let geometry = example(128);
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(parse_bset(&geometry, seed, &bytes), Ok((bset, 56)));
     }
 
-    /// The example of docs/format.md §5.9.
+    /// The example of docs/reference/format.md §5.9.
     #[test]
     fn example_of_an_empty_root() {
         let seed = Pointer::from_word(0x0005_0001);

@@ -1,4 +1,4 @@
-//! The one CRC of the format, in its three parametrisations (docs/format.md §1.4): polynomial
+//! The one CRC of the format, in its three parametrisations (docs/reference/format.md §1.4): polynomial
 //! `0x42F0E1EBA9EA3693`, 64 bits wide, most significant bit first.
 
 use crc_fast::{CrcAlgorithm, Digest, checksum};
@@ -16,7 +16,7 @@ pub fn crc64_we_seeded(init: u64, bytes: &[u8]) -> u64 {
 }
 
 /// The checksum of cached data, whose top bit is cleared before use: CRC-64/ECMA-182. Nothing stores or verifies
-/// it (docs/format.md §4.6).
+/// it (docs/reference/format.md §4.6).
 pub fn crc64_ecma(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Ecma182, bytes)
 }
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The test vectors of docs/format.md §1.4 that are not whole structures.
+    /// The test vectors of docs/reference/format.md §1.4 that are not whole structures.
     #[test]
     fn test_vectors() {
         let counting: Vec<u8> = (0..=255).collect();

@@ -7,17 +7,17 @@ use core::fmt;
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Structure {
-    /// A superblock (docs/format.md §2).
+    /// A superblock (docs/reference/format.md §2).
     Superblock,
-    /// A key or its pointers (docs/format.md §4).
+    /// A key or its pointers (docs/reference/format.md §4).
     Key,
-    /// A btree node or one of its key sets (docs/format.md §5).
+    /// A btree node or one of its key sets (docs/reference/format.md §5).
     Node,
-    /// A journal entry (docs/format.md §6).
+    /// A journal entry (docs/reference/format.md §6).
     JournalEntry,
-    /// The journal as a whole (docs/format.md §6.3).
+    /// The journal as a whole (docs/reference/format.md §6.3).
     Journal,
-    /// A prio set (docs/format.md §7).
+    /// A prio set (docs/reference/format.md §7).
     PrioSet,
 }
 

@@ -1,4 +1,4 @@
-//! Sizes that follow from a cache superblock (docs/format.md §1.5), for machines with 4 KiB pages.
+//! Sizes that follow from a cache superblock (docs/reference/format.md §1.5), for machines with 4 KiB pages.
 
 use crate::units::{BucketNr, SECTOR_BYTES, Sector};
 
@@ -24,7 +24,7 @@ const BSET_MAGIC: u64 = 0x9013_5c78_b99e_07f5;
 /// The shape of a cache device: what all other structures need to know from its superblock.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Geometry {
-    /// The first 8 bytes of the set's UUID as a little-endian number (docs/format.md §1.3).
+    /// The first 8 bytes of the set's UUID as a little-endian number (docs/reference/format.md §1.3).
     pub set_magic: u64,
     /// Sectors in a bucket; a power of two, at least 8.
     pub bucket_sectors: u32,
@@ -187,7 +187,7 @@ impl DataArea {
 pub(crate) mod tests {
     use super::*;
 
-    /// The set of the examples in docs/format.md, with buckets of the given size.
+    /// The set of the examples in docs/reference/format.md, with buckets of the given size.
     pub(crate) fn example(bucket_sectors: u32) -> Geometry {
         Geometry {
             set_magic: 0x0706_0504_0302_0100,
@@ -207,7 +207,7 @@ pub(crate) mod tests {
         assert_eq!(geometry.bset_magic(), 0x9715_597c_ba9c_06f5);
     }
 
-    /// The table of docs/format.md §1.5.
+    /// The table of docs/reference/format.md §1.5.
     #[test]
     fn derived_sizes() {
         for (bucket_kib, metadata_kib, node_kib, slots, entries) in [

@@ -1,4 +1,4 @@
-//! Journal entries, and finding those to replay (docs/format.md §6).
+//! Journal entries, and finding those to replay (docs/reference/format.md §6).
 //!
 //! ```text
 //!   0      8      16    24       28     32        40           104          168    170      176           240
@@ -173,7 +173,7 @@ fn check_entry(geometry: &Geometry, bytes: &[u8]) -> Result<usize, FormatError> 
 }
 
 /// All entries of a journal bucket with their offsets in bytes, up to the first place where there is none
-/// (docs/format.md §6.2). The last of them may be left over from an earlier lap of the ring.
+/// (docs/reference/format.md §6.2). The last of them may be left over from an earlier lap of the ring.
 ///
 /// An entry that has a right checksum but keys that can not be decoded ends the list too. That is damage, and not
 /// the end of a log; [`scan_bucket_strictly`] reports it.
@@ -256,7 +256,7 @@ impl ReplayRange {
 }
 
 /// From all entries of all journal buckets, by index in the ring, picks those from `last_seq` of the newest entry to
-/// the newest (docs/format.md §6.3). `discard` is the flag of the superblock: with it, entries at the beginning of the
+/// the newest (docs/reference/format.md §6.3). `discard` is the flag of the superblock: with it, entries at the beginning of the
 /// range may be missing.
 pub fn select_replay(
     geometry: &Geometry,
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    /// The example of docs/format.md §6.8 is this entry with number 1.
+    /// The example of docs/reference/format.md §6.8 is this entry with number 1.
     fn entry(seq: u64, last_seq: u64) -> JournalEntry {
         JournalEntry {
             seq: JournalSeq(seq),

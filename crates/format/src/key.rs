@@ -1,4 +1,4 @@
-//! Keys and pointers: what the btree and the journal are made of (docs/format.md §4).
+//! Keys and pointers: what the btree and the journal are made of (docs/reference/format.md §4).
 //!
 //! ```text
 //! high  63│62 60│59 58│57 56│55      37│ 36  │35      20│19          0│
@@ -24,7 +24,7 @@ pub const MAX_EXTENT_SECTORS: u64 = 65535;
 /// The largest number of pointers in a key; a set of today has 0 or 1.
 pub const MAX_POINTERS: usize = 6;
 
-/// The device number by which the driver marks a placeholder (docs/format.md §11).
+/// The device number by which the driver marks a placeholder (docs/reference/format.md §11).
 pub const PLACEHOLDER_DEVICE: u16 = 4095;
 
 const OFFSET_MASK: u64 = (1 << 43) - 1;
@@ -92,7 +92,7 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// An extent of a volume, or a pointer to a btree node (docs/format.md §4.2 lists the kinds).
+/// An extent of a volume, or a pointer to a btree node (docs/reference/format.md §4.2 lists the kinds).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Key {
     /// The volume, or in a node pointer the volume of the highest key that the node may hold. 20 bits wide.
@@ -145,7 +145,7 @@ impl Key {
     }
 
     /// From the key of a node, the key that frees it: the zero key with the node's size, and its pointer with the
-    /// generation that the bucket has from then on (docs/format.md §5.8).
+    /// generation that the bucket has from then on (docs/reference/format.md §5.8).
     #[must_use]
     pub fn freeing(&self) -> Key {
         self.freeing_by(1)
@@ -185,7 +185,7 @@ impl Key {
         self.pointers.is_empty()
     }
 
-    /// Returns true if the key stands for a read in flight (docs/format.md §11): not cached, but
+    /// Returns true if the key stands for a read in flight (docs/reference/format.md §11): not cached, but
     /// hiding older keys.
     pub fn is_placeholder(&self) -> bool {
         self.pointers.first().is_some_and(|pointer| pointer.device == PLACEHOLDER_DEVICE)
@@ -206,7 +206,7 @@ impl Key {
         2 + self.pointers.len().min(MAX_POINTERS)
     }
 
-    /// The part of this extent that covers `range`, which has to lie inside it (docs/format.md §4.8).
+    /// The part of this extent that covers `range`, which has to lie inside it (docs/reference/format.md §4.8).
     #[must_use]
     pub fn cut_to(&self, range: SectorRange) -> Key {
         let range = self.range().intersect(&range);
@@ -219,7 +219,7 @@ impl Key {
         }
     }
 
-    /// This extent and the one right after it as one, if the format allows that (docs/format.md §4.8).
+    /// This extent and the one right after it as one, if the format allows that (docs/reference/format.md §4.8).
     pub fn merged_with(&self, right: &Key, geometry: &Geometry) -> Option<Key> {
         let alike = self.inode == right.inode
             && self.end == right.start()
@@ -279,7 +279,7 @@ impl Key {
         Ok((key, used))
     }
 
-    /// Checks what is fatal to a set in the key of an extent (docs/format.md §4.5). A key of size 0 passes: it is
+    /// Checks what is fatal to a set in the key of an extent (docs/reference/format.md §4.5). A key of size 0 passes: it is
     /// to be ignored in every respect.
     pub fn check_extent(&self, geometry: &Geometry) -> Result<(), FormatError> {
         if self.sectors == 0 {
@@ -302,7 +302,7 @@ impl Key {
     }
 
     /// Checks what is fatal to a set in the key of a btree node or the volume table, freeing keys included
-    /// (docs/format.md §4.5).
+    /// (docs/reference/format.md §4.5).
     pub fn check_node(&self, geometry: &Geometry) -> Result<(), FormatError> {
         let wrong =
             |field, found: &str, expected| Err(FormatError::value(Structure::Key, 0, field, found, expected));
@@ -586,7 +586,7 @@ mod tests {
         bytes.chunks(8).map(|word| u64_at(word, 0)).collect()
     }
 
-    /// The examples of docs/format.md §4.1.
+    /// The examples of docs/reference/format.md §4.1.
     #[test]
     fn examples() {
         let range = SectorRange::new(Sector(1024), 8);

@@ -1,5 +1,5 @@
 //! Combining the bsets of a leaf: a newer key hides the parts of older keys that it overlaps
-//! (docs/format.md §5.6).
+//! (docs/reference/format.md §5.6).
 //!
 //! Keys are sorted by their starts. Nearly all of them overlap no other key and are taken
 //! unchanged; only the others are laid over one another.

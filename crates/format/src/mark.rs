@@ -1,4 +1,4 @@
-//! ubcache's additions to journal entries, in padding that the driver ignores (docs/format.md §14):
+//! ubcache's additions to journal entries, in padding that the driver ignores (docs/reference/format.md §14):
 //! from them a start finds out whether ubcache or the driver ran the set last.
 //!
 //! ```text

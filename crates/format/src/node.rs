@@ -1,4 +1,4 @@
-//! Btree nodes: logs of bsets, and how the bsets of a node combine (docs/format.md §5.3–5.6).
+//! Btree nodes: logs of bsets, and how the bsets of a node combine (docs/reference/format.md §5.3–5.6).
 //!
 //! ```text
 //!   0                                                                                  size of the node
@@ -25,7 +25,7 @@ pub struct ParsedNode {
 }
 
 /// Reads a node from all of its bytes. `node_key` is the key by which it was found: it gives the size, the seed of
-/// the checksums, and the limit of the keys. Everything is refused that docs/format.md §5.4 calls corruption.
+/// the checksums, and the limit of the keys. Everything is refused that docs/reference/format.md §5.4 calls corruption.
 pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<ParsedNode, FormatError> {
     let mut bsets = Vec::new();
     let log = scan_node(geometry, node_key, bytes, |keys| {

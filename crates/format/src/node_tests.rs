@@ -25,7 +25,7 @@ fn hole(start: u64, end: u64) -> Key {
     Key::hole(Inode(1), SectorRange::from_bounds(Sector(start), Sector(end)))
 }
 
-/// The example of docs/format.md §5.6.
+/// The example of docs/reference/format.md §5.6.
 #[test]
 fn example_of_three_bsets() {
     let bsets = vec![vec![extent(0, 64, 1000)], vec![extent(16, 32, 5000)], vec![hole(24, 28)]];

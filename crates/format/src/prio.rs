@@ -1,4 +1,4 @@
-//! Prio sets: the generation and the priority of every bucket, as a chain of buckets (docs/format.md §7).
+//! Prio sets: the generation and the priority of every bucket, as a chain of buckets (docs/reference/format.md §7).
 //!
 //! ```text
 //!   0      8      16     24       28        32           40                        M
@@ -105,7 +105,7 @@ mod tests {
     use crate::geometry::tests::example;
     use proptest::prelude::*;
 
-    /// The example of docs/format.md §7.1.
+    /// The example of docs/reference/format.md §7.1.
     #[test]
     fn example_chain_element() {
         let geometry = example(8);

@@ -1,4 +1,4 @@
-//! Run numbers: members of a set with the same number are of the same run (docs/format.md §14).
+//! Run numbers: members of a set with the same number are of the same run (docs/reference/format.md §14).
 //!
 //! Each start and each clean stop gives a cache and its backing devices a new number. The cache
 //! keeps one for each slot of the volume table, in the last sector of its superblock, which the

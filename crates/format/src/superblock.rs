@@ -1,4 +1,4 @@
-//! Superblocks of cache devices and backing devices (docs/format.md §2): one of 4096 bytes at sector 8, no copies.
+//! Superblocks of cache devices and backing devices (docs/reference/format.md §2): one of 4096 bytes at sector 8, no copies.
 //!
 //! ```text
 //!   0      8       16       24     40     56         72      104     112   120        144       184
@@ -70,7 +70,7 @@ pub enum CacheMode {
     None,
 }
 
-/// State of a backing device, in its own superblock (docs/format.md §10.1).
+/// State of a backing device, in its own superblock (docs/reference/format.md §10.1).
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum BackingState {
     /// It has no cache.
@@ -183,7 +183,7 @@ impl Superblock {
         }
     }
 
-    /// Reads a superblock from its 4096 bytes, with all checks of docs/format.md §2.5 that need no knowledge of the
+    /// Reads a superblock from its 4096 bytes, with all checks of docs/reference/format.md §2.5 that need no knowledge of the
     /// device; see [`Superblock::check_device`] for the others.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let raw =
@@ -410,7 +410,7 @@ impl Superblock {
         self.version == 5 && u64_at(&*self.raw, 128) & 3 == FEATURE_OBSOLETE_LARGE_BUCKET
     }
 
-    /// The first sector of the data on a backing device: volume sector 0 (docs/format.md §10.5).
+    /// The first sector of the data on a backing device: volume sector 0 (docs/reference/format.md §10.5).
     pub fn data_offset(&self) -> Sector {
         if matches!(self.version, 4 | 6) { Sector(self.data_start) } else { DEFAULT_DATA_OFFSET }
     }
@@ -506,7 +506,7 @@ impl Superblock {
     }
 
     /// Of a cache device that was never started: whether the set begins with the scan-resistant policy of ubcache, where
-    /// [`Superblock::replacement`] says LRU (docs/format.md §14).
+    /// [`Superblock::replacement`] says LRU (docs/reference/format.md §14).
     pub fn begins_scan_resistant(&self) -> bool {
         self.replacement() == Replacement::Lru && self.label_str() == SCAN_RESISTANT_LABEL
     }

@@ -27,7 +27,7 @@ fn refusal(superblock: &Superblock, change: impl Fn(&mut [u8])) -> String {
     Superblock::parse(&sealed(bytes)).expect_err("should be refused").to_string()
 }
 
-/// The example of docs/format.md §2.7: what an existing tool wrote.
+/// The example of docs/reference/format.md §2.7: what an existing tool wrote.
 #[test]
 fn example_of_a_new_cache_device() {
     let mut bytes = vec![0; 4096];

@@ -1,5 +1,5 @@
 //! Units: every number on the disk that means something gets a type of its own, so that a sector can not be
-//! passed where a bucket is wanted (docs/format.md §1.1).
+//! passed where a bucket is wanted (docs/reference/format.md §1.1).
 
 use core::fmt;
 use core::ops::{Add, AddAssign, Sub};
@@ -148,7 +148,7 @@ impl fmt::Display for BucketNr {
     }
 }
 
-/// The generation of a bucket, or the one that a pointer remembers (docs/format.md §4.7). Generations live on a
+/// The generation of a bucket, or the one that a pointer remembers (docs/reference/format.md §4.7). Generations live on a
 /// circle of 256 and have no order of their own; ask for [`Generation::staleness_of`].
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Default, Debug)]
 pub struct Generation(pub u8);
@@ -188,7 +188,7 @@ impl Generation {
 
 /// Distance by which a pointer may be ahead of its bucket. A pointer that seems farther ahead is
 /// behind: the bucket has been reused so often that more than half of the circle lies between them
-/// (docs/format.md §4.7).
+/// (docs/reference/format.md §4.7).
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct Reach(u8);
 
@@ -261,7 +261,7 @@ impl fmt::Display for Inode {
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
-    /// UUID of a volume-table slot after its volume was detached (docs/format.md §8): the slot is
+    /// UUID of a volume-table slot after its volume was detached (docs/reference/format.md §8): the slot is
     /// dead, not free.
     pub const INVALIDATED: Uuid = Uuid([
         0xa0, 0x3e, 0xf8, 0xed, 0x3e, 0xe1, 0xb8, 0x78, 0xc8, 0x50, 0xfc, 0x5e, 0xcb, 0x16, 0xcd, 0x99,
@@ -273,7 +273,7 @@ impl Uuid {
     }
 
     /// The first 8 bytes as a little-endian number: of a set's UUID, the value that all magic numbers of the set
-    /// are made from (docs/format.md §1.3).
+    /// are made from (docs/reference/format.md §1.3).
     pub fn set_magic(&self) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&self.0[..8]);
@@ -341,7 +341,7 @@ mod tests {
         }
     }
 
-    /// The table of docs/format.md §4.7.
+    /// The table of docs/reference/format.md §4.7.
     #[test]
     fn staleness_goes_round_the_circle() {
         for (bucket, pointer, staleness, ahead) in

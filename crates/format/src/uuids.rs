@@ -1,4 +1,4 @@
-//! The volume table: which volume has which inode (docs/format.md §8). It has neither magic number nor checksum.
+//! The volume table: which volume has which inode (docs/reference/format.md §8). It has neither magic number nor checksum.
 //!
 //! ```text
 //!   0     16      48         52        56           60      64       72        128

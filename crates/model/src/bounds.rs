@@ -18,7 +18,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// What the table of docs/coherence.md §13 is made with: every kind of event that the model knows, once, except
+    /// What the table of docs/internals/coherence.md §13 is made with: every kind of event that the model knows, once, except
     /// for `ops` operations.
     pub fn usual(sectors: usize, ops: u8) -> Bounds {
         Bounds::new(sectors, ops).with_restart().with_all_errors()

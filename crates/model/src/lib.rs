@@ -1,4 +1,4 @@
-//! An explicit-state model of the coherence protocol (docs/coherence.md): all interleavings of a few client
+//! An explicit-state model of the coherence protocol (docs/internals/coherence.md): all interleavings of a few client
 //! operations with eviction, background writeback, errors, power failures and host restarts.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It knows one or two sectors and no buckets, leaves or nodes: what it checks is the order of steps. Which step is
-//! which function of the engine stands in docs/coherence.md §13.
+//! which function of the engine stands in docs/internals/coherence.md §13.
 //!
 //! | module | holds |
 //! |---|---|

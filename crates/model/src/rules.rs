@@ -1,4 +1,4 @@
-//! The protocols: the rules of docs/coherence.md as switches, the ladder P0 to P8, and P8 with one rule changed.
+//! The protocols: the rules of docs/internals/coherence.md as switches, the ladder P0 to P8, and P8 with one rule changed.
 
 /// When the cached copies under a backing write are removed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -1,4 +1,4 @@
-//! A counterexample as a numbered timeline, in the notation of docs/coherence.md.
+//! A counterexample as a numbered timeline, in the notation of docs/internals/coherence.md.
 
 use std::fmt::Write as _;
 

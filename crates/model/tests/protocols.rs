@@ -136,7 +136,7 @@ fn every_variant_does_what_is_said_of_it() {
     }
 }
 
-/// The race of docs/coherence.md §3, as a shortest timeline: the fill is published after the write was decided.
+/// The race of docs/internals/coherence.md §3, as a shortest timeline: the fill is published after the write was decided.
 #[test]
 fn the_race_is_found_and_printed() {
     let variant = find("P0").expect("it is in the table");

@@ -162,7 +162,7 @@ fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut 
     }
 }
 
-/// docs/format.md §9.5.
+/// docs/reference/format.md §9.5.
 fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
     let geometry = &view.geometry;
     let usable = u64::from(geometry.buckets - geometry.first_bucket);

@@ -1,4 +1,4 @@
-//! What a volume reads as (docs/format.md §10.5): the backing device, and over it what is cached of it.
+//! What a volume reads as (docs/reference/format.md §10.5): the backing device, and over it what is cached of it.
 //!
 //! Nothing is changed on any device. Memory: 24 bytes a segment, and 4 MiB of data on its way.
 
@@ -97,7 +97,7 @@ pub(crate) struct Relation {
     pub inode: Option<Inode>,
 }
 
-/// Reads the superblock of a backing device, and whether what the cache has of it counts (docs/format.md §10.2). With
+/// Reads the superblock of a backing device, and whether what the cache has of it counts (docs/reference/format.md §10.2). With
 /// `anyway`, what the cache has counts whatever the backing device says.
 pub(crate) async fn relation<D: Device>(
     view: &View,

@@ -58,7 +58,7 @@ pub struct Place {
     pub bucket: Option<BucketNr>,
     /// The byte, counted from the start of the device.
     pub byte: Option<u64>,
-    /// The part of a volume that is concerned, in key sectors (docs/format.md §4.3).
+    /// The part of a volume that is concerned, in key sectors (docs/reference/format.md §4.3).
     pub volume: Option<(Inode, SectorRange)>,
 }
 

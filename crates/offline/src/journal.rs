@@ -1,5 +1,5 @@
 //! The journal: all entries of the ring, those that count, and whether the driver would find the same
-//! (docs/format.md §6).
+//! (docs/reference/format.md §6).
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -436,7 +436,7 @@ fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut
     }
 }
 
-/// W1 to W4 of docs/format.md §6.3.
+/// W1 to W4 of docs/reference/format.md §6.3.
 fn check_order(geometry: &Geometry, journal: &Journal, report: &mut dyn FnMut(Finding)) {
     let buckets = geometry.journal_buckets.max(1);
     for pair in journal.entries.windows(2) {
@@ -467,7 +467,7 @@ fn check_order(geometry: &Geometry, journal: &Journal, report: &mut dyn FnMut(Fi
     }
 }
 
-/// The entries that the driver ends up with (docs/format.md §6.3): seq and last_seq, ascending.
+/// The entries that the driver ends up with (docs/reference/format.md §6.3): seq and last_seq, ascending.
 pub(crate) fn as_the_driver(places: &[Vec<EntryPlace>]) -> Vec<(u64, u64)> {
     let count = places.len();
     let mut probe = Probe { places, read: vec![false; count], list: BTreeMap::new() };

@@ -1,6 +1,6 @@
 //! Tools for cache sets that are not running: check, show, read, recover, repair.
 //!
-//! One walk ([`walk()`]) reads a set as docs/format.md §12 has it and goes on where it meets damage. All tools start
+//! One walk ([`walk()`]) reads a set as docs/reference/format.md §12 has it and goes on where it meets damage. All tools start
 //! from it. I/O is done through [`ubcache_env::Device`] only, so that the simulator can run every tool after a crash.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! The tree, level by level, with the keys of the journal laid over the leaves (docs/format.md §5, §6.6).
+//! The tree, level by level, with the keys of the journal laid over the leaves (docs/reference/format.md §5, §6.6).
 
 use std::sync::Arc;
 
@@ -491,7 +491,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     }
 
     /// Stale children whose parent has no key that says so. A node is freed by a key in its parent, and a parent that was
-    /// written anew does not name it any more (docs/format.md §5.8).
+    /// written anew does not name it any more (docs/reference/format.md §5.8).
     fn stale_without_reason(&self, keys: &[Key], whole: bool) -> Vec<Pointer> {
         let bucket = |pointer: Pointer| pointer.bucket(self.geometry.bucket_sectors);
         let stale = keys.iter().filter(|key| whole && !key.is_zero()).filter_map(Key::pointer);

@@ -69,7 +69,7 @@ impl Extent {
         Inode(self.inode)
     }
 
-    /// The part of the volume, in key sectors (docs/format.md §4.3).
+    /// The part of the volume, in key sectors (docs/reference/format.md §4.3).
     pub const fn range(&self) -> SectorRange {
         SectorRange::from_bounds(Sector(self.end.saturating_sub(self.sectors as u64)), Sector(self.end))
     }
@@ -87,7 +87,7 @@ impl Extent {
         self.flags & DIRTY != 0
     }
 
-    /// The kind of data checksum, which means nothing (docs/format.md §4.6).
+    /// The kind of data checksum, which means nothing (docs/reference/format.md §4.6).
     pub const fn csum(&self) -> u8 {
         self.flags >> CSUM_SHIFT
     }

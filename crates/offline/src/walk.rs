@@ -1,5 +1,5 @@
 //! The walk over a set: superblock, journal, prio chain, volume table, every node, and what follows from all of them
-//! together (docs/format.md §12).
+//! together (docs/reference/format.md §12).
 //!
 //! Damage does not stop it as long as there is something left to read: a [`Visitor`] is told of everything that was
 //! found, and the [`View`] says which intervals of keys are lost.

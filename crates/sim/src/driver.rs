@@ -1,4 +1,4 @@
-//! A run of the Linux driver, as far as ubcache can tell from what is on the disks afterwards (docs/interop.md).
+//! A run of the Linux driver, as far as ubcache can tell from what is on the disks afterwards (docs/internals/interop.md).
 //!
 //! It takes the set, writes for clients of its own, and gives the set back. Nothing of it takes time. In what it leaves
 //! it behaves as the real one was seen to:

@@ -19,7 +19,7 @@ const FINDINGS_MAX: usize = 5;
 /// Age that the format allows; the engine stays below it (G4).
 const NODE_AGE_MAX: u8 = 96;
 
-/// The invariant of docs/coherence.md §10 that forbids a finding.
+/// The invariant of docs/internals/coherence.md §10 that forbids a finding.
 fn invariant(kind: Kind) -> &'static str {
     match kind {
         Kind::CleanDiffers => "I2, clean equals backing",

@@ -36,7 +36,7 @@
 //! | [`inspect`] | the offline check over the disks of a run |
 //! | `kill` | looks for the seed that finds a mutant of the engine (feature `mutants`) |
 //!
-//! Replaying and reading a failure: `docs/simulation.md`.
+//! Replaying and reading a failure: `docs/internals/simulation.md`.
 #![forbid(unsafe_code)]
 
 pub mod cache_system;

@@ -1,4 +1,4 @@
-//! The invariants of docs/coherence.md §10 that concern what is in memory, asked of a running volume between two of its
+//! The invariants of docs/internals/coherence.md §10 that concern what is in memory, asked of a running volume between two of its
 //! steps: what it says it has, compared with the disks.
 
 use ubcache_engine::inspect::{CachedCopy, CopyState, InFlightEntry, SetView, VolumeView};

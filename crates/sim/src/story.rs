@@ -1,4 +1,4 @@
-//! The race of a bypass write with a read (docs/coherence.md §3), told on the real engine in three chapters.
+//! The race of a bypass write with a read (docs/internals/coherence.md §3), told on the real engine in three chapters.
 //!
 //! 1. [`late_write`]: the backing device takes five seconds for a write; somebody reads while it is under way.
 //! 2. [`power_loss`]: a write over a cached block is answered, with FUA, and the power fails.

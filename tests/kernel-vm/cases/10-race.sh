@@ -1,5 +1,5 @@
 # A read that overlaps a write past the cache: the driver leaves the old block in the cache, ubcache does
-# not (docs/coherence.md). Only ubcache has to be right here.
+# not (docs/internals/coherence.md). Only ubcache has to be right here.
 mkdir -p "$work/share"
 cp "$ubcache" "$work/share/ubcache"
 for where in direct ext4; do

@@ -1,4 +1,4 @@
-# The experiments of docs/coherence.md §12: the driver and ubcache, with the same steps in the same virtual machine.
+# The experiments of docs/internals/coherence.md §12: the driver and ubcache, with the same steps in the same virtual machine.
 rounds=${UBCACHE_VM_ROUNDS:-2}
 mkdir -p "$work/share"
 cp "$ubcache" "$pattern" "$all/blocks" "$here/guest/story-lib.sh" "$work/share"
@@ -28,7 +28,7 @@ verdicts='
 6d             KEPT      KEPT
 7              AGREE     AGREE
 '
-# The driver has to be as recorded where it is the kernel of docs/interop.md; another one may be better, and is told about.
+# The driver has to be as recorded where it is the kernel of docs/internals/interop.md; another one may be better, and is told about.
 known=0
 [ "$kernel_release" != 6.12.117+deb12-amd64 ] || known=1
 

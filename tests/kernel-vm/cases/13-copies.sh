@@ -1,4 +1,4 @@
-# Run numbers (docs/coherence.md A5, docs/format.md §14) with turns of the driver in between: what it leaves of them in the
+# Run numbers (docs/internals/coherence.md A5, docs/reference/format.md §14) with turns of the driver in between: what it leaves of them in the
 # superblocks, that ubcache takes the set over from it, and that copies of an earlier state are refused.
 #
 #   ubcache ─▶ copy "first" ─▶ ubcache ─▶ copy "second" ─▶ the driver, stopped or cut off ─▶ copy "driver"

@@ -1,4 +1,4 @@
-# Guest script: the experiments of docs/coherence.md §12 that end in a power cut; see story-lib.sh.
+# Guest script: the experiments of docs/internals/coherence.md §12 that end in a power cut; see story-lib.sh.
 #   story-cuts.sh WHO LOOK CUT
 # LOOK is the experiment of the boot before, with the same disks, of which the result is looked at; CUT the one that is done
 # in this boot; or - for none.

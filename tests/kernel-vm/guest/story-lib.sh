@@ -1,4 +1,4 @@
-# Helpers of the experiments of docs/coherence.md §12, on the driver and, with the same steps, on ubcache served to the kernel's
+# Helpers of the experiments of docs/internals/coherence.md §12, on the driver and, with the same steps, on ubcache served to the kernel's
 # nbd client.   who=bcache|ubcache; . /share/story-lib.sh
 # /dev/vda is the backing disk, /dev/vdb the cache, /dev/vdc the other leg of a mirror. Blocks have 4 KiB. A byte fills each
 # write: aa is what was there, bb a write W past the cache, dd a write D to the cache. Lines of results begin with the

@@ -1,4 +1,4 @@
-# Guest script: the experiments of docs/coherence.md §12 that end in one boot; see story-lib.sh.
+# Guest script: the experiments of docs/internals/coherence.md §12 that end in one boot; see story-lib.sh.
 #   story-live.sh WHO delay|mirror|discard ROUNDS SLOW
 # What is slow takes SLOW milliseconds, or twice as long and so on where the guest is too slow for that. delay: the backing disk
 # has a write when it answers it; mirror: a write can be read there before it is answered; discard: a large discard.

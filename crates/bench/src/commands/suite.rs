@@ -1,4 +1,4 @@
-//! `ubcache-bench suite`: everything in docs/performance.md.
+//! `ubcache-bench suite`: everything in docs/generated/performance.md.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::print;
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example: cargo xtask bench --quick, which builds ubcache, runs this and writes docs/performance.md"
+    after_help = "Example: cargo xtask bench --quick, which builds ubcache, runs this and writes docs/generated/performance.md"
 )]
 pub struct Args {
     /// Shorter: a quarter of an hour instead of an hour

@@ -1,4 +1,4 @@
-//! docs/performance.md: tables between markers, all other text is written by hand. And its pictures.
+//! docs/generated/performance.md: tables between markers, all other text is written by hand. And its pictures.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_run_finds_its_sections_in_the_document() {
         let docs = tempfile::tempdir().expect("a directory");
-        let document = include_str!("../../../../docs/performance.md");
+        let document = include_str!("../../../../docs/generated/performance.md");
         std::fs::write(docs.path().join("performance.md"), document).expect("a file");
         let options = Options {
             quick: true,

@@ -1,4 +1,4 @@
-//! All numbers of docs/performance.md, measured in one run.
+//! All numbers of docs/generated/performance.md, measured in one run.
 //!
 //! Competitors are measured in turns, a moment of each and again, so that a change of the machine's
 //! speed affects all of them. The median of the turns counts.
@@ -12,7 +12,7 @@
 //! | [`check`] | `ubcache check`, beside the speed of the device |
 //! | [`replayed`] | hit ratios of recorded loads |
 //! | [`servers`], [`fio`] | the programs that are run for it |
-//! | [`document`] | docs/performance.md and its pictures |
+//! | [`document`] | docs/generated/performance.md and its pictures |
 #![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its clock and threads")]
 
 pub mod check;

@@ -63,9 +63,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if report.is_clean() {
         return Ok(());
     }
-    Err(Failure::refused(&args.cache, "damaged").found(summary(&report)).expected("no errors").advice(
-        "copy the devices before anything else; README.md, \"I have a broken bcache\", says how to go on",
-    ))
+    Err(Failure::refused(&args.cache, "damaged")
+        .found(summary(&report))
+        .expected("no errors")
+        .advice("copy the devices before anything else; docs/guide/recover.md says how to go on"))
 }
 
 fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {

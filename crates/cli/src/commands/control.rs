@@ -25,7 +25,7 @@ pub struct Daemon {
 pub struct StatusArgs {
     #[command(flatten)]
     daemon: Daemon,
-    /// Print JSON, for scripts (docs/operations.md)
+    /// Print JSON, for scripts (docs/guide/operate.md)
     #[arg(long)]
     json: bool,
 }

@@ -239,7 +239,7 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
                 .expected("an entry of the journal, and the UUID of the set from a disk or from what is left")
                 .advice(if *with_backing {
                     "is it the cache device of these disks? If so, nothing tells any more where what is in it. What only it \
-                     had is lost: the disks have the rest (README.md, \"The cache is gone\")"
+                     had is lost: the disks have the rest (docs/guide/recover.md, step 5c)"
                 } else {
                     "name all disks of the set with -B: one of them tells which set it is"
                 })

@@ -289,7 +289,7 @@ impl Buckets {
         pointer.generation.distance_from(durable) <= self.generations[index].distance_from(durable)
     }
 
-    /// A pointer was found on the device: it may raise the generation (docs/format.md), and its
+    /// A pointer was found on the device: it may raise the generation (docs/reference/format.md), and its
     /// age counts. The raised generation is not durable (G5): what made it known may be written anew without it.
     pub fn note_pointer(&mut self, pointer: Pointer) {
         let bucket = self.bucket_of(pointer);
@@ -534,7 +534,7 @@ impl Buckets {
         }
     }
 
-    /// Buckets kept free for the next start, of ubcache or of the driver (docs/format.md §9.5).
+    /// Buckets kept free for the next start, of ubcache or of the driver (docs/reference/format.md §9.5).
     fn restart_reserve(&self) -> usize {
         self.geometry.prio_buckets() as usize + 2 * (self.geometry.journal_buckets as usize).max(8)
     }

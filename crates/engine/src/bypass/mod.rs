@@ -1,4 +1,4 @@
-//! Requests that go past the cache (bcache's rules, docs/operations.md).
+//! Requests that go past the cache (bcache's rules, docs/guide/operate.md).
 
 pub mod congestion;
 pub mod decide;

@@ -1,5 +1,5 @@
 //! Ages of pointers. A pointer that is left behind while its bucket is used again looks ahead of
-//! the bucket after half of the circle, and a start believes it (docs/coherence.md §7, G1 to G5).
+//! the bucket after half of the circle, and a start believes it (docs/internals/coherence.md §7, G1 to G5).
 
 use ubcache_env::Env;
 use ubcache_format::{Generation, JournalSeq};

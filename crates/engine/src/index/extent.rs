@@ -15,7 +15,7 @@ pub(crate) const LAST: Position = (Inode(Key::MAX_INODE), Sector(Key::MAX_END));
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Extent {
     pub inode: Inode,
-    /// In sectors of the backing device, data offset included (docs/format.md).
+    /// In sectors of the backing device, data offset included (docs/reference/format.md).
     pub range: SectorRange,
     pub dirty: bool,
     /// Place of the first sector of the range.

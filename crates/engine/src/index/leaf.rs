@@ -2,7 +2,7 @@
 //!
 //! The extents of a leaf equal what a reader of the device would get by combining the bsets of the
 //! node and what is touched since, except that holes and placeholders are left out. Stale
-//! extents stay: the device still has them, and the return check (docs/coherence.md) asks for them.
+//! extents stay: the device still has them, and the return check (docs/internals/coherence.md) asks for them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -160,7 +160,7 @@ impl Body {
     /// The keys that bring the device's node up to date: what the touched ranges hold now, and
     /// holes for the rest of them. Sorted, disjoint. Where a touched range lies inside of one older key,
     /// the upper rest of that key is repeated: the driver combines bsets in place, so what they
-    /// combine to must not be longer than they are (docs/format.md §5.6).
+    /// combine to must not be longer than they are (docs/reference/format.md §5.6).
     pub fn pending(&mut self) -> Pending {
         let Body { extents, touched, hollow, .. } = self;
         let ranges = touched.in_order();

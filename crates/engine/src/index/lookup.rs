@@ -238,7 +238,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The return check: which record must be durable so that no crash can bring back a key over
-    /// the range (docs/coherence.md). What is in the index counts as well; call it after removing.
+    /// the range (docs/internals/coherence.md). What is in the index counts as well; call it after removing.
     pub(crate) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
         let durable = self.journal.durable();
         let mut inodes = self.inodes.borrow_mut();

@@ -42,7 +42,7 @@ impl Entry {
     #[inline]
     pub fn pack(extent: &Extent) -> Entry {
         let (offset, sectors) = (extent.pointer.offset.0, extent.range.sectors());
-        // The format has 43 bits for it (docs/format.md §4.1), and a bucket more does not reach this.
+        // The format has 43 bits for it (docs/reference/format.md §4.1), and a bucket more does not reach this.
         assert!(offset >> OFFSET_BITS == 0, "the offset {offset} is one that a pointer can have");
         assert!(sectors <= u64::from(u16::MAX), "{} is not too long for a key", extent.range);
         Entry {

@@ -41,7 +41,7 @@ impl NodeWriter {
 impl<E: Env> Set<E> {
     /// Writes bsets to the device so that a crash can't leave a torn one that looks begun: first
     /// everything but the first block of the device, then a flush, which also makes the data that the keys
-    /// name durable (J1 for nodes), then the first block (docs/format.md §5.4).
+    /// name durable (J1 for nodes), then the first block (docs/reference/format.md §5.4).
     pub(crate) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
         let bsets: Vec<_> =
             bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();

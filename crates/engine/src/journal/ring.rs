@@ -1,4 +1,4 @@
-//! The ring of journal buckets (docs/format.md §6.2–6.4).
+//! The ring of journal buckets (docs/reference/format.md §6.2–6.4).
 
 use ubcache_format::{Geometry, JOURNAL_HEADER_BYTES, JournalSeq};
 
@@ -121,7 +121,7 @@ impl Ring {
     }
 
     /// Blocks that records leave free: for what makes room (a prio chain, a new root, a later
-    /// last_seq), and for the next start, which needs some as well (docs/format.md §6.4).
+    /// last_seq), and for the next start, which needs some as well (docs/reference/format.md §6.4).
     fn reserve(&self) -> u64 {
         let three = 3 * (self.bucket_bytes / self.block_bytes);
         let best = self.blocks_at_best();

@@ -12,7 +12,7 @@
 //! A step that may need many records is cut: [`Journal::step_records`] says how many there are room for at once, in the
 //! smallest ring as well, and between two steps comes another reservation.
 //!
-//! **Nobody waits for ever.** The reserve is a constant of the ring (docs/format.md §6.4), for entries that have to be
+//! **Nobody waits for ever.** The reserve is a constant of the ring (docs/reference/format.md §6.4), for entries that have to be
 //! written so that older ones can be let go: for a prio chain, a new root, a later last_seq.
 //!
 //! - Who waits for room holds none: a reservation is used in the step that it was made in, and no step awaits. So

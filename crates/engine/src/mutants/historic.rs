@@ -1,4 +1,4 @@
-//! Protocols P0, P1 and P2 (docs/coherence.md §4): a backing write removes the keys of its range at another
+//! Protocols P0, P1 and P2 (docs/internals/coherence.md §4): a backing write removes the keys of its range at another
 //! moment, nothing waits for the removal to be durable, and the table does not know of fills and backing writes.
 
 use ubcache_env::{Env, IoResult, SectorRange, local::join};

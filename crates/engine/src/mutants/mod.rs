@@ -33,7 +33,7 @@ macro_rules! mutants {
                 match self { $(Mutant::$variant => $name,)* }
             }
 
-            /// The rule of `docs/coherence.md` that is broken.
+            /// The rule of `docs/internals/coherence.md` that is broken.
             pub const fn rule(self) -> &'static str {
                 match self { $(Mutant::$variant => $rule,)* }
             }

@@ -30,7 +30,7 @@ pub struct AttachOptions {
 }
 
 impl<E: Env> CacheSet<E> {
-    /// Attaches a backing device and starts its volume (docs/format.md §10.2). Also takes up a
+    /// Attaches a backing device and starts its volume (docs/reference/format.md §10.2). Also takes up a
     /// device that is not attached to any set; refuses one that has data in another cache.
     pub async fn attach(
         &self,

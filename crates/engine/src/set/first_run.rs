@@ -1,4 +1,4 @@
-//! A formatted cache device becomes a set (docs/format.md §3.3): prio chain, volume table, an
+//! A formatted cache device becomes a set (docs/reference/format.md §3.3): prio chain, volume table, an
 //! empty root, the first journal entry, and only then SYNC in the superblock.
 
 use std::ops::Range;

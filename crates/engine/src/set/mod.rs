@@ -61,7 +61,7 @@ pub struct SetOptions {
     /// Limits and sizes.
     pub tuning: Tuning,
     /// Keep the clean data of a set that the Linux driver ran last, or that a tool laid down again. It may be stale: the
-    /// driver leaves stale data behind after a power failure, and sometimes without one (docs/coherence.md §7). Without
+    /// driver leaves stale data behind after a power failure, and sometimes without one (docs/internals/coherence.md §7). Without
     /// this, all of it is dropped at the first start after the driver or the tool.
     pub keep_clean: bool,
     /// The superblocks of the backing devices that are going to be attached without a [`Choice`](crate::Choice): if

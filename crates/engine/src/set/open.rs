@@ -319,7 +319,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The children that an interior node names, in order, and the pointers that lead to none. Every pointer, freeing
-    /// keys included, raises its bucket's generation first; then what is stale goes (docs/format.md §5.6, §9.2).
+    /// keys included, raises its bucket's generation first; then what is stale goes (docs/reference/format.md §5.6, §9.2).
     fn live_children(
         &self,
         node: &Key,

@@ -53,7 +53,7 @@ impl<E: Env> CacheSet<E> {
 
     async fn write_everything(&self) -> Result<(), EngineError> {
         let set = &self.set;
-        // The driver needs free buckets to start with (docs/format.md §9.5).
+        // The driver needs free buckets to start with (docs/reference/format.md §9.5).
         if set.buckets.borrow().pending_len() > 0 {
             set.write_prios().await?;
         }

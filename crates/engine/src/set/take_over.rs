@@ -1,4 +1,4 @@
-//! Taking over a set that somebody else left (docs/coherence.md §7, "Handing over"): the Linux driver, or a tool that
+//! Taking over a set that somebody else left (docs/internals/coherence.md §7, "Handing over"): the Linux driver, or a tool that
 //! laid it down again.
 //!
 //! Data that the driver left as clean may differ from the backing device. Nothing on the device

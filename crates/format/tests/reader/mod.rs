@@ -1,4 +1,4 @@
-//! A reader of whole sets in memory, as docs/format.md §12 has it: device images in, volume contents out.
+//! A reader of whole sets in memory, as docs/reference/format.md §12 has it: device images in, volume contents out.
 //!
 //! It is written to be read next to the description, not to be fast, and shares nothing with the engine but the
 //! crate under test.

@@ -23,7 +23,7 @@ use crate::walk::{END, START};
 pub struct Uncertain {
     /// The volume.
     pub inode: Inode,
-    /// The part, in key sectors (docs/format.md §4.3).
+    /// The part, in key sectors (docs/reference/format.md §4.3).
     pub range: SectorRange,
     /// Where on the cache device there may be newer data than the backing device has: one place for each version that
     /// was found. None: nothing was found, but there may have been something.

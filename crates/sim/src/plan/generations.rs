@@ -2,7 +2,7 @@
 //! round many times.
 //!
 //! A pointer that stays in the index while its bucket is used again looks newer than the bucket once half of the circle
-//! lies between them (docs/format.md §4.7). With 256 generations that takes weeks. Here a load turns a small cache over and
+//! lies between them (docs/reference/format.md §4.7). With 256 generations that takes weeks. Here a load turns a small cache over and
 //! over, beside a volume that was cached once and is not touched any more: its part of a deep tree goes cold.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
