@@ -29,8 +29,25 @@ const KNOWN: &[(&str, &[&str])] = &[
             "volume",
         ],
     ),
-    ("offline", &[]),
-    ("daemon", &["control_server", "serve"]),
+    (
+        "offline",
+        &[
+            "account",
+            "journal",
+            "leaf",
+            "overlay",
+            "recover",
+            "repair::claims",
+            "repair::plan",
+            "rewrite",
+            "scan",
+            "tally",
+            "tree",
+            "view",
+            "walk",
+        ],
+    ),
+    ("daemon", &[]),
 ];
 
 #[test]

@@ -9,16 +9,11 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | what `serve` is told to do |
-//! | [`precheck`] | what is checked before anything is changed |
-//! | [`mod@serve`] | the daemon: open, serve, stop |
-//! | [`world`] | the engine's world: the host's, with files that can be slowed down |
-//! | [`listen`] | where NBD clients come in |
-//! | [`control`], [`control_server`] | the control protocol: client and daemon |
-//! | [`report`] | what `status --json` prints |
+//! | [`mod@serve`] | from start to stop: open, listen, wait, close |
+//! | [`open`] | how devices are opened: superblocks, checks before any change |
+//! | [`served`] | what is served: the running set, its clients, its report |
+//! | [`control`] | how it is controlled: the protocol, client and daemon |
 //! | [`failure`] | failures in words for the user, with their exit codes |
-//! | [`target`] | devices and files before they are served: opening, size, locking |
-//! | [`superblock`] | reading superblocks, and what is wrong with them in words |
-//! | [`probe`] | recognizing file systems and other things of value on a device |
 //! | [`size`] | sizes as people write them |
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
@@ -30,17 +25,11 @@
 
 pub mod config;
 pub mod control;
-pub mod control_server;
 pub mod failure;
-pub mod listen;
-pub mod precheck;
-pub mod probe;
-pub mod report;
+pub mod open;
 pub mod serve;
+pub mod served;
 pub mod size;
-pub mod superblock;
-pub mod target;
-pub mod world;
 
 pub use config::{NbdAddress, ServeConfig};
 pub use failure::{Code, Failure};

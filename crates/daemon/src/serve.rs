@@ -5,37 +5,30 @@
 //!  (changes nothing)                                                   SIGTERM, SIGINT, `ubcache stop`
 //! ```
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    Absent, AttachOptions, AttributeError, CacheSet, CachedVolume, Choice, EXTENT_MEMORY_BYTES, EngineError,
-    FormerRun, SetOptions, TakenOver, VolumeState,
+    AttachOptions, CacheSet, Choice, EXTENT_MEMORY_BYTES, EngineError, FormerRun, SetOptions, TakenOver,
 };
 use ubcache_env::local::Event;
 use ubcache_env::{Env, Nanos, Priority, Volume};
-use ubcache_format::{CacheMode, SECTOR_BYTES, Uuid};
+use ubcache_format::{SECTOR_BYTES, Uuid};
 use ubcache_host::{Host, IoBackend, signal};
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ServeConfig, export_names};
+use crate::control::server::ControlServer;
 use crate::control::socket_directories;
-use crate::control_server::ControlServer;
 use crate::failure::Failure;
-use crate::listen::Listeners;
-use crate::precheck::{Members, precheck};
-use crate::report::{
-    AbsentReport, BackingReport, CacheReport, Counters, Report, SetReport, StatsReport, VolumeReport,
-};
-use crate::size::show_size;
-use crate::target::missing_room;
-use crate::world::World;
 
-/// The engine in the world of this daemon.
-pub type Set = CacheSet<World>;
-/// Its volumes.
-pub type VolumeOfSet = CachedVolume<World>;
+use crate::open::precheck::{Members, precheck};
+use crate::open::refusal::{engine_failure, member_failure};
+use crate::open::target::missing_room;
+use crate::served::daemon::{Daemon, Served, Set};
+use crate::served::listen::Listeners;
+use crate::served::world::World;
+use crate::size::show_size;
 
 /// How long a stop waits for the requests of clients.
 const CLIENTS_PATIENCE: Nanos = Nanos::from_secs(10);
@@ -51,41 +44,6 @@ pub struct Ready {
     pub io: &'static str,
     /// The exports: name, size in bytes, URIs.
     pub exports: Vec<(String, u64, Vec<String>)>,
-}
-
-/// Everything about the running set that its parts share.
-pub struct Daemon {
-    /// The engine.
-    pub set: Set,
-    /// UUID of the set.
-    pub uuid: Uuid,
-    /// The volumes, in the order of the command line.
-    pub volumes: Vec<Served>,
-    cache_path: PathBuf,
-    /// Set when somebody wants the daemon to end.
-    pub stop_wanted: Event,
-    /// Set when the devices are closed.
-    pub stopped: Event,
-    /// Why the stop did not succeed.
-    pub stop_failure: std::cell::RefCell<Option<String>>,
-}
-
-/// A volume and what the engine does not know of it.
-pub struct Served {
-    /// Name of its export.
-    pub name: String,
-    /// The volume.
-    pub volume: Rc<VolumeOfSet>,
-    path: PathBuf,
-    /// The backing device takes no writes any more.
-    lost: Rc<Cell<bool>>,
-}
-
-impl Served {
-    /// The state in one word.
-    fn state(&self) -> &'static str {
-        if self.lost.get() { VolumeState::Failed.word() } else { self.volume.state().word() }
-    }
 }
 
 /// Serves until told to stop. `ready` is called once, when clients can connect.
@@ -374,299 +332,5 @@ fn say_unused(path: &Path, backings: &[PathBuf], set: &Set) {
              `ubcache make -C {} --wipe-bcache`",
             path.display()
         );
-    }
-}
-
-/// Words for what the engine refuses of a backing device.
-fn member_failure(cache: &Path, path: &Path, name: &str, error: &EngineError) -> Failure {
-    match error {
-        EngineError::OlderCopy { apart, .. } => {
-            let what = format_args!("this disk and the cache {} are not of one run", cache.display());
-            Failure::refused(path, what)
-                .found(apart)
-                .expected("the same run on both, as every start and every clean stop leaves it")
-                .advice(format_args!(
-                    "find the newer one and name that. To go on without it: --drop-clean-cache drops what {cache} has of the \
-                     disk if nothing of it is dirty; --believe-disk {name} drops dirty data, too; --believe-cache {name} keeps \
-                     dirty data, and writes it over the disk. `ubcache check {cache} -B {path}` says how much it is; nothing \
-                     was changed",
-                    cache = cache.display(),
-                    path = path.display()
-                ))
-        }
-        EngineError::DirtyElsewhere { set, .. } => {
-            Failure::refused(path, format_args!("the disk is dirty, and the cache {} knows nothing of it", cache.display()))
-                .found(format_args!("state dirty, and no record of the disk in set {set}"))
-                .expected("the cache that has the newest data of the disk")
-                .advice(format_args!(
-                    "find that cache; nothing was changed. If that data is lost, or was given up (ubcache forget-disk), go on with \
-                     what the disk has: ubcache forget-cache {} --discard-dirty",
-                    path.display()
-                ))
-        }
-        EngineError::WouldLose(why) => Failure::refused(path, format_args!("--drop-clean-cache does not do here: {why}"))
-            .expected("a disk that has everything by itself")
-            .advice(format_args!(
-                "say what counts: --believe-disk {name}, what the disk has, or --believe-cache {name}, the cache's dirty data"
-            )),
-        EngineError::BeyondEnd { dirty, last, end } => {
-            Failure::refused(path, "the disk is shorter than it was, and the cache has dirty data beyond its end")
-                .found(format_args!(
-                    "the disk ends at byte {}; {} bytes of dirty data beyond that, up to byte {}",
-                    end.bytes(),
-                    dirty * SECTOR_BYTES,
-                    last.bytes()
-                ))
-                .expected(format_args!("at least {} bytes", last.bytes()))
-                .advice(format_args!(
-                    "give it its full size again. To give up all dirty data of this disk: ubcache forget-cache {} \
-                     --discard-dirty",
-                    path.display()
-                ))
-        }
-        error => engine_failure(path, error),
-    }
-}
-
-/// Words for what the engine refuses.
-fn engine_failure(path: &Path, error: &EngineError) -> Failure {
-    match error {
-        EngineError::Format { what, at, source } => {
-            let place = at.map(|at| format!(" (sector {at}, byte {})", at.bytes())).unwrap_or_default();
-            Failure::refused(path, format_args!("damaged: {what}{place}"))
-                .found(source)
-                .expected("metadata as the last run left it")
-                .advice("nothing was changed; keep a copy of the cache and the backing devices before trying anything")
-        }
-        error => Failure::refused(path, error),
-    }
-}
-
-impl Daemon {
-    /// Sets attributes in order, each of the named volume, or of all volumes, or of the set if volumes have none of that
-    /// name. If one can't be set, none is. Returns when those that survive a restart are durable.
-    pub async fn set_attributes(
-        &self,
-        volume: Option<&str>,
-        settings: &[(String, String)],
-    ) -> Result<(), String> {
-        let volumes = self.select(volume)?;
-        let pairs: Vec<(&str, &str)> =
-            settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let mut of_set = vec![false; pairs.len()];
-        for served in &volumes {
-            for (index, tried) in served.volume.try_attributes(&pairs).into_iter().enumerate() {
-                match tried {
-                    Err(AttributeError::UnknownName { .. }) if volume.is_none() => of_set[index] = true,
-                    tried => tried.map_err(|error| error.to_string())?,
-                }
-            }
-        }
-        let pairs_of_set: Vec<(&str, &str)> =
-            pairs.iter().zip(&of_set).filter(|(_, of_set)| **of_set).map(|(pair, _)| *pair).collect();
-        for tried in self.set.try_attributes(&pairs_of_set) {
-            tried.map_err(|error| error.to_string())?;
-        }
-        for ((name, value), of_set) in pairs.into_iter().zip(of_set) {
-            if of_set {
-                self.set.set_attribute(name, value).map_err(|error| error.to_string())?;
-                continue;
-            }
-            for served in &volumes {
-                served.volume.set_attribute(name, value).map_err(|error| error.to_string())?;
-            }
-        }
-        let not_kept = |error: EngineError| format!("in force, but not kept for the next start: {error}");
-        for served in volumes {
-            served.volume.save_attributes().await.map_err(not_kept)?;
-        }
-        if pairs_of_set.is_empty() { Ok(()) } else { self.set.save_attributes().await.map_err(not_kept) }
-    }
-
-    /// Reads an attribute: an object from export to value, or the set's value.
-    pub fn attribute(&self, volume: Option<&str>, name: &str) -> Result<serde_json::Value, String> {
-        let mut values = serde_json::Map::new();
-        for served in self.select(volume)? {
-            let value =
-                if name == "state" { Some(served.state().to_owned()) } else { served.volume.attribute(name) };
-            if let Some(value) = value {
-                values.insert(served.name.clone(), value.into());
-            }
-        }
-        if !values.is_empty() {
-            return Ok(values.into());
-        }
-        let of_set = if volume.is_none() { self.set.attribute(name) } else { None };
-        of_set.map(Into::into).ok_or_else(|| format!("there is no attribute \"{name}\""))
-    }
-
-    /// Parts a volume from the set, and says which it was.
-    pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
-        let served = self.only(volume)?;
-        tracing::info!(export = served.name, "detaching");
-        self.set.detach(&served.volume).await.map_err(|error| error.to_string())?;
-        tracing::info!(export = served.name, "detached");
-        Ok(served.name.clone())
-    }
-
-    /// Gives a detached volume its cache again, and says which it was.
-    pub async fn attach(&self, volume: Option<&str>) -> Result<String, String> {
-        let served = self.only(volume)?;
-        self.set.attach_again(&served.volume).await.map_err(|error| error.to_string())?;
-        tracing::info!(export = served.name, "attached");
-        Ok(served.name.clone())
-    }
-
-    /// Forgets a disk that is not served, by UUID or label; says in words which it was, and what was given up.
-    pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
-        let is_served = |served: &&Served| {
-            let label = served.volume.attribute("label").unwrap_or_default();
-            [served.volume.uuid().to_string(), served.name.clone(), label].iter().any(|name| name == disk)
-        };
-        if let Some(served) = self.volumes.iter().find(is_served) {
-            return Err(format!(
-                "the disk {disk} is here: it is the export \"{name}\", {path}; to part it from its cache with all of its data: \
-                 ubcache detach {name}",
-                name = served.name,
-                path = served.path.display()
-            ));
-        }
-        let absent = self.set.absent();
-        let meant: Vec<&Absent> = absent
-            .iter()
-            .filter(|it| disk == it.uuid.to_string() || !disk.is_empty() && disk == it.label)
-            .collect();
-        let uuids = |of: &mut dyn Iterator<Item = &Absent>| {
-            of.map(|it| it.uuid.to_string()).collect::<Vec<_>>().join(", ")
-        };
-        let absent = match meant.as_slice() {
-            [absent] => *absent,
-            [] if absent.is_empty() => {
-                return Err(format!("there is no disk \"{disk}\", and none that is not served"));
-            }
-            [] => {
-                return Err(format!(
-                    "there is no disk \"{disk}\"; not served are {}",
-                    uuids(&mut absent.iter())
-                ));
-            }
-            several => {
-                return Err(format!(
-                    "several disks have the label \"{disk}\"; say which by UUID: {}",
-                    uuids(&mut several.iter().copied())
-                ));
-            }
-        };
-        let name = match absent.label.as_str() {
-            "" => absent.uuid.to_string(),
-            label => format!("{} ({label})", absent.uuid),
-        };
-        let dropped = self.set.forget(absent.uuid, discard_dirty).await.map_err(|error| match error {
-            EngineError::HasDirty(bytes) => format!(
-                "the newest data of the disk {name} is in the cache only: {}. If the disk still exists, `ubcache stop`, and serve it \
-                 as well. To give that data up: ubcache forget-disk {} --discard-dirty",
-                show_size(bytes),
-                absent.uuid
-            ),
-            error => error.to_string(),
-        })?;
-        tracing::info!(disk = name, dropped, "forgotten");
-        Ok(match dropped {
-            0 => format!("{name}: forgotten"),
-            bytes => format!("{name}: forgotten, with {} that only the cache had", show_size(bytes)),
-        })
-    }
-
-    fn only(&self, volume: Option<&str>) -> Result<&Served, String> {
-        match self.select(volume)?.as_slice() {
-            [served] => Ok(served),
-            several => {
-                let names: Vec<&str> = several.iter().map(|served| served.name.as_str()).collect();
-                Err(format!("say which export: there are {}", names.join(", ")))
-            }
-        }
-    }
-
-    fn select(&self, volume: Option<&str>) -> Result<Vec<&Served>, String> {
-        let found: Vec<&Served> =
-            self.volumes.iter().filter(|served| volume.is_none_or(|name| name == served.name)).collect();
-        match (found.is_empty(), volume) {
-            (true, Some(name)) => Err(format!("there is no export \"{name}\"")),
-            _ => Ok(found),
-        }
-    }
-
-    /// The report of `status --json`.
-    pub fn report(&self, uris: impl Fn(&str) -> Vec<String>) -> Report {
-        let status = self.set.status();
-        let volumes = self.volumes.iter().map(|served| {
-            let status = served.volume.status();
-            VolumeReport {
-                name: served.name.clone(),
-                backing: BackingReport {
-                    path: served.path.display().to_string(),
-                    counters: counters(&status.backing),
-                },
-                size_bytes: status.size_bytes,
-                mode: mode_name(status.mode).to_owned(),
-                state: served.state().to_owned(),
-                dirty_bytes: status.dirty_bytes,
-                stats: StatsReport {
-                    cache_hits: status.stats.cache_hits,
-                    cache_misses: status.stats.cache_misses,
-                    cache_bypass_hits: status.stats.cache_bypass_hits,
-                    cache_bypass_misses: status.stats.cache_bypass_misses,
-                    bypassed_bytes: status.stats.bypassed_bytes,
-                    cache_miss_collisions: status.stats.cache_miss_collisions,
-                    fills_doomed: status.stats.fills_doomed,
-                    durable_invalidations: status.stats.durable_invalidations,
-                },
-                uris: uris(&served.name),
-            }
-        });
-        let absent = self.set.absent().into_iter().map(|absent| AbsentReport {
-            uuid: absent.uuid.to_string(),
-            label: absent.label,
-            dirty_bytes: absent.dirty_bytes,
-        });
-        let set = SetReport {
-            uuid: self.uuid.to_string(),
-            state: match &status.failed {
-                Some(why) => format!("failed: {why}"),
-                None => "running".to_owned(),
-            },
-            cache: CacheReport {
-                path: self.cache_path.display().to_string(),
-                size_bytes: status.size_bytes,
-                bucket_bytes: status.bucket_bytes,
-                available_percent: status.available_percent as f64,
-                put_aside_bytes: status.put_aside_bytes,
-                counters: counters(&status.cache),
-            },
-            volumes: volumes.collect(),
-            absent: absent.collect(),
-        };
-        Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: vec![set] }
-    }
-}
-
-fn counters(from: &ubcache_engine::DeviceCounters) -> Counters {
-    Counters {
-        reads: from.reads,
-        read_bytes: from.read_bytes,
-        writes: from.writes,
-        written_bytes: from.written_bytes,
-        flushes: from.flushes,
-        errors: from.errors,
-    }
-}
-
-/// The word of the `cache_mode` attribute.
-fn mode_name(mode: CacheMode) -> &'static str {
-    match mode {
-        CacheMode::Writethrough => "writethrough",
-        CacheMode::Writeback => "writeback",
-        CacheMode::Writearound => "writearound",
-        CacheMode::None => "none",
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{Request, ask, find_sockets, socket_directories};
-use ubcache_daemon::report::{Report, VolumeReport};
+use ubcache_daemon::served::report::{Report, VolumeReport};
 use ubcache_daemon::size::show_size;
 
 use super::print;
@@ -295,7 +295,7 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ubcache_daemon::report::SetReport;
+    use ubcache_daemon::served::report::SetReport;
 
     #[test]
     fn the_table_names_every_part() {

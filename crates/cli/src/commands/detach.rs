@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{Request, ask};
-use ubcache_daemon::report::Report;
+use ubcache_daemon::served::report::Report;
 
 use super::control::Daemon;
 use super::print;

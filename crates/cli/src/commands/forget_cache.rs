@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::superblock::{Role, read, state_word};
-use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target};
+use ubcache_daemon::open::superblock::{Role, read, state_word};
+use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_format::{BackingState, Uuid};
 
 use super::print;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use ubcache_daemon::Failure;
-use ubcache_daemon::probe::probe;
+use ubcache_daemon::open::probe::probe;
+use ubcache_daemon::open::superblock::{Role, parse};
+use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target, create_file};
 use ubcache_daemon::size::{parse_size, show_size};
-use ubcache_daemon::superblock::{Role, parse};
-use ubcache_daemon::target::{Access, SUPERBLOCK_AT, Target, create_file};
 use ubcache_format::{
     BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MAX_CACHE_SECTORS, MIN_BUCKETS,
     Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
@@ -538,7 +538,7 @@ fn describe_json(made: &Made) -> Value {
         value["first_bucket"] = json!(superblock.first_bucket);
     } else {
         value["data_offset_bytes"] = json!(superblock.data_offset().bytes());
-        value["mode"] = json!(ubcache_daemon::superblock::mode_word(superblock.cache_mode()));
+        value["mode"] = json!(ubcache_daemon::open::superblock::mode_word(superblock.cache_mode()));
     }
     value
 }

@@ -10,7 +10,7 @@ use super::new_file::same_as;
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::failure::Code;
-use ubcache_daemon::target::host_open_failure;
+use ubcache_daemon::open::target::host_open_failure;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 use ubcache_offline::{
     Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity, Site, Watcher,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use ubcache_daemon::Failure;
-use ubcache_daemon::superblock::{Role, mode_word, parse, replacement_word, state_word};
-use ubcache_daemon::target::{Access, Target};
+use ubcache_daemon::open::superblock::{Role, mode_word, parse, replacement_word, state_word};
+use ubcache_daemon::open::target::{Access, Target};
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 use ubcache_offline::is_pack;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{Request, ask};
-use ubcache_daemon::report::{Report, VolumeReport};
+use ubcache_daemon::served::report::{Report, VolumeReport};
 
 /// Name of the export.
 pub const EXPORT: &str = "demo";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
-use ubcache_daemon::target::{Access, Target};
+use ubcache_daemon::open::target::{Access, Target};
 
 use super::child::EXPORT;
 use crate::nbd_client::Client;

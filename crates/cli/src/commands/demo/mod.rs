@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::report::{StatsReport, VolumeReport};
+use ubcache_daemon::served::report::{StatsReport, VolumeReport};
 use ubcache_daemon::size::show_size;
 
 use super::print;

@@ -8,7 +8,7 @@ use ubcache_format::{BackingState, SECTOR_BYTES, Superblock, Uuid};
 
 use crate::config::ServeConfig;
 use crate::failure::Failure;
-use crate::superblock::{Role, look, state_word};
+use crate::open::superblock::{Role, look, state_word};
 
 /// The superblocks of everything that is going to be served.
 #[derive(Debug)]

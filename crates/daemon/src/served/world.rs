@@ -14,7 +14,7 @@ use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, Page
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
-use crate::target::host_open_failure;
+use crate::open::target::host_open_failure;
 
 /// How long a device or a socket may still be in use by a process that has just been killed.
 const IN_USE_PATIENCE: Nanos = Nanos::from_secs(2);

@@ -11,8 +11,8 @@ use ubcache_host::{HostListener, HostSocket};
 use crate::config::NbdAddress;
 use crate::control::{REQUEST_BYTES_MAX, Request, Response, parse_request};
 use crate::failure::Failure;
-use crate::serve::Daemon;
-use crate::world::World;
+use crate::served::daemon::Daemon;
+use crate::served::world::World;
 
 /// A bound control socket.
 pub struct ControlServer {

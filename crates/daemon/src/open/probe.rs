@@ -1,7 +1,7 @@
 //! Recognizing what is on a device, so that `make` does not destroy it unasked.
 
 use crate::failure::Failure;
-use crate::target::Target;
+use crate::open::target::Target;
 
 /// Something that was recognized by its magic number.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

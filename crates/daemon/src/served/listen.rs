@@ -10,7 +10,7 @@ use ubcache_nbd::{Exports, ServerOptions, serve_connection};
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
-use crate::world::World;
+use crate::served::world::World;
 
 /// After a failed accept (no descriptors left): how long to wait for better times.
 const ACCEPT_PAUSE: Nanos = Nanos::from_millis(100);

@@ -5,8 +5,8 @@ use std::path::Path;
 use ubcache_format::{BackingState, CacheMode, FormatError, Problem, Replacement, Superblock};
 
 use crate::failure::Failure;
-use crate::probe::{BCACHE_MAGIC, recognize};
-use crate::target::{Access, Target};
+use crate::open::probe::{BCACHE_MAGIC, recognize};
+use crate::open::target::{Access, Target};
 
 /// What a device is expected to be.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

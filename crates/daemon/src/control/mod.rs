@@ -1,0 +1,11 @@
+//! Control: how an operator speaks to a running daemon.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `protocol` | requests, responses, the client's side |
+//! | [`server`] | the daemon's side |
+
+mod protocol;
+pub mod server;
+
+pub use protocol::*;
