@@ -11,7 +11,7 @@ pub fn run(cargo: &str, arguments: &[String]) -> bool {
     let mut suite = Command::new(cargo);
     suite.args(["run", "--release", "--quiet", "-p", "ubcache-bench", "--", "suite"]);
     if !arguments.iter().any(|argument| argument == "--only") {
-        suite.args(["--write", "docs"]);
+        suite.args(["--write", "docs/generated"]);
     }
     suite.args(arguments).status().is_ok_and(|status| status.success())
 }

@@ -2,11 +2,11 @@
 //!
 //! | task | does |
 //! |---|---|
-//! | `cargo xtask test` | installs what the tests need, runs all tests and the simulator |
+//! | `cargo xtask test` | runs all tests and the simulator; names the packages that tests lack |
 //! | `cargo xtask fuzz [TARGET…] [--for TIME] [--seed N]` | the fuzz targets, on a stable compiler (fuzz/README.md) |
 //! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/internals/simulation.md) |
 //! | `cargo xtask tidy` | widths, openings of comments, links, pointers, spelling, commit subjects (STYLE.md) |
-//! | `cargo xtask packages` | only installs what the tests need |
+//! | `cargo xtask packages` | installs the programs that tests call |
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
 //! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/generated/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         "man" => man(),
         "bench" => {
             let arguments: Vec<String> = std::env::args().skip(2).collect();
-            packages();
+            say_missing();
             bench::run(&cargo(), &arguments)
         }
         "instructions" => {
@@ -98,11 +98,26 @@ fn torture(task: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Installs missing packages where that is possible, else says what to install.
-fn packages() {
+/// Packages with programs that tests call and this machine lacks.
+fn missing_packages() -> Vec<&'static str> {
     let mut missing: Vec<&str> =
         NEEDED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
     missing.dedup();
+    missing
+}
+
+/// Names the packages without which some tests are skipped.
+fn say_missing() {
+    let missing = missing_packages();
+    if !missing.is_empty() {
+        println!("xtask: some tests will be skipped; for all of them: cargo xtask packages");
+        println!("xtask: or: sudo apt-get install {}", missing.join(" "));
+    }
+}
+
+/// Installs missing packages where that is possible, else says what to install.
+fn packages() {
+    let missing = missing_packages();
     if missing.is_empty() {
         return;
     }
@@ -144,7 +159,7 @@ fn has(program: &str) -> bool {
 
 /// All tests; `true` if all of them passed.
 fn test() -> bool {
-    packages();
+    say_missing();
     let begin = Instant::now();
     let mut skipped = Vec::new();
     let cargo = cargo();
