@@ -1,5 +1,5 @@
-//! What the reactor costs: nanoseconds per await, per task switch, per round trip through the
-//! I/O backend, and per I/O of a cached file.
+//! Costs of the reactor: nanoseconds per await, per task switch, per round trip through the I/O
+//! backend, and per I/O of a cached file.
 //!
 //! `cargo run --release -p ubcache-host --example reactor_cost`
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]

@@ -1,5 +1,5 @@
-//! What opening a device does not tell: whether it can be written, and whether a loop device over it, or the file under
-//! it, is in use.
+//! Claims on a device that opening it does not show: it can't be written, or a loop device over it,
+//! or the file under it, is in use.
 //!
 //! The kernel asks for a file, or for a device, under a loop device only for a moment: whoever opens it alone afterwards
 //! succeeds, though a file system may be mounted from it.
@@ -17,7 +17,7 @@ pub fn loop_in_use(path: &Path) -> Option<PathBuf> {
     loop_held(path, None)
 }
 
-/// What somebody holds of what is under a loop device: its file, or another loop device over that.
+/// Returns what is in use under a loop device: its file, or another loop device over that.
 pub fn under_loop_in_use(path: &Path) -> Option<PathBuf> {
     let (mut device, mut path) = (std::fs::metadata(path).ok()?, path.to_owned());
     // Loop devices may be over each other.
@@ -45,7 +45,7 @@ fn backing_file(device: &Metadata) -> Option<PathBuf> {
     Some(PathBuf::from(name.trim_end_matches('\n')))
 }
 
-/// Whether somebody has the lock of a file. One that can't be opened is nobody's.
+/// Returns true if a process holds the lock of a file. A file that can't be opened counts as free.
 fn is_locked(file: &Path) -> bool {
     let Ok(file) = File::open(file) else { return false };
     matches!(file.try_lock(), Err(TryLockError::WouldBlock))
@@ -70,7 +70,7 @@ fn is_same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino()) || a.rdev() != 0 && a.rdev() == b.rdev()
 }
 
-/// Whether somebody has the block device open for himself: a mount, or a driver.
+/// Returns true if the block device is open exclusively: by a mount, or a driver.
 fn is_held(device: &Path) -> bool {
     if !std::fs::metadata(device).is_ok_and(|device| device.rdev() != 0) {
         return false;
@@ -85,7 +85,7 @@ fn is_held(device: &Path) -> bool {
     }
 }
 
-/// Whether a block device takes no writes: it is opened for writing all the same.
+/// Returns true if a block device takes no writes: it can be opened for writing all the same.
 pub(crate) fn is_read_only(device: &Metadata) -> bool {
     let (major, minor) = (libc::major(device.rdev()), libc::minor(device.rdev()));
     std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")

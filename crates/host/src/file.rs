@@ -48,10 +48,10 @@ pub enum PageCache {
 
 const OPENING: &str = "opening it";
 
-/// How to open a file or device.
+/// Options for opening a file or device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct OpenOptions {
-    /// Whether to use the page cache.
+    /// Use of the page cache.
     pub page_cache: PageCache,
     /// Allow writes.
     pub write: bool,
@@ -65,19 +65,19 @@ impl Default for OpenOptions {
     }
 }
 
-/// Why a file or device could not be opened.
+/// A file or device could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is nothing of this name.
     #[error("{path}: not found; check the name, or create the file first")]
     NotFound {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
     },
     /// The user may not open it.
     #[error("{path}: permission denied for {mode}; run as root or give the user access to it")]
     Permission {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
         /// "reading" or "reading and writing".
         mode: &'static str,
@@ -85,11 +85,11 @@ pub enum OpenError {
     /// Somebody else has it.
     #[error("{path}: in use by {by}; {hint}")]
     InUse {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
         /// By whom, as far as is known.
         by: &'static str,
-        /// What to do about it.
+        /// Advice.
         hint: &'static str,
     },
     /// Its file system has no O_DIRECT.
@@ -97,27 +97,27 @@ pub enum OpenError {
         "{path}: can't be used past the page cache (O_DIRECT); use a file system that can do that, or a block device"
     )]
     NoDirectIo {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
     },
     /// It takes no writes.
     #[error("{path}: a read-only device; `blockdev --setrw`, or work on a copy")]
     ReadOnly {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
     },
     /// It is a directory, a pipe, a character device, …
     #[error("{path}: is {found}; a regular file or a block device is needed")]
     WrongKind {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         found: &'static str,
     },
     /// The operating system gave another error.
     #[error("{path}: {doing} failed: {source}")]
     Os {
-        /// What was to be opened.
+        /// The file or device.
         path: PathBuf,
         /// The step that failed.
         doing: &'static str,
@@ -208,12 +208,13 @@ impl HostFile {
         &self.path
     }
 
-    /// Whether it is a block device.
+    /// Returns true if it is a block device.
     pub fn is_block_device(&self) -> bool {
         self.is_block_device
     }
 
-    /// Whether it can discard, but may return something else for a discarded sector at every read (rule D2).
+    /// Returns true if it can discard, but may return something else for a discarded sector at
+    /// every read (rule D2).
     pub fn discards_are_vague(&self) -> bool {
         self.discards.get() && !discards_are_determined(&self.fd)
     }
@@ -279,7 +280,7 @@ impl HostFile {
 
     async fn read_at(&self, at: u64, mut buf: Buf) -> (Buf, IoResult) {
         if self.reads_now.get() && buf.len() <= READ_NOW_BYTES {
-            // What is in memory needs no waiting, which costs more than the copying.
+            // Data in memory needs no waiting, which costs more than the copying.
             match sys::read_now(self.fd.as_raw_fd(), buf.as_mut_slice(), at) {
                 read if read as usize == buf.len() => return (buf, Ok(())),
                 code if code == -libc::EOPNOTSUPP => self.reads_now.set(false),
@@ -315,7 +316,7 @@ impl HostFile {
         (data, result)
     }
 
-    /// Whether direct I/O can write from these slices.
+    /// Returns true if direct I/O can write from these slices.
     fn is_aligned(&self, data: &IoVec) -> bool {
         let Alignment { offset, memory } = self.alignment;
         data.parts().iter().all(|part| {
@@ -487,7 +488,7 @@ fn result_of(outcome: Outcome) -> IoResult {
     }
 }
 
-/// What it is, if it is nothing to keep blocks on.
+/// Names the kind of a file that can't keep blocks.
 fn unsuitable(kind: FileType) -> Option<&'static str> {
     match kind {
         kind if kind.is_file() || kind.is_block_device() => None,

@@ -1,4 +1,4 @@
-//! What a file or block device is like, as far as the kernel tells.
+//! Properties of a file or block device, as far as the kernel tells.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -16,7 +16,7 @@ const FILE_TRANSFER_BYTES: u32 = 1 << 20;
 const TRANSFER_BYTES_MIN: u32 = 64 << 10;
 const TRANSFER_BYTES_MAX: u32 = 4 << 20;
 
-/// What direct I/O asks of requests, in bytes; all powers of two.
+/// Demands of direct I/O, in bytes; all powers of two.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Alignment {
     /// Offsets and lengths.
@@ -56,8 +56,9 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
     Ok((geometry, alignment))
 }
 
-/// Whether what was discarded is known to read the same every time until it is written: holes in files do, which are
-/// what a loop device makes of discards as well. Of other block devices the kernel does not say.
+/// Returns true if discarded sectors are known to read the same every time until they are written:
+/// holes in files do, which a loop device makes of discards as well. Of other block devices the
+/// kernel does not say.
 pub(crate) fn discards_are_determined(fd: &OwnedFd) -> bool {
     let Ok(metadata) = fd.try_clone().and_then(|fd| File::from(fd).metadata()) else { return false };
     if !metadata.file_type().is_block_device() {
@@ -69,7 +70,7 @@ pub(crate) fn discards_are_determined(fd: &OwnedFd) -> bool {
     [device.join("loop/backing_file"), device.join("../loop/backing_file")].iter().any(|file| file.exists())
 }
 
-/// Whether the file system can punch holes: tried behind the end, where there is nothing.
+/// Returns true if the file system can punch holes: tried behind the end, where there is nothing.
 fn punches_holes(fd: &OwnedFd, bytes: u64) -> bool {
     use std::os::fd::AsRawFd;
     let behind = bytes.next_multiple_of(4096);

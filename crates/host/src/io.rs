@@ -20,11 +20,11 @@ const RING_THREADS: usize = 2;
 /// Scatter lists kept for the next operations.
 const SPARE_LISTS: usize = 64;
 
-/// How I/O reaches the kernel.
+/// Way of I/O to the kernel.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum IoBackend {
-    /// What the environment variable `UBCACHE_IO` says (`ring` or `pool`); without it, the ring
-    /// where it can be had, else the pool.
+    /// The environment variable `UBCACHE_IO` decides (`ring` or `pool`); without it, the ring where
+    /// it can be had, else the pool.
     Auto,
     /// io_uring.
     Ring,
@@ -67,7 +67,7 @@ impl Io {
         self.running
     }
 
-    /// Whether [`Io::turn`] without waiting is a look at memory where nothing has happened.
+    /// Returns true if [`Io::turn`] without waiting is a look at memory where nothing has happened.
     pub(crate) fn polls_cheaply(&self) -> bool {
         matches!(self.backend, Backend::Ring(_))
     }
@@ -156,7 +156,7 @@ impl Io {
         wakers: &mut Vec<Waker>,
     ) -> io::Result<()> {
         if wait.is_none() && self.running == 0 {
-            // What is left (cancellations, the watch on the mailbox) can wait for a quiet moment.
+            // The rest (cancellations, the watch on the mailbox) can wait for a quiet moment.
             return Ok(());
         }
         let mut completions = std::mem::take(&mut self.completions);

@@ -1,4 +1,4 @@
-//! What a daemon does so that it can't wait for its own clients when memory is short.
+//! Measures against a daemon that waits for its own clients when memory is short.
 //!
 //! A kernel on the same machine that writes dirty pages to a volume waits for the daemon; if the daemon needs memory for
 //! that and the kernel, to find some, writes dirty pages, they wait for each other.

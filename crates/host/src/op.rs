@@ -22,7 +22,7 @@ const AGAIN_MAX: u16 = 1000;
 /// Work for a thread that may block. Returns a count or a negative errno.
 pub(crate) type Call = Box<dyn FnOnce() -> i32 + Send>;
 
-/// What was asked.
+/// Operation that was asked for.
 pub(crate) enum Request {
     /// Completes.
     Nop,
@@ -54,7 +54,8 @@ impl Request {
         }
     }
 
-    /// Whether it may wait for a peer for ever, so that it is cancelled when nobody waits for it.
+    /// Returns true if it may wait for a peer for ever, so that it is cancelled when no waiter is
+    /// left.
     pub(crate) fn is_patient(&self) -> bool {
         matches!(self, Request::Recv { .. } | Request::Send { .. } | Request::Poll { .. })
     }
@@ -63,7 +64,7 @@ impl Request {
 /// The outcome of an operation: a count (see the request) or an errno.
 pub(crate) type Outcome = Result<usize, i32>;
 
-/// Where an operation is.
+/// State of an operation.
 enum State {
     /// In the hands of the backend; the waker of who waits.
     Running(Option<Waker>),
@@ -86,7 +87,7 @@ pub(crate) struct Op {
     header: Option<Box<libc::msghdr>>,
 }
 
-/// What follows the end of an attempt.
+/// Step after the end of an attempt.
 pub(crate) enum Next {
     /// Another attempt.
     Attempt,
@@ -214,12 +215,12 @@ impl Op {
         }
     }
 
-    /// Whether nobody waits for it any more.
+    /// Returns true if no waiter is left.
     pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self.state, State::Abandoned)
     }
 
-    /// Whether the backend has it.
+    /// Returns true if the backend has it.
     pub(crate) fn is_running(&self) -> bool {
         !matches!(self.state, State::Done(_))
     }

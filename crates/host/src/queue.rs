@@ -18,7 +18,7 @@ use ubcache_env::Priority;
 use crate::reactor::Host;
 use crate::sys;
 
-/// What another thread wants to have done on the reactor's thread.
+/// Work of another thread for the reactor's thread.
 pub(crate) type Letter = Box<dyn FnOnce(&Host) + Send>;
 
 /// A number of the calling thread that no other thread ever had or gets.
@@ -71,8 +71,8 @@ struct Remote {
 pub(crate) struct Shared {
     local: ThreadBound<RefCell<Queues>>,
     remote: Mutex<Remote>,
-    /// Whether the reactor has to look at `remote`, at finished work of worker threads or at a
-    /// flag that another thread has set.
+    /// True if the reactor has to look at `remote`, at finished work of worker threads or at a flag
+    /// that another thread has set.
     pending: AtomicBool,
     eventfd: OwnedFd,
 }
@@ -92,7 +92,7 @@ impl Shared {
         &self.eventfd
     }
 
-    /// Whether this is the reactor's thread.
+    /// Returns true on the reactor's thread.
     pub(crate) fn is_local(&self) -> bool {
         self.local.get().is_some()
     }
@@ -104,12 +104,12 @@ impl Shared {
         }
     }
 
-    /// Whether somebody has called [`Shared::wake`].
+    /// Returns true if [`Shared::wake`] was called.
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody has called [`Shared::wake`]; clears it.
+    /// Returns true if [`Shared::wake`] was called; clears it.
     pub(crate) fn take_pending(&self) -> bool {
         self.pending.load(Ordering::Relaxed) && self.pending.swap(false, Ordering::AcqRel)
     }
@@ -176,7 +176,7 @@ impl Shared {
         }
     }
 
-    /// Whether any task is ready.
+    /// Returns true if a task is ready.
     pub(crate) fn has_ready(&self) -> bool {
         self.local.get().is_some_and(|queues| queues.borrow().ready > 0)
     }

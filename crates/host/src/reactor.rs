@@ -37,10 +37,10 @@ const FILL_POLLS: usize = 16;
 /// Background tasks, and fills, end their part of the turn early when they have taken so long together.
 const BACKGROUND_TIME: Duration = Duration::from_micros(100);
 
-/// How long the end of a host waits for I/O that is still in flight.
+/// Time that the end of a host waits for I/O that is still in flight.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the handles of a host share.
+/// State that the handles of a host share.
 pub(crate) struct Core {
     shared: Arc<Shared>,
     io: RefCell<Io>,
@@ -103,7 +103,7 @@ impl Core {
         }
     }
 
-    /// How long the loop may sleep when nothing can run.
+    /// Time that the loop may sleep when nothing can run.
     fn patience(&self) -> Duration {
         match self.timers.borrow().next() {
             Some(at) => Duration::from_nanos(at.since(self.now()).0),

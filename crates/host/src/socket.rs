@@ -25,7 +25,7 @@ const BACKLOG: i32 = 1024;
 const CONNECT_PAUSE: Nanos = Nanos::from_millis(1);
 const CONNECT_ATTEMPTS: u32 = 5_000;
 
-/// Why a socket could not be made.
+/// A socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another process listens there.
@@ -67,7 +67,7 @@ fn failed(address: &str, doing: &'static str) -> impl FnOnce(io::Error) -> Socke
     }
 }
 
-/// Where a listener listens.
+/// Address of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Place {
     /// With device and inode of the socket that was made, to remove only that.

@@ -69,7 +69,7 @@ pub(crate) fn set_io_flusher() -> io::Result<()> {
     check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, on, none, none, none) }).map(drop)
 }
 
-/// Whether no limit stands against locking whatever memory there will be.
+/// Returns true if no limit stands against locking whatever memory there will be.
 pub(crate) fn may_lock_all_memory() -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable memory of the right type.
@@ -438,7 +438,7 @@ pub(crate) fn epoll_wait(
     Ok(())
 }
 
-/// Whether `fd` has any of `events` right now.
+/// Returns true if `fd` has any of `events` right now.
 pub(crate) fn poll_now(fd: RawFd, events: u32) -> bool {
     let mut poll = libc::pollfd { fd, events: events as i16, revents: 0 };
     // SAFETY: one pollfd that lives through the call.

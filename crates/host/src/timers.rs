@@ -1,4 +1,4 @@
-//! Who sleeps until when.
+//! Timers: tasks that sleep, and the times at which they wake.
 
 use std::collections::BTreeMap;
 use std::task::Waker;

@@ -44,7 +44,7 @@ fn superblock_of(disk: &SimDisk) -> Option<Superblock> {
     Superblock::parse(&bytes).ok()
 }
 
-/// What the engine is told of an operator's choice.
+/// The engine's word for an operator's choice.
 fn choice(remedy: &Remedy) -> Choice {
     match remedy {
         Remedy::BelieveCache => Choice::BelieveCache,
@@ -246,7 +246,7 @@ impl System for CacheSystem {
     }
 
     fn complaints(&self) -> Vec<String> {
-        // Where nothing is broken the set does not fail, whoever would go on without it.
+        // Without faults the set does not fail, even if a volume could go on without it.
         let failure = self.set.status().failed.filter(|_| !self.has_faults);
         failure.into_iter().map(|reason| format!("the set has failed: {reason}")).collect()
     }

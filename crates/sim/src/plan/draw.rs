@@ -21,14 +21,14 @@ use crate::rng::Rng;
 
 const MODES: [&str; 4] = ["writeback", "writethrough", "writearound", "none"];
 
-/// How big drawn plans are.
+/// Sizes of drawn plans.
 #[derive(Copy, Clone, Debug)]
 pub struct DrawOptions {
     /// Client operations at most.
     pub ops_max: u64,
-    /// Whether devices fail.
+    /// True if devices fail.
     pub faults: bool,
-    /// Whether power fails and hosts restart.
+    /// True if power fails and hosts restart.
     pub crashes: bool,
 }
 
@@ -125,7 +125,7 @@ fn draw_volume(rng: &mut Rng) -> VolumeShape {
     }
 }
 
-/// What the clients of a run like.
+/// Habits of the clients of a run.
 struct Taste {
     /// Weights: read, write, FUA write, discard, zeroes, flush, prefetch, status, sleep.
     weights: [u64; 9],
@@ -253,7 +253,8 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
             }
         }
     }
-    // What an instance finds after a host restart is not durable yet: take the power away before it is.
+    // Data that an instance finds after a host restart is not durable yet: the power goes before it
+    // is.
     let mut at = 0;
     while at < controls.len() {
         let restart = matches!(controls[at].action, ControlAction::HostRestart(_));

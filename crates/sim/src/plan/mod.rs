@@ -1,4 +1,4 @@
-//! What happens in a run, as data.
+//! Events of a run, as data.
 //!
 //! A plan is drawn from a seed ([`draw`]), printed as text lines and parsed back ([`text`]). Everything in it is
 //! explicit, so that a plan can be edited by hand and cut by the shrinker. What is left to the seed is the fine
@@ -46,7 +46,7 @@ use crate::executor::Policy;
 pub struct Plan {
     /// Decides the fine grain of the run.
     pub seed: u64,
-    /// Who runs next.
+    /// Choice of the task that runs next.
     pub policy: Policy,
     /// A poll takes up to this much virtual time.
     pub poll_cost: Nanos,
@@ -56,7 +56,7 @@ pub struct Plan {
     pub last_crash: bool,
     /// The cache device and its format.
     pub cache: CacheShape,
-    /// How clients reach the volumes.
+    /// The way from clients to the volumes.
     pub frontend: Frontend,
     /// The volumes and their backing devices.
     pub volumes: Vec<VolumeShape>,
@@ -64,21 +64,21 @@ pub struct Plan {
     pub faults: Vec<DiskFaults>,
     /// Disks whose failed flushes lose.
     pub lossy: Vec<LossyDisk>,
-    /// How scarce memory for I/O is.
+    /// Scarcity of memory for I/O.
     pub memory: Scarcity,
-    /// What loops cost.
+    /// Cost of loops.
     pub pace: Pace,
     /// Clients that never stop.
     pub hammers: Vec<Hammer>,
     /// The memory of writes changes while they are under way: a guest scribbles.
     pub scribble: bool,
-    /// How much memory the system may use.
+    /// Memory that the system may use.
     pub sums: Sums,
-    /// What clients do, each client in this order, the clients beside each other.
+    /// Requests of clients, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
-    /// What is done to the system meanwhile, in this order.
+    /// Actions on the running system, in this order.
     pub controls: Vec<Control>,
-    /// What is done to the disks while nothing runs, in this order.
+    /// Actions on the disks while nothing runs, in this order.
     pub hands: Vec<Hand>,
 }
 
@@ -108,10 +108,10 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
-    /// As many generations as the format has.
+    /// Number of generations that the format has.
     pub const ALL_GENERATIONS: u32 = 256;
 
-    /// Where the journal will be.
+    /// Range of the journal.
     fn journal(&self) -> SectorRange {
         let CacheShape { bucket_sectors, block_sectors, buckets, discard, .. } = *self;
         let none = Uuid::default();
@@ -131,13 +131,13 @@ pub struct VolumeShape {
     pub sectors: u64,
     /// `writethrough`, `writeback`, `writearound`, `none`.
     pub mode: String,
-    /// How many of 1000 groups of 8 sectors hold data at first; the others hold zeroes.
+    /// Groups of 8 sectors, of 1000, that hold data at first; the others hold zeroes.
     pub initial: u32,
     /// Volatile cache.
     pub volatile: bool,
     /// Discard does something.
     pub discard: bool,
-    /// What was discarded reads differently every time until it is written (D2).
+    /// True if discarded sectors read differently every time until they are written (D2).
     pub noise: bool,
     /// Sectors in a block of the device.
     pub block_sectors: u32,
@@ -150,15 +150,15 @@ pub struct VolumeShape {
 pub struct DiskFaults {
     /// 0: the cache device; 1…: the backing device of volume 0….
     pub disk: usize,
-    /// Where.
+    /// The zone.
     pub zone: Zone,
-    /// How often.
+    /// Frequencies.
     pub rates: Rates,
-    /// How many at most.
+    /// Most faults in all.
     pub budget: u32,
 }
 
-/// How often there is no memory for an I/O.
+/// Frequency of I/Os for which there is no memory.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scarcity {
     /// So many of a million requests for memory are refused.
@@ -183,15 +183,15 @@ pub enum Zone {
 /// One thing that a client does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientOp {
-    /// Which client.
+    /// The client.
     pub client: u32,
-    /// Which volume.
+    /// The volume.
     pub volume: u32,
-    /// What.
+    /// The action.
     pub action: Action,
 }
 
-/// What a client can do.
+/// Action of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "they say what they are")]
 pub enum Action {
@@ -212,18 +212,18 @@ pub struct Control {
     pub after_ops: u64,
     /// … and this much later.
     pub delay: Nanos,
-    /// What.
+    /// The action.
     pub action: ControlAction,
 }
 
-/// What can be done to the system.
+/// Action on the running system.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ControlAction {
     /// Sets an attribute of a volume, for instance `cache_mode`.
     Attribute {
-        /// Which volume.
+        /// The volume.
         volume: u32,
-        /// Which attribute.
+        /// Name of the attribute.
         name: String,
         /// The new value.
         value: String,
@@ -242,9 +242,9 @@ pub enum ControlAction {
     HostRestart(AfterStart),
     /// Reads of the range of a disk fail until it is written.
     Bad {
-        /// As in [`DiskFaults::disk`].
+        /// The disk, as in [`DiskFaults::disk`].
         disk: usize,
-        /// Which sectors.
+        /// The sectors.
         range: SectorRange,
     },
     /// Every connection to an NBD server is cut.
@@ -254,7 +254,7 @@ pub enum ControlAction {
     },
     /// A disk fails altogether, for a while, or until the program is gone.
     Outage {
-        /// As in [`DiskFaults::disk`].
+        /// The disk, as in [`DiskFaults::disk`].
         disk: usize,
         /// In which way.
         outage: Outage,
@@ -274,7 +274,7 @@ impl ControlAction {
         }
     }
 
-    /// Whether an instance ends with it.
+    /// Returns true if an instance ends with it.
     pub fn ends_instance(&self) -> bool {
         use ControlAction::{Driver, HostRestart, PowerFailure, Restart};
         matches!(self, Restart(_) | PowerFailure(_) | HostRestart(_) | Driver(..))
@@ -289,7 +289,7 @@ impl ControlAction {
     }
 }
 
-/// What follows when the system comes up again.
+/// Actions when the system comes up again.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct AfterStart {
     /// Read everything, evict everything clean, read everything, before clients go on.
@@ -304,7 +304,7 @@ impl Plan {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
     }
 
-    /// Whether a device fails in some way that clients may see, or memory runs out.
+    /// Returns true if a device fails in some way that clients may see, or memory runs out.
     pub fn has_faults(&self) -> bool {
         let breaks = |action: &ControlAction| match action {
             // A cache that can't grow is no failure: nobody but its operator may notice.
