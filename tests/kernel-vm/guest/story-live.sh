@@ -60,34 +60,35 @@ experiment_4a() { # experiment_4a BLOCK DEVICE DISK: DEVICE is the slow one, ove
         "$(case $seen in *"bb aa"*) echo BACK ;; *) [ "$after" = bb ] && echo FRESH || echo STALE ;; esac)"
 }
 
-# new, old, new: a miss has read A before W, and comes back when others have seen W. A is the last of 16 blocks; what is read
-# from the disk behind it is slow to come.
+# new, old, new: a miss has read A before W, and comes back when others have seen W. A is the last of 16 blocks. A suspended
+# device holds what is sent to it: "far" the read of the block behind A, "leg" the answer to W.
 experiment_4b() {
     local block=$(($1 + 15)) end=$((($1 + 16 + data) * 8)) past again after
     delayed leg /dev/vdc 0
-    delayed far /dev/vda 0
+    table far "0 $sectors linear /dev/vda 0"
     table backing "0 $end mirror core 2 1024 nosync 2 /dev/vda 0 /dev/mapper/leg 0
 $end $((sectors - end)) linear /dev/mapper/far $end"
     put "$1" 32 aa >/dev/null
-    sleep 1
-    delayed leg /dev/vdc "$slow"
-    delayed far /dev/vda 0 $((slow / 2))
-    get "$block" 2 >/tmp/r1 & reader=$!
-    sleep 1
+    dmsetup suspend far
+    get "$block" 2 >/tmp/miss & reader=$!
+    sleep $((slow / 1000))
+    dmsetup suspend leg
     put "$block" 1 bb >/tmp/w & writer=$!
-    until [ "$(on_disk "$block")" = bb ]; do sleep 0.1; done
+    wait_until has_landed "$block"
     past=$(get "$1" 16)
-    kill -0 "$reader" 2>/dev/null || past=late
+    dmsetup resume far
     wait "$reader"
-    sleep 0.3
     again=$(get "$block")
-    # The miss had read A before W landed, and was on its way still when others saw W; W was not answered when A was read again.
-    in_time && [ "$past" != late ] && [ "$(cat /tmp/r1)" = aa ] || return 1
+    [ ! -s /tmp/w ] || { echo "4b: W is answered"; exit 1; }
+    dmsetup resume leg
+    wait "$writer"
+    [ "$(cat /tmp/miss)" = aa ] || return 1 # it came too late to read what was there before
     after=$(get "$block")
     past=${past##* }
     echo "4b: past the cache $past, then $again, after W's answer $after:" \
         "$(case "$past $again $after" in "bb bb bb") echo FORWARD ;; *) echo BACK ;; esac)"
 }
+has_landed() { [ "$(on_disk "$1")" = bb ]; }
 
 # D is dirty and flushed when W begins; it is read while W is under way.
 experiment_5c() {
