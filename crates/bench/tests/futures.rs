@@ -6,7 +6,8 @@ use ubcache_engine::SetOptions;
 use ubcache_env::{IoVec, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::CacheMode;
 
-/// Bytes at most: what they have, and 2 %. Who makes one larger by need writes it here.
+/// Limits in bytes: the present sizes, and 2 %. A change that has to make one larger raises its
+/// limit here.
 const READ_MAX: usize = 563;
 const WRITE_MAX: usize = 4055;
 const FLUSH_MAX: usize = 897;

@@ -75,7 +75,8 @@ impl BufPool {
         self.for_bytes((sectors * SECTOR_BYTES) as usize)
     }
 
-    /// Memory for `len` bytes; none if the system has none. What is in it is zeroes or what an earlier user left there.
+    /// Memory for `len` bytes; none if the system has none. It contains zeroes, or the data of an
+    /// earlier user.
     #[inline]
     pub fn for_bytes(&self, len: usize) -> Option<Buf> {
         if self.0.supply.as_ref().is_some_and(|supply| !supply(len)) {
@@ -147,7 +148,7 @@ impl fmt::Debug for BufPool {
     }
 }
 
-/// Gives memory back to the pool that it came from, if nobody else holds it.
+/// Gives memory back to its pool, unless another handle holds it.
 fn give_back(memory: Option<Rc<Memory>>) {
     let Some(memory) = memory else { return };
     if Rc::strong_count(&memory) > 1 {

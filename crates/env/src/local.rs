@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Set once; everybody who waits, now or later, goes on.
+/// Set once; every task that waits, now or later, goes on.
 #[derive(Default, Debug)]
 pub struct Event {
     set: Cell<bool>,
@@ -38,8 +38,8 @@ struct Waiter {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A place to wait at until somebody says that something changed. Carries no state: check the
-/// condition before and after, as with a condition variable.
+/// A place to wait for the next notification of a change. Carries no state: check the condition
+/// before and after, as with a condition variable.
 #[derive(Default, Debug)]
 pub struct Notify {
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
@@ -53,7 +53,7 @@ impl Notify {
         Notified { notify: self, waiter }
     }
 
-    /// Wakes the one that has waited longest. Says whether there was one.
+    /// Wakes the task that has waited longest. Returns true if there was one.
     pub fn notify_one(&self) -> bool {
         let waiter = self.waiters.borrow_mut().pop_front();
         match waiter {
@@ -124,12 +124,12 @@ impl Semaphore {
         Semaphore { free: Cell::new(permits), queue: RefCell::default() }
     }
 
-    /// Permits that nobody holds.
+    /// Free permits.
     pub fn available(&self) -> u64 {
         self.free.get()
     }
 
-    /// Waits for `permits` permits at once, behind everybody who asked earlier.
+    /// Waits for `permits` permits at once, behind all earlier tasks.
     pub async fn acquire(self: &Rc<Self>, permits: u64) -> Permit {
         let claim = Rc::new(Claim { permits, granted: Cell::new(false), waker: RefCell::new(None) });
         self.queue.borrow_mut().push_back(claim.clone());
@@ -148,7 +148,7 @@ impl Semaphore {
         Permit { semaphore: self.clone(), permits }
     }
 
-    /// Takes permits if they are free and nobody waits.
+    /// Takes permits if they are free and no task waits.
     pub fn try_acquire(self: &Rc<Self>, permits: u64) -> Option<Permit> {
         if !self.queue.borrow().is_empty() || self.free.get() < permits {
             return None;
@@ -225,7 +225,7 @@ impl Lock {
     pub async fn lock(&self) -> Permit {
         self.semaphore.acquire(1).await
     }
-    /// Takes the lock if it is free and nobody waits.
+    /// Takes the lock if it is free and no task waits.
     pub fn try_lock(&self) -> Option<Permit> {
         self.semaphore.try_acquire(1)
     }

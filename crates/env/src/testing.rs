@@ -209,7 +209,7 @@ impl<E: Env, D: Device> Script<E, D> {
     }
 
     /// Futures of reads and writes are dropped at any moment, their memory is reused at once, and
-    /// nobody notices.
+    /// the content of the device stays right.
     async fn dropped_reads(&mut self) {
         for round in 0..200_usize {
             let len = 64 << 10;

@@ -130,8 +130,9 @@ pub trait Volume: 'static {
         may_unmap: bool,
     ) -> Result<(), VolumeError>;
 
-    /// Makes every write that was answered before this call durable, whoever sent it. Fails once for each stream that
-    /// wrote before a flush of the device failed, even if nobody had asked for that flush.
+    /// Makes every write that was answered before this call durable, of all streams. Fails once for
+    /// each stream that wrote before a flush of the device failed, even if no client had requested
+    /// that flush.
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError>;
 
     /// The stream has ended and none of its requests is under way.

@@ -105,7 +105,8 @@ fn check_leftovers(bytes: &[u8], end: u64, block: u64, seq: u64) -> Result<(), F
     }
 }
 
-/// That no key lies beyond the highest one that the node may hold. Keys of size 0 do not count.
+/// Checks that no key lies beyond the highest one that the node may hold. Keys of size 0 do not
+/// count.
 fn check_limit(bsets: &[Vec<Key>], node_key: &Key) -> Result<(), FormatError> {
     let limit = node_key.position();
     match bsets.iter().flatten().find(|key| key.sectors > 0 && key.position() > limit) {

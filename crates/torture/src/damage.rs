@@ -56,8 +56,8 @@ pub fn damage(base: &Base, image: &mut Image, seed: u64) -> Damage {
         let kind = rng.pick(&KINDS);
         apply(base, image, kind, &mut rng);
         done.words.push(kind);
-        // A prio set with a right checksum is believed: what it makes live again is live, and what it makes stale in a
-        // set of the driver may have been written back.
+        // A prio set with a right checksum is accepted: pointers that it makes live again are live,
+        // and data that it makes stale in a set of the driver may have been written back.
         done.unnoticeable |= kind == "a lowered generation" || kind == "a raised generation" && !base.own;
     }
     done.unnoticeable |= is_undone(base, image);

@@ -8,8 +8,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`device`] | [`MemDevice`](device::MemDevice): memory with unreadable sectors and a log of
-//! writes; power cuts |
+//! | [`device`] | [`MemDevice`](device::MemDevice): memory, unreadable sectors, log of writes |
 //! | [`sets`] | [`Base`](sets::Base): a whole set, its content, the places of its structures |
 //! | [`damage`] | one seed, one damage |
 //! | [`serve`] | a set, damaged or not, under the engine |

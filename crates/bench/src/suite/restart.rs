@@ -47,7 +47,7 @@ pub fn after_kill(options: &Options, results: &mut Results) -> Result<(), String
     Ok(())
 }
 
-/// A set that was never stopped, in files. What is zero stays a hole.
+/// A set that was never stopped, in files. Zeroes stay holes.
 fn write_set(options: &Options, bytes: u64) -> Result<Files, String> {
     let rig = full_set(bytes)?;
     let file = |kind: &str| options.directory.join(format!("restart-{kind}.img"));

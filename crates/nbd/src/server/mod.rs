@@ -135,7 +135,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     let reading = async {
         let result = requests::read_requests(env, &connection, &mut input, &mut decoder).await;
         if result.is_err() {
-            // Nobody listens to replies any more, and a send that waits for it must not go on.
+            // The client reads no replies any more, and a send that waits for it must not go on.
             stream.close();
         }
         outbox.end();
