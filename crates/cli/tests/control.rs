@@ -173,7 +173,7 @@ fn a_volume_is_detached_and_attached_while_it_is_served() {
             (output.status.success(), text(&output.stdout), text(&output.stderr))
         };
         let unnamed = control(&["detach"]);
-        assert!(!unnamed.0 && unnamed.2.contains("say which export"), "{unnamed:?}");
+        assert!(!unnamed.0 && unnamed.2.contains("several exports (disk0.img, "), "{unnamed:?}");
         assert_eq!(control(&["detach", "disk0.img"]).1, "disk0.img: detached\n");
         assert_eq!((&volume()["state"], &volume()["dirty_bytes"]), (&"no cache".into(), &0.into()));
         let mut bytes = [0; 65536];

@@ -1,4 +1,4 @@
-//! What `ubcache serve` is told to do.
+//! Configuration of `ubcache serve`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,16 +10,16 @@ use ubcache_host::PageCache;
 
 use crate::failure::Failure;
 
-/// Everything that one daemon needs to know.
+/// Configuration of one daemon.
 #[derive(Clone, Debug, Default)]
 pub struct ServeConfig {
-    /// The cache device. Absent only by mistake: the checks before the start say what to do.
+    /// The cache device. Absent only by mistake: the checks before the start then name the remedy.
     pub cache: Option<PathBuf>,
     /// The backing devices, in the order of their exports.
     pub backings: Vec<PathBuf>,
     /// The names given to them, in the same order; none, or none any more: label or file name.
     pub names: Vec<Option<String>>,
-    /// Where clients connect; if empty, a unix socket beside the control socket.
+    /// Addresses for clients; if empty, a unix socket beside the control socket.
     pub nbd: Vec<NbdAddress>,
     /// Attributes to set at the start, in order.
     pub settings: Vec<(String, String)>,
@@ -121,7 +121,7 @@ pub struct Named<'a> {
     pub given: Option<&'a str>,
     /// Its label.
     pub label: &'a str,
-    /// Where it is.
+    /// Its path.
     pub path: &'a Path,
 }
 

@@ -1,9 +1,10 @@
-//! Failures as a user sees them: what thing, what was found, what was expected, what to do.
+//! Failures as a user sees them: the file or device, the value found, the value expected, the
+//! remedy.
 
 use std::fmt;
 use std::path::Path;
 
-/// What the exit code of the process says. The codes are part of the interface.
+/// Exit code of the process. The codes are part of the interface.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Code {
     /// Exit code 1: the command ran and was refused, or failed on the way.
@@ -12,12 +13,12 @@ pub enum Code {
     CouldNotRun = 2,
 }
 
-/// A failure, in words for the user.
+/// A failure, as text for the user.
 ///
 /// Built in the order in which it reads: `Failure::refused(path, "…").found(…).expected(…).advice(…)`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// What the exit code says.
+    /// The exit code.
     pub code: Code,
     words: Box<Words>,
 }

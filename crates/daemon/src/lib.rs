@@ -8,12 +8,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`config`] | what `serve` is told to do |
+//! | [`config`] | configuration of `serve` |
 //! | [`mod@serve`] | from start to stop: open, listen, wait, close |
-//! | [`open`] | how devices are opened: superblocks, checks before any change |
-//! | [`served`] | what is served: the running set, its clients, its report |
-//! | [`control`] | how it is controlled: the protocol, client and daemon |
-//! | [`failure`] | failures in words for the user, with their exit codes |
+//! | [`open`] | opening of devices: superblocks, checks before any change |
+//! | [`served`] | the running set, its clients, its report |
+//! | [`control`] | the control protocol, client and daemon |
+//! | [`failure`] | failures as text for the user, with their exit codes |
 //! | [`size`] | sizes as people write them |
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]

@@ -1,4 +1,4 @@
-//! One daemon: opens a set, serves its volumes over NBD, stops cleanly when told to.
+//! One daemon: opens a set, serves its volumes over NBD, stops cleanly on request.
 //!
 //! ```text
 //!  precheck ─▶ open cache ─▶ attach backings ─▶ settings ─▶ listen ─▶ "ready" ─▶ wait ─▶ stop
@@ -30,23 +30,23 @@ use crate::served::listen::Listeners;
 use crate::served::world::World;
 use crate::size::show_size;
 
-/// How long a stop waits for the requests of clients.
+/// Time limit for the requests of clients at a stop.
 const CLIENTS_PATIENCE: Nanos = Nanos::from_secs(10);
 
-/// What is served, once it is.
+/// Summary of a daemon that serves.
 #[derive(Clone, Debug)]
 pub struct Ready {
     /// UUID of the set.
     pub set: Uuid,
     /// The control socket.
     pub control: PathBuf,
-    /// How I/O is done: `ring` or `pool`.
+    /// Way of I/O: `ring` or `pool`.
     pub io: &'static str,
     /// The exports: name, size in bytes, URIs.
     pub exports: Vec<(String, u64, Vec<String>)>,
 }
 
-/// Serves until told to stop. `ready` is called once, when clients can connect.
+/// Serves until a stop is requested. `ready` is called once, when clients can connect.
 pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Failure> {
     let members = precheck(config)?;
     names_of(config, &members)?;
@@ -74,7 +74,7 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
         match result {
             Ok(()) => Ok(()),
             Err(failure) => {
-                // What was refused is what the user has to hear about; the set closes as well as it can.
+                // Report the first failure; the set closes as well as it can.
                 let _ = daemon.set.stop().await;
                 Err(failure)
             }
@@ -171,7 +171,7 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
                 volumes.push(Served { name: name.clone(), volume, path: path.clone(), lost });
             }
             Err(error) => {
-                // The refusal is what the user has to hear about.
+                // Report the refusal, not a failure of the stop.
                 let _ = set.stop().await;
                 return Err(match error {
                     EngineError::OfCache(error) => engine_failure(&members.cache_path, &error),
@@ -262,7 +262,7 @@ async fn run(
     stopped.map_err(|error| engine_failure(&daemon.cache_path, &error))
 }
 
-/// Where the control socket goes.
+/// Path of the control socket.
 fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
     if let Some(path) = &config.control {
         return Ok(path.clone());
@@ -271,7 +271,7 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
     for directory in socket_directories() {
         let made = std::fs::create_dir_all(&directory);
         let writable = made.and_then(|()| {
-            // A directory that is there already may belong to somebody else.
+            // A directory that exists already may belong to another user.
             let probe = directory.join(format!(".{}", std::process::id()));
             std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe))
         });
@@ -290,7 +290,7 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
         .advice("say where with --control PATH"))
 }
 
-/// What the command line says about each disk that is not of one run with the cache.
+/// Choices of the command line for disks that are not of one run with the cache.
 fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>, Failure> {
     let default = config.drop_clean_cache.then_some(Choice::DropClean);
     let mut choices = vec![default; names.len()];

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// The longest request line that the daemon reads.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 
-/// What is asked of the daemon.
+/// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Request {
@@ -53,8 +53,8 @@ pub enum Request {
     },
     /// Starts a garbage collection.
     Gc,
-    /// Writes back a volume's dirty data and parts it from the set; it stays served. The answer
-    /// comes when that is done.
+    /// Writes back a volume's dirty data and detaches it from the set; it stays served. The
+    /// response comes when that is done.
     Detach {
         /// The export; may be absent if there is only one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,15 +76,15 @@ pub enum Request {
     },
 }
 
-/// What the daemon answers.
+/// The daemon's response.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Response {
-    /// Whether the request was carried out.
+    /// True if the request was carried out.
     pub ok: bool,
-    /// What it gave.
+    /// Result of the request.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub result: serde_json::Value,
-    /// Why it was not.
+    /// Reason why it was not carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! The daemon's side of the control protocol ([`crate::control`]), on the set's own thread: requests are few and
-//! short, and so they see the set at one moment.
+//! The daemon's side of the control protocol ([`crate::control`]), on the set's own thread:
+//! requests are few and short, and each sees the set at one moment.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -65,7 +65,7 @@ impl ControlServer {
 }
 
 impl Running {
-    /// Waits, for a second at most, until those who asked for the stop have their answer.
+    /// Waits, for a second at most, until the clients that requested the stop have their response.
     pub async fn finish(&self, world: &World) {
         let end = world.now().after(Nanos::from_secs(1));
         while self.waiting.get() > 0 && world.now() < end {

@@ -1,6 +1,6 @@
-//! What is checked before the reactor starts, so that refusals name devices and say what to do.
+//! Checks before the reactor starts, so that refusals name devices and the remedy.
 //!
-//! Nothing is changed here, and nothing is locked: the devices are looked at, then opened for good by `serve`.
+//! Nothing is changed or locked here: the devices are read, then opened for good by `serve`.
 
 use std::path::{Path, PathBuf};
 
@@ -122,7 +122,7 @@ fn make_for(backing: &Superblock, cache: &str) -> String {
     }
 }
 
-/// What to do with a clean backing device whose cache may be lost. The disk has everything.
+/// Advice for a clean backing device whose cache may be lost. The disk has everything.
 fn lost_advice(path: &Path, set: Uuid, then: &str) -> String {
     format!(
         "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, nothing else is: \

@@ -1,4 +1,4 @@
-//! Recognizing what is on a device, so that `make` does not destroy it unasked.
+//! Recognizes the content of a device, so that `make` does not destroy it unasked.
 
 use crate::failure::Failure;
 use crate::open::target::Target;
@@ -6,11 +6,11 @@ use crate::open::target::Target;
 /// Something that was recognized by its magic number.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Signature {
-    /// What it belongs to.
+    /// Kind of content that it belongs to.
     pub name: &'static str,
-    /// Whether it is a bcache superblock.
+    /// True for a bcache superblock.
     pub is_bcache: bool,
-    /// Where its magic number is, in bytes.
+    /// Offset of its magic number, in bytes.
     pub at: u64,
     /// Length of the magic number in bytes.
     pub bytes: u64,
@@ -20,13 +20,13 @@ pub struct Signature {
 pub const BCACHE_MAGIC: [u8; 16] =
     [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
 
-/// Where that magic number is, in bytes.
+/// Offset of that magic number, in bytes.
 pub const BCACHE_MAGIC_AT: u64 = 4120;
 
 const BCACHEFS_MAGIC: [u8; 16] =
     [0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef];
 
-/// What is looked for, the more specific before the less specific.
+/// Known signatures, the more specific before the less specific.
 const KNOWN: &[(&str, u64, &[u8])] = &[
     ("a bcache superblock", BCACHE_MAGIC_AT, &BCACHE_MAGIC),
     ("a bcachefs file system", BCACHE_MAGIC_AT, &BCACHEFS_MAGIC),
@@ -56,7 +56,7 @@ const KNOWN: &[(&str, u64, &[u8])] = &[
     ("an MBR partition table or boot sector", 510, &[0x55, 0xaa]),
 ];
 
-/// How much of a device has to be read for [`recognize`].
+/// Number of bytes that have to be read for [`recognize`].
 const HEAD_BYTES: usize = 68 << 10;
 
 /// Everything recognized in the first bytes of a device.

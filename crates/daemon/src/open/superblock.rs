@@ -1,4 +1,4 @@
-//! Superblocks of devices that are not served yet, and what is wrong with them in words.
+//! Superblocks of devices that are not served yet, and messages about defects in them.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::open::probe::{BCACHE_MAGIC, recognize};
 use crate::open::target::{Access, Target};
 
-/// What a device is expected to be.
+/// Expected kind of a device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Role {
     /// The cache of a set.
@@ -77,7 +77,7 @@ fn not_bcache(target: &Target, role: Role) -> Failure {
     }
 }
 
-/// The field that says how many cache devices a set has.
+/// The field with the number of cache devices of a set.
 const SEVERAL_CACHES: &str = "number of cache devices in the set";
 
 /// Words for a superblock that can't be used.

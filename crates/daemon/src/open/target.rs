@@ -13,22 +13,22 @@ use ubcache_host::OpenError;
 use crate::failure::Failure;
 use crate::size::show_size;
 
-/// Where the superblock begins, in bytes.
+/// Offset of the superblock, in bytes.
 pub const SUPERBLOCK_AT: u64 = 4096;
 /// Bytes in a superblock.
 pub const SUPERBLOCK_BYTES: usize = 4096;
 
-/// `O_EXCL`: on a block device, "nobody else, neither a mount nor a driver".
+/// `O_EXCL`: on a block device, "no other user, neither a mount nor a driver".
 const O_EXCL: i32 = 0o200;
 /// `EBUSY`.
 const EBUSY: i32 = 16;
 
-/// How a target is going to be used.
+/// Intended use of a target.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Access {
     /// Looking only; others may use it at the same time.
     Look,
-    /// Changing it; nobody else may have it.
+    /// Changing it; no other program may have it open.
     Change,
 }
 
@@ -37,7 +37,7 @@ pub enum Access {
 pub struct Target {
     /// The path it was opened by.
     pub path: PathBuf,
-    /// Whether it is a block device.
+    /// True for a block device.
     pub is_block_device: bool,
     /// Size in bytes.
     pub bytes: u64,
@@ -53,7 +53,7 @@ impl Target {
         let metadata = std::fs::metadata(path).map_err(cannot_open)?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(Failure::could_not_run(path, "not something that can hold data")
+            return Err(Failure::could_not_run(path, "unusable as a device")
                 .found(if kind.is_dir() { "a directory" } else { "a special file" })
                 .expected("a regular file or a block device"));
         }
@@ -166,14 +166,14 @@ pub fn create_file(path: &Path, bytes: u64, sparse: bool) -> Result<bool, Failur
             .map_err(|error| Failure::refused(path, format_args!("can't make it durable: {error}")))
     });
     if let Err(failure) = made {
-        // It is ours, and of no use; the failure is what the user has to hear about.
+        // Remove the useless new file, and report the first failure.
         let _ = std::fs::remove_file(path);
         return Err(failure);
     }
     Ok(true)
 }
 
-/// Gives a new file its room. Where the file system can't, it stays sparse; `serve` says so.
+/// Gives a new file its room. Where the file system can't, it stays sparse; `serve` reports that.
 fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), Failure> {
     let error = match ubcache_host::memory::allocate(file, bytes) {
         Ok(_) => return Ok(()),
@@ -187,7 +187,8 @@ fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), Failure> {
         .advice("make room, or a smaller one; --sparse makes a file that takes its room as it is filled"))
 }
 
-/// How many bytes of a file have no room yet, if it is sparse, and how many are free on its file system.
+/// Number of bytes of a file that have no room yet, if it is sparse, and number of free bytes on
+/// its file system.
 pub fn missing_room(path: &Path) -> Option<(u64, u64)> {
     let file = File::open(path).ok()?;
     let metadata = file.metadata().ok().filter(|metadata| metadata.file_type().is_file())?;
@@ -195,7 +196,7 @@ pub fn missing_room(path: &Path) -> Option<(u64, u64)> {
     (missing > 0).then_some((missing, ubcache_host::memory::free_bytes(&file)?))
 }
 
-/// The failure for a device that somebody else has.
+/// The failure for a device that is in use.
 fn in_use(path: &Path) -> Failure {
     let found = match (ubcache_host::loop_in_use(path), ubcache_host::under_loop_in_use(path)) {
         (Some(device), _) => format!("{} is over it, and in use", device.display()),
@@ -228,7 +229,7 @@ pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
             .expected("a device that can be written")
             .advice("is it write-protected? `blockdev --setrw` changes that; or work on a copy"),
         OpenError::WrongKind { found, .. } => {
-            Failure::could_not_run(path, "not something that can hold data")
+            Failure::could_not_run(path, "unusable as a device")
                 .found(found)
                 .expected("a regular file or a block device")
         }
@@ -264,7 +265,7 @@ fn size_of(file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
 }
 
-/// The logical block size of the block device with this number, as sysfs tells it.
+/// The logical block size of the block device with this number, from sysfs.
 fn logical_block_bytes(device: u64) -> Option<u32> {
     let major = ((device >> 32) & 0xffff_f000) | ((device >> 8) & 0xfff);
     let minor = ((device >> 12) & 0xffff_ff00) | (device & 0xff);

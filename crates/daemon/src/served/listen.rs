@@ -1,4 +1,5 @@
-//! Where NBD clients come in: listening sockets, one task a connection, an orderly end of all of them.
+//! Entrance for NBD clients: listening sockets, one task a connection, an orderly end of all of
+//! them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -36,7 +37,7 @@ impl Listeners {
         for address in addresses {
             let bound = world.listen(address).await;
             let listener = bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
-            // Port 0 means "any": clients have to know which.
+            // Port 0 means "any": clients need the number of the chosen one.
             let address = listener.tcp_address().map_or_else(|| address.clone(), NbdAddress::Tcp);
             listeners.push((address, Rc::new(listener)));
         }

@@ -1,4 +1,4 @@
-//! What `status --json` prints. Scripts rely on these names: they are only ever added to.
+//! The report of `status --json`. Scripts rely on these names: they are only ever added to.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct SetReport {
     pub cache: CacheReport,
     /// The volumes, in the order of the command line.
     pub volumes: Vec<VolumeReport>,
-    /// Backing devices that the set knows and that are not served.
+    /// Backing devices of the set that are not served.
     #[serde(default)]
     pub absent: Vec<AbsentReport>,
 }
@@ -38,7 +38,7 @@ pub struct AbsentReport {
     pub dirty_bytes: u64,
 }
 
-/// What was done to a device since the start of the daemon.
+/// Counts of I/O on a device since the start of the daemon.
 #[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// Read requests.
@@ -69,7 +69,7 @@ pub struct CacheReport {
     /// Bytes that are no part of the cache for now: the file system below has no room for them.
     #[serde(default)]
     pub put_aside_bytes: u64,
-    /// What was done to it.
+    /// Counts of I/O on it.
     #[serde(flatten)]
     pub counters: Counters,
 }
@@ -85,13 +85,13 @@ pub struct VolumeReport {
     pub size_bytes: u64,
     /// `writethrough`, `writeback`, `writearound` or `none`.
     pub mode: String,
-    /// `no cache`, `clean`, `dirty` or `inconsistent`.
+    /// `no cache`, `clean`, `dirty` or `failed`.
     pub state: String,
     /// Bytes whose newest content is only in the cache.
     pub dirty_bytes: u64,
     /// Hits, misses and what else happened to requests.
     pub stats: StatsReport,
-    /// Where clients find the export.
+    /// URIs of the export.
     #[serde(default)]
     pub uris: Vec<String>,
 }
@@ -101,7 +101,7 @@ pub struct VolumeReport {
 pub struct BackingReport {
     /// The path it was opened by.
     pub path: String,
-    /// What was done to it.
+    /// Counts of I/O on it.
     #[serde(flatten)]
     pub counters: Counters,
 }

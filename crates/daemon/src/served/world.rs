@@ -16,7 +16,8 @@ use crate::config::NbdAddress;
 use crate::failure::Failure;
 use crate::open::target::host_open_failure;
 
-/// How long a device or a socket may still be in use by a process that has just been killed.
+/// Time limit for waiting for a device or socket that is still in use by a process that has just
+/// been killed.
 const IN_USE_PATIENCE: Nanos = Nanos::from_secs(2);
 
 /// The host's environment with [`ServedFile`] as its devices.
@@ -31,7 +32,7 @@ impl World {
         World { host }
     }
 
-    /// Opens a device for nobody else to use. Every read takes at least `delay`.
+    /// Opens a device exclusively. Every read takes at least `delay`.
     ///
     /// The kernel gives back what a killed process had open only when its I/O in flight is done: a device in use
     /// gets a moment to become free.
