@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Command;
 use clap_mangen::Man;
 
-/// What stands before the examples in the help of a command.
+/// Heading before the examples in the help of a command.
 const EXAMPLES: &str = "Example:\n";
 
 fn main() -> std::io::Result<()> {

@@ -7,8 +7,8 @@
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `restore`, `pack` | `ubcache check`, …: sets that are not running |
-//! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk is to be used without the cache that it had |
-//! | [`commands::forget_disk`] | `ubcache forget-disk`: a disk is gone, and so is what only the cache has of it |
+//! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
+//! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
 //! | [`nbd_client`] | a small blocking NBD client, for the demo and the tests |
 //!
@@ -38,7 +38,8 @@ Environment:
   UBCACHE_LOG  what `serve` logs to standard error, e.g. info, debug, ubcache_engine=trace (default: info)
   UBCACHE_IO   how `serve` does I/O: ring (io_uring) or pool (epoll and threads); default: ring where it works";
 
-/// With a word if this build's engine can be told to break its rules: such a build is for the simulator only.
+/// Version, with a suffix if this build's engine can be made to break its rules: such a build is
+/// for the simulator only.
 const VERSION: &str = match ubcache_daemon::MUTANTS_COMPILED {
     true => concat!(env!("CARGO_PKG_VERSION"), " +mutants"),
     false => env!("CARGO_PKG_VERSION"),
@@ -62,11 +63,11 @@ enum Command {
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
     Gc(commands::control::GcArgs),
-    /// Write back a volume's dirty data and part it from the cache; it stays served
+    /// Write back a volume's dirty data and detach it from the cache; it stays served
     ///
-    /// Clients go on all the time. When the command returns, everything is on the backing device, flushed, and its
-    /// superblock says that it has no cache: once it is not served any more, any program can use it. If the command is
-    /// interrupted the daemon carries on.
+    /// Clients go on all the time. When the command returns, everything is on the backing device,
+    /// flushed, and its superblock states that it has no cache: once it is not served any more, any
+    /// program can use it. If the command is interrupted the daemon carries on.
     #[command(after_help = "Example:\n  ubcache detach data && ubcache status")]
     Detach(commands::detach::VolumeArgs),
     /// Give a detached volume its cache again, empty
@@ -89,7 +90,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Standard output or error may be closed; there is nobody left to tell.
+            // Standard output or error may be closed: no place is left for a message.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }

@@ -1,7 +1,7 @@
 //! A small blocking NBD client, one request at a time: for the demo and for the tests.
 //!
-//! It shares no code with the server on purpose: what one side got wrong about the protocol, the other does not
-//! repeat.
+//! It shares no code with the server on purpose: an error of one side about the protocol is not
+//! repeated by the other.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -127,7 +127,7 @@ impl Client {
         self.reply()
     }
 
-    /// Ends the connection as the protocol wants it.
+    /// Ends the connection with the protocol's request for it.
     pub fn disconnect(mut self) -> io::Result<()> {
         self.send(COMMAND_DISCONNECT, 0, 0, 0, &[])
     }

@@ -1,4 +1,4 @@
-//! A disk that is gone: what only the cache has of it is shown, and given up if somebody says so.
+//! A disk that is gone: data that only the cache has of it is reported, and dropped on request.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 const SETTINGS: [&str; 6] =
     ["--mode", "writeback", "--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
 
-/// `ubcache forget-disk` that has to be refused, and what it says.
+/// Runs a `ubcache forget-disk` that has to be refused; returns its message.
 fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
     let mut command = ubcache();
     command.arg("forget-disk").args(arguments).arg("--control").arg(&daemon.control);
@@ -21,7 +21,7 @@ fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The arguments of the command that a message says to run, from this word on.
+/// The arguments of the command in a message, from this word on.
 fn advised(said: &str, command: &str) -> Vec<String> {
     let from = said.find(command).unwrap_or_else(|| panic!("no {command} in: {said}"));
     let line = said[from..].lines().next().expect("a line");
@@ -92,7 +92,7 @@ fn a_disk_that_is_gone_is_shown_and_forgotten() {
         daemon.stop();
         must(ubcache().arg("check").arg(&cache).arg("-B").arg(&backings[0]));
 
-        // The disk was not destroyed after all. What it has by itself is older.
+        // The disk was not destroyed after all. Its own data is older.
         let Err((status, said)) = Daemon::try_start(io, directory, &cache, &backings, &SETTINGS) else {
             panic!("a disk whose data was given up is served as if nothing had happened");
         };
@@ -118,7 +118,7 @@ fn a_clean_disk_that_is_gone_needs_no_word() {
         let said: Value = serde_json::from_str(&must(&mut command)).expect("JSON");
         assert_eq!(said["forgotten"], format!("{uuid}: forgotten"));
         daemon.stop();
-        // It comes back, and is attached anew.
+        // The disk comes back, and is attached again.
         Daemon::start(io, directory, &cache, &backings, &[]).stop();
     });
 }

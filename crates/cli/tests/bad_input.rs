@@ -1,4 +1,5 @@
-//! Bad input: every refusal names the file, what was found, what was expected and what to do, and changes nothing.
+//! Bad input: every refusal names the file, the value found, the value expected and the remedy, and
+//! changes nothing.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -195,7 +196,7 @@ fn backing_dirty_but_its_cache_missing() {
     let words =
         ["disk0.img", "dirty", "cache is missing", &set, "find the cache device", "ubcache forget-cache"];
     refuses(&output, REFUSED, &words);
-    // A cache that was made anew with the UUID of the set is not the cache that is missing.
+    // A cache that was made later with the UUID of the set is not the cache that is missing.
     let output = serve(directory.path(), Some(&cache), &[&backing]);
     refuses(&output, REFUSED, &words);
     // Nor is one that was started since.
@@ -207,7 +208,7 @@ fn backing_dirty_but_its_cache_missing() {
     let output = serve(directory.path(), Some(&cache), &[&backing]);
     refuses(&output, REFUSED, &["disk0.img", "dirty", &set]);
     assert_eq!(sha256_of(&backing), before, "a refused device is not changed");
-    // Making it anew needs more than --wipe-bcache.
+    // Overwriting it needs more than --wipe-bcache.
     refuses(
         &run(&["make", "--wipe-bcache", "-B", text(&backing)]),
         REFUSED,
@@ -250,7 +251,7 @@ fn sizes_that_can_not_be() {
     refuses(&run(&["make", "-w", "4k", "-B", new]), REFUSED, &["new.img", "multiple of 4096"]);
 }
 
-/// Pointers have 43 bits for a sector: what is beyond was read and written somewhere else.
+/// Pointers have 43 bits for a sector: sectors beyond were read and written at another place.
 #[test]
 fn caches_beyond_4_pib_are_refused() {
     let test = "caches_beyond_4_pib_are_refused";
@@ -268,7 +269,7 @@ fn caches_beyond_4_pib_are_refused() {
         refuses(&output, REFUSED, &["huge.img", "too large", "4 PiB", &size, &most.to_string()]);
         std::fs::remove_file(path).expect("the file");
     }
-    // A superblock of such a device, by somebody else.
+    // A superblock of such a device, made by another program.
     let (cache, backing) = a_set(directory.path());
     change_superblock(&cache, 184, &(1_u64 << 31).to_le_bytes());
     change_superblock(&cache, 194, &32768_u16.to_le_bytes());

@@ -18,7 +18,8 @@ fn blocks() -> Vec<Vec<String>> {
     blocks.map(|block| block.lines().map(command).filter(|line| !line.is_empty()).collect()).collect()
 }
 
-/// Runs a command of the guide in a directory that has the files `CACHE` and `DISK`; what it says.
+/// Runs a command of the guide in a directory that has the files `CACHE` and `DISK`; returns its
+/// output.
 fn run(directory: &Path, command: &str, code: i32) -> String {
     let mut words = command.split_whitespace();
     assert_eq!(words.next(), Some("ubcache"), "{command}");
@@ -44,7 +45,7 @@ fn a_set(directory: &Path) -> String {
     manifest["devices"][0]["sha256"].as_str().expect("a digest").to_owned()
 }
 
-/// What is behind the superblock of the disk: what `losetup --offset 8192` shows.
+/// Content of the disk behind the superblock, as `losetup --offset 8192` shows it.
 fn volume_on_the_disk(directory: &Path) -> String {
     let bytes = std::fs::read(directory.join("DISK")).expect("the disk").split_off(8192);
     std::fs::write(directory.join("volume"), bytes).expect("room");
@@ -87,7 +88,7 @@ fn a_damaged_set_is_read_and_repaired() {
         .expect("a leaf");
     let sector = leaf["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
     damage(directory, |bytes| bytes[sector * 512 + 40] ^= 1);
-    // No version is left of what the leaf had: in place, that is given up only by somebody who says so.
+    // No version of the leaf's extents is left: in place, they are dropped only on request.
     let before = sha256_of(&directory.join("CACHE"));
     let said = run(directory, "ubcache repair CACHE -B DISK --in-place --confirm CACHE", 2);
     assert!(said.contains("no version was found"), "{said}");
@@ -124,7 +125,8 @@ fn an_overwritten_superblock_costs_nothing() {
     assert_eq!(volume_on_the_disk(directory), digest);
 }
 
-/// Superblock and journal are gone: `repair` said that `repair` would find the superblock again.
+/// Superblock and journal are gone: the message of `repair` was that `repair` would find the
+/// superblock again.
 #[test]
 fn what_can_not_be_found_again_is_said_to_be_lost() {
     let directory = scratch();
@@ -174,12 +176,13 @@ fn dirty_data_of_nobody_is_not_kept_in_place() {
     assert_eq!(sha256_of(&directory.join("CACHE")), before, "nothing was written");
     run(directory, "ubcache repair CACHE --out copy.img", 1);
     run(directory, &format!("{command} -B DISK"), 1);
-    // There is no older table to find the slot in. The data stays, and that is said.
+    // No older table has the slot. The data stays, and the report says so.
     let said = run(directory, "ubcache check CACHE", 1);
     assert!(said.contains("slot-lost") && said.contains("DAMAGED: 1 error"), "{said}");
 }
 
-/// The volume table is gone, and all older ones: whoever says that he has named all disks gets all of his data.
+/// The volume table is gone, and all older ones: with all disks named and --all-disks, all data is
+/// found again.
 #[test]
 fn a_lost_volume_table_is_made_again_from_the_disks() {
     let directory = scratch();
@@ -208,8 +211,8 @@ fn a_lost_volume_table_is_made_again_from_the_disks() {
     assert_eq!(volume_on_the_disk(directory), digest);
 }
 
-/// Two disks, of which both have data that nobody else has: nothing tells it apart, so nothing is given to anybody. Where one
-/// slot is lost, there is no choice.
+/// Two disks, each of which has data that only the cache has: it can't be told apart, so none of it
+/// is assigned. Where one slot is lost, there is no choice.
 #[test]
 fn slots_are_not_guessed() {
     let directory = scratch();
@@ -259,7 +262,7 @@ fn slots_are_not_guessed() {
     assert_eq!(["disk0.img", "disk1.img"].map(|disk| cat("one.img", disk)), before);
     forget(&["disk0.img", "disk1.img"]);
     assert_eq!(report("-B disk0.img disk1.img --all-disks --dry-run"), (0, 2));
-    // What is said of the disk that is not named is wrong, and there are two volumes with data.
+    // The unnamed disk does exist, so the statement is wrong, and there are two volumes with data.
     assert_eq!(report("-B disk1.img --all-disks --out two.img"), (0, 1));
     assert!(run(directory, "ubcache check two.img", 1).contains("slot-lost"));
 }

@@ -1,6 +1,6 @@
-//! What a hurried user does to the tools: files that are needed named as output, full disks, readers that went away,
-//! devices in the wrong place or in use, images that were cut short. Nothing that was there is lost, and what is said
-//! names the right file.
+//! Misuse of the offline tools: input named as output, full disks, closed pipes, devices in the
+//! wrong place or in use, truncated images. No existing file is lost, and messages name the right
+//! file.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -14,7 +14,7 @@ use support::crashed::{a_crashed_set, json, run};
 use support::devices::Loop;
 use support::{make_set, must, names_in, scratch, serve_command, sha256_of, ubcache};
 
-/// What a command said.
+/// Output of a command.
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
@@ -79,7 +79,7 @@ fn what_is_read_is_never_written_over() {
     assert_eq!(report["written_to"], new.to_string_lossy().as_ref());
 }
 
-/// What a killed command left behind is in the way of nobody.
+/// The unfinished file of a killed command is no obstacle for the next command.
 #[test]
 fn an_unfinished_file_is_written_over() {
     let directory = scratch();
@@ -136,7 +136,7 @@ fn a_full_disk_is_named_and_nothing_half_stays() {
         assert_eq!(names_in(directory), names, "{arguments:?}");
     }
     assert_eq!([&cache, &backing].map(|path| sha256_of(path)), before);
-    // What goes to standard output is missed as well.
+    // Lost standard output is reported as well.
     for arguments in
         [vec!["dump"], vec!["dump", "--json"], vec!["dump", "--format", "restore"], vec!["check", "--json"]]
     {
@@ -148,7 +148,7 @@ fn a_full_disk_is_named_and_nothing_half_stays() {
     }
 }
 
-/// A pipe that nobody reads any more.
+/// A pipe whose reader has gone.
 fn closed_pipe() -> Stdio {
     let mut child = Command::new("true").stdin(Stdio::piped()).spawn().expect("true runs");
     let pipe = child.stdin.take().expect("a pipe");
@@ -176,7 +176,7 @@ fn nobody_has_to_listen() {
     }
 }
 
-/// A daemon whose log nobody reads any more panicked at its next line.
+/// A daemon whose log pipe was closed panicked at its next line.
 #[test]
 fn a_daemon_goes_on_without_its_log() {
     let directory = scratch();
@@ -232,7 +232,8 @@ fn devices_in_the_wrong_place_are_not_called_damaged() {
     assert_eq!([&cache, &backing].map(|path| sha256_of(path)), before);
 }
 
-/// A cache that was cut short was said to have a damaged superblock, which `repair` would find again, and did not.
+/// A truncated cache was reported with a damaged superblock, which `repair` would find again, and
+/// did not.
 #[test]
 fn an_image_that_was_cut_short_is_said_to_be() {
     let directory = scratch();
@@ -277,13 +278,13 @@ fn an_image_that_was_cut_short_is_said_to_be() {
             run(pack.arg("pack").arg(&cache).arg(&file), 1);
             assert!(said(&run(ubcache().arg("check").arg(&file), 1)).contains("device-short"));
         }
-        // The next one is longer: what was cut off is not there any more.
+        // The next one is longer: the part that was cut off does not exist any more.
         let (again, _, _) = a_crashed_set(directory);
         assert_eq!(again, cache);
     }
 }
 
-/// Whatever reads otherwise is in the list of what is uncertain.
+/// Every sector that reads otherwise is in the list of uncertain ranges.
 fn assert_listed(before: &[u8], after: &[u8], report: &Value) {
     assert_eq!(before.len(), after.len());
     let listed: Vec<(u64, u64)> = report["uncertain"]
@@ -325,7 +326,7 @@ fn loop_devices_in_use_and_devices_without_writes_are_refused() {
     };
     let output = run(&mut recover(&over.0), 2);
     assert!(said(&output).contains("read-only"), "{}", said(&output));
-    // Nobody holds it: that it is there is no harm.
+    // No process holds it, so its existence does no harm.
     run(recover(&cache).arg("--dry-run"), 0);
     use std::os::unix::fs::OpenOptionsExt;
     const O_EXCL: i32 = 0o200;

@@ -1,5 +1,5 @@
-//! Commands that would destroy the only copy of something, or mistake one disk for another, are refused; and what they say
-//! to do is right.
+//! Commands that would destroy the only copy of something, or mistake one disk for another, are
+//! refused; and the advice in their messages is right.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -34,7 +34,8 @@ fn make_dirty(directory: &Path, cache: &Path, backings: &[PathBuf], export: &str
     daemon.stop();
 }
 
-/// `make -C CACHE --wipe-bcache` destroyed the only copy of dirty data without a word; only the backing device was asked.
+/// `make -C CACHE --wipe-bcache` destroyed the only copy of dirty data without a warning; only the
+/// backing device was checked.
 #[test]
 fn a_cache_with_dirty_data_is_not_made_anew() {
     let directory = scratch();
@@ -46,10 +47,10 @@ fn a_cache_with_dirty_data_is_not_made_anew() {
     for word in [text(&cache), "1M", "data", "ubcache recover -C", "--force"] {
         assert!(words.contains(word), "{word} is missing in: {words}");
     }
-    // The disk that is given up as well is known by its path.
+    // The disk that is overwritten as well is recognised by its path.
     let both = [&make[..], &["-B", text(&backings[0])]].concat();
     assert!(refused(&both, &[&cache, &backings[0]]).contains(text(&backings[0])));
-    // What it says to do is right.
+    // The advice in the message works.
     must(ubcache().args(["recover", "-C"]).arg(&cache).arg("-B").arg(&backings[0]));
     assert!(run(&make).status.success());
     let (_, backings) = make_set(directory, &[16], &["--label", "data"]);
@@ -89,7 +90,7 @@ fn a_name_means_one_disk() {
         let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
         shown["dev.uuid"].as_str().expect("a UUID").to_owned()
     };
-    // One that is away gives its name to nobody, and a UUID is always a name.
+    // No other disk gets the name of an absent one, and a UUID is always a name.
     let daemon = Daemon::start("pool", directory, &cache, &disks[1..], &[]);
     assert!(ubcache_cli::nbd_client::Client::connect(&daemon.socket, "first").is_err());
     let mut found = vec![0; 4096];
@@ -99,7 +100,8 @@ fn a_name_means_one_disk() {
     daemon.stop();
 }
 
-/// Two daemons wrote to one disk, and `make` wrote over a superblock in use: nobody asked for the file under a loop device.
+/// Two daemons wrote to one disk, and `make` wrote over a superblock in use: the file under a loop
+/// device was not checked.
 #[test]
 fn a_loop_device_over_a_served_file_is_in_use() {
     let test = "a_loop_device_over_a_served_file_is_in_use";

@@ -76,7 +76,7 @@ impl Drop for Zram {
     }
 }
 
-/// Nothing says of a block device that what it discarded reads the same every time.
+/// A block device makes no promise that discarded sectors read the same every time.
 #[test]
 fn block_devices_get_discards_only_if_they_are_trusted() {
     let test = "block_devices_get_discards_only_if_they_are_trusted";

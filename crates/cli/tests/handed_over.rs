@@ -1,5 +1,5 @@
-//! Who had the set before: a cache stays warm where ubcache, or a tool that knows what it does, had it; and where clean data is
-//! dropped, the log says why.
+//! Take-overs: a cache stays warm if ubcache, or a tool that keeps the rules, ran the set before;
+//! if clean data is dropped, the log has the reason.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -55,8 +55,9 @@ fn log_of(directory: &Path) -> String {
     std::fs::read_to_string(directory.join("serve.log")).expect("a log")
 }
 
-/// After a recovery the next start said that the Linux driver had run the set, and dropped the whole cache: the entry that
-/// the recovery wrote had no mark. What was written back is clean now, and stays in the cache.
+/// After a recovery the next start took the set for one that the Linux driver had run, and dropped
+/// the whole cache: the entry that the recovery wrote had no mark. Data that was written back is
+/// clean now, and stays in the cache.
 #[test]
 fn a_recovered_set_is_warm() {
     each_io("a_recovered_set_is_warm", |io, directory| {

@@ -99,7 +99,7 @@ fn qemu_sees_the_raw_content() {
         for target in [text(&image), &uri] {
             let mut command = tool("qemu-io");
             command.args(["-f", "raw", "-d", "unmap"]);
-            // What a discarded range reads as is not defined: it is written again.
+            // A discarded range may read as anything: it is written again.
             both.iter().chain(&["write -z 8M 1M"]).for_each(|line| {
                 command.args(["-c", line]);
             });

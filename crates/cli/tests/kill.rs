@@ -1,4 +1,4 @@
-//! `kill -9` of the daemon at random moments under load: what was flushed is there after the restart.
+//! `kill -9` of the daemon at random moments under load: flushed data is there after the restart.
 //!
 //! Several clients write 4 KiB blocks at random places of a region of their own, every sector marked with its number
 //! and a version that grows, and flush now and then. After the kill every sector has to hold a version that is not
@@ -21,7 +21,7 @@ const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 const BLOCKS: u64 = 1024;
 
-/// What one client knows about its region.
+/// A client's record of its region.
 struct Region {
     first: u64,
     /// Version of every block that a successful flush (or a write with FUA) covers.
@@ -88,7 +88,7 @@ impl Region {
         }
     }
 
-    /// Reads everything and compares. What is there now is what has to stay.
+    /// Reads everything and compares. From now on no older version may be read.
     fn check(&mut self, client: &mut Client, kill: u64) {
         let mut data = vec![0; BLOCK];
         for block in 0..BLOCKS {
@@ -118,7 +118,7 @@ impl Region {
     }
 }
 
-/// Fills a block: every sector says where it belongs and which version it is. Version 0 is all zeroes.
+/// Fills a block: every sector has its place and its version. Version 0 is all zeroes.
 fn mark(block: u64, version: u64, into: &mut [u8]) {
     into.fill(0);
     if version == 0 {

@@ -56,7 +56,7 @@ fn sets_of_make_bcache_are_served() {
             }
             client.flush().expect("a flush");
         }
-        // Nobody else gets the devices meanwhile.
+        // Other programs are refused the devices meanwhile.
         let refused = ubcache().args(["make", "--force", "-B"]).arg(&devices[1]).output().expect("it runs");
         assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
         daemon.stop();

@@ -20,8 +20,8 @@ fn refused(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs the command that a message says to run, from `ubcache NAME` up to the end of what belongs to it, with these words
-/// put in for placeholders.
+/// Runs the command in a message, from `ubcache NAME` up to the end of its arguments, with these
+/// words put in for placeholders.
 fn run_advice(said: &str, name: &str, put_in: &[(&str, &Path)]) -> String {
     let command = format!("ubcache {name} ");
     let from = said.rfind(&command).unwrap_or_else(|| panic!("{command} is missing in: {said}"));
@@ -87,7 +87,7 @@ fn a_clean_disk_has_a_new_cache_by_the_commands_that_are_printed() {
     served_again(directory, &new, &disk, &before);
 }
 
-/// The advice was to make the disk anew: its data began somewhere else then, without its label.
+/// The advice was to make the disk again: its data began somewhere else then, without its label.
 #[test]
 fn a_dirty_disk_goes_on_with_what_it_has_by_the_command_that_is_printed() {
     for name_the_cache in [false, true] {

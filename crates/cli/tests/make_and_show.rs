@@ -24,7 +24,7 @@ impl Drop for Loop {
     }
 }
 
-/// What our command and bcache-super-show say of a device; both have to say the same.
+/// Output of our command and of bcache-super-show for a device; both have to be equal.
 fn both_show(device: &Path) -> String {
     let theirs = must(tool("bcache-super-show").arg(device));
     let ours = must(ubcache().arg("show").arg(device));

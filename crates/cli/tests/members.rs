@@ -1,4 +1,4 @@
-//! Members of a set that are not what they were: copies of earlier states, disks without their cache, other sizes.
+//! Changed members of a set: copies of earlier states, disks without their cache, other sizes.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use support::{Daemon, make_set, must, run, scratch, sha256_of, sparse, text, ubcache};
 use ubcache_format::{Superblock, crc64_we};
 
-/// Where the tests write, in the volume.
+/// Place of the tests' writes, in the volume.
 const AT: u64 = 1 << 20;
 const LENGTH: usize = 64 << 10;
 
@@ -17,7 +17,7 @@ fn serve(directory: &Path, cache: &Path, disk: &Path, extra: &[&str]) -> Daemon 
     Daemon::start("ring", directory, cache, &[disk.to_owned()], extra)
 }
 
-/// What a start that is refused says.
+/// Log of a start that is refused.
 fn refused(directory: &Path, cache: &Path, disk: &Path, extra: &[&str]) -> String {
     let log = directory.join("serve.log");
     let _ = std::fs::remove_file(&log);
@@ -146,8 +146,9 @@ fn an_older_copy_of_the_disk_is_refused_and_goes_on_without_what_is_cached() {
     daemon.stop();
 }
 
-/// What was written to a clean disk without its cache was hidden by old cached data when the cache came back; nothing
-/// on the disk told. The disk can be made to forget its cache now, and keeps its name and its shape.
+/// Writes to a clean disk without its cache were hidden by old cached data when the cache came
+/// back; nothing on the disk recorded them. The disk can be made to forget its cache now, and keeps
+/// its name and its shape.
 #[test]
 fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
     let scratch = scratch();

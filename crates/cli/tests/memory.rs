@@ -79,7 +79,7 @@ fn memory_is_locked_where_that_is_allowed_and_refused_where_not() {
     if !have(test, &["setpriv", "prlimit"]) {
         return;
     }
-    // Somebody who is not root, and has a limit.
+    // A user that is not root, and has a limit.
     let Ok(directory) = tempfile::tempdir() else { return };
     let program = directory.path().join("ubcache");
     std::fs::copy(env!("CARGO_BIN_EXE_ubcache"), &program).expect("room for the program");

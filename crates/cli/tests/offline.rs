@@ -89,7 +89,8 @@ fn damage_is_exit_code_1_and_what_can_not_run_2() {
     assert_eq!((sha256_of(&cache), sha256_of(&backing)), before);
 }
 
-/// A leaf is damaged: the original is only read, the new image is clean, and what is not listed reads as before.
+/// A leaf is damaged: the original is only read, the new image is clean, and everything outside the
+/// list reads as before.
 #[test]
 fn a_damaged_set_is_repaired() {
     let directory = scratch();
@@ -131,7 +132,7 @@ fn a_damaged_set_is_repaired() {
     repair(&["--out", &new_text], 2);
     repair(&["--out", &new_text, "--force"], 1);
 
-    // In place: only with the name of the device once more, and a word on what is uncertain.
+    // In place: only with the name of the device once more, and an option for uncertain data.
     let name = cache.to_string_lossy().into_owned();
     repair(&["--in-place"], 2);
     repair(&["--in-place", "--drop-uncertain", "--confirm", &new_text], 2);

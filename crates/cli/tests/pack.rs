@@ -22,7 +22,7 @@ fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
     assert_eq!((sha256_of(&cache), sha256_of(&backing)), before);
     let packed = sha256_of(&file);
 
-    // What only reads metadata says the same of both.
+    // Commands that only read metadata print the same for both.
     for arguments in [&["dump"][..], &["dump", "--json", "--what", "extents"]] {
         let [of_cache, of_pack] = [&cache, &file]
             .map(|path| run(ubcache().arg(arguments[0]).arg(path).args(&arguments[1..]), 0).stdout);
@@ -47,7 +47,7 @@ fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
     assert!(String::from_utf8_lossy(&said).contains("not compared"));
     run(ubcache().arg("repair").arg(&file).arg("-B").arg(&backing).arg("--dry-run"), 0);
 
-    // What needs data, or writes, is refused before anything is touched.
+    // Commands that need data, or write, are refused before any change.
     let new = directory.path().join("new");
     let both = |command: &mut std::process::Command| {
         let said = run(command.arg("-B").arg(&backing), 2).stderr;

@@ -18,7 +18,7 @@ use ubcache_cli::nbd_client::Client;
 const PIECE: usize = 64 << 10;
 const ALWAYS: &str = "--page-cache=always";
 
-/// `serve` used the page cache wherever O_DIRECT did not work, and said so in a log line that nobody reads.
+/// `serve` used the page cache wherever O_DIRECT did not work, and only a log line said so.
 #[test]
 fn without_direct_io_nothing_is_served_unless_asked_for() {
     let test = "without_direct_io_nothing_is_served_unless_asked_for";
@@ -85,8 +85,9 @@ fn stop_fails(daemon: Daemon) {
     daemon.kill();
 }
 
-/// The page cache reports what it could not write once, and counts it as written from then on. The next flush succeeded over the
-/// loss, the volume was clean, and the next start believed what was left in memory.
+/// The page cache reports a failed write once, and counts it as written from then on. The next
+/// flush succeeded over the loss, the volume was clean, and the next start trusted the data left in
+/// memory.
 #[test]
 fn a_failed_flush_of_a_disk_in_the_page_cache_fails_the_volume() {
     let test = "a_failed_flush_of_a_disk_in_the_page_cache_fails_the_volume";

@@ -37,7 +37,7 @@ fn broken_metadata_is_restored_in_place() {
     let of_pack = run(ubcache().arg("dump").arg(&pack).args(["--format", "restore"]), 0).stdout;
     assert_eq!(of_pack, std::fs::read(&lines).expect("a dump"), "a pack is dumped as the device is");
 
-    // Superblock and journal: nothing says any more where the tree is.
+    // Superblock and journal: nothing on the device leads to the tree any more.
     let end = end_of_journal(&cache);
     let mut image = std::fs::read(&cache).expect("an image");
     image[..end].fill(0x55);
@@ -74,7 +74,7 @@ fn a_dump_that_is_older_than_the_set_is_refused() {
     let said = restore(&[], 2).stderr;
     assert!(String::from_utf8_lossy(&said).contains("after the dump"));
     assert_eq!(sha256_of(&cache), since);
-    // A recovery uses no bucket of the data anew, so here it does no harm.
+    // A recovery reuses no bucket of the data, so here it does no harm.
     restore(&["--older-dump"], 0);
     assert_eq!(content(&cache, &backing, &copy), digest);
 }
@@ -114,7 +114,7 @@ fn a_new_file_has_the_metadata_and_says_that_it_has_no_data() {
     run(ubcache().arg("dump").arg(&cache).args(["--format", "restore", "--what", "btree"]), 2);
 }
 
-/// What was only in the cache is read from it again, by the daemon that wrote it.
+/// Data that was only in the cache is read from it again, by the daemon that wrote it.
 #[test]
 fn a_set_is_served_after_a_restore() {
     each_io("a_set_is_served_after_a_restore", |io, directory| {

@@ -1,4 +1,4 @@
-//! `ubcache set`: what was answered is kept, and what was refused has changed nothing.
+//! `ubcache set`: accepted settings are kept, and refused ones have changed nothing.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -60,7 +60,7 @@ fn what_is_refused_changes_nothing() {
         assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(["writeback_percent", "cache_mode", "journal_delay_ms"].map(get), before, "{wrong}");
     }
-    // What the later ones allow by the earlier ones is allowed.
+    // Settings that only the earlier ones permit are accepted after them.
     must(ubcache().args([
         "set",
         "writeback_rate_fp_term_high=5000",

@@ -1,5 +1,5 @@
-//! Pointers to a second cache device of the set, as Linux before 5.10 had them: what they say of it must not be read on the
-//! first.
+//! Pointers to a second cache device of the set, as Linux before 5.10 had them: they must not be
+//! followed on the first device.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -77,7 +77,7 @@ fn move_keys(keys: &mut [Key], device: u16) {
     assert!(pointers.map(|pointer| pointer.device = device).count() > 0, "some extents");
 }
 
-/// Every program refuses the cache, changes nothing and says why.
+/// Every program refuses the cache, changes nothing and gives the reason.
 fn refused_by_all(directory: &Path, cache: &Path, disk: &Path, which: &str) {
     let before = [cache, disk].map(sha256_of);
     let (cache, disk, out) = (text(cache), text(disk), directory.join("out"));
@@ -120,7 +120,7 @@ fn pointers_to_another_cache_device_are_refused_by_all() {
             "all entries" => Cache::open(&cache).move_entries(device, usize::MAX),
             "the newest entry" => Cache::open(&cache).move_entries(device, 1),
             _ => {
-                // What is cached is in a node afterwards, and in no entry.
+                // Move the cached extents to a node, out of the entries.
                 must(ubcache().arg("recover").arg("-C").arg(&cache).arg("-B").arg(&disks[0]));
                 Cache::open(&cache).move_node(device);
             }

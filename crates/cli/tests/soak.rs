@@ -18,7 +18,7 @@ const SECTOR: u64 = 512;
 const LONGEST: u64 = 512;
 const ROUNDS: u64 = 3;
 
-/// What a client's region has to hold.
+/// Expected content of a client's region.
 struct Region {
     start: u64,
     model: Vec<u8>,
@@ -79,7 +79,7 @@ impl Region {
                     self.model[part].fill(0);
                 }
                 18 => {
-                    // What a trimmed range reads as is not defined.
+                    // A trimmed range may read as anything: it is written again.
                     client.trim(place, length as u32).expect("a trim");
                     client.write(place, &self.model[part], false).expect("a write");
                 }

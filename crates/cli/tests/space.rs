@@ -1,4 +1,4 @@
-//! File systems that are full: a cache there gets no larger, and nobody else notices.
+//! File systems that are full: a cache there does not grow, and clients get no errors.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;
@@ -61,7 +61,7 @@ fn a_cache_on_a_full_file_system_goes_on() {
     });
 }
 
-/// Writes to the cache were refused, so both reports say so.
+/// Writes to the cache were refused, so both reports have to mention it.
 fn says_that_there_is_no_room(daemon: &Daemon) {
     let status = daemon.status();
     let cache = &status["sets"][0]["cache"];
@@ -71,8 +71,9 @@ fn says_that_there_is_no_room(daemon: &Daemon) {
     assert!(table.contains("no room for") && table.contains("its file system is full"), "{table}");
 }
 
-/// A bucket whose write was refused was put aside only when the allocator wanted buckets, which with few writes is never: the
-/// status said nothing of the missing room. Now a refused write is enough, and the room is asked for again while nobody writes.
+/// A bucket whose write was refused was put aside only when the allocator wanted buckets, which
+/// with few writes is never: the status did not report the missing room. Now a refused write is
+/// enough, and the room is requested again while no client writes.
 #[test]
 fn missing_room_is_said_at_once_and_for_as_long_as_it_is_missing() {
     let test = "missing_room_is_said_at_once_and_for_as_long_as_it_is_missing";

@@ -1,4 +1,4 @@
-//! The cache is warm after a restart: what was in it is read from it.
+//! The cache is warm after a restart: cached data is read from it again.
 #![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
 
 mod support;

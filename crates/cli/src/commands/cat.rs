@@ -180,7 +180,7 @@ fn map_as_json(map: &VolumeMap) -> String {
     serde_json::to_string(&object).expect("plain data always serializes") + "\n"
 }
 
-/// Where the content goes.
+/// Destination of the content.
 enum Output {
     Stream(io::StdoutLock<'static>),
     File { file: NewFile, sparse: bool },

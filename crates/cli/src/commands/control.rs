@@ -11,7 +11,7 @@ use ubcache_daemon::size::show_size;
 
 use super::print;
 
-/// Which daemon.
+/// Options that choose a daemon.
 #[derive(clap::Args, Debug)]
 pub struct Daemon {
     /// Control socket of the daemon [default: the only one in /run/ubcache and $XDG_RUNTIME_DIR/ubcache]

@@ -1,4 +1,4 @@
-//! `ubcache detach`, `ubcache attach`: part a served volume from its cache, and take it up again.
+//! `ubcache detach`, `ubcache attach`: detach a served volume from its cache, and attach it again.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -12,10 +12,10 @@ use ubcache_daemon::served::report::Report;
 use super::control::Daemon;
 use super::print;
 
-/// How often the progress is asked for.
+/// Interval between two requests for the progress.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Which volume of which daemon.
+/// Options that choose a volume of a daemon.
 #[derive(clap::Args, Debug)]
 pub struct VolumeArgs {
     #[command(flatten)]

@@ -30,13 +30,13 @@ pub struct Args {
     /// The cache device or file, or a pack of it
     #[arg(value_name = "CACHE")]
     cache: PathBuf,
-    /// Which part [default: super, journal, prio, uuids and btree]
+    /// Part of the metadata [default: super, journal, prio, uuids and btree]
     #[arg(long, value_name = "PART", value_enum)]
     what: Option<Part>,
     /// Print JSON, one object a line: the same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// How to print it [default: text]
+    /// Output format [default: text]
     #[arg(long, value_enum)]
     format: Option<Format>,
 }

@@ -38,7 +38,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let mut found = Vec::new();
-    // All are looked at before anything is changed.
+    // All disks are checked before anything is changed.
     for path in &args.disks {
         let target = Target::open(path, Access::Change)?;
         let superblock = read(&target, Role::Backing)?;

@@ -1,4 +1,4 @@
-//! `ubcache forget-disk`: a disk is gone for good, and what only the cache has of it with it.
+//! `ubcache forget-disk`: a disk is gone for good, and with it the data that only the cache has.
 
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{Request, ask};

@@ -43,7 +43,7 @@ pub struct Args {
     /// Size of a block, a power of two from 512 to 4k [default: 4k where the devices allow]
     #[arg(short = 'w', long, value_name = "SIZE", value_parser = parse_size)]
     block: Option<u64>,
-    /// Where the data of backing devices begins, in sectors of 512 bytes
+    /// Start of the data of backing devices, in sectors of 512 bytes
     #[arg(short = 'o', long, value_name = "SECTORS", default_value_t = DEFAULT_DATA_OFFSET.0)]
     data_offset: u64,
     /// UUID of the set [default: a new one]
@@ -55,7 +55,7 @@ pub struct Args {
     /// Discard freed buckets of the cache
     #[arg(long)]
     discard: bool,
-    /// Which data goes first when the cache is full
+    /// Replacement policy: the data that goes first when the cache is full
     #[arg(
         long,
         value_name = "POLICY",
@@ -92,7 +92,8 @@ pub struct Args {
 
 #[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
 enum Policy {
-    /// What is least worth keeping by what was used again so far; the Linux driver takes the set for lru
+    /// The bucket least worth keeping, judged by reuse so far; the Linux driver takes the set for
+    /// lru
     ScanResistant,
     /// The bucket used longest ago
     Lru,
@@ -116,7 +117,7 @@ impl From<Policy> for Replacement {
 struct Plan {
     target: Target,
     superblock: Superblock,
-    /// Whether this command has created the file.
+    /// True if this command has created the file.
     created: bool,
     /// Bytes with magic numbers of other things, to be removed.
     wipe: Vec<Range<u64>>,
@@ -136,7 +137,7 @@ struct Created(Vec<PathBuf>);
 impl Drop for Created {
     fn drop(&mut self) {
         for path in &self.0 {
-            // The failure that led here is what the user has to hear about.
+            // Ignore errors: the first failure is reported.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -286,7 +287,7 @@ fn new_cache(args: &Args, target: &Target, set_uuid: Uuid, block_bytes: u64) -> 
     superblock
 }
 
-/// Whether a device of that size can hold what it is to hold.
+/// Checks that a device of that size has room for its content.
 fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<(), Failure> {
     let unit = args.block.unwrap_or(SECTOR_BYTES);
     if bytes == 0 {
@@ -344,7 +345,7 @@ fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<()
     Ok(())
 }
 
-/// The block size for all devices: what was asked for, or 4 KiB where every device allows it.
+/// The block size for all devices: the requested one, or 4 KiB where every device allows it.
 fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool)>) -> Result<u64, Failure> {
     let mut logical_max = SECTOR_BYTES;
     let mut whole_pages = true;
@@ -387,7 +388,7 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failur
     let found = probe(target)?;
     if args.force {
         let is_bcache = found.iter().any(|signature| signature.is_bcache);
-        // Behind a bcache superblock begins somebody's data: nothing in there is touched.
+        // User data begins behind a bcache superblock: nothing in there is touched.
         let own = |at: u64| !is_bcache || at < SUPERBLOCK_AT;
         return Ok(found.iter().filter(|it| own(it.at)).map(|it| it.at..it.at + it.bytes).collect());
     }
@@ -415,7 +416,7 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failur
     }
 }
 
-/// A backing device among those that are to be made anew, by its UUID so far.
+/// A backing device among those that are to be overwritten, by its UUID so far.
 fn known_disk(target: &Target) -> Option<(PathBuf, Uuid)> {
     let superblock = parse(target, &target.read_superblock_bytes().ok()?, Role::Any).ok()?;
     (!superblock.is_cache()).then(|| (target.path.clone(), superblock.uuid))

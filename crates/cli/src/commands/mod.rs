@@ -23,13 +23,13 @@ pub mod restore;
 pub mod serve;
 pub mod show;
 
-/// Prints to standard output. A reader that went away is not worth a word; a full disk is.
+/// Prints to standard output. Ignores EPIPE; reports every other error.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// What became of printing.
+/// Result of printing, as that of the command.
 fn printed(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_print(&error)),
@@ -37,13 +37,13 @@ fn printed(result: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// What was to be printed is not there as a whole.
+/// The failure for incomplete output.
 fn cannot_print(error: &dyn std::fmt::Display) -> Failure {
     Failure::could_not_run(Path::new("standard output"), format_args!("can't write to it: {error}"))
         .advice("what was printed is not all of it; make room, and run it again")
 }
 
-/// Says something on standard error, if there is anybody who reads it.
+/// Prints a message to standard error. Ignores all errors.
 pub(crate) fn complain(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

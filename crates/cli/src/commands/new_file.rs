@@ -1,4 +1,4 @@
-//! A file that is there as a whole, or not at all; and never in the place of something that is needed.
+//! A file that exists as a whole, or not at all; and never in the place of an input.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
 
-/// What the name of a file ends with as long as it is not finished.
+/// Suffix of the name of an unfinished file.
 const PARTIAL: &str = ".ubcache-partial";
 
-/// A file that is being written under another name, in the same directory. If it is not finished, nothing stays; what a
-/// killed command left is written over by the next one.
+/// A file that is being written under another name, in the same directory. If it is not finished,
+/// it is removed; the next command overwrites the unfinished file of a killed one.
 pub struct NewFile {
     path: PathBuf,
     temporary: PathBuf,
@@ -55,18 +55,18 @@ impl NewFile {
 
     /// Makes it a device of `bytes` bytes, to be opened at [`unfinished`](NewFile::unfinished).
     pub fn set_size(&mut self, bytes: u64) -> Result<(), Failure> {
-        // Its lock goes with it: whoever opens the device takes one of his own.
+        // Dropping the file drops its lock: the device is locked when it is opened.
         let file = self.out.take();
         let sized = file.map_or(Ok(()), |file| file.get_ref().set_len(bytes));
         sized.map_err(|error| self.cannot_write(&error))
     }
 
-    /// Where it is until it is finished.
+    /// Path of the file until it is finished.
     pub fn unfinished(&self) -> &Path {
         &self.temporary
     }
 
-    /// Appends bytes, or writes them where [`seek`](NewFile::seek) led to; the error is in words.
+    /// Appends bytes, or writes them at the place of [`seek`](NewFile::seek); the error is text.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         let Some(out) = &mut self.out else { return Ok(()) };
         out.write_all(bytes).map_err(|error| error.to_string())
@@ -115,7 +115,7 @@ impl Drop for NewFile {
     }
 }
 
-/// Which of these is the same file or device, by whatever name.
+/// Finds the path of the same file or device, by whatever name.
 pub fn same_as<'a>(path: &Path, others: &[&'a Path]) -> Option<&'a Path> {
     let there = std::fs::metadata(path).ok()?;
     let same = |other: &&&Path| {
@@ -131,7 +131,7 @@ pub fn same_as<'a>(path: &Path, others: &[&'a Path]) -> Option<&'a Path> {
 pub fn refuse_needed(path: &Path, needed: &[&Path]) -> Result<(), Failure> {
     match same_as(path, needed) {
         None => Ok(()),
-        Some(other) => Err(Failure::could_not_run(path, "would be written over, and it is needed")
+        Some(other) => Err(Failure::could_not_run(path, "refusing to overwrite an input")
             .found(format_args!("the same as {}", other.display()))
             .expected("a file that does not exist yet")
             .advice("name another file; nothing was written")),

@@ -1,4 +1,4 @@
-//! What the commands for sets that are not running share: opening devices, progress, refusals.
+//! Shared parts of the commands for sets that are not running: opening devices, progress, refusals.
 
 use std::cell::{Cell, RefCell};
 use std::io::{BufRead, IsTerminal};
@@ -17,7 +17,7 @@ use ubcache_offline::{
     kind_of,
 };
 
-/// How long a device that is in use is waited for.
+/// Time limit for waiting for a device that is in use.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A host to do I/O with.
@@ -26,7 +26,7 @@ pub fn host() -> Result<Host, Failure> {
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
 }
 
-/// What a device is named as.
+/// Place of a device on the command line.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Role {
     /// CACHE.
@@ -63,8 +63,8 @@ pub fn named_once(cache: &Path, backings: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a device that nobody else uses, or a pack of one; for reading only unless `write`, which no pack is for. One
-/// whose superblock says that it is of the other kind is refused.
+/// Opens a device for exclusive use, or a pack of one; for reading only unless `write`, which is
+/// refused for a pack. A device whose superblock is of the other kind is refused.
 pub fn open(host: &Host, path: &Path, role: Role, write: bool) -> Result<Cache<HostFile>, Failure> {
     let opened = open_as_it_is(host, path, write)?;
     let found = host.block_on(async { kind_of(&opened).await });
@@ -113,14 +113,14 @@ pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<Host
     Ok(cache)
 }
 
-/// Why a pack will not do.
+/// The failure for a pack in the place of a device.
 pub fn metadata_only(path: &Path) -> Failure {
     Failure::could_not_run(path, "a pack: it has the metadata of a cache device, and no data")
         .expected("the cache device or a copy of it")
         .advice("`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read packs")
 }
 
-/// Opens a device that nobody else uses.
+/// Opens a device for exclusive use.
 pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
     let options = OpenOptions { page_cache: PageCache::Needed, write, exclusive: true };
     let patience = Instant::now() + PATIENCE;
@@ -220,7 +220,7 @@ pub fn show_finding(finding: &Finding, cache: &Path, backings: &[PathBuf]) -> St
     format!("{}: {finding}\n", path_of(finding.place.site, cache, backings).display())
 }
 
-/// Why a tool gave up, in words.
+/// The failure of a command, from the error of a tool.
 pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Failure {
     let device = backings.first().map_or(cache, PathBuf::as_path);
     match error {

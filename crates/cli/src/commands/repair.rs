@@ -138,7 +138,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     tell(args, &repair, Some((&done.0, &done.1)), report)
 }
 
-/// What is going to be written: the new image and the report, neither in the place of a device of the set.
+/// Opens the output files: the new image and the report, neither in the place of a device of the
+/// set.
 fn outputs(args: &Args) -> Result<(Option<NewFile>, Option<NewFile>), Failure> {
     let needed: Vec<&Path> = std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
     let out = args.out.as_deref().filter(|_| !args.dry_run);
@@ -154,7 +155,8 @@ fn outputs(args: &Args) -> Result<(Option<NewFile>, Option<NewFile>), Failure> {
     Ok((out, report))
 }
 
-/// A repair in place is asked for by name, and what becomes of uncertain data is said.
+/// Refuses a repair in place without the name of the device, or without a decision about uncertain
+/// data.
 fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(), Failure> {
     let refuse = |what: &str| Failure::could_not_run(&args.cache, what);
     let ownerless = repair.ownerless_sectors();
@@ -163,8 +165,9 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
             .found(format_args!("{} of volumes without a name", show_size(ownerless * 512)))
             .expected("-B with every backing device of the set")
             .advice(
-                "name them: their slots are looked for in older tables, over which a repair in place may write; or \
-                 write to a new image with --out",
+                "name every backing device with -B: repair searches older volume tables for their \
+                 slots, and a repair in place may overwrite those tables; or write to a new image \
+                 with --out",
             ));
     }
     if ownerless > 0 && !args.drop_uncertain && !args.use_uncertain {

@@ -43,7 +43,7 @@ Example:
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// What `ubcache dump --format restore` printed
+    /// Output of `ubcache dump --format restore`
     #[arg(value_name = "DUMP")]
     dump: PathBuf,
     /// The cache device or a copy of it, or a file that does not exist yet
@@ -128,7 +128,7 @@ fn to_new_file(args: &Args, host: &Host, source: &DumpFile, dumped: &Dumped) -> 
     tell(args, dumped, Some(&done), true)
 }
 
-/// Whether the device may not be restored to, whoever confirms it.
+/// Refuses a device that may not be restored to, even if confirmed.
 fn refuse(args: &Args, dumped: &Dumped, state: &TargetState) -> Result<(), Failure> {
     let refused = |what: &str| Failure::could_not_run(&args.new, what);
     let ours = dumped.superblock().uuid;

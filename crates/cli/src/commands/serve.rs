@@ -1,4 +1,4 @@
-//! `ubcache serve`: serves a cache set over NBD, in the foreground, until it is told to stop.
+//! `ubcache serve`: serves a cache set over NBD, in the foreground, until a stop is requested.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ pub struct Args {
     /// for its UUID as well
     #[arg(short = 'B', long = "bdev", value_name = "[NAME=]DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
-    /// Where clients connect: unix:/PATH or tcp:ADDRESS:PORT; more than once [default: a unix socket beside the
-    /// control socket]
+    /// Address for clients: unix:/PATH or tcp:ADDRESS:PORT; more than once [default: a unix socket
+    /// beside the control socket]
     #[arg(long, value_name = "ADDRESS")]
     nbd: Vec<NbdAddress>,
     /// Cache mode: writethrough, writeback, writearound or none [default: as the superblock says]
@@ -82,7 +82,7 @@ pub struct Args {
 /// When the page cache is used.
 #[derive(Copy, Clone, Debug, clap::ValueEnum)]
 enum When {
-    /// Where there is no O_DIRECT
+    /// Devices without O_DIRECT only
     Needed,
     /// For all devices
     Always,
@@ -138,11 +138,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
             Some(When::Always) => PageCache::Always,
         },
     };
-    // Clients are served whether or not anybody reads this.
+    // Clients are served even if standard output is closed.
     ubcache_daemon::serve(&config, |ready| drop(print(&greeting(ready))))
 }
 
-/// Standard error, as long as there is somebody who reads it: that a log line can't be written is no reason to stop serving.
+/// Standard error. Errors of writing are ignored: a lost log line is no reason to stop serving.
 #[derive(Default)]
 struct Log;
 

@@ -1,4 +1,4 @@
-//! A set that the Linux driver left behind a power cut, and commands of which the exit code is known.
+//! A set that the Linux driver left behind a power cut, and commands with an expected exit code.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub fn run(command: &mut Command, code: i32) -> Output {
     output
 }
 
-/// What a command printed, if it is JSON.
+/// Output of a command, which has to be JSON.
 pub fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }

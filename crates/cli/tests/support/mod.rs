@@ -1,5 +1,6 @@
-//! What the end-to-end tests share: running the real binary, a daemon that is stopped or killed at the end of its
-//! test, scratch directories, the report, and saying why a test is skipped.
+//! Shared parts of the end-to-end tests: running the real binary, a daemon that is stopped or
+//! killed at the end of its test, scratch directories, the report, and reporting why a test is
+//! skipped.
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
 pub mod crashed;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use ubcache_cli::nbd_client::Client;
 
-/// How a daemon does its I/O: every client test runs over both.
+/// Ways of a daemon's I/O: every client test runs over both.
 pub const IO: [&str; 2] = ["ring", "pool"];
 
 /// Longest time that a daemon may take to start or to stop.
@@ -33,7 +34,7 @@ pub fn each_io(test: &str, body: impl Fn(&str, &Path)) {
     }
 }
 
-/// Whether a daemon can be started over io_uring.
+/// Returns true if a daemon can be started over io_uring.
 fn ring_works() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     *WORKS.get_or_init(|| {
@@ -55,7 +56,7 @@ pub fn skipped(test: &str, reason: &str) {
     let _ = writeln!(std::io::stdout(), "SKIPPED: {test}: {reason}");
 }
 
-/// Whether all programs are there; if not, the test is reported as skipped.
+/// Returns true if all programs are installed; if not, the test is reported as skipped.
 pub fn have(test: &str, programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let missing: Vec<&str> = programs
@@ -225,7 +226,7 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// The control socket.
     pub control: PathBuf,
-    /// What it printed up to the line that says that it is ready.
+    /// Output of the daemon up to the line that reports that it is ready.
     pub greeting: Vec<String>,
 }
 
@@ -311,7 +312,7 @@ impl Daemon {
         self.wait();
     }
 
-    /// Waits for a process that was told to stop.
+    /// Waits for a process that is stopping.
     pub fn wait(mut self) {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {

@@ -33,7 +33,7 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::refused_because("demo", format_args!("{what}: {error}"))
 }
 
-/// Makes the set anew; files of an earlier demo are removed.
+/// Makes the set; files of an earlier demo are removed.
 pub fn make(directory: &Path, cache_bytes: u64, disk_bytes: u64) -> Result<(), Failure> {
     for path in [cache(directory), disk(directory)] {
         match std::fs::remove_file(&path) {

@@ -1,4 +1,5 @@
-//! The load of the demo: several clients, each with blocks of its own, each knowing what its blocks hold.
+//! The load of the demo: several clients, each with blocks of its own and a record of their
+//! content.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -21,10 +22,10 @@ const BLOCKS: usize = 8 << 10;
 /// A part of the disk that is read once, from one end to the other: 64 MiB behind the blocks.
 const SCAN_BYTES: u64 = 64 << 20;
 const SCAN_STEP: usize = 1 << 20;
-/// Where the data begins on the backing file.
+/// Offset of the data on the backing file, in bytes.
 const DATA_AT: u64 = 8192;
 
-/// What the clients do.
+/// Work of the clients.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Work {
     /// Random reads for a while.
@@ -33,7 +34,7 @@ pub enum Work {
     Mixed,
     /// Every block once, so that it is in the cache afterwards.
     Warm,
-    /// One client reads a part of the disk that nobody else reads.
+    /// One client reads a part of the disk that no other client reads.
     Scan,
     /// Every block once, compared.
     CheckAll,
@@ -55,7 +56,7 @@ impl Work {
     }
 }
 
-/// What a load came to.
+/// Result of a load.
 #[derive(Copy, Clone, Debug)]
 pub struct Measured {
     /// Requests that were answered.
@@ -206,7 +207,7 @@ fn next_random(state: u64) -> u64 {
     state ^ (state << 17)
 }
 
-/// What a block holds at a version.
+/// Fills a block with its content at a version.
 fn content(block: usize, version: u32, into: &mut [u8]) {
     let mut state = next_random((block as u64) << 32 | u64::from(version));
     for word in into.chunks_mut(8) {

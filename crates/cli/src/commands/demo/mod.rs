@@ -5,8 +5,8 @@
 //! | `load` | the load: clients that know what every block has to hold |
 //! | `child` | `ubcache make` and `ubcache serve` as child processes |
 //!
-//! Cache and "disk" are two files on the same device, so the disk would be as fast as the cache: `serve` is told to
-//! delay every read of it, and the demo says so.
+//! Cache and "disk" are two files on the same device, so the disk would be as fast as the cache: an
+//! option of `serve` delays every read of it, and the demo says so.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ mod load;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  ubcache demo")]
 pub struct Args {
-    /// Where the files of the demo go
+    /// Directory for the files of the demo
     #[arg(long, value_name = "DIRECTORY", default_value = "ubcache-demo")]
     directory: PathBuf,
     /// Seconds for each part of the load
@@ -35,7 +35,7 @@ pub struct Args {
     seconds: u64,
 }
 
-/// What a read of the "disk" takes at least: a quick hard disk.
+/// Least duration of a read of the "disk": that of a quick hard disk.
 const DISK_DELAY: Duration = Duration::from_millis(4);
 const CACHE_BYTES: u64 = 256 << 20;
 const DISK_BYTES: u64 = 1 << 30;
