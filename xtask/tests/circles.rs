@@ -210,7 +210,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        // What a module offers from its parts is no import of its own.
+        // A re-export of a module's parts is no import of its own.
         if matches!(item.vis, syn::Visibility::Inherited) {
             self.note_use(&item.tree, Vec::new());
         }

@@ -1,4 +1,4 @@
-//! Control: how an operator speaks to a running daemon.
+//! Control: the interface of an operator to a running daemon.
 //!
 //! | module | holds |
 //! |---|---|

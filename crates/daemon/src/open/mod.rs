@@ -1,12 +1,12 @@
-//! Opening: what is on the devices, before anything is changed.
+//! Opening: checks of the devices before anything is changed.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`target`] | devices and files before they are served: opening, size, locking |
-//! | [`superblock`] | reading superblocks, and their faults in words |
+//! | [`superblock`] | reading superblocks, and messages about defects in them |
 //! | [`probe`] | recognizing file systems and other things of value on a device |
 //! | [`precheck`] | the checks that come before any change |
-//! | `refusal` | messages for what the engine refuses |
+//! | `refusal` | messages for refusals of the engine |
 
 pub mod precheck;
 pub mod probe;

@@ -1,4 +1,4 @@
-//! Messages for what the engine refuses.
+//! Messages for refusals of the engine.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use ubcache_format::SECTOR_BYTES;
 
 use crate::failure::Failure;
 
-/// Words for what the engine refuses of a backing device.
+/// The failure for a backing device that the engine refuses.
 pub(crate) fn member_failure(cache: &Path, path: &Path, name: &str, error: &EngineError) -> Failure {
     match error {
         EngineError::OlderCopy { apart, .. } => {
@@ -58,7 +58,7 @@ pub(crate) fn member_failure(cache: &Path, path: &Path, name: &str, error: &Engi
     }
 }
 
-/// Words for what the engine refuses.
+/// The failure for a refusal of the engine.
 pub(crate) fn engine_failure(path: &Path, error: &EngineError) -> Failure {
     match error {
         EngineError::Format { what, at, source } => {

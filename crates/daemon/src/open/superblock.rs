@@ -80,7 +80,7 @@ fn not_bcache(target: &Target, role: Role) -> Failure {
 /// The field with the number of cache devices of a set.
 const SEVERAL_CACHES: &str = "number of cache devices in the set";
 
-/// Words for a superblock that can't be used.
+/// The failure for a superblock that can't be used.
 fn damaged(path: &Path, error: &FormatError) -> Failure {
     let at = 4096 + error.at;
     match &error.problem {

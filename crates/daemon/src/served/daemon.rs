@@ -1,4 +1,4 @@
-//! The running set and what its parts share: the volumes, attributes, the report.
+//! The running set and the state that its parts share: the volumes, attributes, the report.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -28,15 +28,15 @@ pub struct Daemon {
     /// The volumes, in the order of the command line.
     pub volumes: Vec<Served>,
     pub(crate) cache_path: PathBuf,
-    /// Set when somebody wants the daemon to end.
+    /// Set when a signal or a client requests the end of the daemon.
     pub stop_wanted: Event,
     /// Set when the devices are closed.
     pub stopped: Event,
-    /// Why the stop did not succeed.
+    /// Reason why the stop did not succeed.
     pub stop_failure: std::cell::RefCell<Option<String>>,
 }
 
-/// A volume and what the engine does not know of it.
+/// A volume, and the daemon's own state of it.
 pub struct Served {
     /// Name of its export.
     pub name: String,
@@ -112,7 +112,7 @@ impl Daemon {
         of_set.map(Into::into).ok_or_else(|| format!("there is no attribute \"{name}\""))
     }
 
-    /// Parts a volume from the set, and says which it was.
+    /// Detaches a volume from the set, and returns its name.
     pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
         tracing::info!(export = served.name, "detaching");
@@ -121,7 +121,7 @@ impl Daemon {
         Ok(served.name.clone())
     }
 
-    /// Gives a detached volume its cache again, and says which it was.
+    /// Gives a detached volume its cache again, and returns its name.
     pub async fn attach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
         self.set.attach_again(&served.volume).await.map_err(|error| error.to_string())?;
@@ -129,7 +129,8 @@ impl Daemon {
         Ok(served.name.clone())
     }
 
-    /// Forgets a disk that is not served, by UUID or label; says in words which it was, and what was given up.
+    /// Forgets a disk that is not served, by UUID or label; returns a message with its name and the
+    /// dirty data that was dropped.
     pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
         let is_served = |served: &&Served| {
             let label = served.volume.attribute("label").unwrap_or_default();
@@ -137,8 +138,8 @@ impl Daemon {
         };
         if let Some(served) = self.volumes.iter().find(is_served) {
             return Err(format!(
-                "the disk {disk} is here: it is the export \"{name}\", {path}; to part it from its cache with all of its data: \
-                 ubcache detach {name}",
+                "the disk {disk} is here: it is the export \"{name}\", {path}; to detach it with all of \
+                 its data: ubcache detach {name}",
                 name = served.name,
                 path = served.path.display()
             ));
@@ -194,7 +195,7 @@ impl Daemon {
             [served] => Ok(served),
             several => {
                 let names: Vec<&str> = several.iter().map(|served| served.name.as_str()).collect();
-                Err(format!("say which export: there are {}", names.join(", ")))
+                Err(format!("several exports ({}): name one of them", names.join(", ")))
             }
         }
     }

@@ -1,8 +1,8 @@
-//! What is served: the running set, its clients, its report.
+//! The running set, its clients, its report.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`daemon`] | the running set and its volumes; what may be asked of them |
+//! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`report`] | the object of `status --json` |
 //! | [`world`] | the engine's world: the host's, with files that can be slowed down |
