@@ -95,6 +95,11 @@ fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
         assert_eq!(output.status.code(), Some(1), "{command}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("not of one run"), "{command}");
     }
+    // Nothing is damaged: a repair would give them back as they are, and call that repaired.
+    let new = directory.join("new.img");
+    let output = run(&["repair", text(&cold), "-B", text(disk), "--out", text(&new)]);
+    assert_eq!((output.status.code(), new.exists()), (Some(1), false));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("does not fit the disk"));
     assert_eq!((sha256_of(&cold), sha256_of(disk)), before, "nothing was changed");
 
     let words = refused(directory, &copy(&cold, "cold2.img"), disk, &["--drop-clean-cache"]);
@@ -117,6 +122,28 @@ fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
     // It has gone on with another cache: the first one is the older one now.
     let words = refused(directory, &cache, disk, &[]);
     assert!(words.contains("the cache is an older copy"), "{words}");
+}
+
+/// Without dirty data nothing on the devices told: what the older copy has was read, although the disk has newer data.
+#[test]
+fn an_older_copy_of_a_clean_cache_is_refused_and_goes_on_without_what_it_has() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
+    let disk = &disks[0];
+    let daemon = serve(directory, &cache, disk, &[]);
+    write(&daemon, b'1');
+    daemon.stop();
+    let old = copy(&cache, "old.img");
+    let daemon = serve(directory, &cache, disk, &[]);
+    write(&daemon, b'2');
+    daemon.stop();
+    let words = refused(directory, &old, disk, &[]);
+    assert!(words.contains("the cache is an older copy") && words.contains("--drop-clean-cache"), "{words}");
+    let daemon = serve(directory, &old, disk, &["--drop-clean-cache"]);
+    assert_eq!(read(&daemon, AT), b'2');
+    daemon.stop();
+    assert_eq!(check(&old, disk).0, Some(0));
 }
 
 #[test]
@@ -229,6 +256,21 @@ fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
     resize(30 << 20);
     let words = refused(directory, &cache, disk, &[]);
     assert!(words.contains("shorter than it was") && words.contains("65536 bytes of dirty data"), "{words}");
+    let (code, report) = check(&cache, disk);
+    assert_eq!((code, &report["counts"]["beyond-end-dirty"]), (Some(1), &serde_json::json!(1)), "{report}");
+    // The tools leave nothing out in silence.
+    let file = directory.join("volume.img");
+    let members = ["-C", text(&cache), "-B", text(disk)];
+    for command in [&["recover"][..], &["cat", "-o", text(&file)]] {
+        let output = run(&[command, &members].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("128 dirty sectors lie beyond the end"), "{command:?}: {said}");
+    }
+    assert!(!file.exists());
+    let output = run(&[&["cat", "--damaged", "-o", text(&file)], &members[..]].concat());
+    assert_eq!((output.status.code(), file.exists()), (Some(1), true));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("left out: 128 sectors"));
     resize(64 << 20);
     let daemon = serve(directory, &cache, disk, &[]);
     assert_eq!(read(&daemon, beyond), b'Y');

@@ -61,6 +61,49 @@ fn a_cache_on_a_full_file_system_goes_on() {
     });
 }
 
+/// Without dirty data nobody heard of it: after eight refused writes the disk disowned its cache, and a start threw away
+/// all that was cached. Now the volume keeps its cache, and what had room is warm after a crash.
+#[test]
+fn a_clean_cache_on_a_full_file_system_is_kept() {
+    let test = "a_clean_cache_on_a_full_file_system_is_kept";
+    each_io(test, |io, directory| {
+        let Some((point, _mount)) = small(test, directory, 26) else { return };
+        let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
+        sparse(&disk, 100 << 20);
+        let make = ["make", "--bucket", "64k", "--cache-size", "80M", "--sparse", "-C"];
+        must(ubcache().args(make).arg(&cache).arg("-B").arg(&disk));
+        let backings = [disk];
+        let settings =
+            ["sequential_cutoff=0", "congested_read_threshold_us=0", "congested_write_threshold_us=0"];
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+        let mut data = vec![0; 60 << 20];
+        pseudo_random(8, &mut data);
+        let mut client = daemon.client("disk.img");
+        for (index, piece) in data.chunks(PIECE).enumerate() {
+            client.write((index * PIECE) as u64, piece, false).expect("a write on a full file system");
+        }
+        client.flush().expect("a flush on a full file system");
+        let errors = daemon.status()["sets"][0]["cache"]["errors"].as_u64();
+        assert!(errors > Some(8), "{errors:?} writes were refused");
+        let kept = |daemon: &Daemon| {
+            assert_eq!(daemon.status()["sets"][0]["volumes"][0]["state"], "clean");
+        };
+        kept(&daemon);
+        daemon.kill();
+        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+        let mut client = daemon.client("disk.img");
+        let mut found = vec![0; PIECE];
+        for (index, piece) in data.chunks(PIECE).enumerate() {
+            client.read((index * PIECE) as u64, &mut found).expect("a read");
+            assert!(found == piece, "piece {index}");
+        }
+        assert!(daemon.number(0, "/stats/cache_hits") > 0, "nothing of it is warm: {:#}", daemon.status());
+        kept(&daemon);
+        daemon.stop();
+    });
+}
+
 /// Writes to the cache were refused, so both reports have to mention it.
 fn says_that_there_is_no_room(daemon: &Daemon) {
     let status = daemon.status();

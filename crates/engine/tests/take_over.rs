@@ -15,7 +15,7 @@ use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 const SLOTS: u64 = 48;
 const STEP: u64 = 8;
 const OFFSET: u64 = 16;
-/// Where the mark of a journal entry is.
+/// Byte of a journal entry at which its mark begins.
 const MARK_AT: usize = 64;
 
 fn range(slot: u64) -> SectorRange {
@@ -75,7 +75,7 @@ async fn used_set(env: &SimEnv, cache: &SimDisk, backing: &SimDisk) {
     set.stop().await.expect("stops");
 }
 
-/// What the driver leaves in its padding.
+/// Content of the padding in the entry of the driver.
 #[derive(Copy, Clone)]
 enum Padded {
     /// Anything.

@@ -22,8 +22,10 @@ const AFTER_HELP: &str = "\
 Gives what the volume reads as: the backing device's data, and over it what the cache has that is newer. Nothing is
 changed on any device. The set must not be running.
 
-Refuses a set with damage that makes the content uncertain. With --damaged it goes on: sectors that can't be read are
-zeroes, parts whose newest data is lost are given as the backing device has them, both are listed, the exit code is 1. FILE is there as a whole when the command is done, or not at all.
+Refuses a set with damage that makes the content uncertain, and a backing device that ends before data that only the cache
+has. With --damaged it goes on: sectors that can't be read are zeroes, parts whose newest data is lost are given as the
+backing device has them, what lies beyond its end is left out; all are listed, the exit code is 1. FILE is there as a
+whole when the command is done, or not at all.
 
 Exit codes: 0 all of the content is certain, 1 it is not, or could not be read or written, 2 could not run.
 
@@ -83,6 +85,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             (Some(backing), _) => map_backed(&view, backing, args.dirty_anyway).await.map_err(fail)?,
             (None, volume) => map_flash_only(&view, Inode(volume.unwrap_or(u32::MAX))).map_err(fail)?,
         };
+        if map.dirty_beyond_end > 0 && !args.damaged {
+            return Err(fail(OfflineError::BeyondEnd { sectors: map.dirty_beyond_end }));
+        }
         Ok::<_, Failure>((map, report))
     })?;
     let unreadable = if let Some(out) = &mut out {
@@ -129,14 +134,20 @@ fn tell_damage(
             segment.range
         ));
     }
-    if spoiled.count() == 0 && unreadable.is_empty() && map.lost_sectors() == 0 {
+    if map.dirty_beyond_end > 0 {
+        complain(&format!(
+            "left out: {} sectors beyond the end of the backing device, which only the cache has\n",
+            map.dirty_beyond_end
+        ));
+    }
+    let missing = map.lost_sectors() + map.dirty_beyond_end;
+    if spoiled.count() == 0 && unreadable.is_empty() && missing == 0 {
         return Ok(());
     }
     let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
     Err(Failure::refused(&args.cache, "the content is not certain")
         .found(format_args!(
-            "{unreadable} unreadable sectors, {} sectors whose newest data is lost",
-            map.lost_sectors()
+            "{unreadable} unreadable sectors, {missing} sectors whose newest data is lost or left out"
         ))
         .expected("a set without damage")
         .advice("keep the output and this list; check file systems on a copy of the output"))

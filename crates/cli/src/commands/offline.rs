@@ -268,7 +268,7 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
             .advice("`ubcache dump --what uuids` lists the volumes; for one of state backed, name its disk with -B"),
         OfflineError::BeyondEnd { .. } => Failure::refused(device, error)
             .expected("a backing device as long as it was")
-            .advice("give it its full size again"),
+            .advice("give it its full size again; --damaged uses the rest, and leaves these in the cache"),
         OfflineError::NoRoom(_) => Failure::refused(cache, error).advice(
             "all dirty data is on the backing device now; run again with --detach, which needs no room in the cache",
         ),

@@ -7,7 +7,7 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
 use ubcache_offline::{
-    OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data, write_repaired,
+    Kind, OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data, write_repaired,
 };
 
 use super::new_file::{NewFile, report_file, same_as};
@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         host.block_on(async { survey(&cache, &backings.iter().collect::<Vec<_>>(), options, &bar).await });
     bar.clear();
     let mut repair = found.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
-    if repair.is_clean() || args.dry_run {
+    if repair.is_clean() || is_of_the_disks(&repair) || args.dry_run {
         return tell(args, &repair, None, report);
     }
     let done = if let Some(mut out) = out {
@@ -201,6 +201,13 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
     confirm_by_name(&args.cache, args.confirm.as_deref(), "To overwrite the damaged set")
 }
 
+/// True if the only errors are that cache and disk do not fit together, which no new image of the cache changes.
+fn is_of_the_disks(repair: &Repair) -> bool {
+    let mut errors = repair.report.errors().into_iter();
+    let of_disk = |kind| matches!(kind, Kind::OlderCopy | Kind::BeyondEndDirty);
+    !repair.is_clean() && repair.slots.is_empty() && errors.all(|finding| of_disk(finding.kind))
+}
+
 fn tell(
     args: &Args,
     repair: &Repair,
@@ -222,6 +229,12 @@ fn tell(
         return Ok(());
     }
     let failure = Failure::refused(&args.cache, "damaged").found(summary(&repair.report));
+    if is_of_the_disks(repair) {
+        return Err(Failure::refused(&args.cache, "not damaged by itself, but it does not fit the disk")
+            .found(summary(&repair.report))
+            .expected("damage that can be repaired")
+            .advice("a repair would change nothing about it: do what is said above; nothing was written"));
+    }
     Err(match done {
         Some((path, _)) if !repair.without_slot.is_empty() => failure.advice(format_args!(
             "{}: repaired, but for the volume table, which does not know all disks: their data is kept, and no volume \
