@@ -5,15 +5,12 @@
 use serde_json::{Value, json};
 use ubcache_format::{BucketNr, Geometry, Key, Pointer, Superblock, Uuid, UuidEntry};
 
-use crate::finding::Finding;
-use crate::journal::Journal;
-use crate::tree::NodeVisit;
-use crate::view::{Owner, View};
-use crate::walk::{PrioElement, Visitor};
+use crate::set::{Finding, Journal, Owner, View};
+use crate::walk::{NodeVisit, PrioElement, Visitor};
 
-/// What to dump.
+/// Part of a set to dump.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum DumpPart {
     /// The superblock of the cache device.
     Super,
     /// The journal: every entry on the device, and the keys of those that replay needs.
@@ -32,18 +29,18 @@ pub enum What {
 
 /// A visitor that turns what it is shown into lines.
 pub struct Dump<S: FnMut(&str)> {
-    what: Option<What>,
+    what: Option<DumpPart>,
     json: bool,
     sink: S,
 }
 
 impl<S: FnMut(&str)> Dump<S> {
     /// Dumps one part, or all but the extents and buckets, which follow from the rest.
-    pub fn new(what: Option<What>, json: bool, sink: S) -> Dump<S> {
+    pub fn new(what: Option<DumpPart>, json: bool, sink: S) -> Dump<S> {
         Dump { what, json, sink }
     }
 
-    fn wants(&self, what: What) -> bool {
+    fn wants(&self, what: DumpPart) -> bool {
         self.what.is_none_or(|wanted| wanted == what)
     }
 
@@ -54,10 +51,10 @@ impl<S: FnMut(&str)> Dump<S> {
 
     /// What is known only after the walk: extents and buckets.
     pub fn view(&mut self, view: &View) {
-        if self.what == Some(What::Extents) {
+        if self.what == Some(DumpPart::Extents) {
             self.extents(view);
         }
-        if self.what == Some(What::Buckets) {
+        if self.what == Some(DumpPart::Buckets) {
             self.buckets(view);
         }
     }
@@ -126,7 +123,7 @@ fn key_json(key: &Key) -> Value {
 
 impl<S: FnMut(&str)> Visitor for Dump<S> {
     fn superblock(&mut self, superblock: &Superblock) {
-        if !self.wants(What::Super) {
+        if !self.wants(DumpPart::Super) {
             return;
         }
         let fields = json!({
@@ -163,7 +160,7 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
     }
 
     fn journal(&mut self, geometry: &Geometry, journal: &Journal) {
-        if !self.wants(What::Journal) {
+        if !self.wants(DumpPart::Journal) {
             return;
         }
         let oldest = journal.newest().map_or(u64::MAX, |newest| newest.place.last_seq);
@@ -212,7 +209,7 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
     }
 
     fn prio(&mut self, element: &PrioElement<'_>) {
-        if !self.wants(What::Prio) {
+        if !self.wants(DumpPart::Prio) {
             return;
         }
         let (bucket, seq, next) = (element.bucket, element.seq, element.next);
@@ -237,7 +234,7 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
     }
 
     fn uuids(&mut self, key: &Key, slots: &[UuidEntry]) {
-        if !self.wants(What::Uuids) {
+        if !self.wants(DumpPart::Uuids) {
             return;
         }
         self.line(
@@ -270,7 +267,7 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
     }
 
     fn node(&mut self, visit: &NodeVisit<'_>) {
-        if !self.wants(What::Btree) {
+        if !self.wants(DumpPart::Btree) {
             return;
         }
         let (key, level, node) = (visit.key, visit.level, visit.node);
@@ -297,7 +294,7 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
     }
 
     fn sees_leaves(&self) -> bool {
-        self.wants(What::Btree)
+        self.wants(DumpPart::Btree)
     }
 
     fn finding(&mut self, finding: Finding) {

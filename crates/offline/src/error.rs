@@ -2,7 +2,7 @@
 
 use ubcache_format::{Apart, Inode, Uuid};
 
-use crate::finding::Finding;
+use crate::set::Finding;
 
 /// What a tool reads or writes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -14,13 +14,13 @@ use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{BackingState, SECTOR_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
-use crate::content::{Segment, Source, VolumeMap, cut, map_backed, not_attached, relation};
-use crate::disk::{Phase, Watcher, read};
+use crate::cat::{Segment, Source, VolumeMap, cut, map_backed, not_attached, relation};
 use crate::error::{OfflineError, On};
-use crate::finding::{Finding, Report};
-use crate::rewrite::rewrite_clean;
-use crate::view::View;
-use crate::walk::{Visitor, walk};
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read;
+use crate::set::Report;
+use crate::walk::open_set;
+use crate::write::{flush, mark_volume_clean};
 
 const PIECES_AT_ONCE: usize = 16;
 
@@ -59,39 +59,6 @@ pub enum Outcome {
     Detached,
     /// What is certain was written. As there is damage, the devices are marked as they were.
     Partly,
-}
-
-struct Findings(Report);
-
-impl Visitor for Findings {
-    fn sees_leaves(&self) -> bool {
-        false
-    }
-    fn finding(&mut self, finding: Finding) {
-        self.0.push(finding);
-    }
-}
-
-/// Reads a set of which the content has to be certain; with `damaged`, damage is tolerated and only reported.
-pub async fn open_set<D: Device>(
-    cache: &D,
-    damaged: bool,
-    watcher: &dyn Watcher,
-) -> Result<(View, Report), OfflineError> {
-    let mut findings = Findings(Report::default());
-    let view = walk(cache, &mut findings, watcher).await;
-    let Findings(report) = findings;
-    let worst = report.findings.iter().find(|finding| finding.kind.spoils_content());
-    match (view, worst) {
-        (Some(view), None) => Ok((view, report)),
-        (Some(view), Some(_)) if damaged => Ok((view, report)),
-        (_, Some(finding)) => Err(OfflineError::Damaged(Box::new(finding.clone()))),
-        (None, None) => Err(OfflineError::Io {
-            on: On::Cache,
-            doing: "reading the set",
-            error: "no superblock".to_owned(),
-        }),
-    }
 }
 
 /// Brings the dirty data of a volume to its backing device.
@@ -135,7 +102,7 @@ pub async fn recover<D: Device>(
         if let Some(inode) = map.inode
             && map.dirty_sectors() > 0
         {
-            rewrite_clean(&view, cache, inode, watcher).await?;
+            mark_volume_clean(&view, cache, inode, watcher).await?;
         }
         superblock.set_state(BackingState::Clean);
         Outcome::Clean
@@ -175,10 +142,6 @@ async fn write_back<D: Device>(
         pieces.iter().for_each(|piece| phase.add(piece.range.bytes()));
     }
     flush(backing, On::Backing, "flushing the backing device").await
-}
-
-pub(crate) async fn flush<D: Device>(device: &D, on: On, doing: &'static str) -> Result<(), OfflineError> {
-    device.flush().await.map_err(|error| OfflineError::Io { on, doing, error: error.to_string() })
 }
 
 /// Changes the superblock of a backing device. All that changes is in its first sector.

@@ -3,7 +3,7 @@
 mod support;
 
 use support::{MemDevice, cases, run};
-use ubcache_offline::check_set;
+use ubcache_offline::{CheckOptions, check};
 
 #[test]
 fn images_of_the_driver_are_clean() {
@@ -12,7 +12,8 @@ fn images_of_the_driver_are_clean() {
         let volumes = case.volumes();
         let backing: Vec<MemDevice> =
             volumes.iter().filter_map(|volume| volume.backing.clone()).map(MemDevice::new).collect();
-        let report = run(check_set(&cache, &backing.iter().collect::<Vec<_>>()));
+        let report =
+            run(check(&cache, &backing.iter().collect::<Vec<_>>(), None, CheckOptions::default())).report;
         println!("{}: {:?} {:?}", case.name, report.stats, report.counts);
         for finding in &report.findings {
             println!("{finding}");

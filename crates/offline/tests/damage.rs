@@ -3,7 +3,7 @@
 mod support;
 
 use support::{MemDevice, frozen, run};
-use ubcache_offline::{check_set, walk};
+use ubcache_offline::{CheckOptions, check, walk};
 
 /// The newest entry of the journal, torn: as if it had never been written.
 #[test]
@@ -15,7 +15,7 @@ fn a_torn_end_of_the_journal_is_no_damage() {
     let at = view.geometry.bucket_start(view.geometry.journal_bucket(newest.index)).bytes() as usize
         + newest.offset as usize;
     cache.change(|image| image[at + newest.bytes as usize / 2..at + newest.bytes as usize].fill(0));
-    let report = run(check_set(&cache, &[]));
+    let report = run(check(&cache, &[], None, CheckOptions::default())).report;
     assert!(report.is_clean(), "{:?}", report.errors());
 }
 
@@ -26,7 +26,7 @@ fn anything_can_be_checked() {
     for bytes in [0, 512, 4096, 8192, 1 << 20, 20 << 20] {
         let mut image = case.cache.clone();
         image.truncate(bytes);
-        let report = run(check_set(&MemDevice::new(image), &[]));
+        let report = run(check(&MemDevice::new(image), &[], None, CheckOptions::default())).report;
         assert!(!report.is_clean());
     }
     let mut image = case.cache.clone();
@@ -35,5 +35,5 @@ fn anything_can_be_checked() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         word.copy_from_slice(&random.to_le_bytes());
     });
-    assert!(!run(check_set(&MemDevice::new(image), &[])).is_clean());
+    assert!(!run(check(&MemDevice::new(image), &[], None, CheckOptions::default())).report.is_clean());
 }

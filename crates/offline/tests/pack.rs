@@ -11,8 +11,8 @@ use support::{Case, MemDevice, cases, frozen, run};
 use ubcache_env::{Buf, Device, IoError, SectorRange};
 use ubcache_format::{BucketNr, Sector};
 use ubcache_offline::{
-    Cache, Dump, NodeVisit, OfflineError, Owner, Packing, RecoverOptions, RepairOptions, Report, Visitor,
-    What, check_set, check_set_metadata, map_backed, open_set, pack, recover, survey, walk,
+    Cache, CheckOptions, Checked, Dump, DumpPart, NodeVisit, OfflineError, Owner, Packing, RecoverOptions,
+    RepairOptions, Report, Visitor, check, map_backed, open_set, pack, recover, survey, walk,
 };
 
 fn packed(device: &MemDevice) -> (Vec<u8>, Packing) {
@@ -49,7 +49,7 @@ fn device(image: Vec<u8>) -> Cache<MemDevice> {
 }
 
 /// Everything that `dump` prints.
-fn dumped(cache: &Cache<MemDevice>, what: Option<What>) -> Vec<String> {
+fn dumped(cache: &Cache<MemDevice>, what: Option<DumpPart>) -> Vec<String> {
     let lines = Rc::new(RefCell::new(Vec::new()));
     let sink = lines.clone();
     let mut dump = Dump::new(what, true, move |line: &str| sink.borrow_mut().push(line.to_owned()));
@@ -77,13 +77,14 @@ fn a_pack_is_read_as_the_device_is() {
         );
         let (pack, device) = (opened(file), device(case.cache.clone()));
         assert_eq!(pack.geometry().sectors, device.geometry().sectors);
-        for what in [None, Some(What::Extents), Some(What::Buckets)] {
+        for what in [None, Some(DumpPart::Extents), Some(DumpPart::Buckets)] {
             assert_eq!(dumped(&pack, what), dumped(&device, what), "{}", case.name);
         }
         let backings: Vec<_> = backings(&case).into_iter().map(self::device).collect();
         let backings: Vec<&Cache<MemDevice>> = backings.iter().collect();
-        let (report, view) = run(check_set_metadata(&pack, &backings, &mut (), &()));
-        let whole = run(check_set(&device, &backings));
+        let options = CheckOptions { data: false, view: true, watcher: &() };
+        let Checked { report, view, .. } = run(check(&pack, &backings, None, options));
+        let whole = run(check(&device, &backings, None, CheckOptions::default())).report;
         assert_eq!(report.counts, whole.counts, "{}", case.name);
         assert_eq!(report.stats.compared_sectors, 0);
         assert_eq!(report.stats.dirty_sectors, whole.stats.dirty_sectors);
@@ -156,7 +157,10 @@ fn no_user_data_is_in_a_pack() {
             }
         }
         assert_eq!(sectors * 512, packing.raw_bytes);
-        assert_eq!(run(check_set(&pack, &[])).counts, run(check_set(&device, &[])).counts);
+        assert_eq!(
+            run(check(&pack, &[], None, CheckOptions::default())).report.counts,
+            run(check(&device, &[], None, CheckOptions::default())).report.counts
+        );
     }
 }
 
@@ -192,8 +196,12 @@ fn damage_is_the_same_in_a_pack() {
         let name = format!("seed {seed}: {what} in a {kind} at {range:?}");
         let (file, packing) = packed_with(&MemDevice::new(bytes.clone()), &[&disk]);
         let (pack, whole) = (opened(file), device(bytes));
-        let report = run(check_set(&whole, &[]));
-        assert_eq!(kinds(&run(check_set(&pack, &[]))), kinds(&report), "{name}");
+        let report = run(check(&whole, &[], None, CheckOptions::default())).report;
+        assert_eq!(
+            kinds(&run(check(&pack, &[], None, CheckOptions::default())).report),
+            kinds(&report),
+            "{name}"
+        );
         assert_eq!(packing.is_clean(), report.is_clean(), "{name}");
         damaged += u64::from(!report.is_clean());
         let view = |cache| run(open_set(cache, true, &())).ok().map(|(view, _)| (view.extents, view.lost));
@@ -231,7 +239,11 @@ fn unreadable_sectors_are_unreadable_in_a_pack() {
         assert_eq!(packing.unreadable, [SectorRange::new(bad, 1)]);
         assert!(!packing.is_clean());
         let (pack, whole) = (opened(file), run(Cache::open(damaged)).expect("a device"));
-        assert_eq!(kinds(&run(check_set(&pack, &[]))), kinds(&run(check_set(&whole, &[]))), "sector {bad}");
+        assert_eq!(
+            kinds(&run(check(&pack, &[], None, CheckOptions::default())).report),
+            kinds(&run(check(&whole, &[], None, CheckOptions::default())).report),
+            "sector {bad}"
+        );
         let options = RepairOptions::default();
         let [pack, whole] =
             [&pack, &whole].map(|cache| run(survey(cache, &[&backing], options, &())).expect("a survey"));

@@ -5,7 +5,7 @@ mod support;
 use support::build::{Numbers, build};
 use support::{MemDevice, cases, run};
 use ubcache_env::SectorRange;
-use ubcache_offline::{TargetState, View, check_set, dump_for_restore, read_dump, restore, walk};
+use ubcache_offline::{CheckOptions, TargetState, View, check, dump_for_restore, read_dump, restore, walk};
 
 const EXTENTS: u64 = 60_000;
 
@@ -50,7 +50,7 @@ fn nodes_that_lie_together_are_read_together_and_once() {
     let view = run(walk(&cache, &mut Nodes(&mut nodes), &())).expect("a set");
     assert_eq!(view.extents.len() as u64, EXTENTS);
     let cache = MemDevice::new(cache.bytes());
-    assert!(run(check_set(&cache, &[])).is_clean());
+    assert!(run(check(&cache, &[], None, CheckOptions::default())).report.is_clean());
     let mut reads = cache.reads();
     let of_nodes: Vec<SectorRange> = reads
         .iter()

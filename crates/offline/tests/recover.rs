@@ -6,7 +6,7 @@ mod support;
 use support::{Case, MemDevice, cases, content, digest, frozen, run, view};
 use ubcache_format::{BackingState, Inode, SUPERBLOCK_BYTES, Superblock};
 use ubcache_offline::{
-    OfflineError, Outcome, RecoverOptions, check_set, map_backed, map_flash_only, recover,
+    CheckOptions, OfflineError, Outcome, RecoverOptions, check, map_backed, map_flash_only, recover,
 };
 
 fn superblock(backing: &MemDevice) -> Superblock {
@@ -49,7 +49,8 @@ fn check_recovered(case: &Case, cache: &MemDevice, backings: &[MemDevice], of: u
     assert_eq!(digest(&backing.bytes()[alone..]), volumes[of].sha256, "{}: alone", case.name);
     let state = if detached { BackingState::None } else { BackingState::Clean };
     assert_eq!(superblock(backing).state(), state, "{}", case.name);
-    let report = run(check_set(cache, &backings.iter().collect::<Vec<_>>()));
+    let report =
+        run(check(cache, &backings.iter().collect::<Vec<_>>(), None, CheckOptions::default())).report;
     assert!(report.is_clean(), "{}: {:?} {:?}", case.name, report.counts, report.errors());
     if !detached {
         let map = run(map_backed(&view(cache), backing, false)).expect("a volume");
@@ -121,7 +122,7 @@ fn a_recovery_can_be_interrupted_at_every_write() {
             cache.stop_at(u64::MAX);
             backings[0].stop_at(u64::MAX);
             assert_eq!(volume_digest(&cache, &backings[0]), expected, "stopped at {on_cache} {on_backing}");
-            let report = run(check_set(&cache, &[&backings[0]]));
+            let report = run(check(&cache, &[&backings[0]], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "stopped at {on_cache} {on_backing}: {:?}", report.errors());
             run(recover(&cache, &backings[0], options, &())).expect("a recovery");
             check_recovered(&case, &cache, &backings, 0, detach);

@@ -5,7 +5,7 @@ mod support;
 use support::{Case, MemDevice, cases, content, digest, frozen, run, view};
 use ubcache_format::{Inode, Superblock};
 use ubcache_offline::{
-    NodeVisit, Repair, RepairOptions, Visitor, check_set, copy_device, map_backed, survey, walk,
+    CheckOptions, NodeVisit, Repair, RepairOptions, Visitor, check, copy_device, map_backed, survey, walk,
     write_repaired,
 };
 
@@ -35,7 +35,7 @@ impl Set {
         let unreadable = run(copy_device(&self.cache, &copy, &())).expect("a copy");
         assert_eq!(unreadable, Vec::new());
         run(write_repaired(&mut repair, &copy, &unreadable, true, &())).expect("a repair");
-        let report = run(check_set(&copy, &[&self.backing]));
+        let report = run(check(&copy, &[&self.backing], None, CheckOptions::default())).report;
         assert!(report.is_clean(), "{:?}", report.errors());
         let map = run(map_backed(&view(&copy), &self.backing, false)).expect("a volume");
         let now = content(&map, &copy, Some(&self.backing));

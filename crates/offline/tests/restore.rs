@@ -13,8 +13,8 @@ use support::damage::Random;
 use support::{MemDevice, cases, content, frozen, run, view};
 use ubcache_format::Inode;
 use ubcache_offline::{
-    Bucket, Dumped, OfflineError, Owner, Restored, Standing, TargetState, View, check_set, dump_for_restore,
-    look_at_target, map_backed, map_flash_only, read_dump, restore,
+    Bucket, CheckOptions, Dumped, OfflineError, Owner, Restored, Standing, TargetState, View, check,
+    dump_for_restore, look_at_target, map_backed, map_flash_only, read_dump, restore,
 };
 
 fn dump(cache: &MemDevice) -> Vec<String> {
@@ -115,7 +115,8 @@ fn contents(cache: &MemDevice, backings: &[MemDevice]) -> Vec<Vec<u8>> {
 }
 
 fn assert_clean(cache: &MemDevice, backings: &[MemDevice]) {
-    let report = run(check_set(cache, &backings.iter().collect::<Vec<_>>()));
+    let report =
+        run(check(cache, &backings.iter().collect::<Vec<_>>(), None, CheckOptions::default())).report;
     assert!(report.is_clean(), "{:?}", report.errors());
 }
 
@@ -207,7 +208,7 @@ fn images_of_the_driver_are_restored() {
             image[..8192].fill(0);
             metadata.iter().for_each(|number| image[number * bucket..(number + 1) * bucket].fill(0xa5));
         });
-        assert!(!run(check_set(&cache, &[])).is_clean());
+        assert!(!run(check(&cache, &[], None, CheckOptions::default())).report.is_clean());
         let dumped = read(&lines);
         let state = run(look_at_target(&dumped, &cache, &())).expect("a look");
         assert_eq!(state.standing, Standing::Unknown);

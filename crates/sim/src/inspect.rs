@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use ubcache_offline::{Finding, Kind, Severity, Source, VolumeMap, check_set_watched, map_backed};
+use ubcache_offline::{CheckOptions, Checked, Finding, Kind, Severity, Source, VolumeMap, check, map_backed};
 
 use crate::disk::Still;
 use crate::oracle::Violation;
@@ -36,7 +36,8 @@ fn invariant(kind: Kind) -> &'static str {
 pub fn check_disks(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Violation> {
     finish(async {
         let devices: Vec<&Still> = backing.iter().collect();
-        let (report, view) = check_set_watched(cache, &devices, &mut (), &()).await;
+        let options = CheckOptions { view: true, ..CheckOptions::default() };
+        let Checked { report, view, .. } = check(cache, &devices, None, options).await;
         let is_bad = |finding: &&Finding| finding.severity() == Severity::Error || is_forbidden(finding.kind);
         if let Some(first) = report.findings.iter().find(is_bad) {
             let invariant = invariant(first.kind);

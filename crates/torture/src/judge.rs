@@ -10,8 +10,8 @@
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{
-    Kind, OfflineError, RecoverOptions, Repair, RepairOptions, check_set, copy_device, map_backed, open_set,
-    recover, survey, unreadable_data, write_repaired,
+    CheckOptions, Kind, OfflineError, RecoverOptions, Repair, RepairOptions, check, copy_device, map_backed,
+    open_set, recover, survey, unreadable_data, write_repaired,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -38,7 +38,7 @@ pub enum Told {
 pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -> Result<Told, String> {
     let cache = MemDevice::new(damaged.clone(), base.block);
     let backing = MemDevice::new(base.backing.clone(), base.block);
-    let report = run(check_set(&cache, &[&backing]));
+    let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
     certain_is_as_before(base, &cache, &backing, report.is_clean(), strict)?;
     let found = run(survey(&cache, &[&backing], ALL, &()));
     let mut repair = match found {
@@ -118,11 +118,11 @@ fn outcome(
     if !repair.without_slot.is_empty() {
         // The set has no slot for the volume, so its cached data can't be assigned; the repair has
         // reported that.
-        let report = run(check_set(target, &[]));
+        let report = run(check(target, &[], None, CheckOptions::default())).report;
         let is_known = report.errors().iter().all(|finding| finding.kind == Kind::SlotLost);
         return if is_known { Ok(()) } else { Err(format!("{:?}", report.errors())) };
     }
-    let report = run(check_set(target, &[backing]));
+    let report = run(check(target, &[backing], None, CheckOptions::default())).report;
     if !report.is_clean() {
         return Err(format!("after the repair: {:?}", report.errors()));
     }

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{Geometry, Inode, Key, UuidEntry, bset_bytes};
 use ubcache_offline::{
-    NodeVisit, Piece, PrioElement, Visitor, VolumeMap, check_set, map_backed, open_set, read_volume, walk,
+    CheckOptions, NodeVisit, Piece, PrioElement, Visitor, VolumeMap, check, map_backed, open_set,
+    read_volume, walk,
 };
 use ubcache_sim::cache_system::CacheSystem;
 use ubcache_sim::plan::Plan;
@@ -121,7 +122,7 @@ impl Base {
     /// Panics if it has some.
     pub fn new(name: &str, cache: Image, backing: Image, block: u32) -> Base {
         let (disk, below) = (MemDevice::new(cache.clone(), block), MemDevice::new(backing.clone(), block));
-        let report = run(check_set(&disk, &[&below]));
+        let report = run(check(&disk, &[&below], None, CheckOptions::default())).report;
         assert!(report.is_clean(), "{name}: {:?}", report.errors());
         let mut parts = Parts::default();
         let view = run(walk(&disk, &mut parts, &())).expect("a set without damage has a superblock");

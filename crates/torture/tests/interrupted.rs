@@ -1,7 +1,7 @@
 //! A repair in place that a power cut interrupts, at every write: the next one succeeds, and
 //! nothing is lost of the data that was certain before the first one.
 
-use ubcache_offline::{OfflineError, RepairOptions, check_set, walk};
+use ubcache_offline::{CheckOptions, OfflineError, RepairOptions, check, walk};
 use ubcache_sim::Rng;
 use ubcache_torture::damage::apply;
 use ubcache_torture::device::{MemDevice, power_cuts, run};
@@ -46,7 +46,7 @@ fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed:
         let at = format!("{at}, before operation {moment} of {}", cache.log().len());
         let cache = MemDevice::new(image.clone(), base.block);
         let second = in_place(&cache, &backing, options).unwrap_or_else(|error| panic!("{at}: {error}"));
-        let report = run(check_set(&cache, &[&backing]));
+        let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
         assert!(report.is_clean(), "{at}: {:?}", report.errors());
         if strict {
             // Data that the first repair was certain of is certain in the second one as well.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use ubcache_format::{Replacement, Superblock, Uuid};
-use ubcache_offline::{RepairOptions, TargetState, check_set, read_dump, restore, survey};
+use ubcache_offline::{CheckOptions, RepairOptions, TargetState, check, read_dump, restore, survey};
 use ubcache_torture::damage::damage;
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::sets::bases;
@@ -68,7 +68,7 @@ fn peak(work: impl FnOnce()) -> usize {
 }
 
 fn peak_of_check(cache: &MemDevice) -> usize {
-    peak(|| drop(run(check_set(cache, &[]))))
+    peak(|| drop(run(check(cache, &[], None, CheckOptions::default())).report))
 }
 
 fn peak_of_repair(cache: &MemDevice, backing: &[&MemDevice]) -> usize {
@@ -124,7 +124,7 @@ fn check_and_repair_keep_to_their_bounds() {
     let mut worst = [0; 2];
     for base in &bases() {
         let whole = MemDevice::new(base.cache.clone(), base.block);
-        let extents = run(check_set(&whole, &[])).stats.extents as usize;
+        let extents = run(check(&whole, &[], None, CheckOptions::default())).report.stats.extents as usize;
         let buckets = base.geometry.buckets as usize * BYTES_A_BUCKET;
         let backing = MemDevice::new(base.backing.clone(), base.block);
         for seed in 0..if base.own { 100 } else { 12 } {
@@ -159,7 +159,7 @@ fn check_and_repair_keep_to_their_bounds() {
         let nodes = nodes_of(&MemDevice::new(damaged.clone(), 512));
         nodes.iter().step_by(3).for_each(|at| damaged.change(at + 40, |byte| byte ^ 1));
         let cache = MemDevice::new(damaged, 512);
-        assert!(!run(check_set(&cache, &[])).is_clean());
+        assert!(!run(check(&cache, &[], None, CheckOptions::default())).report.is_clean());
         let repair = peak_of_repair(&cache, &[]);
         let buckets = buckets as usize * BYTES_A_BUCKET;
         [sound - sound.min(buckets), peak_of_check(&cache) - buckets, repair - repair.min(buckets)]

@@ -4,7 +4,7 @@
 //! leaves it out and has its node written anew.
 
 use ubcache_format::{Generation, Key, ParsedNode, Pointer, bset_bytes, crc64_we, encode_bset};
-use ubcache_offline::{Kind, NodeVisit, Visitor, check_set, walk};
+use ubcache_offline::{CheckOptions, Kind, NodeVisit, Visitor, check, walk};
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::judge::{Told, judge};
 use ubcache_torture::serve::{How, serve};
@@ -73,7 +73,7 @@ fn what_looks_ahead_and_is_behind_is_left_out() {
             let image = aged(base, reuses, 500);
             let cache = MemDevice::new(image.clone(), base.block);
             let backing = MemDevice::new(base.backing.clone(), base.block);
-            let report = run(check_set(&cache, &[&backing]));
+            let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
             let kinds: Vec<Kind> = report.errors().iter().map(|finding| finding.kind).collect();
             assert_eq!(kinds, [Kind::NodeOutrun], "{}, {reuses} reuses", base.name);
             assert_eq!(report.stats.oldest_node_pointer, reuses);
@@ -87,7 +87,7 @@ fn what_looks_ahead_and_is_behind_is_left_out() {
                 // The node was written anew: the driver can have the set.
                 let cache = MemDevice::new(served.cache, base.block);
                 let backing = MemDevice::new(served.backing, base.block);
-                let report = run(check_set(&cache, &[&backing]));
+                let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
                 assert!(report.is_clean(), "{:?}", report.errors());
                 assert!(report.stats.oldest_node_pointer < 10, "{:?}", report.stats);
             }
@@ -102,7 +102,13 @@ fn pointers_that_are_nearly_as_old_are_told() {
     for base in &deep() {
         let image = aged(base, 128, 500);
         let cache = MemDevice::new(image.clone(), base.block);
-        let report = run(check_set(&cache, &[&MemDevice::new(base.backing.clone(), base.block)]));
+        let report = run(check(
+            &cache,
+            &[&MemDevice::new(base.backing.clone(), base.block)],
+            None,
+            CheckOptions::default(),
+        ))
+        .report;
         assert!(report.is_clean(), "{:?}", report.errors());
         assert_eq!(report.counts.get(&Kind::NodeNearlyOutrun), Some(&1), "{:?}", report.counts);
         assert_eq!(report.to_json()["stats"]["oldest_node_pointer"], 128);
@@ -120,7 +126,13 @@ fn where_the_chain_says_nothing_of_it_a_pointer_ahead_is_believed() {
         let served = serve(base, &image, How::default());
         assert!(served.refused.is_some() || served.content != base.whole, "{}", base.name);
         let cache = MemDevice::new(image, base.block);
-        let report = run(check_set(&cache, &[&MemDevice::new(base.backing.clone(), base.block)]));
+        let report = run(check(
+            &cache,
+            &[&MemDevice::new(base.backing.clone(), base.block)],
+            None,
+            CheckOptions::default(),
+        ))
+        .report;
         assert!(!report.is_clean());
         assert!(!report.counts.contains_key(&Kind::NodeOutrun), "{:?}", report.counts);
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ubcache_engine::{AttachOptions, CacheSet, SetOptions};
 use ubcache_env::{Buf, Device, Durability, Sector, SectorRange};
 use ubcache_format::{crc64_we, encode_entry};
-use ubcache_offline::{Kind, RepairOptions, check_set, copy_device, survey, walk, write_repaired};
+use ubcache_offline::{CheckOptions, Kind, RepairOptions, check, copy_device, survey, walk, write_repaired};
 use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::sets::{Base, content, map, small};
@@ -80,7 +80,7 @@ fn dirty_keys_that_were_stale_stay_stale_without_the_prio_chain() {
             assert!(!stale.is_empty());
             let cache = MemDevice::new(image.clone(), base.block);
             let backing = MemDevice::new(base.backing.clone(), base.block);
-            let report = run(check_set(&cache, &[&backing]));
+            let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "{:?}", report.errors());
             assert!(report.counts.contains_key(&Kind::DirtyStale), "{:?}", report.counts);
             let expected = content(&map(&cache, &backing).expect("a set"), &cache, &backing).0;
@@ -89,7 +89,7 @@ fn dirty_keys_that_were_stale_stay_stale_without_the_prio_chain() {
             let (image, below) = served(base, &image, keep_clean);
             let (cache, backing) =
                 (MemDevice::new(image.clone(), base.block), MemDevice::new(below, base.block));
-            let report = run(check_set(&cache, &[&backing]));
+            let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "{:?}", report.errors());
             assert!(!report.counts.contains_key(&Kind::DirtyStale), "{:?}", report.counts);
             assert_eq!(content(&map(&cache, &backing).expect("a set"), &cache, &backing).0, expected);

@@ -1,7 +1,7 @@
 //! Sectors that can't be read: only their content is lost, and no more.
 
 use ubcache_env::{Sector, SectorRange};
-use ubcache_offline::{Kind, RepairOptions, check_set, survey, unreadable_data};
+use ubcache_offline::{CheckOptions, Kind, RepairOptions, check, survey, unreadable_data};
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::judge::{Told, in_place, judge};
 use ubcache_torture::sets::{Base, small};
@@ -32,7 +32,7 @@ fn only_the_sectors_of_dirty_data_that_can_not_be_read_are_given_up() {
         let image = bad(base, middle, 1);
         let cache = MemDevice::new(image.clone(), base.block);
         let backing = MemDevice::new(base.backing.clone(), base.block);
-        let report = run(check_set(&cache, &[&backing]));
+        let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
         assert_eq!(report.counts.keys().collect::<Vec<_>>().first(), Some(&&Kind::Unreadable), "{report:?}");
         let repair = run(survey(&cache, &[&backing], RepairOptions::default(), &())).expect("a survey");
         let unreadable = run(unreadable_data(&repair, &cache, &())).expect("devices in memory are there");

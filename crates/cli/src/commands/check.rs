@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
-use ubcache_offline::{Report, check_report};
+use ubcache_offline::{CheckOptions, Report, check};
 
 use super::offline::{Bar, host, open_all, path_of, show_finding, show_lost, summary};
 use super::print;
@@ -43,11 +43,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let (cache, backings) = open_all(&host, &args.cache, &args.bdev)?;
     let bar = Bar::new();
-    let (report, lost) = host.block_on(async {
+    let checked = host.block_on(async {
         let backings: Vec<_> = backings.iter().collect();
-        check_report(&cache, &backings, !cache.is_pack(), &bar).await
+        let options = CheckOptions { data: !cache.is_pack(), watcher: &bar, ..CheckOptions::default() };
+        check(&cache, &backings, None, options).await
     });
     bar.clear();
+    let report = checked.report;
     if args.json {
         let mut object = report.to_json();
         object["data_compared"] = json!(!args.bdev.is_empty() && !cache.is_pack());
@@ -58,7 +60,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"))?;
     } else {
-        print(&(as_text(&report, args, cache.is_pack()) + &show_lost(&lost)))?;
+        print(&(as_text(&report, args, cache.is_pack()) + &show_lost(&checked.lost)))?;
     }
     if report.is_clean() {
         return Ok(());

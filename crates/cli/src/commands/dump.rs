@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
 use ubcache_host::{Host, HostFile};
-use ubcache_offline::{Cache, Dump, What, dump_for_restore, walk};
+use ubcache_offline::{Cache, Dump, DumpPart, dump_for_restore, walk};
 
 use super::offline::{Bar, Role, failure, host, open};
 use super::{cannot_print, printed};
@@ -62,16 +62,16 @@ enum Part {
     Buckets,
 }
 
-impl From<Part> for What {
-    fn from(part: Part) -> What {
+impl From<Part> for DumpPart {
+    fn from(part: Part) -> DumpPart {
         match part {
-            Part::Super => What::Super,
-            Part::Journal => What::Journal,
-            Part::Btree => What::Btree,
-            Part::Prio => What::Prio,
-            Part::Uuids => What::Uuids,
-            Part::Extents => What::Extents,
-            Part::Buckets => What::Buckets,
+            Part::Super => DumpPart::Super,
+            Part::Journal => DumpPart::Journal,
+            Part::Btree => DumpPart::Btree,
+            Part::Prio => DumpPart::Prio,
+            Part::Uuids => DumpPart::Uuids,
+            Part::Extents => DumpPart::Extents,
+            Part::Buckets => DumpPart::Buckets,
         }
     }
 }
@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let json = args.json || args.format == Some(Format::Json);
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
-    let mut dump = Dump::new(args.what.map(What::from), json, |line: &str| {
+    let mut dump = Dump::new(args.what.map(DumpPart::from), json, |line: &str| {
         if written.is_ok() {
             written = writeln!(out, "{line}");
         }

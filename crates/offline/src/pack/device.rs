@@ -8,7 +8,7 @@ use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, S
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, crc64_we};
 
 use super::layout::{BLOCK_BYTES, CHUNK_BYTES, Chunk, Header, Piece, Trailer, VERSION, is_pack, read_index};
-use crate::disk::read;
+use crate::io::read::read;
 
 /// Chunks that are kept: neighbours of a node are read next.
 const KEPT: usize = 32;

@@ -31,6 +31,6 @@ mod layout;
 mod plan;
 mod write;
 
-pub use device::{Cache, PackError, Packed};
-pub use layout::is_pack;
-pub use write::{Packing, pack};
+pub use self::device::{Cache, PackError, Packed};
+pub use self::layout::is_pack;
+pub use self::write::{Packing, pack};

@@ -7,8 +7,9 @@ use ubcache_format::{
 };
 
 use super::blank;
-use crate::disk::{Phase, Watcher, read};
-use crate::view::{Owner, View};
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read;
+use crate::set::{Owner, View};
 
 /// Buckets that are looked at together.
 const AT_ONCE: u32 = 64;

@@ -11,12 +11,12 @@ use super::layout::{
     BLOCK_BYTES, CHUNK_BYTES, CHUNK_SECTORS, Chunk, Header, Piece, Trailer, VERSION, add_to_index,
 };
 use super::plan::{Part, Planned, cut, of_superblock, plan};
-use crate::disk::{Phase, Watcher, read_around};
 use crate::error::{OfflineError, On};
-use crate::finding::{Finding, Report, Site};
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read_around;
 use crate::repair::superblock::search;
-use crate::view::View;
-use crate::walk::{Visitor, Way, read_superblock, walk_from};
+use crate::set::{Report, Site, View};
+use crate::walk::{Findings, Visitor, WalkOptions, read_superblock, walk_from};
 
 /// How hard zstd tries: beyond this it gets slow, and keys do not get smaller by much.
 const LEVEL: i32 = 6;
@@ -90,18 +90,6 @@ impl Packing {
     }
 }
 
-#[derive(Default)]
-struct Findings(Report);
-
-impl Visitor for Findings {
-    fn sees_leaves(&self) -> bool {
-        false
-    }
-    fn finding(&mut self, finding: Finding) {
-        self.0.push(finding);
-    }
-}
-
 /// Packs the metadata of a cache device. `sink` gets the bytes of the file, in order. With backing devices of the set, a
 /// lost superblock can be found again; they are only asked for theirs.
 ///
@@ -123,7 +111,9 @@ pub async fn pack<D: Device>(
         }
     };
     let view = match superblock {
-        Some(superblock) => Some(walk_from(cache, superblock, Way::SALVAGE, &mut findings, watcher).await),
+        Some(superblock) => {
+            Some(walk_from(cache, superblock, WalkOptions::SALVAGE, &mut findings, watcher).await)
+        }
         None => None,
     };
     let planned = match &view {
@@ -131,7 +121,7 @@ pub async fn pack<D: Device>(
         None => vec![of_superblock()],
     };
     let packing = Packing {
-        report: findings.0,
+        report: findings.report,
         superblock: how,
         has_set: view.is_some(),
         device_bytes: cache.geometry().sectors * SECTOR_BYTES,

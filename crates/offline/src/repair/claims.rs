@@ -3,12 +3,13 @@
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Device, SectorRange};
-use ubcache_format::{BucketNr, Generation, Key, Pointer, SECTOR_BYTES, Sector, combine_leaf, parse_node};
+use ubcache_format::{BucketNr, Generation, Key, Pointer, SECTOR_BYTES, combine_leaf, parse_node};
 
-use super::plan::Uncertain;
 use super::region::Region;
-use crate::disk::{Phase, Watcher, read};
-use crate::view::{Extent, Owner, View};
+use super::uncertain::Uncertain;
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read;
+use crate::set::{Extent, Owner, View};
 
 /// Buckets that are looked at together.
 const AT_ONCE: u32 = 64;
@@ -123,9 +124,4 @@ fn push(result: &mut Vec<Uncertain>, inode: ubcache_format::Inode, range: Sector
     places.sort_unstable_by_key(|pointer| pointer.word());
     places.dedup();
     result.push(Uncertain { inode, range, places });
-}
-
-/// The key sectors that are uncertain.
-pub(crate) fn is_beyond(range: &SectorRange) -> bool {
-    range.end >= Sector(Key::MAX_END)
 }

@@ -10,11 +10,13 @@
 //! Clean data is left out: the backing devices have it. Until the entry of step 3 is durable the set is what it was.
 
 mod claims;
+mod options;
 mod owners;
 mod plan;
 mod region;
 mod slots;
 pub(crate) mod superblock;
+mod uncertain;
 mod write;
 
 use std::ops::Range;
@@ -23,30 +25,20 @@ use serde_json::{Value, json};
 use ubcache_env::{Device, Durability, Sector};
 use ubcache_format::{Inode, Key, Runs, SECTOR_BYTES, SectorRange, Superblock, Uuid, UuidEntry};
 
-use crate::check::{check_set_metadata, check_set_watched};
-use crate::disk::{Phase, Watcher, read_around};
+use self::owners::Backing;
+use self::plan::{Plan, sort};
+use crate::check::{CheckOptions, check};
 use crate::error::{OfflineError, On};
-use crate::finding::{Finding, Kind, Report, Severity, Site};
-use crate::view::View;
-use crate::walk::{Way, missing, read_superblock, walk_from};
-use owners::Backing;
-pub use plan::Uncertain;
-use plan::{Plan, sort};
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read_around;
+use crate::set::{Finding, Kind, Report, Severity, Site, View};
+use crate::walk::{WalkOptions, missing, read_superblock, walk_from};
+
+pub use self::options::RepairOptions;
+pub use self::uncertain::Uncertain;
 
 /// Sectors that are copied at once.
 const COPY_SECTORS: u64 = 2048;
-
-/// What is asked for.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub struct RepairOptions {
-    /// Keep data that is not certain, where only one version of it is known. It is listed all the same.
-    pub use_uncertain: bool,
-    /// The cache is a pack: it has no data that could be read, and that is no damage.
-    pub without_data: bool,
-    /// The backing devices that are given are all that the set has: then a slot is given to one of them where nothing else
-    /// is left that it could be.
-    pub all_disks: bool,
-}
 
 /// What a survey of a damaged set brought.
 #[derive(Clone, Debug)]
@@ -115,7 +107,7 @@ impl Repair {
             json!({
                 "volume": part.inode.0,
                 "first_key_sector": part.range.start.0,
-                "sectors": if claims::is_beyond(&part.range) { Value::Null } else { json!(part.range.sectors()) },
+                "sectors": if uncertain::is_beyond(&part.range) { Value::Null } else { json!(part.range.sectors()) },
                 "cache_sectors": part.places.iter().map(|place| place.offset.0).collect::<Vec<_>>(),
             })
         });
@@ -151,11 +143,8 @@ pub async fn survey<D: Device>(
         }
     }
     let backings: Vec<Superblock> = named.iter().map(|backing| backing.superblock.clone()).collect();
-    let (report, _) = if options.without_data {
-        check_set_metadata(cache, backing, &mut (), watcher).await
-    } else {
-        check_set_watched(cache, backing, &mut (), watcher).await
-    };
+    let check_options = CheckOptions { data: !options.without_data, view: false, watcher };
+    let report = check(cache, backing, None, check_options).await.report;
     let (superblock, origin) = match read_superblock(cache, Site::Cache).await {
         Ok(superblock) if superblock.is_cache() => (superblock, None),
         Ok(_) => return Err(wrong_kind(&report)),
@@ -171,19 +160,20 @@ pub async fn survey<D: Device>(
             (superblock, Some(how))
         }
     };
-    let mut view = walk_from(cache, superblock, Way::SALVAGE, &mut (), watcher).await;
+    let mut view = walk_from(cache, superblock, WalkOptions::SALVAGE, &mut (), watcher).await;
     let slots = slots::repair(&mut view, cache, &named, options, watcher).await;
     if !slots.said.is_empty() {
         // What the superblock says of slots is of others.
         view.superblock.set_runs(&Runs::accepting_any());
     }
-    let doubt = !view.lost.is_empty() || !view.doubt.tree.is_empty() || view.doubt.journal.is_some();
-    let (found, nodes) = if doubt || view.journal.newest().is_none() {
+    let is_uncertain =
+        !view.lost.is_empty() || !view.uncertainty.tree.is_empty() || view.uncertainty.journal.is_some();
+    let (found, nodes) = if is_uncertain || view.journal.newest().is_none() {
         claims::scan(cache, &view, watcher).await
     } else {
         (Vec::new(), Vec::new())
     };
-    view.doubt.nodes = nodes;
+    view.uncertainty.nodes = nodes;
     let plan = sort(&view, &found, options.use_uncertain);
     Ok(Repair {
         report,
@@ -217,7 +207,7 @@ pub async fn write_repaired<D: Device>(
     without_unreadable(repair, unreadable);
     let with_superblock = repair.damaged_superblock || !repair.slots.is_empty();
     write::write(&repair.view, &repair.plan, target, with_superblock, is_copy, watcher).await?;
-    let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
+    let after = check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
     // Whose the data is, only a backing device can say; it is kept until one does.
     let is_error =
         |finding: &&Finding| finding.severity() == Severity::Error && finding.kind != Kind::SlotLost;

@@ -13,8 +13,9 @@ use ubcache_env::local::join_all;
 use ubcache_env::{Device, SectorRange};
 use ubcache_format::{BackingState, Inode, Sector, Superblock, UuidEntry};
 
-use crate::disk::{Phase, Watcher, read};
-use crate::view::View;
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read;
+use crate::set::View;
 
 /// Clean extents that are compared for a pair, and sectors of each at most.
 const COMPARED: usize = 256;
@@ -80,7 +81,8 @@ pub(crate) async fn owners<D: Device>(
         found[index] = Some(Owner { slot, same, is_new: false });
         possible.iter_mut().for_each(|slots| slots.retain(|(other, _)| *other != slot));
     }
-    let is_whole = view.lost.is_empty() && view.doubt.tree.is_empty() && view.doubt.journal.is_none();
+    let is_whole =
+        view.lost.is_empty() && view.uncertainty.tree.is_empty() && view.uncertainty.journal.is_none();
     let all_have_owners =
         volumes.iter().all(|inode| found.iter().flatten().any(|owner| owner.slot == *inode));
     if is_whole && all_have_owners {

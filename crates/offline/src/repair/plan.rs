@@ -11,24 +11,12 @@
 
 use std::collections::BTreeMap;
 
-use ubcache_format::{Generation, Inode, Key, Pointer, Sector, SectorRange, combine_leaf};
+use ubcache_format::{Generation, Inode, Key, Sector, combine_leaf};
 
 use super::claims::{Claim, pieces};
 use super::region::Region;
-use crate::view::{Extent, Lost, Owner, View};
-use crate::walk::{END, START};
-
-/// A part of a volume of which the newest data is not certain.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Uncertain {
-    /// The volume.
-    pub inode: Inode,
-    /// The part, in key sectors (docs/reference/format.md §4.3).
-    pub range: SectorRange,
-    /// Where on the cache device there may be newer data than the backing device has: one place for each version that
-    /// was found. None: nothing was found, but there may have been something.
-    pub places: Vec<Pointer>,
-}
+use super::uncertain::Uncertain;
+use crate::set::{END, Extent, Lost, Owner, START, View};
 
 /// What is going to be in the repaired set.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +45,7 @@ pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
             all_claims.push(Claim { extent: *extent });
         }
     }
-    all_claims.extend(view.doubt.claims.iter().map(|(extent, _)| Claim { extent: *extent }));
+    all_claims.extend(view.uncertainty.claims.iter().map(|(extent, _)| Claim { extent: *extent }));
     let covered = Region::of(certain.iter().map(|extent| Region::range(extent.inode(), extent.range())));
     let doubtful = Region::of(doubtful).without(&covered);
 
@@ -133,14 +121,14 @@ struct Sorter<'a> {
 
 impl<'a> Sorter<'a> {
     fn new(view: &'a View, own: bool) -> Self {
-        let doubt = &view.doubt;
-        let missing = doubt.journal.or_else(|| view.journal.newest().is_none().then_some(u64::MAX));
+        let uncertainty = &view.uncertainty;
+        let missing = uncertainty.journal.or_else(|| view.journal.newest().is_none().then_some(u64::MAX));
         let sure = missing.map(|missing| {
             let newer = view.journal.entries.iter().filter(|found| found.place.seq > missing);
             combine_leaf(newer.map(|found| found.entry.keys.clone()).collect())
         });
-        let tree = doubt.tree.iter().map(Region::interval);
-        let mut doubtful: Vec<_> = view.lost.iter().chain(&doubt.tree).map(Region::interval).collect();
+        let tree = uncertainty.tree.iter().map(Region::interval);
+        let mut doubtful: Vec<_> = view.lost.iter().chain(&uncertainty.tree).map(Region::interval).collect();
         if sure.is_some() {
             doubtful.push(Region::interval(&Lost { after: START, upto: END }));
         }

@@ -2,7 +2,7 @@
 
 use ubcache_format::{Inode, Sector, SectorRange};
 
-use crate::view::Lost;
+use crate::set::Lost;
 
 /// A place between two key sectors: of the volume, before the sector.
 type Point = (Inode, Sector);

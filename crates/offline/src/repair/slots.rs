@@ -10,10 +10,11 @@ use ubcache_format::{
     BackingState, BucketNr, Inode, SECTOR_BYTES, UUID_ENTRY_BYTES, Uuid, UuidEntry, parse_uuids,
 };
 
-use super::RepairOptions;
+use super::options::RepairOptions;
 use super::owners::{Backing, Owner, has_owner, owners};
-use crate::disk::{Phase, Watcher, read};
-use crate::view::View;
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::read;
+use crate::set::View;
 
 /// Bytes of a bucket in which slots are looked for.
 const LOOKED_AT: u64 = 4096;

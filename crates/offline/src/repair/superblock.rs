@@ -12,7 +12,8 @@ use ubcache_format::{
     Sector, Superblock, Uuid, crc64_we, parse_entry, parse_node, parse_prio, scan_bucket,
 };
 
-use crate::disk::{Phase, Watcher, read, read_around};
+use crate::io::progress::{Phase, Watcher};
+use crate::io::read::{read, read_around};
 
 /// Bytes that are searched for the journal: 256 buckets of 4 MiB would be more, but then the first ones will do.
 const SEARCHED_BYTES: u64 = 1 << 30;

@@ -6,11 +6,10 @@ use ubcache_env::Device;
 use ubcache_format::{BucketNr, INITIAL_PRIORITY, Key, METADATA_PRIORITY, Pointer, PrioEntry};
 
 use super::plan::Plan;
-use crate::disk::Watcher;
 use crate::error::OfflineError;
-use crate::lay_down::{NewSet, lay_down, ring_index};
-use crate::rewrite::free_buckets;
-use crate::view::{Owner, View};
+use crate::io::progress::Watcher;
+use crate::set::{Owner, View};
+use crate::write::{NewSet, free_buckets, ring_index, write_set};
 
 /// Writes the set; nothing that is in use is touched before the last step, the journal entry. On a copy, clean data and
 /// the journal count as free.
@@ -40,7 +39,7 @@ pub(super) async fn write<D: Device>(
     };
     let places = free_buckets(view, may);
     let keys = plan.keep.iter().cloned();
-    lay_down(target, &set, keys, places, |used| entries(view, plan, used), || Ok(()), watcher).await
+    write_set(target, &set, keys, places, |used| entries(view, plan, used), || Ok(()), watcher).await
 }
 
 /// Buckets of data that is kept, of data that is uncertain, and of nodes that say something of it.
@@ -48,7 +47,8 @@ fn spared(view: &View, plan: &Plan) -> BTreeSet<BucketNr> {
     let bucket = |pointer: Pointer| pointer.bucket(view.geometry.bucket_sectors);
     let kept = plan.keep.iter().filter_map(|key| Some(bucket(key.pointer()?)));
     let uncertain = plan.uncertain.iter().flat_map(|part| part.places.iter().map(|place| bucket(*place)));
-    let nodes = view.doubt.claims.iter().map(|(_, node)| *node).chain(view.doubt.nodes.iter().copied());
+    let nodes =
+        view.uncertainty.claims.iter().map(|(_, node)| *node).chain(view.uncertainty.nodes.iter().copied());
     kept.chain(uncertain).chain(nodes).collect()
 }
 

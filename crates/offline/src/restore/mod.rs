@@ -20,31 +20,12 @@
 //! Restoring reads a dump twice: once to check all of it, then to write the tree while it is read. Memory: 9 bytes a
 //! bucket, and 16 an extent while it is checked.
 
+mod dump;
 mod lines;
 mod read;
 mod target;
 
-pub use lines::dump_for_restore;
-pub use read::{Dumped, read_dump};
-pub use target::{Restored, Standing, TargetState, look_at_target, restore};
-
-use crate::error::OfflineError;
-
-/// Lines of a dump, from the first on; the errors of reading are in words.
-pub trait Lines {
-    /// Begins anew.
-    fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String, String>> + '_>, String>;
-}
-
-impl Lines for [String] {
-    fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String, String>> + '_>, String> {
-        Ok(Box::new(self.iter().cloned().map(Ok)))
-    }
-}
-
-/// The version of the lines that are written and read.
-const VERSION: u64 = 1;
-
-fn wrong(line: u64, what: impl std::fmt::Display) -> OfflineError {
-    OfflineError::Dump { line, what: what.to_string() }
-}
+pub use self::dump::dump_for_restore;
+pub use self::lines::Lines;
+pub use self::read::{Dumped, read_dump};
+pub use self::target::{Restored, Standing, TargetState, look_at_target, restore};

@@ -6,11 +6,9 @@ use ubcache_format::{
     UuidEntry,
 };
 
-use super::{Lines, VERSION, wrong};
-use crate::account::STALE_FATAL;
+use super::lines::{Lines, VERSION, wrong};
 use crate::error::{OfflineError, On};
-use crate::journal::SEQ_MAX;
-use crate::view::{Bucket, Owner, View};
+use crate::set::{Bucket, Owner, SEQ_MAX, STALE_FATAL, View};
 
 /// A dump that was read to its end and makes sense.
 #[derive(Clone, Debug)]
@@ -76,7 +74,7 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
         )));
     }
     for index in 0..geometry.journal_buckets {
-        let _ = dumped.view.own(geometry.journal_bucket(index), Owner::Journal);
+        let _ = dumped.view.assign_bucket(geometry.journal_bucket(index), Owner::Journal);
     }
     dumped.stale = vec![0; dumped.view.buckets.len()];
     let mut places: Vec<(u64, u16)> = Vec::new();
@@ -162,7 +160,7 @@ impl Dumped {
             return Ok(());
         }
         let owner = if key.dirty { Owner::Dirty } else { Owner::Clean };
-        if let Some(former) = self.view.own(number, owner) {
+        if let Some(former) = self.view.assign_bucket(number, owner) {
             return Err(format!("bucket {number} has the {}", former.word()));
         }
         self.cached_sectors += u64::from(key.sectors);

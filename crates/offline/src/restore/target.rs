@@ -5,17 +5,14 @@ use std::cell::RefCell;
 use ubcache_env::Device;
 use ubcache_format::{BucketNr, LastRun, METADATA_PRIORITY, Pointer, PrioEntry, Uuid};
 
-use super::Lines;
+use super::lines::Lines;
 use super::read::{Dumped, keys};
-use crate::account::STALE_FATAL;
-use crate::check::check_set_watched;
-use crate::disk::Watcher;
+use crate::check::{CheckOptions, check};
 use crate::error::OfflineError;
-use crate::finding::{Severity, Site};
-use crate::lay_down::{NewSet, lay_down, ring_index};
-use crate::rewrite::free_buckets;
-use crate::view::{Owner, View};
-use crate::walk::{Way, read_superblock, walk_from};
+use crate::io::progress::Watcher;
+use crate::set::{Owner, STALE_FATAL, Severity, Site, View};
+use crate::walk::{WalkOptions, read_superblock, walk_from};
+use crate::write::{NewSet, free_buckets, ring_index, write_set};
 
 /// How a device stands to the set of a dump.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -87,7 +84,8 @@ pub async fn look_at_target<D: Device>(
     if superblock.as_ref().is_some_and(|same| same.geometry() != dumped.view.geometry) {
         return Ok(TargetState { standing: Standing::OtherShape, view: None });
     }
-    let view = walk_from(target, dumped.view.superblock.clone(), Way::SALVAGE, &mut (), watcher).await;
+    let view =
+        walk_from(target, dumped.view.superblock.clone(), WalkOptions::SALVAGE, &mut (), watcher).await;
     let newest_seq = view.journal.newest_seq();
     let standing = match superblock {
         None if newest_seq == 0 => Standing::Unknown,
@@ -134,8 +132,8 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
     let failed = RefCell::new(None);
     let keys = keys(source, &failed)?;
     let whole = || failed.take().map_or(Ok(()), Err);
-    lay_down(target, &set, keys, places, |used| entries(view, used), whole, watcher).await?;
-    let (after, _) = check_set_watched(target, &[], &mut (), watcher).await;
+    write_set(target, &set, keys, places, |used| entries(view, used), whole, watcher).await?;
+    let after = check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
     if let Some(finding) = after.findings.iter().find(|finding| finding.severity() == Severity::Error) {
         return Err(OfflineError::Damaged(Box::new(finding.clone())));
     }

@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 
 use ubcache_format::{crc64_we, crc64_we_seeded};
 use ubcache_offline::{
-    Dump, OfflineError, RecoverOptions, RepairOptions, What, check_set, check_set_watched, copy_device,
+    CheckOptions, Checked, Dump, DumpPart, OfflineError, RecoverOptions, RepairOptions, copy_device,
     map_backed, open_set, recover, survey, unreadable_data, write_repaired,
 };
 
@@ -62,13 +62,15 @@ fn one(base: &Base, image: Image, how: u8) {
     let backings: &[&MemDevice] = if bit(0) { &[] } else { &[&backing] };
 
     let mut lines = 0_u64;
-    let what = [None, Some(What::Extents), Some(What::Buckets)][usize::from(how >> 5) % 3];
+    let what = [None, Some(DumpPart::Extents), Some(DumpPart::Buckets)][usize::from(how >> 5) % 3];
     let mut dump = Dump::new(what, bit(4), |line: &str| lines += line.len() as u64);
-    let (report, view) = run(check_set_watched(&cache, backings, &mut dump, &()));
+    let options = CheckOptions { view: true, ..CheckOptions::default() };
+    let Checked { report, view, .. } =
+        run(ubcache_offline::check(&cache, backings, Some(&mut dump), options));
     if let Some(view) = &view {
         dump.view(view);
     }
-    let in_one_go = run(check_set(&cache, backings));
+    let in_one_go = run(ubcache_offline::check(&cache, backings, None, CheckOptions::default())).report;
     assert_eq!(in_one_go, report, "leaves are read in one go, or key by key");
     drop(report.to_json().to_string());
     for damaged in [false, true] {

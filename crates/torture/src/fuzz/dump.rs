@@ -13,7 +13,8 @@ use std::cell::OnceCell;
 
 use serde_json::{Value, json};
 use ubcache_offline::{
-    OfflineError, Standing, TargetState, check_set, dump_for_restore, look_at_target, read_dump, restore,
+    CheckOptions, OfflineError, Standing, TargetState, check, dump_for_restore, look_at_target, read_dump,
+    restore,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -157,7 +158,7 @@ fn onto(base: &Base, lines: &[String], target: &MemDevice, state: &TargetState) 
         }
         Err(error) => panic!("what was read can't be restored: {error}"),
     }
-    let report = run(check_set(target, &[]));
+    let report = run(check(target, &[], None, CheckOptions::default())).report;
     assert!(report.is_clean(), "{}: {:?}", base.name, report.errors());
     let again = lines_of(target).unwrap_or_else(|error| panic!("what was restored can't be dumped: {error}"));
     let extents = |lines: &[String]| -> Vec<Value> {

@@ -13,8 +13,8 @@ use std::cell::{OnceCell, RefCell};
 
 use ubcache_format::crc64_we;
 use ubcache_offline::{
-    Cache, Dump, RecoverOptions, RepairOptions, Report, check_set_metadata, map_backed, open_set, pack,
-    recover, survey,
+    Cache, CheckOptions, Checked, Dump, RecoverOptions, RepairOptions, Report, check, map_backed, open_set,
+    pack, recover, survey,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -158,6 +158,9 @@ fn apply(bytes: &mut [u8], at: usize, patch: &[u8; 8]) {
     }
 }
 
+/// Checks everything but data: a pack has none.
+const METADATA: CheckOptions<'_> = CheckOptions { data: false, view: false, watcher: &() };
+
 /// See the module.
 ///
 /// # Panics
@@ -184,7 +187,7 @@ fn packed(base: Base) -> (Base, Parts, Report) {
         Ok(())
     };
     run(pack(&cache, &[], sink, &())).unwrap_or_else(|error| panic!("a set without damage: {error}"));
-    let (report, _) = run(check_set_metadata(&cache, &[], &mut (), &()));
+    let report = run(check(&cache, &[], None, METADATA)).report;
     (base, Parts::of(&file.into_inner()), report)
 }
 
@@ -202,12 +205,13 @@ fn one(base: &Base, parts: &Parts, report: &Report, patches: &[&[u8; 8]]) {
     let backing = backing();
     let mut lines = 0_u64;
     let mut dump = Dump::new(None, true, |line: &str| lines += line.len() as u64);
-    let (found, view) = run(check_set_metadata(&cache, &[], &mut dump, &()));
+    let options = CheckOptions { view: true, ..METADATA };
+    let Checked { report: found, view, .. } = run(check(&cache, &[], Some(&mut dump), options));
     assert!(!patches.is_empty() || found == *report, "a pack says something else than its set");
     if let Some(view) = &view {
         dump.view(view);
     }
-    drop(run(check_set_metadata(&cache, &[&backing], &mut (), &())).0.to_json().to_string());
+    drop(run(check(&cache, &[&backing], None, METADATA)).report.to_json().to_string());
     for damaged in [false, true] {
         drop(run(async {
             let (view, _) = open_set(&cache, damaged, &()).await?;

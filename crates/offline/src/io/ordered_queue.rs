@@ -1,0 +1,200 @@
+//! Work that is given to threads piece by piece. What comes out is taken in the order in which it was given.
+//!
+//! The one who gives does a part of the work itself, when there is nothing else for it to do. Nobody waits for a whole
+//! batch: as long as there are pieces, all threads are at work.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::thread_pool::ThreadPool;
+
+type Job<T> = Box<dyn FnOnce() -> T + Send>;
+
+/// Work under way, and what came out of it.
+pub(crate) struct OrderedQueue<T> {
+    shared: Arc<Shared<T>>,
+    /// How many were given, and not taken.
+    pending: usize,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    work: Condvar,
+    result: Condvar,
+}
+
+struct State<T> {
+    jobs: VecDeque<(usize, Job<T>)>,
+    /// What was given and not taken, from the number `first` on: those that are done.
+    results: VecDeque<Option<T>>,
+    first: usize,
+    closed: bool,
+}
+
+impl<T> Shared<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does a piece of work.
+    fn run_one<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<T>>,
+    ) -> Result<MutexGuard<'a, State<T>>, MutexGuard<'a, State<T>>> {
+        let Some((number, job)) = state.jobs.pop_front() else { return Err(state) };
+        drop(state);
+        let result = job();
+        let mut state = self.state();
+        let place = number - state.first;
+        if let Some(place) = state.results.get_mut(place) {
+            *place = Some(result);
+        }
+        if place == 0 {
+            self.result.notify_one();
+        }
+        Ok(state)
+    }
+
+    /// Works until it has closed.
+    fn run_until_closed(&self) {
+        let mut state = self.state();
+        while !state.closed {
+            state = match self.run_one(state) {
+                Ok(state) => state,
+                Err(state) => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl<T: Send + 'static> OrderedQueue<T> {
+    /// A queue for so many threads, this one among them.
+    pub fn new(pool: &ThreadPool, threads: usize) -> OrderedQueue<T> {
+        let state = State { jobs: VecDeque::new(), results: VecDeque::new(), first: 0, closed: false };
+        let shared = Shared { state: Mutex::new(state), work: Condvar::new(), result: Condvar::new() };
+        let queue = OrderedQueue { shared: Arc::new(shared), pending: 0 };
+        pool.spawn(threads.saturating_sub(1), || {
+            let shared = queue.shared.clone();
+            move || shared.run_until_closed()
+        });
+        queue
+    }
+
+    /// Gives work.
+    pub fn push(&mut self, job: impl FnOnce() -> T + Send + 'static) {
+        let mut state = self.shared.state();
+        let number = state.first + state.results.len();
+        state.results.push_back(None);
+        state.jobs.push_back((number, Box::new(job)));
+        drop(state);
+        self.pending += 1;
+        self.shared.work.notify_one();
+    }
+
+    /// What came out of the first piece that was not taken yet, if it is done.
+    pub fn pop(&mut self) -> Option<T> {
+        let mut state = self.shared.state();
+        let result = state.results.front_mut()?.take()?;
+        state.results.pop_front();
+        state.first += 1;
+        drop(state);
+        self.pending -= 1;
+        Some(result)
+    }
+
+    /// Does a piece of work here; says whether there was one.
+    pub fn run_one(&self) -> bool {
+        self.shared.run_one(self.shared.state()).is_ok()
+    }
+
+    /// Waits until there is something to take. Only where others have all of the work.
+    pub fn wait(&self) {
+        let mut state = self.shared.state();
+        while state.results.front().is_some_and(Option::is_none) {
+            state = match self.shared.run_one(state) {
+                Ok(state) => state,
+                Err(state) => self.shared.result.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// How many pieces were given, and not taken.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+}
+
+impl<T> Drop for OrderedQueue<T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.closed = true;
+        state.jobs.clear();
+        drop(state);
+        self.shared.work.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::thread_pool::THREADS_MAX;
+
+    #[test]
+    fn results_come_in_order_whoever_does_the_work() {
+        let pool = ThreadPool::of(THREADS_MAX);
+        for threads in 1..=THREADS_MAX {
+            for (count, at_once) in [(0, 1), (1, 1), (100, 1), (100, 7), (100, 100)] {
+                let mut queue = OrderedQueue::new(&pool, threads);
+                let (mut given, mut taken) = (0, Vec::new());
+                while taken.len() < count {
+                    while given < count && queue.pending() < at_once {
+                        let index = given;
+                        queue.push(move || {
+                            if index % 5 == 1 {
+                                std::thread::yield_now();
+                            }
+                            index * index
+                        });
+                        given += 1;
+                    }
+                    match queue.pop() {
+                        Some(result) => taken.push(result),
+                        None if taken.len() % 3 == 0 => queue.wait(),
+                        None => {
+                            queue.run_one();
+                        }
+                    }
+                }
+                assert_eq!(queue.pending(), 0);
+                assert!(queue.pop().is_none());
+                assert_eq!(
+                    taken,
+                    (0..count).map(|index| index * index).collect::<Vec<_>>(),
+                    "{threads} threads"
+                );
+            }
+        }
+    }
+
+    /// What a piece of work holds goes with it, so that whoever takes the result can have it back.
+    #[test]
+    fn work_that_is_done_holds_nothing() {
+        let pool = ThreadPool::of(2);
+        let mut queue = OrderedQueue::new(&pool, 2);
+        let memory = Arc::new(7);
+        for _ in 0..50 {
+            let held = memory.clone();
+            queue.push(move || *held);
+            queue.wait();
+            assert_eq!(queue.pop(), Some(7));
+            assert_eq!(Arc::strong_count(&memory), 1);
+        }
+        let held = memory.clone();
+        let (sender, begin) = std::sync::mpsc::channel::<()>();
+        let mut queue = OrderedQueue::new(&pool, 1);
+        queue.push(move || drop((held, begin.recv())));
+        drop(queue);
+        assert!(sender.send(()).is_err(), "it was never begun");
+        assert_eq!(Arc::strong_count(&memory), 1);
+    }
+}

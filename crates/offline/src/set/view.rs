@@ -1,0 +1,163 @@
+//! A cache set as its devices describe it: what a walk brings back.
+
+use ubcache_format::{BucketNr, Geometry, Inode, Key, Pointer, Reach, Superblock, Uuid, UuidEntry};
+
+use super::bucket::{Bucket, Owner};
+use super::extent::Extent;
+use super::interval::Lost;
+use super::journal::Journal;
+use super::totals::{Totals, VolumeTotals};
+
+/// A cache set as its cache device describes it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The superblock of the cache device.
+    pub superblock: Superblock,
+    /// What follows from it.
+    pub geometry: Geometry,
+    /// The journal.
+    pub journal: Journal,
+    /// Every bucket of the device.
+    pub buckets: Vec<Bucket>,
+    /// How far a pointer may be ahead of its bucket.
+    pub(crate) reach: Reach,
+    /// How old pointers are.
+    pub(crate) ages: Ages,
+    /// The slots of the volume table.
+    pub uuids: Vec<UuidEntry>,
+    /// The extents after replay, in order, holes and stale ones among them.
+    pub extents: Vec<Extent>,
+    /// The volumes that have live extents, in order.
+    pub(crate) volumes: Vec<VolumeTotals>,
+    /// What the extents come to, if they were added up as they were read. Then `extents` are not all there are.
+    pub(crate) totals: Option<Totals>,
+    /// They could not be added up: the view says nothing.
+    pub(crate) aborted: bool,
+    /// Where the tree could not be read.
+    pub lost: Vec<Lost>,
+    /// Nodes that were read.
+    pub nodes: u64,
+    /// Whether all of the metadata could be read. If not, `extents` is not all there is.
+    pub complete: bool,
+    /// The most sectors of a bucket, from its start, that a node has that was named by a key.
+    pub(crate) node_sectors: u64,
+    /// What a salvage must not trust.
+    pub(crate) uncertainty: Uncertainty,
+}
+
+/// By how much the oldest pointers are behind their buckets.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ages {
+    /// Pointers to data.
+    pub extents: u8,
+    /// Pointers in interior nodes, to nodes that were freed.
+    pub nodes: u8,
+}
+
+/// How far what was found can be trusted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Uncertainty {
+    /// Changes of this entry of the journal or before it may be missing: only what later entries say is certain.
+    pub journal: Option<u64>,
+    /// Where what the tree says is not certain; what the journal says is.
+    pub tree: Vec<Lost>,
+    /// What nodes say that may be older versions, or are damaged, and the buckets that these nodes are in.
+    pub claims: Vec<(Extent, BucketNr)>,
+    /// Buckets of nodes that nothing names and that say something of lost parts.
+    pub nodes: Vec<BucketNr>,
+}
+
+impl View {
+    pub(crate) fn new(superblock: Superblock) -> View {
+        View {
+            geometry: superblock.geometry(),
+            superblock,
+            journal: Journal::default(),
+            buckets: Vec::new(),
+            reach: Reach::FORMAT,
+            ages: Ages::default(),
+            uuids: Vec::new(),
+            extents: Vec::new(),
+            volumes: Vec::new(),
+            totals: None,
+            aborted: false,
+            lost: Vec::new(),
+            nodes: 0,
+            complete: true,
+            node_sectors: 0,
+            uncertainty: Uncertainty::default(),
+        }
+    }
+
+    /// Whether ubcache ran the set last, and left nothing in it that the driver did: such a set has no dirty keys whose
+    /// buckets were given away.
+    pub(crate) fn is_own(&self) -> bool {
+        self.journal.last_run.mark().is_some_and(|mark| mark.drops.is_none())
+    }
+
+    /// What is known of the bucket that a pointer leads into.
+    pub fn bucket(&self, pointer: Pointer) -> Option<&Bucket> {
+        self.buckets.get(pointer.bucket(self.geometry.bucket_sectors).0 as usize)
+    }
+
+    /// By how many generations a pointer is stale; nothing for one that leads nowhere.
+    pub fn staleness(&self, pointer: Pointer) -> Option<u8> {
+        Some(self.reach.staleness_of(self.bucket(pointer)?.generation, pointer.generation))
+    }
+
+    /// Where the data of an extent is, if it is there still.
+    pub fn live(&self, extent: &Extent) -> Option<Pointer> {
+        extent.pointer().filter(|pointer| self.staleness(*pointer) == Some(0))
+    }
+
+    /// The live extents of a volume, in order.
+    pub fn volume(&self, inode: Inode) -> impl Iterator<Item = (&Extent, Pointer)> {
+        self.extents_of(inode).iter().filter_map(|extent| Some((extent, self.live(extent)?)))
+    }
+
+    /// All extents of a volume, in order.
+    pub(crate) fn extents_of(&self, inode: Inode) -> &[Extent] {
+        let from = self.extents.partition_point(|extent| extent.inode() < inode);
+        let rest = self.extents.get(from..).unwrap_or_default();
+        &rest[..rest.partition_point(|extent| extent.inode() == inode)]
+    }
+
+    /// What is live of a volume.
+    pub(crate) fn live_of(&self, inode: Inode) -> VolumeTotals {
+        let found = self.volumes.iter().find(|volume| volume.inode == inode);
+        found.copied().unwrap_or(VolumeTotals { inode, ..VolumeTotals::default() })
+    }
+
+    /// The slot of the volume with this UUID: the inode of its keys.
+    pub fn slot(&self, uuid: Uuid) -> Option<Inode> {
+        self.uuids
+            .iter()
+            .position(|entry| entry.is_live() && entry.uuid == uuid)
+            .map(|slot| Inode(slot as u32))
+    }
+
+    /// Raises the generation of a bucket to that of a pointer to it; says whether that has changed it.
+    pub(crate) fn raise(&mut self, pointer: Pointer) -> bool {
+        let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
+        let Some(bucket) = self.buckets.get_mut(bucket) else { return false };
+        let former = bucket.generation;
+        if self.reach.is_ahead(former, pointer.generation) || !(bucket.known || bucket.named) {
+            bucket.generation = pointer.generation;
+        }
+        bucket.named |= !bucket.known;
+        bucket.generation != former
+    }
+
+    pub(crate) fn raise_key(&mut self, key: &Key) -> bool {
+        let mut raised = false;
+        for pointer in key.pointers.iter().filter(|pointer| pointer.is_available()) {
+            raised |= self.raise(*pointer);
+        }
+        raised
+    }
+
+    /// Gives a bucket to an owner; says who has it already, if somebody has.
+    pub(crate) fn assign_bucket(&mut self, bucket: BucketNr, owner: Owner) -> Option<Owner> {
+        self.buckets.get_mut(bucket.0 as usize)?.owner.assign(owner)
+    }
+}

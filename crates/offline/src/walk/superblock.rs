@@ -1,0 +1,86 @@
+//! The superblock of a device: reading it, and comparing it with the size of the device.
+
+use ubcache_env::Device;
+use ubcache_format::{FormatError, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+
+use crate::io::read::read;
+use crate::set::{Finding, Kind, Place, Site};
+
+/// Reads a superblock; the finding says what is wrong with it.
+pub(crate) async fn read_superblock<D: Device>(device: &D, site: Site) -> Result<Superblock, Finding> {
+    let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
+    let damaged = |error: FormatError| Finding::new(Kind::SuperblockDamaged, place.plus(error.at), error);
+    let bytes = read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES)
+        .await
+        .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")))?;
+    let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
+    let geometry = device.geometry();
+    let missing = missing(device, &superblock);
+    superblock.check_device(geometry.sectors + missing, geometry.logical_block_bytes).map_err(damaged)?;
+    if missing > geometry.sectors.saturating_mul(MISSING_MAX) {
+        return Err(short(device, &superblock));
+    }
+    Ok(superblock)
+}
+
+/// How much of a cache device may be missing, as a multiple of what is there: memory is asked for by the number of buckets,
+/// and the superblock alone is not believed how many there are.
+const MISSING_MAX: u64 = 15;
+
+/// The sectors of a cache device that its superblock names, and that are beyond its end.
+pub(crate) fn missing<D: Device>(device: &D, superblock: &Superblock) -> u64 {
+    if !superblock.is_cache() {
+        return 0;
+    }
+    let needed = u64::from(superblock.nbuckets) * u64::from(superblock.bucket_sectors);
+    needed.saturating_sub(device.geometry().sectors)
+}
+
+pub(super) fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
+    let found = device.geometry().sectors;
+    let detail = format!(
+        "the device has {found} sectors, and the buckets of the set take {}: {} bytes are missing at its end",
+        found + missing(device, superblock),
+        missing(device, superblock) * SECTOR_BYTES
+    );
+    Finding::new(
+        Kind::DeviceShort,
+        Place { byte: Some(found * SECTOR_BYTES), ..Place::on(Site::Cache) },
+        detail,
+    )
+}
+
+/// What a device is, by its superblock.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum DeviceKind {
+    /// A cache device.
+    Cache,
+    /// A backing device.
+    Backing,
+    /// Its superblock does not say.
+    Unknown,
+    /// There is no room for a superblock.
+    TooShort {
+        /// Its size in bytes.
+        bytes: u64,
+        /// The least size in bytes.
+        needed: u64,
+    },
+}
+
+/// Looks at the superblock of a device, whatever else is wrong with it.
+pub async fn kind_of<D: Device>(device: &D) -> DeviceKind {
+    let bytes = device.geometry().sectors * SECTOR_BYTES;
+    let needed = SUPERBLOCK_SECTOR.bytes() + SUPERBLOCK_BYTES as u64;
+    if bytes < needed {
+        return DeviceKind::TooShort { bytes, needed };
+    }
+    match read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await {
+        Ok(bytes) => match Superblock::parse(bytes.as_slice()) {
+            Ok(superblock) if superblock.is_cache() => DeviceKind::Cache,
+            Ok(_) => DeviceKind::Backing,
+            Err(_) => DeviceKind::Unknown,
+        },
+        Err(_) => DeviceKind::Unknown,
+    }
+}
