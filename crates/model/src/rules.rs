@@ -324,7 +324,7 @@ pub fn variants() -> Vec<Variant> {
             "discard-no-b4",
             "a discard drops dirty keys without a flush",
             Rules { trim_b4: false, ..P8 },
-            &[Dur],
+            &[Kind::Lin, Dur],
         ),
         variant(
             "no-r5",

@@ -39,6 +39,7 @@ impl Drop for KeptAway<'_> {
 
 impl Zeroes {
     /// This moment, for [`since`](Zeroes::since).
+    #[inline]
     pub fn now(&self) -> u64 {
         self.submitted.get()
     }
@@ -54,11 +55,14 @@ impl Zeroes {
     }
 
     /// Whether zeroes may have been submitted to any of the range since that moment.
+    #[inline]
     pub fn since(&self, moment: u64, range: SectorRange) -> bool {
         let more = self.submitted.get() - moment;
-        if more == 0 {
-            return false;
-        }
+        more > 0 && self.any_of_the_newest(more, range)
+    }
+
+    #[cold]
+    fn any_of_the_newest(&self, more: u64, range: SectorRange) -> bool {
         let newest = self.newest.borrow();
         more > newest.len() as u64
             || newest.iter().rev().take(more as usize).any(|zeroed| zeroed.overlaps(&range))
