@@ -372,7 +372,7 @@ pub fn variants() -> Vec<Variant> {
         variant("one-bit", "un-flushed is one bit for the device", Rules { one_bit: true, ..P8 }, NONE),
         variant("no-b1", "writeback over backing writes in flight", Rules { b1: false, ..P8 }, ALL),
         variant("no-b2", "writeback does not wait for its record", Rules { b2: false, ..P8 }, &[Ceb]),
-        variant("no-b4", "keys turn clean without a flush", Rules { b4: false, ..P8 }, &[Dur, Ceb]),
+        variant("no-b4", "keys turn clean without a flush", Rules { b4: false, ..P8 }, ALL),
         variant("no-j1", "no flush before a journal block", Rules { j1: false, ..P8 }, &[Dur, Ceb]),
         variant(
             "no-j3",
@@ -400,12 +400,12 @@ pub fn variants() -> Vec<Variant> {
         ),
         variant("no-f5", "what a failed flush may have cost is cached", Rules { f5: false, ..P8 }, ALL),
         variant("no-f5-copies", "copies of it are kept", Rules { f5_copies: false, ..P8 }, ALL),
-        variant("no-j2", "places are reused at once", Rules { j2: false, ..P8 }, &[Ceb]),
+        variant("no-j2", "places are reused at once", Rules { j2: false, ..P8 }, &[Dur, Ceb]),
         variant(
             "flush-no-backing",
             "FLUSH leaves out the backing device",
             Rules { flush_backing: false, ..P8 },
-            &[Dur],
+            &[Kind::Lin, Dur],
         ),
         variant(
             "flush-no-journal",
