@@ -37,6 +37,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("writethrough_copy_doomed", "overlapping writes: the copy is not kept (T2)"),
     ("backing_flush_shared", "a FLUSH is served by another one's flush that began after it"),
     ("backing_flush_failed", "a flush of the backing device failed (F2)"),
+    ("flush_beside_a_failed_one", "two flushes at once, and the later one fails first (F4)"),
     (
         "told_of_a_failed_flush",
         "a FLUSH fails because another one did that may have cost what its client wrote (F4)",
@@ -76,6 +77,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("replayed_into_loaded_leaf", "records of the journal waited for their leaf"),
     ("replayed_to_be_written", "a leaf is loaded because it has to be written: records wait for it"),
     ("leaf_forgotten", "the node cache let go of a leaf"),
+    ("index_unreadable", "a leaf can't be read"),
     (
         "leaf_written_to_be_forgotten",
         "every leaf had something to write: one was written so that it could go",
@@ -117,6 +119,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("allocation_waits", "a write waits for a bucket"),
     ("allocation_given_up", "and gets none"),
     ("allocator_starved", "nothing can be given up: flushes and writeback have to help"),
+    ("copies_forgotten", "unpublished copies are dropped, so that their buckets make room in the journal"),
     ("no_space_for_data", "a file system is full: data is not cached, its bucket is put aside (N1)"),
     ("bucket_without_room", "a free bucket has no room below the device: another one is for metadata (N2)"),
     ("bucket_taken_back", "buckets that were put aside have room again (N3)"),
@@ -167,13 +170,7 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("pointers_outrun", "sets of version 0.1 only: in crates/torture/tests/outrun.rs"),
     ("counted_again", "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs"),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
-    (
-        "copies_forgotten",
-        "rare: unpublished copies are dropped, so that their buckets make room in the journal",
-    ),
-    ("index_unreadable", "rare: an error in one of the few reads of a leaf"),
     ("fua_zeroes_lost", "rare: between zeroes and their flush another one fails"),
-    ("flush_beside_a_failed_one", "rare: two flushes at once, and the later one fails first"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
 ];

@@ -155,6 +155,13 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
                 self.try_plan(plan);
             }
         }
+        for at in 0..self.best.volumes.len() {
+            if self.best.volumes[at].head > 0 {
+                let mut plan = self.best.clone();
+                plan.volumes[at].head = 0;
+                self.try_plan(plan);
+            }
+        }
         if self.best.frontend != Frontend::Direct {
             self.try_plan(Plan { frontend: Frontend::Direct, ..self.best.clone() });
         }

@@ -75,6 +75,8 @@ impl Outage {
 pub(super) enum Fate {
     Success,
     Failure,
+    /// A write finds no space.
+    NoSpace,
     /// A read fails, and goes on failing.
     Latent,
 }

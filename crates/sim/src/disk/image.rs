@@ -82,6 +82,15 @@ impl Image {
         }
     }
 
+    /// Takes away the places of whole blocks that read as zeroes: they were discarded.
+    pub(super) fn punch(&mut self, range: SectorRange) {
+        for block in range.start.0.div_ceil(PAGE_SECTORS)..range.end.0 / PAGE_SECTORS {
+            if self.pages.get(&block).is_some_and(|page| page.iter().all(|byte| *byte == 0)) {
+                self.pages.remove(&block);
+            }
+        }
+    }
+
     fn blocks(range: SectorRange) -> impl Iterator<Item = u64> {
         range.start.0 / PAGE_SECTORS..range.end.0.div_ceil(PAGE_SECTORS)
     }

@@ -276,7 +276,18 @@ impl Inner {
         if let Some(error) = self.refuse(state, range, &io) {
             io.result = Some(Err(error));
         } else {
+            let full = self.is_full(state) && state.lacks_room(range, &io.kind);
+            if full {
+                io.fate = Fate::NoSpace;
+            }
             let moments = draw_landing(&mut io, latency, &mut rng);
+            if full && io.writes() {
+                // What has a place on the disk may be written all the same.
+                let has_room = |sector| state.image.has_room(SectorRange::new(Sector(sector), 1));
+                for (sector, step) in (at..).zip(&mut io.steps) {
+                    *step = if has_room(sector) { *step } else { NEVER };
+                }
+            }
             io.keep_blocks_whole(self.config.sectors_per_block());
             for (step, moment) in moments.into_iter().enumerate() {
                 world.schedule(now + moment, self.clone(), id << 8 | step as u64);
@@ -305,9 +316,6 @@ impl Inner {
         }
         if let Some(error) = self.outside(range, io.name()) {
             return Some(error);
-        }
-        if self.is_full(state) && state.lacks_room(range, &io.kind) {
-            return Some(IoError::Os(ENOSPC));
         }
         // Reads of single sectors are for the world to sort out, whatever the block is.
         let block = u64::from(self.config.block_bytes / 512);
@@ -431,8 +439,10 @@ impl Inner {
         if io.fate == Fate::Latent {
             bad.insert(io.at + self.rng.borrow_mut().below(io.sectors));
         }
-        if io.fate != Fate::Success {
-            return Err(IoError::Os(EIO));
+        match io.fate {
+            Fate::Success => {}
+            Fate::NoSpace => return Err(IoError::Os(ENOSPC)),
+            Fate::Failure | Fate::Latent => return Err(IoError::Os(EIO)),
         }
         match io.kind {
             Kind::Read(_) if bad.range(io.at..io.at + io.sectors).next().is_some() => {
@@ -440,6 +450,7 @@ impl Inner {
             }
             Kind::Flush { before } => versions.flushed(before),
             Kind::Allocate => image.allocate(io.range()),
+            Kind::Discard if self.config.discard => image.punch(io.range()),
             Kind::Write { fua: true, .. } => {
                 for sector in io.at..io.at + io.sectors {
                     versions.made_durable(sector, &io.completed);

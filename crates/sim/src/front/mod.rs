@@ -14,8 +14,13 @@ use crate::executor::SimEnv;
 use crate::plan::Frontend;
 pub use nbd::{NbdVolume, is_cut};
 
-/// See the module.
-pub enum Front<V> {
+/// See the module. Sectors are counted from the first one that the plan speaks of.
+pub struct Front<V> {
+    way: Way<V>,
+    head: u64,
+}
+
+enum Way<V> {
     /// The volume.
     Direct(Rc<V>),
     /// The NBD server.
@@ -23,44 +28,56 @@ pub enum Front<V> {
 }
 
 impl<V: Volume> Front<V> {
-    /// A front as the plan has it. `blame` is told what a server must not do.
-    pub fn new(frontend: &Frontend, env: &SimEnv, volume: Rc<V>, blame: Rc<dyn Fn(String)>) -> Front<V> {
-        match frontend {
-            Frontend::Direct => Front::Direct(volume),
-            Frontend::Nbd(shape) => Front::Nbd(NbdVolume::new(*shape, env.clone(), volume, blame)),
-        }
+    /// A front as the plan has it, past so many sectors of the volume. `blame` is told what a server must not do.
+    pub fn new(
+        frontend: &Frontend,
+        env: &SimEnv,
+        (volume, head): (Rc<V>, u64),
+        blame: Rc<dyn Fn(String)>,
+    ) -> Front<V> {
+        let way = match frontend {
+            Frontend::Direct => Way::Direct(volume),
+            Frontend::Nbd(shape) => Way::Nbd(NbdVolume::new(*shape, env.clone(), volume, blame)),
+        };
+        Front { way, head }
     }
 
     /// The network fails for a moment: every connection is cut.
     pub fn disconnect(&self) {
-        if let Front::Nbd(volume) = self {
+        if let Way::Nbd(volume) = &self.way {
             volume.disconnect();
         }
     }
 
     /// The clients leave in good order; none has a request under way.
     pub async fn leave(&self) {
-        if let Front::Nbd(volume) = self {
+        if let Way::Nbd(volume) = &self.way {
             volume.leave().await;
         }
+    }
+
+    /// The range as the volume has it.
+    fn there(&self, range: SectorRange) -> SectorRange {
+        range.shift(self.head as i64)
     }
 }
 
 macro_rules! forward {
     ($self:ident, $volume:ident => $call:expr) => {
-        match $self {
-            Front::Direct($volume) => $call,
-            Front::Nbd($volume) => $call,
+        match &$self.way {
+            Way::Direct($volume) => $call,
+            Way::Nbd($volume) => $call,
         }
     };
 }
 
 impl<V: Volume> Volume for Front<V> {
     fn info(&self) -> VolumeInfo {
-        forward!(self, volume => volume.info())
+        let info = forward!(self, volume => volume.info());
+        VolumeInfo { sectors: info.sectors - self.head, ..info }
     }
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        forward!(self, volume => volume.read(stream, range).await)
+        forward!(self, volume => volume.read(stream, self.there(range)).await)
     }
     async fn write(
         &self,
@@ -69,7 +86,7 @@ impl<V: Volume> Volume for Front<V> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.write(stream, range, data, fua).await)
+        forward!(self, volume => volume.write(stream, self.there(range), data, fua).await)
     }
     async fn write_foreign(
         &self,
@@ -78,14 +95,14 @@ impl<V: Volume> Volume for Front<V> {
         data: Rc<dyn ForeignMemory>,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        match self {
-            Front::Direct(volume) => volume.write_foreign(stream, range, data, fua).await,
+        match &self.way {
+            Way::Direct(volume) => volume.write_foreign(stream, self.there(range), data, fua).await,
             // A server has the data in memory of its own.
-            Front::Nbd(volume) => volume.write(stream, range, data.copy().into(), fua).await,
+            Way::Nbd(volume) => volume.write(stream, self.there(range), data.copy().into(), fua).await,
         }
     }
     async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.discard(stream, range, fua).await)
+        forward!(self, volume => volume.discard(stream, self.there(range), fua).await)
     }
     async fn write_zeroes(
         &self,
@@ -94,7 +111,7 @@ impl<V: Volume> Volume for Front<V> {
         fua: bool,
         may_unmap: bool,
     ) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.write_zeroes(stream, range, fua, may_unmap).await)
+        forward!(self, volume => volume.write_zeroes(stream, self.there(range), fua, may_unmap).await)
     }
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         forward!(self, volume => volume.flush(stream).await)
@@ -103,9 +120,12 @@ impl<V: Volume> Volume for Front<V> {
         forward!(self, volume => volume.stream_ended(stream));
     }
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.prefetch(stream, range).await)
+        forward!(self, volume => volume.prefetch(stream, self.there(range)).await)
     }
     async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        forward!(self, volume => volume.block_status(range).await)
+        let there = self.there(range);
+        let found = forward!(self, volume => volume.block_status(there).await)?;
+        let back = |(range, status): (SectorRange, BlockStatus)| (range.shift(-(self.head as i64)), status);
+        Ok(found.into_iter().map(back).collect())
     }
 }

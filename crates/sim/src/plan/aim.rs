@@ -72,6 +72,7 @@ pub(super) fn aim(plan: &mut Plan, options: DrawOptions) {
         volatile: true,
         discard: true,
         noise: false,
+        head: 0,
         block_sectors: plan.cache.block_sectors,
         profile: Profile::Fast,
     };

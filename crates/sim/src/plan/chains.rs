@@ -41,6 +41,7 @@ pub(super) fn evict_behind(plan: &mut Plan, rng: &mut Rng, options: DrawOptions)
         volatile: true,
         discard: true,
         noise: false,
+        head: 0,
         block_sectors: 1,
         profile: Profile::Fast,
     }];

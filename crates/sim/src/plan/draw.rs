@@ -85,6 +85,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.faults {
         make_space_scarce(&mut plan, &mut Rng::fork(seed, "space"));
     }
+    super::sizes::far(&mut plan, &mut Rng::fork(seed, "far"));
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
     if options.faults {
         super::lossy::add_lossy_disks(&mut plan, &mut Rng::fork(seed, "lossy"));
@@ -120,6 +121,7 @@ fn draw_volume(rng: &mut Rng) -> VolumeShape {
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
         noise: false,
+        head: 0,
         block_sectors: rng.pick(&[1, 1, 8]),
         profile: rng.pick(&Profile::ALL),
     }

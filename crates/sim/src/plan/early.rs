@@ -37,6 +37,7 @@ pub(super) fn read_early(plan: &mut Plan, rng: &mut Rng) {
         volatile: true,
         discard: true,
         noise: false,
+        head: 0,
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Slow, Profile::Slow, Profile::Jitter]),
     }];

@@ -41,6 +41,7 @@ fn turn_over(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         volatile: true,
         discard: false,
         noise: false,
+        head: 0,
         block_sectors: 1,
         profile: Profile::Fast,
     };

@@ -6,6 +6,7 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity};
+use crate::executor::Policy;
 use crate::rng::Rng;
 
 /// One plan of so many.
@@ -28,7 +29,11 @@ pub(super) fn many(plan: &mut Plan, rng: &mut Rng) {
     plan.volumes[0].sectors = SECTORS;
     plan.volumes[0].initial = 500;
     let block = plan.block_sectors(0);
-    let clients = rng.pick(&[500, 1500, 4000]);
+    let clients = rng.pick(&[500, 1500, 4000, 10_000]);
+    if clients > 4000 {
+        // The others look at every task that could run, each time.
+        plan.policy = rng.pick(&[Policy::Uniform, Policy::Fifo]);
+    }
     let writers = rng.between(1, WRITERS_MAX);
     for client in 0..clients {
         let action = if client < writers {

@@ -139,6 +139,8 @@ pub struct VolumeShape {
     pub discard: bool,
     /// True if discarded sectors read differently every time until they are written (D2).
     pub noise: bool,
+    /// Sectors of the volume before those that the plan speaks of: nobody uses them.
+    pub head: u64,
     /// Sectors in a block of the device.
     pub block_sectors: u32,
     /// Latencies.

@@ -1,11 +1,11 @@
 //! Large requests, large and small blocks, buckets and rings.
 //!
-//! A small share of the seeds gets a plan with a volume of many megabytes and requests of up to 32 MiB, over data that is in
+//! A small share of the seeds gets a plan with a volume of many megabytes, or of gigabytes, and requests of up to 32 MiB, over data that is in
 //! fragments of a block. Few operations: each of them is thousands of the usual ones.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity};
+use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, Zone};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -13,6 +13,11 @@ use crate::rng::Rng;
 const SHARE: (u64, u64) = (1, 96);
 /// The longest request in sectors: 32 MiB.
 const LONGEST: u64 = 32 << 11;
+
+/// What is used of a large volume is its end, or lies where the numbers of sectors come to need more than 32 bits. Its device is
+/// sparse, and nobody looks at the rest.
+const VOLUME: u64 = 16 << 21;
+const BEYOND_32_BITS: u64 = 1 << 32;
 
 /// Makes it a plan with large requests, if its seed says so.
 pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
@@ -33,6 +38,7 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
     let volume = &mut plan.volumes[0];
     (volume.sectors, volume.block_sectors, volume.initial) = (sectors, block, 100);
     volume.profile = rng.pick(&[Profile::Fast, Profile::Slow]);
+    volume.head = rng.pick(&[0, VOLUME - sectors, BEYOND_32_BITS - sectors / 2]);
     let block = plan.block_sectors(0);
     for _ in 0..rng.between(2, 4) {
         add_fragments(plan, sectors, block, rng);
@@ -59,6 +65,19 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
             _ => ControlAction::Restart(AfterStart::default()),
         };
         plan.controls.push(Control { after_ops, delay, action });
+    }
+}
+
+/// Puts the volumes of some of the plans to the end of larger ones. What a plan breaks of a disk it knows by its sectors.
+pub(super) fn far(plan: &mut Plan, rng: &mut Rng) {
+    let places =
+        |control: &Control| matches!(control.action, ControlAction::Driver(..) | ControlAction::Bad { .. });
+    let known = plan.faults.iter().any(|faults| matches!(faults.zone, Zone::Sectors(_)));
+    if !rng.chance(1, 12) || known || plan.controls.iter().any(places) {
+        return;
+    }
+    for volume in plan.volumes.iter_mut().filter(|volume| volume.head == 0) {
+        volume.head = (VOLUME - volume.sectors) / 8 * 8;
     }
 }
 

@@ -72,6 +72,7 @@ fn volume(plan: &Plan, rng: &mut Rng) -> VolumeShape {
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
         noise: false,
+        head: 0,
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Fast, Profile::Slow, Profile::Slow]),
     }

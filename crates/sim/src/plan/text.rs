@@ -160,7 +160,8 @@ impl fmt::Display for NbdShape {
 
 impl fmt::Display for VolumeShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let VolumeShape { sectors, mode, initial, volatile, discard, noise, block_sectors, profile } = self;
+        let VolumeShape { sectors, mode, initial, volatile, discard, noise, head, block_sectors, profile } =
+            self;
         write!(
             f,
             "volume sectors={sectors} mode={mode} initial={initial} volatile={} discard={} block={block_sectors} profile={}",
@@ -168,7 +169,11 @@ impl fmt::Display for VolumeShape {
             u8::from(*discard),
             name_of(&PROFILES, profile)
         )?;
-        if *noise { f.write_str(" noise=1") } else { Ok(()) }
+        f.write_str(if *noise { " noise=1" } else { "" })?;
+        match head {
+            0 => Ok(()),
+            head => write!(f, " head={head}"),
+        }
     }
 }
 
@@ -364,6 +369,7 @@ fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
         block_sectors: words.num("block")?,
         profile: words.named("profile", &PROFILES)?,
         noise: words.maybe_field("noise").map(number::<u8>).transpose()?.is_some_and(|noise| noise != 0),
+        head: words.maybe_field("head").map(number).transpose()?.unwrap_or(0),
     })
 }
 

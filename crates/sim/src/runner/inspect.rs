@@ -70,13 +70,15 @@ impl<S: System> Run<S> {
         let layouts = S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
         let mut bytes = [0; 512];
         for ((volume, layout), backing) in (0..).zip(&layouts).zip(&backing) {
+            // Nobody uses what is before.
+            let head = self.setup.plan.volumes[volume as usize].head;
             for piece in layout {
-                for index in 0..piece.range.sectors() {
+                for index in head.saturating_sub(piece.range.start.0)..piece.range.sectors() {
                     match piece.place {
                         Place::Cache(at) => cache.peek(at + index, &mut bytes),
                         Place::Backing(at) => backing.peek(at + index, &mut bytes),
                     }
-                    let sector = piece.range.start.0 + index;
+                    let sector = piece.range.start.0 + index - head;
                     let judged = judge(&mut self.board.oracle.borrow_mut(), volume, sector, &bytes);
                     if let Some(violation) = judged {
                         return Err(self.keep(when, violation));

@@ -345,7 +345,7 @@ impl<S: System> Run<S> {
         instance.as_ref().expect("only asked between a start and a stop").fronts.clone()
     }
 
-    fn front(&self, env: &SimEnv, volume: Rc<S::Volume>) -> Front<S::Volume> {
+    fn front(&self, env: &SimEnv, volume: (Rc<S::Volume>, u64)) -> Front<S::Volume> {
         let board = self.board.clone();
         let blame = move |text| board.oracle.borrow_mut().violation("wrong use of a server", text);
         Front::new(&self.setup.plan.frontend, env, volume, Rc::new(blame))
@@ -595,7 +595,9 @@ impl<S: System> Run<S> {
         let system = result.take();
         match (in_time, system) {
             (_, Some(Ok(system))) => {
-                let fronts = system.volumes().into_iter().map(|volume| Rc::new(self.front(&env, volume)));
+                let heads = self.setup.plan.volumes.iter().map(|volume| volume.head);
+                let volumes = system.volumes().into_iter().zip(heads);
+                let fronts = volumes.map(|volume| Rc::new(self.front(&env, volume)));
                 let fronts = fronts.collect();
                 self.handed_over.set(false);
                 self.starts.set(self.starts.get() + 1);

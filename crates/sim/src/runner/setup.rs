@@ -42,7 +42,7 @@ pub(super) fn make_setup<S: System>(
             world,
             DiskConfig {
                 name: format!("backing{index}"),
-                sectors: S::DATA_AT.0 + shape.sectors,
+                sectors: S::DATA_AT.0 + shape.head + shape.sectors,
                 block_bytes: shape.block_sectors * 512,
                 volatile_cache: shape.volatile,
                 discard: shape.discard,
@@ -59,7 +59,7 @@ pub(super) fn make_setup<S: System>(
             for (sector, value) in (group * 8..).zip(chunk) {
                 *value = Value::INITIAL;
                 stamp(index, sector, Value::INITIAL, &mut bytes);
-                disk.poke(S::DATA_AT + sector, &bytes);
+                disk.poke(S::DATA_AT + shape.head + sector, &bytes);
             }
         }
         backing.push(disk);
