@@ -16,7 +16,7 @@ in_time() {
 # tried WORDS...: does an experiment; once more with slower writes if it was not in time.
 tried() {
     local try
-    for try in 1 2 3 4; do
+    for try in 1 2 3 4 5; do
         ! "$@" || return 0
         slow=$((slow * 2))
     done
