@@ -29,24 +29,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "volume",
         ],
     ),
-    (
-        "offline",
-        &[
-            "account",
-            "journal",
-            "leaf",
-            "overlay",
-            "recover",
-            "repair::claims",
-            "repair::plan",
-            "rewrite",
-            "scan",
-            "tally",
-            "tree",
-            "view",
-            "walk",
-        ],
-    ),
+    ("offline", &[]),
     ("daemon", &[]),
 ];
 

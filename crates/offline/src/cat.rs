@@ -1,4 +1,5 @@
-//! What a volume reads as (docs/reference/format.md §10.5): the backing device, and over it what is cached of it.
+//! The content of a volume (docs/reference/format.md §10.5): the backing device, with the cached
+//! extents over it.
 //!
 //! Nothing is changed on any device. Memory: 24 bytes a segment, and 4 MiB of data on its way.
 
@@ -14,10 +15,10 @@ use crate::walk::read_superblock;
 
 const PIECE_SECTORS: u64 = 512;
 const PIECES_AT_ONCE: usize = 16;
-/// Where a piece can't be read, it is tried again in parts of this length.
+/// Length of the parts in which a piece is read again after an error.
 const BLOCK_SECTORS: u64 = 8;
 
-/// Where a part of a volume comes from.
+/// Origin of a part of a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// The backing device.
@@ -28,7 +29,8 @@ pub enum Source {
     Dirty(Sector),
     /// Nothing was ever written there.
     Zeroes,
-    /// What the cache has of it is not known; the backing device's data may be old.
+    /// Unknown: the metadata of the cache is damaged here, and the backing device's data may be
+    /// old.
     Lost,
 }
 
@@ -50,7 +52,7 @@ impl Source {
 pub struct Segment {
     /// The part, in sectors of the volume.
     pub range: SectorRange,
-    /// Where it comes from.
+    /// Its origin.
     pub source: Source,
 }
 
@@ -89,15 +91,16 @@ impl VolumeMap {
     }
 }
 
-/// What a backing device says of its relation to a set.
+/// Relation of a backing device to a set, by its superblock.
 pub(crate) struct Relation {
     pub superblock: Superblock,
     /// The slot, if what is cached counts.
     pub inode: Option<Inode>,
 }
 
-/// Reads the superblock of a backing device, and whether what the cache has of it counts (docs/reference/format.md §10.2). With
-/// `anyway`, what the cache has counts whatever the backing device says.
+/// Reads the superblock of a backing device, and whether what the cache has of it counts
+/// (docs/reference/format.md §10.2). With `anyway`, what the cache has counts whatever the backing
+/// device says.
 pub(crate) async fn relation<D: Device>(
     view: &View,
     backing: &D,
@@ -215,9 +218,9 @@ fn push(map: &mut VolumeMap, range: SectorRange, source: Source) {
     map.segments.push(Segment { range, source });
 }
 
-/// Reads a volume from its start to its end and hands it on piece by piece: the byte where a piece begins, and the
-/// piece, or how many bytes of zeroes it has where nothing was ever written. What is lost is given as the backing device
-/// has it.
+/// Reads a volume from its start to its end and hands it on piece by piece: the byte where a piece
+/// begins, and the piece, or how many bytes of zeroes it has where nothing was ever written. What
+/// is lost is given as the backing device has it.
 ///
 /// With `damaged`, sectors that can't be read are given as zeroes, and returned as a list.
 pub async fn read_volume<D: Device>(

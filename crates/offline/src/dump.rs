@@ -23,7 +23,7 @@ pub enum DumpPart {
     Uuids,
     /// All extents after replay.
     Extents,
-    /// What each bucket is used for.
+    /// The use of each bucket.
     Buckets,
 }
 
@@ -49,7 +49,7 @@ impl<S: FnMut(&str)> Dump<S> {
         (self.sink)(&line);
     }
 
-    /// What is known only after the walk: extents and buckets.
+    /// Dumps extents and buckets, which are known only after the walk.
     pub fn view(&mut self, view: &View) {
         if self.what == Some(DumpPart::Extents) {
             self.extents(view);

@@ -1,10 +1,10 @@
-//! Why a tool could not do what it was asked to.
+//! Errors of the tools.
 
 use ubcache_format::{Apart, Inode, Uuid};
 
 use crate::set::Finding;
 
-/// What a tool reads or writes.
+/// A device or file that a tool reads or writes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum On {
     /// The cache device, or the copy that is being made of it.
@@ -13,11 +13,12 @@ pub enum On {
     Backing,
     /// A dump that is being read.
     Dump,
-    /// What the tool makes: a file, or standard output.
+    /// The result of the tool: a file, or standard output.
     Output,
 }
 
-/// Why a tool gave up. What it has done until then is said by the tool; none of them leaves a set worse than before.
+/// Reason why a tool stopped. The tool reports the work that was done before; no error leaves a set
+/// worse than it was.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OfflineError {
@@ -27,19 +28,19 @@ pub enum OfflineError {
     /// The superblock is damaged, and nothing is left that it could be found again from.
     #[error("the superblock is damaged, and could not be found again: {finding}")]
     SuperblockLost {
-        /// What is wrong with it.
+        /// The fault.
         finding: Box<Finding>,
-        /// Whether there was a backing device to say which set it is.
+        /// True if a backing device was given that names the set.
         with_backing: bool,
     },
     /// A read or a write failed.
     #[error("{doing}: {error}")]
     Io {
-        /// What could not be read or written.
+        /// The device or file.
         on: On,
-        /// What was being done.
+        /// The action that failed.
         doing: &'static str,
-        /// What went wrong.
+        /// The error of the device.
         error: String,
     },
     /// The device is a backing device.
@@ -53,7 +54,7 @@ pub enum OfflineError {
     Dump {
         /// The line, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// The device has no room for all buckets.
@@ -88,7 +89,7 @@ pub enum OfflineError {
     /// Data would have to be written beyond the end of the backing device.
     #[error("{sectors} dirty sectors lie beyond the end of the backing device")]
     BeyondEnd {
-        /// How many.
+        /// Number of sectors.
         sectors: u64,
     },
     /// The cache has no room for the nodes that say that all is clean.

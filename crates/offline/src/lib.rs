@@ -1,18 +1,21 @@
 //! Tools for cache sets that are not running: check, dump, read, recover, repair, pack, restore.
 //!
-//! One walk ([`walk()`]) reads a set as docs/reference/format.md §12 describes it, and continues behind damage. All tools start
-//! from it. I/O is done through [`ubcache_env::Device`] only, so that the simulator can run every tool after a crash.
+//! One walk ([`walk()`]) reads a set as docs/reference/format.md §12 describes it, and continues
+//! behind damage. All tools start from it. I/O is done through [`ubcache_env::Device`] only, so
+//! that the simulator can run every tool after a crash.
 //!
 //! ```text
-//!  Device ──▶ walk: superblock → journal → prio chain → volume table → nodes ──▶ View ──▶ check: backing devices, data
-//!              │                                                           │
-//!              ├──▶ Visitor: dump, check                                   ├──▶ cat: backing under cached extents
-//!              └──▶ Watcher: progress                                      ├──▶ recover: dirty data → backing
-//!                                                                           ├──▶ pack: the metadata in one file
-//!                                                                           └──▶ repair, restore: a new set
+//!  Device ─▶ walk: superblock → journal → prio chain → volume table → nodes ─▶ View
+//!             │                                                                 │
+//!             ├─▶ Visitor: dump, check       check: backing devices, data      ◀─┤
+//!             └─▶ Watcher: progress          cat: backing under cached extents ◀─┤
+//!                                            recover: dirty data → backing     ◀─┤
+//!                                            pack: the metadata in one file    ◀─┤
+//!                                            repair, restore: a new set        ◀─┘
 //! ```
 //!
-//! Imports go from the right to the left: `io`, `set` ◀ `walk` ◀ `check`, `cat`, `write` ◀ the other tools.
+//! Imports go from the right to the left: `io`, `set` ◀ `walk` ◀ `check`, `cat`, `write` ◀ the
+//! other tools.
 //!
 //! | module | holds |
 //! |---|---|
@@ -26,7 +29,7 @@
 //! | `recover` | [`recover()`]: dirty data to the backing device |
 //! | `repair` | [`survey`], [`write_repaired`]: a damaged set as far as it is certain |
 //! | `pack` | [`pack()`]: the metadata in one file; [`Cache`]: a device, or a pack read as one |
-//! | `restore` | [`dump_for_restore`], [`restore()`]: metadata as lines from which it is built again |
+//! | `restore` | [`dump_for_restore`], [`restore()`]: metadata as lines of text, and back |
 //! | `make` | [`make_device`]: a superblock onto a device |
 //! | `error` | [`OfflineError`] |
 //!

@@ -1,7 +1,8 @@
-//! Making a device anew: what `ubcache make` writes, in an order that any power failure may cut off.
+//! Formatting a device: the writes of `ubcache make`, in an order that any power failure may cut
+//! off.
 //!
-//! Until the last step the device has no bcache superblock at all, neither the old nor the new one; so a set is found
-//! whole or not at all, and never an old journal under a new superblock.
+//! Until the last step the device has no bcache superblock at all, neither the old nor the new one;
+//! so a set is found whole or not at all, and never an old journal under a new superblock.
 
 use std::ops::Range;
 
@@ -18,8 +19,9 @@ const ERASING: &str = "erasing the journal";
 /// Zeroes that are written at a time, in sectors.
 const AT_ONCE: u64 = 2048;
 
-/// Writes a superblock onto a device, and zeroes before it. `wipe`: byte ranges where something else has its magic numbers.
-/// `erase_journal`: the journal buckets are zeroed, which is needed where an older cache device of the same set was.
+/// Writes a superblock onto a device, and zeroes before it. `wipe`: byte ranges where something
+/// else has its magic numbers. `erase_journal`: the journal buckets are zeroed, which is needed
+/// where an older cache device of the same set was.
 ///
 /// # Errors
 /// A read or a write fails; the device may be neither what it was nor what it was to become.
@@ -32,7 +34,8 @@ pub async fn make_device<D: Device>(
 ) -> Result<(), OfflineError> {
     let head =
         SectorRange::new(Sector(0), SUPERBLOCK_SECTOR.0 + superblock.encode().len() as u64 / SECTOR_BYTES);
-    // The head of an older superblock goes first: its tail has the run numbers, and one without the other is an older copy.
+    // The head of an older superblock goes first: its tail has the run numbers, and one without the
+    // other is an older copy.
     let block = u64::from(device.geometry().logical_block_bytes).max(SECTOR_BYTES);
     zero(device, SectorRange::new(SUPERBLOCK_SECTOR, block / SECTOR_BYTES), DOING).await?;
     flush(device, On::Cache, DOING).await?;

@@ -1,14 +1,16 @@
 //! Recovery: all dirty data of a volume goes to its backing device, and both devices say so.
 //!
 //! ```text
-//!  1  dirty data ──▶ backing device, flush       again and again: the cache still has it, and goes before it
-//!  2  new tree without DIRTY ──▶ free buckets of the cache, flush; then one journal entry that names its root
-//!  3  STATE clean, or none and no set            in the superblock of the backing device
+//!  1  dirty data ──▶ backing device, flush; may be repeated, as the cache still has it
+//!  2  new tree without DIRTY ──▶ free buckets of the cache, flush;
+//!     then one journal entry that names its root
+//!  3  STATE clean, or none and no set, in the superblock of the backing device
 //! ```
 //!
-//! It can be interrupted at any moment and run again: until the entry of step 2 is durable the set is what it was, and
-//! after it nothing is dirty any more. With `detach`, step 2 is left out and nothing is written to the cache: a device of
-//! state none is complete by itself, and what a cache has of it is thrown away when it is attached again.
+//! It can be interrupted at any moment and run again: until the entry of step 2 is durable the set
+//! is what it was, and after it nothing is dirty any more. With `detach`, step 2 is left out and
+//! nothing is written to the cache: a device of state none is complete by itself, and what a cache
+//! has of it is thrown away when it is attached again.
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, Durability};
@@ -24,7 +26,7 @@ use crate::write::{flush, mark_volume_clean};
 
 const PIECES_AT_ONCE: usize = 16;
 
-/// What is asked for.
+/// Options of a recovery.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct RecoverOptions {
     /// Detach the backing device: from then on it is complete by itself.
@@ -35,18 +37,18 @@ pub struct RecoverOptions {
     pub damaged: bool,
 }
 
-/// What was done.
+/// Result of a recovery.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovered {
     /// The volume, as it was found.
     pub map: VolumeMap,
     /// The state that the backing device had.
     pub state_before: BackingState,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// How a recovery ended.
+/// Outcome of a recovery.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The backing device was detached already, and is complete.
@@ -57,7 +59,7 @@ pub enum Outcome {
     Clean,
     /// The backing device has everything, and is detached.
     Detached,
-    /// What is certain was written. As there is damage, the devices are marked as they were.
+    /// Only certain data was written. The devices are marked as they were, because there is damage.
     Partly,
 }
 

@@ -1,4 +1,5 @@
-//! What the Linux driver wrote has no damage, by `check`, after a stop in order and after a power cut.
+//! Images written by the Linux driver have no damage by `check`, after an orderly stop and after a
+//! power cut.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! What is no damage, and what is no set. Damage by the hundred is in crates/torture.
+//! Images without damage, and images that are no set. Hundreds of damaged sets are in
+//! crates/torture.
 
 mod support;
 

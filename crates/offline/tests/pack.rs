@@ -1,5 +1,5 @@
-//! Packs: the tools see in one what they see on the device, damaged or not; no user data is in it; and a pack that was
-//! changed is never taken for another one.
+//! Packs: the tools see in one what they see on the device, damaged or not; no user data is in it;
+//! and a pack that was changed is never taken for another one.
 
 mod support;
 
@@ -107,7 +107,8 @@ impl Visitor for Used {
     }
 }
 
-/// What a user wrote, wherever it can be: in buckets of data, in free ones, and behind what metadata takes of its own.
+/// Puts user data everywhere it can be: in buckets of data, in free ones, and behind the used part
+/// of metadata.
 #[test]
 fn no_user_data_is_in_a_pack() {
     const SECRET: &[u8] = b"the diary of a user. ";
@@ -168,7 +169,8 @@ fn kinds(report: &Report) -> Vec<(&'static str, u64)> {
     report.counts.iter().map(|(kind, count)| (kind.code(), *count)).collect()
 }
 
-/// Whatever is damaged: what a check, a salvage and a dry repair say of the pack is what they say of the device.
+/// Whatever is damaged: what a check, a salvage and a dry repair say of the pack is what they say
+/// of the device.
 #[test]
 fn damage_is_the_same_in_a_pack() {
     let rounds: u64 = std::env::var("UBCACHE_DAMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
@@ -222,7 +224,8 @@ fn damage_is_the_same_in_a_pack() {
     assert!(damaged > rounds / 4);
 }
 
-/// Of a part with a sector that can't be read, the pack has the rest, and what is made of it is the same.
+/// Of a part with a sector that can't be read, the pack has the rest, and what is made of it is the
+/// same.
 #[test]
 fn unreadable_sectors_are_unreadable_in_a_pack() {
     let case = frozen("writeback-crash");
@@ -300,7 +303,7 @@ fn a_changed_pack_is_never_taken_for_another_one() {
                     let at = sector as usize * 512;
                     match result {
                         Ok(()) if bytes.as_slice() == &case.cache[at..at + 512] => {}
-                        // What was behind the end of a structure is not kept.
+                        // Bytes behind the end of a structure are not kept.
                         Ok(()) => assert!(bytes.as_slice().iter().rev().take(8).all(|byte| *byte == 0)),
                         Err(IoError::Absent) => {}
                         Err(_) => unreadable += 1,

@@ -1,4 +1,4 @@
-//! How a walk reads: every sector once, and with large requests where the metadata lies together.
+//! Reads of a walk: every sector once, and large requests for metadata that lies together.
 
 mod support;
 
@@ -9,7 +9,7 @@ use ubcache_offline::{CheckOptions, TargetState, View, check, dump_for_restore, 
 
 const EXTENTS: u64 = 60_000;
 
-/// A set with nodes of 4 KiB, one behind the other: worst for whoever reads them one by one.
+/// A set with adjacent nodes of 4 KiB: the worst case for a reader that reads them one by one.
 fn a_set_with_its_nodes_together() -> MemDevice {
     let numbers = Numbers {
         bucket_sectors: 8,
@@ -89,7 +89,7 @@ fn a_node_that_can_not_be_read_does_not_take_its_neighbours_along() {
     let view = run(walk(&cache, &mut Nodes(&mut left), &())).expect("a set");
     assert_eq!((left.len(), view.lost.len()), (nodes.len() - 1, 1));
     assert!(!left.contains(&bad));
-    // Nor if nobody wants to see the leaves.
+    // The same holds without a visitor of leaves.
     assert_same(&view, &run(walk(&cache, &mut (), &())).expect("a set"));
 }
 
@@ -100,7 +100,7 @@ fn assert_same(view: &View, other: &View) {
     assert_eq!((view.nodes, view.complete), (other.nodes, other.complete));
 }
 
-/// Leaves are read in one go if nobody wants to see them: what is found is the same.
+/// Leaves take the fast path if no visitor needs them: the findings are the same.
 #[test]
 fn leaves_that_nobody_sees_say_the_same() {
     let mut extents = 0;

@@ -1,5 +1,5 @@
-//! Reading and recovering what the Linux driver left: the content is that which the driver itself read, and a recovery
-//! can be interrupted at every write.
+//! Reading and recovering what the Linux driver left: the content is that which the driver itself
+//! read, and a recovery can be interrupted at every write.
 
 mod support;
 
@@ -94,8 +94,8 @@ fn recovered_volumes_are_complete_without_the_cache() {
     }
 }
 
-/// Whether writes are stopped on the cache or on the backing device, after however many: the volume reads as before,
-/// and the next run finishes.
+/// A recovery may be stopped after any number of writes to the cache or to the backing device: the
+/// volume reads as before, and the next run finishes.
 #[test]
 fn a_recovery_can_be_interrupted_at_every_write() {
     let case = frozen("writeback-crash");

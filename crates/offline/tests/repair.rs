@@ -1,4 +1,5 @@
-//! Repair: what was not damaged reads as before, what is not certain is listed, and the result is without damage.
+//! Repair: what was not damaged reads as before, what is not certain is listed, and the result is
+//! without damage.
 
 mod support;
 

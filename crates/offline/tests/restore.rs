@@ -1,5 +1,5 @@
-//! Dumps and restoring them: what was dumped is there again, on a new file and over a set of which the metadata is broken;
-//! and nothing else is restored.
+//! Dumps and restoring them: what was dumped is there again, on a new file and over a set of which
+//! the metadata is broken; and nothing else is restored.
 
 mod support;
 
@@ -38,7 +38,8 @@ fn onto_new_file(lines: &[String]) -> (MemDevice, Restored) {
     (target, done.expect("a restored set"))
 }
 
-/// The lines of a dump, the number of the journal entry left out, and the generations of buckets without data apart.
+/// The lines of a dump, the number of the journal entry left out, and the generations of buckets
+/// without data apart.
 fn taken_apart(lines: &[String]) -> (Vec<Value>, Vec<u8>) {
     let mut lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     lines[0]["journal_seq"] = Value::Null;
@@ -100,7 +101,7 @@ fn assert_same_set(before: &View, after: &View) {
     }
 }
 
-/// What all volumes read as.
+/// Returns the contents of all volumes.
 fn contents(cache: &MemDevice, backings: &[MemDevice]) -> Vec<Vec<u8>> {
     let view = view(cache);
     let mut all: Vec<Vec<u8>> = backings
@@ -142,7 +143,7 @@ proptest! {
         let Built { cache, backings, metadata, .. } = build(&numbers);
         let cache = MemDevice::new(cache);
         let backings: Vec<MemDevice> = backings.into_iter().map(MemDevice::new).collect();
-        // Clean extents differ from the backing devices: there was nobody to make them equal.
+        // Clean extents differ from the backing devices: nothing made them equal.
         assert_clean(&cache, &[]);
         let lines = dump(&cache);
         prop_assert_eq!(cache.writes(), 0);
@@ -329,7 +330,8 @@ fn what_is_no_dump_is_refused() {
     assert!(twice > other);
 }
 
-/// Metadata in a bucket is one generation on: a pointer to what the bucket had, as stale as can be, would be too stale then.
+/// Metadata in a bucket is one generation on: a pointer to what the bucket had, as stale as can be,
+/// would be too stale then.
 #[test]
 fn metadata_goes_where_no_pointer_gets_too_stale() {
     let mut lines = dump(&MemDevice::new(frozen("writeback-clean").cache));

@@ -7,8 +7,8 @@ use super::collector::Collector;
 use crate::set::{Finding, Kind, Place, Site, View, state_word};
 use crate::walk::{Visitor, read_superblock};
 
-/// Looks at the superblock of a backing device. If what is cached of it counts: its inode, and whether one of the two
-/// is a copy of an earlier state.
+/// Looks at the superblock of a backing device. If what is cached of it counts: its inode, and
+/// whether one of the two is a copy of an earlier state.
 pub(super) async fn check_backing<D: Device>(
     view: &View,
     device: &D,
@@ -55,7 +55,8 @@ pub(super) async fn check_backing<D: Device>(
         visitor.finding(Finding::new(Kind::BlockTooSmall, place, detail));
     }
     let Some(inode) = slot else {
-        // An attach that was cut off leaves the table without the device only if the device does not say "clean" yet.
+        // An attach that was cut off leaves the table without the device only if the device does
+        // not say "clean" yet.
         if state == BackingState::Dirty {
             let detail = format!("{} has no slot in the volume table", superblock.uuid);
             visitor.finding(Finding::new(Kind::BackingNoSlot, place, detail));
@@ -100,7 +101,7 @@ pub(super) fn check_absent(view: &View, given: &[bool], visitor: &mut Collector<
     }
 }
 
-/// Where the data of a backing device is.
+/// Range of the backing device that holds its data.
 pub(super) fn inside<D: Device>(device: &D, superblock: &Superblock) -> SectorRange {
     SectorRange::from_bounds(superblock.data_offset(), Sector(device.geometry().sectors))
 }

@@ -15,7 +15,8 @@ const PART_SECTORS: u64 = 512;
 /// Parts under way at once.
 const PARTS_AT_ONCE: usize = 16;
 
-/// Whether the data can be read that only the cache has, of the volumes whose backing devices are `given`.
+/// Reads all dirty data of the volumes whose backing devices are `given`; an unreadable part is a
+/// finding.
 pub(super) async fn read_dirty<D: Device>(
     view: &View,
     cache: &D,

@@ -1,8 +1,9 @@
-//! The check of a whole set: the walk's findings, the backing devices' superblocks, and whether clean extents are
-//! what the backing devices have.
+//! The check of a whole set: the walk's findings, the backing devices' superblocks, and whether
+//! clean extents are what the backing devices have.
 //!
-//! Every image that a power failure leaves of a running set is free of errors: a torn end of the journal, unwritten
-//! leaves and pointers ahead are in order. Only reads; nothing on any device is changed.
+//! Every image that a power failure leaves of a running set is free of errors: a torn end of the
+//! journal, unwritten leaves and pointers ahead are in order. Only reads; nothing on any device is
+//! changed.
 
 mod backing;
 mod collector;
@@ -20,8 +21,8 @@ use crate::walk::{Visitor, WalkOptions, walk, walk_with};
 /// Options of a [`check()`].
 #[derive(Copy, Clone)]
 pub struct CheckOptions<'a> {
-    /// Reads dirty data, and compares clean data with the backing devices. A pack has no data: `false` checks what
-    /// can be checked of one.
+    /// Reads dirty data, and compares clean data with the backing devices. A pack has no data:
+    /// `false` checks what can be checked of one.
     pub data: bool,
     /// Returns the [`View`] of the set, which takes memory for all extents.
     pub view: bool,
@@ -46,10 +47,11 @@ pub struct Checked {
     pub lost: Vec<Lost>,
 }
 
-/// Checks a set. `backing` are some or all of its backing devices. A `visitor` sees everything that is read.
+/// Checks a set. `backing` are some or all of its backing devices. A `visitor` sees everything that
+/// is read.
 ///
-/// Without backing devices, visitor and view, extents are added up and not kept in memory, unless one of them needs a
-/// finding.
+/// Without backing devices, visitor and view, extents are added up and not kept in memory, unless
+/// one of them needs a finding.
 pub async fn check<D: Device>(
     cache: &D,
     backing: &[&D],

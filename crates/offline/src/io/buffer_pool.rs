@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use ubcache_env::Buf;
 
-/// Memory to read into that was used before: asking for it, clearing it and touching it for the first time takes as long
-/// as reading into it does.
+/// Memory to read into that was used before: asking for it, clearing it and touching it for the
+/// first time takes as long as reading into it does.
 pub(crate) struct BufferPool {
     free: RefCell<Vec<Buf>>,
     bytes_max: u64,

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `read` | reads in the bounds of the device, and around what is unreadable |
-//! | `read_ahead` | [`ReadAhead`](read_ahead::ReadAhead): the device reads while threads look at what has come |
+//! | `read_ahead` | [`ReadAhead`](read_ahead::ReadAhead): reads ranges while threads inspect them |
 //! | `prefetched` | ranges that were read before the walk asks for them |
 //! | `buffer_pool` | buffers that are read into again |
 //! | `thread_pool`, `ordered_queue` | work for several threads, with results in order |

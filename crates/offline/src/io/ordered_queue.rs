@@ -1,7 +1,7 @@
-//! Work that is given to threads piece by piece. What comes out is taken in the order in which it was given.
+//! Jobs for threads. Results are returned in the order in which the jobs were pushed.
 //!
-//! The one who gives does a part of the work itself, when there is nothing else for it to do. Nobody waits for a whole
-//! batch: as long as there are pieces, all threads are at work.
+//! The thread that pushes runs jobs itself when it has nothing else to do. No thread waits for a
+//! whole batch: as long as there are jobs, all threads run one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use super::thread_pool::ThreadPool;
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// Work under way, and what came out of it.
+/// A queue of jobs and of their results.
 pub(crate) struct OrderedQueue<T> {
     shared: Arc<Shared<T>>,
-    /// How many were given, and not taken.
+    /// Jobs that were pushed and whose results were not popped.
     pending: usize,
 }
 
@@ -25,7 +25,7 @@ struct Shared<T> {
 
 struct State<T> {
     jobs: VecDeque<(usize, Job<T>)>,
-    /// What was given and not taken, from the number `first` on: those that are done.
+    /// Results that were not popped, from job number `first` on. `None`: the job has not ended.
     results: VecDeque<Option<T>>,
     first: usize,
     closed: bool,
@@ -36,7 +36,7 @@ impl<T> Shared<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does a piece of work.
+    /// Runs the next job. `Err`: there is none.
     fn run_one<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<T>>,
@@ -55,7 +55,7 @@ impl<T> Shared<T> {
         Ok(state)
     }
 
-    /// Works until it has closed.
+    /// Runs jobs until the queue is closed.
     fn run_until_closed(&self) {
         let mut state = self.state();
         while !state.closed {
@@ -80,7 +80,7 @@ impl<T: Send + 'static> OrderedQueue<T> {
         queue
     }
 
-    /// Gives work.
+    /// Adds a job.
     pub fn push(&mut self, job: impl FnOnce() -> T + Send + 'static) {
         let mut state = self.shared.state();
         let number = state.first + state.results.len();
@@ -91,7 +91,7 @@ impl<T: Send + 'static> OrderedQueue<T> {
         self.shared.work.notify_one();
     }
 
-    /// What came out of the first piece that was not taken yet, if it is done.
+    /// Returns the result of the oldest job that was not popped, if that job has ended.
     pub fn pop(&mut self) -> Option<T> {
         let mut state = self.shared.state();
         let result = state.results.front_mut()?.take()?;
@@ -102,12 +102,12 @@ impl<T: Send + 'static> OrderedQueue<T> {
         Some(result)
     }
 
-    /// Does a piece of work here; says whether there was one.
+    /// Runs a job on this thread. Returns false if there is none.
     pub fn run_one(&self) -> bool {
         self.shared.run_one(self.shared.state()).is_ok()
     }
 
-    /// Waits until there is something to take. Only where others have all of the work.
+    /// Waits until the oldest result can be popped. Meant for when workers run all jobs that are left.
     pub fn wait(&self) {
         let mut state = self.shared.state();
         while state.results.front().is_some_and(Option::is_none) {
@@ -118,7 +118,7 @@ impl<T: Send + 'static> OrderedQueue<T> {
         }
     }
 
-    /// How many pieces were given, and not taken.
+    /// Number of jobs whose results were not popped.
     pub fn pending(&self) -> usize {
         self.pending
     }
@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    /// What a piece of work holds goes with it, so that whoever takes the result can have it back.
+    /// A job is dropped before its result can be popped, so that the memory it holds can be reused.
     #[test]
     fn work_that_is_done_holds_nothing() {
         let pool = ThreadPool::of(2);

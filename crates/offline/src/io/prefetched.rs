@@ -8,7 +8,7 @@ use ubcache_format::{Sector, SectorRange};
 
 use super::read::read;
 
-/// What was read before anybody asked for it.
+/// Ranges with the result of reading them.
 #[derive(Default)]
 pub(crate) struct Prefetched {
     read: RefCell<Vec<(SectorRange, Result<Buf, String>)>>,
@@ -22,14 +22,14 @@ impl Prefetched {
         self.read.borrow_mut().extend(ranges.into_iter().zip(all));
     }
 
-    /// What was read of this range, once.
+    /// Takes the result for this range, if it was read.
     pub fn take(&self, range: SectorRange) -> Option<Result<Buf, String>> {
         let mut read = self.read.borrow_mut();
         let index = read.iter().position(|(there, _)| *there == range)?;
         Some(read.swap_remove(index).1)
     }
 
-    /// As [`read`], if it was not read already.
+    /// Returns the prefetched result, or reads the range.
     pub async fn read<D: Device>(&self, device: &D, at: Sector, sectors: u64) -> Result<Buf, String> {
         let there = self.take(SectorRange::new(at, sectors));
         match there {

@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 
-/// What a long piece of work is at.
+/// Progress of long work.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
-    /// What is being done, in words: "journal", "tree", …
+    /// Name of the phase: "journal", "tree", …
     pub phase: &'static str,
     /// Bytes done in this phase.
     pub done: u64,
@@ -13,7 +13,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Somebody who is told how far the work is. A function is one.
+/// Receiver of progress. A function is one.
 pub trait Watcher {
     /// Called often; has to be quick.
     fn watch(&self, progress: Progress);
@@ -29,7 +29,7 @@ impl<F: Fn(Progress)> Watcher for F {
     }
 }
 
-/// A phase of work: counts, and tells the watcher.
+/// A phase of work: counts bytes and reports them to the watcher.
 pub(crate) struct Phase<'a> {
     watcher: &'a dyn Watcher,
     name: &'static str,

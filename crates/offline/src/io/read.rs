@@ -37,8 +37,8 @@ pub(crate) async fn read_into<D: Device>(
 /// The longest read around holes, in sectors: longer than any part of a set.
 const MOST_AROUND: u64 = 1 << 20;
 
-/// Reads what can be read. Where nothing can be, there are zeroes; these holes are listed, in bytes from the start, in
-/// order. What is beyond the end of the device can't be read.
+/// Reads what can be read. Where nothing can be, there are zeroes; these holes are listed, in bytes
+/// from the start, in order. What is beyond the end of the device can't be read.
 pub(crate) async fn read_around<D: Device>(
     device: &D,
     at: Sector,

@@ -1,8 +1,8 @@
-//! Reading ahead: while something is looked at, the device is at work on what comes next.
+//! Read-ahead: while threads inspect one range, the device reads the next ones.
 //!
-//! What lies one behind the other is read with one request. Requests are under way all the time, as much as 6 MiB. What
-//! has come is looked at by all threads, and taken in order; so a walk takes the time of the device or that of the
-//! processors, whichever is longer. Memory is used again and again.
+//! Adjacent ranges are read with one request. Up to 6 MiB are under way at any time. All threads
+//! inspect ranges that have arrived; results are returned in order. So a walk takes the time of the
+//! device or of the processors, whichever is longer. Buffers are reused.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -43,7 +43,7 @@ pub(crate) struct ReadRange {
 pub(crate) type RangeBytes<'a> = Result<(&'a [u8], &'a [Range<u64>]), &'a str>;
 
 impl ReadRange {
-    /// What was read.
+    /// The bytes, or the error.
     pub fn read(&self) -> RangeBytes<'_> {
         match self.window.ranges.get(self.index) {
             Some(Ok((which, range, holes))) => {
@@ -56,7 +56,7 @@ impl ReadRange {
     }
 }
 
-/// Which memory a range is in and where, and which of its bytes could not be read.
+/// Index of a buffer, the bytes of the range in it, and the unreadable bytes of the range.
 type InMemory = (usize, Range<usize>, Vec<Range<u64>>);
 
 /// Ranges that were read together.
@@ -79,23 +79,23 @@ impl ReadBatch {
     }
 }
 
-/// Who looks at what was read, on any thread: at the range with this number.
+/// Function that inspects range number `usize` on any thread.
 pub(crate) type Inspect<T> = Arc<dyn Fn(usize, &ReadRange) -> T + Send + Sync>;
 
-/// How to read.
+/// Resources and options of a read-ahead.
 #[derive(Copy, Clone)]
 pub(crate) struct ReadOptions<'a> {
-    /// Who looks at it.
+    /// Threads that inspect ranges.
     pub pool: &'a ThreadPool,
-    /// Memory to read into.
+    /// Buffers to read into.
     pub buffers: &'a BufferPool,
-    /// What was read already.
+    /// Ranges that were read before.
     pub prefetched: &'a Prefetched,
     /// Read what is readable around what is not.
     pub around_errors: bool,
 }
 
-/// Reads ranges in their order, ahead of whoever takes them.
+/// Reads ranges in order, ahead of the caller.
 pub(crate) struct ReadAhead<'a, D: Device, T> {
     device: &'a D,
     ranges: &'a [SectorRange],
@@ -105,17 +105,17 @@ pub(crate) struct ReadAhead<'a, D: Device, T> {
     /// Sectors of these.
     under_way_sectors: u64,
     queue: OrderedQueue<T>,
-    /// What is in the queue, and the sectors whose memory comes back with it.
+    /// Ranges in the queue, and the sectors whose memory is free once they are popped.
     handed: VecDeque<(ReadRange, u64)>,
     /// Sectors of these.
     handed_sectors: u64,
-    /// How many were handed to the queue, and how many were taken.
+    /// Number of ranges pushed to the queue, and number popped.
     begun: usize,
     taken: usize,
 }
 
 impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
-    /// A reader of these ranges, at which `inspect` looks.
+    /// Creates a reader of these ranges, each of which is passed to `inspect`.
     pub fn new(
         device: &'a D,
         ranges: &'a [SectorRange],
@@ -139,12 +139,13 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
         }
     }
 
-    /// Who looks at what was not handed out yet.
+    /// Replaces the inspection of ranges that were not handed out yet.
     pub fn set_inspect(&mut self, inspect: Inspect<T>) {
         self.inspect = inspect;
     }
 
-    /// The next range: its number, what was read, and what came out of looking at it; nothing when there are no more.
+    /// Returns the number of the next range, the range, and the result of its inspection; `None` at
+    /// the end.
     pub async fn next(&mut self) -> Option<(usize, ReadRange, T)> {
         loop {
             self.begin().await;
@@ -160,7 +161,7 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
                 return Some((self.taken - 1, piece, result));
             }
             if self.queue.run_one() {
-                // The device goes on with the next, unless it has given all already.
+                // The device proceeds to the next request, unless none is left.
                 if !self.under_way.is_empty() {
                     yield_once().await;
                 }
@@ -174,14 +175,14 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
         }
     }
 
-    /// Takes back what was read.
+    /// Reuses the buffer of a range.
     pub fn done(&self, piece: ReadRange) {
         if let Some(window) = Arc::into_inner(piece.window) {
             window.memory.into_iter().for_each(|memory| self.options.buffers.give(memory.into_buf()));
         }
     }
 
-    /// Waits for the first request, and has what has come looked at.
+    /// Waits for the first request, and queues its ranges for inspection.
     async fn hand_out(&mut self) {
         let Some(mut request) = self.under_way.pop_front() else { return };
         let window = Arc::new(request.finish().await);
@@ -189,7 +190,7 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
         self.handed_sectors += request.sectors;
         for index in 0..request.ranges.len() {
             let piece = ReadRange { window: window.clone(), index };
-            // The memory comes back with the last.
+            // The buffer is free after the last range of it.
             let sectors = if index + 1 == request.ranges.len() { request.sectors } else { 0 };
             self.handed.push_back((ReadRange { window: window.clone(), index }, sectors));
             let (inspect, number) = (self.inspect.clone(), self.begun);
@@ -206,8 +207,8 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
             let mut request = Request::new(self.device, now, self.options);
             self.under_way_sectors += request.sectors;
             if !request.is_done().await {
-                // It is on its way once this task has waited, which it would not if what it wants is there already; and the
-                // memory for the next one takes its time.
+                // The device starts once this task has waited; a read that is complete at once
+                // needs no wait. Allocating the next buffer takes time meanwhile.
                 yield_once().await;
             }
             self.under_way.push_back(request);
@@ -220,7 +221,7 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
     }
 }
 
-/// How many of the first ranges lie one behind the other and fit into a request; at least one of any.
+/// Returns how many of the first ranges are adjacent and fit into a request; at least one.
 fn leading(ranges: &[SectorRange]) -> usize {
     let mut sum = 0;
     let mut last: Option<&SectorRange> = None;
@@ -311,7 +312,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Lets everybody else go on first.
+/// Lets other tasks run first.
 async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! Work that is shared among threads. What comes out, and in which order, does not depend on how many there are.
+//! Work that several threads share. Results and their order do not depend on the number of threads.
 
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ pub(crate) struct ThreadPool {
 }
 
 impl ThreadPool {
-    /// As many threads as the machine has processors for.
+    /// Creates a pool with a thread for each processor.
     pub fn new() -> ThreadPool {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         ThreadPool::of(processors.min(THREADS_MAX))
@@ -26,13 +26,13 @@ impl ThreadPool {
         ThreadPool { threads, workers: OnceCell::new() }
     }
 
-    /// How many threads are worth it, if each takes so much of so much work.
+    /// Returns the number of threads for this much work, if each takes `a_thread` of it.
     pub fn threads_for(&self, work: usize, a_thread: usize) -> usize {
         self.threads.min(work / a_thread.max(1)).max(1)
     }
 
-    /// Does `work` for each number below `count`, on so many threads. This thread takes the results, in order, while the
-    /// others are at work, and does a part of it itself when there is none to be taken.
+    /// Calls `work` for each number below `count`, on up to `threads` threads. The calling thread
+    /// takes the results in order while the others work, and works itself when no result is ready.
     pub fn map_in_order<T: Send>(
         &self,
         threads: usize,
@@ -42,7 +42,7 @@ impl ThreadPool {
     ) {
         let threads = threads.min(self.threads).min(count);
         let workers = if threads < 2 { None } else { self.workers.get_or_init(|| self.workers()).as_ref() };
-        // Where no thread is to be had, this one does everything.
+        // The calling thread does everything if no other can be started.
         let Some(workers) = workers else {
             (0..count).for_each(|index| take(index, work(index)));
             return;
@@ -71,7 +71,7 @@ impl ThreadPool {
                 } else if let Some(index) = next() {
                     ready[index] = Some(work(index));
                 } else {
-                    // A helper has it.
+                    // A worker runs it.
                     let (index, result) = results.recv().unwrap_or_else(|_| (wanted, work(wanted)));
                     ready[index] = Some(result);
                 }
@@ -79,7 +79,7 @@ impl ThreadPool {
         });
     }
 
-    /// Has so many workers at most do work that they end themselves.
+    /// Starts up to `threads` workers on work that ends by itself.
     pub fn spawn<W: FnOnce() + Send + 'static>(&self, threads: usize, work: impl Fn() -> W) {
         let threads = threads.min(self.threads - 1);
         let workers = if threads == 0 { None } else { self.workers.get_or_init(|| self.workers()).as_ref() };

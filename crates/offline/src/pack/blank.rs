@@ -1,16 +1,10 @@
-//! What of a bucket is metadata; the rest is made zero.
+//! Erases everything of a bucket that is not metadata.
 //!
-//! A bucket of metadata may have held user data before: behind the last key of a node, or of a journal that was never
-//! full, that data is still there. What is kept:
+//! A bucket of metadata may have held user data before: behind the last key of a node, or of a
+//! journal that was never full, that data is still there. Kept are:
 //!
-//! | structure | kept |
-//! |---|---|
-//! | node, journal | from each block that begins with the set's magic number (in a node: or has the seq of one that does) the header, and as many words as it says there are keys: all if the checksum is right, else those that can be a part of a key |
-//! | prio set | all if the checksum is right, else its header |
-//! | volume table | what is used of slots of which nearly all unused bytes are zero, as they are in every table |
-//! | superblock | all if it has bcache's magic number or the set's UUID, else nothing |
 //!
-//! What the tools make of a damaged structure is the same before and after.
+//! Tools report the same of a damaged structure before and after.
 
 use ubcache_format::{
     BSET_HEADER_BYTES, Generation, Geometry, JOURNAL_HEADER_BYTES, PRIO_HEADER_BYTES, Pointer,
@@ -118,7 +112,8 @@ pub(crate) fn prio(geometry: &Geometry, bytes: &mut [u8]) {
     bytes.get_mut(kept..).unwrap_or_default().fill(0);
 }
 
-/// Of the metadata area of a bucket: the volume table. `version` is that of the newest journal entry.
+/// Of the metadata area of a bucket: the volume table. `version` is that of the newest journal
+/// entry.
 pub(crate) fn table(version: u32, bytes: &mut [u8]) {
     let size = if version == 0 { UUID_ENTRY_V0_BYTES } else { UUID_ENTRY_BYTES } as usize;
     let whole = bytes.len() / size * size;
@@ -133,7 +128,8 @@ pub(crate) fn table(version: u32, bytes: &mut [u8]) {
     bytes.get_mut(whole..).unwrap_or_default().fill(0);
 }
 
-/// Whether the first block of a bucket seems to be of a volume table: nothing in it tells for certain.
+/// Returns true if the first block of a bucket looks like a volume table, which has no mark that
+/// tells for certain.
 pub(crate) fn seems_table(block: &[u8]) -> bool {
     let mut slots = block.chunks_exact(UUID_ENTRY_BYTES as usize).filter(|slot| !is_zero(slot)).peekable();
     slots.peek().is_some() && slots.all(seems_slot)
@@ -183,7 +179,8 @@ mod tests {
         }
     }
 
-    /// A node of one bset of 60 keys, which takes three blocks, in a bucket that has text otherwise.
+    /// A node of one bset of 60 keys, which takes three blocks, in a bucket that has text
+    /// otherwise.
     fn node() -> (Vec<u8>, Vec<Key>, Sector) {
         let geometry = geometry();
         let start = Sector(32 * 100);
@@ -204,7 +201,7 @@ mod tests {
         bytes.windows(16).any(|window| TEXT.windows(16).any(|text| text == window))
     }
 
-    /// How many of the keys are still there, byte for byte.
+    /// Counts the keys that are still there, byte for byte.
     fn kept(bytes: &[u8], keys: &[Key]) -> usize {
         let at = |number: usize| BSET_HEADER_BYTES as usize + 24 * number;
         let is = |number: usize, key: &Key| {

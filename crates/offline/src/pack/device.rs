@@ -12,18 +12,20 @@ use crate::io::read::read;
 
 /// Chunks that are kept: neighbours of a node are read next.
 const KEPT: usize = 32;
-/// Bytes of an index that are believed of any pack, and for each byte of the file. A piece takes 16 bytes in the index, and its
-/// row in the packed index, with what it has in its chunk, 2 at the very least.
+/// Largest accepted index in bytes: this many for any pack, and more for each byte of the file. A
+/// piece takes 16 bytes in the index, and its row in the packed index, with its part of the chunk,
+/// 2 at the very least.
 const INDEX_BELIEVED: u64 = 32 << 20;
 const INDEX_BYTES_A_BYTE: u64 = 8;
 /// More than the packed index or chunk can take that its bytes do.
 const PACKED_MORE: u64 = 4096;
-/// Fewer buckets than this are believed of any superblock: half a GiB of memory. And as many for each byte of the file.
+/// Largest accepted number of buckets: this many for any superblock (half a GiB of memory), and
+/// more for each byte of the file.
 const BUCKETS_BELIEVED: u64 = 1 << 26;
 const BUCKETS_A_BYTE: u64 = 64;
 const BLOCK_SECTORS: u64 = BLOCK_BYTES as u64 / SECTOR_BYTES;
 
-/// Why a file that begins like a pack can't be read.
+/// Reason why a file that begins like a pack can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
@@ -36,11 +38,11 @@ pub enum PackError {
     /// Reading it would take more memory than a pack of its size can need.
     #[error("the pack says that it has {found} {what}, and one of its size has {most} at most")]
     TooLarge {
-        /// Of what there is too much.
+        /// The quantity that is too large.
         what: &'static str,
-        /// How much.
+        /// Its value.
         found: u64,
-        /// How much is believed.
+        /// The largest value that is accepted.
         most: u64,
     },
     /// It can't be read.
@@ -48,7 +50,7 @@ pub enum PackError {
     Io(String),
 }
 
-/// Where a piece is in its chunk.
+/// Place of a piece in its chunk.
 #[derive(Copy, Clone, Debug)]
 struct Place {
     start: u64,
@@ -104,8 +106,9 @@ impl<D: Device> Packed<D> {
         Ok(pack)
     }
 
-    /// Whether there can be as many buckets as the superblock says: whoever reads the pack needs memory for each, and the
-    /// device that says how many there are is not there.
+    /// Refuses a superblock that names more buckets than a pack of this size can have: the reader
+    /// of a pack allocates memory for each, and the device that could confirm the number is not
+    /// there.
     async fn check_buckets(&self) -> Result<(), PackError> {
         let buf = Buf::zeroed(SUPERBLOCK_BYTES);
         let (bytes, result) = self.read(SUPERBLOCK_SECTOR, buf).await;
@@ -177,7 +180,7 @@ fn longest_packed(raw: u64) -> u64 {
     raw + raw / 128 + PACKED_MORE
 }
 
-/// What an index says, if it is possible.
+/// Decodes an index. `None` if it is impossible.
 fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, Vec<Place>)> {
     let mut places: Vec<Place> = Vec::new();
     let mut all: Vec<Chunk> = Vec::new();
@@ -272,7 +275,7 @@ impl<D: Device> Cache<D> {
         }
     }
 
-    /// Whether there is metadata only.
+    /// Returns true for a pack, which has only metadata.
     pub fn is_pack(&self) -> bool {
         matches!(self, Cache::Pack(_))
     }

@@ -17,12 +17,12 @@ const CRC: usize = BLOCK_BYTES - 8;
 const CHUNK_ROW: usize = 28;
 const PIECE_ROW: usize = 16;
 
-/// Whether this is how a pack begins.
+/// Returns true if the bytes begin like a pack.
 pub fn is_pack(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// What a pack says of the device.
+/// Facts about the device in a pack.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     pub version: u32,
@@ -30,7 +30,7 @@ pub(super) struct Header {
     pub device_bytes: u64,
 }
 
-/// Where the index is.
+/// Place of the index.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trailer {
     pub file_bytes: u64,

@@ -1,4 +1,5 @@
-//! Which parts of a device have metadata: what the walk has named, and what looks like it.
+//! Parts of a device that have metadata: those that the walk has named, and those that look like
+//! it.
 
 use ubcache_env::Device;
 use ubcache_env::local::join_all;
@@ -16,7 +17,7 @@ const AT_ONCE: u32 = 64;
 /// Bytes of a bucket by which a volume table is known.
 const LOOKED_AT: u64 = 4096;
 
-/// What a part of the device is.
+/// Kind of a part of the device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Part {
     Superblock,
@@ -24,7 +25,7 @@ pub(super) enum Part {
     Prio,
     Table,
     Node,
-    /// As before, but named by nothing.
+    /// A prio set that nothing names; so with the next two.
     FoundPrio,
     FoundTable,
     FoundNode,
@@ -104,7 +105,8 @@ pub(super) async fn plan<D: Device>(cache: &D, view: &View, watcher: &dyn Watche
     planned
 }
 
-/// What of its bucket the volume table takes, wherever its key says it is.
+/// Returns the sectors of its bucket that the volume table takes, at any place that its key may
+/// name.
 fn table_sectors(view: &View, metadata: u64) -> u64 {
     let key = view.journal.newest().map(|newest| &newest.entry.uuid_bucket);
     let named = key.and_then(|key| {

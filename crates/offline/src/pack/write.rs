@@ -18,17 +18,18 @@ use crate::repair::superblock::search;
 use crate::set::{Report, Site, View};
 use crate::walk::{Findings, Visitor, WalkOptions, read_superblock, walk_from};
 
-/// How hard zstd tries: beyond this it gets slow, and keys do not get smaller by much.
+/// Compression level: higher ones are slow, and make keys hardly smaller.
 const LEVEL: i32 = 6;
 
-/// What a pack has got.
+/// Result of packing.
 #[derive(Clone, Debug)]
 pub struct Packing {
-    /// What the walk over the set found.
+    /// Findings of the walk over the set.
     pub report: Report,
-    /// How the superblock was found again, if it is damaged.
+    /// The way in which a damaged superblock was found again.
     pub superblock: Option<String>,
-    /// Whether anything but the place of the superblock is in it: not if nothing tells the shape of the set.
+    /// True if the pack has more than the place of the superblock. False if nothing tells the shape
+    /// of the set.
     pub has_set: bool,
     /// Bytes of the device.
     pub device_bytes: u64,
@@ -44,12 +45,12 @@ pub struct Packing {
     pub tables: [u64; 2],
     /// Buckets of nodes that the tree names, and others that look like nodes of the set.
     pub nodes: [u64; 2],
-    /// What the device did not give.
+    /// Ranges that the device could not read.
     pub unreadable: Vec<SectorRange>,
 }
 
 impl Packing {
-    /// Whether no damage was met on the way.
+    /// Returns true if no damage was met.
     pub fn is_clean(&self) -> bool {
         self.has_set && self.superblock.is_none() && self.unreadable.is_empty() && self.report.is_clean()
     }
@@ -90,8 +91,8 @@ impl Packing {
     }
 }
 
-/// Packs the metadata of a cache device. `sink` gets the bytes of the file, in order. With backing devices of the set, a
-/// lost superblock can be found again; they are only asked for theirs.
+/// Packs the metadata of a cache device. `sink` gets the bytes of the file, in order. With backing
+/// devices of the set, a lost superblock can be found again; they are only asked for theirs.
 ///
 /// Memory: that of the walk, 24 bytes a bucket of metadata, and some MiB.
 pub async fn pack<D: Device>(
@@ -172,7 +173,7 @@ async fn write<D: Device, S: FnMut(&[u8]) -> Result<(), String>>(
         for hole in holes {
             packing.raw_bytes += writer.readable(range.start, at..hole.start, bytes.as_slice())?;
             let unreadable = sectors(range.start, &hole);
-            // What is beyond the end of the device is not in a pack of it either.
+            // A pack has nothing of the part beyond the end of the device.
             let end = Sector(packing.device_bytes / SECTOR_BYTES);
             if unreadable.start < end {
                 let there = SectorRange::from_bounds(unreadable.start, unreadable.end.min(end));

@@ -1,4 +1,4 @@
-//! What is found of the parts that are not certain: versions of it, from damaged nodes and from nodes that nothing names
+//! Versions of the parts that are not certain, from damaged nodes and from nodes that nothing names
 //! any more.
 
 use ubcache_env::local::join_all;
@@ -14,14 +14,14 @@ use crate::set::{Extent, Owner, View};
 /// Buckets that are looked at together.
 const AT_ONCE: u32 = 64;
 
-/// Somebody says that this was cached.
+/// A node names this extent.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Claim {
     pub extent: Extent,
 }
 
-/// Looks for nodes in all buckets that nothing names: older versions, and those whose parents are lost. Gives what they
-/// say is dirty, and the buckets that they are in.
+/// Looks for nodes in all buckets that nothing names: older versions, and nodes whose parents are
+/// lost. Returns the extents that they name as dirty, and the buckets of the nodes.
 pub(crate) async fn scan<D: Device>(
     cache: &D,
     view: &View,
@@ -65,7 +65,8 @@ pub(crate) async fn scan<D: Device>(
     (claims, nodes)
 }
 
-/// What a node says is dirty, if it is not known to be an older version by the generation of its bucket.
+/// Returns the extents that a node names as dirty, unless the generation of its bucket shows that
+/// it is an older version.
 fn of_node(view: &View, bucket: BucketNr, bytes: &[u8]) -> Vec<Claim> {
     let geometry = &view.geometry;
     let Some(known) = view.buckets.get(bucket.0 as usize) else { return Vec::new() };

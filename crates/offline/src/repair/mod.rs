@@ -1,13 +1,16 @@
-//! Repair: what is certain of a damaged set, as a new tree, prio chain, volume table and journal entry.
+//! Repair: the certain part of a damaged set, as a new tree, prio chain, volume table and journal
+//! entry.
 //!
 //! ```text
 //!  1  salvage      the walk, on behind what is damaged; older versions of nodes
 //!  2  sort         certain: kept. Not certain: listed, with the places of what there is
-//!  3  write        tree, prio chain and volume table into free buckets, flush; journal entry; superblock if it was damaged
+//!  3  write        tree, prio chain and volume table into free buckets, flush; journal entry;
+//!                  superblock if it was damaged
 //!  4  check        the result
 //! ```
 //!
-//! Clean data is left out: the backing devices have it. Until the entry of step 3 is durable the set is what it was.
+//! Clean data is left out: the backing devices have it. Until the entry of step 3 is durable the
+//! set is what it was.
 
 mod claims;
 mod options;
@@ -40,20 +43,21 @@ pub use self::uncertain::Uncertain;
 /// Sectors that are copied at once.
 const COPY_SECTORS: u64 = 2048;
 
-/// What a survey of a damaged set brought.
+/// Result of a survey of a damaged set.
 #[derive(Clone, Debug)]
 pub struct Repair {
-    /// What a check says of the set as it is.
+    /// Findings of a check of the set as it is.
     pub report: Report,
-    /// How the superblock was found again, if it is damaged.
+    /// The way in which a damaged superblock was found again.
     pub superblock: Option<String>,
-    /// What was done to the volume table, one line a slot.
+    /// Changes of the volume table, one line a slot.
     pub slots: Vec<String>,
-    /// Backing devices of the set that have no slot, and got none: what the cache has of them is not shown by any volume.
+    /// Backing devices of the set that have no slot after the repair: no volume shows their cached
+    /// data.
     pub without_slot: Vec<Uuid>,
     /// Slots that were given to a device because there was no other choice.
     pub slots_by_choice: usize,
-    /// What is not certain, in order. What lies in no such range is as it was.
+    /// Uncertain ranges, in order. Everything outside of them is as it was.
     pub uncertain: Vec<Uncertain>,
     /// Sectors of certain data of which the cache has the only copy.
     pub kept_sectors: u64,
@@ -65,8 +69,8 @@ pub struct Repair {
 }
 
 impl Repair {
-    /// Sectors of dirty data that would be kept, and of which the volume table does not say whose they are: a new table
-    /// takes the place of what is left of the old one, and of older ones.
+    /// Sectors of dirty data that would be kept and have no owner in the volume table: a new table
+    /// replaces the rest of the old one, and older ones.
     pub fn ownerless_sectors(&self) -> u64 {
         let unknown = |key: &&Key| {
             key.dirty && self.view.uuids.get(key.inode.0 as usize).is_none_or(UuidEntry::is_free)
@@ -74,19 +78,20 @@ impl Repair {
         self.plan.keep.iter().filter(unknown).map(|key| u64::from(key.sectors)).sum()
     }
 
-    /// Whether nothing is wrong with the set.
+    /// Returns true if the set has no damage.
     pub fn is_clean(&self) -> bool {
         self.report.is_clean() && self.slots.is_empty()
     }
 
-    /// Whether the newest data of a sector of a volume, in key sectors, is not certain.
+    /// Returns true if the newest data of a part of a volume, in key sectors, is not certain.
     pub fn is_uncertain(&self, inode: Inode, range: SectorRange) -> bool {
         let next =
             self.uncertain.partition_point(|part| (part.inode, part.range.end) <= (inode, range.start));
         self.uncertain.get(next).is_some_and(|part| part.inode == inode && part.range.overlaps(&range))
     }
 
-    /// Sectors of which there may be newer data than the backing device has, in one version or several.
+    /// Sectors of which there may be newer data than the backing device has, in one version or
+    /// several.
     pub fn claimed_sectors(&self) -> u64 {
         self.uncertain.iter().filter(|part| !part.places.is_empty()).map(|part| part.range.sectors()).sum()
     }
@@ -126,8 +131,8 @@ impl Repair {
     }
 }
 
-/// Looks at a set and works out what can be kept. Only reads. `backing` are some or all of its backing devices: with
-/// them, a lost superblock or volume table can be made again.
+/// Surveys a set and finds out what can be kept. Only reads. `backing` are some or all of its
+/// backing devices: with them, a lost superblock or volume table can be restored.
 pub async fn survey<D: Device>(
     cache: &D,
     backing: &[&D],
@@ -163,7 +168,7 @@ pub async fn survey<D: Device>(
     let mut view = walk_from(cache, superblock, WalkOptions::SALVAGE, &mut (), watcher).await;
     let slots = slots::repair(&mut view, cache, &named, options, watcher).await;
     if !slots.said.is_empty() {
-        // What the superblock says of slots is of others.
+        // The run numbers in the superblock belong to the slots as they were.
         view.superblock.set_runs(&Runs::accepting_any());
     }
     let is_uncertain =
@@ -190,9 +195,10 @@ pub async fn survey<D: Device>(
     })
 }
 
-/// Writes the repaired set over `target`, which is the damaged set itself or a copy of it, and checks it. `unreadable`
-/// are sectors that the copy does not have: what was in them is listed as uncertain. On a copy everything that is
-/// not needed may be overwritten; on the set itself only what is free.
+/// Writes the repaired set over `target`, which is the damaged set itself or a copy of it, and
+/// checks it. `unreadable` are sectors that the copy does not have: what was in them is listed as
+/// uncertain. On a copy everything that is not needed may be overwritten; on the set itself only
+/// what is free.
 pub async fn write_repaired<D: Device>(
     repair: &mut Repair,
     target: &D,
@@ -208,7 +214,7 @@ pub async fn write_repaired<D: Device>(
     let with_superblock = repair.damaged_superblock || !repair.slots.is_empty();
     write::write(&repair.view, &repair.plan, target, with_superblock, is_copy, watcher).await?;
     let after = check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
-    // Whose the data is, only a backing device can say; it is kept until one does.
+    // Data without a slot is no failure of the repair: it is kept until a backing device claims it.
     let is_error =
         |finding: &&Finding| finding.severity() == Severity::Error && finding.kind != Kind::SlotLost;
     match after.findings.iter().find(is_error) {
@@ -217,7 +223,8 @@ pub async fn write_repaired<D: Device>(
     }
 }
 
-/// Copies a device to another one, as large or larger, that is all zeroes. Gives the ranges that could not be read.
+/// Copies a device to another one, as large or larger, that is all zeroes. Gives the ranges that
+/// could not be read.
 pub async fn copy_device<D: Device>(
     from: &D,
     to: &D,
@@ -231,7 +238,7 @@ pub async fn copy_device<D: Device>(
     while at.0 < all {
         let sectors = COPY_SECTORS.min(all - at.0);
         let (bytes, holes) = read_around(from, at, sectors).await.map_err(io)?;
-        // What is not read is not written either.
+        // Unreadable and empty parts are not written.
         if bytes.as_slice().iter().any(|byte| *byte != 0) {
             let written = to.write(at, bytes.into(), Durability::Volatile).await;
             written.map_err(|error| io(error.to_string()))?;
@@ -246,8 +253,8 @@ pub async fn copy_device<D: Device>(
     Ok(unreadable)
 }
 
-/// The parts of the data that is going to be kept that can't be read: for a repair in place, what [`copy_device`] gives
-/// for a copy.
+/// The parts of the data that is going to be kept that can't be read: for a repair in place, what
+/// [`copy_device`] gives for a copy.
 pub async fn unreadable_data<D: Device>(
     repair: &Repair,
     cache: &D,
@@ -290,7 +297,7 @@ fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
             }
             from = gone.end.max(from);
             repair.kept_sectors -= gone.sectors();
-            // What is kept although it is not certain is listed as that.
+            // Kept data that is not certain is in the list already.
             if !repair.is_uncertain(key.inode, gone) {
                 let places = vec![pointer.advance(start - range.start)];
                 lost.push(Uncertain { inode: key.inode, range: gone, places });

@@ -1,13 +1,8 @@
-//! Which volume of the cache is which backing device's, where no volume table tells any more.
+//! Matches volumes of the cache with backing devices, if no volume table does.
 //!
-//! Only somebody who knows all disks of the set can have it decided: what a pair of slot and device must not show is
-//! looked for, and a pair is made only where neither of the two is left with another choice.
+//! A match needs all disks of the set. Everything that excludes a pair of slot and device is looked
+//! for, and a pair is made only if neither of the two has another choice left.
 //!
-//! | against a pair | why |
-//! |---|---|
-//! | cached data before the first sector of the device's data, or behind its end | there is no such sector |
-//! | dirty data, and a device that says clean | a device says dirty before the cache has anything that is newer |
-//! | clean data that differs from the device | the device has it, too |
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Device, SectorRange};
@@ -21,27 +16,28 @@ use crate::set::View;
 const COMPARED: usize = 256;
 const COMPARED_SECTORS: u64 = 64;
 const AT_ONCE: usize = 16;
-/// Of so many clean sectors that are compared one may differ: the Linux driver leaves stale ones behind.
+/// Of so many clean sectors that are compared one may differ: the Linux driver leaves stale ones
+/// behind.
 const STALE_ONE_OF: u64 = 10;
 
-/// A backing device and what it says of itself.
+/// A backing device and its superblock.
 pub(crate) struct Backing<'a, D: Device> {
     pub device: &'a D,
     pub superblock: Superblock,
 }
 
-/// Why a slot is taken for that of a device.
+/// A slot that is taken for that of a device, with the reason.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Owner {
     pub slot: Inode,
     /// Sectors of clean data that are the same on the device.
     pub same: u64,
-    /// The cache has nothing that could be its: it gets a slot that nobody had.
+    /// The cache has no data that could belong to the device: it gets an unused slot.
     pub is_new: bool,
 }
 
-/// Finds the slots of devices that have none, of those that have data and no owner. `named` are all backing devices of the
-/// set. One without an answer has several to choose from, or none.
+/// Finds the slots of devices that have none, of those that have data and no owner. `named` are all
+/// backing devices of the set. One without an answer has several to choose from, or none.
 pub(crate) async fn owners<D: Device>(
     view: &View,
     cache: &D,
@@ -72,7 +68,7 @@ pub(crate) async fn owners<D: Device>(
     let choices: Vec<Vec<Inode>> =
         possible.iter().map(|slots| slots.iter().map(|(slot, _)| *slot).collect()).collect();
     let mut found: Vec<Option<Owner>> = vec![None; wanted.len()];
-    // Whoever has one choice takes it, and nobody else can.
+    // A device with one choice takes it, and no other device can.
     while let Some(index) = (0..wanted.len()).find(|index| {
         found[*index].is_none()
             && matches!(possible[*index].as_slice(), [(slot, _)] if possible.iter().filter(|slots| slots.len() == 1 && slots[0].0 == *slot).count() == 1)
@@ -100,13 +96,13 @@ pub(crate) async fn owners<D: Device>(
     found.into_iter().zip(choices).map(|(owner, choices)| owner.ok_or(choices)).collect()
 }
 
-/// Whether a slot may be somebody's: that of a named device, of one that was not named, or of a flash-only volume. The
-/// table has no checksum: what is in it may be bytes that mean nothing.
+/// Returns true if a slot may belong to a named device, to one that was not named, or to a
+/// flash-only volume. The table has no checksum: a slot may be bytes without meaning.
 pub(crate) fn has_owner<D: Device>(slot: &UuidEntry, named: &[Backing<'_, D>]) -> bool {
     let is_named = || named.iter().any(|backing| backing.superblock.uuid == slot.uuid);
     let is_plain = || slot.label.iter().all(|byte| *byte == 0 || *byte >= b' ');
     let is_flash = || slot.flash_only && slot.sectors > 0 && slot.sectors < 1 << 44;
-    // Whoever makes a backing device draws its UUID as RFC 4122 has it for random ones.
+    // UUIDs of backing devices are random ones of RFC 4122.
     let is_random = || slot.uuid.0[6] >> 4 == 4 && slot.uuid.0[8] >> 6 == 2;
     let is_backed = || !slot.flash_only && slot.sectors == 0 && is_random();
     !slot.is_free()
@@ -115,7 +111,7 @@ pub(crate) fn has_owner<D: Device>(slot: &UuidEntry, named: &[Backing<'_, D>]) -
             || is_plain() && slot.invalidated == 0 && (is_flash() || is_backed()))
 }
 
-/// Whether nothing that is cached speaks against the device, as far as the metadata tells.
+/// Returns true if nothing in the metadata excludes that the volume belongs to the device.
 fn fits<D: Device>(view: &View, inode: Inode, backing: &Backing<'_, D>) -> bool {
     let data =
         SectorRange::from_bounds(backing.superblock.data_offset(), Sector(backing.device.geometry().sectors));
@@ -124,7 +120,8 @@ fn fits<D: Device>(view: &View, inode: Inode, backing: &Backing<'_, D>) -> bool 
     !(is_clean && dirty > 0) && view.volume(inode).all(|(extent, _)| data.covers(&extent.range()))
 }
 
-/// How many sectors of clean data, of which not all bytes are the same, are on the device as well; nothing if some are not.
+/// Counts the sectors of clean data that the device has as well, without those of equal bytes.
+/// `None` if too many differ.
 async fn compare<D: Device>(
     view: &View,
     cache: &D,

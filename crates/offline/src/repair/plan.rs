@@ -1,13 +1,8 @@
-//! What of a damaged set is certain, and what is not.
+//! Separates the certain part of a damaged set from the rest.
 //!
-//! | what is damaged | what stays certain |
-//! |---|---|
-//! | a part of a leaf | what the journal says, and what later parts of the leaf say |
-//! | an inner node | what the journal says, and the children that later parts of the node name |
-//! | an entry of the journal that replay needs | what later entries say |
-//! | the prio chain | all, in a set of ubcache; in a set of the driver, what lies in buckets whose generation is known |
 //!
-//! Clean data is never needed: the backing device has it. A clean extent counts as "there is nothing dirty here".
+//! Clean data is never needed: the backing device has it. A clean extent counts as "there is
+//! nothing dirty here".
 
 use std::collections::BTreeMap;
 
@@ -18,12 +13,12 @@ use super::region::Region;
 use super::uncertain::Uncertain;
 use crate::set::{END, Extent, Lost, Owner, START, View};
 
-/// What is going to be in the repaired set.
+/// Contents of the repaired set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     /// The extents of the new tree, in order.
     pub keep: Vec<Key>,
-    /// What is not certain.
+    /// Parts that are not certain.
     pub uncertain: Vec<Uncertain>,
     /// Clean sectors that are left out.
     pub clean_dropped: u64,
@@ -31,7 +26,7 @@ pub(crate) struct Plan {
     pub generations: Vec<Generation>,
 }
 
-/// Sorts what a salvage found.
+/// Separates certain extents from others among those that a salvage found.
 pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
     let sorter = Sorter::new(view, view.is_own());
     let mut certain: Vec<Extent> = Vec::new();
@@ -72,10 +67,10 @@ pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
     plan
 }
 
-/// Whether an extent is kept, and if so, whether as dirty.
+/// Returns whether an extent is kept, and if so, whether as dirty.
 fn kept(view: &View, extent: &Extent) -> Option<bool> {
     match view.uuids.get(extent.inode().0 as usize) {
-        // Whatever it is marked as, nobody else has it.
+        // Data of a flash-only volume has no other copy, however it is marked.
         Some(slot) if slot.is_live() && slot.flash_only => Some(true),
         Some(_) => extent.is_dirty().then_some(true),
         // It is not known whether the volume has a backing device.
@@ -83,7 +78,7 @@ fn kept(view: &View, extent: &Extent) -> Option<bool> {
     }
 }
 
-/// Adds what only one version is known of.
+/// Adds uncertain data of which one version is known.
 fn take_uncertain(view: &View, plan: &mut Plan) {
     let mut places: BTreeMap<u64, u64> =
         plan.keep.iter().filter_map(|key| Some((key.pointer()?.offset.0, u64::from(key.sectors)))).collect();
@@ -111,7 +106,7 @@ fn take_uncertain(view: &View, plan: &mut Plan) {
 struct Sorter<'a> {
     view: &'a View,
     own: bool,
-    /// What the newest part of the journal says, if some of it is missing.
+    /// Keys of the newest part of the journal, if an older part is missing.
     sure: Option<Vec<Key>>,
     tree: Region,
     /// Extents that share their place with another one.
@@ -160,7 +155,7 @@ impl<'a> Sorter<'a> {
         let Some(pointer) = extent.pointer() else { return named };
         let Some(bucket) = view.bucket(pointer) else { return false };
         if view.live(extent).is_none() {
-            // It hides older data, and that is all.
+            // A stale extent hides older data, and has no other effect.
             return named && !(extent.is_dirty() && (self.own || !bucket.known));
         }
         let data = matches!(bucket.owner, Owner::Free | Owner::Clean | Owner::Dirty);
@@ -169,7 +164,7 @@ impl<'a> Sorter<'a> {
     }
 }
 
-/// Which extents share sectors of the cache device with another one.
+/// Marks the extents that share sectors of the cache device with another one.
 fn shared(view: &View) -> Vec<bool> {
     let mut shared = vec![false; view.extents.len()];
     let mut places: Vec<(u64, u64, usize)> = view

@@ -39,14 +39,14 @@ impl Region {
         ((inode, range.start), (inode, range.end))
     }
 
-    /// Whether it has a sector of the range.
+    /// Returns true if it has a sector of the range.
     pub fn touches(&self, inode: Inode, range: SectorRange) -> bool {
         let (start, end) = Region::range(inode, range);
         let next = self.intervals.partition_point(|interval| interval.1 <= start);
         self.intervals.get(next).is_some_and(|interval| interval.0 < end)
     }
 
-    /// What is in this one and not in the other.
+    /// Returns the part of this region that is not in the other.
     pub fn without(&self, other: &Region) -> Region {
         let mut intervals = Vec::new();
         let mut from = 0;

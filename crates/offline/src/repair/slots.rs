@@ -1,8 +1,9 @@
 //! The volume table, which has no checksum: slots of backing devices that it does not know.
 //!
-//! A slot never moves, so an older copy of the table, in a bucket that was not used again, says as well which slot a
-//! device has. A UUID that differs in a few bytes is the same one, damaged: UUIDs are random. Where neither helps, what the
-//! cache has of each slot is compared with the devices (`owners.rs`), if all of them are named.
+//! A slot never moves, so an older copy of the table, in a bucket that was not used again, says as
+//! well which slot a device has. A UUID that differs in a few bytes is the same one, damaged: UUIDs
+//! are random. Where neither helps, what the cache has of each slot is compared with the devices
+//! (`owners.rs`), if all of them are named.
 
 use ubcache_env::Device;
 use ubcache_env::local::join_all;
@@ -22,10 +23,10 @@ const AT_ONCE: u32 = 64;
 /// Bytes of 16 that make a damaged UUID known.
 const ALIKE: usize = 11;
 
-/// What became of the slots of backing devices that the table does not know.
+/// Result of looking for the slots of backing devices that the table does not know.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slots {
-    /// What was done, in words, one line a device.
+    /// Changes as text, one line a device.
     pub said: Vec<String>,
     /// The devices that still have no slot.
     pub without: Vec<Uuid>,
@@ -33,7 +34,7 @@ pub(super) struct Slots {
     pub by_choice: usize,
 }
 
-/// Gives attached backing devices that have no slot the one that they had, where that is certain.
+/// Restores the slot of attached backing devices that have none, if it is certain.
 pub(super) async fn repair<D: Device>(
     view: &mut View,
     cache: &D,
@@ -71,7 +72,7 @@ pub(super) async fn repair<D: Device>(
         slots.extend(older.iter().filter(|(uuid, _)| *uuid == backing.uuid).map(|(_, slot)| *slot));
         slots.sort_unstable();
         slots.dedup();
-        // A slot that somebody else has, or that died since, is not this one's any more.
+        // A slot of another device, or one that was detached since, is not a candidate.
         slots.retain(|slot| view.uuids.get(*slot).is_some_and(|entry| entry.is_free() || alike(entry)));
         match slots.as_slice() {
             [slot] => {
@@ -98,7 +99,7 @@ pub(super) async fn repair<D: Device>(
     done
 }
 
-/// Devices that the table names, and nobody else did.
+/// Lists the devices that the table names and the caller did not.
 fn not_named<D: Device>(view: &View, backings: &[Backing<'_, D>]) -> String {
     let is_named = |uuid| backings.iter().any(|backing| backing.superblock.uuid == uuid);
     let others = view.uuids.iter().filter(|slot| slot.is_live() && !slot.flash_only && !is_named(slot.uuid));
@@ -110,7 +111,7 @@ fn not_named<D: Device>(view: &View, backings: &[Backing<'_, D>]) -> String {
     }
 }
 
-/// A slot that nothing but the absence of other choices speaks for.
+/// Handles a slot for which there is no evidence but the absence of other choices.
 fn by_choice<D: Device>(
     view: &mut View,
     device: &Backing<'_, D>,
@@ -163,7 +164,7 @@ fn by_choice<D: Device>(
 fn give<D: Device>(view: &mut View, slot: usize, device: &Backing<'_, D>) {
     let is_known = view.slot(device.superblock.uuid) == Some(Inode(slot as u32));
     if let Some(entry) = view.uuids.get_mut(slot).filter(|_| !is_known) {
-        // What is left of it are the times, if anything is.
+        // Times survive in a damaged slot, if anything does.
         let (first_reg, last_reg) = (entry.first_reg, entry.last_reg);
         *entry = UuidEntry {
             uuid: device.superblock.uuid,

@@ -1,8 +1,8 @@
-//! A superblock that is lost, from everything else on the device.
+//! Finds a lost superblock again, from everything else on the device.
 //!
-//! The magic numbers of journal entries give half of the set's UUID, and a backing device, or what is left of the
-//! superblock, all of it. Sizes are tried: with the right ones the newest entry's prio chain has a right checksum, and
-//! its root is where nodes are.
+//! The magic numbers of journal entries give half of the set's UUID, and a backing device, or what
+//! is left of the superblock, all of it. Sizes are tried: with the right ones the newest entry's
+//! prio chain has a right checksum, and its root is where nodes are.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,15 @@ use ubcache_format::{
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read::{read, read_around};
 
-/// Bytes that are searched for the journal: 256 buckets of 4 MiB would be more, but then the first ones will do.
+/// Bytes that are searched for the journal: 256 buckets of 4 MiB would be more, but then the first
+/// ones will do.
 const SEARCHED_BYTES: u64 = 1 << 30;
 const PIECE_SECTORS: u64 = 2048;
 /// Sizes of blocks, in sectors. Where several fit, all that was ever written fits the largest.
 const BLOCKS: [u32; 4] = [8, 4, 2, 1];
 
-/// Looks for a superblock with which the rest of the device makes sense, and says how it was found.
+/// Looks for a superblock that fits the rest of the device. Returns it with the way in which it was
+/// found.
 pub(crate) async fn search<D: Device>(
     cache: &D,
     backings: &[Superblock],
@@ -101,13 +103,14 @@ fn build(
     superblock.version = superblock.version.max(3);
     superblock.set_sync(true);
     superblock.seq = u64::from(number_at(left, 112)).saturating_add(1).min(1 << 20);
-    // Which runs the disks are of is not known any more.
+    // Run numbers of the disks are unknown: accept any.
     superblock.set_runs(&Runs::accepting_any());
     superblock.journal_buckets = Geometry::default_journal_buckets(buckets);
     Superblock::parse(&superblock.encode()).ok()
 }
 
-/// How much of what the newest entry names is where it should be; 0 if the sizes can't be right.
+/// Counts the structures named by the newest entry that are in their place; 0 if the sizes can't be
+/// right.
 async fn fitness<D: Device>(cache: &D, superblock: &Superblock, newest: &JournalEntry, at: Sector) -> usize {
     let geometry = superblock.geometry();
     let ring = geometry.bucket_of(at).0.wrapping_sub(geometry.first_bucket);
@@ -146,7 +149,8 @@ async fn fitness<D: Device>(cache: &D, superblock: &Superblock, newest: &Journal
         fits += 1;
         if let Ok(node) = parse_node(&geometry, &newest.root, bytes.as_slice()) {
             fits += 2;
-            // The children, with the same sizes: a block that is too small or too large fails in one of them.
+            // The children, with the same sizes: a block that is too small or too large fails in
+            // one of them.
             for key in node.bsets.iter().flatten().filter(|_| newest.root_level > 0).take(64) {
                 fits += 8 * usize::from(parses(cache, &geometry, key).await);
             }
@@ -167,7 +171,7 @@ async fn parses<D: Device>(cache: &D, geometry: &Geometry, key: &Key) -> bool {
 struct Entries {
     entries: u64,
     newest: JournalEntry,
-    /// Where the newest is.
+    /// Place of the newest entry.
     at: Sector,
 }
 

@@ -9,8 +9,8 @@ pub struct Uncertain {
     pub inode: Inode,
     /// The part, in key sectors (docs/reference/format.md §4.3).
     pub range: SectorRange,
-    /// Where on the cache device there may be newer data than the backing device has: one place for each version that
-    /// was found. None: nothing was found, but there may have been something.
+    /// Places on the cache device that may have newer data than the backing device: one for each
+    /// version that was found. An empty list: no version was found, but there may have been one.
     pub places: Vec<Pointer>,
 }
 

@@ -11,8 +11,8 @@ use crate::io::progress::Watcher;
 use crate::set::{Owner, View};
 use crate::write::{NewSet, free_buckets, ring_index, write_set};
 
-/// Writes the set; nothing that is in use is touched before the last step, the journal entry. On a copy, clean data and
-/// the journal count as free.
+/// Writes the set; nothing that is in use is touched before the last step, the journal entry. On a
+/// copy, clean data and the journal count as free.
 pub(super) async fn write<D: Device>(
     view: &View,
     plan: &Plan,

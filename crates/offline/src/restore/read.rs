@@ -1,4 +1,4 @@
-//! Reading a dump: nothing is taken that is not as a dump is written.
+//! Reading a dump: lines that differ from those of a written dump are refused.
 
 use serde_json::{Map, Value};
 use ubcache_format::{
@@ -104,7 +104,8 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
     Ok(dumped)
 }
 
-/// The keys of a dump that was read before. If it is another one now, they end early, and `failed` says why.
+/// The keys of a dump that was read before. If it is another one now, they end early, and `failed`
+/// says why.
 pub(super) fn keys<'a, L: Lines + ?Sized>(
     source: &'a L,
     failed: &'a std::cell::RefCell<Option<OfflineError>>,
@@ -217,7 +218,8 @@ impl<'a> Reader<'a> {
         match fields.number("version")? {
             VERSION => {
                 let journal_seq = fields.number("journal_seq")?;
-                // A set whose newest entry has a greater one is taken for damaged, and has no number for the next.
+                // A set whose newest entry has a greater one is taken for damaged, and has no
+                // number for the next.
                 if journal_seq >= SEQ_MAX {
                     return Err(fields.wrong(format_args!(
                         "\"journal_seq\" is {journal_seq}, which no journal can have reached"

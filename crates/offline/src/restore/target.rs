@@ -1,4 +1,4 @@
-//! Where a dump is restored to, and restoring it.
+//! The target of a restore, and the restore.
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ use crate::set::{Owner, STALE_FATAL, Severity, Site, View};
 use crate::walk::{WalkOptions, read_superblock, walk_from};
 use crate::write::{NewSet, free_buckets, ring_index, write_set};
 
-/// How a device stands to the set of a dump.
+/// Relation of a device to the set of a dump.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Standing {
     /// It has the set's superblock, or entries of its journal.
@@ -22,25 +22,25 @@ pub enum Standing {
         /// The newest journal entry that can be read; 0 if there is none.
         newest_seq: u64,
     },
-    /// Nothing that can be read says that it has the set, or another one.
+    /// No readable structure belongs to this set or to another one.
     Unknown,
     /// It has the superblock of another device.
     Other {
         /// The UUID of that device.
         uuid: Uuid,
-        /// Whether it is a cache device.
+        /// True for a cache device.
         is_cache: bool,
     },
     /// It has the superblock of the set, with other sizes.
     OtherShape,
 }
 
-/// What was found on the device that a dump is to be restored to.
+/// State of the device that a dump is to be restored to.
 #[derive(Clone, Debug)]
 pub struct TargetState {
-    /// How it stands to the set.
+    /// Its relation to the set.
     pub standing: Standing,
-    /// What can be read of the set with the dump's superblock; nothing on a new file.
+    /// The set as it is read with the dump's superblock; `None` on a new file.
     view: Option<View>,
 }
 
@@ -51,7 +51,7 @@ impl TargetState {
     }
 }
 
-/// What was restored.
+/// Result of a restore.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// Extents of the tree, holes and stale ones among them.
@@ -94,9 +94,9 @@ pub async fn look_at_target<D: Device>(
     Ok(TargetState { standing, view: Some(view) })
 }
 
-/// Writes the metadata of a dump to a device, and checks it. It goes into buckets that no extent of the dump uses, and as
-/// long as there are enough of them into such as have nothing of the set that is there: that one counts until the
-/// last step.
+/// Writes the metadata of a dump to a device, and checks it. It goes into buckets that no extent of
+/// the dump uses, and as long as there are enough of them into such as have nothing of the set that
+/// is there: that one counts until the last step.
 pub async fn restore<D: Device, L: Lines + ?Sized>(
     dumped: &Dumped,
     source: &L,
@@ -108,7 +108,8 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
         let known = state.view.as_ref().and_then(|view| view.buckets.get(bucket.0 as usize));
         known.is_some_and(|known| matches!(known.owner, Owner::Node | Owner::Prio | Owner::Uuids))
     };
-    // A bucket that gets metadata is one generation on, and so much more stale are pointers to what it had.
+    // A bucket that gets metadata is one generation on, and so much more stale are pointers to what
+    // it had.
     let free = |owner, bucket: BucketNr| {
         let stale = dumped.stale.get(bucket.0 as usize).copied().unwrap_or(0);
         owner == Owner::Free && stale < STALE_FATAL

@@ -2,7 +2,7 @@
 
 use ubcache_format::Generation;
 
-/// What a bucket is used for.
+/// Owner of a bucket: its use.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Owner {
     /// Nothing that counts points to it.
@@ -22,7 +22,7 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// Gives a bucket to another owner; says who has it already, if somebody has.
+    /// Assigns a bucket to another owner. Returns the present one if the two exclude each other.
     pub(crate) fn assign(&mut self, owner: Owner) -> Option<Owner> {
         match (*self, owner) {
             (Owner::Free, _) => *self = owner,
@@ -47,7 +47,7 @@ impl Owner {
     }
 }
 
-/// What is known about one bucket, in 8 bytes.
+/// State of one bucket, in 8 bytes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Bucket {
     /// The generation in the prio chain.
@@ -56,10 +56,11 @@ pub struct Bucket {
     pub generation: Generation,
     /// The priority in the prio chain.
     pub priority: u16,
-    /// What it is used for.
+    /// Its use.
     pub owner: Owner,
-    /// Whether the prio chain says what its generation is. If not, that of the newest pointer to it is taken.
+    /// The prio chain has its generation. If not, the generation of the newest pointer to it is
+    /// taken.
     pub known: bool,
-    /// Of a bucket that is not `known`: whether a pointer was seen to it, live or not.
+    /// A pointer to it was seen, live or not. Only of a bucket that is not `known`.
     pub named: bool,
 }

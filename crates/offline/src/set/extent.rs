@@ -43,7 +43,7 @@ impl Extent {
         }
     }
 
-    /// That of a key of a leaf.
+    /// Converts a key of a leaf.
     #[inline]
     pub(crate) fn of(key: &PlainKey) -> Extent {
         let pointer = key.pointer.filter(|pointer| pointer.is_available());
@@ -70,7 +70,7 @@ impl Extent {
         SectorRange::from_bounds(Sector(self.end.saturating_sub(self.sectors as u64)), Sector(self.end))
     }
 
-    /// Where the data is; nothing for holes and placeholders.
+    /// Place of the data; `None` for holes and placeholders.
     pub const fn pointer(&self) -> Option<Pointer> {
         if self.flags & NO_POINTER != 0 {
             return None;
@@ -78,7 +78,7 @@ impl Extent {
         Some(Pointer { device: 0, offset: Sector(self.offset), generation: Generation(self.generation) })
     }
 
-    /// Whether the cache has the only copy.
+    /// Returns true if the cache has the only copy.
     pub const fn is_dirty(&self) -> bool {
         self.flags & DIRTY != 0
     }
@@ -88,7 +88,7 @@ impl Extent {
         self.flags >> CSUM_SHIFT
     }
 
-    /// Whether it comes from the journal.
+    /// Returns true if it comes from the journal.
     pub const fn is_replayed(&self) -> bool {
         self.flags & REPLAYED != 0
     }

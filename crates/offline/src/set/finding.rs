@@ -1,14 +1,14 @@
-//! What a check has found: what, where, what it means for the data, what to do.
+//! Findings of a check: their kind, their place, what they mean for the data, what to do.
 //!
-//! A [`Kind`] has one severity, one meaning and one advice; a [`Finding`] adds the place and what was seen there. A
-//! [`Report`] keeps a bounded number of findings of each kind, and counts all.
+//! A [`Kind`] has one severity, one meaning and one advice; a [`Finding`] adds the place and what
+//! was seen there. A [`Report`] keeps a bounded number of findings of each kind, and counts all.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 use ubcache_format::{BucketNr, Geometry, Inode, SECTOR_BYTES, Sector, SectorRange};
 
-/// How bad it is.
+/// Severity of the finding.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
     /// Worth knowing; nothing is wrong.
@@ -30,7 +30,7 @@ impl Severity {
     }
 }
 
-/// Which of the devices.
+/// A device.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Site {
     /// The cache device.
@@ -48,7 +48,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// Where something was found.
+/// Place of a finding.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     /// The device.
@@ -115,7 +115,7 @@ impl fmt::Display for Place {
 
 macro_rules! kinds {
     ($($name:ident $code:literal $severity:ident $meaning:literal $advice:literal)*) => {
-        /// What can be found.
+        /// Kind of a finding.
         #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum Kind {
             $(#[doc = $meaning] $name,)*
@@ -126,15 +126,15 @@ macro_rules! kinds {
             pub const fn code(self) -> &'static str {
                 match self { $(Kind::$name => $code,)* }
             }
-            /// How bad it is.
+            /// Severity of the finding.
             pub const fn severity(self) -> Severity {
                 match self { $(Kind::$name => Severity::$severity,)* }
             }
-            /// What it means for the data.
+            /// Meaning for the data.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Kind::$name => $meaning,)* }
             }
-            /// What to do.
+            /// Advice.
             pub const fn advice(self) -> &'static str {
                 match self { $(Kind::$name => $advice,)* }
             }
@@ -305,7 +305,7 @@ kinds! {
 }
 
 impl Kind {
-    /// Whether it makes uncertain what a volume reads as.
+    /// Returns true if it makes the content of volumes uncertain.
     pub const fn spoils_content(self) -> bool {
         matches!(
             self,
@@ -337,11 +337,11 @@ impl Kind {
 /// One thing that was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Where.
+    /// Its place.
     pub place: Place,
-    /// What was seen there.
+    /// Description of the fault at that place.
     pub detail: String,
 }
 
@@ -351,7 +351,7 @@ impl Finding {
         Finding { kind, place, detail: detail.to_string() }
     }
 
-    /// How bad it is.
+    /// Severity of the finding.
     pub const fn severity(&self) -> Severity {
         self.kind.severity()
     }

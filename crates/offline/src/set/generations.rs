@@ -4,12 +4,12 @@ use ubcache_format::{DataArea, Generation, Geometry, Reach};
 
 use super::bucket::Bucket;
 
-/// Beyond this the driver gives the set up.
+/// Staleness beyond which the driver stops the set.
 pub(crate) const STALE_FATAL: u8 = 96;
-/// Beyond this it is time for garbage collection.
+/// Staleness beyond which garbage collection is due.
 pub(crate) const STALE_NOTE: u8 = 80;
 
-/// The generations of all buckets at a snapshot: which pointers would not raise them.
+/// Generations of all buckets at one time. They tell which pointers would raise a generation.
 pub(crate) struct GenerationSnapshot {
     pub area: Option<DataArea>,
     pub reach: Reach,
@@ -27,12 +27,12 @@ impl GenerationSnapshot {
         }
     }
 
-    /// How many buckets there are.
+    /// Number of buckets.
     pub fn buckets(&self) -> usize {
         self.generations.len()
     }
 
-    /// How far a pointer may be ahead.
+    /// Largest distance by which a pointer may be ahead.
     pub fn reach(&self) -> Reach {
         self.reach
     }

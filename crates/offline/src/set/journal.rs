@@ -1,4 +1,5 @@
-//! The journal of a set: its entries, and the numbers of those that count (docs/reference/format.md §6).
+//! The journal of a set: its entries, and the numbers of those that count (docs/reference/format.md
+//! §6).
 
 use std::ops::Range;
 
@@ -6,11 +7,11 @@ use ubcache_format::{Geometry, JournalEntry, LastRun, SECTOR_BYTES};
 
 use super::finding::Place;
 
-/// Behind this there is no number for the next entry that is greater still.
+/// Greatest number of an entry: beyond it none is left for the next one.
 pub(crate) const SEQ_MAX: u64 = u64::MAX / 2;
-/// What a repair takes, where what it takes up to [`SEQ_MAX`] leaves no number for its own entry.
+/// Limit of a repair, if the entries up to [`SEQ_MAX`] leave no number for its own entry.
 pub(crate) const SEQ_MAX_WITHOUT_THE_LAST: u64 = SEQ_MAX / 2;
-/// Where an entry is, and its numbers.
+/// Place of an entry, and its numbers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct EntryPlace {
     /// Index of the bucket in the ring.
@@ -28,11 +29,11 @@ pub struct EntryPlace {
 /// An entry that replay needs.
 #[derive(Clone, Debug)]
 pub struct FoundEntry {
-    /// Where it is.
+    /// Its place.
     pub place: EntryPlace,
     /// Its version: 0 says that the volume table has entries of 64 bytes.
     pub version: u32,
-    /// What it says.
+    /// Its contents.
     pub entry: JournalEntry,
 }
 
@@ -41,17 +42,18 @@ pub struct FoundEntry {
 pub struct Journal {
     /// All entries of all buckets with right checksums, those of earlier laps among them.
     pub places: Vec<Vec<EntryPlace>>,
-    /// Those that replay needs, oldest first; the last is the newest of all.
+    /// Entries that replay needs, oldest first; the last is the newest of all.
     pub entries: Vec<FoundEntry>,
-    /// Who ran the set last, by the newest.
+    /// The program that ran the set last, by the newest entry.
     pub last_run: LastRun,
-    /// Whether entries that replay needs are missing or can not be decoded.
+    /// True if entries that replay needs are missing or can not be decoded.
     pub incomplete: bool,
-    /// The newest entry that replay needs and that is not there; the newest of all if it is not known which are missing.
+    /// The newest entry that replay needs and that is not there; the newest of all if it is not
+    /// known which are missing.
     pub(crate) missing: Option<u64>,
-    /// What can't be read or makes no sense: index of the bucket in the ring, and bytes from its start.
+    /// Unreadable and undecodable parts: index of the bucket in the ring, and bytes from its start.
     pub(crate) holes: Vec<(u32, Range<u64>)>,
-    /// Whether something newer than the newest entry may be in one of them.
+    /// True if something newer than the newest entry may be in one of them.
     pub(crate) hidden: bool,
 }
 
@@ -61,8 +63,9 @@ impl Journal {
         self.entries.last()
     }
 
-    /// Whether something newer than the newest entry may be where nothing can be read. Entries stand one behind the
-    /// other: the next one can only be behind the newest in its bucket, or at the start of the next bucket.
+    /// Returns true if something newer than the newest entry may be in an unreadable part. Entries
+    /// are adjacent: the next one can only be behind the newest in its bucket, or at the start of
+    /// the next bucket.
     pub(crate) fn hides_the_newest(&self, geometry: &Geometry) -> bool {
         let Some(newest) = self.newest().map(|newest| newest.place) else { return !self.holes.is_empty() };
         let behind = u64::from(newest.offset) + u64::from(newest.bytes);
@@ -81,7 +84,8 @@ impl Journal {
         self.places.iter().flatten().map(|place| place.seq).max().unwrap_or(0).max(newest)
     }
 
-    /// The number of the next entry: greater than that of any that can be where nothing can be read.
+    /// The number of the next entry: greater than that of any that can be where nothing can be
+    /// read.
     pub(crate) fn next_seq(&self) -> u64 {
         let hidden: u64 = self.holes.iter().map(|(_, hole)| (hole.end - hole.start) / SECTOR_BYTES).sum();
         self.newest_seq().saturating_add(1 + hidden)
@@ -91,7 +95,7 @@ impl Journal {
         Place::bucket(geometry, geometry.journal_bucket(place.index)).plus(u64::from(place.offset))
     }
 
-    /// Buckets of the ring that nothing in them keeps from being written again.
+    /// Counts the buckets of the ring that have no entry that replay needs.
     pub fn free_buckets(&self) -> usize {
         let needed = self.newest().map_or(0, |newest| newest.place.last_seq);
         self.places.iter().filter(|entries| entries.iter().all(|entry| entry.seq < needed)).count()

@@ -6,21 +6,21 @@ use serde_json::{Value, json};
 
 use super::finding::{Finding, Kind, Severity};
 
-/// Findings of one kind that are kept; of more, only the number is.
+/// Findings that are kept of each kind; the others are only counted.
 pub const KEPT_OF_A_KIND: u64 = 200;
 
-/// All that was found, and how much was looked at.
+/// Findings of a check, and its totals.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     /// In the order in which they were found; at most [`KEPT_OF_A_KIND`] of each kind.
     pub findings: Vec<Finding>,
-    /// How many there were of each kind.
+    /// Number of findings of each kind.
     pub counts: BTreeMap<Kind, u64>,
-    /// What was looked at.
+    /// Totals of the set.
     pub stats: Stats,
 }
 
-/// How much was looked at.
+/// Totals of a checked set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
     /// Journal entries that replay needs.
@@ -55,7 +55,7 @@ impl Report {
         }
     }
 
-    /// How many findings of a severity there were.
+    /// Counts the findings of a severity.
     pub fn count(&self, severity: Severity) -> u64 {
         self.counts.iter().filter(|(kind, _)| kind.severity() == severity).map(|(_, count)| count).sum()
     }
@@ -65,7 +65,7 @@ impl Report {
         self.findings.iter().filter(|finding| finding.severity() == Severity::Error).collect()
     }
 
-    /// Whether there is no damage.
+    /// Returns true if there is no damage.
     pub fn is_clean(&self) -> bool {
         self.count(Severity::Error) == 0
     }

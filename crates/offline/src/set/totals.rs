@@ -4,7 +4,7 @@ use ubcache_format::Inode;
 
 use super::bucket::{Bucket, Owner};
 
-/// What is live of a volume in the cache.
+/// Totals of the live extents of a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct VolumeTotals {
     pub inode: Inode,
@@ -13,21 +13,22 @@ pub(crate) struct VolumeTotals {
     pub dirty_sectors: u64,
 }
 
-/// What all extents come to.
+/// Totals of all extents.
 #[derive(Clone, Debug)]
 pub(crate) struct Totals {
-    /// What is live of each volume, in order.
+    /// Totals of each volume, in order.
     pub volumes: Vec<VolumeTotals>,
-    /// Who owns each bucket, as far as it is data.
+    /// Owner of each bucket, as far as it has data.
     pub owners: Vec<Owner>,
-    /// Whether live extents may have sectors in common.
+    /// True if live extents may have sectors in common.
     pub overlap: bool,
-    /// How far the oldest pointer is behind its bucket.
+    /// Staleness of the oldest pointer.
     pub oldest: u8,
 }
 
 impl Totals {
-    /// Gives buckets to those who have data in them. Nothing is changed if one of these has somebody else already.
+    /// Sets the owners of buckets with data. Returns false, and changes nothing, if one of them has
+    /// another owner already.
     pub fn assign_owners(&self, buckets: &mut [Bucket]) -> bool {
         let fits = |(bucket, owner): (&Bucket, &Owner)| {
             let mut former = bucket.owner;
@@ -45,7 +46,7 @@ impl Totals {
     }
 }
 
-/// Adds what is live of volumes to that of those before them.
+/// Appends the totals of volumes; the first may continue the last.
 pub(crate) fn add_volumes(volumes: &mut Vec<VolumeTotals>, later: &[VolumeTotals]) {
     for totals in later {
         match volumes.last_mut() {

@@ -1,4 +1,4 @@
-//! A cache set as its devices describe it: what a walk brings back.
+//! A cache set as its devices describe it: the result of a walk.
 
 use ubcache_format::{BucketNr, Geometry, Inode, Key, Pointer, Reach, Superblock, Uuid, UuidEntry};
 
@@ -13,15 +13,15 @@ use super::totals::{Totals, VolumeTotals};
 pub struct View {
     /// The superblock of the cache device.
     pub superblock: Superblock,
-    /// What follows from it.
+    /// Sizes and places that follow from the superblock.
     pub geometry: Geometry,
     /// The journal.
     pub journal: Journal,
     /// Every bucket of the device.
     pub buckets: Vec<Bucket>,
-    /// How far a pointer may be ahead of its bucket.
+    /// Largest distance by which a pointer may be ahead of its bucket.
     pub(crate) reach: Reach,
-    /// How old pointers are.
+    /// Staleness of the oldest pointers.
     pub(crate) ages: Ages,
     /// The slots of the volume table.
     pub uuids: Vec<UuidEntry>,
@@ -29,23 +29,23 @@ pub struct View {
     pub extents: Vec<Extent>,
     /// The volumes that have live extents, in order.
     pub(crate) volumes: Vec<VolumeTotals>,
-    /// What the extents come to, if they were added up as they were read. Then `extents` are not all there are.
+    /// Totals of extents that were added up as they were read. Then `extents` is incomplete.
     pub(crate) totals: Option<Totals>,
-    /// They could not be added up: the view says nothing.
+    /// Totals were asked for, and an extent needs a finding: the view is unusable.
     pub(crate) aborted: bool,
-    /// Where the tree could not be read.
+    /// Intervals of keys whose part of the tree could not be read.
     pub lost: Vec<Lost>,
     /// Nodes that were read.
     pub nodes: u64,
-    /// Whether all of the metadata could be read. If not, `extents` is not all there is.
+    /// True if all of the metadata could be read. If not, `extents` is incomplete.
     pub complete: bool,
     /// The most sectors of a bucket, from its start, that a node has that was named by a key.
     pub(crate) node_sectors: u64,
-    /// What a salvage must not trust.
+    /// Parts that a salvage must not trust.
     pub(crate) uncertainty: Uncertainty,
 }
 
-/// By how much the oldest pointers are behind their buckets.
+/// Staleness of the oldest pointers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Ages {
     /// Pointers to data.
@@ -54,16 +54,18 @@ pub(crate) struct Ages {
     pub nodes: u8,
 }
 
-/// How far what was found can be trusted.
+/// Parts of the view that are not certain.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Uncertainty {
-    /// Changes of this entry of the journal or before it may be missing: only what later entries say is certain.
+    /// Changes of this entry of the journal or before it may be missing: only what later entries
+    /// say is certain.
     pub journal: Option<u64>,
-    /// Where what the tree says is not certain; what the journal says is.
+    /// Intervals of keys in which the tree is not certain; the journal is.
     pub tree: Vec<Lost>,
-    /// What nodes say that may be older versions, or are damaged, and the buckets that these nodes are in.
+    /// Extents named by nodes that may be older versions, or are damaged, with the buckets of these
+    /// nodes.
     pub claims: Vec<(Extent, BucketNr)>,
-    /// Buckets of nodes that nothing names and that say something of lost parts.
+    /// Buckets of nodes that nothing names and that describe lost parts.
     pub nodes: Vec<BucketNr>,
 }
 
@@ -89,23 +91,23 @@ impl View {
         }
     }
 
-    /// Whether ubcache ran the set last, and left nothing in it that the driver did: such a set has no dirty keys whose
-    /// buckets were given away.
+    /// Returns true if ubcache ran the set last, and nothing in it is the driver's: such a set has
+    /// no dirty keys whose buckets were freed.
     pub(crate) fn is_own(&self) -> bool {
         self.journal.last_run.mark().is_some_and(|mark| mark.drops.is_none())
     }
 
-    /// What is known of the bucket that a pointer leads into.
+    /// Returns the bucket that contains a pointer.
     pub fn bucket(&self, pointer: Pointer) -> Option<&Bucket> {
         self.buckets.get(pointer.bucket(self.geometry.bucket_sectors).0 as usize)
     }
 
-    /// By how many generations a pointer is stale; nothing for one that leads nowhere.
+    /// Returns the staleness of a pointer in generations; `None` if it is outside the device.
     pub fn staleness(&self, pointer: Pointer) -> Option<u8> {
         Some(self.reach.staleness_of(self.bucket(pointer)?.generation, pointer.generation))
     }
 
-    /// Where the data of an extent is, if it is there still.
+    /// Returns the place of an extent's data, if the pointer is not stale.
     pub fn live(&self, extent: &Extent) -> Option<Pointer> {
         extent.pointer().filter(|pointer| self.staleness(*pointer) == Some(0))
     }
@@ -122,7 +124,7 @@ impl View {
         &rest[..rest.partition_point(|extent| extent.inode() == inode)]
     }
 
-    /// What is live of a volume.
+    /// Returns the totals of a volume.
     pub(crate) fn live_of(&self, inode: Inode) -> VolumeTotals {
         let found = self.volumes.iter().find(|volume| volume.inode == inode);
         found.copied().unwrap_or(VolumeTotals { inode, ..VolumeTotals::default() })
@@ -136,7 +138,7 @@ impl View {
             .map(|slot| Inode(slot as u32))
     }
 
-    /// Raises the generation of a bucket to that of a pointer to it; says whether that has changed it.
+    /// Raises the generation of a bucket to that of a pointer. Returns true if that has changed it.
     pub(crate) fn raise(&mut self, pointer: Pointer) -> bool {
         let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
         let Some(bucket) = self.buckets.get_mut(bucket) else { return false };
@@ -156,7 +158,7 @@ impl View {
         raised
     }
 
-    /// Gives a bucket to an owner; says who has it already, if somebody has.
+    /// Assigns a bucket to an owner. Returns the present one if the two exclude each other.
     pub(crate) fn assign_bucket(&mut self, bucket: BucketNr, owner: Owner) -> Option<Owner> {
         self.buckets.get_mut(bucket.0 as usize)?.owner.assign(owner)
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::set::EntryPlace;
 
-/// The entries that the driver ends up with (docs/reference/format.md §6.3): seq and last_seq, ascending.
+/// The entries that the driver ends up with (docs/reference/format.md §6.3): seq and last_seq,
+/// ascending.
 pub(crate) fn driver_entries(places: &[Vec<EntryPlace>]) -> Vec<(u64, u64)> {
     let count = places.len();
     let mut probe = Probe { places, read: vec![false; count], list: BTreeMap::new() };

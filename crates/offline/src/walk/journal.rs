@@ -1,5 +1,5 @@
-//! The journal: all entries of the ring, those that count, and whether the driver would find the same
-//! (docs/reference/format.md §6).
+//! The journal: all entries of the ring, those that count, and a comparison with the search of the
+//! Linux driver (docs/reference/format.md §6).
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,14 +18,15 @@ use crate::io::read::read;
 use crate::io::read_ahead::{ReadAhead, ReadOptions, ReadRange};
 use crate::set::{EntryPlace, Finding, FoundEntry, Journal, Kind, Place, SEQ_MAX, SEQ_MAX_WITHOUT_THE_LAST};
 
-/// After so many buckets, entries are forgotten that the newest so far does not need.
+/// Buckets after which entries are dropped that the newest so far does not need.
 const FORGET_AFTER: u32 = 8;
-/// Buckets whose bytes stay in memory until the next ones say what is needed of them: mostly nothing.
+/// Buckets whose bytes stay in memory until the next ones say what is needed of them: mostly
+/// nothing.
 const BUCKETS_IN_MEMORY: usize = 2;
 /// More open entries than this come near the limit of the driver.
 const MANY_OPEN: u64 = 15_000;
 
-/// How to read the ring.
+/// Options of reading the ring.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Reading {
     /// The flag of the superblock: entries at the beginning of the range may be missing.
@@ -34,8 +35,8 @@ pub(crate) struct Reading {
     pub salvage: bool,
 }
 
-/// Reads the whole ring. Memory: 32 bytes for each entry on the device, all of those that replay needs, and what is read
-/// ahead.
+/// Reads the whole ring. Memory: 32 bytes for each entry on the device, all of those that replay
+/// needs, and what is read ahead.
 pub(crate) async fn read_journal<D: Device>(
     device: &D,
     geometry: &Geometry,
@@ -58,7 +59,7 @@ pub(crate) async fn read_journal<D: Device>(
     journal
 }
 
-/// Where an entry of the journal says that the first prio set, the volume table and the root are.
+/// Ranges of the first prio set, the volume table and the root, which an entry names.
 pub(crate) fn named_by(geometry: &Geometry, entry: &JournalEntry) -> Vec<SectorRange> {
     let sectors = geometry.metadata_bytes() / SECTOR_BYTES;
     let prio = geometry
@@ -71,14 +72,15 @@ pub(crate) fn named_by(geometry: &Geometry, entry: &JournalEntry) -> Vec<SectorR
     prio.into_iter().chain([&entry.uuid_bucket, &entry.root].into_iter().filter_map(node)).collect()
 }
 
-/// Entries that may be needed, by number. Of those whose bytes are not kept the bucket is in memory still.
+/// Entries that may be needed, by number. Of those whose bytes are not kept the bucket is in memory
+/// still.
 #[derive(Default)]
 struct Found(BTreeMap<u64, (EntryPlace, Option<Bytes>)>);
 
 type Bytes = Box<[u8]>;
 
 impl Found {
-    /// Takes the entries of a bucket.
+    /// Adds the entries of a bucket.
     fn take(&mut self, scanned: &Scanned) {
         let (log, behind) = scanned.places.split_at(scanned.log);
         for place in log {
@@ -89,14 +91,15 @@ impl Found {
         }
     }
 
-    /// Whatever is older than the newest so far needs is not going to be replayed.
+    /// Drops entries that are older than the newest so far needs.
     fn forget(&mut self) {
         if let Some((newest, _)) = self.0.values().next_back() {
             self.0 = self.0.split_off(&newest.last_seq.min(newest.seq));
         }
     }
 
-    /// Keeps the bytes of entries of a bucket that is going to leave the memory, as far as the newest so far needs them.
+    /// Keeps the bytes of entries of a bucket that is going to leave the memory, as far as the
+    /// newest so far needs them.
     fn keep(&mut self, places: &[EntryPlace], bytes: &[u8]) {
         let Some((newest, _)) = self.0.values().next_back() else { return };
         let needed = newest.last_seq.min(newest.seq);
@@ -115,7 +118,7 @@ impl Found {
         self.0.values().next_back().map(|(newest, _)| newest)
     }
 
-    /// What it says, if its bucket is in memory.
+    /// Decodes the newest entry, if its bucket is in memory.
     fn newest_entry(
         &self,
         geometry: &Geometry,
@@ -127,7 +130,8 @@ impl Found {
         Some(parse_entry(geometry, bytes.get(newest.offset as usize..)?).ok()?.0)
     }
 
-    /// What the entries say. Where `last_seq` goes down, some are needed after all that were not kept.
+    /// Decodes the entries. An entry that was not kept is read again: `last_seq` may go down, so
+    /// that it is needed after all.
     async fn decode<D: Device>(self, device: &D, geometry: &Geometry) -> Result<Vec<FoundEntry>, String> {
         let mut entries = Vec::with_capacity(self.0.len());
         for (place, kept) in self.0.into_values() {
@@ -226,7 +230,7 @@ async fn read_ring<D: Device>(
         if let Some((at, why)) = &scanned.undecodable {
             report(Finding::new(Kind::JournalUndecodable, place.plus(*at), why));
             journal.incomplete = true;
-            // Whoever salvages has it among all of these.
+            // A salvage has it among these already.
             if !reading.salvage {
                 journal.holes.push((index, *at..at + block));
             }

@@ -1,29 +1,29 @@
-//! What is in a bucket of the journal: entries, the end of the log, and what lies behind it.
+//! Contents of a bucket of the journal: entries, the end of the log, and entries behind it.
 //!
-//! A bucket is looked at without any other, so that it can be done by any thread. The keys of entries are left alone: most
-//! entries are older than what replay needs.
+//! A bucket is scanned without any other, so that any thread can do it. Keys of entries are not
+//! decoded: most entries are older than those that replay needs.
 
 use ubcache_format::{EntryHead, FormatError, Geometry, entry_head};
 
 use crate::set::{EntryPlace, SEQ_MAX};
 
-/// What was found in a bucket.
+/// Contents of a bucket.
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
-    /// Entries: those of the log, and behind these, for whoever salvages, those that lie behind its end.
+    /// Entries: those of the log, and in a salvage those behind its end.
     pub places: Vec<EntryPlace>,
-    /// How many are in the log.
+    /// Number of entries in the log.
     pub log: usize,
-    /// Where an entry is that makes no sense, in bytes, and why.
+    /// Byte of an entry that can't be decoded, and the reason.
     pub undecodable: Option<(u64, String)>,
     /// The newest entry behind the end of the log: its offset and number.
     pub behind: Option<(u32, u64)>,
-    /// For whoever salvages: where entries stand that make no sense, in bytes.
+    /// Bytes of entries that can't be decoded; only in a salvage.
     pub senseless: Vec<u64>,
 }
 
 impl Scanned {
-    /// Looks at the bucket with this index. No entry can have a number above `limit`.
+    /// Scans the bucket with this index. No entry can have a number above `limit`.
     pub fn of(geometry: &Geometry, (index, limit): (u32, u64), bytes: &[u8], salvage: bool) -> Scanned {
         let mut scanned = Scanned::log(geometry, (index, limit), bytes);
         scanned.log = scanned.places.len();
@@ -59,7 +59,7 @@ impl Scanned {
         scanned
     }
 
-    /// Takes what is valid behind the first thing in the bucket that is not.
+    /// Adds valid entries behind the first invalid block of the bucket.
     fn behind_the_log(&mut self, geometry: &Geometry, (index, limit): (u32, u64), bytes: &[u8]) {
         let end = self.places.last().map_or(0, |last| last.offset as usize + last.bytes as usize);
         let block = geometry.block_bytes() as usize;
@@ -90,8 +90,8 @@ fn place(index: u32, at: usize, head: EntryHead) -> EntryPlace {
     }
 }
 
-/// Where in a bucket entries with right checksums stand that make no sense, in bytes. All of them, not only the first:
-/// what ends the log before them now may not be there any more when a repair has written.
+/// Returns the bytes at which entries with right checksums can't be decoded. All of them, not only
+/// the first: the end of the log before them may be gone after a repair.
 pub(crate) fn senseless<'a>(
     geometry: &'a Geometry,
     bytes: &'a [u8],
@@ -109,12 +109,14 @@ pub(crate) fn senseless<'a>(
     })
 }
 
-/// Whether a log ends here in order: no magic number, a length that can't be, or a torn entry.
+/// Returns true if a log ends here in order: no magic number, an impossible length, or a torn
+/// entry.
 fn ends_the_log(error: &FormatError) -> bool {
     matches!(error.at, 0 | 8 | 28)
 }
 
-/// The newest valid entry at any block from `end` on. In a bucket that was used before there are many old ones.
+/// The newest valid entry at any block from `end` on. In a bucket that was used before there are
+/// many old ones.
 fn newest_behind(geometry: &Geometry, bytes: &[u8], end: usize) -> Option<(u32, u64)> {
     let block = geometry.block_bytes() as usize;
     let magic = geometry.journal_magic().to_le_bytes();

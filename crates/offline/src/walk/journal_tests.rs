@@ -64,7 +64,8 @@ fn undecodable(seq: u64) -> Vec<u8> {
     bytes
 }
 
-/// Only the first was written over by a repair: the next one was the end of the journal from then on.
+/// Only the first was written over by a repair: the next one was the end of the journal from then
+/// on.
 #[test]
 fn all_senseless_entries_of_a_bucket_are_found() {
     let mut torn = entry(4);
@@ -83,7 +84,8 @@ fn all_senseless_entries_of_a_bucket_are_found() {
     assert_eq!(bytes.len(), blocks.len() * 512);
     let found: Vec<u64> = senseless(&GEOMETRY, &bytes, SEQ_MAX).collect();
     assert_eq!(found, [512, 4 * 512, 6 * 512]);
-    // With a lower limit, a number that leaves none for the entry of the repair makes no sense either.
+    // With a lower limit, a number that leaves none for the entry of the repair makes no sense
+    // either.
     let found: Vec<u64> = senseless(&GEOMETRY, &bytes, SEQ_MAX_WITHOUT_THE_LAST).collect();
     assert_eq!(found, [512, 4 * 512, 6 * 512, 7 * 512]);
 }

@@ -1,7 +1,7 @@
-//! Leaves as they nearly always are, in one go: keys with one pointer at most, in order, sound, and inside the interval of
-//! the leaf. Everything else is left to the walk, which says what is wrong.
+//! Fast path for well-formed leaves: keys with one pointer at most, in order, sound, and inside the
+//! interval of the leaf. The walk handles all others, and reports their faults.
 //!
-//! Reading a leaf this way changes nothing but the memory it works in, so that it can be done by any thread.
+//! Reading a leaf changes nothing but the buffers of the thread, so that any thread can do it.
 
 use std::sync::{Mutex, OnceLock};
 
@@ -14,7 +14,7 @@ use super::overlay::overlay;
 use super::totals::TotalsBuilder;
 use crate::set::{Extent, GenerationSnapshot, Position, VolumeTotals};
 
-/// As many as there are leaves in a window of large ones.
+/// Spare lists that are kept: one for each leaf in a batch of large reads.
 const SPARE_MAX: usize = 32;
 
 /// A leaf to be read.
@@ -27,20 +27,21 @@ pub(crate) struct Leaf<'a> {
     pub bytes: &'a [u8],
 }
 
-/// What a leaf has.
+/// Contents of a leaf.
 #[derive(Debug)]
 pub(crate) enum LeafContent {
-    /// Its extents with those of the journal over them. No pointer of the leaf raises the generation of a bucket.
+    /// Extents with those of the journal over them. No pointer of the leaf raises the generation of
+    /// a bucket.
     Merged(Vec<Extent>),
-    /// The same, but only what is live of its volumes: it has been added up.
+    /// Totals of these extents: they have been added up.
     Summed(Vec<VolumeTotals>),
-    /// Its own extents. Some of their pointers may raise generations.
+    /// Extents of the leaf alone. Some of their pointers may raise generations.
     Unmerged(Vec<Extent>),
 }
 
 /// The extents of the journal.
 pub(crate) struct Replay {
-    /// As they were written.
+    /// Extents in the order in which they were written.
     layers: Vec<Extent>,
     combined: OnceLock<Vec<Extent>>,
 }
@@ -50,7 +51,8 @@ impl Replay {
         Replay { layers, combined: OnceLock::new() }
     }
 
-    /// One over the other, in order. Whoever asks first has to sort them: the device can be at work meanwhile.
+    /// Returns the combined extents, in order. The first call sorts them: the device can read
+    /// meanwhile.
     pub fn extents(&self) -> &[Extent] {
         self.combined.get_or_init(|| {
             let mut combined = Vec::new();
@@ -60,7 +62,7 @@ impl Replay {
     }
 }
 
-/// Reads leaves, with memory that is used again.
+/// Reader of leaves, with lists that are reused.
 #[derive(Default)]
 pub(crate) struct Leaves {
     extents: Mutex<Vec<Vec<Extent>>>,
@@ -68,8 +70,8 @@ pub(crate) struct Leaves {
 }
 
 impl Leaves {
-    /// What a leaf has; nothing if there is something in it that is not as above. `replay` are the extents of the journal,
-    /// in order. With `builder` they are added up, if that goes.
+    /// Reads a leaf; `None` if it is not well-formed. `replay` are the extents of the journal, in
+    /// order. With `builder` they are added up, if possible.
     pub fn read(
         &self,
         geometry: &Geometry,
@@ -114,7 +116,7 @@ impl Leaves {
         content
     }
 
-    /// Takes back the memory of a leaf.
+    /// Reuses the list of a leaf.
     pub fn done(&self, extents: Vec<Extent>) {
         give(&self.extents, extents);
     }
@@ -136,18 +138,18 @@ fn give<T>(spare: &Mutex<Vec<Vec<T>>>, mut memory: Vec<T>) {
 /// The keys of a leaf.
 #[derive(Default)]
 struct LeafKeys {
-    /// Those of its first bset, which has nearly all of them in most leaves.
+    /// Keys of its first bset, which has nearly all of them in most leaves.
     oldest: Vec<Extent>,
-    /// Those of the bsets behind it, …
+    /// Keys of the bsets behind it, …
     later: Vec<Extent>,
     /// … and how many of these there are that have keys.
     layers: usize,
-    /// Whether a pointer may raise a generation.
+    /// True if a pointer may raise a generation.
     raises: bool,
 }
 
 impl LeafKeys {
-    /// Reads the keys; says whether the leaf is as most are.
+    /// Reads the keys. Returns true if the leaf is well-formed.
     fn read(
         &mut self,
         geometry: &Geometry,
@@ -186,7 +188,7 @@ fn wide((inode, sector): Position) -> u128 {
     u128::from(inode.0) << 64 | u128::from(sector.0)
 }
 
-/// What was seen of the keys of a bset.
+/// Checks of the keys of a bset.
 struct KeyChecks {
     last: u128,
     plain: bool,
@@ -321,7 +323,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is read in one go is what the long way gives; and the long way has nothing to say of it.
+        /// The fast path returns the same as the slow path, which has no finding.
         #[test]
         fn as_the_long_way(
             bsets in proptest::collection::vec(any_bset(), 1..5),

@@ -13,7 +13,7 @@ pub(super) struct Item {
     pub key: Key,
     pub pointer: Pointer,
     pub after: Position,
-    /// Whether it is certain that the node is in use.
+    /// True if the node is certain to be in use.
     pub certain: bool,
 }
 
@@ -23,21 +23,21 @@ impl Item {
     }
 }
 
-/// The leaves that nobody but the walk sees: what it takes to read them on any thread.
+/// The leaves of a level that no visitor sees, with all that a thread needs to read them.
 pub(super) struct LeafBatch {
     pub geometry: Geometry,
     pub items: Arc<[Item]>,
     pub replay: Arc<Replay>,
     pub leaves: Arc<Leaves>,
-    /// Where extents are added up, if they are not kept.
+    /// Totals, if extents are not kept.
     pub builder: Option<Arc<TotalsBuilder>>,
 }
 
-/// What came out of looking at a node: in one go, by the snapshot of this number.
+/// Result of reading a leaf with the snapshot of this number.
 pub(super) type Looked = (u64, Option<LeafContent>);
 
 impl LeafBatch {
-    /// Reads leaves by this snapshot.
+    /// Returns a function that reads leaves with this snapshot.
     pub fn by(self: &Arc<Self>, number: u64, snapshot: Arc<GenerationSnapshot>) -> Inspect<Looked> {
         let all = self.clone();
         Arc::new(move |index, piece: &ReadRange| (number, all.read(index, piece, &snapshot)))

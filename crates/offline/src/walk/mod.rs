@@ -1,12 +1,13 @@
-//! The walk over a set: superblock, journal, prio chain, volume table, every node, and what follows from all of them
-//! together (docs/reference/format.md §12).
+//! The walk over a set: superblock, journal, prio chain, volume table, every node, and what follows
+//! from all of them together (docs/reference/format.md §12).
 //!
-//! Damage does not stop it as long as there is something left to read: a [`Visitor`] is told of everything that was
-//! found, and the [`View`](crate::View) says which intervals of keys are lost.
+//! Damage does not stop the walk as long as anything is left to read: a [`Visitor`] gets all
+//! findings, and the [`View`](crate::View) lists the intervals of keys that are lost.
 //!
-//! Memory, all bounded by the size of the device: 8 bytes a bucket; 24 bytes an extent, and 16 more while extents are
-//! compared with each other, so about 40 MB a million extents, unless they are only added up; 96 bytes a node; the journal
-//! entries that replay needs; 9 MiB of what is read ahead.
+//! Memory, all bounded by the size of the device: 8 bytes a bucket; 24 bytes an extent, and 16 more
+//! while extents are compared with each other, so about 40 MB a million extents, unless they are
+//! only added up; 96 bytes a node; the journal entries that replay needs; 9 MiB of what is read
+//! ahead.
 
 mod driver_journal;
 mod journal;

@@ -1,36 +1,39 @@
-//! Which sectors of a device are taken, and whether one is overlap.
+//! Occupancy of sectors, and sectors that are occupied twice.
 //!
-//! Nearly all extents begin and end at multiples of 8 sectors. For these there is a bit for 8 sectors, so that all bits
-//! together stay in the nearest memory of the processor; a bit for each sector is there for the rest.
+//! Nearly all extents begin and end at multiples of 8 sectors. For these there is a bit for 8
+//! sectors, so that all bits together stay in the nearest memory of the processor; a bit for each
+//! sector is there for the rest.
 
 /// Sectors of a unit.
 const UNIT: u64 = 8;
 /// Units that are marked together.
 const AT_ONCE: usize = 1024;
 
-/// Which sectors are taken.
+/// Occupied sectors of a device.
 #[derive(Debug)]
 pub(crate) struct Occupancy {
     sectors: u64,
-    /// A bit for each whole unit that was taken.
+    /// A bit for each whole unit that is occupied.
     units: Vec<u64>,
-    /// Single units that were taken and are not marked yet. The marks are all over a memory that is not the nearest: in a
-    /// loop that does nothing else, the processor waits for many of them at once.
+    /// Single units that are occupied and not marked yet. Marks are spread over memory that is not
+    /// in the nearest cache: in a loop that does nothing else, the processor waits for many of them
+    /// at once.
     pending: Vec<u32>,
-    /// A bit for each sector of units that were taken in part; empty if there are none.
+    /// A bit for each sector of units that are occupied in part; empty if there are none.
     single: Vec<u64>,
 }
 
 impl Occupancy {
     /// None of so many sectors.
     pub fn new(sectors: u64) -> Occupancy {
-        // Written at once: where memory is read first, each page of it costs overlap.
+        // Written at once: a page that is read first is faulted in twice.
         let units = std::iter::repeat_n(0, words(sectors.div_ceil(UNIT))).collect();
         Occupancy { sectors, units, pending: Vec::with_capacity(AT_ONCE), single: Vec::new() }
     }
 
-    /// Takes sectors; says whether some are known to be taken already. [`apply_pending`](Occupancy::apply_pending) and
-    /// [`has_mixed_overlap`](Occupancy::has_mixed_overlap) tell the rest.
+    /// Occupies sectors. Returns true if some are known to be occupied already;
+    /// [`apply_pending`](Occupancy::apply_pending) and
+    /// [`has_mixed_overlap`](Occupancy::has_mixed_overlap) find the rest.
     #[inline]
     pub fn occupy(&mut self, start: u64, end: u64) -> bool {
         if start.is_multiple_of(UNIT)
@@ -43,7 +46,7 @@ impl Occupancy {
         self.occupy_range(start, end)
     }
 
-    /// Marks what waits; says whether some of it is known to be taken already.
+    /// Marks pending units. Returns true if one was occupied already.
     pub fn apply_pending(&mut self) -> bool {
         let (units, mut overlap) = (self.units.as_mut_slice(), false);
         for &unit in &self.pending {
@@ -75,7 +78,8 @@ impl Occupancy {
         set(&mut self.units, first / UNIT, last / UNIT) | overlap
     }
 
-    /// Takes what another one has taken, of which nothing waits any more; says whether sectors are known to be taken overlap.
+    /// Merges another occupancy, which has nothing pending. Returns true if sectors are known to be
+    /// occupied twice.
     pub fn merge(&mut self, other: &Occupancy) -> bool {
         if self.single.is_empty() {
             self.single.resize(other.single.len(), 0);
@@ -84,7 +88,7 @@ impl Occupancy {
         overlap | self.has_mixed_overlap()
     }
 
-    /// Whether sectors are taken overlap: with their unit, and apart.
+    /// Returns true if a sector is occupied with its unit, and alone.
     pub fn has_mixed_overlap(&self) -> bool {
         let unit = |unit: usize| self.units.get(unit / 64).is_some_and(|word| word >> (unit % 64) & 1 != 0);
         self.single
@@ -107,7 +111,7 @@ fn join(bits: &mut [u64], others: &[u64]) -> bool {
     })
 }
 
-/// Sets bits; says whether some of them were set, or are not there.
+/// Sets bits. Returns true if some were set already, or do not exist.
 #[inline]
 fn set(bits: &mut [u64], start: u64, end: u64) -> bool {
     let mut overlap = false;
@@ -147,7 +151,7 @@ mod tests {
     }
 
     proptest! {
-        /// It agrees with a list of sectors, whoever took them.
+        /// It agrees with a list of sectors, merged from three occupancies.
         #[test]
         fn agrees_with_single_sectors(
             extents in proptest::collection::vec((0_u64..40, 0_u64..8, 1_u64..30, 0_usize..3), 0..8),

@@ -23,7 +23,7 @@ impl Visitor for Findings {
     }
 }
 
-/// Reads a set of which the content has to be certain; with `damaged`, damage is tolerated and only reported.
+/// Reads a set whose content has to be certain; with `damaged`, damage is only reported.
 pub async fn open_set<D: Device>(
     cache: &D,
     damaged: bool,

@@ -1,16 +1,16 @@
-//! Newer extents over older ones, one by one: without a list of what comes out.
+//! Newer extents over older ones, one by one, without a list of the result.
 
 use ubcache_format::{Layer, SectorRange};
 
 use crate::set::Extent;
 
-/// Gives what comes out to `take`, in order. Both lists are in order, and nothing in them overlaps or has size 0. Most of
-/// what is older is expected to lie between what is newer, untouched.
+/// Passes the result to `take`, in order. Both lists are in order, and nothing in them overlaps or
+/// has size 0. Most older extents are expected to lie between newer ones, unchanged.
 #[inline]
 pub(crate) fn overlay(older: &[Extent], newer: &[Extent], mut take: impl FnMut(&Extent)) {
     let mut older = older.iter();
     let mut next = older.next();
-    // What is left of an older extent behind the newer ones so far.
+    // The rest of an older extent behind the newer ones so far.
     let mut left: Option<Extent> = None;
     for new in newer {
         let (start, end) = (new.start(), new.end());

@@ -1,4 +1,5 @@
-//! What follows from all extents together: who owns which bucket, what is stale, how much is free.
+//! Owners of buckets, staleness of pointers and free buckets, which follow from all extents
+//! together.
 
 use ubcache_format::{BucketNr, SectorRange, Uuid};
 
@@ -13,7 +14,7 @@ const AHEAD_MAX: u8 = 32;
 /// The priority by which ubcache promises, in its own prio chain, that a bucket is free.
 const PRIORITY_FREE: u16 = 0;
 
-/// Gives every bucket its owner, and looks at every extent.
+/// Assigns every bucket to its owner, and checks every extent.
 pub(crate) fn assign_owners<V: Visitor + ?Sized>(view: &mut View, pool: &ThreadPool, visitor: &mut V) {
     let added = view.totals.take();
     let kept = added.is_none();
@@ -36,7 +37,7 @@ pub(crate) fn assign_owners<V: Visitor + ?Sized>(view: &mut View, pool: &ThreadP
     reserves(view, visitor);
 }
 
-/// What there is to say of extents, and of two together.
+/// Checks extents one by one, and against each other.
 fn one_by_one<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) {
     let mut owners: Vec<Owner> = view.buckets.iter().map(|bucket| bucket.owner).collect();
     let mut oldest = 0;
@@ -147,7 +148,8 @@ fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut 
             );
             visitor.finding(Finding::new(Kind::FarAhead, place(), detail));
         }
-        // Metadata that was written since is named by the journal, and read before any promise is relied on.
+        // Metadata that was written since is named by the journal, and read before any promise is
+        // relied on.
         let data = matches!(bucket.owner, Owner::Clean | Owner::Dirty);
         if own_chain && data && bucket.priority == PRIORITY_FREE {
             let detail =
@@ -200,7 +202,7 @@ fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
         let place = Place::on(Site::Cache).of_volume(inode, all);
         if dirty > 0 {
             let detail = format!("{dirty} dirty sectors of volume {inode}, which {state}");
-            // Whoever removes a volume leaves the slot dead, not empty.
+            // Removing a volume leaves the slot dead, not empty.
             let kind = if slot.is_free() { Kind::SlotLost } else { Kind::DirtyOrphan };
             visitor.finding(Finding::new(kind, place, detail));
         }

@@ -1,4 +1,5 @@
-//! [`walk()`]: the parts of a set in the order in which the format names them (docs/reference/format.md §12).
+//! [`walk()`]: the parts of a set in the order in which the format names them
+//! (docs/reference/format.md §12).
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ use crate::io::read_ahead::{BUFFER_POOL_BYTES, ReadOptions};
 use crate::io::thread_pool::ThreadPool;
 use crate::set::{Bucket, Extent, Finding, Kind, Owner, Place, Site, View};
 
-/// Walks over the set of a cache device, which is only read. Nothing comes back if there is no superblock to begin
-/// with.
+/// Walks over the set of a cache device, which is only read. Returns `None` if the superblock can't
+/// be read.
 pub async fn walk<D: Device, V: Visitor + ?Sized>(
     cache: &D,
     visitor: &mut V,
@@ -30,9 +31,9 @@ pub async fn walk<D: Device, V: Visitor + ?Sized>(
     walk_with(WalkOptions::default(), cache, visitor, watcher).await
 }
 
-/// The same in another way.
+/// Walks with options.
 pub(crate) async fn walk_with<D: Device, V: Visitor + ?Sized>(
-    way: WalkOptions,
+    options: WalkOptions,
     cache: &D,
     visitor: &mut V,
     watcher: &dyn Watcher,
@@ -49,21 +50,21 @@ pub(crate) async fn walk_with<D: Device, V: Visitor + ?Sized>(
             return None;
         }
     };
-    Some(walk_from(cache, superblock, way, visitor, watcher).await)
+    Some(walk_from(cache, superblock, options, visitor, watcher).await)
 }
 
-/// How to walk.
+/// Options of a walk.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct WalkOptions {
-    /// Go on behind what is damaged as far as there is anything to be read, and keep what is found there apart (see
-    /// `Uncertainty`).
+    /// Continues behind damage as far as anything can be read, and keeps what is found there apart
+    /// (`Uncertainty`).
     pub salvage: bool,
-    /// Do not keep extents, but add them up. The walk may give up, where there is anything to say of one.
+    /// Adds extents up instead of keeping them. The walk stops if an extent needs a finding.
     pub totals_only: bool,
 }
 
 impl WalkOptions {
-    /// As much as there is to be read.
+    /// Reads everything that is readable.
     pub const SALVAGE: WalkOptions = WalkOptions { salvage: true, totals_only: false };
 }
 
@@ -128,7 +129,7 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let entries = std::mem::take(&mut view.journal.entries);
     for key in entries.iter().rev().flat_map(|found| &found.entry.keys) {
         if key.check_journaled(&geometry).is_ok() {
-            // What was added up went by other generations.
+            // Totals were added up with other generations.
             view.aborted |= view.raise_key(key) && view.totals.is_some();
         }
     }

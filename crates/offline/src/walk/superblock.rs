@@ -6,7 +6,7 @@ use ubcache_format::{FormatError, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SEC
 use crate::io::read::read;
 use crate::set::{Finding, Kind, Place, Site};
 
-/// Reads a superblock; the finding says what is wrong with it.
+/// Reads a superblock; the finding describes its fault.
 pub(crate) async fn read_superblock<D: Device>(device: &D, site: Site) -> Result<Superblock, Finding> {
     let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
     let damaged = |error: FormatError| Finding::new(Kind::SuperblockDamaged, place.plus(error.at), error);
@@ -23,8 +23,8 @@ pub(crate) async fn read_superblock<D: Device>(device: &D, site: Site) -> Result
     Ok(superblock)
 }
 
-/// How much of a cache device may be missing, as a multiple of what is there: memory is asked for by the number of buckets,
-/// and the superblock alone is not believed how many there are.
+/// Largest missing part of a cache device, as a multiple of the part that is there: memory is
+/// allocated by the number of buckets, and the superblock alone is no proof of that number.
 const MISSING_MAX: u64 = 15;
 
 /// The sectors of a cache device that its superblock names, and that are beyond its end.
@@ -50,7 +50,7 @@ pub(super) fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
     )
 }
 
-/// What a device is, by its superblock.
+/// Kind of a device, by its superblock.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum DeviceKind {
     /// A cache device.
@@ -68,7 +68,7 @@ pub enum DeviceKind {
     },
 }
 
-/// Looks at the superblock of a device, whatever else is wrong with it.
+/// Reads the kind of a device, whatever else is wrong with it.
 pub async fn kind_of<D: Device>(device: &D) -> DeviceKind {
     let bytes = device.geometry().sectors * SECTOR_BYTES;
     let needed = SUPERBLOCK_SECTOR.bytes() + SUPERBLOCK_BYTES as u64;

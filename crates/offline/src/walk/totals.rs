@@ -1,8 +1,8 @@
-//! Totals over extents of which there is nothing to say, as it is with nearly all: who owns which bucket, how much is live of
-//! which volume, and whether two of them share a sector.
+//! Totals over well-formed extents, as nearly all are: owners of buckets, live sectors of volumes,
+//! and shared sectors.
 //!
-//! Extents are added in any order and by any thread. As soon as there is anything to say of one, there are no totals, and
-//! the extents are looked at one by one (`owners`).
+//! Extents are added in any order and by any thread. If one of them needs a finding, there are no
+//! totals, and extents are checked one by one (`owners`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,29 +18,29 @@ const EXTENTS_A_THREAD: usize = 1 << 16;
 /// Extents that are added at once.
 const EXTENTS_AT_ONCE: usize = 1 << 14;
 
-/// Where threads add up.
+/// Totals that several threads add to.
 pub(crate) struct TotalsBuilder {
     snapshot: Arc<GenerationSnapshot>,
     area: DataArea,
-    /// Of the device, if there is memory for a bit for each.
+    /// Sectors of the device, if there is memory for a bit for each.
     sectors: Option<u64>,
     threads: Mutex<Vec<ThreadTotals>>,
-    /// There is something to say of an extent.
+    /// An extent needs a finding.
     aborted: AtomicBool,
 }
 
-/// What one thread has added up.
+/// Totals of one thread.
 struct ThreadTotals {
     owners: Vec<Owner>,
     occupancy: Option<Occupancy>,
     overlap: bool,
-    /// How far the oldest pointer is behind its bucket.
+    /// Staleness of the oldest pointer.
     oldest: u8,
 }
 
 impl TotalsBuilder {
-    /// A place to add up to so many extents; each thread gets a bit for each sector of the device, if that is no more than
-    /// the list of places would take.
+    /// Creates totals for up to so many extents. Each thread gets a bit for each sector of the
+    /// device, if these take no more memory than a list of places.
     pub fn new(
         geometry: &Geometry,
         snapshot: Arc<GenerationSnapshot>,
@@ -59,13 +59,13 @@ impl TotalsBuilder {
         })
     }
 
-    /// Whether it is told if extents share sectors.
+    /// Returns true if shared sectors are detected.
     pub fn detects_shared_sectors(&self) -> bool {
         self.sectors.is_some()
     }
 
-    /// Adds the extents that are given to a [`ExtentSink`], and says what is live of their volumes; nothing if there is anything
-    /// to say of one.
+    /// Adds the extents that are passed to an [`ExtentSink`]. Returns the totals of their volumes;
+    /// `None` if an extent needs a finding.
     pub fn add(&self, all: impl FnOnce(&mut ExtentSink<'_>)) -> Option<Vec<VolumeTotals>> {
         if self.aborted() {
             return None;
@@ -84,23 +84,24 @@ impl TotalsBuilder {
             own.overlap |= occupancy.apply_pending();
         }
         if volumes.is_none() {
-            self.give_up();
+            self.abort();
         }
         self.threads.lock().ok()?.push(own);
         volumes
     }
 
-    /// There is something to say.
-    pub fn give_up(&self) {
+    /// Stops: an extent needs a finding.
+    pub fn abort(&self) {
         self.aborted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is something to say.
+    /// Returns true if an extent needs a finding.
     pub fn aborted(&self) -> bool {
         self.aborted.load(Ordering::Relaxed)
     }
 
-    /// What all have added up, with what is live of volumes; nothing if there is something to say. Nobody adds any more.
+    /// Merges the totals of all threads, when none adds any more. `volumes` are those of the
+    /// volumes. `None` if an extent needs a finding.
     pub fn totals(&self, volumes: Vec<VolumeTotals>) -> Option<Totals> {
         if self.aborted() {
             return None;
@@ -136,14 +137,14 @@ impl ThreadTotals {
     }
 }
 
-/// Where extents are added, one by one.
+/// Receiver of extents, one by one.
 pub(crate) struct ExtentSink<'a> {
     builder: &'a TotalsBuilder,
     own: &'a mut ThreadTotals,
-    /// What is live of the volumes before the last.
+    /// Totals of the volumes before the last.
     volumes: Vec<VolumeTotals>,
     last: VolumeTotals,
-    /// Whether there is nothing to say.
+    /// True if no extent needs a finding.
     fits: bool,
 }
 

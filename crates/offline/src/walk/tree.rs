@@ -1,4 +1,5 @@
-//! The tree, level by level, with the keys of the journal laid over the leaves (docs/reference/format.md §5, §6.6).
+//! The tree, level by level, with the keys of the journal laid over the leaves
+//! (docs/reference/format.md §5, §6.6).
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ type Position = (Inode, Sector);
 /// Bytes of an extent in a leaf.
 const EXTENT_BYTES: usize = 24;
 
-/// What the newest entry of the journal says of the tree, and how to read it.
+/// The tree by the newest entry of the journal, and options of reading it.
 pub(crate) struct Tree<'a> {
     /// The key of the root.
     pub root: &'a Key,
@@ -32,9 +33,9 @@ pub(crate) struct Tree<'a> {
     pub level: u16,
     /// The extents of the journal.
     pub replay: Arc<Replay>,
-    /// Take what is readable of damaged nodes.
+    /// Use the readable part of damaged nodes.
     pub salvage: bool,
-    /// Add extents up instead of keeping them, if that goes.
+    /// Add extents up instead of keeping them, if possible.
     pub totals_only: bool,
 }
 
@@ -48,13 +49,14 @@ struct Walk<'a, V: Visitor + ?Sized> {
     seen: Vec<(Pointer, Lost)>,
     salvage: bool,
     leaves: Arc<Leaves>,
-    /// Whether a generation was raised since the snapshot by which leaves are read.
+    /// True if a generation was raised since the snapshot with which leaves are read.
     raised: bool,
-    /// What is live of the volumes, as far as extents are added up.
+    /// Totals of the volumes, if extents are added up.
     volumes: Vec<VolumeTotals>,
 }
 
-/// Walks over the tree under `root` and collects the extents of all leaves, with `replay` over them.
+/// Walks over the tree under `root` and collects the extents of all leaves, with `replay` over
+/// them.
 pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
     cache: &D,
     view: &mut View,
@@ -120,15 +122,15 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
                 snapshot += 1;
                 ahead.set_inspect(batch.by(snapshot, walk.snapshot()));
             }
-            // What came of another snapshot than the present one is not known any more.
+            // A result with an older snapshot may be wrong.
             let fresh = by == snapshot && !walk.raised;
             walk.node(item, level, &piece.read(), (content, fresh), builder.as_deref(), &mut children);
             ahead.done(piece);
             walk.add_kept(builder.as_deref());
             if let Some(builder) = &builder {
                 if walk.raised {
-                    // What was added up went by other generations.
-                    builder.give_up();
+                    // Totals were added up with other generations.
+                    builder.abort();
                 }
                 if builder.aborted() {
                     walk.view.aborted = true;
@@ -182,7 +184,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         Arc::new(GenerationSnapshot::new(&self.geometry, self.view.reach, &self.view.buckets))
     }
 
-    /// A node, and what came of reading it in one go; `fresh` if no generation was raised since.
+    /// Handles a node. `content` is the result of the fast path; it is `fresh` if no generation was
+    /// raised since.
     fn node(
         &mut self,
         item: &Item,
@@ -193,7 +196,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         children: &mut Vec<Item>,
     ) {
         if level == 0 {
-            // What a damaged part of the tree leaves between two leaves has its journal keys all the same.
+            // Keys of the journal between two leaves count even if that part of the tree is
+            // damaged.
             self.replay_upto(item.after);
             self.add_kept(builder);
         }
@@ -225,7 +229,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 self.leaves.done(extents);
                 return;
             }
-            // What it may raise now is not known any more.
+            // The fast path used old generations.
             (Ok(()), _) => self.parse(item, bytes),
         };
         let lost = match node {
@@ -249,7 +253,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         self.visitor.finding(lost);
         self.lose(item.after, item.key.position());
         if twice {
-            // Which of the two places it belongs to is not known.
+            // The right one of the two parents is not known.
             self.mark_uncertain(Lost { after: START, upto: END });
         } else if let Ok((bytes, holes)) = *bytes
             && self.salvage
@@ -283,7 +287,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    /// What a node says that may have been replaced.
+    /// Notes the extents of a node that may have been replaced.
     fn claim(&mut self, item: &Item, bsets: Vec<Vec<Key>>) {
         let bucket = item.pointer.bucket(self.geometry.bucket_sectors);
         for key in combine_leaf(bsets) {
@@ -329,7 +333,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let (bytes, holes) = bytes.map_err(unreadable)?;
         let node = parse_node(&self.geometry, &item.key, bytes)
             .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))?;
-        // A log ends at a block that is readable and not of it: what can't be read behind that was never written.
+        // A log ends at a block that is readable and not of it: what can't be read behind that was
+        // never written.
         match holes.first() {
             Some(hole) if hole.start <= node.used_bytes => Err(unreadable("a part of it")),
             _ => Ok(node),
@@ -417,7 +422,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    /// How old the pointers of an inner node are that lead to no child any more.
+    /// Checks the age of pointers of an inner node that lead to no child any more.
     fn check_ages(&mut self, keys: &[Key], place: Place) {
         let bucket = |pointer: Pointer| self.view.bucket(pointer).map(|bucket| bucket.generation);
         let age = |pointer: Pointer| Some((self.view.staleness(pointer)?, bucket(pointer)?, pointer));
@@ -441,8 +446,9 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    /// Stale children whose parent has no key that says so. A node is freed by a key in its parent, and a parent that was
-    /// written anew does not name it any more (docs/reference/format.md §5.8).
+    /// Stale children whose parent has no key that says so. A node is freed by a key in its parent,
+    /// and a parent that was written anew does not name it any more (docs/reference/format.md
+    /// §5.8).
     fn stale_without_reason(&self, keys: &[Key], whole: bool) -> Vec<Pointer> {
         let bucket = |pointer: Pointer| pointer.bucket(self.geometry.bucket_sectors);
         let stale = keys.iter().filter(|key| whole && !key.is_zero()).filter_map(Key::pointer);
@@ -507,7 +513,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         self.merge_journal(item, keys.map(|key| Extent::new(&key, false)).collect());
     }
 
-    /// Takes the extents of a leaf, with those of the journal over them.
+    /// Adds the extents of a leaf, with those of the journal over them.
     fn merge_journal(&mut self, item: &Item, extents: Vec<Extent>) {
         let over: Vec<Extent> = between(self.replay.extents(), item.after, item.key.position()).collect();
         if over.is_empty() {
@@ -519,7 +525,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         self.replayed = self.replayed.max(item.key.position());
     }
 
-    /// Adds up what was kept, instead of keeping it.
+    /// Adds up the extents that were kept, and drops them.
     fn add_kept(&mut self, builder: Option<&TotalsBuilder>) {
         let Some(builder) = builder.filter(|_| !self.view.extents.is_empty()) else { return };
         let extents = &self.view.extents;
@@ -536,7 +542,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    /// Whether the nodes that were read are the set's own still, now that all pointers are known.
+    /// Checks that no node that was read is stale, now that all pointers are known.
     fn end(&mut self) {
         for (pointer, interval) in std::mem::take(&mut self.seen) {
             if let Some(stale @ 1..) = self.view.staleness(pointer) {

@@ -4,7 +4,7 @@ use ubcache_format::{BucketNr, Geometry, Inode, Key, ParsedNode, PrioEntry, Sect
 
 use crate::set::{Finding, Journal};
 
-/// Somebody who is shown everything that a walk comes across, in the order in which it is read.
+/// Receiver of everything that a walk reads, in the order in which it is read.
 pub trait Visitor {
     /// The superblock of the cache device.
     fn superblock(&mut self, _superblock: &Superblock) {}
@@ -16,15 +16,16 @@ pub trait Visitor {
     fn uuids(&mut self, _key: &Key, _slots: &[UuidEntry]) {}
     /// A node of the tree, level by level from the root, in order of keys.
     fn node(&mut self, _node: &NodeVisit<'_>) {}
-    /// Whether [`node`](Visitor::node) has to be called for leaves, too. If not, most of them are read faster.
+    /// Returns true if [`node`](Visitor::node) has to be called for leaves, too. If not, most of
+    /// them are read faster.
     fn sees_leaves(&self) -> bool {
         true
     }
-    /// Something that is worth telling.
+    /// A finding.
     fn finding(&mut self, _finding: Finding) {}
 }
 
-/// Nobody.
+/// A visitor that ignores everything.
 impl Visitor for () {
     fn sees_leaves(&self) -> bool {
         false
@@ -34,11 +35,11 @@ impl Visitor for () {
 /// An element of the prio chain.
 #[derive(Debug)]
 pub struct PrioElement<'a> {
-    /// Where it is.
+    /// Its bucket.
     pub bucket: BucketNr,
     /// Its number.
     pub seq: u64,
-    /// Where the next one is; meaningless in the last.
+    /// Bucket of the next element; meaningless in the last.
     pub next: BucketNr,
     /// The bucket that its first entry is about.
     pub first: BucketNr,
@@ -57,6 +58,6 @@ pub struct NodeVisit<'a> {
     pub level: u16,
     /// Its interval begins behind this key.
     pub after: (Inode, Sector),
-    /// What is in it.
+    /// Its contents.
     pub node: &'a ParsedNode,
 }

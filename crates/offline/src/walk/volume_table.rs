@@ -46,7 +46,7 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
     }
     view.raise(pointer);
     let bytes = match prefetched.read(cache, pointer.offset, u64::from(key.sectors)).await {
-        // Slots that can't be read look as if nobody had them.
+        // Unreadable slots count as empty.
         Err(_) if salvage => {
             read_around(cache, pointer.offset, u64::from(key.sectors)).await.map(|read| read.0)
         }

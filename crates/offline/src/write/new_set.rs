@@ -1,4 +1,4 @@
-//! A new tree, volume table, prio chain and journal entry: how `repair` and `restore` write a set.
+//! A new set: tree, volume table, prio chain and journal entry. `repair` and `restore` write it.
 //!
 //! ```text
 //!  1  nodes, volume table, prio chain ──▶ buckets that nothing needs, flush
@@ -21,30 +21,31 @@ use crate::io::progress::Watcher;
 use crate::set::{EntryPlace, View};
 use crate::walk::driver_entries;
 
-/// What is to be written, but for the keys.
+/// Everything that is written but the keys.
 pub(crate) struct NewSet<'a> {
     /// The superblock.
     pub superblock: &'a Superblock,
-    /// Whether the device does not have it yet.
+    /// True if the superblock has to be written.
     pub with_superblock: bool,
     /// The volume table.
     pub uuids: &'a [UuidEntry],
     /// The number of the journal entry: greater than that of any other on the device.
     pub seq: u64,
-    /// Where in the ring it goes.
+    /// Bucket of the ring for the entry.
     pub ring_index: u32,
-    /// What can't be read of the ring, or makes no sense: index of the bucket, and bytes from its start.
+    /// Unreadable and undecodable parts of the ring: index of the bucket, and bytes from its start.
     pub holes: &'a [(u32, Range<u64>)],
-    /// Whether something newer than the newest entry may be in one of them.
+    /// True if something newer than the newest entry may be in one of them.
     pub hidden: bool,
-    /// Who ran the set that is there.
+    /// The program that ran the present set.
     pub last_run: LastRun,
-    /// What is being done, for errors.
+    /// The action, for errors.
     pub doing: &'static str,
 }
 
-/// Writes a set. `places` are buckets that nothing needs before the last step; `entries` gives the prio chain, from
-/// those that were taken; `whole` is asked before the journal entry whether `keys` were all.
+/// Writes a set. `places` are buckets that nothing needs before the last step; `entries` returns
+/// the prio chain for the places that were used; `whole` is called before the journal entry is
+/// written, and fails if `keys` were not all.
 pub(crate) async fn write_set<D: Device>(
     target: &D,
     set: &NewSet<'_>,
@@ -75,7 +76,8 @@ pub(crate) async fn write_set<D: Device>(
         write_bytes(target, *place, &encode_prio(geometry, 1, next, entries), set.doing).await?;
     }
     flush(target, On::Cache, set.doing).await?;
-    // What is clean here may be older than the backing device: nobody has asked it. Nor does this chain promise anything.
+    // Clean data may be older than the backing device, which was not compared. The chain makes no
+    // promise either.
     let mark =
         Mark { own_chain: false, drops: Some(Drops::Tool), scan_resistant: set.last_run.scan_resistant() };
     let entry = JournalEntry {
@@ -111,8 +113,8 @@ pub(crate) async fn write_set<D: Device>(
     Ok(())
 }
 
-/// Where the entry goes: a bucket of the ring that is not needed, where the driver finds it as the newest. `any` takes one
-/// even if all of the ring is in use.
+/// Returns the bucket of the ring for an entry: one that is not needed, in which the driver finds
+/// the entry as the newest. `any` returns one even if all of the ring is in use.
 pub(crate) fn ring_index(view: &View, seq: u64, any: bool) -> Result<u32, OfflineError> {
     let journal = &view.journal;
     let ring = view.geometry.journal_buckets.max(1);
@@ -133,9 +135,10 @@ pub(crate) fn ring_index(view: &View, seq: u64, any: bool) -> Result<u32, Offlin
     best.ok_or_else(|| OfflineError::NoRoom("the journal is in use as a whole".to_owned()))
 }
 
-/// What could not be read of the ring, or makes no sense: whoever reads it next must not find it so still. Where that may hide
-/// something newer, it happens only when the new entry is `written`: until then it is all that says so. Else before: a
-/// repair that is interrupted here is as certain when it is run again.
+/// Overwrites unreadable and undecodable parts of the ring, so that the next reader does not find
+/// them. If they may hide something newer, this happens after the new entry is `written`: until
+/// then they are the only trace of it. Otherwise it happens before: an interrupted repair is as
+/// certain when it is run again.
 async fn fill_holes<D: Device>(
     target: &D,
     set: &NewSet<'_>,

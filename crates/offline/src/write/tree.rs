@@ -1,5 +1,6 @@
-//! Writing a tree and the journal entry that names it: into free buckets, and the entry only when all nodes are durable.
-//! Nothing that the old tree says is touched, so until then the set is what it was.
+//! Writing a tree and the journal entry that names it: into free buckets, and the entry only when
+//! all nodes are durable. Nothing that the old tree says is touched, so until then the set is what
+//! it was.
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, Durability};
@@ -44,21 +45,22 @@ pub(crate) async fn mark_volume_clean<D: Device>(
         root,
         root_level,
         keys: Vec::new(),
-        // What ubcache promises by its mark about the prio chain does not hold for a tree in these buckets.
+        // Promises about the prio chain do not hold for a tree in these buckets.
         padding: view.journal.last_run.without_promise(),
         ..newest.entry.clone()
     };
     write_entry(&view.geometry, cache, index, &entry).await
 }
 
-/// Whether a bucket of the ring has entries that replay needs.
+/// Returns true if a bucket of the ring has entries that replay needs.
 pub(crate) fn in_use(view: &View, index: u32) -> bool {
     let needed = view.journal.newest().map_or(0, |newest| newest.place.last_seq);
     let entries = view.journal.places.get(index as usize);
     entries.is_none_or(|entries| entries.iter().any(|entry| entry.seq >= needed))
 }
 
-/// Places for metadata: buckets that `may` be used, of a generation that nothing has pointed to them with.
+/// Places for metadata: buckets that `may` be used, of a generation that nothing has pointed to
+/// them with.
 pub(crate) fn free_buckets(
     view: &View,
     may: impl Fn(Owner, BucketNr) -> bool,
@@ -93,8 +95,9 @@ pub(crate) async fn write_entry<D: Device>(
     flush(cache, On::Cache, "writing the journal").await
 }
 
-/// Writes a tree with these keys, which have to be in order; gives the key of its root, and its level. `name` is what the
-/// numbers of the nodes are drawn from: the newest entry of the journal, and the UUID of the device.
+/// Writes a tree with these keys, which have to be in order; gives the key of its root, and its
+/// level. `name` is what the numbers of the nodes are drawn from: the newest entry of the journal,
+/// and the UUID of the device.
 pub(crate) async fn write_tree<D: Device>(
     geometry: &Geometry,
     cache: &D,
@@ -136,7 +139,7 @@ impl<D: Device> NewTree<'_, D> {
         phase: &Phase<'_>,
     ) -> Result<Vec<Key>, OfflineError> {
         let node_sectors = u16::try_from(self.geometry.node_bytes() / SECTOR_BYTES).unwrap_or(u16::MAX);
-        // Three quarters full: whoever goes on with the tree has room in every node.
+        // Three quarters full: nodes have room when the tree is used next.
         let words = (self.geometry.node_bytes() / 8 * 3 / 4) as usize;
         let mut keys = keys.peekable();
         let mut nodes = Vec::new();

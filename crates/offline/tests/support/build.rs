@@ -1,4 +1,5 @@
-//! Sets made up from a few numbers, written structure by structure: nothing of the crate under test takes part.
+//! Sets made up from a few numbers, written structure by structure: nothing of the crate under test
+//! takes part.
 
 use ubcache_env::SectorRange;
 use ubcache_format::{
@@ -9,7 +10,7 @@ use ubcache_format::{
 
 use super::damage::Random;
 
-/// What a set is made from.
+/// Description of a set to build.
 #[derive(Clone, Debug)]
 pub struct Numbers {
     /// Sectors in a bucket: 8, 16 or 32.
@@ -41,10 +42,10 @@ struct Builder {
     image: Vec<u8>,
     generations: Vec<u8>,
     priorities: Vec<u16>,
-    /// Buckets that nobody has taken yet.
+    /// Unused buckets.
     free: Vec<u32>,
     metadata: Vec<std::ops::Range<usize>>,
-    /// Where the next data goes: bucket and sector in it.
+    /// Place of the next data: bucket and sector in it.
     open: Option<(u32, u64)>,
 }
 

@@ -20,12 +20,12 @@ impl Random {
     }
 }
 
-/// Where which structure is, in bytes.
+/// Places of structures, in bytes.
 #[derive(Default)]
 pub struct Structures {
     pub list: Vec<(&'static str, Range<usize>)>,
-    /// Where the last append of a node has the node's seq. If it is not there, the append is as if it had never been
-    /// made: the format has no way to tell, as for the last entry of the journal.
+    /// Bytes of the node's seq in the last append of a node. Damage there makes the append
+    /// disappear: the format has no way to tell, as for the last entry of the journal.
     pub last_appends: Vec<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: devices in memory, and the frozen images of real sets.
+//! Shared parts of the tests: devices in memory, and the frozen images of real sets.
 
 #![allow(dead_code, reason = "every test that includes this module uses its own part of it")]
 
@@ -19,7 +19,8 @@ use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, S
 use ubcache_format::Sector;
 use ubcache_offline::{Piece, View, VolumeMap, open_set, read_volume};
 
-/// A device in memory. It can be told to fail from its n-th write on, flushes included, as if the machine had stopped.
+/// A device in memory. It can fail from its n-th write on, flushes included, as if the machine had
+/// stopped.
 #[derive(Clone)]
 pub struct MemDevice {
     image: Rc<RefCell<Vec<u8>>>,
