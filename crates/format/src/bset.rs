@@ -39,7 +39,7 @@ pub fn bset_bytes(geometry: &Geometry, keys: &[Key]) -> u64 {
     bset_bytes_of_words(geometry, keys.iter().map(|key| key.words() as u64).sum())
 }
 
-/// The same for keys that have so many words together.
+/// Number of bytes for keys that have so many words together, see [`bset_bytes`].
 pub fn bset_bytes_of_words(geometry: &Geometry, words: u64) -> u64 {
     round_up(BSET_HEADER_BYTES + 8 * words, geometry.block_bytes())
 }

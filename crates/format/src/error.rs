@@ -128,7 +128,7 @@ impl FormatError {
         Self::new(structure, at, Problem::Value { field, found, expected })
     }
 
-    /// The same error, seen from the structure that contains the one with the error at `offset` bytes.
+    /// Turns the error into one of the structure that contains this one at `offset` bytes.
     #[must_use]
     pub fn within(mut self, structure: Structure, offset: u64) -> Self {
         self.structure = structure;

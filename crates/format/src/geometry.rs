@@ -21,7 +21,7 @@ const JOURNAL_MAGIC: u64 = 0x2452_35c1_a362_5032;
 const PRIO_MAGIC: u64 = 0x6750_e15f_8733_7f91;
 const BSET_MAGIC: u64 = 0x9013_5c78_b99e_07f5;
 
-/// The shape of a cache device: what all other structures need to know from its superblock.
+/// The shape of a cache device: fields of its superblock that all other structures depend on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Geometry {
     /// The first 8 bytes of the set's UUID as a little-endian number (docs/reference/format.md §1.3).

@@ -20,7 +20,8 @@ use crate::units::{BucketNr, JournalSeq};
 /// Bytes before the first key of a journal entry.
 pub const JOURNAL_HEADER_BYTES: u64 = 240;
 
-/// The version of journal entries that are written. Version 0 says that the volume table has entries of 64 bytes.
+/// Version of journal entries that are written. With version 0 the volume table has entries of 64
+/// bytes.
 pub const JOURNAL_VERSION: u32 = 1;
 
 const UUID_KEY: usize = 40;
@@ -141,7 +142,7 @@ pub fn entry_head(geometry: &Geometry, bytes: &[u8]) -> Result<EntryHead, Format
     })
 }
 
-/// The version of the entry at the start of `bytes`: 0 says that volume-table entries are 64 bytes long.
+/// Version of the entry at the start of `bytes`; with 0, volume-table entries are 64 bytes long.
 pub fn entry_version(bytes: &[u8]) -> u32 {
     u32_at(bytes, 24)
 }
@@ -220,7 +221,7 @@ fn scan_with<T>(
                 entries.push((u32::try_from(at).unwrap_or(u32::MAX), entry));
                 at += used;
             }
-            // No entry at all, and not one that makes no sense.
+            // End at the first place without an entry; an entry that can't be decoded is an error.
             Err(_) if check_entry(geometry, rest).is_err() => break,
             Err(error) => return (entries, Some(error.within(Structure::JournalEntry, at as u64))),
         }
@@ -255,9 +256,9 @@ impl ReplayRange {
     }
 }
 
-/// From all entries of all journal buckets, by index in the ring, picks those from `last_seq` of the newest entry to
-/// the newest (docs/reference/format.md §6.3). `discard` is the flag of the superblock: with it, entries at the beginning of the
-/// range may be missing.
+/// Selects, from all entries of all journal buckets, by index in the ring, those from `last_seq` of
+/// the newest entry to the newest (docs/reference/format.md §6.3). `discard` is the flag of the
+/// superblock: with it, entries at the beginning of the range may be missing.
 pub fn select_replay(
     geometry: &Geometry,
     scanned: Vec<Vec<(u32, JournalEntry)>>,
@@ -290,7 +291,8 @@ pub fn select_replay(
     Ok(ReplayRange { entries, newest_bucket_index, bucket_max_seq })
 }
 
-/// That ascending entries have no gap between them, and none before them either unless `headless` is allowed.
+/// Checks that ascending entries have no gap between them, and none before them either unless
+/// `headless` is allowed.
 fn check_complete(entries: &[JournalEntry], first: JournalSeq, headless: bool) -> Result<(), FormatError> {
     let newest = entries.last().map_or(first, |entry| entry.seq);
     let missing = |from: JournalSeq, to: JournalSeq| {
@@ -320,7 +322,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Without its contents an entry is refused for the same reasons, and has the same numbers.
+        /// A head is refused for the same reasons as its entry, and has the same numbers.
         #[test]
         fn a_head_is_that_of_the_entry(
             words in proptest::collection::vec(

@@ -144,14 +144,14 @@ impl Key {
         Key::node(Inode(Key::MAX_INODE), Sector(Key::MAX_END), node_sectors, pointer)
     }
 
-    /// From the key of a node, the key that frees it: the zero key with the node's size, and its pointer with the
+    /// The key that frees this node: the zero key with the node's size, and its pointer with the
     /// generation that the bucket has from then on (docs/reference/format.md §5.8).
     #[must_use]
     pub fn freeing(&self) -> Key {
         self.freeing_by(1)
     }
 
-    /// The same where generations rise by more than 1.
+    /// The freeing key where generations rise by `step`.
     #[must_use]
     pub fn freeing_by(&self, step: u8) -> Key {
         let pointers = self.pointers.iter().map(|p| Pointer { generation: p.generation.raised(step), ..*p });
@@ -196,7 +196,7 @@ impl Key {
         self.inode.0 == 0 && self.end.0 == 0
     }
 
-    /// By what keys are ordered: the volume, then the END of the extent; nothing else takes part.
+    /// Sort key: the volume, then the END of the extent; nothing else takes part.
     pub fn position(&self) -> (Inode, Sector) {
         (self.inode, self.end)
     }
@@ -219,7 +219,8 @@ impl Key {
         }
     }
 
-    /// This extent and the one right after it as one, if the format allows that (docs/reference/format.md §4.8).
+    /// Joins this extent and the one right after it, if the format allows that
+    /// (docs/reference/format.md §4.8).
     pub fn merged_with(&self, right: &Key, geometry: &Geometry) -> Option<Key> {
         let alike = self.inode == right.inode
             && self.end == right.start()
@@ -425,8 +426,8 @@ pub(crate) fn decode_keys(bytes: &[u8]) -> Result<Vec<Key>, FormatError> {
     Ok(keys)
 }
 
-/// The key of an extent with one pointer at most, as all are that a set of today writes: without memory of its own, for
-/// those who read millions of them.
+/// The key of an extent with one pointer at most, as all are that a set of today writes. Needs no
+/// allocation: hot where millions of keys are read.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct PlainKey {
     /// See [`Key`].
@@ -478,7 +479,7 @@ impl PlainKey {
 /// Keys that fill `bytes` exactly, if each of them has one pointer, as most bsets have it.
 pub fn pointer_keys(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = PlainKey>> {
     let (keys, rest) = bytes.as_chunks::<24>();
-    // No key is left out of the loop, so that it needs no branches.
+    // Visit all keys, without an early end: then the loop needs no branches.
     let others = keys.iter().fold(0, |others, key| others | (key[7] ^ 0x10) & 0x70);
     (rest.is_empty() && others == 0).then(|| {
         keys.iter().map(|key| {

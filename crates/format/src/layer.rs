@@ -58,8 +58,8 @@ pub fn combine_leaf<K: Layer>(mut bsets: Vec<Vec<K>>) -> Vec<K> {
     combined
 }
 
-/// The same for what is small, all bsets in one: appends to `combined`. `tags` is memory to work with, which can be used
-/// again.
+/// [`combine_leaf`] for small keys, all bsets in one: appends to `combined`. `tags` is memory to
+/// work with, which can be used again.
 pub fn combine_layers<K: Layer + Copy>(keys: &[K], tags: &mut Vec<Tag>, combined: &mut Vec<K>) {
     tags.clear();
     tags.extend(keys.iter().enumerate().filter_map(|(age, key)| tag(key, age)));

@@ -21,11 +21,11 @@
 //! | `packed` | keys as they are on disk |
 //! | `bset`, `node` | the parts of a btree node |
 //! | `layer` | how the bsets of a leaf combine |
-//! | `salvage` | what is left of a damaged node |
+//! | `salvage` | salvage of a damaged node |
 //! | `journal` | journal entries, and which of them to replay |
 //! | `mark` | who wrote an entry |
 //! | `prio`, `uuids` | bucket generations, and the volume table |
-//! | `error` | what was found, what was expected, and where |
+//! | `error` | defects: the structure, the place, the value found, the value expected |
 
 #![forbid(unsafe_code)]
 

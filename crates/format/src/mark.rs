@@ -78,7 +78,7 @@ impl Mark {
     }
 }
 
-/// The place of the mark in an entry, and what is there.
+/// The place of the mark in an entry, and its content.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Padding {
     /// A mark that is bound to the entry: ubcache wrote it.
@@ -118,8 +118,8 @@ impl Padding {
     }
 }
 
-/// Of an entry from its magic number to its last key, but for these four bytes themselves: the CRC of the format, its
-/// halves laid over each other.
+/// Checksum of an entry from its magic number to its last key, but for these four bytes themselves:
+/// the CRC of the format, its halves laid over each other.
 fn check(entry: &[u8]) -> u32 {
     let mut digest = Digest::new(CrcAlgorithm::Crc64We);
     digest.update(entry.get(8..MARK + CHECK).unwrap_or_default());
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(ran(old, Some((6, none))), LastRun::Unknown(mark));
         // The first entry of a set, or of a journal bucket: the driver begins one at each start.
         assert_eq!(ran(old, None), LastRun::Unknown(mark));
-        // One of an earlier lap is not the one before it.
+        // An entry of an earlier lap is not the one before it.
         assert_eq!(ran(old, Some((5, old))), LastRun::Unknown(mark));
         assert_eq!(ran(none, Some((6, new))), LastRun::Other);
         assert_eq!((ran(new, None).mark(), ran(old, None).mark()), (Some(mark), None));

@@ -93,7 +93,7 @@ pub fn scan_node<'a>(
     Ok(NodeLog { seq, used_bytes: at })
 }
 
-/// That no block after the end of the log looks as if it belonged to it.
+/// Checks that no block after the end of the log looks as if it belonged to it.
 fn check_leftovers(bytes: &[u8], end: u64, block: u64, seq: u64) -> Result<(), FormatError> {
     let blocks = bytes.get(end as usize..).unwrap_or_default().chunks_exact(block as usize);
     match blocks.zip((end..).step_by(block as usize)).find(|(bytes, _)| u64_at(bytes, 16) == seq) {

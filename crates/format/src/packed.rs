@@ -27,7 +27,7 @@ pub fn packed_extent(inode: Inode, range: SectorRange, dirty: bool, pointer: Poi
     pack(key_high(1, 0, dirty, sectors, inode), range.start + u64::from(sectors), pointer)
 }
 
-/// By what keys are ordered, see [`Key::position`].
+/// Sort key, see [`Key::position`].
 pub fn packed_position(key: &PackedKey) -> (Inode, Sector) {
     (Inode((u64_at(key, 0) & u64::from(Key::MAX_INODE)) as u32), Sector(u64_at(key, 8)))
 }

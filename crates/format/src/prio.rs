@@ -40,7 +40,7 @@ pub struct PrioSet {
 }
 
 impl PrioSet {
-    /// Without an entry, as it fills the metadata area of its bucket.
+    /// A set without entries, as large as the metadata area of its bucket.
     pub fn new(geometry: &Geometry) -> PrioSet {
         let mut bytes = vec![0; geometry.metadata_bytes() as usize];
         put(&mut bytes, 8, &geometry.prio_magic().to_le_bytes());

@@ -29,7 +29,7 @@ const HEAD: usize = 48;
 const ENTRY: usize = 20;
 const ENTRIES_MAX: usize = (RUNS_BYTES - HEAD) / ENTRY;
 const ACCEPT_ANY: u16 = 1;
-/// In the word of the slot, which has 20 bits.
+/// Flag in the word of the slot, which has 20 bits.
 const DRIVER_SINCE: u32 = 1 << 31;
 
 /// The number of a run of a set: how many there were before, and a random part, so that two runs that begin with
@@ -128,7 +128,7 @@ impl Runs {
 /// A backing device's record of its last run.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum BackingRun {
-    /// Nothing: it was never in a set with run numbers.
+    /// No record: it was never in a set with run numbers.
     Never,
     /// A program without run numbers has written the superblock since it got this number.
     Void(RunNumber),
@@ -190,8 +190,8 @@ impl core::fmt::Display for Apart {
 }
 
 impl Superblock {
-    /// Of a cache device: notes that ubcache has written it, as it is now. To be called whenever `seq` has changed, and
-    /// before that if the driver may have changed it.
+    /// Notes on a cache device that ubcache has written it, as it is now. To be called whenever
+    /// `seq` has changed, and before that if the driver may have changed it.
     pub fn sign(&mut self) {
         let mark = mark_of_seq(self.seq);
         put(self.raw_mut(), FIRST_AT, &mark.to_le_bytes());
@@ -207,12 +207,12 @@ impl Superblock {
         }
     }
 
-    /// Of a cache device: whether ubcache, and not the driver, has written it last.
+    /// Returns true if ubcache, and not the driver, was the last to write this cache device.
     pub fn is_signed(&self) -> bool {
         u64_at(self.raw(), FIRST_AT) == mark_of_seq(self.seq)
     }
 
-    /// Of a cache device: its table of runs; empty if there is none.
+    /// Table of runs of a cache device; empty if there is none.
     pub fn runs(&self) -> Runs {
         let Some(bytes) = self.raw().get(RUNS_AT..) else { return Runs::default() };
         let count = usize::from(u16_at(bytes, 16));
@@ -231,7 +231,7 @@ impl Superblock {
         }
     }
 
-    /// Of a cache device: sets its table of runs.
+    /// Sets the table of runs of a cache device.
     pub fn set_runs(&mut self, runs: &Runs) {
         let mut bytes = [0; RUNS_BYTES];
         put(&mut bytes, 0, &NAME);
@@ -249,7 +249,7 @@ impl Superblock {
         put(self.raw_mut(), RUNS_AT, &bytes);
     }
 
-    /// Of a backing device: the number of its last run.
+    /// Number of a backing device's last run.
     pub fn run(&self) -> BackingRun {
         let word = u64_at(self.raw(), FIRST_AT);
         match RunNumber::from_word(word) {
@@ -261,7 +261,7 @@ impl Superblock {
         }
     }
 
-    /// Of a backing device: sets the number of its run, or takes it away.
+    /// Sets the number of a backing device's run, or removes it.
     pub fn set_run(&mut self, number: Option<RunNumber>) {
         let word = number.map_or(0, |number| number.0);
         let mark = if number.is_some() { self.mark_of_run(word) } else { 0 };

@@ -26,8 +26,9 @@ pub struct SalvagedNode {
     pub after: Vec<Vec<Key>>,
 }
 
-/// Reads what is readable of a node that [`parse_node`](crate::parse_node) refuses. Where it is not certain which bsets
-/// belong to the node, all of them count as before the damage. `holes` are bytes that the device did not give.
+/// Reads the readable bsets of a node that [`parse_node`](crate::parse_node) refuses. If it is not
+/// certain which bsets belong to the node, all of them count as before the damage. `holes` are
+/// unreadable bytes.
 pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[Range<u64>]) -> SalvagedNode {
     let Some(&seed) = node_key.pointers.first() else { return SalvagedNode::default() };
     let size = (u64::from(node_key.sectors) * SECTOR_BYTES).min(bytes.len() as u64);
@@ -146,7 +147,7 @@ mod tests {
                 3 => SalvagedNode { before: bsets.clone(), after: Vec::new() },
                 _ => SalvagedNode { before: Vec::new(), after: bsets.clone() },
             };
-            // Of the last one nothing says any more that it was of the node, but that it can't be read.
+            // Nothing but the unreadable block is left to show that the last one was of the node.
             let expected = if first == 2 {
                 SalvagedNode { before: bsets[..2].to_vec(), after: Vec::new() }
             } else {

@@ -59,14 +59,14 @@ pub enum Replacement {
 /// The use of the cache by writes to a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum CacheMode {
-    /// To the cache and to the backing device.
+    /// Writes go to the cache and to the backing device.
     #[default]
     Writethrough,
-    /// To the cache at first, to the backing device later.
+    /// Writes go to the cache at first, to the backing device later.
     Writeback,
-    /// To the backing device only.
+    /// Writes go to the backing device only.
     Writearound,
-    /// To the backing device only; reads are not cached either.
+    /// Writes go to the backing device only; reads are not cached either.
     None,
 }
 
@@ -80,7 +80,7 @@ pub enum BackingState {
     Clean,
     /// It has a cache that may hold newer data.
     Dirty,
-    /// It was used without the cache that it has; what is in the cache must not be used any more.
+    /// It was used without its cache; the cached data must not be used any more.
     Stale,
 }
 
@@ -471,7 +471,7 @@ impl Superblock {
         self.flags = self.flags & !mask | value << shift & mask;
     }
 
-    /// Of a cache device: whether its metadata is valid. If not, the set starts empty.
+    /// True if the metadata of a cache device is valid. If not, the set starts empty.
     pub fn sync(&self) -> bool {
         self.bits(0, 1) != 0
     }
@@ -481,7 +481,7 @@ impl Superblock {
         self.set_bits(0, 1, u64::from(sync));
     }
 
-    /// Of a cache device: whether freed buckets are to be discarded.
+    /// True if freed buckets of a cache device are to be discarded.
     pub fn discard(&self) -> bool {
         self.bits(1, 1) != 0
     }
@@ -491,7 +491,7 @@ impl Superblock {
         self.set_bits(1, 1, u64::from(discard));
     }
 
-    /// Of a cache device: the replacement policy; values that mean nothing count as LRU.
+    /// Replacement policy of a cache device; values that mean nothing count as LRU.
     pub fn replacement(&self) -> Replacement {
         match self.bits(2, 3) {
             1 => Replacement::Fifo,
@@ -505,8 +505,8 @@ impl Superblock {
         self.set_bits(2, 3, replacement as u64);
     }
 
-    /// Of a cache device that was never started: whether the set begins with the scan-resistant policy of ubcache, where
-    /// [`Superblock::replacement`] says LRU (docs/reference/format.md §14).
+    /// True if the set of a cache device that was never started begins with the scan-resistant
+    /// policy of ubcache; [`Superblock::replacement`] is LRU then (docs/reference/format.md §14).
     pub fn begins_scan_resistant(&self) -> bool {
         self.replacement() == Replacement::Lru && self.label_str() == SCAN_RESISTANT_LABEL
     }
@@ -516,7 +516,7 @@ impl Superblock {
         self.set_label(if begins { SCAN_RESISTANT_LABEL } else { "" });
     }
 
-    /// Of a backing device: the cache mode; values that mean nothing count as [`CacheMode::None`].
+    /// Cache mode of a backing device; values that mean nothing count as [`CacheMode::None`].
     pub fn cache_mode(&self) -> CacheMode {
         match self.bits(0, 4) {
             0 => CacheMode::Writethrough,
@@ -531,7 +531,7 @@ impl Superblock {
         self.set_bits(0, 4, mode as u64);
     }
 
-    /// Of a backing device: its state.
+    /// State of a backing device.
     pub fn state(&self) -> BackingState {
         match self.bits(61, 2) {
             0 => BackingState::None,

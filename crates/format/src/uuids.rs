@@ -53,7 +53,7 @@ pub fn parse_uuids(bytes: &[u8]) -> Vec<UuidEntry> {
     bytes.chunks_exact(UUID_ENTRY_BYTES as usize).map(|bytes| parse_entry(bytes, true)).collect()
 }
 
-/// The same for tables of sets made before Linux 3.10: where the newest journal entry has version 0.
+/// Reads the table of a set made before Linux 3.10: where the newest journal entry has version 0.
 pub fn parse_uuids_v0(bytes: &[u8]) -> Vec<UuidEntry> {
     bytes.chunks_exact(UUID_ENTRY_V0_BYTES as usize).map(|bytes| parse_entry(bytes, false)).collect()
 }

@@ -247,7 +247,7 @@ proptest! {
         let _ = select_replay(&geometry, scanned, discard);
     }
 
-    /// No changed byte in what the checksum of a bset covers, or in the checksum itself, gets through.
+    /// A changed byte in the range of a bset's checksum, or in the checksum itself, is detected.
     #[test]
     fn changed_bytes_are_noticed(geometry in geometry(), keys in extents(), at in 0_usize..2000, by in 1_u8..) {
         let seed = Pointer::from_word(0x0005_0001);
