@@ -236,14 +236,15 @@ impl Buf {
     }
 }
 
-/// The memory of a [`Buf`] for another thread: to be read there, and to be a [`Buf`] again wherever it comes to.
+/// The memory of a [`Buf`] for another thread, which reads it; it may become a [`Buf`] again on any
+/// thread.
 pub struct Parcel {
     pages: Vec<Page>,
     len: usize,
 }
 
 impl Buf {
-    /// The same memory for another thread.
+    /// Turns the buffer into one for another thread; the memory is the same.
     pub fn into_parcel(mut self) -> Parcel {
         let memory = self.memory.take().and_then(Rc::into_inner);
         if let Some(memory) = &memory
@@ -261,7 +262,7 @@ impl Parcel {
         self.pages.as_slice().as_bytes().get(..self.len).unwrap_or_default()
     }
 
-    /// The memory for I/O. Where it came from a pool, it does not go back to it.
+    /// Turns the memory into a buffer. Memory of a pool does not go back to it.
     pub fn into_buf(self) -> Buf {
         let Parcel { pages, len } = self;
         let memory = (!pages.is_empty()).then(|| Rc::new(Memory { pages, home: Weak::new() }));

@@ -1,4 +1,4 @@
-//! Block devices: the requests that the engine makes, and their results.
+//! Block devices: the requests of the engine, and their results.
 
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ pub struct Geometry {
 pub enum Durability {
     /// A later flush makes it durable.
     Volatile,
-    /// On stable storage when the write completes. Says nothing about earlier writes.
+    /// Durable: on stable storage when the write completes. No effect on earlier writes.
     Fua,
 }
 
@@ -47,7 +47,7 @@ pub enum IoError {
     /// The device is gone for good.
     #[error("the device is gone")]
     Gone,
-    /// There is no memory for the data. The device was not asked; later there may be.
+    /// No memory for the data. No request reached the device; a later one may succeed.
     #[error("out of memory for the data of an I/O")]
     NoMemory,
     /// The device has no such operation.

@@ -7,7 +7,7 @@ use ubcache_format::{Sector, SectorRange};
 /// A map from sectors to values, kept as disjoint intervals with equal values joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntervalMap<V> {
-    /// By start: (end, value).
+    /// Intervals by start: (end, value).
     map: BTreeMap<u64, (u64, V)>,
 }
 
@@ -57,7 +57,7 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
         self.overlapping(range).next().is_some()
     }
 
-    /// Everything, in order.
+    /// All intervals, in order.
     pub fn iter(&self) -> impl Iterator<Item = (SectorRange, V)> + '_ {
         self.map
             .iter()
@@ -177,7 +177,7 @@ impl IntervalSet {
         }
         gaps
     }
-    /// Everything, in order.
+    /// All intervals, in order.
     pub fn iter(&self) -> impl Iterator<Item = SectorRange> + '_ {
         self.map.iter().map(|(range, ())| range)
     }

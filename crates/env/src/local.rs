@@ -299,7 +299,7 @@ pub async fn first<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Out
     .await
 }
 
-/// One of two.
+/// A value of one of two types.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Either<A, B> {
     /// The first.

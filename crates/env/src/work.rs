@@ -18,7 +18,7 @@ impl Work {
         Work(Some(steps))
     }
 
-    /// So many steps were taken, each of some ten nanoseconds.
+    /// Counts so many steps, each of some ten nanoseconds.
     #[inline]
     pub fn add(&self, steps: usize) {
         if let Some(count) = &self.0 {
