@@ -10,7 +10,7 @@ use crate::proto::constants::MAX_STRING_BYTES;
 /// Reasons why a volume can't be exported under a name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ExportError {
-    /// Something else has the name.
+    /// Another export has the name.
     #[error("there is an export \"{0}\" already")]
     Exists(String),
     /// The protocol has a limit of 4096 bytes for names and descriptions.

@@ -59,7 +59,7 @@ impl ConnectionCounts {
     }
 }
 
-/// The counts of a connection, shared between it and who looks at them.
+/// Counts of a connection, shared with their readers.
 #[derive(Debug, Default)]
 pub struct ConnectionStats {
     counts: RefCell<ConnectionCounts>,

@@ -425,7 +425,7 @@ fn what_is_in_flight_is_bounded() {
         for _ in 0..3 {
             assert_eq!(client.answer().await.error, None);
         }
-        // More than the limit goes alone.
+        // A request larger than the limit goes alone.
         assert_eq!(client.write(0, 0, &pattern(1 << 20, 9)).await, None);
         assert_eq!(client.ask(Command::Read, 0, 0, 1 << 20).await.content, pattern(1 << 20, 9));
         client.leave().await;
@@ -630,7 +630,7 @@ fn hostile_bytes_end_the_connection_and_nothing_else() {
     });
     assert_eq!(result, Err(ProtocolError::UnknownClientFlags(0xff).into()));
 
-    // With a request in flight, which is not disturbed.
+    // A request is in flight, and is not disturbed.
     let result = serve(|server| async move {
         let mut client = Client::go(server.stream.clone(), "", false).await;
         let gate = server.first.hold();

@@ -36,7 +36,7 @@ pub enum ClientEvent<'a> {
     Reply(SimpleReply),
     /// A chunk of a structured reply; the content comes next if it is [`Chunk::Data`].
     Chunk {
-        /// Of the request.
+        /// Cookie of the request.
         cookie: u64,
         /// True if this is the last chunk of the reply.
         done: bool,

@@ -17,7 +17,7 @@ pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
 pub const MAX_STRING_BYTES: usize = 4096;
 /// Longest data of an option that is kept; longer ones get [`rep::ERR_TOO_BIG`].
 pub const MAX_OPTION_BYTES: u32 = 64 << 10;
-/// Longest data of an option that is read at all; what is longer is no haggling but an attack.
+/// Longest data of an option that is read at all; longer data counts as an attack.
 pub const MAX_SKIPPED_OPTION_BYTES: u32 = 1 << 20;
 /// Longest payload of a request or a chunk (*Block size constraints*).
 pub const MAX_PAYLOAD_BYTES: u32 = 32 << 20;

@@ -180,7 +180,7 @@ impl ErrorCode {
 pub struct SimpleReply {
     /// `None`: success.
     pub error: Option<ErrorCode>,
-    /// Of the request.
+    /// Cookie of the request.
     pub cookie: u64,
 }
 
@@ -196,7 +196,7 @@ impl SimpleReply {
 /// A part of the answer to `BLOCK_STATUS`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Extent {
-    /// In bytes.
+    /// Length in bytes.
     pub length: u32,
     /// Flags of the part, see [`constants::STATE_HOLE`].
     pub flags: u32,
@@ -253,7 +253,7 @@ pub struct ChunkHeader {
     pub flags: u16,
     /// See [`chunk`].
     pub kind: u16,
-    /// Of the request.
+    /// Cookie of the request.
     pub cookie: u64,
     /// Bytes that follow.
     pub length: u32,

@@ -1,4 +1,4 @@
-//! Bounds what is in flight on a connection: requests and bytes of content.
+//! Limits on a connection's requests in flight, and on their bytes of content.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

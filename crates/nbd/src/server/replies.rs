@@ -108,9 +108,9 @@ impl Outbox {
 struct Batch {
     /// Headers of all replies, one after the other.
     headers: Vec<u8>,
-    /// Contents, and where in `headers` each of them belongs.
+    /// Contents, and the place of each of them in `headers`.
     contents: Vec<(usize, IoVec)>,
-    /// To be given back when it is sent.
+    /// Claims that are dropped when the batch is sent.
     claims: Vec<Claim>,
     pool: BufPool,
 }

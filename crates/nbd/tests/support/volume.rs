@@ -99,7 +99,7 @@ impl Volume for MemoryVolume {
         self.streams.borrow_mut().push(stream);
         self.begin(Asked::Read(range)).await?;
         let content = Buf::from_bytes(&self.content.borrow()[bytes(range)]).freeze();
-        // In several parts, as from a cache.
+        // Content in several parts, as from a cache.
         let mut parts = IoVec::new();
         let middle = content.len() / 1024 * 512;
         parts.push(content.cut(0, middle));

@@ -42,7 +42,7 @@ pub struct TestEnv {
 }
 
 impl TestEnv {
-    /// With this memory for I/O.
+    /// An environment with this memory for I/O.
     #[allow(dead_code, reason = "not every test runs out of memory")]
     pub fn with_buffers(buffers: BufPool) -> TestEnv {
         TestEnv { buffers, ..TestEnv::default() }
