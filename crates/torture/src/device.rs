@@ -209,9 +209,10 @@ pub fn run<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Everything that a power cut may leave of a device that had these operations done to it: before each operation, and
-/// after the last. What is flushed stays; of everything else each block has landed in one of its versions or not, and of
-/// the operation under way any block. All of it, none, and some that are drawn.
+/// Calls `found` with the possible contents of a device after a power cut: before each operation,
+/// and after the last. Flushed data stays; of everything else each block has landed in one of its
+/// versions or not, and of the operation under way any block. All of it, none, and some that are
+/// drawn.
 pub fn power_cuts(
     before: &Image,
     log: &[Op],
@@ -221,7 +222,7 @@ pub fn power_cuts(
     mut found: impl FnMut(usize, &Image),
 ) {
     let mut durable = before.clone();
-    // For each block that is not durable: what it may have instead, oldest first.
+    // Earlier versions of each block that is not durable, oldest first.
     let mut open: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
     for moment in 0..=log.len() {
         let mut under_way = open.clone();

@@ -20,7 +20,7 @@ pub struct How {
     pub lazy: bool,
     /// Collect garbage before the stop.
     pub collect: bool,
-    /// Without the clean data of a set that the driver ran last, or with it.
+    /// Keep the clean data of a set that the driver ran last.
     pub keep_clean: bool,
 }
 
@@ -34,9 +34,9 @@ pub struct Served {
     pub unread: Vec<SectorRange>,
     /// The named points of the engine that were reached.
     pub marks: Vec<&'static str>,
-    /// The devices afterwards.
+    /// The cache device afterwards.
     pub cache: Image,
-    /// The same.
+    /// The backing device afterwards.
     pub backing: Image,
 }
 

@@ -28,7 +28,7 @@ pub enum Seal {
     Prio,
     /// A bset of the node with this pointer.
     Bset(u64),
-    /// Not at all.
+    /// No checksum.
     Nothing,
 }
 
@@ -162,7 +162,7 @@ impl Base {
         self.geometry.bucket_bytes() as usize
     }
 
-    /// Everything that has a meaning: superblock, journal entries, bsets, prio sets, volume table.
+    /// All structures: superblock, journal entries, bsets, prio sets, volume table.
     pub fn structures(&self) -> Vec<Structure> {
         let parts = &self.parts;
         let superblock = 4096..4096 + 208 + 8 * self.geometry.journal_buckets as usize;
@@ -213,7 +213,7 @@ pub struct Recipe {
     pub sectors: u64,
     /// Requests.
     pub rounds: u64,
-    /// One of so many is a flush.
+    /// Number of requests of which one is a flush.
     pub flushes: u64,
     /// True if it is stopped, false if it is cut off in the middle.
     pub stop: bool,

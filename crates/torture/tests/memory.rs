@@ -12,16 +12,16 @@ use ubcache_torture::damage::damage;
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::sets::bases;
 
-/// Bytes that a check takes besides buckets and extents: nodes and journal buckets that are read ahead, what is used again.
+/// Bytes that a check takes besides buckets and extents: nodes and journal buckets that are read
+/// ahead, and reused buffers.
 const CHECK_BYTES: usize = 25 << 20;
-/// The same for an extent with a finding; the vector that grows included.
+/// Bytes for an extent with a finding; the vector that grows included.
 const CHECK_BYTES_AN_EXTENT: usize = 40;
-/// The same for an extent without one: extents are added up, not kept. The rest is for the nodes
-/// that they are in.
+/// Bytes for an extent without one: extents are added up, not kept. The rest is for their nodes.
 const CHECK_BYTES_A_SOUND_EXTENT: usize = 1;
 /// A repair keeps lists of its writes, of uncertain ranges, and of claimed ones.
 const REPAIR_BYTES_AN_EXTENT: usize = 200;
-/// For each bucket.
+/// Bytes for each bucket.
 const BYTES_A_BUCKET: usize = 16;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -149,7 +149,8 @@ fn check_and_repair_keep_to_their_bounds() {
         worst[1] >> 10
     );
 
-    // By the extent: what does not depend on their number is taken off. Few of them fill what is read ahead, too.
+    // Memory by the extent: subtract the part that does not depend on their number. A few extents
+    // fill the read-ahead, too.
     let (few, many) = (1_000_000, 2_000_000);
     let [small, large] = [few, many].map(|extents| {
         let (image, buckets) = set_of(extents);

@@ -10,7 +10,7 @@ use ubcache_torture::judge::{Told, judge};
 use ubcache_torture::serve::{How, serve};
 use ubcache_torture::sets::{Base, content, map, small};
 
-/// The interior node whose parent is none, and what is in it.
+/// The interior node without a parent, and its content.
 #[derive(Default)]
 struct Root(Option<(Pointer, u64, u64, Vec<Key>)>);
 
