@@ -23,11 +23,11 @@ const LATENCY: Nanos = Nanos::from_micros(50);
 /// When writes become durable.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Sync {
-    /// When the engine likes.
+    /// The engine flushes as it likes.
     Never,
-    /// With a flush after so many writes, which are all answered by then.
+    /// A flush after so many writes, which are all answered by then.
     FlushEvery(u64),
-    /// Each with its own answer.
+    /// Every write is durable when it is answered.
     EveryWrite,
 }
 

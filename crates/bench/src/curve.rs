@@ -16,7 +16,7 @@ const PARTS: u64 = 1 << 24;
 pub struct Curve {
     /// Distances of reads that hit in some cache, in blocks, sorted.
     reads: Vec<u64>,
-    /// The same of writes.
+    /// Distances of writes, likewise.
     writes: Vec<u64>,
     read_blocks: Followed,
     write_blocks: Followed,

@@ -93,7 +93,7 @@ pub struct Cost {
     pub working_set_bytes: u64,
     /// Processor time in nanoseconds: the median over slices of the run.
     pub nanos: f64,
-    /// The same of the cheapest slice: closest to what an idle machine does.
+    /// Processor time of the cheapest slice: closest to that on an idle machine.
     pub nanos_best: f64,
     /// Number of allocations.
     pub allocations: f64,
@@ -151,7 +151,7 @@ impl Bench {
             Load::Miss => working_set_bytes,
         };
         let cache_bytes = cache_bytes.max(CACHE_BYTES_MIN);
-        // Of the misses one in 64 is a hit after all.
+        // One in 64 of the misses is a hit after all.
         let volume_bytes = if load == Load::Miss { cache_bytes * 64 } else { working_set_bytes };
         let mode = if load.is_writeback() { CacheMode::Writeback } else { CacheMode::Writethrough };
         let rig =
@@ -183,7 +183,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// From now on, hits go only to the part that [`Load::HotHit`] goes to.
+    /// Restricts hits to the part that [`Load::HotHit`] reads.
     pub fn only_hot(&mut self) {
         assert_eq!(self.load, Load::Hit, "only hits can become hot");
         self.load = Load::HotHit;
@@ -254,12 +254,12 @@ fn difference(after: DeviceCounters, before: DeviceCounters) -> DeviceCounters {
     }
 }
 
-/// Everything that is measured runs in here: callgrind collects while this function runs, by its name, which no
-/// other function has.
+/// Runs everything that is measured: callgrind collects while this function runs, by its name,
+/// which no other function has.
 #[inline(never)]
 pub fn measured_phase(run: &mut dyn FnMut()) {
     run();
-    // Not the last thing that happens, else the call above would be a jump.
+    // Prevents a tail call: the call above would be a jump.
     std::hint::black_box(());
 }
 

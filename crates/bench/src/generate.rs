@@ -17,9 +17,9 @@ pub struct Load {
     pub scan_every: u64,
     /// Blocks in a scan.
     pub scan_blocks: u64,
-    /// Of a thousand requests so many write.
+    /// Writes in a thousand requests.
     pub writes_per_mille: u64,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 

@@ -101,7 +101,7 @@ struct GenerateArguments {
     /// Writes in a thousand requests
     #[arg(long, default_value_t = 200)]
     writes: u64,
-    /// Of the random numbers
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

@@ -16,7 +16,7 @@ use crate::null::{BUCKET_SECTORS, LongPolls, NullWorld, Rig, Shape};
 /// them.
 pub const STEPS_MAX: u64 = 60_000;
 
-/// More than is read of it.
+/// Size of the volume: larger than the part that is read.
 const VOLUME_BYTES: u64 = 1 << 40;
 
 /// One phase of the run, and its longest polls.

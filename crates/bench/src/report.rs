@@ -37,7 +37,7 @@ pub struct Replay {
     pub rate: f64,
     /// Bytes of a bucket.
     pub bucket_bytes: u64,
-    /// By cache size, ascending.
+    /// Rows by cache size, ascending.
     pub rows: Vec<Row>,
 }
 

@@ -32,7 +32,7 @@ struct Client {
     /// Allocations of the server after the warm-up batches.
     warm: Cell<Option<Allocations>>,
     end: Cell<Option<Allocations>>,
-    /// Of the server's task, while it waits for requests.
+    /// Waker of the server's task, while it waits for requests.
     waiting: RefCell<Option<Waker>>,
     /// Kept for its memory.
     scratch: RefCell<Vec<u8>>,

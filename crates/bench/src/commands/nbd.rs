@@ -28,10 +28,10 @@ pub struct Args {
     /// Bytes of a request
     #[arg(short, long, value_name = "SIZE", default_value = "4k", value_parser = parse_size)]
     block: u64,
-    /// Of a hundred requests so many are writes
+    /// Percentage of writes
     #[arg(short, long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     write: u32,
-    /// One after the other instead of at random
+    /// Send requests for consecutive places instead of random ones
     #[arg(long, conflicts_with = "scattered")]
     sequential: bool,
     /// Every block once, one far from the other, instead of at random: fills a cache
@@ -55,10 +55,10 @@ pub struct Args {
     /// Number of requests, in place of a duration
     #[arg(long, value_name = "NUMBER", conflicts_with = "seconds")]
     requests: Option<u64>,
-    /// Tell how much processor time this process used for a request
+    /// Report the processor time of this process for a request
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
-    /// Of the random places
+    /// Seed of the random places
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print JSON

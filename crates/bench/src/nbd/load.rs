@@ -75,9 +75,9 @@ pub struct Load {
     pub flush_every: u32,
     /// When to end.
     pub until: Until,
-    /// A process whose time is looked at.
+    /// A process whose processor time is measured.
     pub server_pid: Option<u32>,
-    /// Of the places.
+    /// Seed of the places.
     pub seed: u64,
 }
 
@@ -108,7 +108,7 @@ impl Load {
 pub struct Outcome {
     /// Requests answered, flushes included.
     pub requests: u64,
-    /// Of these, with an error.
+    /// Requests answered with an error.
     pub errors: u64,
     /// Bytes read and written.
     pub bytes: u64,
@@ -120,7 +120,7 @@ pub struct Outcome {
     pub client_cpu: Duration,
     /// Calls that sent, took or waited.
     pub calls: u64,
-    /// From the moment when a request was made up to its reply, in nanoseconds.
+    /// Time from a request to its reply, in nanoseconds.
     pub latency: Histogram<u64>,
 }
 
@@ -252,7 +252,7 @@ struct Connection {
     slots: Vec<Slot>,
     in_flight: u32,
     input: Vec<u8>,
-    /// The part of `input` that has not been looked at.
+    /// The part of `input` that was not parsed yet.
     fresh: (usize, usize),
     output: Vec<u8>,
     sent: usize,

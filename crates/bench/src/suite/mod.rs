@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// Shorter, for a look.
     pub quick: bool,
-    /// For the files of devices, on the file system that is measured.
+    /// Directory for the files of devices, on the file system that is measured.
     pub directory: PathBuf,
     /// The program `ubcache`.
     pub ubcache: PathBuf,
@@ -86,7 +86,7 @@ pub struct Row {
 pub struct Table {
     /// The name of its section in the document.
     pub section: &'static str,
-    /// In Markdown.
+    /// Markdown.
     pub text: String,
 }
 
@@ -104,7 +104,7 @@ pub struct Line {
 pub struct Results {
     /// Goals.
     pub rows: Vec<Row>,
-    /// More tables.
+    /// Tables besides that of the goals.
     pub tables: Vec<Table>,
     /// Requests a second over queue depth.
     pub throughput: Vec<Line>,
@@ -166,7 +166,7 @@ pub fn run(options: &Options) -> Results {
     results
 }
 
-/// The middle one.
+/// The median.
 ///
 /// # Panics
 /// If there is none.

@@ -68,7 +68,7 @@ pub(super) fn full_set(bytes: u64) -> Result<Rig, String> {
         options: SetOptions { tuning, ..SetOptions::default() },
     };
     let rig = Rig::new(&shape).map_err(|error| error.to_string())?;
-    // More than fits: buckets have been used again when the kill comes.
+    // Write more than fits: buckets have been used again when the kill comes.
     rig.fill(0, shape.volume_bytes, 4096);
     Ok(rig)
 }

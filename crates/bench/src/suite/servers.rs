@@ -39,7 +39,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// With these arguments, and nothing that makes requests go past the cache: this machine may look congested.
+    /// Starts with these arguments, and settings against bypassing: this machine may look
+    /// congested.
     pub fn with(socket: &'static str, arguments: &[&str]) -> Serve {
         let mut all: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for setting in
@@ -196,7 +197,7 @@ impl Server {
         number.ok_or_else(|| format!("ubcache status has no {pointer}"))
     }
 
-    /// Reads that did not find what they wanted in the cache.
+    /// Reads that missed the cache.
     pub fn misses(&self) -> Result<u64, String> {
         self.status("/volumes/0/stats/cache_misses")
     }
