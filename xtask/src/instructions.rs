@@ -16,7 +16,7 @@ const TOLERANCE: f64 = 0.02;
 pub enum Compared {
     /// All counts are what they were.
     Within,
-    /// Nothing could be compared, and why.
+    /// No comparison was possible, and the reason.
     Skipped(String),
 }
 

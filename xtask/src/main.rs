@@ -115,7 +115,7 @@ fn say_missing() {
     }
 }
 
-/// Installs missing packages where that is possible, else says what to install.
+/// Installs missing packages where that is possible, else prints their names.
 fn packages() {
     let missing = missing_packages();
     if missing.is_empty() {
@@ -246,7 +246,7 @@ fn test() -> bool {
     failed.is_empty()
 }
 
-/// Runs cargo, shows its output, keeps the lines that say that a test was skipped.
+/// Runs cargo, shows its output, keeps the lines of skipped tests.
 fn run(cargo: &str, arguments: &[&str], skipped: &mut Vec<String>) -> bool {
     let mut child = match Command::new(cargo).args(arguments).stdout(Stdio::piped()).spawn() {
         Ok(child) => child,

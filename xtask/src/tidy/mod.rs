@@ -17,7 +17,7 @@ mod width;
 use std::fmt;
 use std::process::Command;
 
-/// Something that is not tidy.
+/// A defect that the checks found.
 pub struct Finding {
     /// `file:line`, or a commit.
     place: String,

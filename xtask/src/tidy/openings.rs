@@ -5,7 +5,8 @@ use super::{Finding, Source};
 /// Openings that turn a sentence around.
 const BANNED: &[&str] = &["What", "Who", "Whom", "Whose", "Where", "Whether", "How", "As", "Which", "Why"];
 
-/// So many comments of a thousand may have such an opening: now and then a sentence is best that way.
+/// Permitted openings of that kind in a thousand comments: now and then a sentence is best that
+/// way.
 const PERMILLE_MAX: usize = 20;
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
