@@ -27,11 +27,11 @@ pub struct ServeConfig {
     pub control: Option<PathBuf>,
     /// Keep the clean data of a set that the Linux driver ran last.
     pub keep_clean: bool,
-    /// Go on without what is cached of disks that are not of one run with the cache, unless it is dirty.
+    /// Drop the cached data of disks that are not of one run with the cache, unless it is dirty.
     pub drop_clean_cache: bool,
-    /// Of such disks, by export or path: what the disk has counts.
+    /// Disks of that kind, by export or path, whose own content is trusted.
     pub believe_disk: Vec<String>,
-    /// Of such disks, by export or path: the dirty data of the cache counts.
+    /// Disks of that kind, by export or path, whose dirty data in the cache is trusted.
     pub believe_cache: Vec<String>,
     /// Memory for the index, in bytes; None: the engine's own limit.
     pub index_memory: Option<u64>,

@@ -15,13 +15,13 @@ use crate::open::superblock::{Role, look, state_word};
 pub struct Members {
     /// Path of the cache device.
     pub cache_path: PathBuf,
-    /// Of the cache device.
+    /// Superblock of the cache device.
     pub cache: Superblock,
-    /// Of the backing devices, in their order.
+    /// Superblocks of the backing devices, in their order.
     pub backings: Vec<Superblock>,
 }
 
-/// Looks at all devices.
+/// Checks all devices.
 pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     if config.backings.is_empty() {
         return Err(Failure::usage("-B", "no backing device given").expected("-B DEVICE, once or more often"));

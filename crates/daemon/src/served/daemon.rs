@@ -19,7 +19,7 @@ pub type Set = CacheSet<World>;
 /// Its volumes.
 pub type VolumeOfSet = CachedVolume<World>;
 
-/// Everything about the running set that its parts share.
+/// The running set: state that all parts of the daemon share.
 pub struct Daemon {
     /// The engine.
     pub set: Set,
