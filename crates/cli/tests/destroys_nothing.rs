@@ -128,7 +128,7 @@ fn a_loop_device_over_a_served_file_is_in_use() {
         assert!(words.contains("in use") && words.contains(disk), "{command:?}: {words}");
     }
     daemon.stop();
-    // Over one of two loop devices it is the other one that is in use.
+    // A disk served over one of two loop devices is in use for the other one.
     let served = [over.0.clone()];
     let daemon = Daemon::start("pool", directory, &cache, &served, &[]);
     let words = refused(&["make", "--force", "-B", text(&other.0)], &[]);

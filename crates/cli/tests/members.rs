@@ -62,8 +62,9 @@ fn check(cache: &Path, disk: &Path) -> (Option<i32>, serde_json::Value) {
     (output.status.code(), serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
-/// A copy of the cache from before was served without a word: old data was read, and its dirty data was written over
-/// newer data on the disk. Every start and every clean stop leaves a run number on both now, and such a pair is refused.
+/// A copy of the cache from before was served without a warning: old data was read, and its dirty
+/// data was written over newer data on the disk. Every start and every clean stop leaves a run
+/// number on both now, and such a pair is refused.
 #[test]
 fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
     let scratch = scratch();
@@ -277,7 +278,8 @@ fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
     daemon.stop();
 }
 
-/// Nothing said that a part of the device lies idle. The commands in the log are run as they stand.
+/// No message reported that a part of the device lies idle. The commands in the log are run as they
+/// stand.
 #[test]
 fn a_longer_cache_is_used_in_full_after_the_commands_that_are_logged() {
     let scratch = scratch();
@@ -309,7 +311,8 @@ fn a_longer_cache_is_used_in_full_after_the_commands_that_are_logged() {
     daemon.stop();
 }
 
-/// One of several caches of a set (Linux before 5.10) was served: what its keys say of the other devices was read on it.
+/// One of several caches of a set (Linux before 5.10) was served: its pointers to the other devices
+/// were followed on it.
 #[test]
 fn one_of_several_caches_is_refused_by_name() {
     let scratch = scratch();

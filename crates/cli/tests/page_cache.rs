@@ -1,4 +1,5 @@
-//! Devices that are used through the kernel's page cache: only if that is asked for, and no more after a flush that failed.
+//! Devices that are used through the kernel's page cache: only on request, and no more after a
+//! flush that failed.
 //!
 //! The device that fails its flushes is a loop device over a sparse file, on a file system that is full: the page cache takes
 //! every write, and can't write it.
@@ -134,7 +135,7 @@ fn a_failed_flush_of_a_disk_in_the_page_cache_fails_the_volume() {
     });
 }
 
-/// The same for the cache device, which fails the set.
+/// A failed flush of the cache device in the page cache, which fails the set.
 #[test]
 fn a_failed_flush_of_a_cache_in_the_page_cache_fails_the_set() {
     let test = "a_failed_flush_of_a_cache_in_the_page_cache_fails_the_set";

@@ -38,7 +38,8 @@ impl Cache {
         Cache { file, geometry, entries }
     }
 
-    /// Lets the extents in the newest entries of the journal, so many of them, lie on cache device `device`.
+    /// Moves the extents in the newest entries of the journal, so many of them, to cache device
+    /// `device`.
     fn move_entries(mut self, device: u16, newest: usize) {
         self.entries.retain(|(_, entry)| entry.keys.iter().any(|key| !key.pointers.is_empty()));
         assert!(self.entries.len() >= 2, "the journal has extents: {:?}", self.entries);
@@ -48,7 +49,7 @@ impl Cache {
         }
     }
 
-    /// The same for the extents in the only node.
+    /// Moves the extents in the only node to cache device `device`.
     fn move_node(self, device: u16) {
         let (_, newest) = self.entries.last().expect("a journal with entries");
         assert_eq!(newest.root_level, 0, "the root is a leaf");

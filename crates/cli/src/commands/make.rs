@@ -76,10 +76,10 @@ pub struct Args {
     /// Create the files that do not exist, with this size: cache files with room for all of it, backing files sparse
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
-    /// The same for cache files only
+    /// Size of new cache files only
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     cache_size: Option<u64>,
-    /// The same for backing files only
+    /// Size of new backing files only
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bdev_size: Option<u64>,
     /// Create cache files sparse as well: they take their room as they are filled, and are smaller when there is none
@@ -482,7 +482,7 @@ fn refuse_dirty_cache(path: &Path, set: &View, disks: &[(PathBuf, Uuid)]) -> Res
 fn write(plan: Plan, same_set: bool) -> Result<Made, Failure> {
     let Plan { target, superblock, created, wipe } = plan;
     let made = Made { path: target.path.clone(), bytes: target.bytes, superblock };
-    // It is opened again for the I/O; two at a time can't have it.
+    // Close it first: it is opened again for the I/O, and only one at a time can have it.
     drop(target);
     let host = host()?;
     let device = open_file(&host, &made.path, true)?;

@@ -100,7 +100,7 @@ impl NewFile {
         directory.and_then(|directory| directory.sync_all()).map_err(|error| self.cannot_write(&error))
     }
 
-    /// It could not be written, and is not kept.
+    /// The failure for a file that could not be written, and is not kept.
     pub fn cannot_write(&self, error: &dyn std::fmt::Display) -> Failure {
         Failure::refused(&self.path, format_args!("can't write it: {error}")).advice(
             "what was written of it was removed; make room, or name a file elsewhere, and run it again",

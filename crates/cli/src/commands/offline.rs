@@ -95,7 +95,7 @@ pub fn open(host: &Host, path: &Path, role: Role, write: bool) -> Result<Cache<H
     }
 }
 
-/// The same, whatever kind of device it is.
+/// Opens a device or a pack, whatever kind of device it is.
 pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<HostFile>, Failure> {
     let file = open_file(host, path, write)?;
     let cache = host.block_on(async { Cache::open(file).await }).map_err(|error| {

@@ -41,15 +41,16 @@ pub struct Args {
     /// the driver, as it may be stale
     #[arg(long)]
     keep_clean: bool,
-    /// Go on without what is cached of a disk that is not of one run with the cache (one of them is a copy of an earlier
-    /// state). Refused if the cache has dirty data of it
+    /// Drop the cached data of a disk that is not of one run with the cache (one of them is a copy
+    /// of an earlier state). Refused if the cache has dirty data of it
     #[arg(long)]
     drop_clean_cache: bool,
-    /// Of such a disk, by the name of its export or its path: what the disk has counts; what is cached of it is dropped,
-    /// dirty or not
+    /// Trust the content of such a disk, by the name of its export or its path; the cached data of
+    /// it is dropped, dirty or not
     #[arg(long, value_name = "NAME")]
     believe_disk: Vec<String>,
-    /// Of such a disk: the dirty data of the cache counts, and goes over what the disk has; clean data is dropped
+    /// Trust the dirty data in the cache of such a disk, which is written over the disk's own;
+    /// clean data is dropped
     #[arg(long, value_name = "NAME")]
     believe_cache: Vec<String>,
     /// Memory for the index of what is cached; with less than it takes, some requests read a node of the index first, and some

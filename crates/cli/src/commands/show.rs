@@ -153,7 +153,7 @@ fn as_text(lines: &[Line]) -> String {
     text
 }
 
-/// The same names; words instead of the numbers that stand for them.
+/// The fields in JSON: the same names; words instead of the numbers that stand for them.
 fn as_json(lines: &[Line], label: &str) -> String {
     let mut map = Map::new();
     for (name, value, note) in lines.iter().filter(|(name, _, _)| !name.is_empty()) {

@@ -134,7 +134,7 @@ pub fn make_set(directory: &Path, backing_mib: &[u64], extra: &[&str]) -> (PathB
     make_set_sized(directory, 64, backing_mib, extra)
 }
 
-/// The same with a cache of any size.
+/// Makes a set like [`make_set`], with a cache of any size.
 pub fn make_set_sized(
     directory: &Path,
     cache_mib: u64,
@@ -238,7 +238,8 @@ impl Daemon {
         })
     }
 
-    /// The same; `Err` with status and output if the daemon ends instead of becoming ready.
+    /// Starts `ubcache serve` likewise; `Err` with status and output if it ends instead of becoming
+    /// ready.
     pub fn try_start(
         io: &str,
         directory: &Path,
