@@ -69,7 +69,7 @@ pub struct SetView {
 impl<E: Env> CacheSet<E> {
     /// Shows the memory of the set at this moment.
     pub fn inspect(&self) -> SetView {
-        SetView { longest_hold: self.set.buckets.borrow().longest_hold() }
+        SetView { longest_hold: self.set.allocator.buckets().longest_hold() }
     }
 }
 
@@ -78,7 +78,7 @@ impl<E: Env> CachedVolume<E> {
     pub fn inspect(&self) -> VolumeView {
         let mut copies = Vec::new();
         let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
-        let (inode, buckets) = (self.inode(), self.set.buckets.borrow());
+        let (inode, buckets) = (self.inode(), self.set.allocator.buckets());
         for leaf in self.set.tree.borrow().leaves_over(inode, all) {
             let state = leaf.state.borrow();
             let extents = state.body.iter().flat_map(|body| body.overlapping(inode, all));

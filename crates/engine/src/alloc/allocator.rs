@@ -1,17 +1,24 @@
 //! The task that keeps free buckets ahead of demand, and waiting for it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::ops::Range;
 use std::rc::Rc;
 
 use ubcache_env::local::{Either, Lock, Notify, first, join_all};
 use ubcache_env::{Env, Nanos, SectorRange};
+use ubcache_format::Geometry;
 
 use super::buckets::Buckets;
+use super::chain::Chain;
 use super::class::Class;
-use super::prio::Chain;
-use super::sectors::Pieces;
+use super::sectors::{OpenBuckets, Pieces};
 use crate::errors::EngineError;
-use crate::set::Set;
+use crate::health::Health;
+use crate::journal::Journal;
+use crate::meter::Meter;
+use crate::mutants::{Mutant, Mutation};
+use crate::slices::in_slices;
+use crate::tuning::Tuning;
 
 /// Rounds of the allocator that a client's write waits for before it goes to the backing device
 /// instead.
@@ -20,32 +27,94 @@ const PATIENCE: u32 = 3;
 /// Buckets that are discarded together.
 const DISCARDS_AT_ONCE: usize = 64;
 
-pub(crate) struct Allocator {
-    /// The prio chain on the device.
-    pub chain: RefCell<Chain>,
-    pub chain_lock: Lock,
-    wake: Notify,
-    /// A round is done, with or without success.
-    round: Notify,
-    /// Somebody waits although the watermark is not reached.
-    hungry: Cell<bool>,
-    /// Buckets that a restructuring waits for.
-    pub nodes_wait: Cell<usize>,
-    /// Nothing can be given up: writeback and flushes have to help.
-    pub starved: Cell<bool>,
+/// Parts of a set that its allocator uses.
+pub(crate) struct Surroundings<E: Env> {
+    pub env: E,
+    pub cache: Rc<Meter<E>>,
+    pub geometry: Geometry,
+    pub tuning: Tuning,
+    pub health: Rc<Health<E>>,
+    pub journal: Rc<Journal<E>>,
+    pub mutation: Mutation,
 }
 
-impl Allocator {
-    pub fn new(chain: Chain) -> Allocator {
+/// Calls to those that use buckets, when the allocator needs them.
+pub(crate) struct Calls {
+    /// No bucket can be given up: copies and dirty data have to go. True: chains come first in the
+    /// journal, so nothing may wait for room there.
+    pub starved: Box<dyn Fn(bool)>,
+    /// Buckets wait for pointers that only garbage collection removes.
+    pub old_pointers: Box<dyn Fn()>,
+    /// Buckets were given up: a pass that chooses the next ones may be due.
+    pub evicted: Box<dyn Fn()>,
+}
+
+/// Owner of the buckets: hands them out, gives them up, keeps the prio chain.
+pub(crate) struct Allocator<E: Env> {
+    pub(super) of: Surroundings<E>,
+    pub(super) buckets: RefCell<Buckets>,
+    pub(super) open: RefCell<OpenBuckets>,
+    /// The prio chain on the device.
+    pub(super) chain: RefCell<Chain>,
+    pub(super) chain_lock: Lock,
+    pub(super) wake: Notify,
+    /// A round is done, with or without success.
+    round: Notify,
+    /// A task waits although the watermark is not reached.
+    hungry: Cell<bool>,
+    /// Buckets that a restructuring waits for.
+    nodes_wait: Cell<usize>,
+    /// Nothing can be given up: writeback and flushes have to help.
+    is_starved: Cell<bool>,
+    calls: RefCell<Option<Rc<Calls>>>,
+}
+
+impl<E: Env> Allocator<E> {
+    pub fn new(of: Surroundings<E>, buckets: Buckets, chain: Chain) -> Allocator<E> {
         Allocator {
+            of,
+            buckets: RefCell::new(buckets),
+            open: RefCell::default(),
             chain: RefCell::new(chain),
             chain_lock: Lock::default(),
             wake: Notify::default(),
             round: Notify::default(),
             hungry: Cell::new(false),
             nodes_wait: Cell::new(0),
-            starved: Cell::new(false),
+            is_starved: Cell::new(false),
+            calls: RefCell::default(),
         }
+    }
+
+    /// Makes these calls from now on.
+    pub fn set_calls(&self, calls: Calls) {
+        *self.calls.borrow_mut() = Some(Rc::new(calls));
+    }
+
+    fn calls(&self) -> Option<Rc<Calls>> {
+        self.calls.borrow().clone()
+    }
+
+    pub fn buckets(&self) -> Ref<'_, Buckets> {
+        self.buckets.borrow()
+    }
+
+    pub fn buckets_mut(&self) -> RefMut<'_, Buckets> {
+        self.buckets.borrow_mut()
+    }
+
+    pub(super) fn mutant(&self, mutant: Mutant) -> bool {
+        self.of.mutation.is(mutant)
+    }
+
+    pub(super) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
+        if self.mutant(in_one_poll) { usize::MAX } else { self.of.tuning.slice_steps }
+    }
+
+    /// Does something for every bucket, at so many steps each, in slices.
+    pub async fn for_all_buckets(&self, steps: usize, work: impl FnMut(Range<usize>)) {
+        let count = self.of.geometry.buckets as usize;
+        in_slices(&self.of.env, self.of.tuning.slice_steps, count, steps, work).await;
     }
 
     /// Wakes the allocator if free buckets get few.
@@ -59,147 +128,169 @@ impl Allocator {
         self.wake.notify_all();
         self.round.notify_all();
     }
+
+    /// Returns true if nothing can be given up: writeback and flushes have to help.
+    pub fn is_starved(&self) -> bool {
+        self.is_starved.get()
+    }
+
+    /// Number of buckets that a restructuring waits for.
+    pub fn nodes_wait(&self) -> usize {
+        self.nodes_wait.get()
+    }
+
+    /// Waits for a round, which should leave so many buckets free for nodes.
+    pub async fn wait_for_nodes(&self, needed: usize, what: &'static str) -> Result<(), EngineError> {
+        self.nodes_wait.set(needed);
+        let waited = self.wait_for_buckets(what).await;
+        self.nodes_wait.set(0);
+        waited
+    }
+
+    /// No more data goes into any open bucket.
+    pub fn close_open_buckets(&self) {
+        self.open.borrow_mut().close_all(&mut self.buckets.borrow_mut());
+    }
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Allocator<E> {
     /// Room for data, now or not at all.
-    pub(crate) fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
+    pub fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
         let mut buckets = self.buckets.borrow_mut();
-        let pieces =
-            self.open_buckets.borrow_mut().allocate(&mut buckets, &self.geometry, class, sectors, unit);
-        self.allocator.check(&buckets);
+        let pieces = self.open.borrow_mut().allocate(&mut buckets, &self.of.geometry, class, sectors, unit);
+        self.check(&buckets);
         pieces
     }
 
     /// Room for data; waits for a few rounds of the allocator, never for ever.
-    pub(crate) async fn allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
+    pub async fn allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
         for _ in 0..PATIENCE {
             if let Some(pieces) = self.try_allocate(class, sectors, unit) {
                 return Some(pieces);
             }
-            self.env.mark("allocation_waits");
+            self.of.env.mark("allocation_waits");
             if self.wait_for_buckets("data").await.is_err() {
                 return None;
             }
         }
         let last = self.try_allocate(class, sectors, unit);
         if last.is_none() {
-            self.env.mark("allocation_given_up");
+            self.of.env.mark("allocation_given_up");
         }
         last
     }
 
     /// Waits for one round of the allocator.
-    pub(crate) async fn wait_for_buckets(&self, what: &'static str) -> Result<(), EngineError> {
+    pub async fn wait_for_buckets(&self, what: &'static str) -> Result<(), EngineError> {
         let mut can_progress = self.can_progress();
         // A stop keeps no client waiting: what is not counted yet may be free.
-        while !can_progress && self.is_ending() && !self.buckets.borrow().is_counted() {
-            if self.is_ended() || self.failure().is_some() {
+        while !can_progress && self.of.health.is_ending() && !self.buckets.borrow().is_counted() {
+            if self.of.health.is_ended() || self.of.health.failure().is_some() {
                 break;
             }
-            self.env.sleep(Nanos::from_millis(1)).await;
+            self.of.env.sleep(Nanos::from_millis(1)).await;
             can_progress = self.can_progress();
         }
-        if let Some(reason) = self.failure() {
+        if let Some(reason) = self.of.health.failure() {
             return Err(EngineError::Failed(reason));
         }
-        if self.is_ended() {
+        if self.of.health.is_ended() {
             return Err(EngineError::Stopping);
         }
         if !can_progress {
             self.starved();
             return Err(EngineError::NoSpace(what));
         }
-        let round = self.allocator.round.notified();
-        self.allocator.hungry.set(true);
-        self.allocator.wake.notify_all();
+        let round = self.round.notified();
+        self.hungry.set(true);
+        self.wake.notify_all();
         round.await;
         Ok(())
     }
 
     fn can_progress(&self) -> bool {
         let mut buckets = self.buckets.borrow_mut();
-        buckets.settle_released(self.tuning.slice_steps);
+        buckets.settle_released(self.of.tuning.slice_steps);
         buckets.can_progress()
     }
 
     /// Nothing can be given up. Unpublished copies pin buckets, dirty data fills others: both
     /// need a backing flush or writeback.
     fn starved(&self) {
-        if !self.allocator.starved.replace(true) {
-            self.env.mark("allocator_starved");
+        if !self.is_starved.replace(true) {
+            self.of.env.mark("allocator_starved");
         }
-        for volume in self.attached() {
-            if self.journal.puts_chains_first() {
-                // Publishing them needs the room in the journal that is being made.
-                self.env.mark("copies_forgotten");
-                volume.unpublished.borrow_mut().clear();
-            }
-            volume.wake_background();
+        if let Some(calls) = self.calls() {
+            (calls.starved)(self.of.journal.puts_chains_first());
         }
     }
 
-    pub(crate) async fn allocator_task(self: Rc<Self>) {
+    /// The task that keeps free buckets ahead of demand.
+    pub async fn run(&self) {
         loop {
-            if self.is_ended() || self.failure().is_some() {
-                self.allocator.round.notify_all();
+            if self.of.health.is_ended() || self.of.health.failure().is_some() {
+                self.round.notify_all();
                 return;
             }
             if self.is_room_due() {
                 self.try_again().await;
                 self.find_room().await;
             }
-            let wake = self.allocator.wake.notified();
+            let wake = self.wake.notified();
             let due = {
                 let mut buckets = self.buckets.borrow_mut();
-                buckets.settle_released(self.tuning.slice_steps);
+                buckets.settle_released(self.of.tuning.slice_steps);
                 let short = buckets.free_len() < buckets.watermarks().0;
-                (short || self.allocator.hungry.get()) && buckets.can_progress()
+                (short || self.hungry.get()) && buckets.can_progress()
             };
             if !due {
-                self.allocator.hungry.set(false);
-                self.allocator.round.notify_all();
+                self.hungry.set(false);
+                self.round.notify_all();
                 // Pins are given back without a sound; look again now and then.
-                let tick = self.env.sleep(Nanos::from_millis(500));
+                let tick = self.of.env.sleep(Nanos::from_millis(500));
                 if let Either::Right(()) = first(wake, tick).await
                     && self.buckets.borrow().free_len() >= self.buckets.borrow().watermarks().0
                 {
-                    self.allocator.starved.set(false);
+                    self.is_starved.set(false);
                 }
                 continue;
             }
             drop(wake);
-            self.allocator.hungry.set(false);
+            self.hungry.set(false);
             // One chain for all of them.
-            let goal = self.buckets.borrow().watermarks().1 + self.allocator.nodes_wait.get();
+            let goal = self.buckets.borrow().watermarks().1 + self.nodes_wait.get();
             if self.evict(goal).await > 0 {
-                self.env.mark("evicted_clean_data");
+                self.of.env.mark("evicted_clean_data");
             }
             let (pending, aged) = {
                 let buckets = self.buckets.borrow();
                 (buckets.pending_len(), buckets.aged)
             };
             if aged {
-                self.env.mark("generations_aged");
-                self.gc.request();
+                self.of.env.mark("generations_aged");
+                if let Some(calls) = self.calls() {
+                    (calls.old_pointers)();
+                }
             }
-            self.wake_gc_for_victims();
+            if let Some(calls) = self.calls() {
+                (calls.evicted)();
+            }
             if self.buckets.borrow().has_discarding() {
                 self.discard_freed().await;
-                self.allocator.round.notify_all();
+                self.round.notify_all();
                 continue;
             }
             if pending == 0 {
                 self.starved();
-                self.allocator.round.notify_all();
-                self.env.sleep(Nanos::from_millis(20)).await;
+                self.round.notify_all();
+                self.of.env.sleep(Nanos::from_millis(20)).await;
                 continue;
             }
             if self.write_prios().await.is_err() {
-                self.env.sleep(Nanos::from_millis(50)).await;
+                self.of.env.sleep(Nanos::from_millis(50)).await;
             }
             self.discard_freed().await;
-            self.allocator.round.notify_all();
+            self.round.notify_all();
         }
     }
 
@@ -208,18 +299,18 @@ impl<E: Env> Set<E> {
     async fn discard_freed(&self) {
         let all = self.buckets.borrow_mut().take_discarding();
         for some in all.chunks(DISCARDS_AT_ONCE) {
-            if self.buckets.borrow().is_urgent() || !self.cache.geometry().discard {
-                self.env.mark("discard_skipped");
+            if self.buckets.borrow().is_urgent() || !self.of.cache.geometry().discard {
+                self.of.env.mark("discard_skipped");
             } else {
-                self.env.mark("bucket_discarded");
-                let sectors = u64::from(self.geometry.bucket_sectors);
+                self.of.env.mark("bucket_discarded");
+                let sectors = u64::from(self.of.geometry.bucket_sectors);
                 let runs = some.chunk_by(|left, right| left.0 + 1 == right.0).map(|run| {
-                    let at = self.geometry.bucket_start(run[0]);
-                    self.cache.discard(SectorRange::new(at, sectors * run.len() as u64))
+                    let at = self.of.geometry.bucket_start(run[0]);
+                    self.of.cache.discard(SectorRange::new(at, sectors * run.len() as u64))
                 });
                 let failed = join_all(runs.collect::<Vec<_>>()).await.iter().any(Result::is_err);
                 if failed {
-                    self.env.mark("bucket_discard_failed");
+                    self.of.env.mark("bucket_discard_failed");
                 }
             }
             self.buckets.borrow_mut().discarded(some);

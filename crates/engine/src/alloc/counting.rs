@@ -5,8 +5,8 @@ use std::ops::Range;
 use ubcache_env::Env;
 use ubcache_format::BucketNr;
 
+use super::allocator::Allocator;
 use super::buckets::{Buckets, Role};
-use crate::set::Set;
 use crate::slices::in_slices;
 
 /// Steps of putting a bucket into its place, which is somewhere else for each.
@@ -98,18 +98,18 @@ impl Buckets {
     }
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Allocator<E> {
     /// Every extent is in the counts.
-    pub(crate) async fn counting_done(&self) {
+    pub async fn counting_done(&self) {
         let buckets = &self.buckets;
         buckets.borrow_mut().seen = true;
-        let count = self.geometry.buckets as usize;
+        let count = self.of.geometry.buckets as usize;
         let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
-        in_slices(&self.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part)).await;
+        in_slices(&self.of.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part)).await;
         let mut order = Order {
-            priorities: Parts::zeroes(&self.env, count).await,
+            priorities: Parts::zeroes(&self.of.env, count).await,
             next: vec![0; PRIORITIES],
-            buckets: Parts::zeroes(&self.env, count).await,
+            buckets: Parts::zeroes(&self.of.env, count).await,
         };
         self.for_all_buckets(1, |part| buckets.borrow().note_priorities(part, &mut order)).await;
         order.priorities_seen();
@@ -121,10 +121,9 @@ impl<E: Env> Set<E> {
         .await;
         while order.buckets.0.pop().is_some() {
             order.priorities.0.pop();
-            self.env.yield_now().await;
+            self.of.env.yield_now().await;
         }
         buckets.borrow_mut().counted = true;
-        self.allocator.check(&buckets.borrow());
-        self.collect_dead_dirty();
+        self.check(&buckets.borrow());
     }
 }

@@ -6,11 +6,11 @@ use std::ops::Range;
 use ubcache_env::Env;
 use ubcache_format::{BucketNr, Pointer};
 
+use super::allocator::Allocator;
 use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
 use super::victims::{DRAWN, Saving, Victims};
 use crate::mutants::Mutant;
-use crate::set::Set;
 use crate::settings::ReplacementPolicy;
 
 /// The next victims are a part of all buckets, this one: twice of what is written between two passes of garbage
@@ -203,24 +203,24 @@ impl Buckets {
     }
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Allocator<E> {
     /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more can be had. Says how many
     /// live sectors were dropped.
-    pub(crate) async fn evict(&self, goal: usize) -> u64 {
-        let steps = self.tuning.slice_steps;
+    pub async fn evict(&self, goal: usize) -> u64 {
+        let steps = self.of.tuning.slice_steps;
         let mut eviction = self.buckets.borrow().eviction(goal);
         loop {
-            let random = || self.env.random();
+            let random = || self.of.env.random();
             if self.buckets.borrow_mut().evict_some(&mut eviction, steps, random) {
                 return eviction.dropped;
             }
-            self.env.mark("evicted_in_slices");
-            self.env.yield_now().await;
+            self.of.env.mark("evicted_in_slices");
+            self.of.env.yield_now().await;
         }
     }
 
     /// Chooses the next victims, with the policy that does so ahead; those that hold data which was used again.
-    pub(crate) async fn choose_victims(&self) -> BucketSet {
+    pub async fn choose_victims(&self) -> BucketSet {
         let buckets = &self.buckets;
         let begun = buckets.borrow_mut().victims.census_begins();
         if begun {
@@ -231,15 +231,17 @@ impl<E: Env> Set<E> {
         }
         let steps = self.slice_steps(Mutant::ChoosesAllVictimsAtOnce);
         let most = (steps / CHOICE_STEPS).max(1);
-        while !self.is_ending() && !buckets.borrow_mut().choose(most, || self.env.random()) {
-            self.env.mark("victims_chosen_in_slices");
-            self.env.yield_now().await;
+        while !self.of.health.is_ending() && !buckets.borrow_mut().choose(most, || self.of.env.random()) {
+            self.of.env.mark("victims_chosen_in_slices");
+            self.of.env.yield_now().await;
         }
-        let bucket_sectors = self.geometry.bucket_sectors;
+        let bucket_sectors = self.of.geometry.bucket_sectors;
         let mut saving = buckets.borrow_mut().victims.saving_begins(bucket_sectors);
         if let Some(saving) = &mut saving {
-            while !self.is_ending() && !buckets.borrow_mut().save(saving, self.tuning.slice_steps) {
-                self.env.yield_now().await;
+            while !self.of.health.is_ending()
+                && !buckets.borrow_mut().save(saving, self.of.tuning.slice_steps)
+            {
+                self.of.env.yield_now().await;
             }
         }
         buckets.borrow().victims.worth_saving(saving)

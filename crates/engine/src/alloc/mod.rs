@@ -13,12 +13,15 @@
 //! | [`priority_stats`] | the attribute of that name |
 //! | [`class`] | classes of data |
 //! | [`sectors`] | room for data inside open buckets |
+//! | [`chain`] | the prio chain on the device |
+//! | [`room`], [`space`] | room below the device, and buckets without it |
 //! | [`prio`] | the prio chain: generations made durable |
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
 
 pub(crate) mod allocator;
 pub(crate) mod bucket_set;
 pub(crate) mod buckets;
+pub(crate) mod chain;
 pub(crate) mod class;
 mod counting;
 mod evict;
@@ -29,6 +32,7 @@ pub(crate) mod recency;
 mod reuse;
 mod room;
 pub(crate) mod sectors;
+mod space;
 mod victim;
 pub(crate) mod victims;
 mod worth;

@@ -49,7 +49,7 @@ impl<E: Env> Set<E> {
         at: Position,
         oldest: &mut [Generation],
     ) -> Option<(Position, bool)> {
-        let (tree, buckets) = (self.tree.borrow(), self.buckets.borrow());
+        let (tree, buckets) = (self.tree.borrow(), self.allocator.buckets());
         let (end, node) = tree.interior_after(level, at)?;
         let mut old = false;
         self.env.work().add(node.former.len());
@@ -71,7 +71,7 @@ impl<E: Env> Set<E> {
         let upto = self.journal.open_seq();
         let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();
         self.ages_hold();
-        if self.gc.ages.borrow().is_some() && (waits || self.buckets.borrow().aged) {
+        if self.gc.ages.borrow().is_some() && (waits || self.allocator.buckets().aged) {
             self.env.mark("leaves_written_for_age");
             // Records that come now are not among those that count.
             self.journal.force().await?;
@@ -87,7 +87,7 @@ impl<E: Env> Set<E> {
         let needed_from = self.journal.needed_from();
         let done = self.gc.ages.borrow_mut().take_if(|ages| ages.upto < needed_from);
         if let Some(Ages { oldest, .. }) = done {
-            self.buckets.borrow_mut().set_oldest(oldest);
+            self.allocator.buckets_mut().set_oldest(oldest);
         }
     }
 }

@@ -28,7 +28,7 @@ impl<E: Env> Set<E> {
         if !self.count_every_leaf(in_background).await? {
             return Ok(());
         }
-        if self.buckets.borrow().counts_are_void() {
+        if self.allocator.buckets().counts_are_void() {
             if in_background {
                 let detail = "a bucket has extents of two generations".to_owned();
                 return Err(EngineError::Damaged { what: "index", detail });
@@ -38,13 +38,14 @@ impl<E: Env> Set<E> {
             self.count_every_leaf(false).await?;
         }
         self.replay_ends().await;
-        self.counting_done().await;
+        self.allocator.counting_done().await;
+        self.collect_dead_dirty();
         Ok(())
     }
 
     /// Every leaf is as if it had never been in memory. Nothing has changed one yet.
     async fn forget_counts(&self) {
-        self.for_all_buckets(1, |part| self.buckets.borrow_mut().forget_counts(part)).await;
+        self.allocator.for_all_buckets(1, |part| self.allocator.buckets_mut().forget_counts(part)).await;
         self.inodes.borrow_mut().values_mut().for_each(|known| known.dirty_sectors = 0);
         let leaves = self.tree.borrow().leaf_count();
         in_slices(&self.env, self.tuning.slice_steps, leaves, 1, |part| {
@@ -76,7 +77,7 @@ impl<E: Env> Set<E> {
                 }
                 self.env.yield_now().await;
                 // A stop does not wait for this, unless nodes that it writes need buckets.
-                while self.is_ending() && self.allocator.nodes_wait.get() == 0 {
+                while self.is_ending() && self.allocator.nodes_wait() == 0 {
                     if self.is_ended() || self.failure().is_some() {
                         return Ok(false);
                     }
@@ -91,7 +92,7 @@ impl<E: Env> Set<E> {
     pub(crate) async fn gc_task(self: Rc<Self>) {
         while !self.is_ending() && self.failure().is_none() {
             let wake = self.gc.wake.notified();
-            if self.is_pass_due() && self.buckets.borrow().is_counted() {
+            if self.is_pass_due() && self.allocator.buckets().is_counted() {
                 // An error here occurs again where it matters, and is reported there.
                 if self.collect_garbage().await.is_err() {
                     self.env.sleep(Nanos::from_secs(1)).await;
@@ -112,7 +113,7 @@ impl<E: Env> Set<E> {
     /// Data is evicted. With the policy that chooses its victims ahead, a pass that is due does not wait for the clock:
     /// what it would save could be gone by then.
     pub(crate) fn wake_gc_for_victims(&self) {
-        if self.buckets.borrow().protects() && self.is_pass_due() {
+        if self.allocator.buckets().protects() && self.is_pass_due() {
             self.gc.wake();
         }
     }
@@ -128,14 +129,15 @@ impl<E: Env> Set<E> {
         }
         self.ages_hold();
         // Older than any pointer that comes into the index from now on. Those that are in it are seen below.
-        let mut oldest = self.buckets.borrow_mut().no_ages();
-        self.for_all_buckets(1, |part| oldest.extend_from_slice(self.buckets.borrow().generations(part)))
+        let mut oldest = self.allocator.buckets_mut().no_ages();
+        self.allocator
+            .for_all_buckets(1, |part| oldest.extend_from_slice(self.allocator.buckets().generations(part)))
             .await;
         let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
-            true => self.buckets.borrow().seemingly_empty(),
+            true => self.allocator.buckets().seemingly_empty(),
             false => Vec::new(),
         };
-        let reused = self.choose_victims().await;
+        let reused = self.allocator.choose_victims().await;
         let moving = Moving { sparse: self.choose_sparse().await, reused };
         if !moving.sparse.is_empty() {
             self.env.mark("moving_gc");
@@ -161,7 +163,7 @@ impl<E: Env> Set<E> {
             self.env.yield_now().await;
         }
         self.look_at_interior(&mut oldest).await?;
-        self.buckets.borrow_mut().give_up(empty);
+        self.allocator.buckets_mut().give_up(empty);
         self.found_ages(oldest).await
     }
 
@@ -169,7 +171,7 @@ impl<E: Env> Set<E> {
     fn look_at(&self, leaf: &Rc<Leaf>, oldest: &mut [Generation], moving: &Moving) -> Option<Found> {
         let state = leaf.state.borrow();
         let body = state.body.as_ref()?;
-        let buckets = self.buckets.borrow();
+        let buckets = self.allocator.buckets();
         let mut found = Found::default();
         let mut stale = 0;
         for extent in body.iter() {

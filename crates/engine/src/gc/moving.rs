@@ -22,8 +22,10 @@ impl<E: Env> Set<E> {
         if !self.settings.borrow().copy_gc_enabled {
             return BTreeSet::new();
         }
-        let mut sparse = self.buckets.borrow().sparse(SPARSE_PERCENT, BUCKETS_MAX);
-        self.for_all_buckets(1, |part| self.buckets.borrow().look_for_sparse(&mut sparse, part)).await;
+        let mut sparse = self.allocator.buckets().sparse(SPARSE_PERCENT, BUCKETS_MAX);
+        self.allocator
+            .for_all_buckets(1, |part| self.allocator.buckets().look_for_sparse(&mut sparse, part))
+            .await;
         sparse.buckets().collect()
     }
 
@@ -36,7 +38,7 @@ impl<E: Env> Set<E> {
 
     async fn move_extent(&self, extent: Extent) {
         let pin = {
-            let buckets = self.buckets.borrow();
+            let buckets = self.allocator.buckets();
             if !buckets.is_live(extent.pointer) {
                 return;
             }
@@ -46,7 +48,7 @@ impl<E: Env> Set<E> {
         // The extent's own alignment is kept where it is that of a 4 KiB block.
         let whole = extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
         let unit = if whole { 8 } else { 1 };
-        let Some(pieces) = self.try_allocate(class, extent.range.sectors(), unit) else {
+        let Some(pieces) = self.allocator.try_allocate(class, extent.range.sectors(), unit) else {
             self.env.mark("move_without_room");
             return;
         };
@@ -62,7 +64,7 @@ impl<E: Env> Set<E> {
             part.append(ubcache_env::IoVec::zeroes((rest * ubcache_format::SECTOR_BYTES) as usize));
             if let Err(error) = self.cache.write(piece.pointer.offset, part, Durability::Volatile).await {
                 if error.is_no_space() {
-                    self.note_data_error(piece.pointer, &error);
+                    self.allocator.note_data_error(piece.pointer, &error);
                 }
                 return;
             }
@@ -82,7 +84,7 @@ impl<E: Env> Set<E> {
             start = part.end;
             self.replace(&mut room, extent.inode, part, Some((piece.pointer, extent.dirty)));
         }
-        self.buckets.borrow_mut().moved_away(extent.pointer, extent.range.sectors());
+        self.allocator.buckets_mut().moved_away(extent.pointer, extent.range.sectors());
         self.env.mark("extent_moved");
         drop(pin);
     }

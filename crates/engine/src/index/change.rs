@@ -90,7 +90,7 @@ impl<E: Env> Set<E> {
         seq: JournalSeq,
     ) {
         let mut tree = self.tree.borrow_mut();
-        let mut buckets = self.buckets.borrow_mut();
+        let mut buckets = self.allocator.buckets_mut();
         let mut inodes = self.inodes.borrow_mut();
         let known = inodes.entry(inode).or_default();
         let part = leaf.clip(inode, range);
@@ -204,7 +204,7 @@ impl<E: Env> Set<E> {
     ) -> Option<JournalSeq> {
         let mut hull: Option<SectorRange> = None;
         {
-            let buckets = self.buckets.borrow();
+            let buckets = self.allocator.buckets();
             self.each_extent(inode, range, |extent| {
                 let live = buckets.is_live(extent.pointer);
                 // I4: the decide step found nothing dirty, and there was no await since.

@@ -126,7 +126,7 @@ impl<E: Env> Set<E> {
             }
         }
         {
-            let mut buckets = self.buckets.borrow_mut();
+            let mut buckets = self.allocator.buckets_mut();
             let mut state = leaf.state.borrow_mut();
             for extent in &extents {
                 buckets.note_pointer(extent.pointer);

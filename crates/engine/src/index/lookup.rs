@@ -182,7 +182,7 @@ impl<E: Env> Set<E> {
     /// The live extents over the range, cut to it, in order. The leaves must be in memory.
     pub(crate) fn live_extents(&self, inode: Inode, range: SectorRange) -> SmallVec<[Extent; 2]> {
         let mut live = SmallVec::new();
-        let buckets = self.buckets.borrow();
+        let buckets = self.allocator.buckets();
         self.each_extent(inode, range, |extent| {
             if buckets.is_live(extent.pointer) {
                 live.push(extent);
@@ -198,7 +198,7 @@ impl<E: Env> Set<E> {
         range: SectorRange,
         most: usize,
     ) -> (Vec<Extent>, SectorRange) {
-        let (tree, buckets) = (self.tree.borrow(), self.buckets.borrow());
+        let (tree, buckets) = (self.tree.borrow(), self.allocator.buckets());
         let mut live = Vec::new();
         for leaf in tree.leaves_over(inode, range) {
             let state = leaf.state.borrow();
@@ -222,7 +222,7 @@ impl<E: Env> Set<E> {
         let leaf = tree.leaf_around(inode, range)?;
         let state = leaf.state.borrow();
         let extent = state.body.as_ref()?.holding(inode, range.start)?;
-        if extent.range.end < range.end || !self.buckets.borrow().is_live(extent.pointer) {
+        if extent.range.end < range.end || !self.allocator.buckets().is_live(extent.pointer) {
             return None;
         }
         leaf.referenced.set(true);
@@ -231,7 +231,7 @@ impl<E: Env> Set<E> {
 
     /// Returns true if any of the range is dirty. The leaves must be in memory.
     pub(crate) fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
-        if self.dirty_sectors(inode) == 0 && self.buckets.borrow().is_counted() {
+        if self.dirty_sectors(inode) == 0 && self.allocator.buckets().is_counted() {
             return false;
         }
         self.live_extents(inode, range).iter().any(|extent| extent.dirty)
@@ -254,6 +254,6 @@ impl<E: Env> Set<E> {
             same &= found.range.start == at && found.pointer == expected && found.dirty == extent.dirty;
             at = found.range.end;
         });
-        same && at == extent.range.end && self.buckets.borrow().is_live(extent.pointer)
+        same && at == extent.range.end && self.allocator.buckets().is_live(extent.pointer)
     }
 }

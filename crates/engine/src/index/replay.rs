@@ -86,16 +86,16 @@ impl<E: Env> Set<E> {
     fn replay_into(&self, leaf: &Rc<Leaf>, seq: JournalSeq, key: &Key) -> Result<(), EngineError> {
         let new = key.pointer().map(|pointer| (pointer, key.dirty));
         if let Some((pointer, _)) = new {
-            self.buckets.borrow().check_extent(pointer, key.sectors.into())?;
+            self.allocator.buckets().check_extent(pointer, key.sectors.into())?;
         }
         match new {
             None => self.env.mark("replayed_removal"),
-            Some((pointer, _)) if !self.buckets.borrow().is_live(pointer) => {
+            Some((pointer, _)) if !self.allocator.buckets().is_live(pointer) => {
                 self.env.mark("replayed_stale_record");
             }
             Some(_) => {
                 let state = leaf.state.borrow();
-                let buckets = self.buckets.borrow();
+                let buckets = self.allocator.buckets();
                 let part = leaf.clip(key.inode, key.range());
                 let mut below = state.body.iter().flat_map(|body| body.overlapping(key.inode, part));
                 if below.any(|extent| buckets.is_live(extent.pointer)) {
@@ -127,7 +127,7 @@ impl<E: Env> Set<E> {
                 slice.step(&self.env, 1).await;
                 key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
                 if let Some(pointer) = key.pointer() {
-                    let mut buckets = self.buckets.borrow_mut();
+                    let mut buckets = self.allocator.buckets_mut();
                     let pin = buckets.claim(pointer);
                     if pin.is_some() && pinned.insert(pointer.bucket(self.geometry.bucket_sectors)) {
                         pins.extend(pin);

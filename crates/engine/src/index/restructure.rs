@@ -125,7 +125,7 @@ impl<E: Env> Set<E> {
         let mut taken = Vec::with_capacity(count);
         let mut rounds = 0;
         while taken.len() < count {
-            let bucket = self.take_with_room(Purpose::Metadata).await;
+            let bucket = self.allocator.take_with_room(Purpose::Metadata).await;
             match bucket {
                 Some(bucket) => {
                     taken.push(bucket);
@@ -138,7 +138,7 @@ impl<E: Env> Set<E> {
                 }
             }
         }
-        self.allocator.check(&self.buckets.borrow());
+        self.allocator.check(&self.allocator.buckets());
         Ok(taken)
     }
 
@@ -159,7 +159,7 @@ impl<E: Env> Set<E> {
         // Rounding can leave the last bucket without keys.
         for unused in &buckets[chunks.len()..] {
             plan.taken.retain(|bucket| bucket != unused);
-            self.buckets.borrow_mut().give_back(*unused);
+            self.allocator.buckets_mut().give_back(*unused);
         }
         let sectors = (self.geometry.node_bytes() / SECTOR_BYTES) as u16;
         let mut nodes = Vec::new();
@@ -169,7 +169,7 @@ impl<E: Env> Set<E> {
             let pointer = Pointer {
                 device: 0,
                 offset: self.geometry.bucket_start(bucket),
-                generation: self.buckets.borrow().generation(bucket),
+                generation: self.allocator.buckets().generation(bucket),
             };
             let seq = self.env.random().max(1);
             let lost = usize::from(self.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1);
@@ -212,7 +212,7 @@ impl<E: Env> Set<E> {
     /// Waits until this many buckets are free for nodes, for a while.
     async fn gather_buckets(&self, needed: usize) -> Result<(), EngineError> {
         for _ in 0..3 {
-            if self.buckets.borrow().can_take(Purpose::Metadata, needed) {
+            if self.allocator.buckets().can_take(Purpose::Metadata, needed) {
                 break;
             }
             self.wait_for_nodes(needed, "index nodes").await?;
@@ -222,11 +222,9 @@ impl<E: Env> Set<E> {
 
     /// Waits for free buckets with the right to a prio chain however little room the journal has.
     async fn wait_for_nodes(&self, needed: usize, what: &'static str) -> Result<(), EngineError> {
-        self.allocator.nodes_wait.set(needed);
         self.journal.put_chains_first(true);
-        let waited = self.wait_for_buckets(what).await;
+        let waited = self.allocator.wait_for_nodes(needed, what).await;
         self.journal.put_chains_first(false);
-        self.allocator.nodes_wait.set(0);
         waited
     }
 
@@ -253,7 +251,7 @@ impl<E: Env> Set<E> {
             let structure = self.structure.lock().await;
             let needed = self.buckets_for(&work);
             let purpose = if makes_room { Purpose::Metadata } else { Purpose::Restructure };
-            let enough = self.buckets.borrow().can_take(purpose, needed);
+            let enough = self.allocator.buckets().can_take(purpose, needed);
             if makes_room {
                 // Gathered first, so that one prio chain is enough.
                 if !enough && self.journal.is_tight() {
@@ -271,9 +269,7 @@ impl<E: Env> Set<E> {
                 self.journal.wait_for_progress().await?;
             } else {
                 drop(granted);
-                self.allocator.nodes_wait.set(needed);
-                let waited = self.wait_for_buckets("index nodes").await;
-                self.allocator.nodes_wait.set(0);
+                let waited = self.allocator.wait_for_nodes(needed, "index nodes").await;
                 rounds += 1;
                 // Nothing can be given up, or not soon: then the reserve is for this one as well.
                 let in_vain = matches!(waited, Err(EngineError::NoSpace(_)));
@@ -293,7 +289,7 @@ impl<E: Env> Set<E> {
             }
             Err(error) => {
                 self.env.mark("restructure_failed");
-                let mut buckets = self.buckets.borrow_mut();
+                let mut buckets = self.allocator.buckets_mut();
                 if self.failure().is_none() {
                     // Nothing durable refers to them: appends are the last thing done.
                     plan.taken.into_iter().for_each(|bucket| buckets.retire_metadata(bucket));
@@ -429,7 +425,7 @@ impl<E: Env> Set<E> {
         let mut keys = Vec::new();
         let mut touched = Vec::with_capacity(leaves.len());
         {
-            let buckets = self.buckets.borrow();
+            let buckets = self.allocator.buckets();
             let mut tree = self.tree.borrow_mut();
             let mut dropped = 0;
             for leaf in &leaves {
@@ -607,7 +603,7 @@ impl<E: Env> Set<E> {
             assert_eq!(whole.len(), 0, "the new leaves hold everything");
             tree.loaded_extents = tree.loaded_extents + after - before;
         }
-        let mut buckets = self.buckets.borrow_mut();
+        let mut buckets = self.allocator.buckets_mut();
         for key in retired {
             let pointer = key.pointer().expect("a node key has a pointer");
             buckets.retire_metadata(pointer.bucket(self.geometry.bucket_sectors));

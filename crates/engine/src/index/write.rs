@@ -73,7 +73,7 @@ impl<E: Env> Set<E> {
     /// Makes the node of the leaf hold everything that the leaf holds now.
     pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>, makes_room: bool) -> Result<(), EngineError> {
         self.load_for_replay(leaf).await?;
-        let has_room = self.node_has_room(leaf.pointer).await;
+        let has_room = self.allocator.node_has_room(leaf.pointer).await;
         let io = leaf.io.lock().await;
         let append = {
             let mut state = leaf.state.borrow_mut();

@@ -21,7 +21,7 @@ impl<E: Env> CachedVolume<E> {
             block == 1 || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
         let input = BypassInput {
             detaching: self.detaching.get(),
-            in_use_percent: self.set.buckets.borrow().in_use_percent(),
+            in_use_percent: self.set.allocator.buckets().in_use_percent(),
             is_discard,
             is_write,
             mode: self.mode(),
@@ -60,7 +60,7 @@ impl<E: Env> CachedVolume<E> {
             return false;
         }
         let settings = self.set.settings.borrow();
-        let in_use = self.set.buckets.borrow().in_use_percent();
+        let in_use = self.set.allocator.buckets().in_use_percent();
         let room = in_use <= settings.cutoff_writeback_sync && (fua || in_use <= settings.cutoff_writeback);
         if !room {
             self.set.env.mark("writeback_cutoff");

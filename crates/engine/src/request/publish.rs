@@ -36,7 +36,7 @@ impl<E: Env> CachedVolume<E> {
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.set.env.now();
             let crowded = are_many(self.unpublished.borrow().len(), self.set.tuning.unpublished_max);
-            let due = now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.starved.get();
+            let due = now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.is_starved();
             if due && !self.unflushed.borrow().is_empty() {
                 flushed_at = now;
                 self.set.env.mark("flush_of_our_own");

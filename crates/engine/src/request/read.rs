@@ -193,7 +193,7 @@ impl<E: Env> CachedVolume<E> {
     /// Brings what is missing of the range into the cache; what is there is not read. Not a part of any run of requests:
     /// who asks for this wants the data in the cache, however long it is.
     pub(crate) async fn prefetch_keys(&self, range: SectorRange) -> Result<(), VolumeError> {
-        let in_use = self.set.buckets.borrow().in_use_percent();
+        let in_use = self.set.allocator.buckets().in_use_percent();
         let full = in_use > IN_USE_BYPASS_PERCENT;
         let bypass = self.passthrough.get() || self.detaching.get() || self.mode() == CacheMode::None || full;
         if bypass || self.set.load_for_read(self.inode(), range).await.is_err() {
@@ -262,7 +262,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn hit(&self, extent: Extent, published: bool) -> Hit {
-        let mut buckets = self.set.buckets.borrow_mut();
+        let mut buckets = self.set.allocator.buckets_mut();
         buckets.touch(extent.pointer, extent.range.sectors());
         let pin = buckets.pins().pin(buckets.bucket_of(extent.pointer));
         Hit { extent, published, _pin: pin }
@@ -369,7 +369,8 @@ impl<E: Env> CachedVolume<E> {
         error: crate::EngineError,
     ) -> Result<IoVec, VolumeError> {
         self.set.env.mark("index_unreadable");
-        let known_clean = self.set.buckets.borrow().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
+        let known_clean =
+            self.set.allocator.buckets().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
         if !known_clean {
             return Err(error.into());
         }
@@ -383,8 +384,8 @@ impl<E: Env> CachedVolume<E> {
         if self.is_stopping() {
             return;
         }
-        let class = self.set.buckets.borrow().class_of_fills();
-        let written = match self.set.try_allocate(class, range.sectors(), self.block_sectors()) {
+        let class = self.set.allocator.buckets().class_of_fills();
+        let written = match self.set.allocator.try_allocate(class, range.sectors(), self.block_sectors()) {
             None => {
                 self.set.env.mark("fill_without_room");
                 None
@@ -454,7 +455,7 @@ impl<E: Env> CachedVolume<E> {
 
     fn piece_is_written(&self, piece: &Piece, result: &IoResult) -> bool {
         if let Err(error) = result {
-            self.set.note_data_error(piece.pointer, error);
+            self.set.allocator.note_data_error(piece.pointer, error);
         }
         result.is_ok()
     }

@@ -149,7 +149,8 @@ impl<E: Env> CachedVolume<E> {
         let data = payload.data_if_any();
         let copy = async {
             let data = data.filter(|_| !bypass)?;
-            let pieces = self.set.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
+            let pieces =
+                self.set.allocator.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
             let pieces = self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
             if self.set.mutant(Mutant::WritethroughInParallel) {
                 self.keep_copy(range, &pieces);
@@ -255,7 +256,7 @@ impl<E: Env> CachedVolume<E> {
         for extent in before {
             if let Ok(mut room) = self.set.prepare_change(self.inode(), extent.range, 1).await
                 && self.set.live_extents(self.inode(), extent.range).is_empty()
-                && self.set.buckets.borrow().is_live(extent.pointer)
+                && self.set.allocator.buckets().is_live(extent.pointer)
             {
                 self.set.replace(&mut room, self.inode(), extent.range, Some((extent.pointer, false)));
             }
@@ -374,7 +375,7 @@ impl<E: Env> CachedVolume<E> {
         payload: &Payload,
         durability: Durability,
     ) -> Result<JournalSeq, ToCache> {
-        let pieces = self.set.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
+        let pieces = self.set.allocator.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
         let pieces = pieces.ok_or(ToCache::Refused)?;
         let durability = if pieces.len() == 1 { durability } else { Durability::Volatile };
         if durability == Durability::Fua {

@@ -69,7 +69,7 @@ impl<E: Env> CacheSet<E> {
 impl<E: Env> Set<E> {
     /// Waits until it is known what is dirty.
     pub(super) async fn wait_until_counted(&self) -> Result<(), EngineError> {
-        while !self.buckets.borrow().is_counted() {
+        while !self.allocator.buckets().is_counted() {
             if self.is_ending() {
                 return Err(EngineError::Stopping);
             }

@@ -141,7 +141,7 @@ impl<E: Env> Set<E> {
             let why = "the backing device says that it is dirty: without the dirty data of its cache it is not whole";
             return Err(EngineError::WouldLose(why));
         }
-        while !self.buckets.borrow().is_counted() {
+        while !self.allocator.buckets().is_counted() {
             if let Some(reason) = self.failure() {
                 return Err(EngineError::Failed(reason));
             }
@@ -187,16 +187,16 @@ impl<E: Env> Set<E> {
     pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
         let _granted = self.journal.room_for_chain().await?;
         let bucket = loop {
-            let bucket = self.take_with_room(Purpose::Metadata).await;
+            let bucket = self.allocator.take_with_room(Purpose::Metadata).await;
             match bucket {
                 Some(bucket) => break bucket,
-                None => self.wait_for_buckets("the volume table").await?,
+                None => self.allocator.wait_for_buckets("the volume table").await?,
             }
         };
         let pointer = Pointer {
             device: 0,
             offset: self.geometry.bucket_start(bucket),
-            generation: self.buckets.borrow().generation(bucket),
+            generation: self.allocator.buckets().generation(bucket),
         };
         let bytes = encode_uuids(&self.geometry, table);
         let sectors = (bytes.len() as u64 / ubcache_format::SECTOR_BYTES) as u16;
@@ -207,7 +207,7 @@ impl<E: Env> Set<E> {
         let former = self.journal.set_volume_table(Key::node(Inode(0), Sector(0), sectors, pointer));
         self.journal.force().await?;
         let former = former.pointer().expect("checked at start").bucket(self.geometry.bucket_sectors);
-        self.buckets.borrow_mut().retire_metadata(former);
+        self.allocator.buckets_mut().retire_metadata(former);
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ impl<E: Env> CacheSet<E> {
             (settings.cache_replacement_policy, settings.discard)
         };
         let knows_all = {
-            let mut buckets = set.buckets.borrow_mut();
+            let mut buckets = set.allocator.buckets_mut();
             buckets.set_policy(policy);
             buckets.discard = discard;
             buckets.learn_policy(0)
@@ -75,7 +75,7 @@ impl<E: Env> CacheSet<E> {
             "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
             "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
             "nbuckets" => Some(self.set.geometry.buckets.to_string()),
-            "priority_stats" => Some(self.set.buckets.borrow().priority_stats()),
+            "priority_stats" => Some(self.set.allocator.buckets().priority_stats()),
             _ => self.set.settings.borrow().get(name),
         }
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Env, IoError};
 
 use super::Set;
+use crate::alloc::allocator::Calls;
 use crate::mutants::Mutant;
 
 impl<E: Env> Set<E> {
@@ -34,6 +35,31 @@ impl<E: Env> Set<E> {
             for volume in set.attached() {
                 volume.wake_background();
             }
+        });
+    }
+
+    /// Volumes and garbage collection give up buckets when the allocator asks for it.
+    pub(crate) fn helps_the_allocator(self: &Rc<Self>) {
+        let set = Rc::downgrade(self);
+        let call = move |call: fn(&Set<E>)| {
+            let set = set.clone();
+            Box::new(move || set.upgrade().iter().for_each(|set| call(set)))
+        };
+        let set = Rc::downgrade(self);
+        let starved = move |chains_first| {
+            for volume in set.upgrade().iter().flat_map(|set| set.attached()) {
+                if chains_first {
+                    // Publishing them needs the room in the journal that is being made.
+                    volume.set.env.mark("copies_forgotten");
+                    volume.unpublished.borrow_mut().clear();
+                }
+                volume.wake_background();
+            }
+        };
+        self.allocator.set_calls(Calls {
+            starved: Box::new(starved),
+            old_pointers: call(|set| set.gc.request()),
+            evicted: call(Set::wake_gc_for_victims),
         });
     }
 

@@ -11,7 +11,7 @@ use ubcache_format::{
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
-use crate::alloc::prio::write_chain;
+use crate::alloc::chain::write_chain;
 use crate::errors::EngineError;
 use crate::meter::Meter;
 

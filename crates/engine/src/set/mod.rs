@@ -15,7 +15,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use take_over::TakenOver;
@@ -24,8 +23,6 @@ use ubcache_env::{Env, Task};
 use ubcache_format::{Geometry, Inode, JournalSeq, ReplayRange, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
-use crate::alloc::buckets::Buckets;
-use crate::alloc::sectors::OpenBuckets;
 use crate::bypass::congestion::Congestion;
 use crate::errors::EngineError;
 use crate::gc::GcState;
@@ -37,7 +34,6 @@ use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::mutants::{Mutant, Mutation};
 use crate::settings::SetSettings;
-use crate::slices::in_slices;
 use crate::stats::SetStatus;
 use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
@@ -85,10 +81,8 @@ pub(crate) struct Set<E: Env> {
     /// Held while nodes are replaced.
     pub structure: Lock,
     pub node_writer: NodeWriter,
-    pub journal: Journal<E>,
-    pub buckets: RefCell<Buckets>,
-    pub open_buckets: RefCell<OpenBuckets>,
-    pub allocator: Allocator,
+    pub journal: Rc<Journal<E>>,
+    pub allocator: Allocator<E>,
     pub inodes: RefCell<BTreeMap<Inode, InodeState>>,
     pub uuids: RefCell<Vec<UuidEntry>>,
     pub attach_lock: Lock,
@@ -138,17 +132,6 @@ impl<E: Env> Set<E> {
         self.volumes.borrow().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Does something for every bucket, at so many steps each, in slices.
-    pub(crate) async fn for_all_buckets(&self, steps: usize, work: impl FnMut(Range<usize>)) {
-        let count = self.geometry.buckets as usize;
-        in_slices(&self.env, self.tuning.slice_steps, count, steps, work).await;
-    }
-
-    /// Steps that a slice may take.
-    pub(crate) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
-        if self.mutant(in_one_poll) { usize::MAX } else { self.tuning.slice_steps }
-    }
-
     #[track_caller]
     pub(crate) fn spawn(
         self: &Rc<Self>,
@@ -191,7 +174,7 @@ impl<E: Env> CacheSet<E> {
     /// Counters and states.
     pub fn status(&self) -> SetStatus {
         let set = &self.set;
-        let (geometry, buckets) = (&set.geometry, set.buckets.borrow());
+        let (geometry, buckets) = (&set.geometry, set.allocator.buckets());
         SetStatus {
             uuid: set.superblock.borrow().set_uuid,
             cache: set.cache.counters(),
@@ -220,7 +203,7 @@ impl<E: Env> CacheSet<E> {
     /// read, but all that is done bucket by bucket is done with it.
     pub async fn pretend_full(&self) {
         let set = &self.set;
-        set.for_all_buckets(1, |part| set.buckets.borrow_mut().pretend_full(part.len())).await;
+        set.allocator.for_all_buckets(1, |part| set.allocator.buckets_mut().pretend_full(part.len())).await;
     }
 
     /// A test aid: gives up every bucket without dirty data and waits until that is durable. What
@@ -230,8 +213,8 @@ impl<E: Env> CacheSet<E> {
             volume.drop_unpublished();
         }
         let set = &self.set;
-        set.open_buckets.borrow_mut().close_all(&mut set.buckets.borrow_mut());
-        set.evict(usize::MAX).await;
-        set.write_prios().await
+        set.allocator.close_open_buckets();
+        set.allocator.evict(usize::MAX).await;
+        set.allocator.write_prios().await
     }
 }

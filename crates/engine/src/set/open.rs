@@ -15,10 +15,10 @@ use super::first_run::first_run;
 use super::runs::check_run;
 use super::take_over::FormerRun;
 use super::{CacheSet, Set, SetOptions};
-use crate::alloc::allocator::Allocator;
+use crate::alloc::allocator::{self as alloc, Allocator};
 use crate::alloc::buckets::{Buckets, Role};
+use crate::alloc::chain::{Chain, read_chain};
 use crate::alloc::pins::Pin;
-use crate::alloc::prio::{Chain, read_chain};
 use crate::errors::EngineError;
 use crate::gc::GcState;
 use crate::health::Health;
@@ -94,6 +94,7 @@ impl<E: Env> CacheSet<E> {
         let set =
             assemble(env, cache, superblock, options, &found, (&newest, former), (buckets, chain), uuids);
         set.stops_when_failed();
+        set.helps_the_allocator();
         set.fails_with_its_flushes();
         set.learn_policy().await;
         set.read_tree(&newest).await?;
@@ -199,6 +200,16 @@ fn assemble<E: Env>(
         pins: pins.clone(),
         mutation: options.mutation,
     };
+    let journal = Rc::new(Journal::new(surroundings, header, ring, next));
+    let surroundings = alloc::Surroundings {
+        env: env.clone(),
+        cache: cache.clone(),
+        geometry,
+        tuning: options.tuning.clone(),
+        health: health.clone(),
+        journal: journal.clone(),
+        mutation: options.mutation,
+    };
     Rc::new(Set {
         env,
         cache,
@@ -212,10 +223,8 @@ fn assemble<E: Env>(
         tree: RefCell::new(Tree::new(pins)),
         structure: Lock::default(),
         node_writer: NodeWriter::default(),
-        journal: Journal::new(surroundings, header, ring, next),
-        buckets: RefCell::new(buckets),
-        open_buckets: RefCell::default(),
-        allocator: Allocator::new(chain),
+        journal,
+        allocator: Allocator::new(surroundings, buckets, chain),
         inodes: RefCell::default(),
         uuids: RefCell::new(uuids),
         attach_lock: Lock::default(),
@@ -270,11 +279,11 @@ impl<E: Env> Set<E> {
             }
         })
         .await;
-        let promised = self.buckets.borrow_mut().take_promised();
+        let promised = self.allocator.buckets_mut().take_promised();
         let own_chain = self.journal.has_own_chain();
         if own_chain {
             in_slices(&self.env, self.tuning.slice_steps, promised.len(), 1, |part| {
-                let mut buckets = self.buckets.borrow_mut();
+                let mut buckets = self.allocator.buckets_mut();
                 promised[part].iter().for_each(|&bucket| buckets.set_promised(bucket));
             })
             .await;
@@ -284,7 +293,7 @@ impl<E: Env> Set<E> {
 
     /// Tells the replacement policy of every bucket, if it wants to know.
     pub(crate) async fn learn_policy(&self) {
-        while !self.buckets.borrow_mut().learn_policy(self.tuning.slice_steps) {
+        while !self.allocator.buckets_mut().learn_policy(self.tuning.slice_steps) {
             self.env.yield_now().await;
         }
     }
@@ -302,14 +311,14 @@ impl<E: Env> Set<E> {
         key.check_node(&self.geometry)
             .map_err(EngineError::format("index node key", ubcache_env::Sector(0)))?;
         let bucket = self.bucket_of_node(key)?;
-        self.buckets.borrow_mut().note_pointer(key.pointer().expect("checked"));
+        self.allocator.buckets_mut().note_pointer(key.pointer().expect("checked"));
         self.claim_metadata(bucket, "the root")?;
         Ok(key.clone())
     }
 
     /// Nobody else has the bucket: who is to be found out after it would be overwritten.
     fn claim_metadata(&self, bucket: BucketNr, what: &str) -> Result<(), EngineError> {
-        let mut buckets = self.buckets.borrow_mut();
+        let mut buckets = self.allocator.buckets_mut();
         if buckets.role(bucket) != Role::Unknown {
             let detail = format!("{what} is in bucket {bucket}, which has something else already");
             return Err(EngineError::Damaged { what: "set", detail });
@@ -332,12 +341,12 @@ impl<E: Env> Set<E> {
                 "interior index node",
                 node.pointer().expect("checked").offset,
             ))?;
-            self.buckets.borrow_mut().note_pointer(key.pointer().expect("checked"));
+            self.allocator.buckets_mut().note_pointer(key.pointer().expect("checked"));
         }
         let (mut children, mut former): (Vec<Key>, Vec<Pointer>) = Default::default();
         for key in found {
             let pointer = key.pointer().expect("checked");
-            if key.is_zero() || !self.buckets.borrow().is_live(pointer) {
+            if key.is_zero() || !self.allocator.buckets().is_live(pointer) {
                 former.push(pointer);
                 continue;
             }
@@ -375,28 +384,29 @@ impl<E: Env> Set<E> {
         // that takes the promise back.
         let wanted = lazy;
         let enough = 2 * (self.geometry.prio_buckets() as usize + 6);
-        lazy &= self.buckets.borrow().promised_len() >= enough;
+        lazy &= self.allocator.buckets().promised_len() >= enough;
         lazy &= self.journal.takes_chain();
         if wanted && !lazy {
             self.env.mark("lazy_start_refused");
         }
-        self.allocate_journal().await;
+        self.allocator.allocate_metadata().await;
         if !lazy {
             self.count_leaves(false).await?;
-            let wanted = self.buckets.borrow().room_wanted();
-            self.keep_room(wanted).await;
+            let wanted = self.allocator.buckets().room_wanted();
+            self.allocator.keep_room(wanted).await;
         }
         self.journal.keep_from(range.entries.first().map(|entry| entry.seq));
         let set = self.clone();
         self.spawn(Priority::Journal, async move { set.journal.write_entries().await });
         if lazy {
-            self.buckets.borrow_mut().use_promised();
+            self.allocator.buckets_mut().use_promised();
             if !self.mutant(Mutant::NextStartUsesPromisedBuckets) {
-                self.write_prios().await?;
+                self.allocator.write_prios().await?;
             }
         }
         let replayed = self.replay(range, lazy).await?;
-        self.spawn(Priority::Journal, self.clone().allocator_task());
+        let set = self.clone();
+        self.spawn(Priority::Journal, async move { set.allocator.run().await });
         self.spawn(Priority::Journal, self.clone().reclaim_task());
         self.spawn(Priority::Background, self.clone().node_writer_task());
         if replayed > 0 {
@@ -414,7 +424,7 @@ impl<E: Env> Set<E> {
         } else {
             drop(pins);
         }
-        if self.buckets.borrow().outrun > 0 {
+        if self.allocator.buckets().outrun > 0 {
             // Their buckets wait, and the driver would believe them.
             self.env.mark("pointers_outrun");
             self.gc.request();

@@ -155,7 +155,7 @@ impl<E: Env> Set<E> {
             (extents, at) = self.extents_of_leaf(from).await?;
             for extent in extents {
                 any = true;
-                if extent.dirty && self.buckets.borrow().is_live(extent.pointer) {
+                if extent.dirty && self.allocator.buckets().is_live(extent.pointer) {
                     dirty += extent.range.sectors();
                     last = extent.range.end;
                 }

@@ -54,8 +54,8 @@ impl<E: Env> CacheSet<E> {
     async fn write_everything(&self) -> Result<(), EngineError> {
         let set = &self.set;
         // The driver needs free buckets to start with (docs/reference/format.md §9.5).
-        if set.buckets.borrow().pending_len() > 0 {
-            set.write_prios().await?;
+        if set.allocator.buckets().pending_len() > 0 {
+            set.allocator.write_prios().await?;
         }
         set.journal.flush().await?;
         set.write_leaves_up_to(ubcache_format::JournalSeq(u64::MAX)).await?;

@@ -40,15 +40,20 @@ impl<E: Env> Set<E> {
     /// been counted, no volume be attached.
     pub(crate) async fn take_over(&self, from: FormerRun, keep_clean: bool) -> Result<(), EngineError> {
         self.env.mark("taken_over");
-        assert!(self.buckets.borrow().is_counted(), "a set of somebody else is counted before it is served");
+        assert!(
+            self.allocator.buckets().is_counted(),
+            "a set of somebody else is counted before it is served"
+        );
         let mut dropped_bytes = None;
         if !keep_clean {
             let mut sectors = 0;
-            self.for_all_buckets(1, |part| sectors += self.buckets.borrow().clean_sectors(part)).await;
+            self.allocator
+                .for_all_buckets(1, |part| sectors += self.allocator.buckets().clean_sectors(part))
+                .await;
             dropped_bytes = Some(sectors * SECTOR_BYTES);
             // Whole buckets first: that takes no records.
-            self.evict(usize::MAX).await;
-            self.write_prios().await?;
+            self.allocator.evict(usize::MAX).await;
+            self.allocator.write_prios().await?;
         }
         self.taken_over.set(Some(TakenOver { from, dropped_bytes }));
         // Clean data that shares a bucket with dirty data goes key by key.
@@ -60,7 +65,7 @@ impl<E: Env> Set<E> {
                 let state = leaf.state.borrow();
                 // Replaced or forgotten since: look the place up again.
                 let Some(body) = state.body.as_ref().filter(|_| !state.retired) else { continue };
-                let buckets = self.buckets.borrow();
+                let buckets = self.allocator.buckets();
                 let goes = |extent: &Extent| match buckets.is_live(extent.pointer) {
                     true => !extent.dirty && !keep_clean,
                     false => extent.dirty,

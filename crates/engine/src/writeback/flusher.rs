@@ -60,7 +60,7 @@ impl<E: Env> CachedVolume<E> {
                 self.set.load_leaf(&leaf).await?;
                 let state = leaf.state.borrow();
                 let Some(body) = state.body.as_ref() else { continue };
-                let buckets = self.set.buckets.borrow();
+                let buckets = self.set.allocator.buckets();
                 for extent in body.iter_after(at) {
                     if extent.inode != self.inode() || !extent.dirty || !buckets.is_live(extent.pointer) {
                         continue;
@@ -188,7 +188,7 @@ impl<E: Env> CachedVolume<E> {
                 cleaned.busy += extents.len() as u64;
                 continue;
             };
-            let buckets = self.set.buckets.borrow();
+            let buckets = self.set.allocator.buckets();
             let pin =
                 |extent: &Extent| buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
             let pins = extents.iter().map(pin).collect();

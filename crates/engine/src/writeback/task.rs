@@ -104,7 +104,7 @@ impl<E: Env> CachedVolume<E> {
     fn is_urgent(&self) -> bool {
         self.settings.borrow().writeback_percent == 0
             || self.detaching.get()
-            || self.set.allocator.starved.get()
+            || self.set.allocator.is_starved()
     }
 
     fn rate(&self) -> u64 {
@@ -122,7 +122,7 @@ impl<E: Env> CachedVolume<E> {
         let all: u64 = attached.iter().map(|volume| volume.backing.geometry().sectors).sum();
         let own = self.backing.geometry().sectors;
         let cache = u64::from(set.geometry.buckets) * u64::from(set.geometry.bucket_sectors);
-        let buckets = set.buckets.borrow();
+        let buckets = set.allocator.buckets();
         let may_idle = set.settings.borrow().idle_max_writeback_rate && !set.gc.is_running();
         let idle = may_idle && self.idle.borrow_mut().tick(attached.len() as u64);
         let input = ControllerInput {
