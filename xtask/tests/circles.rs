@@ -11,18 +11,12 @@ const KNOWN: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "alloc::allocator",
-            "alloc::buckets",
-            "alloc::prio",
-            "alloc::room",
-            "alloc::sectors",
             "index::change",
             "index::write",
             "request::read",
             "request::write",
             "set",
             "set::attach",
-            "set::first_run",
             "set::open",
             "set::runs",
             "set::take_over",
