@@ -293,7 +293,7 @@ fn differ(a: &str, b: &str, start: u64) {
     println!("{}", differing.len());
 }
 
-/// What a load does: its operations follow from this alone.
+/// A load: its operations follow from this alone.
 struct Load {
     seed: u64,
     count: u64,

@@ -1,4 +1,4 @@
-//! What can happen next, and what it is called in a timeline.
+//! Steps that can happen next, and their names in a timeline.
 
 use std::fmt;
 

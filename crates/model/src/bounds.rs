@@ -1,25 +1,25 @@
-//! How much of a protocol is explored.
+//! Bounds of an exploration.
 
 use crate::rules::Rules;
 use crate::state::{Budget, OpKind};
 use crate::step::Model;
 
-/// How much of a protocol is explored.
+/// Bounds of an exploration.
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// Sectors, 1 or 2.
     pub sectors: usize,
-    /// What clients may ask for.
+    /// Requests that clients may make.
     pub kinds: Vec<OpKind>,
-    /// How much may happen.
+    /// Number of events of each kind.
     pub budget: Budget,
     /// Assert I1 and I3 to I8 in every state.
     pub strict: bool,
 }
 
 impl Bounds {
-    /// What the table of docs/internals/coherence.md §13 is made with: every kind of event that the model knows, once, except
-    /// for `ops` operations.
+    /// The bounds of the table in docs/internals/coherence.md §13: every kind of event that the
+    /// model knows, once, except for `ops` operations.
     pub fn usual(sectors: usize, ops: u8) -> Bounds {
         Bounds::new(sectors, ops).with_restart().with_all_errors()
     }

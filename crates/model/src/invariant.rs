@@ -1,4 +1,4 @@
-//! What must hold of a state by itself (docs/internals/coherence.md §10).
+//! Invariants of a state by itself (docs/internals/coherence.md §10).
 
 use crate::monitor::{Finding, name};
 use crate::rules::Kind;

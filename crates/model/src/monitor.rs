@@ -1,4 +1,5 @@
-//! What clients may see: every sector is a linearisable register that a crash may take back to an older value.
+//! Observations that clients may make: every sector is a linearisable register that a crash may
+//! take back to an older value.
 //!
 //! A probe reads every sector after every step, so the value of the register is known at every moment. A value may
 //! appear if an operation under way writes it and has not taken effect. What is not known is whether a write took
@@ -35,7 +36,7 @@ impl Register {
     }
 }
 
-/// What must not be: its kind, and a sentence.
+/// A violation: its kind, and a sentence.
 pub type Finding = (Kind, String);
 
 /// The value in words.

@@ -13,7 +13,7 @@ pub enum Removal {
     Both,
 }
 
-/// What becomes of dirty data under a backing write.
+/// Treatment of dirty data under a backing write.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum OverDirty {
     /// The request becomes a writeback write (W2).
@@ -24,7 +24,7 @@ pub enum OverDirty {
     Wait,
 }
 
-/// What a discard does to dirty data (D1).
+/// Treatment of dirty data under a discard (D1).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Trim {
     /// Zeroes go to the backing device, durably, and then the dirty key goes: a writeback of nothing.
@@ -40,7 +40,7 @@ pub enum Durable {
     IfMayReturn,
     /// If the index has a key; ghosts are not asked.
     IfInIndex,
-    /// As `IfMayReturn`, but not for discards.
+    /// Waits like `IfMayReturn`, but not for discards.
     NotForDiscards,
     /// If there is anything that is not durable.
     Always,
@@ -196,7 +196,7 @@ pub const P1: Rules = Rules { removal: Removal::After, ..P0 };
 /// P2: removal before and after.
 pub const P2: Rules = Rules { removal: Removal::Both, ..P0 };
 
-/// What a protocol violates, or is expected to.
+/// Promise that a protocol violates, or is expected to.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A stale, lost or resurrected value while running.
@@ -210,7 +210,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As in the docs.
+    /// Name in the documents.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Lin => "LIN",
@@ -230,7 +230,7 @@ pub struct Variant {
     pub what: &'static str,
     /// The protocol.
     pub rules: Rules,
-    /// What it violates with two operations on one sector, within `Bounds::usual`.
+    /// Violations with two operations on one sector, within `Bounds::usual`.
     pub violates: &'static [Kind],
 }
 

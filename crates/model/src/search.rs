@@ -14,17 +14,17 @@ use crate::step::Model;
 /// A run of the model that ends badly.
 #[derive(Clone, Debug)]
 pub struct Counterexample {
-    /// What is violated.
+    /// The violated promise.
     pub kind: Kind,
     /// In a sentence.
     pub what: String,
     /// The steps to it, the violating one included.
     pub length: usize,
-    /// Which initial state, and which of the possible steps each time.
+    /// The initial state, and the step taken each time, by index.
     path: Vec<usize>,
 }
 
-/// What a search has found.
+/// Outcome of a search.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Different states.
@@ -43,7 +43,7 @@ impl Outcome {
         self.found.iter().find(|found| found.kind == kind)
     }
 
-    /// Whether nothing was violated in any state within the bounds.
+    /// Returns true if nothing was violated in any state within the bounds.
     pub fn holds(&self) -> bool {
         self.complete && self.found.is_empty()
     }
@@ -51,7 +51,7 @@ impl Outcome {
 
 type Known = hashbrown::HashSet<u64, foldhash::fast::FixedState>;
 
-/// Where a state was found: from which state, by which of its steps.
+/// Origin of a state: the state before it, and the step that led to it.
 #[derive(Copy, Clone)]
 struct Origin {
     parent: u32,

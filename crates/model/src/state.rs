@@ -15,15 +15,15 @@ pub const RECORDS: usize = 12;
 /// Versions of one sector that are not durable, at most.
 pub const VERSIONS: usize = 6;
 
-/// What the backing device holds at first.
+/// First content of the backing device.
 pub const OLDER: u8 = 0;
-/// What a dirty key holds at first.
+/// First content of a dirty key.
 pub const DIRTY: u8 = 1;
-/// What operation `n` writes: `FIRST + n`.
+/// Content that operation `n` writes: `FIRST + n`.
 pub const FIRST: u8 = 2;
-/// What a place holds that nobody wrote.
+/// Content of a place that was never written.
 pub const GARBAGE: u8 = 7;
-/// What a place holds that is not read any more (J3).
+/// Content of a place that is not read any more (J3).
 pub const LOST: u8 = 6;
 /// Clients at most. It is FLUSH that tells them apart (F4).
 pub const CLIENTS: u8 = 2;
@@ -48,17 +48,17 @@ impl Key {
         Key((place + 1) << 1 | u8::from(dirty))
     }
 
-    /// Where it points to.
+    /// The place that it points to.
     pub fn place(self) -> Option<Place> {
         (self.0 >> 1).checked_sub(1)
     }
 
-    /// Whether it is dirty.
+    /// Returns true if it is dirty.
     pub fn is_dirty(self) -> bool {
         self.0 & 1 == 1
     }
 
-    /// Whether it is a key, and clean.
+    /// Returns true if it is a key, and clean.
     pub fn is_clean(self) -> bool {
         self.0 > 1 && !self.is_dirty()
     }
@@ -67,9 +67,9 @@ impl Key {
 /// A change of the index in the journal.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Record {
-    /// Which sector.
+    /// The sector.
     pub sector: u8,
-    /// What its key is from now on.
+    /// Its key from now on.
     pub key: Key,
     /// It removes dirty data.
     pub drops_dirty: bool,
@@ -91,11 +91,12 @@ pub struct Version {
 /// A sector of the backing device.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Disk {
-    /// What a power failure leaves at least.
+    /// The version that a power failure leaves at least.
     pub durable: u8,
-    /// What has landed since, oldest first.
+    /// Versions that have landed since, oldest first.
     pub versions: Few<Version, VERSIONS>,
-    /// What a failed flush has lost and reads still return, until it shows or a write lands: the value + 1.
+    /// The value + 1 that a failed flush has lost and reads still return, until it shows or a write
+    /// lands.
     phantom: u8,
 }
 
@@ -105,7 +106,7 @@ impl Disk {
         Disk { durable, ..Disk::default() }
     }
 
-    /// What a read returns.
+    /// The value that a read returns.
     pub fn live(&self) -> u8 {
         self.phantom.checked_sub(1).unwrap_or_else(|| self.kept())
     }
@@ -132,7 +133,7 @@ impl Disk {
         std::mem::take(&mut self.phantom) > 0
     }
 
-    /// What was lost and still is returned.
+    /// The value that was lost and still is returned.
     pub fn phantom(&self) -> Option<u8> {
         self.phantom.checked_sub(1)
     }
@@ -158,7 +159,7 @@ impl<T: Copy + Default, const N: usize> Default for Few<T, N> {
 }
 
 impl<T: Copy + Default, const N: usize> Few<T, N> {
-    /// Whether nothing more fits.
+    /// Returns true if nothing more fits.
     pub fn is_full(&self) -> bool {
         usize::from(self.len) == N
     }
@@ -198,7 +199,7 @@ impl<T, const N: usize> std::ops::DerefMut for Few<T, N> {
     }
 }
 
-/// What a client can ask for.
+/// Request of a client.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum OpKind {
     /// Read; misses are cached.
@@ -282,7 +283,7 @@ impl OpKind {
     }
 }
 
-/// How far an operation is.
+/// Progress of an operation.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum At {
     /// Not there, or done.
@@ -331,9 +332,9 @@ pub enum Wants {
 /// A client operation.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Op {
-    /// What was asked for.
+    /// The request.
     pub kind: OpKind,
-    /// How far it is.
+    /// Its progress.
     pub at: At,
     /// Its sectors, as bits. After the decide step of a discard: those that are discarded.
     pub mask: u8,
@@ -374,33 +375,33 @@ pub struct Op {
 }
 
 impl Op {
-    /// Whether a reply is outstanding.
+    /// Returns true if a reply is outstanding.
     pub fn is_active(&self) -> bool {
         !matches!(self.at, At::Nowhere | At::Filling)
     }
 
-    /// Whether it is a client write in the in-flight table.
+    /// Returns true if it is a client write in the in-flight table.
     pub fn is_write(&self) -> bool {
         self.at != At::Nowhere && self.kind.writes()
     }
 
-    /// Whether its backing write may be landing.
+    /// Returns true if its backing write may be landing.
     pub fn backing_write(&self) -> bool {
         matches!(self.at, At::Waiting | At::Flying | At::Completed)
     }
 
-    /// Whether it discards below dirty keys, as a writeback would write there.
+    /// Returns true if it discards below dirty keys, in the way of a writeback write.
     pub fn trims(&self) -> bool {
         matches!(self.at, At::TrimWaiting | At::TrimFlying | At::TrimFlushing | At::TrimDropping)
     }
 
-    /// Whether it is a write of this sector.
+    /// Returns true if it is a write of this sector.
     pub fn has(&self, sector: usize) -> bool {
         self.mask & 1 << sector != 0
     }
 }
 
-/// How far background writeback is.
+/// Progress of background writeback.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum WritebackAt {
     /// Idle.
@@ -421,17 +422,17 @@ pub enum WritebackAt {
 /// Background writeback; one batch at a time.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Writeback {
-    /// How far it is.
+    /// Its progress.
     pub at: WritebackAt,
     /// Its sectors.
     pub mask: u8,
-    /// Which of them have landed.
+    /// Sectors that have landed.
     pub landed: u8,
     /// It has failed.
     pub failed: bool,
     /// F5, as for clients.
     pub shaken: bool,
-    /// As for clients.
+    /// Records that it waits for, in the way of clients.
     pub wait: u8,
     /// Its part in the flush of the backing device.
     pub wants: Wants,
@@ -439,7 +440,7 @@ pub struct Writeback {
     pub place: [Place; SECTORS],
 }
 
-/// What may still happen, so that the search ends.
+/// Events that may still happen, so that the search ends.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Budget {
     /// Client operations.
@@ -463,16 +464,16 @@ pub struct Budget {
 /// The content of a place.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Content {
-    /// What a read returns.
+    /// The value that a read returns.
     pub live: u8,
-    /// What a power failure leaves, or `live`.
+    /// The value that a power failure leaves, or `live`.
     pub durable: u8,
 }
 
 /// The whole.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct State {
-    /// What may still happen.
+    /// Events that may still happen.
     pub budget: Budget,
     /// The backing device.
     pub disk: [Disk; SECTORS],
@@ -484,7 +485,7 @@ pub struct State {
     pub durable: [Key; SECTORS],
     /// Records that are not durable.
     pub records: Few<Record, RECORDS>,
-    /// How many of them are being written.
+    /// Number of records that are being written.
     pub submitted: u8,
     /// The journal has failed.
     pub journal_failed: bool,
@@ -506,7 +507,7 @@ pub struct State {
     pub ops: [Op; OPS],
     /// Background writeback.
     pub writeback: Writeback,
-    /// What clients may see.
+    /// Values that clients may see.
     pub registers: [Register; SECTORS],
     /// Clients that have written, as bits.
     pub wrote: u8,
@@ -540,7 +541,8 @@ impl Told {
         self.untold = true;
     }
 
-    /// Whether the FLUSH of this client, which ends now, has to fail. `each`: the others are still owed an error.
+    /// Returns true if the FLUSH of this client, which ends now, has to fail. `each`: the others
+    /// are still owed an error.
     pub fn flush_ends(&mut self, client: u8, each: bool) -> bool {
         let owed = self.owed & 1 << client != 0;
         let told = if each || !owed { 1 << client } else { u8::MAX };
@@ -551,12 +553,13 @@ impl Told {
 }
 
 impl State {
-    /// What a read of the sector returns at this moment. None: an error.
+    /// The value that a read of the sector returns at this moment. `None`: an error.
     pub fn serve(&self, sector: usize) -> Option<u8> {
         self.read(sector, self.copy(sector).or(self.index[sector].place()), self.index[sector].is_dirty())
     }
 
-    /// What a read returns that has found this place. R4: what can't be read, and is clean, is read below.
+    /// The value that a read returns that has found this place. R4: clean data that can't be read
+    /// is read below.
     pub fn read(&self, sector: usize, place: Option<Place>, dirty: bool) -> Option<u8> {
         match place.map(|place| self.places[usize::from(place)].live) {
             Some(LOST) if dirty => None,
@@ -581,7 +584,7 @@ impl State {
         (0..PLACES).filter(fragile).map(|place| 1 << place).sum()
     }
 
-    /// Whether a crash may bring back a key: it is durable, or in a record that is not.
+    /// Returns true if a crash may bring back a key: it is durable, or in a record that is not.
     pub fn may_return(&self, sector: usize) -> bool {
         self.durable[sector] != Key::NONE
             || self
@@ -597,7 +600,7 @@ impl State {
         self.records.push(Record { sector: sector as u8, key, drops_dirty });
     }
 
-    /// How many records must become durable until the newest one of the sector is.
+    /// Number of records that must become durable until the newest one of the sector is.
     pub fn newest_record(&self, sector: usize) -> u8 {
         let at = self.records.iter().rposition(|record| usize::from(record.sector) == sector);
         at.map_or(0, |at| at as u8 + 1)

@@ -1,4 +1,4 @@
-//! What the protocols promise, and what each of them breaks.
+//! Promises of the protocols, and the violations of each.
 
 use ubcache_model::rules::{Durable, P7, P8, Removal, Rules, find};
 use ubcache_model::state::{Budget, OpKind};

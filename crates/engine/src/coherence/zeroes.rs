@@ -54,7 +54,7 @@ impl Zeroes {
         self.submitted.set(self.submitted.get() + 1);
     }
 
-    /// Whether zeroes may have been submitted to any of the range since that moment.
+    /// Returns true if zeroes may have been submitted to any of the range since that moment.
     #[inline]
     pub fn since(&self, moment: u64, range: SectorRange) -> bool {
         let more = self.submitted.get() - moment;
@@ -74,7 +74,7 @@ impl Zeroes {
         KeptAway { zeroes: self, range }
     }
 
-    /// Whether a discard may not work on dirty data of the range.
+    /// Returns true if a discard may not work on dirty data of the range.
     pub fn are_kept_away(&self, range: SectorRange) -> bool {
         self.readers.borrow().iter().any(|reader| reader.overlaps(&range))
     }

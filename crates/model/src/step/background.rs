@@ -1,5 +1,5 @@
-//! What happens without a client: the journal, flushes of the backing device, publishing (C1, C2), eviction (E1)
-//! and background writeback (B1 to B5).
+//! Steps without a client: the journal, flushes of the backing device, publishing (C1, C2),
+//! eviction (E1) and background writeback (B1 to B5).
 
 use super::Steps;
 use super::client::complete;
@@ -61,7 +61,7 @@ impl Steps<'_> {
         failed.journal_failed = self.rules().j3;
         failed.set_failed = self.rules().j3;
         if self.rules().j3 && self.rules().j3_reads {
-            // Whether it is gone makes no difference.
+            // The loss of a place that is free makes no difference.
             for place in (0..PLACES).filter(|place| at_risk & 1 << place != 0) {
                 failed.places[place].live = LOST;
             }
@@ -137,7 +137,8 @@ impl Steps<'_> {
         }
     }
 
-    /// How many versions a failed flush may leave, and whether reads go on to return what is lost.
+    /// Outcomes of a failed flush: the number of versions that it leaves, and if reads go on to
+    /// return the lost ones.
     fn losses(&self, sector: usize) -> Vec<(usize, bool)> {
         let disk = &self.from.disk[sector];
         // A FUA write under way will be durable.
@@ -176,7 +177,7 @@ impl Steps<'_> {
             op.shaken |= matches!(op.at, At::Flying | At::Completed | At::TrimFlying);
         }
         state.writeback.shaken |= matches!(state.writeback.at, WritebackAt::Flying | WritebackAt::Completed);
-        // What is discarded below dirty data is like a batch of writeback: see there.
+        // A discard below dirty data is like a batch of writeback: see there.
         for op in state.ops.iter_mut().filter(|op| op.wants == Wants::ThisFlush || op.trims()) {
             op.failed = true;
         }

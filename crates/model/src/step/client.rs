@@ -65,8 +65,8 @@ impl Steps<'_> {
         }
     }
 
-    /// How many clients may ask for this. They differ only where a FLUSH may tell of a failed flush, and the first one is
-    /// like any other.
+    /// Number of clients that may ask for this. They differ only where a FLUSH may tell of a failed
+    /// flush, and the first one is like any other.
     fn clients_of(&self, kind: OpKind, left: u8) -> u8 {
         let flush_later = kind.writes() && left > 1 && self.model.kinds.contains(&OpKind::Flush);
         let from = self.from;
@@ -374,7 +374,7 @@ impl Steps<'_> {
         }
     }
 
-    /// What protocols other than P8 do while the write is in flight or after it.
+    /// Steps of protocols other than P8 while the write is in flight or after it.
     fn late_steps(&mut self, slot: usize, op: Op) {
         if self.removes_late(op) && !op.removed {
             let parallel = self.rules().removal == Removal::Parallel;
@@ -553,7 +553,7 @@ impl Steps<'_> {
     }
 }
 
-/// What this writer has landed is complete: a flush that is submitted from now on covers it.
+/// The write of this writer is complete: a flush that is submitted from now on covers it.
 pub(super) fn complete(state: &mut State, writer: u8) {
     for disk in &mut state.disk {
         for version in disk.versions.iter_mut().filter(|version| version.writer == writer) {

@@ -23,9 +23,9 @@ pub struct Model {
     pub rules: Rules,
     /// 1 or 2.
     pub sectors: usize,
-    /// What clients may ask for.
+    /// Requests that clients may make.
     pub kinds: Vec<OpKind>,
-    /// How much may happen.
+    /// Number of events of each kind.
     pub budget: Budget,
     /// Assert I1 and I3 to I8 in every state, too.
     pub strict: bool,
@@ -33,11 +33,11 @@ pub struct Model {
 
 /// A step that can be taken.
 pub struct Next {
-    /// What happens.
+    /// The step.
     pub action: Action,
-    /// Where it leads.
+    /// The state after it.
     pub state: State,
-    /// What must not be. A state behind a finding is not explored further.
+    /// Violations. A state behind a finding is not explored further.
     pub findings: Vec<Finding>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Steps<'a> {
 }
 
 impl Model {
-    /// Where every run begins: each sector uncached, clean, or dirty.
+    /// The states in which runs begin: each sector uncached, clean, or dirty.
     pub fn initial(&self) -> Vec<State> {
         let per_sector = 3_usize;
         (0..per_sector.pow(self.sectors as u32))
@@ -149,7 +149,7 @@ impl Steps<'_> {
         self.out.push(Next { action, state, findings });
     }
 
-    /// What became un-flushed.
+    /// Sectors that became un-flushed.
     fn unflushed(&self, mask: u8) -> u8 {
         if self.rules().one_bit { self.model.every_sector() } else { mask }
     }

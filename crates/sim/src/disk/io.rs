@@ -282,7 +282,7 @@ impl Inner {
             }
             let moments = draw_landing(&mut io, latency, &mut rng);
             if full && io.writes() {
-                // What has a place on the disk may be written all the same.
+                // Sectors with a place on the disk may be written all the same.
                 let has_room = |sector| state.image.has_room(SectorRange::new(Sector(sector), 1));
                 for (sector, step) in (at..).zip(&mut io.steps) {
                     *step = if has_room(sector) { *step } else { NEVER };

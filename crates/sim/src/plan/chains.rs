@@ -1,8 +1,9 @@
 //! Evictions behind a prio chain that is being written.
 //!
-//! What is given up after its entry was put into a chain waits for the next one (J2). Mostly nothing is: one task evicts and
-//! writes the chain. So here a full cache on a slow device writes one chain after the other, as clients go on through a
-//! volume that does not fit, and now and then everything clean is evicted beside that. Then the power fails, before the next
+//! A bucket that is given up after its entry was put into a chain waits for the next one (J2).
+//! Mostly there is none: one task evicts and writes the chain. So here a full cache on a slow
+//! device writes one chain after the other, while clients go on through a volume that does not fit,
+//! and now and then everything clean is evicted beside that. Then the power fails, before the next
 //! chain has it.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
@@ -57,7 +58,7 @@ pub(super) fn evict_behind(plan: &mut Plan, rng: &mut Rng, options: DrawOptions)
 
 struct Script<'a> {
     plan: &'a mut Plan,
-    /// Where the next request begins.
+    /// First sector of the next request.
     cursor: u64,
 }
 

@@ -15,7 +15,7 @@ use crate::rng::Rng;
 const SHARE: (u64, u64) = (1, 48);
 /// Size of the volume of such a plan in sectors.
 const SECTORS: u64 = 256;
-/// Where something is dirty, so that no write waits for the superblock of the volume.
+/// A dirty place, so that no write waits for the superblock of the volume.
 const ELSEWHERE: u64 = SECTORS / 2;
 /// From the start of a round, in which that is settled.
 const LATER: u64 = 100_000;

@@ -14,8 +14,8 @@ const SHARE: (u64, u64) = (1, 96);
 /// The longest request in sectors: 32 MiB.
 const LONGEST: u64 = 32 << 11;
 
-/// What is used of a large volume is its end, or lies where the numbers of sectors come to need more than 32 bits. Its device is
-/// sparse, and nobody looks at the rest.
+/// The used part of a large volume is its end, or lies where the numbers of sectors come to need
+/// more than 32 bits. Its device is sparse, and the rest is not looked at.
 const VOLUME: u64 = 16 << 21;
 const BEYOND_32_BITS: u64 = 1 << 32;
 

@@ -1,4 +1,4 @@
-//! What the process may hold in memory, as a sum.
+//! Memory that the process may hold, as a sum.
 //!
 //! From the shape of a plan it follows how many buffers for I/O can be in use at a time; the world looks at what an instance
 //! holds after every poll. Limits of the engine are so large that no plan would come near them. So in some plans they are
@@ -11,7 +11,7 @@ use crate::runner::{CHECK_READS, CHECK_SECTORS};
 
 /// A buffer takes whole pages, a sector in it at worst one of its own.
 const PAGE_BYTES: u64 = 4096;
-/// What the engine allows for fills of a volume by default.
+/// Memory that the engine allows for fills of a volume by default.
 const FILL_BYTES: u64 = 64 << 20;
 /// Sectors that writeback brings down at a time.
 const WRITEBACK_SECTORS: u64 = 16384;
@@ -33,7 +33,7 @@ impl Plan {
         let fills = if self.sums.fill_bytes == 0 { FILL_BYTES } else { self.sums.fill_bytes };
         let bucket = (u64::from(self.cache.bucket_sectors) * 512).next_multiple_of(PAGE_BYTES);
         let largest = self.ops.iter().filter_map(|op| op.action.range()).map(|range| range.sectors()).max();
-        // What is read for a client, and for the check of everything.
+        // Reads for a client, and for the check of everything.
         let checks = self.volumes.iter().map(|volume| volume.sectors / CHECK_READS + CHECK_SECTORS).max();
         let mut requests = u64::from(self.clients()) * largest.unwrap_or(0) + checks.unwrap_or(0);
         requests += self.hammers.iter().map(|hammer| hammer.range.sectors()).sum::<u64>();
