@@ -1,17 +1,18 @@
 //! Single requests to a block device, as a program: the I/O of the experiments in guest/story*.sh.
 //!
-//! Build: rustc -O blocks.rs (needs only the standard library). Blocks have 4 KiB. BYTE is two hexadecimal digits, and fills
-//! what is written. All I/O is O_DIRECT, and a request is one system call.
+//! Build: rustc -O blocks.rs (needs only the standard library). Blocks have 4 KiB. BYTE is two
+//! hexadecimal digits, and fills what is written. All I/O is O_DIRECT, and a request is one system
+//! call.
 //!
-//!   blocks read DEVICE BLOCK COUNT           prints the bytes that are there, each run of equal ones once, or EIO
-//!   blocks write DEVICE BLOCK COUNT BYTE [fua] [flush] [cut]
-//!       prints ok or EIO. fua: with O_DSYNC; flush: and an fsync after it; cut: and, as soon as that is answered, the
-//!       machine is reset, in the same process, so that nothing else happens in between
-//!   blocks flush DEVICE                      prints ok or EIO
-//!   blocks watch DEVICE BLOCK FILE           reads the block again and again until FILE exists; prints the bytes that came,
-//!                                            each run of equal reads once
-//!   blocks race DEVICE BLOCK ROUNDS          writes 1 MiB and reads its first block, ROUNDS times, while another thread
-//!                                            reads this block all the time; prints how often what was read was old
+//!   blocks read DEVICE BLOCK COUNT           prints the bytes that are there, each run of equal
+//!   ones once, or EIO blocks write DEVICE BLOCK COUNT BYTE [fua] [flush] [cut] prints ok or EIO.
+//!   fua: with O_DSYNC; flush: and an fsync after it; cut: and, as soon as that is answered, the
+//!   machine is reset, in the same process, so that nothing else happens in between blocks flush
+//!   DEVICE                      prints ok or EIO blocks watch DEVICE BLOCK FILE           reads
+//!   the block again and again until FILE exists; prints the bytes that came, each run of equal
+//!   reads once blocks race DEVICE BLOCK ROUNDS          writes 1 MiB and reads its first block,
+//!   ROUNDS times, while another thread reads this block all the time; prints how often what was
+//!   read was old
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::env::args;
@@ -29,7 +30,8 @@ const O_DSYNC: i32 = 0x1000;
 const EIO: i32 = 5;
 
 fn open(device: &str, flags: i32) -> File {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT | flags).open(device);
+    let file = OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT | flags)
+        .open(device);
     file.unwrap_or_else(|error| panic!("{device}: {error}"))
 }
 
@@ -77,7 +79,8 @@ fn write(device: &str, block: &str, count: &str, byte: &str, then: &[&str]) {
         OpenOptions::new().write(true).open("/proc/sysrq-trigger").unwrap()
     });
     let written = file.write_all_at(data, at(block));
-    let done = written.and_then(|()| if then.contains(&"flush") { file.sync_all() } else { Ok(()) });
+    let done = written
+        .and_then(|()| if then.contains(&"flush") { file.sync_all() } else { Ok(()) });
     if let (Some(mut sysrq), Ok(())) = (cut, &done) {
         sysrq.write_all(b"b").unwrap();
     }
@@ -127,7 +130,8 @@ fn main() {
     let words: Vec<String> = args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["read", device, block, count] => read(device, block, count),
-        ["write", device, block, count, byte, ref then @ ..] => write(device, block, count, byte, then),
+        ["write", device, block, count, byte, ref then @ ..] => write(device, block, count, byte,
+            then),
         ["flush", device] => println!("{}", answer(open(device, 0).sync_all())),
         ["watch", device, block, end] => watch(device, block, end),
         ["race", device, block, rounds] => race(device, block, rounds.parse().unwrap()),

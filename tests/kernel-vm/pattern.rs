@@ -1,32 +1,30 @@
-//! The test pattern, as a program: what ubcache and the Linux driver write and verify for each other.
+//! The test pattern, as a program: what ubcache and the Linux driver write and verify for each
+//! other.
 //!
-//! Build: rustc -O pattern.rs (needs only the standard library; it runs on the host and in the guest).
+//! Build: rustc -O pattern.rs (needs only the standard library; it runs on the host and in the
+//! guest).
 //!
 //! Sector s (512 bytes) at generation g, 1 <= g <= 65535, of a volume with the
 //! 64-bit salt S is the little-endian u64  S ^ (s << 16 | g)  sixty-four times.
 //! Generation 0 means a sector of zeros.
 //!
-//!   pattern random SEED COUNT BLOCK FIRST LAST GEN
-//!       prints COUNT operations of BLOCK sectors each, at random multiples of
-//!       BLOCK within sectors FIRST..LAST, as lines "SECTOR COUNT GEN"
-//!   pattern write DEVICE SALT    does the operations on stdin, one O_DIRECT write each
-//!   pattern read DEVICE          the same with reads
-//!   pattern trim DEVICE          does the discards on stdin, of lines "SECTOR COUNT 0"
-//!   pattern flush DEVICE         asks the device to make everything durable
-//!   pattern model                folds operations on stdin into the content they leave
-//!   pattern identify DEVICE SALT prints a device's content, same form as model
-//!   pattern verify DEVICE SALT   compares a device with the content on stdin
-//!   pattern differ A B SECTOR    counts the 4 KiB blocks of A that differ from B from SECTOR on
-//!   pattern load DEVICE SALT LOG SEED COUNT UNIT LAST EVERY THREADS
-//!       writes, and reads back now and then, until it is killed or each of THREADS has done COUNT
-//!       operations of 1 to 16 times UNIT sectors; each has its own share of sectors 0..LAST, flushes
-//!       after EVERY operations and says so in LOG.0, LOG.1, …
-//!   pattern check-load DEVICE SALT LOG SEED COUNT UNIT LAST EVERY THREADS <CONTENT
-//!       after the kill: each sector holds what the last flushed write left there (CONTENT, where
-//!       there was none), or what a later one wrote
+//!   pattern random SEED COUNT BLOCK FIRST LAST GEN prints COUNT operations of BLOCK sectors each,
+//!   at random multiples of BLOCK within sectors FIRST..LAST, as lines "SECTOR COUNT GEN" pattern
+//!   write DEVICE SALT    does the operations on stdin, one O_DIRECT write each pattern read DEVICE
+//!   the same with reads pattern trim DEVICE          does the discards on stdin, of lines "SECTOR
+//!   COUNT 0" pattern flush DEVICE         asks the device to make everything durable pattern model
+//!   folds operations on stdin into the content they leave pattern identify DEVICE SALT prints a
+//!   device's content, same form as model pattern verify DEVICE SALT   compares a device with the
+//!   content on stdin pattern differ A B SECTOR    counts the 4 KiB blocks of A that differ from B
+//!   from SECTOR on pattern load DEVICE SALT LOG SEED COUNT UNIT LAST EVERY THREADS writes, and
+//!   reads back now and then, until it is killed or each of THREADS has done COUNT operations of 1
+//!   to 16 times UNIT sectors; each has its own share of sectors 0..LAST, flushes after EVERY
+//!   operations and says so in LOG.0, LOG.1, … pattern check-load DEVICE SALT LOG SEED COUNT UNIT
+//!   LAST EVERY THREADS <CONTENT after the kill: each sector holds what the last flushed write left
+//!   there (CONTENT, where there was none), or what a later one wrote
 //!
-//! A device is a path, or nbd:SOCKET:EXPORT. "Content" is lines "SECTOR COUNT GEN": ascending, joined,
-//! zeros left out.
+//! A device is a path, or nbd:SOCKET:EXPORT. "Content" is lines "SECTOR COUNT GEN": ascending,
+//! joined, zeros left out.
 
 #[allow(dead_code)]
 #[path = "../../crates/cli/src/nbd_client.rs"]
@@ -122,10 +120,12 @@ enum Device {
 
 impl Device {
     fn open(path: &str, write: bool) -> Device {
-        if let Some((socket, export)) = path.strip_prefix("nbd:").and_then(|rest| rest.rsplit_once(':')) {
+        if let Some((socket, export)) = path.strip_prefix("nbd:")
+            .and_then(|rest| rest.rsplit_once(':')) {
             return Device::Nbd(Client::connect(Path::new(socket), export).unwrap());
         }
-        let mut file = OpenOptions::new().read(true).write(write).custom_flags(O_DIRECT).open(path).unwrap();
+        let mut file = OpenOptions::new().read(true).write(write).custom_flags(O_DIRECT).open(path)
+            .unwrap();
         let bytes = file.seek(SeekFrom::End(0)).unwrap();
         Device::File(file, bytes)
     }
@@ -338,7 +338,8 @@ fn load(path: &str, salt: u64, log: &str, load: &Load) {
                     let data = &mut buffer[..count as usize * SECTOR];
                     fill(data, salt, sector, generation);
                     device.write(sector * SECTOR as u64, data);
-                    model[(sector - first) as usize..(sector - first + count) as usize].fill(Some(generation));
+                    let from = (sector - first) as usize;
+                    model[from..from + count as usize].fill(Some(generation));
                     if generation % 5 == 0 {
                         let again = (sector ^ (64 * load.unit)).clamp(first, last - load.unit);
                         let data = &mut buffer[..load.unit as usize * SECTOR];
@@ -347,7 +348,8 @@ fn load(path: &str, salt: u64, log: &str, load: &Load) {
                             let sector = again + index as u64;
                             let found = self::generation(data, salt, sector);
                             let expected = model[(sector - first) as usize];
-                            assert!(expected.is_none() || found == expected, "wrong: sector {sector}: {found:?}, not {expected:?}");
+                            assert!(expected.is_none() || found == expected, "wrong: sector \
+                                {sector}: {found:?}, not {expected:?}");
                         }
                     }
                     if generation % load.every == 0 {
@@ -372,7 +374,8 @@ fn check_load(path: &str, salt: u64, log: &str, load: &Load) {
     let (mut flushed_writes, mut all) = (0, 0);
     for thread in 0..load.threads {
         let text = std::fs::read_to_string(format!("{log}.{thread}")).unwrap_or_default();
-        let flushed = text.rsplit_once('\n').map_or(0, |(whole, _)| number(whole.lines().last().unwrap_or("0")));
+        let flushed = text.rsplit_once('\n').map_or(0, |(whole, _)| number(whole.lines().last()
+            .unwrap_or("0")));
         flushed_writes += flushed;
         for (sector, count, generation) in load.operations(thread) {
             let range = sector as usize..(sector + count) as usize;
@@ -405,13 +408,15 @@ fn check_load(path: &str, salt: u64, log: &str, load: &Load) {
             println!("sector {sector}: generation {found:?}, flushed was {at_least}");
         }
     });
-    println!("{wrong} wrong sectors; {flushed_writes} of {all} writes were flushed, {newer} sectors are newer");
+    println!("{wrong} wrong sectors; {flushed_writes} of {all} writes were flushed, {newer} \
+        sectors are newer");
     exit((wrong > 0 || flushed_writes == 0) as i32);
 }
 
 fn load_of(words: &[&str]) -> Load {
     let numbers: Vec<u64> = words.iter().map(|word| number(word)).collect();
-    let [seed, count, unit, last, every, threads] = numbers[..] else { panic!("six numbers make a load") };
+    let [seed, count, unit, last, every,
+        threads] = numbers[..] else { panic!("six numbers make a load") };
     Load { seed, count, unit, last, every, threads }
 }
 
@@ -420,7 +425,8 @@ fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["random", seed, count, block, first, last, generation] => random(
-            number(seed), number(count), number(block), number(first), number(last), number(generation),
+            number(seed), number(count), number(block), number(first), number(last),
+                number(generation),
         ),
         ["write", device, salt] => write(device, number(salt)),
         ["read", device] => read(device),
@@ -431,8 +437,10 @@ fn main() {
             }
         }
         ["flush", device] => Device::open(device, true).flush(),
-        ["load", device, salt, log, ref rest @ ..] => load(device, number(salt), log, &load_of(rest)),
-        ["check-load", device, salt, log, ref rest @ ..] => check_load(device, number(salt), log, &load_of(rest)),
+        ["load", device, salt, log, ref rest @ ..] => load(device, number(salt), log,
+            &load_of(rest)),
+        ["check-load", device, salt, log, ref rest @ ..] => check_load(device, number(salt), log,
+            &load_of(rest)),
         ["model"] => model(),
         ["identify", device, salt] => identify(device, number(salt)),
         ["verify", device, salt] => verify(device, number(salt)),

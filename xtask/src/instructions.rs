@@ -1,7 +1,8 @@
-//! Instructions that the engine needs for a request, under callgrind, against a file that is checked in.
+//! Instructions that the engine needs for a request, under callgrind, against a file that is
+//! checked in.
 //!
-//! Counts do not depend on the machine or on what else it does, but they do on the compiler: if that is another one,
-//! nothing is compared.
+//! Counts do not depend on the machine or on what else it does, but they do on the compiler: if
+//! that is another one, nothing is compared.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -42,7 +43,8 @@ pub fn compare(cargo: &str, update: bool) -> Option<Compared> {
     let counts = count(cargo)?;
     if update {
         let mut text = format!(
-            "# Instructions of the engine for a request of 4 KiB, by load: cargo xtask instructions --update\n\
+            "# Instructions of the engine for a request of 4 KiB, by load: cargo xtask \
+             instructions --update\n\
              compiler {compiler}\n"
         );
         for (load, count) in &counts {

@@ -11,8 +11,8 @@
 //! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/generated/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
 //!
-//! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these lines, so that
-//! a skipped test is never taken for a passed one.
+//! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these
+//! lines, so that a skipped test is never taken for a passed one.
 
 #![allow(clippy::disallowed_methods, reason = "tasks live in the real world, with its clock")]
 
@@ -69,7 +69,8 @@ fn main() -> ExitCode {
         "fuzz" | "damage" => torture(&task),
         _ => {
             eprintln!(
-                "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions [--update] | \
+                "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions \
+                 [--update] | \
                  bench [--quick] | man [DIRECTORY]"
             );
             return ExitCode::from(2);
@@ -128,12 +129,16 @@ fn packages() {
     };
     println!("xtask: installing {names}");
     let script = format!(
-        "{prefix} apt-get update -q && {prefix} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+        "{prefix} apt-get update -q && {prefix} env DEBIAN_FRONTEND=noninteractive apt-get install \
+         -y -q \
          --no-install-recommends {names}"
     );
-    let installed = Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success());
+    let installed =
+        Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success());
     if !installed {
-        println!("xtask: apt-get did not succeed; tests that need {names} will say that they are skipped");
+        println!(
+            "xtask: apt-get did not succeed; tests that need {names} will say that they are skipped"
+        );
     }
 }
 
@@ -164,7 +169,10 @@ fn test() -> bool {
     let mut skipped = Vec::new();
     let cargo = cargo();
     let steps: &[(&str, &[&str])] = &[
-        ("all tests", &["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads=2"]),
+        (
+            "all tests",
+            &["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads=2"],
+        ),
         (
             "the simulator, over many seeds",
             &[

@@ -1,5 +1,6 @@
-//! Files of a crate that import one another, directly or by way of others, can only be understood together. Each
-//! crate keeps to the files listed here; the lists get shorter, and a new circle fails.
+//! Files of a crate that import one another, directly or by way of others, can only be understood
+//! together. Each crate keeps to the files listed here; the lists get shorter, and a new circle
+//! fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,9 @@ const KNOWN: &[(&str, &[&str])] = &[
 #[test]
 fn no_circle_of_imports_is_new() {
     for (name, known) in KNOWN {
-        let imports =
-            imports_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(name).join("src"));
+        let imports = imports_of(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(name).join("src"),
+        );
         let circles = circles(&imports);
         let found: BTreeSet<&str> = circles.iter().flatten().map(String::as_str).collect();
         let known: BTreeSet<&str> = known.iter().copied().collect();

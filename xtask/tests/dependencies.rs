@@ -12,18 +12,34 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-format", "ubcache-env"]),
     ("ubcache-nbd", &["ubcache-format", "ubcache-env"]),
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
-    ("ubcache-sim", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline"]),
-    ("ubcache-daemon", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-host"]),
+    (
+        "ubcache-sim",
+        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline"],
+    ),
+    (
+        "ubcache-daemon",
+        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-host"],
+    ),
     ("ubcache-offline", &["ubcache-format", "ubcache-env"]),
     // A second opinion: it shares nothing with what it is about.
     ("ubcache-model", &[]),
     // The offline tools run on the devices themselves, with no daemon.
-    ("ubcache-cli", &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"]),
+    (
+        "ubcache-cli",
+        &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"],
+    ),
     // The engine alone is measured in a world of its own.
     ("ubcache-bench", &["ubcache-format", "ubcache-env", "ubcache-engine"]),
     (
         "ubcache-torture",
-        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline", "ubcache-sim"],
+        &[
+            "ubcache-format",
+            "ubcache-env",
+            "ubcache-engine",
+            "ubcache-nbd",
+            "ubcache-offline",
+            "ubcache-sim",
+        ],
     ),
     ("xtask", &[]),
 ];
@@ -61,7 +77,10 @@ fn dependencies() -> BTreeMap<String, Vec<(String, bool)>> {
         .iter()
         .map(|package| {
             let list = package["dependencies"].as_array().into_iter().flatten();
-            (text(&package["name"]), list.map(|it| (text(&it["name"]), it["kind"] == "dev")).collect())
+            (
+                text(&package["name"]),
+                list.map(|it| (text(&it["name"]), it["kind"] == "dev")).collect(),
+            )
         })
         .collect()
 }
@@ -74,9 +93,11 @@ fn row<'a>(table: &'a [(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a st
 fn dependencies_point_one_way() {
     let all = dependencies();
     for (name, list) in &all {
-        let allowed = row(ALLOWED, name).unwrap_or_else(|| panic!("{name} is new: give it a row in ALLOWED"));
+        let allowed =
+            row(ALLOWED, name).unwrap_or_else(|| panic!("{name} is new: give it a row in ALLOWED"));
         let in_tests = row(ALLOWED_IN_TESTS, name).unwrap_or_default();
-        for (dependency, dev) in list.iter().filter(|(dependency, _)| all.contains_key(dependency)) {
+        for (dependency, dev) in list.iter().filter(|(dependency, _)| all.contains_key(dependency))
+        {
             let dependency = dependency.as_str();
             assert!(
                 allowed.contains(&dependency)

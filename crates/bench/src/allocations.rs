@@ -1,14 +1,15 @@
-//! An allocator that counts, for the programs of this crate and its tests: what a thread allocates, and how much
-//! of it is live.
+//! An allocator that counts, for the programs of this crate and its tests: what a thread allocates,
+//! and how much of it is live.
 //!
-//! The counters belong to the thread that allocates, for the engine has one thread. They cost about a nanosecond a
-//! call.
+//! The counters belong to the thread that allocates, for the engine has one thread. They cost about
+//! a nanosecond a call.
 #![allow(unsafe_code, reason = "a global allocator can't be written without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// Counts and passes on to the system's allocator. To be made the `#[global_allocator]` of a program.
+/// Counts and passes on to the system's allocator. To be made the `#[global_allocator]` of a
+/// program.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -58,7 +59,8 @@ fn count(allocated: usize, freed: usize) {
     });
 }
 
-// SAFETY: every call is passed on, unchanged, to the allocator of the system; counting does not allocate.
+// SAFETY: every call is passed on, unchanged, to the allocator of the system; counting does not
+// allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 0);
@@ -77,7 +79,8 @@ unsafe impl GlobalAlloc for Counting {
     }
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count(new_size, layout.size());
-        // SAFETY: the memory came from `System`, with this layout, and the caller keeps the rest of the contract.
+        // SAFETY: the memory came from `System`, with this layout, and the caller keeps the rest of
+        // the contract.
         unsafe { System.realloc(memory, layout, new_size) }
     }
 }

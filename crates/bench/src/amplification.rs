@@ -33,7 +33,11 @@ pub enum Sync {
 
 /// Bytes written to the cache device for a byte of random 4 KiB writes in writeback mode, 32 at a
 /// time, over a cache 16 times as large as the working set. Nothing is written back meanwhile.
-pub fn amplification(sync: Sync, working_set_bytes: u64, requests: u64) -> Result<f64, EngineError> {
+pub fn amplification(
+    sync: Sync,
+    working_set_bytes: u64,
+    requests: u64,
+) -> Result<f64, EngineError> {
     let rig = Rig::new(&Shape {
         cache_bytes: working_set_bytes * 16,
         bucket_sectors: BUCKET_SECTORS,
@@ -64,14 +68,18 @@ fn run(rig: &Rig, sync: Sync, blocks: u64, requests: u64) {
     };
     let write = async || {
         let range = SectorRange::new(Sector(place()), BLOCK_BYTES / SECTOR_BYTES);
-        let written = rig.volume.write(StreamId(0), range, data.clone(), sync == Sync::EveryWrite).await;
+        let written =
+            rig.volume.write(StreamId(0), range, data.clone(), sync == Sync::EveryWrite).await;
         written.unwrap_or_else(|error| panic!("writing {range}: {error}"));
     };
     rig.world.run(async {
         if let Sync::FlushEvery(every) = sync {
             for _ in 0..requests / every {
                 join_all((0..every).map(|_| write())).await;
-                rig.volume.flush(StreamId(0)).await.unwrap_or_else(|error| panic!("flushing: {error}"));
+                rig.volume
+                    .flush(StreamId(0))
+                    .await
+                    .unwrap_or_else(|error| panic!("flushing: {error}"));
             }
             return;
         }

@@ -1,7 +1,9 @@
-//! A cache that is filled bucket by bucket and evicts whole buckets, as the format of bcache asks for.
+//! A cache that is filled bucket by bucket and evicts whole buckets, as the format of bcache asks
+//! for.
 //!
-//! Every read miss and every write goes to the open bucket; an older copy of the block is dead from then on.
-//! The victim is the bucket that was used least recently; what is alive in it is lost to the cache.
+//! Every read miss and every write goes to the open bucket; an older copy of the block is dead from
+//! then on. The victim is the bucket that was used least recently; what is alive in it is lost to
+//! the cache.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Processor time of the calling thread, and of another process: what others on the machine do does not count, except
-//! through its caches.
+//! Processor time of the calling thread, and of another process: what others on the machine do does
+//! not count, except through its caches.
 
 use std::time::Duration;
 
@@ -12,13 +12,15 @@ pub fn of_thread() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Processor time that a process has used, kernel threads that work for it included; in steps of a clock tick.
+/// Processor time that a process has used, kernel threads that work for it included; in steps of a
+/// clock tick.
 pub fn of_process(pid: u32) -> Result<Duration, String> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The name of the program is in brackets, and may hold anything.
     let fields = text.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<u64> = fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let fields: Vec<u64> =
+        fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
     // The first word after the name is field 3; utime and stime are fields 14 and 15.
     let (Some(user), Some(system)) = (fields.get(11), fields.get(12)) else {
         return Err(format!("{path} makes no sense"));
@@ -32,7 +34,8 @@ mod tests {
 
     #[test]
     fn work_takes_time() {
-        let (thread, process) = (of_thread(), of_process(std::process::id()).expect("this process runs"));
+        let (thread, process) =
+            (of_thread(), of_process(std::process::id()).expect("this process runs"));
         // Until both have moved: the clock of a process moves in ticks.
         let mut work = 1_u64;
         while of_thread() - thread < Duration::from_millis(1)

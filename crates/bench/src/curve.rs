@@ -1,9 +1,9 @@
 //! Hits of an LRU cache of blocks, for every size at once.
 //!
-//! Long traces are sampled by block (SHARDS, Waldspurger et al., FAST 2015): a share of all blocks is
-//! followed, chosen by a hash, and distances are scaled up by that share. Popular blocks make the number of
-//! requests followed differ from what was to be expected; the difference is counted as hits of the
-//! smallest cache or taken from them (SHARDS-adj, ibid.).
+//! Long traces are sampled by block (SHARDS, Waldspurger et al., FAST 2015): a share of all blocks
+//! is followed, chosen by a hash, and distances are scaled up by that share. Popular blocks make
+//! the number of requests followed differ from what was to be expected; the difference is counted
+//! as hits of the smallest cache or taken from them (SHARDS-adj, ibid.).
 
 use crate::BLOCK_BYTES;
 use crate::distance::Distances;
@@ -46,7 +46,8 @@ fn hash(block: u64) -> u64 {
 }
 
 impl Curve {
-    /// Follows a share of the blocks: `rate` from 0 to 1, 1 for all. `step` is called once for each request.
+    /// Follows a share of the blocks: `rate` from 0 to 1, 1 for all. `step` is called once for each
+    /// request.
     pub fn of(trace: &[Request], rate: f64, mut step: impl FnMut()) -> Curve {
         let parts = ((rate.clamp(0.0, 1.0) * PARTS as f64) as u64).clamp(1, PARTS);
         let mut distances = Distances::default();

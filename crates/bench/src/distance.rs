@@ -65,7 +65,8 @@ impl Distances {
     /// Renumbers the last uses of all blocks from 0, so that the tree stays as small as the
     /// footprint.
     fn renumber(&mut self) {
-        let mut uses: Vec<(usize, u64)> = self.last.iter().map(|(&block, &time)| (time, block)).collect();
+        let mut uses: Vec<(usize, u64)> =
+            self.last.iter().map(|(&block, &time)| (time, block)).collect();
         uses.sort_unstable();
         self.tree = vec![0; (uses.len() * 2 + 2).next_power_of_two().max(1024)];
         self.now = uses.len();

@@ -31,9 +31,11 @@ pub enum Load {
     HotHit,
     /// Writes in writeback mode over the working set; nothing is written back.
     Write,
-    /// The same in bursts of a quarter of the working set, each followed by writing back everything.
+    /// The same in bursts of a quarter of the working set, each followed by writing back
+    /// everything.
     WriteClean,
-    /// Writes in writethrough mode over the working set, which leave a copy in the cache; the client never flushes.
+    /// Writes in writethrough mode over the working set, which leave a copy in the cache; the
+    /// client never flushes.
     WriteThrough,
     /// Reads of data outside a full cache: each leaves a copy, for which another is evicted.
     Miss,
@@ -142,11 +144,16 @@ pub struct Bench {
 
 impl Bench {
     /// Prepares: the set is formatted and filled, and the load runs until its cost is steady.
-    pub fn new(load: Load, working_set_bytes: u64, options: SetOptions) -> Result<Bench, EngineError> {
+    pub fn new(
+        load: Load,
+        working_set_bytes: u64,
+        options: SetOptions,
+    ) -> Result<Bench, EngineError> {
         let cache_bytes = match load {
             Load::Hit | Load::HotHit => working_set_bytes * 5 / 4 + GIB,
-            // A bucket is free again when the last block in it has been written anew, which takes until about five
-            // times the working set is written. All that must not look like a cache that gets full.
+            // A bucket is free again when the last block in it has been written anew, which takes
+            // until about five times the working set is written. All that must not look like a
+            // cache that gets full.
             Load::Write | Load::WriteClean | Load::WriteThrough => working_set_bytes * 16,
             Load::Miss => working_set_bytes,
         };
@@ -154,8 +161,13 @@ impl Bench {
         // One in 64 of the misses is a hit after all.
         let volume_bytes = if load == Load::Miss { cache_bytes * 64 } else { working_set_bytes };
         let mode = if load.is_writeback() { CacheMode::Writeback } else { CacheMode::Writethrough };
-        let rig =
-            Rig::new(&Shape { cache_bytes, bucket_sectors: BUCKET_SECTORS, volume_bytes, mode, options })?;
+        let rig = Rig::new(&Shape {
+            cache_bytes,
+            bucket_sectors: BUCKET_SECTORS,
+            volume_bytes,
+            mode,
+            options,
+        })?;
         let span_bytes = match load {
             Load::HotHit => working_set_bytes.min(HOT_BYTES),
             _ => volume_bytes,
@@ -281,7 +293,9 @@ fn requests_in_a_row(rig: &Rig, load: Load, random: &mut Random, span_bytes: u64
             if count.is_multiple_of(REQUESTS_PER_TURN) {
                 env.yield_now().await;
             }
-            if load == Load::WriteClean && (count == requests || count.is_multiple_of(blocks.div_ceil(4))) {
+            if load == Load::WriteClean
+                && (count == requests || count.is_multiple_of(blocks.div_ceil(4)))
+            {
                 write_back_everything(rig).await;
             }
         }
@@ -314,11 +328,16 @@ pub struct Memory {
 
 impl Memory {
     /// Fills a set and sees what it holds.
-    pub fn measure(cached_bytes: u64, piece_bytes: u64, options: SetOptions) -> Result<Memory, EngineError> {
+    pub fn measure(
+        cached_bytes: u64,
+        piece_bytes: u64,
+        options: SetOptions,
+    ) -> Result<Memory, EngineError> {
         Memory::measure_for_hits(cached_bytes, piece_bytes, options).map(|(memory, _)| memory)
     }
 
-    /// [`Memory::measure`], and the set to measure [`Load::Hit`] on: to fill it again may take minutes.
+    /// [`Memory::measure`], and the set to measure [`Load::Hit`] on: to fill it again may take
+    /// minutes.
     pub fn measure_for_hits(
         cached_bytes: u64,
         piece_bytes: u64,
@@ -347,7 +366,10 @@ impl Memory {
         });
         assert_eq!(rig.volume.status().stats.cache_misses, misses, "all of it is in the cache");
         let memory = Memory { cached_bytes, piece_bytes, empty_bytes, full_bytes: held(&rig) };
-        Ok((memory, Bench { load: Load::Hit, rig, random: Random::new(7), span_bytes: cached_bytes }))
+        Ok((
+            memory,
+            Bench { load: Load::Hit, rig, random: Random::new(7), span_bytes: cached_bytes },
+        ))
     }
 
     /// Bytes for every GiB in the cache.

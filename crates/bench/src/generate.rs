@@ -1,4 +1,5 @@
-//! Loads made up: popularity by Zipf's law, with scans in between. The same seed gives the same load.
+//! Loads made up: popularity by Zipf's law, with scans in between. The same seed gives the same
+//! load.
 
 use crate::BLOCK_BYTES;
 use crate::trace::Request;
@@ -63,7 +64,11 @@ impl Load {
             all.push(Request { write, offset: block * BLOCK_BYTES, bytes: BLOCK_BYTES });
             if self.scan_every > 0 && number % self.scan_every == 0 {
                 for block in scanned..scanned + self.scan_blocks {
-                    all.push(Request { write: false, offset: block * BLOCK_BYTES, bytes: BLOCK_BYTES });
+                    all.push(Request {
+                        write: false,
+                        offset: block * BLOCK_BYTES,
+                        bytes: BLOCK_BYTES,
+                    });
                 }
                 scanned += self.scan_blocks;
             }

@@ -1,4 +1,5 @@
-//! Instructions of a load, counted by callgrind: the same on every machine, but not with every compiler.
+//! Instructions of a load, counted by callgrind: the same on every machine, but not with every
+//! compiler.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,8 +7,8 @@ use std::process::Command;
 use crate::engine::Load;
 
 /// Runs this program, which has to be `ubcache-bench`, again under callgrind. Only what happens in
-/// [`measured_phase`](crate::engine::measured_phase) counts. Gives the instructions of a request; callgrind's own
-/// output is left in `out`.
+/// [`measured_phase`](crate::engine::measured_phase) counts. Gives the instructions of a request;
+/// callgrind's own output is left in `out`.
 pub fn count(
     load: Load,
     working_set_bytes: u64,
@@ -15,7 +16,8 @@ pub fn count(
     extents_in_memory: Option<usize>,
     out: Option<&Path>,
 ) -> Result<f64, String> {
-    let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
+    let program =
+        std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
     let out = out.unwrap_or(Path::new("/dev/null"));
     let mut command = Command::new("valgrind");
     command
@@ -23,7 +25,12 @@ pub fn count(
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
         .args(["engine", "--slices", "1", "--json", "--load", load.name()])
-        .args(["--requests", &requests.to_string(), "--working-set", &working_set_bytes.to_string()]);
+        .args([
+            "--requests",
+            &requests.to_string(),
+            "--working-set",
+            &working_set_bytes.to_string(),
+        ]);
     if let Some(extents) = extents_in_memory {
         command.args(["--extents-in-memory", &extents.to_string()]);
     }

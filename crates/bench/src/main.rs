@@ -23,7 +23,11 @@ static ALLOCATOR: Counting = Counting;
 
 /// Measuring for ubcache
 #[derive(Parser, Debug)]
-#[command(version, about, after_help = "Exit codes: 0 done, 1 the trace can't be used, 2 wrong usage")]
+#[command(
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 the trace can't be used, 2 wrong usage"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +37,8 @@ struct Arguments {
 enum Command {
     /// Estimate the hit ratios of a recorded load by cache size
     #[command(
-        after_help = "Example: ubcache-bench replay trace.csv --cache 50G --cache 200G --svg curve.svg"
+        after_help = "Example: ubcache-bench replay trace.csv --cache 50G --cache 200G --svg \
+            curve.svg"
     )]
     Replay(ReplayArguments),
     /// Print a made-up load as CSV: Zipf's law, with scans
@@ -55,10 +60,11 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct ReplayArguments {
-    /// CSV (time,op,offset,size, or named columns), .vscsi, or the text of blkparse; also packed with xz; - for standard
-    /// input
+    /// CSV (time,op,offset,size, or named columns), .vscsi, or the text of blkparse; also packed
+    /// with xz; - for standard input
     trace: PathBuf,
-    /// Size of the cache, as in 200G; several times for several sizes [default: shares of the footprint]
+    /// Size of the cache, as in 200G; several times for several sizes [default: shares of the
+    /// footprint]
     #[arg(long = "cache", value_name = "SIZE", value_parser = parse_size)]
     caches: Vec<u64>,
     /// Size of a bucket
@@ -67,7 +73,8 @@ struct ReplayArguments {
     /// Follow only this share of the blocks, from 0 to 1: for long traces
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     sample: f64,
-    /// Replay through the engine itself, too, with each replacement policy: slower, needs memory, no sampling
+    /// Replay through the engine itself, too, with each replacement policy: slower, needs memory,
+    /// no sampling
     #[arg(long)]
     engine: bool,
     /// With --engine: only this replacement policy; several times for several
@@ -122,9 +129,14 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "m" => 2,
         "g" => 3,
         "t" => 4,
-        _ => return Err("expected a number of bytes, with k, M, G or T for powers of 1024".to_owned()),
+        _ => {
+            return Err(
+                "expected a number of bytes, with k, M, G or T for powers of 1024".to_owned()
+            );
+        }
     };
-    let number: u64 = digits.parse().map_err(|_| "expected a whole number before the unit".to_owned())?;
+    let number: u64 =
+        digits.parse().map_err(|_| "expected a whole number before the unit".to_owned())?;
     number
         .checked_mul(1 << (10 * power))
         .filter(|&bytes| bytes >= BLOCK_BYTES)
@@ -156,7 +168,8 @@ fn bar(what: &str, requests: usize) -> ProgressBar {
         true => ProgressBar::new(requests as u64),
         false => ProgressBar::hidden(),
     };
-    if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:24} {pos} of {len}, {per_sec}, {eta} left")
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:24} {bar:24} {pos} of {len}, {per_sec}, {eta} left")
     {
         bar.set_style(style);
     }
@@ -187,9 +200,16 @@ fn replay(arguments: &ReplayArguments) -> Result<(), String> {
         buckets: (curve.rate() == 1.0).then(|| run_buckets(&requests, cache_blocks, bucket_blocks)),
     });
     let sum = |write: bool| {
-        requests.iter().filter(|request| request.write == write).map(|request| request.bytes).sum::<u64>()
+        requests
+            .iter()
+            .filter(|request| request.write == write)
+            .map(|request| request.bytes)
+            .sum::<u64>()
     };
-    let name = arguments.trace.file_name().map_or(shown.clone(), |name| name.to_string_lossy().into_owned());
+    let name = arguments
+        .trace
+        .file_name()
+        .map_or(shown.clone(), |name| name.to_string_lossy().into_owned());
     let replay = Replay {
         trace: name,
         requests: requests.len() as u64,
@@ -201,7 +221,8 @@ fn replay(arguments: &ReplayArguments) -> Result<(), String> {
         rows: rows.collect(),
     };
     if let Some(path) = &arguments.svg {
-        std::fs::write(path, replay.svg()).map_err(|error| format!("{}: {error}", path.display()))?;
+        std::fs::write(path, replay.svg())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if arguments.json {
         print(&format!("{:#}\n", replay.json()))
@@ -226,9 +247,13 @@ fn through_engine(requests: &[Request], replay: &Replay, policies: &[&str]) -> R
             let replayed = replay_through(requests, cache_bytes, CacheMode::Writethrough, policy);
             progress.finish_and_clear();
             let replayed = replayed.map_err(|error| error.to_string())?;
-            let amplification = replayed.cache_written_bytes as f64 / replayed.wanted_bytes.max(1) as f64;
+            let amplification =
+                replayed.cache_written_bytes as f64 / replayed.wanted_bytes.max(1) as f64;
             let hits = replayed.hit_ratio();
-            print(&format!("{:>7} MiB  {policy:<14}  {hits:>9.3}  {amplification:.2}\n", cache_bytes >> 20));
+            print(&format!(
+                "{:>7} MiB  {policy:<14}  {hits:>9.3}  {amplification:.2}\n",
+                cache_bytes >> 20
+            ));
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! The longest poll: the time for which a request may have to wait until the engine handles it.
 //!
 //! The engine runs on one thread, so work that grows with the cache would delay every request while
-//! it is done (docs/internals/coherence.md, S1). A cache of any size is filled here without its extents,
-//! which would take hours: such work goes over the buckets. Then everything that handles every
-//! bucket is run, and the world measures each poll.
+//! it is done (docs/internals/coherence.md, S1). A cache of any size is filled here without its
+//! extents, which would take hours: such work goes over the buckets. Then everything that handles
+//! every bucket is run, and the world measures each poll.
 
 use serde_json::{Value, json};
 use ubcache_engine::{EngineError, SetOptions};
@@ -32,7 +32,8 @@ impl Stage {
     /// The stage in JSON.
     pub fn json(&self) -> Value {
         let LongPolls { polls, steps, steps_of, nanos, nanos_of } = &self.longest;
-        json!({ "stage": self.name, "polls": polls, "steps": steps, "steps_of": steps_of, "cpu_ns": nanos,
+        json!({ "stage": self.name, "polls": polls, "steps": steps, "steps_of": steps_of,
+            "cpu_ns": nanos,
             "cpu_ns_of": nanos_of })
     }
 }

@@ -48,7 +48,8 @@ impl Row {
 
     /// Blocks written to the cache for each block that clients read or write.
     fn amplification(&self) -> Option<f64> {
-        self.buckets.map(|counts| counts.filled as f64 / (counts.reads + counts.writes).max(1) as f64)
+        self.buckets
+            .map(|counts| counts.filled as f64 / (counts.reads + counts.writes).max(1) as f64)
     }
 }
 
@@ -86,8 +87,9 @@ impl Replay {
             "cache", "footprint", "LRU blocks", "LRU buckets", "written to cache"
         );
         for row in &self.rows {
-            let percent =
-                |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1}%", share * 100.0));
+            let percent = |share: Option<f64>| {
+                share.map_or("-".to_owned(), |share| format!("{:.1}%", share * 100.0))
+            };
             let _ = writeln!(
                 text,
                 "{:>12} {:>9.1}% {:>12} {:>14} {:>16}",
@@ -100,8 +102,10 @@ impl Replay {
         }
         let _ = writeln!(
             text,
-            "\nLRU blocks: reads that a cache of single 4 KiB blocks answers, writes are cached too. LRU buckets: the same \
-             with whole\nbuckets of {} evicted at once. Written to cache: bytes for each byte that clients read or write.",
+            "\nLRU blocks: reads that a cache of single 4 KiB blocks answers, writes are cached \
+             too. LRU buckets: the same \
+             with whole\nbuckets of {} evicted at once. Written to cache: bytes for each byte that \
+             clients read or write.",
             size(self.bucket_bytes as f64)
         );
         text
@@ -125,7 +129,8 @@ impl Replay {
             .collect();
         json!({
             "trace": self.trace, "requests": self.requests, "read_bytes": self.read_bytes,
-            "written_bytes": self.written_bytes, "footprint_bytes": self.footprint_blocks * BLOCK_BYTES,
+            "written_bytes": self.written_bytes,
+            "footprint_bytes": self.footprint_blocks * BLOCK_BYTES,
             "sampling_rate": self.rate, "bucket_bytes": self.bucket_bytes, "sizes": rows,
         })
     }
@@ -137,9 +142,11 @@ impl Replay {
         let x = |blocks: u64| left + width * blocks as f64 / most;
         let y = |share: f64| top + height * (1.0 - share);
         let mut text = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} \
+             {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-             <text x=\"{left}\" y=\"24\" font-size=\"15\">{}: share of reads answered by the cache</text>\n",
+             <text x=\"{left}\" y=\"24\" font-size=\"15\">{}: share of reads answered by the \
+             cache</text>\n",
             left + width + 24.0,
             top + height + 56.0,
             escape(&self.trace)
@@ -162,8 +169,11 @@ impl Replay {
             );
         }
         let lru = self.rows.iter().map(|row| (row.cache_blocks, row.lru)).collect();
-        let buckets: Vec<(u64, f64)> =
-            self.rows.iter().filter_map(|row| Some((row.cache_blocks, row.bucket_hits()?))).collect();
+        let buckets: Vec<(u64, f64)> = self
+            .rows
+            .iter()
+            .filter_map(|row| Some((row.cache_blocks, row.bucket_hits()?)))
+            .collect();
         for (index, (name, colour, points)) in
             [("LRU of 4 KiB blocks", "#1f77b4", lru), ("LRU of buckets", "#d62728", buckets)]
                 .into_iter()
@@ -172,11 +182,14 @@ impl Replay {
             if points.is_empty() {
                 continue;
             }
-            let line: Vec<String> =
-                points.iter().map(|&(blocks, share)| format!("{:.1},{:.1}", x(blocks), y(share))).collect();
+            let line: Vec<String> = points
+                .iter()
+                .map(|&(blocks, share)| format!("{:.1},{:.1}", x(blocks), y(share)))
+                .collect();
             let _ = writeln!(
                 text,
-                "<polyline points=\"{left},{} {}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
+                "<polyline points=\"{left},{} \
+                 {}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
                  <text x=\"{}\" y=\"{}\" fill=\"{colour}\">{name}</text>",
                 top + height,
                 line.join(" "),

@@ -10,7 +10,8 @@ use crate::curve::blocks;
 use crate::null::{BUCKET_SECTORS, REQUEST_TIME, REQUESTS_PER_TURN, Rig, Shape};
 use crate::trace::Request;
 
-/// Background work has this much time after each turn, as it has between the requests of a recorded load.
+/// Background work has this much time after each turn, as it has between the requests of a recorded
+/// load.
 const TURN_TIME: Nanos = Nanos::from_millis(30);
 /// A flush after so many blocks.
 const FLUSH_EVERY: u64 = 4096;
@@ -41,8 +42,8 @@ fn bucket_sectors(cache_bytes: u64) -> u32 {
     (wanted.max(1).next_power_of_two() as u32).clamp(64, BUCKET_SECTORS)
 }
 
-/// Replays a trace block by block against a cache of this size, with everything cached and nothing written back late.
-/// `policy` is a value of `cache_replacement_policy`.
+/// Replays a trace block by block against a cache of this size, with everything cached and nothing
+/// written back late. `policy` is a value of `cache_replacement_policy`.
 ///
 /// # Errors
 /// If the set can't be made.
@@ -66,9 +67,15 @@ pub fn replay(
         options,
     })?;
     rig.set("sequential_cutoff", "0");
-    rig.set.set_attribute("congested_read_threshold_us", "0").unwrap_or_else(|error| panic!("{error}"));
-    rig.set.set_attribute("congested_write_threshold_us", "0").unwrap_or_else(|error| panic!("{error}"));
-    rig.set.set_attribute("cache_replacement_policy", policy).unwrap_or_else(|error| panic!("{error}"));
+    rig.set
+        .set_attribute("congested_read_threshold_us", "0")
+        .unwrap_or_else(|error| panic!("{error}"));
+    rig.set
+        .set_attribute("congested_write_threshold_us", "0")
+        .unwrap_or_else(|error| panic!("{error}"));
+    rig.set
+        .set_attribute("cache_replacement_policy", policy)
+        .unwrap_or_else(|error| panic!("{error}"));
     let mut counts = Replayed::default();
     let hits = || rig.volume.status().stats.cache_hits;
     let written = || rig.set.status().cache.written_bytes;
@@ -87,7 +94,8 @@ pub fn replay(
                 } else {
                     counts.reads += 1;
                     rig.read(block * BLOCK_BYTES, BLOCK_BYTES).await;
-                    // The next read may be of the same block: what this one brought in has arrived by then.
+                    // The next read may be of the same block: what this one brought in has arrived
+                    // by then.
                     rig.world.settle().await;
                 }
                 number += 1;
@@ -96,7 +104,10 @@ pub fn replay(
                     rig.world.settle().await;
                 }
                 if number % FLUSH_EVERY == 0 {
-                    rig.volume.flush(StreamId(0)).await.unwrap_or_else(|error| panic!("flushing: {error}"));
+                    rig.volume
+                        .flush(StreamId(0))
+                        .await
+                        .unwrap_or_else(|error| panic!("flushing: {error}"));
                 }
             }
         }
@@ -104,8 +115,11 @@ pub fn replay(
     });
     counts.read_hits = hits() - hits_before;
     counts.cache_written_bytes = written() - written_before;
-    let writes: u64 =
-        trace.iter().filter(|request| request.write).map(|request| blocks(request).count() as u64).sum();
+    let writes: u64 = trace
+        .iter()
+        .filter(|request| request.write)
+        .map(|request| blocks(request).count() as u64)
+        .sum();
     counts.wanted_bytes = (writes + counts.reads - counts.read_hits) * BLOCK_BYTES;
     Ok(counts)
 }

@@ -30,7 +30,11 @@ fn the_counting_allocator_counts() {
 #[test]
 fn a_read_hit_allocates_nothing() {
     let hit = cost(Load::Hit);
-    assert!(hit.allocations <= ALLOCATIONS_PER_HIT_MAX, "{} allocations for a hit", hit.allocations);
+    assert!(
+        hit.allocations <= ALLOCATIONS_PER_HIT_MAX,
+        "{} allocations for a hit",
+        hit.allocations
+    );
     assert_eq!(hit.cache.reads, hit.requests, "one read of the cache device for a hit");
     assert_eq!((hit.backing.reads, hit.backing.writes), (0, 0), "none of the backing device");
 }
@@ -57,7 +61,11 @@ fn a_full_cache_serves_before_it_is_counted() {
     };
     let rig = Rig::new(&shape).expect("a good set");
     rig.fill(0, shape.volume_bytes, 4096);
-    assert!(rig.set.status().btree_leaves > 20, "there is something to read: {:?}", rig.set.status());
+    assert!(
+        rig.set.status().btree_leaves > 20,
+        "there is something to read: {:?}",
+        rig.set.status()
+    );
     // The machine loses power, and comes back.
     let world = NullWorld::new(2);
     let (cache, backing) = (rig.cache.in_world(world.env()), rig.backing.in_world(world.env()));

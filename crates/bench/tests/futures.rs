@@ -28,7 +28,11 @@ fn futures_of_requests_keep_to_their_sizes() {
     let (volume, range) = (&*rig.volume, SectorRange::new(Sector(0), 8));
     let sizes = [
         ("read", size_of_val(&volume.read(StreamId(0), range)), READ_MAX),
-        ("write", size_of_val(&volume.write(StreamId(0), range, IoVec::zeroes(4096), false)), WRITE_MAX),
+        (
+            "write",
+            size_of_val(&volume.write(StreamId(0), range, IoVec::zeroes(4096), false)),
+            WRITE_MAX,
+        ),
         ("flush", size_of_val(&volume.flush(StreamId(0))), FLUSH_MAX),
         ("discard", size_of_val(&volume.discard(StreamId(0), range, false)), DISCARD_MAX),
         (

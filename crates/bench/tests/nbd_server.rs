@@ -42,7 +42,8 @@ impl Client {
     fn new(depth: u64, batches: u64) -> Client {
         let mut handshake = Vec::new();
         encode_client_flags(3, &mut handshake);
-        ClientOption::Go(InfoQuery { export: "data".into(), wanted: Vec::new() }).encode(&mut handshake);
+        ClientOption::Go(InfoQuery { export: "data".into(), wanted: Vec::new() })
+            .encode(&mut handshake);
         Client {
             handshake: RefCell::new(handshake),
             depth,
@@ -87,8 +88,8 @@ impl Stream for Client {
         self.sent.set(batch + 1);
         for index in 0..self.depth {
             // Far from each other, as random ones are.
-            let block =
-                (batch * self.depth + index).wrapping_mul(1_000_003) % (WORKING_SET_BYTES / BLOCK_BYTES);
+            let block = (batch * self.depth + index).wrapping_mul(1_000_003)
+                % (WORKING_SET_BYTES / BLOCK_BYTES);
             let request = Request {
                 flags: 0,
                 command: Command::Read,
@@ -134,12 +135,21 @@ fn allocations_per_hit(depth: u64) -> f64 {
     let batches = 20_000 / depth;
     let client = Rc::new(Client::new(depth, batches));
     let options = ServerOptions::default();
-    let served = serve_connection(rig.world.env(), client.clone(), exports, options.clone(), StreamId(1));
+    let served =
+        serve_connection(rig.world.env(), client.clone(), exports, options.clone(), StreamId(1));
     rig.world.run(served).expect("a good client");
     let counts = options.stats.snapshot();
-    assert_eq!((counts.reads, counts.errors), (batches * depth, 0), "every request is a read, and succeeds");
+    assert_eq!(
+        (counts.reads, counts.errors),
+        (batches * depth, 0),
+        "every request is a read, and succeeds"
+    );
     let misses = rig.set.status().volumes[0].stats.cache_misses;
-    assert_eq!(misses, WORKING_SET_BYTES / BLOCK_BYTES, "all reads but those that filled the cache are hits");
+    assert_eq!(
+        misses,
+        WORKING_SET_BYTES / BLOCK_BYTES,
+        "all reads but those that filled the cache are hits"
+    );
     let (warm, end) = (client.warm.get().expect("half way"), client.end.get().expect("the end"));
     end.since(warm).count as f64 / ((batches - batches / 2) * depth) as f64
 }

@@ -19,7 +19,12 @@ fn load(directory: &std::path::Path, arguments: &[&str]) -> String {
 }
 
 fn ratios(json: &serde_json::Value, name: &str) -> Vec<f64> {
-    json["sizes"].as_array().expect("sizes").iter().map(|row| row[name].as_f64().expect("a ratio")).collect()
+    json["sizes"]
+        .as_array()
+        .expect("sizes")
+        .iter()
+        .map(|row| row[name].as_f64().expect("a ratio"))
+        .collect()
 }
 
 #[test]
@@ -47,8 +52,16 @@ fn larger_caches_hit_more_and_sampling_agrees() {
 #[test]
 fn one_scan_costs_buckets_no_less_than_blocks() {
     let directory = tempfile::tempdir().expect("a directory");
-    let scans =
-        ["--blocks", "20000", "--requests", "200000", "--scan-every", "20000", "--scan-blocks", "10000"];
+    let scans = [
+        "--blocks",
+        "20000",
+        "--requests",
+        "200000",
+        "--scan-every",
+        "20000",
+        "--scan-blocks",
+        "10000",
+    ];
     let path = load(directory.path(), &scans);
     let with = bench(&["replay", &path, "--json", "--cache", "16M"]);
     let with: serde_json::Value = serde_json::from_slice(&with.stdout).expect("JSON");
@@ -56,7 +69,10 @@ fn one_scan_costs_buckets_no_less_than_blocks() {
     let without = bench(&["replay", &path, "--json", "--cache", "16M"]);
     let without: serde_json::Value = serde_json::from_slice(&without.stdout).expect("JSON");
     for name in ["lru_read_hit_ratio", "bucket_read_hit_ratio"] {
-        assert!(ratios(&with, name)[0] < ratios(&without, name)[0] - 0.1, "{name}: scans hurt an LRU");
+        assert!(
+            ratios(&with, name)[0] < ratios(&without, name)[0] - 0.1,
+            "{name}: scans hurt an LRU"
+        );
     }
 }
 

@@ -24,20 +24,32 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// One page. The help that comes after the options is the description; its examples have a section of their own.
+/// One page. The help that comes after the options is the description; its examples have a section
+/// of their own.
 fn page(directory: &Path, name: &str, mut command: Command) -> std::io::Result<()> {
     let help = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
-    let (more, examples) =
-        help.split_once(EXAMPLES).unwrap_or((&help, "  ubcache check /dev/nvme0n1p4 -B /dev/sdb\n"));
+    let (more, examples) = help
+        .split_once(EXAMPLES)
+        .unwrap_or((&help, "  ubcache check /dev/nvme0n1p4 -B /dev/sdb\n"));
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim().to_owned();
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about = command
+        .get_long_about()
+        .or(command.get_about())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let is_root = name == "ubcache";
-    let man = Man::new(command.name(name.to_owned().leak() as &'static str)).title(name.to_uppercase());
+    let man =
+        Man::new(command.name(name.to_owned().leak() as &'static str)).title(name.to_uppercase());
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    write!(page, ".SH SYNOPSIS\n{}\n.SH DESCRIPTION\n{}", escaped(&usage), filled(&format!("{about}.")))?;
+    write!(
+        page,
+        ".SH SYNOPSIS\n{}\n.SH DESCRIPTION\n{}",
+        escaped(&usage),
+        filled(&format!("{about}."))
+    )?;
     // Lists keep their lines.
     let (prose, lists) = if is_root { ("", more) } else { (more, "") };
     page.extend(filled(prose).into_bytes());

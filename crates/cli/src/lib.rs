@@ -35,8 +35,10 @@ Exit codes:
   2  wrong usage, or the command could not run: a path that can't be opened, no daemon to talk to
 
 Environment:
-  UBCACHE_LOG  what `serve` logs to standard error, e.g. info, debug, ubcache_engine=trace (default: info)
-  UBCACHE_IO   how `serve` does I/O: ring (io_uring) or pool (epoll and threads); default: ring where it works";
+  UBCACHE_LOG  what `serve` logs to standard error, e.g. info, debug, ubcache_engine=trace \
+  (default: info)
+  UBCACHE_IO   how `serve` does I/O: ring (io_uring) or pool (epoll and threads); default: ring \
+  where it works";
 
 /// Version, with a suffix if this build's engine can be made to break its rules: such a build is
 /// for the simulator only.
@@ -47,7 +49,8 @@ const VERSION: &str = match ubcache_daemon::MUTANTS_COMPILED {
 
 /// A block cache that speaks bcache's on-disk format, in user space.
 #[derive(Parser, Debug)]
-#[command(name = "ubcache", version = VERSION, about, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "ubcache", version = VERSION, about, after_help = AFTER_HELP,
+    max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -139,11 +142,16 @@ mod tests {
     /// The manual pages take their examples from there.
     #[test]
     fn every_command_has_an_example() {
-        for command in super::command_line().get_subcommands().filter(|command| !command.is_hide_set()) {
+        for command in
+            super::command_line().get_subcommands().filter(|command| !command.is_hide_set())
+        {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let example = help.split_once("Example:\n").map_or("", |(_, example)| example);
             let begins = format!("  ubcache {} ", command.get_name());
-            assert!(format!("{example} ").replace('\n', " ").starts_with(&begins), "{begins}: {help}");
+            assert!(
+                format!("{example} ").replace('\n', " ").starts_with(&begins),
+                "{begins}: {help}"
+            );
         }
     }
 }

@@ -132,7 +132,14 @@ impl Client {
         self.send(COMMAND_DISCONNECT, 0, 0, 0, &[])
     }
 
-    fn send(&mut self, command: u16, flags: u16, at: u64, length: u32, data: &[u8]) -> io::Result<()> {
+    fn send(
+        &mut self,
+        command: u16,
+        flags: u16,
+        at: u64,
+        length: u32,
+        data: &[u8],
+    ) -> io::Result<()> {
         self.cookie += 1;
         let mut head = Vec::with_capacity(28 + data.len());
         head.extend(REQUEST_MAGIC.to_be_bytes());

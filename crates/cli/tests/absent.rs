@@ -1,5 +1,8 @@
 //! A disk that is gone: data that only the cache has of it is reported, and dropped on request.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -32,15 +35,16 @@ fn of_set(daemon: &Daemon, pointer: &str) -> Value {
     daemon.status()["sets"][0].pointer(pointer).expect("a part of the report").clone()
 }
 
-/// Dirty data of a disk that was destroyed was in no report but that of `check`, held its room for ever, and no command gave it
-/// up.
+/// Dirty data of a disk that was destroyed was in no report but that of `check`, held its room for
+/// ever, and no command gave it up.
 #[test]
 fn a_disk_that_is_gone_is_shown_and_forgotten() {
     each_io("a_disk_that_is_gone_is_shown_and_forgotten", |io, directory| {
         let (cache, mut backings) = make_set(directory, &[16], &[]);
         backings.push(directory.join("gone.img"));
         must(ubcache().args(["make", "--size", "32M", "--label", "gone", "-B"]).arg(&backings[1]));
-        let serve = |number: usize| Daemon::start(io, directory, &cache, &backings[..number], &SETTINGS);
+        let serve =
+            |number: usize| Daemon::start(io, directory, &cache, &backings[..number], &SETTINGS);
         let daemon = serve(2);
         daemon.client("disk0.img").write(0, &vec![5; MIB], true).expect("a write");
         for at in 0..10 {
@@ -56,12 +60,19 @@ fn a_disk_that_is_gone_is_shown_and_forgotten() {
         let uuid = of_set(&daemon, "/absent/0/uuid").as_str().expect("a UUID").to_owned();
         let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
         let line = table.lines().find(|line| line.contains("absent")).expect("a line for it");
-        assert!(line.contains(&uuid) && line.contains("gone") && line.contains("10M dirty"), "{line}");
+        assert!(
+            line.contains(&uuid) && line.contains("gone") && line.contains("10M dirty"),
+            "{line}"
+        );
 
-        let here = must(ubcache().args(["get", "backing_dev_uuid", "--control"]).arg(&daemon.control));
+        let here =
+            must(ubcache().args(["get", "backing_dev_uuid", "--control"]).arg(&daemon.control));
         for disk in ["disk0.img", here.trim()] {
             let said = refused(&daemon, &[disk, "--discard-dirty"]);
-            assert!(said.contains("is here") && said.contains("ubcache detach disk0.img"), "{said}");
+            assert!(
+                said.contains("is here") && said.contains("ubcache detach disk0.img"),
+                "{said}"
+            );
         }
         let said = refused(&daemon, &["nothing", "--discard-dirty"]);
         assert!(said.contains("nothing") && said.contains(&uuid), "{said}");
@@ -70,8 +81,12 @@ fn a_disk_that_is_gone_is_shown_and_forgotten() {
         assert_eq!(of_set(&daemon, "/absent/0/dirty_bytes"), 10 * MIB, "nothing was given up");
 
         let available = of_set(&daemon, "/cache/available_percent").as_f64();
-        let said =
-            must(ubcache().args(advised(&said, "ubcache forget-disk")).arg("--control").arg(&daemon.control));
+        let said = must(
+            ubcache()
+                .args(advised(&said, "ubcache forget-disk"))
+                .arg("--control")
+                .arg(&daemon.control),
+        );
         assert!(said.contains(&uuid) && said.contains("10M"), "{said}");
         assert_eq!(of_set(&daemon, "/absent"), Value::Array(Vec::new()));
         daemon.kill();
@@ -93,7 +108,8 @@ fn a_disk_that_is_gone_is_shown_and_forgotten() {
         must(ubcache().arg("check").arg(&cache).arg("-B").arg(&backings[0]));
 
         // The disk was not destroyed after all. Its own data is older.
-        let Err((status, said)) = Daemon::try_start(io, directory, &cache, &backings, &SETTINGS) else {
+        let Err((status, said)) = Daemon::try_start(io, directory, &cache, &backings, &SETTINGS)
+        else {
             panic!("a disk whose data was given up is served as if nothing had happened");
         };
         assert_eq!(status.code(), Some(1), "{said}");

@@ -1,6 +1,9 @@
 //! Bad input: every refusal names the file, the value found, the value expected and the remedy, and
 //! changes nothing.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -8,7 +11,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use support::{Daemon, make_set, must, run, scratch, sha256_of, skipped, sparse, text, tool, ubcache};
+use support::{
+    Daemon, make_set, must, run, scratch, sha256_of, skipped, sparse, text, tool, ubcache,
+};
 use ubcache_format::{
     BackingState, Geometry, JournalSeq, SUPERBLOCK_BYTES, Superblock, crc64_we, scan_bucket,
 };
@@ -82,10 +87,18 @@ fn not_a_bcache_device() {
     let plain = directory.path().join("plain.img");
     sparse(&plain, 16 << 20);
     let output = serve(directory.path(), Some(&cache), &[&plain]);
-    refuses(&output, REFUSED, &["plain.img", "not a bcache device", "found", "expected", "ubcache make -B"]);
+    refuses(
+        &output,
+        REFUSED,
+        &["plain.img", "not a bcache device", "found", "expected", "ubcache make -B"],
+    );
     let output = serve(directory.path(), Some(&plain), &[&backing]);
     refuses(&output, REFUSED, &["plain.img", "not a bcache device", "ubcache make -C"]);
-    refuses(&run(&["show", text(&plain)]), REFUSED, &["plain.img", "not a bcache device", "byte 4120"]);
+    refuses(
+        &run(&["show", text(&plain)]),
+        REFUSED,
+        &["plain.img", "not a bcache device", "byte 4120"],
+    );
     // A known file system is called by its name.
     write_at(&plain, 1080, &[0x53, 0xef]);
     let output = serve(directory.path(), Some(&cache), &[&plain]);
@@ -165,7 +178,10 @@ fn unknown_version_or_feature() {
 fn cache_and_backing_of_different_sets() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
-    let own = Superblock::parse(&superblock_bytes(&backing)).expect("a good superblock").set_uuid.to_string();
+    let own = Superblock::parse(&superblock_bytes(&backing))
+        .expect("a good superblock")
+        .set_uuid
+        .to_string();
     set_state(&backing, BackingState::Clean);
     let (cache, _) = {
         std::fs::remove_file(&cache).expect("the cache of the first set");
@@ -190,11 +206,20 @@ fn backing_dirty_but_its_cache_missing() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     set_state(&backing, BackingState::Dirty);
-    let set = Superblock::parse(&superblock_bytes(&backing)).expect("a good superblock").set_uuid.to_string();
+    let set = Superblock::parse(&superblock_bytes(&backing))
+        .expect("a good superblock")
+        .set_uuid
+        .to_string();
     let before = sha256_of(&backing);
     let output = serve(directory.path(), None, &[&backing]);
-    let words =
-        ["disk0.img", "dirty", "cache is missing", &set, "find the cache device", "ubcache forget-cache"];
+    let words = [
+        "disk0.img",
+        "dirty",
+        "cache is missing",
+        &set,
+        "find the cache device",
+        "ubcache forget-cache",
+    ];
     refuses(&output, REFUSED, &words);
     // A cache that was made later with the UUID of the set is not the cache that is missing.
     let output = serve(directory.path(), Some(&cache), &[&backing]);
@@ -239,7 +264,11 @@ fn sizes_that_can_not_be() {
         assert!(!path.exists(), "a refused command leaves no file: {arguments:?}");
     }
     let output = run(&["make", "--size", "256m", "-C", new]);
-    refuses(&output, REFUSED, &["new.img", "too small", "512 buckets", "513", "268959744", "--bucket 256k"]);
+    refuses(
+        &output,
+        REFUSED,
+        &["new.img", "too small", "512 buckets", "513", "268959744", "--bucket 256k"],
+    );
     let output = run(&["make", "--size", "8k", "-B", new]);
     refuses(&output, REFUSED, &["new.img", "too small", "8192 bytes"]);
     assert!(!path.exists(), "a refused command leaves no file");
@@ -281,7 +310,8 @@ fn caches_beyond_4_pib_are_refused() {
 fn device_in_use() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
-    let daemon = Daemon::start("pool", directory.path(), &cache, std::slice::from_ref(&backing), &[]);
+    let daemon =
+        Daemon::start("pool", directory.path(), &cache, std::slice::from_ref(&backing), &[]);
     let other = scratch();
     refuses(
         &serve(other.path(), Some(&cache), &[&backing]),
@@ -301,10 +331,22 @@ fn unreadable_or_unwritable_path() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let nowhere = directory.path().join("nowhere/x.img");
-    refuses(&run(&["show", text(&nowhere)]), COULD_NOT_RUN, &["x.img", "can't open", "check the path"]);
+    refuses(
+        &run(&["show", text(&nowhere)]),
+        COULD_NOT_RUN,
+        &["x.img", "can't open", "check the path"],
+    );
     refuses(&run(&["make", "-C", text(&nowhere)]), COULD_NOT_RUN, &["x.img", "can't open"]);
-    refuses(&run(&["make", "--size", "1g", "-B", text(&nowhere)]), COULD_NOT_RUN, &["x.img", "can't create"]);
-    refuses(&serve(directory.path(), Some(&nowhere), &[&backing]), COULD_NOT_RUN, &["x.img", "can't open"]);
+    refuses(
+        &run(&["make", "--size", "1g", "-B", text(&nowhere)]),
+        COULD_NOT_RUN,
+        &["x.img", "can't create"],
+    );
+    refuses(
+        &serve(directory.path(), Some(&nowhere), &[&backing]),
+        COULD_NOT_RUN,
+        &["x.img", "can't open"],
+    );
     refuses(
         &run(&["show", text(directory.path())]),
         COULD_NOT_RUN,
@@ -323,7 +365,12 @@ fn unreadable_or_unwritable_path() {
     if is_root {
         command.arg("--bounding-set=-dac_override,-dac_read_search").arg("--");
     }
-    command.arg(env!("CARGO_BIN_EXE_ubcache")).args(["serve", "-C"]).arg(&cache).arg("-B").arg(&backing);
+    command
+        .arg(env!("CARGO_BIN_EXE_ubcache"))
+        .args(["serve", "-C"])
+        .arg(&cache)
+        .arg("-B")
+        .arg(&backing);
     command.arg("--control").arg(directory.path().join("c"));
     let output = command.output().expect("a command");
     if String::from_utf8_lossy(&output.stderr).contains("setpriv") {
@@ -355,17 +402,20 @@ fn journal_damaged_in_the_middle() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let settings = ["--mode", "writeback", "--set", "writeback_running=0"];
-    let daemon = Daemon::start("pool", directory.path(), &cache, std::slice::from_ref(&backing), &settings);
+    let daemon =
+        Daemon::start("pool", directory.path(), &cache, std::slice::from_ref(&backing), &settings);
     let mut client = daemon.client("disk0.img");
     for number in 0..80_u8 {
         client.write(u64::from(number) * 4096, &[number; 4096], true).expect("a write");
     }
     daemon.kill();
-    let geometry = Superblock::parse(&superblock_bytes(&cache)).expect("a good superblock").geometry();
+    let geometry =
+        Superblock::parse(&superblock_bytes(&cache)).expect("a good superblock").geometry();
     let entries = entries(&cache, &geometry);
     let &(newest_at, newest, last) = entries.last().expect("a journal with entries");
     let bucket = |at: u64| at / geometry.bucket_bytes();
-    // Damage at the end of the log looks like a torn write; so take an entry with a newer one in another bucket.
+    // Damage at the end of the log looks like a torn write; so take an entry with a newer one in
+    // another bucket.
     let &(at, seq, _) = entries
         .iter()
         .rfind(|(at, seq, _)| *seq >= last && bucket(*at) != bucket(newest_at))
@@ -379,7 +429,8 @@ fn journal_damaged_in_the_middle() {
 
 #[test]
 fn usage_errors_have_their_code() {
-    for arguments in [&["frobnicate"][..], &[], &["serve", "--nbd", "udp:1"], &["make", "--bucket"]] {
+    for arguments in [&["frobnicate"][..], &[], &["serve", "--nbd", "udp:1"], &["make", "--bucket"]]
+    {
         let output = ubcache().args(arguments).output().expect("ubcache runs");
         assert_eq!(output.status.code(), Some(COULD_NOT_RUN), "{arguments:?}");
     }

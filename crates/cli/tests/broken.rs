@@ -1,6 +1,10 @@
-//! The guide to recovery (docs/guide/recover.md): its commands, in its order, on sets that are broken.
+//! The guide to recovery (docs/guide/recover.md): its commands, in its order, on sets that are
+//! broken.
 
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -15,7 +19,9 @@ fn blocks() -> Vec<Vec<String>> {
     let section = std::fs::read_to_string(guide).expect("a guide");
     let blocks = section.split("```\n").skip(1).step_by(2);
     let command = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
-    blocks.map(|block| block.lines().map(command).filter(|line| !line.is_empty()).collect()).collect()
+    blocks
+        .map(|block| block.lines().map(command).filter(|line| !line.is_empty()).collect())
+        .collect()
 }
 
 /// Runs a command of the guide in a directory that has the files `CACHE` and `DISK`; returns its
@@ -24,15 +30,16 @@ fn run(directory: &Path, command: &str, code: i32) -> String {
     let mut words = command.split_whitespace();
     assert_eq!(words.next(), Some("ubcache"), "{command}");
     let output = ubcache().args(words).current_dir(directory).output().expect("ubcache runs");
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{command}\n{said}");
     said
 }
 
 /// A set that the Linux driver left behind a power cut; the digest of its volume.
 fn a_set(directory: &Path) -> String {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
+    let case =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
     for (name, file) in [("CACHE", "cache.img.xz"), ("DISK", "backing.img.xz")] {
         let packed = std::fs::read(case.join(file)).expect("an image");
         let mut bytes = Vec::new();
@@ -58,8 +65,10 @@ fn damage(directory: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     std::fs::write(directory.join("CACHE"), bytes).expect("room");
 }
 
-/// Every block, and the exit codes of its commands when the set is damaged; nothing for the block that is not for that.
-const DAMAGED: [Option<&[i32]>; 5] = [Some(&[0, 0]), Some(&[1]), None, Some(&[1]), Some(&[1, 1, 0, 0])];
+/// Every block, and the exit codes of its commands when the set is damaged; nothing for the block
+/// that is not for that.
+const DAMAGED: [Option<&[i32]>; 5] =
+    [Some(&[0, 0]), Some(&[1]), None, Some(&[1]), Some(&[1, 1, 0, 0])];
 
 #[test]
 fn an_undamaged_set_goes_to_the_disk() {
@@ -79,7 +88,10 @@ fn a_damaged_set_is_read_and_repaired() {
     let directory = scratch();
     let directory = directory.path();
     a_set(directory);
-    let map = ubcache().args(["dump", "CACHE", "--what", "btree", "--json"]).current_dir(directory).output();
+    let map = ubcache()
+        .args(["dump", "CACHE", "--what", "btree", "--json"])
+        .current_dir(directory)
+        .output();
     let lines = String::from_utf8(map.expect("it runs").stdout).expect("text");
     let leaf: Value = lines
         .lines()
@@ -145,7 +157,8 @@ fn what_can_not_be_found_again_is_said_to_be_lost() {
     assert!(!directory.join("new.img").exists());
 }
 
-/// A lost volume table was a warning, and a repair in place wrote a new one over the only hint at whose the dirty data is.
+/// A lost volume table was a warning, and a repair in place wrote a new one over the only hint at
+/// whose the dirty data is.
 #[test]
 fn dirty_data_of_nobody_is_not_kept_in_place() {
     let directory = scratch();
@@ -157,7 +170,8 @@ fn dirty_data_of_nobody_is_not_kept_in_place() {
         let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.find(|line| wanted(line)).expect("such a line")
     };
-    let sector = |line: &Value| line["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
+    let sector =
+        |line: &Value| line["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
     let leaf = sector(&line(&|line| line["type"] == "node" && line["level"] == 0));
     let table = sector(&line(&|line| line["type"] == "volume_table"));
     damage(directory, |bytes| bytes[table * 512..table * 512 + 4096].fill(0));
@@ -188,8 +202,10 @@ fn a_lost_volume_table_is_made_again_from_the_disks() {
     let directory = scratch();
     let directory = directory.path();
     let digest = a_set(directory);
-    let lines =
-        ubcache().args(["dump", "CACHE", "--what", "uuids", "--json"]).current_dir(directory).output();
+    let lines = ubcache()
+        .args(["dump", "CACHE", "--what", "uuids", "--json"])
+        .current_dir(directory)
+        .output();
     let lines = String::from_utf8(lines.expect("it runs").stdout).expect("text");
     let table: Value = serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
     let at = table["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize * 512;
@@ -231,21 +247,35 @@ fn slots_are_not_guessed() {
     for (disk, byte) in [("disk0.img", 1), ("disk1.img", 2)] {
         daemon.client(disk).write(65536, &[byte; 65536], true).expect("a write");
     }
-    assert_eq!([0, 1].map(|volume| daemon.number(volume, "/dirty_bytes")), [65536; 2], "{}", daemon.status());
+    assert_eq!(
+        [0, 1].map(|volume| daemon.number(volume, "/dirty_bytes")),
+        [65536; 2],
+        "{}",
+        daemon.status()
+    );
     daemon.kill();
     let cat = |cache: &str, disk: &str| {
-        let output = ubcache().args(["cat", "-C", cache, "-B", disk]).current_dir(directory).output();
+        let output =
+            ubcache().args(["cat", "-C", cache, "-B", disk]).current_dir(directory).output();
         output.expect("it runs").stdout
     };
     let image = text(&cache);
     let before = ["disk0.img", "disk1.img"].map(|disk| cat(image, disk));
-    assert!(before.iter().all(|volume| volume.len() > 1 << 20 && volume.contains(&2) != volume.contains(&1)));
+    assert!(
+        before
+            .iter()
+            .all(|volume| volume.len() > 1 << 20 && volume.contains(&2) != volume.contains(&1))
+    );
     let whole = std::fs::read(&cache).expect("the cache");
     let forget = |disks: &[&str]| {
         let mut bytes = whole.clone();
         for disk in disks {
-            let uuid = std::fs::read(directory.join(disk)).expect("the disk")[4096 + 40..4096 + 56].to_vec();
-            bytes.chunks_mut(128).filter(|slot| slot.starts_with(&uuid)).for_each(|slot| slot.fill(0));
+            let uuid = std::fs::read(directory.join(disk)).expect("the disk")[4096 + 40..4096 + 56]
+                .to_vec();
+            bytes
+                .chunks_mut(128)
+                .filter(|slot| slot.starts_with(&uuid))
+                .for_each(|slot| slot.fill(0));
         }
         std::fs::write(&cache, bytes).expect("room");
     };

@@ -1,7 +1,10 @@
 //! Misuse of the offline tools: input named as output, full disks, closed pipes, devices in the
 //! wrong place or in use, truncated images. No existing file is lost, and messages name the right
 //! file.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -32,7 +35,8 @@ fn damaged(directory: &Path) -> (PathBuf, PathBuf) {
     (cache, backing)
 }
 
-/// `repair --out CACHE --force` emptied the cache before it found that it was in use; `--report DISK` wrote over the disk.
+/// `repair --out CACHE --force` emptied the cache before it found that it was in use; `--report
+/// DISK` wrote over the disk.
 #[test]
 fn what_is_read_is_never_written_over() {
     let directory = scratch();
@@ -59,12 +63,21 @@ fn what_is_read_is_never_written_over() {
         run(ubcache().args(["pack", "--force"]).arg(&cache).arg(target).arg("-B").arg(&backing), 2);
         let mut cat = ubcache();
         run(
-            cat.args(["cat", "--damaged", "-C"]).arg(&cache).arg("-B").arg(&backing).arg("-o").arg(target),
+            cat.args(["cat", "--damaged", "-C"])
+                .arg(&cache)
+                .arg("-B")
+                .arg(&backing)
+                .arg("-o")
+                .arg(target),
             2,
         );
     }
     let output = run(repair().arg("--dry-run").arg("--report").arg(&notes), 2);
-    assert!(said(&output).contains("notes") && said(&output).contains("no report"), "{}", said(&output));
+    assert!(
+        said(&output).contains("notes") && said(&output).contains("no report"),
+        "{}",
+        said(&output)
+    );
     run(repair().arg("--out").arg(&new).arg("--report").arg(&new), 2);
     assert_eq!([&cache, &backing, &notes].map(|path| sha256_of(path)), before);
     assert_eq!(names_in(directory), names, "and nothing else is there");
@@ -75,7 +88,8 @@ fn what_is_read_is_never_written_over() {
     run(repair().arg("--out").arg(&new).arg("--report").arg(&report), 1);
     run(repair().arg("--out").arg(&new).arg("--report").arg(&report), 2);
     run(repair().arg("--force").arg("--out").arg(&new).arg("--report").arg(&report), 1);
-    let report: Value = serde_json::from_slice(&std::fs::read(report).expect("a report")).expect("JSON");
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(report).expect("a report")).expect("JSON");
     assert_eq!(report["written_to"], new.to_string_lossy().as_ref());
 }
 
@@ -87,7 +101,10 @@ fn an_unfinished_file_is_written_over() {
     let (cache, backing, _) = a_crashed_set(directory);
     let whole = directory.join("whole");
     std::fs::write(directory.join("whole.ubcache-partial"), vec![1; 100_000_000]).expect("room");
-    run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&whole), 0);
+    run(
+        ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&whole),
+        0,
+    );
     assert_eq!(names_in(directory), ["backing", "cache", "whole"]);
     let length = |path: &Path| std::fs::metadata(path).expect("it is there").len();
     assert_eq!(length(&whole), length(&backing) - 8192);
@@ -109,7 +126,8 @@ fn a_full_disk_is_named_and_nothing_half_stays() {
     let good = scratch();
     let (whole, _, _) = a_crashed_set(good.path());
     let dump = directory.join("dump");
-    std::fs::write(&dump, must(ubcache().args(["dump", "--format", "restore"]).arg(&whole))).expect("room");
+    std::fs::write(&dump, must(ubcache().args(["dump", "--format", "restore"]).arg(&whole)))
+        .expect("room");
     let before = [&cache, &backing].map(|path| sha256_of(path));
     let (new, names) = (directory.join("new"), names_in(directory));
     let commands: [(u64, Vec<&str>, Vec<&Path>); 5] = [
@@ -132,19 +150,31 @@ fn a_full_disk_is_named_and_nothing_half_stays() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let last = said.split("ubcache: ").last().unwrap_or_default();
         assert!(last.starts_with(&*new.to_string_lossy()), "{arguments:?}: {said}");
-        assert!(last.contains("File too large") && last.contains("removed"), "{arguments:?}: {said}");
+        assert!(
+            last.contains("File too large") && last.contains("removed"),
+            "{arguments:?}: {said}"
+        );
         assert_eq!(names_in(directory), names, "{arguments:?}");
     }
     assert_eq!([&cache, &backing].map(|path| sha256_of(path)), before);
     // Lost standard output is reported as well.
-    for arguments in
-        [vec!["dump"], vec!["dump", "--json"], vec!["dump", "--format", "restore"], vec!["check", "--json"]]
-    {
+    for arguments in [
+        vec!["dump"],
+        vec!["dump", "--json"],
+        vec!["dump", "--format", "restore"],
+        vec!["check", "--json"],
+    ] {
         let full = File::options().write(true).open("/dev/full").expect("a full device");
         let output = ubcache().args(&arguments).arg(&whole).stdout(full).output().expect("it runs");
         let said = said(&output);
-        assert!(!output.status.success() && said.contains("standard output"), "{arguments:?}: {said}");
-        assert!(!said.contains("panicked") && output.status.code() != Some(101), "{arguments:?}: {said}");
+        assert!(
+            !output.status.success() && said.contains("standard output"),
+            "{arguments:?}: {said}"
+        );
+        assert!(
+            !said.contains("panicked") && output.status.code() != Some(101),
+            "{arguments:?}: {said}"
+        );
     }
 }
 
@@ -170,8 +200,12 @@ fn nobody_has_to_listen() {
         (&["show", "--bogus"], 2),
     ];
     for (arguments, code) in commands {
-        let status =
-            ubcache().args(arguments).arg(&cache).stdout(closed_pipe()).stderr(closed_pipe()).status();
+        let status = ubcache()
+            .args(arguments)
+            .arg(&cache)
+            .stdout(closed_pipe())
+            .stderr(closed_pipe())
+            .status();
         assert_eq!(status.expect("it runs").code(), Some(code), "{arguments:?}");
     }
 }
@@ -181,10 +215,12 @@ fn nobody_has_to_listen() {
 fn a_daemon_goes_on_without_its_log() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
-    let (mut command, _, control, _) = serve_command("pool", directory.path(), &cache, &backings, &[]);
+    let (mut command, _, control, _) =
+        serve_command("pool", directory.path(), &cache, &backings, &[]);
     command.env("UBCACHE_LOG", "debug");
-    let mut child =
-        support::Guard(command.stdout(closed_pipe()).stderr(closed_pipe()).spawn().expect("it runs"));
+    let mut child = support::Guard(
+        command.stdout(closed_pipe()).stderr(closed_pipe()).spawn().expect("it runs"),
+    );
     while !control.exists() {
         assert!(child.0.try_wait().expect("a child").is_none(), "it ended");
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -202,7 +238,8 @@ fn devices_in_the_wrong_place_are_not_called_damaged() {
     std::fs::write(&empty, []).expect("room");
     let before = [&cache, &backing].map(|path| sha256_of(path));
     let (c, b, e) = (cache.as_path(), backing.as_path(), empty.as_path());
-    let dashed = |first: &'static str, c, b| vec![Path::new(first), Path::new("-C"), c, Path::new("-B"), b];
+    let dashed =
+        |first: &'static str, c, b| vec![Path::new(first), Path::new("-C"), c, Path::new("-B"), b];
     let plain = |first: &'static str, c, b| vec![Path::new(first), c, Path::new("-B"), b];
     let option = Path::new("--dry-run");
     let commands = [
@@ -217,7 +254,10 @@ fn devices_in_the_wrong_place_are_not_called_damaged() {
         (vec![Path::new("repair"), option, b, Path::new("-B"), c], "a backing device"),
         (vec![Path::new("repair"), option, c, Path::new("-B"), c], "named twice"),
         (vec![Path::new("dump"), b], "a backing device"),
-        (vec![Path::new("dump"), Path::new("--format"), Path::new("restore"), b], "a backing device"),
+        (
+            vec![Path::new("dump"), Path::new("--format"), Path::new("restore"), b],
+            "a backing device",
+        ),
         (vec![Path::new("pack"), b, e], "a backing device"),
         (
             vec![Path::new("cat"), Path::new("-C"), c, Path::new("--volume"), Path::new("0")],
@@ -251,8 +291,10 @@ fn an_image_that_was_cut_short_is_said_to_be() {
     for length in [8192, bytes / 3, bytes / 3 * 2, bytes - 512] {
         let file = File::options().write(true).open(&cache).expect("a file");
         file.set_len(length).expect("shorter");
-        let (new, read) = (directory.join(format!("new{length}")), directory.join(format!("read{length}")));
-        let checked = run(ubcache().args(["check", "--json"]).arg(&cache).arg("-B").arg(&backing), 1);
+        let (new, read) =
+            (directory.join(format!("new{length}")), directory.join(format!("read{length}")));
+        let checked =
+            run(ubcache().args(["check", "--json"]).arg(&cache).arg("-B").arg(&backing), 1);
         let first = &json(&checked)["findings"][0];
         assert_eq!(first["kind"], "device-short", "{first}");
         let before = [&cache, &backing].map(|path| sha256_of(path));
@@ -262,7 +304,11 @@ fn an_image_that_was_cut_short_is_said_to_be() {
         let mut repair = ubcache();
         repair.arg("repair").arg(&cache).arg("-B").arg(&backing).arg("--json");
         let mut in_place = ubcache();
-        in_place.arg("repair").arg(&cache).args(["--in-place", "--drop-uncertain", "--confirm"]).arg(&cache);
+        in_place
+            .arg("repair")
+            .arg(&cache)
+            .args(["--in-place", "--drop-uncertain", "--confirm"])
+            .arg(&cache);
         let code = if length == 8192 { 1 } else { 2 };
         run(in_place.arg("-B").arg(&backing), code);
         assert_eq!([&cache, &backing].map(|path| sha256_of(path)), before, "nothing was written");
@@ -307,8 +353,8 @@ fn assert_listed(before: &[u8], after: &[u8], report: &Value) {
     }
 }
 
-/// A file was free for all while a loop device over it was mounted; a device that takes no writes was found out by the first
-/// one that failed, with half of the work done.
+/// A file was free for all while a loop device over it was mounted; a device that takes no writes
+/// was found out by the first one that failed, with half of the work done.
 #[test]
 fn loop_devices_in_use_and_devices_without_writes_are_refused() {
     let test = "loop_devices_in_use_and_devices_without_writes_are_refused";
@@ -332,10 +378,16 @@ fn loop_devices_in_use_and_devices_without_writes_are_refused() {
     const O_EXCL: i32 = 0o200;
     let held = File::options().read(true).custom_flags(O_EXCL).open(&over.0).expect("it opens");
     let output = run(&mut recover(&cache), 2);
-    assert!(said(&output).contains("in use") && said(&output).contains("loop"), "{}", said(&output));
+    assert!(
+        said(&output).contains("in use") && said(&output).contains("loop"),
+        "{}",
+        said(&output)
+    );
     let backings = std::slice::from_ref(&backing);
-    let daemon =
-        serve_command("pool", directory.path(), &cache, backings, &[]).0.stderr(Stdio::piped()).output();
+    let daemon = serve_command("pool", directory.path(), &cache, backings, &[])
+        .0
+        .stderr(Stdio::piped())
+        .output();
     assert!(said(&daemon.expect("it runs")).contains("in use"));
     drop(held);
     assert_eq!([&cache, &backing].map(|path| sha256_of(path)), before);

@@ -1,5 +1,8 @@
 //! The control protocol and the commands that speak it.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -24,19 +27,25 @@ fn status_names_everything_that_scripts_rely_on() {
         assert_eq!(set["cache"]["path"], text(&cache));
         assert_eq!(set["cache"]["size_bytes"], 64 << 20);
         assert_eq!(set["cache"]["bucket_bytes"], 64 << 10);
-        for counter in ["reads", "read_bytes", "writes", "written_bytes", "flushes", "available_percent"] {
+        for counter in
+            ["reads", "read_bytes", "writes", "written_bytes", "flushes", "available_percent"]
+        {
             assert!(set["cache"][counter].is_number(), "{counter} of the cache: {set}");
         }
         let volumes = set["volumes"].as_array().expect("volumes");
         assert_eq!(volumes.len(), 2);
-        for (volume, (name, mib)) in volumes.iter().zip([("disk0.img", 16_u64), ("disk1.img", 24)]) {
+        for (volume, (name, mib)) in volumes.iter().zip([("disk0.img", 16_u64), ("disk1.img", 24)])
+        {
             assert_eq!(volume["name"], name);
             assert_eq!(volume["size_bytes"], (mib << 20) - 8192);
             assert_eq!(volume["mode"], "writethrough");
             assert_eq!(volume["state"], "clean");
             assert_eq!(volume["dirty_bytes"], 0);
             for counter in ["reads", "read_bytes", "writes", "written_bytes", "flushes"] {
-                assert!(volume["backing"][counter].is_u64(), "{counter} of the backing device: {volume}");
+                assert!(
+                    volume["backing"][counter].is_u64(),
+                    "{counter} of the backing device: {volume}"
+                );
             }
             for counter in [
                 "cache_hits",
@@ -65,20 +74,28 @@ fn status_names_everything_that_scripts_rely_on() {
 fn attributes_are_set_and_read_by_bcaches_names() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
-    let settings = ["--set", "sequential_cutoff=1M", "--set", "journal_delay_ms=50", "--mode", "writearound"];
+    let settings =
+        ["--set", "sequential_cutoff=1M", "--set", "journal_delay_ms=50", "--mode", "writearound"];
     let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &settings);
     let get = |name: &str, more: &[&str]| {
-        must(ubcache().args(["get", name]).args(more).arg("--control").arg(&daemon.control)).trim().to_owned()
+        must(ubcache().args(["get", name]).args(more).arg("--control").arg(&daemon.control))
+            .trim()
+            .to_owned()
     };
     let one = ["--volume", "disk0.img"];
     assert_eq!(get("sequential_cutoff", &one), "1.0M");
     assert_eq!(get("journal_delay_ms", &[]), "50");
     assert_eq!(get("cache_mode", &one), "writethrough writeback [writearound] none");
     must(
-        ubcache().args(["set", "--volume", "disk0.img", "cache_mode=none", "--control"]).arg(&daemon.control),
+        ubcache()
+            .args(["set", "--volume", "disk0.img", "cache_mode=none", "--control"])
+            .arg(&daemon.control),
     );
     assert_eq!(get("cache_mode", &one), "writethrough writeback writearound [none]");
-    assert_eq!(get("cache_mode", &["--volume", "disk1.img"]), "writethrough writeback [writearound] none");
+    assert_eq!(
+        get("cache_mode", &["--volume", "disk1.img"]),
+        "writethrough writeback [writearound] none"
+    );
     must(ubcache().args(["gc", "--control"]).arg(&daemon.control));
     for (arguments, words) in [
         (&["set", "cache_mode=fast"][..], &["fast", "writethrough"][..]),
@@ -86,8 +103,12 @@ fn attributes_are_set_and_read_by_bcaches_names() {
         (&["get", "no_such_thing"], &["no_such_thing"]),
         (&["get", "cache_mode", "--volume", "nobody"], &["nobody"]),
     ] {
-        let output =
-            ubcache().args(arguments).arg("--control").arg(&daemon.control).output().expect("it runs");
+        let output = ubcache()
+            .args(arguments)
+            .arg("--control")
+            .arg(&daemon.control)
+            .output()
+            .expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
@@ -127,7 +148,10 @@ fn the_protocol_is_a_line_each_way() {
         answers.read_line(&mut answer).expect("the daemon answers");
         serde_json::from_str::<serde_json::Value>(&answer).expect("JSON")
     };
-    assert_eq!(ask(b"{\"command\":\"get\",\"name\":\"writeback_percent\"}\n")["result"]["disk0.img"], "10");
+    assert_eq!(
+        ask(b"{\"command\":\"get\",\"name\":\"writeback_percent\"}\n")["result"]["disk0.img"],
+        "10"
+    );
     assert_eq!(ask(b"rubbish\n")["ok"], false);
     assert_eq!(ask(b"{\"command\":\"dance\"}\n")["ok"], false);
     assert_eq!(ask(b"\xff\xfe\n")["ok"], false);
@@ -165,7 +189,10 @@ fn a_volume_is_detached_and_attached_while_it_is_served() {
         let mut client = daemon.client("disk0.img");
         client.write(1 << 20, &[7; 65536], false).expect("a write");
         let volume = || daemon.status()["sets"][0]["volumes"][0].clone();
-        assert_eq!((&volume()["state"], &volume()["dirty_bytes"]), (&"dirty".into(), &65536.into()));
+        assert_eq!(
+            (&volume()["state"], &volume()["dirty_bytes"]),
+            (&"dirty".into(), &65536.into())
+        );
         let control = |words: &[&str]| {
             let output = ubcache().args(words).arg("--control").arg(&daemon.control).output();
             let output = output.expect("ubcache runs");
@@ -191,7 +218,10 @@ fn a_volume_is_detached_and_attached_while_it_is_served() {
         assert_eq!(volume()["state"], "clean");
         let mut bytes = [0; 8192];
         client.read(1 << 20, &mut bytes).expect("a read");
-        assert!(bytes[..4096].iter().all(|&byte| byte == 8) && bytes[4096..].iter().all(|&byte| byte == 7));
+        assert!(
+            bytes[..4096].iter().all(|&byte| byte == 8)
+                && bytes[4096..].iter().all(|&byte| byte == 7)
+        );
         daemon.stop();
     });
 }

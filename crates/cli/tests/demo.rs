@@ -1,5 +1,8 @@
 //! The first command of the README.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -10,8 +13,12 @@ fn the_demo_shows_hits_and_intact_data() {
     each_io("the_demo_shows_hits_and_intact_data", |io, directory| {
         // Twice, once is enough for the slower way: the second one finds the files of the first.
         for _ in 0..if io == "ring" { 2 } else { 1 } {
-            let said =
-                must(ubcache().env("UBCACHE_IO", io).args(["demo", "--seconds", "1"]).current_dir(directory));
+            let said = must(
+                ubcache()
+                    .env("UBCACHE_IO", io)
+                    .args(["demo", "--seconds", "1"])
+                    .current_dir(directory),
+            );
             for words in [
                 "without cache",
                 "with cache",

@@ -1,6 +1,9 @@
 //! Commands that would destroy the only copy of something, or mistake one disk for another, are
 //! refused; and the advice in their messages is right.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -9,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use support::devices::Loop;
-use support::{Daemon, have, make_set, must, run, scratch, sha256_of, skipped, sparse, text, ubcache};
+use support::{
+    Daemon, have, make_set, must, run, scratch, sha256_of, skipped, sparse, text, ubcache,
+};
 use ubcache_format::{Replacement, Superblock, Uuid, crc64_we};
 
 fn said(output: &Output) -> String {
@@ -59,7 +64,8 @@ fn a_cache_with_dirty_data_is_not_made_anew() {
     assert!(run(&[&make[..], &["--force"]].concat()).status.success());
 }
 
-/// A second disk of the same label was served under a name with a number, and under the first one's name when that was away.
+/// A second disk of the same label was served under a name with a number, and under the first one's
+/// name when that was away.
 #[test]
 fn a_name_means_one_disk() {
     let directory = scratch();
@@ -73,7 +79,8 @@ fn a_name_means_one_disk() {
         must(ubcache().args(["make", "--label", "data", "-B"]).arg(disk));
     }
     let (a, b) = (text(&disks[0]), text(&disks[1]));
-    let words = refused(&["serve", "-C", text(&cache), "-B", a, b], &[&cache, &disks[0], &disks[1]]);
+    let words =
+        refused(&["serve", "-C", text(&cache), "-B", a, b], &[&cache, &disks[0], &disks[1]]);
     for word in ["\"data\"", a, b, "-B NAME="] {
         assert!(words.contains(word), "{word} is missing in: {words}");
     }
@@ -114,7 +121,8 @@ fn a_loop_device_over_a_served_file_is_in_use() {
     let copy = directory.join("copy.img");
     std::fs::copy(&cache, &copy).expect("room");
     let daemon = Daemon::start("pool", directory, &cache, &backings, &[]);
-    let (Some(over), Some(other)) = (Loop::new(&backings[0], &[]), Loop::new(&backings[0], &[])) else {
+    let (Some(over), Some(other)) = (Loop::new(&backings[0], &[]), Loop::new(&backings[0], &[]))
+    else {
         return skipped(test, "no loop devices here");
     };
     let (disk, copy) = (text(&over.0), text(&copy));

@@ -1,5 +1,8 @@
 //! Discards: dirty data that a client trims is not written back any more.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -13,13 +16,15 @@ const STEP: usize = 1 << 20;
 /// A place where no client has written.
 const AT: u64 = 32 << 20;
 
-/// A trim left dirty data alone: 100 MiB of deleted files were written to the disk all the same. Now they are zeroed
-/// below, durably, and the keys go; what is flushed then stays away over a crash.
+/// A trim left dirty data alone: 100 MiB of deleted files were written to the disk all the same.
+/// Now they are zeroed below, durably, and the keys go; what is flushed then stays away over a
+/// crash.
 #[test]
 fn trimmed_dirty_data_is_not_written_back_and_does_not_return() {
     each_io("trimmed_dirty_data_is_not_written_back_and_does_not_return", |io, directory| {
         let (cache, backings) = make_set_sized(directory, 400, &[256], &["--writeback"]);
-        let settings = ["writeback_running=0", "sequential_cutoff=0", "congested_write_threshold_us=0"];
+        let settings =
+            ["writeback_running=0", "sequential_cutoff=0", "congested_write_threshold_us=0"];
         let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
         let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
         let mut client = daemon.client("disk0.img");
@@ -30,7 +35,8 @@ fn trimmed_dirty_data_is_not_written_back_and_does_not_return() {
         }
         client.flush().expect("a flush");
         assert_eq!(daemon.number(0, "/dirty_bytes"), DIRTY, "{}", daemon.status());
-        let cache_read = || daemon.status()["sets"][0]["cache"]["read_bytes"].as_u64().expect("a number");
+        let cache_read =
+            || daemon.status()["sets"][0]["cache"]["read_bytes"].as_u64().expect("a number");
         let before = cache_read();
 
         // All but the last step.
@@ -47,7 +53,10 @@ fn trimmed_dirty_data_is_not_written_back_and_does_not_return() {
         for at in (0..DIRTY).step_by(STEP) {
             client.read(at, &mut found).expect("a read");
             let kept = at == DIRTY - STEP as u64;
-            assert!(if kept { found == data } else { found.iter().all(|byte| *byte == 0) }, "byte {at}");
+            assert!(
+                if kept { found == data } else { found.iter().all(|byte| *byte == 0) },
+                "byte {at}"
+            );
         }
         client.disconnect().expect("a connection");
         daemon.stop();
@@ -88,10 +97,12 @@ fn block_devices_get_discards_only_if_they_are_trusted() {
             let text = std::fs::read_to_string(log).expect("a log");
             let line = text.lines().find(|line| line.contains("discards are not passed on"));
             line.is_some_and(|line| {
-                line.contains(&disk.path().display().to_string()) && line.contains("--trust-discards")
+                line.contains(&disk.path().display().to_string())
+                    && line.contains("--trust-discards")
             })
         };
-        let device = std::fs::OpenOptions::new().read(true).write(true).open(disk.path()).expect("a device");
+        let device =
+            std::fs::OpenOptions::new().read(true).write(true).open(disk.path()).expect("a device");
         let mut data = vec![0; STEP];
         pseudo_random(9, &mut data);
         device.write_all_at(&data, AT + 8192).expect("a write");

@@ -1,5 +1,8 @@
 //! A real file system on an export: made, filled, unmounted, checked after a restart of the daemon.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -10,7 +13,11 @@ use std::time::{Duration, Instant};
 use support::{Daemon, Guard, Mount, each_io, have, make_set_sized, must, skipped, tool};
 
 /// Mounts an export as a file.
-fn export_as_file(daemon: &Daemon, directory: &Path, export: &str) -> Option<(Mount, Guard, PathBuf)> {
+fn export_as_file(
+    daemon: &Daemon,
+    directory: &Path,
+    export: &str,
+) -> Option<(Mount, Guard, PathBuf)> {
     let point = directory.join("fuse");
     std::fs::create_dir_all(&point).expect("a directory");
     let file = point.join("disk");
@@ -36,7 +43,8 @@ fn export_as_file(daemon: &Daemon, directory: &Path, export: &str) -> Option<(Mo
 fn mount(file: &Path, directory: &Path) -> Option<(Mount, PathBuf)> {
     let point = directory.join("mnt");
     std::fs::create_dir_all(&point).expect("a directory");
-    let output = tool("mount").args(["-o", "loop"]).arg(file).arg(&point).output().expect("mount runs");
+    let output =
+        tool("mount").args(["-o", "loop"]).arg(file).arg(&point).output().expect("mount runs");
     output.status.success().then(|| (Mount::new(point.clone(), "umount"), point))
 }
 
@@ -70,9 +78,10 @@ fn a_file_system_survives_a_restart() {
         daemon.stop();
 
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
-        let (fuse, guard, file) =
-            export_as_file(&daemon, directory, "disk0.img").expect("what could be mounted once can be again");
-        let (mounted, point) = mount(&file, directory).expect("the file system mounts after the restart");
+        let (fuse, guard, file) = export_as_file(&daemon, directory, "disk0.img")
+            .expect("what could be mounted once can be again");
+        let (mounted, point) =
+            mount(&file, directory).expect("the file system mounts after the restart");
         must(tool("diff").args(["-r", "--no-dereference", tree]).arg(point.join("doc")));
         mounted.unmount();
         must(tool("e2fsck").arg("-fn").arg(&file));

@@ -1,5 +1,9 @@
-//! fio writes and verifies: random and sequential, 512 bytes to 1 MiB, in every mode and across mode switches.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+//! fio writes and verifies: random and sequential, 512 bytes to 1 MiB, in every mode and across
+//! mode switches.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -30,7 +34,13 @@ fn fio(
     let mut command = tool("fio");
     command
         .current_dir(directory)
-        .args(["--ioengine=nbd", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--iodepth=16"])
+        .args([
+            "--ioengine=nbd",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--do_verify=1",
+            "--iodepth=16",
+        ])
         .args(["--randrepeat=0", "--group_reporting", "--output-format=terse"])
         .arg(format!("--name={name}"))
         .arg(format!("--uri={}", daemon.uri(EXPORT)))
@@ -50,7 +60,14 @@ fn fio_verifies_in_every_mode() {
         for mode in ["writethrough", "writeback", "writearound", "none"] {
             let daemon = Daemon::start(io, directory, &cache, &backings, &["--mode", mode]);
             for (number, (pattern, blocks, size)) in JOBS.iter().enumerate() {
-                must(&mut fio(&daemon, directory, &format!("{mode}{number}"), pattern, blocks, size));
+                must(&mut fio(
+                    &daemon,
+                    directory,
+                    &format!("{mode}{number}"),
+                    pattern,
+                    blocks,
+                    size,
+                ));
             }
             daemon.stop();
         }
@@ -64,7 +81,8 @@ fn fio_verifies_across_mode_switches() {
     }
     each_io("fio_verifies_across_mode_switches", |io, directory| {
         let (cache, backings) = make_set(directory, &[128], &["--block", "512", "--writeback"]);
-        let daemon = Daemon::start(io, directory, &cache, &backings, &["--set", "writeback_delay=0"]);
+        let daemon =
+            Daemon::start(io, directory, &cache, &backings, &["--set", "writeback_delay=0"]);
         for round in 0..2 {
             let mut command =
                 fio(&daemon, directory, &format!("switch{round}"), "randwrite", "512-64k", "64m");

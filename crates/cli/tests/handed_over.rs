@@ -1,6 +1,9 @@
 //! Take-overs: a cache stays warm if ubcache, or a tool that keeps the rules, ran the set before;
 //! if clean data is dropped, the log has the reason.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -39,8 +42,15 @@ fn read_all(client: &mut Client, expected: &[u8]) {
     }
 }
 
-/// Writes everything through a cache in writeback, and stops: nothing of it is on the backing device.
-fn write_all(io: &str, directory: &Path, cache: &Path, backings: &[std::path::PathBuf], expected: &[u8]) {
+/// Writes everything through a cache in writeback, and stops: nothing of it is on the backing
+/// device.
+fn write_all(
+    io: &str,
+    directory: &Path,
+    cache: &Path,
+    backings: &[std::path::PathBuf],
+    expected: &[u8],
+) {
     let daemon = Daemon::start(io, directory, cache, backings, &SETTINGS);
     let mut client = daemon.client("disk0.img");
     for at in (0..BYTES).step_by(STEP) {
@@ -73,13 +83,18 @@ fn a_recovered_set_is_warm() {
         let before = daemon.number(0, "/backing/read_bytes");
         let mut client = daemon.client("disk0.img");
         read_all(&mut client, &expected);
-        assert_eq!(daemon.number(0, "/backing/read_bytes") - before, 0, "everything is in the cache");
+        assert_eq!(
+            daemon.number(0, "/backing/read_bytes") - before,
+            0,
+            "everything is in the cache"
+        );
         client.disconnect().expect("a connection");
         daemon.stop();
     });
 }
 
-/// A set that `repair` or `restore` has written loses its clean data at the next start, and the log blamed the driver.
+/// A set that `repair` or `restore` has written loses its clean data at the next start, and the log
+/// blamed the driver.
 #[test]
 fn the_log_says_that_a_tool_wrote_the_set() {
     each_io("the_log_says_that_a_tool_wrote_the_set", |io, directory| {
@@ -93,7 +108,10 @@ fn the_log_says_that_a_tool_wrote_the_set() {
             let _ = std::fs::remove_file(directory.join("serve.log"));
             let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
             let log = log_of(directory);
-            assert!(log.contains("`ubcache repair` or `ubcache restore` wrote this set"), "{what}: {log}");
+            assert!(
+                log.contains("`ubcache repair` or `ubcache restore` wrote this set"),
+                "{what}: {log}"
+            );
             let mut client = daemon.client("disk0.img");
             read_all(&mut client, &expected);
             client.disconnect().expect("a connection");
@@ -106,8 +124,18 @@ fn the_log_says_that_a_tool_wrote_the_set() {
         served("restore");
         let repaired = directory.join("repaired.img");
         let file = std::fs::OpenOptions::new().write(true).open(&cache).expect("the cache");
-        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 4096).expect("no superblock any more");
-        run(ubcache().arg("repair").arg(&cache).arg("-B").arg(&backings[0]).arg("--out").arg(&repaired), 1);
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 4096)
+            .expect("no superblock any more");
+        run(
+            ubcache()
+                .arg("repair")
+                .arg(&cache)
+                .arg("-B")
+                .arg(&backings[0])
+                .arg("--out")
+                .arg(&repaired),
+            1,
+        );
         std::fs::rename(&repaired, &cache).expect("a new name");
         served("repair");
     });

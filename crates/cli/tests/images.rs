@@ -1,5 +1,8 @@
 //! Disk images in and out: nbdcopy, nbdinfo, qemu-io, qemu-img.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -21,7 +24,11 @@ fn disk_image(directory: &Path, mib: u64) -> PathBuf {
 fn set_for_image(directory: &Path, mib: u64) -> (PathBuf, Vec<PathBuf>) {
     let (cache, backings) = make_set(directory, &[mib], &["--block", "512"]);
     sparse(&backings[0], (mib << 20) + 8192);
-    must(support::ubcache().args(["make", "--block", "512", "--label", "data", "-B"]).arg(&backings[0]));
+    must(
+        support::ubcache()
+            .args(["make", "--block", "512", "--label", "data", "-B"])
+            .arg(&backings[0]),
+    );
     (cache, backings)
 }
 
@@ -63,10 +70,13 @@ fn nbdinfo_lists_every_export() {
         let list: serde_json::Value = serde_json::from_str(&list).expect("nbdinfo prints JSON");
         let exports = list["exports"].as_array().expect("a list of exports");
         assert_eq!(exports.len(), 2, "{list:#}");
-        for (export, (name, mib)) in exports.iter().zip([("disk0.img", 16_u64), ("disk1.img", 32)]) {
+        for (export, (name, mib)) in exports.iter().zip([("disk0.img", 16_u64), ("disk1.img", 32)])
+        {
             assert_eq!(export["export-name"], name);
             assert_eq!(export["export-size"], (mib << 20) - 8192);
-            for flag in ["can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn", "can_cache"] {
+            for flag in
+                ["can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn", "can_cache"]
+            {
                 assert_eq!(export[flag], true, "{flag} of {name}");
             }
             assert_eq!(export["is_read_only"], false);
@@ -92,10 +102,24 @@ fn qemu_sees_the_raw_content() {
         let (cache, backings) = set_for_image(directory, 48);
         let daemon = Daemon::start(io, directory, &cache, &backings, &["--mode", "writeback"]);
         let uri = daemon.uri("data");
-        must(tool("qemu-img").args(["convert", "-n", "-f", "raw", "-O", "raw", text(&image), &uri]));
+        must(tool("qemu-img").args([
+            "convert",
+            "-n",
+            "-f",
+            "raw",
+            "-O",
+            "raw",
+            text(&image),
+            &uri,
+        ]));
         must(tool("qemu-img").args(["compare", "-f", "raw", "-F", "raw", text(&image), &uri]));
-        let both =
-            ["write -P 0x5a 1M 64k", "write -z 3M 1M", "discard 8M 1M", "write -P 0x33 5632 512", "flush"];
+        let both = [
+            "write -P 0x5a 1M 64k",
+            "write -z 3M 1M",
+            "discard 8M 1M",
+            "write -P 0x33 5632 512",
+            "flush",
+        ];
         for target in [text(&image), &uri] {
             let mut command = tool("qemu-io");
             command.args(["-f", "raw", "-d", "unmap"]);

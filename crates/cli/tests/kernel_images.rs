@@ -1,5 +1,8 @@
 //! Sets that the Linux driver has written, served over NBD: the content is what the driver read.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -14,7 +17,8 @@ const CHUNK: usize = 1 << 20;
 fn unpack(packed: &Path, to: &Path) {
     use std::io::Read;
     use std::os::unix::fs::FileExt;
-    let packed = std::fs::File::open(packed).unwrap_or_else(|error| panic!("{}: {error}", packed.display()));
+    let packed =
+        std::fs::File::open(packed).unwrap_or_else(|error| panic!("{}: {error}", packed.display()));
     let mut reader = lzma_rust2::XzReader::new(std::io::BufReader::new(packed), true);
     let file = std::fs::File::create(to).expect("a file in the scratch directory");
     let mut buffer = vec![0; 64 << 10];
@@ -50,7 +54,9 @@ fn content(daemon: &Daemon, export: &str) -> (u64, String) {
     let mut at = 0;
     while at < bytes {
         let step = (bytes - at).min(CHUNK as u64) as usize;
-        client.read(at, &mut buffer[..step]).unwrap_or_else(|error| panic!("reading byte {at}: {error}"));
+        client
+            .read(at, &mut buffer[..step])
+            .unwrap_or_else(|error| panic!("reading byte {at}: {error}"));
         hash.update(&buffer[..step]);
         at += step as u64;
     }
@@ -61,7 +67,8 @@ fn serve(case: &str) {
     each_io(case, |io, directory| {
         let from = fixtures().join(case);
         let manifest = std::fs::read_to_string(from.join("manifest.json")).expect("a manifest");
-        let manifest: serde_json::Value = serde_json::from_str(&manifest).expect("a manifest in JSON");
+        let manifest: serde_json::Value =
+            serde_json::from_str(&manifest).expect("a manifest in JSON");
         let (cache, backing) = (directory.join("cache.img"), directory.join("backing.img"));
         for file in [&cache, &backing] {
             sparse(file, 0);

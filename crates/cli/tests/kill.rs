@@ -1,9 +1,13 @@
 //! `kill -9` of the daemon at random moments under load: flushed data is there after the restart.
 //!
-//! Several clients write 4 KiB blocks at random places of a region of their own, every sector marked with its number
-//! and a version that grows, and flush now and then. After the kill every sector has to hold a version that is not
-//! older than what the last successful flush covered, and not newer than what was ever sent.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+//! Several clients write 4 KiB blocks at random places of a region of their own, every sector
+//! marked with its number and a version that grows, and flush now and then. After the kill every
+//! sector has to hold a version that is not older than what the last successful flush covered, and
+//! not newer than what was ever sent.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -50,8 +54,10 @@ impl Region {
     }
 
     fn random(&mut self, below: u64) -> u64 {
-        self.random =
-            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % below
     }
 
@@ -92,7 +98,9 @@ impl Region {
     fn check(&mut self, client: &mut Client, kill: u64) {
         let mut data = vec![0; BLOCK];
         for block in 0..BLOCKS {
-            client.read((self.first + block) * BLOCK as u64, &mut data).expect("a read after the restart");
+            client
+                .read((self.first + block) * BLOCK as u64, &mut data)
+                .expect("a read after the restart");
             let (durable, sent) = (self.durable[block as usize], self.sent[block as usize]);
             let mut expected = vec![0; BLOCK];
             let mut oldest = u64::MAX;
@@ -107,7 +115,8 @@ impl Region {
                 );
                 assert!(
                     (durable..=sent).contains(&version),
-                    "kill {kill}: sector {index} of block {} has version {version}, flushed was {durable}, sent {sent}",
+                    "kill {kill}: sector {index} of block {} has version {version}, flushed was \
+                     {durable}, sent {sent}",
                     self.first + block
                 );
                 oldest = oldest.min(version);
@@ -146,7 +155,10 @@ fn load_and_kill(daemon: Daemon, regions: &[Mutex<Region>], after: Duration) {
 }
 
 fn survive(test: &str, cache_mib: u64, bucket: &str) {
-    let kills = std::env::var("UBCACHE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    let kills = std::env::var("UBCACHE_TEST_KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(KILLS);
     each_io(test, |io, directory| {
         let (cache, backings) =
             make_set_sized(directory, cache_mib, &[64], &["--writeback", "--bucket", bucket]);
@@ -201,7 +213,8 @@ fn everything_flushed_survives_kill_9_in_a_full_cache() {
 #[test]
 fn kills_during_the_start_do_no_harm() {
     each_io("kills_during_the_start_do_no_harm", |io, directory| {
-        let (cache, backings) = make_set_sized(directory, 6, &[64], &["--writeback", "--bucket", "8k"]);
+        let (cache, backings) =
+            make_set_sized(directory, 6, &[64], &["--writeback", "--bucket", "8k"]);
         let regions: Vec<_> = (0..CLIENTS).map(|number| Mutex::new(Region::new(number))).collect();
         for round in 0..KILLS {
             let daemon = Daemon::start(io, directory, &cache, &backings, &[]);

@@ -1,6 +1,9 @@
-//! Block devices: sets that Debian's make-bcache has made on loop devices are served, and given back in a state that
-//! its tools read.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+//! Block devices: sets that Debian's make-bcache has made on loop devices are served, and given
+//! back in a state that its tools read.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -43,11 +46,18 @@ fn sets_of_make_bcache_are_served() {
         pseudo_random(5, &mut expected);
         let names: Vec<String> = devices[1..]
             .iter()
-            .map(|device| device.file_name().expect("a device has a name").to_string_lossy().into_owned())
+            .map(|device| {
+                device.file_name().expect("a device has a name").to_string_lossy().into_owned()
+            })
             .collect();
 
-        let daemon =
-            Daemon::start(io, directory, &devices[0], &devices[1..], &["--set", "writeback_running=0"]);
+        let daemon = Daemon::start(
+            io,
+            directory,
+            &devices[0],
+            &devices[1..],
+            &["--set", "writeback_running=0"],
+        );
         for (number, name) in names.iter().enumerate() {
             let at = 512 * (1 + number as u64);
             let mut client = daemon.client(name);
@@ -57,7 +67,8 @@ fn sets_of_make_bcache_are_served() {
             client.flush().expect("a flush");
         }
         // Other programs are refused the devices meanwhile.
-        let refused = ubcache().args(["make", "--force", "-B"]).arg(&devices[1]).output().expect("it runs");
+        let refused =
+            ubcache().args(["make", "--force", "-B"]).arg(&devices[1]).output().expect("it runs");
         assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
         daemon.stop();
 
@@ -76,7 +87,11 @@ fn sets_of_make_bcache_are_served() {
         daemon.set("writeback_delay=0");
         let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while (0..2).any(|volume| daemon.number(volume, "/dirty_bytes") > 0) {
-            assert!(std::time::Instant::now() < end, "writeback comes to an end: {:#}", daemon.status());
+            assert!(
+                std::time::Instant::now() < end,
+                "writeback comes to an end: {:#}",
+                daemon.status()
+            );
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         daemon.stop();
@@ -84,12 +99,17 @@ fn sets_of_make_bcache_are_served() {
         for (number, file) in files[1..].iter().enumerate() {
             let content = std::fs::read(file).expect("the backing file");
             let at = 8192 + 512 * (1 + number);
-            assert!(content[at..at + expected.len()] == expected, "written back to {}", file.display());
+            assert!(
+                content[at..at + expected.len()] == expected,
+                "written back to {}",
+                file.display()
+            );
         }
     });
 }
 
-/// A repair in place of a block device, and one to a new image; the set is one that the driver left behind a power cut.
+/// A repair in place of a block device, and one to a new image; the set is one that the driver left
+/// behind a power cut.
 #[test]
 fn a_damaged_block_device_is_repaired() {
     let test = "a_damaged_block_device_is_repaired";
@@ -97,7 +117,8 @@ fn a_damaged_block_device_is_repaired() {
         return;
     }
     let directory = support::scratch();
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
+    let case =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
     let files = ["cache", "backing"].map(|name| {
         let packed = std::fs::read(case.join(format!("{name}.img.xz"))).expect("an image");
         let mut bytes = Vec::new();

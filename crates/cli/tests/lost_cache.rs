@@ -1,5 +1,9 @@
-//! A cache that is lost: the commands that messages print are run as they stand, and bring the disk back as it is by itself.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+//! A cache that is lost: the commands that messages print are run as they stand, and bring the disk
+//! back as it is by itself.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -25,7 +29,8 @@ fn refused(arguments: &[&str]) -> String {
 fn run_advice(said: &str, name: &str, put_in: &[(&str, &Path)]) -> String {
     let command = format!("ubcache {name} ");
     let from = said.rfind(&command).unwrap_or_else(|| panic!("{command} is missing in: {said}"));
-    let words = said[from..].split([',', '\n', ';', '`']).next().expect("a command").trim_end_matches('.');
+    let words =
+        said[from..].split([',', '\n', ';', '`']).next().expect("a command").trim_end_matches('.');
     let arguments = words.split_whitespace().skip(1).map(|word| {
         let real = put_in.iter().find(|(placeholder, _)| *placeholder == word);
         real.map_or(PathBuf::from(word), |(_, path)| path.to_path_buf())
@@ -46,7 +51,8 @@ fn shape(disk: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// A disk that was written to and flushed through its cache, with `dirty` data besides; the cache is gone.
+/// A disk that was written to and flushed through its cache, with `dirty` data besides; the cache
+/// is gone.
 fn a_disk_without_its_cache(directory: &Path, dirty: bool) -> PathBuf {
     let (cache, mut disks) = make_set(directory, &[16], &SHAPE);
     let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
@@ -72,7 +78,8 @@ fn served_again(directory: &Path, new: &Path, disk: &Path, before: &[Value]) {
     must(ubcache().arg("check").arg(new).arg("-B").arg(disk));
 }
 
-/// The advice was to make a cache, which was refused then: as one of another set, or because its blocks were larger.
+/// The advice was to make a cache, which was refused then: as one of another set, or because its
+/// blocks were larger.
 #[test]
 fn a_clean_disk_has_a_new_cache_by_the_commands_that_are_printed() {
     let scratch = scratch();
@@ -104,7 +111,8 @@ fn a_dirty_disk_goes_on_with_what_it_has_by_the_command_that_is_printed() {
         };
         assert!(said.contains("--discard-dirty"), "{said}");
         run_advice(&said, "forget-cache", &[]);
-        // The new cache has larger blocks than the disk. That was advised to be mended by a command that was refused.
+        // The new cache has larger blocks than the disk. That was advised to be mended by a command
+        // that was refused.
         let said = refused(&["-C", text(&new), "-B", text(&disk)]);
         run_advice(&said, "make", &[]);
         served_again(directory, &new, &disk, &before);

@@ -1,5 +1,8 @@
 //! `make` and `show` against bcache-tools: each side reads what the other has written.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -14,7 +17,10 @@ struct Loop(String);
 impl Loop {
     fn new(file: &Path) -> Option<Loop> {
         let output = tool("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
-        output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+        output
+            .status
+            .success()
+            .then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
     }
 }
 
@@ -38,7 +44,15 @@ fn bcache_super_show_reads_what_make_writes() {
         return;
     }
     for (options, words) in [
-        (&[][..], &["sb.version\t\t1 [backing device]", "dev.sectors_per_block\t8", "0 [writethrough]"][..]),
+        (
+            &[][..],
+            &[
+                "sb.version\t\t1 [backing device]",
+                "dev.sectors_per_block\t8",
+                "0 \
+                [writethrough]",
+            ][..],
+        ),
         (&["--block", "512", "--writeback"], &["dev.sectors_per_block\t1", "1 [writeback]"]),
         (
             &["--label", "my disk", "--data-offset", "2048"],
@@ -48,7 +62,10 @@ fn bcache_super_show_reads_what_make_writes() {
         let directory = scratch();
         let (cache, backings) = make_set(directory.path(), &[16], options);
         let shown = both_show(&cache);
-        assert!(shown.contains("scan-resistant") && shown.contains("0 [lru]"), "the default: {shown}");
+        assert!(
+            shown.contains("scan-resistant") && shown.contains("0 [lru]"),
+            "the default: {shown}"
+        );
         let shown = both_show(&backings[0]);
         for word in words {
             assert!(shown.contains(word), "\"{word}\" is missing in:\n{shown}");
@@ -71,9 +88,11 @@ fn show_reads_what_make_bcache_writes() {
         return;
     }
     let directory = scratch();
-    for (role, options) in
-        [("-C", &["--bucket", "64k"][..]), ("-B", &["--writeback", "--data-offset", "64"]), ("-B", &[])]
-    {
+    for (role, options) in [
+        ("-C", &["--bucket", "64k"][..]),
+        ("-B", &["--writeback", "--data-offset", "64"]),
+        ("-B", &[]),
+    ] {
         let file = directory.path().join("device.img");
         sparse(&file, 64 << 20);
         let Some(device) = Loop::new(&file) else {
@@ -84,7 +103,11 @@ fn show_reads_what_make_bcache_writes() {
         both_show(Path::new(&device.0));
         both_show(&file);
         let refused = run(&["make", role, &device.0]);
-        assert_eq!(refused.status.code(), Some(1), "an existing superblock is not overwritten unasked");
+        assert_eq!(
+            refused.status.code(),
+            Some(1),
+            "an existing superblock is not overwritten unasked"
+        );
         must(ubcache().args(["make", "--bucket", "64k", "--wipe-bcache", role, &device.0]));
         both_show(Path::new(&device.0));
         must(tool("wipefs").args(["-a", &device.0]));
@@ -135,8 +158,12 @@ fn make_keeps_the_data_of_others() {
         let file = std::fs::OpenOptions::new().write(true).open(&disk).expect("a file");
         std::os::unix::fs::FileExt::write_all_at(&file, magic, at).expect("room");
         for options in [&[][..], &["--wipe-bcache"]] {
-            let output =
-                ubcache().arg("make").args(options).args(["-B", text(&disk)]).output().expect("it runs");
+            let output = ubcache()
+                .arg("make")
+                .args(options)
+                .args(["-B", text(&disk)])
+                .output()
+                .expect("it runs");
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{said}");
             assert!(said.contains(name) && said.contains("--force"), "{said}");

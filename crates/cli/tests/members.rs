@@ -1,5 +1,8 @@
 //! Changed members of a set: copies of earlier states, disks without their cache, other sizes.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -82,9 +85,13 @@ fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
 
     let before = (sha256_of(&cold), sha256_of(disk));
     let words = refused(directory, &cold, disk, &[]);
-    for word in
-        ["disk0.img: ", "cold.img", "the cache is an older copy", "--drop-clean-cache", "--believe-disk v"]
-    {
+    for word in [
+        "disk0.img: ",
+        "cold.img",
+        "the cache is an older copy",
+        "--drop-clean-cache",
+        "--believe-disk v",
+    ] {
         assert!(words.contains(word), "{word}: {words}");
     }
     let (code, report) = check(&cold, disk);
@@ -125,7 +132,8 @@ fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
     assert!(words.contains("the cache is an older copy"), "{words}");
 }
 
-/// Without dirty data nothing on the devices told: what the older copy has was read, although the disk has newer data.
+/// Without dirty data nothing on the devices told: what the older copy has was read, although the
+/// disk has newer data.
 #[test]
 fn an_older_copy_of_a_clean_cache_is_refused_and_goes_on_without_what_it_has() {
     let scratch = scratch();
@@ -140,7 +148,10 @@ fn an_older_copy_of_a_clean_cache_is_refused_and_goes_on_without_what_it_has() {
     write(&daemon, b'2');
     daemon.stop();
     let words = refused(directory, &old, disk, &[]);
-    assert!(words.contains("the cache is an older copy") && words.contains("--drop-clean-cache"), "{words}");
+    assert!(
+        words.contains("the cache is an older copy") && words.contains("--drop-clean-cache"),
+        "{words}"
+    );
     let daemon = serve(directory, &old, disk, &["--drop-clean-cache"]);
     assert_eq!(read(&daemon, AT), b'2');
     daemon.stop();
@@ -183,7 +194,8 @@ fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64], &["--label", "v", "--data-offset", "2048"]);
     let disk = &disks[0];
-    let daemon = serve(directory, &cache, disk, &["--mode", "writeback", "--set", "writeback_running=0"]);
+    let daemon =
+        serve(directory, &cache, disk, &["--mode", "writeback", "--set", "writeback_running=0"]);
     write(&daemon, b'1');
     daemon.stop();
     let shown = || -> serde_json::Value {
@@ -195,7 +207,8 @@ fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("--discard-dirty"));
     assert_eq!(shown(), before);
 
-    let daemon = serve(directory, &cache, disk, &["--mode", "writethrough", "--set", "writeback_percent=0"]);
+    let daemon =
+        serve(directory, &cache, disk, &["--mode", "writethrough", "--set", "writeback_percent=0"]);
     wait_until_clean(&daemon);
     assert_eq!(read(&daemon, AT), b'1');
     daemon.stop();
@@ -223,7 +236,8 @@ fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
     daemon.stop();
 }
 
-/// A disk that was made shorter, served, and made longer again showed its old cached data where there were zeroes.
+/// A disk that was made shorter, served, and made longer again showed its old cached data where
+/// there were zeroes.
 #[test]
 fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
     let scratch = scratch();
@@ -245,7 +259,8 @@ fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
     resize(30 << 20);
     serve(directory, &cache, disk, &[]).stop();
     resize(64 << 20);
-    let daemon = serve(directory, &cache, disk, &["--mode", "writeback", "--set", "writeback_running=0"]);
+    let daemon =
+        serve(directory, &cache, disk, &["--mode", "writeback", "--set", "writeback_running=0"]);
     assert_eq!(read(&daemon, beyond), 0);
     let mut client = daemon.client("v");
     client.write(beyond, &[b'Y'; LENGTH], false).expect("a write");
@@ -256,9 +271,16 @@ fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
     // Now it is dirty.
     resize(30 << 20);
     let words = refused(directory, &cache, disk, &[]);
-    assert!(words.contains("shorter than it was") && words.contains("65536 bytes of dirty data"), "{words}");
+    assert!(
+        words.contains("shorter than it was") && words.contains("65536 bytes of dirty data"),
+        "{words}"
+    );
     let (code, report) = check(&cache, disk);
-    assert_eq!((code, &report["counts"]["beyond-end-dirty"]), (Some(1), &serde_json::json!(1)), "{report}");
+    assert_eq!(
+        (code, &report["counts"]["beyond-end-dirty"]),
+        (Some(1), &serde_json::json!(1)),
+        "{report}"
+    );
     // The tools leave nothing out in silence.
     let file = directory.join("volume.img");
     let members = ["-C", text(&cache), "-B", text(disk)];
@@ -297,7 +319,8 @@ fn a_longer_cache_is_used_in_full_after_the_commands_that_are_logged() {
     assert_eq!(size(&daemon), Some(64 << 20));
     daemon.stop();
     let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
-    let line = log.lines().rfind(|line| line.contains("the cache device is longer")).expect("a line");
+    let line =
+        log.lines().rfind(|line| line.contains("the cache device is longer")).expect("a line");
     let commands: Vec<&str> = line.split('`').filter(|part| part.starts_with("ubcache ")).collect();
     assert_eq!(commands.len(), 3, "{line}");
     for command in commands {
@@ -329,6 +352,10 @@ fn one_of_several_caches_is_refused_by_name() {
     let words = refused(directory, &cache, &disks[0], &[]);
     assert!(words.contains("one of several") && words.contains("Linux before 5.10"), "{words}");
     let (code, report) = check(&cache, &disks[0]);
-    assert_eq!((code, &report["counts"]["superblock-damaged"]), (Some(1), &serde_json::json!(1)), "{report}");
+    assert_eq!(
+        (code, &report["counts"]["superblock-damaged"]),
+        (Some(1), &serde_json::json!(1)),
+        "{report}"
+    );
     assert!(report.to_string().contains("number of cache devices in the set is 2"), "{report}");
 }

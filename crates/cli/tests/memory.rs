@@ -1,12 +1,17 @@
 //! Memory of the machine that the daemon takes, and keeps from being paged out.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use support::{Daemon, each_io, have, make_set, make_set_sized, must, skipped, text, tool, ubcache};
+use support::{
+    Daemon, each_io, have, make_set, make_set_sized, must, skipped, text, tool, ubcache,
+};
 
 /// A number of /proc/PID/status, in KiB.
 fn kib(daemon: &Daemon, name: &str) -> u64 {
@@ -29,8 +34,8 @@ fn nbdsh(uri: &str, script: &str) -> bool {
     true
 }
 
-/// Requests to bring something into the cache read all of it at once: forty of them took more than a gigabyte, and what did not
-/// fit was read and thrown away.
+/// Requests to bring something into the cache read all of it at once: forty of them took more than
+/// a gigabyte, and what did not fit was read and thrown away.
 #[test]
 fn forty_requests_to_cache_32_mib_take_little_memory() {
     let test = "forty_requests_to_cache_32_mib_take_little_memory";
@@ -39,8 +44,13 @@ fn forty_requests_to_cache_32_mib_take_little_memory() {
     }
     each_io(test, |io, directory| {
         let (cache, backings) = make_set_sized(directory, 400, &[320], &[]);
-        let daemon =
-            Daemon::start(io, directory, &cache, &backings, &["--set", "congested_read_threshold_us=0"]);
+        let daemon = Daemon::start(
+            io,
+            directory,
+            &cache,
+            &backings,
+            &["--set", "congested_read_threshold_us=0"],
+        );
         let before = kib(&daemon, "VmRSS");
         // Ten of them for each of four places, all sent before any is answered.
         let script = "
@@ -84,9 +94,18 @@ fn memory_is_locked_where_that_is_allowed_and_refused_where_not() {
     let program = directory.path().join("ubcache");
     std::fs::copy(env!("CARGO_BIN_EXE_ubcache"), &program).expect("room for the program");
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))
+        .expect("it is ours");
     let output = tool("setpriv")
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "prlimit", "--memlock=65536:65536"])
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "prlimit",
+            "--memlock=65536:65536",
+        ])
         .arg(&program)
         .args(["serve", "--lock-memory", "-C", text(&cache), "-B", text(&backings[0])])
         .output()

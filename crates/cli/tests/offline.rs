@@ -1,6 +1,10 @@
-//! `check`, `cat`, `recover` and `dump` as a user runs them: on a set that the Linux driver left behind a power cut.
+//! `check`, `cat`, `recover` and `dump` as a user runs them: on a set that the Linux driver left
+//! behind a power cut.
 
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -14,7 +18,8 @@ fn a_crashed_set_is_checked_read_and_recovered() {
     let (cache, backing, digest) = a_crashed_set(directory.path());
     let before = (sha256_of(&cache), sha256_of(&backing));
 
-    let report = json(&run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backing).arg("--json"), 0));
+    let report =
+        json(&run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backing).arg("--json"), 0));
     assert_eq!(report["clean"], true);
     assert_eq!(report["stats"]["dirty_sectors"], 60_473);
 
@@ -22,18 +27,33 @@ fn a_crashed_set_is_checked_read_and_recovered() {
     run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&copy), 0);
     assert_eq!(sha256_of(&copy), digest);
     run(
-        ubcache().args(["cat", "--sparse", "-C"]).arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&sparse),
+        ubcache()
+            .args(["cat", "--sparse", "-C"])
+            .arg(&cache)
+            .arg("-B")
+            .arg(&backing)
+            .arg("-o")
+            .arg(&sparse),
         0,
     );
     assert_eq!(sha256_of(&sparse), digest);
     run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("-o").arg(&copy), 2);
-    let map =
-        json(&run(ubcache().args(["cat", "--map", "--json", "-C"]).arg(&cache).arg("-B").arg(&backing), 0));
+    let map = json(&run(
+        ubcache().args(["cat", "--map", "--json", "-C"]).arg(&cache).arg("-B").arg(&backing),
+        0,
+    ));
     assert_eq!(map["dirty_sectors"], 60_473);
 
     let recover = |more: &[&str]| {
         let mut command = ubcache();
-        command.arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backing).arg("--json").args(more);
+        command
+            .arg("recover")
+            .arg("-C")
+            .arg(&cache)
+            .arg("-B")
+            .arg(&backing)
+            .arg("--json")
+            .args(more);
         json(&run(&mut command, 0))
     };
     assert_eq!(recover(&["--dry-run"])["outcome"], "dry run");
@@ -62,7 +82,8 @@ fn damage_is_exit_code_1_and_what_can_not_run_2() {
     run(ubcache().arg("check").arg(&cache), 2);
     drop(held);
 
-    let lines = run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
+    let lines =
+        run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
     let lines = String::from_utf8(lines).expect("text");
     let node: Value = serde_json::from_str(lines.lines().next().expect("a node")).expect("JSON");
     let sector = node["key"]["pointers"][0]["sector"].as_u64().expect("a place") as usize;
@@ -84,7 +105,8 @@ fn damage_is_exit_code_1_and_what_can_not_run_2() {
     }
     run(ubcache().arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backing), 1);
     run(ubcache().arg("cat").arg("-C").arg(&cache).arg("-B").arg(&backing), 1);
-    let output = run(ubcache().args(["cat", "--damaged", "-C"]).arg(&cache).arg("-B").arg(&backing), 1);
+    let output =
+        run(ubcache().args(["cat", "--damaged", "-C"]).arg(&cache).arg("-B").arg(&backing), 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("newest data lost"));
     assert_eq!((sha256_of(&cache), sha256_of(&backing)), before);
 }
@@ -103,7 +125,8 @@ fn a_damaged_set_is_repaired() {
     };
     assert_eq!(json(&repair(&["--dry-run"], 0))["clean"], true);
 
-    let lines = run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
+    let lines =
+        run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
     let lines = String::from_utf8(lines).expect("text");
     let leaf = lines
         .lines()
@@ -123,11 +146,14 @@ fn a_damaged_set_is_repaired() {
     let new_text = new.to_string_lossy().into_owned();
     repair(&["--out", &new_text, "--report", &report.to_string_lossy()], 1);
     assert_eq!((sha256_of(&cache), sha256_of(&backing)), before, "the original is only read");
-    let written: Value = serde_json::from_slice(&std::fs::read(&report).expect("a report")).expect("JSON");
+    let written: Value =
+        serde_json::from_slice(&std::fs::read(&report).expect("a report")).expect("JSON");
     assert_eq!(written["uncertain"], told["uncertain"]);
     run(ubcache().arg("check").arg(&new).arg("-B").arg(&backing), 0);
-    let map =
-        json(&run(ubcache().args(["cat", "--map", "--json", "-C"]).arg(&new).arg("-B").arg(&backing), 0));
+    let map = json(&run(
+        ubcache().args(["cat", "--map", "--json", "-C"]).arg(&new).arg("-B").arg(&backing),
+        0,
+    ));
     assert_eq!(map["dirty_sectors"].as_u64(), Some(kept));
     repair(&["--out", &new_text], 2);
     repair(&["--out", &new_text, "--force"], 1);

@@ -1,6 +1,9 @@
 //! `pack` as a user runs it, and the tools that read a pack in the place of the cache device.
 
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -36,13 +39,18 @@ fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
         assert_eq!(of_cache, of_pack, "{arguments:?}");
     }
     for arguments in [&["cat", "--map", "--json"][..], &["recover", "--dry-run", "--json"]] {
-        let [of_cache, of_pack] = [&cache, &file]
-            .map(|path| run(ubcache().args(arguments).arg("-C").arg(path).arg("-B").arg(&backing), 0).stdout);
+        let [of_cache, of_pack] = [&cache, &file].map(|path| {
+            run(ubcache().args(arguments).arg("-C").arg(path).arg("-B").arg(&backing), 0).stdout
+        });
         assert_eq!(of_cache, of_pack, "{arguments:?}");
     }
-    let report = json(&run(ubcache().arg("check").arg(&file).arg("-B").arg(&backing).arg("--json"), 0));
+    let report =
+        json(&run(ubcache().arg("check").arg(&file).arg("-B").arg(&backing).arg("--json"), 0));
     assert_eq!(report["stats"]["dirty_sectors"], 60_473);
-    assert_eq!((&report["data_compared"], &report["stats"]["compared_sectors"]), (&false.into(), &0.into()));
+    assert_eq!(
+        (&report["data_compared"], &report["stats"]["compared_sectors"]),
+        (&false.into(), &0.into())
+    );
     let said = run(ubcache().arg("check").arg(&file).arg("-B").arg(&backing), 0).stdout;
     assert!(String::from_utf8_lossy(&said).contains("not compared"));
     run(ubcache().arg("repair").arg(&file).arg("-B").arg(&backing).arg("--dry-run"), 0);
@@ -100,16 +108,22 @@ fn a_damaged_set_is_packed_with_its_damage() {
     let mut image = std::fs::read(&cache).expect("an image");
     let dump = run(ubcache().arg("dump").arg(&cache).args(["--what", "btree", "--json"]), 0).stdout;
     let first: serde_json::Value =
-        serde_json::from_slice(dump.split(|byte| *byte == b'\n').next().expect("a line")).expect("JSON");
+        serde_json::from_slice(dump.split(|byte| *byte == b'\n').next().expect("a line"))
+            .expect("JSON");
     let sector = first["key"]["pointers"][0]["sector"].as_u64().expect("the root");
     image[sector as usize * 512 + 40] ^= 1;
     std::fs::write(&cache, &image).expect("room");
     let told = json(&run(ubcache().arg("pack").arg(&cache).arg(&file).arg("--json"), 1));
     assert_eq!(told["clean"], false);
-    assert!(told["nodes_found"].as_u64().expect("a number") > 0, "the leaves that nothing leads to: {told}");
+    assert!(
+        told["nodes_found"].as_u64().expect("a number") > 0,
+        "the leaves that nothing leads to: {told}"
+    );
     let dry = |path: &Path| {
-        let told =
-            run(ubcache().arg("repair").arg(path).arg("-B").arg(&backing).args(["--dry-run", "--json"]), 1);
+        let told = run(
+            ubcache().arg("repair").arg(path).arg("-B").arg(&backing).args(["--dry-run", "--json"]),
+            1,
+        );
         json(&told)["uncertain"].clone()
     };
     assert_eq!(dry(&file), dry(&cache));
@@ -120,7 +134,13 @@ fn a_damaged_set_is_packed_with_its_damage() {
     std::fs::write(&cache, &image).expect("room");
     run(ubcache().arg("pack").arg("--force").arg(&cache).arg(&file), 2);
     let told = json(&run(
-        ubcache().arg("pack").args(["--force", "--json"]).arg(&cache).arg(&file).arg("-B").arg(&backing),
+        ubcache()
+            .arg("pack")
+            .args(["--force", "--json"])
+            .arg(&cache)
+            .arg(&file)
+            .arg("-B")
+            .arg(&backing),
         1,
     ));
     assert!(told["superblock"].as_str().expect("found again").contains("found again"), "{told}");

@@ -1,9 +1,12 @@
 //! Devices that are used through the kernel's page cache: only on request, and no more after a
 //! flush that failed.
 //!
-//! The device that fails its flushes is a loop device over a sparse file, on a file system that is full: the page cache takes
-//! every write, and can't write it.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+//! The device that fails its flushes is a loop device over a sparse file, on a file system that is
+//! full: the page cache takes every write, and can't write it.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -34,7 +37,10 @@ fn without_direct_io_nothing_is_served_unless_asked_for() {
         for word in [text(&cache), "found:", "O_DIRECT", "expected:", "to do:", "--page-cache"] {
             assert!(said.contains(word), "{word} is missing in: {said}");
         }
-        assert!(before == [&cache, &backings[0]].map(|path| sha256_of(path)), "nothing was changed");
+        assert!(
+            before == [&cache, &backings[0]].map(|path| sha256_of(path)),
+            "nothing was changed"
+        );
         let daemon = Daemon::start(io, directory, &cache, &backings, &["--page-cache"]);
         let mut client = daemon.client("disk0.img");
         client.write(0, &[7; PIECE], true).expect("a write");
@@ -69,9 +75,11 @@ fn give_room(point: &Path) {
     must(tool("mount").args(["-o", "remount,size=200m"]).arg(point));
 }
 
-/// Says how many of these pieces the page cache took. It takes all of them, unless ubcache flushes for itself meanwhile.
+/// Says how many of these pieces the page cache took. It takes all of them, unless ubcache flushes
+/// for itself meanwhile.
 fn write_until_refused(client: &mut Client, pieces: Range<u64>) -> u64 {
-    let written = pieces.take_while(|index| client.write(index * PIECE as u64, &[7; PIECE], false).is_ok());
+    let written =
+        pieces.take_while(|index| client.write(index * PIECE as u64, &[7; PIECE], false).is_ok());
     written.count() as u64
 }
 
@@ -81,7 +89,8 @@ fn state(daemon: &Daemon, pointer: &str) -> String {
 
 /// `ubcache stop` of a daemon that can't end well.
 fn stop_fails(daemon: Daemon) {
-    let output = ubcache().args(["stop", "--control"]).arg(&daemon.control).output().expect("it runs");
+    let output =
+        ubcache().args(["stop", "--control"]).arg(&daemon.control).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     daemon.kill();
 }
@@ -97,7 +106,8 @@ fn a_failed_flush_of_a_disk_in_the_page_cache_fails_the_volume() {
         let (cache, _) = make_set(directory, &[], &[]);
         must(ubcache().args(["make", "--label", "data", "-B"]).arg(&device.0));
         let backings = [device.0.clone()];
-        let serve = || Daemon::start(io, directory, &cache, &backings, &[ALWAYS, "--mode", "writearound"]);
+        let serve =
+            || Daemon::start(io, directory, &cache, &backings, &[ALWAYS, "--mode", "writearound"]);
         let daemon = serve();
         fill(&point);
         let mut client = daemon.client("data");
@@ -166,7 +176,9 @@ fn a_failed_flush_of_a_cache_in_the_page_cache_fails_the_set() {
         assert!(log.contains("ERROR") && log.contains(text(&device.0)), "{log}");
         let mut found = [0; PIECE];
         for index in 1..=written {
-            client.read(index * PIECE as u64, &mut found).expect_err("what may be lost is not read");
+            client
+                .read(index * PIECE as u64, &mut found)
+                .expect_err("what may be lost is not read");
         }
         stop_fails(daemon);
 

@@ -1,6 +1,10 @@
-//! `dump --format restore` and `restore` as a user runs them: metadata that is broken, and there again.
+//! `dump --format restore` and `restore` as a user runs them: metadata that is broken, and there
+//! again.
 
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -31,11 +35,16 @@ fn content(cache: &Path, backing: &Path, to: &Path) -> String {
 fn broken_metadata_is_restored_in_place() {
     let directory = scratch();
     let (cache, backing, digest) = a_crashed_set(directory.path());
-    let [lines, pack, copy] = ["cache.dump", "cache.pack", "copy"].map(|name| directory.path().join(name));
+    let [lines, pack, copy] =
+        ["cache.dump", "cache.pack", "copy"].map(|name| directory.path().join(name));
     dump(&cache, &lines);
     run(ubcache().arg("pack").arg(&cache).arg(&pack), 0);
     let of_pack = run(ubcache().arg("dump").arg(&pack).args(["--format", "restore"]), 0).stdout;
-    assert_eq!(of_pack, std::fs::read(&lines).expect("a dump"), "a pack is dumped as the device is");
+    assert_eq!(
+        of_pack,
+        std::fs::read(&lines).expect("a dump"),
+        "a pack is dumped as the device is"
+    );
 
     // Superblock and journal: nothing on the device leads to the tree any more.
     let end = end_of_journal(&cache);
@@ -46,8 +55,9 @@ fn broken_metadata_is_restored_in_place() {
     let broken = sha256_of(&cache);
     run(ubcache().arg("dump").arg(&cache).args(["--format", "restore"]), 1);
 
-    let restore =
-        |more: &[&str], code| run(ubcache().arg("restore").arg(&lines).arg(&cache).args(more), code);
+    let restore = |more: &[&str], code| {
+        run(ubcache().arg("restore").arg(&lines).arg(&cache).args(more), code)
+    };
     let name = cache.to_string_lossy().into_owned();
     restore(&[], 2);
     restore(&["--confirm", &backing.to_string_lossy()], 2);
@@ -69,7 +79,16 @@ fn a_dump_that_is_older_than_the_set_is_refused() {
     run(ubcache().arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backing), 0);
     let since = sha256_of(&cache);
     let restore = |more: &[&str], code| {
-        run(ubcache().arg("restore").arg(&lines).arg(&cache).arg("--confirm").arg(&cache).args(more), code)
+        run(
+            ubcache()
+                .arg("restore")
+                .arg(&lines)
+                .arg(&cache)
+                .arg("--confirm")
+                .arg(&cache)
+                .args(more),
+            code,
+        )
     };
     let said = restore(&[], 2).stderr;
     assert!(String::from_utf8_lossy(&said).contains("after the dump"));
@@ -83,7 +102,8 @@ fn a_dump_that_is_older_than_the_set_is_refused() {
 fn a_new_file_has_the_metadata_and_says_that_it_has_no_data() {
     let directory = scratch();
     let (cache, backing, _) = a_crashed_set(directory.path());
-    let [lines, new, again] = ["cache.dump", "new", "again.dump"].map(|name| directory.path().join(name));
+    let [lines, new, again] =
+        ["cache.dump", "new", "again.dump"].map(|name| directory.path().join(name));
     dump(&cache, &lines);
     let restore = |new: &Path, code| run(ubcache().arg("restore").arg(&lines).arg(new), code);
     let said = restore(&new, 0).stdout;
@@ -96,12 +116,16 @@ fn a_new_file_has_the_metadata_and_says_that_it_has_no_data() {
     dump(&new, &again);
     let extents = |path: &Path| {
         let text = std::fs::read_to_string(path).expect("a dump");
-        text.lines().filter(|line| line.contains(r#""extent""#)).map(str::to_owned).collect::<Vec<_>>()
+        text.lines()
+            .filter(|line| line.contains(r#""extent""#))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert!(!extents(&lines).is_empty());
     assert_eq!(extents(&lines), extents(&again));
 
-    // Not onto a disk, and not onto a file that is no device of the set, unless it is confirmed; never half.
+    // Not onto a disk, and not onto a file that is no device of the set, unless it is confirmed;
+    // never half.
     let before = sha256_of(&backing);
     run(ubcache().arg("restore").arg(&lines).arg(&backing).arg("--confirm").arg(&backing), 2);
     assert_eq!(sha256_of(&backing), before);
@@ -131,7 +155,10 @@ fn a_set_is_served_after_a_restore() {
         client.disconnect().expect("a connection");
         daemon.stop();
         dump(&cache, &lines);
-        let dirty = json(&run(ubcache().args(["check", "--json"]).arg(&cache).arg("-B").args(&backings), 0));
+        let dirty = json(&run(
+            ubcache().args(["check", "--json"]).arg(&cache).arg("-B").args(&backings),
+            0,
+        ));
         assert!(dirty["stats"]["dirty_sectors"].as_u64().expect("a number") > 0);
 
         let end = end_of_journal(&cache);
@@ -140,7 +167,10 @@ fn a_set_is_served_after_a_restore() {
         std::fs::write(&cache, &image).expect("room");
         run(ubcache().arg("check").arg(&cache), 1);
         run(ubcache().arg("restore").arg(&lines).arg(&cache).arg("--confirm").arg(&cache), 0);
-        let report = json(&run(ubcache().args(["check", "--json"]).arg(&cache).arg("-B").args(&backings), 0));
+        let report = json(&run(
+            ubcache().args(["check", "--json"]).arg(&cache).arg("-B").args(&backings),
+            0,
+        ));
         assert_eq!(report["stats"]["dirty_sectors"], dirty["stats"]["dirty_sectors"]);
 
         let daemon = Daemon::start(io, directory, &cache, &backings, &mode);

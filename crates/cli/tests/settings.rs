@@ -1,5 +1,8 @@
 //! `ubcache set`: accepted settings are kept, and refused ones have changed nothing.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -8,19 +11,22 @@ use std::os::unix::net::UnixStream;
 
 use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
 
-/// The answer came before the superblock was written: in two of five tries the mode was lost with a `kill -9` after it.
+/// The answer came before the superblock was written: in two of five tries the mode was lost with a
+/// `kill -9` after it.
 #[test]
 fn what_was_answered_survives_a_kill() {
     each_io("what_was_answered_survives_a_kill", |io, directory| {
         let (cache, backings) = make_set(directory, &[16], &["--label", "data"]);
-        for (round, mode) in ["writeback", "writearound", "none", "writethrough"].iter().enumerate() {
+        for (round, mode) in ["writeback", "writearound", "none", "writethrough"].iter().enumerate()
+        {
             let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
             // Without its cache as well.
             if round % 2 == 1 {
                 must(ubcache().args(["detach", "--control"]).arg(&daemon.control));
             }
             let label = format!("label={mode}");
-            let policy = ["cache_replacement_policy=fifo", "cache_replacement_policy=lru"][round % 2];
+            let policy =
+                ["cache_replacement_policy=fifo", "cache_replacement_policy=lru"][round % 2];
             daemon.set(policy);
             must(
                 ubcache()
@@ -58,7 +64,11 @@ fn what_is_refused_changes_nothing() {
         ];
         let output = run(&all);
         assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(["writeback_percent", "cache_mode", "journal_delay_ms"].map(get), before, "{wrong}");
+        assert_eq!(
+            ["writeback_percent", "cache_mode", "journal_delay_ms"].map(get),
+            before,
+            "{wrong}"
+        );
     }
     // Settings that only the earlier ones permit are accepted after them.
     must(ubcache().args([
@@ -81,18 +91,21 @@ fn what_is_refused_changes_nothing() {
     assert!(!must(ubcache().arg("show").arg(&backings[0])).contains("no caching"));
 }
 
-/// Each switch was put in a queue with a task of its own, which kept memory for ever and which `stop` waited for.
+/// Each switch was put in a queue with a task of its own, which kept memory for ever and which
+/// `stop` waited for.
 #[test]
 fn switches_of_many_clients_are_merged() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
     let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
     let written = daemon.number(0, "/backing/writes");
-    let mut clients: Vec<UnixStream> =
-        (0..100).map(|_| UnixStream::connect(&daemon.control).expect("the control socket")).collect();
+    let mut clients: Vec<UnixStream> = (0..100)
+        .map(|_| UnixStream::connect(&daemon.control).expect("the control socket"))
+        .collect();
     for (number, client) in clients.iter_mut().enumerate() {
         let mode = ["writeback", "writethrough"][number % 2];
-        let line = format!("{{\"command\":\"set\",\"name\":\"cache_mode\",\"value\":\"{mode}\"}}\n");
+        let line =
+            format!("{{\"command\":\"set\",\"name\":\"cache_mode\",\"value\":\"{mode}\"}}\n");
         client.write_all(line.as_bytes()).expect("a request");
     }
     for client in clients {

@@ -1,6 +1,9 @@
 //! Pointers to a second cache device of the set, as Linux before 5.10 had them: they must not be
 //! followed on the first device.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -26,7 +29,8 @@ struct Cache {
 impl Cache {
     fn open(path: &Path) -> Cache {
         let file = File::options().read(true).write(true).open(path).expect("the cache");
-        let geometry = Superblock::parse(&bytes_at(&file, 4096, 4096)).expect("a good superblock").geometry();
+        let geometry =
+            Superblock::parse(&bytes_at(&file, 4096, 4096)).expect("a good superblock").geometry();
         let mut entries = Vec::new();
         for index in 0..geometry.journal_buckets {
             let start = geometry.bucket_start(geometry.journal_bucket(index)).bytes();
@@ -93,17 +97,24 @@ fn refused_by_all(directory: &Path, cache: &Path, disk: &Path, which: &str) {
         &["make", "--wipe-bcache", "--bucket", "64k", "-C", cache],
     ] {
         let output = run(command);
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(output.status.code(), Some(1), "{which}: {command:?}: {said}");
         for words in ["cache device of the pointer", "several cache devices"] {
             assert!(said.contains(words), "{which}: {command:?} does not say why: {said}");
         }
     }
-    assert!(before == [cache, disk].map(|path| sha256_of(Path::new(path))), "{which}: something changed");
+    assert!(
+        before == [cache, disk].map(|path| sha256_of(Path::new(path))),
+        "{which}: something changed"
+    );
 }
 
-/// The data of such extents was read from the same place on the one device that is there, and written back to the disk.
+/// The data of such extents was read from the same place on the one device that is there, and
+/// written back to the disk.
 #[test]
 fn pointers_to_another_cache_device_are_refused_by_all() {
     for (device, which) in [(1, "all entries"), (7, "the newest entry"), (1, "the node")] {
@@ -114,7 +125,9 @@ fn pointers_to_another_cache_device_are_refused_by_all() {
         let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
         let mut client = daemon.client("disk0.img");
         for index in 0..4 {
-            client.write((index * 2 * PIECE) as u64, &[index as u8 + 1; PIECE], true).expect("a write");
+            client
+                .write((index * 2 * PIECE) as u64, &[index as u8 + 1; PIECE], true)
+                .expect("a write");
         }
         daemon.kill();
         match which {

@@ -1,8 +1,13 @@
-//! The race by which bcache loses a bypassing write: the write is still on its way to a slow backing device when a
-//! read of the same block brings the old content into the cache, where it then stays.
+//! The race by which bcache loses a bypassing write: the write is still on its way to a slow
+//! backing device when a read of the same block brings the old content into the cache, where it
+//! then stays.
 //!
-//! The backing file is behind `nbdkit --filter=delay`, mounted by nbdfuse: every write takes three seconds.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+//! The backing file is behind `nbdkit --filter=delay`, mounted by nbdfuse: every write takes three
+//! seconds.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -20,7 +25,12 @@ const PART: usize = 4 << 10;
 fn slow_file(directory: &Path, file: &Path) -> Option<(Mount, [Guard; 2], PathBuf)> {
     let socket = directory.join("slow.sock");
     let mut nbdkit = tool("nbdkit");
-    nbdkit.args(["-f", "-U"]).arg(&socket).args(["--filter=delay", "file"]).arg(file).arg("wdelay=3");
+    nbdkit
+        .args(["-f", "-U"])
+        .arg(&socket)
+        .args(["--filter=delay", "file"])
+        .arg(file)
+        .arg("wdelay=3");
     let nbdkit = Guard(nbdkit.stderr(Stdio::null()).spawn().expect("nbdkit runs"));
     wait_for(|| socket.exists())?;
     let point = directory.join("slow");
@@ -76,12 +86,18 @@ fn race(test: &str, settings: &[&str]) {
         let mut content = vec![0x55; BLOCK];
         read_backwards(&mut reader, at, &mut content);
         assert!(
-            content.chunks(512).all(|sector| sector.iter().all(|byte| *byte == 0) || sector.iter().all(|byte| *byte == 0xff)),
+            content.chunks(512).all(|sector| sector.iter().all(|byte| *byte == 0)
+                || sector.iter().all(|byte| *byte == 0xff)),
             "a read during the write gives the old or the new content of every sector"
         );
         let took = writing.join().expect("the writer does not fail");
-        assert!(took > Duration::from_secs(2), "the layer is slow, or the test tests nothing: {took:?}");
-        std::thread::sleep((begin + Duration::from_secs(6)).saturating_duration_since(Instant::now()));
+        assert!(
+            took > Duration::from_secs(2),
+            "the layer is slow, or the test tests nothing: {took:?}"
+        );
+        std::thread::sleep(
+            (begin + Duration::from_secs(6)).saturating_duration_since(Instant::now()),
+        );
         read_backwards(&mut reader, at, &mut content);
         assert!(content.iter().all(|byte| *byte == 0xff), "the acknowledged write is lost");
         daemon.stop();
@@ -97,7 +113,8 @@ fn writearound_keeps_a_write_that_a_read_crosses() {
 
 #[test]
 fn a_sequential_bypass_keeps_a_write_that_a_read_crosses() {
-    // A cutoff below the size of a write: every write counts as sequential and bypasses; the small reads do not.
+    // A cutoff below the size of a write: every write counts as sequential and bypasses; the small
+    // reads do not.
     race(
         "a_sequential_bypass_keeps_a_write_that_a_read_crosses",
         &["--mode", "writethrough", "--set", "sequential_cutoff=32k"],

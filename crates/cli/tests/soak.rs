@@ -1,7 +1,11 @@
-//! Random requests of every kind and size against a model, in a cache much too small for them, while modes and
-//! attributes change; over clean restarts. Nothing crashes here, so every read has exactly one right answer.
+//! Random requests of every kind and size against a model, in a cache much too small for them,
+//! while modes and attributes change; over clean restarts. Nothing crashes here, so every read has
+//! exactly one right answer.
 
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -27,8 +31,10 @@ struct Region {
 
 impl Region {
     fn random(&mut self, below: u64) -> u64 {
-        self.random =
-            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % below
     }
 
@@ -50,7 +56,9 @@ impl Region {
 
     fn compare(&self, at: u64, found: &[u8], what: &str) {
         let expected = &self.model[at as usize..at as usize + found.len()];
-        if let Some(index) = found.iter().zip(expected).position(|(found, expected)| found != expected) {
+        if let Some(index) =
+            found.iter().zip(expected).position(|(found, expected)| found != expected)
+        {
             let place = self.start + at + index as u64;
             panic!("{what}: byte {place} is {:#x}, expected {:#x}", found[index], expected[index]);
         }
@@ -112,7 +120,8 @@ fn random_requests_agree_with_a_model() {
             "cache_mode=none",
         ];
         for round in 0..ROUNDS {
-            let daemon = Daemon::start(io, directory, &cache, &backings, &["--set", "writeback_delay=0"]);
+            let daemon =
+                Daemon::start(io, directory, &cache, &backings, &["--set", "writeback_delay=0"]);
             let stop = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 for region in &regions {

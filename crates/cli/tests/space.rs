@@ -1,5 +1,8 @@
 //! File systems that are full: a cache there does not grow, and clients get no errors.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -12,8 +15,9 @@ use support::{Daemon, each_io, must, names_in, pseudo_random, run, sparse, text,
 
 const PIECE: usize = 64 << 10;
 
-/// Eight writes without space made the set fail: with dirty data every later write ended with an error, without it the
-/// cache was thrown away. Now such data is not cached, and the set goes on, over restarts as well.
+/// Eight writes without space made the set fail: with dirty data every later write ended with an
+/// error, without it the cache was thrown away. Now such data is not cached, and the set goes on,
+/// over restarts as well.
 #[test]
 fn a_cache_on_a_full_file_system_goes_on() {
     let test = "a_cache_on_a_full_file_system_goes_on";
@@ -23,7 +27,16 @@ fn a_cache_on_a_full_file_system_goes_on() {
         sparse(&disk, 100 << 20);
         must(
             ubcache()
-                .args(["make", "--bucket", "64k", "--writeback", "--cache-size", "80M", "--sparse", "-C"])
+                .args([
+                    "make",
+                    "--bucket",
+                    "64k",
+                    "--writeback",
+                    "--cache-size",
+                    "80M",
+                    "--sparse",
+                    "-C",
+                ])
                 .arg(&cache)
                 .arg("-B")
                 .arg(&disk),
@@ -37,7 +50,9 @@ fn a_cache_on_a_full_file_system_goes_on() {
         pseudo_random(7, &mut data);
         let mut client = daemon.client("disk.img");
         for (index, piece) in data.chunks(PIECE).enumerate() {
-            client.write((index * PIECE) as u64, piece, false).expect("a write on a full file system");
+            client
+                .write((index * PIECE) as u64, piece, false)
+                .expect("a write on a full file system");
         }
         client.flush().expect("a flush on a full file system");
         let same = |daemon: &Daemon, what: &str| {
@@ -61,8 +76,9 @@ fn a_cache_on_a_full_file_system_goes_on() {
     });
 }
 
-/// Without dirty data nobody heard of it: after eight refused writes the disk disowned its cache, and a start threw away
-/// all that was cached. Now the volume keeps its cache, and what had room is warm after a crash.
+/// Without dirty data nobody heard of it: after eight refused writes the disk disowned its cache,
+/// and a start threw away all that was cached. Now the volume keeps its cache, and what had room is
+/// warm after a crash.
 #[test]
 fn a_clean_cache_on_a_full_file_system_is_kept() {
     let test = "a_clean_cache_on_a_full_file_system_is_kept";
@@ -73,15 +89,20 @@ fn a_clean_cache_on_a_full_file_system_is_kept() {
         let make = ["make", "--bucket", "64k", "--cache-size", "80M", "--sparse", "-C"];
         must(ubcache().args(make).arg(&cache).arg("-B").arg(&disk));
         let backings = [disk];
-        let settings =
-            ["sequential_cutoff=0", "congested_read_threshold_us=0", "congested_write_threshold_us=0"];
+        let settings = [
+            "sequential_cutoff=0",
+            "congested_read_threshold_us=0",
+            "congested_write_threshold_us=0",
+        ];
         let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
         let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
         let mut data = vec![0; 60 << 20];
         pseudo_random(8, &mut data);
         let mut client = daemon.client("disk.img");
         for (index, piece) in data.chunks(PIECE).enumerate() {
-            client.write((index * PIECE) as u64, piece, false).expect("a write on a full file system");
+            client
+                .write((index * PIECE) as u64, piece, false)
+                .expect("a write on a full file system");
         }
         client.flush().expect("a flush on a full file system");
         let errors = daemon.status()["sets"][0]["cache"]["errors"].as_u64();
@@ -98,7 +119,11 @@ fn a_clean_cache_on_a_full_file_system_is_kept() {
             client.read((index * PIECE) as u64, &mut found).expect("a read");
             assert!(found == piece, "piece {index}");
         }
-        assert!(daemon.number(0, "/stats/cache_hits") > 0, "nothing of it is warm: {:#}", daemon.status());
+        assert!(
+            daemon.number(0, "/stats/cache_hits") > 0,
+            "nothing of it is warm: {:#}",
+            daemon.status()
+        );
         kept(&daemon);
         daemon.stop();
     });
@@ -124,14 +149,17 @@ fn missing_room_is_said_at_once_and_for_as_long_as_it_is_missing() {
         let Some((point, _mount)) = small(test, directory, 26) else { return };
         let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
         sparse(&disk, 100 << 20);
-        let make = ["make", "--bucket", "64k", "--writeback", "--cache-size", "80M", "--sparse", "-C"];
+        let make =
+            ["make", "--bucket", "64k", "--writeback", "--cache-size", "80M", "--sparse", "-C"];
         must(ubcache().args(make).arg(&cache).arg("-B").arg(&disk));
         let settings = ["--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
         let daemon = Daemon::start(io, directory, &cache, &[disk], &settings);
         let mut client = daemon.client("disk.img");
         let errors = || daemon.status()["sets"][0]["cache"]["errors"].as_u64();
         for index in 0.. {
-            client.write(index * PIECE as u64, &[7; PIECE], false).expect("a write on a full file system");
+            client
+                .write(index * PIECE as u64, &[7; PIECE], false)
+                .expect("a write on a full file system");
             if errors() > Some(2) {
                 break;
             }
@@ -149,9 +177,16 @@ fn missing_room_is_said_at_once_and_for_as_long_as_it_is_missing() {
 fn make_allocates_cache_files_unless_told_otherwise() {
     let directory = support::scratch();
     let directory = directory.path();
-    let (whole, holes, disk) = (directory.join("whole"), directory.join("holes"), directory.join("disk"));
+    let (whole, holes, disk) =
+        (directory.join("whole"), directory.join("holes"), directory.join("disk"));
     let make = |path: &Path, more: &[&str]| {
-        must(ubcache().args(["make", "--bucket", "64k", "--size", "40M"]).args(more).arg("-C").arg(path));
+        must(
+            ubcache()
+                .args(["make", "--bucket", "64k", "--size", "40M"])
+                .args(more)
+                .arg("-C")
+                .arg(path),
+        );
     };
     make(&whole, &["-B", text(&disk)]);
     make(&holes, &["--sparse"]);
@@ -168,9 +203,14 @@ fn a_start_without_room_names_the_device_that_is_full() {
         let Some((point, _mount)) = small(test, directory, 8) else { return };
         let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
         sparse(&disk, 16 << 20);
-        must(ubcache().args(["make", "--bucket", "64k", "--size", "80M", "--sparse", "-C"]).arg(&cache));
+        must(
+            ubcache()
+                .args(["make", "--bucket", "64k", "--size", "80M", "--sparse", "-C"])
+                .arg(&cache),
+        );
         must(ubcache().arg("make").arg("-B").arg(&disk));
-        std::fs::write(point.join("full"), vec![1; 16 << 20]).expect_err("the file system is small");
+        std::fs::write(point.join("full"), vec![1; 16 << 20])
+            .expect_err("the file system is small");
         let before = support::sha256_of(&disk);
         let backings = [disk.clone()];
         let Err((status, said)) = Daemon::try_start(io, directory, &cache, &backings, &[]) else {

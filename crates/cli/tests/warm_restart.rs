@@ -1,5 +1,8 @@
 //! The cache is warm after a restart: cached data is read from it again.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world, with its clock and its threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
@@ -32,8 +35,10 @@ fn the_third_pass_reads_nothing_from_the_backing_device() {
         let (cache, backings) = make_set(directory, &[64], &[]);
         let mut expected = vec![0; WORKING_SET as usize];
         pseudo_random(1, &mut expected);
-        let file = std::fs::OpenOptions::new().write(true).open(&backings[0]).expect("the backing file");
-        std::os::unix::fs::FileExt::write_all_at(&file, &expected, 8192).expect("room in the backing file");
+        let file =
+            std::fs::OpenOptions::new().write(true).open(&backings[0]).expect("the backing file");
+        std::os::unix::fs::FileExt::write_all_at(&file, &expected, 8192)
+            .expect("room in the backing file");
         drop(file);
 
         let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
@@ -42,7 +47,10 @@ fn the_third_pass_reads_nothing_from_the_backing_device() {
         // Fills go on after the reply.
         std::thread::sleep(std::time::Duration::from_millis(500));
         let before = daemon.number(0, "/backing/read_bytes");
-        assert!(before >= WORKING_SET, "the first pass comes from the backing device, {before} bytes");
+        assert!(
+            before >= WORKING_SET,
+            "the first pass comes from the backing device, {before} bytes"
+        );
         pass(&mut client, &expected);
         let second = daemon.number(0, "/backing/read_bytes") - before;
         assert_eq!(second, 0, "bytes that the second pass read from the backing device");
@@ -54,7 +62,10 @@ fn the_third_pass_reads_nothing_from_the_backing_device() {
         let mut client = daemon.client("disk0.img");
         pass(&mut client, &expected);
         let third = daemon.number(0, "/backing/read_bytes") - before;
-        assert_eq!(third, 0, "bytes that the third pass, after a restart, read from the backing device");
+        assert_eq!(
+            third, 0,
+            "bytes that the third pass, after a restart, read from the backing device"
+        );
         assert!(daemon.number(0, "/stats/cache_hits") >= WORKING_SET / STEP as u64);
         daemon.stop();
     });

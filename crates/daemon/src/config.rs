@@ -35,9 +35,11 @@ pub struct ServeConfig {
     pub believe_cache: Vec<String>,
     /// Memory for the index, in bytes; None: the engine's own limit.
     pub index_memory: Option<u64>,
-    /// Wait awake for so long at most, where waits are short; see [`ubcache_host::Host::set_busy_poll`].
+    /// Wait awake for so long at most, where waits are short; see
+    /// [`ubcache_host::Host::set_busy_poll`].
     pub busy_poll: Duration,
-    /// Discards go to block devices of which it is not known that discarded sectors read the same every time.
+    /// Discards go to block devices of which it is not known that discarded sectors read the same
+    /// every time.
     pub trust_discards: bool,
     /// Keep in memory what was used once: see [`ubcache_host::memory::lock_memory`].
     pub lock_memory: bool,
@@ -62,7 +64,8 @@ impl FromStr for NbdAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<NbdAddress, String> {
-        let wrong = || format!("\"{text}\" is not an address: expected unix:/PATH or tcp:ADDRESS:PORT");
+        let wrong =
+            || format!("\"{text}\" is not an address: expected unix:/PATH or tcp:ADDRESS:PORT");
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(NbdAddress::Unix(path.into()));
         }
@@ -125,34 +128,41 @@ pub struct Named<'a> {
     pub path: &'a Path,
 }
 
-/// Names for exports: the given one, else the label, else the file name of the device. A name depends on its own device
-/// only, so that it never means another one because one is absent; two equal names are refused.
+/// Names for exports: the given one, else the label, else the file name of the device. A name
+/// depends on its own device only, so that it never means another one because one is absent; two
+/// equal names are refused.
 pub fn export_names(volumes: &[Named<'_>]) -> Result<Vec<String>, Failure> {
     let mut names: Vec<(String, &Path)> = Vec::new();
     for Named { given, label, path } in volumes {
-        let file =
-            || path.file_name().map_or_else(|| "disk".into(), |name| name.to_string_lossy().into_owned());
+        let file = || {
+            path.file_name()
+                .map_or_else(|| "disk".into(), |name| name.to_string_lossy().into_owned())
+        };
         let name = match given {
             Some(name) => (*name).to_owned(),
             None if label.is_empty() => file(),
             None => (*label).to_owned(),
         };
         if let Some((_, other)) = names.iter().find(|(other, _)| *other == name) {
-            return Err(Failure::refused(path, format_args!("its export would be named \"{name}\""))
-                .found(format_args!("the same name as that of {}", other.display()))
-                .expected("names that differ: by label, by file name, or given with -B NAME=PATH")
-                .advice(format_args!(
-                    "give them names: -B NAME={} -B OTHER={}",
-                    other.display(),
-                    path.display()
-                )));
+            return Err(Failure::refused(
+                path,
+                format_args!("its export would be named \"{name}\""),
+            )
+            .found(format_args!("the same name as that of {}", other.display()))
+            .expected("names that differ: by label, by file name, or given with -B NAME=PATH")
+            .advice(format_args!(
+                "give them names: -B NAME={} -B OTHER={}",
+                other.display(),
+                path.display()
+            )));
         }
         names.push((name, path));
     }
     Ok(names.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Takes `NAME=PATH` apart; a path that is there as it is given, or that has a slash before the first `=`, has no name.
+/// Takes `NAME=PATH` apart; a path that is there as it is given, or that has a slash before the
+/// first `=`, has no name.
 pub fn split_name(text: &Path) -> (Option<String>, PathBuf) {
     let split = text.to_str().and_then(|text| text.split_once('='));
     match split {
@@ -188,7 +198,8 @@ mod tests {
 
     #[test]
     fn names_are_given_or_labels_or_file_names() {
-        let names = named(&[(None, "", "/a/disk"), (None, "data", "/b/disk"), (Some("x"), "data", "/c/x")]);
+        let names =
+            named(&[(None, "", "/a/disk"), (None, "data", "/b/disk"), (Some("x"), "data", "/c/x")]);
         assert_eq!(names, Ok(["disk", "data", "x"].map(str::to_owned).to_vec()));
     }
 
@@ -206,7 +217,10 @@ mod tests {
 
     #[test]
     fn a_name_before_a_path_is_taken_apart() {
-        assert_eq!(split_name(Path::new("data=/dev/sdb")), (Some("data".to_owned()), "/dev/sdb".into()));
+        assert_eq!(
+            split_name(Path::new("data=/dev/sdb")),
+            (Some("data".to_owned()), "/dev/sdb".into())
+        );
         for plain in ["/dev/disk/by-id/a=b", "./a=b", "/dev/sdb", "=x"] {
             assert_eq!(split_name(Path::new(plain)), (None, plain.into()));
         }

@@ -15,7 +15,8 @@ pub enum Code {
 
 /// A failure, as text for the user.
 ///
-/// Built in the order in which it reads: `Failure::refused(path, "…").found(…).expected(…).advice(…)`.
+/// Built in the order in which it reads: `Failure::refused(path,
+/// "…").found(…).expected(…).advice(…)`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// The exit code.
@@ -35,7 +36,10 @@ struct Words {
 impl Failure {
     fn new(code: Code, subject: impl fmt::Display, what: impl fmt::Display) -> Failure {
         let (subject, what) = (subject.to_string(), what.to_string());
-        Failure { code, words: Box::new(Words { subject, what, found: None, expected: None, advice: None }) }
+        Failure {
+            code,
+            words: Box::new(Words { subject, what, found: None, expected: None, advice: None }),
+        }
     }
 
     /// `path` is not what it should be, or something on it failed.
@@ -110,7 +114,8 @@ mod tests {
             .advice("make one");
         assert_eq!(
             failure.to_string(),
-            "disk.img: not a bcache device\n  found:    an ext4 file system\n  expected: a bcache superblock\n  to do:    make one"
+            "disk.img: not a bcache device\n  found:    an ext4 file system\n  expected: a bcache \
+             superblock\n  to do:    make one"
         );
     }
 }

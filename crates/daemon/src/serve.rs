@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, CacheSet, Choice, EXTENT_MEMORY_BYTES, EngineError, FormerRun, SetOptions, TakenOver,
+    AttachOptions, CacheSet, Choice, EXTENT_MEMORY_BYTES, EngineError, FormerRun, SetOptions,
+    TakenOver,
 };
 use ubcache_env::local::Event;
 use ubcache_env::{Env, Nanos, Priority, Volume};
@@ -60,7 +61,9 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
         .map(|number| host.signal(number))
         .into_iter()
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| Failure::refused_because("signals", format_args!("can't wait for them: {error}")))?;
+        .map_err(|error| {
+            Failure::refused_because("signals", format_args!("can't wait for them: {error}"))
+        })?;
     host.block_on(async {
         let daemon = Rc::new(Box::pin(open(&world, config, &members)).await?);
         for signal in signals {
@@ -85,15 +88,19 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
 /// Before any thread is started: see [`ubcache_host::memory`].
 fn hold_memory(lock: bool) -> Result<(), Failure> {
     if let Err(error) = ubcache_host::memory::become_io_flusher() {
-        tracing::debug!(%error, "not allowed to be an I/O flusher (PR_SET_IO_FLUSHER, CAP_SYS_RESOURCE)");
+        tracing::debug!(%error, "not allowed to be an I/O flusher (PR_SET_IO_FLUSHER, \
+            CAP_SYS_RESOURCE)");
     }
     if !lock {
         return Ok(());
     }
     ubcache_host::memory::lock_memory().map_err(|error| {
-        Failure::usage("--lock-memory", format_args!("can't keep memory from being paged out: {error}"))
-            .expected("root, or no limit for locked memory")
-            .advice("`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the systemd unit")
+        Failure::usage(
+            "--lock-memory",
+            format_args!("can't keep memory from being paged out: {error}"),
+        )
+        .expected("root, or no limit for locked memory")
+        .advice("`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the systemd unit")
     })
 }
 
@@ -104,7 +111,8 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         if let Some((missing, free)) = missing_room(path) {
             tracing::warn!(
                 path = %path.display(),
-                "a sparse file: {} of it have no room yet, and {} are free on its file system; when that is full, the cache \
+                "a sparse file: {} of it have no room yet, and {} are free on its file system; \
+                 when that is full, the cache \
                  gets no larger",
                 show_size(missing),
                 show_size(free)
@@ -113,14 +121,16 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     }
     // All devices are taken before anything is changed on any of them.
     let cache = world.open(&members.cache_path, config.page_cache, Nanos(0)).await?;
-    let delay = Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
+    let delay =
+        Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
     let mut backings = Vec::new();
     for path in &config.backings {
         let backing = world.open(path, config.page_cache, delay).await?;
         if !config.trust_discards && backing.refuse_vague_discards() {
             tracing::info!(
                 device = %path.display(),
-                "discards are not passed on to this device, as nothing says that what it discarded reads the same every \
+                "discards are not passed on to this device, as nothing says that what it discarded \
+                 reads the same every \
                  time (--trust-discards passes them on)"
             );
         }
@@ -129,18 +139,20 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     let choices = choices(config, &names)?;
     let unchosen = members.backings.iter().zip(&choices).filter(|(_, choice)| choice.is_none());
     let expected = unchosen.map(|(superblock, _)| superblock.clone()).collect();
-    let mut options = SetOptions { keep_clean: config.keep_clean, expected, ..SetOptions::default() };
+    let mut options =
+        SetOptions { keep_clean: config.keep_clean, expected, ..SetOptions::default() };
     if let Some(bytes) = config.index_memory {
         options.tuning.extents_in_memory_max = (bytes / EXTENT_MEMORY_BYTES) as usize;
     }
-    let set = CacheSet::open(world.clone(), cache, options).await.map_err(|error| match &error {
-        EngineError::OlderCopy { uuid, .. } => {
-            let at = members.backings.iter().position(|superblock| superblock.uuid == *uuid);
-            let at = at.expect("only what is expected is refused");
-            member_failure(&members.cache_path, &config.backings[at], &names[at], &error)
-        }
-        error => engine_failure(&members.cache_path, error),
-    })?;
+    let set =
+        CacheSet::open(world.clone(), cache, options).await.map_err(|error| match &error {
+            EngineError::OlderCopy { uuid, .. } => {
+                let at = members.backings.iter().position(|superblock| superblock.uuid == *uuid);
+                let at = at.expect("only what is expected is refused");
+                member_failure(&members.cache_path, &config.backings[at], &names[at], &error)
+            }
+            error => engine_failure(&members.cache_path, error),
+        })?;
     say_unused(&members.cache_path, &config.backings, &set);
     if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
         let whose = match from {
@@ -156,7 +168,9 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
                 "{whose}: its clean data was dropped, as it may be stale (--keep-clean keeps it)"
             ),
             None => {
-                tracing::info!("{whose}: its clean data was kept (--keep-clean), although it may be stale")
+                tracing::info!(
+                    "{whose}: its clean data was kept (--keep-clean), although it may be stale"
+                )
             }
         }
     }
@@ -193,7 +207,8 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
 
 /// The names of the exports, none of them twice.
 fn names_of(config: &ServeConfig, members: &Members) -> Result<Vec<String>, Failure> {
-    let labels: Vec<String> = members.backings.iter().map(|superblock| superblock.label_str()).collect();
+    let labels: Vec<String> =
+        members.backings.iter().map(|superblock| superblock.label_str()).collect();
     let given = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
     let volumes: Vec<Named<'_>> = labels
         .iter()
@@ -211,7 +226,10 @@ async fn run(
     io: &'static str,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
-    daemon.set_attributes(None, &config.settings).await.map_err(|error| Failure::usage("--set", error))?;
+    daemon
+        .set_attributes(None, &config.settings)
+        .await
+        .map_err(|error| Failure::usage("--set", error))?;
     let control_path = control_path(config, daemon.uuid)?;
     let control = ControlServer::bind(world, &control_path).await?;
     let addresses = match config.nbd.as_slice() {
@@ -220,14 +238,15 @@ async fn run(
     };
     let exports = Rc::new(Exports::new());
     for served in &daemon.volumes {
-        exports
-            .add_as(served.name.clone(), String::new(), served.volume.clone())
-            .map_err(|error| Failure::refused(&served.path, error).advice("give it another label"))?;
+        exports.add_as(served.name.clone(), String::new(), served.volume.clone()).map_err(
+            |error| Failure::refused(&served.path, error).advice("give it another label"),
+        )?;
         exports.also_as(&served.name, served.volume.uuid().to_string());
     }
     let listeners = Rc::new(Listeners::bind(world, &addresses, exports).await?);
     let addresses = listeners.addresses();
-    let uris = move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
+    let uris =
+        move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
     listeners.start(world);
     let control = control.start(world, daemon.clone(), uris.clone());
     ready(&Ready {
@@ -238,7 +257,11 @@ async fn run(
             .volumes
             .iter()
             .map(|served| {
-                (served.name.clone(), served.volume.info().sectors * SECTOR_BYTES, uris(&served.name))
+                (
+                    served.name.clone(),
+                    served.volume.info().sectors * SECTOR_BYTES,
+                    uris(&served.name),
+                )
             })
             .collect(),
     });
@@ -286,7 +309,9 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
         }
     }
     Err(why
-        .unwrap_or_else(|| Failure::usage("--control", "there is no usual directory for the control socket"))
+        .unwrap_or_else(|| {
+            Failure::usage("--control", "there is no usual directory for the control socket")
+        })
         .advice("say where with --control PATH"))
 }
 
@@ -294,10 +319,13 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
 fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>, Failure> {
     let default = config.drop_clean_cache.then_some(Choice::DropClean);
     let mut choices = vec![default; names.len()];
-    let disks = config.believe_disk.iter().map(|name| ("--believe-disk", name, Choice::BelieveDisk));
-    let caches = config.believe_cache.iter().map(|name| ("--believe-cache", name, Choice::BelieveCache));
+    let disks =
+        config.believe_disk.iter().map(|name| ("--believe-disk", name, Choice::BelieveDisk));
+    let caches =
+        config.believe_cache.iter().map(|name| ("--believe-cache", name, Choice::BelieveCache));
     for (option, given, choice) in disks.chain(caches) {
-        let is_it = |(name, path): (&String, &PathBuf)| given == name || path.as_path() == Path::new(given);
+        let is_it =
+            |(name, path): (&String, &PathBuf)| given == name || path.as_path() == Path::new(given);
         let at = names.iter().zip(&config.backings).position(is_it);
         let at = at.ok_or_else(|| {
             Failure::usage(format_args!("{option} {given}"), "there is no such disk")
@@ -328,7 +356,8 @@ fn say_unused(path: &Path, backings: &[PathBuf], set: &Set) {
         tracing::info!(
             cache = %path.display(),
             bytes = unused,
-            "the cache device is longer than when the set was made; to use all of it, stop, and make it again: {recover}; \
+            "the cache device is longer than when the set was made; to use all of it, stop, and \
+             make it again: {recover}; \
              `ubcache make -C {} --wipe-bcache`",
             path.display()
         );

@@ -56,7 +56,8 @@ pub enum EngineError {
     },
     /// The backing device is dirty and the set does not know it.
     #[error(
-        "the backing device {uuid} has dirty data in a cache, but cache set {set} has no record of it; \
+        "the backing device {uuid} has dirty data in a cache, but cache set {set} has no record of \
+         it; \
          find the cache device that it was used with (its data is needed), nothing was changed"
     )]
     DirtyElsewhere {
@@ -67,7 +68,8 @@ pub enum EngineError {
     },
     /// The cache and the backing device are not of the same run.
     #[error(
-        "the cache and the backing device {uuid} are not of one run: {apart}; nothing was changed on the backing device"
+        "the cache and the backing device {uuid} are not of one run: {apart}; nothing was changed \
+         on the backing device"
     )]
     OlderCopy {
         /// The backing device.
@@ -80,7 +82,8 @@ pub enum EngineError {
     WouldLose(&'static str),
     /// The backing device is shorter than it was, and dirty data lies beyond its end.
     #[error(
-        "the backing device is shorter than it was: it ends at sector {end}, and the cache has {dirty} dirty sectors of it \
+        "the backing device is shorter than it was: it ends at sector {end}, and the cache has \
+         {dirty} dirty sectors of it \
          beyond that, up to sector {last}; give it its full size again"
     )]
     BeyondEnd {
@@ -111,13 +114,16 @@ pub enum EngineError {
     BackingFails(u64),
     /// A flush failed earlier, and not everybody who had written knows of it.
     #[error(
-        "a flush of the backing device {0} failed while clients used it, and not all that had written have flushed since: \
-         part of what they wrote before may be lost; check the device, and what was on its way to it"
+        "a flush of the backing device {0} failed while clients used it, and not all that had \
+         written have flushed since: \
+         part of what they wrote before may be lost; check the device, and what was on its way to \
+         it"
     )]
     LossUntold(Uuid),
     /// Block sizes do not fit.
     #[error(
-        "the backing device has blocks of {backing} sectors, smaller than the {cache} sectors of the cache; \
+        "the backing device has blocks of {backing} sectors, smaller than the {cache} sectors of \
+         the cache; \
          make the cache with blocks of at most {backing} sectors"
     )]
     BlockTooSmall {
@@ -152,7 +158,10 @@ impl EngineError {
         EngineError::OfCache(Box::new(self))
     }
 
-    pub(crate) fn format(what: &'static str, at: Sector) -> impl FnOnce(FormatError) -> EngineError {
+    pub(crate) fn format(
+        what: &'static str,
+        at: Sector,
+    ) -> impl FnOnce(FormatError) -> EngineError {
         move |source| EngineError::Format { what, at: Some(at), source }
     }
 }

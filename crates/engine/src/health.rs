@@ -1,4 +1,5 @@
-//! The life of a set and its health: every part asks, and any part may find that the cache device fails.
+//! The life of a set and its health: every part asks, and any part may find that the cache device
+//! fails.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -34,7 +34,8 @@ pub struct CachedCopy {
 pub enum InFlightEntry {
     /// A read miss that may leave a copy.
     Fill(SectorRange),
-    /// A client's write, discard or write of zeroes that has not been decided (W2), or goes to the cache.
+    /// A client's write, discard or write of zeroes that has not been decided (W2), or goes to the
+    /// cache.
     Write(SectorRange),
     /// A client's write, discard or write of zeroes on its way to the backing device.
     BackingWrite(SectorRange),
@@ -99,12 +100,13 @@ impl<E: Env> CachedVolume<E> {
         copies.retain(|copy: &CachedCopy| {
             !self.set.cache.is_lost(SectorRange::new(copy.at, copy.range.sectors()))
         });
-        let in_flight = self.inflight.entries().into_iter().map(|(kind, range, backing_write)| match kind {
-            Kind::Fill => InFlightEntry::Fill(range),
-            Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
-            Kind::Write => InFlightEntry::Write(range),
-            Kind::Writeback => InFlightEntry::Writeback(range),
-        });
+        let in_flight =
+            self.inflight.entries().into_iter().map(|(kind, range, backing_write)| match kind {
+                Kind::Fill => InFlightEntry::Fill(range),
+                Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
+                Kind::Write => InFlightEntry::Write(range),
+                Kind::Writeback => InFlightEntry::Writeback(range),
+            });
         VolumeView {
             uses_cache: !self.passthrough.get(),
             copies,

@@ -23,8 +23,8 @@
 //! | [`marks`] | named points that the simulator counts |
 //! | `mutants` | rules that the simulator breaks to see whether it notices; not in release builds |
 //!
-//! Rules are cited by number (T1, W3, B4 …) from `docs/internals/coherence.md`, the format by section from
-//! `docs/reference/format.md`.
+//! Rules are cited by number (T1, W3, B4 …) from `docs/internals/coherence.md`, the format by
+//! section from `docs/reference/format.md`.
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
 

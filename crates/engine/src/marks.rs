@@ -1,7 +1,8 @@
-//! Marks: named points of the engine that the simulator counts, so that it is known what a set of seeds reaches.
+//! Marks: named points of the engine that the simulator counts, so that it is known what a set of
+//! seeds reaches.
 //!
-//! A test compares this list with what the code says, and `ubcache-simulate --require-marks` fails if the seeds leave
-//! one of [`MARKS`] out.
+//! A test compares this list with what the code says, and `ubcache-simulate --require-marks` fails
+//! if the seeds leave one of [`MARKS`] out.
 
 /// Every mark that the simulator has to reach, and what it means.
 pub const MARKS: &[(&str, &str)] = &[
@@ -45,7 +46,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ("stop_tells_of_a_failed_flush", "a stop reports it, because a client has not been told (F4)"),
     ("suspect_copy_not_kept", "a failed flush may have cost what a copy was made of (F5)"),
     ("suspect_range_written", "what may have been lost is written anew (F5)"),
-    ("write_beside_a_failed_flush", "a write was under way to the backing device when a flush failed (F5)"),
+    (
+        "write_beside_a_failed_flush",
+        "a write was under way to the backing device when a flush failed (F5)",
+    ),
     ("flush_of_our_own", "the publisher flushes the backing device"),
     ("copy_published", "an unpublished copy gets its key (C2)"),
     ("copy_gone_before_published", "it was written over while its record waited"),
@@ -75,7 +79,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ("leaf_changed_while_replaced", "a change came while a leaf was being replaced"),
     ("leaf_replaced_by_others", "somebody else replaced the leaf first"),
     ("replayed_into_loaded_leaf", "records of the journal waited for their leaf"),
-    ("replayed_to_be_written", "a leaf is loaded because it has to be written: records wait for it"),
+    (
+        "replayed_to_be_written",
+        "a leaf is loaded because it has to be written: records wait for it",
+    ),
     ("leaf_forgotten", "the node cache let go of a leaf"),
     ("index_unreadable", "a leaf can't be read"),
     (
@@ -83,7 +90,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "every leaf had something to write: one was written so that it could go",
     ),
     ("overfull_leaf", "a change waits until a crowded leaf is split"),
-    ("leaf_with_many_records", "a change waits until a leaf is written: its records would outgrow its node"),
+    (
+        "leaf_with_many_records",
+        "a change waits until a leaf is written: its records would outgrow its node",
+    ),
     ("stale_keys_dropped", "a replacement leaves out keys that can't return"),
     ("interior_appended", "a parent names new children"),
     ("interior_rewritten", "a parent was full and is replaced"),
@@ -119,9 +129,18 @@ pub const MARKS: &[(&str, &str)] = &[
     ("allocation_waits", "a write waits for a bucket"),
     ("allocation_given_up", "and gets none"),
     ("allocator_starved", "nothing can be given up: flushes and writeback have to help"),
-    ("copies_forgotten", "unpublished copies are dropped, so that their buckets make room in the journal"),
-    ("no_space_for_data", "a file system is full: data is not cached, its bucket is put aside (N1)"),
-    ("bucket_without_room", "a free bucket has no room below the device: another one is for metadata (N2)"),
+    (
+        "copies_forgotten",
+        "unpublished copies are dropped, so that their buckets make room in the journal",
+    ),
+    (
+        "no_space_for_data",
+        "a file system is full: data is not cached, its bucket is put aside (N1)",
+    ),
+    (
+        "bucket_without_room",
+        "a free bucket has no room below the device: another one is for metadata (N2)",
+    ),
     ("bucket_taken_back", "buckets that were put aside have room again (N3)"),
     ("bucket_discarded", "buckets are discarded before they are used again"),
     ("discard_skipped", "there is no time for that"),
@@ -149,7 +168,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ("older_copy_refused", "the cache or the backing device is a copy of an earlier state (A5)"),
     ("disk_believed", "and somebody chose what the backing device has"),
     ("cache_believed", "or the dirty data of the cache"),
-    ("clean_beyond_end", "a backing device has become shorter: clean keys beyond its end are dropped (A6)"),
+    (
+        "clean_beyond_end",
+        "a backing device has become shorter: clean keys beyond its end are dropped (A6)",
+    ),
     ("dirty_beyond_end", "it is refused, because there is dirty data beyond its end"),
     ("detached", "a volume is parted from its set"),
     ("attached_again", "and taken up again"),
@@ -168,7 +190,10 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("journal_stuck", "no room for an entry in the ring: its reserve should make it impossible"),
     ("ghosts_laid", "thousands of ghosts: plans are too small"),
     ("pointers_outrun", "sets of version 0.1 only: in crates/torture/tests/outrun.rs"),
-    ("counted_again", "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs"),
+    (
+        "counted_again",
+        "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs",
+    ),
     ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
     ("fua_zeroes_lost", "rare: between zeroes and their flush another one fails"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),

@@ -13,8 +13,9 @@ use crate::stats::DeviceCounters;
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
 ///
-/// Nothing else asks the device for a flush, so what a failed one means is settled here, whoever called it: who is responsible
-/// for the device is told in the same step (F4, J3), and of the cache device nothing is read that may be gone.
+/// Nothing else asks the device for a flush, so what a failed one means is settled here, whoever
+/// called it: who is responsible for the device is told in the same step (F4, J3), and of the cache
+/// device nothing is read that may be gone.
 pub(crate) struct Meter<E: Env> {
     env: E,
     device: E::Device,
@@ -104,8 +105,8 @@ impl<E: Env> Meter<E> {
         self.read_ended(SectorRange::new(at, sectors), buf, result)
     }
 
-    /// Reads `sectors` sectors, of metadata or in the background. Waits until there is memory for them: who needs these
-    /// has no better way to go on.
+    /// Reads `sectors` sectors, of metadata or in the background. Waits until there is memory for
+    /// them: who needs these has no better way to go on.
     pub async fn read(&self, at: Sector, sectors: u64) -> IoResult<Buf> {
         let into = loop {
             match self.env.buffers().for_sectors(sectors) {
@@ -195,7 +196,8 @@ impl<E: Env> Meter<E> {
         result
     }
 
-    /// The device may have dropped whatever it had not made durable, and the next flush succeeds over the loss.
+    /// The device may have dropped whatever it had not made durable, and the next flush succeeds
+    /// over the loss.
     fn flush_failed(&self, error: &IoError) {
         self.failed_flushes.set(self.failed_flushes.get() + 1);
         let tell = self.when_flush_fails.borrow().clone();

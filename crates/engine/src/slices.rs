@@ -1,14 +1,14 @@
 //! Loops that give others their turn (S1, docs/internals/coherence.md §8).
 //!
-//! A poll that takes as long as the cache is large keeps every request of every volume waiting. So what has to look at every
-//! bucket does so in slices.
+//! A poll that takes as long as the cache is large keeps every request of every volume waiting. So
+//! what has to look at every bucket does so in slices.
 
 use std::ops::Range;
 
 use ubcache_env::Env;
 
-/// Does something for `count` things, at so many steps each, in slices of `slice_steps` steps. Others have their turn after
-/// each of them.
+/// Does something for `count` things, at so many steps each, in slices of `slice_steps` steps.
+/// Others have their turn after each of them.
 pub(crate) async fn in_slices<E: Env>(
     env: &E,
     slice_steps: usize,
@@ -39,7 +39,8 @@ impl Slice {
         Slice { most, taken: 0 }
     }
 
-    /// The next steps are about to be taken; others have their turn before them if it is time for that.
+    /// The next steps are about to be taken; others have their turn before them if it is time for
+    /// that.
     pub async fn step<E: Env>(&mut self, env: &E, steps: usize) {
         if self.taken >= self.most {
             self.taken = 0;

@@ -3,17 +3,17 @@
 /// Memory that an extent of the index takes, in bytes, with its share of what surrounds it.
 pub const EXTENT_MEMORY_BYTES: u64 = 24;
 
-/// The speed at which generations rise, and the age that pointers may reach (docs/internals/coherence.md §7).
-/// Ages are distances on the circle of 256 that the format has.
+/// The speed at which generations rise, and the age that pointers may reach
+/// (docs/internals/coherence.md §7). Ages are distances on the circle of 256 that the format has.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Generations {
-    /// A bucket that is given up rises by this much. More than 1 leaves fewer generations before the circle is round, so
-    /// that a simulator sees many turns of it.
+    /// A bucket that is given up rises by this much. More than 1 leaves fewer generations before
+    /// the circle is round, so that a simulator sees many turns of it.
     pub step: u8,
     /// Garbage collection writes a node anew where a pointer in it is older than this.
     pub rewrite_age: u8,
-    /// A pointer this old keeps its bucket from being used again. The format allows 96 (docs/reference/format.md §9.3); some
-    /// distance is kept.
+    /// A pointer this old keeps its bucket from being used again. The format allows 96
+    /// (docs/reference/format.md §9.3); some distance is kept.
     pub age_max: u8,
 }
 
@@ -26,8 +26,9 @@ impl Default for Generations {
 /// Limits and sizes that are not on the device.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// Extents of the index kept in memory, about [`EXTENT_MEMORY_BYTES`] each. Nodes that hold more are read again when
-    /// they are needed. Where what is not written to its node yet is more than that, whoever brings a node in writes another.
+    /// Extents of the index kept in memory, about [`EXTENT_MEMORY_BYTES`] each. Nodes that hold
+    /// more are read again when they are needed. Where what is not written to its node yet is more
+    /// than that, whoever brings a node in writes another.
     pub extents_in_memory_max: usize,
     /// A leaf is written when this many bytes of keys wait.
     pub leaf_write_bytes: u64,
@@ -41,9 +42,11 @@ pub struct Tuning {
     pub unpublished_max: usize,
     /// The speed at which generations rise, and the age that pointers may reach.
     pub generations: Generations,
-    /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which other tasks get a turn.
+    /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which
+    /// other tasks get a turn.
     pub slice_steps: usize,
-    /// A write past the cache that has more sectors than this is split where a part of it is dirty (W2).
+    /// A write past the cache that has more sectors than this is split where a part of it is dirty
+    /// (W2).
     pub split_above: u64,
 }
 

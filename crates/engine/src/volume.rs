@@ -6,8 +6,8 @@ use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify, Semaphore};
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoError, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Task,
-    Volume, VolumeError, VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoError, IoVec, Nanos, Priority, Sector, SectorRange,
+    StreamId, Task, Volume, VolumeError, VolumeInfo,
 };
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
@@ -64,7 +64,8 @@ pub struct CachedVolume<E: Env> {
     /// Writers between that and their dirty key.
     pub(crate) dirty_writers: Cell<u64>,
     pub(crate) state_lock: Lock,
-    /// The superblock says, durably, that there is no cache: requests go to the backing device (A3, A4).
+    /// The superblock says, durably, that there is no cache: requests go to the backing device (A3,
+    /// A4).
     pub(crate) passthrough: Cell<bool>,
     /// It was detached, so it can be attached again.
     pub(crate) detached: Cell<bool>,
@@ -235,8 +236,11 @@ impl<E: Env> CachedVolume<E> {
         self.requests_end().await;
         self.fills_end().await;
         self.join_tasks().await;
-        let flushed =
-            if self.passthrough.get() { self.backing.flush().await } else { self.flush_backing().await };
+        let flushed = if self.passthrough.get() {
+            self.backing.flush().await
+        } else {
+            self.flush_backing().await
+        };
         if flushed.is_ok() && self.set.failure().is_none() {
             self.publish_all().await;
             self.mark_clean_if_so().await;
@@ -245,7 +249,9 @@ impl<E: Env> CachedVolume<E> {
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
         self.save_attributes().await?;
-        if self.told.borrow().somebody_is_owed() && !self.set.mutant(Mutant::FailedOwnFlushToldToNobody) {
+        if self.told.borrow().somebody_is_owed()
+            && !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
+        {
             self.set.env.mark("stop_tells_of_a_failed_flush");
             return Err(EngineError::LossUntold(self.uuid()));
         }
@@ -340,7 +346,8 @@ impl<E: Env> CachedVolume<E> {
         pairs.iter().map(|(name, value)| set(name, value)).collect()
     }
 
-    /// Has a task save the superblock. There is one at most that has not begun, however often it changes.
+    /// Has a task save the superblock. There is one at most that has not begun, however often it
+    /// changes.
     fn save_soon(&self) {
         let Some(me) = self.me.upgrade() else { return };
         if self.saving.replace(true) {
@@ -366,8 +373,12 @@ impl<E: Env> CachedVolume<E> {
     pub fn attribute(&self, name: &str) -> Option<String> {
         match name {
             "state" => Some(self.state().word().to_owned()),
-            "dirty_data" => Some(human((self.set.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64)),
-            "writeback_rate" => Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64)),
+            "dirty_data" => {
+                Some(human((self.set.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64))
+            }
+            "writeback_rate" => {
+                Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64))
+            }
             "writeback_rate_debug" => {
                 let now = self.set.env.now();
                 let next = self.limiter.borrow().next_ms(now);
@@ -382,8 +393,8 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// Writes the superblock of the backing device as it is now. Whoever waits for his turn here is served by the one
-    /// before if that wrote what he wants.
+    /// Writes the superblock of the backing device as it is now. Whoever waits for his turn here is
+    /// served by the one before if that wrote what he wants.
     pub(crate) async fn write_backing_superblock(&self) -> Result<(), EngineError> {
         let _one = self.superblock_lock.lock().await;
         let superblock = self.superblock.borrow().clone();
@@ -391,7 +402,8 @@ impl<E: Env> CachedVolume<E> {
             return Ok(());
         }
         *self.saved_superblock.borrow_mut() = None;
-        let result = write_superblock(&self.backing, &superblock, "writing the backing superblock").await;
+        let result =
+            write_superblock(&self.backing, &superblock, "writing the backing superblock").await;
         if result.is_ok() {
             *self.saved_superblock.borrow_mut() = Some(superblock);
         }
@@ -423,7 +435,8 @@ impl<E: Env> CachedVolume<E> {
     /// The backing superblock says clean when every dirty key is durably clean and no new one is
     /// on its way.
     pub(crate) async fn mark_clean_if_so(&self) {
-        let clean = || self.superblock.borrow().state() == BackingState::Dirty && self.has_nothing_dirty();
+        let clean =
+            || self.superblock.borrow().state() == BackingState::Dirty && self.has_nothing_dirty();
         if !clean() || self.set.failure().is_some() {
             return;
         }
@@ -579,7 +592,12 @@ impl<E: Env> Volume for CachedVolume<E> {
         self.write(stream, range, data.copy().into(), fua).await
     }
 
-    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
         self.told.borrow_mut().writes(stream);
@@ -624,7 +642,10 @@ impl<E: Env> Volume for CachedVolume<E> {
         Ok(())
     }
 
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         self.key_range(range)?;
         Ok(vec![(range, BlockStatus::Data)])
     }

@@ -28,8 +28,12 @@ async fn format(cache: &SimDisk, backing: &SimDisk, shape: &Shape, mode: CacheMo
     );
     let write = |bytes: Vec<u8>| Buf::from_bytes(&bytes).into();
     cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
-    let superblock = Superblock::new_backing(Uuid([2; 16]), set, shape.block, Sector(16), mode, "smoke");
-    backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    let superblock =
+        Superblock::new_backing(Uuid([2; 16]), set, shape.block, Sector(16), mode, "smoke");
+    backing
+        .write(Sector(8), write(superblock.encode()), Durability::Fua)
+        .await
+        .expect("a good disk");
 }
 
 async fn open(
@@ -40,13 +44,15 @@ async fn open(
 ) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
     let options = SetOptions { tuning: tuning.clone(), ..SetOptions::default() };
     let set = CacheSet::open(env.clone(), cache.clone(), options).await.expect("the set opens");
-    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
+    let volume =
+        set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
     (set, volume)
 }
 
 fn run(seed: u64, shape: Shape, mode: CacheMode, node_keys_max: Option<usize>) {
     let world = SimWorld::new(WorldConfig::new(seed));
-    let cache = SimDisk::new(&world, DiskConfig::new("cache", u64::from(shape.bucket * shape.buckets)));
+    let cache =
+        SimDisk::new(&world, DiskConfig::new("cache", u64::from(shape.bucket * shape.buckets)));
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SECTORS + 16));
     let tuning = Tuning { node_keys_max, ..Tuning::default() };
     let mut model = vec![0u8; SECTORS as usize];
@@ -80,7 +86,10 @@ fn run(seed: u64, shape: Shape, mode: CacheMode, node_keys_max: Option<usize>) {
                             before[cells].fill(value);
                         }
                         5 => {
-                            volume.write_zeroes(StreamId(1), range, false, true).await.expect("zeroes");
+                            volume
+                                .write_zeroes(StreamId(1), range, false, true)
+                                .await
+                                .expect("zeroes");
                             before[cells].fill(0);
                         }
                         _ => check(&volume, range, &before[cells], seed, step).await,
@@ -97,7 +106,9 @@ fn run(seed: u64, shape: Shape, mode: CacheMode, node_keys_max: Option<usize>) {
                 }
                 before
             })
-            .unwrap_or_else(|stuck| panic!("seed {seed} round {round}: {stuck:?}\n{}", world.waiting()));
+            .unwrap_or_else(|stuck| {
+                panic!("seed {seed} round {round}: {stuck:?}\n{}", world.waiting())
+            });
         world.kill(&handle);
         if !stop {
             cache.power_failure();
@@ -118,7 +129,13 @@ fn run(seed: u64, shape: Shape, mode: CacheMode, node_keys_max: Option<usize>) {
     println!("seed {seed}: {marks:?}");
 }
 
-async fn check(volume: &CachedVolume<SimEnv>, range: SectorRange, expected: &[u8], seed: u64, step: u64) {
+async fn check(
+    volume: &CachedVolume<SimEnv>,
+    range: SectorRange,
+    expected: &[u8],
+    seed: u64,
+    step: u64,
+) {
     let data = volume.read(StreamId(1), range).await.expect("reads").to_buf();
     for (index, sector) in data.as_slice().chunks_exact(512).enumerate() {
         let value = expected[index];
@@ -134,7 +151,9 @@ async fn check(volume: &CachedVolume<SimEnv>, range: SectorRange, expected: &[u8
 #[test]
 fn an_array_with_restarts() {
     for seed in 0..12 {
-        for mode in [CacheMode::Writethrough, CacheMode::Writeback, CacheMode::Writearound, CacheMode::None] {
+        for mode in
+            [CacheMode::Writethrough, CacheMode::Writeback, CacheMode::Writearound, CacheMode::None]
+        {
             run(seed, Shape { bucket: 16, block: 1, buckets: 600 }, mode, Some(12));
             run(seed, Shape { bucket: 64, block: 8, buckets: 520 }, mode, None);
         }

@@ -1,10 +1,15 @@
-//! Detaching a volume under load, writing past the cache, attaching it again; power failures anywhere.
+//! Detaching a volume under load, writing past the cache, attaching it again; power failures
+//! anywhere.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, EngineError, SetOptions, Tuning, VolumeState};
-use ubcache_env::{Buf, Device, Durability, Env, Nanos, Priority, Sector, SectorRange, StreamId, Volume};
+use ubcache_engine::{
+    AttachOptions, CacheSet, CachedVolume, EngineError, SetOptions, Tuning, VolumeState,
+};
+use ubcache_env::{
+    Buf, Device, Durability, Env, Nanos, Priority, Sector, SectorRange, StreamId, Volume,
+};
 use ubcache_format::{BackingState, CacheMode, Replacement, Superblock, Uuid};
 use ubcache_sim::{DiskConfig, Profile, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
 
@@ -19,7 +24,10 @@ async fn format(cache: &SimDisk, backing: &SimDisk) {
     cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
     let mode = CacheMode::Writeback;
     let superblock = Superblock::new_backing(Uuid([2; 16]), set, 1, Sector(OFFSET), mode, "v");
-    backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    backing
+        .write(Sector(8), write(superblock.encode()), Durability::Fua)
+        .await
+        .expect("a good disk");
 }
 
 async fn open(
@@ -30,7 +38,8 @@ async fn open(
     let tuning = Tuning { node_keys_max: Some(12), ..Tuning::default() };
     let options = SetOptions { tuning, ..SetOptions::default() };
     let set = CacheSet::open(env.clone(), cache.clone(), options).await.expect("the set opens");
-    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
+    let volume =
+        set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
     (set, volume)
 }
 
@@ -85,7 +94,11 @@ fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
                     put(&writer, slot, value).await;
                     written.borrow_mut()[slot as usize] = value;
                     let other = dice.below(slots);
-                    assert_eq!(get(&writer, other).await, written.borrow()[other as usize], "slot {other}");
+                    assert_eq!(
+                        get(&writer, other).await,
+                        written.borrow()[other as usize],
+                        "slot {other}"
+                    );
                     clock.sleep(Nanos::from_micros(dice.below(300))).await;
                 }
             });
@@ -98,10 +111,16 @@ fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
             volume.flush(StreamId(1)).await.expect("flushes");
             for (slot, &value) in values.borrow().iter().enumerate() {
                 let at = SectorRange::new(Sector(OFFSET + slot as u64 * STEP), STEP);
-                assert!(backing2.peek(at).iter().all(|&byte| byte == value), "slot {slot} on the device");
+                assert!(
+                    backing2.peek(at).iter().all(|&byte| byte == value),
+                    "slot {slot} on the device"
+                );
             }
             let superblock = superblock_of(&backing2);
-            assert_eq!((superblock.state(), superblock.set_uuid), (BackingState::None, Uuid([0; 16])));
+            assert_eq!(
+                (superblock.state(), superblock.set_uuid),
+                (BackingState::None, Uuid([0; 16]))
+            );
             // The old keys say 1 or more; the device says 255.
             for slot in 0..slots {
                 put(&volume, slot, 255).await;
@@ -169,7 +188,8 @@ fn power_may_fail_at_any_moment_of_a_detach() {
                 // The last write may be torn, sector by sector.
                 let data = volume.read(StreamId(1), range(slot)).await.expect("reads").to_buf();
                 let sound = data.as_slice().iter().all(|&byte| byte == least || byte == 2);
-                let sectors: Vec<u8> = data.as_slice().chunks(512).map(|sector| sector[0]).collect();
+                let sectors: Vec<u8> =
+                    data.as_slice().chunks(512).map(|sector| sector[0]).collect();
                 assert!(sound, "seed {seed} slot {slot}: {sectors:?}, flushed was {least}");
             }
         });
@@ -177,16 +197,20 @@ fn power_may_fail_at_any_moment_of_a_detach() {
     }
 }
 
-/// Bug: a write over dirty data became dirty data itself, also in a volume that was to have none any more; a block that
-/// is written every few milliseconds, quicker than the disk takes it and flushes, kept a detach (and writethrough after
-/// writeback) from ever ending. Fix: such a write writes back what it is over, and goes through (B6).
+/// Bug: a write over dirty data became dirty data itself, also in a volume that was to have none
+/// any more; a block that is written every few milliseconds, quicker than the disk takes it and
+/// flushes, kept a detach (and writethrough after writeback) from ever ending. Fix: such a write
+/// writes back what it is over, and goes through (B6).
 #[test]
 fn a_block_that_is_always_written_keeps_no_volume_dirty() {
     for period_us in [500, 2_000, 5_000, 20_000] {
         for detaches in [true, false] {
             let world = SimWorld::new(WorldConfig::new(period_us));
             let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
-            let slow = DiskConfig { profile: Profile::Slow, ..DiskConfig::new("backing", SECTORS + OFFSET) };
+            let slow = DiskConfig {
+                profile: Profile::Slow,
+                ..DiskConfig::new("backing", SECTORS + OFFSET)
+            };
             let backing = SimDisk::new(&world, slow);
             let env = world.new_instance();
             let ended = world.run(async move {
@@ -217,22 +241,32 @@ fn a_block_that_is_always_written_keeps_no_volume_dirty() {
                 };
                 assert_eq!(volume.state(), last);
                 let took = env.now().since(began);
-                assert!(took < Nanos::from_secs(5), "written every {period_us} us: {} ms", took.as_millis());
+                assert!(
+                    took < Nanos::from_secs(5),
+                    "written every {period_us} us: {} ms",
+                    took.as_millis()
+                );
             });
-            ended.unwrap_or_else(|stuck| panic!("every {period_us} us: {stuck:?}\n{}", world.waiting()));
+            ended.unwrap_or_else(|stuck| {
+                panic!("every {period_us} us: {stuck:?}\n{}", world.waiting())
+            });
         }
     }
 }
 
-/// Bug: a detach held the lock of all attaches and detaches for as long as its volume had dirty data, which a slow or
-/// failing disk can make hours. Fix: the lock is taken when nothing is dirty any more.
+/// Bug: a detach held the lock of all attaches and detaches for as long as its volume had dirty
+/// data, which a slow or failing disk can make hours. Fix: the lock is taken when nothing is dirty
+/// any more.
 #[test]
 fn a_long_detach_does_not_keep_other_volumes() {
     let world = SimWorld::new(WorldConfig::new(1));
     let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
-    let slow = DiskConfig { profile: Profile::LateWrites, ..DiskConfig::new("backing", SECTORS + OFFSET) };
-    let (backing, other) =
-        (SimDisk::new(&world, slow), SimDisk::new(&world, DiskConfig::new("other", SECTORS + OFFSET)));
+    let slow =
+        DiskConfig { profile: Profile::LateWrites, ..DiskConfig::new("backing", SECTORS + OFFSET) };
+    let (backing, other) = (
+        SimDisk::new(&world, slow),
+        SimDisk::new(&world, DiskConfig::new("other", SECTORS + OFFSET)),
+    );
     let env = world.new_instance();
     let ended = world.run(async move {
         format(&cache, &other).await;

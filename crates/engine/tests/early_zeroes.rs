@@ -1,5 +1,5 @@
-//! A discard over dirty data puts zeroes on the backing device first, and the dirty key goes when they are durable. Until
-//! then nobody sees them.
+//! A discard over dirty data puts zeroes on the backing device first, and the dirty key goes when
+//! they are durable. Until then nobody sees them.
 
 mod support;
 
@@ -21,8 +21,9 @@ fn data(byte: u8) -> Buf {
     data
 }
 
-/// A read that had missed was at the backing device when the block became dirty and was discarded. It returned the zeroes, and
-/// reads after it the dirty data, until its key went. Now such a read looks up again (R5).
+/// A read that had missed was at the backing device when the block became dirty and was discarded.
+/// It returned the zeroes, and reads after it the dirty data, until its key went. Now such a read
+/// looks up again (R5).
 #[test]
 fn a_read_that_missed_does_not_see_a_discard_before_everybody_does() {
     let mut looked_again = 0;

@@ -1,5 +1,6 @@
-//! A flush that fails may have cost what was not durable, and the next one succeeds over the loss. So clients that wrote
-//! are told, whoever asked for the flush, and what may be lost is neither cached nor served from a failed cache.
+//! A flush that fails may have cost what was not durable, and the next one succeeds over the loss.
+//! So clients that wrote are told, whoever asked for the flush, and what may be lost is neither
+//! cached nor served from a failed cache.
 
 mod support;
 
@@ -48,7 +49,10 @@ fn break_next_flush(disk: &SimDisk, late: u32) {
     disk.set_faults(Faults::everywhere(Rates { flush: 1_000_000, ..Rates::default() }, 1));
 }
 
-fn in_world<F: Future<Output = ()> + 'static>(seed: u64, test: impl FnOnce(SimEnv, SimDisk, SimDisk) -> F) {
+fn in_world<F: Future<Output = ()> + 'static>(
+    seed: u64,
+    test: impl FnOnce(SimEnv, SimDisk, SimDisk) -> F,
+) {
     let world = SimWorld::new(WorldConfig::new(seed));
     let cache = SimDisk::new(&world, DiskConfig::new("cache", STEP * u64::from(BUCKETS)));
     let backing = SimDisk::new(&world, DiskConfig::new("backing", 65_536 + 16));
@@ -56,8 +60,9 @@ fn in_world<F: Future<Output = ()> + 'static>(seed: u64, test: impl FnOnce(SimEn
     ended.unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}"));
 }
 
-/// The flush that the publisher does every 5 s failed, and nobody was told: the client's FLUSH found nothing to do and
-/// succeeded, though the block was gone. Now each client that wrote before hears of it once.
+/// The flush that the publisher does every 5 s failed, and nobody was told: the client's FLUSH
+/// found nothing to do and succeeded, though the block was gone. Now each client that wrote before
+/// hears of it once.
 #[test]
 fn a_failed_flush_of_our_own_fails_the_next_flush_of_each_client_that_wrote() {
     for seed in 0..10 {
@@ -68,7 +73,11 @@ fn a_failed_flush_of_our_own_fails_the_next_flush_of_each_client_that_wrote() {
             write(&volume, B, 4, 0x66).await;
             break_next_flush(&backing, 0);
             env.sleep(Nanos::from_secs(20)).await;
-            assert_eq!(backing.counters().errors, 1, "a flush of our own failed, and the next one did not");
+            assert_eq!(
+                backing.counters().errors,
+                1,
+                "a flush of our own failed, and the next one did not"
+            );
             assert_eq!(backing.unflushed_sectors(), 0);
             for client in [A, B] {
                 assert!(volume.flush(client).await.is_err(), "told");
@@ -83,7 +92,8 @@ fn a_failed_flush_of_our_own_fails_the_next_flush_of_each_client_that_wrote() {
     }
 }
 
-/// A client whose connection was cut is another stream to the volume when it comes again, and has not been told.
+/// A client whose connection was cut is another stream to the volume when it comes again, and has
+/// not been told.
 #[test]
 fn who_comes_for_one_that_left_is_told() {
     in_world(1, async move |env, cache, backing| {
@@ -100,9 +110,10 @@ fn who_comes_for_one_that_left_is_told() {
     });
 }
 
-/// The page cache of a kernel goes on returning what it could not write, until it needs the memory. A read of that became a
-/// copy, the next flush, which succeeded, let it be published, and when the page went the clean copy was not what the
-/// disk had. Now nothing is cached there before it is written again.
+/// The page cache of a kernel goes on returning what it could not write, until it needs the memory.
+/// A read of that became a copy, the next flush, which succeeded, let it be published, and when the
+/// page went the clean copy was not what the disk had. Now nothing is cached there before it is
+/// written again.
 #[test]
 fn what_a_failed_flush_may_have_cost_is_not_cached_until_it_is_written_again() {
     let mut shown = 0;
@@ -141,9 +152,10 @@ fn what_a_failed_flush_may_have_cost_is_not_cached_until_it_is_written_again() {
     assert!(shown > 0, "no loss in ten seeds");
 }
 
-/// A flush of the cache device failed while an index node was written. It was one error of eight; the journal's next flush
-/// succeeded, and made names durable whose data was gone: 57 of 69 blocks that a FLUSH had confirmed read as something
-/// else. Now the set fails with it, nobody is told that anything is durable, and what may be gone is not read.
+/// A flush of the cache device failed while an index node was written. It was one error of eight;
+/// the journal's next flush succeeded, and made names durable whose data was gone: 57 of 69 blocks
+/// that a FLUSH had confirmed read as something else. Now the set fails with it, nobody is told
+/// that anything is durable, and what may be gone is not read.
 #[test]
 fn a_failed_flush_of_the_cache_device_fails_the_set() {
     let mut refused = 0;
@@ -193,7 +205,8 @@ fn a_failed_flush_of_the_cache_device_fails_the_set() {
     assert!(refused > 0, "some of what was not flushed can't be read");
 }
 
-/// The flush that belongs to the backing device's superblock costs what clients wrote like any other.
+/// The flush that belongs to the backing device's superblock costs what clients wrote like any
+/// other.
 #[test]
 fn a_failed_flush_of_the_superblock_is_told_as_well() {
     in_world(1, async move |env, cache, backing| {

@@ -1,4 +1,5 @@
-//! A set in which buckets were used again more than 128 times starts again, with all that was flushed.
+//! A set in which buckets were used again more than 128 times starts again, with all that was
+//! flushed.
 
 use std::rc::Rc;
 
@@ -17,7 +18,8 @@ const HOT: u64 = 4 * BUCKETS as u64;
 /// Extents of the cold volume. They do not join.
 const COLD: u64 = 6000;
 const DIRTY: u64 = 400;
-/// Half of the generations that there are, and as many more as the old pointers needed to be believed.
+/// Half of the generations that there are, and as many more as the old pointers needed to be
+/// believed.
 const TURNS: u64 = 175;
 
 fn write(bytes: Vec<u8>) -> ubcache_env::IoVec {
@@ -27,12 +29,17 @@ fn write(bytes: Vec<u8>) -> ubcache_env::IoVec {
 async fn format(cache: &SimDisk, backings: &[SimDisk]) {
     let set = Uuid([7; 16]);
     let policy = Replacement::Fifo;
-    let superblock = Superblock::new_cache(Uuid([1; 16]), set, 1, BUCKET as u32, BUCKETS, policy, false);
+    let superblock =
+        Superblock::new_cache(Uuid([1; 16]), set, 1, BUCKET as u32, BUCKETS, policy, false);
     cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
     for (number, backing) in backings.iter().enumerate() {
         let uuid = Uuid([2 + number as u8; 16]);
-        let superblock = Superblock::new_backing(uuid, set, 1, Sector(OFFSET), CacheMode::Writethrough, "v");
-        backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+        let superblock =
+            Superblock::new_backing(uuid, set, 1, Sector(OFFSET), CacheMode::Writethrough, "v");
+        backing
+            .write(Sector(8), write(superblock.encode()), Durability::Fua)
+            .await
+            .expect("a good disk");
     }
 }
 
@@ -67,7 +74,12 @@ async fn cache_the_cold_one(env: &SimEnv, volume: &CachedVolume<SimEnv>) {
 }
 
 /// Reads the hot volume until all of the cache was written so many times.
-async fn turn_over(env: &SimEnv, set: &CacheSet<SimEnv>, volume: &CachedVolume<SimEnv>, turns: u64) {
+async fn turn_over(
+    env: &SimEnv,
+    set: &CacheSet<SimEnv>,
+    volume: &CachedVolume<SimEnv>,
+    turns: u64,
+) {
     let written = || set.status().cache.written_bytes;
     let end = written() + turns * BUCKET * SECTOR_BYTES * u64::from(BUCKETS);
     let mut next = 0;
@@ -97,10 +109,11 @@ async fn make_dirty(volume: &CachedVolume<SimEnv>) {
     volume.flush(StreamId(9)).await.expect("flushes");
 }
 
-/// Bug: garbage collection looked for old pointers in leaves only. An interior node that nothing changed any more kept pointers
-/// to freed leaves; after 129 reuses of such a bucket its pointer looked newer than the bucket, and the next start took
-/// it for a child, and all that was in the bucket for void: after 170 turns the set did not start, with flushed dirty
-/// data in it. Fix: pointers of interior nodes age like all others (G1, G2).
+/// Bug: garbage collection looked for old pointers in leaves only. An interior node that nothing
+/// changed any more kept pointers to freed leaves; after 129 reuses of such a bucket its pointer
+/// looked newer than the bucket, and the next start took it for a child, and all that was in the
+/// bucket for void: after 170 turns the set did not start, with flushed dirty data in it. Fix:
+/// pointers of interior nodes age like all others (G1, G2).
 #[test]
 fn a_set_starts_after_its_generations_went_more_than_half_round() {
     let world = SimWorld::new(WorldConfig::new(1));

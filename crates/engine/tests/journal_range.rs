@@ -17,8 +17,15 @@ const RANGE: SectorRange = SectorRange { start: Sector(0), end: Sector(8) };
 
 async fn format(cache: &SimDisk, backing: &SimDisk) {
     let uuid = Uuid([7; 16]);
-    let superblock =
-        Superblock::new_cache(Uuid([1; 16]), uuid, 1, BUCKET_SECTORS, BUCKETS, Replacement::Lru, false);
+    let superblock = Superblock::new_cache(
+        Uuid([1; 16]),
+        uuid,
+        1,
+        BUCKET_SECTORS,
+        BUCKETS,
+        Replacement::Lru,
+        false,
+    );
     let bytes = Buf::from_bytes(&superblock.encode()).into();
     cache.write(Sector(8), bytes, Durability::Fua).await.expect("a good disk");
     let mode = CacheMode::Writeback;
@@ -28,8 +35,12 @@ async fn format(cache: &SimDisk, backing: &SimDisk) {
 }
 
 /// Has the journal consist of these entries alone, each at the start of the bucket with its index.
-async fn replace_journal(cache: &SimDisk, change: impl Fn(&JournalEntry) -> Vec<(u32, JournalEntry)>) {
-    let superblock = Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
+async fn replace_journal(
+    cache: &SimDisk,
+    change: impl Fn(&JournalEntry) -> Vec<(u32, JournalEntry)>,
+) {
+    let superblock =
+        Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
     let geometry = superblock.geometry();
     let sectors = u64::from(geometry.bucket_sectors);
     let start = |index| geometry.bucket_start(geometry.journal_bucket(index));
@@ -55,15 +66,18 @@ async fn replace_journal(cache: &SimDisk, change: impl Fn(&JournalEntry) -> Vec<
 fn an_entry_may_ask_for_more_than_the_one_before_it() {
     for removed in [false, true] {
         let world = SimWorld::new(WorldConfig::new(1));
-        let cache = SimDisk::new(&world, DiskConfig::new("cache", u64::from(BUCKET_SECTORS * BUCKETS)));
+        let cache =
+            SimDisk::new(&world, DiskConfig::new("cache", u64::from(BUCKET_SECTORS * BUCKETS)));
         let backing = SimDisk::new(&world, DiskConfig::new("backing", 1000));
         let env = world.new_instance();
         let ended = world.run(async move {
             format(&cache, &backing).await;
             let open = async || {
-                let set =
-                    CacheSet::open(env.clone(), cache.clone(), SetOptions::default()).await.expect("opens");
-                let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("attaches");
+                let set = CacheSet::open(env.clone(), cache.clone(), SetOptions::default())
+                    .await
+                    .expect("opens");
+                let volume =
+                    set.attach(backing.clone(), AttachOptions::default()).await.expect("attaches");
                 volume.set_attribute("writeback_running", "0").expect("sets");
                 (set, volume)
             };
@@ -89,7 +103,8 @@ fn an_entry_may_ask_for_more_than_the_one_before_it() {
             })
             .await;
             let (_set, volume) = open().await;
-            let found = volume.read(StreamId(0), RANGE).await.expect("reads").to_buf().as_slice()[0];
+            let found =
+                volume.read(StreamId(0), RANGE).await.expect("reads").to_buf().as_slice()[0];
             assert_eq!(found, u8::from(!removed), "what the first entry says counts");
         });
         ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));

@@ -23,13 +23,18 @@ async fn open(world: &SimWorld, env: SimEnv) -> Parts {
     let backing = SimDisk::new(world, DiskConfig::new("backing", SECTORS + OFFSET));
     let set = Uuid([7; 16]);
     let write = |bytes: Vec<u8>| Buf::from_bytes(&bytes).into();
-    let superblock = Superblock::new_cache(Uuid([1; 16]), set, 8, 256, 1024, Replacement::Lru, false);
+    let superblock =
+        Superblock::new_cache(Uuid([1; 16]), set, 8, 256, 1024, Replacement::Lru, false);
     cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
     let superblock =
         Superblock::new_backing(Uuid([2; 16]), set, 8, Sector(OFFSET), CacheMode::Writeback, "v");
-    backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    backing
+        .write(Sector(8), write(superblock.encode()), Durability::Fua)
+        .await
+        .expect("a good disk");
     let set = CacheSet::open(env, cache, SetOptions::default()).await.expect("the set opens");
-    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
+    let volume =
+        set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
     Parts { _set: set, volume, backing }
 }
 
@@ -40,12 +45,17 @@ fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce(SimWorld, SimEnv) -> 
 }
 
 async fn read_byte(volume: &CachedVolume<SimEnv>, sector: u64) -> u8 {
-    let data = volume.read(StreamId(9), SectorRange::new(Sector(sector), 8)).await.expect("reads").to_buf();
+    let data = volume
+        .read(StreamId(9), SectorRange::new(Sector(sector), 8))
+        .await
+        .expect("reads")
+        .to_buf();
     data.as_slice()[0]
 }
 
-/// Bug: a write of zeroes over one dirty sector went to the cache as a whole, all 16 MiB of it, so that `blkdiscard -z`
-/// filled the cache with zeroes. Fix: it is split, and what was clean goes past the cache.
+/// Bug: a write of zeroes over one dirty sector went to the cache as a whole, all 16 MiB of it, so
+/// that `blkdiscard -z` filled the cache with zeroes. Fix: it is split, and what was clean goes
+/// past the cache.
 #[test]
 fn one_dirty_sector_does_not_bring_a_long_write_to_the_cache() {
     run(|world, env| async move {
@@ -64,7 +74,10 @@ fn one_dirty_sector_does_not_bring_a_long_write_to_the_cache() {
         // A long run of data goes past the cache, too.
         for turn in 0..3 {
             volume.write(StreamId(2), place, data(2, 8), false).await.expect("writes");
-            volume.write(StreamId(3), LONG, data(3 + turn, LONG.sectors()), false).await.expect("writes");
+            volume
+                .write(StreamId(3), LONG, data(3 + turn, LONG.sectors()), false)
+                .await
+                .expect("writes");
             let dirty = volume.status().dirty_bytes;
             assert!(dirty <= 4096, "{dirty} dirty bytes");
             for sector in [0, 7992, 8000, 8008, LONG.end.0 - 8] {
@@ -75,8 +88,9 @@ fn one_dirty_sector_does_not_bring_a_long_write_to_the_cache() {
     });
 }
 
-/// Bug: a request to cache more than sequential_cutoff (4 MiB) read the disk and threw it away, because it counted as a
-/// run of reads that is too long to cache. Fix: it is no part of a run; and what is cached already is not read.
+/// Bug: a request to cache more than sequential_cutoff (4 MiB) read the disk and threw it away,
+/// because it counted as a run of reads that is too long to cache. Fix: it is no part of a run; and
+/// what is cached already is not read.
 #[test]
 fn what_is_to_be_cached_is_cached_however_long_it_is() {
     run(|world, env| async move {

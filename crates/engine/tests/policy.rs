@@ -1,4 +1,5 @@
-//! The replacement policy: which one a set begins with and keeps, and what the scan-resistant one does.
+//! The replacement policy: which one a set begins with and keeps, and what the scan-resistant one
+//! does.
 
 mod support;
 
@@ -40,8 +41,11 @@ fn a_set_begins_with_its_policy_and_keeps_what_is_set() {
     for begins in [false, true] {
         in_a_world(10, async move |env, cache, backing| {
             format(&cache, &backing, begins).await;
-            let first =
-                if begins { "lru fifo random [scan-resistant]" } else { "[lru] fifo random scan-resistant" };
+            let first = if begins {
+                "lru fifo random [scan-resistant]"
+            } else {
+                "[lru] fifo random scan-resistant"
+            };
             for _ in 0..2 {
                 let (set, _volume) = open(&env, &cache, &backing).await;
                 assert_eq!(set.attribute(POLICY).as_deref(), Some(first));
@@ -67,7 +71,12 @@ fn a_set_begins_with_its_policy_and_keeps_what_is_set() {
 }
 
 /// A fifth of the cache is used again and again, while scans as large as the cache come through.
-async fn hits_beside_scans(env: SimEnv, cache: SimDisk, backing: SimDisk, scan_resistant: bool) -> u64 {
+async fn hits_beside_scans(
+    env: SimEnv,
+    cache: SimDisk,
+    backing: SimDisk,
+    scan_resistant: bool,
+) -> u64 {
     const HOT: u64 = 200;
     const ROUNDS: u64 = 40;
     const SCAN: u64 = 250;

@@ -45,8 +45,10 @@ fn hot_data_outlives_cold_data_across_a_restart() {
         assert!(hot >= 190, "{hot} of 200 hot pieces are left, and {cold} of 400 cold ones");
         assert!(cold <= 200, "{cold} of 400 cold pieces are left although {hot} hot ones are");
         let stats = set.attribute("priority_stats").expect("an attribute");
-        let quantiles = stats.split_once("Quantiles:\t[").expect("the last line").1.trim_end_matches(']');
-        let ages: Vec<u32> = quantiles.split(' ').map(|age| age.parse().expect("a number")).collect();
+        let quantiles =
+            stats.split_once("Quantiles:\t[").expect("the last line").1.trim_end_matches(']');
+        let ages: Vec<u32> =
+            quantiles.split(' ').map(|age| age.parse().expect("a number")).collect();
         assert!(ages.len() == 31 && ages.is_sorted() && ages[30] > ages[0], "{stats}");
         set.stop().await.expect("stops");
     });

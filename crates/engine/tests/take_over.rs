@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, FormerRun, SetOptions, TakenOver, Tuning};
+use ubcache_engine::{
+    AttachOptions, CacheSet, CachedVolume, FormerRun, SetOptions, TakenOver, Tuning,
+};
 use ubcache_env::Env;
 use ubcache_env::local::first;
 use ubcache_env::{Buf, Device, Durability, Nanos, Sector, SectorRange, StreamId, Volume};
@@ -41,7 +43,8 @@ async fn open(
     let tuning = Tuning { node_keys_max: Some(8), ..Tuning::default() };
     let options = SetOptions { tuning, keep_clean, ..SetOptions::default() };
     let set = CacheSet::open(env.clone(), cache.clone(), options).await.expect("the set opens");
-    let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
+    let volume =
+        set.attach(backing.clone(), AttachOptions::default()).await.expect("the volume attaches");
     volume.set_attribute("writeback_running", "0").expect("sets");
     (set, volume)
 }
@@ -53,11 +56,15 @@ async fn get(volume: &CachedVolume<SimEnv>, slot: u64) -> u8 {
 /// A set whose even slots are clean in the cache and whose odd ones are dirty, side by side.
 async fn used_set(env: &SimEnv, cache: &SimDisk, backing: &SimDisk) {
     let uuid = Uuid([7; 16]);
-    let superblock = Superblock::new_cache(Uuid([1; 16]), uuid, 1, 64, 600, Replacement::Lru, false);
+    let superblock =
+        Superblock::new_cache(Uuid([1; 16]), uuid, 1, 64, 600, Replacement::Lru, false);
     cache.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
     let mode = CacheMode::Writeback;
     let superblock = Superblock::new_backing(Uuid([2; 16]), uuid, 1, Sector(OFFSET), mode, "v");
-    backing.write(Sector(8), write(superblock.encode()), Durability::Fua).await.expect("a good disk");
+    backing
+        .write(Sector(8), write(superblock.encode()), Durability::Fua)
+        .await
+        .expect("a good disk");
     let (set, volume) = open(env, cache, backing, false).await;
     for slot in (0..SLOTS).step_by(2) {
         volume.write(StreamId(slot), range(slot), fill(1).into(), false).await.expect("writes");
@@ -80,13 +87,15 @@ async fn used_set(env: &SimEnv, cache: &SimDisk, backing: &SimDisk) {
 enum Padded {
     /// Anything.
     Anyhow,
-    /// The padding of an older entry of ubcache: it lay in the buffer into which the driver had read the journal.
+    /// The padding of an older entry of ubcache: it lay in the buffer into which the driver had
+    /// read the journal.
     WithOurMark,
 }
 
 /// Makes the newest journal entry one of the driver, and what it calls clean stale.
 async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk, padded: Padded) {
-    let superblock = Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
+    let superblock =
+        Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
     let geometry = superblock.geometry();
     let mut entries = Vec::new();
     for index in 0..geometry.journal_buckets {
@@ -108,15 +117,19 @@ async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk, padded: Padded) {
             mark.try_into().expect("sixteen bytes")
         }
     });
-    cache.write(at, write(encode_entry(&geometry, &entry)), Durability::Fua).await.expect("a good disk");
+    cache
+        .write(at, write(encode_entry(&geometry, &entry)), Durability::Fua)
+        .await
+        .expect("a good disk");
     for slot in (0..SLOTS).step_by(2) {
         let at = Sector(OFFSET) + slot * STEP;
         backing.write(at, fill(9).into(), Durability::Fua).await.expect("a good disk");
     }
 }
 
-/// The driver carries the padding of entries that it reads into every other entry of its own. ubcache took its mark
-/// there for its own, kept the driver's clean data, stale or not, and said nothing. Now the mark is bound to its entry.
+/// The driver carries the padding of entries that it reads into every other entry of its own.
+/// ubcache took its mark there for its own, kept the driver's clean data, stale or not, and said
+/// nothing. Now the mark is bound to its entry.
 #[test]
 fn clean_data_of_the_driver_is_dropped_and_dirty_data_is_not() {
     for padded in [Padded::Anyhow, Padded::WithOurMark] {
@@ -155,21 +168,24 @@ fn taken_over(padded: Padded) {
 
 /// Gives every journal entry the mark that ubcache 0.1 would have written.
 fn as_0_1_left_it(cache: &SimDisk) {
-    let superblock = Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
+    let superblock =
+        Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");
     let geometry = superblock.geometry();
     for index in 0..geometry.journal_buckets {
         let at = geometry.bucket_start(geometry.journal_bucket(index));
         let bytes = cache.peek(SectorRange::new(at, u64::from(geometry.bucket_sectors)));
         for (offset, entry) in scan_bucket_strictly(&geometry, &bytes).expect("a good journal") {
-            let Padding::Bound(mark) = entry.padding else { panic!("{:?} is ubcache's", entry.seq) };
+            let Padding::Bound(mark) = entry.padding else {
+                panic!("{:?} is ubcache's", entry.seq)
+            };
             let entry = JournalEntry { padding: Padding::Unbound(mark), ..entry };
             cache.poke(at + u64::from(offset) / SECTOR_BYTES, &encode_entry(&geometry, &entry));
         }
     }
 }
 
-/// 0.1 did not bind its marks to their entries. Two of them in a row in one journal bucket are its own all the same: the
-/// cache stays warm over an upgrade.
+/// 0.1 did not bind its marks to their entries. Two of them in a row in one journal bucket are its
+/// own all the same: the cache stays warm over an upgrade.
 #[test]
 fn a_set_of_0_1_keeps_its_clean_data() {
     let world = SimWorld::new(WorldConfig::new(1));

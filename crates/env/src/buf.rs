@@ -186,7 +186,8 @@ impl Buf {
         }
         let pages = len.div_ceil(PAGE_BYTES);
         // The system clears what it gives; to do so again takes as long as reading into it.
-        let pages = Page::new_vec_zeroed(pages).unwrap_or_else(|_| vec![Page([0; PAGE_BYTES]); pages]);
+        let pages =
+            Page::new_vec_zeroed(pages).unwrap_or_else(|_| vec![Page([0; PAGE_BYTES]); pages]);
         Buf { memory: Some(Rc::new(Memory { pages, home: Weak::new() })), len }
     }
 
@@ -315,7 +316,11 @@ impl Slice {
     /// # Panics
     /// If the part is not within the slice.
     pub fn cut(&self, from: usize, to: usize) -> Slice {
-        assert!(from <= to && to <= self.len(), "cut {from}..{to} of a slice of {} bytes", self.len());
+        assert!(
+            from <= to && to <= self.len(),
+            "cut {from}..{to} of a slice of {} bytes",
+            self.len()
+        );
         Slice { memory: self.memory.clone(), start: self.start + from, end: self.start + to }
     }
 }
@@ -536,7 +541,10 @@ mod tests {
         let pool = BufPool::with_supply(Box::new(|bytes| bytes <= 8192));
         assert_eq!(pool.for_sectors(16).map(|buf| buf.len()), Some(8192));
         assert!(pool.for_sectors(17).is_none());
-        assert!(BufPool::default().for_bytes(usize::MAX / 2).is_none(), "more than any machine has");
+        assert!(
+            BufPool::default().for_bytes(usize::MAX / 2).is_none(),
+            "more than any machine has"
+        );
     }
 
     #[test]

@@ -105,8 +105,8 @@ pub trait Device: 'static {
     /// Makes the range read as zeroes, as durable as a [`Durability::Volatile`] write.
     async fn write_zeroes(&self, range: SectorRange) -> IoResult;
 
-    /// Sees to it that writes to the range find room below the device, where that is not certain: in a sparse file. The
-    /// content stays. Devices that can't say do nothing.
+    /// Sees to it that writes to the range find room below the device, where that is not certain:
+    /// in a sparse file. The content stays. Devices that can't say do nothing.
     async fn allocate(&self, range: SectorRange) -> IoResult {
         let _ = range;
         Ok(())

@@ -59,9 +59,9 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
 
     /// All intervals, in order.
     pub fn iter(&self) -> impl Iterator<Item = (SectorRange, V)> + '_ {
-        self.map
-            .iter()
-            .map(|(start, (end, value))| (SectorRange::from_bounds(Sector(*start), Sector(*end)), *value))
+        self.map.iter().map(|(start, (end, value))| {
+            (SectorRange::from_bounds(Sector(*start), Sector(*end)), *value)
+        })
     }
 
     /// Removes all values of `range`.
@@ -200,7 +200,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_an_array(steps in prop::collection::vec((0u64..60, 0u64..20, 0u8..4), 1..60)) {
+        fn behaves_like_an_array(steps in prop::collection::vec((0u64..60, 0u64..20, 0u8..4),
+            1..60)) {
             let mut map = IntervalMap::default();
             let mut model = [0u8; 80];
             for (start, len, value) in steps {

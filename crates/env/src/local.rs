@@ -131,7 +131,8 @@ impl Semaphore {
 
     /// Waits for `permits` permits at once, behind all earlier tasks.
     pub async fn acquire(self: &Rc<Self>, permits: u64) -> Permit {
-        let claim = Rc::new(Claim { permits, granted: Cell::new(false), waker: RefCell::new(None) });
+        let claim =
+            Rc::new(Claim { permits, granted: Cell::new(false), waker: RefCell::new(None) });
         self.queue.borrow_mut().push_back(claim.clone());
         self.grant();
         let mut pending = PendingClaim { semaphore: self, claim: Some(claim) };

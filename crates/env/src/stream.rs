@@ -16,8 +16,8 @@ pub enum StreamError {
 /// A connected byte stream. One receive and one send may be under way at the same time.
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
 pub trait Stream: 'static {
-    /// Receives at least one byte, and as many as there is room for, to byte `at` of the buffer and those behind it, and
-    /// says how many. `Ok(0)`: the peer has ended its side.
+    /// Receives at least one byte, and as many as there is room for, to byte `at` of the buffer and
+    /// those behind it, and says how many. `Ok(0)`: the peer has ended its side.
     async fn recv_at(&self, into: Buf, at: usize) -> (Buf, Result<usize, StreamError>);
 
     /// Receives to the start of the buffer.

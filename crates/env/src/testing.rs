@@ -29,7 +29,10 @@ struct Script<E, D> {
 /// Runs all steps. Destroys the content of the device.
 pub async fn device_conformance<E: Env, D: Device>(env: &E, device: Rc<D>) {
     let geometry = device.geometry();
-    assert!(geometry.sectors * SECTOR_BYTES >= DEVICE_BYTES_MIN, "the script needs a larger device");
+    assert!(
+        geometry.sectors * SECTOR_BYTES >= DEVICE_BYTES_MIN,
+        "the script needs a larger device"
+    );
     assert!(geometry.logical_block_bytes.is_power_of_two() && geometry.logical_block_bytes >= 512);
     let content = vec![0; DEVICE_BYTES_MIN as usize];
     let mut script = Script { env: env.clone(), device, geometry, content, serial: 0 };
@@ -75,7 +78,8 @@ impl<E: Env, D: Device> Script<E, D> {
         assert_eq!(result, Ok(()), "read of {len} bytes at {at}");
         assert_eq!(buf.len(), len, "the buffer comes back as it was");
         let expected = &self.content[at..at + len];
-        if let Some(offset) = buf.as_slice().iter().zip(expected).position(|(found, wanted)| found != wanted)
+        if let Some(offset) =
+            buf.as_slice().iter().zip(expected).position(|(found, wanted)| found != wanted)
         {
             panic!("byte {} of a read of {len} bytes at {at} is wrong", at + offset);
         }
@@ -163,10 +167,14 @@ impl<E: Env, D: Device> Script<E, D> {
         for at in [sectors, sectors - block, sectors + 1000 * block, u64::MAX - 5] {
             let len = 2 * self.block();
             let range = SectorRange::new(Sector(at), 2 * block);
-            let outside = |result: &Result<(), IoError>| matches!(result, Err(IoError::OutOfRange { sectors: size, .. }) if *size == sectors);
+            let outside = |result: &Result<(), IoError>| {
+                matches!(result,
+                Err(IoError::OutOfRange { sectors: size, .. }) if *size == sectors)
+            };
             let (buf, result) = self.device.read(Sector(at), Buf::zeroed(len)).await;
             assert!(outside(&result) && buf.len() == len, "read {range}: {result:?}");
-            let result = self.device.write(Sector(at), Buf::zeroed(len).into(), Durability::Volatile).await;
+            let result =
+                self.device.write(Sector(at), Buf::zeroed(len).into(), Durability::Volatile).await;
             assert!(outside(&result), "write {range}: {result:?}");
             let result = self.device.write_zeroes(range).await;
             assert!(outside(&result), "write zeroes {range}: {result:?}");
@@ -251,10 +259,13 @@ impl<E: Env, D: Device> Script<E, D> {
             let offset = index % blocks * block;
             let (device, piece) = (self.device.clone(), data.cut(offset, offset + block));
             let priority =
-                [Priority::Foreground, Priority::Journal, Priority::Background, Priority::Fill][index % 4];
+                [Priority::Foreground, Priority::Journal, Priority::Background, Priority::Fill]
+                    [index % 4];
             tasks.push(self.env.spawn(priority, async move {
                 let result = if index < 5_000 {
-                    device.write(sector(12 * MIB + offset), piece.into(), Durability::Volatile).await
+                    device
+                        .write(sector(12 * MIB + offset), piece.into(), Durability::Volatile)
+                        .await
                 } else {
                     device.read(sector(offset), Buf::zeroed(piece.len())).await.1
                 };

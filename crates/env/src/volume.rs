@@ -8,7 +8,8 @@ use crate::buf::{Buf, IoVec};
 use crate::device::IoError;
 
 /// A source of requests: a connection or a queue. Sequential access is detected per stream, and a
-/// flush that failed over writes is reported once to each stream (`docs/internals/coherence.md` §2).
+/// flush that failed over writes is reported once to each stream (`docs/internals/coherence.md`
+/// §2).
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StreamId(pub u64);
 
@@ -51,7 +52,8 @@ pub enum VolumeError {
     Io(#[from] IoError),
     /// The range is outside the volume or not aligned to its block.
     #[error(
-        "request {range} does not fit the volume of {sectors} sectors with blocks of {block_bytes} bytes"
+        "request {range} does not fit the volume of {sectors} sectors with blocks of {block_bytes} \
+         bytes"
     )]
     BadRange {
         /// The requested range.
@@ -119,7 +121,12 @@ pub trait Volume: 'static {
     }
 
     /// The client does not need the range any more. May be ignored, in whole or in part.
-    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError>;
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError>;
 
     /// Makes the range read as zeroes. `may_unmap`: space may be given back.
     async fn write_zeroes(
@@ -142,7 +149,10 @@ pub trait Volume: 'static {
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError>;
 
     /// Status of the range: consecutive parts from its start, at least one; may stop early.
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError>;
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError>;
 }
 
 impl<V: Volume> Volume for Rc<V> {
@@ -170,7 +180,12 @@ impl<V: Volume> Volume for Rc<V> {
     ) -> Result<(), VolumeError> {
         (**self).write_foreign(stream, range, data, fua).await
     }
-    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
         (**self).discard(stream, range, fua).await
     }
     async fn write_zeroes(
@@ -191,7 +206,10 @@ impl<V: Volume> Volume for Rc<V> {
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         (**self).prefetch(stream, range).await
     }
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         (**self).block_status(range).await
     }
 }

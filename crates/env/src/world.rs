@@ -65,7 +65,9 @@ pub struct Task {
 
 impl Task {
     /// Wraps a future for spawning: the second value is what the executor runs.
-    pub fn wrap<F: Future<Output = ()> + 'static>(future: F) -> (Task, impl Future<Output = ()> + 'static) {
+    pub fn wrap<F: Future<Output = ()> + 'static>(
+        future: F,
+    ) -> (Task, impl Future<Output = ()> + 'static) {
         let done = Rc::new(Event::default());
         let task = Task { done: done.clone() };
         let run = async move {
@@ -116,7 +118,8 @@ pub trait Env: Clone + 'static {
         self.sleep_until(self.now().after(span)).await;
     }
 
-    /// A named point in the code was reached. The simulator counts these; elsewhere nothing happens.
+    /// A named point in the code was reached. The simulator counts these; elsewhere nothing
+    /// happens.
     fn mark(&self, _name: &'static str) {}
 
     /// The counter of loops' steps. The simulator and the null world of the benchmarks add up the

@@ -23,7 +23,8 @@ pub const BSET_VERSION: u32 = 1;
 pub struct Bset {
     /// A random number that is not 0 and the same in all bsets of a node.
     pub seq: u64,
-    /// The keys; in a leaf ascending and not overlapping, in an interior node ascending (docs/reference/format.md §5.5).
+    /// The keys; in a leaf ascending and not overlapping, in an interior node ascending
+    /// (docs/reference/format.md §5.5).
     pub keys: Vec<Key>,
 }
 
@@ -34,7 +35,8 @@ impl Bset {
     }
 }
 
-/// The number of bytes that keys take in a bset on disk, header and padding to whole blocks included.
+/// The number of bytes that keys take in a bset on disk, header and padding to whole blocks
+/// included.
 pub fn bset_bytes(geometry: &Geometry, keys: &[Key]) -> u64 {
     bset_bytes_of_words(geometry, keys.iter().map(|key| key.words() as u64).sum())
 }
@@ -44,8 +46,8 @@ pub fn bset_bytes_of_words(geometry: &Geometry, words: u64) -> u64 {
     round_up(BSET_HEADER_BYTES + 8 * words, geometry.block_bytes())
 }
 
-/// A bset as it is on disk, padded with zero bytes to whole blocks. `seed` is the pointer of the node's key,
-/// wherever in the node the bset is going to be.
+/// A bset as it is on disk, padded with zero bytes to whole blocks. `seed` is the pointer of the
+/// node's key, wherever in the node the bset is going to be.
 pub fn encode_bset(geometry: &Geometry, seed: Pointer, seq: u64, keys: &[Key]) -> Vec<u8> {
     debug_assert!(seq != 0, "a bset's seq must not be 0");
     let mut bytes = Vec::with_capacity(bset_bytes(geometry, keys) as usize);
@@ -67,7 +69,8 @@ pub(crate) fn seal_bset(geometry: &Geometry, seed: Pointer, seq: u64, bytes: &mu
     put(bytes, 0, &csum.to_le_bytes());
 }
 
-/// The bset at the start of `bytes`, which end where the node ends, and the bytes that it takes without padding.
+/// The bset at the start of `bytes`, which end where the node ends, and the bytes that it takes
+/// without padding.
 pub(crate) fn parse_bset(
     geometry: &Geometry,
     seed: Pointer,
@@ -75,11 +78,13 @@ pub(crate) fn parse_bset(
 ) -> Result<(Bset, u64), FormatError> {
     let (seq, keys) = sealed_keys(geometry, seed, bytes)?;
     let used = BSET_HEADER_BYTES + keys.len() as u64;
-    let keys = decode_keys(keys).map_err(|error| error.within(Structure::Node, BSET_HEADER_BYTES))?;
+    let keys =
+        decode_keys(keys).map_err(|error| error.within(Structure::Node, BSET_HEADER_BYTES))?;
     Ok((Bset { seq, keys }, used))
 }
 
-/// The seq of the bset at the start of `bytes`, and the bytes of its keys, of which only the checksum is known to be right.
+/// The seq of the bset at the start of `bytes`, and the bytes of its keys, of which only the
+/// checksum is known to be right.
 pub(crate) fn sealed_keys<'a>(
     geometry: &Geometry,
     seed: Pointer,
@@ -91,7 +96,13 @@ pub(crate) fn sealed_keys<'a>(
     }
     let version = u32_at(bytes, 24);
     if version > BSET_VERSION {
-        return Err(FormatError::value(Structure::Node, 24, "version of the bset", version, "0 or 1"));
+        return Err(FormatError::value(
+            Structure::Node,
+            24,
+            "version of the bset",
+            version,
+            "0 or 1",
+        ));
     }
     let (found, expected) = (u64_at(bytes, 8), geometry.bset_magic());
     if found != expected {
@@ -100,11 +111,21 @@ pub(crate) fn sealed_keys<'a>(
     let words = u64::from(u32_at(bytes, 28));
     let used = BSET_HEADER_BYTES + 8 * words;
     if used > room {
-        let most = format_args!("at most the {} that the node has room for", (room - BSET_HEADER_BYTES) / 8);
-        return Err(FormatError::value(Structure::Node, 28, "number of words of the bset", words, most));
+        let most = format_args!(
+            "at most the {} that the node has room for",
+            (room - BSET_HEADER_BYTES) / 8
+        );
+        return Err(FormatError::value(
+            Structure::Node,
+            28,
+            "number of words of the bset",
+            words,
+            most,
+        ));
     }
     let covered = &bytes[8..used as usize];
-    let expected = if version == 0 { crc64_we(covered) } else { crc64_we_seeded(seed.word(), covered) };
+    let expected =
+        if version == 0 { crc64_we(covered) } else { crc64_we_seeded(seed.word(), covered) };
     let found = u64_at(bytes, 0);
     if found != expected {
         let problem = Problem::Checksum { found, expected, bytes: used - 8 };
@@ -136,10 +157,10 @@ mod tests {
         assert_eq!(
             bytes[8..56],
             [
-                0xf5, 0x06, 0x9c, 0xba, 0x7c, 0x59, 0x15, 0x97, 0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23,
-                0x01, 0x01, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x05, 0x00, 0x80, 0x00, 0x10, 0x00,
-                0x00, 0x90, 0x08, 0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x07, 0x00, 0x20, 0x01, 0x00,
-                0x00, 0x00, 0x00,
+                0xf5, 0x06, 0x9c, 0xba, 0x7c, 0x59, 0x15, 0x97, 0xef, 0xcd, 0xab, 0x89, 0x67, 0x45,
+                0x23, 0x01, 0x01, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x05, 0x00, 0x80, 0x00,
+                0x10, 0x00, 0x00, 0x90, 0x08, 0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x07, 0x00,
+                0x20, 0x01, 0x00, 0x00, 0x00, 0x00,
             ]
         );
         assert_eq!(crc64_we(&bytes[8..56]), 0xa406_f525_f9d4_09fc);
@@ -158,7 +179,10 @@ mod tests {
         assert_eq!(u64_at(&bytes, 0), 0x168e_4571_5069_71ea);
         assert_eq!(
             bytes[8..32],
-            [0xf5, 0x06, 0x9c, 0xba, 0x7c, 0x59, 0x15, 0x97, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+            [
+                0xf5, 0x06, 0x9c, 0xba, 0x7c, 0x59, 0x15, 0x97, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
+                0, 0, 0, 0
+            ]
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Little-endian numbers at offsets, without a way to panic: what lies outside the bytes reads as zero and is not
-//! written. Every parser checks the length of its input once, before it uses these.
+//! Little-endian numbers at offsets, without a way to panic: what lies outside the bytes reads as
+//! zero and is not written. Every parser checks the length of its input once, before it uses these.
 
 pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let end = at.saturating_add(N);

@@ -1,5 +1,5 @@
-//! The one CRC of the format, in its three parametrisations (docs/reference/format.md §1.4): polynomial
-//! `0x42F0E1EBA9EA3693`, 64 bits wide, most significant bit first.
+//! The one CRC of the format, in its three parametrisations (docs/reference/format.md §1.4):
+//! polynomial `0x42F0E1EBA9EA3693`, 64 bits wide, most significant bit first.
 
 use crc_fast::{CrcAlgorithm, Digest, checksum};
 
@@ -8,15 +8,16 @@ pub fn crc64_we(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64We, bytes)
 }
 
-/// The checksum of bsets of version 1: CRC-64/WE whose register starts with `init` instead of all ones.
+/// The checksum of bsets of version 1: CRC-64/WE whose register starts with `init` instead of all
+/// ones.
 pub fn crc64_we_seeded(init: u64, bytes: &[u8]) -> u64 {
     let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc64We, init);
     digest.update(bytes);
     digest.finalize()
 }
 
-/// The checksum of cached data, whose top bit is cleared before use: CRC-64/ECMA-182. Nothing stores or verifies
-/// it (docs/reference/format.md §4.6).
+/// The checksum of cached data, whose top bit is cleared before use: CRC-64/ECMA-182. Nothing
+/// stores or verifies it (docs/reference/format.md §4.6).
 pub fn crc64_ecma(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Ecma182, bytes)
 }

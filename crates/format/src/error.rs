@@ -99,7 +99,8 @@ pub enum Problem {
         /// The newest entry.
         newest: u64,
     },
-    /// There is no valid journal entry at all, although the superblock says that the set was started.
+    /// There is no valid journal entry at all, although the superblock says that the set was
+    /// started.
     #[error("no valid entry found in {buckets} buckets, expected at least one")]
     NoEntries {
         /// Number of journal buckets that were read.

@@ -1,4 +1,5 @@
-//! Sizes that follow from a cache superblock (docs/reference/format.md §1.5), for machines with 4 KiB pages.
+//! Sizes that follow from a cache superblock (docs/reference/format.md §1.5), for machines with 4
+//! KiB pages.
 
 use crate::units::{BucketNr, SECTOR_BYTES, Sector};
 
@@ -24,7 +25,8 @@ const BSET_MAGIC: u64 = 0x9013_5c78_b99e_07f5;
 /// The shape of a cache device: fields of its superblock that all other structures depend on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Geometry {
-    /// The first 8 bytes of the set's UUID as a little-endian number (docs/reference/format.md §1.3).
+    /// The first 8 bytes of the set's UUID as a little-endian number (docs/reference/format.md
+    /// §1.3).
     pub set_magic: u64,
     /// Sectors in a bucket; a power of two, at least 8.
     pub bucket_sectors: u32,
@@ -45,8 +47,8 @@ impl Geometry {
         if bucket < MAX_METADATA_BYTES { bucket } else { MAX_METADATA_BYTES }
     }
 
-    /// The size in bytes of every btree node that is made new. The size of a node that is read is in the key that
-    /// points to it.
+    /// The size in bytes of every btree node that is made new. The size of a node that is read is
+    /// in the key that points to it.
     pub const fn node_bytes(&self) -> u64 {
         const SMALL: u64 = 256 << 10;
         let metadata = self.metadata_bytes();
@@ -90,8 +92,8 @@ impl Geometry {
         Sector(bucket.0 as u64 * self.bucket_sectors as u64)
     }
 
-    /// The bucket that holds a sector of the cache device; `u32::MAX`, which no device has, for a sector too far
-    /// out to be in any bucket.
+    /// The bucket that holds a sector of the cache device; `u32::MAX`, which no device has, for a
+    /// sector too far out to be in any bucket.
     pub const fn bucket_of(&self, sector: Sector) -> BucketNr {
         let sectors = if self.bucket_sectors == 0 { 1 } else { self.bucket_sectors as u64 };
         let bucket = sector.0 / sectors;
@@ -169,7 +171,8 @@ pub struct DataArea {
 }
 
 impl DataArea {
-    /// The number of the bucket that a sector of the cache device is in, whether or not there is such a bucket.
+    /// The number of the bucket that a sector of the cache device is in, whether or not there is
+    /// such a bucket.
     #[inline]
     pub const fn bucket(&self, sector: Sector) -> usize {
         (sector.0 >> self.shift) as usize

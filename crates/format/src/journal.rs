@@ -6,8 +6,8 @@
 //!          └──────────────────────────────── covered by csum ─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The two keys in the header have room for 8 words each and use 3, so 40 bytes of each are padding that the driver
-//! leaves as it finds it. ubcache keeps a mark of 16 bytes in the first of them.
+//! The two keys in the header have room for 8 words each and use 3, so 40 bytes of each are padding
+//! that the driver leaves as it finds it. ubcache keeps a mark of 16 bytes in the first of them.
 
 use crate::bytes::{put, round_up, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
@@ -50,7 +50,8 @@ pub struct JournalEntry {
     pub padding: Padding,
 }
 
-/// The number of bytes that an entry with these keys takes on disk, padding to whole blocks included.
+/// The number of bytes that an entry with these keys takes on disk, padding to whole blocks
+/// included.
 pub fn entry_bytes(geometry: &Geometry, keys: &[Key]) -> u64 {
     let words: u64 = keys.iter().map(|key| key.words() as u64).sum();
     round_up(JOURNAL_HEADER_BYTES + 8 * words, geometry.block_bytes())
@@ -61,14 +62,17 @@ pub const fn max_entry_words(geometry: &Geometry) -> u64 {
     geometry.max_journal_entry_bytes().saturating_sub(JOURNAL_HEADER_BYTES) / 8
 }
 
-/// The entry as it is on disk, padded with zero bytes to whole blocks. Its keys must not take more words than
-/// [`max_entry_words`].
+/// The entry as it is on disk, padded with zero bytes to whole blocks. Its keys must not take more
+/// words than [`max_entry_words`].
 pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entry_bytes(geometry, &entry.keys) as usize);
     bytes.resize(JOURNAL_HEADER_BYTES as usize, 0);
     encode_keys(&entry.keys, &mut bytes);
     let words = (bytes.len() - JOURNAL_HEADER_BYTES as usize) / 8;
-    debug_assert!(words as u64 <= max_entry_words(geometry), "{words} words do not fit into a journal entry");
+    debug_assert!(
+        words as u64 <= max_entry_words(geometry),
+        "{words} words do not fit into a journal entry"
+    );
     put(&mut bytes, 8, &geometry.journal_magic().to_le_bytes());
     put(&mut bytes, 16, &entry.seq.0.to_le_bytes());
     put(&mut bytes, 24, &JOURNAL_VERSION.to_le_bytes());
@@ -90,14 +94,19 @@ pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
     bytes
 }
 
-/// The entry at the start of `bytes`, which end where the journal bucket ends, and the bytes that it takes on disk.
+/// The entry at the start of `bytes`, which end where the journal bucket ends, and the bytes that
+/// it takes on disk.
 ///
-/// A number of the prio bucket that is too large for any device is read as `u32::MAX`. There is no mark if the key of
-/// the volume table is so long that it lies where the mark would be.
-pub fn parse_entry(geometry: &Geometry, bytes: &[u8]) -> Result<(JournalEntry, usize), FormatError> {
+/// A number of the prio bucket that is too large for any device is read as `u32::MAX`. There is no
+/// mark if the key of the volume table is so long that it lies where the mark would be.
+pub fn parse_entry(
+    geometry: &Geometry,
+    bytes: &[u8],
+) -> Result<(JournalEntry, usize), FormatError> {
     let length = check_entry(geometry, bytes)?;
     let key_at = |at: usize, end: usize| {
-        Key::decode(&bytes[at..end]).map_err(|error| error.within(Structure::JournalEntry, at as u64))
+        Key::decode(&bytes[at..end])
+            .map_err(|error| error.within(Structure::JournalEntry, at as u64))
     };
     let (uuid_bucket, uuid_bytes) = key_at(UUID_KEY, UUID_KEY + KEY_AREA)?;
     let (root, _) = key_at(ROOT_KEY, ROOT_KEY + KEY_AREA)?;
@@ -111,7 +120,11 @@ pub fn parse_entry(geometry: &Geometry, bytes: &[u8]) -> Result<(JournalEntry, u
         root_level: u16_at(bytes, 168),
         prio_bucket: BucketNr(u32::try_from(u64_at(bytes, PRIO_BUCKETS)).unwrap_or(u32::MAX)),
         keys,
-        padding: if UUID_KEY + uuid_bytes <= MARK { Padding::parse(&bytes[..length]) } else { Padding::NONE },
+        padding: if UUID_KEY + uuid_bytes <= MARK {
+            Padding::parse(&bytes[..length])
+        } else {
+            Padding::NONE
+        },
     };
     Ok((entry, (round_up(length as u64, geometry.block_bytes()) as usize).min(bytes.len())))
 }
@@ -130,7 +143,8 @@ pub struct EntryHead {
 /// [`parse_entry`] without the contents; it refuses the same entries.
 pub fn entry_head(geometry: &Geometry, bytes: &[u8]) -> Result<EntryHead, FormatError> {
     let length = check_entry(geometry, bytes)?;
-    let area = |at: usize| bytes.get(at..at + KEY_AREA).is_some_and(|area| Key::decode(area).is_ok());
+    let area =
+        |at: usize| bytes.get(at..at + KEY_AREA).is_some_and(|area| Key::decode(area).is_ok());
     let keys = bytes.get(JOURNAL_HEADER_BYTES as usize..length).unwrap_or_default();
     if !(area(UUID_KEY) && area(ROOT_KEY) && are_keys(keys)) {
         parse_entry(geometry, bytes)?;
@@ -152,18 +166,32 @@ pub fn entry_version(bytes: &[u8]) -> u32 {
 fn check_entry(geometry: &Geometry, bytes: &[u8]) -> Result<usize, FormatError> {
     let room = bytes.len() as u64;
     if room < JOURNAL_HEADER_BYTES {
-        return Err(FormatError::too_short(Structure::JournalEntry, bytes.len(), JOURNAL_HEADER_BYTES));
+        return Err(FormatError::too_short(
+            Structure::JournalEntry,
+            bytes.len(),
+            JOURNAL_HEADER_BYTES,
+        ));
     }
     let (found, expected) = (u64_at(bytes, 8), geometry.journal_magic());
     if found != expected {
-        return Err(FormatError::new(Structure::JournalEntry, 8, Problem::Magic { found, expected }));
+        return Err(FormatError::new(
+            Structure::JournalEntry,
+            8,
+            Problem::Magic { found, expected },
+        ));
     }
     let words = u64::from(u32_at(bytes, 28));
     let length = JOURNAL_HEADER_BYTES + 8 * words;
     let most = room.min(MAX_JOURNAL_ENTRY_BYTES);
     if length > most {
         let most = format_args!("at most {}", (most - JOURNAL_HEADER_BYTES) / 8);
-        return Err(FormatError::value(Structure::JournalEntry, 28, "number of words", words, most));
+        return Err(FormatError::value(
+            Structure::JournalEntry,
+            28,
+            "number of words",
+            words,
+            most,
+        ));
     }
     let (found, expected) = (u64_at(bytes, 0), crc64_we(&bytes[8..length as usize]));
     if found != expected {
@@ -173,11 +201,12 @@ fn check_entry(geometry: &Geometry, bytes: &[u8]) -> Result<usize, FormatError> 
     Ok(length as usize)
 }
 
-/// All entries of a journal bucket with their offsets in bytes, up to the first place where there is none
-/// (docs/reference/format.md §6.2). The last of them may be left over from an earlier lap of the ring.
+/// All entries of a journal bucket with their offsets in bytes, up to the first place where there
+/// is none (docs/reference/format.md §6.2). The last of them may be left over from an earlier lap
+/// of the ring.
 ///
-/// An entry that has a right checksum but keys that can not be decoded ends the list too. That is damage, and not
-/// the end of a log; [`scan_bucket_strictly`] reports it.
+/// An entry that has a right checksum but keys that can not be decoded ends the list too. That is
+/// damage, and not the end of a log; [`scan_bucket_strictly`] reports it.
 pub fn scan_bucket(geometry: &Geometry, bytes: &[u8]) -> Vec<(u32, JournalEntry)> {
     scan(geometry, bytes).0
 }
@@ -195,8 +224,13 @@ pub fn scan_bucket_strictly(
 }
 
 /// [`scan_bucket_strictly`] without the contents; it refuses the same entries.
-pub fn scan_heads_strictly(geometry: &Geometry, bytes: &[u8]) -> Result<Vec<(u32, EntryHead)>, FormatError> {
-    match scan_with(geometry, bytes, |rest| entry_head(geometry, rest).map(|head| (head, head.bytes))) {
+pub fn scan_heads_strictly(
+    geometry: &Geometry,
+    bytes: &[u8],
+) -> Result<Vec<(u32, EntryHead)>, FormatError> {
+    match scan_with(geometry, bytes, |rest| {
+        entry_head(geometry, rest).map(|head| (head, head.bytes))
+    }) {
         (heads, None) => Ok(heads),
         (_, Some(error)) => Err(error),
     }
@@ -229,10 +263,11 @@ fn scan_with<T>(
     (entries, None)
 }
 
-/// The number of an entry whose beginning is all that `bytes` hold, which end where the journal bucket ends: its write
-/// was cut off, or it is what a later entry has left of an older one.
+/// The number of an entry whose beginning is all that `bytes` hold, which end where the journal
+/// bucket ends: its write was cut off, or it is what a later entry has left of an older one.
 pub fn torn_entry(geometry: &Geometry, bytes: &[u8]) -> Option<JournalSeq> {
-    let header = bytes.len() as u64 >= JOURNAL_HEADER_BYTES && u64_at(bytes, 8) == geometry.journal_magic();
+    let header =
+        bytes.len() as u64 >= JOURNAL_HEADER_BYTES && u64_at(bytes, 8) == geometry.journal_magic();
     (header && check_entry(geometry, bytes).is_err()).then(|| JournalSeq(u64_at(bytes, 16)))
 }
 
@@ -240,12 +275,13 @@ pub fn torn_entry(geometry: &Geometry, bytes: &[u8]) -> Option<JournalSeq> {
 /// written next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplayRange {
-    /// The entries that replay needs, in ascending order; the last one is the newest, and describes the set.
+    /// The entries that replay needs, in ascending order; the last one is the newest, and describes
+    /// the set.
     pub entries: Vec<JournalEntry>,
     /// The index in the journal ring of the bucket that holds the newest entry.
     pub newest_bucket_index: u32,
-    /// For every index of the ring, the greatest sequence number found in that bucket. A bucket may be overwritten
-    /// when this is less than the `last_seq` of the newest durable entry.
+    /// For every index of the ring, the greatest sequence number found in that bucket. A bucket may
+    /// be overwritten when this is less than the `last_seq` of the newest durable entry.
     pub bucket_max_seq: Vec<Option<JournalSeq>>,
 }
 
@@ -266,8 +302,10 @@ pub fn select_replay(
 ) -> Result<ReplayRange, FormatError> {
     let bucket_max_seq: Vec<_> =
         scanned.iter().map(|entries| entries.iter().map(|(_, entry)| entry.seq).max()).collect();
-    let newest =
-        scanned.iter().zip(0_u32..).flat_map(|(bucket, index)| bucket.iter().map(move |(_, e)| (e, index)));
+    let newest = scanned
+        .iter()
+        .zip(0_u32..)
+        .flat_map(|(bucket, index)| bucket.iter().map(move |(_, e)| (e, index)));
     let Some((newest, newest_bucket_index)) = newest.max_by_key(|(entry, _)| entry.seq) else {
         let problem = Problem::NoEntries { buckets: u64::from(geometry.journal_buckets) };
         return Err(FormatError::new(Structure::Journal, 0, problem));
@@ -283,8 +321,12 @@ pub fn select_replay(
             most,
         ));
     }
-    let mut entries: Vec<_> =
-        scanned.into_iter().flatten().map(|(_, entry)| entry).filter(|entry| entry.seq >= first).collect();
+    let mut entries: Vec<_> = scanned
+        .into_iter()
+        .flatten()
+        .map(|(_, entry)| entry)
+        .filter(|entry| entry.seq >= first)
+        .collect();
     entries.sort_by_key(|entry| entry.seq);
     entries.dedup_by_key(|entry| entry.seq);
     check_complete(&entries, first, discard)?;
@@ -293,11 +335,19 @@ pub fn select_replay(
 
 /// Checks that ascending entries have no gap between them, and none before them either unless
 /// `headless` is allowed.
-fn check_complete(entries: &[JournalEntry], first: JournalSeq, headless: bool) -> Result<(), FormatError> {
+fn check_complete(
+    entries: &[JournalEntry],
+    first: JournalSeq,
+    headless: bool,
+) -> Result<(), FormatError> {
     let newest = entries.last().map_or(first, |entry| entry.seq);
     let missing = |from: JournalSeq, to: JournalSeq| {
-        let problem =
-            Problem::EntriesMissing { first: from.0, last: to.0 - 1, oldest: first.0, newest: newest.0 };
+        let problem = Problem::EntriesMissing {
+            first: from.0,
+            last: to.0 - 1,
+            oldest: first.0,
+            newest: newest.0,
+        };
         Err(FormatError::new(Structure::Journal, 0, problem))
     };
     match entries.first() {
@@ -326,7 +376,8 @@ mod tests {
         #[test]
         fn a_head_is_that_of_the_entry(
             words in proptest::collection::vec(
-                prop_oneof![Just(1_u64 << 63), Just(9_u64 << 60), (0_u64..16).prop_map(|n| n << 60), any::<u64>()],
+                prop_oneof![Just(1_u64 << 63), Just(9_u64 << 60), (0_u64..16)
+                    .prop_map(|n| n << 60), any::<u64>()],
                 0..20,
             ),
             areas in [0_u64..8, 0_u64..8],
@@ -346,14 +397,17 @@ mod tests {
             let csum = crc64_we(&bytes[8..JOURNAL_HEADER_BYTES as usize + 8 * words.len()]);
             put(&mut bytes, 0, &csum.to_le_bytes());
             bytes.truncate(1024 - cut);
-            let head = entry_head(&geometry, &bytes).map(|head| (head.seq, head.last_seq, head.bytes));
+            let head = entry_head(&geometry, &bytes).map(|head| (head.seq, head.last_seq,
+                head.bytes));
             let parsed = parse_entry(&geometry, &bytes);
             prop_assert_eq!(head, parsed.map(|(entry, used)| (entry.seq, entry.last_seq, used)));
             let places = |scanned: Vec<(u32, JournalEntry)>| {
-                scanned.into_iter().map(|(at, entry)| (at, entry.seq, entry.last_seq)).collect::<Vec<_>>()
+                scanned.into_iter().map(|(at, entry)| (at, entry.seq, entry.last_seq))
+                    .collect::<Vec<_>>()
             };
             let heads = scan_heads_strictly(&geometry, &bytes);
-            let heads = heads.map(|heads| heads.into_iter().map(|(at, head)| (at, head.seq, head.last_seq)).collect());
+            let heads = heads.map(|heads| heads.into_iter().map(|(at, head)| (at, head.seq,
+                head.last_seq)).collect());
             prop_assert_eq!(heads, scan_bucket_strictly(&geometry, &bytes).map(places));
         }
     }
@@ -389,8 +443,12 @@ mod tests {
     #[test]
     fn a_full_entry_takes_32_kib() {
         let geometry = example(128);
-        let key =
-            Key::extent(Inode(1), SectorRange::new(Sector(16), 8), true, Pointer::from_word(0x0005_0001));
+        let key = Key::extent(
+            Inode(1),
+            SectorRange::new(Sector(16), 8),
+            true,
+            Pointer::from_word(0x0005_0001),
+        );
         let full = JournalEntry { keys: vec![key; 4066 / 3], ..entry(1, 1) };
         assert_eq!(max_entry_words(&geometry), 4066);
         let bytes = encode_entry(&geometry, &full);
@@ -414,7 +472,8 @@ mod tests {
         assert!(scan_bucket(&geometry, &[]).is_empty());
     }
 
-    /// A right checksum over keys that make no sense is damage, and must not pass for the end of the journal.
+    /// A right checksum over keys that make no sense is damage, and must not pass for the end of
+    /// the journal.
     #[test]
     fn undecodable_keys_are_told_apart_from_the_end() {
         let geometry = example(128);
@@ -425,11 +484,16 @@ mod tests {
         put(&mut bytes, 0, &csum.to_le_bytes());
         assert!(scan_bucket(&geometry, &bytes).is_empty());
         let error = scan_bucket_strictly(&geometry, &bytes).expect_err("damage");
-        assert_eq!(error.to_string(), "journal entry, byte 240: number of pointers is 7, expected at most 6");
+        assert_eq!(
+            error.to_string(),
+            "journal entry, byte 240: number of pointers is 7, expected at most 6"
+        );
     }
 
     fn ring(seqs: &[&[(u64, u64)]]) -> Vec<Vec<(u32, JournalEntry)>> {
-        seqs.iter().map(|bucket| bucket.iter().map(|&(seq, last)| (0, entry(seq, last))).collect()).collect()
+        seqs.iter()
+            .map(|bucket| bucket.iter().map(|&(seq, last)| (0, entry(seq, last))).collect())
+            .collect()
     }
 
     fn selected(seqs: &[&[(u64, u64)]], discard: bool) -> Result<(Vec<u64>, u32), FormatError> {
@@ -439,7 +503,8 @@ mod tests {
 
     #[test]
     fn replay_takes_what_the_newest_entry_asks_for() {
-        let wrapped: [&[_]; 4] = [&[(9, 6), (10, 7), (2, 1)], &[(5, 3)], &[(6, 5), (7, 6)], &[(8, 6)]];
+        let wrapped: [&[_]; 4] =
+            [&[(9, 6), (10, 7), (2, 1)], &[(5, 3)], &[(6, 5), (7, 6)], &[(8, 6)]];
         assert_eq!(selected(&wrapped, false), Ok((vec![7, 8, 9, 10], 0)));
         let range = select_replay(&example(128), ring(&wrapped), false).expect("a whole range");
         assert_eq!(range.bucket_max_seq, [10, 5, 7, 8].map(|seq| Some(JournalSeq(seq))));
@@ -451,10 +516,16 @@ mod tests {
     fn gaps_are_named() {
         let gap: [&[_]; 2] = [&[(5, 5), (9, 5)], &[]];
         let error = selected(&gap, true).expect_err("a gap in the middle");
-        assert_eq!(error.to_string(), "journal, byte 0: entries 6 to 8 are missing, expected all of 5 to 9");
+        assert_eq!(
+            error.to_string(),
+            "journal, byte 0: entries 6 to 8 are missing, expected all of 5 to 9"
+        );
         let headless: [&[_]; 1] = [&[(9, 5)]];
         let error = selected(&headless, false).expect_err("a gap at the beginning");
-        assert_eq!(error.problem, Problem::EntriesMissing { first: 5, last: 8, oldest: 5, newest: 9 });
+        assert_eq!(
+            error.problem,
+            Problem::EntriesMissing { first: 5, last: 8, oldest: 5, newest: 9 }
+        );
         assert_eq!(selected(&headless, true), Ok((vec![9], 0)));
         assert!(selected(&[&[(9, 0)]], false).is_err());
         assert!(selected(&[&[(9, 10)]], true).is_err());

@@ -35,7 +35,8 @@ const ALWAYS_BIT: u64 = 1 << 63;
 /// A place on a cache device, with the generation that its bucket had when the place was written.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pointer {
-    /// The number of the cache device in its set: 0, or 4095 in a placeholder. 12 bits wide on disk.
+    /// The number of the cache device in its set: 0, or 4095 in a placeholder. 12 bits wide on
+    /// disk.
     pub device: u16,
     /// The first sector, from the start of the cache device. 43 bits wide on disk.
     pub offset: Sector,
@@ -92,10 +93,12 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// An extent of a volume, or a pointer to a btree node (docs/reference/format.md §4.2 lists the kinds).
+/// An extent of a volume, or a pointer to a btree node (docs/reference/format.md §4.2 lists the
+/// kinds).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Key {
-    /// The volume, or in a node pointer the volume of the highest key that the node may hold. 20 bits wide.
+    /// The volume, or in a node pointer the volume of the highest key that the node may hold. 20
+    /// bits wide.
     pub inode: Inode,
     /// The first sector AFTER the extent.
     pub end: Sector,
@@ -103,7 +106,8 @@ pub struct Key {
     pub sectors: u16,
     /// True if the cache has the only copy of the data.
     pub dirty: bool,
-    /// The kind of data checksum, 0 to 3; always 0 when written, meaningless when read. 2 bits wide.
+    /// The kind of data checksum, 0 to 3; always 0 when written, meaningless when read. 2 bits
+    /// wide.
     pub csum: u8,
     /// No pointer (a hole), or one; up to 6 can be stored.
     pub pointers: SmallVec<[Pointer; 1]>,
@@ -125,8 +129,8 @@ impl Key {
         key
     }
 
-    /// The key that says a range is not in the cache, whatever older keys say. A range of more than 65535 sectors
-    /// is cut short at its end.
+    /// The key that says a range is not in the cache, whatever older keys say. A range of more than
+    /// 65535 sectors is cut short at its end.
     pub fn hole(inode: Inode, range: SectorRange) -> Key {
         debug_assert!(range.sectors() <= MAX_EXTENT_SECTORS, "{range} is too long for one key");
         let sectors = u16::try_from(range.sectors()).unwrap_or(u16::MAX);
@@ -136,7 +140,14 @@ impl Key {
 
     /// The key of a btree node whose highest possible key is (`inode`, `end`).
     pub fn node(inode: Inode, end: Sector, node_sectors: u16, pointer: Pointer) -> Key {
-        Key { inode, end, sectors: node_sectors, dirty: false, csum: 0, pointers: smallvec![pointer] }
+        Key {
+            inode,
+            end,
+            sectors: node_sectors,
+            dirty: false,
+            csum: 0,
+            pointers: smallvec![pointer],
+        }
     }
 
     /// The node key of the root, and of the rightmost node on each level: nothing sorts after it.
@@ -154,7 +165,8 @@ impl Key {
     /// The freeing key where generations rise by `step`.
     #[must_use]
     pub fn freeing_by(&self, step: u8) -> Key {
-        let pointers = self.pointers.iter().map(|p| Pointer { generation: p.generation.raised(step), ..*p });
+        let pointers =
+            self.pointers.iter().map(|p| Pointer { generation: p.generation.raised(step), ..*p });
         Key {
             inode: Inode(0),
             end: Sector(0),
@@ -185,8 +197,8 @@ impl Key {
         self.pointers.is_empty()
     }
 
-    /// Returns true if the key stands for a read in flight (docs/reference/format.md §11): not cached, but
-    /// hiding older keys.
+    /// Returns true if the key stands for a read in flight (docs/reference/format.md §11): not
+    /// cached, but hiding older keys.
     pub fn is_placeholder(&self) -> bool {
         self.pointers.first().is_some_and(|pointer| pointer.device == PLACEHOLDER_DEVICE)
     }
@@ -206,7 +218,8 @@ impl Key {
         2 + self.pointers.len().min(MAX_POINTERS)
     }
 
-    /// The part of this extent that covers `range`, which has to lie inside it (docs/reference/format.md §4.8).
+    /// The part of this extent that covers `range`, which has to lie inside it
+    /// (docs/reference/format.md §4.8).
     #[must_use]
     pub fn cut_to(&self, range: SectorRange) -> Key {
         let range = self.range().intersect(&range);
@@ -251,7 +264,8 @@ impl Key {
             // The common case: nearly all keys have one pointer.
             [first, rest @ ..] => {
                 out.extend_from_slice(words(first.word()).as_flattened());
-                rest.iter().for_each(|pointer| out.extend_from_slice(&pointer.word().to_le_bytes()));
+                rest.iter()
+                    .for_each(|pointer| out.extend_from_slice(&pointer.word().to_le_bytes()));
             }
         }
     }
@@ -264,24 +278,34 @@ impl Key {
         let high = u64_at(bytes, 0);
         let count = (high >> 60 & 7) as usize;
         if count > MAX_POINTERS {
-            return Err(FormatError::value(Structure::Key, 0, "number of pointers", count, "at most 6"));
+            return Err(FormatError::value(
+                Structure::Key,
+                0,
+                "number of pointers",
+                count,
+                "at most 6",
+            ));
         }
         let used = 16 + 8 * count;
         let words = bytes.get(16..used);
-        let words = words.ok_or_else(|| FormatError::too_short(Structure::Key, bytes.len(), used as u64))?;
+        let words = words
+            .ok_or_else(|| FormatError::too_short(Structure::Key, bytes.len(), used as u64))?;
         let key = Key {
             inode: Inode((high & u64::from(Key::MAX_INODE)) as u32),
             end: Sector(u64_at(bytes, 8)),
             sectors: (high >> 20) as u16,
             dirty: high & DIRTY_BIT != 0,
             csum: (high >> 56 & 3) as u8,
-            pointers: words.chunks_exact(8).map(|word| Pointer::from_word(u64_at(word, 0))).collect(),
+            pointers: words
+                .chunks_exact(8)
+                .map(|word| Pointer::from_word(u64_at(word, 0)))
+                .collect(),
         };
         Ok((key, used))
     }
 
-    /// Checks what is fatal to a set in the key of an extent (docs/reference/format.md §4.5). A key of size 0 passes: it is
-    /// to be ignored in every respect.
+    /// Checks what is fatal to a set in the key of an extent (docs/reference/format.md §4.5). A key
+    /// of size 0 passes: it is to be ignored in every respect.
     pub fn check_extent(&self, geometry: &Geometry) -> Result<(), FormatError> {
         if self.sectors == 0 {
             return Ok(());
@@ -289,24 +313,38 @@ impl Key {
         self.check_end()?;
         if u64::from(self.sectors) > self.end.0 {
             let most = format_args!("at most the end of the extent, {}", self.end);
-            return Err(FormatError::value(Structure::Key, 0, "size of the extent", self.sectors, most));
+            return Err(FormatError::value(
+                Structure::Key,
+                0,
+                "size of the extent",
+                self.sectors,
+                most,
+            ));
         }
         self.check_pointers(geometry)
     }
 
-    /// Checks what is fatal to a set in a key of the journal: as in a leaf, and its size must not be 0.
+    /// Checks what is fatal to a set in a key of the journal: as in a leaf, and its size must not
+    /// be 0.
     pub fn check_journaled(&self, geometry: &Geometry) -> Result<(), FormatError> {
         if self.sectors == 0 {
-            return Err(FormatError::value(Structure::Key, 0, "size of a journaled extent", 0, "at least 1"));
+            return Err(FormatError::value(
+                Structure::Key,
+                0,
+                "size of a journaled extent",
+                0,
+                "at least 1",
+            ));
         }
         self.check_extent(geometry)
     }
 
-    /// Checks what is fatal to a set in the key of a btree node or the volume table, freeing keys included
-    /// (docs/reference/format.md §4.5).
+    /// Checks what is fatal to a set in the key of a btree node or the volume table, freeing keys
+    /// included (docs/reference/format.md §4.5).
     pub fn check_node(&self, geometry: &Geometry) -> Result<(), FormatError> {
-        let wrong =
-            |field, found: &str, expected| Err(FormatError::value(Structure::Key, 0, field, found, expected));
+        let wrong = |field, found: &str, expected| {
+            Err(FormatError::value(Structure::Key, 0, field, found, expected))
+        };
         if self.pointers.is_empty() {
             return wrong("number of pointers of a node", "0", "at least 1");
         }
@@ -344,14 +382,30 @@ impl Key {
             }
             let bucket = pointer.bucket(geometry.bucket_sectors);
             if !geometry.is_usable(bucket) {
-                let usable =
-                    format_args!("{} to {}", geometry.first_bucket, geometry.buckets.saturating_sub(1));
-                return Err(FormatError::value(Structure::Key, at, "bucket of the pointer", bucket, usable));
+                let usable = format_args!(
+                    "{} to {}",
+                    geometry.first_bucket,
+                    geometry.buckets.saturating_sub(1)
+                );
+                return Err(FormatError::value(
+                    Structure::Key,
+                    at,
+                    "bucket of the pointer",
+                    bucket,
+                    usable,
+                ));
             }
             let end = pointer.offset - geometry.bucket_start(bucket) + u64::from(self.sectors);
             if end > u64::from(geometry.bucket_sectors) {
-                let most = format_args!("at most {}, the sectors in a bucket", geometry.bucket_sectors);
-                return Err(FormatError::value(Structure::Key, at, "end inside the bucket", end, most));
+                let most =
+                    format_args!("at most {}, the sectors in a bucket", geometry.bucket_sectors);
+                return Err(FormatError::value(
+                    Structure::Key,
+                    at,
+                    "end inside the bucket",
+                    end,
+                    most,
+                ));
             }
         }
         Ok(())
@@ -489,8 +543,8 @@ pub fn pointer_keys(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = PlainK
     })
 }
 
-/// Keys that fill `bytes` exactly, given to `take` one by one. It ends with `false` at the first that is not plain or can
-/// not be decoded.
+/// Keys that fill `bytes` exactly, given to `take` one by one. It ends with `false` at the first
+/// that is not plain or can not be decoded.
 #[inline]
 pub fn plain_keys(bytes: &[u8], mut take: impl FnMut(PlainKey)) -> bool {
     let mut rest = bytes;
@@ -519,17 +573,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_key() -> impl Strategy<Value = Key> {
-        let pointer = (prop_oneof![Just(0_u16), Just(4095), 0_u16..9], 0_u64..140_000, any::<u8>()).prop_map(
-            |(device, offset, generation)| Pointer {
+        let pointer = (prop_oneof![Just(0_u16), Just(4095), 0_u16..9], 0_u64..140_000, any::<u8>())
+            .prop_map(|(device, offset, generation)| Pointer {
                 device,
                 offset: Sector(offset),
                 generation: Generation(generation),
-            },
-        );
+            });
         let end = prop_oneof![0_u64..300, Just(Key::MAX_END), Just(Key::MAX_END + 1)];
         let sectors = prop_oneof![0_u16..130, any::<u16>()];
         let count = prop_oneof![8 => 0_usize..2, 1 => 2_usize..7];
-        let pointers = count.prop_flat_map(move |count| proptest::collection::vec(pointer.clone(), count));
+        let pointers =
+            count.prop_flat_map(move |count| proptest::collection::vec(pointer.clone(), count));
         (0..=Key::MAX_INODE, end, sectors, any::<bool>(), 0_u8..4, pointers).prop_map(
             |(inode, end, sectors, dirty, csum, pointers)| Key {
                 inode: Inode(inode),
@@ -543,9 +597,11 @@ mod tests {
     }
 
     proptest! {
-        /// Plain keys are what the other decoder gives, as long as there are only such, and are judged alike.
+        /// Plain keys are what the other decoder gives, as long as there are only such, and are
+        /// judged alike.
         #[test]
-        fn plain_keys_are_keys(keys in proptest::collection::vec(any_key(), 0..8), cut in 0_usize..40) {
+        fn plain_keys_are_keys(keys in proptest::collection::vec(any_key(), 0..8),
+            cut in 0_usize..40) {
             let geometry = example(128);
             let mut bytes = Vec::new();
             encode_keys(&keys, &mut bytes);
@@ -603,7 +659,8 @@ mod tests {
     #[test]
     fn placeholders_are_recognised_whatever_their_other_bits_are() {
         let mut bytes = Vec::new();
-        Key::extent(Inode(0), SectorRange::new(Sector(16), 8), false, pointer(1, 1)).encode(&mut bytes);
+        Key::extent(Inode(0), SectorRange::new(Sector(16), 8), false, pointer(1, 1))
+            .encode(&mut bytes);
         bytes[16..].copy_from_slice(&u64::MAX.to_le_bytes());
         let (key, _) = Key::decode(&bytes).expect("a key");
         assert!(key.is_placeholder() && key.pointer().is_none() && !key.is_hole());
@@ -620,8 +677,12 @@ mod tests {
         assert!(extent(128, 129).check_extent(&geometry).is_err());
         assert!(extent(8, 0).check_extent(&geometry).is_err());
         assert_eq!(extent(8, 1023 * 128).check_extent(&geometry), Ok(()));
-        let error = extent(8, 1024 * 128).check_extent(&geometry).expect_err("past the last bucket");
-        assert_eq!(error.to_string(), "key, byte 16: bucket of the pointer is 1024, expected 1 to 1023");
+        let error =
+            extent(8, 1024 * 128).check_extent(&geometry).expect_err("past the last bucket");
+        assert_eq!(
+            error.to_string(),
+            "key, byte 16: bucket of the pointer is 1024, expected 1 to 1023"
+        );
         let early = Key { end: Sector(7), ..extent(8, 128) };
         assert!(early.check_extent(&geometry).is_err());
         assert_eq!(extent(0, 0).check_extent(&geometry), Ok(()));
@@ -632,8 +693,9 @@ mod tests {
         assert!(Key { sectors: 0, ..node.clone() }.check_node(&geometry).is_err());
         assert!(Key { pointers: SmallVec::new(), ..node.clone() }.check_node(&geometry).is_err());
         let nowhere = Pointer::from_word(u64::MAX);
-        let error =
-            Key { pointers: smallvec![nowhere], ..node }.check_node(&geometry).expect_err("leads nowhere");
+        let error = Key { pointers: smallvec![nowhere], ..node }
+            .check_node(&geometry)
+            .expect_err("leads nowhere");
         assert_eq!(
             error.to_string(),
             "key, byte 0: cache device of a node is none, expected the one of the set"
@@ -644,7 +706,12 @@ mod tests {
     fn neighbours_merge_when_their_data_are_neighbours_in_one_bucket() {
         let geometry = example(128);
         let extent = |start, offset, generation| {
-            Key::extent(Inode(3), SectorRange::new(Sector(start), 8), true, pointer(offset, generation))
+            Key::extent(
+                Inode(3),
+                SectorRange::new(Sector(start), 8),
+                true,
+                pointer(offset, generation),
+            )
         };
         let both = Key::extent(Inode(3), SectorRange::new(Sector(16), 16), true, pointer(256, 4));
         let left = extent(16, 256, 4);

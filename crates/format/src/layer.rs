@@ -38,9 +38,10 @@ impl Layer for Key {
     }
 }
 
-/// The extents of a leaf in order, from its bsets with the oldest first: what is newer replaces whatever it overlaps,
-/// whether it has data or is a hole, a placeholder or stale. All of these are still in the result; only keys of size 0
-/// are not. In a bset that is not in order, what comes later counts as newer.
+/// The extents of a leaf in order, from its bsets with the oldest first: what is newer replaces
+/// whatever it overlaps, whether it has data or is a hole, a placeholder or stale. All of these are
+/// still in the result; only keys of size 0 are not. In a bset that is not in order, what comes
+/// later counts as newer.
 pub fn combine_leaf<K: Layer>(mut bsets: Vec<Vec<K>>) -> Vec<K> {
     bsets.retain(|bset| !bset.is_empty());
     match bsets.as_slice() {
@@ -53,7 +54,8 @@ pub fn combine_leaf<K: Layer>(mut bsets: Vec<Vec<K>>) -> Vec<K> {
         keys.iter().flatten().enumerate().filter_map(|(age, key)| tag(key, age)).collect();
     tags.sort();
     let mut combined = Vec::with_capacity(tags.len());
-    let end = |keys: &Vec<Option<K>>, age: usize| keys.get(age)?.as_ref().map(|key| position(key.end()));
+    let end =
+        |keys: &Vec<Option<K>>, age: usize| keys.get(age)?.as_ref().map(|key| position(key.end()));
     lay(&tags, &mut keys, end, |keys, age| keys.get_mut(age)?.take(), &mut combined);
     combined
 }
@@ -131,7 +133,8 @@ fn overlaid<K: Layer>(keys: impl Iterator<Item = K>) -> Vec<K> {
             _ => runs.push(vec![key]),
         }
     }
-    // Laying one over the other is associative, so neighbours are joined in rounds, however many runs there are.
+    // Laying one over the other is associative, so neighbours are joined in rounds, however many
+    // runs there are.
     while runs.len() > 1 {
         let mut pairs = runs.into_iter();
         let mut joined = Vec::with_capacity(pairs.len().div_ceil(2));

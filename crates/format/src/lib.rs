@@ -1,5 +1,6 @@
-//! The on-disk format of Linux bcache: bytes in, typed values out, and back. No I/O, and no way to panic whatever
-//! the bytes are. `docs/reference/format.md` is the description that this crate follows.
+//! The on-disk format of Linux bcache: bytes in, typed values out, and back. No I/O, and no way to
+//! panic whatever the bytes are. `docs/reference/format.md` is the description that this crate
+//! follows.
 //!
 //! ```text
 //!  superblock ──▶ Geometry            who the device is, and the sizes that everything else depends on

@@ -1,5 +1,6 @@
-//! ubcache's additions to journal entries, in padding that the driver ignores (docs/reference/format.md §14):
-//! from them a start finds out whether ubcache or the driver ran the set last.
+//! ubcache's additions to journal entries, in padding that the driver ignores
+//! (docs/reference/format.md §14): from them a start finds out whether ubcache or the driver ran
+//! the set last.
 //!
 //! ```text
 //!  64         72          73           74              75     76      80
@@ -93,7 +94,8 @@ impl Padding {
     /// No mark.
     pub const NONE: Padding = Padding::Other([0; MARK_BYTES]);
 
-    /// Reads that of an entry. `entry` is all that the checksum of the entry covers, and the checksum.
+    /// Reads that of an entry. `entry` is all that the checksum of the entry covers, and the
+    /// checksum.
     pub(crate) fn parse(entry: &[u8]) -> Padding {
         let bytes: [u8; MARK_BYTES] = array(entry, MARK);
         match (Mark::claimed(&bytes), bytes[BOUND]) {

@@ -1,4 +1,5 @@
-//! Btree nodes: logs of bsets, and how the bsets of a node combine (docs/reference/format.md §5.3–5.6).
+//! Btree nodes: logs of bsets, and how the bsets of a node combine (docs/reference/format.md
+//! §5.3–5.6).
 //!
 //! ```text
 //!   0                                                                                  size of the node
@@ -24,9 +25,14 @@ pub struct ParsedNode {
     pub used_bytes: u64,
 }
 
-/// Reads a node from all of its bytes. `node_key` is the key by which it was found: it gives the size, the seed of
-/// the checksums, and the limit of the keys. Everything is refused that docs/reference/format.md §5.4 calls corruption.
-pub fn parse_node(geometry: &Geometry, node_key: &Key, bytes: &[u8]) -> Result<ParsedNode, FormatError> {
+/// Reads a node from all of its bytes. `node_key` is the key by which it was found: it gives the
+/// size, the seed of the checksums, and the limit of the keys. Everything is refused that
+/// docs/reference/format.md §5.4 calls corruption.
+pub fn parse_node(
+    geometry: &Geometry,
+    node_key: &Key,
+    bytes: &[u8],
+) -> Result<ParsedNode, FormatError> {
     let mut bsets = Vec::new();
     let log = scan_node(geometry, node_key, bytes, |keys| {
         bsets.push(decode_keys(keys)?);
@@ -45,8 +51,8 @@ pub struct NodeLog {
     pub used_bytes: u64,
 }
 
-/// [`parse_node`] without the keys: `take` gets those of each bset as they are on disk, oldest bset first, and has to
-/// check them.
+/// [`parse_node`] without the keys: `take` gets those of each bset as they are on disk, oldest bset
+/// first, and has to check them.
 pub fn scan_node<'a>(
     geometry: &Geometry,
     node_key: &Key,
@@ -98,8 +104,16 @@ fn check_leftovers(bytes: &[u8], end: u64, block: u64, seq: u64) -> Result<(), F
     let blocks = bytes.get(end as usize..).unwrap_or_default().chunks_exact(block as usize);
     match blocks.zip((end..).step_by(block as usize)).find(|(bytes, _)| u64_at(bytes, 16) == seq) {
         Some((_, at)) => {
-            let found = format_args!("the node's own, {seq:#018x}, behind the end of its log at byte {end}");
-            Err(FormatError::value(Structure::Node, at + 16, "seq of a leftover block", found, "any other"))
+            let found = format_args!(
+                "the node's own, {seq:#018x}, behind the end of its log at byte {end}"
+            );
+            Err(FormatError::value(
+                Structure::Node,
+                at + 16,
+                "seq of a leftover block",
+                found,
+                "any other",
+            ))
         }
         None => Ok(()),
     }
@@ -118,9 +132,9 @@ fn check_limit(bsets: &[Vec<Key>], node_key: &Key) -> Result<(), FormatError> {
     }
 }
 
-/// The keys of an interior node in order, from its bsets with the oldest first: where keys are equal, those of newer
-/// bsets come first, and inside one bset the earlier one. Nothing is left out: freeing keys are in front, and children
-/// may be stale.
+/// The keys of an interior node in order, from its bsets with the oldest first: where keys are
+/// equal, those of newer bsets come first, and inside one bset the earlier one. Nothing is left
+/// out: freeing keys are in front, and children may be stale.
 pub fn combine_interior(bsets: Vec<Vec<Key>>) -> Vec<Key> {
     let mut keys: Vec<Key> = bsets.into_iter().rev().flatten().collect();
     keys.sort_by_key(Key::position);

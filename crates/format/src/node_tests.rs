@@ -18,7 +18,12 @@ fn pointer(offset: u64) -> Pointer {
 }
 
 fn extent(start: u64, end: u64, offset: u64) -> Key {
-    Key::extent(Inode(1), SectorRange::from_bounds(Sector(start), Sector(end)), false, pointer(offset))
+    Key::extent(
+        Inode(1),
+        SectorRange::from_bounds(Sector(start), Sector(end)),
+        false,
+        pointer(offset),
+    )
 }
 
 fn hole(start: u64, end: u64) -> Key {
@@ -29,20 +34,32 @@ fn hole(start: u64, end: u64) -> Key {
 #[test]
 fn example_of_three_bsets() {
     let bsets = vec![vec![extent(0, 64, 1000)], vec![extent(16, 32, 5000)], vec![hole(24, 28)]];
-    let combined =
-        [extent(0, 16, 1000), extent(16, 24, 5000), hole(24, 28), extent(28, 32, 5012), extent(32, 64, 1032)];
+    let combined = [
+        extent(0, 16, 1000),
+        extent(16, 24, 5000),
+        hole(24, 28),
+        extent(28, 32, 5012),
+        extent(32, 64, 1032),
+    ];
     assert_eq!(combine_leaf(bsets), combined);
     // The driver's form: with the upper remainder once more in the newer bset.
-    let bsets =
-        vec![vec![extent(0, 64, 1000)], vec![extent(16, 32, 5000), extent(32, 64, 1032)], vec![hole(24, 28)]];
+    let bsets = vec![
+        vec![extent(0, 64, 1000)],
+        vec![extent(16, 32, 5000), extent(32, 64, 1032)],
+        vec![hole(24, 28)],
+    ];
     assert_eq!(combine_leaf(bsets), combined);
 }
 
-/// A key of size 0 is left over from an overwritten one, at the start of what overwrote it; it hides nothing.
+/// A key of size 0 is left over from an overwritten one, at the start of what overwrote it; it
+/// hides nothing.
 #[test]
 fn keys_without_size_vanish() {
     let left_over = Key { sectors: 0, ..extent(8, 16, 3000) };
-    assert_eq!(combine_leaf(vec![vec![extent(0, 32, 1000)], vec![left_over]]), [extent(0, 32, 1000)]);
+    assert_eq!(
+        combine_leaf(vec![vec![extent(0, 32, 1000)], vec![left_over]]),
+        [extent(0, 32, 1000)]
+    );
 }
 
 #[test]
@@ -101,7 +118,10 @@ fn a_node_is_a_log() {
         (0..60).map(|n| extent(n * 8, n * 8 + 8, 256 + n * 8)).collect(),
     ];
     let mut node = Node::new(&bsets);
-    assert_eq!(node.parse(), Ok(ParsedNode { seq: 77, bsets: bsets.clone(), used_bytes: 512 + 512 + 1536 }));
+    assert_eq!(
+        node.parse(),
+        Ok(ParsedNode { seq: 77, bsets: bsets.clone(), used_bytes: 512 + 512 + 1536 })
+    );
     // A bset of an earlier life of the bucket behind the end does no harm.
     node.append(78, &bsets[1]);
     assert_eq!(node.parse().map(|node| node.bsets), Ok(bsets));
@@ -165,16 +185,18 @@ fn old_bsets_are_read() {
 }
 
 fn any_key() -> impl Strategy<Value = Key> {
-    (0_u32..2, 0_u64..60, 0_u64..12, 0_u64..1000, 0..3).prop_map(|(inode, start, sectors, offset, kind)| {
-        let range = SectorRange::new(Sector(start), sectors);
-        let device = if kind == 1 { 4095 } else { 0 };
-        let data = Pointer { device, offset: Sector(offset * 64), generation: Generation(3) };
-        if kind == 2 {
-            Key::hole(Inode(inode), range)
-        } else {
-            Key::extent(Inode(inode), range, kind == 0, data)
-        }
-    })
+    (0_u32..2, 0_u64..60, 0_u64..12, 0_u64..1000, 0..3).prop_map(
+        |(inode, start, sectors, offset, kind)| {
+            let range = SectorRange::new(Sector(start), sectors);
+            let device = if kind == 1 { 4095 } else { 0 };
+            let data = Pointer { device, offset: Sector(offset * 64), generation: Generation(3) };
+            if kind == 2 {
+                Key::hole(Inode(inode), range)
+            } else {
+                Key::extent(Inode(inode), range, kind == 0, data)
+            }
+        },
+    )
 }
 
 /// Content of the sectors of volumes: the place in the extent's first pointer, if there is one.
@@ -192,8 +214,8 @@ fn model(keys: &[Key]) -> Model {
 }
 
 proptest! {
-    /// Combining is the same as writing every sector of every key into a map, one key after the other - even of
-    /// bsets that are neither in order nor free of overlaps.
+    /// Combining is the same as writing every sector of every key into a map, one key after the
+    /// other - even of bsets that are neither in order nor free of overlaps.
     #[test]
     fn combining_agrees_with_single_sectors(
         bsets in proptest::collection::vec(proptest::collection::vec(any_key(), 0..8), 0..6),

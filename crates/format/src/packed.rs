@@ -45,8 +45,9 @@ impl Key {
     }
 }
 
-/// Writes a bset as [`encode_bset`](crate::encode_bset) does to the start of `bytes`, the rest of which stays: it has to be
-/// zeroes up to the end of a block. Says how many bytes it takes, without padding.
+/// Writes a bset as [`encode_bset`](crate::encode_bset) does to the start of `bytes`, the rest of
+/// which stays: it has to be zeroes up to the end of a block. Says how many bytes it takes, without
+/// padding.
 ///
 /// # Panics
 /// If `bytes` is too short.
@@ -74,13 +75,17 @@ mod tests {
     #[test]
     fn packed_keys_make_the_same_bset() {
         let geometry = example(128);
-        let pointer =
-            |at: u64| Pointer { device: 0, offset: Sector(0x12000 + at), generation: Generation(at as u8) };
+        let pointer = |at: u64| Pointer {
+            device: 0,
+            offset: Sector(0x12000 + at),
+            generation: Generation(at as u8),
+        };
         let extent = |at: u64| {
             (Inode(5), SectorRange::new(Sector(64 * at), 1 + at), at.is_multiple_of(3), pointer(at))
         };
         let extents: Vec<_> = (0..40).map(extent).collect();
-        let mut keys: Vec<Key> = extents.iter().map(|&(a, b, c, d)| Key::extent(a, b, c, d)).collect();
+        let mut keys: Vec<Key> =
+            extents.iter().map(|&(a, b, c, d)| Key::extent(a, b, c, d)).collect();
         let mut packed: Vec<PackedKey> =
             extents.iter().map(|&(a, b, c, d)| packed_extent(a, b, c, d)).collect();
         keys.push(Key::max_node(1024, pointer(100)));

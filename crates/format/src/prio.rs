@@ -1,4 +1,5 @@
-//! Prio sets: the generation and the priority of every bucket, as a chain of buckets (docs/reference/format.md §7).
+//! Prio sets: the generation and the priority of every bucket, as a chain of buckets
+//! (docs/reference/format.md §7).
 //!
 //! ```text
 //!   0      8      16     24       28        32           40                        M
@@ -30,8 +31,9 @@ pub struct PrioEntry {
     pub generation: Generation,
 }
 
-/// One element of the chain, which takes its entries bit by bit: there may be hundreds of thousands. Element `k` describes
-/// the buckets from `k · E` on, `E` being [`Geometry::prio_entries_per_bucket`]; entries that are missing are zero.
+/// One element of the chain, which takes its entries bit by bit: there may be hundreds of
+/// thousands. Element `k` describes the buckets from `k · E` on, `E` being
+/// [`Geometry::prio_entries_per_bucket`]; entries that are missing are zero.
 #[derive(Debug)]
 pub struct PrioSet {
     bytes: Vec<u8>,
@@ -68,25 +70,37 @@ impl PrioSet {
 }
 
 /// One element of the chain, see [`PrioSet`]; entries after the first `E` are left out.
-pub fn encode_prio(geometry: &Geometry, seq: u64, next: BucketNr, entries: &[PrioEntry]) -> Vec<u8> {
+pub fn encode_prio(
+    geometry: &Geometry,
+    seq: u64,
+    next: BucketNr,
+    entries: &[PrioEntry],
+) -> Vec<u8> {
     debug_assert!(entries.len() as u64 <= u64::from(geometry.prio_entries_per_bucket()));
     let mut set = PrioSet::new(geometry);
     entries.iter().for_each(|&entry| set.push(entry));
     set.seal(seq, next)
 }
 
-/// Reads one element of the chain from the metadata area of its bucket: its sequence number, the bucket of the next
-/// element (meaningless in the last one, whose place follows from the count of buckets alone; `u32::MAX`, which
-/// no device has, if the number is too large for any device), and all `E` entries, of which those past the last
-/// bucket of the device are arbitrary.
-pub fn parse_prio(geometry: &Geometry, bytes: &[u8]) -> Result<(u64, BucketNr, Vec<PrioEntry>), FormatError> {
+/// Reads one element of the chain from the metadata area of its bucket: its sequence number, the
+/// bucket of the next element (meaningless in the last one, whose place follows from the count of
+/// buckets alone; `u32::MAX`, which no device has, if the number is too large for any device), and
+/// all `E` entries, of which those past the last bucket of the device are arbitrary.
+pub fn parse_prio(
+    geometry: &Geometry,
+    bytes: &[u8],
+) -> Result<(u64, BucketNr, Vec<PrioEntry>), FormatError> {
     let area = geometry.metadata_bytes().max(PRIO_HEADER_BYTES);
     let bytes = bytes
         .get(..area as usize)
         .ok_or_else(|| FormatError::too_short(Structure::PrioSet, bytes.len(), area))?;
     let (magic, expected) = (u64_at(bytes, 8), geometry.prio_magic());
     if magic != expected {
-        return Err(FormatError::new(Structure::PrioSet, 8, Problem::Magic { found: magic, expected }));
+        return Err(FormatError::new(
+            Structure::PrioSet,
+            8,
+            Problem::Magic { found: magic, expected },
+        ));
     }
     let (found, expected) = (u64_at(bytes, 0), crc64_we(&bytes[8..]));
     if found != expected {
@@ -94,7 +108,8 @@ pub fn parse_prio(geometry: &Geometry, bytes: &[u8]) -> Result<(u64, BucketNr, V
         return Err(FormatError::new(Structure::PrioSet, 0, problem));
     }
     let next = BucketNr(u32::try_from(u64_at(bytes, 32)).unwrap_or(u32::MAX));
-    let entry = |bytes: &[u8]| PrioEntry { priority: u16_at(bytes, 0), generation: Generation(bytes[2]) };
+    let entry =
+        |bytes: &[u8]| PrioEntry { priority: u16_at(bytes, 0), generation: Generation(bytes[2]) };
     let entries = bytes[PRIO_HEADER_BYTES as usize..].chunks_exact(3).map(entry).collect();
     Ok((u64_at(bytes, 16), next, entries))
 }
@@ -109,7 +124,8 @@ mod tests {
     #[test]
     fn example_chain_element() {
         let geometry = example(8);
-        let entries = vec![PrioEntry { priority: INITIAL_PRIORITY, generation: Generation(1) }; 1352];
+        let entries =
+            vec![PrioEntry { priority: INITIAL_PRIORITY, generation: Generation(1) }; 1352];
         let bytes = encode_prio(&geometry, 1, BucketNr(0), &entries);
         assert_eq!(u64_at(&bytes, 0), 0x7144_a63c_4c3b_c944);
         assert_eq!(parse_prio(&geometry, &bytes), Ok((1, BucketNr(0), entries)));
@@ -129,11 +145,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(seq: u64, next: u32, entries in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..1352)) {
+        fn round_trip(seq: u64, next: u32, entries in proptest::collection::vec((any::<u16>(),
+            any::<u8>()), 0..1352)) {
             let geometry = example(8);
             let mut entries: Vec<_> = entries
                 .into_iter()
-                .map(|(priority, generation)| PrioEntry { priority, generation: Generation(generation) })
+                .map(|(priority, generation)| PrioEntry { priority,
+                    generation: Generation(generation) })
                 .collect();
             let bytes = encode_prio(&geometry, seq, BucketNr(next), &entries);
             entries.resize(1352, PrioEntry::default());

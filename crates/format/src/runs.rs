@@ -1,4 +1,5 @@
-//! Run numbers: members of a set with the same number are of the same run (docs/reference/format.md §14).
+//! Run numbers: members of a set with the same number are of the same run (docs/reference/format.md
+//! §14).
 //!
 //! Each start and each clean stop gives a cache and its backing devices a new number. The cache
 //! keeps one for each slot of the volume table, in the last sector of its superblock, which the
@@ -32,8 +33,8 @@ const ACCEPT_ANY: u16 = 1;
 /// Flag in the word of the slot, which has 20 bits.
 const DRIVER_SINCE: u32 = 1 << 31;
 
-/// The number of a run of a set: how many there were before, and a random part, so that two runs that begin with
-/// copies of the same members have different numbers.
+/// The number of a run of a set: how many there were before, and a random part, so that two runs
+/// that begin with copies of the same members have different numbers.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct RunNumber(u64);
 
@@ -216,7 +217,10 @@ impl Superblock {
     pub fn runs(&self) -> Runs {
         let Some(bytes) = self.raw().get(RUNS_AT..) else { return Runs::default() };
         let count = usize::from(u16_at(bytes, 16));
-        if array::<8>(bytes, 0) != NAME || u64_at(bytes, 8) != crc64_we(&bytes[16..]) || count > ENTRIES_MAX {
+        if array::<8>(bytes, 0) != NAME
+            || u64_at(bytes, 8) != crc64_we(&bytes[16..])
+            || count > ENTRIES_MAX
+        {
             return Runs::default();
         }
         let entry = |at| RunEntry {
@@ -238,7 +242,8 @@ impl Superblock {
         put(&mut bytes, 16, &(runs.entries.len() as u16).to_le_bytes());
         put(&mut bytes, 18, &(if runs.accepts_any { ACCEPT_ANY } else { 0 }).to_le_bytes());
         for (entry, at) in runs.entries.iter().zip((HEAD..).step_by(ENTRY)) {
-            let word = |number: Option<RunNumber>| number.map_or(0, |number| number.0).to_le_bytes();
+            let word =
+                |number: Option<RunNumber>| number.map_or(0, |number| number.0).to_le_bytes();
             let flag = if entry.driver_since { DRIVER_SINCE } else { 0 };
             put(&mut bytes, at, &(entry.slot.0 | flag).to_le_bytes());
             put(&mut bytes, at + 4, &word(entry.number));
@@ -302,7 +307,9 @@ pub fn compare_runs(cache: &Superblock, slot: Inode, backing: &Superblock) -> Re
     match run {
         BackingRun::Number(number) if is_known(number) => Ok(()),
         // The driver has run the backing device, but never this cache.
-        BackingRun::Void(number) if is_known(number) && cache.is_signed() && !entry.driver_since => {
+        BackingRun::Void(number)
+            if is_known(number) && cache.is_signed() && !entry.driver_since =>
+        {
             apart(known, Older::Cache)
         }
         BackingRun::Void(number) if is_known(number) => Ok(()),

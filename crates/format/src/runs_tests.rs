@@ -6,10 +6,17 @@ const SLOT: Inode = Inode(3);
 
 fn members() -> (Superblock, Superblock) {
     let (set, block) = (Uuid([7; 16]), 8);
-    let mut cache = Superblock::new_cache(Uuid([1; 16]), set, block, 1024, 1024, Replacement::Lru, false);
+    let mut cache =
+        Superblock::new_cache(Uuid([1; 16]), set, block, 1024, 1024, Replacement::Lru, false);
     cache.mark_started(1000);
-    let mut backing =
-        Superblock::new_backing(Uuid([2; 16]), set, block, Sector(16), CacheMode::Writeback, "data");
+    let mut backing = Superblock::new_backing(
+        Uuid([2; 16]),
+        set,
+        block,
+        Sector(16),
+        CacheMode::Writeback,
+        "data",
+    );
     backing.set_state(BackingState::Clean);
     backing.last_mount = 1000;
     (cache, backing)
@@ -22,7 +29,9 @@ fn give(cache: &mut Superblock, number: Option<RunNumber>, next: Option<RunNumbe
 }
 
 fn number(count: u32) -> RunNumber {
-    (0..count).fold(None, |last: Option<RunNumber>, _| Some(RunNumber::after(last, 9))).expect("at least 1")
+    (0..count)
+        .fold(None, |last: Option<RunNumber>, _| Some(RunNumber::after(last, 9)))
+        .expect("at least 1")
 }
 
 /// The superblock after it was written and read.
@@ -48,7 +57,11 @@ fn members_of_one_run_belong_together_and_copies_of_earlier_runs_do_not() {
     backing.set_run(Some(RunNumber::after([number(4)], 10)));
     assert_eq!(older(&cache, &backing), Some(Older::Neither));
     backing.set_run(None);
-    assert_eq!(older(&cache, &backing), Some(Older::Backing), "a copy from before there were numbers");
+    assert_eq!(
+        older(&cache, &backing),
+        Some(Older::Backing),
+        "a copy from before there were numbers"
+    );
     backing.set_run(Some(number(5)));
     cache.set_runs(&Runs::default());
     assert_eq!(older(&cache, &backing), Some(Older::Cache), "and such a copy of the cache");
@@ -94,8 +107,9 @@ fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
     assert_eq!(older(&cache, &backing), Some(Older::Cache), "told once");
 }
 
-/// A void number was taken wherever the driver had run the cache, and blamed on the cache wherever it had not, although it says
-/// after which run of ubcache the driver came; it is compared now like one that counts.
+/// A void number was taken wherever the driver had run the cache, and blamed on the cache wherever
+/// it had not, although it says after which run of ubcache the driver came; it is compared now like
+/// one that counts.
 #[test]
 fn a_void_number_tells_after_which_run_the_driver_came() {
     let (mut cache, mut backing) = members();

@@ -29,7 +29,12 @@ pub struct SalvagedNode {
 /// Reads the readable bsets of a node that [`parse_node`](crate::parse_node) refuses. If it is not
 /// certain which bsets belong to the node, all of them count as before the damage. `holes` are
 /// unreadable bytes.
-pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[Range<u64>]) -> SalvagedNode {
+pub fn salvage_node(
+    geometry: &Geometry,
+    node_key: &Key,
+    bytes: &[u8],
+    holes: &[Range<u64>],
+) -> SalvagedNode {
     let Some(&seed) = node_key.pointers.first() else { return SalvagedNode::default() };
     let size = (u64::from(node_key.sectors) * SECTOR_BYTES).min(bytes.len() as u64);
     let block = geometry.block_bytes().max(SECTOR_BYTES);
@@ -40,7 +45,8 @@ pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[
             return None;
         }
         let (bset, used) = parse_bset(geometry, seed, rest).ok()?;
-        let inside = bset.keys.iter().all(|key| key.sectors == 0 || key.position() <= node_key.position());
+        let inside =
+            bset.keys.iter().all(|key| key.sectors == 0 || key.position() <= node_key.position());
         (bset.seq != 0 && inside).then(|| (bset, round_up(used, block)))
     };
     let mut found = Vec::new();
@@ -54,7 +60,9 @@ pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[
             None => at += block,
         }
     }
-    let Some(seq) = found.first().map(|(_, _, bset)| bset.seq) else { return SalvagedNode::default() };
+    let Some(seq) = found.first().map(|(_, _, bset)| bset.seq) else {
+        return SalvagedNode::default();
+    };
     let first_is_whole = found.first().is_some_and(|(at, _, _)| *at == 0);
     if !first_is_whole && found.iter().any(|(_, _, bset)| bset.seq != seq) {
         return SalvagedNode {
@@ -78,7 +86,8 @@ pub fn salvage_node(geometry: &Geometry, node_key: &Key, bytes: &[u8], holes: &[
         end = *stop;
         node.after.push(bset.keys.clone());
     }
-    // An append follows the one before it: further behind, nothing that can't be read was of the node.
+    // An append follows the one before it: further behind, nothing that can't be read was of the
+    // node.
     if last_mark.is_some_and(|at| at >= end) || holes.iter().any(|hole| hole.contains(&end)) {
         node.before.append(&mut node.after);
     }
@@ -94,7 +103,8 @@ mod tests {
     use crate::{Pointer, encode_bset};
 
     fn key(start: u64) -> Key {
-        let pointer = Pointer { device: 0, offset: Sector(1280 + start), generation: Generation(1) };
+        let pointer =
+            Pointer { device: 0, offset: Sector(1280 + start), generation: Generation(1) };
         Key::extent(Inode(0), SectorRange::new(Sector(start), 8), true, pointer)
     }
 
@@ -143,7 +153,10 @@ mod tests {
             let left = salvage_node(&geometry, &node_key, &bytes, std::slice::from_ref(&hole));
             let first = (hole.start / block) as usize;
             let expected = match first {
-                0..3 => SalvagedNode { before: bsets[..first].to_vec(), after: bsets[first + 1..].to_vec() },
+                0..3 => SalvagedNode {
+                    before: bsets[..first].to_vec(),
+                    after: bsets[first + 1..].to_vec(),
+                },
                 3 => SalvagedNode { before: bsets.clone(), after: Vec::new() },
                 _ => SalvagedNode { before: Vec::new(), after: bsets.clone() },
             };

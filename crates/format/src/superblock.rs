@@ -1,4 +1,5 @@
-//! Superblocks of cache devices and backing devices (docs/reference/format.md §2): one of 4096 bytes at sector 8, no copies.
+//! Superblocks of cache devices and backing devices (docs/reference/format.md §2): one of 4096
+//! bytes at sector 8, no copies.
 //!
 //! ```text
 //!   0      8       16       24     40     56         72      104     112   120        144       184
@@ -22,15 +23,17 @@ pub const SUPERBLOCK_SECTOR: Sector = Sector(8);
 /// Bytes of a superblock.
 pub const SUPERBLOCK_BYTES: usize = 4096;
 
-/// The fewest buckets with which the driver starts a set, although it lets a superblock pass with fewer.
+/// The fewest buckets with which the driver starts a set, although it lets a superblock pass with
+/// fewer.
 pub const MIN_BUCKETS: u32 = 513;
 
 /// The first sector of the data on a backing device whose superblock does not name another.
 pub const DEFAULT_DATA_OFFSET: Sector = Sector(16);
 
 /// The 16 bytes by which a superblock is known.
-pub const SUPERBLOCK_MAGIC: [u8; 16] =
-    [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
+pub const SUPERBLOCK_MAGIC: [u8; 16] = [
+    0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81,
+];
 
 /// Bytes of a volume label.
 pub const LABEL_BYTES: usize = 32;
@@ -93,7 +96,8 @@ pub struct Superblock {
     pub uuid: Uuid,
     /// The cache set that the device belongs to; on a backing device zero after a detach.
     pub set_uuid: Uuid,
-    /// The name of the volume, padded with zero bytes; on a cache device see [`Superblock::begins_scan_resistant`].
+    /// The name of the volume, padded with zero bytes; on a cache device see
+    /// [`Superblock::begins_scan_resistant`].
     pub label: [u8; LABEL_BYTES],
     /// The bits that the accessors take apart; all others are kept as they are.
     pub flags: u64,
@@ -109,16 +113,17 @@ pub struct Superblock {
     pub last_mount: u32,
     /// The first bucket that may be used for anything (16 bits wide); 0 on a backing device.
     pub first_bucket: u32,
-    /// The number of journal buckets, which begin at `first_bucket`; 0 before the first start, and on a backing
-    /// device.
+    /// The number of journal buckets, which begin at `first_bucket`; 0 before the first start, and
+    /// on a backing device.
     pub journal_buckets: u32,
     data_start: u64,
     raw: Box<[u8; SUPERBLOCK_BYTES]>,
 }
 
 impl Superblock {
-    /// The superblock of a new cache device: nothing on it is valid yet (SYNC is 0), the first start makes the rest.
-    /// Buckets of more than 65535 sectors lead to version 5, which older drivers do not know.
+    /// The superblock of a new cache device: nothing on it is valid yet (SYNC is 0), the first
+    /// start makes the rest. Buckets of more than 65535 sectors lead to version 5, which older
+    /// drivers do not know.
     pub fn new_cache(
         uuid: Uuid,
         set_uuid: Uuid,
@@ -142,8 +147,8 @@ impl Superblock {
         new
     }
 
-    /// The superblock of a new backing device, not attached to its set yet. A label longer than 32 bytes is cut at
-    /// a character boundary.
+    /// The superblock of a new backing device, not attached to its set yet. A label longer than 32
+    /// bytes is cut at a character boundary.
     pub fn new_backing(
         uuid: Uuid,
         set_uuid: Uuid,
@@ -154,7 +159,8 @@ impl Superblock {
     ) -> Self {
         let version = if data_offset == DEFAULT_DATA_OFFSET { 1 } else { 4 };
         let mut new = Self::empty(version, uuid, set_uuid, block_sectors);
-        // Tools fill the size of buckets in here too, where it means nothing; 1024 is their default.
+        // Tools fill the size of buckets in here too, where it means nothing; 1024 is their
+        // default.
         new.bucket_sectors = 1024;
         if version != 1 {
             new.data_start = data_offset.0;
@@ -183,13 +189,18 @@ impl Superblock {
         }
     }
 
-    /// Reads a superblock from its 4096 bytes, with all checks of docs/reference/format.md §2.5 that need no knowledge of the
-    /// device; see [`Superblock::check_device`] for the others.
+    /// Reads a superblock from its 4096 bytes, with all checks of docs/reference/format.md §2.5
+    /// that need no knowledge of the device; see [`Superblock::check_device`] for the others.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let raw =
-            bytes.get(..SUPERBLOCK_BYTES).and_then(|bytes| <[u8; SUPERBLOCK_BYTES]>::try_from(bytes).ok());
+        let raw = bytes
+            .get(..SUPERBLOCK_BYTES)
+            .and_then(|bytes| <[u8; SUPERBLOCK_BYTES]>::try_from(bytes).ok());
         let Some(raw) = raw.map(Box::new) else {
-            return Err(FormatError::too_short(Structure::Superblock, bytes.len(), SUPERBLOCK_BYTES as u64));
+            return Err(FormatError::too_short(
+                Structure::Superblock,
+                bytes.len(),
+                SUPERBLOCK_BYTES as u64,
+            ));
         };
         check_seal(&*raw)?;
         let version = u64_at(&*raw, 16);
@@ -253,14 +264,20 @@ impl Superblock {
             return wrong(192, "block size in sectors", self.block_sectors, "1, 2, 4 or 8");
         }
         if !self.bucket_sectors.is_power_of_two() || self.bucket_sectors < page_sectors {
-            return wrong(194, "bucket size in sectors", self.bucket_sectors, "a power of two, at least 8");
+            return wrong(
+                194,
+                "bucket size in sectors",
+                self.bucket_sectors,
+                "a power of two, at least 8",
+            );
         }
         if self.set_uuid.is_zero() {
             return wrong(56, "UUID of the set", self.set_uuid, "not zero");
         }
         let sectors = u64::from(self.nbuckets) * u64::from(self.bucket_sectors);
         if sectors > MAX_CACHE_SECTORS {
-            let most = format_args!("at most {MAX_CACHE_SECTORS}, which is 4 PiB: pointers have 43 bits");
+            let most =
+                format_args!("at most {MAX_CACHE_SECTORS}, which is 4 PiB: pointers have 43 bits");
             return wrong(184, "number of sectors in all buckets", sectors, most);
         }
         self.check_layout()
@@ -307,14 +324,20 @@ impl Superblock {
         }
         for index in 0..self.journal_buckets as usize {
             let at = JOURNAL_BUCKETS + 8 * index;
-            let (found, expected) = (u64_at(&*self.raw, at), u64::from(self.first_bucket) + index as u64);
+            let (found, expected) =
+                (u64_at(&*self.raw, at), u64::from(self.first_bucket) + index as u64);
             if found != expected {
                 return wrong(at as u64, "journal bucket", found, expected);
             }
         }
         if self.first_bucket + self.journal_buckets > self.nbuckets {
             let most = format_args!("at most {}", self.nbuckets);
-            return wrong(204, "end of the journal buckets", self.first_bucket + self.journal_buckets, most);
+            return wrong(
+                204,
+                "end of the journal buckets",
+                self.first_bucket + self.journal_buckets,
+                most,
+            );
         }
         let first_sector = u64::from(self.first_bucket) * u64::from(self.bucket_sectors);
         if first_sector < DEFAULT_DATA_OFFSET.0 {
@@ -323,20 +346,32 @@ impl Superblock {
         Ok(())
     }
 
-    /// Checks what depends on the device: that it is large enough, and that its logical blocks are not larger than
-    /// the blocks of the format.
-    pub fn check_device(&self, device_sectors: u64, logical_block_bytes: u32) -> Result<(), FormatError> {
+    /// Checks what depends on the device: that it is large enough, and that its logical blocks are
+    /// not larger than the blocks of the format.
+    pub fn check_device(
+        &self,
+        device_sectors: u64,
+        logical_block_bytes: u32,
+    ) -> Result<(), FormatError> {
         let block_bytes = u64::from(self.block_sectors) * SECTOR_BYTES;
         if block_bytes < u64::from(logical_block_bytes) {
-            let least = format_args!("at least {logical_block_bytes}, the logical block size of the device");
+            let least = format_args!(
+                "at least {logical_block_bytes}, the logical block size of the device"
+            );
             return wrong(192, "block size in bytes", block_bytes, least);
         }
         let data = self.data_offset().bytes();
         if !self.is_cache() && !data.is_multiple_of(u64::from(logical_block_bytes.max(1))) {
             let sectors = u64::from(logical_block_bytes) / SECTOR_BYTES;
-            let multiple =
-                format_args!("a multiple of {sectors}, the sectors in a logical block of the device");
-            return wrong(184, "alignment of the data, its first sector", self.data_offset(), multiple);
+            let multiple = format_args!(
+                "a multiple of {sectors}, the sectors in a logical block of the device"
+            );
+            return wrong(
+                184,
+                "alignment of the data, its first sector",
+                self.data_offset(),
+                multiple,
+            );
         }
         if self.is_cache() {
             let needed = u64::from(self.nbuckets).saturating_mul(u64::from(self.bucket_sectors));
@@ -351,7 +386,8 @@ impl Superblock {
         Ok(())
     }
 
-    /// The 4096 bytes to write, with a fresh checksum. Everything that has no meaning here is as it was read.
+    /// The 4096 bytes to write, with a fresh checksum. Everything that has no meaning here is as it
+    /// was read.
     pub fn encode(&self) -> Vec<u8> {
         let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
         let mut bytes = self.raw.to_vec();
@@ -365,8 +401,8 @@ impl Superblock {
         put(&mut bytes, 112, &self.seq.to_le_bytes());
         put(&mut bytes, 192, &short(self.block_sectors).to_le_bytes());
         put(&mut bytes, 200, &self.last_mount.to_le_bytes());
-        let mut covered =
-            JOURNAL_BUCKETS + 8 * usize::from(u16_at(&bytes, 206)).min(MAX_JOURNAL_BUCKETS as usize);
+        let mut covered = JOURNAL_BUCKETS
+            + 8 * usize::from(u16_at(&bytes, 206)).min(MAX_JOURNAL_BUCKETS as usize);
         if self.is_cache() {
             self.encode_bucket_sectors(&mut bytes);
             put(&mut bytes, 184, &u64::from(self.nbuckets).to_le_bytes());
@@ -374,7 +410,11 @@ impl Superblock {
             let journal_buckets = self.journal_buckets.min(MAX_JOURNAL_BUCKETS);
             put(&mut bytes, 206, &short(journal_buckets).to_le_bytes());
             for (index, at) in (0..journal_buckets).zip((JOURNAL_BUCKETS..).step_by(8)) {
-                put(&mut bytes, at, &(u64::from(self.first_bucket) + u64::from(index)).to_le_bytes());
+                put(
+                    &mut bytes,
+                    at,
+                    &(u64::from(self.first_bucket) + u64::from(index)).to_le_bytes(),
+                );
             }
             covered = JOURNAL_BUCKETS + 8 * journal_buckets as usize;
         } else {
@@ -410,13 +450,14 @@ impl Superblock {
         self.version == 5 && u64_at(&*self.raw, 128) & 3 == FEATURE_OBSOLETE_LARGE_BUCKET
     }
 
-    /// The first sector of the data on a backing device: volume sector 0 (docs/reference/format.md §10.5).
+    /// The first sector of the data on a backing device: volume sector 0 (docs/reference/format.md
+    /// §10.5).
     pub fn data_offset(&self) -> Sector {
         if matches!(self.version, 4 | 6) { Sector(self.data_start) } else { DEFAULT_DATA_OFFSET }
     }
 
-    /// The shape of the cache device. Before the first start (SYNC is 0), it has the journal that the first start is
-    /// going to make. Of a backing device's superblock it has no buckets.
+    /// The shape of the cache device. Before the first start (SYNC is 0), it has the journal that
+    /// the first start is going to make. Of a backing device's superblock it has no buckets.
     pub fn geometry(&self) -> Geometry {
         let journal_buckets = match self.journal_buckets {
             0 => Geometry::default_journal_buckets(self.nbuckets),

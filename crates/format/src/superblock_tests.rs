@@ -36,10 +36,20 @@ fn example_of_a_new_cache_device() {
     put(&mut bytes, 24, &SUPERBLOCK_MAGIC);
     put(&mut bytes, 40, &uuid("393f625801a04a49b1d435fa0dffbd8c").0);
     put(&mut bytes, 56, &uuid("000102030405060708090a0b0c0d0e0f").0);
-    put(&mut bytes, 184, &[0xb0, 0x04, 0, 0, 0, 0, 0, 0, 8, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    put(
+        &mut bytes,
+        184,
+        &[0xb0, 0x04, 0, 0, 0, 0, 0, 0, 8, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+    );
     let superblock = Superblock::parse(&bytes).expect("a good superblock");
-    assert_eq!((superblock.nbuckets, superblock.block_sectors, superblock.bucket_sectors), (1200, 8, 1024));
-    assert_eq!((superblock.first_bucket, superblock.journal_buckets, superblock.sync()), (1, 0, false));
+    assert_eq!(
+        (superblock.nbuckets, superblock.block_sectors, superblock.bucket_sectors),
+        (1200, 8, 1024)
+    );
+    assert_eq!(
+        (superblock.first_bucket, superblock.journal_buckets, superblock.sync()),
+        (1, 0, false)
+    );
     assert_eq!(superblock.geometry().journal_buckets, 9);
     assert_eq!(superblock.encode(), bytes);
     assert_eq!(new_cache().encode(), bytes);
@@ -52,7 +62,10 @@ fn the_first_start_fills_in_the_journal() {
     superblock.set_sync(true);
     superblock.mark_started(1000);
     let again = Superblock::parse(&superblock.encode()).expect("a good superblock");
-    assert_eq!((again.version, again.seq, again.last_mount, again.journal_buckets), (3, 1, 1000, 9));
+    assert_eq!(
+        (again.version, again.seq, again.last_mount, again.journal_buckets),
+        (3, 1, 1000, 9)
+    );
     assert!(again.sync());
     assert_eq!(again.encode(), superblock.encode());
     assert_eq!(u64_at(&again.encode(), 208 + 8 * 8), 9);
@@ -86,7 +99,9 @@ fn what_a_cache_device_is_refused_for() {
     assert!(refusal(&cache, |bytes| put(bytes, 24, &[0; 16])).contains("magic number"));
     let mut bytes = cache.encode();
     bytes[100] ^= 1;
-    assert!(Superblock::parse(&bytes).expect_err("wrong checksum").to_string().contains("checksum"));
+    assert!(
+        Superblock::parse(&bytes).expect_err("wrong checksum").to_string().contains("checksum")
+    );
     assert!(Superblock::parse(&bytes[..4095]).is_err());
 }
 
@@ -96,8 +111,14 @@ fn the_device_has_to_fit() {
     assert_eq!(cache.check_device(1200 * 1024, 4096), Ok(()));
     assert!(cache.check_device(1200 * 1024 - 1, 512).is_err());
     assert!(cache.check_device(1200 * 1024, 8192).is_err());
-    let backing =
-        Superblock::new_backing(cache.uuid, cache.set_uuid, 1, Sector(16), CacheMode::Writeback, "");
+    let backing = Superblock::new_backing(
+        cache.uuid,
+        cache.set_uuid,
+        1,
+        Sector(16),
+        CacheMode::Writeback,
+        "",
+    );
     assert_eq!(backing.check_device(17, 512), Ok(()));
     assert!(backing.check_device(16, 512).is_err());
 }
@@ -110,7 +131,9 @@ fn large_buckets_have_their_logarithm_stored() {
     assert_eq!((parsed.version, parsed.bucket_sectors), (5, 1 << 17));
     assert!(parsed.discard() && parsed.replacement() == Replacement::Fifo);
     assert_eq!(parsed.encode(), large.encode());
-    assert!(refusal(&large, |bytes| put(bytes, 128, &[6])).contains("incompatible features is 0x6"));
+    assert!(
+        refusal(&large, |bytes| put(bytes, 128, &[6])).contains("incompatible features is 0x6")
+    );
     assert!(refusal(&large, |bytes| put(bytes, 120, &[1])).contains("compatible features is 0x1"));
     assert!(refusal(&large, |bytes| put(bytes, 194, &[32])).contains("logarithm"));
     let mut obsolete = large.encode();
@@ -126,11 +149,18 @@ fn large_buckets_have_their_logarithm_stored() {
 fn backing_devices_keep_what_they_are_not_asked_about() {
     let cache = new_cache();
     let label = "a label that is a little too löng";
-    let plain =
-        Superblock::new_backing(cache.uuid, cache.set_uuid, 1, Sector(16), CacheMode::Writeback, label);
+    let plain = Superblock::new_backing(
+        cache.uuid,
+        cache.set_uuid,
+        1,
+        Sector(16),
+        CacheMode::Writeback,
+        label,
+    );
     assert_eq!((plain.version, plain.data_offset(), plain.is_cache()), (1, Sector(16), false));
     assert_eq!(plain.label_str(), "a label that is a little too lö");
-    let shifted = Superblock::new_backing(cache.uuid, cache.set_uuid, 1, Sector(2048), CacheMode::None, "");
+    let shifted =
+        Superblock::new_backing(cache.uuid, cache.set_uuid, 1, Sector(2048), CacheMode::None, "");
     let mut bytes = shifted.encode();
     put(&mut bytes, 204, &[0xAA, 0xBB]);
     put(&mut bytes, 3000, b"left alone");
@@ -143,7 +173,10 @@ fn backing_devices_keep_what_they_are_not_asked_about() {
     let again = Superblock::parse(&parsed.encode()).expect("a good superblock");
     assert_eq!((again.state(), again.cache_mode()), (BackingState::Dirty, CacheMode::Writearound));
     assert_eq!(again.encode()[3000..3010], *b"left alone");
-    assert!(refusal(&shifted, |bytes| put(bytes, 184, &[15, 0])).contains("first sector of the data is 15"));
+    assert!(
+        refusal(&shifted, |bytes| put(bytes, 184, &[15, 0]))
+            .contains("first sector of the data is 15")
+    );
 }
 
 #[test]
@@ -169,7 +202,8 @@ fn flags_do_not_touch_each_other() {
     superblock.set_replacement(Replacement::Random);
     assert_eq!(superblock.replacement(), Replacement::Random);
     assert_eq!(superblock.flags | 0b11100, !(3 << 61));
-    for state in [BackingState::None, BackingState::Clean, BackingState::Dirty, BackingState::Stale] {
+    for state in [BackingState::None, BackingState::Clean, BackingState::Dirty, BackingState::Stale]
+    {
         superblock.set_state(state);
         assert_eq!(superblock.state(), state);
     }

@@ -1,5 +1,5 @@
-//! Units: every number on the disk that means something gets a type of its own, so that a sector can not be
-//! passed where a bucket is wanted (docs/reference/format.md §1.1).
+//! Units: every number on the disk that means something gets a type of its own, so that a sector
+//! can not be passed where a bucket is wanted (docs/reference/format.md §1.1).
 
 use core::fmt;
 use core::ops::{Add, AddAssign, Sub};
@@ -8,7 +8,8 @@ use core::str::FromStr;
 /// Bytes in one sector: always 512, whatever the device's logical block size is.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// A position in units of 512-byte sectors, counted from the start of a device or of a volume's key space.
+/// A position in units of 512-byte sectors, counted from the start of a device or of a volume's key
+/// space.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Sector(pub u64);
 
@@ -53,7 +54,8 @@ impl fmt::Display for Sector {
     }
 }
 
-/// The sectors from `start` up to, and not including, `end`. A range whose end is not after its start is empty.
+/// The sectors from `start` up to, and not including, `end`. A range whose end is not after its
+/// start is empty.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
 pub struct SectorRange {
     /// The first sector in the range.
@@ -117,7 +119,8 @@ impl SectorRange {
         (Self { start: self.start, end: at }, Self { start: at, end })
     }
 
-    /// The same range moved by `sectors` (negative: towards 0); saturates at the ends of the number line.
+    /// The same range moved by `sectors` (negative: towards 0); saturates at the ends of the number
+    /// line.
     pub const fn shift(&self, sectors: i64) -> Self {
         Self {
             start: Sector(self.start.0.saturating_add_signed(sectors)),
@@ -138,7 +141,8 @@ impl fmt::Debug for SectorRange {
     }
 }
 
-/// The number of a bucket, counted from the start of the cache device; bucket 0 is never used for data.
+/// The number of a bucket, counted from the start of the cache device; bucket 0 is never used for
+/// data.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub struct BucketNr(pub u32);
 
@@ -148,8 +152,9 @@ impl fmt::Display for BucketNr {
     }
 }
 
-/// The generation of a bucket, or the one that a pointer remembers (docs/reference/format.md §4.7). Generations live on a
-/// circle of 256 and have no order of their own; ask for [`Generation::staleness_of`].
+/// The generation of a bucket, or the one that a pointer remembers (docs/reference/format.md §4.7).
+/// Generations live on a circle of 256 and have no order of their own; ask for
+/// [`Generation::staleness_of`].
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Default, Debug)]
 pub struct Generation(pub u8);
 
@@ -261,10 +266,11 @@ impl fmt::Display for Inode {
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
-    /// UUID of a volume-table slot after its volume was detached (docs/reference/format.md §8): the slot is
-    /// dead, not free.
+    /// UUID of a volume-table slot after its volume was detached (docs/reference/format.md §8): the
+    /// slot is dead, not free.
     pub const INVALIDATED: Uuid = Uuid([
-        0xa0, 0x3e, 0xf8, 0xed, 0x3e, 0xe1, 0xb8, 0x78, 0xc8, 0x50, 0xfc, 0x5e, 0xcb, 0x16, 0xcd, 0x99,
+        0xa0, 0x3e, 0xf8, 0xed, 0x3e, 0xe1, 0xb8, 0x78, 0xc8, 0x50, 0xfc, 0x5e, 0xcb, 0x16, 0xcd,
+        0x99,
     ]);
 
     /// Returns true if all 16 bytes are zero, which means "none" everywhere in the format.
@@ -272,8 +278,8 @@ impl Uuid {
         self.0 == [0; 16]
     }
 
-    /// The first 8 bytes as a little-endian number: of a set's UUID, the value that all magic numbers of the set
-    /// are made from (docs/reference/format.md §1.3).
+    /// The first 8 bytes as a little-endian number: of a set's UUID, the value that all magic
+    /// numbers of the set are made from (docs/reference/format.md §1.3).
     pub fn set_magic(&self) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&self.0[..8]);
@@ -315,7 +321,8 @@ impl FromStr for Uuid {
         let mut bytes = [0_u8; 16];
         let mut digits = 0;
         for character in text.chars().filter(|c| !matches!(c, '-' | ':')) {
-            let digit = character.to_digit(16).and_then(|d| u8::try_from(d).ok()).ok_or_else(wrong)?;
+            let digit =
+                character.to_digit(16).and_then(|d| u8::try_from(d).ok()).ok_or_else(wrong)?;
             let byte = bytes.get_mut(digits / 2).ok_or_else(wrong)?;
             *byte = *byte << 4 | digit;
             digits += 1;
@@ -335,8 +342,12 @@ mod tests {
         assert_eq!(uuid.to_string(), text);
         assert_eq!(uuid.set_magic(), 0x0706_0504_0302_0100);
         assert_eq!("0001:0203:04050607:08090a0b0c0d0e0f".parse(), Ok(uuid));
-        for bad in ["", "00", "x0010203-0405-0607-0809-0a0b0c0d0e0f", "00010203-0405-0607-0809-0a0b0c0d0e0f0"]
-        {
+        for bad in [
+            "",
+            "00",
+            "x0010203-0405-0607-0809-0a0b0c0d0e0f",
+            "00010203-0405-0607-0809-0a0b0c0d0e0f0",
+        ] {
             assert_eq!(bad.parse::<Uuid>(), Err(UuidError(bad.to_owned())));
         }
     }
@@ -344,9 +355,13 @@ mod tests {
     /// The table of docs/reference/format.md §4.7.
     #[test]
     fn staleness_goes_round_the_circle() {
-        for (bucket, pointer, staleness, ahead) in
-            [(7, 7, 0, false), (7, 5, 2, false), (2, 255, 3, false), (5, 6, 0, true), (130, 2, 128, false)]
-        {
+        for (bucket, pointer, staleness, ahead) in [
+            (7, 7, 0, false),
+            (7, 5, 2, false),
+            (2, 255, 3, false),
+            (5, 6, 0, true),
+            (130, 2, 128, false),
+        ] {
             let (bucket, pointer) = (Generation(bucket), Generation(pointer));
             assert_eq!(bucket.staleness_of(pointer), staleness);
             assert_eq!(bucket.is_ahead(pointer), ahead);
@@ -364,7 +379,10 @@ mod tests {
             for bucket in [Generation(0), Generation(200)] {
                 let pointer = bucket.raised(distance);
                 assert_eq!(Reach::FORMAT.is_ahead(bucket, pointer), bucket.is_ahead(pointer));
-                assert_eq!(Reach::FORMAT.staleness_of(bucket, pointer), bucket.staleness_of(pointer));
+                assert_eq!(
+                    Reach::FORMAT.staleness_of(bucket, pointer),
+                    bucket.staleness_of(pointer)
+                );
                 assert_eq!(own.is_ahead(bucket, pointer), (1..=16).contains(&distance));
                 assert_eq!(own.is_outrun(bucket, pointer), (17..=127).contains(&distance));
                 let stale = if distance <= 16 { 0 } else { 0_u8.wrapping_sub(distance) };
@@ -387,7 +405,8 @@ mod tests {
         assert_eq!(range.split_at(Sector(99)).1.sectors(), 0);
         assert_eq!(range.shift(-8), SectorRange::new(Sector(0), 8));
         assert!(
-            range.covers(&SectorRange::new(Sector(9), 7)) && !range.covers(&SectorRange::new(Sector(9), 8))
+            range.covers(&SectorRange::new(Sector(9), 7))
+                && !range.covers(&SectorRange::new(Sector(9), 8))
         );
     }
 }

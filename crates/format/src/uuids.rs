@@ -1,4 +1,5 @@
-//! The volume table: which volume has which inode (docs/reference/format.md §8). It has neither magic number nor checksum.
+//! The volume table: which volume has which inode (docs/reference/format.md §8). It has neither
+//! magic number nor checksum.
 //!
 //! ```text
 //!   0     16      48         52        56           60      64       72        128
@@ -20,7 +21,8 @@ const FLASH_ONLY: u32 = 1;
 /// One slot of the volume table. The number of the slot is the inode of the volume.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct UuidEntry {
-    /// The UUID of the backing device; all zero in a free slot, [`Uuid::INVALIDATED`] in a dead one.
+    /// The UUID of the backing device; all zero in a free slot, [`Uuid::INVALIDATED`] in a dead
+    /// one.
     pub uuid: Uuid,
     /// The label of the volume, padded with zero bytes.
     pub label: [u8; 32],
@@ -48,14 +50,18 @@ impl UuidEntry {
     }
 }
 
-/// All slots of a volume table, from the bytes that its key spans. An incomplete entry at the end is left out.
+/// All slots of a volume table, from the bytes that its key spans. An incomplete entry at the end
+/// is left out.
 pub fn parse_uuids(bytes: &[u8]) -> Vec<UuidEntry> {
     bytes.chunks_exact(UUID_ENTRY_BYTES as usize).map(|bytes| parse_entry(bytes, true)).collect()
 }
 
 /// Reads the table of a set made before Linux 3.10: where the newest journal entry has version 0.
 pub fn parse_uuids_v0(bytes: &[u8]) -> Vec<UuidEntry> {
-    bytes.chunks_exact(UUID_ENTRY_V0_BYTES as usize).map(|bytes| parse_entry(bytes, false)).collect()
+    bytes
+        .chunks_exact(UUID_ENTRY_V0_BYTES as usize)
+        .map(|bytes| parse_entry(bytes, false))
+        .collect()
 }
 
 fn parse_entry(bytes: &[u8], extended: bool) -> UuidEntry {
@@ -70,8 +76,8 @@ fn parse_entry(bytes: &[u8], extended: bool) -> UuidEntry {
     }
 }
 
-/// The volume table as it fills the metadata area of its bucket. Missing slots are free; entries that there are no
-/// slots for ([`Geometry::uuid_slots`]) are left out.
+/// The volume table as it fills the metadata area of its bucket. Missing slots are free; entries
+/// that there are no slots for ([`Geometry::uuid_slots`]) are left out.
 pub fn encode_uuids(geometry: &Geometry, entries: &[UuidEntry]) -> Vec<u8> {
     debug_assert!(entries.len() as u64 <= u64::from(geometry.uuid_slots()));
     let mut bytes = vec![0; geometry.metadata_bytes() as usize];
@@ -96,18 +102,21 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(
-            uuid: [u8; 16], label: [u8; 32], times: [u32; 3], flash_only: bool, sectors: u64, slot in 0_usize..32,
+            uuid: [u8; 16], label: [u8; 32], times: [u32; 3], flash_only: bool, sectors: u64,
+            slot in 0_usize..32,
         ) {
             let geometry = example(8);
             let [first_reg, last_reg, invalidated] = times;
             let mut table = vec![UuidEntry::default(); 32];
-            table[slot] = UuidEntry { uuid: Uuid(uuid), label, first_reg, last_reg, invalidated, flash_only, sectors };
+            table[slot] = UuidEntry { uuid: Uuid(uuid), label, first_reg, last_reg, invalidated,
+                flash_only, sectors };
             let bytes = encode_uuids(&geometry, &table[..=slot]);
             prop_assert_eq!(bytes.len(), 4096);
             prop_assert_eq!(&parse_uuids(&bytes), &table);
             let old = parse_uuids_v0(&bytes);
             prop_assert_eq!(old.len(), 64);
-            prop_assert_eq!(&old[2 * slot], &UuidEntry { flash_only: false, sectors: 0, ..table[slot] });
+            prop_assert_eq!(&old[2 * slot], &UuidEntry { flash_only: false, sectors: 0,
+                ..table[slot] });
         }
     }
 

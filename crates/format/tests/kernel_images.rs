@@ -55,7 +55,11 @@ fn check_case(directory: &Path) -> Result<()> {
         let (volume, inode) = match device["backing"].as_str() {
             Some(name) => {
                 let backing = unpacked(&directory.join(format!("{name}.xz")))?;
-                assert_eq!(superblock(&backing)?.encode(), backing[4096..8192], "superblock of {name}");
+                assert_eq!(
+                    superblock(&backing)?.encode(),
+                    backing[4096..8192],
+                    "superblock of {name}"
+                );
                 set.backed_volume(&backing)?
             }
             None => {
@@ -76,11 +80,16 @@ fn check_case(directory: &Path) -> Result<()> {
 /// Compares a volume with the list of its content, so that a failure names the first wrong sector.
 fn check_content(volume: &[u8], device: &Value, directory: &Path) -> Result<()> {
     let list = directory.join(text(device, "content")?);
-    let list = if list.extension().is_some_and(|e| e == "xz") { unpacked(&list)? } else { fs::read(&list)? };
+    let list = if list.extension().is_some_and(|e| e == "xz") {
+        unpacked(&list)?
+    } else {
+        fs::read(&list)?
+    };
     let salt = u64::from_str_radix(text(device, "salt")?.trim_start_matches("0x"), 16)?;
     let mut expected = vec![0_u64; volume.len() / 512];
     for line in String::from_utf8(list)?.lines() {
-        let numbers = line.split(' ').map(str::parse).collect::<std::result::Result<Vec<u64>, _>>()?;
+        let numbers =
+            line.split(' ').map(str::parse).collect::<std::result::Result<Vec<u64>, _>>()?;
         let [first, count, generation] = numbers[..] else {
             return Err(format!("{line:?} in the list").into());
         };

@@ -21,13 +21,15 @@ fn geometry() -> impl Strategy<Value = Geometry> {
 /// Any shape at all, such as a caller's mistake may produce.
 fn odd_geometry() -> impl Strategy<Value = Geometry> {
     (any::<u64>(), 0_u32..70_000, 0_u32..100, any::<u32>(), any::<u32>(), any::<u32>()).prop_map(
-        |(set_magic, bucket_sectors, block_sectors, buckets, first_bucket, journal_buckets)| Geometry {
-            set_magic,
-            bucket_sectors,
-            block_sectors,
-            buckets,
-            first_bucket,
-            journal_buckets,
+        |(set_magic, bucket_sectors, block_sectors, buckets, first_bucket, journal_buckets)| {
+            Geometry {
+                set_magic,
+                bucket_sectors,
+                block_sectors,
+                buckets,
+                first_bucket,
+                journal_buckets,
+            }
         },
     )
 }
@@ -41,16 +43,15 @@ fn pointer() -> impl Strategy<Value = Pointer> {
 }
 
 fn key() -> impl Strategy<Value = Key> {
-    (0..=Key::MAX_INODE, any::<u64>(), any::<u16>(), any::<bool>(), 0_u8..4, vec(pointer(), 0..=6)).prop_map(
-        |(inode, end, sectors, dirty, csum, pointers)| Key {
+    (0..=Key::MAX_INODE, any::<u64>(), any::<u16>(), any::<bool>(), 0_u8..4, vec(pointer(), 0..=6))
+        .prop_map(|(inode, end, sectors, dirty, csum, pointers)| Key {
             inode: Inode(inode),
             end: Sector(end),
             sectors,
             dirty,
             csum,
             pointers: pointers.into(),
-        },
-    )
+        })
 }
 
 fn padding() -> impl Strategy<Value = Padding> {
@@ -59,7 +60,11 @@ fn padding() -> impl Strategy<Value = Padding> {
         prop_oneof![Just(None), Just(Some(Drops::Driver)), Just(Some(Drops::Tool))],
         any::<bool>(),
     );
-    let mark = mark.prop_map(|(own_chain, drops, scan_resistant)| Mark { own_chain, drops, scan_resistant });
+    let mark = mark.prop_map(|(own_chain, drops, scan_resistant)| Mark {
+        own_chain,
+        drops,
+        scan_resistant,
+    });
     prop_oneof![
         mark.clone().prop_map(Padding::Bound),
         mark.prop_map(Padding::Unbound),
@@ -104,10 +109,12 @@ proptest! {
     }
 
     #[test]
-    fn nodes_round_trip(geometry in geometry(), seed in pointer(), seq in 1_u64.., bsets in vec(extents(), 1..5)) {
+    fn nodes_round_trip(geometry in geometry(), seed in pointer(), seq in 1_u64..,
+        bsets in vec(extents(), 1..5)) {
         let node_key = Key::max_node(512, seed);
         let mut bytes = Vec::new();
-        let bsets: Vec<_> = bsets.into_iter().enumerate().filter(|(n, keys)| *n == 0 || !keys.is_empty()).map(|(_, keys)| keys).collect();
+        let bsets: Vec<_> = bsets.into_iter().enumerate().filter(|(n, keys)| *n == 0
+            || !keys.is_empty()).map(|(_, keys)| keys).collect();
         for keys in &bsets {
             let bset = encode_bset(&geometry, seed, seq, keys);
             prop_assert_eq!(bset.len() as u64, bset_bytes(&geometry, keys));
@@ -115,7 +122,8 @@ proptest! {
         }
         let used_bytes = bytes.len() as u64;
         bytes.resize(512 * 512, 0);
-        prop_assert_eq!(parse_node(&geometry, &node_key, &bytes), Ok(ParsedNode { seq, bsets, used_bytes }));
+        prop_assert_eq!(parse_node(&geometry, &node_key, &bytes), Ok(ParsedNode { seq, bsets,
+            used_bytes }));
     }
 
     #[test]
@@ -142,12 +150,14 @@ proptest! {
         prop_assert_eq!(scan_bucket(&geometry, &bytes), vec![(0, entry)]);
     }
 
-    /// The driver's entries carry the padding of entries that it read. Whatever entry a mark is carried into, it is
-    /// not taken for that entry's own.
+    /// The driver's entries carry the padding of entries that it read. Whatever entry a mark is
+    /// carried into, it is not taken for that entry's own.
     #[test]
     fn a_mark_that_is_carried_into_another_entry_is_no_mark(
-        geometry in geometry(), seqs in vec(any::<u64>(), 4), buckets: [u32; 2], padding in padding(),
-        pointers in vec(pointer(), 4), keys in vec(vec(key(), 0..20), 2), same in vec(any::<bool>(), 5),
+        geometry in geometry(), seqs in vec(any::<u64>(), 4), buckets: [u32; 2],
+            padding in padding(),
+        pointers in vec(pointer(), 4), keys in vec(vec(key(), 0..20), 2),
+            same in vec(any::<bool>(), 5),
     ) {
         let entry = |n: usize, padding| {
             let of = |field: usize| if same[field] { 0 } else { n };
@@ -182,7 +192,8 @@ proptest! {
         // Pointers reach 2^43 sectors.
         let buckets = u64::from(shape.2).min((1 << 43) >> shape.1) as u32;
         let mut superblock =
-            Superblock::new_cache(Uuid(ids.0), Uuid(ids.1), block, bucket, buckets, Replacement::Random, discard);
+            Superblock::new_cache(Uuid(ids.0), Uuid(ids.1), block, bucket, buckets,
+                Replacement::Random, discard);
         if changes {
             superblock.journal_buckets = journal_buckets;
             superblock.set_sync(true);
@@ -190,34 +201,43 @@ proptest! {
         }
         let parsed = Superblock::parse(&superblock.encode()).expect("what was written");
         prop_assert_eq!(parsed.geometry(), superblock.geometry());
-        prop_assert_eq!((parsed.uuid, parsed.set_uuid, parsed.flags), (Uuid(ids.0), Uuid(ids.1), superblock.flags));
-        prop_assert_eq!((parsed.seq, parsed.last_mount, parsed.version), (superblock.seq, superblock.last_mount, superblock.version));
+        prop_assert_eq!((parsed.uuid, parsed.set_uuid, parsed.flags), (Uuid(ids.0), Uuid(ids.1),
+            superblock.flags));
+        prop_assert_eq!((parsed.seq, parsed.last_mount, parsed.version), (superblock.seq,
+            superblock.last_mount, superblock.version));
         prop_assert_eq!(parsed.encode(), superblock.encode());
     }
 
     #[test]
-    fn backing_superblocks_round_trip(ids: ([u8; 16], [u8; 16]), offset in 16_u64.., label in label()) {
+    fn backing_superblocks_round_trip(ids: ([u8; 16], [u8; 16]), offset in 16_u64..,
+        label in label()) {
         prop_assume!(ids.0 != [0; 16]);
         let offset = Sector(offset);
         let superblock =
-            Superblock::new_backing(Uuid(ids.0), Uuid(ids.1), 1, offset, CacheMode::Writeback, &label);
+            Superblock::new_backing(Uuid(ids.0), Uuid(ids.1), 1, offset, CacheMode::Writeback,
+                &label);
         let parsed = Superblock::parse(&superblock.encode()).expect("what was written");
         prop_assert_eq!(parsed.data_offset(), offset);
         prop_assert!(label.starts_with(&parsed.label_str()) && !parsed.is_cache());
         prop_assert_eq!(parsed.encode(), superblock.encode());
     }
 
-    /// Random bytes, with the magic number of each structure put in so that parsers get further than that.
+    /// Random bytes, with the magic number of each structure put in so that parsers get further
+    /// than that.
     #[test]
     fn no_bytes_make_a_parser_panic(
-        geometry in odd_geometry(), node_key in key(), mut bytes in vec(any::<u8>(), 0..6000), cut in 0_usize..6000,
+        geometry in odd_geometry(), node_key in key(), mut bytes in vec(any::<u8>(), 0..6000),
+            cut in 0_usize..6000,
         scanned in vec(vec((any::<u32>(), any::<u64>(), any::<u64>()), 0..3), 0..4), discard: bool,
     ) {
         let parse_all = |bytes: &[u8]| {
             let _ = Key::decode(bytes).map(|(key, _)| {
-                let _ = (key.check_extent(&geometry), key.check_node(&geometry), key.check_journaled(&geometry));
-                let _ = (key.range(), key.freeing(), key.merged_with(&key, &geometry), key.to_string());
-                let _ = combine_leaf(vec![vec![key.clone(), node_key.clone()], vec![key, node_key.clone()]]);
+                let _ = (key.check_extent(&geometry), key.check_node(&geometry),
+                    key.check_journaled(&geometry));
+                let _ = (key.range(), key.freeing(), key.merged_with(&key, &geometry),
+                    key.to_string());
+                let _ = combine_leaf(vec![vec![key.clone(), node_key.clone()], vec![key,
+                    node_key.clone()]]);
             });
             let _ = Superblock::parse(bytes);
             let _ = parse_node(&geometry, &node_key, bytes);
@@ -241,15 +261,18 @@ proptest! {
             let (uuid_bucket, root) = (node_key.clone(), node_key.clone());
             let (seq, last_seq) = (JournalSeq(seq), JournalSeq(last_seq));
             let prio_bucket = BucketNr(0);
-            (at, JournalEntry { seq, last_seq, uuid_bucket, root, root_level: 0, prio_bucket, keys: vec![], padding: Padding::NONE })
+            (at, JournalEntry { seq, last_seq, uuid_bucket, root, root_level: 0, prio_bucket,
+                keys: vec![], padding: Padding::NONE })
         };
-        let scanned = scanned.into_iter().map(|bucket| bucket.into_iter().map(entry).collect()).collect();
+        let scanned = scanned.into_iter().map(|bucket| bucket.into_iter().map(entry).collect())
+            .collect();
         let _ = select_replay(&geometry, scanned, discard);
     }
 
     /// A changed byte in the range of a bset's checksum, or in the checksum itself, is detected.
     #[test]
-    fn changed_bytes_are_noticed(geometry in geometry(), keys in extents(), at in 0_usize..2000, by in 1_u8..) {
+    fn changed_bytes_are_noticed(geometry in geometry(), keys in extents(), at in 0_usize..2000,
+        by in 1_u8..) {
         let seed = Pointer::from_word(0x0005_0001);
         let node_key = Key::max_node(128, seed);
         let mut bytes = encode_bset(&geometry, seed, 99, &keys);
@@ -262,7 +285,8 @@ proptest! {
     /// Random content under a right magic number and checksum: what a broken writer may leave.
     #[test]
     fn no_sealed_bytes_make_a_parser_panic(
-        geometry in geometry(), mut bytes in vec(any::<u8>(), 4096..=4096), words in 0_u16..450, seed in pointer(),
+        geometry in geometry(), mut bytes in vec(any::<u8>(), 4096..=4096), words in 0_u16..450,
+            seed in pointer(),
         version in 0_u8..8,
     ) {
         let node_key = Key::max_node(8, seed);
@@ -273,7 +297,8 @@ proptest! {
         put(8, &geometry.journal_magic().to_le_bytes());
         let csum = crc64_we(&bytes[8..240 + words]);
         bytes[..8].copy_from_slice(&csum.to_le_bytes());
-        prop_assert_eq!(parse_entry(&geometry, &bytes).is_ok(), !scan_bucket(&geometry, &bytes).is_empty());
+        prop_assert_eq!(parse_entry(&geometry, &bytes).is_ok(), !scan_bucket(&geometry, &bytes)
+            .is_empty());
         let _ = scan_bucket_strictly(&geometry, &bytes);
 
         bytes[8..16].copy_from_slice(&geometry.bset_magic().to_le_bytes());
@@ -290,7 +315,8 @@ proptest! {
         bytes[..8].copy_from_slice(&csum.to_le_bytes());
         prop_assert!(parse_prio(&small, &bytes).is_ok());
 
-        for (at, value) in [(8, 8), (16, u64::from(version)), (112, 0), (120, 0), (128, u64::from(version & 3)), (136, 0)] {
+        for (at, value) in [(8, 8), (16, u64::from(version)), (112, 0), (120, 0), (128,
+            u64::from(version & 3)), (136, 0)] {
             bytes[at..at + 8].copy_from_slice(&u64::to_le_bytes(value));
         }
         bytes[24..40].copy_from_slice(&SUPERBLOCK_MAGIC);
@@ -299,7 +325,8 @@ proptest! {
         bytes[..8].copy_from_slice(&csum.to_le_bytes());
         if let Ok(superblock) = Superblock::parse(&bytes) {
             prop_assert_eq!(superblock.encode(), bytes);
-            let _ = (superblock.check_device(1 << 20, 512), superblock.geometry(), superblock.label_str());
+            let _ = (superblock.check_device(1 << 20, 512), superblock.geometry(),
+                superblock.label_str());
         }
     }
 }

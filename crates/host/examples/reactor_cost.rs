@@ -118,15 +118,22 @@ async fn nops(env: &HostEnv, tasks: u64, rounds: u64) {
 async fn timers(env: &HostEnv, count: u64) {
     let started = Instant::now();
     let at = env.now();
-    join_all((0..count).map(|index| env.sleep_until(at.after(ubcache_env::Nanos(1_000_000 + index * 10)))))
-        .await;
+    join_all(
+        (0..count)
+            .map(|index| env.sleep_until(at.after(ubcache_env::Nanos(1_000_000 + index * 10)))),
+    )
+    .await;
     report("timer, set and fired (all at once)", count, started);
 }
 
 async fn reads(env: &HostEnv, path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(path, vec![7; FILE_BYTES as usize])?;
     for (page_cache, name) in [(PageCache::Always, "page cache"), (PageCache::Never, "O_DIRECT")] {
-        let file = Rc::new(HostFile::open(env, path, OpenOptions { page_cache, ..OpenOptions::default() })?);
+        let file = Rc::new(HostFile::open(
+            env,
+            path,
+            OpenOptions { page_cache, ..OpenOptions::default() },
+        )?);
         for tasks in [1, 32] {
             let rounds = 20_000 / tasks;
             let started = Instant::now();

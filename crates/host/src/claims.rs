@@ -1,8 +1,8 @@
 //! Claims on a device that opening it does not show: it can't be written, or a loop device over it,
 //! or the file under it, is in use.
 //!
-//! The kernel asks for a file, or for a device, under a loop device only for a moment: whoever opens it alone afterwards
-//! succeeds, though a file system may be mounted from it.
+//! The kernel asks for a file, or for a device, under a loop device only for a moment: whoever
+//! opens it alone afterwards succeeds, though a file system may be mounted from it.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
@@ -39,7 +39,8 @@ fn backing_file(device: &Metadata) -> Option<PathBuf> {
     if device.rdev() == 0 {
         return None;
     }
-    let node = format!("/sys/dev/block/{}:{}", libc::major(device.rdev()), libc::minor(device.rdev()));
+    let node =
+        format!("/sys/dev/block/{}:{}", libc::major(device.rdev()), libc::minor(device.rdev()));
     let names = [format!("{node}/loop/backing_file"), format!("{node}/../loop/backing_file")];
     let name = names.iter().find_map(|name| std::fs::read_to_string(name).ok())?;
     Some(PathBuf::from(name.trim_end_matches('\n')))
@@ -75,12 +76,14 @@ fn is_held(device: &Path) -> bool {
     if !std::fs::metadata(device).is_ok_and(|device| device.rdev() != 0) {
         return false;
     }
-    let opened: io::Result<File> = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device);
+    let opened: io::Result<File> =
+        OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device);
     match opened {
         Ok(_) => false,
         // A node that is not there is nobody's.
         Err(error) => {
-            error.raw_os_error() == Some(libc::EBUSY) || error.kind() == io::ErrorKind::PermissionDenied
+            error.raw_os_error() == Some(libc::EBUSY)
+                || error.kind() == io::ErrorKind::PermissionDenied
         }
     }
 }
@@ -88,5 +91,6 @@ fn is_held(device: &Path) -> bool {
 /// Returns true if a block device takes no writes: it can be opened for writing all the same.
 pub(crate) fn is_read_only(device: &Metadata) -> bool {
     let (major, minor) = (libc::major(device.rdev()), libc::minor(device.rdev()));
-    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
+    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"))
+        .is_ok_and(|text| text.trim() == "1")
 }

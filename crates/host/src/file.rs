@@ -1,11 +1,11 @@
 //! Regular files and block devices as [`Device`]s.
 //!
-//! With O_DIRECT: the engine caches what it wants to, and a write that has completed has reached the
-//! device. Through the page cache only if that is asked for, because of its failed flushes: see
-//! [`PageCache`]. What direct I/O asks for in alignment is met here: reads of a part of
-//! a logical block read the whole block aside, and writes from memory that is not aligned are
-//! copied to memory that is. A *write* of a part of a logical block is refused, because reading
-//! and writing back the rest of the block would not be atomic.
+//! With O_DIRECT: the engine caches what it wants to, and a write that has completed has reached
+//! the device. Through the page cache only if that is asked for, because of its failed flushes: see
+//! [`PageCache`]. What direct I/O asks for in alignment is met here: reads of a part of a logical
+//! block read the whole block aside, and writes from memory that is not aligned are copied to
+//! memory that is. A *write* of a part of a logical block is refused, because reading and writing
+//! back the rest of the block would not be atomic.
 
 use std::cell::Cell;
 use std::fs::FileType;
@@ -15,7 +15,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{
+    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+};
 use ubcache_format::SECTOR_BYTES;
 
 use crate::claims;
@@ -27,14 +29,16 @@ use crate::sys;
 /// Bytes written at once where zeroes have to be written out.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 
-/// Longest read of a file in the page cache that is tried at once: copying it takes some ten microseconds.
+/// Longest read of a file in the page cache that is tried at once: copying it takes some ten
+/// microseconds.
 const READ_NOW_BYTES: usize = 128 << 10;
 
 /// The devices that are used through the kernel's page cache.
 ///
-/// When the kernel can't write a page, the next flush fails, once, and the page counts as clean from then on: reads go on
-/// returning it until the memory is needed, and then what the device has. So a device that is used that way takes no writes and
-/// no flushes any more once a flush has failed, and what is in the page cache when it is opened is given up.
+/// When the kernel can't write a page, the next flush fails, once, and the page counts as clean
+/// from then on: reads go on returning it until the memory is needed, and then what the device has.
+/// So a device that is used that way takes no writes and no flushes any more once a flush has
+/// failed, and what is in the page cache when it is opened is given up.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum PageCache {
     /// None: what can't be opened with O_DIRECT is refused.
@@ -94,7 +98,8 @@ pub enum OpenError {
     },
     /// Its file system has no O_DIRECT.
     #[error(
-        "{path}: can't be used past the page cache (O_DIRECT); use a file system that can do that, or a block device"
+        "{path}: can't be used past the page cache (O_DIRECT); use a file system that can do that, \
+         or a block device"
     )]
     NoDirectIo {
         /// The file or device.
@@ -151,7 +156,11 @@ pub struct HostFile {
 
 impl HostFile {
     /// Opens `path`. Blocks for as long as the kernel takes.
-    pub fn open(env: &HostEnv, path: impl AsRef<Path>, options: OpenOptions) -> Result<HostFile, OpenError> {
+    pub fn open(
+        env: &HostEnv,
+        path: impl AsRef<Path>,
+        options: OpenOptions,
+    ) -> Result<HostFile, OpenError> {
         let path = path.as_ref();
         let failed = |doing| move |source| failure(path, options, doing, source);
         let metadata = std::fs::metadata(path).map_err(failed("looking at it"))?;
@@ -171,20 +180,24 @@ impl HostFile {
             return Err(OpenError::InUse {
                 path: path.to_owned(),
                 by: "a loop device over it",
-                hint: "unmount what is on the loop device (`losetup --associated` with the path names it)",
+                hint: "unmount what is on the loop device (`losetup --associated` with the path \
+                    names it)",
             });
         }
         if options.exclusive && is_block_device && claims::under_loop_in_use(path).is_some() {
             return Err(OpenError::InUse {
                 path: path.to_owned(),
-                by: "somebody who has the file under this loop device, or another loop device over it",
+                by: "somebody who has the file under this loop device, or another loop device over \
+                    it",
                 hint: "`losetup --list` names the file; stop that process first",
             });
         }
         if !direct && options.write {
-            empty_page_cache(&fd).map_err(failed("bringing to it what the page cache has of it"))?;
+            empty_page_cache(&fd)
+                .map_err(failed("bringing to it what the page cache has of it"))?;
         }
-        let (geometry, alignment) = survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
+        let (geometry, alignment) =
+            survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
         Ok(HostFile {
             env: env.clone(),
             fd: Rc::new(fd),
@@ -219,7 +232,8 @@ impl HostFile {
         self.discards.get() && !discards_are_determined(&self.fd)
     }
 
-    /// Becomes true when a flush has failed of what is used through the page cache; then all writes fail.
+    /// Becomes true when a flush has failed of what is used through the page cache; then all writes
+    /// fail.
     pub fn lost(&self) -> Rc<Cell<bool>> {
         self.lost.clone()
     }
@@ -241,9 +255,12 @@ impl HostFile {
         tracing::error!(
             device = %self.path.display(),
             found = %error,
-            "a flush failed, and the device is used through the page cache: what the kernel could not write may be gone, \
-             although it is still read. Nothing is written to the device any more. To do: see what is wrong with the device \
-             (`dmesg`, `df`), mend that, and start again; a file system with O_DIRECT, or a block device, does without the \
+            "a flush failed, and the device is used through the page cache: what the kernel could \
+             not write may be gone, \
+             although it is still read. Nothing is written to the device any more. To do: see what \
+             is wrong with the device \
+             (`dmesg`, `df`), mend that, and start again; a file system with O_DIRECT, or a block \
+             device, does without the \
              page cache"
         );
     }
@@ -321,7 +338,8 @@ impl HostFile {
         let Alignment { offset, memory } = self.alignment;
         data.parts().iter().all(|part| {
             let bytes = part.as_slice();
-            bytes.as_ptr().addr().is_multiple_of(memory) && (bytes.len() as u64).is_multiple_of(offset)
+            bytes.as_ptr().addr().is_multiple_of(memory)
+                && (bytes.len() as u64).is_multiple_of(offset)
         })
     }
 
@@ -332,9 +350,15 @@ impl HostFile {
     }
 
     /// Runs a request of the block layer on a worker, with a descriptor of its own.
-    async fn block_request(&self, request: fn(RawFd, u64, u64) -> i32, range: SectorRange) -> IoResult {
-        let fd =
-            self.fd.try_clone().map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    async fn block_request(
+        &self,
+        request: fn(RawFd, u64, u64) -> i32,
+        range: SectorRange,
+    ) -> IoResult {
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
         let (at, len) = (range.start.bytes(), range.bytes());
         result_of(self.env.run_blocking(move || request(fd.as_raw_fd(), at, len)).await)
     }
@@ -500,8 +524,8 @@ fn unsuitable(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// Has what is in the page cache written, and then read again from the device: a former user may have left there what the
-/// device refused.
+/// Has what is in the page cache written, and then read again from the device: a former user may
+/// have left there what the device refused.
 fn empty_page_cache(fd: &OwnedFd) -> io::Result<()> {
     match sys::fdatasync(fd.as_raw_fd()) {
         0 => {
@@ -513,7 +537,11 @@ fn empty_page_cache(fd: &OwnedFd) -> io::Result<()> {
 }
 
 /// Opens with O_DIRECT if wanted and possible; says whether it was.
-fn open_any(path: &Path, options: OpenOptions, is_block_device: bool) -> io::Result<(OwnedFd, bool)> {
+fn open_any(
+    path: &Path,
+    options: OpenOptions,
+    is_block_device: bool,
+) -> io::Result<(OwnedFd, bool)> {
     let mut flags = if options.write { libc::O_RDWR } else { libc::O_RDONLY };
     if options.exclusive && is_block_device {
         flags |= libc::O_EXCL;
@@ -521,7 +549,8 @@ fn open_any(path: &Path, options: OpenOptions, is_block_device: bool) -> io::Res
     if options.page_cache != PageCache::Always {
         match sys::open(path, flags | libc::O_DIRECT) {
             Err(error) if options.page_cache == PageCache::Needed && has_no_direct_io(&error) => {
-                tracing::warn!(path = %path.display(), "no direct I/O on this file system; I/O goes through the page cache");
+                tracing::warn!(path = %path.display(), "no direct I/O on this file system; I/O \
+                    goes through the page cache");
             }
             opened => return Ok((opened?, true)),
         }
@@ -536,7 +565,10 @@ fn has_no_direct_io(error: &io::Error) -> bool {
 fn failure(path: &Path, options: OpenOptions, doing: &'static str, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.raw_os_error() {
-        _ if doing == OPENING && options.page_cache == PageCache::Never && has_no_direct_io(&source) => {
+        _ if doing == OPENING
+            && options.page_cache == PageCache::Never
+            && has_no_direct_io(&source) =>
+        {
             OpenError::NoDirectIo { path }
         }
         Some(libc::ENOENT) => OpenError::NotFound { path },
@@ -547,7 +579,8 @@ fn failure(path: &Path, options: OpenOptions, doing: &'static str, source: io::E
         Some(libc::EBUSY) => OpenError::InUse {
             path,
             by: "the kernel or another process",
-            hint: "unmount it, stop the device mapper, md or bcache device on it, or the process that has it open",
+            hint: "unmount it, stop the device mapper, md or bcache device on it, or the process \
+                that has it open",
         },
         Some(libc::EAGAIN) => OpenError::InUse {
             path,

@@ -42,10 +42,15 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
     let geometry = Geometry {
         sectors: bytes / block * (block / SECTOR_BYTES),
         logical_block_bytes,
-        max_transfer_bytes: if is_block_device { queue.max_transfer_bytes() } else { FILE_TRANSFER_BYTES },
+        max_transfer_bytes: if is_block_device {
+            queue.max_transfer_bytes()
+        } else {
+            FILE_TRANSFER_BYTES
+        },
         // The page cache is one, whatever the device says of its own.
         volatile_cache: !direct || !is_block_device || queue.volatile_cache(),
-        discard: write && if is_block_device { queue.discards() } else { punches_holes(fd, metadata.len()) },
+        discard: write
+            && if is_block_device { queue.discards() } else { punches_holes(fd, metadata.len()) },
     };
     let alignment = if direct {
         let memory = stated.map_or(logical_block_bytes, |(memory, _)| memory);
@@ -60,21 +65,30 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
 /// holes in files do, which a loop device makes of discards as well. Of other block devices the
 /// kernel does not say.
 pub(crate) fn discards_are_determined(fd: &OwnedFd) -> bool {
-    let Ok(metadata) = fd.try_clone().and_then(|fd| File::from(fd).metadata()) else { return false };
+    let Ok(metadata) = fd.try_clone().and_then(|fd| File::from(fd).metadata()) else {
+        return false;
+    };
     if !metadata.file_type().is_block_device() {
         return true;
     }
     let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
     let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
     // A partition of one has the directory of the whole above it.
-    [device.join("loop/backing_file"), device.join("../loop/backing_file")].iter().any(|file| file.exists())
+    [device.join("loop/backing_file"), device.join("../loop/backing_file")]
+        .iter()
+        .any(|file| file.exists())
 }
 
 /// Returns true if the file system can punch holes: tried behind the end, where there is nothing.
 fn punches_holes(fd: &OwnedFd, bytes: u64) -> bool {
     use std::os::fd::AsRawFd;
     let behind = bytes.next_multiple_of(4096);
-    sys::fallocate(fd.as_raw_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, behind, 4096) == 0
+    sys::fallocate(
+        fd.as_raw_fd(),
+        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+        behind,
+        4096,
+    ) == 0
 }
 
 /// The queue directory of a block device in sysfs.

@@ -86,7 +86,9 @@ impl Io {
         match (&mut self.backend, &op.request) {
             (_, Request::Call { .. }) => self.workers.attempt(key, op),
             (Backend::Ring(ring), _) => ring.attempt(key, op),
-            (Backend::Pool(poller), request) if request.is_patient() || matches!(request, Request::Nop) => {
+            (Backend::Pool(poller), request)
+                if request.is_patient() || matches!(request, Request::Nop) =>
+            {
                 poller.attempt(key);
             }
             (Backend::Pool(_), _) => self.workers.attempt(key, op),
@@ -143,7 +145,10 @@ impl Io {
     pub(crate) fn leak_running(&mut self) {
         if self.running > 0 {
             let operations = self.running;
-            tracing::warn!(operations, "I/O is still in flight at the end; its memory stays allocated");
+            tracing::warn!(
+                operations,
+                "I/O is still in flight at the end; its memory stays allocated"
+            );
             std::mem::forget(std::mem::take(&mut self.ops));
         }
     }
@@ -163,7 +168,9 @@ impl Io {
         let wait = wait.filter(|_| completions.is_empty());
         let turned = match &mut self.backend {
             Backend::Ring(ring) => ring.turn(shared.eventfd(), wait, &mut completions),
-            Backend::Pool(poller) => poller.turn(shared.eventfd(), wait, &mut self.ops, &mut completions),
+            Backend::Pool(poller) => {
+                poller.turn(shared.eventfd(), wait, &mut self.ops, &mut completions)
+            }
         };
         self.settle(&mut completions, wakers);
         self.completions = completions;
@@ -201,7 +208,8 @@ fn choose(wanted: IoBackend, shared: &Shared) -> io::Result<(Backend, &'static s
         (IoBackend::Auto, Ok("pool")) => IoBackend::Pool,
         (IoBackend::Auto, Ok("" | "auto") | Err(_)) => IoBackend::Auto,
         (IoBackend::Auto, Ok(other)) => {
-            let text = format!("UBCACHE_IO is \"{other}\"; it can be \"ring\", \"pool\" or \"auto\"");
+            let text =
+                format!("UBCACHE_IO is \"{other}\"; it can be \"ring\", \"pool\" or \"auto\"");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         (wanted, _) => wanted,
@@ -215,7 +223,9 @@ fn choose(wanted: IoBackend, shared: &Shared) -> io::Result<(Backend, &'static s
             Err(reason) if demanded == IoBackend::Ring => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
-            Err(reason) => tracing::warn!(reason, "no io_uring here; I/O by epoll and threads instead"),
+            Err(reason) => {
+                tracing::warn!(reason, "no io_uring here; I/O by epoll and threads instead")
+            }
         }
     }
     Ok((Backend::Pool(Poller::new(shared.eventfd())?), "pool", POOL_THREADS))

@@ -27,7 +27,10 @@
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
 //! | `memory` | how a daemon that clients on its own machine write to goes on when memory is short |
 //! | `sys` | system calls as safe functions |
-#![allow(clippy::disallowed_methods, reason = "this crate is the world with the clock and the threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this crate is the world with the clock and the threads"
+)]
 #![warn(clippy::large_futures)]
 
 mod claims;

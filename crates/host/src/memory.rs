@@ -1,20 +1,21 @@
 //! Measures against a daemon that waits for its own clients when memory is short.
 //!
-//! A kernel on the same machine that writes dirty pages to a volume waits for the daemon; if the daemon needs memory for
-//! that and the kernel, to find some, writes dirty pages, they wait for each other.
+//! A kernel on the same machine that writes dirty pages to a volume waits for the daemon; if the
+//! daemon needs memory for that and the kernel, to find some, writes dirty pages, they wait for
+//! each other.
 
 use std::io;
 
 use crate::sys;
 
-/// Has the kernel give memory to this process, and to threads that it starts from now on, without writing to file systems or
-/// devices for it (`PR_SET_IO_FLUSHER`). Needs CAP_SYS_RESOURCE.
+/// Has the kernel give memory to this process, and to threads that it starts from now on, without
+/// writing to file systems or devices for it (`PR_SET_IO_FLUSHER`). Needs CAP_SYS_RESOURCE.
 pub fn become_io_flusher() -> io::Result<()> {
     sys::set_io_flusher()
 }
 
-/// Keeps in memory what this process has used once, now and later (`mlockall`). Needs a `memlock` limit that is none, or
-/// root: with less, the process would end when it reaches it.
+/// Keeps in memory what this process has used once, now and later (`mlockall`). Needs a `memlock`
+/// limit that is none, or root: with less, the process would end when it reaches it.
 pub fn lock_memory() -> io::Result<()> {
     if !sys::may_lock_all_memory() {
         return Err(io::Error::from(io::ErrorKind::PermissionDenied));

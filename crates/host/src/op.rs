@@ -295,7 +295,8 @@ mod tests {
         assert!(matches!(op.attempt_ended(0), Next::Complete(None)));
         assert_eq!(op.poll(Waker::noop()), Some(Err(libc::EIO)));
         let mut op = write_of(1);
-        let attempts = (0..).take_while(|_| matches!(op.attempt_ended(-libc::EAGAIN), Next::Attempt)).count();
+        let attempts =
+            (0..).take_while(|_| matches!(op.attempt_ended(-libc::EAGAIN), Next::Attempt)).count();
         assert_eq!(attempts, usize::from(AGAIN_MAX));
         assert_eq!(op.poll(Waker::noop()), Some(Err(libc::EAGAIN)));
     }

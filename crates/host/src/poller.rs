@@ -141,10 +141,12 @@ impl Poller {
         }
         while let Some(fd) = self.changed.pop() {
             let Some(interest) = self.interests.get(&fd) else { continue };
-            let events = interest.waiting.iter().fold(libc::EPOLLONESHOT as u32, |all, (_, one)| all | one);
+            let events =
+                interest.waiting.iter().fold(libc::EPOLLONESHOT as u32, |all, (_, one)| all | one);
             if let Err(error) = sys::epoll_set(&self.epoll, fd, events, fd as u64) {
                 let code = error.raw_os_error().unwrap_or(libc::EIO);
-                let waiting = self.interests.remove(&fd).map(|interest| interest.waiting).unwrap_or_default();
+                let waiting =
+                    self.interests.remove(&fd).map(|interest| interest.waiting).unwrap_or_default();
                 completions.extend(waiting.into_iter().map(|(key, _)| (key, -code)));
             }
         }

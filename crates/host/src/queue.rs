@@ -149,7 +149,8 @@ impl Shared {
     /// Takes what other threads have left: tasks go to their queues, letters are returned.
     pub(crate) fn collect(&self) -> Vec<Letter> {
         let mut remote = self.remote();
-        let (letters, woken) = (std::mem::take(&mut remote.letters), std::mem::take(&mut remote.woken));
+        let (letters, woken) =
+            (std::mem::take(&mut remote.letters), std::mem::take(&mut remote.woken));
         drop(remote);
         for (priority, task) in woken {
             self.schedule(priority, task, false);

@@ -2,8 +2,8 @@
 //!
 //! A turn of the loop: poll the main future if it was woken; run tasks, foreground first, the
 //! others bounded; wake sleepers; hand all new I/O to the kernel at once and take completions,
-//! waiting only if nothing can run; read the mailbox. Where waits are short, the loop spends them awake
-//! ([`Host::set_busy_poll`]).
+//! waiting only if nothing can run; read the mailbox. Where waits are short, the loop spends them
+//! awake ([`Host::set_busy_poll`]).
 //!
 //! Invariants: no `RefCell` is borrowed while foreign code (a task, a waker, a letter) runs. An
 //! operation leaves the slab only after its last attempt has ended, so dropping a future never
@@ -34,7 +34,8 @@ const FOREGROUND_POLLS: usize = 256;
 const JOURNAL_POLLS: usize = 64;
 const BACKGROUND_POLLS: usize = 16;
 const FILL_POLLS: usize = 16;
-/// Background tasks, and fills, end their part of the turn early when they have taken so long together.
+/// Background tasks, and fills, end their part of the turn early when they have taken so long
+/// together.
 const BACKGROUND_TIME: Duration = Duration::from_micros(100);
 
 /// Time that the end of a host waits for I/O that is still in flight.
@@ -180,7 +181,8 @@ impl Core {
             [Priority::Foreground, Priority::Journal, Priority::Background, Priority::Fill];
         // Dropping a task may wake others, which changes nothing: they are dropped, too.
         loop {
-            let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+            let wakers: Vec<Waker> =
+                self.tasks.borrow().iter().map(|(_, waker)| waker.clone()).collect();
             wakers.into_iter().for_each(Waker::wake);
             self.shared.end_turn();
             if !self.shared.has_ready() {
@@ -254,7 +256,10 @@ impl HostEnv {
 
     /// Runs `call`, which may block, on a worker thread; its result is a count or a negative
     /// errno.
-    pub(crate) async fn run_blocking(&self, call: impl FnOnce() -> i32 + Send + 'static) -> Outcome {
+    pub(crate) async fn run_blocking(
+        &self,
+        call: impl FnOnce() -> i32 + Send + 'static,
+    ) -> Outcome {
         self.core.submit(Request::Call { call: Some(Box::new(call)) }).await.1
     }
 }
@@ -307,8 +312,9 @@ impl Env for HostEnv {
             run.await;
         };
         let shared = self.core.shared.clone();
-        let schedule =
-            move |task, info: ScheduleInfo| shared.schedule(priority, task, info.woken_while_running);
+        let schedule = move |task, info: ScheduleInfo| {
+            shared.schedule(priority, task, info.woken_while_running)
+        };
         let (runnable, task) = async_task::spawn_local(future, WithInfo(schedule));
         self.core.tasks.borrow_mut()[key] = runnable.waker();
         task.detach();
@@ -422,10 +428,10 @@ impl Host {
         self.name
     }
 
-    /// Stays awake for up to `limit` when there is nothing to do, as long as waits are no longer than that: to be woken
-    /// takes a processor of a virtual machine tens of microseconds. A wait that was longer is the last one that costs
-    /// processor time. Zero, which is the default: sleep at once. Without effect on the pool backend, where to look around
-    /// is a system call.
+    /// Stays awake for up to `limit` when there is nothing to do, as long as waits are no longer
+    /// than that: to be woken takes a processor of a virtual machine tens of microseconds. A wait
+    /// that was longer is the last one that costs processor time. Zero, which is the default: sleep
+    /// at once. Without effect on the pool backend, where to look around is a system call.
     pub fn set_busy_poll(&self, limit: Duration) {
         let is_cheap = self.env.core.io.borrow().polls_cheaply();
         self.env.core.busy_poll.set(if is_cheap { limit } else { Duration::ZERO });
@@ -445,7 +451,8 @@ impl Host {
         let core = &*self.env.core;
         assert!(!core.entered.replace(true), "block_on is called from a task of the same host");
         let _entered = Entered(core);
-        let main = Arc::new(MainWaker { woken: AtomicBool::new(true), shared: core.shared.clone() });
+        let main =
+            Arc::new(MainWaker { woken: AtomicBool::new(true), shared: core.shared.clone() });
         let waker = Waker::from(main.clone());
         let mut cx = Context::from_waker(&waker);
         let mut future = pin!(future);

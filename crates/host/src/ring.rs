@@ -36,9 +36,13 @@ impl Ring {
     /// Sets a ring up that wakes when `eventfd` becomes readable. An error says in words why this
     /// machine can't have one.
     pub(crate) fn new(eventfd: &OwnedFd) -> Result<Ring, String> {
-        let (ring, features, polls_first) = set_up().map_err(|error| format!("io_uring_setup: {error}"))?;
+        let (ring, features, polls_first) =
+            set_up().map_err(|error| format!("io_uring_setup: {error}"))?;
         let params = ring.params();
-        if !params.is_feature_nodrop() || !params.is_feature_ext_arg() || !params.is_feature_fast_poll() {
+        if !params.is_feature_nodrop()
+            || !params.is_feature_ext_arg()
+            || !params.is_feature_fast_poll()
+        {
             return Err("this kernel's io_uring is older than Linux 5.11".to_owned());
         }
         probe(&ring)?;
@@ -55,7 +59,8 @@ impl Ring {
 
     /// Waits (again) for the eventfd.
     fn watch(&mut self, eventfd: &OwnedFd) {
-        let entry = opcode::PollAdd::new(types::Fd(eventfd.as_raw_fd()), libc::POLLIN as u32).build();
+        let entry =
+            opcode::PollAdd::new(types::Fd(eventfd.as_raw_fd()), libc::POLLIN as u32).build();
         self.push(entry.user_data(WOKEN));
     }
 
@@ -96,7 +101,8 @@ impl Ring {
                 let submission = self.ring.submission();
                 (submission.len(), submission.taskrun() || submission.cq_overflow())
             };
-            let wait = wait.filter(|_| self.backlog.is_empty() && self.ring.completion().is_empty());
+            let wait =
+                wait.filter(|_| self.backlog.is_empty() && self.ring.completion().is_empty());
             if queued > 0 || work_waits || wait.is_some() {
                 self.enter(wait)?;
             }
@@ -131,7 +137,9 @@ impl Ring {
             None => {
                 let queued = self.ring.submission().len() as u32;
                 // SAFETY: no argument is passed; entries are valid as said in `push`.
-                unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) }
+                unsafe {
+                    self.ring.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None)
+                }
             }
         };
         match entered {
@@ -168,7 +176,9 @@ fn set_up() -> io::Result<(IoUring, String, bool)> {
         ("single issuer, deferred task work", true, |builder| {
             builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
         }),
-        ("cooperative task work", true, |builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
+        ("cooperative task work", true, |builder| {
+            builder.setup_coop_taskrun().setup_taskrun_flag()
+        }),
         ("no flags", false, |builder| builder),
     ];
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
@@ -187,7 +197,9 @@ fn set_up() -> io::Result<(IoUring, String, bool)> {
 /// Checks that the kernel knows every operation that is used here.
 fn probe(ring: &IoUring) -> Result<(), String> {
     let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(|error| format!("io_uring probe: {error}"))?;
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| format!("io_uring probe: {error}"))?;
     let needed = [
         ("NOP", opcode::Nop::CODE),
         ("READ", opcode::Read::CODE),
@@ -228,7 +240,9 @@ fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
                 }
             }
         }
-        Request::Sync { fd } => opcode::Fsync::new(raw(fd)).flags(types::FsyncFlags::DATASYNC).build(),
+        Request::Sync { fd } => {
+            opcode::Fsync::new(raw(fd)).flags(types::FsyncFlags::DATASYNC).build()
+        }
         Request::Fallocate { fd, mode, at, len } => {
             opcode::Fallocate::new(raw(fd), *len).offset(*at).mode(*mode).build()
         }

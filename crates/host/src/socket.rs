@@ -102,7 +102,8 @@ impl HostListener {
             bound = sys::bind(&fd, &address);
         }
         bound.map_err(failed(&name, "binding"))?;
-        let metadata = std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
+        let metadata =
+            std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
         let place = Place::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
         let listener = HostListener { env: env.clone(), fd: Rc::new(fd), place };
         sys::listen(&listener.fd, BACKLOG).map_err(failed(&name, "listening"))?;
@@ -114,7 +115,8 @@ impl HostListener {
         let name = address.to_string();
         let listener = TcpListener::bind(address).map_err(failed(&name, "binding"))?;
         listener.set_nonblocking(true).map_err(failed(&name, "making it non-blocking"))?;
-        let place = Place::Tcp(listener.local_addr().map_err(failed(&name, "asking for the address"))?);
+        let place =
+            Place::Tcp(listener.local_addr().map_err(failed(&name, "asking for the address"))?);
         let fd = OwnedFd::from(listener);
         sys::listen(&fd, BACKLOG).map_err(failed(&name, "listening"))?;
         Ok(HostListener { env: env.clone(), fd: Rc::new(fd), place })
@@ -154,7 +156,8 @@ impl HostListener {
 impl Drop for HostListener {
     fn drop(&mut self) {
         if let Place::Unix { path, made } = &self.place
-            && std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *made)
+            && std::fs::symlink_metadata(path)
+                .is_ok_and(|found| (found.dev(), found.ino()) == *made)
             && let Err(error) = std::fs::remove_file(path)
         {
             tracing::warn!(path = %path.display(), %error, "can't remove the socket");
@@ -164,7 +167,9 @@ impl Drop for HostListener {
 
 /// Removes a socket that nobody listens at.
 fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), SocketError> {
-    let kind = std::fs::symlink_metadata(path).map_err(failed(name, "looking at what is there"))?.file_type();
+    let kind = std::fs::symlink_metadata(path)
+        .map_err(failed(name, "looking at what is there"))?
+        .file_type();
     if !kind.is_socket() {
         return Err(SocketError::NotASocket { path: path.to_owned() });
     }
@@ -205,15 +210,19 @@ impl HostSocket {
             sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
         } else {
             // Beyond the system's limit if we may; up to it otherwise.
-            sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, UNIX_SEND_BYTES).or_else(
-                |_| sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_SEND_BYTES),
-            )?;
+            sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, UNIX_SEND_BYTES)
+                .or_else(|_| {
+                    sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_SEND_BYTES)
+                })?;
         }
         Ok(HostSocket { env: env.clone(), fd: Rc::new(fd), list: RefCell::default() })
     }
 
     /// Connects to a Unix socket.
-    pub async fn connect_unix(env: &HostEnv, path: impl AsRef<Path>) -> Result<HostSocket, SocketError> {
+    pub async fn connect_unix(
+        env: &HostEnv,
+        path: impl AsRef<Path>,
+    ) -> Result<HostSocket, SocketError> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let address = Address::unix(path).map_err(failed(&name, "making the address"))?;
@@ -221,11 +230,19 @@ impl HostSocket {
     }
 
     /// Connects to an IP address.
-    pub async fn connect_tcp(env: &HostEnv, address: SocketAddr) -> Result<HostSocket, SocketError> {
+    pub async fn connect_tcp(
+        env: &HostEnv,
+        address: SocketAddr,
+    ) -> Result<HostSocket, SocketError> {
         Self::connect(env, &Address::ip(address), &address.to_string(), true).await
     }
 
-    async fn connect(env: &HostEnv, to: &Address, name: &str, tcp: bool) -> Result<HostSocket, SocketError> {
+    async fn connect(
+        env: &HostEnv,
+        to: &Address,
+        name: &str,
+        tcp: bool,
+    ) -> Result<HostSocket, SocketError> {
         let fd = Rc::new(sys::stream_socket(to.family()).map_err(failed(name, "making a socket"))?);
         let mut attempts = 0;
         loop {
@@ -233,7 +250,9 @@ impl HostSocket {
                 Ok(()) => break,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINPROGRESS | libc::EINTR) => {
-                        readiness(env, &fd, libc::POLLOUT).await.map_err(failed(name, "connecting"))?;
+                        readiness(env, &fd, libc::POLLOUT)
+                            .await
+                            .map_err(failed(name, "connecting"))?;
                         sys::take_socket_error(&fd).map_err(failed(name, "connecting"))?;
                         break;
                     }
@@ -247,7 +266,8 @@ impl HostSocket {
         }
         // io_uring only waits on descriptors that may block; the pool never lets them.
         sys::set_nonblocking(&fd, false).map_err(failed(name, "setting options"))?;
-        let fd = Rc::try_unwrap(fd).or_else(|fd| fd.try_clone()).map_err(failed(name, "connecting"))?;
+        let fd =
+            Rc::try_unwrap(fd).or_else(|fd| fd.try_clone()).map_err(failed(name, "connecting"))?;
         HostSocket::new(env, fd, tcp).map_err(failed(name, "setting options"))
     }
 }

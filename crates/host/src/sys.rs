@@ -52,8 +52,8 @@ pub(crate) fn eventfd_take(fd: RawFd) -> u64 {
     if read == 8 { u64::from_ne_bytes(count) } else { 0 }
 }
 
-/// Has sleeps of the calling thread end when they should: the kernel lets them end up to 50 µs late otherwise, to have
-/// more of them end together.
+/// Has sleeps of the calling thread end when they should: the kernel lets them end up to 50 µs late
+/// otherwise, to have more of them end together.
 pub(crate) fn sleep_precisely() {
     let one_nanosecond: libc::c_ulong = 1;
     // SAFETY: changes a number of the calling thread; no memory is passed. It can't fail.
@@ -82,7 +82,8 @@ pub(crate) fn may_lock_all_memory() -> bool {
 /// `mlockall` of present and later memory, page by page when it is first used.
 pub(crate) fn lock_all_memory() -> io::Result<()> {
     // SAFETY: no memory is passed; what is in memory stays as it is.
-    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) })
+        .map(drop)
 }
 
 /// Free bytes of the file system by `fstatvfs`, as an unprivileged user may use them.
@@ -123,7 +124,8 @@ pub(crate) fn direct_io_alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
     let mut stat = MaybeUninit::<libc::statx>::zeroed();
     let (mask, flags) = (libc::STATX_DIOALIGN, libc::AT_EMPTY_PATH);
     // SAFETY: the path is an empty string, `stat` is writable memory of the right type.
-    let result = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, mask, stat.as_mut_ptr()) };
+    let result =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, mask, stat.as_mut_ptr()) };
     check(result).ok()?;
     // SAFETY: it was zeroed, which is a valid statx, and the kernel has filled it.
     let stat = unsafe { stat.assume_init() };
@@ -182,7 +184,8 @@ pub(crate) fn fdatasync(fd: RawFd) -> i32 {
     outcome(unsafe { libc::fdatasync(fd) } as isize)
 }
 
-/// `posix_fadvise(POSIX_FADV_DONTNEED)` for all of it: clean pages leave the page cache, unless a process has them mapped.
+/// `posix_fadvise(POSIX_FADV_DONTNEED)` for all of it: clean pages leave the page cache, unless a
+/// process has them mapped.
 pub(crate) fn forget_pages(fd: RawFd) {
     // SAFETY: no memory is passed; it is advice, so what becomes of it does not matter.
     unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
@@ -198,8 +201,8 @@ pub(crate) unsafe fn preadv(fd: RawFd, list: *const libc::iovec, count: usize, a
     outcome(unsafe { libc::preadv2(fd, list, count as i32, at as i64, 0) })
 }
 
-/// `preadv2(2)` with RWF_NOWAIT: of what can be had without waiting for a device. Returns bytes or a
-/// negative errno, EAGAIN if that is nothing.
+/// `preadv2(2)` with RWF_NOWAIT: of what can be had without waiting for a device. Returns bytes or
+/// a negative errno, EAGAIN if that is nothing.
 pub(crate) fn read_now(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
     let list = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     // SAFETY: the list names the slice, which is writable memory.
@@ -210,7 +213,13 @@ pub(crate) fn read_now(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
 ///
 /// # Safety
 /// `list` points to `count` entries, which name memory that is readable until the call returns.
-pub(crate) unsafe fn pwritev(fd: RawFd, list: *const libc::iovec, count: usize, at: u64, flags: i32) -> i32 {
+pub(crate) unsafe fn pwritev(
+    fd: RawFd,
+    list: *const libc::iovec,
+    count: usize,
+    at: u64,
+    flags: i32,
+) -> i32 {
     // SAFETY: as promised by the caller.
     outcome(unsafe { libc::pwritev2(fd, list, count as i32, at as i64, flags) })
 }
@@ -268,7 +277,12 @@ pub(crate) fn take_socket_error(fd: &OwnedFd) -> io::Result<()> {
 }
 
 /// Sets an integer option of a socket.
-pub(crate) fn set_socket_option(fd: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set_socket_option(
+    fd: &OwnedFd,
+    level: i32,
+    option: i32,
+    value: i32,
+) -> io::Result<()> {
     let from = (&raw const value).cast();
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `from` is a readable int and `len` its size.
@@ -343,7 +357,10 @@ impl Address {
         let bytes = path.as_os_str().as_bytes();
         let mut sun_path = [0 as libc::c_char; 108];
         if bytes.len() >= sun_path.len() || bytes.contains(&0) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket path has at most 107 bytes"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a socket path has at most 107 bytes",
+            ));
         }
         for (to, from) in sun_path.iter_mut().zip(bytes) {
             *to = *from as libc::c_char;
@@ -397,7 +414,8 @@ pub(crate) fn epoll_set(epoll: &OwnedFd, fd: RawFd, events: u32, token: u64) -> 
     match changed {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
             // SAFETY: `event` is valid for the call.
-            check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+            check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })
+                .map(drop)
         }
         other => other.map(drop),
     }
@@ -448,7 +466,10 @@ pub(crate) fn poll_now(fd: RawFd, events: u32) -> bool {
 // ---------------------------------------------------------------------------- signals
 
 /// Installs a handler for a signal, with SA_RESTART.
-pub(crate) fn install_signal_handler(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+pub(crate) fn install_signal_handler(
+    signal: i32,
+    handler: extern "C" fn(libc::c_int),
+) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid sigaction: default action, empty mask.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = handler as *const () as libc::sighandler_t;

@@ -52,7 +52,9 @@ impl Job {
             // SAFETY: the list and its memory stay with the operation until this attempt ends.
             Job::Read { fd, list, count, at } => unsafe { sys::preadv(fd, list, count, at) },
             // SAFETY: the list and its memory stay with the operation until this attempt ends.
-            Job::Write { fd, list, count, at, flags } => unsafe { sys::pwritev(fd, list, count, at, flags) },
+            Job::Write { fd, list, count, at, flags } => unsafe {
+                sys::pwritev(fd, list, count, at, flags)
+            },
             Job::Sync { fd } => sys::fdatasync(fd),
             Job::Fallocate { fd, mode, at, len } => sys::fallocate(fd, mode, at, len),
             Job::Call(call) => call(),
@@ -118,7 +120,8 @@ impl Workers {
         let job = Job::of(op);
         let mut board = self.common.board();
         board.jobs.push_back((key, job));
-        let short_of_threads = board.jobs.len() > board.idle && self.threads.len() < self.threads_max;
+        let short_of_threads =
+            board.jobs.len() > board.idle && self.threads.len() < self.threads_max;
         drop(board);
         self.common.work.notify_one();
         if short_of_threads {

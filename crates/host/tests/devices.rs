@@ -8,7 +8,8 @@ use ubcache_env::testing::{DEVICE_BYTES_MIN, device_conformance};
 use ubcache_env::{Buf, Device, Durability, Env, IoError, IoVec, Priority, Sector};
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 
-const WRITE: OpenOptions = OpenOptions { page_cache: PageCache::Never, write: true, exclusive: true };
+const WRITE: OpenOptions =
+    OpenOptions { page_cache: PageCache::Never, write: true, exclusive: true };
 
 /// A host, or a printed reason why the test is skipped.
 fn host(backend: IoBackend) -> Option<Host> {
@@ -134,7 +135,8 @@ fn is_refused_while_open(path: &Path) {
         let text = refused.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("in use by"), "{text}");
     }
-    HostFile::open(&env, path, OpenOptions { exclusive: false, ..WRITE }).expect("sharing was asked for");
+    HostFile::open(&env, path, OpenOptions { exclusive: false, ..WRITE })
+        .expect("sharing was asked for");
     drop(first);
     HostFile::open(&env, path, WRITE).expect("it is free again");
 }
@@ -143,12 +145,14 @@ fn is_refused_while_open(path: &Path) {
 fn errors_say_what_was_found() {
     let host = Host::new(IoBackend::Pool).expect("a host");
     let (env, directory) = (host.env(), directory());
-    let missing =
-        HostFile::open(&env, directory.path().join("nothing"), WRITE).expect_err("nothing is there");
+    let missing = HostFile::open(&env, directory.path().join("nothing"), WRITE)
+        .expect_err("nothing is there");
     assert!(matches!(missing, OpenError::NotFound { .. }), "{missing}");
-    let wrong = HostFile::open(&env, directory.path(), WRITE).expect_err("a directory is no device");
+    let wrong =
+        HostFile::open(&env, directory.path(), WRITE).expect_err("a directory is no device");
     assert!(matches!(wrong, OpenError::WrongKind { found: "a directory", .. }), "{wrong}");
-    let wrong = HostFile::open(&env, "/dev/null", WRITE).expect_err("a character device is no block device");
+    let wrong = HostFile::open(&env, "/dev/null", WRITE)
+        .expect_err("a character device is no block device");
     assert!(matches!(wrong, OpenError::WrongKind { .. }), "{wrong}");
 }
 
@@ -173,14 +177,16 @@ fn shrunk_file() {
     }
 }
 
-/// A durable write is a write and a flush on many devices. When it failed, the flush after it succeeded, over what the device
-/// may have lost with the first one.
+/// A durable write is a write and a flush on many devices. When it failed, the flush after it
+/// succeeded, over what the device may have lost with the first one.
 #[test]
 fn a_failed_durable_write_fails_the_next_flush() {
     for backend in [IoBackend::Ring, IoBackend::Pool] {
         let Some(host) = host(backend) else { continue };
         let (env, directory) = (host.env(), directory());
-        let Some(device) = Loop::over(&image(directory.path(), DEVICE_BYTES_MIN), 512) else { return };
+        let Some(device) = Loop::over(&image(directory.path(), DEVICE_BYTES_MIN), 512) else {
+            return;
+        };
         let file = HostFile::open(&env, &device.0, WRITE).expect("it opens");
         let data = || IoVec::from(Buf::zeroed(4096));
         let set = |option| {
@@ -190,7 +196,9 @@ fn a_failed_durable_write_fails_the_next_flush() {
         host.block_on(async {
             file.write(Sector(0), data(), Durability::Volatile).await.expect("a write");
             set("--setro");
-            file.write(Sector(8), data(), Durability::Fua).await.expect_err("the device takes no writes");
+            file.write(Sector(8), data(), Durability::Fua)
+                .await
+                .expect_err("the device takes no writes");
             assert_eq!(file.flush().await, Err(IoError::Os(5)));
             assert_eq!(file.flush().await, Ok(()));
             set("--setrw");

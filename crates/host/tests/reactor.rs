@@ -91,12 +91,16 @@ fn priorities_are_fair() {
         let [foreground, journal, background] = [0, 1, 2].map(|index: usize| counts[index].get());
         println!("{}: {foreground} {journal} {background}", host.backend_name());
         assert!(background > 100, "background is not starved: {background}");
-        assert!(journal >= background && foreground >= journal, "{foreground} {journal} {background}");
+        assert!(
+            journal >= background && foreground >= journal,
+            "{foreground} {journal} {background}"
+        );
     }
 }
 
-/// Bug: fills shared a queue with writeback, and thousands of them kept it from its turn for seconds. Counted in polls:
-/// a background task has a turn for every few polls of fills, however many fills there are.
+/// Bug: fills shared a queue with writeback, and thousands of them kept it from its turn for
+/// seconds. Counted in polls: a background task has a turn for every few polls of fills, however
+/// many fills there are.
 #[test]
 fn fills_do_not_starve_the_background() {
     for host in hosts() {
@@ -118,8 +122,18 @@ fn fills_do_not_starve_the_background() {
             }
         });
         host.block_on(work.join());
-        assert!(fills.get() <= 20 * 1000, "{}: {} polls of fills", host.backend_name(), fills.get());
-        assert!(fills.get() >= 500, "{}: fills have their share: {}", host.backend_name(), fills.get());
+        assert!(
+            fills.get() <= 20 * 1000,
+            "{}: {} polls of fills",
+            host.backend_name(),
+            fills.get()
+        );
+        assert!(
+            fills.get() >= 500,
+            "{}: fills have their share: {}",
+            host.backend_name(),
+            fills.get()
+        );
     }
 }
 

@@ -10,7 +10,9 @@ use ubcache_host::{Host, HostEnv, HostListener, HostSocket, IoBackend, SocketErr
 
 fn hosts() -> impl Iterator<Item = Host> {
     [IoBackend::Ring, IoBackend::Pool].into_iter().filter_map(|backend| {
-        Host::new(backend).inspect_err(|error| println!("skipped: no {backend:?} backend here: {error}")).ok()
+        Host::new(backend)
+            .inspect_err(|error| println!("skipped: no {backend:?} backend here: {error}"))
+            .ok()
     })
 }
 
@@ -45,7 +47,8 @@ async fn echo(env: &HostEnv, client: HostSocket, server: HostSocket) {
         }
     });
     let client = Rc::new(client);
-    let byte_at = |position: usize| (position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[7];
+    let byte_at =
+        |position: usize| (position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[7];
     let (sender, inner) = (client.clone(), env.clone());
     let sending = env.spawn(Priority::Foreground, async move {
         let mut sent = 0;
@@ -136,7 +139,10 @@ fn close_wakes_who_waits() {
                     assert!(matches!(received, Ok(0) | Err(StreamError::Closed)), "{received:?}");
                 });
                 let sending = env.spawn(Priority::Foreground, async move {
-                    assert_eq!(sender.send(IoVec::zeroes(64 << 20)).await, Err(StreamError::Closed));
+                    assert_eq!(
+                        sender.send(IoVec::zeroes(64 << 20)).await,
+                        Err(StreamError::Closed)
+                    );
                 });
                 env.sleep(Nanos::from_millis(5)).await;
                 assert!(!receiving.is_finished() && !sending.is_finished());
@@ -171,9 +177,13 @@ fn dropped_calls() {
             let path = directory.path().join("socket");
             let listener = HostListener::bind_unix(&env, &path).expect("it binds");
             for _ in 0..10 {
-                assert!(matches!(first(listener.accept(), env.yield_now()).await, Either::Right(())));
+                assert!(matches!(
+                    first(listener.accept(), env.yield_now()).await,
+                    Either::Right(())
+                ));
             }
-            let (accepted, connected) = join(listener.accept(), HostSocket::connect_unix(&env, &path)).await;
+            let (accepted, connected) =
+                join(listener.accept(), HostSocket::connect_unix(&env, &path)).await;
             assert!(accepted.is_ok() && connected.is_ok());
         });
     }
@@ -194,7 +204,8 @@ fn unix_paths() {
         assert!(!path.exists(), "removed with its listener");
         // A socket that a dead process has left.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        let refused = host.block_on(HostSocket::connect_unix(&env, &path)).expect_err("nobody listens");
+        let refused =
+            host.block_on(HostSocket::connect_unix(&env, &path)).expect_err("nobody listens");
         assert!(matches!(refused, SocketError::Refused { .. }), "{refused}");
         let listener = HostListener::bind_unix(&env, &path).expect("a stale socket is replaced");
         // Somebody else's socket of the same name is not removed.

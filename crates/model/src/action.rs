@@ -65,31 +65,53 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = |slot: usize| slot + 1;
         match *self {
-            Action::Begin { slot, kind: OpKind::Flush, .. } => write!(f, "op {}: FLUSH begins", id(slot)),
+            Action::Begin { slot, kind: OpKind::Flush, .. } => {
+                write!(f, "op {}: FLUSH begins", id(slot))
+            }
             Action::Begin { slot, kind: OpKind::Read, mask } => {
-                write!(f, "op {}: read of {}: looks up, registers its misses", id(slot), sectors(mask))
+                write!(
+                    f,
+                    "op {}: read of {}: looks up, registers its misses",
+                    id(slot),
+                    sectors(mask)
+                )
             }
             Action::Begin { slot, kind, mask } => {
                 write!(f, "op {}: {} of w{} to {}", id(slot), kind.name(), id(slot), sectors(mask))
             }
             Action::Decide { slot } => write!(f, "op {}: decides", id(slot)),
-            Action::Submit { slot } => write!(f, "op {}: is submitted to the backing device", id(slot)),
+            Action::Submit { slot } => {
+                write!(f, "op {}: is submitted to the backing device", id(slot))
+            }
             Action::GiveUp { slot } => write!(f, "op {}: the journal has failed, error", id(slot)),
             Action::Land { slot, sector } => write!(f, "op {}: lands on s{sector}", id(slot)),
-            Action::Ignore { slot, sector } => write!(f, "op {}: the device keeps s{sector}", id(slot)),
-            Action::Complete { slot } => write!(f, "op {}: the backing device completes it", id(slot)),
-            Action::Fail { slot } => write!(f, "op {}: the backing device reports an error", id(slot)),
+            Action::Ignore { slot, sector } => {
+                write!(f, "op {}: the device keeps s{sector}", id(slot))
+            }
+            Action::Complete { slot } => {
+                write!(f, "op {}: the backing device completes it", id(slot))
+            }
+            Action::Fail { slot } => {
+                write!(f, "op {}: the backing device reports an error", id(slot))
+            }
             Action::Remove { slot } => write!(f, "op {}: removes the keys", id(slot)),
             Action::EarlyCopy { slot } => write!(f, "op {}: inserts its copy", id(slot)),
             Action::Settle { slot } => write!(f, "op {}: leaves the table, is answered", id(slot)),
             Action::Insert { slot } => write!(f, "op {}: inserts the dirty key", id(slot)),
             Action::Trim { slot, mask } => {
-                write!(f, "op {}: decides: {} is dirty, to be discarded below", id(slot), sectors(mask))
+                write!(
+                    f,
+                    "op {}: decides: {} is dirty, to be discarded below",
+                    id(slot),
+                    sectors(mask)
+                )
             }
             Action::TrimSubmit { slot } => {
                 write!(f, "op {}: zeroes are submitted below dirty data", id(slot))
             }
-            Action::TrimComplete { slot } => write!(f, "op {}: the backing device completes them", id(slot)),
+            Action::TrimComplete { slot } => {
+                write!(f, "op {}: the backing device completes them", id(slot))
+            }
             Action::TrimDrop { slot } => write!(f, "op {}: the dirty keys go", id(slot)),
             Action::Reply { slot } => write!(f, "op {}: is answered", id(slot)),
             Action::Read { slot, sector } => write!(f, "op {}: reads s{sector}", id(slot)),
@@ -105,7 +127,9 @@ impl fmt::Display for Action {
                 let lost = if lost { ", data is lost" } else { "" };
                 write!(f, "backing device: the flush fails{lost}")
             }
-            Action::LossShows { sector } => write!(f, "backing device: reads of s{sector} show the loss"),
+            Action::LossShows { sector } => {
+                write!(f, "backing device: reads of s{sector} show the loss")
+            }
             Action::CacheFlushFails { lost } => {
                 let lost = if lost { ", data is lost" } else { "" };
                 write!(f, "cache device: a flush fails{lost}")
@@ -123,7 +147,10 @@ impl fmt::Display for Action {
             Action::WritebackMark => f.write_str("writeback: keys turn clean"),
             Action::PowerFailure { kept, of, lost } => {
                 let place = if lost { ", cached data is lost" } else { "" };
-                write!(f, "POWER FAILURE: {kept} of {of} records in flight survive{place}; recovery")
+                write!(
+                    f,
+                    "POWER FAILURE: {kept} of {of} records in flight survive{place}; recovery"
+                )
             }
             Action::HostRestart { kept, of } => {
                 write!(f, "HOST RESTART: {kept} of {of} records in flight survive; recovery")

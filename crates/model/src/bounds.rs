@@ -26,8 +26,14 @@ impl Bounds {
 
     /// Operations of every kind; one eviction, one writeback, one failed write, one power failure.
     pub fn new(sectors: usize, ops: u8) -> Bounds {
-        let budget =
-            Budget { ops, evictions: 1, writebacks: 1, errors: 1, power_failures: 1, ..Budget::default() };
+        let budget = Budget {
+            ops,
+            evictions: 1,
+            writebacks: 1,
+            errors: 1,
+            power_failures: 1,
+            ..Budget::default()
+        };
         Bounds { sectors, kinds: OpKind::ALL.to_vec(), budget, strict: false }
     }
 

@@ -17,13 +17,17 @@ fn mismatch(state: &State) -> Option<String> {
 
 /// CEB, the weak form: when nothing is in flight.
 pub fn clean_equals_backing(state: &State) -> Option<Finding> {
-    let quiet = state.ops.iter().all(|op| op.at == At::Nowhere) && state.writeback.at == WritebackAt::Idle;
+    let quiet =
+        state.ops.iter().all(|op| op.at == At::Nowhere) && state.writeback.at == WritebackAt::Idle;
     if quiet { mismatch(state).map(|what| (Kind::Ceb, what)) } else { None }
 }
 
-/// I1, I3, I5, I6, I7. (I2 is checked by failing the power in every state, I4 and I8 in the steps they are about.)
+/// I1, I3, I5, I6, I7. (I2 is checked by failing the power in every state, I4 and I8 in the steps
+/// they are about.)
 pub fn strict(state: &State) -> Option<Finding> {
-    let found = |rule: &str, sector: usize| Some((Kind::Strict, format!("{rule} is violated at s{sector}")));
+    let found = |rule: &str, sector: usize| {
+        Some((Kind::Strict, format!("{rule} is violated at s{sector}")))
+    };
     if let Some(what) = mismatch(state) {
         return Some((Kind::Strict, format!("I1: {what}")));
     }
@@ -39,7 +43,10 @@ pub fn strict(state: &State) -> Option<Finding> {
             return found("I5", sector);
         }
         let known = state.unflushed() & bit != 0
-            || state.ops.iter().any(|op| op.kind != OpKind::Read && op.is_write() && op.has(sector))
+            || state
+                .ops
+                .iter()
+                .any(|op| op.kind != OpKind::Read && op.is_write() && op.has(sector))
             || writeback;
         if !state.disk[sector].versions.is_empty() && !known {
             return found("I6", sector);
@@ -61,15 +68,16 @@ pub fn nothing_returns(state: &State, mask: u8) -> Option<Finding> {
     Some((Kind::Strict, format!("I4: the old key of s{sector} may return")))
 }
 
-/// I4, when writeback is submitted, or a backing write that has waited: no crash brings a clean key back. (A dirty key
-/// there is a newer one.)
+/// I4, when writeback is submitted, or a backing write that has waited: no crash brings a clean key
+/// back. (A dirty key there is a newer one.)
 pub fn nothing_clean_returns(state: &State, mask: u8) -> Option<Finding> {
     let mine = |sector: usize| mask & 1 << sector != 0;
     let durable = |sector: usize| state.durable[sector].is_clean();
     let recorded = |key: Key, sector: u8, at: usize| usize::from(sector) == at && key.is_clean();
     let returns = |sector: &usize| {
         mine(*sector)
-            && (durable(*sector) || state.records.iter().any(|r| recorded(r.key, r.sector, *sector)))
+            && (durable(*sector)
+                || state.records.iter().any(|r| recorded(r.key, r.sector, *sector)))
     };
     let sector = (0..SECTORS).find(returns)?;
     Some((Kind::Strict, format!("I4: a clean key of s{sector} may return")))

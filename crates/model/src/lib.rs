@@ -1,5 +1,6 @@
-//! An explicit-state model of the coherence protocol (docs/internals/coherence.md): all interleavings of a few client
-//! operations with eviction, background writeback, errors, power failures and host restarts.
+//! An explicit-state model of the coherence protocol (docs/internals/coherence.md): all
+//! interleavings of a few client operations with eviction, background writeback, errors, power
+//! failures and host restarts.
 //!
 //! ```text
 //! Rules ──► Model ──next──► states ──► search (breadth first) ──► holds, or a shortest counterexample
@@ -7,8 +8,8 @@
 //!                 monitor (LIN, DUR) · invariant (CEB, I1–I8)
 //! ```
 //!
-//! It knows one or two sectors and no buckets, leaves or nodes: what it checks is the order of steps. Which step is
-//! which function of the engine stands in docs/internals/coherence.md §13.
+//! It knows one or two sectors and no buckets, leaves or nodes: what it checks is the order of
+//! steps. Which step is which function of the engine stands in docs/internals/coherence.md §13.
 //!
 //! | module | holds |
 //! |---|---|

@@ -98,7 +98,12 @@ fn run(cli: &Cli, bounds: &Bounds, variant: &Variant) -> bool {
     );
     if cli.variant.is_some() {
         for example in &outcome.found {
-            println!("\n{}, {} steps:\n{}", example.kind.name(), example.length, timeline(&model, example));
+            println!(
+                "\n{}, {} steps:\n{}",
+                example.kind.name(),
+                example.length,
+                timeline(&model, example)
+            );
         }
     }
     good
@@ -112,9 +117,13 @@ fn verdict(outcome: &Outcome, variant: &Variant) -> (String, bool) {
     let unexpected = outcome.found.iter().find(|example| !variant.violates.contains(&example.kind));
     let missing = variant.violates.iter().find(|kind| outcome.of(**kind).is_none());
     match (unexpected, missing) {
-        (Some(example), _) => (format!("UNEXPECTED: {}: {}", example.kind.name(), example.what), false),
+        (Some(example), _) => {
+            (format!("UNEXPECTED: {}: {}", example.kind.name(), example.what), false)
+        }
         (None, Some(kind)) => (format!("NOT FOUND: {}", kind.name()), false),
-        (None, None) if outcome.found.is_empty() && !outcome.complete => ("nothing so far".to_owned(), true),
+        (None, None) if outcome.found.is_empty() && !outcome.complete => {
+            ("nothing so far".to_owned(), true)
+        }
         (None, None) if outcome.found.is_empty() => ("holds".to_owned(), true),
         (None, None) => ("violated".to_owned(), true),
     }

@@ -1,13 +1,15 @@
 //! Observations that clients may make: every sector is a linearisable register that a crash may
 //! take back to an older value.
 //!
-//! A probe reads every sector after every step, so the value of the register is known at every moment. A value may
-//! appear if an operation under way writes it and has not taken effect. What is not known is whether a write took
-//! effect just before another one, unseen; so the register follows every set of writes that may have.
+//! A probe reads every sector after every step, so the value of the register is known at every
+//! moment. A value may appear if an operation under way writes it and has not taken effect. What is
+//! not known is whether a write took effect just before another one, unseen; so the register
+//! follows every set of writes that may have.
 //!
-//! A failed flush of the backing device may have lost what was not durable: the register may then *fall*, once, to a value
-//! that a power failure could have left as well. A FLUSH that is answered with success says that this did not happen to what
-//! was answered before it, unless its client has been told, or had written nothing.
+//! A failed flush of the backing device may have lost what was not durable: the register may then
+//! *fall*, once, to a value that a power failure could have left as well. A FLUSH that is answered
+//! with success says that this did not happen to what was answered before it, unless its client has
+//! been told, or had written nothing.
 
 use crate::rules::Kind;
 use crate::state::{At, FIRST, OPS, Op, OpKind, SECTORS, State};
@@ -17,9 +19,11 @@ use crate::state::{At, FIRST, OPS, Op, OpKind, SECTORS, State};
 pub struct Register {
     /// The value now.
     pub value: u8,
-    /// Bit n: the operations under way of which exactly the set n (as bits) has taken effect explain everything.
+    /// Bit n: the operations under way of which exactly the set n (as bits) has taken effect
+    /// explain everything.
     pub explained: u8,
-    /// Values that no acknowledged write has buried yet, as bits; the present one is among them, unless it is a loss.
+    /// Values that no acknowledged write has buried yet, as bits; the present one is among them,
+    /// unless it is a loss.
     pub exposed: u8,
     /// Values that a crash may leave, as bits.
     pub floor: u8,
@@ -32,7 +36,13 @@ pub struct Register {
 impl Register {
     /// A register with this value, durable.
     pub fn new(value: u8) -> Register {
-        Register { value, explained: 1, exposed: 1 << value, floor: 1 << value, ..Register::default() }
+        Register {
+            value,
+            explained: 1,
+            exposed: 1 << value,
+            floor: 1 << value,
+            ..Register::default()
+        }
     }
 }
 
@@ -58,7 +68,10 @@ fn names(set: u8) -> String {
 
 /// Writes of this sector that have no reply, as bits.
 fn pending(ops: &[Op; OPS], sector: usize) -> u8 {
-    (0..OPS).filter(|slot| ops[*slot].is_write() && ops[*slot].has(sector)).map(|slot| 1 << slot).sum()
+    (0..OPS)
+        .filter(|slot| ops[*slot].is_write() && ops[*slot].has(sector))
+        .map(|slot| 1 << slot)
+        .sum()
 }
 
 /// The probe, after a step of a running system.
@@ -93,8 +106,11 @@ pub fn observe(state: &mut State) -> Option<Finding> {
             };
         }
         if next == 0 {
-            let what =
-                format!("s{sector} turns from {} to {}, which no write explains", name(old), name(new));
+            let what = format!(
+                "s{sector} turns from {} to {}, which no write explains",
+                name(old),
+                name(new)
+            );
             return Some((Kind::Lin, what));
         }
         if !took_effect {
@@ -142,13 +158,18 @@ fn falls(state: &mut State, sector: usize, new: u8, explained: u8) {
         falls: 0,
         fell: true,
     };
-    for op in state.ops.iter_mut().filter(|op| op.kind == OpKind::Read && op.is_active() && op.has(sector)) {
+    for op in state
+        .ops
+        .iter_mut()
+        .filter(|op| op.kind == OpKind::Read && op.is_active() && op.has(sector))
+    {
         op.held[sector] |= 1 << new;
     }
 }
 
-/// A read has been at the backing device. Where dirty data came meanwhile, the sector may have fallen below it, which nobody
-/// else sees; and who reads can't tell when the device lost what it had.
+/// A read has been at the backing device. Where dirty data came meanwhile, the sector may have
+/// fallen below it, which nobody else sees; and who reads can't tell when the device lost what it
+/// had.
 pub fn read_below(state: &mut State, slot: usize, sector: usize) {
     if state.index[sector].is_dirty() {
         let value = state.ops[slot].read[sector];
@@ -199,7 +220,10 @@ pub fn end_read(state: &mut State, slot: usize) -> Option<Finding> {
         let value = op.read[sector];
         if op.held[sector] & 1 << value == 0 {
             let (value, held) = (name(value), names(op.held[sector]));
-            return Some((Kind::Lin, format!("the read returns {value} for s{sector}, not {held}")));
+            return Some((
+                Kind::Lin,
+                format!("the read returns {value} for s{sector}, not {held}"),
+            ));
         }
         let register = &mut state.registers[sector];
         if let Some(writer) = value.checked_sub(FIRST)
@@ -209,7 +233,10 @@ pub fn end_read(state: &mut State, slot: usize) -> Option<Finding> {
             keep(register, |set| set & 1 << writer != 0);
         }
         if register.explained == 0 {
-            return Some((Kind::Lin, format!("the read returns {} for s{sector} too early", name(value))));
+            return Some((
+                Kind::Lin,
+                format!("the read returns {} for s{sector} too early", name(value)),
+            ));
         }
     }
     None
@@ -224,7 +251,8 @@ fn only(explained: u8, good: impl Fn(u8) -> bool) -> u8 {
     explained & (0..8_u8).filter(|set| good(*set)).map(|set| 1 << set).sum::<u8>()
 }
 
-/// A write has its reply for these sectors. `ok`: it has taken effect; otherwise it has, or never will.
+/// A write has its reply for these sectors. `ok`: it has taken effect; otherwise it has, or never
+/// will.
 pub fn end_write(state: &mut State, slot: usize, mask: u8, ok: bool) -> Option<Finding> {
     let op = state.ops[slot];
     let bit = 1 << slot;
@@ -253,8 +281,10 @@ pub fn end_write(state: &mut State, slot: usize, mask: u8, ok: bool) -> Option<F
             register.exposed = register.exposed & !before | if lost { 0 } else { 1 << value };
             if ok && op.kind.is_fua() {
                 if lost {
-                    let what =
-                        format!("operation {id} is answered as durable, but s{sector} reads {}", name(value));
+                    let what = format!(
+                        "operation {id} is answered as durable, but s{sector} reads {}",
+                        name(value)
+                    );
                     return Some((Kind::Lin, what));
                 }
                 register.floor = register.floor & !before | 1 << value;
@@ -279,7 +309,8 @@ pub fn end_flush(state: &mut State, slot: usize, ok: bool) -> Option<Finding> {
         if ignorant && held & 1 << value == 0 {
             let value = name(value);
             let what = format!(
-                "FLUSH is answered with success, but s{sector} fell to {value}, unknown to its client"
+                "FLUSH is answered with success, but s{sector} fell to {value}, unknown to its \
+                 client"
             );
             return Some((Kind::Lin, what));
         }
@@ -297,8 +328,10 @@ pub fn crash(state: &mut State, power: bool) -> Option<Finding> {
     for sector in 0..SECTORS {
         let pending = pending(&state.ops, sector);
         let register = state.registers[sector];
-        let writes: u8 =
-            (0..OPS as u8).filter(|slot| pending & 1 << slot != 0).map(|slot| 1 << (FIRST + slot)).sum();
+        let writes: u8 = (0..OPS as u8)
+            .filter(|slot| pending & 1 << slot != 0)
+            .map(|slot| 1 << (FIRST + slot))
+            .sum();
         let allowed = register.floor | register.exposed | register.falls | writes;
         let Some(value) = state.serve(sector) else { continue };
         if allowed & 1 << value == 0 {

@@ -1,4 +1,5 @@
-//! The protocols: the rules of docs/internals/coherence.md as switches, the ladder P0 to P8, and P8 with one rule changed.
+//! The protocols: the rules of docs/internals/coherence.md as switches, the ladder P0 to P8, and P8
+//! with one rule changed.
 
 /// When the cached copies under a backing write are removed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -27,7 +28,8 @@ pub enum OverDirty {
 /// Treatment of dirty data under a discard (D1).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Trim {
-    /// Zeroes go to the backing device, durably, and then the dirty key goes: a writeback of nothing.
+    /// Zeroes go to the backing device, durably, and then the dirty key goes: a writeback of
+    /// nothing.
     Drops,
     /// Dirty data is left alone.
     Skips,
@@ -113,7 +115,8 @@ pub struct Rules {
     pub f4: bool,
     /// F4: each of them is told, not only the first that asks.
     pub f4_each: bool,
-    /// F5: what a failed flush of the backing device may have cost is not cached until it is written again.
+    /// F5: what a failed flush of the backing device may have cost is not cached until it is
+    /// written again.
     pub f5: bool,
     /// F5: copies of it are dropped.
     pub f5_copies: bool,
@@ -237,7 +240,12 @@ pub struct Variant {
 const ALL: &[Kind] = &[Kind::Lin, Kind::Dur, Kind::Ceb];
 const NONE: &[Kind] = &[];
 
-const fn variant(name: &'static str, what: &'static str, rules: Rules, violates: &'static [Kind]) -> Variant {
+const fn variant(
+    name: &'static str,
+    what: &'static str,
+    rules: Rules,
+    violates: &'static [Kind],
+) -> Variant {
     Variant { name, what, rules, violates }
 }
 
@@ -254,9 +262,24 @@ pub fn variants() -> Vec<Variant> {
         variant("P6", "P5, un-flushed ranges tracked", P6, &[Ceb]),
         variant("P7", "P6, dirty records durable before writeback", P7, NONE),
         variant("P8", "P7 without exclusion", P8, NONE),
-        variant("no-t2-fills", "the table does not doom fills", Rules { doom_fills: false, ..P8 }, ALL),
-        variant("placeholders", "placeholders beside the table", Rules { placeholders: true, ..P8 }, NONE),
-        variant("no-t2-copies", "the table does not doom copies", Rules { doom_copies: false, ..P8 }, ALL),
+        variant(
+            "no-t2-fills",
+            "the table does not doom fills",
+            Rules { doom_fills: false, ..P8 },
+            ALL,
+        ),
+        variant(
+            "placeholders",
+            "placeholders beside the table",
+            Rules { placeholders: true, ..P8 },
+            NONE,
+        ),
+        variant(
+            "no-t2-copies",
+            "the table does not doom copies",
+            Rules { doom_copies: false, ..P8 },
+            ALL,
+        ),
         variant(
             "through-keeps",
             "writethrough does not remove old keys first",
@@ -269,8 +292,18 @@ pub fn variants() -> Vec<Variant> {
             Rules { early_copy: true, track_copies: false, ..P8 },
             ALL,
         ),
-        variant("remove-after", "removal after the write", Rules { removal: Removal::After, ..P8 }, ALL),
-        variant("no-w3", "no durable removal", Rules { durable: Durable::Never, ..P8 }, &[Dur, Ceb]),
+        variant(
+            "remove-after",
+            "removal after the write",
+            Rules { removal: Removal::After, ..P8 },
+            ALL,
+        ),
+        variant(
+            "no-w3",
+            "no durable removal",
+            Rules { durable: Durable::Never, ..P8 },
+            &[Dur, Ceb],
+        ),
         variant(
             "no-w3-discards",
             "no durable removal for discards",
@@ -344,7 +377,12 @@ pub fn variants() -> Vec<Variant> {
             Rules { flush_removals: false, ..P8 },
             &[Dur],
         ),
-        variant("restore", "a failed write puts the old key back", Rules { restore: true, ..P8 }, ALL),
+        variant(
+            "restore",
+            "a failed write puts the old key back",
+            Rules { restore: true, ..P8 },
+            ALL,
+        ),
         variant(
             "no-c1-fills",
             "fills of un-flushed ranges are recorded",
@@ -369,9 +407,19 @@ pub fn variants() -> Vec<Variant> {
             Rules { fua_is_unflushed: true, ..P8 },
             NONE,
         ),
-        variant("one-bit", "un-flushed is one bit for the device", Rules { one_bit: true, ..P8 }, NONE),
+        variant(
+            "one-bit",
+            "un-flushed is one bit for the device",
+            Rules { one_bit: true, ..P8 },
+            NONE,
+        ),
         variant("no-b1", "writeback over backing writes in flight", Rules { b1: false, ..P8 }, ALL),
-        variant("no-b2", "writeback does not wait for its record", Rules { b2: false, ..P8 }, &[Ceb]),
+        variant(
+            "no-b2",
+            "writeback does not wait for its record",
+            Rules { b2: false, ..P8 },
+            &[Ceb],
+        ),
         variant("no-b4", "keys turn clean without a flush", Rules { b4: false, ..P8 }, ALL),
         variant("no-j1", "no flush before a journal block", Rules { j1: false, ..P8 }, &[Dur, Ceb]),
         variant(
@@ -398,7 +446,12 @@ pub fn variants() -> Vec<Variant> {
             Rules { f4_each: false, ..P8 },
             NONE,
         ),
-        variant("no-f5", "what a failed flush may have cost is cached", Rules { f5: false, ..P8 }, ALL),
+        variant(
+            "no-f5",
+            "what a failed flush may have cost is cached",
+            Rules { f5: false, ..P8 },
+            ALL,
+        ),
         variant("no-f5-copies", "copies of it are kept", Rules { f5_copies: false, ..P8 }, ALL),
         variant("no-j2", "places are reused at once", Rules { j2: false, ..P8 }, &[Dur, Ceb]),
         variant(

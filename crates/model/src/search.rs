@@ -1,7 +1,7 @@
 //! Breadth first through every state, so that the first counterexample of a kind is a shortest one.
 //!
-//! States are known by 64-bit fingerprints: with 10⁸ states the chance that one is missed is about 3 in 10⁴. A
-//! state behind a violation is not explored further.
+//! States are known by 64-bit fingerprints: with 10⁸ states the chance that one is missed is about
+//! 3 in 10⁴. A state behind a violation is not explored further.
 
 use std::hash::BuildHasher;
 
@@ -59,7 +59,11 @@ struct Origin {
 }
 
 /// Searches until every state is seen, `enough` of what was found, or `states_max` is reached.
-pub fn search(model: &Model, states_max: usize, enough: impl Fn(&[Counterexample]) -> bool) -> Outcome {
+pub fn search(
+    model: &Model,
+    states_max: usize,
+    enough: impl Fn(&[Counterexample]) -> bool,
+) -> Outcome {
     let hasher = foldhash::quality::FixedState::with_seed(0x5eed);
     let mut known = Known::default();
     let mut origins: Vec<Origin> = Vec::new();

@@ -170,7 +170,8 @@ impl<T: Copy + Default, const N: usize> Few<T, N> {
         self.len += 1;
     }
 
-    /// Takes the first items out. What is behind the end is always the default, so that equal lists are equal.
+    /// Takes the first items out. What is behind the end is always the default, so that equal lists
+    /// are equal.
     pub fn drop_first(&mut self, count: usize) {
         let len = usize::from(self.len);
         self.items.copy_within(count..len, 0);
@@ -366,7 +367,8 @@ pub struct Op {
     pub wants: Wants,
     /// Read: what each sector was.
     pub read: [u8; SECTORS],
-    /// Read: the place of a hit. Writeback: the place of the data. Otherwise: the place of a key to restore.
+    /// Read: the place of a hit. Writeback: the place of the data. Otherwise: the place of a key to
+    /// restore.
     pub place: [Place; SECTORS],
     /// Read: values that it may return. FLUSH: values that a later crash may leave. As bits.
     pub held: [u8; SECTORS],
@@ -555,7 +557,11 @@ impl Told {
 impl State {
     /// The value that a read of the sector returns at this moment. `None`: an error.
     pub fn serve(&self, sector: usize) -> Option<u8> {
-        self.read(sector, self.copy(sector).or(self.index[sector].place()), self.index[sector].is_dirty())
+        self.read(
+            sector,
+            self.copy(sector).or(self.index[sector].place()),
+            self.index[sector].is_dirty(),
+        )
     }
 
     /// The value that a read returns that has found this place. R4: clean data that can't be read
@@ -606,7 +612,8 @@ impl State {
         at.map_or(0, |at| at as u8 + 1)
     }
 
-    /// Places that must keep what they hold. `suspicious`: also those that only a crash could bring back.
+    /// Places that must keep what they hold. `suspicious`: also those that only a crash could bring
+    /// back.
     fn used(&self, suspicious: bool) -> u16 {
         let mut used = 0_u16;
         let mut add = |place: Option<Place>| {
@@ -617,7 +624,8 @@ impl State {
         for sector in 0..SECTORS {
             add(self.index[sector].place());
             add(self.copy(sector));
-            add(Some(self.writeback.place[sector]).filter(|_| self.writeback.at != WritebackAt::Idle));
+            add(Some(self.writeback.place[sector])
+                .filter(|_| self.writeback.at != WritebackAt::Idle));
             for op in self.ops.iter().filter(|op| op.at != At::Nowhere) {
                 add(Some(op.place[sector]));
             }
@@ -631,7 +639,8 @@ impl State {
         used
     }
 
-    /// Writes data to a place that is free. `j2`: and that no crash brings back. None: no place is left.
+    /// Writes data to a place that is free. `j2`: and that no crash brings back. None: no place is
+    /// left.
     pub fn allocate(&mut self, value: u8, j2: bool) -> Option<Place> {
         let (used, suspicious) = (self.used(false), self.used(true));
         // Without J2 the worst choice is a place that was freed just now.
@@ -644,8 +653,8 @@ impl State {
         Some(place as Place)
     }
 
-    /// Gives the places numbers by where they are named, and forgets what is in the others: states that differ in
-    /// nothing else are the same.
+    /// Gives the places numbers by where they are named, and forgets what is in the others: states
+    /// that differ in nothing else are the same.
     pub fn tidy_places(&mut self) {
         let mut renamed = [NOWHERE; PLACES];
         let mut next = 0;

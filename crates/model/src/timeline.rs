@@ -57,7 +57,8 @@ fn disk(state: &State, sectors: usize) -> String {
 /// The steps, one a row: number, what happens, index, journal, backing device.
 pub fn timeline(model: &Model, example: &Counterexample) -> String {
     let (start, run) = replay(model, example);
-    let mut rows = vec![["".to_owned(), "start".to_owned(), String::new(), String::new(), String::new()]];
+    let mut rows =
+        vec![["".to_owned(), "start".to_owned(), String::new(), String::new(), String::new()]];
     let fill = |row: &mut [String; 5], state: &State| {
         row[2] = index(state, model.sectors);
         row[3] = journal(state, model.sectors);
@@ -72,7 +73,8 @@ pub fn timeline(model: &Model, example: &Counterexample) -> String {
     }
     let head = ["", "step", "index", "journal", "backing device"].map(str::to_owned);
     rows.insert(0, head);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [0, 1, 2, 3, 4].map(width);
     let mut text = String::new();
     for row in &rows {

@@ -16,11 +16,15 @@ fn assert_holds(name: &str, model: &Model, at_least: usize) {
         panic!("{name}: {}: {}\n{}", example.kind.name(), example.what, timeline(model, example));
     }
     assert!(outcome.complete, "{name}: {} states and no end", outcome.states);
-    assert!(outcome.states > at_least, "{name}: only {} states: something is not explored", outcome.states);
+    assert!(
+        outcome.states > at_least,
+        "{name}: only {} states: something is not explored",
+        outcome.states
+    );
 }
 
-/// P8 with two operations of every kind, an eviction, a writeback, and every crash and error, with the invariants of
-/// every state.
+/// P8 with two operations of every kind, an eviction, a writeback, and every crash and error, with
+/// the invariants of every state.
 #[test]
 fn p8_holds() {
     assert_holds("P8", &Bounds::usual(1, 2).strictly().of(P8), 500_000);
@@ -56,7 +60,8 @@ fn what_is_coarser_than_p8_holds_on_two_sectors() {
     assert_holds("always-w3", &errors(Rules { durable: Durable::Always, ..P8 }), 100_000);
 }
 
-/// A place that is reused at once holds the data of another sector after a crash: flushed data is lost.
+/// A place that is reused at once holds the data of another sector after a crash: flushed data is
+/// lost.
 #[test]
 fn reused_places_lose_flushed_data() {
     let mut bounds = Bounds::new(2, 2).with_kinds(&[OpKind::Back]);
@@ -74,10 +79,12 @@ fn p8_holds_with_three_operations() {
     assert_holds("P8", &Bounds::new(1, 3).with_kinds(&kinds).of(P8), 200_000);
 }
 
-/// A flush of the backing device may fail and lose, at once or later, and each of two clients is told.
+/// A flush of the backing device may fail and lose, at once or later, and each of two clients is
+/// told.
 #[test]
 fn p8_holds_with_three_operations_and_failing_flushes() {
-    let mut bounds = Bounds::new(1, 3).with_kinds(&[OpKind::Read, OpKind::Through, OpKind::Flush]).strictly();
+    let mut bounds =
+        Bounds::new(1, 3).with_kinds(&[OpKind::Read, OpKind::Through, OpKind::Flush]).strictly();
     bounds.budget = Budget { evictions: 0, writebacks: 0, flush_errors: 1, ..bounds.budget };
     assert_holds("P8", &bounds.of(P8), 100_000);
 }
@@ -112,7 +119,8 @@ fn a_read_that_does_not_look_again_sees_a_discard_early() {
     assert!(example.what.contains("the read returns w3 for s0"), "{}", example.what);
 }
 
-/// Every variant violates exactly what it is said to: each kind is found, and nothing else before it.
+/// Every variant violates exactly what it is said to: each kind is found, and nothing else before
+/// it.
 #[test]
 fn every_variant_does_what_is_said_of_it() {
     for variant in variants() {
@@ -136,7 +144,8 @@ fn every_variant_does_what_is_said_of_it() {
     }
 }
 
-/// The race of docs/internals/coherence.md §3, as a shortest timeline: the fill is published after the write was decided.
+/// The race of docs/internals/coherence.md §3, as a shortest timeline: the fill is published after
+/// the write was decided.
 #[test]
 fn the_race_is_found_and_printed() {
     let variant = find("P0").expect("it is in the table");
@@ -150,7 +159,8 @@ fn the_race_is_found_and_printed() {
     assert!(text.contains("is clean with older over w"), "{text}");
 }
 
-/// The second half of the story: with removal after completion alone a power failure brings the old key back.
+/// The second half of the story: with removal after completion alone a power failure brings the old
+/// key back.
 #[test]
 fn the_first_patch_fails_at_a_power_failure() {
     let variant = find("P1").expect("it is in the table");

@@ -30,9 +30,9 @@ struct Export<V> {
     alias: Option<String>,
 }
 
-/// The volumes that clients can choose from, in order; the first is the default one, which the empty
-/// name stands for. Shared by all connections; changes hold for negotiations from then on.
-/// A connection that serves a volume keeps it until it ends.
+/// The volumes that clients can choose from, in order; the first is the default one, which the
+/// empty name stands for. Shared by all connections; changes hold for negotiations from then on. A
+/// connection that serves a volume keeps it until it ends.
 #[derive(Debug)]
 pub struct Exports<V> {
     exports: RefCell<Vec<Export<V>>>,
@@ -56,7 +56,12 @@ impl<V: Volume> Exports<V> {
     }
 
     /// Adds a volume under a name, with a description for people, which may be empty.
-    pub fn add_as(&self, name: String, description: String, volume: Rc<V>) -> Result<(), ExportError> {
+    pub fn add_as(
+        &self,
+        name: String,
+        description: String,
+        volume: Rc<V>,
+    ) -> Result<(), ExportError> {
         if name.is_empty() {
             return Err(ExportError::Empty);
         }
@@ -70,9 +75,12 @@ impl<V: Volume> Exports<V> {
         Ok(())
     }
 
-    /// Lets clients ask for an export by another name as well, which is not listed. An export of that name comes first.
+    /// Lets clients ask for an export by another name as well, which is not listed. An export of
+    /// that name comes first.
     pub fn also_as(&self, name: &str, alias: String) {
-        if let Some(export) = self.exports.borrow_mut().iter_mut().find(|export| export.name == name) {
+        if let Some(export) =
+            self.exports.borrow_mut().iter_mut().find(|export| export.name == name)
+        {
             export.alias = Some(alias);
         }
     }
@@ -91,14 +99,18 @@ impl<V: Volume> Exports<V> {
 
     /// Names and descriptions in order.
     pub fn list(&self) -> Vec<(String, String)> {
-        self.exports.borrow().iter().map(|export| (export.name.clone(), export.description.clone())).collect()
+        self.exports
+            .borrow()
+            .iter()
+            .map(|export| (export.name.clone(), export.description.clone()))
+            .collect()
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<Found<V>> {
         let exports = self.exports.borrow();
         let by_name = exports.iter().find(|export| name.is_empty() || export.name == name);
-        let export =
-            by_name.or_else(|| exports.iter().find(|export| export.alias.as_deref() == Some(name)))?;
+        let export = by_name
+            .or_else(|| exports.iter().find(|export| export.alias.as_deref() == Some(name)))?;
         Some(Found {
             name: export.name.clone(),
             description: export.description.clone(),

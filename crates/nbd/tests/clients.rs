@@ -96,7 +96,11 @@ fn run(program: &str, arguments: &[&str]) -> Option<String> {
     };
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {}\n{printed}\n{complaints}", output.status);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{printed}\n{complaints}",
+        output.status
+    );
     Some(printed)
 }
 
@@ -132,8 +136,15 @@ fn nbdinfo() {
             assert!(printed.contains(expected), "{expected} is missing: {printed}");
         }
         let listed = run("nbdinfo", &["--list", &place.uri("")]).expect("installed");
-        assert!(listed.contains("export=\"first\"") && listed.contains("export=\"second\""), "{listed}");
-        assert!(run("nbdinfo", &["--map", &place.uri("first")]).expect("installed").contains("hole,zero"));
+        assert!(
+            listed.contains("export=\"first\"") && listed.contains("export=\"second\""),
+            "{listed}"
+        );
+        assert!(
+            run("nbdinfo", &["--map", &place.uri("first")])
+                .expect("installed")
+                .contains("hole,zero")
+        );
         run("nbdinfo", &["--can", "fast-zero", &place.uri("first")]);
     });
 }
@@ -152,7 +163,10 @@ fn nbdcopy_and_qemu_img() {
         if run("qemu-img", &["info", "--image-opts", &image(place)]).is_none() {
             return;
         }
-        run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", "-W", "-m", "8", path(&source), &uri]);
+        run(
+            "qemu-img",
+            &["convert", "-n", "-f", "raw", "-O", "raw", "-W", "-m", "8", path(&source), &uri],
+        );
         run("qemu-img", &["compare", "-f", "raw", "-F", "raw", path(&source), &uri]);
         let map = run("qemu-img", &["map", "-f", "raw", "--output=json", &uri]).expect("installed");
         assert!(map.contains("\"data\": false"), "{map}");

@@ -1,11 +1,13 @@
 //! The codec: what is written is read back, however the bytes are cut; no bytes do harm.
 
 use proptest::prelude::*;
-use ubcache_nbd::proto::constants::{MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, chunk, opt, rep};
+use ubcache_nbd::proto::constants::{
+    MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, chunk, opt, rep,
+};
 use ubcache_nbd::proto::{
-    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, Info, InfoQuery, MetaQuery,
-    OptionFault, OptionReply, OptionRequest, ProtocolError, Request, ServerDecoder, ServerEvent, SimpleReply,
-    encode_client_flags, encode_export_reply, encode_greeting,
+    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, Info, InfoQuery,
+    MetaQuery, OptionFault, OptionReply, OptionRequest, ProtocolError, Request, ServerDecoder,
+    ServerEvent, SimpleReply, encode_client_flags, encode_export_reply, encode_greeting,
 };
 
 /// An event without borrowed bytes; payload pieces are joined.
@@ -64,7 +66,10 @@ fn server_hears(pieces: &[&[u8]]) -> Vec<Heard> {
                 match event {
                     ServerEvent::ClientFlags(flags) => Heard::Flags(flags),
                     ServerEvent::Option(option) => {
-                        if matches!(option.body, Ok(ClientOption::Go(_) | ClientOption::ExportName(_))) {
+                        if matches!(
+                            option.body,
+                            Ok(ClientOption::Go(_) | ClientOption::ExportName(_))
+                        ) {
                             decoder.start_transmission();
                         }
                         Heard::Option(option)
@@ -195,7 +200,8 @@ fn option_reply() -> impl Strategy<Value = OptionReply> {
         (name(), name()).prop_map(|(name, description)| OptionReply::Server { name, description }),
         info.prop_map(OptionReply::Info),
         (any::<u32>(), name()).prop_map(|(id, name)| OptionReply::MetaContext { id, name }),
-        (1..99_u32, name()).prop_map(|(kind, message)| OptionReply::error(rep::ERROR_BIT | kind, &message)),
+        (1..99_u32, name())
+            .prop_map(|(kind, message)| OptionReply::error(rep::ERROR_BIT | kind, &message)),
         (5..99_u32).prop_map(OptionReply::Unknown),
     ]
 }
@@ -223,13 +229,12 @@ fn reply() -> impl Strategy<Value = Heard> {
         Just(Chunk::None),
         (any::<u64>(), 1..3000_u32).prop_map(|(offset, length)| Chunk::Data { offset, length }),
         (any::<u64>(), any::<u32>()).prop_map(|(offset, length)| Chunk::Hole { offset, length }),
-        (any::<u32>(), extents).prop_map(|(context, extents)| Chunk::BlockStatus { context, extents }),
-        (error_code(), name(), any::<Option<u64>>()).prop_map(|(error, message, offset)| Chunk::Error {
-            error,
-            message,
-            offset
-        }),
-        (6..chunk::ERROR_BIT, 0..3000_u32).prop_map(|(kind, length)| Chunk::Unknown { kind, length }),
+        (any::<u32>(), extents)
+            .prop_map(|(context, extents)| Chunk::BlockStatus { context, extents }),
+        (error_code(), name(), any::<Option<u64>>())
+            .prop_map(|(error, message, offset)| Chunk::Error { error, message, offset }),
+        (6..chunk::ERROR_BIT, 0..3000_u32)
+            .prop_map(|(kind, length)| Chunk::Unknown { kind, length }),
     ];
     prop_oneof![
         (prop::option::of(error_code()), 0..u64::MAX)
@@ -256,7 +261,8 @@ proptest! {
         encode_client_flags(3, &mut bytes);
         for option in options.iter().chain([&last]) {
             option.encode(&mut bytes);
-            said.push(Heard::Option(OptionRequest { code: option.code(), body: Ok(option.clone()) }));
+            said.push(Heard::Option(OptionRequest { code: option.code(),
+                body: Ok(option.clone()) }));
         }
         for request in &requests {
             request.encode(&mut bytes);
@@ -401,7 +407,10 @@ fn long_options_are_skipped_and_longer_ones_end_the_session() {
     let heard = server_hears(&bytes.chunks(1000).collect::<Vec<_>>());
     let too_big = Err(OptionFault::TooBig("the option is too long"));
     assert_eq!(heard[1], Heard::Option(OptionRequest { code: opt::INFO, body: too_big }));
-    assert_eq!(heard[2], Heard::Option(OptionRequest { code: opt::LIST, body: Ok(ClientOption::List) }));
+    assert_eq!(
+        heard[2],
+        Heard::Option(OptionRequest { code: opt::LIST, body: Ok(ClientOption::List) })
+    );
 
     for (option, length) in [(opt::INFO, u32::MAX), (99, 2 << 20), (opt::EXPORT_NAME, 4097)] {
         let heard = server_hears(&[&option_header(option, length)]);
@@ -419,7 +428,10 @@ fn lengths_that_do_not_fit_the_option_are_refused() {
         &[0, 0, 0, 1, b'x', 0, 0, 0],
         &[0, 0, 0, 1, 0xff, 0, 0],
     ] {
-        assert!(matches!(ClientOption::decode(opt::GO, data), Err(OptionFault::Invalid(_))), "{data:?}");
+        assert!(
+            matches!(ClientOption::decode(opt::GO, data), Err(OptionFault::Invalid(_))),
+            "{data:?}"
+        );
     }
     let mut long = 4097_u32.to_be_bytes().to_vec();
     long.resize(4 + 4097, b'x');
@@ -427,7 +439,10 @@ fn lengths_that_do_not_fit_the_option_are_refused() {
     assert!(matches!(ClientOption::decode(opt::GO, &long), Err(OptionFault::TooBig(_))));
     // A count of queries as large as the field permits, with none of them there.
     let data = [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
-    assert!(matches!(ClientOption::decode(opt::SET_META_CONTEXT, &data), Err(OptionFault::Invalid(_))));
+    assert!(matches!(
+        ClientOption::decode(opt::SET_META_CONTEXT, &data),
+        Err(OptionFault::Invalid(_))
+    ));
 }
 
 #[test]
@@ -470,11 +485,13 @@ fn bytes_on_the_wire() {
     OptionReply::Info(Info::Export { size: 0x0102, flags: 0x0304 }).encode(opt::GO, &mut out);
     assert_eq!(
         out,
-        b"\x00\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\0\0\x01\x02\x03\x04"
+        b"\x00\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\0\0\
+              \x01\x02\x03\x04"
     );
 
     out.clear();
-    let request = Request { flags: 1, command: Command::Write, cookie: 5, offset: 0x200, length: 0x400 };
+    let request =
+        Request { flags: 1, command: Command::Write, cookie: 5, offset: 0x200, length: 0x400 };
     request.encode(&mut out);
     assert_eq!(out, b"\x25\x60\x95\x13\0\x01\0\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\x02\0\0\0\x04\0");
 
@@ -484,12 +501,17 @@ fn bytes_on_the_wire() {
 
     out.clear();
     Chunk::Data { offset: 0x200, length: 0x400 }.encode(5, true, &mut out);
-    assert_eq!(out, b"\x66\x8e\x33\xef\0\x01\0\x01\0\0\0\0\0\0\0\x05\0\0\x04\x08\0\0\0\0\0\0\x02\0");
-
-    out.clear();
-    Chunk::Error { error: ErrorCode::Io, message: "no".into(), offset: Some(9) }.encode(5, false, &mut out);
     assert_eq!(
         out,
-        b"\x66\x8e\x33\xef\0\0\x80\x02\0\0\0\0\0\0\0\x05\0\0\0\x10\0\0\0\x05\0\x02no\0\0\0\0\0\0\0\x09"
+        b"\x66\x8e\x33\xef\0\x01\0\x01\0\0\0\0\0\0\0\x05\0\0\x04\x08\0\0\0\0\0\0\x02\0"
+    );
+
+    out.clear();
+    Chunk::Error { error: ErrorCode::Io, message: "no".into(), offset: Some(9) }
+        .encode(5, false, &mut out);
+    assert_eq!(
+        out,
+        b"\x66\x8e\x33\xef\0\0\x80\x02\0\0\0\0\0\0\0\x05\0\0\0\x10\0\0\0\x05\0\x02no\
+              \0\0\0\0\0\0\0\x09"
     );
 }

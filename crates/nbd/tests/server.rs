@@ -9,7 +9,9 @@ use support::client::{Client, Heard};
 use support::volume::{Asked, MemoryVolume};
 use support::world::{Duplex, TestEnv, duplex};
 use ubcache_env::local::join;
-use ubcache_env::{BufPool, Env, IoError, Priority, Sector, SectorRange, Stream, StreamId, VolumeError};
+use ubcache_env::{
+    BufPool, Env, IoError, Priority, Sector, SectorRange, Stream, StreamId, VolumeError,
+};
 use ubcache_nbd::proto::constants::{
     IHAVEOPT, MAX_PAYLOAD_BYTES, STATE_HOLE, STATE_ZERO, cmd_flag, info, opt, rep, transmission,
 };
@@ -17,7 +19,9 @@ use ubcache_nbd::proto::{
     ClientOption, Command, ErrorCode, Extent, Info, InfoQuery, MetaQuery, OptionReply, Request,
     encode_client_flags,
 };
-use ubcache_nbd::{ConnectionStats, Exports, ProtocolError, ServeError, ServerOptions, serve_connection};
+use ubcache_nbd::{
+    ConnectionStats, Exports, ProtocolError, ServeError, ServerOptions, serve_connection,
+};
 
 /// A server with two volumes, and what became of the connection.
 struct Server {
@@ -83,7 +87,10 @@ fn go(export: &str, wanted: &[u16]) -> ClientOption {
 }
 
 fn query(export: &str, queries: &[&str]) -> MetaQuery {
-    MetaQuery { export: export.into(), queries: queries.iter().map(|query| (*query).to_owned()).collect() }
+    MetaQuery {
+        export: export.into(),
+        queries: queries.iter().map(|query| (*query).to_owned()).collect(),
+    }
 }
 
 fn error_kind(replies: &[OptionReply]) -> Option<u32> {
@@ -108,7 +115,10 @@ fn every_command_with_simple_and_structured_replies() {
             assert_eq!(client.error(Command::Cache, 0, 1024, 2048).await, None);
             assert_eq!(client.error(Command::Trim, cmd_flag::FUA, 4096, 4096).await, None);
             assert_eq!(client.error(Command::WriteZeroes, 0, 8192, 512).await, None);
-            assert_eq!(client.error(Command::WriteZeroes, cmd_flag::NO_HOLE, 8704, 512).await, None);
+            assert_eq!(
+                client.error(Command::WriteZeroes, cmd_flag::NO_HOLE, 8704, 512).await,
+                None
+            );
             assert_eq!(
                 client.error(Command::WriteZeroes, cmd_flag::FAST_ZERO, 0, 512).await,
                 Some(ErrorCode::NotSup)
@@ -128,17 +138,27 @@ fn every_command_with_simple_and_structured_replies() {
                 let answer = client.ask(Command::BlockStatus, 0, 0, 16384).await;
                 let data = |length| Extent { length, flags: 0 };
                 let hole = |length| Extent { length, flags: STATE_HOLE | STATE_ZERO };
-                let extents = vec![hole(512), data(512), hole(8192 - 1024 + 512), data(3584), hole(4096)];
+                let extents =
+                    vec![hole(512), data(512), hole(8192 - 1024 + 512), data(3584), hole(4096)];
                 assert_eq!(answer.extents, extents);
                 let answer = client.ask(Command::BlockStatus, cmd_flag::REQ_ONE, 512, 8192).await;
                 assert_eq!(answer.extents, [data(512)]);
-                assert_eq!(client.ask(Command::Read, cmd_flag::DF, 512, 512).await.content, content[..512]);
+                assert_eq!(
+                    client.ask(Command::Read, cmd_flag::DF, 512, 512).await.content,
+                    content[..512]
+                );
                 expected.push(Asked::Status(sectors(0, 32)));
                 expected.push(Asked::Status(sectors(1, 16)));
                 expected.push(Asked::Read(sectors(1, 1)));
             } else {
-                assert_eq!(client.error(Command::BlockStatus, 0, 0, 512).await, Some(ErrorCode::Inval));
-                assert_eq!(client.error(Command::Read, cmd_flag::DF, 0, 512).await, Some(ErrorCode::Inval));
+                assert_eq!(
+                    client.error(Command::BlockStatus, 0, 0, 512).await,
+                    Some(ErrorCode::Inval)
+                );
+                assert_eq!(
+                    client.error(Command::Read, cmd_flag::DF, 0, 512).await,
+                    Some(ErrorCode::Inval)
+                );
             }
             assert_eq!(*server.first.asked.borrow(), expected);
             assert!(server.first.streams.borrow().iter().all(|stream| *stream == StreamId(7)));
@@ -161,7 +181,8 @@ fn bytes_that_come_one_at_a_time() {
         let stats = Rc::new(ConnectionStats::default());
         let options = ServerOptions { stats: stats.clone(), ..ServerOptions::default() };
         let exports = server.exports.clone();
-        let serving = serve_connection(server.env.clone(), server_end, exports, options, StreamId(8));
+        let serving =
+            serve_connection(server.env.clone(), server_end, exports, options, StreamId(8));
         let using = async {
             let mut client = Client::go(ours, "second", true).await;
             let content = pattern(70_144, 3);
@@ -189,16 +210,28 @@ fn options_are_answered() {
             name: name.into(),
             description: description.into(),
         };
-        assert_eq!(exports, [listed("first", ""), listed("second", "the other one"), OptionReply::Ack]);
+        assert_eq!(
+            exports,
+            [listed("first", ""), listed("second", "the other one"), OptionReply::Ack]
+        );
         assert_eq!(error_kind(&client.option(ClientOption::StartTls).await), Some(rep::ERR_UNSUP));
-        assert_eq!(error_kind(&client.option(ClientOption::Unknown(77)).await), Some(rep::ERR_UNSUP));
+        assert_eq!(
+            error_kind(&client.option(ClientOption::Unknown(77)).await),
+            Some(rep::ERR_UNSUP)
+        );
         let unknown = InfoQuery { export: "third".into(), wanted: vec![] };
-        assert_eq!(error_kind(&client.option(ClientOption::Info(unknown)).await), Some(rep::ERR_UNKNOWN));
+        assert_eq!(
+            error_kind(&client.option(ClientOption::Info(unknown)).await),
+            Some(rep::ERR_UNKNOWN)
+        );
         assert_eq!(error_kind(&client.option(go("third", &[])).await), Some(rep::ERR_UNKNOWN));
 
         let set = |queries: &[&str]| ClientOption::SetMetaContext(query("second", queries));
         let list = |queries: &[&str]| ClientOption::ListMetaContext(query("second", queries));
-        assert_eq!(error_kind(&client.option(set(&["base:allocation"])).await), Some(rep::ERR_INVALID));
+        assert_eq!(
+            error_kind(&client.option(set(&["base:allocation"])).await),
+            Some(rep::ERR_INVALID)
+        );
         assert_eq!(client.option(ClientOption::StructuredReply).await, [OptionReply::Ack]);
         let context = |id| OptionReply::MetaContext { id, name: "base:allocation".into() };
         for queries in [&[][..], &["base:"], &["qemu:", "base:allocation"]] {
@@ -396,7 +429,8 @@ fn replies_come_in_order_of_completion_and_together() {
 
 #[test]
 fn what_is_in_flight_is_bounded() {
-    let options = ServerOptions { max_requests: 4, max_inflight_bytes: 8192, ..ServerOptions::default() };
+    let options =
+        ServerOptions { max_requests: 4, max_inflight_bytes: 8192, ..ServerOptions::default() };
     let result = serve_with(options, |server| async move {
         let mut client = Client::go(server.stream.clone(), "", true).await;
         let gates: Vec<_> = (0..6).map(|_| server.first.hold()).collect();
@@ -433,8 +467,8 @@ fn what_is_in_flight_is_bounded() {
     assert_eq!(result, Ok(()));
 }
 
-/// Bug: a request to cache a range claimed no memory, and the volume read 16 MiB of it at a time: forty of them took
-/// 750 MB. Fix: each claims what the volume has in memory of it.
+/// Bug: a request to cache a range claimed no memory, and the volume read 16 MiB of it at a time:
+/// forty of them took 750 MB. Fix: each claims what the volume has in memory of it.
 #[test]
 fn requests_to_cache_are_bounded_by_memory() {
     let options = ServerOptions { max_inflight_bytes: 1 << 20, ..ServerOptions::default() };
@@ -473,7 +507,10 @@ fn a_client_that_does_not_read_is_not_read_from() {
             server.env.yield_now().await;
         }
         let counts = server.stats.snapshot();
-        assert!(counts.inflight_bytes <= 64 << 20 && counts.inflight_requests <= 1024, "{counts:?}");
+        assert!(
+            counts.inflight_bytes <= 64 << 20 && counts.inflight_requests <= 1024,
+            "{counts:?}"
+        );
         assert!(counts.requests() < 1200, "{counts:?}");
         for _ in 0..3000 {
             assert_eq!(client.answer().await.content.len(), 65536);
@@ -567,7 +604,8 @@ fn a_vanished_client_is_waited_for_only_inside() {
 
 #[test]
 fn a_connection_that_ends_in_the_middle() {
-    let write = Request { flags: 0, command: Command::Write, cookie: 1, offset: 0, length: 131_072 };
+    let write =
+        Request { flags: 0, command: Command::Write, cookie: 1, offset: 0, length: 131_072 };
     let mut request = Vec::new();
     write.encode(&mut request);
     let mut with_payload = request.clone();

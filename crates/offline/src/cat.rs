@@ -132,7 +132,11 @@ pub(crate) async fn relation<D: Device>(
 
 pub(crate) fn not_attached(view: &View, superblock: &Superblock) -> OfflineError {
     OfflineError::NotAttached {
-        state: if superblock.is_cache() { "that of a cache device" } else { state_word(superblock.state()) },
+        state: if superblock.is_cache() {
+            "that of a cache device"
+        } else {
+            state_word(superblock.state())
+        },
         found: superblock.set_uuid,
         expected: view.superblock.set_uuid,
     }
@@ -157,9 +161,16 @@ pub fn map_flash_only(view: &View, inode: Inode) -> Result<VolumeMap, OfflineErr
     Ok(map(view, Some(inode), Sector(0), slot.sectors, Source::Zeroes))
 }
 
-fn map(view: &View, inode: Option<Inode>, data_offset: Sector, sectors: u64, below: Source) -> VolumeMap {
+fn map(
+    view: &View,
+    inode: Option<Inode>,
+    data_offset: Sector,
+    sectors: u64,
+    below: Source,
+) -> VolumeMap {
     let all = SectorRange::new(data_offset, sectors);
-    let mut map = VolumeMap { inode, data_offset, sectors, segments: Vec::new(), dirty_beyond_end: 0 };
+    let mut map =
+        VolumeMap { inode, data_offset, sectors, segments: Vec::new(), dirty_beyond_end: 0 };
     let mut at = all.start;
     for (extent, pointer) in inode.into_iter().flat_map(|inode| view.volume(inode)) {
         let range = extent.range().intersect(&all);

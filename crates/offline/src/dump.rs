@@ -76,8 +76,10 @@ impl<S: FnMut(&str)> Dump<S> {
                 },
                 || {
                     json!({
-                        "type": "extent", "volume": inode.0, "sector": range.start.0, "sectors": range.sectors(),
-                        "state": state, "source": source, "pointer": extent.pointer().map(pointer_json),
+                        "type": "extent", "volume": inode.0, "sector": range.start.0,
+                        "sectors": range.sectors(),
+                        "state": state, "source": source, "pointer": extent.pointer()
+                        .map(pointer_json),
                     })
                 },
             );
@@ -101,7 +103,8 @@ impl<S: FnMut(&str)> Dump<S> {
                 },
                 || {
                     json!({
-                        "type": "bucket", "bucket": number.0, "owner": owner, "generation": bucket.generation.0,
+                        "type": "bucket", "bucket": number.0, "owner": owner,
+                        "generation": bucket.generation.0,
                         "stored_generation": bucket.stored.0, "priority": bucket.priority,
                     })
                 },
@@ -111,12 +114,14 @@ impl<S: FnMut(&str)> Dump<S> {
 }
 
 fn pointer_json(pointer: Pointer) -> Value {
-    json!({ "device": pointer.device, "sector": pointer.offset.0, "generation": pointer.generation.0 })
+    json!({ "device": pointer.device, "sector": pointer.offset.0,
+        "generation": pointer.generation.0 })
 }
 
 fn key_json(key: &Key) -> Value {
     json!({
-        "inode": key.inode.0, "end": key.end.0, "sectors": key.sectors, "dirty": key.dirty, "csum": key.csum,
+        "inode": key.inode.0, "end": key.end.0, "sectors": key.sectors, "dirty": key.dirty,
+        "csum": key.csum,
         "pointers": key.pointers.iter().map(|pointer| pointer_json(*pointer)).collect::<Vec<_>>(),
     })
 }
@@ -170,14 +175,17 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
             self.line(
                 || {
                     format!(
-                        "journal entry {} needs from {} on: bucket {bucket} (ring {}) byte {} length {}, {state}",
+                        "journal entry {} needs from {} on: bucket {bucket} (ring {}) byte {} \
+                         length {}, {state}",
                         place.seq, place.last_seq, place.index, place.offset, place.bytes
                     )
                 },
                 || {
                     json!({
-                        "type": "journal_entry", "seq": place.seq, "last_seq": place.last_seq, "bucket": bucket.0,
-                        "ring": place.index, "offset": place.offset, "bytes": place.bytes, "state": state,
+                        "type": "journal_entry", "seq": place.seq, "last_seq": place.last_seq,
+                        "bucket": bucket.0,
+                        "ring": place.index, "offset": place.offset, "bytes": place.bytes,
+                        "state": state,
                     })
                 },
             );
@@ -187,13 +195,19 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
             self.line(
                 || {
                     format!(
-                        "journal header {seq}: root {} level {}, volume table {}, prio chain {}, mark {}",
-                        entry.root, entry.root_level, entry.uuid_bucket, entry.prio_bucket, entry.padding
+                        "journal header {seq}: root {} level {}, volume table {}, prio chain {}, \
+                         mark {}",
+                        entry.root,
+                        entry.root_level,
+                        entry.uuid_bucket,
+                        entry.prio_bucket,
+                        entry.padding
                     )
                 },
                 || {
                     json!({
-                        "type": "journal_header", "seq": seq, "version": found.version, "root": key_json(&entry.root),
+                        "type": "journal_header", "seq": seq, "version": found.version,
+                        "root": key_json(&entry.root),
                         "root_level": entry.root_level, "uuids": key_json(&entry.uuid_bucket),
                         "prio_bucket": entry.prio_bucket.0, "mark": entry.padding.to_string(),
                     })
@@ -216,17 +230,31 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
         self.line(
             || {
                 let count = element.entries.len();
-                format!("prio set in bucket {bucket}: seq {seq}, next {next}, {count} buckets from {} on", element.first)
+                format!(
+                    "prio set in bucket {bucket}: seq {seq}, next {next}, {count} buckets from \
+                    {} on",
+                    element.first
+                )
             },
-            || json!({ "type": "prio_set", "bucket": bucket.0, "seq": seq, "next": next.0, "first": element.first.0 }),
+            || {
+                json!({ "type": "prio_set", "bucket": bucket.0, "seq": seq, "next": next.0,
+                "first": element.first.0 })
+            },
         );
         for (index, entry) in element.entries.iter().enumerate() {
             let about = u64::from(element.first.0) + index as u64;
             self.line(
-                || format!("prio {about}: generation {} priority {}", entry.generation, entry.priority),
+                || {
+                    format!(
+                        "prio {about}: generation {} priority \
+                    {}",
+                        entry.generation, entry.priority
+                    )
+                },
                 || {
                     json!({
-                        "type": "prio", "bucket": about, "generation": entry.generation.0, "priority": entry.priority,
+                        "type": "prio", "bucket": about, "generation": entry.generation.0,
+                        "priority": entry.priority,
                     })
                 },
             );
@@ -251,14 +279,21 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
             self.line(
                 || {
                     format!(
-                        "volume {slot}: {} {state} {label:?} first {} last {} invalidated {} sectors {}",
-                        entry.uuid, entry.first_reg, entry.last_reg, entry.invalidated, entry.sectors
+                        "volume {slot}: {} {state} {label:?} first {} last {} invalidated {} \
+                         sectors {}",
+                        entry.uuid,
+                        entry.first_reg,
+                        entry.last_reg,
+                        entry.invalidated,
+                        entry.sectors
                     )
                 },
                 || {
                     json!({
-                        "type": "volume", "slot": slot, "uuid": entry.uuid.to_string(), "state": state, "label": label,
-                        "first_reg": entry.first_reg, "last_reg": entry.last_reg, "invalidated": entry.invalidated,
+                        "type": "volume", "slot": slot, "uuid": entry.uuid.to_string(),
+                        "state": state, "label": label,
+                        "first_reg": entry.first_reg, "last_reg": entry.last_reg,
+                        "invalidated": entry.invalidated,
                         "sectors": entry.sectors,
                     })
                 },
@@ -274,7 +309,10 @@ impl<S: FnMut(&str)> Visitor for Dump<S> {
         self.line(
             || {
                 let (bsets, used) = (node.bsets.len(), node.used_bytes);
-                format!("node {key} level {level} seq {:#018x}: {bsets} bsets, {used} bytes", node.seq)
+                format!(
+                    "node {key} level {level} seq {:#018x}: {bsets} bsets, {used} bytes",
+                    node.seq
+                )
             },
             || {
                 json!({

@@ -67,7 +67,8 @@ pub enum OfflineError {
     },
     /// The backing device has no data in this cache.
     #[error(
-        "the backing device is not attached to this cache: its state is {state}, its set {found}, that of the cache {expected}"
+        "the backing device is not attached to this cache: its state is {state}, its set {found}, \
+         that of the cache {expected}"
     )]
     NotAttached {
         /// Its state, in words.

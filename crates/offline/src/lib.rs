@@ -58,12 +58,15 @@ pub use io::{Progress, Watcher};
 pub use make::make_device;
 pub use pack::{Cache, PackError, Packed, Packing, is_pack, pack};
 pub use recover::{Outcome, RecoverOptions, Recovered, recover};
-pub use repair::{Repair, RepairOptions, Uncertain, copy_device, survey, unreadable_data, write_repaired};
+pub use repair::{
+    Repair, RepairOptions, Uncertain, copy_device, survey, unreadable_data, write_repaired,
+};
 pub use restore::{
-    Dumped, Lines, Restored, Standing, TargetState, dump_for_restore, look_at_target, read_dump, restore,
+    Dumped, Lines, Restored, Standing, TargetState, dump_for_restore, look_at_target, read_dump,
+    restore,
 };
 pub use set::{
-    Bucket, EntryPlace, Extent, Finding, FoundEntry, Journal, Kind, Lost, Owner, Place, Report, Severity,
-    Site, Stats, View,
+    Bucket, EntryPlace, Extent, Finding, FoundEntry, Journal, Kind, Lost, Owner, Place, Report,
+    Severity, Site, Stats, View,
 };
 pub use walk::{DeviceKind, NodeVisit, PrioElement, Visitor, kind_of, open_set, walk};

@@ -32,8 +32,10 @@ pub async fn make_device<D: Device>(
     erase_journal: bool,
     watcher: &dyn Watcher,
 ) -> Result<(), OfflineError> {
-    let head =
-        SectorRange::new(Sector(0), SUPERBLOCK_SECTOR.0 + superblock.encode().len() as u64 / SECTOR_BYTES);
+    let head = SectorRange::new(
+        Sector(0),
+        SUPERBLOCK_SECTOR.0 + superblock.encode().len() as u64 / SECTOR_BYTES,
+    );
     // The head of an older superblock goes first: its tail has the run numbers, and one without the
     // other is an older copy.
     let block = u64::from(device.geometry().logical_block_bytes).max(SECTOR_BYTES);
@@ -60,11 +62,19 @@ pub async fn make_device<D: Device>(
     }
     let bytes = Buf::from_bytes(&superblock.encode());
     let written = device.write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Volatile).await;
-    written.map_err(|error| OfflineError::Io { on: On::Cache, doing: DOING, error: error.to_string() })?;
+    written.map_err(|error| OfflineError::Io {
+        on: On::Cache,
+        doing: DOING,
+        error: error.to_string(),
+    })?;
     flush(device, On::Cache, DOING).await
 }
 
-async fn zero<D: Device>(device: &D, range: SectorRange, doing: &'static str) -> Result<(), OfflineError> {
+async fn zero<D: Device>(
+    device: &D,
+    range: SectorRange,
+    doing: &'static str,
+) -> Result<(), OfflineError> {
     let data = Buf::zeroed(range.bytes() as usize).into();
     let written = device.write(range.start, data, Durability::Volatile).await;
     written.map_err(|error| OfflineError::Io { on: On::Cache, doing, error: error.to_string() })

@@ -120,26 +120,29 @@ async fn write_back<D: Device>(
     watcher: &dyn Watcher,
 ) -> Result<(), OfflineError> {
     let phase = Phase::new(watcher, "writing dirty data back", map.dirty_sectors() * SECTOR_BYTES);
-    let mut dirty = map.segments.iter().filter(|s| matches!(s.source, Source::Dirty(_))).flat_map(cut);
+    let mut dirty =
+        map.segments.iter().filter(|s| matches!(s.source, Source::Dirty(_))).flat_map(cut);
     loop {
         let pieces: Vec<Segment> = dirty.by_ref().take(PIECES_AT_ONCE).collect();
         if pieces.is_empty() {
             break;
         }
-        let copies =
-            pieces.iter().map(async |piece| {
-                let Source::Dirty(at) = piece.source else { return Ok(()) };
-                let bytes = read(cache, at, piece.range.sectors()).await.map_err(|error| {
-                    OfflineError::Io { on: On::Cache, doing: "reading dirty data from the cache", error }
+        let copies = pieces.iter().map(async |piece| {
+            let Source::Dirty(at) = piece.source else { return Ok(()) };
+            let bytes =
+                read(cache, at, piece.range.sectors()).await.map_err(|error| OfflineError::Io {
+                    on: On::Cache,
+                    doing: "reading dirty data from the cache",
+                    error,
                 })?;
-                let to = map.data_offset + piece.range.start.0;
-                let written = backing.write(to, bytes.into(), Durability::Volatile).await;
-                written.map_err(|error| OfflineError::Io {
-                    on: On::Backing,
-                    doing: "writing to the backing device",
-                    error: format!("sector {to}: {error}"),
-                })
-            });
+            let to = map.data_offset + piece.range.start.0;
+            let written = backing.write(to, bytes.into(), Durability::Volatile).await;
+            written.map_err(|error| OfflineError::Io {
+                on: On::Backing,
+                doing: "writing to the backing device",
+                error: format!("sector {to}: {error}"),
+            })
+        });
         join_all(copies.collect::<Vec<_>>()).await.into_iter().collect::<Result<(), _>>()?;
         pieces.iter().for_each(|piece| phase.add(piece.range.bytes()));
     }
@@ -147,14 +150,17 @@ async fn write_back<D: Device>(
 }
 
 /// Changes the superblock of a backing device. All that changes is in its first sector.
-async fn write_superblock<D: Device>(backing: &D, superblock: &Superblock) -> Result<(), OfflineError> {
+async fn write_superblock<D: Device>(
+    backing: &D,
+    superblock: &Superblock,
+) -> Result<(), OfflineError> {
     const DOING: &str = "writing the superblock of the backing device";
     let bytes = superblock.encode();
-    let first = (backing.geometry().logical_block_bytes as usize).clamp(SECTOR_BYTES as usize, bytes.len());
+    let first =
+        (backing.geometry().logical_block_bytes as usize).clamp(SECTOR_BYTES as usize, bytes.len());
     let head = Buf::from_bytes(bytes.get(..first).unwrap_or(&bytes));
-    backing
-        .write(SUPERBLOCK_SECTOR, head.into(), Durability::Fua)
-        .await
-        .map_err(|error| OfflineError::Io { on: On::Backing, doing: DOING, error: error.to_string() })?;
+    backing.write(SUPERBLOCK_SECTOR, head.into(), Durability::Fua).await.map_err(|error| {
+        OfflineError::Io { on: On::Backing, doing: DOING, error: error.to_string() }
+    })?;
     flush(backing, On::Backing, DOING).await
 }

@@ -11,10 +11,14 @@ fn images_of_the_driver_are_clean() {
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());
         let volumes = case.volumes();
-        let backing: Vec<MemDevice> =
-            volumes.iter().filter_map(|volume| volume.backing.clone()).map(MemDevice::new).collect();
+        let backing: Vec<MemDevice> = volumes
+            .iter()
+            .filter_map(|volume| volume.backing.clone())
+            .map(MemDevice::new)
+            .collect();
         let report =
-            run(check(&cache, &backing.iter().collect::<Vec<_>>(), None, CheckOptions::default())).report;
+            run(check(&cache, &backing.iter().collect::<Vec<_>>(), None, CheckOptions::default()))
+                .report;
         println!("{}: {:?} {:?}", case.name, report.stats, report.counts);
         for finding in &report.findings {
             println!("{finding}");

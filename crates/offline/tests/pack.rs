@@ -11,8 +11,9 @@ use support::{Case, MemDevice, cases, frozen, run};
 use ubcache_env::{Buf, Device, IoError, SectorRange};
 use ubcache_format::{BucketNr, Sector};
 use ubcache_offline::{
-    Cache, CheckOptions, Checked, Dump, DumpPart, NodeVisit, OfflineError, Owner, Packing, RecoverOptions,
-    RepairOptions, Report, Visitor, check, map_backed, open_set, pack, recover, survey, walk,
+    Cache, CheckOptions, Checked, Dump, DumpPart, NodeVisit, OfflineError, Owner, Packing,
+    RecoverOptions, RepairOptions, Report, Visitor, check, map_backed, open_set, pack, recover,
+    survey, walk,
 };
 
 fn packed(device: &MemDevice) -> (Vec<u8>, Packing) {
@@ -70,7 +71,10 @@ fn a_pack_is_read_as_the_device_is() {
         let image = MemDevice::new(case.cache.clone());
         let (file, packing) = packed(&image);
         assert!(packing.is_clean(), "{}: {:?}", case.name, packing.report.errors());
-        assert_eq!((packing.tables[0], packing.unreadable.len()), (u64::from(case.name != "fresh"), 0));
+        assert_eq!(
+            (packing.tables[0], packing.unreadable.len()),
+            (u64::from(case.name != "fresh"), 0)
+        );
         println!(
             "{}: {} bytes of metadata in {} of a device of {}",
             case.name, packing.raw_bytes, packing.file_bytes, packing.device_bytes
@@ -124,7 +128,9 @@ fn no_user_data_is_in_a_pack() {
                 image[from..upto].copy_from_slice(&secret[..upto - from]);
                 secrets += 1;
             };
-            for (number, known) in view.buckets.iter().enumerate().skip(geometry.first_bucket as usize) {
+            for (number, known) in
+                view.buckets.iter().enumerate().skip(geometry.first_bucket as usize)
+            {
                 let (start, end) = (number * bucket, (number + 1) * bucket);
                 match known.owner {
                     Owner::Free | Owner::Clean | Owner::Dirty => hide(start, end),
@@ -133,7 +139,8 @@ fn no_user_data_is_in_a_pack() {
                         hide(start + used, end);
                     }
                     Owner::Journal => {
-                        let entries = view.journal.places.get(number - geometry.first_bucket as usize);
+                        let entries =
+                            view.journal.places.get(number - geometry.first_bucket as usize);
                         let last = entries.and_then(|entries| entries.last());
                         let used = last.map_or(0, |last| (last.offset + last.bytes) as usize);
                         hide(start + used, end);
@@ -173,12 +180,15 @@ fn kinds(report: &Report) -> Vec<(&'static str, u64)> {
 /// of the device.
 #[test]
 fn damage_is_the_same_in_a_pack() {
-    let rounds: u64 = std::env::var("UBCACHE_DAMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let rounds: u64 =
+        std::env::var("UBCACHE_DAMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let case = frozen("writeback-crash");
     let image = MemDevice::new(case.cache.clone());
     let mut structures = Structures::default();
     let view = run(walk(&image, &mut structures, &())).expect("a set");
-    structures.list.push(("superblock", 4096..4096 + 208 + 8 * view.geometry.journal_buckets as usize));
+    structures
+        .list
+        .push(("superblock", 4096..4096 + 208 + 8 * view.geometry.journal_buckets as usize));
     for index in 0..view.geometry.journal_buckets {
         let at = view.geometry.journal_bucket(index).0 as usize * BUCKET;
         structures.list.push(("journal", at..at + BUCKET));
@@ -206,16 +216,23 @@ fn damage_is_the_same_in_a_pack() {
         );
         assert_eq!(packing.is_clean(), report.is_clean(), "{name}");
         damaged += u64::from(!report.is_clean());
-        let view = |cache| run(open_set(cache, true, &())).ok().map(|(view, _)| (view.extents, view.lost));
+        let view =
+            |cache| run(open_set(cache, true, &())).ok().map(|(view, _)| (view.extents, view.lost));
         assert_eq!(view(&pack), view(&whole), "{name}");
         let options = RepairOptions::default();
-        let from_pack = run(survey(&pack, &[&backing], options, &())).map_err(|error| error.to_string());
-        let from_device = run(survey(&whole, &[&backing], options, &())).map_err(|error| error.to_string());
+        let from_pack =
+            run(survey(&pack, &[&backing], options, &())).map_err(|error| error.to_string());
+        let from_device =
+            run(survey(&whole, &[&backing], options, &())).map_err(|error| error.to_string());
         match (from_pack, from_device) {
             (Ok(pack), Ok(device)) => {
                 assert_eq!(pack.uncertain, device.uncertain, "{name}");
                 assert_eq!(pack.kept_sectors, device.kept_sectors, "{name}");
-                assert_eq!((pack.superblock, pack.slots), (device.superblock, device.slots), "{name}");
+                assert_eq!(
+                    (pack.superblock, pack.slots),
+                    (device.superblock, device.slots),
+                    "{name}"
+                );
             }
             (pack, device) => assert!(pack.is_err() && device.is_err(), "{name}"),
         }
@@ -248,8 +265,8 @@ fn unreadable_sectors_are_unreadable_in_a_pack() {
             "sector {bad}"
         );
         let options = RepairOptions::default();
-        let [pack, whole] =
-            [&pack, &whole].map(|cache| run(survey(cache, &[&backing], options, &())).expect("a survey"));
+        let [pack, whole] = [&pack, &whole]
+            .map(|cache| run(survey(cache, &[&backing], options, &())).expect("a survey"));
         assert_eq!(pack.uncertain, whole.uncertain, "sector {bad}");
         assert_eq!(pack.kept_sectors, whole.kept_sectors, "sector {bad}");
     }
@@ -260,7 +277,8 @@ fn what_is_not_in_a_pack_is_said() {
     let case = frozen("writeback-crash");
     let pack = opened(packed(&MemDevice::new(case.cache.clone())).0);
     let view = run(open_set(&pack, false, &())).expect("a set").0;
-    let data = view.buckets.iter().position(|bucket| bucket.owner == Owner::Dirty).expect("dirty data");
+    let data =
+        view.buckets.iter().position(|bucket| bucket.owner == Owner::Dirty).expect("dirty data");
     let at = view.geometry.bucket_start(BucketNr(data as u32));
     assert_eq!(run(pack.read(at, Buf::zeroed(512))).1, Err(IoError::Absent));
     assert!(run(pack.write_zeroes(SectorRange::new(at, 1))).is_err());
@@ -304,7 +322,9 @@ fn a_changed_pack_is_never_taken_for_another_one() {
                     match result {
                         Ok(()) if bytes.as_slice() == &case.cache[at..at + 512] => {}
                         // Bytes behind the end of a structure are not kept.
-                        Ok(()) => assert!(bytes.as_slice().iter().rev().take(8).all(|byte| *byte == 0)),
+                        Ok(()) => {
+                            assert!(bytes.as_slice().iter().rev().take(8).all(|byte| *byte == 0))
+                        }
                         Err(IoError::Absent) => {}
                         Err(_) => unreadable += 1,
                     }

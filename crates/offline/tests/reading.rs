@@ -5,7 +5,9 @@ mod support;
 use support::build::{Numbers, build};
 use support::{MemDevice, cases, run};
 use ubcache_env::SectorRange;
-use ubcache_offline::{CheckOptions, TargetState, View, check, dump_for_restore, read_dump, restore, walk};
+use ubcache_offline::{
+    CheckOptions, TargetState, View, check, dump_for_restore, read_dump, restore, walk,
+};
 
 const EXTENTS: u64 = 60_000;
 
@@ -57,8 +59,13 @@ fn nodes_that_lie_together_are_read_together_and_once() {
         .filter(|read| nodes.iter().any(|node: &SectorRange| node.overlaps(read)))
         .copied()
         .collect();
-    let (count, bytes) = (of_nodes.len() as u64, of_nodes.iter().map(SectorRange::bytes).sum::<u64>());
-    println!("{} nodes of 4096 bytes in {count} reads of {} bytes on average", nodes.len(), bytes / count);
+    let (count, bytes) =
+        (of_nodes.len() as u64, of_nodes.iter().map(SectorRange::bytes).sum::<u64>());
+    println!(
+        "{} nodes of 4096 bytes in {count} reads of {} bytes on average",
+        nodes.len(),
+        bytes / count
+    );
     assert!(nodes.len() > 300);
     assert_eq!(bytes, nodes.iter().map(SectorRange::bytes).sum::<u64>(), "nothing but the nodes");
     assert!(bytes / count >= 256 << 10);

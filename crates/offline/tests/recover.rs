@@ -28,20 +28,34 @@ fn volumes_read_as_the_driver_reads_them() {
             let map = match &backing {
                 Some(backing) => run(map_backed(&view, backing, false)).expect("a volume"),
                 None => {
-                    let slot =
-                        view.uuids.iter().position(|slot| slot.flash_only).expect("a flash-only volume");
+                    let slot = view
+                        .uuids
+                        .iter()
+                        .position(|slot| slot.flash_only)
+                        .expect("a flash-only volume");
                     map_flash_only(&view, Inode(slot as u32)).expect("a flash-only volume")
                 }
             };
             assert_eq!(map.sectors * 512, volume.bytes, "{}", case.name);
             assert_eq!(map.dirty_sectors(), volume.dirty_sectors, "{}", case.name);
-            assert_eq!(digest(&content(&map, &cache, backing.as_ref())), volume.sha256, "{}", case.name);
+            assert_eq!(
+                digest(&content(&map, &cache, backing.as_ref())),
+                volume.sha256,
+                "{}",
+                case.name
+            );
         }
     }
 }
 
 /// After a recovery: the content is there with the cache, and without it; the set has no damage.
-fn check_recovered(case: &Case, cache: &MemDevice, backings: &[MemDevice], of: usize, detached: bool) {
+fn check_recovered(
+    case: &Case,
+    cache: &MemDevice,
+    backings: &[MemDevice],
+    of: usize,
+    detached: bool,
+) {
     let volumes = case.volumes();
     let backing = &backings[of];
     assert_eq!(volume_digest(cache, backing), volumes[of].sha256, "{}: with the cache", case.name);
@@ -50,7 +64,8 @@ fn check_recovered(case: &Case, cache: &MemDevice, backings: &[MemDevice], of: u
     let state = if detached { BackingState::None } else { BackingState::Clean };
     assert_eq!(superblock(backing).state(), state, "{}", case.name);
     let report =
-        run(check(cache, &backings.iter().collect::<Vec<_>>(), None, CheckOptions::default())).report;
+        run(check(cache, &backings.iter().collect::<Vec<_>>(), None, CheckOptions::default()))
+            .report;
     assert!(report.is_clean(), "{}: {:?} {:?}", case.name, report.counts, report.errors());
     if !detached {
         let map = run(map_backed(&view(cache), backing, false)).expect("a volume");
@@ -69,8 +84,12 @@ fn recovered_volumes_are_complete_without_the_cache() {
             let cache = MemDevice::new(case.cache.clone());
             let backings = backings_of(&case);
             for (index, backing) in backings.iter().enumerate() {
-                let others: Vec<String> =
-                    case.volumes().iter().skip(index + 1).map(|volume| volume.sha256.clone()).collect();
+                let others: Vec<String> = case
+                    .volumes()
+                    .iter()
+                    .skip(index + 1)
+                    .map(|volume| volume.sha256.clone())
+                    .collect();
                 let dry = RecoverOptions { detach, dry_run: true, damaged: false };
                 let (told, _) = run(recover(&cache, backing, dry, &())).expect("a dry run");
                 assert_eq!(told.outcome, Outcome::DryRun);
@@ -83,9 +102,15 @@ fn recovered_volumes_are_complete_without_the_cache() {
                 check_recovered(&case, &cache, &backings, index, detach);
                 // The other volumes of the set are what they were.
                 for (other, digest) in backings.iter().skip(index + 1).zip(others) {
-                    assert_eq!(volume_digest(&cache, other), digest, "{}: another volume", case.name);
+                    assert_eq!(
+                        volume_digest(&cache, other),
+                        digest,
+                        "{}: another volume",
+                        case.name
+                    );
                 }
-                let (again, _) = run(recover(&cache, backing, options, &())).expect("a second recovery");
+                let (again, _) =
+                    run(recover(&cache, backing, options, &())).expect("a second recovery");
                 let expected = if detach { Outcome::AlreadyDetached } else { Outcome::Clean };
                 assert_eq!(again.outcome, expected);
                 check_recovered(&case, &cache, &backings, index, detach);
@@ -111,7 +136,8 @@ fn a_recovery_can_be_interrupted_at_every_write() {
         stops.extend((0..backing_writes).step_by(step as usize).map(|k| (u64::MAX, k)));
         stops.extend((backing_writes.saturating_sub(6)..backing_writes).map(|k| (u64::MAX, k)));
         println!(
-            "detach {detach}: {cache_writes} writes to the cache, {backing_writes} to the backing device"
+            "detach {detach}: {cache_writes} writes to the cache, {backing_writes} to the backing \
+             device"
         );
         for (on_cache, on_backing) in stops {
             let (cache, backings) = (MemDevice::new(case.cache.clone()), backings_of(&case));
@@ -121,7 +147,11 @@ fn a_recovery_can_be_interrupted_at_every_write() {
             assert!(matches!(stopped, Err(OfflineError::Io { .. })), "{stopped:?}");
             cache.stop_at(u64::MAX);
             backings[0].stop_at(u64::MAX);
-            assert_eq!(volume_digest(&cache, &backings[0]), expected, "stopped at {on_cache} {on_backing}");
+            assert_eq!(
+                volume_digest(&cache, &backings[0]),
+                expected,
+                "stopped at {on_cache} {on_backing}"
+            );
             let report = run(check(&cache, &[&backings[0]], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "stopped at {on_cache} {on_backing}: {:?}", report.errors());
             run(recover(&cache, &backings[0], options, &())).expect("a recovery");

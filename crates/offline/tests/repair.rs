@@ -6,8 +6,8 @@ mod support;
 use support::{Case, MemDevice, cases, content, digest, frozen, run, view};
 use ubcache_format::{Inode, Superblock};
 use ubcache_offline::{
-    CheckOptions, NodeVisit, Repair, RepairOptions, Visitor, check, copy_device, map_backed, survey, walk,
-    write_repaired,
+    CheckOptions, NodeVisit, Repair, RepairOptions, Visitor, check, copy_device, map_backed,
+    survey, walk, write_repaired,
 };
 
 struct Set {
@@ -31,7 +31,8 @@ impl Set {
 
     /// Repairs a copy; everything that is not listed reads as before the damage.
     fn repaired(&self, options: RepairOptions) -> (Repair, Vec<u8>) {
-        let mut repair = run(survey(&self.cache, &[&self.backing], options, &())).expect("a survey");
+        let mut repair =
+            run(survey(&self.cache, &[&self.backing], options, &())).expect("a survey");
         let copy = MemDevice::new(vec![0; self.case.cache.len()]);
         let unreadable = run(copy_device(&self.cache, &copy, &())).expect("a copy");
         assert_eq!(unreadable, Vec::new());
@@ -46,7 +47,10 @@ impl Set {
                 wrong += 1;
                 let key = ubcache_format::Sector(sector as u64) + map.data_offset.0;
                 let range = ubcache_env::SectorRange::new(key, 1);
-                assert!(repair.is_uncertain(self.inode, range), "sector {sector} differs and is not listed");
+                assert!(
+                    repair.is_uncertain(self.inode, range),
+                    "sector {sector} differs and is not listed"
+                );
             }
         }
         println!(
@@ -93,10 +97,15 @@ fn nodes(cache: &MemDevice) -> Nodes {
 fn no_image_of_the_driver_needs_a_repair() {
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());
-        let backings: Vec<MemDevice> =
-            case.volumes().iter().filter_map(|volume| volume.backing.clone()).map(MemDevice::new).collect();
+        let backings: Vec<MemDevice> = case
+            .volumes()
+            .iter()
+            .filter_map(|volume| volume.backing.clone())
+            .map(MemDevice::new)
+            .collect();
         let backings: Vec<&MemDevice> = backings.iter().collect();
-        let repair = run(survey(&cache, &backings, RepairOptions::default(), &())).expect("a survey");
+        let repair =
+            run(survey(&cache, &backings, RepairOptions::default(), &())).expect("a survey");
         assert!(repair.is_clean(), "{}: {:?}", case.name, repair.report.errors());
         assert_eq!(repair.uncertain, Vec::new(), "{}", case.name);
         let dirty: u64 = case.volumes().iter().map(|volume| volume.dirty_sectors).sum();
@@ -107,7 +116,8 @@ fn no_image_of_the_driver_needs_a_repair() {
 #[test]
 fn nothing_is_repaired_that_is_whole() {
     let set = Set::new("writeback-crash");
-    let repair = run(survey(&set.cache, &[&set.backing], RepairOptions::default(), &())).expect("a survey");
+    let repair =
+        run(survey(&set.cache, &[&set.backing], RepairOptions::default(), &())).expect("a survey");
     assert!(repair.is_clean());
     assert_eq!(repair.uncertain, Vec::new());
     assert_eq!(repair.kept_sectors, 60_473);
@@ -124,7 +134,8 @@ fn a_damaged_leaf_leaves_the_others() {
         assert!(!repair.is_clean());
         assert!(!repair.uncertain.is_empty());
         assert!(repair.kept_sectors > 0, "the other leaves are certain");
-        let (best, _) = set.repaired(RepairOptions { use_uncertain: true, ..RepairOptions::default() });
+        let (best, _) =
+            set.repaired(RepairOptions { use_uncertain: true, ..RepairOptions::default() });
         assert_eq!(best.uncertain.len(), repair.uncertain.len());
         set.cache.change(|image| image[leaf + 40] ^= 1);
     }
@@ -182,7 +193,8 @@ fn a_lost_superblock_is_found_again() {
             assert_eq!(repair.uncertain, Vec::new());
             assert_eq!(digest(&now), digest(&set.whole));
             assert_eq!(repair.view().geometry, before.geometry(), "{name}");
-            set.cache.change(|image| image[4096..8192].copy_from_slice(&set.case.cache[4096..8192]));
+            set.cache
+                .change(|image| image[4096..8192].copy_from_slice(&set.case.cache[4096..8192]));
         }
     }
 }

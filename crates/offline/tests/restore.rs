@@ -13,8 +13,8 @@ use support::damage::Random;
 use support::{MemDevice, cases, content, frozen, run, view};
 use ubcache_format::Inode;
 use ubcache_offline::{
-    Bucket, CheckOptions, Dumped, OfflineError, Owner, Restored, Standing, TargetState, View, check,
-    dump_for_restore, look_at_target, map_backed, map_flash_only, read_dump, restore,
+    Bucket, CheckOptions, Dumped, OfflineError, Owner, Restored, Standing, TargetState, View,
+    check, dump_for_restore, look_at_target, map_backed, map_flash_only, read_dump, restore,
 };
 
 fn dump(cache: &MemDevice) -> Vec<String> {
@@ -41,7 +41,8 @@ fn onto_new_file(lines: &[String]) -> (MemDevice, Restored) {
 /// The lines of a dump, the number of the journal entry left out, and the generations of buckets
 /// without data apart.
 fn taken_apart(lines: &[String]) -> (Vec<Value>, Vec<u8>) {
-    let mut lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut lines: Vec<Value> =
+        lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     lines[0]["journal_seq"] = Value::Null;
     let bucket_sectors = lines[1]["bucket_sectors"].as_u64().expect("a number");
     let mut generations: Vec<u8> = Vec::new();
@@ -74,8 +75,11 @@ fn assert_same(before: &[String], after: &[String]) {
     let (before, generations) = taken_apart(before);
     let (after, then) = taken_apart(after);
     assert_eq!(before, after);
-    let advanced =
-        generations.iter().zip(&then).filter(|(before, then)| **then == before.wrapping_add(1)).count();
+    let advanced = generations
+        .iter()
+        .zip(&then)
+        .filter(|(before, then)| **then == before.wrapping_add(1))
+        .count();
     let same = generations.iter().zip(&then).filter(|(before, then)| before == then).count();
     assert_eq!(advanced + same, generations.len());
     assert!(advanced > 0, "the metadata of the restored set is somewhere");
@@ -87,7 +91,9 @@ fn assert_same_set(before: &View, after: &View) {
     assert_eq!(before.uuids, after.uuids);
     let extents = |view: &View| {
         let parts = view.extents.iter();
-        parts.map(|it| (it.inode(), it.range(), it.pointer(), it.is_dirty(), it.csum())).collect::<Vec<_>>()
+        parts
+            .map(|it| (it.inode(), it.range(), it.pointer(), it.is_dirty(), it.csum()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(extents(before), extents(after));
     for (number, (old, new)) in before.buckets.iter().zip(&after.buckets).enumerate() {
@@ -96,7 +102,10 @@ fn assert_same_set(before: &View, after: &View) {
             assert_eq!(known(old), known(new), "bucket {number}");
         } else {
             assert!(!new.generation.is_ahead(old.generation), "bucket {number} goes back in time");
-            assert!(!matches!(new.owner, Owner::Clean | Owner::Dirty), "bucket {number} has no data");
+            assert!(
+                !matches!(new.owner, Owner::Clean | Owner::Dirty),
+                "bucket {number} has no data"
+            );
         }
     }
 }
@@ -106,9 +115,13 @@ fn contents(cache: &MemDevice, backings: &[MemDevice]) -> Vec<Vec<u8>> {
     let view = view(cache);
     let mut all: Vec<Vec<u8>> = backings
         .iter()
-        .map(|disk| content(&run(map_backed(&view, disk, false)).expect("a volume"), cache, Some(disk)))
+        .map(|disk| {
+            content(&run(map_backed(&view, disk, false)).expect("a volume"), cache, Some(disk))
+        })
         .collect();
-    for (slot, _) in view.uuids.iter().enumerate().filter(|(_, slot)| slot.is_live() && slot.flash_only) {
+    for (slot, _) in
+        view.uuids.iter().enumerate().filter(|(_, slot)| slot.is_live() && slot.flash_only)
+    {
         let map = map_flash_only(&view, Inode(slot as u32)).expect("a volume");
         all.push(content(&map, cache, None));
     }
@@ -117,27 +130,35 @@ fn contents(cache: &MemDevice, backings: &[MemDevice]) -> Vec<Vec<u8>> {
 
 fn assert_clean(cache: &MemDevice, backings: &[MemDevice]) {
     let report =
-        run(check(cache, &backings.iter().collect::<Vec<_>>(), None, CheckOptions::default())).report;
+        run(check(cache, &backings.iter().collect::<Vec<_>>(), None, CheckOptions::default()))
+            .report;
     assert!(report.is_clean(), "{:?}", report.errors());
 }
 
 fn numbers() -> impl Strategy<Value = Numbers> {
-    let sizes = (prop::sample::select(vec![8, 16, 32]), prop::sample::select(vec![1, 2, 4, 8]), 513_u32..700);
+    let sizes = (
+        prop::sample::select(vec![8, 16, 32]),
+        prop::sample::select(vec![1, 2, 4, 8]),
+        513_u32..700,
+    );
     (sizes, 0_usize..4, 0_usize..60, 4_usize..18, any::<u64>()).prop_map(
-        |((bucket_sectors, block_sectors, buckets), volumes, extents, keys_in_a_leaf, seed)| Numbers {
-            bucket_sectors,
-            block_sectors,
-            buckets,
-            volumes,
-            extents,
-            keys_in_a_leaf,
-            seed,
+        |((bucket_sectors, block_sectors, buckets), volumes, extents, keys_in_a_leaf, seed)| {
+            Numbers {
+                bucket_sectors,
+                block_sectors,
+                buckets,
+                volumes,
+                extents,
+                keys_in_a_leaf,
+                seed,
+            }
         },
     )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None,
+        ..ProptestConfig::default() })]
     #[test]
     fn what_was_dumped_is_restored(numbers in numbers(), damage: u64) {
         let Built { cache, backings, metadata, .. } = build(&numbers);
@@ -154,7 +175,8 @@ proptest! {
         assert_clean(&new, &[]);
         assert_same(&lines, &dump(&new));
         assert_same_set(&set, &view(&new));
-        prop_assert_eq!(done.extents as usize, lines.iter().filter(|line| line.contains(r#""extent""#)).count());
+        prop_assert_eq!(done.extents as usize, lines.iter()
+            .filter(|line| line.contains(r#""extent""#)).count());
 
         // On a copy whose metadata is broken, in part or as a whole.
         let mut random = Random(damage);
@@ -186,8 +208,12 @@ proptest! {
 fn images_of_the_driver_are_restored() {
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());
-        let backings: Vec<MemDevice> =
-            case.volumes().iter().filter_map(|volume| volume.backing.clone()).map(MemDevice::new).collect();
+        let backings: Vec<MemDevice> = case
+            .volumes()
+            .iter()
+            .filter_map(|volume| volume.backing.clone())
+            .map(MemDevice::new)
+            .collect();
         if case.name == "fresh" {
             let nothing = run(dump_for_restore(&cache, |_| Ok(()), &()));
             assert_eq!(nothing.map(|_| ()), Err(OfflineError::NeverStarted));
@@ -203,11 +229,15 @@ fn images_of_the_driver_are_restored() {
         let set = view(&cache);
         let bucket = set.geometry.bucket_bytes() as usize;
         let metadata: Vec<usize> = (set.geometry.first_bucket as usize..set.buckets.len())
-            .filter(|number| !matches!(set.buckets[*number].owner.word(), "clean data" | "dirty data"))
+            .filter(|number| {
+                !matches!(set.buckets[*number].owner.word(), "clean data" | "dirty data")
+            })
             .collect();
         cache.change(|image| {
             image[..8192].fill(0);
-            metadata.iter().for_each(|number| image[number * bucket..(number + 1) * bucket].fill(0xa5));
+            metadata
+                .iter()
+                .for_each(|number| image[number * bucket..(number + 1) * bucket].fill(0xa5));
         });
         assert!(!run(check(&cache, &[], None, CheckOptions::default())).report.is_clean());
         let dumped = read(&lines);
@@ -315,7 +345,8 @@ fn what_is_no_dump_is_refused() {
     assert_eq!(field(pointed, "sectors", 70_000.into()), pointed + 1);
     assert_eq!(field(pointed, "dirty", 1.into()), pointed + 1);
     // Restored all the same, such a pointer was damage on the device that had been overwritten.
-    let all: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let all: Vec<Value> =
+        lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let generation = all[pointed]["generation"].as_u64().expect("a generation");
     assert_eq!(field(pointed, "generation", ((generation + 256 - 97) % 256).into()), pointed + 1);
     // Two extents in one place.
@@ -335,7 +366,8 @@ fn what_is_no_dump_is_refused() {
 #[test]
 fn metadata_goes_where_no_pointer_gets_too_stale() {
     let mut lines = dump(&MemDevice::new(frozen("writeback-clean").cache));
-    let mut values: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut values: Vec<Value> =
+        lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let bucket_sectors = values[1]["bucket_sectors"].as_u64().expect("a number");
     let (first, upto) = (read(&lines).superblock().geometry(), 8);
     let data: BTreeSet<u64> =
@@ -362,7 +394,8 @@ fn metadata_goes_where_no_pointer_gets_too_stale() {
         let at = (bucket - line["first"].as_u64().expect("a number")) as usize;
         line["generations"][at] = 100.into();
         let extent = serde_json::json!({
-            "type": "extent", "volume": volume, "sector": end + 8 * index as u64, "sectors": 8, "dirty": false,
+            "type": "extent", "volume": volume, "sector": end + 8 * index as u64, "sectors": 8,
+            "dirty": false,
             "at": bucket * bucket_sectors, "generation": 100 - 96,
         });
         values.insert(last + index, extent);

@@ -43,7 +43,9 @@ fn tell(title: &str, chapter: impl Fn(u64) -> Telling) {
 fn main() {
     for (name, mutation) in protocols() {
         println!("\n{name}\n{}", "═".repeat(name.chars().count()));
-        tell("A write takes five seconds, a read comes after one", |seed| late_write(mutation, seed));
+        tell("A write takes five seconds, a read comes after one", |seed| {
+            late_write(mutation, seed)
+        });
         tell("The power fails when a write has been answered", |seed| power_loss(mutation, seed));
         tell("Writes of 1 MiB against a read without end", |seed| busy_reader(mutation, seed));
     }

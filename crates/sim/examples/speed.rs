@@ -21,7 +21,8 @@ const SEEDS: u64 = 400;
 fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
     let fields = stat.rsplit(')').next().expect("the name of the program is in brackets");
-    let ticks: Vec<i64> = fields.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    let ticks: Vec<i64> =
+        fields.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     // The first word is a letter; utime and stime are fields 14 and 15 of the line.
     (ticks[10] + ticks[11]) as f64 / 100.0
 }
@@ -46,7 +47,10 @@ fn measure<S: System>(name: &str, options: DrawOptions) {
 }
 
 fn main() {
-    println!("| | seeds | operations | device I/Os | crashes | processor s | I/Os per s | virtual s per s |");
+    println!(
+        "| | seeds | operations | device I/Os | crashes | processor s | I/Os per s | virtual s per \
+         s |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     let usual = DrawOptions::default();
     measure::<CacheSystem>("engine, as drawn", usual);

@@ -40,7 +40,8 @@ fn uuid(seed: u64, name: &str) -> Uuid {
 
 /// The superblock of a disk as it is, if it can be read.
 fn superblock_of(disk: &SimDisk) -> Option<Superblock> {
-    let bytes = disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES));
+    let bytes =
+        disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES));
     Superblock::parse(&bytes).ok()
 }
 
@@ -66,7 +67,9 @@ fn options(setup: &Setup) -> SetOptions {
     let shape = &setup.plan.cache;
     let generations = match CacheShape::ALL_GENERATIONS / shape.generations {
         ..=1 => Generations::default(),
-        step => Generations { step: step as u8, rewrite_age: 2 * step as u8, ..Generations::default() },
+        step => {
+            Generations { step: step as u8, rewrite_age: 2 * step as u8, ..Generations::default() }
+        }
     };
     let standard = Tuning::default();
     SetOptions {
@@ -88,7 +91,11 @@ fn options(setup: &Setup) -> SetOptions {
             extents_in_memory_max: shape.extents_in_memory as usize,
             generations,
             // So that requests of plans are long enough for it.
-            split_above: if mix(setup.plan.seed).is_multiple_of(3) { 16 } else { standard.split_above },
+            split_above: if mix(setup.plan.seed).is_multiple_of(3) {
+                16
+            } else {
+                standard.split_above
+            },
             ..standard
         },
         mutation: setup.mutation,
@@ -113,10 +120,15 @@ impl CacheSystem {
     async fn until_published(&self, volume: &CachedVolume<SimEnv>) -> Result<(), String> {
         let waiting = || {
             let copies = volume.inspect().copies;
-            copies.into_iter().filter(|copy| copy.state == CopyState::Unpublished).collect::<Vec<_>>()
+            copies
+                .into_iter()
+                .filter(|copy| copy.state == CopyState::Unpublished)
+                .collect::<Vec<_>>()
         };
         let before = waiting();
-        while waiting().iter().any(|copy| before.contains(copy)) && self.set.status().failed.is_none() {
+        while waiting().iter().any(|copy| before.contains(copy))
+            && self.set.status().failed.is_none()
+        {
             self.env.sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -168,30 +180,37 @@ impl System for CacheSystem {
         let superblocks: Vec<_> = setup.backing.iter().map(superblock_of).collect();
         if mix(setup.plan.seed).is_multiple_of(2) {
             let remedies = setup.word.remedies.borrow();
-            let unchosen = superblocks.iter().enumerate().filter(|(index, _)| !remedies.contains_key(index));
+            let unchosen =
+                superblocks.iter().enumerate().filter(|(index, _)| !remedies.contains_key(index));
             options.expected = unchosen.filter_map(|(_, superblock)| superblock.clone()).collect();
         }
-        let set = CacheSet::open(env.clone(), setup.cache.clone(), options).await.map_err(|error| {
-            if let EngineError::OlderCopy { uuid, .. } = &error {
-                let is_it =
-                    |superblock: &Option<Superblock>| superblock.as_ref().is_some_and(|it| it.uuid == *uuid);
-                setup.word.refused.set(superblocks.iter().position(is_it));
-            }
-            format!("opening the set: {error}")
-        })?;
+        let set =
+            CacheSet::open(env.clone(), setup.cache.clone(), options).await.map_err(|error| {
+                if let EngineError::OlderCopy { uuid, .. } = &error {
+                    let is_it = |superblock: &Option<Superblock>| {
+                        superblock.as_ref().is_some_and(|it| it.uuid == *uuid)
+                    };
+                    setup.word.refused.set(superblocks.iter().position(is_it));
+                }
+                format!("opening the set: {error}")
+            })?;
         // A policy that is changed while the set runs, at every start.
         if mix(setup.plan.seed).is_multiple_of(12) {
             for policy in ["lru", "scan-resistant"] {
-                set.set_attribute("cache_replacement_policy", policy).map_err(|error| error.to_string())?;
+                set.set_attribute("cache_replacement_policy", policy)
+                    .map_err(|error| error.to_string())?;
             }
         }
         let mut volumes = Vec::new();
         for (index, disk) in setup.backing.iter().enumerate() {
             let choice = setup.word.remedies.borrow().get(&index).map(choice);
-            let options = AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
+            let options =
+                AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
             let volume = set.attach(disk.clone(), options).await;
             use EngineError::{BeyondEnd, DirtyElsewhere, OlderCopy, WouldLose};
-            if let Err(OlderCopy { .. } | WouldLose(_) | BeyondEnd { .. } | DirtyElsewhere { .. }) = &volume {
+            if let Err(OlderCopy { .. } | WouldLose(_) | BeyondEnd { .. } | DirtyElsewhere { .. }) =
+                &volume
+            {
                 setup.word.refused.set(Some(index));
             }
             volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
@@ -212,16 +231,26 @@ impl System for CacheSystem {
                     "until-published" => return self.until_published(volume).await,
                     "detach" => self.set.detach(volume).await,
                     "attach" => self.set.attach_again(volume).await,
-                    _ => return volume.set_attribute(&name, &value).map_err(|error| error.to_string()),
+                    _ => {
+                        return volume
+                            .set_attribute(&name, &value)
+                            .map_err(|error| error.to_string());
+                    }
                 };
                 match done {
                     // Plans do not know what state the volume is in.
-                    Ok(()) | Err(EngineError::NotAttached | EngineError::AlreadyAttached(_)) => Ok(()),
+                    Ok(()) | Err(EngineError::NotAttached | EngineError::AlreadyAttached(_)) => {
+                        Ok(())
+                    }
                     Err(error) => Err(error.to_string()),
                 }
             }
-            Command::CollectGarbage => self.set.trigger_gc().await.map_err(|error| error.to_string()),
-            Command::EvictClean => self.set.evict_all_clean().await.map_err(|error| error.to_string()),
+            Command::CollectGarbage => {
+                self.set.trigger_gc().await.map_err(|error| error.to_string())
+            }
+            Command::EvictClean => {
+                self.set.evict_all_clean().await.map_err(|error| error.to_string())
+            }
         }
     }
 
@@ -240,8 +269,9 @@ impl System for CacheSystem {
 
     fn inspect_memory(&self, setup: &Setup) -> Option<Violation> {
         let volumes = self.volumes.iter().zip(&setup.backing);
-        let mut checks = volumes
-            .map(|(volume, backing)| check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT));
+        let mut checks = volumes.map(|(volume, backing)| {
+            check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT)
+        });
         checks.find_map(|violation| violation).or_else(|| check_set_view(&self.set.inspect()))
     }
 

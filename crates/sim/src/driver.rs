@@ -1,12 +1,14 @@
-//! A run of the Linux driver, as far as ubcache can tell from what is on the disks afterwards (docs/internals/interop.md).
+//! A run of the Linux driver, as far as ubcache can tell from what is on the disks afterwards
+//! (docs/internals/interop.md).
 //!
-//! It takes the set, writes for clients of its own, and gives the set back. Nothing of it takes time. In what it leaves
-//! it behaves as the real one was seen to:
+//! It takes the set, writes for clients of its own, and gives the set back. Nothing of it takes
+//! time. In what it leaves it behaves as the real one was seen to:
 //!
-//! * Its journal entries begin a new bucket of the ring, and alternate between two buffers, of which one holds the
-//!   padding of an entry that it has read.
+//! * Its journal entries begin a new bucket of the ring, and alternate between two buffers, of
+//!   which one holds the padding of an entry that it has read.
 //! * A write past the cache may leave the old block in it as clean.
-//! * Its prio chain may lag: what it writes to a bucket has the next generation, and nothing says so but the key.
+//! * Its prio chain may lag: what it writes to a bucket has the next generation, and nothing says
+//!   so but the key.
 //! * If it is killed, dirty keys stay that were written back and whose bucket was given away.
 
 use std::pin::pin;
@@ -14,8 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 use ubcache_env::{Buf, Sector, SectorRange};
 use ubcache_format::{
-    BackingState, BucketNr, Generation, Geometry, JOURNAL_HEADER_BYTES, JournalEntry, Key, Padding, Pointer,
-    PrioEntry, SUPERBLOCK_SECTOR, Superblock, crc64_we, encode_entry, encode_prio, parse_prio, scan_bucket,
+    BackingState, BucketNr, Generation, Geometry, JOURNAL_HEADER_BYTES, JournalEntry, Key, Padding,
+    Pointer, PrioEntry, SUPERBLOCK_SECTOR, Superblock, crc64_we, encode_entry, encode_prio,
+    parse_prio, scan_bucket,
 };
 use ubcache_offline::{EntryPlace, Owner, Source, View, VolumeMap, map_backed, walk};
 
@@ -30,8 +33,9 @@ const PADDING: [std::ops::Range<usize>; 2] = [64..104, 128..168];
 /// Keys in an entry at most.
 const KEYS_MAX: u64 = 3;
 
-/// Runs the driver on the disks of a run. `write` is asked for what a client of the driver writes to a range of a
-/// volume, and takes the write for done. Says what happened; nothing if the driver can't have the set.
+/// Runs the driver on the disks of a run. `write` is asked for what a client of the driver writes
+/// to a range of a volume, and takes the write for done. Says what happened; nothing if the driver
+/// can't have the set.
 pub fn run(
     setup: &Setup,
     how: &DriverRun,
@@ -44,11 +48,14 @@ pub fn run(
     }
     let view = sound_set(&setup.cache)?;
     let volumes = (0..).zip(&setup.backing).filter_map(|(index, disk)| {
-        let map = finish(map_backed(&view, &disk.still(), false)).ok().filter(|map| map.inode.is_some())?;
+        let map = finish(map_backed(&view, &disk.still(), false))
+            .ok()
+            .filter(|map| map.inode.is_some())?;
         Some(Attached { index, disk, map })
     });
     let volumes: Vec<Attached<'_>> = volumes.collect();
-    let mut driver = Driver { setup, view: &view, volumes, rng, write, taken: Vec::new(), done: [0; 4] };
+    let mut driver =
+        Driver { setup, view: &view, volumes, rng, write, taken: Vec::new(), done: [0; 4] };
     driver.starts()?;
     let written = driver.journal(how)?;
     if how.killed {
@@ -56,7 +63,8 @@ pub fn run(
     }
     let [past, removed, dirty, stale] = driver.done;
     Some(format!(
-        "{written} entries; {past} writes left a stale copy, {removed} none, {dirty} are dirty; {stale} stale dirty keys"
+        "{written} entries; {past} writes left a stale copy, {removed} none, {dirty} are dirty; \
+         {stale} stale dirty keys"
     ))
 }
 
@@ -143,7 +151,8 @@ impl Driver<'_> {
         // With so few keys an entry takes one block.
         while written < how.entries && at + u64::from(geometry.block_sectors) <= bucket.end {
             seq = seq.next();
-            let keys = (0..self.rng.below(KEYS_MAX + 1)).filter_map(|_| self.client_writes()).collect();
+            let keys =
+                (0..self.rng.below(KEYS_MAX + 1)).filter_map(|_| self.client_writes()).collect();
             let entry = JournalEntry { seq, keys, padding: Padding::NONE, ..newest.entry.clone() };
             let mut bytes = encode_entry(&geometry, &entry);
             if (written % 2 == 0) == how.read_buffer_first {
@@ -196,8 +205,10 @@ impl Driver<'_> {
     /// A write past the cache that a read has crossed.
     fn past_a_copy_that_stays(&mut self, volume: usize) -> Option<Key> {
         let segments = self.volumes[volume].map.segments.iter();
-        let clean: Vec<SectorRange> =
-            segments.filter(|it| matches!(it.source, Source::Clean(_))).map(|it| it.range).collect();
+        let clean: Vec<SectorRange> = segments
+            .filter(|it| matches!(it.source, Source::Clean(_)))
+            .map(|it| it.range)
+            .collect();
         if clean.is_empty() {
             return None;
         }
@@ -239,7 +250,8 @@ impl Driver<'_> {
         let Attached { index, disk, .. } = &self.volumes[volume];
         let data = (self.write)(*index, range);
         self.setup.cache.poke(pointer.offset, data.as_slice());
-        let mut superblock = Superblock::parse(&disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
+        let mut superblock =
+            Superblock::parse(&disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
         superblock.set_state(BackingState::Dirty);
         // Whenever it writes one, it has the time of this registration.
         superblock.last_mount = self.view.superblock.last_mount.wrapping_add(LATER);
@@ -248,10 +260,12 @@ impl Driver<'_> {
         Some(Key::extent(self.inode(volume), self.key_range(volume, range), true, pointer))
     }
 
-    /// Every start of the driver counts in the superblock of the cache, and keeps what it does not know.
+    /// Every start of the driver counts in the superblock of the cache, and keeps what it does not
+    /// know.
     fn starts(&self) -> Option<()> {
         let cache = &self.setup.cache;
-        let mut superblock = Superblock::parse(&cache.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
+        let mut superblock =
+            Superblock::parse(&cache.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
         superblock.seq += 1;
         superblock.last_mount = superblock.last_mount.wrapping_add(LATER);
         cache.poke(SUPERBLOCK_SECTOR, &superblock.encode());
@@ -298,12 +312,15 @@ impl Driver<'_> {
         let Some(newest) = self.view.journal.newest() else { return false };
         let mut at = newest.entry.prio_bucket;
         for _ in 0..bucket.0 / each {
-            let place = SectorRange::new(geometry.bucket_start(at), u64::from(geometry.bucket_sectors));
+            let place =
+                SectorRange::new(geometry.bucket_start(at), u64::from(geometry.bucket_sectors));
             let Ok((_, next, _)) = parse_prio(&geometry, &cache.peek(place)) else { return false };
             at = next;
         }
         let place = SectorRange::new(geometry.bucket_start(at), u64::from(geometry.bucket_sectors));
-        let Ok((seq, next, mut entries)) = parse_prio(&geometry, &cache.peek(place)) else { return false };
+        let Ok((seq, next, mut entries)) = parse_prio(&geometry, &cache.peek(place)) else {
+            return false;
+        };
         let entry: &mut PrioEntry = &mut entries[(bucket.0 % each) as usize];
         entry.generation = self.next_generation(bucket);
         cache.poke(place.start, &encode_prio(&geometry, seq, next, &entries));

@@ -6,7 +6,8 @@
 //!
 //! Tasks belong to a *group*: an instance of the system under test. [`SimWorld::kill`] drops all
 //! tasks of a group at once, which is what a power failure or a host restart does to a program.
-//! What the dropped tasks had submitted to a disk is the disk's business. A dead group spawns nothing.
+//! What the dropped tasks had submitted to a disk is the disk's business. A dead group spawns
+//! nothing.
 
 mod env;
 mod memory;
@@ -36,8 +37,8 @@ pub enum Policy {
     Uniform,
     /// In the order in which they became runnable.
     Fifo,
-    /// The runnable task with the highest random rank; at random moments the one that runs falls to the last
-    /// rank. Finds orders that need one task to stand still for long.
+    /// The runnable task with the highest random rank; at random moments the one that runs falls to
+    /// the last rank. Finds orders that need one task to stand still for long.
     Ranks,
     /// Foreground before journal before background, most of the time: like the real executor.
     Queues,
@@ -213,7 +214,8 @@ pub(crate) struct World {
     most_background: Cell<usize>,
 }
 
-/// Called right before a write is submitted to a disk (false), and right after one has completed (true).
+/// Called right before a write is submitted to a disk (false), and right after one has completed
+/// (true).
 pub type WriteWatcher = Rc<dyn Fn(bool)>;
 
 impl World {
@@ -291,7 +293,8 @@ impl World {
         }
         let id = self.next_task.get();
         self.next_task.set(id + 1);
-        let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: self.woken.clone() });
+        let waker =
+            Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: self.woken.clone() });
         let rank = self.schedule.borrow_mut().bits() >> 1;
         let counted = (group > 0 && priority != Priority::Foreground).then(|| {
             self.background.set(self.background.get() + 1);
@@ -299,8 +302,16 @@ impl World {
             Counted(self.background.clone())
         });
         let last_poll = self.now.get();
-        let slot =
-            Slot { future: Some(future), waker, group, priority, rank, born, last_poll, _counted: counted };
+        let slot = Slot {
+            future: Some(future),
+            waker,
+            group,
+            priority,
+            rank,
+            born,
+            last_poll,
+            _counted: counted,
+        };
         self.tasks.borrow_mut().insert(id, slot);
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
@@ -319,7 +330,9 @@ impl World {
         }
         let tasks = self.tasks.borrow();
         let best = |score: &dyn Fn(&Slot) -> u64| {
-            (0..ready.len()).max_by_key(|&at| tasks.get(&ready[at]).map_or(u64::MAX, score)).unwrap_or(0)
+            (0..ready.len())
+                .max_by_key(|&at| tasks.get(&ready[at]).map_or(u64::MAX, score))
+                .unwrap_or(0)
         };
         let at = match self.config.policy {
             Policy::Uniform => rng.below(count) as usize,
@@ -332,7 +345,11 @@ impl World {
                 Priority::Background | Priority::Fill => 0,
             }),
         };
-        if self.config.policy == Policy::Uniform { ready.swap_remove_back(at) } else { ready.remove(at) }
+        if self.config.policy == Policy::Uniform {
+            ready.swap_remove_back(at)
+        } else {
+            ready.remove(at)
+        }
     }
 
     fn poll(&self, id: TaskId) {
@@ -368,7 +385,8 @@ impl World {
         }
     }
 
-    /// While a task is polled nobody else runs: time passes, and too much work at once is a violation.
+    /// While a task is polled nobody else runs: time passes, and too much work at once is a
+    /// violation.
     fn poll_took(&self, steps: u64, born: &'static Location<'static>) {
         self.now.set(self.now.get() + steps * self.config.step_cost.0);
         self.longest_poll.set(self.longest_poll.get().max(steps));
@@ -382,7 +400,8 @@ impl World {
         }
     }
 
-    /// The task that runs gives its turn away: everybody else comes before it. Says for how many turns.
+    /// The task that runs gives its turn away: everybody else comes before it. Says for how many
+    /// turns.
     fn give_way(&self) -> u64 {
         let mut rng = self.schedule.borrow_mut();
         if let Some(slot) = self.tasks.borrow_mut().get_mut(&self.current.get()) {
@@ -479,8 +498,11 @@ impl SimWorld {
         assert!(instance.group != 0, "the test itself is not an instance");
         self.world.dead.borrow_mut()[instance.group as usize] = true;
         let mut tasks = self.world.tasks.borrow_mut();
-        let doomed: Vec<TaskId> =
-            tasks.iter().filter(|(_, slot)| slot.group == instance.group).map(|(id, _)| *id).collect();
+        let doomed: Vec<TaskId> = tasks
+            .iter()
+            .filter(|(_, slot)| slot.group == instance.group)
+            .map(|(id, _)| *id)
+            .collect();
         let doomed: Vec<Slot> = doomed.iter().filter_map(|id| tasks.remove(id)).collect();
         drop(tasks);
         drop(doomed);
@@ -526,8 +548,8 @@ impl SimWorld {
         }
     }
 
-    /// Ends the world: drops every task and event. Without this, tasks that hold a handle of the world keep it
-    /// in memory for ever.
+    /// Ends the world: drops every task and event. Without this, tasks that hold a handle of the
+    /// world keep it in memory for ever.
     pub fn end(&self) {
         self.world.dead.borrow_mut().fill(true);
         let tasks = self.world.tasks.take();
@@ -543,7 +565,8 @@ impl SimWorld {
         *self.world.write_watcher.borrow_mut() = Some(watcher);
     }
 
-    /// Makes memory for I/O scarce: so many of a million requests for some are refused, and no more than `budget`.
+    /// Makes memory for I/O scarce: so many of a million requests for some are refused, and no more
+    /// than `budget`.
     pub fn make_memory_scarce(&self, rate: u32, budget: u32) {
         let mut memory = self.world.memory.borrow_mut();
         (memory.rate, memory.budget) = (rate, budget);

@@ -46,8 +46,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn watch(cli: &Cli, current: &Mutex<BTreeMap<u64, Instant>>, running: &AtomicUsize) {
     while running.load(Ordering::Relaxed) > 0 {
         std::thread::sleep(Duration::from_millis(5));
-        let late =
-            lock(current).iter().find(|(_, began)| began.elapsed() > cli.patience).map(|(seed, _)| *seed);
+        let late = lock(current)
+            .iter()
+            .find(|(_, began)| began.elapsed() > cli.patience)
+            .map(|(seed, _)| *seed);
         if let Some(seed) = late {
             println!("seed {seed}: does not come back: a loop that never waits");
             println!("again: {}", cli.replay(seed));
@@ -65,8 +67,8 @@ fn clock() -> Instant {
 pub fn main(cli: Cli) -> Result<bool, String> {
     let given = match &cli.plan {
         Some(path) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             Some(text.parse::<Plan>().map_err(|error| format!("{}: {error}", path.display()))?)
         }
         None => None,
@@ -132,7 +134,8 @@ fn seeds_of(cli: &Cli, given: Option<&Plan>) -> Range<u64> {
         (_, _, Some(seeds), _) => seeds.clone(),
         (_, _, _, Some(_)) => {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            let start = now.map_or(0, |now| now.as_micros() as u64 % 1_000_000_000_000) / 1000 * 1000;
+            let start =
+                now.map_or(0, |now| now.as_micros() as u64 % 1_000_000_000_000) / 1000 * 1000;
             start..u64::MAX
         }
         _ => 0..100,
@@ -203,7 +206,8 @@ impl Totals {
     fn line(&self, took: Duration) -> String {
         let seconds = took.as_secs_f64().max(1e-6);
         format!(
-            "{} seeds ({:.1}/s), {:.2} simulated hours, {} operations, {} device I/Os ({:.0}/s), {} crashes, {} errors, {} failures",
+            "{} seeds ({:.1}/s), {:.2} simulated hours, {} operations, {} device I/Os ({:.0}/s), \
+             {} crashes, {} errors, {} failures",
             self.seeds,
             self.seeds as f64 / seconds,
             self.virtual_seconds / 3600.0,
@@ -229,7 +233,13 @@ fn end_progress(cli: &Cli) {
     }
 }
 
-fn report(cli: &Cli, mutation: Mutation, totals: &Totals, plan_of: &dyn Fn(u64) -> Plan, took: Duration) {
+fn report(
+    cli: &Cli,
+    mutation: Mutation,
+    totals: &Totals,
+    plan_of: &dyn Fn(u64) -> Plan,
+    took: Duration,
+) {
     if cli.json {
         print_json(cli, totals, took);
         return;
@@ -256,7 +266,10 @@ fn report(cli: &Cli, mutation: Mutation, totals: &Totals, plan_of: &dyn Fn(u64) 
         let run = |plan: &Plan| run_subject(cli.system, plan, options);
         let shrunk = shrink(&plan_of(failure.seed), &failure.kind, SHRINK_RUNS, run);
         let outcome = run(&shrunk.plan);
-        println!("\nshrunk in {} runs; save this and run it with --plan:\n\n{}", shrunk.runs, shrunk.plan);
+        println!(
+            "\nshrunk in {} runs; save this and run it with --plan:\n\n{}",
+            shrunk.runs, shrunk.plan
+        );
         for violation in outcome.violations.iter().take(1) {
             println!("{}", violation.report);
         }

@@ -1,13 +1,16 @@
-//! The offline check on the disks of a run: what is durable, and what might be, has to be a set without damage.
+//! The offline check on the disks of a run: what is durable, and what might be, has to be a set
+//! without damage.
 //!
-//! With the backing devices given, the check compares every clean extent with its backing device: that is the promise
-//! of the cache, asked of the bytes and not of the program that wrote them.
+//! With the backing devices given, the check compares every clean extent with its backing device:
+//! that is the promise of the cache, asked of the bytes and not of the program that wrote them.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use ubcache_offline::{CheckOptions, Checked, Finding, Kind, Severity, Source, VolumeMap, check, map_backed};
+use ubcache_offline::{
+    CheckOptions, Checked, Finding, Kind, Severity, Source, VolumeMap, check, map_backed,
+};
 
 use crate::disk::Still;
 use crate::oracle::Violation;
@@ -38,19 +41,22 @@ pub fn check_disks(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Viol
         let devices: Vec<&Still> = backing.iter().collect();
         let options = CheckOptions { view: true, ..CheckOptions::default() };
         let Checked { report, view, .. } = check(cache, &devices, None, options).await;
-        let is_bad = |finding: &&Finding| finding.severity() == Severity::Error || is_forbidden(finding.kind);
+        let is_bad = |finding: &&Finding| {
+            finding.severity() == Severity::Error || is_forbidden(finding.kind)
+        };
         if let Some(first) = report.findings.iter().find(is_bad) {
             let invariant = invariant(first.kind);
             let findings = report.findings.iter().filter(is_bad).take(FINDINGS_MAX);
-            let text =
-                findings.fold(format!("{invariant}\n"), |text, finding| text + &format!("{finding}\n"));
+            let text = findings
+                .fold(format!("{invariant}\n"), |text, finding| text + &format!("{finding}\n"));
             let kind = format!("the disks: {} ({invariant})", first.kind.code());
             return Err(Violation { kind, report: text });
         }
         let oldest = report.stats.oldest_node_pointer;
         if oldest > NODE_AGE_MAX {
             let kind = "the disks: a pointer to a node is too old (G4)".to_owned();
-            let report = format!("{kind}: it is behind by {oldest} generations, {NODE_AGE_MAX} at most");
+            let report =
+                format!("{kind}: it is behind by {oldest} generations, {NODE_AGE_MAX} at most");
             return Err(Violation { kind, report });
         }
         let mut volumes = Vec::new();
@@ -76,10 +82,12 @@ fn layout(map: &VolumeMap) -> Layout {
     map.segments.iter().map(piece).collect()
 }
 
-/// Warnings that may be in order on a set of the driver, or after something was done to the devices by hand.
+/// Warnings that may be in order on a set of the driver, or after something was done to the devices
+/// by hand.
 ///
-/// `DirtyVoid` and `DirtyOrphan` are not among them: when the cache fails just after data was written back, its keys are
-/// dirty still, and the backing device rightly disowns them (A4), before it is attached anew and after.
+/// `DirtyVoid` and `DirtyOrphan` are not among them: when the cache fails just after data was
+/// written back, its keys are dirty still, and the backing device rightly disowns them (A4), before
+/// it is attached anew and after.
 fn is_forbidden(kind: Kind) -> bool {
     matches!(
         kind,

@@ -1,5 +1,5 @@
-//! The invariants of docs/internals/coherence.md §10 that concern what is in memory, asked of a running volume between two of its
-//! steps: what it says it has, compared with the disks.
+//! The invariants of docs/internals/coherence.md §10 that concern what is in memory, asked of a
+//! running volume between two of its steps: what it says it has, compared with the disks.
 
 use ubcache_engine::inspect::{CachedCopy, CopyState, InFlightEntry, SetView, VolumeView};
 use ubcache_env::{Sector, SectorRange};
@@ -19,8 +19,8 @@ fn broken(invariant: &'static str, what: String) -> Checked {
     Err(Broken { invariant, what })
 }
 
-/// A pass that is under way when a bucket is held has not seen its pointers, the next one writes their nodes anew, and the
-/// one after that finds none; one more for a pass that was not done.
+/// A pass that is under way when a bucket is held has not seen its pointers, the next one writes
+/// their nodes anew, and the one after that finds none; one more for a pass that was not done.
 const HOLDS_MAX: u32 = 4;
 
 /// Checks what a set has in memory beside its volumes.
@@ -34,7 +34,8 @@ pub fn check_set_view(view: &SetView) -> Option<Violation> {
     })
 }
 
-/// Checks a volume: what it has in memory, its cache device, its backing device, where its data begins there.
+/// Checks a volume: what it has in memory, its cache device, its backing device, where its data
+/// begins there.
 pub fn check_volume(
     view: &VolumeView,
     cache: &SimDisk,
@@ -63,7 +64,8 @@ fn is_clean(copy: &&CachedCopy) -> bool {
     copy.state != CopyState::Dirty
 }
 
-/// I1, I8: a clean copy is what the backing device returns; one with a record also whatever the backing device loses.
+/// I1, I8: a clean copy is what the backing device returns; one with a record also whatever the
+/// backing device loses.
 fn backing_equals(view: &VolumeView, cache: &SimDisk, backing: &SimDisk) -> Checked {
     let (mut cached, mut backed) = ([0; 512], [0; 512]);
     for copy in view.copies.iter().filter(is_clean) {
@@ -71,12 +73,17 @@ fn backing_equals(view: &VolumeView, cache: &SimDisk, backing: &SimDisk) -> Chec
             let (sector, at) = (copy.range.start + index, copy.at + index);
             cache.peek_into(at, &mut cached);
             backing.peek_into(sector, &mut backed);
-            let what = || format!("sector {sector} of the backing device, cached in sector {at}: {copy:?}");
+            let what = || {
+                format!("sector {sector} of the backing device, cached in sector {at}: {copy:?}")
+            };
             if cached != backed {
                 return broken("I1: a clean copy is what the backing device returns", what());
             }
             if copy.state == CopyState::Clean && !backing.holds_only(sector, &cached) {
-                return broken("I8: what is clean in the index is durable on the backing device", what());
+                return broken(
+                    "I8: what is clean in the index is durable on the backing device",
+                    what(),
+                );
             }
         }
     }
@@ -88,7 +95,8 @@ fn no_copy_below_a_write(view: &VolumeView, backing: &SimDisk) -> Checked {
     let writes = backing.writes_in_flight();
     for copy in view.copies.iter().filter(is_clean) {
         if let Some(write) = writes.iter().find(|write| write.overlaps(&copy.range)) {
-            let what = format!("{copy:?}, and a write to {write} of the backing device is in flight");
+            let what =
+                format!("{copy:?}, and a write to {write} of the backing device is in flight");
             return broken("I3: no clean copy where a backing write is in flight", what);
         }
     }
@@ -101,10 +109,10 @@ fn one_writer_each(view: &VolumeView) -> Checked {
     for entry in &view.in_flight {
         if let InFlightEntry::Writeback(range) = entry {
             let twice = writebacks.iter().any(|other| other.overlaps(range));
-            let under = view
-                .in_flight
-                .iter()
-                .any(|other| matches!(other, InFlightEntry::BackingWrite(other) if other.overlaps(range)));
+            let under = view.in_flight.iter().any(|other| {
+                matches!(other,
+                    InFlightEntry::BackingWrite(other) if other.overlaps(range))
+            });
             if twice || under {
                 let what = format!("{range}, and in the table: {:?}", view.in_flight);
                 return broken("I5: one writeback at most, and none over a backing write", what);
@@ -126,7 +134,9 @@ fn unflushed_is_known(view: &VolumeView, backing: &SimDisk, data_at: Sector) -> 
             | InFlightEntry::Writeback(other) => other.overlaps(&range),
         });
         if !in_table && !view.unflushed.overlaps(range) && !view.suspect.overlaps(range) {
-            let what = format!("sector {sector} of the backing device is not durable, and nothing says so");
+            let what = format!(
+                "sector {sector} of the backing device is not durable, and nothing says so"
+            );
             return broken(
                 "I6: what the backing device may lose is in the un-flushed set or in the table",
                 what,

@@ -54,7 +54,8 @@ impl Rng {
         low + self.below(high.saturating_sub(low).saturating_add(1))
     }
 
-    /// A number from `low` to `high` whose logarithm is uniform: small ones are as likely as big ones.
+    /// A number from `low` to `high` whose logarithm is uniform: small ones are as likely as big
+    /// ones.
     pub fn scale(&mut self, low: u64, high: u64) -> u64 {
         let low = low.max(1);
         let doublings = (high / low).max(1).ilog2();

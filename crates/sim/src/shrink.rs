@@ -1,12 +1,15 @@
 //! Cuts a failing plan down to what the failure needs.
 //!
-//! Delta debugging over the lines of the plan: blocks of operations, then controls, then whole features are taken
-//! away as long as a violation of the same kind remains. The seed is kept, so that the fine grain stays as similar
-//! as it can; where a cut loses the failure, a few other seeds are tried.
+//! Delta debugging over the lines of the plan: blocks of operations, then controls, then whole
+//! features are taken away as long as a violation of the same kind remains. The seed is kept, so
+//! that the fine grain stays as similar as it can; where a cut loses the failure, a few other seeds
+//! are tried.
 
 use ubcache_env::Nanos;
 
-use crate::plan::{AfterStart, CacheShape, ControlAction, Frontend, Pace, Plan, Scarcity, Sums, Zone};
+use crate::plan::{
+    AfterStart, CacheShape, ControlAction, Frontend, Pace, Plan, Scarcity, Sums, Zone,
+};
 use crate::runner::Outcome;
 
 /// Seeds that are tried for a cut.
@@ -140,7 +143,10 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
         }
         if self.best.pace != Pace::default() {
             self.try_plan(Plan { pace: Pace::default(), ..self.best.clone() });
-            self.try_plan(Plan { pace: Pace { step_cost: Nanos(0), ..self.best.pace }, ..self.best.clone() });
+            self.try_plan(Plan {
+                pace: Pace { step_cost: Nanos(0), ..self.best.pace },
+                ..self.best.clone()
+            });
         }
         if self.best.sums != Sums::default() {
             self.try_plan(Plan { sums: Sums::default(), ..self.best.clone() });
@@ -191,8 +197,9 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
                 self.try_plan(plan);
             }
         }
-        let unused =
-            |plan: &Plan, volume: usize| volume > 0 && plan.ops.iter().all(|op| op.volume as usize != volume);
+        let unused = |plan: &Plan, volume: usize| {
+            volume > 0 && plan.ops.iter().all(|op| op.volume as usize != volume)
+        };
         while unused(&self.best, self.best.volumes.len() - 1) {
             let mut plan = self.best.clone();
             plan.volumes.pop();

@@ -1,8 +1,11 @@
-//! The race of a bypass write with a read (docs/internals/coherence.md §3), told on the real engine in three chapters.
+//! The race of a bypass write with a read (docs/internals/coherence.md §3), told on the real engine
+//! in three chapters.
 //!
-//! 1. [`late_write`]: the backing device takes five seconds for a write; somebody reads while it is under way.
+//! 1. [`late_write`]: the backing device takes five seconds for a write; somebody reads while it is
+//!    under way.
 //! 2. [`power_loss`]: a write over a cached block is answered, with FUA, and the power fails.
-//! 3. [`busy_reader`]: no delays; writes of 1 MiB go past the cache, a small read is repeated without end.
+//! 3. [`busy_reader`]: no delays; writes of 1 MiB go past the cache, a small read is repeated
+//!    without end.
 //!
 //! With a [`Mutation`] the engine can be one of the protocols of old. The tests and the example
 //! `bypass_write_race` tell the same story.
@@ -49,8 +52,10 @@ impl Stage {
         let plan: Plan = format!(
             "ubcache-plan 1\n\
              world seed={seed} policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n\
-             cache bucket=16 block=8 buckets=513 node-keys=0 extents=500 lazy=0 volatile=1 discard=0 profile=fast\n\
-             volume sectors=1024 mode=writearound initial=0 volatile=1 discard=0 block=8 profile=fast\n"
+             cache bucket=16 block=8 buckets=513 node-keys=0 extents=500 lazy=0 volatile=1 \
+             discard=0 profile=fast\n\
+             volume sectors=1024 mode=writearound initial=0 volatile=1 discard=0 block=8 \
+             profile=fast\n"
         )
         .parse()
         .expect("it is a plan");
@@ -58,11 +63,17 @@ impl Stage {
         let disk = |name: &str, sectors: u64, profile| {
             SimDisk::new(
                 &world,
-                DiskConfig { block_bytes: 4096, discard: false, profile, ..DiskConfig::new(name, sectors) },
+                DiskConfig {
+                    block_bytes: 4096,
+                    discard: false,
+                    profile,
+                    ..DiskConfig::new(name, sectors)
+                },
             )
         };
         let cache = disk("cache", u64::from(bucket_sectors) * u64::from(buckets), Profile::Fast);
-        let backing = vec![disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, profile)];
+        let backing =
+            vec![disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, profile)];
         let setup = Rc::new(Setup { plan, mutation, cache, backing, word: Default::default() });
         CacheSystem::prepare(&setup);
         Rc::new(Stage { world, setup, telling: RefCell::default() })
@@ -79,7 +90,8 @@ impl Stage {
     }
 
     async fn open(&self, env: &SimEnv) -> (CacheSystem, Served) {
-        let system = CacheSystem::start(env.clone(), self.setup.clone()).await.expect("no device fails");
+        let system =
+            CacheSystem::start(env.clone(), self.setup.clone()).await.expect("no device fails");
         let volume = system.volumes().swap_remove(0);
         (system, volume)
     }
@@ -96,8 +108,14 @@ impl Stage {
     async fn read(&self, volume: &Served, when: &str) -> u8 {
         let data = volume.read(READER, BLOCK).await.expect("no device fails").to_buf();
         let byte = data.as_slice()[0];
-        assert!(data.as_slice().iter().all(|other| *other == byte), "a write of one block is not cut");
-        self.say(format!("read {when}: {byte:02x}   (on the backing device: {:02x})", self.on_disk()));
+        assert!(
+            data.as_slice().iter().all(|other| *other == byte),
+            "a write of one block is not cut"
+        );
+        self.say(format!(
+            "read {when}: {byte:02x}   (on the backing device: {:02x})",
+            self.on_disk()
+        ));
         byte
     }
 
@@ -125,8 +143,9 @@ impl Stage {
     }
 }
 
-/// A block of zeroes; writes take five seconds; the block is overwritten with ones and read one second later, while the
-/// write is under way, and again when it has been answered for five seconds: ones.
+/// A block of zeroes; writes take five seconds; the block is overwritten with ones and read one
+/// second later, while the write is under way, and again when it has been answered for five
+/// seconds: ones.
 pub fn late_write(mutation: Mutation, seed: u64) -> Telling {
     let stage = Stage::new(mutation, seed, Profile::LateWrites);
     let told = stage.clone();
@@ -144,8 +163,8 @@ pub fn late_write(mutation: Mutation, seed: u64) -> Telling {
     })
 }
 
-/// A block of zeroes that is cached, durably; it is overwritten with ones, with FUA; when this is answered the power
-/// fails. After the restart it is ones.
+/// A block of zeroes that is cached, durably; it is overwritten with ones, with FUA; when this is
+/// answered the power fails. After the restart it is ones.
 pub fn power_loss(mutation: Mutation, seed: u64) -> Telling {
     let stage = Stage::new(mutation, seed, Profile::Fast);
     let told = stage.clone();
@@ -169,19 +188,22 @@ pub fn power_loss(mutation: Mutation, seed: u64) -> Telling {
     })
 }
 
-/// Writes of 1 MiB, long enough to go past the cache, and two readers: a small one whose misses are cached, and a long
-/// one that goes past the cache as well. Whoever has seen a write, or was told that it is done, must not see what was
-/// there before. The oracle judges.
+/// Writes of 1 MiB, long enough to go past the cache, and two readers: a small one whose misses are
+/// cached, and a long one that goes past the cache as well. Whoever has seen a write, or was told
+/// that it is done, must not see what was there before. The oracle judges.
 pub fn busy_reader(mutation: Mutation, seed: u64) -> Telling {
     let mut plan = format!(
         "ubcache-plan 1\n\
          world seed={seed} policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n\
-         cache bucket=64 block=8 buckets=513 node-keys=0 extents=500 lazy=0 volatile=1 discard=0 profile=fast\n\
-         volume sectors=2048 mode=writethrough initial=1000 volatile=1 discard=0 block=8 profile=fast\n\
+         cache bucket=64 block=8 buckets=513 node-keys=0 extents=500 lazy=0 volatile=1 discard=0 \
+         profile=fast\n\
+         volume sectors=2048 mode=writethrough initial=1000 volatile=1 discard=0 block=8 \
+         profile=fast\n\
          at 0 +0us set v0 sequential_cutoff 65536\n"
     );
     for _ in 0..30 {
-        plan += "c0 v0 write 0+2048\nc1 v0 read 1024+8\nc1 v0 read 1024+8\nc1 v0 read 1024+8\nc2 v0 read 0+2048\n";
+        plan += "c0 v0 write 0+2048\nc1 v0 read 1024+8\nc1 v0 read 1024+8\nc1 v0 read 1024+8\nc2 \
+            v0 read 0+2048\n";
     }
     let plan: Plan = plan.parse().expect("it is a plan");
     let outcome = run_plan::<CacheSystem>(&plan, RunOptions { mutation, ..RunOptions::default() });
@@ -200,7 +222,8 @@ pub fn busy_reader(mutation: Mutation, seed: u64) -> Telling {
 /// Keeps what was read, what was allowed, and the last operations.
 fn shortened(report: &str) -> Vec<String> {
     const ROWS: usize = 10;
-    let (head, rows): (Vec<&str>, Vec<&str>) = report.lines().partition(|line| !line.starts_with("   "));
+    let (head, rows): (Vec<&str>, Vec<&str>) =
+        report.lines().partition(|line| !line.starts_with("   "));
     let last = rows.len().saturating_sub(ROWS);
     head.into_iter().chain(rows[last..].iter().copied()).map(str::to_owned).collect()
 }

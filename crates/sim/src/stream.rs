@@ -32,7 +32,8 @@ struct Wire {
 
 /// One end of a simulated connection.
 ///
-/// Bytes arrive in order, late, and cut anywhere. [`SimStream::disconnect`] loses what is under way.
+/// Bytes arrive in order, late, and cut anywhere. [`SimStream::disconnect`] loses what is under
+/// way.
 pub struct SimStream {
     wire: Rc<Wire>,
     side: usize,

@@ -75,7 +75,8 @@ pub struct Piece {
 /// The parts of a volume that are known, in order.
 pub type Layout = Vec<Piece>;
 
-/// Something that serves volumes over simulated disks: one instance between a start and a stop or crash.
+/// Something that serves volumes over simulated disks: one instance between a start and a stop or
+/// crash.
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
 pub trait System: Sized + 'static {
     /// Volumes that it serves.
@@ -101,14 +102,14 @@ pub trait System: Sized + 'static {
     /// Stops in good order.
     async fn stop(&self) -> Result<(), String>;
 
-    /// Looks at the disks, which are as a crash has left them, or might: where each volume is by them, as far as that
-    /// is known, or what is wrong.
+    /// Looks at the disks, which are as a crash has left them, or might: where each volume is by
+    /// them, as far as that is known, or what is wrong.
     fn inspect(_cache: &Still, _backing: &[Still]) -> Result<Vec<Layout>, Violation> {
         Ok(Vec::new())
     }
 
-    /// The Linux driver has the devices between two instances; see [`crate::driver`]. `write` begins and ends a write
-    /// of a client, and says what it writes. Says what happened.
+    /// The Linux driver has the devices between two instances; see [`crate::driver`]. `write`
+    /// begins and ends a write of a client, and says what it writes. Says what happened.
     fn driver_runs(
         _setup: &Setup,
         _run: &DriverRun,

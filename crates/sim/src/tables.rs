@@ -14,7 +14,11 @@ pub fn write(_: &Path, _: Range<u64>, _: &BTreeMap<&'static str, u64>) -> Result
 
 /// Writes both tables into the file.
 #[cfg(feature = "mutants")]
-pub fn write(file: &Path, seeds: Range<u64>, marks: &BTreeMap<&'static str, u64>) -> Result<(), String> {
+pub fn write(
+    file: &Path,
+    seeds: Range<u64>,
+    marks: &BTreeMap<&'static str, u64>,
+) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("{}: {error}", file.display());
     let text = std::fs::read_to_string(file).map_err(fail)?;
     let text = with_section(&text, "mutants", &of_mutants::table(seeds.clone()))?;
@@ -26,7 +30,8 @@ pub fn write(file: &Path, seeds: Range<u64>, marks: &BTreeMap<&'static str, u64>
 #[cfg(feature = "mutants")]
 fn with_section(text: &str, name: &str, section: &str) -> Result<String, String> {
     let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
-    let found = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
+    let found =
+        text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
     let (head, tail) = found.ok_or_else(|| format!("there is no section \"{}\"", begin.trim()))?;
     Ok(format!("{head}{begin}\n{section}\n{end}{tail}"))
 }
@@ -39,7 +44,8 @@ fn of_marks(seeds: &Range<u64>, marks: &BTreeMap<&'static str, u64>) -> String {
     let mut text = format!("{} marks, seeds {} to {}:\n\n", all.len(), seeds.start, seeds.end - 1);
     text += "| mark | times | meaning |\n|---|---:|---|\n";
     for (name, meaning) in all {
-        let _ = writeln!(text, "| `{name}` | {} | {meaning} |", marks.get(name).copied().unwrap_or(0));
+        let _ =
+            writeln!(text, "| `{name}` | {} | {meaning} |", marks.get(name).copied().unwrap_or(0));
     }
     text += "\nNot required of the simulator:\n\n| mark | times | why |\n|---|---:|---|\n";
     for (name, why) in ubcache_engine::marks::UNREACHED {
@@ -64,7 +70,8 @@ mod of_mutants {
 
     /// Runs that the shrink of one plan may take.
     const SHRINK_RUNS: u64 = 1500;
-    /// So many failing seeds are shrunk: the plan that remains of the first is often not the smallest.
+    /// So many failing seeds are shrunk: the plan that remains of the first is often not the
+    /// smallest.
     const PLANS: usize = 5;
     /// A shrunk plan with more steps is not spelled out.
     const STEPS_MAX: usize = 16;
@@ -76,7 +83,8 @@ mod of_mutants {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
                         let row = row(mutant, seeds.clone());
                         rows.lock().unwrap_or_else(PoisonError::into_inner).insert(mutant, row);
                     }
@@ -112,7 +120,8 @@ mod of_mutants {
     fn kind(kind: &str) -> String {
         match kind.split_once(" at ") {
             Some(("panic", place)) => {
-                let file = place.rsplit('/').next().unwrap_or(place).split(':').next().unwrap_or(place);
+                let file =
+                    place.rsplit('/').next().unwrap_or(place).split(':').next().unwrap_or(place);
                 format!("assertion in {file}")
             }
             _ => kind.replace('|', "/"),
@@ -132,7 +141,8 @@ mod of_mutants {
         let mut lines = Vec::new();
         let mut controls = plan.controls.iter().peekable();
         for (index, op) in plan.ops.iter().enumerate() {
-            while let Some(control) = controls.next_if(|control| control.after_ops <= index as u64) {
+            while let Some(control) = controls.next_if(|control| control.after_ops <= index as u64)
+            {
                 lines.push(control.action.to_string());
             }
             lines.push(format!("c{} {}", op.client, op.action));

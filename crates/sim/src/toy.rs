@@ -30,7 +30,8 @@ pub enum Flaw {
     HalfSectors,
     /// Writes are made whole 4 KiB blocks by reading, changing and writing, without a lock.
     UnlockedBlocks,
-    /// A read cache; a write invalidates before it is sent: a fill that began earlier publishes old data for good.
+    /// A read cache; a write invalidates before it is sent: a fill that began earlier publishes old
+    /// data for good.
     InvalidateBefore,
     /// A read cache; a write invalidates when it is done: new data, then old data.
     InvalidateAfter,
@@ -177,7 +178,8 @@ impl ToyVolume {
         data: &IoVec,
         durability: Durability,
     ) -> Result<(), VolumeError> {
-        let (mut old, result) = self.disk.read(range.start, Buf::for_sectors(range.sectors())).await;
+        let (mut old, result) =
+            self.disk.read(range.start, Buf::for_sectors(range.sectors())).await;
         result?;
         let new = data.to_buf();
         for (old, new) in old.as_mut_slice().chunks_mut(512).zip(new.as_slice().chunks(512)) {
@@ -246,8 +248,11 @@ impl Volume for ToyVolume {
         if self.flaw == Flaw::LostWrite && self.one_in(40) {
             return Ok(());
         }
-        let durability =
-            if fua && self.flaw != Flaw::IgnoredFua { Durability::Fua } else { Durability::Volatile };
+        let durability = if fua && self.flaw != Flaw::IgnoredFua {
+            Durability::Fua
+        } else {
+            Durability::Volatile
+        };
         self.invalidate(range, Flaw::InvalidateBefore);
         if self.flaw == Flaw::EarlyReply {
             let disk = self.disk.clone();
@@ -261,9 +266,15 @@ impl Volume for ToyVolume {
         result
     }
 
-    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
         self.invalidate(range, Flaw::InvalidateBefore);
-        let result = if self.disk.geometry().discard { self.disk.discard(range).await } else { Ok(()) };
+        let result =
+            if self.disk.geometry().discard { self.disk.discard(range).await } else { Ok(()) };
         self.invalidate(range, Flaw::InvalidateAfter);
         result?;
         if fua { self.flush(stream).await } else { Ok(()) }
@@ -296,7 +307,10 @@ impl Volume for ToyVolume {
         self.read(stream, range).await.map(drop)
     }
 
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         Ok(vec![(range, BlockStatus::Data)])
     }
 }

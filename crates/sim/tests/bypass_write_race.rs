@@ -1,8 +1,9 @@
-//! The race that the cache of the Linux kernel has had since its beginning, on the real engine: a bypass write, and a
-//! read that caches what was there before.
+//! The race that the cache of the Linux kernel has had since its beginning, on the real engine: a
+//! bypass write, and a read that caches what was there before.
 //!
-//! The engine as it is passes. With the feature `mutants` it also plays the protocol that removes keys while the write
-//! runs, and the one that was proposed as its repair, which removes them afterwards.
+//! The engine as it is passes. With the feature `mutants` it also plays the protocol that removes
+//! keys while the write runs, and the one that was proposed as its repair, which removes them
+//! afterwards.
 
 use ubcache_engine::Mutation;
 use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
@@ -11,9 +12,14 @@ const SEEDS: std::ops::Range<u64> = 0..24;
 
 /// Counts the seeds that go wrong; the first of them is printed.
 fn wrong(name: &str, chapter: impl Fn(u64) -> Telling) -> usize {
-    let tellings: Vec<Telling> = SEEDS.map(chapter).filter(|telling| telling.wrong.is_some()).collect();
+    let tellings: Vec<Telling> =
+        SEEDS.map(chapter).filter(|telling| telling.wrong.is_some()).collect();
     if let Some(first) = tellings.first() {
-        println!("{name}: {} of {SEEDS:?}, the first:\n{}\n", tellings.len(), first.lines.join("\n"));
+        println!(
+            "{name}: {} of {SEEDS:?}, the first:\n{}\n",
+            tellings.len(),
+            first.lines.join("\n")
+        );
     }
     tellings.len()
 }
@@ -26,13 +32,17 @@ fn the_engine_passes() {
     assert_eq!(wrong("busy reader", |seed| busy_reader(engine, seed)), 0);
 }
 
-/// The first chapter asks something: in some of its worlds the read finds the old block and registers a fill.
+/// The first chapter asks something: in some of its worlds the read finds the old block and
+/// registers a fill.
 #[test]
 fn the_read_during_the_write_sees_the_old_block_and_the_new_one() {
     let tellings: Vec<Telling> = SEEDS.map(|seed| late_write(Mutation::default(), seed)).collect();
     let during = |byte: &str| {
         let line = format!("under way: {byte}");
-        tellings.iter().filter(|telling| telling.lines.iter().any(|other| other.contains(&line))).count()
+        tellings
+            .iter()
+            .filter(|telling| telling.lines.iter().any(|other| other.contains(&line)))
+            .count()
     };
     assert!(during("00") > 3 && during("01") > 3, "the write lands sooner or later");
 }
@@ -51,8 +61,8 @@ mod mutants {
         assert!(wrong("parallel, busy reader", |seed| busy_reader(mutant, seed)) > 0);
     }
 
-    /// P1 repairs the first chapter: the stale fill is removed with everything else. It loses the second: the removal
-    /// comes after the write, and a crash can come between the two.
+    /// P1 repairs the first chapter: the stale fill is removed with everything else. It loses the
+    /// second: the removal comes after the write, and a crash can come between the two.
     #[test]
     fn removal_after_the_write_fails_when_the_power_does() {
         let mutant = Mutant::InvalidateAfter.into();

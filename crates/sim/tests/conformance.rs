@@ -1,5 +1,6 @@
-//! The simulated disk does what every other [`Device`](ubcache_env::Device) does: the script that the devices of the
-//! real world pass (crates/host/tests/devices.rs), operation by operation, results and errors.
+//! The simulated disk does what every other [`Device`](ubcache_env::Device) does: the script that
+//! the devices of the real world pass (crates/host/tests/devices.rs), operation by operation,
+//! results and errors.
 
 use std::rc::Rc;
 
@@ -26,7 +27,11 @@ fn small_blocks() {
 /// And nothing completes in the order of submission.
 #[test]
 fn large_blocks_without_discard_and_without_a_volatile_cache() {
-    let config =
-        DiskConfig { discard: false, volatile_cache: false, profile: Profile::Jitter, ..config(4096) };
+    let config = DiskConfig {
+        discard: false,
+        volatile_cache: false,
+        profile: Profile::Jitter,
+        ..config(4096)
+    };
     conforms(2, Policy::Ranks, config);
 }

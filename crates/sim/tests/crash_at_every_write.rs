@@ -1,8 +1,9 @@
 //! Small scripted runs of the real engine, with a power failure at every write.
 //!
-//! Each scenario runs once. Right before and right after each write of each disk, whatever a power failure could leave
-//! is recovered from: all outcomes where they are few, a sample where they are many. What must hold then is what the
-//! oracle, the offline check and the engine's own assertions say.
+//! Each scenario runs once. Right before and right after each write of each disk, whatever a power
+//! failure could leave is recovered from: all outcomes where they are few, a sample where they are
+//! many. What must hold then is what the oracle, the offline check and the engine's own assertions
+//! say.
 
 use ubcache_engine::Mutation;
 use ubcache_sim::cache_system::CacheSystem;
@@ -12,8 +13,8 @@ use ubcache_sim::runner::{CrashOptions, CrashReport, crash_at_every_write};
 /// All outcomes up to 2^6; more are sampled.
 const OPTIONS: CrashOptions = CrashOptions { first_start: false, outcomes_max: 64, samples: 8 };
 
-/// Every scenario runs with each of these schedules, on devices with blocks of 512 bytes and of 4 KiB. With 512 bytes
-/// every sector of a write survives or not on its own.
+/// Every scenario runs with each of these schedules, on devices with blocks of 512 bytes and of 4
+/// KiB. With 512 bytes every sector of a write survives or not on its own.
 const SCHEDULES: [&str; 4] = ["uniform", "fifo", "ranks", "queues"];
 const BLOCKS: [u32; 2] = [1, 8];
 
@@ -144,15 +145,18 @@ const DETACH: &str = "
     c0 v0 flush
 ";
 
-/// A cache and a volume of 64 KiB, on disks with volatile caches. The script has a line for every operation and every
-/// command, as in a plan.
+/// A cache and a volume of 64 KiB, on disks with volatile caches. The script has a line for every
+/// operation and every command, as in a plan.
 fn plan(mode: &str, node_keys: u32, script: &str) -> Plan {
-    let world = "ubcache-plan 1\nworld seed=1 policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n";
+    let world = "ubcache-plan 1\nworld seed=1 policy=uniform poll-cost-ns=500 timer-slop-ns=0 \
+        last-crash=0\n";
     let cache = format!(
-        "cache bucket=16 block=1 buckets=513 node-keys={node_keys} extents=500 lazy=0 volatile=1 discard=0 profile=fast\n"
+        "cache bucket=16 block=1 buckets=513 node-keys={node_keys} extents=500 lazy=0 volatile=1 \
+         discard=0 profile=fast\n"
     );
-    let volume =
-        format!("volume sectors=128 mode={mode} initial=1000 volatile=1 discard=1 block=1 profile=fast\n");
+    let volume = format!(
+        "volume sectors=128 mode={mode} initial=1000 volatile=1 discard=1 block=1 profile=fast\n"
+    );
     let (controls, ops): (Vec<&str>, Vec<&str>) = script
         .lines()
         .map(str::trim)
@@ -189,7 +193,10 @@ fn scenario(name: &str, plan: &Plan, options: CrashOptions, marks: &[&str]) {
         total.moments += report.moments;
         total.exhausted += report.exhausted;
         total.crashes += report.crashes;
-        report.marks.iter().for_each(|(mark, count)| *total.marks.entry(mark).or_insert(0) += count);
+        report
+            .marks
+            .iter()
+            .for_each(|(mark, count)| *total.marks.entry(mark).or_insert(0) += count);
     }
     println!(
         "{name}: {} writes, {} moments ({} with every outcome), {} crashes",
@@ -203,7 +210,12 @@ fn scenario(name: &str, plan: &Plan, options: CrashOptions, marks: &[&str]) {
 #[test]
 fn first_run_and_attach() {
     let options = CrashOptions { first_start: true, ..OPTIONS };
-    scenario("first run, attach", &plan("writeback", 0, "c0 v0 write 0+8"), options, &["attached_anew"]);
+    scenario(
+        "first run, attach",
+        &plan("writeback", 0, "c0 v0 write 0+8"),
+        options,
+        &["attached_anew"],
+    );
 }
 
 #[test]
@@ -296,7 +308,12 @@ fn wraps_of_the_journal() {
     for round in 0..40 {
         script += &format!("c0 v0 write {}+8 fua\n", round % 4 * 8);
     }
-    scenario("journal", &plan("writeback", 4, &script), OPTIONS, &["journal_reclaim", "journal_full"]);
+    scenario(
+        "journal",
+        &plan("writeback", 4, &script),
+        OPTIONS,
+        &["journal_reclaim", "journal_full"],
+    );
 }
 
 /// Data that is read back before it is flushed is not in the index when the backing device loses
@@ -316,17 +333,28 @@ fn host_restart() {
 
 #[test]
 fn detach_and_attach() {
-    scenario("detach, attach", &plan("writeback", 0, DETACH), OPTIONS, &["detached", "attached_again"]);
+    scenario(
+        "detach, attach",
+        &plan("writeback", 0, DETACH),
+        OPTIONS,
+        &["detached", "attached_again"],
+    );
 }
 
 /// The start after a power failure is crashed as well, at every write of the recovery.
 #[test]
 fn recovery() {
-    scenario("recovery, writeback", &plan("writeback", 4, RECOVERY), OPTIONS, &["journal_replayed"]);
+    scenario(
+        "recovery, writeback",
+        &plan("writeback", 4, RECOVERY),
+        OPTIONS,
+        &["journal_replayed"],
+    );
     scenario("recovery, writethrough", &plan("writethrough", 4, RECOVERY), OPTIONS, &[]);
 }
 
-/// Three clients on the same sectors: writes in flight over each other, fills, and a flush among them.
+/// Three clients on the same sectors: writes in flight over each other, fills, and a flush among
+/// them.
 #[test]
 fn clients_beside_each_other() {
     for mode in ["writeback", "writethrough"] {
@@ -352,10 +380,9 @@ fn broken_rules_are_found() {
         plan("writearound", 0, RESTART),
     ];
     let find = |mutant: Mutant| {
-        plans
-            .iter()
-            .flat_map(worlds)
-            .find_map(|plan| crash_at_every_write::<CacheSystem>(&plan, OPTIONS, mutant.into()).violation)
+        plans.iter().flat_map(worlds).find_map(|plan| {
+            crash_at_every_write::<CacheSystem>(&plan, OPTIONS, mutant.into()).violation
+        })
     };
     for mutant in [
         Mutant::InvalidateParallel,

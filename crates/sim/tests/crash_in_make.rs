@@ -1,7 +1,7 @@
 //! The power fails at every write of `ubcache make` over an older cache device of the same set.
 //!
-//! The backing device names that set still, says clean, and has changed since: whatever of the old cache comes to life
-//! again is stale.
+//! The backing device names that set still, says clean, and has changed since: whatever of the old
+//! cache comes to life again is stale.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,9 +25,12 @@ const OUTCOMES_MAX: usize = 40;
 
 fn plan(block: u32) -> Plan {
     let plan = format!(
-        "ubcache-plan 1\nworld seed=5 policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n\
-         cache bucket=16 block={block} buckets={BUCKETS} node-keys=0 extents=500 lazy=0 volatile=1 discard=0 profile=fast\n\
-         volume sectors={SECTORS} mode=writethrough initial=1000 volatile=1 discard=0 block={block} profile=fast\n"
+        "ubcache-plan 1\nworld seed=5 policy=uniform poll-cost-ns=500 timer-slop-ns=0 \
+         last-crash=0\n\
+         cache bucket=16 block={block} buckets={BUCKETS} node-keys=0 extents=500 lazy=0 volatile=1 \
+         discard=0 profile=fast\n\
+         volume sectors={SECTORS} mode=writethrough initial=1000 volatile=1 discard=0 \
+         block={block} profile=fast\n"
     );
     plan.parse().unwrap_or_else(|error| panic!("{error}"))
 }
@@ -35,7 +38,10 @@ fn plan(block: u32) -> Plan {
 fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
     let world = SimWorld::new(WorldConfig::new(5));
     let disk = |name: &str, sectors| {
-        SimDisk::new(&world, DiskConfig { block_bytes: block * 512, ..DiskConfig::new(name, sectors) })
+        SimDisk::new(
+            &world,
+            DiskConfig { block_bytes: block * 512, ..DiskConfig::new(name, sectors) },
+        )
     };
     let (cache, backing) =
         (disk("cache", 16 * u64::from(BUCKETS)), disk("backing", CacheSystem::DATA_AT.0 + SECTORS));
@@ -114,7 +120,15 @@ fn make_over_an_old_set(block: u32) {
         "the old cache would be stale, or this test can't fail"
     );
     let old = superblock(&setup.cache).expect("the old set has one");
-    let new = Superblock::new_cache(Uuid([9; 16]), old.set_uuid, block, 16, BUCKETS, Replacement::Lru, false);
+    let new = Superblock::new_cache(
+        Uuid([9; 16]),
+        old.set_uuid,
+        block,
+        16,
+        BUCKETS,
+        Replacement::Lru,
+        false,
+    );
     let (cache, rng) = (setup.cache.clone(), RefCell::new(Rng::new(5)));
     let counts: Rc<[Cell<u32>; 3]> = Rc::default();
     let (counted, new_uuid) = (counts.clone(), new.uuid);
@@ -145,7 +159,8 @@ fn make_over_an_old_set(block: u32) {
     }));
     let device = setup.cache.clone();
     assert_eq!(device.geometry().logical_block_bytes, block * 512);
-    let made = world.run(async move { make_device(&device, &new, &[0..3, 700..1200], true, &()).await });
+    let made =
+        world.run(async move { make_device(&device, &new, &[0..3, 700..1200], true, &()).await });
     made.expect("it ends").expect("no faults");
     let counts = counts.each_ref().map(Cell::get);
     println!(
@@ -161,8 +176,15 @@ fn a_new_superblock_alone_does_not_bring_back_an_older_set() {
     for block in [1, 8] {
         let (world, setup) = with_an_old_set(block);
         let old = superblock(&setup.cache).expect("the old set has one");
-        let new =
-            Superblock::new_cache(Uuid([9; 16]), old.set_uuid, block, 16, BUCKETS, Replacement::Lru, false);
+        let new = Superblock::new_cache(
+            Uuid([9; 16]),
+            old.set_uuid,
+            block,
+            16,
+            BUCKETS,
+            Replacement::Lru,
+            false,
+        );
         setup.cache.poke(SUPERBLOCK_SECTOR, &new.encode());
         let image = |disk: &SimDisk| disk.peek(SectorRange::new(Sector(0), disk.config().sectors));
         assert_eq!(content_after(block, &image(&setup.cache), &image(&setup.backing[0])), Ok(NEW));

@@ -19,7 +19,10 @@ fn bytes(disk: &SimDisk, sectors: u64) -> Vec<u8> {
 }
 
 /// Runs the same scene for many seeds.
-fn scenes<F: Future<Output = ()> + 'static>(config: DiskConfig, scene: impl Fn(SimEnv, SimDisk, u64) -> F) {
+fn scenes<F: Future<Output = ()> + 'static>(
+    config: DiskConfig,
+    scene: impl Fn(SimEnv, SimDisk, u64) -> F,
+) {
     for seed in 0..200 {
         let world = SimWorld::new(WorldConfig { timer_slop: Nanos(0), ..WorldConfig::new(seed) });
         let disk = SimDisk::new(&world, config.clone());
@@ -36,7 +39,9 @@ fn unflushed_writes_may_be_lost_sector_by_sector() {
         let into = into.clone();
         async move {
             for byte in 1..=3 {
-                disk.write(Sector(0), filled(4, byte), Durability::Volatile).await.expect("no faults");
+                disk.write(Sector(0), filled(4, byte), Durability::Volatile)
+                    .await
+                    .expect("no faults");
                 if byte == 1 {
                     disk.flush().await.expect("no faults");
                 }
@@ -49,7 +54,10 @@ fn unflushed_writes_may_be_lost_sector_by_sector() {
     });
     let seen = seen.borrow();
     assert!(seen.iter().flatten().all(|byte| (1..=3).contains(byte)), "{seen:?}");
-    assert!(seen.len() > 20 && seen.contains(&vec![1; 4]) && seen.contains(&vec![3; 4]), "{seen:?}");
+    assert!(
+        seen.len() > 20 && seen.contains(&vec![1; 4]) && seen.contains(&vec![3; 4]),
+        "{seen:?}"
+    );
 }
 
 #[test]
@@ -75,7 +83,8 @@ fn without_a_volatile_cache_nothing_acknowledged_is_lost() {
     });
 }
 
-/// A write that completes after the flush was submitted is not covered, even if it has landed before.
+/// A write that completes after the flush was submitted is not covered, even if it has landed
+/// before.
 #[test]
 fn a_flush_covers_what_had_completed() {
     let lost = std::rc::Rc::new(std::cell::Cell::new(0));
@@ -140,7 +149,10 @@ fn a_failed_flush_keeps_nothing_and_a_failed_write_lands_or_not() {
         disk.set_faults(Faults::everywhere(rates, 1));
         assert!(disk.write(Sector(0), filled(4, 2), Durability::Fua).await.is_err());
         let found = bytes(&disk, 4);
-        assert!(found.iter().zip([1, 0, 0, 0]).all(|(byte, old)| *byte == 2 || *byte == old), "{found:?}");
+        assert!(
+            found.iter().zip([1, 0, 0, 0]).all(|(byte, old)| *byte == 2 || *byte == old),
+            "{found:?}"
+        );
     });
 }
 
@@ -161,7 +173,10 @@ fn outages_pass() {
     scenes(DiskConfig::new("disk", 64), |env, disk, _| async move {
         disk.write(Sector(0), filled(1, 1), Durability::Volatile).await.expect("no faults");
         disk.fail(Outage::ReadOnly, None);
-        assert_eq!(disk.write(Sector(0), filled(1, 2), Durability::Fua).await, Err(IoError::Os(30)));
+        assert_eq!(
+            disk.write(Sector(0), filled(1, 2), Durability::Fua).await,
+            Err(IoError::Os(30))
+        );
         assert_eq!(disk.write_zeroes(SectorRange::new(Sector(0), 1)).await, Err(IoError::Os(30)));
         assert_eq!(disk.flush().await, Ok(()));
         let (buf, result) = disk.read(Sector(0), Buf::for_sectors(1)).await;
@@ -236,7 +251,8 @@ fn discard_zeroes_or_keeps_and_write_zeroes_zeroes() {
 #[test]
 fn wrong_requests_are_noticed() {
     let world = SimWorld::new(WorldConfig::new(1));
-    let disk = SimDisk::new(&world, DiskConfig { block_bytes: 4096, ..DiskConfig::new("disk", 64) });
+    let disk =
+        SimDisk::new(&world, DiskConfig { block_bytes: 4096, ..DiskConfig::new("disk", 64) });
     let user = disk.clone();
     let results = world.run(async move {
         let outside = user.write(Sector(60), filled(8, 1), Durability::Volatile).await;

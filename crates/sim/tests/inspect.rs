@@ -1,9 +1,12 @@
-//! Looking at disks that stand still: what a survivor may hold, and that the check of the disks finds damage.
+//! Looking at disks that stand still: what a survivor may hold, and that the check of the disks
+//! finds damage.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Device, Durability, Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume};
+use ubcache_env::{
+    Buf, Device, Durability, Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume,
+};
 use ubcache_sim::cache_system::CacheSystem;
 use ubcache_sim::disk::Still;
 use ubcache_sim::inspect::check_disks;
@@ -34,9 +37,13 @@ fn survivors_hold_every_unflushed_version() {
         inside.flush().await.expect("no faults");
         inside.write(Sector(1), sectors(2, 2), Durability::Volatile).await.expect("no faults");
         inside.write(Sector(2), sectors(3, 1), Durability::Volatile).await.expect("no faults");
-        let mut flight = std::pin::pin!(inside.write(Sector(2), sectors(4, 1), Durability::Volatile));
+        let mut flight =
+            std::pin::pin!(inside.write(Sector(2), sectors(4, 1), Durability::Volatile));
         let started = ubcache_env::local::first(flight.as_mut(), env.sleep(Nanos(1))).await;
-        assert!(matches!(started, ubcache_env::local::Either::Right(())), "it takes longer than that");
+        assert!(
+            matches!(started, ubcache_env::local::Either::Right(())),
+            "it takes longer than that"
+        );
         let mut rng = Rng::new(1);
         let mut seen = [(); 3].map(|()| BTreeSet::new());
         for _ in 0..400 {
@@ -49,18 +56,26 @@ fn survivors_hold_every_unflushed_version() {
         seen
     });
     let seen = seen.expect("it ends");
-    assert_eq!(seen.map(|set| set.into_iter().collect::<Vec<u8>>()), [vec![1], vec![1, 2], vec![1, 2, 3, 4]]);
+    assert_eq!(
+        seen.map(|set| set.into_iter().collect::<Vec<u8>>()),
+        [vec![1], vec![1, 2], vec![1, 2, 3, 4]]
+    );
 }
 
-/// A cached sector that is not what the backing device has is found on the disks, whoever put it there.
+/// A cached sector that is not what the backing device has is found on the disks, whoever put it
+/// there.
 #[test]
 fn a_clean_sector_that_differs_is_found() {
-    let plan = (0..).map(|seed| draw(seed, DrawOptions { ops_max: 20, faults: false, crashes: false }));
+    let plan =
+        (0..).map(|seed| draw(seed, DrawOptions { ops_max: 20, faults: false, crashes: false }));
     let plan = plan.take(1000).find(|plan| plan.volumes.len() == 1).expect("a third of them");
     let world = SimWorld::new(WorldConfig::new(plan.seed));
     let block = u64::from(plan.volumes[0].block_sectors);
     let disk = |name: &str, sectors, block: u64| {
-        SimDisk::new(&world, DiskConfig { block_bytes: block as u32 * 512, ..DiskConfig::new(name, sectors) })
+        SimDisk::new(
+            &world,
+            DiskConfig { block_bytes: block as u32 * 512, ..DiskConfig::new(name, sectors) },
+        )
     };
     let shape = &plan.cache;
     let cache_sectors = u64::from(shape.bucket_sectors) * u64::from(shape.buckets);
@@ -92,5 +107,9 @@ fn a_clean_sector_that_differs_is_found() {
     let violation =
         check_disks(&cache.still(), &[backing.still()]).expect_err("the cache has the old sector");
     assert!(violation.kind.contains("clean-differs"), "{violation:?}");
-    assert!(violation.report.contains(&format!("[{}, {})", at.0, at.0 + 1)), "{}", violation.report);
+    assert!(
+        violation.report.contains(&format!("[{}, {})", at.0, at.0 + 1)),
+        "{}",
+        violation.report
+    );
 }

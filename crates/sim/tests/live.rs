@@ -50,8 +50,9 @@ impl Scene {
 
     fn name(&self, view: &VolumeView) -> String {
         let violation = check_volume(view, &self.cache, &self.backing, DATA_AT);
-        violation
-            .map_or_else(String::new, |violation| violation.kind.split(':').next().unwrap_or("").to_owned())
+        violation.map_or_else(String::new, |violation| {
+            violation.kind.split(':').next().unwrap_or("").to_owned()
+        })
     }
 }
 
@@ -111,7 +112,11 @@ fn two_writers_are_i5() {
 #[test]
 fn what_is_not_durable_and_unknown_is_i6() {
     scene(|scene| async move {
-        scene.backing.write(Sector(60), filled(1, 1), Durability::Volatile).await.expect("no faults");
+        scene
+            .backing
+            .write(Sector(60), filled(1, 1), Durability::Volatile)
+            .await
+            .expect("no faults");
         let mut view = view(CopyState::Dirty);
         assert_eq!(scene.name(&view), "I6");
         view.in_flight = vec![InFlightEntry::BackingWrite(range(60, 1))];
@@ -130,7 +135,11 @@ fn a_record_of_what_is_not_durable_is_i7_or_i8() {
         assert_eq!(scene.name(&clean), "I7");
         // The backing device returns the same, and may lose it.
         scene.backing.poke(Sector(21), &[1; 512]);
-        scene.backing.write(Sector(21), filled(7, 1), Durability::Volatile).await.expect("no faults");
+        scene
+            .backing
+            .write(Sector(21), filled(7, 1), Durability::Volatile)
+            .await
+            .expect("no faults");
         assert_eq!(scene.name(&clean), "I8");
         clean.copies[0].state = CopyState::Unpublished;
         clean.unflushed.insert(range(21, 1));

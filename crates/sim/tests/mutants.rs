@@ -1,4 +1,5 @@
-//! The simulator finds every rule of the engine that is broken on purpose, and nothing in the engine as it is.
+//! The simulator finds every rule of the engine that is broken on purpose, and nothing in the
+//! engine as it is.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -25,7 +26,12 @@ fn every_mutant_is_found() {
                 while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match kill(mutant, SEEDS) {
                         Some(kill) => {
-                            println!("{}: seed {}: {}", mutant.name(), kill.seed, kill.violation.kind)
+                            println!(
+                                "{}: seed {}: {}",
+                                mutant.name(),
+                                kill.seed,
+                                kill.violation.kind
+                            )
                         }
                         None => survivors.lock().expect("no panic").push(mutant.name()),
                     }
@@ -48,8 +54,10 @@ fn the_engine_as_it_is_passes_the_same_seeds() {
                     if seed >= SEEDS.end {
                         return;
                     }
-                    let outcome =
-                        run_plan::<CacheSystem>(&draw(seed, DrawOptions::default()), RunOptions::default());
+                    let outcome = run_plan::<CacheSystem>(
+                        &draw(seed, DrawOptions::default()),
+                        RunOptions::default(),
+                    );
                     assert!(outcome.is_good(), "seed {seed}: {}", outcome.violations[0].report);
                 }
             });

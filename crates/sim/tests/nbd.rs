@@ -36,7 +36,8 @@ fn the_engine_is_the_same_behind_a_server() {
     }
 }
 
-/// Requests that are cut fail, now and then; nothing else does, and what they did is as with any error.
+/// Requests that are cut fail, now and then; nothing else does, and what they did is as with any
+/// error.
 #[test]
 fn connections_are_cut_and_made_again() {
     let mut cut = 0;
@@ -60,7 +61,8 @@ fn connections_are_cut_and_made_again() {
 /// A faulty volume is seen through a server, too.
 #[test]
 fn the_oracle_sees_through_a_server() {
-    let fails = |run: fn(&Plan) -> Outcome| (0..40).any(|seed| !run(&behind_nbd(seed, 2, true)).is_good());
+    let fails =
+        |run: fn(&Plan) -> Outcome| (0..40).any(|seed| !run(&behind_nbd(seed, 2, true)).is_good());
     assert!(!fails(run::<Toy<toy::None>>));
     assert!(fails(run::<Toy<toy::LostWrite>>));
     assert!(fails(run::<Toy<toy::EarlyReply>>));

@@ -1,4 +1,5 @@
-//! The oracle accepts a right volume over thousands of seeds and finds what is wrong with wrong ones.
+//! The oracle accepts a right volume over thousands of seeds and finds what is wrong with wrong
+//! ones.
 
 use ubcache_sim::plan::ControlAction;
 use ubcache_sim::plan::draw::{DrawOptions, draw};
@@ -9,8 +10,8 @@ fn run<R: toy::Recipe>(plan: &Plan) -> Outcome {
     run_plan::<Toy<R>>(plan, RunOptions::default())
 }
 
-/// Plans for toys, which know nothing of devices that are not what they were, nor whom to tell of a flush that lost, and which
-/// have nothing that could become clean.
+/// Plans for toys, which know nothing of devices that are not what they were, nor whom to tell of a
+/// flush that lost, and which have nothing that could become clean.
 fn draw_for_toys(seed: u64, faults: bool) -> Plan {
     let mut plan = draw(seed, DrawOptions { ops_max: 300, faults, ..DrawOptions::default() });
     plan.hands.clear();
@@ -18,7 +19,10 @@ fn draw_for_toys(seed: u64, faults: bool) -> Plan {
     plan.hammers.clear();
     // Every client of a toy looks at its locks in each step.
     plan.ops.retain(|op| op.client < 4000);
-    let waits = |action: &ControlAction| matches!(action, ControlAction::Attribute { name, .. } if name.starts_with("until-"));
+    let waits = |action: &ControlAction| {
+        matches!(action, ControlAction::Attribute { name,
+        .. } if name.starts_with("until-"))
+    };
     plan.controls.retain(|control| !waits(&control.action));
     plan
 }

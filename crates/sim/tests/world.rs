@@ -54,7 +54,8 @@ fn a_loop_without_end_is_noticed() {
 fn yields_let_others_run() {
     for policy in [Policy::Uniform, Policy::Fifo, Policy::Ranks, Policy::Queues] {
         for seed in 0..50 {
-            let world = SimWorld::new(WorldConfig { policy, max_steps: 20_000, ..WorldConfig::new(seed) });
+            let world =
+                SimWorld::new(WorldConfig { policy, max_steps: 20_000, ..WorldConfig::new(seed) });
             let env = world.env();
             let done = world.run(async move {
                 let flag = Rc::new(Cell::new(false));
@@ -105,7 +106,9 @@ fn streams_deliver_bytes_in_order_however_cut() {
             let (left, right) = SimStream::pair(&env, Nanos::from_millis(1));
             let send = async {
                 for chunk in 0..40_u8 {
-                    left.send(IoVec::from(Buf::from_bytes(&vec![chunk; 5000]))).await.expect("connected");
+                    left.send(IoVec::from(Buf::from_bytes(&vec![chunk; 5000])))
+                        .await
+                        .expect("connected");
                 }
                 left.close();
             };

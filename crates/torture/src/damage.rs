@@ -14,8 +14,8 @@ pub struct Damage {
     /// Names of the kinds of damage.
     pub words: Vec<&'static str>,
     /// True if lost state can't be distinguished from state that never existed
-    /// (docs/guide/operate.md), or if a structure with a right checksum has other content than before.
-    /// The content is not judged then.
+    /// (docs/guide/operate.md), or if a structure with a right checksum has other content than
+    /// before. The content is not judged then.
     pub unnoticeable: bool,
 }
 
@@ -58,7 +58,8 @@ pub fn damage(base: &Base, image: &mut Image, seed: u64) -> Damage {
         done.words.push(kind);
         // A prio set with a right checksum is accepted: pointers that it makes live again are live,
         // and data that it makes stale in a set of the driver may have been written back.
-        done.unnoticeable |= kind == "a lowered generation" || kind == "a raised generation" && !base.own;
+        done.unnoticeable |=
+            kind == "a lowered generation" || kind == "a raised generation" && !base.own;
     }
     done.unnoticeable |= is_undone(base, image);
     done
@@ -70,10 +71,11 @@ fn is_undone(base: &Base, image: &Image) -> bool {
     let changed = |range: Range<usize>| image.get(range.clone()) != base.cache.get(range);
     let bset = |range: &Range<usize>| base.cache.get(range.clone());
     // Checksums have the node's place, and nothing of the place in the node.
-    let exchanged = base.parts.bsets.iter().filter(|(at, _)| changed(at.clone())).any(|(at, node)| {
-        let others = base.parts.bsets.iter().filter(|(_, other)| other == node);
-        others.map(|(other, _)| bset(other)).any(|other| other == image.get(at.clone()))
-    });
+    let exchanged =
+        base.parts.bsets.iter().filter(|(at, _)| changed(at.clone())).any(|(at, node)| {
+            let others = base.parts.bsets.iter().filter(|(_, other)| other == node);
+            others.map(|(other, _)| bset(other)).any(|other| other == image.get(at.clone()))
+        });
     exchanged
         || base.parts.ring.last().is_some_and(|newest| changed(newest.clone()))
         || base.parts.appends.iter().any(|append| changed(append.start + 16..append.start + 24))
@@ -89,8 +91,9 @@ pub fn apply(base: &Base, image: &mut Image, kind: &str, rng: &mut Rng) {
         .chain([superblock])
         .collect();
     let any = pick(&kinds, rng).cloned().unwrap_or(4096..4096 + 208);
-    let within =
-        |range: &Range<usize>, rng: &mut Rng| range.start + rng.below(range.len().max(1) as u64) as usize;
+    let within = |range: &Range<usize>, rng: &mut Rng| {
+        range.start + rng.below(range.len().max(1) as u64) as usize
+    };
     let at = within(&any, rng);
     let (sector, page) = (at / 512 * 512, at / 4096 * 4096);
     match kind {

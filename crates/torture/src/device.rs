@@ -8,7 +8,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{
+    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+};
 use ubcache_sim::Rng;
 
 const PAGE: usize = 4096;
@@ -122,7 +124,12 @@ pub struct MemDevice {
 impl MemDevice {
     /// A device with blocks of so many bytes.
     pub fn new(image: Image, block: u32) -> MemDevice {
-        MemDevice { image: Rc::new(RefCell::new(image)), log: Rc::default(), reads: Rc::default(), block }
+        MemDevice {
+            image: Rc::new(RefCell::new(image)),
+            log: Rc::default(),
+            reads: Rc::default(),
+            block,
+        }
     }
 
     /// Present content of the device.
@@ -168,7 +175,10 @@ impl Device for MemDevice {
         let bytes = from.to_buf().as_slice().to_vec();
         let mut image = self.image.borrow_mut();
         let block = self.block as usize;
-        assert!((at.bytes() as usize).is_multiple_of(block), "a write begins inside of a block: sector {at}");
+        assert!(
+            (at.bytes() as usize).is_multiple_of(block),
+            "a write begins inside of a block: sector {at}"
+        );
         assert!(
             bytes.len().is_multiple_of(block),
             "a write of {} bytes, which is no whole block",

@@ -10,15 +10,16 @@
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{
-    CheckOptions, Kind, OfflineError, RecoverOptions, Repair, RepairOptions, check, copy_device, map_backed,
-    open_set, recover, survey, unreadable_data, write_repaired,
+    CheckOptions, Kind, OfflineError, RecoverOptions, Repair, RepairOptions, check, copy_device,
+    map_backed, open_set, recover, survey, unreadable_data, write_repaired,
 };
 
 use crate::device::{Image, MemDevice, run};
 use crate::sets::{Base, content, map};
 
 /// The sets have one backing device, and it is named.
-pub const ALL: RepairOptions = RepairOptions { use_uncertain: false, without_data: false, all_disks: true };
+pub const ALL: RepairOptions =
+    RepairOptions { use_uncertain: false, without_data: false, all_disks: true };
 
 /// Verdict on a damaged set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -35,7 +36,12 @@ pub enum Told {
 
 /// Judges a damaged set; an error is a requirement that does not hold. `strict` compares content,
 /// `with_uncertain` repairs the set with uncertain data as well.
-pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -> Result<Told, String> {
+pub fn judge(
+    base: &Base,
+    damaged: &Image,
+    strict: bool,
+    with_uncertain: bool,
+) -> Result<Told, String> {
     let cache = MemDevice::new(damaged.clone(), base.block);
     let backing = MemDevice::new(base.backing.clone(), base.block);
     let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
@@ -43,7 +49,9 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
     let found = run(survey(&cache, &[&backing], ALL, &()));
     let mut repair = match found {
         Ok(repair) => repair,
-        Err(error) if report.is_clean() => return Err(format!("{error}, and the check says nothing")),
+        Err(error) if report.is_clean() => {
+            return Err(format!("{error}, and the check says nothing"));
+        }
         Err(_) => return Ok(Told::Unrepairable),
     };
     if repair.is_clean() {
@@ -56,12 +64,15 @@ pub fn judge(base: &Base, damaged: &Image, strict: bool, with_uncertain: bool) -
         return Ok(Told::Harmless);
     }
     let copy = copied(&mut repair, &cache).map_err(|error| format!("to a copy: {error}"))?;
-    outcome(base, &repair, &copy, &backing, strict).map_err(|error| format!("to a copy: {error}"))?;
+    outcome(base, &repair, &copy, &backing, strict)
+        .map_err(|error| format!("to a copy: {error}"))?;
 
     if with_uncertain {
         let options = RepairOptions { use_uncertain: true, ..ALL };
-        let mut best = run(survey(&cache, &[&backing], options, &())).map_err(|error| error.to_string())?;
-        let copy = copied(&mut best, &cache).map_err(|error| format!("with uncertain data: {error}"))?;
+        let mut best =
+            run(survey(&cache, &[&backing], options, &())).map_err(|error| error.to_string())?;
+        let copy =
+            copied(&mut best, &cache).map_err(|error| format!("with uncertain data: {error}"))?;
         outcome(base, &best, &copy, &backing, strict)
             .map_err(|error| format!("with uncertain data: {error}"))?;
     }

@@ -70,8 +70,10 @@ fn span(text: &str) -> Result<(u64, u64), String> {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let number: u64 = number.parse().map_err(|_| format!("{text} is not a time; expected 60s or 5m"))?;
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text} is not a time; expected 60s or 5m"))?;
     match unit {
         "" | "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(60 * number)),
@@ -90,8 +92,9 @@ fn main() -> ExitCode {
                 eprintln!("there is no target {wrong}");
                 return ExitCode::from(2);
             }
-            let wanted =
-                |target: &&Target| targets.is_empty() || targets.iter().any(|name| name == target.name);
+            let wanted = |target: &&Target| {
+                targets.is_empty() || targets.iter().any(|name| name == target.name)
+            };
             TARGETS.iter().filter(wanted).all(|target| match &input {
                 Some(path) => replay(*target, path),
                 None => fuzz(*target, &corpus, duration, seed),
@@ -115,9 +118,10 @@ fn damages((from, to): (u64, u64), set: &str, verbose: bool) -> bool {
                 println!("{}, seed {seed}, {}: {told:?}", base.name, done.words.join(" and "));
             }
             match told {
-                Ok(told) => {
-                    done.words.iter().for_each(|word| counts.entry(word).or_default()[index(told)] += 1)
-                }
+                Ok(told) => done
+                    .words
+                    .iter()
+                    .for_each(|word| counts.entry(word).or_default()[index(told)] += 1),
                 Err(_) => failed += 1,
             }
         }
@@ -210,7 +214,8 @@ fn fuzz(target: Target, corpora: &Path, duration: Duration, seed: u64) -> bool {
 
 /// Keeps an input that failed.
 fn save(target: Target, bytes: &[u8]) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("ubcache-fuzz-{}-{}", target.name, std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("ubcache-fuzz-{}-{}", target.name, std::process::id()));
     if let Err(error) = std::fs::write(&path, bytes) {
         println!("{}: {error}", path.display());
     }

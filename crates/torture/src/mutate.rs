@@ -9,7 +9,8 @@ use ubcache_sim::Rng;
 use crate::fuzz::Target;
 
 /// Numbers at the rims of things.
-const RIMS: [u64; 12] = [0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, u32::MAX as u64, u64::MAX];
+const RIMS: [u64; 12] =
+    [0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, u32::MAX as u64, u64::MAX];
 
 /// The inputs of a corpus, in order of their names.
 pub fn corpus(directory: &Path) -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
@@ -24,7 +25,8 @@ pub fn corpus(directory: &Path) -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
 pub fn run(target: Target, input: &[u8]) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(|| (target.run)(input))).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic".to_owned())
     })
 }
 
@@ -80,7 +82,8 @@ fn change(bytes: &mut Vec<u8>, target: Target, other: &[u8], rng: &mut Rng) {
         _ => {
             let from = rng.below(other.len().max(1) as u64) as usize;
             let count = rng.scale(1, 64) as usize;
-            let part: Vec<u8> = other.get(from..).unwrap_or_default().iter().take(count).copied().collect();
+            let part: Vec<u8> =
+                other.get(from..).unwrap_or_default().iter().take(count).copied().collect();
             bytes.splice(at..(at + part.len()).min(bytes.len()), part.iter().copied());
         }
     }

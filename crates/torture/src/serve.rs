@@ -1,4 +1,5 @@
-//! A set under the engine: it is started, its volume is attached and read, and it is stopped, in a simulated world.
+//! A set under the engine: it is started, its volume is attached and read, and it is stopped, in a
+//! simulated world.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -48,8 +49,10 @@ pub fn serve(base: &Base, cache: &Image, how: How) -> Served {
     let world = SimWorld::new(WorldConfig::new(1));
     let disk = |name: &str, image: &Image| {
         let sectors = image.len() as u64 / 512;
-        let disk =
-            SimDisk::new(&world, DiskConfig { block_bytes: base.block, ..DiskConfig::new(name, sectors) });
+        let disk = SimDisk::new(
+            &world,
+            DiskConfig { block_bytes: base.block, ..DiskConfig::new(name, sectors) },
+        );
         disk.poke(Sector(0), &image.get(0..image.len()));
         for sector in 0..sectors {
             if image.is_bad(sector..sector + 1) {
@@ -60,12 +63,17 @@ pub fn serve(base: &Base, cache: &Image, how: How) -> Served {
     };
     let (cache, backing) = (disk("cache", cache), disk("backing", &base.backing));
     let (content, unread) = (Rc::new(RefCell::new(Vec::new())), Rc::new(RefCell::new(Vec::new())));
-    let inside = (world.new_instance(), cache.clone(), backing.clone(), content.clone(), unread.clone());
+    let inside =
+        (world.new_instance(), cache.clone(), backing.clone(), content.clone(), unread.clone());
     let ended = world.run(async move {
         let (env, cache, backing, content, unread) = inside;
-        begin(env, cache, backing, how, &content, &unread).await.err().map(|error| error.to_string())
+        begin(env, cache, backing, how, &content, &unread)
+            .await
+            .err()
+            .map(|error| error.to_string())
     });
-    let image = |disk: &SimDisk| Image::new(&disk.peek(SectorRange::new(Sector(0), disk.config().sectors)));
+    let image =
+        |disk: &SimDisk| Image::new(&disk.peek(SectorRange::new(Sector(0), disk.config().sectors)));
     Served {
         refused: ended.unwrap_or_else(|stuck| panic!("{stuck:?}")),
         content: content.take(),

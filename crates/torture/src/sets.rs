@@ -1,4 +1,5 @@
-//! Whole sets to be damaged: of the engine, in the middle of its work or stopped, and of the Linux driver.
+//! Whole sets to be damaged: of the engine, in the middle of its work or stopped, and of the Linux
+//! driver.
 
 use std::ops::Range;
 use std::path::Path;
@@ -121,11 +122,13 @@ impl Base {
     /// # Panics
     /// Panics if it has some.
     pub fn new(name: &str, cache: Image, backing: Image, block: u32) -> Base {
-        let (disk, below) = (MemDevice::new(cache.clone(), block), MemDevice::new(backing.clone(), block));
+        let (disk, below) =
+            (MemDevice::new(cache.clone(), block), MemDevice::new(backing.clone(), block));
         let report = run(check(&disk, &[&below], None, CheckOptions::default())).report;
         assert!(report.is_clean(), "{name}: {:?}", report.errors());
         let mut parts = Parts::default();
-        let view = run(walk(&disk, &mut parts, &())).expect("a set without damage has a superblock");
+        let view =
+            run(walk(&disk, &mut parts, &())).expect("a set without damage has a superblock");
         let geometry = view.geometry;
         let bucket = geometry.bucket_bytes() as usize;
         for range in &mut parts.prios {
@@ -154,7 +157,18 @@ impl Base {
         let whole = content(&map, &disk, &below).0;
         let inode = map.inode.expect("its volume has a slot");
         let dirty = map.dirty().collect();
-        Base { name: name.to_owned(), cache, backing, block, whole, dirty, inode, geometry, parts, own }
+        Base {
+            name: name.to_owned(),
+            cache,
+            backing,
+            block,
+            whole,
+            dirty,
+            inode,
+            geometry,
+            parts,
+            own,
+        }
     }
 
     /// Bytes of a bucket.
@@ -181,7 +195,11 @@ impl Base {
 }
 
 /// Content of a volume, and its unreadable ranges.
-pub fn content(map: &VolumeMap, cache: &MemDevice, backing: &MemDevice) -> (Vec<u8>, Vec<SectorRange>) {
+pub fn content(
+    map: &VolumeMap,
+    cache: &MemDevice,
+    backing: &MemDevice,
+) -> (Vec<u8>, Vec<SectorRange>) {
     let mut bytes = vec![0; map.sectors as usize * 512];
     let read = run(read_volume(map, cache, Some(backing), true, &(), |at, piece| {
         if let Piece::Bytes(piece) = piece {
@@ -226,14 +244,20 @@ pub struct Recipe {
 pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
     let Recipe { seed, block, node_keys, buckets, sectors, rounds, flushes, stop } = recipe;
     let plan = format!(
-        "ubcache-plan 1\nworld seed={seed} policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n\
-         cache bucket=16 block={block} buckets={buckets} node-keys={node_keys} extents=5000 lazy=0 volatile=1 discard=0 profile=fast\n\
-         volume sectors={sectors} mode=writeback initial=500 volatile=1 discard=0 block={block} profile=fast\n"
+        "ubcache-plan 1\nworld seed={seed} policy=uniform poll-cost-ns=500 timer-slop-ns=0 \
+         last-crash=0\n\
+         cache bucket=16 block={block} buckets={buckets} node-keys={node_keys} extents=5000 lazy=0 \
+         volatile=1 discard=0 profile=fast\n\
+         volume sectors={sectors} mode=writeback initial=500 volatile=1 discard=0 block={block} \
+         profile=fast\n"
     );
     let plan: Plan = plan.parse().unwrap_or_else(|error| panic!("{error}"));
     let world = SimWorld::new(WorldConfig::new(seed));
     let disk = |name: &str, sectors| {
-        SimDisk::new(&world, DiskConfig { block_bytes: block * 512, ..DiskConfig::new(name, sectors) })
+        SimDisk::new(
+            &world,
+            DiskConfig { block_bytes: block * 512, ..DiskConfig::new(name, sectors) },
+        )
     };
     let cache = disk("cache", 16 * u64::from(buckets));
     let backing = disk("backing", CacheSystem::DATA_AT.0 + sectors);
@@ -275,8 +299,9 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
         if stop {
             system.stop().await.expect("no faults");
         }
-        let image =
-            |disk: &SimDisk| Image::new(&disk.peek(SectorRange::new(Sector(0), disk.config().sectors)));
+        let image = |disk: &SimDisk| {
+            Image::new(&disk.peek(SectorRange::new(Sector(0), disk.config().sectors)))
+        };
         (image(&cache_inside), image(&backing_inside))
     });
     let (cache, backing) = images.expect("it ends");
@@ -285,7 +310,8 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
 
 /// The frozen set of the driver with this name.
 pub fn of_the_driver(name: &str) -> Base {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures").join(name);
+    let directory =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures").join(name);
     let image = |file: &str| Image::new(&unpacked(&directory.join(file)));
     Base::new(name, image("cache.img.xz"), image("backing.img.xz"), 512)
 }
@@ -374,16 +400,25 @@ pub const SMALL: [(&str, Recipe); 3] = [
 const PACKED: [(&[u8], &[u8]); 3] = [
     (include_bytes!("../sets/running.cache.xz"), include_bytes!("../sets/running.backing.xz")),
     (include_bytes!("../sets/stopped.cache.xz"), include_bytes!("../sets/stopped.backing.xz")),
-    (include_bytes!("../sets/large-nodes.cache.xz"), include_bytes!("../sets/large-nodes.backing.xz")),
+    (
+        include_bytes!("../sets/large-nodes.cache.xz"),
+        include_bytes!("../sets/large-nodes.backing.xz"),
+    ),
 ];
 
-/// The small sets, as they are packed in `sets/`: what a kept input means does not change with the engine.
+/// The small sets, as they are packed in `sets/`: what a kept input means does not change with the
+/// engine.
 pub fn small() -> Vec<Base> {
     SMALL
         .iter()
         .zip(PACKED)
         .map(|((name, recipe), (cache, backing))| {
-            Base::new(name, Image::new(&unpack(cache)), Image::new(&unpack(backing)), recipe.block * 512)
+            Base::new(
+                name,
+                Image::new(&unpack(cache)),
+                Image::new(&unpack(backing)),
+                recipe.block * 512,
+            )
         })
         .collect()
 }

@@ -33,7 +33,9 @@ fn damage_is_reported_and_repaired() {
                         *counts.entry(kind).or_default().entry(told).or_default() += 1;
                     }
                 }
-                Err(error) => failed.push(format!("{}, seed {seed}, {:?}: {error}", base.name, done.words)),
+                Err(error) => {
+                    failed.push(format!("{}, seed {seed}, {:?}: {error}", base.name, done.words))
+                }
             }
         }
     }
@@ -45,5 +47,8 @@ fn damage_is_reported_and_repaired() {
         assert!(repaired > 0 || kind.ends_with("generation"), "{kind} is never noticed");
     }
     let not = |told: &BTreeMap<&str, u64>| told.get("not repairable").copied().unwrap_or(0);
-    assert!(counts.values().map(not).sum::<u64>() * 20 < total, "hardly any damage can't be repaired");
+    assert!(
+        counts.values().map(not).sum::<u64>() * 20 < total,
+        "hardly any damage can't be repaired"
+    );
 }

@@ -1,5 +1,5 @@
-//! Extents that a set can't have, with right checksums: the driver may leave them, or damage. A start refuses them by name, or
-//! makes of them what they are, and counts right.
+//! Extents that a set can't have, with right checksums: the driver may leave them, or damage. A
+//! start refuses them by name, or makes of them what they are, and counts right.
 
 use std::rc::Rc;
 
@@ -38,7 +38,8 @@ impl Visitor for Leaves {
 /// The leaves in order.
 fn leaves(base: &Base) -> (View, Vec<Leaf>) {
     let mut leaves = Leaves::default();
-    let view = run(walk(&MemDevice::new(base.cache.clone(), base.block), &mut leaves, &())).expect("a set");
+    let view = run(walk(&MemDevice::new(base.cache.clone(), base.block), &mut leaves, &()))
+        .expect("a set");
     leaves.0.sort_by_key(|leaf| leaf.key.position());
     (view, leaves.0)
 }
@@ -56,8 +57,8 @@ fn append(base: &Base, leaf: &Leaf, key: Key) -> Option<Image> {
     Some(image)
 }
 
-/// The set with an extent in a late leaf that is newer than the bucket in which early leaves have dirty data: all of that
-/// is void.
+/// The set with an extent in a late leaf that is newer than the bucket in which early leaves have
+/// dirty data: all of that is void.
 fn two_generations(base: &Base) -> Option<Image> {
     let (view, leaves) = leaves(base);
     let bucket = |sector: Sector| base.geometry.bucket_of(sector).0;
@@ -66,7 +67,8 @@ fn two_generations(base: &Base) -> Option<Image> {
         view.extents.iter().filter(move |extent| extent.pointer().is_some_and(same))
     };
     leaves.iter().rev().find_map(|late| {
-        let there = late.keys.iter().find(|key| key.inode == base.inode && key.pointer().is_some())?;
+        let there =
+            late.keys.iter().find(|key| key.inode == base.inode && key.pointer().is_some())?;
         let (_, at) = base.dirty.iter().find(|(_, at)| {
             let early = |end: Sector| end.0 + 64 < there.start().0;
             in_bucket(*at).all(|e| e.is_dirty() && !e.is_replayed() && early(e.range().end))
@@ -77,9 +79,9 @@ fn two_generations(base: &Base) -> Option<Image> {
     })
 }
 
-/// Bug: a start counted the early leaves, met the newer extent, and counted all again without beginning at zero: what was void was
-/// dirty for ever, so that the volume never got clean and could not be detached. Fix: what is known of volumes is
-/// forgotten with the counts.
+/// Bug: a start counted the early leaves, met the newer extent, and counted all again without
+/// beginning at zero: what was void was dirty for ever, so that the volume never got clean and
+/// could not be detached. Fix: what is known of volumes is forgotten with the counts.
 #[test]
 fn what_a_newer_extent_voids_is_not_dirty_any_more() {
     let mut found = 0;
@@ -100,7 +102,8 @@ fn what_a_newer_extent_voids_is_not_dirty_any_more() {
             let tuning = Tuning { lazy_start: false, ..Tuning::default() };
             let options = SetOptions { tuning, ..SetOptions::default() };
             let set = CacheSet::open(env.clone(), cache, options).await.expect("the set starts");
-            let volume = set.attach(backing, AttachOptions::default()).await.expect("it is attached");
+            let volume =
+                set.attach(backing, AttachOptions::default()).await.expect("it is attached");
             volume.set_attribute("writeback_percent", "0").expect("an attribute");
             let began = env.now();
             while volume.state() != VolumeState::Clean {
@@ -120,8 +123,8 @@ fn what_a_newer_extent_voids_is_not_dirty_any_more() {
     assert!(found > 0, "no set has leaves enough");
 }
 
-/// Bug: a start believed an extent in a bucket that has a node of the index, and a count of the bucket went wrong later,
-/// in a panic. Fix: it is refused.
+/// Bug: a start believed an extent in a bucket that has a node of the index, and a count of the
+/// bucket went wrong later, in a panic. Fix: it is refused.
 #[test]
 fn an_extent_in_a_bucket_with_metadata_is_refused_by_name() {
     let mut found = 0;
@@ -129,7 +132,8 @@ fn an_extent_in_a_bucket_with_metadata_is_refused_by_name() {
         let (_, leaves) = leaves(base);
         let node = leaves.first().expect("a leaf").pointer;
         let wrong = leaves.iter().find_map(|leaf| {
-            let there = leaf.keys.iter().find(|key| key.inode == base.inode && key.pointer().is_some())?;
+            let there =
+                leaf.keys.iter().find(|key| key.inode == base.inode && key.pointer().is_some())?;
             append(base, leaf, Key::extent(there.inode, there.range(), true, node))
         });
         let Some(image) = wrong else { continue };

@@ -24,7 +24,13 @@ const DAMAGES: [(&str, bool); 10] = [
 /// Outcomes of a power cut that are drawn where there are too many for all.
 const DRAWN: usize = 4;
 
-fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed: u64) -> Option<u64> {
+fn interrupted(
+    base: &Base,
+    kind: &str,
+    strict: bool,
+    use_uncertain: bool,
+    seed: u64,
+) -> Option<u64> {
     let options = RepairOptions { use_uncertain, ..ALL };
     let mut rng = Rng::fork(seed, kind);
     let mut damaged = base.cache.clone();
@@ -45,13 +51,15 @@ fn interrupted(base: &Base, kind: &str, strict: bool, use_uncertain: bool, seed:
         cuts += 1;
         let at = format!("{at}, before operation {moment} of {}", cache.log().len());
         let cache = MemDevice::new(image.clone(), base.block);
-        let second = in_place(&cache, &backing, options).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let second =
+            in_place(&cache, &backing, options).unwrap_or_else(|error| panic!("{at}: {error}"));
         let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
         assert!(report.is_clean(), "{at}: {:?}", report.errors());
         if strict {
             // Data that the first repair was certain of is certain in the second one as well.
-            compare(base, &cache, &backing, |key| lists(base, &first, key))
-                .unwrap_or_else(|error| panic!("{at}: {error}\nthe second lists {:?}", second.uncertain));
+            compare(base, &cache, &backing, |key| lists(base, &first, key)).unwrap_or_else(
+                |error| panic!("{at}: {error}\nthe second lists {:?}", second.uncertain),
+            );
         }
     });
     Some(cuts)

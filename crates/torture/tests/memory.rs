@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use ubcache_format::{Replacement, Superblock, Uuid};
-use ubcache_offline::{CheckOptions, RepairOptions, TargetState, check, read_dump, restore, survey};
+use ubcache_offline::{
+    CheckOptions, RepairOptions, TargetState, check, read_dump, restore, survey,
+};
 use ubcache_torture::damage::damage;
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::sets::bases;
@@ -36,7 +38,8 @@ fn count(allocated: usize, freed: usize) {
     LIVE.fetch_sub(freed, Ordering::Relaxed);
 }
 
-// SAFETY: every call is passed on, unchanged, to the allocator of the system; counting does not allocate.
+// SAFETY: every call is passed on, unchanged, to the allocator of the system; counting does not
+// allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 0);
@@ -51,7 +54,8 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // The system moves pages, where it is worth counting, and copies nothing.
         count(new_size.saturating_sub(layout.size()), layout.size().saturating_sub(new_size));
-        // SAFETY: the memory came from `System`, with this layout, and the caller keeps the rest of the contract.
+        // SAFETY: the memory came from `System`, with this layout, and the caller keeps the rest of
+        // the contract.
         unsafe { System.realloc(memory, layout, new_size) }
     }
 }
@@ -76,14 +80,22 @@ fn peak_of_repair(cache: &MemDevice, backing: &[&MemDevice]) -> usize {
     peak(|| drop(run(survey(cache, backing, options, &()))))
 }
 
-/// A set with so many dirty extents of one sector, every other sector of a volume, none beside its neighbour in the cache.
+/// A set with so many dirty extents of one sector, every other sector of a volume, none beside its
+/// neighbour in the cache.
 fn set_of(extents: u64) -> (Image, u64) {
     const BUCKET_SECTORS: u64 = 64;
     let data = extents.div_ceil(BUCKET_SECTORS);
     let buckets = (data + data / 8 + 2000) as u32;
     let (uuid, set) = (Uuid([1; 16]), Uuid([2; 16]));
-    let mut superblock =
-        Superblock::new_cache(uuid, set, 1, BUCKET_SECTORS as u32, buckets, Replacement::Lru, false);
+    let mut superblock = Superblock::new_cache(
+        uuid,
+        set,
+        1,
+        BUCKET_SECTORS as u32,
+        buckets,
+        Replacement::Lru,
+        false,
+    );
     superblock.set_sync(true);
     let superblock = Superblock::parse(&superblock.encode()).expect("a superblock");
     let hex: String = superblock.encode().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -96,20 +108,21 @@ fn set_of(extents: u64) -> (Image, u64) {
             "bucket_sectors": BUCKET_SECTORS, "block_sectors": 1, "buckets": buckets, "bytes": hex,
         }),
         json!({
-            "type": "volume", "slot": 0, "uuid": Uuid([3; 16]).to_string(), "label": "", "first_reg": 0, "last_reg": 0,
+            "type": "volume", "slot": 0, "uuid": Uuid([3; 16]).to_string(), "label": "",
+            "first_reg": 0, "last_reg": 0,
             "invalidated": 0, "flash_only": false, "sectors": 0,
         }),
     ];
     for start in (0..buckets).step_by(1024) {
         let zeroes = vec![0; (buckets - start).min(1024) as usize];
-        lines.push(json!({ "type": "buckets", "first": start, "generations": zeroes, "priorities": zeroes }));
+        lines.push(json!({ "type": "buckets", "first": start, "generations": zeroes,
+            "priorities": zeroes }));
     }
     let mut lines: Vec<String> = lines.iter().map(|line| line.to_string()).collect();
     lines.extend((0..extents).map(|index| {
         let (sector, at) = (16 + 2 * index, first * BUCKET_SECTORS + index);
-        format!(
-            r#"{{"type":"extent","volume":0,"sector":{sector},"sectors":1,"dirty":true,"at":{at},"generation":0}}"#
-        )
+        let place = format!(r#""sector":{sector},"sectors":1,"dirty":true,"at":{at}"#);
+        format!(r#"{{"type":"extent","volume":0,{place},"generation":0}}"#)
     }));
     lines.push(json!({ "type": "end", "volumes": 1, "extents": extents }).to_string());
     let dumped = read_dump(lines.as_slice()).unwrap_or_else(|error| panic!("a dump: {error}"));
@@ -124,7 +137,8 @@ fn check_and_repair_keep_to_their_bounds() {
     let mut worst = [0; 2];
     for base in &bases() {
         let whole = MemDevice::new(base.cache.clone(), base.block);
-        let extents = run(check(&whole, &[], None, CheckOptions::default())).report.stats.extents as usize;
+        let extents =
+            run(check(&whole, &[], None, CheckOptions::default())).report.stats.extents as usize;
         let buckets = base.geometry.buckets as usize * BYTES_A_BUCKET;
         let backing = MemDevice::new(base.backing.clone(), base.block);
         for seed in 0..if base.own { 100 } else { 12 } {

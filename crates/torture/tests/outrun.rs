@@ -1,7 +1,8 @@
-//! Version 0.1 let pointers to freed nodes stay in interior nodes while their buckets were used again. After 129 reuses they
-//! look newer than the bucket: a start raised the generation to theirs, so that all data in the bucket was void, and took
-//! a node for one that is not there. Such a pointer can only be behind in a set whose prio chain is ubcache's own; a start
-//! leaves it out and has its node written anew.
+//! Version 0.1 let pointers to freed nodes stay in interior nodes while their buckets were used
+//! again. After 129 reuses they look newer than the bucket: a start raised the generation to
+//! theirs, so that all data in the bucket was void, and took a node for one that is not there. Such
+//! a pointer can only be behind in a set whose prio chain is ubcache's own; a start leaves it out
+//! and has its node written anew.
 
 use ubcache_format::{Generation, Key, ParsedNode, Pointer, bset_bytes, crc64_we, encode_bset};
 use ubcache_offline::{CheckOptions, Kind, NodeVisit, Visitor, check, walk};
@@ -24,8 +25,8 @@ impl Visitor for Root {
     }
 }
 
-/// The set as version 0.1 leaves it after `reuses` of the bucket that has dirty data now and had a node long ago. `chains`:
-/// how many prio chains it wrote.
+/// The set as version 0.1 leaves it after `reuses` of the bucket that has dirty data now and had a
+/// node long ago. `chains`: how many prio chains it wrote.
 fn aged(base: &Base, reuses: u8, chains: u64) -> Image {
     let mut image = base.cache.clone();
     let cache = MemDevice::new(image.clone(), base.block);
@@ -45,7 +46,10 @@ fn aged(base: &Base, reuses: u8, chains: u64) -> Image {
     let mut bset = vec![old.freeing(), old];
     bset.sort_by_key(Key::position);
     let bytes = encode_bset(&base.geometry, pointer, seq, &bset);
-    assert!(used + bset_bytes(&base.geometry, &bset) <= base.geometry.node_bytes(), "the root has room");
+    assert!(
+        used + bset_bytes(&base.geometry, &bset) <= base.geometry.node_bytes(),
+        "the root has room"
+    );
     image.put(pointer.offset.bytes() as usize + used as usize, &bytes);
     for prio in &base.parts.prios {
         image.put(prio.start + 16, &chains.to_le_bytes());
@@ -77,13 +81,25 @@ fn what_looks_ahead_and_is_behind_is_left_out() {
             let kinds: Vec<Kind> = report.errors().iter().map(|finding| finding.kind).collect();
             assert_eq!(kinds, [Kind::NodeOutrun], "{}, {reuses} reuses", base.name);
             assert_eq!(report.stats.oldest_node_pointer, reuses);
-            assert_eq!(content(&map(&cache, &backing).expect("a set"), &cache, &backing).0, base.whole);
+            assert_eq!(
+                content(&map(&cache, &backing).expect("a set"), &cache, &backing).0,
+                base.whole
+            );
 
             for lazy in [false, true] {
                 let served = serve(base, &image, How { lazy, collect: true, ..How::default() });
-                assert_eq!((served.refused, served.unread), (None, Vec::new()), "{}, {reuses}", base.name);
+                assert_eq!(
+                    (served.refused, served.unread),
+                    (None, Vec::new()),
+                    "{}, {reuses}",
+                    base.name
+                );
                 assert!(served.marks.contains(&"pointers_outrun"));
-                assert!(served.content == base.whole, "{}, {reuses} reuses: other content", base.name);
+                assert!(
+                    served.content == base.whole,
+                    "{}, {reuses} reuses: other content",
+                    base.name
+                );
                 // The node was written anew: the driver can have the set.
                 let cache = MemDevice::new(served.cache, base.block);
                 let backing = MemDevice::new(served.backing, base.block);
@@ -92,7 +108,12 @@ fn what_looks_ahead_and_is_behind_is_left_out() {
                 assert!(report.stats.oldest_node_pointer < 10, "{:?}", report.stats);
             }
             // The tools that repair do the same.
-            assert_eq!(judge(base, &image, true, false), Ok(Told::Repaired), "{}, {reuses}", base.name);
+            assert_eq!(
+                judge(base, &image, true, false),
+                Ok(Told::Repaired),
+                "{}, {reuses}",
+                base.name
+            );
         }
     }
 }
@@ -117,8 +138,8 @@ fn pointers_that_are_nearly_as_old_are_told() {
     }
 }
 
-/// The chain of a set that the driver ran last may lag by any number, and so may one that hardly wrote any: there the
-/// format's rule holds, and this is how version 0.1 lost data.
+/// The chain of a set that the driver ran last may lag by any number, and so may one that hardly
+/// wrote any: there the format's rule holds, and this is how version 0.1 lost data.
 #[test]
 fn where_the_chain_says_nothing_of_it_a_pointer_ahead_is_believed() {
     for base in &deep() {

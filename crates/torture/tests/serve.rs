@@ -12,11 +12,14 @@ use ubcache_torture::sets::{bases, small};
 fn a_damaged_set_is_refused_or_served() {
     let (mut refused, mut total) = (0, 0);
     let (small, large) = (small(), bases());
-    for (base, seeds) in small.iter().map(|base| (base, 90)).chain(large.iter().map(|base| (base, 15))) {
+    for (base, seeds) in
+        small.iter().map(|base| (base, 90)).chain(large.iter().map(|base| (base, 15)))
+    {
         for seed in 0..seeds {
             let mut image = base.cache.clone();
             damage(base, &mut image, seed);
-            let how = How { lazy: seed % 2 == 0, collect: seed % 3 == 0, keep_clean: seed % 5 == 0 };
+            let how =
+                How { lazy: seed % 2 == 0, collect: seed % 3 == 0, keep_clean: seed % 5 == 0 };
             let served = serve(base, &image, how);
             refused += u32::from(served.refused.is_some());
             total += 1;
@@ -56,12 +59,16 @@ fn an_impossible_newest_entry_is_refused_by_name() {
         ("which has something else already", table_in_the_root),
     ];
     for base in &small() {
-        let view = run(walk(&MemDevice::new(base.cache.clone(), base.block), &mut (), &())).expect("a set");
+        let view = run(walk(&MemDevice::new(base.cache.clone(), base.block), &mut (), &()))
+            .expect("a set");
         let newest = view.journal.newest().expect("an entry").entry.clone();
         for (words, change) in cases {
             let (mut image, mut entry) = (base.cache.clone(), newest.clone());
             change(&mut entry);
-            image.put(base.parts.ring.last().expect("an entry").start, &encode_entry(&base.geometry, &entry));
+            image.put(
+                base.parts.ring.last().expect("an entry").start,
+                &encode_entry(&base.geometry, &entry),
+            );
             let refused = serve(base, &image, How::default()).refused.expect("it is not served");
             assert!(refused.contains(words), "{refused}");
         }

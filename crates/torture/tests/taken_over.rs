@@ -7,13 +7,15 @@ use std::rc::Rc;
 use ubcache_engine::{AttachOptions, CacheSet, SetOptions};
 use ubcache_env::{Buf, Device, Durability, Sector, SectorRange};
 use ubcache_format::{crc64_we, encode_entry};
-use ubcache_offline::{CheckOptions, Kind, RepairOptions, check, copy_device, survey, walk, write_repaired};
+use ubcache_offline::{
+    CheckOptions, Kind, RepairOptions, check, copy_device, survey, walk, write_repaired,
+};
 use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::sets::{Base, content, map, small};
 
-/// The set as a driver leaves it that is killed: not ubcache's, and the bucket of some dirty data given away. Gives the
-/// volume sectors that the stale keys are for.
+/// The set as a driver leaves it that is killed: not ubcache's, and the bucket of some dirty data
+/// given away. Gives the volume sectors that the stale keys are for.
 fn left_by_the_driver(base: &Base) -> (Image, Vec<SectorRange>) {
     let mut image = base.cache.clone();
     let cache = MemDevice::new(image.clone(), base.block);
@@ -21,7 +23,10 @@ fn left_by_the_driver(base: &Base) -> (Image, Vec<SectorRange>) {
     let newest = view.journal.newest().expect("an entry");
     let padding = ubcache_format::Padding::Other([0x5a; 16]);
     let entry = ubcache_format::JournalEntry { padding, ..newest.entry.clone() };
-    image.put(base.parts.ring.last().expect("an entry").start, &encode_entry(&base.geometry, &entry));
+    image.put(
+        base.parts.ring.last().expect("an entry").start,
+        &encode_entry(&base.geometry, &entry),
+    );
 
     // A bucket whose keys are in the tree, and not in the journal.
     let bucket = |sector: Sector| base.geometry.bucket_of(sector).0;
@@ -30,7 +35,9 @@ fn left_by_the_driver(base: &Base) -> (Image, Vec<SectorRange>) {
         .iter()
         .find(|(_, at)| {
             let keys = || {
-                view.extents.iter().filter(|e| e.pointer().is_some_and(|p| bucket(p.offset) == bucket(*at)))
+                view.extents
+                    .iter()
+                    .filter(|e| e.pointer().is_some_and(|p| bucket(p.offset) == bucket(*at)))
             };
             keys().all(|extent| !extent.is_replayed() && extent.is_dirty())
         })
@@ -38,11 +45,17 @@ fn left_by_the_driver(base: &Base) -> (Image, Vec<SectorRange>) {
     let given_away = bucket(*at);
     let prio = base.parts.prios.first().expect("a chain").clone();
     assert_eq!(base.parts.prios.len(), 1);
-    image.change(prio.start + 40 + 3 * given_away as usize + 2, |generation| generation.wrapping_add(1));
+    image.change(prio.start + 40 + 3 * given_away as usize + 2, |generation| {
+        generation.wrapping_add(1)
+    });
     let csum = crc64_we(&image.get(prio.start + 8..prio.end));
     image.put(prio.start, &csum.to_le_bytes());
-    let stale =
-        base.dirty.iter().filter(|(_, at)| bucket(*at) == given_away).map(|(range, _)| *range).collect();
+    let stale = base
+        .dirty
+        .iter()
+        .filter(|(_, at)| bucket(*at) == given_away)
+        .map(|(range, _)| *range)
+        .collect();
     (image, stale)
 }
 
@@ -51,7 +64,10 @@ fn served(base: &Base, cache: &Image, keep_clean: bool) -> (Image, Image) {
     let world = SimWorld::new(WorldConfig::new(1));
     let disk = |name: &str, image: &Image| {
         let sectors = image.len() as u64 / 512;
-        SimDisk::new(&world, DiskConfig { block_bytes: base.block, ..DiskConfig::new(name, sectors) })
+        SimDisk::new(
+            &world,
+            DiskConfig { block_bytes: base.block, ..DiskConfig::new(name, sectors) },
+        )
     };
     let disks = Rc::new((disk("cache", cache), disk("backing", &base.backing)));
     let env = world.new_instance();
@@ -63,12 +79,14 @@ fn served(base: &Base, cache: &Image, keep_clean: bool) -> (Image, Image) {
         }
         let options = SetOptions { keep_clean, ..SetOptions::default() };
         let set = CacheSet::open(env, inside.0.clone(), options).await.expect("the set starts");
-        let volume = set.attach(inside.1.clone(), AttachOptions::default()).await.expect("it is attached");
+        let volume =
+            set.attach(inside.1.clone(), AttachOptions::default()).await.expect("it is attached");
         volume.set_attribute("writeback_running", "0").expect("an attribute");
         set.stop().await.expect("it stops");
     });
     ended.unwrap_or_else(|stuck| panic!("{stuck:?}"));
-    let image = |disk: &SimDisk| Image::new(&disk.peek(SectorRange::new(Sector(0), disk.config().sectors)));
+    let image =
+        |disk: &SimDisk| Image::new(&disk.peek(SectorRange::new(Sector(0), disk.config().sectors)));
     (image(&disks.0), image(&disks.1))
 }
 
@@ -92,7 +110,10 @@ fn dirty_keys_that_were_stale_stay_stale_without_the_prio_chain() {
             let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "{:?}", report.errors());
             assert!(!report.counts.contains_key(&Kind::DirtyStale), "{:?}", report.counts);
-            assert_eq!(content(&map(&cache, &backing).expect("a set"), &cache, &backing).0, expected);
+            assert_eq!(
+                content(&map(&cache, &backing).expect("a set"), &cache, &backing).0,
+                expected
+            );
 
             // Not even without the prio chain.
             let mut prio = 0;

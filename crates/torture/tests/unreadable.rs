@@ -9,8 +9,9 @@ use ubcache_torture::sets::{Base, small};
 fn bad(base: &Base, from: usize, bytes: usize) -> Image {
     let block = base.block as usize;
     let mut image = base.cache.clone();
-    image
-        .make_bad((from / block * block) as u64 / 512..((from + bytes).next_multiple_of(block)) as u64 / 512);
+    image.make_bad(
+        (from / block * block) as u64 / 512..((from + bytes).next_multiple_of(block)) as u64 / 512,
+    );
     image
 }
 
@@ -26,18 +27,30 @@ fn listed(base: &Base, image: &Image) -> Vec<SectorRange> {
 #[test]
 fn only_the_sectors_of_dirty_data_that_can_not_be_read_are_given_up() {
     for base in &small() {
-        let (range, at) = base.dirty.iter().max_by_key(|(range, _)| range.sectors()).expect("dirty data");
+        let (range, at) =
+            base.dirty.iter().max_by_key(|(range, _)| range.sectors()).expect("dirty data");
         let block = base.block as usize;
         let middle = at.bytes() as usize + range.bytes() as usize / 2 / block * block;
         let image = bad(base, middle, 1);
         let cache = MemDevice::new(image.clone(), base.block);
         let backing = MemDevice::new(base.backing.clone(), base.block);
         let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
-        assert_eq!(report.counts.keys().collect::<Vec<_>>().first(), Some(&&Kind::Unreadable), "{report:?}");
-        let repair = run(survey(&cache, &[&backing], RepairOptions::default(), &())).expect("a survey");
-        let unreadable = run(unreadable_data(&repair, &cache, &())).expect("devices in memory are there");
+        assert_eq!(
+            report.counts.keys().collect::<Vec<_>>().first(),
+            Some(&&Kind::Unreadable),
+            "{report:?}"
+        );
+        let repair =
+            run(survey(&cache, &[&backing], RepairOptions::default(), &())).expect("a survey");
+        let unreadable =
+            run(unreadable_data(&repair, &cache, &())).expect("devices in memory are there");
         let sectors = u64::from(base.block) / 512;
-        assert_eq!(unreadable, [SectorRange::new(Sector(middle as u64 / 512), sectors)], "{}", base.name);
+        assert_eq!(
+            unreadable,
+            [SectorRange::new(Sector(middle as u64 / 512), sectors)],
+            "{}",
+            base.name
+        );
         let before = repair.kept_sectors;
         let repair = in_place(&cache, &backing, RepairOptions::default()).expect("a repair");
         assert_eq!(repair.kept_sectors, before - sectors);
@@ -63,7 +76,12 @@ fn a_part_of_the_journal_that_nothing_needs_is_no_loss() {
         for at in journal.clone().step_by(2048).filter(|at| safe(*at)) {
             let image = bad(base, at, 512);
             assert_eq!(listed(base, &image), [], "{}: byte {at}", base.name);
-            assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
+            assert_eq!(
+                judge(base, &image, true, true),
+                Ok(Told::Repaired),
+                "{}: byte {at}",
+                base.name
+            );
             tried += 1;
         }
     }
@@ -82,7 +100,12 @@ fn where_the_newest_entry_may_be_unreadable_nothing_is_certain() {
                 "{}",
                 base.name
             );
-            assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
+            assert_eq!(
+                judge(base, &image, true, true),
+                Ok(Told::Repaired),
+                "{}: byte {at}",
+                base.name
+            );
         }
     }
 }
@@ -94,10 +117,20 @@ fn a_node_is_read_around_what_is_unreadable() {
         for node in &base.parts.nodes {
             for at in (node.start..node.start + base.bucket()).step_by(base.block as usize * 2) {
                 let image = bad(base, at, 1);
-                assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired), "{}: byte {at}", base.name);
+                assert_eq!(
+                    judge(base, &image, true, true),
+                    Ok(Told::Repaired),
+                    "{}: byte {at}",
+                    base.name
+                );
                 if at > node.end {
                     // The sector was never written: all bsets of the node were read.
-                    assert_eq!(listed(base, &image), [], "{}: byte {at}, the node is {node:?}", base.name);
+                    assert_eq!(
+                        listed(base, &image),
+                        [],
+                        "{}: byte {at}, the node is {node:?}",
+                        base.name
+                    );
                     nothing += 1;
                 } else {
                     kept += 1;

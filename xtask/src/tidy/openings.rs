@@ -1,9 +1,11 @@
-//! A comment is a sentence that begins with a noun or a verb: "Records that wait.", not "What waits.".
+//! A comment is a sentence that begins with a noun or a verb: "Records that wait.", not "What
+//! waits.".
 
 use super::{Finding, Source};
 
 /// Openings that turn a sentence around.
-const BANNED: &[&str] = &["What", "Who", "Whom", "Whose", "Where", "Whether", "How", "As", "Which", "Why"];
+const BANNED: &[&str] =
+    &["What", "Who", "Whom", "Whose", "Where", "Whether", "How", "As", "Which", "Why"];
 
 /// Permitted openings of that kind in a thousand comments: now and then a sentence is best that
 /// way.
@@ -21,7 +23,8 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
     if found.len() * 1000 <= all * PERMILLE_MAX { Vec::new() } else { found }
 }
 
-/// Every comment: its line and its first word. Lines that follow one another are one comment, up to an empty one.
+/// Every comment: its line and its first word. Lines that follow one another are one comment, up to
+/// an empty one.
 fn comments(source: &Source) -> Vec<(&Source, usize, String)> {
     let mut begins = true;
     let mut found = Vec::new();
@@ -57,7 +60,8 @@ mod tests {
     fn the_first_word_of_each_comment_counts() {
         let text = "/// Whether it\n/// What\n///\n/// How\nfn a() {} // Who\n// `As`\n//! Keys.\n";
         let source = Source { path: "a.rs".to_owned(), text: text.to_owned() };
-        let words: Vec<_> = comments(&source).into_iter().map(|(_, line, word)| (line, word)).collect();
+        let words: Vec<_> =
+            comments(&source).into_iter().map(|(_, line, word)| (line, word)).collect();
         assert_eq!(words, [(1, "Whether".to_owned()), (4, "How".to_owned())]);
         assert_eq!(check(&[source]).len(), 2);
     }

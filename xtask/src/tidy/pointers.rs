@@ -1,8 +1,10 @@
 //! Links and pointers of documents lead somewhere.
 //!
 //! - a link: to a file of the repository, or to a heading
-//! - a code span that names a file, as `crates/engine/src/gc/mark.rs` does, or the end of a path: to such a file
-//! - a code span `FILE.rs:NAME`: to a function, type or constant of that name in that file; line numbers rot
+//! - a code span that names a file, as `crates/engine/src/gc/mark.rs` does, or the end of a path:
+//!   to such a file
+//! - a code span `FILE.rs:NAME`: to a function, type or constant of that name in that file; line
+//!   numbers rot
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -19,8 +21,14 @@ pub fn check(sources: &[Source], paths: &[String]) -> Vec<Finding> {
         .collect();
     let tree = Tree {
         paths,
-        headings: documents.iter().map(|(source, parsed)| (source.path.as_str(), &parsed.headings)).collect(),
-        sources: sources.iter().map(|source| (source.path.as_str(), source.text.as_str())).collect(),
+        headings: documents
+            .iter()
+            .map(|(source, parsed)| (source.path.as_str(), &parsed.headings))
+            .collect(),
+        sources: sources
+            .iter()
+            .map(|source| (source.path.as_str(), source.text.as_str()))
+            .collect(),
     };
     let mut findings = Vec::new();
     for (source, document) in &documents {
@@ -98,10 +106,13 @@ impl Tree<'_> {
         if link.contains("://") || link.starts_with("mailto:") {
             return true;
         }
-        let (file, heading) = link.split_once('#').map_or((link, None), |(file, at)| (file, Some(at)));
+        let (file, heading) =
+            link.split_once('#').map_or((link, None), |(file, at)| (file, Some(at)));
         let target = if file.is_empty() { from.to_owned() } else { joined(from, file) };
         match heading {
-            Some(heading) => self.headings.get(target.as_str()).is_some_and(|there| there.contains(heading)),
+            Some(heading) => {
+                self.headings.get(target.as_str()).is_some_and(|there| there.contains(heading))
+            }
             None => {
                 let folder = format!("{}/", target.trim_end_matches('/'));
                 self.paths.iter().any(|path| *path == target || path.starts_with(&folder))
@@ -110,7 +121,8 @@ impl Tree<'_> {
     }
 
     fn complaint_of_pointer(&self, from: &str, span: &str) -> Option<String> {
-        let (file, name) = span.split_once(':').map_or((span, None), |(file, name)| (file, Some(name)));
+        let (file, name) =
+            span.split_once(':').map_or((span, None), |(file, name)| (file, Some(name)));
         if !file.ends_with(".rs") || file.contains([' ', '*', '<', '{', '…']) {
             return None;
         }
@@ -128,8 +140,9 @@ impl Tree<'_> {
         if name.starts_with(|char: char| char.is_ascii_digit()) {
             return Some(format!("`{span}` names a line, which moves; name a function"));
         }
-        let is_there =
-            named.iter().any(|path| self.sources.get(path.as_str()).is_some_and(|text| defines(text, name)));
+        let is_there = named
+            .iter()
+            .any(|path| self.sources.get(path.as_str()).is_some_and(|text| defines(text, name)));
         (!is_there).then(|| format!("`{file}` defines no `{name}`"))
     }
 }
@@ -137,13 +150,15 @@ impl Tree<'_> {
 fn defines(text: &str, name: &str) -> bool {
     let name = name.trim_end_matches("()");
     let name = name.rsplit("::").next().unwrap_or(name);
-    ["fn", "struct", "enum", "trait", "const", "type", "mod", "static", "union"].iter().any(|kind| {
-        let wanted = format!("{kind} {name}");
-        text.match_indices(&wanted).any(|(at, _)| {
-            let next = text[at + wanted.len()..].chars().next();
-            !next.is_some_and(|char| char.is_alphanumeric() || char == '_')
-        })
-    })
+    ["fn", "struct", "enum", "trait", "const", "type", "mod", "static", "union"].iter().any(
+        |kind| {
+            let wanted = format!("{kind} {name}");
+            text.match_indices(&wanted).any(|(at, _)| {
+                let next = text[at + wanted.len()..].chars().next();
+                !next.is_some_and(|char| char.is_alphanumeric() || char == '_')
+            })
+        },
+    )
 }
 
 /// A path as it is written in the document `from`, from the root of the repository.
@@ -164,7 +179,8 @@ mod tests {
     use super::*;
 
     fn complaints(document: &str) -> Vec<String> {
-        let source = |path: &str, text: &str| Source { path: path.to_owned(), text: text.to_owned() };
+        let source =
+            |path: &str, text: &str| Source { path: path.to_owned(), text: text.to_owned() };
         let sources = [
             source("docs/a.md", document),
             source("README.md", "# The way, and `more`\n"),
@@ -176,7 +192,8 @@ mod tests {
 
     #[test]
     fn what_leads_somewhere_is_not_found() {
-        let good = "[a](../README.md#the-way-and-more) [b](../crates/x) [c](https://x.org/y) `b.rs:begin` `src/b.rs`\n\
+        let good = "[a](../README.md#the-way-and-more) [b](../crates/x) [c](https://x.org/y) \
+            `b.rs:begin` `src/b.rs`\n\
                     # Here\n[d](#here) `crates/x/src/b.rs:begin()`";
         assert_eq!(complaints(good), Vec::<String>::new());
     }

@@ -13,7 +13,8 @@ const NOT_OURS: &[&str] = &[".xz", ".svg", ".lock", ".pack"];
 pub fn check(paths: &[String]) -> Vec<Finding> {
     let texts = paths.iter().filter(|path| !NOT_OURS.iter().any(|end| path.ends_with(end)));
     let texts = texts.filter(|path| !path.starts_with("fuzz/corpus/"));
-    let output = Command::new("codespell").args(["--ignore-words-list", RIGHT]).args(texts).output();
+    let output =
+        Command::new("codespell").args(["--ignore-words-list", RIGHT]).args(texts).output();
     match output {
         Ok(output) => String::from_utf8_lossy(&output.stdout)
             .lines()

@@ -5,7 +5,8 @@ use super::{Finding, git};
 const CHARACTERS_MAX: usize = 72;
 
 /// Imperatives that look like participles.
-const IMPERATIVES: &[&str] = &["bring", "embed", "feed", "need", "ping", "seed", "shed", "speed", "string"];
+const IMPERATIVES: &[&str] =
+    &["bring", "embed", "feed", "need", "ping", "seed", "shed", "speed", "string"];
 
 pub fn check() -> Vec<Finding> {
     // Commits from the one on that made tidy a part of CI.
@@ -18,21 +19,27 @@ pub fn check() -> Vec<Finding> {
     commits
         .lines()
         .filter_map(|line| line.split_once(' '))
-        .filter_map(|(hash, subject)| Some(Finding { place: hash.to_owned(), message: complaint(subject)? }))
+        .filter_map(|(hash, subject)| {
+            Some(Finding { place: hash.to_owned(), message: complaint(subject)? })
+        })
         .collect()
 }
 
 fn complaint(subject: &str) -> Option<String> {
     let characters = subject.chars().count();
     if characters > CHARACTERS_MAX {
-        return Some(format!("subject has {characters} characters, {CHARACTERS_MAX} at most: {subject}"));
+        return Some(format!(
+            "subject has {characters} characters, {CHARACTERS_MAX} at most: {subject}"
+        ));
     }
     let Some((area, text)) = subject.split_once(": ") else {
         return Some(format!("subject is not `area: imperative`: {subject}"));
     };
     let verb = text.split([' ', ',']).next().unwrap_or_default();
-    let is_participle = ["ed", "ing", "kept", "made", "said", "told"].iter().any(|end| verb.ends_with(end));
-    let is_verb = verb.starts_with(char::is_lowercase) && (!is_participle || IMPERATIVES.contains(&verb));
+    let is_participle =
+        ["ed", "ing", "kept", "made", "said", "told"].iter().any(|end| verb.ends_with(end));
+    let is_verb =
+        verb.starts_with(char::is_lowercase) && (!is_participle || IMPERATIVES.contains(&verb));
     (area.is_empty() || !is_verb)
         .then(|| format!("subject does not begin with a verb in the imperative: {subject}"))
 }
@@ -47,7 +54,9 @@ mod tests {
             assert_eq!(complaint(good), None);
         }
         let long = format!("engine: {}", "a".repeat(65));
-        for bad in ["clippy", "engine: Keep it", "engine: kept", "docs: adding words", ": keep", &long] {
+        for bad in
+            ["clippy", "engine: Keep it", "engine: kept", "docs: adding words", ": keep", &long]
+        {
             assert!(complaint(bad).is_some(), "{bad}");
         }
     }

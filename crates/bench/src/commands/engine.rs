@@ -10,9 +10,8 @@ use ubcache_engine::{SetOptions, Tuning};
 use crate::{parse_size, print};
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  ubcache-bench engine\n  ubcache-bench engine --load hit --instructions\n  perf record ubcache-bench engine --load hit --requests 20000000"
-)]
+#[command(after_help = "Examples:\n  ubcache-bench engine\n  ubcache-bench engine --load hit \
+        --instructions\n  perf record ubcache-bench engine --load hit --requests 20000000")]
 pub struct Args {
     /// Load to run: hit, hot-hit, write, write-clean, write-through, miss; several times for
     /// several [default: all]
@@ -30,7 +29,8 @@ pub struct Args {
     /// Extents of the index that may be in memory
     #[arg(long, value_name = "NUMBER")]
     extents_in_memory: Option<usize>,
-    /// Measure memory: what the set holds with 1 GiB in pieces of 4 KiB, and 16 GiB in pieces of 64 KiB
+    /// Measure memory: what the set holds with 1 GiB in pieces of 4 KiB, and 16 GiB in pieces of 64
+    /// KiB
     #[arg(long)]
     memory: bool,
     /// Count instructions with valgrind's callgrind, which has to be installed. The working set is
@@ -48,7 +48,8 @@ pub struct Args {
 impl Args {
     fn options(&self) -> SetOptions {
         let mut tuning = Tuning::default();
-        tuning.extents_in_memory_max = self.extents_in_memory.unwrap_or(tuning.extents_in_memory_max);
+        tuning.extents_in_memory_max =
+            self.extents_in_memory.unwrap_or(tuning.extents_in_memory_max);
         SetOptions { tuning, ..SetOptions::default() }
     }
 }
@@ -68,7 +69,8 @@ pub fn run(args: &Args) -> Result<(), String> {
         } else {
             1_000_000
         });
-        let mut bench = Bench::new(load, working_set, args.options()).map_err(|error| error.to_string())?;
+        let mut bench =
+            Bench::new(load, working_set, args.options()).map_err(|error| error.to_string())?;
         let cost = bench.measure(requests, args.slices.max(1));
         if !args.json {
             show(&cost);
@@ -78,10 +80,12 @@ pub fn run(args: &Args) -> Result<(), String> {
     let mut memory = Vec::new();
     if args.memory {
         for (cached, piece) in [(1 << 30, 4 << 10), (16 << 30, 64 << 10)] {
-            let found = Memory::measure(cached, piece, args.options()).map_err(|error| error.to_string())?;
+            let found = Memory::measure(cached, piece, args.options())
+                .map_err(|error| error.to_string())?;
             if !args.json {
                 print(&format!(
-                    "memory, {} GiB in pieces of {} KiB: {:.2} MiB for every GiB, and {:.2} MiB when empty\n",
+                    "memory, {} GiB in pieces of {} KiB: {:.2} MiB for every GiB, and {:.2} MiB \
+                     when empty\n",
                     cached >> 30,
                     piece >> 10,
                     found.bytes_per_gib() / f64::from(1 << 20),
@@ -100,7 +104,8 @@ pub fn run(args: &Args) -> Result<(), String> {
 fn show(cost: &Cost) {
     let each = |number: u64| number as f64 / cost.requests as f64;
     print(&format!(
-        "{:12} {:7.0} ns ({:.0} at best), {:.3} allocations, {:.0} bytes allocated; to the cache {:.3} reads, {:.3} \
+        "{:12} {:7.0} ns ({:.0} at best), {:.3} allocations, {:.0} bytes allocated; to the cache \
+         {:.3} reads, {:.3} \
          writes, {:.0} bytes written; to the backing device {:.3} reads, {:.3} writes\n",
         cost.load.name(),
         cost.nanos,

@@ -10,9 +10,9 @@ use ubcache_bench::nbd::memory_server;
 use crate::{parse_size, print};
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  ubcache-bench nbd unix:/run/ubcache/data.nbd --export data --seconds 10\n  ubcache-bench nbd tcp:localhost:10809 --write 30 --queue-depth 8 --server-pid $(pidof ubcache)"
-)]
+#[command(after_help = "Examples:\n  ubcache-bench nbd unix:/run/ubcache/data.nbd --export data \
+        --seconds 10\n  ubcache-bench nbd tcp:localhost:10809 --write 30 --queue-depth 8 \
+        --server-pid $(pidof ubcache)")]
 pub struct Args {
     /// The server: unix:PATH or tcp:HOST:PORT
     address: Address,
@@ -20,16 +20,19 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "")]
     export: String,
     /// Connections
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32)
+        .range(1..=1024))]
     connections: u32,
     /// Requests in flight on each connection
-    #[arg(short = 'q', long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(short = 'q', long, value_name = "NUMBER", default_value_t = 32,
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
     queue_depth: u32,
     /// Bytes of a request
     #[arg(short, long, value_name = "SIZE", default_value = "4k", value_parser = parse_size)]
     block: u64,
     /// Percentage of writes
-    #[arg(short, long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(short, long, value_name = "PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=100))]
     write: u32,
     /// Send requests for consecutive places instead of random ones
     #[arg(long, conflicts_with = "scattered")]
@@ -75,7 +78,8 @@ pub fn run(args: &Args) -> Result<(), String> {
     let until = match args.requests {
         Some(requests) => Until::Requests(requests),
         None => Until::Time(
-            Duration::try_from_secs_f64(args.seconds).map_err(|error| format!("--seconds: {error}"))?,
+            Duration::try_from_secs_f64(args.seconds)
+                .map_err(|error| format!("--seconds: {error}"))?,
         ),
     };
     let block_bytes = u32::try_from(args.block).ok().filter(|&bytes| bytes <= 32 << 20);
@@ -126,7 +130,8 @@ fn show(outcome: &Outcome) {
     print(&format!("latency in µs: {}\n", latency.join(", ")));
     let each = |time: Duration| time.as_secs_f64() * 1e6 / outcome.requests as f64;
     print(&format!(
-        "processor time for a request in µs: client {:.2}{}; calls of the client for a request: {:.2}\n",
+        "processor time for a request in µs: client {:.2}{}; calls of the client for a request: \
+         {:.2}\n",
         each(outcome.client_cpu),
         outcome.server_micros().map_or(String::new(), |micros| format!(", server {micros:.2}")),
         outcome.calls as f64 / outcome.requests as f64

@@ -7,7 +7,8 @@ use crate::{parse_size, print};
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example: nice ubcache-bench polls --cache 64g --cache 4t\nNeeds some 200 bytes of memory for each bucket of 512 KiB."
+    after_help = "Example: nice ubcache-bench polls --cache 64g --cache 4t\nNeeds some 200 bytes \
+        of memory for each bucket of 512 KiB."
 )]
 pub struct Args {
     /// Size of the cache; several times for several sizes
@@ -26,7 +27,10 @@ pub fn run(args: &Args) -> Result<(), String> {
         let stages = longest_polls(bytes).map_err(|error| error.to_string())?;
         worst = stages.iter().map(|stage| stage.longest.steps).max().unwrap_or(0).max(worst);
         if !args.json {
-            print(&format!("cache of {} GiB: processor time and steps of the longest polls\n", bytes >> 30));
+            print(&format!(
+                "cache of {} GiB: processor time and steps of the longest polls\n",
+                bytes >> 30
+            ));
             for stage in &stages {
                 let longest = &stage.longest;
                 let milliseconds = longest.nanos as f64 / 1e6;

@@ -8,14 +8,16 @@ use crate::print;
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example: cargo xtask bench --quick, which builds ubcache, runs this and writes docs/generated/performance.md"
+    after_help = "Example: cargo xtask bench --quick, which builds ubcache, runs this and writes \
+        docs/generated/performance.md"
 )]
 pub struct Args {
     /// Shorter: a quarter of an hour instead of an hour
     #[arg(long)]
     quick: bool,
     /// Measure only this part, and write no document; several times for several
-    #[arg(long, value_name = "PART", value_parser = clap::builder::PossibleValuesParser::new(parts()))]
+    #[arg(long, value_name = "PART",
+        value_parser = clap::builder::PossibleValuesParser::new(parts()))]
     only: Vec<String>,
     /// The program ubcache [default: beside this one]
     #[arg(long, value_name = "PATH")]
@@ -34,7 +36,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), String> {
     let beside = || {
-        let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
+        let program =
+            std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
         Ok::<_, String>(program.with_file_name("ubcache"))
     };
     let options = Options {

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use super::{
-    Address, Command, FIXED_NEWSTYLE_NO_ZEROES, FLAG_FUA, GREETING, OPTION_EXPORT_NAME, OPTION_MAGIC,
-    REQUEST_BYTES, REQUEST_MAGIC,
+    Address, Command, FIXED_NEWSTYLE_NO_ZEROES, FLAG_FUA, GREETING, OPTION_EXPORT_NAME,
+    OPTION_MAGIC, REQUEST_BYTES, REQUEST_MAGIC,
 };
 
 /// A connection to an export.

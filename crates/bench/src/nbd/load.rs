@@ -1,8 +1,12 @@
 //! Requests as fast as they are answered.
 //!
-//! Every connection has a thread. It sends whatever may be sent in one call, takes whatever has come in one call, and
-//! sends new requests for all the replies that were in it, so that the client's share of the processor stays small.
-#![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its clock and threads")]
+//! Every connection has a thread. It sends whatever may be sent in one call, takes whatever has
+//! come in one call, and sends new requests for all the replies that were in it, so that the
+//! client's share of the processor stays small.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this measures in the real world, with its clock and threads"
+)]
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -42,7 +46,8 @@ pub enum Until {
 pub enum Order {
     /// Anywhere, each block as likely as any other.
     Random,
-    /// One after the other, and from the beginning again. The connections begin at places far from each other.
+    /// One after the other, and from the beginning again. The connections begin at places far from
+    /// each other.
     Sequential,
     /// Every block once, one far from the other, then from the beginning again.
     Scattered,
@@ -82,7 +87,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Random reads of 4 KiB over the whole export, 32 at a time on one connection, for five seconds.
+    /// Random reads of 4 KiB over the whole export, 32 at a time on one connection, for five
+    /// seconds.
     pub fn new(address: Address) -> Load {
         Load {
             address,
@@ -177,7 +183,10 @@ pub fn run(load: &Load) -> Result<Outcome, String> {
         let rest = connected.export_bytes.saturating_sub(load.offset_bytes);
         let blocks = load.span_bytes.unwrap_or(rest).min(rest) / u64::from(load.block_bytes);
         if blocks == 0 {
-            return Err(format!("an export of {} bytes has no room for a request", connected.export_bytes));
+            return Err(format!(
+                "an export of {} bytes has no room for a request",
+                connected.export_bytes
+            ));
         }
         set_socket_timeout(&connected.socket, Timeout::Recv, Some(PATIENCE))
             .map_err(|error| format!("setting a timeout: {error}"))?;
@@ -203,7 +212,8 @@ pub fn run(load: &Load) -> Result<Outcome, String> {
                     if done.is_err() {
                         shared.stop.store(true, Ordering::Relaxed);
                     }
-                    done.map(|()| connection).map_err(|error| format!("talking to the server: {error}"))
+                    done.map(|()| connection)
+                        .map_err(|error| format!("talking to the server: {error}"))
                 })
             })
             .collect();
@@ -331,8 +341,9 @@ impl Connection {
                 // Writes before the flush have to be answered, and then the flush itself.
                 return;
             }
-            let took =
-                shared.left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            let took = shared
+                .left
+                .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             if took.is_err() {
                 return;
             }
@@ -341,7 +352,9 @@ impl Connection {
             let command = if self.flushing {
                 self.writes = 0;
                 Command::Flush
-            } else if load.write_percent > 0 && self.random.below(100) < u64::from(load.write_percent) {
+            } else if load.write_percent > 0
+                && self.random.below(100) < u64::from(load.write_percent)
+            {
                 self.writes += 1;
                 self.flushing = load.flush_every > 0 && self.writes >= load.flush_every;
                 Command::Write
@@ -389,7 +402,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for input and takes what is there; if something is still to be sent, that may go on instead.
+    /// Waits for input and takes what is there; if something is still to be sent, that may go on
+    /// instead.
     fn receive(&mut self, load: &Load) -> io::Result<()> {
         let (start, end) = self.fresh;
         if start == end {
@@ -429,9 +443,11 @@ impl Connection {
             let Some(reply) = rest.first_chunk::<REPLY_BYTES>() else { return Ok(()) };
             let (magic, error) = (word(reply, 0), word(reply, 4));
             let cookie = (u64::from(word(reply, 8)) << 32) | u64::from(word(reply, 12));
-            let slot = usize::try_from(cookie).ok().and_then(|number| self.slots.get(number)).copied();
+            let slot =
+                usize::try_from(cookie).ok().and_then(|number| self.slots.get(number)).copied();
             let slot = slot.filter(|_| magic == REPLY_MAGIC);
-            let slot = slot.ok_or_else(|| io::Error::other("the server does not answer what was asked"))?;
+            let slot =
+                slot.ok_or_else(|| io::Error::other("the server does not answer what was asked"))?;
             let content = match slot.command {
                 Command::Read if error == 0 => load.block_bytes as usize,
                 _ => 0,

@@ -1,7 +1,8 @@
 //! A server over an array of bytes: the cost of the protocol itself, as little as a thread and its
 //! socket can do.
 //!
-//! It takes all requests that have come in one call, and answers them with one call, out of the array.
+//! It takes all requests that have come in one call, and answers them with one call, out of the
+//! array.
 #![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its threads")]
 
 use std::io::{self, IoSlice, Read, Write};

@@ -1,4 +1,5 @@
-//! NBD from outside: a load generator that sends many requests in one call, and the smallest server there is.
+//! NBD from outside: a load generator that sends many requests in one call, and the smallest server
+//! there is.
 //!
 //! | module | holds |
 //! |---|---|

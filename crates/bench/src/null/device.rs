@@ -41,7 +41,10 @@ impl NullDevice {
     pub fn new(env: NullEnv, sectors: u64, region_sectors: u64, regions: u64) -> NullDevice {
         let regions = RefCell::new((0..regions).map(|_| None).collect());
         let (kept_bytes, latency) = (Cell::new(0), Cell::default());
-        NullDevice { env, state: Rc::new(State { sectors, region_sectors, regions, kept_bytes, latency }) }
+        NullDevice {
+            env,
+            state: Rc::new(State { sectors, region_sectors, regions, kept_bytes, latency }),
+        }
     }
 
     /// The same device in another world, as after a restart of the machine.
@@ -90,13 +93,18 @@ impl NullDevice {
 
 impl State {
     /// The parts of a transfer by region: region, byte within it, byte within the transfer, length.
-    fn parts(&self, at: Sector, bytes: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    fn parts(
+        &self,
+        at: Sector,
+        bytes: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize, usize)> {
         let region_bytes = (self.region_sectors * SECTOR_BYTES) as usize;
         let start = (at.0 * SECTOR_BYTES) as usize;
         let mut done = 0;
         std::iter::from_fn(move || {
             (done < bytes).then(|| {
-                let (region, offset) = ((start + done) / region_bytes, (start + done) % region_bytes);
+                let (region, offset) =
+                    ((start + done) / region_bytes, (start + done) % region_bytes);
                 let length = (region_bytes - offset).min(bytes - done);
                 done += length;
                 (region, offset, done - length, length)

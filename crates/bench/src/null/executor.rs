@@ -72,7 +72,8 @@ pub struct LongPolls {
 
 impl LongPolls {
     fn note(&mut self, steps: u64, nanos: u64, born: Option<&Location<'static>>) {
-        let name = || born.map_or("main".to_owned(), |born| format!("{}:{}", born.file(), born.line()));
+        let name =
+            || born.map_or("main".to_owned(), |born| format!("{}:{}", born.file(), born.line()));
         self.polls += 1;
         if steps > self.steps {
             (self.steps, self.steps_of) = (steps, name());
@@ -181,7 +182,9 @@ impl NullWorld {
                     if slot == MAIN {
                         state.queued.store(false, Ordering::Relaxed);
                         let began = world.poll_begins();
-                        if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
+                        if let Poll::Ready(value) =
+                            main.as_mut().poll(&mut Context::from_waker(&waker))
+                        {
                             result = Some(value);
                         }
                         world.poll_ends(began, None);

@@ -1,9 +1,9 @@
-//! A world in which only the engine costs anything: devices complete at once and copy no client data, and the
-//! clock is a number that the load moves.
+//! A world in which only the engine costs anything: devices complete at once and copy no client
+//! data, and the clock is a number that the load moves.
 //!
-//! Everything in it is decided by the load and one seed, so that counts (allocations, instructions, bytes written)
-//! are the same in every run. It is neither of the two worlds that the engine is for: no crash, no error, and by
-//! default no latency.
+//! Everything in it is decided by the load and one seed, so that counts (allocations, instructions,
+//! bytes written) are the same in every run. It is neither of the two worlds that the engine is
+//! for: no crash, no error, and by default no latency.
 //!
 //! | module | holds |
 //! |---|---|

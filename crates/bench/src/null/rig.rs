@@ -62,7 +62,8 @@ impl Rig {
         let buckets = shape.cache_bytes / SECTOR_BYTES / bucket_sectors;
         let cache = NullDevice::new(world.env(), buckets * bucket_sectors, bucket_sectors, buckets);
         let data_at = DEFAULT_DATA_OFFSET.0;
-        let backing = NullDevice::new(world.env(), data_at + shape.volume_bytes / SECTOR_BYTES, data_at, 1);
+        let backing =
+            NullDevice::new(world.env(), data_at + shape.volume_bytes / SECTOR_BYTES, data_at, 1);
         let set_uuid = Uuid([7; 16]);
         let cache_superblock = Superblock::new_cache(
             Uuid([1; 16]),
@@ -82,7 +83,8 @@ impl Rig {
             "data",
         );
         world.run(async {
-            for (device, superblock) in [(&cache, cache_superblock), (&backing, backing_superblock)] {
+            for (device, superblock) in [(&cache, cache_superblock), (&backing, backing_superblock)]
+            {
                 let bytes = Buf::from_bytes(&superblock.encode());
                 device
                     .write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Fua)
@@ -117,8 +119,8 @@ impl Rig {
         self.volume.set_attribute(name, value).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Brings pieces of the volume into the cache by reading them, in random order, so that hardly two of them lie
-    /// next to each other on the cache device.
+    /// Brings pieces of the volume into the cache by reading them, in random order, so that hardly
+    /// two of them lie next to each other on the cache device.
     pub fn fill(&self, from_byte: u64, bytes: u64, piece_bytes: u64) {
         let mut order: Vec<u32> = (0..(bytes / piece_bytes) as u32).collect();
         Random::new(1).shuffle(&mut order);
@@ -133,7 +135,10 @@ impl Rig {
                 }
             }
             self.world.settle().await;
-            self.volume.flush(StreamId(0)).await.unwrap_or_else(|error| panic!("flushing: {error}"));
+            self.volume
+                .flush(StreamId(0))
+                .await
+                .unwrap_or_else(|error| panic!("flushing: {error}"));
         });
         self.set("sequential_cutoff", "4194304");
     }

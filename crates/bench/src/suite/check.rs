@@ -19,13 +19,15 @@ const MIB: u64 = 1 << 20;
 const BUCKET_BYTES: u64 = 512 << 10;
 const NODE_BYTES: u64 = 256 << 10;
 
-/// Bytes of metadata in a second, beside what the device gives when it is read from one end to the other.
+/// Bytes of metadata in a second, beside what the device gives when it is read from one end to the
+/// other.
 pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), String> {
     let cache_bytes = if options.quick { 8 * GIB } else { 32 * GIB };
     let cache = options.directory.join("check-cache.img");
     let rig = full_set(cache_bytes)?;
     write_kept(&cache, &rig.cache, false)?;
-    let journal_buckets = u64::from(Geometry::default_journal_buckets((cache_bytes / BUCKET_BYTES) as u32));
+    let journal_buckets =
+        u64::from(Geometry::default_journal_buckets((cache_bytes / BUCKET_BYTES) as u32));
     let mut journal_bytes = 0;
     rig.cache.each_kept(|at, content| {
         let written = (1..=journal_buckets).contains(&(at / BUCKET_BYTES));
@@ -34,8 +36,13 @@ pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), Str
     drop(rig);
     let raw = options.directory.join("raw.img");
     write_noise(&raw, GIB)?;
-    let job =
-        Job { pattern: "read", block_bytes: MIB, queue_depth: 8, fdatasync: false, time: options.turn() };
+    let job = Job {
+        pattern: "read",
+        block_bytes: MIB,
+        queue_depth: 8,
+        fdatasync: false,
+        time: options.turn(),
+    };
     let (mut seconds, mut processor, mut bandwidths, mut counted) =
         (Vec::new(), Vec::new(), Vec::new(), (0, 0));
     let mut engine = "";
@@ -60,7 +67,8 @@ pub fn metadata_rate(options: &Options, results: &mut Results) -> Result<(), Str
     let raw = median(bandwidths);
     results.rows.push(Row {
         what: format!(
-            "`check` of {} GiB in {:.1} million pieces, {} MiB of metadata: MB/s over all of its time",
+            "`check` of {} GiB in {:.1} million pieces, {} MiB of metadata: MB/s over all of its \
+             time",
             cache_bytes / GIB,
             extents as f64 / 1e6,
             bytes / MIB,

@@ -1,4 +1,5 @@
-//! docs/generated/performance.md: tables between markers, all other text is written by hand. And its pictures.
+//! docs/generated/performance.md: tables between markers, all other text is written by hand. And
+//! its pictures.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -22,7 +23,9 @@ pub fn write(docs: &Path, options: &Options, results: &Results) -> Result<(), St
     std::fs::write(&file, text).map_err(|error| failed(&file, error))?;
     let pictures = docs.join("performance");
     std::fs::create_dir_all(&pictures).map_err(|error| failed(&pictures, error))?;
-    for (name, picture) in [("throughput.svg", throughput(results)), ("latency.svg", latency(results))] {
+    for (name, picture) in
+        [("throughput.svg", throughput(results)), ("latency.svg", latency(results))]
+    {
         let file = pictures.join(name);
         std::fs::write(&file, picture).map_err(|error| failed(&file, error))?;
     }
@@ -41,7 +44,8 @@ pub fn show(options: &Options, results: &Results) -> String {
 /// Replaces what stands between the two markers of a section.
 fn with_section(text: &str, name: &str, section: &str) -> Result<String, String> {
     let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
-    let found = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
+    let found =
+        text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
     let (head, tail) = found.ok_or_else(|| format!("there is no section \"{}\"", begin.trim()))?;
     Ok(format!("{head}{begin}\n{}\n\n{end}{tail}", section.trim_end()))
 }
@@ -76,7 +80,9 @@ fn cell(text: &str) -> String {
 
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     text.lines().next().unwrap_or("not installed").trim().to_owned()
 }
 
@@ -88,13 +94,19 @@ fn machine(options: &Options) -> String {
             .map_or("?".to_owned(), |(_, value)| value.trim().to_owned())
     };
     let (cpus, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
-    let existing = options.directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let existing =
+        options.directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let file_system = Command::new("df").args(["--output=fstype"]).arg(existing).output();
-    let file_system = file_system.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let file_system =
+        file_system.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let rows = [
         (
             "processor",
-            format!("{}, {} of them", field(&cpus, "model name"), cpus.matches("processor\t").count()),
+            format!(
+                "{}, {} of them",
+                field(&cpus, "model name"),
+                cpus.matches("processor\t").count()
+            ),
         ),
         ("memory", field(&memory, "MemTotal")),
         ("kernel", said("uname", &["-srm"])),
@@ -126,7 +138,9 @@ fn throughput(results: &Results) -> String {
     let labels: Vec<String> = results
         .throughput
         .first()
-        .map(|line| line.points.iter().map(|(queue_depth, _)| format!("{queue_depth:.0}")).collect())
+        .map(|line| {
+            line.points.iter().map(|(queue_depth, _)| format!("{queue_depth:.0}")).collect()
+        })
         .unwrap_or_default();
     picture(
         "Read hits of 4 KiB over NBD: thousands of requests a second over queue depth",
@@ -137,7 +151,8 @@ fn throughput(results: &Results) -> String {
 }
 
 fn latency(results: &Results) -> String {
-    let labels: Vec<String> = PERCENTILES.iter().map(|percentile| format!("{percentile} %")).collect();
+    let labels: Vec<String> =
+        PERCENTILES.iter().map(|percentile| format!("{percentile} %")).collect();
     picture(
         "Read hits of 4 KiB over NBD, queue depth 32: latency in µs by percentile",
         &labels,
@@ -169,7 +184,8 @@ fn picture(title: &str, labels: &[String], lines: &[Line], logarithmic: bool) ->
     let y = |value: f64| top + height * (1.0 - (scale(value) - low) / (high - low).max(1e-9));
     let rows = lines.len().div_ceil(3) as f64;
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} \
+         {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{left}\" y=\"24\" font-size=\"15\">{title}</text>\n",
         left + width + 32.0,
@@ -228,7 +244,10 @@ mod tests {
     fn only_what_stands_between_the_markers_changes() {
         let text = "by hand\n<!-- begin: goals -->\nold\n<!-- end: goals -->\nby hand, too\n";
         let new = with_section(text, "goals", "| new |\n").expect("there is such a section");
-        assert_eq!(new, "by hand\n<!-- begin: goals -->\n\n| new |\n\n<!-- end: goals -->\nby hand, too\n");
+        assert_eq!(
+            new,
+            "by hand\n<!-- begin: goals -->\n\n| new |\n\n<!-- end: goals -->\nby hand, too\n"
+        );
         assert_eq!(with_section(&new, "goals", "| new |\n").as_deref(), Ok(new.as_str()));
         assert!(with_section(text, "engine", "").is_err());
     }
@@ -252,7 +271,10 @@ mod tests {
         let written = std::fs::read_to_string(docs.path().join("performance.md")).expect("a file");
         assert!(written.contains("table of servers") && written.contains("table of engine"));
         for picture in ["throughput.svg", "latency.svg"] {
-            assert!(document.contains(&format!("(performance/{picture})")), "the document shows {picture}");
+            assert!(
+                document.contains(&format!("(performance/{picture})")),
+                "the document shows {picture}"
+            );
             assert!(docs.path().join("performance").join(picture).exists());
         }
     }
@@ -267,12 +289,15 @@ mod tests {
         for logarithmic in [false, true] {
             let labels = ["1", "2", "3"].map(str::to_owned);
             let picture = picture("title", &labels, &lines, logarithmic);
-            let points =
-                picture.split("points=\"").skip(1).map(|rest| rest.split('"').next().expect("it ends"));
+            let points = picture
+                .split("points=\"")
+                .skip(1)
+                .map(|rest| rest.split('"').next().expect("it ends"));
             let mut count = 0;
             for point in points.flat_map(|points| points.split(' ')) {
                 let (x, y) = point.split_once(',').expect("two numbers");
-                let (x, y): (f64, f64) = (x.parse().expect("a number"), y.parse().expect("a number"));
+                let (x, y): (f64, f64) =
+                    (x.parse().expect("a number"), y.parse().expect("a number"));
                 assert!((72.0..=712.0).contains(&x) && (48.0..=348.0).contains(&y), "{point}");
                 count += 1;
             }

@@ -63,7 +63,8 @@ impl Job {
         let report = run(&self.command(engine), file)?;
         let kind = if self.pattern.ends_with("read") { "read" } else { "write" };
         let number = |pointer: &str| {
-            let found = report.pointer(&format!("/jobs/0/{kind}/{pointer}")).and_then(Value::as_f64);
+            let found =
+                report.pointer(&format!("/jobs/0/{kind}/{pointer}")).and_then(Value::as_f64);
             found.ok_or_else(|| format!("fio does not tell {pointer}"))
         };
         Ok(Outcome {
@@ -102,7 +103,8 @@ fn run(arguments: &[String], file: &Path) -> Result<Value, String> {
     serde_json::from_str(&text[begin..]).map_err(|error| format!("what fio prints: {error}"))
 }
 
-/// Writes a file full of noise: neither holes nor zeroes, which storage may treat as something special.
+/// Writes a file full of noise: neither holes nor zeroes, which storage may treat as something
+/// special.
 pub fn write_noise(path: &Path, bytes: u64) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = std::fs::File::create(path).map_err(failed)?;

@@ -32,8 +32,9 @@ pub fn engine(options: &Options, results: &mut Results) -> Result<(), String> {
     let command = |load: Load| format!("`ubcache-bench engine --load {load}`");
     let within = hit.nanos_best <= 350.0 && hot.nanos_best <= 180.0;
     results.rows.push(Row {
-        what: "engine over devices that do nothing, read hit, 4 KiB, 1 GiB cached / 16 MiB of it: CPU"
-            .to_owned(),
+        what:
+            "engine over devices that do nothing, read hit, 4 KiB, 1 GiB cached / 16 MiB of it: CPU"
+                .to_owned(),
         goal: "≤ 350 / 180 ns".to_owned(),
         reached: format!("{:.0} / {:.0} ns", hit.nanos_best, hot.nanos_best),
         peer: "Open CAS Framework 682 / 359 ns (other machine)".to_owned(),
@@ -59,7 +60,8 @@ pub fn engine(options: &Options, results: &mut Results) -> Result<(), String> {
         met: Some(write.nanos_best <= 620.0),
         command: command(Load::Write),
     });
-    let mut text = "| load | ns | ns, best slice | allocations | bytes allocated | cache writes | bytes to the cache | backing writes |\n\
+    let mut text = "| load | ns | ns, best slice | allocations | bytes allocated | cache writes | \
+        bytes to the cache | backing writes |\n\
                     |---|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for cost in &costs {
@@ -88,7 +90,8 @@ pub fn memory(_: &Options, results: &mut Results) -> Result<(), String> {
     let small = Memory::measure(GIB, 4 << 10, SetOptions::default()).map_err(failed)?;
     let per_gib = small.bytes_per_gib() / MIB;
     results.rows.push(Row {
-        what: "memory for metadata, 4 KiB random (the worst case), everything resident: MiB for every cached GiB"
+        what: "memory for metadata, 4 KiB random (the worst case), everything resident: MiB for \
+            every cached GiB"
             .to_owned(),
         goal: "≤ 6".to_owned(),
         reached: format!("{per_gib:.2}, and {:.1} in any case", small.empty_bytes as f64 / MIB),
@@ -116,10 +119,14 @@ pub fn memory(_: &Options, results: &mut Results) -> Result<(), String> {
     let cost = bench.measure(100_000, 10);
     let share = held.bytes_per_gib() / small.bytes_per_gib();
     results.rows.push(Row {
-        what: format!("the same with 4 KiB random and a limit of {extents} extents in memory, a quarter of what is cached"),
+        what: format!(
+            "the same with 4 KiB random and a limit of {extents} extents in memory, a \
+            quarter of what is cached"
+        ),
         goal: "obeyed, with a stated cost".to_owned(),
         reached: format!(
-            "{:.2} MiB for every GiB; a random hit reads {:.2} times from the cache device and takes {:.0} ns",
+            "{:.2} MiB for every GiB; a random hit reads {:.2} times from the cache device and \
+             takes {:.0} ns",
             held.bytes_per_gib() / MIB,
             cost.cache.reads as f64 / cost.requests as f64,
             cost.nanos_best
@@ -141,7 +148,8 @@ pub fn written_bytes(options: &Options, results: &mut Results) -> Result<(), Str
         found.push(amplification(sync, working_set, requests).map_err(|error| error.to_string())?);
     }
     results.rows.push(Row {
-        what: "bytes written to the cache device for a byte of the client, 4 KiB random writeback writes, QD 32: no \
+        what: "bytes written to the cache device for a byte of the client, 4 KiB random writeback \
+            writes, QD 32: no \
                flush / one after 32 writes / every write durable"
             .to_owned(),
         goal: "≤ 1.1 / ≤ 1.3 / ≤ 2.2".to_owned(),

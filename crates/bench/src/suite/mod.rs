@@ -13,7 +13,10 @@
 //! | [`replayed`] | hit ratios of recorded loads |
 //! | [`servers`], [`fio`] | the programs that are run for it |
 //! | [`document`] | docs/generated/performance.md and its pictures |
-#![allow(clippy::disallowed_methods, reason = "this measures in the real world, with its clock and threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this measures in the real world, with its clock and threads"
+)]
 
 pub mod check;
 pub mod document;

@@ -22,7 +22,8 @@ pub fn hits(options: &Options, results: &mut Results) -> Result<(), String> {
     let ubcache = Server::ubcache(options, &files, &serve)?;
     let size = bytes.to_string();
     let memory = Server::nbdkit(options, "nbdkit memory", "memory.nbd", &["memory", &size])?;
-    let one = Server::nbdkit(options, "nbdkit -t 1 memory", "one.nbd", &["-t", "1", "memory", &size])?;
+    let one =
+        Server::nbdkit(options, "nbdkit -t 1 memory", "one.nbd", &["-t", "1", "memory", &size])?;
     let filter = |name, socket, more: &[&str]| {
         let mut arguments = vec!["--filter=cache", "file", &backing, "cache-on-read=true"];
         arguments.extend(more);
@@ -40,7 +41,8 @@ pub fn hits(options: &Options, results: &mut Results) -> Result<(), String> {
     let missed = ubcache.misses()?;
 
     let servers = [&ubcache, &memory, &small, &large, &floor];
-    let span = |load: Load| Load { span_bytes: Some(bytes), until: Until::Time(options.turn()), ..load };
+    let span =
+        |load: Load| Load { span_bytes: Some(bytes), until: Until::Time(options.turn()), ..load };
     let deep = in_turns(&servers, options.turns(), span)?;
     let singly = [&ubcache, &one, &small, &large, &floor];
     let single = in_turns(&singly, options.turns(), |load| Load { queue_depth: 1, ..span(load) })?;
@@ -57,7 +59,9 @@ pub fn hits(options: &Options, results: &mut Results) -> Result<(), String> {
         }
     }
     ubcache.only_hits_since(missed)?;
-    results.tables.push(Table { section: "servers", text: table(&servers, &deep, &singly, &single) });
+    results
+        .tables
+        .push(Table { section: "servers", text: table(&servers, &deep, &singly, &single) });
     rows(results, &deep, &single);
     Ok(())
 }
@@ -66,16 +70,22 @@ fn rows(results: &mut Results, deep: &[Turns], single: &[Turns]) {
     let [ubcache, memory, small, large, floor] = deep else { unreachable!("five servers") };
     let command = |more: &str| {
         format!(
-            "`ubcache serve --page-cache=always …`, then `ubcache-bench nbd unix:SOCKET --export data {more} --server-pid PID`"
+            "`ubcache serve --page-cache=always …`, then `ubcache-bench nbd unix:SOCKET --export \
+             data {more} --server-pid PID`"
         )
     };
     let ratio = ubcache.server_micros / memory.server_micros;
     results.rows.push(Row {
-        what: "NBD read hit, 4 KiB, QD 32, one connection, cache file in the page cache: server CPU for a request"
+        what: "NBD read hit, 4 KiB, QD 32, one connection, cache file in the page cache: server \
+            CPU for a request"
             .to_owned(),
         goal: "≤ 2.5 µs and ≤ 0.45 × nbdkit memory".to_owned(),
         reached: format!("{:.2} µs", ubcache.server_micros),
-        peer: format!("nbdkit memory {:.2} µs, the protocol alone {:.2} µs", memory.server_micros, floor.server_micros),
+        peer: format!(
+            "nbdkit memory {:.2} µs, the protocol alone {:.2} \
+            µs",
+            memory.server_micros, floor.server_micros
+        ),
         ratio: format!("{ratio:.2}"),
         met: Some(ubcache.server_micros <= 2.5 && ratio <= 0.45),
         command: command("-q 32"),
@@ -93,19 +103,28 @@ fn rows(results: &mut Results, deep: &[Turns], single: &[Turns]) {
     });
     let [ubcache, one, small, large, _] = single else { unreachable!("five servers") };
     let best = small.micros(50.0).min(large.micros(50.0));
-    let (to_one, to_filter) = (ubcache.micros(50.0) / one.micros(50.0), ubcache.micros(50.0) / best);
+    let (to_one, to_filter) =
+        (ubcache.micros(50.0) / one.micros(50.0), ubcache.micros(50.0) / best);
     results.rows.push(Row {
         what: "NBD read hit, QD 1: median latency".to_owned(),
         goal: "≤ nbdkit -t 1 memory, ≤ 0.55 × its cache filter".to_owned(),
         reached: format!("{:.1} µs", ubcache.micros(50.0)),
-        peer: format!("nbdkit -t 1 memory {:.1} µs, its cache filter at best {best:.1} µs", one.micros(50.0)),
+        peer: format!(
+            "nbdkit -t 1 memory {:.1} µs, its cache filter at best {best:.1} µs",
+            one.micros(50.0)
+        ),
         ratio: format!("{to_one:.2}, {to_filter:.2}"),
         met: Some(to_one <= 1.0 && to_filter <= 0.55),
         command: command("-q 1"),
     });
 }
 
-fn table(deep_servers: &[&Server], deep: &[Turns], single_servers: &[&Server], single: &[Turns]) -> String {
+fn table(
+    deep_servers: &[&Server],
+    deep: &[Turns],
+    single_servers: &[&Server],
+    single: &[Turns],
+) -> String {
     let mut text =
         "| server | QD | requests/s | median µs | 99 % µs | 99.9 % µs | server CPU µs | command |\n\
                     |---|---:|---:|---:|---:|---:|---:|---|\n"
@@ -144,8 +163,11 @@ pub fn misses(options: &Options, results: &mut Results) -> Result<(), String> {
         &["--filter=cache", "--filter=delay", "file", &backing, "cache-on-read=true", &slow],
     )?;
     // The last half is never hit but by chance.
-    let cold =
-        |load: Load| Load { offset_bytes: volume_bytes / 2, until: Until::Time(options.turn()), ..load };
+    let cold = |load: Load| Load {
+        offset_bytes: volume_bytes / 2,
+        until: Until::Time(options.turn()),
+        ..load
+    };
     let found = in_turns(&[&ubcache, &filter], 1, cold)?;
     let [ours, theirs] = &found[..] else { unreachable!("two servers") };
     results.rows.push(Row {
@@ -155,13 +177,18 @@ pub fn misses(options: &Options, results: &mut Results) -> Result<(), String> {
         peer: format!("nbdkit's cache filter {:.0}", theirs.iops),
         ratio: format!("{:.1}", ours.iops / theirs.iops),
         met: Some(ours.iops >= 6000.0),
-        command: "`ubcache serve --demo-delay 5000 …`, then `ubcache-bench nbd unix:SOCKET --export data`"
+        command: "`ubcache serve --demo-delay 5000 …`, then `ubcache-bench nbd unix:SOCKET \
+            --export data`"
             .to_owned(),
     });
     let mut kept = Vec::new();
     for server in [&ubcache, &filter] {
         server.fill(HOT_BYTES, 4096, 256)?;
-        let hot = Load { span_bytes: Some(HOT_BYTES), until: Until::Time(options.turn()), ..server.load() };
+        let hot = Load {
+            span_bytes: Some(HOT_BYTES),
+            until: Until::Time(options.turn()),
+            ..server.load()
+        };
         let mut shares = Vec::new();
         for seed in 0..options.turns() as u64 {
             let alone = run(&hot)?;

@@ -23,7 +23,8 @@ fn in_turns(
 ) -> Result<(Turns, Vec<Outcome>), String> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for turn in 0..options.turns() {
-        let load = Load { until: Until::Time(options.turn()), seed: turn as u64 + 1, ..server.load() };
+        let load =
+            Load { until: Until::Time(options.turn()), seed: turn as u64 + 1, ..server.load() };
         let outcome = run(&change(load))?;
         if outcome.errors > 0 {
             return Err(format!("{} requests failed", outcome.errors));
@@ -47,8 +48,9 @@ pub fn hits_and_writes(options: &Options, results: &mut Results) -> Result<(), S
     let bytes = options.working_set_bytes();
     let file = options.directory.join("raw.img");
     write_noise(&file, bytes)?;
-    // Dirty data must not fill the cache beyond the point where writes go to the backing device.
-    // A device has no holes: filling those of a file costs the file system more than the writes themselves.
+    // Dirty data must not fill the cache beyond the point where writes go to the backing device. A
+    // device has no holes: filling those of a file costs the file system more than the writes
+    // themselves.
     write_noise(&options.directory.join("raw-cache.img"), bytes * 8)?;
     let files = make(options, "raw", bytes * 8, bytes, bytes)?;
     let serve = Serve::with("raw.nbd", &["--mode", "writeback", "--set", "writeback_running=0"]);
@@ -103,7 +105,8 @@ pub fn hits_and_writes(options: &Options, results: &mut Results) -> Result<(), S
     server.only_hits_since(missed)?;
 
     let synced = job("randwrite", 4096, 1, true);
-    let fua = |load| Load { queue_depth: 1, write_percent: 100, fua: true, span_bytes: span, ..load };
+    let fua =
+        |load| Load { queue_depth: 1, write_percent: 100, fua: true, span_bytes: span, ..load };
     let (ours, theirs) = in_turns(options, &server, fua, &synced, &file)?;
     let raw = middle(&theirs, |outcome| outcome.iops);
     results.rows.push(Row {
@@ -131,12 +134,14 @@ pub fn hits_and_writes(options: &Options, results: &mut Results) -> Result<(), S
     Ok(())
 }
 
-/// The longest that a client waits while garbage is collected, buckets are reused and dirty data is written back.
+/// The longest that a client waits while garbage is collected, buckets are reused and dirty data is
+/// written back.
 pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
     let cache_bytes = cache_bytes(options)?;
     let file = options.directory.join("raw.img");
     write_noise(&file, GIB)?;
-    // The files have no holes, as devices have none: what they cost a file system stops writes for a sixth of a second.
+    // The files have no holes, as devices have none: what they cost a file system stops writes for
+    // a sixth of a second.
     write_noise(&options.directory.join("stalls-cache.img"), cache_bytes)?;
     let volume_bytes = cache_bytes / VOLUME_SHARE;
     let files = make(options, "stalls", cache_bytes, volume_bytes, volume_bytes)?;
@@ -146,11 +151,13 @@ pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
     // Each is looked at for half of the time in every turn.
     let turns = 3;
     let time = options.stall_time() / turns;
-    let job = Job { pattern: "randwrite", block_bytes: 4096, queue_depth: 32, fdatasync: false, time };
+    let job =
+        Job { pattern: "randwrite", block_bytes: 4096, queue_depth: 32, fdatasync: false, time };
     let (mut ours, mut theirs, mut requests) = (0.0_f64, 0.0_f64, 0);
     for seed in 0..u64::from(turns) {
         theirs = theirs.max(job.run(&file)?.longest_micros);
-        let outcome = run(&Load { write_percent: 100, until: Until::Time(time), seed, ..server.load() })?;
+        let outcome =
+            run(&Load { write_percent: 100, until: Until::Time(time), seed, ..server.load() })?;
         ours = ours.max(outcome.latency.max() as f64 / 1e3);
         requests += outcome.requests;
         if outcome.errors > 0 {
@@ -160,7 +167,8 @@ pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
     let beyond = (ours - theirs) / 1e3;
     results.rows.push(Row {
         what: format!(
-            "longest wait of a client in {:.0} s of random writes, 4 KiB, QD 32, writeback, a set of {} GiB: ms",
+            "longest wait of a client in {:.0} s of random writes, 4 KiB, QD 32, writeback, a set \
+             of {} GiB: ms",
             options.stall_time().as_secs_f64(),
             cache_bytes >> 30
         ),
@@ -169,20 +177,29 @@ pub fn stalls(options: &Options, results: &mut Results) -> Result<(), String> {
         peer: format!("fio {:.1}", theirs / 1e3),
         ratio: format!("{beyond:+.1} ms"),
         met: Some(beyond <= 50.0),
-        command: "`ubcache serve --mode writeback --set writeback_percent=2 …`, then `ubcache-bench nbd unix:SOCKET --export data -w 100`".to_owned(),
+        command: "`ubcache serve --mode writeback --set writeback_percent=2 …`, then \
+            `ubcache-bench nbd unix:SOCKET --export data -w 100`"
+            .to_owned(),
     });
     Ok(())
 }
 
 /// 64 GiB if the file system has room for that, and less if not.
 fn cache_bytes(options: &Options) -> Result<u64, String> {
-    let output =
-        std::process::Command::new("df").args(["--output=avail", "-B1"]).arg(&options.directory).output();
+    let output = std::process::Command::new("df")
+        .args(["--output=avail", "-B1"])
+        .arg(&options.directory)
+        .output();
     let output = output.map_err(|error| format!("df: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let free: u64 = text.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0);
     let wanted = if options.quick { 4 } else { 64 };
-    // The cache, the volume, the file that is written without a cache, and what others need meanwhile.
+    // The cache, the volume, the file that is written without a cache, and what others need
+    // meanwhile.
     let room = free.saturating_sub(2 * GIB) / (VOLUME_SHARE + 1) * VOLUME_SHARE / GIB;
-    if room < 2 { Err("there is no room for the files".to_owned()) } else { Ok(room.min(wanted) * GIB) }
+    if room < 2 {
+        Err("there is no room for the files".to_owned())
+    } else {
+        Ok(room.min(wanted) * GIB)
+    }
 }

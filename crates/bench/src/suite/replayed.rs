@@ -25,7 +25,8 @@ pub fn hit_ratios(options: &Options, results: &mut Results) -> Result<(), String
     };
     match &options.trace {
         Some(path) => {
-            let requests = trace::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let requests =
+                trace::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
             against_blocks(results, &requests)?;
         }
         None => {
@@ -46,7 +47,8 @@ pub fn hit_ratios(options: &Options, results: &mut Results) -> Result<(), String
 const GOAL: &str = "≥ LRU of 4 KiB blocks + 2 points";
 const COMMAND: &str = "`ubcache-bench replay TRACE --engine`";
 
-/// The number of blocks of a tenth of the footprint, and what an LRU of single blocks would reach with them.
+/// The number of blocks of a tenth of the footprint, and what an LRU of single blocks would reach
+/// with them.
 fn tenth(requests: &[Request]) -> (u64, f64) {
     let curve = Curve::of(requests, 1.0, || {});
     let cache_blocks = curve.footprint_blocks() / 10;

@@ -1,7 +1,8 @@
 //! A start after a kill: of a large set that is full of pieces of 4 KiB.
 //!
-//! Filling 64 GiB over a real device takes long, so the set is made in a null world. Its metadata goes into sparse files,
-//! as they are in the middle of its life, and data are holes. Then `ubcache serve` starts over them.
+//! Filling 64 GiB over a real device takes long, so the set is made in a null world. Its metadata
+//! goes into sparse files, as they are in the middle of its life, and data are holes. Then `ubcache
+//! serve` starts over them.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -73,7 +74,8 @@ pub(super) fn full_set(bytes: u64) -> Result<Rig, String> {
     Ok(rig)
 }
 
-/// Writes the metadata of a device to a file of the same size, pages of zeroes only if not `sparse`.
+/// Writes the metadata of a device to a file of the same size, pages of zeroes only if not
+/// `sparse`.
 pub(super) fn write_kept(path: &Path, device: &NullDevice, sparse: bool) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = std::fs::File::create(path).map_err(failed)?;
@@ -82,8 +84,9 @@ pub(super) fn write_kept(path: &Path, device: &NullDevice, sparse: bool) -> Resu
     device.each_kept(|at, content| {
         for (index, page) in content.chunks(4096).enumerate() {
             if done.is_ok() && !(sparse && page.iter().all(|&byte| byte == 0)) {
-                done =
-                    file.seek(SeekFrom::Start(at + index as u64 * 4096)).and_then(|_| file.write_all(page));
+                done = file
+                    .seek(SeekFrom::Start(at + index as u64 * 4096))
+                    .and_then(|_| file.write_all(page));
             }
         }
     });

@@ -43,9 +43,11 @@ impl Serve {
     /// congested.
     pub fn with(socket: &'static str, arguments: &[&str]) -> Serve {
         let mut all: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        for setting in
-            ["sequential_cutoff=0", "congested_read_threshold_us=0", "congested_write_threshold_us=0"]
-        {
+        for setting in [
+            "sequential_cutoff=0",
+            "congested_read_threshold_us=0",
+            "congested_write_threshold_us=0",
+        ] {
             all.extend(["--set".to_owned(), setting.to_owned()]);
         }
         Serve { arguments: all, socket }
@@ -61,8 +63,8 @@ pub struct Files {
     pub backing: PathBuf,
 }
 
-/// Formats files with `ubcache make`. The first `content_bytes` of the backing file are written with noise, and the
-/// rest is a hole.
+/// Formats files with `ubcache make`. The first `content_bytes` of the backing file are written
+/// with noise, and the rest is a hole.
 pub fn make(
     options: &Options,
     name: &str,
@@ -104,7 +106,11 @@ impl Server {
         let control = options.directory.join(format!("{}.control", serve.socket));
         let mut command = Command::new(&options.ubcache);
         command.arg("serve").arg("-C").arg(&files.cache).arg("-B").arg(&files.backing);
-        command.arg("--nbd").arg(format!("unix:{}", socket.display())).arg("--control").arg(&control);
+        command
+            .arg("--nbd")
+            .arg(format!("unix:{}", socket.display()))
+            .arg("--control")
+            .arg(&control);
         command.args(&serve.arguments).env("UBCACHE_LOG", "error");
         let control = Some((options.ubcache.clone(), control));
         let shown = format!("ubcache serve -C CACHE -B BACKING {}", serve.arguments.join(" "));
@@ -112,7 +118,12 @@ impl Server {
     }
 
     /// Starts nbdkit with these arguments.
-    pub fn nbdkit(options: &Options, name: &str, socket: &str, arguments: &[&str]) -> Result<Server, String> {
+    pub fn nbdkit(
+        options: &Options,
+        name: &str,
+        socket: &str,
+        arguments: &[&str],
+    ) -> Result<Server, String> {
         let socket = options.directory.join(socket);
         let mut command = Command::new("nbdkit");
         command.args(["-f", "-U"]).arg(&socket).args(arguments).env("TMPDIR", &options.directory);
@@ -126,7 +137,8 @@ impl Server {
     /// Starts the smallest server.
     pub fn floor(options: &Options, bytes: u64) -> Result<Server, String> {
         let socket = options.directory.join("floor.nbd");
-        let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
+        let program =
+            std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
         let mut command = Command::new(program);
         command.arg("memory-server").arg(format!("unix:{}", socket.display()));
         command.args(["--size", &bytes.to_string()]);
@@ -147,14 +159,17 @@ impl Server {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.map_err(|error| format!("{program}: {error}"))?;
         let address = Address::Unix(socket.to_owned());
-        let mut server = Server { name: name.to_owned(), command: shown, child, address, export, control };
+        let mut server =
+            Server { name: name.to_owned(), command: shown, child, address, export, control };
         let began = Instant::now();
         while connect(&server.address, export).is_err() {
             let ended = server.child.try_wait().map_err(|error| error.to_string())?;
             if ended.is_some() || began.elapsed() > PATIENCE {
                 let stderr = server.child.stderr.take().map(BufReader::new);
                 let said: Vec<String> = match ended {
-                    Some(_) => stderr.into_iter().flat_map(|it| it.lines().map_while(Result::ok)).collect(),
+                    Some(_) => {
+                        stderr.into_iter().flat_map(|it| it.lines().map_while(Result::ok)).collect()
+                    }
                     None => Vec::new(),
                 };
                 return Err(format!("{program} does not listen: {}", said.join("; ")));
@@ -174,7 +189,13 @@ impl Server {
     }
 
     /// Requests for every piece of the first bytes of the export, once.
-    pub fn once(&self, bytes: u64, block_bytes: u32, write: bool, queue_depth: u32) -> Result<(), String> {
+    pub fn once(
+        &self,
+        bytes: u64,
+        block_bytes: u32,
+        write: bool,
+        queue_depth: u32,
+    ) -> Result<(), String> {
         let outcome = run(&Load {
             order: Order::Scattered,
             span_bytes: Some(bytes),
@@ -184,15 +205,21 @@ impl Server {
             until: Until::Requests(bytes / u64::from(block_bytes)),
             ..self.load()
         })?;
-        if outcome.errors > 0 { Err(format!("{}: {} errors", self.name, outcome.errors)) } else { Ok(()) }
+        if outcome.errors > 0 {
+            Err(format!("{}: {} errors", self.name, outcome.errors))
+        } else {
+            Ok(())
+        }
     }
 
     /// A number of `ubcache status --json`: of the first volume, or of the cache.
     pub fn status(&self, pointer: &str) -> Result<u64, String> {
         let (program, control) = self.control.as_ref().ok_or("only ubcache has a status")?;
-        let output = Command::new(program).args(["status", "--json", "--control"]).arg(control).output();
+        let output =
+            Command::new(program).args(["status", "--json", "--control"]).arg(control).output();
         let output = output.map_err(|error| format!("ubcache status: {error}"))?;
-        let status: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+        let status: Value =
+            serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
         let number = status.pointer(&format!("/sets/0{pointer}")).and_then(Value::as_u64);
         number.ok_or_else(|| format!("ubcache status has no {pointer}"))
     }
@@ -205,7 +232,11 @@ impl Server {
     /// An error if there were more than a few misses since then: reads that should have been hits.
     pub fn only_hits_since(&self, misses: u64) -> Result<(), String> {
         let more = self.misses()? - misses;
-        if more > 100 { Err(format!("{more} reads that should have been hits were misses")) } else { Ok(()) }
+        if more > 100 {
+            Err(format!("{more} reads that should have been hits were misses"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Brings the first bytes of the export into the cache. Not every miss leaves a copy, so the

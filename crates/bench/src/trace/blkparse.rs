@@ -8,12 +8,14 @@ use super::{Request, SECTOR_BYTES, TraceError};
 pub(super) fn is_event(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let device = words.next().and_then(|word| word.split_once(','));
-    let is_device =
-        device.is_some_and(|(major, minor)| major.parse::<u32>().is_ok() && minor.parse::<u32>().is_ok());
+    let is_device = device
+        .is_some_and(|(major, minor)| major.parse::<u32>().is_ok() && minor.parse::<u32>().is_ok());
     is_device && words.count() >= 5
 }
 
-pub(super) fn parse(lines: impl Iterator<Item = io::Result<String>>) -> Result<Vec<Request>, TraceError> {
+pub(super) fn parse(
+    lines: impl Iterator<Item = io::Result<String>>,
+) -> Result<Vec<Request>, TraceError> {
     let mut requests = Vec::new();
     for (index, line) in lines.enumerate() {
         let line = line?;

@@ -17,7 +17,8 @@ impl Columns {
     const PLAIN: Columns = Columns { operation: 1, size: 3, place: 2, unit: 1 };
 
     fn of_header(header: &str) -> Result<Columns, TraceError> {
-        let names: Vec<String> = header.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
+        let names: Vec<String> =
+            header.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
         let find = |wanted: &[&str]| names.iter().position(|name| wanted.contains(&name.as_str()));
         let missing = |expected: &str| TraceError::BadLine {
             line: 1,
@@ -37,7 +38,9 @@ impl Columns {
     }
 }
 
-pub(super) fn parse(lines: impl Iterator<Item = io::Result<String>>) -> Result<Vec<Request>, TraceError> {
+pub(super) fn parse(
+    lines: impl Iterator<Item = io::Result<String>>,
+) -> Result<Vec<Request>, TraceError> {
     let mut columns = Columns::PLAIN;
     let mut requests = Vec::new();
     for (index, line) in lines.enumerate() {
@@ -56,14 +59,16 @@ pub(super) fn parse(lines: impl Iterator<Item = io::Result<String>>) -> Result<V
             found: found.to_owned(),
             expected: expected.to_owned(),
         };
-        let field = |column: usize| fields.get(column).copied().ok_or_else(|| bad(&line, "more columns"));
+        let field =
+            |column: usize| fields.get(column).copied().ok_or_else(|| bad(&line, "more columns"));
         let number = |column: usize| {
             let text = field(column)?;
             text.parse::<u64>().map_err(|_| bad(text, "a whole number"))
         };
         let Some(write) = writes(field(columns.operation)?) else { continue };
         let (place, bytes) = (number(columns.place)?, number(columns.size)?);
-        let offset = place.checked_mul(columns.unit).ok_or_else(|| bad(&line, "a place on a device"))?;
+        let offset =
+            place.checked_mul(columns.unit).ok_or_else(|| bad(&line, "a place on a device"))?;
         if bytes > 0 {
             requests.push(Request { write, offset, bytes });
         }

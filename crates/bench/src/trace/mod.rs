@@ -7,8 +7,8 @@
 //! | `.vscsi` | VMware's SCSI traces, versions 1 and 2 |
 //! | blkparse text | the lines of action `Q` (queued) |
 //!
-//! Any of them may be packed with xz. Operations are words that begin with r or w in either case, or SCSI
-//! opcodes in hexadecimal.
+//! Any of them may be packed with xz. Operations are words that begin with r or w in either case,
+//! or SCSI opcodes in hexadecimal.
 
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
@@ -39,7 +39,8 @@ pub enum TraceError {
     Io(#[from] std::io::Error),
     /// It is in none of the formats.
     #[error(
-        "not a trace: found {found}; expected CSV (time,op,offset,size, or columns named in a header), \
+        "not a trace: found {found}; expected CSV (time,op,offset,size, or columns named in a \
+         header), \
          .vscsi, or the text of blkparse"
     )]
     UnknownFormat {
@@ -90,16 +91,18 @@ pub fn parse(mut from: impl BufRead) -> Result<Vec<Request>, TraceError> {
     let requests = if let Some(version) = vscsi::version(&first) {
         vscsi::parse(version, Cursor::new(first).chain(from))?
     } else {
-        let is_text =
-            !first.is_empty() && first.iter().all(|&byte| byte >= b' ' || byte.is_ascii_whitespace());
-        let line: String = String::from_utf8_lossy(&first).lines().next().unwrap_or_default().to_owned();
+        let is_text = !first.is_empty()
+            && first.iter().all(|&byte| byte >= b' ' || byte.is_ascii_whitespace());
+        let line: String =
+            String::from_utf8_lossy(&first).lines().next().unwrap_or_default().to_owned();
         let lines = Cursor::new(first).chain(from).lines();
         if is_text && blkparse::is_event(&line) {
             blkparse::parse(lines)?
         } else if is_text && line.contains(',') {
             csv::parse(lines)?
         } else {
-            let found = if is_text { format!("\"{line}\"") } else { "bytes of no known format".to_owned() };
+            let found =
+                if is_text { format!("\"{line}\"") } else { "bytes of no known format".to_owned() };
             return Err(TraceError::UnknownFormat { found });
         }
     };
@@ -136,7 +139,10 @@ mod tests {
             requests("version,time,op,size,lbn\n1,5,28,8192,8\n1,6,2a,512,1\n1,6,0,512,1\n"),
             expected
         );
-        assert_eq!(requests("Offset,Size,Type,Timestamp\n4096,8192,Read,1\n512,512,Write,2\n"), expected);
+        assert_eq!(
+            requests("Offset,Size,Type,Timestamp\n4096,8192,Read,1\n512,512,Write,2\n"),
+            expected
+        );
         assert_eq!(
             requests(
                 "  8,0    3        1     0.000000000   697  Q   R 8 + 16 [fio]\n\
@@ -152,13 +158,20 @@ mod tests {
             for (cmd, len, lbn) in [(0x28u16, 8192u32, 8u64), (0x2a, 512, 1)] {
                 let numbers = [7u32.to_le_bytes(), len.to_le_bytes(), 1u32.to_le_bytes()].concat();
                 let kind = [cmd.to_le_bytes(), (version << 8).to_le_bytes()].concat();
-                bytes.extend(if version == 1 { [numbers, kind].concat() } else { [kind, numbers].concat() });
+                bytes.extend(if version == 1 {
+                    [numbers, kind].concat()
+                } else {
+                    [kind, numbers].concat()
+                });
                 bytes.extend(lbn.to_le_bytes());
                 bytes.extend(99u64.to_le_bytes());
                 bytes.extend(if version == 1 { vec![] } else { vec![0; 8] });
             }
             let all = parse(bytes.as_slice()).expect("a trace");
-            assert_eq!(all.iter().map(|it| (it.write, it.offset, it.bytes)).collect::<Vec<_>>(), expected);
+            assert_eq!(
+                all.iter().map(|it| (it.write, it.offset, it.bytes)).collect::<Vec<_>>(),
+                expected
+            );
         }
     }
 

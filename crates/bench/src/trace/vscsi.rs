@@ -1,4 +1,5 @@
-//! VMware's SCSI traces: little-endian records of 32 (version 1) or 40 bytes (version 2), no header.
+//! VMware's SCSI traces: little-endian records of 32 (version 1) or 40 bytes (version 2), no
+//! header.
 //!
 //! ```text
 //! 1: serial u32 · bytes u32 · segments u32 · command u16 · version u16 · sector u64 · time u64

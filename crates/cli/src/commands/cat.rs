@@ -1,4 +1,5 @@
-//! `ubcache cat`: the content of a volume, from cache and backing device, without changing anything.
+//! `ubcache cat`: the content of a volume, from cache and backing device, without changing
+//! anything.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -8,7 +9,8 @@ use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_format::{Inode, SectorRange};
 use ubcache_offline::{
-    OfflineError, On, Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set, read_volume,
+    OfflineError, On, Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set,
+    read_volume,
 };
 
 use super::new_file::NewFile;
@@ -19,15 +21,20 @@ use super::{cannot_print, complain, print};
 const HOLE_BYTES: usize = 4096;
 
 const AFTER_HELP: &str = "\
-Gives what the volume reads as: the backing device's data, and over it what the cache has that is newer. Nothing is
+Gives what the volume reads as: the backing device's data, and over it what the cache has that is \
+newer. Nothing is
 changed on any device. The set must not be running.
 
-Refuses a set with damage that makes the content uncertain, and a backing device that ends before data that only the cache
-has. With --damaged it goes on: sectors that can't be read are zeroes, parts whose newest data is lost are given as the
-backing device has them, what lies beyond its end is left out; all are listed, the exit code is 1. FILE is there as a
+Refuses a set with damage that makes the content uncertain, and a backing device that ends before \
+data that only the cache
+has. With --damaged it goes on: sectors that can't be read are zeroes, parts whose newest data is \
+lost are given as the
+backing device has them, what lies beyond its end is left out; all are listed, the exit code is 1. \
+FILE is there as a
 whole when the command is done, or not at all.
 
-Exit codes: 0 all of the content is certain, 1 it is not, or could not be read or written, 2 could not run.
+Exit codes: 0 all of the content is certain, 1 it is not, or could not be read or written, 2 could \
+not run.
 
 Example:
   ubcache cat -C /dev/nvme0n1p4 -B /dev/sdb -o /mnt/rescue/data.img --sparse";
@@ -74,7 +81,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if cache.is_pack() && !args.map {
         return Err(metadata_only(&args.cache));
     }
-    let backing = args.bdev.as_ref().map(|path| open(&host, path, Role::Backing, false)).transpose()?;
+    let backing =
+        args.bdev.as_ref().map(|path| open(&host, path, Role::Backing, false)).transpose()?;
     let bar = Bar::new();
     let fail = |error| failure(&error, &args.cache, &backings);
     // Before the set is read, which may take long.
@@ -82,8 +90,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (map, report) = host.block_on(async {
         let (view, report) = open_set(&cache, args.damaged, &bar).await.map_err(fail)?;
         let map = match (&backing, args.volume) {
-            (Some(backing), _) => map_backed(&view, backing, args.dirty_anyway).await.map_err(fail)?,
-            (None, volume) => map_flash_only(&view, Inode(volume.unwrap_or(u32::MAX))).map_err(fail)?,
+            (Some(backing), _) => {
+                map_backed(&view, backing, args.dirty_anyway).await.map_err(fail)?
+            }
+            (None, volume) => {
+                map_flash_only(&view, Inode(volume.unwrap_or(u32::MAX))).map_err(fail)?
+            }
         };
         if map.dirty_beyond_end > 0 && !args.damaged {
             return Err(fail(OfflineError::BeyondEnd { sectors: map.dirty_beyond_end }));
@@ -147,7 +159,8 @@ fn tell_damage(
     let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
     Err(Failure::refused(&args.cache, "the content is not certain")
         .found(format_args!(
-            "{unreadable} unreadable sectors, {missing} sectors whose newest data is lost or left out"
+            "{unreadable} unreadable sectors, {missing} sectors whose newest data is lost or left \
+             out"
         ))
         .expected("a set without damage")
         .advice("keep the output and this list; check file systems on a copy of the output"))
@@ -240,7 +253,10 @@ impl Output {
     }
 }
 
-fn zeroes(mut count: u64, mut write: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+fn zeroes(
+    mut count: u64,
+    mut write: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
     let block = [0; 64 << 10];
     while count > 0 {
         let step = count.min(block.len() as u64);

@@ -14,8 +14,10 @@ use super::print;
 const AFTER_HELP: &str = "\
 Nothing is changed on any device. The set must not be running.
 
-Every finding says what was found, where (device, bucket, sector, byte), what it means for the data and what to do.
-With -B, the superblocks of the backing devices are checked too, and every clean extent is compared with them. CACHE may
+Every finding says what was found, where (device, bucket, sector, byte), what it means for the \
+data and what to do.
+With -B, the superblocks of the backing devices are checked too, and every clean extent is \
+compared with them. CACHE may
 be a pack (`ubcache pack`): then no data is compared.
 
 Exit codes: 0 no damage (there may be warnings), 1 damage, 2 could not run.
@@ -23,7 +25,8 @@ Exit codes: 0 no damage (there may be warnings), 1 damage, 2 could not run.
 Example:
   ubcache check /dev/nvme0n1p4 -B /dev/sdb";
 
-/// Check a cache set that is not running: every structure, and that clean data equals the backing devices'
+/// Check a cache set that is not running: every structure, and that clean data equals the backing
+/// devices'
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -45,7 +48,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bar = Bar::new();
     let checked = host.block_on(async {
         let backings: Vec<_> = backings.iter().collect();
-        let options = CheckOptions { data: !cache.is_pack(), watcher: &bar, ..CheckOptions::default() };
+        let options =
+            CheckOptions { data: !cache.is_pack(), watcher: &bar, ..CheckOptions::default() };
         check(&cache, &backings, None, options).await
     });
     bar.clear();
@@ -56,9 +60,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         for (finding, shown) in
             report.findings.iter().zip(object["findings"].as_array_mut().into_iter().flatten())
         {
-            shown["path"] = json!(path_of(finding.place.site, &args.cache, &args.bdev).to_string_lossy());
+            shown["path"] =
+                json!(path_of(finding.place.site, &args.cache, &args.bdev).to_string_lossy());
         }
-        print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"))?;
+        print(
+            &(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"),
+        )?;
     } else {
         print(&(as_text(&report, args, cache.is_pack()) + &show_lost(&checked.lost)))?;
     }
@@ -85,7 +92,8 @@ fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {
     let stats = &report.stats;
     let _ = writeln!(
         text,
-        "{}: {} journal entries, {} nodes, {} extents, {} cached, {} of it dirty, {} of {} buckets free",
+        "{}: {} journal entries, {} nodes, {} extents, {} cached, {} of it dirty, {} of {} buckets \
+         free",
         args.cache.display(),
         stats.journal_entries,
         stats.nodes,
@@ -103,9 +111,17 @@ fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {
     if is_pack {
         text += "clean data was not compared with the backing devices: a pack has no data\n";
     } else if !args.bdev.is_empty() {
-        let _ =
-            writeln!(text, "{} compared with the backing devices", show_size(stats.compared_sectors * 512));
+        let _ = writeln!(
+            text,
+            "{} compared with the backing devices",
+            show_size(stats.compared_sectors * 512)
+        );
     }
-    let _ = writeln!(text, "{}: {}", if report.is_clean() { "clean" } else { "DAMAGED" }, summary(report));
+    let _ = writeln!(
+        text,
+        "{}: {}",
+        if report.is_clean() { "clean" } else { "DAMAGED" },
+        summary(report)
+    );
     text
 }

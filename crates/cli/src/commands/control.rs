@@ -14,7 +14,8 @@ use super::print;
 /// Options that choose a daemon.
 #[derive(clap::Args, Debug)]
 pub struct Daemon {
-    /// Control socket of the daemon [default: the only one in /run/ubcache and $XDG_RUNTIME_DIR/ubcache]
+    /// Control socket of the daemon [default: the only one in /run/ubcache and
+    /// $XDG_RUNTIME_DIR/ubcache]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
@@ -41,7 +42,8 @@ pub struct StopArgs {
     json: bool,
 }
 
-/// Change attributes, with the names of bcache's sysfs: cache_mode, sequential_cutoff, writeback_percent, …
+/// Change attributes, with the names of bcache's sysfs: cache_mode, sequential_cutoff,
+/// writeback_percent, …
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  ubcache set cache_mode=writeback --volume data")]
 pub struct SetArgs {
@@ -95,11 +97,16 @@ impl Daemon {
         let live: Vec<PathBuf> =
             find_sockets().into_iter().filter(|path| UnixStream::connect(path).is_ok()).collect();
         if live.is_empty() {
-            let places: Vec<String> =
-                socket_directories().iter().map(|dir| format!("{}/*.sock", dir.display())).collect();
-            return Err(Failure::usage("no daemon", "no `ubcache serve` answers at a control socket")
-                .expected(format_args!("a live socket among {}", places.join(", ")))
-                .advice("start `ubcache serve`, or give its socket with --control PATH"));
+            let places: Vec<String> = socket_directories()
+                .iter()
+                .map(|dir| format!("{}/*.sock", dir.display()))
+                .collect();
+            return Err(Failure::usage(
+                "no daemon",
+                "no `ubcache serve` answers at a control socket",
+            )
+            .expected(format_args!("a live socket among {}", places.join(", ")))
+            .advice("start `ubcache serve`, or give its socket with --control PATH"));
         }
         Ok(live)
     }
@@ -110,7 +117,8 @@ impl Daemon {
         match (all.len(), all.pop()) {
             (1, Some(path)) => Ok(path),
             (count, _) => {
-                let names: Vec<String> = self.all()?.iter().map(|path| path.display().to_string()).collect();
+                let names: Vec<String> =
+                    self.all()?.iter().map(|path| path.display().to_string()).collect();
                 Err(Failure::usage("--control", "there is more than one daemon")
                     .found(format_args!("{count} live control sockets: {}", names.join(", ")))
                     .advice("say which with --control PATH"))
@@ -153,7 +161,8 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
         .iter()
         .map(|text| {
             text.split_once('=').ok_or_else(|| {
-                Failure::usage(text, "not an assignment").expected("NAME=VALUE, as in cache_mode=writeback")
+                Failure::usage(text, "not an assignment")
+                    .expected("NAME=VALUE, as in cache_mode=writeback")
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -176,12 +185,14 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
 /// `ubcache get`.
 pub fn get(args: &GetArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    let value = ask(&socket, &Request::Get { name: args.name.clone(), volume: args.volume.clone() })?;
+    let value =
+        ask(&socket, &Request::Get { name: args.name.clone(), volume: args.volume.clone() })?;
     if args.json {
         print_json(&value)?;
         return Ok(());
     }
-    let show = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let show =
+        |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match value.as_object() {
         Some(map) if map.len() > 1 => {
             for (volume, value) in map {
@@ -242,7 +253,11 @@ fn table(report: &Report) -> String {
             volume_table(&mut text, volume);
         }
         for absent in &set.absent {
-            let label = if absent.label.is_empty() { String::new() } else { format!(" ({})", absent.label) };
+            let label = if absent.label.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", absent.label)
+            };
             let _ = writeln!(
                 text,
                 "  absent   disk {}{label}, not served, {} dirty",
@@ -276,8 +291,9 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
         backing.counters.flushes
     );
     let all = stats.cache_hits + stats.cache_misses;
-    let ratio =
-        (stats.cache_hits * 100).checked_div(all).map_or_else(|| "-".to_owned(), |it| format!("{it}%"));
+    let ratio = (stats.cache_hits * 100)
+        .checked_div(all)
+        .map_or_else(|| "-".to_owned(), |it| format!("{it}%"));
     let _ = writeln!(
         text,
         "           hits {}, misses {} (hit ratio {ratio}); bypass hits {}, misses {}, {} bypassed",
@@ -299,8 +315,11 @@ mod tests {
 
     #[test]
     fn the_table_names_every_part() {
-        let volume =
-            VolumeReport { name: "disk".into(), mode: "writeback".into(), ..VolumeReport::default() };
+        let volume = VolumeReport {
+            name: "disk".into(),
+            mode: "writeback".into(),
+            ..VolumeReport::default()
+        };
         let set = SetReport { uuid: "u".into(), volumes: vec![volume], ..SetReport::default() };
         let text = table(&Report { version: "0".into(), sets: vec![set] });
         for word in ["set u", "cache", "volume   disk", "writeback", "hit ratio -", "0 dirty"] {

@@ -57,7 +57,11 @@ fn say(name: &serde_json::Value, done: &str, json: bool) -> Result<(), Failure> 
 
 /// Shows how much is left to write back, on a terminal, until it is over.
 fn show_progress(socket: &Path, volume: Option<&str>, over: impl Fn() -> bool) {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::no_length()
+    } else {
+        ProgressBar::hidden()
+    };
     if let Ok(style) = ProgressStyle::with_template(
         "writing back {bar:24} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13}, {eta} left",
     ) {
@@ -80,5 +84,7 @@ fn show_progress(socket: &Path, volume: Option<&str>, over: impl Fn() -> bool) {
 fn dirty_bytes(socket: &Path, volume: Option<&str>) -> Option<u64> {
     let report: Report = serde_json::from_value(ask(socket, &Request::Status).ok()?).ok()?;
     let mut volumes = report.sets.into_iter().flat_map(|set| set.volumes);
-    volumes.find(|found| volume.is_none_or(|name| name == found.name)).map(|found| found.dirty_bytes)
+    volumes
+        .find(|found| volume.is_none_or(|name| name == found.name))
+        .map(|found| found.dirty_bytes)
 }

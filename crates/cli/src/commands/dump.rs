@@ -11,10 +11,12 @@ use super::offline::{Bar, Role, failure, host, open};
 use super::{cannot_print, printed};
 
 const AFTER_HELP: &str = "\
-One line a thing; with --json one object a line, with a member \"type\". No user data is printed. Damage on the way is
+One line a thing; with --json one object a line, with a member \"type\". No user data is printed. \
+Damage on the way is
 printed where it was found, and the rest goes on.
 
-With --format restore, JSON lines from which `ubcache restore` builds the same metadata again: a backup of what a cache
+With --format restore, JSON lines from which `ubcache restore` builds the same metadata again: a \
+backup of what a cache
 knows, for as long as the set is not used. Of a set that has damage nothing is printed.
 
 Exit codes: 0 all was printed, 1 there is damage on the way, 2 could not run.
@@ -110,9 +112,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Here every line counts: what can't be written is not passed over.
-fn for_restore(args: &Args, host: &Host, cache: &Cache<HostFile>, bar: &Bar) -> Result<(), Failure> {
+fn for_restore(
+    args: &Args,
+    host: &Host,
+    cache: &Cache<HostFile>,
+    bar: &Bar,
+) -> Result<(), Failure> {
     if args.what.is_some() {
-        return Err(Failure::usage("--what", "a part of a dump can't be restored").advice("leave it out"));
+        return Err(
+            Failure::usage("--what", "a part of a dump can't be restored").advice("leave it out")
+        );
     }
     let mut out = BufWriter::new(std::io::stdout().lock());
     let dumped = host.block_on(async {

@@ -10,12 +10,17 @@ use ubcache_format::{BackingState, Uuid};
 use super::print;
 
 const AFTER_HELP: &str = "\
-For a disk whose cache is lost, and for one that is going to be changed without its cache. The disk's superblock says
-afterwards that it has no cache: any program can use its data, `ubcache serve` attaches it to any cache, and what its
-former cache still has of it is not believed any more. Label, UUID, where the data begins and the data stay as they are.
+For a disk whose cache is lost, and for one that is going to be changed without its cache. The \
+disk's superblock says
+afterwards that it has no cache: any program can use its data, `ubcache serve` attaches it to any \
+cache, and what its
+former cache still has of it is not believed any more. Label, UUID, where the data begins and the \
+data stay as they are.
 
-The disk must not be in use. One whose cache has data that the disk does not have (state dirty) is refused: bring that
-data to it with `ubcache recover -C CACHE -B DISK --detach`. If the cache is gone, so is that data, and --discard-dirty
+The disk must not be in use. One whose cache has data that the disk does not have (state dirty) is \
+refused: bring that
+data to it with `ubcache recover -C CACHE -B DISK --detach`. If the cache is gone, so is that \
+data, and --discard-dirty
 goes on with what the disk has, which is older in places.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
@@ -45,11 +50,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         if superblock.state() == BackingState::Dirty && !args.discard_dirty {
             let disk = path.display();
             return Err(Failure::refused(path, "the cache has data that the disk does not have")
-                .found(format_args!("state dirty: the newest data is in the cache of set {}", superblock.set_uuid))
+                .found(format_args!(
+                    "state dirty: the newest data is in the cache of set \
+                    {}",
+                    superblock.set_uuid
+                ))
                 .expected("a disk that has everything: state clean, inconsistent or detached")
                 .advice(format_args!(
-                    "bring it to the disk: ubcache recover -C CACHE -B {disk} --detach. If the cache is lost, so is that \
-                     data; to go on with what the disk has: ubcache forget-cache {disk} --discard-dirty"
+                    "bring it to the disk: ubcache recover -C CACHE -B {disk} --detach. If the \
+                     cache is lost, so is that \
+                     data; to go on with what the disk has: ubcache forget-cache {disk} \
+                     --discard-dirty"
                 )));
         }
         found.push((target, superblock));
@@ -66,7 +77,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         target.sync()?;
         let at = superblock.data_offset().bytes();
         print(&format!(
-            "{}: was {} in set {}, has no cache now\n  its data begins at byte {at}: `losetup --find --show --offset {at} {}`\n",
+            "{}: was {} in set {}, has no cache now\n  its data begins at byte {at}: `losetup \
+             --find --show --offset {at} {}`\n",
             target.path.display(),
             state_word(former.0),
             former.1,

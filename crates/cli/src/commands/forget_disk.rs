@@ -7,10 +7,12 @@ use super::control::Daemon;
 use super::print;
 
 const AFTER_HELP: &str = "\
-The cache keeps what only it has of a disk for as long as it takes until the disk is there again. If it will not be,
+The cache keeps what only it has of a disk for as long as it takes until the disk is there again. \
+If it will not be,
 that data takes room that nothing else frees: `ubcache status` shows such disks as absent.
 
-A disk that is served is refused, and one whose newest data is in the cache only, unless --discard-dirty gives that
+A disk that is served is refused, and one whose newest data is in the cache only, unless \
+--discard-dirty gives that
 up. Should the disk come back, it is attached anew if it is clean, and refused if it is dirty.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
@@ -38,7 +40,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    let request = Request::ForgetDisk { disk: args.disk.clone(), discard_dirty: args.discard_dirty };
+    let request =
+        Request::ForgetDisk { disk: args.disk.clone(), discard_dirty: args.discard_dirty };
     let said = ask(&socket, &request)?;
     if args.json {
         print(&format!("{}\n", serde_json::json!({ "forgotten": said })))

@@ -1,7 +1,7 @@
 //! `ubcache make`: writes the superblocks of a cache set, with the options of make-bcache.
 //!
-//! Everything is checked on every device before the first byte is written to any of them; files that were created
-//! for a refused command are removed again.
+//! Everything is checked on every device before the first byte is written to any of them; files
+//! that were created for a refused command are removed again.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -14,8 +14,8 @@ use ubcache_daemon::open::superblock::{Role, parse};
 use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target, create_file};
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_format::{
-    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MAX_CACHE_SECTORS, MIN_BUCKETS,
-    Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
+    BackingState, CacheMode, DEFAULT_DATA_OFFSET, Inode, LABEL_BYTES, MAX_CACHE_SECTORS,
+    MIN_BUCKETS, Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
 };
 use ubcache_offline::{View, make_device, open_set};
 
@@ -34,7 +34,8 @@ pub struct Args {
     /// The cache device: a block device or a file
     #[arg(short = 'C', long = "cache", value_name = "DEVICE", num_args = 1..)]
     cache: Vec<PathBuf>,
-    /// Backing devices: block devices or files; data begins after the superblock (see --data-offset)
+    /// Backing devices: block devices or files; data begins after the superblock (see
+    /// --data-offset)
     #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
     /// Size of a bucket, a power of two from 4k to 16M [default: 512k]
@@ -73,7 +74,8 @@ pub struct Args {
     /// Overwrite whatever is on the devices, the only copy of dirty data as well
     #[arg(short, long)]
     force: bool,
-    /// Create the files that do not exist, with this size: cache files with room for all of it, backing files sparse
+    /// Create the files that do not exist, with this size: cache files with room for all of it,
+    /// backing files sparse
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
     /// Size of new cache files only
@@ -82,7 +84,8 @@ pub struct Args {
     /// Size of new backing files only
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bdev_size: Option<u64>,
-    /// Create cache files sparse as well: they take their room as they are filled, and are smaller when there is none
+    /// Create cache files sparse as well: they take their room as they are filled, and are smaller
+    /// when there is none
     #[arg(long)]
     sparse: bool,
     /// Print JSON
@@ -148,12 +151,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     check_options(args)?;
     let mut created = Created::default();
     let plans = plan(args, &mut created)?;
-    let made: Vec<Made> =
-        plans.into_iter().map(|plan| write(plan, args.cset_uuid.is_some())).collect::<Result<_, _>>()?;
+    let made: Vec<Made> = plans
+        .into_iter()
+        .map(|plan| write(plan, args.cset_uuid.is_some()))
+        .collect::<Result<_, _>>()?;
     created.0.clear();
     if args.json {
         let devices: Vec<Value> = made.iter().map(describe_json).collect();
-        let text = serde_json::to_string_pretty(&json!({ "devices": devices })).expect("plain data");
+        let text =
+            serde_json::to_string_pretty(&json!({ "devices": devices })).expect("plain data");
         print(&(text + "\n"))?;
     } else {
         made.iter().try_for_each(|made| print(&describe(made)))?;
@@ -163,7 +169,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn check_options(args: &Args) -> Result<(), Failure> {
     if args.cache.is_empty() && args.bdev.is_empty() {
-        return Err(Failure::usage("make", "no device given").expected("-C DEVICE, -B DEVICE or both"));
+        return Err(
+            Failure::usage("make", "no device given").expected("-C DEVICE, -B DEVICE or both")
+        );
     }
     if args.cache.len() > 1 {
         return Err(Failure::usage("-C", "more than one cache device")
@@ -205,7 +213,8 @@ fn check_options(args: &Args) -> Result<(), Failure> {
             .found(format_args!("{} devices after -B", args.bdev.len()))
             .expected("a label for each: it is the name of the export, and no two have the same")
             .advice(
-                "leave it out, and give labels when they are served: ubcache set --volume EXPORT label=LABEL",
+                "leave it out, and give labels when they are served: ubcache set --volume EXPORT \
+                 label=LABEL",
             ));
     }
     if args.cset_uuid.is_some_and(|uuid| uuid.is_zero()) {
@@ -243,9 +252,11 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
         check_size(args, path, target.bytes, is_cache)?;
         targets.push((target, is_cache, is_new));
     }
-    let block_bytes = choose_block(args, targets.iter().map(|(target, is_cache, _)| (target, *is_cache)))?;
+    let block_bytes =
+        choose_block(args, targets.iter().map(|(target, is_cache, _)| (target, *is_cache)))?;
     let set_uuid = args.cset_uuid.unwrap_or_else(new_uuid);
-    let disks: Vec<(PathBuf, Uuid)> = targets.iter().filter_map(|(target, ..)| known_disk(target)).collect();
+    let disks: Vec<(PathBuf, Uuid)> =
+        targets.iter().filter_map(|(target, ..)| known_disk(target)).collect();
     let mut plans = Vec::new();
     for (target, is_cache, created) in targets {
         let wipe = check_content(args, &target)?;
@@ -259,7 +270,14 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
             let mode = if args.writeback { CacheMode::Writeback } else { CacheMode::Writethrough };
             let block = (block_bytes / SECTOR_BYTES) as u32;
             let label = args.label.as_deref().unwrap_or("");
-            Superblock::new_backing(new_uuid(), set_uuid, block, Sector(args.data_offset), mode, label)
+            Superblock::new_backing(
+                new_uuid(),
+                set_uuid,
+                block,
+                Sector(args.data_offset),
+                mode,
+                label,
+            )
         };
         plans.push(Plan { target, superblock, created, wipe });
     }
@@ -307,7 +325,9 @@ fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<()
         if bytes > most {
             return Err(Failure::refused(path, "too large for a cache")
                 .found(format_args!("{bytes} bytes"))
-                .expected(format_args!("at most {most} bytes (4 PiB): pointers of the format have 43 bits"))
+                .expected(format_args!(
+                    "at most {most} bytes (4 PiB): pointers of the format have 43 bits"
+                ))
                 .advice("use a part of it: a partition, or a file with --size"));
         }
         let (bucket, buckets) = (bucket_bytes(args), bytes / bucket_bytes(args));
@@ -333,7 +353,8 @@ fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<()
             ))
             .advice(advice));
     }
-    let minimum = args.data_offset.saturating_mul(SECTOR_BYTES).saturating_add(args.block.unwrap_or(4096));
+    let minimum =
+        args.data_offset.saturating_mul(SECTOR_BYTES).saturating_add(args.block.unwrap_or(4096));
     if bytes < minimum {
         return Err(Failure::refused(path, "too small for a backing device")
             .found(format_args!("{bytes} bytes"))
@@ -346,37 +367,50 @@ fn check_size(args: &Args, path: &Path, bytes: u64, is_cache: bool) -> Result<()
 }
 
 /// The block size for all devices: the requested one, or 4 KiB where every device allows it.
-fn choose_block<'a>(args: &Args, targets: impl Iterator<Item = (&'a Target, bool)>) -> Result<u64, Failure> {
+fn choose_block<'a>(
+    args: &Args,
+    targets: impl Iterator<Item = (&'a Target, bool)>,
+) -> Result<u64, Failure> {
     let mut logical_max = SECTOR_BYTES;
     let mut whole_pages = true;
     for (target, is_cache) in targets {
         let logical = u64::from(target.logical_block_bytes);
         logical_max = logical_max.max(logical);
         let data = if is_cache { 0 } else { args.data_offset * SECTOR_BYTES };
-        whole_pages &= target.bytes.is_multiple_of(BLOCK_BYTES_MAX) && data.is_multiple_of(BLOCK_BYTES_MAX);
+        whole_pages &=
+            target.bytes.is_multiple_of(BLOCK_BYTES_MAX) && data.is_multiple_of(BLOCK_BYTES_MAX);
         if logical > BLOCK_BYTES_MAX {
             return Err(Failure::refused(&target.path, "its logical blocks are too large")
                 .found(format_args!("{logical} bytes"))
                 .expected("at most 4096 bytes"));
         }
         if !data.is_multiple_of(logical) {
-            return Err(Failure::refused(&target.path, "the data would not begin at a block of the device")
-                .found(format_args!("--data-offset {}, in sectors of 512 bytes", args.data_offset))
-                .expected(format_args!(
-                    "a multiple of {}: its logical blocks have {logical} bytes",
-                    logical / SECTOR_BYTES
-                )));
+            return Err(Failure::refused(
+                &target.path,
+                "the data would not begin at a block of the device",
+            )
+            .found(format_args!("--data-offset {}, in sectors of 512 bytes", args.data_offset))
+            .expected(format_args!(
+                "a multiple of {}: its logical blocks have {logical} bytes",
+                logical / SECTOR_BYTES
+            )));
         }
         if let Some(block) = args.block {
             if block < logical {
-                return Err(Failure::refused(&target.path, "the block is smaller than the device's")
-                    .found(format_args!("--block {block}"))
-                    .expected(format_args!("at least {logical}, its logical block size")));
+                return Err(Failure::refused(
+                    &target.path,
+                    "the block is smaller than the device's",
+                )
+                .found(format_args!("--block {block}"))
+                .expected(format_args!("at least {logical}, its logical block size")));
             }
             if data.is_multiple_of(logical) && !data.is_multiple_of(block) {
-                return Err(Failure::usage("--data-offset", "the data would not begin at a whole block")
-                    .found(format_args!("{} sectors", args.data_offset))
-                    .expected(format_args!("a multiple of {} sectors", block / SECTOR_BYTES)));
+                return Err(Failure::usage(
+                    "--data-offset",
+                    "the data would not begin at a whole block",
+                )
+                .found(format_args!("{} sectors", args.data_offset))
+                .expected(format_args!("a multiple of {} sectors", block / SECTOR_BYTES)));
             }
         }
     }
@@ -390,7 +424,11 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failur
         let is_bcache = found.iter().any(|signature| signature.is_bcache);
         // User data begins behind a bcache superblock: nothing in there is touched.
         let own = |at: u64| !is_bcache || at < SUPERBLOCK_AT;
-        return Ok(found.iter().filter(|it| own(it.at)).map(|it| it.at..it.at + it.bytes).collect());
+        return Ok(found
+            .iter()
+            .filter(|it| own(it.at))
+            .map(|it| it.at..it.at + it.bytes)
+            .collect());
     }
     let Some(first) = found.first() else { return Ok(Vec::new()) };
     let path = &target.path;
@@ -405,10 +443,15 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failur
     let dirty = superblock.is_some_and(|it| !it.is_cache() && it.state() == BackingState::Dirty);
     match (args.wipe_bcache, dirty) {
         (true, false) => Ok(Vec::new()),
-        (true, true) => Err(Failure::refused(path, "the newest data of this device is in its cache")
-            .found("a backing device in state dirty")
-            .expected("a device that loses nothing")
-            .advice("serve it with its cache and let it write back (writeback_percent=0); --force gives the data up")),
+        (true, true) => {
+            Err(Failure::refused(path, "the newest data of this device is in its cache")
+                .found("a backing device in state dirty")
+                .expected("a device that loses nothing")
+                .advice(
+                    "serve it with its cache and let it write back (writeback_percent=0); --force \
+                gives the data up",
+                ))
+        }
         (false, _) => Err(Failure::refused(path, "already a bcache device")
             .found(place)
             .expected("a device without one")
@@ -422,10 +465,11 @@ fn known_disk(target: &Target) -> Option<(PathBuf, Uuid)> {
     (!superblock.is_cache()).then(|| (target.path.clone(), superblock.uuid))
 }
 
-/// The set on a cache device, if there is one that was started. It is read by the tools that read sets, which open the device
-/// themselves.
+/// The set on a cache device, if there is one that was started. It is read by the tools that read
+/// sets, which open the device themselves.
 fn read_set(target: Target) -> Result<(Target, Option<View>), Failure> {
-    let superblock = target.read_superblock_bytes().and_then(|bytes| parse(&target, &bytes, Role::Any));
+    let superblock =
+        target.read_superblock_bytes().and_then(|bytes| parse(&target, &bytes, Role::Any));
     if !superblock.is_ok_and(|superblock| superblock.is_cache() && superblock.sync()) {
         return Ok((target, None));
     }
@@ -438,13 +482,16 @@ fn read_set(target: Target) -> Result<(Target, Option<View>), Failure> {
     bar.clear();
     drop((cache, host));
     let (set, _) = read.map_err(|error| {
-        Failure::refused(&path, "it may have the only copy of dirty data: the set on it can't be read")
-            .found(error)
-            .expected("a cache without dirty data")
-            .advice(format_args!(
-                "look at it with `ubcache check {}`; --force gives up whatever is in it",
-                path.display()
-            ))
+        Failure::refused(
+            &path,
+            "it may have the only copy of dirty data: the set on it can't be read",
+        )
+        .found(error)
+        .expected("a cache without dirty data")
+        .advice(format_args!(
+            "look at it with `ubcache check {}`; --force gives up whatever is in it",
+            path.display()
+        ))
     })?;
     Ok((Target::open(&path, Access::Change)?, Some(set)))
 }
@@ -452,7 +499,8 @@ fn read_set(target: Target) -> Result<(Target, Option<View>), Failure> {
 /// Refuses to destroy the only copy of dirty data, whose ever it is.
 fn refuse_dirty_cache(path: &Path, set: &View, disks: &[(PathBuf, Uuid)]) -> Result<(), Failure> {
     let mut whose = Vec::new();
-    for (index, entry) in (0..).zip(&set.uuids).filter(|(_, entry)| entry.uuid != Uuid::INVALIDATED) {
+    for (index, entry) in (0..).zip(&set.uuids).filter(|(_, entry)| entry.uuid != Uuid::INVALIDATED)
+    {
         let extents = set.volume(Inode(index)).filter(|(extent, _)| extent.is_dirty());
         let sectors: u64 = extents.map(|(extent, _)| extent.range().sectors()).sum();
         if sectors == 0 {
@@ -489,11 +537,13 @@ fn write(plan: Plan, same_set: bool) -> Result<Made, Failure> {
     // Under the same set UUID, entries of an older journal would be valid.
     let erase_journal = made.superblock.is_cache() && same_set && !created;
     let bar = Bar::new();
-    let written =
-        host.block_on(async { make_device(&device, &made.superblock, &wipe, erase_journal, &bar).await });
+    let written = host.block_on(async {
+        make_device(&device, &made.superblock, &wipe, erase_journal, &bar).await
+    });
     bar.clear();
     written.map_err(|error| {
-        Failure::could_not_run(&made.path, error).advice("look at the system's log, and make it again")
+        Failure::could_not_run(&made.path, error)
+            .advice("look at the system's log, and make it again")
     })?;
     Ok(made)
 }

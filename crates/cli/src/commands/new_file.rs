@@ -21,7 +21,8 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Begins a file. One that is there already is refused, unless `force` is given and it is none of `needed`.
+    /// Begins a file. One that is there already is refused, unless `force` is given and it is none
+    /// of `needed`.
     pub fn create(path: &Path, force: bool, needed: &[&Path]) -> Result<NewFile, Failure> {
         refuse_needed(path, needed)?;
         refuse_existing(path, force)?;
@@ -32,10 +33,15 @@ impl NewFile {
         name.push(OsString::from(PARTIAL));
         let temporary = path.with_file_name(name);
         let cannot = |error: &dyn std::fmt::Display| {
-            Failure::could_not_run(path, format_args!("can't create {}: {error}", temporary.display()))
-                .advice("name a file in a directory that is there, and that you may write to")
+            Failure::could_not_run(
+                path,
+                format_args!("can't create {}: {error}", temporary.display()),
+            )
+            .advice("name a file in a directory that is there, and that you may write to")
         };
-        if std::fs::symlink_metadata(&temporary).is_ok_and(|there| !there.is_file() || there.nlink() > 1) {
+        if std::fs::symlink_metadata(&temporary)
+            .is_ok_and(|there| !there.is_file() || there.nlink() > 1)
+        {
             return Err(cannot(&"there is something else of this name"));
         }
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&temporary);
@@ -97,13 +103,16 @@ impl NewFile {
         std::fs::rename(&self.temporary, &self.path).map_err(|error| self.cannot_write(&error))?;
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
         let directory = File::open(directory.unwrap_or(Path::new(".")));
-        directory.and_then(|directory| directory.sync_all()).map_err(|error| self.cannot_write(&error))
+        directory
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| self.cannot_write(&error))
     }
 
     /// The failure for a file that could not be written, and is not kept.
     pub fn cannot_write(&self, error: &dyn std::fmt::Display) -> Failure {
         Failure::refused(&self.path, format_args!("can't write it: {error}")).advice(
-            "what was written of it was removed; make room, or name a file elsewhere, and run it again",
+            "what was written of it was removed; make room, or name a file elsewhere, and run it \
+             again",
         )
     }
 }
@@ -147,9 +156,12 @@ pub fn report_file(path: &Path, needed: &[&Path]) -> Result<NewFile, Failure> {
         && &begins == b"{\n  ";
     let is_empty = std::fs::metadata(path).is_ok_and(|there| there.is_file() && there.len() == 0);
     if !is_report && !is_empty && path.exists() {
-        return Err(Failure::could_not_run(path, "there is something already, and it is no report")
-            .expected("a file that does not exist yet, or an earlier report")
-            .advice("name another file; nothing was written"));
+        return Err(Failure::could_not_run(
+            path,
+            "there is something already, and it is no report",
+        )
+        .expected("a file that does not exist yet, or an earlier report")
+        .advice("name another file; nothing was written"));
     }
     NewFile::create(path, true, needed)
 }

@@ -13,8 +13,8 @@ use ubcache_daemon::failure::Code;
 use ubcache_daemon::open::target::host_open_failure;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 use ubcache_offline::{
-    Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity, Site, Watcher,
-    kind_of,
+    Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity,
+    Site, Watcher, kind_of,
 };
 
 /// Time limit for waiting for a device that is in use.
@@ -43,8 +43,10 @@ pub fn open_all(
 ) -> Result<(Cache<HostFile>, Vec<Cache<HostFile>>), Failure> {
     named_once(cache, backings)?;
     let cache = open(host, cache, Role::Cache, false)?;
-    let backings =
-        backings.iter().map(|path| open(host, path, Role::Backing, false)).collect::<Result<_, _>>()?;
+    let backings = backings
+        .iter()
+        .map(|path| open(host, path, Role::Backing, false))
+        .collect::<Result<_, _>>()?;
     Ok((cache, backings))
 }
 
@@ -72,8 +74,8 @@ pub fn open(host: &Host, path: &Path, role: Role, write: bool) -> Result<Cache<H
         Role::Cache => "the cache device",
         Role::Backing => "a backing device",
     };
-    let advice =
-        "name the cache device as CACHE and the disks after -B: `ubcache show` says which device is which";
+    let advice = "name the cache device as CACHE and the disks after -B: `ubcache show` says which \
+        device is which";
     match (role, found) {
         (Role::Cache, DeviceKind::Backing) => {
             Err(Failure::could_not_run(path, "a backing device, not a cache device")
@@ -101,10 +103,15 @@ pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<Host
     let cache = host.block_on(async { Cache::open(file).await }).map_err(|error| {
         let failure = Failure::could_not_run(path, &error);
         match error {
-            PackError::Version(_) => failure.advice("read it with the ubcache that wrote it, or a later one"),
-            PackError::TooLarge { .. } => failure
-                .advice("nothing of it was read: do not trust it, and ask for it again where it is from"),
-            _ => failure.advice("copy it again from where it was made: nothing in it can be trusted"),
+            PackError::Version(_) => {
+                failure.advice("read it with the ubcache that wrote it, or a later one")
+            }
+            PackError::TooLarge { .. } => failure.advice(
+                "nothing of it was read: do not trust it, and ask for it again where it is from",
+            ),
+            _ => {
+                failure.advice("copy it again from where it was made: nothing in it can be trusted")
+            }
         }
     })?;
     if write && cache.is_pack() {
@@ -117,7 +124,9 @@ pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<Host
 pub fn metadata_only(path: &Path) -> Failure {
     Failure::could_not_run(path, "a pack: it has the metadata of a cache device, and no data")
         .expected("the cache device or a copy of it")
-        .advice("`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read packs")
+        .advice(
+            "`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read packs",
+        )
 }
 
 /// Opens a device for exclusive use.
@@ -137,7 +146,8 @@ pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Fail
     })
 }
 
-/// Asks for the path of a device once more, before it is overwritten: as an option, or on the terminal.
+/// Asks for the path of a device once more, before it is overwritten: as an option, or on the
+/// terminal.
 pub fn confirm(path: &Path, option: Option<&Path>, to_do_what: &str) -> Result<(), Failure> {
     let refuse = Failure::could_not_run(path, "not confirmed");
     let named = match option {
@@ -172,9 +182,13 @@ pub struct Bar {
 impl Bar {
     /// A bar, if standard error is a terminal.
     pub fn new() -> Bar {
-        let bar =
-            if std::io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        let style = "{msg:32} {bar:24} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13}, {eta} left";
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::no_length()
+        } else {
+            ProgressBar::hidden()
+        };
+        let style =
+            "{msg:32} {bar:24} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
@@ -198,7 +212,9 @@ impl Watcher for Bar {
         if self.phase.replace(progress.phase) != progress.phase {
             self.bar.reset();
             self.bar.set_message(progress.phase);
-        } else if self.drawn.get().elapsed() < Duration::from_millis(50) && progress.done < progress.total {
+        } else if self.drawn.get().elapsed() < Duration::from_millis(50)
+            && progress.done < progress.total
+        {
             return;
         }
         self.drawn.set(Instant::now());
@@ -224,21 +240,28 @@ pub fn show_finding(finding: &Finding, cache: &Path, backings: &[PathBuf]) -> St
 pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Failure {
     let device = backings.first().map_or(cache, PathBuf::as_path);
     match error {
-        OfflineError::Damaged(finding) => {
-            Failure::refused(path_of(finding.place.site, cache, backings), "damaged, so the content is not certain")
-                .found(format_args!("{} ({})", finding.detail, finding.place))
-                .expected(format_args!("no damage: {}", finding.kind.meaning()))
-                .advice(format_args!(
-                    "`ubcache check` lists all damage, `ubcache cat --damaged` reads what is left. {}",
-                    finding.kind.advice()
-                ))
-        }
+        OfflineError::Damaged(finding) => Failure::refused(
+            path_of(finding.place.site, cache, backings),
+            "damaged, so the \
+                content is not certain",
+        )
+        .found(format_args!("{} ({})", finding.detail, finding.place))
+        .expected(format_args!("no damage: {}", finding.kind.meaning()))
+        .advice(format_args!(
+            "`ubcache check` lists all damage, `ubcache cat --damaged` reads what is left. \
+                     {}",
+            finding.kind.advice()
+        )),
         OfflineError::SuperblockLost { finding, with_backing } => {
             Failure::refused(cache, "the superblock is damaged, and could not be found again")
                 .found(format_args!("{} ({})", finding.detail, finding.place))
-                .expected("an entry of the journal, and the UUID of the set from a disk or from what is left")
+                .expected(
+                    "an entry of the journal, and the UUID of the set from a disk or from \
+                    what is left",
+                )
                 .advice(if *with_backing {
-                    "is it the cache device of these disks? If so, nothing tells any more where what is in it. What only it \
+                    "is it the cache device of these disks? If so, nothing tells any more where \
+                     what is in it. What only it \
                      had is lost: the disks have the rest (docs/guide/recover.md, step 5c)"
                 } else {
                     "name all disks of the set with -B: one of them tells which set it is"
@@ -247,30 +270,50 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
         OfflineError::NotACache => Failure::could_not_run(cache, error)
             .expected("the cache device")
             .advice("`ubcache show` says which device is which"),
-        OfflineError::NeverStarted => Failure::could_not_run(cache, error)
-            .advice("is it the right device? A cache that was never started has nothing in it to be lost"),
+        OfflineError::NeverStarted => Failure::could_not_run(cache, error).advice(
+            "is it the right device? A cache that was never started has nothing in it to \
+                be lost",
+        ),
         OfflineError::TooSmall { .. } => Failure::could_not_run(cache, error)
             .expected("a device as large as it was when the set was made")
-            .advice("was it cut off while being copied? Name the device itself, or copy it as a whole"),
+            .advice(
+                "was it cut off while being copied? Name the device itself, or copy it as a \
+                whole",
+            ),
         OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
-            "find the cache whose UUID it names with `ubcache show`; a device of state none is complete by itself",
+            "find the cache whose UUID it names with `ubcache show`; a device of state none is \
+             complete by itself",
         ),
         OfflineError::OlderCopy(_) => Failure::refused(device, error)
-            .expected(format_args!("{} of the same run, as every start and every clean stop leaves them", cache.display()))
+            .expected(format_args!(
+                "{} of the same run, as every start and every clean stop leaves \
+                them",
+                cache.display()
+            ))
             .advice(
-                "find the one that is missing; `ubcache serve` says how to go on without it, and `ubcache cat --dirty-anyway` \
+                "find the one that is missing; `ubcache serve` says how to go on without it, and \
+                 `ubcache cat --dirty-anyway` \
                  reads the disk with what this cache has over it. Nothing was changed",
             ),
-        OfflineError::NoSlot(_) => Failure::refused(device, error)
-            .advice("is it the right cache, or an older copy of it? Do not attach the device anew; `ubcache repair --dry-run` with -B says if its slot is found again"),
+        OfflineError::NoSlot(_) => Failure::refused(device, error).advice(
+            "is it the right cache, or an older copy of it? Do not attach the device anew; \
+                `ubcache repair --dry-run` with -B says if its slot is found again",
+        ),
         OfflineError::NotFlashOnly(_) => Failure::could_not_run(cache, error)
             .expected("the number of a volume that has no backing device")
-            .advice("`ubcache dump --what uuids` lists the volumes; for one of state backed, name its disk with -B"),
-        OfflineError::BeyondEnd { .. } => Failure::refused(device, error)
-            .expected("a backing device as long as it was")
-            .advice("give it its full size again; --damaged uses the rest, and leaves these in the cache"),
+            .advice(
+                "`ubcache dump --what uuids` lists the volumes; for one of state backed, name \
+                its disk with -B",
+            ),
+        OfflineError::BeyondEnd { .. } => {
+            Failure::refused(device, error).expected("a backing device as long as it was").advice(
+                "give it its full size again; --damaged uses the rest, and leaves these in the \
+                cache",
+            )
+        }
         OfflineError::NoRoom(_) => Failure::refused(cache, error).advice(
-            "all dirty data is on the backing device now; run again with --detach, which needs no room in the cache",
+            "all dirty data is on the backing device now; run again with --detach, which needs no \
+             room in the cache",
         ),
         OfflineError::Io { on, error: found, .. } => {
             let path = match on {
@@ -281,11 +324,16 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
             Failure::refused(path, error).advice(match on {
                 _ if found.contains("No space left") => "make room there, and run it again",
                 On::Output => "run it again, and let it write everything",
-                _ => "look at the system's log for errors of the device; what was begun can be run again",
+                _ => {
+                    "look at the system's log for errors of the device; what was begun can be run \
+                    again"
+                }
             })
         }
-        _ => Failure::refused(device, error)
-            .advice("look at the system's log for errors of the device; what was begun can be run again"),
+        _ => Failure::refused(device, error).advice(
+            "look at the system's log for errors of the device; what was begun can be run \
+                again",
+        ),
     }
 }
 
@@ -309,7 +357,8 @@ pub fn show_lost(lost: &[Lost]) -> String {
         .map(|lost| {
             let (after, upto) = (lost.after, lost.upto);
             format!(
-                "  lost: what the tree says of volume {} key sector {} to volume {} key sector {}\n",
+                "  lost: what the tree says of volume {} key sector {} to volume {} key sector \
+                 {}\n",
                 after.0, after.1, upto.0, upto.1
             )
         })

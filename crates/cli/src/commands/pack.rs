@@ -13,17 +13,23 @@ use super::offline::{Bar, failure, host, open_all, show_finding, summary};
 use super::print;
 
 const AFTER_HELP: &str = "\
-In the file: the superblock, the journal, the prio chain, the volume table (with labels and UUIDs), every node of the
-tree, and whatever else on the device looks like metadata of the set, so that a damaged set can be looked at too. Not in
-it: any user data, not even what is left of it in buckets that have metadata now. Where files lie on the volumes can be
+In the file: the superblock, the journal, the prio chain, the volume table (with labels and \
+UUIDs), every node of the
+tree, and whatever else on the device looks like metadata of the set, so that a damaged set can be \
+looked at too. Not in
+it: any user data, not even what is left of it in buckets that have metadata now. Where files lie \
+on the volumes can be
 seen, what is in them can not.
 
-`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read a pack in the place of CACHE. With a lost
+`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read a pack in the place \
+of CACHE. With a lost
 superblock, name the backing devices with -B: the set is found again with them.
 
-CACHE is only read; the set must not be running. FILE is there as a whole when the command is done, or not at all.
+CACHE is only read; the set must not be running. FILE is there as a whole when the command is \
+done, or not at all.
 
-Exit codes: 0 no damage was met, 1 there is damage (and FILE has all that could be read), 2 could not run.
+Exit codes: 0 no damage was met, 1 there is damage (and FILE has all that could be read), 2 could \
+not run.
 
 Example:
   ubcache pack /dev/nvme0n1p4 cache.pack
@@ -55,9 +61,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let (cache, backings) = open_all(&host, &args.cache, &args.bdev)?;
     if cache.is_pack() {
-        return Err(Failure::could_not_run(&args.cache, "a pack already").expected("a cache device"));
+        return Err(
+            Failure::could_not_run(&args.cache, "a pack already").expected("a cache device")
+        );
     }
-    let needed: Vec<&Path> = std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
+    let needed: Vec<&Path> =
+        std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
     let mut file = NewFile::create(&args.file, args.force, &needed)?;
     let bar = Bar::new();
     let packed = host.block_on(async {
@@ -71,9 +80,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     })?;
     if !packing.has_set {
         let finding = packing.report.findings.first();
-        return Err(Failure::could_not_run(&args.cache, "no superblock, so it is not known where the metadata is")
-            .found(finding.map_or("", |finding| &finding.detail))
-            .advice("is it the cache device? If so, name its backing devices with -B: with them the set is found again"));
+        return Err(Failure::could_not_run(
+            &args.cache,
+            "no superblock, so it is not known where \
+            the metadata is",
+        )
+        .found(finding.map_or("", |finding| &finding.detail))
+        .advice(
+            "is it the cache device? If so, name its backing devices with -B: with them \
+                the set is found again",
+        ));
     }
     file.finish()?;
     print(&if args.json { as_json(&packing, &args.file) } else { as_text(&packing, args) })?;
@@ -102,7 +118,8 @@ fn as_text(packing: &Packing, args: &Args) -> String {
     for range in &packing.unreadable {
         let _ = writeln!(text, "unreadable, so not in the pack: sectors {range}");
     }
-    let found = |count: u64| if count > 0 { format!(" and {count} unnamed") } else { String::new() };
+    let found =
+        |count: u64| if count > 0 { format!(" and {count} unnamed") } else { String::new() };
     let _ = writeln!(
         text,
         "{}: {} journal buckets, {}{} prio sets, {}{} volume tables, {}{} nodes",
@@ -117,7 +134,8 @@ fn as_text(packing: &Packing, args: &Args) -> String {
     );
     let _ = writeln!(
         text,
-        "{}: {}, which stand for {} of metadata of a device of {}; labels and UUIDs are in it, user data is not",
+        "{}: {}, which stand for {} of metadata of a device of {}; labels and UUIDs are in it, \
+         user data is not",
         args.file.display(),
         show_size(packing.file_bytes),
         show_size(packing.raw_bytes),

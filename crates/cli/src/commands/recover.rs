@@ -11,10 +11,13 @@ use super::offline::{Bar, Role, failure, host, metadata_only, named_once, open, 
 use super::{complain, print};
 
 const AFTER_HELP: &str = "\
-Writes everything that is only in the cache to the backing device, and flushes it. Then the set is marked clean, or with
---detach the backing device is marked as being without a cache; it is complete by itself from then on.
+Writes everything that is only in the cache to the backing device, and flushes it. Then the set is \
+marked clean, or with
+--detach the backing device is marked as being without a cache; it is complete by itself from then \
+on.
 
-Can be interrupted at any moment and run again: as long as it has not finished, the cache counts as before. The set must
+Can be interrupted at any moment and run again: as long as it has not finished, the cache counts \
+as before. The set must
 not be running. Refuses a set with damage that makes the content uncertain; see `ubcache check`.
 
 Exit codes: 0 done, 1 refused because of damage, or failed on the way, 2 could not run.
@@ -57,7 +60,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let backing = open(&host, &args.bdev, Role::Backing, !args.dry_run)?;
     let bar = Bar::new();
-    let options = RecoverOptions { detach: args.detach, dry_run: args.dry_run, damaged: args.damaged };
+    let options =
+        RecoverOptions { detach: args.detach, dry_run: args.dry_run, damaged: args.damaged };
     let result = host.block_on(async { recover(&cache, &backing, options, &bar).await });
     bar.clear();
     let (done, report) =
@@ -67,9 +71,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     print(&if args.json { as_json(&done) } else { as_text(&done, args) })?;
     if done.outcome == Outcome::Partly {
-        return Err(Failure::refused(&args.cache, "damaged: only what is certain was written back")
-            .found(format_args!("{} sectors whose newest data is lost", done.map.lost_sectors()))
-            .advice("keep both devices as they are; `ubcache cat --damaged` lists what is missing"));
+        return Err(Failure::refused(
+            &args.cache,
+            "damaged: only what is certain was written back",
+        )
+        .found(format_args!("{} sectors whose newest data is lost", done.map.lost_sectors()))
+        .advice("keep both devices as they are; `ubcache cat --damaged` lists what is missing"));
     }
     Ok(())
 }
@@ -93,7 +100,8 @@ fn as_text(done: &Recovered, args: &Args) -> String {
             format!("{device}: has no cache, and is complete by itself: nothing to do\n")
         }
         Outcome::DryRun => {
-            let mut text = format!("{device}: {dirty} in {extents} extents would be written, nothing was\n");
+            let mut text =
+                format!("{device}: {dirty} in {extents} extents would be written, nothing was\n");
             if let (Some(first), Some(last)) = (done.map.dirty().next(), done.map.dirty().last()) {
                 text += &format!(
                     "  to bytes {} to {} of the volume; `ubcache cat --map` lists all of them\n",
@@ -104,16 +112,21 @@ fn as_text(done: &Recovered, args: &Args) -> String {
             text
         }
         Outcome::Clean => {
-            format!("{device}: {dirty} in {extents} extents written; clean, and attached to its cache\n")
+            format!(
+                "{device}: {dirty} in {extents} extents written; clean, and attached to its cache\n"
+            )
         }
         Outcome::Detached => {
             let at = done.map.data_offset.bytes();
             format!(
-                "{device}: {dirty} in {extents} extents written; detached, and complete by itself\n  \
+                "{device}: {dirty} in {extents} extents written; detached, and complete by \
+                 itself\n  \
                  its data begins at byte {at}: `losetup --find --show --offset {at} {device}`\n"
             )
         }
-        Outcome::Partly => format!("{device}: {dirty} in {extents} extents written, which are certain\n"),
+        Outcome::Partly => {
+            format!("{device}: {dirty} in {extents} extents written, which are certain\n")
+        }
     }
 }
 

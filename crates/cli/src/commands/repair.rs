@@ -7,13 +7,14 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
 use ubcache_offline::{
-    Kind, OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data, write_repaired,
+    Kind, OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data,
+    write_repaired,
 };
 
 use super::new_file::{NewFile, report_file, same_as};
 use super::offline::{
-    Bar, Role, confirm as confirm_by_name, failure, host, metadata_only, named_once, open, open_as_it_is,
-    show_finding, summary,
+    Bar, Role, confirm as confirm_by_name, failure, host, metadata_only, named_once, open,
+    open_as_it_is, show_finding, summary,
 };
 use super::print;
 
@@ -21,18 +22,27 @@ use super::print;
 const SHOWN: usize = 50;
 
 const AFTER_HELP: &str = "\
-Looks at everything that is readable, keeps what is certain, and lists the rest: volume, sectors, and where on the cache
-there may be newer data than the backing device has. Uncertain data is left out, unless --use-uncertain asks for it where
-only one version is known; it is listed all the same. Dirty data that can't be read is left out and listed. Clean data is
+Looks at everything that is readable, keeps what is certain, and lists the rest: volume, sectors, \
+and where on the cache
+there may be newer data than the backing device has. Uncertain data is left out, unless \
+--use-uncertain asks for it where
+only one version is known; it is listed all the same. Dirty data that can't be read is left out \
+and listed. Clean data is
 left out: the backing devices have it.
 
-The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE itself, into free
-buckets, and takes the place of the damaged set in one step; this has to be confirmed with --confirm CACHE, or on a
-terminal. Name all backing devices with -B: a lost superblock or volume table can be made again only with them, and
---in-place refuses to keep dirty data of which nothing says whose it is. Where no older volume table tells, the data is
-given to a disk only with --all-disks, and only where no other choice is left. The set must not be running.
+The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE \
+itself, into free
+buckets, and takes the place of the damaged set in one step; this has to be confirmed with \
+--confirm CACHE, or on a
+terminal. Name all backing devices with -B: a lost superblock or volume table can be made again \
+only with them, and
+--in-place refuses to keep dirty data of which nothing says whose it is. Where no older volume \
+table tells, the data is
+given to a disk only with --all-disks, and only where no other choice is left. The set must not be \
+running.
 
-Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2 could not run.
+Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2 \
+could not run.
 
 Example:
   ubcache repair /dev/nvme0n1p4 -B /dev/sdb --dry-run
@@ -68,7 +78,8 @@ pub struct Args {
     /// Keep data that is not certain where only one version of it is known
     #[arg(long)]
     use_uncertain: bool,
-    /// The disks after -B are all that the set has: a volume table of which nothing is left is made again from that
+    /// The disks after -B are all that the set has: a volume table of which nothing is left is made
+    /// again from that
     #[arg(long, requires = "bdev")]
     all_disks: bool,
     /// With --in-place: leave out data that is not certain
@@ -100,8 +111,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         without_data: cache.is_pack(),
         all_disks: args.all_disks,
     };
-    let found =
-        host.block_on(async { survey(&cache, &backings.iter().collect::<Vec<_>>(), options, &bar).await });
+    let found = host.block_on(async {
+        survey(&cache, &backings.iter().collect::<Vec<_>>(), options, &bar).await
+    });
     bar.clear();
     let mut repair = found.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
     if repair.is_clean() || is_of_the_disks(&repair) || args.dry_run {
@@ -129,8 +141,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         bar.clear();
         let unreadable = unreadable.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
         confirm(args, &repair, &unreadable)?;
-        let done =
-            host.block_on(async { write_repaired(&mut repair, &cache, &unreadable, false, &bar).await });
+        let done = host.block_on(async {
+            write_repaired(&mut repair, &cache, &unreadable, false, &bar).await
+        });
         bar.clear();
         done.map_err(|error| failure(&error, &args.cache, &args.bdev))?;
         (args.cache.clone(), unreadable)
@@ -141,7 +154,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Opens the output files: the new image and the report, neither in the place of a device of the
 /// set.
 fn outputs(args: &Args) -> Result<(Option<NewFile>, Option<NewFile>), Failure> {
-    let needed: Vec<&Path> = std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
+    let needed: Vec<&Path> =
+        std::iter::once(&args.cache).chain(&args.bdev).map(PathBuf::as_path).collect();
     let out = args.out.as_deref().filter(|_| !args.dry_run);
     if let (Some(out), Some(report)) = (out, &args.report)
         && (out == report || same_as(report, &[out]).is_some())
@@ -161,47 +175,61 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
     let refuse = |what: &str| Failure::could_not_run(&args.cache, what);
     let ownerless = repair.ownerless_sectors();
     if ownerless > 0 && args.bdev.is_empty() {
-        return Err(refuse("the volume table does not say whose the dirty data is that would be kept")
-            .found(format_args!("{} of volumes without a name", show_size(ownerless * 512)))
-            .expected("-B with every backing device of the set")
-            .advice(
-                "name every backing device with -B: repair searches older volume tables for their \
+        return Err(refuse(
+            "the volume table does not say whose the dirty data is that would be kept",
+        )
+        .found(format_args!("{} of volumes without a name", show_size(ownerless * 512)))
+        .expected("-B with every backing device of the set")
+        .advice(
+            "name every backing device with -B: repair searches older volume tables for their \
                  slots, and a repair in place may overwrite those tables; or write to a new image \
                  with --out",
-            ));
+        ));
     }
     if ownerless > 0 && !args.drop_uncertain && !args.use_uncertain {
-        return Err(refuse("there is dirty data that belongs to none of the backing devices named")
-            .found(show_size(ownerless * 512))
-            .expected("-B with every backing device of the set")
-            .advice(
-                "name all disks and say --all-disks (--dry-run tells what that does); or write to a new image with --out; \
+        return Err(refuse(
+            "there is dirty data that belongs to none of the backing devices named",
+        )
+        .found(show_size(ownerless * 512))
+        .expected("-B with every backing device of the set")
+        .advice(
+            "name all disks and say --all-disks (--dry-run tells what that does); or write to \
+                 a new image with --out; \
                  or say --drop-uncertain, and no volume will show this data",
-            ));
+        ));
     }
     let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
     if unreadable > 0 && !args.drop_uncertain && !args.use_uncertain {
-        return Err(refuse("data of which the cache has the only copy can't be read, and would be given up")
-            .found(show_size(unreadable * 512))
-            .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
+        return Err(refuse(
+            "data of which the cache has the only copy can't be read, and would be given up",
+        )
+        .found(show_size(unreadable * 512))
+        .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
     }
     if repair.claimed_sectors() > 0 && !args.use_uncertain && !args.drop_uncertain {
         return Err(refuse("there is uncertain data that may be the only copy")
             .found(show_size(repair.claimed_sectors() * 512))
-            .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
+            .advice(
+                "write to a new image with --out, or say --drop-uncertain or --use-uncertain",
+            ));
     }
     let lost = repair.uncertain.iter().filter(|part| part.places.is_empty()).count();
     if lost > 0 && !args.use_uncertain && !args.drop_uncertain {
         return Err(refuse(
-            "no version was found of what the cache had of some ranges: what was newer there is given up",
+            "no version was found of what the cache had of some ranges: what was newer there is \
+             given up",
         )
         .found(format_args!("{lost} ranges without a version; --dry-run lists them"))
-        .advice("copy the cache first, or write to a new image with --out; or say --drop-uncertain"));
+        .advice(
+            "copy the cache first, or write to a new image with --out; or say \
+            --drop-uncertain",
+        ));
     }
     confirm_by_name(&args.cache, args.confirm.as_deref(), "To overwrite the damaged set")
 }
 
-/// True if the only errors are that cache and disk do not fit together, which no new image of the cache changes.
+/// True if the only errors are that cache and disk do not fit together, which no new image of the
+/// cache changes.
 fn is_of_the_disks(repair: &Repair) -> bool {
     let mut errors = repair.report.errors().into_iter();
     let of_disk = |kind| matches!(kind, Kind::OlderCopy | Kind::BeyondEndDirty);
@@ -230,19 +258,26 @@ fn tell(
     }
     let failure = Failure::refused(&args.cache, "damaged").found(summary(&repair.report));
     if is_of_the_disks(repair) {
-        return Err(Failure::refused(&args.cache, "not damaged by itself, but it does not fit the disk")
-            .found(summary(&repair.report))
-            .expected("damage that can be repaired")
-            .advice("a repair would change nothing about it: do what is said above; nothing was written"));
+        return Err(Failure::refused(
+            &args.cache,
+            "not damaged by itself, but it does not fit the disk",
+        )
+        .found(summary(&repair.report))
+        .expected("damage that can be repaired")
+        .advice(
+            "a repair would change nothing about it: do what is said above; nothing was written",
+        ));
     }
     Err(match done {
         Some((path, _)) if !repair.without_slot.is_empty() => failure.advice(format_args!(
-            "{}: repaired, but for the volume table, which does not know all disks: their data is kept, and no volume \
+            "{}: repaired, but for the volume table, which does not know all disks: their data is \
+             kept, and no volume \
              shows it. Keep the damaged original",
             path.display()
         )),
         Some((path, _)) if repair.slots_by_choice > 0 => failure.advice(format_args!(
-            "{}: repaired, with a volume table that was made again: keep the damaged original, and check file systems \
+            "{}: repaired, with a volume table that was made again: keep the damaged original, and \
+             check file systems \
              on a copy first",
             path.display()
         )),
@@ -250,10 +285,14 @@ fn tell(
             failure.advice(format_args!("{}: repaired, and nothing is uncertain", path.display()))
         }
         Some((path, _)) => failure.advice(format_args!(
-            "{}: repaired; keep the damaged original and the list of what is uncertain, and check file systems",
+            "{}: repaired; keep the damaged original and the list of what is uncertain, and check \
+             file systems",
             path.display()
         )),
-        None => failure.advice("nothing was written; `--out NEW` writes what is certain to a new image"),
+        None => failure.advice(
+            "nothing was written; `--out NEW` writes what is certain to a new \
+            image",
+        ),
     })
 }
 
@@ -274,7 +313,8 @@ fn as_text(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) 
         } else {
             part.range.end.to_string()
         };
-        let places = part.places.iter().map(|place| format!(" {}", place.offset)).collect::<String>();
+        let places =
+            part.places.iter().map(|place| format!(" {}", place.offset)).collect::<String>();
         let found = match part.places.len() {
             0 => "nothing found".to_owned(),
             1 => format!("cache sector{places}"),
@@ -287,7 +327,11 @@ fn as_text(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) 
         );
     }
     if repair.uncertain.len() > SHOWN {
-        let _ = writeln!(text, "… and {} more; --json or --report has all", repair.uncertain.len() - SHOWN);
+        let _ = writeln!(
+            text,
+            "… and {} more; --json or --report has all",
+            repair.uncertain.len() - SHOWN
+        );
     }
     if let Some((_, unreadable)) = done {
         for range in unreadable {
@@ -297,7 +341,8 @@ fn as_text(args: &Args, repair: &Repair, done: Option<(&Path, &[SectorRange])>) 
     let size = |sectors: u64| show_size(sectors * 512);
     let _ = writeln!(
         text,
-        "{}: {} of dirty data is certain; {} intervals are uncertain, {} of data was found for them; {} of clean data {} left \
+        "{}: {} of dirty data is certain; {} intervals are uncertain, {} of data was found for \
+         them; {} of clean data {} left \
          out",
         args.cache.display(),
         size(repair.kept_sectors),

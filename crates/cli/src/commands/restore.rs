@@ -9,7 +9,8 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_host::Host;
 use ubcache_offline::{
-    Dumped, Lines, OfflineError, On, Restored, Standing, TargetState, look_at_target, read_dump, restore,
+    Dumped, Lines, OfflineError, On, Restored, Standing, TargetState, look_at_target, read_dump,
+    restore,
 };
 
 use super::new_file::{NewFile, refuse_needed};
@@ -17,23 +18,33 @@ use super::offline::{Bar, confirm, failure, host, metadata_only, open_as_it_is};
 use super::{complain, print};
 
 const AFTER_HELP: &str = "\
-DUMP is what `ubcache dump CACHE --format restore` printed. What is restored is metadata: superblock, volume table,
-generations and priorities of the buckets, and every extent. The data of the extents is not in a dump. So there are two
+DUMP is what `ubcache dump CACHE --format restore` printed. What is restored is metadata: \
+superblock, volume table,
+generations and priorities of the buckets, and every extent. The data of the extents is not in a \
+dump. So there are two
 uses:
 
-NEW is the cache device that was dumped, or a copy of it, and its metadata is broken since: then its data gets its
-metadata again. This has to be confirmed with --confirm NEW, or on a terminal. The dump must be as new as the data: if
-the set was used after it, it is refused, for buckets have other data now (--older-dump does it all the same; what is
+NEW is the cache device that was dumped, or a copy of it, and its metadata is broken since: then \
+its data gets its
+metadata again. This has to be confirmed with --confirm NEW, or on a terminal. The dump must be as \
+new as the data: if
+the set was used after it, it is refused, for buckets have other data now (--older-dump does it \
+all the same; what is
 cached is wrong then wherever a bucket was used anew).
 
-NEW does not exist: then a sparse file of the right size is made, and it has NO DATA: all that is said to be cached reads
+NEW does not exist: then a sparse file of the right size is made, and it has NO DATA: all that is \
+said to be cached reads
 as zeroes. It is good for looking at the metadata. Never serve it.
 
-The metadata goes into buckets that no extent uses; the set on NEW counts until the last step. A device that has another
-set, or is a backing device, is refused. Afterwards, `ubcache check NEW -B DISK` compares clean data with the disks; as
-after the Linux driver, `ubcache serve` takes over dirty data and drops clean data, unless --keep-clean is given.
+The metadata goes into buckets that no extent uses; the set on NEW counts until the last step. A \
+device that has another
+set, or is a backing device, is refused. Afterwards, `ubcache check NEW -B DISK` compares clean \
+data with the disks; as
+after the Linux driver, `ubcache serve` takes over dirty data and drops clean data, unless \
+--keep-clean is given.
 
-Exit codes: 0 restored and checked, 1 failed on the way, 2 refused or could not run, nothing was written.
+Exit codes: 0 restored and checked, 1 failed on the way, 2 refused or could not run, nothing was \
+written.
 
 Example:
   ubcache restore cache.dump /dev/nvme0n1p4 --dry-run
@@ -69,7 +80,9 @@ struct DumpFile(PathBuf);
 impl Lines for DumpFile {
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String, String>> + '_>, String> {
         let file = File::open(&self.0).map_err(|error| error.to_string())?;
-        Ok(Box::new(BufReader::new(file).lines().map(|line| line.map_err(|error| error.to_string()))))
+        Ok(Box::new(
+            BufReader::new(file).lines().map(|line| line.map_err(|error| error.to_string())),
+        ))
     }
 }
 
@@ -108,7 +121,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     tell(args, &dumped, Some(&done), false)
 }
 
-fn to_new_file(args: &Args, host: &Host, source: &DumpFile, dumped: &Dumped) -> Result<(), Failure> {
+fn to_new_file(
+    args: &Args,
+    host: &Host,
+    source: &DumpFile,
+    dumped: &Dumped,
+) -> Result<(), Failure> {
     if args.dry_run {
         return tell(args, dumped, None, true);
     }
@@ -137,17 +155,22 @@ fn refuse(args: &Args, dumped: &Dumped, state: &TargetState) -> Result<(), Failu
         Standing::Other { uuid, is_cache } => {
             let kind = if is_cache { "another cache device" } else { "a backing device" };
             Err(refused(kind).found(uuid).expected(ours).advice(
-                "name the device that was dumped, or a copy of it; `ubcache show` says which is which",
+                "name the device that was dumped, or a copy of it; `ubcache show` says which is \
+                 which",
             ))
         }
         Standing::OtherShape => Err(refused("the set was formatted anew since it was dumped")
             .expected("the sizes that the dump has")
             .advice("make a new file instead, and look at what was there with `ubcache dump`")),
         Standing::SameSet { newest_seq } if newest_seq > dumped.journal_seq && !args.older_dump => {
-            Err(refused("the set was used after the dump was made, so buckets may have other data now")
-                .found(format_args!("journal entry {newest_seq}"))
-                .expected(format_args!("{} at most", dumped.journal_seq))
-                .advice("`ubcache repair` keeps what is certain; --older-dump restores it all the same"))
+            Err(refused(
+                "the set was used after the dump was made, so buckets may have other data now",
+            )
+            .found(format_args!("journal entry {newest_seq}"))
+            .expected(format_args!("{} at most", dumped.journal_seq))
+            .advice(
+                "`ubcache repair` keeps what is certain; --older-dump restores it all the same",
+            ))
         }
         Standing::SameSet { .. } => Ok(()),
     }
@@ -161,13 +184,21 @@ fn unreadable(dump: &Path, error: &OfflineError) -> Failure {
 
 fn failed(new: &Path, error: &OfflineError) -> Failure {
     match error {
-        OfflineError::NoRoom(_) => Failure::refused(new, "no room for the metadata in buckets without data")
-            .advice("nothing that counts was written; restore to a new file to look at the metadata"),
+        OfflineError::NoRoom(_) => {
+            Failure::refused(new, "no room for the metadata in buckets without data").advice(
+                "nothing that counts was written; restore to a new file to look at the metadata",
+            )
+        }
         error => failure(error, new, &[]),
     }
 }
 
-fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) -> Result<(), Failure> {
+fn tell(
+    args: &Args,
+    dumped: &Dumped,
+    done: Option<&Restored>,
+    is_new: bool,
+) -> Result<(), Failure> {
     let superblock = dumped.superblock();
     if args.json {
         let object = json!({
@@ -181,7 +212,9 @@ fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) -> 
             "new_file": is_new,
             "data": if is_new { "absent" } else { "as it is on the device" },
         });
-        return print(&(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"));
+        return print(
+            &(serde_json::to_string_pretty(&object).expect("plain data always serializes") + "\n"),
+        );
     }
     let new = args.new.display();
     let mut text = format!(
@@ -194,7 +227,9 @@ fn tell(args: &Args, dumped: &Dumped, done: Option<&Restored>, is_new: bool) -> 
     );
     text += &match (done, is_new) {
         (_, true) => {
-            format!("{new}: a new file WITHOUT DATA: what is cached reads as zeroes. Do not serve it\n")
+            format!(
+                "{new}: a new file WITHOUT DATA: what is cached reads as zeroes. Do not serve it\n"
+            )
         }
         (Some(_), false) => {
             format!("{new}: written and checked; `ubcache check {new} -B DISK` compares its data\n")

@@ -13,15 +13,14 @@ use super::{complain, print};
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Example:\n  ubcache serve -C /dev/nvme0n1p4 -B /dev/sdb --nbd unix:/run/ubcache/data.nbd --mode writeback"
-)]
+#[command(after_help = "Example:\n  ubcache serve -C /dev/nvme0n1p4 -B /dev/sdb --nbd \
+        unix:/run/ubcache/data.nbd --mode writeback")]
 pub struct Args {
     /// The cache device
     #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
     cache: Option<PathBuf>,
-    /// Backing devices, each an export of its own, whose name is NAME, else the label, else the file name; clients can ask
-    /// for its UUID as well
+    /// Backing devices, each an export of its own, whose name is NAME, else the label, else the
+    /// file name; clients can ask for its UUID as well
     #[arg(short = 'B', long = "bdev", value_name = "[NAME=]DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
     /// Address for clients: unix:/PATH or tcp:ADDRESS:PORT; more than once [default: a unix socket
@@ -34,11 +33,12 @@ pub struct Args {
     /// Set an attribute, with the names of bcache's sysfs; more than once
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
-    /// Control socket [default: /run/ubcache/SET-UUID.sock or $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
+    /// Control socket [default: /run/ubcache/SET-UUID.sock or
+    /// $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Keep the clean data of a set that the Linux driver ran last; without this it is dropped at the first start after
-    /// the driver, as it may be stale
+    /// Keep the clean data of a set that the Linux driver ran last; without this it is dropped at
+    /// the first start after the driver, as it may be stale
     #[arg(long)]
     keep_clean: bool,
     /// Drop the cached data of a disk that is not of one run with the cache (one of them is a copy
@@ -53,19 +53,20 @@ pub struct Args {
     /// clean data is dropped
     #[arg(long, value_name = "NAME")]
     believe_cache: Vec<String>,
-    /// Memory for the index of what is cached; with less than it takes, some requests read a node of the index first, and some
-    /// write one
+    /// Memory for the index of what is cached; with less than it takes, some requests read a node
+    /// of the index first, and some write one
     #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
     index_memory: u64,
-    /// Wait awake for the next event for up to so many microseconds, as long as events come that fast: a sleeping processor
-    /// takes time to wake, most of all in a virtual machine; 0: never
+    /// Wait awake for the next event for up to so many microseconds, as long as events come that
+    /// fast: a sleeping processor takes time to wake, most of all in a virtual machine; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
     busy_poll: u64,
-    /// Pass discards on to block devices as well: only if a discarded sector of theirs reads the same every time until
-    /// it is written. Files and loop devices get them anyway
+    /// Pass discards on to block devices as well: only if a discarded sector of theirs reads the
+    /// same every time until it is written. Files and loop devices get them anyway
     #[arg(long)]
     trust_discards: bool,
-    /// Keep in memory what was used once: for clients on this machine, which may wait for the daemon when memory is short
+    /// Keep in memory what was used once: for clients on this machine, which may wait for the
+    /// daemon when memory is short
     #[arg(long)]
     lock_memory: bool,
     /// Refuse writes of clients
@@ -74,9 +75,11 @@ pub struct Args {
     /// Let every read of a backing device take at least this many microseconds
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     demo_delay: u64,
-    /// Use devices that can't be opened with O_DIRECT, which are refused otherwise, through the kernel's page cache. A flush of
-    /// such a device that fails ends all writes to it until the next start. With `=always` all devices, for measuring
-    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "needed")]
+    /// Use devices that can't be opened with O_DIRECT, which are refused otherwise, through the
+    /// kernel's page cache. A flush of such a device that fails ends all writes to it until the
+    /// next start. With `=always` all devices, for measuring
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+        default_missing_value = "needed")]
     page_cache: Option<When>,
 }
 
@@ -92,7 +95,9 @@ enum When {
 fn parse_index_memory(text: &str) -> Result<u64, String> {
     const MIN: u64 = 1 << 20;
     match parse_size(text)? {
-        bytes if bytes < MIN => Err(format!("{} is too little, expected at least 1M", show_size(bytes))),
+        bytes if bytes < MIN => {
+            Err(format!("{} is too little, expected at least 1M", show_size(bytes)))
+        }
         bytes => Ok(bytes),
     }
 }

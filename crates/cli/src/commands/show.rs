@@ -80,7 +80,8 @@ fn packed_superblock(target: &Target) -> Result<Option<Vec<u8>>, Failure> {
 
 fn lines(superblock: &Superblock, csum: u64, wrong: Option<u64>) -> Vec<Line> {
     let kind = if superblock.is_cache() { "cache device" } else { "backing device" };
-    let check = wrong.map_or_else(|| "match".to_owned(), |expected| format!("expected {expected:X}"));
+    let check =
+        wrong.map_or_else(|| "match".to_owned(), |expected| format!("expected {expected:X}"));
     let yes = |value: bool| json!(if value { "yes" } else { "no" });
     let empty = || ("", Value::Null, None);
     let mut lines = vec![
@@ -158,7 +159,10 @@ fn as_json(lines: &[Line], label: &str) -> String {
     let mut map = Map::new();
     for (name, value, note) in lines.iter().filter(|(name, _, _)| !name.is_empty()) {
         let value = match (*name, note) {
-            ("dev.data.cache_mode" | "dev.data.cache_state" | "dev.cache.replacement", Some(word)) => {
+            (
+                "dev.data.cache_mode" | "dev.data.cache_state" | "dev.cache.replacement",
+                Some(word),
+            ) => {
                 json!(word)
             }
             ("dev.label", _) => json!(label),
@@ -176,7 +180,8 @@ fn as_json(lines: &[Line], label: &str) -> String {
             _ => {}
         }
     }
-    let text = serde_json::to_string_pretty(&Value::Object(map)).expect("plain data always serializes");
+    let text =
+        serde_json::to_string_pretty(&Value::Object(map)).expect("plain data always serializes");
     text + "\n"
 }
 

@@ -8,11 +8,14 @@ use serde_json::Value;
 
 /// Cache, backing device, and the digest of the volume.
 pub fn a_crashed_set(directory: &Path) -> (PathBuf, PathBuf, String) {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
+    let case =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures/writeback-crash");
     for name in ["cache", "backing"] {
         let packed = std::fs::read(case.join(format!("{name}.img.xz"))).expect("an image");
         let mut bytes = Vec::new();
-        lzma_rust2::XzReader::new(packed.as_slice(), false).read_to_end(&mut bytes).expect("a whole image");
+        lzma_rust2::XzReader::new(packed.as_slice(), false)
+            .read_to_end(&mut bytes)
+            .expect("a whole image");
         std::fs::write(directory.join(name), bytes).expect("room");
     }
     let manifest = std::fs::read(case.join("manifest.json")).expect("a manifest");

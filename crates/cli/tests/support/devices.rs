@@ -10,7 +10,8 @@ pub struct Loop(pub PathBuf);
 impl Loop {
     /// A loop device with these options of losetup; none if this user may not.
     pub fn new(file: &Path, options: &[&str]) -> Option<Loop> {
-        let output = tool("losetup").args(["-f", "--show"]).args(options).arg(file).output().ok()?;
+        let output =
+            tool("losetup").args(["-f", "--show"]).args(options).arg(file).output().ok()?;
         output.status.success().then(|| Loop(String::from_utf8_lossy(&output.stdout).trim().into()))
     }
 }

@@ -21,7 +21,8 @@ pub const IO: [&str; 2] = ["ring", "pool"];
 /// Longest time that a daemon may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs a test over each way of doing I/O that this machine allows, in a scratch directory of its own.
+/// Runs a test over each way of doing I/O that this machine allows, in a scratch directory of its
+/// own.
 pub fn each_io(test: &str, body: impl Fn(&str, &Path)) {
     for io in IO {
         if io == "ring" && !ring_works() {
@@ -50,8 +51,8 @@ fn ring_works() -> bool {
     })
 }
 
-/// Says that a test is skipped, in a line that `cargo xtask test` collects. Written past the capture of the test
-/// harness: a plain `cargo test` shows it as well.
+/// Says that a test is skipped, in a line that `cargo xtask test` collects. Written past the
+/// capture of the test harness: a plain `cargo test` shows it as well.
 pub fn skipped(test: &str, reason: &str) {
     let _ = writeln!(std::io::stdout(), "SKIPPED: {test}: {reason}");
 }
@@ -78,14 +79,15 @@ pub fn have(test: &str, programs: &[&str]) -> bool {
 /// The names in a directory, in order.
 pub fn names_in(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
 
-/// A scratch directory, on the file system of the build: `/tmp` may be one without O_DIRECT. It stays if
-/// `UBCACHE_TEST_KEEP` is set.
+/// A scratch directory, on the file system of the build: `/tmp` may be one without O_DIRECT. It
+/// stays if `UBCACHE_TEST_KEEP` is set.
 pub fn scratch() -> tempfile::TempDir {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let keep = std::env::var_os("UBCACHE_TEST_KEEP").is_some();
@@ -105,7 +107,8 @@ pub fn run(arguments: &[&str]) -> Output {
 
 /// Runs a command that has to succeed and gives its standard output.
 pub fn must(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not run: {error}"));
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?} does not run: {error}"));
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}{}",
@@ -214,7 +217,12 @@ pub fn serve_command(
     for backing in backings {
         command.arg("-B").arg(backing);
     }
-    command.arg("--nbd").arg(format!("unix:{}", socket.display())).arg("--control").arg(&control).args(extra);
+    command
+        .arg("--nbd")
+        .arg(format!("unix:{}", socket.display()))
+        .arg("--control")
+        .arg(&control)
+        .args(extra);
     command.stdout(Stdio::piped()).stderr(stderr);
     (command, socket, control, log)
 }
@@ -232,10 +240,16 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts `ubcache serve` over the given way of I/O and waits until it is ready.
-    pub fn start(io: &str, directory: &Path, cache: &Path, backings: &[PathBuf], extra: &[&str]) -> Daemon {
-        Daemon::try_start(io, directory, cache, backings, extra).unwrap_or_else(|(status, output)| {
-            panic!("serve ended with {status} before it was ready:\n{output}")
-        })
+    pub fn start(
+        io: &str,
+        directory: &Path,
+        cache: &Path,
+        backings: &[PathBuf],
+        extra: &[&str],
+    ) -> Daemon {
+        Daemon::try_start(io, directory, cache, backings, extra).unwrap_or_else(
+            |(status, output)| panic!("serve ended with {status} before it was ready:\n{output}"),
+        )
     }
 
     /// Starts `ubcache serve` likewise; `Err` with status and output if it ends instead of becoming
@@ -247,7 +261,8 @@ impl Daemon {
         backings: &[PathBuf],
         extra: &[&str],
     ) -> Result<Daemon, (ExitStatus, String)> {
-        let (mut command, socket, control, log) = serve_command(io, directory, cache, backings, extra);
+        let (mut command, socket, control, log) =
+            serve_command(io, directory, cache, backings, extra);
         let mut child = command.spawn().expect("ubcache runs");
         let (send, lines) = mpsc::channel();
         let stdout = child.stdout.take().expect("standard output is a pipe");
@@ -358,7 +373,8 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
-/// The wait status of a killed child is irrelevant; a mount that stays is not: unmounts at the end of a test.
+/// The wait status of a killed child is irrelevant; a mount that stays is not: unmounts at the end
+/// of a test.
 pub struct Mount {
     point: PathBuf,
     command: &'static str,

@@ -102,8 +102,8 @@ impl Response {
 
     /// The line that goes over the socket, newline included.
     pub fn to_line(&self) -> String {
-        let mut line =
-            serde_json::to_string(self).expect("plain data without non-string keys always serializes");
+        let mut line = serde_json::to_string(self)
+            .expect("plain data without non-string keys always serializes");
         line.push('\n');
         line
     }
@@ -117,8 +117,11 @@ pub fn parse_request(line: &str) -> Result<Request, String> {
 /// Asks the daemon behind a control socket.
 pub fn ask(socket: &Path, request: &Request) -> Result<serde_json::Value, Failure> {
     let unreachable = |error: std::io::Error| {
-        Failure::could_not_run(socket, format_args!("can't talk to a daemon at this control socket: {error}"))
-            .advice("check that `ubcache serve` runs, and give its socket with --control PATH")
+        Failure::could_not_run(
+            socket,
+            format_args!("can't talk to a daemon at this control socket: {error}"),
+        )
+        .advice("check that `ubcache serve` runs, and give its socket with --control PATH")
     };
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
     let mut line = serde_json::to_string(request).expect("plain data always serializes");
@@ -134,7 +137,9 @@ pub fn ask(socket: &Path, request: &Request) -> Result<serde_json::Value, Failur
     })?;
     match response.ok {
         true => Ok(response.result),
-        false => Err(Failure::refused(socket, response.error.unwrap_or_else(|| "refused".to_owned()))),
+        false => {
+            Err(Failure::refused(socket, response.error.unwrap_or_else(|| "refused".to_owned())))
+        }
     }
 }
 
@@ -165,7 +170,8 @@ mod tests {
 
     #[test]
     fn requests_have_the_documented_form() {
-        let request = Request::Set { name: "cache_mode".into(), value: "none".into(), volume: None };
+        let request =
+            Request::Set { name: "cache_mode".into(), value: "none".into(), volume: None };
         let line = serde_json::to_string(&request).expect("plain data");
         assert_eq!(line, r#"{"command":"set","name":"cache_mode","value":"none"}"#);
         assert_eq!(parse_request(&line), Ok(request));

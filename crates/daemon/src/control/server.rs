@@ -49,7 +49,8 @@ impl ControlServer {
             loop {
                 match self.listener.accept().await {
                     Ok(socket) => {
-                        let client = Client { socket, daemon: daemon.clone(), waiting: waiting.clone() };
+                        let client =
+                            Client { socket, daemon: daemon.clone(), waiting: waiting.clone() };
                         let uris = uris.clone();
                         env.spawn(Priority::Foreground, async move { client.serve(uris).await });
                     }
@@ -132,16 +133,22 @@ impl Client {
             Request::Status => {
                 serde_json::to_value(self.daemon.report(uris)).map_err(|error| error.to_string())
             }
-            Request::Set { name, value, volume } => {
-                self.daemon.set_attributes(volume.as_deref(), &[(name, value)]).await.map(|()| nothing)
-            }
+            Request::Set { name, value, volume } => self
+                .daemon
+                .set_attributes(volume.as_deref(), &[(name, value)])
+                .await
+                .map(|()| nothing),
             Request::SetAll { settings, volume } => {
                 self.daemon.set_attributes(volume.as_deref(), &settings).await.map(|()| nothing)
             }
             Request::Get { name, volume } => self.daemon.attribute(volume.as_deref(), &name),
-            Request::Gc => {
-                self.daemon.set.trigger_gc().await.map(|()| nothing).map_err(|error| error.to_string())
-            }
+            Request::Gc => self
+                .daemon
+                .set
+                .trigger_gc()
+                .await
+                .map(|()| nothing)
+                .map_err(|error| error.to_string()),
             Request::Detach { volume } => {
                 self.daemon.detach(volume.as_deref()).await.map(serde_json::Value::from)
             }

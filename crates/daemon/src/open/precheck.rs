@@ -24,7 +24,8 @@ pub struct Members {
 /// Checks all devices.
 pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     if config.backings.is_empty() {
-        return Err(Failure::usage("-B", "no backing device given").expected("-B DEVICE, once or more often"));
+        return Err(Failure::usage("-B", "no backing device given")
+            .expected("-B DEVICE, once or more often"));
     }
     let Some(cache_path) = &config.cache else {
         return Err(without_cache(&config.backings[0]));
@@ -36,8 +37,14 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
         check_member(cache_path, &cache, path, &backing)?;
         if let Some(at) = backings.iter().position(|other| other.uuid == backing.uuid) {
             return Err(Failure::refused(path, "this backing device is given twice")
-                .found(format_args!("UUID {}, the same as {}", backing.uuid, config.backings[at].display()))
-                .expected("every backing device once; a copy of a device is not served beside it"));
+                .found(format_args!(
+                    "UUID {}, the same as {}",
+                    backing.uuid,
+                    config.backings[at].display()
+                ))
+                .expected(
+                    "every backing device once; a copy of a device is not served beside it",
+                ));
         }
         backings.push(backing);
     }
@@ -55,7 +62,11 @@ fn check_member(
     if attached && backing.set_uuid != cache.set_uuid {
         let failure = Failure::refused(path, "the backing device belongs to another cache set")
             .found(format_args!("state {}, set {}", state_word(backing.state()), backing.set_uuid))
-            .expected(format_args!("set {}, that of the cache {}", cache.set_uuid, cache_path.display()));
+            .expected(format_args!(
+                "set {}, that of the cache {}",
+                cache.set_uuid,
+                cache_path.display()
+            ));
         return Err(failure.advice(if is_dirty {
             dirty_advice(path, backing.set_uuid)
         } else {
@@ -63,14 +74,18 @@ fn check_member(
         }));
     }
     if is_dirty && !cache.sync() {
-        return Err(Failure::refused(path, "the backing device is dirty, but its cache is missing")
-            .found(format_args!(
-                "the newest data is in a cache of set {}; {} has that UUID, but it is empty: made anew, never started",
-                backing.set_uuid,
-                cache_path.display()
-            ))
-            .expected("the cache device that this backing device was used with")
-            .advice(dirty_advice(path, backing.set_uuid)));
+        return Err(Failure::refused(
+            path,
+            "the backing device is dirty, but its cache is missing",
+        )
+        .found(format_args!(
+            "the newest data is in a cache of set {}; {} has that UUID, but it is empty: made \
+                 anew, never started",
+            backing.set_uuid,
+            cache_path.display()
+        ))
+        .expected("the cache device that this backing device was used with")
+        .advice(dirty_advice(path, backing.set_uuid)));
     }
     if backing.block_sectors < cache.block_sectors {
         return Err(Failure::refused(path, "its blocks are smaller than those of the cache")
@@ -125,7 +140,8 @@ fn make_for(backing: &Superblock, cache: &str) -> String {
 /// Advice for a clean backing device whose cache may be lost. The disk has everything.
 fn lost_advice(path: &Path, set: Uuid, then: &str) -> String {
     format!(
-        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, nothing else is: \
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, \
+         nothing else is: \
          ubcache forget-cache {}, then {then}",
         path.display()
     )
@@ -133,7 +149,8 @@ fn lost_advice(path: &Path, set: Uuid, then: &str) -> String {
 
 fn dirty_advice(path: &Path, set: Uuid) -> String {
     format!(
-        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so is its dirty data; \
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so is \
+         its dirty data; \
          to go on with the older data that is on the disk: ubcache forget-cache {} --discard-dirty",
         path.display()
     )

@@ -8,52 +8,80 @@ use ubcache_format::SECTOR_BYTES;
 use crate::failure::Failure;
 
 /// The failure for a backing device that the engine refuses.
-pub(crate) fn member_failure(cache: &Path, path: &Path, name: &str, error: &EngineError) -> Failure {
+pub(crate) fn member_failure(
+    cache: &Path,
+    path: &Path,
+    name: &str,
+    error: &EngineError,
+) -> Failure {
     match error {
         EngineError::OlderCopy { apart, .. } => {
-            let what = format_args!("this disk and the cache {} are not of one run", cache.display());
+            let what = format_args!(
+                "this disk and the cache {} are not of one \
+                run",
+                cache.display()
+            );
             Failure::refused(path, what)
                 .found(apart)
                 .expected("the same run on both, as every start and every clean stop leaves it")
                 .advice(format_args!(
-                    "find the newer one and name that. To go on without it: --drop-clean-cache drops what {cache} has of the \
-                     disk if nothing of it is dirty; --believe-disk {name} drops dirty data, too; --believe-cache {name} keeps \
-                     dirty data, and writes it over the disk. `ubcache check {cache} -B {path}` says how much it is; nothing \
+                    "find the newer one and name that. To go on without it: --drop-clean-cache \
+                     drops what {cache} has of the \
+                     disk if nothing of it is dirty; --believe-disk {name} drops dirty data, too; \
+                     --believe-cache {name} keeps \
+                     dirty data, and writes it over the disk. `ubcache check {cache} -B {path}` \
+                     says how much it is; nothing \
                      was changed",
                     cache = cache.display(),
                     path = path.display()
                 ))
         }
-        EngineError::DirtyElsewhere { set, .. } => {
-            Failure::refused(path, format_args!("the disk is dirty, and the cache {} knows nothing of it", cache.display()))
-                .found(format_args!("state dirty, and no record of the disk in set {set}"))
-                .expected("the cache that has the newest data of the disk")
-                .advice(format_args!(
-                    "find that cache; nothing was changed. If that data is lost, or was given up (ubcache forget-disk), go on with \
+        EngineError::DirtyElsewhere { set, .. } => Failure::refused(
+            path,
+            format_args!(
+                "the disk is dirty, and the cache {} knows nothing \
+                of it",
+                cache.display()
+            ),
+        )
+        .found(format_args!("state dirty, and no record of the disk in set {set}"))
+        .expected("the cache that has the newest data of the disk")
+        .advice(format_args!(
+            "find that cache; nothing was changed. If that data is lost, or was given up \
+                     (ubcache forget-disk), go on with \
                      what the disk has: ubcache forget-cache {} --discard-dirty",
-                    path.display()
-                ))
-        }
-        EngineError::WouldLose(why) => Failure::refused(path, format_args!("--drop-clean-cache does not do here: {why}"))
-            .expected("a disk that has everything by itself")
-            .advice(format_args!(
-                "say what counts: --believe-disk {name}, what the disk has, or --believe-cache {name}, the cache's dirty data"
-            )),
-        EngineError::BeyondEnd { dirty, last, end } => {
-            Failure::refused(path, "the disk is shorter than it was, and the cache has dirty data beyond its end")
-                .found(format_args!(
-                    "the disk ends at byte {}; {} bytes of dirty data beyond that, up to byte {}",
-                    end.bytes(),
-                    dirty * SECTOR_BYTES,
-                    last.bytes()
-                ))
-                .expected(format_args!("at least {} bytes", last.bytes()))
-                .advice(format_args!(
-                    "give it its full size again. To give up all dirty data of this disk: ubcache forget-cache {} \
+            path.display()
+        )),
+        EngineError::WouldLose(why) => Failure::refused(
+            path,
+            format_args!(
+                "--drop-clean-cache \
+            does not do here: {why}"
+            ),
+        )
+        .expected("a disk that has everything by itself")
+        .advice(format_args!(
+            "say what counts: --believe-disk {name}, what the disk has, or --believe-cache \
+                 {name}, the cache's dirty data"
+        )),
+        EngineError::BeyondEnd { dirty, last, end } => Failure::refused(
+            path,
+            "the disk is shorter than it was, and the cache has dirty data \
+                beyond its end",
+        )
+        .found(format_args!(
+            "the disk ends at byte {}; {} bytes of dirty data beyond that, up to byte {}",
+            end.bytes(),
+            dirty * SECTOR_BYTES,
+            last.bytes()
+        ))
+        .expected(format_args!("at least {} bytes", last.bytes()))
+        .advice(format_args!(
+            "give it its full size again. To give up all dirty data of this disk: ubcache \
+                     forget-cache {} \
                      --discard-dirty",
-                    path.display()
-                ))
-        }
+            path.display()
+        )),
         error => engine_failure(path, error),
     }
 }
@@ -62,11 +90,15 @@ pub(crate) fn member_failure(cache: &Path, path: &Path, name: &str, error: &Engi
 pub(crate) fn engine_failure(path: &Path, error: &EngineError) -> Failure {
     match error {
         EngineError::Format { what, at, source } => {
-            let place = at.map(|at| format!(" (sector {at}, byte {})", at.bytes())).unwrap_or_default();
+            let place =
+                at.map(|at| format!(" (sector {at}, byte {})", at.bytes())).unwrap_or_default();
             Failure::refused(path, format_args!("damaged: {what}{place}"))
                 .found(source)
                 .expected("metadata as the last run left it")
-                .advice("nothing was changed; keep a copy of the cache and the backing devices before trying anything")
+                .advice(
+                    "nothing was changed; keep a copy of the cache and the backing devices \
+                    before trying anything",
+                )
         }
         error => Failure::refused(path, error),
     }

@@ -71,13 +71,19 @@ impl Target {
                     return Err(Failure::refused(path, format_args!("can't lock it: {error}")));
                 }
             }
-            if ubcache_host::loop_in_use(path).or_else(|| ubcache_host::under_loop_in_use(path)).is_some() {
+            if ubcache_host::loop_in_use(path)
+                .or_else(|| ubcache_host::under_loop_in_use(path))
+                .is_some()
+            {
                 return Err(in_use(path));
             }
         }
         let bytes = size_of(&file).map_err(cannot_open)?;
-        let logical_block_bytes =
-            if kind.is_block_device() { logical_block_bytes(metadata.rdev()).unwrap_or(512) } else { 512 };
+        let logical_block_bytes = if kind.is_block_device() {
+            logical_block_bytes(metadata.rdev()).unwrap_or(512)
+        } else {
+            512
+        };
         Ok(Target {
             path: path.to_owned(),
             is_block_device: kind.is_block_device(),
@@ -102,7 +108,10 @@ impl Target {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let at = at + done as u64;
-                    return Err(Failure::refused(&self.path, format_args!("can't read byte {at}: {error}")));
+                    return Err(Failure::refused(
+                        &self.path,
+                        format_args!("can't read byte {at}: {error}"),
+                    ));
                 }
             }
         }
@@ -116,7 +125,10 @@ impl Target {
         if count < SUPERBLOCK_BYTES {
             return Err(Failure::refused(&self.path, "too short for a bcache superblock")
                 .found(format_args!("{} bytes", self.bytes))
-                .expected(format_args!("at least {} bytes", SUPERBLOCK_AT + SUPERBLOCK_BYTES as u64))
+                .expected(format_args!(
+                    "at least {} bytes",
+                    SUPERBLOCK_AT + SUPERBLOCK_BYTES as u64
+                ))
                 .advice("check the path, and whether the file was cut off while being copied"));
         }
         Ok(bytes)
@@ -124,9 +136,9 @@ impl Target {
 
     /// Writes all of `bytes`.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
-        self.file
-            .write_all_at(bytes, at)
-            .map_err(|error| Failure::refused(&self.path, format_args!("can't write byte {at}: {error}")))
+        self.file.write_all_at(bytes, at).map_err(|error| {
+            Failure::refused(&self.path, format_args!("can't write byte {at}: {error}"))
+        })
     }
 
     /// Makes the range read as zeroes.
@@ -149,13 +161,15 @@ impl Target {
     }
 }
 
-/// Makes a file of `bytes` bytes, sparse or with room for all of them. A file that is there already is not touched:
-/// `Ok(false)`.
+/// Makes a file of `bytes` bytes, sparse or with room for all of them. A file that is there already
+/// is not touched: `Ok(false)`.
 pub fn create_file(path: &Path, bytes: u64, sparse: bool) -> Result<bool, Failure> {
     let file = match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(Failure::could_not_run(path, format_args!("can't create it: {error}"))),
+        Err(error) => {
+            return Err(Failure::could_not_run(path, format_args!("can't create it: {error}")));
+        }
     };
     let sized = file.set_len(bytes).map_err(|error| {
         Failure::refused(path, format_args!("can't give it a size of {bytes} bytes: {error}"))
@@ -179,12 +193,16 @@ fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), Failure> {
         Ok(_) => return Ok(()),
         Err(error) => error,
     };
-    let free = ubcache_host::memory::free_bytes(file)
-        .map_or("not known".to_owned(), |bytes| format!("{} are free on its file system", show_size(bytes)));
+    let free = ubcache_host::memory::free_bytes(file).map_or("not known".to_owned(), |bytes| {
+        format!("{} are free on its file system", show_size(bytes))
+    });
     Err(Failure::refused(path, format_args!("no room for it: {error}"))
         .found(free)
         .expected(show_size(bytes))
-        .advice("make room, or a smaller one; --sparse makes a file that takes its room as it is filled"))
+        .advice(
+            "make room, or a smaller one; --sparse makes a file that takes its room as it is \
+            filled",
+        ))
 }
 
 /// Number of bytes of a file that have no room yet, if it is sparse, and number of free bytes on
@@ -203,36 +221,48 @@ fn in_use(path: &Path) -> Failure {
         (None, Some(under)) => format!("a loop device, and {} is in use", under.display()),
         (None, None) => "another process or the kernel has it open for itself".to_owned(),
     };
-    Failure::refused(path, "in use")
-        .found(found)
-        .expected("a device that nobody else uses")
-        .advice("stop whoever uses it: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`")
+    Failure::refused(path, "in use").found(found).expected("a device that nobody else uses").advice(
+        "stop whoever uses it: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`",
+    )
 }
 
 /// The failure for a device that the host can't open.
 pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
     match error {
         OpenError::InUse { .. } => in_use(path),
-        OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice("check the path"),
-        OpenError::Permission { mode, .. } => {
-            Failure::could_not_run(path, format_args!("can't open it for {mode}: permission denied"))
-                .advice("run as a user who may do this, or change owner or mode of the file")
-        }
-        OpenError::NoDirectIo { .. } => Failure::refused(path, "its file system can't pass the page cache by")
-            .found("no direct I/O (O_DIRECT)")
-            .expected("a file system with direct I/O, as ext4, XFS and btrfs have, or a block device")
-            .advice(
-                "move it to one. Or give --page-cache: then a flush of this device that fails ends all writes to it until the \
-                 next start, because the page cache forgets what it could not write",
+        OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice(
+            "check the \
+            path",
+        ),
+        OpenError::Permission { mode, .. } => Failure::could_not_run(
+            path,
+            format_args!(
+                "can't open it for {mode}: permission \
+                denied"
             ),
+        )
+        .advice("run as a user who may do this, or change owner or mode of the file"),
+        OpenError::NoDirectIo { .. } => Failure::refused(
+            path,
+            "its file system can't pass the \
+            page cache by",
+        )
+        .found("no direct I/O (O_DIRECT)")
+        .expected(
+            "a file system with direct I/O, as ext4, XFS and btrfs have, or a block \
+                device",
+        )
+        .advice(
+            "move it to one. Or give --page-cache: then a flush of this device that fails ends \
+                 all writes to it until the \
+                 next start, because the page cache forgets what it could not write",
+        ),
         OpenError::ReadOnly { .. } => Failure::could_not_run(path, "the device is read-only")
             .expected("a device that can be written")
             .advice("is it write-protected? `blockdev --setrw` changes that; or work on a copy"),
-        OpenError::WrongKind { found, .. } => {
-            Failure::could_not_run(path, "unusable as a device")
-                .found(found)
-                .expected("a regular file or a block device")
-        }
+        OpenError::WrongKind { found, .. } => Failure::could_not_run(path, "unusable as a device")
+            .found(found)
+            .expected("a regular file or a block device"),
         OpenError::Os { doing, source, .. } => {
             Failure::could_not_run(path, format_args!("{doing} failed: {source}"))
         }

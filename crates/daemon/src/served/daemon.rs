@@ -9,7 +9,8 @@ use ubcache_env::local::Event;
 use ubcache_format::{CacheMode, Uuid};
 
 use super::report::{
-    AbsentReport, BackingReport, CacheReport, Counters, Report, SetReport, StatsReport, VolumeReport,
+    AbsentReport, BackingReport, CacheReport, Counters, Report, SetReport, StatsReport,
+    VolumeReport,
 };
 use super::world::World;
 use crate::size::show_size;
@@ -55,8 +56,9 @@ impl Served {
 }
 
 impl Daemon {
-    /// Sets attributes in order, each of the named volume, or of all volumes, or of the set if volumes have none of that
-    /// name. If one can't be set, none is. Returns when those that survive a restart are durable.
+    /// Sets attributes in order, each of the named volume, or of all volumes, or of the set if
+    /// volumes have none of that name. If one can't be set, none is. Returns when those that
+    /// survive a restart are durable.
     pub async fn set_attributes(
         &self,
         volume: Option<&str>,
@@ -69,13 +71,19 @@ impl Daemon {
         for served in &volumes {
             for (index, tried) in served.volume.try_attributes(&pairs).into_iter().enumerate() {
                 match tried {
-                    Err(AttributeError::UnknownName { .. }) if volume.is_none() => of_set[index] = true,
+                    Err(AttributeError::UnknownName { .. }) if volume.is_none() => {
+                        of_set[index] = true
+                    }
                     tried => tried.map_err(|error| error.to_string())?,
                 }
             }
         }
-        let pairs_of_set: Vec<(&str, &str)> =
-            pairs.iter().zip(&of_set).filter(|(_, of_set)| **of_set).map(|(pair, _)| *pair).collect();
+        let pairs_of_set: Vec<(&str, &str)> = pairs
+            .iter()
+            .zip(&of_set)
+            .filter(|(_, of_set)| **of_set)
+            .map(|(pair, _)| *pair)
+            .collect();
         for tried in self.set.try_attributes(&pairs_of_set) {
             tried.map_err(|error| error.to_string())?;
         }
@@ -88,19 +96,27 @@ impl Daemon {
                 served.volume.set_attribute(name, value).map_err(|error| error.to_string())?;
             }
         }
-        let not_kept = |error: EngineError| format!("in force, but not kept for the next start: {error}");
+        let not_kept =
+            |error: EngineError| format!("in force, but not kept for the next start: {error}");
         for served in volumes {
             served.volume.save_attributes().await.map_err(not_kept)?;
         }
-        if pairs_of_set.is_empty() { Ok(()) } else { self.set.save_attributes().await.map_err(not_kept) }
+        if pairs_of_set.is_empty() {
+            Ok(())
+        } else {
+            self.set.save_attributes().await.map_err(not_kept)
+        }
     }
 
     /// Reads an attribute: an object from export to value, or the set's value.
     pub fn attribute(&self, volume: Option<&str>, name: &str) -> Result<serde_json::Value, String> {
         let mut values = serde_json::Map::new();
         for served in self.select(volume)? {
-            let value =
-                if name == "state" { Some(served.state().to_owned()) } else { served.volume.attribute(name) };
+            let value = if name == "state" {
+                Some(served.state().to_owned())
+            } else {
+                served.volume.attribute(name)
+            };
             if let Some(value) = value {
                 values.insert(served.name.clone(), value.into());
             }
@@ -134,11 +150,14 @@ impl Daemon {
     pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
         let is_served = |served: &&Served| {
             let label = served.volume.attribute("label").unwrap_or_default();
-            [served.volume.uuid().to_string(), served.name.clone(), label].iter().any(|name| name == disk)
+            [served.volume.uuid().to_string(), served.name.clone(), label]
+                .iter()
+                .any(|name| name == disk)
         };
         if let Some(served) = self.volumes.iter().find(is_served) {
             return Err(format!(
-                "the disk {disk} is here: it is the export \"{name}\", {path}; to detach it with all of \
+                "the disk {disk} is here: it is the export \"{name}\", {path}; to detach it with \
+                 all of \
                  its data: ubcache detach {name}",
                 name = served.name,
                 path = served.path.display()
@@ -174,9 +193,11 @@ impl Daemon {
             "" => absent.uuid.to_string(),
             label => format!("{} ({label})", absent.uuid),
         };
-        let dropped = self.set.forget(absent.uuid, discard_dirty).await.map_err(|error| match error {
+        let dropped = self.set.forget(absent.uuid, discard_dirty)
+            .await.map_err(|error| match error {
             EngineError::HasDirty(bytes) => format!(
-                "the newest data of the disk {name} is in the cache only: {}. If the disk still exists, `ubcache stop`, and serve it \
+                "the newest data of the disk {name} is in the cache only: {}. If the disk still \
+                 exists, `ubcache stop`, and serve it \
                  as well. To give that data up: ubcache forget-disk {} --discard-dirty",
                 show_size(bytes),
                 absent.uuid
@@ -186,7 +207,9 @@ impl Daemon {
         tracing::info!(disk = name, dropped, "forgotten");
         Ok(match dropped {
             0 => format!("{name}: forgotten"),
-            bytes => format!("{name}: forgotten, with {} that only the cache had", show_size(bytes)),
+            bytes => {
+                format!("{name}: forgotten, with {} that only the cache had", show_size(bytes))
+            }
         })
     }
 
@@ -201,8 +224,11 @@ impl Daemon {
     }
 
     fn select(&self, volume: Option<&str>) -> Result<Vec<&Served>, String> {
-        let found: Vec<&Served> =
-            self.volumes.iter().filter(|served| volume.is_none_or(|name| name == served.name)).collect();
+        let found: Vec<&Served> = self
+            .volumes
+            .iter()
+            .filter(|served| volume.is_none_or(|name| name == served.name))
+            .collect();
         match (found.is_empty(), volume) {
             (true, Some(name)) => Err(format!("there is no export \"{name}\"")),
             _ => Ok(found),

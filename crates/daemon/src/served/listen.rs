@@ -36,7 +36,8 @@ impl Listeners {
         let mut listeners = Vec::new();
         for address in addresses {
             let bound = world.listen(address).await;
-            let listener = bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
+            let listener =
+                bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
             // Port 0 means "any": clients need the number of the chosen one.
             let address = listener.tcp_address().map_or_else(|| address.clone(), NbdAddress::Tcp);
             listeners.push((address, Rc::new(listener)));
@@ -86,7 +87,9 @@ impl Listeners {
         let (all, env, exports) = (self.clone(), world.clone(), self.exports.clone());
         world.spawn(Priority::Foreground, async move {
             tracing::debug!(client = id, "connected");
-            match serve_connection(env, socket, exports, ServerOptions::default(), StreamId(id)).await {
+            match serve_connection(env, socket, exports, ServerOptions::default(), StreamId(id))
+                .await
+            {
                 Ok(()) => tracing::debug!(client = id, "gone"),
                 Err(error) => tracing::info!(client = id, %error, "connection ended"),
             }
@@ -94,7 +97,8 @@ impl Listeners {
         });
     }
 
-    /// Ends all connections; returns when no request is in flight any more, or when patience is at its end.
+    /// Ends all connections; returns when no request is in flight any more, or when patience is at
+    /// its end.
     pub async fn close(&self, world: &World, patience: Nanos) {
         self.closing.set(true);
         for socket in self.connections.borrow().iter().filter_map(Weak::upgrade) {
@@ -105,7 +109,10 @@ impl Listeners {
             world.sleep(Nanos::from_millis(1)).await;
         }
         if self.active.get() > 0 {
-            tracing::warn!(connections = self.active.get(), "requests of clients are still in flight");
+            tracing::warn!(
+                connections = self.active.get(),
+                "requests of clients are still in flight"
+            );
         }
     }
 }

@@ -144,7 +144,10 @@ mod tests {
         };
         let value = serde_json::to_value(report).expect("a report is plain data");
         let keys = |value: &serde_json::Value| {
-            value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>().join(" ")).unwrap_or_default()
+            value
+                .as_object()
+                .map(|map| map.keys().cloned().collect::<Vec<_>>().join(" "))
+                .unwrap_or_default()
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
@@ -152,14 +155,19 @@ mod tests {
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),
-            "available_percent bucket_bytes errors flushes path put_aside_bytes read_bytes reads size_bytes writes written_bytes"
+            "available_percent bucket_bytes errors flushes path put_aside_bytes read_bytes reads \
+             size_bytes writes written_bytes"
         );
         let volume = &set["volumes"][0];
         assert_eq!(keys(volume), "backing dirty_bytes mode name size_bytes state stats uris");
-        assert_eq!(keys(&volume["backing"]), "errors flushes path read_bytes reads writes written_bytes");
+        assert_eq!(
+            keys(&volume["backing"]),
+            "errors flushes path read_bytes reads writes written_bytes"
+        );
         assert_eq!(
             keys(&volume["stats"]),
-            "bypassed_bytes cache_bypass_hits cache_bypass_misses cache_hits cache_miss_collisions cache_misses durable_invalidations fills_doomed"
+            "bypassed_bytes cache_bypass_hits cache_bypass_misses cache_hits cache_miss_collisions \
+             cache_misses durable_invalidations fills_doomed"
         );
     }
 }

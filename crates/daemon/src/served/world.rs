@@ -7,10 +7,12 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange,
-    Task,
+    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector,
+    SectorRange, Task,
 };
-use ubcache_host::{HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketError};
+use ubcache_host::{
+    HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketError,
+};
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
@@ -34,8 +36,8 @@ impl World {
 
     /// Opens a device exclusively. Every read takes at least `delay`.
     ///
-    /// The kernel gives back what a killed process had open only when its I/O in flight is done: a device in use
-    /// gets a moment to become free.
+    /// The kernel gives back what a killed process had open only when its I/O in flight is done: a
+    /// device in use gets a moment to become free.
     pub async fn open(
         &self,
         path: &Path,
@@ -55,7 +57,8 @@ impl World {
 }
 
 impl World {
-    /// Listens on a unix socket, or on a TCP port. A socket of a process that was killed gets a moment to go away.
+    /// Listens on a unix socket, or on a TCP port. A socket of a process that was killed gets a
+    /// moment to go away.
     pub async fn listen(&self, address: &NbdAddress) -> Result<HostListener, SocketError> {
         let end = self.now().after(IN_USE_PATIENCE);
         loop {
@@ -113,7 +116,8 @@ impl ServedFile {
         self.file.lost()
     }
 
-    /// D2: a device that may read differently at every read where it discarded gets no discards. True: it would.
+    /// D2: a device that may read differently at every read where it discarded gets no discards.
+    /// True: it would.
     pub fn refuse_vague_discards(&self) -> bool {
         let vague = self.file.discards_are_vague();
         if vague {

@@ -140,7 +140,11 @@ impl<E: Env> Allocator<E> {
     }
 
     /// Waits for a round, which should leave so many buckets free for nodes.
-    pub async fn wait_for_nodes(&self, needed: usize, what: &'static str) -> Result<(), EngineError> {
+    pub async fn wait_for_nodes(
+        &self,
+        needed: usize,
+        what: &'static str,
+    ) -> Result<(), EngineError> {
         self.nodes_wait.set(needed);
         let waited = self.wait_for_buckets(what).await;
         self.nodes_wait.set(0);
@@ -157,7 +161,8 @@ impl<E: Env> Allocator<E> {
     /// Room for data, now or not at all.
     pub fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
         let mut buckets = self.buckets.borrow_mut();
-        let pieces = self.open.borrow_mut().allocate(&mut buckets, &self.of.geometry, class, sectors, unit);
+        let pieces =
+            self.open.borrow_mut().allocate(&mut buckets, &self.of.geometry, class, sectors, unit);
         self.check(&buckets);
         pieces
     }

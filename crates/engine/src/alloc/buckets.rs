@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use ubcache_env::Work;
-use ubcache_format::{BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, PrioSet, Reach};
+use ubcache_format::{
+    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Pointer, PrioEntry, PrioSet, Reach,
+};
 
 use super::class::Class;
 use super::pins::{Pin, Pins};
@@ -113,7 +115,8 @@ pub(crate) struct Buckets {
     pub(super) pins: Rc<Pins>,
     /// A newer pointer into a bucket was found after it was counted, so the counts are void.
     recount: bool,
-    /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle (G6).
+    /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle
+    /// (G6).
     pub outrun: u64,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub aged: bool,
@@ -152,7 +155,10 @@ impl Buckets {
             promised: Vec::new(),
             victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo),
             reuse: Reuse::default(),
-            bucket_shift: geometry.bucket_sectors.is_power_of_two().then(|| geometry.bucket_sectors.ilog2()),
+            bucket_shift: geometry
+                .bucket_sectors
+                .is_power_of_two()
+                .then(|| geometry.bucket_sectors.ilog2()),
             watermarks: (0, 0),
             unknown: 0,
             seen: false,
@@ -177,8 +183,8 @@ impl Buckets {
             for generations in [&mut self.generations, &mut self.durable, &mut self.oldest] {
                 generations.push(entry.generation);
             }
-            // Counting a leaf goes all over these: the system's work for memory that is used for the first time, a
-            // microsecond for each bucket then, is done here, in slices.
+            // Counting a leaf goes all over these: the system's work for memory that is used for
+            // the first time, a microsecond for each bucket then, is done here, in slices.
             self.live.push(0);
             self.dirty.push(0);
             self.recency.learn(entry.priority);
@@ -191,7 +197,8 @@ impl Buckets {
         self.victims.grow(self.role.len() as u32);
     }
 
-    /// Tells a replacement policy that wants to know of the next buckets, in so many steps; says whether it knows all.
+    /// Tells a replacement policy that wants to know of the next buckets, in so many steps; says
+    /// whether it knows all.
     pub fn learn_policy(&mut self, steps: usize) -> bool {
         let (recency, buckets) = (&self.recency, u64::from(self.geometry.buckets));
         self.work.add(steps.min(buckets as usize));
@@ -236,7 +243,8 @@ impl Buckets {
         let counts = self.live[buckets.clone()].iter().zip(&self.dirty[buckets]);
         counts.map(|(&live, &dirty)| u64::from(live - dirty)).sum()
     }
-    /// Changes the replacement policy; [`Buckets::learn_policy`] has to be called until it knows all.
+    /// Changes the replacement policy; [`Buckets::learn_policy`] has to be called until it knows
+    /// all.
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
         let on = policy == ReplacementPolicy::ScanResistant;
         if on != self.reuse.is_on() {
@@ -259,7 +267,8 @@ impl Buckets {
         self.pending.len()
     }
 
-    /// The bucket that it points into. Asked several times for each request, and a division takes its time.
+    /// The bucket that it points into. Asked several times for each request, and a division takes
+    /// its time.
     #[inline]
     pub fn bucket_of(&self, pointer: Pointer) -> BucketNr {
         match self.bucket_shift {
@@ -289,8 +298,9 @@ impl Buckets {
         pointer.generation.distance_from(durable) <= self.generations[index].distance_from(durable)
     }
 
-    /// A pointer was found on the device: it may raise the generation (docs/reference/format.md), and its
-    /// age counts. The raised generation is not durable (G5): what made it known may be written anew without it.
+    /// A pointer was found on the device: it may raise the generation (docs/reference/format.md),
+    /// and its age counts. The raised generation is not durable (G5): what made it known may be
+    /// written anew without it.
     pub fn note_pointer(&mut self, pointer: Pointer) {
         let bucket = self.bucket_of(pointer);
         let index = bucket.0 as usize;
@@ -393,8 +403,9 @@ impl Buckets {
         self.live[index] =
             self.live[index].checked_sub(sectors as u32).expect("live sectors are counted exactly");
         if dirty {
-            self.dirty[index] =
-                self.dirty[index].checked_sub(sectors as u32).expect("dirty sectors are counted exactly");
+            self.dirty[index] = self.dirty[index]
+                .checked_sub(sectors as u32)
+                .expect("dirty sectors are counted exactly");
         }
         self.settle(bucket);
     }
@@ -484,7 +495,8 @@ impl Buckets {
             return;
         }
         self.set_role(bucket, Role::Free);
-        if self.has_room(bucket) { &mut self.free_with_room } else { &mut self.free }.push_back(bucket);
+        if self.has_room(bucket) { &mut self.free_with_room } else { &mut self.free }
+            .push_back(bucket);
     }
 
     /// Nobody points into the bucket.
@@ -534,7 +546,8 @@ impl Buckets {
         }
     }
 
-    /// Buckets kept free for the next start, of ubcache or of the driver (docs/reference/format.md §9.5).
+    /// Buckets kept free for the next start, of ubcache or of the driver (docs/reference/format.md
+    /// §9.5).
     fn restart_reserve(&self) -> usize {
         self.geometry.prio_buckets() as usize + 2 * (self.geometry.journal_buckets as usize).max(8)
     }
@@ -596,15 +609,17 @@ impl Buckets {
         self.settle(bucket);
     }
 
-    /// See [`CacheSet::pretend_full`](crate::CacheSet::pretend_full): fills up to so many buckets, each third of which is used
-    /// again.
+    /// See [`CacheSet::pretend_full`](crate::CacheSet::pretend_full): fills up to so many buckets,
+    /// each third of which is used again.
     pub fn pretend_full(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(bucket) = self.take_for_data(Purpose::Data, self.free_len() % super::class::CLASSES)
+            let Some(bucket) =
+                self.take_for_data(Purpose::Data, self.free_len() % super::class::CLASSES)
             else {
                 return;
             };
-            let (offset, generation) = (self.geometry.bucket_start(bucket), self.generation(bucket));
+            let (offset, generation) =
+                (self.geometry.bucket_start(bucket), self.generation(bucket));
             let pointer = Pointer { device: 0, offset, generation };
             self.add_live(pointer, u64::from(self.geometry.bucket_sectors), false);
             self.close(bucket);
@@ -625,11 +640,12 @@ impl Buckets {
         self.invalidate(bucket);
     }
 
-    /// A prio chain is going to be written. Until [`Buckets::chain_durable`] the present restart buckets stay as they are.
+    /// A prio chain is going to be written. Until [`Buckets::chain_durable`] the present restart
+    /// buckets stay as they are.
     pub fn chain_begins(&mut self) {
         let wanted = self.restart_missing();
-        // In a cache that is full a chain is written when few buckets are free. Then some of what there is for data is
-        // kept, as more becomes free with this very chain.
+        // In a cache that is full a chain is written when few buckets are free. Then some of what
+        // there is for data is kept, as more becomes free with this very chain.
         let above = |number: usize| self.free_len().saturating_sub(number);
         let spare = above(self.watermarks().0).max(above(self.reserve(Purpose::Data)) / 2);
         for _ in 0..wanted.min(spare) {
@@ -657,7 +673,9 @@ impl Buckets {
                 priority: match self.role[index] {
                     Role::Metadata => PRIORITY_METADATA,
                     Role::Restart => PRIORITY_RESTART,
-                    Role::Data | Role::Open | Role::Dead => self.recency.priority(BucketNr(index as u32)),
+                    Role::Data | Role::Open | Role::Dead => {
+                        self.recency.priority(BucketNr(index as u32))
+                    }
                     _ => INITIAL_PRIORITY,
                 },
                 generation: self.generations[index],
@@ -666,8 +684,8 @@ impl Buckets {
         self.written.extend_from_slice(&self.generations[buckets]);
     }
 
-    /// The prio chain is durable, and named: its generations are. Says how many buckets wait for that; each has to be looked
-    /// at ([`Buckets::settle_pending`]).
+    /// The prio chain is durable, and named: its generations are. Says how many buckets wait for
+    /// that; each has to be looked at ([`Buckets::settle_pending`]).
     pub fn chain_durable(&mut self) -> usize {
         assert_eq!(self.written.len(), self.role.len(), "the chain describes all buckets");
         // The memory is used again: to give it back to the system takes a while.
@@ -676,8 +694,8 @@ impl Buckets {
         self.pending.len()
     }
 
-    /// Looks at the next few buckets that were given up: they can be used if their generation is durable. Says whether one
-    /// was given up after its entry was put into the chain.
+    /// Looks at the next few buckets that were given up: they can be used if their generation is
+    /// durable. Says whether one was given up after its entry was put into the chain.
     pub fn settle_pending(&mut self, count: usize) -> bool {
         let mut behind = false;
         for _ in 0..count {
@@ -686,7 +704,10 @@ impl Buckets {
             let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
-            if self.mutation.is(Mutant::ChainCoversLater) && !durable && !self.pins.is_pinned(bucket) {
+            if self.mutation.is(Mutant::ChainCoversLater)
+                && !durable
+                && !self.pins.is_pinned(bucket)
+            {
                 self.set_role(bucket, Role::Free);
                 self.free.push_front(bucket);
                 continue;
@@ -727,7 +748,11 @@ impl Buckets {
     /// These buckets have been discarded, or there was no time for that.
     pub fn discarded(&mut self, buckets: &[BucketNr]) {
         for &bucket in buckets {
-            assert_eq!(self.role(bucket), Role::Discarding, "nobody else uses a bucket that is discarded");
+            assert_eq!(
+                self.role(bucket),
+                Role::Discarding,
+                "nobody else uses a bucket that is discarded"
+            );
             self.forget_room(bucket);
             self.set_free(bucket);
         }
@@ -744,7 +769,8 @@ impl Buckets {
         self.set_free(bucket);
     }
 
-    /// Percent of the buckets that have room that are neither free nor evictable (bcache's `in_use`).
+    /// Percent of the buckets that have room that are neither free nor evictable (bcache's
+    /// `in_use`).
     #[inline]
     pub fn in_use_percent(&self) -> u64 {
         let available = self.free_len()

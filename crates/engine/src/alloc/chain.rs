@@ -31,13 +31,16 @@ pub(crate) async fn read_chain<E: Env>(
     for _ in 0..geometry.prio_buckets() {
         let first = geometry.first_bucket + geometry.journal_buckets;
         if bucket.0 < first || bucket.0 >= geometry.buckets {
-            let detail =
-                format!("found bucket {bucket}, expected a bucket from {first} to {}", geometry.buckets - 1);
+            let detail = format!(
+                "found bucket {bucket}, expected a bucket from {first} to {}",
+                geometry.buckets - 1
+            );
             return Err(EngineError::Damaged { what: "prio chain", detail });
         }
         let at = geometry.bucket_start(bucket);
         let sectors = geometry.metadata_bytes() / SECTOR_BYTES;
-        let buf = device.read(at, sectors).await.map_err(EngineError::io("reading the prio chain"))?;
+        let buf =
+            device.read(at, sectors).await.map_err(EngineError::io("reading the prio chain"))?;
         let (seq, next, entries) =
             parse_prio(geometry, buf.as_slice()).map_err(EngineError::format("prio chain", at))?;
         chain.seq = chain.seq.max(seq);
@@ -55,8 +58,8 @@ pub(crate) async fn read_chain<E: Env>(
     Ok(chain)
 }
 
-/// Writes a chain to these buckets, one element after the other; `put` puts the entries of the next few buckets into one. Not
-/// durable when it returns.
+/// Writes a chain to these buckets, one element after the other; `put` puts the entries of the next
+/// few buckets into one. Not durable when it returns.
 pub(crate) async fn write_chain<E: Env>(
     env: &E,
     device: &Meter<E>,
@@ -69,11 +72,14 @@ pub(crate) async fn write_chain<E: Env>(
     for (index, &bucket) in buckets.iter().enumerate() {
         let (first, mut set) = (index * each, PrioSet::new(geometry));
         let count = each.min(all - first);
-        in_slices(env, slice_steps, count, 1, |part| put(first + part.start..first + part.end, &mut set))
-            .await;
+        in_slices(env, slice_steps, count, 1, |part| {
+            put(first + part.start..first + part.end, &mut set)
+        })
+        .await;
         let next = buckets.get(index + 1).copied().unwrap_or(BucketNr(0));
         let bytes = Buf::from_bytes(&set.seal(seq, next));
-        let written = device.write(geometry.bucket_start(bucket), bytes.into(), Durability::Volatile).await;
+        let written =
+            device.write(geometry.bucket_start(bucket), bytes.into(), Durability::Volatile).await;
         written.map_err(EngineError::io("writing the prio chain"))?;
     }
     Ok(())

@@ -21,7 +21,8 @@ const PART: usize = 1 << 16;
 struct Parts<T>(Vec<Vec<T>>);
 
 impl<T: Copy + Default> Parts<T> {
-    /// Zeroes for so many buckets. Others have their turn after each part, for memory that was used before is cleared.
+    /// Zeroes for so many buckets. Others have their turn after each part, for memory that was used
+    /// before is cleared.
     async fn zeroes<E: Env>(env: &E, count: usize) -> Parts<T> {
         let mut parts = Vec::new();
         for _ in 0..count.div_ceil(PART) {
@@ -86,7 +87,8 @@ impl Buckets {
         }
     }
 
-    /// These, the hottest last, are in their places; what was found to be used since is where it belongs.
+    /// These, the hottest last, are in their places; what was found to be used since is where it
+    /// belongs.
     fn settle_in_order(&mut self, order: &Order, places: Range<usize>) {
         for index in places.rev().map(|place| order.buckets.get(place)) {
             let bucket = BucketNr(index);
@@ -105,7 +107,8 @@ impl<E: Env> Allocator<E> {
         buckets.borrow_mut().seen = true;
         let count = self.of.geometry.buckets as usize;
         let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
-        in_slices(&self.of.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part)).await;
+        in_slices(&self.of.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part))
+            .await;
         let mut order = Order {
             priorities: Parts::zeroes(&self.of.env, count).await,
             next: vec![0; PRIORITIES],
@@ -114,7 +117,8 @@ impl<E: Env> Allocator<E> {
         self.for_all_buckets(1, |part| buckets.borrow().note_priorities(part, &mut order)).await;
         order.priorities_seen();
         self.for_all_buckets(PLACE_STEPS, |part| order.put(part)).await;
-        // From the hottest on, each to the old end: what is used or filled meanwhile is at the other.
+        // From the hottest on, each to the old end: what is used or filled meanwhile is at the
+        // other.
         self.for_all_buckets(PLACE_STEPS, |part| {
             buckets.borrow_mut().settle_in_order(&order, count - part.end..count - part.start);
         })

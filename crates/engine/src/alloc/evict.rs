@@ -13,11 +13,11 @@ use super::victims::{DRAWN, Saving, Victims};
 use crate::mutants::Mutant;
 use crate::settings::ReplacementPolicy;
 
-/// The next victims are a part of all buckets, this one: twice of what is written between two passes of garbage
-/// collection.
+/// The next victims are a part of all buckets, this one: twice of what is written between two
+/// passes of garbage collection.
 const UPCOMING_PART: usize = 8;
-/// A choice, which draws buckets all over the cache, takes as long as so many steps of a loop that goes from one bucket to the
-/// next.
+/// A choice, which draws buckets all over the cache, takes as long as so many steps of a loop that
+/// goes from one bucket to the next.
 const CHOICE_STEPS: usize = 256;
 /// So does a look at a bucket somewhere.
 const LOOK_STEPS: usize = 16;
@@ -73,9 +73,15 @@ impl Buckets {
         Eviction { goal, dead: self.dead.len(), dropped: 0 }
     }
 
-    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending, as far as that comes in so many
-    /// steps. Their keys are stale from now on; the prio chain makes that durable. Says whether that is all.
-    fn evict_some(&mut self, eviction: &mut Eviction, steps: usize, mut random: impl FnMut() -> u64) -> bool {
+    /// E1: gives up dead buckets first, then victims, until `goal` are free or pending, as far as
+    /// that comes in so many steps. Their keys are stale from now on; the prio chain makes that
+    /// durable. Says whether that is all.
+    fn evict_some(
+        &mut self,
+        eviction: &mut Eviction,
+        steps: usize,
+        mut random: impl FnMut() -> u64,
+    ) -> bool {
         let looks = (steps / LOOK_STEPS).max(1);
         let mut left = steps.saturating_sub(self.settle_released(looks) * LOOK_STEPS);
         while left > 0 && eviction.dead > 0 && self.available() < eviction.goal {
@@ -127,8 +133,8 @@ impl Buckets {
         self.victims.census(data.map(|index| (BucketNr(index as u32), self.live[index])));
     }
 
-    /// Chooses up to `most` of the next victims: as many will have to go while a part of the cache is filled. Says
-    /// whether there are that many.
+    /// Chooses up to `most` of the next victims: as many will have to go while a part of the cache
+    /// is filled. Says whether there are that many.
     fn choose(&mut self, most: usize, random: impl FnMut() -> u64) -> bool {
         self.work.add(DRAWN * most.min(self.len()));
         let available = self.available() + self.dead.len();
@@ -162,8 +168,9 @@ impl Buckets {
         self.reuse.parts(pointer.offset, sectors)
     }
 
-    /// `count` closed data buckets that are at most `percent` full of live data, some of it dirty, and pinned by
-    /// nobody, the emptiest: what moving garbage collection looks at. [`Buckets::look_for_sparse`] finds them.
+    /// `count` closed data buckets that are at most `percent` full of live data, some of it dirty,
+    /// and pinned by nobody, the emptiest: what moving garbage collection looks at.
+    /// [`Buckets::look_for_sparse`] finds them.
     pub fn sparse(&self, percent: u64, count: usize) -> Sparse {
         let limit = u64::from(self.geometry.bucket_sectors) * percent / 100;
         Sparse { limit: limit as u32, count, found: BTreeSet::new() }
@@ -189,7 +196,8 @@ impl Buckets {
     /// A mutant's: data buckets in which nothing is live, open ones included.
     pub fn seemingly_empty(&self) -> Vec<BucketNr> {
         let data = |role| matches!(role, Role::Open | Role::Data);
-        let buckets = (0..self.role.len()).filter(|&index| data(self.role[index]) && self.live[index] == 0);
+        let buckets =
+            (0..self.role.len()).filter(|&index| data(self.role[index]) && self.live[index] == 0);
         buckets.map(|index| BucketNr(index as u32)).collect()
     }
 
@@ -204,8 +212,8 @@ impl Buckets {
 }
 
 impl<E: Env> Allocator<E> {
-    /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more can be had. Says how many
-    /// live sectors were dropped.
+    /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more
+    /// can be had. Says how many live sectors were dropped.
     pub async fn evict(&self, goal: usize) -> u64 {
         let steps = self.of.tuning.slice_steps;
         let mut eviction = self.buckets.borrow().eviction(goal);
@@ -219,7 +227,8 @@ impl<E: Env> Allocator<E> {
         }
     }
 
-    /// Chooses the next victims, with the policy that does so ahead; those that hold data which was used again.
+    /// Chooses the next victims, with the policy that does so ahead; those that hold data which was
+    /// used again.
     pub async fn choose_victims(&self) -> BucketSet {
         let buckets = &self.buckets;
         let begun = buckets.borrow_mut().victims.census_begins();
@@ -231,7 +240,9 @@ impl<E: Env> Allocator<E> {
         }
         let steps = self.slice_steps(Mutant::ChoosesAllVictimsAtOnce);
         let most = (steps / CHOICE_STEPS).max(1);
-        while !self.of.health.is_ending() && !buckets.borrow_mut().choose(most, || self.of.env.random()) {
+        while !self.of.health.is_ending()
+            && !buckets.borrow_mut().choose(most, || self.of.env.random())
+        {
             self.of.env.mark("victims_chosen_in_slices");
             self.of.env.yield_now().await;
         }

@@ -19,7 +19,8 @@ impl<E: Env> Allocator<E> {
         let _granted = self.of.journal.room_for_chain().await?;
         self.of.env.mark("prio_write");
         let count = self.of.geometry.prio_buckets() as usize;
-        // The chain promises buckets to the next start, which may find the device full: they have room by now (N2).
+        // The chain promises buckets to the next start, which may find the device full: they have
+        // room by now (N2).
         let wanted = count + self.buckets.borrow().room_wanted();
         self.keep_room(wanted).await;
         let taken = {
@@ -35,10 +36,12 @@ impl<E: Env> Allocator<E> {
         };
         let seq = self.chain.borrow().seq + 1;
         let steps = self.slice_steps(Mutant::ChainInOnePoll);
-        let put =
-            |part: Range<usize>, set: &mut PrioSet| self.buckets.borrow_mut().put_chain_entries(part, set);
+        let put = |part: Range<usize>, set: &mut PrioSet| {
+            self.buckets.borrow_mut().put_chain_entries(part, set)
+        };
         let written =
-            write_chain(&self.of.env, &self.of.cache, &self.of.geometry, steps, (seq, &taken), put).await;
+            write_chain(&self.of.env, &self.of.cache, &self.of.geometry, steps, (seq, &taken), put)
+                .await;
         written.inspect_err(|error| self.of.health.fail(error.to_string()))?;
         self.of.journal.set_chain(taken[0]);
         // The entry comes after every record that gave one of these buckets up (I10), and after

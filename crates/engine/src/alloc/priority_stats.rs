@@ -1,4 +1,5 @@
-//! The attribute `priority_stats`: what the buckets hold and how cold they are, in the driver's words.
+//! The attribute `priority_stats`: what the buckets hold and how cold they are, in the driver's
+//! words.
 
 use std::fmt::Write;
 
@@ -13,8 +14,8 @@ const SAMPLE: u64 = 8192;
 
 impl Buckets {
     /// Shares of all buckets in percent, then the age of data buckets in ticks of a 1024th of the
-    /// cache's size in I/O: their mean, and the ages that cut them, hottest first, into 32 equal parts.
-    /// Looks at buckets in equal distances, at no more than [`SAMPLE`] of them.
+    /// cache's size in I/O: their mean, and the ages that cut them, hottest first, into 32 equal
+    /// parts. Looks at buckets in equal distances, at no more than [`SAMPLE`] of them.
     pub fn priority_stats(&self) -> String {
         let (mut unused, mut clean, mut dirty, mut metadata) = (0u64, 0u64, 0u64, 0u64);
         let mut ages = Vec::new();
@@ -39,12 +40,14 @@ impl Buckets {
         let mut text = String::new();
         let written = write!(
             text,
-            "Unused:\t\t{}%\nClean:\t\t{}%\nDirty:\t\t{}%\nMetadata:\t{}%\nAverage:\t{mean}\nSectors per Q:\t{}\nQuantiles:\t[{}]",
+            "Unused:\t\t{}%\nClean:\t\t{}%\nDirty:\t\t{}%\nMetadata:\t{}%\n\
+             Average:\t{mean}\nSectors per Q:\t{}\nQuantiles:\t[{}]",
             percent(unused),
             percent(clean),
             percent(dirty),
             percent(metadata),
-            ages.len() as u64 * all / total.max(1) * u64::from(self.bucket_sectors()) / PARTS as u64,
+            ages.len() as u64 * all / total.max(1) * u64::from(self.bucket_sectors())
+                / PARTS as u64,
             quantiles.join(" "),
         );
         written.expect("a string takes everything");

@@ -1,6 +1,6 @@
 //! When each bucket was last used, in ticks of a 1024th of the cache's size in I/O: bcache's
-//! priorities (docs/reference/format.md §7), which tell the next start, of ubcache or of the driver, which
-//! buckets are cold.
+//! priorities (docs/reference/format.md §7), which tell the next start, of ubcache or of the
+//! driver, which buckets are cold.
 
 use ubcache_format::{BucketNr, Geometry, INITIAL_PRIORITY};
 

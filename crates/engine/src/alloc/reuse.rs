@@ -43,8 +43,8 @@ impl Reuse {
         }
     }
 
-    /// The parts of these sectors that were used again, as sectors from the first: runs of blocks, joined over small
-    /// gaps.
+    /// The parts of these sectors that were used again, as sectors from the first: runs of blocks,
+    /// joined over small gaps.
     pub fn parts(&self, at: Sector, sectors: u64) -> Vec<Range<u64>> {
         let mut parts: Vec<Range<u64>> = Vec::new();
         let first = at.0 / BLOCK_SECTORS;
@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn what_was_used_again_is_told_in_parts() {
         let uuid = Uuid([1; 16]);
-        let geometry = Superblock::new_cache(uuid, uuid, 8, 1024, 100, Replacement::Lru, false).geometry();
+        let geometry =
+            Superblock::new_cache(uuid, uuid, 8, 1024, 100, Replacement::Lru, false).geometry();
         let mut reuse = Reuse::new(&geometry);
         let start = Sector(1024);
         assert_eq!(parts(&reuse, start, 1024), []);

@@ -69,7 +69,8 @@ impl OpenBuckets {
         }
         let bucket_sectors = u64::from(geometry.bucket_sectors);
         let purpose = if class.is_moved() { Purpose::Move } else { Purpose::Data };
-        let room = self.open[class as usize].map_or(0, |open| (open.end - open.next) / block * block);
+        let room =
+            self.open[class as usize].map_or(0, |open| (open.end - open.next) / block * block);
         let more = sectors.saturating_sub(room).div_ceil(bucket_sectors) as usize;
         if more > 0 && !buckets.can_take(purpose, more) {
             return None;
@@ -85,7 +86,8 @@ impl OpenBuckets {
                     if let Some(full) = self.open[class as usize].take() {
                         buckets.close(full.bucket);
                     }
-                    let bucket = buckets.take_for_data(purpose, class as usize).expect("checked above");
+                    let bucket =
+                        buckets.take_for_data(purpose, class as usize).expect("checked above");
                     let start = geometry.bucket_start(bucket);
                     OpenBucket {
                         bucket,
@@ -113,7 +115,9 @@ impl OpenBuckets {
 
     /// No more data goes into this bucket.
     pub fn leave(&mut self, buckets: &mut Buckets, bucket: BucketNr) {
-        for open in self.open.iter_mut().filter(|open| open.is_some_and(|open| open.bucket == bucket)) {
+        for open in
+            self.open.iter_mut().filter(|open| open.is_some_and(|open| open.bucket == bucket))
+        {
             *open = None;
             buckets.close(bucket);
         }

@@ -99,7 +99,8 @@ impl Buckets {
         self.without_room() > 0 && now >= self.room.try_at
     }
 
-    /// Buckets to be tried again now: those put aside, which nobody has meanwhile, then some that are to be.
+    /// Buckets to be tried again now: those put aside, which nobody has meanwhile, then some that
+    /// are to be.
     fn take_to_try(&mut self, now: Nanos) -> (Vec<BucketNr>, Vec<BucketNr>) {
         if !self.is_try_due(now) {
             return (Vec::new(), Vec::new());
@@ -129,25 +130,34 @@ impl Buckets {
 }
 
 fn bucket_range(geometry: &Geometry, first: BucketNr, count: usize) -> SectorRange {
-    SectorRange::new(geometry.bucket_start(first), u64::from(geometry.bucket_sectors) * count as u64)
+    SectorRange::new(
+        geometry.bucket_start(first),
+        u64::from(geometry.bucket_sectors) * count as u64,
+    )
 }
 
 impl<E: Env> Allocator<E> {
-    /// Has the device allocate a bucket. False: it has no room for it. Another error says nothing about room.
+    /// Has the device allocate a bucket. False: it has no room for it. Another error says nothing
+    /// about room.
     async fn allocate_bucket(&self, bucket: BucketNr) -> bool {
         let done = self.of.cache.allocate(bucket_range(&self.of.geometry, bucket, 1)).await;
         !matches!(done, Err(error) if error.is_no_space())
     }
 
-    /// Has the device allocate what is written whatever happens: everything up to the end of the journal, the prio
-    /// chain, and the buckets that are promised to this start.
+    /// Has the device allocate what is written whatever happens: everything up to the end of the
+    /// journal, the prio chain, and the buckets that are promised to this start.
     pub async fn allocate_metadata(&self) {
         if self.mutant(Mutant::NoRoomForMetadata) {
             return;
         }
         let count = self.of.geometry.first_bucket + self.of.geometry.journal_buckets;
         // Without it the journal would say so soon enough.
-        drop(self.of.cache.allocate(bucket_range(&self.of.geometry, BucketNr(0), count as usize)).await);
+        drop(
+            self.of
+                .cache
+                .allocate(bucket_range(&self.of.geometry, BucketNr(0), count as usize))
+                .await,
+        );
         let mut used = self.buckets.borrow().promised();
         used.extend(&self.chain.borrow().buckets);
         used.sort();
@@ -191,9 +201,11 @@ impl<E: Env> Allocator<E> {
         buckets: Vec<BucketNr>,
         mut note: impl FnMut(&mut Buckets, BucketNr, bool),
     ) {
-        let runs: Vec<&[BucketNr]> = buckets.chunk_by(|left, right| left.0 + 1 == right.0).collect();
-        let asked =
-            runs.iter().map(|run| self.of.cache.allocate(bucket_range(&self.of.geometry, run[0], run.len())));
+        let runs: Vec<&[BucketNr]> =
+            buckets.chunk_by(|left, right| left.0 + 1 == right.0).collect();
+        let asked = runs
+            .iter()
+            .map(|run| self.of.cache.allocate(bucket_range(&self.of.geometry, run[0], run.len())));
         let done: Vec<IoResult> = join_all(asked.collect::<Vec<_>>()).await;
         for (run, done) in runs.into_iter().zip(done) {
             let refused = matches!(done, Err(error) if error.is_no_space());
@@ -212,7 +224,8 @@ impl<E: Env> Allocator<E> {
     pub(super) fn is_room_due(&self) -> bool {
         let buckets = self.buckets.borrow();
         let missing = buckets.room_missing() > 0 && !buckets.free.is_empty();
-        buckets.is_try_due(self.of.env.now()) || (missing && !self.mutant(Mutant::NoRoomForMetadata))
+        buckets.is_try_due(self.of.env.now())
+            || (missing && !self.mutant(Mutant::NoRoomForMetadata))
     }
 
     /// N3: tries buckets again that were put aside, or are to be.
@@ -239,7 +252,8 @@ impl<E: Env> Allocator<E> {
         }
     }
 
-    /// A bucket for metadata that has room, as far as the device can say. None: there is no free bucket now.
+    /// A bucket for metadata that has room, as far as the device can say. None: there is no free
+    /// bucket now.
     pub async fn take_with_room(&self, purpose: Purpose) -> Option<BucketNr> {
         // Buckets that lack room are no reserve for anybody.
         let reserve = self.buckets.borrow().reserve(purpose);
@@ -263,7 +277,8 @@ impl<E: Env> Allocator<E> {
         has_room
     }
 
-    /// N1: data could not be written. For want of room that says nothing about the device: the bucket is put aside.
+    /// N1: data could not be written. For want of room that says nothing about the device: the
+    /// bucket is put aside.
     pub fn note_data_error(&self, place: Pointer, error: &ubcache_env::IoError) {
         if !error.is_no_space() || self.mutant(Mutant::NoSpaceCounts) {
             return self.of.health.note_error("writing cached data", error);

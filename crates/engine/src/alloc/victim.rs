@@ -1,8 +1,9 @@
 //! Victim lists: which bucket to evict next, in constant time.
 //!
-//! The members are the buckets that could be evicted, in one doubly linked list from the oldest to the most
-//! recent. The links live in two arrays indexed by bucket number, so a list for a million buckets is two arrays
-//! of four megabytes, and every operation but the worst case of [`VictimList::pick`] is O(1).
+//! The members are the buckets that could be evicted, in one doubly linked list from the oldest to
+//! the most recent. The links live in two arrays indexed by bucket number, so a list for a million
+//! buckets is two arrays of four megabytes, and every operation but the worst case of
+//! [`VictimList::pick`] is O(1).
 //!
 //! ```text
 //! oldest ─► 7 ⇄ 2 ⇄ 9 ⇄ 4 ◄─ most recent      insert, touch: to the right end; pick: from the left end
@@ -10,11 +11,12 @@
 //!
 //! Members that were chosen to go next are in a second list over the same arrays: those that leave.
 //!
-//! The policies are bcache's, the order within `lru` is exact recency where bcache weighs recency with the share
-//! of live data.
+//! The policies are bcache's, the order within `lru` is exact recency where bcache weighs recency
+//! with the share of live data.
 //!
-//! Invariants: a bucket is in no list if and only if it is its own predecessor; each list from `oldest` along
-//! `newer` and from `recent` along `older` are each other's reverse and have `len` members.
+//! Invariants: a bucket is in no list if and only if it is its own predecessor; each list from
+//! `oldest` along `newer` and from `recent` along `older` are each other's reverse and have `len`
+//! members.
 
 use ubcache_format::Replacement;
 
@@ -119,7 +121,8 @@ impl VictimList {
     /// Returns true if the bucket is a member, and does not leave.
     ///
     /// # Panics
-    /// Like all methods that take a bucket: if the number is not below that of [`VictimList::grow`].
+    /// Like all methods that take a bucket: if the number is not below that of
+    /// [`VictimList::grow`].
     pub fn contains(&self, bucket: u32) -> bool {
         self.is_known(bucket) && !self.leaves[bucket as usize]
     }
@@ -189,16 +192,17 @@ impl VictimList {
         }
     }
 
-    /// The bucket was used: with `lru` it becomes the most recent member. No effect with another policy, or if
-    /// it is no member.
+    /// The bucket was used: with `lru` it becomes the most recent member. No effect with another
+    /// policy, or if it is no member.
     pub fn touch(&mut self, bucket: u32) {
-        if self.policy == Replacement::Lru && self.contains(bucket) && self.members.recent != bucket {
+        if self.policy == Replacement::Lru && self.contains(bucket) && self.members.recent != bucket
+        {
             self.insert(bucket);
         }
     }
 
-    /// Takes out the first of those that leave for which `may_take` says yes. Those that it refuses go to the end; after 64
-    /// of them there is none this time.
+    /// Takes out the first of those that leave for which `may_take` says yes. Those that it refuses
+    /// go to the end; after 64 of them there is none this time.
     pub fn pick_leaving(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
         for _ in 0..self.leaving.len.min(CANDIDATES_MAX) {
             let next = self.leaving.oldest;
@@ -216,7 +220,8 @@ impl VictimList {
         self.cursor = self.leaving.oldest;
     }
 
-    /// Those that leave one after the other, the next to go first. Others may leave or go between two calls.
+    /// Those that leave one after the other, the next to go first. Others may leave or go between
+    /// two calls.
     pub fn next_leaving(&mut self) -> Option<u32> {
         let bucket = self.cursor;
         if bucket == NIL {
@@ -233,10 +238,15 @@ impl VictimList {
 
     /// Chooses a victim for which `may_take` says yes and removes it from the list.
     ///
-    /// With `lru` and `fifo` the oldest members are offered, 64 at most. If all 64 are refused they become the
-    /// most recent ones and there is no victim this time; the next call sees others. With `random` 64 buckets are
-    /// drawn, then the list is searched once around, from one of the refused members if there was one.
-    pub fn pick(&mut self, random: impl FnMut() -> u64, may_take: impl Fn(u32) -> bool) -> Option<u32> {
+    /// With `lru` and `fifo` the oldest members are offered, 64 at most. If all 64 are refused they
+    /// become the most recent ones and there is no victim this time; the next call sees others.
+    /// With `random` 64 buckets are drawn, then the list is searched once around, from one of the
+    /// refused members if there was one.
+    pub fn pick(
+        &mut self,
+        random: impl FnMut() -> u64,
+        may_take: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let victim = match self.policy {
             Replacement::Lru | Replacement::Fifo => self.pick_oldest(may_take),
             Replacement::Random => self.pick_random(random, may_take),
@@ -245,7 +255,8 @@ impl VictimList {
         Some(victim)
     }
 
-    /// Some member, any with the same chance, in a few draws; none if members are too few among the buckets.
+    /// Some member, any with the same chance, in a few draws; none if members are too few among the
+    /// buckets.
     pub fn draw(&self, mut random: impl FnMut() -> u64) -> Option<u32> {
         let buckets = self.older.len() as u64;
         if self.is_empty() {
@@ -265,7 +276,8 @@ impl VictimList {
     }
 
     fn pick_oldest(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
-        let found = self.iter_oldest().take(CANDIDATES_MAX as usize).find(|&bucket| may_take(bucket));
+        let found =
+            self.iter_oldest().take(CANDIDATES_MAX as usize).find(|&bucket| may_take(bucket));
         if found.is_none() && self.len() > CANDIDATES_MAX {
             for _ in 0..CANDIDATES_MAX {
                 self.insert(self.members.oldest);
@@ -274,7 +286,11 @@ impl VictimList {
         found
     }
 
-    fn pick_random(&self, mut random: impl FnMut() -> u64, may_take: impl Fn(u32) -> bool) -> Option<u32> {
+    fn pick_random(
+        &self,
+        mut random: impl FnMut() -> u64,
+        may_take: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         if self.is_empty() {
             return None;
         }
@@ -289,8 +305,9 @@ impl VictimList {
                 refused = bucket;
             }
         }
-        let around =
-            self.iter_from(refused).chain(self.iter_oldest().take_while(|&bucket| bucket != refused));
+        let around = self
+            .iter_from(refused)
+            .chain(self.iter_oldest().take_while(|&bucket| bucket != refused));
         around.into_iter().find(|&bucket| may_take(bucket))
     }
 }
@@ -366,7 +383,11 @@ mod tests {
     #[test]
     fn random_searches_when_drawing_fails() {
         let mut list = list(Replacement::Random, 0..1000);
-        assert_eq!(list.pick(|| 500, |bucket| bucket < 500), Some(0), "from the refused one, round the end");
+        assert_eq!(
+            list.pick(|| 500, |bucket| bucket < 500),
+            Some(0),
+            "from the refused one, round the end"
+        );
         assert_eq!(list.pick(|| 500, |bucket| bucket > 500), Some(501));
         let mut sparse = self::list(Replacement::Random, [77]);
         assert_eq!(sparse.pick(|| 3, |_| false), None);
@@ -406,7 +427,8 @@ mod tests {
             6 => (0..BUCKETS).prop_map(Step::Insert),
             1 => (0..BUCKETS).prop_map(Step::InsertOldest),
             2 => (0..BUCKETS).prop_map(Step::Leave),
-            1 => (0..80_u32, 1..80_u32).prop_map(|(residue, modulus)| Step::PickLeaving { residue, modulus }),
+            1 => (0..80_u32, 1..80_u32).prop_map(|(residue, modulus)| Step::PickLeaving { residue,
+                modulus }),
             2 => (0..BUCKETS).prop_map(Step::Remove),
             3 => (0..BUCKETS).prop_map(Step::Touch),
             1 => prop::sample::select(policies).prop_map(Step::Policy),
@@ -484,10 +506,13 @@ mod tests {
                         };
                         let picked = list.pick(random, may_take);
                         if list.policy() == Replacement::Random {
-                            prop_assert_eq!(picked.is_some(), model.iter().any(|&member| may_take(member)));
-                            prop_assert!(picked.is_none_or(|bucket| may_take(bucket) && model.contains(&bucket)));
+                            prop_assert_eq!(picked.is_some(), model.iter()
+                                .any(|&member| may_take(member)));
+                            prop_assert!(picked.is_none_or(|bucket| may_take(bucket)
+                                && model.contains(&bucket)));
                         } else {
-                            prop_assert_eq!(picked, model.iter().take(64).copied().find(|&member| may_take(member)));
+                            prop_assert_eq!(picked, model.iter().take(64).copied()
+                                .find(|&member| may_take(member)));
                             if picked.is_none() && model.len() > 64 {
                                 model.rotate_left(64);
                             }
@@ -496,7 +521,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(order(&list), model.clone());
-                prop_assert_eq!((list.len() as usize, list.leaving() as usize), (model.len(), leaving.len()));
+                prop_assert_eq!((list.len() as usize, list.leaving() as usize), (model.len(),
+                    leaving.len()));
                 list.rewind();
                 let left: Vec<u32> = std::iter::from_fn(|| list.next_leaving()).collect();
                 prop_assert_eq!(&left, &leaving);

@@ -1,9 +1,10 @@
 //! The buckets that may be evicted, as the replacement policy has them.
 //!
-//! The policies of bcache keep one list of a [`VictimList`]. The scan-resistant one draws a few members and takes the one that
-//! is worth least, by its live sectors and what [`Worth`] says of its kind. It chooses a while before room is needed: until
-//! then what was used again is moved out of the chosen ones (see [`gc::moving`](crate::gc::moving)). Census, choice and the
-//! look at what was chosen take time with the number of buckets: each goes in slices.
+//! The policies of bcache keep one list of a [`VictimList`]. The scan-resistant one draws a few
+//! members and takes the one that is worth least, by its live sectors and what [`Worth`] says of
+//! its kind. It chooses a while before room is needed: until then what was used again is moved out
+//! of the chosen ones (see [`gc::moving`](crate::gc::moving)). Census, choice and the look at what
+//! was chosen take time with the number of buckets: each goes in slices.
 
 use ubcache_format::BucketNr;
 
@@ -13,8 +14,8 @@ use super::victim::VictimList;
 use super::worth::Worth;
 use crate::settings::ReplacementPolicy;
 
-/// Members among which a victim is chosen. More forget what has little worth more strictly, and learn less of what
-/// would become of it.
+/// Members among which a victim is chosen. More forget what has little worth more strictly, and
+/// learn less of what would become of it.
 pub(super) const DRAWN: usize = 16;
 /// So much is moved at most, of what was written to the cache.
 const MOVED_PERCENT: u64 = 15;
@@ -67,8 +68,8 @@ impl Victims {
         self.scan_resistant.is_some()
     }
 
-    /// All members stay, and what leaves goes first. The scan-resistant policy is in force when [`Victims::learn`] was told
-    /// of every bucket, until then that of its order.
+    /// All members stay, and what leaves goes first. The scan-resistant policy is in force when
+    /// [`Victims::learn`] was told of every bucket, until then that of its order.
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
         self.policy = policy;
         self.members.set_policy(policy.order());
@@ -79,7 +80,8 @@ impl Victims {
         }
     }
 
-    /// Tells a policy that wants to know the age of the next few buckets, in buckets filled since. Says whether it knows all.
+    /// Tells a policy that wants to know the age of the next few buckets, in buckets filled since.
+    /// Says whether it knows all.
     pub fn learn(&mut self, most: usize, age: impl Fn(BucketNr) -> u32) -> bool {
         let Some(worth) = &mut self.learning else { return true };
         let end = self.members.capacity().min(worth.known().saturating_add(most as u32));
@@ -146,7 +148,8 @@ impl Victims {
     ) -> Option<BucketNr> {
         let mut victim = self.members.pick_leaving(&may_take);
         if let Some(chosen) = &self.scan_resistant {
-            victim = victim.or_else(|| chosen.choose(&mut self.members, &mut random, &may_take, live));
+            victim =
+                victim.or_else(|| chosen.choose(&mut self.members, &mut random, &may_take, live));
         }
         victim.or_else(|| self.members.pick(random, may_take)).map(BucketNr)
     }
@@ -156,7 +159,8 @@ impl Victims {
         self.members.iter_oldest().next().or_else(|| self.members.first_leaving()).map(BucketNr)
     }
 
-    /// Begins to count what there is. False if there is nothing to learn, as with a policy that does not care.
+    /// Begins to count what there is. False if there is nothing to learn, as with a policy that
+    /// does not care.
     pub fn census_begins(&mut self) -> bool {
         let Some(chosen) = &mut self.scan_resistant else { return false };
         chosen.filled = chosen.worth.filled_since();
@@ -179,8 +183,8 @@ impl Victims {
         }
     }
 
-    /// Chooses up to `most` members until `count` leave; says whether that is so, or no more can be found. Nothing with a
-    /// policy that does not care.
+    /// Chooses up to `most` members until `count` leave; says whether that is so, or no more can be
+    /// found. Nothing with a policy that does not care.
     pub fn choose(
         &mut self,
         count: usize,
@@ -210,8 +214,8 @@ impl Victims {
         Some(Saving { worth: 0, seen: 0, room, full: false, buckets })
     }
 
-    /// Looks at up to `most` of those that leave; `reused` says how many sectors of a bucket were used again. Says whether
-    /// all were looked at.
+    /// Looks at up to `most` of those that leave; `reused` says how many sectors of a bucket were
+    /// used again. Says whether all were looked at.
     pub fn save(&mut self, saving: &mut Saving, most: usize, reused: impl Fn(u32) -> u64) -> bool {
         let Some(chosen) = &self.scan_resistant else { return true };
         for _ in 0..most {
@@ -228,8 +232,8 @@ impl Victims {
         false
     }
 
-    /// Out of which of the chosen buckets data is moved that was used again. None if what was moved before turned out to be
-    /// worth less than what leaves.
+    /// Out of which of the chosen buckets data is moved that was used again. None if what was moved
+    /// before turned out to be worth less than what leaves.
     pub fn worth_saving(&self, saving: Option<Saving>) -> BucketSet {
         let (Some(chosen), Some(saving)) = (&self.scan_resistant, saving) else {
             return BucketSet::default();
@@ -249,8 +253,10 @@ impl Chosen {
         may_take: impl Fn(u32) -> bool,
         live: impl Fn(u32) -> u32,
     ) -> Option<u32> {
-        let drawn = (0..DRAWN).filter_map(|_| members.draw(&mut random).filter(|&bucket| may_take(bucket)));
-        let worth = |bucket: u32| u128::from(self.worth.of(BucketNr(bucket))) * u128::from(live(bucket));
+        let drawn =
+            (0..DRAWN).filter_map(|_| members.draw(&mut random).filter(|&bucket| may_take(bucket)));
+        let worth =
+            |bucket: u32| u128::from(self.worth.of(BucketNr(bucket))) * u128::from(live(bucket));
         let least = drawn
             .map(|bucket| (worth(bucket), bucket))
             .reduce(|least, next| if next.0 < least.0 { next } else { least });

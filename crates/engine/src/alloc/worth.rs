@@ -1,10 +1,12 @@
 //! The worth of keeping a bucket, learnt from the hits that buckets like it had.
 //!
-//! Buckets are alike if the same class of data was put into them equally long ago, in buckets filled since. For each
-//! kind the hits are counted, and a census now and then counts the live sectors that were there to be hit. Their ratio is
-//! how often a sector of that kind is used. A bucket is worth what it will have been used at best, on average from now to
-//! some later age: the index of Gittins (1979). So data goes first that nobody wants at any age, like a scan's; where data
-//! comes back after a long while, as in a loop larger than the cache, a bucket gains worth the nearer that is.
+//! Buckets are alike if the same class of data was put into them equally long ago, in buckets
+//! filled since. For each kind the hits are counted, and a census now and then counts the live
+//! sectors that were there to be hit. Their ratio is how often a sector of that kind is used. A
+//! bucket is worth what it will have been used at best, on average from now to some later age: the
+//! index of Gittins (1979). So data goes first that nobody wants at any age, like a scan's; where
+//! data comes back after a long while, as in a loop larger than the cache, a bucket gains worth the
+//! nearer that is.
 
 use ubcache_format::BucketNr;
 
@@ -20,7 +22,8 @@ const CLASS_BITS: u32 = 3;
 const _: () = assert!(CLASSES <= 1 << CLASS_BITS);
 /// At each census old counts lose this part.
 const DECAY_PART: u64 = 10;
-/// A kind of which less is known than of this part of the cache, for as long as an age lasts, counts as half of average.
+/// A kind of which less is known than of this part of the cache, for as long as an age lasts,
+/// counts as half of average.
 const DOUBT_PART: u64 = 512;
 /// Worth is counted in this part of a hit for each live sector and bucket filled.
 const SCALE: u128 = 1 << 32;
@@ -29,13 +32,14 @@ const SCALE: u128 = 1 << 32;
 pub(crate) struct Worth {
     /// Buckets filled so far; wraps around at [`FILLED_END`].
     filled: u32,
-    /// By bucket: how many had been filled when it was taken for data, times 8, and the class of that. As long as not all
-    /// buckets are known, the first ones.
+    /// By bucket: how many had been filled when it was taken for data, times 8, and the class of
+    /// that. As long as not all buckets are known, the first ones.
     began: Vec<u32>,
     buckets: u32,
     /// By kind, with older counts decayed: sectors hit.
     hits: Vec<u64>,
-    /// By kind, with older counts decayed: live sectors, times the buckets filled while they were there.
+    /// By kind, with older counts decayed: live sectors, times the buckets filled while they were
+    /// there.
     seen: Vec<u64>,
     /// By kind: what one sector is worth.
     worth: Vec<u64>,
@@ -106,7 +110,8 @@ impl Worth {
         self.filled.wrapping_sub(self.counted_at) % FILLED_END
     }
 
-    /// A census begins: says how many buckets were filled since the last one; `None` if there is nothing to learn.
+    /// A census begins: says how many buckets were filled since the last one; `None` if there is
+    /// nothing to learn.
     pub fn census_begins(&mut self) -> Option<u64> {
         let time = u64::from(self.filled_since());
         if time == 0 {
@@ -119,7 +124,8 @@ impl Worth {
         Some(time)
     }
 
-    /// Counts a bucket of data with so many live sectors; `time` is what [`Worth::census_begins`] said.
+    /// Counts a bucket of data with so many live sectors; `time` is what [`Worth::census_begins`]
+    /// said.
     pub fn count(&mut self, bucket: BucketNr, live: u32, time: u64) {
         let kind = self.kind(bucket);
         self.seen[kind] += u64::from(live) * time;
@@ -128,7 +134,8 @@ impl Worth {
     /// Every bucket was counted: works out what each kind is worth.
     pub fn census_ends(&mut self, bucket_sectors: u32) {
         let buckets = u64::from(self.buckets);
-        let doubt = (u64::from(bucket_sectors) * buckets * buckets / AGES_PER_TURN / DOUBT_PART).max(1);
+        let doubt =
+            (u64::from(bucket_sectors) * buckets * buckets / AGES_PER_TURN / DOUBT_PART).max(1);
         let (hits, seen): (u64, u64) = (self.hits.iter().sum(), self.seen.iter().sum());
         let doubted = u128::from(hits) * u128::from(doubt) * SCALE / u128::from(seen.max(1)) / 2;
         for class in 0..CLASSES {
@@ -196,7 +203,10 @@ mod tests {
             worth.hit(BucketNr((count + BUCKETS / 4) % BUCKETS), u64::from(SECTORS));
         }
         let worth_at = |age: u32| worth.of(BucketNr((count - age) % BUCKETS));
-        assert!(worth_at(10) < worth_at(60) && worth_at(60) < worth_at(110), "rises before its use");
+        assert!(
+            worth_at(10) < worth_at(60) && worth_at(60) < worth_at(110),
+            "rises before its use"
+        );
         assert!(worth_at(150) < worth_at(10), "and falls after it");
     }
 

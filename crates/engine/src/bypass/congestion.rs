@@ -1,21 +1,22 @@
 //! Congestion: a cache device that answers slowly sheds load, long runs first.
 //!
-//! bcache behaviour, as follows. Every counted I/O of the cache device is compared with the threshold of its
-//! direction. A slow one deepens the congestion by one step per millisecond it took, down to 1024 steps; a fast
-//! one takes a step back, and so does every millisecond without a slow one. The depth gives a *limit*: requests
-//! of runs that are at least that long are bypassed. The limit halves every 64 steps:
+//! bcache behaviour, as follows. Every counted I/O of the cache device is compared with the
+//! threshold of its direction. A slow one deepens the congestion by one step per millisecond it
+//! took, down to 1024 steps; a fast one takes a step back, and so does every millisecond without a
+//! slow one. The depth gives a *limit*: requests of runs that are at least that long are bypassed.
+//! The limit halves every 64 steps:
 //!
 //! ```text
 //! steps  1      64     128    256   384      512      768    1024
 //! limit  32 MiB 16 MiB 8 MiB  2 MiB 512 KiB  128 KiB  8 KiB  1 sector
 //! ```
 //!
-//! A few sectors of jitter are taken off, so that streams of equal requests are shed one by one and not all at
-//! once.
+//! A few sectors of jitter are taken off, so that streams of equal requests are shed one by one and
+//! not all at once.
 //!
-//! Counted are the cache reads of hits, all data writes to the cache and the writes of index nodes; not counted
-//! are the journal, the reads of writeback, and prio sets. The driver's clock makes its "milliseconds" 5 % too
-//! long; here they are milliseconds.
+//! Counted are the cache reads of hits, all data writes to the cache and the writes of index nodes;
+//! not counted are the journal, the reads of writeback, and prio sets. The driver's clock makes its
+//! "milliseconds" 5 % too long; here they are milliseconds.
 
 use ubcache_env::Nanos;
 
@@ -39,7 +40,8 @@ impl Congestion {
         Congestion::default()
     }
 
-    /// Takes note of an I/O that took so long. `threshold_us` is the one of its direction; 0: not counted.
+    /// Takes note of an I/O that took so long. `threshold_us` is the one of its direction; 0: not
+    /// counted.
     pub fn completed(&mut self, now: Nanos, took: Nanos, threshold_us: u64) {
         if threshold_us == 0 {
             return;
@@ -52,9 +54,15 @@ impl Congestion {
         }
     }
 
-    /// The run length in sectors from which on requests should be bypassed; 0: not congested, bypass none.
-    /// `random` makes the jitter.
-    pub fn limit(&self, now: Nanos, read_threshold_us: u64, write_threshold_us: u64, random: u32) -> u64 {
+    /// The run length in sectors from which on requests should be bypassed; 0: not congested,
+    /// bypass none. `random` makes the jitter.
+    pub fn limit(
+        &self,
+        now: Nanos,
+        read_threshold_us: u64,
+        write_threshold_us: u64,
+        random: u32,
+    ) -> u64 {
         if (read_threshold_us == 0 && write_threshold_us == 0) || now < self.last_slow {
             return 0;
         }
@@ -67,8 +75,8 @@ impl Congestion {
     }
 }
 
-/// The limit for a number of steps above the bottom (0 to 1023): 2^(steps/64), with straight lines between the
-/// powers of two; 0 at the bottom.
+/// The limit for a number of steps above the bottom (0 to 1023): 2^(steps/64), with straight lines
+/// between the powers of two; 0 at the bottom.
 fn unjittered(steps: u64) -> u64 {
     if steps == 0 {
         return 0;
@@ -95,7 +103,11 @@ mod tests {
         let mut congestion = Congestion::new();
         assert_eq!(congestion.limit(Nanos(0), 2000, 20_000, 0), 0);
         congestion.completed(Nanos(0), Nanos::from_micros(2000), 2000);
-        assert_eq!(congestion.limit(Nanos(0), 2000, 20_000, 0), 0, "the threshold itself is not slow");
+        assert_eq!(
+            congestion.limit(Nanos(0), 2000, 20_000, 0),
+            0,
+            "the threshold itself is not slow"
+        );
         congestion.completed(Nanos(0), Nanos::from_secs(1), 0);
         assert_eq!(congestion.limit(Nanos(0), 2000, 20_000, 0), 0, "a direction may be off");
     }
@@ -155,10 +167,12 @@ mod tests {
             later_us in 0..2_000_000_u64,
             random in any::<u32>(),
         ) {
-            let (mut congestion, mut c, mut last_us, mut now_us) = (Congestion::new(), 0_i64, 0_i64, 0_u64);
+            let (mut congestion, mut c, mut last_us, mut now_us) = (Congestion::new(), 0_i64,
+                0_i64, 0_u64);
             for (pause_us, took_us) in ios {
                 now_us += pause_us;
-                congestion.completed(Nanos::from_micros(now_us), Nanos::from_micros(took_us), 20_000);
+                congestion.completed(Nanos::from_micros(now_us), Nanos::from_micros(took_us),
+                    20_000);
                 if took_us > 20_000 {
                     last_us = now_us as i64;
                     c -= (took_us as i64 / 1000).min(1024 + c);
@@ -173,7 +187,8 @@ mod tests {
                 let x = if i > 0 { ((64 + i % 64) << (i / 64)) >> 6 } else { i };
                 (x - i64::from(random.count_ones())).max(1)
             };
-            prop_assert_eq!(congestion.limit(Nanos::from_micros(now_us), 0, 20_000, random), expected as u64);
+            prop_assert_eq!(congestion.limit(Nanos::from_micros(now_us), 0, 20_000, random),
+                expected as u64);
         }
 
         #[test]

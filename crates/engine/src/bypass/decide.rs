@@ -1,8 +1,8 @@
 //! The bypass decision: may this request put data into the cache?
 //!
-//! Asked once per read, write or discard, in a fixed order in which the first rule that applies decides. The
-//! order is bcache's, and it is visible: a request that an earlier rule decides leaves no trace in the I/O
-//! history of the sequential detection.
+//! Asked once per read, write or discard, in a fixed order in which the first rule that applies
+//! decides. The order is bcache's, and it is visible: a request that an earlier rule decides leaves
+//! no trace in the I/O history of the sequential detection.
 //!
 //! | | rule | decision |
 //! |---|---|---|
@@ -17,8 +17,8 @@
 //! | 9 | congested, and the run has reached the congestion limit | bypass |
 //! | 10 | | cache |
 //!
-//! bcache has one rule more, for reads that the page cache makes ahead of its client; block protocols do not say
-//! which these are.
+//! bcache has one rule more, for reads that the page cache makes ahead of its client; block
+//! protocols do not say which these are.
 
 use ubcache_format::{CacheMode, SECTOR_BYTES};
 
@@ -63,8 +63,9 @@ pub enum BypassReason {
     Congested,
 }
 
-/// Decides; `None`: the request may be cached. `run_sectors` updates the history and returns the length of the
-/// run; it is called only where rule 8 is reached. A `congestion_limit` of 0 means not congested.
+/// Decides; `None`: the request may be cached. `run_sectors` updates the history and returns the
+/// length of the run; it is called only where rule 8 is reached. A `congestion_limit` of 0 means
+/// not congested.
 pub fn decide(
     input: &BypassInput,
     sequential_cutoff_bytes: u64,

@@ -1,17 +1,18 @@
 //! Sequential detection: how long is the run that a request continues?
 //!
-//! A request that goes on where a recent one ended belongs to the same *run*. Long runs are better served by the
-//! backing device, which is good at them, and would push everything else out of the cache; the request that
-//! brings a run over the cutoff and all that follow are bypassed ([`super::decide`]). This is bcache behaviour,
-//! with two tables:
+//! A request that goes on where a recent one ended belongs to the same *run*. Long runs are better
+//! served by the backing device, which is good at them, and would push everything else out of the
+//! cache; the request that brings a run over the cutoff and all that follow are bypassed
+//! ([`super::decide`]). This is bcache behaviour, with two tables:
 //!
-//! * the **history** of a volume: 128 places where a run may go on, the least recently used one given up for a
-//!   new run, each worth nothing 5 s after its last request;
-//! * the **streams**: per client connection the length of its latest run and the average of its finished runs
-//!   (weight 1/8 for the newest). A client whose runs are long on average is sequential even where it jumps.
+//! * the **history** of a volume: 128 places where a run may go on, the least recently used one
+//!   given up for a new run, each worth nothing 5 s after its last request;
+//! * the **streams**: per client connection the length of its latest run and the average of its
+//!   finished runs (weight 1/8 for the newest). A client whose runs are long on average is
+//!   sequential even where it jumps.
 //!
-//! bcache knows processes where a block protocol only knows connections, so a [`StreamId`] stands for the task.
-//! Memory is bounded: 128 runs, 1024 streams.
+//! bcache knows processes where a block protocol only knows connections, so a [`StreamId`] stands
+//! for the task. Memory is bounded: 128 runs, 1024 streams.
 
 use std::collections::BTreeMap;
 
@@ -71,9 +72,11 @@ impl Runs {
         &mut self.runs[usize::from(at)]
     }
 
-    /// Takes the most recent run that ended at `start` out of the history, if it has not expired; gives its bytes.
+    /// Takes the most recent run that ended at `start` out of the history, if it has not expired;
+    /// gives its bytes.
     fn take(&mut self, now: Nanos, start: Sector) -> Option<u64> {
-        // Each list has the most recent run first, and the most recent of the runs that ended here expires last.
+        // Each list has the most recent run first, and the most recent of the runs that ended here
+        // expires last.
         let mut at = self.lists[Self::list(start)];
         while at != NONE && self.run(at).end != start {
             at = self.run(at).next;
@@ -116,7 +119,8 @@ impl Runs {
             self.remove(self.oldest);
         }
         let list = Self::list(end);
-        let run = Run { end, bytes, expires, older: self.newest, newer: NONE, next: self.lists[list] };
+        let run =
+            Run { end, bytes, expires, older: self.newest, newer: NONE, next: self.lists[list] };
         let at = match self.unused {
             NONE => {
                 self.runs.push(run);
@@ -160,8 +164,8 @@ impl SequentialDetector {
         SequentialDetector::default()
     }
 
-    /// Takes note of a request and says how sequential it is: the sectors of the run that it continues or
-    /// starts, itself included, or the average run of its stream if that is longer.
+    /// Takes note of a request and says how sequential it is: the sectors of the run that it
+    /// continues or starts, itself included, or the average run of its stream if that is longer.
     pub fn observe(&mut self, now: Nanos, stream: StreamId, range: SectorRange) -> u64 {
         self.clock += 1;
         let continued = self.runs.take(now, range.start);
@@ -217,8 +221,11 @@ mod tests {
         let mut detector = SequentialDetector::new();
         for step in 0..50 {
             for lane in 0..100_u64 {
-                let sectors =
-                    detector.observe(Nanos(0), StreamId(lane), range(lane * 1_000_000 + step * 8, 8));
+                let sectors = detector.observe(
+                    Nanos(0),
+                    StreamId(lane),
+                    range(lane * 1_000_000 + step * 8, 8),
+                );
                 assert_eq!(sectors, (step + 1) * 8);
             }
         }
@@ -257,8 +264,16 @@ mod tests {
         let mut detector = SequentialDetector::new();
         detector.observe(Nanos(0), A, range(0, 8192));
         assert_eq!(detector.observe(Nanos(0), A, range(1 << 20, 1)), 1024);
-        assert_eq!(detector.observe(Nanos(0), A, range(1 << 21, 1)), 896, "the run of one sector counts too");
-        assert_eq!(detector.observe(Nanos(0), B, range(1 << 22, 1)), 1, "the average is the stream's own");
+        assert_eq!(
+            detector.observe(Nanos(0), A, range(1 << 21, 1)),
+            896,
+            "the run of one sector counts too"
+        );
+        assert_eq!(
+            detector.observe(Nanos(0), B, range(1 << 22, 1)),
+            1,
+            "the average is the stream's own"
+        );
     }
 
     #[test]
@@ -283,7 +298,8 @@ mod tests {
 
     impl Model {
         fn observe(&mut self, now: u64, stream: u64, start: u64, sectors: u64) -> u64 {
-            let found = self.runs.iter().rposition(|&(end, _, expires)| end == start && now < expires);
+            let found =
+                self.runs.iter().rposition(|&(end, _, expires)| end == start && now < expires);
             let run = found.map(|at| self.runs.remove(at).1);
             if self.runs.len() == RUNS_MAX {
                 self.runs.remove(0);
@@ -306,7 +322,8 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_the_model(
-            requests in prop::collection::vec((0..40_u64, 0..300_u64, 1..4_u64, 0..200_000_000_u64), 1..600),
+            requests in prop::collection::vec((0..40_u64, 0..300_u64, 1..4_u64,
+                0..200_000_000_u64), 1..600),
         ) {
             let (mut detector, mut model) = (SequentialDetector::new(), Model::default());
             let mut now = 0;

@@ -1,7 +1,8 @@
 //! Places of the cache device whose content a failed flush may have cost (J3).
 //!
-//! Names come after data (J1), so what is lost is named by memory alone: by keys whose record is not durable, and by copies.
-//! Reads of it fail. Then nobody serves it or writes it to a backing device, whoever asks.
+//! Names come after data (J1), so what is lost is named by memory alone: by keys whose record is
+//! not durable, and by copies. Reads of it fail. Then nobody serves it or writes it to a backing
+//! device, whoever asks.
 
 use std::collections::VecDeque;
 

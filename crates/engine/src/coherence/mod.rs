@@ -1,4 +1,5 @@
-//! The protocol that keeps a clean cached sector equal to its backing sector (docs/internals/coherence.md).
+//! The protocol that keeps a clean cached sector equal to its backing sector
+//! (docs/internals/coherence.md).
 //!
 //! | module | holds |
 //! |---|---|

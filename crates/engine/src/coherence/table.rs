@@ -147,7 +147,8 @@ enum Place {
     Many(Key),
 }
 
-/// So many entries are looked at one by one; that is quicker than to search, and the others are searched.
+/// So many entries are looked at one by one; that is quicker than to search, and the others are
+/// searched.
 const FEW: usize = 16;
 
 /// With more than a few in flight, a look-up costs by the number that overlap, not by the number
@@ -160,7 +161,8 @@ struct Table {
     writes: usize,
     others: usize,
     writebacks: usize,
-    /// All writebacks are in it. A batch enters in ascending order, so the next one mostly lies behind.
+    /// All writebacks are in it. A batch enters in ascending order, so the next one mostly lies
+    /// behind.
     writeback_hull: SectorRange,
     mutation: Mutation,
     /// Entries looked at.
@@ -261,8 +263,10 @@ impl Table {
     }
 
     fn enter_writeback(&mut self, range: SectorRange) -> Option<Place> {
-        let write = !self.mutation.is(Mutant::WritebackOverInflightWrite) && self.backing_write_over(range);
-        let writeback = !self.mutation.is(Mutant::TwoWritebacksAtOnce) && self.writeback_over(range);
+        let write =
+            !self.mutation.is(Mutant::WritebackOverInflightWrite) && self.backing_write_over(range);
+        let writeback =
+            !self.mutation.is(Mutant::TwoWritebacksAtOnce) && self.writeback_over(range);
         let busy = write || writeback;
         if busy {
             return None;
@@ -323,8 +327,8 @@ struct Key {
     number: u64,
 }
 
-/// Entries by length, to the next power of two, and start. Of those of one length, what overlaps a range begins in the
-/// range, or before it by no more than their length.
+/// Entries by length, to the next power of two, and start. Of those of one length, what overlaps a
+/// range begins in the range, or before it by no more than their length.
 #[derive(Default, Debug)]
 struct Many {
     classes: Vec<BTreeMap<(Sector, u64), Entry>>,
@@ -373,7 +377,8 @@ impl Many {
     }
 
     fn near_mut(&mut self, range: SectorRange) -> impl Iterator<Item = &mut Entry> {
-        let classes = self.classes.iter_mut().enumerate().filter(|(_, entries)| !entries.is_empty());
+        let classes =
+            self.classes.iter_mut().enumerate().filter(|(_, entries)| !entries.is_empty());
         classes
             .flat_map(move |(class, entries)| entries.range_mut(Many::starts(class, range)))
             .map(|(_, entry)| entry)
@@ -385,13 +390,18 @@ impl Many {
 }
 
 impl Mutation {
-    /// A rule about whom a write dooms is broken: fills, at birth or when the write enters; other writes.
+    /// A rule about whom a write dooms is broken: fills, at birth or when the write enters; other
+    /// writes.
     fn spares(self, kind: Kind, at_birth: bool) -> bool {
         match kind {
             Kind::Fill => {
                 self.is(Mutant::NoDoomedFills)
                     || self.is_historic()
-                    || self.is(if at_birth { Mutant::NoDoomFromBirth } else { Mutant::NoDoomAtEntry })
+                    || self.is(if at_birth {
+                        Mutant::NoDoomFromBirth
+                    } else {
+                        Mutant::NoDoomAtEntry
+                    })
             }
             _ => self.is(Mutant::WritethroughCopyNotDoomed),
         }
@@ -437,8 +447,12 @@ mod tests {
         let (write, _) = table.enter_write(range(0, 8));
         let writeback = table.enter_writeback(range(0, 4)).expect("not decided yet");
         assert!(table.enter_writeback(range(2, 8)).is_none(), "twice");
-        let (far, low) = (table.enter_writeback(range(100, 8)), table.enter_writeback(range(50, 8)));
-        assert!(table.enter_writeback(range(57, 43)).is_none(), "the last sector, and not the first");
+        let (far, low) =
+            (table.enter_writeback(range(100, 8)), table.enter_writeback(range(50, 8)));
+        assert!(
+            table.enter_writeback(range(57, 43)).is_none(),
+            "the last sector, and not the first"
+        );
         assert!(table.enter_writeback(range(107, 1)).is_none());
         let between = table.enter_writeback(range(58, 42));
         for other in [far, low, between] {
@@ -454,8 +468,8 @@ mod tests {
         assert!(table.enter_writeback(range(0, 4)).is_some());
     }
 
-    /// Bug: every write looked at every slot that the table ever had: 16 384 fills in flight made each write 37 us
-    /// longer, and 9 us for ever after they had left. Counted, not timed.
+    /// Bug: every write looked at every slot that the table ever had: 16 384 fills in flight made
+    /// each write 37 us longer, and 9 us for ever after they had left. Counted, not timed.
     #[test]
     fn a_look_does_not_cost_by_how_many_are_in_flight() {
         let table = InFlight::default();
@@ -470,17 +484,23 @@ mod tests {
         let alone = looks_of(range(5, 8));
         let mut fills: Vec<_> = (0..16_384).map(|n| table.enter_fill(range(n * 8, 8))).collect();
         fills.push(table.enter_fill(range(0, 65_536)));
-        fills.extend((0..512).map(|n| table.enter_writeback(range(200_000 + n * 8, 8)).expect("free")));
+        fills.extend(
+            (0..512).map(|n| table.enter_writeback(range(200_000 + n * 8, 8)).expect("free")),
+        );
         let among = looks_of(range(80_004, 8));
         assert!(among <= 4 * FEW as u64, "{among} entries looked at among {}", table.len());
         drop(fills);
         let after = looks_of(range(5, 8));
-        assert!(after <= alone + 2, "{after} entries looked at when all have left, {alone} before they came");
+        assert!(
+            after <= alone + 2,
+            "{after} entries looked at when all have left, {alone} before they came"
+        );
     }
 
     proptest! {
         #[test]
-        fn many_doom_each_other_as_few_do(steps in prop::collection::vec((0u64..400, 1u64..70, 0u8..4, 0usize..60), 1..200)) {
+        fn many_doom_each_other_as_few_do(steps in prop::collection::vec((0u64..400, 1u64..70,
+            0u8..4, 0usize..60), 1..200)) {
             // The table against a list of its entries.
             let table = InFlight::default();
             let mut list: Vec<(Ticket, Kind, SectorRange, IntervalSet)> = Vec::new();
@@ -494,7 +514,8 @@ mod tests {
                     1 => {
                         let (ticket, _) = table.enter_write(at);
                         let mut own = IntervalSet::default();
-                        for (_, kind, other, doomed) in list.iter_mut().filter(|(_, _, other, _)| other.overlaps(&at)) {
+                        for (_, kind, other, doomed) in list.iter_mut().filter(|(_, _, other,
+                            _)| other.overlaps(&at)) {
                             if *kind != Kind::Writeback {
                                 doomed.insert(other.intersect(&at));
                             }
@@ -507,13 +528,15 @@ mod tests {
                     2 => {
                         let ticket = table.enter_fill(at);
                         let mut own = IntervalSet::default();
-                        for (_, _, other, _) in list.iter().filter(|(_, kind, other, _)| *kind == Kind::Write && other.overlaps(&at)) {
+                        for (_, _, other, _) in list.iter().filter(|(_, kind, other,
+                            _)| *kind == Kind::Write && other.overlaps(&at)) {
                             own.insert(other.intersect(&at));
                         }
                         list.push((ticket, Kind::Fill, at, own));
                     }
                     _ => {
-                        let busy = list.iter().any(|(_, kind, other, _)| *kind == Kind::Writeback && other.overlaps(&at));
+                        let busy = list.iter().any(|(_, kind, other, _)| *kind == Kind::Writeback
+                            && other.overlaps(&at));
                         let ticket = table.enter_writeback(at);
                         prop_assert_eq!(ticket.is_none(), busy);
                         if let Some(ticket) = ticket {

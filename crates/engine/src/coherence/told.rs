@@ -1,14 +1,16 @@
 //! Failed flushes of the backing device that each client has got an error for (F4).
 //!
-//! A flush that fails may cost what any client wrote, and is mostly not the client's own: the publisher, writeback and
-//! superblocks flush as well. So each stream that wrote is told once, by its next FLUSH. A stream that comes later is a client of
-//! its own, or one that lost its connection: it is told as well, unless all who wrote have been told.
+//! A flush that fails may cost what any client wrote, and is mostly not the client's own: the
+//! publisher, writeback and superblocks flush as well. So each stream that wrote is told once, by
+//! its next FLUSH. A stream that comes later is a client of its own, or one that lost its
+//! connection: it is told as well, unless all who wrote have been told.
 
 use std::collections::BTreeMap;
 
 use ubcache_env::StreamId;
 
-/// More streams than this that left something behind are not kept apart: the newest are told what the others are.
+/// More streams than this that left something behind are not kept apart: the newest are told what
+/// the others are.
 const LEFT_MAX: usize = 1024;
 
 #[derive(Copy, Clone, Debug)]
@@ -62,7 +64,8 @@ impl Told {
         self.flushes
     }
 
-    /// That FLUSH is about to be answered: whether it has to fail because of a failure that its stream does not know of.
+    /// That FLUSH is about to be answered: whether it has to fail because of a failure that its
+    /// stream does not know of.
     pub fn flush_ends(&mut self, flush: u64, stream: StreamId, ok: bool) -> bool {
         let failures = self.failures;
         let it = self.stream(stream);

@@ -38,7 +38,8 @@ impl Unflushed {
             return;
         }
         while self.current.intervals() >= INTERVALS_MAX {
-            self.step = if self.step == 0 { COARSE_SECTORS } else { self.step.saturating_mul(COARSER) };
+            self.step =
+                if self.step == 0 { COARSE_SECTORS } else { self.step.saturating_mul(COARSER) };
             let fine = std::mem::take(&mut self.current);
             fine.iter().for_each(|range| self.current.insert(outwards(range, self.step)));
         }
@@ -75,7 +76,8 @@ impl Unflushed {
         }
     }
 
-    /// A write over the range that no failed flush can have cost has completed with success. Says whether that matters.
+    /// A write over the range that no failed flush can have cost has completed with success. Says
+    /// whether that matters.
     pub fn written_anew(&mut self, range: SectorRange) -> bool {
         if self.suspect.is_empty() || !self.suspect.overlaps(range) {
             return false;
@@ -221,7 +223,8 @@ mod tests {
         assert!((0..100_000).all(|n| set.overlaps(range(n * 16, 1))));
     }
 
-    /// Bug: the bound was the size of the device divided by 1 MiB. Fix: the steps grow until there are few enough.
+    /// Bug: the bound was the size of the device divided by 1 MiB. Fix: the steps grow until there
+    /// are few enough.
     #[test]
     fn memory_is_bounded_whatever_the_size_of_the_device() {
         let mut set = Unflushed::default();

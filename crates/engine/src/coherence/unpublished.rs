@@ -23,8 +23,8 @@ struct Copy {
 /// More ranges than this to look at are as many as all.
 const FRESH_MAX: usize = 4096;
 
-/// The unpublished copies of a volume, and which of them may be ready to be published. There may be thousands that wait
-/// for a flush: they are not looked at before there was one.
+/// The unpublished copies of a volume, and which of them may be ready to be published. There may be
+/// thousands that wait for a flush: they are not looked at before there was one.
 #[derive(Default, Debug)]
 pub(crate) struct Unpublished {
     by_start: BTreeMap<Sector, Copy>,
@@ -50,7 +50,10 @@ impl Unpublished {
     }
 
     /// The copies that overlap the range, cut to it, in order.
-    pub fn overlapping(&self, range: SectorRange) -> impl Iterator<Item = (SectorRange, Pointer)> + '_ {
+    pub fn overlapping(
+        &self,
+        range: SectorRange,
+    ) -> impl Iterator<Item = (SectorRange, Pointer)> + '_ {
         let first = match self.by_start.range(..=range.start).next_back() {
             Some((&start, copy)) if copy.end > range.start => start,
             _ => range.start,
@@ -64,7 +67,9 @@ impl Unpublished {
 
     /// Everything, in order.
     pub fn iter(&self) -> impl Iterator<Item = (SectorRange, Pointer)> + '_ {
-        self.by_start.iter().map(|(&start, copy)| (SectorRange::from_bounds(start, copy.end), copy.pointer))
+        self.by_start
+            .iter()
+            .map(|(&start, copy)| (SectorRange::from_bounds(start, copy.end), copy.pointer))
     }
 
     /// Notes that copies in the range may be ready.
@@ -88,7 +93,8 @@ impl Unpublished {
         }
         let Some(from) = self.any_from else { return Vec::new() };
         let copies = self.by_start.range(from..).take(most);
-        let some: Vec<_> = copies.map(|(&start, copy)| SectorRange::from_bounds(start, copy.end)).collect();
+        let some: Vec<_> =
+            copies.map(|(&start, copy)| SectorRange::from_bounds(start, copy.end)).collect();
         self.any_from = some.last().map(|last| last.end);
         some
     }
@@ -140,7 +146,8 @@ mod tests {
         let pins = Pins::new(2, Mutation::default());
         let mut unpublished = Unpublished::default();
         for n in 0..count {
-            let pointer = Pointer { device: 0, offset: Sector(1024 + 8 * n), generation: Generation(0) };
+            let pointer =
+                Pointer { device: 0, offset: Sector(1024 + 8 * n), generation: Generation(0) };
             unpublished.insert(nth(n), pointer, pins.pin(BucketNr(1)));
         }
         unpublished

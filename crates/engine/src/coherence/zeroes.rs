@@ -1,7 +1,8 @@
 //! Zeroes that discards put below dirty data, which nobody may see before the dirty key goes (R5).
 //!
-//! A read that missed before the data became dirty may still be at the backing device then. There is mostly none, so it is
-//! not looked for: such a read notices that zeroes were submitted meanwhile, and looks up again.
+//! A read that missed before the data became dirty may still be at the backing device then. There
+//! is mostly none, so it is not looked for: such a read notices that zeroes were submitted
+//! meanwhile, and looks up again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

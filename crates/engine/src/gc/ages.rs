@@ -1,5 +1,6 @@
 //! Ages of pointers. A pointer that is left behind while its bucket is used again looks ahead of
-//! the bucket after half of the circle, and a start believes it (docs/internals/coherence.md §7, G1 to G5).
+//! the bucket after half of the circle, and a start believes it (docs/internals/coherence.md §7, G1
+//! to G5).
 
 use ubcache_env::Env;
 use ubcache_format::{Generation, JournalSeq};
@@ -20,7 +21,10 @@ pub(crate) struct Ages {
 
 impl<E: Env> Set<E> {
     /// Looks at every interior node, one a step (G1), and writes those with old pointers anew (G2).
-    pub(super) async fn look_at_interior(&self, oldest: &mut [Generation]) -> Result<(), EngineError> {
+    pub(super) async fn look_at_interior(
+        &self,
+        oldest: &mut [Generation],
+    ) -> Result<(), EngineError> {
         if self.mutant(Mutant::InteriorPointersDoNotAge) {
             return Ok(());
         }
@@ -65,8 +69,9 @@ impl<E: Env> Set<E> {
         Some((end, old))
     }
 
-    /// A pass is done. What it saw is what the device has once every leaf that was changed before is written (G3). Mostly
-    /// that comes by itself; it is seen to where buckets wait, or the pass before this one waits still.
+    /// A pass is done. What it saw is what the device has once every leaf that was changed before
+    /// is written (G3). Mostly that comes by itself; it is seen to where buckets wait, or the pass
+    /// before this one waits still.
     pub(super) async fn found_ages(&self, oldest: Vec<Generation>) -> Result<(), EngineError> {
         let upto = self.journal.open_seq();
         let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();

@@ -45,7 +45,9 @@ impl<E: Env> Set<E> {
 
     /// Every leaf is as if it had never been in memory. Nothing has changed one yet.
     async fn forget_counts(&self) {
-        self.allocator.for_all_buckets(1, |part| self.allocator.buckets_mut().forget_counts(part)).await;
+        self.allocator
+            .for_all_buckets(1, |part| self.allocator.buckets_mut().forget_counts(part))
+            .await;
         self.inodes.borrow_mut().values_mut().for_each(|known| known.dirty_sectors = 0);
         let leaves = self.tree.borrow().leaf_count();
         in_slices(&self.env, self.tuning.slice_steps, leaves, 1, |part| {
@@ -62,7 +64,8 @@ impl<E: Env> Set<E> {
     async fn count_every_leaf(&self, in_background: bool) -> Result<bool, EngineError> {
         let mut at = FIRST;
         while at != LAST {
-            let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
+            let leaf =
+                self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
             if !leaf.state.borrow().counted {
                 self.load_leaf(&leaf).await?;
                 if leaf.state.borrow().retired {
@@ -110,8 +113,8 @@ impl<E: Env> Set<E> {
         self.gc.requested.get() || written > part
     }
 
-    /// Data is evicted. With the policy that chooses its victims ahead, a pass that is due does not wait for the clock:
-    /// what it would save could be gone by then.
+    /// Data is evicted. With the policy that chooses its victims ahead, a pass that is due does not
+    /// wait for the clock: what it would save could be gone by then.
     pub(crate) fn wake_gc_for_victims(&self) {
         if self.allocator.buckets().protects() && self.is_pass_due() {
             self.gc.wake();
@@ -128,10 +131,13 @@ impl<E: Env> Set<E> {
             self.env.mark("gc_during_writeback");
         }
         self.ages_hold();
-        // Older than any pointer that comes into the index from now on. Those that are in it are seen below.
+        // Older than any pointer that comes into the index from now on. Those that are in it are
+        // seen below.
         let mut oldest = self.allocator.buckets_mut().no_ages();
         self.allocator
-            .for_all_buckets(1, |part| oldest.extend_from_slice(self.allocator.buckets().generations(part)))
+            .for_all_buckets(1, |part| {
+                oldest.extend_from_slice(self.allocator.buckets().generations(part))
+            })
             .await;
         let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
             true => self.allocator.buckets().seemingly_empty(),
@@ -147,7 +153,8 @@ impl<E: Env> Set<E> {
             if self.is_ending() {
                 return Ok(());
             }
-            let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
+            let leaf =
+                self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
             self.load_leaf(&leaf).await?;
             let Some(found) = self.look_at(&leaf, &mut oldest, &moving) else {
                 self.env.mark("gc_leaf_gone");
@@ -168,7 +175,12 @@ impl<E: Env> Set<E> {
     }
 
     /// One step over a leaf; None if it is not in memory any more.
-    fn look_at(&self, leaf: &Rc<Leaf>, oldest: &mut [Generation], moving: &Moving) -> Option<Found> {
+    fn look_at(
+        &self,
+        leaf: &Rc<Leaf>,
+        oldest: &mut [Generation],
+        moving: &Moving,
+    ) -> Option<Found> {
         let state = leaf.state.borrow();
         let body = state.body.as_ref()?;
         let buckets = self.allocator.buckets();
@@ -205,7 +217,9 @@ impl<E: Env> Set<E> {
     /// The volume is gone for good: its slot says so.
     pub(crate) fn is_dead(&self, inode: Inode) -> bool {
         let table = self.uuids.borrow();
-        table.get(inode.0 as usize).is_some_and(|entry| entry.uuid == ubcache_format::Uuid::INVALIDATED)
+        table
+            .get(inode.0 as usize)
+            .is_some_and(|entry| entry.uuid == ubcache_format::Uuid::INVALIDATED)
     }
 
     async fn drop_dead_keys(&self, dead: Vec<Extent>) -> Result<(), EngineError> {

@@ -46,13 +46,16 @@ impl<E: Env> Set<E> {
         };
         let class = if extent.dirty { Class::MovedDirty } else { Class::MovedClean };
         // The extent's own alignment is kept where it is that of a 4 KiB block.
-        let whole = extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
+        let whole =
+            extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
         let unit = if whole { 8 } else { 1 };
         let Some(pieces) = self.allocator.try_allocate(class, extent.range.sectors(), unit) else {
             self.env.mark("move_without_room");
             return;
         };
-        let Ok(data) = self.cache.read(extent.pointer.offset, extent.range.sectors()).await else { return };
+        let Ok(data) = self.cache.read(extent.pointer.offset, extent.range.sectors()).await else {
+            return;
+        };
         let data = ubcache_env::IoVec::from(data);
         let mut at = 0;
         for piece in &pieces {
@@ -62,14 +65,17 @@ impl<E: Env> Set<E> {
             let rest = piece.sectors.next_multiple_of(block) - piece.sectors;
             let mut part = part;
             part.append(ubcache_env::IoVec::zeroes((rest * ubcache_format::SECTOR_BYTES) as usize));
-            if let Err(error) = self.cache.write(piece.pointer.offset, part, Durability::Volatile).await {
+            if let Err(error) =
+                self.cache.write(piece.pointer.offset, part, Durability::Volatile).await
+            {
                 if error.is_no_space() {
                     self.allocator.note_data_error(piece.pointer, &error);
                 }
                 return;
             }
         }
-        let Ok(mut room) = self.prepare_change(extent.inode, extent.range, pieces.len()).await else {
+        let Ok(mut room) = self.prepare_change(extent.inode, extent.range, pieces.len()).await
+        else {
             return;
         };
         if !(self.is_current(&extent) || self.mutant(Mutant::MoveOvertakesWrites)) {

@@ -34,9 +34,9 @@ impl<E: Env> Set<E> {
         self.inodes.borrow().get(&inode).map_or(JournalSeq::default(), |state| state.newest_dirty)
     }
 
-    /// Makes the range point to `new`, or to nothing, and records it. One step; the leaves over
-    /// the range must be in memory (`prepare_change`), and the new place pinned by the caller. Takes a record, or as
-    /// many as `removal_records` says.
+    /// Makes the range point to `new`, or to nothing, and records it. One step; the leaves over the
+    /// range must be in memory (`prepare_change`), and the new place pinned by the caller. Takes a
+    /// record, or as many as `removal_records` says.
     pub(crate) fn replace(
         &self,
         room: &mut Room<'_, E>,
@@ -117,7 +117,8 @@ impl<E: Env> Set<E> {
             let pointer = pointer.advance(part.start - range.start);
             Extent { inode, range: part, dirty, pointer }
         });
-        let exchanged = extent.and_then(|extent| body.exchange(&extent, self.geometry.bucket_sectors));
+        let exchanged =
+            extent.and_then(|extent| body.exchange(&extent, self.geometry.bucket_sectors));
         match exchanged {
             Some(old) => gone(old),
             None => {
@@ -158,7 +159,8 @@ impl<E: Env> Set<E> {
         body.touch(inode, part);
         let (after, dirty_entries) = (body.len(), body.dirty_entries());
         let touched_bytes = body.touched_words() * 8;
-        // Beyond the room of the node the driver would have to split it in its replay, which often fails.
+        // Beyond the room of the node the driver would have to split it in its replay, which often
+        // fails.
         let room = (u64::from(leaf.sectors) * SECTOR_BYTES).saturating_sub(state.used_bytes);
         let full = touched_bytes >= self.tuning.leaf_write_bytes.min(room);
         state.dirty_entries = dirty_entries;
@@ -186,7 +188,8 @@ impl<E: Env> Set<E> {
 
     fn lay_ghosts(&self, inode: Inode) {
         let durable = self.journal.durable();
-        let many = self.inodes.borrow_mut().get_mut(&inode).is_some_and(|known| known.ghosts.lay(durable));
+        let many =
+            self.inodes.borrow_mut().get_mut(&inode).is_some_and(|known| known.ghosts.lay(durable));
         if many {
             self.env.mark("ghosts_laid");
             self.journal.hurry();
@@ -208,8 +211,13 @@ impl<E: Env> Set<E> {
             self.each_extent(inode, range, |extent| {
                 let live = buckets.is_live(extent.pointer);
                 // I4: the decide step found nothing dirty, and there was no await since.
-                assert!(!(live && extent.dirty), "dirty data is never invalidated: {:?}", extent.range);
-                let ghost = buckets.may_return(extent.pointer) && !self.mutant(Mutant::IgnoreEvictions);
+                assert!(
+                    !(live && extent.dirty),
+                    "dirty data is never invalidated: {:?}",
+                    extent.range
+                );
+                let ghost =
+                    buckets.may_return(extent.pointer) && !self.mutant(Mutant::IgnoreEvictions);
                 if !live && ghost {
                     self.env.mark("return_check_evicted_key");
                 }

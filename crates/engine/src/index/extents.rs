@@ -50,7 +50,10 @@ impl Extents {
         let mut after = None;
         for (index, extent) in extents.iter().enumerate() {
             let position = (extent.inode, extent.range.end);
-            assert!(after < Some(position), "no two extents end at the same place, and they are in order");
+            assert!(
+                after < Some(position),
+                "no two extents end at the same place, and they are in order"
+            );
             after = Some(position);
             let id = RegionId::of(position);
             if all.regions.last().is_none_or(|last| last.id != id) {
@@ -169,7 +172,12 @@ impl Extents {
 
     /// All of them in order.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { id: RegionId::of(FIRST), entries: [].iter(), chunks: [].iter(), regions: self.regions.iter() }
+        Iter {
+            id: RegionId::of(FIRST),
+            entries: [].iter(),
+            chunks: [].iter(),
+            regions: self.regions.iter(),
+        }
     }
 
     /// Those that end after a place, in order.
@@ -352,7 +360,11 @@ mod tests {
             dirty: number % 3 == 1,
             pointer: Pointer {
                 device: 0,
-                offset: Sector(if number.is_multiple_of(5) { (1 << 43) - 1 } else { number * 1000 }),
+                offset: Sector(if number.is_multiple_of(5) {
+                    (1 << 43) - 1
+                } else {
+                    number * 1000
+                }),
                 generation: Generation((number * 37) as u8),
             },
         }
@@ -366,7 +378,8 @@ mod tests {
         assert_eq!(extents.dirty_entries(), model.values().filter(|extent| extent.dirty).count());
         for region in &extents.regions {
             assert!(!region.chunks.is_empty(), "no region is empty");
-            let lasts: Vec<u64> = region.chunks.iter().map(|chunk| chunk[chunk.len() - 1].place).collect();
+            let lasts: Vec<u64> =
+                region.chunks.iter().map(|chunk| chunk[chunk.len() - 1].place).collect();
             assert_eq!(lasts, region.lasts);
             for chunk in &region.chunks {
                 assert!(chunk.len() <= CHUNK_MAX);
@@ -378,14 +391,17 @@ mod tests {
         let mut after = model.range((Excluded(place), Unbounded)).map(|(_, &extent)| extent);
         let gap = extents.seek(place);
         assert_eq!(extents.behind(gap), after.clone().next());
-        assert_eq!(extents.before(gap), model.range(..=place).next_back().map(|(_, &extent)| extent));
+        assert_eq!(
+            extents.before(gap),
+            model.range(..=place).next_back().map(|(_, &extent)| extent)
+        );
         assert!(extents.iter_after(place).eq(&mut after));
         for len in [1, 5, 70_000] {
             let range = SectorRange::from_bounds(place.1, Sector(place.1.0.saturating_add(len)));
             let expected = model.range((Excluded(place), Unbounded)).map(|(_, &extent)| extent);
             // They overlap each other here, so this is not all that overlap the range.
-            let expected =
-                expected.take_while(|extent| extent.inode == place.0 && extent.range.start < range.end);
+            let expected = expected
+                .take_while(|extent| extent.inode == place.0 && extent.range.start < range.end);
             let mut found = extents.overlapping(place.0, range);
             assert!(found.by_ref().eq(expected));
             assert_eq!(found.next(), None);
@@ -409,7 +425,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             12 => position().prop_map(Step::Toggle),
-            2 => (position(), 1u64..3, 1usize..300).prop_map(|(at, by, count)| Step::Ascend(at, by, count)),
+            2 => (position(), 1u64..3, 1usize..300).prop_map(|(at, by, count)| Step::Ascend(at, by,
+                count)),
             1 => (2u64..6).prop_map(Step::Thin),
             2 => position().prop_map(Step::Split),
             2 => (position(), 1usize..200).prop_map(|(at, count)| Step::Clear(at, count)),
@@ -465,7 +482,8 @@ mod tests {
                     }
                     Step::Clear(at, count) => {
                         let doomed: Vec<Position> =
-                            model.range((Excluded(at), Unbounded)).take(count).map(|(&at, _)| at).collect();
+                            model.range((Excluded(at), Unbounded)).take(count).map(|(&at, _)| at)
+                                .collect();
                         for at in doomed {
                             extents.remove(at);
                             model.remove(&at);

@@ -1,8 +1,8 @@
-//! Ghosts: ranges of a volume whose key was removed or replaced by a record. Until that record is durable, a crash
-//! brings the old key back.
+//! Ghosts: ranges of a volume whose key was removed or replaced by a record. Until that record is
+//! durable, a crash brings the old key back.
 //!
-//! Nearly every write leaves one, and only writes that go past the cache ask for them. So they are noted as they come, and
-//! put into a map when somebody asks.
+//! Nearly every write leaves one, and only writes that go past the cache ask for them. So they are
+//! noted as they come, and put into a map when somebody asks.
 
 use ubcache_env::{IntervalMap, SectorRange};
 use ubcache_format::JournalSeq;
@@ -26,7 +26,9 @@ impl Ghosts {
         // Replay of a leaf may come after newer changes of others.
         self.newest = self.newest.max(seq);
         match self.noted.last_mut() {
-            Some((last, last_seq)) if *last_seq == seq && last.end == range.start => last.end = range.end,
+            Some((last, last_seq)) if *last_seq == seq && last.end == range.start => {
+                last.end = range.end
+            }
             _ => self.noted.push((range, seq)),
         }
     }
@@ -50,7 +52,8 @@ impl Ghosts {
         self.map.retain(|_, seq| seq > durable);
         self.noted.retain(|&(_, seq)| seq > durable);
         // A range that is written again and again counts once.
-        self.noted.sort_unstable_by_key(|&(range, seq)| (range.start, range.end, std::cmp::Reverse(seq)));
+        self.noted
+            .sort_unstable_by_key(|&(range, seq)| (range.start, range.end, std::cmp::Reverse(seq)));
         self.noted.dedup_by_key(|&mut (range, _)| range);
         self.left = self.count();
         self.left > GHOSTS_MAX
@@ -104,7 +107,8 @@ mod tests {
                         let expected = over.filter(|&seq| seq > durable).max();
                         prop_assert_eq!(ghosts.newest_over(range(start, len), durable), expected);
                     }
-                    // Replay of a leaf that is read late: long durable, and never over what was changed since.
+                    // Replay of a leaf that is read late: long durable, and never over what was
+                    // changed since.
                     2 => ghosts.note(range(100 + start, len), durable),
                     _ => {
                         ghosts.note(range(start, len), seq);

@@ -1,8 +1,9 @@
 //! A leaf of the index in memory: its extents, combined, and what of them is not written yet.
 //!
 //! The extents of a leaf equal what a reader of the device would get by combining the bsets of the
-//! node and what is touched since, except that holes and placeholders are left out. Stale
-//! extents stay: the device still has them, and the return check (docs/internals/coherence.md) asks for them.
+//! node and what is touched since, except that holes and placeholders are left out. Stale extents
+//! stay: the device still has them, and the return check (docs/internals/coherence.md) asks for
+//! them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -62,7 +63,11 @@ impl Body {
 
     /// The extents that overlap the range, uncut, in order.
     #[inline]
-    pub fn overlapping(&self, inode: Inode, range: SectorRange) -> impl Iterator<Item = Extent> + '_ {
+    pub fn overlapping(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+    ) -> impl Iterator<Item = Extent> + '_ {
         self.extents.overlapping(inode, range)
     }
 
@@ -88,7 +93,8 @@ impl Body {
         loop {
             let gap = self.extents.seek((inode, range.start));
             let found = self.extents.behind(gap);
-            let Some(old) = found.filter(|old| old.inode == inode && old.range.start < range.end) else {
+            let Some(old) = found.filter(|old| old.inode == inode && old.range.start < range.end)
+            else {
                 return;
             };
             self.extents.remove_at(gap);
@@ -107,15 +113,18 @@ impl Body {
         }
     }
 
-    /// Puts an extent in the place of one that has the same range, which it gives, unless the new one has to be joined with
-    /// a neighbour: then nothing happens.
+    /// Puts an extent in the place of one that has the same range, which it gives, unless the new
+    /// one has to be joined with a neighbour: then nothing happens.
     pub fn exchange(&mut self, new: &Extent, bucket_sectors: u32) -> Option<Extent> {
         let gap = self.extents.seek((new.inode, new.range.start));
         let old = self.extents.behind(gap)?;
         if old.inode != new.inode
             || old.range != new.range
             || self.extents.before(gap).is_some_and(|left| left.joins(new, bucket_sectors))
-            || self.extents.second_behind(gap).is_some_and(|right| new.joins(&right, bucket_sectors))
+            || self
+                .extents
+                .second_behind(gap)
+                .is_some_and(|right| new.joins(&right, bucket_sectors))
         {
             return None;
         }
@@ -158,9 +167,9 @@ impl Body {
     }
 
     /// The keys that bring the device's node up to date: what the touched ranges hold now, and
-    /// holes for the rest of them. Sorted, disjoint. Where a touched range lies inside of one older key,
-    /// the upper rest of that key is repeated: the driver combines bsets in place, so what they
-    /// combine to must not be longer than they are (docs/reference/format.md §5.6).
+    /// holes for the rest of them. Sorted, disjoint. Where a touched range lies inside of one older
+    /// key, the upper rest of that key is repeated: the driver combines bsets in place, so what
+    /// they combine to must not be longer than they are (docs/reference/format.md §5.6).
     pub fn pending(&mut self) -> Pending {
         let Body { extents, touched, hollow, .. } = self;
         let ranges = touched.in_order();
@@ -174,7 +183,8 @@ impl Body {
         };
         for (index, &(inode, range)) in ranges.iter().enumerate() {
             // Extents that hold the sectors beside the range are found on the way.
-            let around = SectorRange::from_bounds(Sector(range.start.0.saturating_sub(1)), range.end + 1);
+            let around =
+                SectorRange::from_bounds(Sector(range.start.0.saturating_sub(1)), range.end + 1);
             let (mut left, mut right) = (None, None);
             let mut at = range.start;
             for extent in extents.overlapping(inode, around) {
@@ -195,7 +205,8 @@ impl Body {
         Pending { keys, holes }
     }
 
-    /// Takes the note of what is touched away: a write of it, which was [`Body::pending`], is under way.
+    /// Takes the note of what is touched away: a write of it, which was [`Body::pending`], is under
+    /// way.
     pub fn take_pending(&mut self, holes: &[(Inode, SectorRange)]) -> Touched {
         let mut touched = std::mem::take(&mut self.touched);
         if !self.hollow.is_empty() {
@@ -235,8 +246,10 @@ impl Body {
     pub fn split_off(&mut self, at: Position) -> Body {
         let (inode, sector) = at;
         // An extent that straddles the place is cut, on both sides of it and in what is touched.
-        let straddling =
-            self.iter_after(at).next().filter(|extent| extent.inode == inode && extent.range.start < sector);
+        let straddling = self
+            .iter_after(at)
+            .next()
+            .filter(|extent| extent.inode == inode && extent.range.start < sector);
         if let Some(old) = straddling {
             self.take(&old);
             let (left, right) = old.range.split_at(sector);
@@ -266,8 +279,9 @@ pub(crate) struct Pending {
     pub holes: Vec<(Inode, SectorRange)>,
 }
 
-/// The part, up to `limit`, behind a touched range of a key of the device that may lie around it. `beside` are the
-/// extents that hold the sectors on both sides of the range, `hollow` is that of the volume.
+/// The part, up to `limit`, behind a touched range of a key of the device that may lie around it.
+/// `beside` are the extents that hold the sectors on both sides of the range, `hollow` is that of
+/// the volume.
 fn push_split_rest(
     keys: &mut Vec<Key>,
     hollow: Option<&IntervalSet>,
@@ -366,7 +380,8 @@ pub(crate) struct LeafState {
     pub retired: bool,
     /// An upper bound for the words of the records in a write that is under way.
     pub writing_words: u64,
-    /// Records of the journal that the body gets when it is loaded, oldest first: entry and key of what is replayed.
+    /// Records of the journal that the body gets when it is loaded, oldest first: entry and key of
+    /// what is replayed.
     pub replay: Vec<(u32, u32)>,
     /// Dirty entries, known also while the body is not in memory.
     pub dirty_entries: u32,
@@ -450,7 +465,8 @@ mod tests {
                                 loaded.note_hollow(VOLUME, key.range());
                                 continue;
                             };
-                            loaded.put(Extent { inode: VOLUME, range: key.range(), dirty: key.dirty, pointer });
+                            loaded.put(Extent { inode: VOLUME, range: key.range(),
+                                dirty: key.dirty, pointer });
                         }
                         body = loaded;
                     }
@@ -467,7 +483,8 @@ mod tests {
                 combined.remove(VOLUME, key.range(), |_| ());
                 if let Some(pointer) = key.pointer() {
                     combined.insert(
-                        Extent { inode: VOLUME, range: key.range(), dirty: key.dirty, pointer }, 1 << 20);
+                        Extent { inode: VOLUME, range: key.range(), dirty: key.dirty, pointer },
+                            1 << 20);
                 }
             }
             prop_assert_eq!(&sectors(&combined), &model);

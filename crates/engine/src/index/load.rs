@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, Sector, SectorRange};
 use ubcache_format::{
-    FormatError, Geometry, Inode, Key, Layer, NodeLog, ParsedNode, Pointer, combine_leaf, parse_node,
-    plain_keys, scan_node,
+    FormatError, Geometry, Inode, Key, Layer, NodeLog, ParsedNode, Pointer, combine_leaf,
+    parse_node, plain_keys, scan_node,
 };
 
 use super::extent::{Extent, FIRST};
@@ -44,7 +44,10 @@ impl LeafKey {
                 if plain && key.sectors > 0 {
                     bset.push(LeafKey {
                         inode: key.inode,
-                        range: SectorRange::new(key.end - u64::from(key.sectors), key.sectors.into()),
+                        range: SectorRange::new(
+                            key.end - u64::from(key.sectors),
+                            key.sectors.into(),
+                        ),
                         dirty: key.dirty,
                         pointer: key.pointer.filter(|pointer| pointer.is_available()),
                     });
@@ -92,13 +95,15 @@ impl<E: Env> Set<E> {
     /// Reads and verifies a node.
     pub(crate) async fn read_node(&self, key: &Key) -> Result<ParsedNode, EngineError> {
         let (at, buf) = self.read_node_bytes(key).await?;
-        parse_node(&self.geometry, key, buf.as_slice()).map_err(EngineError::format("index node", at))
+        parse_node(&self.geometry, key, buf.as_slice())
+            .map_err(EngineError::format("index node", at))
     }
 
     /// Reads and verifies a leaf: what its bsets combine to.
     async fn read_leaf(&self, key: &Key) -> Result<(NodeLog, Vec<LeafKey>), EngineError> {
         let (at, buf) = self.read_node_bytes(key).await?;
-        LeafKey::decode(&self.geometry, key, buf.as_slice()).map_err(EngineError::format("index leaf", at))
+        LeafKey::decode(&self.geometry, key, buf.as_slice())
+            .map_err(EngineError::format("index leaf", at))
     }
 
     /// Brings a leaf into memory. Does nothing if it is, or if it has been replaced: look it up
@@ -138,7 +143,8 @@ impl<E: Env> Set<E> {
                     if buckets.is_live(extent.pointer) {
                         buckets.add_live(extent.pointer, extent.range.sectors(), extent.dirty);
                         if extent.dirty {
-                            inodes.entry(extent.inode).or_default().dirty_sectors += extent.range.sectors();
+                            inodes.entry(extent.inode).or_default().dirty_sectors +=
+                                extent.range.sectors();
                         }
                     }
                 }
@@ -160,13 +166,16 @@ impl<E: Env> Set<E> {
     }
 
     /// The node cache keeps to its limit: a clock hand goes over the leaves and lets go of those
-    /// that were not used since its last round and have nothing to write. Says which leaf could go, had it
-    /// been written, if that was not enough.
+    /// that were not used since its last round and have nothing to write. Says which leaf could go,
+    /// had it been written, if that was not enough.
     pub(crate) fn forget_leaves(&self) -> Option<Rc<Leaf>> {
         let mut tree = self.tree.borrow_mut();
         let mut unwritten = None;
         let (mut rounds, mut visits) = (0, 0);
-        while tree.loaded_extents > self.tuning.extents_in_memory_max && rounds < 3 && visits < VISITS_MAX {
+        while tree.loaded_extents > self.tuning.extents_in_memory_max
+            && rounds < 3
+            && visits < VISITS_MAX
+        {
             let ClockHand(hand) = tree.clock_hand;
             let mut forgotten = 0;
             let mut stop = None;
@@ -216,8 +225,8 @@ impl<E: Env> Set<E> {
         self.tree.borrow().loaded_extents > self.tuning.extents_in_memory_max
     }
 
-    /// Makes the node cache keep to its limit where every leaf has something to write, as when
-    /// data is written all over the place: whoever brings a leaf in writes another one, which then goes.
+    /// Makes the node cache keep to its limit where every leaf has something to write, as when data
+    /// is written all over the place: whoever brings a leaf in writes another one, which then goes.
     pub(crate) async fn write_and_forget(&self) {
         if let Some(leaf) = self.forget_leaves() {
             self.env.mark("leaf_written_to_be_forgotten");

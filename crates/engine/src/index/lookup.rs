@@ -25,16 +25,28 @@ impl<E: Env> Set<E> {
     /// A leaf over the range that is not in memory.
     pub(crate) fn unloaded_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
         let tree = self.tree.borrow();
-        tree.leaves_over(inode, range).iter().find(|leaf| leaf.state.borrow().body.is_none()).cloned()
+        tree.leaves_over(inode, range)
+            .iter()
+            .find(|leaf| leaf.state.borrow().body.is_none())
+            .cloned()
     }
 
-    /// Brings every leaf over the range into memory. True when it returns, and until the next await.
-    pub(crate) async fn load_over(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+    /// Brings every leaf over the range into memory. True when it returns, and until the next
+    /// await.
+    pub(crate) async fn load_over(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+    ) -> Result<(), EngineError> {
         self.hold_over(inode, range).await.map(drop)
     }
 
     /// Loads like [`Set::load_over`]; the leaves that had to be loaded stay as long as the holds.
-    pub(crate) async fn hold_over(&self, inode: Inode, range: SectorRange) -> Result<Vec<Hold>, EngineError> {
+    pub(crate) async fn hold_over(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+    ) -> Result<Vec<Hold>, EngineError> {
         let mut holds = Vec::new();
         while let Some(leaf) = self.unloaded_leaf(inode, range) {
             holds.push(Hold::new(&leaf));
@@ -45,7 +57,11 @@ impl<E: Env> Set<E> {
 
     /// Loads like [`Set::load_over`], for a read of a client, which helps to keep the index to its
     /// limit.
-    pub(crate) async fn load_for_read(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
+    pub(crate) async fn load_for_read(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+    ) -> Result<(), EngineError> {
         let mut holds = Vec::new();
         while let Some(leaf) = self.unloaded_leaf(inode, range) {
             holds.push(Hold::new(&leaf));
@@ -58,8 +74,9 @@ impl<E: Env> Set<E> {
         Ok(())
     }
 
-    /// Waits until a change of the range can be made that takes so many records: the journal has room, the leaves are
-    /// in memory. The room is to be used in this step: the leaves stay until the next await only.
+    /// Waits until a change of the range can be made that takes so many records: the journal has
+    /// room, the leaves are in memory. The room is to be used in this step: the leaves stay until
+    /// the next await only.
     pub(crate) async fn prepare_change(
         &self,
         inode: Inode,
@@ -95,7 +112,8 @@ impl<E: Env> Set<E> {
         let mut holds = Vec::new();
         let mut crowded = false;
         loop {
-            // Nobody else's step comes between this and the change: there is an await only where it is given back.
+            // Nobody else's step comes between this and the change: there is an await only where it
+            // is given back.
             let room = self.journal.reserve(records).await?;
             if let Some(leaf) = self.unloaded_leaf(inode, range) {
                 drop(room);
@@ -130,7 +148,12 @@ impl<E: Env> Set<E> {
     /// more than fits a node, or the records that its node lacks would not fit there any more. A
     /// reader that replays by inserting into nodes, as the driver does, needs that room: at that
     /// time it can hardly split a node.
-    fn crowded_leaf(&self, inode: Inode, range: SectorRange, records: usize) -> Option<(Rc<Leaf>, Crowded)> {
+    fn crowded_leaf(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        records: usize,
+    ) -> Option<(Rc<Leaf>, Crowded)> {
         let tree = self.tree.borrow();
         tree.leaves_over(inode, range).iter().find_map(|leaf| {
             let crowded = self.crowded(leaf, &leaf.state.borrow(), records)?;
@@ -167,7 +190,12 @@ impl<E: Env> Set<E> {
 
     /// Calls `visit` with every extent over the range, cut to it, live or stale. The leaves must
     /// be in memory.
-    pub(crate) fn each_extent(&self, inode: Inode, range: SectorRange, mut visit: impl FnMut(Extent)) {
+    pub(crate) fn each_extent(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        mut visit: impl FnMut(Extent),
+    ) {
         let tree = self.tree.borrow();
         for leaf in tree.leaves_over(inode, range) {
             let state = leaf.state.borrow();
@@ -191,7 +219,8 @@ impl<E: Env> Set<E> {
         live
     }
 
-    /// The first of the live extents over the range, no more than `most`, and the part of the range that has no others.
+    /// The first of the live extents over the range, no more than `most`, and the part of the range
+    /// that has no others.
     pub(crate) fn first_live_extents(
         &self,
         inode: Inode,
@@ -238,7 +267,8 @@ impl<E: Env> Set<E> {
     }
 
     /// The return check: which record must be durable so that no crash can bring back a key over
-    /// the range (docs/internals/coherence.md). What is in the index counts as well; call it after removing.
+    /// the range (docs/internals/coherence.md). What is in the index counts as well; call it after
+    /// removing.
     pub(crate) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
         let durable = self.journal.durable();
         let mut inodes = self.inodes.borrow_mut();
@@ -251,7 +281,8 @@ impl<E: Env> Set<E> {
         let mut same = true;
         self.each_extent(extent.inode, extent.range, |found| {
             let expected: Pointer = extent.pointer.advance(found.range.start - extent.range.start);
-            same &= found.range.start == at && found.pointer == expected && found.dirty == extent.dirty;
+            same &=
+                found.range.start == at && found.pointer == expected && found.dirty == extent.dirty;
             at = found.range.end;
         });
         same && at == extent.range.end && self.allocator.buckets().is_live(extent.pointer)

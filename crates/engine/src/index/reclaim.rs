@@ -14,11 +14,15 @@ const BATCH: usize = 32;
 impl<E: Env> Set<E> {
     /// Leaves that need a new bucket are replaced together, so that their parents, and in small
     /// sets the root, are written once for all of them.
-    pub(crate) async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), crate::EngineError> {
+    pub(crate) async fn write_leaves_up_to(
+        &self,
+        seq: JournalSeq,
+    ) -> Result<(), crate::EngineError> {
         loop {
             // In a tight ring all at once: one prio chain, one new root.
             let tight = self.journal.is_tight();
-            let (seq, batch) = if tight { (JournalSeq(u64::MAX), usize::MAX) } else { (seq, BATCH) };
+            let (seq, batch) =
+                if tight { (JournalSeq(u64::MAX), usize::MAX) } else { (seq, BATCH) };
             let leaves = self.tree.borrow().leaves_pinned_up_to(seq, batch);
             if leaves.is_empty() {
                 return Ok(());
@@ -26,7 +30,11 @@ impl<E: Env> Set<E> {
             let (mut full, mut fits) = (Vec::new(), Vec::new());
             for leaf in leaves {
                 self.load_for_replay(&leaf).await?;
-                if self.has_room_for_append(&leaf) { fits.push(leaf) } else { full.push(vec![leaf]) }
+                if self.has_room_for_append(&leaf) {
+                    fits.push(leaf)
+                } else {
+                    full.push(vec![leaf])
+                }
             }
             for leaf in fits {
                 self.write_leaf(&leaf, true).await?;

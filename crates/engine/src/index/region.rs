@@ -42,12 +42,15 @@ impl Entry {
     #[inline]
     pub fn pack(extent: &Extent) -> Entry {
         let (offset, sectors) = (extent.pointer.offset.0, extent.range.sectors());
-        // The format has 43 bits for it (docs/reference/format.md §4.1), and a bucket more does not reach this.
+        // The format has 43 bits for it (docs/reference/format.md §4.1), and a bucket more does not
+        // reach this.
         assert!(offset >> OFFSET_BITS == 0, "the offset {offset} is one that a pointer can have");
         assert!(sectors <= u64::from(u16::MAX), "{} is not too long for a key", extent.range);
         Entry {
             place: extent.range.end.0 << 16 | sectors,
-            data: offset << 9 | u64::from(extent.pointer.generation.0) << 1 | u64::from(extent.dirty),
+            data: offset << 9
+                | u64::from(extent.pointer.generation.0) << 1
+                | u64::from(extent.dirty),
         }
     }
 
@@ -102,18 +105,20 @@ pub(super) struct Region {
     pub chunks: Vec<Vec<Entry>>,
 }
 
-/// A place between the entries of a region: before entry `at` of the chunk. Behind the last entry it is before
-/// the first one of a chunk that does not exist.
+/// A place between the entries of a region: before entry `at` of the chunk. Behind the last entry
+/// it is before the first one of a chunk that does not exist.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Spot {
     pub chunk: usize,
     pub at: usize,
 }
 
-/// The first entry of a chunk behind `word`, which lies between the last place before the chunk and the last one in it.
+/// The first entry of a chunk behind `word`, which lies between the last place before the chunk and
+/// the last one in it.
 ///
-/// It is looked for where it is if entries are evenly spread, and around there: a binary search reads a line of memory for
-/// nearly every step, and of a large index most chunks are in no cache of the processor.
+/// It is looked for where it is if entries are evenly spread, and around there: a binary search
+/// reads a line of memory for nearly every step, and of a large index most chunks are in no cache
+/// of the processor.
 #[inline]
 fn search(entries: &[Entry], left: u64, last: u64, word: u64) -> usize {
     /// So many entries beside the guess are looked at one by one.
@@ -270,7 +275,8 @@ impl Region {
             let both = self.chunks.get(left..left + 2);
             both.is_some_and(|both| both[0].len() + both[1].len() <= CHUNK_MAX * 3 / 4)
         };
-        let Some(left) = chunk.checked_sub(1).into_iter().chain([chunk]).find(|&left| fits(left)) else {
+        let Some(left) = chunk.checked_sub(1).into_iter().chain([chunk]).find(|&left| fits(left))
+        else {
             return;
         };
         let right = self.chunks.remove(left + 1);

@@ -18,9 +18,14 @@ use crate::slices::{Slice, in_slices};
 const RECORD_STEPS: usize = 8;
 
 impl<E: Env> Set<E> {
-    /// V1: applies the records of the replay range, oldest first. What belongs to a leaf that is not in memory waits for
-    /// the leaf if `lazy`, which is for a set whose buckets are not counted: counting brings every leaf in.
-    pub(crate) async fn replay(&self, range: &Rc<ReplayRange>, lazy: bool) -> Result<u64, EngineError> {
+    /// V1: applies the records of the replay range, oldest first. What belongs to a leaf that is
+    /// not in memory waits for the leaf if `lazy`, which is for a set whose buckets are not
+    /// counted: counting brings every leaf in.
+    pub(crate) async fn replay(
+        &self,
+        range: &Rc<ReplayRange>,
+        lazy: bool,
+    ) -> Result<u64, EngineError> {
         let mut replayed = 0;
         let mut slice = Slice::new(self.tuning.slice_steps);
         *self.to_replay.borrow_mut() = lazy.then(|| range.clone());
@@ -35,8 +40,13 @@ impl<E: Env> Set<E> {
                 if !lazy {
                     self.load_over(key.inode, key.range()).await?;
                 }
-                let leaves: SmallVec<[Rc<Leaf>; 2]> =
-                    self.tree.borrow().leaves_over(key.inode, key.range()).iter().cloned().collect();
+                let leaves: SmallVec<[Rc<Leaf>; 2]> = self
+                    .tree
+                    .borrow()
+                    .leaves_over(key.inode, key.range())
+                    .iter()
+                    .cloned()
+                    .collect();
                 for leaf in leaves {
                     if leaf.state.borrow().body.is_some() {
                         self.replay_into(&leaf, entry.seq, key)?;
@@ -77,7 +87,10 @@ impl<E: Env> Set<E> {
             let tree = self.tree.borrow();
             let mut leaves = tree.leaves().iter().skip(part.start).take(part.len());
             let is_done = leaves.all(|leaf| leaf.state.borrow().replay.is_empty());
-            assert!(is_done, "what waits to be replayed is replayed before anything is taken for free");
+            assert!(
+                is_done,
+                "what waits to be replayed is replayed before anything is taken for free"
+            );
         })
         .await;
         *self.to_replay.borrow_mut() = None;
@@ -97,7 +110,8 @@ impl<E: Env> Set<E> {
                 let state = leaf.state.borrow();
                 let buckets = self.allocator.buckets();
                 let part = leaf.clip(key.inode, key.range());
-                let mut below = state.body.iter().flat_map(|body| body.overlapping(key.inode, part));
+                let mut below =
+                    state.body.iter().flat_map(|body| body.overlapping(key.inode, part));
                 if below.any(|extent| buckets.is_live(extent.pointer)) {
                     self.env.mark("replayed_over_a_key");
                 }
@@ -129,7 +143,8 @@ impl<E: Env> Set<E> {
                 if let Some(pointer) = key.pointer() {
                     let mut buckets = self.allocator.buckets_mut();
                     let pin = buckets.claim(pointer);
-                    if pin.is_some() && pinned.insert(pointer.bucket(self.geometry.bucket_sectors)) {
+                    if pin.is_some() && pinned.insert(pointer.bucket(self.geometry.bucket_sectors))
+                    {
                         pins.extend(pin);
                     }
                 }

@@ -27,7 +27,8 @@ use crate::set::Set;
 
 /// Rounds of the allocator that a restructuring waits for before it takes from the reserve.
 const PATIENCE: u32 = 3;
-/// Rounds after which one that has begun gives up, to try again: what could free a bucket may need its turn.
+/// Rounds after which one that has begun gives up, to try again: what could free a bucket may need
+/// its turn.
 const ROUNDS_MAX: u32 = 200;
 
 /// A node that was written and is not referred to yet.
@@ -121,7 +122,11 @@ impl<E: Env> Set<E> {
         if keys <= fit * 4 / 5 { 1 } else { keys.div_ceil((fit * 3 / 5).max(2)) }
     }
 
-    async fn take_metadata(&self, plan: &mut Plan, count: usize) -> Result<Vec<BucketNr>, EngineError> {
+    async fn take_metadata(
+        &self,
+        plan: &mut Plan,
+        count: usize,
+    ) -> Result<Vec<BucketNr>, EngineError> {
         let mut taken = Vec::with_capacity(count);
         let mut rounds = 0;
         while taken.len() < count {
@@ -172,13 +177,19 @@ impl<E: Env> Set<E> {
                 generation: self.allocator.buckets().generation(bucket),
             };
             let seq = self.env.random().max(1);
-            let lost = usize::from(self.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1);
+            let lost =
+                usize::from(self.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1);
             let kept = &chunk[lost..];
-            let mut buf = Buf::zeroed(bset_bytes_of_words(&self.geometry, 3 * kept.len() as u64) as usize);
+            let mut buf =
+                Buf::zeroed(bset_bytes_of_words(&self.geometry, 3 * kept.len() as u64) as usize);
             encode_packed_bset(&self.geometry, pointer, seq, kept, buf.as_mut_slice());
             let last = index + 1 == chunks.len();
             nodes.push(NewNode {
-                end: if last { end } else { packed_position(chunk.last().expect("chunks are not empty")) },
+                end: if last {
+                    end
+                } else {
+                    packed_position(chunk.last().expect("chunks are not empty"))
+                },
                 pointer,
                 sectors,
                 seq,
@@ -239,8 +250,13 @@ impl<E: Env> Set<E> {
         self.replace_nodes(Work::Leaves(groups), makes_room).await
     }
 
-    /// Writes the interior node of `level` ≥ 1 that ends at `end` anew, with nothing but its children (G2).
-    pub(crate) async fn rewrite_interior(&self, level: usize, end: Position) -> Result<(), EngineError> {
+    /// Writes the interior node of `level` ≥ 1 that ends at `end` anew, with nothing but its
+    /// children (G2).
+    pub(crate) async fn rewrite_interior(
+        &self,
+        level: usize,
+        end: Position,
+    ) -> Result<(), EngineError> {
         self.replace_nodes(Work::Interior(level, end), false).await
     }
 
@@ -335,8 +351,9 @@ impl<E: Env> Set<E> {
                 self.load_leaf(leaf).await?;
                 locks.push(leaf.io.lock().await);
             }
-            let usable =
-                leaves.iter().all(|leaf| !leaf.state.borrow().retired && leaf.state.borrow().body.is_some());
+            let usable = leaves
+                .iter()
+                .all(|leaf| !leaf.state.borrow().retired && leaf.state.borrow().body.is_some());
             if !usable || leaves.is_empty() || !self.has_one_parent(&leaves) {
                 self.env.mark("leaf_replaced_by_others");
                 continue;
@@ -367,7 +384,8 @@ impl<E: Env> Set<E> {
         Ok(vec![replacement])
     }
 
-    /// Makes the nodes above `below` name new nodes of that level instead of old ones, up to the root.
+    /// Makes the nodes above `below` name new nodes of that level instead of old ones, up to the
+    /// root.
     async fn name_new_nodes(
         &self,
         below: usize,
@@ -412,7 +430,9 @@ impl<E: Env> Set<E> {
     fn has_one_parent(&self, leaves: &[Rc<Leaf>]) -> bool {
         let tree = self.tree.borrow();
         tree.root_level() == 0
-            || leaves.windows(2).all(|pair| tree.parent(1, pair[0].end) == tree.parent(1, pair[1].end))
+            || leaves
+                .windows(2)
+                .all(|pair| tree.parent(1, pair[0].end) == tree.parent(1, pair[1].end))
     }
 
     async fn replace_group(
@@ -433,7 +453,8 @@ impl<E: Env> Set<E> {
                 tree.write_begins(&mut state);
                 let body = state.body.as_mut().expect("checked by the caller");
                 touched.push(body.take_touched());
-                // Stale keys go when no crash can make them live again: their generation is durable.
+                // Stale keys go when no crash can make them live again: their generation is
+                // durable.
                 let before = body.len();
                 body.drop_where(|extent| {
                     !buckets.may_return(extent.pointer) && !buckets.is_live(extent.pointer)
@@ -450,7 +471,12 @@ impl<E: Env> Set<E> {
         }
         let end = leaves.last().expect("a group is not empty").end;
         let old = leaves.iter().map(|leaf| leaf.key()).collect();
-        let group = Group { leaves, touched, replacement: Replacement { old, new: Vec::new() }, _io: locks };
+        let group = Group {
+            leaves,
+            touched,
+            replacement: Replacement { old, new: Vec::new() },
+            _io: locks,
+        };
         replaced.push(group);
         let new = self.write_nodes(plan, &keys, end).await?;
         self.env.mark(if new.len() > 1 { "leaf_split" } else { "leaf_rewritten" });
@@ -487,7 +513,8 @@ impl<E: Env> Set<E> {
                 let bytes = bset_bytes(&self.geometry, &keys);
                 if node.used_bytes + bytes <= node_bytes && self.interior_has_room(node, &keys) {
                     let at = node.pointer.offset + node.used_bytes / SECTOR_BYTES;
-                    plan.appends.push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
+                    plan.appends
+                        .push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
                     let freed = change.old.iter().filter_map(Key::pointer).collect();
                     plan.grown.push(Grown { level, end, bytes, freed });
                     self.env.mark("interior_appended");

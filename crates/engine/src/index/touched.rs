@@ -1,7 +1,7 @@
 //! Ranges of a leaf that its node on the device lacks.
 //!
-//! Every change adds one, and all are asked for together when the node is written: so they are noted as they come, and
-//! put in order then.
+//! Every change adds one, and all are asked for together when the node is written: so they are
+//! noted as they come, and put in order then.
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Inode;
@@ -110,11 +110,15 @@ mod tests {
             touched.note(inode, range(start, end));
         }
         assert_eq!(touched.words(), 7 * CHANGE_WORDS);
-        let joined = [(one, range(4, 24)), (one, range(40, 50)), (two, range(0, 4)), (two, range(5, 9))];
+        let joined =
+            [(one, range(4, 24)), (one, range(40, 50)), (two, range(0, 4)), (two, range(5, 9))];
         assert_eq!(touched.in_order(), joined);
         let mut right = touched.split_off((one, Sector(42)));
         assert_eq!(touched.in_order(), [(one, range(4, 24)), (one, range(40, 42))]);
-        assert_eq!(right.in_order(), [(one, range(42, 50)), (two, range(0, 4)), (two, range(5, 9))]);
+        assert_eq!(
+            right.in_order(),
+            [(one, range(42, 50)), (two, range(0, 4)), (two, range(5, 9))]
+        );
         assert_eq!((touched.words(), right.words()), (2 * CHANGE_WORDS, 3 * CHANGE_WORDS));
         touched.merge(right);
         assert_eq!(touched.in_order(), joined);

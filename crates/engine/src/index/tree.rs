@@ -19,8 +19,8 @@ pub(crate) struct Interior {
     pub sectors: u16,
     pub seq: u64,
     pub used_bytes: u64,
-    /// Pointers of its log that lead to no child any more: of nodes that were freed, and of the keys that freed them. A
-    /// start looks at them, so they have an age like those of extents (G1).
+    /// Pointers of its log that lead to no child any more: of nodes that were freed, and of the
+    /// keys that freed them. A start looks at them, so they have an age like those of extents (G1).
     pub former: Vec<Pointer>,
 }
 
@@ -135,7 +135,10 @@ impl Tree {
     /// The leaf that all of a range of a volume belongs to, if there is one.
     #[inline]
     pub fn leaf_around(&self, inode: Inode, range: SectorRange) -> Option<&Rc<Leaf>> {
-        self.leaves.after((inode, range.start)).first().filter(|leaf| (inode, range.end) <= leaf.end)
+        self.leaves
+            .after((inode, range.start))
+            .first()
+            .filter(|leaf| (inode, range.end) <= leaf.end)
     }
 
     /// All leaves in order.

@@ -40,8 +40,8 @@ impl NodeWriter {
 
 impl<E: Env> Set<E> {
     /// Writes bsets to the device so that a crash can't leave a torn one that looks begun: first
-    /// everything but the first block of the device, then a flush, which also makes the data that the keys
-    /// name durable (J1 for nodes), then the first block (docs/reference/format.md §5.4).
+    /// everything but the first block of the device, then a flush, which also makes the data that
+    /// the keys name durable (J1 for nodes), then the first block (docs/reference/format.md §5.4).
     pub(crate) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
         let bsets: Vec<_> =
             bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();
@@ -49,7 +49,9 @@ impl<E: Env> Set<E> {
         for (at, bytes) in &bsets {
             if bytes.len() > head {
                 let tail = bytes.cut(head, bytes.len());
-                self.cache.write(*at + head as u64 / SECTOR_BYTES, tail.into(), Durability::Volatile).await?;
+                self.cache
+                    .write(*at + head as u64 / SECTOR_BYTES, tail.into(), Durability::Volatile)
+                    .await?;
             }
         }
         if !self.mutant(Mutant::NodeWithoutPreflush) {
@@ -71,7 +73,11 @@ impl<E: Env> Set<E> {
     }
 
     /// Makes the node of the leaf hold everything that the leaf holds now.
-    pub(crate) async fn write_leaf(&self, leaf: &Rc<Leaf>, makes_room: bool) -> Result<(), EngineError> {
+    pub(crate) async fn write_leaf(
+        &self,
+        leaf: &Rc<Leaf>,
+        makes_room: bool,
+    ) -> Result<(), EngineError> {
         self.load_for_replay(leaf).await?;
         let has_room = self.allocator.node_has_room(leaf.pointer).await;
         let io = leaf.io.lock().await;
@@ -121,7 +127,11 @@ impl<E: Env> Set<E> {
                 self.env.mark("leaf_write_failed");
                 // The first sector may be there or not: the node can't be appended to any more.
                 state.used_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
-                state.body.as_mut().expect("a leaf with pins stays in memory").restore_touched(touched);
+                state
+                    .body
+                    .as_mut()
+                    .expect("a leaf with pins stays in memory")
+                    .restore_touched(touched);
                 drop(state);
                 self.note_cache_error("writing an index node", &source);
                 Err(EngineError::Io { what: "writing an index node", source })
@@ -142,7 +152,9 @@ impl<E: Env> Set<E> {
             }
             let wake = self.node_writer.wake.notified();
             let tick = self.env.sleep(Nanos::from_secs(5));
-            if let ubcache_env::local::Either::Right(()) = ubcache_env::local::first(wake, tick).await {
+            if let ubcache_env::local::Either::Right(()) =
+                ubcache_env::local::first(wake, tick).await
+            {
                 let now = self.env.now();
                 let old: Vec<_> = {
                     let tree = self.tree.borrow();

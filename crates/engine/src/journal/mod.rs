@@ -117,7 +117,12 @@ pub(crate) struct Journal<E: Env> {
 
 impl<E: Env> Journal<E> {
     /// A journal whose next entry is `next`.
-    pub fn new(of: Surroundings<E>, header: Header, ring: ring::Ring, next: JournalSeq) -> Journal<E> {
+    pub fn new(
+        of: Surroundings<E>,
+        header: Header,
+        ring: ring::Ring,
+        next: JournalSeq,
+    ) -> Journal<E> {
         let durable = JournalSeq(next.0 - 1);
         Journal {
             of,

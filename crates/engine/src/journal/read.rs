@@ -16,8 +16,8 @@ use crate::meter::Meter;
 /// Bytes of the journal that are read at a time; a bucket at least.
 const BYTES_AT_ONCE: u64 = 2 << 20;
 
-/// Reads all journal buckets and picks the entries that count. Changes nothing. In memory, at a time: the buckets with
-/// entries that the newest one so far needs.
+/// Reads all journal buckets and picks the entries that count. Changes nothing. In memory, at a
+/// time: the buckets with entries that the newest one so far needs.
 pub(crate) async fn read_journal<E: Env>(
     env: &E,
     device: &Meter<E>,
@@ -114,7 +114,11 @@ impl Bucket {
     }
 }
 
-async fn read_bucket<E: Env>(device: &Meter<E>, geometry: &Geometry, index: u32) -> Result<Buf, EngineError> {
+async fn read_bucket<E: Env>(
+    device: &Meter<E>,
+    geometry: &Geometry,
+    index: u32,
+) -> Result<Buf, EngineError> {
     let read = device.read(start_of(geometry, index), u64::from(geometry.bucket_sectors));
     read.await.map_err(EngineError::io("reading the journal"))
 }
@@ -134,7 +138,8 @@ pub(crate) struct Found {
     pub range: Rc<ReplayRange>,
     /// Bytes of the newest entry's bucket up to the end of that entry.
     used_bytes: u64,
-    /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never durable.
+    /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never
+    /// durable.
     pub torn_tail: bool,
     /// Program that ran the set last.
     pub last_run: LastRun,

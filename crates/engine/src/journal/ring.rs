@@ -29,8 +29,8 @@ pub(crate) struct Ring {
     needed_from: JournalSeq,
 }
 
-/// The largest entry that is written, in bytes: no more than half of a bucket, so that where an entry does not fit any
-/// more, more than half of the bucket is in use.
+/// The largest entry that is written, in bytes: no more than half of a bucket, so that where an
+/// entry does not fit any more, more than half of the bucket is in use.
 pub(crate) fn entry_bytes_max(geometry: &Geometry) -> u64 {
     let half = (geometry.bucket_bytes() / 2).max(geometry.block_bytes());
     half.min(geometry.max_journal_entry_bytes())
@@ -146,7 +146,8 @@ impl Ring {
 
     fn count_step_records(&self) -> usize {
         let spare = (self.blocks_at_best() - self.reserve()).min(self.entry_blocks_max);
-        let records = (spare * self.block_bytes).saturating_sub(JOURNAL_HEADER_BYTES) / RECORD_BYTES;
+        let records =
+            (spare * self.block_bytes).saturating_sub(JOURNAL_HEADER_BYTES) / RECORD_BYTES;
         (records as usize).clamp(2, STEP_RECORDS_MAX)
     }
 
@@ -181,8 +182,9 @@ impl Ring {
 
     /// Place for an entry of this size: ring index and byte offset. `None`: no bucket is free.
     ///
-    /// A bucket that the newest durable entry needs is never taken (J4), not even where the entry that is to be written
-    /// would let it go: the power may fail while it is written, and then the older one counts.
+    /// A bucket that the newest durable entry needs is never taken (J4), not even where the entry
+    /// that is to be written would let it go: the power may fail while it is written, and then the
+    /// older one counts.
     pub fn place(&mut self, bytes: u64) -> Option<(u32, u64)> {
         if self.used_bytes + bytes > self.bucket_bytes {
             let next = (self.index + 1) % self.newest.len();
@@ -224,8 +226,9 @@ mod tests {
         journal_buckets: 3,
     };
 
-    /// The bucket that comes next used to be taken although the newest durable entry needed it, where the entry to be
-    /// written did not: a power failure that tore this entry left a journal with a gap, and a set that did not start.
+    /// The bucket that comes next used to be taken although the newest durable entry needed it,
+    /// where the entry to be written did not: a power failure that tore this entry left a journal
+    /// with a gap, and a set that did not start.
     #[test]
     fn what_the_newest_durable_entry_needs_is_not_overwritten() {
         let newest = vec![Some(JournalSeq(16)), Some(JournalSeq(8)), Some(JournalSeq(12))];
@@ -242,10 +245,14 @@ mod tests {
         for bucket_sectors in [8, 16, 128] {
             for block_sectors in [1, 8] {
                 for (journal_buckets, used) in [(3, 0), (3, 1), (4, 1), (8, 1), (8, 5), (8, 7)] {
-                    let geometry = Geometry { bucket_sectors, block_sectors, journal_buckets, ..GEOMETRY };
-                    let newest: Vec<_> =
-                        (0..journal_buckets).map(|at| (at < used).then_some(JournalSeq(1))).collect();
-                    for bytes in (0..=geometry.bucket_bytes()).step_by(geometry.block_bytes() as usize) {
+                    let geometry =
+                        Geometry { bucket_sectors, block_sectors, journal_buckets, ..GEOMETRY };
+                    let newest: Vec<_> = (0..journal_buckets)
+                        .map(|at| (at < used).then_some(JournalSeq(1)))
+                        .collect();
+                    for bytes in
+                        (0..=geometry.bucket_bytes()).step_by(geometry.block_bytes() as usize)
+                    {
                         let ring = Ring::after(0, bytes, newest.clone(), JournalSeq(1), &geometry);
                         has_room_for_entries(&ring);
                     }
@@ -260,7 +267,11 @@ mod tests {
             let (full, rest) = (records / most, records % most);
             let rest = (JOURNAL_HEADER_BYTES + rest).next_multiple_of(ring.block_bytes);
             let entries = full * ring.entry_blocks_max * ring.block_bytes + rest;
-            assert_eq!(ring.has_room(records), ring.takes_records(entries), "{records} bytes, {ring:?}");
+            assert_eq!(
+                ring.has_room(records),
+                ring.takes_records(entries),
+                "{records} bytes, {ring:?}"
+            );
         }
     }
 }

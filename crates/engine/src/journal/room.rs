@@ -4,24 +4,28 @@
 //! blocks of the ring:  in use │ waiting records │ reserved │ spare │ the reserve
 //! ```
 //!
-//! A [`Room`] is the right to append a number of records. It is given when the records that wait, those that others
-//! have reserved and these leave the reserve alone, and it goes back when it is dropped. There is no other way to
-//! append a record, and one more than was reserved is a bug that stops the program: what it took would be the room of
-//! those who make room, and the set would fail with a journal that is full.
+//! A [`Room`] is the right to append a number of records. It is given when the records that wait,
+//! those that others have reserved and these leave the reserve alone, and it goes back when it is
+//! dropped. There is no other way to append a record, and one more than was reserved is a bug that
+//! stops the program: what it took would be the room of those who make room, and the set would fail
+//! with a journal that is full.
 //!
-//! A step that may need many records is cut: [`Journal::step_records`] says how many there are room for at once, in the
-//! smallest ring as well, and between two steps comes another reservation.
+//! A step that may need many records is cut: [`Journal::step_records`] says how many there are room
+//! for at once, in the smallest ring as well, and between two steps comes another reservation.
 //!
-//! **Nobody waits for ever.** The reserve is a constant of the ring (docs/reference/format.md §6.4), for entries that have to be
-//! written so that older ones can be let go: for a prio chain, a new root, a later last_seq.
+//! **Nobody waits for ever.** The reserve is a constant of the ring (docs/reference/format.md
+//! §6.4), for entries that have to be written so that older ones can be let go: for a prio chain, a
+//! new root, a later last_seq.
 //!
-//! - Who waits for room holds none: a reservation is used in the step that it was made in, and no step awaits. So
-//!   nobody waits for somebody who waits.
-//! - Making room takes no record. Leaves that lack the oldest records are appended to, or replaced; replacing takes
-//!   buckets, and with them a chain and a root at most, which [`Granted`] sets aside one block each for, in the reserve.
-//! - Records that wait are written without the reserve, for they were reserved. When an entry does take some of it, it
-//!   lets older ones go: its last_seq is that of the leaves written before.
-//! - A reservation is never larger than the ring without its reserve, so there is room for it when the others are done.
+//! - Who waits for room holds none: a reservation is used in the step that it was made in, and no
+//!   step awaits. So nobody waits for somebody who waits.
+//! - Making room takes no record. Leaves that lack the oldest records are appended to, or replaced;
+//!   replacing takes buckets, and with them a chain and a root at most, which [`Granted`] sets
+//!   aside one block each for, in the reserve.
+//! - Records that wait are written without the reserve, for they were reserved. When an entry does
+//!   take some of it, it lets older ones go: its last_seq is that of the leaves written before.
+//! - A reservation is never larger than the ring without its reserve, so there is room for it when
+//!   the others are done.
 
 use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos};

@@ -178,8 +178,8 @@ impl<E: Env> Journal<E> {
         if !self.mutant(Mutant::JournalWithoutPreflush) {
             self.of.cache.flush().await?;
         }
-        let at =
-            self.of.geometry.bucket_start(self.of.geometry.journal_bucket(index)) + offset / SECTOR_BYTES;
+        let at = self.of.geometry.bucket_start(self.of.geometry.journal_bucket(index))
+            + offset / SECTOR_BYTES;
         self.of.cache.write(at, Buf::from_bytes(&entry).into(), Durability::Fua).await?;
         {
             let mut state = self.state.borrow_mut();

@@ -1,5 +1,6 @@
-//! Protocols P0, P1 and P2 (docs/internals/coherence.md §4): a backing write removes the keys of its range at another
-//! moment, nothing waits for the removal to be durable, and the table does not know of fills and backing writes.
+//! Protocols P0, P1 and P2 (docs/internals/coherence.md §4): a backing write removes the keys of
+//! its range at another moment, nothing waits for the removal to be durable, and the table does not
+//! know of fills and backing writes.
 
 use ubcache_env::{Env, IoResult, SectorRange, local::join};
 
@@ -31,7 +32,9 @@ impl<E: Env> CachedVolume<E> {
     /// Removes whatever is there by now.
     async fn remove_late(&self, range: SectorRange) {
         let records = removal_records(range);
-        let Ok(mut room) = self.set.prepare_change(self.inode(), range, records).await else { return };
+        let Ok(mut room) = self.set.prepare_change(self.inode(), range, records).await else {
+            return;
+        };
         self.unpublished.borrow_mut().remove(range);
         self.disturb_fills(range);
         if !self.set.live_extents(self.inode(), range).is_empty() {

@@ -1,8 +1,8 @@
 //! Mutants: the engine with one of its rules dropped or changed.
 //!
-//! The simulator has to find each of them; what it does not find, it does not prove. They exist in builds
-//! with the cargo feature `mutants` only. In all others [`Mutation`] is empty, [`Mutation::is`] is constantly
-//! false, and the compiler removes what stands behind it.
+//! The simulator has to find each of them; what it does not find, it does not prove. They exist in
+//! builds with the cargo feature `mutants` only. In all others [`Mutation`] is empty,
+//! [`Mutation::is`] is constantly false, and the compiler removes what stands behind it.
 //!
 //! | module | holds |
 //! |---|---|
@@ -51,9 +51,11 @@ mutants! {
     InvalidateParallel, "invalidate-parallel", "T2, W2 (P0)",
         "keys are removed while the backing write runs; a fill is disturbed by that removal only";
     InvalidateAfter, "invalidate-after", "T2, W2 (P1)",
-        "keys are removed after the backing write has completed; a fill is disturbed by that removal only";
+        "keys are removed after the backing write has completed; a fill is disturbed by that \
+         removal only";
     InvalidateBoth, "invalidate-both", "T2, W2 (P2)",
-        "keys are removed before and after the backing write; a fill is disturbed by these removals only";
+        "keys are removed before and after the backing write; a fill is disturbed by these \
+         removals only";
     InvalidateNotDurable, "invalidate-not-durable", "W3",
         "a backing write does not wait until the removal is durable";
     DiscardNotDurable, "discard-not-durable", "D1, W3",
@@ -69,17 +71,21 @@ mutants! {
     BypassDropsDirty, "bypass-drops-dirty", "W2",
         "a bypass write over dirty data removes the dirty key and goes on";
     DiscardDropsDirty, "discard-drops-dirty", "D1",
-        "a discard removes dirty keys like clean ones, before the backing device has discarded their range";
+        "a discard removes dirty keys like clean ones, before the backing device has discarded \
+         their range";
     DiscardDropsBeforeFlush, "discard-drops-before-flush", "D1, B4",
         "dirty keys under a discard go although it is not durable on the backing device";
     EarlyZeroesSeen, "early-zeroes-seen", "R5",
-        "a read that was at the backing device when a discard zeroed it below dirty data returns what it saw";
+        "a read that was at the backing device when a discard zeroed it below dirty data returns \
+         what it saw";
     DiscardShowsOlderData, "discard-shows-older-data", "D1",
-        "dirty data is dropped after a discard alone, which the device may ignore: what lies below shows";
+        "dirty data is dropped after a discard alone, which the device may ignore: what lies below \
+         shows";
     DiscardNotDetermined, "discard-not-determined", "D2",
         "a device whose discarded sectors read differently every time is asked to discard";
     ForeignMemoryTwice, "foreign-memory-twice", "T0",
-        "the memory of a write that belongs to somebody else is looked at each time that it is written";
+        "the memory of a write that belongs to somebody else is looked at each time that it is \
+         written";
     FlushSkipsDirtyRemovals, "flush-skips-dirty-removals", "D1, F1",
         "a FLUSH does not wait for the record that discarded dirty data is gone";
     CopiesSurviveWrites, "copies-survive-writes", "W2, K2",
@@ -137,7 +143,8 @@ mutants! {
     NoFlushAtAttach, "no-flush-at-attach", "A1",
         "the backing device is not flushed when it is attached";
     NoFlushAtOpen, "no-flush-at-open", "V1",
-        "the cache device is not flushed at start, neither before its journal is read nor with its superblock";
+        "the cache device is not flushed at start, neither before its journal is read nor with its \
+         superblock";
     // Copies and dirty data.
     WritethroughInParallel, "writethrough-in-parallel", "W5",
         "a writethrough copy is kept when it is written, before the backing write has completed";
@@ -183,7 +190,8 @@ mutants! {
     EvictsUncounted, "evicts-uncounted", "E1",
         "buckets are evicted before all leaves are counted";
     NextStartUsesPromisedBuckets, "next-start-uses-promised-buckets", "format §9.5",
-        "an early start takes promised buckets without taking the promise back, for data before others";
+        "an early start takes promised buckets without taking the promise back, for data before \
+         others";
     GcFreesLiveBucket, "gc-frees-live-bucket", "I10",
         "garbage collection gives up what was empty when its pass began, without looking again";
     MoveOvertakesWrites, "move-overtakes-writes", "§7 moves",
@@ -194,7 +202,8 @@ mutants! {
     OldInteriorStays, "old-interior-stays", "G2",
         "an interior node with old pointers is not written anew";
     RetiredMetadataWraps, "retired-metadata-wraps", "G4",
-        "a bucket that was given up, a node's as well, is used again however old a pointer into it is";
+        "a bucket that was given up, a node's as well, is used again however old a pointer into it \
+         is";
     // The index.
     SplitLosesKey, "split-loses-key", "index",
         "a split leaves a key out of the node that it writes";
@@ -227,7 +236,8 @@ mutants! {
     KeepsOldSlot, "keeps-old-slot", "A2",
         "a backing device that may have been written without the cache keeps its cached data";
     OlderCopyBelieved, "older-copy-believed", "A5",
-        "a cache or a backing device that is a copy of an earlier state is attached as if it was not";
+        "a cache or a backing device that is a copy of an earlier state is attached as if it was \
+         not";
     RunUnannounced, "run-unannounced", "A5",
         "a backing device gets its new run number before the cache says that it comes";
     KeysBeyondEndKept, "keys-beyond-end-kept", "A6",

@@ -26,8 +26,13 @@ struct Step {
 
 impl<E: Env> CachedVolume<E> {
     /// D1. May be ignored, in parts or as a whole; when this returns it is settled.
-    pub(crate) async fn discard_keys(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        // D2: a device says that it can discard only if what it discarded reads the same every time.
+    pub(crate) async fn discard_keys(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+    ) -> Result<(), VolumeError> {
+        // D2: a device says that it can discard only if what it discarded reads the same every
+        // time.
         if !self.backing.geometry().discard && !self.set.mutant(Mutant::DiscardNotDetermined) {
             return Ok(());
         }
@@ -41,7 +46,9 @@ impl<E: Env> CachedVolume<E> {
         let mut rest = range;
         while !rest.is_empty() {
             let records = self.set.journal.step_records();
-            let Ok(room) = self.set.prepare_change(self.inode(), rest, records).await else { break };
+            let Ok(room) = self.set.prepare_change(self.inode(), rest, records).await else {
+                break;
+            };
             let step = self.decide_discard(rest, room);
             if step.range.end < rest.end {
                 self.set.env.mark("discard_in_steps");
@@ -59,7 +66,8 @@ impl<E: Env> CachedVolume<E> {
         result
     }
 
-    /// W2, one step: from the front of the range as much as there is room for. Clean parts get entries of their own.
+    /// W2, one step: from the front of the range as much as there is room for. Clean parts get
+    /// entries of their own.
     fn decide_discard(&self, range: SectorRange, mut room: Room<'_, E>) -> Step {
         // No more parts than extents, each with one record: see `LONG_STEP`.
         let (live, range) = self.set.first_live_extents(self.inode(), range, room.left());

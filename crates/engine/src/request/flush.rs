@@ -18,14 +18,16 @@ impl<E: Env> CachedVolume<E> {
         let told = !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
             && !self.set.mutant(Mutant::FailedFlushAnsweredOk);
         if news && told && result.is_ok() {
-            // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody else.
+            // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody
+            // else.
             self.set.env.mark("told_of_a_failed_flush");
             return Err(VolumeError::Io(IoError::Os(EIO)));
         }
         result
     }
 
-    /// Flushes, and tells nobody of what happened before: for requests that answer for themselves only.
+    /// Flushes, and tells nobody of what happened before: for requests that answer for themselves
+    /// only.
     pub(crate) async fn flush_devices(&self) -> Result<(), VolumeError> {
         if self.passthrough.get() {
             return self.backing.flush().await.map_err(VolumeError::Io);
@@ -33,7 +35,8 @@ impl<E: Env> CachedVolume<E> {
         let newest_dirty = self.set.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
-            let nothing = self.unflushed.borrow().is_empty() || self.set.mutant(Mutant::FlushSkipsBacking);
+            let nothing =
+                self.unflushed.borrow().is_empty() || self.set.mutant(Mutant::FlushSkipsBacking);
             let result = if nothing { Ok(()) } else { self.flush_backing().await };
             if self.set.mutant(Mutant::FailedFlushAnsweredOk) { Ok(()) } else { result }
         };
@@ -77,8 +80,9 @@ impl<E: Env> CachedVolume<E> {
         result
     }
 
-    /// F4, F5: a flush of the backing device failed, whoever asked for it, and the next one succeeds over what is lost. In the
-    /// step in which that is known: clients are to be told, reads show what the device has, and nothing of it is cached.
+    /// F4, F5: a flush of the backing device failed, whoever asked for it, and the next one
+    /// succeeds over what is lost. In the step in which that is known: clients are to be told,
+    /// reads show what the device has, and nothing of it is cached.
     pub(crate) fn backing_flush_failed(&self, error: &IoError) {
         self.set.env.mark("backing_flush_failed");
         self.note_backing_error(error);
@@ -100,8 +104,9 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// W5, F5: a write to the backing device that was submitted when `failures` flushes had failed is complete. `durable`: with
-    /// success, so are the data. `overwrites`: with success, nothing is left of what was there.
+    /// W5, F5: a write to the backing device that was submitted when `failures` flushes had failed
+    /// is complete. `durable`: with success, so are the data. `overwrites`: with success, nothing
+    /// is left of what was there.
     pub(crate) fn backing_write_ended(
         &self,
         range: SectorRange,

@@ -17,8 +17,8 @@ impl<E: Env> CachedVolume<E> {
         is_discard: bool,
     ) -> bool {
         let block = u64::from(self.set.geometry.block_sectors);
-        let aligned =
-            block == 1 || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
+        let aligned = block == 1
+            || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
         let input = BypassInput {
             detaching: self.detaching.get(),
             in_use_percent: self.set.allocator.buckets().in_use_percent(),
@@ -31,11 +31,13 @@ impl<E: Env> CachedVolume<E> {
         let cutoff = self.settings.borrow().sequential_cutoff;
         let limit = {
             let settings = self.set.settings.borrow();
-            let (read, write) = (settings.congested_read_threshold_us, settings.congested_write_threshold_us);
+            let (read, write) =
+                (settings.congested_read_threshold_us, settings.congested_write_threshold_us);
             self.set.congestion.borrow().limit(now, read, write, self.set.env.random() as u32)
         };
-        let reason =
-            decide(&input, cutoff, limit, || self.sequential.borrow_mut().observe(now, stream, range));
+        let reason = decide(&input, cutoff, limit, || {
+            self.sequential.borrow_mut().observe(now, stream, range)
+        });
         match reason {
             Some(BypassReason::Sequential) => self.set.env.mark("bypass_sequential"),
             Some(BypassReason::Congested) => self.set.env.mark("bypass_congested"),
@@ -48,7 +50,8 @@ impl<E: Env> CachedVolume<E> {
         reason.is_some()
     }
 
-    /// B6: the volume is to have no dirty data any more: it is being detached, or has another cache mode.
+    /// B6: the volume is to have no dirty data any more: it is being detached, or has another cache
+    /// mode.
     pub(crate) fn leaves_writeback(&self) -> bool {
         let leaves = self.detaching.get() || self.mode() != CacheMode::Writeback;
         leaves && !self.set.mutant(Mutant::DrainNeverHoldsWrites)
@@ -61,7 +64,8 @@ impl<E: Env> CachedVolume<E> {
         }
         let settings = self.set.settings.borrow();
         let in_use = self.set.allocator.buckets().in_use_percent();
-        let room = in_use <= settings.cutoff_writeback_sync && (fua || in_use <= settings.cutoff_writeback);
+        let room = in_use <= settings.cutoff_writeback_sync
+            && (fua || in_use <= settings.cutoff_writeback);
         if !room {
             self.set.env.mark("writeback_cutoff");
         }

@@ -35,15 +35,18 @@ impl<E: Env> CachedVolume<E> {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.set.env.now();
-            let crowded = are_many(self.unpublished.borrow().len(), self.set.tuning.unpublished_max);
-            let due = now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.is_starved();
+            let crowded =
+                are_many(self.unpublished.borrow().len(), self.set.tuning.unpublished_max);
+            let due =
+                now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.is_starved();
             if due && !self.unflushed.borrow().is_empty() {
                 flushed_at = now;
                 self.set.env.mark("flush_of_our_own");
-                // An error is counted. Not again at once: what makes it due is still there, and the device needs a
-                // moment, or an operator.
+                // An error is counted. Not again at once: what makes it due is still there, and the
+                // device needs a moment, or an operator.
                 if self.flush_backing().await.is_err() && !self.is_stopping() {
-                    first(self.wake_publisher.notified(), self.set.env.sleep(PAUSE_AFTER_ERROR)).await;
+                    first(self.wake_publisher.notified(), self.set.env.sleep(PAUSE_AFTER_ERROR))
+                        .await;
                 }
             } else if published == 0 {
                 let rest = flushed_at.after(FLUSH_PERIOD).since(now);
@@ -61,8 +64,8 @@ impl<E: Env> CachedVolume<E> {
         while self.publish_batch().await.is_ok_and(|looked_at| looked_at > 0) {}
     }
 
-    /// Publishes some of the copies that may be ready, as far as their ranges are not un-flushed. Says how many were
-    /// looked at.
+    /// Publishes some of the copies that may be ready, as far as their ranges are not un-flushed.
+    /// Says how many were looked at.
     async fn publish_batch(&self) -> Result<usize, EngineError> {
         let some = self.unpublished.borrow_mut().next_to_look_at(BATCH);
         for &range in &some {
@@ -70,8 +73,10 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             }
             loop {
-                let prepared = self.set.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
-                let room = prepared.inspect_err(|_| self.unpublished.borrow_mut().any_may_be_ready())?;
+                let prepared =
+                    self.set.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
+                let room =
+                    prepared.inspect_err(|_| self.unpublished.borrow_mut().any_may_be_ready())?;
                 if self.publish(range, room) {
                     break;
                 }
@@ -80,8 +85,8 @@ impl<E: Env> CachedVolume<E> {
         Ok(some.len())
     }
 
-    /// A copy of what the backing device has: it is served from now on, and published when its range is not un-flushed. What
-    /// a failed flush may have cost is not kept (F5).
+    /// A copy of what the backing device has: it is served from now on, and published when its
+    /// range is not un-flushed. What a failed flush may have cost is not kept (F5).
     pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
         let trusted = self.unflushed.borrow().trusted_parts(range);
         if trusted.as_slice() != [range] {
@@ -100,8 +105,8 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// One step: copies in the range that are not un-flushed go into the index, where there is no key. False: there are
-    /// more of them than room for their records.
+    /// One step: copies in the range that are not un-flushed go into the index, where there is no
+    /// key. False: there are more of them than room for their records.
     fn publish(&self, range: SectorRange, mut room: Room<'_, E>) -> bool {
         let copies: SmallVec<[(SectorRange, Pointer); 2]> =
             self.unpublished.borrow().overlapping(range).collect();
@@ -121,7 +126,10 @@ impl<E: Env> CachedVolume<E> {
                     }
                     let place = pointer.advance(gap.start - range.start);
                     // I3, I7: nothing is landing there, and nothing there can be lost.
-                    assert!(!self.inflight.backing_write_over(gap), "a backing write is over {gap}");
+                    assert!(
+                        !self.inflight.backing_write_over(gap),
+                        "a backing write is over {gap}"
+                    );
                     assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
                     assert!(!self.unflushed.borrow().is_suspect(gap), "{gap} may be lost");
                     self.set.replace(&mut room, self.inode(), gap, Some((place, false)));

@@ -62,8 +62,13 @@ pub(crate) struct Fill {
 }
 
 impl<E: Env> CachedVolume<E> {
-    /// R1 of a read that finds all of its data in one place, as most do: [`Self::read_hit`] is the rest of it.
-    pub(crate) fn begin_read(&self, stream: StreamId, range: SectorRange) -> Result<Hit, OtherRead> {
+    /// R1 of a read that finds all of its data in one place, as most do: [`Self::read_hit`] is the
+    /// rest of it.
+    pub(crate) fn begin_read(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+    ) -> Result<Hit, OtherRead> {
         if self.passthrough.get() {
             return Err(OtherRead::WithoutCache);
         }
@@ -126,7 +131,10 @@ impl<E: Env> CachedVolume<E> {
             let part = parts.into_iter().next().expect("there is one");
             take(self.read_part(part).await);
         } else {
-            join_all(parts.into_iter().map(|part| self.read_part(part))).await.into_iter().for_each(take);
+            join_all(parts.into_iter().map(|part| self.read_part(part)))
+                .await
+                .into_iter()
+                .for_each(take);
         }
         // The reply does not wait for R3.
         if !fills.is_empty() {
@@ -141,8 +149,8 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect. While they are kept away,
-    /// what misses can't be below dirty data.
+    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect.
+    /// While they are kept away, what misses can't be below dirty data.
     async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
         self.set.env.mark("read_looks_up_again");
         let _away = self.zeroes.keep_away(range);
@@ -190,12 +198,15 @@ impl<E: Env> CachedVolume<E> {
         next
     }
 
-    /// Brings what is missing of the range into the cache; what is there is not read. Not a part of any run of requests:
-    /// who asks for this wants the data in the cache, however long it is.
+    /// Brings what is missing of the range into the cache; what is there is not read. Not a part of
+    /// any run of requests: who asks for this wants the data in the cache, however long it is.
     pub(crate) async fn prefetch_keys(&self, range: SectorRange) -> Result<(), VolumeError> {
         let in_use = self.set.allocator.buckets().in_use_percent();
         let full = in_use > IN_USE_BYPASS_PERCENT;
-        let bypass = self.passthrough.get() || self.detaching.get() || self.mode() == CacheMode::None || full;
+        let bypass = self.passthrough.get()
+            || self.detaching.get()
+            || self.mode() == CacheMode::None
+            || full;
         if bypass || self.set.load_for_read(self.inode(), range).await.is_err() {
             return Ok(());
         }
@@ -294,7 +305,8 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
         let Hit { extent, published, _pin } = hit;
         let started = self.set.env.now();
-        let result = self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
+        let result =
+            self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
         self.note_cache_latency(started, false);
         match result {
             Ok(buf) => Ok(buf.freeze()),
@@ -385,16 +397,17 @@ impl<E: Env> CachedVolume<E> {
             return;
         }
         let class = self.set.allocator.buckets().class_of_fills();
-        let written = match self.set.allocator.try_allocate(class, range.sectors(), self.block_sectors()) {
-            None => {
-                self.set.env.mark("fill_without_room");
-                None
-            }
-            Some(pieces) => {
-                let ok = self.write_pieces(&pieces, data.into(), Durability::Volatile).await;
-                ok.then_some(pieces)
-            }
-        };
+        let written =
+            match self.set.allocator.try_allocate(class, range.sectors(), self.block_sectors()) {
+                None => {
+                    self.set.env.mark("fill_without_room");
+                    None
+                }
+                Some(pieces) => {
+                    let ok = self.write_pieces(&pieces, data.into(), Durability::Volatile).await;
+                    ok.then_some(pieces)
+                }
+            };
         // One step from here on.
         let doomed = ticket.entry.leave();
         if !doomed.is_empty() {
@@ -413,16 +426,27 @@ impl<E: Env> CachedVolume<E> {
         }
         for (part, piece) in place_pieces(range, &pieces) {
             for gap in doomed.gaps(part) {
-                self.add_copy(gap, piece.pointer.advance(gap.start - part.start), piece.pin.clone());
+                self.add_copy(
+                    gap,
+                    piece.pointer.advance(gap.start - part.start),
+                    piece.pin.clone(),
+                );
             }
         }
     }
 
     /// Writes data to pieces of buckets; the last block is padded with zeroes.
-    pub(crate) async fn write_pieces(&self, pieces: &[Piece], data: IoVec, durability: Durability) -> bool {
+    pub(crate) async fn write_pieces(
+        &self,
+        pieces: &[Piece],
+        data: IoVec,
+        durability: Durability,
+    ) -> bool {
         let started = self.set.env.now();
         let ok = match pieces {
-            [piece] => self.piece_is_written(piece, &self.write_piece(piece, data, durability).await),
+            [piece] => {
+                self.piece_is_written(piece, &self.write_piece(piece, data, durability).await)
+            }
             _ => {
                 let mut at = 0;
                 let writes = pieces.iter().map(|piece| {
@@ -463,7 +487,11 @@ impl<E: Env> CachedVolume<E> {
     fn note_cache_latency(&self, started: ubcache_env::Nanos, write: bool) {
         let threshold = {
             let settings = self.set.settings.borrow();
-            if write { settings.congested_write_threshold_us } else { settings.congested_read_threshold_us }
+            if write {
+                settings.congested_write_threshold_us
+            } else {
+                settings.congested_read_threshold_us
+            }
         };
         if threshold > 0 {
             let now = self.set.env.now();

@@ -2,7 +2,8 @@
 
 use ubcache_env::local::join;
 use ubcache_env::{
-    Durability, Env, IntervalSet, IoError, IoResult, IoVec, Sector, SectorRange, StreamId, VolumeError,
+    Durability, Env, IntervalSet, IoError, IoResult, IoVec, Sector, SectorRange, StreamId,
+    VolumeError,
 };
 use ubcache_format::JournalSeq;
 
@@ -47,7 +48,8 @@ enum ToCache {
     Failed(VolumeError),
 }
 
-/// A long write over dirty data is split into no more parts than this; beyond it the parts are of one length.
+/// A long write over dirty data is split into no more parts than this; beyond it the parts are of
+/// one length.
 const SPLIT_PARTS_MAX: usize = 64;
 
 impl<E: Env> CachedVolume<E> {
@@ -111,7 +113,8 @@ impl<E: Env> CachedVolume<E> {
                 Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
             };
             // W2, one step: decide.
-            if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty) {
+            if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty)
+            {
                 if self.set.mutant(Mutant::FailedWriteRestoresKey) {
                     before = self.set.live_extents(self.inode(), range).into_vec();
                 }
@@ -149,9 +152,13 @@ impl<E: Env> CachedVolume<E> {
         let data = payload.data_if_any();
         let copy = async {
             let data = data.filter(|_| !bypass)?;
+            let pieces = self.set.allocator.try_allocate(
+                Class::Clean,
+                range.sectors(),
+                self.block_sectors(),
+            )?;
             let pieces =
-                self.set.allocator.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
-            let pieces = self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
+                self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
             if self.set.mutant(Mutant::WritethroughInParallel) {
                 self.keep_copy(range, &pieces);
                 return None;
@@ -178,8 +185,9 @@ impl<E: Env> CachedVolume<E> {
         result.map_err(VolumeError::Io)
     }
 
-    /// W2: the dirty parts of a range and what is between them, so that a dirty sector or two do not bring all of a long
-    /// write to the cache. What becomes dirty later is found when each part is decided.
+    /// W2: the dirty parts of a range and what is between them, so that a dirty sector or two do
+    /// not bring all of a long write to the cache. What becomes dirty later is found when each part
+    /// is decided.
     async fn split_at_dirty(&self, range: SectorRange) -> Vec<SectorRange> {
         if self.set.load_over(self.inode(), range).await.is_err() {
             return vec![range];
@@ -188,7 +196,9 @@ impl<E: Env> CachedVolume<E> {
         let up = |sector: Sector| range.start + (sector - range.start).next_multiple_of(block);
         let down = |sector: Sector| range.start + (sector - range.start) / block * block;
         let mut dirty = IntervalSet::default();
-        for extent in self.set.live_extents(self.inode(), range).iter().filter(|extent| extent.dirty) {
+        for extent in
+            self.set.live_extents(self.inode(), range).iter().filter(|extent| extent.dirty)
+        {
             let part = extent.range.intersect(&range);
             dirty.insert(SectorRange::from_bounds(down(part.start), up(part.end)));
         }
@@ -196,7 +206,9 @@ impl<E: Env> CachedVolume<E> {
         if parts.len() + dirty.intervals() > SPLIT_PARTS_MAX {
             let length = self.set.tuning.split_above;
             let starts = (0..range.sectors()).step_by(length as usize);
-            return starts.map(|at| SectorRange::new(range.start + at, length).intersect(&range)).collect();
+            return starts
+                .map(|at| SectorRange::new(range.start + at, length).intersect(&range))
+                .collect();
         }
         parts.extend(dirty.iter());
         parts.sort_unstable_by_key(|part| part.start);
@@ -215,7 +227,9 @@ impl<E: Env> CachedVolume<E> {
         let whole = payload.data_if_any();
         for part in parts {
             let piece = match &whole {
-                Some(data) => Payload::Data(data.cut_sectors(part.start - range.start, part.sectors())),
+                Some(data) => {
+                    Payload::Data(data.cut_sectors(part.start - range.start, part.sectors()))
+                }
                 None => Payload::Zeroes,
             };
             let (ticket, doomed) = self.inflight.enter_write(part);
@@ -225,9 +239,14 @@ impl<E: Env> CachedVolume<E> {
         Ok(())
     }
 
-    /// W2 over a range without dirty data: what is cached there goes, and the backing write may land
-    /// from now on. Says which record has to be durable before it is submitted.
-    fn decide(&self, ticket: &Ticket, range: SectorRange, mut room: Room<'_, E>) -> Option<JournalSeq> {
+    /// W2 over a range without dirty data: what is cached there goes, and the backing write may
+    /// land from now on. Says which record has to be durable before it is submitted.
+    fn decide(
+        &self,
+        ticket: &Ticket,
+        range: SectorRange,
+        mut room: Room<'_, E>,
+    ) -> Option<JournalSeq> {
         let historic = self.set.mutation.is_historic();
         if historic && !self.set.mutant(Mutant::InvalidateBoth) {
             return None;
@@ -258,7 +277,12 @@ impl<E: Env> CachedVolume<E> {
                 && self.set.live_extents(self.inode(), extent.range).is_empty()
                 && self.set.allocator.buckets().is_live(extent.pointer)
             {
-                self.set.replace(&mut room, self.inode(), extent.range, Some((extent.pointer, false)));
+                self.set.replace(
+                    &mut room,
+                    self.inode(),
+                    extent.range,
+                    Some((extent.pointer, false)),
+                );
             }
         }
     }
@@ -269,7 +293,8 @@ impl<E: Env> CachedVolume<E> {
         self.set.journal.wait(seq).await
     }
 
-    /// W5: the entry leaves, a good copy that nobody doomed is kept. That the range is un-flushed is known already.
+    /// W5: the entry leaves, a good copy that nobody doomed is kept. That the range is un-flushed
+    /// is known already.
     pub(super) fn settle_backing_write(
         &self,
         ticket: Ticket,
@@ -300,7 +325,12 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// The write to the backing device itself.
-    pub(crate) async fn write_backing(&self, range: SectorRange, payload: &Payload, fua: bool) -> IoResult {
+    pub(crate) async fn write_backing(
+        &self,
+        range: SectorRange,
+        payload: &Payload,
+        fua: bool,
+    ) -> IoResult {
         let failures = self.flush_failures.get();
         let result = match payload {
             Payload::Data(data) => {
@@ -346,8 +376,8 @@ impl<E: Env> CachedVolume<E> {
         if let Err(error) = self.ensure_marked_dirty().await {
             return ToCache::Failed(error.into());
         }
-        // Alone, the data itself can be durable at once, which leaves the journal block nothing to flush. Several
-        // writers share a flush.
+        // Alone, the data itself can be durable at once, which leaves the journal block nothing to
+        // flush. Several writers share a flush.
         let alone = self.dirty_writers.get() == 0 && self.set.cache.is_flushed();
         let durability = if fua && alone { Durability::Fua } else { Durability::Volatile };
         self.dirty_writers.set(self.dirty_writers.get() + 1);
@@ -375,7 +405,8 @@ impl<E: Env> CachedVolume<E> {
         payload: &Payload,
         durability: Durability,
     ) -> Result<JournalSeq, ToCache> {
-        let pieces = self.set.allocator.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
+        let pieces =
+            self.set.allocator.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
         let pieces = pieces.ok_or(ToCache::Refused)?;
         let durability = if pieces.len() == 1 { durability } else { Durability::Volatile };
         if durability == Durability::Fua {
@@ -387,7 +418,9 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut newest = JournalSeq::default();
         let mut at = range.start;
-        for some in pieces.chunks(if pieces.len() == 1 { 1 } else { self.set.journal.step_records() }) {
+        for some in
+            pieces.chunks(if pieces.len() == 1 { 1 } else { self.set.journal.step_records() })
+        {
             let sectors = some.iter().map(|piece| piece.sectors).sum();
             let range = SectorRange::new(at, sectors);
             at = range.end;
@@ -400,7 +433,8 @@ impl<E: Env> CachedVolume<E> {
             #[cfg(feature = "mutants")]
             self.disturb_fills(range);
             for (part, piece) in place_pieces(range, some) {
-                newest = self.set.replace(&mut room, self.inode(), part, Some((piece.pointer, true)));
+                newest =
+                    self.set.replace(&mut room, self.inode(), part, Some((piece.pointer, true)));
             }
         }
         if key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {

@@ -1,4 +1,5 @@
-//! Backing devices that the set knows and that are not here: what of them only the cache has, and giving it up (A7).
+//! Backing devices that the set knows and that are not here: what of them only the cache has, and
+//! giving it up (A7).
 
 use ubcache_env::{Env, Nanos};
 use ubcache_format::{Inode, SECTOR_BYTES, Uuid};
@@ -36,11 +37,12 @@ impl<E: Env> CacheSet<E> {
             .collect()
     }
 
-    /// A7: forgets a backing device that is not served; says how many dirty bytes were given up with it. Should the device come
-    /// back clean it is attached anew, and refused if it is dirty.
+    /// A7: forgets a backing device that is not served; says how many dirty bytes were given up
+    /// with it. Should the device come back clean it is attached anew, and refused if it is dirty.
     ///
     /// # Errors
-    /// There is no such device; it has dirty data, and that is not to be discarded; the set has failed or is being stopped.
+    /// There is no such device; it has dirty data, and that is not to be discarded; the set has
+    /// failed or is being stopped.
     pub async fn forget(&self, uuid: Uuid, discard_dirty: bool) -> Result<u64, EngineError> {
         let set = &self.set;
         set.wait_until_counted().await?;
@@ -84,8 +86,8 @@ impl<E: Env> Set<E> {
         }
     }
 
-    /// Dirty data of a device that was forgotten, or that counts instead of it, holds its buckets until a pass drops its keys. A
-    /// start may have cut that pass off.
+    /// Dirty data of a device that was forgotten, or that counts instead of it, holds its buckets
+    /// until a pass drops its keys. A start may have cut that pass off.
     pub(crate) fn collect_dead_dirty(&self) {
         let inodes = self.inodes.borrow();
         if inodes.iter().any(|(&inode, state)| state.dirty_sectors > 0 && self.is_dead(inode)) {

@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Durability, Env, Nanos};
 use ubcache_format::{
-    BackingState, Inode, Key, Pointer, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry, encode_uuids,
+    BackingState, Inode, Key, Pointer, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry,
+    encode_uuids,
 };
 
 use super::first_run::write_superblock;
@@ -30,8 +31,8 @@ pub struct AttachOptions {
 }
 
 impl<E: Env> CacheSet<E> {
-    /// Attaches a backing device and starts its volume (docs/reference/format.md §10.2). Also takes up a
-    /// device that is not attached to any set; refuses one that has data in another cache.
+    /// Attaches a backing device and starts its volume (docs/reference/format.md §10.2). Also takes
+    /// up a device that is not attached to any set; refuses one that has data in another cache.
     pub async fn attach(
         &self,
         backing: E::Device,
@@ -59,7 +60,11 @@ impl<E: Env> CacheSet<E> {
         let attached = matches!(state, BackingState::Clean | BackingState::Dirty);
         if attached && superblock.set_uuid != set_uuid {
             let state = if state == BackingState::Clean { "clean" } else { "dirty" };
-            return Err(EngineError::OtherSet { found: superblock.set_uuid, expected: set_uuid, state });
+            return Err(EngineError::OtherSet {
+                found: superblock.set_uuid,
+                expected: set_uuid,
+                state,
+            });
         }
         let slot = set.uuids.borrow().iter().position(|entry| entry.uuid == superblock.uuid);
         if state == BackingState::Dirty && slot.is_none() {
@@ -88,15 +93,18 @@ impl<E: Env> CacheSet<E> {
                 if choice.is_some() {
                     set.env.mark("cache_believed");
                     set.drop_clean(inode, Sector(0)).await?;
-                    // Dirty data may be under a device that says clean. It says dirty before it is of one run with the cache.
+                    // Dirty data may be under a device that says clean. It says dirty before it is
+                    // of one run with the cache.
                     superblock.set_state(BackingState::Dirty);
-                    write_superblock(&backing, &superblock, "writing the backing superblock").await?;
+                    write_superblock(&backing, &superblock, "writing the backing superblock")
+                        .await?;
                 }
                 set.announce_run(inode, &mut superblock).await.map_err(EngineError::of_cache)?;
                 inode
             }
             _ => {
-                // A2: it may have been written without the cache since: what is cached of it is void.
+                // A2: it may have been written without the cache since: what is cached of it is
+                // void.
                 if choice == Some(Choice::DropClean) {
                     set.nothing_dirty_to_drop(slot, state).await?;
                 }
@@ -105,7 +113,9 @@ impl<E: Env> CacheSet<E> {
                 }
                 let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {
                     Some(slot) => Inode(slot as u32),
-                    None => set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?,
+                    None => {
+                        set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?
+                    }
                 };
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
@@ -138,7 +148,8 @@ impl<E: Env> Set<E> {
         state: BackingState,
     ) -> Result<(), EngineError> {
         if state == BackingState::Dirty {
-            let why = "the backing device says that it is dirty: without the dirty data of its cache it is not whole";
+            let why = "the backing device says that it is dirty: without the dirty data of its \
+                cache it is not whole";
             return Err(EngineError::WouldLose(why));
         }
         while !self.allocator.buckets().is_counted() {
@@ -154,7 +165,8 @@ impl<E: Env> Set<E> {
         }
     }
 
-    /// Declares the old slot of the device dead, if it has one, and gives it a new one, with a run number.
+    /// Declares the old slot of the device dead, if it has one, and gives it a new one, with a run
+    /// number.
     pub(super) async fn take_slot(
         self: &Rc<Self>,
         old: Option<usize>,
@@ -169,7 +181,8 @@ impl<E: Env> Set<E> {
         }
         let free = table.iter().position(UuidEntry::is_free);
         let slot = free.ok_or(EngineError::NoSlot(self.geometry.uuid_slots()))?;
-        // A crash after the table is written must not leave a slot that does not know the device's number.
+        // A crash after the table is written must not leave a slot that does not know the device's
+        // number.
         self.announce_run(Inode(slot as u32), superblock).await?;
         table[slot] = UuidEntry {
             uuid: superblock.uuid,
@@ -204,9 +217,11 @@ impl<E: Env> Set<E> {
             .write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile)
             .await
             .map_err(EngineError::io("writing the volume table"))?;
-        let former = self.journal.set_volume_table(Key::node(Inode(0), Sector(0), sectors, pointer));
+        let former =
+            self.journal.set_volume_table(Key::node(Inode(0), Sector(0), sectors, pointer));
         self.journal.force().await?;
-        let former = former.pointer().expect("checked at start").bucket(self.geometry.bucket_sectors);
+        let former =
+            former.pointer().expect("checked at start").bucket(self.geometry.bucket_sectors);
         self.allocator.buckets_mut().retire_metadata(former);
         Ok(())
     }

@@ -95,7 +95,8 @@ impl<E: Env> Set<E> {
         Ok(())
     }
 
-    /// Has a task save the superblock. There is one at most that has not begun, however often it changes.
+    /// Has a task save the superblock. There is one at most that has not begun, however often it
+    /// changes.
     fn save_soon(self: &Rc<Self>) {
         if self.saving.replace(true) {
             return;

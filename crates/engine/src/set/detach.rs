@@ -61,7 +61,8 @@ impl<E: Env> CacheSet<E> {
         Ok(())
     }
 
-    /// The volume is paused and nothing in it is dirty. Ends without its background tasks if it succeeds.
+    /// The volume is paused and nothing in it is dirty. Ends without its background tasks if it
+    /// succeeds.
     async fn part(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let state = volume.state_lock.lock().await;
         if volume.is_stopping() || self.set.is_ending() {
@@ -90,7 +91,8 @@ impl<E: Env> CacheSet<E> {
         volume.marked_dirty.set(false);
         volume.drop_unpublished();
         volume.unflushed.borrow_mut().forget();
-        // The writeback task may be waiting for it, and finds that there is nothing to mark any more.
+        // The writeback task may be waiting for it, and finds that there is nothing to mark any
+        // more.
         drop(state);
         volume.join_tasks().await;
         Ok(())
@@ -121,7 +123,8 @@ impl<E: Env> CacheSet<E> {
     /// Gives a detached volume its cache again, empty, while clients use it.
     ///
     /// # Errors
-    /// The volume is attached; the set has failed, is being stopped or has no slot left; a device fails.
+    /// The volume is attached; the set has failed, is being stopped or has no slot left; a device
+    /// fails.
     pub async fn attach_again(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
         let _own = volume.attachment_lock.lock().await;

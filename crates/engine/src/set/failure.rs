@@ -9,8 +9,8 @@ use crate::alloc::allocator::Calls;
 use crate::mutants::Mutant;
 
 impl<E: Env> Set<E> {
-    /// J3: from now on the set fails with the first flush of the cache device that does, whoever asked for it: the next one
-    /// would succeed, and make names durable whose data is gone.
+    /// J3: from now on the set fails with the first flush of the cache device that does, whoever
+    /// asked for it: the next one would succeed, and make names durable whose data is gone.
     pub(crate) fn fails_with_its_flushes(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
         if self.mutant(Mutant::FailedCacheFlushGoesOn) {
@@ -24,8 +24,8 @@ impl<E: Env> Set<E> {
         });
     }
 
-    /// The set stops changing its metadata when it fails. Volumes without dirty data go on without it
-    /// (A4), the others serve what needs no cache.
+    /// The set stops changing its metadata when it fails. Volumes without dirty data go on without
+    /// it (A4), the others serve what needs no cache.
     pub(crate) fn stops_when_failed(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
         self.health.when_failed(move || {

@@ -1,13 +1,13 @@
-//! A formatted cache device becomes a set (docs/reference/format.md §3.3): prio chain, volume table, an
-//! empty root, the first journal entry, and only then SYNC in the superblock.
+//! A formatted cache device becomes a set (docs/reference/format.md §3.3): prio chain, volume
+//! table, an empty root, the first journal entry, and only then SYNC in the superblock.
 
 use std::ops::Range;
 
 use ubcache_env::{Buf, Durability, Env, IoVec, SectorRange};
 use ubcache_format::{
-    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Mark, Padding,
-    Pointer, PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, encode_bset,
-    encode_entry, encode_uuids,
+    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Mark,
+    Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock,
+    encode_bset, encode_entry, encode_uuids,
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
@@ -35,11 +35,14 @@ pub(crate) async fn write_superblock<E: Env>(
         device.flush().await.map_err(EngineError::io(what))?;
     }
     let first = bytes.cut(0, head.max(block).min(bytes.len()));
-    device.write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua).await.map_err(EngineError::io(what))
+    device
+        .write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua)
+        .await
+        .map_err(EngineError::io(what))
 }
 
-/// A set may have been on the device that had the same UUID: its entries would be valid, and newer than what the set
-/// begins with. The tools that make superblocks do not all erase them.
+/// A set may have been on the device that had the same UUID: its entries would be valid, and newer
+/// than what the set begins with. The tools that make superblocks do not all erase them.
 async fn forget_older_journal<E: Env>(
     env: &E,
     device: &Meter<E>,
@@ -74,25 +77,32 @@ pub(crate) async fn first_run<E: Env>(
     let geometry = superblock.geometry();
     forget_older_journal(env, device, &geometry).await?;
     let first = geometry.first_bucket + geometry.journal_buckets;
-    let chain: Vec<BucketNr> = (0..geometry.prio_buckets()).map(|index| BucketNr(first + index)).collect();
+    let chain: Vec<BucketNr> =
+        (0..geometry.prio_buckets()).map(|index| BucketNr(first + index)).collect();
     let uuid_bucket = BucketNr(first + geometry.prio_buckets());
     let root = BucketNr(uuid_bucket.0 + 1);
 
     // The first metadata of a set gets its room before anything is written (N2).
-    let begin = SectorRange::new(Sector(0), u64::from(root.0 + 1) * u64::from(geometry.bucket_sectors));
+    let begin =
+        SectorRange::new(Sector(0), u64::from(root.0 + 1) * u64::from(geometry.bucket_sectors));
     device.allocate(begin).await.map_err(EngineError::io(WHAT))?;
     let put = |part: Range<usize>, set: &mut PrioSet| {
         for bucket in part {
-            let priority = if bucket <= root.0 as usize { PRIORITY_METADATA } else { INITIAL_PRIORITY };
+            let priority =
+                if bucket <= root.0 as usize { PRIORITY_METADATA } else { INITIAL_PRIORITY };
             set.push(PrioEntry { priority, generation: Generation(0) });
         }
     };
     write_chain(env, device, &geometry, slice_steps, (1, &chain), put).await?;
 
-    let write =
-        |at: Sector, bytes: Vec<u8>, durability| device.write(at, Buf::from_bytes(&bytes).into(), durability);
-    let place =
-        |bucket| Pointer { device: 0, offset: geometry.bucket_start(bucket), generation: Generation(0) };
+    let write = |at: Sector, bytes: Vec<u8>, durability| {
+        device.write(at, Buf::from_bytes(&bytes).into(), durability)
+    };
+    let place = |bucket| Pointer {
+        device: 0,
+        offset: geometry.bucket_start(bucket),
+        generation: Generation(0),
+    };
     let table = encode_uuids(&geometry, &[]);
     let table_sectors = (table.len() as u64 / SECTOR_BYTES) as u16;
     let io = || EngineError::io(WHAT);

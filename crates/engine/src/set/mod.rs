@@ -56,12 +56,14 @@ pub struct SetOptions {
     pub settings: SetSettings,
     /// Limits and sizes.
     pub tuning: Tuning,
-    /// Keep the clean data of a set that the Linux driver ran last, or that a tool laid down again. It may be stale: the
-    /// driver leaves stale data behind after a power failure, and sometimes without one (docs/internals/coherence.md §7). Without
-    /// this, all of it is dropped at the first start after the driver or the tool.
+    /// Keep the clean data of a set that the Linux driver ran last, or that a tool laid down again.
+    /// It may be stale: the driver leaves stale data behind after a power failure, and sometimes
+    /// without one (docs/internals/coherence.md §7). Without this, all of it is dropped at the
+    /// first start after the driver or the tool.
     pub keep_clean: bool,
-    /// The superblocks of the backing devices that are going to be attached without a [`Choice`](crate::Choice): if
-    /// one of them is not of one run with the cache, the set is not opened, and nothing is changed on any device.
+    /// The superblocks of the backing devices that are going to be attached without a
+    /// [`Choice`](crate::Choice): if one of them is not of one run with the cache, the set is not
+    /// opened, and nothing is changed on any device.
     pub expected: Vec<Superblock>,
     /// The rule that is broken, for the simulator: none.
     pub mutation: Mutation,
@@ -167,7 +169,8 @@ impl<E: Env> CacheSet<E> {
     pub fn unused_bytes(&self) -> u64 {
         let geometry = &self.set.geometry;
         let used = u64::from(geometry.buckets) * geometry.bucket_bytes();
-        let unused = (self.set.cache.geometry().sectors * ubcache_format::SECTOR_BYTES).saturating_sub(used);
+        let unused =
+            (self.set.cache.geometry().sectors * ubcache_format::SECTOR_BYTES).saturating_sub(used);
         if unused < geometry.bucket_bytes() { 0 } else { unused }
     }
 
@@ -199,11 +202,13 @@ impl<E: Env> CacheSet<E> {
         self.set.collect_garbage().await
     }
 
-    /// A test aid: nearly every free bucket is taken for full of clean data from now on. No key points into it, so it can't be
-    /// read, but all that is done bucket by bucket is done with it.
+    /// A test aid: nearly every free bucket is taken for full of clean data from now on. No key
+    /// points into it, so it can't be read, but all that is done bucket by bucket is done with it.
     pub async fn pretend_full(&self) {
         let set = &self.set;
-        set.allocator.for_all_buckets(1, |part| set.allocator.buckets_mut().pretend_full(part.len())).await;
+        set.allocator
+            .for_all_buckets(1, |part| set.allocator.buckets_mut().pretend_full(part.len()))
+            .await;
     }
 
     /// A test aid: gives up every bucket without dirty data and waits until that is durable. What

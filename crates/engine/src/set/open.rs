@@ -6,9 +6,9 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer, Reach,
-    ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, combine_interior,
-    parse_uuids,
+    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer,
+    Reach, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry,
+    combine_interior, parse_uuids,
 };
 
 use super::first_run::first_run;
@@ -35,14 +35,17 @@ use crate::mutants::{Mutant, Mutation};
 use crate::settings::ReplacementPolicy;
 use crate::slices::in_slices;
 
-/// The greatest number of an entry with which a set starts: no set comes near it, and there are enough after it.
+/// The greatest number of an entry with which a set starts: no set comes near it, and there are
+/// enough after it.
 const SEQ_MAX: u64 = u64::MAX >> 1;
 
 /// Reads a superblock.
 pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
     let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
-    let buf =
-        device.read(SUPERBLOCK_SECTOR, sectors).await.map_err(EngineError::io("reading the superblock"))?;
+    let buf = device
+        .read(SUPERBLOCK_SECTOR, sectors)
+        .await
+        .map_err(EngineError::io("reading the superblock"))?;
     let superblock = Superblock::parse(buf.as_slice())
         .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
     let geometry = device.geometry();
@@ -55,7 +58,11 @@ pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superbl
 impl<E: Env> CacheSet<E> {
     /// Starts the set on a cache device: makes it if the device is only formatted, else replays
     /// the journal. Returns when I/O can be served; counting buckets may go on afterwards.
-    pub async fn open(env: E, cache: E::Device, options: SetOptions) -> Result<CacheSet<E>, EngineError> {
+    pub async fn open(
+        env: E,
+        cache: E::Device,
+        options: SetOptions,
+    ) -> Result<CacheSet<E>, EngineError> {
         let cache = Meter::of_cache(env.clone(), cache, options.mutation);
         let mut superblock = read_superblock(&cache).await?;
         if !superblock.is_cache() {
@@ -78,7 +85,8 @@ impl<E: Env> CacheSet<E> {
         let range = &found.range;
         let newest = range.newest().expect("a replay range has an entry").clone();
         check_entry(&newest)?;
-        let mut buckets = Buckets::new(geometry, options.tuning.generations, options.mutation, env.work());
+        let mut buckets =
+            Buckets::new(geometry, options.tuning.generations, options.mutation, env.work());
         let steps = options.tuning.slice_steps;
         let chain = read_chain(&env, &cache, &mut buckets, steps, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
@@ -91,8 +99,16 @@ impl<E: Env> CacheSet<E> {
         let former = mark_of_former_run(&found, &newest, options.mutation);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
         let keep_clean = options.keep_clean;
-        let set =
-            assemble(env, cache, superblock, options, &found, (&newest, former), (buckets, chain), uuids);
+        let set = assemble(
+            env,
+            cache,
+            superblock,
+            options,
+            &found,
+            (&newest, former),
+            (buckets, chain),
+            uuids,
+        );
         set.stops_when_failed();
         set.helps_the_allocator();
         set.fails_with_its_flushes();
@@ -123,9 +139,11 @@ fn mark_of_former_run(found: &Found, newest: &JournalEntry, mutation: Mutation) 
     match found.last_run {
         LastRun::Ubcache(mark) => mark,
         LastRun::Unknown(mark) if mutation.is(Mutant::LoneMarkBelieved) => mark,
-        other => {
-            Mark { own_chain: false, drops: Some(Drops::Driver), scan_resistant: other.scan_resistant() }
-        }
+        other => Mark {
+            own_chain: false,
+            drops: Some(Drops::Driver),
+            scan_resistant: other.scan_resistant(),
+        },
     }
 }
 
@@ -273,7 +291,8 @@ impl<E: Env> Set<E> {
             let mut tree = self.tree.borrow_mut();
             for key in &level[part] {
                 let pointer = key.pointer().expect("checked: a node key has a pointer");
-                let leaf = tree.make_leaf(low, key.position(), pointer, key.sectors, LeafState::default());
+                let leaf =
+                    tree.make_leaf(low, key.position(), pointer, key.sectors, LeafState::default());
                 tree.insert_leaf(leaf);
                 low = key.position();
             }
@@ -327,8 +346,9 @@ impl<E: Env> Set<E> {
         Ok(())
     }
 
-    /// The children that an interior node names, in order, and the pointers that lead to none. Every pointer, freeing
-    /// keys included, raises its bucket's generation first; then what is stale goes (docs/reference/format.md §5.6, §9.2).
+    /// The children that an interior node names, in order, and the pointers that lead to none.
+    /// Every pointer, freeing keys included, raises its bucket's generation first; then what is
+    /// stale goes (docs/reference/format.md §5.6, §9.2).
     fn live_children(
         &self,
         node: &Key,
@@ -379,7 +399,11 @@ impl<E: Env> Set<E> {
         pins: Vec<Pin>,
         mut lazy: bool,
     ) -> Result<(), EngineError> {
-        assert_eq!(self.tree.borrow().leaves().last().map(|leaf| leaf.end), Some(LAST), "the tree is whole");
+        assert_eq!(
+            self.tree.borrow().leaves().last().map(|leaf| leaf.end),
+            Some(LAST),
+            "the tree is whole"
+        );
         // Serving before everything is counted takes promised buckets, and a place for the entry
         // that takes the promise back.
         let wanted = lazy;

@@ -1,12 +1,14 @@
-//! Run numbers (A5): by which a start knows a cache or a backing device that is a copy of an earlier state.
+//! Run numbers (A5): by which a start knows a cache or a backing device that is a copy of an
+//! earlier state.
 //!
 //! ```text
 //!  at attach, before the first request          cache: number P, next N ─▶ backing: N ─▶ cache: number N
 //!  at a clean stop, when all else is durable    the same, for all volumes at once
 //! ```
 //!
-//! The cache says first which number comes next, and nothing is served before it says that this one is in force. So a
-//! crash in between leaves the two with numbers that belong together, and no copy of an earlier state has them.
+//! The cache says first which number comes next, and nothing is served before it says that this one
+//! is in force. So a crash in between leaves the two with numbers that belong together, and no copy
+//! of an earlier state has them.
 
 use std::rc::Rc;
 
@@ -32,7 +34,8 @@ pub enum Choice {
     DropClean,
     /// The backing device; dirty data in the cache is given up.
     BelieveDisk,
-    /// Dirty data in the cache, over what the backing device has; clean data in the cache is dropped.
+    /// Dirty data in the cache, over what the backing device has; clean data in the cache is
+    /// dropped.
     BelieveCache,
 }
 
@@ -79,8 +82,9 @@ impl<E: Env> Set<E> {
         written.map_err(EngineError::io("writing the run numbers of the cache superblock"))
     }
 
-    /// Says in the table which number a backing device is given now, and puts it into this superblock of it, which is
-    /// written next; then [`Set::confirm_run`] says that it has it. No number where the table is full.
+    /// Says in the table which number a backing device is given now, and puts it into this
+    /// superblock of it, which is written next; then [`Set::confirm_run`] says that it has it. No
+    /// number where the table is full.
     pub(super) async fn announce_run(
         self: &Rc<Self>,
         slot: Inode,
@@ -122,7 +126,8 @@ impl<E: Env> Set<E> {
         let volumes: Vec<Rc<CachedVolume<E>>> =
             self.attached().into_iter().filter(|volume| !volume.passthrough.get()).collect();
         let known = |volume: &CachedVolume<E>| volume.superblock.borrow().run().number();
-        let newest = volumes.iter().filter_map(|volume| known(volume)).max_by_key(|run| run.count());
+        let newest =
+            volumes.iter().filter_map(|volume| known(volume)).max_by_key(|run| run.count());
         let run = self.new_run(newest);
         let change = |runs: &mut Runs, number: Option<RunNumber>, next| {
             for volume in &volumes {
@@ -144,9 +149,13 @@ impl<E: Env> Set<E> {
         self.note_runs(|runs| change(runs, Some(run), None)).await
     }
 
-    /// Refuses a backing device that has become too short for dirty data of it, and drops the clean keys beyond its
-    /// end, durably: should it become longer again, there is something else.
-    pub(super) async fn fit_to_size(self: &Rc<Self>, inode: Inode, sectors: u64) -> Result<(), EngineError> {
+    /// Refuses a backing device that has become too short for dirty data of it, and drops the clean
+    /// keys beyond its end, durably: should it become longer again, there is something else.
+    pub(super) async fn fit_to_size(
+        self: &Rc<Self>,
+        inode: Inode,
+        sectors: u64,
+    ) -> Result<(), EngineError> {
         let end = Sector(sectors);
         let (mut dirty, mut last, mut any) = (0, end, false);
         let mut at = Some((inode, end));
@@ -173,7 +182,11 @@ impl<E: Env> Set<E> {
     }
 
     /// Drops the clean keys of a volume from a sector on, durably.
-    pub(super) async fn drop_clean(self: &Rc<Self>, inode: Inode, from: Sector) -> Result<(), EngineError> {
+    pub(super) async fn drop_clean(
+        self: &Rc<Self>,
+        inode: Inode,
+        from: Sector,
+    ) -> Result<(), EngineError> {
         let mut at = Some((inode, from));
         while let Some(from) = at {
             let extents;
@@ -192,7 +205,10 @@ impl<E: Env> Set<E> {
 
     /// Extents of a volume in a leaf, from a position on, live or stale, and the position of the
     /// next leaf with some of it.
-    async fn extents_of_leaf(&self, from: Position) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
+    async fn extents_of_leaf(
+        &self,
+        from: Position,
+    ) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
         let inode = from.0;
         loop {
             self.env.yield_now().await;
@@ -203,7 +219,8 @@ impl<E: Env> Set<E> {
             // Replaced or forgotten since: look the place up again.
             let Some(body) = state.body.as_ref().filter(|_| !state.retired) else { continue };
             let rest = SectorRange::from_bounds(from.1, Sector(Key::MAX_END));
-            let extents = body.overlapping(inode, leaf.clip(inode, rest)).map(|extent| extent.cut(rest));
+            let extents =
+                body.overlapping(inode, leaf.clip(inode, rest)).map(|extent| extent.cut(rest));
             let next = (leaf.end.0 == inode && leaf.end.1.0 < Key::MAX_END).then_some(leaf.end);
             return Ok((extents.collect(), next));
         }

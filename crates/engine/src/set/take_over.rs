@@ -1,5 +1,5 @@
-//! Taking over a set that somebody else left (docs/internals/coherence.md §7, "Handing over"): the Linux driver, or a tool that
-//! laid it down again.
+//! Taking over a set that somebody else left (docs/internals/coherence.md §7, "Handing over"): the
+//! Linux driver, or a tool that laid it down again.
 //!
 //! Data that the driver left as clean may differ from the backing device. Nothing on the device
 //! says if the driver stopped in order, so all of it goes, before the first request is served. So
@@ -36,9 +36,13 @@ pub struct TakenOver {
 }
 
 impl<E: Env> Set<E> {
-    /// Drops every clean key, unless they are to be kept, and every dirty one that is stale. Every extent must have
-    /// been counted, no volume be attached.
-    pub(crate) async fn take_over(&self, from: FormerRun, keep_clean: bool) -> Result<(), EngineError> {
+    /// Drops every clean key, unless they are to be kept, and every dirty one that is stale. Every
+    /// extent must have been counted, no volume be attached.
+    pub(crate) async fn take_over(
+        &self,
+        from: FormerRun,
+        keep_clean: bool,
+    ) -> Result<(), EngineError> {
         self.env.mark("taken_over");
         assert!(
             self.allocator.buckets().is_counted(),
@@ -59,7 +63,8 @@ impl<E: Env> Set<E> {
         // Clean data that shares a bucket with dirty data goes key by key.
         let mut at = FIRST;
         while at != LAST {
-            let leaf = self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
+            let leaf =
+                self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
             self.load_leaf(&leaf).await?;
             let void: Vec<_> = {
                 let state = leaf.state.borrow();

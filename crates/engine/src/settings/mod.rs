@@ -1,15 +1,17 @@
 //! Settings: the attributes that users read and write, with bcache's names, values and formats.
 //!
-//! [`VolumeSettings`] are those of one cached volume, [`SetSettings`] those of a cache set and its cache device.
-//! Both are plain values: [`VolumeSettings::set`] takes the text that a user writes, [`VolumeSettings::get`]
-//! gives the text that a user reads, and whoever owns the value acts on changes. Formats, as scripts know them:
+//! [`VolumeSettings`] are those of one cached volume, [`SetSettings`] those of a cache set and its
+//! cache device. Both are plain values: [`VolumeSettings::set`] takes the text that a user writes,
+//! [`VolumeSettings::get`] gives the text that a user reads, and whoever owns the value acts on
+//! changes. Formats, as scripts know them:
 //!
-//! * **numbers** are decimal; one out of range is moved to the nearest end of the range, anything else is
-//!   refused;
-//! * **sizes** are read in bytes, with an optional suffix `k` … `y` (powers of 1024) everywhere a size is meant
-//!   (the driver takes suffixes in some places only), and shown as `4.0k`, `512.0M`;
+//! * **numbers** are decimal; one out of range is moved to the nearest end of the range, anything
+//!   else is refused;
+//! * **sizes** are read in bytes, with an optional suffix `k` … `y` (powers of 1024) everywhere a
+//!   size is meant (the driver takes suffixes in some places only), and shown as `4.0k`, `512.0M`;
 //! * **switches** are 0 or 1; every other number means 1;
-//! * **choices** are shown as `writethrough [writeback] writearound none` and set by one of the words.
+//! * **choices** are shown as `writethrough [writeback] writearound none` and set by one of the
+//!   words.
 //!
 //! A value that is shown can't always be set: [`VolumeSettings::plain`] gives the exact value in
 //! the form that `set` takes, for saving. Some ranges depend on other settings, so saved values are
@@ -96,9 +98,20 @@ mod tests {
         ] {
             assert_eq!(parse_human(text), Ok(bytes), "{text}");
         }
-        for text in
-            ["", "k", "4kb", "4.0k", "-1", "+1", "0x10", "1 k", "16e", "1z", "18446744073709551616", "4µ"]
-        {
+        for text in [
+            "",
+            "k",
+            "4kb",
+            "4.0k",
+            "-1",
+            "+1",
+            "0x10",
+            "1 k",
+            "16e",
+            "1z",
+            "18446744073709551616",
+            "4µ",
+        ] {
             assert_eq!(parse_human(text), Err(SizeError { text: text.to_owned() }));
         }
     }
@@ -203,7 +216,8 @@ mod tests {
             (
                 "cache_mode",
                 "writeboth",
-                "cache_mode can not be \"writeboth\": expected one of writethrough, writeback, writearound, none",
+                "cache_mode can not be \"writeboth\": expected one of writethrough, writeback, \
+                 writearound, none",
             ),
             (
                 "writeback_percent",
@@ -218,7 +232,10 @@ mod tests {
             ),
             ("dirty_data", "0", "dirty_data can only be read"),
         ] {
-            assert_eq!(volume(name, value).map_err(|error| error.to_string()), Err(message.to_owned()));
+            assert_eq!(
+                volume(name, value).map_err(|error| error.to_string()),
+                Err(message.to_owned())
+            );
         }
         let long = "x".repeat(33);
         assert!(matches!(volume("label", &long), Err(AttributeError::BadValue { .. })));
@@ -234,7 +251,10 @@ mod tests {
                 .to_string()
                 .starts_with("there is no attribute \"readahead\"; known are journal_delay_ms, ")
         );
-        assert_eq!(set("congested", "1"), Err(AttributeError::ReadOnly { name: "congested".to_owned() }));
+        assert_eq!(
+            set("congested", "1"),
+            Err(AttributeError::ReadOnly { name: "congested".to_owned() })
+        );
     }
 
     #[test]
@@ -255,7 +275,8 @@ mod tests {
         /// Saved settings are restored exactly, whatever was set before.
         #[test]
         fn plain_values_restore_the_settings(
-            changes in prop::collection::vec((any::<prop::sample::Index>(), "[0-9]{1,12}|writeback|meta-only|fifo"), 0..60),
+            changes in prop::collection::vec((any::<prop::sample::Index>(),
+                "[0-9]{1,12}|writeback|meta-only|fifo"), 0..60),
         ) {
             let (mut volume, mut set) = (VolumeSettings::default(), SetSettings::default());
             for (index, value) in &changes {
@@ -264,16 +285,20 @@ mod tests {
                 let _ = set.set(set_names[index.index(set_names.len())], value);
             }
             let terms = (volume.writeback_rate_fp_term_low, volume.writeback_rate_fp_term_mid);
-            prop_assert!(0 < terms.0 && terms.0 < terms.1 && terms.1 < volume.writeback_rate_fp_term_high);
+            prop_assert!(0 < terms.0 && terms.0 < terms.1
+                && terms.1 < volume.writeback_rate_fp_term_high);
             prop_assert!(set.cutoff_writeback <= set.cutoff_writeback_sync);
 
-            let (mut restored, mut restored_set) = (VolumeSettings::default(), SetSettings::default());
+            let (mut restored, mut restored_set) = (VolumeSettings::default(),
+                SetSettings::default());
             for _ in 0..2 {
                 for name in VolumeSettings::names() {
-                    restored.set(name, &volume.plain(name).expect("listed")).expect("was accepted before");
+                    restored.set(name, &volume.plain(name).expect("listed")).expect("was accepted \
+                        before");
                 }
                 for name in SetSettings::names() {
-                    restored_set.set(name, &set.plain(name).expect("listed")).expect("was accepted before");
+                    restored_set.set(name, &set.plain(name).expect("listed")).expect("was accepted \
+                        before");
                 }
             }
             prop_assert_eq!(restored, volume);

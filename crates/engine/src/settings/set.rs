@@ -32,7 +32,8 @@ pub enum ReplacementPolicy {
     Fifo,
     /// Any.
     Random,
-    /// The one that is worth least by what buckets like it were used for; what was used again is moved out of it.
+    /// The one that is worth least by what buckets like it were used for; what was used again is
+    /// moved out of it.
     ScanResistant,
 }
 
@@ -74,7 +75,8 @@ pub enum ErrorAction {
     /// The whole process ends.
     Panic,
 }
-/// The settings of a cache set and of its cache device. Fields carry the names and units of the attributes.
+/// The settings of a cache set and of its cache device. Fields carry the names and units of the
+/// attributes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the attributes are described by name in the manual")]
 pub struct SetSettings {
@@ -93,7 +95,8 @@ pub struct SetSettings {
     pub gc_always_rewrite: bool,
     pub idle_max_writeback_rate: bool,
     pub io_disable: bool,
-    /// In percent of buckets in use. A module parameter of the driver; here it can be set at any time.
+    /// In percent of buckets in use. A module parameter of the driver; here it can be set at any
+    /// time.
     pub cutoff_writeback: u64,
     /// The same for writes that must be durable soon; not below `cutoff_writeback`.
     pub cutoff_writeback_sync: u64,
@@ -185,8 +188,12 @@ impl SetSettings {
         let given = Given { name, value };
         match name {
             "journal_delay_ms" => self.journal_delay_ms = given.number(0..=65535)?,
-            "congested_read_threshold_us" => self.congested_read_threshold_us = given.number(0..=MAX_32)?,
-            "congested_write_threshold_us" => self.congested_write_threshold_us = given.number(0..=MAX_32)?,
+            "congested_read_threshold_us" => {
+                self.congested_read_threshold_us = given.number(0..=MAX_32)?
+            }
+            "congested_write_threshold_us" => {
+                self.congested_write_threshold_us = given.number(0..=MAX_32)?
+            }
             "errors" => self.errors = given.choice(ERROR_ACTIONS)?,
             "io_error_limit" => self.io_error_limit = given.number(0..=MAX_32)?,
             "io_error_halflife" => {
@@ -205,7 +212,9 @@ impl SetSettings {
                 let range = self.cutoff_writeback..=CUTOFF_SYNC_MAX;
                 self.cutoff_writeback_sync = given.number_or_default(CUTOFF_SYNC_DEFAULT, range)?;
             }
-            "cache_replacement_policy" => self.cache_replacement_policy = given.choice(REPLACEMENTS)?,
+            "cache_replacement_policy" => {
+                self.cache_replacement_policy = given.choice(REPLACEMENTS)?
+            }
             "discard" => self.discard = given.switch()?,
             _ => return Err(given.unknown(Self::NAMES, Self::REPORTED)),
         }
@@ -225,7 +234,9 @@ impl SetSettings {
     pub fn plain(&self, name: &str) -> Option<String> {
         let number = match name {
             "errors" => return Some(word(ERROR_ACTIONS, self.errors)),
-            "cache_replacement_policy" => return Some(word(REPLACEMENTS, self.cache_replacement_policy)),
+            "cache_replacement_policy" => {
+                return Some(word(REPLACEMENTS, self.cache_replacement_policy));
+            }
             "journal_delay_ms" => self.journal_delay_ms,
             "congested_read_threshold_us" => self.congested_read_threshold_us,
             "congested_write_threshold_us" => self.congested_write_threshold_us,

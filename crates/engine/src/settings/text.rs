@@ -17,9 +17,11 @@ pub struct SizeError {
     pub text: String,
 }
 
-const SIZE: &str = "a whole number of bytes below 2^64, with k, m, g, t, p, e, z or y for powers of 1024";
+const SIZE: &str =
+    "a whole number of bytes below 2^64, with k, m, g, t, p, e, z or y for powers of 1024";
 
-/// A number in bcache's notation for people: at least one division by 1024, one truncated decimal, a suffix.
+/// A number in bcache's notation for people: at least one division by 1024, one truncated decimal,
+/// a suffix.
 pub fn human(bytes: i64) -> String {
     let sign = if bytes < 0 { "-" } else { "" };
     let mut whole = bytes.unsigned_abs();
@@ -34,7 +36,8 @@ pub fn human(bytes: i64) -> String {
     format!("{sign}{whole}.{tenth}{suffix}")
 }
 
-/// Reads a size: a whole number of bytes, or of powers of 1024 with a suffix `k` to `y` in either case.
+/// Reads a size: a whole number of bytes, or of powers of 1024 with a suffix `k` to `y` in either
+/// case.
 pub fn parse_human(text: &str) -> Result<u64, SizeError> {
     let wrong = || SizeError { text: text.to_owned() };
     let trimmed = text.trim();
@@ -73,7 +76,11 @@ impl Given<'_> {
         AttributeError::BadValue { name: self.name.to_owned(), value, expected: expected.into() }
     }
 
-    pub(super) fn unknown(&self, known: &'static [&'static str], reported: &[&str]) -> AttributeError {
+    pub(super) fn unknown(
+        &self,
+        known: &'static [&'static str],
+        reported: &[&str],
+    ) -> AttributeError {
         let name = self.name.to_owned();
         if reported.contains(&self.name) {
             AttributeError::ReadOnly { name }
@@ -92,7 +99,9 @@ impl Given<'_> {
     pub(super) fn number(&self, range: RangeInclusive<u64>) -> Result<u64, AttributeError> {
         match self.unclamped() {
             Some(number) => Ok(number.clamp(*range.start(), *range.end())),
-            None => Err(self.bad(format!("a whole number from {} to {}", range.start(), range.end()))),
+            None => {
+                Err(self.bad(format!("a whole number from {} to {}", range.start(), range.end())))
+            }
         }
     }
 
@@ -102,7 +111,8 @@ impl Given<'_> {
         default: u64,
         range: RangeInclusive<u64>,
     ) -> Result<u64, AttributeError> {
-        let chosen = if self.unclamped() == Some(0) { default } else { self.number(range.clone())? };
+        let chosen =
+            if self.unclamped() == Some(0) { default } else { self.number(range.clone())? };
         Ok(chosen.clamp(*range.start(), *range.end()))
     }
 
@@ -128,7 +138,9 @@ impl Given<'_> {
     pub(super) fn label(&self) -> Result<String, AttributeError> {
         let label = self.value.strip_suffix('\n').unwrap_or(self.value);
         if label.len() > LABEL_BYTES || label.contains('\0') {
-            return Err(self.bad(format!("a text of at most {LABEL_BYTES} bytes, none of them zero")));
+            return Err(
+                self.bad(format!("a text of at most {LABEL_BYTES} bytes, none of them zero"))
+            );
         }
         Ok(label.to_owned())
     }
@@ -144,7 +156,8 @@ pub(super) fn bracketed<T: PartialEq>(choices: &Choices<T>, current: T) -> Strin
 
 /// The word of the present choice.
 pub(super) fn word<T: PartialEq>(choices: &Choices<T>, current: T) -> String {
-    let (word, _) = choices.iter().find(|(_, choice)| *choice == current).expect("the choices are complete");
+    let (word, _) =
+        choices.iter().find(|(_, choice)| *choice == current).expect("the choices are complete");
     (*word).to_owned()
 }
 

@@ -18,7 +18,8 @@ const CACHE_MODES: &Choices<CacheMode> = &[
 ];
 const READAHEAD_POLICIES: &Choices<ReadaheadPolicy> =
     &[("all", ReadaheadPolicy::All), ("meta-only", ReadaheadPolicy::MetaOnly)];
-const STOP_POLICIES: &Choices<StopPolicy> = &[("auto", StopPolicy::Auto), ("always", StopPolicy::Always)];
+const STOP_POLICIES: &Choices<StopPolicy> =
+    &[("auto", StopPolicy::Auto), ("always", StopPolicy::Always)];
 
 /// Reads ahead of the client that are cached.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
@@ -147,11 +148,17 @@ impl VolumeSettings {
             "cache_mode" => self.cache_mode = given.choice(CACHE_MODES)?,
             "label" => self.label = given.label()?,
             "sequential_cutoff" => self.sequential_cutoff = given.size(0..=MAX_32)?,
-            "readahead_cache_policy" => self.readahead_cache_policy = given.choice(READAHEAD_POLICIES)?,
+            "readahead_cache_policy" => {
+                self.readahead_cache_policy = given.choice(READAHEAD_POLICIES)?
+            }
             "writeback_running" => self.writeback_running = given.switch()?,
-            "writeback_percent" => self.writeback_percent = given.number(0..=WRITEBACK_PERCENT_MAX)?,
+            "writeback_percent" => {
+                self.writeback_percent = given.number(0..=WRITEBACK_PERCENT_MAX)?
+            }
             "writeback_delay" => self.writeback_delay = given.number(0..=MAX_32)?,
-            "writeback_rate_update_seconds" => self.writeback_rate_update_seconds = given.number(1..=60)?,
+            "writeback_rate_update_seconds" => {
+                self.writeback_rate_update_seconds = given.number(1..=60)?
+            }
             "writeback_rate_p_term_inverse" => {
                 self.writeback_rate_p_term_inverse = given.number(1..=MAX_32)?
             }
@@ -161,7 +168,9 @@ impl VolumeSettings {
             "writeback_rate_minimum" => self.writeback_rate_minimum = given.number(1..=MAX_32)?,
             "writeback_consider_fragment" => self.writeback_consider_fragment = given.switch()?,
             // The three terms stay in ascending order, so none of the ranges is empty.
-            "writeback_rate_fp_term_low" => self.writeback_rate_fp_term_low = given.number(1..=mid - 1)?,
+            "writeback_rate_fp_term_low" => {
+                self.writeback_rate_fp_term_low = given.number(1..=mid - 1)?
+            }
             "writeback_rate_fp_term_mid" => {
                 self.writeback_rate_fp_term_mid = given.number(low + 1..=high - 1)?
             }
@@ -171,7 +180,9 @@ impl VolumeSettings {
             "writeback_metadata" => self.writeback_metadata = given.switch()?,
             "io_error_limit" => self.io_error_limit = given.number(0..=MAX_31)?,
             "io_disable" => self.io_disable = given.switch()?,
-            "stop_when_cache_set_failed" => self.stop_when_cache_set_failed = given.choice(STOP_POLICIES)?,
+            "stop_when_cache_set_failed" => {
+                self.stop_when_cache_set_failed = given.choice(STOP_POLICIES)?
+            }
             _ => return Err(given.unknown(Self::NAMES, Self::REPORTED)),
         }
         Ok(())
@@ -183,7 +194,9 @@ impl VolumeSettings {
             "cache_mode" => bracketed(CACHE_MODES, self.cache_mode),
             "sequential_cutoff" => human_unsigned(self.sequential_cutoff),
             "readahead_cache_policy" => bracketed(READAHEAD_POLICIES, self.readahead_cache_policy),
-            "stop_when_cache_set_failed" => bracketed(STOP_POLICIES, self.stop_when_cache_set_failed),
+            "stop_when_cache_set_failed" => {
+                bracketed(STOP_POLICIES, self.stop_when_cache_set_failed)
+            }
             _ => return self.plain(name),
         })
     }
@@ -193,7 +206,9 @@ impl VolumeSettings {
         let number = match name {
             "cache_mode" => return Some(word(CACHE_MODES, self.cache_mode)),
             "label" => return Some(self.label.clone()),
-            "readahead_cache_policy" => return Some(word(READAHEAD_POLICIES, self.readahead_cache_policy)),
+            "readahead_cache_policy" => {
+                return Some(word(READAHEAD_POLICIES, self.readahead_cache_policy));
+            }
             "stop_when_cache_set_failed" => {
                 return Some(word(STOP_POLICIES, self.stop_when_cache_set_failed));
             }

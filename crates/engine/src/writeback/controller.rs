@@ -1,10 +1,11 @@
 //! Speed of background writeback: target, rate controller, idle detection, rate limiter.
 //!
-//! bcache behaviour. Each volume has a *target* of dirty sectors, its share of `writeback_percent` of the cache.
-//! Every `writeback_rate_update_seconds` the controller turns the distance from the target into a rate: a
-//! proportional term, an integral term for what remains, and a fragmentation term that takes over when little
-//! dirty data is spread over many buckets of a filling cache. A set that has been idle for a while is drained at
-//! full speed. The limiter makes sleeps from the rate.
+//! bcache behaviour. Each volume has a *target* of dirty sectors, its share of `writeback_percent`
+//! of the cache. Every `writeback_rate_update_seconds` the controller turns the distance from the
+//! target into a rate: a proportional term, an integral term for what remains, and a fragmentation
+//! term that takes over when little dirty data is spread over many buckets of a filling cache. A
+//! set that has been idle for a while is drained at full speed. The limiter makes sleeps from the
+//! rate.
 //!
 //! The driver's arithmetic wraps or narrows to 32 bits in places where this one saturates.
 //! Divisions truncate towards zero, as there. The driver lets any request that arrives end a
@@ -23,7 +24,8 @@ pub const RATE_MAX: u64 = 1_000_000_000;
 /// The rate of a set that is idle: as good as unlimited.
 pub const RATE_IDLE: u64 = i32::MAX as u64;
 
-/// Fragmentation counts from this share of used buckets on, in percent; then it counts more and more.
+/// Fragmentation counts from this share of used buckets on, in percent; then it counts more and
+/// more.
 const FRAGMENT_LOW_PERCENT: u64 = 50;
 const FRAGMENT_MID_PERCENT: u64 = 57;
 const FRAGMENT_HIGH_PERCENT: u64 = 64;
@@ -32,8 +34,8 @@ const FRAGMENT_MIN: u64 = 3;
 /// The limiter is keeping up with the rate if its next moment is not further away than this.
 const KEEPING_UP_SLACK: Nanos = Nanos::from_millis(1);
 
-/// The dirty sectors that a volume should have: its share, by size of the backing devices, of `percent` of what
-/// flash-only volumes leave of the cache.
+/// The dirty sectors that a volume should have: its share, by size of the backing devices, of
+/// `percent` of what flash-only volumes leave of the cache.
 pub fn target(
     cache_sectors: u64,
     flash_dirty: u64,
@@ -43,7 +45,8 @@ pub fn target(
 ) -> u64 {
     const SHARE_BITS: u32 = 14;
     let cache = u128::from(cache_sectors.saturating_sub(flash_dirty));
-    let share = (u128::from(backing_sectors) << SHARE_BITS) / u128::from(all_backing_sectors.max(1));
+    let share =
+        (u128::from(backing_sectors) << SHARE_BITS) / u128::from(all_backing_sectors.max(1));
     let target = ((cache * u128::from(percent) / 100) * share.max(1)) >> SHARE_BITS;
     u64::try_from(target).unwrap_or(u64::MAX)
 }
@@ -110,7 +113,8 @@ impl RateDebug {
         let bytes = |sectors: i64| human(sectors.saturating_mul(SECTOR_BYTES as i64));
         let unsigned = |sectors: u64| bytes(i64::try_from(sectors).unwrap_or(i64::MAX));
         format!(
-            "rate:\t\t{}/sec\ndirty:\t\t{}\ntarget:\t\t{}\nproportional:\t{}\nintegral:\t{}\nchange:\t\t{}/sec\n\
+            "rate:\t\t{}/sec\ndirty:\t\t{}\ntarget:\t\t{}\nproportional:\t{}\nintegral:\t{}\n\
+             change:\t\t{}/sec\n\
              next io:\t{next_io_ms}ms\n",
             unsigned(self.rate),
             unsigned(self.dirty),
@@ -155,7 +159,8 @@ impl RateController {
         self.debug
     }
 
-    /// Sets the rate by hand, within 1 to 2³¹−1. It lasts until the next update; with `writeback_percent` 0, on.
+    /// Sets the rate by hand, within 1 to 2³¹−1. It lasts until the next update; with
+    /// `writeback_percent` 0, on.
     pub fn set_rate(&mut self, rate: u64) {
         self.computed = rate.clamp(1, RATE_IDLE);
         self.debug.rate = self.computed;
@@ -187,7 +192,8 @@ impl RateController {
         let proportional = proportional(input, error);
         let keeping_up = input.now < input.next_io.after(KEEPING_UP_SLACK);
         if (error < 0 && self.integral > 0) || (error > 0 && keeping_up) {
-            self.integral = self.integral.saturating_add(error.saturating_mul(signed(input.update_seconds)));
+            self.integral =
+                self.integral.saturating_add(error.saturating_mul(signed(input.update_seconds)));
         }
         let integral = self.integral / signed(input.i_term_inverse.max(1));
         let minimum = signed(input.rate_minimum.clamp(1, RATE_MAX));
@@ -251,8 +257,9 @@ impl IdleCounter {
         self.ticks = 0;
     }
 
-    /// One volume's controller is about to update; says whether the set is idle. Each of the `attached` volumes
-    /// ticks, so the count to reach grows with the square: about `6 · attached` periods of time.
+    /// One volume's controller is about to update; says whether the set is idle. Each of the
+    /// `attached` volumes ticks, so the count to reach grows with the square: about `6 · attached`
+    /// periods of time.
     pub fn tick(&mut self, attached: u64) -> bool {
         self.ticks = self.ticks.saturating_add(1);
         self.ticks >= Self::TICKS.saturating_mul(attached.saturating_mul(attached).max(1))
@@ -261,8 +268,9 @@ impl IdleCounter {
 
 /// Turns a rate into sleeps.
 ///
-/// It remembers the moment at which everything let through so far is paid for. That moment stays within a window
-/// around the present: pauses earn at most 2 s of free I/O, and one big I/O is paid with at most 2.5 s of sleep.
+/// It remembers the moment at which everything let through so far is paid for. That moment stays
+/// within a window around the present: pauses earn at most 2 s of free I/O, and one big I/O is paid
+/// with at most 2.5 s of sleep.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct RateLimiter {
     next: Nanos,
@@ -279,8 +287,8 @@ impl RateLimiter {
         RateLimiter::default()
     }
 
-    /// `sectors` were let through at `rate` sectors per second: how long to sleep before more may go. After the
-    /// sleep ask again with 0 sectors, the rate may have changed the window.
+    /// `sectors` were let through at `rate` sectors per second: how long to sleep before more may
+    /// go. After the sleep ask again with 0 sectors, the rate may have changed the window.
     pub fn delay(&mut self, now: Nanos, sectors: u64, rate: u64) -> Nanos {
         let nanos = u128::from(sectors) * 1_000_000_000 / u128::from(rate.max(1));
         let cost = Nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -373,7 +381,8 @@ mod tests {
     #[test]
     fn the_integral_rests_while_the_limiter_lags() {
         let mut controller = RateController::new();
-        let late = ControllerInput { next_io: Nanos::from_millis(99_999), ..input(500_000, 100_000) };
+        let late =
+            ControllerInput { next_io: Nanos::from_millis(99_999), ..input(500_000, 100_000) };
         controller.update(&late);
         assert_eq!(controller.debug().integral, 0);
     }
@@ -392,7 +401,8 @@ mod tests {
 
     #[test]
     fn fragmentation_takes_over_as_the_cache_fills() {
-        for (in_use, fragmented) in [(50, false), (51, true), (57, true), (58, true), (64, true), (65, true)]
+        for (in_use, fragmented) in
+            [(50, false), (51, true), (57, true), (58, true), (64, true), (65, true)]
         {
             let mut input = input(100_000, 1_000_000);
             (input.in_use_percent, input.used_buckets) = (in_use, 1000);
@@ -420,7 +430,10 @@ mod tests {
     fn nothing_dirty_or_no_percentage_leaves_the_rate() {
         let mut controller = RateController::new();
         assert_eq!(controller.update(&input(0, 100)), RATE_INITIAL);
-        assert_eq!(controller.update(&ControllerInput { percent: 0, ..input(10_000, 100) }), RATE_INITIAL);
+        assert_eq!(
+            controller.update(&ControllerInput { percent: 0, ..input(10_000, 100) }),
+            RATE_INITIAL
+        );
         controller.set_rate(0);
         assert_eq!(controller.rate(), 1);
         controller.set_rate(u64::MAX);
@@ -467,7 +480,8 @@ mod tests {
         };
         assert_eq!(
             debug.text(-80),
-            "rate:\t\t4.0k/sec\ndirty:\t\t1.1G\ntarget:\t\t10.0G\nproportional:\t-220.0M\nintegral:\t0.0k\n\
+            "rate:\t\t4.0k/sec\ndirty:\t\t1.1G\ntarget:\t\t10.0G\nproportional:\t-220.0M\n\
+             integral:\t0.0k\n\
              change:\t\t0.0k/sec\nnext io:\t-80ms\n"
         );
     }
@@ -497,11 +511,14 @@ mod tests {
     proptest! {
         #[test]
         fn no_input_breaks_the_limits(numbers: [u64; 13], idle: bool, consider_fragment: bool) {
-            let [now, next_io, dirty, target, in_use_percent, used_buckets, bucket_sectors, update_seconds,
+            let [now, next_io, dirty, target, in_use_percent, used_buckets, bucket_sectors,
+            update_seconds,
                 p_term_inverse, i_term_inverse, rate_minimum, fp_term_low, fp_term_high] = numbers;
             let input = ControllerInput {
-                now: Nanos(now), next_io: Nanos(next_io), idle, dirty, target, in_use_percent, used_buckets,
-                bucket_sectors, percent: 10, update_seconds, p_term_inverse, i_term_inverse, rate_minimum,
+                now: Nanos(now), next_io: Nanos(next_io), idle, dirty, target, in_use_percent,
+                    used_buckets,
+                bucket_sectors, percent: 10, update_seconds, p_term_inverse, i_term_inverse,
+                rate_minimum,
                 consider_fragment, fp_term_low, fp_term_mid: fp_term_low, fp_term_high,
             };
             let mut controller = RateController::new();
@@ -514,7 +531,8 @@ mod tests {
 
         /// Over a long time the sectors let through follow the rate, within the window.
         #[test]
-        fn the_limiter_keeps_the_rate(passes in prop::collection::vec(1..5000_u64, 1..200), rate in 5000..100_000_u64) {
+        fn the_limiter_keeps_the_rate(passes in prop::collection::vec(1..5000_u64, 1..200),
+            rate in 5000..100_000_u64) {
             let start = Nanos::from_secs(10);
             let (mut limiter, mut now) = (RateLimiter::new(), start);
             limiter.reset(now);

@@ -54,7 +54,9 @@ impl<E: Env> CachedVolume<E> {
         let mut at = from;
         loop {
             let leaf = self.set.tree.borrow().leaf_after(at).cloned();
-            let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= self.inode()) else { return Ok((found, None)) };
+            let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= self.inode()) else {
+                return Ok((found, None));
+            };
             let unknown = !leaf.state.borrow().counted;
             if unknown || leaf.state.borrow().dirty_entries > 0 {
                 self.set.load_leaf(&leaf).await?;
@@ -62,7 +64,10 @@ impl<E: Env> CachedVolume<E> {
                 let Some(body) = state.body.as_ref() else { continue };
                 let buckets = self.set.allocator.buckets();
                 for extent in body.iter_after(at) {
-                    if extent.inode != self.inode() || !extent.dirty || !buckets.is_live(extent.pointer) {
+                    if extent.inode != self.inode()
+                        || !extent.dirty
+                        || !buckets.is_live(extent.pointer)
+                    {
                         continue;
                     }
                     if sectors >= sectors_max || found.len() >= extents_max {
@@ -83,8 +88,12 @@ impl<E: Env> CachedVolume<E> {
     /// Cleans whatever is dirty in the range, for a write that the cache has no room for.
     pub(crate) async fn clean_range(&self, range: SectorRange) -> Result<(), VolumeError> {
         self.set.load_over(self.inode(), range).await.map_err(VolumeError::from)?;
-        let dirty: Vec<Extent> =
-            self.set.live_extents(self.inode(), range).into_iter().filter(|extent| extent.dirty).collect();
+        let dirty: Vec<Extent> = self
+            .set
+            .live_extents(self.inode(), range)
+            .into_iter()
+            .filter(|extent| extent.dirty)
+            .collect();
         let cleaned = self.write_back(dirty, Below::Written).await;
         if cleaned.failed > 0 {
             let what = "dirty data could not be written to the backing device".to_owned();
@@ -98,7 +107,8 @@ impl<E: Env> CachedVolume<E> {
         Ok(())
     }
 
-    /// Writes extents to the backing device, or discards them there, and marks clean, or drops, what is still the same.
+    /// Writes extents to the backing device, or discards them there, and marks clean, or drops,
+    /// what is still the same.
     pub(crate) async fn write_back(&self, extents: Vec<Extent>, below: Below) -> Cleaned {
         let mut cleaned = Cleaned::default();
         let mut holds = Vec::new();
@@ -115,8 +125,8 @@ impl<E: Env> CachedVolume<E> {
         }
         let failures = self.flush_failures.get();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
-        let durable =
-            self.set.mutant(Mutant::WritebackBeforeDurableDirty) || self.set.journal.flush().await.is_ok();
+        let durable = self.set.mutant(Mutant::WritebackBeforeDurableDirty)
+            || self.set.journal.flush().await.is_ok();
         // B3
         let written = match durable {
             true => join_all(runs.iter().map(|run| self.bring_down(run, below))).await,
@@ -136,13 +146,16 @@ impl<E: Env> CachedVolume<E> {
                 self.count(|counters| counters.writeback_keys_failed += run.extents.len() as u64);
                 continue;
             }
-            // An extent may have been cut since. What there is no record for stays dirty until the next time.
+            // An extent may have been cut since. What there is no record for stays dirty until the
+            // next time.
             let records = (2 * run.extents.len()).min(self.set.journal.step_records());
             // B5, one step.
             match self.set.prepare_change(self.inode(), run.range, records).await {
                 Ok(mut room) => {
-                    let cleaning =
-                        run.extents.iter().map(|extent| self.not_dirty_any_more(extent, below, &mut room));
+                    let cleaning = run
+                        .extents
+                        .iter()
+                        .map(|extent| self.not_dirty_any_more(extent, below, &mut room));
                     cleaned.sectors += cleaning.sum::<u64>();
                 }
                 Err(_) => cleaned.failed += 1,
@@ -189,8 +202,9 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             };
             let buckets = self.set.allocator.buckets();
-            let pin =
-                |extent: &Extent| buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors));
+            let pin = |extent: &Extent| {
+                buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors))
+            };
             let pins = extents.iter().map(pin).collect();
             runs.push(Run { range, extents, _ticket: ticket, _pins: pins });
         }
@@ -203,7 +217,8 @@ impl<E: Env> CachedVolume<E> {
             Below::Written => self.copy_run(run).await,
             Below::Discarded => {
                 let failures = self.flush_failures.get();
-                // A device may keep what it is asked to discard, and that is older data. Zeroes it keeps.
+                // A device may keep what it is asked to discard, and that is older data. Zeroes it
+                // keeps.
                 self.zeroes.submitted(run.range);
                 let mut result = Ok(());
                 if !self.set.mutant(Mutant::DiscardShowsOlderData) {
@@ -225,7 +240,8 @@ impl<E: Env> CachedVolume<E> {
 
     /// Cache to backing device.
     async fn copy_run(&self, run: &Run) -> bool {
-        let read = |extent: &Extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors());
+        let read =
+            |extent: &Extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors());
         let read: SmallVec<[IoResult<Buf>; 1]> = match run.extents.as_slice() {
             [extent] => smallvec![read(extent).await],
             extents => join_all(extents.iter().map(read)).await.into(),
@@ -251,7 +267,8 @@ impl<E: Env> CachedVolume<E> {
         result.is_ok() || self.set.mutant(Mutant::FailedWritebackCleans)
     }
 
-    /// B5 for one extent: the parts that are still the dirty key that was read, or discarded, become clean, or go.
+    /// B5 for one extent: the parts that are still the dirty key that was read, or discarded,
+    /// become clean, or go.
     fn not_dirty_any_more(&self, written: &Extent, below: Below, room: &mut Room<'_, E>) -> u64 {
         let same: Vec<Extent> = self
             .set
@@ -259,7 +276,8 @@ impl<E: Env> CachedVolume<E> {
             .into_iter()
             .filter(|found| {
                 let place = written.pointer.advance(found.range.start - written.range.start);
-                found.dirty && (found.pointer == place || self.set.mutant(Mutant::CleansWhateverIsThere))
+                found.dirty
+                    && (found.pointer == place || self.set.mutant(Mutant::CleansWhateverIsThere))
             })
             .take(room.left())
             .collect();
@@ -276,7 +294,11 @@ impl<E: Env> CachedVolume<E> {
             return sectors;
         }
         self.count(|counters| {
-            *if whole { &mut counters.writeback_keys_done } else { &mut counters.writeback_keys_failed } += 1;
+            *if whole {
+                &mut counters.writeback_keys_done
+            } else {
+                &mut counters.writeback_keys_failed
+            } += 1;
         });
         sectors
     }

@@ -43,7 +43,8 @@ impl<E: Env> CachedVolume<E> {
             let rate = self.rate();
             let sectors_max = rate.clamp(8, BATCH_SECTORS_MAX);
             let extents_max = if rate >= BATCH_SECTORS_MAX { BATCH_EXTENTS_MAX } else { 64 };
-            let Ok((extents, next)) = self.dirty_extents(cursor, sectors_max, extents_max).await else {
+            let Ok((extents, next)) = self.dirty_extents(cursor, sectors_max, extents_max).await
+            else {
                 self.set.env.sleep(Nanos::from_secs(1)).await;
                 continue;
             };
@@ -54,7 +55,8 @@ impl<E: Env> CachedVolume<E> {
                 self.write_back(extents, Below::Written).await
             };
             if cleaned.sectors > 0 {
-                let wait = self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
+                let wait =
+                    self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
                 if wait.0 > 0 && !self.is_urgent() {
                     self.rest(wait).await;
                 }

@@ -31,7 +31,8 @@ pub async fn open(
     cache: &SimDisk,
     backing: &SimDisk,
 ) -> (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>) {
-    let set = CacheSet::open(env.clone(), cache.clone(), SetOptions::default()).await.expect("opens");
+    let set =
+        CacheSet::open(env.clone(), cache.clone(), SetOptions::default()).await.expect("opens");
     let volume = set.attach(backing.clone(), AttachOptions::default()).await.expect("attaches");
     volume.set_attribute("sequential_cutoff", "0").expect("sets");
     for name in ["congested_read_threshold_us", "congested_write_threshold_us"] {

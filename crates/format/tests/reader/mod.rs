@@ -1,7 +1,8 @@
-//! A reader of whole sets in memory, as docs/reference/format.md §12 has it: device images in, volume contents out.
+//! A reader of whole sets in memory, as docs/reference/format.md §12 has it: device images in,
+//! volume contents out.
 //!
-//! It is written to be read next to the description, not to be fast, and shares nothing with the engine but the
-//! crate under test.
+//! It is written to be read next to the description, not to be fast, and shares nothing with the
+//! engine but the crate under test.
 
 #![allow(dead_code, reason = "every test that includes this module uses its own part of it")]
 
@@ -67,7 +68,9 @@ impl<'a> Set<'a> {
     fn read(&mut self) -> Result<()> {
         let geometry = self.geometry;
         let scanned = (0..geometry.journal_buckets)
-            .map(|index| Ok(scan_bucket_strictly(&geometry, self.bucket(geometry.journal_bucket(index))?)?))
+            .map(|index| {
+                Ok(scan_bucket_strictly(&geometry, self.bucket(geometry.journal_bucket(index))?)?)
+            })
             .collect::<Result<Vec<_>>>()?;
         self.replayed = select_replay(&geometry, scanned, self.superblock.discard())?.entries;
         let newest = self.replayed.last().ok_or("nothing to replay")?.clone();
@@ -89,8 +92,10 @@ impl<'a> Set<'a> {
     }
 
     fn bucket(&self, bucket: BucketNr) -> Result<&'a [u8]> {
-        let range =
-            SectorRange::new(self.geometry.bucket_start(bucket), u64::from(self.geometry.bucket_sectors));
+        let range = SectorRange::new(
+            self.geometry.bucket_start(bucket),
+            u64::from(self.geometry.bucket_sectors),
+        );
         bytes_at(self.image, range)
     }
 
@@ -130,11 +135,14 @@ impl<'a> Set<'a> {
     pub fn is_live(&self, key: &Key) -> bool {
         key.pointer().is_some_and(|pointer| {
             let bucket = pointer.bucket(self.geometry.bucket_sectors).0 as usize;
-            self.generations.get(bucket).is_some_and(|bucket| bucket.staleness_of(pointer.generation) == 0)
+            self.generations
+                .get(bucket)
+                .is_some_and(|bucket| bucket.staleness_of(pointer.generation) == 0)
         })
     }
 
-    /// Collects the extents of all leaves under a node, which holds what lies between `left` and its key.
+    /// Collects the extents of all leaves under a node, which holds what lies between `left` and
+    /// its key.
     fn walk(&mut self, node_key: &Key, level: u16, left: &mut (Inode, Sector)) -> Result<()> {
         let node = parse_node(&self.geometry, node_key, self.behind(node_key)?)?;
         let bsets = node.bsets.clone();
@@ -145,7 +153,9 @@ impl<'a> Set<'a> {
                 extent.check_extent(&self.geometry)?;
                 self.raise(extent);
                 if (extent.inode, extent.start()) < *left && extent.inode == left.0 {
-                    return Err(format!("{extent} is not in its leaf, which begins at {left:?}").into());
+                    return Err(
+                        format!("{extent} is not in its leaf, which begins at {left:?}").into()
+                    );
                 }
             }
             self.extents.extend(extents);
@@ -172,7 +182,8 @@ impl<'a> Set<'a> {
 
     /// Number of sectors of a volume whose only copy is in the cache.
     pub fn dirty_sectors(&self, inode: Inode) -> u64 {
-        let dirty = self.extents.iter().filter(|key| key.inode == inode && key.dirty && self.is_live(key));
+        let dirty =
+            self.extents.iter().filter(|key| key.inode == inode && key.dirty && self.is_live(key));
         dirty.map(|key| u64::from(key.sectors)).sum()
     }
 
@@ -194,7 +205,8 @@ impl<'a> Set<'a> {
 
     /// Content of a volume without a backing device.
     pub fn flash_only_volume(&self, inode: Inode) -> Result<Vec<u8>> {
-        let entry = self.uuids.get(inode.0 as usize).filter(|entry| entry.flash_only && entry.is_live());
+        let entry =
+            self.uuids.get(inode.0 as usize).filter(|entry| entry.flash_only && entry.is_live());
         let sectors = entry.ok_or("not a flash-only volume")?.sectors;
         let mut volume = vec![0; Sector(sectors).bytes() as usize];
         self.overlay(inode, Sector(0), &mut volume)?;

@@ -49,7 +49,8 @@ impl Steps<'_> {
         }
     }
 
-    /// A flush of the cache device fails, whoever asked for it. What was not durable may be gone, any part of it.
+    /// A flush of the cache device fails, whoever asked for it. What was not durable may be gone,
+    /// any part of it.
     fn cache_flush_fails(&mut self) {
         let from = self.from;
         let at_risk = from.not_durable();
@@ -94,7 +95,9 @@ impl Steps<'_> {
                 state.disk_flush = true;
                 state.flushing = std::mem::take(&mut state.current);
                 for disk in &mut state.disk {
-                    disk.versions.iter_mut().for_each(|version| version.covered = version.completed);
+                    disk.versions
+                        .iter_mut()
+                        .for_each(|version| version.covered = version.completed);
                 }
                 each_wants(&mut state, Wants::Flush, Wants::ThisFlush);
                 self.add(Action::FlushSubmit, state, &[], None);
@@ -119,8 +122,9 @@ impl Steps<'_> {
         }
     }
 
-    /// Of the versions of each sector the newest may be gone, any number of them, at once or when reads have returned them for a
-    /// while. What is gone is not made durable by the next flush. (To lose an older one as well makes no difference.)
+    /// Of the versions of each sector the newest may be gone, any number of them, at once or when
+    /// reads have returned them for a while. What is gone is not made durable by the next flush.
+    /// (To lose an older one as well makes no difference.)
     fn disk_flush_fails(&mut self) {
         let mut failed = *self.from;
         self.note_failed_flush(&mut failed);
@@ -129,7 +133,8 @@ impl Steps<'_> {
         for &(kept, late) in &sectors[0] {
             for &(other_kept, other_late) in &sectors[1] {
                 let mut state = failed;
-                let lost = [kept, other_kept] != [0, 1].map(|sector| state.disk[sector].versions.len());
+                let lost =
+                    [kept, other_kept] != [0, 1].map(|sector| state.disk[sector].versions.len());
                 state.disk[0].lose(kept, late);
                 state.disk[1].lose(other_kept, other_late);
                 self.add(Action::FlushFails { lost }, state, &[], None);
@@ -176,7 +181,8 @@ impl Steps<'_> {
         for op in state.ops.iter_mut().filter(|op| op.is_write()) {
             op.shaken |= matches!(op.at, At::Flying | At::Completed | At::TrimFlying);
         }
-        state.writeback.shaken |= matches!(state.writeback.at, WritebackAt::Flying | WritebackAt::Completed);
+        state.writeback.shaken |=
+            matches!(state.writeback.at, WritebackAt::Flying | WritebackAt::Completed);
         // A discard below dirty data is like a batch of writeback: see there.
         for op in state.ops.iter_mut().filter(|op| op.wants == Wants::ThisFlush || op.trims()) {
             op.failed = true;
@@ -268,7 +274,8 @@ impl Steps<'_> {
         // T4: at most one works on a sector.
         let busy = |op: &Op| op.trims() || (self.rules().b1 && op.backing_write());
         let busy: u8 = from.ops.iter().filter(|op| busy(op)).fold(0, |mask, op| mask | op.mask);
-        let dirty: u8 = (0..self.model.sectors).filter(|s| from.index[*s].is_dirty()).map(|s| 1 << s).sum();
+        let dirty: u8 =
+            (0..self.model.sectors).filter(|s| from.index[*s].is_dirty()).map(|s| 1 << s).sum();
         for mask in (1..=self.model.every_sector()).filter(|mask| mask & (!dirty | busy) == 0) {
             let mut state = *from;
             state.budget.writebacks -= 1;

@@ -6,7 +6,8 @@ use crate::invariant;
 use crate::monitor;
 use crate::rules::{Durable, OverDirty, Removal, Trim};
 use crate::state::{
-    At, CLIENTS, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants, WritebackAt,
+    At, CLIENTS, FIRST, Key, NOWHERE, OPS, Op, OpKind, SECTORS, State, UNREAD, Version, Wants,
+    WritebackAt,
 };
 
 /// After the reply to a read: R3 is still to come if something is to be cached.
@@ -42,7 +43,9 @@ impl Steps<'_> {
                 At::Reading => self.read(slot, op),
                 At::Filling => self.fill(slot, op),
                 At::Flushing => self.flushing(slot, op),
-                At::TrimWaiting | At::TrimFlying | At::TrimFlushing | At::TrimDropping => self.trim(slot, op),
+                At::TrimWaiting | At::TrimFlying | At::TrimFlushing | At::TrimDropping => {
+                    self.trim(slot, op)
+                }
             }
         }
     }
@@ -82,11 +85,15 @@ impl Steps<'_> {
         }
         let mut state = *self.from;
         state.budget.ops -= 1;
-        let mut op = Op { kind, mask, place: [NOWHERE; SECTORS], read: [UNREAD; SECTORS], ..Op::default() };
+        let mut op =
+            Op { kind, mask, place: [NOWHERE; SECTORS], read: [UNREAD; SECTORS], ..Op::default() };
         if state.budget.flush_errors > 0 {
             monitor::asks(&mut state, kind, client);
         }
-        if self.rules().f4 && kind != OpKind::Read && (state.budget.flush_errors > 0 || state.told.untold) {
+        if self.rules().f4
+            && kind != OpKind::Read
+            && (state.budget.flush_errors > 0 || state.told.untold)
+        {
             state.told.comes(client);
         }
         match kind {
@@ -97,16 +104,23 @@ impl Steps<'_> {
                 op.at = At::Flushing;
                 op.client = client;
                 let nothing = self.rules().track_fills && state.unflushed() == 0;
-                op.wants = if self.rules().flush_backing && !nothing { Wants::Flush } else { Wants::Nothing };
+                op.wants = if self.rules().flush_backing && !nothing {
+                    Wants::Flush
+                } else {
+                    Wants::Nothing
+                };
                 let newest = state.records.iter().rposition(|record| {
                     let removal = record.drops_dirty && self.rules().flush_removals;
                     self.rules().flush_every_record || record.key.is_dirty() || removal
                 });
-                op.wait = newest.filter(|_| self.rules().flush_journal).map_or(0, |at| at as u8 + 1);
+                op.wait =
+                    newest.filter(|_| self.rules().flush_journal).map_or(0, |at| at as u8 + 1);
             }
             _ => {
                 op.at = At::Entered;
-                for other in state.ops.iter_mut().filter(|op| op.at != At::Nowhere && op.mask & mask != 0) {
+                for other in
+                    state.ops.iter_mut().filter(|op| op.at != At::Nowhere && op.mask & mask != 0)
+                {
                     let common = other.mask & mask;
                     if other.kind == OpKind::Read && self.model.rules.doom_fills {
                         other.doomed |= common;
@@ -145,7 +159,8 @@ impl Steps<'_> {
     fn decide(&mut self, slot: usize, op: Op) {
         let mut state = *self.from;
         let action = Action::Decide { slot };
-        let dirty: u8 = self.sectors(op.mask).filter(|s| state.index[*s].is_dirty()).map(|s| 1 << s).sum();
+        let dirty: u8 =
+            self.sectors(op.mask).filter(|s| state.index[*s].is_dirty()).map(|s| 1 << s).sum();
         let mut skipped = 0;
         if dirty != 0 {
             match (self.rules().over_dirty, op.kind) {
@@ -168,7 +183,8 @@ impl Steps<'_> {
             }
         }
         let mask = op.mask & !skipped;
-        let answers: &[Answer] = if skipped == 0 { &[] } else { &[Answer::Write(slot, skipped, false)] };
+        let answers: &[Answer] =
+            if skipped == 0 { &[] } else { &[Answer::Write(slot, skipped, false)] };
         if mask == 0 {
             self.add(action, state, answers, None);
             return;
@@ -205,7 +221,8 @@ impl Steps<'_> {
     fn trim_starts(&mut self, slot: usize, dirty: u8) {
         let mut state = *self.from;
         let busy = |op: &Op| (op.backing_write() || op.trims() || op.again) && op.mask & dirty != 0;
-        let writeback = state.writeback.at != WritebackAt::Idle && state.writeback.mask & dirty != 0;
+        let writeback =
+            state.writeback.at != WritebackAt::Idle && state.writeback.mask & dirty != 0;
         if writeback || state.ops.iter().any(busy) {
             return;
         }
@@ -218,7 +235,8 @@ impl Steps<'_> {
         let waits = op.wait > 0;
         op.at = At::TrimWaiting;
         let broken = if waits { None } else { self.trim_submits(&mut state, slot, dirty) };
-        let answers: &[Answer] = if others == 0 { &[] } else { &[Answer::Write(slot, others, false)] };
+        let answers: &[Answer] =
+            if others == 0 { &[] } else { &[Answer::Write(slot, others, false)] };
         self.add(Action::Trim { slot, mask: dirty }, state, answers, broken);
     }
 
@@ -231,13 +249,23 @@ impl Steps<'_> {
                 self.add(Action::TrimSubmit { slot }, state, &[], broken);
             }
             At::TrimWaiting if state.journal_failed => {
-                self.add(Action::GiveUp { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+                self.add(
+                    Action::GiveUp { slot },
+                    state,
+                    &[Answer::Write(slot, op.mask, false)],
+                    None,
+                );
             }
             At::TrimFlying => self.trim_flies(slot, op),
             At::TrimFlushing if op.wants == Wants::Nothing => {
                 state.ops[slot].at = At::TrimDropping;
                 if op.failed {
-                    self.add(Action::Reply { slot }, state, &[Answer::Write(slot, op.mask, false)], None);
+                    self.add(
+                        Action::Reply { slot },
+                        state,
+                        &[Answer::Write(slot, op.mask, false)],
+                        None,
+                    );
                 } else {
                     self.trim_drops(slot, op);
                 }
@@ -266,7 +294,8 @@ impl Steps<'_> {
                 self.add(Action::Ignore { slot, sector }, state, &[], None);
             }
             if !state.disk[sector].versions.is_full() {
-                let version = Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
+                let version =
+                    Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
                 state.disk[sector].land(version);
                 self.add(Action::Land { slot, sector }, state, &[], None);
             }
@@ -277,8 +306,10 @@ impl Steps<'_> {
         if op.landed == op.mask {
             let mut state = state;
             self.written(&mut state, op.mask, op.shaken, true);
-            state.ops[slot].at = if self.rules().trim_b4 { At::TrimFlushing } else { At::TrimDropping };
-            state.ops[slot].wants = if self.rules().trim_b4 { Wants::Flush } else { Wants::Nothing };
+            state.ops[slot].at =
+                if self.rules().trim_b4 { At::TrimFlushing } else { At::TrimDropping };
+            state.ops[slot].wants =
+                if self.rules().trim_b4 { Wants::Flush } else { Wants::Nothing };
             self.add(Action::TrimComplete { slot }, state, &[], None);
         }
         if state.budget.errors > 0 {
@@ -347,7 +378,8 @@ impl Steps<'_> {
                 self.add(Action::Ignore { slot, sector }, state, &[], None);
             }
             if !state.disk[sector].versions.is_full() {
-                let version = Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
+                let version =
+                    Version { value: FIRST + slot as u8, writer: slot as u8, ..Version::default() };
                 state.disk[sector].land(version);
                 self.add(Action::Land { slot, sector }, state, &[], None);
             }
@@ -395,7 +427,8 @@ impl Steps<'_> {
     }
 
     fn removes_late(&self, op: Op) -> bool {
-        self.rules().removal != Removal::Before && (self.rules().through_removes || !op.kind.is_through())
+        self.rules().removal != Removal::Before
+            && (self.rules().through_removes || !op.kind.is_through())
     }
 
     /// The copy of a writethrough write. False: no place is left.
@@ -404,7 +437,9 @@ impl Steps<'_> {
         self.disturb(state, mask);
         let kept = if state.set_failed { 0 } else { mask & !state.suspect };
         self.sectors(kept).all(|sector| {
-            let Some(place) = state.allocate(FIRST + slot as u8, self.rules().j2) else { return false };
+            let Some(place) = state.allocate(FIRST + slot as u8, self.rules().j2) else {
+                return false;
+            };
             if self.rules().track_copies {
                 state.unpublished[sector] = place + 1;
             } else {
@@ -429,8 +464,18 @@ impl Steps<'_> {
             state.current |= self.unflushed(op.mask);
         }
         let fua = op.kind.is_fua() && !op.failed;
-        self.written(&mut state, op.mask, op.shaken && !fua, !op.failed && op.kind != OpKind::Discard);
-        if op.kind.is_through() && !early && !op.failed && op.doomed == 0 && !self.copy(&mut state, slot) {
+        self.written(
+            &mut state,
+            op.mask,
+            op.shaken && !fua,
+            !op.failed && op.kind != OpKind::Discard,
+        );
+        if op.kind.is_through()
+            && !early
+            && !op.failed
+            && op.doomed == 0
+            && !self.copy(&mut state, slot)
+        {
             return;
         }
         if op.failed && self.rules().restore {

@@ -50,7 +50,8 @@ impl Steps<'_> {
             for lost in (0..1_u16 << PLACES).filter(|lost| lost & !fragile == 0) {
                 let mut state = records;
                 for (disk, chosen) in state.disk.iter_mut().zip(chosen) {
-                    let durable = if chosen == 0 { disk.durable } else { disk.versions[chosen - 1].value };
+                    let durable =
+                        if chosen == 0 { disk.durable } else { disk.versions[chosen - 1].value };
                     *disk = Disk::new(durable);
                 }
                 for (place, content) in state.places.iter_mut().enumerate() {

@@ -14,7 +14,9 @@ use crate::action::Action;
 use crate::invariant;
 use crate::monitor::{self, Finding, Register};
 use crate::rules::Rules;
-use crate::state::{Budget, Content, DIRTY, Disk, Key, NOWHERE, OLDER, OPS, Op, OpKind, State, Writeback};
+use crate::state::{
+    Budget, Content, DIRTY, Disk, Key, NOWHERE, OLDER, OPS, Op, OpKind, State, Writeback,
+};
 
 /// A protocol and how much of it is explored.
 #[derive(Clone, Debug)]
@@ -112,8 +114,15 @@ impl Steps<'_> {
     }
 
     /// A step of the running system, with the replies that it brings.
-    fn add(&mut self, action: Action, mut state: State, answers: &[Answer], broken: Option<Finding>) {
-        let mut finding = broken.filter(|_| self.model.strict).or_else(|| monitor::observe(&mut state));
+    fn add(
+        &mut self,
+        action: Action,
+        mut state: State,
+        answers: &[Answer],
+        broken: Option<Finding>,
+    ) {
+        let mut finding =
+            broken.filter(|_| self.model.strict).or_else(|| monitor::observe(&mut state));
         for answer in answers {
             finding = finding.or_else(|| match *answer {
                 Answer::Read(slot) => monitor::end_read(&mut state, slot),
@@ -125,7 +134,13 @@ impl Steps<'_> {
     }
 
     /// Operations that have their reply leave.
-    fn done(&mut self, action: Action, mut state: State, answers: &[Answer], finding: Option<Finding>) {
+    fn done(
+        &mut self,
+        action: Action,
+        mut state: State,
+        answers: &[Answer],
+        finding: Option<Finding>,
+    ) {
         for answer in answers {
             match *answer {
                 Answer::Read(slot) => client::leave_or_fill(&mut state, slot),
@@ -154,7 +169,8 @@ impl Steps<'_> {
         if self.rules().one_bit { self.model.every_sector() } else { mask }
     }
 
-    /// F5: a write to the backing device has ended, under way when a flush failed or not. `good`: what was there is gone.
+    /// F5: a write to the backing device has ended, under way when a flush failed or not. `good`:
+    /// what was there is gone.
     fn written(&self, state: &mut State, mask: u8, shaken: bool, good: bool) {
         if shaken && self.rules().f5 {
             state.suspect |= mask;

@@ -2,9 +2,9 @@
 
 use super::ProtocolError;
 use super::constants::{
-    CHUNK_HEADER_BYTES, CHUNK_MAGIC, GREETING_BYTES, IHAVEOPT, MAGIC, MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES,
-    MAX_STATUS_BYTES, MAX_STRING_BYTES, OPTION_REPLY_HEADER_BYTES, OPTION_REPLY_MAGIC, SIMPLE_REPLY_BYTES,
-    SIMPLE_REPLY_MAGIC, chunk,
+    CHUNK_HEADER_BYTES, CHUNK_MAGIC, GREETING_BYTES, IHAVEOPT, MAGIC, MAX_OPTION_BYTES,
+    MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, MAX_STRING_BYTES, OPTION_REPLY_HEADER_BYTES,
+    OPTION_REPLY_MAGIC, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC, chunk,
 };
 use super::option::OptionReply;
 use super::transmission::{Chunk, ChunkHeader, ErrorCode, SimpleReply};
@@ -86,7 +86,10 @@ impl ClientDecoder {
     /// # Panics
     /// If a message has begun, or outside the negotiation.
     pub fn expect_export(&mut self, no_zeroes: bool) {
-        assert!(self.state == State::OptionHeader && self.gather.is_empty(), "between option replies");
+        assert!(
+            self.state == State::OptionHeader && self.gather.is_empty(),
+            "between option replies"
+        );
         self.state = State::Export { no_zeroes };
     }
 
@@ -95,7 +98,10 @@ impl ClientDecoder {
     /// # Panics
     /// If a message has begun, or outside the negotiation.
     pub fn start_transmission(&mut self) {
-        assert!(self.state == State::OptionHeader && self.gather.is_empty(), "between option replies");
+        assert!(
+            self.state == State::OptionHeader && self.gather.is_empty(),
+            "between option replies"
+        );
         self.state = State::Magic;
     }
 
@@ -205,7 +211,12 @@ impl ClientDecoder {
                 self.state = match reader.u32().expect(LENGTH) {
                     SIMPLE_REPLY_MAGIC => State::Simple,
                     CHUNK_MAGIC => State::ChunkHeader,
-                    found => return Err(ProtocolError::BadMagic { what: "a reply", found: found.into() }),
+                    found => {
+                        return Err(ProtocolError::BadMagic {
+                            what: "a reply",
+                            found: found.into(),
+                        });
+                    }
                 };
                 Ok(None)
             }
@@ -233,7 +244,8 @@ impl ClientDecoder {
                     Chunk::Data { offset: reader.u64().expect(LENGTH), length }
                 } else {
                     self.state = State::Magic;
-                    Chunk::decode(header.kind, reader.rest()).ok_or(ProtocolError::Malformed("chunk"))?
+                    Chunk::decode(header.kind, reader.rest())
+                        .ok_or(ProtocolError::Malformed("chunk"))?
                 };
                 Ok(Some(chunk_event(&header, chunk)))
             }
@@ -243,7 +255,10 @@ impl ClientDecoder {
         }
     }
 
-    fn chunk_header(&mut self, header: ChunkHeader) -> Result<Option<ClientEvent<'static>>, ProtocolError> {
+    fn chunk_header(
+        &mut self,
+        header: ChunkHeader,
+    ) -> Result<Option<ClientEvent<'static>>, ProtocolError> {
         const ERROR_BYTES: u32 = MAX_STRING_BYTES as u32 + 14;
         let (low, high) = match header.kind {
             chunk::NONE => (0, 0),

@@ -9,9 +9,9 @@
 //! | [`client`] | [`ClientDecoder`]: decodes messages to a client |
 //!
 //! Both decoders take bytes as they come, cut anywhere, and give the same events however they are
-//! cut, up to the borders of [`ServerEvent::Payload`] and [`ClientEvent::Payload`] pieces. They hold
-//! at most one message without its payload: payloads pass through and are never stored. After an
-//! error a decoder only repeats that error.
+//! cut, up to the borders of [`ServerEvent::Payload`] and [`ClientEvent::Payload`] pieces. They
+//! hold at most one message without its payload: payloads pass through and are never stored. After
+//! an error a decoder only repeats that error.
 //!
 //! ```text
 //! server → client   greeting ── option replies ──┐      ┌── replies, chunks, payloads
@@ -54,7 +54,8 @@ pub enum ProtocolError {
         /// The announced length.
         length: u32,
     },
-    /// The client asked for an export by a name that can't be one, with an option that can't be refused.
+    /// The client asked for an export by a name that can't be one, with an option that can't be
+    /// refused.
     #[error("the export name is not valid: {0}")]
     BadExportName(OptionFault),
     /// The client negotiates without end.

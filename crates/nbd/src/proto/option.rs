@@ -94,7 +94,9 @@ impl ClientOption {
             ClientOption::ExportName(name) => out.put(name.as_bytes()),
             ClientOption::Info(query) | ClientOption::Go(query) => {
                 out.put_counted(&query.export);
-                out.put_u16(u16::try_from(query.wanted.len()).expect("there are few kinds of information"));
+                out.put_u16(
+                    u16::try_from(query.wanted.len()).expect("there are few kinds of information"),
+                );
                 for wanted in &query.wanted {
                     out.put_u16(*wanted);
                 }
@@ -118,7 +120,11 @@ impl ClientOption {
     /// Takes the data of option `code` apart.
     pub fn decode(code: u32, data: &[u8]) -> Result<ClientOption, OptionFault> {
         let without_data = |option| {
-            if data.is_empty() { Ok(option) } else { Err(OptionFault::Invalid("the option takes no data")) }
+            if data.is_empty() {
+                Ok(option)
+            } else {
+                Err(OptionFault::Invalid("the option takes no data"))
+            }
         };
         match code {
             opt::EXPORT_NAME => Ok(ClientOption::ExportName(string(data)?)),
@@ -137,7 +143,8 @@ impl ClientOption {
 }
 
 fn decode_info_query(data: &[u8]) -> Result<InfoQuery, OptionFault> {
-    const SHORT: OptionFault = OptionFault::Invalid("the list of information requests is cut short");
+    const SHORT: OptionFault =
+        OptionFault::Invalid("the list of information requests is cut short");
     let mut reader = Reader::new(data);
     let export = reader.counted_string()?;
     let count = reader.u16().ok_or(SHORT)?;
@@ -315,9 +322,11 @@ fn decode_info(reader: &mut Reader<'_>) -> Option<Info> {
         info::EXPORT => Info::Export { size: reader.u64()?, flags: reader.u16()? },
         info::NAME => Info::Name(string(reader.rest()).ok()?),
         info::DESCRIPTION => Info::Description(string(reader.rest()).ok()?),
-        info::BLOCK_SIZE => {
-            Info::BlockSize { minimum: reader.u32()?, preferred: reader.u32()?, maximum: reader.u32()? }
-        }
+        info::BLOCK_SIZE => Info::BlockSize {
+            minimum: reader.u32()?,
+            preferred: reader.u32()?,
+            maximum: reader.u32()?,
+        },
         kind => {
             reader.rest();
             Info::Unknown(kind)

@@ -102,7 +102,10 @@ impl ServerDecoder {
 
     /// Takes bytes off the input up to the end of the next event. `None`: more input is needed,
     /// and all of it was taken.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<ServerEvent<'a>>, ProtocolError> {
+    pub fn next<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<ServerEvent<'a>>, ProtocolError> {
         let event = self.step(input);
         if let Err(error) = event {
             self.state = State::Failed(error);
@@ -147,7 +150,8 @@ impl ServerDecoder {
                         return Ok(None);
                     }
                     self.state = State::OptionHeader;
-                    return option(code, Err(OptionFault::TooBig("the option is too long"))).map(Some);
+                    return option(code, Err(OptionFault::TooBig("the option is too long")))
+                        .map(Some);
                 }
                 State::Request => return self.request(input),
                 State::Payload { left } => {
@@ -164,7 +168,10 @@ impl ServerDecoder {
         }
     }
 
-    fn request<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<ServerEvent<'a>>, ProtocolError> {
+    fn request<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<ServerEvent<'a>>, ProtocolError> {
         let request = match input.split_first_chunk::<REQUEST_BYTES>() {
             Some((bytes, rest)) if self.gather.is_empty() => {
                 let request = Request::decode(bytes)?;
@@ -209,7 +216,9 @@ fn option_header(bytes: &[u8]) -> Result<State, ProtocolError> {
         return Err(ProtocolError::BadMagic { what: "an option", found: magic });
     }
     let (code, length) = (reader.u32().expect(LENGTH), reader.u32().expect(LENGTH));
-    if length > MAX_SKIPPED_OPTION_BYTES || code == opt::EXPORT_NAME && length as usize > MAX_STRING_BYTES {
+    if length > MAX_SKIPPED_OPTION_BYTES
+        || code == opt::EXPORT_NAME && length as usize > MAX_STRING_BYTES
+    {
         return Err(ProtocolError::OptionTooLong { option: code, length });
     }
     Ok(if length > MAX_OPTION_BYTES {
@@ -219,7 +228,10 @@ fn option_header(bytes: &[u8]) -> Result<State, ProtocolError> {
     })
 }
 
-fn option(code: u32, body: Result<ClientOption, OptionFault>) -> Result<ServerEvent<'static>, ProtocolError> {
+fn option(
+    code: u32,
+    body: Result<ClientOption, OptionFault>,
+) -> Result<ServerEvent<'static>, ProtocolError> {
     match body {
         Err(fault) if code == opt::EXPORT_NAME => Err(ProtocolError::BadExportName(fault)),
         body => Ok(ServerEvent::Option(OptionRequest { code, body })),

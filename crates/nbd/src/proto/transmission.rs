@@ -283,7 +283,9 @@ impl Chunk {
     /// Appends the chunk; the content follows [`Chunk::Data`], any bytes [`Chunk::Unknown`].
     pub fn encode(&self, cookie: u64, done: bool, out: &mut Vec<u8>) {
         let flags = if done { chunk::FLAG_DONE } else { 0 };
-        let start = |kind, length, out: &mut Vec<u8>| ChunkHeader { flags, kind, cookie, length }.encode(out);
+        let start = |kind, length, out: &mut Vec<u8>| {
+            ChunkHeader { flags, kind, cookie, length }.encode(out)
+        };
         match self {
             Chunk::None => start(chunk::NONE, 0, out),
             Chunk::Data { offset, length } => {
@@ -311,7 +313,9 @@ impl Chunk {
                     Some(_) => start(chunk::ERROR_OFFSET, fixed + 8, out),
                 }
                 out.put_u32(error.to_wire());
-                out.put_u16(u16::try_from(message.len()).expect("clipped to fewer than 64 Ki bytes"));
+                out.put_u16(
+                    u16::try_from(message.len()).expect("clipped to fewer than 64 Ki bytes"),
+                );
                 out.put(message.as_bytes());
                 if let Some(offset) = offset {
                     out.put_u64(*offset);

@@ -60,7 +60,8 @@ pub(super) fn string(bytes: &[u8]) -> Result<String, OptionFault> {
     if bytes.len() > MAX_STRING_BYTES {
         return Err(OptionFault::TooBig("a string is longer than 4096 bytes"));
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| OptionFault::Invalid("a string is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| OptionFault::Invalid("a string is not UTF-8"))?;
     Ok(text.to_owned())
 }
 

@@ -59,7 +59,9 @@ pub(super) async fn execute<V: Volume>(
             let limit = if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
             return extents(range, &volume.block_status(range).await?, limit).map(Body::Extents);
         }
-        Command::Disconnect | Command::Unknown(_) => unreachable!("not a request that is carried out"),
+        Command::Disconnect | Command::Unknown(_) => {
+            unreachable!("not a request that is carried out")
+        }
     }
     Ok(Body::Done)
 }

@@ -51,7 +51,11 @@ impl<S: Stream> Input<S> {
     }
 
     /// Receives to another buffer, from byte `at`. Only when nothing is available here.
-    pub(super) async fn receive_to(&mut self, into: Buf, at: usize) -> (Buf, Result<usize, StreamError>) {
+    pub(super) async fn receive_to(
+        &mut self,
+        into: Buf,
+        at: usize,
+    ) -> (Buf, Result<usize, StreamError>) {
         debug_assert!(self.available().is_empty(), "what has come is not overtaken");
         let (buf, result) = self.stream.recv_at(into, at).await;
         (buf, self.count(result))

@@ -63,7 +63,10 @@ impl Limits {
     pub(super) async fn claim(self: &Rc<Self>, bytes: u64) -> Claim {
         let bytes = bytes.min(self.max_bytes);
         self.room
-            .until(|| self.requests.get() < self.max_requests && self.bytes.get() + bytes <= self.max_bytes)
+            .until(|| {
+                self.requests.get() < self.max_requests
+                    && self.bytes.get() + bytes <= self.max_bytes
+            })
             .await;
         self.set(self.requests.get() + 1, self.bytes.get() + bytes);
         Claim { limits: self.clone(), bytes }

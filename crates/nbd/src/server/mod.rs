@@ -129,7 +129,8 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     };
     options.stats.update(|counts| counts.export = Some(session.name.clone()));
     let stats = &options.stats;
-    let limits = Rc::new(Limits::new(options.max_inflight_bytes, options.max_requests, stats.clone()));
+    let limits =
+        Rc::new(Limits::new(options.max_inflight_bytes, options.max_requests, stats.clone()));
     let outbox = Rc::new(Outbox::new(session.structured, limits.clone(), stats.clone()));
     let connection = Rc::new(Connection::new(session, options, stream_id, limits, outbox.clone()));
     let reading = async {

@@ -7,10 +7,12 @@ use ubcache_env::{Buf, Stream, Volume, VolumeInfo};
 use super::input::Input;
 use super::{ServeError, ServerOptions};
 use crate::exports::{Exports, Found};
-use crate::proto::constants::{BASE_ALLOCATION, MAX_PAYLOAD_BYTES, handshake, info, rep, transmission};
+use crate::proto::constants::{
+    BASE_ALLOCATION, MAX_PAYLOAD_BYTES, handshake, info, rep, transmission,
+};
 use crate::proto::{
-    ClientOption, Info, InfoQuery, MetaQuery, OptionReply, OptionRequest, ProtocolError, ServerDecoder,
-    ServerEvent, encode_export_reply, encode_greeting,
+    ClientOption, Info, InfoQuery, MetaQuery, OptionReply, OptionRequest, ProtocolError,
+    ServerDecoder, ServerEvent, encode_export_reply, encode_greeting,
 };
 use crate::stats::ConnectionStats;
 
@@ -85,7 +87,11 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
                 if input.refill().await? {
                     continue;
                 }
-                return if decoder.is_mid_message() { Err(ServeError::Disconnected) } else { Ok(None) };
+                return if decoder.is_mid_message() {
+                    Err(ServeError::Disconnected)
+                } else {
+                    Ok(None)
+                };
             }
         };
         input.consume_to(left);
@@ -106,7 +112,11 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
     }
 }
 
-async fn send<S: Stream>(stream: &S, out: &mut Vec<u8>, stats: &ConnectionStats) -> Result<(), ServeError> {
+async fn send<S: Stream>(
+    stream: &S,
+    out: &mut Vec<u8>,
+    stats: &ConnectionStats,
+) -> Result<(), ServeError> {
     if !out.is_empty() {
         stream.send(Buf::from_bytes(out).into()).await?;
         stats.update(|counts| counts.sent_bytes += out.len() as u64);
@@ -157,7 +167,10 @@ impl<V: Volume> Negotiation<'_, V> {
                 self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "there is no TLS here"));
             }
             ClientOption::Unknown(_) => {
-                self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "this option is not known here"));
+                self.reply(
+                    code,
+                    &OptionReply::error(rep::ERR_UNSUP, "this option is not known here"),
+                );
             }
         }
         Ok(Next::Option)
@@ -175,8 +188,11 @@ impl<V: Volume> Negotiation<'_, V> {
     fn find(&mut self, option: u32, name: &str) -> Option<Found<V>> {
         let found = self.exports.find(name);
         if found.is_none() {
-            let message =
-                if name.is_empty() { "there is no default export" } else { "there is no such export" };
+            let message = if name.is_empty() {
+                "there is no default export"
+            } else {
+                "there is no such export"
+            };
             self.reply(option, &OptionReply::error(rep::ERR_UNKNOWN, message));
         }
         found
@@ -184,7 +200,9 @@ impl<V: Volume> Negotiation<'_, V> {
 
     /// `NBD_OPT_EXPORT_NAME`: the only way to refuse it is to close the connection.
     fn export_name(&mut self, name: String) -> Result<Next<V>, ServeError> {
-        let Some(found) = self.exports.find(&name) else { return Err(ServeError::UnknownExport(name)) };
+        let Some(found) = self.exports.find(&name) else {
+            return Err(ServeError::UnknownExport(name));
+        };
         let info = found.volume.info();
         encode_export_reply(size_bytes(&info), self.flags(&info), self.no_zeroes, &mut self.out);
         Ok(Next::Transmission(found))
@@ -219,7 +237,8 @@ impl<V: Volume> Negotiation<'_, V> {
         }
         let Some(found) = self.find(option, &query.export) else { return };
         let named = query.queries.iter().any(|name| name == BASE_ALLOCATION);
-        let listed = !set && (query.queries.is_empty() || query.queries.iter().any(|name| name == "base:"));
+        let listed =
+            !set && (query.queries.is_empty() || query.queries.iter().any(|name| name == "base:"));
         if named || listed {
             // The number means something only when the context is chosen.
             let id = if set { ALLOCATION_ID } else { 0 };
@@ -244,14 +263,22 @@ impl<V: Volume> Negotiation<'_, V> {
             | if info.read_only {
                 transmission::READ_ONLY
             } else {
-                transmission::SEND_TRIM | transmission::SEND_WRITE_ZEROES | transmission::SEND_FAST_ZERO
+                transmission::SEND_TRIM
+                    | transmission::SEND_WRITE_ZEROES
+                    | transmission::SEND_FAST_ZERO
             }
     }
 
     fn session(self, found: Found<V>) -> Session<V> {
         let info = found.volume.info();
         let allocation = self.allocation.is_some_and(|volume| Rc::ptr_eq(&volume, &found.volume));
-        Session { name: found.name, volume: found.volume, info, structured: self.structured, allocation }
+        Session {
+            name: found.name,
+            volume: found.volume,
+            info,
+            structured: self.structured,
+            allocation,
+        }
     }
 }
 

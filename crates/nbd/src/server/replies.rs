@@ -1,5 +1,5 @@
-//! Sends what is ready, as much as possible at once (*Simple reply message*, *Structured reply chunk
-//! message*).
+//! Sends what is ready, as much as possible at once (*Simple reply message*, *Structured reply
+//! chunk message*).
 //!
 //! The headers of a batch are written to one piece of memory; the content of reads is sent from the
 //! memory in which the volume returned it. Memory is used again: a batch of one reply costs no
@@ -120,7 +120,8 @@ impl Batch {
     fn put_together(&mut self) -> IoVec {
         let headers = self.shared_headers();
         let ends_with_header = self.contents.last().is_none_or(|(place, _)| *place < headers.len());
-        let parts = self.contents.iter().map(|(_, content)| 1 + content.parts().len()).sum::<usize>();
+        let parts =
+            self.contents.iter().map(|(_, content)| 1 + content.parts().len()).sum::<usize>();
         let mut batch = IoVec::with_capacity(parts + usize::from(ends_with_header));
         let mut at = 0;
         for (place, content) in self.contents.drain(..) {
@@ -148,7 +149,8 @@ fn encode(structured: bool, request: &Request, body: Body, out: &mut Vec<u8>) ->
         Body::Done => simple(None).encode(out),
         Body::Failed(failure) if structured => {
             let Failure { code: error, message } = failure;
-            Chunk::Error { error, message: message.into_owned(), offset: None }.encode(cookie, true, out);
+            Chunk::Error { error, message: message.into_owned(), offset: None }
+                .encode(cookie, true, out);
         }
         Body::Failed(failure) => simple(Some(failure.code)).encode(out),
         Body::Content(content) if structured => {
@@ -169,7 +171,10 @@ fn encode(structured: bool, request: &Request, body: Body, out: &mut Vec<u8>) ->
 
 /// Sends replies until the last request is answered. After a failure the stream is closed, and the
 /// replies still to come are thrown away.
-pub(super) async fn send_replies<S: Stream>(stream: &S, outbox: &Outbox) -> Result<(), StreamError> {
+pub(super) async fn send_replies<S: Stream>(
+    stream: &S,
+    outbox: &Outbox,
+) -> Result<(), StreamError> {
     let mut result = Ok(());
     let mut batch = Batch::default();
     while outbox.ready().await {

@@ -81,8 +81,12 @@ impl<V: Volume> Connection<V> {
         }
         let writes = match request.command {
             Command::Write | Command::WriteZeroes | Command::Trim => true,
-            Command::Flush if request.offset == 0 && request.length == 0 => return Ok(SectorRange::default()),
-            Command::Flush => return fail(ErrorCode::Inval, "a flush has neither offset nor length"),
+            Command::Flush if request.offset == 0 && request.length == 0 => {
+                return Ok(SectorRange::default());
+            }
+            Command::Flush => {
+                return fail(ErrorCode::Inval, "a flush has neither offset nor length");
+            }
             Command::BlockStatus if !self.allocation => {
                 return fail(ErrorCode::Inval, "no metadata context was negotiated");
             }
@@ -182,7 +186,8 @@ async fn start<E: Env, S: Stream, V: Volume>(
     Ok(())
 }
 
-/// Receives the payload of a write to page-aligned memory of its own. None: there is no memory for it, and it has passed.
+/// Receives the payload of a write to page-aligned memory of its own. None: there is no memory for
+/// it, and it has passed.
 async fn receive_payload<E: Env, S: Stream>(
     env: &E,
     input: &mut Input<S>,

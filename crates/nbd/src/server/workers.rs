@@ -46,7 +46,12 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Has a worker carry the job out.
-    pub(super) fn start<E: Env, V: Volume>(&self, env: &E, connection: &Rc<Connection<V>>, job: Job) {
+    pub(super) fn start<E: Env, V: Volume>(
+        &self,
+        env: &E,
+        connection: &Rc<Connection<V>>,
+        job: Job,
+    ) {
         let free = self.idle.borrow_mut().pop();
         let found = free.is_some();
         let desk = free.unwrap_or_default();
@@ -84,7 +89,8 @@ async fn work<V: Volume>(connection: Rc<Connection<V>>, desk: Rc<Desk>) {
         desk.changed.until(|| desk.job.borrow().is_some() || workers.ending.get()).await;
         let Some(job) = desk.job.take() else { break };
         let Job { request, range, payload, claim } = job;
-        let body = execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
+        let body =
+            execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
         let stays = workers.rest(&desk);
         connection.outbox.push(Reply { request, body, claim });
         if !stays {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Stream, StreamError};
 use ubcache_nbd::proto::constants::opt;
 use ubcache_nbd::proto::{
-    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, InfoQuery, MetaQuery,
-    OptionReply, Request, encode_client_flags,
+    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, InfoQuery,
+    MetaQuery, OptionReply, Request, encode_client_flags,
 };
 
 /// The answer to a request.
@@ -63,9 +63,13 @@ impl<S: Stream> Client<S> {
         let mut client = Client::hello(stream).await;
         if structured {
             assert_eq!(client.option(ClientOption::StructuredReply).await, [OptionReply::Ack]);
-            let query = MetaQuery { export: export.into(), queries: vec!["base:allocation".into()] };
+            let query =
+                MetaQuery { export: export.into(), queries: vec!["base:allocation".into()] };
             let replies = client.option(ClientOption::SetMetaContext(query)).await;
-            assert_eq!(replies[0], OptionReply::MetaContext { id: 1, name: "base:allocation".into() });
+            assert_eq!(
+                replies[0],
+                OptionReply::MetaContext { id: 1, name: "base:allocation".into() }
+            );
         }
         let query = InfoQuery { export: export.into(), wanted: vec![] };
         let replies = client.option(ClientOption::Go(query)).await;
@@ -106,7 +110,13 @@ impl<S: Stream> Client<S> {
     }
 
     /// The bytes of a request; its answer is expected from now on.
-    pub fn request(&mut self, command: Command, flags: u16, offset: u64, length: u32) -> (u64, Vec<u8>) {
+    pub fn request(
+        &mut self,
+        command: Command,
+        flags: u16,
+        offset: u64,
+        length: u32,
+    ) -> (u64, Vec<u8>) {
         self.cookie += 1;
         let request = Request { flags, command, cookie: self.cookie, offset, length };
         let expected = if command == Command::Read { length } else { 0 };
@@ -192,7 +202,8 @@ impl<S: Stream> Client<S> {
                 Some(ClientEvent::Reply(reply)) => {
                     let length = self.reads.borrow_mut().remove(&reply.cookie).expect("asked");
                     wanted = if reply.error.is_some() { 0 } else { length as usize };
-                    let new = Answer { cookie: reply.cookie, error: reply.error, ..Answer::default() };
+                    let new =
+                        Answer { cookie: reply.cookie, error: reply.error, ..Answer::default() };
                     answer = Some(new);
                     complete(&mut answer, wanted)
                 }

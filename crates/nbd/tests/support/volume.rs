@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_env::local::Event;
-use ubcache_env::{BlockStatus, Buf, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError, VolumeInfo};
+use ubcache_env::{
+    BlockStatus, Buf, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError, VolumeInfo,
+};
 
 /// A request that the volume got.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -147,7 +149,10 @@ impl Volume for MemoryVolume {
     async fn prefetch(&self, _: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.begin(Asked::Prefetch(range)).await
     }
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         self.begin(Asked::Status(range)).await?;
         let allocated = self.allocated.borrow();
         let status = |sector: u64| {

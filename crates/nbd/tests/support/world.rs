@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use ubcache_env::local::Notify;
 use ubcache_env::{
-    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector, SectorRange,
-    Stream, StreamError, Task,
+    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector,
+    SectorRange, Stream, StreamError, Task,
 };
 
 type LocalTask = Pin<Box<dyn Future<Output = ()>>>;

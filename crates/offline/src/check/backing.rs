@@ -83,7 +83,8 @@ pub(super) fn check_absent(view: &View, given: &[bool], visitor: &mut Collector<
         if entry.flash_only {
             let clean = view.volume(inode).find(|(extent, _)| !extent.is_dirty());
             if let Some((extent, pointer)) = clean {
-                let place = Place::cache(&view.geometry, pointer.offset).of_volume(inode, extent.range());
+                let place =
+                    Place::cache(&view.geometry, pointer.offset).of_volume(inode, extent.range());
                 visitor.finding(Finding::new(
                     Kind::FlashClean,
                     place,
@@ -94,8 +95,10 @@ pub(super) fn check_absent(view: &View, given: &[bool], visitor: &mut Collector<
         }
         let dirty = view.live_of(inode).dirty_sectors;
         if dirty > 0 {
-            let detail =
-                format!("{dirty} dirty sectors of volume {inode}, whose backing device is {}", entry.uuid);
+            let detail = format!(
+                "{dirty} dirty sectors of volume {inode}, whose backing device is {}",
+                entry.uuid
+            );
             visitor.finding(Finding::new(Kind::BackingAbsent, Place::on(Site::Cache), detail));
         }
     }
@@ -107,7 +110,12 @@ pub(super) fn inside<D: Device>(device: &D, superblock: &Superblock) -> SectorRa
 }
 
 /// Extents that the backing device has no place for.
-pub(super) fn check_bounds(view: &View, inode: Inode, inside: SectorRange, visitor: &mut Collector<'_>) {
+pub(super) fn check_bounds(
+    view: &View,
+    inode: Inode,
+    inside: SectorRange,
+    visitor: &mut Collector<'_>,
+) {
     for (extent, pointer) in view.volume(inode) {
         let range = extent.range();
         if !inside.covers(&range) {

@@ -32,7 +32,8 @@ pub(super) async fn read_dirty<D: Device>(
     };
     let dirty = || view.extents.iter().filter(|extent| live(extent));
     let all = dirty().filter(|extent| view.live(extent).is_some());
-    let phase = Phase::new(watcher, "reading dirty data", all.map(|extent| extent.range().bytes()).sum());
+    let phase =
+        Phase::new(watcher, "reading dirty data", all.map(|extent| extent.range().bytes()).sum());
     let mut parts =
         dirty().filter_map(|extent| Some((extent, view.live(extent)?))).flat_map(|(extent, at)| {
             let range = extent.range();
@@ -40,7 +41,11 @@ pub(super) async fn read_dirty<D: Device>(
                 let start = range.start + index * PART_SECTORS;
                 let end = (start + PART_SECTORS).min(range.end);
                 let pointer = at.advance(start - range.start);
-                ExtentPart { inode: extent.inode(), range: SectorRange::from_bounds(start, end), pointer }
+                ExtentPart {
+                    inode: extent.inode(),
+                    range: SectorRange::from_bounds(start, end),
+                    pointer,
+                }
             })
         });
     loop {
@@ -54,7 +59,11 @@ pub(super) async fn read_dirty<D: Device>(
             if let Err(error) = bytes {
                 let place = Place::cache(&view.geometry, part.pointer.offset);
                 let place = place.of_volume(part.inode, part.range);
-                visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("dirty data: {error}")));
+                visitor.finding(Finding::new(
+                    Kind::Unreadable,
+                    place,
+                    format_args!("dirty data: {error}"),
+                ));
             }
         }
     }
@@ -104,7 +113,12 @@ impl<D: Device> Comparison<'_, D> {
         self.compare(&mut parts, visitor, &phase).await;
     }
 
-    async fn compare(&self, parts: &mut Vec<ExtentPart>, visitor: &mut Collector<'_>, phase: &Phase<'_>) {
+    async fn compare(
+        &self,
+        parts: &mut Vec<ExtentPart>,
+        visitor: &mut Collector<'_>,
+        phase: &Phase<'_>,
+    ) {
         let reads = parts.iter().map(async |part| {
             let sectors = part.range.sectors();
             let cached = read(self.cache, part.pointer.offset, sectors).await;
@@ -131,7 +145,13 @@ impl<D: Device> Comparison<'_, D> {
         }
     }
 
-    fn compare_bytes(&self, part: &ExtentPart, cached: &Buf, backed: &Buf, visitor: &mut Collector<'_>) {
+    fn compare_bytes(
+        &self,
+        part: &ExtentPart,
+        cached: &Buf,
+        backed: &Buf,
+        visitor: &mut Collector<'_>,
+    ) {
         visitor.report.stats.compared_sectors += part.range.sectors();
         let pairs = cached.as_slice().chunks(512).zip(backed.as_slice().chunks(512));
         let wrong: Vec<usize> =
@@ -144,7 +164,8 @@ impl<D: Device> Comparison<'_, D> {
                 wrong.len(),
                 self.index + 1
             );
-            let place = self.place(part).plus(first as u64 * SECTOR_BYTES).of_volume(part.inode, range);
+            let place =
+                self.place(part).plus(first as u64 * SECTOR_BYTES).of_volume(part.inode, range);
             visitor.finding(Finding::new(Kind::CleanDiffers, place, detail));
         }
     }

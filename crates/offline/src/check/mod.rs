@@ -76,7 +76,9 @@ pub async fn check<D: Device>(
     let report = visitor.report;
     match view {
         Some(view) if options.view => Checked { report, lost: view.lost.clone(), view: Some(view) },
-        view => Checked { report, lost: view.map(|view| view.lost).unwrap_or_default(), view: None },
+        view => {
+            Checked { report, lost: view.map(|view| view.lost).unwrap_or_default(), view: None }
+        }
     }
 }
 
@@ -88,7 +90,9 @@ async fn check_totals<D: Device>(cache: &D, watcher: &dyn Watcher) -> Option<Rep
     if let Some(view) = walk_with(totals_only, cache, &mut visitor, watcher).await {
         let is_named = |volume: &VolumeTotals| {
             let slot = view.uuids.get(volume.inode.0 as usize);
-            slot.is_some_and(|slot| slot.is_live() && !(slot.flash_only && volume.clean_sectors > 0))
+            slot.is_some_and(|slot| {
+                slot.is_live() && !(slot.flash_only && volume.clean_sectors > 0)
+            })
         };
         if view.aborted || !view.complete || !view.volumes.iter().all(is_named) {
             return None;

@@ -70,8 +70,10 @@ impl<T> Shared<T> {
 impl<T: Send + 'static> OrderedQueue<T> {
     /// A queue for so many threads, this one among them.
     pub fn new(pool: &ThreadPool, threads: usize) -> OrderedQueue<T> {
-        let state = State { jobs: VecDeque::new(), results: VecDeque::new(), first: 0, closed: false };
-        let shared = Shared { state: Mutex::new(state), work: Condvar::new(), result: Condvar::new() };
+        let state =
+            State { jobs: VecDeque::new(), results: VecDeque::new(), first: 0, closed: false };
+        let shared =
+            Shared { state: Mutex::new(state), work: Condvar::new(), result: Condvar::new() };
         let queue = OrderedQueue { shared: Arc::new(shared), pending: 0 };
         pool.spawn(threads.saturating_sub(1), || {
             let shared = queue.shared.clone();
@@ -107,13 +109,16 @@ impl<T: Send + 'static> OrderedQueue<T> {
         self.shared.run_one(self.shared.state()).is_ok()
     }
 
-    /// Waits until the oldest result can be popped. Meant for when workers run all jobs that are left.
+    /// Waits until the oldest result can be popped. Meant for when workers run all jobs that are
+    /// left.
     pub fn wait(&self) {
         let mut state = self.shared.state();
         while state.results.front().is_some_and(Option::is_none) {
             state = match self.shared.run_one(state) {
                 Ok(state) => state,
-                Err(state) => self.shared.result.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Err(state) => {
+                    self.shared.result.wait(state).unwrap_or_else(PoisonError::into_inner)
+                }
             };
         }
     }

@@ -18,7 +18,8 @@ impl Prefetched {
     /// Reads ranges that were not read yet, all at once.
     pub async fn read_all<D: Device>(&self, device: &D, mut ranges: Vec<SectorRange>) {
         ranges.retain(|range| self.read.borrow().iter().all(|(there, _)| there != range));
-        let all = join_all(ranges.iter().map(|range| read(device, range.start, range.sectors()))).await;
+        let all =
+            join_all(ranges.iter().map(|range| read(device, range.start, range.sectors()))).await;
         self.read.borrow_mut().extend(ranges.into_iter().zip(all));
     }
 
@@ -30,7 +31,12 @@ impl Prefetched {
     }
 
     /// Returns the prefetched result, or reads the range.
-    pub async fn read<D: Device>(&self, device: &D, at: Sector, sectors: u64) -> Result<Buf, String> {
+    pub async fn read<D: Device>(
+        &self,
+        device: &D,
+        at: Sector,
+        sectors: u64,
+    ) -> Result<Buf, String> {
         let there = self.take(SectorRange::new(at, sectors));
         match there {
             Some(result) => result,

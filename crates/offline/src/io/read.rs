@@ -56,7 +56,9 @@ pub(crate) async fn read_around<D: Device>(
         let bytes = from * SECTOR_BYTES..(from + count) * SECTOR_BYTES;
         match read(device, at + from, count).await {
             Ok(part) => {
-                if let Some(into) = buf.as_mut_slice().get_mut(bytes.start as usize..bytes.end as usize) {
+                if let Some(into) =
+                    buf.as_mut_slice().get_mut(bytes.start as usize..bytes.end as usize)
+                {
                     into.copy_from_slice(part.as_slice());
                 }
             }

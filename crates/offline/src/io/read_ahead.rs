@@ -178,7 +178,10 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
     /// Reuses the buffer of a range.
     pub fn done(&self, piece: ReadRange) {
         if let Some(window) = Arc::into_inner(piece.window) {
-            window.memory.into_iter().for_each(|memory| self.options.buffers.give(memory.into_buf()));
+            window
+                .memory
+                .into_iter()
+                .for_each(|memory| self.options.buffers.give(memory.into_buf()));
         }
     }
 
@@ -238,7 +241,11 @@ fn leading(ranges: &[SectorRange]) -> usize {
 }
 
 /// Reads ranges that follow one another.
-async fn read_request<D: Device>(device: &D, ranges: &[SectorRange], options: ReadOptions<'_>) -> ReadBatch {
+async fn read_request<D: Device>(
+    device: &D,
+    ranges: &[SectorRange],
+    options: ReadOptions<'_>,
+) -> ReadBatch {
     let ReadOptions { buffers, prefetched, around_errors, .. } = options;
     let start = ranges.first().map_or(Sector(0), |first| first.start);
     let sectors = ranges.iter().map(SectorRange::sectors).sum();
@@ -258,8 +265,10 @@ async fn read_request<D: Device>(device: &D, ranges: &[SectorRange], options: Re
     let each: Vec<Result<Buf, String>> = match ranges {
         [_] => vec![Err(error)],
         _ => {
-            join_all(ranges.iter().map(|range| read_into(device, range.start, range.sectors(), buffers)))
-                .await
+            join_all(
+                ranges.iter().map(|range| read_into(device, range.start, range.sectors(), buffers)),
+            )
+            .await
         }
     };
     for (range, bytes) in ranges.iter().zip(each) {
@@ -285,7 +294,11 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn new<D: Device>(device: &'a D, ranges: &'a [SectorRange], options: ReadOptions<'a>) -> Request<'a> {
+    fn new<D: Device>(
+        device: &'a D,
+        ranges: &'a [SectorRange],
+        options: ReadOptions<'a>,
+    ) -> Request<'a> {
         let sectors = ranges.iter().map(SectorRange::sectors).sum();
         let work = Box::pin(read_request(device, ranges, options));
         Request { ranges, sectors, work, done: None }

@@ -41,7 +41,8 @@ impl ThreadPool {
         mut take: impl FnMut(usize, T),
     ) {
         let threads = threads.min(self.threads).min(count);
-        let workers = if threads < 2 { None } else { self.workers.get_or_init(|| self.workers()).as_ref() };
+        let workers =
+            if threads < 2 { None } else { self.workers.get_or_init(|| self.workers()).as_ref() };
         // The calling thread does everything if no other can be started.
         let Some(workers) = workers else {
             (0..count).for_each(|index| take(index, work(index)));
@@ -82,7 +83,8 @@ impl ThreadPool {
     /// Starts up to `threads` workers on work that ends by itself.
     pub fn spawn<W: FnOnce() + Send + 'static>(&self, threads: usize, work: impl Fn() -> W) {
         let threads = threads.min(self.threads - 1);
-        let workers = if threads == 0 { None } else { self.workers.get_or_init(|| self.workers()).as_ref() };
+        let workers =
+            if threads == 0 { None } else { self.workers.get_or_init(|| self.workers()).as_ref() };
         if let Some(workers) = workers {
             (0..threads).for_each(|_| workers.spawn(work()));
         }
@@ -109,7 +111,9 @@ mod tests {
                     }
                     index * index
                 };
-                pool.map_in_order(threads, count, work, |index, result| taken.push((index, result)));
+                pool.map_in_order(threads, count, work, |index, result| {
+                    taken.push((index, result))
+                });
                 let expected: Vec<_> = (0..count).map(|index| (index, index * index)).collect();
                 assert_eq!(taken, expected, "{threads} threads");
             }
@@ -120,6 +124,9 @@ mod tests {
     fn little_work_is_done_by_one() {
         let pool = ThreadPool::of(4);
         let threads = |work, each| pool.threads_for(work, each);
-        assert_eq!((threads(0, 10), threads(19, 10), threads(20, 10), threads(1000, 10)), (1, 1, 2, 4));
+        assert_eq!(
+            (threads(0, 10), threads(19, 10), threads(20, 10), threads(1000, 10)),
+            (1, 1, 2, 4)
+        );
     }
 }

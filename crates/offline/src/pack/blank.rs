@@ -8,8 +8,8 @@
 
 use ubcache_format::{
     BSET_HEADER_BYTES, Generation, Geometry, JOURNAL_HEADER_BYTES, PRIO_HEADER_BYTES, Pointer,
-    SUPERBLOCK_MAGIC, Sector, UUID_ENTRY_BYTES, UUID_ENTRY_V0_BYTES, Uuid, crc64_we, crc64_we_seeded,
-    parse_prio,
+    SUPERBLOCK_MAGIC, Sector, UUID_ENTRY_BYTES, UUID_ENTRY_V0_BYTES, Uuid, crc64_we,
+    crc64_we_seeded, parse_prio,
 };
 
 /// Bytes of a slot of the volume table that are used.
@@ -33,8 +33,10 @@ pub(crate) fn nodes(geometry: &Geometry, start: Sector, bytes: &mut [u8]) {
     let begins = |block: &[u8]| u64_at(block, 8) == magic || seqs.contains(&u64_at(block, 16));
     let right = |log: &[u8]| {
         let (csum, covered) = (u64_at(log, 0), log.get(8..).unwrap_or_default());
-        let seed = |generation| Pointer { device: 0, offset: start, generation: Generation(generation) };
-        csum == crc64_we(covered) || (0..=u8::MAX).any(|g| csum == crc64_we_seeded(seed(g).word(), covered))
+        let seed =
+            |generation| Pointer { device: 0, offset: start, generation: Generation(generation) };
+        csum == crc64_we(covered)
+            || (0..=u8::MAX).any(|g| csum == crc64_we_seeded(seed(g).word(), covered))
     };
     keep_logs(bytes, block, BSET_HEADER_BYTES as usize, begins, right);
 }
@@ -44,7 +46,13 @@ pub(crate) fn journal(geometry: &Geometry, bytes: &mut [u8]) {
     let magic = geometry.journal_magic();
     let begins = |block: &[u8]| u64_at(block, 8) == magic;
     let right = |log: &[u8]| u64_at(log, 0) == crc64_we(log.get(8..).unwrap_or_default());
-    keep_logs(bytes, geometry.block_bytes().max(1) as usize, JOURNAL_HEADER_BYTES as usize, begins, right);
+    keep_logs(
+        bytes,
+        geometry.block_bytes().max(1) as usize,
+        JOURNAL_HEADER_BYTES as usize,
+        begins,
+        right,
+    );
 }
 
 /// Entries of a log have the number of their words at byte 28.
@@ -55,8 +63,10 @@ fn keep_logs(
     begins: impl Fn(&[u8]) -> bool,
     right: impl Fn(&[u8]) -> bool,
 ) {
-    let starts: Vec<usize> =
-        (0..bytes.len()).step_by(block).filter(|at| bytes.get(*at..).is_some_and(&begins)).collect();
+    let starts: Vec<usize> = (0..bytes.len())
+        .step_by(block)
+        .filter(|at| bytes.get(*at..).is_some_and(&begins))
+        .collect();
     let mut end = 0;
     for (index, &start) in starts.iter().enumerate() {
         if start < end {
@@ -91,7 +101,8 @@ fn keep_keys(words: &mut [u8]) {
     while at < words.len() {
         let high = u64_at(words, at);
         let pointers = (high >> 60 & 7) as usize;
-        let possible = high >> 63 == 1 && pointers <= 6 && high >> 58 & 3 == 0 && high >> 37 & 0x7_FFFF == 0;
+        let possible =
+            high >> 63 == 1 && pointers <= 6 && high >> 58 & 3 == 0 && high >> 37 & 0x7_FFFF == 0;
         let rest = (1..=1 + pointers).all(|word| u64_at(words, at + 8 * word) >> 63 == 0);
         if possible && rest {
             at += 8 * (2 + pointers);
@@ -108,7 +119,8 @@ pub(crate) fn prio(geometry: &Geometry, bytes: &mut [u8]) {
     if parse_prio(geometry, bytes).is_ok() {
         return;
     }
-    let kept = if u64_at(bytes, 8) == geometry.prio_magic() { PRIO_HEADER_BYTES as usize } else { 0 };
+    let kept =
+        if u64_at(bytes, 8) == geometry.prio_magic() { PRIO_HEADER_BYTES as usize } else { 0 };
     bytes.get_mut(kept..).unwrap_or_default().fill(0);
 }
 
@@ -131,7 +143,8 @@ pub(crate) fn table(version: u32, bytes: &mut [u8]) {
 /// Returns true if the first block of a bucket looks like a volume table, which has no mark that
 /// tells for certain.
 pub(crate) fn seems_table(block: &[u8]) -> bool {
-    let mut slots = block.chunks_exact(UUID_ENTRY_BYTES as usize).filter(|slot| !is_zero(slot)).peekable();
+    let mut slots =
+        block.chunks_exact(UUID_ENTRY_BYTES as usize).filter(|slot| !is_zero(slot)).peekable();
     slots.peek().is_some() && slots.all(seems_slot)
 }
 
@@ -184,10 +197,18 @@ mod tests {
     fn node() -> (Vec<u8>, Vec<Key>, Sector) {
         let geometry = geometry();
         let start = Sector(32 * 100);
-        let place =
-            |number: u64| Pointer { device: 0, offset: Sector(6400 + number), generation: Generation(3) };
+        let place = |number: u64| Pointer {
+            device: 0,
+            offset: Sector(6400 + number),
+            generation: Generation(3),
+        };
         let key = |n: u64| {
-            Key::extent(Inode(1), SectorRange::new(Sector(16 + 8 * n), 8), n.is_multiple_of(2), place(8 * n))
+            Key::extent(
+                Inode(1),
+                SectorRange::new(Sector(16 + 8 * n), 8),
+                n.is_multiple_of(2),
+                place(8 * n),
+            )
         };
         let keys: Vec<Key> = (0..60).map(key).collect();
         let seed = Pointer { device: 0, offset: start, generation: Generation(9) };
@@ -256,7 +277,8 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_what_is_no_metadata() {
         let geometry = geometry();
-        let text: Vec<u8> = TEXT.iter().copied().cycle().take(geometry.bucket_bytes() as usize).collect();
+        let text: Vec<u8> =
+            TEXT.iter().copied().cycle().take(geometry.bucket_bytes() as usize).collect();
         for blank in [
             &(|bytes: &mut [u8]| nodes(&geometry, Sector(320), bytes)) as &dyn Fn(&mut [u8]),
             &|bytes| journal(&geometry, bytes),

@@ -4,10 +4,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{
+    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+};
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, crc64_we};
 
-use super::layout::{BLOCK_BYTES, CHUNK_BYTES, Chunk, Header, Piece, Trailer, VERSION, is_pack, read_index};
+use super::layout::{
+    BLOCK_BYTES, CHUNK_BYTES, Chunk, Header, Piece, Trailer, VERSION, is_pack, read_index,
+};
 use crate::io::read::read;
 
 /// Chunks that are kept: neighbours of a node are read next.
@@ -73,7 +77,8 @@ impl<D: Device> Packed<D> {
     /// Opens a pack. Everything but its chunks is checked here; chunks are when they are read.
     async fn open(file: D) -> Result<Packed<D>, PackError> {
         let sectors = file.geometry().sectors;
-        let block = async |at: u64| read(&file, Sector(at), BLOCK_SECTORS).await.map_err(PackError::Io);
+        let block =
+            async |at: u64| read(&file, Sector(at), BLOCK_SECTORS).await.map_err(PackError::Io);
         if sectors < 2 * BLOCK_SECTORS {
             return Err(PackError::Damaged("it has no end"));
         }
@@ -112,7 +117,8 @@ impl<D: Device> Packed<D> {
     async fn check_buckets(&self) -> Result<(), PackError> {
         let buf = Buf::zeroed(SUPERBLOCK_BYTES);
         let (bytes, result) = self.read(SUPERBLOCK_SECTOR, buf).await;
-        let Some(superblock) = result.ok().and_then(|()| Superblock::parse(bytes.as_slice()).ok()) else {
+        let Some(superblock) = result.ok().and_then(|()| Superblock::parse(bytes.as_slice()).ok())
+        else {
             return Ok(());
         };
         let most = BUCKETS_BELIEVED + BUCKETS_A_BYTE * self.file.geometry().sectors * SECTOR_BYTES;
@@ -122,15 +128,20 @@ impl<D: Device> Packed<D> {
 
     /// The bytes of a chunk.
     async fn chunk(&self, number: u32) -> Result<Rc<Vec<u8>>, IoError> {
-        let kept =
-            self.kept.borrow().iter().find(|(kept, _)| *kept == number).map(|(_, bytes)| bytes.clone());
+        let kept = self
+            .kept
+            .borrow()
+            .iter()
+            .find(|(kept, _)| *kept == number)
+            .map(|(_, bytes)| bytes.clone());
         if let Some(bytes) = kept {
             return Ok(bytes);
         }
         let damaged = || IoError::Os(EBADMSG);
         let chunk = self.chunks.get(number as usize).ok_or_else(damaged)?;
-        let packed =
-            read_bytes(&self.file, chunk.offset, chunk.packed.into()).await.map_err(|_| damaged())?;
+        let packed = read_bytes(&self.file, chunk.offset, chunk.packed.into())
+            .await
+            .map_err(|_| damaged())?;
         if crc64_we(&packed) != chunk.crc {
             return Err(damaged());
         }
@@ -150,9 +161,11 @@ impl<D: Device> Packed<D> {
     async fn fill(&self, at: Sector, into: &mut [u8]) -> IoResult {
         let mut at = at.0;
         let mut rest = into;
-        let mut next = self.places.partition_point(|place| place.start + u64::from(place.sectors) <= at);
+        let mut next =
+            self.places.partition_point(|place| place.start + u64::from(place.sectors) <= at);
         while !rest.is_empty() {
-            let place = self.places.get(next).filter(|place| place.start <= at).ok_or(IoError::Absent)?;
+            let place =
+                self.places.get(next).filter(|place| place.start <= at).ok_or(IoError::Absent)?;
             let skipped = ((at - place.start) * SECTOR_BYTES) as usize;
             let offset = place.offset.ok_or(IoError::Os(EIO))? as usize + skipped;
             let count = (place.sectors as usize * SECTOR_BYTES as usize - skipped).min(rest.len());
@@ -270,7 +283,9 @@ impl<D: Device> Cache<D> {
     /// Looks at the first bytes and takes the device for what it is.
     pub async fn open(device: D) -> Result<Cache<D>, PackError> {
         match read(&device, Sector(0), 1).await {
-            Ok(bytes) if is_pack(bytes.as_slice()) => Ok(Cache::Pack(Box::new(Packed::open(device).await?))),
+            Ok(bytes) if is_pack(bytes.as_slice()) => {
+                Ok(Cache::Pack(Box::new(Packed::open(device).await?)))
+            }
             _ => Ok(Cache::Device(device)),
         }
     }

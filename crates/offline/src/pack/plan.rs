@@ -49,12 +49,17 @@ pub(super) async fn plan<D: Device>(cache: &D, view: &View, watcher: &dyn Watche
     let geometry = view.geometry;
     let mut planned = vec![of_superblock()];
     let from_start = |number: u32, sectors: u64| {
-        SectorRange::new(geometry.bucket_start(BucketNr(number)), sectors.min(geometry.bucket_sectors.into()))
+        SectorRange::new(
+            geometry.bucket_start(BucketNr(number)),
+            sectors.min(geometry.bucket_sectors.into()),
+        )
     };
     let metadata = geometry.metadata_bytes() / SECTOR_BYTES;
     let node = (geometry.node_bytes() / SECTOR_BYTES).max(view.node_sectors);
     let looked_at = (LOOKED_AT / SECTOR_BYTES).min(geometry.bucket_sectors.into());
-    let total = u64::from(geometry.buckets.saturating_sub(geometry.first_bucket)) * looked_at * SECTOR_BYTES;
+    let total = u64::from(geometry.buckets.saturating_sub(geometry.first_bucket))
+        * looked_at
+        * SECTOR_BYTES;
     let phase = Phase::new(watcher, "looking for more metadata", total);
     let mut start = geometry.first_bucket;
     while start < geometry.buckets {
@@ -62,7 +67,8 @@ pub(super) async fn plan<D: Device>(cache: &D, view: &View, watcher: &dyn Watche
         let mut parts: Vec<Planned> = Vec::new();
         let mut unknown = Vec::new();
         for number in start..end {
-            let owner = view.buckets.get(number as usize).map_or(Owner::Free, |bucket| bucket.owner);
+            let owner =
+                view.buckets.get(number as usize).map_or(Owner::Free, |bucket| bucket.owner);
             let (part, sectors) = match owner {
                 Owner::Journal => (Part::Journal, geometry.bucket_sectors.into()),
                 Owner::Prio => (Part::Prio, metadata),
@@ -75,8 +81,9 @@ pub(super) async fn plan<D: Device>(cache: &D, view: &View, watcher: &dyn Watche
             };
             parts.push(Planned { part, range: from_start(number, sectors) });
         }
-        let reads =
-            unknown.iter().map(|number| read(cache, geometry.bucket_start(BucketNr(*number)), looked_at));
+        let reads = unknown
+            .iter()
+            .map(|number| read(cache, geometry.bucket_start(BucketNr(*number)), looked_at));
         let blocks = join_all(reads.collect::<Vec<_>>()).await;
         for (number, block) in unknown.into_iter().zip(blocks) {
             let Ok(block) = block else { continue };

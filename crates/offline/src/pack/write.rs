@@ -52,12 +52,16 @@ pub struct Packing {
 impl Packing {
     /// Returns true if no damage was met.
     pub fn is_clean(&self) -> bool {
-        self.has_set && self.superblock.is_none() && self.unreadable.is_empty() && self.report.is_clean()
+        self.has_set
+            && self.superblock.is_none()
+            && self.unreadable.is_empty()
+            && self.report.is_clean()
     }
 
     /// For programs.
     pub fn to_json(&self) -> Value {
-        let unreadable = self.unreadable.iter().map(|range| json!([range.start.0, range.sectors()]));
+        let unreadable =
+            self.unreadable.iter().map(|range| json!([range.start.0, range.sectors()]));
         json!({
             "clean": self.is_clean(),
             "superblock": self.superblock,
@@ -137,14 +141,17 @@ pub async fn pack<D: Device>(
     let version = view.as_ref().and_then(|view| Some(view.journal.newest()?.version)).unwrap_or(1);
     let geometry = view.as_ref().map(|view: &View| view.geometry);
     drop(view);
-    let writer = Writer { sink, at: 0, index: Vec::new(), chunks: 0, raw: Vec::new(), pieces: Vec::new() };
+    let writer =
+        Writer { sink, at: 0, index: Vec::new(), chunks: 0, raw: Vec::new(), pieces: Vec::new() };
     write(cache, &planned, geometry, version, packing, writer, watcher).await
 }
 
 async fn superblocks<D: Device>(backing: &[&D]) -> Vec<Superblock> {
     let mut found = Vec::new();
     for (index, device) in backing.iter().enumerate() {
-        found.extend(read_superblock(*device, Site::Backing(index)).await.ok().filter(|it| !it.is_cache()));
+        found.extend(
+            read_superblock(*device, Site::Backing(index)).await.ok().filter(|it| !it.is_cache()),
+        );
     }
     found
 }
@@ -166,8 +173,11 @@ async fn write<D: Device, S: FnMut(&[u8]) -> Result<(), String>>(
     for Planned { part, range } in planned {
         packing.count(*part);
         let read = read_around(cache, range.start, range.sectors()).await;
-        let (mut bytes, holes) =
-            read.map_err(|error| OfflineError::Io { on: On::Cache, doing: "reading the cache", error })?;
+        let (mut bytes, holes) = read.map_err(|error| OfflineError::Io {
+            on: On::Cache,
+            doing: "reading the cache",
+            error,
+        })?;
         keep(*part, geometry.as_ref(), version, *range, &mut bytes);
         let mut at = 0;
         for hole in holes {
@@ -189,7 +199,13 @@ async fn write<D: Device, S: FnMut(&[u8]) -> Result<(), String>>(
     Ok(packing)
 }
 
-fn keep(part: Part, geometry: Option<&Geometry>, version: u32, range: SectorRange, bytes: &mut Buf) {
+fn keep(
+    part: Part,
+    geometry: Option<&Geometry>,
+    version: u32,
+    range: SectorRange,
+    bytes: &mut Buf,
+) {
     let bytes = bytes.as_mut_slice();
     match (part, geometry) {
         (Part::Superblock, _) => blank::superblock(geometry, bytes),
@@ -197,7 +213,9 @@ fn keep(part: Part, geometry: Option<&Geometry>, version: u32, range: SectorRang
         (Part::Prio | Part::FoundPrio, Some(geometry)) => blank::prio(geometry, bytes),
         (Part::Table, _) => blank::table(version, bytes),
         (Part::FoundTable, _) => blank::table(1, bytes),
-        (Part::Node | Part::FoundNode, Some(geometry)) => blank::nodes(geometry, range.start, bytes),
+        (Part::Node | Part::FoundNode, Some(geometry)) => {
+            blank::nodes(geometry, range.start, bytes)
+        }
         (_, None) => bytes.fill(0),
     }
 }
@@ -237,9 +255,16 @@ impl<S: FnMut(&[u8]) -> Result<(), String>> Writer<S> {
     }
 
     /// Takes those bytes of an area that could be read; says how many.
-    fn readable(&mut self, start: Sector, part: Range<u64>, area: &[u8]) -> Result<u64, OfflineError> {
+    fn readable(
+        &mut self,
+        start: Sector,
+        part: Range<u64>,
+        area: &[u8],
+    ) -> Result<u64, OfflineError> {
         let bytes = area.get(part.start as usize..part.end as usize).unwrap_or_default();
-        for (piece, bytes) in cut(sectors(start, &part), CHUNK_SECTORS).zip(bytes.chunks(CHUNK_BYTES)) {
+        for (piece, bytes) in
+            cut(sectors(start, &part), CHUNK_SECTORS).zip(bytes.chunks(CHUNK_BYTES))
+        {
             self.piece(piece, Some(bytes))?;
         }
         Ok(bytes.len() as u64)

@@ -46,11 +46,14 @@ pub(crate) async fn scan<D: Device>(
                 !matches!(owner, Some(Owner::Node | Owner::Journal | Owner::Prio | Owner::Uuids))
             })
             .collect();
-        let reads = wanted.iter().map(|number| read(cache, geometry.bucket_start(BucketNr(*number)), block));
+        let reads = wanted
+            .iter()
+            .map(|number| read(cache, geometry.bucket_start(BucketNr(*number)), block));
         for (number, bytes) in wanted.iter().zip(join_all(reads.collect::<Vec<_>>()).await) {
             phase.add(block * SECTOR_BYTES);
             let bucket = BucketNr(*number);
-            let seems = bytes.is_ok_and(|bytes| bytes.as_slice().get(8..16) == Some(magic.as_slice()));
+            let seems =
+                bytes.is_ok_and(|bytes| bytes.as_slice().get(8..16) == Some(magic.as_slice()));
             let sectors = geometry.node_bytes() / SECTOR_BYTES;
             if seems && let Ok(bytes) = read(cache, geometry.bucket_start(bucket), sectors).await {
                 let found = of_node(view, bucket, bytes.as_slice());
@@ -117,7 +120,12 @@ pub(crate) fn pieces(view: &View, doubtful: &Region, mut claims: Vec<Claim>) -> 
     result
 }
 
-fn push(result: &mut Vec<Uncertain>, inode: ubcache_format::Inode, range: SectorRange, open: &[Extent]) {
+fn push(
+    result: &mut Vec<Uncertain>,
+    inode: ubcache_format::Inode,
+    range: SectorRange,
+    open: &[Extent],
+) {
     let mut places: Vec<Pointer> = open
         .iter()
         .filter_map(|extent| Some(extent.pointer()?.advance(range.start - extent.range().start)))

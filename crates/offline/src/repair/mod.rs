@@ -85,15 +85,22 @@ impl Repair {
 
     /// Returns true if the newest data of a part of a volume, in key sectors, is not certain.
     pub fn is_uncertain(&self, inode: Inode, range: SectorRange) -> bool {
-        let next =
-            self.uncertain.partition_point(|part| (part.inode, part.range.end) <= (inode, range.start));
-        self.uncertain.get(next).is_some_and(|part| part.inode == inode && part.range.overlaps(&range))
+        let next = self
+            .uncertain
+            .partition_point(|part| (part.inode, part.range.end) <= (inode, range.start));
+        self.uncertain
+            .get(next)
+            .is_some_and(|part| part.inode == inode && part.range.overlaps(&range))
     }
 
     /// Sectors of which there may be newer data than the backing device has, in one version or
     /// several.
     pub fn claimed_sectors(&self) -> u64 {
-        self.uncertain.iter().filter(|part| !part.places.is_empty()).map(|part| part.range.sectors()).sum()
+        self.uncertain
+            .iter()
+            .filter(|part| !part.places.is_empty())
+            .map(|part| part.range.sectors())
+            .sum()
     }
 
     /// The set as it was found.
@@ -109,10 +116,11 @@ impl Repair {
     /// The report for programs.
     pub fn to_json(&self) -> Value {
         let uncertain = self.uncertain.iter().map(|part| {
+            let is_beyond = uncertain::is_beyond(&part.range);
             json!({
                 "volume": part.inode.0,
                 "first_key_sector": part.range.start.0,
-                "sectors": if uncertain::is_beyond(&part.range) { Value::Null } else { json!(part.range.sectors()) },
+                "sectors": if is_beyond { Value::Null } else { json!(part.range.sectors()) },
                 "cache_sectors": part.places.iter().map(|place| place.offset.0).collect::<Vec<_>>(),
             })
         });
@@ -147,7 +155,8 @@ pub async fn survey<D: Device>(
             named.push(Backing { device: *device, superblock });
         }
     }
-    let backings: Vec<Superblock> = named.iter().map(|backing| backing.superblock.clone()).collect();
+    let backings: Vec<Superblock> =
+        named.iter().map(|backing| backing.superblock.clone()).collect();
     let check_options = CheckOptions { data: !options.without_data, view: false, watcher };
     let report = check(cache, backing, None, check_options).await.report;
     let (superblock, origin) = match read_superblock(cache, Site::Cache).await {
@@ -171,8 +180,9 @@ pub async fn survey<D: Device>(
         // The run numbers in the superblock belong to the slots as they were.
         view.superblock.set_runs(&Runs::accepting_any());
     }
-    let is_uncertain =
-        !view.lost.is_empty() || !view.uncertainty.tree.is_empty() || view.uncertainty.journal.is_some();
+    let is_uncertain = !view.lost.is_empty()
+        || !view.uncertainty.tree.is_empty()
+        || view.uncertainty.journal.is_some();
     let (found, nodes) = if is_uncertain || view.journal.newest().is_none() {
         claims::scan(cache, &view, watcher).await
     } else {
@@ -213,10 +223,12 @@ pub async fn write_repaired<D: Device>(
     without_unreadable(repair, unreadable);
     let with_superblock = repair.damaged_superblock || !repair.slots.is_empty();
     write::write(&repair.view, &repair.plan, target, with_superblock, is_copy, watcher).await?;
-    let after = check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
+    let after =
+        check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
     // Data without a slot is no failure of the repair: it is kept until a backing device claims it.
-    let is_error =
-        |finding: &&Finding| finding.severity() == Severity::Error && finding.kind != Kind::SlotLost;
+    let is_error = |finding: &&Finding| {
+        finding.severity() == Severity::Error && finding.kind != Kind::SlotLost
+    };
     match after.findings.iter().find(is_error) {
         None => Ok(()),
         Some(finding) => Err(OfflineError::Damaged(Box::new(finding.clone()))),
@@ -264,9 +276,10 @@ pub async fn unreadable_data<D: Device>(
     let mut unreadable = Vec::new();
     for key in &repair.plan.keep {
         let Some(pointer) = key.pointer() else { continue };
-        let (_, holes) = read_around(cache, pointer.offset, u64::from(key.sectors))
-            .await
-            .map_err(|error| OfflineError::Io { on: On::Cache, doing: "reading dirty data", error })?;
+        let (_, holes) =
+            read_around(cache, pointer.offset, u64::from(key.sectors)).await.map_err(|error| {
+                OfflineError::Io { on: On::Cache, doing: "reading dirty data", error }
+            })?;
         unreadable.extend(holes.iter().map(|hole| in_sectors(pointer.offset, hole)));
         phase.add(u64::from(key.sectors) * SECTOR_BYTES);
     }
@@ -274,7 +287,10 @@ pub async fn unreadable_data<D: Device>(
 }
 
 fn in_sectors(from: Sector, bytes: &Range<u64>) -> SectorRange {
-    SectorRange::from_bounds(from + bytes.start / SECTOR_BYTES, from + bytes.end.div_ceil(SECTOR_BYTES))
+    SectorRange::from_bounds(
+        from + bytes.start / SECTOR_BYTES,
+        from + bytes.end.div_ceil(SECTOR_BYTES),
+    )
 }
 
 /// Takes what can't be read out of what is kept, and lists it. The rest of such an extent stays.
@@ -285,10 +301,13 @@ fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
     let mut lost = Vec::new();
     for key in std::mem::take(&mut repair.plan.keep) {
         let Some(pointer) = key.pointer() else { continue };
-        let (place, range) = (SectorRange::new(pointer.offset, u64::from(key.sectors)), key.range());
+        let (place, range) =
+            (SectorRange::new(pointer.offset, u64::from(key.sectors)), key.range());
         let first = holes.partition_point(|hole| hole.end <= place.start);
         let mut from = range.start;
-        for hole in holes.get(first..).unwrap_or_default().iter().take_while(|hole| hole.start < place.end) {
+        for hole in
+            holes.get(first..).unwrap_or_default().iter().take_while(|hole| hole.start < place.end)
+        {
             let hole = hole.intersect(&place);
             let start = range.start + (hole.start - place.start);
             let gone = SectorRange::new(start, hole.sectors());
@@ -318,8 +337,10 @@ fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
 fn wrong_kind(report: &Report) -> OfflineError {
     match report.findings.first() {
         Some(finding) => OfflineError::Damaged(Box::new(finding.clone())),
-        None => {
-            OfflineError::Io { on: On::Cache, doing: "reading the set", error: "no superblock".to_owned() }
-        }
+        None => OfflineError::Io {
+            on: On::Cache,
+            doing: "reading the set",
+            error: "no superblock".to_owned(),
+        },
     }
 }

@@ -50,7 +50,9 @@ pub(crate) async fn owners<D: Device>(
         .iter()
         .filter(|volume| volume.clean_sectors + volume.dirty_sectors > 0)
         .map(|volume| volume.inode)
-        .filter(|inode| view.uuids.get(inode.0 as usize).is_some_and(|slot| !has_owner(slot, named)))
+        .filter(|inode| {
+            view.uuids.get(inode.0 as usize).is_some_and(|slot| !has_owner(slot, named))
+        })
         .collect();
     let phase = Phase::new(watcher, "looking for the owners of volumes", 0);
     let mut possible: Vec<Vec<(Inode, u64)>> = Vec::new();
@@ -71,14 +73,16 @@ pub(crate) async fn owners<D: Device>(
     // A device with one choice takes it, and no other device can.
     while let Some(index) = (0..wanted.len()).find(|index| {
         found[*index].is_none()
-            && matches!(possible[*index].as_slice(), [(slot, _)] if possible.iter().filter(|slots| slots.len() == 1 && slots[0].0 == *slot).count() == 1)
+            && matches!(possible[*index].as_slice(), [(slot, _)] if possible.iter()
+                .filter(|slots| slots.len() == 1 && slots[0].0 == *slot).count() == 1)
     }) {
         let (slot, same) = possible[index][0];
         found[index] = Some(Owner { slot, same, is_new: false });
         possible.iter_mut().for_each(|slots| slots.retain(|(other, _)| *other != slot));
     }
-    let is_whole =
-        view.lost.is_empty() && view.uncertainty.tree.is_empty() && view.uncertainty.journal.is_none();
+    let is_whole = view.lost.is_empty()
+        && view.uncertainty.tree.is_empty()
+        && view.uncertainty.journal.is_none();
     let all_have_owners =
         volumes.iter().all(|inode| found.iter().flatten().any(|owner| owner.slot == *inode));
     if is_whole && all_have_owners {
@@ -90,7 +94,8 @@ pub(crate) async fn owners<D: Device>(
         };
         let mut unused = (0..view.uuids.len()).filter(unused).collect::<Vec<_>>().into_iter();
         for owner in found.iter_mut().filter(|owner| owner.is_none()) {
-            *owner = unused.next().map(|slot| Owner { slot: Inode(slot as u32), same: 0, is_new: true });
+            *owner =
+                unused.next().map(|slot| Owner { slot: Inode(slot as u32), same: 0, is_new: true });
         }
     }
     found.into_iter().zip(choices).map(|(owner, choices)| owner.ok_or(choices)).collect()
@@ -113,8 +118,10 @@ pub(crate) fn has_owner<D: Device>(slot: &UuidEntry, named: &[Backing<'_, D>]) -
 
 /// Returns true if nothing in the metadata excludes that the volume belongs to the device.
 fn fits<D: Device>(view: &View, inode: Inode, backing: &Backing<'_, D>) -> bool {
-    let data =
-        SectorRange::from_bounds(backing.superblock.data_offset(), Sector(backing.device.geometry().sectors));
+    let data = SectorRange::from_bounds(
+        backing.superblock.data_offset(),
+        Sector(backing.device.geometry().sectors),
+    );
     let is_clean = backing.superblock.state() == BackingState::Clean;
     let dirty = view.live_of(inode).dirty_sectors;
     !(is_clean && dirty > 0) && view.volume(inode).all(|(extent, _)| data.covers(&extent.range()))
@@ -137,13 +144,18 @@ async fn compare<D: Device>(
         let reads = some.iter().map(async |(extent, pointer)| {
             let range = extent.range();
             let sectors = range.sectors().min(COMPARED_SECTORS);
-            (read(cache, pointer.offset, sectors).await, read(backing.device, range.start, sectors).await)
+            (
+                read(cache, pointer.offset, sectors).await,
+                read(backing.device, range.start, sectors).await,
+            )
         });
         for pair in join_all(reads.collect::<Vec<_>>()).await {
             let (Ok(cached), Ok(backed)) = pair else { continue };
             phase.add(cached.len() as u64);
-            for (cached, backed) in cached.as_slice().chunks(512).zip(backed.as_slice().chunks(512)) {
-                let says_nothing = cached == backed && cached.iter().all(|byte| Some(byte) == cached.first());
+            for (cached, backed) in cached.as_slice().chunks(512).zip(backed.as_slice().chunks(512))
+            {
+                let says_nothing =
+                    cached == backed && cached.iter().all(|byte| Some(byte) == cached.first());
                 same += u64::from(cached == backed && !says_nothing);
                 other += u64::from(cached != backed);
             }

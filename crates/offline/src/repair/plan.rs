@@ -41,7 +41,8 @@ pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
         }
     }
     all_claims.extend(view.uncertainty.claims.iter().map(|(extent, _)| Claim { extent: *extent }));
-    let covered = Region::of(certain.iter().map(|extent| Region::range(extent.inode(), extent.range())));
+    let covered =
+        Region::of(certain.iter().map(|extent| Region::range(extent.inode(), extent.range())));
     let doubtful = Region::of(doubtful).without(&covered);
 
     let mut plan = Plan {
@@ -51,7 +52,9 @@ pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
     for extent in &certain {
         let Some(pointer) = view.live(extent) else { continue };
         match kept(view, extent) {
-            Some(dirty) => plan.keep.push(Key::extent(extent.inode(), extent.range(), dirty, pointer)),
+            Some(dirty) => {
+                plan.keep.push(Key::extent(extent.inode(), extent.range(), dirty, pointer))
+            }
             None => plan.clean_dropped += extent.range().sectors(),
         }
     }
@@ -80,8 +83,11 @@ fn kept(view: &View, extent: &Extent) -> Option<bool> {
 
 /// Adds uncertain data of which one version is known.
 fn take_uncertain(view: &View, plan: &mut Plan) {
-    let mut places: BTreeMap<u64, u64> =
-        plan.keep.iter().filter_map(|key| Some((key.pointer()?.offset.0, u64::from(key.sectors)))).collect();
+    let mut places: BTreeMap<u64, u64> = plan
+        .keep
+        .iter()
+        .filter_map(|key| Some((key.pointer()?.offset.0, u64::from(key.sectors))))
+        .collect();
     let mut new: Vec<Key> = Vec::new();
     for uncertain in &plan.uncertain {
         let &[pointer] = uncertain.places.as_slice() else { continue };
@@ -91,7 +97,8 @@ fn take_uncertain(view: &View, plan: &mut Plan) {
         let data = matches!(bucket.owner, Owner::Free | Owner::Clean | Owner::Dirty);
         let alone = bucket.owner == Owner::Free && generation.staleness_of(pointer.generation) == 0;
         let (start, end) = (pointer.offset.0, pointer.offset.0 + uncertain.range.sectors());
-        let free = places.range(..end).next_back().is_none_or(|(at, sectors)| at + sectors <= start);
+        let free =
+            places.range(..end).next_back().is_none_or(|(at, sectors)| at + sectors <= start);
         if !data || !free || !(alone || *generation == pointer.generation) {
             continue;
         }
@@ -117,21 +124,25 @@ struct Sorter<'a> {
 impl<'a> Sorter<'a> {
     fn new(view: &'a View, own: bool) -> Self {
         let uncertainty = &view.uncertainty;
-        let missing = uncertainty.journal.or_else(|| view.journal.newest().is_none().then_some(u64::MAX));
+        let missing =
+            uncertainty.journal.or_else(|| view.journal.newest().is_none().then_some(u64::MAX));
         let sure = missing.map(|missing| {
             let newer = view.journal.entries.iter().filter(|found| found.place.seq > missing);
             combine_leaf(newer.map(|found| found.entry.keys.clone()).collect())
         });
         let tree = uncertainty.tree.iter().map(Region::interval);
-        let mut doubtful: Vec<_> = view.lost.iter().chain(&uncertainty.tree).map(Region::interval).collect();
+        let mut doubtful: Vec<_> =
+            view.lost.iter().chain(&uncertainty.tree).map(Region::interval).collect();
         if sure.is_some() {
             doubtful.push(Region::interval(&Lost { after: START, upto: END }));
         }
         // Data that was given away is gone, if it was ubcache that said so.
         let gone = view.extents.iter().filter(|extent| {
             let away = extent.pointer().is_some() && view.live(extent).is_none();
-            let unknown =
-                extent.pointer().and_then(|pointer| view.bucket(pointer)).is_some_and(|bucket| !bucket.known);
+            let unknown = extent
+                .pointer()
+                .and_then(|pointer| view.bucket(pointer))
+                .is_some_and(|bucket| !bucket.known);
             extent.is_dirty() && away && (own || unknown)
         });
         doubtful.extend(gone.map(|extent| Region::range(extent.inode(), extent.range())));
@@ -142,8 +153,9 @@ impl<'a> Sorter<'a> {
         let view = self.view;
         let named = match &self.sure {
             Some(sure) => {
-                let next =
-                    sure.partition_point(|key| key.position() <= (extent.inode(), extent.range().start));
+                let next = sure.partition_point(|key| {
+                    key.position() <= (extent.inode(), extent.range().start)
+                });
                 sure.get(next).is_some_and(|key| {
                     key.inode == extent.inode()
                         && key.range().covers(&extent.range())

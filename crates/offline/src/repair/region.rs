@@ -67,7 +67,9 @@ impl Region {
 
     /// The part in a volume, in order.
     pub fn in_volume(&self, inode: Inode) -> impl Iterator<Item = SectorRange> {
-        self.intervals.iter().filter_map(move |&(after, upto)| Lost { after, upto }.in_volume(inode))
+        self.intervals
+            .iter()
+            .filter_map(move |&(after, upto)| Lost { after, upto }.in_volume(inode))
     }
 }
 

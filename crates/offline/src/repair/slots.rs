@@ -45,7 +45,8 @@ pub(super) async fn repair<D: Device>(
     let set = view.superblock.set_uuid;
     let attached = |backing: &&Backing<'_, D>| {
         let superblock = &backing.superblock;
-        superblock.set_uuid == set && matches!(superblock.state(), BackingState::Clean | BackingState::Dirty)
+        superblock.set_uuid == set
+            && matches!(superblock.state(), BackingState::Clean | BackingState::Dirty)
     };
     let without: Vec<&Backing<'_, D>> = backings
         .iter()
@@ -67,17 +68,25 @@ pub(super) async fn repair<D: Device>(
         let alike = |entry: &UuidEntry| {
             entry.uuid.0.iter().zip(backing.uuid.0).filter(|(a, b)| **a == *b).count() >= ALIKE
         };
-        let mut slots: Vec<usize> =
-            view.uuids.iter().enumerate().filter(|(_, entry)| alike(entry)).map(|(slot, _)| slot).collect();
+        let mut slots: Vec<usize> = view
+            .uuids
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| alike(entry))
+            .map(|(slot, _)| slot)
+            .collect();
         slots.extend(older.iter().filter(|(uuid, _)| *uuid == backing.uuid).map(|(_, slot)| *slot));
         slots.sort_unstable();
         slots.dedup();
         // A slot of another device, or one that was detached since, is not a candidate.
-        slots.retain(|slot| view.uuids.get(*slot).is_some_and(|entry| entry.is_free() || alike(entry)));
+        slots.retain(|slot| {
+            view.uuids.get(*slot).is_some_and(|entry| entry.is_free() || alike(entry))
+        });
         match slots.as_slice() {
             [slot] => {
                 give(view, *slot, device);
-                done.said.push(format!("slot {slot} is that of backing device {} again", backing.uuid));
+                done.said
+                    .push(format!("slot {slot} is that of backing device {} again", backing.uuid));
             }
             [] => unknown.push(device),
             several => {
@@ -102,7 +111,8 @@ pub(super) async fn repair<D: Device>(
 /// Lists the devices that the table names and the caller did not.
 fn not_named<D: Device>(view: &View, backings: &[Backing<'_, D>]) -> String {
     let is_named = |uuid| backings.iter().any(|backing| backing.superblock.uuid == uuid);
-    let others = view.uuids.iter().filter(|slot| slot.is_live() && !slot.flash_only && !is_named(slot.uuid));
+    let others =
+        view.uuids.iter().filter(|slot| slot.is_live() && !slot.flash_only && !is_named(slot.uuid));
     let others: Vec<String> =
         others.filter(|slot| has_owner(slot, backings)).map(|slot| slot.uuid.to_string()).collect();
     match others.as_slice() {
@@ -141,7 +151,8 @@ fn by_choice<D: Device>(
         Ok(owner) => {
             done.without.push(uuid);
             done.said.push(format!(
-                "slot {} may be that of backing device {uuid}: {}. If every disk of this set is named after -B, say so \
+                "slot {} may be that of backing device {uuid}: {}. If every disk of this set is \
+                 named after -B, say so \
                  with --all-disks: then it is taken for that",
                 owner.slot,
                 reason(&owner)
@@ -191,7 +202,8 @@ async fn older_slots<D: Device>(
     let mut start = geometry.first_bucket;
     while start < geometry.buckets {
         let end = (start + AT_ONCE).min(geometry.buckets);
-        let reads = (start..end).map(|number| read(cache, geometry.bucket_start(BucketNr(number)), sectors));
+        let reads = (start..end)
+            .map(|number| read(cache, geometry.bucket_start(BucketNr(number)), sectors));
         for bytes in join_all(reads.collect::<Vec<_>>()).await {
             phase.add(sectors * SECTOR_BYTES);
             let Ok(bytes) = bytes else { continue };

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use ubcache_env::Device;
 use ubcache_format::{
-    Geometry, JournalEntry, Key, Replacement, Runs, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
-    Sector, Superblock, Uuid, crc64_we, parse_entry, parse_node, parse_prio, scan_bucket,
+    Geometry, JournalEntry, Key, Replacement, Runs, SECTOR_BYTES, SUPERBLOCK_BYTES,
+    SUPERBLOCK_SECTOR, Sector, Superblock, Uuid, crc64_we, parse_entry, parse_node, parse_prio,
+    scan_bucket,
 };
 
 use crate::io::progress::{Phase, Watcher};
@@ -30,7 +31,8 @@ pub(crate) async fn search<D: Device>(
     watcher: &dyn Watcher,
 ) -> Option<(Superblock, String)> {
     let bytes = read_around(cache, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await;
-    let left: Vec<u8> = bytes.map(|read| read.0.as_slice().to_vec()).unwrap_or(vec![0; SUPERBLOCK_BYTES]);
+    let left: Vec<u8> =
+        bytes.map(|read| read.0.as_slice().to_vec()).unwrap_or(vec![0; SUPERBLOCK_BYTES]);
     let found = journal_entries(cache, watcher).await;
     // Entries of an earlier set may be left over; those of this one are more.
     let (&magic, most) = found.iter().max_by_key(|(_, set)| set.entries)?;
@@ -39,8 +41,10 @@ pub(crate) async fn search<D: Device>(
     let set_uuid = set.into_iter().find(|uuid| uuid.set_magic() == magic)?;
     let uuid = Some(uuid_at(&left, 40)).filter(|uuid| !uuid.is_zero()).unwrap_or(set_uuid);
     let sectors = cache.geometry().sectors;
-    let left_block =
-        u16::from_le_bytes([left.get(192).copied().unwrap_or(0), left.get(193).copied().unwrap_or(0)]);
+    let left_block = u16::from_le_bytes([
+        left.get(192).copied().unwrap_or(0),
+        left.get(193).copied().unwrap_or(0),
+    ]);
     let (device, backing_block) =
         (cache.geometry(), backings.iter().map(|backing| backing.block_sectors).min());
     let mut best: Option<(usize, Superblock)> = None;
@@ -49,11 +53,13 @@ pub(crate) async fn search<D: Device>(
         let Ok(buckets) = u32::try_from(sectors / u64::from(bucket_sectors)) else { continue };
         for buckets in [number_at(&left, 184).min(buckets), buckets] {
             for block_sectors in [u32::from(left_block)].into_iter().chain(BLOCKS) {
-                let Some(superblock) = build(uuid, set_uuid, block_sectors, bucket_sectors, buckets, &left)
+                let Some(superblock) =
+                    build(uuid, set_uuid, block_sectors, bucket_sectors, buckets, &left)
                 else {
                     continue;
                 };
-                let possible = superblock.check_device(device.sectors, device.logical_block_bytes).is_ok();
+                let possible =
+                    superblock.check_device(device.sectors, device.logical_block_bytes).is_ok();
                 if !possible || backing_block.is_some_and(|limit| block_sectors > limit) {
                     continue;
                 }
@@ -111,7 +117,12 @@ fn build(
 
 /// Counts the structures named by the newest entry that are in their place; 0 if the sizes can't be
 /// right.
-async fn fitness<D: Device>(cache: &D, superblock: &Superblock, newest: &JournalEntry, at: Sector) -> usize {
+async fn fitness<D: Device>(
+    cache: &D,
+    superblock: &Superblock,
+    newest: &JournalEntry,
+    at: Sector,
+) -> usize {
     let geometry = superblock.geometry();
     let ring = geometry.bucket_of(at).0.wrapping_sub(geometry.first_bucket);
     if ring >= geometry.journal_buckets || newest.root.check_node(&geometry).is_err() {
@@ -160,7 +171,9 @@ async fn fitness<D: Device>(cache: &D, superblock: &Superblock, newest: &Journal
 }
 
 async fn parses<D: Device>(cache: &D, geometry: &Geometry, key: &Key) -> bool {
-    let Some(pointer) = key.pointer().filter(|_| key.check_node(geometry).is_ok()) else { return false };
+    let Some(pointer) = key.pointer().filter(|_| key.check_node(geometry).is_ok()) else {
+        return false;
+    };
     match read(cache, pointer.offset, u64::from(key.sectors)).await {
         Ok(bytes) => parse_node(geometry, key, bytes.as_slice()).is_ok(),
         Err(_) => false,
@@ -216,7 +229,11 @@ async fn journal_entries<D: Device>(cache: &D, watcher: &dyn Watcher) -> BTreeMa
                 let shape = Geometry { set_magic: magic, ..shape };
                 if let Ok((entry, _)) = parse_entry(&shape, rest) {
                     let at = Sector(at + index);
-                    let set = found.entry(magic).or_insert(Entries { entries: 0, newest: entry.clone(), at });
+                    let set = found.entry(magic).or_insert(Entries {
+                        entries: 0,
+                        newest: entry.clone(),
+                        at,
+                    });
                     set.entries += 1;
                     if entry.seq > set.newest.seq {
                         (set.newest, set.at) = (entry, at);

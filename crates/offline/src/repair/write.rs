@@ -39,16 +39,22 @@ pub(super) async fn write<D: Device>(
     };
     let places = free_buckets(view, may);
     let keys = plan.keep.iter().cloned();
-    write_set(target, &set, keys, places, |used| entries(view, plan, used), || Ok(()), watcher).await
+    write_set(target, &set, keys, places, |used| entries(view, plan, used), || Ok(()), watcher)
+        .await
 }
 
 /// Buckets of data that is kept, of data that is uncertain, and of nodes that say something of it.
 fn spared(view: &View, plan: &Plan) -> BTreeSet<BucketNr> {
     let bucket = |pointer: Pointer| pointer.bucket(view.geometry.bucket_sectors);
     let kept = plan.keep.iter().filter_map(|key| Some(bucket(key.pointer()?)));
-    let uncertain = plan.uncertain.iter().flat_map(|part| part.places.iter().map(|place| bucket(*place)));
-    let nodes =
-        view.uncertainty.claims.iter().map(|(_, node)| *node).chain(view.uncertainty.nodes.iter().copied());
+    let uncertain =
+        plan.uncertain.iter().flat_map(|part| part.places.iter().map(|place| bucket(*place)));
+    let nodes = view
+        .uncertainty
+        .claims
+        .iter()
+        .map(|(_, node)| *node)
+        .chain(view.uncertainty.nodes.iter().copied());
     kept.chain(uncertain).chain(nodes).collect()
 }
 

@@ -25,7 +25,11 @@ pub async fn dump_for_restore<D: Device>(
     }
     let mut line = |value: Value| {
         let written = sink(&value.to_string());
-        written.map_err(|error| OfflineError::Io { on: On::Output, doing: "writing the dump", error })
+        written.map_err(|error| OfflineError::Io {
+            on: On::Output,
+            doing: "writing the dump",
+            error,
+        })
     };
     line(json!({
         "type": "restore",
@@ -36,7 +40,9 @@ pub async fn dump_for_restore<D: Device>(
     }))?;
     line(superblock(&view.superblock))?;
     let mut volumes = 0_u64;
-    for (slot, entry) in view.uuids.iter().enumerate().filter(|(_, entry)| **entry != UuidEntry::default()) {
+    for (slot, entry) in
+        view.uuids.iter().enumerate().filter(|(_, entry)| **entry != UuidEntry::default())
+    {
         line(volume(slot, entry))?;
         volumes += 1;
     }

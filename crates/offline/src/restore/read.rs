@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 use ubcache_format::{
-    Generation, Inode, Key, LABEL_BYTES, Pointer, SUPERBLOCK_BYTES, Sector, SectorRange, Superblock, Uuid,
-    UuidEntry,
+    Generation, Inode, Key, LABEL_BYTES, Pointer, SUPERBLOCK_BYTES, Sector, SectorRange,
+    Superblock, Uuid, UuidEntry,
 };
 
 use super::lines::{Lines, VERSION, wrong};
@@ -58,7 +58,8 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
         if slot < free_slot {
             return Err(fields.wrong("slots are not in order"));
         }
-        let entry = dumped.view.uuids.get_mut(slot).ok_or_else(|| fields.wrong("there is no such slot"))?;
+        let entry =
+            dumped.view.uuids.get_mut(slot).ok_or_else(|| fields.wrong("there is no such slot"))?;
         *entry = fields.volume()?;
         free_slot = slot + 1;
         volumes += 1;
@@ -98,8 +99,11 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
         return Err(fields.wrong("there is something behind the end"));
     }
     places.sort_unstable();
-    if let Some(pair) = places.windows(2).find(|pair| pair[0].0 + u64::from(pair[0].1) > pair[1].0) {
-        return Err(reader.wrong(format_args!("two extents have sector {} of the device", pair[1].0)));
+    if let Some(pair) = places.windows(2).find(|pair| pair[0].0 + u64::from(pair[0].1) > pair[1].0)
+    {
+        return Err(
+            reader.wrong(format_args!("two extents have sector {} of the device", pair[1].0))
+        );
     }
     Ok(dumped)
 }
@@ -196,8 +200,11 @@ impl<'a> Reader<'a> {
             && let Some(text) = self.lines.next()
         {
             self.line += 1;
-            let text =
-                text.map_err(|error| OfflineError::Io { on: On::Dump, doing: "reading the dump", error })?;
+            let text = text.map_err(|error| OfflineError::Io {
+                on: On::Dump,
+                doing: "reading the dump",
+                error,
+            })?;
             match serde_json::from_str(&text) {
                 Ok(Value::Object(map)) => self.peeked = Some(Fields { line: self.line, map }),
                 _ => return Err(self.wrong("this is not a JSON object")),
@@ -207,7 +214,11 @@ impl<'a> Reader<'a> {
     }
 
     fn next_if(&mut self, kind: &str) -> Result<Option<Fields>, OfflineError> {
-        Ok(self.peek()?.is_some_and(|fields| fields.kind() == kind).then(|| self.peeked.take()).flatten())
+        Ok(self
+            .peek()?
+            .is_some_and(|fields| fields.kind() == kind)
+            .then(|| self.peeked.take())
+            .flatten())
     }
 
     fn header(&mut self) -> Result<(u64, u64), OfflineError> {
@@ -227,14 +238,17 @@ impl<'a> Reader<'a> {
                 }
                 Ok((fields.number("device_sectors")?, journal_seq))
             }
-            other => Err(fields.wrong(format_args!("version {other}, this ubcache reads {VERSION}"))),
+            other => {
+                Err(fields.wrong(format_args!("version {other}, this ubcache reads {VERSION}")))
+            }
         }
     }
 
     fn superblock(&mut self, device_sectors: u64) -> Result<Superblock, OfflineError> {
         let missing = self.wrong("the superblock is missing");
         let fields = self.next_if("superblock")?.ok_or(missing)?;
-        let mut bytes = unhex(fields.text("bytes")?).ok_or_else(|| fields.wrong("\"bytes\" is not hex"))?;
+        let mut bytes =
+            unhex(fields.text("bytes")?).ok_or_else(|| fields.wrong("\"bytes\" is not hex"))?;
         bytes.resize(SUPERBLOCK_BYTES, 0);
         let superblock = Superblock::parse(&bytes).map_err(|error| fields.wrong(error))?;
         superblock.check_device(device_sectors, 512).map_err(|error| fields.wrong(error))?;
@@ -251,7 +265,9 @@ impl<'a> Reader<'a> {
                 return Err(fields.wrong(format_args!("{name:?} is {expected} in \"bytes\"")));
             }
         }
-        if fields.uuid("uuid")? != superblock.uuid || fields.uuid("set_uuid")? != superblock.set_uuid {
+        if fields.uuid("uuid")? != superblock.uuid
+            || fields.uuid("set_uuid")? != superblock.set_uuid
+        {
             return Err(fields.wrong("\"bytes\" has other UUIDs"));
         }
         Ok(superblock)
@@ -273,9 +289,15 @@ impl Fields {
         self.map.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn need<'a, T>(&'a self, name: &str, take: impl Fn(&'a Value) -> Option<T>) -> Result<T, OfflineError> {
+    fn need<'a, T>(
+        &'a self,
+        name: &str,
+        take: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<T, OfflineError> {
         let value = self.map.get(name).and_then(take);
-        value.ok_or_else(|| self.wrong(format_args!("{name:?} is missing, or is not what it should be")))
+        value.ok_or_else(|| {
+            self.wrong(format_args!("{name:?} is missing, or is not what it should be"))
+        })
     }
 
     fn number(&self, name: &str) -> Result<u64, OfflineError> {
@@ -356,7 +378,11 @@ impl Fields {
         }
         if self.map.contains_key("at") {
             let generation = Generation(self.narrow("generation")?);
-            key.pointers.push(Pointer { device: 0, offset: Sector(self.number("at")?), generation });
+            key.pointers.push(Pointer {
+                device: 0,
+                offset: Sector(self.number("at")?),
+                generation,
+            });
         }
         if key.csum > 3 {
             return Err(self.wrong("\"csum\" is at most 3"));
@@ -369,5 +395,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
 }

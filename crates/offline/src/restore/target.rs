@@ -70,14 +70,16 @@ pub async fn look_at_target<D: Device>(
     target: &D,
     watcher: &dyn Watcher,
 ) -> Result<TargetState, OfflineError> {
-    let needed = u64::from(dumped.view.geometry.buckets) * u64::from(dumped.view.geometry.bucket_sectors);
+    let needed =
+        u64::from(dumped.view.geometry.buckets) * u64::from(dumped.view.geometry.bucket_sectors);
     let found = target.geometry().sectors;
     if found < needed {
         return Err(OfflineError::TooSmall { found, needed });
     }
     let superblock = read_superblock(target, Site::Cache).await.ok();
     let ours = |uuid| uuid == dumped.view.superblock.uuid;
-    if let Some(other) = superblock.as_ref().filter(|other| !other.is_cache() || !ours(other.uuid)) {
+    if let Some(other) = superblock.as_ref().filter(|other| !other.is_cache() || !ours(other.uuid))
+    {
         let standing = Standing::Other { uuid: other.uuid, is_cache: other.is_cache() };
         return Ok(TargetState { standing, view: None });
     }
@@ -85,7 +87,8 @@ pub async fn look_at_target<D: Device>(
         return Ok(TargetState { standing: Standing::OtherShape, view: None });
     }
     let view =
-        walk_from(target, dumped.view.superblock.clone(), WalkOptions::SALVAGE, &mut (), watcher).await;
+        walk_from(target, dumped.view.superblock.clone(), WalkOptions::SALVAGE, &mut (), watcher)
+            .await;
     let newest_seq = view.journal.newest_seq();
     let standing = match superblock {
         None if newest_seq == 0 => Standing::Unknown,
@@ -118,7 +121,8 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
     let superseded = |owner, bucket| free(owner, bucket) && there(bucket);
     let view = &dumped.view;
     let places = free_buckets(view, unused).chain(free_buckets(view, superseded));
-    let seq = state.view.as_ref().map_or(0, |there| there.journal.next_seq()).max(dumped.journal_seq);
+    let seq =
+        state.view.as_ref().map_or(0, |there| there.journal.next_seq()).max(dumped.journal_seq);
     let set = NewSet {
         superblock: &view.superblock,
         with_superblock: true,
@@ -134,8 +138,11 @@ pub async fn restore<D: Device, L: Lines + ?Sized>(
     let keys = keys(source, &failed)?;
     let whole = || failed.take().map_or(Ok(()), Err);
     write_set(target, &set, keys, places, |used| entries(view, used), whole, watcher).await?;
-    let after = check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
-    if let Some(finding) = after.findings.iter().find(|finding| finding.severity() == Severity::Error) {
+    let after =
+        check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
+    if let Some(finding) =
+        after.findings.iter().find(|finding| finding.severity() == Severity::Error)
+    {
         return Err(OfflineError::Damaged(Box::new(finding.clone())));
     }
     let Dumped { extents, cached_sectors, dirty_sectors, .. } = *dumped;

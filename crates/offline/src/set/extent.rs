@@ -67,7 +67,10 @@ impl Extent {
 
     /// The part of the volume, in key sectors (docs/reference/format.md §4.3).
     pub const fn range(&self) -> SectorRange {
-        SectorRange::from_bounds(Sector(self.end.saturating_sub(self.sectors as u64)), Sector(self.end))
+        SectorRange::from_bounds(
+            Sector(self.end.saturating_sub(self.sectors as u64)),
+            Sector(self.end),
+        )
     }
 
     /// Place of the data; `None` for holes and placeholders.
@@ -75,7 +78,11 @@ impl Extent {
         if self.flags & NO_POINTER != 0 {
             return None;
         }
-        Some(Pointer { device: 0, offset: Sector(self.offset), generation: Generation(self.generation) })
+        Some(Pointer {
+            device: 0,
+            offset: Sector(self.offset),
+            generation: Generation(self.generation),
+        })
     }
 
     /// Returns true if the cache has the only copy.
@@ -104,7 +111,8 @@ impl Layer for Extent {
     fn part(&self, range: SectorRange) -> Extent {
         let part = self.range().intersect(&range);
         let skipped = part.start - self.range().start;
-        let offset = if self.flags & NO_POINTER == 0 { self.offset.saturating_add(skipped) } else { 0 };
+        let offset =
+            if self.flags & NO_POINTER == 0 { self.offset.saturating_add(skipped) } else { 0 };
         let sectors = u16::try_from(part.sectors()).unwrap_or(u16::MAX);
         Extent { end: part.end.0, offset, sectors, ..*self }
     }

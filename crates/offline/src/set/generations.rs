@@ -19,7 +19,8 @@ pub(crate) struct GenerationSnapshot {
 
 impl GenerationSnapshot {
     pub fn new(geometry: &Geometry, reach: Reach, buckets: &[Bucket]) -> GenerationSnapshot {
-        let of = |bucket: &Bucket| u16::from(bucket.generation.0) | if bucket.known { 0 } else { 0x100 };
+        let of =
+            |bucket: &Bucket| u16::from(bucket.generation.0) | if bucket.known { 0 } else { 0x100 };
         GenerationSnapshot {
             area: geometry.data_area(),
             reach,

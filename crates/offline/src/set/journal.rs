@@ -67,14 +67,17 @@ impl Journal {
     /// are adjacent: the next one can only be behind the newest in its bucket, or at the start of
     /// the next bucket.
     pub(crate) fn hides_the_newest(&self, geometry: &Geometry) -> bool {
-        let Some(newest) = self.newest().map(|newest| newest.place) else { return !self.holes.is_empty() };
+        let Some(newest) = self.newest().map(|newest| newest.place) else {
+            return !self.holes.is_empty();
+        };
         let behind = u64::from(newest.offset) + u64::from(newest.bytes);
         let next = (newest.index + 1) % geometry.journal_buckets.max(1);
         // Its first entry was readable and is older: the bucket has not been written again.
         let passed = self.places.get(next as usize).and_then(|places| places.first());
         let passed = passed.is_some_and(|first| first.offset == 0 && first.seq < newest.seq);
         self.holes.iter().any(|(index, hole)| {
-            *index == newest.index && hole.end > behind || *index == next && next != newest.index && !passed
+            *index == newest.index && hole.end > behind
+                || *index == next && next != newest.index && !passed
         })
     }
 
@@ -87,7 +90,8 @@ impl Journal {
     /// The number of the next entry: greater than that of any that can be where nothing can be
     /// read.
     pub(crate) fn next_seq(&self) -> u64 {
-        let hidden: u64 = self.holes.iter().map(|(_, hole)| (hole.end - hole.start) / SECTOR_BYTES).sum();
+        let hidden: u64 =
+            self.holes.iter().map(|(_, hole)| (hole.end - hole.start) / SECTOR_BYTES).sum();
         self.newest_seq().saturating_add(1 + hidden)
     }
 

@@ -57,7 +57,11 @@ impl Report {
 
     /// Counts the findings of a severity.
     pub fn count(&self, severity: Severity) -> u64 {
-        self.counts.iter().filter(|(kind, _)| kind.severity() == severity).map(|(_, count)| count).sum()
+        self.counts
+            .iter()
+            .filter(|(kind, _)| kind.severity() == severity)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// The findings that are damage.

@@ -16,7 +16,9 @@ use super::journal_bucket::Scanned;
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read::read;
 use crate::io::read_ahead::{ReadAhead, ReadOptions, ReadRange};
-use crate::set::{EntryPlace, Finding, FoundEntry, Journal, Kind, Place, SEQ_MAX, SEQ_MAX_WITHOUT_THE_LAST};
+use crate::set::{
+    EntryPlace, Finding, FoundEntry, Journal, Kind, Place, SEQ_MAX, SEQ_MAX_WITHOUT_THE_LAST,
+};
 
 /// Buckets after which entries are dropped that the newest so far does not need.
 const FORGET_AFTER: u32 = 8;
@@ -46,14 +48,21 @@ pub(crate) async fn read_journal<D: Device>(
 ) -> Journal {
     let mut findings = Vec::new();
     let mut keep = |finding| findings.push(finding);
-    let mut journal = read_up_to(SEQ_MAX, device, geometry, reading, (options, watcher), &mut keep).await;
+    let mut journal =
+        read_up_to(SEQ_MAX, device, geometry, reading, (options, watcher), &mut keep).await;
     // A repair has to write an entry that comes after all of these.
     if reading.salvage && journal.next_seq() > SEQ_MAX {
         findings.clear();
         let mut keep = |finding| findings.push(finding);
-        journal =
-            read_up_to(SEQ_MAX_WITHOUT_THE_LAST, device, geometry, reading, (options, watcher), &mut keep)
-                .await;
+        journal = read_up_to(
+            SEQ_MAX_WITHOUT_THE_LAST,
+            device,
+            geometry,
+            reading,
+            (options, watcher),
+            &mut keep,
+        )
+        .await;
     }
     findings.into_iter().for_each(report);
     journal
@@ -104,7 +113,8 @@ impl Found {
         let Some((newest, _)) = self.0.values().next_back() else { return };
         let needed = newest.last_seq.min(newest.seq);
         for place in places.iter().filter(|place| place.seq >= needed) {
-            let (from, upto) = (place.offset as usize, place.offset as usize + place.bytes as usize);
+            let (from, upto) =
+                (place.offset as usize, place.offset as usize + place.bytes as usize);
             if let Some((kept_place, kept @ None)) = self.0.get_mut(&place.seq)
                 && kept_place == place
             {
@@ -132,7 +142,11 @@ impl Found {
 
     /// Decodes the entries. An entry that was not kept is read again: `last_seq` may go down, so
     /// that it is needed after all.
-    async fn decode<D: Device>(self, device: &D, geometry: &Geometry) -> Result<Vec<FoundEntry>, String> {
+    async fn decode<D: Device>(
+        self,
+        device: &D,
+        geometry: &Geometry,
+    ) -> Result<Vec<FoundEntry>, String> {
         let mut entries = Vec::with_capacity(self.0.len());
         for (place, kept) in self.0.into_values() {
             let bytes = match kept {
@@ -163,7 +177,8 @@ async fn read_up_to<D: Device>(
 ) -> Journal {
     let hint = PrefetchHint::default();
     let ring = async {
-        let journal = read_ring(limit, device, geometry, reading, (options, watcher), &hint, report).await;
+        let journal =
+            read_ring(limit, device, geometry, reading, (options, watcher), &hint, report).await;
         hint.ready.set();
         journal
     };
@@ -201,8 +216,9 @@ async fn read_ring<D: Device>(
     // The newest entry that lies behind the end of what is valid in its bucket.
     let mut behind: Option<(u64, u32, u32)> = None;
     let mut undecodable = false;
-    let ranges: Vec<SectorRange> =
-        (0..geometry.journal_buckets).map(|index| SectorRange::new(start(index), sectors)).collect();
+    let ranges: Vec<SectorRange> = (0..geometry.journal_buckets)
+        .map(|index| SectorRange::new(start(index), sectors))
+        .collect();
     let (shape, salvage) = (*geometry, reading.salvage);
     let inspect = Arc::new(move |index: usize, piece: &ReadRange| match piece.read() {
         Ok((bytes, _)) => Scanned::of(&shape, (index as u32, limit), bytes, salvage),
@@ -255,7 +271,9 @@ async fn read_ring<D: Device>(
         while in_memory.len() > stay
             && let Some((index, piece)) = in_memory.pop_front()
         {
-            if let (Ok((bytes, _)), Some(places)) = (piece.read(), journal.places.get(index as usize)) {
+            if let (Ok((bytes, _)), Some(places)) =
+                (piece.read(), journal.places.get(index as usize))
+            {
                 found.keep(places, bytes);
             }
             ahead.done(piece);
@@ -268,7 +286,11 @@ async fn read_ring<D: Device>(
         }
         Err(error) => {
             let ring = Place::bucket(geometry, geometry.journal_bucket(0));
-            report(Finding::new(Kind::Unreadable, ring, format_args!("journal, read again: {error}")));
+            report(Finding::new(
+                Kind::Unreadable,
+                ring,
+                format_args!("journal, read again: {error}"),
+            ));
             journal.incomplete = true;
         }
     }
@@ -278,7 +300,8 @@ async fn read_ring<D: Device>(
     {
         let place = Place::bucket(geometry, geometry.journal_bucket(index)).plus(u64::from(offset));
         let detail = format!(
-            "entry {seq} lies behind something that is no entry; the newest of those that count is {}",
+            "entry {seq} lies behind something that is no entry; the newest of those that count is \
+             {}",
             newest.place.seq
         );
         report(Finding::new(Kind::JournalGap, place, detail));
@@ -292,7 +315,12 @@ async fn read_ring<D: Device>(
     journal
 }
 
-fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut dyn FnMut(Finding)) {
+fn check(
+    geometry: &Geometry,
+    journal: &mut Journal,
+    discard: bool,
+    report: &mut dyn FnMut(Finding),
+) {
     let ring = Place::bucket(geometry, geometry.journal_bucket(0));
     let Some(newest) = journal.newest() else {
         let detail = format!("no valid entry in {} journal buckets", geometry.journal_buckets);
@@ -341,7 +369,10 @@ fn check(geometry: &Geometry, journal: &mut Journal, discard: bool, report: &mut
     }
     let driver = driver_entries(&journal.places);
     let agrees = driver.last().is_some_and(|&(seq, _)| seq == newest.seq)
-        && journal.entries.iter().all(|e| driver.binary_search_by_key(&e.place.seq, |&(seq, _)| seq).is_ok());
+        && journal
+            .entries
+            .iter()
+            .all(|e| driver.binary_search_by_key(&e.place.seq, |&(seq, _)| seq).is_ok());
     if !agrees && complete {
         let seen = match (driver.first(), driver.last()) {
             (Some(first), Some(last)) => format!("{} to {}", first.0, last.0),
@@ -392,8 +423,9 @@ async fn read_last_run<D: Device>(journal: &Journal, device: &D, geometry: &Geom
     let mut before = None;
     if matches!(newest.entry.padding, Padding::Unbound(_)) {
         let here = journal.places.get(newest.place.index as usize);
-        let place = here
-            .and_then(|places| places.iter().find(|place| place.offset + place.bytes == newest.place.offset));
+        let place = here.and_then(|places| {
+            places.iter().find(|place| place.offset + place.bytes == newest.place.offset)
+        });
         let start = geometry.bucket_start(geometry.journal_bucket(newest.place.index));
         if let Some(place) = place
             && let Ok(bytes) = read(device, start, u64::from(geometry.bucket_sectors)).await

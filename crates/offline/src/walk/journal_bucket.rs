@@ -24,7 +24,12 @@ pub(crate) struct Scanned {
 
 impl Scanned {
     /// Scans the bucket with this index. No entry can have a number above `limit`.
-    pub fn of(geometry: &Geometry, (index, limit): (u32, u64), bytes: &[u8], salvage: bool) -> Scanned {
+    pub fn of(
+        geometry: &Geometry,
+        (index, limit): (u32, u64),
+        bytes: &[u8],
+        salvage: bool,
+    ) -> Scanned {
         let mut scanned = Scanned::log(geometry, (index, limit), bytes);
         scanned.log = scanned.places.len();
         if salvage {

@@ -20,7 +20,8 @@ fn ring(buckets: &[&[(u64, u64)]]) -> Vec<Vec<EntryPlace>> {
 
 #[test]
 fn the_driver_finds_a_range_that_wraps() {
-    let places = ring(&[&[(9, 7), (10, 7)], &[(11, 8)], &[(4, 3)], &[(6, 3)], &[(7, 5)], &[(8, 6)]]);
+    let places =
+        ring(&[&[(9, 7), (10, 7)], &[(11, 8)], &[(4, 3)], &[(6, 3)], &[(7, 5)], &[(8, 6)]]);
     assert_eq!(driver_entries(&places).iter().map(|e| e.0).collect::<Vec<_>>(), [8, 9, 10, 11]);
 }
 

@@ -6,8 +6,8 @@
 use std::sync::{Mutex, OnceLock};
 
 use ubcache_format::{
-    DataArea, Geometry, Key, Layer, PlainKey, SectorRange, Tag, combine_layers, plain_keys, pointer_keys,
-    scan_node,
+    DataArea, Geometry, Key, Layer, PlainKey, SectorRange, Tag, combine_layers, plain_keys,
+    pointer_keys, scan_node,
 };
 
 use super::overlay::overlay;
@@ -81,8 +81,11 @@ impl Leaves {
         builder: Option<&TotalsBuilder>,
     ) -> Option<LeafContent> {
         let area = snapshot.area?;
-        let mut own =
-            LeafKeys { oldest: take(&self.extents), later: take(&self.extents), ..LeafKeys::default() };
+        let mut own = LeafKeys {
+            oldest: take(&self.extents),
+            later: take(&self.extents),
+            ..LeafKeys::default()
+        };
         if !own.read(geometry, leaf, &area, snapshot) {
             self.done(own.oldest);
             self.done(own.later);
@@ -213,7 +216,8 @@ impl KeyChecks {
         self.last = wide((key.inode, key.end));
         if let Some(pointer) = extent.pointer() {
             let known = snapshot.generation(area.bucket(pointer.offset));
-            self.raises |= known.is_none_or(|known| snapshot.reach.is_ahead(known, pointer.generation));
+            self.raises |=
+                known.is_none_or(|known| snapshot.reach.is_ahead(known, pointer.generation));
         }
         extent
     }
@@ -246,7 +250,11 @@ pub(crate) fn cut<K: Layer + Clone>(key: &K, after: Position, upto: Position) ->
         return None;
     }
     let whole = range == key.range();
-    Some(if whole { key.clone() } else { key.part(SectorRange::from_bounds(range.start, range.end)) })
+    Some(if whole {
+        key.clone()
+    } else {
+        key.part(SectorRange::from_bounds(range.start, range.end))
+    })
 }
 
 #[cfg(test)]
@@ -280,8 +288,10 @@ mod tests {
         ];
         let key = (1_u32..3, 0_u64..400, 0_u16..12, any::<bool>(), pointer).prop_map(
             |(inode, start, sectors, dirty, at)| {
-                let mut key = Key::hole(Inode(inode), SectorRange::new(Sector(start), sectors.into()));
-                let pointer = |at| Pointer { device: 0, offset: Sector(at), generation: Generation(1) };
+                let mut key =
+                    Key::hole(Inode(inode), SectorRange::new(Sector(start), sectors.into()));
+                let pointer =
+                    |at| Pointer { device: 0, offset: Sector(at), generation: Generation(1) };
                 key.pointers.extend(at.map(pointer));
                 key.dirty = dirty && at.is_some();
                 key
@@ -315,7 +325,11 @@ mod tests {
             known: number != 1023,
             named: false,
         };
-        GenerationSnapshot::new(&GEOMETRY, Reach::FORMAT, &(0..1024).map(bucket).collect::<Vec<_>>())
+        GenerationSnapshot::new(
+            &GEOMETRY,
+            Reach::FORMAT,
+            &(0..1024).map(bucket).collect::<Vec<_>>(),
+        )
     }
 
     fn extents_of(keys: &[Key], replayed: bool) -> Vec<Extent> {
@@ -342,7 +356,8 @@ mod tests {
             let ahead = Generation(generation).is_ahead(Generation(1));
             let raises = bsets.iter().flatten().any(|key| {
                 key.sectors > 0
-                    && key.pointer().is_some_and(|p| ahead || p.bucket(GEOMETRY.bucket_sectors) == BucketNr(1023))
+                    && key.pointer().is_some_and(|p| ahead
+                        || p.bucket(GEOMETRY.bucket_sectors) == BucketNr(1023))
             });
             if let Some(found) = found {
                 let parsed = parse_node(&GEOMETRY, &key, &bytes);
@@ -358,19 +373,22 @@ mod tests {
                     }
                     LeafContent::Merged(extents) => {
                         prop_assert!(!raises);
-                        let over = replay.iter().filter_map(|extent| cut(extent, after, key.position()));
+                        let over = replay.iter().filter_map(|extent| cut(extent, after,
+                            key.position()));
                         prop_assert_eq!(extents, combine_leaf(vec![long, over.collect()]));
                     }
                 }
             } else {
                 let ordered = bsets.iter().all(|keys| {
-                    keys.windows(2).all(|pair| pair[0].position() <= (pair[1].inode, pair[1].start()))
+                    keys.windows(2).all(|pair| pair[0].position() <= (pair[1].inode,
+                        pair[1].start()))
                 });
                 let inside = bsets.iter().flatten().all(|extent| {
                     (extent.inode, extent.start()) >= after && extent.position() <= key.position()
                 });
                 let sound = bsets.iter().flatten().all(|key| key.check_extent(&GEOMETRY).is_ok());
-                prop_assert!(!(ordered && inside && sound), "a plain leaf was taken for another kind");
+                prop_assert!(!(ordered && inside && sound), "a plain leaf was taken for another \
+                    kind");
             }
         }
     }

@@ -43,11 +43,17 @@ impl LeafBatch {
         Arc::new(move |index, piece: &ReadRange| (number, all.read(index, piece, &snapshot)))
     }
 
-    fn read(&self, index: usize, piece: &ReadRange, snapshot: &GenerationSnapshot) -> Option<LeafContent> {
+    fn read(
+        &self,
+        index: usize,
+        piece: &ReadRange,
+        snapshot: &GenerationSnapshot,
+    ) -> Option<LeafContent> {
         let (item, Ok((bytes, []))) = (self.items.get(index)?, piece.read()) else { return None };
         let leaf = Leaf { key: &item.key, after: item.after, bytes };
         let builder = self.builder.as_deref();
-        item.certain
-            .then(|| self.leaves.read(&self.geometry, &leaf, self.replay.extents(), snapshot, builder))?
+        item.certain.then(|| {
+            self.leaves.read(&self.geometry, &leaf, self.replay.extents(), snapshot, builder)
+        })?
     }
 }

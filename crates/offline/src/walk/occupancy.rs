@@ -90,12 +90,12 @@ impl Occupancy {
 
     /// Returns true if a sector is occupied with its unit, and alone.
     pub fn has_mixed_overlap(&self) -> bool {
-        let unit = |unit: usize| self.units.get(unit / 64).is_some_and(|word| word >> (unit % 64) & 1 != 0);
-        self.single
-            .iter()
-            .enumerate()
-            .filter(|(_, word)| **word != 0)
-            .any(|(index, word)| (0..8).any(|byte| word >> (8 * byte) & 0xFF != 0 && unit(8 * index + byte)))
+        let unit = |unit: usize| {
+            self.units.get(unit / 64).is_some_and(|word| word >> (unit % 64) & 1 != 0)
+        };
+        self.single.iter().enumerate().filter(|(_, word)| **word != 0).any(|(index, word)| {
+            (0..8).any(|byte| word >> (8 * byte) & 0xFF != 0 && unit(8 * index + byte))
+        })
     }
 }
 
@@ -154,7 +154,8 @@ mod tests {
         /// It agrees with a list of sectors, merged from three occupancies.
         #[test]
         fn agrees_with_single_sectors(
-            extents in proptest::collection::vec((0_u64..40, 0_u64..8, 1_u64..30, 0_usize..3), 0..8),
+            extents in proptest::collection::vec((0_u64..40, 0_u64..8, 1_u64..30, 0_usize..3),
+                0..8),
             whole: bool,
         ) {
             let mut all = [Occupancy::new(400), Occupancy::new(400), Occupancy::new(400)];

@@ -6,7 +6,9 @@ use ubcache_format::{BucketNr, SectorRange, Uuid};
 use super::totals::totals_of;
 use super::visitor::Visitor;
 use crate::io::thread_pool::ThreadPool;
-use crate::set::{Extent, Finding, Kind, Owner, Place, STALE_FATAL, STALE_NOTE, Site, View, VolumeTotals};
+use crate::set::{
+    Extent, Finding, Kind, Owner, Place, STALE_FATAL, STALE_NOTE, Site, View, VolumeTotals,
+};
 
 /// A bucket's generation is raised by pointers by this much at most, in a set that is in order.
 const AHEAD_MAX: u8 = 32;
@@ -15,7 +17,11 @@ const AHEAD_MAX: u8 = 32;
 const PRIORITY_FREE: u16 = 0;
 
 /// Assigns every bucket to its owner, and checks every extent.
-pub(crate) fn assign_owners<V: Visitor + ?Sized>(view: &mut View, pool: &ThreadPool, visitor: &mut V) {
+pub(crate) fn assign_owners<V: Visitor + ?Sized>(
+    view: &mut View,
+    pool: &ThreadPool,
+    visitor: &mut V,
+) {
     let added = view.totals.take();
     let kept = added.is_none();
     match added.or_else(|| totals_of(view, pool)) {
@@ -59,10 +65,13 @@ fn owners_and_sums<V: Visitor + ?Sized>(
     for extent in &view.extents {
         let Some(pointer) = extent.pointer() else { continue };
         let number = pointer.bucket(view.geometry.bucket_sectors).0 as usize;
-        let (Some(bucket), Some(current)) = (view.buckets.get(number), owners.get_mut(number)) else {
+        let (Some(bucket), Some(current)) = (view.buckets.get(number), owners.get_mut(number))
+        else {
             continue;
         };
-        let place = || Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range());
+        let place = || {
+            Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range())
+        };
         let stale = view.reach.staleness_of(bucket.generation, pointer.generation);
         if stale > 0 {
             *oldest = stale.max(*oldest);
@@ -87,9 +96,16 @@ fn owners_and_sums<V: Visitor + ?Sized>(
     volumes
 }
 
-fn stale_extent<V: Visitor + ?Sized>(view: &View, extent: &Extent, stale: u8, place: Place, visitor: &mut V) {
-    let detail =
-        || format!("the pointer to volume {} {} is stale by {stale}", extent.inode(), extent.range());
+fn stale_extent<V: Visitor + ?Sized>(
+    view: &View,
+    extent: &Extent,
+    stale: u8,
+    place: Place,
+    visitor: &mut V,
+) {
+    let detail = || {
+        format!("the pointer to volume {} {} is stale by {stale}", extent.inode(), extent.range())
+    };
     if stale > STALE_FATAL {
         visitor.finding(Finding::new(Kind::TooStale, place, detail()));
     } else if stale > STALE_NOTE {
@@ -99,7 +115,11 @@ fn stale_extent<V: Visitor + ?Sized>(view: &View, extent: &Extent, stale: u8, pl
     if extent.is_dirty() && served {
         let source = if extent.is_replayed() { "journal" } else { "tree" };
         let kind = if view.is_own() { Kind::DirtyLost } else { Kind::DirtyStale };
-        visitor.finding(Finding::new(kind, place, format_args!("{}, and dirty by the {source}", detail())));
+        visitor.finding(Finding::new(
+            kind,
+            place,
+            format_args!("{}, and dirty by the {source}", detail()),
+        ));
     }
 }
 
@@ -152,8 +172,10 @@ fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut 
         // relied on.
         let data = matches!(bucket.owner, Owner::Clean | Owner::Dirty);
         if own_chain && data && bucket.priority == PRIORITY_FREE {
-            let detail =
-                format!("the prio chain says that the bucket is free, it has {}", bucket.owner.word());
+            let detail = format!(
+                "the prio chain says that the bucket is free, it has {}",
+                bucket.owner.word()
+            );
             visitor.finding(Finding::new(Kind::PromiseBroken, place(), detail));
         }
     }
@@ -163,8 +185,9 @@ fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut 
 fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
     let geometry = &view.geometry;
     let usable = u64::from(geometry.buckets - geometry.first_bucket);
-    let count =
-        |owners: &[Owner]| view.buckets.iter().filter(|bucket| owners.contains(&bucket.owner)).count() as u64;
+    let count = |owners: &[Owner]| {
+        view.buckets.iter().filter(|bucket| owners.contains(&bucket.owner)).count() as u64
+    };
     let unusable = u64::from(geometry.first_bucket);
     let free = count(&[Owner::Free]).saturating_sub(unusable);
     let kept = count(&[Owner::Journal, Owner::Prio, Owner::Uuids, Owner::Node, Owner::Dirty]);
@@ -172,7 +195,8 @@ fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
     let least = prio + journal;
     let good = prio + 2 * journal.max(8);
     let detail = format!(
-        "{free} of {usable} buckets are free, {kept} can not be given up; at least {least} have to be free, {good} should be"
+        "{free} of {usable} buckets are free, {kept} can not be given up; at least {least} have to \
+         be free, {good} should be"
     );
     let place = Place::on(Site::Cache);
     if free < least {
@@ -193,10 +217,15 @@ fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
             continue;
         }
         let extents = view.extents_of(inode);
-        let state =
-            if slot.uuid == Uuid::INVALIDATED { "was detached" } else { "is not in the volume table" };
+        let state = if slot.uuid == Uuid::INVALIDATED {
+            "was detached"
+        } else {
+            "is not in the volume table"
+        };
         let all = match (extents.first(), extents.last()) {
-            (Some(first), Some(last)) => SectorRange::from_bounds(first.range().start, last.range().end),
+            (Some(first), Some(last)) => {
+                SectorRange::from_bounds(first.range().start, last.range().end)
+            }
             _ => continue,
         };
         let place = Place::on(Site::Cache).of_volume(inode, all);

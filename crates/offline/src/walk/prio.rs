@@ -43,7 +43,11 @@ pub(super) async fn read_prios<D: Device, V: Visitor + ?Sized>(
         let bytes = match prefetched.read(cache, geometry.bucket_start(bucket), sectors).await {
             Ok(bytes) => bytes,
             Err(error) => {
-                visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("prio set: {error}")));
+                visitor.finding(Finding::new(
+                    Kind::Unreadable,
+                    place,
+                    format_args!("prio set: {error}"),
+                ));
                 view.complete = false;
                 return;
             }

@@ -79,8 +79,12 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let pool = ThreadPool::new();
     let buffers = BufferPool::new(BUFFER_POOL_BYTES);
     let prefetched = Prefetched::default();
-    let options =
-        ReadOptions { pool: &pool, buffers: &buffers, prefetched: &prefetched, around_errors: salvage };
+    let options = ReadOptions {
+        pool: &pool,
+        buffers: &buffers,
+        prefetched: &prefetched,
+        around_errors: salvage,
+    };
     visitor.superblock(&superblock);
     if missing(cache, &superblock) > 0 {
         visitor.finding(short(cache, &superblock));
@@ -100,7 +104,11 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     ];
     if !view.superblock.sync() {
         let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(Site::Cache) };
-        visitor.finding(Finding::new(Kind::NeverStarted, place, "the cache has never been started"));
+        visitor.finding(Finding::new(
+            Kind::NeverStarted,
+            place,
+            "the cache has never been started",
+        ));
         return view;
     }
     for index in 0..geometry.journal_buckets {
@@ -108,9 +116,10 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     }
     let discard = view.superblock.discard();
     let reading = Reading { discard, salvage };
-    view.journal =
-        read_journal(cache, &geometry, reading, (options, watcher), &mut |finding| visitor.finding(finding))
-            .await;
+    view.journal = read_journal(cache, &geometry, reading, (options, watcher), &mut |finding| {
+        visitor.finding(finding)
+    })
+    .await;
     view.uncertainty.journal = view.journal.missing;
     visitor.journal(&geometry, &view.journal);
     view.complete &= !view.journal.incomplete;
@@ -118,7 +127,8 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
     let (newest, version) = (newest.entry.clone(), newest.version);
     prefetched.read_all(cache, named_by(&geometry, &newest)).await;
     read_prios(cache, &prefetched, &mut view, newest.prio_bucket, visitor, watcher).await;
-    read_table(cache, &prefetched, &mut view, (&newest.uuid_bucket, version), salvage, visitor).await;
+    read_table(cache, &prefetched, &mut view, (&newest.uuid_bucket, version), salvage, visitor)
+        .await;
     let replay = Arc::new(take_replay(&mut view, visitor));
     let tree = Tree { root: &newest.root, level: newest.root_level, replay, salvage, totals_only };
     walk_tree(cache, &mut view, &tree, visitor, (options, watcher)).await;

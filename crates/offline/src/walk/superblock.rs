@@ -7,16 +7,23 @@ use crate::io::read::read;
 use crate::set::{Finding, Kind, Place, Site};
 
 /// Reads a superblock; the finding describes its fault.
-pub(crate) async fn read_superblock<D: Device>(device: &D, site: Site) -> Result<Superblock, Finding> {
+pub(crate) async fn read_superblock<D: Device>(
+    device: &D,
+    site: Site,
+) -> Result<Superblock, Finding> {
     let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
-    let damaged = |error: FormatError| Finding::new(Kind::SuperblockDamaged, place.plus(error.at), error);
-    let bytes = read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES)
-        .await
-        .map_err(|error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")))?;
+    let damaged =
+        |error: FormatError| Finding::new(Kind::SuperblockDamaged, place.plus(error.at), error);
+    let bytes =
+        read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await.map_err(
+            |error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")),
+        )?;
     let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
     let geometry = device.geometry();
     let missing = missing(device, &superblock);
-    superblock.check_device(geometry.sectors + missing, geometry.logical_block_bytes).map_err(damaged)?;
+    superblock
+        .check_device(geometry.sectors + missing, geometry.logical_block_bytes)
+        .map_err(damaged)?;
     if missing > geometry.sectors.saturating_mul(MISSING_MAX) {
         return Err(short(device, &superblock));
     }
@@ -39,7 +46,8 @@ pub(crate) fn missing<D: Device>(device: &D, superblock: &Superblock) -> u64 {
 pub(super) fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
     let found = device.geometry().sectors;
     let detail = format!(
-        "the device has {found} sectors, and the buckets of the set take {}: {} bytes are missing at its end",
+        "the device has {found} sectors, and the buckets of the set take {}: {} bytes are missing \
+         at its end",
         found + missing(device, superblock),
         missing(device, superblock) * SECTOR_BYTES
     );

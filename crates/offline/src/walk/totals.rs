@@ -11,7 +11,9 @@ use ubcache_format::{DataArea, Geometry};
 
 use super::occupancy::Occupancy;
 use crate::io::thread_pool::ThreadPool;
-use crate::set::{Extent, GenerationSnapshot, Owner, STALE_NOTE, Totals, View, VolumeTotals, add_volumes};
+use crate::set::{
+    Extent, GenerationSnapshot, Owner, STALE_NOTE, Totals, View, VolumeTotals, add_volumes,
+};
 
 /// Fewer extents than this are not worth a thread.
 const EXTENTS_A_THREAD: usize = 1 << 16;
@@ -107,7 +109,8 @@ impl TotalsBuilder {
             return None;
         }
         let mut threads = std::mem::take(&mut *self.threads.lock().ok()?);
-        let mut all = threads.pop().unwrap_or_else(|| ThreadTotals::new(&self.snapshot, self.sectors));
+        let mut all =
+            threads.pop().unwrap_or_else(|| ThreadTotals::new(&self.snapshot, self.sectors));
         all.overlap |= all.occupancy.as_ref().is_some_and(Occupancy::has_mixed_overlap);
         for own in threads {
             all.overlap |= own.overlap;

@@ -16,8 +16,8 @@ use super::visitor::{NodeVisit, Visitor};
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read_ahead::{Inspect, RangeBytes, ReadAhead, ReadOptions};
 use crate::set::{
-    END, Extent, Finding, GenerationSnapshot, Kind, Lost, Owner, Place, STALE_NOTE, START, Site, View,
-    VolumeTotals, add_volumes,
+    END, Extent, Finding, GenerationSnapshot, Kind, Lost, Owner, Place, STALE_NOTE, START, Site,
+    View, VolumeTotals, add_volumes,
 };
 
 type Position = (Inode, Sector);
@@ -124,7 +124,14 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
             }
             // A result with an older snapshot may be wrong.
             let fresh = by == snapshot && !walk.raised;
-            walk.node(item, level, &piece.read(), (content, fresh), builder.as_deref(), &mut children);
+            walk.node(
+                item,
+                level,
+                &piece.read(),
+                (content, fresh),
+                builder.as_deref(),
+                &mut children,
+            );
             ahead.done(piece);
             walk.add_kept(builder.as_deref());
             if let Some(builder) = &builder {
@@ -155,7 +162,9 @@ pub(crate) async fn walk_tree<D: Device, V: Visitor + ?Sized>(
 
 impl<V: Visitor + ?Sized> Walk<'_, V> {
     fn begin(&mut self, root: &Key) -> Vec<Item> {
-        let place = root.pointer().map_or(Place::on(Site::Cache), |p| Place::cache(&self.geometry, p.offset));
+        let place = root
+            .pointer()
+            .map_or(Place::on(Site::Cache), |p| Place::cache(&self.geometry, p.offset));
         let broken = match (root.check_node(&self.geometry), root.pointer()) {
             (Ok(()), Some(pointer)) => {
                 self.view.raise(pointer);
@@ -164,7 +173,11 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             (Ok(()), None) => "it leads nowhere".to_owned(),
             (Err(error), _) => error.to_string(),
         };
-        self.visitor.finding(Finding::new(Kind::NodeKey, place, format_args!("key of the root: {broken}")));
+        self.visitor.finding(Finding::new(
+            Kind::NodeKey,
+            place,
+            format_args!("key of the root: {broken}"),
+        ));
         self.lose(START, root.position());
         Vec::new()
     }
@@ -237,7 +250,13 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 self.view.nodes += 1;
                 self.check_place(item, place);
                 let (key, after) = (&item.key, item.after);
-                self.visitor.node(&NodeVisit { geometry: &self.geometry, key, level, after, node: &node });
+                self.visitor.node(&NodeVisit {
+                    geometry: &self.geometry,
+                    key,
+                    level,
+                    after,
+                    node: &node,
+                });
                 if level > 0 {
                     self.interior(item, node, children);
                 } else if item.certain {
@@ -329,7 +348,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
 
     fn parse(&self, item: &Item, bytes: &RangeBytes<'_>) -> Result<ParsedNode, Finding> {
         let place = self.place(item);
-        let unreadable = |why: &str| Finding::new(Kind::Unreadable, place, format_args!("btree node: {why}"));
+        let unreadable =
+            |why: &str| Finding::new(Kind::Unreadable, place, format_args!("btree node: {why}"));
         let (bytes, holes) = bytes.map_err(unreadable)?;
         let node = parse_node(&self.geometry, &item.key, bytes)
             .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))?;
@@ -386,9 +406,12 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let unexplained = self.stale_without_reason(&keys, node.used_bytes > 0);
         for key in keys.into_iter().filter(|key| !key.is_zero()) {
             let position = key.position();
-            let Some(pointer) = key.pointer().filter(|pointer| self.view.staleness(*pointer) == Some(0))
+            let Some(pointer) =
+                key.pointer().filter(|pointer| self.view.staleness(*pointer) == Some(0))
             else {
-                if position > after && key.pointer().is_some_and(|pointer| unexplained.contains(&pointer)) {
+                if position > after
+                    && key.pointer().is_some_and(|pointer| unexplained.contains(&pointer))
+                {
                     let detail = format!("child {key} is stale, and its parent never freed it");
                     self.visitor.finding(Finding::new(Kind::NodeStale, place, detail));
                     self.lose(after, position);
@@ -416,7 +439,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             after = position;
         }
         if after != item.key.position() {
-            let detail = format!("the children of node {} end at {}:{}", item.key, after.0, after.1);
+            let detail =
+                format!("the children of node {} end at {}:{}", item.key, after.0, after.1);
             self.visitor.finding(Finding::new(Kind::NodeGap, place, detail));
             self.lose(after, item.key.position());
         }
@@ -425,7 +449,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     /// Checks the age of pointers of an inner node that lead to no child any more.
     fn check_ages(&mut self, keys: &[Key], place: Place) {
         let bucket = |pointer: Pointer| self.view.bucket(pointer).map(|bucket| bucket.generation);
-        let age = |pointer: Pointer| Some((self.view.staleness(pointer)?, bucket(pointer)?, pointer));
+        let age =
+            |pointer: Pointer| Some((self.view.staleness(pointer)?, bucket(pointer)?, pointer));
         let pointers = keys.iter().filter_map(Key::pointer).filter_map(age);
         let outrun = |(_, bucket, pointer): &(u8, Generation, Pointer)| {
             self.view.reach.is_outrun(*bucket, pointer.generation)
@@ -437,11 +462,13 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let age = pointers.map(|(age, ..)| age).max().unwrap_or(0);
         self.view.ages.nodes = self.view.ages.nodes.max(age);
         if number > 0 {
-            let detail =
-                format!("{number} pointers to nodes that were freed, behind by up to {oldest} generations");
+            let detail = format!(
+                "{number} pointers to nodes that were freed, behind by up to {oldest} generations"
+            );
             self.visitor.finding(Finding::new(Kind::NodeOutrun, place, detail));
         } else if age > STALE_NOTE {
-            let detail = format!("a pointer to a node that was freed is behind by {age} generations");
+            let detail =
+                format!("a pointer to a node that was freed is behind by {age} generations");
             self.visitor.finding(Finding::new(Kind::NodeNearlyOutrun, place, detail));
         }
     }
@@ -452,10 +479,12 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     fn stale_without_reason(&self, keys: &[Key], whole: bool) -> Vec<Pointer> {
         let bucket = |pointer: Pointer| pointer.bucket(self.geometry.bucket_sectors);
         let stale = keys.iter().filter(|key| whole && !key.is_zero()).filter_map(Key::pointer);
-        let stale = stale.filter(|pointer| self.view.staleness(*pointer).is_some_and(|stale| stale > 0));
+        let stale =
+            stale.filter(|pointer| self.view.staleness(*pointer).is_some_and(|stale| stale > 0));
         let reason = |child: &Pointer| {
             keys.iter().filter_map(Key::pointer).any(|other| {
-                bucket(other) == bucket(*child) && other.generation.staleness_of(child.generation) > 0
+                bucket(other) == bucket(*child)
+                    && other.generation.staleness_of(child.generation) > 0
             })
         };
         stale.filter(|child| !reason(child)).collect()
@@ -515,7 +544,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
 
     /// Adds the extents of a leaf, with those of the journal over them.
     fn merge_journal(&mut self, item: &Item, extents: Vec<Extent>) {
-        let over: Vec<Extent> = between(self.replay.extents(), item.after, item.key.position()).collect();
+        let over: Vec<Extent> =
+            between(self.replay.extents(), item.after, item.key.position()).collect();
         if over.is_empty() {
             self.view.extents.extend_from_slice(&extents);
             self.leaves.done(extents);

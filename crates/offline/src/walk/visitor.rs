@@ -1,6 +1,8 @@
 //! [`Visitor`]: the caller of a walk, which is shown everything that the walk reads.
 
-use ubcache_format::{BucketNr, Geometry, Inode, Key, ParsedNode, PrioEntry, Sector, Superblock, UuidEntry};
+use ubcache_format::{
+    BucketNr, Geometry, Inode, Key, ParsedNode, PrioEntry, Sector, Superblock, UuidEntry,
+};
 
 use crate::set::{Finding, Journal};
 

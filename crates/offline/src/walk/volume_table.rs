@@ -56,7 +56,11 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
         Ok(bytes) if version == 0 => view.uuids = parse_uuids_v0(bytes.as_slice()),
         Ok(bytes) => view.uuids = parse_uuids(bytes.as_slice()),
         Err(error) => {
-            visitor.finding(Finding::new(Kind::Unreadable, place, format_args!("volume table: {error}")));
+            visitor.finding(Finding::new(
+                Kind::Unreadable,
+                place,
+                format_args!("volume table: {error}"),
+            ));
             view.complete = false;
             return;
         }

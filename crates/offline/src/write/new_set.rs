@@ -10,8 +10,9 @@ use std::ops::Range;
 
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{
-    BucketNr, Drops, Inode, JournalEntry, JournalSeq, Key, LastRun, Mark, Padding, Pointer, PrioEntry,
-    SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry, encode_entry, encode_prio, encode_uuids,
+    BucketNr, Drops, Inode, JournalEntry, JournalSeq, Key, LastRun, Mark, Padding, Pointer,
+    PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry, encode_entry,
+    encode_prio, encode_uuids,
 };
 
 use super::device::flush;
@@ -72,14 +73,18 @@ pub(crate) async fn write_set<D: Device>(
     let entries = entries(&used);
     let each = geometry.prio_entries_per_bucket().max(1) as usize;
     for (index, (place, entries)) in chain.iter().zip(entries.chunks(each)).enumerate().rev() {
-        let next = chain.get(index + 1).or(chain.first()).unwrap_or(place).bucket(geometry.bucket_sectors);
+        let next =
+            chain.get(index + 1).or(chain.first()).unwrap_or(place).bucket(geometry.bucket_sectors);
         write_bytes(target, *place, &encode_prio(geometry, 1, next, entries), set.doing).await?;
     }
     flush(target, On::Cache, set.doing).await?;
     // Clean data may be older than the backing device, which was not compared. The chain makes no
     // promise either.
-    let mark =
-        Mark { own_chain: false, drops: Some(Drops::Tool), scan_resistant: set.last_run.scan_resistant() };
+    let mark = Mark {
+        own_chain: false,
+        drops: Some(Drops::Tool),
+        scan_resistant: set.last_run.scan_resistant(),
+    };
     let entry = JournalEntry {
         seq: JournalSeq(set.seq),
         last_seq: JournalSeq(set.seq),
@@ -89,7 +94,9 @@ pub(crate) async fn write_set<D: Device>(
         },
         root,
         root_level,
-        prio_bucket: chain.first().map_or(BucketNr(0), |place| place.bucket(geometry.bucket_sectors)),
+        prio_bucket: chain
+            .first()
+            .map_or(BucketNr(0), |place| place.bucket(geometry.bucket_sectors)),
         keys: Vec::new(),
         padding: Padding::Bound(mark),
     };
@@ -174,6 +181,7 @@ async fn write_bytes<D: Device>(
     bytes: &[u8],
     doing: &'static str,
 ) -> Result<(), OfflineError> {
-    let written = target.write(at.offset, Buf::from_bytes(bytes).into(), Durability::Volatile).await;
+    let written =
+        target.write(at.offset, Buf::from_bytes(bytes).into(), Durability::Volatile).await;
     written.map_err(|error| OfflineError::Io { on: On::Cache, doing, error: error.to_string() })
 }

@@ -5,8 +5,8 @@
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{
-    BucketNr, Geometry, Inode, JournalEntry, Key, Pointer, SECTOR_BYTES, Uuid, crc64_we, encode_bset,
-    encode_entry,
+    BucketNr, Geometry, Inode, JournalEntry, Key, Pointer, SECTOR_BYTES, Uuid, crc64_we,
+    encode_bset, encode_entry,
 };
 
 use super::device::flush;
@@ -27,7 +27,9 @@ pub(crate) async fn mark_volume_clean<D: Device>(
     let Some(newest) = view.journal.newest() else { return Ok(()) };
     let index = (newest.place.index + 1) % view.geometry.journal_buckets.max(1);
     if in_use(view, index) {
-        return Err(OfflineError::NoRoom(format!("all journal buckets are in use, {index} among them")));
+        return Err(OfflineError::NoRoom(format!(
+            "all journal buckets are in use, {index} among them"
+        )));
     }
     let keys = view.extents.iter().filter_map(|extent| {
         let pointer = view.live(extent)?;
@@ -36,7 +38,8 @@ pub(crate) async fn mark_volume_clean<D: Device>(
     });
     let mut places = free_buckets(view, |owner, _| owner == Owner::Free);
     let name = (newest.place.seq, view.superblock.uuid);
-    let (root, root_level) = write_tree(&view.geometry, cache, name, keys, &mut places, watcher).await?;
+    let (root, root_level) =
+        write_tree(&view.geometry, cache, name, keys, &mut places, watcher).await?;
     flush(cache, On::Cache, DOING).await?;
     let seq = newest.entry.seq.next();
     let entry = JournalEntry {
@@ -138,7 +141,8 @@ impl<D: Device> NewTree<'_, D> {
         keys: impl Iterator<Item = Key>,
         phase: &Phase<'_>,
     ) -> Result<Vec<Key>, OfflineError> {
-        let node_sectors = u16::try_from(self.geometry.node_bytes() / SECTOR_BYTES).unwrap_or(u16::MAX);
+        let node_sectors =
+            u16::try_from(self.geometry.node_bytes() / SECTOR_BYTES).unwrap_or(u16::MAX);
         // Three quarters full: nodes have room when the tree is used next.
         let words = (self.geometry.node_bytes() / 8 * 3 / 4) as usize;
         let mut keys = keys.peekable();
@@ -163,22 +167,34 @@ impl<D: Device> NewTree<'_, D> {
             if batch.is_empty() {
                 return Ok(nodes);
             }
-            let writes = batch.iter().map(|(pointer, content)| self.write(*pointer, content, phase));
+            let writes =
+                batch.iter().map(|(pointer, content)| self.write(*pointer, content, phase));
             join_all(writes.collect::<Vec<_>>()).await.into_iter().collect::<Result<(), _>>()?;
         }
     }
 
     /// Writes a whole node, zeroes to its end: nothing of the bucket's earlier lives stays.
-    async fn write(&self, pointer: Pointer, keys: &[Key], phase: &Phase<'_>) -> Result<(), OfflineError> {
+    async fn write(
+        &self,
+        pointer: Pointer,
+        keys: &[Key],
+        phase: &Phase<'_>,
+    ) -> Result<(), OfflineError> {
         let mut words = pointer.word().to_le_bytes().to_vec();
         words.extend(self.name.0.to_le_bytes());
         words.extend(self.name.1.0);
         let seq = crc64_we(&words).max(1);
         let mut bytes = encode_bset(self.geometry, pointer, seq, keys);
         bytes.resize(self.geometry.node_bytes() as usize, 0);
-        let written =
-            self.cache.write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile).await;
+        let written = self
+            .cache
+            .write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile)
+            .await;
         phase.add(self.geometry.node_bytes());
-        written.map_err(|error| OfflineError::Io { on: On::Cache, doing: DOING, error: error.to_string() })
+        written.map_err(|error| OfflineError::Io {
+            on: On::Cache,
+            doing: DOING,
+            error: error.to_string(),
+        })
     }
 }

@@ -4,8 +4,8 @@
 use ubcache_env::SectorRange;
 use ubcache_format::{
     BackingState, BucketNr, CacheMode, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry,
-    JournalSeq, Key, METADATA_PRIORITY, Pointer, PrioEntry, Replacement, Sector, Superblock, Uuid, UuidEntry,
-    encode_bset, encode_entry, encode_prio, encode_uuids,
+    JournalSeq, Key, METADATA_PRIORITY, Pointer, PrioEntry, Replacement, Sector, Superblock, Uuid,
+    UuidEntry, encode_bset, encode_entry, encode_prio, encode_uuids,
 };
 
 use super::damage::Random;
@@ -100,7 +100,8 @@ impl Builder {
     fn stale(&mut self) -> Pointer {
         let bucket = self.free[self.random.below(self.free.len())];
         let mut pointer = self.pointer(bucket, 0);
-        pointer.generation = Generation(pointer.generation.0.wrapping_sub(1 + self.below(70) as u8));
+        pointer.generation =
+            Generation(pointer.generation.0.wrapping_sub(1 + self.below(70) as u8));
         pointer
     }
 
@@ -161,8 +162,11 @@ impl Builder {
         let geometry = self.geometry;
         let sectors = (geometry.node_bytes() / 512) as u16;
         let mut nodes = Vec::new();
-        let leaves: Vec<(Vec<Key>, &[bool])> =
-            keys.chunks(keys_in_a_leaf).map(<[Key]>::to_vec).zip(in_journal.chunks(keys_in_a_leaf)).collect();
+        let leaves: Vec<(Vec<Key>, &[bool])> = keys
+            .chunks(keys_in_a_leaf)
+            .map(<[Key]>::to_vec)
+            .zip(in_journal.chunks(keys_in_a_leaf))
+            .collect();
         for (index, (keys, in_journal)) in leaves.iter().enumerate() {
             let bucket = self.metadata_bucket();
             let pointer = self.pointer(bucket, 0);
@@ -186,7 +190,10 @@ impl Builder {
                 let bucket = self.metadata_bucket();
                 let pointer = self.pointer(bucket, 0);
                 let seq = self.random.next().max(1);
-                self.put(pointer.offset.bytes() as usize, &encode_bset(&geometry, pointer, seq, &nodes));
+                self.put(
+                    pointer.offset.bytes() as usize,
+                    &encode_bset(&geometry, pointer, seq, &nodes),
+                );
                 (Key::max_node(sectors, pointer), 1)
             }
         }
@@ -234,7 +241,9 @@ pub fn build(numbers: &Numbers) -> Built {
     builder.put(4096, &superblock.encode());
     builder.metadata.push(4096..8192);
     let ring = geometry.bucket_start(geometry.journal_bucket(0)).bytes() as usize;
-    builder.metadata.push(ring..ring + geometry.journal_buckets as usize * geometry.bucket_bytes() as usize);
+    builder
+        .metadata
+        .push(ring..ring + geometry.journal_buckets as usize * geometry.bucket_bytes() as usize);
 
     let mut table = vec![UuidEntry::default(); geometry.uuid_slots() as usize];
     let mut keys = Vec::new();
@@ -269,14 +278,21 @@ pub fn build(numbers: &Numbers) -> Built {
             superblock.set_state(BackingState::Dirty);
             let mut disk = vec![0; BACKING_SECTORS as usize * 512];
             disk[4096..8192].copy_from_slice(&superblock.encode());
-            disk[8192..].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 512 + slot) as u8);
+            disk[8192..]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(at, byte)| *byte = (at / 512 + slot) as u8);
             backings.push(disk);
         }
     }
     let words = ubcache_format::max_entry_words(&geometry) as usize;
     let in_journal: Vec<bool> = keys.iter().map(|_| builder.below(6) == 0).collect();
-    let mut journaled: Vec<Key> =
-        keys.iter().zip(&in_journal).filter(|(_, journal)| **journal).map(|(key, _)| key.clone()).collect();
+    let mut journaled: Vec<Key> = keys
+        .iter()
+        .zip(&in_journal)
+        .filter(|(_, journal)| **journal)
+        .map(|(key, _)| key.clone())
+        .collect();
     let in_journal: Vec<bool> = match journaled.len() * 3 <= words {
         true => in_journal,
         false => {
@@ -292,10 +308,16 @@ pub fn build(numbers: &Numbers) -> Built {
         .priorities
         .iter()
         .zip(&builder.generations)
-        .map(|(priority, generation)| PrioEntry { priority: *priority, generation: Generation(*generation) })
+        .map(|(priority, generation)| PrioEntry {
+            priority: *priority,
+            generation: Generation(*generation),
+        })
         .collect();
     assert_eq!(geometry.prio_buckets(), 1);
-    builder.put(prio_bucket as usize * bytes, &encode_prio(&geometry, 7, BucketNr(prio_bucket), &entries));
+    builder.put(
+        prio_bucket as usize * bytes,
+        &encode_prio(&geometry, 7, BucketNr(prio_bucket), &entries),
+    );
     let seq = 2 + builder.below(1 << 40);
     let entry = JournalEntry {
         seq: JournalSeq(seq - 1),

@@ -61,7 +61,8 @@ pub fn damage(image: &mut [u8], range: &Range<usize>, random: &mut Random) -> &'
             "one bit"
         }
         2 => {
-            (0..8).for_each(|_| image[range.start + random.below(range.len())] = random.next() as u8);
+            (0..8)
+                .for_each(|_| image[range.start + random.below(range.len())] = random.next() as u8);
             "eight bytes"
         }
         3 => {

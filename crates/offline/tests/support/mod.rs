@@ -155,7 +155,9 @@ pub struct CaseVolume {
 pub fn unpacked(path: &Path) -> Vec<u8> {
     let packed = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut bytes = Vec::new();
-    lzma_rust2::XzReader::new(packed.as_slice(), false).read_to_end(&mut bytes).expect("a whole archive");
+    lzma_rust2::XzReader::new(packed.as_slice(), false)
+        .read_to_end(&mut bytes)
+        .expect("a whole archive");
     bytes
 }
 
@@ -200,7 +202,8 @@ pub fn cases() -> Vec<Case> {
     match std::env::var_os("UBCACHE_KERNEL_IMAGES") {
         Some(more) => directories.push(more.into()),
         None => println!(
-            "UBCACHE_KERNEL_IMAGES names no directory with more images: only the frozen ones are read"
+            "UBCACHE_KERNEL_IMAGES names no directory with more images: only the frozen ones are \
+             read"
         ),
     }
     let mut paths: Vec<PathBuf> = directories
@@ -215,7 +218,9 @@ pub fn cases() -> Vec<Case> {
 
 /// A frozen case.
 pub fn frozen(name: &str) -> Case {
-    Case::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures").join(name))
+    Case::open(
+        &PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../format/tests/fixtures").join(name),
+    )
 }
 
 pub fn digest(bytes: &[u8]) -> String {

@@ -45,13 +45,16 @@ pub struct Faults {
 pub enum Outage {
     /// Every I/O ends with an error; what has landed stays.
     Errors,
-    /// Reads and flushes work, everything else ends with an error: what a worn out flash device does.
+    /// Reads and flushes work, everything else ends with an error: what a worn out flash device
+    /// does.
     ReadOnly,
     /// Pulled out, and its cache has lost what was not flushed.
     Gone,
-    /// The file system below is full: writes of what was never written before end with an error. No start ends it.
+    /// The file system below is full: writes of what was never written before end with an error. No
+    /// start ends it.
     Full,
-    /// No write has room, not even over what is there, as on a file system that never writes in place.
+    /// No write has room, not even over what is there, as on a file system that never writes in
+    /// place.
     Quota,
 }
 
@@ -119,7 +122,10 @@ impl Rates {
         };
         if rate > 0 && rng.chance(u64::from(rate), 1_000_000) {
             Fate::Failure
-        } else if class == Class::Read && self.latent > 0 && rng.chance(u64::from(self.latent), 1_000_000) {
+        } else if class == Class::Read
+            && self.latent > 0
+            && rng.chance(u64::from(self.latent), 1_000_000)
+        {
             Fate::Latent
         } else {
             Fate::Success

@@ -135,7 +135,8 @@ pub(super) struct Version {
     pub(super) content: Content,
     /// When its write completed, by the clock of the disk; `u64::MAX` as long as it has not.
     pub(super) completed: Rc<Cell<u64>>,
-    /// A failed flush has lost it: reads return it for a while, but no flush makes it durable any more.
+    /// A failed flush has lost it: reads return it for a while, but no flush makes it durable any
+    /// more.
     pub(super) lost: bool,
 }
 
@@ -175,7 +176,8 @@ impl Versioned {
     /// Returns true if a sector has these bytes, whatever happens to it.
     pub(super) fn holds_only(&self, sector: u64, bytes: &[u8]) -> bool {
         self.sectors.get(&sector).is_none_or(|entry| {
-            entry.durable.is(bytes) && entry.versions.iter().all(|version| version.content.is(bytes))
+            entry.durable.is(bytes)
+                && entry.versions.iter().all(|version| version.content.is(bytes))
         })
     }
 
@@ -198,9 +200,10 @@ impl Versioned {
         counts.into_iter()
     }
 
-    /// A failed flush has lost the newest completed version of a sector: `kept`, counted as by [`Versioned::content`], is
-    /// durable instead. `late`: where nothing newer has landed, reads return the lost one until
-    /// [`Versioned::loss_shows`]. Gives what reads return from now on, if that changes.
+    /// A failed flush has lost the newest completed version of a sector: `kept`, counted as by
+    /// [`Versioned::content`], is durable instead. `late`: where nothing newer has landed, reads
+    /// return the lost one until [`Versioned::loss_shows`]. Gives what reads return from now on, if
+    /// that changes.
     pub(super) fn lose(&mut self, sector: u64, kept: usize, late: bool) -> Option<Content> {
         let entry = self.sectors.get_mut(&sector)?;
         let newest = entry.versions.iter().rposition(Version::waits_for_flush)?;
@@ -249,10 +252,10 @@ impl Versioned {
 
     /// A new content has landed; `image` still has the old one.
     pub(super) fn landed(&mut self, sector: u64, version: Version, image: &Image) {
-        let entry = self
-            .sectors
-            .entry(sector)
-            .or_insert_with(|| Unflushed { durable: image.content(sector), versions: SmallVec::new() });
+        let entry = self.sectors.entry(sector).or_insert_with(|| Unflushed {
+            durable: image.content(sector),
+            versions: SmallVec::new(),
+        });
         if entry.versions.len() == VERSIONS_MAX {
             entry.versions.remove(VERSIONS_MAX / 2);
         }
@@ -262,17 +265,21 @@ impl Versioned {
     /// A flush that was submitted at `before` has completed.
     pub(super) fn flushed(&mut self, before: u64) {
         self.sectors.retain(|_, entry| {
-            if let Some(newest) = entry.versions.iter().rposition(|v| !v.lost && v.completed.get() < before) {
+            if let Some(newest) =
+                entry.versions.iter().rposition(|v| !v.lost && v.completed.get() < before)
+            {
                 entry.settle(newest);
             }
             !entry.versions.is_empty()
         });
     }
 
-    /// The write that `completed` belongs to was FUA and is complete: its content of the sector is durable.
+    /// The write that `completed` belongs to was FUA and is complete: its content of the sector is
+    /// durable.
     pub(super) fn made_durable(&mut self, sector: u64, completed: &Rc<Cell<u64>>) {
         if let Some(entry) = self.sectors.get_mut(&sector)
-            && let Some(at) = entry.versions.iter().position(|v| Rc::ptr_eq(&v.completed, completed))
+            && let Some(at) =
+                entry.versions.iter().position(|v| Rc::ptr_eq(&v.completed, completed))
         {
             entry.settle(at);
             if entry.versions.is_empty() {

@@ -128,7 +128,8 @@ impl Io {
         step != NEVER && step >= self.steps_done
     }
 
-    /// Draws which of the sectors that have not landed do so at the very end, when the program is gone.
+    /// Draws which of the sectors that have not landed do so at the very end, when the program is
+    /// gone.
     pub(super) fn draw_end(&self, per_block: u64, rng: &mut Rng, mut land: impl FnMut(u64)) {
         let share = rng.pick(&[0, 1, 4, 7, 8]);
         let mut lands = false;
@@ -154,7 +155,8 @@ impl Future for Wait {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let inner = self.inner.clone();
         let mut state = inner.state.borrow_mut();
-        // An I/O that a crash has swept away never completes; whoever waits for it is swept away too.
+        // An I/O that a crash has swept away never completes; whoever waits for it is swept away
+        // too.
         let Some(io) = state.ios.get_mut(&self.id) else { return Poll::Pending };
         if io.result.is_none() {
             io.waker = Some(cx.waker().clone());
@@ -232,7 +234,8 @@ impl Inner {
     pub(super) fn outside(&self, range: SectorRange, name: &str) -> Option<IoError> {
         let sectors = self.sectors.get();
         (range.end.0 > sectors).then(|| {
-            self.world.complain(format!("{}: {name} of {range}, which is outside", self.config.name));
+            self.world
+                .complain(format!("{}: {name} of {range}, which is outside", self.config.name));
             IoError::OutOfRange { range, sectors }
         })
     }
@@ -310,7 +313,8 @@ impl Inner {
     }
 
     fn refuse(&self, state: &State, range: SectorRange, io: &Io) -> Option<IoError> {
-        if let Some(error) = state.outage(Nanos(self.world.now())).and_then(|outage| outage.error(io.class()))
+        if let Some(error) =
+            state.outage(Nanos(self.world.now())).and_then(|outage| outage.error(io.class()))
         {
             return Some(error);
         }
@@ -319,7 +323,8 @@ impl Inner {
         }
         // Reads of single sectors are for the world to sort out, whatever the block is.
         let block = u64::from(self.config.block_bytes / 512);
-        let misaligned = !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
+        let misaligned =
+            !range.start.0.is_multiple_of(block) || !range.sectors().is_multiple_of(block);
         if io.writes() && misaligned {
             self.world.complain(format!(
                 "{}: {} of {range}, which is not whole blocks",
@@ -382,7 +387,8 @@ impl Inner {
             };
         }
         if self.config.volatile_cache {
-            let version = Version { content: content.clone(), completed: io.completed.clone(), lost: false };
+            let version =
+                Version { content: content.clone(), completed: io.completed.clone(), lost: false };
             state.versions.landed(sector, version, &state.image);
         }
         state.image.set(sector, &content);
@@ -476,8 +482,8 @@ impl Inner {
         state.show_losses(Nanos(u64::MAX));
     }
 
-    /// The program learns how an I/O has ended. A flush that failed loses now and not a moment earlier: what a device returns
-    /// between its loss and its report, no program can make good.
+    /// The program learns how an I/O has ended. A flush that failed loses now and not a moment
+    /// earlier: what a device returns between its loss and its report, no program can make good.
     fn told(&self, state: &mut State, io: &Io) {
         if matches!(io.kind, Kind::Flush { .. }) && matches!(io.result, Some(Err(IoError::Os(_)))) {
             self.flush_failed(state);
@@ -499,7 +505,9 @@ impl Inner {
     fn end_io(&self, state: &mut State, io: &Io) {
         if io.may_land() {
             let per_block = self.config.sectors_per_block();
-            io.draw_end(per_block, &mut self.rng.borrow_mut(), |index| self.land_sector(state, io, index));
+            io.draw_end(per_block, &mut self.rng.borrow_mut(), |index| {
+                self.land_sector(state, io, index)
+            });
         }
     }
 }

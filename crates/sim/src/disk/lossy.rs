@@ -15,8 +15,9 @@ const LATE_US_MAX: u64 = 20_000_000;
 /// A disk whose failed flushes lose.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct FlushLoss {
-    /// Of so many of 1000 failed flushes the loss shows only later, as that of a page cache does: reads return what was
-    /// written until it is dropped from memory, at the latest when the program ends.
+    /// Of so many of 1000 failed flushes the loss shows only later, as that of a page cache does:
+    /// reads return what was written until it is dropped from memory, at the latest when the
+    /// program ends.
     pub late: u32,
 }
 
@@ -38,8 +39,9 @@ impl Inner {
         let rng = &mut *self.rng.borrow_mut();
         let late = rng.chance(u64::from(loss.late), 1000);
         let losses = draw_losses(state.versions.completed(), self.config.sectors_per_block(), rng);
-        self.world
-            .row(|| format!("{:<10} the failed flush loses {} sectors", self.config.name, losses.len()));
+        self.world.row(|| {
+            format!("{:<10} the failed flush loses {} sectors", self.config.name, losses.len())
+        });
         for &(sector, kept) in &losses {
             self.world.trace(sector ^ (kept as u64) << 48);
             state.counters.lost += 1;
@@ -49,7 +51,8 @@ impl Inner {
         }
         state.changes += 1;
         if late {
-            let shows = Nanos(self.world.now()).after(Nanos::from_micros(rng.scale(1, LATE_US_MAX)));
+            let shows =
+                Nanos(self.world.now()).after(Nanos::from_micros(rng.scale(1, LATE_US_MAX)));
             state.late_losses.push((shows, losses.into_iter().map(|(sector, _)| sector).collect()));
         }
         self.flush_losses.set(self.flush_losses.get() + 1);
@@ -62,7 +65,8 @@ impl State {
         if self.late_losses.is_empty() {
             return;
         }
-        let (due, rest) = std::mem::take(&mut self.late_losses).into_iter().partition(|(at, _)| *at <= until);
+        let (due, rest) =
+            std::mem::take(&mut self.late_losses).into_iter().partition(|(at, _)| *at <= until);
         self.late_losses = rest;
         let due: Vec<(Nanos, Vec<u64>)> = due;
         for sector in due.into_iter().flat_map(|(_, sectors)| sectors) {

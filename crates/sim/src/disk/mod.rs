@@ -1,4 +1,5 @@
-//! A disk with everything that disks do: a volatile cache, late and partial landings, tears, errors.
+//! A disk with everything that disks do: a volatile cache, late and partial landings, tears,
+//! errors.
 //!
 //! ```text
 //! submit ──────── lands (per sector, at drawn moments) ──────── completes
@@ -7,13 +8,15 @@
 //!                live image ── un-flushed versions per sector ── durable content
 //! ```
 //!
-//! * Blocks are whole: where the device's block is larger than a sector, its sectors share their fate.
-//! * *Power failure*: every sector keeps its durable content or any of its un-flushed versions; of a write in
-//!   flight every sector has landed or not.
-//! * *Host restart*: the live image stays; of a write in flight every sector lands or not, all of them before
-//!   the next instance sees the disk.
+//! * Blocks are whole: where the device's block is larger than a sector, its sectors share their
+//!   fate.
+//! * *Power failure*: every sector keeps its durable content or any of its un-flushed versions; of
+//!   a write in flight every sector has landed or not.
+//! * *Host restart*: the live image stays; of a write in flight every sector lands or not, all of
+//!   them before the next instance sees the disk.
 //! * A write that reports an error has landed in some of its sectors, or in none.
-//! * A flush that reports an error makes nothing durable; on a disk with [`FlushLoss`] it loses as well.
+//! * A flush that reports an error makes nothing durable; on a disk with [`FlushLoss`] it loses as
+//!   well.
 //!
 //! A [`SimDisk`] is a handle and survives crashes: the next instance opens the same disk.
 
@@ -28,7 +31,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange};
+use ubcache_env::{
+    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
+};
 
 pub use fault::{Faults, Outage, Rates, ZoneFaults};
 pub use lossy::FlushLoss;
@@ -236,12 +241,13 @@ impl SimDisk {
         self.inner.state.borrow_mut().bad.retain(|sector| !range.contains(Sector(*sector)));
     }
 
-    /// The disk fails altogether for a span; without one until the program is gone. I/Os in flight fail; their
-    /// writes may have landed. A disk that is pulled out loses what was not flushed.
+    /// The disk fails altogether for a span; without one until the program is gone. I/Os in flight
+    /// fail; their writes may have landed. A disk that is pulled out loses what was not flushed.
     pub fn fail(&self, outage: Outage, span: Option<Nanos>) {
         let now = Nanos(self.inner.world.now());
         if self.inner.state.borrow().outage(now) == Some(Outage::Gone) {
-            // It does not come back before the program is gone: what it lost, the program could not know.
+            // It does not come back before the program is gone: what it lost, the program could not
+            // know.
             return;
         }
         if outage == Outage::Gone {
@@ -337,8 +343,11 @@ impl SimDisk {
         let mut rng = self.inner.rng.borrow_mut();
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
-        let losses =
-            still::draw_losses(state.versions.counts(), self.inner.config.sectors_per_block(), &mut rng);
+        let losses = still::draw_losses(
+            state.versions.counts(),
+            self.inner.config.sectors_per_block(),
+            &mut rng,
+        );
         for (sector, choice) in losses {
             state.counters.lost += 1;
             self.inner.world.trace(sector ^ (choice as u64) << 48);
@@ -347,12 +356,13 @@ impl SimDisk {
         state.versions = Versioned::default();
     }
 
-    /// The host restarts without losing power: see the module. A failure without an end has ended: somebody has
-    /// looked at the cables. A full file system stays full.
+    /// The host restarts without losing power: see the module. A failure without an end has ended:
+    /// somebody has looked at the cables. A full file system stays full.
     pub fn host_restart(&self) {
         self.inner.end_of_instance();
         let mut state = self.inner.state.borrow_mut();
-        state.outage = state.outage.filter(|(outage, until)| until.0 < u64::MAX || *outage == Outage::Full);
+        state.outage =
+            state.outage.filter(|(outage, until)| until.0 < u64::MAX || *outage == Outage::Full);
     }
 
     async fn run(&self, at: Sector, sectors: u64, kind: Kind) -> (Option<Buf>, IoResult) {
@@ -391,7 +401,9 @@ impl Device for SimDisk {
             [one] => one.clone(),
             _ => from.to_buf().freeze(),
         };
-        self.run(at, sectors, Kind::Write { data: Some(slice), fua: durability == Durability::Fua }).await.1
+        self.run(at, sectors, Kind::Write { data: Some(slice), fua: durability == Durability::Fua })
+            .await
+            .1
     }
 
     async fn flush(&self) -> IoResult {

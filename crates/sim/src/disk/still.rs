@@ -1,11 +1,14 @@
 //! A disk at one moment: what is on it, or what a power failure at this moment might leave.
 //!
-//! A [`Still`] is a [`Device`] whose reads take no time and go through no queue, so that tools for devices at rest can
-//! look at the disks of a run between two of its events. Drawing one changes nothing about the disk.
+//! A [`Still`] is a [`Device`] whose reads take no time and go through no queue, so that tools for
+//! devices at rest can look at the disks of a run between two of its events. Drawing one changes
+//! nothing about the disk.
 
 use std::collections::BTreeMap;
 
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange};
+use ubcache_env::{
+    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+};
 
 use super::SimDisk;
 use super::image::Content;

@@ -22,7 +22,8 @@ impl Memory {
         if now < self.none_until {
             return false;
         }
-        let refused = self.budget > 0 && self.rate > 0 && self.rng.chance(u64::from(self.rate), 1_000_000);
+        let refused =
+            self.budget > 0 && self.rate > 0 && self.rng.chance(u64::from(self.rate), 1_000_000);
         self.budget -= u32::from(refused);
         !refused
     }

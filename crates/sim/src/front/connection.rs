@@ -1,4 +1,5 @@
-//! The client's end of one NBD connection: negotiates, sends requests while others wait, hands out the answers.
+//! The client's end of one NBD connection: negotiates, sends requests while others wait, hands out
+//! the answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,8 +9,8 @@ use ubcache_env::local::{Event, Lock, Notify};
 use ubcache_env::{Buf, IoVec, Stream};
 use ubcache_nbd::proto::constants::handshake;
 use ubcache_nbd::proto::{
-    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, Extent, InfoQuery, MetaQuery, OptionReply,
-    Request, encode_client_flags,
+    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, Extent, InfoQuery, MetaQuery,
+    OptionReply, Request, encode_client_flags,
 };
 
 use crate::stream::SimStream;
@@ -92,7 +93,9 @@ impl Connection {
     pub async fn negotiate(&self, export: &str, structured: bool) -> Result<ClientDecoder, Cut> {
         let mut decoder = ClientDecoder::new();
         let flags = handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES;
-        let Heard::Greeting(offered) = self.hear(&mut decoder).await? else { panic!("not a greeting") };
+        let Heard::Greeting(offered) = self.hear(&mut decoder).await? else {
+            panic!("not a greeting")
+        };
         assert_eq!(offered & flags, flags, "the server speaks fixed newstyle");
         let mut out = Vec::new();
         encode_client_flags(u32::from(flags), &mut out);
@@ -105,7 +108,8 @@ impl Connection {
             return Ok(decoder);
         }
         self.ask_option(&mut decoder, ClientOption::StructuredReply).await?;
-        let query = MetaQuery { export: export.to_owned(), queries: vec!["base:allocation".to_owned()] };
+        let query =
+            MetaQuery { export: export.to_owned(), queries: vec!["base:allocation".to_owned()] };
         self.ask_option(&mut decoder, ClientOption::SetMetaContext(query)).await?;
         let query = InfoQuery { export: export.to_owned(), wanted: Vec::new() };
         self.ask_option(&mut decoder, ClientOption::Go(query)).await?;
@@ -119,21 +123,29 @@ impl Connection {
         self.send(Buf::from_bytes(&out).into()).await
     }
 
-    async fn ask_option(&self, decoder: &mut ClientDecoder, option: ClientOption) -> Result<(), Cut> {
+    async fn ask_option(
+        &self,
+        decoder: &mut ClientDecoder,
+        option: ClientOption,
+    ) -> Result<(), Cut> {
         let code = option.code();
         self.say(option).await?;
         loop {
             match self.hear(decoder).await? {
                 Heard::Option(of, OptionReply::Ack) if of == code => return Ok(()),
                 Heard::Option(of, reply) if of == code => {
-                    assert!(!matches!(reply, OptionReply::Error { .. }), "option {code}: {reply:?}");
+                    assert!(
+                        !matches!(reply, OptionReply::Error { .. }),
+                        "option {code}: {reply:?}"
+                    );
                 }
                 _ => panic!("not a reply to option {code}"),
             }
         }
     }
 
-    /// The next thing that is said during the negotiation, byte by byte: nothing that comes after it is taken.
+    /// The next thing that is said during the negotiation, byte by byte: nothing that comes after
+    /// it is taken.
     async fn hear(&self, decoder: &mut ClientDecoder) -> Result<Heard, Cut> {
         loop {
             let (buf, received) = self.stream.recv(Buf::zeroed(1)).await;
@@ -142,7 +154,9 @@ impl Connection {
             match decoder.next(&mut input, |_| None).expect("the server speaks the protocol") {
                 None => {}
                 Some(ClientEvent::Greeting(flags)) => return Ok(Heard::Greeting(flags)),
-                Some(ClientEvent::Option { option, reply }) => return Ok(Heard::Option(option, reply)),
+                Some(ClientEvent::Option { option, reply }) => {
+                    return Ok(Heard::Option(option, reply));
+                }
                 Some(ClientEvent::Export { .. }) => return Ok(Heard::Export),
                 Some(other) => panic!("not a part of the negotiation: {other:?}"),
             }
@@ -159,7 +173,8 @@ impl Connection {
             let (buf, received) = self.stream.recv(Buf::zeroed(RECEIVE_BYTES)).await;
             let Ok(count @ 1..) = received else { break };
             let mut input = &buf.as_slice()[..count];
-            let read_length = |cookie| self.waiting.borrow().get(&cookie).map(|waiting| waiting.length);
+            let read_length =
+                |cookie| self.waiting.borrow().get(&cookie).map(|waiting| waiting.length);
             while let Some(event) =
                 decoder.next(&mut input, read_length).expect("the server speaks the protocol")
             {
@@ -184,8 +199,12 @@ impl Connection {
                 match chunk {
                     Chunk::Data { length, .. } => self.expect(coming, cookie, length as usize),
                     Chunk::None => self.answer(cookie, Answer::Done(Vec::new())),
-                    Chunk::Error { error, .. } => self.answer(cookie, Answer::Failed(error.to_wire())),
-                    Chunk::BlockStatus { extents, .. } => self.answer(cookie, Answer::Extents(extents)),
+                    Chunk::Error { error, .. } => {
+                        self.answer(cookie, Answer::Failed(error.to_wire()))
+                    }
+                    Chunk::BlockStatus { extents, .. } => {
+                        self.answer(cookie, Answer::Extents(extents))
+                    }
                     other => panic!("unexpected {other:?}"),
                 }
             }
@@ -237,7 +256,11 @@ impl Connection {
         self.send(parts).await?;
         loop {
             let changed = self.changed.notified();
-            let answer = self.waiting.borrow_mut().get_mut(&cookie).and_then(|waiting| waiting.answer.take());
+            let answer = self
+                .waiting
+                .borrow_mut()
+                .get_mut(&cookie)
+                .and_then(|waiting| waiting.answer.take());
             if let Some(answer) = answer {
                 self.waiting.borrow_mut().remove(&cookie);
                 return Ok(answer);
@@ -253,7 +276,8 @@ impl Connection {
     pub async fn leave(&self) {
         let mut header = Vec::new();
         let cookie = self.next_cookie.get();
-        Request { flags: 0, command: Command::Disconnect, cookie, offset: 0, length: 0 }.encode(&mut header);
+        Request { flags: 0, command: Command::Disconnect, cookie, offset: 0, length: 0 }
+            .encode(&mut header);
         // It may be cut just now; then the server finds out in another way.
         let _ = self.send(Buf::from_bytes(&header).into()).await;
     }

@@ -28,7 +28,8 @@ enum Way<V> {
 }
 
 impl<V: Volume> Front<V> {
-    /// A front as the plan has it, past so many sectors of the volume. `blame` is told what a server must not do.
+    /// A front as the plan has it, past so many sectors of the volume. `blame` is told what a
+    /// server must not do.
     pub fn new(
         frontend: &Frontend,
         env: &SimEnv,
@@ -98,10 +99,17 @@ impl<V: Volume> Volume for Front<V> {
         match &self.way {
             Way::Direct(volume) => volume.write_foreign(stream, self.there(range), data, fua).await,
             // A server has the data in memory of its own.
-            Way::Nbd(volume) => volume.write(stream, self.there(range), data.copy().into(), fua).await,
+            Way::Nbd(volume) => {
+                volume.write(stream, self.there(range), data.copy().into(), fua).await
+            }
         }
     }
-    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
         forward!(self, volume => volume.discard(stream, self.there(range), fua).await)
     }
     async fn write_zeroes(
@@ -111,7 +119,8 @@ impl<V: Volume> Volume for Front<V> {
         fua: bool,
         may_unmap: bool,
     ) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.write_zeroes(stream, self.there(range), fua, may_unmap).await)
+        forward!(self, volume => volume.write_zeroes(stream, self.there(range), fua, may_unmap)
+            .await)
     }
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         forward!(self, volume => volume.flush(stream).await)
@@ -122,10 +131,15 @@ impl<V: Volume> Volume for Front<V> {
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         forward!(self, volume => volume.prefetch(stream, self.there(range)).await)
     }
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         let there = self.there(range);
         let found = forward!(self, volume => volume.block_status(there).await)?;
-        let back = |(range, status): (SectorRange, BlockStatus)| (range.shift(-(self.head as i64)), status);
+        let back = |(range, status): (SectorRange, BlockStatus)| {
+            (range.shift(-(self.head as i64)), status)
+        };
         Ok(found.into_iter().map(back).collect())
     }
 }

@@ -1,10 +1,10 @@
 //! A volume behind an NBD server: what a client of the network sees.
 //!
-//! Several clients share a connection, each with a request under way. When a connection is cut, what becomes of its
-//! requests is open: they have arrived or not, and those that have go on until the server has let go of the
-//! connection. Only then is their client told that they failed. So a request that was cut takes effect at some moment
-//! before it is told, or never, which is what an error means anyway; meanwhile other clients are connected again and
-//! at work on the same sectors.
+//! Several clients share a connection, each with a request under way. When a connection is cut,
+//! what becomes of its requests is open: they have arrived or not, and those that have go on until
+//! the server has let go of the connection. Only then is their client told that they failed. So a
+//! request that was cut takes effect at some moment before it is told, or never, which is what an
+//! error means anyway; meanwhile other clients are connected again and at work on the same sectors.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -55,7 +55,12 @@ impl<V: Volume> NbdVolume<V> {
     ///
     /// # Panics
     /// If the name of the volume can't be that of an export.
-    pub fn new(shape: NbdShape, env: SimEnv, volume: Rc<V>, blame: Rc<dyn Fn(String)>) -> NbdVolume<V> {
+    pub fn new(
+        shape: NbdShape,
+        env: SimEnv,
+        volume: Rc<V>,
+        blame: Rc<dyn Fn(String)>,
+    ) -> NbdVolume<V> {
         let info = volume.info();
         let exports = Exports::new();
         exports.add(volume).expect("the names of volumes are short");
@@ -95,7 +100,8 @@ impl<V: Volume> NbdVolume<V> {
             }
             let connection = self.connect();
             *line.present.borrow_mut() = Some(connection.clone());
-            let Ok(decoder) = connection.negotiate(&self.info.name, self.shape.structured).await else {
+            let Ok(decoder) = connection.negotiate(&self.info.name, self.shape.structured).await
+            else {
                 line.present.take();
                 connection.disconnect();
                 continue;
@@ -182,7 +188,12 @@ impl<V: Volume> Volume for NbdVolume<V> {
         self.ask(stream, Command::Write, fua_flag(fua), range, data).await.map(drop)
     }
 
-    async fn discard(&self, stream: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
         self.ask(stream, Command::Trim, fua_flag(fua), range, IoVec::new()).await.map(drop)
     }
 
@@ -209,12 +220,17 @@ impl<V: Volume> Volume for NbdVolume<V> {
         self.ask(stream, Command::Cache, 0, range, IoVec::new()).await.map(drop)
     }
 
-    async fn block_status(&self, range: SectorRange) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         if !self.shape.structured {
             return Ok(vec![(range, BlockStatus::Data)]);
         }
         let answer = self.ask(StreamId(0), Command::BlockStatus, 0, range, IoVec::new()).await?;
-        let Answer::Extents(extents) = answer else { panic!("a status was answered with {answer:?}") };
+        let Answer::Extents(extents) = answer else {
+            panic!("a status was answered with {answer:?}")
+        };
         let mut at = range.start;
         let parts = extents.into_iter().map(|extent| {
             let part = SectorRange::new(at, u64::from(extent.length) / 512);

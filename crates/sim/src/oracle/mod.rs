@@ -1,7 +1,8 @@
 //! The judge: knows for every sector of every volume what a read may return.
 //!
-//! Clients report the begin and the end of every operation. The oracle keeps a [`register::Register`] for each
-//! sector and a row for each operation. Violations are kept, not thrown: the runner asks for them.
+//! Clients report the begin and the end of every operation. The oracle keeps a
+//! [`register::Register`] for each sector and a row for each operation. Violations are kept, not
+//! thrown: the runner asks for them.
 
 pub mod register;
 pub mod value;
@@ -106,7 +107,8 @@ struct VolumeState {
     floor: Moment,
     /// When the reads under way began.
     reads: BTreeSet<Moment>,
-    /// Flushes of the backing device that failed and lost, as the device counts them, and how many of them are known here.
+    /// Flushes of the backing device that failed and lost, as the device counts them, and how many
+    /// of them are known here.
     losses: Rc<Cell<u64>>,
     losses_known: u64,
     clients: BTreeMap<u32, ClientState>,
@@ -115,7 +117,8 @@ struct VolumeState {
 /// Failed flushes as a client of a volume knows them.
 #[derive(Copy, Clone, Default)]
 struct ClientState {
-    /// When its first write began that no successful FLUSH of it has covered, and when its last one.
+    /// When its first write began that no successful FLUSH of it has covered, and when its last
+    /// one.
     wrote: Option<(Moment, Moment)>,
     /// When it was last told that a FLUSH failed.
     told: Moment,
@@ -123,7 +126,10 @@ struct ClientState {
 
 impl VolumeState {
     fn keep(&self) -> Keep {
-        Keep { flushed: self.floor, oldest_read: self.reads.first().copied().unwrap_or(Moment::MAX) }
+        Keep {
+            flushed: self.floor,
+            oldest_read: self.reads.first().copied().unwrap_or(Moment::MAX),
+        }
     }
 }
 
@@ -163,7 +169,14 @@ impl Oracle {
             begin: Nanos(0),
             end: None,
         };
-        Oracle { volumes, rows: vec![first], clock: 1, epoch: 0, violations: Vec::new(), one_client: false }
+        Oracle {
+            volumes,
+            rows: vec![first],
+            clock: 1,
+            epoch: 0,
+            violations: Vec::new(),
+            one_client: false,
+        }
     }
 
     /// A device that counts the failed flushes that may have cost what a volume had not flushed.
@@ -182,7 +195,10 @@ impl Oracle {
             if state.losses.get() > state.losses_known {
                 state.losses_known = state.losses.get();
                 let floor = state.floor;
-                state.registers.iter_mut().for_each(|register| register.flush_failed(floor, self.clock));
+                state
+                    .registers
+                    .iter_mut()
+                    .for_each(|register| register.flush_failed(floor, self.clock));
                 self.clock += STEP;
             }
         }
@@ -208,7 +224,8 @@ impl Oracle {
         if let Some(sector) = denied {
             let name = &state.name;
             let report = format!(
-                "a FLUSH was answered with success, op {}, over data that is gone: volume {name} sector {sector}",
+                "a FLUSH was answered with success, op {}, over data that is gone: volume {name} \
+                 sector {sector}",
                 op.id
             );
             self.violation("a FLUSH denies a loss", report);
@@ -216,11 +233,19 @@ impl Oracle {
     }
 
     /// A client begins an operation.
-    pub fn begin(&mut self, now: Nanos, client: u32, volume: u32, kind: OpKind, range: SectorRange) -> Op {
+    pub fn begin(
+        &mut self,
+        now: Nanos,
+        client: u32,
+        volume: u32,
+        kind: OpKind,
+        range: SectorRange,
+    ) -> Op {
         let client_id = if self.one_client { 0 } else { client };
         let id = self.rows.len() as u64;
         let place = (!range.is_empty()).then_some((volume, range));
-        let row = Row { client, place, text: kind.name(), note: String::new(), begin: now, end: None };
+        let row =
+            Row { client, place, text: kind.name(), note: String::new(), begin: now, end: None };
         self.rows.push(row);
         let began = self.tick();
         let state = &mut self.volumes[volume as usize];
@@ -267,7 +292,9 @@ impl Oracle {
         let state = &mut self.volumes[op.volume as usize];
         let ending = match op.kind {
             OpKind::Write { .. } | OpKind::Zeroes { .. } if result.is_ok() => Ending::Done,
-            OpKind::Write { .. } | OpKind::Zeroes { .. } | OpKind::Discard { .. } => Ending::Unknown,
+            OpKind::Write { .. } | OpKind::Zeroes { .. } | OpKind::Discard { .. } => {
+                Ending::Unknown
+            }
             _ => return,
         };
         let keep = state.keep();
@@ -369,7 +396,8 @@ impl Oracle {
     /// The operations under way, for reports of what hangs.
     pub fn under_way(&self) -> String {
         let mut text = String::new();
-        for (id, row) in (0_u64..).zip(&self.rows).filter(|(_, row)| row.text != "note" && row.end.is_none())
+        for (id, row) in
+            (0_u64..).zip(&self.rows).filter(|(_, row)| row.text != "note" && row.end.is_none())
         {
             let _ = writeln!(text, "{}", self.show_row(id, row));
         }
@@ -394,16 +422,29 @@ impl Oracle {
 
     /// Judges the bytes that the disks hold for a sector when nothing runs: as good as a read by a
     /// client.
-    pub fn judge_rest(&mut self, since: Moment, volume: u32, sector: u64, bytes: &[u8]) -> Option<Violation> {
+    pub fn judge_rest(
+        &mut self,
+        since: Moment,
+        volume: u32,
+        sector: u64,
+        bytes: &[u8],
+    ) -> Option<Violation> {
         let seen = value::decode(volume, sector, bytes);
         let state = &mut self.volumes[volume as usize];
         let keep = state.keep();
         let register = &mut state.registers[sector as usize];
-        if matches!(&seen, Decoded::Value(value) if register.end_read(*value, since, since + 1, keep)) {
+        if matches!(&seen, Decoded::Value(value) if register.end_read(*value, since, since + 1,
+            keep))
+        {
             return None;
         }
         let allowed = register.allowed(since);
-        Some(self.report_disks("the disks hold what they must not", (volume, sector), &seen, &allowed))
+        Some(self.report_disks(
+            "the disks hold what they must not",
+            (volume, sector),
+            &seen,
+            &allowed,
+        ))
     }
 
     /// The volume has changed by itself, from this sector on: it holds these values.
@@ -429,11 +470,23 @@ impl Oracle {
             return None;
         }
         let allowed = register.after_crash(state.floor);
-        Some(self.report_disks("I9: what was flushed would not survive", (volume, sector), &seen, &allowed))
+        Some(self.report_disks(
+            "I9: what was flushed would not survive",
+            (volume, sector),
+            &seen,
+            &allowed,
+        ))
     }
 
-    fn report_disks(&self, kind: &str, place: (u32, u64), seen: &Decoded, allowed: &[Value]) -> Violation {
-        let title = format!("{kind}: volume {} sector {}", self.volumes[place.0 as usize].name, place.1);
+    fn report_disks(
+        &self,
+        kind: &str,
+        place: (u32, u64),
+        seen: &Decoded,
+        allowed: &[Value],
+    ) -> Violation {
+        let title =
+            format!("{kind}: volume {} sector {}", self.volumes[place.0 as usize].name, place.1);
         Violation { kind: kind.to_owned(), report: self.report_sector(title, place, seen, allowed) }
     }
 
@@ -504,7 +557,10 @@ impl Oracle {
             Some((at, outcome)) => format!("→ {} {outcome}", show_time(at.0)),
             None => "→ no reply".to_owned(),
         };
-        format!("  {begin:>16}  op {id:<5} client {:<2} {:<10} {place:<20} {end}", row.client, row.text)
+        format!(
+            "  {begin:>16}  op {id:<5} client {:<2} {:<10} {place:<20} {end}",
+            row.client, row.text
+        )
     }
 }
 

@@ -1,22 +1,24 @@
 //! One sector as a linearisable register that may lose its newest values in a crash.
 //!
-//! The register keeps every *configuration* that explains all replies so far: the present value, which of the
-//! pending writes have not taken effect yet, and when each older value was last held. A pending write takes effect
-//! as late as a reply allows. That loses nothing: taking effect later only lets older values be held longer.
+//! The register keeps every *configuration* that explains all replies so far: the present value,
+//! which of the pending writes have not taken effect yet, and when each older value was last held.
+//! A pending write takes effect as late as a reply allows. That loses nothing: taking effect later
+//! only lets older values be held longer.
 //!
-//! A read that began at moment *s* may return the present value and every value last held at or after *s*.
+//! A read that began at moment *s* may return the present value and every value last held at or
+//! after *s*.
 //!
-//! A crash may bring back an older value as long as no *acknowledged* write over it is covered: by a flush that began
-//! after the reply to that write, or by the write itself if it was FUA. (A write that has landed but has no reply yet
-//! is seen by reads, but no flush has to cover it.) So the register notes for each older value also when the first
-//! write over it had its reply.
+//! A crash may bring back an older value as long as no *acknowledged* write over it is covered: by
+//! a flush that began after the reply to that write, or by the write itself if it was FUA. (A write
+//! that has landed but has no reply yet is seen by reads, but no flush has to cover it.) So the
+//! register notes for each older value also when the first write over it had its reply.
 //!
-//! A failed flush of the backing device may have lost what was not durable: from then on a value may *fall* to one that it
-//! replaced, once, although nobody writes. A FLUSH that is answered with success, by a client that does not know of the
-//! loss, says that this did not happen.
+//! A failed flush of the backing device may have lost what was not durable: from then on a value
+//! may *fall* to one that it replaced, once, although nobody writes. A FLUSH that is answered with
+//! success, by a client that does not know of the loss, says that this did not happen.
 //!
-//! A write that failed took effect once before its reply, or never. A discard is a write of zeroes that may be
-//! ignored, which is the same.
+//! A write that failed took effect once before its reply, or never. A discard is a write of zeroes
+//! that may be ignored, which is the same.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -37,8 +39,9 @@ pub struct Keep {
     pub oldest_read: Moment,
 }
 
-/// More configurations than this are merged where they agree on the present. The merged one explains everything
-/// that any of them did, and a little more: two reads may see pasts that do not go together.
+/// More configurations than this are merged where they agree on the present. The merged one
+/// explains everything that any of them did, and a little more: two reads may see pasts that do not
+/// go together.
 const MERGE_AT: usize = 24;
 
 /// More configurations than this are not followed; the sector then accepts what it is shown.
@@ -50,8 +53,8 @@ struct Past {
     value: Value,
     /// When it was replaced.
     replaced: Moment,
-    /// When a write over it had its reply: a flush that began later keeps the value from coming back. The end of
-    /// time as long as there is none, 0 if the write was FUA.
+    /// When a write over it had its reply: a flush that began later keeps the value from coming
+    /// back. The end of time as long as there is none, 0 if the write was FUA.
     buried: Moment,
 }
 
@@ -74,7 +77,8 @@ pub struct Flushed {
     pub began: Moment,
     /// Flushes that failed after this moment and before it began are not known to the client.
     pub told: Moment,
-    /// Flushes that failed before this moment do not concern the client: it had not written anything that was not flushed.
+    /// Flushes that failed before this moment do not concern the client: it had not written
+    /// anything that was not flushed.
     pub wrote: Moment,
 }
 
@@ -113,7 +117,8 @@ impl Config {
     }
 
     fn held(&self, value: Value, since: Moment) -> bool {
-        self.value == value || self.past.iter().any(|past| past.value == value && past.replaced >= since)
+        self.value == value
+            || self.past.iter().any(|past| past.value == value && past.replaced >= since)
     }
 
     fn set(&mut self, write: Pending, moment: Moment) {
@@ -178,8 +183,12 @@ impl Config {
                 None => self.past.push(*theirs),
             }
         }
-        for theirs in
-            other.falls.iter().filter(|fall| !self.falls.contains(fall)).copied().collect::<Vec<_>>()
+        for theirs in other
+            .falls
+            .iter()
+            .filter(|fall| !self.falls.contains(fall))
+            .copied()
+            .collect::<Vec<_>>()
         {
             self.falls.push(theirs);
         }
@@ -203,8 +212,9 @@ impl Config {
                         && ours.buried >= theirs.buried
                 })
         };
-        let not_later =
-            |(slot, moment): &(u8, Moment)| other.effects.iter().any(|(s, m)| s == slot && m >= moment);
+        let not_later = |(slot, moment): &(u8, Moment)| {
+            other.effects.iter().any(|(s, m)| s == slot && m >= moment)
+        };
         self.value == other.value
             && self.todo == other.todo
             && (self.fell.is_none() || self.fell == other.fell)
@@ -263,8 +273,9 @@ impl Register {
     /// A write begins.
     pub fn begin_write(&mut self, op: u64, value: Value, fua: bool) {
         let used = self.pending.iter().fold(0, |used, pending| used | 1 << pending.slot);
-        let slot =
-            (0..32).find(|slot| used & (1u32 << slot) == 0).expect("at most 32 clients write one sector");
+        let slot = (0..32)
+            .find(|slot| used & (1u32 << slot) == 0)
+            .expect("at most 32 clients write one sector");
         self.pending.push(Pending { slot, op, value, fua, shaken: None });
         for config in &mut self.configs {
             config.todo |= 1 << slot;
@@ -354,7 +365,8 @@ impl Register {
 
     /// A FLUSH was answered with success. Says whether that can be.
     pub fn flushed(&mut self, flush: Flushed) -> bool {
-        let possible = |config: &Config| config.fell.as_ref().is_none_or(|fall| !flush.excludes(fall));
+        let possible =
+            |config: &Config| config.fell.as_ref().is_none_or(|fall| !flush.excludes(fall));
         if self.lost_track || !self.configs.iter().any(possible) {
             return self.lost_track;
         }
@@ -365,8 +377,8 @@ impl Register {
         true
     }
 
-    /// The instance that served this register is gone. `flushed` is the floor that flushes have set;
-    /// `power`: what un-flushed values there were are settled now.
+    /// The instance that served this register is gone. `flushed` is the floor that flushes have
+    /// set; `power`: what un-flushed values there were are settled now.
     pub fn crash(&mut self, flushed: Moment, power: bool, now: Moment) {
         let allowed = self.after_crash(flushed);
         self.pending.clear();
@@ -374,7 +386,8 @@ impl Register {
             self.configs[0] = Config::new(allowed[0]);
             return;
         }
-        // Without a power failure the devices still hold un-flushed data; a later power failure may take it.
+        // Without a power failure the devices still hold un-flushed data; a later power failure may
+        // take it.
         let past: SmallVec<[_; 1]> = if power {
             SmallVec::new()
         } else {
@@ -436,15 +449,21 @@ impl Register {
     }
 
     /// Adds every way in which `write` takes effect now, after any set of the other pending writes.
-    fn take_effect(&self, config: &Config, write: Pending, now: Moment, into: &mut SmallVec<[Config; 1]>) {
+    fn take_effect(
+        &self,
+        config: &Config,
+        write: Pending,
+        now: Moment,
+        into: &mut SmallVec<[Config; 1]>,
+    ) {
         let bit = 1 << write.slot;
         let others = config.todo & !bit;
         let mut before = others;
         // All subsets of `others`, from all of them down to none.
         loop {
             let mut next = config.clone();
-            // The others come in no order among themselves: what they replace is not buried by any of them. The
-            // write itself comes after them.
+            // The others come in no order among themselves: what they replace is not buried by any
+            // of them. The write itself comes after them.
             let mut moment = now;
             for pending in self.pending.iter().filter(|pending| before & (1 << pending.slot) != 0) {
                 next.set(*pending, moment);
@@ -625,7 +644,8 @@ mod tests {
         let mut register = shaken();
         assert!(register.end_read(OLD, 24, 28, KEEP));
         assert!(!register.flushed(ignorant), "it was seen to be lost");
-        for other in [Flushed { told: 14, ..ignorant }, Flushed { wrote: Moment::MAX, ..ignorant }] {
+        for other in [Flushed { told: 14, ..ignorant }, Flushed { wrote: Moment::MAX, ..ignorant }]
+        {
             let mut register = shaken();
             assert!(register.flushed(other));
             assert!(register.end_read(OLD, 24, 28, KEEP));

@@ -74,7 +74,8 @@ pub fn stamp(volume: u32, sector: u64, value: Value, bytes: &mut [u8]) {
 ///
 /// If it is not 512 bytes.
 pub fn decode(volume: u32, sector: u64, bytes: &[u8]) -> Decoded {
-    let words: &[[u8; 8]; WORDS] = bytes.as_chunks::<8>().0.try_into().expect("a sector is 512 bytes");
+    let words: &[[u8; 8]; WORDS] =
+        bytes.as_chunks::<8>().0.try_into().expect("a sector is 512 bytes");
     let read = |index: usize| u64::from_le_bytes(words[index]);
     let (first, second) = (read(0), read(1));
     if first == 0 && bytes == [0; WORDS * 8] {
@@ -111,11 +112,15 @@ mod tests {
         let mut bytes = [0; 512];
         stamp(1, 77, Value(12), &mut bytes);
         assert_eq!(decode(1, 77, &bytes), Decoded::Value(Value(12)));
-        assert!(matches!(decode(1, 78, &bytes), Decoded::Wrong(text) if text.contains("another place")));
+        assert!(
+            matches!(decode(1, 78, &bytes), Decoded::Wrong(text) if text.contains("another place"))
+        );
         let mut other = [0; 512];
         stamp(1, 77, Value(13), &mut other);
         bytes[256..].copy_from_slice(&other[256..]);
-        assert!(matches!(decode(1, 77, &bytes), Decoded::Wrong(text) if text.contains("up to byte 256")));
+        assert!(
+            matches!(decode(1, 77, &bytes), Decoded::Wrong(text) if text.contains("up to byte 256"))
+        );
         stamp(1, 77, Value::ZERO, &mut bytes);
         assert_eq!(decode(1, 77, &bytes), Decoded::Value(Value::ZERO));
         assert!(matches!(decode(1, 77, &[0xee; 512]), Decoded::Wrong(_)));

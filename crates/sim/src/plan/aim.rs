@@ -9,7 +9,8 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
 use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, DiskFaults, Frontend, Plan, VolumeShape, Zone,
+    Action, AfterStart, ClientOp, Control, ControlAction, DiskFaults, Frontend, Plan, VolumeShape,
+    Zone,
 };
 use crate::disk::{Profile, Rates};
 use crate::rng::Rng;
@@ -34,8 +35,8 @@ enum Aim {
     EvictedAndWritten,
     /// The host restarts with a journal entry on its way, and then the power fails.
     RestartThenPowerFailure,
-    /// A start leaves records for when their leaf is read; meanwhile what is cached is written, again and again, and the
-    /// power fails.
+    /// A start leaves records for when their leaf is read; meanwhile what is cached is written,
+    /// again and again, and the power fails.
     LateReplay,
     /// Many flushes at the same time.
     Flushes,
@@ -161,7 +162,11 @@ impl Script<'_> {
         let power = self.rng.chance(3, 4);
         self.at(
             delay,
-            if power { ControlAction::PowerFailure(after) } else { ControlAction::HostRestart(after) },
+            if power {
+                ControlAction::PowerFailure(after)
+            } else {
+                ControlAction::HostRestart(after)
+            },
         );
     }
 
@@ -208,7 +213,8 @@ impl Script<'_> {
             // Leaves come and go, so that they are read while reads fail.
             (self.plan.cache.node_keys, self.plan.cache.extents_in_memory) = (4, 10);
         }
-        self.plan.volumes[0].profile = self.rng.pick(&[Profile::Fast, Profile::Slow, Profile::Jitter]);
+        self.plan.volumes[0].profile =
+            self.rng.pick(&[Profile::Fast, Profile::Slow, Profile::Jitter]);
         for _ in 0..self.rounds(30) {
             let mode = self.rng.pick(&["writeback", "writeback", "writearound"]);
             self.set("cache_mode", mode);
@@ -236,7 +242,8 @@ impl Script<'_> {
         }
     }
 
-    /// One write over what is cached, whose removal may not become durable, and then a crash at once.
+    /// One write over what is cached, whose removal may not become durable, and then a crash at
+    /// once.
     fn journal_errors(&mut self) {
         let write = self.rng.pick(&[50_000, 100_000, 200_000]);
         self.faults(0, Rates { write, ..Rates::default() }, 200);
@@ -293,7 +300,8 @@ impl Script<'_> {
             self.set("writeback_running", "1");
             match self.rng.below(3) {
                 0 => self.crash(6 * long),
-                1 => self.at(3 * long, ControlAction::Restart(AfterStart { check: true, again: None })),
+                1 => self
+                    .at(3 * long, ControlAction::Restart(AfterStart { check: true, again: None })),
                 _ => self.at(3 * long, ControlAction::EvictClean),
             }
         }
@@ -329,7 +337,11 @@ impl Script<'_> {
                 self.op(0, Action::Write { range, fua });
             }
             // The journal is written by itself after 100 ms, at once with FUA.
-            let delay = if fua { self.rng.between(2_000, 45_000) } else { self.rng.between(95_000, 130_000) };
+            let delay = if fua {
+                self.rng.between(2_000, 45_000)
+            } else {
+                self.rng.between(95_000, 130_000)
+            };
             self.at(delay, ControlAction::HostRestart(AfterStart::default()));
             self.set("writeback_running", "0");
             if self.rng.chance(2, 3) {
@@ -342,13 +354,15 @@ impl Script<'_> {
                 (0..self.rng.between(1, 3)).for_each(|_| self.write(0, 8));
             }
             let delay = self.rng.scale(10, 40_000);
-            let again = self.rng.chance(1, 3).then(|| Nanos::from_micros(self.rng.scale(10, 40_000)));
+            let again =
+                self.rng.chance(1, 3).then(|| Nanos::from_micros(self.rng.scale(10, 40_000)));
             self.at(delay, ControlAction::PowerFailure(AfterStart { check: true, again }));
         }
     }
 
     fn flushes(&mut self) {
-        self.plan.volumes[0].profile = self.rng.pick(&[Profile::Fast, Profile::Jitter, Profile::Slow]);
+        self.plan.volumes[0].profile =
+            self.rng.pick(&[Profile::Fast, Profile::Jitter, Profile::Slow]);
         let mode = self.rng.pick(&["writearound", "writethrough", "none"]);
         for _ in 0..self.rounds(24) {
             self.set("cache_mode", mode);

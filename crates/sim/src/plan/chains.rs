@@ -9,7 +9,9 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Plan, Scarcity, VolumeShape};
+use super::{
+    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Plan, Scarcity, VolumeShape,
+};
 use crate::disk::Profile;
 use crate::rng::Rng;
 

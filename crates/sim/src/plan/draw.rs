@@ -1,8 +1,8 @@
 //! Draws plans from seeds.
 //!
-//! Draws are in layers: first what kind of world (geometry, devices, schedule), then what kind of load, then the
-//! load. Kinds are drawn so that rare conditions are common somewhere: some worlds have one hot sector, some have
-//! tiny buckets, some crash all the time.
+//! Draws are in layers: first what kind of world (geometry, devices, schedule), then what kind of
+//! load, then the load. Kinds are drawn so that rare conditions are common somewhere: some worlds
+//! have one hot sector, some have tiny buckets, some crash all the time.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -12,8 +12,8 @@ use super::space::make_space_scarce;
 use super::sums::limit;
 use super::trouble::{add_trouble, make_memory_scarce};
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, Sums,
-    VolumeShape,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Pace, Plan,
+    Scarcity, Sums, VolumeShape,
 };
 use crate::disk::Profile;
 use crate::executor::Policy;
@@ -42,7 +42,8 @@ impl Default for DrawOptions {
 pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     let rng = &mut Rng::fork(seed, "plan");
     let cache = draw_cache(rng);
-    let volumes: Vec<VolumeShape> = (0..rng.pick(&[1, 1, 1, 2, 3])).map(|_| draw_volume(rng)).collect();
+    let volumes: Vec<VolumeShape> =
+        (0..rng.pick(&[1, 1, 1, 2, 3])).map(|_| draw_volume(rng)).collect();
     let mut plan = Plan {
         seed,
         policy: rng.pick(&[Policy::Uniform, Policy::Fifo, Policy::Ranks, Policy::Queues]),
@@ -108,7 +109,13 @@ fn draw_cache(rng: &mut Rng) -> CacheShape {
         lazy_start: rng.chance(1, 2),
         volatile: rng.chance(3, 4),
         discard: rng.chance(1, 2),
-        profile: rng.pick(&[Profile::Fast, Profile::Fast, Profile::Jitter, Profile::Stall, Profile::Slow]),
+        profile: rng.pick(&[
+            Profile::Fast,
+            Profile::Fast,
+            Profile::Jitter,
+            Profile::Stall,
+            Profile::Slow,
+        ]),
         generations: CacheShape::ALL_GENERATIONS,
     }
 }
@@ -160,7 +167,8 @@ fn draw_taste(rng: &mut Rng, sectors: u64) -> Taste {
 
 fn draw_ops(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<ClientOp> {
     let clients = rng.between(1, 6);
-    let tastes: Vec<Taste> = plan.volumes.iter().map(|volume| draw_taste(rng, volume.sectors)).collect();
+    let tastes: Vec<Taste> =
+        plan.volumes.iter().map(|volume| draw_taste(rng, volume.sectors)).collect();
     let mut cursors = vec![0; clients as usize];
     let count = rng.scale(20, options.ops_max);
     (0..count)
@@ -176,7 +184,13 @@ fn draw_ops(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<ClientOp> {
         .collect()
 }
 
-fn draw_range(rng: &mut Rng, taste: &Taste, sectors: u64, block: u64, cursor: &mut u64) -> SectorRange {
+fn draw_range(
+    rng: &mut Rng,
+    taste: &Taste,
+    sectors: u64,
+    block: u64,
+    cursor: &mut u64,
+) -> SectorRange {
     let length = rng.scale(1, taste.length_max);
     let start = match rng.below(10) {
         n if n < taste.hot_share => rng.pick(&taste.hot).saturating_sub(rng.below(length)),
@@ -227,13 +241,16 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
     let mut controls: Vec<Control> = moments
         .into_iter()
         .map(|after_ops| {
-            let delay = if rng.chance(1, 4) { rng.scale(1, 3_000_000) } else { rng.scale(1, 3_000) };
+            let delay =
+                if rng.chance(1, 4) { rng.scale(1, 3_000_000) } else { rng.scale(1, 3_000) };
             let kind = rng.below(12 + 2 * crash_weight);
             let action = match kind {
                 0..=4 => draw_attribute(plan, rng),
                 5..=6 => ControlAction::CollectGarbage,
                 7..=9 => ControlAction::EvictClean,
-                10..=11 => ControlAction::Restart(AfterStart { check: rng.chance(1, 2), again: None }),
+                10..=11 => {
+                    ControlAction::Restart(AfterStart { check: rng.chance(1, 2), again: None })
+                }
                 _ if kind < 12 + crash_weight => ControlAction::PowerFailure(draw_after(rng)),
                 _ => ControlAction::HostRestart(draw_after(rng)),
             };
@@ -249,8 +266,11 @@ fn draw_controls(plan: &Plan, rng: &mut Rng, options: DrawOptions) -> Vec<Contro
             let after_ops = controls.get(at).map_or(ops, |control| control.after_ops);
             for (name, most) in [("attach", 300_000), ("detach", 3_000)] {
                 let delay = Nanos::from_micros(rng.scale(1, most));
-                let action =
-                    ControlAction::Attribute { volume, name: name.to_owned(), value: "1".to_owned() };
+                let action = ControlAction::Attribute {
+                    volume,
+                    name: name.to_owned(),
+                    value: "1".to_owned(),
+                };
                 controls.insert(at, Control { after_ops, delay, action });
             }
         }

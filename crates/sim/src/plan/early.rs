@@ -1,12 +1,13 @@
 //! Reads that are at the backing device while the same block becomes dirty and is discarded.
 //!
-//! A share of the seeds gets a plan of rounds of this. What a discard puts below dirty data is nobody's to see before the
-//! dirty key goes: a read that missed, and is slow, must not return it.
+//! A share of the seeds gets a plan of rounds of this. What a discard puts below dirty data is
+//! nobody's to see before the dirty key goes: a read that missed, and is slow, must not return it.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, VolumeShape,
+    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity,
+    VolumeShape,
 };
 use crate::disk::Profile;
 use crate::rng::Rng;

@@ -46,7 +46,8 @@ pub(super) fn break_up(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         for at in 0..extents {
             let range = SectorRange::new(Sector(2 * at), 1);
             let write = rng.chance(dirty, 8);
-            let action = if write { Action::Write { range, fua: false } } else { Action::Read(range) };
+            let action =
+                if write { Action::Write { range, fua: false } } else { Action::Read(range) };
             push(plan, (at % 3) as u32, action);
         }
         if rng.chance(1, 2) {
@@ -100,6 +101,7 @@ fn push(plan: &mut Plan, client: u32, action: Action) {
 }
 
 fn set(plan: &mut Plan, name: &str, value: &str) {
-    let action = ControlAction::Attribute { volume: 0, name: name.to_owned(), value: value.to_owned() };
+    let action =
+        ControlAction::Attribute { volume: 0, name: name.to_owned(), value: value.to_owned() };
     plan.controls.push(Control { after_ops: 0, delay: Nanos::from_micros(1), action });
 }

@@ -31,7 +31,8 @@ pub struct NbdShape {
     pub receive_bytes: u32,
 }
 
-/// Puts NBD servers between clients and volumes in some of the plans, and cuts connections in some of those.
+/// Puts NBD servers between clients and volumes in some of the plans, and cuts connections in some
+/// of those.
 pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
     if !rng.chance(1, 5) {
         return;

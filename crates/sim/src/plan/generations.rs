@@ -1,9 +1,10 @@
-//! Generations that wrap: caches whose buckets have 16 or 32 generations instead of 256, and loads under which they go
-//! round many times.
+//! Generations that wrap: caches whose buckets have 16 or 32 generations instead of 256, and loads
+//! under which they go round many times.
 //!
-//! A pointer that stays in the index while its bucket is used again looks newer than the bucket once half of the circle
-//! lies between them (docs/reference/format.md §4.7). With 256 generations that takes weeks. Here a load turns a small cache over and
-//! over, beside a volume that was cached once and is not touched any more: its part of a deep tree goes cold.
+//! A pointer that stays in the index while its bucket is used again looks newer than the bucket
+//! once half of the circle lies between them (docs/reference/format.md §4.7). With 256 generations
+//! that takes weeks. Here a load turns a small cache over and over, beside a volume that was cached
+//! once and is not touched any more: its part of a deep tree goes cold.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -50,7 +51,8 @@ fn turn_over(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
     cache.node_keys = rng.pick(&[4, 4, 30]);
     cache.profile = Profile::Fast;
     plan.frontend = Frontend::Direct;
-    plan.volumes = vec![volume(COLD, "writethrough"), volume(HOT, rng.pick(&["writethrough", "writeback"]))];
+    plan.volumes =
+        vec![volume(COLD, "writethrough"), volume(HOT, rng.pick(&["writethrough", "writeback"]))];
     (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
     let mut script = Script { plan, cursor: 0 };
     for volume in 0..2 {

@@ -22,9 +22,11 @@ impl fmt::Display for DriverRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DriverRun { entries, read_buffer_first, after_0_1, killed } = self;
         write!(f, "driver entries={entries}")?;
-        for (said, word) in
-            [(read_buffer_first, " read-buffer-first"), (after_0_1, " after-0.1"), (killed, " killed")]
-        {
+        for (said, word) in [
+            (read_buffer_first, " read-buffer-first"),
+            (after_0_1, " after-0.1"),
+            (killed, " killed"),
+        ] {
             f.write_str(if *said { word } else { "" })?;
         }
         Ok(())
@@ -43,7 +45,8 @@ pub(super) fn hand_over(plan: &mut Plan, rng: &mut Rng) {
             after_0_1: rng.chance(1, 4),
             killed: rng.chance(1, 3),
         };
-        let again = rng.chance(1, 6).then(|| ubcache_env::Nanos::from_micros(rng.scale(10, 20_000)));
+        let again =
+            rng.chance(1, 6).then(|| ubcache_env::Nanos::from_micros(rng.scale(10, 20_000)));
         let after = AfterStart { check: rng.chance(3, 4), again };
         super::trouble::add_control(plan, ControlAction::Driver(run, after), rng);
     }

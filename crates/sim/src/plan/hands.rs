@@ -10,7 +10,8 @@ use crate::rng::Rng;
 /// Something that is done to a disk while nothing runs.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Hand {
-    /// After which end of an instance (a stop, a crash) that the controls of the plan bring about, counted from 0.
+    /// After which end of an instance (a stop, a crash) that the controls of the plan bring about,
+    /// counted from 0.
     pub end: u32,
     /// The disk, as in [`super::DiskFaults::disk`].
     pub disk: usize,
@@ -25,8 +26,8 @@ pub enum HandAction {
     Copy,
     /// The copy takes its place. If the start is refused: what the operator does about it.
     Swap(Remedy),
-    /// A backing device loses so many sectors at its end, is used, and gets them back as zeroes. If it is not taken
-    /// without them, it gets them back as they were.
+    /// A backing device loses so many sectors at its end, is used, and gets them back as zeroes. If
+    /// it is not taken without them, it gets them back as they were.
     Cut(u64),
 }
 
@@ -59,7 +60,8 @@ pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
     if plan.has_faults() || has_driver || !has_size || !rng.chance(1, 6) {
         return;
     }
-    let ends = |plan: &Plan| plan.controls.iter().filter(|control| control.action.ends_instance()).count();
+    let ends =
+        |plan: &Plan| plan.controls.iter().filter(|control| control.action.ends_instance()).count();
     while ends(plan) < 3 {
         let after = AfterStart::default();
         let action = match rng.below(3) {
@@ -78,7 +80,11 @@ pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
             let action = HandAction::Cut(sectors);
             plan.hands.push(Hand { end: end as u32, disk: volume + 1, action });
         } else {
-            let disk = if rng.chance(1, 2) { 0 } else { 1 + rng.below(plan.volumes.len() as u64) as usize };
+            let disk = if rng.chance(1, 2) {
+                0
+            } else {
+                1 + rng.below(plan.volumes.len() as u64) as usize
+            };
             let action = HandAction::Swap(rng.pick(&REMEDIES).1);
             plan.hands.push(Hand { end: rng.below(end) as u32, disk, action: HandAction::Copy });
             plan.hands.push(Hand { end: end as u32, disk, action });
@@ -92,7 +98,10 @@ impl fmt::Display for Hand {
         match action {
             HandAction::Copy => write!(f, "hand {end} copy {disk}"),
             HandAction::Swap(remedy) => {
-                let name = REMEDIES.iter().find(|(_, other)| other == remedy).map_or("?", |(name, _)| name);
+                let name = REMEDIES
+                    .iter()
+                    .find(|(_, other)| other == remedy)
+                    .map_or("?", |(name, _)| name);
                 write!(f, "hand {end} swap {disk} {name}")
             }
             HandAction::Cut(sectors) => write!(f, "hand {end} cut {disk} {sectors}"),
@@ -104,13 +113,15 @@ impl FromStr for Hand {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Hand, String> {
-        let number = |word: &str| word.parse::<u64>().map_err(|_| format!("\"{word}\" is not a number"));
+        let number =
+            |word: &str| word.parse::<u64>().map_err(|_| format!("\"{word}\" is not a number"));
         let words: Vec<&str> = line.split_whitespace().collect();
         let (end, disk, action) = match words.as_slice() {
             ["hand", end, "copy", disk] => (end, disk, HandAction::Copy),
             ["hand", end, "swap", disk, remedy] => {
                 let found = REMEDIES.iter().find(|(name, _)| name == remedy);
-                let (_, remedy) = found.ok_or_else(|| format!("no remedy is called \"{remedy}\""))?;
+                let (_, remedy) =
+                    found.ok_or_else(|| format!("no remedy is called \"{remedy}\""))?;
                 (end, disk, HandAction::Swap(*remedy))
             }
             ["hand", end, "cut", disk, sectors] => (end, disk, HandAction::Cut(number(sectors)?)),

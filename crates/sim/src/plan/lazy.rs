@@ -1,9 +1,10 @@
 //! Starts that serve before their leaves are counted.
 //!
-//! Such a start leaves records of the journal to their leaves. What can go wrong then goes wrong before the last leaf is
-//! counted, and each volume gets a run number, a few writes, before the first request of a client. So there is a volume that
-//! makes counting long: its keys are dirty, so that no eviction takes them, with gaps, so that none joins another, and a leaf
-//! has four of them. It comes first in the index, and what clients do is on the volume after it.
+//! Such a start leaves records of the journal to their leaves. What can go wrong then goes wrong
+//! before the last leaf is counted, and each volume gets a run number, a few writes, before the
+//! first request of a client. So there is a volume that makes counting long: its keys are dirty, so
+//! that no eviction takes them, with gaps, so that none joins another, and a leaf has four of them.
+//! It comes first in the index, and what clients do is on the volume after it.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -27,14 +28,18 @@ pub(super) fn serve_early(plan: &mut Plan, rng: &mut Rng, ops_max: u64) {
     let used = &mut plan.volumes[0];
     (used.sectors, used.block_sectors) = (SECTORS, 1);
     let keys = rng.pick(&[32, 64, 64, 128]).min(ops_max / 4).max(1);
-    let long =
-        VolumeShape { sectors: (2 * keys).next_multiple_of(8), mode: "writeback".to_owned(), ..used.clone() };
+    let long = VolumeShape {
+        sectors: (2 * keys).next_multiple_of(8),
+        mode: "writeback".to_owned(),
+        ..used.clone()
+    };
     plan.volumes.insert(0, long);
     let mut script = Script { plan };
     script.set(LONG, "writeback_running", "0");
     script.set(LONG, "sequential_cutoff", "0");
-    (0..keys)
-        .for_each(|key| script.op(key as u32 % 3, LONG, Action::Write { range: one(2 * key), fua: false }));
+    (0..keys).for_each(|key| {
+        script.op(key as u32 % 3, LONG, Action::Write { range: one(2 * key), fua: false })
+    });
     script.op(0, LONG, Action::Flush);
     for _ in 0..(ops_max.saturating_sub(keys) / ROUND).clamp(1, 10) {
         script.round(rng);
@@ -86,8 +91,8 @@ impl Script<'_> {
         let far = SECTORS / 2 + 2 * rng.below(SECTORS / 4);
         self.op(0, USED, Action::Write { range: one(far), fua: false });
         self.op(0, USED, Action::Flush);
-        // Everybody is waiting when the host restarts, and goes on together after it. Below, whoever is done waits for the
-        // power failure.
+        // Everybody is waiting when the host restarts, and goes on together after it. Below,
+        // whoever is done waits for the power failure.
         let wait = Nanos::from_secs(20);
         (0..2).for_each(|client| self.sleep(client, wait));
         self.at(1_000, ControlAction::HostRestart(AfterStart::default()));
@@ -98,7 +103,8 @@ impl Script<'_> {
         self.op(1, USED, Action::Read(one(far)));
         self.op(1, USED, Action::Write { range: same, fua: false });
         self.sleep(1, wait);
-        // When one of them waits again. The first write waits for its record, and when it is answered there is nothing to see.
+        // When one of them waits again. The first write waits for its record, and when it is
+        // answered there is nothing to see.
         let after_ops = self.plan.ops.len() as u64 - 1;
         let delay = Nanos::from_micros(rng.scale(1, 10_000));
         let action = ControlAction::PowerFailure(AfterStart::default());

@@ -1,7 +1,8 @@
 //! Thousands of requests at the same time.
 //!
-//! A share of the seeds gets a plan in which each of very many clients has one request, and all begin at once. Nothing
-//! may depend on how many there are: not the tasks in the background, of which there is a bounded number.
+//! A share of the seeds gets a plan in which each of very many clients has one request, and all
+//! begin at once. Nothing may depend on how many there are: not the tasks in the background, of
+//! which there is a bounded number.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 

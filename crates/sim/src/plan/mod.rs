@@ -1,8 +1,8 @@
 //! Events of a run, as data.
 //!
-//! A plan is drawn from a seed ([`draw`]), printed as text lines and parsed back ([`text`]). Everything in it is
-//! explicit, so that a plan can be edited by hand and cut by the shrinker. What is left to the seed is the fine
-//! grain: who runs next, latencies, which sectors survive.
+//! A plan is drawn from a seed ([`draw`]), printed as text lines and parsed back ([`text`]).
+//! Everything in it is explicit, so that a plan can be edited by hand and cut by the shrinker. What
+//! is left to the seed is the fine grain: who runs next, latencies, which sectors survive.
 
 mod aim;
 mod chains;
@@ -116,8 +116,15 @@ impl CacheShape {
         let CacheShape { bucket_sectors, block_sectors, buckets, discard, .. } = *self;
         let none = Uuid::default();
         let kind = Replacement::Lru;
-        let superblock =
-            Superblock::new_cache(none, none, block_sectors, bucket_sectors, buckets, kind, discard);
+        let superblock = Superblock::new_cache(
+            none,
+            none,
+            block_sectors,
+            bucket_sectors,
+            buckets,
+            kind,
+            discard,
+        );
         let bucket = u64::from(bucket_sectors);
         let first = Sector(u64::from(superblock.first_bucket) * bucket);
         SectorRange::new(first, u64::from(Geometry::default_journal_buckets(buckets)) * bucket)
@@ -271,7 +278,9 @@ impl ControlAction {
     /// The volume that it is about.
     pub fn volume(&self) -> Option<u32> {
         match self {
-            ControlAction::Attribute { volume, .. } | ControlAction::Disconnect { volume } => Some(*volume),
+            ControlAction::Attribute { volume, .. } | ControlAction::Disconnect { volume } => {
+                Some(*volume)
+            }
             _ => None,
         }
     }

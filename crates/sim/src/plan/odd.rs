@@ -1,5 +1,5 @@
-//! Draws oddities of devices and clients: discards that do not determine what is read, memory that changes while it
-//! is written.
+//! Draws oddities of devices and clients: discards that do not determine what is read, memory that
+//! changes while it is written.
 
 use super::Plan;
 use crate::rng::Rng;

@@ -1,11 +1,14 @@
 //! Large requests, large and small blocks, buckets and rings.
 //!
-//! A small share of the seeds gets a plan with a volume of many megabytes, or of gigabytes, and requests of up to 32 MiB, over data that is in
-//! fragments of a block. Few operations: each of them is thousands of the usual ones.
+//! A small share of the seeds gets a plan with a volume of many megabytes, or of gigabytes, and
+//! requests of up to 32 MiB, over data that is in fragments of a block. Few operations: each of
+//! them is thousands of the usual ones.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, Zone};
+use super::{
+    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, Zone,
+};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -57,7 +60,8 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
             };
             plan.ops.push(ClientOp { client, volume: 0, action });
         }
-        let (after_ops, delay) = (plan.ops.len() as u64, Nanos::from_micros(rng.scale(10, 100_000)));
+        let (after_ops, delay) =
+            (plan.ops.len() as u64, Nanos::from_micros(rng.scale(10, 100_000)));
         let action = match rng.below(4) {
             0 => ControlAction::EvictClean,
             1 => ControlAction::PowerFailure(AfterStart::default()),
@@ -68,10 +72,12 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
     }
 }
 
-/// Puts the volumes of some of the plans to the end of larger ones. What a plan breaks of a disk it knows by its sectors.
+/// Puts the volumes of some of the plans to the end of larger ones. What a plan breaks of a disk it
+/// knows by its sectors.
 pub(super) fn far(plan: &mut Plan, rng: &mut Rng) {
-    let places =
-        |control: &Control| matches!(control.action, ControlAction::Driver(..) | ControlAction::Bad { .. });
+    let places = |control: &Control| {
+        matches!(control.action, ControlAction::Driver(..) | ControlAction::Bad { .. })
+    };
     let known = plan.faults.iter().any(|faults| matches!(faults.zone, Zone::Sectors(_)));
     if !rng.chance(1, 12) || known || plan.controls.iter().any(places) {
         return;
@@ -88,8 +94,11 @@ fn add_fragments(plan: &mut Plan, sectors: u64, block: u64, rng: &mut Rng) {
     let writes = rng.pick(&[0, 50, 100]);
     for index in 0..count {
         let range = SectorRange::new(Sector(first + 2 * index * block), block);
-        let action =
-            if rng.chance(writes, 100) { Action::Write { range, fua: false } } else { Action::Read(range) };
+        let action = if rng.chance(writes, 100) {
+            Action::Write { range, fua: false }
+        } else {
+            Action::Read(range)
+        };
         plan.ops.push(ClientOp { client: rng.below(3) as u32, volume: 0, action });
     }
 }

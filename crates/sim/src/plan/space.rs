@@ -1,4 +1,5 @@
-//! Draws when the file system below a disk is full: a sparse file has no room for what was never written.
+//! Draws when the file system below a disk is full: a sparse file has no room for what was never
+//! written.
 
 use ubcache_env::Nanos;
 
@@ -13,7 +14,8 @@ pub(super) fn make_space_scarce(plan: &mut Plan, rng: &mut Rng) {
         return;
     }
     for _ in 0..rng.between(1, 2) {
-        let disk = if rng.chance(3, 4) { 0 } else { rng.between(1, plan.volumes.len() as u64) as usize };
+        let disk =
+            if rng.chance(3, 4) { 0 } else { rng.between(1, plan.volumes.len() as u64) as usize };
         let outage = if rng.chance(3, 4) { Outage::Full } else { Outage::Quota };
         let span = rng.chance(1, 2).then(|| Nanos::from_micros(rng.scale(1_000, 60_000_000)));
         add_control(plan, ControlAction::Outage { disk, outage, span }, rng);

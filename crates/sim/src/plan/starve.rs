@@ -1,13 +1,15 @@
 //! Clients that never stop, and what has to end beside them.
 //!
-//! A share of the seeds gets a plan in which some clients write the same few blocks again and again, for as long as
-//! anything else is under way. A detach, the end of writeback, publishing, garbage collection, an eviction and a stop
-//! have to come to their end all the same, in bounded virtual time.
+//! A share of the seeds gets a plan in which some clients write the same few blocks again and
+//! again, for as long as anything else is under way. A detach, the end of writeback, publishing,
+//! garbage collection, an eviction and a stop have to come to their end all the same, in bounded
+//! virtual time.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, VolumeShape,
+    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity,
+    VolumeShape,
 };
 use crate::disk::Profile;
 use crate::rng::Rng;
@@ -44,12 +46,17 @@ pub(super) fn starve(plan: &mut Plan, rng: &mut Rng) {
     for _ in 0..rng.between(1, 3) {
         let start = rng.below(4) * block;
         let range = SectorRange::new(Sector(start), rng.between(1, 2) * block);
-        plan.hammers.push(Hammer { volume: 0, range, period: Nanos::from_micros(rng.scale(200, 4_000)) });
+        plan.hammers.push(Hammer {
+            volume: 0,
+            range,
+            period: Nanos::from_micros(rng.scale(200, 4_000)),
+        });
     }
     for _ in 0..rng.between(20, 60) {
         let (client, volume) = (rng.below(2) as u32, rng.below(volumes) as u32);
         let start = rng.below(SECTORS / block) * block;
-        let range = SectorRange::from_bounds(Sector(start), Sector((start + 4 * block).min(SECTORS)));
+        let range =
+            SectorRange::from_bounds(Sector(start), Sector((start + 4 * block).min(SECTORS)));
         let action = match rng.below(8) {
             0..=2 => Action::Write { range, fua: false },
             3..=5 => Action::Read(range),
@@ -95,7 +102,11 @@ fn add_what_ends(plan: &mut Plan, volume: u32, rng: &mut Rng) {
             set("cache_mode", mode),
             set("until-clean", "1"),
         ],
-        5 => vec![set("cache_mode", mode), set("until-published", "1"), set("cache_mode", "writeback")],
+        5 => vec![
+            set("cache_mode", mode),
+            set("until-published", "1"),
+            set("cache_mode", "writeback"),
+        ],
         6 => vec![ControlAction::CollectGarbage, ControlAction::EvictClean],
         _ => vec![ControlAction::Restart(AfterStart::default())],
     };

@@ -1,8 +1,9 @@
 //! Memory that the process may hold, as a sum.
 //!
-//! From the shape of a plan it follows how many buffers for I/O can be in use at a time; the world looks at what an instance
-//! holds after every poll. Limits of the engine are so large that no plan would come near them. So in some plans they are
-//! small, and the cache device is slow, so that fills wait for it.
+//! From the shape of a plan it follows how many buffers for I/O can be in use at a time; the world
+//! looks at what an instance holds after every poll. Limits of the engine are so large that no plan
+//! would come near them. So in some plans they are small, and the cache device is slow, so that
+//! fills wait for it.
 
 use super::{ControlAction, Frontend, Plan};
 use crate::disk::Profile;
@@ -15,7 +16,8 @@ const PAGE_BYTES: u64 = 4096;
 const FILL_BYTES: u64 = 64 << 20;
 /// Sectors that writeback brings down at a time.
 const WRITEBACK_SECTORS: u64 = 16384;
-/// Nodes and journal buckets that tasks of a set hold, those of a volume, and those of a client's request.
+/// Nodes and journal buckets that tasks of a set hold, those of a volume, and those of a client's
+/// request.
 const BUCKETS_HELD: (u64, u64, u64) = (24, 8, 4);
 
 /// Limits of the engine; 0: those of production.
@@ -32,9 +34,11 @@ impl Plan {
     pub fn buffers_max(&self) -> u64 {
         let fills = if self.sums.fill_bytes == 0 { FILL_BYTES } else { self.sums.fill_bytes };
         let bucket = (u64::from(self.cache.bucket_sectors) * 512).next_multiple_of(PAGE_BYTES);
-        let largest = self.ops.iter().filter_map(|op| op.action.range()).map(|range| range.sectors()).max();
+        let largest =
+            self.ops.iter().filter_map(|op| op.action.range()).map(|range| range.sectors()).max();
         // Reads for a client, and for the check of everything.
-        let checks = self.volumes.iter().map(|volume| volume.sectors / CHECK_READS + CHECK_SECTORS).max();
+        let checks =
+            self.volumes.iter().map(|volume| volume.sectors / CHECK_READS + CHECK_SECTORS).max();
         let mut requests = u64::from(self.clients()) * largest.unwrap_or(0) + checks.unwrap_or(0);
         requests += self.hammers.iter().map(|hammer| hammer.range.sectors()).sum::<u64>();
         let mut streams = 0;
@@ -50,7 +54,11 @@ impl Plan {
         sum += (of_set + of_volume * volumes + of_client * u64::from(self.clients() + 1)) * bucket;
         for (index, volume) in (0..).zip(&self.volumes) {
             sum += fills;
-            let set_to_writeback = |action: &ControlAction| matches!(action, ControlAction::Attribute { volume, value, .. } if *volume == index && value == "writeback");
+            let set_to_writeback = |action: &ControlAction| {
+                matches!(action,
+                ControlAction::Attribute { volume, value, .. } if *volume == index
+                    && value == "writeback")
+            };
             let changes = self.controls.iter().any(|control| set_to_writeback(&control.action));
             if volume.mode == "writeback" || changes {
                 sum += volume.sectors.min(WRITEBACK_SECTORS) * PAGE_BYTES;

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::{
-    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun, Frontend,
-    Hammer, Hand, LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
+    Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun,
+    Frontend, Hammer, Hand, LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
 };
 use crate::disk::{FlushLoss, Outage, Profile, Rates};
 use crate::executor::Policy;
@@ -102,7 +102,13 @@ impl fmt::Display for Plan {
             writeln!(f, "{hand}")?;
         }
         for control in &self.controls {
-            writeln!(f, "at {} +{}us {}", control.after_ops, control.delay.as_micros(), control.action)?;
+            writeln!(
+                f,
+                "at {} +{}us {}",
+                control.after_ops,
+                control.delay.as_micros(),
+                control.action
+            )?;
         }
         for ClientOp { client, volume, action } in &self.ops {
             writeln!(f, "c{client} v{volume} {action}")?;
@@ -128,10 +134,13 @@ impl fmt::Display for DiskFaults {
 
 impl fmt::Display for CacheShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let CacheShape { bucket_sectors, block_sectors, buckets, node_keys, extents_in_memory, .. } = self;
+        let CacheShape {
+            bucket_sectors, block_sectors, buckets, node_keys, extents_in_memory, ..
+        } = self;
         write!(
             f,
-            "cache bucket={bucket_sectors} block={block_sectors} buckets={buckets} node-keys={node_keys} \
+            "cache bucket={bucket_sectors} block={block_sectors} buckets={buckets} \
+             node-keys={node_keys} \
              extents={extents_in_memory} lazy={} volatile={} discard={} profile={}",
             u8::from(self.lazy_start),
             u8::from(self.volatile),
@@ -147,7 +156,14 @@ impl fmt::Display for CacheShape {
 
 impl fmt::Display for NbdShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let NbdShape { connections, delay_max, structured, requests, inflight_bytes, receive_bytes } = self;
+        let NbdShape {
+            connections,
+            delay_max,
+            structured,
+            requests,
+            inflight_bytes,
+            receive_bytes,
+        } = self;
         write!(
             f,
             "nbd connections={connections} delay-us={} structured={} requests={requests} \
@@ -160,11 +176,21 @@ impl fmt::Display for NbdShape {
 
 impl fmt::Display for VolumeShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let VolumeShape { sectors, mode, initial, volatile, discard, noise, head, block_sectors, profile } =
-            self;
+        let VolumeShape {
+            sectors,
+            mode,
+            initial,
+            volatile,
+            discard,
+            noise,
+            head,
+            block_sectors,
+            profile,
+        } = self;
         write!(
             f,
-            "volume sectors={sectors} mode={mode} initial={initial} volatile={} discard={} block={block_sectors} profile={}",
+            "volume sectors={sectors} mode={mode} initial={initial} volatile={} discard={} \
+             block={block_sectors} profile={}",
             u8::from(*volatile),
             u8::from(*discard),
             name_of(&PROFILES, profile)
@@ -185,7 +211,13 @@ impl fmt::Display for Action {
             Action::Write { range, fua } => write!(f, "write {}{}", Span(*range), fua_of(fua)),
             Action::Discard { range, fua } => write!(f, "discard {}{}", Span(*range), fua_of(fua)),
             Action::Zeroes { range, fua, unmap } => {
-                write!(f, "zeroes {}{}{}", Span(*range), fua_of(fua), if *unmap { " unmap" } else { "" })
+                write!(
+                    f,
+                    "zeroes {}{}{}",
+                    Span(*range),
+                    fua_of(fua),
+                    if *unmap { " unmap" } else { "" }
+                )
             }
             Action::Flush => f.write_str("flush"),
             Action::Prefetch(range) => write!(f, "prefetch {}", Span(*range)),
@@ -198,7 +230,9 @@ impl fmt::Display for Action {
 impl fmt::Display for ControlAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ControlAction::Attribute { volume, name, value } => write!(f, "set v{volume} {name} {value}"),
+            ControlAction::Attribute { volume, name, value } => {
+                write!(f, "set v{volume} {name} {value}")
+            }
             ControlAction::CollectGarbage => f.write_str("gc"),
             ControlAction::EvictClean => f.write_str("evict"),
             ControlAction::Restart(after) => write!(f, "restart{after}"),
@@ -252,7 +286,8 @@ fn micros(text: &str) -> Parsed<Nanos> {
 }
 
 fn span(text: &str) -> Parsed<SectorRange> {
-    let (start, sectors) = text.split_once('+').ok_or_else(|| format!("\"{text}\" is not START+SECTORS"))?;
+    let (start, sectors) =
+        text.split_once('+').ok_or_else(|| format!("\"{text}\" is not START+SECTORS"))?;
     Ok(SectorRange::new(Sector(number(start)?), number(sectors)?))
 }
 
@@ -273,7 +308,10 @@ impl<'a> Words<'a> {
     }
     fn prefixed<T: FromStr>(&mut self, prefix: &str) -> Parsed<T> {
         let word = self.word()?;
-        number(word.strip_prefix(prefix).ok_or_else(|| format!("\"{word}\" does not begin with {prefix}"))?)
+        number(
+            word.strip_prefix(prefix)
+                .ok_or_else(|| format!("\"{word}\" does not begin with {prefix}"))?,
+        )
     }
     /// The value of `name=value`, which has to come next.
     fn field(&mut self, name: &str) -> Parsed<&'a str> {
@@ -368,7 +406,11 @@ fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
         discard: words.flag("discard")?,
         block_sectors: words.num("block")?,
         profile: words.named("profile", &PROFILES)?,
-        noise: words.maybe_field("noise").map(number::<u8>).transpose()?.is_some_and(|noise| noise != 0),
+        noise: words
+            .maybe_field("noise")
+            .map(number::<u8>)
+            .transpose()?
+            .is_some_and(|noise| noise != 0),
         head: words.maybe_field("head").map(number).transpose()?.unwrap_or(0),
     })
 }
@@ -426,7 +468,8 @@ fn parse_hammer(words: &mut Words<'_>) -> Parsed<Hammer> {
 fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
     let after_ops = number(words.word()?)?;
     let word = words.word()?;
-    let delay = micros(word.strip_prefix('+').ok_or_else(|| format!("\"{word}\" does not begin with +"))?)?;
+    let delay =
+        micros(word.strip_prefix('+').ok_or_else(|| format!("\"{word}\" does not begin with +"))?)?;
     let action = match words.word()? {
         "set" => ControlAction::Attribute {
             volume: words.prefixed("v")?,
@@ -520,13 +563,21 @@ impl Draft {
                 let disk = words.num("disk")?;
                 self.lossy.push(LossyDisk { disk, loss: FlushLoss { late: words.num("late")? } });
             }
-            "memory" => self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? },
+            "memory" => {
+                self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? }
+            }
             "pace" => {
-                self.pace = Pace { step_cost: Nanos(words.num("step-cost-ns")?), slice: words.num("slice")? };
+                self.pace = Pace {
+                    step_cost: Nanos(words.num("step-cost-ns")?),
+                    slice: words.num("slice")?,
+                };
             }
             "hammer" => self.hammers.push(parse_hammer(&mut words)?),
             "scribble" => self.scribble = true,
-            "sums" => self.sums = Sums { fill_bytes: words.num("fill-bytes")?, copies: words.num("copies")? },
+            "sums" => {
+                self.sums =
+                    Sums { fill_bytes: words.num("fill-bytes")?, copies: words.num("copies")? }
+            }
             "at" => self.controls.push(parse_control(&mut words)?),
             "hand" => {
                 self.hands.push(line.parse()?);
@@ -536,7 +587,8 @@ impl Draft {
                 let op = parse_op(&client[1..], &mut words)?;
                 let sectors = self.volumes.get(op.volume as usize).map(|volume| volume.sectors);
                 let sectors = sectors.ok_or("there is no such volume")?;
-                if op.action.range().is_some_and(|range| range.end.0 > sectors || range.is_empty()) {
+                if op.action.range().is_some_and(|range| range.end.0 > sectors || range.is_empty())
+                {
                     return Err("the range is not within the volume".to_owned());
                 }
                 self.ops.push(op);
@@ -552,9 +604,9 @@ impl Action {
     pub fn range(&self) -> Option<SectorRange> {
         match self {
             Action::Read(range) | Action::Prefetch(range) | Action::Status(range) => Some(*range),
-            Action::Write { range, .. } | Action::Discard { range, .. } | Action::Zeroes { range, .. } => {
-                Some(*range)
-            }
+            Action::Write { range, .. }
+            | Action::Discard { range, .. }
+            | Action::Zeroes { range, .. } => Some(*range),
             Action::Flush | Action::Sleep(_) => None,
         }
     }
@@ -565,10 +617,15 @@ impl FromStr for Plan {
 
     fn from_str(text: &str) -> Result<Plan, PlanError> {
         let mut draft = Draft::default();
-        let wrong =
-            |line: usize, text: &str, why: String| PlanError { line: line + 1, text: text.to_owned(), why };
-        let mut lines =
-            text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        let wrong = |line: usize, text: &str, why: String| PlanError {
+            line: line + 1,
+            text: text.to_owned(),
+            why,
+        };
+        let mut lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         match lines.next() {
             Some((_, line)) if line.trim() == HEAD => {}
             other => {
@@ -579,7 +636,8 @@ impl FromStr for Plan {
         for (number, line) in lines {
             draft.line(line).map_err(|why| wrong(number, line, why))?;
         }
-        let missing = |what: &str| wrong(text.lines().count(), "", format!("there is no {what} line"));
+        let missing =
+            |what: &str| wrong(text.lines().count(), "", format!("there is no {what} line"));
         let (seed, policy, poll_cost, timer_slop, last_crash) =
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
@@ -615,9 +673,9 @@ impl FromStr for Plan {
             return Err(wrong(text.lines().count(), "", format!("there is no volume {volume}")));
         }
         let fits = |hammer: &Hammer| {
-            volumes
-                .get(hammer.volume as usize)
-                .is_some_and(|volume| hammer.range.end.0 <= volume.sectors && !hammer.range.is_empty())
+            volumes.get(hammer.volume as usize).is_some_and(|volume| {
+                hammer.range.end.0 <= volume.sectors && !hammer.range.is_empty()
+            })
         };
         if !hammers.iter().all(fits) {
             let why = "the range of a hammer is not within its volume".to_owned();

@@ -1,4 +1,5 @@
-//! Draws what is wrong with the devices: errors here and there, sectors that can't be read, whole devices that fail.
+//! Draws what is wrong with the devices: errors here and there, sectors that can't be read, whole
+//! devices that fail.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -30,7 +31,8 @@ pub(super) fn add_trouble(plan: &mut Plan, rng: &mut Rng) {
     if rng.chance(1, 12) {
         for _ in 0..rng.between(1, 2) {
             let disk = draw_disk(plan, rng);
-            let outage = rng.pick(&[Outage::Errors, Outage::Errors, Outage::ReadOnly, Outage::Gone]);
+            let outage =
+                rng.pick(&[Outage::Errors, Outage::Errors, Outage::ReadOnly, Outage::Gone]);
             let passes = outage != Outage::Gone && rng.chance(3, 4);
             let span = passes.then(|| Nanos::from_micros(rng.scale(20, 5_000_000)));
             add_control(plan, ControlAction::Outage { disk, outage, span }, rng);
@@ -41,7 +43,8 @@ pub(super) fn add_trouble(plan: &mut Plan, rng: &mut Rng) {
 /// Lets memory for I/O run out in some of the plans.
 pub(super) fn make_memory_scarce(plan: &mut Plan, rng: &mut Rng) {
     if rng.chance(1, 10) {
-        plan.memory = Scarcity { rate: rng.scale(1_000, 200_000) as u32, budget: rng.scale(1, 300) as u32 };
+        plan.memory =
+            Scarcity { rate: rng.scale(1_000, 200_000) as u32, budget: rng.scale(1, 300) as u32 };
     }
     if rng.chance(1, 12) {
         for _ in 0..rng.between(1, 3) {
@@ -85,8 +88,10 @@ fn draw_faults(plan: &Plan, rng: &mut Rng) -> Vec<DiskFaults> {
         if rng.chance(1, 2) {
             continue;
         }
-        let rate = |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, rate_max) as u32 } else { 0 };
-        let rates = Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
+        let rate =
+            |rng: &mut Rng| if rng.chance(1, 2) { rng.scale(1_000, rate_max) as u32 } else { 0 };
+        let rates =
+            Rates { read: rate(rng), write: rate(rng), flush: rate(rng), latent: rate(rng) / 4 };
         let zone = draw_zone(plan, disk, rng);
         faults.push(DiskFaults { disk, zone, rates, budget: rng.scale(1, budget_max) as u32 });
     }

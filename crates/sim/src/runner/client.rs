@@ -73,13 +73,25 @@ impl Board {
         })
     }
 
-    fn begin(&self, env: &SimEnv, client: u32, volume: u32, kind: OpKind, range: SectorRange) -> Op {
+    fn begin(
+        &self,
+        env: &SimEnv,
+        client: u32,
+        volume: u32,
+        kind: OpKind,
+        range: SectorRange,
+    ) -> Op {
         self.oracle.borrow_mut().begin(env.now(), client, volume, kind, range)
     }
 }
 
 /// Runs the operations of one client until none is left.
-pub(super) async fn run_client<V: Volume>(env: SimEnv, board: Rc<Board>, volumes: Vec<Rc<V>>, client: u32) {
+pub(super) async fn run_client<V: Volume>(
+    env: SimEnv,
+    board: Rc<Board>,
+    volumes: Vec<Rc<V>>,
+    client: u32,
+) {
     loop {
         let changed = board.changed.notified();
         if board.paused.get() {
@@ -99,8 +111,8 @@ pub(super) async fn run_client<V: Volume>(env: SimEnv, board: Rc<Board>, volumes
     board.changed.notify_all();
 }
 
-/// A client that writes the same range again and again, until everything else is done, or until the system that is
-/// being stopped refuses it.
+/// A client that writes the same range again and again, until everything else is done, or until the
+/// system that is being stopped refuses it.
 pub(super) async fn run_hammer<V: Volume>(
     env: SimEnv,
     board: Rc<Board>,
@@ -116,7 +128,8 @@ pub(super) async fn run_hammer<V: Volume>(
         }
         let op = board.begin(&env, client, index, OpKind::Write { fua: false }, range);
         let data = board.oracle.borrow().content(&op);
-        let result = volume.write(StreamId(u64::from(client)), range, IoVec::from(data), false).await;
+        let result =
+            volume.write(StreamId(u64::from(client)), range, IoVec::from(data), false).await;
         if result.is_err() && board.stopping.get() {
             let result = result.map_err(|error| error.to_string());
             board.oracle.borrow_mut().end(env.now(), op, &result);
@@ -177,8 +190,9 @@ async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &Clie
     }
 }
 
-/// A write whose memory changes under it. For the oracle it is two writes at the same time: one that is answered, and
-/// one that nobody answers for, which took effect or did not. A sector is whole: the guest writes it in one go.
+/// A write whose memory changes under it. For the oracle it is two writes at the same time: one
+/// that is answered, and one that nobody answers for, which took effect or did not. A sector is
+/// whole: the guest writes it in one go.
 async fn scribbled<V: Volume>(
     env: &SimEnv,
     board: &Board,
@@ -193,7 +207,8 @@ async fn scribbled<V: Volume>(
         let oracle = board.oracle.borrow();
         Scribbled { contents: [oracle.content(&op), oracle.content(&other)], env: env.clone() }
     };
-    let result = volume.write_foreign(StreamId(u64::from(client)), range, Rc::new(memory), fua).await;
+    let result =
+        volume.write_foreign(StreamId(u64::from(client)), range, Rc::new(memory), fua).await;
     let result = board.outcome("write", result);
     let mut oracle = board.oracle.borrow_mut();
     oracle.end(env.now(), other, &Err("scribbled".to_owned()));
@@ -237,7 +252,8 @@ pub(super) async fn read_everything<V: Volume>(env: &SimEnv, board: &Board, volu
     for (index, volume) in (0..).zip(volumes) {
         let sectors = volume.info().sectors;
         let mut at = 0;
-        let length = CHECK_SECTORS.max(sectors.div_ceil(CHECK_READS)).next_multiple_of(CHECK_SECTORS);
+        let length =
+            CHECK_SECTORS.max(sectors.div_ceil(CHECK_READS)).next_multiple_of(CHECK_SECTORS);
         while at < sectors {
             let end = (at + length).min(sectors);
             let range = SectorRange::from_bounds(Sector(at), Sector(end));

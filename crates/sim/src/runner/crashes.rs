@@ -1,9 +1,10 @@
 //! The power fails at every write of a run.
 //!
-//! The run goes on to its end undisturbed. Right before each write is submitted, and right after each is complete, it
-//! stands still: what a power failure may leave of the disks at this moment goes, choice by choice, to a world of its
-//! own, with a copy of the oracle. There the offline check looks at the disks, an instance starts, everything is read,
-//! everything clean evicted, everything read again, and the instance stops. So one run is enough for all its crashes.
+//! The run goes on to its end undisturbed. Right before each write is submitted, and right after
+//! each is complete, it stands still: what a power failure may leave of the disks at this moment
+//! goes, choice by choice, to a world of its own, with a copy of the oracle. There the offline
+//! check looks at the disks, an instance starts, everything is read, everything clean evicted,
+//! everything read again, and the instance stops. So one run is enough for all its crashes.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -119,7 +120,11 @@ impl Crasher {
             report.writes += u64::from(!completed);
             report.writes
         };
-        let what = if completed { "after a write, of which so many were submitted:" } else { "before write" };
+        let what = if completed {
+            "after a write, of which so many were submitted:"
+        } else {
+            "before write"
+        };
         self.crash::<S>(&format!("{what} {number}"));
     }
 
@@ -150,7 +155,8 @@ impl Crasher {
         for choice in outcomes {
             if let Some(mut violation) = self.recover::<S>(&wrecks, &choice, oracle.clone()) {
                 violation.report = format!(
-                    "the power failed {when}, {}\nof each block that was not certain (of {counts:?}) survived \
+                    "the power failed {when}, {}\nof each block that was not certain (of \
+                     {counts:?}) survived \
                      {choice:?}\n{}",
                     crate::executor::show_time(self.world.now().0),
                     violation.report
@@ -163,7 +169,8 @@ impl Crasher {
 
     fn sample(&self, counts: &[usize]) -> Vec<Vec<usize>> {
         let rng = &mut *self.rng.borrow_mut();
-        let mut outcomes = vec![vec![0; counts.len()], counts.iter().map(|count| count - 1).collect()];
+        let mut outcomes =
+            vec![vec![0; counts.len()], counts.iter().map(|count| count - 1).collect()];
         for _ in 0..self.options.samples {
             // Some lose a block or two, some keep one or two, most are mixed.
             let newest = rng.pick(&[1, 4, 8, 12, 15]);
@@ -176,7 +183,12 @@ impl Crasher {
     }
 
     /// Judges what a new instance makes of one outcome.
-    fn recover<S: System>(&self, wrecks: &[Wreck], choice: &[usize], oracle: Oracle) -> Option<Violation> {
+    fn recover<S: System>(
+        &self,
+        wrecks: &[Wreck],
+        choice: &[usize],
+        oracle: Oracle,
+    ) -> Option<Violation> {
         let plan = &self.setup.plan;
         let world = new_world(plan);
         let mut rest = choice;
@@ -217,7 +229,9 @@ impl Crasher {
 fn every(counts: &[usize]) -> Vec<Vec<usize>> {
     counts.iter().fold(vec![Vec::new()], |choices, count| {
         let longer = |choice: &Vec<usize>| {
-            (0..*count).map(|next| choice.iter().copied().chain([next]).collect()).collect::<Vec<_>>()
+            (0..*count)
+                .map(|next| choice.iter().copied().chain([next]).collect())
+                .collect::<Vec<_>>()
         };
         choices.iter().flat_map(longer).collect()
     })

@@ -1,8 +1,9 @@
 //! Other hands at the disks while nothing runs, and what the next start makes of it.
 //!
-//! An instance may refuse what it finds; then the operator does what the plan says. It may take it, if all that it shows
-//! is explained: by the replies so far, or by the backing device alone, as it is now. After a refused start everything is
-//! as it was, so that the right device can be put in its place again.
+//! An instance may refuse what it finds; then the operator does what the plan says. It may take it,
+//! if all that it shows is explained: by the replies so far, or by the backing device alone, as it
+//! is now. After a refused start everything is as it was, so that the right device can be put in
+//! its place again.
 
 use std::collections::BTreeMap;
 

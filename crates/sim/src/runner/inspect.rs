@@ -1,4 +1,5 @@
-//! Looking at a run from outside, between two of its events: at the disks themselves, and at what is in memory.
+//! Looking at a run from outside, between two of its events: at the disks themselves, and at what
+//! is in memory.
 
 use std::rc::Rc;
 
@@ -16,8 +17,8 @@ const MOMENTS: u64 = 2;
 const MOMENT_DELAY_MAX_US: u64 = 20_000;
 
 impl<S: System> Run<S> {
-    /// Nothing is running. The disks hold a set without damage; what the volumes read as by them is what the next
-    /// instance has to show.
+    /// Nothing is running. The disks hold a set without damage; what the volumes read as by them is
+    /// what the next instance has to show.
     pub(super) fn inspect_rest(&self, when: &str) -> Step {
         let when_now = format!("{when}, the disks as they are");
         let now = self.world.now();
@@ -31,12 +32,14 @@ impl<S: System> Run<S> {
         Ok(())
     }
 
-    /// In the middle of everything: what is in memory, and what a power failure at this moment might leave.
+    /// In the middle of everything: what is in memory, and what a power failure at this moment
+    /// might leave.
     pub(super) fn inspect_running(&self) -> Step {
         let when = format!("at {}", show_time(self.world.now().0));
         let instance = self.instance.borrow();
         // Content of a disk that was pulled out does not concern memory any more.
-        let system = instance.as_ref().map(|instance| &instance.system).filter(|_| !self.unplugged.get());
+        let system =
+            instance.as_ref().map(|instance| &instance.system).filter(|_| !self.unplugged.get());
         if let Some(violation) = system.and_then(|system| system.inspect_memory(&self.setup)) {
             return Err(self.keep(&when, violation));
         }
@@ -67,7 +70,8 @@ impl<S: System> Run<S> {
         }
         let cache = view(&self.setup.cache);
         let backing: Vec<Still> = self.setup.backing.iter().map(view).collect();
-        let layouts = S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
+        let layouts =
+            S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
         let mut bytes = [0; 512];
         for ((volume, layout), backing) in (0..).zip(&layouts).zip(&backing) {
             // Nobody uses what is before.
@@ -102,7 +106,8 @@ impl<S: System> Run<S> {
         let ops = self.setup.plan.ops.len() as u64;
         let mut moments: Vec<(u64, Nanos)> = {
             let mut rng = self.judge.borrow_mut();
-            let mut draw = |_| (rng.below(ops), Nanos::from_micros(rng.scale(1, MOMENT_DELAY_MAX_US)));
+            let mut draw =
+                |_| (rng.below(ops), Nanos::from_micros(rng.scale(1, MOMENT_DELAY_MAX_US)));
             (0..MOMENTS.min(ops)).map(&mut draw).collect()
         };
         moments.sort_unstable();

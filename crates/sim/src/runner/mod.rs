@@ -4,9 +4,10 @@
 //! prepare disks ─► start ─► [check] ─► clients ∥ controls ─► … crash ─► start ─► … ─► last check
 //! ```
 //!
-//! The clients live in the instance and die with it; what they have not begun is carried on by the clients of the
-//! next instance. The last check reads everything, evicts everything clean, reads everything, flushes, stops or
-//! lets the power fail, and reads everything twice again: what is left must be what was flushed.
+//! The clients live in the instance and die with it; what they have not begun is carried on by the
+//! clients of the next instance. The last check reads everything, evicts everything clean, reads
+//! everything, flushes, stops or lets the power fail, and reads everything twice again: what is
+//! left must be what was flushed.
 
 mod client;
 mod crashes;
@@ -153,7 +154,8 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
     match panics::catch(|| world.run(main)) {
         Ok(Ok(())) => {}
         Ok(Err(stuck)) => {
-            let report = format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
+            let report =
+                format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
             board.oracle.borrow_mut().violation("stuck", report);
         }
         Err(panic) => {
@@ -166,8 +168,9 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
     board.oracle.borrow_mut().blame("a poll does too much", world.take_long_polls());
     let most = world.most_background();
     if most > BACKGROUND_MAX {
-        let report =
-            format!("{most} tasks in the background at a time; no load makes it more than {BACKGROUND_MAX}");
+        let report = format!(
+            "{most} tasks in the background at a time; no load makes it more than {BACKGROUND_MAX}"
+        );
         board.oracle.borrow_mut().violation("too many tasks", report);
     }
     let (held, most) = (world.buffers_held(), world.config().buffers_max);
@@ -313,11 +316,14 @@ impl<S: System> Run<S> {
                 budget: faults.budget,
             });
             disk.set_faults(Faults { zones: zones.collect() });
-            disk.set_flush_loss(plan.lossy.iter().find(|lossy| lossy.disk == index).map(|lossy| lossy.loss));
+            disk.set_flush_loss(
+                plan.lossy.iter().find(|lossy| lossy.disk == index).map(|lossy| lossy.loss),
+            );
         }
     }
 
-    /// No device fails any more, and there is memory. What was unreadable can be read again if `heal` says so.
+    /// No device fails any more, and there is memory. What was unreadable can be read again if
+    /// `heal` says so.
     fn repair_devices(&self, heal: bool) {
         self.world.make_memory_plenty();
         for disk in self.disks() {
@@ -360,8 +366,9 @@ impl<S: System> Run<S> {
             Either::Right(()) => {
                 let under_way = self.board.oracle.borrow().under_way();
                 let tasks = self.world.waiting();
-                let report =
-                    format!("{what} does not end\noperations under way:\n{under_way}tasks:\n{tasks}");
+                let report = format!(
+                    "{what} does not end\noperations under way:\n{under_way}tasks:\n{tasks}"
+                );
                 Err(self.violation("stuck", report))
             }
         }
@@ -381,7 +388,8 @@ impl<S: System> Run<S> {
     }
 
     async fn wait_for(&self, control: &Control) -> Step {
-        self.wait_until(|board| board.started.get() >= control.after_ops || board.all_done()).await?;
+        self.wait_until(|board| board.started.get() >= control.after_ops || board.all_done())
+            .await?;
         self.world.env().sleep(control.delay).await;
         Ok(())
     }
@@ -430,7 +438,8 @@ impl<S: System> Run<S> {
                 self.fronts()[*volume as usize].disconnect();
             }
             ControlAction::Outage { disk, outage, span } => {
-                let span_text = span.map_or("until the next start".to_owned(), |span| show_time(span.0));
+                let span_text =
+                    span.map_or("until the next start".to_owned(), |span| show_time(span.0));
                 self.note(format!("disk {disk}: {outage:?} {span_text}"));
                 self.unplugged.set(self.unplugged.get() || *outage == Outage::Gone);
                 self.disk(*disk).fail(*outage, *span);
@@ -540,15 +549,19 @@ impl<S: System> Run<S> {
         }
         for disk in self.disks() {
             if S::FLUSHES_AT_STOP && !gone && disk.unflushed_sectors() > 0 {
-                let what = format!("{} un-flushed sectors of {}", disk.unflushed_sectors(), disk.name());
-                return Err(self.violation("a good stop leaves data that a power failure can take", what));
+                let what =
+                    format!("{} un-flushed sectors of {}", disk.unflushed_sectors(), disk.name());
+                return Err(
+                    self.violation("a good stop leaves data that a power failure can take", what)
+                );
             }
             disk.host_restart();
         }
         self.inspect_rest("after a stop")
     }
 
-    /// Starts an instance; `again`: the power fails after so much time if it has not come up by then.
+    /// Starts an instance; `again`: the power fails after so much time if it has not come up by
+    /// then.
     async fn start(&self, again: Option<Nanos>) -> Step {
         if let Some(delay) = again
             && self.start_for(delay).await?.is_none()
@@ -563,7 +576,9 @@ impl<S: System> Run<S> {
             Some(Err(error)) if !self.board.errors_expected.get() => {
                 return Err(self.violation("the start failed", error));
             }
-            Some(Err(error)) => self.note(format!("the start failed, now without device errors: {error}")),
+            Some(Err(error)) => {
+                self.note(format!("the start failed, now without device errors: {error}"))
+            }
             None => return Err(self.violation("stuck", "the start does not end".to_owned())),
         }
         self.repair_devices(true);
@@ -585,7 +600,8 @@ impl<S: System> Run<S> {
         let env = self.world.new_instance();
         let result = Rc::new(RefCell::new(None));
         let started = Rc::new(Event::default());
-        let (setup, into, done, inside) = (self.setup.clone(), result.clone(), started.clone(), env.clone());
+        let (setup, into, done, inside) =
+            (self.setup.clone(), result.clone(), started.clone(), env.clone());
         env.spawn(Priority::Foreground, async move {
             let system = S::start(inside, setup).await;
             *into.borrow_mut() = Some(system);
@@ -601,7 +617,8 @@ impl<S: System> Run<S> {
                 let fronts = fronts.collect();
                 self.handed_over.set(false);
                 self.starts.set(self.starts.get() + 1);
-                *self.instance.borrow_mut() = Some(Instance { env, system: Rc::new(system), fronts });
+                *self.instance.borrow_mut() =
+                    Some(Instance { env, system: Rc::new(system), fronts });
                 Ok(Some(Ok(())))
             }
             (_, Some(Err(error))) => {
@@ -638,8 +655,8 @@ impl<S: System> Run<S> {
         self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await
     }
 
-    /// Reads everything, evicts everything clean, reads everything. The oracle remembers what the first read
-    /// returned, so the second has to return the same.
+    /// Reads everything, evicts everything clean, reads everything. The oracle remembers what the
+    /// first read returned, so the second has to return the same.
     async fn check(&self) -> Step {
         self.read_all().await?;
         let (_, system) = self.instance();

@@ -65,7 +65,8 @@ pub(super) fn make_setup<S: System>(
         backing.push(disk);
         initial.push(values);
     }
-    let setup = Rc::new(Setup { plan: plan.clone(), mutation, cache, backing, word: Word::default() });
+    let setup =
+        Rc::new(Setup { plan: plan.clone(), mutation, cache, backing, word: Word::default() });
     S::prepare(&setup);
     (setup, initial)
 }
@@ -76,7 +77,8 @@ pub(super) fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
     for op in &plan.ops {
         queues[op.client as usize].push_back(op.clone());
     }
-    let volumes = (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
+    let volumes =
+        (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
     Board {
         oracle: RefCell::new(Oracle::new(volumes)),
         queues: RefCell::new(queues),

@@ -9,8 +9,8 @@ use std::cell::OnceCell;
 
 use ubcache_format::{crc64_we, crc64_we_seeded};
 use ubcache_offline::{
-    CheckOptions, Checked, Dump, DumpPart, OfflineError, RecoverOptions, RepairOptions, copy_device,
-    map_backed, open_set, recover, survey, unreadable_data, write_repaired,
+    CheckOptions, Checked, Dump, DumpPart, OfflineError, RecoverOptions, RepairOptions,
+    copy_device, map_backed, open_set, recover, survey, unreadable_data, write_repaired,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -70,7 +70,8 @@ fn one(base: &Base, image: Image, how: u8) {
     if let Some(view) = &view {
         dump.view(view);
     }
-    let in_one_go = run(ubcache_offline::check(&cache, backings, None, CheckOptions::default())).report;
+    let in_one_go =
+        run(ubcache_offline::check(&cache, backings, None, CheckOptions::default())).report;
     assert_eq!(in_one_go, report, "leaves are read in one go, or key by key");
     drop(report.to_json().to_string());
     for damaged in [false, true] {
@@ -86,11 +87,15 @@ fn one(base: &Base, image: Image, how: u8) {
     }
     assert!(cache.log().is_empty() && backing.log().is_empty(), "what only reads has written");
 
-    let options = RepairOptions { use_uncertain: bit(2), all_disks: bit(2), ..RepairOptions::default() };
+    let options =
+        RepairOptions { use_uncertain: bit(2), all_disks: bit(2), ..RepairOptions::default() };
     if let Ok(mut repair) = run(survey(&cache, backings, options, &())) {
         drop(repair.to_json().to_string());
-        let target =
-            if bit(3) { cache.clone() } else { MemDevice::new(Image::zeroed(image.len()), base.block) };
+        let target = if bit(3) {
+            cache.clone()
+        } else {
+            MemDevice::new(Image::zeroed(image.len()), base.block)
+        };
         let written = run(async {
             let unreadable = match bit(3) {
                 true => unreadable_data(&repair, &cache, &()).await?,
@@ -137,7 +142,8 @@ fn apply(image: &mut Image, structures: &[Structure], patch: &[u8]) {
 fn reseal(image: &mut Image, structure: &Structure) {
     let start = structure.at.start;
     let bytes = image.get(start..(start + (64 << 10)).min(image.len()));
-    let words = bytes.get(28..32).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+    let words =
+        bytes.get(28..32).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
     let (end, init) = match structure.seal {
         Seal::Nothing => return,
         Seal::Superblock => {

@@ -1,4 +1,5 @@
-//! The lines that a set is restored from: those of the small sets with patches, and lines of any bytes.
+//! The lines that a set is restored from: those of the small sets with patches, and lines of any
+//! bytes.
 //!
 //! ```text
 //!  byte 0        which set          then 8 bytes for each patch:
@@ -13,8 +14,8 @@ use std::cell::OnceCell;
 
 use serde_json::{Value, json};
 use ubcache_offline::{
-    CheckOptions, OfflineError, Standing, TargetState, check, dump_for_restore, look_at_target, read_dump,
-    restore,
+    CheckOptions, OfflineError, Standing, TargetState, check, dump_for_restore, look_at_target,
+    read_dump, restore,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -160,9 +161,11 @@ fn onto(base: &Base, lines: &[String], target: &MemDevice, state: &TargetState) 
     }
     let report = run(check(target, &[], None, CheckOptions::default())).report;
     assert!(report.is_clean(), "{}: {:?}", base.name, report.errors());
-    let again = lines_of(target).unwrap_or_else(|error| panic!("what was restored can't be dumped: {error}"));
+    let again = lines_of(target)
+        .unwrap_or_else(|error| panic!("what was restored can't be dumped: {error}"));
     let extents = |lines: &[String]| -> Vec<Value> {
-        let values = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
+        let values =
+            lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
         values.filter(|value| value["type"] == "extent").map(|value| plain(&value)).collect()
     };
     assert_eq!(extents(&again), extents(lines), "{}", base.name);
@@ -174,5 +177,7 @@ fn plain(line: &Value) -> Value {
     let names = ["volume", "sector", "sectors", "dirty", "at", "generation", "csum"];
     let kept = names.iter().filter(|name| **name != "csum" || line["csum"] != json!(0));
     let kept = kept.filter(|name| **name != "generation" || !line["at"].is_null());
-    Value::Object(kept.filter_map(|name| Some(((*name).to_owned(), line.get(*name)?.clone()))).collect())
+    Value::Object(
+        kept.filter_map(|name| Some(((*name).to_owned(), line.get(*name)?.clone()))).collect(),
+    )
 }

@@ -24,9 +24,9 @@ fn seal(bytes: &mut [u8], length: usize, magic: u64, seed: Option<u64>) {
 }
 
 fn words(bytes: &[u8]) -> usize {
-    bytes
-        .get(28..32)
-        .map_or(0, |bytes| 8 * u32::from_le_bytes(bytes.try_into().expect("4 bytes")) as usize % (1 << 16))
+    bytes.get(28..32).map_or(0, |bytes| {
+        8 * u32::from_le_bytes(bytes.try_into().expect("4 bytes")) as usize % (1 << 16)
+    })
 }
 
 /// See the module.

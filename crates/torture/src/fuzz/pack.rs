@@ -1,5 +1,5 @@
-//! Packs of the small sets with patches, under all the tools that take a pack for a device. This is a second
-//! implementation of the format, from its description in `crates/offline/src/pack/mod.rs`.
+//! Packs of the small sets with patches, under all the tools that take a pack for a device. This is
+//! a second implementation of the format, from its description in `crates/offline/src/pack/mod.rs`.
 //!
 //! ```text
 //!  byte 0        which set          then 8 bytes for each patch:
@@ -13,8 +13,8 @@ use std::cell::{OnceCell, RefCell};
 
 use ubcache_format::crc64_we;
 use ubcache_offline::{
-    Cache, CheckOptions, Checked, Dump, RecoverOptions, RepairOptions, Report, check, map_backed, open_set,
-    pack, recover, survey,
+    Cache, CheckOptions, Checked, Dump, RecoverOptions, RepairOptions, Report, check, map_backed,
+    open_set, pack, recover, survey,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -50,7 +50,8 @@ fn short(bytes: &[u8], at: usize) -> usize {
 }
 
 fn unpack(packed: &[u8], bytes: usize) -> Vec<u8> {
-    zstd::bulk::decompress(packed, bytes).unwrap_or_else(|error| panic!("a pack as it was written: {error}"))
+    zstd::bulk::decompress(packed, bytes)
+        .unwrap_or_else(|error| panic!("a pack as it was written: {error}"))
 }
 
 fn squeeze(bytes: &[u8]) -> Vec<u8> {
@@ -65,7 +66,8 @@ impl Parts {
         let mut chunks = Vec::new();
         let mut row = 0;
         for _ in 0..number(&trailer, 56) {
-            let (at, packed, raw) = (number(&index, row), short(&index, row + 8), short(&index, row + 12));
+            let (at, packed, raw) =
+                (number(&index, row), short(&index, row + 8), short(&index, row + 12));
             let packed = file[at..at + packed].to_vec();
             let raw = unpack(&packed, raw);
             chunks.push((row, packed, raw));
@@ -104,7 +106,9 @@ impl Parts {
         let at = file.len();
         file.extend(&index);
         file.resize(file.len().next_multiple_of(BLOCK) + BLOCK, 0);
-        let fields = [file.len(), at, index.len(), length].map(|field| (field as u64).to_le_bytes()).concat();
+        let fields = [file.len(), at, index.len(), length]
+            .map(|field| (field as u64).to_le_bytes())
+            .concat();
         parts.trailer[16..48].copy_from_slice(&fields);
         parts.trailer[48..56].copy_from_slice(&crc64_we(&index).to_le_bytes());
         for (part, block) in [(0, &mut parts.header), (1, &mut parts.trailer)] {
@@ -164,8 +168,8 @@ const METADATA: CheckOptions<'_> = CheckOptions { data: false, view: false, watc
 /// See the module.
 ///
 /// # Panics
-/// Panics if a tool does, if it takes a changed file for the pack that it was, or if it looks for what can't be there for too
-/// long.
+/// Panics if a tool does, if it takes a changed file for the pack that it was, or if it looks for
+/// what can't be there for too long.
 pub fn pack_files(data: &[u8]) {
     PACKS.with(|packs| {
         let packs = packs.get_or_init(|| small().into_iter().map(packed).collect());
@@ -186,7 +190,8 @@ fn packed(base: Base) -> (Base, Parts, Report) {
         file.borrow_mut().extend_from_slice(bytes);
         Ok(())
     };
-    run(pack(&cache, &[], sink, &())).unwrap_or_else(|error| panic!("a set without damage: {error}"));
+    run(pack(&cache, &[], sink, &()))
+        .unwrap_or_else(|error| panic!("a set without damage: {error}"));
     let report = run(check(&cache, &[], None, METADATA)).report;
     (base, Parts::of(&file.into_inner()), report)
 }
@@ -261,8 +266,8 @@ mod tests {
         assert!(matches!(open(&parts), Err(PackError::TooLarge { what: "buckets", .. })));
     }
 
-    /// An index of pieces without an end takes a thousandth of its bytes when it is packed, and was unpacked as a whole, and
-    /// taken apart into three times as much.
+    /// An index of pieces without an end takes a thousandth of its bytes when it is packed, and was
+    /// unpacked as a whole, and taken apart into three times as much.
     #[test]
     fn an_index_that_a_pack_can_not_have_is_not_unpacked() {
         let (_, mut parts, _) = packed(small().swap_remove(0));
@@ -282,12 +287,16 @@ mod tests {
             parts.trailer[56..64].copy_from_slice(&(chunks - 1).to_le_bytes());
             (
                 file.len() as u64,
-                run(Cache::open(MemDevice::new(Image::new(&file), 512))).map(|cache| cache.is_pack()),
+                run(Cache::open(MemDevice::new(Image::new(&file), 512)))
+                    .map(|cache| cache.is_pack()),
             )
         };
         assert_eq!(pieces(&mut parts, 100_000).1, Ok(true), "so many holes may be");
         let (length, opened) = pieces(&mut parts, 8_000_000);
         assert!(8_000_000 * 16 > (32 << 20) + 8 * length, "{length} bytes of file");
-        assert!(matches!(opened, Err(PackError::TooLarge { what: "bytes of index", .. })), "{opened:?}");
+        assert!(
+            matches!(opened, Err(PackError::TooLarge { what: "bytes of index", .. })),
+            "{opened:?}"
+        );
     }
 }

@@ -38,14 +38,23 @@ pub fn make(directory: &Path, cache_bytes: u64, disk_bytes: u64) -> Result<(), F
     for path in [cache(directory), disk(directory)] {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::could_not_run(&path, format_args!("can't remove it: {error}")));
+                return Err(Failure::could_not_run(
+                    &path,
+                    format_args!("can't remove it: {error}"),
+                ));
             }
             _ => {}
         }
     }
     let output = own_command()?
         .args(["make", "--bucket", "64k", "--label", EXPORT])
-        .args(["--cache-size", &cache_bytes.to_string(), "--bdev-size", &disk_bytes.to_string(), "-C"])
+        .args([
+            "--cache-size",
+            &cache_bytes.to_string(),
+            "--bdev-size",
+            &disk_bytes.to_string(),
+            "-C",
+        ])
         .arg(cache(directory))
         .arg("-B")
         .arg(disk(directory))
@@ -71,8 +80,9 @@ impl Server {
         let (socket, control) = (directory.join("nbd.sock"), directory.join("control.sock"));
         let log = directory.join("serve.log");
         let stderr = File::options().create(true).append(true).open(&log);
-        let stderr =
-            stderr.map_err(|error| Failure::could_not_run(&log, format_args!("can't write it: {error}")))?;
+        let stderr = stderr.map_err(|error| {
+            Failure::could_not_run(&log, format_args!("can't write it: {error}"))
+        })?;
         let mut child = own_command()?
             .args(["serve", "-C"])
             .arg(cache(directory))
@@ -86,16 +96,24 @@ impl Server {
             .arg("--page-cache")
             .arg("--demo-delay")
             .arg(delay.as_micros().to_string())
-            // A slow laptop would look congested, and then the demo would show the bypass of congestion.
-            .args(["--set", "congested_read_threshold_us=0", "--set", "congested_write_threshold_us=0"])
+            // A slow laptop would look congested, and then the demo would show the bypass of
+            // congestion.
+            .args([
+                "--set",
+                "congested_read_threshold_us=0",
+                "--set",
+                "congested_write_threshold_us=0",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
             .map_err(|error| failed("can't run `ubcache serve`", error))?;
         let output = child.stdout.take();
-        let ready =
-            output.into_iter().flat_map(|output| BufReader::new(output).lines()).map_while(Result::ok);
+        let ready = output
+            .into_iter()
+            .flat_map(|output| BufReader::new(output).lines())
+            .map_while(Result::ok);
         let is_ready = ready.into_iter().any(|line| line.starts_with("ready"));
         let server = Server { child, socket, control };
         if is_ready {
@@ -110,14 +128,15 @@ impl Server {
     /// `ubcache set`.
     pub fn set(&self, assignment: &str) -> Result<(), Failure> {
         let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
-        ask(&self.control, &Request::Set { name: name.into(), value: value.into(), volume: None }).map(|_| ())
+        ask(&self.control, &Request::Set { name: name.into(), value: value.into(), volume: None })
+            .map(|_| ())
     }
 
     /// The volume's part of `ubcache status --json`.
     pub fn volume(&self) -> Result<VolumeReport, Failure> {
         let value = ask(&self.control, &Request::Status)?;
-        let report: Report =
-            serde_json::from_value(value).map_err(|error| failed("the report is unreadable", error))?;
+        let report: Report = serde_json::from_value(value)
+            .map_err(|error| failed("the report is unreadable", error))?;
         let volume = report.sets.into_iter().next().and_then(|set| set.volumes.into_iter().next());
         volume.ok_or_else(|| failed("the report", "there is no volume in it"))
     }
@@ -125,7 +144,8 @@ impl Server {
     /// `ubcache stop`.
     pub fn stop(mut self) -> Result<(), Failure> {
         ask(&self.control, &Request::Stop)?;
-        let status = self.child.wait().map_err(|error| failed("can't wait for `ubcache serve`", error))?;
+        let status =
+            self.child.wait().map_err(|error| failed("can't wait for `ubcache serve`", error))?;
         if status.success() { Ok(()) } else { Err(failed("`ubcache serve` failed", status)) }
     }
 }

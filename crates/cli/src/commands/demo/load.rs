@@ -77,7 +77,8 @@ impl Measured {
 
     /// Time that a client waited for a reply, on average.
     pub fn latency(&self) -> Duration {
-        self.elapsed.mul_f64(CLIENTS as f64) / u32::try_from(self.operations.max(1)).unwrap_or(u32::MAX)
+        self.elapsed.mul_f64(CLIENTS as f64)
+            / u32::try_from(self.operations.max(1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -123,13 +124,18 @@ impl Disk {
                 bar.set_position(at);
                 std::thread::sleep(Duration::from_millis(20));
             }
-            clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err(panicked()))).collect()
+            clients
+                .into_iter()
+                .map(|client| client.join().unwrap_or_else(|_| Err(panicked())))
+                .collect()
         });
         bar.finish_and_clear();
         let measured = Measured { operations: done.into_inner(), elapsed: begin.elapsed() };
         match results.into_iter().find_map(Result::err) {
             None => Ok(measured),
-            Some(error) => Err(Failure::refused_because("demo", format_args!("{}: {error}", work.name()))),
+            Some(error) => {
+                Err(Failure::refused_because("demo", format_args!("{}: {error}", work.name())))
+            }
         }
     }
 
@@ -154,7 +160,9 @@ impl Disk {
             return client.disconnect();
         }
         for turn in 0.. {
-            if work.is_timed() && Instant::now() >= end || !work.is_timed() && turn == versions.len() {
+            if work.is_timed() && Instant::now() >= end
+                || !work.is_timed() && turn == versions.len()
+            {
                 break;
             }
             random = next_random(random);
@@ -169,7 +177,9 @@ impl Disk {
                 client.read(at, &mut found)?;
                 content(block, versions[own], &mut expected);
                 if found != expected {
-                    return Err(std::io::Error::other(format!("block {block} holds the wrong data")));
+                    return Err(std::io::Error::other(format!(
+                        "block {block} holds the wrong data"
+                    )));
                 }
             }
             done.fetch_add(1, Ordering::Relaxed);

@@ -44,8 +44,9 @@ const DISK_BYTES: u64 = 1 << 30;
 pub fn run(args: &Args) -> Result<(), Failure> {
     let directory = &args.directory;
     let span = Duration::from_secs(args.seconds.max(1));
-    std::fs::create_dir_all(directory)
-        .map_err(|error| Failure::could_not_run(directory, format_args!("can't make it: {error}")))?;
+    std::fs::create_dir_all(directory).map_err(|error| {
+        Failure::could_not_run(directory, format_args!("can't make it: {error}"))
+    })?;
     print(&introduction(directory))?;
     child::make(directory, CACHE_BYTES, DISK_BYTES)?;
     let disk = Disk::prepare(&child::disk(directory))?;
@@ -71,7 +72,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("a long sequential read", &mixed.stats, &scanned.stats),
     ]))?;
     print(&format!(
-        "\nNow a restart: `ubcache stop`, then `ubcache serve` again. {} of writes are only in the cache: state {}.\n",
+        "\nNow a restart: `ubcache stop`, then `ubcache serve` again. {} of writes are only in the \
+         cache: state {}.\n",
         show_size(scanned.dirty_bytes),
         scanned.state
     ))?;
@@ -89,7 +91,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn introduction(directory: &Path) -> String {
     format!(
         "ubcache demo: a cache of {} in front of a disk of {}, both sparse files in {}.\n\
-         They are on the same device, so the \"disk\" is slowed down: every read of it takes at least {} ms.\n\n",
+         They are on the same device, so the \"disk\" is slowed down: every read of it takes at \
+         least {} ms.\n\n",
         show_size(CACHE_BYTES),
         show_size(DISK_BYTES),
         directory.display(),
@@ -125,11 +128,14 @@ fn counters(parts: &[(&str, &StatsReport, &StatsReport)]) -> String {
 }
 
 fn after_restart(measured: &Measured, begin: &VolumeReport, end: &VolumeReport) -> String {
-    let (hits, misses) =
-        (end.stats.cache_hits - begin.stats.cache_hits, end.stats.cache_misses - begin.stats.cache_misses);
+    let (hits, misses) = (
+        end.stats.cache_hits - begin.stats.cache_hits,
+        end.stats.cache_misses - begin.stats.cache_misses,
+    );
     let from_disk = end.backing.counters.read_bytes - begin.backing.counters.read_bytes;
     format!(
-        "Every block was read again and compared: {} blocks intact, {hits} hits, {misses} misses, {} read from the disk, {:.0} IO/s.\n",
+        "Every block was read again and compared: {} blocks intact, {hits} hits, {misses} misses, \
+         {} read from the disk, {:.0} IO/s.\n",
         measured.operations,
         show_size(from_disk),
         measured.per_second()
@@ -141,7 +147,8 @@ fn farewell(directory: &Path) -> String {
         "\nTo serve a set for real (the data of DISK is lost, that of CACHE too):\n\
          \x20 ubcache make -C CACHE -B DISK --writeback\n\
          \x20 ubcache serve -C CACHE -B DISK --nbd unix:/run/disk.sock\n\
-         \x20 nbd-client -unix /run/disk.sock /dev/nbd0     # or any other NBD client: nbdfuse, qemu, libnbd\n\
+         \x20 nbd-client -unix /run/disk.sock /dev/nbd0     # or any other NBD client: nbdfuse, \
+             qemu, libnbd\n\
          \x20 ubcache status\n\
          \x20 ubcache stop\n\
          The files of the demo can go: rm -r {}\n",
