@@ -1,7 +1,8 @@
 //! Findings of a check: their kind, their place, what they mean for the data, what to do.
 //!
 //! A [`Kind`] has one severity, one meaning and one advice; a [`Finding`] adds the place and what
-//! was seen there. A [`Report`] keeps a bounded number of findings of each kind, and counts all.
+//! was seen there. A [`Report`](crate::Report) keeps a bounded number of findings of each kind, and
+//! counts all.
 
 use std::fmt;
 

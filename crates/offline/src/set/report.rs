@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::finding::{Finding, Kind, Severity};
 
 /// Findings that are kept of each kind; the others are only counted.
-pub const KEPT_OF_A_KIND: u64 = 200;
+const KEPT_OF_A_KIND: u64 = 200;
 
 /// Findings of a check, and its totals.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// In the order in which they were found; at most [`KEPT_OF_A_KIND`] of each kind.
+    /// In the order in which they were found; at most 200 of each kind.
     pub findings: Vec<Finding>,
     /// Number of findings of each kind.
     pub counts: BTreeMap<Kind, u64>,
