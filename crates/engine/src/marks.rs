@@ -194,7 +194,10 @@ pub const UNREACHED: &[(&str, &str)] = &[
         "counted_again",
         "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs",
     ),
-    ("prio_chain_without_room", "the reserve for the chain is empty: should not happen"),
+    (
+        "prio_chain_without_room",
+        "rare: free buckets lack room on a full disk, or failed writes hold them; tried again",
+    ),
     ("fua_zeroes_lost", "rare: between zeroes and their flush another one fails"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
