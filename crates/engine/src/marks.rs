@@ -173,7 +173,7 @@ pub const MARKS: &[(&str, &str)] = &[
         "a backing device has become shorter: clean keys beyond its end are dropped (A6)",
     ),
     ("dirty_beyond_end", "it is refused, because there is dirty data beyond its end"),
-    ("detached", "a volume is parted from its set"),
+    ("detached", "a volume is detached from its set"),
     ("attached_again", "and taken up again"),
     ("set_failed", "the cache device has failed"),
     ("cache_flush_failed", "because a flush of it failed (J3)"),

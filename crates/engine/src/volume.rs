@@ -12,8 +12,8 @@ use ubcache_env::{
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
 use crate::bypass::sequential::SequentialDetector;
+use crate::coherence::flush_errors::FlushErrors;
 use crate::coherence::table::InFlight;
-use crate::coherence::told::Told;
 use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
 use crate::coherence::zeroes::Zeroes;
@@ -53,7 +53,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) flush_good: Cell<u64>,
     /// Flushes of the backing device that failed, whoever asked for them.
     pub(crate) flush_failures: Cell<u64>,
-    pub(crate) told: RefCell<Told>,
+    pub(crate) flush_errors: RefCell<FlushErrors>,
 
     /// The backing superblock says dirty, durably.
     pub(crate) marked_dirty: Cell<bool>,
@@ -144,7 +144,7 @@ impl<E: Env> CachedVolume<E> {
             flushes_started: Cell::new(0),
             flush_good: Cell::new(0),
             flush_failures: Cell::new(0),
-            told: RefCell::default(),
+            flush_errors: RefCell::default(),
             marked_dirty: Cell::new(dirty),
             dirty_writers: Cell::new(0),
             state_lock: Lock::default(),
@@ -249,7 +249,7 @@ impl<E: Env> CachedVolume<E> {
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
         self.save_attributes().await?;
-        if self.told.borrow().somebody_is_owed()
+        if self.flush_errors.borrow().are_owed()
             && !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
         {
             self.set.env.mark("stop_tells_of_a_failed_flush");
@@ -573,7 +573,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         }
         // Begins like `begin_write`, with one future less.
         let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
-        self.told.borrow_mut().writes(stream);
+        self.flush_errors.borrow_mut().writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 
@@ -600,7 +600,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        self.told.borrow_mut().writes(stream);
+        self.flush_errors.borrow_mut().writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.discard_keys(stream, step).await?;
         }
@@ -616,7 +616,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        self.told.borrow_mut().writes(stream);
+        self.flush_errors.borrow_mut().writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
@@ -630,7 +630,7 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     fn stream_ended(&self, stream: StreamId) {
         let flushed = self.unflushed.borrow().is_empty() && !self.passthrough.get();
-        self.told.borrow_mut().leaves(stream, flushed);
+        self.flush_errors.borrow_mut().leaves(stream, flushed);
     }
 
     async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {

@@ -61,7 +61,7 @@ pub(crate) struct Allocator<E: Env> {
     /// A round is done, with or without success.
     round: Notify,
     /// A task waits although the watermark is not reached.
-    hungry: Cell<bool>,
+    wanted: Cell<bool>,
     /// Buckets that a restructuring waits for.
     nodes_wait: Cell<usize>,
     /// Nothing can be given up: writeback and flushes have to help.
@@ -79,7 +79,7 @@ impl<E: Env> Allocator<E> {
             chain_lock: Lock::default(),
             wake: Notify::default(),
             round: Notify::default(),
-            hungry: Cell::new(false),
+            wanted: Cell::new(false),
             nodes_wait: Cell::new(0),
             is_starved: Cell::new(false),
             calls: RefCell::default(),
@@ -207,7 +207,7 @@ impl<E: Env> Allocator<E> {
             return Err(EngineError::NoSpace(what));
         }
         let round = self.round.notified();
-        self.hungry.set(true);
+        self.wanted.set(true);
         self.wake.notify_all();
         round.await;
         Ok(())
@@ -246,10 +246,10 @@ impl<E: Env> Allocator<E> {
                 let mut buckets = self.buckets.borrow_mut();
                 buckets.settle_released(self.of.tuning.slice_steps);
                 let short = buckets.free_len() < buckets.watermarks().0;
-                (short || self.hungry.get()) && buckets.can_progress()
+                (short || self.wanted.get()) && buckets.can_progress()
             };
             if !due {
-                self.hungry.set(false);
+                self.wanted.set(false);
                 self.round.notify_all();
                 // Pins are given back without a sound; look again now and then.
                 let tick = self.of.env.sleep(Nanos::from_millis(500));
@@ -261,7 +261,7 @@ impl<E: Env> Allocator<E> {
                 continue;
             }
             drop(wake);
-            self.hungry.set(false);
+            self.wanted.set(false);
             // One chain for all of them.
             let goal = self.buckets.borrow().watermarks().1 + self.nodes_wait.get();
             if self.evict(goal).await > 0 {

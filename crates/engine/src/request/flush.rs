@@ -12,9 +12,9 @@ const EIO: i32 = 5;
 impl<E: Env> CachedVolume<E> {
     /// F1, F2: everything that was answered before this call is durable when it returns.
     pub(crate) async fn flush_all(&self, stream: StreamId) -> Result<(), VolumeError> {
-        let number = self.told.borrow_mut().flush_begins(stream);
+        let number = self.flush_errors.borrow_mut().flush_begins(stream);
         let result = self.flush_devices().await;
-        let news = self.told.borrow_mut().flush_ends(number, stream, result.is_ok());
+        let news = self.flush_errors.borrow_mut().flush_ends(number, stream, result.is_ok());
         let told = !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
             && !self.set.mutant(Mutant::FailedFlushAnsweredOk);
         if news && told && result.is_ok() {
@@ -91,12 +91,12 @@ impl<E: Env> CachedVolume<E> {
             // Nobody keeps book of what was written.
             let everything = SectorRange::new(Sector(0), self.backing.geometry().sectors);
             self.unflushed.borrow_mut().suspect(everything);
-            self.told.borrow_mut().flush_failed();
+            self.flush_errors.borrow_mut().flush_failed();
             return;
         }
         let lost = self.unflushed.borrow().all();
         if !lost.is_empty() || !self.inflight.is_empty() {
-            self.told.borrow_mut().flush_failed();
+            self.flush_errors.borrow_mut().flush_failed();
         }
         self.unflushed.borrow_mut().flush_failed();
         for range in lost.iter() {

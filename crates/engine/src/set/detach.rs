@@ -49,7 +49,7 @@ impl<E: Env> CacheSet<E> {
         // another slot.
         let inode = volume.inode();
         set.volumes.borrow_mut().remove(&inode);
-        set.parted.borrow_mut().push(Rc::downgrade(volume));
+        set.detached.borrow_mut().push(Rc::downgrade(volume));
         let mut table = set.uuids.borrow().clone();
         if let Some(entry) = table.get_mut(inode.0 as usize) {
             entry.uuid = Uuid::INVALIDATED;
@@ -172,7 +172,7 @@ impl<E: Env> CacheSet<E> {
         volume.set_inode(inode);
         volume.detached.set(false);
         volume.passthrough.set(false);
-        set.parted.borrow_mut().retain(|parted| !parted.ptr_eq(&Rc::downgrade(volume)));
+        set.detached.borrow_mut().retain(|parted| !parted.ptr_eq(&Rc::downgrade(volume)));
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(volume));
         volume.start();
         Ok(())

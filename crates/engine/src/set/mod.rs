@@ -89,8 +89,8 @@ pub(crate) struct Set<E: Env> {
     pub uuids: RefCell<Vec<UuidEntry>>,
     pub attach_lock: Lock,
     pub volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
-    /// Volumes that were parted from the set, and are served all the same.
-    pub parted: RefCell<Vec<Weak<CachedVolume<E>>>>,
+    /// Volumes that were detached from the set, and are served all the same.
+    pub detached: RefCell<Vec<Weak<CachedVolume<E>>>>,
     pub congestion: RefCell<Congestion>,
     /// Records that leaves get when they are loaded
     /// ([`LeafState::replay`](crate::index::leaf::LeafState::replay)).
@@ -125,7 +125,7 @@ impl<E: Env> Set<E> {
     /// The volumes that are served, attached or not.
     pub(crate) fn served(&self) -> Vec<Rc<CachedVolume<E>>> {
         let mut served = self.attached();
-        served.extend(self.parted.borrow().iter().filter_map(Weak::upgrade));
+        served.extend(self.detached.borrow().iter().filter_map(Weak::upgrade));
         served
     }
 

@@ -247,7 +247,7 @@ fn assemble<E: Env>(
         uuids: RefCell::new(uuids),
         attach_lock: Lock::default(),
         volumes: RefCell::default(),
-        parted: RefCell::default(),
+        detached: RefCell::default(),
         congestion: RefCell::default(),
         gc: GcState::default(),
         saved_superblock: RefCell::default(),

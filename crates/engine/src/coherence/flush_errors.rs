@@ -1,16 +1,16 @@
 //! Failed flushes of the backing device that each client has got an error for (F4).
 //!
 //! A flush that fails may cost what any client wrote, and is mostly not the client's own: the
-//! publisher, writeback and superblocks flush as well. So each stream that wrote is told once, by
-//! its next FLUSH. A stream that comes later is a client of its own, or one that lost its
-//! connection: it is told as well, unless all who wrote have been told.
+//! publisher, writeback and superblocks flush as well. So each stream that wrote gets one error,
+//! with its next FLUSH. A stream that comes later is a client of its own, or one that lost its
+//! connection: it gets one as well, unless every stream that wrote has got it.
 
 use std::collections::BTreeMap;
 
 use ubcache_env::StreamId;
 
-/// More streams than this that left something behind are not kept apart: the newest are told what
-/// the others are.
+/// More streams than this that left something behind are not kept apart: the newest get the errors
+/// of the others.
 const LEFT_MAX: usize = 1024;
 
 #[derive(Copy, Clone, Debug)]
@@ -21,7 +21,7 @@ struct Stream {
     stands_in: bool,
 }
 
-/// A stream that left with writes that were not flushed, or without having been told.
+/// A stream that left with writes that were not flushed, or without the error that it should get.
 #[derive(Debug)]
 struct Left {
     knows: u64,
@@ -31,7 +31,7 @@ struct Left {
 
 /// See the module.
 #[derive(Default, Debug)]
-pub(crate) struct Told {
+pub(crate) struct FlushErrors {
     failures: u64,
     /// Somebody knows of the failures up to this one.
     known: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Told {
     flushes: u64,
 }
 
-impl Told {
+impl FlushErrors {
     /// A stream begins a write.
     #[inline]
     pub fn writes(&mut self, stream: StreamId) {
@@ -93,7 +93,7 @@ impl Told {
     }
 
     /// Returns true if a stream that wrote, here or gone, has got no error for a failure yet.
-    pub fn somebody_is_owed(&self) -> bool {
+    pub fn are_owed(&self) -> bool {
         let knows = self.streams.values().map(|stream| stream.knows);
         knows.chain(self.left.iter().map(|left| left.knows)).any(|knows| knows < self.failures)
     }
@@ -118,60 +118,60 @@ mod tests {
     const C: StreamId = StreamId(3);
 
     /// Returns true if a FLUSH that succeeded by itself has to fail.
-    fn flush(told: &mut Told, stream: StreamId) -> bool {
-        let flush = told.flush_begins(stream);
-        told.flush_ends(flush, stream, true)
+    fn flush(errors: &mut FlushErrors, stream: StreamId) -> bool {
+        let flush = errors.flush_begins(stream);
+        errors.flush_ends(flush, stream, true)
     }
 
     #[test]
-    fn everybody_who_wrote_is_told_once() {
-        let mut told = Told::default();
-        told.writes(A);
-        told.writes(B);
-        assert!(!flush(&mut told, A));
-        told.flush_failed();
-        assert!(flush(&mut told, A) && !flush(&mut told, A));
-        told.writes(C);
-        assert!(!flush(&mut told, C), "it wrote later, and somebody knows");
-        assert!(flush(&mut told, B) && !flush(&mut told, B));
+    fn each_stream_that_wrote_gets_one_error() {
+        let mut errors = FlushErrors::default();
+        errors.writes(A);
+        errors.writes(B);
+        assert!(!flush(&mut errors, A));
+        errors.flush_failed();
+        assert!(flush(&mut errors, A) && !flush(&mut errors, A));
+        errors.writes(C);
+        assert!(!flush(&mut errors, C), "it wrote later, and somebody knows");
+        assert!(flush(&mut errors, B) && !flush(&mut errors, B));
     }
 
     #[test]
-    fn a_failure_that_nobody_knows_of_is_told_to_who_comes() {
-        let mut told = Told::default();
-        told.writes(A);
-        told.flush_failed();
-        assert!(flush(&mut told, C));
-        assert!(flush(&mut told, A));
+    fn a_new_stream_gets_an_error_that_no_stream_has_got() {
+        let mut errors = FlushErrors::default();
+        errors.writes(A);
+        errors.flush_failed();
+        assert!(flush(&mut errors, C));
+        assert!(flush(&mut errors, A));
     }
 
     #[test]
-    fn who_left_without_knowing_is_told_when_it_comes_again() {
-        let mut told = Told::default();
-        told.writes(A);
-        told.writes(B);
-        told.flush_failed();
-        assert!(flush(&mut told, B));
-        told.leaves(A, true);
-        assert!(told.somebody_is_owed());
-        assert!(flush(&mut told, C) && !flush(&mut told, C));
-        assert!(!told.somebody_is_owed());
-        assert!(!flush(&mut told, StreamId(4)), "one came for the one that left");
+    fn a_stream_that_left_without_its_error_gets_it_when_it_comes_back() {
+        let mut errors = FlushErrors::default();
+        errors.writes(A);
+        errors.writes(B);
+        errors.flush_failed();
+        assert!(flush(&mut errors, B));
+        errors.leaves(A, true);
+        assert!(errors.are_owed());
+        assert!(flush(&mut errors, C) && !flush(&mut errors, C));
+        assert!(!errors.are_owed());
+        assert!(!flush(&mut errors, StreamId(4)), "one came for the one that left");
     }
 
     #[test]
     fn a_flush_covers_what_streams_left_behind() {
         for flushed_in_between in [false, true] {
-            let mut told = Told::default();
-            told.writes(A);
-            told.writes(B);
-            told.leaves(A, false);
+            let mut errors = FlushErrors::default();
+            errors.writes(A);
+            errors.writes(B);
+            errors.leaves(A, false);
             if flushed_in_between {
-                assert!(!flush(&mut told, B));
+                assert!(!flush(&mut errors, B));
             }
-            told.flush_failed();
-            assert!(flush(&mut told, B));
-            assert_eq!(flush(&mut told, C), !flushed_in_between);
+            errors.flush_failed();
+            assert!(flush(&mut errors, B));
+            assert_eq!(flush(&mut errors, C), !flushed_in_between);
         }
     }
 }
