@@ -29,6 +29,14 @@ struct Left {
     flushes: u64,
 }
 
+/// A FLUSH that is under way.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Begun {
+    number: u64,
+    /// Failures until then.
+    failures: u64,
+}
+
 /// See the module.
 #[derive(Default, Debug)]
 pub(crate) struct FlushErrors {
@@ -57,16 +65,18 @@ impl FlushErrors {
         self.failures += 1;
     }
 
-    /// A FLUSH begins. Says which one it is.
-    pub fn flush_begins(&mut self, stream: StreamId) -> u64 {
+    /// A FLUSH begins.
+    pub fn flush_begins(&mut self, stream: StreamId) -> Begun {
         self.stream(stream);
         self.flushes += 1;
-        self.flushes
+        Begun { number: self.flushes, failures: self.failures }
     }
 
-    /// That FLUSH is about to be answered: whether it has to fail because of a failure that its
-    /// stream does not know of.
-    pub fn flush_ends(&mut self, flush: u64, stream: StreamId, ok: bool) -> bool {
+    /// That FLUSH is about to be answered. Returns true if it has to fail: because of a failure
+    /// that its stream has got no error for, or of one since it began. The latter may have cost
+    /// what it stands for, and the flush that it waited for may have succeeded over the loss,
+    /// whoever of its stream has got an error meanwhile.
+    pub fn flush_ends(&mut self, flush: Begun, stream: StreamId, ok: bool) -> bool {
         let failures = self.failures;
         let it = self.stream(stream);
         let news = it.knows < failures;
@@ -78,9 +88,9 @@ impl FlushErrors {
                 self.left.remove(at);
             }
         } else if ok {
-            self.left.retain(|left| left.knows < failures || left.flushes >= flush);
+            self.left.retain(|left| left.knows < failures || left.flushes >= flush.number);
         }
-        news
+        news || failures > flush.failures
     }
 
     /// A stream has ended. `flushed`: nothing that it wrote waits for a flush.
@@ -121,6 +131,17 @@ mod tests {
     fn flush(errors: &mut FlushErrors, stream: StreamId) -> bool {
         let flush = errors.flush_begins(stream);
         errors.flush_ends(flush, stream, true)
+    }
+
+    #[test]
+    fn each_flush_under_way_at_a_failure_fails() {
+        let mut errors = FlushErrors::default();
+        errors.writes(A);
+        let (first, second) = (errors.flush_begins(A), errors.flush_begins(A));
+        errors.flush_failed();
+        assert!(errors.flush_ends(first, A, false));
+        assert!(errors.flush_ends(second, A, true), "its stream knows, and who sent it does not");
+        assert!(!flush(&mut errors, A));
     }
 
     #[test]

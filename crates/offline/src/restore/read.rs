@@ -164,6 +164,13 @@ impl Dumped {
             }
             return Ok(());
         }
+        let slot = self.view.uuids.get(key.inode.0 as usize);
+        if key.dirty && slot.is_none_or(|slot| slot.is_free()) {
+            return Err(format!(
+                "dirty data of volume {}, which is not in the volume table",
+                key.inode
+            ));
+        }
         let owner = if key.dirty { Owner::Dirty } else { Owner::Clean };
         if let Some(former) = self.view.assign_bucket(number, owner) {
             return Err(format!("bucket {number} has the {}", former.word()));
