@@ -6,8 +6,7 @@
 //!
 //! Tasks belong to a *group*: an instance of the system under test. [`SimWorld::kill`] drops all
 //! tasks of a group at once, which is what a power failure or a host restart does to a program.
-//! What the dropped tasks had submitted to a disk is the disk's business. A dead group spawns
-//! nothing.
+//! Requests that the dropped tasks had submitted stay with the disk. A dead group spawns nothing.
 
 mod env;
 mod memory;

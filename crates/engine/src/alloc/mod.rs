@@ -8,6 +8,7 @@
 //! | [`leaving`] | victims that were chosen ahead |
 //! | [`worth`] | what keeping a bucket is worth, learnt from hits |
 //! | [`reuse`] | which cached blocks were used again |
+//! | [`given_up`] | buckets that are given up, until they are free |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
 //! | [`priority_stats`] | the attribute of that name |
@@ -25,6 +26,7 @@ pub(crate) mod chain;
 pub(crate) mod class;
 mod counting;
 mod evict;
+mod given_up;
 pub(crate) mod pins;
 pub(crate) mod prio;
 mod priority_stats;
