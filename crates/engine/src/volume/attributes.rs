@@ -1,0 +1,101 @@
+//! State, counters and attributes of a volume, by bcache's names.
+
+use ubcache_env::Env;
+use ubcache_format::SECTOR_BYTES;
+
+use super::CachedVolume;
+use crate::settings::{AttributeError, human, parse_human};
+use crate::stats::{VolumeState, VolumeStatus};
+
+impl<E: Env> CachedVolume<E> {
+    /// State word.
+    pub fn state(&self) -> VolumeState {
+        if self.detached.get() {
+            return VolumeState::NoCache;
+        }
+        let dirty = self.set.dirty_sectors(self.inode()) > 0;
+        match self.set.failure() {
+            Some(_) if dirty => VolumeState::Failed,
+            Some(_) => VolumeState::NoCache,
+            None if dirty || self.marked_dirty.get() => VolumeState::Dirty,
+            None => VolumeState::Clean,
+        }
+    }
+
+    /// Counters and state.
+    pub fn status(&self) -> VolumeStatus {
+        VolumeStatus {
+            name: self.info.name.clone(),
+            uuid: self.uuid(),
+            backing: self.backing.counters(),
+            size_bytes: self.info.sectors * SECTOR_BYTES,
+            mode: self.mode(),
+            state: self.state(),
+            dirty_bytes: self.set.dirty_sectors(self.inode()) * SECTOR_BYTES,
+            stats: self.counters.get(),
+            writeback_rate_bytes: self.controller.borrow().rate() * SECTOR_BYTES,
+        }
+    }
+
+    /// Sets an attribute (bcache's names). `cache_mode` and `label` survive a restart.
+    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
+        if name == "writeback_rate" {
+            self.controller.borrow_mut().set_rate(parse_rate(value)?);
+            return Ok(());
+        }
+        self.settings.borrow_mut().set(name, value)?;
+        if matches!(name, "cache_mode" | "label") {
+            {
+                let settings = self.settings.borrow();
+                let mut superblock = self.superblock.borrow_mut();
+                superblock.set_cache_mode(settings.cache_mode);
+                superblock.set_label(&settings.label);
+            }
+            self.save_soon();
+        }
+        self.wake_background();
+        Ok(())
+    }
+
+    /// Returns what [`CachedVolume::set_attribute`] would return for these, one after the other.
+    pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
+        let mut settings = self.settings.borrow().clone();
+        let mut set = |name: &str, value: &str| match name {
+            "writeback_rate" => parse_rate(value).map(drop),
+            _ => settings.set(name, value),
+        };
+        pairs.iter().map(|(name, value)| set(name, value)).collect()
+    }
+
+    /// The present value of an attribute.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        match name {
+            "state" => Some(self.state().word().to_owned()),
+            "dirty_data" => {
+                Some(human((self.set.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64))
+            }
+            "writeback_rate" => {
+                Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64))
+            }
+            "writeback_rate_debug" => {
+                let now = self.set.env.now();
+                let next = self.limiter.borrow().next_ms(now);
+                Some(self.controller.borrow().debug().text(next))
+            }
+            "stripe_size" => Some(human(1 << 40)),
+            "partial_stripes_expensive" => Some("0".to_owned()),
+            "io_errors" => Some(self.counters.get().backing_errors.to_string()),
+            "running" => Some("1".to_owned()),
+            "backing_dev_uuid" => Some(self.uuid().to_string()),
+            _ => self.settings.borrow().get(name),
+        }
+    }
+}
+
+fn parse_rate(value: &str) -> Result<u64, AttributeError> {
+    parse_human(value).map_err(|_| AttributeError::BadValue {
+        name: "writeback_rate".to_owned(),
+        value: value.to_owned(),
+        expected: "sectors per second, at least 1".to_owned(),
+    })
+}

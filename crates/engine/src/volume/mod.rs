@@ -1,0 +1,269 @@
+//! A cached volume: what a client sees of a backing device with its part of the cache.
+//!
+//! | module | holds |
+//! |---|---|
+//! | here | the parts of a volume, and its sectors |
+//! | [`serve`] | the requests of frontends |
+//! | [`gate`] | admission of requests, and the end of a volume |
+//! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
+//! | [`attributes`] | what a user sets and reads by bcache's names |
+
+mod attributes;
+mod gate;
+mod serve;
+mod superblock;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use ubcache_env::local::{Lock, Notify, Semaphore};
+use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Task, VolumeError, VolumeInfo};
+use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
+
+use crate::bypass::sequential::SequentialDetector;
+use crate::coherence::flush_errors::FlushErrors;
+use crate::coherence::table::InFlight;
+use crate::coherence::unflushed::Unflushed;
+use crate::coherence::unpublished::Unpublished;
+use crate::coherence::zeroes::Zeroes;
+use crate::meter::Meter;
+use crate::mutants::Mutant;
+use crate::request::read::Fills;
+use crate::set::Set;
+use crate::set::attach::AttachOptions;
+use crate::settings::VolumeSettings;
+use crate::stats::VolumeCounters;
+use crate::writeback::controller::{IdleCounter, RateController, RateLimiter};
+
+/// A volume of a running set.
+pub struct CachedVolume<E: Env> {
+    pub(crate) set: Rc<Set<E>>,
+    /// For the tasks that outlive a request.
+    pub(crate) me: Weak<CachedVolume<E>>,
+    pub(crate) backing: Meter<E>,
+    pub(crate) superblock: RefCell<Superblock>,
+    superblock_lock: Lock,
+    inode: Cell<Inode>,
+    info: VolumeInfo,
+    data_offset: Sector,
+    pub(crate) settings: RefCell<VolumeSettings>,
+    pub(crate) counters: Cell<VolumeCounters>,
+    pub(crate) sequential: RefCell<SequentialDetector>,
+
+    pub(crate) inflight: InFlight,
+    pub(crate) unflushed: RefCell<Unflushed>,
+    pub(crate) unpublished: RefCell<Unpublished>,
+    pub(crate) zeroes: Zeroes,
+    pub(crate) flush_lock: Lock,
+    pub(crate) flushes_started: Cell<u64>,
+    pub(crate) flush_good: Cell<u64>,
+    /// Flushes of the backing device that failed, whoever asked for them.
+    pub(crate) flush_failures: Cell<u64>,
+    pub(crate) flush_errors: RefCell<FlushErrors>,
+
+    /// The backing superblock says dirty, durably.
+    pub(crate) marked_dirty: Cell<bool>,
+    /// The superblock that the device has for certain, if that is known.
+    saved_superblock: RefCell<Option<Superblock>>,
+    /// A task is about to save the superblock.
+    saving: Cell<bool>,
+    /// Writers between that and their dirty key.
+    pub(crate) dirty_writers: Cell<u64>,
+    pub(crate) state_lock: Lock,
+    /// The superblock says, durably, that there is no cache: requests go to the backing device (A3,
+    /// A4).
+    pub(crate) passthrough: Cell<bool>,
+    /// It was detached, so it can be attached again.
+    pub(crate) detached: Cell<bool>,
+    /// One detach or attach at a time.
+    pub(crate) attachment_lock: Lock,
+    /// It is to be detached: no new dirty data, writeback at full speed.
+    pub(crate) detaching: Cell<bool>,
+    /// New requests wait until this ends.
+    paused: Cell<bool>,
+    resumed: Notify,
+    pub(crate) fill_budget: Rc<Semaphore>,
+    pub(crate) fill_tasks: Cell<usize>,
+    /// Fills beyond those tasks.
+    pub(crate) waiting_fills: RefCell<VecDeque<Fills>>,
+
+    requests: Cell<u64>,
+    requests_done: Notify,
+    stopping: Cell<bool>,
+    tasks: RefCell<Vec<Task>>,
+    pub(crate) wake_publisher: Notify,
+    pub(crate) wake_writeback: Notify,
+    pub(crate) controller: RefCell<RateController>,
+    pub(crate) limiter: RefCell<RateLimiter>,
+    pub(crate) idle: RefCell<IdleCounter>,
+}
+
+impl<E: Env> CachedVolume<E> {
+    pub(crate) fn new(
+        set: Rc<Set<E>>,
+        backing: Meter<E>,
+        superblock: Superblock,
+        inode: Inode,
+        options: AttachOptions,
+    ) -> Rc<CachedVolume<E>> {
+        let data_offset = superblock.data_offset();
+        let geometry = backing.geometry();
+        let block = geometry.logical_block_bytes.max(set.cache.geometry().logical_block_bytes);
+        let name = if options.name.is_empty() { superblock.label_str() } else { options.name };
+        let info = VolumeInfo {
+            name,
+            sectors: {
+                let per_block = u64::from(block) / SECTOR_BYTES;
+                (geometry.sectors - data_offset.0) / per_block * per_block
+            },
+            block_bytes: block,
+            preferred_bytes: set.geometry.block_bytes().max(4096) as u32,
+            read_only: options.read_only,
+        };
+        let settings = VolumeSettings {
+            cache_mode: superblock.cache_mode(),
+            writeback_running: true,
+            label: superblock.label_str(),
+            ..VolumeSettings::default()
+        };
+        let (fill_bytes, mutation) = (set.tuning.fill_bytes_max, set.mutation);
+        let dirty = superblock.state() == BackingState::Dirty;
+        Rc::new_cyclic(|me| CachedVolume {
+            set,
+            me: me.clone(),
+            backing,
+            saved_superblock: RefCell::new(Some(superblock.clone())),
+            saving: Cell::new(false),
+            superblock: RefCell::new(superblock),
+            superblock_lock: Lock::default(),
+            inode: Cell::new(inode),
+            info,
+            data_offset,
+            settings: RefCell::new(settings),
+            counters: Cell::default(),
+            sequential: RefCell::new(SequentialDetector::new()),
+            inflight: InFlight::new(mutation),
+            unflushed: RefCell::new(Unflushed::new(geometry.volatile_cache, mutation)),
+            unpublished: RefCell::default(),
+            zeroes: Zeroes::default(),
+            flush_lock: Lock::default(),
+            flushes_started: Cell::new(0),
+            flush_good: Cell::new(0),
+            flush_failures: Cell::new(0),
+            flush_errors: RefCell::default(),
+            marked_dirty: Cell::new(dirty),
+            dirty_writers: Cell::new(0),
+            state_lock: Lock::default(),
+            passthrough: Cell::new(false),
+            detached: Cell::new(false),
+            attachment_lock: Lock::default(),
+            detaching: Cell::new(false),
+            paused: Cell::new(false),
+            resumed: Notify::default(),
+            fill_budget: Rc::new(Semaphore::new(fill_bytes)),
+            fill_tasks: Cell::new(0),
+            waiting_fills: RefCell::default(),
+            requests: Cell::new(0),
+            requests_done: Notify::default(),
+            stopping: Cell::new(false),
+            tasks: RefCell::default(),
+            wake_publisher: Notify::default(),
+            wake_writeback: Notify::default(),
+            controller: RefCell::new(RateController::new()),
+            limiter: RefCell::new(RateLimiter::new()),
+            idle: RefCell::new(IdleCounter::new()),
+        })
+    }
+
+    pub(crate) fn start(self: &Rc<Self>) {
+        let me = self.me.clone();
+        self.backing.when_flush_fails(move |error| {
+            if let Some(volume) = me.upgrade() {
+                volume.backing_flush_failed(error);
+            }
+        });
+        let publisher = self.set.env.spawn(Priority::Background, self.clone().publisher_task());
+        let writeback = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
+        self.tasks.borrow_mut().extend([publisher, writeback]);
+        if self.set.mutant(Mutant::TwoWritebacksAtOnce) {
+            let second = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
+            self.tasks.borrow_mut().push(second);
+        }
+    }
+
+    /// Its slot in the volume table, which is in the keys of its extents.
+    pub(crate) fn inode(&self) -> Inode {
+        self.inode.get()
+    }
+
+    pub(crate) fn set_inode(&self, inode: Inode) {
+        self.inode.set(inode);
+    }
+
+    /// Waits for the background tasks, which have been told to end.
+    pub(crate) async fn join_tasks(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        for task in tasks {
+            self.wake_background();
+            task.join().await;
+        }
+    }
+
+    pub(crate) fn wake_background(&self) {
+        self.wake_publisher.notify_all();
+        self.wake_writeback.notify_all();
+    }
+
+    pub(crate) fn drop_unpublished(&self) {
+        self.unpublished.borrow_mut().clear();
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut VolumeCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// UUID of the backing device.
+    pub fn uuid(&self) -> Uuid {
+        self.superblock.borrow().uuid
+    }
+
+    /// Cache mode.
+    pub fn mode(&self) -> CacheMode {
+        self.settings.borrow().cache_mode
+    }
+
+    /// Volume range to key range: sectors of the backing device, data offset included.
+    pub(crate) fn key_range(&self, range: SectorRange) -> Result<SectorRange, VolumeError> {
+        let per_block = u64::from(self.info.block_bytes) / SECTOR_BYTES;
+        // Blocks are often sectors, and a division takes its time.
+        let aligned = per_block == 1
+            || (range.start.0.is_multiple_of(per_block) && range.end.0.is_multiple_of(per_block));
+        if range.end.0 > self.info.sectors || range.is_empty() || !aligned {
+            return Err(VolumeError::BadRange {
+                range,
+                sectors: self.info.sectors,
+                block_bytes: self.info.block_bytes,
+            });
+        }
+        Ok(range.shift(self.data_offset.0 as i64))
+    }
+
+    /// The smallest unit of I/O in sectors.
+    pub(crate) fn block_sectors(&self) -> u64 {
+        u64::from(self.info.block_bytes) / SECTOR_BYTES
+    }
+
+    pub(crate) fn volume_range(&self, range: SectorRange) -> SectorRange {
+        range.shift(-(self.data_offset.0 as i64))
+    }
+
+    pub(crate) fn note_backing_error(&self, error: &IoError) {
+        if matches!(error, IoError::NoMemory) {
+            return;
+        }
+        self.count(|counters| counters.backing_errors += 1);
+    }
+}

@@ -1,0 +1,149 @@
+//! The requests of frontends.
+
+use std::rc::Rc;
+
+use ubcache_env::{
+    BlockStatus, Env, ForeignMemory, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError,
+    VolumeInfo,
+};
+
+use super::CachedVolume;
+use crate::mutants::Mutant;
+use crate::request::write::Payload;
+
+/// Zeroing and discarding work on at most this much at once.
+const LONG_STEP: u64 = 16 << 11;
+/// And prefetching on this much, which is what it has in memory.
+const PREFETCH_STEP: u64 = 1 << 11;
+
+impl<E: Env> Volume for CachedVolume<E> {
+    fn info(&self) -> VolumeInfo {
+        self.info.clone()
+    }
+
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        let keys = self.key_range(range)?;
+        // Begins like `begin`, with one future less for a hit to go through.
+        let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
+        match self.begin_read(stream, keys) {
+            Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
+            Err(other) => Box::pin(self.read_other(keys, other)).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
+        if self.info.read_only {
+            return Err(VolumeError::ReadOnly);
+        }
+        // Begins like `begin_write`, with one future less.
+        let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
+        self.flush_errors.borrow_mut().writes(stream);
+        self.write_keys(stream, keys, Payload::Data(data), fua).await
+    }
+
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        if self.set.mutant(Mutant::ForeignMemoryTwice) {
+            #[cfg(feature = "mutants")]
+            return self.write_uncopied(stream, range, data, fua).await;
+        }
+        // T0: copied once, before the write enters the table.
+        self.write(stream, range, data.copy().into(), fua).await
+    }
+
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin_write().await?;
+        self.flush_errors.borrow_mut().writes(stream);
+        for step in steps(keys, LONG_STEP) {
+            self.discard_keys(stream, step).await?;
+        }
+        if fua { self.flush_devices().await } else { Ok(()) }
+    }
+
+    async fn write_zeroes(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+        _may_unmap: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin_write().await?;
+        self.flush_errors.borrow_mut().writes(stream);
+        for step in steps(keys, LONG_STEP) {
+            self.write_keys(stream, step, Payload::Zeroes, fua).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
+        let _request = self.begin().await?;
+        self.flush_all(stream).await
+    }
+
+    fn stream_ended(&self, stream: StreamId) {
+        let flushed = self.unflushed.borrow().is_empty() && !self.passthrough.get();
+        self.flush_errors.borrow_mut().leaves(stream, flushed);
+    }
+
+    async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin().await?;
+        for step in steps(keys, PREFETCH_STEP) {
+            self.prefetch_keys(step).await?;
+        }
+        Ok(())
+    }
+
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+        self.key_range(range)?;
+        Ok(vec![(range, BlockStatus::Data)])
+    }
+}
+
+#[cfg(feature = "mutants")]
+impl<E: Env> CachedVolume<E> {
+    async fn write_uncopied(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let keys = self.key_range(range)?;
+        let _request = self.begin_write().await?;
+        self.write_keys(stream, keys, Payload::Foreign(data), fua).await
+    }
+}
+
+fn steps(range: SectorRange, most: u64) -> impl Iterator<Item = SectorRange> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let end = Sector(range.end.0.min(at.0 + most));
+        let step = SectorRange::from_bounds(at, end);
+        at = end;
+        (!step.is_empty()).then_some(step)
+    })
+}
