@@ -79,7 +79,7 @@ impl<E: Env> CachedVolume<E> {
     pub fn inspect(&self) -> VolumeView {
         let mut copies = Vec::new();
         let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
-        let (inode, buckets) = (self.inode(), self.set.allocator.buckets());
+        let (inode, buckets) = (self.inode(), self.allocator.buckets());
         for leaf in self.set.tree.borrow().leaves_over(inode, all) {
             let state = leaf.state.borrow();
             let extents = state.body.iter().flat_map(|body| body.overlapping(inode, all));
@@ -98,7 +98,7 @@ impl<E: Env> CachedVolume<E> {
         }));
         // Places that the cache device may have lost are served to nobody.
         copies.retain(|copy: &CachedCopy| {
-            !self.set.cache.is_lost(SectorRange::new(copy.at, copy.range.sectors()))
+            !self.context.cache.is_lost(SectorRange::new(copy.at, copy.range.sectors()))
         });
         let in_flight =
             self.inflight.entries().into_iter().map(|(kind, range, backing_write)| match kind {

@@ -10,6 +10,7 @@
 //! | `set` | opening, attaching, stopping, failing |
 //! | `volume` | a volume: what frontends call |
 //! | `request` | reads, writes, flushes, discards |
+//! | `context` | what every part uses: clock, cache device, geometry, settings, health |
 //! | `coherence` | the in-flight table, what is un-flushed, what is unpublished |
 //! | `bypass` | which requests go past the cache |
 //! | `index` | the btree: leaves, look-ups, changes, node writes, splits |
@@ -31,6 +32,7 @@
 mod alloc;
 mod bypass;
 mod coherence;
+mod context;
 mod errors;
 mod gc;
 mod health;

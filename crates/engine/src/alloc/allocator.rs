@@ -6,19 +6,16 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Either, Lock, Notify, first, join_all};
 use ubcache_env::{Env, Nanos, SectorRange};
-use ubcache_format::Geometry;
 
 use super::buckets::Buckets;
 use super::chain::Chain;
 use super::class::Class;
 use super::sectors::{OpenBuckets, Pieces};
+use crate::context::Context;
 use crate::errors::EngineError;
-use crate::health::Health;
 use crate::journal::Journal;
-use crate::meter::Meter;
-use crate::mutants::{Mutant, Mutation};
+use crate::mutants::Mutant;
 use crate::slices::in_slices;
-use crate::tuning::Tuning;
 
 /// Rounds of the allocator that a client's write waits for before it goes to the backing device
 /// instead.
@@ -26,17 +23,6 @@ const PATIENCE: u32 = 3;
 
 /// Buckets that are discarded together.
 const DISCARDS_AT_ONCE: usize = 64;
-
-/// Parts of a set that its allocator uses.
-pub(crate) struct Surroundings<E: Env> {
-    pub env: E,
-    pub cache: Rc<Meter<E>>,
-    pub geometry: Geometry,
-    pub tuning: Tuning,
-    pub health: Rc<Health<E>>,
-    pub journal: Rc<Journal<E>>,
-    pub mutation: Mutation,
-}
 
 /// Calls to those that use buckets, when the allocator needs them.
 pub(crate) struct Calls {
@@ -51,7 +37,8 @@ pub(crate) struct Calls {
 
 /// Owner of the buckets: hands them out, gives them up, keeps the prio chain.
 pub(crate) struct Allocator<E: Env> {
-    pub(super) of: Surroundings<E>,
+    pub(super) context: Context<E>,
+    pub(super) journal: Rc<Journal<E>>,
     pub(super) buckets: RefCell<Buckets>,
     pub(super) open: RefCell<OpenBuckets>,
     /// The prio chain on the device.
@@ -70,9 +57,15 @@ pub(crate) struct Allocator<E: Env> {
 }
 
 impl<E: Env> Allocator<E> {
-    pub fn new(of: Surroundings<E>, buckets: Buckets, chain: Chain) -> Allocator<E> {
+    pub fn new(
+        context: Context<E>,
+        journal: Rc<Journal<E>>,
+        buckets: Buckets,
+        chain: Chain,
+    ) -> Allocator<E> {
         Allocator {
-            of,
+            context,
+            journal,
             buckets: RefCell::new(buckets),
             open: RefCell::default(),
             chain: RefCell::new(chain),
@@ -104,17 +97,17 @@ impl<E: Env> Allocator<E> {
     }
 
     pub(super) fn mutant(&self, mutant: Mutant) -> bool {
-        self.of.mutation.is(mutant)
+        self.context.mutant(mutant)
     }
 
     pub(super) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
-        if self.mutant(in_one_poll) { usize::MAX } else { self.of.tuning.slice_steps }
+        if self.mutant(in_one_poll) { usize::MAX } else { self.context.tuning.slice_steps }
     }
 
     /// Does something for every bucket, at so many steps each, in slices.
     pub async fn for_all_buckets(&self, steps: usize, work: impl FnMut(Range<usize>)) {
-        let count = self.of.geometry.buckets as usize;
-        in_slices(&self.of.env, self.of.tuning.slice_steps, count, steps, work).await;
+        let count = self.context.geometry.buckets as usize;
+        in_slices(&self.context.env, self.context.tuning.slice_steps, count, steps, work).await;
     }
 
     /// Wakes the allocator if free buckets get few.
@@ -161,8 +154,13 @@ impl<E: Env> Allocator<E> {
     /// Room for data, now or not at all.
     pub fn try_allocate(&self, class: Class, sectors: u64, unit: u64) -> Option<Pieces> {
         let mut buckets = self.buckets.borrow_mut();
-        let pieces =
-            self.open.borrow_mut().allocate(&mut buckets, &self.of.geometry, class, sectors, unit);
+        let pieces = self.open.borrow_mut().allocate(
+            &mut buckets,
+            &self.context.geometry,
+            class,
+            sectors,
+            unit,
+        );
         self.check(&buckets);
         pieces
     }
@@ -173,14 +171,14 @@ impl<E: Env> Allocator<E> {
             if let Some(pieces) = self.try_allocate(class, sectors, unit) {
                 return Some(pieces);
             }
-            self.of.env.mark("allocation_waits");
+            self.context.env.mark("allocation_waits");
             if self.wait_for_buckets("data").await.is_err() {
                 return None;
             }
         }
         let last = self.try_allocate(class, sectors, unit);
         if last.is_none() {
-            self.of.env.mark("allocation_given_up");
+            self.context.env.mark("allocation_given_up");
         }
         last
     }
@@ -189,17 +187,20 @@ impl<E: Env> Allocator<E> {
     pub async fn wait_for_buckets(&self, what: &'static str) -> Result<(), EngineError> {
         let mut can_progress = self.can_progress();
         // A stop keeps no client waiting: what is not counted yet may be free.
-        while !can_progress && self.of.health.is_ending() && !self.buckets.borrow().is_counted() {
-            if self.of.health.is_ended() || self.of.health.failure().is_some() {
+        while !can_progress
+            && self.context.health.is_ending()
+            && !self.buckets.borrow().is_counted()
+        {
+            if self.context.health.is_ended() || self.context.health.failure().is_some() {
                 break;
             }
-            self.of.env.sleep(Nanos::from_millis(1)).await;
+            self.context.env.sleep(Nanos::from_millis(1)).await;
             can_progress = self.can_progress();
         }
-        if let Some(reason) = self.of.health.failure() {
+        if let Some(reason) = self.context.health.failure() {
             return Err(EngineError::Failed(reason));
         }
-        if self.of.health.is_ended() {
+        if self.context.health.is_ended() {
             return Err(EngineError::Stopping);
         }
         if !can_progress {
@@ -215,7 +216,7 @@ impl<E: Env> Allocator<E> {
 
     fn can_progress(&self) -> bool {
         let mut buckets = self.buckets.borrow_mut();
-        buckets.settle_released(self.of.tuning.slice_steps);
+        buckets.settle_released(self.context.tuning.slice_steps);
         buckets.can_progress()
     }
 
@@ -223,17 +224,17 @@ impl<E: Env> Allocator<E> {
     /// need a backing flush or writeback.
     fn starved(&self) {
         if !self.is_starved.replace(true) {
-            self.of.env.mark("allocator_starved");
+            self.context.env.mark("allocator_starved");
         }
         if let Some(calls) = self.calls() {
-            (calls.starved)(self.of.journal.puts_chains_first());
+            (calls.starved)(self.journal.puts_chains_first());
         }
     }
 
     /// The task that keeps free buckets ahead of demand.
     pub async fn run(&self) {
         loop {
-            if self.of.health.is_ended() || self.of.health.failure().is_some() {
+            if self.context.health.is_ended() || self.context.health.failure().is_some() {
                 self.round.notify_all();
                 return;
             }
@@ -244,7 +245,7 @@ impl<E: Env> Allocator<E> {
             let wake = self.wake.notified();
             let due = {
                 let mut buckets = self.buckets.borrow_mut();
-                buckets.settle_released(self.of.tuning.slice_steps);
+                buckets.settle_released(self.context.tuning.slice_steps);
                 let short = buckets.free_len() < buckets.watermarks().0;
                 (short || self.wanted.get()) && buckets.can_progress()
             };
@@ -252,7 +253,7 @@ impl<E: Env> Allocator<E> {
                 self.wanted.set(false);
                 self.round.notify_all();
                 // Pins are given back without a sound; look again now and then.
-                let tick = self.of.env.sleep(Nanos::from_millis(500));
+                let tick = self.context.env.sleep(Nanos::from_millis(500));
                 if let Either::Right(()) = first(wake, tick).await
                     && self.buckets.borrow().free_len() >= self.buckets.borrow().watermarks().0
                 {
@@ -265,14 +266,14 @@ impl<E: Env> Allocator<E> {
             // One chain for all of them.
             let goal = self.buckets.borrow().watermarks().1 + self.nodes_wait.get();
             if self.evict(goal).await > 0 {
-                self.of.env.mark("evicted_clean_data");
+                self.context.env.mark("evicted_clean_data");
             }
             let (pending, aged) = {
                 let buckets = self.buckets.borrow();
                 (buckets.pending_len(), buckets.aged)
             };
             if aged {
-                self.of.env.mark("generations_aged");
+                self.context.env.mark("generations_aged");
                 if let Some(calls) = self.calls() {
                     (calls.old_pointers)();
                 }
@@ -288,11 +289,11 @@ impl<E: Env> Allocator<E> {
             if pending == 0 {
                 self.starved();
                 self.round.notify_all();
-                self.of.env.sleep(Nanos::from_millis(20)).await;
+                self.context.env.sleep(Nanos::from_millis(20)).await;
                 continue;
             }
             if self.write_prios().await.is_err() {
-                self.of.env.sleep(Nanos::from_millis(50)).await;
+                self.context.env.sleep(Nanos::from_millis(50)).await;
             }
             self.discard_freed().await;
             self.round.notify_all();
@@ -304,18 +305,18 @@ impl<E: Env> Allocator<E> {
     async fn discard_freed(&self) {
         let all = self.buckets.borrow_mut().take_discarding();
         for some in all.chunks(DISCARDS_AT_ONCE) {
-            if self.buckets.borrow().is_urgent() || !self.of.cache.geometry().discard {
-                self.of.env.mark("discard_skipped");
+            if self.buckets.borrow().is_urgent() || !self.context.cache.geometry().discard {
+                self.context.env.mark("discard_skipped");
             } else {
-                self.of.env.mark("bucket_discarded");
-                let sectors = u64::from(self.of.geometry.bucket_sectors);
+                self.context.env.mark("bucket_discarded");
+                let sectors = u64::from(self.context.geometry.bucket_sectors);
                 let runs = some.chunk_by(|left, right| left.0 + 1 == right.0).map(|run| {
-                    let at = self.of.geometry.bucket_start(run[0]);
-                    self.of.cache.discard(SectorRange::new(at, sectors * run.len() as u64))
+                    let at = self.context.geometry.bucket_start(run[0]);
+                    self.context.cache.discard(SectorRange::new(at, sectors * run.len() as u64))
                 });
                 let failed = join_all(runs.collect::<Vec<_>>()).await.iter().any(Result::is_err);
                 if failed {
-                    self.of.env.mark("bucket_discard_failed");
+                    self.context.env.mark("bucket_discard_failed");
                 }
             }
             self.buckets.borrow_mut().discarded(some);

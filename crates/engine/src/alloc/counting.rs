@@ -105,14 +105,16 @@ impl<E: Env> Allocator<E> {
     pub async fn counting_done(&self) {
         let buckets = &self.buckets;
         buckets.borrow_mut().seen = true;
-        let count = self.of.geometry.buckets as usize;
+        let count = self.context.geometry.buckets as usize;
         let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
-        in_slices(&self.of.env, steps, count, 1, |part| buckets.borrow_mut().free_unknown(part))
-            .await;
+        in_slices(&self.context.env, steps, count, 1, |part| {
+            buckets.borrow_mut().free_unknown(part)
+        })
+        .await;
         let mut order = Order {
-            priorities: Parts::zeroes(&self.of.env, count).await,
+            priorities: Parts::zeroes(&self.context.env, count).await,
             next: vec![0; PRIORITIES],
-            buckets: Parts::zeroes(&self.of.env, count).await,
+            buckets: Parts::zeroes(&self.context.env, count).await,
         };
         self.for_all_buckets(1, |part| buckets.borrow().note_priorities(part, &mut order)).await;
         order.priorities_seen();
@@ -125,7 +127,7 @@ impl<E: Env> Allocator<E> {
         .await;
         while order.buckets.0.pop().is_some() {
             order.priorities.0.pop();
-            self.of.env.yield_now().await;
+            self.context.env.yield_now().await;
         }
         buckets.borrow_mut().counted = true;
         self.check(&buckets.borrow());

@@ -215,15 +215,15 @@ impl<E: Env> Allocator<E> {
     /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more
     /// can be had. Says how many live sectors were dropped.
     pub async fn evict(&self, goal: usize) -> u64 {
-        let steps = self.of.tuning.slice_steps;
+        let steps = self.context.tuning.slice_steps;
         let mut eviction = self.buckets.borrow().eviction(goal);
         loop {
-            let random = || self.of.env.random();
+            let random = || self.context.env.random();
             if self.buckets.borrow_mut().evict_some(&mut eviction, steps, random) {
                 return eviction.dropped;
             }
-            self.of.env.mark("evicted_in_slices");
-            self.of.env.yield_now().await;
+            self.context.env.mark("evicted_in_slices");
+            self.context.env.yield_now().await;
         }
     }
 
@@ -240,19 +240,19 @@ impl<E: Env> Allocator<E> {
         }
         let steps = self.slice_steps(Mutant::ChoosesAllVictimsAtOnce);
         let most = (steps / CHOICE_STEPS).max(1);
-        while !self.of.health.is_ending()
-            && !buckets.borrow_mut().choose(most, || self.of.env.random())
+        while !self.context.health.is_ending()
+            && !buckets.borrow_mut().choose(most, || self.context.env.random())
         {
-            self.of.env.mark("victims_chosen_in_slices");
-            self.of.env.yield_now().await;
+            self.context.env.mark("victims_chosen_in_slices");
+            self.context.env.yield_now().await;
         }
-        let bucket_sectors = self.of.geometry.bucket_sectors;
+        let bucket_sectors = self.context.geometry.bucket_sectors;
         let mut saving = buckets.borrow_mut().victims.saving_begins(bucket_sectors);
         if let Some(saving) = &mut saving {
-            while !self.of.health.is_ending()
-                && !buckets.borrow_mut().save(saving, self.of.tuning.slice_steps)
+            while !self.context.health.is_ending()
+                && !buckets.borrow_mut().save(saving, self.context.tuning.slice_steps)
             {
-                self.of.env.yield_now().await;
+                self.context.env.yield_now().await;
             }
         }
         buckets.borrow().victims.worth_saving(saving)

@@ -16,9 +16,9 @@ impl<E: Env> Allocator<E> {
     /// Makes the present generations durable; what was given up before becomes free (J2).
     pub async fn write_prios(&self) -> Result<(), EngineError> {
         let _one = self.chain_lock.lock().await;
-        let _granted = self.of.journal.room_for_chain().await?;
-        self.of.env.mark("prio_write");
-        let count = self.of.geometry.prio_buckets() as usize;
+        let _granted = self.journal.room_for_chain().await?;
+        self.context.env.mark("prio_write");
+        let count = self.context.geometry.prio_buckets() as usize;
         // The chain promises buckets to the next start, which may find the device full: they have
         // room by now (N2).
         let wanted = count + self.buckets.borrow().room_wanted();
@@ -26,7 +26,7 @@ impl<E: Env> Allocator<E> {
         let taken = {
             let mut buckets = self.buckets.borrow_mut();
             if !buckets.can_take(Purpose::Prio, count) {
-                self.of.env.mark("prio_chain_without_room");
+                self.context.env.mark("prio_chain_without_room");
                 return Err(EngineError::NoSpace("the prio chain"));
             }
             let taken: Vec<BucketNr> =
@@ -39,15 +39,21 @@ impl<E: Env> Allocator<E> {
         let put = |part: Range<usize>, set: &mut PrioSet| {
             self.buckets.borrow_mut().put_chain_entries(part, set)
         };
-        let written =
-            write_chain(&self.of.env, &self.of.cache, &self.of.geometry, steps, (seq, &taken), put)
-                .await;
-        written.inspect_err(|error| self.of.health.fail(error.to_string()))?;
-        self.of.journal.set_chain(taken[0]);
+        let written = write_chain(
+            &self.context.env,
+            &self.context.cache,
+            &self.context.geometry,
+            steps,
+            (seq, &taken),
+            put,
+        )
+        .await;
+        written.inspect_err(|error| self.context.health.fail(error.to_string()))?;
+        self.journal.set_chain(taken[0]);
         // The entry comes after every record that gave one of these buckets up (I10), and after
         // the parents' bsets that freed nodes among them.
         if !self.mutant(Mutant::ChainNotNamed) {
-            self.of.journal.force().await?;
+            self.journal.force().await?;
         }
         let pending = {
             let mut chain = self.chain.borrow_mut();
@@ -58,15 +64,15 @@ impl<E: Env> Allocator<E> {
             buckets.chain_durable()
         };
         let mut behind = false;
-        in_slices(&self.of.env, self.of.tuning.slice_steps, pending, 4, |part| {
+        in_slices(&self.context.env, self.context.tuning.slice_steps, pending, 4, |part| {
             behind |= self.buckets.borrow_mut().settle_pending(part.len());
         })
         .await;
         if behind {
-            self.of.env.mark("given_up_behind_the_chain");
+            self.context.env.mark("given_up_behind_the_chain");
         }
         if self.buckets.borrow().pending_len() > 0 {
-            self.of.env.mark("bucket_waits_for_its_pin");
+            self.context.env.mark("bucket_waits_for_its_pin");
         }
         Ok(())
     }

@@ -140,7 +140,8 @@ impl<E: Env> Allocator<E> {
     /// Has the device allocate a bucket. False: it has no room for it. Another error says nothing
     /// about room.
     async fn allocate_bucket(&self, bucket: BucketNr) -> bool {
-        let done = self.of.cache.allocate(bucket_range(&self.of.geometry, bucket, 1)).await;
+        let done =
+            self.context.cache.allocate(bucket_range(&self.context.geometry, bucket, 1)).await;
         !matches!(done, Err(error) if error.is_no_space())
     }
 
@@ -150,12 +151,12 @@ impl<E: Env> Allocator<E> {
         if self.mutant(Mutant::NoRoomForMetadata) {
             return;
         }
-        let count = self.of.geometry.first_bucket + self.of.geometry.journal_buckets;
+        let count = self.context.geometry.first_bucket + self.context.geometry.journal_buckets;
         // Without it the journal would say so soon enough.
         drop(
-            self.of
+            self.context
                 .cache
-                .allocate(bucket_range(&self.of.geometry, BucketNr(0), count as usize))
+                .allocate(bucket_range(&self.context.geometry, BucketNr(0), count as usize))
                 .await,
         );
         let mut used = self.buckets.borrow().promised();
@@ -172,7 +173,7 @@ impl<E: Env> Allocator<E> {
         if self.mutant(Mutant::NoRoomForMetadata) {
             return;
         }
-        while self.of.health.failure().is_none() {
+        while self.context.health.failure().is_none() {
             let asked = self.buckets.borrow().next_to_ask(wanted);
             if asked.is_empty() {
                 return;
@@ -203,16 +204,16 @@ impl<E: Env> Allocator<E> {
     ) {
         let runs: Vec<&[BucketNr]> =
             buckets.chunk_by(|left, right| left.0 + 1 == right.0).collect();
-        let asked = runs
-            .iter()
-            .map(|run| self.of.cache.allocate(bucket_range(&self.of.geometry, run[0], run.len())));
+        let asked = runs.iter().map(|run| {
+            self.context.cache.allocate(bucket_range(&self.context.geometry, run[0], run.len()))
+        });
         let done: Vec<IoResult> = join_all(asked.collect::<Vec<_>>()).await;
         for (run, done) in runs.into_iter().zip(done) {
             let refused = matches!(done, Err(error) if error.is_no_space());
             for &bucket in run {
                 let has_room = !refused || (run.len() > 1 && self.allocate_bucket(bucket).await);
                 if !has_room {
-                    self.of.env.mark("bucket_without_room");
+                    self.context.env.mark("bucket_without_room");
                 }
                 note(&mut self.buckets.borrow_mut(), bucket, has_room);
             }
@@ -224,13 +225,13 @@ impl<E: Env> Allocator<E> {
     pub(super) fn is_room_due(&self) -> bool {
         let buckets = self.buckets.borrow();
         let missing = buckets.room_missing() > 0 && !buckets.free.is_empty();
-        buckets.is_try_due(self.of.env.now())
+        buckets.is_try_due(self.context.env.now())
             || (missing && !self.mutant(Mutant::NoRoomForMetadata))
     }
 
     /// N3: tries buckets again that were put aside, or are to be.
     pub(super) async fn try_again(&self) {
-        let (aside, lacks) = self.buckets.borrow_mut().take_to_try(self.of.env.now());
+        let (aside, lacks) = self.buckets.borrow_mut().take_to_try(self.context.env.now());
         let count = aside.len() + lacks.len();
         let mut taken_back = 0;
         for bucket in aside {
@@ -247,7 +248,7 @@ impl<E: Env> Allocator<E> {
             }
         }
         if taken_back > 0 {
-            self.of.env.mark("bucket_taken_back");
+            self.context.env.mark("bucket_taken_back");
             self.buckets.borrow_mut().room.tried = count * 2;
         }
     }
@@ -272,7 +273,7 @@ impl<E: Env> Allocator<E> {
         if has_room {
             self.buckets.borrow_mut().note_room(bucket);
         } else {
-            self.of.env.mark("bucket_without_room");
+            self.context.env.mark("bucket_without_room");
         }
         has_room
     }
@@ -281,9 +282,9 @@ impl<E: Env> Allocator<E> {
     /// bucket is put aside.
     pub fn note_data_error(&self, place: Pointer, error: &ubcache_env::IoError) {
         if !error.is_no_space() || self.mutant(Mutant::NoSpaceCounts) {
-            return self.of.health.note_error("writing cached data", error);
+            return self.context.health.note_error("writing cached data", error);
         }
-        self.of.env.mark("no_space_for_data");
+        self.context.env.mark("no_space_for_data");
         let mut buckets = self.buckets.borrow_mut();
         let bucket = buckets.bucket_of(place);
         self.open.borrow_mut().leave(&mut buckets, bucket);

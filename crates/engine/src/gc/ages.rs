@@ -25,19 +25,19 @@ impl<E: Env> Set<E> {
         &self,
         oldest: &mut [Generation],
     ) -> Result<(), EngineError> {
-        if self.mutant(Mutant::InteriorPointersDoNotAge) {
+        if self.context.mutant(Mutant::InteriorPointersDoNotAge) {
             return Ok(());
         }
         let mut level = 1;
         while level <= usize::from(self.tree.borrow().root_level()) {
             let mut at = FIRST;
             while let Some((end, old)) = self.look_at_node(level, at, oldest) {
-                if old && !self.mutant(Mutant::OldInteriorStays) {
+                if old && !self.context.mutant(Mutant::OldInteriorStays) {
                     self.rewrite_interior(level, end).await?;
                 }
                 at = end;
-                self.env.yield_now().await;
-                if self.is_ending() {
+                self.context.env.yield_now().await;
+                if self.context.is_ending() {
                     return Ok(());
                 }
             }
@@ -56,7 +56,7 @@ impl<E: Env> Set<E> {
         let (tree, buckets) = (self.tree.borrow(), self.allocator.buckets());
         let (end, node) = tree.interior_after(level, at)?;
         let mut old = false;
-        self.env.work().add(node.former.len());
+        self.context.env.work().add(node.former.len());
         for pointer in &node.former {
             let bucket = buckets.bucket_of(*pointer);
             let known = &mut oldest[bucket.0 as usize];
@@ -64,7 +64,7 @@ impl<E: Env> Set<E> {
             if age > buckets.age_of(bucket, *known) {
                 *known = pointer.generation;
             }
-            old |= age > self.tuning.generations.rewrite_age;
+            old |= age > self.context.tuning.generations.rewrite_age;
         }
         Some((end, old))
     }
@@ -77,7 +77,7 @@ impl<E: Env> Set<E> {
         let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();
         self.ages_hold();
         if self.gc.ages.borrow().is_some() && (waits || self.allocator.buckets().aged) {
-            self.env.mark("leaves_written_for_age");
+            self.context.env.mark("leaves_written_for_age");
             // Records that come now are not among those that count.
             self.journal.force().await?;
             self.write_leaves_up_to(upto).await?;

@@ -33,7 +33,7 @@ impl<E: Env> Set<E> {
                 let detail = "a bucket has extents of two generations".to_owned();
                 return Err(EngineError::Damaged { what: "index", detail });
             }
-            self.env.mark("counted_again");
+            self.context.env.mark("counted_again");
             self.forget_counts().await;
             self.count_every_leaf(false).await?;
         }
@@ -50,7 +50,7 @@ impl<E: Env> Set<E> {
             .await;
         self.inodes.borrow_mut().values_mut().for_each(|known| known.dirty_sectors = 0);
         let leaves = self.tree.borrow().leaf_count();
-        in_slices(&self.env, self.tuning.slice_steps, leaves, 1, |part| {
+        in_slices(&self.context.env, self.context.tuning.slice_steps, leaves, 1, |part| {
             for leaf in &self.tree.borrow().leaves()[part] {
                 let mut state = leaf.state.borrow_mut();
                 (state.counted, state.body) = (false, None);
@@ -78,13 +78,13 @@ impl<E: Env> Set<E> {
                 if let Some(leaf) = self.forget_leaves() {
                     self.node_writer.request(&leaf);
                 }
-                self.env.yield_now().await;
+                self.context.env.yield_now().await;
                 // A stop does not wait for this, unless nodes that it writes need buckets.
-                while self.is_ending() && self.allocator.nodes_wait() == 0 {
-                    if self.is_ended() || self.failure().is_some() {
+                while self.context.is_ending() && self.allocator.nodes_wait() == 0 {
+                    if self.context.is_ended() || self.context.failure().is_some() {
                         return Ok(false);
                     }
-                    self.env.sleep(Nanos::from_millis(1)).await;
+                    self.context.env.sleep(Nanos::from_millis(1)).await;
                 }
             }
         }
@@ -93,23 +93,24 @@ impl<E: Env> Set<E> {
 
     /// The task that runs passes when they are due.
     pub(crate) async fn gc_task(self: Rc<Self>) {
-        while !self.is_ending() && self.failure().is_none() {
+        while !self.context.is_ending() && self.context.failure().is_none() {
             let wake = self.gc.wake.notified();
             if self.is_pass_due() && self.allocator.buckets().is_counted() {
                 // An error here occurs again where it matters, and is reported there.
                 if self.collect_garbage().await.is_err() {
-                    self.env.sleep(Nanos::from_secs(1)).await;
+                    self.context.env.sleep(Nanos::from_secs(1)).await;
                 }
                 continue;
             }
-            first(wake, self.env.sleep(Nanos::from_secs(10))).await;
+            first(wake, self.context.env.sleep(Nanos::from_secs(10))).await;
         }
     }
 
     /// Returns true if a pass was asked for, or enough was written since the last one.
     fn is_pass_due(&self) -> bool {
-        let written = self.cache.counters().written_bytes - self.gc.began_at_bytes.get();
-        let part = u64::from(self.geometry.buckets) * self.geometry.bucket_bytes() / WRITTEN_PART;
+        let written = self.context.cache.counters().written_bytes - self.gc.began_at_bytes.get();
+        let part = u64::from(self.context.geometry.buckets) * self.context.geometry.bucket_bytes()
+            / WRITTEN_PART;
         self.gc.requested.get() || written > part
     }
 
@@ -125,10 +126,10 @@ impl<E: Env> Set<E> {
     pub(crate) async fn collect_garbage(&self) -> Result<(), EngineError> {
         let _one = self.gc.running.lock().await;
         self.gc.requested.set(false);
-        self.gc.began_at_bytes.set(self.cache.counters().written_bytes);
-        self.env.mark("gc_pass");
+        self.gc.began_at_bytes.set(self.context.cache.counters().written_bytes);
+        self.context.env.mark("gc_pass");
         if self.attached().iter().any(|volume| volume.inflight.has_writebacks()) {
-            self.env.mark("gc_during_writeback");
+            self.context.env.mark("gc_during_writeback");
         }
         self.ages_hold();
         // Older than any pointer that comes into the index from now on. Those that are in it are
@@ -139,25 +140,25 @@ impl<E: Env> Set<E> {
                 oldest.extend_from_slice(self.allocator.buckets().generations(part))
             })
             .await;
-        let empty = match self.mutant(Mutant::GcFreesLiveBucket) {
+        let empty = match self.context.mutant(Mutant::GcFreesLiveBucket) {
             true => self.allocator.buckets().seemingly_empty(),
             false => Vec::new(),
         };
         let reused = self.allocator.choose_victims().await;
         let moving = Moving { sparse: self.choose_sparse().await, reused };
         if !moving.sparse.is_empty() {
-            self.env.mark("moving_gc");
+            self.context.env.mark("moving_gc");
         }
         let mut at = FIRST;
         while at != LAST {
-            if self.is_ending() {
+            if self.context.is_ending() {
                 return Ok(());
             }
             let leaf =
                 self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
             self.load_leaf(&leaf).await?;
             let Some(found) = self.look_at(&leaf, &mut oldest, &moving) else {
-                self.env.mark("gc_leaf_gone");
+                self.context.env.mark("gc_leaf_gone");
                 continue;
             };
             let end = leaf.end;
@@ -167,7 +168,7 @@ impl<E: Env> Set<E> {
             }
             self.maintain(at, &leaf, found.old).await?;
             at = end;
-            self.env.yield_now().await;
+            self.context.env.yield_now().await;
         }
         self.look_at_interior(&mut oldest).await?;
         self.allocator.buckets_mut().give_up(empty);
@@ -187,7 +188,7 @@ impl<E: Env> Set<E> {
         let mut found = Found::default();
         let mut stale = 0;
         for extent in body.iter() {
-            let bucket = extent.pointer.bucket(self.geometry.bucket_sectors);
+            let bucket = extent.pointer.bucket(self.context.geometry.bucket_sectors);
             let index = bucket.0 as usize;
             let generation = buckets.generation(bucket);
             let age = generation.distance_from(extent.pointer.generation);
@@ -196,14 +197,14 @@ impl<E: Env> Set<E> {
             }
             if age > 0 {
                 stale += usize::from(!buckets.may_return(extent.pointer));
-                found.old |= age > self.tuning.generations.rewrite_age;
+                found.old |= age > self.context.tuning.generations.rewrite_age;
             } else if self.is_dead(extent.inode) {
                 found.dead.push(extent);
             } else if moving.sparse.contains(&bucket) {
                 found.to_move.push(extent);
             } else if moving.reused.contains(bucket) {
                 for part in buckets.reused_parts(extent.pointer, extent.range.sectors()) {
-                    self.env.mark("reused_data_saved");
+                    self.context.env.mark("reused_data_saved");
                     let start = extent.range.start;
                     let part = SectorRange::from_bounds(start + part.start, start + part.end);
                     found.to_move.push(extent.cut(part));
@@ -227,7 +228,7 @@ impl<E: Env> Set<E> {
             let records = removal_records(extent.range);
             let mut room = self.prepare_change(extent.inode, extent.range, records).await?;
             if self.is_current(&extent) {
-                self.env.mark("dead_volume_key_dropped");
+                self.context.env.mark("dead_volume_key_dropped");
                 self.replace(&mut room, extent.inode, extent.range, None);
             }
         }
@@ -237,10 +238,10 @@ impl<E: Env> Set<E> {
     /// Rewrites the leaf if it is full of old pointers; merges it with its neighbours if they fit
     /// into one.
     async fn maintain(&self, low: Position, leaf: &Rc<Leaf>, old: bool) -> Result<(), EngineError> {
-        let always = self.settings.borrow().gc_always_rewrite;
+        let always = self.context.settings().gc_always_rewrite;
         let group = self.mergeable(low, leaf);
         if group.len() > 1 {
-            self.env.mark("leaves_merged");
+            self.context.env.mark("leaves_merged");
             return self.restructure(vec![group], false).await;
         }
         if (old || always) && !leaf.state.borrow().retired {

@@ -19,7 +19,7 @@ impl<E: Env> Set<E> {
     /// The buckets that a pass empties. Only buckets with dirty data: what is clean is evicted as
     /// a whole, dirty sectors would keep their bucket for long.
     pub(crate) async fn choose_sparse(&self) -> BTreeSet<BucketNr> {
-        if !self.settings.borrow().copy_gc_enabled {
+        if !self.context.settings().copy_gc_enabled {
             return BTreeSet::new();
         }
         let mut sparse = self.allocator.buckets().sparse(SPARSE_PERCENT, BUCKETS_MAX);
@@ -42,7 +42,7 @@ impl<E: Env> Set<E> {
             if !buckets.is_live(extent.pointer) {
                 return;
             }
-            buckets.pins().pin(extent.pointer.bucket(self.geometry.bucket_sectors))
+            buckets.pins().pin(extent.pointer.bucket(self.context.geometry.bucket_sectors))
         };
         let class = if extent.dirty { Class::MovedDirty } else { Class::MovedClean };
         // The extent's own alignment is kept where it is that of a 4 KiB block.
@@ -50,10 +50,11 @@ impl<E: Env> Set<E> {
             extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
         let unit = if whole { 8 } else { 1 };
         let Some(pieces) = self.allocator.try_allocate(class, extent.range.sectors(), unit) else {
-            self.env.mark("move_without_room");
+            self.context.env.mark("move_without_room");
             return;
         };
-        let Ok(data) = self.cache.read(extent.pointer.offset, extent.range.sectors()).await else {
+        let Ok(data) = self.context.cache.read(extent.pointer.offset, extent.range.sectors()).await
+        else {
             return;
         };
         let data = ubcache_env::IoVec::from(data);
@@ -61,12 +62,12 @@ impl<E: Env> Set<E> {
         for piece in &pieces {
             let part = data.cut_sectors(at, piece.sectors);
             at += piece.sectors;
-            let block = u64::from(self.geometry.block_sectors);
+            let block = u64::from(self.context.geometry.block_sectors);
             let rest = piece.sectors.next_multiple_of(block) - piece.sectors;
             let mut part = part;
             part.append(ubcache_env::IoVec::zeroes((rest * ubcache_format::SECTOR_BYTES) as usize));
             if let Err(error) =
-                self.cache.write(piece.pointer.offset, part, Durability::Volatile).await
+                self.context.cache.write(piece.pointer.offset, part, Durability::Volatile).await
             {
                 if error.is_no_space() {
                     self.allocator.note_data_error(piece.pointer, &error);
@@ -78,8 +79,8 @@ impl<E: Env> Set<E> {
         else {
             return;
         };
-        if !(self.is_current(&extent) || self.mutant(Mutant::MoveOvertakesWrites)) {
-            self.env.mark("move_overtaken");
+        if !(self.is_current(&extent) || self.context.mutant(Mutant::MoveOvertakesWrites)) {
+            self.context.env.mark("move_overtaken");
             return;
         }
         // One step. The old bucket's generation becomes durable after this record, with the prio
@@ -91,7 +92,7 @@ impl<E: Env> Set<E> {
             self.replace(&mut room, extent.inode, part, Some((piece.pointer, extent.dirty)));
         }
         self.allocator.buckets_mut().moved_away(extent.pointer, extent.range.sectors());
-        self.env.mark("extent_moved");
+        self.context.env.mark("extent_moved");
         drop(pin);
     }
 }

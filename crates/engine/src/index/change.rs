@@ -72,7 +72,7 @@ impl<E: Env> Set<E> {
         if let Some(leaf) = around {
             return self.replace_in_leaf(&leaf, inode, range, new, seq);
         }
-        self.env.mark("change_over_two_leaves");
+        self.context.env.mark("change_over_two_leaves");
         let leaves: SmallVec<[Rc<Leaf>; 2]> =
             self.tree.borrow().leaves_over(inode, range).iter().cloned().collect();
         for leaf in &leaves {
@@ -108,7 +108,7 @@ impl<E: Env> Set<E> {
             }
             if buckets.may_return(old.pointer) {
                 known.ghosts.note(old.range, seq);
-                if self.mutant(Mutant::LateReplayForgetsGhosts) {
+                if self.context.mutant(Mutant::LateReplayForgetsGhosts) {
                     known.ghosts.forget_newest(seq);
                 }
             }
@@ -118,11 +118,11 @@ impl<E: Env> Set<E> {
             Extent { inode, range: part, dirty, pointer }
         });
         let exchanged =
-            extent.and_then(|extent| body.exchange(&extent, self.geometry.bucket_sectors));
+            extent.and_then(|extent| body.exchange(&extent, self.context.geometry.bucket_sectors));
         match exchanged {
             Some(old) => gone(old),
             None => {
-                let removed = match self.mutant(Mutant::TrimLosesTail) {
+                let removed = match self.context.mutant(Mutant::TrimLosesTail) {
                     true => body.overlapping(inode, part).last().map_or(part, |last| {
                         SectorRange::from_bounds(part.start, part.end.max(last.range.end))
                     }),
@@ -134,8 +134,8 @@ impl<E: Env> Set<E> {
                     gone(old);
                 });
                 match body.len() + cut - before {
-                    2 if cut == 1 => self.env.mark("key_split_by_change"),
-                    1.. => self.env.mark("key_trimmed_by_change"),
+                    2 if cut == 1 => self.context.env.mark("key_split_by_change"),
+                    1.. => self.context.env.mark("key_trimmed_by_change"),
                     0 => {}
                 }
             }
@@ -151,9 +151,9 @@ impl<E: Env> Set<E> {
         }
         if let Some(extent) = extent.filter(|_| exchanged.is_none()) {
             let others = body.len();
-            body.insert(extent, self.geometry.bucket_sectors);
+            body.insert(extent, self.context.geometry.bucket_sectors);
             if body.len() <= others {
-                self.env.mark("keys_joined");
+                self.context.env.mark("keys_joined");
             }
         }
         body.touch(inode, part);
@@ -162,10 +162,10 @@ impl<E: Env> Set<E> {
         // Beyond the room of the node the driver would have to split it in its replay, which often
         // fails.
         let room = (u64::from(leaf.sectors) * SECTOR_BYTES).saturating_sub(state.used_bytes);
-        let full = touched_bytes >= self.tuning.leaf_write_bytes.min(room);
+        let full = touched_bytes >= self.context.tuning.leaf_write_bytes.min(room);
         state.dirty_entries = dirty_entries;
         if state.pin.is_none() {
-            state.touched_at = self.env.now();
+            state.touched_at = self.context.env.now();
         }
         tree.loaded_extents = tree.loaded_extents + after - before;
         tree.pin(leaf, &mut state, seq);
@@ -175,7 +175,7 @@ impl<E: Env> Set<E> {
             self.node_writer.request(leaf);
         }
         // A FLUSH waits for both (F1).
-        let removal = discarded && !self.mutant(Mutant::FlushSkipsDirtyRemovals);
+        let removal = discarded && !self.context.mutant(Mutant::FlushSkipsDirtyRemovals);
         if removal || new.is_some_and(|(_, dirty)| dirty) {
             known.newest_dirty = known.newest_dirty.max(seq);
         }
@@ -191,7 +191,7 @@ impl<E: Env> Set<E> {
         let many =
             self.inodes.borrow_mut().get_mut(&inode).is_some_and(|known| known.ghosts.lay(durable));
         if many {
-            self.env.mark("ghosts_laid");
+            self.context.env.mark("ghosts_laid");
             self.journal.hurry();
         }
     }
@@ -216,10 +216,10 @@ impl<E: Env> Set<E> {
                     "dirty data is never invalidated: {:?}",
                     extent.range
                 );
-                let ghost =
-                    buckets.may_return(extent.pointer) && !self.mutant(Mutant::IgnoreEvictions);
+                let ghost = buckets.may_return(extent.pointer)
+                    && !self.context.mutant(Mutant::IgnoreEvictions);
                 if !live && ghost {
-                    self.env.mark("return_check_evicted_key");
+                    self.context.env.mark("return_check_evicted_key");
                 }
                 if live || ghost {
                     let low = hull.map_or(extent.range.start, |hull| hull.start);
@@ -228,12 +228,12 @@ impl<E: Env> Set<E> {
             });
         }
         let removed = hull.map(|hull| self.replace(room, inode, hull, None));
-        if self.mutant(Mutant::IgnoreGhosts) {
+        if self.context.mutant(Mutant::IgnoreGhosts) {
             return removed;
         }
         let newest = self.ghost_over(inode, range);
         if removed.is_none() && newest.is_some() {
-            self.env.mark("return_check_ghost");
+            self.context.env.mark("return_check_ghost");
         }
         newest
     }

@@ -88,21 +88,21 @@ impl Layer for LeafKey {
 impl<E: Env> Set<E> {
     async fn read_node_bytes(&self, key: &Key) -> Result<(Sector, Buf), EngineError> {
         let at = key.pointer().expect("checked: a node key has a pointer").offset;
-        let read = self.cache.read(at, u64::from(key.sectors)).await;
+        let read = self.context.cache.read(at, u64::from(key.sectors)).await;
         Ok((at, read.map_err(EngineError::io("reading an index node"))?))
     }
 
     /// Reads and verifies a node.
     pub(crate) async fn read_node(&self, key: &Key) -> Result<ParsedNode, EngineError> {
         let (at, buf) = self.read_node_bytes(key).await?;
-        parse_node(&self.geometry, key, buf.as_slice())
+        parse_node(&self.context.geometry, key, buf.as_slice())
             .map_err(EngineError::format("index node", at))
     }
 
     /// Reads and verifies a leaf: what its bsets combine to.
     async fn read_leaf(&self, key: &Key) -> Result<(NodeLog, Vec<LeafKey>), EngineError> {
         let (at, buf) = self.read_node_bytes(key).await?;
-        LeafKey::decode(&self.geometry, key, buf.as_slice())
+        LeafKey::decode(&self.context.geometry, key, buf.as_slice())
             .map_err(EngineError::format("index leaf", at))
     }
 
@@ -172,7 +172,7 @@ impl<E: Env> Set<E> {
         let mut tree = self.tree.borrow_mut();
         let mut unwritten = None;
         let (mut rounds, mut visits) = (0, 0);
-        while tree.loaded_extents > self.tuning.extents_in_memory_max
+        while tree.loaded_extents > self.context.tuning.extents_in_memory_max
             && rounds < 3
             && visits < VISITS_MAX
         {
@@ -188,7 +188,7 @@ impl<E: Env> Set<E> {
                 stop = Some(leaf.end);
                 let Ok(mut state) = leaf.state.try_borrow_mut() else { continue };
                 let held = leaf.holds.get() > 0 || leaf.io.is_locked();
-                let careless = self.mutant(Mutant::NodeCacheDropsChanges);
+                let careless = self.context.mutant(Mutant::NodeCacheDropsChanges);
                 let Some(body) = state.body.as_ref() else { continue };
                 if leaf.referenced.replace(false) || held || state.writing_pin.is_some() {
                     continue;
@@ -202,7 +202,7 @@ impl<E: Env> Set<E> {
                 if careless && state.pin.is_some() {
                     lost.push(leaf.clone());
                 }
-                if tree.loaded_extents - forgotten <= self.tuning.extents_in_memory_max {
+                if tree.loaded_extents - forgotten <= self.context.tuning.extents_in_memory_max {
                     break;
                 }
             }
@@ -211,7 +211,7 @@ impl<E: Env> Set<E> {
                 tree.unpin(&leaf, &mut leaf.state.borrow_mut());
             }
             if forgotten > 0 {
-                self.env.mark("leaf_forgotten");
+                self.context.env.mark("leaf_forgotten");
             }
             tree.loaded_extents -= forgotten;
             tree.clock_hand = ClockHand(stop.filter(|_| !at_end).unwrap_or(FIRST));
@@ -222,14 +222,14 @@ impl<E: Env> Set<E> {
     }
 
     pub(crate) fn index_is_too_large(&self) -> bool {
-        self.tree.borrow().loaded_extents > self.tuning.extents_in_memory_max
+        self.tree.borrow().loaded_extents > self.context.tuning.extents_in_memory_max
     }
 
     /// Makes the node cache keep to its limit where every leaf has something to write, as when data
     /// is written all over the place: whoever brings a leaf in writes another one, which then goes.
     pub(crate) async fn write_and_forget(&self) {
         if let Some(leaf) = self.forget_leaves() {
-            self.env.mark("leaf_written_to_be_forgotten");
+            self.context.env.mark("leaf_written_to_be_forgotten");
             // Not written is not forgotten. Whoever has to hear of an error does so elsewhere.
             let _ = self.write_leaf(&leaf, false).await;
         }

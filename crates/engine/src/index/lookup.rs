@@ -128,11 +128,11 @@ impl<E: Env> Set<E> {
             drop(room);
             let made_room = match what {
                 Crowded::Node => {
-                    self.env.mark("overfull_leaf");
+                    self.context.env.mark("overfull_leaf");
                     self.restructure(vec![vec![leaf]], false).await
                 }
                 Crowded::Records => {
-                    self.env.mark("leaf_with_many_records");
+                    self.context.env.mark("leaf_with_many_records");
                     self.write_leaf(&leaf, false).await
                 }
             };
@@ -169,7 +169,7 @@ impl<E: Env> Set<E> {
         }
         // And what is left of the keys at the ends.
         let records = records as u64 + 2;
-        let bytes = |words| bset_bytes_of_words(&self.geometry, words);
+        let bytes = |words| bset_bytes_of_words(&self.context.geometry, words);
         let room = u64::from(leaf.sectors) * SECTOR_BYTES;
         let change = CHANGE_WORDS * records;
         let writing = if state.writing_words > 0 { bytes(state.writing_words) } else { 0 };

@@ -41,7 +41,7 @@ impl<E: Env> Set<E> {
             }
             if !full.is_empty() {
                 if tight {
-                    self.env.mark("journal_tight");
+                    self.context.env.mark("journal_tight");
                 }
                 self.restructure(full, true).await?;
             }
@@ -54,7 +54,7 @@ impl<E: Env> Set<E> {
     fn has_room_for_append(&self, leaf: &Leaf) -> bool {
         let mut state = leaf.state.borrow_mut();
         let Some(body) = state.body.as_mut() else { return true };
-        let bytes = ubcache_format::bset_bytes(&self.geometry, &body.pending().keys);
+        let bytes = ubcache_format::bset_bytes(&self.context.geometry, &body.pending().keys);
         state.used_bytes + bytes <= u64::from(leaf.sectors) * ubcache_format::SECTOR_BYTES
     }
 
@@ -63,14 +63,14 @@ impl<E: Env> Set<E> {
         loop {
             let wake = self.journal.room_wanted();
             let goal = self.journal.reclaim_goal();
-            if self.is_ended() || self.failure().is_some() {
+            if self.context.is_ended() || self.context.failure().is_some() {
                 return;
             }
             let Some(goal) = goal else {
                 wake.await;
                 continue;
             };
-            self.env.mark("journal_reclaim");
+            self.context.env.mark("journal_reclaim");
             let written = match self.write_leaves_up_to(goal).await {
                 // The leaves are written; an entry has to say so before the bucket is free. The
                 // one that named a new root did already.
@@ -80,10 +80,10 @@ impl<E: Env> Set<E> {
             };
             self.journal.wake_all();
             if written.is_err() {
-                self.env.sleep(Nanos::from_millis(100)).await;
+                self.context.env.sleep(Nanos::from_millis(100)).await;
             } else if self.journal.is_short() {
                 // Replay is not done, or the newest bucket is the one that is needed.
-                self.env.sleep(Nanos::from_millis(1)).await;
+                self.context.env.sleep(Nanos::from_millis(1)).await;
             }
         }
     }

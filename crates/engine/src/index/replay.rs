@@ -27,7 +27,7 @@ impl<E: Env> Set<E> {
         lazy: bool,
     ) -> Result<u64, EngineError> {
         let mut replayed = 0;
-        let mut slice = Slice::new(self.tuning.slice_steps);
+        let mut slice = Slice::new(self.context.tuning.slice_steps);
         *self.to_replay.borrow_mut() = lazy.then(|| range.clone());
         for (entry_index, entry) in range.entries.iter().enumerate() {
             self.journal.keep_from(Some(entry.seq));
@@ -36,7 +36,7 @@ impl<E: Env> Set<E> {
                     continue;
                 }
                 replayed += 1;
-                slice.step(&self.env, RECORD_STEPS).await;
+                slice.step(&self.context.env, RECORD_STEPS).await;
                 if !lazy {
                     self.load_over(key.inode, key.range()).await?;
                 }
@@ -54,7 +54,7 @@ impl<E: Env> Set<E> {
                     }
                     let mut state = leaf.state.borrow_mut();
                     if state.pin.is_none() {
-                        state.touched_at = self.env.now();
+                        state.touched_at = self.context.env.now();
                     }
                     state.replay.push((entry_index as u32, key_index as u32));
                     self.tree.borrow_mut().pin(&leaf, &mut state, entry.seq);
@@ -71,7 +71,7 @@ impl<E: Env> Set<E> {
         if waiting.is_empty() {
             return Ok(());
         }
-        self.env.mark("replayed_into_loaded_leaf");
+        self.context.env.mark("replayed_into_loaded_leaf");
         let range = self.to_replay.borrow().clone().expect("there is something to replay");
         for (entry, key) in waiting {
             let entry = &range.entries[entry as usize];
@@ -83,7 +83,7 @@ impl<E: Env> Set<E> {
     /// Every leaf was in memory once.
     pub(crate) async fn replay_ends(&self) {
         let leaves = self.tree.borrow().leaf_count();
-        in_slices(&self.env, self.tuning.slice_steps, leaves, 8, |part| {
+        in_slices(&self.context.env, self.context.tuning.slice_steps, leaves, 8, |part| {
             let tree = self.tree.borrow();
             let mut leaves = tree.leaves().iter().skip(part.start).take(part.len());
             let is_done = leaves.all(|leaf| leaf.state.borrow().replay.is_empty());
@@ -102,9 +102,9 @@ impl<E: Env> Set<E> {
             self.allocator.buckets().check_extent(pointer, key.sectors.into())?;
         }
         match new {
-            None => self.env.mark("replayed_removal"),
+            None => self.context.env.mark("replayed_removal"),
             Some((pointer, _)) if !self.allocator.buckets().is_live(pointer) => {
-                self.env.mark("replayed_stale_record");
+                self.context.env.mark("replayed_stale_record");
             }
             Some(_) => {
                 let state = leaf.state.borrow();
@@ -113,7 +113,7 @@ impl<E: Env> Set<E> {
                 let mut below =
                     state.body.iter().flat_map(|body| body.overlapping(key.inode, part));
                 if below.any(|extent| buckets.is_live(extent.pointer)) {
-                    self.env.mark("replayed_over_a_key");
+                    self.context.env.mark("replayed_over_a_key");
                 }
             }
         }
@@ -124,8 +124,8 @@ impl<E: Env> Set<E> {
     /// Never, but for mutants.
     fn replay_leaves_out(&self, range: &ReplayRange, seq: JournalSeq, key: &Key) -> bool {
         let newest = range.newest().is_some_and(|newest| newest.seq == seq);
-        (newest && self.mutant(Mutant::ReplaySkipsLastEntry))
-            || (key.pointer().is_none() && self.mutant(Mutant::ReplaySkipsRemovals))
+        (newest && self.context.mutant(Mutant::ReplaySkipsLastEntry))
+            || (key.pointer().is_none() && self.context.mutant(Mutant::ReplaySkipsRemovals))
     }
 
     /// Every key of the range is sound, and its pointer may raise a generation. Newest first. The
@@ -133,17 +133,19 @@ impl<E: Env> Set<E> {
     pub(crate) async fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
         let mut pins = Vec::new();
         // One for each bucket: there may be millions of records.
-        let mut pinned = BucketSet::new(self.geometry.buckets);
-        let at = self.geometry.bucket_start(self.geometry.journal_bucket(0));
-        let mut slice = Slice::new(self.tuning.slice_steps);
+        let mut pinned = BucketSet::new(self.context.geometry.buckets);
+        let at = self.context.geometry.bucket_start(self.context.geometry.journal_bucket(0));
+        let mut slice = Slice::new(self.context.tuning.slice_steps);
         for entry in range.entries.iter().rev() {
             for key in &entry.keys {
-                slice.step(&self.env, 1).await;
-                key.check_journaled(&self.geometry).map_err(EngineError::format("journal", at))?;
+                slice.step(&self.context.env, 1).await;
+                key.check_journaled(&self.context.geometry)
+                    .map_err(EngineError::format("journal", at))?;
                 if let Some(pointer) = key.pointer() {
                     let mut buckets = self.allocator.buckets_mut();
                     let pin = buckets.claim(pointer);
-                    if pin.is_some() && pinned.insert(pointer.bucket(self.geometry.bucket_sectors))
+                    if pin.is_some()
+                        && pinned.insert(pointer.bucket(self.context.geometry.bucket_sectors))
                     {
                         pins.extend(pin);
                     }

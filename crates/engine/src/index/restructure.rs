@@ -112,8 +112,8 @@ fn packed_nodes(keys: &[Key]) -> Vec<PackedKey> {
 impl<E: Env> Set<E> {
     /// Number of keys that fit a node.
     pub(crate) fn node_fit(&self) -> usize {
-        let fit = ((self.geometry.node_bytes() - 32) / 24) as usize;
-        self.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
+        let fit = ((self.context.geometry.node_bytes() - 32) / 24) as usize;
+        self.context.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
     }
 
     /// Into how many fresh nodes so many keys go: what comes later finds room in them.
@@ -166,23 +166,26 @@ impl<E: Env> Set<E> {
             plan.taken.retain(|bucket| bucket != unused);
             self.allocator.buckets_mut().give_back(*unused);
         }
-        let sectors = (self.geometry.node_bytes() / SECTOR_BYTES) as u16;
+        let sectors = (self.context.geometry.node_bytes() / SECTOR_BYTES) as u16;
         let mut nodes = Vec::new();
         let mut writes = Vec::new();
         for (index, chunk) in chunks.iter().enumerate() {
             let bucket = buckets[index];
             let pointer = Pointer {
                 device: 0,
-                offset: self.geometry.bucket_start(bucket),
+                offset: self.context.geometry.bucket_start(bucket),
                 generation: self.allocator.buckets().generation(bucket),
             };
-            let seq = self.env.random().max(1);
-            let lost =
-                usize::from(self.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1);
+            let seq = self.context.env.random().max(1);
+            let lost = usize::from(
+                self.context.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1,
+            );
             let kept = &chunk[lost..];
-            let mut buf =
-                Buf::zeroed(bset_bytes_of_words(&self.geometry, 3 * kept.len() as u64) as usize);
-            encode_packed_bset(&self.geometry, pointer, seq, kept, buf.as_mut_slice());
+            let mut buf = Buf::zeroed(bset_bytes_of_words(
+                &self.context.geometry,
+                3 * kept.len() as u64,
+            ) as usize);
+            encode_packed_bset(&self.context.geometry, pointer, seq, kept, buf.as_mut_slice());
             let last = index + 1 == chunks.len();
             nodes.push(NewNode {
                 end: if last {
@@ -195,11 +198,11 @@ impl<E: Env> Set<E> {
                 seq,
                 used_bytes: buf.len() as u64,
             });
-            writes.push(self.cache.write(pointer.offset, buf.into(), Durability::Volatile));
+            writes.push(self.context.cache.write(pointer.offset, buf.into(), Durability::Volatile));
         }
         for result in join_all(writes).await {
             result.map_err(|source| {
-                self.note_cache_error("writing an index node", &source);
+                self.context.note_cache_error("writing an index node", &source);
                 EngineError::Io { what: "writing an index node", source }
             })?;
         }
@@ -304,9 +307,9 @@ impl<E: Env> Set<E> {
                 Ok(())
             }
             Err(error) => {
-                self.env.mark("restructure_failed");
+                self.context.env.mark("restructure_failed");
                 let mut buckets = self.allocator.buckets_mut();
-                if self.failure().is_none() {
+                if self.context.failure().is_none() {
                     // Nothing durable refers to them: appends are the last thing done.
                     plan.taken.into_iter().for_each(|bucket| buckets.retire_metadata(bucket));
                 }
@@ -355,7 +358,7 @@ impl<E: Env> Set<E> {
                 .iter()
                 .all(|leaf| !leaf.state.borrow().retired && leaf.state.borrow().body.is_some());
             if !usable || leaves.is_empty() || !self.has_one_parent(&leaves) {
-                self.env.mark("leaf_replaced_by_others");
+                self.context.env.mark("leaf_replaced_by_others");
                 continue;
             }
             self.replace_group(leaves, locks, plan, replaced).await?;
@@ -378,7 +381,7 @@ impl<E: Env> Set<E> {
         let Some((old, children)) = found else { return Ok(Vec::new()) };
         let children: Vec<Key> = children.into_iter().map(|(_, key)| key).collect();
         let new = self.write_nodes(plan, &packed_nodes(&children), end).await?;
-        self.env.mark("interior_rewritten_for_age");
+        self.context.env.mark("interior_rewritten_for_age");
         let replacement = Replacement { old: vec![old], new };
         plan.replace(level, &replacement);
         Ok(vec![replacement])
@@ -409,12 +412,12 @@ impl<E: Env> Set<E> {
             let appends = std::mem::take(&mut plan.appends);
             self.write_bsets(appends).await.map_err(|source| {
                 // Some parents may name the new nodes and others not: memory can't follow that.
-                self.fail(format!("an interior index node could not be written: {source}"));
+                self.context.fail(format!("an interior index node could not be written: {source}"));
                 EngineError::Io { what: "writing an interior index node", source }
             })?;
         }
         if let Some((level, key)) = new_root {
-            self.env.mark("root_replaced");
+            self.context.env.mark("root_replaced");
             // No await from here to the entry's place in the queue: it names the new root.
             self.journal.set_root(level, key);
             for leaf in replaced.iter().flat_map(|group| &group.leaves) {
@@ -465,7 +468,7 @@ impl<E: Env> Set<E> {
                 state.dirty_entries = state.body.as_ref().map_or(0, Body::dirty_entries);
             }
             if dropped > 0 {
-                self.env.mark("stale_keys_dropped");
+                self.context.env.mark("stale_keys_dropped");
             }
             tree.loaded_extents -= dropped;
         }
@@ -479,7 +482,7 @@ impl<E: Env> Set<E> {
         };
         replaced.push(group);
         let new = self.write_nodes(plan, &keys, end).await?;
-        self.env.mark(if new.len() > 1 { "leaf_split" } else { "leaf_rewritten" });
+        self.context.env.mark(if new.len() > 1 { "leaf_split" } else { "leaf_rewritten" });
         replaced.last_mut().expect("just pushed").replacement.new = new;
         Ok(())
     }
@@ -502,7 +505,7 @@ impl<E: Env> Set<E> {
         }
         let mut next = Vec::new();
         for (end, (low, change)) in by_parent {
-            let step = self.tuning.generations.step;
+            let step = self.context.tuning.generations.step;
             let mut keys: Vec<Key> = change.old.iter().map(|key| key.freeing_by(step)).collect();
             keys.extend(change.new.iter().map(NewNode::key));
             keys.sort_by_key(Key::position);
@@ -510,14 +513,16 @@ impl<E: Env> Set<E> {
                 let tree = self.tree.borrow();
                 let node = &tree.interior[level - 1][&end];
                 let node_bytes = u64::from(node.sectors) * SECTOR_BYTES;
-                let bytes = bset_bytes(&self.geometry, &keys);
+                let bytes = bset_bytes(&self.context.geometry, &keys);
                 if node.used_bytes + bytes <= node_bytes && self.interior_has_room(node, &keys) {
                     let at = node.pointer.offset + node.used_bytes / SECTOR_BYTES;
-                    plan.appends
-                        .push((at, encode_bset(&self.geometry, node.pointer, node.seq, &keys)));
+                    plan.appends.push((
+                        at,
+                        encode_bset(&self.context.geometry, node.pointer, node.seq, &keys),
+                    ));
                     let freed = change.old.iter().filter_map(Key::pointer).collect();
                     plan.grown.push(Grown { level, end, bytes, freed });
-                    self.env.mark("interior_appended");
+                    self.context.env.mark("interior_appended");
                     continue;
                 }
                 node.key(end)
@@ -528,7 +533,7 @@ impl<E: Env> Set<E> {
             children.extend(change.new.iter().map(|node| (node.end, node.key())));
             let children: Vec<Key> = children.into_values().collect();
             let new = self.write_nodes(plan, &packed_nodes(&children), end).await?;
-            self.env.mark("interior_rewritten");
+            self.context.env.mark("interior_rewritten");
             next.push(Replacement { old: vec![node_key], new });
         }
         Ok(next)
@@ -536,7 +541,7 @@ impl<E: Env> Set<E> {
 
     fn interior_has_room(&self, node: &Interior, keys: &[Key]) -> bool {
         let in_use = (node.used_bytes / 24) as usize + keys.len();
-        self.tuning.node_keys_max.is_none_or(|max| in_use <= max.max(8) * 4)
+        self.context.tuning.node_keys_max.is_none_or(|max| in_use <= max.max(8) * 4)
     }
 
     /// Puts as many levels on top as it takes until there is one root. Says its level and key.
@@ -548,7 +553,7 @@ impl<E: Env> Set<E> {
     ) -> Result<(u16, Key), EngineError> {
         let mut level = levels;
         while top.len() > 1 {
-            self.env.mark("root_split");
+            self.context.env.mark("root_split");
             level += 1;
             let keys: Vec<Key> = top.iter().map(NewNode::key).collect();
             top = self.write_nodes(plan, &packed_nodes(&keys), LAST).await?;
@@ -586,7 +591,7 @@ impl<E: Env> Set<E> {
             let mut whole = Body::default();
             let mut low = FIRST;
             let mut pin = None;
-            let mut touched_at = self.env.now();
+            let mut touched_at = self.context.env.now();
             for (index, leaf) in group.leaves.iter().enumerate() {
                 let mut state = leaf.state.borrow_mut();
                 if index == 0 {
@@ -619,9 +624,9 @@ impl<E: Env> Set<E> {
                 let leaf = tree.make_leaf(low, node.end, node.pointer, node.sectors, state);
                 tree.insert_leaf(leaf.clone());
                 if touched {
-                    self.env.mark("leaf_changed_while_replaced");
+                    self.context.env.mark("leaf_changed_while_replaced");
                 }
-                let pinned = touched && !self.mutant(Mutant::ReplacedLeafNotPinned);
+                let pinned = touched && !self.context.mutant(Mutant::ReplacedLeafNotPinned);
                 if let (true, Some(seq)) = (pinned, pin) {
                     tree.pin(&leaf, &mut leaf.state.borrow_mut(), seq);
                 }
@@ -633,7 +638,7 @@ impl<E: Env> Set<E> {
         let mut buckets = self.allocator.buckets_mut();
         for key in retired {
             let pointer = key.pointer().expect("a node key has a pointer");
-            buckets.retire_metadata(pointer.bucket(self.geometry.bucket_sectors));
+            buckets.retire_metadata(pointer.bucket(self.context.geometry.bucket_sectors));
         }
     }
 }

@@ -45,20 +45,21 @@ impl<E: Env> Set<E> {
     pub(crate) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
         let bsets: Vec<_> =
             bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();
-        let head = self.cache.geometry().logical_block_bytes as usize;
+        let head = self.context.cache.geometry().logical_block_bytes as usize;
         for (at, bytes) in &bsets {
             if bytes.len() > head {
                 let tail = bytes.cut(head, bytes.len());
-                self.cache
+                self.context
+                    .cache
                     .write(*at + head as u64 / SECTOR_BYTES, tail.into(), Durability::Volatile)
                     .await?;
             }
         }
-        if !self.mutant(Mutant::NodeWithoutPreflush) {
-            self.cache.flush().await?;
+        if !self.context.mutant(Mutant::NodeWithoutPreflush) {
+            self.context.cache.flush().await?;
         }
         for (at, bytes) in &bsets {
-            self.cache.write(*at, bytes.cut(0, head).into(), Durability::Fua).await?;
+            self.context.cache.write(*at, bytes.cut(0, head).into(), Durability::Fua).await?;
         }
         Ok(())
     }
@@ -66,7 +67,7 @@ impl<E: Env> Set<E> {
     /// Brings a leaf into memory if records of the journal wait for that.
     pub(crate) async fn load_for_replay(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         if !leaf.state.borrow().replay.is_empty() {
-            self.env.mark("replayed_to_be_written");
+            self.context.env.mark("replayed_to_be_written");
             self.load_leaf(leaf).await?;
         }
         Ok(())
@@ -94,7 +95,7 @@ impl<E: Env> Set<E> {
             }
             let pending = body.pending();
             assert!(!pending.keys.is_empty(), "what is touched gives keys");
-            let bytes = encode_bset(&self.geometry, leaf.pointer, seq, &pending.keys);
+            let bytes = encode_bset(&self.context.geometry, leaf.pointer, seq, &pending.keys);
             let node_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
             if used + bytes.len() as u64 > node_bytes || !has_room {
                 None
@@ -106,7 +107,7 @@ impl<E: Env> Set<E> {
             }
         };
         let Some((at, bytes, touched)) = append else {
-            self.env.mark("leaf_full");
+            self.context.env.mark("leaf_full");
             drop(io);
             return self.restructure(vec![vec![leaf.clone()]], makes_room).await;
         };
@@ -118,13 +119,13 @@ impl<E: Env> Set<E> {
             Ok(()) => {
                 state.used_bytes += len;
                 drop(state);
-                self.env.mark("leaf_appended");
+                self.context.env.mark("leaf_appended");
                 // An index that grows by what is inserted has to keep to the limit as well.
                 self.forget_leaves();
                 Ok(())
             }
             Err(source) => {
-                self.env.mark("leaf_write_failed");
+                self.context.env.mark("leaf_write_failed");
                 // The first sector may be there or not: the node can't be appended to any more.
                 state.used_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
                 state
@@ -133,7 +134,7 @@ impl<E: Env> Set<E> {
                     .expect("a leaf with pins stays in memory")
                     .restore_touched(touched);
                 drop(state);
-                self.note_cache_error("writing an index node", &source);
+                self.context.note_cache_error("writing an index node", &source);
                 Err(EngineError::Io { what: "writing an index node", source })
             }
         }
@@ -141,21 +142,21 @@ impl<E: Env> Set<E> {
 
     /// The task that writes leaves with much to write at once and the others when they are old.
     pub(crate) async fn node_writer_task(self: Rc<Self>) {
-        while !self.is_ending() {
+        while !self.context.is_ending() {
             while let Some(leaf) = self.node_writer.next() {
                 if self.write_leaf(&leaf, false).await.is_err() {
-                    self.env.sleep(Nanos::from_millis(100)).await;
+                    self.context.env.sleep(Nanos::from_millis(100)).await;
                 }
-                if self.is_ending() {
+                if self.context.is_ending() {
                     return;
                 }
             }
             let wake = self.node_writer.wake.notified();
-            let tick = self.env.sleep(Nanos::from_secs(5));
+            let tick = self.context.env.sleep(Nanos::from_secs(5));
             if let ubcache_env::local::Either::Right(()) =
                 ubcache_env::local::first(wake, tick).await
             {
-                let now = self.env.now();
+                let now = self.context.env.now();
                 let old: Vec<_> = {
                     let tree = self.tree.borrow();
                     tree.leaves_pinned_up_to(ubcache_format::JournalSeq(u64::MAX), 64)

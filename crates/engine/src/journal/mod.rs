@@ -22,13 +22,11 @@ use std::rc::Rc;
 
 use ubcache_env::local::Notify;
 use ubcache_env::{Env, IoError, Nanos};
-use ubcache_format::{Geometry, JournalSeq, Key};
+use ubcache_format::{JournalSeq, Key};
 
+use crate::context::Context;
 use crate::errors::EngineError;
-use crate::health::Health;
-use crate::meter::Meter;
-use crate::mutants::{Mutant, Mutation};
-use crate::settings::SetSettings;
+use crate::mutants::Mutant;
 use header::Header;
 use pins::EntryPins;
 
@@ -89,19 +87,10 @@ impl State {
     }
 }
 
-/// Parts of a set that its journal uses.
-pub(crate) struct Surroundings<E: Env> {
-    pub env: E,
-    pub cache: Rc<Meter<E>>,
-    pub geometry: Geometry,
-    pub settings: Rc<RefCell<SetSettings>>,
-    pub health: Rc<Health<E>>,
-    pub pins: Rc<EntryPins>,
-    pub mutation: Mutation,
-}
-
 pub(crate) struct Journal<E: Env> {
-    of: Surroundings<E>,
+    context: Context<E>,
+    /// Entries that the index needs.
+    pins: Rc<EntryPins>,
     state: RefCell<State>,
     /// Records that somebody may append and has not yet.
     reserved: Cell<usize>,
@@ -118,14 +107,16 @@ pub(crate) struct Journal<E: Env> {
 impl<E: Env> Journal<E> {
     /// A journal whose next entry is `next`.
     pub fn new(
-        of: Surroundings<E>,
+        context: Context<E>,
+        pins: Rc<EntryPins>,
         header: Header,
         ring: ring::Ring,
         next: JournalSeq,
     ) -> Journal<E> {
         let durable = JournalSeq(next.0 - 1);
         Journal {
-            of,
+            context,
+            pins,
             state: RefCell::new(State {
                 header,
                 ring,
@@ -182,7 +173,7 @@ impl<E: Env> Journal<E> {
     }
 
     fn mutant(&self, mutant: Mutant) -> bool {
-        self.of.mutation.is(mutant)
+        self.context.mutant(mutant)
     }
 
     /// Everything up to here is durable.

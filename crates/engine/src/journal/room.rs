@@ -90,7 +90,7 @@ impl<E: Env> Journal<E> {
             let held = self.reserved.get();
             assert_eq!(held, 0, "nobody keeps what is reserved while others wait for it");
             if !waited {
-                self.of.env.mark("journal_full");
+                self.context.env.mark("journal_full");
                 waited = true;
             }
             self.more_room().await;
@@ -115,7 +115,7 @@ impl<E: Env> Journal<E> {
         if state.closed || state.failed.is_some() {
             return false;
         }
-        let pinned = self.of.pins.leaves();
+        let pinned = self.pins.leaves();
         let sealed = match state.sealed.is_empty() {
             true => 0,
             false => state.sealed.iter().map(|(_, keys)| keys.len()).sum(),
@@ -164,10 +164,10 @@ impl<E: Env> Journal<E> {
         if let Some(error) = self.failed() {
             return Err(error);
         }
-        self.of.env.mark("waits_for_journal_room");
+        self.context.env.mark("waits_for_journal_room");
         let progress = self.progress.notified();
         self.reclaim.notify_all();
-        first(progress, self.of.env.sleep(Nanos::from_millis(10))).await;
+        first(progress, self.context.env.sleep(Nanos::from_millis(10))).await;
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl<E: Env> Journal<E> {
     /// Writing the leaves that lack records up to this entry makes the room that is needed now.
     pub fn reclaim_goal(&self) -> Option<JournalSeq> {
         let state = self.state.borrow();
-        if self.of.pins.leaves() * 2 > state.ring.pinned_leaves_max() {
+        if self.pins.leaves() * 2 > state.ring.pinned_leaves_max() {
             return Some(JournalSeq(u64::MAX));
         }
         if state.ring.is_short() { state.ring.oldest_needed() } else { None }

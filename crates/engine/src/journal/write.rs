@@ -14,7 +14,7 @@ impl<E: Env> Journal<E> {
         let mut state = self.state.borrow_mut();
         let bytes = key.words() as u64 * 8;
         if state.open_bytes + bytes > state.ring.entry_record_bytes() {
-            self.of.env.mark("journal_entry_full");
+            self.context.env.mark("journal_entry_full");
             let sealed = state.seal();
             state.sealed.push_back(sealed);
             self.wake.notify_all();
@@ -22,7 +22,7 @@ impl<E: Env> Journal<E> {
         state.open_keys.push(key);
         state.open_bytes += bytes;
         if state.opened_at.is_none() {
-            state.opened_at = Some(self.of.env.now());
+            state.opened_at = Some(self.context.env.now());
             self.wake.notify_all();
         }
         state.open_seq
@@ -88,7 +88,7 @@ impl<E: Env> Journal<E> {
             return Due::Now;
         }
         let next = state.sealed.front().map_or(&state.open_keys, |(_, keys)| keys);
-        if !state.ring.takes_records(ubcache_format::entry_bytes(&self.of.geometry, next)) {
+        if !state.ring.takes_records(ubcache_format::entry_bytes(&self.context.geometry, next)) {
             // The leaves are written first, and that is recorded in the reserve.
             self.reclaim.notify_all();
             return Due::Idle;
@@ -99,9 +99,9 @@ impl<E: Env> Journal<E> {
         match state.opened_at {
             None => Due::Idle,
             Some(opened) => {
-                let delay = Nanos::from_millis(self.of.settings.borrow().journal_delay_ms);
+                let delay = Nanos::from_millis(self.context.settings().journal_delay_ms);
                 let at = opened.after(delay);
-                if at <= self.of.env.now() { Due::Now } else { Due::At(at) }
+                if at <= self.context.env.now() { Due::Now } else { Due::At(at) }
             }
         }
     }
@@ -113,7 +113,7 @@ impl<E: Env> Journal<E> {
                 return;
             }
             let due = self.due();
-            if self.of.health.is_ended() && !matches!(due, Due::Now) {
+            if self.context.health.is_ended() && !matches!(due, Due::Now) {
                 // Whoever still wants something durable is told.
                 self.close();
                 return;
@@ -121,16 +121,18 @@ impl<E: Env> Journal<E> {
             match due {
                 Due::Now => {
                     if let Err(source) = self.write_entry().await {
-                        self.of.env.mark("journal_write_failed");
-                        self.of.health.note_error("writing the journal", &source);
+                        self.context.env.mark("journal_write_failed");
+                        self.context.health.note_error("writing the journal", &source);
                         self.state.borrow_mut().failed = Some(source.clone());
-                        self.of.health.fail(format!("the journal could not be written: {source}"));
+                        self.context
+                            .health
+                            .fail(format!("the journal could not be written: {source}"));
                         self.wake_all();
                     }
                 }
                 Due::At(at) => {
                     let wake = self.wake.notified();
-                    first(wake, self.of.env.sleep_until(at)).await;
+                    first(wake, self.context.env.sleep_until(at)).await;
                 }
                 Due::Idle => self.wake.notified().await,
             }
@@ -142,10 +144,10 @@ impl<E: Env> Journal<E> {
             let mut state = self.state.borrow_mut();
             state.sealed.pop_front().unwrap_or_else(|| state.seal())
         };
-        let bytes = ubcache_format::entry_bytes(&self.of.geometry, &keys);
+        let bytes = ubcache_format::entry_bytes(&self.context.geometry, &keys);
         let last_seq = {
             // I8: no entry is let go while a node lacks one of its records.
-            let oldest_pin = self.of.pins.oldest();
+            let oldest_pin = self.pins.oldest();
             let floor = self.state.borrow().replay_floor;
             let oldest_pin = oldest_pin.filter(|_| !self.mutant(Mutant::JournalLetsGoEarly));
             [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
@@ -154,7 +156,7 @@ impl<E: Env> Journal<E> {
         let Some((index, offset)) = place else {
             // The reserve of the ring makes this all but impossible; what a start needs is never
             // overwritten.
-            self.of.env.mark("journal_stuck");
+            self.context.env.mark("journal_stuck");
             return Err(ubcache_env::IoError::Os(28));
         };
         let entry = {
@@ -170,17 +172,17 @@ impl<E: Env> Journal<E> {
                 keys,
                 padding: Padding::Bound(header.mark),
             };
-            let bytes = encode_entry(&self.of.geometry, &entry);
+            let bytes = encode_entry(&self.context.geometry, &entry);
             state.give_back(entry.keys);
             bytes
         };
         // J1: what the records name, and what the header names, is durable first.
         if !self.mutant(Mutant::JournalWithoutPreflush) {
-            self.of.cache.flush().await?;
+            self.context.cache.flush().await?;
         }
-        let at = self.of.geometry.bucket_start(self.of.geometry.journal_bucket(index))
+        let at = self.context.geometry.bucket_start(self.context.geometry.journal_bucket(index))
             + offset / SECTOR_BYTES;
-        self.of.cache.write(at, Buf::from_bytes(&entry).into(), Durability::Fua).await?;
+        self.context.cache.write(at, Buf::from_bytes(&entry).into(), Durability::Fua).await?;
         {
             let mut state = self.state.borrow_mut();
             state.ring.written(entry.len() as u64, seq, last_seq);

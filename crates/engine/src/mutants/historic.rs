@@ -15,15 +15,15 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         write: impl Future<Output = IoResult>,
     ) -> IoResult {
-        if self.set.mutant(Mutant::InvalidateParallel) {
+        if self.context.mutant(Mutant::InvalidateParallel) {
             let removal = async {
-                self.set.env.yield_now().await;
+                self.context.env.yield_now().await;
                 self.remove_late(range).await;
             };
             return join(write, removal).await.0;
         }
         let result = write.await;
-        if self.set.mutation.is_historic() {
+        if self.context.mutation.is_historic() {
             self.remove_late(range).await;
         }
         result
@@ -44,7 +44,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// The placeholders of fills in the range break: its keys have changed.
     pub(crate) fn disturb_fills(&self, range: SectorRange) {
-        if self.set.mutation.is_historic() {
+        if self.context.mutation.is_historic() {
             self.inflight.doom_fills(range);
         }
     }

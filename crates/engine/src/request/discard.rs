@@ -33,7 +33,7 @@ impl<E: Env> CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         // D2: a device says that it can discard only if what it discarded reads the same every
         // time.
-        if !self.backing.geometry().discard && !self.set.mutant(Mutant::DiscardNotDetermined) {
+        if !self.backing.geometry().discard && !self.context.mutant(Mutant::DiscardNotDetermined) {
             return Ok(());
         }
         if self.passthrough.get() {
@@ -45,19 +45,19 @@ impl<E: Env> CachedVolume<E> {
         let mut result = Ok(());
         let mut rest = range;
         while !rest.is_empty() {
-            let records = self.set.journal.step_records();
+            let records = self.journal.step_records();
             let Ok(room) = self.set.prepare_change(self.inode(), rest, records).await else {
                 break;
             };
             let step = self.decide_discard(rest, room);
             if step.range.end < rest.end {
-                self.set.env.mark("discard_in_steps");
+                self.context.env.mark("discard_in_steps");
             }
             rest = SectorRange::from_bounds(step.range.end, rest.end);
             let dirty = step.dirty.len();
             result = result.and(self.discard_clean(step.clean, step.durable_first).await);
             if dirty > 0 {
-                self.set.env.mark("dirty_data_discarded");
+                self.context.env.mark("dirty_data_discarded");
                 // An error leaves it dirty, which is what a discard that is ignored leaves.
                 self.write_back(step.dirty, Below::Discarded).await;
                 self.wake_writeback.notify_all();
@@ -71,7 +71,7 @@ impl<E: Env> CachedVolume<E> {
     fn decide_discard(&self, range: SectorRange, mut room: Room<'_, E>) -> Step {
         // No more parts than extents, each with one record: see `LONG_STEP`.
         let (live, range) = self.set.first_live_extents(self.inode(), range, room.left());
-        let drops = self.set.mutant(Mutant::DiscardDropsDirty);
+        let drops = self.context.mutant(Mutant::DiscardDropsDirty);
         let dirty: Vec<Extent> = live.into_iter().filter(|extent| extent.dirty && !drops).collect();
         let mut stays = IntervalSet::default();
         dirty.iter().for_each(|extent| stays.insert(extent.range));
@@ -88,7 +88,8 @@ impl<E: Env> CachedVolume<E> {
             ticket.backing_write_starts();
             clean.push((part, ticket));
         }
-        let durable_first = durable_first.filter(|_| !self.set.mutant(Mutant::DiscardNotDurable));
+        let durable_first =
+            durable_first.filter(|_| !self.context.mutant(Mutant::DiscardNotDurable));
         Step { range, clean, durable_first, dirty }
     }
 

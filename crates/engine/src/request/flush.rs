@@ -15,12 +15,12 @@ impl<E: Env> CachedVolume<E> {
         let number = self.flush_errors.borrow_mut().flush_begins(stream);
         let result = self.flush_devices().await;
         let news = self.flush_errors.borrow_mut().flush_ends(number, stream, result.is_ok());
-        let told = !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
-            && !self.set.mutant(Mutant::FailedFlushAnsweredOk);
+        let told = !self.context.mutant(Mutant::FailedOwnFlushToldToNobody)
+            && !self.context.mutant(Mutant::FailedFlushAnsweredOk);
         if news && told && result.is_ok() {
             // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody
             // else.
-            self.set.env.mark("told_of_a_failed_flush");
+            self.context.env.mark("told_of_a_failed_flush");
             return Err(VolumeError::Io(IoError::Os(EIO)));
         }
         result
@@ -35,17 +35,17 @@ impl<E: Env> CachedVolume<E> {
         let newest_dirty = self.set.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
-            let nothing =
-                self.unflushed.borrow().is_empty() || self.set.mutant(Mutant::FlushSkipsBacking);
+            let nothing = self.unflushed.borrow().is_empty()
+                || self.context.mutant(Mutant::FlushSkipsBacking);
             let result = if nothing { Ok(()) } else { self.flush_backing().await };
-            if self.set.mutant(Mutant::FailedFlushAnsweredOk) { Ok(()) } else { result }
+            if self.context.mutant(Mutant::FailedFlushAnsweredOk) { Ok(()) } else { result }
         };
         // No dirty insert waits: returns at once (F1b). Removals need not be waited for.
         let journal = async {
-            if self.set.mutant(Mutant::FlushSkipsJournal) {
+            if self.context.mutant(Mutant::FlushSkipsJournal) {
                 return Ok(());
             }
-            self.set.journal.wait(newest_dirty).await
+            self.journal.wait(newest_dirty).await
         };
         let (backing, journal) = join(backing, journal).await;
         backing.map_err(VolumeError::Io)?;
@@ -57,10 +57,10 @@ impl<E: Env> CachedVolume<E> {
         let before = self.flushes_started.get();
         let waited = self.flush_lock.is_locked();
         let _one = self.flush_lock.lock().await;
-        let joins = self.set.mutant(Mutant::FlushJoinsOlder) && before > 0;
+        let joins = self.context.mutant(Mutant::FlushJoinsOlder) && before > 0;
         if self.flush_good.get() > before || (joins && self.flush_good.get() == before && waited) {
             // One that started after we came has succeeded.
-            self.set.env.mark("backing_flush_shared");
+            self.context.env.mark("backing_flush_shared");
             return Ok(());
         }
         if self.unflushed.borrow().is_empty() {
@@ -84,7 +84,7 @@ impl<E: Env> CachedVolume<E> {
     /// succeeds over what is lost. In the step in which that is known: clients are to be told,
     /// reads show what the device has, and nothing of it is cached.
     pub(crate) fn backing_flush_failed(&self, error: &IoError) {
-        self.set.env.mark("backing_flush_failed");
+        self.context.env.mark("backing_flush_failed");
         self.note_backing_error(error);
         self.flush_failures.set(self.flush_failures.get() + 1);
         if self.passthrough.get() {
@@ -114,8 +114,8 @@ impl<E: Env> CachedVolume<E> {
         (ok, durable, overwrites): (bool, bool, bool),
     ) {
         let spared = match ok {
-            true => self.set.mutant(Mutant::UnflushedAtSubmission),
-            false => self.set.mutant(Mutant::FailedWriteNotUnflushed),
+            true => self.context.mutant(Mutant::UnflushedAtSubmission),
+            false => self.context.mutant(Mutant::FailedWriteNotUnflushed),
         };
         let mut unflushed = self.unflushed.borrow_mut();
         let durable = ok && durable;
@@ -123,10 +123,10 @@ impl<E: Env> CachedVolume<E> {
             unflushed.add(range);
         }
         if failures != self.flush_failures.get() && !durable {
-            self.set.env.mark("write_beside_a_failed_flush");
+            self.context.env.mark("write_beside_a_failed_flush");
             unflushed.suspect(range);
         } else if ok && overwrites && unflushed.written_anew(range) {
-            self.set.env.mark("suspect_range_written");
+            self.context.env.mark("suspect_range_written");
         }
     }
 }

@@ -20,18 +20,18 @@ impl<E: Env> CachedVolume<E> {
         if self.passthrough.get() {
             return Ok(());
         }
-        if !self.set.mutant(Mutant::PassthroughNotStamped) {
+        if !self.context.mutant(Mutant::PassthroughNotStamped) {
             self.superblock.borrow_mut().set_state(BackingState::Stale);
             self.write_backing_superblock().await?;
         }
         self.passthrough.set(true);
-        self.set.env.mark("passthrough");
+        self.context.env.mark("passthrough");
         self.drop_unpublished();
         Ok(())
     }
 
     fn may_go_without_cache(&self) -> bool {
-        self.set.failure().is_some() && self.has_nothing_dirty()
+        self.context.failure().is_some() && self.has_nothing_dirty()
     }
 
     /// A write that can't be recorded. Without dirty data it goes to the backing device all the
@@ -49,7 +49,7 @@ impl<E: Env> CachedVolume<E> {
                 Err(error) => Err(error.into()),
             }
         } else {
-            self.set.env.mark("write_refused_without_cache");
+            self.context.env.mark("write_refused_without_cache");
             Err(error.into())
         }
     }

@@ -16,32 +16,32 @@ impl<E: Env> CachedVolume<E> {
         is_write: bool,
         is_discard: bool,
     ) -> bool {
-        let block = u64::from(self.set.geometry.block_sectors);
+        let block = u64::from(self.context.geometry.block_sectors);
         let aligned = block == 1
             || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
         let input = BypassInput {
             detaching: self.detaching.get(),
-            in_use_percent: self.set.allocator.buckets().in_use_percent(),
+            in_use_percent: self.allocator.buckets().in_use_percent(),
             is_discard,
             is_write,
             mode: self.mode(),
             aligned,
         };
-        let now = self.set.env.now();
+        let now = self.context.env.now();
         let cutoff = self.settings.borrow().sequential_cutoff;
         let limit = {
-            let settings = self.set.settings.borrow();
+            let settings = self.context.settings();
             let (read, write) =
                 (settings.congested_read_threshold_us, settings.congested_write_threshold_us);
-            self.set.congestion.borrow().limit(now, read, write, self.set.env.random() as u32)
+            self.set.congestion.borrow().limit(now, read, write, self.context.env.random() as u32)
         };
         let reason = decide(&input, cutoff, limit, || {
             self.sequential.borrow_mut().observe(now, stream, range)
         });
         match reason {
-            Some(BypassReason::Sequential) => self.set.env.mark("bypass_sequential"),
-            Some(BypassReason::Congested) => self.set.env.mark("bypass_congested"),
-            Some(BypassReason::CacheFull) => self.set.env.mark("bypass_cache_full"),
+            Some(BypassReason::Sequential) => self.context.env.mark("bypass_sequential"),
+            Some(BypassReason::Congested) => self.context.env.mark("bypass_congested"),
+            Some(BypassReason::CacheFull) => self.context.env.mark("bypass_cache_full"),
             _ => {}
         }
         if reason.is_some() {
@@ -54,7 +54,7 @@ impl<E: Env> CachedVolume<E> {
     /// mode.
     pub(crate) fn leaves_writeback(&self) -> bool {
         let leaves = self.detaching.get() || self.mode() != CacheMode::Writeback;
-        leaves && !self.set.mutant(Mutant::DrainNeverHoldsWrites)
+        leaves && !self.context.mutant(Mutant::DrainNeverHoldsWrites)
     }
 
     /// Returns true if a write that does not bypass goes to the cache only.
@@ -62,12 +62,12 @@ impl<E: Env> CachedVolume<E> {
         if self.mode() != CacheMode::Writeback || self.detaching.get() {
             return false;
         }
-        let settings = self.set.settings.borrow();
-        let in_use = self.set.allocator.buckets().in_use_percent();
+        let settings = self.context.settings();
+        let in_use = self.allocator.buckets().in_use_percent();
         let room = in_use <= settings.cutoff_writeback_sync
             && (fua || in_use <= settings.cutoff_writeback);
         if !room {
-            self.set.env.mark("writeback_cutoff");
+            self.context.env.mark("writeback_cutoff");
         }
         room
     }

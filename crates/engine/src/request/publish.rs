@@ -30,31 +30,34 @@ impl<E: Env> CachedVolume<E> {
     /// The task that publishes what can't be lost any more, and flushes now and then so that it
     /// can't.
     pub(crate) async fn publisher_task(self: Rc<Self>) {
-        let mut flushed_at = self.set.env.now();
+        let mut flushed_at = self.context.env.now();
         while !self.is_stopping() && !self.passthrough.get() {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
-            let now = self.set.env.now();
+            let now = self.context.env.now();
             let crowded =
-                are_many(self.unpublished.borrow().len(), self.set.tuning.unpublished_max);
+                are_many(self.unpublished.borrow().len(), self.context.tuning.unpublished_max);
             let due =
-                now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.set.allocator.is_starved();
+                now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.allocator.is_starved();
             if due && !self.unflushed.borrow().is_empty() {
                 flushed_at = now;
-                self.set.env.mark("flush_of_our_own");
+                self.context.env.mark("flush_of_our_own");
                 // An error is counted. Not again at once: what makes it due is still there, and the
                 // device needs a moment, or an operator.
                 if self.flush_backing().await.is_err() && !self.is_stopping() {
-                    first(self.wake_publisher.notified(), self.set.env.sleep(PAUSE_AFTER_ERROR))
-                        .await;
+                    first(
+                        self.wake_publisher.notified(),
+                        self.context.env.sleep(PAUSE_AFTER_ERROR),
+                    )
+                    .await;
                 }
             } else if published == 0 {
                 let rest = flushed_at.after(FLUSH_PERIOD).since(now);
                 let pause = if rest == Nanos(0) { FLUSH_PERIOD } else { rest };
-                first(wake, self.set.env.sleep(pause)).await;
+                first(wake, self.context.env.sleep(pause)).await;
             } else if published == BATCH {
                 // There may be thousands more.
-                self.set.env.yield_now().await;
+                self.context.env.yield_now().await;
             }
         }
     }
@@ -90,7 +93,7 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
         let trusted = self.unflushed.borrow().trusted_parts(range);
         if trusted.as_slice() != [range] {
-            self.set.env.mark("suspect_copy_not_kept");
+            self.context.env.mark("suspect_copy_not_kept");
         }
         let waits = self.unflushed.borrow().covers(range);
         let mut unpublished = self.unpublished.borrow_mut();
@@ -100,7 +103,7 @@ impl<E: Env> CachedVolume<E> {
                 unpublished.may_be_ready(part);
             }
         }
-        if !waits || are_many(unpublished.len(), self.set.tuning.unpublished_max) {
+        if !waits || are_many(unpublished.len(), self.context.tuning.unpublished_max) {
             self.wake_publisher.notify_all();
         }
     }
@@ -111,7 +114,7 @@ impl<E: Env> CachedVolume<E> {
         let copies: SmallVec<[(SectorRange, Pointer); 2]> =
             self.unpublished.borrow().overlapping(range).collect();
         if copies.is_empty() {
-            self.set.env.mark("copy_gone_before_published");
+            self.context.env.mark("copy_gone_before_published");
         }
         for (range, pointer) in copies {
             for part in self.unflushed.borrow().flushed_parts(range) {
@@ -119,7 +122,7 @@ impl<E: Env> CachedVolume<E> {
                 for extent in self.set.live_extents(self.inode(), part) {
                     known.insert(extent.range);
                 }
-                self.set.env.mark("copy_published");
+                self.context.env.mark("copy_published");
                 for gap in known.gaps(part) {
                     if room.left() == 0 {
                         return false;

@@ -140,7 +140,10 @@ impl<E: Env> CachedVolume<E> {
         if !fills.is_empty() {
             self.start_fills(fills);
         }
-        if missed && self.zeroes.since(began, range) && !self.set.mutant(Mutant::EarlyZeroesSeen) {
+        if missed
+            && self.zeroes.since(began, range)
+            && !self.context.mutant(Mutant::EarlyZeroesSeen)
+        {
             return Box::pin(self.read_again(range)).await;
         }
         match failed {
@@ -152,7 +155,7 @@ impl<E: Env> CachedVolume<E> {
     /// R5: what the backing device returned may be zeroes of a discard that has not taken effect.
     /// While they are kept away, what misses can't be below dirty data.
     async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
-        self.set.env.mark("read_looks_up_again");
+        self.context.env.mark("read_looks_up_again");
         let _away = self.zeroes.keep_away(range);
         if let Err(error) = self.set.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
@@ -168,15 +171,15 @@ impl<E: Env> CachedVolume<E> {
     /// Has R3 done by one of a few tasks: thousands of reads can miss at the same time.
     fn start_fills(&self, fills: Fills) {
         let Some(me) = self.me.upgrade() else { return };
-        let unbounded = self.set.mutant(Mutant::FillsInTheBackgroundLane);
+        let unbounded = self.context.mutant(Mutant::FillsInTheBackgroundLane);
         if self.fill_tasks.get() >= FILL_TASKS_MAX && !unbounded {
-            self.set.env.mark("fill_waits_for_its_turn");
+            self.context.env.mark("fill_waits_for_its_turn");
             self.waiting_fills.borrow_mut().push_back(fills);
             return;
         }
         self.fill_tasks.set(self.fill_tasks.get() + 1);
         let priority = if unbounded { Priority::Background } else { Priority::Fill };
-        self.set.env.spawn(priority, async move {
+        self.context.env.spawn(priority, async move {
             let mut next = Some(fills);
             while let Some(fills) = next {
                 for fill in fills {
@@ -201,7 +204,7 @@ impl<E: Env> CachedVolume<E> {
     /// Brings what is missing of the range into the cache; what is there is not read. Not a part of
     /// any run of requests: who asks for this wants the data in the cache, however long it is.
     pub(crate) async fn prefetch_keys(&self, range: SectorRange) -> Result<(), VolumeError> {
-        let in_use = self.set.allocator.buckets().in_use_percent();
+        let in_use = self.allocator.buckets().in_use_percent();
         let full = in_use > IN_USE_BYPASS_PERCENT;
         let bypass = self.passthrough.get()
             || self.detaching.get()
@@ -217,7 +220,7 @@ impl<E: Env> CachedVolume<E> {
                 let (read, fill) = self.read_part(part).await;
                 // Before the next part is read: what is in memory has been claimed.
                 if let Some(fill) = fill {
-                    self.set.env.mark("prefetched");
+                    self.context.env.mark("prefetched");
                     me.fill(fill).await;
                 }
                 read?;
@@ -228,7 +231,7 @@ impl<E: Env> CachedVolume<E> {
 
     fn look_up(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
         let mut live = self.set.live_extents(self.inode(), range);
-        if self.set.mutant(Mutant::StaleGenerationServed) {
+        if self.context.mutant(Mutant::StaleGenerationServed) {
             live.clear();
             self.set.each_extent(self.inode(), range, |extent| live.push(extent));
         }
@@ -247,7 +250,7 @@ impl<E: Env> CachedVolume<E> {
             if next_copy <= at
                 && let Some((part, pointer)) = copies.next()
             {
-                self.set.env.mark("hit_unpublished_copy");
+                self.context.env.mark("hit_unpublished_copy");
                 let extent = Extent { inode: self.inode(), range: part, dirty: false, pointer };
                 parts.push(Part::Hit(self.hit(extent, false)));
                 at = part.end;
@@ -273,30 +276,30 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn hit(&self, extent: Extent, published: bool) -> Hit {
-        let mut buckets = self.set.allocator.buckets_mut();
+        let mut buckets = self.allocator.buckets_mut();
         buckets.touch(extent.pointer, extent.range.sectors());
         let pin = buckets.pins().pin(buckets.bucket_of(extent.pointer));
         Hit { extent, published, _pin: pin }
     }
 
     fn register_fill(&self, range: SectorRange) -> Option<FillTicket> {
-        let block = u64::from(self.set.geometry.block_sectors);
+        let block = u64::from(self.context.geometry.block_sectors);
         // Part of a block can't be cached on its own without wasting the rest of it.
         let whole = range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block);
         if !whole {
             return None;
         }
-        if self.unpublished.borrow().len() >= self.set.tuning.unpublished_max {
-            self.set.env.mark("too_many_copies");
+        if self.unpublished.borrow().len() >= self.context.tuning.unpublished_max {
+            self.context.env.mark("too_many_copies");
             return None;
         }
         // It is memory that is limited, and a sector takes a page of it.
-        let bytes = match self.set.mutant(Mutant::FillsWithoutLimit) {
+        let bytes = match self.context.mutant(Mutant::FillsWithoutLimit) {
             false => range.bytes().next_multiple_of(PAGE_BYTES as u64),
             true => 0,
         };
         let Some(memory) = self.fill_budget.try_acquire(bytes) else {
-            self.set.env.mark("fill_memory_short");
+            self.context.env.mark("fill_memory_short");
             return None;
         };
         Some(FillTicket { entry: self.inflight.enter_fill(range), _memory: memory })
@@ -304,16 +307,16 @@ impl<E: Env> CachedVolume<E> {
 
     pub(crate) async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
         let Hit { extent, published, _pin } = hit;
-        let started = self.set.env.now();
+        let started = self.context.env.now();
         let result =
-            self.set.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
+            self.context.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
         self.note_cache_latency(started, false);
         match result {
             Ok(buf) => Ok(buf.freeze()),
             // Says nothing about the data.
             Err(error @ IoError::NoMemory) => Err(VolumeError::Io(error)),
             Err(error) => {
-                self.set.note_cache_error("reading cached data", &error);
+                self.context.note_cache_error("reading cached data", &error);
                 // Not part of the future of a hit.
                 Box::pin(self.read_around(extent, published)).await
             }
@@ -347,19 +350,19 @@ impl<E: Env> CachedVolume<E> {
     /// its key goes. If it is dirty, nobody else has it.
     async fn read_around(&self, extent: Extent, published: bool) -> Result<Slice, VolumeError> {
         if extent.dirty {
-            if self.set.mutant(Mutant::UnreadableDirtyFromBacking) {
+            if self.context.mutant(Mutant::UnreadableDirtyFromBacking) {
                 return self.read_backing(extent.range).await;
             }
-            self.set.env.mark("dirty_read_failed");
+            self.context.env.mark("dirty_read_failed");
             return Err(VolumeError::DirtyDataLost(self.volume_range(extent.range)));
         }
-        self.set.env.mark("clean_read_retried");
+        self.context.env.mark("clean_read_retried");
         self.count(|counters| counters.cache_read_retries += 1);
         // R5: since it was looked up it may have been written, and be discarded now.
         let _away = self.zeroes.keep_away(extent.range);
         let known = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
         let dirty = !known || self.set.has_dirty(self.inode(), extent.range);
-        if dirty && !self.set.mutant(Mutant::EarlyZeroesSeen) {
+        if dirty && !self.context.mutant(Mutant::EarlyZeroesSeen) {
             return Ok(Box::pin(self.read_again(extent.range)).await?.to_buf().freeze());
         }
         let slice = self.read_backing(extent.range).await?;
@@ -380,9 +383,9 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         error: crate::EngineError,
     ) -> Result<IoVec, VolumeError> {
-        self.set.env.mark("index_unreadable");
+        self.context.env.mark("index_unreadable");
         let known_clean =
-            self.set.allocator.buckets().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
+            self.allocator.buckets().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
         if !known_clean {
             return Err(error.into());
         }
@@ -396,11 +399,11 @@ impl<E: Env> CachedVolume<E> {
         if self.is_stopping() {
             return;
         }
-        let class = self.set.allocator.buckets().class_of_fills();
+        let class = self.allocator.buckets().class_of_fills();
         let written =
-            match self.set.allocator.try_allocate(class, range.sectors(), self.block_sectors()) {
+            match self.allocator.try_allocate(class, range.sectors(), self.block_sectors()) {
                 None => {
-                    self.set.env.mark("fill_without_room");
+                    self.context.env.mark("fill_without_room");
                     None
                 }
                 Some(pieces) => {
@@ -411,17 +414,17 @@ impl<E: Env> CachedVolume<E> {
         // One step from here on.
         let doomed = ticket.entry.leave();
         if !doomed.is_empty() {
-            self.set.env.mark("fill_doomed_by_write");
+            self.context.env.mark("fill_doomed_by_write");
         }
         if doomed.covers(range) {
             self.count(|counters| counters.cache_miss_collisions += 1);
             return;
         }
         if !doomed.is_empty() {
-            self.set.env.mark("fill_kept_in_part");
+            self.context.env.mark("fill_kept_in_part");
         }
         let Some(pieces) = written else { return };
-        if self.is_stopping() || self.set.failure().is_some() {
+        if self.is_stopping() || self.context.failure().is_some() {
             return;
         }
         for (part, piece) in place_pieces(range, &pieces) {
@@ -442,7 +445,7 @@ impl<E: Env> CachedVolume<E> {
         data: IoVec,
         durability: Durability,
     ) -> bool {
-        let started = self.set.env.now();
+        let started = self.context.env.now();
         let ok = match pieces {
             [piece] => {
                 self.piece_is_written(piece, &self.write_piece(piece, data, durability).await)
@@ -469,24 +472,24 @@ impl<E: Env> CachedVolume<E> {
         mut data: IoVec,
         durability: Durability,
     ) -> impl Future<Output = IoResult> {
-        let block = self.set.geometry.block_bytes() as usize;
+        let block = self.context.geometry.block_bytes() as usize;
         let rest = data.len().next_multiple_of(block) - data.len();
         if rest > 0 {
             data.append(IoVec::zeroes(rest));
         }
-        self.set.cache.write(piece.pointer.offset, data, durability)
+        self.context.cache.write(piece.pointer.offset, data, durability)
     }
 
     fn piece_is_written(&self, piece: &Piece, result: &IoResult) -> bool {
         if let Err(error) = result {
-            self.set.allocator.note_data_error(piece.pointer, error);
+            self.allocator.note_data_error(piece.pointer, error);
         }
         result.is_ok()
     }
 
     fn note_cache_latency(&self, started: ubcache_env::Nanos, write: bool) {
         let threshold = {
-            let settings = self.set.settings.borrow();
+            let settings = self.context.settings();
             if write {
                 settings.congested_write_threshold_us
             } else {
@@ -494,7 +497,7 @@ impl<E: Env> CachedVolume<E> {
             }
         };
         if threshold > 0 {
-            let now = self.set.env.now();
+            let now = self.context.env.now();
             self.set.congestion.borrow_mut().completed(now, now.since(started), threshold);
         }
     }

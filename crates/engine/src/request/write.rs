@@ -72,7 +72,7 @@ impl<E: Env> CachedVolume<E> {
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 return done;
             }
-            self.set.env.mark("writeback_degraded");
+            self.context.env.mark("writeback_degraded");
         }
         self.write_through(ticket, range, payload, fua, bypass).await
     }
@@ -104,7 +104,7 @@ impl<E: Env> CachedVolume<E> {
         // B6: the backing device does not take what is dirty here.
         let mut refused = false;
         let durable_first = loop {
-            let records = match self.set.mutant(Mutant::BypassDropsDirty) {
+            let records = match self.context.mutant(Mutant::BypassDropsDirty) {
                 true => 2 * removal_records(range),
                 false => removal_records(range),
             };
@@ -113,37 +113,38 @@ impl<E: Env> CachedVolume<E> {
                 Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
             };
             // W2, one step: decide.
-            if !self.set.has_dirty(self.inode(), range) || self.set.mutant(Mutant::BypassDropsDirty)
+            if !self.set.has_dirty(self.inode(), range)
+                || self.context.mutant(Mutant::BypassDropsDirty)
             {
-                if self.set.mutant(Mutant::FailedWriteRestoresKey) {
+                if self.context.mutant(Mutant::FailedWriteRestoresKey) {
                     before = self.set.live_extents(self.inode(), range).into_vec();
                 }
                 break self.decide(&ticket, range, room);
             }
             drop(room);
             if self.leaves_writeback() && !refused {
-                self.set.env.mark("written_back_for_write");
+                self.context.env.mark("written_back_for_write");
                 refused = self.clean_range(range).await.is_err();
                 continue;
             }
-            if bypass && range.sectors() > self.set.tuning.split_above {
+            if bypass && range.sectors() > self.context.tuning.split_above {
                 let parts = self.split_at_dirty(range).await;
                 if parts.len() > 1 {
                     drop(ticket);
                     return Box::pin(self.write_parts(range, parts, &payload, fua)).await;
                 }
             }
-            self.set.env.mark("bypass_over_dirty");
+            self.context.env.mark("bypass_over_dirty");
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 return done;
             }
             // No room for it: clean the range first, then decide again.
-            self.set.env.mark("cleaned_for_write");
+            self.context.env.mark("cleaned_for_write");
             self.clean_range(range).await?;
         };
         if let Some(seq) = durable_first
             && let Err(error) = self.wait_for_invalidation(seq).await
-            && !self.set.mutant(Mutant::InvalidationFailedSubmits)
+            && !self.context.mutant(Mutant::InvalidationFailedSubmits)
         {
             // W3: the removal in memory stands, the request does not go on.
             return self.write_without_cache(range, &payload, fua, error).await;
@@ -152,14 +153,11 @@ impl<E: Env> CachedVolume<E> {
         let data = payload.data_if_any();
         let copy = async {
             let data = data.filter(|_| !bypass)?;
-            let pieces = self.set.allocator.try_allocate(
-                Class::Clean,
-                range.sectors(),
-                self.block_sectors(),
-            )?;
+            let pieces =
+                self.allocator.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
             let pieces =
                 self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
-            if self.set.mutant(Mutant::WritethroughInParallel) {
+            if self.context.mutant(Mutant::WritethroughInParallel) {
                 self.keep_copy(range, &pieces);
                 return None;
             }
@@ -170,14 +168,14 @@ impl<E: Env> CachedVolume<E> {
         let write = self.with_late_removal(range, write);
         let (result, copy) = join(write, copy).await;
         if result.is_err() {
-            self.set.env.mark("backing_write_failed");
+            self.context.env.mark("backing_write_failed");
         }
-        if result.is_err() && self.set.mutant(Mutant::FailedWriteRestoresKey) {
+        if result.is_err() && self.context.mutant(Mutant::FailedWriteRestoresKey) {
             self.restore(before).await;
         }
         // W5, one step.
         self.settle_backing_write(ticket, range, &result, copy);
-        let zeroes = fua && !payload.is_data() && !self.set.mutant(Mutant::FuaZeroesNotFlushed);
+        let zeroes = fua && !payload.is_data() && !self.context.mutant(Mutant::FuaZeroesNotFlushed);
         if result.is_ok() && zeroes {
             self.flush_backing().await.map_err(VolumeError::Io)?;
             self.nothing_was_lost(range)?;
@@ -204,7 +202,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut parts = dirty.gaps(range);
         if parts.len() + dirty.intervals() > SPLIT_PARTS_MAX {
-            let length = self.set.tuning.split_above;
+            let length = self.context.tuning.split_above;
             let starts = (0..range.sectors()).step_by(length as usize);
             return starts
                 .map(|at| SectorRange::new(range.start + at, length).intersect(&range))
@@ -223,7 +221,7 @@ impl<E: Env> CachedVolume<E> {
         payload: &Payload,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        self.set.env.mark("split_at_dirty");
+        self.context.env.mark("split_at_dirty");
         let whole = payload.data_if_any();
         for part in parts {
             let piece = match &whole {
@@ -247,14 +245,15 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         mut room: Room<'_, E>,
     ) -> Option<JournalSeq> {
-        let historic = self.set.mutation.is_historic();
-        if historic && !self.set.mutant(Mutant::InvalidateBoth) {
+        let historic = self.context.mutation.is_historic();
+        if historic && !self.context.mutant(Mutant::InvalidateBoth) {
             return None;
         }
-        if !self.set.mutant(Mutant::CopiesSurviveWrites) {
+        if !self.context.mutant(Mutant::CopiesSurviveWrites) {
             self.unpublished.borrow_mut().remove(range);
         }
-        if self.set.mutant(Mutant::BypassDropsDirty) && self.set.has_dirty(self.inode(), range) {
+        if self.context.mutant(Mutant::BypassDropsDirty) && self.set.has_dirty(self.inode(), range)
+        {
             self.set.replace(&mut room, self.inode(), range, None);
         }
         let durable_first = self.set.invalidate(&mut room, self.inode(), range);
@@ -264,10 +263,10 @@ impl<E: Env> CachedVolume<E> {
             return None;
         }
         ticket.backing_write_starts();
-        if self.set.mutant(Mutant::UnflushedAtSubmission) {
+        if self.context.mutant(Mutant::UnflushedAtSubmission) {
             self.unflushed.borrow_mut().add(range);
         }
-        durable_first.filter(|_| !self.set.mutant(Mutant::InvalidateNotDurable))
+        durable_first.filter(|_| !self.context.mutant(Mutant::InvalidateNotDurable))
     }
 
     /// A mutant's idea of what a failed write leaves.
@@ -275,7 +274,7 @@ impl<E: Env> CachedVolume<E> {
         for extent in before {
             if let Ok(mut room) = self.set.prepare_change(self.inode(), extent.range, 1).await
                 && self.set.live_extents(self.inode(), extent.range).is_empty()
-                && self.set.allocator.buckets().is_live(extent.pointer)
+                && self.allocator.buckets().is_live(extent.pointer)
             {
                 self.set.replace(
                     &mut room,
@@ -288,9 +287,9 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(super) async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
-        self.set.env.mark("durable_invalidation");
+        self.context.env.mark("durable_invalidation");
         self.count(|counters| counters.durable_invalidations += 1);
-        self.set.journal.wait(seq).await
+        self.journal.wait(seq).await
     }
 
     /// W5: the entry leaves, a good copy that nobody doomed is kept. That the range is un-flushed
@@ -305,7 +304,7 @@ impl<E: Env> CachedVolume<E> {
         let doomed = ticket.leave();
         let Some(pieces) = copy else { return };
         if !doomed.is_empty() {
-            self.set.env.mark("writethrough_copy_doomed");
+            self.context.env.mark("writethrough_copy_doomed");
             return;
         }
         if result.is_ok() {
@@ -315,8 +314,8 @@ impl<E: Env> CachedVolume<E> {
 
     /// A copy of what the backing device has is served from now on.
     fn keep_copy(&self, range: SectorRange, pieces: &[Piece]) {
-        let room = self.unpublished.borrow().len() < self.set.tuning.unpublished_max;
-        if !room || self.is_stopping() || self.set.failure().is_some() {
+        let room = self.unpublished.borrow().len() < self.context.tuning.unpublished_max;
+        if !room || self.is_stopping() || self.context.failure().is_some() {
             return;
         }
         for (part, piece) in place_pieces(range, pieces) {
@@ -334,7 +333,7 @@ impl<E: Env> CachedVolume<E> {
         let failures = self.flush_failures.get();
         let result = match payload {
             Payload::Data(data) => {
-                let fua = fua && !self.set.mutant(Mutant::FuaNotPassedOn);
+                let fua = fua && !self.context.mutant(Mutant::FuaNotPassedOn);
                 let durability = if fua { Durability::Fua } else { Durability::Volatile };
                 self.backing.write(range.start, data.clone(), durability).await
             }
@@ -362,7 +361,7 @@ impl<E: Env> CachedVolume<E> {
         match self.unflushed.borrow().is_suspect(range) {
             false => Ok(()),
             true => {
-                self.set.env.mark("fua_zeroes_lost");
+                self.context.env.mark("fua_zeroes_lost");
                 Err(VolumeError::Io(IoError::Os(5)))
             }
         }
@@ -370,7 +369,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// Writeback: K1 to K3. Does not touch the caller's entry in the table.
     async fn write_to_cache(&self, range: SectorRange, payload: &Payload, fua: bool) -> ToCache {
-        if self.set.failure().is_some() {
+        if self.context.failure().is_some() {
             return ToCache::Refused;
         }
         if let Err(error) = self.ensure_marked_dirty().await {
@@ -378,7 +377,7 @@ impl<E: Env> CachedVolume<E> {
         }
         // Alone, the data itself can be durable at once, which leaves the journal block nothing to
         // flush. Several writers share a flush.
-        let alone = self.dirty_writers.get() == 0 && self.set.cache.is_flushed();
+        let alone = self.dirty_writers.get() == 0 && self.context.cache.is_flushed();
         let durability = if fua && alone { Durability::Fua } else { Durability::Volatile };
         self.dirty_writers.set(self.dirty_writers.get() + 1);
         let result = self.write_dirty(range, payload, durability).await;
@@ -388,8 +387,8 @@ impl<E: Env> CachedVolume<E> {
             Ok(seq) => {
                 self.wake_writeback.notify_all();
                 // K3, F3: the journal alone makes it durable.
-                match fua && !self.set.mutant(Mutant::FuaSkipsJournal) {
-                    true => match self.set.journal.wait(seq).await {
+                match fua && !self.context.mutant(Mutant::FuaSkipsJournal) {
+                    true => match self.journal.wait(seq).await {
                         Ok(()) => ToCache::Done,
                         Err(error) => ToCache::Failed(error.into()),
                     },
@@ -406,28 +405,26 @@ impl<E: Env> CachedVolume<E> {
         durability: Durability,
     ) -> Result<JournalSeq, ToCache> {
         let pieces =
-            self.set.allocator.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
+            self.allocator.allocate(Class::Dirty, range.sectors(), self.block_sectors()).await;
         let pieces = pieces.ok_or(ToCache::Refused)?;
         let durability = if pieces.len() == 1 { durability } else { Durability::Volatile };
         if durability == Durability::Fua {
-            self.set.env.mark("fua_data_written_durably");
+            self.context.env.mark("fua_data_written_durably");
         }
-        let key_first = self.set.mutant(Mutant::DirtyKeyBeforeData);
+        let key_first = self.context.mutant(Mutant::DirtyKeyBeforeData);
         if !key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
         let mut newest = JournalSeq::default();
         let mut at = range.start;
-        for some in
-            pieces.chunks(if pieces.len() == 1 { 1 } else { self.set.journal.step_records() })
-        {
+        for some in pieces.chunks(if pieces.len() == 1 { 1 } else { self.journal.step_records() }) {
             let sectors = some.iter().map(|piece| piece.sectors).sum();
             let range = SectorRange::new(at, sectors);
             at = range.end;
             let room = self.set.prepare_change(self.inode(), range, some.len()).await;
             let mut room = room.map_err(|_| ToCache::Refused)?;
             // K2, one step: over whatever is there. A request of many pieces takes several.
-            if !self.set.mutant(Mutant::CopiesSurviveWrites) {
+            if !self.context.mutant(Mutant::CopiesSurviveWrites) {
                 self.unpublished.borrow_mut().remove(range);
             }
             #[cfg(feature = "mutants")]

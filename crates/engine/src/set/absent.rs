@@ -60,7 +60,7 @@ impl<E: Env> CacheSet<E> {
         let mut table = set.uuids.borrow().clone();
         let entry = table.iter_mut().find(|entry| entry.uuid == uuid).expect("it was found there");
         entry.uuid = Uuid::INVALIDATED;
-        entry.invalidated = set.env.unix_seconds() as u32;
+        entry.invalidated = set.context.env.unix_seconds() as u32;
         set.write_uuids(&table).await?;
         *set.uuids.borrow_mut() = table;
         set.gc.request();
@@ -72,15 +72,15 @@ impl<E: Env> Set<E> {
     /// Waits until it is known what is dirty.
     pub(super) async fn wait_until_counted(&self) -> Result<(), EngineError> {
         while !self.allocator.buckets().is_counted() {
-            if self.is_ending() {
+            if self.context.is_ending() {
                 return Err(EngineError::Stopping);
             }
-            if let Some(reason) = self.failure() {
+            if let Some(reason) = self.context.failure() {
                 return Err(EngineError::Failed(reason));
             }
-            self.env.sleep(Nanos::from_millis(1)).await;
+            self.context.env.sleep(Nanos::from_millis(1)).await;
         }
-        match self.failure() {
+        match self.context.failure() {
             Some(reason) => Err(EngineError::Failed(reason)),
             None => Ok(()),
         }

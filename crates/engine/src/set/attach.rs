@@ -40,10 +40,10 @@ impl<E: Env> CacheSet<E> {
     ) -> Result<Rc<CachedVolume<E>>, EngineError> {
         let set = &self.set;
         let _one = set.attach_lock.lock().await;
-        if let Some(reason) = set.failure() {
+        if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));
         }
-        let backing = Meter::new(set.env.clone(), backing);
+        let backing = Meter::new(set.context.env.clone(), backing);
         let mut superblock = read_superblock(&backing).await?;
         if superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "cache", expected: "backing" });
@@ -51,8 +51,8 @@ impl<E: Env> CacheSet<E> {
         if set.attached().iter().any(|volume| volume.uuid() == superblock.uuid) {
             return Err(EngineError::AlreadyAttached(superblock.uuid));
         }
-        if superblock.block_sectors < set.geometry.block_sectors {
-            let (backing, cache) = (superblock.block_sectors, set.geometry.block_sectors);
+        if superblock.block_sectors < set.context.geometry.block_sectors {
+            let (backing, cache) = (superblock.block_sectors, set.context.geometry.block_sectors);
             return Err(EngineError::BlockTooSmall { backing, cache });
         }
         let set_uuid = set.superblock.borrow().set_uuid;
@@ -73,25 +73,25 @@ impl<E: Env> CacheSet<E> {
         // A5: neither is a copy of an earlier state, or somebody has chosen which one counts.
         let apart = check_run(&set.superblock.borrow(), slot, &superblock);
         let choice = match apart.as_ref().err() {
-            Some(error) if !set.mutant(Mutant::OlderCopyBelieved) => {
-                set.env.mark("older_copy_refused");
+            Some(error) if !set.context.mutant(Mutant::OlderCopyBelieved) => {
+                set.context.env.mark("older_copy_refused");
                 Some(options.choice.ok_or_else(|| error.clone())?)
             }
             _ => None,
         };
         // A1: a write of an earlier instance may sit in the device's cache.
-        if !set.mutant(Mutant::NoFlushAtAttach) {
+        if !set.context.mutant(Mutant::NoFlushAtAttach) {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         }
         let inode = match slot {
             Some(slot) if attached && matches!(choice, None | Some(Choice::BelieveCache)) => {
                 let inode = Inode(slot as u32);
                 if state == BackingState::Dirty {
-                    set.env.mark("attached_dirty");
+                    set.context.env.mark("attached_dirty");
                 }
                 set.fit_to_size(inode, backing.geometry().sectors).await?;
                 if choice.is_some() {
-                    set.env.mark("cache_believed");
+                    set.context.env.mark("cache_believed");
                     set.drop_clean(inode, Sector(0)).await?;
                     // Dirty data may be under a device that says clean. It says dirty before it is
                     // of one run with the cache.
@@ -109,9 +109,9 @@ impl<E: Env> CacheSet<E> {
                     set.nothing_dirty_to_drop(slot, state).await?;
                 }
                 if choice.is_some() {
-                    set.env.mark("disk_believed");
+                    set.context.env.mark("disk_believed");
                 }
-                let inode = match slot.filter(|_| set.mutant(Mutant::KeepsOldSlot)) {
+                let inode = match slot.filter(|_| set.context.mutant(Mutant::KeepsOldSlot)) {
                     Some(slot) => Inode(slot as u32),
                     None => {
                         set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?
@@ -119,12 +119,12 @@ impl<E: Env> CacheSet<E> {
                 };
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
-                set.env.mark("attached_anew");
+                set.context.env.mark("attached_anew");
                 inode
             }
         };
         const WRITING: &str = "writing the backing superblock";
-        if set.mutant(Mutant::NoFlushAtAttach) {
+        if set.context.mutant(Mutant::NoFlushAtAttach) {
             // Without the flush before the head as well.
             let bytes = Buf::from_bytes(&superblock.encode()).into();
             let written = backing.write(SUPERBLOCK_SECTOR, bytes, Durability::Fua).await;
@@ -153,10 +153,10 @@ impl<E: Env> Set<E> {
             return Err(EngineError::WouldLose(why));
         }
         while !self.allocator.buckets().is_counted() {
-            if let Some(reason) = self.failure() {
+            if let Some(reason) = self.context.failure() {
                 return Err(EngineError::Failed(reason));
             }
-            self.env.sleep(Nanos::from_millis(1)).await;
+            self.context.env.sleep(Nanos::from_millis(1)).await;
         }
         let dirty = slot.map_or(0, |slot| self.dirty_sectors(Inode(slot as u32)));
         match dirty {
@@ -172,15 +172,15 @@ impl<E: Env> Set<E> {
         old: Option<usize>,
         superblock: &mut Superblock,
     ) -> Result<Inode, EngineError> {
-        let now = self.env.unix_seconds() as u32;
+        let now = self.context.env.unix_seconds() as u32;
         let mut table = self.uuids.borrow().clone();
-        table.resize_with(self.geometry.uuid_slots() as usize, UuidEntry::default);
+        table.resize_with(self.context.geometry.uuid_slots() as usize, UuidEntry::default);
         if let Some(old) = old {
             table[old].uuid = ubcache_format::Uuid::INVALIDATED;
             table[old].invalidated = now;
         }
         let free = table.iter().position(UuidEntry::is_free);
-        let slot = free.ok_or(EngineError::NoSlot(self.geometry.uuid_slots()))?;
+        let slot = free.ok_or(EngineError::NoSlot(self.context.geometry.uuid_slots()))?;
         // A crash after the table is written must not leave a slot that does not know the device's
         // number.
         self.announce_run(Inode(slot as u32), superblock).await?;
@@ -208,20 +208,23 @@ impl<E: Env> Set<E> {
         };
         let pointer = Pointer {
             device: 0,
-            offset: self.geometry.bucket_start(bucket),
+            offset: self.context.geometry.bucket_start(bucket),
             generation: self.allocator.buckets().generation(bucket),
         };
-        let bytes = encode_uuids(&self.geometry, table);
+        let bytes = encode_uuids(&self.context.geometry, table);
         let sectors = (bytes.len() as u64 / ubcache_format::SECTOR_BYTES) as u16;
-        self.cache
+        self.context
+            .cache
             .write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile)
             .await
             .map_err(EngineError::io("writing the volume table"))?;
         let former =
             self.journal.set_volume_table(Key::node(Inode(0), Sector(0), sectors, pointer));
         self.journal.force().await?;
-        let former =
-            former.pointer().expect("checked at start").bucket(self.geometry.bucket_sectors);
+        let former = former
+            .pointer()
+            .expect("checked at start")
+            .bucket(self.context.geometry.bucket_sectors);
         self.allocator.buckets_mut().retire_metadata(former);
         Ok(())
     }

@@ -16,10 +16,10 @@ impl<E: Env> CacheSet<E> {
         let set = &self.set;
         match name {
             "trigger_gc" => set.gc.request(),
-            _ => set.settings.borrow_mut().set(name, value)?,
+            _ => set.context.set_attribute(name, value)?,
         }
         let (policy, discard) = {
-            let settings = set.settings.borrow();
+            let settings = set.context.settings();
             (settings.cache_replacement_policy, settings.discard)
         };
         let knows_all = {
@@ -50,7 +50,7 @@ impl<E: Env> CacheSet<E> {
 
     /// Returns what [`CacheSet::set_attribute`] would return for these, one after the other.
     pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
-        let mut settings = self.set.settings.borrow().clone();
+        let mut settings = self.set.context.settings().clone();
         let mut set = |name: &str, value: &str| match name {
             "trigger_gc" => Ok(()),
             _ => settings.set(name, value),
@@ -74,9 +74,9 @@ impl<E: Env> CacheSet<E> {
             "active_journal_entries" => Some(status().active_journal_entries.to_string()),
             "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
             "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
-            "nbuckets" => Some(self.set.geometry.buckets.to_string()),
+            "nbuckets" => Some(self.set.context.geometry.buckets.to_string()),
             "priority_stats" => Some(self.set.allocator.buckets().priority_stats()),
-            _ => self.set.settings.borrow().get(name),
+            _ => self.set.context.settings().get(name),
         }
     }
 }
@@ -90,7 +90,7 @@ impl<E: Env> Set<E> {
             return Ok(());
         }
         *self.saved_superblock.borrow_mut() = None;
-        write_superblock(&self.cache, &superblock, "writing the cache superblock").await?;
+        write_superblock(&self.context.cache, &superblock, "writing the cache superblock").await?;
         *self.saved_superblock.borrow_mut() = Some(superblock);
         Ok(())
     }
@@ -105,7 +105,7 @@ impl<E: Env> Set<E> {
         self.spawn(Priority::Background, async move {
             set.saving.set(false);
             if let Err(EngineError::Io { what, source }) = set.write_cache_superblock().await {
-                set.note_cache_error(what, &source);
+                set.context.note_cache_error(what, &source);
             }
         });
     }

@@ -44,7 +44,7 @@ impl<E: Env> CacheSet<E> {
         volume.detaching.set(false);
         volume.resume();
         let _one = parted?;
-        set.env.mark("detached");
+        set.context.env.mark("detached");
         // From here on the keys are dead, whatever becomes of the table: the next attach takes
         // another slot.
         let inode = volume.inode();
@@ -53,7 +53,7 @@ impl<E: Env> CacheSet<E> {
         let mut table = set.uuids.borrow().clone();
         if let Some(entry) = table.get_mut(inode.0 as usize) {
             entry.uuid = Uuid::INVALIDATED;
-            entry.invalidated = set.env.unix_seconds() as u32;
+            entry.invalidated = set.context.env.unix_seconds() as u32;
         }
         set.write_uuids(&table).await?;
         *set.uuids.borrow_mut() = table;
@@ -65,7 +65,7 @@ impl<E: Env> CacheSet<E> {
     /// succeeds.
     async fn part(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let state = volume.state_lock.lock().await;
-        if volume.is_stopping() || self.set.is_ending() {
+        if volume.is_stopping() || self.set.context.is_ending() {
             return Err(EngineError::Stopping);
         }
         // A3: the records that dirty keys are clean, what they were written for, and then the
@@ -102,10 +102,10 @@ impl<E: Env> CacheSet<E> {
     async fn drain(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let errors_before = volume.counters.get().backing_errors;
         loop {
-            if let Some(reason) = self.set.failure() {
+            if let Some(reason) = self.set.context.failure() {
                 return Err(EngineError::Failed(reason));
             }
-            if volume.is_stopping() || self.set.is_ending() {
+            if volume.is_stopping() || self.set.context.is_ending() {
                 return Err(EngineError::Stopping);
             }
             if volume.has_nothing_dirty() {
@@ -116,7 +116,7 @@ impl<E: Env> CacheSet<E> {
                 return Err(EngineError::BackingFails(errors));
             }
             volume.wake_writeback.notify_all();
-            self.set.env.sleep(DRAIN_TICK).await;
+            self.set.context.env.sleep(DRAIN_TICK).await;
         }
     }
 
@@ -129,7 +129,7 @@ impl<E: Env> CacheSet<E> {
         let set = &self.set;
         let _own = volume.attachment_lock.lock().await;
         let _one = set.attach_lock.lock().await;
-        if let Some(reason) = set.failure() {
+        if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));
         }
         if !volume.detached.get() {
@@ -143,7 +143,7 @@ impl<E: Env> CacheSet<E> {
 
     async fn take_up(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
-        if volume.is_stopping() || set.is_ending() {
+        if volume.is_stopping() || set.context.is_ending() {
             return Err(EngineError::Stopping);
         }
         // A1: writes went past the table of what is un-flushed.
@@ -168,7 +168,7 @@ impl<E: Env> CacheSet<E> {
             *volume.superblock.borrow_mut() = superblock;
             return Err(error);
         }
-        set.env.mark("attached_again");
+        set.context.env.mark("attached_again");
         volume.set_inode(inode);
         volume.detached.set(false);
         volume.passthrough.set(false);

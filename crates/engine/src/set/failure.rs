@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, IoError};
+use ubcache_env::Env;
 
 use super::Set;
 use crate::alloc::allocator::Calls;
@@ -13,13 +13,13 @@ impl<E: Env> Set<E> {
     /// asked for it: the next one would succeed, and make names durable whose data is gone.
     pub(crate) fn fails_with_its_flushes(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
-        if self.mutant(Mutant::FailedCacheFlushGoesOn) {
+        if self.context.mutant(Mutant::FailedCacheFlushGoesOn) {
             return;
         }
-        self.cache.when_flush_fails(move |error| {
+        self.context.cache.when_flush_fails(move |error| {
             if let Some(set) = set.upgrade() {
-                set.env.mark("cache_flush_failed");
-                set.fail(format!("flushing the cache device: {error}"));
+                set.context.env.mark("cache_flush_failed");
+                set.context.fail(format!("flushing the cache device: {error}"));
             }
         });
     }
@@ -28,7 +28,7 @@ impl<E: Env> Set<E> {
     /// it (A4), the others serve what needs no cache.
     pub(crate) fn stops_when_failed(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
-        self.health.when_failed(move || {
+        self.context.health.when_failed(move || {
             let Some(set) = set.upgrade() else { return };
             set.journal.fail();
             set.allocator.wake_all();
@@ -50,7 +50,7 @@ impl<E: Env> Set<E> {
             for volume in set.upgrade().iter().flat_map(|set| set.attached()) {
                 if chains_first {
                     // Publishing them needs the room in the journal that is being made.
-                    volume.set.env.mark("copies_forgotten");
+                    volume.context.env.mark("copies_forgotten");
                     volume.unpublished.borrow_mut().clear();
                 }
                 volume.wake_background();
@@ -61,19 +61,5 @@ impl<E: Env> Set<E> {
             old_pointers: call(|set| set.gc.request()),
             evicted: call(Set::wake_gc_for_victims),
         });
-    }
-
-    /// Reason of the set's failure, if it has failed.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.health.failure()
-    }
-
-    /// Counts an error of the cache device; at the limit the set fails.
-    pub(crate) fn note_cache_error(&self, what: &'static str, error: &IoError) {
-        self.health.note_error(what, error);
-    }
-
-    pub(crate) fn fail(&self, reason: String) {
-        self.health.fail(reason);
     }
 }

@@ -20,19 +20,18 @@ use std::rc::{Rc, Weak};
 use take_over::TakenOver;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
-use ubcache_format::{Geometry, Inode, JournalSeq, ReplayRange, Superblock, UuidEntry};
+use ubcache_format::{Inode, JournalSeq, ReplayRange, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
+use crate::context::Context;
 use crate::errors::EngineError;
 use crate::gc::GcState;
-use crate::health::Health;
 use crate::index::change::InodeState;
 use crate::index::tree::Tree;
 use crate::index::write::NodeWriter;
 use crate::journal::Journal;
-use crate::meter::Meter;
-use crate::mutants::{Mutant, Mutation};
+use crate::mutants::Mutation;
 use crate::settings::SetSettings;
 use crate::stats::SetStatus;
 use crate::tuning::Tuning;
@@ -70,21 +69,15 @@ pub struct SetOptions {
 }
 
 pub(crate) struct Set<E: Env> {
-    pub env: E,
-    pub cache: Rc<Meter<E>>,
-    pub geometry: Geometry,
+    pub context: Context<E>,
     pub superblock: RefCell<Superblock>,
     pub superblock_lock: Lock,
-    pub settings: Rc<RefCell<SetSettings>>,
-    pub health: Rc<Health<E>>,
-    pub tuning: Tuning,
-    pub mutation: Mutation,
     pub tree: RefCell<Tree>,
     /// Held while nodes are replaced.
     pub structure: Lock,
     pub node_writer: NodeWriter,
     pub journal: Rc<Journal<E>>,
-    pub allocator: Allocator<E>,
+    pub allocator: Rc<Allocator<E>>,
     pub inodes: RefCell<BTreeMap<Inode, InodeState>>,
     pub uuids: RefCell<Vec<UuidEntry>>,
     pub attach_lock: Lock,
@@ -109,19 +102,6 @@ pub(crate) struct Set<E: Env> {
 }
 
 impl<E: Env> Set<E> {
-    /// Returns true if this rule is broken.
-    #[inline(always)]
-    pub(crate) fn mutant(&self, mutant: Mutant) -> bool {
-        self.mutation.is(mutant)
-    }
-
-    pub(crate) fn is_ending(&self) -> bool {
-        self.health.is_ending()
-    }
-    pub(crate) fn is_ended(&self) -> bool {
-        self.health.is_ended()
-    }
-
     /// The volumes that are served, attached or not.
     pub(crate) fn served(&self) -> Vec<Rc<CachedVolume<E>>> {
         let mut served = self.attached();
@@ -140,7 +120,7 @@ impl<E: Env> Set<E> {
         priority: ubcache_env::Priority,
         task: impl Future<Output = ()> + 'static,
     ) {
-        let task = self.env.spawn(priority, task);
+        let task = self.context.env.spawn(priority, task);
         let mut tasks = self.tasks.borrow_mut();
         tasks.retain(|task| !task.is_finished());
         tasks.push(task);
@@ -167,27 +147,27 @@ impl<E: Env> CacheSet<E> {
 
     /// Bytes of the cache device behind the last bucket, if there is room for more buckets.
     pub fn unused_bytes(&self) -> u64 {
-        let geometry = &self.set.geometry;
+        let geometry = &self.set.context.geometry;
         let used = u64::from(geometry.buckets) * geometry.bucket_bytes();
-        let unused =
-            (self.set.cache.geometry().sectors * ubcache_format::SECTOR_BYTES).saturating_sub(used);
+        let unused = (self.set.context.cache.geometry().sectors * ubcache_format::SECTOR_BYTES)
+            .saturating_sub(used);
         if unused < geometry.bucket_bytes() { 0 } else { unused }
     }
 
     /// Counters and states.
     pub fn status(&self) -> SetStatus {
         let set = &self.set;
-        let (geometry, buckets) = (&set.geometry, set.allocator.buckets());
+        let (geometry, buckets) = (&set.context.geometry, set.allocator.buckets());
         SetStatus {
             uuid: set.superblock.borrow().set_uuid,
-            cache: set.cache.counters(),
+            cache: set.context.cache.counters(),
             size_bytes: u64::from(geometry.buckets) * geometry.bucket_bytes(),
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
             available_percent: 100 - buckets.in_use_percent(),
             put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
-            failed: set.health.failure(),
+            failed: set.context.health.failure(),
             btree_leaves: set.tree.borrow().leaf_count() as u64,
             tree_depth: u64::from(set.tree.borrow().root_level()),
             active_journal_entries: set.journal.active_entries(),

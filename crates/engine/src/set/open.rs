@@ -15,21 +15,21 @@ use super::first_run::first_run;
 use super::runs::check_run;
 use super::take_over::FormerRun;
 use super::{CacheSet, Set, SetOptions};
-use crate::alloc::allocator::{self as alloc, Allocator};
+use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::{Buckets, Role};
 use crate::alloc::chain::{Chain, read_chain};
 use crate::alloc::pins::Pin;
+use crate::context::Context;
 use crate::errors::EngineError;
 use crate::gc::GcState;
-use crate::health::Health;
 use crate::index::extent::{FIRST, LAST, Position};
 use crate::index::leaf::LeafState;
 use crate::index::tree::{Interior, Tree};
 use crate::index::write::NodeWriter;
+use crate::journal::Journal;
 use crate::journal::header::Header;
 use crate::journal::pins::EntryPins;
 use crate::journal::read::{Found, read_journal, ring_after};
-use crate::journal::{Journal, Surroundings};
 use crate::meter::Meter;
 use crate::mutants::{Mutant, Mutation};
 use crate::settings::ReplacementPolicy;
@@ -206,43 +206,19 @@ fn assemble<E: Env>(
         mark,
     };
     let (ring, next) = ring_after(found, &geometry);
-    let (cache, settings) = (Rc::new(cache), Rc::new(RefCell::new(settings)));
-    let health = Rc::new(Health::new(env.clone(), settings.clone(), options.mutation));
+    let context = Context::new(env, cache, geometry, settings, options.tuning, options.mutation);
     let pins = Rc::new(EntryPins::default());
-    let surroundings = Surroundings {
-        env: env.clone(),
-        cache: cache.clone(),
-        geometry,
-        settings: settings.clone(),
-        health: health.clone(),
-        pins: pins.clone(),
-        mutation: options.mutation,
-    };
-    let journal = Rc::new(Journal::new(surroundings, header, ring, next));
-    let surroundings = alloc::Surroundings {
-        env: env.clone(),
-        cache: cache.clone(),
-        geometry,
-        tuning: options.tuning.clone(),
-        health: health.clone(),
-        journal: journal.clone(),
-        mutation: options.mutation,
-    };
+    let journal = Rc::new(Journal::new(context.clone(), pins.clone(), header, ring, next));
+    let allocator = Allocator::new(context.clone(), journal.clone(), buckets, chain);
     Rc::new(Set {
-        env,
-        cache,
-        geometry,
+        context,
         superblock: RefCell::new(superblock),
         superblock_lock: Lock::default(),
-        settings,
-        health,
-        tuning: options.tuning,
-        mutation: options.mutation,
         tree: RefCell::new(Tree::new(pins)),
         structure: Lock::default(),
         node_writer: NodeWriter::default(),
         journal,
-        allocator: Allocator::new(surroundings, buckets, chain),
+        allocator: Rc::new(allocator),
         inodes: RefCell::default(),
         uuids: RefCell::new(uuids),
         attach_lock: Lock::default(),
@@ -287,7 +263,7 @@ impl<E: Env> Set<E> {
         }
         self.tree.borrow_mut().interior = interior;
         let mut low = FIRST;
-        in_slices(&self.env, self.tuning.slice_steps, level.len(), 16, |part| {
+        in_slices(&self.context.env, self.context.tuning.slice_steps, level.len(), 16, |part| {
             let mut tree = self.tree.borrow_mut();
             for key in &level[part] {
                 let pointer = key.pointer().expect("checked: a node key has a pointer");
@@ -301,10 +277,16 @@ impl<E: Env> Set<E> {
         let promised = self.allocator.buckets_mut().take_promised();
         let own_chain = self.journal.has_own_chain();
         if own_chain {
-            in_slices(&self.env, self.tuning.slice_steps, promised.len(), 1, |part| {
-                let mut buckets = self.allocator.buckets_mut();
-                promised[part].iter().for_each(|&bucket| buckets.set_promised(bucket));
-            })
+            in_slices(
+                &self.context.env,
+                self.context.tuning.slice_steps,
+                promised.len(),
+                1,
+                |part| {
+                    let mut buckets = self.allocator.buckets_mut();
+                    promised[part].iter().for_each(|&bucket| buckets.set_promised(bucket));
+                },
+            )
             .await;
         }
         Ok(())
@@ -312,8 +294,8 @@ impl<E: Env> Set<E> {
 
     /// Tells the replacement policy of every bucket, if it wants to know.
     pub(crate) async fn learn_policy(&self) {
-        while !self.allocator.buckets_mut().learn_policy(self.tuning.slice_steps) {
-            self.env.yield_now().await;
+        while !self.allocator.buckets_mut().learn_policy(self.context.tuning.slice_steps) {
+            self.context.env.yield_now().await;
         }
     }
 
@@ -322,12 +304,12 @@ impl<E: Env> Set<E> {
             what: "journal entry",
             detail: "a node key has no pointer".to_owned(),
         })?;
-        Ok(pointer.bucket(self.geometry.bucket_sectors))
+        Ok(pointer.bucket(self.context.geometry.bucket_sectors))
     }
 
     /// Checks a node key, raises its bucket's generation and marks it.
     fn checked_node(&self, key: &Key) -> Result<Key, EngineError> {
-        key.check_node(&self.geometry)
+        key.check_node(&self.context.geometry)
             .map_err(EngineError::format("index node key", ubcache_env::Sector(0)))?;
         let bucket = self.bucket_of_node(key)?;
         self.allocator.buckets_mut().note_pointer(key.pointer().expect("checked"));
@@ -357,7 +339,7 @@ impl<E: Env> Set<E> {
     ) -> Result<(Vec<Key>, Vec<Pointer>), EngineError> {
         let damaged = |detail: String| EngineError::Damaged { what: "interior index node", detail };
         for key in &found {
-            key.check_node(&self.geometry).map_err(EngineError::format(
+            key.check_node(&self.context.geometry).map_err(EngineError::format(
                 "interior index node",
                 node.pointer().expect("checked").offset,
             ))?;
@@ -379,7 +361,10 @@ impl<E: Env> Set<E> {
             if children.last().is_some_and(|last: &Key| last.position() == key.position()) {
                 continue;
             }
-            self.claim_metadata(pointer.bucket(self.geometry.bucket_sectors), "an index node")?;
+            self.claim_metadata(
+                pointer.bucket(self.context.geometry.bucket_sectors),
+                "an index node",
+            )?;
             children.push(key);
         }
         if children.last().map(Key::position) != Some(node.position()) {
@@ -407,11 +392,11 @@ impl<E: Env> Set<E> {
         // Serving before everything is counted takes promised buckets, and a place for the entry
         // that takes the promise back.
         let wanted = lazy;
-        let enough = 2 * (self.geometry.prio_buckets() as usize + 6);
+        let enough = 2 * (self.context.geometry.prio_buckets() as usize + 6);
         lazy &= self.allocator.buckets().promised_len() >= enough;
         lazy &= self.journal.takes_chain();
         if wanted && !lazy {
-            self.env.mark("lazy_start_refused");
+            self.context.env.mark("lazy_start_refused");
         }
         self.allocator.allocate_metadata().await;
         if !lazy {
@@ -424,7 +409,7 @@ impl<E: Env> Set<E> {
         self.spawn(Priority::Journal, async move { set.journal.write_entries().await });
         if lazy {
             self.allocator.buckets_mut().use_promised();
-            if !self.mutant(Mutant::NextStartUsesPromisedBuckets) {
+            if !self.context.mutant(Mutant::NextStartUsesPromisedBuckets) {
                 self.allocator.write_prios().await?;
             }
         }
@@ -434,14 +419,14 @@ impl<E: Env> Set<E> {
         self.spawn(Priority::Journal, self.clone().reclaim_task());
         self.spawn(Priority::Background, self.clone().node_writer_task());
         if replayed > 0 {
-            self.env.mark("journal_replayed");
+            self.context.env.mark("journal_replayed");
         }
         if lazy {
-            self.env.mark("lazy_start");
+            self.context.env.mark("lazy_start");
             let set = self.clone();
             self.spawn(Priority::Background, async move {
                 if let Err(error) = set.count_leaves(true).await {
-                    set.fail(format!("the index could not be read: {error}"));
+                    set.context.fail(format!("the index could not be read: {error}"));
                 }
                 drop(pins);
             });
@@ -450,14 +435,14 @@ impl<E: Env> Set<E> {
         }
         if self.allocator.buckets().outrun > 0 {
             // Their buckets wait, and the driver would believe them.
-            self.env.mark("pointers_outrun");
+            self.context.env.mark("pointers_outrun");
             self.gc.request();
         }
         self.spawn(Priority::Background, self.clone().gc_task());
-        if self.mutant(Mutant::NoFlushAtOpen) {
+        if self.context.mutant(Mutant::NoFlushAtOpen) {
             return Ok(());
         }
-        let now = self.env.unix_seconds() as u32;
+        let now = self.context.env.unix_seconds() as u32;
         {
             let mut superblock = self.superblock.borrow_mut();
             superblock.note_driver();

@@ -59,7 +59,7 @@ impl<E: Env> Set<E> {
     /// A number that is later than all that the cache and the backing device know.
     fn new_run(&self, backing: Option<RunNumber>) -> RunNumber {
         let runs = self.superblock.borrow().runs();
-        RunNumber::after(runs.numbers().chain(backing), self.env.random())
+        RunNumber::after(runs.numbers().chain(backing), self.context.env.random())
     }
 
     /// Changes the table of the cache device, durably.
@@ -74,11 +74,11 @@ impl<E: Env> Set<E> {
         };
         // The sector alone where sectors can be written, so that nothing can tear.
         let (mut at, mut bytes) = (SUPERBLOCK_SECTOR, Buf::from_bytes(&bytes).freeze());
-        if self.cache.geometry().logical_block_bytes as usize <= RUNS_BYTES {
+        if self.context.cache.geometry().logical_block_bytes as usize <= RUNS_BYTES {
             at += RUNS_AT as u64 / SECTOR_BYTES;
             bytes = bytes.cut(RUNS_AT, RUNS_AT + RUNS_BYTES);
         }
-        let written = self.cache.write(at, bytes.into(), Durability::Fua).await;
+        let written = self.context.cache.write(at, bytes.into(), Durability::Fua).await;
         written.map_err(EngineError::io("writing the run numbers of the cache superblock"))
     }
 
@@ -93,7 +93,7 @@ impl<E: Env> Set<E> {
         let number = superblock.run().number();
         let run = self.new_run(number);
         let mut room = true;
-        if !self.mutant(Mutant::RunUnannounced) {
+        if !self.context.mutant(Mutant::RunUnannounced) {
             let live: Vec<bool> = self.uuids.borrow().iter().map(UuidEntry::is_live).collect();
             self.note_runs(|runs| {
                 runs.retain(|slot| live.get(slot.0 as usize) == Some(&true));
@@ -101,7 +101,7 @@ impl<E: Env> Set<E> {
             })
             .await?;
         }
-        superblock.last_mount = self.env.unix_seconds() as u32;
+        superblock.last_mount = self.context.env.unix_seconds() as u32;
         superblock.set_run(room.then_some(run));
         Ok(())
     }
@@ -171,11 +171,11 @@ impl<E: Env> Set<E> {
             }
         }
         if dirty > 0 {
-            self.env.mark("dirty_beyond_end");
+            self.context.env.mark("dirty_beyond_end");
             return Err(EngineError::BeyondEnd { dirty, last, end });
         }
-        if any && !self.mutant(Mutant::KeysBeyondEndKept) {
-            self.env.mark("clean_beyond_end");
+        if any && !self.context.mutant(Mutant::KeysBeyondEndKept) {
+            self.context.env.mark("clean_beyond_end");
             self.drop_clean(inode, end).await?;
         }
         Ok(())
@@ -211,7 +211,7 @@ impl<E: Env> Set<E> {
     ) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
         let inode = from.0;
         loop {
-            self.env.yield_now().await;
+            self.context.env.yield_now().await;
             let leaf = self.tree.borrow().leaf_after(from).cloned();
             let Some(leaf) = leaf else { return Ok((Vec::new(), None)) };
             self.load_leaf(&leaf).await?;

@@ -16,10 +16,10 @@ impl<E: Env> CacheSet<E> {
     /// set had failed before. The first error is given.
     pub async fn stop(&self) -> Result<(), EngineError> {
         let set = &self.set;
-        if set.is_ending() {
+        if set.context.is_ending() {
             return Err(EngineError::Stopping);
         }
-        set.health.enter(Phase::Ending);
+        set.context.health.enter(Phase::Ending);
         let mut flushed = Ok(());
         for volume in set.served() {
             flushed = flushed.and(volume.stop().await);
@@ -27,11 +27,11 @@ impl<E: Env> CacheSet<E> {
         set.ending.notify_all();
         set.node_writer.wake.notify_all();
         set.gc.wake();
-        let result = match set.failure() {
+        let result = match set.context.failure() {
             Some(reason) => Err(EngineError::Failed(reason)),
             None => self.write_everything().await,
         };
-        set.health.enter(Phase::Ended);
+        set.context.health.enter(Phase::Ended);
         set.journal.wake_all();
         set.allocator.wake_all();
         set.ending.notify_all();
@@ -43,7 +43,11 @@ impl<E: Env> CacheSet<E> {
         if result.is_ok() {
             // Writes that tasks still had under way mean nothing to the set, but are not left half
             // done either.
-            set.cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
+            set.context
+                .cache
+                .flush()
+                .await
+                .map_err(EngineError::io("flushing the cache device"))?;
         }
         if result.is_ok() && flushed.is_ok() {
             set.end_run().await?;

@@ -43,7 +43,7 @@ impl<E: Env> Set<E> {
         from: FormerRun,
         keep_clean: bool,
     ) -> Result<(), EngineError> {
-        self.env.mark("taken_over");
+        self.context.env.mark("taken_over");
         assert!(
             self.allocator.buckets().is_counted(),
             "a set of somebody else is counted before it is served"
@@ -86,7 +86,7 @@ impl<E: Env> Set<E> {
                 }
             }
             at = leaf.end;
-            self.env.yield_now().await;
+            self.context.env.yield_now().await;
         }
         // Durable, and then an entry that says so.
         self.journal.flush().await?;

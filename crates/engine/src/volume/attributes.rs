@@ -14,7 +14,7 @@ impl<E: Env> CachedVolume<E> {
             return VolumeState::NoCache;
         }
         let dirty = self.set.dirty_sectors(self.inode()) > 0;
-        match self.set.failure() {
+        match self.context.failure() {
             Some(_) if dirty => VolumeState::Failed,
             Some(_) => VolumeState::NoCache,
             None if dirty || self.marked_dirty.get() => VolumeState::Dirty,
@@ -78,7 +78,7 @@ impl<E: Env> CachedVolume<E> {
                 Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64))
             }
             "writeback_rate_debug" => {
-                let now = self.set.env.now();
+                let now = self.context.env.now();
                 let next = self.limiter.borrow().next_ms(now);
                 Some(self.controller.borrow().debug().text(next))
             }

@@ -33,7 +33,7 @@ impl<E: Env> CachedVolume<E> {
         } else {
             self.flush_backing().await
         };
-        if flushed.is_ok() && self.set.failure().is_none() {
+        if flushed.is_ok() && self.context.failure().is_none() {
             self.publish_all().await;
             self.mark_clean_if_so().await;
         }
@@ -42,9 +42,9 @@ impl<E: Env> CachedVolume<E> {
         // An earlier attempt may have failed, half way or before its flush.
         self.save_attributes().await?;
         if self.flush_errors.borrow().are_owed()
-            && !self.set.mutant(Mutant::FailedOwnFlushToldToNobody)
+            && !self.context.mutant(Mutant::FailedOwnFlushToldToNobody)
         {
-            self.set.env.mark("stop_tells_of_a_failed_flush");
+            self.context.env.mark("stop_tells_of_a_failed_flush");
             return Err(EngineError::LossUntold(self.uuid()));
         }
         Ok(())
@@ -62,7 +62,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(super) fn begin_now(&self) -> Result<Request<'_, E>, VolumeError> {
-        if self.stopping.get() || self.set.is_ending() {
+        if self.stopping.get() || self.context.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
         self.requests.set(self.requests.get() + 1);
@@ -86,7 +86,7 @@ impl<E: Env> CachedVolume<E> {
 
     async fn fills_end(&self) {
         while !self.inflight.is_empty() {
-            self.set.env.sleep(Nanos::from_micros(100)).await;
+            self.context.env.sleep(Nanos::from_micros(100)).await;
         }
     }
 }

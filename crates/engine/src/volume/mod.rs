@@ -21,12 +21,15 @@ use ubcache_env::local::{Lock, Notify, Semaphore};
 use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Task, VolumeError, VolumeInfo};
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
+use crate::alloc::allocator::Allocator;
 use crate::bypass::sequential::SequentialDetector;
 use crate::coherence::flush_errors::FlushErrors;
 use crate::coherence::table::InFlight;
 use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
 use crate::coherence::zeroes::Zeroes;
+use crate::context::Context;
+use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
 use crate::request::read::Fills;
@@ -38,6 +41,9 @@ use crate::writeback::controller::{IdleCounter, RateController, RateLimiter};
 
 /// A volume of a running set.
 pub struct CachedVolume<E: Env> {
+    pub(crate) context: Context<E>,
+    pub(crate) journal: Rc<Journal<E>>,
+    pub(crate) allocator: Rc<Allocator<E>>,
     pub(crate) set: Rc<Set<E>>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
@@ -109,7 +115,8 @@ impl<E: Env> CachedVolume<E> {
     ) -> Rc<CachedVolume<E>> {
         let data_offset = superblock.data_offset();
         let geometry = backing.geometry();
-        let block = geometry.logical_block_bytes.max(set.cache.geometry().logical_block_bytes);
+        let block =
+            geometry.logical_block_bytes.max(set.context.cache.geometry().logical_block_bytes);
         let name = if options.name.is_empty() { superblock.label_str() } else { options.name };
         let info = VolumeInfo {
             name,
@@ -118,7 +125,7 @@ impl<E: Env> CachedVolume<E> {
                 (geometry.sectors - data_offset.0) / per_block * per_block
             },
             block_bytes: block,
-            preferred_bytes: set.geometry.block_bytes().max(4096) as u32,
+            preferred_bytes: set.context.geometry.block_bytes().max(4096) as u32,
             read_only: options.read_only,
         };
         let settings = VolumeSettings {
@@ -127,9 +134,13 @@ impl<E: Env> CachedVolume<E> {
             label: superblock.label_str(),
             ..VolumeSettings::default()
         };
-        let (fill_bytes, mutation) = (set.tuning.fill_bytes_max, set.mutation);
+        let (context, journal) = (set.context.clone(), set.journal.clone());
+        let (fill_bytes, mutation) = (context.tuning.fill_bytes_max, context.mutation);
         let dirty = superblock.state() == BackingState::Dirty;
         Rc::new_cyclic(|me| CachedVolume {
+            context,
+            journal,
+            allocator: set.allocator.clone(),
             set,
             me: me.clone(),
             backing,
@@ -183,11 +194,12 @@ impl<E: Env> CachedVolume<E> {
                 volume.backing_flush_failed(error);
             }
         });
-        let publisher = self.set.env.spawn(Priority::Background, self.clone().publisher_task());
-        let writeback = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
+        let publisher = self.context.env.spawn(Priority::Background, self.clone().publisher_task());
+        let writeback = self.context.env.spawn(Priority::Background, self.clone().writeback_task());
         self.tasks.borrow_mut().extend([publisher, writeback]);
-        if self.set.mutant(Mutant::TwoWritebacksAtOnce) {
-            let second = self.set.env.spawn(Priority::Background, self.clone().writeback_task());
+        if self.context.mutant(Mutant::TwoWritebacksAtOnce) {
+            let second =
+                self.context.env.spawn(Priority::Background, self.clone().writeback_task());
             self.tasks.borrow_mut().push(second);
         }
     }

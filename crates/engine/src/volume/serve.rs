@@ -56,7 +56,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         data: Rc<dyn ForeignMemory>,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        if self.set.mutant(Mutant::ForeignMemoryTwice) {
+        if self.context.mutant(Mutant::ForeignMemoryTwice) {
             #[cfg(feature = "mutants")]
             return self.write_uncopied(stream, range, data, fua).await;
         }

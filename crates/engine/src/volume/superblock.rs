@@ -18,14 +18,14 @@ impl<E: Env> CachedVolume<E> {
             self.superblock.borrow_mut().set_state(BackingState::Dirty);
             self.write_backing_superblock().await?;
             self.marked_dirty.set(true);
-            self.set.env.mark("marked_dirty");
+            self.context.env.mark("marked_dirty");
         }
         Ok(())
     }
 
     /// No dirty key, none on its way, and that is known for sure.
     pub(crate) fn has_nothing_dirty(&self) -> bool {
-        self.set.allocator.buckets().is_counted()
+        self.allocator.buckets().is_counted()
             && self.set.dirty_sectors(self.inode()) == 0
             && self.dirty_writers.get() == 0
     }
@@ -35,18 +35,18 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn mark_clean_if_so(&self) {
         let clean =
             || self.superblock.borrow().state() == BackingState::Dirty && self.has_nothing_dirty();
-        if !clean() || self.set.failure().is_some() {
+        if !clean() || self.context.failure().is_some() {
             return;
         }
         let _one = self.state_lock.lock().await;
-        if self.set.journal.flush().await.is_err() || !clean() {
-            self.set.env.mark("marking_clean_overtaken");
+        if self.journal.flush().await.is_err() || !clean() {
+            self.context.env.mark("marking_clean_overtaken");
             return;
         }
         // From here on a writer waits for the lock and marks it dirty again.
         self.marked_dirty.set(false);
         self.superblock.borrow_mut().set_state(BackingState::Clean);
-        self.set.env.mark("marked_clean");
+        self.context.env.mark("marked_clean");
         if self.write_backing_superblock().await.is_err() {
             self.superblock.borrow_mut().set_state(BackingState::Dirty);
         }
@@ -59,7 +59,7 @@ impl<E: Env> CachedVolume<E> {
         if self.saving.replace(true) {
             return;
         }
-        let task = self.set.env.spawn(Priority::Background, async move {
+        let task = self.context.env.spawn(Priority::Background, async move {
             me.saving.set(false);
             // An error shows in the counters; the setting is in force for this run.
             drop(me.save_attributes().await);

@@ -62,7 +62,7 @@ impl<E: Env> CachedVolume<E> {
                 self.set.load_leaf(&leaf).await?;
                 let state = leaf.state.borrow();
                 let Some(body) = state.body.as_ref() else { continue };
-                let buckets = self.set.allocator.buckets();
+                let buckets = self.allocator.buckets();
                 for extent in body.iter_after(at) {
                     if extent.inode != self.inode()
                         || !extent.dirty
@@ -100,9 +100,9 @@ impl<E: Env> CachedVolume<E> {
             return Err(VolumeError::Unavailable(what));
         }
         if cleaned.busy > 0 {
-            self.set.env.mark("cleaning_waits");
+            self.context.env.mark("cleaning_waits");
             // Another writeback is at it, or a backing write has to land first.
-            self.set.env.sleep(ubcache_env::Nanos::from_millis(1)).await;
+            self.context.env.sleep(ubcache_env::Nanos::from_millis(1)).await;
         }
         Ok(())
     }
@@ -125,8 +125,8 @@ impl<E: Env> CachedVolume<E> {
         }
         let failures = self.flush_failures.get();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
-        let durable = self.set.mutant(Mutant::WritebackBeforeDurableDirty)
-            || self.set.journal.flush().await.is_ok();
+        let durable = self.context.mutant(Mutant::WritebackBeforeDurableDirty)
+            || self.journal.flush().await.is_ok();
         // B3
         let written = match durable {
             true => join_all(runs.iter().map(|run| self.bring_down(run, below))).await,
@@ -134,12 +134,13 @@ impl<E: Env> CachedVolume<E> {
         };
         // B4: one flush for the batch. A flush that failed meanwhile, even somebody else's, may
         // have cost what was written here.
-        let early = below == Below::Discarded && self.set.mutant(Mutant::DiscardDropsBeforeFlush);
+        let early =
+            below == Below::Discarded && self.context.mutant(Mutant::DiscardDropsBeforeFlush);
         let flushed = written.contains(&true)
             && (early
-                || self.set.mutant(Mutant::CleanWithoutBackingFlush)
+                || self.context.mutant(Mutant::CleanWithoutBackingFlush)
                 || (self.flush_backing().await.is_ok() && self.flush_failures.get() == failures)
-                || self.set.mutant(Mutant::FailedFlushCleans));
+                || self.context.mutant(Mutant::FailedFlushCleans));
         for (run, ok) in runs.into_iter().zip(written) {
             if !(ok && flushed) {
                 cleaned.failed += 1;
@@ -148,7 +149,7 @@ impl<E: Env> CachedVolume<E> {
             }
             // An extent may have been cut since. What there is no record for stays dirty until the
             // next time.
-            let records = (2 * run.extents.len()).min(self.set.journal.step_records());
+            let records = (2 * run.extents.len()).min(self.journal.step_records());
             // B5, one step.
             match self.set.prepare_change(self.inode(), run.range, records).await {
                 Ok(mut room) => {
@@ -168,12 +169,12 @@ impl<E: Env> CachedVolume<E> {
     fn begin_runs(&self, extents: Vec<Extent>, below: Below, cleaned: &mut Cleaned) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         // They become clean in one step.
-        let extents_max = self.set.journal.step_records();
+        let extents_max = self.journal.step_records();
         let mut groups: Vec<Vec<Extent>> = Vec::new();
         for extent in extents {
             let loaded = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
             if !loaded || !self.set.is_current(&extent) {
-                self.set.env.mark("writeback_key_gone");
+                self.context.env.mark("writeback_key_gone");
                 continue;
             }
             match groups.last_mut() {
@@ -182,7 +183,7 @@ impl<E: Env> CachedVolume<E> {
                         && group.len() < extents_max
                         && extent.range.end - group[0].range.start <= RUN_SECTORS_MAX =>
                 {
-                    self.set.env.mark("writeback_run");
+                    self.context.env.mark("writeback_run");
                     group.push(extent);
                 }
                 _ => groups.push(vec![extent]),
@@ -197,13 +198,13 @@ impl<E: Env> CachedVolume<E> {
             let kept_away = below == Below::Discarded && self.zeroes.are_kept_away(range);
             let ticket = if kept_away { None } else { self.inflight.enter_writeback(range) };
             let Some(ticket) = ticket else {
-                self.set.env.mark("writeback_waits_for_backing_write");
+                self.context.env.mark("writeback_waits_for_backing_write");
                 cleaned.busy += extents.len() as u64;
                 continue;
             };
-            let buckets = self.set.allocator.buckets();
+            let buckets = self.allocator.buckets();
             let pin = |extent: &Extent| {
-                buckets.pins().pin(extent.pointer.bucket(self.set.geometry.bucket_sectors))
+                buckets.pins().pin(extent.pointer.bucket(self.context.geometry.bucket_sectors))
             };
             let pins = extents.iter().map(pin).collect();
             runs.push(Run { range, extents, _ticket: ticket, _pins: pins });
@@ -221,7 +222,7 @@ impl<E: Env> CachedVolume<E> {
                 // keeps.
                 self.zeroes.submitted(run.range);
                 let mut result = Ok(());
-                if !self.set.mutant(Mutant::DiscardShowsOlderData) {
+                if !self.context.mutant(Mutant::DiscardShowsOlderData) {
                     result = self.backing.write_zeroes(run.range).await;
                 }
                 if result.is_ok() {
@@ -240,8 +241,9 @@ impl<E: Env> CachedVolume<E> {
 
     /// Cache to backing device.
     async fn copy_run(&self, run: &Run) -> bool {
-        let read =
-            |extent: &Extent| self.set.cache.read(extent.pointer.offset, extent.range.sectors());
+        let read = |extent: &Extent| {
+            self.context.cache.read(extent.pointer.offset, extent.range.sectors())
+        };
         let read: SmallVec<[IoResult<Buf>; 1]> = match run.extents.as_slice() {
             [extent] => smallvec![read(extent).await],
             extents => join_all(extents.iter().map(read)).await.into(),
@@ -251,8 +253,8 @@ impl<E: Env> CachedVolume<E> {
             match result {
                 Ok(buf) => data.push(buf.freeze()),
                 Err(error) => {
-                    self.set.env.mark("writeback_read_failed");
-                    self.set.note_cache_error("reading dirty data", &error);
+                    self.context.env.mark("writeback_read_failed");
+                    self.context.note_cache_error("reading dirty data", &error);
                     return false;
                 }
             }
@@ -261,10 +263,10 @@ impl<E: Env> CachedVolume<E> {
         let result = self.backing.write(run.range.start, data, Durability::Volatile).await;
         self.backing_write_ended(run.range, failures, (result.is_ok(), false, true));
         if let Err(error) = &result {
-            self.set.env.mark("writeback_write_failed");
+            self.context.env.mark("writeback_write_failed");
             self.note_backing_error(error);
         }
-        result.is_ok() || self.set.mutant(Mutant::FailedWritebackCleans)
+        result.is_ok() || self.context.mutant(Mutant::FailedWritebackCleans)
     }
 
     /// B5 for one extent: the parts that are still the dirty key that was read, or discarded,
@@ -277,7 +279,8 @@ impl<E: Env> CachedVolume<E> {
             .filter(|found| {
                 let place = written.pointer.advance(found.range.start - written.range.start);
                 found.dirty
-                    && (found.pointer == place || self.set.mutant(Mutant::CleansWhateverIsThere))
+                    && (found.pointer == place
+                        || self.context.mutant(Mutant::CleansWhateverIsThere))
             })
             .take(room.left())
             .collect();
@@ -288,7 +291,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let whole = sectors == written.range.sectors();
         if !whole {
-            self.set.env.mark("writeback_overtaken");
+            self.context.env.mark("writeback_overtaken");
         }
         if below == Below::Discarded {
             return sectors;

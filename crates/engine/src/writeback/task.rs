@@ -17,10 +17,10 @@ impl<E: Env> CachedVolume<E> {
     /// The writeback task of the volume.
     pub(crate) async fn writeback_task(self: Rc<Self>) {
         let mut cursor = self.scan_start();
-        let mut updated_at = self.set.env.now();
+        let mut updated_at = self.context.env.now();
         // Dirty extents that the present scan has seen.
         let mut seen = 0;
-        while !self.is_stopping() && !self.passthrough.get() && self.set.failure().is_none() {
+        while !self.is_stopping() && !self.passthrough.get() && self.context.failure().is_none() {
             let wake = self.wake_writeback.notified();
             let (running, update_seconds, delay) = {
                 let settings = self.settings.borrow();
@@ -28,8 +28,8 @@ impl<E: Env> CachedVolume<E> {
                 (running, settings.writeback_rate_update_seconds, settings.writeback_delay)
             };
             let period = Nanos::from_secs(update_seconds);
-            if self.set.env.now().since(updated_at) >= period {
-                updated_at = self.set.env.now();
+            if self.context.env.now().since(updated_at) >= period {
+                updated_at = self.context.env.now();
                 self.update_rate();
             }
             let dirty = self.set.dirty_sectors(self.inode());
@@ -37,7 +37,7 @@ impl<E: Env> CachedVolume<E> {
                 if running {
                     self.mark_clean_if_so().await;
                 }
-                first(wake, self.set.env.sleep(period)).await;
+                first(wake, self.context.env.sleep(period)).await;
                 continue;
             }
             let rate = self.rate();
@@ -45,7 +45,7 @@ impl<E: Env> CachedVolume<E> {
             let extents_max = if rate >= BATCH_SECTORS_MAX { BATCH_EXTENTS_MAX } else { 64 };
             let Ok((extents, next)) = self.dirty_extents(cursor, sectors_max, extents_max).await
             else {
-                self.set.env.sleep(Nanos::from_secs(1)).await;
+                self.context.env.sleep(Nanos::from_secs(1)).await;
                 continue;
             };
             seen += extents.len();
@@ -56,7 +56,7 @@ impl<E: Env> CachedVolume<E> {
             };
             if cleaned.sectors > 0 {
                 let wait =
-                    self.limiter.borrow_mut().delay(self.set.env.now(), cleaned.sectors, rate);
+                    self.limiter.borrow_mut().delay(self.context.env.now(), cleaned.sectors, rate);
                 if wait.0 > 0 && !self.is_urgent() {
                     self.rest(wait).await;
                 }
@@ -79,7 +79,7 @@ impl<E: Env> CachedVolume<E> {
                         self.rest(Nanos::from_secs(delay)).await;
                     }
                     seen = 0;
-                    let now = self.set.env.now();
+                    let now = self.context.env.now();
                     self.limiter.borrow_mut().reset(now);
                 }
             }
@@ -88,14 +88,15 @@ impl<E: Env> CachedVolume<E> {
 
     /// Sleeps, but not through the end of the volume, a full cache, or a drain.
     async fn rest(&self, span: Nanos) {
-        let end = self.set.env.now().after(span);
+        let end = self.context.env.now().after(span);
         loop {
             let wake = self.wake_writeback.notified();
-            let over = self.is_stopping() || self.passthrough.get() || self.set.failure().is_some();
-            if over || self.set.env.now() >= end {
+            let over =
+                self.is_stopping() || self.passthrough.get() || self.context.failure().is_some();
+            if over || self.context.env.now() >= end {
                 return;
             }
-            first(wake, self.set.env.sleep_until(end)).await;
+            first(wake, self.context.env.sleep_until(end)).await;
             if self.is_urgent() {
                 return;
             }
@@ -106,7 +107,7 @@ impl<E: Env> CachedVolume<E> {
     fn is_urgent(&self) -> bool {
         self.settings.borrow().writeback_percent == 0
             || self.detaching.get()
-            || self.set.allocator.is_starved()
+            || self.allocator.is_starved()
     }
 
     fn rate(&self) -> u64 {
@@ -123,19 +124,20 @@ impl<E: Env> CachedVolume<E> {
         let attached = set.attached();
         let all: u64 = attached.iter().map(|volume| volume.backing.geometry().sectors).sum();
         let own = self.backing.geometry().sectors;
-        let cache = u64::from(set.geometry.buckets) * u64::from(set.geometry.bucket_sectors);
-        let buckets = set.allocator.buckets();
-        let may_idle = set.settings.borrow().idle_max_writeback_rate && !set.gc.is_running();
+        let cache = u64::from(self.context.geometry.buckets)
+            * u64::from(self.context.geometry.bucket_sectors);
+        let buckets = self.allocator.buckets();
+        let may_idle = self.context.settings().idle_max_writeback_rate && !set.gc.is_running();
         let idle = may_idle && self.idle.borrow_mut().tick(attached.len() as u64);
         let input = ControllerInput {
-            now: set.env.now(),
+            now: self.context.env.now(),
             next_io: self.limiter.borrow().next(),
             idle,
             dirty,
             target: target(cache, 0, settings.writeback_percent, own, all),
             in_use_percent: buckets.in_use_percent(),
             used_buckets: buckets.unavailable(),
-            bucket_sectors: u64::from(set.geometry.bucket_sectors),
+            bucket_sectors: u64::from(self.context.geometry.bucket_sectors),
             percent: settings.writeback_percent,
             update_seconds: settings.writeback_rate_update_seconds,
             p_term_inverse: settings.writeback_rate_p_term_inverse,

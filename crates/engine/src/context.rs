@@ -1,0 +1,94 @@
+//! Context of a set: what every part of it uses and none of them owns. It does not change; the
+//! settings in it do, and the health, which have owners of their own.
+
+use std::cell::{Ref, RefCell};
+use std::rc::Rc;
+
+use ubcache_env::{Env, IoError};
+use ubcache_format::Geometry;
+
+use crate::health::Health;
+use crate::meter::Meter;
+use crate::mutants::{Mutant, Mutation};
+use crate::settings::{AttributeError, SetSettings};
+use crate::tuning::Tuning;
+
+/// See the module. Each part has one of its own, so that nothing in it is a pointer further away.
+pub(crate) struct Context<E: Env> {
+    pub env: E,
+    /// The cache device.
+    pub cache: Rc<Meter<E>>,
+    pub geometry: Geometry,
+    pub tuning: Tuning,
+    pub health: Rc<Health<E>>,
+    pub mutation: Mutation,
+    settings: Rc<RefCell<SetSettings>>,
+}
+
+impl<E: Env> Clone for Context<E> {
+    fn clone(&self) -> Self {
+        Context {
+            env: self.env.clone(),
+            cache: self.cache.clone(),
+            geometry: self.geometry,
+            tuning: self.tuning.clone(),
+            health: self.health.clone(),
+            mutation: self.mutation,
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl<E: Env> Context<E> {
+    pub fn new(
+        env: E,
+        cache: Meter<E>,
+        geometry: Geometry,
+        settings: SetSettings,
+        tuning: Tuning,
+        mutation: Mutation,
+    ) -> Context<E> {
+        let settings = Rc::new(RefCell::new(settings));
+        let health = Rc::new(Health::new(env.clone(), settings.clone(), mutation));
+        Context { env, cache: Rc::new(cache), geometry, tuning, health, mutation, settings }
+    }
+
+    /// Attributes of the set, as they are now.
+    pub fn settings(&self) -> Ref<'_, SetSettings> {
+        self.settings.borrow()
+    }
+
+    /// Sets an attribute of the set (bcache's names).
+    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
+        self.settings.borrow_mut().set(name, value)
+    }
+
+    /// Returns true if this rule is broken.
+    #[inline(always)]
+    pub fn mutant(&self, mutant: Mutant) -> bool {
+        self.mutation.is(mutant)
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.health.is_ending()
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.health.is_ended()
+    }
+
+    /// Reason of the set's failure, if it has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.health.failure()
+    }
+
+    /// The set can't change its metadata any more.
+    pub fn fail(&self, reason: String) {
+        self.health.fail(reason);
+    }
+
+    /// Counts an error of the cache device; at the limit the set fails.
+    pub fn note_cache_error(&self, what: &'static str, error: &IoError) {
+        self.health.note_error(what, error);
+    }
+}
