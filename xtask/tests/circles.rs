@@ -42,7 +42,7 @@ fn no_circle_of_imports_is_new() {
 }
 
 #[test]
-fn a_circle_is_found() {
+fn import_circle_is_found() {
     let graph = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("e", "a")];
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in graph {

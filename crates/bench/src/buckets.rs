@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_goes_as_a_whole_and_the_coldest_first() {
+    fn eviction_takes_the_coldest_bucket_whole() {
         let mut cache = BucketCache::new(8, 4);
         (0..8).for_each(|block| cache.request(&read(block)));
         cache.request(&read(0));

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_takes_time() {
+    fn cpu_time_grows_with_work() {
         let (thread, process) =
             (of_thread(), of_process(std::process::id()).expect("this process runs"));
         // Until both have moved: the clock of a process moves in ticks.

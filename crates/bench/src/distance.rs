@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn distances_are_those_of_a_list(blocks in prop::collection::vec(0u64..60, 1..4000)) {
+        fn reuse_distances_agree_with_a_list(blocks in prop::collection::vec(0u64..60, 1..4000)) {
             let mut distances = Distances::default();
             let mut list: Vec<u64> = Vec::new();
             for block in blocks {

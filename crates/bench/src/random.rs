@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_stay_below_their_end_and_reach_all_of_it() {
+    fn draws_cover_the_range_and_stay_below_its_end() {
         let mut random = Random::new(3);
         let mut seen = [0; 10];
         for _ in 0..10_000 {

@@ -40,7 +40,7 @@ fn a_read_hit_allocates_nothing() {
 }
 
 #[test]
-fn loads_do_what_their_names_say() {
+fn each_load_does_the_requests_of_its_name() {
     let write = cost(Load::Write);
     assert!(write.cache.written_bytes >= write.requests * 4096, "{write:?}");
     let clean = cost(Load::WriteClean);

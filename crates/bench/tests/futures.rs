@@ -16,7 +16,7 @@ const WRITE_ZEROES_MAX: usize = 3916;
 const PREFETCH_MAX: usize = 1574;
 
 #[test]
-fn futures_of_requests_keep_to_their_sizes() {
+fn request_futures_stay_within_their_sizes() {
     let shape = Shape {
         cache_bytes: 320 << 20,
         bucket_sectors: 1024,

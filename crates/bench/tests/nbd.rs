@@ -52,7 +52,7 @@ fn every_request_is_answered_and_counted_once() {
 }
 
 #[test]
-fn a_load_ends_in_time_and_errors_are_told() {
+fn load_ends_in_time_and_reports_errors() {
     let directory = tempfile::tempdir().expect("a directory");
     let address = server(&directory);
     let load = Load { until: Until::Time(Duration::from_millis(50)), ..Load::new(address.clone()) };

@@ -50,7 +50,7 @@ fn larger_caches_hit_more_and_sampling_agrees() {
 }
 
 #[test]
-fn one_scan_costs_buckets_no_less_than_blocks() {
+fn a_scan_costs_bucket_eviction_at_least_what_block_eviction_loses() {
     let directory = tempfile::tempdir().expect("a directory");
     let scans = [
         "--blocks",
@@ -77,7 +77,7 @@ fn one_scan_costs_buckets_no_less_than_blocks() {
 }
 
 #[test]
-fn bad_input_is_named() {
+fn unreadable_trace_is_reported_with_its_file() {
     let missing = bench(&["replay", "/nonexistent/trace.csv"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(

@@ -81,7 +81,7 @@ fn a_set(directory: &Path) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn not_a_bcache_device() {
+fn foreign_device_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let plain = directory.path().join("plain.img");
@@ -109,7 +109,7 @@ fn not_a_bcache_device() {
 }
 
 #[test]
-fn truncated_device() {
+fn truncated_device_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let shorten = |path: &Path, bytes: u64| {
@@ -138,7 +138,7 @@ fn truncated_device() {
 }
 
 #[test]
-fn wrong_checksum() {
+fn superblock_with_wrong_checksum_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     for (device, other) in [(&cache, None), (&backing, Some(&cache))] {
@@ -158,7 +158,7 @@ fn wrong_checksum() {
 }
 
 #[test]
-fn unknown_version_or_feature() {
+fn unknown_version_or_feature_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     change_superblock(&backing, 16, &9_u64.to_le_bytes());
@@ -175,7 +175,7 @@ fn unknown_version_or_feature() {
 }
 
 #[test]
-fn cache_and_backing_of_different_sets() {
+fn cache_and_backing_device_of_different_sets_are_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let own = Superblock::parse(&superblock_bytes(&backing))
@@ -202,7 +202,7 @@ fn cache_and_backing_of_different_sets() {
 }
 
 #[test]
-fn backing_dirty_but_its_cache_missing() {
+fn dirty_backing_device_without_its_cache_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     set_state(&backing, BackingState::Dirty);
@@ -243,7 +243,7 @@ fn backing_dirty_but_its_cache_missing() {
 }
 
 #[test]
-fn sizes_that_can_not_be() {
+fn impossible_sizes_are_refused() {
     let directory = scratch();
     let path = directory.path().join("new.img");
     let new = text(&path);
@@ -307,7 +307,7 @@ fn caches_beyond_4_pib_are_refused() {
 }
 
 #[test]
-fn device_in_use() {
+fn device_in_use_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let daemon =
@@ -326,8 +326,8 @@ fn device_in_use() {
 }
 
 #[test]
-fn unreadable_or_unwritable_path() {
-    let test = "unreadable_or_unwritable_path";
+fn inaccessible_path_is_reported_with_its_error() {
+    let test = "inaccessible_path_is_reported_with_its_error";
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let nowhere = directory.path().join("nowhere/x.img");
@@ -398,7 +398,7 @@ fn entries(cache: &Path, geometry: &Geometry) -> Vec<(u64, JournalSeq, JournalSe
 }
 
 #[test]
-fn journal_damaged_in_the_middle() {
+fn journal_with_a_damaged_entry_is_refused() {
     let directory = scratch();
     let (cache, backing) = a_set(directory.path());
     let settings = ["--mode", "writeback", "--set", "writeback_running=0"];
@@ -428,7 +428,7 @@ fn journal_damaged_in_the_middle() {
 }
 
 #[test]
-fn usage_errors_have_their_code() {
+fn usage_errors_exit_with_2() {
     for arguments in [&["frobnicate"][..], &[], &["serve", "--nbd", "udp:1"], &["make", "--bucket"]]
     {
         let output = ubcache().args(arguments).output().expect("ubcache runs");

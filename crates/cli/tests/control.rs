@@ -13,8 +13,8 @@ use std::os::unix::net::UnixStream;
 use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
 
 #[test]
-fn status_names_everything_that_scripts_rely_on() {
-    each_io("status_names_everything_that_scripts_rely_on", |io, directory| {
+fn status_json_has_all_documented_fields() {
+    each_io("status_json_has_all_documented_fields", |io, directory| {
         let (cache, backings) = make_set(directory, &[16, 24], &[]);
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
         let mut client = daemon.client("disk1.img");
@@ -71,7 +71,7 @@ fn status_names_everything_that_scripts_rely_on() {
 }
 
 #[test]
-fn attributes_are_set_and_read_by_bcaches_names() {
+fn attributes_are_set_and_read_by_sysfs_names() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
     let settings =
@@ -122,7 +122,7 @@ fn attributes_are_set_and_read_by_bcaches_names() {
 }
 
 #[test]
-fn a_setting_that_can_not_be_ends_serve_before_it_is_ready() {
+fn invalid_setting_ends_serve_before_it_is_ready() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
     for setting in [&["--mode", "fast"][..], &["--set", "no_such_thing=1"], &["--set", "nothing"]] {
@@ -134,7 +134,7 @@ fn a_setting_that_can_not_be_ends_serve_before_it_is_ready() {
 }
 
 #[test]
-fn the_protocol_is_a_line_each_way() {
+fn control_protocol_is_one_line_each_way() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
     let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);

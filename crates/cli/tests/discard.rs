@@ -87,8 +87,8 @@ impl Drop for Zram {
 
 /// A block device makes no promise that discarded sectors read the same every time.
 #[test]
-fn block_devices_get_discards_only_if_they_are_trusted() {
-    let test = "block_devices_get_discards_only_if_they_are_trusted";
+fn block_devices_get_discards_only_with_trust_discards() {
+    let test = "block_devices_get_discards_only_with_trust_discards";
     each_io(test, |io, directory| {
         let Some(disk) = Zram::new(64 << 20) else { return skipped(test, "no zram devices here") };
         let (cache, _) = make_set(directory, &[], &[]);

@@ -17,8 +17,8 @@ fn super_show(device: &Path) -> String {
 }
 
 #[test]
-fn sets_of_make_bcache_are_served() {
-    let test = "sets_of_make_bcache_are_served";
+fn set_of_make_bcache_is_served() {
+    let test = "set_of_make_bcache_is_served";
     if !have(test, &["losetup", "make-bcache", "bcache-super-show"]) {
         return;
     }

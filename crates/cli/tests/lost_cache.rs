@@ -81,7 +81,7 @@ fn served_again(directory: &Path, new: &Path, disk: &Path, before: &[Value]) {
 /// The advice was to make a cache, which was refused then: as one of another set, or because its
 /// blocks were larger.
 #[test]
-fn a_clean_disk_has_a_new_cache_by_the_commands_that_are_printed() {
+fn printed_commands_give_a_clean_disk_a_new_cache() {
     let scratch = scratch();
     let directory = scratch.path();
     let disk = a_disk_without_its_cache(directory, false);
@@ -96,7 +96,7 @@ fn a_clean_disk_has_a_new_cache_by_the_commands_that_are_printed() {
 
 /// The advice was to make the disk again: its data began somewhere else then, without its label.
 #[test]
-fn a_dirty_disk_goes_on_with_what_it_has_by_the_command_that_is_printed() {
+fn printed_command_detaches_a_dirty_disk_from_its_lost_cache() {
     for name_the_cache in [false, true] {
         let scratch = scratch();
         let directory = scratch.path();

@@ -115,7 +115,7 @@ fn show_reads_what_make_bcache_writes() {
 }
 
 #[test]
-fn make_prints_what_it_has_made() {
+fn make_prints_the_new_superblocks() {
     let directory = scratch();
     let (cache, disk) = (directory.path().join("c.img"), directory.path().join("d.img"));
     let uuid = "0f0e0d0c-0b0a-0908-0706-050403020100";
@@ -145,7 +145,7 @@ fn make_prints_what_it_has_made() {
 }
 
 #[test]
-fn make_keeps_the_data_of_others() {
+fn make_refuses_a_device_with_data() {
     let directory = scratch();
     let disk = directory.path().join("d.img");
     for (at, magic, name) in [

@@ -70,8 +70,8 @@ assert all(h.aio_command_completed(cookie) for cookie in cookies)
 }
 
 #[test]
-fn memory_is_locked_where_that_is_allowed_and_refused_where_not() {
-    let test = "memory_is_locked_where_that_is_allowed_and_refused_where_not";
+fn lock_memory_locks_or_refuses() {
+    let test = "lock_memory_locks_or_refuses";
     each_io(test, |io, directory| {
         let (cache, backings) = make_set(directory, &[16], &[]);
         match Daemon::try_start(io, directory, &cache, &backings, &["--lock-memory"]) {

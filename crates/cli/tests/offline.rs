@@ -69,7 +69,7 @@ fn a_crashed_set_is_checked_read_and_recovered() {
 }
 
 #[test]
-fn damage_is_exit_code_1_and_what_can_not_run_2() {
+fn damage_exits_with_1_and_a_refusal_with_2() {
     let directory = scratch();
     let (cache, backing, _) = a_crashed_set(directory.path());
     run(ubcache().arg("check").arg(directory.path().join("nothing")), 2);

@@ -13,7 +13,7 @@ use support::crashed::{a_crashed_set, json, run};
 use support::{names_in, scratch, sha256_of, ubcache};
 
 #[test]
-fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
+fn tools_read_a_pack_in_place_of_the_cache() {
     let directory = scratch();
     let (cache, backing, _) = a_crashed_set(directory.path());
     let before = (sha256_of(&cache), sha256_of(&backing));
@@ -73,7 +73,7 @@ fn a_pack_stands_for_the_cache_where_no_data_is_needed() {
 }
 
 #[test]
-fn a_pack_is_there_as_a_whole_or_not_at_all() {
+fn refused_or_interrupted_pack_leaves_no_partial_file() {
     let directory = scratch();
     let (cache, backing, _) = a_crashed_set(directory.path());
     let file = directory.path().join("cache.pack");

@@ -24,8 +24,8 @@ const ALWAYS: &str = "--page-cache=always";
 
 /// `serve` used the page cache wherever O_DIRECT did not work, and only a log line said so.
 #[test]
-fn without_direct_io_nothing_is_served_unless_asked_for() {
-    let test = "without_direct_io_nothing_is_served_unless_asked_for";
+fn serve_refuses_a_device_without_direct_io_unless_page_cache_is_given() {
+    let test = "serve_refuses_a_device_without_direct_io_unless_page_cache_is_given";
     each_io(test, |io, directory| {
         let Some((point, _mount)) = without_direct_io(test, directory) else { return };
         let (cache, backings) = make_set(&point, &[16], &[]);

@@ -99,7 +99,7 @@ fn a_dump_that_is_older_than_the_set_is_refused() {
 }
 
 #[test]
-fn a_new_file_has_the_metadata_and_says_that_it_has_no_data() {
+fn restore_into_a_new_file_warns_that_data_is_missing() {
     let directory = scratch();
     let (cache, backing, _) = a_crashed_set(directory.path());
     let [lines, new, again] =

@@ -14,8 +14,8 @@ use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
 /// The answer came before the superblock was written: in two of five tries the mode was lost with a
 /// `kill -9` after it.
 #[test]
-fn what_was_answered_survives_a_kill() {
-    each_io("what_was_answered_survives_a_kill", |io, directory| {
+fn answered_settings_survive_kill_9() {
+    each_io("answered_settings_survive_kill_9", |io, directory| {
         let (cache, backings) = make_set(directory, &[16], &["--label", "data"]);
         for (round, mode) in ["writeback", "writearound", "none", "writethrough"].iter().enumerate()
         {
@@ -45,7 +45,7 @@ fn what_was_answered_survives_a_kill() {
 
 /// `set A=1 B=wrong` was refused, and A was changed.
 #[test]
-fn what_is_refused_changes_nothing() {
+fn refused_settings_change_nothing() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
     let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
@@ -94,7 +94,7 @@ fn what_is_refused_changes_nothing() {
 /// Each switch was put in a queue with a task of its own, which kept memory for ever and which
 /// `stop` waited for.
 #[test]
-fn switches_of_many_clients_are_merged() {
+fn concurrent_mode_switches_are_merged() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
     let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);

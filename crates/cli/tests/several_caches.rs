@@ -116,7 +116,7 @@ fn refused_by_all(directory: &Path, cache: &Path, disk: &Path, which: &str) {
 /// The data of such extents was read from the same place on the one device that is there, and
 /// written back to the disk.
 #[test]
-fn pointers_to_another_cache_device_are_refused_by_all() {
+fn pointer_to_another_cache_device_is_refused_by_every_tool() {
     for (device, which) in [(1, "all entries"), (7, "the newest entry"), (1, "the node")] {
         let scratch = scratch();
         let directory = scratch.path();

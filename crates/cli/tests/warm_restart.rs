@@ -30,43 +30,48 @@ fn pass(client: &mut Client, expected: &[u8]) {
 }
 
 #[test]
-fn the_third_pass_reads_nothing_from_the_backing_device() {
-    each_io("the_third_pass_reads_nothing_from_the_backing_device", |io, directory| {
-        let (cache, backings) = make_set(directory, &[64], &[]);
-        let mut expected = vec![0; WORKING_SET as usize];
-        pseudo_random(1, &mut expected);
-        let file =
-            std::fs::OpenOptions::new().write(true).open(&backings[0]).expect("the backing file");
-        std::os::unix::fs::FileExt::write_all_at(&file, &expected, 8192)
-            .expect("room in the backing file");
-        drop(file);
+fn third_pass_over_cached_data_reads_nothing_from_the_backing_device() {
+    each_io(
+        "third_pass_over_cached_data_reads_nothing_from_the_backing_device",
+        |io, directory| {
+            let (cache, backings) = make_set(directory, &[64], &[]);
+            let mut expected = vec![0; WORKING_SET as usize];
+            pseudo_random(1, &mut expected);
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&backings[0])
+                .expect("the backing file");
+            std::os::unix::fs::FileExt::write_all_at(&file, &expected, 8192)
+                .expect("room in the backing file");
+            drop(file);
 
-        let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
-        let mut client = daemon.client("disk0.img");
-        pass(&mut client, &expected);
-        // Fills go on after the reply.
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        let before = daemon.number(0, "/backing/read_bytes");
-        assert!(
-            before >= WORKING_SET,
-            "the first pass comes from the backing device, {before} bytes"
-        );
-        pass(&mut client, &expected);
-        let second = daemon.number(0, "/backing/read_bytes") - before;
-        assert_eq!(second, 0, "bytes that the second pass read from the backing device");
-        client.disconnect().expect("a connection");
-        daemon.stop();
+            let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+            let mut client = daemon.client("disk0.img");
+            pass(&mut client, &expected);
+            // Fills go on after the reply.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let before = daemon.number(0, "/backing/read_bytes");
+            assert!(
+                before >= WORKING_SET,
+                "the first pass comes from the backing device, {before} bytes"
+            );
+            pass(&mut client, &expected);
+            let second = daemon.number(0, "/backing/read_bytes") - before;
+            assert_eq!(second, 0, "bytes that the second pass read from the backing device");
+            client.disconnect().expect("a connection");
+            daemon.stop();
 
-        let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
-        let before = daemon.number(0, "/backing/read_bytes");
-        let mut client = daemon.client("disk0.img");
-        pass(&mut client, &expected);
-        let third = daemon.number(0, "/backing/read_bytes") - before;
-        assert_eq!(
-            third, 0,
-            "bytes that the third pass, after a restart, read from the backing device"
-        );
-        assert!(daemon.number(0, "/stats/cache_hits") >= WORKING_SET / STEP as u64);
-        daemon.stop();
-    });
+            let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+            let before = daemon.number(0, "/backing/read_bytes");
+            let mut client = daemon.client("disk0.img");
+            pass(&mut client, &expected);
+            let third = daemon.number(0, "/backing/read_bytes") - before;
+            assert_eq!(
+                third, 0,
+                "bytes that the third pass, after a restart, read from the backing device"
+            );
+            assert!(daemon.number(0, "/stats/cache_hits") >= WORKING_SET / STEP as u64);
+            daemon.stop();
+        },
+    );
 }

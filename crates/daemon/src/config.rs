@@ -197,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_given_or_labels_or_file_names() {
+    fn name_is_the_given_one_or_the_label_or_the_file_name() {
         let names =
             named(&[(None, "", "/a/disk"), (None, "data", "/b/disk"), (Some("x"), "data", "/c/x")]);
         assert_eq!(names, Ok(["disk", "data", "x"].map(str::to_owned).to_vec()));
     }
 
     #[test]
-    fn two_equal_names_are_refused_and_both_devices_named() {
+    fn equal_names_are_refused_with_both_devices() {
         for volumes in [
             [(None, "", "/a/disk"), (None, "", "/b/disk")],
             [(None, "data", "/a/disk"), (None, "data", "/b/disk")],
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_before_a_path_is_taken_apart() {
+    fn name_and_path_are_split_at_the_equals_sign() {
         assert_eq!(
             split_name(Path::new("data=/dev/sdb")),
             (Some("data".to_owned()), "/dev/sdb".into())

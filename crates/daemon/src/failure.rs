@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_reads_from_what_to_remedy() {
+    fn failure_text_has_found_expected_and_remedy() {
         let failure = Failure::refused(Path::new("disk.img"), "not a bcache device")
             .found("an ext4 file system")
             .expected("a bcache superblock")

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_and_show() {
+    fn sizes_parse_and_print() {
         for (text, bytes, shown) in [
             ("0", 0, "0"),
             ("512", 512, "512"),

@@ -68,7 +68,7 @@ fn superblock_of(backing: &SimDisk) -> Superblock {
 }
 
 #[test]
-fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
+fn detached_volume_is_complete_and_its_keys_are_dead() {
     for seed in 0..20 {
         let world = SimWorld::new(WorldConfig::new(seed));
         let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
@@ -144,7 +144,7 @@ fn a_detached_volume_is_whole_without_the_cache_and_its_keys_are_dead() {
 }
 
 #[test]
-fn power_may_fail_at_any_moment_of_a_detach() {
+fn power_failure_during_a_detach_loses_nothing() {
     for seed in 0..200 {
         let world = SimWorld::new(WorldConfig::new(seed));
         let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
@@ -202,7 +202,7 @@ fn power_may_fail_at_any_moment_of_a_detach() {
 /// flushes, kept a detach (and writethrough after writeback) from ever ending. Fix: such a write
 /// writes back what it is over, and goes through (B6).
 #[test]
-fn a_block_that_is_always_written_keeps_no_volume_dirty() {
+fn constantly_written_block_does_not_keep_a_volume_dirty() {
     for period_us in [500, 2_000, 5_000, 20_000] {
         for detaches in [true, false] {
             let world = SimWorld::new(WorldConfig::new(period_us));
@@ -258,7 +258,7 @@ fn a_block_that_is_always_written_keeps_no_volume_dirty() {
 /// data, which a slow or failing disk can make hours. Fix: the lock is taken when nothing is dirty
 /// any more.
 #[test]
-fn a_long_detach_does_not_keep_other_volumes() {
+fn long_detach_does_not_delay_other_volumes() {
     let world = SimWorld::new(WorldConfig::new(1));
     let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
     let slow =

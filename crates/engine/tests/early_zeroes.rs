@@ -25,7 +25,7 @@ fn data(byte: u8) -> Buf {
 /// It returned the zeroes, and reads after it the dirty data, until its key went. Now such a read
 /// looks up again (R5).
 #[test]
-fn a_read_that_missed_does_not_see_a_discard_before_everybody_does() {
+fn read_that_missed_does_not_return_zeroes_of_a_pending_discard() {
     let mut looked_again = 0;
     for seed in 0..60 {
         let world = SimWorld::new(WorldConfig::new(seed));

@@ -64,7 +64,7 @@ fn in_world<F: Future<Output = ()> + 'static>(
 /// found nothing to do and succeeded, though the block was gone. Now each client that wrote before
 /// hears of it once.
 #[test]
-fn a_failed_flush_of_our_own_fails_the_next_flush_of_each_client_that_wrote() {
+fn failed_flush_by_ubcache_fails_the_next_flush_of_each_writer() {
     for seed in 0..10 {
         in_world(seed, async move |env, cache, backing| {
             format(&cache, &backing, false).await;
@@ -95,7 +95,7 @@ fn a_failed_flush_of_our_own_fails_the_next_flush_of_each_client_that_wrote() {
 /// A client whose connection was cut is another stream to the volume when it comes again, and has
 /// not been told.
 #[test]
-fn who_comes_for_one_that_left_is_told() {
+fn new_stream_gets_the_error_of_a_stream_that_left() {
     in_world(1, async move |env, cache, backing| {
         format(&cache, &backing, false).await;
         let (set, volume) = open(&env, &cache, &backing).await;
@@ -115,7 +115,7 @@ fn who_comes_for_one_that_left_is_told() {
 /// page went the clean copy was not what the disk had. Now nothing is cached there before it is
 /// written again.
 #[test]
-fn what_a_failed_flush_may_have_cost_is_not_cached_until_it_is_written_again() {
+fn range_of_a_failed_flush_is_not_cached_until_written() {
     let mut shown = 0;
     for seed in 0..10 {
         let (before, after) = (Rc::new(std::cell::Cell::new(0)), Rc::new(std::cell::Cell::new(0)));
@@ -208,7 +208,7 @@ fn a_failed_flush_of_the_cache_device_fails_the_set() {
 /// The flush that belongs to the backing device's superblock costs what clients wrote like any
 /// other.
 #[test]
-fn a_failed_flush_of_the_superblock_is_told_as_well() {
+fn failed_flush_of_the_superblock_fails_the_next_flush_of_clients() {
     in_world(1, async move |env, cache, backing| {
         format(&cache, &backing, false).await;
         let (set, volume) = open(&env, &cache, &backing).await;
@@ -225,7 +225,7 @@ fn a_failed_flush_of_the_superblock_is_told_as_well() {
 
 /// Nobody is left to be told when a set stops, so the stop itself says that something may be lost.
 #[test]
-fn a_stop_reports_a_loss_that_a_client_does_not_know_of() {
+fn stop_reports_a_loss_that_a_client_was_not_told_of() {
     for told in [false, true] {
         in_world(1, async move |env, cache, backing| {
             format(&cache, &backing, false).await;

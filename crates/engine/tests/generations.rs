@@ -116,7 +116,7 @@ async fn make_dirty(volume: &CachedVolume<SimEnv>) {
 /// pointers of interior nodes age like all others (G1, G2). Several rules keep such a set now; that
 /// each is needed is shown by its mutant in the simulator.
 #[test]
-fn a_set_starts_after_its_generations_went_more_than_half_round() {
+fn set_starts_after_its_generations_wrapped_past_half() {
     let world = SimWorld::new(WorldConfig::new(1));
     let disk = |name: &str, sectors| SimDisk::new(&world, DiskConfig::new(name, sectors));
     let cache = disk("cache", BUCKET * u64::from(BUCKETS));

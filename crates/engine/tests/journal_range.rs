@@ -63,7 +63,7 @@ async fn replace_journal(
 
 /// The newest entry may need data of a bucket that no entry read before it needed.
 #[test]
-fn an_entry_may_ask_for_more_than_the_one_before_it() {
+fn newest_entry_may_need_a_bucket_that_the_one_before_it_did_not() {
     for removed in [false, true] {
         let world = SimWorld::new(WorldConfig::new(1));
         let cache =

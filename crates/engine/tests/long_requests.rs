@@ -57,7 +57,7 @@ async fn read_byte(volume: &CachedVolume<SimEnv>, sector: u64) -> u8 {
 /// that `blkdiscard -z` filled the cache with zeroes. Fix: it is split, and what was clean goes
 /// past the cache.
 #[test]
-fn one_dirty_sector_does_not_bring_a_long_write_to_the_cache() {
+fn long_bypass_write_is_split_around_a_dirty_sector() {
     run(|world, env| async move {
         let Parts { volume, backing, .. } = open(&world, env).await;
         let data = |byte: u8, sectors: u64| {
@@ -92,7 +92,7 @@ fn one_dirty_sector_does_not_bring_a_long_write_to_the_cache() {
 /// because it counted as a run of reads that is too long to cache. Fix: it is no part of a run; and
 /// what is cached already is not read.
 #[test]
-fn what_is_to_be_cached_is_cached_however_long_it_is() {
+fn cache_request_of_any_length_is_cached() {
     run(|world, env| async move {
         let Parts { volume, .. } = open(&world, env).await;
         volume.prefetch(StreamId(1), LONG).await.expect("a hint");

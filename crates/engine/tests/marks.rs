@@ -24,7 +24,7 @@ fn marks_in_code(directory: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_list_is_what_the_code_says() {
+fn mark_list_equals_the_marks_in_the_code() {
     let mut code = BTreeSet::new();
     marks_in_code(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
     let names = MARKS.iter().chain(UNREACHED).map(|(name, _)| (*name).to_owned());

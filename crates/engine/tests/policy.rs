@@ -37,7 +37,7 @@ async fn read(volume: &CachedVolume<SimEnv>, slots: impl Iterator<Item = u64>) -
 }
 
 #[test]
-fn a_set_begins_with_its_policy_and_keeps_what_is_set() {
+fn set_starts_with_the_policy_of_its_superblock_and_keeps_changes() {
     for begins in [false, true] {
         in_a_world(10, async move |env, cache, backing| {
             format(&cache, &backing, begins).await;

@@ -131,7 +131,7 @@ async fn driver_ran_it(cache: &SimDisk, backing: &SimDisk, padded: Padded) {
 /// ubcache took its mark there for its own, kept the driver's clean data, stale or not, and said
 /// nothing. Now the mark is bound to its entry.
 #[test]
-fn clean_data_of_the_driver_is_dropped_and_dirty_data_is_not() {
+fn take_over_drops_clean_data_and_keeps_dirty_data() {
     for padded in [Padded::Anyhow, Padded::WithOurMark] {
         taken_over(padded);
     }
@@ -187,7 +187,7 @@ fn as_0_1_left_it(cache: &SimDisk) {
 /// 0.1 did not bind its marks to their entries. Two of them in a row in one journal bucket are its
 /// own all the same: the cache stays warm over an upgrade.
 #[test]
-fn a_set_of_0_1_keeps_its_clean_data() {
+fn set_of_version_0_1_keeps_its_clean_data() {
     let world = SimWorld::new(WorldConfig::new(1));
     let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
@@ -205,7 +205,7 @@ fn a_set_of_0_1_keeps_its_clean_data() {
 }
 
 #[test]
-fn the_administrator_may_keep_it() {
+fn take_over_with_keep_clean_keeps_clean_data() {
     let world = SimWorld::new(WorldConfig::new(1));
     let cache = SimDisk::new(&world, DiskConfig::new("cache", 64 * 600));
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + OFFSET));
@@ -222,7 +222,7 @@ fn the_administrator_may_keep_it() {
 }
 
 #[test]
-fn a_power_failure_in_the_middle_leaves_nothing_stale() {
+fn power_failure_during_take_over_leaves_no_stale_data() {
     let mut cut_short = 0;
     for step in 0..400 {
         let world = SimWorld::new(WorldConfig::new(step));

@@ -470,7 +470,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_over_part_borders_has_the_same_bytes() {
+    fn slice_across_parts_has_the_same_bytes() {
         let mut vec = IoVec::new();
         vec.push(Buf::from_bytes(b"hello ").freeze());
         vec.push(Buf::from_bytes(b"wide world").freeze().cut(5, 10));
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_hands_out_memory_that_nobody_holds() {
+    fn pool_reuses_only_released_memory() {
         let pool = BufPool::default();
         let memory = |sectors| pool.for_sectors(sectors).expect("there is some");
         let mut first = memory(8);
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pool_keeps_is_bounded() {
+    fn pool_keeps_a_bounded_amount() {
         let pool = BufPool::default();
         let sectors = |pages: usize| (pages * PAGE_BYTES) as u64 / SECTOR_BYTES;
         let hold = |pages: usize, count: usize| -> Vec<Buf> {
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_counted_in_whole_pages() {
+    fn held_memory_is_counted_in_whole_pages() {
         let pool = BufPool::default();
         let memory = |sectors| pool.for_sectors(sectors).expect("there is some");
         let (one, large) = (memory(1), memory(1000).freeze());
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supply_says_how_much_there_is() {
+    fn pool_refuses_what_its_supply_refuses() {
         let pool = BufPool::with_supply(Box::new(|bytes| bytes <= 8192));
         assert_eq!(pool.for_sectors(16).map(|buf| buf.len()), Some(8192));
         assert!(pool.for_sectors(17).is_none());

@@ -200,7 +200,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_an_array(steps in prop::collection::vec((0u64..60, 0u64..20, 0u8..4),
+        fn interval_set_agrees_with_an_array(
+            steps in prop::collection::vec((0u64..60, 0u64..20, 0u8..4),
             1..60)) {
             let mut map = IntervalMap::default();
             let mut model = [0u8; 80];

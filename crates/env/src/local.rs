@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_go_out_in_order_of_request() {
+    fn permits_are_granted_in_order_of_request() {
         let semaphore = Rc::new(Semaphore::new(2));
         let held = semaphore.try_acquire(1).expect("free");
         let (a, b) = (semaphore.clone(), semaphore.clone());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_claim_gives_its_place_up() {
+    fn dropped_acquire_leaves_the_queue() {
         let semaphore = Rc::new(Semaphore::new(1));
         let held = semaphore.try_acquire(1);
         let (a, b) = (semaphore.clone(), semaphore.clone());
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_counts_from_the_call() {
+    fn notification_reaches_waiters_registered_before_it() {
         let notify = Notify::default();
         let mut early = Box::pin(notify.notified());
         notify.notify_all();

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_add_up_where_they_are_counted() {
+    fn steps_are_added_to_their_counter() {
         let steps = Rc::new(Cell::new(1));
         let work = Work::counted_in(steps.clone());
         work.add(2);

@@ -142,7 +142,7 @@ mod tests {
 
     /// The example of docs/reference/format.md §5.7, as version 1 and as version 0.
     #[test]
-    fn example_with_one_key() {
+    fn example_with_one_key_encodes() {
         let geometry = example(128);
         let seed = Pointer { device: 0, offset: Sector(0x8000), generation: Generation(2) };
         let pointer = Pointer { device: 0, offset: Sector(0x12000), generation: Generation(7) };
@@ -173,7 +173,7 @@ mod tests {
 
     /// The example of docs/reference/format.md §5.9.
     #[test]
-    fn example_of_an_empty_root() {
+    fn example_of_an_empty_root_encodes() {
         let seed = Pointer::from_word(0x0005_0001);
         let bytes = encode_bset(&example(128), seed, 1, &[]);
         assert_eq!(u64_at(&bytes, 0), 0x168e_4571_5069_71ea);

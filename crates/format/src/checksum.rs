@@ -29,7 +29,7 @@ mod tests {
 
     /// The test vectors of docs/reference/format.md §1.4 that are not whole structures.
     #[test]
-    fn test_vectors() {
+    fn crc64_matches_test_vectors() {
         let counting: Vec<u8> = (0..=255).collect();
         assert_eq!(crc64_we(b""), 0);
         assert_eq!(crc64_we(b"123456789"), 0x62ec_59e3_f1a4_f00a);
@@ -43,7 +43,7 @@ mod tests {
     proptest! {
         /// The fast implementation agrees with a plain one, for every seed, length and alignment.
         #[test]
-        fn agrees_with_another_implementation(
+        fn crc64_agrees_with_another_implementation(
             seed: u64,
             bytes in proptest::collection::vec(any::<u8>(), 0..2000),
             skip in 0_usize..16,

@@ -203,7 +203,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn magic_numbers_of_the_example_set() {
+    fn set_magic_numbers_match_the_example() {
         let geometry = example(1024);
         assert_eq!(geometry.journal_magic(), 0x2354_30c5_a060_5132);
         assert_eq!(geometry.prio_magic(), 0x6056_e45b_8431_7e91);
@@ -212,7 +212,7 @@ pub(crate) mod tests {
 
     /// The table of docs/reference/format.md §1.5.
     #[test]
-    fn derived_sizes() {
+    fn derived_sizes_match_the_example() {
         for (bucket_kib, metadata_kib, node_kib, slots, entries) in [
             (4, 4, 4, 32, 1352),
             (64, 64, 64, 512, 21832),

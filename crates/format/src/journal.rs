@@ -374,7 +374,7 @@ mod tests {
     proptest! {
         /// A head is refused for the same reasons as its entry, and has the same numbers.
         #[test]
-        fn a_head_is_that_of_the_entry(
+        fn head_agrees_with_the_parsed_entry(
             words in proptest::collection::vec(
                 prop_oneof![Just(1_u64 << 63), Just(9_u64 << 60), (0_u64..16)
                     .prop_map(|n| n << 60), any::<u64>()],
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn example_entry() {
+    fn example_entry_encodes() {
         let geometry = example(128);
         let bytes = encode_entry(&geometry, &entry(1, 1));
         assert_eq!(bytes.len(), 512);
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_ends_at_the_first_place_that_is_no_entry() {
+    fn scan_of_a_bucket_ends_at_the_first_non_entry() {
         let geometry = example(128);
         let mut bucket = vec![0; 65536];
         for (index, seq) in [7, 8, 3].into_iter().enumerate() {
@@ -475,7 +475,7 @@ mod tests {
     /// A right checksum over keys that make no sense is damage, and must not pass for the end of
     /// the journal.
     #[test]
-    fn undecodable_keys_are_told_apart_from_the_end() {
+    fn undecodable_keys_are_not_taken_for_the_end() {
         let geometry = example(128);
         let mut bytes = encode_entry(&geometry, &entry(1, 1));
         put(&mut bytes, 28, &2_u32.to_le_bytes());
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn replay_takes_what_the_newest_entry_asks_for() {
+    fn replay_range_is_that_of_the_newest_entry() {
         let wrapped: [&[_]; 4] =
             [&[(9, 6), (10, 7), (2, 1)], &[(5, 3)], &[(6, 5), (7, 6)], &[(8, 6)]];
         assert_eq!(selected(&wrapped, false), Ok((vec![7, 8, 9, 10], 0)));
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_named() {
+    fn gap_in_the_journal_is_reported() {
         let gap: [&[_]; 2] = [&[(5, 5), (9, 5)], &[]];
         let error = selected(&gap, true).expect_err("a gap in the middle");
         assert_eq!(

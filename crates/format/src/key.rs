@@ -600,7 +600,7 @@ mod tests {
         /// Plain keys are what the other decoder gives, as long as there are only such, and are
         /// judged alike.
         #[test]
-        fn plain_keys_are_keys(keys in proptest::collection::vec(any_key(), 0..8),
+        fn plain_keys_decode(keys in proptest::collection::vec(any_key(), 0..8),
             cut in 0_usize..40) {
             let geometry = example(128);
             let mut bytes = Vec::new();
@@ -645,7 +645,7 @@ mod tests {
 
     /// The examples of docs/reference/format.md §4.1.
     #[test]
-    fn examples() {
+    fn example_keys_round_trip() {
         let range = SectorRange::new(Sector(1024), 8);
         let key = Key::extent(Inode(5), range, true, pointer(0x12000, 7));
         assert_eq!(words(&key), [0x9000_0010_0080_0005, 0x408, 0x0120_0007]);
@@ -668,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_have_to_stay_in_one_usable_bucket() {
+    fn pointer_outside_one_usable_bucket_is_refused() {
         let geometry = example(128);
         let extent = |sectors, offset| {
             Key::extent(Inode(0), SectorRange::new(Sector(16), sectors), true, pointer(offset, 0))
@@ -703,7 +703,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_merge_when_their_data_are_neighbours_in_one_bucket() {
+    fn keys_merge_if_their_data_is_adjacent_in_one_bucket() {
         let geometry = example(128);
         let extent = |start, offset, generation| {
             Key::extent(

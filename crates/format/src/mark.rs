@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_0_1_is_believed_with_another_right_before_it() {
+    fn mark_of_version_0_1_is_accepted_after_another_mark() {
         let mark = Mark { own_chain: true, ..Mark::default() };
         let (old, new, none) = (Padding::Unbound(mark), Padding::Bound(mark), Padding::NONE);
         let ran = |newest, before: Option<(u64, Padding)>| {

@@ -32,7 +32,7 @@ fn hole(start: u64, end: u64) -> Key {
 
 /// The example of docs/reference/format.md §5.6.
 #[test]
-fn example_of_three_bsets() {
+fn example_of_three_bsets_encodes() {
     let bsets = vec![vec![extent(0, 64, 1000)], vec![extent(16, 32, 5000)], vec![hole(24, 28)]];
     let combined = [
         extent(0, 16, 1000),
@@ -54,7 +54,7 @@ fn example_of_three_bsets() {
 /// A key of size 0 is left over from an overwritten one, at the start of what overwrote it; it
 /// hides nothing.
 #[test]
-fn keys_without_size_vanish() {
+fn keys_of_size_zero_are_dropped() {
     let left_over = Key { sectors: 0, ..extent(8, 16, 3000) };
     assert_eq!(
         combine_leaf(vec![vec![extent(0, 32, 1000)], vec![left_over]]),
@@ -111,7 +111,7 @@ impl Node {
 }
 
 #[test]
-fn a_node_is_a_log() {
+fn later_bsets_override_earlier_ones() {
     let bsets = vec![
         vec![],
         vec![extent(0, 8, 128)],
@@ -128,7 +128,7 @@ fn a_node_is_a_log() {
 }
 
 #[test]
-fn a_node_may_be_full() {
+fn full_node_is_read() {
     let mut node = Node::new(&[]);
     while node.used < node.bytes.len() {
         node.append(77, &[hole(0, 8)]);
@@ -138,7 +138,7 @@ fn a_node_may_be_full() {
 }
 
 #[test]
-fn what_a_node_is_refused_for() {
+fn malformed_nodes_are_refused() {
     let bsets = [vec![extent(0, 8, 128)], vec![extent(8, 16, 128)]];
     let changed = |at: usize, bytes: &[u8]| {
         let mut node = Node::new(&bsets);

@@ -122,7 +122,7 @@ mod tests {
 
     /// The example of docs/reference/format.md §7.1.
     #[test]
-    fn example_chain_element() {
+    fn example_chain_element_encodes() {
         let geometry = example(8);
         let entries =
             vec![PrioEntry { priority: INITIAL_PRIORITY, generation: Generation(1) }; 1352];
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_counts() {
+    fn every_changed_byte_is_detected() {
         let geometry = example(8);
         let good = encode_prio(&geometry, 3, BucketNr(7), &[]);
         for at in 0..good.len() {

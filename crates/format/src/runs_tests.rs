@@ -44,7 +44,7 @@ fn older(cache: &Superblock, backing: &Superblock) -> Option<Older> {
 }
 
 #[test]
-fn members_of_one_run_belong_together_and_copies_of_earlier_runs_do_not() {
+fn devices_of_one_run_match_and_older_copies_do_not() {
     let (mut cache, mut backing) = members();
     assert_eq!(older(&cache, &backing), None, "sets without run numbers are taken as they are");
     give(&mut cache, Some(number(5)), None);
@@ -70,7 +70,7 @@ fn members_of_one_run_belong_together_and_copies_of_earlier_runs_do_not() {
 }
 
 #[test]
-fn while_numbers_change_both_are_right() {
+fn both_run_numbers_match_while_they_change() {
     let (mut cache, mut backing) = members();
     give(&mut cache, None, Some(number(1)));
     assert_eq!(older(&cache, &backing), None);
@@ -85,7 +85,7 @@ fn while_numbers_change_both_are_right() {
 }
 
 #[test]
-fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
+fn run_of_the_driver_voids_numbers_and_dates_an_absent_cache() {
     let (mut cache, mut backing) = members();
     cache.sign();
     give(&mut cache, Some(number(5)), None);
@@ -111,7 +111,7 @@ fn what_the_driver_wrote_is_void_and_a_cache_that_missed_it_is_older() {
 /// it had not, although it says after which run of ubcache the driver came; it is compared now like
 /// one that counts.
 #[test]
-fn a_void_number_tells_after_which_run_the_driver_came() {
+fn void_run_number_still_orders_copies() {
     let (mut cache, mut backing) = members();
     cache.sign();
     backing.set_run(Some(number(5)));
@@ -131,7 +131,7 @@ fn a_void_number_tells_after_which_run_the_driver_came() {
 }
 
 #[test]
-fn the_table_is_bounded_and_damage_makes_it_empty() {
+fn run_table_is_bounded_and_empty_if_damaged() {
     let (mut cache, _) = members();
     let mut runs = Runs::default();
     for slot in 0..ENTRIES_MAX as u32 {

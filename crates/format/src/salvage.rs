@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_newer_than_the_damage_is_certain() {
+    fn only_bsets_newer_than_the_damage_are_certain() {
         let geometry = example(128);
         let bsets: Vec<Vec<Key>> = (0..4).map(|n| vec![key(16 + 8 * n)]).collect();
         let (node_key, good) = node(&geometry, &bsets);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_may_have_been_newer() {
+    fn unreadable_sectors_make_older_keys_uncertain() {
         let geometry = example(128);
         let bsets: Vec<Vec<Key>> = (0..3).map(|n| vec![key(16 + 8 * n)]).collect();
         let (node_key, good) = node(&geometry, &bsets);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_another_node_is_taken() {
+    fn bsets_of_another_node_are_ignored() {
         let geometry = example(128);
         let (node_key, mut bytes) = node(&geometry, &[vec![key(16)], vec![key(24)]]);
         let elsewhere = Pointer { generation: Generation(2), ..node_key.pointers[0] };

@@ -76,7 +76,7 @@ fn the_first_start_fills_in_the_journal() {
 }
 
 #[test]
-fn what_a_cache_device_is_refused_for() {
+fn malformed_cache_superblocks_are_refused() {
     let cache = new_cache();
     for (at, value, message) in [
         (8, 9, "byte 8: sector of the superblock is 9, expected 8"),
@@ -106,7 +106,7 @@ fn what_a_cache_device_is_refused_for() {
 }
 
 #[test]
-fn the_device_has_to_fit() {
+fn device_that_does_not_fit_its_superblock_is_refused() {
     let cache = new_cache();
     assert_eq!(cache.check_device(1200 * 1024, 4096), Ok(()));
     assert!(cache.check_device(1200 * 1024 - 1, 512).is_err());
@@ -146,7 +146,7 @@ fn large_buckets_have_their_logarithm_stored() {
 }
 
 #[test]
-fn backing_devices_keep_what_they_are_not_asked_about() {
+fn backing_superblock_keeps_unrelated_fields() {
     let cache = new_cache();
     let label = "a label that is a little too löng";
     let plain = Superblock::new_backing(
@@ -180,7 +180,7 @@ fn backing_devices_keep_what_they_are_not_asked_about() {
 }
 
 #[test]
-fn a_set_may_begin_with_a_policy_that_the_driver_does_not_know() {
+fn policy_unknown_to_the_driver_is_stored() {
     let mut cache = new_cache();
     assert!(!cache.begins_scan_resistant());
     cache.set_replacement(Replacement::Lru);

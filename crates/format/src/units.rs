@@ -354,7 +354,7 @@ mod tests {
 
     /// The table of docs/reference/format.md §4.7.
     #[test]
-    fn staleness_goes_round_the_circle() {
+    fn staleness_wraps_at_256_generations() {
         for (bucket, pointer, staleness, ahead) in [
             (7, 7, 0, false),
             (7, 5, 2, false),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_is_ahead_by_a_few_in_a_set_of_our_own_or_not_at_all() {
+    fn pointer_far_ahead_is_stale_in_a_set_of_ubcache() {
         let own = Reach::of_set(true, 129);
         for other in [Reach::of_set(true, 128), Reach::of_set(false, 1000)] {
             assert_eq!(other, Reach::FORMAT);

@@ -153,7 +153,7 @@ fn writethrough_mixed() {
 }
 
 #[test]
-fn more_images() {
+fn further_images_of_the_driver_are_read() {
     let Some(directory) = std::env::var_os("UBCACHE_KERNEL_IMAGES") else {
         println!("skipped: UBCACHE_KERNEL_IMAGES names no directory of device images");
         return;

@@ -153,7 +153,7 @@ proptest! {
     /// The driver's entries carry the padding of entries that it read. Whatever entry a mark is
     /// carried into, it is not taken for that entry's own.
     #[test]
-    fn a_mark_that_is_carried_into_another_entry_is_no_mark(
+    fn mark_copied_into_another_entry_is_rejected(
         geometry in geometry(), seqs in vec(any::<u64>(), 4), buckets: [u32; 2],
             padding in padding(),
         pointers in vec(pointer(), 4), keys in vec(vec(key(), 0..20), 2),
@@ -271,7 +271,7 @@ proptest! {
 
     /// A changed byte in the range of a bset's checksum, or in the checksum itself, is detected.
     #[test]
-    fn changed_bytes_are_noticed(geometry in geometry(), keys in extents(), at in 0_usize..2000,
+    fn changed_bytes_are_detected(geometry in geometry(), keys in extents(), at in 0_usize..2000,
         by in 1_u8..) {
         let seed = Pointer::from_word(0x0005_0001);
         let node_key = Key::max_node(128, seed);

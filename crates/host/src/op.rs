@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_transfer_goes_on_where_it_stopped() {
+    fn short_transfer_resumes_at_its_end() {
         let mut op = write_of(3);
         assert!(matches!(op.memory(), Memory::List { count: 3, .. }));
         assert!(matches!(op.attempt_ended(700), Next::Attempt));

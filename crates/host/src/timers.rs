@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sleepers_wake_in_order_and_may_give_up() {
+    fn timers_fire_in_order_and_can_be_cancelled() {
         let mut timers = Timers::default();
         let waker = Waker::noop();
         timers.add(Nanos(30), waker.clone());

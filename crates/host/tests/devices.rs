@@ -72,19 +72,19 @@ impl Drop for Loop {
 }
 
 #[test]
-fn file_over_ring() {
+fn file_over_ring_conforms() {
     let directory = directory();
     conformance_of(IoBackend::Ring, &image(directory.path(), DEVICE_BYTES_MIN), WRITE);
 }
 
 #[test]
-fn file_over_pool() {
+fn file_over_pool_conforms() {
     let directory = directory();
     conformance_of(IoBackend::Pool, &image(directory.path(), DEVICE_BYTES_MIN), WRITE);
 }
 
 #[test]
-fn buffered_file() {
+fn buffered_file_conforms() {
     let directory = directory();
     let path = image(directory.path(), DEVICE_BYTES_MIN);
     for backend in [IoBackend::Ring, IoBackend::Pool] {
@@ -93,7 +93,7 @@ fn buffered_file() {
 }
 
 #[test]
-fn file_in_memory() {
+fn file_in_memory_conforms() {
     let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
         println!("SKIPPED: no /dev/shm");
         return;
@@ -106,7 +106,7 @@ fn file_in_memory() {
 }
 
 #[test]
-fn loop_device() {
+fn loop_device_conforms() {
     let directory = directory();
     let path = image(directory.path(), DEVICE_BYTES_MIN);
     for block in [512, 4096] {
@@ -119,7 +119,7 @@ fn loop_device() {
 }
 
 #[test]
-fn locked_file() {
+fn locked_file_is_refused() {
     let directory = directory();
     is_refused_while_open(&image(directory.path(), DEVICE_BYTES_MIN));
 }
@@ -158,7 +158,7 @@ fn errors_say_what_was_found() {
 
 /// A file that becomes shorter while it is open gives errors, not short reads.
 #[test]
-fn shrunk_file() {
+fn io_beyond_the_end_of_a_shrunk_file_fails() {
     for backend in [IoBackend::Ring, IoBackend::Pool] {
         let Some(host) = host(backend) else { continue };
         let (env, directory) = (host.env(), directory());
@@ -210,7 +210,7 @@ fn a_failed_durable_write_fails_the_next_flush() {
 
 /// Tasks and I/O under way do not outlive their host; a device that does says that it is gone.
 #[test]
-fn the_end_of_a_host() {
+fn dropping_a_host_drops_tasks_and_io() {
     for backend in [IoBackend::Ring, IoBackend::Pool] {
         let Some(host) = host(backend) else { continue };
         let (env, directory) = (host.env(), directory());

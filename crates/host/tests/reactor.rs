@@ -28,7 +28,7 @@ fn hosts() -> impl Iterator<Item = Host> {
 }
 
 #[test]
-fn timers_in_order() {
+fn timers_fire_in_order() {
     for host in hosts() {
         let env = host.env();
         let order = Rc::new(RefCell::new(Vec::new()));
@@ -140,7 +140,7 @@ fn fills_do_not_starve_the_background() {
 /// A foreground task woken while background tasks hog the thread runs within one of their polls
 /// or few.
 #[test]
-fn background_is_bounded() {
+fn foreground_task_waits_for_few_background_polls() {
     for host in hosts() {
         let env = host.env();
         for _ in 0..50 {
@@ -191,7 +191,7 @@ fn yielding_lets_all_others_run() {
 }
 
 #[test]
-fn letters_from_other_threads() {
+fn calls_from_other_threads_run_on_the_host() {
     for host in hosts() {
         let env = host.env();
         let sum = Arc::new(AtomicU64::new(0));
@@ -238,7 +238,7 @@ fn letters_from_other_threads() {
 
 /// Wakers may be called from other threads, for a task and for the future of `block_on`.
 #[test]
-fn wakes_from_other_threads() {
+fn wakes_from_other_threads_reach_their_tasks() {
     fn woken_by_thread() -> impl Future<Output = ()> {
         let (sender, receiver) = mpsc::channel::<Waker>();
         let done = Arc::new(AtomicU64::new(0));
@@ -273,7 +273,7 @@ fn wakes_from_other_threads() {
 }
 
 #[test]
-fn signals() {
+fn signals_wake_their_waiters() {
     for host in hosts() {
         let env = host.env();
         for number in [SIGTERM, SIGHUP] {
@@ -294,7 +294,7 @@ fn signals() {
 
 /// A panic of a task passes through `block_on`, and the host still ends in order.
 #[test]
-fn a_panic_passes() {
+fn panic_of_a_task_passes_through_block_on() {
     for host in hosts() {
         let env = host.env();
         env.spawn(Priority::Foreground, async { panic!("on purpose") });
@@ -308,7 +308,7 @@ fn a_panic_passes() {
 
 /// More operations at once than the queues of a ring have room for.
 #[test]
-fn a_crowd_of_operations() {
+fn more_operations_than_ring_entries_complete() {
     for host in hosts() {
         let env = host.env();
         for _ in 0..3 {
@@ -321,7 +321,7 @@ fn a_crowd_of_operations() {
 const ONLY_SAY: &str = "UBCACHE_TEST_ONLY_SAY";
 
 #[test]
-fn the_environment_chooses() {
+fn environment_variable_chooses_the_backend() {
     if std::env::var_os(ONLY_SAY).is_some() {
         match Host::new(IoBackend::Auto) {
             Ok(host) => println!("choice: {}", host.backend_name()),
@@ -332,7 +332,7 @@ fn the_environment_chooses() {
     let choice = |variable: &str| {
         let executable = std::env::current_exe().expect("this test has a name");
         let output = std::process::Command::new(executable)
-            .args(["--exact", "the_environment_chooses", "--nocapture"])
+            .args(["--exact", "environment_variable_chooses_the_backend", "--nocapture"])
             .env("UBCACHE_IO", variable)
             .env(ONLY_SAY, "1")
             .output();

@@ -81,7 +81,7 @@ async fn echo(env: &HostEnv, client: HostSocket, server: HostSocket) {
 }
 
 #[test]
-fn echo_over_unix_and_tcp() {
+fn bytes_are_echoed_over_unix_and_tcp() {
     for host in hosts() {
         let env = host.env();
         host.block_on(async {
@@ -100,7 +100,7 @@ fn echo_over_unix_and_tcp() {
 }
 
 #[test]
-fn a_peer_that_goes() {
+fn closed_peer_ends_receives_and_sends() {
     for host in hosts() {
         let env = host.env();
         host.block_on(async {
@@ -121,7 +121,7 @@ fn a_peer_that_goes() {
 }
 
 #[test]
-fn close_wakes_who_waits() {
+fn close_wakes_waiting_calls() {
     for host in hosts() {
         let env = host.env();
         host.block_on(async {
@@ -159,7 +159,7 @@ fn close_wakes_who_waits() {
 
 /// A receive or accept that nobody waits for any more does not keep anything.
 #[test]
-fn dropped_calls() {
+fn dropped_receive_and_accept_lose_nothing() {
     for host in hosts() {
         let env = host.env();
         host.block_on(async {
@@ -190,7 +190,7 @@ fn dropped_calls() {
 }
 
 #[test]
-fn unix_paths() {
+fn stale_unix_sockets_are_replaced_and_live_ones_refused() {
     for host in hosts() {
         let env = host.env();
         let directory = tempfile::tempdir().expect("a scratch directory");

@@ -49,7 +49,7 @@ fn p8_holds_on_two_sectors() {
 
 /// With one sector these are the same as P8.
 #[test]
-fn what_is_coarser_than_p8_holds_on_two_sectors() {
+fn coarser_variants_of_p8_hold_on_two_sectors() {
     let errors = |rules: Rules| {
         let mut bounds = two_sectors();
         bounds.budget.errors = 0;
@@ -122,7 +122,7 @@ fn a_read_that_does_not_look_again_sees_a_discard_early() {
 /// Every variant violates exactly what it is said to: each kind is found, and nothing else before
 /// it.
 #[test]
-fn every_variant_does_what_is_said_of_it() {
+fn every_variant_has_its_documented_verdict() {
     for variant in variants() {
         let holds = variant.violates.is_empty();
         let bounds = if holds { Bounds::new(1, 2) } else { Bounds::usual(1, 2) };
@@ -147,7 +147,7 @@ fn every_variant_does_what_is_said_of_it() {
 /// The race of docs/internals/coherence.md §3, as a shortest timeline: the fill is published after
 /// the write was decided.
 #[test]
-fn the_race_is_found_and_printed() {
+fn search_finds_and_prints_the_bypass_race() {
     let variant = find("P0").expect("it is in the table");
     let budget = Budget { ops: 2, ..Budget::default() };
     let bounds = Bounds { budget, ..Bounds::new(1, 2) }.with_kinds(&[OpKind::Read, OpKind::Bypass]);

@@ -250,7 +250,7 @@ fn content(len: u32, seed: u64) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn a_server_hears_what_was_said(
+    fn server_codec_round_trips(
         options in prop::collection::vec(option(), 0..6),
         last in last_option(),
         requests in prop::collection::vec(request(), 0..12),
@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn a_client_hears_what_was_said(
+    fn client_codec_round_trips(
         replies in prop::collection::vec((1..20_u32, option_reply()), 0..6),
         export in any::<Option<bool>>(),
         transmission in prop::collection::vec(reply(), 0..12),
@@ -329,7 +329,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_bytes_do_no_harm_to_a_server(
+    fn damaged_bytes_do_not_panic_the_server_codec(
         options in prop::collection::vec(option(), 0..4),
         last in last_option(),
         requests in prop::collection::vec(request(), 0..6),
@@ -350,7 +350,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_bytes_do_no_harm_to_a_client(
+    fn damaged_bytes_do_not_panic_the_client_codec(
         replies in prop::collection::vec((1..20_u32, option_reply()), 0..4),
         transmission in prop::collection::vec(reply(), 0..6),
         damage in prop::collection::vec((any::<usize>(), any::<u8>()), 0..4),
@@ -379,7 +379,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
         server_hears(&[&bytes]);
         client_hears(&[&bytes], None);
         for code in 0..12 {
@@ -458,7 +458,7 @@ fn payloads_have_a_limit() {
 }
 
 #[test]
-fn replies_to_nothing_are_an_error() {
+fn reply_without_a_request_is_an_error() {
     let mut bytes = Vec::new();
     encode_greeting(3, &mut bytes);
     OptionReply::Ack.encode(opt::GO, &mut bytes);
@@ -472,7 +472,7 @@ fn replies_to_nothing_are_an_error() {
 /// The layouts of the protocol document, byte by byte, so that both directions can not be wrong
 /// in the same way.
 #[test]
-fn bytes_on_the_wire() {
+fn encoding_equals_the_specified_bytes() {
     let mut out = Vec::new();
     encode_greeting(3, &mut out);
     assert_eq!(out, b"NBDMAGICIHAVEOPT\0\x03");

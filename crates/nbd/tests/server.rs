@@ -174,7 +174,7 @@ fn every_command_with_simple_and_structured_replies() {
 }
 
 #[test]
-fn bytes_that_come_one_at_a_time() {
+fn requests_are_parsed_byte_by_byte() {
     let result = serve(|server| async move {
         let (ours, server_end) = duplex(1 << 20);
         server_end.piece.set(1);
@@ -287,7 +287,7 @@ fn abort_is_acknowledged() {
 }
 
 #[test]
-fn old_style_clients() {
+fn old_style_client_is_served() {
     for no_zeroes in [false, true] {
         let result = serve(move |server| async move {
             let mut client = Client::new(server.stream.clone());
@@ -324,7 +324,7 @@ fn old_style_clients() {
 }
 
 #[test]
-fn exports_change_at_run_time() {
+fn exports_can_be_added_and_removed_at_run_time() {
     let result = serve(|server| async move {
         let mut client = Client::hello(server.stream.clone()).await;
         server.exports.remove("first").expect("was there");
@@ -428,7 +428,7 @@ fn replies_come_in_order_of_completion_and_together() {
 }
 
 #[test]
-fn what_is_in_flight_is_bounded() {
+fn requests_in_flight_are_bounded() {
     let options =
         ServerOptions { max_requests: 4, max_inflight_bytes: 8192, ..ServerOptions::default() };
     let result = serve_with(options, |server| async move {
@@ -492,7 +492,7 @@ fn requests_to_cache_are_bounded_by_memory() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_read_from() {
+fn server_stops_reading_from_a_client_that_does_not_read() {
     let result = serve(|server| async move {
         let mut client = Client::go(server.stream.clone(), "", false).await;
         let mut out = Vec::new();
@@ -521,7 +521,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
 }
 
 #[test]
-fn long_payloads_are_aligned_and_whole() {
+fn long_payloads_are_aligned_and_complete() {
     let result = serve(|server| async move {
         let mut client = Client::go(server.stream.clone(), "", true).await;
         for (at, len) in [512, 4096, 65_536, 131_072, 200_192, 1 << 20].into_iter().enumerate() {
@@ -584,7 +584,7 @@ fn a_disconnect_waits_for_requests_and_sends_their_replies() {
 }
 
 #[test]
-fn a_vanished_client_is_waited_for_only_inside() {
+fn requests_of_a_vanished_client_still_complete() {
     let result = serve(|server| async move {
         let mut client = Client::go(server.stream.clone(), "", false).await;
         let gate = server.first.hold();
@@ -603,7 +603,7 @@ fn a_vanished_client_is_waited_for_only_inside() {
 }
 
 #[test]
-fn a_connection_that_ends_in_the_middle() {
+fn connection_cut_inside_a_request_ends_with_an_error() {
     let write =
         Request { flags: 0, command: Command::Write, cookie: 1, offset: 0, length: 131_072 };
     let mut request = Vec::new();
@@ -639,7 +639,7 @@ fn a_connection_that_ends_in_the_middle() {
 }
 
 #[test]
-fn hostile_bytes_end_the_connection_and_nothing_else() {
+fn hostile_bytes_end_only_their_connection() {
     let mut long_option = IHAVEOPT.to_be_bytes().to_vec();
     long_option.extend([0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]);
     let mut endless = Vec::new();
@@ -685,7 +685,7 @@ fn hostile_bytes_end_the_connection_and_nothing_else() {
 }
 
 #[test]
-fn requests_that_come_with_the_last_option() {
+fn requests_sent_with_the_last_option_are_served() {
     let result = serve(|server| async move {
         let mut client = Client::hello(server.stream.clone()).await;
         let mut out = Vec::new();
@@ -701,7 +701,7 @@ fn requests_that_come_with_the_last_option() {
 }
 
 #[test]
-fn names_of_exports() {
+fn export_names_are_unique_and_valid() {
     let exports = Exports::new();
     exports.add(MemoryVolume::new("a", 8)).expect("new");
     assert!(exports.add(MemoryVolume::new("a", 8)).is_err());

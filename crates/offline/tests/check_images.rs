@@ -7,7 +7,7 @@ use support::{MemDevice, cases, run};
 use ubcache_offline::{CheckOptions, check};
 
 #[test]
-fn images_of_the_driver_are_clean() {
+fn check_finds_nothing_in_images_of_the_driver() {
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());
         let volumes = case.volumes();

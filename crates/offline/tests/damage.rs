@@ -23,7 +23,7 @@ fn a_torn_end_of_the_journal_is_no_damage() {
 
 /// Bytes that were never a set, and devices that are cut off.
 #[test]
-fn anything_can_be_checked() {
+fn check_reports_damage_in_arbitrary_bytes() {
     let case = frozen("writeback-crash");
     for bytes in [0, 512, 4096, 8192, 1 << 20, 20 << 20] {
         let mut image = case.cache.clone();

@@ -66,7 +66,7 @@ fn backings(case: &Case) -> Vec<Vec<u8>> {
 
 /// The frozen cases, and those that UBCACHE_KERNEL_IMAGES names.
 #[test]
-fn a_pack_is_read_as_the_device_is() {
+fn pack_gives_the_same_report_as_the_device() {
     for case in cases() {
         let image = MemDevice::new(case.cache.clone());
         let (file, packing) = packed(&image);
@@ -114,7 +114,7 @@ impl Visitor for Used {
 /// Puts user data everywhere it can be: in buckets of data, in free ones, and behind the used part
 /// of metadata.
 #[test]
-fn no_user_data_is_in_a_pack() {
+fn pack_contains_no_user_data() {
     const SECRET: &[u8] = b"the diary of a user. ";
     for case in cases() {
         let device = MemDevice::new(case.cache.clone());
@@ -179,7 +179,7 @@ fn kinds(report: &Report) -> Vec<(&'static str, u64)> {
 /// Whatever is damaged: what a check, a salvage and a dry repair say of the pack is what they say
 /// of the device.
 #[test]
-fn damage_is_the_same_in_a_pack() {
+fn pack_keeps_damage() {
     let rounds: u64 =
         std::env::var("UBCACHE_DAMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let case = frozen("writeback-crash");
@@ -244,7 +244,7 @@ fn damage_is_the_same_in_a_pack() {
 /// Of a part with a sector that can't be read, the pack has the rest, and what is made of it is the
 /// same.
 #[test]
-fn unreadable_sectors_are_unreadable_in_a_pack() {
+fn pack_keeps_unreadable_sectors() {
     let case = frozen("writeback-crash");
     let mut structures = Structures::default();
     let set = run(walk(&MemDevice::new(case.cache.clone()), &mut structures, &())).expect("a set");
@@ -273,7 +273,7 @@ fn unreadable_sectors_are_unreadable_in_a_pack() {
 }
 
 #[test]
-fn what_is_not_in_a_pack_is_said() {
+fn reads_of_data_from_a_pack_are_refused() {
     let case = frozen("writeback-crash");
     let pack = opened(packed(&MemDevice::new(case.cache.clone())).0);
     let view = run(open_set(&pack, false, &())).expect("a set").0;
@@ -296,7 +296,7 @@ fn what_is_not_in_a_pack_is_said() {
 
 /// Whatever happens to a pack: it is refused, or what is read of it is what was packed.
 #[test]
-fn a_changed_pack_is_never_taken_for_another_one() {
+fn changed_pack_is_refused() {
     let case = frozen("writeback-crash");
     let (file, _) = packed(&MemDevice::new(case.cache.clone()));
     let mut random = Random(7);

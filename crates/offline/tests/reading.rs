@@ -46,7 +46,7 @@ fn a_set_with_its_nodes_together() -> MemDevice {
 }
 
 #[test]
-fn nodes_that_lie_together_are_read_together_and_once() {
+fn adjacent_nodes_are_read_once_in_one_request() {
     let cache = a_set_with_its_nodes_together();
     let mut nodes = Vec::new();
     let view = run(walk(&cache, &mut Nodes(&mut nodes), &())).expect("a set");
@@ -86,7 +86,7 @@ impl ubcache_offline::Visitor for Nodes<'_> {
 
 /// A read that fails takes only the node with it that can't be read.
 #[test]
-fn a_node_that_can_not_be_read_does_not_take_its_neighbours_along() {
+fn unreadable_node_leaves_its_neighbours_readable() {
     let cache = a_set_with_its_nodes_together();
     let mut nodes = Vec::new();
     run(walk(&cache, &mut Nodes(&mut nodes), &())).expect("a set");
@@ -109,7 +109,7 @@ fn assert_same(view: &View, other: &View) {
 
 /// Leaves take the fast path if no visitor needs them: the findings are the same.
 #[test]
-fn leaves_that_nobody_sees_say_the_same() {
+fn walk_without_a_visitor_has_the_same_findings() {
     let mut extents = 0;
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());

@@ -19,7 +19,7 @@ fn volume_digest(cache: &MemDevice, backing: &MemDevice) -> String {
 }
 
 #[test]
-fn volumes_read_as_the_driver_reads_them() {
+fn cat_reads_what_the_driver_reads() {
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());
         let view = view(&cache);

@@ -94,7 +94,7 @@ fn nodes(cache: &MemDevice) -> Nodes {
 
 /// The frozen cases, and those that UBCACHE_KERNEL_IMAGES names.
 #[test]
-fn no_image_of_the_driver_needs_a_repair() {
+fn repair_leaves_images_of_the_driver_alone() {
     for case in cases() {
         let cache = MemDevice::new(case.cache.clone());
         let backings: Vec<MemDevice> = case
@@ -114,7 +114,7 @@ fn no_image_of_the_driver_needs_a_repair() {
 }
 
 #[test]
-fn nothing_is_repaired_that_is_whole() {
+fn repair_leaves_a_sound_set_alone() {
     let set = Set::new("writeback-crash");
     let repair =
         run(survey(&set.cache, &[&set.backing], RepairOptions::default(), &())).expect("a survey");
@@ -124,7 +124,7 @@ fn nothing_is_repaired_that_is_whole() {
 }
 
 #[test]
-fn a_damaged_leaf_leaves_the_others() {
+fn damaged_leaf_leaves_other_leaves() {
     let set = Set::new("writeback-crash");
     let nodes = nodes(&set.cache);
     assert!(nodes.leaves.len() > 1, "the case has several leaves");
@@ -142,7 +142,7 @@ fn a_damaged_leaf_leaves_the_others() {
 }
 
 #[test]
-fn a_lost_root_makes_all_but_the_journal_uncertain_and_its_leaves_are_found() {
+fn lost_root_makes_leaves_uncertain_and_finds_them() {
     let set = Set::new("writeback-crash");
     let nodes = nodes(&set.cache);
     let root = nodes.inner.first().copied().unwrap_or(nodes.leaves[0]);
@@ -154,7 +154,7 @@ fn a_lost_root_makes_all_but_the_journal_uncertain_and_its_leaves_are_found() {
 }
 
 #[test]
-fn a_lost_prio_chain_makes_the_data_of_a_driver_uncertain() {
+fn lost_prio_chain_makes_data_of_the_driver_uncertain() {
     let set = Set::new("writeback-crash");
     let nodes = nodes(&set.cache);
     let at = nodes.prio * nodes.bucket;

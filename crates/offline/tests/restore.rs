@@ -282,7 +282,7 @@ fn restoring_can_be_interrupted_at_every_write() {
 }
 
 #[test]
-fn a_target_says_what_it_is() {
+fn target_of_restore_is_classified() {
     let case = frozen("writeback-crash");
     let lines = dump(&MemDevice::new(case.cache.clone()));
     let dumped = read(&lines);
@@ -305,7 +305,7 @@ fn a_target_says_what_it_is() {
 
 /// A dump that was cut short or changed so that it makes no sense is refused, with the line.
 #[test]
-fn what_is_no_dump_is_refused() {
+fn malformed_dump_is_refused() {
     let lines = dump(&MemDevice::new(frozen("writeback-crash").cache));
     let refused = |lines: Vec<String>| match read_dump(lines.as_slice()) {
         Err(OfflineError::Dump { line, .. }) => line as usize,
@@ -364,7 +364,7 @@ fn what_is_no_dump_is_refused() {
 /// Metadata in a bucket is one generation on: a pointer to what the bucket had, as stale as can be,
 /// would be too stale then.
 #[test]
-fn metadata_goes_where_no_pointer_gets_too_stale() {
+fn restored_metadata_avoids_buckets_with_old_pointers() {
     let mut lines = dump(&MemDevice::new(frozen("writeback-clean").cache));
     let mut values: Vec<Value> =
         lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();

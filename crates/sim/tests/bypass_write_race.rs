@@ -25,7 +25,7 @@ fn wrong(name: &str, chapter: impl Fn(u64) -> Telling) -> usize {
 }
 
 #[test]
-fn the_engine_passes() {
+fn engine_passes_the_bypass_write_race() {
     let engine = Mutation::default();
     assert_eq!(wrong("late write", |seed| late_write(engine, seed)), 0);
     assert_eq!(wrong("power loss", |seed| power_loss(engine, seed)), 0);

@@ -20,13 +20,13 @@ fn config(block_bytes: u32) -> DiskConfig {
 }
 
 #[test]
-fn small_blocks() {
+fn disk_with_small_blocks_conforms() {
     conforms(1, Policy::Uniform, config(512));
 }
 
 /// And nothing completes in the order of submission.
 #[test]
-fn large_blocks_without_discard_and_without_a_volatile_cache() {
+fn disk_with_large_blocks_conforms_without_discard_and_volatile_cache() {
     let config = DiskConfig {
         discard: false,
         volatile_cache: false,

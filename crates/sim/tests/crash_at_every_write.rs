@@ -365,7 +365,7 @@ fn clients_beside_each_other() {
 /// The scenarios find rules that are broken on purpose.
 #[cfg(feature = "mutants")]
 #[test]
-fn broken_rules_are_found() {
+fn crashes_find_broken_rules() {
     use ubcache_engine::Mutant;
     let plans = [
         plan("writethrough", 0, BYPASS),

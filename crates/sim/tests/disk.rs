@@ -169,7 +169,7 @@ fn bad_sectors_fail_until_they_are_written() {
 
 /// A disk with errors goes on where it was when they are over; a worn out one can still be read.
 #[test]
-fn outages_pass() {
+fn outages_end_after_their_span() {
     scenes(DiskConfig::new("disk", 64), |env, disk, _| async move {
         disk.write(Sector(0), filled(1, 1), Durability::Volatile).await.expect("no faults");
         disk.fail(Outage::ReadOnly, None);
@@ -192,7 +192,7 @@ fn outages_pass() {
 
 /// A disk that is pulled out loses what was not flushed; writes in flight fail and come no later.
 #[test]
-fn a_disk_that_is_gone_has_lost_what_was_not_flushed() {
+fn pulled_disk_loses_unflushed_writes() {
     let seen = Rc::new(RefCell::new(BTreeSet::new()));
     let into = seen.clone();
     scenes(DiskConfig::new("disk", 64), move |env, disk, _| {
@@ -249,7 +249,7 @@ fn discard_zeroes_or_keeps_and_write_zeroes_zeroes() {
 }
 
 #[test]
-fn wrong_requests_are_noticed() {
+fn invalid_requests_are_reported() {
     let world = SimWorld::new(WorldConfig::new(1));
     let disk =
         SimDisk::new(&world, DiskConfig { block_bytes: 4096, ..DiskConfig::new("disk", 64) });

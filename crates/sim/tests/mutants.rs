@@ -44,7 +44,7 @@ fn every_mutant_is_found() {
 }
 
 #[test]
-fn the_engine_as_it_is_passes_the_same_seeds() {
+fn unmutated_engine_passes_the_same_seeds() {
     let next = AtomicU64::new(SEEDS.start);
     std::thread::scope(|scope| {
         for _ in 0..threads() {

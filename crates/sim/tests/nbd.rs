@@ -27,7 +27,7 @@ fn run<S: System>(plan: &Plan) -> Outcome {
 }
 
 #[test]
-fn the_engine_is_the_same_behind_a_server() {
+fn seeds_pass_behind_an_nbd_server() {
     for seed in 0..24 {
         let plan = behind_nbd(seed, 1 + seed as u32 % 3, seed % 2 == 0);
         let outcome = run::<CacheSystem>(&plan);
@@ -39,7 +39,7 @@ fn the_engine_is_the_same_behind_a_server() {
 /// Requests that are cut fail, now and then; nothing else does, and what they did is as with any
 /// error.
 #[test]
-fn connections_are_cut_and_made_again() {
+fn cut_connections_are_reopened() {
     let mut cut = 0;
     for seed in 0..24 {
         let mut plan = behind_nbd(seed, 1 + seed as u32 % 3, seed % 2 == 0);
@@ -60,7 +60,7 @@ fn connections_are_cut_and_made_again() {
 
 /// A faulty volume is seen through a server, too.
 #[test]
-fn the_oracle_sees_through_a_server() {
+fn oracle_finds_violations_behind_a_server() {
     let fails =
         |run: fn(&Plan) -> Outcome| (0..40).any(|seed| !run(&behind_nbd(seed, 2, true)).is_good());
     assert!(!fails(run::<Toy<toy::None>>));

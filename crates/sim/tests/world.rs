@@ -8,7 +8,7 @@ use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream, StreamError};
 use ubcache_sim::{Policy, SimStream, SimWorld, Stuck, WorldConfig};
 
 #[test]
-fn time_jumps_and_sleeps_end_in_order() {
+fn virtual_sleeps_end_in_order() {
     for seed in 0..50 {
         let world = SimWorld::new(WorldConfig { timer_slop: Nanos(0), ..WorldConfig::new(seed) });
         let env = world.env();
@@ -30,7 +30,7 @@ fn time_jumps_and_sleeps_end_in_order() {
 }
 
 #[test]
-fn a_deadlock_names_who_waits() {
+fn deadlock_report_names_waiting_tasks() {
     let world = SimWorld::new(WorldConfig::new(1));
     let result = world.run(async { Notify::default().notified().await });
     let Err(Stuck::Deadlock(text)) = result else { panic!("{result:?}") };
@@ -38,7 +38,7 @@ fn a_deadlock_names_who_waits() {
 }
 
 #[test]
-fn a_loop_without_end_is_noticed() {
+fn endless_loop_is_reported() {
     let world = SimWorld::new(WorldConfig { max_steps: 10_000, ..WorldConfig::new(1) });
     let env = world.env();
     let result: Result<(), Stuck> = world.run(async move {
@@ -51,7 +51,7 @@ fn a_loop_without_end_is_noticed() {
 
 /// A task that waits by yielding does not keep anybody else from running, whatever the policy.
 #[test]
-fn yields_let_others_run() {
+fn yield_lets_other_tasks_run() {
     for policy in [Policy::Uniform, Policy::Fifo, Policy::Ranks, Policy::Queues] {
         for seed in 0..50 {
             let world =
@@ -74,7 +74,7 @@ fn yields_let_others_run() {
 }
 
 #[test]
-fn a_killed_instance_does_nothing_more() {
+fn killed_instance_runs_no_task() {
     let world = SimWorld::new(WorldConfig::new(1));
     let (env, instance, inside) = (world.env(), world.new_instance(), world.clone());
     let count = world.run(async move {

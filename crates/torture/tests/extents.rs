@@ -83,7 +83,7 @@ fn two_generations(base: &Base) -> Option<Image> {
 /// beginning at zero: what was void was dirty for ever, so that the volume never got clean and
 /// could not be detached. Fix: what is known of volumes is forgotten with the counts.
 #[test]
-fn what_a_newer_extent_voids_is_not_dirty_any_more() {
+fn dirty_data_voided_by_a_newer_extent_is_not_counted() {
     let mut found = 0;
     for base in &small() {
         let Some(image) = two_generations(base) else { continue };

@@ -30,7 +30,7 @@ fn a_damaged_set_is_refused_or_served() {
 }
 
 #[test]
-fn a_set_without_damage_is_served_as_it_is() {
+fn undamaged_set_is_served_unchanged() {
     for base in &small() {
         for lazy in [false, true] {
             let served = serve(base, &base.cache, How { lazy, collect: true, ..How::default() });

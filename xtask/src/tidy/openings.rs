@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_word_of_each_comment_counts() {
+    fn comment_openings_are_counted() {
         let text = "/// Whether it\n/// What\n///\n/// How\nfn a() {} // Who\n// `As`\n//! Keys.\n";
         let source = Source { path: "a.rs".to_owned(), text: text.to_owned() };
         let words: Vec<_> =

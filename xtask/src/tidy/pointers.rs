@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_somewhere_is_not_found() {
+    fn resolving_pointers_are_accepted() {
         let good = "[a](../README.md#the-way-and-more) [b](../crates/x) [c](https://x.org/y) \
             `b.rs:begin` `src/b.rs`\n\
                     # Here\n[d](#here) `crates/x/src/b.rs:begin()`";
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_nowhere_is_found_with_its_line() {
+    fn broken_pointers_are_reported_with_their_line() {
         for (bad, message) in [
             ("\n[a](README.md)", "docs/a.md:2: link to README.md, which is not there"),
             ("[a](../README.md#no)", "docs/a.md:1: link to ../README.md#no, which is not there"),

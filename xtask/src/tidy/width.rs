@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_prose_and_code_is_found_and_tables_are_not() {
+    fn wide_lines_outside_tables_are_found() {
         let words = "ä ".repeat(51);
         assert_eq!((findings("a.md", &words), findings("a.rs", &words)), (1, 1));
         assert_eq!(findings("a.md", &format!("| {words}")), 0);

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_is_kept_and_data_is_not() {
+    fn null_device_keeps_metadata_only() {
         let world = NullWorld::new(1);
         let device = NullDevice::new(world.env(), 64, 16, 4);
         world.run(async {

@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_jumps_to_the_next_timer_when_nobody_can_run() {
+    fn idle_executor_advances_the_clock_to_the_next_timer() {
         let world = NullWorld::new(1);
         let env = world.env();
         let began = env.now();
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_goes_by_priority() {
+    fn ready_tasks_run_by_priority() {
         let world = NullWorld::new(1);
         let seen = Rc::new(RefCell::new(Vec::new()));
         world.run(async {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn settled_means_that_everybody_had_a_turn() {
+    fn settle_polls_every_ready_task() {
         let world = NullWorld::new(1);
         let seen = Rc::new(Cell::new(0));
         let counted = seen.clone();

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_stands_between_the_markers_changes() {
+    fn update_changes_only_text_between_markers() {
         let text = "by hand\n<!-- begin: goals -->\nold\n<!-- end: goals -->\nby hand, too\n";
         let new = with_section(text, "goals", "| new |\n").expect("there is such a section");
         assert_eq!(
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_finds_its_sections_in_the_document() {
+    fn every_section_of_a_run_is_in_the_document() {
         let docs = tempfile::tempdir().expect("a directory");
         let document = include_str!("../../../../docs/generated/performance.md");
         std::fs::write(docs.path().join("performance.md"), document).expect("a file");
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_a_picture_is_within_it() {
+    fn plotted_lines_stay_inside_the_picture() {
         let line = |name: &str, points: &[f64]| Line {
             name: name.to_owned(),
             points: points.iter().map(|&y| (0.0, y)).collect(),

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_known_by_its_look() {
+    fn trace_format_is_recognised_by_content() {
         let expected = vec![(false, 4096, 8192), (true, 512, 512)];
         assert_eq!(requests("0.5,R,4096,8192\n0.7,write,512,512\n"), expected);
         assert_eq!(
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_refused_with_its_place() {
+    fn malformed_trace_is_refused_with_its_line() {
         let refused = |bytes: &[u8]| parse(bytes).expect_err("it is no trace").to_string();
         assert!(refused(b"").contains("not a trace"));
         assert!(refused(b"hello\n").contains("found \"hello\""));

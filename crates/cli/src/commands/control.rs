@@ -314,7 +314,7 @@ mod tests {
     use ubcache_daemon::served::report::SetReport;
 
     #[test]
-    fn the_table_names_every_part() {
+    fn status_table_names_every_volume_and_counter() {
         let volume = VolumeReport {
             name: "disk".into(),
             mode: "writeback".into(),

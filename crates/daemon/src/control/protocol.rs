@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_leave_out_what_they_do_not_have() {
+    fn responses_omit_absent_fields() {
         assert_eq!(Response::done(serde_json::Value::Null).to_line(), "{\"ok\":true}\n");
         assert_eq!(Response::refused("no").to_line(), "{\"ok\":false,\"error\":\"no\"}\n");
     }

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_things_are_recognized_and_zeroes_are_not() {
+    fn probe_recognises_known_content_and_ignores_zeroes() {
         assert_eq!(recognize(&vec![0; HEAD_BYTES]), []);
         for (name, at, magic) in KNOWN {
             let mut head = vec![0; HEAD_BYTES];

@@ -133,7 +133,7 @@ mod tests {
 
     /// Scripts read these names; a change of this list is a change of the interface.
     #[test]
-    fn the_names_of_the_report_are_stable() {
+    fn report_field_names_are_stable() {
         let report = Report {
             version: "x".into(),
             sets: vec![SetReport {

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_is_in_it() {
+    fn members_are_those_inserted() {
         let mut set = BucketSet::new(130);
         let new = [0, 63, 64, 129, 63].map(|bucket| set.insert(BucketNr(bucket)));
         assert_eq!(new, [true, true, true, true, false]);

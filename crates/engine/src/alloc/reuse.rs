@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_again_is_told_in_parts() {
+    fn reused_blocks_are_returned_in_ranges() {
         let uuid = Uuid([1; 16]);
         let geometry =
             Superblock::new_cache(uuid, uuid, 8, 1024, 100, Replacement::Lru, false).geometry();

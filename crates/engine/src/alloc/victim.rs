@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn lru_goes_by_use_and_fifo_by_insertion() {
+    fn lru_evicts_by_last_use_and_fifo_by_insertion() {
         for (policy, expected) in [(Replacement::Lru, [2, 3, 1]), (Replacement::Fifo, [1, 2, 3])] {
             let mut list = list(policy, [1, 2, 3]);
             list.touch(1);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_member_keeps_its_place() {
+    fn refused_bucket_keeps_its_place() {
         let mut list = list(Replacement::Lru, [1, 2, 3]);
         assert_eq!(list.pick(not_random, |bucket| bucket != 1), Some(2));
         assert_eq!(order(&list), [1, 3]);
@@ -363,7 +363,7 @@ mod tests {
 
     /// A crowd of pinned buckets at the old end must not hide the rest for ever.
     #[test]
-    fn sixty_four_refused_members_make_room() {
+    fn sixty_four_refused_buckets_move_to_the_back() {
         for policy in [Replacement::Lru, Replacement::Fifo] {
             let mut list = list(policy, 0..100);
             assert_eq!(list.pick(not_random, |bucket| bucket >= 64), None);
@@ -374,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn random_takes_what_is_drawn() {
+    fn random_policy_takes_the_drawn_bucket() {
         let mut list = list(Replacement::Random, 0..1000);
         assert_eq!(list.pick(|| 1_000_123, |_| true), Some(123));
         assert!(!list.contains(123));
     }
 
     #[test]
-    fn random_searches_when_drawing_fails() {
+    fn random_policy_searches_after_failed_draws() {
         let mut list = list(Replacement::Random, 0..1000);
         assert_eq!(
             list.pick(|| 500, |bucket| bucket < 500),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draw_tries_a_few_times() {
+    fn random_policy_draws_a_few_times() {
         let list = list(Replacement::Random, [7]);
         let mut next = 0;
         let drawn = list.draw(|| {
@@ -445,7 +445,7 @@ mod tests {
 
     /// A walk over those that leave, one by one, misses none that stays.
     #[test]
-    fn the_list_may_change_while_it_is_looked_at() {
+    fn list_may_change_during_iteration() {
         let mut list = list(Replacement::Lru, 0..10);
         (0..5).for_each(|bucket| list.leave(bucket));
         list.rewind();
@@ -458,7 +458,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_vector(steps in prop::collection::vec(step(), 1..400)) {
+        fn list_agrees_with_a_vector(steps in prop::collection::vec(step(), 1..400)) {
             let mut list = empty(BUCKETS, Replacement::Lru);
             let (mut model, mut leaving): (Vec<u32>, Vec<u32>) = Default::default();
             for step in steps {

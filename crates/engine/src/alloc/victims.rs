@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worth_least_goes_first() {
+    fn least_valuable_bucket_is_evicted_first() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         let chosen = choose(&mut victims, 16);
         assert_eq!(chosen.len(), 16);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_what_was_written_is_saved_in_the_order_of_leaving() {
+    fn saved_share_of_writes_is_chosen_in_order_of_eviction() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         // 64 buckets of 64 sectors were filled: 614 sectors may be moved.
         let leaving = choose(&mut victims, 16);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_moved_for_nothing_is_moved_no_more() {
+    fn buckets_moved_in_vain_are_not_moved_again() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         for bucket in 0..BUCKETS / 2 {
             victims.remove(BucketNr(bucket));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn few_live_sectors_are_worth_little() {
+    fn bucket_with_few_live_sectors_has_low_value() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         choose(&mut victims, 0);
         (0..BUCKETS / 2).for_each(|bucket| victims.remove(BucketNr(bucket)));
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_taken_stays() {
+    fn bucket_that_may_not_be_taken_stays() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         choose(&mut victims, 16);
         let picked = victims.pick(dice(), |bucket| bucket == 60, |_| SECTORS);
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_policies_choose_nothing_ahead() {
+    fn only_scan_resistant_chooses_ahead() {
         let mut lru = used(ReplacementPolicy::Lru);
         assert!(choose(&mut lru, 9).is_empty());
         lru.touch(BucketNr(0), 8);
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_policy_keeps_all_members() {
+    fn policy_change_keeps_all_buckets() {
         let mut victims = used(ReplacementPolicy::ScanResistant);
         choose(&mut victims, 16);
         victims.set_policy(ReplacementPolicy::Fifo);

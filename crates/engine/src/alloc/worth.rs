@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_is_worth_more_than_a_scan() {
+    fn used_data_has_a_higher_value_than_a_scan() {
         let (mut worth, mut count) = (fresh(), 0u32);
         for _ in 0..4 * BUCKETS {
             let class = usize::from(count.is_multiple_of(2));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearer_the_end_of_a_loop_the_more_a_bucket_is_worth() {
+    fn value_rises_towards_the_reuse_of_a_loop() {
         let (mut worth, mut count) = (fresh(), 0u32);
         for _ in 0..4 * BUCKETS {
             fill(&mut worth, &mut count, 0);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_time_proves_little() {
+    fn nothing_is_learnt_without_filled_buckets() {
         let mut worth = fresh();
         let mut count = 0;
         for _ in 0..BUCKETS {

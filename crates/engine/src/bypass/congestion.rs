@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_slow_is_no_congestion() {
+    fn fast_io_is_no_congestion() {
         let mut congestion = Congestion::new();
         assert_eq!(congestion.limit(Nanos(0), 2000, 20_000, 0), 0);
         congestion.completed(Nanos(0), Nanos::from_micros(2000), 2000);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_by_depth() {
+    fn congestion_limit_falls_with_depth() {
         for (depth, sectors) in [
             (4, 65024 - 3 * 512),
             (64, 32768),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn recovers_by_time_and_by_fast_io() {
+    fn congestion_recovers_by_time_and_by_fast_io() {
         let mut congestion = slow_by(100);
         let one = Nanos::from_secs(1);
         assert_ne!(congestion.limit(one.after(Nanos::from_millis(99)), 2000, 0, 0), 0);
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn is_off_when_both_thresholds_are_zero() {
+    fn congestion_is_off_when_both_thresholds_are_zero() {
         let congestion = slow_by(512);
         assert_eq!(congestion.limit(Nanos::from_secs(1), 0, 0, 0), 0);
         assert_ne!(congestion.limit(Nanos::from_secs(1), 0, 1, 0), 0);
     }
 
     #[test]
-    fn the_jitter_takes_sectors_off_but_never_all() {
+    fn jitter_lowers_the_limit_but_not_to_zero() {
         let now = Nanos::from_secs(1);
         assert_eq!(slow_by(512).limit(now, 2000, 0, u32::MAX), 224);
         assert_eq!(slow_by(512).limit(now, 2000, 0, 0b1011), 253);
@@ -162,7 +162,7 @@ mod tests {
     proptest! {
         /// bcache's own way to say it: a number from −1024 to 0 that rises.
         #[test]
-        fn agrees_with_the_signed_formulation(
+        fn congestion_agrees_with_the_signed_formulation(
             ios in prop::collection::vec((0..50_000_u64, 0..400_000_u64), 0..200),
             later_us in 0..2_000_000_u64,
             random in any::<u32>(),

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_reached_not_exceeded() {
+    fn request_that_reaches_a_limit_is_bypassed() {
         assert_eq!(ask(plain(), CUTOFF, 0, 8191), (None, true));
         assert_eq!(ask(plain(), CUTOFF, 0, 8192), (Some(BypassReason::Sequential), true));
         assert_eq!(ask(plain(), CUTOFF, 100, 99), (None, true));
@@ -173,7 +173,7 @@ mod tests {
     proptest! {
         /// With all switches off there is no rule that bypasses a request.
         #[test]
-        fn a_plain_request_is_bypassed_by_its_run_only(cutoff: u64, limit: u64, run: u64) {
+        fn plain_request_is_bypassed_only_as_part_of_a_run(cutoff: u64, limit: u64, run: u64) {
             let (reason, updated) = ask(plain(), cutoff, limit, run);
             prop_assert_eq!(updated, cutoff != 0 || limit != 0);
             let sequential = cutoff != 0 && run >= cutoff / 512;

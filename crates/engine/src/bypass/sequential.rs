@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn interleaved_runs_are_told_apart() {
+    fn interleaved_runs_are_distinguished() {
         let mut detector = SequentialDetector::new();
         for step in 0..50 {
             for lane in 0..100_u64 {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recent_of_129_runs_is_forgotten() {
+    fn least_recent_of_129_runs_is_forgotten() {
         let mut detector = SequentialDetector::new();
         for lane in 0..=RUNS_MAX as u64 {
             detector.observe(Nanos(0), StreamId(lane), range(lane * 1000, 8));
@@ -252,7 +252,7 @@ mod tests {
 
     /// Two streams that work on one run share it: the run is found by place, not by who asks.
     #[test]
-    fn a_run_may_change_streams() {
+    fn run_continues_in_another_stream() {
         let mut detector = SequentialDetector::new();
         detector.observe(Nanos(0), A, range(0, 64));
         assert_eq!(detector.observe(Nanos(0), B, range(64, 64)), 128);
@@ -321,7 +321,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_model(
+        fn detector_agrees_with_its_model(
             requests in prop::collection::vec((0..40_u64, 0..300_u64, 1..4_u64,
                 0..200_000_000_u64), 1..600),
         ) {
@@ -339,7 +339,7 @@ mod tests {
         }
 
         #[test]
-        fn a_request_counts_at_least_itself(start in any::<u64>(), sectors in 0..1_u64 << 40) {
+        fn run_length_includes_the_request(start in any::<u64>(), sectors in 0..1_u64 << 40) {
             let range = SectorRange::new(Sector(start), sectors);
             prop_assert_eq!(SequentialDetector::new().observe(Nanos(0), A, range), range.sectors());
         }

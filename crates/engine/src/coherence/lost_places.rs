@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_good_flush_covered_is_lost() {
+    fn places_without_a_successful_flush_are_lost() {
         let mut places = LostPlaces::default();
         places.written(1, range(0, 8));
         places.flush_begins(1);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_that_one_flush_covers_are_one_range() {
+    fn adjacent_places_of_one_flush_are_one_range() {
         let mut places = LostPlaces::default();
         for number in 0..1_000_000 {
             places.written(number + 1, range(number * 8, 8));

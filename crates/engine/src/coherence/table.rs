@@ -471,7 +471,7 @@ mod tests {
     /// Bug: every write looked at every slot that the table ever had: 16 384 fills in flight made
     /// each write 37 us longer, and 9 us for ever after they had left. Counted, not timed.
     #[test]
-    fn a_look_does_not_cost_by_how_many_are_in_flight() {
+    fn lookup_cost_does_not_grow_with_entries_in_flight() {
         let table = InFlight::default();
         let looks_of = |at: SectorRange| {
             let before = table.table.borrow().looks.get();
@@ -499,7 +499,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn many_doom_each_other_as_few_do(steps in prop::collection::vec((0u64..400, 1u64..70,
+        fn table_agrees_with_a_list_of_entries(steps in prop::collection::vec((0u64..400, 1u64..70,
             0u8..4, 0usize..60), 1..200)) {
             // The table against a list of its entries.
             let table = InFlight::default();

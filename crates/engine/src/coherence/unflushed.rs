@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_during_the_flush_stays() {
+    fn write_during_a_flush_stays_unflushed() {
         let mut set = Unflushed::default();
         set.add(range(0, 8));
         set.flush_starts();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_flush_takes_nothing_out() {
+    fn failed_flush_leaves_the_unflushed_set() {
         let mut set = Unflushed::default();
         set.add(range(0, 8));
         set.flush_starts();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_flush_may_have_cost_is_suspect_until_it_is_written() {
+    fn ranges_of_a_failed_flush_are_suspect_until_written() {
         let mut set = Unflushed::default();
         set.add(range(0, 8));
         set.flush_starts();

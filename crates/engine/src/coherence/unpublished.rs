@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_flush_is_not_looked_at_before_one() {
+    fn copies_are_not_examined_before_a_flush() {
         let mut unpublished = with_copies(1000);
         assert_eq!(looked_at(&mut unpublished, 64), []);
         unpublished.may_be_ready(nth(7));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_during_a_round_begins_it_again() {
+    fn flush_during_a_round_restarts_it() {
         let mut unpublished = with_copies(10);
         unpublished.any_may_be_ready();
         assert_eq!(unpublished.next_to_look_at(4).len(), 4);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_to_look_at_take_little_memory() {
+    fn ranges_to_examine_take_little_memory() {
         let mut unpublished = with_copies(3);
         for n in 0..100_000 {
             unpublished.may_be_ready(nth(n));

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_disturbed_by_zeroes_of_its_range_only() {
+    fn read_looks_up_again_only_for_zeroes_in_its_range() {
         let zeroes = Zeroes::default();
         zeroes.submitted(range(0));
         let moment = zeroes.now();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reader_keeps_discards_away_until_it_is_done() {
+    fn reads_hold_back_discards_until_they_end() {
         let zeroes = Zeroes::default();
         let (first, second) = (zeroes.keep_away(range(0)), zeroes.keep_away(range(0)));
         drop(first);

@@ -435,7 +435,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(
+        fn extents_agree_with_a_map(
             steps in prop::collection::vec(step(), 1..120),
             probes in prop::collection::vec(position(), 4),
         ) {
@@ -518,7 +518,7 @@ mod tests {
 
     /// An extent takes the same memory, however the leaf came to be.
     #[test]
-    fn memory_of_an_extent() {
+    fn an_extent_takes_the_stated_memory() {
         const COUNT: u64 = 20_000;
         let bytes = |extents: &Extents| memory(extents) as f64 / extents.len() as f64;
         let ascending = filled(0..COUNT);

@@ -89,7 +89,7 @@ mod tests {
     proptest! {
         /// The newest record of each sector is known, whenever some are laid and somebody asks.
         #[test]
-        fn the_newest_record_is_known(
+        fn newest_record_over_a_range_is_returned(
             steps in prop::collection::vec((0u64..60, 1u64..12, 0u64..6, 0u8..8), 1..60),
         ) {
             let mut ghosts = Ghosts::default();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_many_until_they_are_laid() {
+    fn ghosts_stay_above_high_water_until_durable() {
         let mut ghosts = Ghosts::default();
         // The same blocks again and again.
         for round in 0..10 {

@@ -429,7 +429,7 @@ mod tests {
     proptest! {
         /// Applying the pending keys to what the device had gives what memory has.
         #[test]
-        fn pending_keys_bring_the_device_up_to_date(
+        fn pending_keys_complete_the_leaf_on_the_device(
             steps in prop::collection::vec((0u64..80, 1u64..20, 0u8..5, any::<bool>()), 1..40),
             split in 0u64..100,
         ) {

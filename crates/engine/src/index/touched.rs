@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_come_in_order_and_joined() {
+    fn touched_ranges_are_sorted_and_merged() {
         let (one, two) = (Inode(1), Inode(2));
         let mut touched = Touched::default();
         for (inode, start, end) in [

@@ -230,7 +230,7 @@ mod tests {
     /// where the entry to be written did not: a power failure that tore this entry left a journal
     /// with a gap, and a set that did not start.
     #[test]
-    fn what_the_newest_durable_entry_needs_is_not_overwritten() {
+    fn bucket_of_the_newest_durable_entry_is_not_overwritten() {
         let newest = vec![Some(JournalSeq(16)), Some(JournalSeq(8)), Some(JournalSeq(12))];
         let full = GEOMETRY.bucket_bytes();
         let mut ring = Ring::after(0, full, newest, JournalSeq(5), &GEOMETRY);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn records_have_room_if_the_entries_that_they_take_have() {
+    fn reserved_records_have_room_for_their_entries() {
         for bucket_sectors in [8, 16, 128] {
             for block_sectors in [1, 8] {
                 for (journal_buckets, used) in [(3, 0), (3, 1), (4, 1), (8, 1), (8, 5), (8, 7)] {

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_read_numbers_like_this() {
+    fn sizes_print_as_in_sysfs() {
         for (bytes, text) in [
             (0, "0.0k"),
             (512, "0.5k"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn people_write_sizes_like_this() {
+    fn sizes_parse_as_in_sysfs() {
         for (text, bytes) in [
             ("0", 0),
             ("4096\n", 4096),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_read_like_those_of_bcache() {
+    fn defaults_equal_those_of_bcache() {
         let volume = VolumeSettings::default();
         for (name, text) in [
             ("cache_mode", "[writethrough] writeback writearound none"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn values_take_effect_and_are_moved_into_range() {
+    fn values_take_effect_and_are_clamped() {
         for (name, value, shown) in [
             ("cache_mode", "writeback\n", "writethrough [writeback] writearound none"),
             ("label", "my disk\n", "my disk"),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_is_accepted() {
+    fn errors_list_the_accepted_values() {
         for (name, value, message) in [
             (
                 "cache_mode",
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_changes_nothing() {
+    fn refused_value_changes_nothing() {
         let mut settings = VolumeSettings::default();
         for name in VolumeSettings::names() {
             // A label may be any text.
@@ -306,7 +306,7 @@ mod tests {
         }
 
         #[test]
-        fn sizes_survive_reading(number in 0..1_u64 << 24, power in 0..5_usize) {
+        fn sizes_round_trip(number in 0..1_u64 << 24, power in 0..5_usize) {
             let suffix = ["", "k", "M", "g", "T"][power];
             prop_assert_eq!(parse_human(&format!("{number}{suffix}")), Ok(number << (10 * power)));
         }

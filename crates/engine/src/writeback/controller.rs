@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_is_shared_by_size_of_the_backing_devices() {
+    fn target_is_shared_in_proportion_to_device_size() {
         assert_eq!(target(100 * GIB, 0, 10, 500 * GIB, 500 * GIB), 10 * GIB);
         assert_eq!(target(100 * GIB, 20 * GIB, 10, 250 * GIB, 500 * GIB), 4 * GIB);
         assert_eq!(target(100 * GIB, 0, 10, 1, 1 << 40), (10 * GIB) >> 14, "the smallest share");
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn far_above_the_target_both_terms_push() {
+    fn far_above_target_both_terms_raise_the_rate() {
         let mut controller = RateController::new();
         let rate = controller.update(&input(500_000, 100_000));
         let debug = controller.debug();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_target_writeback_trickles_and_the_integral_shrinks_to_zero_only() {
+    fn below_target_rate_is_minimum_and_integral_stops_at_zero() {
         let mut controller = RateController::new();
         controller.update(&input(500_000, 100_000));
         assert_eq!(controller.update(&input(60_000, 100_000)), 8);
@@ -379,7 +379,7 @@ mod tests {
 
     /// A disk that can't follow must not wind up the integral.
     #[test]
-    fn the_integral_rests_while_the_limiter_lags() {
+    fn integral_is_frozen_while_the_limiter_lags() {
         let mut controller = RateController::new();
         let late =
             ControllerInput { next_io: Nanos::from_millis(99_999), ..input(500_000, 100_000) };
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn fragmentation_takes_over_as_the_cache_fills() {
+    fn fragmentation_raises_the_rate_of_a_full_cache() {
         for (in_use, fragmented) in
             [(50, false), (51, true), (57, true), (58, true), (64, true), (65, true)]
         {
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_dirty_or_no_percentage_leaves_the_rate() {
+    fn rate_is_unchanged_without_dirty_data_or_a_percentage() {
         let mut controller = RateController::new();
         assert_eq!(controller.update(&input(0, 100)), RATE_INITIAL);
         assert_eq!(
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn idleness_drains_at_full_speed_and_ends_where_it_began() {
+    fn idle_rate_is_maximum_and_the_former_rate_returns() {
         let mut controller = RateController::new();
         let rate = controller.update(&input(500_000, 100_000));
         let idle = ControllerInput { idle: true, target: 5, ..input(400_000, 100_000) };
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn the_debug_text_has_the_known_shape() {
+    fn debug_text_equals_that_of_sysfs() {
         let debug = RateDebug {
             rate: 8,
             dirty: 2_516_582,
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_match_the_rate() {
+    fn limiter_delays_match_the_rate() {
         let mut limiter = RateLimiter::new();
         let now = Nanos::from_secs(50);
         limiter.reset(now);
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_earns_two_seconds_of_free_io() {
+    fn pause_credits_two_seconds_at_most() {
         let mut limiter = RateLimiter::new();
         let now = Nanos::from_secs(1000);
         assert_eq!(limiter.delay(now, 0, 1000), Nanos(0));
@@ -510,7 +510,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_input_breaks_the_limits(numbers: [u64; 13], idle: bool, consider_fragment: bool) {
+        fn rate_stays_in_range_for_any_input(
+            numbers: [u64; 13], idle: bool, consider_fragment: bool,
+        ) {
             let [now, next_io, dirty, target, in_use_percent, used_buckets, bucket_sectors,
             update_seconds,
                 p_term_inverse, i_term_inverse, rate_minimum, fp_term_low, fp_term_high] = numbers;
@@ -531,7 +533,7 @@ mod tests {
 
         /// Over a long time the sectors let through follow the rate, within the window.
         #[test]
-        fn the_limiter_keeps_the_rate(passes in prop::collection::vec(1..5000_u64, 1..200),
+        fn limiter_keeps_the_average_rate(passes in prop::collection::vec(1..5000_u64, 1..200),
             rate in 5000..100_000_u64) {
             let start = Nanos::from_secs(10);
             let (mut limiter, mut now) = (RateLimiter::new(), start);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extent_as_long_as_the_longest_request() {
+    fn status_extent_covers_the_longest_request() {
         let whole = range(0, u64::from(u32::MAX) / 512);
         let parts = [(whole, BlockStatus::Hole)];
         assert_eq!(extents(whole, &parts, 9).map(|extents| extents[0].length), Ok(u32::MAX - 511));

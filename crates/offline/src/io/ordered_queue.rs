@@ -145,7 +145,7 @@ mod tests {
     use crate::io::thread_pool::THREADS_MAX;
 
     #[test]
-    fn results_come_in_order_whoever_does_the_work() {
+    fn results_are_in_order_with_any_number_of_threads() {
         let pool = ThreadPool::of(THREADS_MAX);
         for threads in 1..=THREADS_MAX {
             for (count, at_once) in [(0, 1), (1, 1), (100, 1), (100, 7), (100, 100)] {
@@ -183,7 +183,7 @@ mod tests {
 
     /// A job is dropped before its result can be popped, so that the memory it holds can be reused.
     #[test]
-    fn work_that_is_done_holds_nothing() {
+    fn finished_jobs_release_their_memory() {
         let pool = ThreadPool::of(2);
         let mut queue = OrderedQueue::new(&pool, 2);
         let memory = Arc::new(7);

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_come_in_order_whoever_does_the_work() {
+    fn results_are_in_order_with_any_number_of_threads() {
         let pool = ThreadPool::of(THREADS_MAX);
         for threads in 1..=THREADS_MAX + 1 {
             for count in [0, 1, 2, 3, 7, 100] {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn little_work_is_done_by_one() {
+    fn small_work_uses_one_thread() {
         let pool = ThreadPool::of(4);
         let threads = |work, each| pool.threads_for(work, each);
         assert_eq!(

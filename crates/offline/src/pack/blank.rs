@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_node_keeps_every_key_and_nothing_behind_them() {
+    fn packed_node_keeps_its_keys_and_nothing_after_them() {
         let (mut bytes, keys, start) = node();
         let before = bytes.clone();
         nodes(&geometry(), start, &mut bytes);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_does_not_take_the_others_along() {
+    fn damaged_key_leaves_the_other_keys() {
         let (mut bytes, keys, start) = node();
         bytes[BSET_HEADER_BYTES as usize + 24 * 10 + 7] ^= 0x80;
         nodes(&geometry(), start, &mut bytes);
@@ -252,7 +252,7 @@ mod tests {
 
     /// Of a write that was torn only the first block came: the others have what was there before.
     #[test]
-    fn of_a_torn_node_only_what_was_written_is_kept() {
+    fn torn_node_keeps_only_written_bsets() {
         let (mut bytes, keys, start) = node();
         for (byte, text) in bytes[512..3 * 512].iter_mut().zip(TEXT.iter().cycle()) {
             *byte = *text;
@@ -264,7 +264,7 @@ mod tests {
 
     /// A length that is too large must not reach over the text, nor over the bset behind it.
     #[test]
-    fn a_damaged_length_reaches_no_further_than_the_next_bset() {
+    fn damaged_length_ends_at_the_next_bset() {
         let (mut bytes, keys, start) = node();
         let whole = bytes[..3 * 512].to_vec();
         bytes[6 * 512..9 * 512].copy_from_slice(&whole);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_what_is_no_metadata() {
+    fn data_is_never_packed() {
         let geometry = geometry();
         let text: Vec<u8> =
             TEXT.iter().copied().cycle().take(geometry.bucket_bytes() as usize).collect();

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_away_is_not_there() {
+    fn subtracted_ranges_are_removed() {
         let all = region(&[(0, 0, 100), (1, 10, 20), (0, 50, 120), (2, 0, 8)]);
         let some = region(&[(0, 10, 20), (0, 30, 40), (0, 110, 130), (1, 0, 50)]);
         let left = all.without(&some);

@@ -19,14 +19,14 @@ fn ring(buckets: &[&[(u64, u64)]]) -> Vec<Vec<EntryPlace>> {
 }
 
 #[test]
-fn the_driver_finds_a_range_that_wraps() {
+fn search_of_the_driver_finds_a_wrapped_range() {
     let places =
         ring(&[&[(9, 7), (10, 7)], &[(11, 8)], &[(4, 3)], &[(6, 3)], &[(7, 5)], &[(8, 6)]]);
     assert_eq!(driver_entries(&places).iter().map(|e| e.0).collect::<Vec<_>>(), [8, 9, 10, 11]);
 }
 
 #[test]
-fn the_driver_misses_what_comes_after_a_bucket_that_was_left_out() {
+fn search_of_the_driver_misses_entries_after_a_skipped_bucket() {
     let places = ring(&[&[(1, 1)], &[(2, 1)], &[], &[(3, 1)], &[], &[], &[], &[]]);
     assert!(driver_entries(&places).last().is_some_and(|e| e.0 < 3));
 }
@@ -68,7 +68,7 @@ fn undecodable(seq: u64) -> Vec<u8> {
 /// Only the first was written over by a repair: the next one was the end of the journal from then
 /// on.
 #[test]
-fn all_senseless_entries_of_a_bucket_are_found() {
+fn all_invalid_entries_of_a_bucket_are_found() {
     let mut torn = entry(4);
     torn[100] ^= 1;
     let blocks = [

@@ -339,7 +339,7 @@ mod tests {
     proptest! {
         /// The fast path returns the same as the slow path, which has no finding.
         #[test]
-        fn as_the_long_way(
+        fn fast_leaf_path_agrees_with_the_slow_path(
             bsets in proptest::collection::vec(any_bset(), 1..5),
             journal in any_bset(),
             generation in prop_oneof![4 => 1_u8..3, 1 => any::<u8>()],
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_used_again() {
+    fn leaf_buffers_are_reused() {
         let keys = |count: u64| -> Vec<Key> {
             (0..count).map(|n| Key::hole(Inode(1), SectorRange::new(Sector(n * 8), 8))).collect()
         };

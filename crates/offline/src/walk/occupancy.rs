@@ -133,7 +133,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn bits_are_set_once() {
+    fn setting_bits_twice_reports_an_overlap() {
         let mut bits = vec![0; 3];
         for (start, end, overlap) in [
             (0, 1, false),
@@ -153,7 +153,7 @@ mod tests {
     proptest! {
         /// It agrees with a list of sectors, merged from three occupancies.
         #[test]
-        fn agrees_with_single_sectors(
+        fn occupancy_agrees_with_single_sectors(
             extents in proptest::collection::vec((0_u64..40, 0_u64..8, 1_u64..30, 0_usize..3),
                 0..8),
             whole: bool,

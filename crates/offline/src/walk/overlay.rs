@@ -77,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_those_of_a_leaf_combine(older in any_layer(20), newer in any_layer(20)) {
+        fn overlay_agrees_with_combine_leaf(older in any_layer(20), newer in any_layer(20)) {
             let mut found = Vec::new();
             overlay(&older, &newer, |extent| found.push(*extent));
             prop_assert_eq!(found, combine_leaf(vec![older, newer]));

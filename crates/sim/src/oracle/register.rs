@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successful_flush_by_a_client_that_was_not_told_denies_the_loss() {
+    fn successful_flush_of_an_uninformed_client_denies_the_loss() {
         let ignorant = Flushed { began: 16, told: 0, wrote: 4 };
         let mut register = shaken();
         assert!(register.flushed(ignorant));
@@ -653,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_over_a_loss_stays() {
+    fn write_over_a_loss_stays() {
         let mut register = shaken();
         register.begin_write(2, B, false);
         register.end_write(2, Ending::Done, 20, KEEP);
@@ -664,7 +664,7 @@ mod tests {
 
     /// The floor that a successful FLUSH sets says nothing of a loss that its client knows of.
     #[test]
-    fn what_was_lost_and_written_over_may_come_back_in_a_crash() {
+    fn lost_and_overwritten_value_may_return_in_a_crash() {
         let mut register = shaken();
         assert!(register.flushed(Flushed { began: 16, told: 14, wrote: 4 }));
         register.begin_write(2, B, false);

@@ -719,7 +719,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_plan_says_where() {
+    fn parse_error_of_a_plan_names_its_line() {
         let mut text = draw(1, DrawOptions::default()).to_string();
         text.push_str("c0 v0 read 12\n");
         let error = text.parse::<Plan>().expect_err("the last line has no length");

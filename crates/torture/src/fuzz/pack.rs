@@ -242,7 +242,7 @@ mod tests {
     /// A pack whose superblock claimed too many buckets made its reader allocate memory for all of
     /// them: up to 32 GiB.
     #[test]
-    fn buckets_that_a_pack_can_not_have_are_not_believed() {
+    fn impossible_bucket_count_of_a_pack_is_refused() {
         let base = small().swap_remove(0);
         let (base, mut parts, _) = packed(base);
         let open = |parts: &Parts| {
@@ -269,7 +269,7 @@ mod tests {
     /// An index of pieces without an end takes a thousandth of its bytes when it is packed, and was
     /// unpacked as a whole, and taken apart into three times as much.
     #[test]
-    fn an_index_that_a_pack_can_not_have_is_not_unpacked() {
+    fn oversized_index_of_a_pack_is_refused() {
         let (_, mut parts, _) = packed(small().swap_remove(0));
         let pieces = |parts: &mut Parts, count: u64| {
             parts.header[24..32].copy_from_slice(&(1_u64 << 60).to_le_bytes());

@@ -124,7 +124,7 @@ fn a_damaged_set_is_read_and_repaired() {
 
 /// The superblock is gone: nothing is lost, and the last block is all that is needed.
 #[test]
-fn an_overwritten_superblock_costs_nothing() {
+fn overwritten_superblock_is_found_again_without_loss() {
     let directory = scratch();
     let directory = directory.path();
     let digest = a_set(directory);
@@ -140,7 +140,7 @@ fn an_overwritten_superblock_costs_nothing() {
 /// Superblock and journal are gone: the message of `repair` was that `repair` would find the
 /// superblock again.
 #[test]
-fn what_can_not_be_found_again_is_said_to_be_lost() {
+fn unrecoverable_superblock_is_reported_as_lost() {
     let directory = scratch();
     let directory = directory.path();
     a_set(directory);
@@ -160,7 +160,7 @@ fn what_can_not_be_found_again_is_said_to_be_lost() {
 /// A lost volume table was a warning, and a repair in place wrote a new one over the only hint at
 /// whose the dirty data is.
 #[test]
-fn dirty_data_of_nobody_is_not_kept_in_place() {
+fn in_place_repair_refuses_dirty_data_without_an_owner() {
     let directory = scratch();
     let directory = directory.path();
     a_set(directory);
@@ -198,7 +198,7 @@ fn dirty_data_of_nobody_is_not_kept_in_place() {
 /// The volume table is gone, and all older ones: with all disks named and --all-disks, all data is
 /// found again.
 #[test]
-fn a_lost_volume_table_is_made_again_from_the_disks() {
+fn lost_volume_table_is_rebuilt_from_the_disks() {
     let directory = scratch();
     let directory = directory.path();
     let digest = a_set(directory);
@@ -230,7 +230,7 @@ fn a_lost_volume_table_is_made_again_from_the_disks() {
 /// Two disks, each of which has data that only the cache has: it can't be told apart, so none of it
 /// is assigned. Where one slot is lost, there is no choice.
 #[test]
-fn slots_are_not_guessed() {
+fn ambiguous_slots_are_not_assigned() {
     let directory = scratch();
     let directory = directory.path();
     let (cache, disks) = make_set(directory, &[16, 24], &[]);

@@ -149,7 +149,7 @@ async fn check(
 }
 
 #[test]
-fn an_array_with_restarts() {
+fn volume_agrees_with_an_array_across_restarts() {
     for seed in 0..12 {
         for mode in
             [CacheMode::Writethrough, CacheMode::Writeback, CacheMode::Writearound, CacheMode::None]
@@ -161,7 +161,7 @@ fn an_array_with_restarts() {
 }
 
 #[test]
-fn tiny_nodes() {
+fn volume_agrees_with_an_array_with_tiny_nodes() {
     for seed in 0..8 {
         for mode in [CacheMode::Writethrough, CacheMode::Writeback] {
             run(seed, Shape { bucket: 8, block: 1, buckets: 1200 }, mode, Some(8));

@@ -107,16 +107,16 @@ fn race(test: &str, settings: &[&str]) {
 }
 
 #[test]
-fn writearound_keeps_a_write_that_a_read_crosses() {
-    race("writearound_keeps_a_write_that_a_read_crosses", &["--mode", "writearound"]);
+fn read_during_a_writearound_write_caches_no_stale_data() {
+    race("read_during_a_writearound_write_caches_no_stale_data", &["--mode", "writearound"]);
 }
 
 #[test]
-fn a_sequential_bypass_keeps_a_write_that_a_read_crosses() {
+fn read_during_a_sequential_bypass_write_caches_no_stale_data() {
     // A cutoff below the size of a write: every write counts as sequential and bypasses; the small
     // reads do not.
     race(
-        "a_sequential_bypass_keeps_a_write_that_a_read_crosses",
+        "read_during_a_sequential_bypass_write_caches_no_stale_data",
         &["--mode", "writethrough", "--set", "sequential_cutoff=32k"],
     );
 }

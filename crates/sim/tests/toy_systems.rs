@@ -41,7 +41,7 @@ fn hunt<R: toy::Recipe>(faults: bool) -> (Plan, Outcome) {
 }
 
 #[test]
-fn a_right_volume_is_accepted() {
+fn correct_toy_passes() {
     let (mut crashes, mut errors, mut lost) = (0, 0, 0);
     for seed in 0..3000 {
         let outcome = run::<toy::None>(&draw_for_toys(seed, true));
@@ -72,7 +72,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 #[test]
-fn every_flaw_is_found() {
+fn every_flawed_toy_is_found() {
     hunt::<toy::LostWrite>(false);
     hunt::<toy::IdleFlush>(false);
     hunt::<toy::IgnoredFua>(false);
@@ -85,7 +85,7 @@ fn every_flaw_is_found() {
 }
 
 #[test]
-fn a_request_without_reply_is_found() {
+fn request_without_reply_is_reported() {
     let (_, outcome) = hunt::<toy::Hang>(false);
     assert_eq!(outcome.violations[0].kind, "stuck");
 }

@@ -87,7 +87,7 @@ fn a_repair_in_place_can_be_interrupted_at_every_write() {
 
 /// The journals of these sets have gone round: a new entry can't simply go to the first bucket.
 #[test]
-fn the_journals_have_gone_round() {
+fn journals_of_the_test_sets_have_wrapped() {
     for base in &small() {
         let cache = MemDevice::new(base.cache.clone(), base.block);
         let view = run(walk(&cache, &mut (), &())).expect("a set");

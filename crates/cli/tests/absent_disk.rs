@@ -38,8 +38,8 @@ fn of_set(daemon: &Daemon, pointer: &str) -> Value {
 /// Dirty data of a disk that was destroyed was in no report but that of `check`, held its room for
 /// ever, and no command gave it up.
 #[test]
-fn a_disk_that_is_gone_is_shown_and_forgotten() {
-    each_io("a_disk_that_is_gone_is_shown_and_forgotten", |io, directory| {
+fn absent_disk_is_listed_and_can_be_forgotten() {
+    each_io("absent_disk_is_listed_and_can_be_forgotten", |io, directory| {
         let (cache, mut backings) = make_set(directory, &[16], &[]);
         backings.push(directory.join("gone.img"));
         must(ubcache().args(["make", "--size", "32M", "--label", "gone", "-B"]).arg(&backings[1]));
@@ -123,8 +123,8 @@ fn a_disk_that_is_gone_is_shown_and_forgotten() {
 }
 
 #[test]
-fn a_clean_disk_that_is_gone_needs_no_word() {
-    each_io("a_clean_disk_that_is_gone_needs_no_word", |io, directory| {
+fn absent_clean_disk_is_forgotten_without_a_flag() {
+    each_io("absent_clean_disk_is_forgotten_without_a_flag", |io, directory| {
         let (cache, backings) = make_set(directory, &[16, 32], &[]);
         Daemon::start(io, directory, &cache, &backings, &[]).stop();
         let daemon = Daemon::start(io, directory, &cache, &backings[..1], &[]);

@@ -38,7 +38,7 @@ fn damaged(directory: &Path) -> (PathBuf, PathBuf) {
 /// `repair --out CACHE --force` emptied the cache before it found that it was in use; `--report
 /// DISK` wrote over the disk.
 #[test]
-fn what_is_read_is_never_written_over() {
+fn output_over_an_input_is_refused() {
     let directory = scratch();
     let directory = directory.path();
     let (cache, backing) = damaged(directory);
@@ -95,7 +95,7 @@ fn what_is_read_is_never_written_over() {
 
 /// The unfinished file of a killed command is no obstacle for the next command.
 #[test]
-fn an_unfinished_file_is_written_over() {
+fn unfinished_output_of_an_earlier_run_is_replaced() {
     let directory = scratch();
     let directory = directory.path();
     let (cache, backing, _) = a_crashed_set(directory);
@@ -119,7 +119,7 @@ fn with_limit(kib: u64, arguments: &[&str], paths: &[&Path]) -> Command {
 }
 
 #[test]
-fn a_full_disk_is_named_and_nothing_half_stays() {
+fn full_disk_is_reported_and_leaves_no_partial_file() {
     let directory = scratch();
     let directory = directory.path();
     let (cache, backing) = damaged(directory);
@@ -188,7 +188,7 @@ fn closed_pipe() -> Stdio {
 
 /// `ubcache check CACHE 2>&1 | head -1` panicked.
 #[test]
-fn nobody_has_to_listen() {
+fn closed_output_pipe_does_not_panic() {
     let directory = scratch();
     let (cache, backing) = damaged(directory.path());
     let backing = backing.to_string_lossy().into_owned();
@@ -212,7 +212,7 @@ fn nobody_has_to_listen() {
 
 /// A daemon whose log pipe was closed panicked at its next line.
 #[test]
-fn a_daemon_goes_on_without_its_log() {
+fn daemon_serves_on_with_its_log_pipe_closed() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
     let (mut command, _, control, _) =
@@ -231,7 +231,7 @@ fn a_daemon_goes_on_without_its_log() {
 }
 
 #[test]
-fn devices_in_the_wrong_place_are_not_called_damaged() {
+fn swapped_devices_are_reported_as_swapped_not_damaged() {
     let directory = scratch();
     let (cache, backing, _) = a_crashed_set(directory.path());
     let empty = directory.path().join("empty");
@@ -275,7 +275,7 @@ fn devices_in_the_wrong_place_are_not_called_damaged() {
 /// A truncated cache was reported with a damaged superblock, which `repair` would find again, and
 /// did not.
 #[test]
-fn an_image_that_was_cut_short_is_said_to_be() {
+fn truncated_image_is_reported_as_truncated() {
     let directory = scratch();
     let directory = directory.path();
     let (cache, backing, _) = a_crashed_set(directory);

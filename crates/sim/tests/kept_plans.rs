@@ -6,7 +6,7 @@ use ubcache_sim::cache_system::CacheSystem;
 use ubcache_sim::{Plan, RunOptions, run_plan};
 
 #[test]
-fn what_failed_once_passes() {
+fn kept_plans_pass() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let mut failed = Vec::new();
     let mut count = 0;

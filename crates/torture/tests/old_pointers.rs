@@ -69,7 +69,7 @@ fn deep() -> Vec<Base> {
 }
 
 #[test]
-fn what_looks_ahead_and_is_behind_is_left_out() {
+fn pointer_from_before_half_a_circle_is_ignored() {
     let bases = deep();
     assert!(!bases.is_empty());
     for base in &bases {
@@ -119,7 +119,7 @@ fn what_looks_ahead_and_is_behind_is_left_out() {
 }
 
 #[test]
-fn pointers_that_are_nearly_as_old_are_told() {
+fn nearly_outrun_pointers_are_reported() {
     for base in &deep() {
         let image = aged(base, 128, 500);
         let cache = MemDevice::new(image.clone(), base.block);
@@ -141,7 +141,7 @@ fn pointers_that_are_nearly_as_old_are_told() {
 /// The chain of a set that the driver ran last may lag by any number, and so may one that hardly
 /// wrote any: there the format's rule holds, and this is how version 0.1 lost data.
 #[test]
-fn where_the_chain_says_nothing_of_it_a_pointer_ahead_is_believed() {
+fn pointer_ahead_is_believed_without_a_prio_chain_of_ubcache() {
     for base in &deep() {
         let image = aged(base, 150, 20);
         let served = serve(base, &image, How::default());

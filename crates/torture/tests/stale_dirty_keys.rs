@@ -91,7 +91,7 @@ fn served(base: &Base, cache: &Image, keep_clean: bool) -> (Image, Image) {
 }
 
 #[test]
-fn dirty_keys_that_were_stale_stay_stale_without_the_prio_chain() {
+fn stale_dirty_keys_stay_stale_without_the_prio_chain() {
     for base in &small() {
         for keep_clean in [false, true] {
             let (image, stale) = left_by_the_driver(base);

@@ -69,8 +69,8 @@ fn log_of(directory: &Path) -> String {
 /// the whole cache: the entry that the recovery wrote had no mark. Data that was written back is
 /// clean now, and stays in the cache.
 #[test]
-fn a_recovered_set_is_warm() {
-    each_io("a_recovered_set_is_warm", |io, directory| {
+fn set_is_warm_after_recover() {
+    each_io("set_is_warm_after_recover", |io, directory| {
         let (cache, backings) = make_set(directory, &[32], &[]);
         let expected = expected();
         write_all(io, directory, &cache, &backings, &expected);
@@ -96,8 +96,8 @@ fn a_recovered_set_is_warm() {
 /// A set that `repair` or `restore` has written loses its clean data at the next start, and the log
 /// blamed the driver.
 #[test]
-fn the_log_says_that_a_tool_wrote_the_set() {
-    each_io("the_log_says_that_a_tool_wrote_the_set", |io, directory| {
+fn log_reports_a_set_written_by_a_tool() {
+    each_io("log_reports_a_set_written_by_a_tool", |io, directory| {
         let (cache, backings) = make_set(directory, &[32], &[]);
         let expected = expected();
         write_all(io, directory, &cache, &backings, &expected);

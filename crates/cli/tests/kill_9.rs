@@ -211,8 +211,8 @@ fn everything_flushed_survives_kill_9_in_a_full_cache() {
 
 /// A start that is killed leaves the set no worse than it was, however often.
 #[test]
-fn kills_during_the_start_do_no_harm() {
-    each_io("kills_during_the_start_do_no_harm", |io, directory| {
+fn kills_during_the_start_lose_nothing() {
+    each_io("kills_during_the_start_lose_nothing", |io, directory| {
         let (cache, backings) =
             make_set_sized(directory, 6, &[64], &["--writeback", "--bucket", "8k"]);
         let regions: Vec<_> = (0..CLIENTS).map(|number| Mutex::new(Region::new(number))).collect();

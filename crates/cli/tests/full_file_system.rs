@@ -19,8 +19,8 @@ const PIECE: usize = 64 << 10;
 /// error, without it the cache was thrown away. Now such data is not cached, and the set goes on,
 /// over restarts as well.
 #[test]
-fn a_cache_on_a_full_file_system_goes_on() {
-    let test = "a_cache_on_a_full_file_system_goes_on";
+fn cache_on_a_full_file_system_keeps_serving() {
+    let test = "cache_on_a_full_file_system_keeps_serving";
     each_io(test, |io, directory| {
         let Some((point, _mount)) = small(test, directory, 26) else { return };
         let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
@@ -143,8 +143,8 @@ fn says_that_there_is_no_room(daemon: &Daemon) {
 /// with few writes is never: the status did not report the missing room. Now a refused write is
 /// enough, and the room is requested again while no client writes.
 #[test]
-fn missing_room_is_said_at_once_and_for_as_long_as_it_is_missing() {
-    let test = "missing_room_is_said_at_once_and_for_as_long_as_it_is_missing";
+fn status_reports_missing_room_while_it_is_missing() {
+    let test = "status_reports_missing_room_while_it_is_missing";
     each_io(test, |io, directory| {
         let Some((point, _mount)) = small(test, directory, 26) else { return };
         let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
@@ -174,7 +174,7 @@ fn missing_room_is_said_at_once_and_for_as_long_as_it_is_missing() {
 }
 
 #[test]
-fn make_allocates_cache_files_unless_told_otherwise() {
+fn make_allocates_cache_files_unless_sparse_is_given() {
     let directory = support::scratch();
     let directory = directory.path();
     let (whole, holes, disk) =
@@ -228,8 +228,8 @@ fn a_start_without_room_names_the_device_that_is_full() {
 }
 
 #[test]
-fn make_without_room_leaves_nothing_and_names_the_file() {
-    let test = "make_without_room_leaves_nothing_and_names_the_file";
+fn make_without_room_leaves_no_file_and_names_it() {
+    let test = "make_without_room_leaves_no_file_and_names_it";
     let directory = support::scratch();
     let Some((point, _mount)) = small(test, directory.path(), 8) else { return };
     let cache = point.join("cache.img");

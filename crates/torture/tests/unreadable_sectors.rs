@@ -60,7 +60,7 @@ fn only_the_sectors_of_dirty_data_that_can_not_be_read_are_given_up() {
 }
 
 #[test]
-fn a_part_of_the_journal_that_nothing_needs_is_no_loss() {
+fn unreadable_unneeded_journal_sectors_are_no_loss() {
     let mut tried = 0;
     for base in &small() {
         let journal = &base.parts.journal;
@@ -90,7 +90,7 @@ fn a_part_of_the_journal_that_nothing_needs_is_no_loss() {
 
 /// An unreadable entry behind the newest readable one may be newer, so nothing is certain.
 #[test]
-fn where_the_newest_entry_may_be_unreadable_nothing_is_certain() {
+fn unreadable_newest_entry_makes_everything_uncertain() {
     for base in &small() {
         let newest = base.parts.ring.last().expect("an entry");
         for at in [newest.start, newest.end] {
@@ -111,7 +111,7 @@ fn where_the_newest_entry_may_be_unreadable_nothing_is_certain() {
 }
 
 #[test]
-fn a_node_is_read_around_what_is_unreadable() {
+fn node_is_read_around_unreadable_sectors() {
     let (mut kept, mut nothing) = (0, 0);
     for base in &small() {
         for node in &base.parts.nodes {

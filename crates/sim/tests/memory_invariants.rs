@@ -67,7 +67,7 @@ fn scene<F: Future<Output = ()> + 'static>(run: impl FnOnce(Scene) -> F) {
 }
 
 #[test]
-fn nothing_is_wrong_with_copies_that_agree() {
+fn agreeing_copies_violate_nothing() {
     scene(|scene| async move {
         for state in [CopyState::Clean, CopyState::Unpublished, CopyState::Dirty] {
             assert_eq!(scene.name(&view(state)), "");
@@ -110,7 +110,7 @@ fn two_writers_are_i5() {
 }
 
 #[test]
-fn what_is_not_durable_and_unknown_is_i6() {
+fn untracked_volatile_content_is_i6() {
     scene(|scene| async move {
         scene
             .backing
@@ -128,7 +128,7 @@ fn what_is_not_durable_and_unknown_is_i6() {
 }
 
 #[test]
-fn a_record_of_what_is_not_durable_is_i7_or_i8() {
+fn record_of_volatile_content_is_i7_or_i8() {
     scene(|scene| async move {
         let mut clean = view(CopyState::Clean);
         clean.unflushed.insert(range(27, 4));
@@ -148,7 +148,7 @@ fn a_record_of_what_is_not_durable_is_i7_or_i8() {
 }
 
 #[test]
-fn writing_where_something_is_is_i10() {
+fn write_to_an_occupied_place_is_i10() {
     scene(|scene| async move {
         let cache = scene.cache.clone();
         assert_eq!(scene.during(&cache, 107, &view(CopyState::Dirty)).await, "I10");
@@ -158,7 +158,7 @@ fn writing_where_something_is_is_i10() {
 
 /// I9: what a power failure would leave is judged as what it has left.
 #[test]
-fn a_survivor_without_what_was_flushed_is_i9() {
+fn survivor_without_flushed_data_is_i9() {
     let mut oracle = Oracle::new(vec![("v0".to_owned(), vec![Value::ZERO; 4])]);
     let content = |oracle: &mut Oracle, fua| {
         let write = oracle.begin(Nanos(1), 0, 0, OpKind::Write { fua }, range(2, 1));

@@ -42,7 +42,7 @@ fn make_dirty(directory: &Path, cache: &Path, backings: &[PathBuf], export: &str
 /// `make -C CACHE --wipe-bcache` destroyed the only copy of dirty data without a warning; only the
 /// backing device was checked.
 #[test]
-fn a_cache_with_dirty_data_is_not_made_anew() {
+fn make_refuses_a_cache_with_dirty_data() {
     let directory = scratch();
     let directory = directory.path();
     let (cache, backings) = make_set(directory, &[16], &["--label", "data"]);
@@ -67,7 +67,7 @@ fn a_cache_with_dirty_data_is_not_made_anew() {
 /// A second disk of the same label was served under a name with a number, and under the first one's
 /// name when that was away.
 #[test]
-fn a_name_means_one_disk() {
+fn two_disks_of_one_name_are_refused() {
     let directory = scratch();
     let directory = directory.path();
     let cache = directory.join("cache.img");
@@ -146,8 +146,8 @@ fn a_loop_device_over_a_served_file_is_in_use() {
 
 /// The set was made and served, and no write could succeed.
 #[test]
-fn data_begins_at_a_block_of_the_device() {
-    let test = "data_begins_at_a_block_of_the_device";
+fn unaligned_data_offset_is_refused() {
+    let test = "unaligned_data_offset_is_refused";
     if !have(test, &["losetup"]) {
         return;
     }
@@ -181,7 +181,7 @@ fn data_begins_at_a_block_of_the_device() {
 }
 
 #[test]
-fn a_set_with_larger_blocks_says_where_it_comes_from() {
+fn set_with_blocks_above_4_kib_is_refused_with_its_origin() {
     let directory = scratch();
     let cache = directory.path().join("cache.img");
     sparse(&cache, 64 << 20);

@@ -69,7 +69,7 @@ fn check(cache: &Path, disk: &Path) -> (Option<i32>, serde_json::Value) {
 /// data was written over newer data on the disk. Every start and every clean stop leaves a run
 /// number on both now, and such a pair is refused.
 #[test]
-fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
+fn older_copy_of_a_dirty_cache_is_refused_until_a_choice_is_made() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64], &["--label", "v", "--writeback"]);
@@ -135,7 +135,7 @@ fn an_older_copy_of_the_cache_is_refused_and_somebody_has_to_choose() {
 /// Without dirty data nothing on the devices told: what the older copy has was read, although the
 /// disk has newer data.
 #[test]
-fn an_older_copy_of_a_clean_cache_is_refused_and_goes_on_without_what_it_has() {
+fn older_copy_of_a_clean_cache_is_refused_until_its_data_is_dropped() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
@@ -159,7 +159,7 @@ fn an_older_copy_of_a_clean_cache_is_refused_and_goes_on_without_what_it_has() {
 }
 
 #[test]
-fn an_older_copy_of_the_disk_is_refused_and_goes_on_without_what_is_cached() {
+fn older_copy_of_the_disk_is_refused_until_cached_data_is_dropped() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
@@ -189,7 +189,7 @@ fn an_older_copy_of_the_disk_is_refused_and_goes_on_without_what_is_cached() {
 /// back; nothing on the disk recorded them. The disk can be made to forget its cache now, and keeps
 /// its name and its shape.
 #[test]
-fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
+fn disk_after_forget_cache_takes_a_new_cache() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64], &["--label", "v", "--data-offset", "2048"]);
@@ -239,7 +239,7 @@ fn a_disk_that_forgets_its_cache_is_changed_without_it_and_has_a_new_one() {
 /// A disk that was made shorter, served, and made longer again showed its old cached data where
 /// there were zeroes.
 #[test]
-fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
+fn cached_data_beyond_the_end_of_a_shorter_disk_does_not_return() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64], &["--label", "v"]);
@@ -303,7 +303,7 @@ fn what_is_cached_beyond_the_end_of_a_shorter_disk_does_not_come_back() {
 /// No message reported that a part of the device lies idle. The commands in the log are run as they
 /// stand.
 #[test]
-fn a_longer_cache_is_used_in_full_after_the_commands_that_are_logged() {
+fn logged_commands_use_all_of_a_longer_cache() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[64, 16], &[]);
