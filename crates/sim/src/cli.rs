@@ -58,8 +58,8 @@ pub struct Cli {
     /// Fail if the seeds leave out one of the named points that they should reach
     #[arg(long)]
     pub require_marks: bool,
-    /// Run the seeds, find every mutant in them, and write the tables of both into this file,
-    /// between its `<!-- begin … -->` lines. Needs a build with the feature `mutants`
+    /// Run the seeds, find every mutant in them, and write a document with the tables of mutants
+    /// and marks. Needs a build with the feature `mutants`
     #[arg(long, value_name = "FILE")]
     pub tables: Option<PathBuf>,
     /// Print one JSON object at the end and nothing else

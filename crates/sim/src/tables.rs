@@ -1,4 +1,4 @@
-//! `--tables`: what the simulator finds and reaches, as tables in a document.
+//! `--tables`: a document with the mutants that the simulator finds and the marks that it reaches.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,22 +19,30 @@ pub fn write(
     seeds: Range<u64>,
     marks: &BTreeMap<&'static str, u64>,
 ) -> Result<(), String> {
-    let fail = |error: std::io::Error| format!("{}: {error}", file.display());
-    let text = std::fs::read_to_string(file).map_err(fail)?;
-    let text = with_section(&text, "mutants", &of_mutants::table(seeds.clone()))?;
-    let text = with_section(&text, "marks", &of_marks(&seeds, marks))?;
-    std::fs::write(file, text).map_err(fail)
+    let command = format!(
+        "cargo run --release -p ubcache-sim --features mutants -- --seeds {}..{} --jobs 2 \
+         --tables {}",
+        seeds.start,
+        seeds.end,
+        file.display()
+    );
+    let (mutants, marks) = (of_mutants::table(seeds.clone()), of_marks(&seeds, marks));
+    let text = format!(
+        "# Mutants and marks\n\n{HEAD}\n\n```\n{command}\n```\n\n## Mutants\n\n{LEGEND}\n\n\
+         {mutants}\n## Marks\n\n{marks}"
+    );
+    std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Replaces what stands between the two lines of a section.
 #[cfg(feature = "mutants")]
-fn with_section(text: &str, name: &str, section: &str) -> Result<String, String> {
-    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
-    let found =
-        text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
-    let (head, tail) = found.ok_or_else(|| format!("there is no section \"{}\"", begin.trim()))?;
-    Ok(format!("{head}{begin}\n{section}\n{end}{tail}"))
-}
+const HEAD: &str = "\
+Written by this command, and not by hand; [simulation.md](../internals/simulation.md) says what both
+are.";
+
+#[cfg(feature = "mutants")]
+const LEGEND: &str = "\
+*Seeds*: how many it took. *Seconds*: of one core. *Shrunk plan*: the smallest that remains of the
+first five seeds that find the mutant; a plan of more than 16 steps is counted only.";
 
 #[cfg(feature = "mutants")]
 fn of_marks(seeds: &Range<u64>, marks: &BTreeMap<&'static str, u64>) -> String {
