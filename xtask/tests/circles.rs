@@ -12,10 +12,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "index::change",
-            "index::write",
             "request::read",
-            "request::write",
             "set",
             "set::attach",
             "set::open",

@@ -79,18 +79,13 @@ impl<E: Env> CachedVolume<E> {
     pub fn inspect(&self) -> VolumeView {
         let mut copies = Vec::new();
         let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
-        let (inode, buckets) = (self.inode(), self.allocator.buckets());
-        for leaf in self.set.tree.borrow().leaves_over(inode, all) {
-            let state = leaf.state.borrow();
-            let extents = state.body.iter().flat_map(|body| body.overlapping(inode, all));
-            copies.extend(extents.filter(|extent| buckets.is_live(extent.pointer)).map(|extent| {
-                CachedCopy {
-                    range: extent.range,
-                    at: extent.pointer.offset,
-                    state: if extent.dirty { CopyState::Dirty } else { CopyState::Clean },
-                }
-            }));
-        }
+        self.index.each_loaded_extent(self.inode(), all, |extent| {
+            copies.push(CachedCopy {
+                range: extent.range,
+                at: extent.pointer.offset,
+                state: if extent.dirty { CopyState::Dirty } else { CopyState::Clean },
+            });
+        });
         copies.extend(self.unpublished.borrow().iter().map(|(range, pointer)| CachedCopy {
             range,
             at: pointer.offset,

@@ -29,11 +29,11 @@ impl<E: Env> Set<E> {
             return Ok(());
         }
         let mut level = 1;
-        while level <= usize::from(self.tree.borrow().root_level()) {
+        while level <= usize::from(self.index.root_level()) {
             let mut at = FIRST;
             while let Some((end, old)) = self.look_at_node(level, at, oldest) {
                 if old && !self.context.mutant(Mutant::OldInteriorStays) {
-                    self.rewrite_interior(level, end).await?;
+                    self.index.rewrite_interior(level, end).await?;
                 }
                 at = end;
                 self.context.env.yield_now().await;
@@ -53,19 +53,20 @@ impl<E: Env> Set<E> {
         at: Position,
         oldest: &mut [Generation],
     ) -> Option<(Position, bool)> {
-        let (tree, buckets) = (self.tree.borrow(), self.allocator.buckets());
-        let (end, node) = tree.interior_after(level, at)?;
+        let buckets = self.allocator.buckets();
         let mut old = false;
-        self.context.env.work().add(node.former.len());
-        for pointer in &node.former {
-            let bucket = buckets.bucket_of(*pointer);
-            let known = &mut oldest[bucket.0 as usize];
-            let age = buckets.age_of(bucket, pointer.generation);
-            if age > buckets.age_of(bucket, *known) {
-                *known = pointer.generation;
+        let end = self.index.former_pointers(level, at, |former| {
+            self.context.env.work().add(former.len());
+            for pointer in former {
+                let bucket = buckets.bucket_of(*pointer);
+                let known = &mut oldest[bucket.0 as usize];
+                let age = buckets.age_of(bucket, pointer.generation);
+                if age > buckets.age_of(bucket, *known) {
+                    *known = pointer.generation;
+                }
+                old |= age > self.context.tuning.generations.rewrite_age;
             }
-            old |= age > self.context.tuning.generations.rewrite_age;
-        }
+        })?;
         Some((end, old))
     }
 
@@ -80,7 +81,7 @@ impl<E: Env> Set<E> {
             self.context.env.mark("leaves_written_for_age");
             // Records that come now are not among those that count.
             self.journal.force().await?;
-            self.write_leaves_up_to(upto).await?;
+            self.index.write_leaves_up_to(upto).await?;
             self.journal.force().await?;
             self.ages_hold();
         }

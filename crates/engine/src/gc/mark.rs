@@ -9,12 +9,10 @@ use ubcache_format::{BucketNr, Generation, Inode};
 
 use crate::alloc::bucket_set::BucketSet;
 use crate::errors::EngineError;
-use crate::index::change::removal_records;
-use crate::index::extent::{Extent, FIRST, LAST, Position};
+use crate::index::extent::{Extent, FIRST, LAST, Position, removal_records};
 use crate::index::leaf::Leaf;
 use crate::mutants::Mutant;
 use crate::set::Set;
-use crate::slices::in_slices;
 
 /// A pass begins when this part of the cache was written since the last one.
 const WRITTEN_PART: u64 = 16;
@@ -22,75 +20,6 @@ const WRITTEN_PART: u64 = 16;
 const MERGE_MAX: usize = 4;
 
 impl<E: Env> Set<E> {
-    /// At start: loads every leaf once, so that its extents are in the counts. Afterwards every
-    /// bucket is known.
-    pub(crate) async fn count_leaves(&self, in_background: bool) -> Result<(), EngineError> {
-        if !self.count_every_leaf(in_background).await? {
-            return Ok(());
-        }
-        if self.allocator.buckets().counts_are_void() {
-            if in_background {
-                let detail = "a bucket has extents of two generations".to_owned();
-                return Err(EngineError::Damaged { what: "index", detail });
-            }
-            self.context.env.mark("counted_again");
-            self.forget_counts().await;
-            self.count_every_leaf(false).await?;
-        }
-        self.replay_ends().await;
-        self.allocator.counting_done().await;
-        self.collect_dead_dirty();
-        Ok(())
-    }
-
-    /// Every leaf is as if it had never been in memory. Nothing has changed one yet.
-    async fn forget_counts(&self) {
-        self.allocator
-            .for_all_buckets(1, |part| self.allocator.buckets_mut().forget_counts(part))
-            .await;
-        self.inodes.borrow_mut().values_mut().for_each(|known| known.dirty_sectors = 0);
-        let leaves = self.tree.borrow().leaf_count();
-        in_slices(&self.context.env, self.context.tuning.slice_steps, leaves, 1, |part| {
-            for leaf in &self.tree.borrow().leaves()[part] {
-                let mut state = leaf.state.borrow_mut();
-                (state.counted, state.body) = (false, None);
-            }
-        })
-        .await;
-        self.tree.borrow_mut().loaded_extents = 0;
-    }
-
-    /// False if the set ends before all are counted.
-    async fn count_every_leaf(&self, in_background: bool) -> Result<bool, EngineError> {
-        let mut at = FIRST;
-        while at != LAST {
-            let leaf =
-                self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
-            if !leaf.state.borrow().counted {
-                self.load_leaf(&leaf).await?;
-                if leaf.state.borrow().retired {
-                    continue;
-                }
-            }
-            at = leaf.end;
-            if in_background {
-                // Writing may need buckets, and so wait for this.
-                if let Some(leaf) = self.forget_leaves() {
-                    self.node_writer.request(&leaf);
-                }
-                self.context.env.yield_now().await;
-                // A stop does not wait for this, unless nodes that it writes need buckets.
-                while self.context.is_ending() && self.allocator.nodes_wait() == 0 {
-                    if self.context.is_ended() || self.context.failure().is_some() {
-                        return Ok(false);
-                    }
-                    self.context.env.sleep(Nanos::from_millis(1)).await;
-                }
-            }
-        }
-        Ok(true)
-    }
-
     /// The task that runs passes when they are due.
     pub(crate) async fn gc_task(self: Rc<Self>) {
         while !self.context.is_ending() && self.context.failure().is_none() {
@@ -154,9 +83,8 @@ impl<E: Env> Set<E> {
             if self.context.is_ending() {
                 return Ok(());
             }
-            let leaf =
-                self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
-            self.load_leaf(&leaf).await?;
+            let leaf = self.index.leaf_after(at);
+            self.index.load_leaf(&leaf).await?;
             let Some(found) = self.look_at(&leaf, &mut oldest, &moving) else {
                 self.context.env.mark("gc_leaf_gone");
                 continue;
@@ -182,8 +110,7 @@ impl<E: Env> Set<E> {
         oldest: &mut [Generation],
         moving: &Moving,
     ) -> Option<Found> {
-        let state = leaf.state.borrow();
-        let body = state.body.as_ref()?;
+        let body = leaf.body()?;
         let buckets = self.allocator.buckets();
         let mut found = Found::default();
         let mut stale = 0;
@@ -226,10 +153,10 @@ impl<E: Env> Set<E> {
     async fn drop_dead_keys(&self, dead: Vec<Extent>) -> Result<(), EngineError> {
         for extent in dead {
             let records = removal_records(extent.range);
-            let mut room = self.prepare_change(extent.inode, extent.range, records).await?;
-            if self.is_current(&extent) {
+            let mut room = self.index.prepare_change(extent.inode, extent.range, records).await?;
+            if self.index.is_current(&extent) {
                 self.context.env.mark("dead_volume_key_dropped");
-                self.replace(&mut room, extent.inode, extent.range, None);
+                self.index.replace(&mut room, extent.inode, extent.range, None);
             }
         }
         Ok(())
@@ -239,41 +166,15 @@ impl<E: Env> Set<E> {
     /// into one.
     async fn maintain(&self, low: Position, leaf: &Rc<Leaf>, old: bool) -> Result<(), EngineError> {
         let always = self.context.settings().gc_always_rewrite;
-        let group = self.mergeable(low, leaf);
+        let group = self.index.mergeable(low, leaf, MERGE_MAX);
         if group.len() > 1 {
             self.context.env.mark("leaves_merged");
-            return self.restructure(vec![group], false).await;
+            return self.index.restructure(vec![group], false).await;
         }
-        if (old || always) && !leaf.state.borrow().retired {
-            return self.restructure(vec![vec![leaf.clone()]], false).await;
+        if (old || always) && !leaf.is_retired() {
+            return self.index.restructure(vec![vec![leaf.clone()]], false).await;
         }
         Ok(())
-    }
-
-    /// The leaf and those after it, with the same parent, that together fill two thirds of a node
-    /// at most.
-    fn mergeable(&self, low: Position, leaf: &Rc<Leaf>) -> Vec<Rc<Leaf>> {
-        let tree = self.tree.borrow();
-        if tree.root_level() == 0 || leaf.state.borrow().retired {
-            return Vec::new();
-        }
-        let fit = self.node_fit() * 2 / 3;
-        let (_, parent_end) = tree.parent(1, leaf.end);
-        let mut group: Vec<Rc<Leaf>> = Vec::new();
-        let mut keys = 0;
-        let mut at = low;
-        while group.len() < MERGE_MAX && at < parent_end {
-            let Some(next) = tree.leaf_after(at) else { break };
-            let state = next.state.borrow();
-            let Some(body) = state.body.as_ref() else { break };
-            keys += body.len();
-            if keys > fit {
-                break;
-            }
-            at = next.end;
-            group.push(next.clone());
-        }
-        if group.first().is_none_or(|first| first.id != leaf.id) { Vec::new() } else { group }
     }
 }
 

@@ -75,11 +75,12 @@ impl<E: Env> Set<E> {
                 return;
             }
         }
-        let Ok(mut room) = self.prepare_change(extent.inode, extent.range, pieces.len()).await
+        let Ok(mut room) =
+            self.index.prepare_change(extent.inode, extent.range, pieces.len()).await
         else {
             return;
         };
-        if !(self.is_current(&extent) || self.context.mutant(Mutant::MoveOvertakesWrites)) {
+        if !(self.index.is_current(&extent) || self.context.mutant(Mutant::MoveOvertakesWrites)) {
             self.context.env.mark("move_overtaken");
             return;
         }
@@ -89,7 +90,7 @@ impl<E: Env> Set<E> {
         for piece in &pieces {
             let part = ubcache_env::SectorRange::new(start, piece.sectors);
             start = part.end;
-            self.replace(&mut room, extent.inode, part, Some((piece.pointer, extent.dirty)));
+            self.index.replace(&mut room, extent.inode, part, Some((piece.pointer, extent.dirty)));
         }
         self.allocator.buckets_mut().moved_away(extent.pointer, extent.range.sectors());
         self.context.env.mark("extent_moved");

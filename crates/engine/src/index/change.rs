@@ -6,38 +6,27 @@ use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
-use super::extent::{Extent, HOLE_SECTORS_MAX, push_holes};
-use super::ghosts::Ghosts;
+use super::Index;
+use super::extent::{Extent, push_holes};
 use super::leaf::Leaf;
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
-use crate::set::Set;
 
-/// State of a slot of the volume table, attached or not.
-#[derive(Default, Debug)]
-pub(crate) struct InodeState {
-    /// Sectors of live dirty extents.
-    pub dirty_sectors: u64,
-    pub ghosts: Ghosts,
-    /// The newest record of a dirty insert, or of the removal of dirty data (F1).
-    pub newest_dirty: JournalSeq,
-}
-
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     /// Sectors that only the cache has.
-    pub(crate) fn dirty_sectors(&self, inode: Inode) -> u64 {
+    pub fn dirty_sectors(&self, inode: Inode) -> u64 {
         self.inodes.borrow().get(&inode).map_or(0, |state| state.dirty_sectors)
     }
 
     /// The newest record that a FLUSH waits for.
-    pub(crate) fn newest_dirty(&self, inode: Inode) -> JournalSeq {
+    pub fn newest_dirty(&self, inode: Inode) -> JournalSeq {
         self.inodes.borrow().get(&inode).map_or(JournalSeq::default(), |state| state.newest_dirty)
     }
 
     /// Makes the range point to `new`, or to nothing, and records it. One step; the leaves over the
     /// range must be in memory (`prepare_change`), and the new place pinned by the caller. Takes a
     /// record, or as many as `removal_records` says.
-    pub(crate) fn replace(
+    pub fn replace(
         &self,
         room: &mut Room<'_, E>,
         inode: Inode,
@@ -81,7 +70,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The part of it that belongs to a leaf in memory.
-    pub(crate) fn replace_in_leaf(
+    pub(super) fn replace_in_leaf(
         &self,
         leaf: &Rc<Leaf>,
         inode: Inode,
@@ -199,7 +188,7 @@ impl<E: Env> Set<E> {
     /// W2: removes every key over the range and says which record must be durable before the
     /// backing device may be written there. None: no crash can bring anything back (W3).
     /// The range must have no dirty part; the leaves must be in memory.
-    pub(crate) fn invalidate(
+    pub fn invalidate(
         &self,
         room: &mut Room<'_, E>,
         inode: Inode,
@@ -237,9 +226,4 @@ impl<E: Env> Set<E> {
         }
         newest
     }
-}
-
-/// Number of records that it takes to remove every key of a range.
-pub(crate) fn removal_records(range: SectorRange) -> usize {
-    range.sectors().div_ceil(HOLE_SECTORS_MAX) as usize
 }

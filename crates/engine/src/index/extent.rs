@@ -63,3 +63,8 @@ pub(crate) fn push_holes(keys: &mut Vec<Key>, inode: Inode, range: SectorRange) 
         at = end;
     }
 }
+
+/// Number of records that it takes to remove every key of a range.
+pub(crate) fn removal_records(range: SectorRange) -> usize {
+    range.sectors().div_ceil(HOLE_SECTORS_MAX) as usize
+}

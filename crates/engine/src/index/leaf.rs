@@ -5,7 +5,7 @@
 //! stay: the device still has them, and the return check (docs/internals/coherence.md) asks for
 //! them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -332,14 +332,14 @@ pub(crate) struct Leaf {
     /// Size of the node in sectors.
     pub sectors: u16,
     /// Held while the node is read, written or replaced.
-    pub io: Lock,
-    pub state: RefCell<LeafState>,
+    pub(super) io: Lock,
+    pub(super) state: RefCell<LeafState>,
     /// Set by every use, cleared by the hand of the node cache.
-    pub referenced: Cell<bool>,
+    pub(super) referenced: Cell<bool>,
     /// It waits for the node writer.
-    pub queued: Cell<bool>,
+    pub(super) queued: Cell<bool>,
     /// Tasks that gather several leaves; the node cache leaves these alone.
-    pub holds: Cell<u32>,
+    pub(super) holds: Cell<u32>,
 }
 
 /// Keeps a leaf in memory.
@@ -361,7 +361,7 @@ impl Drop for Hold {
 
 /// The part of a leaf that changes.
 #[derive(Debug, Default)]
-pub(crate) struct LeafState {
+pub(super) struct LeafState {
     /// None: not in memory.
     pub body: Option<Body>,
     /// Random number of all bsets of the node.
@@ -390,6 +390,16 @@ pub(crate) struct LeafState {
 impl Leaf {
     pub fn key(&self) -> Key {
         Key::node(self.end.0, self.end.1, self.sectors, self.pointer)
+    }
+
+    /// Its extents, if they are in memory and the leaf has not been replaced.
+    pub fn body(&self) -> Option<Ref<'_, Body>> {
+        Ref::filter_map(self.state.borrow(), |state| state.body.as_ref()).ok()
+    }
+
+    /// Returns true if other leaves have replaced it: look the place up again.
+    pub fn is_retired(&self) -> bool {
+        self.state.borrow().retired
     }
 
     /// The part of a volume's range that belongs to this leaf.

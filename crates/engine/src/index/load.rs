@@ -8,14 +8,14 @@ use ubcache_format::{
     parse_node, plain_keys, scan_node,
 };
 
+use super::Index;
 use super::extent::{Extent, FIRST};
 use super::leaf::{Body, Hold, Leaf};
 use super::tree::ClockHand;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
-use crate::set::Set;
 
-/// Leaves that one call of [`Set::forget_leaves`] looks at, so that its time is bounded.
+/// Leaves that one call of [`Index::forget_leaves`] looks at, so that its time is bounded.
 const VISITS_MAX: usize = 4096;
 
 /// The part of a leaf's key that the index keeps.
@@ -85,7 +85,7 @@ impl Layer for LeafKey {
     }
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     async fn read_node_bytes(&self, key: &Key) -> Result<(Sector, Buf), EngineError> {
         let at = key.pointer().expect("checked: a node key has a pointer").offset;
         let read = self.context.cache.read(at, u64::from(key.sectors)).await;
@@ -93,7 +93,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Reads and verifies a node.
-    pub(crate) async fn read_node(&self, key: &Key) -> Result<ParsedNode, EngineError> {
+    pub(super) async fn read_node(&self, key: &Key) -> Result<ParsedNode, EngineError> {
         let (at, buf) = self.read_node_bytes(key).await?;
         parse_node(&self.context.geometry, key, buf.as_slice())
             .map_err(EngineError::format("index node", at))
@@ -108,7 +108,7 @@ impl<E: Env> Set<E> {
 
     /// Brings a leaf into memory. Does nothing if it is, or if it has been replaced: look it up
     /// again then.
-    pub(crate) async fn load_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+    pub async fn load_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         let _hold = Hold::new(leaf);
         let _io = leaf.io.lock().await;
         {
@@ -168,7 +168,7 @@ impl<E: Env> Set<E> {
     /// The node cache keeps to its limit: a clock hand goes over the leaves and lets go of those
     /// that were not used since its last round and have nothing to write. Says which leaf could go,
     /// had it been written, if that was not enough.
-    pub(crate) fn forget_leaves(&self) -> Option<Rc<Leaf>> {
+    pub(super) fn forget_leaves(&self) -> Option<Rc<Leaf>> {
         let mut tree = self.tree.borrow_mut();
         let mut unwritten = None;
         let (mut rounds, mut visits) = (0, 0);
@@ -221,13 +221,13 @@ impl<E: Env> Set<E> {
         unwritten.filter(|_| self.index_is_too_large())
     }
 
-    pub(crate) fn index_is_too_large(&self) -> bool {
+    pub(super) fn index_is_too_large(&self) -> bool {
         self.tree.borrow().loaded_extents > self.context.tuning.extents_in_memory_max
     }
 
     /// Makes the node cache keep to its limit where every leaf has something to write, as when data
     /// is written all over the place: whoever brings a leaf in writes another one, which then goes.
-    pub(crate) async fn write_and_forget(&self) {
+    pub(super) async fn write_and_forget(&self) {
         if let Some(leaf) = self.forget_leaves() {
             self.context.env.mark("leaf_written_to_be_forgotten");
             // Not written is not forgotten. Whoever has to hear of an error does so elsewhere.

@@ -6,12 +6,12 @@ use smallvec::SmallVec;
 use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_words};
 
+use super::Index;
 use super::extent::Extent;
 use super::leaf::{Hold, Leaf, LeafState};
 use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
 use crate::journal::room::Room;
-use crate::set::Set;
 
 /// Work to do on a leaf before it takes another change.
 enum Crowded {
@@ -21,9 +21,9 @@ enum Crowded {
     Records,
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     /// A leaf over the range that is not in memory.
-    pub(crate) fn unloaded_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
+    pub(super) fn unloaded_leaf(&self, inode: Inode, range: SectorRange) -> Option<Rc<Leaf>> {
         let tree = self.tree.borrow();
         tree.leaves_over(inode, range)
             .iter()
@@ -31,18 +31,19 @@ impl<E: Env> Set<E> {
             .cloned()
     }
 
+    /// Returns true if every leaf over the range is in memory.
+    pub fn is_loaded(&self, inode: Inode, range: SectorRange) -> bool {
+        self.unloaded_leaf(inode, range).is_none()
+    }
+
     /// Brings every leaf over the range into memory. True when it returns, and until the next
     /// await.
-    pub(crate) async fn load_over(
-        &self,
-        inode: Inode,
-        range: SectorRange,
-    ) -> Result<(), EngineError> {
+    pub async fn load_over(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
         self.hold_over(inode, range).await.map(drop)
     }
 
-    /// Loads like [`Set::load_over`]; the leaves that had to be loaded stay as long as the holds.
-    pub(crate) async fn hold_over(
+    /// Loads like [`Index::load_over`]; the leaves that had to be loaded stay as long as the holds.
+    pub async fn hold_over(
         &self,
         inode: Inode,
         range: SectorRange,
@@ -55,13 +56,9 @@ impl<E: Env> Set<E> {
         Ok(holds)
     }
 
-    /// Loads like [`Set::load_over`], for a read of a client, which helps to keep the index to its
-    /// limit.
-    pub(crate) async fn load_for_read(
-        &self,
-        inode: Inode,
-        range: SectorRange,
-    ) -> Result<(), EngineError> {
+    /// Loads like [`Index::load_over`], for a read of a client, which helps to keep the index to
+    /// its limit.
+    pub async fn load_for_read(&self, inode: Inode, range: SectorRange) -> Result<(), EngineError> {
         let mut holds = Vec::new();
         while let Some(leaf) = self.unloaded_leaf(inode, range) {
             holds.push(Hold::new(&leaf));
@@ -77,7 +74,7 @@ impl<E: Env> Set<E> {
     /// Waits until a change of the range can be made that takes so many records: the journal has
     /// room, the leaves are in memory. The room is to be used in this step: the leaves stay until
     /// the next await only.
-    pub(crate) async fn prepare_change(
+    pub async fn prepare_change(
         &self,
         inode: Inode,
         range: SectorRange,
@@ -190,12 +187,7 @@ impl<E: Env> Set<E> {
 
     /// Calls `visit` with every extent over the range, cut to it, live or stale. The leaves must
     /// be in memory.
-    pub(crate) fn each_extent(
-        &self,
-        inode: Inode,
-        range: SectorRange,
-        mut visit: impl FnMut(Extent),
-    ) {
+    pub fn each_extent(&self, inode: Inode, range: SectorRange, mut visit: impl FnMut(Extent)) {
         let tree = self.tree.borrow();
         for leaf in tree.leaves_over(inode, range) {
             let state = leaf.state.borrow();
@@ -208,7 +200,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The live extents over the range, cut to it, in order. The leaves must be in memory.
-    pub(crate) fn live_extents(&self, inode: Inode, range: SectorRange) -> SmallVec<[Extent; 2]> {
+    pub fn live_extents(&self, inode: Inode, range: SectorRange) -> SmallVec<[Extent; 2]> {
         let mut live = SmallVec::new();
         let buckets = self.allocator.buckets();
         self.each_extent(inode, range, |extent| {
@@ -221,7 +213,7 @@ impl<E: Env> Set<E> {
 
     /// The first of the live extents over the range, no more than `most`, and the part of the range
     /// that has no others.
-    pub(crate) fn first_live_extents(
+    pub fn first_live_extents(
         &self,
         inode: Inode,
         range: SectorRange,
@@ -246,7 +238,7 @@ impl<E: Env> Set<E> {
 
     /// Answers most reads in one search: a live extent that holds the whole range. `None` says
     /// nothing, also not that the leaves are in memory.
-    pub(crate) fn live_extent_around(&self, inode: Inode, range: SectorRange) -> Option<Extent> {
+    pub fn live_extent_around(&self, inode: Inode, range: SectorRange) -> Option<Extent> {
         let tree = self.tree.borrow();
         let leaf = tree.leaf_around(inode, range)?;
         let state = leaf.state.borrow();
@@ -259,7 +251,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Returns true if any of the range is dirty. The leaves must be in memory.
-    pub(crate) fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
+    pub fn has_dirty(&self, inode: Inode, range: SectorRange) -> bool {
         if self.dirty_sectors(inode) == 0 && self.allocator.buckets().is_counted() {
             return false;
         }
@@ -269,14 +261,14 @@ impl<E: Env> Set<E> {
     /// The return check: which record must be durable so that no crash can bring back a key over
     /// the range (docs/internals/coherence.md). What is in the index counts as well; call it after
     /// removing.
-    pub(crate) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
+    pub(super) fn ghost_over(&self, inode: Inode, range: SectorRange) -> Option<JournalSeq> {
         let durable = self.journal.durable();
         let mut inodes = self.inodes.borrow_mut();
         inodes.entry(inode).or_default().ghosts.newest_over(range, durable)
     }
 
     /// Returns true if the index still says of the extent's whole range what the extent does.
-    pub(crate) fn is_current(&self, extent: &Extent) -> bool {
+    pub fn is_current(&self, extent: &Extent) -> bool {
         let mut at = extent.range.start;
         let mut same = true;
         self.each_extent(extent.inode, extent.range, |found| {

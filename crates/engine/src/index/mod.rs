@@ -14,8 +14,13 @@
 //! | [`touched`] | which ranges of a leaf its node lacks |
 //! | [`leaves`] | the sorted list of leaves |
 //! | [`tree`] | leaves and interior nodes; which of them hold the journal |
+//! | [`inode`] | counts and ghosts of a volume |
+//! | [`queue`] | leaves that have enough to write |
+//! | [`read_tree`] | the interior nodes at start |
+//! | [`counting`] | loading every leaf once at start |
 //! | [`load`] | reading nodes; the node cache |
 //! | [`lookup`] | what is cached of a range |
+//! | [`scan`] | extents in order, a leaf at a time |
 //! | [`change`] | inserting and removing, with the record and all counts |
 //! | [`ghosts`] | which keys a crash may bring back |
 //! | [`write`] | appending bsets to leaves |
@@ -23,18 +28,106 @@
 //! | [`reclaim`] | the task that writes old leaves so that the journal gets room |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 
-pub(crate) mod change;
+//!
+//! An [`Index`] uses journal and allocator and knows nothing above it: volumes, writeback and
+//! garbage collection call it. A change is prepared (`prepare_change`), which may wait, and then
+//! made (`replace`, `invalidate`) in the same step.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ubcache_env::Env;
+use ubcache_env::local::Lock;
+use ubcache_format::{Inode, ReplayRange};
+
+use crate::alloc::allocator::Allocator;
+use crate::context::Context;
+use crate::journal::Journal;
+use crate::journal::pins::EntryPins;
+use inode::InodeState;
+use queue::NodeWriter;
+use tree::Tree;
+
+mod change;
+mod counting;
 pub(crate) mod extent;
 mod extents;
 mod ghosts;
+mod inode;
 pub(crate) mod leaf;
 mod leaves;
-pub(crate) mod load;
-pub(crate) mod lookup;
+mod load;
+mod lookup;
+mod queue;
+mod read_tree;
 mod reclaim;
 mod region;
 mod replay;
-pub(crate) mod restructure;
-pub(crate) mod touched;
-pub(crate) mod tree;
-pub(crate) mod write;
+mod restructure;
+mod scan;
+mod touched;
+mod tree;
+mod write;
+
+/// See the module.
+pub(crate) struct Index<E: Env> {
+    context: Context<E>,
+    journal: Rc<Journal<E>>,
+    allocator: Rc<Allocator<E>>,
+    tree: RefCell<Tree>,
+    /// Held while nodes are replaced.
+    structure: Lock,
+    node_writer: NodeWriter,
+    /// By slot of the volume table, attached or not.
+    inodes: RefCell<BTreeMap<Inode, InodeState>>,
+    /// Records that leaves get when they are loaded.
+    to_replay: RefCell<Option<Rc<ReplayRange>>>,
+}
+
+impl<E: Env> Index<E> {
+    /// An index without nodes; [`Index::read_tree`] comes next. It tells the journal by `pins`
+    /// which entries it needs.
+    pub fn new(
+        context: Context<E>,
+        journal: Rc<Journal<E>>,
+        allocator: Rc<Allocator<E>>,
+        pins: Rc<EntryPins>,
+    ) -> Index<E> {
+        Index {
+            context,
+            journal,
+            allocator,
+            tree: RefCell::new(Tree::new(pins)),
+            structure: Lock::default(),
+            node_writer: NodeWriter::default(),
+            inodes: RefCell::default(),
+            to_replay: RefCell::default(),
+        }
+    }
+
+    /// Number of leaf nodes.
+    pub fn leaf_count(&self) -> usize {
+        self.tree.borrow().leaf_count()
+    }
+
+    /// Level of the root; 0: the root is a leaf.
+    pub fn root_level(&self) -> u16 {
+        self.tree.borrow().root_level()
+    }
+
+    /// Slots of the volume table with dirty data.
+    pub fn dirty_inodes(&self) -> Vec<Inode> {
+        let inodes = self.inodes.borrow();
+        inodes
+            .iter()
+            .filter(|(_, state)| state.dirty_sectors > 0)
+            .map(|(&inode, _)| inode)
+            .collect()
+    }
+
+    /// Wakes the task that writes leaves, so that it looks if the set ends.
+    pub fn wake_all(&self) {
+        self.node_writer.wake();
+    }
+}

@@ -1,23 +1,18 @@
 //! Making room in the ring: the leaves that lack the oldest records are written.
 
-use std::rc::Rc;
-
 use ubcache_env::{Env, Nanos};
 use ubcache_format::JournalSeq;
 
+use super::Index;
 use super::leaf::Leaf;
-use crate::set::Set;
 
 /// Leaves written at once.
 const BATCH: usize = 32;
 
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     /// Leaves that need a new bucket are replaced together, so that their parents, and in small
     /// sets the root, are written once for all of them.
-    pub(crate) async fn write_leaves_up_to(
-        &self,
-        seq: JournalSeq,
-    ) -> Result<(), crate::EngineError> {
+    pub async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), crate::EngineError> {
         loop {
             // In a tight ring all at once: one prio chain, one new root.
             let tight = self.journal.is_tight();
@@ -59,7 +54,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The task that keeps the ring from filling up.
-    pub(crate) async fn reclaim_task(self: Rc<Self>) {
+    pub async fn reclaim_task(&self) {
         loop {
             let wake = self.journal.room_wanted();
             let goal = self.journal.reclaim_goal();

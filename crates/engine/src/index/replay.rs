@@ -6,26 +6,22 @@ use smallvec::SmallVec;
 use ubcache_env::Env;
 use ubcache_format::{JournalSeq, Key, ReplayRange};
 
+use super::Index;
 use super::leaf::Leaf;
 use crate::alloc::bucket_set::BucketSet;
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
-use crate::set::Set;
 use crate::slices::{Slice, in_slices};
 
 /// Steps of putting a record where it belongs.
 const RECORD_STEPS: usize = 8;
 
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     /// V1: applies the records of the replay range, oldest first. What belongs to a leaf that is
     /// not in memory waits for the leaf if `lazy`, which is for a set whose buckets are not
     /// counted: counting brings every leaf in.
-    pub(crate) async fn replay(
-        &self,
-        range: &Rc<ReplayRange>,
-        lazy: bool,
-    ) -> Result<u64, EngineError> {
+    pub async fn replay(&self, range: &Rc<ReplayRange>, lazy: bool) -> Result<u64, EngineError> {
         let mut replayed = 0;
         let mut slice = Slice::new(self.context.tuning.slice_steps);
         *self.to_replay.borrow_mut() = lazy.then(|| range.clone());
@@ -66,7 +62,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Replays the records that waited for a leaf that has just been loaded.
-    pub(crate) fn replay_into_loaded(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+    pub(super) fn replay_into_loaded(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         let waiting = std::mem::take(&mut leaf.state.borrow_mut().replay);
         if waiting.is_empty() {
             return Ok(());
@@ -81,7 +77,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Every leaf was in memory once.
-    pub(crate) async fn replay_ends(&self) {
+    pub(super) async fn replay_ends(&self) {
         let leaves = self.tree.borrow().leaf_count();
         in_slices(&self.context.env, self.context.tuning.slice_steps, leaves, 8, |part| {
             let tree = self.tree.borrow();
@@ -130,7 +126,7 @@ impl<E: Env> Set<E> {
 
     /// Every key of the range is sound, and its pointer may raise a generation. Newest first. The
     /// pins keep the buckets that the range names from being taken for free before it is replayed.
-    pub(crate) async fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
+    pub async fn check_replay(&self, range: &ReplayRange) -> Result<Vec<Pin>, EngineError> {
         let mut pins = Vec::new();
         // One for each bucket: there may be millions of records.
         let mut pinned = BucketSet::new(self.context.geometry.buckets);

@@ -16,6 +16,7 @@ use ubcache_format::{
     encode_packed_bset, packed_position,
 };
 
+use super::Index;
 use super::extent::{FIRST, LAST, Position};
 use super::leaf::{Body, Leaf, LeafState};
 use super::touched::Touched;
@@ -23,7 +24,6 @@ use super::tree::Interior;
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
-use crate::set::Set;
 
 /// Rounds of the allocator that a restructuring waits for before it takes from the reserve.
 const PATIENCE: u32 = 3;
@@ -109,15 +109,15 @@ fn packed_nodes(keys: &[Key]) -> Vec<PackedKey> {
     keys.iter().map(|key| key.packed().expect("a node has one place")).collect()
 }
 
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     /// Number of keys that fit a node.
-    pub(crate) fn node_fit(&self) -> usize {
+    pub(super) fn node_fit(&self) -> usize {
         let fit = ((self.context.geometry.node_bytes() - 32) / 24) as usize;
         self.context.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
     }
 
     /// Into how many fresh nodes so many keys go: what comes later finds room in them.
-    pub(crate) fn nodes_for(&self, keys: usize) -> usize {
+    pub(super) fn nodes_for(&self, keys: usize) -> usize {
         let fit = self.node_fit();
         if keys <= fit * 4 / 5 { 1 } else { keys.div_ceil((fit * 3 / 5).max(2)) }
     }
@@ -245,7 +245,7 @@ impl<E: Env> Set<E> {
     /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many
     /// as it takes. Leaves that were replaced by somebody else meanwhile are left out. It may take
     /// entries of the journal; unless it makes room there, it waits until there is some.
-    pub(crate) async fn restructure(
+    pub async fn restructure(
         &self,
         groups: Vec<Vec<Rc<Leaf>>>,
         makes_room: bool,
@@ -255,11 +255,7 @@ impl<E: Env> Set<E> {
 
     /// Writes the interior node of `level` ≥ 1 that ends at `end` anew, with nothing but its
     /// children (G2).
-    pub(crate) async fn rewrite_interior(
-        &self,
-        level: usize,
-        end: Position,
-    ) -> Result<(), EngineError> {
+    pub async fn rewrite_interior(&self, level: usize, end: Position) -> Result<(), EngineError> {
         self.replace_nodes(Work::Interior(level, end), false).await
     }
 

@@ -1,48 +1,23 @@
 //! Appending what is touched to the node on the device.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_env::local::Notify;
 use ubcache_env::{Buf, Durability, Env, IoResult, Nanos, Sector};
 use ubcache_format::{SECTOR_BYTES, encode_bset};
 
+use super::Index;
 use super::leaf::Leaf;
 use crate::errors::EngineError;
 use crate::mutants::Mutant;
-use crate::set::Set;
 
 /// A leaf is written at the latest this long after it was first touched.
 const LEAF_AGE_MAX: Nanos = Nanos::from_secs(30);
 
-/// The queue of leaves that have enough to write.
-#[derive(Default, Debug)]
-pub(crate) struct NodeWriter {
-    queue: RefCell<VecDeque<Rc<Leaf>>>,
-    pub wake: Notify,
-}
-
-impl NodeWriter {
-    pub fn request(&self, leaf: &Rc<Leaf>) {
-        if !leaf.queued.replace(true) {
-            self.queue.borrow_mut().push_back(leaf.clone());
-            self.wake.notify_all();
-        }
-    }
-
-    fn next(&self) -> Option<Rc<Leaf>> {
-        let leaf = self.queue.borrow_mut().pop_front()?;
-        leaf.queued.set(false);
-        Some(leaf)
-    }
-}
-
-impl<E: Env> Set<E> {
+impl<E: Env> Index<E> {
     /// Writes bsets to the device so that a crash can't leave a torn one that looks begun: first
     /// everything but the first block of the device, then a flush, which also makes the data that
     /// the keys name durable (J1 for nodes), then the first block (docs/reference/format.md §5.4).
-    pub(crate) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
+    pub(super) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
         let bsets: Vec<_> =
             bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();
         let head = self.context.cache.geometry().logical_block_bytes as usize;
@@ -65,7 +40,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Brings a leaf into memory if records of the journal wait for that.
-    pub(crate) async fn load_for_replay(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
+    pub(super) async fn load_for_replay(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         if !leaf.state.borrow().replay.is_empty() {
             self.context.env.mark("replayed_to_be_written");
             self.load_leaf(leaf).await?;
@@ -74,7 +49,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Makes the node of the leaf hold everything that the leaf holds now.
-    pub(crate) async fn write_leaf(
+    pub(super) async fn write_leaf(
         &self,
         leaf: &Rc<Leaf>,
         makes_room: bool,
@@ -141,7 +116,7 @@ impl<E: Env> Set<E> {
     }
 
     /// The task that writes leaves with much to write at once and the others when they are old.
-    pub(crate) async fn node_writer_task(self: Rc<Self>) {
+    pub async fn node_writer_task(&self) {
         while !self.context.is_ending() {
             while let Some(leaf) = self.node_writer.next() {
                 if self.write_leaf(&leaf, false).await.is_err() {
@@ -151,7 +126,7 @@ impl<E: Env> Set<E> {
                     return;
                 }
             }
-            let wake = self.node_writer.wake.notified();
+            let wake = self.node_writer.wanted();
             let tick = self.context.env.sleep(Nanos::from_secs(5));
             if let ubcache_env::local::Either::Right(()) =
                 ubcache_env::local::first(wake, tick).await

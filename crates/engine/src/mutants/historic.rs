@@ -5,7 +5,7 @@
 use ubcache_env::{Env, IoResult, SectorRange, local::join};
 
 use super::Mutant;
-use crate::index::change::removal_records;
+use crate::index::extent::removal_records;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -32,13 +32,13 @@ impl<E: Env> CachedVolume<E> {
     /// Removes whatever is there by now.
     async fn remove_late(&self, range: SectorRange) {
         let records = removal_records(range);
-        let Ok(mut room) = self.set.prepare_change(self.inode(), range, records).await else {
+        let Ok(mut room) = self.index.prepare_change(self.inode(), range, records).await else {
             return;
         };
         self.unpublished.borrow_mut().remove(range);
         self.disturb_fills(range);
-        if !self.set.live_extents(self.inode(), range).is_empty() {
-            self.set.replace(&mut room, self.inode(), range, None);
+        if !self.index.live_extents(self.inode(), range).is_empty() {
+            self.index.replace(&mut room, self.inode(), range, None);
         }
     }
 

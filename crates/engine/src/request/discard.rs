@@ -46,7 +46,7 @@ impl<E: Env> CachedVolume<E> {
         let mut rest = range;
         while !rest.is_empty() {
             let records = self.journal.step_records();
-            let Ok(room) = self.set.prepare_change(self.inode(), rest, records).await else {
+            let Ok(room) = self.index.prepare_change(self.inode(), rest, records).await else {
                 break;
             };
             let step = self.decide_discard(rest, room);
@@ -70,7 +70,7 @@ impl<E: Env> CachedVolume<E> {
     /// entries of their own.
     fn decide_discard(&self, range: SectorRange, mut room: Room<'_, E>) -> Step {
         // No more parts than extents, each with one record: see `LONG_STEP`.
-        let (live, range) = self.set.first_live_extents(self.inode(), range, room.left());
+        let (live, range) = self.index.first_live_extents(self.inode(), range, room.left());
         let drops = self.context.mutant(Mutant::DiscardDropsDirty);
         let dirty: Vec<Extent> = live.into_iter().filter(|extent| extent.dirty && !drops).collect();
         let mut stays = IntervalSet::default();
@@ -80,11 +80,15 @@ impl<E: Env> CachedVolume<E> {
         for part in stays.gaps(range) {
             let (ticket, _) = self.inflight.enter_write(part);
             self.unpublished.borrow_mut().remove(part);
-            if drops && self.set.has_dirty(self.inode(), part) {
-                durable_first =
-                    durable_first.max(Some(self.set.replace(&mut room, self.inode(), part, None)));
+            if drops && self.index.has_dirty(self.inode(), part) {
+                durable_first = durable_first.max(Some(self.index.replace(
+                    &mut room,
+                    self.inode(),
+                    part,
+                    None,
+                )));
             }
-            durable_first = durable_first.max(self.set.invalidate(&mut room, self.inode(), part));
+            durable_first = durable_first.max(self.index.invalidate(&mut room, self.inode(), part));
             ticket.backing_write_starts();
             clean.push((part, ticket));
         }

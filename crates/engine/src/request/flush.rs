@@ -32,7 +32,7 @@ impl<E: Env> CachedVolume<E> {
         if self.passthrough.get() {
             return self.backing.flush().await.map_err(VolumeError::Io);
         }
-        let newest_dirty = self.set.newest_dirty(self.inode());
+        let newest_dirty = self.index.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
             let nothing = self.unflushed.borrow().is_empty()

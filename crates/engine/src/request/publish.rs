@@ -77,7 +77,7 @@ impl<E: Env> CachedVolume<E> {
             }
             loop {
                 let prepared =
-                    self.set.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
+                    self.index.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
                 let room =
                     prepared.inspect_err(|_| self.unpublished.borrow_mut().any_may_be_ready())?;
                 if self.publish(range, room) {
@@ -119,7 +119,7 @@ impl<E: Env> CachedVolume<E> {
         for (range, pointer) in copies {
             for part in self.unflushed.borrow().flushed_parts(range) {
                 let mut known = IntervalSet::default();
-                for extent in self.set.live_extents(self.inode(), part) {
+                for extent in self.index.live_extents(self.inode(), part) {
                     known.insert(extent.range);
                 }
                 self.context.env.mark("copy_published");
@@ -135,7 +135,7 @@ impl<E: Env> CachedVolume<E> {
                     );
                     assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
                     assert!(!self.unflushed.borrow().is_suspect(gap), "{gap} may be lost");
-                    self.set.replace(&mut room, self.inode(), gap, Some((place, false)));
+                    self.index.replace(&mut room, self.inode(), gap, Some((place, false)));
                 }
                 self.unpublished.borrow_mut().remove(part);
             }

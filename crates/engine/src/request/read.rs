@@ -15,8 +15,7 @@ use crate::alloc::pins::Pin;
 use crate::alloc::sectors::Piece;
 use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
 use crate::coherence::table::Ticket;
-use crate::index::change::removal_records;
-use crate::index::extent::Extent;
+use crate::index::extent::{Extent, removal_records};
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
@@ -92,7 +91,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// The data of the range, where all of it has one key and no copy that is newer.
     fn hit_around(&self, range: SectorRange) -> Option<Hit> {
-        let extent = self.set.live_extent_around(self.inode(), range)?;
+        let extent = self.index.live_extent_around(self.inode(), range)?;
         (!self.unpublished.borrow().overlaps(range)).then(|| self.hit(extent, true))
     }
 
@@ -108,7 +107,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     async fn read_parts(&self, range: SectorRange, bypass: bool) -> Result<IoVec, VolumeError> {
-        if let Err(error) = self.set.load_for_read(self.inode(), range).await {
+        if let Err(error) = self.index.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
         let began = self.zeroes.now();
@@ -157,7 +156,7 @@ impl<E: Env> CachedVolume<E> {
     async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
         self.context.env.mark("read_looks_up_again");
         let _away = self.zeroes.keep_away(range);
-        if let Err(error) = self.set.load_for_read(self.inode(), range).await {
+        if let Err(error) = self.index.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
         let parts = self.look_up(range, false);
@@ -210,7 +209,7 @@ impl<E: Env> CachedVolume<E> {
             || self.detaching.get()
             || self.mode() == CacheMode::None
             || full;
-        if bypass || self.set.load_for_read(self.inode(), range).await.is_err() {
+        if bypass || self.index.load_for_read(self.inode(), range).await.is_err() {
             return Ok(());
         }
         let parts = self.look_up(range, !self.is_stopping());
@@ -230,10 +229,10 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn look_up(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
-        let mut live = self.set.live_extents(self.inode(), range);
+        let mut live = self.index.live_extents(self.inode(), range);
         if self.context.mutant(Mutant::StaleGenerationServed) {
             live.clear();
-            self.set.each_extent(self.inode(), range, |extent| live.push(extent));
+            self.index.each_extent(self.inode(), range, |extent| live.push(extent));
         }
         let mut parts = SmallVec::new();
         let mut at = range.start;
@@ -360,19 +359,21 @@ impl<E: Env> CachedVolume<E> {
         self.count(|counters| counters.cache_read_retries += 1);
         // R5: since it was looked up it may have been written, and be discarded now.
         let _away = self.zeroes.keep_away(extent.range);
-        let known = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
-        let dirty = !known || self.set.has_dirty(self.inode(), extent.range);
+        let known = self.index.is_loaded(self.inode(), extent.range);
+        let dirty = !known || self.index.has_dirty(self.inode(), extent.range);
         if dirty && !self.context.mutant(Mutant::EarlyZeroesSeen) {
             return Ok(Box::pin(self.read_again(extent.range)).await?.to_buf().freeze());
         }
         let slice = self.read_backing(extent.range).await?;
         if !published {
             self.unpublished.borrow_mut().remove(extent.range);
-        } else if let Ok(mut room) =
-            self.set.prepare_change(self.inode(), extent.range, removal_records(extent.range)).await
-            && self.set.is_current(&extent)
+        } else if let Ok(mut room) = self
+            .index
+            .prepare_change(self.inode(), extent.range, removal_records(extent.range))
+            .await
+            && self.index.is_current(&extent)
         {
-            self.set.replace(&mut room, self.inode(), extent.range, None);
+            self.index.replace(&mut room, self.inode(), extent.range, None);
         }
         Ok(slice)
     }
@@ -385,7 +386,7 @@ impl<E: Env> CachedVolume<E> {
     ) -> Result<IoVec, VolumeError> {
         self.context.env.mark("index_unreadable");
         let known_clean =
-            self.allocator.buckets().is_counted() && self.set.dirty_sectors(self.inode()) == 0;
+            self.allocator.buckets().is_counted() && self.index.dirty_sectors(self.inode()) == 0;
         if !known_clean {
             return Err(error.into());
         }

@@ -12,8 +12,7 @@ use crate::alloc::class::Class;
 use crate::alloc::sectors::{Piece, Pieces};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
-use crate::index::change::removal_records;
-use crate::index::extent::Extent;
+use crate::index::extent::{Extent, removal_records};
 use crate::journal::room::Room;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
@@ -108,16 +107,16 @@ impl<E: Env> CachedVolume<E> {
                 true => 2 * removal_records(range),
                 false => removal_records(range),
             };
-            let room = match self.set.prepare_change(self.inode(), range, records).await {
+            let room = match self.index.prepare_change(self.inode(), range, records).await {
                 Ok(room) => room,
                 Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
             };
             // W2, one step: decide.
-            if !self.set.has_dirty(self.inode(), range)
+            if !self.index.has_dirty(self.inode(), range)
                 || self.context.mutant(Mutant::BypassDropsDirty)
             {
                 if self.context.mutant(Mutant::FailedWriteRestoresKey) {
-                    before = self.set.live_extents(self.inode(), range).into_vec();
+                    before = self.index.live_extents(self.inode(), range).into_vec();
                 }
                 break self.decide(&ticket, range, room);
             }
@@ -187,7 +186,7 @@ impl<E: Env> CachedVolume<E> {
     /// not bring all of a long write to the cache. What becomes dirty later is found when each part
     /// is decided.
     async fn split_at_dirty(&self, range: SectorRange) -> Vec<SectorRange> {
-        if self.set.load_over(self.inode(), range).await.is_err() {
+        if self.index.load_over(self.inode(), range).await.is_err() {
             return vec![range];
         }
         let block = self.block_sectors();
@@ -195,7 +194,7 @@ impl<E: Env> CachedVolume<E> {
         let down = |sector: Sector| range.start + (sector - range.start) / block * block;
         let mut dirty = IntervalSet::default();
         for extent in
-            self.set.live_extents(self.inode(), range).iter().filter(|extent| extent.dirty)
+            self.index.live_extents(self.inode(), range).iter().filter(|extent| extent.dirty)
         {
             let part = extent.range.intersect(&range);
             dirty.insert(SectorRange::from_bounds(down(part.start), up(part.end)));
@@ -252,11 +251,12 @@ impl<E: Env> CachedVolume<E> {
         if !self.context.mutant(Mutant::CopiesSurviveWrites) {
             self.unpublished.borrow_mut().remove(range);
         }
-        if self.context.mutant(Mutant::BypassDropsDirty) && self.set.has_dirty(self.inode(), range)
+        if self.context.mutant(Mutant::BypassDropsDirty)
+            && self.index.has_dirty(self.inode(), range)
         {
-            self.set.replace(&mut room, self.inode(), range, None);
+            self.index.replace(&mut room, self.inode(), range, None);
         }
-        let durable_first = self.set.invalidate(&mut room, self.inode(), range);
+        let durable_first = self.index.invalidate(&mut room, self.inode(), range);
         #[cfg(feature = "mutants")]
         self.disturb_fills(range);
         if historic {
@@ -272,11 +272,11 @@ impl<E: Env> CachedVolume<E> {
     /// A mutant's idea of what a failed write leaves.
     async fn restore(&self, before: Vec<Extent>) {
         for extent in before {
-            if let Ok(mut room) = self.set.prepare_change(self.inode(), extent.range, 1).await
-                && self.set.live_extents(self.inode(), extent.range).is_empty()
+            if let Ok(mut room) = self.index.prepare_change(self.inode(), extent.range, 1).await
+                && self.index.live_extents(self.inode(), extent.range).is_empty()
                 && self.allocator.buckets().is_live(extent.pointer)
             {
-                self.set.replace(
+                self.index.replace(
                     &mut room,
                     self.inode(),
                     extent.range,
@@ -421,7 +421,7 @@ impl<E: Env> CachedVolume<E> {
             let sectors = some.iter().map(|piece| piece.sectors).sum();
             let range = SectorRange::new(at, sectors);
             at = range.end;
-            let room = self.set.prepare_change(self.inode(), range, some.len()).await;
+            let room = self.index.prepare_change(self.inode(), range, some.len()).await;
             let mut room = room.map_err(|_| ToCache::Refused)?;
             // K2, one step: over whatever is there. A request of many pieces takes several.
             if !self.context.mutant(Mutant::CopiesSurviveWrites) {
@@ -431,7 +431,7 @@ impl<E: Env> CachedVolume<E> {
             self.disturb_fills(range);
             for (part, piece) in place_pieces(range, some) {
                 newest =
-                    self.set.replace(&mut room, self.inode(), part, Some((piece.pointer, true)));
+                    self.index.replace(&mut room, self.inode(), part, Some((piece.pointer, true)));
             }
         }
         if key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {

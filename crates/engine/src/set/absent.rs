@@ -31,7 +31,7 @@ impl<E: Env> CacheSet<E> {
             .map(|(inode, entry)| Absent {
                 uuid: entry.uuid,
                 label: String::from_utf8_lossy(&entry.label).trim_end_matches('\0').to_owned(),
-                dirty_bytes: set.dirty_sectors(inode) * SECTOR_BYTES,
+                dirty_bytes: set.index.dirty_sectors(inode) * SECTOR_BYTES,
                 flash_only: entry.flash_only,
             })
             .collect()
@@ -89,8 +89,7 @@ impl<E: Env> Set<E> {
     /// Dirty data of a device that was forgotten, or that counts instead of it, holds its buckets
     /// until a pass drops its keys. A start may have cut that pass off.
     pub(crate) fn collect_dead_dirty(&self) {
-        let inodes = self.inodes.borrow();
-        if inodes.iter().any(|(&inode, state)| state.dirty_sectors > 0 && self.is_dead(inode)) {
+        if self.index.dirty_inodes().into_iter().any(|inode| self.is_dead(inode)) {
             self.gc.request();
         }
     }

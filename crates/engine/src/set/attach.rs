@@ -158,7 +158,7 @@ impl<E: Env> Set<E> {
             }
             self.context.env.sleep(Nanos::from_millis(1)).await;
         }
-        let dirty = slot.map_or(0, |slot| self.dirty_sectors(Inode(slot as u32)));
+        let dirty = slot.map_or(0, |slot| self.index.dirty_sectors(Inode(slot as u32)));
         match dirty {
             0 => Ok(()),
             _ => Err(EngineError::WouldLose("the cache has dirty data of the backing device")),

@@ -20,16 +20,14 @@ use std::rc::{Rc, Weak};
 use take_over::TakenOver;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
-use ubcache_format::{Inode, JournalSeq, ReplayRange, Superblock, UuidEntry};
+use ubcache_format::{Inode, JournalSeq, Superblock, UuidEntry};
 
 use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::gc::GcState;
-use crate::index::change::InodeState;
-use crate::index::tree::Tree;
-use crate::index::write::NodeWriter;
+use crate::index::Index;
 use crate::journal::Journal;
 use crate::mutants::Mutation;
 use crate::settings::SetSettings;
@@ -72,22 +70,15 @@ pub(crate) struct Set<E: Env> {
     pub context: Context<E>,
     pub superblock: RefCell<Superblock>,
     pub superblock_lock: Lock,
-    pub tree: RefCell<Tree>,
-    /// Held while nodes are replaced.
-    pub structure: Lock,
-    pub node_writer: NodeWriter,
     pub journal: Rc<Journal<E>>,
     pub allocator: Rc<Allocator<E>>,
-    pub inodes: RefCell<BTreeMap<Inode, InodeState>>,
+    pub index: Rc<Index<E>>,
     pub uuids: RefCell<Vec<UuidEntry>>,
     pub attach_lock: Lock,
     pub volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
     /// Volumes that were detached from the set, and are served all the same.
     pub detached: RefCell<Vec<Weak<CachedVolume<E>>>>,
     pub congestion: RefCell<Congestion>,
-    /// Records that leaves get when they are loaded
-    /// ([`LeafState::replay`](crate::index::leaf::LeafState::replay)).
-    pub to_replay: RefCell<Option<Rc<ReplayRange>>>,
     pub gc: GcState,
     /// The superblock that the cache device has, if that is known.
     pub saved_superblock: RefCell<Option<Superblock>>,
@@ -168,8 +159,8 @@ impl<E: Env> CacheSet<E> {
             put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
             failed: set.context.health.failure(),
-            btree_leaves: set.tree.borrow().leaf_count() as u64,
-            tree_depth: u64::from(set.tree.borrow().root_level()),
+            btree_leaves: set.index.leaf_count() as u64,
+            tree_depth: u64::from(set.index.root_level()),
             active_journal_entries: set.journal.active_entries(),
             volumes: set.served().iter().map(|volume| volume.status()).collect(),
         }

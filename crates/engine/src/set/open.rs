@@ -6,9 +6,8 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    BucketNr, Drops, Geometry, JournalEntry, Key, LastRun, Mark, Padding, ParsedNode, Pointer,
-    Reach, ReplayRange, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry,
-    combine_interior, parse_uuids,
+    Drops, Geometry, JournalEntry, LastRun, Mark, Padding, Reach, ReplayRange, SECTOR_BYTES,
+    SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, parse_uuids,
 };
 
 use super::first_run::first_run;
@@ -16,16 +15,14 @@ use super::runs::check_run;
 use super::take_over::FormerRun;
 use super::{CacheSet, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
-use crate::alloc::buckets::{Buckets, Role};
+use crate::alloc::buckets::Buckets;
 use crate::alloc::chain::{Chain, read_chain};
 use crate::alloc::pins::Pin;
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::gc::GcState;
-use crate::index::extent::{FIRST, LAST, Position};
-use crate::index::leaf::LeafState;
-use crate::index::tree::{Interior, Tree};
-use crate::index::write::NodeWriter;
+use crate::index::Index;
+use crate::index::extent::LAST;
 use crate::journal::Journal;
 use crate::journal::header::Header;
 use crate::journal::pins::EntryPins;
@@ -113,8 +110,9 @@ impl<E: Env> CacheSet<E> {
         set.helps_the_allocator();
         set.fails_with_its_flushes();
         set.learn_policy().await;
-        set.read_tree(&newest).await?;
-        let pins = set.check_replay(range).await?;
+        set.index.read_tree(&newest).await?;
+        set.keep_promised().await;
+        let pins = set.index.check_replay(range).await?;
         set.start(range, pins, lazy).await?;
         if let Some(drops) = former.drops {
             let former = match (found.last_run, drops) {
@@ -210,16 +208,15 @@ fn assemble<E: Env>(
     let pins = Rc::new(EntryPins::default());
     let journal = Rc::new(Journal::new(context.clone(), pins.clone(), header, ring, next));
     let allocator = Allocator::new(context.clone(), journal.clone(), buckets, chain);
+    let allocator = Rc::new(allocator);
+    let index = Index::new(context.clone(), journal.clone(), allocator.clone(), pins);
     Rc::new(Set {
         context,
         superblock: RefCell::new(superblock),
         superblock_lock: Lock::default(),
-        tree: RefCell::new(Tree::new(pins)),
-        structure: Lock::default(),
-        node_writer: NodeWriter::default(),
         journal,
-        allocator: Rc::new(allocator),
-        inodes: RefCell::default(),
+        allocator,
+        index: Rc::new(index),
         uuids: RefCell::new(uuids),
         attach_lock: Lock::default(),
         volumes: RefCell::default(),
@@ -230,50 +227,22 @@ fn assemble<E: Env>(
         saving: Cell::new(false),
         mark_at: Cell::default(),
         taken_over: Cell::new(None),
-        to_replay: RefCell::default(),
         ending: Notify::default(),
         tasks: RefCell::default(),
     })
 }
 
 impl<E: Env> Set<E> {
-    /// Reads every interior node and lays out the leaves, which stay on the device until used.
-    async fn read_tree(&self, newest: &JournalEntry) -> Result<(), EngineError> {
-        let uuid_bucket = self.bucket_of_node(&newest.uuid_bucket)?;
-        self.claim_metadata(uuid_bucket, "the volume table")?;
-        let mut level = vec![self.checked_node(&newest.root)?];
-        let mut interior = Vec::new();
-        for _ in 0..newest.root_level {
-            let mut nodes = std::collections::BTreeMap::new();
-            let mut children = Vec::new();
-            let mut low = FIRST;
-            for key in &level {
-                let mut node = self.read_node(key).await?;
-                let found = combine_interior(std::mem::take(&mut node.bsets));
-                let pointer = key.pointer().expect("checked: a node key has a pointer");
-                let (live, former) = self.live_children(key, low, found)?;
-                children.extend(live);
-                low = key.position();
-                let ParsedNode { seq, used_bytes, .. } = node;
-                let node = Interior { pointer, sectors: key.sectors, seq, used_bytes, former };
-                nodes.insert(key.position(), node);
-            }
-            interior.insert(0, nodes);
-            level = children;
+    /// Counts what every leaf has; then every bucket is known.
+    async fn count_leaves(&self, in_background: bool) -> Result<(), EngineError> {
+        if self.index.count_leaves(in_background).await? {
+            self.collect_dead_dirty();
         }
-        self.tree.borrow_mut().interior = interior;
-        let mut low = FIRST;
-        in_slices(&self.context.env, self.context.tuning.slice_steps, level.len(), 16, |part| {
-            let mut tree = self.tree.borrow_mut();
-            for key in &level[part] {
-                let pointer = key.pointer().expect("checked: a node key has a pointer");
-                let leaf =
-                    tree.make_leaf(low, key.position(), pointer, key.sectors, LeafState::default());
-                tree.insert_leaf(leaf);
-                low = key.position();
-            }
-        })
-        .await;
+        Ok(())
+    }
+
+    /// Keeps the buckets that the last chain promised to this start, if the chain was our own.
+    async fn keep_promised(&self) {
         let promised = self.allocator.buckets_mut().take_promised();
         let own_chain = self.journal.has_own_chain();
         if own_chain {
@@ -289,7 +258,6 @@ impl<E: Env> Set<E> {
             )
             .await;
         }
-        Ok(())
     }
 
     /// Tells the replacement policy of every bucket, if it wants to know.
@@ -299,84 +267,6 @@ impl<E: Env> Set<E> {
         }
     }
 
-    fn bucket_of_node(&self, key: &Key) -> Result<BucketNr, EngineError> {
-        let pointer = key.pointer().ok_or_else(|| EngineError::Damaged {
-            what: "journal entry",
-            detail: "a node key has no pointer".to_owned(),
-        })?;
-        Ok(pointer.bucket(self.context.geometry.bucket_sectors))
-    }
-
-    /// Checks a node key, raises its bucket's generation and marks it.
-    fn checked_node(&self, key: &Key) -> Result<Key, EngineError> {
-        key.check_node(&self.context.geometry)
-            .map_err(EngineError::format("index node key", ubcache_env::Sector(0)))?;
-        let bucket = self.bucket_of_node(key)?;
-        self.allocator.buckets_mut().note_pointer(key.pointer().expect("checked"));
-        self.claim_metadata(bucket, "the root")?;
-        Ok(key.clone())
-    }
-
-    /// Nobody else has the bucket: who is to be found out after it would be overwritten.
-    fn claim_metadata(&self, bucket: BucketNr, what: &str) -> Result<(), EngineError> {
-        let mut buckets = self.allocator.buckets_mut();
-        if buckets.role(bucket) != Role::Unknown {
-            let detail = format!("{what} is in bucket {bucket}, which has something else already");
-            return Err(EngineError::Damaged { what: "set", detail });
-        }
-        buckets.set_metadata(bucket);
-        Ok(())
-    }
-
-    /// The children that an interior node names, in order, and the pointers that lead to none.
-    /// Every pointer, freeing keys included, raises its bucket's generation first; then what is
-    /// stale goes (docs/reference/format.md §5.6, §9.2).
-    fn live_children(
-        &self,
-        node: &Key,
-        low: Position,
-        found: Vec<Key>,
-    ) -> Result<(Vec<Key>, Vec<Pointer>), EngineError> {
-        let damaged = |detail: String| EngineError::Damaged { what: "interior index node", detail };
-        for key in &found {
-            key.check_node(&self.context.geometry).map_err(EngineError::format(
-                "interior index node",
-                node.pointer().expect("checked").offset,
-            ))?;
-            self.allocator.buckets_mut().note_pointer(key.pointer().expect("checked"));
-        }
-        let (mut children, mut former): (Vec<Key>, Vec<Pointer>) = Default::default();
-        for key in found {
-            let pointer = key.pointer().expect("checked");
-            if key.is_zero() || !self.allocator.buckets().is_live(pointer) {
-                former.push(pointer);
-                continue;
-            }
-            if key.position() <= low || key.position() > node.position() {
-                return Err(damaged(format!(
-                    "child {:?} is outside of its parent's interval",
-                    key.position()
-                )));
-            }
-            if children.last().is_some_and(|last: &Key| last.position() == key.position()) {
-                continue;
-            }
-            self.claim_metadata(
-                pointer.bucket(self.context.geometry.bucket_sectors),
-                "an index node",
-            )?;
-            children.push(key);
-        }
-        if children.last().map(Key::position) != Some(node.position()) {
-            return Err(damaged(format!(
-                "its last child ends at {:?}, expected {:?}",
-                children.last().map(Key::position),
-                node.position()
-            )));
-        }
-        Ok((children, former))
-    }
-
     /// Starts the tasks, replays, counts. `pins`: of the buckets that the range names.
     async fn start(
         self: &Rc<Self>,
@@ -384,11 +274,6 @@ impl<E: Env> Set<E> {
         pins: Vec<Pin>,
         mut lazy: bool,
     ) -> Result<(), EngineError> {
-        assert_eq!(
-            self.tree.borrow().leaves().last().map(|leaf| leaf.end),
-            Some(LAST),
-            "the tree is whole"
-        );
         // Serving before everything is counted takes promised buckets, and a place for the entry
         // that takes the promise back.
         let wanted = lazy;
@@ -413,11 +298,13 @@ impl<E: Env> Set<E> {
                 self.allocator.write_prios().await?;
             }
         }
-        let replayed = self.replay(range, lazy).await?;
+        let replayed = self.index.replay(range, lazy).await?;
         let set = self.clone();
         self.spawn(Priority::Journal, async move { set.allocator.run().await });
-        self.spawn(Priority::Journal, self.clone().reclaim_task());
-        self.spawn(Priority::Background, self.clone().node_writer_task());
+        let index = self.index.clone();
+        self.spawn(Priority::Journal, async move { index.reclaim_task().await });
+        let index = self.index.clone();
+        self.spawn(Priority::Background, async move { index.node_writer_task().await });
         if replayed > 0 {
             self.context.env.mark("journal_replayed");
         }

@@ -12,16 +12,15 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Durability, Env, Sector, SectorRange};
+use ubcache_env::{Buf, Durability, Env, Sector};
 use ubcache_format::{
-    BackingState, Inode, Key, RUNS_AT, RUNS_BYTES, RunEntry, RunNumber, Runs, SECTOR_BYTES,
+    BackingState, Inode, RUNS_AT, RUNS_BYTES, RunEntry, RunNumber, Runs, SECTOR_BYTES,
     SUPERBLOCK_SECTOR, Superblock, UuidEntry, compare_runs,
 };
 
 use super::Set;
 use crate::errors::EngineError;
-use crate::index::change::removal_records;
-use crate::index::extent::{Extent, Position};
+use crate::index::extent::removal_records;
 use crate::mutants::Mutant;
 use crate::volume::CachedVolume;
 
@@ -161,7 +160,7 @@ impl<E: Env> Set<E> {
         let mut at = Some((inode, end));
         while let Some(from) = at {
             let extents;
-            (extents, at) = self.extents_of_leaf(from).await?;
+            (extents, at) = self.index.extents_of_leaf(from).await?;
             for extent in extents {
                 any = true;
                 if extent.dirty && self.allocator.buckets().is_live(extent.pointer) {
@@ -190,39 +189,16 @@ impl<E: Env> Set<E> {
         let mut at = Some((inode, from));
         while let Some(from) = at {
             let extents;
-            (extents, at) = self.extents_of_leaf(from).await?;
+            (extents, at) = self.index.extents_of_leaf(from).await?;
             for extent in extents.iter().filter(|extent| !extent.dirty) {
                 let records = removal_records(extent.range);
-                let mut room = self.prepare_change(inode, extent.range, records).await?;
+                let mut room = self.index.prepare_change(inode, extent.range, records).await?;
                 // Nobody writes yet; whatever is live and dirty stays in any case.
-                if !self.has_dirty(inode, extent.range) {
-                    self.replace(&mut room, inode, extent.range, None);
+                if !self.index.has_dirty(inode, extent.range) {
+                    self.index.replace(&mut room, inode, extent.range, None);
                 }
             }
         }
         self.journal.flush().await
-    }
-
-    /// Extents of a volume in a leaf, from a position on, live or stale, and the position of the
-    /// next leaf with some of it.
-    async fn extents_of_leaf(
-        &self,
-        from: Position,
-    ) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
-        let inode = from.0;
-        loop {
-            self.context.env.yield_now().await;
-            let leaf = self.tree.borrow().leaf_after(from).cloned();
-            let Some(leaf) = leaf else { return Ok((Vec::new(), None)) };
-            self.load_leaf(&leaf).await?;
-            let state = leaf.state.borrow();
-            // Replaced or forgotten since: look the place up again.
-            let Some(body) = state.body.as_ref().filter(|_| !state.retired) else { continue };
-            let rest = SectorRange::from_bounds(from.1, Sector(Key::MAX_END));
-            let extents =
-                body.overlapping(inode, leaf.clip(inode, rest)).map(|extent| extent.cut(rest));
-            let next = (leaf.end.0 == inode && leaf.end.1.0 < Key::MAX_END).then_some(leaf.end);
-            return Ok((extents.collect(), next));
-        }
     }
 }

@@ -25,7 +25,7 @@ impl<E: Env> CacheSet<E> {
             flushed = flushed.and(volume.stop().await);
         }
         set.ending.notify_all();
-        set.node_writer.wake.notify_all();
+        set.index.wake_all();
         set.gc.wake();
         let result = match set.context.failure() {
             Some(reason) => Err(EngineError::Failed(reason)),
@@ -35,7 +35,7 @@ impl<E: Env> CacheSet<E> {
         set.journal.wake_all();
         set.allocator.wake_all();
         set.ending.notify_all();
-        set.node_writer.wake.notify_all();
+        set.index.wake_all();
         let tasks = std::mem::take(&mut *set.tasks.borrow_mut());
         for task in tasks {
             task.join().await;
@@ -62,7 +62,7 @@ impl<E: Env> CacheSet<E> {
             set.allocator.write_prios().await?;
         }
         set.journal.flush().await?;
-        set.write_leaves_up_to(ubcache_format::JournalSeq(u64::MAX)).await?;
+        set.index.write_leaves_up_to(ubcache_format::JournalSeq(u64::MAX)).await?;
         // The last entry says that nothing is left to replay.
         set.journal.force().await
     }

@@ -12,8 +12,7 @@ use ubcache_format::SECTOR_BYTES;
 
 use super::Set;
 use crate::errors::EngineError;
-use crate::index::change::removal_records;
-use crate::index::extent::{Extent, FIRST, LAST};
+use crate::index::extent::{Extent, FIRST, LAST, removal_records};
 
 /// Former owner of a set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -63,13 +62,11 @@ impl<E: Env> Set<E> {
         // Clean data that shares a bucket with dirty data goes key by key.
         let mut at = FIRST;
         while at != LAST {
-            let leaf =
-                self.tree.borrow().leaf_after(at).cloned().expect("the last leaf ends at the end");
-            self.load_leaf(&leaf).await?;
+            let leaf = self.index.leaf_after(at);
+            self.index.load_leaf(&leaf).await?;
             let void: Vec<_> = {
-                let state = leaf.state.borrow();
                 // Replaced or forgotten since: look the place up again.
-                let Some(body) = state.body.as_ref().filter(|_| !state.retired) else { continue };
+                let Some(body) = leaf.body() else { continue };
                 let buckets = self.allocator.buckets();
                 let goes = |extent: &Extent| match buckets.is_live(extent.pointer) {
                     true => !extent.dirty && !keep_clean,
@@ -79,10 +76,11 @@ impl<E: Env> Set<E> {
             };
             for extent in void {
                 let records = removal_records(extent.range);
-                let mut room = self.prepare_change(extent.inode, extent.range, records).await?;
+                let mut room =
+                    self.index.prepare_change(extent.inode, extent.range, records).await?;
                 // Nobody writes yet; whatever is live and dirty stays in any case.
-                if !self.has_dirty(extent.inode, extent.range) {
-                    self.replace(&mut room, extent.inode, extent.range, None);
+                if !self.index.has_dirty(extent.inode, extent.range) {
+                    self.index.replace(&mut room, extent.inode, extent.range, None);
                 }
             }
             at = leaf.end;

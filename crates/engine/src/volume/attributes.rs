@@ -13,7 +13,7 @@ impl<E: Env> CachedVolume<E> {
         if self.detached.get() {
             return VolumeState::NoCache;
         }
-        let dirty = self.set.dirty_sectors(self.inode()) > 0;
+        let dirty = self.index.dirty_sectors(self.inode()) > 0;
         match self.context.failure() {
             Some(_) if dirty => VolumeState::Failed,
             Some(_) => VolumeState::NoCache,
@@ -31,7 +31,7 @@ impl<E: Env> CachedVolume<E> {
             size_bytes: self.info.sectors * SECTOR_BYTES,
             mode: self.mode(),
             state: self.state(),
-            dirty_bytes: self.set.dirty_sectors(self.inode()) * SECTOR_BYTES,
+            dirty_bytes: self.index.dirty_sectors(self.inode()) * SECTOR_BYTES,
             stats: self.counters.get(),
             writeback_rate_bytes: self.controller.borrow().rate() * SECTOR_BYTES,
         }
@@ -72,7 +72,7 @@ impl<E: Env> CachedVolume<E> {
         match name {
             "state" => Some(self.state().word().to_owned()),
             "dirty_data" => {
-                Some(human((self.set.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64))
+                Some(human((self.index.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64))
             }
             "writeback_rate" => {
                 Some(human((self.controller.borrow().rate() * SECTOR_BYTES) as i64))

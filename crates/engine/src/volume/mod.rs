@@ -29,6 +29,7 @@ use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
 use crate::coherence::zeroes::Zeroes;
 use crate::context::Context;
+use crate::index::Index;
 use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::mutants::Mutant;
@@ -44,6 +45,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) context: Context<E>,
     pub(crate) journal: Rc<Journal<E>>,
     pub(crate) allocator: Rc<Allocator<E>>,
+    pub(crate) index: Rc<Index<E>>,
     pub(crate) set: Rc<Set<E>>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
@@ -141,6 +143,7 @@ impl<E: Env> CachedVolume<E> {
             context,
             journal,
             allocator: set.allocator.clone(),
+            index: set.index.clone(),
             set,
             me: me.clone(),
             backing,

@@ -26,7 +26,7 @@ impl<E: Env> CachedVolume<E> {
     /// No dirty key, none on its way, and that is known for sure.
     pub(crate) fn has_nothing_dirty(&self) -> bool {
         self.allocator.buckets().is_counted()
-            && self.set.dirty_sectors(self.inode()) == 0
+            && self.index.dirty_sectors(self.inode()) == 0
             && self.dirty_writers.get() == 0
     }
 

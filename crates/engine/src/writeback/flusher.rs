@@ -41,55 +41,11 @@ pub(crate) struct Cleaned {
 }
 
 impl<E: Env> CachedVolume<E> {
-    /// Dirty extents from a place on, in the order of the backing device, until the limits; and
-    /// the place to go on from, if the volume does not end before it.
-    pub(crate) async fn dirty_extents(
-        &self,
-        from: Position,
-        sectors_max: u64,
-        extents_max: usize,
-    ) -> Result<(Vec<Extent>, Option<Position>), crate::EngineError> {
-        let mut found = Vec::new();
-        let mut sectors = 0;
-        let mut at = from;
-        loop {
-            let leaf = self.set.tree.borrow().leaf_after(at).cloned();
-            let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= self.inode()) else {
-                return Ok((found, None));
-            };
-            let unknown = !leaf.state.borrow().counted;
-            if unknown || leaf.state.borrow().dirty_entries > 0 {
-                self.set.load_leaf(&leaf).await?;
-                let state = leaf.state.borrow();
-                let Some(body) = state.body.as_ref() else { continue };
-                let buckets = self.allocator.buckets();
-                for extent in body.iter_after(at) {
-                    if extent.inode != self.inode()
-                        || !extent.dirty
-                        || !buckets.is_live(extent.pointer)
-                    {
-                        continue;
-                    }
-                    if sectors >= sectors_max || found.len() >= extents_max {
-                        return Ok((found, Some(at)));
-                    }
-                    sectors += extent.range.sectors();
-                    at = (extent.inode, extent.range.end);
-                    found.push(extent);
-                }
-            }
-            if leaf.end.0 > self.inode() {
-                return Ok((found, None));
-            }
-            at = leaf.end;
-        }
-    }
-
     /// Cleans whatever is dirty in the range, for a write that the cache has no room for.
     pub(crate) async fn clean_range(&self, range: SectorRange) -> Result<(), VolumeError> {
-        self.set.load_over(self.inode(), range).await.map_err(VolumeError::from)?;
+        self.index.load_over(self.inode(), range).await.map_err(VolumeError::from)?;
         let dirty: Vec<Extent> = self
-            .set
+            .index
             .live_extents(self.inode(), range)
             .into_iter()
             .filter(|extent| extent.dirty)
@@ -113,7 +69,7 @@ impl<E: Env> CachedVolume<E> {
         let mut cleaned = Cleaned::default();
         let mut holds = Vec::new();
         for extent in &extents {
-            match self.set.hold_over(self.inode(), extent.range).await {
+            match self.index.hold_over(self.inode(), extent.range).await {
                 Ok(more) => holds.extend(more),
                 Err(_) => cleaned.failed += 1,
             }
@@ -151,7 +107,7 @@ impl<E: Env> CachedVolume<E> {
             // next time.
             let records = (2 * run.extents.len()).min(self.journal.step_records());
             // B5, one step.
-            match self.set.prepare_change(self.inode(), run.range, records).await {
+            match self.index.prepare_change(self.inode(), run.range, records).await {
                 Ok(mut room) => {
                     let cleaning = run
                         .extents
@@ -172,8 +128,8 @@ impl<E: Env> CachedVolume<E> {
         let extents_max = self.journal.step_records();
         let mut groups: Vec<Vec<Extent>> = Vec::new();
         for extent in extents {
-            let loaded = self.set.unloaded_leaf(self.inode(), extent.range).is_none();
-            if !loaded || !self.set.is_current(&extent) {
+            let loaded = self.index.is_loaded(self.inode(), extent.range);
+            if !loaded || !self.index.is_current(&extent) {
                 self.context.env.mark("writeback_key_gone");
                 continue;
             }
@@ -273,7 +229,7 @@ impl<E: Env> CachedVolume<E> {
     /// become clean, or go.
     fn not_dirty_any_more(&self, written: &Extent, below: Below, room: &mut Room<'_, E>) -> u64 {
         let same: Vec<Extent> = self
-            .set
+            .index
             .live_extents(self.inode(), written.range)
             .into_iter()
             .filter(|found| {
@@ -287,7 +243,7 @@ impl<E: Env> CachedVolume<E> {
         let sectors: u64 = same.iter().map(|extent| extent.range.sectors()).sum();
         for extent in same {
             let clean = (below == Below::Written).then_some((extent.pointer, false));
-            self.set.replace(room, self.inode(), extent.range, clean);
+            self.index.replace(room, self.inode(), extent.range, clean);
         }
         let whole = sectors == written.range.sectors();
         if !whole {

@@ -32,7 +32,7 @@ impl<E: Env> CachedVolume<E> {
                 updated_at = self.context.env.now();
                 self.update_rate();
             }
-            let dirty = self.set.dirty_sectors(self.inode());
+            let dirty = self.index.dirty_sectors(self.inode());
             if !running || dirty == 0 {
                 if running {
                     self.mark_clean_if_so().await;
@@ -43,7 +43,8 @@ impl<E: Env> CachedVolume<E> {
             let rate = self.rate();
             let sectors_max = rate.clamp(8, BATCH_SECTORS_MAX);
             let extents_max = if rate >= BATCH_SECTORS_MAX { BATCH_EXTENTS_MAX } else { 64 };
-            let Ok((extents, next)) = self.dirty_extents(cursor, sectors_max, extents_max).await
+            let Ok((extents, next)) =
+                self.index.dirty_extents(self.inode(), cursor, sectors_max, extents_max).await
             else {
                 self.context.env.sleep(Nanos::from_secs(1)).await;
                 continue;
@@ -116,7 +117,7 @@ impl<E: Env> CachedVolume<E> {
 
     fn update_rate(&self) {
         let set = &self.set;
-        let dirty = set.dirty_sectors(self.inode());
+        let dirty = self.index.dirty_sectors(self.inode());
         let settings = self.settings.borrow();
         if dirty == 0 || settings.writeback_percent == 0 {
             return;
