@@ -9,7 +9,7 @@ use ubcache_format::Geometry;
 
 use crate::health::Health;
 use crate::meter::Meter;
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 use crate::settings::{AttributeError, SetSettings};
 use crate::tuning::Tuning;
 
@@ -21,7 +21,7 @@ pub(crate) struct Context<E: Env> {
     pub geometry: Geometry,
     pub tuning: Tuning,
     pub health: Rc<Health<E>>,
-    pub mutation: Mutation,
+    pub rules: Rules,
     settings: Rc<RefCell<SetSettings>>,
 }
 
@@ -33,7 +33,7 @@ impl<E: Env> Clone for Context<E> {
             geometry: self.geometry,
             tuning: self.tuning.clone(),
             health: self.health.clone(),
-            mutation: self.mutation,
+            rules: self.rules,
             settings: self.settings.clone(),
         }
     }
@@ -46,11 +46,11 @@ impl<E: Env> Context<E> {
         geometry: Geometry,
         settings: SetSettings,
         tuning: Tuning,
-        mutation: Mutation,
+        rules: Rules,
     ) -> Context<E> {
         let settings = Rc::new(RefCell::new(settings));
-        let health = Rc::new(Health::new(env.clone(), settings.clone(), mutation));
-        Context { env, cache: Rc::new(cache), geometry, tuning, health, mutation, settings }
+        let health = Rc::new(Health::new(env.clone(), settings.clone(), rules));
+        Context { env, cache: Rc::new(cache), geometry, tuning, health, rules, settings }
     }
 
     /// Attributes of the set, as they are now.
@@ -63,10 +63,10 @@ impl<E: Env> Context<E> {
         self.settings.borrow_mut().set(name, value)
     }
 
-    /// Returns true if this rule is broken.
+    /// Returns true if this rule is kept; see [`Rules`].
     #[inline(always)]
-    pub fn mutant(&self, mutant: Mutant) -> bool {
-        self.mutation.is(mutant)
+    pub fn keeps(&self, rule: Rule) -> bool {
+        self.rules.keeps(rule)
     }
 
     pub fn is_ending(&self) -> bool {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Env, IoError};
 
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 use crate::settings::SetSettings;
 
 /// Phase of a set's life.
@@ -22,7 +22,7 @@ pub(crate) enum Phase {
 pub(crate) struct Health<E: Env> {
     env: E,
     settings: Rc<RefCell<SetSettings>>,
-    mutation: Mutation,
+    rules: Rules,
     phase: Cell<Phase>,
     failure: RefCell<Option<String>>,
     /// Errors of the cache device so far.
@@ -31,11 +31,11 @@ pub(crate) struct Health<E: Env> {
 }
 
 impl<E: Env> Health<E> {
-    pub fn new(env: E, settings: Rc<RefCell<SetSettings>>, mutation: Mutation) -> Health<E> {
+    pub fn new(env: E, settings: Rc<RefCell<SetSettings>>, rules: Rules) -> Health<E> {
         Health {
             env,
             settings,
-            mutation,
+            rules,
             phase: Cell::new(Phase::Running),
             failure: RefCell::default(),
             errors: Cell::new(0),
@@ -90,7 +90,7 @@ impl<E: Env> Health<E> {
         if matches!(error, IoError::NoMemory) {
             return;
         }
-        if error.is_no_space() && !self.mutation.is(Mutant::NoSpaceCounts) {
+        if error.is_no_space() && self.rules.keeps(Rule::N1NoSpaceIsNoError) {
             // Data would have been refused (N1). Metadata has nowhere else to go.
             return self.fail(format!("{what}: {error}"));
         }

@@ -22,7 +22,8 @@
 //! | `inspect` | what is in memory, for assertions from outside |
 //! | `settings`, `stats`, `errors` | attributes, counters, error types |
 //! | [`marks`] | named points that the simulator counts |
-//! | `mutants` | rules that the simulator breaks to see whether it notices; not in release builds |
+//! | `rules` | the rules of docs/internals/coherence.md that the code says it keeps |
+//! | `mutants` | rules that the simulator switches off to see whether it notices; not in the product |
 //!
 //! Rules are cited by number (T1, W3, B4 …) from `docs/internals/coherence.md`, the format by
 //! section from `docs/reference/format.md`.
@@ -41,8 +42,10 @@ pub mod inspect;
 mod journal;
 pub mod marks;
 mod meter;
+#[cfg(feature = "mutants")]
 mod mutants;
 mod request;
+pub mod rules;
 mod set;
 pub mod settings;
 mod slices;
@@ -52,9 +55,9 @@ mod volume;
 mod writeback;
 
 pub use errors::EngineError;
-pub use mutants::{MUTANTS_COMPILED, Mutation};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
+pub use rules::{MUTANTS_COMPILED, Rules};
 pub use set::absent::Absent;
 pub use set::attach::AttachOptions;
 pub use set::runs::Choice;

@@ -8,7 +8,7 @@ use ubcache_env::{
 };
 
 use crate::coherence::lost_places::LostPlaces;
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 use crate::stats::DeviceCounters;
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
@@ -57,8 +57,8 @@ impl<E: Env> Meter<E> {
     }
 
     /// The cache device.
-    pub fn of_cache(env: E, device: E::Device, mutation: Mutation) -> Meter<E> {
-        let lost = (!mutation.is(Mutant::LostPlacesServed)).then(RefCell::default);
+    pub fn of_cache(env: E, device: E::Device, rules: Rules) -> Meter<E> {
+        let lost = rules.keeps(Rule::J3LostPlacesUnread).then(RefCell::default);
         Meter { lost, ..Meter::new(env, device) }
     }
 

@@ -5,24 +5,24 @@
 //! cargo run -p ubcache-sim --features mutants --example bypass_write_race     # and two protocols that lose it
 //! ```
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
 
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 #[cfg(feature = "mutants")]
-fn protocols() -> Vec<(&'static str, Mutation)> {
+fn protocols() -> Vec<(&'static str, Rules)> {
     use ubcache_engine::Mutant;
     vec![
         ("keys are removed while the write runs (P0)", Mutant::InvalidateParallel.into()),
         ("keys are removed after the write (P1, the first repair)", Mutant::InvalidateAfter.into()),
-        ("ubcache", Mutation::default()),
+        ("ubcache", Rules::default()),
     ]
 }
 
 #[cfg(not(feature = "mutants"))]
-fn protocols() -> Vec<(&'static str, Mutation)> {
-    vec![("ubcache", Mutation::default())]
+fn protocols() -> Vec<(&'static str, Rules)> {
+    vec![("ubcache", Rules::default())]
 }
 
 /// Tells one seed: the first that goes wrong, or the first.
@@ -41,13 +41,11 @@ fn tell(title: &str, chapter: impl Fn(u64) -> Telling) {
 }
 
 fn main() {
-    for (name, mutation) in protocols() {
+    for (name, rules) in protocols() {
         println!("\n{name}\n{}", "═".repeat(name.chars().count()));
-        tell("A write takes five seconds, a read comes after one", |seed| {
-            late_write(mutation, seed)
-        });
-        tell("The power fails when a write has been answered", |seed| power_loss(mutation, seed));
-        tell("Writes of 1 MiB against a read without end", |seed| busy_reader(mutation, seed));
+        tell("A write takes five seconds, a read comes after one", |seed| late_write(rules, seed));
+        tell("The power fails when a write has been answered", |seed| power_loss(rules, seed));
+        tell("Writes of 1 MiB against a read without end", |seed| busy_reader(rules, seed));
     }
     if cfg!(not(feature = "mutants")) {
         println!("\nWith --features mutants: the same for two protocols that lose the race.");

@@ -98,7 +98,7 @@ fn options(setup: &Setup) -> SetOptions {
             },
             ..standard
         },
-        mutation: setup.mutation,
+        rules: setup.rules,
         ..SetOptions::default()
     }
 }

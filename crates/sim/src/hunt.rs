@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_sim::plan::draw::draw;
 use ubcache_sim::shrink::shrink;
 use ubcache_sim::toy::{self, Toy};
@@ -73,7 +73,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
         }
         None => None,
     };
-    let mutation = crate::mutant::mutation_of(&cli)?;
+    let rules = crate::mutant::rules_of(&cli)?;
     let seeds = seeds_of(&cli, given.as_ref());
     let plan_of = |seed: u64| given.clone().unwrap_or_else(|| draw(seed, cli.draw_options()));
     if cli.print_plan {
@@ -93,7 +93,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
             }
             lock(&current).insert(seed, clock());
             let verbose = cli.verbose && seeds.end - seeds.start == 1;
-            let outcome = run_seed(&cli, &plan_of(seed), RunOptions { verbose, mutation });
+            let outcome = run_seed(&cli, &plan_of(seed), RunOptions { verbose, rules });
             lock(&current).remove(&seed);
             let mut totals = lock(&totals);
             totals.add(seed, outcome);
@@ -115,7 +115,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     end_progress(&cli);
-    report(&cli, mutation, &totals, &plan_of, began.elapsed());
+    report(&cli, rules, &totals, &plan_of, began.elapsed());
     let missing = if cli.require_marks { totals.marks_left_out() } else { Vec::new() };
     for name in &missing {
         println!("no seed reaches the mark {name}");
@@ -233,13 +233,7 @@ fn end_progress(cli: &Cli) {
     }
 }
 
-fn report(
-    cli: &Cli,
-    mutation: Mutation,
-    totals: &Totals,
-    plan_of: &dyn Fn(u64) -> Plan,
-    took: Duration,
-) {
+fn report(cli: &Cli, rules: Rules, totals: &Totals, plan_of: &dyn Fn(u64) -> Plan, took: Duration) {
     if cli.json {
         print_json(cli, totals, took);
         return;
@@ -262,7 +256,7 @@ fn report(
         println!("trace hash {:016x}", totals.last_hash);
     }
     if let (true, Some(failure)) = (cli.shrink, totals.failures.first()) {
-        let options = RunOptions { mutation, ..RunOptions::default() };
+        let options = RunOptions { rules, ..RunOptions::default() };
         let run = |plan: &Plan| run_subject(cli.system, plan, options);
         let shrunk = shrink(&plan_of(failure.seed), &failure.kind, SHRINK_RUNS, run);
         let outcome = run(&shrunk.plan);

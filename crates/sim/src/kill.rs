@@ -21,7 +21,7 @@ pub struct Kill {
 
 /// Runs a plan against a mutant.
 pub fn run_mutant(mutant: Mutant, plan: &Plan) -> Outcome {
-    run_plan::<CacheSystem>(plan, RunOptions { mutation: mutant.into(), ..RunOptions::default() })
+    run_plan::<CacheSystem>(plan, RunOptions { rules: mutant.into(), ..RunOptions::default() })
 }
 
 /// Runs seeds until one finds the mutant. None: it survives them all.

@@ -1,30 +1,30 @@
-//! `--mutant`: which rule of the engine is broken.
+//! `--mutant`: which rules of the engine are switched off.
 
 use std::process::ExitCode;
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 
 use crate::cli::Cli;
 
 #[cfg(not(feature = "mutants"))]
-const NOT_HERE: &str = "rules of the engine can't be broken in this build: \
+const NOT_HERE: &str = "rules of the engine can't be switched off in this build: \
                         cargo run --release -p ubcache-sim --features mutants -- --mutant NAME …";
 
-/// The mutation that the command line asks for.
+/// The rules that the command line leaves on.
 #[cfg(not(feature = "mutants"))]
-pub fn mutation_of(cli: &Cli) -> Result<Mutation, String> {
+pub fn rules_of(cli: &Cli) -> Result<Rules, String> {
     match cli.mutant {
         Some(_) => Err(NOT_HERE.to_owned()),
-        None => Ok(Mutation::default()),
+        None => Ok(Rules::default()),
     }
 }
 
-/// The mutation that the command line asks for.
+/// The rules that the command line leaves on.
 #[cfg(feature = "mutants")]
-pub fn mutation_of(cli: &Cli) -> Result<Mutation, String> {
-    let Some(name) = &cli.mutant else { return Ok(Mutation::default()) };
+pub fn rules_of(cli: &Cli) -> Result<Rules, String> {
+    let Some(name) = &cli.mutant else { return Ok(Rules::default()) };
     let mutant: Result<ubcache_engine::Mutant, _> = name.parse();
-    mutant.map(Mutation::from).map_err(|error| format!("{error}; --mutant list shows them"))
+    mutant.map(Rules::from).map_err(|error| format!("{error}; --mutant list shows them"))
 }
 
 /// Prints the names, the rules, and what becomes of them.

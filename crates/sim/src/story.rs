@@ -7,13 +7,13 @@
 //! 3. [`busy_reader`]: no delays; writes of 1 MiB go past the cache, a small read is repeated
 //!    without end.
 //!
-//! With a [`Mutation`] the engine can be one of the protocols of old. The tests and the example
+//! With a [`Rules`] the engine can be one of the protocols of old. The tests and the example
 //! `bypass_write_race` tell the same story.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Volume};
 
 use crate::cache_system::CacheSystem;
@@ -47,7 +47,7 @@ struct Stage {
 type Served = Rc<<CacheSystem as System>::Volume>;
 
 impl Stage {
-    fn new(mutation: Mutation, seed: u64, profile: Profile) -> Rc<Stage> {
+    fn new(rules: Rules, seed: u64, profile: Profile) -> Rc<Stage> {
         let world = SimWorld::new(WorldConfig { timer_slop: Nanos(0), ..WorldConfig::new(seed) });
         let plan: Plan = format!(
             "ubcache-plan 1\n\
@@ -74,7 +74,7 @@ impl Stage {
         let cache = disk("cache", u64::from(bucket_sectors) * u64::from(buckets), Profile::Fast);
         let backing =
             vec![disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, profile)];
-        let setup = Rc::new(Setup { plan, mutation, cache, backing, word: Default::default() });
+        let setup = Rc::new(Setup { plan, rules, cache, backing, word: Default::default() });
         CacheSystem::prepare(&setup);
         Rc::new(Stage { world, setup, telling: RefCell::default() })
     }
@@ -146,8 +146,8 @@ impl Stage {
 /// A block of zeroes; writes take five seconds; the block is overwritten with ones and read one
 /// second later, while the write is under way, and again when it has been answered for five
 /// seconds: ones.
-pub fn late_write(mutation: Mutation, seed: u64) -> Telling {
-    let stage = Stage::new(mutation, seed, Profile::LateWrites);
+pub fn late_write(rules: Rules, seed: u64) -> Telling {
+    let stage = Stage::new(rules, seed, Profile::LateWrites);
     let told = stage.clone();
     stage.clone().run(async move {
         let env = told.world.new_instance();
@@ -165,8 +165,8 @@ pub fn late_write(mutation: Mutation, seed: u64) -> Telling {
 
 /// A block of zeroes that is cached, durably; it is overwritten with ones, with FUA; when this is
 /// answered the power fails. After the restart it is ones.
-pub fn power_loss(mutation: Mutation, seed: u64) -> Telling {
-    let stage = Stage::new(mutation, seed, Profile::Fast);
+pub fn power_loss(rules: Rules, seed: u64) -> Telling {
+    let stage = Stage::new(rules, seed, Profile::Fast);
     let told = stage.clone();
     stage.clone().run(async move {
         let env = told.world.new_instance();
@@ -191,7 +191,7 @@ pub fn power_loss(mutation: Mutation, seed: u64) -> Telling {
 /// Writes of 1 MiB, long enough to go past the cache, and two readers: a small one whose misses are
 /// cached, and a long one that goes past the cache as well. Whoever has seen a write, or was told
 /// that it is done, must not see what was there before. The oracle judges.
-pub fn busy_reader(mutation: Mutation, seed: u64) -> Telling {
+pub fn busy_reader(rules: Rules, seed: u64) -> Telling {
     let mut plan = format!(
         "ubcache-plan 1\n\
          world seed={seed} policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n\
@@ -206,7 +206,7 @@ pub fn busy_reader(mutation: Mutation, seed: u64) -> Telling {
             v0 read 0+2048\n";
     }
     let plan: Plan = plan.parse().expect("it is a plan");
-    let outcome = run_plan::<CacheSystem>(&plan, RunOptions { mutation, ..RunOptions::default() });
+    let outcome = run_plan::<CacheSystem>(&plan, RunOptions { rules, ..RunOptions::default() });
     let violation = outcome.violations.into_iter().next();
     let lines = match &violation {
         Some(violation) => shortened(&violation.report),

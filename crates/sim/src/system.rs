@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_env::{Buf, Sector, SectorRange, Volume};
 
 use crate::disk::{SimDisk, Still};
@@ -18,7 +18,7 @@ pub struct Setup {
     /// Plan of the run.
     pub plan: Plan,
     /// The broken rule of the engine.
-    pub mutation: Mutation,
+    pub rules: Rules,
     /// The cache device.
     pub cache: SimDisk,
     /// The backing devices, one for each volume.

@@ -5,7 +5,7 @@
 //! keys while the write runs, and the one that was proposed as its repair, which removes them
 //! afterwards.
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
 
 const SEEDS: std::ops::Range<u64> = 0..24;
@@ -26,7 +26,7 @@ fn wrong(name: &str, chapter: impl Fn(u64) -> Telling) -> usize {
 
 #[test]
 fn engine_passes_the_bypass_write_race() {
-    let engine = Mutation::default();
+    let engine = Rules::default();
     assert_eq!(wrong("late write", |seed| late_write(engine, seed)), 0);
     assert_eq!(wrong("power loss", |seed| power_loss(engine, seed)), 0);
     assert_eq!(wrong("busy reader", |seed| busy_reader(engine, seed)), 0);
@@ -36,7 +36,7 @@ fn engine_passes_the_bypass_write_race() {
 /// registers a fill.
 #[test]
 fn the_read_during_the_write_sees_the_old_block_and_the_new_one() {
-    let tellings: Vec<Telling> = SEEDS.map(|seed| late_write(Mutation::default(), seed)).collect();
+    let tellings: Vec<Telling> = SEEDS.map(|seed| late_write(Rules::default(), seed)).collect();
     let during = |byte: &str| {
         let line = format!("under way: {byte}");
         tellings

@@ -5,7 +5,7 @@
 //! many. What must hold then is what the oracle, the offline check and the engine's own assertions
 //! say.
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_sim::cache_system::CacheSystem;
 use ubcache_sim::plan::Plan;
 use ubcache_sim::runner::{CrashOptions, CrashReport, crash_at_every_write};
@@ -184,7 +184,7 @@ fn worlds(plan: &Plan) -> impl Iterator<Item = Plan> {
 fn scenario(name: &str, plan: &Plan, options: CrashOptions, marks: &[&str]) {
     let mut total = CrashReport::default();
     for plan in worlds(plan) {
-        let report = crash_at_every_write::<CacheSystem>(&plan, options, Mutation::default());
+        let report = crash_at_every_write::<CacheSystem>(&plan, options, Rules::default());
         if let Some(violation) = &report.violation {
             panic!("{name}: {}\n{}\nthe plan:\n{plan}", violation.kind, violation.report);
         }

@@ -46,7 +46,7 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
     let (cache, backing) =
         (disk("cache", 16 * u64::from(BUCKETS)), disk("backing", CacheSystem::DATA_AT.0 + SECTORS));
     let setup = Setup {
-        mutation: Default::default(),
+        rules: Default::default(),
         plan: plan(block),
         cache,
         backing: vec![backing],

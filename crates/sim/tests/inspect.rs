@@ -82,7 +82,7 @@ fn a_clean_sector_that_differs_is_found() {
     let cache = disk("cache", cache_sectors, u64::from(shape.block_sectors));
     let backing = disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, block);
     let setup = Rc::new(Setup {
-        mutation: Default::default(),
+        rules: Default::default(),
         plan,
         cache: cache.clone(),
         backing: vec![backing.clone()],

@@ -262,7 +262,7 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
     let cache = disk("cache", 16 * u64::from(buckets));
     let backing = disk("backing", CacheSystem::DATA_AT.0 + sectors);
     let setup = Setup {
-        mutation: Default::default(),
+        rules: Default::default(),
         plan,
         cache: cache.clone(),
         backing: vec![backing.clone()],

@@ -14,7 +14,7 @@ use super::sectors::{OpenBuckets, Pieces};
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::journal::Journal;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::slices::in_slices;
 
 /// Rounds of the allocator that a client's write waits for before it goes to the backing device
@@ -96,12 +96,12 @@ impl<E: Env> Allocator<E> {
         self.buckets.borrow_mut()
     }
 
-    pub(super) fn mutant(&self, mutant: Mutant) -> bool {
-        self.context.mutant(mutant)
+    pub(super) fn keeps(&self, rule: Rule) -> bool {
+        self.context.keeps(rule)
     }
 
-    pub(super) fn slice_steps(&self, in_one_poll: Mutant) -> usize {
-        if self.mutant(in_one_poll) { usize::MAX } else { self.context.tuning.slice_steps }
+    pub(super) fn slice_steps(&self, in_slices: Rule) -> usize {
+        if self.keeps(in_slices) { self.context.tuning.slice_steps } else { usize::MAX }
     }
 
     /// Does something for every bucket, at so many steps each, in slices.

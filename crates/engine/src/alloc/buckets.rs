@@ -14,7 +14,7 @@ use super::reuse::Reuse;
 use super::room::Room;
 use super::victims::Victims;
 use crate::errors::EngineError;
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::tuning::Generations;
 
@@ -118,13 +118,13 @@ pub(crate) struct Buckets {
     pub outrun: u64,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub aged: bool,
-    pub(super) mutation: Mutation,
+    pub(crate) rules: Rules,
     pub(super) work: Work,
 }
 
 impl Buckets {
     /// Nothing is known: [`Buckets::learn`] has to tell what the prio chain says of every bucket.
-    pub fn new(geometry: Geometry, tuning: Generations, mutation: Mutation, work: Work) -> Buckets {
+    pub fn new(geometry: Geometry, tuning: Generations, rules: Rules, work: Work) -> Buckets {
         let n = geometry.buckets as usize;
         let mut buckets = Buckets {
             geometry,
@@ -161,11 +161,11 @@ impl Buckets {
             unknown: 0,
             seen: false,
             counted: false,
-            pins: Pins::new(geometry.buckets, mutation),
+            pins: Pins::new(geometry.buckets, rules),
             recount: false,
             outrun: 0,
             aged: false,
-            mutation,
+            rules,
             work,
         };
         let low = buckets.reserve(Purpose::Data) + (geometry.buckets as usize / 64).clamp(4, 1024);
@@ -419,12 +419,12 @@ impl Buckets {
         if self.role[index] != Role::Data {
             return;
         }
-        if self.live[index] == 0 && (self.seen || self.mutation.is(Mutant::EvictsUncounted)) {
+        if self.live[index] == 0 && (self.seen || !self.rules.keeps(Rule::E1CountedFirst)) {
             if !self.pins.is_pinned(bucket) {
                 self.set_role(bucket, Role::Dead);
                 self.dead.push_back(bucket);
             }
-        } else if self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty) {
+        } else if self.dirty[index] == 0 || !self.rules.keeps(Rule::E1CleanOnly) {
             self.victims.insert(bucket);
         } else {
             self.victims.remove(bucket);
@@ -580,7 +580,7 @@ impl Buckets {
         // The reserve that data leaves is what has room.
         let (first, second) = match purpose {
             // Promised buckets have room, and are at the front of it.
-            Purpose::Data if self.mutation.is(Mutant::NextStartUsesPromisedBuckets) => {
+            Purpose::Data if !self.rules.keeps(Rule::V2PromiseTakenBack) => {
                 (&mut self.free_with_room, &mut self.free)
             }
             Purpose::Data | Purpose::Move => (&mut self.free, &mut self.free_with_room),

@@ -7,6 +7,7 @@ use ubcache_format::BucketNr;
 
 use super::allocator::Allocator;
 use super::buckets::{Buckets, Role};
+use crate::rules::Rule;
 use crate::slices::in_slices;
 
 /// Steps of putting a bucket into its place, which is somewhere else for each.
@@ -106,7 +107,7 @@ impl<E: Env> Allocator<E> {
         let buckets = &self.buckets;
         buckets.borrow_mut().seen = true;
         let count = self.context.geometry.buckets as usize;
-        let steps = self.slice_steps(crate::mutants::Mutant::CountingEndsInOnePoll);
+        let steps = self.slice_steps(Rule::S1CountingInSlices);
         in_slices(&self.context.env, steps, count, 1, |part| {
             buckets.borrow_mut().free_unknown(part)
         })

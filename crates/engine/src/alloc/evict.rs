@@ -10,7 +10,7 @@ use super::allocator::Allocator;
 use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
 use super::victims::{DRAWN, Saving, Victims};
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::settings::ReplacementPolicy;
 
 /// The next victims are a part of all buckets, this one: twice of what is written between two
@@ -46,11 +46,11 @@ impl Sparse {
 }
 
 impl Buckets {
-    pub(super) fn invalidate(&mut self, bucket: BucketNr) {
+    pub(crate) fn invalidate(&mut self, bucket: BucketNr) {
         let index = bucket.0 as usize;
         self.generations[index] = self.raised(self.generations[index]);
         (self.live[index], self.dirty[index]) = (0, 0);
-        if self.mutation.is(Mutant::ReuseBeforeDurable) && !self.pins.is_pinned(bucket) {
+        if !self.rules.keeps(Rule::J2GenerationDurableFirst) && !self.pins.is_pinned(bucket) {
             return self.set_free(bucket);
         }
         self.set_role(bucket, Role::Pending);
@@ -61,7 +61,7 @@ impl Buckets {
         let index = bucket.0 as usize;
         !self.pins.is_pinned(bucket)
             && !self.is_aged(bucket)
-            && (self.dirty[index] == 0 || self.mutation.is(Mutant::EvictsDirty))
+            && (self.dirty[index] == 0 || !self.rules.keeps(Rule::E1CleanOnly))
     }
 
     fn available(&self) -> usize {
@@ -95,7 +95,7 @@ impl Buckets {
                 self.dead.push_back(bucket);
             }
         }
-        let mut found = self.counted || self.mutation.is(Mutant::EvictsUncounted);
+        let mut found = self.counted || !self.rules.keeps(Rule::E1CountedFirst);
         while left > 0 && found && self.available() < eviction.goal {
             left = left.saturating_sub(CHOICE_STEPS);
             self.work.add(DRAWN);
@@ -192,23 +192,6 @@ impl Buckets {
             }
         }
     }
-
-    /// A mutant's: data buckets in which nothing is live, open ones included.
-    pub fn seemingly_empty(&self) -> Vec<BucketNr> {
-        let data = |role| matches!(role, Role::Open | Role::Data);
-        let buckets =
-            (0..self.role.len()).filter(|&index| data(self.role[index]) && self.live[index] == 0);
-        buckets.map(|index| BucketNr(index as u32)).collect()
-    }
-
-    /// A mutant's: gives these up.
-    pub fn give_up(&mut self, buckets: Vec<BucketNr>) {
-        for bucket in buckets {
-            if self.role(bucket) == Role::Data {
-                self.invalidate(bucket);
-            }
-        }
-    }
 }
 
 impl<E: Env> Allocator<E> {
@@ -238,7 +221,7 @@ impl<E: Env> Allocator<E> {
             let bucket_sectors = buckets.geometry.bucket_sectors;
             buckets.victims.census_ends(bucket_sectors);
         }
-        let steps = self.slice_steps(Mutant::ChoosesAllVictimsAtOnce);
+        let steps = self.slice_steps(Rule::S1VictimsInSlices);
         let most = (steps / CHOICE_STEPS).max(1);
         while !self.context.health.is_ending()
             && !buckets.borrow_mut().choose(most, || self.context.env.random())

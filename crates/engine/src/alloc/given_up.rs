@@ -6,7 +6,7 @@ use std::ops::Range;
 use ubcache_format::{BucketNr, INITIAL_PRIORITY, PrioEntry, PrioSet};
 
 use super::buckets::{Buckets, PRIORITY_METADATA, PRIORITY_RESTART, Purpose, Role};
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 impl Buckets {
     /// A bucket that was taken and then not used, and to which nothing durable points.
@@ -81,10 +81,10 @@ impl Buckets {
         for _ in 0..count {
             let Some(bucket) = self.pending.pop_front() else { break };
             let index = bucket.0 as usize;
-            let aged = self.is_aged(bucket) && !self.mutation.is(Mutant::RetiredMetadataWraps);
+            let aged = self.is_aged(bucket) && self.rules.keeps(Rule::G4AgedBucketWaits);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
-            if self.mutation.is(Mutant::ChainCoversLater)
+            if !self.rules.keeps(Rule::J2LaterWaitsForNextChain)
                 && !durable
                 && !self.pins.is_pinned(bucket)
             {

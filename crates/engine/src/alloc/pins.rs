@@ -5,20 +5,20 @@ use std::rc::Rc;
 
 use ubcache_format::BucketNr;
 
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 
 #[derive(Debug)]
 pub(crate) struct Pins {
     counts: RefCell<Vec<u32>>,
     /// Buckets that lost their last pin since the allocator looked.
     released: RefCell<Vec<BucketNr>>,
-    mutation: Mutation,
+    rules: Rules,
 }
 
 impl Pins {
-    pub fn new(buckets: u32, mutation: Mutation) -> Rc<Pins> {
+    pub fn new(buckets: u32, rules: Rules) -> Rc<Pins> {
         let counts = RefCell::new(vec![0; buckets as usize]);
-        Rc::new(Pins { counts, released: RefCell::default(), mutation })
+        Rc::new(Pins { counts, released: RefCell::default(), rules })
     }
 
     pub fn pin(self: &Rc<Pins>, bucket: BucketNr) -> Pin {
@@ -27,7 +27,7 @@ impl Pins {
     }
 
     pub fn is_pinned(&self, bucket: BucketNr) -> bool {
-        self.counts.borrow()[bucket.0 as usize] > 0 && !self.mutation.is(Mutant::NoBucketPin)
+        self.counts.borrow()[bucket.0 as usize] > 0 && self.rules.keeps(Rule::J2PinnedStays)
     }
 
     /// Takes a bucket that lost its last pin since the allocator looked.

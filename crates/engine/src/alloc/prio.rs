@@ -9,7 +9,7 @@ use super::allocator::Allocator;
 use super::buckets::Purpose;
 use super::chain::write_chain;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::slices::in_slices;
 
 impl<E: Env> Allocator<E> {
@@ -35,7 +35,7 @@ impl<E: Env> Allocator<E> {
             taken
         };
         let seq = self.chain.borrow().seq + 1;
-        let steps = self.slice_steps(Mutant::ChainInOnePoll);
+        let steps = self.slice_steps(Rule::S1ChainInSlices);
         let put = |part: Range<usize>, set: &mut PrioSet| {
             self.buckets.borrow_mut().put_chain_entries(part, set)
         };
@@ -52,7 +52,7 @@ impl<E: Env> Allocator<E> {
         self.journal.set_chain(taken[0]);
         // The entry comes after every record that gave one of these buckets up (I10), and after
         // the parents' bsets that freed nodes among them.
-        if !self.mutant(Mutant::ChainNotNamed) {
+        if self.keeps(Rule::J2ChainNamedFirst) {
             self.journal.force().await?;
         }
         let pending = {

@@ -9,7 +9,7 @@ use ubcache_format::{BucketNr, Geometry, Pointer};
 use super::allocator::Allocator;
 use super::buckets::{Buckets, Purpose, Role};
 use super::room::TRIED_MIN;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 /// Buckets are put aside for so long before they are tried again.
 const ASIDE: Nanos = Nanos::from_secs(10);
@@ -148,7 +148,7 @@ impl<E: Env> Allocator<E> {
     /// Has the device allocate what is written whatever happens: everything up to the end of the
     /// journal, the prio chain, and the buckets that are promised to this start.
     pub async fn allocate_metadata(&self) {
-        if self.mutant(Mutant::NoRoomForMetadata) {
+        if !self.keeps(Rule::N2RoomForMetadata) {
             return;
         }
         let count = self.context.geometry.first_bucket + self.context.geometry.journal_buckets;
@@ -170,7 +170,7 @@ impl<E: Env> Allocator<E> {
 
     /// N2: sees to it that so many free buckets have room, as far as there are any.
     pub async fn keep_room(&self, wanted: usize) {
-        if self.mutant(Mutant::NoRoomForMetadata) {
+        if !self.keeps(Rule::N2RoomForMetadata) {
             return;
         }
         while self.context.health.failure().is_none() {
@@ -189,7 +189,7 @@ impl<E: Env> Allocator<E> {
                 let buckets = self.buckets.borrow();
                 buckets.next_to_ask(buckets.room_wanted())
             };
-            if asked.is_empty() || self.mutant(Mutant::NoRoomForMetadata) {
+            if asked.is_empty() || !self.keeps(Rule::N2RoomForMetadata) {
                 return;
             }
             self.allocate_runs(asked, Buckets::asked).await;
@@ -226,7 +226,7 @@ impl<E: Env> Allocator<E> {
         let buckets = self.buckets.borrow();
         let missing = buckets.room_missing() > 0 && !buckets.free.is_empty();
         buckets.is_try_due(self.context.env.now())
-            || (missing && !self.mutant(Mutant::NoRoomForMetadata))
+            || (missing && self.keeps(Rule::N2RoomForMetadata))
     }
 
     /// N3: tries buckets again that were put aside, or are to be.
@@ -266,7 +266,7 @@ impl<E: Env> Allocator<E> {
     /// hole.
     pub async fn node_has_room(&self, pointer: Pointer) -> bool {
         let bucket = self.buckets.borrow().bucket_of(pointer);
-        if self.buckets.borrow().has_room(bucket) || self.mutant(Mutant::NoRoomForMetadata) {
+        if self.buckets.borrow().has_room(bucket) || !self.keeps(Rule::N2RoomForMetadata) {
             return true;
         }
         let has_room = self.allocate_bucket(bucket).await;
@@ -281,7 +281,7 @@ impl<E: Env> Allocator<E> {
     /// N1: data could not be written. For want of room that says nothing about the device: the
     /// bucket is put aside.
     pub fn note_data_error(&self, place: Pointer, error: &ubcache_env::IoError) {
-        if !error.is_no_space() || self.mutant(Mutant::NoSpaceCounts) {
+        if !error.is_no_space() || !self.keeps(Rule::N1NoSpaceIsNoError) {
             return self.context.health.note_error("writing cached data", error);
         }
         self.context.env.mark("no_space_for_data");

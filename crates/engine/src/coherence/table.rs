@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 
 /// Kind of an entry of the table.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -77,8 +77,8 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     /// An empty table.
-    pub fn new(mutation: Mutation) -> InFlight {
-        InFlight { table: Rc::new(RefCell::new(Table { mutation, ..Table::default() })) }
+    pub fn new(rules: Rules) -> InFlight {
+        InFlight { table: Rc::new(RefCell::new(Table { rules, ..Table::default() })) }
     }
 
     fn ticket(&self, place: Place) -> Ticket {
@@ -164,7 +164,7 @@ struct Table {
     /// All writebacks are in it. A batch enters in ascending order, so the next one mostly lies
     /// behind.
     writeback_hull: SectorRange,
-    mutation: Mutation,
+    rules: Rules,
     /// Entries looked at.
     #[cfg(test)]
     looks: std::cell::Cell<u64>,
@@ -236,9 +236,9 @@ impl Table {
         let mut doomed: Option<IntervalSet> = None;
         let mut fills = 0;
         if self.writes + self.others > 0 {
-            let mutation = self.mutation;
+            let rules = self.rules;
             for entry in self.over_mut(range) {
-                if entry.kind == Kind::Writeback || mutation.spares(entry.kind, false) {
+                if !rules.write_dooms(entry.kind) {
                     continue;
                 }
                 let common = entry.range.intersect(&range);
@@ -254,7 +254,7 @@ impl Table {
 
     fn enter_fill(&mut self, range: SectorRange) -> Place {
         let mut doomed: Option<IntervalSet> = None;
-        if self.writes > 0 && !self.mutation.spares(Kind::Fill, true) {
+        if self.writes > 0 && self.rules.keeps(Rule::T3FillBornDoomed) {
             for entry in self.over(range).filter(|entry| entry.kind == Kind::Write) {
                 doomed.get_or_insert_default().insert(entry.range.intersect(&range));
             }
@@ -263,10 +263,8 @@ impl Table {
     }
 
     fn enter_writeback(&mut self, range: SectorRange) -> Option<Place> {
-        let write =
-            !self.mutation.is(Mutant::WritebackOverInflightWrite) && self.backing_write_over(range);
-        let writeback =
-            !self.mutation.is(Mutant::TwoWritebacksAtOnce) && self.writeback_over(range);
+        let write = self.rules.keeps(Rule::B1NoWriteInFlight) && self.backing_write_over(range);
+        let writeback = self.rules.keeps(Rule::T4OneWriteback) && self.writeback_over(range);
         let busy = write || writeback;
         if busy {
             return None;
@@ -389,21 +387,13 @@ impl Many {
     }
 }
 
-impl Mutation {
-    /// A rule about whom a write dooms is broken: fills, at birth or when the write enters; other
-    /// writes.
-    fn spares(self, kind: Kind, at_birth: bool) -> bool {
+impl Rules {
+    /// Returns true if a write dooms entries of this kind when it enters the table.
+    fn write_dooms(self, kind: Kind) -> bool {
         match kind {
-            Kind::Fill => {
-                self.is(Mutant::NoDoomedFills)
-                    || self.is_historic()
-                    || self.is(if at_birth {
-                        Mutant::NoDoomFromBirth
-                    } else {
-                        Mutant::NoDoomAtEntry
-                    })
-            }
-            _ => self.is(Mutant::WritethroughCopyNotDoomed),
+            Kind::Fill => self.keeps(Rule::T2WriteDoomsFills),
+            Kind::Write => self.keeps(Rule::T2WriteDoomsCopies),
+            Kind::Writeback => false,
         }
     }
 }

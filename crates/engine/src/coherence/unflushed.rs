@@ -4,7 +4,7 @@
 use smallvec::{SmallVec, smallvec};
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 
 /// Beyond this number of intervals they are rounded outwards: coarser is always safe.
 const INTERVALS_MAX: usize = 4096;
@@ -23,13 +23,13 @@ pub(crate) struct Unflushed {
     lossless: bool,
     /// F5: what a failed flush may have cost, now or later, and nobody has written since.
     suspect: IntervalSet,
-    mutation: Mutation,
+    rules: Rules,
 }
 
 impl Unflushed {
     /// An empty set.
-    pub fn new(volatile: bool, mutation: Mutation) -> Unflushed {
-        Unflushed { lossless: !volatile, mutation, ..Unflushed::default() }
+    pub fn new(volatile: bool, rules: Rules) -> Unflushed {
+        Unflushed { lossless: !volatile, rules, ..Unflushed::default() }
     }
 
     /// W5: a backing write over the range completed, with or without success.
@@ -88,7 +88,7 @@ impl Unflushed {
 
     /// F5: whether what the device returns for any of the range is not to be trusted.
     pub fn is_suspect(&self, range: SectorRange) -> bool {
-        let known = !self.mutation.is(Mutant::SuspectRangesPublished);
+        let known = self.rules.keeps(Rule::F5SuspectNotKept);
         known && !self.suspect.is_empty() && self.suspect.overlaps(range)
     }
 
@@ -116,7 +116,7 @@ impl Unflushed {
 
     /// Returns true if the backing device may still lose any of the range.
     pub fn overlaps(&self, range: SectorRange) -> bool {
-        let known = !self.mutation.is(Mutant::NoUnflushedTracking);
+        let known = self.rules.keeps(Rule::C1UnflushedUnpublished);
         known && (self.current.overlaps(range) || self.flushing.overlaps(range))
     }
 
@@ -124,7 +124,7 @@ impl Unflushed {
     /// `flushing` together have all of it, the answer is no;
     /// [`flushed_parts`](Unflushed::flushed_parts) is exact.
     pub fn covers(&self, range: SectorRange) -> bool {
-        let known = !self.mutation.is(Mutant::NoUnflushedTracking);
+        let known = self.rules.keeps(Rule::C1UnflushedUnpublished);
         known && !self.is_empty() && (self.current.covers(range) || self.flushing.covers(range))
     }
 
@@ -152,10 +152,10 @@ impl Unflushed {
     /// The flush completed. On failure everything stays.
     pub fn flush_ends(&mut self, ok: bool) {
         let flushed = std::mem::take(&mut self.flushing);
-        if self.mutation.is(Mutant::FlushClearsLaterWrites) {
+        if !self.rules.keeps(Rule::F1CoversCompletedOnly) {
             self.current.clear();
         }
-        if ok || self.mutation.is(Mutant::FailedFlushForgets) {
+        if ok || !self.rules.keeps(Rule::F2FailureKeepsUnflushed) {
             return;
         }
         // No more than the bound, one by one.
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_device_without_a_volatile_cache_has_nothing_un_flushed() {
-        let mut set = Unflushed::new(false, Mutation::default());
+        let mut set = Unflushed::new(false, Rules::default());
         set.add(range(0, 8));
         assert!(set.is_empty());
     }

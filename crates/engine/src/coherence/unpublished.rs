@@ -139,11 +139,11 @@ mod tests {
 
     use super::*;
     use crate::alloc::pins::Pins;
-    use crate::mutants::Mutation;
+    use crate::rules::Rules;
 
     /// Copies of a block each, with gaps.
     fn with_copies(count: u64) -> Unpublished {
-        let pins = Pins::new(2, Mutation::default());
+        let pins = Pins::new(2, Rules::default());
         let mut unpublished = Unpublished::default();
         for n in 0..count {
             let pointer =

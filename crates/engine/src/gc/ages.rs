@@ -7,7 +7,7 @@ use ubcache_format::{Generation, JournalSeq};
 
 use crate::errors::EngineError;
 use crate::index::extent::{FIRST, Position};
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::set::Set;
 
 /// Findings of a pass.
@@ -25,14 +25,14 @@ impl<E: Env> Set<E> {
         &self,
         oldest: &mut [Generation],
     ) -> Result<(), EngineError> {
-        if self.context.mutant(Mutant::InteriorPointersDoNotAge) {
+        if !self.context.keeps(Rule::G1InteriorPointersCount) {
             return Ok(());
         }
         let mut level = 1;
         while level <= usize::from(self.index.root_level()) {
             let mut at = FIRST;
             while let Some((end, old)) = self.look_at_node(level, at, oldest) {
-                if old && !self.context.mutant(Mutant::OldInteriorStays) {
+                if old && self.context.keeps(Rule::G2InteriorWrittenAnew) {
                     self.index.rewrite_interior(level, end).await?;
                 }
                 at = end;

@@ -11,7 +11,6 @@ use crate::alloc::bucket_set::BucketSet;
 use crate::errors::EngineError;
 use crate::index::extent::{Extent, FIRST, LAST, Position, removal_records};
 use crate::index::leaf::Leaf;
-use crate::mutants::Mutant;
 use crate::set::Set;
 
 /// A pass begins when this part of the cache was written since the last one.
@@ -69,10 +68,8 @@ impl<E: Env> Set<E> {
                 oldest.extend_from_slice(self.allocator.buckets().generations(part))
             })
             .await;
-        let empty = match self.context.mutant(Mutant::GcFreesLiveBucket) {
-            true => self.allocator.buckets().seemingly_empty(),
-            false => Vec::new(),
-        };
+        #[cfg(feature = "mutants")]
+        let empty = self.allocator.buckets().seemingly_empty();
         let reused = self.allocator.choose_victims().await;
         let moving = Moving { sparse: self.choose_sparse().await, reused };
         if !moving.sparse.is_empty() {
@@ -99,6 +96,7 @@ impl<E: Env> Set<E> {
             self.context.env.yield_now().await;
         }
         self.look_at_interior(&mut oldest).await?;
+        #[cfg(feature = "mutants")]
         self.allocator.buckets_mut().give_up(empty);
         self.found_ages(oldest).await
     }

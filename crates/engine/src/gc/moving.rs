@@ -7,7 +7,7 @@ use ubcache_format::BucketNr;
 
 use crate::alloc::class::Class;
 use crate::index::extent::Extent;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::set::Set;
 
 /// A bucket is worth emptying when at most this part of it is live.
@@ -80,7 +80,7 @@ impl<E: Env> Set<E> {
         else {
             return;
         };
-        if !(self.index.is_current(&extent) || self.context.mutant(Mutant::MoveOvertakesWrites)) {
+        if self.context.keeps(Rule::M1MoveIfUnchanged) && !self.index.is_current(&extent) {
             self.context.env.mark("move_overtaken");
             return;
         }

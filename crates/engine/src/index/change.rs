@@ -10,7 +10,7 @@ use super::Index;
 use super::extent::{Extent, push_holes};
 use super::leaf::Leaf;
 use crate::journal::room::Room;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 impl<E: Env> Index<E> {
     /// Sectors that only the cache has.
@@ -97,7 +97,8 @@ impl<E: Env> Index<E> {
             }
             if buckets.may_return(old.pointer) {
                 known.ghosts.note(old.range, seq);
-                if self.context.mutant(Mutant::LateReplayForgetsGhosts) {
+                #[cfg(feature = "mutants")]
+                if !self.context.keeps(Rule::W2LateReplayLeavesGhosts) {
                     known.ghosts.forget_newest(seq);
                 }
             }
@@ -111,11 +112,11 @@ impl<E: Env> Index<E> {
         match exchanged {
             Some(old) => gone(old),
             None => {
-                let removed = match self.context.mutant(Mutant::TrimLosesTail) {
-                    true => body.overlapping(inode, part).last().map_or(part, |last| {
+                let removed = match self.context.keeps(Rule::X1InsertKeepsTail) {
+                    true => part,
+                    false => body.overlapping(inode, part).last().map_or(part, |last| {
                         SectorRange::from_bounds(part.start, part.end.max(last.range.end))
                     }),
-                    false => part,
                 };
                 let mut cut = 0;
                 body.remove(inode, removed, |old| {
@@ -164,7 +165,7 @@ impl<E: Env> Index<E> {
             self.node_writer.request(leaf);
         }
         // A FLUSH waits for both (F1).
-        let removal = discarded && !self.context.mutant(Mutant::FlushSkipsDirtyRemovals);
+        let removal = discarded && self.context.keeps(Rule::D1FlushWaitsForRemoval);
         if removal || new.is_some_and(|(_, dirty)| dirty) {
             known.newest_dirty = known.newest_dirty.max(seq);
         }
@@ -206,7 +207,7 @@ impl<E: Env> Index<E> {
                     extent.range
                 );
                 let ghost = buckets.may_return(extent.pointer)
-                    && !self.context.mutant(Mutant::IgnoreEvictions);
+                    && self.context.keeps(Rule::W2CountsEvictions);
                 if !live && ghost {
                     self.context.env.mark("return_check_evicted_key");
                 }
@@ -217,7 +218,7 @@ impl<E: Env> Index<E> {
             });
         }
         let removed = hull.map(|hull| self.replace(room, inode, hull, None));
-        if self.context.mutant(Mutant::IgnoreGhosts) {
+        if !self.context.keeps(Rule::W2AsksGhosts) {
             return removed;
         }
         let newest = self.ghost_over(inode, range);

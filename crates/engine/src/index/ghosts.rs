@@ -15,7 +15,7 @@ pub(crate) struct Ghosts {
     map: IntervalMap<JournalSeq>,
     /// Not in the map yet.
     noted: Vec<(SectorRange, JournalSeq)>,
-    newest: JournalSeq,
+    pub(crate) newest: JournalSeq,
     /// Number of ghosts after the latest round of laying.
     left: usize,
 }
@@ -31,11 +31,6 @@ impl Ghosts {
             }
             _ => self.noted.push((range, seq)),
         }
-    }
-
-    /// Never, but for a mutant: older records hide newer ones.
-    pub fn forget_newest(&mut self, seq: JournalSeq) {
-        self.newest = seq;
     }
 
     fn count(&self) -> usize {

@@ -13,7 +13,7 @@ use super::extent::{Extent, FIRST};
 use super::leaf::{Body, Hold, Leaf};
 use super::tree::ClockHand;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 /// Leaves that one call of [`Index::forget_leaves`] looks at, so that its time is bounded.
 const VISITS_MAX: usize = 4096;
@@ -188,18 +188,18 @@ impl<E: Env> Index<E> {
                 stop = Some(leaf.end);
                 let Ok(mut state) = leaf.state.try_borrow_mut() else { continue };
                 let held = leaf.holds.get() > 0 || leaf.io.is_locked();
-                let careless = self.context.mutant(Mutant::NodeCacheDropsChanges);
+                let careful = self.context.keeps(Rule::X2ChangedNodesStay);
                 let Some(body) = state.body.as_ref() else { continue };
                 if leaf.referenced.replace(false) || held || state.writing_pin.is_some() {
                     continue;
                 }
-                if (state.pin.is_some() || body.is_touched()) && !careless {
+                if (state.pin.is_some() || body.is_touched()) && careful {
                     unwritten.get_or_insert_with(|| leaf.clone());
                     continue;
                 }
                 forgotten += body.len();
                 state.body = None;
-                if careless && state.pin.is_some() {
+                if !careful && state.pin.is_some() {
                     lost.push(leaf.clone());
                 }
                 if tree.loaded_extents - forgotten <= self.context.tuning.extents_in_memory_max {

@@ -53,7 +53,7 @@ mod change;
 mod counting;
 pub(crate) mod extent;
 mod extents;
-mod ghosts;
+pub(crate) mod ghosts;
 mod inode;
 pub(crate) mod leaf;
 mod leaves;

@@ -11,7 +11,7 @@ use super::leaf::Leaf;
 use crate::alloc::bucket_set::BucketSet;
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::slices::{Slice, in_slices};
 
 /// Steps of putting a record where it belongs.
@@ -120,8 +120,8 @@ impl<E: Env> Index<E> {
     /// Never, but for mutants.
     fn replay_leaves_out(&self, range: &ReplayRange, seq: JournalSeq, key: &Key) -> bool {
         let newest = range.newest().is_some_and(|newest| newest.seq == seq);
-        (newest && self.context.mutant(Mutant::ReplaySkipsLastEntry))
-            || (key.pointer().is_none() && self.context.mutant(Mutant::ReplaySkipsRemovals))
+        (newest && !self.context.keeps(Rule::V1ReplaysNewest))
+            || (key.pointer().is_none() && !self.context.keeps(Rule::V1ReplaysRemovals))
     }
 
     /// Every key of the range is sound, and its pointer may raise a generation. Newest first. The

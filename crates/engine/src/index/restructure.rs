@@ -23,7 +23,7 @@ use super::touched::Touched;
 use super::tree::Interior;
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 /// Rounds of the allocator that a restructuring waits for before it takes from the reserve.
 const PATIENCE: u32 = 3;
@@ -178,7 +178,7 @@ impl<E: Env> Index<E> {
             };
             let seq = self.context.env.random().max(1);
             let lost = usize::from(
-                self.context.mutant(Mutant::SplitLosesKey) && index > 0 && chunk.len() > 1,
+                !self.context.keeps(Rule::X1SplitKeepsAll) && index > 0 && chunk.len() > 1,
             );
             let kept = &chunk[lost..];
             let mut buf = Buf::zeroed(bset_bytes_of_words(
@@ -622,7 +622,7 @@ impl<E: Env> Index<E> {
                 if touched {
                     self.context.env.mark("leaf_changed_while_replaced");
                 }
-                let pinned = touched && !self.context.mutant(Mutant::ReplacedLeafNotPinned);
+                let pinned = touched && self.context.keeps(Rule::J5ReplacedLeafPins);
                 if let (true, Some(seq)) = (pinned, pin) {
                     tree.pin(&leaf, &mut leaf.state.borrow_mut(), seq);
                 }

@@ -8,7 +8,7 @@ use ubcache_format::{SECTOR_BYTES, encode_bset};
 use super::Index;
 use super::leaf::Leaf;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 /// A leaf is written at the latest this long after it was first touched.
 const LEAF_AGE_MAX: Nanos = Nanos::from_secs(30);
@@ -30,7 +30,7 @@ impl<E: Env> Index<E> {
                     .await?;
             }
         }
-        if !self.context.mutant(Mutant::NodeWithoutPreflush) {
+        if self.context.keeps(Rule::J1FlushBeforeNode) {
             self.context.cache.flush().await?;
         }
         for (at, bytes) in &bsets {

@@ -26,7 +26,7 @@ use ubcache_format::{JournalSeq, Key};
 
 use crate::context::Context;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use header::Header;
 use pins::EntryPins;
 
@@ -172,8 +172,8 @@ impl<E: Env> Journal<E> {
         failed.map(|source| EngineError::Io { what: "writing the journal", source })
     }
 
-    fn mutant(&self, mutant: Mutant) -> bool {
-        self.context.mutant(mutant)
+    fn keeps(&self, rule: Rule) -> bool {
+        self.context.keeps(rule)
     }
 
     /// Everything up to here is durable.

@@ -6,7 +6,7 @@ use ubcache_format::{JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encod
 
 use super::Journal;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 impl<E: Env> Journal<E> {
     /// Appends a record that was reserved. Says in which entry it is.
@@ -149,7 +149,7 @@ impl<E: Env> Journal<E> {
             // I8: no entry is let go while a node lacks one of its records.
             let oldest_pin = self.pins.oldest();
             let floor = self.state.borrow().replay_floor;
-            let oldest_pin = oldest_pin.filter(|_| !self.mutant(Mutant::JournalLetsGoEarly));
+            let oldest_pin = oldest_pin.filter(|_| self.keeps(Rule::J5EntryKept));
             [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
         };
         let place = self.state.borrow_mut().ring.place(bytes);
@@ -177,7 +177,7 @@ impl<E: Env> Journal<E> {
             bytes
         };
         // J1: what the records name, and what the header names, is durable first.
-        if !self.mutant(Mutant::JournalWithoutPreflush) {
+        if self.keeps(Rule::J1FlushBeforeEntry) {
             self.context.cache.flush().await?;
         }
         let at = self.context.geometry.bucket_start(self.context.geometry.journal_bucket(index))

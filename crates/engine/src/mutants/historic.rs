@@ -6,7 +6,27 @@ use ubcache_env::{Env, IoResult, SectorRange, local::join};
 
 use super::Mutant;
 use crate::index::extent::removal_records;
+use crate::rules::Rules;
 use crate::volume::CachedVolume;
+
+impl Mutant {
+    /// The protocol that it is.
+    pub(super) fn protocol(self) -> Option<&'static str> {
+        match self {
+            Mutant::InvalidateParallel => Some("P0"),
+            Mutant::InvalidateAfter => Some("P1"),
+            Mutant::InvalidateBoth => Some("P2"),
+            _ => None,
+        }
+    }
+}
+
+impl Rules {
+    /// P0 to P2: no table; the placeholder of a fill breaks when keys of its range change.
+    fn is_historic(self) -> bool {
+        self.mutant.and_then(Mutant::protocol).is_some()
+    }
+}
 
 impl<E: Env> CachedVolume<E> {
     /// The backing write, and the removal beside it or after it.
@@ -15,7 +35,7 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         write: impl Future<Output = IoResult>,
     ) -> IoResult {
-        if self.context.mutant(Mutant::InvalidateParallel) {
+        if self.context.rules.mutant == Some(Mutant::InvalidateParallel) {
             let removal = async {
                 self.context.env.yield_now().await;
                 self.remove_late(range).await;
@@ -23,7 +43,7 @@ impl<E: Env> CachedVolume<E> {
             return join(write, removal).await.0;
         }
         let result = write.await;
-        if self.context.mutation.is_historic() {
+        if self.context.rules.is_historic() {
             self.remove_late(range).await;
         }
         result
@@ -44,7 +64,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// The placeholders of fills in the range break: its keys have changed.
     pub(crate) fn disturb_fills(&self, range: SectorRange) {
-        if self.context.mutation.is_historic() {
+        if self.context.rules.is_historic() {
             self.inflight.doom_fills(range);
         }
     }

@@ -10,7 +10,7 @@ use ubcache_format::JournalSeq;
 use crate::coherence::table::Ticket;
 use crate::index::extent::Extent;
 use crate::journal::room::Room;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 use crate::writeback::flusher::Below;
 
@@ -33,7 +33,7 @@ impl<E: Env> CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         // D2: a device says that it can discard only if what it discarded reads the same every
         // time.
-        if !self.backing.geometry().discard && !self.context.mutant(Mutant::DiscardNotDetermined) {
+        if !self.backing.geometry().discard && self.context.keeps(Rule::D2DeterminedOnly) {
             return Ok(());
         }
         if self.passthrough.get() {
@@ -71,7 +71,7 @@ impl<E: Env> CachedVolume<E> {
     fn decide_discard(&self, range: SectorRange, mut room: Room<'_, E>) -> Step {
         // No more parts than extents, each with one record: see `LONG_STEP`.
         let (live, range) = self.index.first_live_extents(self.inode(), range, room.left());
-        let drops = self.context.mutant(Mutant::DiscardDropsDirty);
+        let drops = !self.context.keeps(Rule::D1KeepsDirty);
         let dirty: Vec<Extent> = live.into_iter().filter(|extent| extent.dirty && !drops).collect();
         let mut stays = IntervalSet::default();
         dirty.iter().for_each(|extent| stays.insert(extent.range));
@@ -92,8 +92,7 @@ impl<E: Env> CachedVolume<E> {
             ticket.backing_write_starts();
             clean.push((part, ticket));
         }
-        let durable_first =
-            durable_first.filter(|_| !self.context.mutant(Mutant::DiscardNotDurable));
+        let durable_first = durable_first.filter(|_| self.context.keeps(Rule::D1WaitsForRemoval));
         Step { range, clean, durable_first, dirty }
     }
 

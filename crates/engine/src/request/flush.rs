@@ -3,7 +3,7 @@
 use ubcache_env::local::join;
 use ubcache_env::{Env, IoError, IoResult, Sector, SectorRange, StreamId, VolumeError};
 
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// Error that a client gets for somebody else's flush that failed.
@@ -15,8 +15,7 @@ impl<E: Env> CachedVolume<E> {
         let number = self.flush_errors.borrow_mut().flush_begins(stream);
         let result = self.flush_devices().await;
         let news = self.flush_errors.borrow_mut().flush_ends(number, stream, result.is_ok());
-        let told = !self.context.mutant(Mutant::FailedOwnFlushToldToNobody)
-            && !self.context.mutant(Mutant::FailedFlushAnsweredOk);
+        let told = self.context.keeps(Rule::F4StreamsTold);
         if news && told && result.is_ok() {
             // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody
             // else.
@@ -35,17 +34,18 @@ impl<E: Env> CachedVolume<E> {
         let newest_dirty = self.index.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
-            let nothing = self.unflushed.borrow().is_empty()
-                || self.context.mutant(Mutant::FlushSkipsBacking);
-            let result = if nothing { Ok(()) } else { self.flush_backing().await };
-            if self.context.mutant(Mutant::FailedFlushAnsweredOk) { Ok(()) } else { result }
+            let any =
+                self.context.keeps(Rule::F1FlushesBacking) && !self.unflushed.borrow().is_empty();
+            let result = if any { self.flush_backing().await } else { Ok(()) };
+            if self.context.keeps(Rule::F2FailureIsAnswered) { result } else { Ok(()) }
         };
         // No dirty insert waits: returns at once (F1b). Removals need not be waited for.
         let journal = async {
-            if self.context.mutant(Mutant::FlushSkipsJournal) {
-                return Ok(());
+            if self.context.keeps(Rule::F1FlushesJournal) {
+                self.journal.wait(newest_dirty).await
+            } else {
+                Ok(())
             }
-            self.journal.wait(newest_dirty).await
         };
         let (backing, journal) = join(backing, journal).await;
         backing.map_err(VolumeError::Io)?;
@@ -57,7 +57,7 @@ impl<E: Env> CachedVolume<E> {
         let before = self.flushes_started.get();
         let waited = self.flush_lock.is_locked();
         let _one = self.flush_lock.lock().await;
-        let joins = self.context.mutant(Mutant::FlushJoinsOlder) && before > 0;
+        let joins = !self.context.keeps(Rule::F1FlushIsLater) && before > 0;
         if self.flush_good.get() > before || (joins && self.flush_good.get() == before && waited) {
             // One that started after we came has succeeded.
             self.context.env.mark("backing_flush_shared");
@@ -114,8 +114,8 @@ impl<E: Env> CachedVolume<E> {
         (ok, durable, overwrites): (bool, bool, bool),
     ) {
         let spared = match ok {
-            true => self.context.mutant(Mutant::UnflushedAtSubmission),
-            false => self.context.mutant(Mutant::FailedWriteNotUnflushed),
+            true => !self.context.keeps(Rule::W5UnflushedAtCompletion),
+            false => !self.context.keeps(Rule::W5FailureIsUnflushed),
         };
         let mut unflushed = self.unflushed.borrow_mut();
         let durable = ok && durable;

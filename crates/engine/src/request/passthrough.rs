@@ -5,7 +5,7 @@ use ubcache_format::BackingState;
 
 use super::write::Payload;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -20,7 +20,7 @@ impl<E: Env> CachedVolume<E> {
         if self.passthrough.get() {
             return Ok(());
         }
-        if !self.context.mutant(Mutant::PassthroughNotStamped) {
+        if self.context.keeps(Rule::A4StampedFirst) {
             self.superblock.borrow_mut().set_state(BackingState::Stale);
             self.write_backing_superblock().await?;
         }

@@ -4,7 +4,7 @@ use ubcache_env::{Env, SectorRange, StreamId};
 use ubcache_format::CacheMode;
 
 use crate::bypass::decide::{BypassInput, BypassReason, decide};
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -54,7 +54,7 @@ impl<E: Env> CachedVolume<E> {
     /// mode.
     pub(crate) fn leaves_writeback(&self) -> bool {
         let leaves = self.detaching.get() || self.mode() != CacheMode::Writeback;
-        leaves && !self.context.mutant(Mutant::DrainNeverHoldsWrites)
+        leaves && self.context.keeps(Rule::B6WritesWait)
     }
 
     /// Returns true if a write that does not bypass goes to the cache only.

@@ -16,7 +16,7 @@ use crate::alloc::sectors::Piece;
 use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
 use crate::coherence::table::Ticket;
 use crate::index::extent::{Extent, removal_records};
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// Tasks of a volume that write what was missed to the cache, at most.
@@ -139,10 +139,7 @@ impl<E: Env> CachedVolume<E> {
         if !fills.is_empty() {
             self.start_fills(fills);
         }
-        if missed
-            && self.zeroes.since(began, range)
-            && !self.context.mutant(Mutant::EarlyZeroesSeen)
-        {
+        if missed && self.zeroes.since(began, range) && self.context.keeps(Rule::R5LooksUpAgain) {
             return Box::pin(self.read_again(range)).await;
         }
         match failed {
@@ -170,14 +167,14 @@ impl<E: Env> CachedVolume<E> {
     /// Has R3 done by one of a few tasks: thousands of reads can miss at the same time.
     fn start_fills(&self, fills: Fills) {
         let Some(me) = self.me.upgrade() else { return };
-        let unbounded = self.context.mutant(Mutant::FillsInTheBackgroundLane);
-        if self.fill_tasks.get() >= FILL_TASKS_MAX && !unbounded {
+        let few = self.context.keeps(Rule::R3FewFillTasks);
+        if few && self.fill_tasks.get() >= FILL_TASKS_MAX {
             self.context.env.mark("fill_waits_for_its_turn");
             self.waiting_fills.borrow_mut().push_back(fills);
             return;
         }
         self.fill_tasks.set(self.fill_tasks.get() + 1);
-        let priority = if unbounded { Priority::Background } else { Priority::Fill };
+        let priority = if few { Priority::Fill } else { Priority::Background };
         self.context.env.spawn(priority, async move {
             let mut next = Some(fills);
             while let Some(fills) = next {
@@ -230,7 +227,7 @@ impl<E: Env> CachedVolume<E> {
 
     fn look_up(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
         let mut live = self.index.live_extents(self.inode(), range);
-        if self.context.mutant(Mutant::StaleGenerationServed) {
+        if !self.context.keeps(Rule::E1StaleNotServed) {
             live.clear();
             self.index.each_extent(self.inode(), range, |extent| live.push(extent));
         }
@@ -293,9 +290,9 @@ impl<E: Env> CachedVolume<E> {
             return None;
         }
         // It is memory that is limited, and a sector takes a page of it.
-        let bytes = match self.context.mutant(Mutant::FillsWithoutLimit) {
-            false => range.bytes().next_multiple_of(PAGE_BYTES as u64),
-            true => 0,
+        let bytes = match self.context.keeps(Rule::S2FillsBounded) {
+            true => range.bytes().next_multiple_of(PAGE_BYTES as u64),
+            false => 0,
         };
         let Some(memory) = self.fill_budget.try_acquire(bytes) else {
             self.context.env.mark("fill_memory_short");
@@ -349,7 +346,7 @@ impl<E: Env> CachedVolume<E> {
     /// its key goes. If it is dirty, nobody else has it.
     async fn read_around(&self, extent: Extent, published: bool) -> Result<Slice, VolumeError> {
         if extent.dirty {
-            if self.context.mutant(Mutant::UnreadableDirtyFromBacking) {
+            if !self.context.keeps(Rule::R4DirtyReadFails) {
                 return self.read_backing(extent.range).await;
             }
             self.context.env.mark("dirty_read_failed");
@@ -361,7 +358,7 @@ impl<E: Env> CachedVolume<E> {
         let _away = self.zeroes.keep_away(extent.range);
         let known = self.index.is_loaded(self.inode(), extent.range);
         let dirty = !known || self.index.has_dirty(self.inode(), extent.range);
-        if dirty && !self.context.mutant(Mutant::EarlyZeroesSeen) {
+        if dirty && self.context.keeps(Rule::R5LooksUpAgain) {
             return Ok(Box::pin(self.read_again(extent.range)).await?.to_buf().freeze());
         }
         let slice = self.read_backing(extent.range).await?;

@@ -12,9 +12,9 @@ use crate::alloc::class::Class;
 use crate::alloc::sectors::{Piece, Pieces};
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
-use crate::index::extent::{Extent, removal_records};
+use crate::index::extent::removal_records;
 use crate::journal::room::Room;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// New content of a write's range.
@@ -99,23 +99,24 @@ impl<E: Env> CachedVolume<E> {
         fua: bool,
         bypass: bool,
     ) -> Result<(), VolumeError> {
-        let mut before: Vec<Extent> = Vec::new();
+        #[cfg(feature = "mutants")]
+        let mut before = Vec::new();
         // B6: the backing device does not take what is dirty here.
         let mut refused = false;
         let durable_first = loop {
-            let records = match self.context.mutant(Mutant::BypassDropsDirty) {
-                true => 2 * removal_records(range),
-                false => removal_records(range),
+            let records = match self.context.keeps(Rule::W2KeepsDirty) {
+                true => removal_records(range),
+                false => 2 * removal_records(range),
             };
             let room = match self.index.prepare_change(self.inode(), range, records).await {
                 Ok(room) => room,
                 Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
             };
             // W2, one step: decide.
-            if !self.index.has_dirty(self.inode(), range)
-                || self.context.mutant(Mutant::BypassDropsDirty)
-            {
-                if self.context.mutant(Mutant::FailedWriteRestoresKey) {
+            let keeps_dirty = self.context.keeps(Rule::W2KeepsDirty);
+            if !(keeps_dirty && self.index.has_dirty(self.inode(), range)) {
+                #[cfg(feature = "mutants")]
+                if !self.context.keeps(Rule::W5RemovalStands) {
                     before = self.index.live_extents(self.inode(), range).into_vec();
                 }
                 break self.decide(&ticket, range, room);
@@ -143,7 +144,7 @@ impl<E: Env> CachedVolume<E> {
         };
         if let Some(seq) = durable_first
             && let Err(error) = self.wait_for_invalidation(seq).await
-            && !self.context.mutant(Mutant::InvalidationFailedSubmits)
+            && self.context.keeps(Rule::W3FailureNotSubmitted)
         {
             // W3: the removal in memory stands, the request does not go on.
             return self.write_without_cache(range, &payload, fua, error).await;
@@ -156,7 +157,7 @@ impl<E: Env> CachedVolume<E> {
                 self.allocator.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
             let pieces =
                 self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
-            if self.context.mutant(Mutant::WritethroughInParallel) {
+            if !self.context.keeps(Rule::W5CopyAfterCompletion) {
                 self.keep_copy(range, &pieces);
                 return None;
             }
@@ -169,12 +170,13 @@ impl<E: Env> CachedVolume<E> {
         if result.is_err() {
             self.context.env.mark("backing_write_failed");
         }
-        if result.is_err() && self.context.mutant(Mutant::FailedWriteRestoresKey) {
+        #[cfg(feature = "mutants")]
+        if result.is_err() && !self.context.keeps(Rule::W5RemovalStands) {
             self.restore(before).await;
         }
         // W5, one step.
         self.settle_backing_write(ticket, range, &result, copy);
-        let zeroes = fua && !payload.is_data() && !self.context.mutant(Mutant::FuaZeroesNotFlushed);
+        let zeroes = fua && !payload.is_data() && self.context.keeps(Rule::F3ZeroesFlushed);
         if result.is_ok() && zeroes {
             self.flush_backing().await.map_err(VolumeError::Io)?;
             self.nothing_was_lost(range)?;
@@ -244,46 +246,25 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         mut room: Room<'_, E>,
     ) -> Option<JournalSeq> {
-        let historic = self.context.mutation.is_historic();
-        if historic && !self.context.mutant(Mutant::InvalidateBoth) {
+        if !self.context.keeps(Rule::W2RemovesFirst) {
             return None;
         }
-        if !self.context.mutant(Mutant::CopiesSurviveWrites) {
+        if self.context.keeps(Rule::W2DropsCopies) {
             self.unpublished.borrow_mut().remove(range);
         }
-        if self.context.mutant(Mutant::BypassDropsDirty)
-            && self.index.has_dirty(self.inode(), range)
-        {
+        if !self.context.keeps(Rule::W2KeepsDirty) && self.index.has_dirty(self.inode(), range) {
             self.index.replace(&mut room, self.inode(), range, None);
         }
         let durable_first = self.index.invalidate(&mut room, self.inode(), range);
         #[cfg(feature = "mutants")]
         self.disturb_fills(range);
-        if historic {
-            return None;
+        if self.context.keeps(Rule::W2NotesWrite) {
+            ticket.backing_write_starts();
         }
-        ticket.backing_write_starts();
-        if self.context.mutant(Mutant::UnflushedAtSubmission) {
+        if !self.context.keeps(Rule::W5UnflushedAtCompletion) {
             self.unflushed.borrow_mut().add(range);
         }
-        durable_first.filter(|_| !self.context.mutant(Mutant::InvalidateNotDurable))
-    }
-
-    /// A mutant's idea of what a failed write leaves.
-    async fn restore(&self, before: Vec<Extent>) {
-        for extent in before {
-            if let Ok(mut room) = self.index.prepare_change(self.inode(), extent.range, 1).await
-                && self.index.live_extents(self.inode(), extent.range).is_empty()
-                && self.allocator.buckets().is_live(extent.pointer)
-            {
-                self.index.replace(
-                    &mut room,
-                    self.inode(),
-                    extent.range,
-                    Some((extent.pointer, false)),
-                );
-            }
-        }
+        durable_first.filter(|_| self.context.keeps(Rule::W3WaitsForRemoval))
     }
 
     pub(super) async fn wait_for_invalidation(&self, seq: JournalSeq) -> Result<(), EngineError> {
@@ -333,7 +314,7 @@ impl<E: Env> CachedVolume<E> {
         let failures = self.flush_failures.get();
         let result = match payload {
             Payload::Data(data) => {
-                let fua = fua && !self.context.mutant(Mutant::FuaNotPassedOn);
+                let fua = fua && self.context.keeps(Rule::W4PassesFua);
                 let durability = if fua { Durability::Fua } else { Durability::Volatile };
                 self.backing.write(range.start, data.clone(), durability).await
             }
@@ -387,7 +368,7 @@ impl<E: Env> CachedVolume<E> {
             Ok(seq) => {
                 self.wake_writeback.notify_all();
                 // K3, F3: the journal alone makes it durable.
-                match fua && !self.context.mutant(Mutant::FuaSkipsJournal) {
+                match fua && self.context.keeps(Rule::K3FuaWaitsForJournal) {
                     true => match self.journal.wait(seq).await {
                         Ok(()) => ToCache::Done,
                         Err(error) => ToCache::Failed(error.into()),
@@ -411,7 +392,7 @@ impl<E: Env> CachedVolume<E> {
         if durability == Durability::Fua {
             self.context.env.mark("fua_data_written_durably");
         }
-        let key_first = self.context.mutant(Mutant::DirtyKeyBeforeData);
+        let key_first = !self.context.keeps(Rule::K1DataBeforeKey);
         if !key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
@@ -424,7 +405,7 @@ impl<E: Env> CachedVolume<E> {
             let room = self.index.prepare_change(self.inode(), range, some.len()).await;
             let mut room = room.map_err(|_| ToCache::Refused)?;
             // K2, one step: over whatever is there. A request of many pieces takes several.
-            if !self.context.mutant(Mutant::CopiesSurviveWrites) {
+            if self.context.keeps(Rule::W2DropsCopies) {
                 self.unpublished.borrow_mut().remove(range);
             }
             #[cfg(feature = "mutants")]

@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Durability, Env, Nanos};
 use ubcache_format::{
-    BackingState, Inode, Key, Pointer, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry,
-    encode_uuids,
+    BackingState, Inode, Key, Pointer, Sector, Superblock, UuidEntry, encode_uuids,
 };
 
 use super::first_run::write_superblock;
@@ -15,7 +14,7 @@ use super::{CacheSet, Set};
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::meter::Meter;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// Options for attaching a backing device.
@@ -73,14 +72,14 @@ impl<E: Env> CacheSet<E> {
         // A5: neither is a copy of an earlier state, or somebody has chosen which one counts.
         let apart = check_run(&set.superblock.borrow(), slot, &superblock);
         let choice = match apart.as_ref().err() {
-            Some(error) if !set.context.mutant(Mutant::OlderCopyBelieved) => {
+            Some(error) if set.context.keeps(Rule::A5OneRun) => {
                 set.context.env.mark("older_copy_refused");
                 Some(options.choice.ok_or_else(|| error.clone())?)
             }
             _ => None,
         };
         // A1: a write of an earlier instance may sit in the device's cache.
-        if !set.context.mutant(Mutant::NoFlushAtAttach) {
+        if set.context.keeps(Rule::A1FlushAtAttach) {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         }
         let inode = match slot {
@@ -111,7 +110,7 @@ impl<E: Env> CacheSet<E> {
                 if choice.is_some() {
                     set.context.env.mark("disk_believed");
                 }
-                let inode = match slot.filter(|_| set.context.mutant(Mutant::KeepsOldSlot)) {
+                let inode = match slot.filter(|_| !set.context.keeps(Rule::A2DropsClean)) {
                     Some(slot) => Inode(slot as u32),
                     None => {
                         set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?
@@ -124,13 +123,12 @@ impl<E: Env> CacheSet<E> {
             }
         };
         const WRITING: &str = "writing the backing superblock";
-        if set.context.mutant(Mutant::NoFlushAtAttach) {
-            // Without the flush before the head as well.
-            let bytes = Buf::from_bytes(&superblock.encode()).into();
-            let written = backing.write(SUPERBLOCK_SECTOR, bytes, Durability::Fua).await;
-            written.map_err(EngineError::io(WRITING))?;
-        } else {
+        if set.context.keeps(Rule::A1FlushAtAttach) {
             write_superblock(&backing, &superblock, WRITING).await?;
+        }
+        #[cfg(feature = "mutants")]
+        if !set.context.keeps(Rule::A1FlushAtAttach) {
+            crate::mutants::write_superblock_unflushed(&backing, &superblock, WRITING).await?;
         }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
         let volume = CachedVolume::new(set.clone(), backing, superblock, inode, options);

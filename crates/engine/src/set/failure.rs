@@ -6,14 +6,14 @@ use ubcache_env::Env;
 
 use super::Set;
 use crate::alloc::allocator::Calls;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 impl<E: Env> Set<E> {
     /// J3: from now on the set fails with the first flush of the cache device that does, whoever
     /// asked for it: the next one would succeed, and make names durable whose data is gone.
     pub(crate) fn fails_with_its_flushes(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
-        if self.context.mutant(Mutant::FailedCacheFlushGoesOn) {
+        if !self.context.keeps(Rule::J3FailsTheSet) {
             return;
         }
         self.context.cache.when_flush_fails(move |error| {

@@ -29,7 +29,7 @@ use crate::errors::EngineError;
 use crate::gc::GcState;
 use crate::index::Index;
 use crate::journal::Journal;
-use crate::mutants::Mutation;
+use crate::rules::Rules;
 use crate::settings::SetSettings;
 use crate::stats::SetStatus;
 use crate::tuning::Tuning;
@@ -63,7 +63,7 @@ pub struct SetOptions {
     /// opened, and nothing is changed on any device.
     pub expected: Vec<Superblock>,
     /// The rule that is broken, for the simulator: none.
-    pub mutation: Mutation,
+    pub rules: Rules,
 }
 
 pub(crate) struct Set<E: Env> {

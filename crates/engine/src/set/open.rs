@@ -28,7 +28,7 @@ use crate::journal::header::Header;
 use crate::journal::pins::EntryPins;
 use crate::journal::read::{Found, read_journal, ring_after};
 use crate::meter::Meter;
-use crate::mutants::{Mutant, Mutation};
+use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::slices::in_slices;
 
@@ -60,14 +60,14 @@ impl<E: Env> CacheSet<E> {
         cache: E::Device,
         options: SetOptions,
     ) -> Result<CacheSet<E>, EngineError> {
-        let cache = Meter::of_cache(env.clone(), cache, options.mutation);
+        let cache = Meter::of_cache(env.clone(), cache, options.rules);
         let mut superblock = read_superblock(&cache).await?;
         if !superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "backing", expected: "cache" });
         }
         // V1: what the last instance wrote may sit in a volatile cache still, and is about to be
         // taken for durable.
-        if !options.mutation.is(Mutant::NoFlushAtOpen) {
+        if options.rules.keeps(Rule::V1FlushAtOpen) {
             cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
         }
         if !superblock.sync() {
@@ -83,17 +83,17 @@ impl<E: Env> CacheSet<E> {
         let newest = range.newest().expect("a replay range has an entry").clone();
         check_entry(&newest)?;
         let mut buckets =
-            Buckets::new(geometry, options.tuning.generations, options.mutation, env.work());
+            Buckets::new(geometry, options.tuning.generations, options.rules, env.work());
         let steps = options.tuning.slice_steps;
         let chain = read_chain(&env, &cache, &mut buckets, steps, newest.prio_bucket).await?;
         let uuids = read_uuids(&cache, &geometry, &newest).await?;
         for backing in &options.expected {
             let slot = uuids.iter().position(|entry| entry.uuid == backing.uuid);
-            if !options.mutation.is(Mutant::OlderCopyBelieved) {
+            if options.rules.keeps(Rule::A5OneRun) {
                 check_run(&superblock, slot, backing)?;
             }
         }
-        let former = mark_of_former_run(&found, &newest, options.mutation);
+        let former = mark_of_former_run(&found, &newest, options.rules);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
         let keep_clean = options.keep_clean;
         let set = assemble(
@@ -128,15 +128,15 @@ impl<E: Env> CacheSet<E> {
 
 /// Stamp of the run before this one. Only the stamp of ubcache's own entry says anything of the
 /// set; of a run that may have been the driver's the policy stays, on which no data depends.
-fn mark_of_former_run(found: &Found, newest: &JournalEntry, mutation: Mutation) -> Mark {
-    if let (Padding::Other(bytes), true) = (newest.padding, mutation.is(Mutant::MarkNotBound))
+fn mark_of_former_run(found: &Found, newest: &JournalEntry, rules: Rules) -> Mark {
+    if let (Padding::Other(bytes), true) = (newest.padding, !rules.keeps(Rule::H1MarkBound))
         && let Some(mark) = Mark::claimed(&bytes)
     {
         return mark;
     }
     match found.last_run {
         LastRun::Ubcache(mark) => mark,
-        LastRun::Unknown(mark) if mutation.is(Mutant::LoneMarkBelieved) => mark,
+        LastRun::Unknown(mark) if !rules.keeps(Rule::H1TwoMarks) => mark,
         other => Mark {
             own_chain: false,
             drops: Some(Drops::Driver),
@@ -204,7 +204,7 @@ fn assemble<E: Env>(
         mark,
     };
     let (ring, next) = ring_after(found, &geometry);
-    let context = Context::new(env, cache, geometry, settings, options.tuning, options.mutation);
+    let context = Context::new(env, cache, geometry, settings, options.tuning, options.rules);
     let pins = Rc::new(EntryPins::default());
     let journal = Rc::new(Journal::new(context.clone(), pins.clone(), header, ring, next));
     let allocator = Allocator::new(context.clone(), journal.clone(), buckets, chain);
@@ -294,7 +294,7 @@ impl<E: Env> Set<E> {
         self.spawn(Priority::Journal, async move { set.journal.write_entries().await });
         if lazy {
             self.allocator.buckets_mut().use_promised();
-            if !self.context.mutant(Mutant::NextStartUsesPromisedBuckets) {
+            if self.context.keeps(Rule::V2PromiseTakenBack) {
                 self.allocator.write_prios().await?;
             }
         }
@@ -326,7 +326,7 @@ impl<E: Env> Set<E> {
             self.gc.request();
         }
         self.spawn(Priority::Background, self.clone().gc_task());
-        if self.context.mutant(Mutant::NoFlushAtOpen) {
+        if !self.context.keeps(Rule::V1FlushAtOpen) {
             return Ok(());
         }
         let now = self.context.env.unix_seconds() as u32;

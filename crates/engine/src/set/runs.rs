@@ -21,7 +21,7 @@ use ubcache_format::{
 use super::Set;
 use crate::errors::EngineError;
 use crate::index::extent::removal_records;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// Member whose data counts where a cache and a backing device are not of one run: the operator has
@@ -92,7 +92,7 @@ impl<E: Env> Set<E> {
         let number = superblock.run().number();
         let run = self.new_run(number);
         let mut room = true;
-        if !self.context.mutant(Mutant::RunUnannounced) {
+        if self.context.keeps(Rule::A5AnnouncedFirst) {
             let live: Vec<bool> = self.uuids.borrow().iter().map(UuidEntry::is_live).collect();
             self.note_runs(|runs| {
                 runs.retain(|slot| live.get(slot.0 as usize) == Some(&true));
@@ -173,7 +173,7 @@ impl<E: Env> Set<E> {
             self.context.env.mark("dirty_beyond_end");
             return Err(EngineError::BeyondEnd { dirty, last, end });
         }
-        if any && !self.context.mutant(Mutant::KeysBeyondEndKept) {
+        if any && self.context.keeps(Rule::A6KeysBeyondEndGo) {
             self.context.env.mark("clean_beyond_end");
             self.drop_clean(inode, end).await?;
         }

@@ -4,7 +4,7 @@ use ubcache_env::{Env, Nanos, VolumeError};
 
 use super::CachedVolume;
 use crate::errors::EngineError;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 
 impl<E: Env> CachedVolume<E> {
     /// New requests wait until [`CachedVolume::resume`]; those under way and the fills that they
@@ -41,9 +41,7 @@ impl<E: Env> CachedVolume<E> {
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
         self.save_attributes().await?;
-        if self.flush_errors.borrow().are_owed()
-            && !self.context.mutant(Mutant::FailedOwnFlushToldToNobody)
-        {
+        if self.flush_errors.borrow().are_owed() && self.context.keeps(Rule::F4StopTells) {
             self.context.env.mark("stop_tells_of_a_failed_flush");
             return Err(EngineError::LossUntold(self.uuid()));
         }
@@ -71,7 +69,7 @@ impl<E: Env> CachedVolume<E> {
         Ok(Request { volume: self })
     }
 
-    pub(super) async fn begin_write(&self) -> Result<Request<'_, E>, VolumeError> {
+    pub(crate) async fn begin_write(&self) -> Result<Request<'_, E>, VolumeError> {
         if self.info.read_only {
             return Err(VolumeError::ReadOnly);
         }
@@ -92,7 +90,7 @@ impl<E: Env> CachedVolume<E> {
 }
 
 /// Counts a request while it runs.
-pub(super) struct Request<'a, E: Env> {
+pub(crate) struct Request<'a, E: Env> {
     volume: &'a CachedVolume<E>,
 }
 

@@ -32,8 +32,8 @@ use crate::context::Context;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::mutants::Mutant;
 use crate::request::read::Fills;
+use crate::rules::Rule;
 use crate::set::Set;
 use crate::set::attach::AttachOptions;
 use crate::settings::VolumeSettings;
@@ -137,7 +137,7 @@ impl<E: Env> CachedVolume<E> {
             ..VolumeSettings::default()
         };
         let (context, journal) = (set.context.clone(), set.journal.clone());
-        let (fill_bytes, mutation) = (context.tuning.fill_bytes_max, context.mutation);
+        let (fill_bytes, rules) = (context.tuning.fill_bytes_max, context.rules);
         let dirty = superblock.state() == BackingState::Dirty;
         Rc::new_cyclic(|me| CachedVolume {
             context,
@@ -157,8 +157,8 @@ impl<E: Env> CachedVolume<E> {
             settings: RefCell::new(settings),
             counters: Cell::default(),
             sequential: RefCell::new(SequentialDetector::new()),
-            inflight: InFlight::new(mutation),
-            unflushed: RefCell::new(Unflushed::new(geometry.volatile_cache, mutation)),
+            inflight: InFlight::new(rules),
+            unflushed: RefCell::new(Unflushed::new(geometry.volatile_cache, rules)),
             unpublished: RefCell::default(),
             zeroes: Zeroes::default(),
             flush_lock: Lock::default(),
@@ -200,7 +200,7 @@ impl<E: Env> CachedVolume<E> {
         let publisher = self.context.env.spawn(Priority::Background, self.clone().publisher_task());
         let writeback = self.context.env.spawn(Priority::Background, self.clone().writeback_task());
         self.tasks.borrow_mut().extend([publisher, writeback]);
-        if self.context.mutant(Mutant::TwoWritebacksAtOnce) {
+        if !self.context.keeps(Rule::T4OneWriteback) {
             let second =
                 self.context.env.spawn(Priority::Background, self.clone().writeback_task());
             self.tasks.borrow_mut().push(second);

@@ -8,7 +8,6 @@ use ubcache_env::{
 };
 
 use super::CachedVolume;
-use crate::mutants::Mutant;
 use crate::request::write::Payload;
 
 /// Zeroing and discarding work on at most this much at once.
@@ -56,8 +55,8 @@ impl<E: Env> Volume for CachedVolume<E> {
         data: Rc<dyn ForeignMemory>,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        if self.context.mutant(Mutant::ForeignMemoryTwice) {
-            #[cfg(feature = "mutants")]
+        #[cfg(feature = "mutants")]
+        if !self.context.keeps(crate::rules::Rule::T0CopiedOnce) {
             return self.write_uncopied(stream, range, data, fua).await;
         }
         // T0: copied once, before the write enters the table.
@@ -120,21 +119,6 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         self.key_range(range)?;
         Ok(vec![(range, BlockStatus::Data)])
-    }
-}
-
-#[cfg(feature = "mutants")]
-impl<E: Env> CachedVolume<E> {
-    async fn write_uncopied(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: Rc<dyn ForeignMemory>,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        let keys = self.key_range(range)?;
-        let _request = self.begin_write().await?;
-        self.write_keys(stream, keys, Payload::Foreign(data), fua).await
     }
 }
 

@@ -8,7 +8,7 @@ use crate::alloc::pins::Pin;
 use crate::coherence::table::Ticket;
 use crate::index::extent::{Extent, FIRST, Position};
 use crate::journal::room::Room;
-use crate::mutants::Mutant;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// One write to the backing device takes at most this many sectors.
@@ -81,8 +81,8 @@ impl<E: Env> CachedVolume<E> {
         }
         let failures = self.flush_failures.get();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
-        let durable = self.context.mutant(Mutant::WritebackBeforeDurableDirty)
-            || self.journal.flush().await.is_ok();
+        let durable =
+            !self.context.keeps(Rule::B2DirtyRecordDurable) || self.journal.flush().await.is_ok();
         // B3
         let written = match durable {
             true => join_all(runs.iter().map(|run| self.bring_down(run, below))).await,
@@ -90,13 +90,12 @@ impl<E: Env> CachedVolume<E> {
         };
         // B4: one flush for the batch. A flush that failed meanwhile, even somebody else's, may
         // have cost what was written here.
-        let early =
-            below == Below::Discarded && self.context.mutant(Mutant::DiscardDropsBeforeFlush);
+        let early = below == Below::Discarded && !self.context.keeps(Rule::D1FlushBeforeDrop);
         let flushed = written.contains(&true)
             && (early
-                || self.context.mutant(Mutant::CleanWithoutBackingFlush)
+                || !self.context.keeps(Rule::B4FlushBeforeClean)
                 || (self.flush_backing().await.is_ok() && self.flush_failures.get() == failures)
-                || self.context.mutant(Mutant::FailedFlushCleans));
+                || !self.context.keeps(Rule::B4FailedFlushStaysDirty));
         for (run, ok) in runs.into_iter().zip(written) {
             if !(ok && flushed) {
                 cleaned.failed += 1;
@@ -178,7 +177,7 @@ impl<E: Env> CachedVolume<E> {
                 // keeps.
                 self.zeroes.submitted(run.range);
                 let mut result = Ok(());
-                if !self.context.mutant(Mutant::DiscardShowsOlderData) {
+                if self.context.keeps(Rule::D1ZeroesFirst) {
                     result = self.backing.write_zeroes(run.range).await;
                 }
                 if result.is_ok() {
@@ -222,7 +221,7 @@ impl<E: Env> CachedVolume<E> {
             self.context.env.mark("writeback_write_failed");
             self.note_backing_error(error);
         }
-        result.is_ok() || self.context.mutant(Mutant::FailedWritebackCleans)
+        result.is_ok() || !self.context.keeps(Rule::B3FailureStaysDirty)
     }
 
     /// B5 for one extent: the parts that are still the dirty key that was read, or discarded,
@@ -234,9 +233,7 @@ impl<E: Env> CachedVolume<E> {
             .into_iter()
             .filter(|found| {
                 let place = written.pointer.advance(found.range.start - written.range.start);
-                found.dirty
-                    && (found.pointer == place
-                        || self.context.mutant(Mutant::CleansWhateverIsThere))
+                found.dirty && (found.pointer == place || !self.context.keeps(Rule::B5SameKeyOnly))
             })
             .take(room.left())
             .collect();

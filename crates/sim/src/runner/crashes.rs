@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 
 use super::{Board, Run, Step, make_board, make_setup, run_world};
 use crate::disk::Wreck;
@@ -51,10 +51,10 @@ pub struct CrashReport {
 pub fn crash_at_every_write<S: System>(
     plan: &Plan,
     options: CrashOptions,
-    mutation: Mutation,
+    rules: Rules,
 ) -> CrashReport {
     let world = new_world(plan);
-    let (setup, initial) = make_setup::<S>(&world, plan, mutation);
+    let (setup, initial) = make_setup::<S>(&world, plan, rules);
     let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_board(plan, initial)), plan));
     let crasher = Rc::new(Crasher {
         setup: run.setup.clone(),
@@ -199,7 +199,7 @@ impl Crasher {
         });
         let cache = disks.next().expect("the cache comes first");
         let setup = Rc::new(Setup {
-            mutation: self.setup.mutation,
+            rules: self.setup.rules,
             plan: plan.clone(),
             cache,
             backing: disks.collect(),

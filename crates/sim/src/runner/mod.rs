@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_env::local::{Either, Event, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
@@ -55,7 +55,7 @@ pub struct RunOptions {
     /// Keep the rows of clients and devices.
     pub verbose: bool,
     /// The broken rule of the engine: none, by default.
-    pub mutation: Mutation,
+    pub rules: Rules,
 }
 
 /// Outcome of a run.
@@ -109,7 +109,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         verbose: options.verbose,
         ..WorldConfig::new(plan.seed)
     });
-    let (setup, initial) = make_setup::<S>(&world, plan, options.mutation);
+    let (setup, initial) = make_setup::<S>(&world, plan, options.rules);
     let board = Rc::new(make_board(plan, initial));
     {
         let mut oracle = board.oracle.borrow_mut();

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_engine::Mutation;
+use ubcache_engine::Rules;
 use ubcache_env::local::Notify;
 
 use super::client::Board;
@@ -20,7 +20,7 @@ use crate::system::{Setup, System, Word};
 pub(super) fn make_setup<S: System>(
     world: &SimWorld,
     plan: &Plan,
-    mutation: Mutation,
+    rules: Rules,
 ) -> (Rc<Setup>, Vec<Vec<Value>>) {
     let shape = &plan.cache;
     let cache = SimDisk::new(
@@ -65,8 +65,7 @@ pub(super) fn make_setup<S: System>(
         backing.push(disk);
         initial.push(values);
     }
-    let setup =
-        Rc::new(Setup { plan: plan.clone(), mutation, cache, backing, word: Word::default() });
+    let setup = Rc::new(Setup { plan: plan.clone(), rules, cache, backing, word: Word::default() });
     S::prepare(&setup);
     (setup, initial)
 }
