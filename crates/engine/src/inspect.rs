@@ -4,7 +4,6 @@
 use ubcache_env::{Env, IntervalSet, Sector, SectorRange};
 
 use crate::coherence::table::Kind;
-use crate::set::CacheSet;
 use crate::volume::CachedVolume;
 
 /// State of a copy in the cache.
@@ -65,13 +64,6 @@ pub struct SetView {
     /// Most times in a row that a bucket has been held back for its old pointers, although each
     /// pass of garbage collection should leave none of them (G2).
     pub longest_hold: u32,
-}
-
-impl<E: Env> CacheSet<E> {
-    /// Shows the memory of the set at this moment.
-    pub fn inspect(&self) -> SetView {
-        SetView { longest_hold: self.set.allocator.buckets().longest_hold() }
-    }
 }
 
 impl<E: Env> CachedVolume<E> {

@@ -5,22 +5,29 @@
 //! only, runs on one thread, and what stands between two awaits is atomic. The simulator runs
 //! exactly this code.
 //!
+//! Modules from the highest to the lowest: each imports what is below it, which a test over the
+//! imports keeps (`xtask/tests/circles.rs`).
+//!
 //! | module | holds |
 //! |---|---|
 //! | `set` | opening, attaching, stopping, failing |
 //! | `volume` | a volume: what frontends call |
 //! | `request` | reads, writes, flushes, discards |
-//! | `context` | what every part uses: clock, cache device, geometry, settings, health |
+//! | `writeback` | dirty data to the backing device |
+//! | `inspect` | what is in memory, for assertions from outside |
 //! | `coherence` | the in-flight table, what is un-flushed, what is unpublished |
 //! | `bypass` | which requests go past the cache |
-//! | `index` | the btree: leaves, look-ups, changes, node writes, splits |
-//! | `journal` | records, group commit, replay, reclaim |
-//! | `alloc` | buckets, generations, prio chain, room for data |
-//! | `writeback` | dirty data to the backing device |
 //! | `gc` | passes over the index, moving data together |
+//! | `volume_table` | the backing devices that the set knows |
+//! | `index` | the btree: leaves, look-ups, changes, node writes, splits |
+//! | `alloc` | buckets, generations, prio chain, room for data |
+//! | `journal` | records, group commit, replay, reclaim |
+//! | `context` | what every part uses: clock, cache device, geometry, settings, health |
+//! | `meter`, `lost_places` | a device: its traffic, and what a failed flush cost |
+//! | `health` | the life of a set, and its failure |
+//! | `superblock` | reading and writing superblocks |
 //! | `slices` | loops over all buckets, so that no poll grows with the cache |
-//! | `inspect` | what is in memory, for assertions from outside |
-//! | `settings`, `stats`, `errors` | attributes, counters, error types |
+//! | `settings`, `stats`, `errors`, `tuning` | attributes, counters, error types, limits |
 //! | [`marks`] | named points that the simulator counts |
 //! | `rules` | the rules of docs/internals/coherence.md that the code says it keeps |
 //! | `mutants` | rules that the simulator switches off to see whether it notices; not in the product |
@@ -40,6 +47,7 @@ mod health;
 mod index;
 pub mod inspect;
 mod journal;
+mod lost_places;
 pub mod marks;
 mod meter;
 #[cfg(feature = "mutants")]
@@ -50,8 +58,10 @@ mod set;
 pub mod settings;
 mod slices;
 pub mod stats;
+mod superblock;
 mod tuning;
 mod volume;
+mod volume_table;
 mod writeback;
 
 pub use errors::EngineError;
@@ -60,8 +70,8 @@ pub use mutants::{Mutant, UnknownMutant};
 pub use rules::{MUTANTS_COMPILED, Rules};
 pub use set::absent::Absent;
 pub use set::attach::AttachOptions;
+pub use set::former_run::{FormerRun, TakenOver};
 pub use set::runs::Choice;
-pub use set::take_over::{FormerRun, TakenOver};
 pub use set::{CacheSet, SetOptions};
 pub use settings::AttributeError;
 pub use stats::{DeviceCounters, SetStatus, VolumeCounters, VolumeState, VolumeStatus};

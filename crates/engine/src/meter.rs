@@ -7,7 +7,7 @@ use ubcache_env::{
     Buf, Device, Durability, Env, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
 };
 
-use crate::coherence::lost_places::LostPlaces;
+use crate::lost_places::LostPlaces;
 use crate::rules::{Rule, Rules};
 use crate::stats::DeviceCounters;
 

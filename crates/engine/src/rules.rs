@@ -238,8 +238,11 @@ pub const MUTANTS_COMPILED: bool = cfg!(feature = "mutants");
 /// The rules that are kept: all of them, unless a mutant switches some off.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Rules {
+    /// Name of the mutant that breaks some; empty: none is broken.
     #[cfg(feature = "mutants")]
-    pub(crate) mutant: Option<crate::mutants::Mutant>,
+    pub(crate) mutant: &'static str,
+    #[cfg(feature = "mutants")]
+    pub(crate) switched_off: &'static [Rule],
 }
 
 impl Rules {
@@ -254,6 +257,6 @@ impl Rules {
     #[cfg(feature = "mutants")]
     #[inline]
     pub(crate) fn keeps(self, rule: Rule) -> bool {
-        self.mutant.is_none_or(|mutant| !mutant.switches_off().contains(&rule))
+        !self.switched_off.contains(&rule)
     }
 }

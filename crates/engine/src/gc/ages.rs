@@ -3,23 +3,14 @@
 //! to G5).
 
 use ubcache_env::Env;
-use ubcache_format::{Generation, JournalSeq};
+use ubcache_format::Generation;
 
+use super::{Ages, Gc};
 use crate::errors::EngineError;
 use crate::index::extent::{FIRST, Position};
 use crate::rules::Rule;
-use crate::set::Set;
 
-/// Findings of a pass.
-#[derive(Debug)]
-pub(crate) struct Ages {
-    /// The newest record when it was done.
-    upto: JournalSeq,
-    /// The oldest pointer into each bucket.
-    oldest: Vec<Generation>,
-}
-
-impl<E: Env> Set<E> {
+impl<E: Env> Gc<E> {
     /// Looks at every interior node, one a step (G1), and writes those with old pointers anew (G2).
     pub(super) async fn look_at_interior(
         &self,
@@ -75,9 +66,9 @@ impl<E: Env> Set<E> {
     /// before this one waits still.
     pub(super) async fn found_ages(&self, oldest: Vec<Generation>) -> Result<(), EngineError> {
         let upto = self.journal.open_seq();
-        let waits = self.gc.ages.replace(Some(Ages { upto, oldest })).is_some();
+        let waits = self.ages.replace(Some(Ages { upto, oldest })).is_some();
         self.ages_hold();
-        if self.gc.ages.borrow().is_some() && (waits || self.allocator.buckets().aged) {
+        if self.ages.borrow().is_some() && (waits || self.allocator.buckets().aged) {
             self.context.env.mark("leaves_written_for_age");
             // Records that come now are not among those that count.
             self.journal.force().await?;
@@ -91,7 +82,7 @@ impl<E: Env> Set<E> {
     /// The ages of the last pass count, if no start looks at a record that is older than the pass.
     pub(super) fn ages_hold(&self) {
         let needed_from = self.journal.needed_from();
-        let done = self.gc.ages.borrow_mut().take_if(|ages| ages.upto < needed_from);
+        let done = self.ages.borrow_mut().take_if(|ages| ages.upto < needed_from);
         if let Some(Ages { oldest, .. }) = done {
             self.allocator.buckets_mut().set_oldest(oldest);
         }

@@ -5,24 +5,24 @@ use std::rc::Rc;
 
 use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos, SectorRange};
-use ubcache_format::{BucketNr, Generation, Inode};
+use ubcache_format::{BucketNr, Generation};
 
+use super::Gc;
 use crate::alloc::bucket_set::BucketSet;
 use crate::errors::EngineError;
 use crate::index::extent::{Extent, FIRST, LAST, Position, removal_records};
 use crate::index::leaf::Leaf;
-use crate::set::Set;
 
 /// A pass begins when this part of the cache was written since the last one.
 const WRITTEN_PART: u64 = 16;
 /// Up to this many neighbouring leaves are merged.
 const MERGE_MAX: usize = 4;
 
-impl<E: Env> Set<E> {
+impl<E: Env> Gc<E> {
     /// The task that runs passes when they are due.
-    pub(crate) async fn gc_task(self: Rc<Self>) {
+    pub async fn run(&self) {
         while !self.context.is_ending() && self.context.failure().is_none() {
-            let wake = self.gc.wake.notified();
+            let wake = self.wake.notified();
             if self.is_pass_due() && self.allocator.buckets().is_counted() {
                 // An error here occurs again where it matters, and is reported there.
                 if self.collect_garbage().await.is_err() {
@@ -36,27 +36,27 @@ impl<E: Env> Set<E> {
 
     /// Returns true if a pass was asked for, or enough was written since the last one.
     fn is_pass_due(&self) -> bool {
-        let written = self.context.cache.counters().written_bytes - self.gc.began_at_bytes.get();
+        let written = self.context.cache.counters().written_bytes - self.began_at_bytes.get();
         let part = u64::from(self.context.geometry.buckets) * self.context.geometry.bucket_bytes()
             / WRITTEN_PART;
-        self.gc.requested.get() || written > part
+        self.requested.get() || written > part
     }
 
     /// Data is evicted. With the policy that chooses its victims ahead, a pass that is due does not
     /// wait for the clock: what it would save could be gone by then.
-    pub(crate) fn wake_gc_for_victims(&self) {
+    pub fn wake_for_victims(&self) {
         if self.allocator.buckets().protects() && self.is_pass_due() {
-            self.gc.wake();
+            self.wake();
         }
     }
 
     /// One pass.
-    pub(crate) async fn collect_garbage(&self) -> Result<(), EngineError> {
-        let _one = self.gc.running.lock().await;
-        self.gc.requested.set(false);
-        self.gc.began_at_bytes.set(self.context.cache.counters().written_bytes);
+    pub async fn collect_garbage(&self) -> Result<(), EngineError> {
+        let _one = self.running.lock().await;
+        self.requested.set(false);
+        self.began_at_bytes.set(self.context.cache.counters().written_bytes);
         self.context.env.mark("gc_pass");
-        if self.attached().iter().any(|volume| volume.inflight.has_writebacks()) {
+        if self.has_writebacks() {
             self.context.env.mark("gc_during_writeback");
         }
         self.ages_hold();
@@ -123,7 +123,7 @@ impl<E: Env> Set<E> {
             if age > 0 {
                 stale += usize::from(!buckets.may_return(extent.pointer));
                 found.old |= age > self.context.tuning.generations.rewrite_age;
-            } else if self.is_dead(extent.inode) {
+            } else if self.table.is_dead(extent.inode) {
                 found.dead.push(extent);
             } else if moving.sparse.contains(&bucket) {
                 found.to_move.push(extent);
@@ -138,14 +138,6 @@ impl<E: Env> Set<E> {
         }
         found.old |= stale * 2 > body.len().max(8);
         Some(found)
-    }
-
-    /// The volume is gone for good: its slot says so.
-    pub(crate) fn is_dead(&self, inode: Inode) -> bool {
-        let table = self.uuids.borrow();
-        table
-            .get(inode.0 as usize)
-            .is_some_and(|entry| entry.uuid == ubcache_format::Uuid::INVALIDATED)
     }
 
     async fn drop_dead_keys(&self, dead: Vec<Extent>) -> Result<(), EngineError> {

@@ -8,37 +8,96 @@
 //! | module | holds |
 //! |---|---|
 //! | [`ages`] | how old pointers are; interior nodes |
-//! | [`mark`] | the pass over the leaves; counting at start |
+//! | [`mark`] | the pass over the leaves |
 //! | [`moving`] | moving live data out of sparse buckets |
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
+use ubcache_env::Env;
 use ubcache_env::local::{Lock, Notify};
+use ubcache_format::{Generation, JournalSeq};
 
-pub(crate) mod ages;
-pub(crate) mod mark;
-pub(crate) mod moving;
+use crate::alloc::allocator::Allocator;
+use crate::context::Context;
+use crate::index::Index;
+use crate::journal::Journal;
+use crate::volume_table::VolumeTable;
 
-#[derive(Default, Debug)]
-pub(crate) struct GcState {
+mod ages;
+mod mark;
+mod moving;
+
+/// Ages of pointers that a pass found.
+#[derive(Debug)]
+struct Ages {
+    /// The newest record when it was done.
+    upto: JournalSeq,
+    /// The oldest pointer into each bucket.
+    oldest: Vec<Generation>,
+}
+
+type HasWritebacks = Box<dyn Fn() -> bool>;
+
+/// Garbage collection of a set.
+pub(crate) struct Gc<E: Env> {
+    context: Context<E>,
+    journal: Rc<Journal<E>>,
+    allocator: Rc<Allocator<E>>,
+    index: Rc<Index<E>>,
+    table: Rc<VolumeTable<E>>,
     wake: Notify,
     requested: Cell<bool>,
     running: Lock,
     /// Bytes written to the cache device when the last pass began.
     began_at_bytes: Cell<u64>,
     /// Findings of a pass, until they hold for the device as well.
-    ages: RefCell<Option<ages::Ages>>,
+    ages: RefCell<Option<Ages>>,
+    has_writebacks: RefCell<Option<HasWritebacks>>,
 }
 
-impl GcState {
+impl<E: Env> Gc<E> {
+    pub fn new(
+        context: Context<E>,
+        journal: Rc<Journal<E>>,
+        allocator: Rc<Allocator<E>>,
+        index: Rc<Index<E>>,
+        table: Rc<VolumeTable<E>>,
+    ) -> Gc<E> {
+        Gc {
+            context,
+            journal,
+            allocator,
+            index,
+            table,
+            wake: Notify::default(),
+            requested: Cell::new(false),
+            running: Lock::default(),
+            began_at_bytes: Cell::new(0),
+            ages: RefCell::default(),
+            has_writebacks: RefCell::default(),
+        }
+    }
+
+    /// Asks this, from now on, whether a volume is being written back.
+    pub fn ask_for_writebacks(&self, ask: impl Fn() -> bool + 'static) {
+        *self.has_writebacks.borrow_mut() = Some(Box::new(ask));
+    }
+
+    fn has_writebacks(&self) -> bool {
+        self.has_writebacks.borrow().as_ref().is_some_and(|ask| ask())
+    }
+
     /// A pass is due.
     pub fn request(&self) {
         self.requested.set(true);
         self.wake.notify_all();
     }
+
     pub fn wake(&self) {
         self.wake.notify_all();
     }
+
     pub fn is_running(&self) -> bool {
         self.running.is_locked()
     }

@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 use ubcache_env::{Durability, Env};
 use ubcache_format::BucketNr;
 
+use super::Gc;
 use crate::alloc::class::Class;
 use crate::index::extent::Extent;
 use crate::rules::Rule;
-use crate::set::Set;
 
 /// A bucket is worth emptying when at most this part of it is live.
 const SPARSE_PERCENT: u64 = 50;
 /// Buckets emptied in one pass at the most.
 const BUCKETS_MAX: usize = 256;
 
-impl<E: Env> Set<E> {
+impl<E: Env> Gc<E> {
     /// The buckets that a pass empties. Only buckets with dirty data: what is clean is evicted as
     /// a whole, dirty sectors would keep their bucket for long.
-    pub(crate) async fn choose_sparse(&self) -> BTreeSet<BucketNr> {
+    pub(super) async fn choose_sparse(&self) -> BTreeSet<BucketNr> {
         if !self.context.settings().copy_gc_enabled {
             return BTreeSet::new();
         }
@@ -30,7 +30,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Copies extents to other buckets and points their keys there, if they are still the same.
-    pub(crate) async fn move_extents(&self, extents: Vec<Extent>) {
+    pub(super) async fn move_extents(&self, extents: Vec<Extent>) {
         for extent in extents {
             self.move_extent(extent).await;
         }

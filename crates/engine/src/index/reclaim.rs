@@ -5,6 +5,7 @@ use ubcache_format::JournalSeq;
 
 use super::Index;
 use super::leaf::Leaf;
+use crate::errors::EngineError;
 
 /// Leaves written at once.
 const BATCH: usize = 32;
@@ -12,7 +13,7 @@ const BATCH: usize = 32;
 impl<E: Env> Index<E> {
     /// Leaves that need a new bucket are replaced together, so that their parents, and in small
     /// sets the root, are written once for all of them.
-    pub async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), crate::EngineError> {
+    pub async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), EngineError> {
         loop {
             // In a tight ring all at once: one prio chain, one new root.
             let tight = self.journal.is_tight();

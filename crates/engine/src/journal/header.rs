@@ -2,18 +2,9 @@
 //! stamp of ubcache.
 
 use ubcache_env::Env;
-use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
+use ubcache_format::{BucketNr, JournalSeq, Key};
 
 use super::Journal;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Header {
-    pub uuid_bucket: Key,
-    pub root: Key,
-    pub root_level: u16,
-    pub prio_bucket: BucketNr,
-    pub mark: Mark,
-}
 
 impl<E: Env> Journal<E> {
     /// The next entry names another root.

@@ -22,20 +22,29 @@ use std::rc::Rc;
 
 use ubcache_env::local::Notify;
 use ubcache_env::{Env, IoError, Nanos};
-use ubcache_format::{JournalSeq, Key};
+use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
 
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::rules::Rule;
-use header::Header;
 use pins::EntryPins;
 
-pub(crate) mod header;
+mod header;
 pub(crate) mod pins;
 pub(crate) mod read;
 pub(crate) mod ring;
 pub(crate) mod room;
 pub(crate) mod write;
+
+/// The part of every entry that is no record.
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    pub uuid_bucket: Key,
+    pub root: Key,
+    pub root_level: u16,
+    pub prio_bucket: BucketNr,
+    pub mark: Mark,
+}
 
 #[derive(Debug)]
 struct State {

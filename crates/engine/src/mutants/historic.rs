@@ -22,9 +22,14 @@ impl Mutant {
 }
 
 impl Rules {
+    fn are_broken_by(self, mutant: Mutant) -> bool {
+        self.mutant == mutant.name()
+    }
+
     /// P0 to P2: no table; the placeholder of a fill breaks when keys of its range change.
     fn is_historic(self) -> bool {
-        self.mutant.and_then(Mutant::protocol).is_some()
+        let historic = Mutant::ALL.iter().filter(|mutant| mutant.protocol().is_some());
+        historic.copied().any(|mutant| self.are_broken_by(mutant))
     }
 }
 
@@ -35,7 +40,7 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         write: impl Future<Output = IoResult>,
     ) -> IoResult {
-        if self.context.rules.mutant == Some(Mutant::InvalidateParallel) {
+        if self.context.rules.are_broken_by(Mutant::InvalidateParallel) {
             let removal = async {
                 self.context.env.yield_now().await;
                 self.remove_late(range).await;

@@ -272,7 +272,7 @@ impl Mutant {
 
 impl From<Mutant> for Rules {
     fn from(mutant: Mutant) -> Rules {
-        Rules { mutant: Some(mutant) }
+        Rules { mutant: mutant.name(), switched_off: mutant.switches_off() }
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`read`] | reads: hits, misses, fills (R1–R4) |
 //! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
+//! | [`fill`] | misses on their way into the cache (R3) |
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
@@ -11,6 +12,7 @@
 //! | [`passthrough`] | requests when the cache has failed (A4) |
 
 pub(crate) mod discard;
+pub(crate) mod fill;
 pub(crate) mod flush;
 pub(crate) mod passthrough;
 pub(crate) mod policy;

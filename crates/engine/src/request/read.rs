@@ -5,16 +5,17 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 use ubcache_env::buf::PAGE_BYTES;
-use ubcache_env::local::{Permit, join_all};
+use ubcache_env::local::join_all;
 use ubcache_env::{
     Durability, Env, IoError, IoResult, IoVec, Priority, SectorRange, Slice, StreamId, VolumeError,
 };
 use ubcache_format::{CacheMode, Pointer};
 
+use super::fill::{Fill, FillTicket, Fills};
 use crate::alloc::pins::Pin;
 use crate::alloc::sectors::Piece;
 use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
-use crate::coherence::table::Ticket;
+use crate::errors::EngineError;
 use crate::index::extent::{Extent, removal_records};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
@@ -42,22 +43,6 @@ pub(crate) enum OtherRead {
 enum Part {
     Hit(Hit),
     Miss { range: SectorRange, fill: Option<FillTicket> },
-}
-
-/// A registered fill, and its share of the memory for fills.
-struct FillTicket {
-    entry: Ticket,
-    _memory: Permit,
-}
-
-/// The fills of one read.
-pub(crate) type Fills = SmallVec<[Fill; 1]>;
-
-/// A miss that was answered and is to be cached.
-pub(crate) struct Fill {
-    range: SectorRange,
-    data: Slice,
-    ticket: FillTicket,
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -379,7 +364,7 @@ impl<E: Env> CachedVolume<E> {
     async fn read_without_index(
         &self,
         range: SectorRange,
-        error: crate::EngineError,
+        error: EngineError,
     ) -> Result<IoVec, VolumeError> {
         self.context.env.mark("index_unreadable");
         let known_clean =
@@ -496,7 +481,7 @@ impl<E: Env> CachedVolume<E> {
         };
         if threshold > 0 {
             let now = self.context.env.now();
-            self.set.congestion.borrow_mut().completed(now, now.since(started), threshold);
+            self.congestion.borrow_mut().completed(now, now.since(started), threshold);
         }
     }
 }

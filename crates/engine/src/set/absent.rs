@@ -24,7 +24,7 @@ impl<E: Env> CacheSet<E> {
     /// The backing devices that the set knows and that are not served, in the order of their slots.
     pub fn absent(&self) -> Vec<Absent> {
         let set = &self.set;
-        let (table, volumes) = (set.uuids.borrow(), set.volumes.borrow());
+        let (table, volumes) = (set.table.entries(), set.volumes.borrow());
         let slots = table.iter().enumerate().map(|(slot, entry)| (Inode(slot as u32), entry));
         let absent = slots.filter(|(inode, entry)| entry.is_live() && !volumes.contains_key(inode));
         absent
@@ -57,12 +57,8 @@ impl<E: Env> CacheSet<E> {
         if absent.dirty_bytes > 0 && !discard_dirty {
             return Err(EngineError::HasDirty(absent.dirty_bytes));
         }
-        let mut table = set.uuids.borrow().clone();
-        let entry = table.iter_mut().find(|entry| entry.uuid == uuid).expect("it was found there");
-        entry.uuid = Uuid::INVALIDATED;
-        entry.invalidated = set.context.env.unix_seconds() as u32;
-        set.write_uuids(&table).await?;
-        *set.uuids.borrow_mut() = table;
+        let slot = set.table.slot_of(uuid).expect("it was found there");
+        set.table.invalidate(Inode(slot as u32)).await?;
         set.gc.request();
         Ok(absent.dirty_bytes)
     }
@@ -89,7 +85,7 @@ impl<E: Env> Set<E> {
     /// Dirty data of a device that was forgotten, or that counts instead of it, holds its buckets
     /// until a pass drops its keys. A start may have cut that pass off.
     pub(crate) fn collect_dead_dirty(&self) {
-        if self.index.dirty_inodes().into_iter().any(|inode| self.is_dead(inode)) {
+        if self.index.dirty_inodes().into_iter().any(|inode| self.table.is_dead(inode)) {
             self.gc.request();
         }
     }

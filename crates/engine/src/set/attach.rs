@@ -2,20 +2,16 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Durability, Env, Nanos};
-use ubcache_format::{
-    BackingState, Inode, Key, Pointer, Sector, Superblock, UuidEntry, encode_uuids,
-};
+use ubcache_env::{Env, Nanos};
+use ubcache_format::{BackingState, Inode, Sector, Superblock, UuidEntry};
 
-use super::first_run::write_superblock;
-use super::open::read_superblock;
 use super::runs::{Choice, check_run};
 use super::{CacheSet, Set};
-use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::meter::Meter;
 use crate::rules::Rule;
-use crate::volume::CachedVolume;
+use crate::superblock::{read_superblock, write_superblock};
+use crate::volume::{Attached, CachedVolume, Core};
 
 /// Options for attaching a backing device.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +61,7 @@ impl<E: Env> CacheSet<E> {
                 state,
             });
         }
-        let slot = set.uuids.borrow().iter().position(|entry| entry.uuid == superblock.uuid);
+        let slot = set.table.slot_of(superblock.uuid);
         if state == BackingState::Dirty && slot.is_none() {
             return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set: set_uuid });
         }
@@ -131,7 +127,7 @@ impl<E: Env> CacheSet<E> {
             crate::mutants::write_superblock_unflushed(&backing, &superblock, WRITING).await?;
         }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
-        let volume = CachedVolume::new(set.clone(), backing, superblock, inode, options);
+        let volume = set.volume(backing, superblock, inode, options);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();
         Ok(volume)
@@ -139,6 +135,36 @@ impl<E: Env> CacheSet<E> {
 }
 
 impl<E: Env> Set<E> {
+    /// A volume with what it uses of this set.
+    fn volume(
+        self: &Rc<Self>,
+        backing: Meter<E>,
+        superblock: Superblock,
+        inode: Inode,
+        options: AttachOptions,
+    ) -> Rc<CachedVolume<E>> {
+        let set = Rc::downgrade(self);
+        let attached =
+            move || set.upgrade().map_or(Attached::default(), |set| set.backing_of_all());
+        let core = Core {
+            context: self.context.clone(),
+            journal: self.journal.clone(),
+            allocator: self.allocator.clone(),
+            index: self.index.clone(),
+            gc: self.gc.clone(),
+            congestion: self.congestion.clone(),
+            attached: Box::new(attached),
+        };
+        CachedVolume::new(core, backing, superblock, inode, (options.name, options.read_only))
+    }
+
+    /// The attached volumes, and what their backing devices have together.
+    fn backing_of_all(&self) -> Attached {
+        let attached = self.attached();
+        let sectors = attached.iter().map(|volume| volume.backing.geometry().sectors).sum();
+        Attached { volumes: attached.len() as u64, sectors }
+    }
+
     /// Checks that a slot can be given up without losing anything but copies.
     async fn nothing_dirty_to_drop(
         &self,
@@ -171,7 +197,7 @@ impl<E: Env> Set<E> {
         superblock: &mut Superblock,
     ) -> Result<Inode, EngineError> {
         let now = self.context.env.unix_seconds() as u32;
-        let mut table = self.uuids.borrow().clone();
+        let mut table = self.table.entries().clone();
         table.resize_with(self.context.geometry.uuid_slots() as usize, UuidEntry::default);
         if let Some(old) = old {
             table[old].uuid = ubcache_format::Uuid::INVALIDATED;
@@ -189,41 +215,7 @@ impl<E: Env> Set<E> {
             last_reg: now,
             ..UuidEntry::default()
         };
-        self.write_uuids(&table).await?;
-        *self.uuids.borrow_mut() = table;
+        self.table.save(table).await?;
         Ok(Inode(slot as u32))
-    }
-
-    /// Writes the volume table to a new bucket and waits until the journal names it.
-    pub(crate) async fn write_uuids(&self, table: &[UuidEntry]) -> Result<(), EngineError> {
-        let _granted = self.journal.room_for_chain().await?;
-        let bucket = loop {
-            let bucket = self.allocator.take_with_room(Purpose::Metadata).await;
-            match bucket {
-                Some(bucket) => break bucket,
-                None => self.allocator.wait_for_buckets("the volume table").await?,
-            }
-        };
-        let pointer = Pointer {
-            device: 0,
-            offset: self.context.geometry.bucket_start(bucket),
-            generation: self.allocator.buckets().generation(bucket),
-        };
-        let bytes = encode_uuids(&self.context.geometry, table);
-        let sectors = (bytes.len() as u64 / ubcache_format::SECTOR_BYTES) as u16;
-        self.context
-            .cache
-            .write(pointer.offset, Buf::from_bytes(&bytes).into(), Durability::Volatile)
-            .await
-            .map_err(EngineError::io("writing the volume table"))?;
-        let former =
-            self.journal.set_volume_table(Key::node(Inode(0), Sector(0), sectors, pointer));
-        self.journal.force().await?;
-        let former = former
-            .pointer()
-            .expect("checked at start")
-            .bucket(self.context.geometry.bucket_sectors);
-        self.allocator.buckets_mut().retire_metadata(former);
-        Ok(())
     }
 }

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use ubcache_env::{Env, Priority};
 
-use super::first_run::write_superblock;
 use super::{CacheSet, Set};
 use crate::errors::EngineError;
 use crate::settings::{AttributeError, ReplacementPolicy};
+use crate::superblock::write_superblock;
 
 impl<E: Env> CacheSet<E> {
     /// Sets an attribute of the set (bcache's names). What the superblock has a place for is

@@ -50,13 +50,7 @@ impl<E: Env> CacheSet<E> {
         let inode = volume.inode();
         set.volumes.borrow_mut().remove(&inode);
         set.detached.borrow_mut().push(Rc::downgrade(volume));
-        let mut table = set.uuids.borrow().clone();
-        if let Some(entry) = table.get_mut(inode.0 as usize) {
-            entry.uuid = Uuid::INVALIDATED;
-            entry.invalidated = set.context.env.unix_seconds() as u32;
-        }
-        set.write_uuids(&table).await?;
-        *set.uuids.borrow_mut() = table;
+        set.table.invalidate(inode).await?;
         set.gc.request();
         Ok(())
     }
@@ -149,7 +143,7 @@ impl<E: Env> CacheSet<E> {
         // A1: writes went past the table of what is un-flushed.
         volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         let superblock = volume.superblock.borrow().clone();
-        let slot = set.uuids.borrow().iter().position(|entry| entry.uuid == superblock.uuid);
+        let slot = set.table.slot_of(superblock.uuid);
         let mut numbered = superblock.clone();
         let inode = set.take_slot(slot, &mut numbered).await?;
         {

@@ -56,10 +56,15 @@ impl<E: Env> Set<E> {
                 volume.wake_background();
             }
         };
+        let set = Rc::downgrade(self);
+        self.gc.ask_for_writebacks(move || {
+            let set = set.upgrade();
+            set.is_some_and(|set| set.attached().iter().any(|one| one.inflight.has_writebacks()))
+        });
         self.allocator.set_calls(Calls {
             starved: Box::new(starved),
             old_pointers: call(|set| set.gc.request()),
-            evicted: call(Set::wake_gc_for_victims),
+            evicted: call(|set| set.gc.wake_for_victims()),
         });
     }
 }

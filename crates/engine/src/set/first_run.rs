@@ -6,40 +6,15 @@ use std::ops::Range;
 use ubcache_env::{Buf, Durability, Env, IoVec, SectorRange};
 use ubcache_format::{
     BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Mark,
-    Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock,
-    encode_bset, encode_entry, encode_uuids,
+    Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, Sector, Superblock, encode_bset,
+    encode_entry, encode_uuids,
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
 use crate::alloc::chain::write_chain;
 use crate::errors::EngineError;
 use crate::meter::Meter;
-
-/// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
-pub(crate) async fn write_superblock<E: Env>(
-    device: &Meter<E>,
-    superblock: &Superblock,
-    what: &'static str,
-) -> Result<(), EngineError> {
-    let bytes = Buf::from_bytes(&superblock.encode()).freeze();
-    let head = SECTOR_BYTES as usize;
-    let block = device.geometry().logical_block_bytes as usize;
-    if block > head {
-        // The device writes larger blocks; they are as atomic there.
-        device.flush().await.map_err(EngineError::io(what))?;
-    } else {
-        device
-            .write(SUPERBLOCK_SECTOR + 1, bytes.cut(head, bytes.len()).into(), Durability::Volatile)
-            .await
-            .map_err(EngineError::io(what))?;
-        device.flush().await.map_err(EngineError::io(what))?;
-    }
-    let first = bytes.cut(0, head.max(block).min(bytes.len()));
-    device
-        .write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua)
-        .await
-        .map_err(EngineError::io(what))
-}
+use crate::superblock::write_superblock;
 
 /// A set may have been on the device that had the same UUID: its entries would be valid, and newer
 /// than what the set begins with. The tools that make superblocks do not all erase them.

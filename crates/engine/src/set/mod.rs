@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
 //! | [`take_over`] | dropping the clean data of a set that somebody else left |
+//! | [`former_run`] | the owner that a set had before |
 //! | [`first_run`] | making a formatted device a set |
 //! | [`absent`] | backing devices that are not here, and giving up what is cached of them |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
@@ -17,34 +18,37 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
-use take_over::TakenOver;
+use former_run::TakenOver;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
-use ubcache_format::{Inode, JournalSeq, Superblock, UuidEntry};
+use ubcache_format::{Inode, JournalSeq, Superblock};
 
 use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
 use crate::context::Context;
 use crate::errors::EngineError;
-use crate::gc::GcState;
+use crate::gc::Gc;
 use crate::index::Index;
+use crate::inspect::SetView;
 use crate::journal::Journal;
 use crate::rules::Rules;
 use crate::settings::SetSettings;
 use crate::stats::SetStatus;
 use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
+use crate::volume_table::VolumeTable;
 
 pub(crate) mod absent;
 pub(crate) mod attach;
-pub(crate) mod attributes;
-pub(crate) mod detach;
-pub(crate) mod failure;
-pub(crate) mod first_run;
-pub(crate) mod open;
+mod attributes;
+mod detach;
+mod failure;
+mod first_run;
+pub(crate) mod former_run;
+mod open;
 pub(crate) mod runs;
-pub(crate) mod stop;
-pub(crate) mod take_over;
+mod stop;
+mod take_over;
 
 /// Options for opening a set.
 #[derive(Clone, Debug, Default)]
@@ -66,30 +70,30 @@ pub struct SetOptions {
     pub rules: Rules,
 }
 
-pub(crate) struct Set<E: Env> {
-    pub context: Context<E>,
-    pub superblock: RefCell<Superblock>,
-    pub superblock_lock: Lock,
-    pub journal: Rc<Journal<E>>,
-    pub allocator: Rc<Allocator<E>>,
-    pub index: Rc<Index<E>>,
-    pub uuids: RefCell<Vec<UuidEntry>>,
-    pub attach_lock: Lock,
-    pub volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
+struct Set<E: Env> {
+    context: Context<E>,
+    superblock: RefCell<Superblock>,
+    superblock_lock: Lock,
+    journal: Rc<Journal<E>>,
+    allocator: Rc<Allocator<E>>,
+    index: Rc<Index<E>>,
+    table: Rc<VolumeTable<E>>,
+    attach_lock: Lock,
+    volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
     /// Volumes that were detached from the set, and are served all the same.
-    pub detached: RefCell<Vec<Weak<CachedVolume<E>>>>,
-    pub congestion: RefCell<Congestion>,
-    pub gc: GcState,
+    detached: RefCell<Vec<Weak<CachedVolume<E>>>>,
+    congestion: Rc<RefCell<Congestion>>,
+    gc: Rc<Gc<E>>,
     /// The superblock that the cache device has, if that is known.
-    pub saved_superblock: RefCell<Option<Superblock>>,
+    saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save it.
-    pub saving: Cell<bool>,
+    saving: Cell<bool>,
     /// The journal entry that has the newest setting that is kept there.
-    pub mark_at: Cell<JournalSeq>,
+    mark_at: Cell<JournalSeq>,
     /// The former owner of the set, if this start took it over.
-    pub taken_over: Cell<Option<TakenOver>>,
-    pub ending: Notify,
-    pub tasks: RefCell<Vec<Task>>,
+    taken_over: Cell<Option<TakenOver>>,
+    ending: Notify,
+    tasks: RefCell<Vec<Task>>,
 }
 
 impl<E: Env> Set<E> {
@@ -120,7 +124,7 @@ impl<E: Env> Set<E> {
 
 /// A handle to a running cache set. Cheap to clone.
 pub struct CacheSet<E: Env> {
-    pub(crate) set: Rc<Set<E>>,
+    set: Rc<Set<E>>,
 }
 
 impl<E: Env> Clone for CacheSet<E> {
@@ -143,6 +147,11 @@ impl<E: Env> CacheSet<E> {
         let unused = (self.set.context.cache.geometry().sectors * ubcache_format::SECTOR_BYTES)
             .saturating_sub(used);
         if unused < geometry.bucket_bytes() { 0 } else { unused }
+    }
+
+    /// Shows the memory of the set at this moment.
+    pub fn inspect(&self) -> SetView {
+        SetView { longest_hold: self.set.allocator.buckets().longest_hold() }
     }
 
     /// Counters and states.
@@ -170,7 +179,7 @@ impl<E: Env> CacheSet<E> {
     pub async fn trigger_gc(&self) -> Result<(), EngineError> {
         // Until the buckets are counted there is nothing to collect, and little to write nodes to.
         self.set.wait_until_counted().await?;
-        self.set.collect_garbage().await
+        self.set.gc.collect_garbage().await
     }
 
     /// A test aid: nearly every free bucket is taken for full of clean data from now on. No key

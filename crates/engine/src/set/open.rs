@@ -6,13 +6,13 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    Drops, Geometry, JournalEntry, LastRun, Mark, Padding, Reach, ReplayRange, SECTOR_BYTES,
-    SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, UuidEntry, parse_uuids,
+    Drops, Geometry, JournalEntry, LastRun, Mark, Padding, Reach, ReplayRange, Superblock,
+    UuidEntry, parse_uuids,
 };
 
 use super::first_run::first_run;
+use super::former_run::FormerRun;
 use super::runs::check_run;
-use super::take_over::FormerRun;
 use super::{CacheSet, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::Buckets;
@@ -20,37 +20,22 @@ use crate::alloc::chain::{Chain, read_chain};
 use crate::alloc::pins::Pin;
 use crate::context::Context;
 use crate::errors::EngineError;
-use crate::gc::GcState;
+use crate::gc::Gc;
 use crate::index::Index;
 use crate::index::extent::LAST;
-use crate::journal::Journal;
-use crate::journal::header::Header;
 use crate::journal::pins::EntryPins;
 use crate::journal::read::{Found, read_journal, ring_after};
+use crate::journal::{Header, Journal};
 use crate::meter::Meter;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::slices::in_slices;
+use crate::superblock::read_superblock;
+use crate::volume_table::VolumeTable;
 
 /// The greatest number of an entry with which a set starts: no set comes near it, and there are
 /// enough after it.
 const SEQ_MAX: u64 = u64::MAX >> 1;
-
-/// Reads a superblock.
-pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
-    let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
-    let buf = device
-        .read(SUPERBLOCK_SECTOR, sectors)
-        .await
-        .map_err(EngineError::io("reading the superblock"))?;
-    let superblock = Superblock::parse(buf.as_slice())
-        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
-    let geometry = device.geometry();
-    superblock
-        .check_device(geometry.sectors, geometry.logical_block_bytes)
-        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
-    Ok(superblock)
-}
 
 impl<E: Env> CacheSet<E> {
     /// Starts the set on a cache device: makes it if the device is only formatted, else replays
@@ -210,19 +195,24 @@ fn assemble<E: Env>(
     let allocator = Allocator::new(context.clone(), journal.clone(), buckets, chain);
     let allocator = Rc::new(allocator);
     let index = Index::new(context.clone(), journal.clone(), allocator.clone(), pins);
+    let index = Rc::new(index);
+    let table = VolumeTable::new(context.clone(), journal.clone(), allocator.clone(), uuids);
+    let table = Rc::new(table);
+    let gc =
+        Gc::new(context.clone(), journal.clone(), allocator.clone(), index.clone(), table.clone());
     Rc::new(Set {
         context,
         superblock: RefCell::new(superblock),
         superblock_lock: Lock::default(),
         journal,
         allocator,
-        index: Rc::new(index),
-        uuids: RefCell::new(uuids),
+        index,
+        table,
         attach_lock: Lock::default(),
         volumes: RefCell::default(),
         detached: RefCell::default(),
-        congestion: RefCell::default(),
-        gc: GcState::default(),
+        congestion: Rc::default(),
+        gc: Rc::new(gc),
         saved_superblock: RefCell::default(),
         saving: Cell::new(false),
         mark_at: Cell::default(),
@@ -325,7 +315,8 @@ impl<E: Env> Set<E> {
             self.context.env.mark("pointers_outrun");
             self.gc.request();
         }
-        self.spawn(Priority::Background, self.clone().gc_task());
+        let gc = self.gc.clone();
+        self.spawn(Priority::Background, async move { gc.run().await });
         if !self.context.keeps(Rule::V1FlushAtOpen) {
             return Ok(());
         }

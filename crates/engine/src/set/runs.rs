@@ -93,7 +93,7 @@ impl<E: Env> Set<E> {
         let run = self.new_run(number);
         let mut room = true;
         if self.context.keeps(Rule::A5AnnouncedFirst) {
-            let live: Vec<bool> = self.uuids.borrow().iter().map(UuidEntry::is_live).collect();
+            let live: Vec<bool> = self.table.entries().iter().map(UuidEntry::is_live).collect();
             self.note_runs(|runs| {
                 runs.retain(|slot| live.get(slot.0 as usize) == Some(&true));
                 room = runs.set(RunEntry::new(slot, number, Some(run)));

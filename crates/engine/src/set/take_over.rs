@@ -11,28 +11,9 @@ use ubcache_env::Env;
 use ubcache_format::SECTOR_BYTES;
 
 use super::Set;
+use super::former_run::{FormerRun, TakenOver};
 use crate::errors::EngineError;
 use crate::index::extent::{Extent, FIRST, LAST, removal_records};
-
-/// Former owner of a set.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum FormerRun {
-    /// The Linux driver ran it last.
-    Driver,
-    /// ubcache 0.1 ran it last, or the driver after it: nothing on the device tells them apart.
-    Unknown,
-    /// `ubcache repair` or `ubcache restore` wrote it.
-    Tool,
-}
-
-/// Data that a start has dropped of a set that it took over.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct TakenOver {
-    /// The former owner.
-    pub from: FormerRun,
-    /// Bytes of clean data that were dropped; `None` if they were to be kept.
-    pub dropped_bytes: Option<u64>,
-}
 
 impl<E: Env> Set<E> {
     /// Drops every clean key, unless they are to be kept, and every dirty one that is stale. Every

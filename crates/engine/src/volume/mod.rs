@@ -22,6 +22,7 @@ use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Task, VolumeError
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
 use crate::alloc::allocator::Allocator;
+use crate::bypass::congestion::Congestion;
 use crate::bypass::sequential::SequentialDetector;
 use crate::coherence::flush_errors::FlushErrors;
 use crate::coherence::table::InFlight;
@@ -29,16 +30,34 @@ use crate::coherence::unflushed::Unflushed;
 use crate::coherence::unpublished::Unpublished;
 use crate::coherence::zeroes::Zeroes;
 use crate::context::Context;
+use crate::gc::Gc;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::request::read::Fills;
+use crate::request::fill::Fills;
 use crate::rules::Rule;
-use crate::set::Set;
-use crate::set::attach::AttachOptions;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
 use crate::writeback::controller::{IdleCounter, RateController, RateLimiter};
+
+/// Parts of a set that a volume uses.
+pub(crate) struct Core<E: Env> {
+    pub context: Context<E>,
+    pub journal: Rc<Journal<E>>,
+    pub allocator: Rc<Allocator<E>>,
+    pub index: Rc<Index<E>>,
+    pub gc: Rc<Gc<E>>,
+    pub congestion: Rc<RefCell<Congestion>>,
+    pub attached: Box<dyn Fn() -> Attached>,
+}
+
+/// The volumes that share a cache.
+#[derive(Copy, Clone, Default, Debug)]
+pub(crate) struct Attached {
+    pub volumes: u64,
+    /// Size of their backing devices together.
+    pub sectors: u64,
+}
 
 /// A volume of a running set.
 pub struct CachedVolume<E: Env> {
@@ -46,7 +65,11 @@ pub struct CachedVolume<E: Env> {
     pub(crate) journal: Rc<Journal<E>>,
     pub(crate) allocator: Rc<Allocator<E>>,
     pub(crate) index: Rc<Index<E>>,
-    pub(crate) set: Rc<Set<E>>,
+    pub(crate) gc: Rc<Gc<E>>,
+    /// Latencies of the cache device.
+    pub(crate) congestion: Rc<RefCell<Congestion>>,
+    /// The volumes that share the cache with this one.
+    pub(crate) attached: Box<dyn Fn() -> Attached>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
     pub(crate) backing: Meter<E>,
@@ -109,17 +132,17 @@ pub struct CachedVolume<E: Env> {
 
 impl<E: Env> CachedVolume<E> {
     pub(crate) fn new(
-        set: Rc<Set<E>>,
+        core: Core<E>,
         backing: Meter<E>,
         superblock: Superblock,
         inode: Inode,
-        options: AttachOptions,
+        (name, read_only): (String, bool),
     ) -> Rc<CachedVolume<E>> {
         let data_offset = superblock.data_offset();
         let geometry = backing.geometry();
         let block =
-            geometry.logical_block_bytes.max(set.context.cache.geometry().logical_block_bytes);
-        let name = if options.name.is_empty() { superblock.label_str() } else { options.name };
+            geometry.logical_block_bytes.max(core.context.cache.geometry().logical_block_bytes);
+        let name = if name.is_empty() { superblock.label_str() } else { name };
         let info = VolumeInfo {
             name,
             sectors: {
@@ -127,8 +150,8 @@ impl<E: Env> CachedVolume<E> {
                 (geometry.sectors - data_offset.0) / per_block * per_block
             },
             block_bytes: block,
-            preferred_bytes: set.context.geometry.block_bytes().max(4096) as u32,
-            read_only: options.read_only,
+            preferred_bytes: core.context.geometry.block_bytes().max(4096) as u32,
+            read_only,
         };
         let settings = VolumeSettings {
             cache_mode: superblock.cache_mode(),
@@ -136,15 +159,17 @@ impl<E: Env> CachedVolume<E> {
             label: superblock.label_str(),
             ..VolumeSettings::default()
         };
-        let (context, journal) = (set.context.clone(), set.journal.clone());
+        let Core { context, journal, allocator, index, gc, congestion, attached } = core;
         let (fill_bytes, rules) = (context.tuning.fill_bytes_max, context.rules);
         let dirty = superblock.state() == BackingState::Dirty;
         Rc::new_cyclic(|me| CachedVolume {
             context,
             journal,
-            allocator: set.allocator.clone(),
-            index: set.index.clone(),
-            set,
+            allocator,
+            index,
+            gc,
+            congestion,
+            attached,
             me: me.clone(),
             backing,
             saved_superblock: RefCell::new(Some(superblock.clone())),

@@ -5,7 +5,7 @@ use ubcache_format::BackingState;
 
 use super::CachedVolume;
 use crate::errors::EngineError;
-use crate::set::first_run::write_superblock;
+use crate::superblock::write_superblock;
 
 impl<E: Env> CachedVolume<E> {
     /// I12: the backing superblock says dirty, durably, before the first dirty key exists.

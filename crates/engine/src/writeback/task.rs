@@ -7,7 +7,7 @@ use ubcache_env::{Env, Nanos};
 
 use super::controller::{ControllerInput, RATE_IDLE, target};
 use super::flusher::Below;
-use crate::volume::CachedVolume;
+use crate::volume::{Attached, CachedVolume};
 
 /// A batch has at most this many sectors (8 MiB) and extents.
 const BATCH_SECTORS_MAX: u64 = 16384;
@@ -116,20 +116,18 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn update_rate(&self) {
-        let set = &self.set;
         let dirty = self.index.dirty_sectors(self.inode());
         let settings = self.settings.borrow();
         if dirty == 0 || settings.writeback_percent == 0 {
             return;
         }
-        let attached = set.attached();
-        let all: u64 = attached.iter().map(|volume| volume.backing.geometry().sectors).sum();
+        let Attached { volumes, sectors: all } = (self.attached)();
         let own = self.backing.geometry().sectors;
         let cache = u64::from(self.context.geometry.buckets)
             * u64::from(self.context.geometry.bucket_sectors);
         let buckets = self.allocator.buckets();
-        let may_idle = self.context.settings().idle_max_writeback_rate && !set.gc.is_running();
-        let idle = may_idle && self.idle.borrow_mut().tick(attached.len() as u64);
+        let may_idle = self.context.settings().idle_max_writeback_rate && !self.gc.is_running();
+        let idle = may_idle && self.idle.borrow_mut().tick(volumes);
         let input = ControllerInput {
             now: self.context.env.now(),
             next_io: self.limiter.borrow().next(),

@@ -1,0 +1,49 @@
+//! Superblocks of cache and backing devices: reading and writing one.
+
+use ubcache_env::{Buf, Durability, Env};
+use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+
+use crate::errors::EngineError;
+use crate::meter::Meter;
+
+/// Reads a superblock.
+pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
+    let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
+    let buf = device
+        .read(SUPERBLOCK_SECTOR, sectors)
+        .await
+        .map_err(EngineError::io("reading the superblock"))?;
+    let superblock = Superblock::parse(buf.as_slice())
+        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
+    let geometry = device.geometry();
+    superblock
+        .check_device(geometry.sectors, geometry.logical_block_bytes)
+        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
+    Ok(superblock)
+}
+
+/// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
+pub(crate) async fn write_superblock<E: Env>(
+    device: &Meter<E>,
+    superblock: &Superblock,
+    what: &'static str,
+) -> Result<(), EngineError> {
+    let bytes = Buf::from_bytes(&superblock.encode()).freeze();
+    let head = SECTOR_BYTES as usize;
+    let block = device.geometry().logical_block_bytes as usize;
+    if block > head {
+        // The device writes larger blocks; they are as atomic there.
+        device.flush().await.map_err(EngineError::io(what))?;
+    } else {
+        device
+            .write(SUPERBLOCK_SECTOR + 1, bytes.cut(head, bytes.len()).into(), Durability::Volatile)
+            .await
+            .map_err(EngineError::io(what))?;
+        device.flush().await.map_err(EngineError::io(what))?;
+    }
+    let first = bytes.cut(0, head.max(block).min(bytes.len()));
+    device
+        .write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua)
+        .await
+        .map_err(EngineError::io(what))
+}
