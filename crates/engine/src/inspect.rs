@@ -70,7 +70,7 @@ impl<E: Env> CachedVolume<E> {
     /// Shows the memory of the volume at this moment.
     pub fn inspect(&self) -> VolumeView {
         let mut copies = Vec::new();
-        let all = SectorRange::new(Sector(0), self.backing.geometry().sectors);
+        let all = SectorRange::new(Sector(0), self.backing.limits().sectors);
         self.index.each_loaded_extent(self.inode(), all, |extent| {
             copies.push(CachedCopy {
                 range: extent.range,

@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, Durability, Env, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Sector,
+    SectorRange,
 };
 
 use crate::lost_places::LostPlaces;
@@ -90,8 +91,8 @@ impl<E: Env> Meter<E> {
         }
     }
 
-    pub fn geometry(&self) -> Geometry {
-        self.device.geometry()
+    pub fn limits(&self) -> DeviceLimits {
+        self.device.limits()
     }
 
     /// Reads `sectors` sectors for a client, who is told if there is no memory for them.

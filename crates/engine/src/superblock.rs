@@ -15,9 +15,9 @@ pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superbl
         .map_err(EngineError::io("reading the superblock"))?;
     let superblock = Superblock::parse(buf.as_slice())
         .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
-    let geometry = device.geometry();
+    let limits = device.limits();
     superblock
-        .check_device(geometry.sectors, geometry.logical_block_bytes)
+        .check_device(limits.sectors, limits.logical_block_bytes)
         .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
     Ok(superblock)
 }
@@ -30,7 +30,7 @@ pub(crate) async fn write_superblock<E: Env>(
 ) -> Result<(), EngineError> {
     let bytes = Buf::from_bytes(&superblock.encode()).freeze();
     let head = SECTOR_BYTES as usize;
-    let block = device.geometry().logical_block_bytes as usize;
+    let block = device.limits().logical_block_bytes as usize;
     if block > head {
         // The device writes larger blocks; they are as atomic there.
         device.flush().await.map_err(EngineError::io(what))?;

@@ -8,7 +8,7 @@ use crate::buf::{Buf, IoVec};
 
 /// Size and capabilities of a device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Geometry {
+pub struct DeviceLimits {
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
     /// Smallest unit of I/O in bytes; a power of two, at least 512.
@@ -87,7 +87,7 @@ pub type IoResult<T = ()> = Result<T, IoError>;
 #[allow(async_fn_in_trait, reason = "one thread, never boxed, no Send bound wanted")]
 pub trait Device: 'static {
     /// Size, block, abilities.
-    fn geometry(&self) -> Geometry;
+    fn limits(&self) -> DeviceLimits;
 
     /// Reads `into.len()` bytes (whole sectors) from `at`. The buffer comes back also on error,
     /// then with unspecified content.
@@ -114,8 +114,8 @@ pub trait Device: 'static {
 }
 
 impl<D: Device> Device for Rc<D> {
-    fn geometry(&self) -> Geometry {
-        (**self).geometry()
+    fn limits(&self) -> DeviceLimits {
+        (**self).limits()
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
         (**self).read(at, into).await

@@ -7,7 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`world`] | [`Env`]: clock, spawn, randomness; [`Task`] |
-//! | [`device`] | [`Device`], [`Geometry`], [`IoError`] |
+//! | [`device`] | [`Device`], [`DeviceLimits`], [`IoError`] |
 //! | [`volume`] | [`Volume`]: what a frontend (NBD, ublk, vhost) serves |
 //! | [`stream`] | [`Stream`]: a connected byte stream, for socket protocols |
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
@@ -31,7 +31,7 @@ pub mod work;
 pub mod world;
 
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
-pub use device::{Device, Durability, Geometry, IoError, IoResult};
+pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};

@@ -108,11 +108,11 @@ impl Drop for Notified<'_> {
 #[derive(Debug)]
 pub struct Semaphore {
     free: Cell<u64>,
-    queue: RefCell<VecDeque<Rc<Claim>>>,
+    queue: RefCell<VecDeque<Rc<PermitWaiter>>>,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct PermitWaiter {
     permits: u64,
     granted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -132,7 +132,7 @@ impl Semaphore {
     /// Waits for `permits` permits at once, behind all earlier tasks.
     pub async fn acquire(self: &Rc<Self>, permits: u64) -> Permit {
         let claim =
-            Rc::new(Claim { permits, granted: Cell::new(false), waker: RefCell::new(None) });
+            Rc::new(PermitWaiter { permits, granted: Cell::new(false), waker: RefCell::new(None) });
         self.queue.borrow_mut().push_back(claim.clone());
         self.grant();
         let mut pending = PendingClaim { semaphore: self, claim: Some(claim) };
@@ -181,7 +181,7 @@ impl Semaphore {
 
 struct PendingClaim<'a> {
     semaphore: &'a Rc<Semaphore>,
-    claim: Option<Rc<Claim>>,
+    claim: Option<Rc<PermitWaiter>>,
 }
 
 impl Drop for PendingClaim<'_> {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use ubcache_format::{SECTOR_BYTES, Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
-use crate::device::{Device, Durability, Geometry, IoError};
+use crate::device::{Device, DeviceLimits, Durability, IoError};
 use crate::local::{first, join_all};
 use crate::world::{Env, Priority};
 
@@ -21,21 +21,18 @@ const MIB: usize = 1 << 20;
 struct Script<E, D> {
     env: E,
     device: Rc<D>,
-    geometry: Geometry,
+    limits: DeviceLimits,
     content: Vec<u8>,
     serial: u64,
 }
 
 /// Runs all steps. Destroys the content of the device.
 pub async fn device_conformance<E: Env, D: Device>(env: &E, device: Rc<D>) {
-    let geometry = device.geometry();
-    assert!(
-        geometry.sectors * SECTOR_BYTES >= DEVICE_BYTES_MIN,
-        "the script needs a larger device"
-    );
-    assert!(geometry.logical_block_bytes.is_power_of_two() && geometry.logical_block_bytes >= 512);
+    let limits = device.limits();
+    assert!(limits.sectors * SECTOR_BYTES >= DEVICE_BYTES_MIN, "the script needs a larger device");
+    assert!(limits.logical_block_bytes.is_power_of_two() && limits.logical_block_bytes >= 512);
     let content = vec![0; DEVICE_BYTES_MIN as usize];
-    let mut script = Script { env: env.clone(), device, geometry, content, serial: 0 };
+    let mut script = Script { env: env.clone(), device, limits, content, serial: 0 };
     script.starts_from_zeroes().await;
     script.all_sizes().await;
     script.odd_reads().await;
@@ -49,7 +46,7 @@ pub async fn device_conformance<E: Env, D: Device>(env: &E, device: Rc<D>) {
 
 impl<E: Env, D: Device> Script<E, D> {
     fn block(&self) -> usize {
-        self.geometry.logical_block_bytes as usize
+        self.limits.logical_block_bytes as usize
     }
 
     /// Bytes that no other call gives.
@@ -162,7 +159,7 @@ impl<E: Env, D: Device> Script<E, D> {
     }
 
     async fn out_of_range(&mut self) {
-        let sectors = self.geometry.sectors;
+        let sectors = self.limits.sectors;
         let block = self.block() as u64 / SECTOR_BYTES;
         for at in [sectors, sectors - block, sectors + 1000 * block, u64::MAX - 5] {
             let len = 2 * self.block();
@@ -205,7 +202,7 @@ impl<E: Env, D: Device> Script<E, D> {
         }
         let whole = SectorRange::new(sector(9 * MIB), MIB as u64 / SECTOR_BYTES);
         let result = self.device.discard(whole).await;
-        if self.device.geometry().discard {
+        if self.device.limits().discard {
             assert_eq!(result, Ok(()), "discard {whole}");
         } else {
             assert_eq!(result, Err(IoError::NotSupported));

@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
 };
 use ubcache_format::SECTOR_BYTES;
 
 use crate::claims;
-use crate::geometry::{Alignment, discards_are_determined, survey};
+use crate::limits::{Alignment, discards_are_determined, survey};
 use crate::op::{Outcome, Request};
 use crate::reactor::HostEnv;
 use crate::sys;
@@ -137,7 +137,7 @@ pub struct HostFile {
     fd: Rc<OwnedFd>,
     path: PathBuf,
     is_block_device: bool,
-    geometry: Geometry,
+    limits: DeviceLimits,
     alignment: Alignment,
     /// Reads may find what they want in the page cache.
     reads_now: Cell<bool>,
@@ -196,17 +196,17 @@ impl HostFile {
             empty_page_cache(&fd)
                 .map_err(failed("bringing to it what the page cache has of it"))?;
         }
-        let (geometry, alignment) =
+        let (limits, alignment) =
             survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
         Ok(HostFile {
             env: env.clone(),
             fd: Rc::new(fd),
             path: path.to_owned(),
             is_block_device,
-            geometry,
+            limits,
             alignment,
             reads_now: Cell::new(!direct),
-            discards: Cell::new(geometry.discard),
+            discards: Cell::new(limits.discard),
             zeroes: Cell::new(true),
             writes_durably: Cell::new(direct),
             allocates: Cell::new(!is_block_device),
@@ -273,7 +273,7 @@ impl HostFile {
     }
 
     fn check_range(&self, range: SectorRange) -> IoResult {
-        let sectors = self.geometry.sectors;
+        let sectors = self.limits.sectors;
         if range.start.0 > sectors || range.end.0 > sectors {
             return Err(IoError::OutOfRange { range, sectors });
         }
@@ -282,7 +282,7 @@ impl HostFile {
 
     /// Writes change whole logical blocks only.
     fn check_blocks(&self, at: u64, bytes: u64) -> IoResult {
-        let block = u64::from(self.geometry.logical_block_bytes);
+        let block = u64::from(self.limits.logical_block_bytes);
         if at.is_multiple_of(block) && bytes.is_multiple_of(block) {
             Ok(())
         } else {
@@ -376,8 +376,8 @@ impl HostFile {
 }
 
 impl Device for HostFile {
-    fn geometry(&self) -> Geometry {
-        Geometry { discard: self.discards.get(), ..self.geometry }
+    fn limits(&self) -> DeviceLimits {
+        DeviceLimits { discard: self.discards.get(), ..self.limits }
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
@@ -438,7 +438,7 @@ impl Device for HostFile {
             return Err(IoError::NotSupported);
         }
         // Parts of blocks at the ends stay.
-        let block = u64::from(self.geometry.logical_block_bytes) / SECTOR_BYTES;
+        let block = u64::from(self.limits.logical_block_bytes) / SECTOR_BYTES;
         let whole = SectorRange::from_bounds(
             Sector(range.start.0.next_multiple_of(block)),
             Sector(range.end.0 / block * block),
@@ -497,7 +497,7 @@ impl std::fmt::Debug for HostFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HostFile")
             .field("path", &self.path)
-            .field("geometry", &self.geometry)
+            .field("limits", &self.limits)
             .field("alignment", &self.alignment)
             .finish_non_exhaustive()
     }

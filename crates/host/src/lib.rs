@@ -23,7 +23,7 @@
 //! | `op` | one I/O in flight: request, progress, who waits |
 //! | `ring` | the io_uring backend |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
-//! | `geometry` | what a file or device is like: size, blocks, alignment |
+//! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
 //! | `memory` | how a daemon that clients on its own machine write to goes on when memory is short |
 //! | `sys` | system calls as safe functions |
@@ -35,8 +35,8 @@
 
 mod claims;
 pub mod file;
-mod geometry;
 mod io;
+mod limits;
 pub mod memory;
 mod op;
 mod poller;

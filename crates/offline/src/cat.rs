@@ -150,7 +150,7 @@ pub async fn map_backed<D: Device>(
 ) -> Result<VolumeMap, OfflineError> {
     let Relation { superblock, inode } = relation(view, backing, anyway).await?;
     let data_offset = superblock.data_offset();
-    let sectors = backing.geometry().sectors.saturating_sub(data_offset.0);
+    let sectors = backing.limits().sectors.saturating_sub(data_offset.0);
     Ok(map(view, inode, data_offset, sectors, Source::Backing))
 }
 

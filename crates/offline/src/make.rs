@@ -38,7 +38,7 @@ pub async fn make_device<D: Device>(
     );
     // The head of an older superblock goes first: its tail has the run numbers, and one without the
     // other is an older copy.
-    let block = u64::from(device.geometry().logical_block_bytes).max(SECTOR_BYTES);
+    let block = u64::from(device.limits().logical_block_bytes).max(SECTOR_BYTES);
     zero(device, SectorRange::new(SUPERBLOCK_SECTOR, block / SECTOR_BYTES), DOING).await?;
     flush(device, On::Cache, DOING).await?;
     zero(device, head, DOING).await?;
@@ -82,7 +82,7 @@ async fn zero<D: Device>(
 
 /// Zeroes bytes; what else is in their blocks stays.
 async fn wipe_bytes<D: Device>(device: &D, range: &Range<u64>) -> Result<(), OfflineError> {
-    let block = u64::from(device.geometry().logical_block_bytes).max(SECTOR_BYTES);
+    let block = u64::from(device.limits().logical_block_bytes).max(SECTOR_BYTES);
     let (start, end) = (range.start / block * block, range.end.next_multiple_of(block));
     let at = Sector(start / SECTOR_BYTES);
     let io = |error| OfflineError::Io { on: On::Cache, doing: "wiping what was there", error };

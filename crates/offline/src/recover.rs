@@ -157,7 +157,7 @@ async fn write_superblock<D: Device>(
     const DOING: &str = "writing the superblock of the backing device";
     let bytes = superblock.encode();
     let first =
-        (backing.geometry().logical_block_bytes as usize).clamp(SECTOR_BYTES as usize, bytes.len());
+        (backing.limits().logical_block_bytes as usize).clamp(SECTOR_BYTES as usize, bytes.len());
     let head = Buf::from_bytes(bytes.get(..first).unwrap_or(&bytes));
     backing.write(SUPERBLOCK_SECTOR, head.into(), Durability::Fua).await.map_err(|error| {
         OfflineError::Io { on: On::Backing, doing: DOING, error: error.to_string() }

@@ -80,7 +80,7 @@ fn pack_gives_the_same_report_as_the_device() {
             case.name, packing.raw_bytes, packing.file_bytes, packing.device_bytes
         );
         let (pack, device) = (opened(file), device(case.cache.clone()));
-        assert_eq!(pack.geometry().sectors, device.geometry().sectors);
+        assert_eq!(pack.limits().sectors, device.limits().sectors);
         for what in [None, Some(DumpPart::Extents), Some(DumpPart::Buckets)] {
             assert_eq!(dumped(&pack, what), dumped(&device, what), "{}", case.name);
         }
@@ -154,7 +154,7 @@ fn pack_contains_no_user_data() {
         assert!(packing.is_clean(), "{}: {:?}", case.name, packing.report.errors());
         let pack = opened(file);
         let mut sectors = 0;
-        for sector in 0..pack.geometry().sectors {
+        for sector in 0..pack.limits().sectors {
             match run(pack.read(Sector(sector), Buf::zeroed(512))) {
                 (bytes, Ok(())) => {
                     sectors += 1;
@@ -316,7 +316,7 @@ fn changed_pack_is_refused() {
         match run(Cache::open(changed)) {
             Err(_) | Ok(Cache::Device(_)) => refused += 1,
             Ok(pack) => {
-                for sector in (0..pack.geometry().sectors).step_by(8) {
+                for sector in (0..pack.limits().sectors).step_by(8) {
                     let (bytes, result) = run(pack.read(Sector(sector), Buf::zeroed(512)));
                     let at = sector as usize * 512;
                     match result {

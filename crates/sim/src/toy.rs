@@ -274,7 +274,7 @@ impl Volume for ToyVolume {
     ) -> Result<(), VolumeError> {
         self.invalidate(range, Flaw::InvalidateBefore);
         let result =
-            if self.disk.geometry().discard { self.disk.discard(range).await } else { Ok(()) };
+            if self.disk.limits().discard { self.disk.discard(range).await } else { Ok(()) };
         self.invalidate(range, Flaw::InvalidateAfter);
         result?;
         if fua { self.flush(stream).await } else { Ok(()) }

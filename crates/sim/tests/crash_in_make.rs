@@ -158,7 +158,7 @@ fn make_over_an_old_set(block: u32) {
         }
     }));
     let device = setup.cache.clone();
-    assert_eq!(device.geometry().logical_block_bytes, block * 512);
+    assert_eq!(device.limits().logical_block_bytes, block * 512);
     let made =
         world.run(async move { make_device(&device, &new, &[0..3, 700..1200], true, &()).await });
     made.expect("it ends").expect("no faults");

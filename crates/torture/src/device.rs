@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ubcache_env::{
-    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
 };
 use ubcache_sim::Rng;
 
@@ -149,8 +149,8 @@ impl MemDevice {
 }
 
 impl Device for MemDevice {
-    fn geometry(&self) -> Geometry {
-        Geometry {
+    fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
             sectors: self.image.borrow().len() as u64 / SECTOR as u64,
             logical_block_bytes: self.block,
             max_transfer_bytes: 1 << 20,

@@ -93,7 +93,7 @@ pub fn judge(
 /// A repair of a copy.
 fn copied(repair: &mut Repair, cache: &MemDevice) -> Result<MemDevice, OfflineError> {
     let image = cache.image();
-    let block = ubcache_env::Device::geometry(cache).logical_block_bytes;
+    let block = ubcache_env::Device::limits(cache).logical_block_bytes;
     let copy = MemDevice::new(Image::zeroed(image.len()), block);
     let unreadable = run(copy_device(cache, &copy, &()))?;
     run(write_repaired(repair, &copy, &unreadable, true, &()))?;

@@ -9,7 +9,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, Durability, Env, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Sector,
+    SectorRange,
 };
 use ubcache_format::SECTOR_BYTES;
 
@@ -150,8 +151,8 @@ impl State {
 }
 
 impl Device for NullDevice {
-    fn geometry(&self) -> Geometry {
-        Geometry {
+    fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
             sectors: self.state.sectors,
             logical_block_bytes: 4096,
             max_transfer_bytes: 1 << 20,

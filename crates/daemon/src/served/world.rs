@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector,
+    Buf, BufPool, Device, DeviceLimits, Durability, Env, IoResult, IoVec, Nanos, Priority, Sector,
     SectorRange, Task,
 };
 use ubcache_host::{
@@ -128,8 +128,8 @@ impl ServedFile {
 }
 
 impl Device for ServedFile {
-    fn geometry(&self) -> Geometry {
-        self.file.geometry()
+    fn limits(&self) -> DeviceLimits {
+        self.file.limits()
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
         if self.delay == Nanos(0) {

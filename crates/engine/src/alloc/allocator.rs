@@ -305,7 +305,7 @@ impl<E: Env> Allocator<E> {
     async fn discard_freed(&self) {
         let all = self.buckets.borrow_mut().take_discarding();
         for some in all.chunks(DISCARDS_AT_ONCE) {
-            if self.buckets.borrow().is_urgent() || !self.context.cache.geometry().discard {
+            if self.buckets.borrow().is_urgent() || !self.context.cache.limits().discard {
                 self.context.env.mark("discard_skipped");
             } else {
                 self.context.env.mark("bucket_discarded");

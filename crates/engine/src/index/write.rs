@@ -20,7 +20,7 @@ impl<E: Env> Index<E> {
     pub(super) async fn write_bsets(&self, bsets: Vec<(Sector, Vec<u8>)>) -> IoResult {
         let bsets: Vec<_> =
             bsets.into_iter().map(|(at, bytes)| (at, Buf::from_bytes(&bytes).freeze())).collect();
-        let head = self.context.cache.geometry().logical_block_bytes as usize;
+        let head = self.context.cache.limits().logical_block_bytes as usize;
         for (at, bytes) in &bsets {
             if bytes.len() > head {
                 let tail = bytes.cut(head, bytes.len());

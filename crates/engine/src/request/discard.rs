@@ -33,7 +33,7 @@ impl<E: Env> CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         // D2: a device says that it can discard only if what it discarded reads the same every
         // time.
-        if !self.backing.geometry().discard && self.context.keeps(Rule::D2DeterminedOnly) {
+        if !self.backing.limits().discard && self.context.keeps(Rule::D2DeterminedOnly) {
             return Ok(());
         }
         if self.passthrough.get() {

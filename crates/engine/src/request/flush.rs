@@ -89,7 +89,7 @@ impl<E: Env> CachedVolume<E> {
         self.flush_failures.set(self.flush_failures.get() + 1);
         if self.passthrough.get() {
             // Nobody keeps book of what was written.
-            let everything = SectorRange::new(Sector(0), self.backing.geometry().sectors);
+            let everything = SectorRange::new(Sector(0), self.backing.limits().sectors);
             self.unflushed.borrow_mut().suspect(everything);
             self.flush_errors.borrow_mut().flush_failed();
             return;

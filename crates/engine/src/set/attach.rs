@@ -84,7 +84,7 @@ impl<E: Env> CacheSet<E> {
                 if state == BackingState::Dirty {
                     set.context.env.mark("attached_dirty");
                 }
-                set.fit_to_size(inode, backing.geometry().sectors).await?;
+                set.fit_to_size(inode, backing.limits().sectors).await?;
                 if choice.is_some() {
                     set.context.env.mark("cache_believed");
                     set.drop_clean(inode, Sector(0)).await?;
@@ -161,7 +161,7 @@ impl<E: Env> Set<E> {
     /// The attached volumes, and what their backing devices have together.
     fn backing_of_all(&self) -> Attached {
         let attached = self.attached();
-        let sectors = attached.iter().map(|volume| volume.backing.geometry().sectors).sum();
+        let sectors = attached.iter().map(|volume| volume.backing.limits().sectors).sum();
         Attached { volumes: attached.len() as u64, sectors }
     }
 

@@ -144,7 +144,7 @@ impl<E: Env> CacheSet<E> {
     pub fn unused_bytes(&self) -> u64 {
         let geometry = &self.set.context.geometry;
         let used = u64::from(geometry.buckets) * geometry.bucket_bytes();
-        let unused = (self.set.context.cache.geometry().sectors * ubcache_format::SECTOR_BYTES)
+        let unused = (self.set.context.cache.limits().sectors * ubcache_format::SECTOR_BYTES)
             .saturating_sub(used);
         if unused < geometry.bucket_bytes() { 0 } else { unused }
     }

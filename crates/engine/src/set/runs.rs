@@ -73,7 +73,7 @@ impl<E: Env> Set<E> {
         };
         // The sector alone where sectors can be written, so that nothing can tear.
         let (mut at, mut bytes) = (SUPERBLOCK_SECTOR, Buf::from_bytes(&bytes).freeze());
-        if self.context.cache.geometry().logical_block_bytes as usize <= RUNS_BYTES {
+        if self.context.cache.limits().logical_block_bytes as usize <= RUNS_BYTES {
             at += RUNS_AT as u64 / SECTOR_BYTES;
             bytes = bytes.cut(RUNS_AT, RUNS_AT + RUNS_BYTES);
         }

@@ -139,15 +139,14 @@ impl<E: Env> CachedVolume<E> {
         (name, read_only): (String, bool),
     ) -> Rc<CachedVolume<E>> {
         let data_offset = superblock.data_offset();
-        let geometry = backing.geometry();
-        let block =
-            geometry.logical_block_bytes.max(core.context.cache.geometry().logical_block_bytes);
+        let limits = backing.limits();
+        let block = limits.logical_block_bytes.max(core.context.cache.limits().logical_block_bytes);
         let name = if name.is_empty() { superblock.label_str() } else { name };
         let info = VolumeInfo {
             name,
             sectors: {
                 let per_block = u64::from(block) / SECTOR_BYTES;
-                (geometry.sectors - data_offset.0) / per_block * per_block
+                (limits.sectors - data_offset.0) / per_block * per_block
             },
             block_bytes: block,
             preferred_bytes: core.context.geometry.block_bytes().max(4096) as u32,
@@ -183,7 +182,7 @@ impl<E: Env> CachedVolume<E> {
             counters: Cell::default(),
             sequential: RefCell::new(SequentialDetector::new()),
             inflight: InFlight::new(rules),
-            unflushed: RefCell::new(Unflushed::new(geometry.volatile_cache, rules)),
+            unflushed: RefCell::new(Unflushed::new(limits.volatile_cache, rules)),
             unpublished: RefCell::default(),
             zeroes: Zeroes::default(),
             flush_lock: Lock::default(),

@@ -122,7 +122,7 @@ impl<E: Env> CachedVolume<E> {
             return;
         }
         let Attached { volumes, sectors: all } = (self.attached)();
-        let own = self.backing.geometry().sectors;
+        let own = self.backing.limits().sectors;
         let cache = u64::from(self.context.geometry.buckets)
             * u64::from(self.context.geometry.bucket_sectors);
         let buckets = self.allocator.buckets();

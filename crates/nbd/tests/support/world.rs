@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use ubcache_env::local::Notify;
 use ubcache_env::{
-    Buf, BufPool, Device, Durability, Env, Geometry, IoResult, IoVec, Nanos, Priority, Sector,
+    Buf, BufPool, Device, DeviceLimits, Durability, Env, IoResult, IoVec, Nanos, Priority, Sector,
     SectorRange, Stream, StreamError, Task,
 };
 
@@ -124,7 +124,7 @@ impl Env for TestEnv {
 pub struct NoDevice;
 
 impl Device for NoDevice {
-    fn geometry(&self) -> Geometry {
+    fn limits(&self) -> DeviceLimits {
         unreachable!()
     }
     async fn read(&self, _at: Sector, _into: Buf) -> (Buf, IoResult) {

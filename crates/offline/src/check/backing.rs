@@ -106,7 +106,7 @@ pub(super) fn check_absent(view: &View, given: &[bool], visitor: &mut Collector<
 
 /// Range of the backing device that holds its data.
 pub(super) fn inside<D: Device>(device: &D, superblock: &Superblock) -> SectorRange {
-    SectorRange::from_bounds(superblock.data_offset(), Sector(device.geometry().sectors))
+    SectorRange::from_bounds(superblock.data_offset(), Sector(device.limits().sectors))
 }
 
 /// Extents that the backing device has no place for.

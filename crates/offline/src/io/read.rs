@@ -19,7 +19,7 @@ pub(crate) async fn read_into<D: Device>(
     sectors: u64,
     buffers: &BufferPool,
 ) -> Result<Buf, String> {
-    let all = device.geometry().sectors;
+    let all = device.limits().sectors;
     let range = SectorRange::new(at, sectors);
     if range.end.0 > all || sectors > u64::from(u32::MAX) {
         return Err(format!("sectors {range} are not on the device, which has {all}"));
@@ -44,11 +44,11 @@ pub(crate) async fn read_around<D: Device>(
     at: Sector,
     sectors: u64,
 ) -> Result<(Buf, Vec<Range<u64>>), String> {
-    let geometry = device.geometry();
+    let limits = device.limits();
     if sectors > MOST_AROUND {
         return read(device, at, sectors).await.map(|bytes| (bytes, Vec::new()));
     }
-    let block = u64::from(geometry.logical_block_bytes).div_ceil(SECTOR_BYTES).max(1);
+    let block = u64::from(limits.logical_block_bytes).div_ceil(SECTOR_BYTES).max(1);
     let mut buf = Buf::zeroed((sectors * SECTOR_BYTES) as usize);
     let mut holes: Vec<Range<u64>> = Vec::new();
     let mut parts = vec![(0, sectors)];

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
 };
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, crc64_we};
 
@@ -76,7 +76,7 @@ pub struct Packed<D: Device> {
 impl<D: Device> Packed<D> {
     /// Opens a pack. Everything but its chunks is checked here; chunks are when they are read.
     async fn open(file: D) -> Result<Packed<D>, PackError> {
-        let sectors = file.geometry().sectors;
+        let sectors = file.limits().sectors;
         let block =
             async |at: u64| read(&file, Sector(at), BLOCK_SECTORS).await.map_err(PackError::Io);
         if sectors < 2 * BLOCK_SECTORS {
@@ -121,7 +121,7 @@ impl<D: Device> Packed<D> {
         else {
             return Ok(());
         };
-        let most = BUCKETS_BELIEVED + BUCKETS_A_BYTE * self.file.geometry().sectors * SECTOR_BYTES;
+        let most = BUCKETS_BELIEVED + BUCKETS_A_BYTE * self.file.limits().sectors * SECTOR_BYTES;
         let buckets = if superblock.is_cache() { superblock.nbuckets.into() } else { 0 };
         believe("buckets", buckets, most)
     }
@@ -228,7 +228,7 @@ fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, V
 
 /// Bytes of a file, wherever they begin and end.
 async fn read_bytes<D: Device>(file: &D, at: u64, bytes: u64) -> Result<Vec<u8>, PackError> {
-    let end = at.checked_add(bytes).filter(|end| *end <= file.geometry().sectors * SECTOR_BYTES);
+    let end = at.checked_add(bytes).filter(|end| *end <= file.limits().sectors * SECTOR_BYTES);
     let end = end.ok_or(PackError::Damaged("its index leads out of the file"))?;
     let first = at / SECTOR_BYTES;
     let sectors = end.div_ceil(SECTOR_BYTES) - first;
@@ -239,13 +239,13 @@ async fn read_bytes<D: Device>(file: &D, at: u64, bytes: u64) -> Result<Vec<u8>,
 }
 
 impl<D: Device> Device for Packed<D> {
-    fn geometry(&self) -> Geometry {
-        Geometry {
+    fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
             sectors: self.header.device_bytes / SECTOR_BYTES,
             logical_block_bytes: self.header.block_bytes,
             volatile_cache: false,
             discard: false,
-            ..self.file.geometry()
+            ..self.file.limits()
         }
     }
 
@@ -297,10 +297,10 @@ impl<D: Device> Cache<D> {
 }
 
 impl<D: Device> Device for Cache<D> {
-    fn geometry(&self) -> Geometry {
+    fn limits(&self) -> DeviceLimits {
         match self {
-            Cache::Device(device) => device.geometry(),
-            Cache::Pack(pack) => pack.geometry(),
+            Cache::Device(device) => device.limits(),
+            Cache::Pack(pack) => pack.limits(),
         }
     }
 

@@ -129,7 +129,7 @@ pub async fn pack<D: Device>(
         report: findings.report,
         superblock: how,
         has_set: view.is_some(),
-        device_bytes: cache.geometry().sectors * SECTOR_BYTES,
+        device_bytes: cache.limits().sectors * SECTOR_BYTES,
         file_bytes: 0,
         raw_bytes: 0,
         journal_buckets: 0,
@@ -165,7 +165,7 @@ async fn write<D: Device, S: FnMut(&[u8]) -> Result<(), String>>(
     mut writer: Writer<S>,
     watcher: &dyn Watcher,
 ) -> Result<Packing, OfflineError> {
-    let block_bytes = cache.geometry().logical_block_bytes;
+    let block_bytes = cache.limits().logical_block_bytes;
     let header = Header { version: VERSION, block_bytes, device_bytes: packing.device_bytes };
     writer.put(&header.encode())?;
     let total = planned.iter().map(|planned| planned.range.bytes()).sum();

@@ -216,7 +216,7 @@ pub async fn write_repaired<D: Device>(
     is_copy: bool,
     watcher: &dyn Watcher,
 ) -> Result<(), OfflineError> {
-    let found = target.geometry().sectors;
+    let found = target.limits().sectors;
     if missing(target, &repair.view.superblock) > 0 {
         return Err(OfflineError::TooSmall { found, needed: repair.device_bytes() / SECTOR_BYTES });
     }
@@ -243,7 +243,7 @@ pub async fn copy_device<D: Device>(
     watcher: &dyn Watcher,
 ) -> Result<Vec<SectorRange>, OfflineError> {
     let io = |error: String| OfflineError::Io { on: On::Cache, doing: "copying the cache", error };
-    let all = from.geometry().sectors.min(to.geometry().sectors);
+    let all = from.limits().sectors.min(to.limits().sectors);
     let phase = Phase::new(watcher, "copying the cache", all * SECTOR_BYTES);
     let mut unreadable = Vec::new();
     let mut at = Sector(0);
@@ -259,8 +259,8 @@ pub async fn copy_device<D: Device>(
         phase.add(sectors * SECTOR_BYTES);
         at += sectors;
     }
-    if to.geometry().sectors > all {
-        unreadable.push(SectorRange::from_bounds(at, Sector(to.geometry().sectors)));
+    if to.limits().sectors > all {
+        unreadable.push(SectorRange::from_bounds(at, Sector(to.limits().sectors)));
     }
     Ok(unreadable)
 }

@@ -120,7 +120,7 @@ pub(crate) fn has_owner<D: Device>(slot: &UuidEntry, named: &[Backing<'_, D>]) -
 fn fits<D: Device>(view: &View, inode: Inode, backing: &Backing<'_, D>) -> bool {
     let data = SectorRange::from_bounds(
         backing.superblock.data_offset(),
-        Sector(backing.device.geometry().sectors),
+        Sector(backing.device.limits().sectors),
     );
     let is_clean = backing.superblock.state() == BackingState::Clean;
     let dirty = view.live_of(inode).dirty_sectors;

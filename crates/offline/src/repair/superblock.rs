@@ -40,13 +40,13 @@ pub(crate) async fn search<D: Device>(
     let set = backings.iter().map(|backing| backing.set_uuid).chain([uuid_at(&left, 56)]);
     let set_uuid = set.into_iter().find(|uuid| uuid.set_magic() == magic)?;
     let uuid = Some(uuid_at(&left, 40)).filter(|uuid| !uuid.is_zero()).unwrap_or(set_uuid);
-    let sectors = cache.geometry().sectors;
+    let sectors = cache.limits().sectors;
     let left_block = u16::from_le_bytes([
         left.get(192).copied().unwrap_or(0),
         left.get(193).copied().unwrap_or(0),
     ]);
     let (device, backing_block) =
-        (cache.geometry(), backings.iter().map(|backing| backing.block_sectors).min());
+        (cache.limits(), backings.iter().map(|backing| backing.block_sectors).min());
     let mut best: Option<(usize, Superblock)> = None;
     for bucket_log in 3..20 {
         let bucket_sectors = 1_u32 << bucket_log;
@@ -199,13 +199,13 @@ async fn journal_entries<D: Device>(cache: &D, watcher: &dyn Watcher) -> BTreeMa
         first_bucket: 0,
         journal_buckets: 1,
     };
-    let end = cache.geometry().sectors.min(SEARCHED_BYTES / SECTOR_BYTES);
+    let end = cache.limits().sectors.min(SEARCHED_BYTES / SECTOR_BYTES);
     let phase = Phase::new(watcher, "looking for the journal", end * SECTOR_BYTES);
     let mut found: BTreeMap<u64, Entries> = BTreeMap::new();
     let mut at = 8;
     while at < end {
         // An entry may go on in the next piece.
-        let sectors = (PIECE_SECTORS + 64).min(cache.geometry().sectors - at);
+        let sectors = (PIECE_SECTORS + 64).min(cache.limits().sectors - at);
         phase.add(PIECE_SECTORS * SECTOR_BYTES);
         if let Ok((bytes, _)) = read_around(cache, Sector(at), sectors).await {
             let bytes = bytes.as_slice();

@@ -35,7 +35,7 @@ pub async fn dump_for_restore<D: Device>(
         "type": "restore",
         "version": VERSION,
         "by": concat!("ubcache ", env!("CARGO_PKG_VERSION")),
-        "device_sectors": cache.geometry().sectors,
+        "device_sectors": cache.limits().sectors,
         "journal_seq": view.journal.newest().map_or(0, |newest| newest.place.seq),
     }))?;
     line(superblock(&view.superblock))?;

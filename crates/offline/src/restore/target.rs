@@ -72,7 +72,7 @@ pub async fn look_at_target<D: Device>(
 ) -> Result<TargetState, OfflineError> {
     let needed =
         u64::from(dumped.view.geometry.buckets) * u64::from(dumped.view.geometry.bucket_sectors);
-    let found = target.geometry().sectors;
+    let found = target.limits().sectors;
     if found < needed {
         return Err(OfflineError::TooSmall { found, needed });
     }

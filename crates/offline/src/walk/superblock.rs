@@ -19,12 +19,12 @@ pub(crate) async fn read_superblock<D: Device>(
             |error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")),
         )?;
     let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
-    let geometry = device.geometry();
+    let limits = device.limits();
     let missing = missing(device, &superblock);
     superblock
-        .check_device(geometry.sectors + missing, geometry.logical_block_bytes)
+        .check_device(limits.sectors + missing, limits.logical_block_bytes)
         .map_err(damaged)?;
-    if missing > geometry.sectors.saturating_mul(MISSING_MAX) {
+    if missing > limits.sectors.saturating_mul(MISSING_MAX) {
         return Err(short(device, &superblock));
     }
     Ok(superblock)
@@ -40,11 +40,11 @@ pub(crate) fn missing<D: Device>(device: &D, superblock: &Superblock) -> u64 {
         return 0;
     }
     let needed = u64::from(superblock.nbuckets) * u64::from(superblock.bucket_sectors);
-    needed.saturating_sub(device.geometry().sectors)
+    needed.saturating_sub(device.limits().sectors)
 }
 
 pub(super) fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
-    let found = device.geometry().sectors;
+    let found = device.limits().sectors;
     let detail = format!(
         "the device has {found} sectors, and the buckets of the set take {}: {} bytes are missing \
          at its end",
@@ -78,7 +78,7 @@ pub enum DeviceKind {
 
 /// Reads the kind of a device, whatever else is wrong with it.
 pub async fn kind_of<D: Device>(device: &D) -> DeviceKind {
-    let bytes = device.geometry().sectors * SECTOR_BYTES;
+    let bytes = device.limits().sectors * SECTOR_BYTES;
     let needed = SUPERBLOCK_SECTOR.bytes() + SUPERBLOCK_BYTES as u64;
     if bytes < needed {
         return DeviceKind::TooShort { bytes, needed };

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use serde_json::Value;
-use ubcache_env::{Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, SectorRange};
+use ubcache_env::{Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, SectorRange};
 use ubcache_format::Sector;
 use ubcache_offline::{Piece, View, VolumeMap, open_set, read_volume};
 
@@ -80,8 +80,8 @@ impl MemDevice {
 }
 
 impl Device for MemDevice {
-    fn geometry(&self) -> Geometry {
-        Geometry {
+    fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
             sectors: self.image.borrow().len() as u64 / 512,
             logical_block_bytes: 512,
             max_transfer_bytes: 1 << 20,

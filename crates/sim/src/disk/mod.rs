@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
 };
 
 pub use fault::{Faults, Outage, Rates, ZoneFaults};
@@ -372,8 +372,8 @@ impl SimDisk {
 }
 
 impl Device for SimDisk {
-    fn geometry(&self) -> Geometry {
-        Geometry {
+    fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
             sectors: self.inner.sectors.get(),
             logical_block_bytes: self.inner.config.block_bytes,
             max_transfer_bytes: 1 << 20,

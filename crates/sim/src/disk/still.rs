@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ubcache_env::{
-    Buf, Device, Durability, Geometry, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
 };
 
 use super::SimDisk;
@@ -103,13 +103,13 @@ impl Still {
 }
 
 impl Device for Still {
-    fn geometry(&self) -> Geometry {
-        self.disk.geometry()
+    fn limits(&self) -> DeviceLimits {
+        self.disk.limits()
     }
 
     async fn read(&self, at: Sector, mut into: Buf) -> (Buf, IoResult) {
         let range = SectorRange::new(at, into.len() as u64 / 512);
-        let sectors = self.disk.geometry().sectors;
+        let sectors = self.disk.limits().sectors;
         if range.end.0 > sectors {
             return (into, Err(IoError::OutOfRange { range, sectors }));
         }

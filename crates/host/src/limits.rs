@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
-use ubcache_env::Geometry;
+use ubcache_env::DeviceLimits;
 use ubcache_format::SECTOR_BYTES;
 
 use crate::sys;
@@ -26,7 +26,11 @@ pub(crate) struct Alignment {
 }
 
 /// Geometry and alignment of an open file or block device.
-pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geometry, Alignment)> {
+pub(crate) fn survey(
+    fd: &OwnedFd,
+    direct: bool,
+    write: bool,
+) -> io::Result<(DeviceLimits, Alignment)> {
     let metadata = File::from(fd.try_clone()?).metadata()?;
     let stated = if direct { sys::direct_io_alignment(fd) } else { None };
     let is_block_device = metadata.file_type().is_block_device();
@@ -39,7 +43,7 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
     let bytes = if is_block_device { sys::block_device_bytes(fd)? } else { metadata.len() };
     let block = u64::from(logical_block_bytes);
     let queue = Queue::of(&metadata);
-    let geometry = Geometry {
+    let limits = DeviceLimits {
         sectors: bytes / block * (block / SECTOR_BYTES),
         logical_block_bytes,
         max_transfer_bytes: if is_block_device {
@@ -58,7 +62,7 @@ pub(crate) fn survey(fd: &OwnedFd, direct: bool, write: bool) -> io::Result<(Geo
     } else {
         Alignment { offset: 1, memory: 1 }
     };
-    Ok((geometry, alignment))
+    Ok((limits, alignment))
 }
 
 /// Returns true if discarded sectors are known to read the same every time until they are written:
