@@ -20,11 +20,11 @@ use ubcache_nbd::{Exports, ServerOptions, serve_connection};
 const SECTORS: u64 = 64 << 11;
 
 /// Directory and socket under which the clients find the server.
-struct Place {
+struct ServerDirectory {
     directory: tempfile::TempDir,
 }
 
-impl Place {
+impl ServerDirectory {
     fn socket(&self) -> PathBuf {
         self.directory.path().join("socket")
     }
@@ -37,7 +37,7 @@ impl Place {
 }
 
 /// Serves two volumes, with both backends, while the clients run. No connection may go wrong.
-fn serve(clients: fn(&Place)) {
+fn serve(clients: fn(&ServerDirectory)) {
     for backend in [IoBackend::Ring, IoBackend::Pool] {
         match Host::new(backend) {
             Ok(host) => serve_on(&host, clients),
@@ -46,8 +46,8 @@ fn serve(clients: fn(&Place)) {
     }
 }
 
-fn serve_on(host: &Host, clients: fn(&Place)) {
-    let place = Place { directory: tempfile::tempdir().expect("a directory") };
+fn serve_on(host: &Host, clients: fn(&ServerDirectory)) {
+    let place = ServerDirectory { directory: tempfile::tempdir().expect("a directory") };
     let env = host.env();
     let listener = HostListener::bind_unix(&env, place.socket()).expect("a socket");
     let exports = Rc::new(Exports::new());
@@ -173,7 +173,7 @@ fn nbdcopy_and_qemu_img() {
     });
 }
 
-fn image(place: &Place) -> String {
+fn image(place: &ServerDirectory) -> String {
     format!(
         "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={},file.export=first",
         path(&place.socket())

@@ -5,9 +5,10 @@ use ubcache_nbd::proto::constants::{
     MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, chunk, opt, rep,
 };
 use ubcache_nbd::proto::{
-    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, Info, InfoQuery,
+    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Info, InfoQuery,
     MetaQuery, OptionFault, OptionReply, OptionRequest, ProtocolError, Request, ServerDecoder,
-    ServerEvent, SimpleReply, encode_client_flags, encode_export_reply, encode_greeting,
+    ServerEvent, SimpleReply, StatusExtent, encode_client_flags, encode_export_reply,
+    encode_greeting,
 };
 
 /// An event without borrowed bytes; payload pieces are joined.
@@ -222,7 +223,7 @@ fn error_code() -> impl Strategy<Value = ErrorCode> {
 /// A reply of either form, with the length of the bytes that follow.
 fn reply() -> impl Strategy<Value = Heard> {
     let extents = prop::collection::vec(
-        any::<(u32, u32)>().prop_map(|(length, flags)| Extent { length, flags }),
+        any::<(u32, u32)>().prop_map(|(length, flags)| StatusExtent { length, flags }),
         1..20,
     );
     let chunk = prop_oneof![

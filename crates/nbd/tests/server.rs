@@ -16,8 +16,8 @@ use ubcache_nbd::proto::constants::{
     IHAVEOPT, MAX_PAYLOAD_BYTES, STATE_HOLE, STATE_ZERO, cmd_flag, info, opt, rep, transmission,
 };
 use ubcache_nbd::proto::{
-    ClientOption, Command, ErrorCode, Extent, Info, InfoQuery, MetaQuery, OptionReply, Request,
-    encode_client_flags,
+    ClientOption, Command, ErrorCode, Info, InfoQuery, MetaQuery, OptionReply, Request,
+    StatusExtent, encode_client_flags,
 };
 use ubcache_nbd::{
     ConnectionStats, Exports, ProtocolError, ServeError, ServerOptions, serve_connection,
@@ -136,8 +136,8 @@ fn every_command_with_simple_and_structured_replies() {
             ];
             if structured {
                 let answer = client.ask(Command::BlockStatus, 0, 0, 16384).await;
-                let data = |length| Extent { length, flags: 0 };
-                let hole = |length| Extent { length, flags: STATE_HOLE | STATE_ZERO };
+                let data = |length| StatusExtent { length, flags: 0 };
+                let hole = |length| StatusExtent { length, flags: STATE_HOLE | STATE_ZERO };
                 let extents =
                     vec![hole(512), data(512), hole(8192 - 1024 + 512), data(3584), hole(4096)];
                 assert_eq!(answer.extents, extents);

@@ -28,7 +28,9 @@ mod wire;
 pub use client::{ClientDecoder, ClientEvent};
 pub use option::{ClientOption, Info, InfoQuery, MetaQuery, OptionFault, OptionReply};
 pub use server::{OptionRequest, ServerDecoder, ServerEvent};
-pub use transmission::{Chunk, ChunkHeader, Command, ErrorCode, Extent, Request, SimpleReply};
+pub use transmission::{
+    Chunk, ChunkHeader, Command, ErrorCode, Request, SimpleReply, StatusExtent,
+};
 
 use wire::Put as _;
 

@@ -195,7 +195,7 @@ impl SimpleReply {
 
 /// A part of the answer to `BLOCK_STATUS`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Extent {
+pub struct StatusExtent {
     /// Length in bytes.
     pub length: u32,
     /// Flags of the part, see [`constants::STATE_HOLE`].
@@ -226,7 +226,7 @@ pub enum Chunk {
         /// Number of the metadata context.
         context: u32,
         /// Consecutive parts from the offset of the request.
-        extents: Vec<Extent>,
+        extents: Vec<StatusExtent>,
     },
     /// `NBD_REPLY_TYPE_ERROR` and `NBD_REPLY_TYPE_ERROR_OFFSET`
     Error {
@@ -336,7 +336,7 @@ impl Chunk {
                 let context = reader.u32()?;
                 let mut extents = Vec::with_capacity(payload.len() / 8);
                 while !reader.is_empty() {
-                    extents.push(Extent { length: reader.u32()?, flags: reader.u32()? });
+                    extents.push(StatusExtent { length: reader.u32()?, flags: reader.u32()? });
                 }
                 if extents.is_empty() {
                     return None;

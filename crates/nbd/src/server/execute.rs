@@ -7,7 +7,7 @@ use ubcache_env::{BlockStatus, IoVec, SectorRange, Volume, VolumeError};
 use super::replies::Body;
 use super::requests::Connection;
 use crate::proto::constants::{STATE_HOLE, STATE_ZERO, cmd_flag};
-use crate::proto::{Command, ErrorCode, Extent, Request};
+use crate::proto::{Command, ErrorCode, Request, StatusExtent};
 
 /// Extents of one answer; the client asks again for the rest.
 pub(super) const MAX_EXTENTS: usize = 8192;
@@ -72,8 +72,8 @@ fn extents(
     range: SectorRange,
     parts: &[(SectorRange, BlockStatus)],
     limit: usize,
-) -> Result<Vec<Extent>, Failure> {
-    let mut extents: Vec<Extent> = Vec::new();
+) -> Result<Vec<StatusExtent>, Failure> {
+    let mut extents: Vec<StatusExtent> = Vec::new();
     let mut at = range.start;
     for (part, status) in parts {
         let part = part.intersect(&range);
@@ -88,7 +88,7 @@ fn extents(
         let length = u32::try_from(part.bytes()).expect("not longer than the request");
         match extents.last_mut() {
             Some(last) if last.flags == flags => last.length += length,
-            _ => extents.push(Extent { length, flags }),
+            _ => extents.push(StatusExtent { length, flags }),
         }
         if extents.len() > limit {
             extents.pop();
@@ -119,8 +119,9 @@ mod tests {
             (range(16, 24), BlockStatus::Hole),
             (range(24, 99), BlockStatus::Data),
         ];
-        let data = |sectors: u32| Extent { length: sectors * 512, flags: 0 };
-        let hole = |sectors: u32| Extent { length: sectors * 512, flags: STATE_HOLE | STATE_ZERO };
+        let data = |sectors: u32| StatusExtent { length: sectors * 512, flags: 0 };
+        let hole =
+            |sectors: u32| StatusExtent { length: sectors * 512, flags: STATE_HOLE | STATE_ZERO };
         assert_eq!(extents(range(0, 32), &parts, 9), Ok(vec![data(16), hole(8), data(8)]));
         assert_eq!(extents(range(0, 32), &parts, 1), Ok(vec![data(16)]));
         assert!(extents(range(4, 32), &parts[2..], 9).is_err(), "the start is missing");

@@ -60,7 +60,7 @@ impl Limits {
 
     /// Waits for room for one request that holds `bytes` bytes. A request that is too long for the
     /// limit gets all of it. Only one task may wait.
-    pub(super) async fn claim(self: &Rc<Self>, bytes: u64) -> Claim {
+    pub(super) async fn reserve(self: &Rc<Self>, bytes: u64) -> Reservation {
         let bytes = bytes.min(self.max_bytes);
         self.room
             .until(|| {
@@ -69,7 +69,7 @@ impl Limits {
             })
             .await;
         self.set(self.requests.get() + 1, self.bytes.get() + bytes);
-        Claim { limits: self.clone(), bytes }
+        Reservation { limits: self.clone(), bytes }
     }
 
     /// Returns true if nothing is in flight.
@@ -89,12 +89,12 @@ impl Limits {
 
 /// The room of one request; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct Reservation {
     limits: Rc<Limits>,
     bytes: u64,
 }
 
-impl Drop for Claim {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.limits.set(self.limits.requests.get() - 1, self.limits.bytes.get() - self.bytes);
         self.limits.room.wake();

@@ -12,9 +12,9 @@ use std::rc::Rc;
 use ubcache_env::{Buf, BufPool, IoVec, Slice, Stream, StreamError};
 
 use super::execute::Failure;
-use super::limits::{Claim, Limits, Signal};
+use super::limits::{Limits, Reservation, Signal};
 use super::negotiate::ALLOCATION_ID;
-use crate::proto::{Chunk, Extent, Request, SimpleReply};
+use crate::proto::{Chunk, Request, SimpleReply, StatusExtent};
 use crate::stats::ConnectionStats;
 
 /// Parts of one send; the system takes no more than 1024.
@@ -27,7 +27,7 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 pub(super) enum Body {
     Done,
     Content(IoVec),
-    Extents(Vec<Extent>),
+    Extents(Vec<StatusExtent>),
     Failed(Failure),
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Reply {
     pub(super) request: Request,
     pub(super) body: Body,
     /// Given back when the reply is sent.
-    pub(super) claim: Claim,
+    pub(super) reservation: Reservation,
 }
 
 /// Replies that are ready, in order of completion.
@@ -91,7 +91,7 @@ impl Outbox {
             let Some(reply) = ready.pop_front() else { break };
             errors += u64::from(matches!(reply.body, Body::Failed(_)));
             let content = encode(self.structured, &reply.request, reply.body, &mut batch.headers);
-            batch.claims.push(reply.claim);
+            batch.claims.push(reply.reservation);
             if !content.is_empty() {
                 parts += 1 + content.parts().len();
                 bytes += content.len();
@@ -111,7 +111,7 @@ struct Batch {
     /// Contents, and the place of each of them in `headers`.
     contents: Vec<(usize, IoVec)>,
     /// Claims that are dropped when the batch is sent.
-    claims: Vec<Claim>,
+    claims: Vec<Reservation>,
     pool: BufPool,
 }
 

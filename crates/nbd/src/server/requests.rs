@@ -168,21 +168,21 @@ async fn start<E: Env, S: Stream, V: Volume>(
         (Ok(_), Command::BlockStatus) if !request.has(cmd_flag::REQ_ONE) => STATUS_BYTES,
         _ => 0,
     };
-    let claim = connection.limits.claim(content).await;
+    let reservation = connection.limits.reserve(content).await;
     let range = match checked {
         Ok(range) => range,
         Err(failure) => {
             skip_payload(input, decoder).await?;
-            connection.outbox.push(Reply { request, body: Body::Failed(failure), claim });
+            connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
             return Ok(());
         }
     };
     let Some(payload) = receive_payload(env, input, decoder).await? else {
         let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
-        connection.outbox.push(Reply { request, body: Body::Failed(failure), claim });
+        connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
         return Ok(());
     };
-    connection.workers.start(env, connection, Job { request, range, payload, claim });
+    connection.workers.start(env, connection, Job { request, range, payload, reservation });
     Ok(())
 }
 

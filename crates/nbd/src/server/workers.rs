@@ -9,7 +9,7 @@ use std::rc::Rc;
 use ubcache_env::{Env, IoVec, Priority, SectorRange, Volume};
 
 use super::execute::execute;
-use super::limits::{Claim, Signal};
+use super::limits::{Reservation, Signal};
 use super::replies::{Body, Reply};
 use super::requests::Connection;
 use crate::proto::Request;
@@ -24,12 +24,12 @@ pub(super) struct Job {
     /// The range of the request; checked.
     pub(super) range: SectorRange,
     pub(super) payload: IoVec,
-    pub(super) claim: Claim,
+    pub(super) reservation: Reservation,
 }
 
 /// A worker's slot for its next job.
 #[derive(Debug, Default)]
-struct Desk {
+struct WorkerSlot {
     job: RefCell<Option<Job>>,
     changed: Signal,
 }
@@ -38,7 +38,7 @@ struct Desk {
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     /// Idle workers. LIFO, so that the worker with warm memory is reused.
-    idle: RefCell<Vec<Rc<Desk>>>,
+    idle: RefCell<Vec<Rc<WorkerSlot>>>,
     running: Cell<usize>,
     ending: Cell<bool>,
     ended: Signal,
@@ -54,22 +54,22 @@ impl Workers {
     ) {
         let free = self.idle.borrow_mut().pop();
         let found = free.is_some();
-        let desk = free.unwrap_or_default();
-        *desk.job.borrow_mut() = Some(job);
+        let slot = free.unwrap_or_default();
+        *slot.job.borrow_mut() = Some(job);
         if found {
-            desk.changed.wake();
+            slot.changed.wake();
         } else {
             self.running.set(self.running.get() + 1);
-            env.spawn(Priority::Foreground, work(connection.clone(), desk));
+            env.spawn(Priority::Foreground, work(connection.clone(), slot));
         }
     }
 
     /// A worker is done with its job. `false`: it is not needed any more.
-    fn rest(&self, desk: &Rc<Desk>) -> bool {
+    fn rest(&self, slot: &Rc<WorkerSlot>) -> bool {
         let mut idle = self.idle.borrow_mut();
         let stays = !self.ending.get() && idle.len() < IDLE_MAX;
         if stays {
-            idle.push(desk.clone());
+            idle.push(slot.clone());
         }
         stays
     }
@@ -78,21 +78,21 @@ impl Workers {
     pub(super) async fn end(&self) {
         self.ending.set(true);
         let idle = self.idle.take();
-        idle.iter().for_each(|desk| desk.changed.wake());
+        idle.iter().for_each(|slot| slot.changed.wake());
         self.ended.until(|| self.running.get() == 0).await;
     }
 }
 
-async fn work<V: Volume>(connection: Rc<Connection<V>>, desk: Rc<Desk>) {
+async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
     let workers = &connection.workers;
     loop {
-        desk.changed.until(|| desk.job.borrow().is_some() || workers.ending.get()).await;
-        let Some(job) = desk.job.take() else { break };
-        let Job { request, range, payload, claim } = job;
+        slot.changed.until(|| slot.job.borrow().is_some() || workers.ending.get()).await;
+        let Some(job) = slot.job.take() else { break };
+        let Job { request, range, payload, reservation } = job;
         let body =
             execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
-        let stays = workers.rest(&desk);
-        connection.outbox.push(Reply { request, body, claim });
+        let stays = workers.rest(&slot);
+        connection.outbox.push(Reply { request, body, reservation });
         if !stays {
             break;
         }

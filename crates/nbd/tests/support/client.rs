@@ -7,8 +7,8 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Stream, StreamError};
 use ubcache_nbd::proto::constants::opt;
 use ubcache_nbd::proto::{
-    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, Extent, InfoQuery,
-    MetaQuery, OptionReply, Request, encode_client_flags,
+    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, ErrorCode, InfoQuery, MetaQuery,
+    OptionReply, Request, StatusExtent, encode_client_flags,
 };
 
 /// The answer to a request.
@@ -17,7 +17,7 @@ pub struct Answer {
     pub cookie: u64,
     pub error: Option<ErrorCode>,
     pub content: Vec<u8>,
-    pub extents: Vec<Extent>,
+    pub extents: Vec<StatusExtent>,
 }
 
 /// An event of the client, with payloads joined to their replies.

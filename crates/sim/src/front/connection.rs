@@ -9,8 +9,8 @@ use ubcache_env::local::{Event, Lock, Notify};
 use ubcache_env::{Buf, IoVec, Stream};
 use ubcache_nbd::proto::constants::handshake;
 use ubcache_nbd::proto::{
-    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, Extent, InfoQuery, MetaQuery,
-    OptionReply, Request, encode_client_flags,
+    Chunk, ClientDecoder, ClientEvent, ClientOption, Command, InfoQuery, MetaQuery, OptionReply,
+    Request, StatusExtent, encode_client_flags,
 };
 
 use crate::stream::SimStream;
@@ -23,7 +23,7 @@ pub enum Answer {
     /// Done, with the content that was asked for, if any.
     Done(Vec<u8>),
     /// Status of parts, from the start of the range.
-    Extents(Vec<Extent>),
+    Extents(Vec<StatusExtent>),
     /// It failed.
     Failed(u32),
 }
