@@ -22,7 +22,7 @@ use ubcache_format::SECTOR_BYTES;
 
 use crate::claims;
 use crate::limits::{Alignment, discards_are_determined, survey};
-use crate::op::{Outcome, Request};
+use crate::op::{IoRequest, Outcome};
 use crate::reactor::HostEnv;
 use crate::sys;
 
@@ -290,7 +290,7 @@ impl HostFile {
         }
     }
 
-    async fn submit(&self, request: Request) -> (Request, IoResult) {
+    async fn submit(&self, request: IoRequest) -> (IoRequest, IoResult) {
         let (request, outcome) = self.env.core().submit(request).await;
         (request, result_of(outcome))
     }
@@ -304,8 +304,8 @@ impl HostFile {
                 _ => {}
             }
         }
-        let request = Request::Read { fd: self.fd.clone(), at, buf };
-        let (Request::Read { buf, .. }, result) = self.submit(request).await else {
+        let request = IoRequest::Read { fd: self.fd.clone(), at, buf };
+        let (IoRequest::Read { buf, .. }, result) = self.submit(request).await else {
             unreachable!("an operation gives its own request back")
         };
         (buf, result)
@@ -326,8 +326,8 @@ impl HostFile {
     }
 
     async fn write_at(&self, at: u64, data: IoVec, dsync: bool) -> (IoVec, IoResult) {
-        let request = Request::Write { fd: self.fd.clone(), at, data, dsync };
-        let (Request::Write { data, .. }, result) = self.submit(request).await else {
+        let request = IoRequest::Write { fd: self.fd.clone(), at, data, dsync };
+        let (IoRequest::Write { data, .. }, result) = self.submit(request).await else {
             unreachable!("an operation gives its own request back")
         };
         (data, result)
@@ -346,7 +346,7 @@ impl HostFile {
     async fn fallocate(&self, mode: i32, range: SectorRange) -> IoResult {
         let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
         let (at, len) = (range.start.bytes(), range.bytes());
-        self.submit(Request::Fallocate { fd: self.fd.clone(), mode, at, len }).await.1
+        self.submit(IoRequest::Fallocate { fd: self.fd.clone(), mode, at, len }).await.1
     }
 
     /// Runs a request of the block layer on a worker, with a descriptor of its own.
@@ -419,7 +419,7 @@ impl Device for HostFile {
 
     async fn flush(&self) -> IoResult {
         self.check_not_lost()?;
-        let result = self.submit(Request::Sync { fd: self.fd.clone() }).await.1;
+        let result = self.submit(IoRequest::Sync { fd: self.fd.clone() }).await.1;
         let untold = self.untold.replace(false);
         match result {
             Ok(()) if untold => Err(IoError::Os(libc::EIO)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::op::{Next, Op, Outcome, Request};
+use crate::op::{IoRequest, Next, Op, Outcome};
 use crate::poller::Poller;
 use crate::queue::Shared;
 use crate::ring::Ring;
@@ -73,7 +73,7 @@ impl Io {
     }
 
     /// Starts an operation.
-    pub(crate) fn submit(&mut self, request: Request) -> usize {
+    pub(crate) fn submit(&mut self, request: IoRequest) -> usize {
         let list = self.spare_lists.pop().unwrap_or_default();
         let key = self.ops.insert(Op::new(request, list));
         self.running += 1;
@@ -84,10 +84,10 @@ impl Io {
     fn attempt(&mut self, key: usize) {
         let op = &mut self.ops[key];
         match (&mut self.backend, &op.request) {
-            (_, Request::Call { .. }) => self.workers.attempt(key, op),
+            (_, IoRequest::Call { .. }) => self.workers.attempt(key, op),
             (Backend::Ring(ring), _) => ring.attempt(key, op),
             (Backend::Pool(poller), request)
-                if request.is_patient() || matches!(request, Request::Nop) =>
+                if request.is_patient() || matches!(request, IoRequest::Nop) =>
             {
                 poller.attempt(key);
             }
@@ -95,7 +95,7 @@ impl Io {
         }
     }
 
-    fn remove(&mut self, key: usize) -> Request {
+    fn remove(&mut self, key: usize) -> IoRequest {
         let (request, list) = self.ops.remove(key).into_parts();
         if list.capacity() > 0 && self.spare_lists.len() < SPARE_LISTS {
             self.spare_lists.push(list);
@@ -104,7 +104,7 @@ impl Io {
     }
 
     /// The outcome of an operation, with its request, if it is complete.
-    pub(crate) fn poll(&mut self, key: usize, waker: &Waker) -> Poll<(Request, Outcome)> {
+    pub(crate) fn poll(&mut self, key: usize, waker: &Waker) -> Poll<(IoRequest, Outcome)> {
         // Without its host an operation that the kernel never ended never ends.
         let Some(op) = self.ops.get_mut(key) else { return Poll::Pending };
         match op.poll(waker) {

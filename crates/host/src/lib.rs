@@ -13,7 +13,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`reactor`] | [`Host`], [`HostEnv`], [`Mailbox`]: the loop and its handles |
+//! | [`reactor`] | [`Host`], [`HostEnv`], [`RemoteHandle`]: the loop and its handles |
 //! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
 //! | [`signal`] | [`Signal`]: waiting for SIGINT, SIGTERM, … |
@@ -52,6 +52,6 @@ mod workers;
 pub use claims::{loop_in_use, under_loop_in_use};
 pub use file::{HostFile, OpenError, OpenOptions, PageCache};
 pub use io::IoBackend;
-pub use reactor::{Host, HostEnv, Mailbox, MailboxClosed};
+pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;
 pub use socket::{HostListener, HostSocket, SocketError};

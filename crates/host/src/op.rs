@@ -23,7 +23,7 @@ const AGAIN_MAX: u16 = 1000;
 pub(crate) type Call = Box<dyn FnOnce() -> i32 + Send>;
 
 /// Operation that was asked for.
-pub(crate) enum Request {
+pub(crate) enum IoRequest {
     /// Completes.
     Nop,
     /// Fills the buffer from the byte position.
@@ -44,12 +44,12 @@ pub(crate) enum Request {
     Call { call: Option<Call> },
 }
 
-impl Request {
+impl IoRequest {
     /// Bytes that have to be transferred before the operation is complete.
     fn goal(&self) -> usize {
         match self {
-            Request::Read { buf, .. } => buf.len(),
-            Request::Write { data, .. } | Request::Send { data, .. } => data.len(),
+            IoRequest::Read { buf, .. } => buf.len(),
+            IoRequest::Write { data, .. } | IoRequest::Send { data, .. } => data.len(),
             _ => 0,
         }
     }
@@ -57,7 +57,7 @@ impl Request {
     /// Returns true if it may wait for a peer for ever, so that it is cancelled when no waiter is
     /// left.
     pub(crate) fn is_patient(&self) -> bool {
-        matches!(self, Request::Recv { .. } | Request::Send { .. } | Request::Poll { .. })
+        matches!(self, IoRequest::Recv { .. } | IoRequest::Send { .. } | IoRequest::Poll { .. })
     }
 }
 
@@ -76,7 +76,7 @@ enum State {
 
 /// An operation. At most one attempt is under way at any time.
 pub(crate) struct Op {
-    pub(crate) request: Request,
+    pub(crate) request: IoRequest,
     /// Bytes transferred by the attempts before the present one.
     done: usize,
     again: u16,
@@ -104,7 +104,7 @@ pub(crate) enum Memory {
 }
 
 impl Op {
-    pub(crate) fn new(request: Request, list: Vec<libc::iovec>) -> Op {
+    pub(crate) fn new(request: IoRequest, list: Vec<libc::iovec>) -> Op {
         Op { request, done: 0, again: 0, state: State::Running(None), list, header: None }
     }
 
@@ -119,16 +119,16 @@ impl Op {
     /// point to the heap, not into the operation, which may move.
     pub(crate) fn memory(&mut self) -> Memory {
         let from = match self.request {
-            Request::Recv { at, .. } => at,
+            IoRequest::Recv { at, .. } => at,
             _ => self.done,
         };
         match &mut self.request {
-            Request::Read { buf, .. } | Request::Recv { buf, .. } => {
+            IoRequest::Read { buf, .. } | IoRequest::Recv { buf, .. } => {
                 let rest = &mut buf.as_mut_slice()[from..];
                 let len = rest.len().min(ATTEMPT_BYTES_MAX) as u32;
                 Memory::One { start: rest.as_mut_ptr(), len }
             }
-            Request::Write { data, .. } | Request::Send { data, .. } => {
+            IoRequest::Write { data, .. } | IoRequest::Send { data, .. } => {
                 fill_list(&mut self.list, data, from);
                 match self.list.as_slice() {
                     [one] => Memory::One { start: one.iov_base.cast(), len: one.iov_len as u32 },
@@ -226,7 +226,7 @@ impl Op {
     }
 
     /// Ends its life: the request with its memory, and the list for another operation.
-    pub(crate) fn into_parts(self) -> (Request, Vec<libc::iovec>) {
+    pub(crate) fn into_parts(self) -> (IoRequest, Vec<libc::iovec>) {
         (self.request, self.list)
     }
 }
@@ -263,7 +263,7 @@ mod tests {
             data.push(Buf::zeroed(512).freeze());
         }
         let fd = Rc::new(sys::eventfd().expect("an eventfd"));
-        Op::new(Request::Write { fd, at: 0, data, dsync: false }, Vec::new())
+        Op::new(IoRequest::Write { fd, at: 0, data, dsync: false }, Vec::new())
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::op::{Op, Request};
+use crate::op::{IoRequest, Op};
 use crate::sys;
 
 const WOKEN: u64 = u64::MAX;
@@ -153,9 +153,9 @@ impl Poller {
     }
 }
 
-fn descriptor(request: &Request) -> Option<RawFd> {
+fn descriptor(request: &IoRequest) -> Option<RawFd> {
     match request {
-        Request::Recv { fd, .. } | Request::Send { fd, .. } | Request::Poll { fd, .. } => {
+        IoRequest::Recv { fd, .. } | IoRequest::Send { fd, .. } | IoRequest::Poll { fd, .. } => {
             Some(fd.as_raw_fd())
         }
         _ => None,
@@ -165,16 +165,16 @@ fn descriptor(request: &Request) -> Option<RawFd> {
 /// Attempts a socket operation: its result, or what it has to wait for.
 fn attempt_now(op: &mut Op) -> Result<i32, (RawFd, u32)> {
     let (result, fd, events) = match &mut op.request {
-        Request::Nop => return Ok(0),
-        Request::Poll { fd, events } => {
+        IoRequest::Nop => return Ok(0),
+        IoRequest::Poll { fd, events } => {
             let (fd, events) = (fd.as_raw_fd(), *events);
             return if sys::poll_now(fd, events) { Ok(events as i32) } else { Err((fd, events)) };
         }
-        Request::Recv { fd, buf, at } => {
+        IoRequest::Recv { fd, buf, at } => {
             let fd = fd.as_raw_fd();
             (sys::recv_now(fd, &mut buf.as_mut_slice()[*at..]), fd, READ_EVENTS)
         }
-        Request::Send { fd, .. } => {
+        IoRequest::Send { fd, .. } => {
             let fd = fd.as_raw_fd();
             let (list, count) = op.memory_list();
             let header = op.header(list, count);

@@ -2,7 +2,7 @@
 //!
 //! A waker may be called from any thread. On the reactor's own thread it appends to the run
 //! queues, which nobody else touches: no lock, no atomic operation. From another thread it goes
-//! through `Remote`, a mutex, together with the letters of the mailbox, and wakes the reactor
+//! through `Remote`, a mutex, together with the calls of other threads, and wakes the reactor
 //! through an eventfd.
 
 use std::cell::{Cell, RefCell};
@@ -19,7 +19,7 @@ use crate::reactor::Host;
 use crate::sys;
 
 /// Work of another thread for the reactor's thread.
-pub(crate) type Letter = Box<dyn FnOnce(&Host) + Send>;
+pub(crate) type RemoteCall = Box<dyn FnOnce(&Host) + Send>;
 
 /// A number of the calling thread that no other thread ever had or gets.
 pub(crate) fn thread_number() -> u64 {
@@ -62,12 +62,12 @@ struct Queues {
 
 #[derive(Default)]
 struct Remote {
-    letters: Vec<Letter>,
+    calls: Vec<RemoteCall>,
     woken: Vec<(Priority, Runnable)>,
     closed: bool,
 }
 
-/// The part of a reactor that wakers and mailboxes hold on to.
+/// The part of a reactor that wakers and remote handles hold on to.
 pub(crate) struct Shared {
     local: ThreadBound<RefCell<Queues>>,
     remote: Mutex<Remote>,
@@ -134,28 +134,27 @@ impl Shared {
         self.wake();
     }
 
-    /// Puts a letter in the box. `false`: the reactor is gone.
-    pub(crate) fn post(&self, letter: Letter) -> bool {
+    /// Queues a call. `false`: the reactor is gone.
+    pub(crate) fn post(&self, call: RemoteCall) -> bool {
         let mut remote = self.remote();
         if remote.closed {
             return false;
         }
-        remote.letters.push(letter);
+        remote.calls.push(call);
         drop(remote);
         self.wake();
         true
     }
 
-    /// Takes what other threads have left: tasks go to their queues, letters are returned.
-    pub(crate) fn collect(&self) -> Vec<Letter> {
+    /// Takes what other threads have left: tasks go to their queues, calls are returned.
+    pub(crate) fn collect(&self) -> Vec<RemoteCall> {
         let mut remote = self.remote();
-        let (letters, woken) =
-            (std::mem::take(&mut remote.letters), std::mem::take(&mut remote.woken));
+        let (calls, woken) = (std::mem::take(&mut remote.calls), std::mem::take(&mut remote.woken));
         drop(remote);
         for (priority, task) in woken {
             self.schedule(priority, task, false);
         }
-        letters
+        calls
     }
 
     /// The next task of a queue in this turn.
@@ -182,7 +181,7 @@ impl Shared {
         self.local.get().is_some_and(|queues| queues.borrow().ready > 0)
     }
 
-    /// No more tasks or letters from other threads; what was left is dropped.
+    /// No more tasks or calls from other threads; what was left is dropped.
     pub(crate) fn close(&self) {
         self.remote().closed = true;
         drop(self.collect());

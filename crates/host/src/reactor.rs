@@ -2,11 +2,11 @@
 //!
 //! A turn of the loop: poll the main future if it was woken; run tasks, foreground first, the
 //! others bounded; wake sleepers; hand all new I/O to the kernel at once and take completions,
-//! waiting only if nothing can run; read the mailbox. Where waits are short, the loop spends them
-//! awake ([`Host::set_busy_poll`]).
+//! waiting only if nothing can run; take the calls of other threads. Where waits are short, the
+//! loop spends them awake ([`Host::set_busy_poll`]).
 //!
-//! Invariants: no `RefCell` is borrowed while foreign code (a task, a waker, a letter) runs. An
-//! operation leaves the slab only after its last attempt has ended, so dropping a future never
+//! Invariants: no `RefCell` is borrowed while foreign code (a task, a waker, a remote call) runs.
+//! An operation leaves the slab only after its last attempt has ended, so dropping a future never
 //! frees memory that the kernel may still use.
 
 use std::cell::{Cell, RefCell};
@@ -24,8 +24,8 @@ use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
 
 use crate::file::HostFile;
 use crate::io::{Io, IoBackend};
-use crate::op::{Outcome, Request};
-use crate::queue::{Letter, Shared};
+use crate::op::{IoRequest, Outcome};
+use crate::queue::{RemoteCall, Shared};
 use crate::sys;
 use crate::timers::{TimerKey, Timers};
 
@@ -39,7 +39,7 @@ const FILL_POLLS: usize = 16;
 const BACKGROUND_TIME: Duration = Duration::from_micros(100);
 
 /// Time that the end of a host waits for I/O that is still in flight.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// State that the handles of a host share.
 pub(crate) struct Core {
@@ -105,7 +105,7 @@ impl Core {
     }
 
     /// Time that the loop may sleep when nothing can run.
-    fn patience(&self) -> Duration {
+    fn wait_max(&self) -> Duration {
         match self.timers.borrow().next() {
             Some(at) => Duration::from_nanos(at.since(self.now()).0),
             None => Duration::MAX,
@@ -127,7 +127,7 @@ impl Core {
     fn wait(&self, has_work: impl Fn() -> bool) {
         let limit = self.busy_poll.get();
         if limit.is_zero() {
-            return self.turn_io(Some(self.patience()));
+            return self.turn_io(Some(self.wait_max()));
         }
         let started = Instant::now();
         while self.waits_are_short.get() && started.elapsed() < limit {
@@ -138,21 +138,21 @@ impl Core {
             }
             std::hint::spin_loop();
         }
-        self.turn_io(Some(self.patience()));
+        self.turn_io(Some(self.wait_max()));
         self.waits_are_short.set(started.elapsed() <= limit);
     }
 
     /// Takes what other threads have left.
-    fn collect(&self) -> Vec<Letter> {
-        let letters = self.shared.collect();
+    fn collect(&self) -> Vec<RemoteCall> {
+        let calls = self.shared.collect();
         let mut wakers = Vec::new();
         self.io.borrow_mut().collect_workers(&mut wakers);
         wakers.into_iter().for_each(Waker::wake);
-        letters
+        calls
     }
 
     /// Starts an operation.
-    pub(crate) fn submit(self: &Rc<Self>, request: Request) -> Pending {
+    pub(crate) fn submit(self: &Rc<Self>, request: IoRequest) -> Pending {
         let stage = if self.closed.get() {
             Stage::Refused(request)
         } else {
@@ -165,7 +165,7 @@ impl Core {
         self.closed.set(true);
         self.shared.close();
         self.drop_tasks();
-        let deadline = Instant::now() + SHUTDOWN_PATIENCE;
+        let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
         while self.io.borrow().running() > 0 && Instant::now() < deadline {
             self.io.borrow_mut().cancel_patient();
             self.turn_io(Some(Duration::from_millis(10)));
@@ -200,7 +200,7 @@ impl Core {
 enum Stage {
     Submitted(usize),
     /// The host has ended.
-    Refused(Request),
+    Refused(IoRequest),
     Taken,
 }
 
@@ -211,7 +211,7 @@ pub(crate) struct Pending {
 }
 
 impl Future for Pending {
-    type Output = (Request, Outcome);
+    type Output = (IoRequest, Outcome);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -250,7 +250,7 @@ impl HostEnv {
 
     /// A round trip through the I/O backend that does nothing. For measuring it.
     pub async fn nop(&self) {
-        let (_, outcome) = self.core.submit(Request::Nop).await;
+        let (_, outcome) = self.core.submit(IoRequest::Nop).await;
         debug_assert!(outcome.is_ok() || self.core.closed.get(), "doing nothing succeeds");
     }
 
@@ -260,7 +260,7 @@ impl HostEnv {
         &self,
         call: impl FnOnce() -> i32 + Send + 'static,
     ) -> Outcome {
-        self.core.submit(Request::Call { call: Some(Box::new(call)) }).await.1
+        self.core.submit(IoRequest::Call { call: Some(Box::new(call)) }).await.1
     }
 }
 
@@ -437,9 +437,9 @@ impl Host {
         self.env.core.busy_poll.set(if is_cheap { limit } else { Duration::ZERO });
     }
 
-    /// A mailbox for other threads.
-    pub fn mailbox(&self) -> Mailbox {
-        Mailbox { shared: self.env.core.shared.clone() }
+    /// A handle for other threads.
+    pub fn remote_handle(&self) -> RemoteHandle {
+        RemoteHandle { shared: self.env.core.shared.clone() }
     }
 
     /// Runs tasks until `future` has its result. Tasks that are not done then go on in the next
@@ -471,8 +471,8 @@ impl Host {
                 false => core.wait(has_work),
             }
             if core.shared.take_pending() {
-                for letter in core.collect() {
-                    letter(self);
+                for call in core.collect() {
+                    call(self);
                 }
             }
         }
@@ -520,24 +520,24 @@ impl Wake for MainWaker {
 
 /// Lets other threads run things on a host's thread. Cheap to clone.
 #[derive(Clone)]
-pub struct Mailbox {
+pub struct RemoteHandle {
     shared: Arc<Shared>,
 }
 
-/// The host of a mailbox is gone; the letter was dropped.
+/// The host of a handle is gone; the call was dropped.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the host of this mailbox has ended")]
-pub struct MailboxClosed;
+#[error("the host of this remote_handle has ended")]
+pub struct HostEnded;
 
-impl Mailbox {
-    /// Has `letter` called on the host's thread, between two tasks, in order of sending.
-    pub fn send(&self, letter: Box<dyn FnOnce(&Host) + Send>) -> Result<(), MailboxClosed> {
-        if self.shared.post(letter) { Ok(()) } else { Err(MailboxClosed) }
+impl RemoteHandle {
+    /// Has `call` called on the host's thread, between two tasks, in order of sending.
+    pub fn send(&self, call: Box<dyn FnOnce(&Host) + Send>) -> Result<(), HostEnded> {
+        if self.shared.post(call) { Ok(()) } else { Err(HostEnded) }
     }
 }
 
-impl std::fmt::Debug for Mailbox {
+impl std::fmt::Debug for RemoteHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mailbox").finish_non_exhaustive()
+        f.debug_struct("RemoteHandle").finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 
-use crate::op::{Memory, Op, Request};
+use crate::op::{IoRequest, Memory, Op};
 
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
@@ -223,12 +223,12 @@ fn probe(ring: &IoUring) -> Result<(), String> {
 fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
     let memory = op.memory();
     match &op.request {
-        Request::Nop => opcode::Nop::new().build(),
-        Request::Read { fd, at, .. } => {
+        IoRequest::Nop => opcode::Nop::new().build(),
+        IoRequest::Read { fd, at, .. } => {
             let Memory::One { start, len } = memory else { unreachable!("a buffer is one piece") };
             opcode::Read::new(raw(fd), start, len).offset(op.position(*at)).build()
         }
-        Request::Write { fd, at, dsync, .. } => {
+        IoRequest::Write { fd, at, dsync, .. } => {
             let flags = if *dsync { libc::RWF_DSYNC } else { 0 };
             let (fd, at) = (raw(fd), op.position(*at));
             match memory {
@@ -240,19 +240,19 @@ fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
                 }
             }
         }
-        Request::Sync { fd } => {
+        IoRequest::Sync { fd } => {
             opcode::Fsync::new(raw(fd)).flags(types::FsyncFlags::DATASYNC).build()
         }
-        Request::Fallocate { fd, mode, at, len } => {
+        IoRequest::Fallocate { fd, mode, at, len } => {
             opcode::Fallocate::new(raw(fd), *len).offset(*at).mode(*mode).build()
         }
-        Request::Recv { fd, .. } => {
+        IoRequest::Recv { fd, .. } => {
             let Memory::One { start, len } = memory else { unreachable!("a buffer is one piece") };
             // Mostly the peer has yet to see a reply.
             let ioprio = if polls_first { RECVSEND_POLL_FIRST } else { 0 };
             opcode::Recv::new(raw(fd), start, len).ioprio(ioprio).build()
         }
-        Request::Send { fd, .. } => {
+        IoRequest::Send { fd, .. } => {
             let fd = raw(fd);
             match memory {
                 Memory::One { start, len } => {
@@ -264,8 +264,8 @@ fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
                 }
             }
         }
-        Request::Poll { fd, events } => opcode::PollAdd::new(raw(fd), *events).build(),
-        Request::Call { .. } => unreachable!("calls run on worker threads"),
+        IoRequest::Poll { fd, events } => opcode::PollAdd::new(raw(fd), *events).build(),
+        IoRequest::Call { .. } => unreachable!("calls run on worker threads"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::op::Request;
+use crate::op::IoRequest;
 use crate::reactor::{Host, HostEnv};
 use crate::sys;
 
@@ -67,7 +67,7 @@ impl Signal {
     /// Waits for the next delivery.
     pub async fn wait(&self) {
         while sys::eventfd_take(self.fd.as_raw_fd()) == 0 {
-            let request = Request::Poll { fd: self.fd.clone(), events: libc::POLLIN as u32 };
+            let request = IoRequest::Poll { fd: self.fd.clone(), events: libc::POLLIN as u32 };
             if self.env.core().submit(request).await.1 == Err(libc::ESHUTDOWN) {
                 std::future::pending::<()>().await;
             }

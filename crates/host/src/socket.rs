@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Stream, StreamError};
 
-use crate::op::{Request, fill_list};
+use crate::op::{IoRequest, fill_list};
 use crate::reactor::HostEnv;
 use crate::sys::{self, Address};
 
@@ -69,7 +69,7 @@ fn failed(address: &str, doing: &'static str) -> impl FnOnce(io::Error) -> Socke
 
 /// Address of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+enum ListenAddress {
     /// With device and inode of the socket that was made, to remove only that.
     Unix {
         path: PathBuf,
@@ -83,7 +83,7 @@ enum Place {
 pub struct HostListener {
     env: HostEnv,
     fd: Rc<OwnedFd>,
-    place: Place,
+    place: ListenAddress,
 }
 
 impl HostListener {
@@ -104,7 +104,8 @@ impl HostListener {
         bound.map_err(failed(&name, "binding"))?;
         let metadata =
             std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
-        let place = Place::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
+        let place =
+            ListenAddress::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
         let listener = HostListener { env: env.clone(), fd: Rc::new(fd), place };
         sys::listen(&listener.fd, BACKLOG).map_err(failed(&name, "listening"))?;
         Ok(listener)
@@ -115,8 +116,9 @@ impl HostListener {
         let name = address.to_string();
         let listener = TcpListener::bind(address).map_err(failed(&name, "binding"))?;
         listener.set_nonblocking(true).map_err(failed(&name, "making it non-blocking"))?;
-        let place =
-            Place::Tcp(listener.local_addr().map_err(failed(&name, "asking for the address"))?);
+        let place = ListenAddress::Tcp(
+            listener.local_addr().map_err(failed(&name, "asking for the address"))?,
+        );
         let fd = OwnedFd::from(listener);
         sys::listen(&fd, BACKLOG).map_err(failed(&name, "listening"))?;
         Ok(HostListener { env: env.clone(), fd: Rc::new(fd), place })
@@ -125,8 +127,8 @@ impl HostListener {
     /// The address of a TCP listener.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self.place {
-            Place::Tcp(address) => Some(address),
-            Place::Unix { .. } => None,
+            ListenAddress::Tcp(address) => Some(address),
+            ListenAddress::Unix { .. } => None,
         }
     }
 
@@ -134,15 +136,19 @@ impl HostListener {
     /// listener; wait a little before the next call.
     pub async fn accept(&self) -> Result<HostSocket, SocketError> {
         let name = match &self.place {
-            Place::Unix { path, .. } => path.display().to_string(),
-            Place::Tcp(address) => address.to_string(),
+            ListenAddress::Unix { path, .. } => path.display().to_string(),
+            ListenAddress::Tcp(address) => address.to_string(),
         };
         loop {
             readiness(&self.env, &self.fd, libc::POLLIN).await.map_err(failed(&name, "waiting"))?;
             match sys::accept(&self.fd) {
                 Ok(fd) => {
-                    return HostSocket::new(&self.env, fd, matches!(self.place, Place::Tcp(_)))
-                        .map_err(failed(&name, "setting options"));
+                    return HostSocket::new(
+                        &self.env,
+                        fd,
+                        matches!(self.place, ListenAddress::Tcp(_)),
+                    )
+                    .map_err(failed(&name, "setting options"));
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
@@ -155,7 +161,7 @@ impl HostListener {
 
 impl Drop for HostListener {
     fn drop(&mut self) {
-        if let Place::Unix { path, made } = &self.place
+        if let ListenAddress::Unix { path, made } = &self.place
             && std::fs::symlink_metadata(path)
                 .is_ok_and(|found| (found.dev(), found.ino()) == *made)
             && let Err(error) = std::fs::remove_file(path)
@@ -184,7 +190,7 @@ fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), Socket
 }
 
 async fn readiness(env: &HostEnv, fd: &Rc<OwnedFd>, events: i16) -> io::Result<()> {
-    let request = Request::Poll { fd: fd.clone(), events: events as u32 };
+    let request = IoRequest::Poll { fd: fd.clone(), events: events as u32 };
     match env.core().submit(request).await.1 {
         Ok(_) => Ok(()),
         Err(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -292,8 +298,8 @@ impl Stream for HostSocket {
         if into.len() <= at {
             return (into, Ok(0));
         }
-        let request = Request::Recv { fd: self.fd.clone(), buf: into, at };
-        let (Request::Recv { buf, .. }, outcome) = self.env.core().submit(request).await else {
+        let request = IoRequest::Recv { fd: self.fd.clone(), buf: into, at };
+        let (IoRequest::Recv { buf, .. }, outcome) = self.env.core().submit(request).await else {
             unreachable!("an operation gives its own request back")
         };
         (buf, outcome.map_err(stream_error))
@@ -309,7 +315,7 @@ impl Stream for HostSocket {
             return Ok(());
         }
         let data = if sent > 0 { from.cut(sent, from.len()) } else { from };
-        let request = Request::Send { fd: self.fd.clone(), data };
+        let request = IoRequest::Send { fd: self.fd.clone(), data };
         self.env.core().submit(request).await.1.map(drop).map_err(stream_error)
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::op::{Call, Op, Request};
+use crate::op::{Call, IoRequest, Op};
 use crate::queue::Shared;
 use crate::sys;
 
@@ -29,16 +29,16 @@ impl Job {
     fn of(op: &mut Op) -> Job {
         let (list, count) = op.memory_list();
         match &mut op.request {
-            Request::Call { call } => Job::Call(call.take().expect("a call has one attempt")),
-            Request::Sync { fd } => Job::Sync { fd: fd.as_raw_fd() },
-            Request::Fallocate { fd, mode, at, len } => {
+            IoRequest::Call { call } => Job::Call(call.take().expect("a call has one attempt")),
+            IoRequest::Sync { fd } => Job::Sync { fd: fd.as_raw_fd() },
+            IoRequest::Fallocate { fd, mode, at, len } => {
                 Job::Fallocate { fd: fd.as_raw_fd(), mode: *mode, at: *at, len: *len }
             }
-            Request::Read { fd, at, .. } => {
+            IoRequest::Read { fd, at, .. } => {
                 let (fd, at) = (fd.as_raw_fd(), *at);
                 Job::Read { fd, list, count, at: op.position(at) }
             }
-            Request::Write { fd, at, dsync, .. } => {
+            IoRequest::Write { fd, at, dsync, .. } => {
                 let flags = if *dsync { libc::RWF_DSYNC } else { 0 };
                 let (fd, at) = (fd.as_raw_fd(), *at);
                 Job::Write { fd, list, count, at: op.position(at), flags }
@@ -63,7 +63,7 @@ impl Job {
 }
 
 #[derive(Default)]
-struct Board {
+struct JobQueue {
     jobs: VecDeque<(usize, Job)>,
     finished: Vec<(usize, i32)>,
     idle: usize,
@@ -71,31 +71,31 @@ struct Board {
 }
 
 struct Common {
-    board: Mutex<Board>,
+    queue: Mutex<JobQueue>,
     work: Condvar,
     shared: Arc<Shared>,
 }
 
 impl Common {
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, JobQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self) {
-        let mut board = self.board();
+        let mut queue = self.queue();
         loop {
-            if let Some((key, job)) = board.jobs.pop_front() {
-                drop(board);
+            if let Some((key, job)) = queue.jobs.pop_front() {
+                drop(queue);
                 let result = job.run();
-                board = self.board();
-                board.finished.push((key, result));
+                queue = self.queue();
+                queue.finished.push((key, result));
                 self.shared.wake();
-            } else if board.stop {
+            } else if queue.stop {
                 return;
             } else {
-                board.idle += 1;
-                board = self.work.wait(board).unwrap_or_else(PoisonError::into_inner);
-                board.idle -= 1;
+                queue.idle += 1;
+                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
             }
         }
     }
@@ -111,18 +111,18 @@ pub(crate) struct Workers {
 impl Workers {
     /// At most `threads_max` threads; they wake the reactor through `shared`.
     pub(crate) fn new(threads_max: usize, shared: Arc<Shared>) -> Workers {
-        let common = Common { board: Mutex::default(), work: Condvar::new(), shared };
+        let common = Common { queue: Mutex::default(), work: Condvar::new(), shared };
         Workers { common: Arc::new(common), threads: Vec::new(), threads_max }
     }
 
     /// Queues the next attempt of an operation.
     pub(crate) fn attempt(&mut self, key: usize, op: &mut Op) {
         let job = Job::of(op);
-        let mut board = self.common.board();
-        board.jobs.push_back((key, job));
+        let mut queue = self.common.queue();
+        queue.jobs.push_back((key, job));
         let short_of_threads =
-            board.jobs.len() > board.idle && self.threads.len() < self.threads_max;
-        drop(board);
+            queue.jobs.len() > queue.idle && self.threads.len() < self.threads_max;
+        drop(queue);
         self.common.work.notify_one();
         if short_of_threads {
             let common = self.common.clone();
@@ -131,9 +131,9 @@ impl Workers {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) if self.threads.is_empty() => {
                     tracing::error!(%error, "can't start a worker thread");
-                    self.common.board().stop = true;
+                    self.common.queue().stop = true;
                     self.common.serve();
-                    self.common.board().stop = false;
+                    self.common.queue().stop = false;
                 }
                 Err(error) => tracing::warn!(%error, "can't start another worker thread"),
             }
@@ -142,16 +142,16 @@ impl Workers {
 
     /// Takes the attempts that have ended.
     pub(crate) fn collect(&self, finished: &mut Vec<(usize, i32)>) {
-        finished.append(&mut self.common.board().finished);
+        finished.append(&mut self.common.queue().finished);
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        let mut board = self.common.board();
-        board.stop = true;
-        let all_idle = board.jobs.is_empty() && board.idle == self.threads.len();
-        drop(board);
+        let mut queue = self.common.queue();
+        queue.stop = true;
+        let all_idle = queue.jobs.is_empty() && queue.idle == self.threads.len();
+        drop(queue);
         self.common.work.notify_all();
         // A thread that is stuck in a call is left behind; its memory is left with it.
         if all_idle {

@@ -1,4 +1,4 @@
-//! Tasks, timers, priorities, mailbox, signals, over both backends.
+//! Tasks, timers, priorities, calls from other threads, signals, over both backends.
 
 #![allow(clippy::disallowed_methods, reason = "tests of what other threads may do")]
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 use ubcache_env::local::{Notify, first, join_all};
 use ubcache_env::{Env, Nanos, Priority};
 use ubcache_host::signal::{SIGHUP, SIGTERM};
-use ubcache_host::{Host, IoBackend, MailboxClosed};
+use ubcache_host::{Host, HostEnded, IoBackend};
 
 /// Over both backends, and over the ring with waits spent awake.
 fn hosts() -> impl Iterator<Item = Host> {
@@ -198,15 +198,15 @@ fn calls_from_other_threads_run_on_the_host() {
         let notify = Rc::new(Notify::default());
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                let (mailbox, sum) = (host.mailbox(), sum.clone());
+                let (remote_handle, sum) = (host.remote_handle(), sum.clone());
                 std::thread::spawn(move || {
                     for index in 0..1000 {
                         let sum = sum.clone();
-                        let letter = move |host: &Host| {
+                        let call = move |host: &Host| {
                             assert!(host.env().now() > Nanos(0), "it runs on the host's thread");
                             sum.fetch_add(index, Ordering::Relaxed);
                         };
-                        mailbox.send(Box::new(letter)).expect("the host lives");
+                        remote_handle.send(Box::new(call)).expect("the host lives");
                         if index % 100 == 0 {
                             std::thread::sleep(Duration::from_millis(1));
                         }
@@ -221,18 +221,18 @@ fn calls_from_other_threads_run_on_the_host() {
         });
         threads.into_iter().for_each(|thread| thread.join().expect("it did not panic"));
         // A question and its answer, while the host sleeps.
-        let (mailbox, (answer, question)) = (host.mailbox(), mpsc::channel());
+        let (remote_handle, (answer, question)) = (host.remote_handle(), mpsc::channel());
         let asking = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(10));
-            let letter = move |host: &Host| answer.send(host.backend_name()).expect("it listens");
-            mailbox.send(Box::new(letter)).expect("the host lives");
+            let call = move |host: &Host| answer.send(host.backend_name()).expect("it listens");
+            remote_handle.send(Box::new(call)).expect("the host lives");
             question.recv_timeout(Duration::from_secs(10)).expect("an answer comes")
         });
         host.block_on(env.sleep(Nanos::from_millis(50)));
         assert_eq!(asking.join().expect("it did not panic"), host.backend_name());
-        let mailbox = host.mailbox();
+        let remote_handle = host.remote_handle();
         drop(host);
-        assert_eq!(mailbox.send(Box::new(|_| ())), Err(MailboxClosed));
+        assert_eq!(remote_handle.send(Box::new(|_| ())), Err(HostEnded));
     }
 }
 
