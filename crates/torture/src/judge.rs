@@ -23,7 +23,7 @@ pub const ALL: RepairOptions =
 
 /// Verdict on a damaged set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Told {
+pub enum Verdict {
     /// The check has no finding, and all reads as before.
     Harmless,
     /// It was repaired, to a copy and in place.
@@ -41,7 +41,7 @@ pub fn judge(
     damaged: &Image,
     strict: bool,
     with_uncertain: bool,
-) -> Result<Told, String> {
+) -> Result<Verdict, String> {
     let cache = MemDevice::new(damaged.clone(), base.block);
     let backing = MemDevice::new(base.backing.clone(), base.block);
     let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
@@ -52,7 +52,7 @@ pub fn judge(
         Err(error) if report.is_clean() => {
             return Err(format!("{error}, and the check says nothing"));
         }
-        Err(_) => return Ok(Told::Unrepairable),
+        Err(_) => return Ok(Verdict::Unrepairable),
     };
     if repair.is_clean() {
         if !report.is_clean() {
@@ -61,7 +61,7 @@ pub fn judge(
         if strict {
             compare(base, &cache, &backing, |_| false)?;
         }
-        return Ok(Told::Harmless);
+        return Ok(Verdict::Harmless);
     }
     let copy = copied(&mut repair, &cache).map_err(|error| format!("to a copy: {error}"))?;
     outcome(base, &repair, &copy, &backing, strict)
@@ -83,11 +83,11 @@ pub fn judge(
         match in_place(&cache, &backing, options) {
             Ok(repair) => outcome(base, &repair, &cache, &backing, strict)
                 .map_err(|error| format!("in place, use-uncertain {use_uncertain}: {error}"))?,
-            Err(OfflineError::NoRoom(_)) => return Ok(Told::OnlyCopied),
+            Err(OfflineError::NoRoom(_)) => return Ok(Verdict::OnlyCopied),
             Err(error) => return Err(format!("in place, use-uncertain {use_uncertain}: {error}")),
         }
     }
-    Ok(Told::Repaired)
+    Ok(Verdict::Repaired)
 }
 
 /// A repair of a copy.

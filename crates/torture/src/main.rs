@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use ubcache_torture::damage::damage;
 use ubcache_torture::fuzz::{TARGETS, Target};
-use ubcache_torture::judge::{Told, judge};
+use ubcache_torture::judge::{Verdict, judge};
 use ubcache_torture::mutate::{corpus, input, run};
 use ubcache_torture::sets::{SMALL, bases, of_the_engine};
 
 /// An input that takes longer is taken for a loop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// Damage and random input for the offline tools and the parsers
 #[derive(Parser)]
@@ -113,15 +113,15 @@ fn damages((from, to): (u64, u64), set: &str, verbose: bool) -> bool {
         for seed in from..to {
             let mut image = base.cache.clone();
             let done = damage(base, &mut image, seed);
-            let told = judge(base, &image, !done.unnoticeable, true);
-            if verbose || told.is_err() {
-                println!("{}, seed {seed}, {}: {told:?}", base.name, done.words.join(" and "));
+            let verdict = judge(base, &image, !done.unnoticeable, true);
+            if verbose || verdict.is_err() {
+                println!("{}, seed {seed}, {}: {verdict:?}", base.name, done.words.join(" and "));
             }
-            match told {
-                Ok(told) => done
+            match verdict {
+                Ok(verdict) => done
                     .words
                     .iter()
-                    .for_each(|word| counts.entry(word).or_default()[index(told)] += 1),
+                    .for_each(|word| counts.entry(word).or_default()[index(verdict)] += 1),
                 Err(_) => failed += 1,
             }
         }
@@ -134,12 +134,12 @@ fn damages((from, to): (u64, u64), set: &str, verbose: bool) -> bool {
     failed == 0
 }
 
-fn index(told: Told) -> usize {
-    match told {
-        Told::Harmless => 0,
-        Told::Repaired => 1,
-        Told::OnlyCopied => 2,
-        Told::Unrepairable => 3,
+fn index(verdict: Verdict) -> usize {
+    match verdict {
+        Verdict::Harmless => 0,
+        Verdict::Repaired => 1,
+        Verdict::OnlyCopied => 2,
+        Verdict::Unrepairable => 3,
     }
 }
 
@@ -183,7 +183,7 @@ fn fuzz(target: Target, corpora: &Path, duration: Duration, seed: u64) -> bool {
                 if number != last {
                     (last, since) = (number, Instant::now());
                 }
-                if since.elapsed() > PATIENCE {
+                if since.elapsed() > WATCHDOG {
                     let bytes = input(target, &corpus, seed, number);
                     println!("{}: does not end: {}", target.name, save(target, &bytes).display());
                     std::process::exit(1);

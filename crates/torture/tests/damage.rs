@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ubcache_torture::damage::{KINDS, damage};
-use ubcache_torture::judge::{Told, judge};
+use ubcache_torture::judge::{Verdict, judge};
 use ubcache_torture::sets::bases;
 
 /// Seeds for a set of the engine, which is small, and for one of the driver.
@@ -22,15 +22,15 @@ fn damage_is_reported_and_repaired() {
             let done = damage(base, &mut image, seed);
             total += 1;
             match judge(base, &image, !done.unnoticeable, seed % 4 == 0) {
-                Ok(told) => {
-                    let told = match told {
-                        Told::Harmless => "harmless",
-                        Told::Repaired => "repaired",
-                        Told::OnlyCopied => "only copied",
-                        Told::Unrepairable => "not repairable",
+                Ok(verdict) => {
+                    let verdict = match verdict {
+                        Verdict::Harmless => "harmless",
+                        Verdict::Repaired => "repaired",
+                        Verdict::OnlyCopied => "only copied",
+                        Verdict::Unrepairable => "not repairable",
                     };
                     for kind in done.words {
-                        *counts.entry(kind).or_default().entry(told).or_default() += 1;
+                        *counts.entry(kind).or_default().entry(verdict).or_default() += 1;
                     }
                 }
                 Err(error) => {
@@ -43,10 +43,11 @@ fn damage_is_reported_and_repaired() {
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(total >= 1000);
     for kind in KINDS {
-        let repaired = counts.get(kind).and_then(|told| told.get("repaired")).copied().unwrap_or(0);
+        let repaired =
+            counts.get(kind).and_then(|verdict| verdict.get("repaired")).copied().unwrap_or(0);
         assert!(repaired > 0 || kind.ends_with("generation"), "{kind} is never noticed");
     }
-    let not = |told: &BTreeMap<&str, u64>| told.get("not repairable").copied().unwrap_or(0);
+    let not = |verdict: &BTreeMap<&str, u64>| verdict.get("not repairable").copied().unwrap_or(0);
     assert!(
         counts.values().map(not).sum::<u64>() * 20 < total,
         "hardly any damage can't be repaired"

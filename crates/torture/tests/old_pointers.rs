@@ -7,7 +7,7 @@
 use ubcache_format::{Generation, Key, ParsedNode, Pointer, bset_bytes, crc64_we, encode_bset};
 use ubcache_offline::{CheckOptions, Kind, NodeVisit, Visitor, check, walk};
 use ubcache_torture::device::{Image, MemDevice, run};
-use ubcache_torture::judge::{Told, judge};
+use ubcache_torture::judge::{Verdict, judge};
 use ubcache_torture::serve::{How, serve};
 use ubcache_torture::sets::{Base, content, map, small};
 
@@ -110,7 +110,7 @@ fn pointer_from_before_half_a_circle_is_ignored() {
             // The tools that repair do the same.
             assert_eq!(
                 judge(base, &image, true, false),
-                Ok(Told::Repaired),
+                Ok(Verdict::Repaired),
                 "{}, {reuses}",
                 base.name
             );

@@ -3,7 +3,7 @@
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{CheckOptions, Kind, RepairOptions, check, survey, unreadable_data};
 use ubcache_torture::device::{Image, MemDevice, run};
-use ubcache_torture::judge::{Told, in_place, judge};
+use ubcache_torture::judge::{Verdict, in_place, judge};
 use ubcache_torture::sets::{Base, small};
 
 fn bad(base: &Base, from: usize, bytes: usize) -> Image {
@@ -55,7 +55,7 @@ fn only_the_sectors_of_dirty_data_that_can_not_be_read_are_given_up() {
         let repair = in_place(&cache, &backing, RepairOptions::default()).expect("a repair");
         assert_eq!(repair.kept_sectors, before - sectors);
         assert_eq!(repair.uncertain.iter().map(|part| part.range.sectors()).sum::<u64>(), sectors);
-        assert_eq!(judge(base, &image, true, true), Ok(Told::Repaired));
+        assert_eq!(judge(base, &image, true, true), Ok(Verdict::Repaired));
     }
 }
 
@@ -78,7 +78,7 @@ fn unreadable_unneeded_journal_sectors_are_no_loss() {
             assert_eq!(listed(base, &image), [], "{}: byte {at}", base.name);
             assert_eq!(
                 judge(base, &image, true, true),
-                Ok(Told::Repaired),
+                Ok(Verdict::Repaired),
                 "{}: byte {at}",
                 base.name
             );
@@ -102,7 +102,7 @@ fn unreadable_newest_entry_makes_everything_uncertain() {
             );
             assert_eq!(
                 judge(base, &image, true, true),
-                Ok(Told::Repaired),
+                Ok(Verdict::Repaired),
                 "{}: byte {at}",
                 base.name
             );
@@ -119,7 +119,7 @@ fn node_is_read_around_unreadable_sectors() {
                 let image = bad(base, at, 1);
                 assert_eq!(
                     judge(base, &image, true, true),
-                    Ok(Told::Repaired),
+                    Ok(Verdict::Repaired),
                     "{}: byte {at}",
                     base.name
                 );
