@@ -1,7 +1,7 @@
 //! Invariants of a state by itself (docs/internals/coherence.md §10).
 
 use crate::monitor::{Finding, name};
-use crate::rules::Kind;
+use crate::rules::Promise;
 use crate::state::{At, Key, LOST, OpKind, SECTORS, State, WritebackAt};
 
 fn mismatch(state: &State) -> Option<String> {
@@ -19,17 +19,17 @@ fn mismatch(state: &State) -> Option<String> {
 pub fn clean_equals_backing(state: &State) -> Option<Finding> {
     let quiet =
         state.ops.iter().all(|op| op.at == At::Nowhere) && state.writeback.at == WritebackAt::Idle;
-    if quiet { mismatch(state).map(|what| (Kind::Ceb, what)) } else { None }
+    if quiet { mismatch(state).map(|what| (Promise::Ceb, what)) } else { None }
 }
 
 /// I1, I3, I5, I6, I7. (I2 is checked by failing the power in every state, I4 and I8 in the steps
 /// they are about.)
 pub fn strict(state: &State) -> Option<Finding> {
     let found = |rule: &str, sector: usize| {
-        Some((Kind::Strict, format!("{rule} is violated at s{sector}")))
+        Some((Promise::Strict, format!("{rule} is violated at s{sector}")))
     };
     if let Some(what) = mismatch(state) {
-        return Some((Kind::Strict, format!("I1: {what}")));
+        return Some((Promise::Strict, format!("I1: {what}")));
     }
     for sector in 0..SECTORS {
         let bit = 1 << sector;
@@ -65,7 +65,7 @@ pub fn strict(state: &State) -> Option<Finding> {
 pub fn nothing_returns(state: &State, mask: u8) -> Option<Finding> {
     let returns = |sector: &usize| mask & 1 << sector != 0 && state.may_return(*sector);
     let sector = (0..SECTORS).find(returns)?;
-    Some((Kind::Strict, format!("I4: the old key of s{sector} may return")))
+    Some((Promise::Strict, format!("I4: the old key of s{sector} may return")))
 }
 
 /// I4, when writeback is submitted, or a backing write that has waited: no crash brings a clean key
@@ -80,7 +80,7 @@ pub fn nothing_clean_returns(state: &State, mask: u8) -> Option<Finding> {
                 || state.records.iter().any(|r| recorded(r.key, r.sector, *sector)))
     };
     let sector = (0..SECTORS).find(returns)?;
-    Some((Kind::Strict, format!("I4: a clean key of s{sector} may return")))
+    Some((Promise::Strict, format!("I4: a clean key of s{sector} may return")))
 }
 
 /// I8: a key turns clean only over this durable content.
@@ -88,5 +88,5 @@ pub fn durable_is(state: &State, sector: usize, value: u8) -> Option<Finding> {
     if state.disk[sector].durable == value {
         return None;
     }
-    Some((Kind::Strict, format!("I8: s{sector} turns clean with {}, not durable", name(value))))
+    Some((Promise::Strict, format!("I8: s{sector} turns clean with {}, not durable", name(value))))
 }

@@ -34,7 +34,7 @@ pub mod step;
 pub mod timeline;
 
 pub use bounds::Bounds;
-pub use rules::{Kind, Variant, variants};
+pub use rules::{Promise, Variant, variants};
 pub use search::{Outcome, search};
 pub use step::Model;
 pub use timeline::timeline;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use ubcache_model::rules::{Variant, find};
 use ubcache_model::state::OpKind;
-use ubcache_model::{Bounds, Kind, Outcome, search, timeline, variants};
+use ubcache_model::{Bounds, Outcome, Promise, search, timeline, variants};
 
 /// Checks the coherence protocol, and every protocol with one rule less, in all interleavings.
 #[derive(Parser)]
@@ -82,7 +82,7 @@ fn kind(word: &str) -> Result<OpKind, String> {
 fn run(cli: &Cli, bounds: &Bounds, variant: &Variant) -> bool {
     let model = bounds.of(variant.rules);
     let began = now();
-    let kinds = [Kind::Lin, Kind::Dur, Kind::Ceb];
+    let kinds = [Promise::Lin, Promise::Dur, Promise::Ceb];
     let outcome = search(&model, cli.states, |found| {
         kinds.iter().all(|kind| found.iter().any(|example| example.kind == *kind))
     });
@@ -109,7 +109,7 @@ fn run(cli: &Cli, bounds: &Bounds, variant: &Variant) -> bool {
     good
 }
 
-fn cell(outcome: &Outcome, kind: Kind) -> String {
+fn cell(outcome: &Outcome, kind: Promise) -> String {
     outcome.of(kind).map_or_else(String::new, |example| format!("{} steps", example.length))
 }
 

@@ -11,7 +11,7 @@
 //! with success says that this did not happen to what was answered before it, unless its client has
 //! been told, or had written nothing.
 
-use crate::rules::Kind;
+use crate::rules::Promise;
 use crate::state::{At, FIRST, OPS, Op, OpKind, SECTORS, State};
 
 /// One sector, as clients see it.
@@ -47,7 +47,7 @@ impl Register {
 }
 
 /// A violation: its kind, and a sentence.
-pub type Finding = (Kind, String);
+pub type Finding = (Promise, String);
 
 /// The value in words.
 pub fn name(value: u8) -> String {
@@ -111,7 +111,7 @@ pub fn observe(state: &mut State) -> Option<Finding> {
                 name(old),
                 name(new)
             );
-            return Some((Kind::Lin, what));
+            return Some((Promise::Lin, what));
         }
         if !took_effect {
             falls(state, sector, new, next);
@@ -221,7 +221,7 @@ pub fn end_read(state: &mut State, slot: usize) -> Option<Finding> {
         if op.held[sector] & 1 << value == 0 {
             let (value, held) = (name(value), names(op.held[sector]));
             return Some((
-                Kind::Lin,
+                Promise::Lin,
                 format!("the read returns {value} for s{sector}, not {held}"),
             ));
         }
@@ -234,7 +234,7 @@ pub fn end_read(state: &mut State, slot: usize) -> Option<Finding> {
         }
         if register.explained == 0 {
             return Some((
-                Kind::Lin,
+                Promise::Lin,
                 format!("the read returns {} for s{sector} too early", name(value)),
             ));
         }
@@ -264,7 +264,7 @@ pub fn end_write(state: &mut State, slot: usize, mask: u8, ok: bool) -> Option<F
             if register.explained == 0 {
                 let (id, value) = (slot + 1, name(register.value));
                 return Some((
-                    Kind::Lin,
+                    Promise::Lin,
                     format!("operation {id} is answered, but s{sector} still reads {value}"),
                 ));
             }
@@ -285,7 +285,7 @@ pub fn end_write(state: &mut State, slot: usize, mask: u8, ok: bool) -> Option<F
                         "operation {id} is answered as durable, but s{sector} reads {}",
                         name(value)
                     );
-                    return Some((Kind::Lin, what));
+                    return Some((Promise::Lin, what));
                 }
                 register.floor = register.floor & !before | 1 << value;
                 register.falls &= !before;
@@ -312,7 +312,7 @@ pub fn end_flush(state: &mut State, slot: usize, ok: bool) -> Option<Finding> {
                 "FLUSH is answered with success, but s{sector} fell to {value}, unknown to its \
                  client"
             );
-            return Some((Kind::Lin, what));
+            return Some((Promise::Lin, what));
         }
         if ignorant {
             register.falls &= held;
@@ -336,7 +336,7 @@ pub fn crash(state: &mut State, power: bool) -> Option<Finding> {
         let Some(value) = state.serve(sector) else { continue };
         if allowed & 1 << value == 0 {
             let (value, allowed) = (name(value), names(allowed));
-            return Some((Kind::Dur, format!("s{sector} comes back as {value}, not {allowed}")));
+            return Some((Promise::Dur, format!("s{sector} comes back as {value}, not {allowed}")));
         }
         state.registers[sector] = Register::new(value);
         if !power {

@@ -201,7 +201,7 @@ pub const P2: Rules = Rules { removal: Removal::Both, ..P0 };
 
 /// Promise that a protocol violates, or is expected to.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum Promise {
     /// A stale, lost or resurrected value while running.
     Lin,
     /// A flushed value is gone after a crash.
@@ -212,14 +212,14 @@ pub enum Kind {
     Strict,
 }
 
-impl Kind {
+impl Promise {
     /// Name in the documents.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Lin => "LIN",
-            Kind::Dur => "DUR",
-            Kind::Ceb => "CEB",
-            Kind::Strict => "I1-I8",
+            Promise::Lin => "LIN",
+            Promise::Dur => "DUR",
+            Promise::Ceb => "CEB",
+            Promise::Strict => "I1-I8",
         }
     }
 }
@@ -234,24 +234,24 @@ pub struct Variant {
     /// The protocol.
     pub rules: Rules,
     /// Violations with two operations on one sector, within `Bounds::usual`.
-    pub violates: &'static [Kind],
+    pub violates: &'static [Promise],
 }
 
-const ALL: &[Kind] = &[Kind::Lin, Kind::Dur, Kind::Ceb];
-const NONE: &[Kind] = &[];
+const ALL: &[Promise] = &[Promise::Lin, Promise::Dur, Promise::Ceb];
+const NONE: &[Promise] = &[];
 
 const fn variant(
     name: &'static str,
     what: &'static str,
     rules: Rules,
-    violates: &'static [Kind],
+    violates: &'static [Promise],
 ) -> Variant {
     Variant { name, what, rules, violates }
 }
 
 /// The ladder of §4, then the rows of §6.
 pub fn variants() -> Vec<Variant> {
-    use Kind::{Ceb, Dur};
+    use Promise::{Ceb, Dur};
     vec![
         variant("P0", "removal while the write runs", P0, ALL),
         variant("P1", "removal after completion", P1, ALL),
@@ -357,7 +357,7 @@ pub fn variants() -> Vec<Variant> {
             "discard-no-b4",
             "a discard drops dirty keys without a flush",
             Rules { trim_b4: false, ..P8 },
-            &[Kind::Lin, Dur],
+            &[Promise::Lin, Dur],
         ),
         variant(
             "no-r5",
@@ -432,17 +432,17 @@ pub fn variants() -> Vec<Variant> {
             "no-j3-reads",
             "what such a flush may have cost is read",
             Rules { j3_reads: false, ..P8 },
-            &[Kind::Lin, Ceb],
+            &[Promise::Lin, Ceb],
         ),
         variant(
             "no-f4",
-            "clients are not told of flushes of others that fail",
+            "clients are not flush_reports of flushes of others that fail",
             Rules { f4: false, ..P8 },
-            &[Kind::Lin, Dur],
+            &[Promise::Lin, Dur],
         ),
         variant(
             "f4-once",
-            "only the first who asks is told of a failed flush",
+            "only the first who asks is flush_reports of a failed flush",
             Rules { f4_each: false, ..P8 },
             NONE,
         ),
@@ -458,7 +458,7 @@ pub fn variants() -> Vec<Variant> {
             "flush-no-backing",
             "FLUSH leaves out the backing device",
             Rules { flush_backing: false, ..P8 },
-            &[Kind::Lin, Dur],
+            &[Promise::Lin, Dur],
         ),
         variant(
             "flush-no-journal",

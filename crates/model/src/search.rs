@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 
 use crate::action::Action;
 use crate::monitor::Finding;
-use crate::rules::Kind;
+use crate::rules::Promise;
 use crate::state::State;
 use crate::step::Model;
 
@@ -15,7 +15,7 @@ use crate::step::Model;
 #[derive(Clone, Debug)]
 pub struct Counterexample {
     /// The violated promise.
-    pub kind: Kind,
+    pub kind: Promise,
     /// In a sentence.
     pub what: String,
     /// The steps to it, the violating one included.
@@ -39,7 +39,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The shortest counterexample of this kind.
-    pub fn of(&self, kind: Kind) -> Option<&Counterexample> {
+    pub fn of(&self, kind: Promise) -> Option<&Counterexample> {
         self.found.iter().find(|found| found.kind == kind)
     }
 

@@ -465,7 +465,7 @@ pub struct Budget {
 
 /// The content of a place.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Content {
+pub struct PlaceContent {
     /// The value that a read returns.
     pub live: u8,
     /// The value that a power failure leaves, or `live`.
@@ -482,7 +482,7 @@ pub struct State {
     /// A flush of the backing device is in flight.
     pub disk_flush: bool,
     /// The data on the cache device.
-    pub places: [Content; PLACES],
+    pub places: [PlaceContent; PLACES],
     /// The index as far as it is durable.
     pub durable: [Key; SECTORS],
     /// Records that are not durable.
@@ -504,7 +504,7 @@ pub struct State {
     /// F5: sectors that a failed flush may have cost.
     pub suspect: u8,
     /// F4.
-    pub told: Told,
+    pub flush_reports: FlushReports,
     /// The clients.
     pub ops: [Op; OPS],
     /// Background writeback.
@@ -519,7 +519,7 @@ pub struct State {
 
 /// F4: which clients are owed an error, as bits.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Told {
+pub struct FlushReports {
     /// Clients that have been heard of.
     pub known: u8,
     /// Those whose next FLUSH fails.
@@ -528,7 +528,7 @@ pub struct Told {
     pub untold: bool,
 }
 
-impl Told {
+impl FlushReports {
     /// A client writes or flushes.
     pub fn comes(&mut self, client: u8) {
         if self.known & 1 << client == 0 {
@@ -547,8 +547,8 @@ impl Told {
     /// are still owed an error.
     pub fn flush_ends(&mut self, client: u8, each: bool) -> bool {
         let owed = self.owed & 1 << client != 0;
-        let told = if each || !owed { 1 << client } else { u8::MAX };
-        self.owed &= !told;
+        let flush_reports = if each || !owed { 1 << client } else { u8::MAX };
+        self.owed &= !flush_reports;
         self.untold &= !owed;
         owed
     }

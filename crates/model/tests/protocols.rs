@@ -2,7 +2,7 @@
 
 use ubcache_model::rules::{Durable, P7, P8, Removal, Rules, find};
 use ubcache_model::state::{Budget, OpKind};
-use ubcache_model::{Bounds, Kind, Model, Outcome, search, timeline, variants};
+use ubcache_model::{Bounds, Model, Outcome, Promise, search, timeline, variants};
 
 const STATES_MAX: usize = 20_000_000;
 
@@ -67,9 +67,9 @@ fn reused_places_lose_flushed_data() {
     let mut bounds = Bounds::new(2, 2).with_kinds(&[OpKind::Back]);
     bounds.budget = Budget { evictions: 0, writebacks: 0, errors: 0, ..bounds.budget };
     let outcome = search(&bounds.of(Rules { j2: false, ..P8 }), STATES_MAX, |found| {
-        found.iter().any(|it| it.kind == Kind::Dur)
+        found.iter().any(|it| it.kind == Promise::Dur)
     });
-    let example = outcome.of(Kind::Dur).expect("d is gone");
+    let example = outcome.of(Promise::Dur).expect("d is gone");
     assert!(example.what.contains("comes back as w2, not"), "{}", example.what);
 }
 
@@ -103,9 +103,9 @@ fn one_error_for_all_clients_hides_a_loss() {
     bounds.budget.flush_errors = 1;
     assert_holds("P8", &bounds.of(P8), 10_000);
     let outcome = search(&bounds.of(Rules { f4_each: false, ..P8 }), STATES_MAX, |found| {
-        [Kind::Lin, Kind::Dur].iter().all(|kind| found.iter().any(|it| it.kind == *kind))
+        [Promise::Lin, Promise::Dur].iter().all(|kind| found.iter().any(|it| it.kind == *kind))
     });
-    let example = outcome.of(Kind::Dur).expect("w1 is gone");
+    let example = outcome.of(Promise::Dur).expect("w1 is gone");
     assert!(example.what.contains("comes back as older, not w"), "{}", example.what);
 }
 
@@ -115,7 +115,7 @@ fn a_read_that_does_not_look_again_sees_a_discard_early() {
     let bounds = three(&[OpKind::Read, OpKind::Back, OpKind::Discard]);
     assert_holds("P8", &bounds.of(P8), 20_000);
     let outcome = search(&bounds.of(Rules { r5: false, ..P8 }), STATES_MAX, |_| true);
-    let example = outcome.of(Kind::Lin).expect("zeroes, and then w2 again");
+    let example = outcome.of(Promise::Lin).expect("zeroes, and then w2 again");
     assert!(example.what.contains("the read returns w3 for s0"), "{}", example.what);
 }
 
@@ -152,8 +152,9 @@ fn search_finds_and_prints_the_bypass_race() {
     let budget = Budget { ops: 2, ..Budget::default() };
     let bounds = Bounds { budget, ..Bounds::new(1, 2) }.with_kinds(&[OpKind::Read, OpKind::Bypass]);
     let model = bounds.of(Rules { removal: Removal::Before, ..variant.rules });
-    let outcome = search(&model, STATES_MAX, |found| found.iter().any(|it| it.kind == Kind::Ceb));
-    let example = outcome.of(Kind::Ceb).expect("the original race");
+    let outcome =
+        search(&model, STATES_MAX, |found| found.iter().any(|it| it.kind == Promise::Ceb));
+    let example = outcome.of(Promise::Ceb).expect("the original race");
     let text = timeline(&model, example);
     assert_eq!(text.lines().filter(|line| line.contains("op ")).count(), example.length, "{text}");
     assert!(text.contains("is clean with older over w"), "{text}");
@@ -165,7 +166,8 @@ fn search_finds_and_prints_the_bypass_race() {
 fn the_first_patch_fails_at_a_power_failure() {
     let variant = find("P1").expect("it is in the table");
     let model = Bounds::new(1, 1).with_kinds(&[OpKind::Bypass]).of(variant.rules);
-    let outcome = search(&model, STATES_MAX, |found| found.iter().any(|it| it.kind == Kind::Ceb));
-    let example = outcome.of(Kind::Ceb).expect("P1-c");
+    let outcome =
+        search(&model, STATES_MAX, |found| found.iter().any(|it| it.kind == Promise::Ceb));
+    let example = outcome.of(Promise::Ceb).expect("P1-c");
     assert!(timeline(&model, example).contains("POWER FAILURE"));
 }

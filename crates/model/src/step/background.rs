@@ -168,7 +168,7 @@ impl Steps<'_> {
         let lost = state.current;
         let writes = state.ops.iter().any(Op::is_write) || state.writeback.at != WritebackAt::Idle;
         if self.rules().f4 && (lost != 0 || writes) {
-            state.told.flush_failed();
+            state.flush_reports.flush_failed();
         }
         if self.rules().f5 {
             state.suspect |= lost;

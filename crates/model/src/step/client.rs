@@ -73,7 +73,7 @@ impl Steps<'_> {
     fn clients_of(&self, kind: OpKind, left: u8) -> u8 {
         let flush_later = kind.writes() && left > 1 && self.model.kinds.contains(&OpKind::Flush);
         let from = self.from;
-        let matters = from.budget.flush_errors > 0 || from.told.owed | from.ignorant != 0;
+        let matters = from.budget.flush_errors > 0 || from.flush_reports.owed | from.ignorant != 0;
         let several = matters && from.wrote != 0;
         if several && (flush_later || kind == OpKind::Flush) { CLIENTS } else { 1 }
     }
@@ -92,9 +92,9 @@ impl Steps<'_> {
         }
         if self.rules().f4
             && kind != OpKind::Read
-            && (state.budget.flush_errors > 0 || state.told.untold)
+            && (state.budget.flush_errors > 0 || state.flush_reports.untold)
         {
-            state.told.comes(client);
+            state.flush_reports.comes(client);
         }
         match kind {
             OpKind::Read => {
@@ -591,7 +591,7 @@ impl Steps<'_> {
         if op.wants == Wants::Nothing && (op.wait == 0 || stuck) {
             let mut state = *self.from;
             // F4
-            let owed = state.told.flush_ends(op.client, self.rules().f4_each);
+            let owed = state.flush_reports.flush_ends(op.client, self.rules().f4_each);
             let ok = !stuck && !op.failed && !owed;
             self.add(Action::Reply { slot }, state, &[Answer::Flush(slot, ok)], None);
         }

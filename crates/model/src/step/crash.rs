@@ -4,7 +4,7 @@ use super::Steps;
 use super::background::make_durable;
 use crate::action::Action;
 use crate::monitor;
-use crate::state::{Disk, LOST, NOWHERE, OPS, Op, PLACES, SECTORS, State, Told, Writeback};
+use crate::state::{Disk, FlushReports, LOST, NOWHERE, OPS, Op, PLACES, SECTORS, State, Writeback};
 
 impl Steps<'_> {
     pub(super) fn crashes(&mut self) {
@@ -73,7 +73,7 @@ impl Steps<'_> {
         state.submitted = 0;
         state.journal_failed = false;
         state.set_failed = false;
-        (state.suspect, state.told) = (0, Told::default());
+        (state.suspect, state.flush_reports) = (0, FlushReports::default());
         state.index = state.durable;
         state.unpublished = [0; SECTORS];
         (state.current, state.flushing, state.disk_flush) = (0, 0, false);

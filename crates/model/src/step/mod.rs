@@ -15,7 +15,7 @@ use crate::invariant;
 use crate::monitor::{self, Finding, Register};
 use crate::rules::Rules;
 use crate::state::{
-    Budget, Content, DIRTY, Disk, Key, NOWHERE, OLDER, OPS, Op, OpKind, State, Writeback,
+    Budget, DIRTY, Disk, Key, NOWHERE, OLDER, OPS, Op, OpKind, PlaceContent, State, Writeback,
 };
 
 /// A protocol and how much of it is explored.
@@ -74,7 +74,7 @@ impl Model {
                     let value = if kind == 2 { DIRTY } else { OLDER };
                     state.disk[sector] = Disk::new(OLDER);
                     if kind > 0 {
-                        state.places[sector] = Content { live: value, durable: value };
+                        state.places[sector] = PlaceContent { live: value, durable: value };
                         state.index[sector] = Key::new(sector as u8, kind == 2);
                         state.durable[sector] = state.index[sector];
                     }
