@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::curve::blocks;
-use crate::trace::Request;
+use crate::trace::TraceRecord;
 
 /// Counts of a cache over a trace; all in blocks.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
@@ -67,7 +67,7 @@ impl BucketCache {
     }
 
     /// Serves one request.
-    pub fn request(&mut self, request: &Request) {
+    pub fn request(&mut self, request: &TraceRecord) {
         for block in blocks(request) {
             if request.write {
                 self.counts.writes += 1;
@@ -133,8 +133,8 @@ impl BucketCache {
 mod tests {
     use super::*;
 
-    fn read(block: u64) -> Request {
-        Request { write: false, offset: block * 4096, bytes: 4096 }
+    fn read(block: u64) -> TraceRecord {
+        TraceRecord { write: false, offset: block * 4096, bytes: 4096 }
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let counts = cache.counts();
         assert_eq!(counts.read_hits, 1 + 4 + 1, "0 again; then 0 to 3, and 8");
         assert_eq!(counts.filled, 8 + 1 + 4);
-        let write = Request { write: true, offset: 0, bytes: 100 };
+        let write = TraceRecord { write: true, offset: 0, bytes: 100 };
         cache.request(&write);
         assert_eq!((cache.counts().writes, cache.counts().filled), (1, counts.filled + 1));
     }

@@ -7,7 +7,7 @@
 
 use crate::BLOCK_BYTES;
 use crate::distance::Distances;
-use crate::trace::Request;
+use crate::trace::TraceRecord;
 
 /// Parts of a whole: the unit of sampling rates.
 const PARTS: u64 = 1 << 24;
@@ -32,7 +32,7 @@ struct Followed {
 }
 
 /// The blocks of a request.
-pub fn blocks(request: &Request) -> impl Iterator<Item = u64> + use<> {
+pub fn blocks(request: &TraceRecord) -> impl Iterator<Item = u64> + use<> {
     let end = request.offset.saturating_add(request.bytes);
     request.offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)
 }
@@ -48,7 +48,7 @@ fn hash(block: u64) -> u64 {
 impl Curve {
     /// Follows a share of the blocks: `rate` from 0 to 1, 1 for all. `step` is called once for each
     /// request.
-    pub fn of(trace: &[Request], rate: f64, mut step: impl FnMut()) -> Curve {
+    pub fn of(trace: &[TraceRecord], rate: f64, mut step: impl FnMut()) -> Curve {
         let parts = ((rate.clamp(0.0, 1.0) * PARTS as f64) as u64).clamp(1, PARTS);
         let mut distances = Distances::default();
         let (mut reads, mut writes) = (Vec::new(), Vec::new());

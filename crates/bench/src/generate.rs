@@ -2,7 +2,7 @@
 //! load.
 
 use crate::BLOCK_BYTES;
-use crate::trace::Request;
+use crate::trace::TraceRecord;
 
 /// Settings of a made-up load.
 #[derive(Copy, Clone, Debug)]
@@ -42,7 +42,7 @@ impl Dice {
 
 impl Load {
     /// The requests, one block each.
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<TraceRecord> {
         let mut dice = Dice(self.seed);
         let mut sums = Vec::with_capacity(self.blocks as usize);
         let mut sum = 0.0;
@@ -61,10 +61,10 @@ impl Load {
             let drawn = dice.share() * sum;
             let block = order[sums.partition_point(|&limit| limit < drawn).min(order.len() - 1)];
             let write = dice.next() % 1000 < self.writes_per_mille;
-            all.push(Request { write, offset: block * BLOCK_BYTES, bytes: BLOCK_BYTES });
+            all.push(TraceRecord { write, offset: block * BLOCK_BYTES, bytes: BLOCK_BYTES });
             if self.scan_every > 0 && number % self.scan_every == 0 {
                 for block in scanned..scanned + self.scan_blocks {
-                    all.push(Request {
+                    all.push(TraceRecord {
                         write: false,
                         offset: block * BLOCK_BYTES,
                         bytes: BLOCK_BYTES,

@@ -12,7 +12,7 @@ use ubcache_bench::curve::Curve;
 use ubcache_bench::generate::Load;
 use ubcache_bench::report::{Replay, Row};
 use ubcache_bench::through_engine::replay as replay_through;
-use ubcache_bench::trace::Request;
+use ubcache_bench::trace::TraceRecord;
 use ubcache_bench::{BLOCK_BYTES, trace};
 use ubcache_format::CacheMode;
 
@@ -237,7 +237,11 @@ fn replay(arguments: &ReplayArguments) -> Result<(), String> {
 }
 
 /// Prints what the engine reaches with each of these policies.
-fn through_engine(requests: &[Request], replay: &Replay, policies: &[&str]) -> Result<(), String> {
+fn through_engine(
+    requests: &[TraceRecord],
+    replay: &Replay,
+    policies: &[&str],
+) -> Result<(), String> {
     print("\nthrough the engine, blocks of 4 KiB, writethrough:\n");
     print("      cache  policy          read hits  written to the cache per byte wanted there\n");
     for row in &replay.rows {
@@ -260,7 +264,7 @@ fn through_engine(requests: &[Request], replay: &Replay, policies: &[&str]) -> R
 }
 
 fn run_buckets(
-    requests: &[Request],
+    requests: &[TraceRecord],
     cache_blocks: u64,
     bucket_blocks: u64,
 ) -> ubcache_bench::buckets::Counts {

@@ -8,7 +8,7 @@ use ubcache_format::{CacheMode, SECTOR_BYTES};
 use crate::BLOCK_BYTES;
 use crate::curve::blocks;
 use crate::null::{BUCKET_SECTORS, REQUEST_TIME, REQUESTS_PER_TURN, Rig, Shape};
-use crate::trace::Request;
+use crate::trace::TraceRecord;
 
 /// Background work has this much time after each turn, as it has between the requests of a recorded
 /// load.
@@ -51,7 +51,7 @@ fn bucket_sectors(cache_bytes: u64) -> u32 {
 /// # Panics
 /// If the policy is unknown, or a request fails.
 pub fn replay(
-    trace: &[Request],
+    trace: &[TraceRecord],
     cache_bytes: u64,
     mode: CacheMode,
     policy: &str,

@@ -28,7 +28,7 @@ use crate::random::Random;
 /// Replies are taken in pieces of up to this many bytes.
 const INPUT_BYTES: usize = 1 << 20;
 /// Silence after which a server counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Percentiles that are reported.
 pub const PERCENTILES: &[f64] = &[50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
 
@@ -188,7 +188,7 @@ pub fn run(load: &Load) -> Result<Outcome, String> {
                 connected.export_bytes
             ));
         }
-        set_socket_timeout(&connected.socket, Timeout::Recv, Some(PATIENCE))
+        set_socket_timeout(&connected.socket, Timeout::Recv, Some(ANSWER_TIMEOUT))
             .map_err(|error| format!("setting a timeout: {error}"))?;
         connections.push(Connection::new(connected.socket, load, number, blocks));
     }
@@ -429,7 +429,7 @@ impl Connection {
                 Ok(())
             }
             Err(Errno::AGAIN) if flags.is_empty() => {
-                Err(io::Error::other(format!("no answer for {} s", PATIENCE.as_secs())))
+                Err(io::Error::other(format!("no answer for {} s", ANSWER_TIMEOUT.as_secs())))
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),

@@ -83,7 +83,7 @@ fn connection(mut stream: impl Read + Write, memory: &Memory) -> io::Result<()> 
         filled += read;
         let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = 0;
-        while let Some(request) = Request::parse(&input[taken..filled])? {
+        while let Some(request) = NbdRequest::parse(&input[taken..filled])? {
             if request.command == Command::Disconnect as u16 {
                 return Ok(());
             }
@@ -125,15 +125,15 @@ struct Reply {
     content: std::ops::Range<usize>,
 }
 
-struct Request {
+struct NbdRequest {
     command: u16,
     cookie: [u8; 8],
     offset: u64,
     length: u32,
 }
 
-impl Request {
-    fn parse(input: &[u8]) -> io::Result<Option<Request>> {
+impl NbdRequest {
+    fn parse(input: &[u8]) -> io::Result<Option<NbdRequest>> {
         let Some(head) = input.first_chunk::<REQUEST_BYTES>() else { return Ok(None) };
         let number = |from: usize, to: usize| {
             head[from..to].iter().fold(0_u64, |number, &byte| (number << 8) | u64::from(byte))
@@ -142,7 +142,7 @@ impl Request {
         if number(0, 4) != u64::from(REQUEST_MAGIC) || length as usize > REQUEST_BYTES_MAX {
             return Err(io::Error::other("this is no request"));
         }
-        Ok(Some(Request {
+        Ok(Some(NbdRequest {
             command: number(6, 8) as u16,
             cookie: head[8..16].try_into().expect("eight bytes"),
             offset: number(16, 24),
@@ -151,7 +151,7 @@ impl Request {
     }
 }
 
-fn memory_range(request: &Request, bytes: usize) -> Option<std::ops::Range<usize>> {
+fn memory_range(request: &NbdRequest, bytes: usize) -> Option<std::ops::Range<usize>> {
     let start = usize::try_from(request.offset).ok()?;
     let end = start.checked_add(request.length as usize)?;
     (end <= bytes).then_some(start..end)

@@ -7,7 +7,7 @@ use crate::BLOCK_BYTES;
 use crate::curve::Curve;
 use crate::generate::Load;
 use crate::through_engine::replay;
-use crate::trace::{self, Request};
+use crate::trace::{self, TraceRecord};
 
 /// The policy of sets that `ubcache make` makes.
 const POLICY: &str = "scan-resistant";
@@ -49,18 +49,22 @@ const COMMAND: &str = "`ubcache-bench replay TRACE --engine`";
 
 /// The number of blocks of a tenth of the footprint, and what an LRU of single blocks would reach
 /// with them.
-fn tenth(requests: &[Request]) -> (u64, f64) {
+fn tenth(requests: &[TraceRecord]) -> (u64, f64) {
     let curve = Curve::of(requests, 1.0, || {});
     let cache_blocks = curve.footprint_blocks() / 10;
     (cache_blocks, curve.read_hits(cache_blocks))
 }
 
-fn through_engine(requests: &[Request], cache_blocks: u64, policy: &str) -> Result<f64, String> {
+fn through_engine(
+    requests: &[TraceRecord],
+    cache_blocks: u64,
+    policy: &str,
+) -> Result<f64, String> {
     let replayed = replay(requests, cache_blocks * BLOCK_BYTES, CacheMode::Writethrough, policy);
     Ok(replayed.map_err(|error| error.to_string())?.hit_ratio())
 }
 
-fn against_blocks(results: &mut Results, requests: &[Request]) -> Result<(), String> {
+fn against_blocks(results: &mut Results, requests: &[TraceRecord]) -> Result<(), String> {
     let (cache_blocks, lru) = tenth(requests);
     let ours = through_engine(requests, cache_blocks, POLICY)?;
     results.rows.push(Row {
@@ -75,7 +79,7 @@ fn against_blocks(results: &mut Results, requests: &[Request]) -> Result<(), Str
     Ok(())
 }
 
-fn against_lru(results: &mut Results, requests: &[Request]) -> Result<(), String> {
+fn against_lru(results: &mut Results, requests: &[TraceRecord]) -> Result<(), String> {
     let (cache_blocks, blocks) = tenth(requests);
     let ours = through_engine(requests, cache_blocks, POLICY)?;
     let lru = through_engine(requests, cache_blocks, "lru")?;

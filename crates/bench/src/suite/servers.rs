@@ -15,7 +15,7 @@ use crate::nbd::client::connect;
 use crate::nbd::load::{Load, Order, Outcome, Until, run};
 
 /// Time limit for a server to begin listening, or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running server.
 pub struct Server {
@@ -164,7 +164,7 @@ impl Server {
         let began = Instant::now();
         while connect(&server.address, export).is_err() {
             let ended = server.child.try_wait().map_err(|error| error.to_string())?;
-            if ended.is_some() || began.elapsed() > PATIENCE {
+            if ended.is_some() || began.elapsed() > SERVER_TIMEOUT {
                 let stderr = server.child.stderr.take().map(BufReader::new);
                 let said: Vec<String> = match ended {
                     Some(_) => {
@@ -269,7 +269,7 @@ impl Drop for Server {
             let _ = kill_process(pid, Signal::TERM);
         }
         let began = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < PATIENCE {
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < SERVER_TIMEOUT {
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Request, SECTOR_BYTES, TraceError};
+use super::{SECTOR_BYTES, TraceError, TraceRecord};
 
 /// Returns true if a line looks like an event: device, processor, number, time, process, action.
 pub(super) fn is_event(line: &str) -> bool {
@@ -15,7 +15,7 @@ pub(super) fn is_event(line: &str) -> bool {
 
 pub(super) fn parse(
     lines: impl Iterator<Item = io::Result<String>>,
-) -> Result<Vec<Request>, TraceError> {
+) -> Result<Vec<TraceRecord>, TraceError> {
     let mut requests = Vec::new();
     for (index, line) in lines.enumerate() {
         let line = line?;
@@ -36,7 +36,7 @@ pub(super) fn parse(
         };
         let (sector, count) = (number(sector)?, number(count)?);
         if let (Some(offset), true) = (sector.checked_mul(SECTOR_BYTES), count > 0) {
-            requests.push(Request { write, offset, bytes: count * SECTOR_BYTES });
+            requests.push(TraceRecord { write, offset, bytes: count * SECTOR_BYTES });
         }
     }
     Ok(requests)

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Request, SECTOR_BYTES, TraceError, writes};
+use super::{SECTOR_BYTES, TraceError, TraceRecord, writes};
 
 /// Indices of the columns.
 struct Columns {
@@ -40,7 +40,7 @@ impl Columns {
 
 pub(super) fn parse(
     lines: impl Iterator<Item = io::Result<String>>,
-) -> Result<Vec<Request>, TraceError> {
+) -> Result<Vec<TraceRecord>, TraceError> {
     let mut columns = Columns::PLAIN;
     let mut requests = Vec::new();
     for (index, line) in lines.enumerate() {
@@ -70,7 +70,7 @@ pub(super) fn parse(
         let offset =
             place.checked_mul(columns.unit).ok_or_else(|| bad(&line, "a place on a device"))?;
         if bytes > 0 {
-            requests.push(Request { write, offset, bytes });
+            requests.push(TraceRecord { write, offset, bytes });
         }
     }
     Ok(requests)

@@ -22,7 +22,7 @@ const SECTOR_BYTES: u64 = 512;
 
 /// A request of a recorded load.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Request {
+pub struct TraceRecord {
     /// True if it writes.
     pub write: bool,
     /// Offset in bytes.
@@ -63,7 +63,7 @@ pub enum TraceError {
 }
 
 /// Reads a whole trace. `-` is standard input.
-pub fn read(path: &Path) -> Result<Vec<Request>, TraceError> {
+pub fn read(path: &Path) -> Result<Vec<TraceRecord>, TraceError> {
     let mut file: Box<dyn Read> = match path.to_str() {
         Some("-") => Box::new(std::io::stdin().lock()),
         _ => Box::new(std::fs::File::open(path)?),
@@ -85,7 +85,7 @@ pub fn read(path: &Path) -> Result<Vec<Request>, TraceError> {
 }
 
 /// Reads a trace in any of the formats, not packed.
-pub fn parse(mut from: impl BufRead) -> Result<Vec<Request>, TraceError> {
+pub fn parse(mut from: impl BufRead) -> Result<Vec<TraceRecord>, TraceError> {
     let mut first = Vec::new();
     (&mut from).take(vscsi::PROBE_BYTES).read_to_end(&mut first)?;
     let requests = if let Some(version) = vscsi::version(&first) {

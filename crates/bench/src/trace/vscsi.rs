@@ -9,7 +9,7 @@
 
 use std::io::Read;
 
-use super::{Request, SECTOR_BYTES, TraceError, writes};
+use super::{SECTOR_BYTES, TraceError, TraceRecord, writes};
 
 /// Bytes that hold several records, enough to detect the version.
 pub(super) const PROBE_BYTES: u64 = 160;
@@ -53,7 +53,7 @@ pub(super) fn version(first: &[u8]) -> Option<Version> {
     })
 }
 
-pub(super) fn parse(version: Version, mut from: impl Read) -> Result<Vec<Request>, TraceError> {
+pub(super) fn parse(version: Version, mut from: impl Read) -> Result<Vec<TraceRecord>, TraceError> {
     let mut record = vec![0; version.record_bytes()];
     let mut requests = Vec::new();
     loop {
@@ -70,7 +70,7 @@ pub(super) fn parse(version: Version, mut from: impl Read) -> Result<Vec<Request
         let bytes = u32::from_le_bytes(record[size..size + 4].try_into().expect("four bytes"));
         let sector = u64::from_le_bytes(record[16..24].try_into().expect("eight bytes"));
         if let (Some(offset), true) = (sector.checked_mul(SECTOR_BYTES), bytes > 0) {
-            requests.push(Request { write, offset, bytes: u64::from(bytes) });
+            requests.push(TraceRecord { write, offset, bytes: u64::from(bytes) });
         }
     }
 }
