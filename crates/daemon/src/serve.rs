@@ -32,7 +32,7 @@ use crate::served::world::World;
 use crate::size::show_size;
 
 /// Time limit for the requests of clients at a stop.
-const CLIENTS_PATIENCE: Nanos = Nanos::from_secs(10);
+const CLIENT_CLOSE_TIMEOUT: Nanos = Nanos::from_secs(10);
 
 /// Summary of a daemon that serves.
 #[derive(Clone, Debug)]
@@ -274,7 +274,7 @@ async fn run(
     tracing::info!("stopping");
     // Telling systemd is a courtesy.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    listeners.close(world, CLIENTS_PATIENCE).await;
+    listeners.close(world, CLIENT_CLOSE_TIMEOUT).await;
     let stopped = daemon.set.stop().await;
     if let Err(error) = &stopped {
         *daemon.stop_failure.borrow_mut() = Some(error.to_string());

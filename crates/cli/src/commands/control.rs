@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::control::{Request, ask, find_sockets, socket_directories};
+use ubcache_daemon::control::{ControlRequest, ask, find_sockets, socket_directories};
 use ubcache_daemon::served::report::{Report, VolumeReport};
 use ubcache_daemon::size::show_size;
 
@@ -131,7 +131,7 @@ impl Daemon {
 pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     let mut report = Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: Vec::new() };
     for socket in args.daemon.all()? {
-        let value = ask(&socket, &Request::Status)?;
+        let value = ask(&socket, &ControlRequest::Status)?;
         let part: Report = serde_json::from_value(value).map_err(|error| {
             Failure::refused(&socket, format_args!("the daemon's report is unreadable: {error}"))
         })?;
@@ -149,7 +149,7 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
 /// `ubcache stop`.
 pub fn stop(args: &StopArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    ask(&socket, &Request::Stop)?;
+    ask(&socket, &ControlRequest::Stop)?;
     print(if args.json { "{\"stopped\": true}\n" } else { "stopped\n" })?;
     Ok(())
 }
@@ -169,10 +169,12 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let volume = args.volume.clone();
     let request = match pairs.as_slice() {
-        [(name, value)] => Request::Set { name: (*name).into(), value: (*value).into(), volume },
+        [(name, value)] => {
+            ControlRequest::Set { name: (*name).into(), value: (*value).into(), volume }
+        }
         pairs => {
             let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-            Request::SetAll { settings: pairs.iter().map(owned).collect(), volume }
+            ControlRequest::SetAll { settings: pairs.iter().map(owned).collect(), volume }
         }
     };
     ask(&socket, &request)?;
@@ -185,8 +187,10 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
 /// `ubcache get`.
 pub fn get(args: &GetArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    let value =
-        ask(&socket, &Request::Get { name: args.name.clone(), volume: args.volume.clone() })?;
+    let value = ask(
+        &socket,
+        &ControlRequest::Get { name: args.name.clone(), volume: args.volume.clone() },
+    )?;
     if args.json {
         print_json(&value)?;
         return Ok(());
@@ -208,7 +212,7 @@ pub fn get(args: &GetArgs) -> Result<(), Failure> {
 /// `ubcache gc`.
 pub fn gc(args: &GcArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    ask(&socket, &Request::Gc)?;
+    ask(&socket, &ControlRequest::Gc)?;
     if args.json {
         print("{\"started\": true}\n")?;
     }

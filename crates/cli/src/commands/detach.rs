@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
-use ubcache_daemon::control::{Request, ask};
+use ubcache_daemon::control::{ControlRequest, ask};
 use ubcache_daemon::served::report::Report;
 
 use super::control::Daemon;
@@ -31,7 +31,7 @@ pub struct VolumeArgs {
 /// `ubcache detach`.
 pub fn detach(args: &VolumeArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    let request = Request::Detach { volume: args.volume.clone() };
+    let request = ControlRequest::Detach { volume: args.volume.clone() };
     let name = std::thread::scope(|scope| {
         let asked = scope.spawn(|| ask(&socket, &request));
         show_progress(&socket, args.volume.as_deref(), || asked.is_finished());
@@ -43,7 +43,7 @@ pub fn detach(args: &VolumeArgs) -> Result<(), Failure> {
 /// `ubcache attach`.
 pub fn attach(args: &VolumeArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    let name = ask(&socket, &Request::Attach { volume: args.volume.clone() })?;
+    let name = ask(&socket, &ControlRequest::Attach { volume: args.volume.clone() })?;
     say(&name, "attached", args.json)
 }
 
@@ -82,7 +82,7 @@ fn show_progress(socket: &Path, volume: Option<&str>, over: impl Fn() -> bool) {
 }
 
 fn dirty_bytes(socket: &Path, volume: Option<&str>) -> Option<u64> {
-    let report: Report = serde_json::from_value(ask(socket, &Request::Status).ok()?).ok()?;
+    let report: Report = serde_json::from_value(ask(socket, &ControlRequest::Status).ok()?).ok()?;
     let mut volumes = report.sets.into_iter().flat_map(|set| set.volumes);
     volumes
         .find(|found| volume.is_none_or(|name| name == found.name))

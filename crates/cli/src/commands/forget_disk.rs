@@ -1,7 +1,7 @@
 //! `ubcache forget-disk`: a disk is gone for good, and with it the data that only the cache has.
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::control::{Request, ask};
+use ubcache_daemon::control::{ControlRequest, ask};
 
 use super::control::Daemon;
 use super::print;
@@ -41,7 +41,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let request =
-        Request::ForgetDisk { disk: args.disk.clone(), discard_dirty: args.discard_dirty };
+        ControlRequest::ForgetDisk { disk: args.disk.clone(), discard_dirty: args.discard_dirty };
     let said = ask(&socket, &request)?;
     if args.json {
         print(&format!("{}\n", serde_json::json!({ "forgotten": said })))

@@ -18,7 +18,7 @@ use ubcache_offline::{
 };
 
 /// Time limit for waiting for a device that is in use.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DEVICE_BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A host to do I/O with.
 pub fn host() -> Result<Host, Failure> {
@@ -132,10 +132,10 @@ pub fn metadata_only(path: &Path) -> Failure {
 /// Opens a device for exclusive use.
 pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
     let options = OpenOptions { page_cache: PageCache::Needed, write, exclusive: true };
-    let patience = Instant::now() + PATIENCE;
+    let end = Instant::now() + DEVICE_BUSY_TIMEOUT;
     let mut opened = HostFile::open(&host.env(), path, options);
     // The kernel takes a moment to close the files of a process that was killed.
-    while matches!(opened, Err(OpenError::InUse { .. })) && Instant::now() < patience {
+    while matches!(opened, Err(OpenError::InUse { .. })) && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(50));
         opened = HostFile::open(&host.env(), path, options);
     }

@@ -19,7 +19,7 @@ use ubcache_cli::nbd_client::Client;
 pub const IO: [&str; 2] = ["ring", "pool"];
 
 /// Longest time that a daemon may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a test over each way of doing I/O that this machine allows, in a scratch directory of its
 /// own.
@@ -274,7 +274,7 @@ impl Daemon {
             }
         });
         let mut greeting = Vec::new();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + SERVE_TIMEOUT;
         loop {
             match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -286,7 +286,7 @@ impl Daemon {
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let _ = child.kill();
-                    panic!("serve is not ready after {PATIENCE:?}: {}", tail(&log));
+                    panic!("serve is not ready after {SERVE_TIMEOUT:?}: {}", tail(&log));
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let status = child.wait().expect("a child can be waited for");
@@ -330,7 +330,7 @@ impl Daemon {
 
     /// Waits for a process that is stopping.
     pub fn wait(mut self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + SERVE_TIMEOUT;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 assert!(status.success(), "serve ended with {status}");

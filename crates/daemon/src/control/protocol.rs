@@ -20,7 +20,7 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum Request {
+pub enum ControlRequest {
     /// The report of `status --json`.
     Status,
     /// A clean stop. The answer comes when everything is on the devices.
@@ -110,12 +110,12 @@ impl Response {
 }
 
 /// Reads a request line.
-pub fn parse_request(line: &str) -> Result<Request, String> {
+pub fn parse_request(line: &str) -> Result<ControlRequest, String> {
     serde_json::from_str(line).map_err(|error| format!("not a request: {error}"))
 }
 
 /// Asks the daemon behind a control socket.
-pub fn ask(socket: &Path, request: &Request) -> Result<serde_json::Value, Failure> {
+pub fn ask(socket: &Path, request: &ControlRequest) -> Result<serde_json::Value, Failure> {
     let unreachable = |error: std::io::Error| {
         Failure::could_not_run(
             socket,
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn requests_have_the_documented_form() {
         let request =
-            Request::Set { name: "cache_mode".into(), value: "none".into(), volume: None };
+            ControlRequest::Set { name: "cache_mode".into(), value: "none".into(), volume: None };
         let line = serde_json::to_string(&request).expect("plain data");
         assert_eq!(line, r#"{"command":"set","name":"cache_mode","value":"none"}"#);
         assert_eq!(parse_request(&line), Ok(request));
-        assert_eq!(parse_request(r#"{"command":"stop"}"#), Ok(Request::Stop));
+        assert_eq!(parse_request(r#"{"command":"stop"}"#), Ok(ControlRequest::Stop));
         assert!(parse_request("{}").is_err());
         assert!(parse_request(r#"{"command":"explode"}"#).is_err());
     }

@@ -9,7 +9,7 @@ use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream};
 use ubcache_host::{HostListener, HostSocket};
 
 use crate::config::NbdAddress;
-use crate::control::{REQUEST_BYTES_MAX, Request, Response, parse_request};
+use crate::control::{ControlRequest, REQUEST_BYTES_MAX, Response, parse_request};
 use crate::failure::Failure;
 use crate::served::daemon::Daemon;
 use crate::served::world::World;
@@ -108,7 +108,7 @@ impl Client {
     /// Carries out one request; `false`: the connection is at its end.
     async fn answer(&self, line: &str, uris: impl Fn(&str) -> Vec<String>) -> bool {
         let response = match parse_request(line) {
-            Ok(Request::Stop) => {
+            Ok(ControlRequest::Stop) => {
                 self.waiting.set(self.waiting.get() + 1);
                 self.daemon.stop_wanted.set();
                 self.daemon.stopped.wait().await;
@@ -127,38 +127,42 @@ impl Client {
         self.send(&response).await
     }
 
-    async fn carry_out(&self, request: Request, uris: impl Fn(&str) -> Vec<String>) -> Response {
+    async fn carry_out(
+        &self,
+        request: ControlRequest,
+        uris: impl Fn(&str) -> Vec<String>,
+    ) -> Response {
         let nothing = serde_json::Value::Null;
         let result = match request {
-            Request::Status => {
+            ControlRequest::Status => {
                 serde_json::to_value(self.daemon.report(uris)).map_err(|error| error.to_string())
             }
-            Request::Set { name, value, volume } => self
+            ControlRequest::Set { name, value, volume } => self
                 .daemon
                 .set_attributes(volume.as_deref(), &[(name, value)])
                 .await
                 .map(|()| nothing),
-            Request::SetAll { settings, volume } => {
+            ControlRequest::SetAll { settings, volume } => {
                 self.daemon.set_attributes(volume.as_deref(), &settings).await.map(|()| nothing)
             }
-            Request::Get { name, volume } => self.daemon.attribute(volume.as_deref(), &name),
-            Request::Gc => self
+            ControlRequest::Get { name, volume } => self.daemon.attribute(volume.as_deref(), &name),
+            ControlRequest::Gc => self
                 .daemon
                 .set
                 .trigger_gc()
                 .await
                 .map(|()| nothing)
                 .map_err(|error| error.to_string()),
-            Request::Detach { volume } => {
+            ControlRequest::Detach { volume } => {
                 self.daemon.detach(volume.as_deref()).await.map(serde_json::Value::from)
             }
-            Request::Attach { volume } => {
+            ControlRequest::Attach { volume } => {
                 self.daemon.attach(volume.as_deref()).await.map(serde_json::Value::from)
             }
-            Request::ForgetDisk { disk, discard_dirty } => {
+            ControlRequest::ForgetDisk { disk, discard_dirty } => {
                 self.daemon.forget_disk(&disk, discard_dirty).await.map(serde_json::Value::from)
             }
-            Request::Stop => unreachable!("stop is answered by the caller"),
+            ControlRequest::Stop => unreachable!("stop is answered by the caller"),
         };
         match result {
             Ok(value) => Response::done(value),

@@ -99,12 +99,12 @@ impl Listeners {
 
     /// Ends all connections; returns when no request is in flight any more, or when patience is at
     /// its end.
-    pub async fn close(&self, world: &World, patience: Nanos) {
+    pub async fn close(&self, world: &World, timeout: Nanos) {
         self.closing.set(true);
         for socket in self.connections.borrow().iter().filter_map(Weak::upgrade) {
             socket.close();
         }
-        let end = world.now().after(patience);
+        let end = world.now().after(timeout);
         while self.active.get() > 0 && world.now() < end {
             world.sleep(Nanos::from_millis(1)).await;
         }

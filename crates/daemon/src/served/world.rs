@@ -20,7 +20,7 @@ use crate::open::target::host_open_failure;
 
 /// Time limit for waiting for a device or socket that is still in use by a process that has just
 /// been killed.
-const IN_USE_PATIENCE: Nanos = Nanos::from_secs(2);
+const DEVICE_BUSY_TIMEOUT: Nanos = Nanos::from_secs(2);
 
 /// The host's environment with [`ServedFile`] as its devices.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl World {
         delay: Nanos,
     ) -> Result<ServedFile, Failure> {
         let options = OpenOptions { page_cache, write: true, exclusive: true };
-        let end = self.now().after(IN_USE_PATIENCE);
+        let end = self.now().after(DEVICE_BUSY_TIMEOUT);
         let mut opened = HostFile::open(&self.host, path, options);
         while matches!(opened, Err(OpenError::InUse { .. })) && self.now() < end {
             self.sleep(Nanos::from_millis(20)).await;
@@ -60,7 +60,7 @@ impl World {
     /// Listens on a unix socket, or on a TCP port. A socket of a process that was killed gets a
     /// moment to go away.
     pub async fn listen(&self, address: &NbdAddress) -> Result<HostListener, SocketError> {
-        let end = self.now().after(IN_USE_PATIENCE);
+        let end = self.now().after(DEVICE_BUSY_TIMEOUT);
         loop {
             let bound = match address {
                 NbdAddress::Unix(path) => HostListener::bind_unix(&self.host, path),

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::control::{Request, ask};
+use ubcache_daemon::control::{ControlRequest, ask};
 use ubcache_daemon::served::report::{Report, VolumeReport};
 
 /// Name of the export.
@@ -128,13 +128,16 @@ impl Server {
     /// `ubcache set`.
     pub fn set(&self, assignment: &str) -> Result<(), Failure> {
         let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
-        ask(&self.control, &Request::Set { name: name.into(), value: value.into(), volume: None })
-            .map(|_| ())
+        ask(
+            &self.control,
+            &ControlRequest::Set { name: name.into(), value: value.into(), volume: None },
+        )
+        .map(|_| ())
     }
 
     /// The volume's part of `ubcache status --json`.
     pub fn volume(&self) -> Result<VolumeReport, Failure> {
-        let value = ask(&self.control, &Request::Status)?;
+        let value = ask(&self.control, &ControlRequest::Status)?;
         let report: Report = serde_json::from_value(value)
             .map_err(|error| failed("the report is unreadable", error))?;
         let volume = report.sets.into_iter().next().and_then(|set| set.volumes.into_iter().next());
@@ -143,7 +146,7 @@ impl Server {
 
     /// `ubcache stop`.
     pub fn stop(mut self) -> Result<(), Failure> {
-        ask(&self.control, &Request::Stop)?;
+        ask(&self.control, &ControlRequest::Stop)?;
         let status =
             self.child.wait().map_err(|error| failed("can't wait for `ubcache serve`", error))?;
         if status.success() { Ok(()) } else { Err(failed("`ubcache serve` failed", status)) }
