@@ -240,7 +240,7 @@ pub async fn read_volume<D: Device>(
     backing: Option<&D>,
     damaged: bool,
     watcher: &dyn Watcher,
-    mut sink: impl FnMut(u64, Piece<'_>) -> Result<(), String>,
+    mut sink: impl FnMut(u64, DataPart<'_>) -> Result<(), String>,
 ) -> Result<Vec<SectorRange>, OfflineError> {
     let phase = Phase::new(watcher, "reading the volume", map.sectors.saturating_mul(SECTOR_BYTES));
     let mut unreadable = Vec::new();
@@ -256,18 +256,18 @@ pub async fn read_volume<D: Device>(
         for (piece, result) in pieces.drain(..).zip(results) {
             let at = piece.range.start.bytes();
             let handed = match result {
-                Ok(Some(bytes)) => sink(at, Piece::Bytes(bytes.as_slice())),
-                Ok(None) => sink(at, Piece::Zeroes(piece.range.bytes())),
+                Ok(Some(bytes)) => sink(at, DataPart::Bytes(bytes.as_slice())),
+                Ok(None) => sink(at, DataPart::Zeroes(piece.range.bytes())),
                 Err(_) if damaged => {
                     let mut given = Ok(());
                     for part in cut_by(&piece, BLOCK_SECTORS) {
                         let at = part.range.start.bytes();
                         let handed = match read_piece(map, cache, backing, &part).await {
-                            Ok(Some(bytes)) => sink(at, Piece::Bytes(bytes.as_slice())),
-                            Ok(None) => sink(at, Piece::Zeroes(part.range.bytes())),
+                            Ok(Some(bytes)) => sink(at, DataPart::Bytes(bytes.as_slice())),
+                            Ok(None) => sink(at, DataPart::Zeroes(part.range.bytes())),
                             Err(_) => {
                                 unreadable.push(part.range);
-                                sink(at, Piece::Zeroes(part.range.bytes()))
+                                sink(at, DataPart::Zeroes(part.range.bytes()))
                             }
                         };
                         given = given.and(handed);
@@ -311,7 +311,7 @@ async fn read_piece<D: Device>(
 
 /// Some of the content of a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Piece<'a> {
+pub enum DataPart<'a> {
     /// The bytes.
     Bytes(&'a [u8]),
     /// So many bytes of zeroes.

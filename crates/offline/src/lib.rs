@@ -50,7 +50,7 @@ mod set;
 mod walk;
 mod write;
 
-pub use cat::{Piece, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
+pub use cat::{DataPart, Segment, Source, VolumeMap, map_backed, map_flash_only, read_volume};
 pub use check::{CheckOptions, Checked, check};
 pub use dump::{Dump, DumpPart};
 pub use error::{OfflineError, On};
@@ -66,7 +66,7 @@ pub use restore::{
     restore,
 };
 pub use set::{
-    Bucket, EntryPlace, Extent, Finding, FoundEntry, Journal, Kind, Lost, Owner, Place, Report,
-    Severity, Site, Stats, View,
+    Bucket, EntryPlace, Extent, Finding, FindingKind, FoundEntry, Journal, Location, Lost, Owner,
+    Report, Severity, Site, Stats, View,
 };
 pub use walk::{DeviceKind, NodeVisit, PrioElement, Visitor, kind_of, open_set, walk};

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use ubcache_offline::{
-    CheckOptions, Checked, Finding, Kind, Severity, Source, VolumeMap, check, map_backed,
+    CheckOptions, Checked, Finding, FindingKind, Severity, Source, VolumeMap, check, map_backed,
 };
 
 use crate::disk::Still;
@@ -23,14 +23,17 @@ const FINDINGS_MAX: usize = 5;
 const NODE_AGE_MAX: u8 = 96;
 
 /// The invariant of docs/internals/coherence.md §10 that forbids a finding.
-fn invariant(kind: Kind) -> &'static str {
+fn invariant(kind: FindingKind) -> &'static str {
     match kind {
-        Kind::CleanDiffers => "I2, clean equals backing",
-        Kind::BucketTwice | Kind::SectorsTwice | Kind::PromiseBroken | Kind::NodeStale => {
-            "I10, no place is written while something points to it"
+        FindingKind::CleanDiffers => "I2, clean equals backing",
+        FindingKind::BucketTwice
+        | FindingKind::SectorsTwice
+        | FindingKind::PromiseBroken
+        | FindingKind::NodeStale => "I10, no place is written while something points to it",
+        FindingKind::DirtyLost | FindingKind::BackingNoSlot => "I9, dirty data is not lost",
+        FindingKind::DirtyUnderClean => {
+            "the backing device says dirty before dirty data is durable"
         }
-        Kind::DirtyLost | Kind::BackingNoSlot => "I9, dirty data is not lost",
-        Kind::DirtyUnderClean => "the backing device says dirty before dirty data is durable",
         _ => "the set can be read",
     }
 }
@@ -88,18 +91,18 @@ fn layout(map: &VolumeMap) -> Layout {
 /// `DirtyVoid` and `DirtyOrphan` are not among them: when the cache fails just after data was
 /// written back, its keys are dirty still, and the backing device rightly disowns them (A4), before
 /// it is attached anew and after.
-fn is_forbidden(kind: Kind) -> bool {
+fn is_forbidden(kind: FindingKind) -> bool {
     matches!(
         kind,
-        Kind::DirtyUnderClean
-            | Kind::JournalLastSeq
-            | Kind::VolumeTwice
-            | Kind::NodeEqual
-            | Kind::FarAhead
-            | Kind::VolumeUnknown
-            | Kind::DirtyStale
-            | Kind::BeyondEndClean
-            | Kind::FlashClean
+        FindingKind::DirtyUnderClean
+            | FindingKind::JournalLastSeq
+            | FindingKind::VolumeTwice
+            | FindingKind::NodeEqual
+            | FindingKind::FarAhead
+            | FindingKind::VolumeUnknown
+            | FindingKind::DirtyStale
+            | FindingKind::BeyondEndClean
+            | FindingKind::FlashClean
     )
 }
 

@@ -10,8 +10,8 @@
 
 use ubcache_env::{Sector, SectorRange};
 use ubcache_offline::{
-    CheckOptions, Kind, OfflineError, RecoverOptions, Repair, RepairOptions, check, copy_device,
-    map_backed, open_set, recover, survey, unreadable_data, write_repaired,
+    CheckOptions, FindingKind, OfflineError, RecoverOptions, Repair, RepairOptions, check,
+    copy_device, map_backed, open_set, recover, survey, unreadable_data, write_repaired,
 };
 
 use crate::device::{Image, MemDevice, run};
@@ -130,7 +130,7 @@ fn outcome(
         // The set has no slot for the volume, so its cached data can't be assigned; the repair has
         // reported that.
         let report = run(check(target, &[], None, CheckOptions::default())).report;
-        let is_known = report.errors().iter().all(|finding| finding.kind == Kind::SlotLost);
+        let is_known = report.errors().iter().all(|finding| finding.kind == FindingKind::SlotLost);
         return if is_known { Ok(()) } else { Err(format!("{:?}", report.errors())) };
     }
     let report = run(check(target, &[backing], None, CheckOptions::default())).report;

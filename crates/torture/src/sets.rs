@@ -8,8 +8,8 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{Geometry, Inode, Key, UuidEntry, bset_bytes};
 use ubcache_offline::{
-    CheckOptions, NodeVisit, Piece, PrioElement, Visitor, VolumeMap, check, map_backed, open_set,
-    read_volume, walk,
+    CheckOptions, DataPart, NodeVisit, PrioElement, Visitor, VolumeMap, check, map_backed,
+    open_set, read_volume, walk,
 };
 use ubcache_sim::cache_system::CacheSystem;
 use ubcache_sim::plan::Plan;
@@ -202,7 +202,7 @@ pub fn content(
 ) -> (Vec<u8>, Vec<SectorRange>) {
     let mut bytes = vec![0; map.sectors as usize * 512];
     let read = run(read_volume(map, cache, Some(backing), true, &(), |at, piece| {
-        if let Piece::Bytes(piece) = piece {
+        if let DataPart::Bytes(piece) = piece {
             bytes[at as usize..at as usize + piece.len()].copy_from_slice(piece);
         }
         Ok(())

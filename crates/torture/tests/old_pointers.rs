@@ -5,7 +5,7 @@
 //! and has its node written anew.
 
 use ubcache_format::{Generation, Key, ParsedNode, Pointer, bset_bytes, crc64_we, encode_bset};
-use ubcache_offline::{CheckOptions, Kind, NodeVisit, Visitor, check, walk};
+use ubcache_offline::{CheckOptions, FindingKind, NodeVisit, Visitor, check, walk};
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::judge::{Verdict, judge};
 use ubcache_torture::serve::{How, serve};
@@ -78,8 +78,9 @@ fn pointer_from_before_half_a_circle_is_ignored() {
             let cache = MemDevice::new(image.clone(), base.block);
             let backing = MemDevice::new(base.backing.clone(), base.block);
             let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
-            let kinds: Vec<Kind> = report.errors().iter().map(|finding| finding.kind).collect();
-            assert_eq!(kinds, [Kind::NodeOutrun], "{}, {reuses} reuses", base.name);
+            let kinds: Vec<FindingKind> =
+                report.errors().iter().map(|finding| finding.kind).collect();
+            assert_eq!(kinds, [FindingKind::NodeOutrun], "{}, {reuses} reuses", base.name);
             assert_eq!(report.stats.oldest_node_pointer, reuses);
             assert_eq!(
                 content(&map(&cache, &backing).expect("a set"), &cache, &backing).0,
@@ -131,7 +132,12 @@ fn nearly_outrun_pointers_are_reported() {
         ))
         .report;
         assert!(report.is_clean(), "{:?}", report.errors());
-        assert_eq!(report.counts.get(&Kind::NodeNearlyOutrun), Some(&1), "{:?}", report.counts);
+        assert_eq!(
+            report.counts.get(&FindingKind::NodeNearlyOutrun),
+            Some(&1),
+            "{:?}",
+            report.counts
+        );
         assert_eq!(report.to_json()["stats"]["oldest_node_pointer"], 128);
         let served = serve(base, &image, How { collect: true, ..How::default() });
         assert!(served.refused.is_none() && served.content == base.whole);
@@ -155,6 +161,6 @@ fn pointer_ahead_is_believed_without_a_prio_chain_of_ubcache() {
         ))
         .report;
         assert!(!report.is_clean());
-        assert!(!report.counts.contains_key(&Kind::NodeOutrun), "{:?}", report.counts);
+        assert!(!report.counts.contains_key(&FindingKind::NodeOutrun), "{:?}", report.counts);
     }
 }

@@ -8,7 +8,7 @@ use ubcache_engine::{AttachOptions, CacheSet, SetOptions};
 use ubcache_env::{Buf, Device, Durability, Sector, SectorRange};
 use ubcache_format::{crc64_we, encode_entry};
 use ubcache_offline::{
-    CheckOptions, Kind, RepairOptions, check, copy_device, survey, walk, write_repaired,
+    CheckOptions, FindingKind, RepairOptions, check, copy_device, survey, walk, write_repaired,
 };
 use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
 use ubcache_torture::device::{Image, MemDevice, run};
@@ -100,7 +100,7 @@ fn stale_dirty_keys_stay_stale_without_the_prio_chain() {
             let backing = MemDevice::new(base.backing.clone(), base.block);
             let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "{:?}", report.errors());
-            assert!(report.counts.contains_key(&Kind::DirtyStale), "{:?}", report.counts);
+            assert!(report.counts.contains_key(&FindingKind::DirtyStale), "{:?}", report.counts);
             let expected = content(&map(&cache, &backing).expect("a set"), &cache, &backing).0;
             assert_ne!(expected, base.whole, "the backing device has something else");
 
@@ -109,7 +109,7 @@ fn stale_dirty_keys_stay_stale_without_the_prio_chain() {
                 (MemDevice::new(image.clone(), base.block), MemDevice::new(below, base.block));
             let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
             assert!(report.is_clean(), "{:?}", report.errors());
-            assert!(!report.counts.contains_key(&Kind::DirtyStale), "{:?}", report.counts);
+            assert!(!report.counts.contains_key(&FindingKind::DirtyStale), "{:?}", report.counts);
             assert_eq!(
                 content(&map(&cache, &backing).expect("a set"), &cache, &backing).0,
                 expected

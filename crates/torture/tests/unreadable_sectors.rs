@@ -1,7 +1,7 @@
 //! Sectors that can't be read: only their content is lost, and no more.
 
 use ubcache_env::{Sector, SectorRange};
-use ubcache_offline::{CheckOptions, Kind, RepairOptions, check, survey, unreadable_data};
+use ubcache_offline::{CheckOptions, FindingKind, RepairOptions, check, survey, unreadable_data};
 use ubcache_torture::device::{Image, MemDevice, run};
 use ubcache_torture::judge::{Verdict, in_place, judge};
 use ubcache_torture::sets::{Base, small};
@@ -37,7 +37,7 @@ fn only_the_sectors_of_dirty_data_that_can_not_be_read_are_given_up() {
         let report = run(check(&cache, &[&backing], None, CheckOptions::default())).report;
         assert_eq!(
             report.counts.keys().collect::<Vec<_>>().first(),
-            Some(&&Kind::Unreadable),
+            Some(&&FindingKind::Unreadable),
             "{report:?}"
         );
         let repair =

@@ -9,7 +9,7 @@ use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_format::{Inode, SectorRange};
 use ubcache_offline::{
-    OfflineError, On, Piece, Report, Source, VolumeMap, map_backed, map_flash_only, open_set,
+    DataPart, OfflineError, On, Report, Source, VolumeMap, map_backed, map_flash_only, open_set,
     read_volume,
 };
 
@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     })?;
     let unreadable = if let Some(out) = &mut out {
         let copied = host.block_on(async {
-            let sink = |at, piece: Piece<'_>| out.piece(at, piece);
+            let sink = |at, piece: DataPart<'_>| out.piece(at, piece);
             read_volume(&map, &cache, backing.as_ref(), args.damaged, &bar, sink).await
         });
         bar.clear();
@@ -218,20 +218,20 @@ impl Output {
         Ok(Output::File { file: NewFile::create(path, false, &needed)?, sparse: args.sparse })
     }
 
-    fn piece(&mut self, at: u64, piece: Piece<'_>) -> Result<(), String> {
+    fn piece(&mut self, at: u64, piece: DataPart<'_>) -> Result<(), String> {
         match (self, piece) {
-            (Output::Stream(out), Piece::Bytes(bytes)) => {
+            (Output::Stream(out), DataPart::Bytes(bytes)) => {
                 out.write_all(bytes).map_err(|error| error.to_string())
             }
-            (Output::Stream(out), Piece::Zeroes(count)) => {
+            (Output::Stream(out), DataPart::Zeroes(count)) => {
                 zeroes(count, |bytes| out.write_all(bytes).map_err(|error| error.to_string()))
             }
-            (Output::File { sparse: true, .. }, Piece::Zeroes(_)) => Ok(()),
-            (Output::File { file, .. }, Piece::Zeroes(count)) => {
+            (Output::File { sparse: true, .. }, DataPart::Zeroes(_)) => Ok(()),
+            (Output::File { file, .. }, DataPart::Zeroes(count)) => {
                 file.seek(at)?;
                 zeroes(count, |bytes| file.write(bytes))
             }
-            (Output::File { file, sparse }, Piece::Bytes(bytes)) => {
+            (Output::File { file, sparse }, DataPart::Bytes(bytes)) => {
                 let chunk = if *sparse { HOLE_BYTES } else { bytes.len().max(1) };
                 for (index, bytes) in bytes.chunks(chunk).enumerate() {
                     if *sparse && bytes.iter().all(|byte| *byte == 0) {

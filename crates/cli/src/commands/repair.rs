@@ -7,7 +7,7 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_format::SectorRange;
 use ubcache_offline::{
-    Kind, OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data,
+    FindingKind, OfflineError, On, Repair, RepairOptions, copy_device, survey, unreadable_data,
     write_repaired,
 };
 
@@ -232,7 +232,7 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
 /// cache changes.
 fn is_of_the_disks(repair: &Repair) -> bool {
     let mut errors = repair.report.errors().into_iter();
-    let of_disk = |kind| matches!(kind, Kind::OlderCopy | Kind::BeyondEndDirty);
+    let of_disk = |kind| matches!(kind, FindingKind::OlderCopy | FindingKind::BeyondEndDirty);
     !repair.is_clean() && repair.slots.is_empty() && errors.all(|finding| of_disk(finding.kind))
 }
 

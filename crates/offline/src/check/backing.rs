@@ -4,7 +4,7 @@ use ubcache_env::{Device, SectorRange};
 use ubcache_format::{BackingState, Inode, SUPERBLOCK_SECTOR, Sector, Superblock, compare_runs};
 
 use super::collector::Collector;
-use crate::set::{Finding, Kind, Place, Site, View, state_word};
+use crate::set::{Finding, FindingKind, Location, Site, View, state_word};
 use crate::walk::{Visitor, read_superblock};
 
 /// Looks at the superblock of a backing device. If what is cached of it counts: its inode, and
@@ -16,7 +16,7 @@ pub(super) async fn check_backing<D: Device>(
     visitor: &mut Collector<'_>,
 ) -> Option<(Inode, Superblock, bool)> {
     let site = Site::Backing(index);
-    let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
+    let place = Location { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Location::on(site) };
     let superblock = match read_superblock(device, site).await {
         Ok(superblock) => superblock,
         Err(finding) => {
@@ -26,7 +26,7 @@ pub(super) async fn check_backing<D: Device>(
     };
     if superblock.is_cache() {
         let detail = format!("a cache device (superblock version {})", superblock.version);
-        visitor.finding(Finding::new(Kind::WrongKind, place, detail));
+        visitor.finding(Finding::new(FindingKind::WrongKind, place, detail));
         return None;
     }
     let slot = view.slot(superblock.uuid);
@@ -40,9 +40,9 @@ pub(super) async fn check_backing<D: Device>(
             let detail = format!("its state is {}, its set {set}", state_word(state));
             if dirty > 0 {
                 let detail = format!("{detail}; the cache has {dirty} dirty sectors of it");
-                visitor.finding(Finding::new(Kind::DirtyVoid, place, detail));
+                visitor.finding(Finding::new(FindingKind::DirtyVoid, place, detail));
             } else {
-                visitor.finding(Finding::new(Kind::BackingElsewhere, place, detail));
+                visitor.finding(Finding::new(FindingKind::BackingElsewhere, place, detail));
             }
             return None;
         }
@@ -52,24 +52,24 @@ pub(super) async fn check_backing<D: Device>(
             "blocks of {} sectors, those of the cache have {}",
             superblock.block_sectors, view.geometry.block_sectors
         );
-        visitor.finding(Finding::new(Kind::BlockTooSmall, place, detail));
+        visitor.finding(Finding::new(FindingKind::BlockTooSmall, place, detail));
     }
     let Some(inode) = slot else {
         // An attach that was cut off leaves the table without the device only if the device does
         // not say "clean" yet.
         if state == BackingState::Dirty {
             let detail = format!("{} has no slot in the volume table", superblock.uuid);
-            visitor.finding(Finding::new(Kind::BackingNoSlot, place, detail));
+            visitor.finding(Finding::new(FindingKind::BackingNoSlot, place, detail));
         }
         return None;
     };
     let apart = compare_runs(&view.superblock, inode, &superblock).err();
     if let Some(apart) = apart {
         let detail = format!("{apart}; the cache has {dirty} dirty sectors of it");
-        visitor.finding(Finding::new(Kind::OlderCopy, place, detail));
+        visitor.finding(Finding::new(FindingKind::OlderCopy, place, detail));
     } else if state == BackingState::Clean && dirty > 0 {
         let detail = format!("its state is clean, and the cache has {dirty} dirty sectors of it");
-        visitor.finding(Finding::new(Kind::DirtyUnderClean, place, detail));
+        visitor.finding(Finding::new(FindingKind::DirtyUnderClean, place, detail));
     }
     Some((inode, superblock, apart.is_some()))
 }
@@ -83,10 +83,10 @@ pub(super) fn check_absent(view: &View, given: &[bool], visitor: &mut Collector<
         if entry.flash_only {
             let clean = view.volume(inode).find(|(extent, _)| !extent.is_dirty());
             if let Some((extent, pointer)) = clean {
-                let place =
-                    Place::cache(&view.geometry, pointer.offset).of_volume(inode, extent.range());
+                let place = Location::cache(&view.geometry, pointer.offset)
+                    .of_volume(inode, extent.range());
                 visitor.finding(Finding::new(
-                    Kind::FlashClean,
+                    FindingKind::FlashClean,
                     place,
                     "a clean extent of a flash-only volume",
                 ));
@@ -99,7 +99,11 @@ pub(super) fn check_absent(view: &View, given: &[bool], visitor: &mut Collector<
                 "{dirty} dirty sectors of volume {inode}, whose backing device is {}",
                 entry.uuid
             );
-            visitor.finding(Finding::new(Kind::BackingAbsent, Place::on(Site::Cache), detail));
+            visitor.finding(Finding::new(
+                FindingKind::BackingAbsent,
+                Location::on(Site::Cache),
+                detail,
+            ));
         }
     }
 }
@@ -119,8 +123,12 @@ pub(super) fn check_bounds(
     for (extent, pointer) in view.volume(inode) {
         let range = extent.range();
         if !inside.covers(&range) {
-            let kind = if extent.is_dirty() { Kind::BeyondEndDirty } else { Kind::BeyondEndClean };
-            let place = Place::cache(&view.geometry, pointer.offset).of_volume(inode, range);
+            let kind = if extent.is_dirty() {
+                FindingKind::BeyondEndDirty
+            } else {
+                FindingKind::BeyondEndClean
+            };
+            let place = Location::cache(&view.geometry, pointer.offset).of_volume(inode, range);
             let detail = format!("the extent is {range}, the backing device's data {inside}");
             visitor.finding(Finding::new(kind, place, detail));
         }

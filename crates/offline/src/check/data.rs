@@ -7,7 +7,7 @@ use ubcache_format::{Inode, Pointer, SECTOR_BYTES};
 use super::collector::Collector;
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read::read;
-use crate::set::{Extent, Finding, Kind, Place, Site, View};
+use crate::set::{Extent, Finding, FindingKind, Location, Site, View};
 use crate::walk::Visitor;
 
 /// Sectors that are compared in one part.
@@ -57,10 +57,10 @@ pub(super) async fn read_dirty<D: Device>(
         for (part, bytes) in some.iter().zip(join_all(reads.collect::<Vec<_>>()).await) {
             phase.add(part.range.bytes());
             if let Err(error) = bytes {
-                let place = Place::cache(&view.geometry, part.pointer.offset);
+                let place = Location::cache(&view.geometry, part.pointer.offset);
                 let place = place.of_volume(part.inode, part.range);
                 visitor.finding(Finding::new(
-                    Kind::Unreadable,
+                    FindingKind::Unreadable,
                     place,
                     format_args!("dirty data: {error}"),
                 ));
@@ -132,14 +132,14 @@ impl<D: Device> Comparison<'_, D> {
                 (Err(error), _) => {
                     let place = self.place(&part);
                     let detail = format_args!("cached data: {error}");
-                    visitor.finding(Finding::new(Kind::Unreadable, place, detail));
+                    visitor.finding(Finding::new(FindingKind::Unreadable, place, detail));
                 }
                 (_, Err(error)) => {
-                    let site = Place::on(Site::Backing(self.index));
-                    let place = Place { byte: Some(part.range.start.bytes()), ..site };
+                    let site = Location::on(Site::Backing(self.index));
+                    let place = Location { byte: Some(part.range.start.bytes()), ..site };
                     let place = place.of_volume(part.inode, part.range);
                     let detail = format_args!("backing data: {error}");
-                    visitor.finding(Finding::new(Kind::Unreadable, place, detail));
+                    visitor.finding(Finding::new(FindingKind::Unreadable, place, detail));
                 }
             }
         }
@@ -166,11 +166,11 @@ impl<D: Device> Comparison<'_, D> {
             );
             let place =
                 self.place(part).plus(first as u64 * SECTOR_BYTES).of_volume(part.inode, range);
-            visitor.finding(Finding::new(Kind::CleanDiffers, place, detail));
+            visitor.finding(Finding::new(FindingKind::CleanDiffers, place, detail));
         }
     }
 
-    fn place(&self, part: &ExtentPart) -> Place {
-        Place::cache(&self.view.geometry, part.pointer.offset).of_volume(part.inode, part.range)
+    fn place(&self, part: &ExtentPart) -> Location {
+        Location::cache(&self.view.geometry, part.pointer.offset).of_volume(part.inode, part.range)
     }
 }

@@ -101,7 +101,7 @@ pub(crate) struct ReadAhead<'a, D: Device, T> {
     ranges: &'a [SectorRange],
     options: ReadOptions<'a>,
     inspect: Inspect<T>,
-    under_way: VecDeque<Request<'a>>,
+    under_way: VecDeque<PendingRead<'a>>,
     /// Sectors of these.
     under_way_sectors: u64,
     queue: OrderedQueue<T>,
@@ -207,7 +207,7 @@ impl<'a, D: Device, T: Send + 'static> ReadAhead<'a, D, T> {
         while !self.ranges.is_empty() && self.has_room() {
             let (now, later) = self.ranges.split_at(leading(self.ranges));
             self.ranges = later;
-            let mut request = Request::new(self.device, now, self.options);
+            let mut request = PendingRead::new(self.device, now, self.options);
             self.under_way_sectors += request.sectors;
             if !request.is_done().await {
                 // The device starts once this task has waited; a read that is complete at once
@@ -286,22 +286,22 @@ async fn read_request<D: Device>(
 }
 
 /// A request that was begun, and goes on on the device while something else is done.
-struct Request<'a> {
+struct PendingRead<'a> {
     ranges: &'a [SectorRange],
     sectors: u64,
     work: Pin<Box<dyn Future<Output = ReadBatch> + 'a>>,
     done: Option<ReadBatch>,
 }
 
-impl<'a> Request<'a> {
+impl<'a> PendingRead<'a> {
     fn new<D: Device>(
         device: &'a D,
         ranges: &'a [SectorRange],
         options: ReadOptions<'a>,
-    ) -> Request<'a> {
+    ) -> PendingRead<'a> {
         let sectors = ranges.iter().map(SectorRange::sectors).sum();
         let work = Box::pin(read_request(device, ranges, options));
-        Request { ranges, sectors, work, done: None }
+        PendingRead { ranges, sectors, work, done: None }
     }
 
     /// Begins it, and says whether it has ended.

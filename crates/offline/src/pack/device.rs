@@ -10,7 +10,7 @@ use ubcache_env::{
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, crc64_we};
 
 use super::layout::{
-    BLOCK_BYTES, CHUNK_BYTES, Chunk, Header, Piece, Trailer, VERSION, is_pack, read_index,
+    BLOCK_BYTES, CHUNK_BYTES, Chunk, Header, PackedRange, Trailer, VERSION, is_pack, read_index,
 };
 use crate::io::read::read;
 
@@ -56,7 +56,7 @@ pub enum PackError {
 
 /// Place of a piece in its chunk.
 #[derive(Copy, Clone, Debug)]
-struct Place {
+struct PackedPlace {
     start: u64,
     sectors: u32,
     chunk: u32,
@@ -69,7 +69,7 @@ pub struct Packed<D: Device> {
     file: D,
     header: Header,
     chunks: Vec<Chunk>,
-    places: Vec<Place>,
+    places: Vec<PackedPlace>,
     kept: RefCell<VecDeque<(u32, Rc<Vec<u8>>)>>,
 }
 
@@ -194,11 +194,11 @@ fn longest_packed(raw: u64) -> u64 {
 }
 
 /// Decodes an index. `None` if it is impossible.
-fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, Vec<Place>)> {
-    let mut places: Vec<Place> = Vec::new();
+fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, Vec<PackedPlace>)> {
+    let mut places: Vec<PackedPlace> = Vec::new();
     let mut all: Vec<Chunk> = Vec::new();
     let mut free = 0;
-    read_index(index, chunks, |chunk: Chunk, pieces: &[Piece]| {
+    read_index(index, chunks, |chunk: Chunk, pieces: &[PackedRange]| {
         let mut offset = 0;
         for piece in pieces {
             let end = piece.start.checked_add(piece.sectors.into())?;
@@ -206,7 +206,7 @@ fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, V
                 return None;
             }
             free = end;
-            let place = Place {
+            let place = PackedPlace {
                 start: piece.start,
                 sectors: piece.sectors,
                 chunk: u32::try_from(all.len()).ok()?,

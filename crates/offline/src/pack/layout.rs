@@ -53,7 +53,7 @@ pub(super) struct Chunk {
 
 /// A part of the device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Piece {
+pub(super) struct PackedRange {
     pub start: u64,
     pub sectors: u32,
     pub unreadable: bool,
@@ -133,7 +133,7 @@ impl Trailer {
 }
 
 /// Appends a chunk and its pieces to an index.
-pub(super) fn add_to_index(index: &mut Vec<u8>, chunk: &Chunk, pieces: &[Piece]) {
+pub(super) fn add_to_index(index: &mut Vec<u8>, chunk: &Chunk, pieces: &[PackedRange]) {
     index.extend(chunk.offset.to_le_bytes());
     index.extend(chunk.packed.to_le_bytes());
     index.extend(chunk.raw.to_le_bytes());
@@ -150,7 +150,7 @@ pub(super) fn add_to_index(index: &mut Vec<u8>, chunk: &Chunk, pieces: &[Piece])
 pub(super) fn read_index(
     index: &[u8],
     chunks: u64,
-    mut take: impl FnMut(Chunk, &[Piece]) -> Option<()>,
+    mut take: impl FnMut(Chunk, &[PackedRange]) -> Option<()>,
 ) -> Option<()> {
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -165,7 +165,7 @@ pub(super) fn read_index(
         at += CHUNK_ROW;
         pieces.clear();
         for _ in 0..chunk.pieces {
-            pieces.push(Piece {
+            pieces.push(PackedRange {
                 start: u64_at(index, at)?,
                 sectors: u32_at(index, at + 8)?,
                 unreadable: u32_at(index, at + 12)? != 0,

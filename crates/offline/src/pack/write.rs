@@ -8,7 +8,8 @@ use ubcache_format::{Geometry, SECTOR_BYTES, Sector, Superblock, crc64_we};
 
 use super::blank;
 use super::layout::{
-    BLOCK_BYTES, CHUNK_BYTES, CHUNK_SECTORS, Chunk, Header, Piece, Trailer, VERSION, add_to_index,
+    BLOCK_BYTES, CHUNK_BYTES, CHUNK_SECTORS, Chunk, Header, PackedRange, Trailer, VERSION,
+    add_to_index,
 };
 use super::plan::{Part, Planned, cut, of_superblock, plan};
 use crate::error::{OfflineError, On};
@@ -232,7 +233,7 @@ struct Writer<S> {
     index: Vec<u8>,
     chunks: u64,
     raw: Vec<u8>,
-    pieces: Vec<Piece>,
+    pieces: Vec<PackedRange>,
 }
 
 impl<S: FnMut(&[u8]) -> Result<(), String>> Writer<S> {
@@ -277,7 +278,11 @@ impl<S: FnMut(&[u8]) -> Result<(), String>> Writer<S> {
         }
         self.raw.extend_from_slice(bytes);
         let sectors = u32::try_from(range.sectors()).unwrap_or(0);
-        self.pieces.push(Piece { start: range.start.0, sectors, unreadable: bytes.is_empty() });
+        self.pieces.push(PackedRange {
+            start: range.start.0,
+            sectors,
+            unreadable: bytes.is_empty(),
+        });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  1  salvage      the walk, on behind what is damaged; older versions of nodes
-//!  2  sort         certain: kept. Not certain: listed, with the places of what there is
+//!  2  classify     certain: kept. Not certain: listed, with the places of what there is
 //!  3  write        tree, prio chain and volume table into free buckets, flush; journal entry;
 //!                  superblock if it was damaged
 //!  4  check        the result
@@ -29,12 +29,12 @@ use ubcache_env::{Device, Durability, Sector};
 use ubcache_format::{Inode, Key, Runs, SECTOR_BYTES, SectorRange, Superblock, Uuid, UuidEntry};
 
 use self::owners::Backing;
-use self::plan::{Plan, sort};
+use self::plan::{Plan, classify};
 use crate::check::{CheckOptions, check};
 use crate::error::{OfflineError, On};
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read::read_around;
-use crate::set::{Finding, Kind, Report, Severity, Site, View};
+use crate::set::{Finding, FindingKind, Report, Severity, Site, View};
 use crate::walk::{WalkOptions, missing, read_superblock, walk_from};
 
 pub use self::options::RepairOptions;
@@ -165,10 +165,12 @@ pub async fn survey<D: Device>(
         Err(finding) => {
             let found = superblock::search(cache, &backings, watcher).await;
             let (superblock, how) = found.ok_or_else(|| match finding.kind {
-                Kind::SuperblockDamaged | Kind::Unreadable => OfflineError::SuperblockLost {
-                    finding: Box::new(finding),
-                    with_backing: !backings.is_empty(),
-                },
+                FindingKind::SuperblockDamaged | FindingKind::Unreadable => {
+                    OfflineError::SuperblockLost {
+                        finding: Box::new(finding),
+                        with_backing: !backings.is_empty(),
+                    }
+                }
                 _ => OfflineError::Damaged(Box::new(finding)),
             })?;
             (superblock, Some(how))
@@ -189,7 +191,7 @@ pub async fn survey<D: Device>(
         (Vec::new(), Vec::new())
     };
     view.uncertainty.nodes = nodes;
-    let plan = sort(&view, &found, options.use_uncertain);
+    let plan = classify(&view, &found, options.use_uncertain);
     Ok(Repair {
         report,
         damaged_superblock: origin.is_some(),
@@ -227,7 +229,7 @@ pub async fn write_repaired<D: Device>(
         check(target, &[], None, CheckOptions { watcher, ..CheckOptions::default() }).await.report;
     // Data without a slot is no failure of the repair: it is kept until a backing device claims it.
     let is_error = |finding: &&Finding| {
-        finding.severity() == Severity::Error && finding.kind != Kind::SlotLost
+        finding.severity() == Severity::Error && finding.kind != FindingKind::SlotLost
     };
     match after.findings.iter().find(is_error) {
         None => Ok(()),

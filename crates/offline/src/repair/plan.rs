@@ -27,13 +27,13 @@ pub(crate) struct Plan {
 }
 
 /// Separates certain extents from others among those that a salvage found.
-pub(crate) fn sort(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
-    let sorter = Sorter::new(view, view.is_own());
+pub(crate) fn classify(view: &View, claims: &[Claim], use_uncertain: bool) -> Plan {
+    let classifier = Classifier::new(view, view.is_own());
     let mut certain: Vec<Extent> = Vec::new();
     let mut all_claims: Vec<Claim> = claims.to_vec();
-    let mut doubtful = sorter.doubtful.clone();
+    let mut doubtful = classifier.doubtful.clone();
     for (index, extent) in view.extents.iter().enumerate() {
-        if sorter.is_certain(index, extent) {
+        if classifier.is_certain(index, extent) {
             certain.push(*extent);
         } else {
             doubtful.push(Region::range(extent.inode(), extent.range()));
@@ -110,7 +110,7 @@ fn take_uncertain(view: &View, plan: &mut Plan) {
     plan.keep.sort_by_key(|key| (key.inode, key.start()));
 }
 
-struct Sorter<'a> {
+struct Classifier<'a> {
     view: &'a View,
     own: bool,
     /// Keys of the newest part of the journal, if an older part is missing.
@@ -121,7 +121,7 @@ struct Sorter<'a> {
     doubtful: Vec<((Inode, Sector), (Inode, Sector))>,
 }
 
-impl<'a> Sorter<'a> {
+impl<'a> Classifier<'a> {
     fn new(view: &'a View, own: bool) -> Self {
         let uncertainty = &view.uncertainty;
         let missing =
@@ -146,7 +146,7 @@ impl<'a> Sorter<'a> {
             extent.is_dirty() && away && (own || unknown)
         });
         doubtful.extend(gone.map(|extent| Region::range(extent.inode(), extent.range())));
-        Sorter { view, own, sure, tree: Region::of(tree), shared: shared(view), doubtful }
+        Classifier { view, own, sure, tree: Region::of(tree), shared: shared(view), doubtful }
     }
 
     fn is_certain(&self, index: usize, extent: &Extent) -> bool {

@@ -1,8 +1,8 @@
 //! Findings of a check: their kind, their place, what they mean for the data, what to do.
 //!
-//! A [`Kind`] has one severity, one meaning and one advice; a [`Finding`] adds the place and what
-//! was seen there. A [`Report`](crate::Report) keeps a bounded number of findings of each kind, and
-//! counts all.
+//! A [`FindingKind`] has one severity, one meaning and one advice; a [`Finding`] adds the place and
+//! what was seen there. A [`Report`](crate::Report) keeps a bounded number of findings of each
+//! kind, and counts all.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ impl fmt::Display for Site {
 
 /// Place of a finding.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct Location {
     /// The device.
     pub site: Site,
     /// The bucket of the cache device.
@@ -62,15 +62,15 @@ pub struct Place {
     pub volume: Option<(Inode, SectorRange)>,
 }
 
-impl Place {
+impl Location {
     /// Somewhere on a device.
-    pub const fn on(site: Site) -> Place {
-        Place { site, bucket: None, byte: None, volume: None }
+    pub const fn on(site: Site) -> Location {
+        Location { site, bucket: None, byte: None, volume: None }
     }
 
     /// A sector of the cache device.
-    pub const fn cache(geometry: &Geometry, sector: Sector) -> Place {
-        Place {
+    pub const fn cache(geometry: &Geometry, sector: Sector) -> Location {
+        Location {
             site: Site::Cache,
             bucket: Some(geometry.bucket_of(sector)),
             byte: Some(sector.bytes()),
@@ -79,26 +79,26 @@ impl Place {
     }
 
     /// The start of a bucket.
-    pub const fn bucket(geometry: &Geometry, bucket: BucketNr) -> Place {
-        Place::cache(geometry, geometry.bucket_start(bucket))
+    pub const fn bucket(geometry: &Geometry, bucket: BucketNr) -> Location {
+        Location::cache(geometry, geometry.bucket_start(bucket))
     }
 
     /// The same place, `bytes` further on.
     #[must_use]
-    pub fn plus(mut self, bytes: u64) -> Place {
+    pub fn plus(mut self, bytes: u64) -> Location {
         self.byte = self.byte.map(|byte| byte.saturating_add(bytes));
         self
     }
 
     /// The same place, and the part of a volume that it is about.
     #[must_use]
-    pub const fn of_volume(mut self, inode: Inode, range: SectorRange) -> Place {
+    pub const fn of_volume(mut self, inode: Inode, range: SectorRange) -> Location {
         self.volume = Some((inode, range));
         self
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.site.fmt(f)?;
         if let Some(bucket) = self.bucket {
@@ -118,26 +118,26 @@ macro_rules! kinds {
     ($($name:ident $code:literal $severity:ident $meaning:literal $advice:literal)*) => {
         /// Kind of a finding.
         #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-        pub enum Kind {
+        pub enum FindingKind {
             $(#[doc = $meaning] $name,)*
         }
 
-        impl Kind {
+        impl FindingKind {
             /// The name of the kind for programs: stable.
             pub const fn code(self) -> &'static str {
-                match self { $(Kind::$name => $code,)* }
+                match self { $(FindingKind::$name => $code,)* }
             }
             /// Severity of the finding.
             pub const fn severity(self) -> Severity {
-                match self { $(Kind::$name => Severity::$severity,)* }
+                match self { $(FindingKind::$name => Severity::$severity,)* }
             }
             /// Meaning for the data.
             pub const fn meaning(self) -> &'static str {
-                match self { $(Kind::$name => $meaning,)* }
+                match self { $(FindingKind::$name => $meaning,)* }
             }
             /// Advice.
             pub const fn advice(self) -> &'static str {
-                match self { $(Kind::$name => $advice,)* }
+                match self { $(FindingKind::$name => $advice,)* }
             }
         }
     };
@@ -361,32 +361,32 @@ kinds! {
         "Start the set with ubcache, let it write back, and stop it, before the driver gets it."
 }
 
-impl Kind {
+impl FindingKind {
     /// Returns true if it makes the content of volumes uncertain.
     pub const fn spoils_content(self) -> bool {
         matches!(
             self,
-            Kind::Unreadable
-                | Kind::SuperblockDamaged
-                | Kind::DeviceShort
-                | Kind::WrongKind
-                | Kind::JournalUndecodable
-                | Kind::JournalEmpty
-                | Kind::JournalGap
-                | Kind::JournalKey
-                | Kind::PrioDamaged
-                | Kind::VolumeTable
-                | Kind::NodeKey
-                | Kind::NodeDamaged
-                | Kind::NodeTwice
-                | Kind::NodeGap
-                | Kind::NodeStale
-                | Kind::BsetOrder
-                | Kind::ExtentInvalid
-                | Kind::ExtentOutside
-                | Kind::BucketTwice
-                | Kind::SectorsTwice
-                | Kind::DirtyLost
+            FindingKind::Unreadable
+                | FindingKind::SuperblockDamaged
+                | FindingKind::DeviceShort
+                | FindingKind::WrongKind
+                | FindingKind::JournalUndecodable
+                | FindingKind::JournalEmpty
+                | FindingKind::JournalGap
+                | FindingKind::JournalKey
+                | FindingKind::PrioDamaged
+                | FindingKind::VolumeTable
+                | FindingKind::NodeKey
+                | FindingKind::NodeDamaged
+                | FindingKind::NodeTwice
+                | FindingKind::NodeGap
+                | FindingKind::NodeStale
+                | FindingKind::BsetOrder
+                | FindingKind::ExtentInvalid
+                | FindingKind::ExtentOutside
+                | FindingKind::BucketTwice
+                | FindingKind::SectorsTwice
+                | FindingKind::DirtyLost
         )
     }
 }
@@ -395,16 +395,16 @@ impl Kind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// Its place.
-    pub place: Place,
+    pub place: Location,
     /// Description of the fault at that place.
     pub detail: String,
 }
 
 impl Finding {
     /// A finding.
-    pub fn new(kind: Kind, place: Place, detail: impl fmt::Display) -> Finding {
+    pub fn new(kind: FindingKind, place: Location, detail: impl fmt::Display) -> Finding {
         Finding { kind, place, detail: detail.to_string() }
     }
 

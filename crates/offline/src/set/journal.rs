@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ubcache_format::{Geometry, JournalEntry, LastRun, SECTOR_BYTES};
 
-use super::finding::Place;
+use super::finding::Location;
 
 /// Greatest number of an entry: beyond it none is left for the next one.
 pub(crate) const SEQ_MAX: u64 = u64::MAX / 2;
@@ -95,8 +95,9 @@ impl Journal {
         self.newest_seq().saturating_add(1 + hidden)
     }
 
-    pub(crate) fn place(geometry: &Geometry, place: &EntryPlace) -> Place {
-        Place::bucket(geometry, geometry.journal_bucket(place.index)).plus(u64::from(place.offset))
+    pub(crate) fn place(geometry: &Geometry, place: &EntryPlace) -> Location {
+        Location::bucket(geometry, geometry.journal_bucket(place.index))
+            .plus(u64::from(place.offset))
     }
 
     /// Counts the buckets of the ring that have no entry that replay needs.

@@ -7,7 +7,7 @@
 //! | `extent`, `interval` | [`Extent`]; [`Lost`]: an interval of keys |
 //! | `bucket`, `generations` | [`Bucket`], [`Owner`]; the generations of all buckets at one time |
 //! | `totals` | totals over extents |
-//! | `finding`, `report` | [`Finding`], [`Kind`], [`Place`]; [`Report`], [`Stats`] |
+//! | `finding`, `report` | [`Finding`], [`FindingKind`], [`Location`]; [`Report`], [`Stats`] |
 //! | `backing_state` | words for the state of a backing device |
 
 mod backing_state;
@@ -24,7 +24,7 @@ mod view;
 pub(crate) use self::backing_state::state_word;
 pub use self::bucket::{Bucket, Owner};
 pub use self::extent::Extent;
-pub use self::finding::{Finding, Kind, Place, Severity, Site};
+pub use self::finding::{Finding, FindingKind, Location, Severity, Site};
 pub(crate) use self::generations::{GenerationSnapshot, STALE_FATAL, STALE_NOTE};
 pub use self::interval::Lost;
 pub(crate) use self::interval::{END, Position, START};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::finding::{Finding, Kind, Severity};
+use super::finding::{Finding, FindingKind, Severity};
 
 /// Findings that are kept of each kind; the others are only counted.
 const KEPT_OF_A_KIND: u64 = 200;
@@ -15,7 +15,7 @@ pub struct Report {
     /// In the order in which they were found; at most 200 of each kind.
     pub findings: Vec<Finding>,
     /// Number of findings of each kind.
-    pub counts: BTreeMap<Kind, u64>,
+    pub counts: BTreeMap<FindingKind, u64>,
     /// Totals of the set.
     pub stats: Stats,
 }

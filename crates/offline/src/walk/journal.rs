@@ -17,7 +17,8 @@ use crate::io::progress::{Phase, Watcher};
 use crate::io::read::read;
 use crate::io::read_ahead::{ReadAhead, ReadOptions, ReadRange};
 use crate::set::{
-    EntryPlace, Finding, FoundEntry, Journal, Kind, Place, SEQ_MAX, SEQ_MAX_WITHOUT_THE_LAST,
+    EntryPlace, Finding, FindingKind, FoundEntry, Journal, Location, SEQ_MAX,
+    SEQ_MAX_WITHOUT_THE_LAST,
 };
 
 /// Buckets after which entries are dropped that the newest so far does not need.
@@ -229,14 +230,14 @@ async fn read_ring<D: Device>(
     let mut in_memory: VecDeque<(u32, ReadRange)> = VecDeque::new();
     while let Some((index, piece, scanned)) = ahead.next().await {
         let index = index as u32;
-        let place = Place::bucket(geometry, geometry.journal_bucket(index));
+        let place = Location::bucket(geometry, geometry.journal_bucket(index));
         phase.add(sectors * SECTOR_BYTES);
         match piece.read() {
             Ok((_, holes)) => journal.holes.extend(holes.iter().map(|hole| (index, hole.clone()))),
             Err(error) => {
                 journal.holes.push((index, 0..sectors * SECTOR_BYTES));
                 let detail = format!("journal bucket {index}: {error}");
-                report(Finding::new(Kind::Unreadable, place, detail));
+                report(Finding::new(FindingKind::Unreadable, place, detail));
             }
         }
         found.take(&scanned);
@@ -244,7 +245,7 @@ async fn read_ring<D: Device>(
         undecodable |= scanned.undecodable.is_some() || !scanned.senseless.is_empty();
         journal.holes.extend(scanned.senseless.iter().map(|at| (index, *at..at + block)));
         if let Some((at, why)) = &scanned.undecodable {
-            report(Finding::new(Kind::JournalUndecodable, place.plus(*at), why));
+            report(Finding::new(FindingKind::JournalUndecodable, place.plus(*at), why));
             journal.incomplete = true;
             // A salvage has it among these already.
             if !reading.salvage {
@@ -285,9 +286,9 @@ async fn read_ring<D: Device>(
             journal.last_run = read_last_run(&journal, device, geometry).await;
         }
         Err(error) => {
-            let ring = Place::bucket(geometry, geometry.journal_bucket(0));
+            let ring = Location::bucket(geometry, geometry.journal_bucket(0));
             report(Finding::new(
-                Kind::Unreadable,
+                FindingKind::Unreadable,
                 ring,
                 format_args!("journal, read again: {error}"),
             ));
@@ -298,13 +299,14 @@ async fn read_ring<D: Device>(
     if let (Some((seq, index, offset)), Some(newest)) = (behind, journal.newest())
         && seq > newest.place.seq
     {
-        let place = Place::bucket(geometry, geometry.journal_bucket(index)).plus(u64::from(offset));
+        let place =
+            Location::bucket(geometry, geometry.journal_bucket(index)).plus(u64::from(offset));
         let detail = format!(
             "entry {seq} lies behind something that is no entry; the newest of those that count is \
              {}",
             newest.place.seq
         );
-        report(Finding::new(Kind::JournalGap, place, detail));
+        report(Finding::new(FindingKind::JournalGap, place, detail));
         journal.incomplete = true;
     }
     check(geometry, &mut journal, reading.discard, report);
@@ -321,10 +323,10 @@ fn check(
     discard: bool,
     report: &mut dyn FnMut(Finding),
 ) {
-    let ring = Place::bucket(geometry, geometry.journal_bucket(0));
+    let ring = Location::bucket(geometry, geometry.journal_bucket(0));
     let Some(newest) = journal.newest() else {
         let detail = format!("no valid entry in {} journal buckets", geometry.journal_buckets);
-        report(Finding::new(Kind::JournalEmpty, ring, detail));
+        report(Finding::new(FindingKind::JournalEmpty, ring, detail));
         journal.incomplete = true;
         return;
     };
@@ -332,7 +334,7 @@ fn check(
     let mut complete = true;
     if newest.last_seq > newest.seq {
         let detail = format!("entry {} needs entries from {} on", newest.seq, newest.last_seq);
-        report(Finding::new(Kind::JournalGap, Journal::place(geometry, &newest), detail));
+        report(Finding::new(FindingKind::JournalGap, Journal::place(geometry, &newest), detail));
         journal.missing = Some(newest.seq);
         complete = false;
     }
@@ -348,7 +350,7 @@ fn check(
                 newest.last_seq,
                 newest.seq
             );
-            report(Finding::new(Kind::JournalGap, place, detail));
+            report(Finding::new(FindingKind::JournalGap, place, detail));
             missing = missing.max(Some(seq - 1));
             complete = false;
         }
@@ -365,7 +367,7 @@ fn check(
             geometry.journal_buckets,
             open + 1
         );
-        report(Finding::new(Kind::JournalFull, ring, detail));
+        report(Finding::new(FindingKind::JournalFull, ring, detail));
     }
     let driver = driver_entries(&journal.places);
     let agrees = driver.last().is_some_and(|&(seq, _)| seq == newest.seq)
@@ -382,7 +384,7 @@ fn check(
             "the whole ring has entries {} to {}, the driver finds {seen}",
             newest.last_seq, newest.seq
         );
-        report(Finding::new(Kind::JournalDriver, ring, detail));
+        report(Finding::new(FindingKind::JournalDriver, ring, detail));
     }
 }
 
@@ -405,14 +407,14 @@ fn check_order(geometry: &Geometry, journal: &Journal, report: &mut dyn FnMut(Fi
                 "entry {} is in journal bucket {} at byte {}, entry {} before it in {} at byte {}",
                 new.seq, new.index, new.offset, old.seq, old.index, old.offset
             );
-            report(Finding::new(Kind::JournalOrder, place, detail));
+            report(Finding::new(FindingKind::JournalOrder, place, detail));
         }
         if new.last_seq < old.last_seq {
             let detail = format!(
                 "entry {} needs {}, entry {} before it {}",
                 new.seq, new.last_seq, old.seq, old.last_seq
             );
-            report(Finding::new(Kind::JournalLastSeq, place, detail));
+            report(Finding::new(FindingKind::JournalLastSeq, place, detail));
         }
     }
 }

@@ -7,7 +7,8 @@ use super::totals::totals_of;
 use super::visitor::Visitor;
 use crate::io::thread_pool::ThreadPool;
 use crate::set::{
-    Extent, Finding, Kind, Owner, Place, STALE_FATAL, STALE_NOTE, Site, View, VolumeTotals,
+    Extent, Finding, FindingKind, Location, Owner, STALE_FATAL, STALE_NOTE, Site, View,
+    VolumeTotals,
 };
 
 /// A bucket's generation is raised by pointers by this much at most, in a set that is in order.
@@ -70,7 +71,8 @@ fn owners_and_sums<V: Visitor + ?Sized>(
             continue;
         };
         let place = || {
-            Place::cache(&view.geometry, pointer.offset).of_volume(extent.inode(), extent.range())
+            Location::cache(&view.geometry, pointer.offset)
+                .of_volume(extent.inode(), extent.range())
         };
         let stale = view.reach.staleness_of(bucket.generation, pointer.generation);
         if stale > 0 {
@@ -90,7 +92,7 @@ fn owners_and_sums<V: Visitor + ?Sized>(
         }
         if let Some(former) = current.assign(owner) {
             let detail = format!("{} is in a bucket of: {}", owner.word(), former.word());
-            visitor.finding(Finding::new(Kind::BucketTwice, place(), detail));
+            visitor.finding(Finding::new(FindingKind::BucketTwice, place(), detail));
         }
     }
     volumes
@@ -100,21 +102,21 @@ fn stale_extent<V: Visitor + ?Sized>(
     view: &View,
     extent: &Extent,
     stale: u8,
-    place: Place,
+    place: Location,
     visitor: &mut V,
 ) {
     let detail = || {
         format!("the pointer to volume {} {} is stale by {stale}", extent.inode(), extent.range())
     };
     if stale > STALE_FATAL {
-        visitor.finding(Finding::new(Kind::TooStale, place, detail()));
+        visitor.finding(Finding::new(FindingKind::TooStale, place, detail()));
     } else if stale > STALE_NOTE {
-        visitor.finding(Finding::new(Kind::NearlyStale, place, detail()));
+        visitor.finding(Finding::new(FindingKind::NearlyStale, place, detail()));
     }
     let served = view.uuids.get(extent.inode().0 as usize).is_some_and(|slot| slot.is_live());
     if extent.is_dirty() && served {
         let source = if extent.is_replayed() { "journal" } else { "tree" };
-        let kind = if view.is_own() { Kind::DirtyLost } else { Kind::DirtyStale };
+        let kind = if view.is_own() { FindingKind::DirtyLost } else { FindingKind::DirtyStale };
         visitor.finding(Finding::new(
             kind,
             place,
@@ -140,7 +142,7 @@ fn shared_sectors<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
             && last_end > offset
             && let Some(other) = extents.get(other as usize)
         {
-            let place = Place::cache(&view.geometry, ubcache_format::Sector(offset));
+            let place = Location::cache(&view.geometry, ubcache_format::Sector(offset));
             let detail = format!(
                 "volume {} {} and volume {} {} are in the same sectors",
                 other.inode(),
@@ -149,7 +151,7 @@ fn shared_sectors<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
                 extent.range()
             );
             let place = place.of_volume(extent.inode(), extent.range());
-            visitor.finding(Finding::new(Kind::SectorsTwice, place, detail));
+            visitor.finding(Finding::new(FindingKind::SectorsTwice, place, detail));
         }
         if last.is_none_or(|(last_end, _)| end > last_end) {
             last = Some((end, index));
@@ -159,14 +161,14 @@ fn shared_sectors<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
 
 fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut V) {
     for (index, bucket) in view.buckets.iter().enumerate() {
-        let place = || Place::bucket(&view.geometry, BucketNr(index as u32));
+        let place = || Location::bucket(&view.geometry, BucketNr(index as u32));
         let ahead = bucket.generation.0.wrapping_sub(bucket.stored.0);
         if ahead > AHEAD_MAX {
             let detail = format!(
                 "pointers have generation {}, the prio chain has {}",
                 bucket.generation, bucket.stored
             );
-            visitor.finding(Finding::new(Kind::FarAhead, place(), detail));
+            visitor.finding(Finding::new(FindingKind::FarAhead, place(), detail));
         }
         // Metadata that was written since is named by the journal, and read before any promise is
         // relied on.
@@ -176,7 +178,7 @@ fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut 
                 "the prio chain says that the bucket is free, it has {}",
                 bucket.owner.word()
             );
-            visitor.finding(Finding::new(Kind::PromiseBroken, place(), detail));
+            visitor.finding(Finding::new(FindingKind::PromiseBroken, place(), detail));
         }
     }
 }
@@ -198,13 +200,13 @@ fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
         "{free} of {usable} buckets are free, {kept} can not be given up; at least {least} have to \
          be free, {good} should be"
     );
-    let place = Place::on(Site::Cache);
+    let place = Location::on(Site::Cache);
     if free < least {
-        visitor.finding(Finding::new(Kind::ReserveGone, place, detail));
+        visitor.finding(Finding::new(FindingKind::ReserveGone, place, detail));
     } else if free < good || kept * 10 > usable * 7 {
-        visitor.finding(Finding::new(Kind::ReserveSmall, place, detail));
+        visitor.finding(Finding::new(FindingKind::ReserveSmall, place, detail));
     } else if free * 20 < usable {
-        visitor.finding(Finding::new(Kind::ReserveTight, place, detail));
+        visitor.finding(Finding::new(FindingKind::ReserveTight, place, detail));
     }
     unknown_volumes(view, visitor);
 }
@@ -228,16 +230,17 @@ fn unknown_volumes<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
             }
             _ => continue,
         };
-        let place = Place::on(Site::Cache).of_volume(inode, all);
+        let place = Location::on(Site::Cache).of_volume(inode, all);
         if dirty > 0 {
             let detail = format!("{dirty} dirty sectors of volume {inode}, which {state}");
             // Removing a volume leaves the slot dead, not empty.
-            let kind = if slot.is_free() { Kind::SlotLost } else { Kind::DirtyOrphan };
+            let kind =
+                if slot.is_free() { FindingKind::SlotLost } else { FindingKind::DirtyOrphan };
             visitor.finding(Finding::new(kind, place, detail));
         }
         if clean > 0 && slot.is_free() {
             let detail = format!("{clean} sectors of volume {inode}, which {state}");
-            visitor.finding(Finding::new(Kind::VolumeUnknown, place, detail));
+            visitor.finding(Finding::new(FindingKind::VolumeUnknown, place, detail));
         }
     }
 }

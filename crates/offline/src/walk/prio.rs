@@ -6,7 +6,7 @@ use ubcache_format::{BucketNr, Reach, SECTOR_BYTES, parse_prio};
 use super::visitor::{PrioElement, Visitor};
 use crate::io::prefetched::Prefetched;
 use crate::io::progress::{Phase, Watcher};
-use crate::set::{Finding, Kind, Owner, Place, Site, View};
+use crate::set::{Finding, FindingKind, Location, Owner, Site, View};
 
 pub(super) async fn read_prios<D: Device, V: Visitor + ?Sized>(
     cache: &D,
@@ -30,21 +30,25 @@ pub(super) async fn read_prios<D: Device, V: Visitor + ?Sized>(
                 geometry.first_bucket,
                 geometry.buckets - 1
             );
-            visitor.finding(Finding::new(Kind::PrioDamaged, Place::on(Site::Cache), detail));
+            visitor.finding(Finding::new(
+                FindingKind::PrioDamaged,
+                Location::on(Site::Cache),
+                detail,
+            ));
             view.complete = false;
             return;
         }
-        let place = Place::bucket(&geometry, bucket);
+        let place = Location::bucket(&geometry, bucket);
         if let Some(owner) = view.assign_bucket(bucket, Owner::Prio) {
             let detail = format!("a prio set is in a bucket of the {}", owner.word());
-            visitor.finding(Finding::new(Kind::BucketTwice, place, detail));
+            visitor.finding(Finding::new(FindingKind::BucketTwice, place, detail));
             view.complete = false;
         }
         let bytes = match prefetched.read(cache, geometry.bucket_start(bucket), sectors).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 visitor.finding(Finding::new(
-                    Kind::Unreadable,
+                    FindingKind::Unreadable,
                     place,
                     format_args!("prio set: {error}"),
                 ));
@@ -71,7 +75,11 @@ pub(super) async fn read_prios<D: Device, V: Visitor + ?Sized>(
                 bucket = next;
             }
             Err(error) => {
-                visitor.finding(Finding::new(Kind::PrioDamaged, place.plus(error.at), &error));
+                visitor.finding(Finding::new(
+                    FindingKind::PrioDamaged,
+                    place.plus(error.at),
+                    &error,
+                ));
                 view.complete = false;
                 return;
             }

@@ -19,7 +19,7 @@ use crate::io::prefetched::Prefetched;
 use crate::io::progress::Watcher;
 use crate::io::read_ahead::{BUFFER_POOL_BYTES, ReadOptions};
 use crate::io::thread_pool::ThreadPool;
-use crate::set::{Bucket, Extent, Finding, Kind, Owner, Place, Site, View};
+use crate::set::{Bucket, Extent, Finding, FindingKind, Location, Owner, Site, View};
 
 /// Walks over the set of a cache device, which is only read. Returns `None` if the superblock can't
 /// be read.
@@ -42,7 +42,11 @@ pub(crate) async fn walk_with<D: Device, V: Visitor + ?Sized>(
         Ok(superblock) if superblock.is_cache() => superblock,
         Ok(superblock) => {
             let detail = format!("a backing device (superblock version {})", superblock.version);
-            visitor.finding(Finding::new(Kind::WrongKind, Place::on(Site::Cache), detail));
+            visitor.finding(Finding::new(
+                FindingKind::WrongKind,
+                Location::on(Site::Cache),
+                detail,
+            ));
             return None;
         }
         Err(finding) => {
@@ -103,9 +107,9 @@ pub(crate) async fn walk_from<D: Device, V: Visitor + ?Sized>(
         geometry.buckets as usize
     ];
     if !view.superblock.sync() {
-        let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(Site::Cache) };
+        let place = Location { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Location::on(Site::Cache) };
         visitor.finding(Finding::new(
-            Kind::NeverStarted,
+            FindingKind::NeverStarted,
             place,
             "the cache has never been started",
         ));
@@ -156,14 +160,14 @@ fn take_replay<V: Visitor + ?Sized>(view: &mut View, visitor: &mut V) -> Replay 
     let mut extents = Vec::new();
     for found in &view.journal.entries {
         let bucket = geometry.journal_bucket(found.place.index);
-        let place = Place::bucket(&geometry, bucket).plus(u64::from(found.place.offset));
+        let place = Location::bucket(&geometry, bucket).plus(u64::from(found.place.offset));
         for key in &found.entry.keys {
             match key.check_journaled(&geometry) {
                 Ok(()) => extents.push(Extent::new(key, true)),
                 Err(error) => {
                     let detail = format!("entry {}: {error}", found.place.seq);
                     visitor.finding(Finding::new(
-                        Kind::JournalKey,
+                        FindingKind::JournalKey,
                         place.of_volume(key.inode, key.range()),
                         detail,
                     ));

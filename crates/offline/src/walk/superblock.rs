@@ -4,20 +4,22 @@ use ubcache_env::Device;
 use ubcache_format::{FormatError, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 
 use crate::io::read::read;
-use crate::set::{Finding, Kind, Place, Site};
+use crate::set::{Finding, FindingKind, Location, Site};
 
 /// Reads a superblock; the finding describes its fault.
 pub(crate) async fn read_superblock<D: Device>(
     device: &D,
     site: Site,
 ) -> Result<Superblock, Finding> {
-    let place = Place { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Place::on(site) };
-    let damaged =
-        |error: FormatError| Finding::new(Kind::SuperblockDamaged, place.plus(error.at), error);
-    let bytes =
-        read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES).await.map_err(
-            |error| Finding::new(Kind::Unreadable, place, format_args!("superblock: {error}")),
-        )?;
+    let place = Location { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Location::on(site) };
+    let damaged = |error: FormatError| {
+        Finding::new(FindingKind::SuperblockDamaged, place.plus(error.at), error)
+    };
+    let bytes = read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES)
+        .await
+        .map_err(|error| {
+            Finding::new(FindingKind::Unreadable, place, format_args!("superblock: {error}"))
+        })?;
     let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
     let limits = device.limits();
     let missing = missing(device, &superblock);
@@ -52,8 +54,8 @@ pub(super) fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
         missing(device, superblock) * SECTOR_BYTES
     );
     Finding::new(
-        Kind::DeviceShort,
-        Place { byte: Some(found * SECTOR_BYTES), ..Place::on(Site::Cache) },
+        FindingKind::DeviceShort,
+        Location { byte: Some(found * SECTOR_BYTES), ..Location::on(Site::Cache) },
         detail,
     )
 }

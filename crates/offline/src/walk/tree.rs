@@ -16,8 +16,8 @@ use super::visitor::{NodeVisit, Visitor};
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read_ahead::{Inspect, RangeBytes, ReadAhead, ReadOptions};
 use crate::set::{
-    END, Extent, Finding, GenerationSnapshot, Kind, Lost, Owner, Place, STALE_NOTE, START, Site,
-    View, VolumeTotals, add_volumes,
+    END, Extent, Finding, FindingKind, GenerationSnapshot, Location, Lost, Owner, STALE_NOTE,
+    START, Site, View, VolumeTotals, add_volumes,
 };
 
 type Position = (Inode, Sector);
@@ -164,7 +164,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
     fn begin(&mut self, root: &Key) -> Vec<Item> {
         let place = root
             .pointer()
-            .map_or(Place::on(Site::Cache), |p| Place::cache(&self.geometry, p.offset));
+            .map_or(Location::on(Site::Cache), |p| Location::cache(&self.geometry, p.offset));
         let broken = match (root.check_node(&self.geometry), root.pointer()) {
             (Ok(()), Some(pointer)) => {
                 self.view.raise(pointer);
@@ -174,7 +174,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             (Err(error), _) => error.to_string(),
         };
         self.visitor.finding(Finding::new(
-            Kind::NodeKey,
+            FindingKind::NodeKey,
             place,
             format_args!("key of the root: {broken}"),
         ));
@@ -187,8 +187,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         self.view.lost.push(Lost { after, upto });
     }
 
-    fn place(&self, item: &Item) -> Place {
-        Place::cache(&self.geometry, item.pointer.offset)
+    fn place(&self, item: &Item) -> Location {
+        Location::cache(&self.geometry, item.pointer.offset)
     }
 
     /// The generations of all buckets as they are now.
@@ -268,7 +268,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             }
             Err(lost) => lost,
         };
-        let twice = lost.kind == Kind::NodeTwice;
+        let twice = lost.kind == FindingKind::NodeTwice;
         self.visitor.finding(lost);
         self.lose(item.after, item.key.position());
         if twice {
@@ -337,7 +337,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             self.view.assign_bucket(item.pointer.bucket(self.geometry.bucket_sectors), Owner::Node)
         {
             let detail = format!("node {} is in a bucket of: {}", item.key, owner.word());
-            return Err(Finding::new(Kind::NodeTwice, place, detail));
+            return Err(Finding::new(FindingKind::NodeTwice, place, detail));
         }
         self.seen.push((item.pointer, Self::interval(item)));
         let start = self.geometry.bucket_start(item.pointer.bucket(self.geometry.bucket_sectors));
@@ -348,11 +348,12 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
 
     fn parse(&self, item: &Item, bytes: &RangeBytes<'_>) -> Result<ParsedNode, Finding> {
         let place = self.place(item);
-        let unreadable =
-            |why: &str| Finding::new(Kind::Unreadable, place, format_args!("btree node: {why}"));
+        let unreadable = |why: &str| {
+            Finding::new(FindingKind::Unreadable, place, format_args!("btree node: {why}"))
+        };
         let (bytes, holes) = bytes.map_err(unreadable)?;
         let node = parse_node(&self.geometry, &item.key, bytes)
-            .map_err(|error| Finding::new(Kind::NodeDamaged, place.plus(error.at), error))?;
+            .map_err(|error| Finding::new(FindingKind::NodeDamaged, place.plus(error.at), error))?;
         // A log ends at a block that is readable and not of it: what can't be read behind that was
         // never written.
         match holes.first() {
@@ -361,7 +362,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         }
     }
 
-    fn check_place(&mut self, item: &Item, place: Place) {
+    fn check_place(&mut self, item: &Item, place: Location) {
         let start = self.geometry.bucket_start(item.pointer.bucket(self.geometry.bucket_sectors));
         let bytes = u64::from(item.key.sectors) * SECTOR_BYTES;
         if item.pointer.offset != start || bytes != self.geometry.node_bytes() {
@@ -370,7 +371,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 item.pointer.offset - start,
                 self.geometry.node_bytes()
             );
-            self.visitor.finding(Finding::new(Kind::NodeSize, place, detail));
+            self.visitor.finding(Finding::new(FindingKind::NodeSize, place, detail));
         }
     }
 
@@ -378,7 +379,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         let place = self.place(item);
         if node.bsets.iter().any(|keys| !keys.is_sorted_by_key(Key::position)) {
             self.visitor.finding(Finding::new(
-                Kind::BsetOrder,
+                FindingKind::BsetOrder,
                 place,
                 "keys of an inner node are not in order",
             ));
@@ -392,7 +393,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             }
             Err(error) => {
                 self.visitor.finding(Finding::new(
-                    Kind::NodeKey,
+                    FindingKind::NodeKey,
                     place,
                     format_args!("child {key}: {error}"),
                 ));
@@ -413,7 +414,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                     && key.pointer().is_some_and(|pointer| unexplained.contains(&pointer))
                 {
                     let detail = format!("child {key} is stale, and its parent never freed it");
-                    self.visitor.finding(Finding::new(Kind::NodeStale, place, detail));
+                    self.visitor.finding(Finding::new(FindingKind::NodeStale, place, detail));
                     self.lose(after, position);
                     self.mark_uncertain(Lost { after, upto: position });
                     after = position;
@@ -422,7 +423,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             };
             if position == after && after != item.after {
                 let detail = format!("child {key} has the place of another one");
-                self.visitor.finding(Finding::new(Kind::NodeEqual, place, detail));
+                self.visitor.finding(Finding::new(FindingKind::NodeEqual, place, detail));
                 continue;
             }
             if position <= after {
@@ -430,7 +431,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                     "child {key} is not inside its parent, which begins behind {}:{}",
                     after.0, after.1
                 );
-                self.visitor.finding(Finding::new(Kind::NodeKey, place, detail));
+                self.visitor.finding(Finding::new(FindingKind::NodeKey, place, detail));
                 self.mark_uncertain(Self::interval(item));
                 self.view.complete = false;
                 continue;
@@ -441,13 +442,13 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         if after != item.key.position() {
             let detail =
                 format!("the children of node {} end at {}:{}", item.key, after.0, after.1);
-            self.visitor.finding(Finding::new(Kind::NodeGap, place, detail));
+            self.visitor.finding(Finding::new(FindingKind::NodeGap, place, detail));
             self.lose(after, item.key.position());
         }
     }
 
     /// Checks the age of pointers of an inner node that lead to no child any more.
-    fn check_ages(&mut self, keys: &[Key], place: Place) {
+    fn check_ages(&mut self, keys: &[Key], place: Location) {
         let bucket = |pointer: Pointer| self.view.bucket(pointer).map(|bucket| bucket.generation);
         let age =
             |pointer: Pointer| Some((self.view.staleness(pointer)?, bucket(pointer)?, pointer));
@@ -465,11 +466,11 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             let detail = format!(
                 "{number} pointers to nodes that were freed, behind by up to {oldest} generations"
             );
-            self.visitor.finding(Finding::new(Kind::NodeOutrun, place, detail));
+            self.visitor.finding(Finding::new(FindingKind::NodeOutrun, place, detail));
         } else if age > STALE_NOTE {
             let detail =
                 format!("a pointer to a node that was freed is behind by {age} generations");
-            self.visitor.finding(Finding::new(Kind::NodeNearlyOutrun, place, detail));
+            self.visitor.finding(Finding::new(FindingKind::NodeNearlyOutrun, place, detail));
         }
     }
 
@@ -502,7 +503,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         });
         if !ordered {
             self.visitor.finding(Finding::new(
-                Kind::BsetOrder,
+                FindingKind::BsetOrder,
                 place,
                 "extents of a leaf overlap or are not in order",
             ));
@@ -517,7 +518,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
             Err(error) => {
                 let place = place.of_volume(key.inode, key.range());
                 self.visitor.finding(Finding::new(
-                    Kind::ExtentInvalid,
+                    FindingKind::ExtentInvalid,
                     place,
                     format_args!("{key}: {error}"),
                 ));
@@ -534,7 +535,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                     item.after.0, item.after.1
                 );
                 let place = place.of_volume(key.inode, key.range());
-                self.visitor.finding(Finding::new(Kind::ExtentOutside, place, detail));
+                self.visitor.finding(Finding::new(FindingKind::ExtentOutside, place, detail));
                 self.mark_uncertain(Lost { after: (key.inode, key.start()), upto: key.position() });
             }
         }
@@ -577,8 +578,8 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         for (pointer, interval) in std::mem::take(&mut self.seen) {
             if let Some(stale @ 1..) = self.view.staleness(pointer) {
                 let detail = format!("the node at {pointer} is stale by {stale}");
-                let place = Place::cache(&self.geometry, pointer.offset);
-                self.visitor.finding(Finding::new(Kind::NodeStale, place, detail));
+                let place = Location::cache(&self.geometry, pointer.offset);
+                self.visitor.finding(Finding::new(FindingKind::NodeStale, place, detail));
                 self.mark_uncertain(interval);
             }
         }

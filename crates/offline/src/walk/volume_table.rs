@@ -6,7 +6,7 @@ use ubcache_format::{Key, parse_uuids, parse_uuids_v0};
 use super::visitor::Visitor;
 use crate::io::prefetched::Prefetched;
 use crate::io::read::read_around;
-use crate::set::{Finding, Kind, Owner, Place, Site, View};
+use crate::set::{Finding, FindingKind, Location, Owner, Site, View};
 
 pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
     cache: &D,
@@ -17,12 +17,13 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
     visitor: &mut V,
 ) {
     let geometry = view.geometry;
-    let place = key.pointer().map_or(Place::on(Site::Cache), |p| Place::cache(&geometry, p.offset));
+    let place =
+        key.pointer().map_or(Location::on(Site::Cache), |p| Location::cache(&geometry, p.offset));
     let pointer = match (key.check_node(&geometry), key.pointer()) {
         (Ok(()), Some(pointer)) => pointer,
         (Ok(()), None) => {
             visitor.finding(Finding::new(
-                Kind::VolumeTable,
+                FindingKind::VolumeTable,
                 place,
                 "the key of the volume table leads nowhere",
             ));
@@ -31,7 +32,7 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
         }
         (Err(error), _) => {
             visitor.finding(Finding::new(
-                Kind::VolumeTable,
+                FindingKind::VolumeTable,
                 place,
                 format_args!("key of the volume table: {error}"),
             ));
@@ -41,7 +42,7 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
     };
     if let Some(owner) = view.assign_bucket(pointer.bucket(geometry.bucket_sectors), Owner::Uuids) {
         let detail = format!("the volume table is in a bucket of the {}", owner.word());
-        visitor.finding(Finding::new(Kind::BucketTwice, place, detail));
+        visitor.finding(Finding::new(FindingKind::BucketTwice, place, detail));
         view.complete = false;
     }
     view.raise(pointer);
@@ -57,7 +58,7 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
         Ok(bytes) => view.uuids = parse_uuids(bytes.as_slice()),
         Err(error) => {
             visitor.finding(Finding::new(
-                Kind::Unreadable,
+                FindingKind::Unreadable,
                 place,
                 format_args!("volume table: {error}"),
             ));
@@ -70,7 +71,11 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
             && (first.0 as usize) < slot
         {
             let detail = format!("slots {first} and {slot} both have {}", entry.uuid);
-            visitor.finding(Finding::new(Kind::VolumeTwice, place.plus(128 * slot as u64), detail));
+            visitor.finding(Finding::new(
+                FindingKind::VolumeTwice,
+                place.plus(128 * slot as u64),
+                detail,
+            ));
         }
     }
     visitor.uuids(key, &view.uuids);

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use serde_json::Value;
 use ubcache_env::{Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, SectorRange};
 use ubcache_format::Sector;
-use ubcache_offline::{Piece, View, VolumeMap, open_set, read_volume};
+use ubcache_offline::{DataPart, View, VolumeMap, open_set, read_volume};
 
 /// A device in memory. It can fail from its n-th write on, flushes included, as if the machine had
 /// stopped.
@@ -232,7 +232,7 @@ pub fn digest(bytes: &[u8]) -> String {
 pub fn content(map: &VolumeMap, cache: &MemDevice, backing: Option<&MemDevice>) -> Vec<u8> {
     let mut bytes = vec![0; map.sectors as usize * 512];
     let unreadable = run(read_volume(map, cache, backing, false, &(), |at, piece| {
-        if let Piece::Bytes(piece) = piece {
+        if let DataPart::Bytes(piece) = piece {
             bytes[at as usize..at as usize + piece.len()].copy_from_slice(piece);
         }
         Ok(())
