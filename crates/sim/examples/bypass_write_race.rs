@@ -6,7 +6,7 @@
 //! ```
 
 use ubcache_engine::Rules;
-use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
+use ubcache_sim::bypass_race::{RaceRun, busy_reader, late_write, power_loss};
 
 const SEEDS: std::ops::Range<u64> = 0..24;
 
@@ -26,16 +26,16 @@ fn protocols() -> Vec<(&'static str, Rules)> {
 }
 
 /// Tells one seed: the first that goes wrong, or the first.
-fn tell(title: &str, chapter: impl Fn(u64) -> Telling) {
-    let mut tellings: Vec<Telling> = SEEDS.map(chapter).collect();
-    let wrong = tellings.iter().filter(|telling| telling.wrong.is_some()).count();
-    let shown = tellings.iter().position(|telling| telling.wrong.is_some()).unwrap_or(0);
+fn tell(title: &str, chapter: impl Fn(u64) -> RaceRun) {
+    let mut runs: Vec<RaceRun> = SEEDS.map(chapter).collect();
+    let wrong = runs.iter().filter(|run| run.wrong.is_some()).count();
+    let shown = runs.iter().position(|run| run.wrong.is_some()).unwrap_or(0);
     println!(
         "\n  {title}: {wrong} of {} worlds go wrong; this is one of {wrong_or}",
-        tellings.len(),
+        runs.len(),
         wrong_or = if wrong > 0 { "these" } else { "all" }
     );
-    for line in tellings.swap_remove(shown).lines {
+    for line in runs.swap_remove(shown).lines {
         println!("    {line}");
     }
 }

@@ -7,9 +7,9 @@
 //! Processor time counts, so that others on the machine do not.
 
 use ubcache_sim::cache_system::CacheSystem;
+use ubcache_sim::fake_systems::{self, FakeSystem};
 use ubcache_sim::plan::draw::{DrawOptions, draw};
 use ubcache_sim::system::System;
-use ubcache_sim::toy::{self, Toy};
 use ubcache_sim::{RunOptions, run_plan};
 
 #[global_allocator]
@@ -59,5 +59,5 @@ fn main() {
         DrawOptions { crashes: false, faults: false, ..usual },
     );
     measure::<CacheSystem>("engine, longer runs", DrawOptions { ops_max: 3000, ..usual });
-    measure::<Toy<toy::None>>("a toy without a cache", usual);
+    measure::<FakeSystem<fake_systems::None>>("a fake system without a cache", usual);
 }

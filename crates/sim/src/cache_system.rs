@@ -12,11 +12,11 @@ use ubcache_format::{
     Superblock, Uuid,
 };
 
-use crate::disk::{SimDisk, Still};
+use crate::disk::{SimDisk, Snapshot};
 use crate::driver;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
-use crate::live::{check_set_view, check_volume};
+use crate::memory_invariants::{check_set_view, check_volume};
 use crate::oracle::Violation;
 use crate::plan::{CacheShape, DriverRun, Plan, Remedy};
 use crate::rng::{Rng, mix};
@@ -254,7 +254,7 @@ impl System for CacheSystem {
         }
     }
 
-    fn inspect(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Violation> {
+    fn inspect(cache: &Snapshot, backing: &[Snapshot]) -> Result<Vec<Layout>, Violation> {
         check_disks(cache, backing)
     }
 

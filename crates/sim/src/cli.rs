@@ -88,27 +88,27 @@ pub enum Subject {
     /// The cache engine.
     Engine,
     /// A right volume without a cache.
-    ToyRight,
+    FakeRight,
     /// Acknowledges and forgets some writes.
-    ToyLostWrite,
+    FakeLostWrite,
     /// A flush does nothing.
-    ToyIdleFlush,
+    FakeIdleFlush,
     /// FUA is not passed on.
-    ToyIgnoredFua,
+    FakeIgnoredFua,
     /// Writes sectors in two halves.
-    ToyHalfSectors,
+    FakeHalfSectors,
     /// Reads, changes, writes blocks without a lock.
-    ToyUnlockedBlocks,
+    FakeUnlockedBlocks,
     /// Invalidates its read cache before a write.
-    ToyInvalidateBefore,
+    FakeInvalidateBefore,
     /// Invalidates its read cache after a write.
-    ToyInvalidateAfter,
+    FakeInvalidateAfter,
     /// Acknowledges writes before they are done.
-    ToyEarlyReply,
+    FakeEarlyReply,
     /// Hides read errors.
-    ToyHiddenError,
+    FakeHiddenError,
     /// Never answers some requests.
-    ToyHang,
+    FakeHang,
 }
 
 impl Cli {

@@ -48,7 +48,7 @@ pub fn run(
     }
     let view = sound_set(&setup.cache)?;
     let volumes = (0..).zip(&setup.backing).filter_map(|(index, disk)| {
-        let map = finish(map_backed(&view, &disk.still(), false))
+        let map = finish(map_backed(&view, &disk.snapshot(), false))
             .ok()
             .filter(|map| map.inode.is_some())?;
         Some(Attached { index, disk, map })
@@ -78,7 +78,7 @@ fn finish<T>(future: impl Future<Output = T>) -> T {
 
 /// The set, if the driver would take it.
 fn sound_set(cache: &SimDisk) -> Option<View> {
-    let view = finish(walk(&cache.still(), &mut (), &()))?;
+    let view = finish(walk(&cache.snapshot(), &mut (), &()))?;
     let sound = view.superblock.sync() && view.complete && !view.journal.incomplete;
     (sound && view.journal.newest().is_some()).then_some(view)
 }

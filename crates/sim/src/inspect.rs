@@ -12,9 +12,9 @@ use ubcache_offline::{
     CheckOptions, Checked, Finding, FindingKind, Severity, Source, VolumeMap, check, map_backed,
 };
 
-use crate::disk::Still;
+use crate::disk::Snapshot;
 use crate::oracle::Violation;
-use crate::system::{Layout, Piece, Place};
+use crate::system::{Holder, Layout, PlacedRange};
 
 /// Findings that a report shows at most.
 const FINDINGS_MAX: usize = 5;
@@ -39,9 +39,9 @@ fn invariant(kind: FindingKind) -> &'static str {
 }
 
 /// Checks the disks of a set, and says where each volume is; of a volume that is not known nothing.
-pub fn check_disks(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Violation> {
+pub fn check_disks(cache: &Snapshot, backing: &[Snapshot]) -> Result<Vec<Layout>, Violation> {
     finish(async {
-        let devices: Vec<&Still> = backing.iter().collect();
+        let devices: Vec<&Snapshot> = backing.iter().collect();
         let options = CheckOptions { view: true, ..CheckOptions::default() };
         let Checked { report, view, .. } = check(cache, &devices, None, options).await;
         let is_bad = |finding: &&Finding| {
@@ -75,11 +75,11 @@ pub fn check_disks(cache: &Still, backing: &[Still]) -> Result<Vec<Layout>, Viol
 }
 
 fn layout(map: &VolumeMap) -> Layout {
-    let piece = |segment: &ubcache_offline::Segment| Piece {
+    let piece = |segment: &ubcache_offline::Segment| PlacedRange {
         range: segment.range,
         place: match segment.source {
-            Source::Clean(at) | Source::Dirty(at) => Place::Cache(at),
-            _ => Place::Backing(map.data_offset + segment.range.start.0),
+            Source::Clean(at) | Source::Dirty(at) => Holder::Cache(at),
+            _ => Holder::Backing(map.data_offset + segment.range.start.0),
         },
     };
     map.segments.iter().map(piece).collect()

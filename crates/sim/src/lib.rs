@@ -11,7 +11,7 @@
 //!              │
 //!           Front: the volume, or an NBD server before it
 //!              │
-//!           System: the engine, or a toy
+//!           System: the engine, or a fake system
 //!              │
 //!  SimEnv · SimDisk · SimStream ── world: tasks, clock, events, trace hash
 //! ```
@@ -27,36 +27,36 @@
 //! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
 //! | [`system`] | [`System`]: what the runner drives |
 //! | [`runner`] | [`run_plan`]: one run from start to verdict |
-//! | [`story`] | the race of a bypass write with a read, in three chapters |
+//! | [`bypass_race`] | the race of a bypass write with a read, in three chapters |
 //! | [`shrink`] | cuts a failing plan down |
-//! | [`toy`] | small systems, right and wrong, that show that the oracle bites |
+//! | [`fake_systems`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
-//! | [`live`] | invariants of what a running volume has in memory |
+//! | [`memory_invariants`] | invariants of what a running volume has in memory |
 //! | [`driver`] | a run of the Linux driver between two of the engine |
 //! | [`inspect`] | the offline check over the disks of a run |
-//! | `kill` | looks for the seed that finds a mutant of the engine (feature `mutants`) |
+//! | `find_mutants` | looks for the seed that finds a mutant of the engine (feature `mutants`) |
 //!
 //! Replaying and reading a failure: `docs/internals/simulation.md`.
 #![forbid(unsafe_code)]
 
+pub mod bypass_race;
 pub mod cache_system;
 pub mod disk;
 pub mod driver;
 pub mod executor;
+pub mod fake_systems;
+#[cfg(feature = "mutants")]
+pub mod find_mutants;
 pub mod front;
 pub mod inspect;
-#[cfg(feature = "mutants")]
-pub mod kill;
-pub mod live;
+pub mod memory_invariants;
 pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod runner;
 pub mod shrink;
-pub mod story;
 pub mod stream;
 pub mod system;
-pub mod toy;
 
 pub use disk::{DiskConfig, Profile, SimDisk};
 pub use executor::{Policy, SimEnv, SimWorld, Stuck, WorldConfig};

@@ -1,8 +1,9 @@
-//! `ubcache-simulate`: runs drawn plans against the engine, or against toys, and says what broke.
+//! `ubcache-simulate`: runs drawn plans against the engine, or against fake systems, and says what
+//! broke.
 
 mod cli;
-mod hunt;
 mod mutant;
+mod run_seeds;
 mod tables;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     if cli.mutant.as_deref() == Some("list") {
         return mutant::list();
     }
-    match hunt::main(cli) {
+    match run_seeds::main(cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! The system that the runner drives: the real engine or a toy.
+//! The system that the runner drives: the real engine or a fake system.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ubcache_engine::Rules;
 use ubcache_env::{Buf, Sector, SectorRange, Volume};
 
-use crate::disk::{SimDisk, Still};
+use crate::disk::{SimDisk, Snapshot};
 use crate::executor::SimEnv;
 use crate::oracle::Violation;
 use crate::plan::{DriverRun, Plan, Remedy};
@@ -56,7 +56,7 @@ pub enum Command {
 
 /// Device with the newest data of a part of a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum Holder {
     /// On the cache device, from this sector on.
     Cache(Sector),
     /// On the backing device of the volume, from this sector on.
@@ -65,15 +65,15 @@ pub enum Place {
 
 /// A part of a volume.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Piece {
+pub struct PlacedRange {
     /// Its sectors.
     pub range: SectorRange,
     /// The device that has it.
-    pub place: Place,
+    pub place: Holder,
 }
 
 /// The parts of a volume that are known, in order.
-pub type Layout = Vec<Piece>;
+pub type Layout = Vec<PlacedRange>;
 
 /// Something that serves volumes over simulated disks: one instance between a start and a stop or
 /// crash.
@@ -104,7 +104,7 @@ pub trait System: Sized + 'static {
 
     /// Looks at the disks, which are as a crash has left them, or might: where each volume is by
     /// them, as far as that is known, or what is wrong.
-    fn inspect(_cache: &Still, _backing: &[Still]) -> Result<Vec<Layout>, Violation> {
+    fn inspect(_cache: &Snapshot, _backing: &[Snapshot]) -> Result<Vec<Layout>, Violation> {
         Ok(Vec::new())
     }
 

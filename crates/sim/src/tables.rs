@@ -72,7 +72,7 @@ mod of_mutants {
 
     use ubcache_engine::Mutant;
     use ubcache_sim::Plan;
-    use ubcache_sim::kill::{Kill, kill, run_mutant};
+    use ubcache_sim::find_mutants::{FoundMutant, find_mutant, run_mutant};
     use ubcache_sim::plan::draw::{DrawOptions, draw};
     use ubcache_sim::shrink::shrink;
 
@@ -110,12 +110,12 @@ mod of_mutants {
     fn row(mutant: Mutant, seeds: Range<u64>) -> String {
         let start = format!("| `{}` | {} | {} ", mutant.name(), mutant.rule(), mutant.what());
         let began = clock();
-        let found = kill(mutant, seeds.clone());
+        let found = find_mutant(mutant, seeds.clone());
         let seconds = began.elapsed().as_secs_f64();
         let Some(found) = found else { return format!("{start}| – | – | **not found** | |\n") };
         let tried = found.seed - seeds.start + 1;
         let kind_found = kind(&found.violation.kind);
-        let next = |found: &Kill| kill(mutant, found.seed + 1..seeds.end);
+        let next = |found: &FoundMutant| find_mutant(mutant, found.seed + 1..seeds.end);
         let plans = std::iter::successors(Some(found), next).take(PLANS).map(|found| {
             let plan = draw(found.seed, DrawOptions::default());
             shrink(&plan, &found.violation.kind, SHRINK_RUNS, |plan| run_mutant(mutant, plan)).plan

@@ -6,22 +6,17 @@
 //! afterwards.
 
 use ubcache_engine::Rules;
-use ubcache_sim::story::{Telling, busy_reader, late_write, power_loss};
+use ubcache_sim::bypass_race::{RaceRun, busy_reader, late_write, power_loss};
 
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 /// Counts the seeds that go wrong; the first of them is printed.
-fn wrong(name: &str, chapter: impl Fn(u64) -> Telling) -> usize {
-    let tellings: Vec<Telling> =
-        SEEDS.map(chapter).filter(|telling| telling.wrong.is_some()).collect();
-    if let Some(first) = tellings.first() {
-        println!(
-            "{name}: {} of {SEEDS:?}, the first:\n{}\n",
-            tellings.len(),
-            first.lines.join("\n")
-        );
+fn wrong(name: &str, chapter: impl Fn(u64) -> RaceRun) -> usize {
+    let runs: Vec<RaceRun> = SEEDS.map(chapter).filter(|run| run.wrong.is_some()).collect();
+    if let Some(first) = runs.first() {
+        println!("{name}: {} of {SEEDS:?}, the first:\n{}\n", runs.len(), first.lines.join("\n"));
     }
-    tellings.len()
+    runs.len()
 }
 
 #[test]
@@ -36,13 +31,10 @@ fn engine_passes_the_bypass_write_race() {
 /// registers a fill.
 #[test]
 fn the_read_during_the_write_sees_the_old_block_and_the_new_one() {
-    let tellings: Vec<Telling> = SEEDS.map(|seed| late_write(Rules::default(), seed)).collect();
+    let runs: Vec<RaceRun> = SEEDS.map(|seed| late_write(Rules::default(), seed)).collect();
     let during = |byte: &str| {
         let line = format!("under way: {byte}");
-        tellings
-            .iter()
-            .filter(|telling| telling.lines.iter().any(|other| other.contains(&line)))
-            .count()
+        runs.iter().filter(|run| run.lines.iter().any(|other| other.contains(&line))).count()
     };
     assert!(during("00") > 3 && during("01") > 3, "the write lands sooner or later");
 }

@@ -10,7 +10,7 @@ use ubcache_env::{Buf, Device, IoVec, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 use ubcache_offline::make_device;
 use ubcache_sim::cache_system::CacheSystem;
-use ubcache_sim::disk::Wreck;
+use ubcache_sim::disk::CrashImage;
 use ubcache_sim::plan::Plan;
 use ubcache_sim::system::{Setup, System};
 use ubcache_sim::{DiskConfig, Rng, SimDisk, SimWorld, WorldConfig};
@@ -99,8 +99,8 @@ fn content_after(block: u32, cache: &[u8], backing: &[u8]) -> Result<u8, String>
     read.expect("it ends")
 }
 
-fn outcomes(wreck: &Wreck, rng: &mut Rng) -> Vec<Vec<usize>> {
-    let counts: Vec<usize> = wreck.choices().collect();
+fn outcomes(crashed: &CrashImage, rng: &mut Rng) -> Vec<Vec<usize>> {
+    let counts: Vec<usize> = crashed.choices().collect();
     let mut outcomes = vec![vec![0; counts.len()], counts.iter().map(|count| count - 1).collect()];
     while outcomes.len() < OUTCOMES_MAX && !counts.is_empty() {
         outcomes.push(counts.iter().map(|count| rng.below(*count as u64) as usize).collect());
@@ -133,10 +133,10 @@ fn make_over_an_old_set(block: u32) {
     let counts: Rc<[Cell<u32>; 3]> = Rc::default();
     let (counted, new_uuid) = (counts.clone(), new.uuid);
     world.watch_writes(Rc::new(move |_| {
-        let wreck = cache.wreck();
-        for choice in outcomes(&wreck, &mut rng.borrow_mut()) {
+        let crashed = cache.crash_image();
+        for choice in outcomes(&crashed, &mut rng.borrow_mut()) {
             let aside = SimWorld::new(WorldConfig::new(5));
-            let disk = wreck.disk(&aside, &choice);
+            let disk = crashed.disk(&aside, &choice);
             let found = superblock(&disk).map(|found| found.uuid);
             let content = content_after(block, &image(&disk), &backing);
             let which = match found {

@@ -8,7 +8,7 @@ use ubcache_env::{
     Buf, Device, Durability, Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume,
 };
 use ubcache_sim::cache_system::CacheSystem;
-use ubcache_sim::disk::Still;
+use ubcache_sim::disk::Snapshot;
 use ubcache_sim::inspect::check_disks;
 use ubcache_sim::plan::draw::{DrawOptions, draw};
 use ubcache_sim::system::{Setup, System};
@@ -18,9 +18,9 @@ fn sectors(byte: u8, count: usize) -> IoVec {
     IoVec::from(Buf::from_bytes(&vec![byte; count * 512]))
 }
 
-async fn first_bytes(still: &Still, count: u64) -> Vec<u8> {
-    let (buf, result) = still.read(Sector(0), Buf::for_sectors(count)).await;
-    result.expect("a still disk has no errors");
+async fn first_bytes(snapshot: &Snapshot, count: u64) -> Vec<u8> {
+    let (buf, result) = snapshot.read(Sector(0), Buf::for_sectors(count)).await;
+    result.expect("a snapshot disk has no errors");
     buf.as_slice().iter().step_by(512).copied().collect()
 }
 
@@ -52,7 +52,7 @@ fn survivors_hold_every_unflushed_version() {
                 seen.insert(byte);
             }
         }
-        assert_eq!(first_bytes(&inside.still(), 2).await, [1, 2], "as it was");
+        assert_eq!(first_bytes(&inside.snapshot(), 2).await, [1, 2], "as it was");
         seen
     });
     let seen = seen.expect("it ends");
@@ -101,11 +101,11 @@ fn a_clean_sector_that_differs_is_found() {
         system.stop().await.expect("no faults");
     });
     run.expect("it ends");
-    assert!(check_disks(&cache.still(), &[backing.still()]).is_ok());
+    assert!(check_disks(&cache.snapshot(), &[backing.snapshot()]).is_ok());
     let at = CacheSystem::DATA_AT + 66;
     backing.poke(at, &[0xa5; 512]);
-    let violation =
-        check_disks(&cache.still(), &[backing.still()]).expect_err("the cache has the old sector");
+    let violation = check_disks(&cache.snapshot(), &[backing.snapshot()])
+        .expect_err("the cache has the old sector");
     assert!(violation.kind.contains("clean-differs"), "{violation:?}");
     assert!(
         violation.report.contains(&format!("[{}, {})", at.0, at.0 + 1)),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use ubcache_engine::inspect::{CachedCopy, CopyState, InFlightEntry, VolumeView};
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Buf, Device, Durability, Env, IntervalSet, IoVec, Nanos, Sector, SectorRange};
-use ubcache_sim::live::check_volume;
+use ubcache_sim::memory_invariants::check_volume;
 use ubcache_sim::oracle::value::Value;
 use ubcache_sim::oracle::{OpKind, Oracle};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ubcache_engine::Mutant;
 use ubcache_sim::cache_system::CacheSystem;
-use ubcache_sim::kill::kill;
+use ubcache_sim::find_mutants::find_mutant;
 use ubcache_sim::plan::draw::{DrawOptions, draw};
 use ubcache_sim::{RunOptions, run_plan};
 
@@ -24,13 +24,13 @@ fn every_mutant_is_found() {
         for _ in 0..threads() {
             scope.spawn(|| {
                 while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match kill(mutant, SEEDS) {
-                        Some(kill) => {
+                    match find_mutant(mutant, SEEDS) {
+                        Some(found) => {
                             println!(
                                 "{}: seed {}: {}",
                                 mutant.name(),
-                                kill.seed,
-                                kill.violation.kind
+                                found.seed,
+                                found.violation.kind
                             )
                         }
                         None => survivors.lock().expect("no panic").push(mutant.name()),

@@ -1,9 +1,9 @@
 //! The same clients and the same oracle, with an NBD server between them and the volumes.
 
 use ubcache_sim::cache_system::CacheSystem;
+use ubcache_sim::fake_systems::{self, FakeSystem};
 use ubcache_sim::plan::draw::{DrawOptions, draw};
 use ubcache_sim::plan::{Control, ControlAction, Frontend, NbdShape, Plan};
-use ubcache_sim::toy::{self, Toy};
 use ubcache_sim::{Outcome, RunOptions, System, run_plan};
 
 fn behind_nbd(seed: u64, connections: u32, structured: bool) -> Plan {
@@ -17,7 +17,7 @@ fn behind_nbd(seed: u64, connections: u32, structured: bool) -> Plan {
         receive_bytes: 64,
     });
     plan.controls.retain(|control| !matches!(control.action, ControlAction::Disconnect { .. }));
-    // The toys know nothing of devices that are not what they were.
+    // The fake systems know nothing of devices that are not what they were.
     plan.hands.clear();
     plan
 }
@@ -63,8 +63,8 @@ fn cut_connections_are_reopened() {
 fn oracle_finds_violations_behind_a_server() {
     let fails =
         |run: fn(&Plan) -> Outcome| (0..40).any(|seed| !run(&behind_nbd(seed, 2, true)).is_good());
-    assert!(!fails(run::<Toy<toy::None>>));
-    assert!(fails(run::<Toy<toy::LostWrite>>));
-    assert!(fails(run::<Toy<toy::EarlyReply>>));
-    assert!(fails(run::<Toy<toy::IdleFlush>>));
+    assert!(!fails(run::<FakeSystem<fake_systems::None>>));
+    assert!(fails(run::<FakeSystem<fake_systems::LostWrite>>));
+    assert!(fails(run::<FakeSystem<fake_systems::EarlyReply>>));
+    assert!(fails(run::<FakeSystem<fake_systems::IdleFlush>>));
 }

@@ -14,7 +14,7 @@ type Map<T> = hashbrown::HashMap<u64, T, foldhash::fast::FixedState>;
 
 /// Content of one sector.
 #[derive(Clone)]
-pub(super) enum Content {
+pub(super) enum SectorContent {
     Zero,
     /// A part of what was written.
     Data(Slice),
@@ -22,20 +22,20 @@ pub(super) enum Content {
     Old(Rc<[u8; 512]>),
 }
 
-impl Content {
+impl SectorContent {
     fn is(&self, sector: &[u8]) -> bool {
         match self {
-            Content::Zero => sector.iter().all(|byte| *byte == 0),
-            Content::Data(slice) => slice.as_slice() == sector,
-            Content::Old(bytes) => bytes[..] == *sector,
+            SectorContent::Zero => sector.iter().all(|byte| *byte == 0),
+            SectorContent::Data(slice) => slice.as_slice() == sector,
+            SectorContent::Old(bytes) => bytes[..] == *sector,
         }
     }
 
     pub(super) fn copy_into(&self, sector: &mut [u8]) {
         match self {
-            Content::Zero => sector.fill(0),
-            Content::Data(slice) => sector.copy_from_slice(slice.as_slice()),
-            Content::Old(bytes) => sector.copy_from_slice(&bytes[..]),
+            SectorContent::Zero => sector.fill(0),
+            SectorContent::Data(slice) => sector.copy_from_slice(slice.as_slice()),
+            SectorContent::Old(bytes) => sector.copy_from_slice(&bytes[..]),
         }
     }
 }
@@ -105,34 +105,34 @@ impl Image {
     pub(super) fn cut(&mut self, sectors: u64) {
         self.pages.retain(|page, _| *page * PAGE_SECTORS < sectors);
         for sector in sectors..sectors.next_multiple_of(PAGE_SECTORS) {
-            self.set(sector, &Content::Zero);
+            self.set(sector, &SectorContent::Zero);
         }
     }
 
-    pub(super) fn set(&mut self, sector: u64, content: &Content) {
+    pub(super) fn set(&mut self, sector: u64, content: &SectorContent) {
         match content {
-            Content::Data(slice) => self.write(sector, slice.as_slice()),
-            Content::Old(bytes) => self.write(sector, &bytes[..]),
-            Content::Zero if self.pages.contains_key(&(sector / PAGE_SECTORS)) => {
+            SectorContent::Data(slice) => self.write(sector, slice.as_slice()),
+            SectorContent::Old(bytes) => self.write(sector, &bytes[..]),
+            SectorContent::Zero if self.pages.contains_key(&(sector / PAGE_SECTORS)) => {
                 self.write(sector, &[0; 512])
             }
-            Content::Zero => {}
+            SectorContent::Zero => {}
         }
     }
 
-    pub(super) fn content(&self, sector: u64) -> Content {
+    pub(super) fn content(&self, sector: u64) -> SectorContent {
         if !self.pages.contains_key(&(sector / PAGE_SECTORS)) {
-            return Content::Zero;
+            return SectorContent::Zero;
         }
         let mut bytes = [0; 512];
         self.read(sector, &mut bytes);
-        Content::Old(Rc::new(bytes))
+        SectorContent::Old(Rc::new(bytes))
     }
 }
 
 /// A content that has landed in the volatile cache.
 pub(super) struct Version {
-    pub(super) content: Content,
+    pub(super) content: SectorContent,
     /// When its write completed, by the clock of the disk; `u64::MAX` as long as it has not.
     pub(super) completed: Rc<Cell<u64>>,
     /// A failed flush has lost it: reads return it for a while, but no flush makes it durable any
@@ -150,7 +150,7 @@ impl Version {
 /// Versions that a sector may fall back to: its durable content or any of these, oldest first. The
 /// newest is the live content.
 struct Unflushed {
-    durable: Content,
+    durable: SectorContent,
     versions: SmallVec<[Version; 1]>,
 }
 
@@ -204,7 +204,7 @@ impl Versioned {
     /// [`Versioned::content`], is durable instead. `late`: where nothing newer has landed, reads
     /// return the lost one until [`Versioned::loss_shows`]. Gives what reads return from now on, if
     /// that changes.
-    pub(super) fn lose(&mut self, sector: u64, kept: usize, late: bool) -> Option<Content> {
+    pub(super) fn lose(&mut self, sector: u64, kept: usize, late: bool) -> Option<SectorContent> {
         let entry = self.sectors.get_mut(&sector)?;
         let newest = entry.versions.iter().rposition(Version::waits_for_flush)?;
         if let Some(at) = kept.checked_sub(1) {
@@ -230,7 +230,7 @@ impl Versioned {
 
     /// Reads no longer return the versions of a sector that a failed flush has lost. Gives the
     /// content that they return now, if that changes.
-    pub(super) fn loss_shows(&mut self, sector: u64) -> Option<Content> {
+    pub(super) fn loss_shows(&mut self, sector: u64) -> Option<SectorContent> {
         let entry = self.sectors.get_mut(&sector)?;
         let shows = entry.versions.last().is_some_and(|version| version.lost);
         entry.versions.retain(|version| !version.lost);
@@ -242,7 +242,7 @@ impl Versioned {
     }
 
     /// A version of a sector; 0 is the durable content, the others are counted from the oldest.
-    pub(super) fn content(&self, sector: u64, version: usize) -> Content {
+    pub(super) fn content(&self, sector: u64, version: usize) -> SectorContent {
         let entry = &self.sectors[&sector];
         match version.checked_sub(1) {
             None => entry.durable.clone(),

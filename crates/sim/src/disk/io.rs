@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 use ubcache_env::{Buf, IoError, IoResult, Nanos, Sector, SectorRange, Slice};
 
 use super::fault::{Class, EIO, ENOSPC, Fate, Outage};
-use super::image::{Content, Version};
+use super::image::{SectorContent, Version};
 use super::{Inner, State};
 use crate::executor::{Sink, World};
 use crate::rng::Rng;
@@ -23,7 +23,7 @@ const STEPS_MAX: u64 = 3;
 /// In `Io::steps`: this sector never lands.
 const NEVER: u8 = 0xfe;
 
-pub(super) enum Kind {
+pub(super) enum IoKind {
     Read(Buf),
     /// Without data: zeroes.
     Write {
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 pub(super) struct Io {
     at: u64,
     sectors: u64,
-    kind: Kind,
+    kind: IoKind,
     fate: Fate,
     /// For each sector the step in which it lands. Empty: all in step 0.
     steps: SmallVec<[u8; 16]>,
@@ -56,13 +56,13 @@ pub(super) struct Io {
 impl Io {
     fn name(&self) -> &'static str {
         match self.kind {
-            Kind::Read(_) => "read",
-            Kind::Write { data: Some(_), fua: false } => "write",
-            Kind::Write { data: Some(_), fua: true } => "write-fua",
-            Kind::Write { data: None, .. } => "write-zeroes",
-            Kind::Flush { .. } => "flush",
-            Kind::Discard => "discard",
-            Kind::Allocate => "allocate",
+            IoKind::Read(_) => "read",
+            IoKind::Write { data: Some(_), fua: false } => "write",
+            IoKind::Write { data: Some(_), fua: true } => "write-fua",
+            IoKind::Write { data: None, .. } => "write-zeroes",
+            IoKind::Flush { .. } => "flush",
+            IoKind::Discard => "discard",
+            IoKind::Allocate => "allocate",
         }
     }
 
@@ -81,14 +81,14 @@ impl Io {
 
     fn class(&self) -> Class {
         match self.kind {
-            Kind::Read(_) => Class::Read,
-            Kind::Write { .. } | Kind::Discard | Kind::Allocate => Class::Write,
-            Kind::Flush { .. } => Class::Flush,
+            IoKind::Read(_) => Class::Read,
+            IoKind::Write { .. } | IoKind::Discard | IoKind::Allocate => Class::Write,
+            IoKind::Flush { .. } => Class::Flush,
         }
     }
 
     fn writes(&self) -> bool {
-        matches!(self.kind, Kind::Write { .. } | Kind::Discard)
+        matches!(self.kind, IoKind::Write { .. } | IoKind::Discard)
     }
 
     /// Returns true if some of it may take effect yet.
@@ -106,18 +106,18 @@ impl Io {
     }
 
     /// Content that it leaves in one of its sectors.
-    pub(super) fn content(&self, index: u64) -> Content {
+    pub(super) fn content(&self, index: u64) -> SectorContent {
         match &self.kind {
-            Kind::Write { data: Some(slice), .. } => {
+            IoKind::Write { data: Some(slice), .. } => {
                 let from = index as usize * 512;
-                Content::Data(slice.cut(from, from + 512))
+                SectorContent::Data(slice.cut(from, from + 512))
             }
-            _ => Content::Zero,
+            _ => SectorContent::Zero,
         }
     }
 
     /// The sectors that have not landed and may, with what they would hold.
-    pub(super) fn not_landed(&self) -> impl Iterator<Item = (u64, Content)> {
+    pub(super) fn not_landed(&self) -> impl Iterator<Item = (u64, SectorContent)> {
         (0..self.sectors)
             .filter(|index| self.waits(*index))
             .map(|index| (self.sector(index), self.content(index)))
@@ -166,7 +166,7 @@ impl Future for Wait {
         inner.told(&mut state, &io);
         self.done = true;
         let buf = match io.kind {
-            Kind::Read(buf) => Some(buf),
+            IoKind::Read(buf) => Some(buf),
             _ => None,
         };
         Poll::Ready((buf, io.result.expect("it was there just now")))
@@ -240,8 +240,8 @@ impl Inner {
         })
     }
 
-    pub(super) fn submit(self: &Rc<Inner>, at: u64, sectors: u64, kind: Kind) -> u64 {
-        let changes_disk = matches!(kind, Kind::Write { .. } | Kind::Discard);
+    pub(super) fn submit(self: &Rc<Inner>, at: u64, sectors: u64, kind: IoKind) -> u64 {
+        let changes_disk = matches!(kind, IoKind::Write { .. } | IoKind::Discard);
         if changes_disk {
             self.world.saw_write(false);
         }
@@ -268,7 +268,7 @@ impl Inner {
         };
         let class = io.class();
         io.fate = state.faults.draw(&mut rng, class, range);
-        if let Kind::Flush { before } = &mut io.kind {
+        if let IoKind::Flush { before } = &mut io.kind {
             *before = state.clock;
         }
         let world = &self.world;
@@ -303,7 +303,7 @@ impl Inner {
 
     fn trace(&self, world: &World, io: &Io, id: u64) {
         world.trace(self.tag ^ id.rotate_left(40) ^ io.at.rotate_left(8) ^ io.sectors);
-        if let Kind::Write { data: Some(slice), .. } = &io.kind {
+        if let IoKind::Write { data: Some(slice), .. } = &io.kind {
             for sector in slice.as_slice().chunks_exact(512) {
                 world.trace(sector[..32].chunks_exact(8).fold(io.at, |hash, word| {
                     hash.rotate_left(9) ^ u64::from_le_bytes(word.try_into().expect("eight bytes"))
@@ -351,13 +351,13 @@ impl Inner {
         io.steps_done = io.steps_done.max(step + 1);
         state.changes += u64::from(io.writes());
         match &mut io.kind {
-            Kind::Read(buf) if io.steps.is_empty() => {
+            IoKind::Read(buf) if io.steps.is_empty() => {
                 if step == 0 {
                     state.image.read_run(io.at, buf.as_mut_slice());
                     self.add_noise(&state.noise, io.at, buf.as_mut_slice());
                 }
             }
-            Kind::Read(buf) => {
+            IoKind::Read(buf) => {
                 for (index, into) in (0..).zip(buf.as_mut_slice().chunks_exact_mut(512)) {
                     if io.steps.get(index as usize).copied().unwrap_or(0) == step {
                         state.image.read(io.at + index, into);
@@ -365,8 +365,8 @@ impl Inner {
                     }
                 }
             }
-            Kind::Flush { .. } | Kind::Allocate => {}
-            Kind::Write { .. } | Kind::Discard => {
+            IoKind::Flush { .. } | IoKind::Allocate => {}
+            IoKind::Write { .. } | IoKind::Discard => {
                 for index in 0..io.sectors {
                     if io.step_of(index) == step {
                         self.land_sector(state, &io, index);
@@ -382,7 +382,7 @@ impl Inner {
         state.bad.remove(&sector);
         if self.config.noise {
             match io.kind {
-                Kind::Discard => state.noise.insert(sector),
+                IoKind::Discard => state.noise.insert(sector),
                 _ => state.noise.remove(&sector),
             };
         }
@@ -411,7 +411,7 @@ impl Inner {
         let stops = |outage: &Outage| matches!(outage, Outage::Errors | Outage::Gone);
         let outage = state.outage(Nanos(self.world.now())).filter(stops);
         let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
-        state.changes += u64::from(!matches!(io.kind, Kind::Read(_)));
+        state.changes += u64::from(!matches!(io.kind, IoKind::Read(_)));
         io.completed.set(clock);
         let result = match (io.result.take(), outage.and_then(|outage| outage.error(io.class()))) {
             (Some(result), _) => result,
@@ -421,14 +421,14 @@ impl Inner {
         let counters = &mut state.counters;
         let io = state.ios.get_mut(&id).expect("still there");
         match io.kind {
-            Kind::Read(_) => counters.reads += 1,
-            Kind::Write { .. } => counters.writes += 1,
-            Kind::Flush { .. } => counters.flushes += 1,
-            Kind::Discard => counters.discards += 1,
-            Kind::Allocate => {}
+            IoKind::Read(_) => counters.reads += 1,
+            IoKind::Write { .. } => counters.writes += 1,
+            IoKind::Flush { .. } => counters.flushes += 1,
+            IoKind::Discard => counters.discards += 1,
+            IoKind::Allocate => {}
         }
         counters.errors += u64::from(result.is_err());
-        if let (Kind::Read(buf), Err(_)) = (&mut io.kind, &result) {
+        if let (IoKind::Read(buf), Err(_)) = (&mut io.kind, &result) {
             buf.as_mut_slice().fill(0xee);
         }
         self.world.row(|| {
@@ -451,13 +451,13 @@ impl Inner {
             Fate::Failure | Fate::Latent => return Err(IoError::Os(EIO)),
         }
         match io.kind {
-            Kind::Read(_) if bad.range(io.at..io.at + io.sectors).next().is_some() => {
+            IoKind::Read(_) if bad.range(io.at..io.at + io.sectors).next().is_some() => {
                 return Err(IoError::Os(EIO));
             }
-            Kind::Flush { before } => versions.flushed(before),
-            Kind::Allocate => image.allocate(io.range()),
-            Kind::Discard if self.config.discard => image.punch(io.range()),
-            Kind::Write { fua: true, .. } => {
+            IoKind::Flush { before } => versions.flushed(before),
+            IoKind::Allocate => image.allocate(io.range()),
+            IoKind::Discard if self.config.discard => image.punch(io.range()),
+            IoKind::Write { fua: true, .. } => {
                 for sector in io.at..io.at + io.sectors {
                     versions.made_durable(sector, &io.completed);
                 }
@@ -485,7 +485,8 @@ impl Inner {
     /// The program learns how an I/O has ended. A flush that failed loses now and not a moment
     /// earlier: what a device returns between its loss and its report, no program can make good.
     fn told(&self, state: &mut State, io: &Io) {
-        if matches!(io.kind, Kind::Flush { .. }) && matches!(io.result, Some(Err(IoError::Os(_)))) {
+        if matches!(io.kind, IoKind::Flush { .. }) && matches!(io.result, Some(Err(IoError::Os(_))))
+        {
             self.flush_failed(state);
         }
     }
@@ -514,7 +515,7 @@ impl Inner {
 
 /// Decides when each sector lands; returns the moment of each step.
 fn draw_landing(io: &mut Io, latency: u64, rng: &mut Rng) -> SmallVec<[u64; 3]> {
-    if matches!(io.kind, Kind::Flush { .. } | Kind::Allocate) {
+    if matches!(io.kind, IoKind::Flush { .. } | IoKind::Allocate) {
         return SmallVec::new();
     }
     let in_steps = io.sectors > 1 && rng.chance(1, 4);
@@ -533,7 +534,7 @@ fn draw_landing(io: &mut Io, latency: u64, rng: &mut Rng) -> SmallVec<[u64; 3]> 
         let share = rng.pick(&[0, 4, 8]);
         drop_sectors(io, |rng| !rng.chance(share, 8), rng);
     }
-    if matches!(io.kind, Kind::Discard) {
+    if matches!(io.kind, IoKind::Discard) {
         // The device chooses what becomes of a discarded sector: nothing, or zeroes.
         let share = rng.pick(&[0, 4, 8]);
         drop_sectors(io, |rng| !rng.chance(share, 8), rng);

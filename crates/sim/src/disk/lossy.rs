@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ubcache_env::Nanos;
 
-use super::still::draw_losses;
+use super::snapshot::draw_losses;
 use super::{Inner, SimDisk, State};
 
 /// Reads return for up to this long what a failed flush has lost.

@@ -20,12 +20,12 @@
 //!
 //! A [`SimDisk`] is a handle and survives crashes: the next instance opens the same disk.
 
+mod crash_image;
 mod fault;
 mod image;
 mod io;
 mod lossy;
-mod still;
-mod wreck;
+mod snapshot;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,15 +35,15 @@ use ubcache_env::{
     Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
 };
 
+pub use crash_image::CrashImage;
 pub use fault::{Faults, Outage, Rates, ZoneFaults};
 pub use lossy::FlushLoss;
-pub use still::Still;
-pub use wreck::Wreck;
+pub use snapshot::Snapshot;
 
 use crate::executor::{SimWorld, World};
 use crate::rng::Rng;
 use image::{Image, Versioned};
-use io::{Io, Kind, Wait};
+use io::{Io, IoKind, Wait};
 
 /// Duration of an I/O.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -56,7 +56,7 @@ pub enum Profile {
     Jitter,
     /// Fast, but one I/O in 64 takes 0.5 to 8 seconds.
     Stall,
-    /// Reads are fast, writes take 5 seconds: the device of the story test.
+    /// Reads are fast, writes take 5 seconds: the device of the race test.
     LateWrites,
 }
 
@@ -180,8 +180,8 @@ impl State {
     }
 
     /// Returns true if a full file system has no room for what an I/O writes.
-    fn lacks_room(&self, range: SectorRange, kind: &Kind) -> bool {
-        matches!(kind, Kind::Write { .. } | Kind::Allocate) && !self.image.has_room(range)
+    fn lacks_room(&self, range: SectorRange, kind: &IoKind) -> bool {
+        matches!(kind, IoKind::Write { .. } | IoKind::Allocate) && !self.image.has_room(range)
     }
 }
 
@@ -343,7 +343,7 @@ impl SimDisk {
         let mut rng = self.inner.rng.borrow_mut();
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
-        let losses = still::draw_losses(
+        let losses = snapshot::draw_losses(
             state.versions.counts(),
             self.inner.config.sectors_per_block(),
             &mut rng,
@@ -365,7 +365,7 @@ impl SimDisk {
             state.outage.filter(|(outage, until)| until.0 < u64::MAX || *outage == Outage::Full);
     }
 
-    async fn run(&self, at: Sector, sectors: u64, kind: Kind) -> (Option<Buf>, IoResult) {
+    async fn run(&self, at: Sector, sectors: u64, kind: IoKind) -> (Option<Buf>, IoResult) {
         let id = self.inner.submit(at.0, sectors, kind);
         Wait { inner: self.inner.clone(), id, done: false }.await
     }
@@ -388,7 +388,7 @@ impl Device for SimDisk {
             Ok(sectors) => sectors,
             Err(error) => return (into, Err(error)),
         };
-        let (buf, result) = self.run(at, sectors, Kind::Read(into)).await;
+        let (buf, result) = self.run(at, sectors, IoKind::Read(into)).await;
         (buf.expect("a read gives its buffer back"), result)
     }
 
@@ -401,27 +401,31 @@ impl Device for SimDisk {
             [one] => one.clone(),
             _ => from.to_buf().freeze(),
         };
-        self.run(at, sectors, Kind::Write { data: Some(slice), fua: durability == Durability::Fua })
-            .await
-            .1
+        self.run(
+            at,
+            sectors,
+            IoKind::Write { data: Some(slice), fua: durability == Durability::Fua },
+        )
+        .await
+        .1
     }
 
     async fn flush(&self) -> IoResult {
-        self.run(Sector(0), 0, Kind::Flush { before: 0 }).await.1
+        self.run(Sector(0), 0, IoKind::Flush { before: 0 }).await.1
     }
 
     async fn discard(&self, range: SectorRange) -> IoResult {
         if !self.inner.config.discard {
             return Err(self.inner.outside(range, "discard").unwrap_or(IoError::NotSupported));
         }
-        self.run(range.start, range.sectors(), Kind::Discard).await.1
+        self.run(range.start, range.sectors(), IoKind::Discard).await.1
     }
 
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
-        self.run(range.start, range.sectors(), Kind::Write { data: None, fua: false }).await.1
+        self.run(range.start, range.sectors(), IoKind::Write { data: None, fua: false }).await.1
     }
 
     async fn allocate(&self, range: SectorRange) -> IoResult {
-        self.run(range.start, range.sectors(), Kind::Allocate).await.1
+        self.run(range.start, range.sectors(), IoKind::Allocate).await.1
     }
 }

@@ -6,11 +6,11 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
+use super::faults::{add_faults, make_memory_scarce};
 use super::frontend::add_frontend;
 use super::pace::slow_down;
 use super::space::make_space_scarce;
 use super::sums::limit;
-use super::trouble::{add_trouble, make_memory_scarce};
 use super::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, Frontend, Pace, Plan,
     Scarcity, Sums, VolumeShape,
@@ -67,11 +67,11 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     plan.ops = draw_ops(&plan, rng, options);
     plan.controls = draw_controls(&plan, rng, options);
     if options.faults {
-        add_trouble(&mut plan, rng);
+        add_faults(&mut plan, rng);
         make_memory_scarce(&mut plan, &mut Rng::fork(seed, "memory"));
     }
     add_frontend(&mut plan, &mut Rng::fork(seed, "frontend"));
-    super::aim::aim(&mut plan, options);
+    super::targeted::draw_targeted(&mut plan, options);
     super::generations::wrap(&mut plan, options);
     slow_down(&mut plan, &mut Rng::fork(seed, "pace"));
     super::handover::hand_over(&mut plan, &mut Rng::fork(seed, "handover"));

@@ -48,7 +48,7 @@ pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
     if rng.chance(1, 2) {
         for _ in 0..rng.between(1, 8) {
             let volume = rng.below(plan.volumes.len() as u64) as u32;
-            super::trouble::add_control(plan, ControlAction::Disconnect { volume }, rng);
+            super::faults::add_control(plan, ControlAction::Disconnect { volume }, rng);
         }
     }
 }

@@ -48,6 +48,6 @@ pub(super) fn hand_over(plan: &mut Plan, rng: &mut Rng) {
         let again =
             rng.chance(1, 6).then(|| ubcache_env::Nanos::from_micros(rng.scale(10, 20_000)));
         let after = AfterStart { check: rng.chance(3, 4), again };
-        super::trouble::add_control(plan, ControlAction::Driver(run, after), rng);
+        super::faults::add_control(plan, ControlAction::Driver(run, after), rng);
     }
 }

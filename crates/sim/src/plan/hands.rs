@@ -69,7 +69,7 @@ pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
             1 => ControlAction::PowerFailure(after),
             _ => ControlAction::HostRestart(after),
         };
-        super::trouble::add_control(plan, action, rng);
+        super::faults::add_control(plan, action, rng);
     }
     let ends = ends(plan) as u64;
     for _ in 0..rng.between(1, 2) {

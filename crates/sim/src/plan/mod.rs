@@ -4,10 +4,10 @@
 //! Everything in it is explicit, so that a plan can be edited by hand and cut by the shrinker. What
 //! is left to the seed is the fine grain: who runs next, latencies, which sectors survive.
 
-mod aim;
 mod chains;
 pub mod draw;
 mod early;
+mod faults;
 mod fragments;
 mod frontend;
 mod generations;
@@ -22,8 +22,8 @@ mod sizes;
 mod space;
 mod starve;
 mod sums;
+mod targeted;
 pub mod text;
-mod trouble;
 
 pub use frontend::{Frontend, NbdShape};
 pub use handover::DriverRun;

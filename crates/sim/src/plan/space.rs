@@ -3,7 +3,7 @@
 
 use ubcache_env::Nanos;
 
-use super::trouble::add_control;
+use super::faults::add_control;
 use super::{ControlAction, Plan};
 use crate::disk::Outage;
 use crate::rng::Rng;

@@ -25,7 +25,7 @@ pub(crate) const CHECK_SECTORS: u64 = 64;
 pub(crate) const CHECK_READS: u64 = 128;
 
 /// State that clients, runner and oracle share; survives crashes.
-pub(super) struct Board {
+pub(super) struct Workload {
     pub(super) oracle: RefCell<Oracle>,
     pub(super) queues: RefCell<Vec<VecDeque<ClientOp>>>,
     /// Operations started so far.
@@ -48,7 +48,7 @@ pub(super) struct Board {
     pub(super) scribble: bool,
 }
 
-impl Board {
+impl Workload {
     pub(super) fn all_done(&self) -> bool {
         self.busy.get() == 0 && self.queues.borrow().iter().all(VecDeque::is_empty)
     }
@@ -88,104 +88,105 @@ impl Board {
 /// Runs the operations of one client until none is left.
 pub(super) async fn run_client<V: Volume>(
     env: SimEnv,
-    board: Rc<Board>,
+    workload: Rc<Workload>,
     volumes: Vec<Rc<V>>,
     client: u32,
 ) {
     loop {
-        let changed = board.changed.notified();
-        if board.paused.get() {
+        let changed = workload.changed.notified();
+        if workload.paused.get() {
             changed.await;
             continue;
         }
         drop(changed);
-        let next = board.queues.borrow_mut()[client as usize].pop_front();
+        let next = workload.queues.borrow_mut()[client as usize].pop_front();
         let Some(op) = next else { break };
-        board.started.set(board.started.get() + 1);
-        board.busy.set(board.busy.get() + 1);
-        board.changed.notify_all();
-        do_op(&env, &board, &volumes[op.volume as usize], &op).await;
-        board.busy.set(board.busy.get() - 1);
-        board.changed.notify_all();
+        workload.started.set(workload.started.get() + 1);
+        workload.busy.set(workload.busy.get() + 1);
+        workload.changed.notify_all();
+        do_op(&env, &workload, &volumes[op.volume as usize], &op).await;
+        workload.busy.set(workload.busy.get() - 1);
+        workload.changed.notify_all();
     }
-    board.changed.notify_all();
+    workload.changed.notify_all();
 }
 
 /// A client that writes the same range again and again, until everything else is done, or until the
 /// system that is being stopped refuses it.
 pub(super) async fn run_hammer<V: Volume>(
     env: SimEnv,
-    board: Rc<Board>,
+    workload: Rc<Workload>,
     volume: Rc<V>,
     client: u32,
     hammer: Hammer,
 ) {
     let Hammer { volume: index, range, period } = hammer;
-    board.hammering.set(board.hammering.get() + 1);
+    workload.hammering.set(workload.hammering.get() + 1);
     for turn in 1_u64.. {
-        if board.hammered_enough.get() {
+        if workload.hammered_enough.get() {
             break;
         }
-        let op = board.begin(&env, client, index, OpKind::Write { fua: false }, range);
-        let data = board.oracle.borrow().content(&op);
+        let op = workload.begin(&env, client, index, OpKind::Write { fua: false }, range);
+        let data = workload.oracle.borrow().content(&op);
         let result =
             volume.write(StreamId(u64::from(client)), range, IoVec::from(data), false).await;
-        if result.is_err() && board.stopping.get() {
+        if result.is_err() && workload.stopping.get() {
             let result = result.map_err(|error| error.to_string());
-            board.oracle.borrow_mut().end(env.now(), op, &result);
+            workload.oracle.borrow_mut().end(env.now(), op, &result);
             break;
         }
-        let result = board.outcome("write", result);
-        board.oracle.borrow_mut().end(env.now(), op, &result);
+        let result = workload.outcome("write", result);
+        workload.oracle.borrow_mut().end(env.now(), op, &result);
         // The oracle keeps apart what a crash may bring back.
-        if turn.is_multiple_of(HAMMER_FLUSH) && !board.stopping.get() {
-            flush(&env, &board, &volume, client, index).await;
+        if turn.is_multiple_of(HAMMER_FLUSH) && !workload.stopping.get() {
+            flush(&env, &workload, &volume, client, index).await;
         }
         env.sleep(period).await;
     }
-    board.hammering.set(board.hammering.get() - 1);
-    board.changed.notify_all();
+    workload.hammering.set(workload.hammering.get() - 1);
+    workload.changed.notify_all();
 }
 
-async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &ClientOp) {
+async fn do_op<V: Volume>(env: &SimEnv, workload: &Workload, volume: &Rc<V>, op: &ClientOp) {
     let ClientOp { client, volume: index, action } = op;
     let (client, index, stream) = (*client, *index, StreamId(u64::from(op.client)));
     match action {
         Action::Sleep(span) => env.sleep(*span).await,
         Action::Read(range) => {
-            read(env, board, volume, client, index, *range).await;
+            read(env, workload, volume, client, index, *range).await;
         }
-        Action::Write { range, fua } if board.scribble => {
-            scribbled(env, board, volume, (client, index), *range, *fua).await;
+        Action::Write { range, fua } if workload.scribble => {
+            scribbled(env, workload, volume, (client, index), *range, *fua).await;
         }
         Action::Write { range, fua } => {
-            let op = board.begin(env, client, index, OpKind::Write { fua: *fua }, *range);
-            let data = board.oracle.borrow().content(&op);
+            let op = workload.begin(env, client, index, OpKind::Write { fua: *fua }, *range);
+            let data = workload.oracle.borrow().content(&op);
             let result = volume.write(stream, *range, IoVec::from(data), *fua).await;
-            let result = board.outcome("write", result);
-            board.oracle.borrow_mut().end(env.now(), op, &result);
+            let result = workload.outcome("write", result);
+            workload.oracle.borrow_mut().end(env.now(), op, &result);
         }
         Action::Discard { range, fua } => {
-            let op = board.begin(env, client, index, OpKind::Discard { fua: *fua }, *range);
-            let result = board.outcome("discard", volume.discard(stream, *range, *fua).await);
-            board.oracle.borrow_mut().end(env.now(), op, &result);
+            let op = workload.begin(env, client, index, OpKind::Discard { fua: *fua }, *range);
+            let result = workload.outcome("discard", volume.discard(stream, *range, *fua).await);
+            workload.oracle.borrow_mut().end(env.now(), op, &result);
         }
         Action::Zeroes { range, fua, unmap } => {
-            let op = board.begin(env, client, index, OpKind::Zeroes { fua: *fua }, *range);
+            let op = workload.begin(env, client, index, OpKind::Zeroes { fua: *fua }, *range);
             let result = volume.write_zeroes(stream, *range, *fua, *unmap).await;
-            let result = board.outcome("write of zeroes", result);
-            board.oracle.borrow_mut().end(env.now(), op, &result);
+            let result = workload.outcome("write of zeroes", result);
+            workload.oracle.borrow_mut().end(env.now(), op, &result);
         }
-        Action::Flush => flush(env, board, volume, client, index).await,
+        Action::Flush => flush(env, workload, volume, client, index).await,
         Action::Prefetch(range) => {
-            let op = board.begin(env, client, index, OpKind::Other("prefetch"), *range);
-            let result = board.outcome("prefetch", volume.prefetch(stream, *range).await);
-            board.oracle.borrow_mut().end(env.now(), op, &result);
+            let op = workload.begin(env, client, index, OpKind::Other("prefetch"), *range);
+            let result = workload.outcome("prefetch", volume.prefetch(stream, *range).await);
+            workload.oracle.borrow_mut().end(env.now(), op, &result);
         }
         Action::Status(range) => {
-            let op = board.begin(env, client, index, OpKind::Other("status"), *range);
-            let result = board.outcome("block status", volume.block_status(*range).await).map(drop);
-            board.oracle.borrow_mut().end(env.now(), op, &result);
+            let op = workload.begin(env, client, index, OpKind::Other("status"), *range);
+            let result =
+                workload.outcome("block status", volume.block_status(*range).await).map(drop);
+            workload.oracle.borrow_mut().end(env.now(), op, &result);
         }
     }
 }
@@ -195,22 +196,22 @@ async fn do_op<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, op: &Clie
 /// whole: the guest writes it in one go.
 async fn scribbled<V: Volume>(
     env: &SimEnv,
-    board: &Board,
+    workload: &Workload,
     volume: &Rc<V>,
     (client, index): (u32, u32),
     range: SectorRange,
     fua: bool,
 ) {
-    let op = board.begin(env, client, index, OpKind::Write { fua }, range);
-    let other = board.begin(env, client, index, OpKind::Write { fua: false }, range);
+    let op = workload.begin(env, client, index, OpKind::Write { fua }, range);
+    let other = workload.begin(env, client, index, OpKind::Write { fua: false }, range);
     let memory = {
-        let oracle = board.oracle.borrow();
+        let oracle = workload.oracle.borrow();
         Scribbled { contents: [oracle.content(&op), oracle.content(&other)], env: env.clone() }
     };
     let result =
         volume.write_foreign(StreamId(u64::from(client)), range, Rc::new(memory), fua).await;
-    let result = board.outcome("write", result);
-    let mut oracle = board.oracle.borrow_mut();
+    let result = workload.outcome("write", result);
+    let mut oracle = workload.oracle.borrow_mut();
     oracle.end(env.now(), other, &Err("scribbled".to_owned()));
     oracle.end(env.now(), op, &result);
 }
@@ -236,19 +237,23 @@ impl ForeignMemory for Scribbled {
 
 async fn read<V: Volume>(
     env: &SimEnv,
-    board: &Board,
+    workload: &Workload,
     volume: &Rc<V>,
     client: u32,
     index: u32,
     range: SectorRange,
 ) {
-    let op = board.begin(env, client, index, OpKind::Read, range);
-    let result = board.outcome("read", volume.read(StreamId(u64::from(client)), range).await);
-    board.oracle.borrow_mut().end_read(env.now(), op, &result);
+    let op = workload.begin(env, client, index, OpKind::Read, range);
+    let result = workload.outcome("read", volume.read(StreamId(u64::from(client)), range).await);
+    workload.oracle.borrow_mut().end_read(env.now(), op, &result);
 }
 
 /// Reads every sector of every volume.
-pub(super) async fn read_everything<V: Volume>(env: &SimEnv, board: &Board, volumes: &[Rc<V>]) {
+pub(super) async fn read_everything<V: Volume>(
+    env: &SimEnv,
+    workload: &Workload,
+    volumes: &[Rc<V>],
+) {
     for (index, volume) in (0..).zip(volumes) {
         let sectors = volume.info().sectors;
         let mut at = 0;
@@ -257,21 +262,31 @@ pub(super) async fn read_everything<V: Volume>(env: &SimEnv, board: &Board, volu
         while at < sectors {
             let end = (at + length).min(sectors);
             let range = SectorRange::from_bounds(Sector(at), Sector(end));
-            read(env, board, volume, CHECKER, index, range).await;
+            read(env, workload, volume, CHECKER, index, range).await;
             at = end;
         }
     }
 }
 
 /// Flushes every volume.
-pub(super) async fn flush_everything<V: Volume>(env: &SimEnv, board: &Board, volumes: &[Rc<V>]) {
+pub(super) async fn flush_everything<V: Volume>(
+    env: &SimEnv,
+    workload: &Workload,
+    volumes: &[Rc<V>],
+) {
     for (index, volume) in (0..).zip(volumes) {
-        flush(env, board, volume, CHECKER, index).await;
+        flush(env, workload, volume, CHECKER, index).await;
     }
 }
 
-async fn flush<V: Volume>(env: &SimEnv, board: &Board, volume: &Rc<V>, client: u32, index: u32) {
-    let op = board.begin(env, client, index, OpKind::Flush, SectorRange::default());
-    let result = board.outcome("flush", volume.flush(StreamId(u64::from(client))).await);
-    board.oracle.borrow_mut().end(env.now(), op, &result);
+async fn flush<V: Volume>(
+    env: &SimEnv,
+    workload: &Workload,
+    volume: &Rc<V>,
+    client: u32,
+    index: u32,
+) {
+    let op = workload.begin(env, client, index, OpKind::Flush, SectorRange::default());
+    let result = workload.outcome("flush", volume.flush(StreamId(u64::from(client))).await);
+    workload.oracle.borrow_mut().end(env.now(), op, &result);
 }

@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use ubcache_engine::Rules;
 
-use super::{Board, Run, Step, make_board, make_setup, run_world};
-use crate::disk::Wreck;
+use super::{Run, Step, Workload, make_setup, make_workload, run_world};
+use crate::disk::CrashImage;
 use crate::executor::{SimWorld, WorldConfig};
 use crate::oracle::{Oracle, Violation};
 use crate::plan::Plan;
@@ -55,10 +55,10 @@ pub fn crash_at_every_write<S: System>(
 ) -> CrashReport {
     let world = new_world(plan);
     let (setup, initial) = make_setup::<S>(&world, plan, rules);
-    let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_board(plan, initial)), plan));
+    let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_workload(plan, initial)), plan));
     let crasher = Rc::new(Crasher {
         setup: run.setup.clone(),
-        board: run.board.clone(),
+        workload: run.workload.clone(),
         world: world.clone(),
         options,
         armed: Cell::new(options.first_start),
@@ -83,7 +83,7 @@ pub fn crash_at_every_write<S: System>(
     });
     let mut report = crasher.report.take();
     report.marks = world.marks();
-    let own = run.board.oracle.borrow().violations().first().cloned();
+    let own = run.workload.oracle.borrow().violations().first().cloned();
     report.violation = report.violation.or(own);
     report
 }
@@ -99,7 +99,7 @@ fn new_world(plan: &Plan) -> SimWorld {
 
 struct Crasher {
     setup: Rc<Setup>,
-    board: Rc<Board>,
+    workload: Rc<Workload>,
     world: SimWorld,
     options: CrashOptions,
     armed: Cell<bool>,
@@ -136,13 +136,13 @@ impl Crasher {
         if self.report.borrow().violation.is_some() {
             return;
         }
-        let oracle = self.board.oracle.borrow().clone();
+        let oracle = self.workload.oracle.borrow().clone();
         let present = (self.disks().map(|disk| disk.changes()).sum(), oracle.moment());
         if self.last.replace(Some(present)) == Some(present) {
             return;
         }
-        let wrecks: Vec<Wreck> = self.disks().map(|disk| disk.wreck()).collect();
-        let counts: Vec<usize> = wrecks.iter().flat_map(Wreck::choices).collect();
+        let images: Vec<CrashImage> = self.disks().map(|disk| disk.crash_image()).collect();
+        let counts: Vec<usize> = images.iter().flat_map(CrashImage::choices).collect();
         let all = counts.iter().try_fold(1_usize, |product, count| product.checked_mul(*count));
         let exhaustive = all.is_some_and(|all| all <= self.options.outcomes_max);
         let outcomes = if exhaustive { every(&counts) } else { self.sample(&counts) };
@@ -153,7 +153,7 @@ impl Crasher {
             report.crashes += outcomes.len() as u64;
         }
         for choice in outcomes {
-            if let Some(mut violation) = self.recover::<S>(&wrecks, &choice, oracle.clone()) {
+            if let Some(mut violation) = self.recover::<S>(&images, &choice, oracle.clone()) {
                 violation.report = format!(
                     "the power failed {when}, {}\nof each block that was not certain (of \
                      {counts:?}) survived \
@@ -185,17 +185,17 @@ impl Crasher {
     /// Judges what a new instance makes of one outcome.
     fn recover<S: System>(
         &self,
-        wrecks: &[Wreck],
+        images: &[CrashImage],
         choice: &[usize],
         oracle: Oracle,
     ) -> Option<Violation> {
         let plan = &self.setup.plan;
         let world = new_world(plan);
         let mut rest = choice;
-        let mut disks = wrecks.iter().map(|wreck| {
-            let (mine, others) = rest.split_at(wreck.choices().count());
+        let mut disks = images.iter().map(|image| {
+            let (mine, others) = rest.split_at(image.choices().count());
             rest = others;
-            wreck.disk(&world, mine)
+            image.disk(&world, mine)
         });
         let cache = disks.next().expect("the cache comes first");
         let setup = Rc::new(Setup {
@@ -205,12 +205,12 @@ impl Crasher {
             backing: disks.collect(),
             word: Word::default(),
         });
-        let board = Board {
+        let workload = Workload {
             oracle: RefCell::new(oracle),
-            ..make_board(&Plan { ops: Vec::new(), ..plan.clone() }, Vec::new())
+            ..make_workload(&Plan { ops: Vec::new(), ..plan.clone() }, Vec::new())
         };
-        board.crashed(self.world.now(), true);
-        let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(board), plan));
+        workload.crashed(self.world.now(), true);
+        let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(workload), plan));
         let whole = run.clone();
         run_world(&run, async move {
             let steps = async {
@@ -221,7 +221,7 @@ impl Crasher {
             };
             let _: Step = steps.await;
         });
-        run.board.oracle.borrow().violations().first().cloned()
+        run.workload.oracle.borrow().violations().first().cloned()
     }
 }
 

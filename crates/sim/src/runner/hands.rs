@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use ubcache_env::Sector;
 
-use super::{PATIENCE, Run, Step};
+use super::{Run, STUCK_AFTER, Step};
 use crate::disk::Kept;
 use crate::oracle::value::{Decoded, Value, decode};
 use crate::plan::{Hand, HandAction, Remedy};
@@ -61,7 +61,7 @@ impl<S: System> Run<S> {
         }
         self.setup.word.remedies.replace(BTreeMap::new());
         for (volume, contents) in (0..).zip(&contents) {
-            let mut oracle = self.board.oracle.borrow_mut();
+            let mut oracle = self.workload.oracle.borrow_mut();
             match given.get(&(volume as usize)) {
                 // Taken without a word: nothing of it may be in the cache then.
                 None if disk != volume as usize + 1 => {}
@@ -93,14 +93,14 @@ impl<S: System> Run<S> {
         self.note(format!("disk {disk} has its length again, with zeroes"));
         self.disk(disk).resize(self.disk(disk).config().sectors);
         let zeroes = vec![Value::ZERO; sectors as usize];
-        self.board.oracle.borrow_mut().adopt(volume as u32, Sector(kept), &zeroes);
+        self.workload.oracle.borrow_mut().adopt(volume as u32, Sector(kept), &zeroes);
         Ok(())
     }
 
     /// Says which volume was refused, if any was; otherwise an instance runs.
     async fn try_start(&self) -> Step<Option<usize>> {
         self.foreign.set(true);
-        let started = self.start_for(PATIENCE).await;
+        let started = self.start_for(STUCK_AFTER).await;
         self.foreign.set(false);
         match started? {
             Some(Ok(())) => Ok(None),

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use ubcache_env::{Env, Nanos};
 
 use super::{GiveUp, Run, Step};
-use crate::disk::{SimDisk, Still};
+use crate::disk::{SimDisk, Snapshot};
 use crate::executor::show_time;
 use crate::oracle::{Oracle, Violation};
-use crate::system::{Place, System};
+use crate::system::{Holder, System};
 
 /// Moments of a run that are looked at besides those before a control.
 const MOMENTS: u64 = 2;
@@ -22,8 +22,8 @@ impl<S: System> Run<S> {
     pub(super) fn inspect_rest(&self, when: &str) -> Step {
         let when_now = format!("{when}, the disks as they are");
         let now = self.world.now();
-        let begun = self.board.oracle.borrow_mut().look(now);
-        self.inspect_disks(&when_now, SimDisk::still, |oracle, volume, sector, bytes| {
+        let begun = self.workload.oracle.borrow_mut().look(now);
+        self.inspect_disks(&when_now, SimDisk::snapshot, |oracle, volume, sector, bytes| {
             oracle.judge_rest(begun, volume, sector, bytes)
         })?;
         if self.disks().any(|disk| disk.unflushed_sectors() > 0) {
@@ -61,7 +61,7 @@ impl<S: System> Run<S> {
     fn inspect_disks(
         &self,
         when: &str,
-        mut view: impl FnMut(&SimDisk) -> Still,
+        mut view: impl FnMut(&SimDisk) -> Snapshot,
         mut judge: impl FnMut(&mut Oracle, u32, u64, &[u8; 512]) -> Option<Violation>,
     ) -> Step {
         // The work of other hands is judged when the start has dealt with it.
@@ -69,7 +69,7 @@ impl<S: System> Run<S> {
             return Ok(());
         }
         let cache = view(&self.setup.cache);
-        let backing: Vec<Still> = self.setup.backing.iter().map(view).collect();
+        let backing: Vec<Snapshot> = self.setup.backing.iter().map(view).collect();
         let layouts =
             S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
         let mut bytes = [0; 512];
@@ -79,11 +79,12 @@ impl<S: System> Run<S> {
             for piece in layout {
                 for index in head.saturating_sub(piece.range.start.0)..piece.range.sectors() {
                     match piece.place {
-                        Place::Cache(at) => cache.peek(at + index, &mut bytes),
-                        Place::Backing(at) => backing.peek(at + index, &mut bytes),
+                        Holder::Cache(at) => cache.peek(at + index, &mut bytes),
+                        Holder::Backing(at) => backing.peek(at + index, &mut bytes),
                     }
                     let sector = piece.range.start.0 + index - head;
-                    let judged = judge(&mut self.board.oracle.borrow_mut(), volume, sector, &bytes);
+                    let judged =
+                        judge(&mut self.workload.oracle.borrow_mut(), volume, sector, &bytes);
                     if let Some(violation) = judged {
                         return Err(self.keep(when, violation));
                     }
@@ -112,8 +113,8 @@ impl<S: System> Run<S> {
         };
         moments.sort_unstable();
         for (after_ops, delay) in moments {
-            while self.board.started.get() <= after_ops {
-                self.board.changed.notified().await;
+            while self.workload.started.get() <= after_ops {
+                self.workload.changed.notified().await;
             }
             self.world.env().sleep(delay).await;
             if self.inspect_running().is_err() {

@@ -33,15 +33,15 @@ use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
 
-use client::{Board, DRIVER, flush_everything, read_everything, run_client, run_hammer};
 pub(crate) use client::{CHECK_READS, CHECK_SECTORS};
-use setup::{make_board, make_setup};
+use client::{DRIVER, Workload, flush_everything, read_everything, run_client, run_hammer};
+use setup::{make_setup, make_workload};
 
 /// Nothing of a run may take longer than this in virtual time.
-const PATIENCE: Nanos = Nanos::from_secs(3600);
+const STUCK_AFTER: Nanos = Nanos::from_secs(3600);
 
 /// And no longer than this while clients never stop, on devices that are not slow.
-const HAMMERED_PATIENCE: Nanos = Nanos::from_secs(20);
+const HAMMERED_STUCK_AFTER: Nanos = Nanos::from_secs(20);
 
 /// The client number of the first client that never stops.
 const HAMMERS_FROM: u32 = 50;
@@ -110,9 +110,9 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         ..WorldConfig::new(plan.seed)
     });
     let (setup, initial) = make_setup::<S>(&world, plan, options.rules);
-    let board = Rc::new(make_board(plan, initial));
+    let workload = Rc::new(make_workload(plan, initial));
     {
-        let mut oracle = board.oracle.borrow_mut();
+        let mut oracle = workload.oracle.borrow_mut();
         for (volume, disk) in setup.backing.iter().enumerate() {
             oracle.watch_losses(volume, disk.flush_losses());
         }
@@ -121,14 +121,14 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
             oracle.one_client();
         }
     }
-    let run = Rc::new(Run::<S>::new(&world, setup.clone(), board.clone(), plan));
+    let run = Rc::new(Run::<S>::new(&world, setup.clone(), workload.clone(), plan));
     let whole = run.clone();
     let env = world.env();
     run_world(&run, async move {
         env.spawn(Priority::Foreground, whole.clone().watch());
         whole.whole_run().await;
     });
-    let oracle = board.oracle.borrow();
+    let oracle = workload.oracle.borrow();
     let mut rows = world.take_rows();
     if options.verbose {
         rows.extend(oracle.log());
@@ -140,7 +140,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         cache: setup.cache.counters(),
         backing: setup.backing.iter().map(SimDisk::counters).collect(),
         operations: oracle.operations() as u64,
-        errors: board.errors.get(),
+        errors: workload.errors.get(),
         crashes: run.crashes.get(),
         time: world.now(),
         steps: world.steps(),
@@ -150,46 +150,46 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
 
 /// Runs the world to the end of `main`, notes what went wrong on the way, and ends the world.
 fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'static) {
-    let (world, board) = (&run.world, &run.board);
+    let (world, workload) = (&run.world, &run.workload);
     match panics::catch(|| world.run(main)) {
         Ok(Ok(())) => {}
         Ok(Err(stuck)) => {
             let report =
-                format!("{stuck}operations under way:\n{}", board.oracle.borrow().under_way());
-            board.oracle.borrow_mut().violation("stuck", report);
+                format!("{stuck}operations under way:\n{}", workload.oracle.borrow().under_way());
+            workload.oracle.borrow_mut().violation("stuck", report);
         }
         Err(panic) => {
-            let mut oracle = board.oracle.borrow_mut();
+            let mut oracle = workload.oracle.borrow_mut();
             let report = format!("{}\noperations under way:\n{}", panic.words, oracle.under_way());
             oracle.violation(&format!("panic at {}", panic.place), report);
         }
     }
-    board.oracle.borrow_mut().blame("wrong use of a device", world.take_complaints());
-    board.oracle.borrow_mut().blame("a poll does too much", world.take_long_polls());
+    workload.oracle.borrow_mut().blame("wrong use of a device", world.take_complaints());
+    workload.oracle.borrow_mut().blame("a poll does too much", world.take_long_polls());
     let most = world.most_background();
     if most > BACKGROUND_MAX {
         let report = format!(
             "{most} tasks in the background at a time; no load makes it more than {BACKGROUND_MAX}"
         );
-        board.oracle.borrow_mut().violation("too many tasks", report);
+        workload.oracle.borrow_mut().violation("too many tasks", report);
     }
     let (held, most) = (world.buffers_held(), world.config().buffers_max);
     if held > most {
         let report = format!("an instance held {held} bytes of buffers for I/O, {most} at most");
-        board.oracle.borrow_mut().violation("too much memory", report);
+        workload.oracle.borrow_mut().violation("too much memory", report);
     }
     let ended = panics::catch(|| {
         run.instance.take();
         world.end();
     });
     if let Err(panic) = ended {
-        board.oracle.borrow_mut().violation(&format!("panic at {}", panic.place), panic.words);
+        workload.oracle.borrow_mut().violation(&format!("panic at {}", panic.place), panic.words);
     }
 }
 
 struct Run<S: System> {
     world: SimWorld,
-    board: Rc<Board>,
+    workload: Rc<Workload>,
     setup: Rc<Setup>,
     crashes: Cell<u64>,
     /// Ends of instances that controls brought about, and starts that served.
@@ -223,10 +223,10 @@ struct GiveUp;
 type Step<T = ()> = Result<T, GiveUp>;
 
 impl<S: System> Run<S> {
-    fn new(world: &SimWorld, setup: Rc<Setup>, board: Rc<Board>, plan: &Plan) -> Run<S> {
+    fn new(world: &SimWorld, setup: Rc<Setup>, workload: Rc<Workload>, plan: &Plan) -> Run<S> {
         Run {
             world: world.clone(),
-            board,
+            workload,
             setup,
             crashes: Cell::new(0),
             ends: Cell::new(0),
@@ -261,13 +261,13 @@ impl<S: System> Run<S> {
             self.wait_for(control).await?;
             self.inspect_running()?;
             self.control(&control.action).await?;
-            if !self.board.oracle.borrow().violations().is_empty() {
+            if !self.workload.oracle.borrow().violations().is_empty() {
                 return Err(GiveUp);
             }
         }
-        self.wait_until(|board| board.all_done()).await?;
-        self.board.hammered_enough.set(true);
-        self.wait_until(|board| board.hammering.get() == 0).await
+        self.wait_until(|workload| workload.all_done()).await?;
+        self.workload.hammered_enough.set(true);
+        self.wait_until(|workload| workload.hammering.get() == 0).await
     }
 
     async fn last_check(&self) -> Step {
@@ -279,7 +279,7 @@ impl<S: System> Run<S> {
         self.repair_devices(false);
         self.check().await?;
         let (env, fronts) = (self.instance().0, self.fronts());
-        self.patiently("the last flush", flush_everything(&env, &self.board, &fronts)).await?;
+        self.patiently("the last flush", flush_everything(&env, &self.workload, &fronts)).await?;
         drop(fronts);
         if self.setup.plan.last_crash {
             self.crash(true)?;
@@ -288,20 +288,20 @@ impl<S: System> Run<S> {
         }
         // Whatever was wrong, on good devices a new instance serves everything.
         self.repair_devices(true);
-        self.board.errors_expected.set(false);
+        self.workload.errors_expected.set(false);
         self.start(None).await?;
         self.check().await?;
         self.stop().await
     }
 
     fn violation(&self, kind: &str, report: String) -> GiveUp {
-        self.board.oracle.borrow_mut().violation(kind, report);
+        self.workload.oracle.borrow_mut().violation(kind, report);
         GiveUp
     }
 
     fn note(&self, text: String) {
         self.world.row(|| format!("--- {text}"));
-        self.board.oracle.borrow_mut().note(self.world.now(), text);
+        self.workload.oracle.borrow_mut().note(self.world.now(), text);
     }
 
     /// Lets the devices fail and memory run out as the plan has it.
@@ -352,19 +352,20 @@ impl<S: System> Run<S> {
     }
 
     fn front(&self, env: &SimEnv, volume: (Rc<S::Volume>, u64)) -> Front<S::Volume> {
-        let board = self.board.clone();
-        let blame = move |text| board.oracle.borrow_mut().violation("wrong use of a server", text);
+        let workload = self.workload.clone();
+        let blame =
+            move |text| workload.oracle.borrow_mut().violation("wrong use of a server", text);
         Front::new(&self.setup.plan.frontend, env, volume, Rc::new(blame))
     }
 
     /// Waits for something that has to come.
     async fn patiently<T>(&self, what: &str, wait: impl Future<Output = T>) -> Step<T> {
         let hammered = !self.setup.plan.hammers.is_empty();
-        let patience = if hammered { HAMMERED_PATIENCE } else { PATIENCE };
-        match first(wait, self.world.env().sleep(patience)).await {
+        let stuck_after = if hammered { HAMMERED_STUCK_AFTER } else { STUCK_AFTER };
+        match first(wait, self.world.env().sleep(stuck_after)).await {
             Either::Left(value) => Ok(value),
             Either::Right(()) => {
-                let under_way = self.board.oracle.borrow().under_way();
+                let under_way = self.workload.oracle.borrow().under_way();
                 let tasks = self.world.waiting();
                 let report = format!(
                     "{what} does not end\noperations under way:\n{under_way}tasks:\n{tasks}"
@@ -374,11 +375,11 @@ impl<S: System> Run<S> {
         }
     }
 
-    async fn wait_until(&self, condition: impl Fn(&Board) -> bool) -> Step {
+    async fn wait_until(&self, condition: impl Fn(&Workload) -> bool) -> Step {
         self.patiently("waiting for the clients", async {
             loop {
-                let changed = self.board.changed.notified();
-                if condition(&self.board) {
+                let changed = self.workload.changed.notified();
+                if condition(&self.workload) {
                     return;
                 }
                 changed.await;
@@ -388,8 +389,10 @@ impl<S: System> Run<S> {
     }
 
     async fn wait_for(&self, control: &Control) -> Step {
-        self.wait_until(|board| board.started.get() >= control.after_ops || board.all_done())
-            .await?;
+        self.wait_until(|workload| {
+            workload.started.get() >= control.after_ops || workload.all_done()
+        })
+        .await?;
         self.world.env().sleep(control.delay).await;
         Ok(())
     }
@@ -407,17 +410,17 @@ impl<S: System> Run<S> {
                 self.command(Command::EvictClean);
             }
             ControlAction::Restart(after) => {
-                self.board.paused.set(true);
-                self.wait_until(|board| board.busy.get() == 0).await?;
+                self.workload.paused.set(true);
+                self.wait_until(|workload| workload.busy.get() == 0).await?;
                 self.stop().await?;
-                self.board.paused.set(false);
+                self.workload.paused.set(false);
                 self.go_on(*after).await?;
             }
             ControlAction::Driver(run, after) => {
-                self.board.paused.set(true);
-                self.wait_until(|board| board.busy.get() == 0).await?;
+                self.workload.paused.set(true);
+                self.wait_until(|workload| workload.busy.get() == 0).await?;
                 self.stop().await?;
-                self.board.paused.set(false);
+                self.workload.paused.set(false);
                 self.driver_runs(run);
                 self.go_on(*after).await?;
             }
@@ -454,7 +457,7 @@ impl<S: System> Run<S> {
 
     /// The Linux driver has the disks for a while.
     fn driver_runs(&self, run: &DriverRun) {
-        let (now, oracle) = (self.world.now(), &self.board.oracle);
+        let (now, oracle) = (self.world.now(), &self.workload.oracle);
         let mut write = |volume, range| {
             let mut oracle = oracle.borrow_mut();
             let op = oracle.begin(now, DRIVER, volume, OpKind::Write { fua: true }, range);
@@ -462,7 +465,7 @@ impl<S: System> Run<S> {
             oracle.end(now, op, &Ok(()));
             data
         };
-        let rng = &mut Rng::fork(self.setup.plan.seed ^ self.board.started.get(), "driver");
+        let rng = &mut Rng::fork(self.setup.plan.seed ^ self.workload.started.get(), "driver");
         if let Some(done) = S::driver_runs(&self.setup, run, rng, &mut write) {
             self.note(format!("the driver had the set: {done}"));
             self.handed_over.set(true);
@@ -472,17 +475,17 @@ impl<S: System> Run<S> {
     /// Has the system do something, beside everything else.
     fn command(&self, command: Command) {
         let (env, system) = self.instance();
-        let board = self.board.clone();
-        board.busy.set(board.busy.get() + 1);
+        let workload = self.workload.clone();
+        workload.busy.set(workload.busy.get() + 1);
         env.clone().spawn(Priority::Background, async move {
             if let Err(error) = system.control(command.clone()).await
-                && !board.errors_expected.get()
+                && !workload.errors_expected.get()
             {
                 let report = format!("{command:?}: {error}");
-                board.oracle.borrow_mut().violation("a command failed", report);
+                workload.oracle.borrow_mut().violation("a command failed", report);
             }
-            board.busy.set(board.busy.get() - 1);
-            board.changed.notify_all();
+            workload.busy.set(workload.busy.get() - 1);
+            workload.changed.notify_all();
         });
     }
 
@@ -517,7 +520,7 @@ impl<S: System> Run<S> {
                 disk.host_restart();
             }
         }
-        self.board.crashed(self.world.now(), power);
+        self.workload.crashed(self.world.now(), power);
         self.inspect_rest(if power { "after a power failure" } else { "after a host restart" })
     }
 
@@ -527,13 +530,13 @@ impl<S: System> Run<S> {
             self.patiently("the goodbye of the clients", front.leave()).await?;
         }
         let (_, system) = self.instance();
-        self.board.stopping.set(true);
+        self.workload.stopping.set(true);
         let result = self.patiently("the stop", system.stop()).await?;
         // Those that never stop are refused.
-        self.wait_until(|board| board.hammering.get() == 0).await?;
-        self.board.stopping.set(false);
+        self.wait_until(|workload| workload.hammering.get() == 0).await?;
+        self.workload.stopping.set(false);
         if let Err(error) = result {
-            if !self.board.errors_expected.get() {
+            if !self.workload.errors_expected.get() {
                 return Err(self.violation("the stop failed", error));
             }
             self.crash(false)?;
@@ -545,7 +548,7 @@ impl<S: System> Run<S> {
         let gone = self.unplugged.replace(false);
         if gone {
             // Writes that the disk had not made durable are gone, as in a crash.
-            self.board.crashed(self.world.now(), false);
+            self.workload.crashed(self.world.now(), false);
         }
         for disk in self.disks() {
             if S::FLUSHES_AT_STOP && !gone && disk.unflushed_sectors() > 0 {
@@ -571,9 +574,9 @@ impl<S: System> Run<S> {
         if self.instance.borrow().is_some() {
             return Ok(());
         }
-        match self.start_for(PATIENCE).await? {
+        match self.start_for(STUCK_AFTER).await? {
             Some(Ok(())) => return Ok(()),
-            Some(Err(error)) if !self.board.errors_expected.get() => {
+            Some(Err(error)) if !self.workload.errors_expected.get() => {
                 return Err(self.violation("the start failed", error));
             }
             Some(Err(error)) => {
@@ -582,7 +585,7 @@ impl<S: System> Run<S> {
             None => return Err(self.violation("stuck", "the start does not end".to_owned())),
         }
         self.repair_devices(true);
-        match self.start_for(PATIENCE).await? {
+        match self.start_for(STUCK_AFTER).await? {
             Some(Ok(())) => {
                 if self.faults.get() {
                     self.break_devices();
@@ -639,12 +642,13 @@ impl<S: System> Run<S> {
     fn start_clients(&self) {
         let (env, volumes) = (self.instance().0, self.fronts());
         for client in 0..self.setup.plan.clients() {
-            let task = run_client(env.clone(), self.board.clone(), volumes.clone(), client);
+            let task = run_client(env.clone(), self.workload.clone(), volumes.clone(), client);
             env.spawn(Priority::Foreground, task);
         }
         for (client, hammer) in (HAMMERS_FROM..).zip(&self.setup.plan.hammers) {
             let volume = volumes[hammer.volume as usize].clone();
-            let task = run_hammer(env.clone(), self.board.clone(), volume, client, hammer.clone());
+            let task =
+                run_hammer(env.clone(), self.workload.clone(), volume, client, hammer.clone());
             env.spawn(Priority::Foreground, task);
         }
     }
@@ -652,7 +656,7 @@ impl<S: System> Run<S> {
     /// Reads everything, from where it is.
     async fn read_all(&self) -> Step {
         let ((env, _), volumes) = (self.instance(), self.fronts());
-        self.patiently("the full read", read_everything(&env, &self.board, &volumes)).await
+        self.patiently("the full read", read_everything(&env, &self.workload, &volumes)).await
     }
 
     /// Reads everything, evicts everything clean, reads everything. The oracle remembers what the
@@ -662,15 +666,15 @@ impl<S: System> Run<S> {
         let (_, system) = self.instance();
         let evicted = self.patiently("the eviction", system.control(Command::EvictClean)).await?;
         if let Err(error) = evicted
-            && !self.board.errors_expected.get()
+            && !self.workload.errors_expected.get()
         {
             return Err(self.violation("a command failed", format!("evict: {error}")));
         }
         self.note("everything was read, everything clean evicted".to_owned());
         self.read_all().await?;
         for complaint in system.complaints() {
-            self.board.oracle.borrow_mut().violation("the system complains", complaint);
+            self.workload.oracle.borrow_mut().violation("the system complains", complaint);
         }
-        if self.board.oracle.borrow().violations().is_empty() { Ok(()) } else { Err(GiveUp) }
+        if self.workload.oracle.borrow().violations().is_empty() { Ok(()) } else { Err(GiveUp) }
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ubcache_engine::Rules;
 use ubcache_env::local::Notify;
 
-use super::client::Board;
+use super::client::Workload;
 use crate::disk::{DiskConfig, SimDisk};
 use crate::executor::SimWorld;
 use crate::oracle::Oracle;
@@ -71,14 +71,14 @@ pub(super) fn make_setup<S: System>(
 }
 
 /// Everything that clients share, before the first operation.
-pub(super) fn make_board(plan: &Plan, initial: Vec<Vec<Value>>) -> Board {
+pub(super) fn make_workload(plan: &Plan, initial: Vec<Vec<Value>>) -> Workload {
     let mut queues = vec![VecDeque::new(); plan.clients() as usize];
     for op in &plan.ops {
         queues[op.client as usize].push_back(op.clone());
     }
     let volumes =
         (0..).zip(initial).map(|(index, values): (u32, _)| (format!("v{index}"), values)).collect();
-    Board {
+    Workload {
         oracle: RefCell::new(Oracle::new(volumes)),
         queues: RefCell::new(queues),
         started: Cell::new(0),

@@ -8,7 +8,7 @@
 //!    without end.
 //!
 //! With a [`Rules`] the engine can be one of the protocols of old. The tests and the example
-//! `bypass_write_race` tell the same story.
+//! `bypass_write_race` run the same chapters.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -29,9 +29,9 @@ const BLOCK: SectorRange = SectorRange { start: Sector(64), end: Sector(72) };
 const READER: StreamId = StreamId(1);
 const WRITER: StreamId = StreamId(2);
 
-/// Record of a story.
+/// Record of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Telling {
+pub struct RaceRun {
     /// One event a line, with its virtual time.
     pub lines: Vec<String>,
     /// The violation, if there was one.
@@ -41,7 +41,7 @@ pub struct Telling {
 struct Stage {
     world: SimWorld,
     setup: Rc<Setup>,
-    telling: RefCell<Telling>,
+    run: RefCell<RaceRun>,
 }
 
 type Served = Rc<<CacheSystem as System>::Volume>;
@@ -76,17 +76,17 @@ impl Stage {
             vec![disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, profile)];
         let setup = Rc::new(Setup { plan, rules, cache, backing, word: Default::default() });
         CacheSystem::prepare(&setup);
-        Rc::new(Stage { world, setup, telling: RefCell::default() })
+        Rc::new(Stage { world, setup, run: RefCell::default() })
     }
 
     fn say(&self, text: impl AsRef<str>) {
         let line = format!("{:>14}  {}", show_time(self.world.now().0), text.as_ref());
-        self.telling.borrow_mut().lines.push(line);
+        self.run.borrow_mut().lines.push(line);
     }
 
     fn wrong(&self, text: String) {
         self.say(format!("WRONG: {text}"));
-        self.telling.borrow_mut().wrong.get_or_insert(text);
+        self.run.borrow_mut().wrong.get_or_insert(text);
     }
 
     async fn open(&self, env: &SimEnv) -> (CacheSystem, Served) {
@@ -136,17 +136,17 @@ impl Stage {
         }
     }
 
-    fn run(self: Rc<Stage>, main: impl Future<Output = ()> + 'static) -> Telling {
-        self.world.run(main).expect("the story has an end");
+    fn run(self: Rc<Stage>, main: impl Future<Output = ()> + 'static) -> RaceRun {
+        self.world.run(main).expect("the run ends");
         self.world.end();
-        self.telling.take()
+        self.run.take()
     }
 }
 
 /// A block of zeroes; writes take five seconds; the block is overwritten with ones and read one
 /// second later, while the write is under way, and again when it has been answered for five
 /// seconds: ones.
-pub fn late_write(rules: Rules, seed: u64) -> Telling {
+pub fn late_write(rules: Rules, seed: u64) -> RaceRun {
     let stage = Stage::new(rules, seed, Profile::LateWrites);
     let told = stage.clone();
     stage.clone().run(async move {
@@ -165,7 +165,7 @@ pub fn late_write(rules: Rules, seed: u64) -> Telling {
 
 /// A block of zeroes that is cached, durably; it is overwritten with ones, with FUA; when this is
 /// answered the power fails. After the restart it is ones.
-pub fn power_loss(rules: Rules, seed: u64) -> Telling {
+pub fn power_loss(rules: Rules, seed: u64) -> RaceRun {
     let stage = Stage::new(rules, seed, Profile::Fast);
     let told = stage.clone();
     stage.clone().run(async move {
@@ -191,7 +191,7 @@ pub fn power_loss(rules: Rules, seed: u64) -> Telling {
 /// Writes of 1 MiB, long enough to go past the cache, and two readers: a small one whose misses are
 /// cached, and a long one that goes past the cache as well. Whoever has seen a write, or was told
 /// that it is done, must not see what was there before. The oracle judges.
-pub fn busy_reader(rules: Rules, seed: u64) -> Telling {
+pub fn busy_reader(rules: Rules, seed: u64) -> RaceRun {
     let mut plan = format!(
         "ubcache-plan 1\n\
          world seed={seed} policy=uniform poll-cost-ns=500 timer-slop-ns=0 last-crash=0\n\
@@ -216,7 +216,7 @@ pub fn busy_reader(rules: Rules, seed: u64) -> Telling {
             outcome.cache.ios() + outcome.backing[0].ios()
         )],
     };
-    Telling { lines, wrong: violation.map(|violation| violation.kind) }
+    RaceRun { lines, wrong: violation.map(|violation| violation.kind) }
 }
 
 /// Keeps what was read, what was allowed, and the last operations.

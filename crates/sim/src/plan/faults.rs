@@ -11,7 +11,7 @@ use crate::rng::Rng;
 const BACKING_HEAD: u64 = 16;
 
 /// Breaks devices in some of the plans.
-pub(super) fn add_trouble(plan: &mut Plan, rng: &mut Rng) {
+pub(super) fn add_faults(plan: &mut Plan, rng: &mut Rng) {
     if rng.chance(1, 4) {
         plan.faults = draw_faults(plan, rng);
     }

@@ -1,8 +1,8 @@
 //! A disk at one moment: what is on it, or what a power failure at this moment might leave.
 //!
-//! A [`Still`] is a [`Device`] whose reads take no time and go through no queue, so that tools for
-//! devices at rest can look at the disks of a run between two of its events. Drawing one changes
-//! nothing about the disk.
+//! A [`Snapshot`] is a [`Device`] whose reads take no time and go through no queue, so that tools
+//! for devices at rest can look at the disks of a run between two of its events. Drawing one
+//! changes nothing about the disk.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use ubcache_env::{
 };
 
 use super::SimDisk;
-use super::image::Content;
+use super::image::SectorContent;
 use super::io::Io;
 use crate::rng::Rng;
 
 /// See the module.
-pub struct Still {
+pub struct Snapshot {
     disk: SimDisk,
     /// Sectors that are not as the disk has them now.
-    instead: BTreeMap<u64, Content>,
+    instead: BTreeMap<u64, SectorContent>,
 }
 
 /// Draws the fate of the un-flushed sectors: for each one that loses its newest version, the one
@@ -51,8 +51,8 @@ pub(super) fn draw_losses(
 
 impl SimDisk {
     /// The disk as it is now.
-    pub fn still(&self) -> Still {
-        Still { disk: self.clone(), instead: BTreeMap::new() }
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { disk: self.clone(), instead: BTreeMap::new() }
     }
 
     /// Returns true if a sector has these bytes now and after any power failure, as far as
@@ -75,7 +75,7 @@ impl SimDisk {
     }
 
     /// One of the disks that a power failure now might leave.
-    pub fn survivor(&self, rng: &mut Rng) -> Still {
+    pub fn survivor(&self, rng: &mut Rng) -> Snapshot {
         let state = self.inner.state.borrow();
         let per_block = self.inner.config.sectors_per_block();
         let mut instead = BTreeMap::new();
@@ -88,11 +88,11 @@ impl SimDisk {
             });
         }
         drop(state);
-        Still { disk: self.clone(), instead }
+        Snapshot { disk: self.clone(), instead }
     }
 }
 
-impl Still {
+impl Snapshot {
     /// The bytes of a sector.
     pub fn peek(&self, sector: Sector, into: &mut [u8; 512]) {
         match self.instead.get(&sector.0) {
@@ -102,7 +102,7 @@ impl Still {
     }
 }
 
-impl Device for Still {
+impl Device for Snapshot {
     fn limits(&self) -> DeviceLimits {
         self.disk.limits()
     }

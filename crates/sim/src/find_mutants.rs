@@ -12,7 +12,7 @@ use crate::runner::{Outcome, RunOptions, run_plan};
 
 /// Finding of a mutant.
 #[derive(Clone, Debug)]
-pub struct Kill {
+pub struct FoundMutant {
     /// The seed that found it.
     pub seed: u64,
     /// The violation.
@@ -25,10 +25,10 @@ pub fn run_mutant(mutant: Mutant, plan: &Plan) -> Outcome {
 }
 
 /// Runs seeds until one finds the mutant. None: it survives them all.
-pub fn kill(mutant: Mutant, seeds: Range<u64>) -> Option<Kill> {
+pub fn find_mutant(mutant: Mutant, seeds: Range<u64>) -> Option<FoundMutant> {
     seeds.into_iter().find_map(|seed| {
         let outcome = run_mutant(mutant, &draw(seed, DrawOptions::default()));
         let violation = outcome.violations.into_iter().next()?;
-        Some(Kill { seed, violation })
+        Some(FoundMutant { seed, violation })
     })
 }

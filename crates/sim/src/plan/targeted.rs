@@ -15,14 +15,14 @@ use super::{
 use crate::disk::{Profile, Rates};
 use crate::rng::Rng;
 
-/// One plan of so many aims.
+/// One plan of so many has a target.
 const SHARE: (u64, u64) = (1, 4);
 /// Size of the volume of such a plan in sectors.
 const SECTORS: u64 = 64;
 
-/// Aim of a plan.
+/// Target of a plan.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum Aim {
+enum Target {
     /// The backing device fails: writes that land or not, flushes that make nothing durable.
     BackingErrors,
     /// The cache device fails: data that can't be read, a journal that can't be written.
@@ -44,26 +44,26 @@ enum Aim {
     Full,
 }
 
-const AIMS: [Aim; 9] = [
-    Aim::BackingErrors,
-    Aim::CacheErrors,
-    Aim::EarlyWriteback,
-    Aim::WritesOverWrites,
-    Aim::EvictedAndWritten,
-    Aim::RestartThenPowerFailure,
-    Aim::LateReplay,
-    Aim::Flushes,
-    Aim::Full,
+const TARGETS: [Target; 9] = [
+    Target::BackingErrors,
+    Target::CacheErrors,
+    Target::EarlyWriteback,
+    Target::WritesOverWrites,
+    Target::EvictedAndWritten,
+    Target::RestartThenPowerFailure,
+    Target::LateReplay,
+    Target::Flushes,
+    Target::Full,
 ];
 
 /// Makes the plan aim at something, if its seed says so.
-pub(super) fn aim(plan: &mut Plan, options: DrawOptions) {
+pub(super) fn draw_targeted(plan: &mut Plan, options: DrawOptions) {
     let rng = &mut Rng::fork(plan.seed, "aim");
     if !options.crashes || !rng.chance(SHARE.0, SHARE.1) {
         return;
     }
-    let aim = rng.pick(&AIMS);
-    if !options.faults && matches!(aim, Aim::BackingErrors | Aim::CacheErrors) {
+    let target = rng.pick(&TARGETS);
+    if !options.faults && matches!(target, Target::BackingErrors | Target::CacheErrors) {
         return;
     }
     let shape = VolumeShape {
@@ -83,16 +83,16 @@ pub(super) fn aim(plan: &mut Plan, options: DrawOptions) {
     plan.cache.profile = Profile::Fast;
     (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
     let mut script = Script { plan, rng, ops_max: options.ops_max };
-    match aim {
-        Aim::BackingErrors => script.backing_errors(),
-        Aim::CacheErrors => script.cache_errors(),
-        Aim::EarlyWriteback => script.early_writeback(),
-        Aim::WritesOverWrites => script.writes_over_writes(),
-        Aim::EvictedAndWritten => script.evicted_and_written(),
-        Aim::RestartThenPowerFailure => script.restart_then_power_failure(),
-        Aim::LateReplay => super::lazy::serve_early(script.plan, script.rng, options.ops_max),
-        Aim::Flushes => script.flushes(),
-        Aim::Full => script.full(),
+    match target {
+        Target::BackingErrors => script.backing_errors(),
+        Target::CacheErrors => script.cache_errors(),
+        Target::EarlyWriteback => script.early_writeback(),
+        Target::WritesOverWrites => script.writes_over_writes(),
+        Target::EvictedAndWritten => script.evicted_and_written(),
+        Target::RestartThenPowerFailure => script.restart_then_power_failure(),
+        Target::LateReplay => super::lazy::serve_early(script.plan, script.rng, options.ops_max),
+        Target::Flushes => script.flushes(),
+        Target::Full => script.full(),
     }
 }
 

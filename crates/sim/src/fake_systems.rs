@@ -15,7 +15,7 @@ use crate::disk::SimDisk;
 use crate::executor::SimEnv;
 use crate::system::{Command, Setup, System};
 
-/// Flaw of a toy.
+/// Flaw of a fake system.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Flaw {
     /// Nothing.
@@ -43,7 +43,7 @@ pub enum Flaw {
     Hang,
 }
 
-/// Names the flaw of a [`Toy`] in its type.
+/// Names the flaw of a [`FakeSystem`] in its type.
 pub trait Recipe: 'static {
     /// The flaw.
     const FLAW: Flaw;
@@ -51,7 +51,7 @@ pub trait Recipe: 'static {
 
 macro_rules! recipes {
     ($($name:ident),*) => {$(
-        #[doc = concat!("A toy with [`Flaw::", stringify!($name), "`].")]
+        #[doc = concat!("A fake system with [`Flaw::", stringify!($name), "`].")]
         pub struct $name;
         impl Recipe for $name {
             const FLAW: Flaw = Flaw::$name;
@@ -73,14 +73,14 @@ recipes!(
     Hang
 );
 
-/// A system of [`ToyVolume`]s.
-pub struct Toy<R> {
-    volumes: Vec<Rc<ToyVolume>>,
+/// A system of [`FakeVolume`]s.
+pub struct FakeSystem<R> {
+    volumes: Vec<Rc<FakeVolume>>,
     recipe: std::marker::PhantomData<R>,
 }
 
-impl<R: Recipe> System for Toy<R> {
-    type Volume = ToyVolume;
+impl<R: Recipe> System for FakeSystem<R> {
+    type Volume = FakeVolume;
     const DATA_AT: Sector = Sector(0);
     const FLUSHES_AT_STOP: bool = false;
 
@@ -90,7 +90,7 @@ impl<R: Recipe> System for Toy<R> {
         let volumes = (0..)
             .zip(&setup.backing)
             .map(|(index, disk): (u32, _)| {
-                Rc::new(ToyVolume {
+                Rc::new(FakeVolume {
                     env: env.clone(),
                     name: format!("v{index}"),
                     disk: disk.clone(),
@@ -100,10 +100,10 @@ impl<R: Recipe> System for Toy<R> {
                 })
             })
             .collect();
-        Ok(Toy { volumes, recipe: std::marker::PhantomData })
+        Ok(FakeSystem { volumes, recipe: std::marker::PhantomData })
     }
 
-    fn volumes(&self) -> Vec<Rc<ToyVolume>> {
+    fn volumes(&self) -> Vec<Rc<FakeVolume>> {
         self.volumes.clone()
     }
 
@@ -122,7 +122,7 @@ impl<R: Recipe> System for Toy<R> {
 }
 
 /// A volume on a disk, with a [`Flaw`].
-pub struct ToyVolume {
+pub struct FakeVolume {
     env: SimEnv,
     name: String,
     disk: SimDisk,
@@ -131,7 +131,7 @@ pub struct ToyVolume {
     cached: RefCell<BTreeMap<u64, Slice>>,
 }
 
-impl ToyVolume {
+impl FakeVolume {
     /// Counts requests; true for one in `period`, at a place that differs from run to run.
     fn one_in(&self, period: u64) -> bool {
         self.requests.set(self.requests.get() + 1);
@@ -155,7 +155,7 @@ impl ToyVolume {
         for sector in range.start.0..range.end.0 {
             found.push(cached.get(&sector)?.clone());
         }
-        self.env.mark("toy_hit");
+        self.env.mark("fake_hit");
         Some(found)
     }
 
@@ -205,7 +205,7 @@ impl ToyVolume {
     }
 }
 
-impl Volume for ToyVolume {
+impl Volume for FakeVolume {
     fn info(&self) -> VolumeInfo {
         let config = self.disk.config();
         VolumeInfo {

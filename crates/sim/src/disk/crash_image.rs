@@ -1,12 +1,12 @@
 //! A disk at the moment of a power failure, before it is settled what survives.
 //!
-//! [`SimDisk::power_failure`] draws one outcome. A [`Wreck`] has all of them: every block that is
-//! not certain, with the contents that it may have, and makes a disk of any choice. The disk it was
-//! taken from goes on as if nothing was.
+//! [`SimDisk::power_failure`] draws one outcome. A [`CrashImage`] has all of them: every block that
+//! is not certain, with the contents that it may have, and makes a disk of any choice. The disk it
+//! was taken from goes on as if nothing was.
 
 use std::collections::BTreeMap;
 
-use super::image::{Content, Image};
+use super::image::{Image, SectorContent};
 use super::{DiskConfig, SimDisk};
 use crate::executor::SimWorld;
 use ubcache_env::Sector;
@@ -14,11 +14,11 @@ use ubcache_env::Sector;
 /// A block that a power failure may leave in more than one way. Its sectors share their fate.
 struct Uncertain {
     /// Each sector with its contents, the durable one first, the newest last.
-    sectors: Vec<(u64, Vec<Content>)>,
+    sectors: Vec<(u64, Vec<SectorContent>)>,
 }
 
 /// See the module.
-pub struct Wreck {
+pub struct CrashImage {
     config: DiskConfig,
     image: Image,
     blocks: Vec<Uncertain>,
@@ -26,9 +26,9 @@ pub struct Wreck {
 
 impl SimDisk {
     /// Everything that a power failure at this moment may leave.
-    pub fn wreck(&self) -> Wreck {
+    pub fn crash_image(&self) -> CrashImage {
         let state = self.inner.state.borrow();
-        let mut contents: BTreeMap<u64, Vec<Content>> = BTreeMap::new();
+        let mut contents: BTreeMap<u64, Vec<SectorContent>> = BTreeMap::new();
         for (sector, versions) in state.versions.counts() {
             let all =
                 (0..=versions).map(|version| state.versions.content(sector, version)).collect();
@@ -50,7 +50,7 @@ impl SimDisk {
                 .or_insert_with(|| Uncertain { sectors: Vec::new() });
             block.sectors.push((sector, all));
         }
-        Wreck {
+        CrashImage {
             config: DiskConfig { sectors: self.inner.sectors.get(), ..self.inner.config.clone() },
             image: state.image.clone(),
             blocks: blocks.into_values().collect(),
@@ -58,7 +58,7 @@ impl SimDisk {
     }
 }
 
-impl Wreck {
+impl CrashImage {
     /// For each block that is not certain: how many contents it may have. 0 is the durable one, the
     /// last the newest.
     pub fn choices(&self) -> impl Iterator<Item = usize> {

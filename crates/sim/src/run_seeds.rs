@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use ubcache_engine::Rules;
+use ubcache_sim::fake_systems::{self, FakeSystem};
 use ubcache_sim::plan::draw::draw;
 use ubcache_sim::shrink::shrink;
-use ubcache_sim::toy::{self, Toy};
 use ubcache_sim::{Outcome, Plan, RunOptions, run_plan};
 
 use crate::cli::{Cli, Subject};
@@ -58,7 +58,7 @@ fn watch(cli: &Cli, current: &Mutex<BTreeMap<u64, Instant>>, running: &AtomicUsi
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the hunt itself runs in real time")]
+#[expect(clippy::disallowed_methods, reason = "the program runs in real time")]
 fn clock() -> Instant {
     Instant::now()
 }
@@ -166,17 +166,27 @@ fn run_seed(cli: &Cli, plan: &Plan, options: RunOptions) -> Outcome {
 fn run_subject(subject: Subject, plan: &Plan, options: RunOptions) -> Outcome {
     match subject {
         Subject::Engine => run_plan::<ubcache_sim::cache_system::CacheSystem>(plan, options),
-        Subject::ToyRight => run_plan::<Toy<toy::None>>(plan, options),
-        Subject::ToyLostWrite => run_plan::<Toy<toy::LostWrite>>(plan, options),
-        Subject::ToyIdleFlush => run_plan::<Toy<toy::IdleFlush>>(plan, options),
-        Subject::ToyIgnoredFua => run_plan::<Toy<toy::IgnoredFua>>(plan, options),
-        Subject::ToyHalfSectors => run_plan::<Toy<toy::HalfSectors>>(plan, options),
-        Subject::ToyUnlockedBlocks => run_plan::<Toy<toy::UnlockedBlocks>>(plan, options),
-        Subject::ToyInvalidateBefore => run_plan::<Toy<toy::InvalidateBefore>>(plan, options),
-        Subject::ToyInvalidateAfter => run_plan::<Toy<toy::InvalidateAfter>>(plan, options),
-        Subject::ToyEarlyReply => run_plan::<Toy<toy::EarlyReply>>(plan, options),
-        Subject::ToyHiddenError => run_plan::<Toy<toy::HiddenError>>(plan, options),
-        Subject::ToyHang => run_plan::<Toy<toy::Hang>>(plan, options),
+        Subject::FakeRight => run_plan::<FakeSystem<fake_systems::None>>(plan, options),
+        Subject::FakeLostWrite => run_plan::<FakeSystem<fake_systems::LostWrite>>(plan, options),
+        Subject::FakeIdleFlush => run_plan::<FakeSystem<fake_systems::IdleFlush>>(plan, options),
+        Subject::FakeIgnoredFua => run_plan::<FakeSystem<fake_systems::IgnoredFua>>(plan, options),
+        Subject::FakeHalfSectors => {
+            run_plan::<FakeSystem<fake_systems::HalfSectors>>(plan, options)
+        }
+        Subject::FakeUnlockedBlocks => {
+            run_plan::<FakeSystem<fake_systems::UnlockedBlocks>>(plan, options)
+        }
+        Subject::FakeInvalidateBefore => {
+            run_plan::<FakeSystem<fake_systems::InvalidateBefore>>(plan, options)
+        }
+        Subject::FakeInvalidateAfter => {
+            run_plan::<FakeSystem<fake_systems::InvalidateAfter>>(plan, options)
+        }
+        Subject::FakeEarlyReply => run_plan::<FakeSystem<fake_systems::EarlyReply>>(plan, options),
+        Subject::FakeHiddenError => {
+            run_plan::<FakeSystem<fake_systems::HiddenError>>(plan, options)
+        }
+        Subject::FakeHang => run_plan::<FakeSystem<fake_systems::Hang>>(plan, options),
     }
 }
 
