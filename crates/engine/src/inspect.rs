@@ -95,7 +95,7 @@ impl<E: Env> CachedVolume<E> {
                 Kind::Writeback => InFlightEntry::Writeback(range),
             });
         VolumeView {
-            uses_cache: !self.passthrough.get(),
+            uses_cache: self.lifecycle.uses_cache(),
             copies,
             in_flight: in_flight.collect(),
             unflushed: self.unflushed.borrow().all(),

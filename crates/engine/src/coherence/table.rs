@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use ubcache_env::local::Notify;
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
 use crate::rules::{Rule, Rules};
@@ -39,7 +40,7 @@ struct Entry {
 #[derive(Debug)]
 #[must_use = "the entry leaves when this is dropped"]
 pub(crate) struct Ticket {
-    table: Rc<RefCell<Table>>,
+    shared: Rc<Shared>,
     /// None: it has left.
     place: Option<Place>,
 }
@@ -51,83 +52,109 @@ impl Ticket {
 
     /// W2: from now on the backing write may land at any moment.
     pub fn backing_write_starts(&self) {
-        self.table.borrow_mut().backing_write_starts(self.place());
+        self.shared.table.borrow_mut().backing_write_starts(self.place());
     }
 
     /// The entry leaves. Says which parts were doomed.
     pub fn leave(mut self) -> IntervalSet {
         let place = self.place.take().expect("a ticket that has left is gone");
-        self.table.borrow_mut().leave(place).unwrap_or_default()
+        self.shared.leave(place).unwrap_or_default()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
-            self.table.borrow_mut().leave(place);
+            self.shared.leave(place);
         }
+    }
+}
+
+/// The table, and a place to wait until the last entry has left.
+#[derive(Default, Debug)]
+struct Shared {
+    table: RefCell<Table>,
+    emptied: Notify,
+}
+
+impl Shared {
+    fn leave(&self, place: Place) -> Option<IntervalSet> {
+        let mut table = self.table.borrow_mut();
+        let doomed = table.leave(place);
+        if table.is_empty() {
+            self.emptied.notify_all();
+        }
+        doomed
     }
 }
 
 /// The table.
 #[derive(Default, Debug)]
 pub(crate) struct InFlight {
-    table: Rc<RefCell<Table>>,
+    shared: Rc<Shared>,
 }
 
 impl InFlight {
     /// An empty table.
     pub fn new(rules: Rules) -> InFlight {
-        InFlight { table: Rc::new(RefCell::new(Table { rules, ..Table::default() })) }
+        let table = RefCell::new(Table { rules, ..Table::default() });
+        InFlight { shared: Rc::new(Shared { table, emptied: Notify::default() }) }
     }
 
     fn ticket(&self, place: Place) -> Ticket {
-        Ticket { table: self.table.clone(), place: Some(place) }
+        Ticket { shared: self.shared.clone(), place: Some(place) }
     }
 
     /// Nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.table.borrow().is_empty()
+        self.shared.table.borrow().is_empty()
+    }
+
+    /// Waits until nothing is in flight.
+    pub async fn becomes_empty(&self) {
+        while !self.is_empty() {
+            self.shared.emptied.notified().await;
+        }
     }
 
     /// T2: a client write enters before it does anything else. It dooms every overlapping fill,
     /// and overlapping writes doom each other's copies. Says how many fills it doomed.
     pub fn enter_write(&self, range: SectorRange) -> (Ticket, u64) {
-        let (place, doomed) = self.table.borrow_mut().enter_write(range);
+        let (place, doomed) = self.shared.table.borrow_mut().enter_write(range);
         (self.ticket(place), doomed)
     }
 
     /// R1, T3: registers a fill; where a client write is in the table it is doomed from birth.
     pub fn enter_fill(&self, range: SectorRange) -> Ticket {
-        let place = self.table.borrow_mut().enter_fill(range);
+        let place = self.shared.table.borrow_mut().enter_fill(range);
         self.ticket(place)
     }
 
     /// B1: enters a writeback, unless a backing write or another writeback is over the range.
     pub fn enter_writeback(&self, range: SectorRange) -> Option<Ticket> {
-        let place = self.table.borrow_mut().enter_writeback(range)?;
+        let place = self.shared.table.borrow_mut().enter_writeback(range)?;
         Some(self.ticket(place))
     }
 
     /// Returns true if a backing write may be landing anywhere in the range.
     pub fn backing_write_over(&self, range: SectorRange) -> bool {
-        self.table.borrow().backing_write_over(range)
+        self.shared.table.borrow().backing_write_over(range)
     }
 
     /// Returns true if background writeback is under way.
     pub fn has_writebacks(&self) -> bool {
-        self.table.borrow().has_writebacks()
+        self.shared.table.borrow().has_writebacks()
     }
 
     /// Dooms what fills are in the range.
     #[cfg(feature = "mutants")]
     pub fn doom_fills(&self, range: SectorRange) {
-        self.table.borrow_mut().doom_fills(range);
+        self.shared.table.borrow_mut().doom_fills(range);
     }
 
     /// Everything in the table: kind, range, and whether a backing write may be landing there.
     pub fn entries(&self) -> Vec<(Kind, SectorRange, bool)> {
-        let table = self.table.borrow();
+        let table = self.shared.table.borrow();
         let all = table.few.iter().flatten().chain(table.many.iter());
         all.map(|entry| (entry.kind, entry.range, entry.backing_write)).collect()
     }
@@ -135,7 +162,7 @@ impl InFlight {
     /// Entries in the table.
     #[cfg(test)]
     fn len(&self) -> usize {
-        let table = self.table.borrow();
+        let table = self.shared.table.borrow();
         table.writes + table.others
     }
 }
@@ -400,8 +427,13 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake, Waker};
+
     use proptest::prelude::*;
+
+    use super::*;
 
     fn range(start: u64, len: u64) -> SectorRange {
         SectorRange::new(Sector(start), len)
@@ -418,6 +450,31 @@ mod tests {
         assert_eq!(fill.leave().iter().collect::<Vec<_>>(), [range(8, 8)]);
         assert_eq!(late.leave().iter().collect::<Vec<_>>(), [range(20, 4)]);
         assert_eq!(table.len(), 0);
+    }
+
+    /// Bug: a stop and a detach looked every 100 us if the last fill had left. Whoever waits is
+    /// woken by it.
+    #[test]
+    fn the_last_entry_that_leaves_wakes_who_waits_for_none() {
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let table = InFlight::default();
+        let (write, _) = table.enter_write(range(0, 8));
+        let fill = table.enter_fill(range(100, 8));
+        let mut empty = std::pin::pin!(table.becomes_empty());
+        assert!(empty.as_mut().poll(&mut context).is_pending());
+        write.leave();
+        assert!(!woken.0.load(Ordering::Relaxed), "a fill is left");
+        drop(fill);
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(empty.as_mut().poll(&mut context).is_ready());
     }
 
     #[test]
@@ -464,12 +521,12 @@ mod tests {
     fn lookup_cost_does_not_grow_with_entries_in_flight() {
         let table = InFlight::default();
         let looks_of = |at: SectorRange| {
-            let before = table.table.borrow().looks.get();
+            let before = table.shared.table.borrow().looks.get();
             let (ticket, _) = table.enter_write(at);
             ticket.backing_write_starts();
             let fill = table.enter_fill(at);
             drop((ticket, fill));
-            table.table.borrow().looks.get() - before
+            table.shared.table.borrow().looks.get() - before
         };
         let alone = looks_of(range(5, 8));
         let mut fills: Vec<_> = (0..16_384).map(|n| table.enter_fill(range(n * 8, 8))).collect();

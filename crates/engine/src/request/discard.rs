@@ -36,7 +36,7 @@ impl<E: Env> CachedVolume<E> {
         if !self.backing.limits().discard && self.context.keeps(Rule::D2DeterminedOnly) {
             return Ok(());
         }
-        if self.passthrough.get() {
+        if !self.lifecycle.uses_cache() {
             return self.backing.discard(range).await.map_err(VolumeError::Io);
         }
         let (_whole, doomed) = self.inflight.enter_write(range);

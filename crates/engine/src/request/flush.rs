@@ -28,7 +28,7 @@ impl<E: Env> CachedVolume<E> {
     /// Flushes, and tells nobody of what happened before: for requests that answer for themselves
     /// only.
     pub(crate) async fn flush_devices(&self) -> Result<(), VolumeError> {
-        if self.passthrough.get() {
+        if !self.lifecycle.uses_cache() {
             return self.backing.flush().await.map_err(VolumeError::Io);
         }
         let newest_dirty = self.index.newest_dirty(self.inode());
@@ -87,7 +87,7 @@ impl<E: Env> CachedVolume<E> {
         self.context.env.mark("backing_flush_failed");
         self.note_backing_error(error);
         self.flush_failures.set(self.flush_failures.get() + 1);
-        if self.passthrough.get() {
+        if !self.lifecycle.uses_cache() {
             // Nobody keeps book of what was written.
             let everything = SectorRange::new(Sector(0), self.backing.limits().sectors);
             self.unflushed.borrow_mut().suspect(everything);
@@ -119,7 +119,7 @@ impl<E: Env> CachedVolume<E> {
         };
         let mut unflushed = self.unflushed.borrow_mut();
         let durable = ok && durable;
-        if !durable && !spared && !self.passthrough.get() {
+        if !durable && !spared && self.lifecycle.uses_cache() {
             unflushed.add(range);
         }
         if failures != self.flush_failures.get() && !durable {

@@ -7,25 +7,26 @@ use super::write::Payload;
 use crate::errors::EngineError;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
+use crate::volume::state::Transition;
 
 impl<E: Env> CachedVolume<E> {
     /// The cache has failed and this volume has no dirty data: from now on the backing device
     /// alone is the volume. Its superblock says so, durably, before the first write goes past the
     /// cache: should the cache come back, nothing on it is used.
     async fn ensure_passthrough(&self) -> Result<(), EngineError> {
-        if self.passthrough.get() {
+        if !self.lifecycle.uses_cache() {
             return Ok(());
         }
-        let _one = self.state_lock.lock().await;
-        if self.passthrough.get() {
+        let turn = self.lifecycle.marking_turn().await;
+        if !self.lifecycle.uses_cache() {
             return Ok(());
         }
         if self.context.keeps(Rule::A4StampedFirst) {
-            self.superblock.borrow_mut().set_state(BackingState::Stale);
-            self.write_backing_superblock().await?;
+            self.save_state(&turn, (BackingState::Stale, Transition::Disowned)).await?;
+        } else {
+            self.enter(Transition::MarkingStarts);
+            self.enter(Transition::Disowned);
         }
-        self.passthrough.set(true);
-        self.context.env.mark("passthrough");
         self.drop_unpublished();
         Ok(())
     }

@@ -20,7 +20,7 @@ impl<E: Env> CachedVolume<E> {
         let aligned = block == 1
             || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
         let input = BypassInput {
-            detaching: self.detaching.get(),
+            detaching: self.lifecycle.is_draining(),
             in_use_percent: self.allocator.buckets().in_use_percent(),
             is_discard,
             is_write,
@@ -53,13 +53,13 @@ impl<E: Env> CachedVolume<E> {
     /// B6: the volume is to have no dirty data any more: it is being detached, or has another cache
     /// mode.
     pub(crate) fn leaves_writeback(&self) -> bool {
-        let leaves = self.detaching.get() || self.mode() != CacheMode::Writeback;
+        let leaves = self.lifecycle.is_draining() || self.mode() != CacheMode::Writeback;
         leaves && self.context.keeps(Rule::B6WritesWait)
     }
 
     /// Returns true if a write that does not bypass goes to the cache only.
     pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
-        if self.mode() != CacheMode::Writeback || self.detaching.get() {
+        if self.mode() != CacheMode::Writeback || self.lifecycle.is_draining() {
             return false;
         }
         let settings = self.context.settings();

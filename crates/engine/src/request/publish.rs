@@ -31,7 +31,7 @@ impl<E: Env> CachedVolume<E> {
     /// can't.
     pub(crate) async fn publisher_task(self: Rc<Self>) {
         let mut flushed_at = self.context.env.now();
-        while !self.is_stopping() && !self.passthrough.get() {
+        while !self.is_stopping() && self.lifecycle.uses_cache() {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.context.env.now();

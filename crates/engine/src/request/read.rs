@@ -53,7 +53,7 @@ impl<E: Env> CachedVolume<E> {
         stream: StreamId,
         range: SectorRange,
     ) -> Result<Hit, OtherRead> {
-        if self.passthrough.get() {
+        if !self.lifecycle.uses_cache() {
             return Err(OtherRead::WithoutCache);
         }
         let bypass = self.bypasses(stream, range, false, false);
@@ -187,8 +187,8 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) async fn prefetch_keys(&self, range: SectorRange) -> Result<(), VolumeError> {
         let in_use = self.allocator.buckets().in_use_percent();
         let full = in_use > IN_USE_BYPASS_PERCENT;
-        let bypass = self.passthrough.get()
-            || self.detaching.get()
+        let bypass = !self.lifecycle.uses_cache()
+            || self.lifecycle.is_draining()
             || self.mode() == CacheMode::None
             || full;
         if bypass || self.index.load_for_read(self.inode(), range).await.is_err() {

@@ -60,7 +60,7 @@ impl<E: Env> CachedVolume<E> {
         payload: Payload,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        if self.passthrough.get() {
+        if !self.lifecycle.uses_cache() {
             return self.write_past(range, &payload, fua).await;
         }
         let (ticket, doomed) = self.inflight.enter_write(range);
@@ -353,16 +353,16 @@ impl<E: Env> CachedVolume<E> {
         if self.context.failure().is_some() {
             return ToCache::Refused;
         }
-        if let Err(error) = self.ensure_marked_dirty().await {
-            return ToCache::Failed(error.into());
-        }
+        let writer = match self.begin_dirty_write().await {
+            Ok(writer) => writer,
+            Err(error) => return ToCache::Failed(error.into()),
+        };
         // Alone, the data itself can be durable at once, which leaves the journal block nothing to
         // flush. Several writers share a flush.
-        let alone = self.dirty_writers.get() == 0 && self.context.cache.is_flushed();
+        let alone = writer.is_alone() && self.context.cache.is_flushed();
         let durability = if fua && alone { Durability::Fua } else { Durability::Volatile };
-        self.dirty_writers.set(self.dirty_writers.get() + 1);
         let result = self.write_dirty(range, payload, durability).await;
-        self.dirty_writers.set(self.dirty_writers.get() - 1);
+        drop(writer);
         match result {
             Err(refused) => refused,
             Ok(seq) => {

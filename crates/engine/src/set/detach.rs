@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use ubcache_env::{Env, Nanos};
-use ubcache_format::{BackingState, Uuid};
+use ubcache_format::BackingState;
 
 use super::CacheSet;
 use crate::errors::EngineError;
 use crate::volume::CachedVolume;
+use crate::volume::state::{Attachment, Transition};
 
 /// After this many failed writes of dirty data a detach gives up.
 const BACKING_ERRORS_MAX: u64 = 8;
@@ -24,27 +25,30 @@ impl<E: Env> CacheSet<E> {
     /// not take the dirty data. The volume stays attached then.
     pub async fn detach(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
-        let _own = volume.attachment_lock.lock().await;
-        if volume.detached.get() {
-            return Err(EngineError::NotAttached);
+        let _own = volume.lifecycle.attachment_turn().await;
+        match volume.lifecycle.attachment() {
+            Attachment::Detached => return Err(EngineError::NotAttached),
+            Attachment::Disowned => {
+                return Err(EngineError::Failed(set.context.failure().unwrap_or_default()));
+            }
+            Attachment::Attached(_) | Attachment::Draining(_) => {}
         }
-        volume.detaching.set(true);
+        volume.enter(Transition::DrainStarts);
         let parted = loop {
             // Other volumes come and go meanwhile: a slow disk may take hours for what is dirty.
             if let Err(error) = self.drain(volume).await {
                 break Err(error);
             }
             let one = set.attach_lock.lock().await;
-            volume.pause().await;
+            let _paused = volume.pause().await;
             if volume.has_nothing_dirty() {
                 break self.part(volume).await.map(|()| one);
             }
-            volume.resume();
         };
-        volume.detaching.set(false);
-        volume.resume();
+        if volume.lifecycle.is_draining() {
+            volume.enter(Transition::DrainEnds);
+        }
         let _one = parted?;
-        set.context.env.mark("detached");
         // From here on the keys are dead, whatever becomes of the table: the next attach takes
         // another slot.
         let inode = volume.inode();
@@ -58,36 +62,27 @@ impl<E: Env> CacheSet<E> {
     /// The volume is paused and nothing in it is dirty. Ends without its background tasks if it
     /// succeeds.
     async fn part(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
-        let state = volume.state_lock.lock().await;
+        let turn = volume.lifecycle.marking_turn().await;
         if volume.is_stopping() || self.set.context.is_ending() {
             return Err(EngineError::Stopping);
+        }
+        if !volume.lifecycle.is_draining() {
+            // The cache failed, and a write disowned it, before the volume was paused.
+            return Err(EngineError::Failed(self.set.context.failure().unwrap_or_default()));
         }
         // A3: the records that dirty keys are clean, what they were written for, and then the
         // superblock. No request is under way.
         self.set.journal.flush().await?;
         volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
-        let former = volume.superblock.borrow().clone();
-        {
-            let mut superblock = volume.superblock.borrow_mut();
-            superblock.set_uuid = Uuid([0; 16]);
-            superblock.set_state(BackingState::None);
-        }
-        if let Err(error) = volume.write_backing_superblock().await {
-            // It may say either now. Attached is what memory goes on with; a start that finds it
-            // detached voids the keys, and there are no dirty ones but those that come after the
-            // superblock says dirty again.
-            *volume.superblock.borrow_mut() = former;
-            volume.marked_dirty.set(false);
-            return Err(error);
-        }
-        volume.passthrough.set(true);
-        volume.detached.set(true);
-        volume.marked_dirty.set(false);
+        // After an error it may say either. Attached is what memory goes on with; a start that
+        // finds it detached voids the keys, and there are no dirty ones but those that come after
+        // the superblock says dirty again.
+        volume.save_state(&turn, (BackingState::None, Transition::Detached)).await?;
         volume.drop_unpublished();
         volume.unflushed.borrow_mut().forget();
         // The writeback task may be waiting for it, and finds that there is nothing to mark any
         // more.
-        drop(state);
+        drop(turn);
         volume.join_tasks().await;
         Ok(())
     }
@@ -121,18 +116,16 @@ impl<E: Env> CacheSet<E> {
     /// fails.
     pub async fn attach_again(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
-        let _own = volume.attachment_lock.lock().await;
+        let _own = volume.lifecycle.attachment_turn().await;
         let _one = set.attach_lock.lock().await;
         if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));
         }
-        if !volume.detached.get() {
+        if volume.lifecycle.attachment() != Attachment::Detached {
             return Err(EngineError::AlreadyAttached(volume.uuid()));
         }
-        volume.pause().await;
-        let taken = self.take_up(volume).await;
-        volume.resume();
-        taken
+        let _paused = volume.pause().await;
+        self.take_up(volume).await
     }
 
     async fn take_up(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
@@ -162,10 +155,8 @@ impl<E: Env> CacheSet<E> {
             *volume.superblock.borrow_mut() = superblock;
             return Err(error);
         }
-        set.context.env.mark("attached_again");
         volume.set_inode(inode);
-        volume.detached.set(false);
-        volume.passthrough.set(false);
+        volume.enter(Transition::AttachedAgain);
         set.detached.borrow_mut().retain(|parted| !parted.ptr_eq(&Rc::downgrade(volume)));
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(volume));
         volume.start();

@@ -123,7 +123,7 @@ impl<E: Env> Set<E> {
     /// A clean stop, when everything is durable: gives all volumes that are attached a new number.
     pub(super) async fn end_run(self: &Rc<Self>) -> Result<(), EngineError> {
         let volumes: Vec<Rc<CachedVolume<E>>> =
-            self.attached().into_iter().filter(|volume| !volume.passthrough.get()).collect();
+            self.attached().into_iter().filter(|volume| volume.lifecycle.uses_cache()).collect();
         let known = |volume: &CachedVolume<E>| volume.superblock.borrow().run().number();
         let newest =
             volumes.iter().filter_map(|volume| known(volume)).max_by_key(|run| run.count());

@@ -4,20 +4,21 @@ use ubcache_env::Env;
 use ubcache_format::SECTOR_BYTES;
 
 use super::CachedVolume;
+use super::state::Attachment;
 use crate::settings::{AttributeError, human, parse_human};
 use crate::stats::{VolumeState, VolumeStatus};
 
 impl<E: Env> CachedVolume<E> {
     /// State word.
     pub fn state(&self) -> VolumeState {
-        if self.detached.get() {
+        if self.lifecycle.attachment() == Attachment::Detached {
             return VolumeState::NoCache;
         }
         let dirty = self.index.dirty_sectors(self.inode()) > 0;
         match self.context.failure() {
             Some(_) if dirty => VolumeState::Failed,
             Some(_) => VolumeState::NoCache,
-            None if dirty || self.marked_dirty.get() => VolumeState::Dirty,
+            None if dirty || self.lifecycle.is_marked_dirty() => VolumeState::Dirty,
             None => VolumeState::Clean,
         }
     }

@@ -1,37 +1,118 @@
 //! Admission of requests, and the end of a volume.
 
-use ubcache_env::{Env, Nanos, VolumeError};
+use std::cell::Cell;
+
+use ubcache_env::local::Notify;
+use ubcache_env::{Env, VolumeError};
 
 use super::CachedVolume;
+use super::state::{Gate, Transition};
 use crate::errors::EngineError;
 use crate::rules::Rule;
 
+/// The requests that have begun, and those that may not begin yet.
+#[derive(Default, Debug)]
+pub(super) struct Requests {
+    begun: Cell<u64>,
+    all_ended: Notify,
+    resumed: Notify,
+}
+
+/// A request that has begun. Dropped, it has ended.
+#[must_use = "the request ends when this is dropped"]
+pub(crate) struct Request<'a> {
+    requests: &'a Requests,
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        let left = self.requests.begun.get() - 1;
+        self.requests.begun.set(left);
+        if left == 0 {
+            self.requests.all_ended.notify_all();
+        }
+    }
+}
+
+/// Keeps requests from beginning. Dropped, they begin.
+#[must_use = "requests begin when this is dropped"]
+pub(crate) struct Pause<'a, E: Env> {
+    volume: &'a CachedVolume<E>,
+}
+
+impl<E: Env> Drop for Pause<'_, E> {
+    fn drop(&mut self) {
+        if self.volume.lifecycle.gate() == Gate::Paused {
+            self.volume.enter(Transition::Resumed);
+        }
+        self.volume.requests.resumed.notify_all();
+    }
+}
+
 impl<E: Env> CachedVolume<E> {
-    /// New requests wait until [`CachedVolume::resume`]; those under way and the fills that they
-    /// left behind complete.
-    pub(crate) async fn pause(&self) {
-        self.paused.set(true);
-        self.requests_end().await;
-        self.fills_end().await;
+    /// Begins a request, when the gate is open.
+    pub(super) async fn begin(&self) -> Result<Request<'_>, VolumeError> {
+        while self.lifecycle.gate() == Gate::Paused {
+            self.requests.resumed.notified().await;
+        }
+        self.begin_now()
     }
 
-    pub(crate) fn resume(&self) {
-        self.paused.set(false);
-        self.resumed.notify_all();
+    /// The gate is not paused.
+    pub(super) fn begin_now(&self) -> Result<Request<'_>, VolumeError> {
+        if self.is_stopping() || self.context.is_ending() {
+            return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
+        }
+        let requests = &self.requests;
+        requests.begun.set(requests.begun.get() + 1);
+        self.idle.borrow_mut().request();
+        self.controller.borrow_mut().leave_idle();
+        Ok(Request { requests })
+    }
+
+    pub(crate) async fn begin_write(&self) -> Result<Request<'_>, VolumeError> {
+        if self.info.read_only {
+            return Err(VolumeError::ReadOnly);
+        }
+        self.begin().await
+    }
+
+    /// Keeps new requests waiting, and waits for those under way and the fills that they left
+    /// behind. One at a time pauses a volume.
+    pub(crate) async fn pause(&self) -> Pause<'_, E> {
+        if self.lifecycle.gate() == Gate::Open {
+            self.enter(Transition::Paused);
+        }
+        let pause = Pause { volume: self };
+        self.requests_end().await;
+        self.inflight.becomes_empty().await;
+        pause
+    }
+
+    async fn requests_end(&self) {
+        while self.requests.begun.get() > 0 {
+            self.requests.all_ended.notified().await;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lifecycle.gate() == Gate::Stopping
     }
 
     /// Ends the volume: requests complete, background work stops, what is un-flushed is flushed. An
     /// error of that flush is given when everything else is done.
     pub(crate) async fn stop(&self) -> Result<(), EngineError> {
-        self.stopping.set(true);
+        self.enter(Transition::Stopping);
+        self.requests.resumed.notify_all();
         self.wake_background();
         self.requests_end().await;
-        self.fills_end().await;
+        self.inflight.becomes_empty().await;
         self.join_tasks().await;
-        let flushed = if self.passthrough.get() {
-            self.backing.flush().await
-        } else {
+        let flushed = if self.lifecycle.uses_cache() {
             self.flush_backing().await
+        } else {
+            self.backing.flush().await
         };
         if flushed.is_ok() && self.context.failure().is_none() {
             self.publish_all().await;
@@ -46,60 +127,5 @@ impl<E: Env> CachedVolume<E> {
             return Err(EngineError::LossUntold(self.uuid()));
         }
         Ok(())
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.get()
-    }
-
-    pub(super) async fn begin(&self) -> Result<Request<'_, E>, VolumeError> {
-        while self.paused.get() {
-            self.resumed.notified().await;
-        }
-        self.begin_now()
-    }
-
-    pub(super) fn begin_now(&self) -> Result<Request<'_, E>, VolumeError> {
-        if self.stopping.get() || self.context.is_ending() {
-            return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
-        }
-        self.requests.set(self.requests.get() + 1);
-        self.idle.borrow_mut().request();
-        self.controller.borrow_mut().leave_idle();
-        Ok(Request { volume: self })
-    }
-
-    pub(crate) async fn begin_write(&self) -> Result<Request<'_, E>, VolumeError> {
-        if self.info.read_only {
-            return Err(VolumeError::ReadOnly);
-        }
-        self.begin().await
-    }
-
-    async fn requests_end(&self) {
-        while self.requests.get() > 0 {
-            self.requests_done.notified().await;
-        }
-    }
-
-    async fn fills_end(&self) {
-        while !self.inflight.is_empty() {
-            self.context.env.sleep(Nanos::from_micros(100)).await;
-        }
-    }
-}
-
-/// Counts a request while it runs.
-pub(crate) struct Request<'a, E: Env> {
-    volume: &'a CachedVolume<E>,
-}
-
-impl<E: Env> Drop for Request<'_, E> {
-    fn drop(&mut self) {
-        let left = self.volume.requests.get() - 1;
-        self.volume.requests.set(left);
-        if left == 0 {
-            self.volume.requests_done.notify_all();
-        }
     }
 }

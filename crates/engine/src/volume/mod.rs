@@ -4,6 +4,7 @@
 //! |---|---|
 //! | here | the parts of a volume, and its sectors |
 //! | [`serve`] | the requests of frontends |
+//! | [`state`] | the states, and all transitions between them |
 //! | [`gate`] | admission of requests, and the end of a volume |
 //! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
@@ -11,7 +12,8 @@
 mod attributes;
 mod gate;
 mod serve;
-mod superblock;
+pub(crate) mod state;
+pub(crate) mod superblock;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,6 +23,8 @@ use ubcache_env::local::{Lock, Notify, Semaphore};
 use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Task, VolumeError, VolumeInfo};
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
+use self::gate::Requests;
+use self::state::Lifecycle;
 use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
 use crate::bypass::sequential::SequentialDetector;
@@ -93,35 +97,19 @@ pub struct CachedVolume<E: Env> {
     pub(crate) flush_failures: Cell<u64>,
     pub(crate) flush_errors: RefCell<FlushErrors>,
 
-    /// The backing superblock says dirty, durably.
-    pub(crate) marked_dirty: Cell<bool>,
+    pub(crate) lifecycle: Lifecycle,
+    requests: Requests,
+    /// Writers between the dirty mark and their dirty key.
+    dirty_writers: Cell<u64>,
     /// The superblock that the device has for certain, if that is known.
     saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save the superblock.
     saving: Cell<bool>,
-    /// Writers between that and their dirty key.
-    pub(crate) dirty_writers: Cell<u64>,
-    pub(crate) state_lock: Lock,
-    /// The superblock says, durably, that there is no cache: requests go to the backing device (A3,
-    /// A4).
-    pub(crate) passthrough: Cell<bool>,
-    /// It was detached, so it can be attached again.
-    pub(crate) detached: Cell<bool>,
-    /// One detach or attach at a time.
-    pub(crate) attachment_lock: Lock,
-    /// It is to be detached: no new dirty data, writeback at full speed.
-    pub(crate) detaching: Cell<bool>,
-    /// New requests wait until this ends.
-    paused: Cell<bool>,
-    resumed: Notify,
     pub(crate) fill_budget: Rc<Semaphore>,
     pub(crate) fill_tasks: Cell<usize>,
     /// Fills beyond those tasks.
     pub(crate) waiting_fills: RefCell<VecDeque<Fills>>,
 
-    requests: Cell<u64>,
-    requests_done: Notify,
-    stopping: Cell<bool>,
     tasks: RefCell<Vec<Task>>,
     pub(crate) wake_publisher: Notify,
     pub(crate) wake_writeback: Notify,
@@ -190,21 +178,12 @@ impl<E: Env> CachedVolume<E> {
             flush_good: Cell::new(0),
             flush_failures: Cell::new(0),
             flush_errors: RefCell::default(),
-            marked_dirty: Cell::new(dirty),
+            lifecycle: Lifecycle::new(dirty),
+            requests: Requests::default(),
             dirty_writers: Cell::new(0),
-            state_lock: Lock::default(),
-            passthrough: Cell::new(false),
-            detached: Cell::new(false),
-            attachment_lock: Lock::default(),
-            detaching: Cell::new(false),
-            paused: Cell::new(false),
-            resumed: Notify::default(),
             fill_budget: Rc::new(Semaphore::new(fill_bytes)),
             fill_tasks: Cell::new(0),
             waiting_fills: RefCell::default(),
-            requests: Cell::new(0),
-            requests_done: Notify::default(),
-            stopping: Cell::new(false),
             tasks: RefCell::default(),
             wake_publisher: Notify::default(),
             wake_writeback: Notify::default(),

@@ -8,6 +8,7 @@ use ubcache_env::{
 };
 
 use super::CachedVolume;
+use super::state::Gate;
 use crate::request::write::Payload;
 
 /// Zeroing and discarding work on at most this much at once.
@@ -23,7 +24,11 @@ impl<E: Env> Volume for CachedVolume<E> {
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
         // Begins like `begin`, with one future less for a hit to go through.
-        let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
+        let _request = if self.lifecycle.gate() == Gate::Paused {
+            self.begin().await?
+        } else {
+            self.begin_now()?
+        };
         match self.begin_read(stream, keys) {
             Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
             Err(other) => Box::pin(self.read_other(keys, other)).await,
@@ -43,7 +48,11 @@ impl<E: Env> Volume for CachedVolume<E> {
             return Err(VolumeError::ReadOnly);
         }
         // Begins like `begin_write`, with one future less.
-        let _request = if self.paused.get() { self.begin().await? } else { self.begin_now()? };
+        let _request = if self.lifecycle.gate() == Gate::Paused {
+            self.begin().await?
+        } else {
+            self.begin_now()?
+        };
         self.flush_errors.borrow_mut().writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
@@ -100,7 +109,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 
     fn stream_ended(&self, stream: StreamId) {
-        let flushed = self.unflushed.borrow().is_empty() && !self.passthrough.get();
+        let flushed = self.unflushed.borrow().is_empty() && self.lifecycle.uses_cache();
         self.flush_errors.borrow_mut().leaves(stream, flushed);
     }
 

@@ -1,26 +1,48 @@
 //! The superblock of the backing device.
 
+use std::cell::Cell;
+
 use ubcache_env::{Env, Priority};
-use ubcache_format::BackingState;
+use ubcache_format::{BackingState, Uuid};
 
 use super::CachedVolume;
+use super::state::{DirtyFlag, MarkingTurn, Transition};
 use crate::errors::EngineError;
 use crate::superblock::write_superblock;
 
+/// A write between the dirty mark and its dirty key. Dropped, it has ended.
+#[must_use = "the superblock may be marked clean when this is dropped"]
+pub(crate) struct DirtyWriter<'a> {
+    writers: &'a Cell<u64>,
+}
+
+impl DirtyWriter<'_> {
+    /// There is no other one.
+    pub fn is_alone(&self) -> bool {
+        self.writers.get() == 1
+    }
+}
+
+impl Drop for DirtyWriter<'_> {
+    fn drop(&mut self) {
+        self.writers.set(self.writers.get() - 1);
+    }
+}
+
 impl<E: Env> CachedVolume<E> {
-    /// I12: the backing superblock says dirty, durably, before the first dirty key exists.
-    pub(crate) async fn ensure_marked_dirty(&self) -> Result<(), EngineError> {
-        if self.marked_dirty.get() {
-            return Ok(());
+    /// I12: the backing superblock says dirty, durably, before the first dirty key exists. Nobody
+    /// marks it clean before the writer ends.
+    pub(crate) async fn begin_dirty_write(&self) -> Result<DirtyWriter<'_>, EngineError> {
+        if !self.lifecycle.is_marked_dirty() {
+            let turn = self.lifecycle.marking_turn().await;
+            if !self.lifecycle.is_marked_dirty() {
+                let dirty = (BackingState::Dirty, Transition::MarkedDirty);
+                self.save_state(&turn, dirty).await?;
+            }
         }
-        let _one = self.state_lock.lock().await;
-        if !self.marked_dirty.get() {
-            self.superblock.borrow_mut().set_state(BackingState::Dirty);
-            self.write_backing_superblock().await?;
-            self.marked_dirty.set(true);
-            self.context.env.mark("marked_dirty");
-        }
-        Ok(())
+        let writers = &self.dirty_writers;
+        writers.set(writers.get() + 1);
+        Ok(DirtyWriter { writers })
     }
 
     /// No dirty key, none on its way, and that is known for sure.
@@ -33,23 +55,46 @@ impl<E: Env> CachedVolume<E> {
     /// The backing superblock says clean when every dirty key is durably clean and no new one is
     /// on its way.
     pub(crate) async fn mark_clean_if_so(&self) {
-        let clean =
-            || self.superblock.borrow().state() == BackingState::Dirty && self.has_nothing_dirty();
+        let marked = || self.lifecycle.dirty_flag().is_some_and(|flag| flag != DirtyFlag::Clean);
+        let clean = || marked() && self.has_nothing_dirty();
         if !clean() || self.context.failure().is_some() {
             return;
         }
-        let _one = self.state_lock.lock().await;
+        let turn = self.lifecycle.marking_turn().await;
         if self.journal.flush().await.is_err() || !clean() {
             self.context.env.mark("marking_clean_overtaken");
             return;
         }
-        // From here on a writer waits for the lock and marks it dirty again.
-        self.marked_dirty.set(false);
-        self.superblock.borrow_mut().set_state(BackingState::Clean);
-        self.context.env.mark("marked_clean");
-        if self.write_backing_superblock().await.is_err() {
-            self.superblock.borrow_mut().set_state(BackingState::Dirty);
+        // From here on a writer waits for its turn and marks it dirty again. After an error the
+        // next scan tries again.
+        drop(self.save_state(&turn, (BackingState::Clean, Transition::MarkedClean)).await);
+    }
+
+    /// Has the backing superblock say, durably, what the cache is to it, and makes the transition.
+    /// After an error it may say either, and memory has the former state.
+    pub(crate) async fn save_state(
+        &self,
+        _turn: &MarkingTurn,
+        (state, durable): (BackingState, Transition),
+    ) -> Result<(), EngineError> {
+        self.enter(Transition::MarkingStarts);
+        let former = {
+            let mut superblock = self.superblock.borrow_mut();
+            let former = (superblock.state(), superblock.set_uuid);
+            superblock.set_state(state);
+            if state == BackingState::None {
+                superblock.set_uuid = Uuid([0; 16]);
+            }
+            former
+        };
+        let result = self.write_backing_superblock().await;
+        if result.is_err() {
+            let mut superblock = self.superblock.borrow_mut();
+            superblock.set_state(former.0);
+            superblock.set_uuid = former.1;
         }
+        self.enter(if result.is_ok() { durable } else { Transition::MarkingFailed });
+        result
     }
 
     /// Has a task save the superblock. There is one at most that has not begun, however often it

@@ -20,11 +20,12 @@ impl<E: Env> CachedVolume<E> {
         let mut updated_at = self.context.env.now();
         // Dirty extents that the present scan has seen.
         let mut seen = 0;
-        while !self.is_stopping() && !self.passthrough.get() && self.context.failure().is_none() {
+        while !self.is_stopping() && self.lifecycle.uses_cache() && self.context.failure().is_none()
+        {
             let wake = self.wake_writeback.notified();
             let (running, update_seconds, delay) = {
                 let settings = self.settings.borrow();
-                let running = settings.writeback_running || self.detaching.get();
+                let running = settings.writeback_running || self.lifecycle.is_draining();
                 (running, settings.writeback_rate_update_seconds, settings.writeback_delay)
             };
             let period = Nanos::from_secs(update_seconds);
@@ -92,8 +93,9 @@ impl<E: Env> CachedVolume<E> {
         let end = self.context.env.now().after(span);
         loop {
             let wake = self.wake_writeback.notified();
-            let over =
-                self.is_stopping() || self.passthrough.get() || self.context.failure().is_some();
+            let over = self.is_stopping()
+                || !self.lifecycle.uses_cache()
+                || self.context.failure().is_some();
             if over || self.context.env.now() >= end {
                 return;
             }
@@ -107,7 +109,7 @@ impl<E: Env> CachedVolume<E> {
     /// No pacing: a drain was asked for, or nothing else can make room.
     fn is_urgent(&self) -> bool {
         self.settings.borrow().writeback_percent == 0
-            || self.detaching.get()
+            || self.lifecycle.is_draining()
             || self.allocator.is_starved()
     }
 
