@@ -7,20 +7,14 @@ use super::{Finding, Source};
 const BANNED: &[&str] =
     &["What", "Who", "Whom", "Whose", "Where", "Whether", "How", "As", "Which", "Why"];
 
-/// Permitted openings of that kind in a thousand comments: now and then a sentence is best that
-/// way.
-const PERMILLE_MAX: usize = 20;
-
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let openings = sources.iter().filter(|source| source.is_code()).flat_map(comments);
-    let (mut all, mut found) = (0, Vec::new());
-    for (source, line, word) in openings {
-        all += 1;
-        if BANNED.contains(&word.as_str()) {
-            found.push(source.finding(line, format!("a comment begins with \"{word}\"")));
-        }
-    }
-    if found.len() * 1000 <= all * PERMILLE_MAX { Vec::new() } else { found }
+    openings
+        .filter(|(_, _, word)| BANNED.contains(&word.as_str()))
+        .map(|(source, line, word)| {
+            source.finding(line, format!("a comment begins with \"{word}\""))
+        })
+        .collect()
 }
 
 /// Every comment: its line and its first word. Lines that follow one another are one comment, up to
