@@ -13,7 +13,7 @@ fn main() -> std::io::Result<()> {
     let directory = std::env::args().nth(1).unwrap_or_else(|| "target/man".to_owned());
     std::fs::create_dir_all(&directory)?;
     let root = ubcache_cli::command_line();
-    // Commands want text that lives as long as the process.
+    // Text of a command has to live as long as the process.
     let version: &'static str = root.get_version().unwrap_or_default().to_owned().leak();
     page(Path::new(&directory), "ubcache", root.clone().disable_help_subcommand(true))?;
     for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {

@@ -76,7 +76,7 @@ fn cache_on_a_full_file_system_keeps_serving() {
     });
 }
 
-/// Without dirty data nobody heard of it: after eight refused writes the disk disowned its cache,
+/// Without dirty data there was no error: after eight refused writes the disk disowned its cache,
 /// and a start threw away all that was cached. Now the volume keeps its cache, and what had room is
 /// warm after a crash.
 #[test]

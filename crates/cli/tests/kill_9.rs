@@ -181,7 +181,7 @@ fn survive(test: &str, cache_mib: u64, bucket: &str) {
             for region in &regions {
                 region.lock().expect("no panic").check(&mut client, kill);
             }
-            // From a moment after the start to well into the load.
+            // Moments from just after the start to well into the load.
             load_and_kill(daemon, &regions, Duration::from_millis(20 + kill * 37 % 400));
         }
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);

@@ -75,8 +75,8 @@ fn give_room(point: &Path) {
     must(tool("mount").args(["-o", "remount,size=200m"]).arg(point));
 }
 
-/// Says how many of these pieces the page cache took. It takes all of them, unless ubcache flushes
-/// for itself meanwhile.
+/// Returns the number of pieces that the page cache took. It takes all of them, unless ubcache
+/// flushes for itself meanwhile.
 fn write_until_refused(client: &mut Client, pieces: Range<u64>) -> u64 {
     let written =
         pieces.take_while(|index| client.write(index * PIECE as u64, &[7; PIECE], false).is_ok());

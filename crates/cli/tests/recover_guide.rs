@@ -227,8 +227,8 @@ fn lost_volume_table_is_rebuilt_from_the_disks() {
     assert_eq!(volume_on_the_disk(directory), digest);
 }
 
-/// Two disks, each of which has data that only the cache has: it can't be told apart, so none of it
-/// is assigned. Where one slot is lost, there is no choice.
+/// Two disks, each with dirty data in the cache: its owner is ambiguous, so none of it is assigned.
+/// Where one slot is lost, there is no choice.
 #[test]
 fn ambiguous_slots_are_not_assigned() {
     let directory = scratch();

@@ -132,7 +132,7 @@ fn older_copy_of_a_dirty_cache_is_refused_until_a_choice_is_made() {
     assert!(words.contains("the cache is an older copy"), "{words}");
 }
 
-/// Without dirty data nothing on the devices told: what the older copy has was read, although the
+/// Without dirty data the devices did not show it: data of the older copy was read, although the
 /// disk has newer data.
 #[test]
 fn older_copy_of_a_clean_cache_is_refused_until_its_data_is_dropped() {

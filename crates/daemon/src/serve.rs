@@ -111,9 +111,8 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         if let Some((missing, free)) = missing_room(path) {
             tracing::warn!(
                 path = %path.display(),
-                "a sparse file: {} of it have no room yet, and {} are free on its file system; \
-                 when that is full, the cache \
-                 gets no larger",
+                "a sparse file: {} of it are not allocated, and {} are free on its file system; \
+                 when that is full, the cache stops growing",
                 show_size(missing),
                 show_size(free)
             );
@@ -129,9 +128,8 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         if !config.trust_discards && backing.refuse_vague_discards() {
             tracing::info!(
                 device = %path.display(),
-                "discards are not passed on to this device, as nothing says that what it discarded \
-                 reads the same every \
-                 time (--trust-discards passes them on)"
+                "discards are not passed on to this device: discarded sectors may read \
+                 differently every time (--trust-discards passes them on)"
             );
         }
         backings.push(backing);
@@ -158,7 +156,8 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         let whose = match from {
             FormerRun::Driver => "the Linux driver ran this set last",
             FormerRun::Unknown => {
-                "ubcache 0.1 ran this set last, or the Linux driver after it, which nothing tells"
+                "ubcache 0.1 ran this set last, or the Linux driver after it: they can't be told \
+                 apart"
             }
             FormerRun::Tool => "`ubcache repair` or `ubcache restore` wrote this set",
         };
@@ -310,9 +309,9 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
     }
     Err(why
         .unwrap_or_else(|| {
-            Failure::usage("--control", "there is no usual directory for the control socket")
+            Failure::usage("--control", "no default directory for the control socket exists")
         })
-        .advice("say where with --control PATH"))
+        .advice("give a path with --control PATH"))
 }
 
 /// Choices of the command line for disks that are not of one run with the cache.
@@ -335,7 +334,7 @@ fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>
             Some(other) if Some(other) != default && other != choice => {
                 return Err(Failure::usage(
                     format_args!("{option} {given}"),
-                    "the other choice is given, too",
+                    "both choices are given",
                 )
                 .expected("one of --believe-disk and --believe-cache for a disk"));
             }

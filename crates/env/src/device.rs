@@ -54,7 +54,7 @@ pub enum IoError {
     #[error("operation not supported by the device")]
     NotSupported,
     /// The file that stands in for the device (a pack) does not contain this part.
-    #[error("not in the pack, which has no user data")]
+    #[error("not in the pack, which contains no user data")]
     Absent,
 }
 

@@ -64,7 +64,7 @@ pub enum VolumeError {
         block_bytes: u32,
     },
     /// The newest content of the range is in a cache that can't be read.
-    #[error("the newest content of sectors {0} is in the cache, which can't be read")]
+    #[error("the newest content of sectors {0} is in the cache and can't be read")]
     DirtyDataLost(SectorRange),
     /// The volume is read-only.
     #[error("the volume is read-only")]

@@ -174,16 +174,16 @@ impl core::fmt::Display for Apart {
         f.write_str(match self.older {
             Older::Cache => "the cache is an older copy",
             Older::Backing => "the disk is an older copy",
-            Older::Neither => "each of them went on with a copy of the other",
+            Older::Neither => "each of them was used with a copy of the other",
         })?;
         match self.cache {
-            Some(number) => write!(f, " (the cache knows of run {number} of the disk, ")?,
-            None => write!(f, " (the cache knows of no run of the disk, ")?,
+            Some(number) => write!(f, " (the cache has run {number} of the disk, ")?,
+            None => write!(f, " (the cache has no run of the disk, ")?,
         }
         match self.backing {
             BackingRun::Number(number) => write!(f, "the disk is of run {number})"),
             BackingRun::Void(number) => {
-                write!(f, "the Linux driver has run the disk after its run {number})")
+                write!(f, "the Linux driver used the disk after its run {number})")
             }
             BackingRun::Never => write!(f, "the disk of none)"),
         }

@@ -98,8 +98,7 @@ pub enum OpenError {
     },
     /// Its file system has no O_DIRECT.
     #[error(
-        "{path}: can't be used past the page cache (O_DIRECT); use a file system that can do that, \
-         or a block device"
+        "{path}: no direct I/O (O_DIRECT); use a file system that supports it, or a block device"
     )]
     NoDirectIo {
         /// The file or device.
@@ -163,7 +162,7 @@ impl HostFile {
     ) -> Result<HostFile, OpenError> {
         let path = path.as_ref();
         let failed = |doing| move |source| failure(path, options, doing, source);
-        let metadata = std::fs::metadata(path).map_err(failed("looking at it"))?;
+        let metadata = std::fs::metadata(path).map_err(failed("reading its type"))?;
         let kind = metadata.file_type();
         if let Some(found) = unsuitable(kind) {
             return Err(OpenError::WrongKind { path: path.to_owned(), found });
@@ -180,21 +179,19 @@ impl HostFile {
             return Err(OpenError::InUse {
                 path: path.to_owned(),
                 by: "a loop device over it",
-                hint: "unmount what is on the loop device (`losetup --associated` with the path \
-                    names it)",
+                hint: "unmount the file system on the loop device (`losetup --associated` with \
+                       the path names it)",
             });
         }
         if options.exclusive && is_block_device && claims::under_loop_in_use(path).is_some() {
             return Err(OpenError::InUse {
                 path: path.to_owned(),
-                by: "somebody who has the file under this loop device, or another loop device over \
-                    it",
+                by: "a user of the file under this loop device, or another loop device over it",
                 hint: "`losetup --list` names the file; stop that process first",
             });
         }
         if !direct && options.write {
-            empty_page_cache(&fd)
-                .map_err(failed("bringing to it what the page cache has of it"))?;
+            empty_page_cache(&fd).map_err(failed("writing its page cache back"))?;
         }
         let (limits, alignment) =
             survey(&fd, direct, options.write).map_err(failed("reading its size"))?;
@@ -255,13 +252,10 @@ impl HostFile {
         tracing::error!(
             device = %self.path.display(),
             found = %error,
-            "a flush failed, and the device is used through the page cache: what the kernel could \
-             not write may be gone, \
-             although it is still read. Nothing is written to the device any more. To do: see what \
-             is wrong with the device \
-             (`dmesg`, `df`), mend that, and start again; a file system with O_DIRECT, or a block \
-             device, does without the \
-             page cache"
+            "a flush failed, and the device is used through the page cache: data that the kernel \
+             could not write may be lost, although it can still be read. Writes to the device are \
+             refused from now on. To do: find the cause (`dmesg`, `df`), mend it, and start \
+             again; a file system with O_DIRECT, or a block device, needs no page cache"
         );
     }
 

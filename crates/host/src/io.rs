@@ -224,7 +224,7 @@ fn choose(wanted: IoBackend, shared: &Shared) -> io::Result<(Backend, &'static s
                 return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
             Err(reason) => {
-                tracing::warn!(reason, "no io_uring here; I/O by epoll and threads instead")
+                tracing::warn!(reason, "io_uring is not available; I/O by epoll and threads")
             }
         }
     }

@@ -41,7 +41,7 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// Nobody listens there.
-    #[error("{address}: nobody listens there; is the server running?")]
+    #[error("{address}: no server listens there; is it running?")]
     Refused {
         /// Path or IP address.
         address: String,
@@ -174,7 +174,7 @@ impl Drop for HostListener {
 /// Removes a socket that nobody listens at.
 fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), SocketError> {
     let kind = std::fs::symlink_metadata(path)
-        .map_err(failed(name, "looking at what is there"))?
+        .map_err(failed(name, "reading the type of the existing file"))?
         .file_type();
     if !kind.is_socket() {
         return Err(SocketError::NotASocket { path: path.to_owned() });
@@ -182,7 +182,7 @@ fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), Socket
     let probe = sys::stream_socket(libc::AF_UNIX).map_err(failed(name, "making a socket"))?;
     match sys::connect(&probe, address) {
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
-            tracing::info!(path = name, "removing a socket that nobody listens at");
+            tracing::info!(path = name, "removing a stale socket");
             std::fs::remove_file(path).map_err(failed(name, "removing the old socket"))
         }
         _ => Err(SocketError::InUse { address: name.to_owned() }),

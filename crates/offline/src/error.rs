@@ -47,7 +47,7 @@ pub enum OfflineError {
     #[error("a backing device, not a cache device")]
     NotACache,
     /// The cache was formatted, and never used.
-    #[error("the cache has never been started: there is nothing in it")]
+    #[error("the cache has never been started: it contains no data")]
     NeverStarted,
     /// A dump is not as it was written.
     #[error("line {line}: {what}")]
@@ -82,7 +82,7 @@ pub enum OfflineError {
     #[error("the cache and the backing device are not of one run: {0}")]
     OlderCopy(Apart),
     /// The volume table does not know the backing device.
-    #[error("the cache does not know the backing device {0}, which says that it is dirty")]
+    #[error("the cache has no record of the backing device {0}, whose state is dirty")]
     NoSlot(Uuid),
     /// There is no flash-only volume of this number.
     #[error("volume {0} is not a flash-only volume of this cache")]

@@ -85,7 +85,7 @@ async fn wipe_bytes<D: Device>(device: &D, range: &Range<u64>) -> Result<(), Off
     let block = u64::from(device.limits().logical_block_bytes).max(SECTOR_BYTES);
     let (start, end) = (range.start / block * block, range.end.next_multiple_of(block));
     let at = Sector(start / SECTOR_BYTES);
-    let io = |error| OfflineError::Io { on: On::Cache, doing: "wiping what was there", error };
+    let io = |error| OfflineError::Io { on: On::Cache, doing: "erasing former content", error };
     let mut bytes = read(device, at, (end - start) / SECTOR_BYTES).await.map_err(io)?;
     bytes.as_mut_slice()[(range.start - start) as usize..(range.end - start) as usize].fill(0);
     let written = device.write(at, bytes.into(), Durability::Volatile).await;

@@ -21,19 +21,15 @@ use super::{cannot_print, complain, print};
 const HOLE_BYTES: usize = 4096;
 
 const AFTER_HELP: &str = "\
-Gives what the volume reads as: the backing device's data, and over it what the cache has that is \
-newer. Nothing is
-changed on any device. The set must not be running.
+Writes the content of a volume: the data of the backing device, overlaid with newer data of the
+cache. No device is changed. The set must not be running.
 
-Refuses a set with damage that makes the content uncertain, and a backing device that ends before \
-data that only the cache
-has. With --damaged it goes on: sectors that can't be read are zeroes, parts whose newest data is \
-lost are given as the
-backing device has them, what lies beyond its end is left out; all are listed, the exit code is 1. \
-FILE is there as a
-whole when the command is done, or not at all.
+Refuses a set whose damage makes the content uncertain, and a backing device that ends before
+dirty data of the cache. With --damaged it goes on: unreadable sectors become zeroes, ranges whose
+newest data is lost come from the backing device, data beyond its end is left out. All of them are
+listed, and the exit code is 1. FILE appears when it is complete, or not at all.
 
-Exit codes: 0 all of the content is certain, 1 it is not, or could not be read or written, 2 could \
+Exit codes: 0 all of the content is certain, 1 it is not, or reading or writing failed, 2 could
 not run.
 
 Example:
@@ -67,7 +63,7 @@ pub struct Args {
     /// Go on in spite of damage
     #[arg(long)]
     damaged: bool,
-    /// Use what the cache has although the backing device says that it is not attached
+    /// Use the dirty data of the cache although the superblock of the backing device names no cache
     #[arg(long)]
     dirty_anyway: bool,
 }
@@ -142,13 +138,13 @@ fn tell_damage(
     }
     for segment in map.segments.iter().filter(|segment| segment.source == Source::Lost) {
         complain(&format!(
-            "newest data lost, given as the backing device has it: volume sectors {}\n",
+            "newest data lost, taken from the backing device: volume sectors {}\n",
             segment.range
         ));
     }
     if map.dirty_beyond_end > 0 {
         complain(&format!(
-            "left out: {} sectors beyond the end of the backing device, which only the cache has\n",
+            "left out: {} dirty sectors beyond the end of the backing device\n",
             map.dirty_beyond_end
         ));
     }

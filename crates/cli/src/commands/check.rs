@@ -12,15 +12,13 @@ use super::offline::{Bar, host, open_all, path_of, show_finding, show_lost, summ
 use super::print;
 
 const AFTER_HELP: &str = "\
-Nothing is changed on any device. The set must not be running.
+No device is changed. The set must not be running.
 
-Every finding says what was found, where (device, bucket, sector, byte), what it means for the \
-data and what to do.
-With -B, the superblocks of the backing devices are checked too, and every clean extent is \
-compared with them. CACHE may
-be a pack (`ubcache pack`): then no data is compared.
+A finding names what was found, its place (device, bucket, sector, byte), its meaning for the data
+and what to do. With -B, the superblocks of the backing devices are checked too, and every clean
+extent is compared with them. CACHE may be a pack (`ubcache pack`): then no data is compared.
 
-Exit codes: 0 no damage (there may be warnings), 1 damage, 2 could not run.
+Exit codes: 0 no damage (warnings are possible), 1 damage, 2 could not run.
 
 Example:
   ubcache check /dev/nvme0n1p4 -B /dev/sdb";
@@ -75,7 +73,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Err(Failure::refused(&args.cache, "damaged")
         .found(summary(&report))
         .expected("no errors")
-        .advice("copy the devices before anything else; docs/guide/recover.md says how to go on"))
+        .advice("copy the devices before anything else, then follow docs/guide/recover.md"))
 }
 
 fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {
@@ -105,7 +103,7 @@ fn as_text(report: &Report, args: &Args, is_pack: bool) -> String {
     );
     let _ = writeln!(
         text,
-        "the oldest pointers are behind by {} (data) and {} (nodes) generations; 128 is too much",
+        "the oldest pointers are {} (data) and {} (nodes) generations behind; the limit is 128",
         stats.oldest_data_pointer, stats.oldest_node_pointer,
     );
     if is_pack {

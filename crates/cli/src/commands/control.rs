@@ -121,7 +121,7 @@ impl Daemon {
                     self.all()?.iter().map(|path| path.display().to_string()).collect();
                 Err(Failure::usage("--control", "there is more than one daemon")
                     .found(format_args!("{count} live control sockets: {}", names.join(", ")))
-                    .advice("say which with --control PATH"))
+                    .advice("choose one with --control PATH"))
             }
         }
     }

@@ -11,15 +11,14 @@ use super::offline::{Bar, Role, failure, host, open};
 use super::{cannot_print, printed};
 
 const AFTER_HELP: &str = "\
-One line a thing; with --json one object a line, with a member \"type\". No user data is printed. \
-Damage on the way is
-printed where it was found, and the rest goes on.
+One line per item; with --json one object per line, with a member \"type\". No user data is
+printed. Damage is printed where it was found, and the rest follows.
 
-With --format restore, JSON lines from which `ubcache restore` builds the same metadata again: a \
-backup of what a cache
-knows, for as long as the set is not used. Of a set that has damage nothing is printed.
+With --format restore, JSON lines from which `ubcache restore` builds the same metadata again: a
+backup of the metadata that is valid until the set is used again. Nothing is printed of a damaged
+set.
 
-Exit codes: 0 all was printed, 1 there is damage on the way, 2 could not run.
+Exit codes: 0 all was printed, 1 damage was found, 2 could not run.
 
 Example:
   ubcache dump /dev/nvme0n1p4 --what journal

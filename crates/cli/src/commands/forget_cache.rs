@@ -10,18 +10,13 @@ use ubcache_format::{BackingState, Uuid};
 use super::print;
 
 const AFTER_HELP: &str = "\
-For a disk whose cache is lost, and for one that is going to be changed without its cache. The \
-disk's superblock says
-afterwards that it has no cache: any program can use its data, `ubcache serve` attaches it to any \
-cache, and what its
-former cache still has of it is not believed any more. Label, UUID, where the data begins and the \
-data stay as they are.
+For a disk whose cache is lost, and for one that will be changed without its cache. Afterwards the
+superblock of the disk names no cache: any program can use its data, `ubcache serve` attaches it
+to any cache, and data in its former cache is void. Label, UUID, data offset and data stay.
 
-The disk must not be in use. One whose cache has data that the disk does not have (state dirty) is \
-refused: bring that
-data to it with `ubcache recover -C CACHE -B DISK --detach`. If the cache is gone, so is that \
-data, and --discard-dirty
-goes on with what the disk has, which is older in places.
+The disk must not be in use. A disk in state dirty is refused, because its newest data is in the
+cache: write it back with `ubcache recover -C CACHE -B DISK --detach`. If the cache is gone, that
+data is lost too; --discard-dirty goes on with the data on the disk, which is older in places.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
 

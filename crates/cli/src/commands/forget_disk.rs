@@ -7,13 +7,12 @@ use super::control::Daemon;
 use super::print;
 
 const AFTER_HELP: &str = "\
-The cache keeps what only it has of a disk for as long as it takes until the disk is there again. \
-If it will not be,
-that data takes room that nothing else frees: `ubcache status` shows such disks as absent.
+The cache keeps the dirty data of a disk that is absent until the disk returns. If it will not
+return, that data takes room that nothing else frees: `ubcache status` lists absent disks.
 
-A disk that is served is refused, and one whose newest data is in the cache only, unless \
---discard-dirty gives that
-up. Should the disk come back, it is attached anew if it is clean, and refused if it is dirty.
+Refused for a disk that is served, and for one whose newest data is only in the cache, unless
+--discard-dirty is given. If the disk returns later, it is attached anew if it is clean, and
+refused if it is dirty.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
 

@@ -84,8 +84,8 @@ pub struct Args {
     /// Size of new backing files only
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bdev_size: Option<u64>,
-    /// Create cache files sparse as well: they take their room as they are filled, and are smaller
-    /// when there is none
+    /// Create cache files sparse as well: they grow as they are filled, and stop growing when the
+    /// file system is full
     #[arg(long)]
     sparse: bool,
     /// Print JSON
@@ -211,10 +211,10 @@ fn check_options(args: &Args) -> Result<(), Failure> {
     if args.label.is_some() && args.bdev.len() > 1 {
         return Err(Failure::usage("--label", "one label for several backing devices")
             .found(format_args!("{} devices after -B", args.bdev.len()))
-            .expected("a label for each: it is the name of the export, and no two have the same")
+            .expected("a label for each: it is the name of the export, and has to be unique")
             .advice(
-                "leave it out, and give labels when they are served: ubcache set --volume EXPORT \
-                 label=LABEL",
+                "leave it out, and set labels when the disks are served: ubcache set --volume \
+                 EXPORT label=LABEL",
             ));
     }
     if args.cset_uuid.is_some_and(|uuid| uuid.is_zero()) {
@@ -434,19 +434,19 @@ fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u64>>, Failur
     let path = &target.path;
     let place = format!("{} (byte {})", first.name, first.at);
     if !first.is_bcache {
-        return Err(Failure::refused(path, "something is on it already")
+        return Err(Failure::refused(path, "the device is in use by something else's data")
             .found(place)
-            .expected("nothing that would be lost")
-            .advice("if it may be destroyed: wipefs -a, or use --force"));
+            .expected("an empty device")
+            .advice("to destroy it: wipefs -a, or use --force"));
     }
     let superblock = parse(target, &target.read_superblock_bytes()?, Role::Any).ok();
     let dirty = superblock.is_some_and(|it| !it.is_cache() && it.state() == BackingState::Dirty);
     match (args.wipe_bcache, dirty) {
         (true, false) => Ok(Vec::new()),
         (true, true) => {
-            Err(Failure::refused(path, "the newest data of this device is in its cache")
+            Err(Failure::refused(path, "the newest data of this device is only in its cache")
                 .found("a backing device in state dirty")
-                .expected("a device that loses nothing")
+                .expected("a device without data in a cache")
                 .advice(
                     "serve it with its cache and let it write back (writeback_percent=0); --force \
                 gives the data up",
@@ -482,16 +482,13 @@ fn read_set(target: Target) -> Result<(Target, Option<View>), Failure> {
     bar.clear();
     drop((cache, host));
     let (set, _) = read.map_err(|error| {
-        Failure::refused(
-            &path,
-            "it may have the only copy of dirty data: the set on it can't be read",
-        )
-        .found(error)
-        .expected("a cache without dirty data")
-        .advice(format_args!(
-            "look at it with `ubcache check {}`; --force gives up whatever is in it",
-            path.display()
-        ))
+        Failure::refused(&path, "it may have the only copy of dirty data: its set can't be read")
+            .found(error)
+            .expected("a cache without dirty data")
+            .advice(format_args!(
+                "examine it with `ubcache check {}`; --force gives up its content",
+                path.display()
+            ))
     })?;
     Ok((Target::open(&path, Access::Change)?, Some(set)))
 }
@@ -543,7 +540,7 @@ fn write(plan: Plan, same_set: bool) -> Result<Made, Failure> {
     bar.clear();
     written.map_err(|error| {
         Failure::could_not_run(&made.path, error)
-            .advice("look at the system's log, and make it again")
+            .advice("look at the system's log, and run the command again")
     })?;
     Ok(made)
 }

@@ -40,7 +40,7 @@ fn printed(result: io::Result<()>) -> Result<(), Failure> {
 /// The failure for incomplete output.
 fn cannot_print(error: &dyn std::fmt::Display) -> Failure {
     Failure::could_not_run(Path::new("standard output"), format_args!("can't write to it: {error}"))
-        .advice("what was printed is not all of it; make room, and run it again")
+        .advice("the output is incomplete; make room, and run it again")
 }
 
 /// Prints a message to standard error. Ignores all errors.

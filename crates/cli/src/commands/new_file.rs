@@ -37,19 +37,19 @@ impl NewFile {
                 path,
                 format_args!("can't create {}: {error}", temporary.display()),
             )
-            .advice("name a file in a directory that is there, and that you may write to")
+            .advice("name a file in an existing directory that you may write to")
         };
         if std::fs::symlink_metadata(&temporary)
             .is_ok_and(|there| !there.is_file() || there.nlink() > 1)
         {
-            return Err(cannot(&"there is something else of this name"));
+            return Err(cannot(&"the path is taken by something that is not a file"));
         }
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&temporary);
         let file = file.map_err(|error| cannot(&error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Failure::could_not_run(path, "another command is writing it just now"));
+                return Err(Failure::could_not_run(path, "another command is writing it"));
             }
             Err(TryLockError::Error(error)) => return Err(cannot(&error)),
         }
@@ -78,7 +78,7 @@ impl NewFile {
         out.write_all(bytes).map_err(|error| error.to_string())
     }
 
-    /// Goes on writing at a byte.
+    /// Continues writing at a byte.
     pub fn seek(&mut self, at: u64) -> Result<(), String> {
         let Some(out) = &mut self.out else { return Ok(()) };
         out.seek(SeekFrom::Start(at)).map(|_| ()).map_err(|error| error.to_string())
@@ -156,21 +156,18 @@ pub fn report_file(path: &Path, needed: &[&Path]) -> Result<NewFile, Failure> {
         && &begins == b"{\n  ";
     let is_empty = std::fs::metadata(path).is_ok_and(|there| there.is_file() && there.len() == 0);
     if !is_report && !is_empty && path.exists() {
-        return Err(Failure::could_not_run(
-            path,
-            "there is something already, and it is no report",
-        )
-        .expected("a file that does not exist yet, or an earlier report")
-        .advice("name another file; nothing was written"));
+        return Err(Failure::could_not_run(path, "the file exists, and is no report")
+            .expected("a file that does not exist yet, or an earlier report")
+            .advice("name another file; nothing was written"));
     }
     NewFile::create(path, true, needed)
 }
 
 fn refuse_existing(path: &Path, force: bool) -> Result<(), Failure> {
     let Ok(there) = std::fs::metadata(path) else { return Ok(()) };
-    let failure = Failure::could_not_run(path, "there is something already").expected("a new file");
+    let failure = Failure::could_not_run(path, "the file exists").expected("a new file");
     if !there.is_file() {
-        return Err(failure.advice("write a file, and copy it to the device afterwards"));
+        return Err(failure.advice("write to a file, and copy that to the device"));
     }
     if !force && there.len() > 0 {
         return Err(failure.advice("name a file that does not exist yet, or remove this one"));

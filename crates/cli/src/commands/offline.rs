@@ -91,7 +91,7 @@ pub fn open(host: &Host, path: &Path, role: Role, write: bool) -> Result<Cache<H
             Err(Failure::could_not_run(path, "too short for a bcache superblock")
                 .found(format_args!("{bytes} bytes"))
                 .expected(format_args!("{expected}, of {needed} bytes at least"))
-                .advice("check the path, and whether the file was cut off while being copied"))
+                .advice("check the path, and that the copy was not truncated"))
         }
         _ => Ok(opened),
     }
@@ -107,11 +107,9 @@ pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<Host
                 failure.advice("read it with the ubcache that wrote it, or a later one")
             }
             PackError::TooLarge { .. } => failure.advice(
-                "nothing of it was read: do not trust it, and ask for it again where it is from",
+                "do not trust it (nothing of it was used), and get it again from its source",
             ),
-            _ => {
-                failure.advice("copy it again from where it was made: nothing in it can be trusted")
-            }
+            _ => failure.advice("copy it again from its source: nothing in it can be trusted"),
         }
     })?;
     if write && cache.is_pack() {
@@ -167,7 +165,7 @@ pub fn confirm(path: &Path, option: Option<&Path>, to_do_what: &str) -> Result<(
         return Err(refuse
             .found(named.display())
             .expected(path.display())
-            .advice("repeat the path just as it was given; nothing was written"));
+            .advice("repeat the path exactly as it was given; nothing was written"));
     }
     Ok(())
 }
@@ -201,7 +199,7 @@ impl Bar {
         Bar { bar, phase: RefCell::new(""), drawn: Cell::new(Instant::now()) }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
     }
@@ -257,32 +255,27 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
                 .found(format_args!("{} ({})", finding.detail, finding.place))
                 .expected(
                     "an entry of the journal, and the UUID of the set from a disk or from \
-                    what is left",
+                     remaining metadata",
                 )
                 .advice(if *with_backing {
-                    "is it the cache device of these disks? If so, nothing tells any more where \
-                     what is in it. What only it \
-                     had is lost: the disks have the rest (docs/guide/recover.md, step 5c)"
+                    "is it the cache device of these disks? If so, the map of its content is \
+                     lost, and with it the dirty data; the disks have the rest \
+                     (docs/guide/recover.md, step 5c)"
                 } else {
-                    "name all disks of the set with -B: one of them tells which set it is"
+                    "name all disks of the set with -B: their superblocks have its UUID"
                 })
         }
         OfflineError::NotACache => Failure::could_not_run(cache, error)
             .expected("the cache device")
             .advice("`ubcache show` says which device is which"),
-        OfflineError::NeverStarted => Failure::could_not_run(cache, error).advice(
-            "is it the right device? A cache that was never started has nothing in it to \
-                be lost",
-        ),
+        OfflineError::NeverStarted => Failure::could_not_run(cache, error)
+            .advice("is it the right device? A cache that was never started contains no data"),
         OfflineError::TooSmall { .. } => Failure::could_not_run(cache, error)
-            .expected("a device as large as it was when the set was made")
-            .advice(
-                "was it cut off while being copied? Name the device itself, or copy it as a \
-                whole",
-            ),
+            .expected("a device at least as large as when the set was made")
+            .advice("was the copy truncated? Name the device itself, or copy all of it"),
         OfflineError::NotAttached { .. } => Failure::refused(device, error).advice(
-            "find the cache whose UUID it names with `ubcache show`; a device of state none is \
-             complete by itself",
+            "`ubcache show` prints the UUID of its cache: find that one; a device in state none \
+             is complete by itself",
         ),
         OfflineError::OlderCopy(_) => Failure::refused(device, error)
             .expected(format_args!(
@@ -291,13 +284,13 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
                 cache.display()
             ))
             .advice(
-                "find the one that is missing; `ubcache serve` says how to go on without it, and \
-                 `ubcache cat --dirty-anyway` \
-                 reads the disk with what this cache has over it. Nothing was changed",
+                "find the right one; `ubcache serve` prints how to go on without it, and `ubcache \
+                 cat --dirty-anyway` reads the disk with what this cache has over it. Nothing was \
+                 changed",
             ),
         OfflineError::NoSlot(_) => Failure::refused(device, error).advice(
             "is it the right cache, or an older copy of it? Do not attach the device anew; \
-                `ubcache repair --dry-run` with -B says if its slot is found again",
+             `ubcache repair --dry-run` with -B reports if its slot can be found again",
         ),
         OfflineError::NotFlashOnly(_) => Failure::could_not_run(cache, error)
             .expected("the number of a volume that has no backing device")
@@ -307,8 +300,7 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
             ),
         OfflineError::BeyondEnd { .. } => {
             Failure::refused(device, error).expected("a backing device as long as it was").advice(
-                "give it its full size again; --damaged uses the rest, and leaves these in the \
-                cache",
+                "restore its full size; --damaged writes the rest, and leaves these in the cache",
             )
         }
         OfflineError::NoRoom(_) => Failure::refused(cache, error).advice(
@@ -325,14 +317,13 @@ pub fn failure(error: &OfflineError, cache: &Path, backings: &[PathBuf]) -> Fail
                 _ if found.contains("No space left") => "make room there, and run it again",
                 On::Output => "run it again, and let it write everything",
                 _ => {
-                    "look at the system's log for errors of the device; what was begun can be run \
-                    again"
+                    "look at the system's log for errors of the device; the command can be run \
+                     again"
                 }
             })
         }
         _ => Failure::refused(device, error).advice(
-            "look at the system's log for errors of the device; what was begun can be run \
-                again",
+            "look at the system's log for errors of the device; the command can be run again",
         ),
     }
 }
@@ -357,7 +348,7 @@ pub fn show_lost(lost: &[Lost]) -> String {
         .map(|lost| {
             let (after, upto) = (lost.after, lost.upto);
             format!(
-                "  lost: what the tree says of volume {} key sector {} to volume {} key sector \
+                "  lost: the part of the tree for volume {} key sector {} to volume {} key sector \
                  {}\n",
                 after.0, after.1, upto.0, upto.1
             )

@@ -13,22 +13,18 @@ use super::offline::{Bar, failure, host, open_all, show_finding, summary};
 use super::print;
 
 const AFTER_HELP: &str = "\
-In the file: the superblock, the journal, the prio chain, the volume table (with labels and \
-UUIDs), every node of the
-tree, and whatever else on the device looks like metadata of the set, so that a damaged set can be \
-looked at too. Not in
-it: any user data, not even what is left of it in buckets that have metadata now. Where files lie \
-on the volumes can be
-seen, what is in them can not.
+The file contains the superblock, the journal, the prio chain, the volume table (with labels and
+UUIDs), every node of the tree, and whatever else looks like metadata of the set, so that a
+damaged set can be examined too. It contains no user data, not even remains of it in buckets that
+hold metadata now. It shows where files lie on the volumes, but not their content.
 
-`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read a pack in the place \
-of CACHE. With a lost
-superblock, name the backing devices with -B: the set is found again with them.
+`check`, `dump`, `cat --map`, `recover --dry-run` and `repair --dry-run` read a pack in place of
+CACHE. If the superblock is lost, name the backing devices with -B, so that the set can be found
+again.
 
-CACHE is only read; the set must not be running. FILE is there as a whole when the command is \
-done, or not at all.
+CACHE is only read; the set must not be running. FILE appears when it is complete, or not at all.
 
-Exit codes: 0 no damage was met, 1 there is damage (and FILE has all that could be read), 2 could \
+Exit codes: 0 no damage was found, 1 damage was found (FILE has all that could be read), 2 could
 not run.
 
 Example:
@@ -82,8 +78,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let finding = packing.report.findings.first();
         return Err(Failure::could_not_run(
             &args.cache,
-            "no superblock, so it is not known where \
-            the metadata is",
+            "no superblock, so the places of the metadata are unknown",
         )
         .found(finding.map_or("", |finding| &finding.detail))
         .advice(
@@ -98,7 +93,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     Err(Failure::refused(&args.cache, "damaged")
         .found(summary(&packing.report))
-        .advice(format_args!("{} has all that could be read of the metadata", args.file.display())))
+        .advice(format_args!("{} has all readable metadata", args.file.display())))
 }
 
 fn as_json(packing: &Packing, file: &Path) -> String {
@@ -134,8 +129,8 @@ fn as_text(packing: &Packing, args: &Args) -> String {
     );
     let _ = writeln!(
         text,
-        "{}: {}, which stand for {} of metadata of a device of {}; labels and UUIDs are in it, \
-         user data is not",
+        "{}: {}, with {} of metadata of a device of {}; it contains labels and UUIDs, and no user \
+         data",
         args.file.display(),
         show_size(packing.file_bytes),
         show_size(packing.raw_bytes),

@@ -11,14 +11,12 @@ use super::offline::{Bar, Role, failure, host, metadata_only, named_once, open, 
 use super::{complain, print};
 
 const AFTER_HELP: &str = "\
-Writes everything that is only in the cache to the backing device, and flushes it. Then the set is \
-marked clean, or with
---detach the backing device is marked as being without a cache; it is complete by itself from then \
-on.
+Writes all dirty data to the backing device, and flushes it. Then the set is marked clean, or, with
+--detach, the backing device is marked as having no cache; from then on it is complete by itself.
 
-Can be interrupted at any moment and run again: as long as it has not finished, the cache counts \
-as before. The set must
-not be running. Refuses a set with damage that makes the content uncertain; see `ubcache check`.
+Can be interrupted at any moment and run again: until it has finished, the cache stays valid. The
+set must not be running. Refuses a set whose damage makes the content uncertain; see `ubcache
+check`.
 
 Exit codes: 0 done, 1 refused because of damage, or failed on the way, 2 could not run.
 
@@ -39,7 +37,8 @@ pub struct Args {
     /// Detach the backing device: it needs no cache any more. Nothing is written to the cache
     #[arg(long)]
     detach: bool,
-    /// Only say how much would be written, and where (see also `ubcache cat --map`)
+    /// Print how much would be written, and its places, and write nothing (see also `ubcache cat
+    /// --map`)
     #[arg(long)]
     dry_run: bool,
     /// Write what is certain in spite of damage, and leave the devices marked as they are
@@ -71,12 +70,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     print(&if args.json { as_json(&done) } else { as_text(&done, args) })?;
     if done.outcome == Outcome::Partly {
-        return Err(Failure::refused(
-            &args.cache,
-            "damaged: only what is certain was written back",
-        )
-        .found(format_args!("{} sectors whose newest data is lost", done.map.lost_sectors()))
-        .advice("keep both devices as they are; `ubcache cat --damaged` lists what is missing"));
+        return Err(Failure::refused(&args.cache, "damaged: only certain data was written back")
+            .found(format_args!("{} sectors whose newest data is lost", done.map.lost_sectors()))
+            .advice(
+                "keep both devices as they are; `ubcache cat --damaged` lists what is missing",
+            ));
     }
     Ok(())
 }
@@ -97,7 +95,7 @@ fn as_text(done: &Recovered, args: &Args) -> String {
     let extents = done.map.dirty().count();
     match done.outcome {
         Outcome::AlreadyDetached => {
-            format!("{device}: has no cache, and is complete by itself: nothing to do\n")
+            format!("{device}: has no cache: nothing to do\n")
         }
         Outcome::DryRun => {
             let mut text =

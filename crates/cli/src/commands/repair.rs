@@ -22,26 +22,20 @@ use super::print;
 const SHOWN: usize = 50;
 
 const AFTER_HELP: &str = "\
-Looks at everything that is readable, keeps what is certain, and lists the rest: volume, sectors, \
-and where on the cache
-there may be newer data than the backing device has. Uncertain data is left out, unless \
---use-uncertain asks for it where
-only one version is known; it is listed all the same. Dirty data that can't be read is left out \
-and listed. Clean data is
-left out: the backing devices have it.
+Reads everything that is readable, keeps what is certain, and lists the rest: volume, sectors, and
+the places on the cache that may have newer data than the backing device. Uncertain data is left
+out; --use-uncertain keeps it where only one version is known, and it is listed all the same.
+Unreadable dirty data is left out and listed. Clean data is left out: the backing devices have it.
 
-The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to CACHE \
-itself, into free
-buckets, and takes the place of the damaged set in one step; this has to be confirmed with \
---confirm CACHE, or on a
-terminal. Name all backing devices with -B: a lost superblock or volume table can be made again \
-only with them, and
---in-place refuses to keep dirty data of which nothing says whose it is. Where no older volume \
-table tells, the data is
-given to a disk only with --all-disks, and only where no other choice is left. The set must not be \
-running.
+The result goes to a new image (--out), and CACHE is only read. With --in-place it goes to free
+buckets of CACHE, and replaces the damaged set in one step; that must be confirmed with
+--confirm CACHE, or on a terminal. The set must not be running.
 
-Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2 \
+Name all backing devices with -B: they are needed to rebuild a lost superblock or volume table,
+and --in-place refuses to keep dirty data without a known owner. If no older volume table is left,
+data is assigned to a disk only with --all-disks, and only if no other assignment is possible.
+
+Exit codes: 0 nothing is damaged, 1 damage was found (repaired, or only listed with --dry-run), 2
 could not run.
 
 Example:
@@ -72,14 +66,13 @@ pub struct Args {
     /// With --in-place: the path of CACHE once more, instead of a question
     #[arg(long, value_name = "CACHE", requires = "in_place")]
     confirm: Option<PathBuf>,
-    /// Only say what would be done
+    /// Print the repair, and write nothing
     #[arg(long, conflicts_with_all = ["in_place", "force"])]
     dry_run: bool,
     /// Keep data that is not certain where only one version of it is known
     #[arg(long)]
     use_uncertain: bool,
-    /// The disks after -B are all that the set has: a volume table of which nothing is left is made
-    /// again from that
+    /// The disks after -B are all disks of the set: a lost volume table is rebuilt from them
     #[arg(long, requires = "bdev")]
     all_disks: bool,
     /// With --in-place: leave out data that is not certain
@@ -176,7 +169,7 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
     let ownerless = repair.ownerless_sectors();
     if ownerless > 0 && args.bdev.is_empty() {
         return Err(refuse(
-            "the volume table does not say whose the dirty data is that would be kept",
+            "dirty data would be kept that belongs to no volume in the volume table",
         )
         .found(format_args!("{} of volumes without a name", show_size(ownerless * 512)))
         .expected("-B with every backing device of the set")
@@ -193,36 +186,34 @@ fn confirm(args: &Args, repair: &Repair, unreadable: &[SectorRange]) -> Result<(
         .found(show_size(ownerless * 512))
         .expected("-B with every backing device of the set")
         .advice(
-            "name all disks and say --all-disks (--dry-run tells what that does); or write to \
-                 a new image with --out; \
-                 or say --drop-uncertain, and no volume will show this data",
+            "name all disks and add --all-disks (--dry-run prints the result); or write to a new \
+             image with --out; or add --drop-uncertain: then no volume will show this data",
         ));
     }
     let unreadable: u64 = unreadable.iter().map(SectorRange::sectors).sum();
     if unreadable > 0 && !args.drop_uncertain && !args.use_uncertain {
-        return Err(refuse(
-            "data of which the cache has the only copy can't be read, and would be given up",
-        )
-        .found(show_size(unreadable * 512))
-        .advice("write to a new image with --out, or say --drop-uncertain or --use-uncertain"));
+        return Err(refuse("unreadable dirty data would be given up")
+            .found(show_size(unreadable * 512))
+            .advice(
+                "write to a new image with --out, or add --drop-uncertain or --use-uncertain",
+            ));
     }
     if repair.claimed_sectors() > 0 && !args.use_uncertain && !args.drop_uncertain {
         return Err(refuse("there is uncertain data that may be the only copy")
             .found(show_size(repair.claimed_sectors() * 512))
             .advice(
-                "write to a new image with --out, or say --drop-uncertain or --use-uncertain",
+                "write to a new image with --out, or add --drop-uncertain or --use-uncertain",
             ));
     }
     let lost = repair.uncertain.iter().filter(|part| part.places.is_empty()).count();
     if lost > 0 && !args.use_uncertain && !args.drop_uncertain {
         return Err(refuse(
-            "no version was found of what the cache had of some ranges: what was newer there is \
+            "for some ranges no version of the cached data was found: newer data there would be \
              given up",
         )
         .found(format_args!("{lost} ranges without a version; --dry-run lists them"))
         .advice(
-            "copy the cache first, or write to a new image with --out; or say \
-            --drop-uncertain",
+            "copy the cache first, or write to a new image with --out; or add --drop-uncertain",
         ));
     }
     confirm_by_name(&args.cache, args.confirm.as_deref(), "To overwrite the damaged set")
@@ -260,39 +251,33 @@ fn tell(
     if is_of_the_disks(repair) {
         return Err(Failure::refused(
             &args.cache,
-            "not damaged by itself, but it does not fit the disk",
+            "the cache is not damaged, but it does not fit the disk",
         )
         .found(summary(&repair.report))
         .expected("damage that can be repaired")
-        .advice(
-            "a repair would change nothing about it: do what is said above; nothing was written",
-        ));
+        .advice("a repair would not help: follow the advice above; nothing was written"));
     }
     Err(match done {
         Some((path, _)) if !repair.without_slot.is_empty() => failure.advice(format_args!(
-            "{}: repaired, but for the volume table, which does not know all disks: their data is \
-             kept, and no volume \
-             shows it. Keep the damaged original",
+            "{}: repaired, except for the volume table, which lacks disks: their data is kept, \
+             and no volume shows it. Keep the damaged original",
             path.display()
         )),
         Some((path, _)) if repair.slots_by_choice > 0 => failure.advice(format_args!(
-            "{}: repaired, with a volume table that was made again: keep the damaged original, and \
-             check file systems \
-             on a copy first",
+            "{}: repaired, with a rebuilt volume table: keep the damaged original, and check file \
+             systems on a copy first",
             path.display()
         )),
         Some((path, _)) if repair.uncertain.is_empty() => {
             failure.advice(format_args!("{}: repaired, and nothing is uncertain", path.display()))
         }
         Some((path, _)) => failure.advice(format_args!(
-            "{}: repaired; keep the damaged original and the list of what is uncertain, and check \
+            "{}: repaired; keep the damaged original and the list of uncertain data, and check \
              file systems",
             path.display()
         )),
-        None => failure.advice(
-            "nothing was written; `--out NEW` writes what is certain to a new \
-            image",
-        ),
+        None => failure
+            .advice("nothing was written; `--out NEW` writes the certain data to a new image"),
     })
 }
 

@@ -18,32 +18,24 @@ use super::offline::{Bar, confirm, failure, host, metadata_only, open_as_it_is};
 use super::{complain, print};
 
 const AFTER_HELP: &str = "\
-DUMP is what `ubcache dump CACHE --format restore` printed. What is restored is metadata: \
-superblock, volume table,
-generations and priorities of the buckets, and every extent. The data of the extents is not in a \
-dump. So there are two
+DUMP is the output of `ubcache dump CACHE --format restore`: superblock, volume table, generations
+and priorities of the buckets, and every extent, but not the data of the extents. So there are two
 uses:
 
-NEW is the cache device that was dumped, or a copy of it, and its metadata is broken since: then \
-its data gets its
-metadata again. This has to be confirmed with --confirm NEW, or on a terminal. The dump must be as \
-new as the data: if
-the set was used after it, it is refused, for buckets have other data now (--older-dump does it \
-all the same; what is
-cached is wrong then wherever a bucket was used anew).
+NEW is the cache device that was dumped, or a copy of it, and its metadata is broken: its data
+gets its metadata back. This must be confirmed with --confirm NEW, or on a terminal. If the set was
+used after the dump, it is refused, because buckets may have other data now. --older-dump restores
+all the same; cached data is then wrong wherever a bucket was reused.
 
-NEW does not exist: then a sparse file of the right size is made, and it has NO DATA: all that is \
-said to be cached reads
-as zeroes. It is good for looking at the metadata. Never serve it.
+NEW does not exist: a sparse file of the right size is made. It has NO DATA: everything cached
+reads as zeroes. Use it to examine the metadata, and never serve it.
 
-The metadata goes into buckets that no extent uses; the set on NEW counts until the last step. A \
-device that has another
-set, or is a backing device, is refused. Afterwards, `ubcache check NEW -B DISK` compares clean \
-data with the disks; as
-after the Linux driver, `ubcache serve` takes over dirty data and drops clean data, unless \
---keep-clean is given.
+The metadata goes to buckets that no extent uses; the set on NEW stays valid until the last step. A
+device of another set, or a backing device, is refused. Afterwards, `ubcache check NEW -B DISK`
+compares clean data with the disks; `ubcache serve` keeps dirty data and, as after the Linux
+driver, drops clean data, unless --keep-clean is given.
 
-Exit codes: 0 restored and checked, 1 failed on the way, 2 refused or could not run, nothing was \
+Exit codes: 0 restored and checked, 1 failed on the way, 2 refused or could not run, nothing was
 written.
 
 Example:
@@ -66,7 +58,7 @@ pub struct Args {
     /// Restore although the set was used after the dump was made
     #[arg(long)]
     older_dump: bool,
-    /// Only say what would be done
+    /// Print the result, and write nothing
     #[arg(long, conflicts_with = "confirm")]
     dry_run: bool,
     /// Print JSON
@@ -107,7 +99,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     refuse(args, &dumped, &state)?;
     if state.standing == Standing::Unknown {
         complain(&format!(
-            "{}: nothing of the set is readable on it: is this the device that has the data?\n",
+            "{}: nothing of the set is readable here: is this the device with the data?\n",
             args.new.display()
         ));
     }
@@ -160,8 +152,8 @@ fn refuse(args: &Args, dumped: &Dumped, state: &TargetState) -> Result<(), Failu
             ))
         }
         Standing::OtherShape => Err(refused("the set was formatted anew since it was dumped")
-            .expected("the sizes that the dump has")
-            .advice("make a new file instead, and look at what was there with `ubcache dump`")),
+            .expected("the sizes in the dump")
+            .advice("restore to a new file, and examine that with `ubcache dump`")),
         Standing::SameSet { newest_seq } if newest_seq > dumped.journal_seq && !args.older_dump => {
             Err(refused(
                 "the set was used after the dump was made, so buckets may have other data now",
@@ -169,7 +161,7 @@ fn refuse(args: &Args, dumped: &Dumped, state: &TargetState) -> Result<(), Failu
             .found(format_args!("journal entry {newest_seq}"))
             .expected(format_args!("{} at most", dumped.journal_seq))
             .advice(
-                "`ubcache repair` keeps what is certain; --older-dump restores it all the same",
+                "`ubcache repair` keeps certain data; --older-dump restores the dump all the same",
             ))
         }
         Standing::SameSet { .. } => Ok(()),
@@ -179,15 +171,14 @@ fn refuse(args: &Args, dumped: &Dumped, state: &TargetState) -> Result<(), Failu
 fn unreadable(dump: &Path, error: &OfflineError) -> Failure {
     Failure::could_not_run(dump, error)
         .expected("the whole output of `ubcache dump CACHE --format restore`")
-        .advice("was it cut short or changed? Nothing was written")
+        .advice("was it truncated or changed? Nothing was written")
 }
 
 fn failed(new: &Path, error: &OfflineError) -> Failure {
     match error {
         OfflineError::NoRoom(_) => {
-            Failure::refused(new, "no room for the metadata in buckets without data").advice(
-                "nothing that counts was written; restore to a new file to look at the metadata",
-            )
+            Failure::refused(new, "no room for the metadata in buckets without data")
+                .advice("the set is unchanged; restore to a new file to examine the metadata")
         }
         error => failure(error, new, &[]),
     }
@@ -228,7 +219,7 @@ fn tell(
     text += &match (done, is_new) {
         (_, true) => {
             format!(
-                "{new}: a new file WITHOUT DATA: what is cached reads as zeroes. Do not serve it\n"
+                "{new}: a new file WITHOUT DATA: cached data reads as zeroes. Do not serve it\n"
             )
         }
         (Some(_), false) => {

@@ -53,20 +53,20 @@ pub struct Args {
     /// clean data is dropped
     #[arg(long, value_name = "NAME")]
     believe_cache: Vec<String>,
-    /// Memory for the index of what is cached; with less than it takes, some requests read a node
-    /// of the index first, and some write one
+    /// Memory for the index; if the index is larger, some requests read a node of it first, and
+    /// some write one
     #[arg(long, value_name = "SIZE", value_parser = parse_index_memory, default_value = "384M")]
     index_memory: u64,
-    /// Wait awake for the next event for up to so many microseconds, as long as events come that
-    /// fast: a sleeping processor takes time to wake, most of all in a virtual machine; 0: never
+    /// Poll for the next event for up to so many microseconds before sleeping, as long as events
+    /// come that fast: waking a processor takes time, most of all in a virtual machine; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
     busy_poll: u64,
     /// Pass discards on to block devices as well: only if a discarded sector of theirs reads the
     /// same every time until it is written. Files and loop devices get them anyway
     #[arg(long)]
     trust_discards: bool,
-    /// Keep in memory what was used once: for clients on this machine, which may wait for the
-    /// daemon when memory is short
+    /// Lock memory once used, so that it is not paged out: for clients on this machine, which may
+    /// wait for the daemon when memory is short
     #[arg(long)]
     lock_memory: bool,
     /// Refuse writes of clients

@@ -67,7 +67,7 @@ fn packed_superblock(target: &Target) -> Result<Option<Vec<u8>>, Failure> {
         Failure::refused(&target.path, "the superblock of the device that was packed is damaged")
             .found(found)
             .expected("a bcache superblock")
-            .advice("`ubcache check` says what else the pack has")
+            .advice("`ubcache check` reports on the rest of the pack")
     };
     read.map_err(|error| damaged(error.to_string()))?;
     match Superblock::parse(buf.as_slice()) {

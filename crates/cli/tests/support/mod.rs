@@ -51,7 +51,7 @@ fn ring_works() -> bool {
     })
 }
 
-/// Says that a test is skipped, in a line that `cargo xtask test` collects. Written past the
+/// Reports that a test is skipped, in a line that `cargo xtask test` collects. Written past the
 /// capture of the test harness: a plain `cargo test` shows it as well.
 pub fn skipped(test: &str, reason: &str) {
     let _ = writeln!(std::io::stdout(), "SKIPPED: {test}: {reason}");

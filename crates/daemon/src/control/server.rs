@@ -30,7 +30,7 @@ impl ControlServer {
     pub async fn bind(world: &World, path: &Path) -> Result<ControlServer, Failure> {
         let listener = world.listen(&NbdAddress::Unix(path.to_owned())).await.map_err(|error| {
             Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
-                .advice("stop the daemon that has it, or choose another path with --control PATH")
+                .advice("stop the daemon that uses it, or choose another path with --control PATH")
         })?;
         Ok(ControlServer { listener })
     }

@@ -24,8 +24,9 @@ pub struct Members {
 /// Checks all devices.
 pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     if config.backings.is_empty() {
-        return Err(Failure::usage("-B", "no backing device given")
-            .expected("-B DEVICE, once or more often"));
+        return Err(
+            Failure::usage("-B", "no backing device given").expected("-B DEVICE, once or more")
+        );
     }
     let Some(cache_path) = &config.cache else {
         return Err(without_cache(&config.backings[0]));
@@ -43,7 +44,7 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
                     config.backings[at].display()
                 ))
                 .expected(
-                    "every backing device once; a copy of a device is not served beside it",
+                    "every backing device once; a device and its copy can't be served together",
                 ));
         }
         backings.push(backing);
@@ -79,12 +80,12 @@ fn check_member(
             "the backing device is dirty, but its cache is missing",
         )
         .found(format_args!(
-            "the newest data is in a cache of set {}; {} has that UUID, but it is empty: made \
-                 anew, never started",
+            "the newest data is in a cache of set {}; {} has that UUID, but is empty: it was made \
+             anew and never started",
             backing.set_uuid,
             cache_path.display()
         ))
-        .expected("the cache device that this backing device was used with")
+        .expected("the former cache device of this backing device")
         .advice(dirty_advice(path, backing.set_uuid)));
     }
     if backing.block_sectors < cache.block_sectors {
@@ -140,18 +141,17 @@ fn make_for(backing: &Superblock, cache: &str) -> String {
 /// Advice for a clean backing device whose cache may be lost. The disk has everything.
 fn lost_advice(path: &Path, set: Uuid, then: &str) -> String {
     format!(
-        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, \
-         nothing else is: \
-         ubcache forget-cache {}, then {then}",
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, no \
+         data is lost with it: ubcache forget-cache {}, then {then}",
         path.display()
     )
 }
 
 fn dirty_advice(path: &Path, set: Uuid) -> String {
     format!(
-        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so is \
-         its dirty data; \
-         to go on with the older data that is on the disk: ubcache forget-cache {} --discard-dirty",
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so \
+         is its dirty data; to go on with the older data of the disk: ubcache forget-cache {} \
+         --discard-dirty",
         path.display()
     )
 }

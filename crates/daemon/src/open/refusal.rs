@@ -26,12 +26,10 @@ pub(crate) fn member_failure(
                 .expected("the same run on both, as every start and every clean stop leaves it")
                 .advice(format_args!(
                     "find the newer one and name that. To go on without it: --drop-clean-cache \
-                     drops what {cache} has of the \
-                     disk if nothing of it is dirty; --believe-disk {name} drops dirty data, too; \
-                     --believe-cache {name} keeps \
+                     drops the data of this disk in {cache} if none of it is dirty; \
+                     --believe-disk {name} drops dirty data, too; --believe-cache {name} keeps \
                      dirty data, and writes it over the disk. `ubcache check {cache} -B {path}` \
-                     says how much it is; nothing \
-                     was changed",
+                     prints how much it is; nothing was changed",
                     cache = cache.display(),
                     path = path.display()
                 ))
@@ -39,30 +37,26 @@ pub(crate) fn member_failure(
         EngineError::DirtyElsewhere { set, .. } => Failure::refused(
             path,
             format_args!(
-                "the disk is dirty, and the cache {} knows nothing \
-                of it",
+                "the disk is dirty, and the cache {} has no record of it",
                 cache.display()
             ),
         )
         .found(format_args!("state dirty, and no record of the disk in set {set}"))
         .expected("the cache that has the newest data of the disk")
         .advice(format_args!(
-            "find that cache; nothing was changed. If that data is lost, or was given up \
-                     (ubcache forget-disk), go on with \
-                     what the disk has: ubcache forget-cache {} --discard-dirty",
+            "find that cache; nothing was changed. If that data is lost, or was given up (ubcache \
+             forget-disk), go on with the data of the disk: ubcache forget-cache {} \
+             --discard-dirty",
             path.display()
         )),
         EngineError::WouldLose(why) => Failure::refused(
             path,
-            format_args!(
-                "--drop-clean-cache \
-            does not do here: {why}"
-            ),
+            format_args!("--drop-clean-cache is not enough: {why}"),
         )
-        .expected("a disk that has everything by itself")
+        .expected("a disk without dirty data in the cache")
         .advice(format_args!(
-            "say what counts: --believe-disk {name}, what the disk has, or --believe-cache \
-                 {name}, the cache's dirty data"
+            "choose: --believe-disk {name} keeps the data of the disk, --believe-cache {name} the \
+             cache's dirty data"
         )),
         EngineError::BeyondEnd { dirty, last, end } => Failure::refused(
             path,
@@ -77,9 +71,8 @@ pub(crate) fn member_failure(
         ))
         .expected(format_args!("at least {} bytes", last.bytes()))
         .advice(format_args!(
-            "give it its full size again. To give up all dirty data of this disk: ubcache \
-                     forget-cache {} \
-                     --discard-dirty",
+            "restore its full size. To give up all dirty data of this disk: ubcache forget-cache \
+             {} --discard-dirty",
             path.display()
         )),
         error => engine_failure(path, error),
@@ -96,8 +89,8 @@ pub(crate) fn engine_failure(path: &Path, error: &EngineError) -> Failure {
                 .found(source)
                 .expected("metadata as the last run left it")
                 .advice(
-                    "nothing was changed; keep a copy of the cache and the backing devices \
-                    before trying anything",
+                    "nothing was changed; copy the cache and the backing devices before any other \
+                     attempt",
                 )
         }
         error => Failure::refused(path, error),

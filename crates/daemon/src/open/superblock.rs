@@ -66,10 +66,10 @@ fn not_bcache(target: &Target, role: Role) -> Failure {
     let failure = Failure::refused(&target.path, "not a bcache device").found(found);
     match role {
         Role::Cache => failure.expected("the superblock of a cache device").advice(format_args!(
-            "make one, which destroys what is on the device: ubcache make -C {path}"
+            "make one, which destroys the data on the device: ubcache make -C {path}"
         )),
         Role::Backing => failure.expected("the superblock of a backing device").advice(
-            format_args!("make one, which destroys what is on the device: ubcache make -B {path}"),
+            format_args!("make one, which destroys the data on the device: ubcache make -B {path}"),
         ),
         Role::Any => failure.expected("a bcache superblock").advice(format_args!(
             "check the path; `ubcache make -C {path}` or `-B {path}` would make one"
@@ -100,8 +100,8 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
                     "use a version of ubcache that knows these features"
                 }
                 "block size in sectors" => {
-                    "use it on a machine with pages of that size; ubcache and the kernel of this \
-                     one know pages of 4 KiB"
+                    "use it on a machine with pages of that size; ubcache and this machine's \
+                     kernel have pages of 4 KiB"
                 }
                 "number of buckets" => {
                     "the driver refuses such a cache as well: make it again, larger or with \
@@ -111,7 +111,7 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
                     "Linux before 5.10 ran such sets: start it there, and detach the disks; then \
                      make a set of one cache"
                 }
-                _ => "look at it with `ubcache show -f`; restore the superblock from a backup",
+                _ => "examine it with `ubcache show -f`; restore the superblock from a backup",
             };
             let what = match *field {
                 "version" => "unknown version of the superblock",
@@ -119,7 +119,7 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
                 "number of buckets" => "the cache has too few buckets",
                 "block size in sectors" => "made on a machine with larger pages, or damaged",
                 SEVERAL_CACHES => "the cache is one of several in its set, which is not supported",
-                _ => "the superblock makes no sense",
+                _ => "the superblock is invalid",
             };
             Failure::refused(path, what)
                 .found(format_args!("{field} {found} (byte {at})"))
@@ -139,18 +139,17 @@ fn too_small(path: &Path, error: &FormatError) -> Failure {
         Problem::Value { field, found, expected } => {
             let advice = match *field {
                 "block size in bytes" => {
-                    "the device has larger blocks than the one that it was made on: copy it to one \
-                     with blocks as small, \
-                     or to a file"
+                    "the device has larger blocks than the original: copy it to a device with \
+                     blocks as small, or to a file"
                 }
                 field if field.starts_with("alignment") => {
                     "no write could begin at a block of the device: copy it to a device with \
-                     smaller blocks, or to a \
-                     file; or make it anew with another --data-offset, which loses what is on it"
+                     smaller blocks, or to a file; or make it anew with another --data-offset, \
+                     which loses its data"
                 }
                 _ => {
-                    "was the device or file cut off, or copied to a smaller one? Give it its full \
-                     size again"
+                    "was the device or file truncated, or copied to a smaller one? Restore its \
+                     full size"
                 }
             };
             failure.found(format_args!("{field}: {found}")).expected(expected).advice(advice)

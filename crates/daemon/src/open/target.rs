@@ -129,7 +129,7 @@ impl Target {
                     "at least {} bytes",
                     SUPERBLOCK_AT + SUPERBLOCK_BYTES as u64
                 ))
-                .advice("check the path, and whether the file was cut off while being copied"));
+                .advice("check the path, and that the copy was not truncated"));
         }
         Ok(bytes)
     }
@@ -200,8 +200,8 @@ fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), Failure> {
         .found(free)
         .expected(show_size(bytes))
         .advice(
-            "make room, or a smaller one; --sparse makes a file that takes its room as it is \
-            filled",
+            "free space, or choose a smaller size; --sparse makes a file that grows as it is \
+             filled",
         ))
 }
 
@@ -221,9 +221,10 @@ fn in_use(path: &Path) -> Failure {
         (None, Some(under)) => format!("a loop device, and {} is in use", under.display()),
         (None, None) => "another process or the kernel has it open for itself".to_owned(),
     };
-    Failure::refused(path, "in use").found(found).expected("a device that nobody else uses").advice(
-        "stop whoever uses it: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`",
-    )
+    Failure::refused(path, "in use")
+        .found(found)
+        .expected("a device that is not in use")
+        .advice("stop its user: `ubcache stop`, umount, or `echo 1 > /sys/block/…/bcache/stop`")
 }
 
 /// The failure for a device that the host can't open.
@@ -242,21 +243,17 @@ pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
             ),
         )
         .advice("run as a user who may do this, or change owner or mode of the file"),
-        OpenError::NoDirectIo { .. } => Failure::refused(
-            path,
-            "its file system can't pass the \
-            page cache by",
-        )
-        .found("no direct I/O (O_DIRECT)")
-        .expected(
-            "a file system with direct I/O, as ext4, XFS and btrfs have, or a block \
+        OpenError::NoDirectIo { .. } => Failure::refused(path, "its file system has no direct I/O")
+            .found("no direct I/O (O_DIRECT)")
+            .expected(
+                "a file system with direct I/O, as ext4, XFS and btrfs have, or a block \
                 device",
-        )
-        .advice(
-            "move it to one. Or give --page-cache: then a flush of this device that fails ends \
-                 all writes to it until the \
-                 next start, because the page cache forgets what it could not write",
-        ),
+            )
+            .advice(
+                "move it to one. Or add --page-cache: then a failed flush of this device ends all \
+             writes to it until the next start, because the page cache drops data that it could \
+             not write",
+            ),
         OpenError::ReadOnly { .. } => Failure::could_not_run(path, "the device is read-only")
             .expected("a device that can be written")
             .advice("is it write-protected? `blockdev --setrw` changes that; or work on a copy"),

@@ -97,7 +97,7 @@ impl Daemon {
             }
         }
         let not_kept =
-            |error: EngineError| format!("in force, but not kept for the next start: {error}");
+            |error: EngineError| format!("in effect, but not stored for the next start: {error}");
         for served in volumes {
             served.volume.save_attributes().await.map_err(not_kept)?;
         }
@@ -156,9 +156,8 @@ impl Daemon {
         };
         if let Some(served) = self.volumes.iter().find(is_served) {
             return Err(format!(
-                "the disk {disk} is here: it is the export \"{name}\", {path}; to detach it with \
-                 all of \
-                 its data: ubcache detach {name}",
+                "the disk {disk} is being served: it is the export \"{name}\", {path}; to detach \
+                 it with all of its data: ubcache detach {name}",
                 name = served.name,
                 path = served.path.display()
             ));
@@ -174,17 +173,19 @@ impl Daemon {
         let absent = match meant.as_slice() {
             [absent] => *absent,
             [] if absent.is_empty() => {
-                return Err(format!("there is no disk \"{disk}\", and none that is not served"));
+                return Err(format!(
+                    "there is no disk \"{disk}\", and no disk of the set is absent"
+                ));
             }
             [] => {
                 return Err(format!(
-                    "there is no disk \"{disk}\"; not served are {}",
+                    "there is no disk \"{disk}\"; absent disks: {}",
                     uuids(&mut absent.iter())
                 ));
             }
             several => {
                 return Err(format!(
-                    "several disks have the label \"{disk}\"; say which by UUID: {}",
+                    "several disks have the label \"{disk}\"; give the UUID of one: {}",
                     uuids(&mut several.iter().copied())
                 ));
             }
@@ -208,7 +209,7 @@ impl Daemon {
         Ok(match dropped {
             0 => format!("{name}: forgotten"),
             bytes => {
-                format!("{name}: forgotten, with {} that only the cache had", show_size(bytes))
+                format!("{name}: forgotten, with {} of dirty data", show_size(bytes))
             }
         })
     }

@@ -78,7 +78,7 @@ pub enum ServeError {
     #[error("protocol error: {0}")]
     Protocol(#[from] ProtocolError),
     /// The client has gone in the middle of a message, or before it had all replies.
-    #[error("the client has gone in the middle of a message")]
+    #[error("the client closed the connection inside a message")]
     Disconnected,
     /// The client chose an export that does not exist, by an option that can't be refused.
     #[error("there is no export \"{0}\"")]

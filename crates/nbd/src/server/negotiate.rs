@@ -164,13 +164,10 @@ impl<V: Volume> Negotiation<'_, V> {
             ClientOption::ListMetaContext(query) => self.meta_context(code, &query, false),
             ClientOption::SetMetaContext(query) => self.meta_context(code, &query, true),
             ClientOption::StartTls => {
-                self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "there is no TLS here"));
+                self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "TLS is not supported"));
             }
             ClientOption::Unknown(_) => {
-                self.reply(
-                    code,
-                    &OptionReply::error(rep::ERR_UNSUP, "this option is not known here"),
-                );
+                self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "unknown option"));
             }
         }
         Ok(Next::Option)

@@ -120,7 +120,7 @@ impl<V: Volume> Connection<V> {
             return Err(Failure::new(code, "beyond the end of the export"));
         }
         if request.has(cmd_flag::FAST_ZERO) && (!self.fast_zero || request.has(cmd_flag::NO_HOLE)) {
-            return Err(Failure::new(ErrorCode::NotSup, "zeroing is not faster than writing"));
+            return Err(Failure::new(ErrorCode::NotSup, "fast zeroing is not supported"));
         }
         Ok(SectorRange::new(Sector(request.offset / 512), length / 512))
     }

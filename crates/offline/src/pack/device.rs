@@ -40,7 +40,7 @@ pub enum PackError {
     #[error("the pack is damaged or was cut short: {0}")]
     Damaged(&'static str),
     /// Reading it would take more memory than a pack of its size can need.
-    #[error("the pack says that it has {found} {what}, and one of its size has {most} at most")]
+    #[error("the pack declares {found} {what}; its size allows at most {most}")]
     TooLarge {
         /// The quantity that is too large.
         what: &'static str,
@@ -90,7 +90,7 @@ impl<D: Device> Packed<D> {
         let trailer = Trailer::decode(block(sectors - BLOCK_SECTORS).await?.as_slice());
         let trailer = trailer.ok_or(PackError::Damaged("its end is missing"))?;
         if trailer.file_bytes != sectors * SECTOR_BYTES {
-            return Err(PackError::Damaged("it does not have the length that it says"));
+            return Err(PackError::Damaged("it does not have the declared length"));
         }
         believe(
             "bytes of index",
@@ -98,7 +98,7 @@ impl<D: Device> Packed<D> {
             INDEX_BELIEVED + INDEX_BYTES_A_BYTE * trailer.file_bytes,
         )?;
         believe("bytes of packed index", trailer.index_packed, longest_packed(trailer.index_raw))?;
-        let wrong = PackError::Damaged("its index does not fit together");
+        let wrong = PackError::Damaged("its index is inconsistent");
         let index = read_bytes(&file, trailer.index_offset, trailer.index_packed).await?;
         if crc64_we(&index) != trailer.index_crc {
             return Err(PackError::Damaged("the checksum of its index is wrong"));
@@ -229,7 +229,7 @@ fn places(index: &[u8], chunks: u64, device_bytes: u64) -> Option<(Vec<Chunk>, V
 /// Bytes of a file, wherever they begin and end.
 async fn read_bytes<D: Device>(file: &D, at: u64, bytes: u64) -> Result<Vec<u8>, PackError> {
     let end = at.checked_add(bytes).filter(|end| *end <= file.limits().sectors * SECTOR_BYTES);
-    let end = end.ok_or(PackError::Damaged("its index leads out of the file"))?;
+    let end = end.ok_or(PackError::Damaged("its index points outside of the file"))?;
     let first = at / SECTOR_BYTES;
     let sectors = end.div_ceil(SECTOR_BYTES) - first;
     let around = read(file, Sector(first), sectors).await.map_err(PackError::Io)?;

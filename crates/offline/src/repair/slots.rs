@@ -85,8 +85,10 @@ pub(super) async fn repair<D: Device>(
         match slots.as_slice() {
             [slot] => {
                 give(view, *slot, device);
-                done.said
-                    .push(format!("slot {slot} is that of backing device {} again", backing.uuid));
+                done.said.push(format!(
+                    "slot {slot} is assigned to backing device {} again",
+                    backing.uuid
+                ));
             }
             [] => unknown.push(device),
             several => {
@@ -132,10 +134,13 @@ fn by_choice<D: Device>(
 ) {
     let uuid = device.superblock.uuid;
     let reason = |owner: &Owner| match owner {
-        Owner { is_new: true, .. } => "the cache has no data that could be its".to_owned(),
-        Owner { same: 0, .. } => "no other one is left that could be".to_owned(),
+        Owner { is_new: true, .. } => "the cache has no data that could belong to it".to_owned(),
+        Owner { same: 0, .. } => "no other candidate is left".to_owned(),
         Owner { same, .. } => {
-            format!("no other one is left, and {same} of its sectors were found on the device")
+            format!(
+                "no other candidate is left, and {same} of its sectors were found on the \
+                     device"
+            )
         }
     };
     match owner {
@@ -143,7 +148,7 @@ fn by_choice<D: Device>(
             give(view, owner.slot.0 as usize, device);
             done.by_choice += 1;
             done.said.push(format!(
-                "slot {} is taken for that of backing device {uuid}: {}",
+                "slot {} is assigned to backing device {uuid}: {}",
                 owner.slot,
                 reason(&owner)
             ));
@@ -152,8 +157,7 @@ fn by_choice<D: Device>(
             done.without.push(uuid);
             done.said.push(format!(
                 "slot {} may be that of backing device {uuid}: {}. If every disk of this set is \
-                 named after -B, say so \
-                 with --all-disks: then it is taken for that",
+                 named after -B, add --all-disks to assign it",
                 owner.slot,
                 reason(&owner)
             ));
@@ -164,10 +168,10 @@ fn by_choice<D: Device>(
                 [] => String::new(),
                 choices => {
                     let choices: Vec<String> = choices.iter().map(ToString::to_string).collect();
-                    format!(": of those with data it may have had {}", choices.join(" or "))
+                    format!(": candidates with data are {}", choices.join(" or "))
                 }
             };
-            done.said.push(format!("no slot is known of backing device {uuid}{choices}{others}"));
+            done.said.push(format!("no slot of backing device {uuid} is known{choices}{others}"));
         }
     }
 }

@@ -93,10 +93,10 @@ pub fn read_dump<L: Lines + ?Sized>(source: &L) -> Result<Dumped, OfflineError> 
         .next_if("end")?
         .ok_or_else(|| reader.wrong("the dump is not whole: its last line is missing"))?;
     if (fields.number("volumes")?, fields.number("extents")?) != (volumes, dumped.extents) {
-        return Err(fields.wrong("the numbers of volumes and extents are others"));
+        return Err(fields.wrong("the counts of volumes and extents do not match"));
     }
     if let Some(fields) = reader.peek()? {
-        return Err(fields.wrong("there is something behind the end"));
+        return Err(fields.wrong("data follows the end"));
     }
     places.sort_unstable();
     if let Some(pair) = places.windows(2).find(|pair| pair[0].0 + u64::from(pair[0].1) > pair[1].0)
@@ -120,7 +120,7 @@ pub(super) fn keys<'a, L: Lines + ?Sized>(
             let next = reader.peek().and_then(|fields| match fields {
                 Some(fields) if fields.kind() == "extent" => fields.extent().map(Some),
                 Some(_) => Ok(None),
-                None => Err(wrong(0, "the dump has no end any more")),
+                None => Err(wrong(0, "the dump has lost its end")),
             });
             match next {
                 Ok(Some(key)) => {
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
                 // number for the next.
                 if journal_seq >= SEQ_MAX {
                     return Err(fields.wrong(format_args!(
-                        "\"journal_seq\" is {journal_seq}, which no journal can have reached"
+                        "\"journal_seq\" is {journal_seq}, which is out of range"
                     )));
                 }
                 Ok((fields.number("device_sectors")?, journal_seq))
@@ -302,9 +302,7 @@ impl Fields {
         take: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<T, OfflineError> {
         let value = self.map.get(name).and_then(take);
-        value.ok_or_else(|| {
-            self.wrong(format_args!("{name:?} is missing, or is not what it should be"))
-        })
+        value.ok_or_else(|| self.wrong(format_args!("{name:?} is missing, or of the wrong type")))
     }
 
     fn number(&self, name: &str) -> Result<u64, OfflineError> {
@@ -329,7 +327,7 @@ impl Fields {
             None => Some(self.text("label")?.as_bytes().to_vec()),
         };
         let label = label.filter(|label| label.len() <= LABEL_BYTES);
-        let mut label = label.ok_or_else(|| self.wrong("the label is not possible"))?;
+        let mut label = label.ok_or_else(|| self.wrong("the label is invalid"))?;
         label.resize(LABEL_BYTES, 0);
         Ok(UuidEntry {
             uuid: self.uuid("uuid")?,
@@ -350,7 +348,7 @@ impl Fields {
         let priorities = self.need("priorities", Value::as_array)?;
         let room = (view.geometry.buckets as usize).saturating_sub(view.buckets.len());
         if generations.len() != priorities.len() || generations.len() > room {
-            return Err(self.wrong("there are not so many buckets"));
+            return Err(self.wrong("the set has fewer buckets"));
         }
         for (generation, priority) in generations.iter().zip(priorities) {
             let generation = generation.as_u64().and_then(|value| u8::try_from(value).ok());

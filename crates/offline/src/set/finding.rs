@@ -114,8 +114,12 @@ impl fmt::Display for Location {
     }
 }
 
+/// Advice for damage that makes data uncertain.
+const COPY_THEN_REPAIR: &str = "Copy all devices. `ubcache repair --dry-run` lists certain and \
+     uncertain data; `ubcache cat --damaged` reads it.";
+
 macro_rules! kinds {
-    ($($name:ident $code:literal $severity:ident $meaning:literal $advice:literal)*) => {
+    ($($name:ident $code:literal $severity:ident $meaning:literal $advice:tt)*) => {
         /// Kind of a finding.
         #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum FindingKind {
@@ -145,40 +149,36 @@ macro_rules! kinds {
 
 kinds! {
     Unreadable "unreadable" Error
-        "The device did not give these bytes; what they say is not known."
-        "`ubcache repair --out NEW` copies what is readable, and lists what is not. Look at the \
+        "The device did not return these bytes; their content is unknown."
+        "`ubcache repair --out NEW` copies the readable parts, and lists the others. Look at the \
          device's own error log."
     SuperblockDamaged "superblock-damaged" Error
-        "The set does not start. The superblock holds no data; all else may be in order."
+        "The set does not start. The superblock holds no data; everything else may be intact."
         "Do not format the device. `ubcache repair --out NEW` finds the superblock again, with all \
          disks named after -B."
     DeviceShort "device-short" Error
-        "The device ends before the set does: what is beyond its end can not be read."
-        "Was it cut off while being copied? Copy it as a whole. Else `ubcache repair --out NEW` \
-         keeps the rest, and lists what is not."
+        "The device ends before the set does: the rest can not be read."
+        "Was the copy truncated? Copy all of it. Else `ubcache repair --out NEW` keeps the rest, \
+         and lists the missing parts."
     WrongKind "wrong-kind" Error
-        "The device is of another kind than the command line says."
+        "The device is of another kind than given on the command line."
         "Name the cache device as CACHE and backing devices after -B."
     NeverStarted "never-started" Note
         "The cache is formatted and has never been started: it holds no data."
         "Nothing."
     JournalUndecodable "journal-undecodable" Error
-        "An entry with a right checksum makes no sense. What it and later entries say is not known."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "An entry with a correct checksum is invalid. Its content and later entries are lost."
+        COPY_THEN_REPAIR
     JournalEmpty "journal-empty" Error
-        "Where the tree is, is known from the journal only: without an entry the set does not \
-         start."
+        "Only the journal has the place of the tree: without an entry the set does not start."
         "Is it the right device? `ubcache repair --dry-run` looks for nodes everywhere, and lists \
-         what they say is dirty."
+         their dirty data."
     JournalGap "journal-gap" Error
-        "Entries that replay needs are missing: what they say of writes is lost, and the driver \
-         crashes or refuses."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "Entries that replay needs are missing: their writes are lost, and the driver crashes or \
+         refuses."
+        COPY_THEN_REPAIR
     JournalOrder "journal-order" Error
-        "Entries are not one behind the other in the ring: the driver may take an older one for \
-         the newest."
+        "Entries are not in order in the ring: the driver may take an older one for the newest."
         "Start the set with ubcache, which reads the whole ring, and stop it: that writes the \
          journal anew."
     JournalDriver "journal-driver" Error
@@ -193,37 +193,31 @@ kinds! {
         "There is little room for the entries that replay makes: the driver may hang at the start."
         "Start and stop the set with ubcache, which makes room."
     JournalKey "journal-key" Error
-        "A journaled key is not possible: the Linux driver crashes at it."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "A journaled key is invalid: the Linux driver crashes at it."
+        COPY_THEN_REPAIR
     PrioDamaged "prio-damaged" Error
-        "Bucket generations are not known: what is stale may pass for data. The set does not start."
-        "`ubcache repair --out NEW`: of a set that ubcache ran all is certain; for one of the \
-         driver it lists what is not."
+        "Bucket generations are unknown: stale data can not be recognised. The set does not start."
+        "`ubcache repair --out NEW`: all data of a set that ubcache ran is certain; for a set of \
+         the driver it lists uncertain data."
     VolumeTable "volume-table" Error
-        "It is not known which volume the cached data belongs to. The set does not start."
-        "`ubcache repair --out NEW` with all disks named after -B (and --all-disks): it looks for \
-         the slots that they had."
+        "The volumes of the cached data are unknown. The set does not start."
+        "`ubcache repair --out NEW` with all disks named after -B (and --all-disks) looks for \
+         their former slots."
     VolumeTwice "volume-twice" Warning
         "Two slots have the same device: only the first counts."
         "Report it, with the output of `ubcache dump --what uuids`."
     NodeKey "node-key" Error
-        "The way to a part of the tree is broken: what is cached of this part of the volumes is \
-         not known."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "A part of the tree is unreachable: cached data of this part of the volumes is unknown."
+        COPY_THEN_REPAIR
     NodeDamaged "node-damaged" Error
-        "A node of the tree is damaged: what is cached of this part of the volumes is not known."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "A node of the tree is damaged: cached data of this part of the volumes is unknown."
+        COPY_THEN_REPAIR
     NodeTwice "node-twice" Error
         "Two places of the tree share a node, or a bucket has a node and something else."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        COPY_THEN_REPAIR
     NodeGap "node-gap" Error
-        "The children of a node leave a part of its interval to nobody; the driver stops there."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "The children of a node do not cover its interval; the driver stops there."
+        COPY_THEN_REPAIR
     NodeEqual "node-equal" Warning
         "Two children are alive for the same interval; the newer one counts."
         "Report it, with the output of `ubcache dump --what btree`."
@@ -233,118 +227,108 @@ kinds! {
         "Do not give the set to the Linux driver; start and stop it with ubcache, or `ubcache \
          recover` the data."
     NodeStale "node-stale" Error
-        "A node that is in use was given away by its generation: it may be overwritten at any time."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "The bucket of a node in use counts as free by its generation: it may be overwritten at \
+         any time."
+        COPY_THEN_REPAIR
     BsetOrder "bset-order" Error
         "Keys in a node are out of order or overlap: the driver misbehaves without noticing."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        COPY_THEN_REPAIR
     ExtentInvalid "extent-invalid" Error
-        "A key in a leaf is not possible: the driver gives the set up. What it stands for is lost."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "A key in a leaf is invalid: the driver stops the set. The data of the key is lost."
+        COPY_THEN_REPAIR
     ExtentOutside "extent-outside" Error
-        "An extent is not in the leaf where it would be looked for: it is not found, older data is \
-         read."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        "An extent is in the wrong leaf: look-ups miss it, and older data is read."
+        COPY_THEN_REPAIR
     TooStale "too-stale" Error
-        "A pointer is more than 96 generations old: the driver gives the set up when it comes \
-         across it."
+        "A pointer is more than 96 generations old: the driver stops the set when it meets it."
         "`ubcache recover`, or start the set with ubcache and let garbage collection run (`ubcache \
          gc`)."
     NearlyStale "nearly-stale" Note
         "A pointer is more than 80 generations old; garbage collection is due."
         "`ubcache gc` when the set runs."
     NodeOutrun "node-outrun" Error
-        "A pointer is so old that it looks newer than its bucket: version 0.1 and the Linux driver \
-         believe it, and lose what is there."
-        "Start the set with this version, which leaves it out, and let garbage collection run \
-         (`ubcache gc`). No other may start it before."
+        "A pointer is so old that it looks newer than its bucket: version 0.1 and the Linux \
+         driver follow it, and lose data."
+        "Start the set with this version, which ignores the pointer, and let garbage collection \
+         run (`ubcache gc`) before any other version starts it."
     NodeNearlyOutrun "node-nearly-outrun" Warning
         "A pointer to a freed node is more than 80 generations old; at 129 it looks newer than its \
          bucket."
         "Start the set with ubcache and let garbage collection run (`ubcache gc`)."
     FarAhead "far-ahead" Warning
-        "A pointer is far ahead of the stored generation; one of the two is not what it was."
+        "A pointer is far ahead of the stored generation; one of the two is corrupt."
         "Report it, with the output of `ubcache dump --what buckets`."
     BucketTwice "bucket-twice" Error
         "Two owners have the same bucket: one has overwritten the other, or will."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        COPY_THEN_REPAIR
     PromiseBroken "promise-broken" Error
-        "The prio chain of ubcache promises that the bucket is free, and it has data: a start may \
+        "The prio chain of ubcache lists the bucket as free, and it has data: a start may \
          overwrite it."
         "Do not start the set with ubcache. `ubcache recover` brings its data to the disk; report \
          it, with `ubcache pack`."
     SectorsTwice "sectors-twice" Error
         "Two extents have their data in the same place: at least one of them reads what belongs to \
          the other."
-        "Copy all devices. `ubcache repair --dry-run` tells what is certain and what is not; \
-         `ubcache cat --damaged` reads it."
+        COPY_THEN_REPAIR
     DirtyLost "dirty-lost" Error
-        "Data that was only in the cache is gone: its bucket was given away. Older data is read in \
-         its place."
+        "Dirty data is gone: its bucket was reused. Older data is read in its place."
         "Restore the range from a backup. `ubcache repair --out NEW` makes a set without the \
          damage, and lists the range."
     DirtyStale "dirty-stale" Warning
-        "A key says that data is only in the cache, and its bucket was given away: the driver had \
-         written it back."
+        "A key is dirty, and its bucket was reused: the driver had written the data back."
         "Nothing, if the set was last run by the Linux driver: it leaves such keys when it is \
          killed."
     VolumeUnknown "volume-unknown" Warning
-        "The cache has data of a volume that is in no slot of the table; nobody reads it."
+        "The cache has data of a volume that has no slot in the table; no volume shows it."
         "Nothing, if the volume was removed. Its space is used again in time."
     SlotLost "slot-lost" Error
         "The only copy of data belongs to a volume of which the slot in the table is empty: the \
          table, or a part of it, is lost."
-        "Copy the cache. `ubcache repair --dry-run` with -B and every disk of the set says whose \
-         it is, if that can be known."
+        "Copy the cache. `ubcache repair --dry-run` with -B and every disk of the set finds its \
+         volume, if that is possible."
     DirtyOrphan "dirty-orphan" Warning
         "The only copy of data belongs to a volume that was detached or removed; no volume shows \
          it."
-        "If it is missed: `ubcache repair` with -B gives a disk its slot again; `ubcache dump \
-         --what extents` says where it is."
+        "If it is needed: `ubcache repair` with -B assigns the slot to a disk again; `ubcache \
+         dump --what extents` prints its place."
     BlockTooSmall "block-too-small" Error
         "The backing device has smaller blocks than the cache, and can not be attached."
         "Give it another cache, made with smaller blocks."
     BackingElsewhere "backing-elsewhere" Note
         "The backing device is not attached to this set: nothing in this cache belongs to it."
-        "Nothing, if this is meant to be. Else find the cache with the UUID that the device names."
+        "Nothing, if this is intended. Else find the cache with the UUID that the device names."
     BackingNoSlot "backing-no-slot" Error
-        "The backing device has data in this set, but the set does not know the device: what is \
-         cached of it is lost."
-        "Is it the right cache, or an older copy of it? `ubcache repair --dry-run` with -B says if \
-         the slot is found again."
+        "The backing device has data in this set, but the set has no record of the device: its \
+         cached data is lost."
+        "Is it the right cache, or an older copy of it? `ubcache repair --dry-run` with -B \
+         reports if the slot can be found again."
     BackingAbsent "backing-absent" Note
         "The only copy of data is in the cache, and the backing device was not given to this check."
         "Name all backing devices with -B for a full check."
     OlderCopy "older-copy" Error
         "The cache and the disk are not of one run: one of them is a copy of an earlier state. \
          Used together they read old data, and write it over newer data."
-        "Find the one that is missing. `ubcache serve` refuses the two, and says how to go on \
-         without it; keep copies of both."
+        "Find the right one. `ubcache serve` refuses the two, and prints how to go on without it; \
+         keep copies of both."
     DirtyUnderClean "dirty-under-clean" Warning
         "The device says clean, and the cache has other data for it: newer, if the driver ran the \
-         set and was cut off, or older, if the cache is a copy of an earlier state."
-        "Is it the cache that the disk was used with last? Then start the set. If not, do not: it \
+         set and was interrupted, or older, if the cache is a copy of an earlier state."
+        "Was this cache the last one used with the disk? Then start the set. If not, do not: it \
          would write older data over newer."
     DirtyVoid "dirty-void" Warning
-        "The backing device was used without its cache: what is dirty in the cache is older, and \
-         void."
-        "If the cache has what you want: keep copies, and use `ubcache cat --dirty-anyway` on them."
+        "The backing device was used without its cache: dirty data in the cache is older, and void."
+        "To read the dirty data: copy the devices, and use `ubcache cat --dirty-anyway` on the \
+         copies."
     BeyondEndDirty "beyond-end-dirty" Error
-        "Data that is only in the cache lies beyond the end of the backing device: it can not be \
-         written back."
-        "Was the backing device made smaller? Give it its full size again."
+        "Dirty data lies beyond the end of the backing device: it can not be written back."
+        "Was the backing device made smaller? Restore its full size."
     BeyondEndClean "beyond-end-clean" Warning
         "Cached data lies beyond the end of the backing device, or before its data."
         "Was the backing device made smaller, or is it another one?"
     CleanDiffers "clean-differs" Error
-        "The cache and the backing device disagree, and neither says that it is the newer one."
-        "`ubcache cat` reads what the volume read as; `ubcache repair --out NEW` leaves clean data \
-         out: the disk's copy counts."
+        "The cache and the backing device differ, and neither is marked as newer."
+        "`ubcache cat` reads the former content of the volume; `ubcache repair --out NEW` leaves \
+         clean data out: the disk's copy counts."
     FlashClean "flash-clean" Warning
         "The only copy of data of a volume without a backing device is marked clean, and may be \
          dropped."
@@ -353,12 +337,11 @@ kinds! {
         "Few buckets are free. The set may be slow to start."
         "Start it with ubcache, which frees buckets; write dirty data back."
     ReserveTight "reserve-tight" Note
-        "The cache is full, as a cache is that was used for long: less than 5 % of its buckets are \
-         free."
+        "The cache is full, which is normal after long use: less than 5 % of its buckets are free."
         "Nothing."
     ReserveGone "reserve-gone" Error
         "So few buckets are free that the Linux driver hangs at the start."
-        "Start the set with ubcache, let it write back, and stop it, before the driver gets it."
+        "Start the set with ubcache, let it write back, and stop it, before the driver uses it."
 }
 
 impl FindingKind {

@@ -302,8 +302,7 @@ async fn read_ring<D: Device>(
         let place =
             Location::bucket(geometry, geometry.journal_bucket(index)).plus(u64::from(offset));
         let detail = format!(
-            "entry {seq} lies behind something that is no entry; the newest of those that count is \
-             {}",
+            "entry {seq} follows an invalid entry; the newest valid one is {}",
             newest.place.seq
         );
         report(Finding::new(FindingKind::JournalGap, place, detail));

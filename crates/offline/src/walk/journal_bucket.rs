@@ -45,7 +45,7 @@ impl Scanned {
         while let Some(rest) = bytes.get(at..) {
             let why = match entry_head(geometry, rest) {
                 Ok(head) if head.seq.0 > limit => {
-                    format!("an entry has the number {}, which nobody can have reached", head.seq)
+                    format!("an entry has the number {}, which is out of range", head.seq)
                 }
                 Ok(head) => {
                     scanned.places.push(place(index, at, head));

@@ -174,10 +174,8 @@ fn generations<V: Visitor + ?Sized>(view: &View, own_chain: bool, visitor: &mut 
         // relied on.
         let data = matches!(bucket.owner, Owner::Clean | Owner::Dirty);
         if own_chain && data && bucket.priority == PRIORITY_FREE {
-            let detail = format!(
-                "the prio chain says that the bucket is free, it has {}",
-                bucket.owner.word()
-            );
+            let detail =
+                format!("the prio chain lists the bucket as free, it has {}", bucket.owner.word());
             visitor.finding(Finding::new(FindingKind::PromiseBroken, place(), detail));
         }
     }
@@ -197,7 +195,7 @@ fn reserves<V: Visitor + ?Sized>(view: &View, visitor: &mut V) {
     let least = prio + journal;
     let good = prio + 2 * journal.max(8);
     let detail = format!(
-        "{free} of {usable} buckets are free, {kept} can not be given up; at least {least} have to \
+        "{free} of {usable} buckets are free, {kept} can not be freed; at least {least} have to \
          be free, {good} should be"
     );
     let place = Location::on(Site::Cache);

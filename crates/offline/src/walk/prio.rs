@@ -25,7 +25,7 @@ pub(super) async fn read_prios<D: Device, V: Visitor + ?Sized>(
     for element in 0..count {
         if !geometry.is_usable(bucket) {
             let detail = format!(
-                "element {} of {count} is said to be in bucket {bucket}, expected {} to {}",
+                "element {} of {count} is in bucket {bucket}, expected {} to {}",
                 element + 1,
                 geometry.first_bucket,
                 geometry.buckets - 1

@@ -170,7 +170,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 self.view.raise(pointer);
                 return vec![Item { key: root.clone(), pointer, after: START, certain: true }];
             }
-            (Ok(()), None) => "it leads nowhere".to_owned(),
+            (Ok(()), None) => "invalid pointer".to_owned(),
             (Err(error), _) => error.to_string(),
         };
         self.visitor.finding(Finding::new(
@@ -422,13 +422,13 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
                 continue;
             };
             if position == after && after != item.after {
-                let detail = format!("child {key} has the place of another one");
+                let detail = format!("child {key} overlaps another one");
                 self.visitor.finding(Finding::new(FindingKind::NodeEqual, place, detail));
                 continue;
             }
             if position <= after {
                 let detail = format!(
-                    "child {key} is not inside its parent, which begins behind {}:{}",
+                    "child {key} is outside of its parent, which begins after {}:{}",
                     after.0, after.1
                 );
                 self.visitor.finding(Finding::new(FindingKind::NodeKey, place, detail));

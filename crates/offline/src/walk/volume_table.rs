@@ -25,7 +25,7 @@ pub(super) async fn read_table<D: Device, V: Visitor + ?Sized>(
             visitor.finding(Finding::new(
                 FindingKind::VolumeTable,
                 place,
-                "the key of the volume table leads nowhere",
+                "the key of the volume table is an invalid pointer",
             ));
             view.complete = false;
             return;

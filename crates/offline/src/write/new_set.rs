@@ -139,7 +139,7 @@ pub(crate) fn ring_index(view: &View, seq: u64, any: bool) -> Result<u32, Offlin
     };
     let choices = || [0, after].into_iter().chain(0..ring).filter(|index| free(*index));
     let best = choices().find(|index| found(*index)).or_else(|| choices().next());
-    best.ok_or_else(|| OfflineError::NoRoom("the journal is in use as a whole".to_owned()))
+    best.ok_or_else(|| OfflineError::NoRoom("all of the journal is in use".to_owned()))
 }
 
 /// Overwrites unreadable and undecodable parts of the ring, so that the next reader does not find
@@ -157,7 +157,7 @@ async fn fill_holes<D: Device>(
     let geometry = &set.superblock.geometry();
     let io = |error: ubcache_env::IoError| OfflineError::Io {
         on: On::Cache,
-        doing: "writing over what can't be read of the journal",
+        doing: "overwriting unreadable parts of the journal",
         error: error.to_string(),
     };
     for (index, hole) in set.holes {

@@ -24,7 +24,7 @@ fn cache(directory: &Path) -> PathBuf {
 
 fn own_command() -> Result<Command, Failure> {
     let path = std::env::current_exe().map_err(|error| {
-        Failure::refused_because("demo", format_args!("can't find the own program: {error}"))
+        Failure::refused_because("demo", format_args!("can't find the program's own path: {error}"))
     })?;
     Ok(Command::new(path))
 }

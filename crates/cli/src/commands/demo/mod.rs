@@ -134,7 +134,7 @@ fn after_restart(measured: &Measured, begin: &VolumeReport, end: &VolumeReport) 
     );
     let from_disk = end.backing.counters.read_bytes - begin.backing.counters.read_bytes;
     format!(
-        "Every block was read again and compared: {} blocks intact, {hits} hits, {misses} misses, \
+        "All blocks were read again and compared: {} blocks intact, {hits} hits, {misses} misses, \
          {} read from the disk, {:.0} IO/s.\n",
         measured.operations,
         show_size(from_disk),
