@@ -27,7 +27,7 @@ macro_rules! rules {
                 match self { $(Rule::$rule => &[$($number),+],)* }
             }
 
-            /// What holds while it is kept.
+            /// Invariant that it keeps.
             pub const fn statement(self) -> &'static str {
                 match self { $(Rule::$rule => $statement,)* }
             }
