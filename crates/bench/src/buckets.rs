@@ -18,7 +18,7 @@ use crate::trace::TraceRecord;
 pub struct Counts {
     /// Reads of blocks.
     pub reads: u64,
-    /// Those that the cache answered.
+    /// Reads answered by the cache.
     pub read_hits: u64,
     /// Writes of blocks.
     pub writes: u64,

@@ -38,7 +38,7 @@ impl Stage {
     }
 }
 
-/// Does everything that has to do with all buckets, in a cache of this size.
+/// Runs everything that concerns all buckets, in a cache of this size.
 pub fn longest_polls(cache_bytes: u64) -> Result<Vec<Stage>, EngineError> {
     let bucket_bytes = u64::from(BUCKET_SECTORS) * SECTOR_BYTES;
     let shape = Shape {

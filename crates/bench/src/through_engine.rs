@@ -21,7 +21,7 @@ const FLUSH_EVERY: u64 = 4096;
 pub struct Replayed {
     /// Reads of blocks.
     pub reads: u64,
-    /// Those that the cache answered.
+    /// Reads answered by the cache.
     pub read_hits: u64,
     /// Bytes that clients wrote, and that misses brought in.
     pub wanted_bytes: u64,

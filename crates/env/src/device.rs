@@ -99,14 +99,14 @@ pub trait Device: 'static {
     /// Makes every write that completed before this call durable.
     async fn flush(&self) -> IoResult;
 
-    /// Tells the device that the range is not needed. Its content is unspecified afterwards.
+    /// Discards the range. Its content is unspecified afterwards.
     async fn discard(&self, range: SectorRange) -> IoResult;
 
     /// Makes the range read as zeroes, as durable as a [`Durability::Volatile`] write.
     async fn write_zeroes(&self, range: SectorRange) -> IoResult;
 
-    /// Sees to it that writes to the range find room below the device, where that is not certain:
-    /// in a sparse file. The content stays. Devices that can't say do nothing.
+    /// Allocates room below the device for writes to the range, where it may be missing: in a
+    /// sparse file. The content stays. Devices that can't say do nothing.
     async fn allocate(&self, range: SectorRange) -> IoResult {
         let _ = range;
         Ok(())

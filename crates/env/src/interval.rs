@@ -137,7 +137,7 @@ impl IntervalSet {
     pub fn sectors(&self) -> u64 {
         self.map.sectors()
     }
-    /// Takes everything out.
+    /// Removes everything.
     pub fn clear(&mut self) {
         self.map.clear();
     }
@@ -145,7 +145,7 @@ impl IntervalSet {
     pub fn insert(&mut self, range: SectorRange) {
         self.map.insert(range, ());
     }
-    /// Takes `range` out.
+    /// Removes `range`.
     pub fn remove(&mut self, range: SectorRange) {
         self.map.remove(range);
     }

@@ -68,7 +68,7 @@ impl Notify {
         }
     }
 
-    /// Wakes everybody who waits.
+    /// Wakes all waiters.
     #[inline]
     pub fn notify_all(&self) {
         let waiting = self.waiters.borrow().len();

@@ -48,7 +48,7 @@ impl Nanos {
 pub enum Priority {
     /// Client requests and what they wait for.
     Foreground,
-    /// The journal: everybody waits for it in the end.
+    /// The journal: every other queue waits for it in the end.
     Journal,
     /// Writeback, garbage collection, publishing, counting: bounded per turn.
     Background,

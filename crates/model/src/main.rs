@@ -78,7 +78,7 @@ fn kind(word: &str) -> Result<OpKind, String> {
     found.ok_or_else(|| format!("no such kind; there are: {}", words.join(" ")))
 }
 
-/// Says whether the result is the expected one.
+/// True if the result is the expected one.
 fn run(cli: &Cli, bounds: &Bounds, variant: &Variant) -> bool {
     let model = bounds.of(variant.rules);
     let began = now();

@@ -29,7 +29,7 @@ pub struct Register {
     pub floor: u8,
     /// Values that it may fall to, as bits.
     pub falls: u8,
-    /// It has fallen to the present one.
+    /// The value has fallen to the present one.
     pub fell: bool,
 }
 
@@ -100,7 +100,7 @@ pub fn observe(state: &mut State) -> Option<Finding> {
         let took_effect = next != 0;
         if state.registers[sector].falls & 1 << new != 0 {
             next |= match writer {
-                // It took effect earlier, and what replaced it is lost.
+                // The write took effect earlier, and its successor is lost.
                 Some(writer) => only(explained, |set| set & 1 << writer != 0),
                 None => explained,
             };
@@ -246,7 +246,7 @@ fn keep(register: &mut Register, good: impl Fn(u8) -> bool) {
     register.explained = only(register.explained, good);
 }
 
-/// Those of the sets that are good.
+/// Keeps the sets that are `good`.
 fn only(explained: u8, good: impl Fn(u8) -> bool) -> u8 {
     explained & (0..8_u8).filter(|set| good(*set)).map(|set| 1 << set).sum::<u8>()
 }
@@ -269,7 +269,7 @@ pub fn end_write(state: &mut State, slot: usize, mask: u8, ok: bool) -> Option<F
                 ));
             }
         }
-        // From now on the operation has no bit of its own.
+        // Frees the bit of the operation.
         let old = std::mem::take(&mut register.explained);
         for set in (0..8_u8).filter(|set| old & 1 << set != 0) {
             register.explained |= 1 << (set & !bit);

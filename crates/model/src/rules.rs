@@ -229,7 +229,7 @@ impl Promise {
 pub struct Variant {
     /// For the command line.
     pub name: &'static str,
-    /// In words.
+    /// Description for the table.
     pub what: &'static str,
     /// The protocol.
     pub rules: Rules,

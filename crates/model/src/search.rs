@@ -16,7 +16,7 @@ use crate::step::Model;
 pub struct Counterexample {
     /// The violated promise.
     pub kind: Promise,
-    /// In a sentence.
+    /// Description in a sentence.
     pub what: String,
     /// The steps to it, the violating one included.
     pub length: usize,

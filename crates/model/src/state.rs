@@ -25,7 +25,7 @@ pub const FIRST: u8 = 2;
 pub const GARBAGE: u8 = 7;
 /// Content of a place that is not read any more (J3).
 pub const LOST: u8 = 6;
-/// Clients at most. It is FLUSH that tells them apart (F4).
+/// Clients at most. They differ in the FLUSHes that they get errors for (F4).
 pub const CLIENTS: u8 = 2;
 
 /// A number for a place.
@@ -170,8 +170,8 @@ impl<T: Copy + Default, const N: usize> Few<T, N> {
         self.len += 1;
     }
 
-    /// Takes the first items out. What is behind the end is always the default, so that equal lists
-    /// are equal.
+    /// Removes the first items. Slots after the end are always the default, so that equal lists are
+    /// equal.
     pub fn drop_first(&mut self, count: usize) {
         let len = usize::from(self.len);
         self.items.copy_within(count..len, 0);
@@ -179,7 +179,7 @@ impl<T: Copy + Default, const N: usize> Few<T, N> {
         self.len -= count as u8;
     }
 
-    /// Takes all but the first items out.
+    /// Keeps the first items only.
     pub fn truncate(&mut self, count: usize) {
         let len = usize::from(self.len);
         self.items[count..len].fill(T::default());
@@ -268,7 +268,7 @@ impl OpKind {
         }
     }
 
-    /// In words.
+    /// Description for timelines.
     pub fn name(self) -> &'static str {
         match self {
             OpKind::Read => "read",
@@ -318,7 +318,7 @@ pub enum At {
     TrimDropping,
 }
 
-/// Somebody's part in the flush of the backing device.
+/// Participation of one waiter in the flush of the backing device.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub enum Wants {
     /// None.
@@ -361,7 +361,7 @@ pub struct Op {
     pub removed: bool,
     /// The early copy is in the index.
     pub copied: bool,
-    /// So many of the records that are not durable have to become durable.
+    /// Count of the volatile records that have to become durable.
     pub wait: u8,
     /// FLUSH: its part in the flush of the backing device.
     pub wants: Wants,
@@ -513,7 +513,7 @@ pub struct State {
     pub registers: [Register; SECTORS],
     /// Clients that have written, as bits.
     pub wrote: u8,
-    /// Of these, those that have not been told of the last failed flush.
+    /// Clients among these without an error for the last failed flush.
     pub ignorant: u8,
 }
 
@@ -522,9 +522,9 @@ pub struct State {
 pub struct FlushReports {
     /// Clients that have been heard of.
     pub known: u8,
-    /// Those whose next FLUSH fails.
+    /// Clients whose next FLUSH fails.
     pub owed: u8,
-    /// A flush has failed, and nobody knows.
+    /// A flush has failed, and no client was told.
     pub untold: bool,
 }
 
@@ -653,7 +653,7 @@ impl State {
         Some(place as Place)
     }
 
-    /// Gives the places numbers by where they are named, and forgets what is in the others: states
+    /// Numbers the places in the order of their names in the state, and clears the others: states
     /// that differ in nothing else are the same.
     pub fn tidy_places(&mut self) {
         let mut renamed = [NOWHERE; PLACES];

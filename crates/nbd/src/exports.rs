@@ -85,7 +85,7 @@ impl<V: Volume> Exports<V> {
         }
     }
 
-    /// Takes an export away. Connections that serve it go on.
+    /// Removes an export. Connections that serve it go on.
     pub fn remove(&self, name: &str) -> Option<Rc<V>> {
         let mut exports = self.exports.borrow_mut();
         let at = exports.iter().position(|export| export.name == name)?;

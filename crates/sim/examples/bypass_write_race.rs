@@ -1,4 +1,4 @@
-//! Tells the race of a bypass write with a read, on the real engine in virtual time.
+//! Prints the race of a bypass write with a read, on the real engine in virtual time.
 //!
 //! ```text
 //! cargo run -p ubcache-sim --example bypass_write_race
@@ -25,7 +25,7 @@ fn protocols() -> Vec<(&'static str, Rules)> {
     vec![("ubcache", Rules::default())]
 }
 
-/// Tells one seed: the first that goes wrong, or the first.
+/// Prints one seed: the first that goes wrong, or else the first.
 fn tell(title: &str, chapter: impl Fn(u64) -> RaceRun) {
     let mut runs: Vec<RaceRun> = SEEDS.map(chapter).collect();
     let wrong = runs.iter().filter(|run| run.wrong.is_some()).count();

@@ -1,7 +1,7 @@
-//! The race of a bypass write with a read (docs/internals/coherence.md §3), told on the real engine
+//! The race of a bypass write with a read (docs/internals/coherence.md §3), run on the real engine
 //! in three chapters.
 //!
-//! 1. [`late_write`]: the backing device takes five seconds for a write; somebody reads while it is
+//! 1. [`late_write`]: the backing device takes five seconds for a write; a client reads while it is
 //!    under way.
 //! 2. [`power_loss`]: a write over a cached block is answered, with FUA, and the power fails.
 //! 3. [`busy_reader`]: no delays; writes of 1 MiB go past the cache, a small read is repeated
@@ -104,7 +104,7 @@ impl Stage {
         self.say(format!("write of {byte:02x} is answered"));
     }
 
-    /// Reads the block and tells it.
+    /// Reads the block and logs it.
     async fn read(&self, volume: &Served, when: &str) -> u8 {
         let data = volume.read(READER, BLOCK).await.expect("no device fails").to_buf();
         let byte = data.as_slice()[0];
@@ -156,7 +156,7 @@ pub fn late_write(rules: Rules, seed: u64) -> RaceRun {
         let (inside, writer) = (told.clone(), volume.clone());
         env.spawn(Priority::Foreground, async move { inside.write(&writer, 1, false).await });
         env.sleep(Nanos::from_secs(1)).await;
-        // Zeroes or ones, both are right: nobody was told that the write has happened.
+        // Zeroes or ones, both are right: the write was not answered yet.
         told.read(&volume, "while the write is under way").await;
         env.sleep(Nanos::from_secs(9)).await;
         told.must_be(&system, &volume, 1, "after the write").await;

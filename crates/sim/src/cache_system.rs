@@ -90,7 +90,7 @@ fn options(setup: &Setup) -> SetOptions {
             lazy_start: shape.lazy_start,
             extents_in_memory_max: shape.extents_in_memory as usize,
             generations,
-            // So that requests of plans are long enough for it.
+            // Small, so that requests of plans exceed it.
             split_above: if mix(setup.plan.seed).is_multiple_of(3) {
                 16
             } else {

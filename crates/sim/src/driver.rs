@@ -1,8 +1,8 @@
 //! A run of the Linux driver, as far as ubcache can tell from what is on the disks afterwards
 //! (docs/internals/interop.md).
 //!
-//! It takes the set, writes for clients of its own, and gives the set back. Nothing of it takes
-//! time. In what it leaves it behaves as the real one was seen to:
+//! It takes the set, writes for clients of its own, and gives the set back. None of it takes time.
+//! It leaves what the real one was seen to:
 //!
 //! * Its journal entries begin a new bucket of the ring, and alternate between two buffers, of
 //!   which one holds the padding of an entry that it has read.
@@ -90,7 +90,7 @@ fn bucket_of_ring(geometry: &Geometry, index: u32) -> SectorRange {
     )
 }
 
-/// Gives all entries the marks that ubcache 0.1 would have written.
+/// Rewrites all entries with the marks of ubcache 0.1.
 fn unbind_marks(cache: &SimDisk) -> Option<()> {
     let geometry = sound_set(cache)?.geometry;
     for index in 0..geometry.journal_buckets {

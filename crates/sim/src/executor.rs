@@ -1,6 +1,6 @@
 //! The heart of the world: tasks, the clock, events and the hash over every decision.
 //!
-//! One step: events that are due fire; if nobody can run, the clock jumps to the next event; the
+//! One step: events that are due fire; if no task can run, the clock jumps to the next event; the
 //! policy picks a task; the task is polled and the clock moves by a drawn cost. Time therefore
 //! passes also while tasks run, and completions fall between any two polls.
 //!
@@ -34,7 +34,7 @@ use memory::Memory;
 pub enum Policy {
     /// Any runnable task, all equally likely.
     Uniform,
-    /// In the order in which they became runnable.
+    /// Runnable tasks, in the order in which they became runnable.
     Fifo,
     /// The runnable task with the highest random rank; at random moments the one that runs falls to
     /// the last rank. Finds orders that need one task to stand still for long.
@@ -89,7 +89,7 @@ impl WorldConfig {
 /// Reason why a run did not come to its end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Stuck {
-    /// Nobody can run and nothing will happen.
+    /// No task can run and no event is left.
     #[error("deadlock: nobody can run and no event is due; waiting:\n{0}")]
     Deadlock(String),
     /// Too many polls.
@@ -258,7 +258,7 @@ impl World {
         self.events.borrow_mut().push(Reverse(Event { at, tie, order, token, sink }));
     }
 
-    /// The next event somebody cares for, if it is due before `limit`.
+    /// The next event with a waiter, if it is due before `limit`.
     fn pop_event(&self, limit: u64) -> Option<Event> {
         loop {
             let mut events = self.events.borrow_mut();
@@ -384,7 +384,7 @@ impl World {
         }
     }
 
-    /// While a task is polled nobody else runs: time passes, and too much work at once is a
+    /// While a task is polled no other task runs: time passes, and too much work at once is a
     /// violation.
     fn poll_took(&self, steps: u64, born: &'static Location<'static>) {
         self.now.set(self.now.get() + steps * self.config.step_cost.0);
@@ -399,8 +399,7 @@ impl World {
         }
     }
 
-    /// The task that runs gives its turn away: everybody else comes before it. Says for how many
-    /// turns.
+    /// The running task gives its turn away: all others come before it. Says for how many turns.
     fn give_way(&self) -> u64 {
         let mut rng = self.schedule.borrow_mut();
         if let Some(slot) = self.tasks.borrow_mut().get_mut(&self.current.get()) {
@@ -559,7 +558,7 @@ impl SimWorld {
         self.world.buffers.take();
     }
 
-    /// Has every write of every disk watched. Discards and writes of zeroes are writes.
+    /// Watches every write of every disk. Discards and writes of zeroes are writes.
     pub fn watch_writes(&self, watcher: WriteWatcher) {
         *self.world.write_watcher.borrow_mut() = Some(watcher);
     }
@@ -571,7 +570,7 @@ impl SimWorld {
         (memory.rate, memory.budget) = (rate, budget);
     }
 
-    /// From now on there is memory for everything.
+    /// Ends the shortage of memory.
     pub fn make_memory_plenty(&self) {
         let mut memory = self.world.memory.borrow_mut();
         (memory.rate, memory.none_until) = (0, 0);

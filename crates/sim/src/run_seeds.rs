@@ -63,7 +63,7 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-/// Does what the command line says; true if nothing was found.
+/// Runs the seeds of the command line; true if nothing was found.
 pub fn main(cli: Cli) -> Result<bool, String> {
     let given = match &cli.plan {
         Some(path) => {

@@ -29,7 +29,7 @@ pub fn shrink(plan: &Plan, kind: &str, runs_max: u64, run: impl FnMut(&Plan) -> 
     let mut shrinker = Shrinker { best: plan.clone(), kind, runs: 0, runs_max, run };
     loop {
         let before = size(&shrinker.best);
-        // In a simpler world more can be cut.
+        // Simplify the world first: then more can be cut.
         shrinker.simplify();
         shrinker.cut_ops();
         shrinker.cut_controls();

@@ -25,7 +25,7 @@ struct Wire {
     env: SimEnv,
     rng: RefCell<Rng>,
     directions: [RefCell<Direction>; 2],
-    /// Somebody sent, received or closed.
+    /// One end sent, received or closed.
     changed: Notify,
     delay_max: Nanos,
 }

@@ -27,7 +27,7 @@ pub struct Setup {
     pub word: Word,
 }
 
-/// A start that refuses a volume says which, and is told how to go on.
+/// A start that refuses a volume names it, and gets a choice in return.
 #[derive(Default)]
 pub struct Word {
     /// The volume that was refused because its devices are not what they were.
@@ -96,7 +96,7 @@ pub trait System: Sized + 'static {
     /// The volumes, in the order of the plan.
     fn volumes(&self) -> Vec<Rc<Self::Volume>>;
 
-    /// Does what the command says. A system may ignore commands that mean nothing to it.
+    /// Carries out the command. A system may ignore commands without a meaning for it.
     async fn control(&self, command: Command) -> Result<(), String>;
 
     /// Stops in good order.

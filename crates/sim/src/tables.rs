@@ -78,8 +78,7 @@ mod of_mutants {
 
     /// Runs that the shrink of one plan may take.
     const SHRINK_RUNS: u64 = 1500;
-    /// So many failing seeds are shrunk: the plan that remains of the first is often not the
-    /// smallest.
+    /// Failing seeds to shrink: the plan that remains of the first is often not the smallest.
     const PLANS: usize = 5;
     /// A shrunk plan with more steps is not spelled out.
     const STEPS_MAX: usize = 16;

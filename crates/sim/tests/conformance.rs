@@ -24,7 +24,7 @@ fn disk_with_small_blocks_conforms() {
     conforms(1, Policy::Uniform, config(512));
 }
 
-/// And nothing completes in the order of submission.
+/// Requests do not complete in the order of submission.
 #[test]
 fn disk_with_large_blocks_conforms_without_discard_and_volatile_cache() {
     let config = DiskConfig {

@@ -324,7 +324,7 @@ fn copies_of_unflushed_data() {
     scenario("un-flushed data, writethrough", &plan("writethrough", 0, UNFLUSHED), OPTIONS, &[]);
 }
 
-/// After a host restart the backing device holds un-flushed data that nobody remembers.
+/// After a host restart the backing device holds un-flushed data without a record of it.
 #[test]
 fn host_restart() {
     scenario("host restart", &plan("writearound", 0, RESTART), OPTIONS, &[]);

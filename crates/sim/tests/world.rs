@@ -49,7 +49,7 @@ fn endless_loop_is_reported() {
     assert!(matches!(result, Err(Stuck::Steps(_))));
 }
 
-/// A task that waits by yielding does not keep anybody else from running, whatever the policy.
+/// A task that waits by yielding does not keep others from running, whatever the policy.
 #[test]
 fn yield_lets_other_tasks_run() {
     for policy in [Policy::Uniform, Policy::Fifo, Policy::Ranks, Policy::Queues] {

@@ -81,7 +81,7 @@ fn is_undone(base: &Base, image: &Image) -> bool {
         || base.parts.appends.iter().any(|append| changed(append.start + 16..append.start + 24))
 }
 
-/// Does one damage.
+/// Applies one damage.
 pub fn apply(base: &Base, image: &mut Image, kind: &str, rng: &mut Rng) {
     let (parts, bucket) = (&base.parts, base.bucket());
     let superblock = 4096..4096 + 208;

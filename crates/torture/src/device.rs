@@ -33,7 +33,7 @@ impl Image {
         image
     }
 
-    /// So many bytes of zeroes, in whole pages.
+    /// Zeroes of this length, in whole pages.
     pub fn zeroed(bytes: usize) -> Image {
         let zero: Page = Rc::new([0; PAGE]);
         Image { pages: vec![zero; bytes.div_ceil(PAGE)], bad: BTreeSet::new() }

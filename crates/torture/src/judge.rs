@@ -26,11 +26,11 @@ pub const ALL: RepairOptions =
 pub enum Verdict {
     /// The check has no finding, and all reads as before.
     Harmless,
-    /// It was repaired, to a copy and in place.
+    /// Repaired, to a copy and in place.
     Repaired,
-    /// It was repaired to a copy. In place there is no room.
+    /// Repaired to a copy. In place there is no room.
     OnlyCopied,
-    /// It can't be repaired, and the check reports that.
+    /// Not repairable, and the check reports that.
     Unrepairable,
 }
 

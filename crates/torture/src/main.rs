@@ -29,7 +29,7 @@ struct Args {
 enum Task {
     /// Damage six sets, repair them, and compare: one damage of each set for each seed
     Damage {
-        /// These seeds
+        /// Seeds to run
         #[arg(long, value_name = "FROM..TO", default_value = "0..300", value_parser = span)]
         seeds: (u64, u64),
         /// Only sets whose name has this in it

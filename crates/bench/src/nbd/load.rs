@@ -66,7 +66,7 @@ pub struct Load {
     pub queue_depth: u32,
     /// Bytes of a request.
     pub block_bytes: u32,
-    /// Of a hundred requests so many are writes.
+    /// Percentage of writes.
     pub write_percent: u32,
     /// Writes in a hundred requests.
     pub order: Order,
@@ -436,7 +436,7 @@ impl Connection {
         }
     }
 
-    /// Looks at all replies that are complete.
+    /// Handles all complete replies.
     fn take_replies(&mut self, load: &Load, now: Instant) -> io::Result<()> {
         loop {
             let rest = &self.input[self.fresh.0..self.fresh.1];

@@ -53,7 +53,7 @@ impl NullDevice {
         NullDevice { env, state: self.state.clone() }
     }
 
-    /// From now on every request takes so long.
+    /// Sets the duration of every request.
     pub fn set_latency(&self, latency: Nanos) {
         self.state.latency.set(latency);
     }

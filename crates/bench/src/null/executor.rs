@@ -126,7 +126,7 @@ impl NullWorld {
         }))
     }
 
-    /// Looks at each poll from now on, which takes a while.
+    /// Measures each poll from now on, which makes polls slower.
     pub fn watch_polls(&self) {
         *self.0.long_polls.borrow_mut() = Some(LongPolls::default());
     }
@@ -199,7 +199,7 @@ impl NullWorld {
         }
     }
 
-    /// Lets every task run that can, without moving the clock, until only the caller is left.
+    /// Runs every runnable task, without moving the clock, until only the caller is left.
     pub async fn settle(&self) {
         let env = self.env();
         loop {

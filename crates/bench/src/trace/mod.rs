@@ -37,7 +37,7 @@ pub enum TraceError {
     /// The file can't be read.
     #[error("can't read it: {0}")]
     Io(#[from] std::io::Error),
-    /// It is in none of the formats.
+    /// The text has none of the formats.
     #[error(
         "not a trace: found {found}; expected CSV (time,op,offset,size, or columns named in a \
          header), \

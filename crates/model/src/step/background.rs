@@ -122,9 +122,9 @@ impl Steps<'_> {
         }
     }
 
-    /// Of the versions of each sector the newest may be gone, any number of them, at once or when
-    /// reads have returned them for a while. What is gone is not made durable by the next flush.
-    /// (To lose an older one as well makes no difference.)
+    /// Any number of the newest versions of each sector may be lost, at once or after reads have
+    /// returned them for a while. What is gone is not made durable by the next flush. (To lose an
+    /// older one as well makes no difference.)
     fn disk_flush_fails(&mut self) {
         let mut failed = *self.from;
         self.note_failed_flush(&mut failed);
@@ -188,7 +188,7 @@ impl Steps<'_> {
             op.failed = true;
         }
         each_wants(state, Wants::ThisFlush, Wants::Nothing);
-        // Even somebody else's flush may have cost what the batch wrote.
+        // A failed flush of another waiter may have lost the writes of the batch, too.
         state.writeback.failed = state.writeback.at != WritebackAt::Idle;
         if state.writeback.at == WritebackAt::Flushing && state.writeback.wants == Wants::Nothing {
             state.writeback = Steps::idle_writeback();

@@ -1,4 +1,4 @@
-//! From a state to every state that can come next.
+//! Steps from a state to all of its successors.
 //!
 //! | module | holds |
 //! |---|---|

@@ -117,7 +117,7 @@ impl ClientOption {
         end_data(out, start);
     }
 
-    /// Takes the data of option `code` apart.
+    /// Parses the data of option `code`.
     pub fn decode(code: u32, data: &[u8]) -> Result<ClientOption, OptionFault> {
         let without_data = |option| {
             if data.is_empty() {
@@ -266,7 +266,7 @@ impl OptionReply {
         end_data(out, start);
     }
 
-    /// Takes the data of a reply of type `kind` apart; `None` if it is malformed.
+    /// Parses the data of a reply of type `kind`; `None` if it is malformed.
     pub fn decode(kind: u32, data: &[u8]) -> Option<OptionReply> {
         let mut reader = Reader::new(data);
         let reply = match kind {

@@ -85,7 +85,7 @@ impl ServerDecoder {
         if let State::Payload { left } = self.state { left } else { 0 }
     }
 
-    /// Says that `bytes` bytes of the payload went another way, straight to where they belong.
+    /// Counts `bytes` bytes of the payload that were received directly into their buffer.
     ///
     /// # Panics
     /// If there are not that many to come.

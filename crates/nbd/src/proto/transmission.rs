@@ -85,7 +85,7 @@ impl Request {
         out.put_u32(self.length);
     }
 
-    /// Takes a request apart.
+    /// Parses a request.
     pub fn decode(bytes: &[u8; REQUEST_BYTES]) -> Result<Request, ProtocolError> {
         const LENGTH: &str = "a request is long enough for its fields";
         let mut reader = Reader::new(bytes);
@@ -260,7 +260,7 @@ pub struct ChunkHeader {
 }
 
 impl ChunkHeader {
-    /// Takes the header apart, but for the magic number.
+    /// Parses the header after its magic number.
     pub(super) fn decode(reader: &mut Reader<'_>) -> Option<ChunkHeader> {
         Some(ChunkHeader {
             flags: reader.u16()?,
@@ -325,7 +325,7 @@ impl Chunk {
         }
     }
 
-    /// Takes the payload of a chunk apart that is neither [`Chunk::Data`] nor [`Chunk::Unknown`].
+    /// Parses the payload of a chunk that is neither [`Chunk::Data`] nor [`Chunk::Unknown`].
     /// `None`: it is malformed.
     pub(super) fn decode(kind: u16, payload: &[u8]) -> Option<Chunk> {
         let mut reader = Reader::new(payload);

@@ -3,7 +3,7 @@
 use super::constants::MAX_STRING_BYTES;
 use super::option::OptionFault;
 
-/// Takes a message apart. `None`: it is too short.
+/// Parser of a message. `None`: it is too short.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -35,7 +35,7 @@ impl<S: Stream> Input<S> {
         &self.buf.as_slice()[self.start..self.end]
     }
 
-    /// Goes on so that `left` bytes remain.
+    /// Consumes all but `left` bytes.
     pub(super) fn consume_to(&mut self, left: usize) {
         self.start = self.end - left;
     }

@@ -229,7 +229,7 @@ async fn receive_payload<E: Env, S: Stream>(
     Ok(Some(payload.into()))
 }
 
-/// Lets the payload of a write that is refused pass.
+/// Skips the payload of a refused write.
 async fn skip_payload<S: Stream>(
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,

@@ -45,7 +45,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Has a worker carry the job out.
+    /// Gives the job to a worker.
     pub(super) fn start<E: Env, V: Volume>(
         &self,
         env: &E,

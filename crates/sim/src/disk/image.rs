@@ -82,7 +82,7 @@ impl Image {
         }
     }
 
-    /// Takes away the places of whole blocks that read as zeroes: they were discarded.
+    /// Frees the places of whole blocks that read as zeroes: they were discarded.
     pub(super) fn punch(&mut self, range: SectorRange) {
         for block in range.start.0.div_ceil(PAGE_SECTORS)..range.end.0 / PAGE_SECTORS {
             if self.pages.get(&block).is_some_and(|page| page.iter().all(|byte| *byte == 0)) {

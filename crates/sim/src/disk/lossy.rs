@@ -15,7 +15,7 @@ const LATE_US_MAX: u64 = 20_000_000;
 /// A disk whose failed flushes lose.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct FlushLoss {
-    /// Of so many of 1000 failed flushes the loss shows only later, as that of a page cache does:
+    /// Share, in thousandths, of failed flushes whose loss shows only later, as with a page cache:
     /// reads return what was written until it is dropped from memory, at the latest when the
     /// program ends.
     pub late: u32,

@@ -246,8 +246,8 @@ impl SimDisk {
     pub fn fail(&self, outage: Outage, span: Option<Nanos>) {
         let now = Nanos(self.inner.world.now());
         if self.inner.state.borrow().outage(now) == Some(Outage::Gone) {
-            // It does not come back before the program is gone: what it lost, the program could not
-            // know.
+            // The device returns only after the end of the program, which could not know what was
+            // lost.
             return;
         }
         if outage == Outage::Gone {
@@ -357,7 +357,7 @@ impl SimDisk {
     }
 
     /// The host restarts without losing power: see the module. A failure without an end has ended:
-    /// somebody has looked at the cables. A full file system stays full.
+    /// the operator has mended it. A full file system stays full.
     pub fn host_restart(&self) {
         self.inner.end_of_instance();
         let mut state = self.inner.state.borrow_mut();

@@ -5,7 +5,7 @@ use crate::rng::Rng;
 /// When a request for memory is refused.
 pub(super) struct Memory {
     rng: Rng,
-    /// So many of a million.
+    /// Rate in a million.
     pub rate: u32,
     /// No more than this are refused by the rate.
     pub budget: u32,

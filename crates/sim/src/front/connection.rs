@@ -86,7 +86,7 @@ impl Connection {
         self.stream.send(parts).await.map_err(|_| Cut)
     }
 
-    /// Goes from the greeting to the requests. The decoder knows where it is then.
+    /// Negotiates, from the greeting to the first request.
     ///
     /// # Panics
     /// If the server does not speak the protocol, or refuses the export.
@@ -272,7 +272,7 @@ impl Connection {
         }
     }
 
-    /// Says goodbye.
+    /// Sends a disconnect.
     pub async fn leave(&self) {
         let mut header = Vec::new();
         let cookie = self.next_cookie.get();

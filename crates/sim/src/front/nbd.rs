@@ -78,7 +78,7 @@ impl<V: Volume> NbdVolume<V> {
         }
     }
 
-    /// Says goodbye on every connection and waits until the server has let go of it.
+    /// Disconnects every connection and waits until the server has dropped it.
     pub async fn leave(&self) {
         for line in &self.lines {
             let present = line.present.take();

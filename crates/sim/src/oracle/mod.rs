@@ -93,7 +93,7 @@ pub struct Op {
 /// Something happened that must not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// In a few words, the same for the same kind of violation: what to group by.
+    /// Short name of the kind of violation, for grouping.
     pub kind: String,
     /// For a person to read.
     pub report: String,
@@ -120,7 +120,7 @@ struct ClientState {
     /// When its first write began that no successful FLUSH of it has covered, and when its last
     /// one.
     wrote: Option<(Moment, Moment)>,
-    /// When it was last told that a FLUSH failed.
+    /// Time of the last FLUSH that failed.
     told: Moment,
 }
 
@@ -139,7 +139,7 @@ pub struct Oracle {
     volumes: Vec<VolumeState>,
     rows: Vec<Row>,
     clock: Moment,
-    /// Counts crashes, so that an operation cut by one can be told.
+    /// Counts crashes, so that an operation cut by one is recognised.
     epoch: u64,
     violations: Vec<Violation>,
     one_client: bool,
@@ -184,7 +184,7 @@ impl Oracle {
         self.volumes[volume].losses = losses;
     }
 
-    /// Clients that can't be told apart by the volume are one.
+    /// Clients of one stream are one client to the volume.
     pub fn one_client(&mut self) {
         self.one_client = true;
     }
@@ -414,7 +414,7 @@ impl Oracle {
         self.rows[op.id as usize].end = Some((now, outcome));
     }
 
-    /// Somebody begins to look at the disks, with nothing running; for [`Oracle::judge_rest`].
+    /// An inspection of the disks begins, with nothing running; for [`Oracle::judge_rest`].
     pub fn look(&mut self, now: Nanos) -> Moment {
         self.note(now, "the disks are looked at".to_owned());
         self.tick()

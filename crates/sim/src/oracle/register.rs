@@ -27,7 +27,7 @@ use super::value::Value;
 /// A moment. Events of the oracle are [`STEP`] apart; an event orders what it does within itself.
 pub type Moment = u64;
 
-/// From one event to the next.
+/// State between two events.
 pub const STEP: Moment = 4;
 
 /// Moments for which past values are kept.
@@ -172,7 +172,7 @@ impl Config {
         self.falls.retain(|fall| fall.buried > 0);
     }
 
-    /// Takes in what `other`, with the same present, explains.
+    /// Merges the explanations of `other`, which has the same present.
     fn merge(&mut self, other: &Config) {
         for theirs in &other.past {
             match self.past.iter_mut().find(|ours| ours.value == theirs.value) {
@@ -239,7 +239,7 @@ struct Pending {
 pub enum Ending {
     /// It has taken effect.
     Done,
-    /// It has taken effect, or it never will.
+    /// The write has taken effect, or never will.
     Unknown,
 }
 

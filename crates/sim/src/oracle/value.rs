@@ -31,7 +31,7 @@ impl fmt::Display for Value {
 pub enum Decoded {
     /// The whole sector is this value.
     Value(Value),
-    /// Not what anybody wrote to this sector; the text says what it looks like.
+    /// Content that was never written to this sector; the text describes it.
     Wrong(String),
 }
 

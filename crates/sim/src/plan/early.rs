@@ -18,7 +18,7 @@ const SHARE: (u64, u64) = (1, 48);
 const SECTORS: u64 = 256;
 /// A dirty place, so that no write waits for the superblock of the volume.
 const ELSEWHERE: u64 = SECTORS / 2;
-/// From the start of a round, in which that is settled.
+/// Delay after the start of a round, in which that is settled.
 const LATER: u64 = 100_000;
 
 /// Makes it a plan of early reads, if its seed says so.
@@ -62,7 +62,7 @@ pub(super) fn read_early(plan: &mut Plan, rng: &mut Rng) {
     }
 }
 
-/// A block that nobody has touched yet.
+/// A block not used yet.
 fn add_round(plan: &mut Plan, round: u64, rng: &mut Rng) {
     let block = plan.block_sectors(0);
     let range = SectorRange::new(Sector(round * block), block);

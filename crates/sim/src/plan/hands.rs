@@ -51,7 +51,7 @@ const REMEDIES: [(&str, Remedy); 4] = [
     ("believe-cache", Remedy::BelieveCache),
 ];
 
-/// Lets other hands at the disks of some plans without faults.
+/// Replaces or resizes disks between runs, in some plans without faults.
 pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
     // A run of the driver leaves fewer signs: it need not write a backing superblock.
     let has_driver = plan.controls.iter().any(|it| matches!(it.action, ControlAction::Driver(..)));

@@ -9,7 +9,7 @@ use crate::rng::Rng;
 pub struct LossyDisk {
     /// The disk, as in [`DiskFaults::disk`].
     pub disk: usize,
-    /// In which way.
+    /// Kind of loss.
     pub loss: FlushLoss,
 }
 

@@ -146,7 +146,7 @@ pub struct VolumeShape {
     pub discard: bool,
     /// True if discarded sectors read differently every time until they are written (D2).
     pub noise: bool,
-    /// Sectors of the volume before those that the plan speaks of: nobody uses them.
+    /// Sectors of the volume before those of the plan: unused.
     pub head: u64,
     /// Sectors in a block of the device.
     pub block_sectors: u32,
@@ -170,7 +170,7 @@ pub struct DiskFaults {
 /// Frequency of I/Os for which there is no memory.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scarcity {
-    /// So many of a million requests for memory are refused.
+    /// Requests for memory that are refused, in a million.
     pub rate: u32,
     /// No more than this are.
     pub budget: u32,
@@ -265,7 +265,7 @@ pub enum ControlAction {
     Outage {
         /// The disk, as in [`DiskFaults::disk`].
         disk: usize,
-        /// In which way.
+        /// Kind of failure.
         outage: Outage,
         /// For how long.
         span: Option<Nanos>,
@@ -318,7 +318,7 @@ impl Plan {
     /// Returns true if a device fails in some way that clients may see, or memory runs out.
     pub fn has_faults(&self) -> bool {
         let breaks = |action: &ControlAction| match action {
-            // A cache that can't grow is no failure: nobody but its operator may notice.
+            // A cache that can't grow is no failure: clients must not notice.
             ControlAction::Outage { disk: 0, outage: Outage::Full, .. } => false,
             ControlAction::NoMemory(_) => true,
             action => action.broken_disk().is_some(),

@@ -26,7 +26,7 @@ pub struct Hammer {
     pub volume: u32,
     /// The range that it writes.
     pub range: SectorRange,
-    /// From a reply to the next write.
+    /// Time from a reply to the next write.
     pub period: Nanos,
 }
 

@@ -1,9 +1,8 @@
 //! Memory that the process may hold, as a sum.
 //!
-//! From the shape of a plan it follows how many buffers for I/O can be in use at a time; the world
-//! looks at what an instance holds after every poll. Limits of the engine are so large that no plan
-//! would come near them. So in some plans they are small, and the cache device is slow, so that
-//! fills wait for it.
+//! The shape of a plan bounds the buffers for I/O in use at a time; the world compares them with
+//! the bound after every poll. Limits of the engine are so large that no plan would come near them.
+//! So in some plans they are small, and the cache device is slow, so that fills wait for it.
 
 use super::{ControlAction, Frontend, Plan};
 use crate::disk::Profile;

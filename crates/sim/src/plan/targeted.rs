@@ -276,7 +276,7 @@ impl Script<'_> {
 
     fn writes_over_writes(&mut self) {
         let profile = self.rng.pick(&[Profile::Slow, Profile::LateWrites, Profile::LateWrites]);
-        // From the submission of a write to its end.
+        // Time from the submission of a write to its end.
         let long = if profile == Profile::LateWrites { 5_000_000 } else { 15_000 };
         self.plan.volumes[0].profile = profile;
         for _ in 0..self.rounds(10) {

@@ -40,7 +40,7 @@ pub(super) struct Workload {
     pub(super) errors: Cell<u64>,
     /// Clients that never stop are at work.
     pub(super) hammering: Cell<u64>,
-    /// They may go home now.
+    /// Clients may end now.
     pub(super) hammered_enough: Cell<bool>,
     /// The system is being stopped, so that it may refuse requests.
     pub(super) stopping: Cell<bool>,

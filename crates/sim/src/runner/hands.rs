@@ -97,7 +97,7 @@ impl<S: System> Run<S> {
         Ok(())
     }
 
-    /// Says which volume was refused, if any was; otherwise an instance runs.
+    /// Starts an instance; returns the refused volume, if there is one.
     async fn try_start(&self) -> Step<Option<usize>> {
         self.foreign.set(true);
         let started = self.start_for(STUCK_AFTER).await;

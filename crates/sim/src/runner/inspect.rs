@@ -32,8 +32,8 @@ impl<S: System> Run<S> {
         Ok(())
     }
 
-    /// In the middle of everything: what is in memory, and what a power failure at this moment
-    /// might leave.
+    /// Inspection of a running instance: its memory, and the disks after a power failure at this
+    /// moment.
     pub(super) fn inspect_running(&self) -> Step {
         let when = format!("at {}", show_time(self.world.now().0));
         let instance = self.instance.borrow();
@@ -74,7 +74,7 @@ impl<S: System> Run<S> {
             S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
         let mut bytes = [0; 512];
         for ((volume, layout), backing) in (0..).zip(&layouts).zip(&backing) {
-            // Nobody uses what is before.
+            // The sectors before it are unused.
             let head = self.setup.plan.volumes[volume as usize].head;
             for piece in layout {
                 for index in head.saturating_sub(piece.range.start.0)..piece.range.sectors() {
@@ -102,7 +102,7 @@ impl<S: System> Run<S> {
         std::iter::once(&self.setup.cache).chain(&self.setup.backing)
     }
 
-    /// Looks at a few moments of the run, each some time after a drawn operation has begun.
+    /// Inspects a few moments of the run, each some time after a drawn operation has begun.
     pub(super) async fn watch(self: Rc<Self>) {
         let ops = self.setup.plan.ops.len() as u64;
         let mut moments: Vec<(u64, Nanos)> = {

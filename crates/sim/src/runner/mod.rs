@@ -40,7 +40,7 @@ use setup::{make_setup, make_workload};
 /// Nothing of a run may take longer than this in virtual time.
 const STUCK_AFTER: Nanos = Nanos::from_secs(3600);
 
-/// And no longer than this while clients never stop, on devices that are not slow.
+/// Shorter limit while clients never stop, on devices that are not slow.
 const HAMMERED_STUCK_AFTER: Nanos = Nanos::from_secs(20);
 
 /// The client number of the first client that never stops.
@@ -472,7 +472,7 @@ impl<S: System> Run<S> {
         }
     }
 
-    /// Has the system do something, beside everything else.
+    /// Starts a command of the system, concurrently with the clients.
     fn command(&self, command: Command) {
         let (env, system) = self.instance();
         let workload = self.workload.clone();
@@ -532,7 +532,7 @@ impl<S: System> Run<S> {
         let (_, system) = self.instance();
         self.workload.stopping.set(true);
         let result = self.patiently("the stop", system.stop()).await?;
-        // Those that never stop are refused.
+        // Writes of clients that never stop are refused.
         self.wait_until(|workload| workload.hammering.get() == 0).await?;
         self.workload.stopping.set(false);
         if let Err(error) = result {

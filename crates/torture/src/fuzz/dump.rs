@@ -126,7 +126,7 @@ fn change(object: &mut Value, field: usize, what: u8, number: u16, from: &str) {
     };
 }
 
-/// Says whether the dump was restored.
+/// True if the dump was restored.
 fn one(base: &Base, lines: &[String]) -> bool {
     let Ok(dumped) = read_dump(lines) else { return false };
     drop(run(look_at_target(&dumped, &MemDevice::new(base.backing.clone(), base.block), &())));
