@@ -103,11 +103,11 @@ fn options(setup: &Setup) -> SetOptions {
     }
 }
 
-/// Between two looks at something that has to come about.
+/// Interval between two looks at an awaited state.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(1);
 
 impl CacheSystem {
-    /// Until a volume that leaves writeback has nothing dirty.
+    /// Waits until a volume that leaves writeback has no dirty data.
     async fn until_clean(&self, volume: &CachedVolume<SimEnv>) -> Result<(), String> {
         let leaves = || volume.mode() != CacheMode::Writeback && self.set.status().failed.is_none();
         while leaves() && volume.status().dirty_bytes > 0 {
@@ -116,7 +116,7 @@ impl CacheSystem {
         Ok(())
     }
 
-    /// Until the copies that wait for their keys now do so no more (C2).
+    /// Waits until the copies that wait now have their keys (C2).
     async fn until_published(&self, volume: &CachedVolume<SimEnv>) -> Result<(), String> {
         let waiting = || {
             let copies = volume.inspect().copies;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use ubcache_sim::plan::draw::DrawOptions;
 
-/// With a word if rules of the engine can be broken in this build.
+/// Version, marked if this build can break rules of the engine.
 const VERSION: &str = match ubcache_engine::MUTANTS_COMPILED {
     true => concat!(env!("CARGO_PKG_VERSION"), " +mutants"),
     false => env!("CARGO_PKG_VERSION"),

@@ -27,14 +27,14 @@ pub fn rules_of(cli: &Cli) -> Result<Rules, String> {
     mutant.map(Rules::from).map_err(|error| format!("{error}; --mutant list shows them"))
 }
 
-/// Prints the names, the rules, and what becomes of them.
+/// Prints the names, the rules, and the statements that a mutant breaks.
 #[cfg(not(feature = "mutants"))]
 pub fn list() -> ExitCode {
     eprintln!("ubcache-simulate: {NOT_HERE}");
     ExitCode::from(2)
 }
 
-/// Prints the names, the rules, and what becomes of them.
+/// Prints the names, the rules, and the statements that a mutant breaks.
 #[cfg(feature = "mutants")]
 pub fn list() -> ExitCode {
     for mutant in ubcache_engine::Mutant::ALL {

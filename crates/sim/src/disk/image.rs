@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use ubcache_env::{SectorRange, Slice};
 
 const PAGE_SECTORS: u64 = 8;
-/// More versions than this of one sector are not kept apart: a middle one is forgotten.
+/// Versions of one sector at most: with more, a middle one is forgotten.
 const VERSIONS_MAX: usize = 12;
 
 type Map<T> = hashbrown::HashMap<u64, T, foldhash::fast::FixedState>;
@@ -163,7 +163,7 @@ pub(super) struct Versioned {
 }
 
 impl Versioned {
-    /// The sectors that the next flush has to do something for.
+    /// Sectors that the next flush makes durable.
     pub(super) fn len(&self) -> usize {
         let to_do = |entry: &&Unflushed| entry.versions.iter().any(|version| !version.lost);
         self.sectors.values().filter(to_do).count()

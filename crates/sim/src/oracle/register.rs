@@ -44,7 +44,7 @@ pub struct Keep {
 /// go together.
 const MERGE_AT: usize = 24;
 
-/// More configurations than this are not followed; the sector then accepts what it is shown.
+/// Configurations at most; with more, the sector accepts any value.
 const CONFIGS_MAX: usize = 2048;
 
 /// A value that a configuration has had.
@@ -482,7 +482,7 @@ impl Register {
         }
     }
 
-    /// Forgets what no question can ask for any more, and configurations that others cover.
+    /// Drops values that no read can return any more, and configurations that others cover.
     fn tidy(&mut self, keep: Keep) {
         for config in &mut self.configs {
             let value = config.value;

@@ -15,7 +15,7 @@ use super::{
 use crate::disk::Profile;
 use crate::rng::Rng;
 
-/// One plan of so many.
+/// One plan in this many.
 const SHARE: (u64, u64) = (1, 64);
 /// Sizes of the cache: sectors of a bucket, and buckets.
 const BUCKET: u64 = 16;

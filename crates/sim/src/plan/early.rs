@@ -12,7 +12,7 @@ use super::{
 use crate::disk::Profile;
 use crate::rng::Rng;
 
-/// One plan of so many.
+/// One plan in this many.
 const SHARE: (u64, u64) = (1, 48);
 /// Size of the volume of such a plan in sectors.
 const SECTORS: u64 = 256;
@@ -80,6 +80,6 @@ fn add_round(plan: &mut Plan, round: u64, rng: &mut Rng) {
         op(2, Action::Read(range));
         op(2, micros(rng.scale(100, 5_000)));
     }
-    // Everybody waits for the end of the round.
+    // All clients wait for the end of the round.
     (0..4).for_each(|client| op(client, micros(20_000_000)));
 }

@@ -12,7 +12,7 @@ use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Plan
 use crate::disk::Profile;
 use crate::rng::Rng;
 
-/// One plan of so many.
+/// One plan in this many.
 const SHARE: u64 = 32;
 /// Extents at most.
 const EXTENTS_MAX: u64 = 1500;

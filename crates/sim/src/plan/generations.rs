@@ -13,7 +13,7 @@ use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Plan
 use crate::disk::Profile;
 use crate::rng::Rng;
 
-/// One plan of so many has few generations; one of so many of these turns the cache over.
+/// One plan in this many has few generations; one of these in this many turns the cache over.
 const SHARE: (u64, u64) = (1, 4);
 const TURNS: (u64, u64) = (1, 4);
 /// Sizes of the volume that goes cold and of the one that turns the cache over, in sectors.

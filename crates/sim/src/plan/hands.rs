@@ -10,8 +10,8 @@ use crate::rng::Rng;
 /// Something that is done to a disk while nothing runs.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Hand {
-    /// After which end of an instance (a stop, a crash) that the controls of the plan bring about,
-    /// counted from 0.
+    /// Number of the end of an instance (a stop or crash by a control) after which it happens, from
+    /// 0.
     pub end: u32,
     /// The disk, as in [`super::DiskFaults::disk`].
     pub disk: usize,

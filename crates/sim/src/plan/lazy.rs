@@ -91,8 +91,8 @@ impl Script<'_> {
         let far = SECTORS / 2 + 2 * rng.below(SECTORS / 4);
         self.op(0, USED, Action::Write { range: one(far), fua: false });
         self.op(0, USED, Action::Flush);
-        // Everybody is waiting when the host restarts, and goes on together after it. Below,
-        // whoever is done waits for the power failure.
+        // All clients wait when the host restarts, and go on together after it. Below, a client
+        // that is done waits for the power failure.
         let wait = Nanos::from_secs(20);
         (0..2).for_each(|client| self.sleep(client, wait));
         self.at(1_000, ControlAction::HostRestart(AfterStart::default()));

@@ -13,7 +13,7 @@ pub struct LossyDisk {
     pub loss: FlushLoss,
 }
 
-/// One plan of so many has such disks.
+/// One plan in this many has such disks.
 const SHARE: (u64, u64) = (1, 6);
 
 /// Lets flushes fail and lose in some of the plans.

@@ -10,7 +10,7 @@ use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace
 use crate::executor::Policy;
 use crate::rng::Rng;
 
-/// One plan of so many.
+/// One plan in this many.
 const SHARE: (u64, u64) = (1, 64);
 /// Size of the volume in sectors.
 const SECTORS: u64 = 4096;

@@ -172,7 +172,7 @@ pub struct DiskFaults {
 pub struct Scarcity {
     /// Requests for memory that are refused, in a million.
     pub rate: u32,
-    /// No more than this are.
+    /// Refusals at most.
     pub budget: u32,
 }
 
@@ -258,7 +258,7 @@ pub enum ControlAction {
     },
     /// Every connection to an NBD server is cut.
     Disconnect {
-        /// Of which volume.
+        /// Volume of the server.
         volume: u32,
     },
     /// A disk fails altogether, for a while, or until the program is gone.
@@ -267,7 +267,7 @@ pub enum ControlAction {
         disk: usize,
         /// Kind of failure.
         outage: Outage,
-        /// For how long.
+        /// Duration; none: until the program is gone.
         span: Option<Nanos>,
     },
     /// For so long there is no memory for I/O at all.

@@ -2,8 +2,8 @@
 //!
 //! Caches of plans are small: what would take a second for millions of buckets is over in a
 //! microsecond. So in some plans a step of a loop is expensive, and the engine is told to give
-//! others a turn after few of them. A poll that takes many more steps than that does not heed it,
-//! and would take the longer the larger the cache.
+//! others a turn after few of them. A poll that takes many more steps than that ignores that, and
+//! its duration would grow with the cache.
 
 use ubcache_env::Nanos;
 

@@ -12,7 +12,7 @@ use super::{
 use crate::disk::Profile;
 use crate::rng::Rng;
 
-/// One plan of so many.
+/// One plan in this many.
 const SHARE: (u64, u64) = (1, 96);
 /// The longest request in sectors: 32 MiB.
 const LONGEST: u64 = 32 << 11;

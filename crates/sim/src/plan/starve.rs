@@ -14,7 +14,7 @@ use super::{
 use crate::disk::Profile;
 use crate::rng::Rng;
 
-/// One plan of so many.
+/// One plan in this many.
 const SHARE: (u64, u64) = (1, 24);
 /// Size of a volume of such a plan in sectors.
 const SECTORS: u64 = 256;

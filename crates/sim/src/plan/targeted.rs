@@ -15,7 +15,7 @@ use super::{
 use crate::disk::{Profile, Rates};
 use crate::rng::Rng;
 
-/// One plan of so many has a target.
+/// One plan in this many has a target.
 const SHARE: (u64, u64) = (1, 4);
 /// Size of the volume of such a plan in sectors.
 const SECTORS: u64 = 64;

@@ -26,7 +26,7 @@ pub struct CrashOptions {
     pub first_start: bool,
     /// All outcomes of a crash if there are no more than these.
     pub outcomes_max: usize,
-    /// Otherwise so many drawn ones, beside "all of it", "nothing of it".
+    /// Drawn outcomes otherwise, beside "all of it" and "nothing of it".
     pub samples: usize,
 }
 
