@@ -30,7 +30,7 @@ pub(super) struct Workload {
     pub(super) queues: RefCell<Vec<VecDeque<ClientOp>>>,
     /// Operations started so far.
     pub(super) started: Cell<u64>,
-    /// Clients that are between two operations wait.
+    /// No client begins another operation; the instance is about to be stopped.
     pub(super) paused: Cell<bool>,
     /// Operations and commands under way.
     pub(super) busy: Cell<u64>,
@@ -85,20 +85,17 @@ impl Workload {
     }
 }
 
-/// Runs the operations of one client until none is left.
+/// Runs the operations of one client until none is left, or until the clients are paused: those of
+/// the next instance go on.
 pub(super) async fn run_client<V: Volume>(
     env: SimEnv,
     workload: Rc<Workload>,
     volumes: Vec<Rc<V>>,
     client: u32,
 ) {
-    loop {
-        let changed = workload.changed.notified();
-        if workload.paused.get() {
-            changed.await;
-            continue;
-        }
-        drop(changed);
+    // Clients that are paused end instead of waiting: each end of an operation would wake all of
+    // them, and with thousands the run would consist of that.
+    while !workload.paused.get() {
         let next = workload.queues.borrow_mut()[client as usize].pop_front();
         let Some(op) = next else { break };
         workload.started.set(workload.started.get() + 1);
