@@ -101,7 +101,7 @@ fn lay<K: Layer, S>(
     let mut rest = tags;
     while let Some((&first, behind)) = rest.split_first() {
         let mut upto = end(keys, first);
-        // Those that overlap it, be it by way of others.
+        // Keys that overlap it, directly or through others.
         let mut count = 1;
         for &tag in behind {
             if tag >> AGE_BITS >= upto {
@@ -125,7 +125,7 @@ fn lay<K: Layer, S>(
 
 /// Keys laid over one another, oldest first.
 fn overlaid<K: Layer>(keys: impl Iterator<Item = K>) -> Vec<K> {
-    // Those that come in order do not overlap, so that they are one layer.
+    // Keys in order do not overlap, so they are one layer.
     let mut runs: Vec<Vec<K>> = Vec::new();
     for key in keys {
         match runs.last_mut() {

@@ -162,7 +162,7 @@ impl fmt::Display for Padding {
 pub enum LastRun {
     /// ubcache, with its mark.
     Ubcache(Mark),
-    /// ubcache 0.1, or the driver after it: they can't be told apart.
+    /// ubcache 0.1, or the driver after it: the mark is the same.
     Unknown(Mark),
     /// The driver, or some other program.
     #[default]

@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// So many loop devices over each other are looked through.
+/// Limit of loop devices over each other that are followed.
 const LOOPS_MAX: usize = 8;
 
-/// The loop device over a file or block device that somebody holds, or that can't be asked.
+/// The loop device over a file or block device that is in use, or can't be opened.
 pub fn loop_in_use(path: &Path) -> Option<PathBuf> {
     loop_held(path, None)
 }
@@ -80,7 +80,7 @@ fn is_held(device: &Path) -> bool {
         OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device);
     match opened {
         Ok(_) => false,
-        // A node that is not there is nobody's.
+        // A missing node is not in use.
         Err(error) => {
             error.raw_os_error() == Some(libc::EBUSY)
                 || error.kind() == io::ErrorKind::PermissionDenied

@@ -8,7 +8,7 @@ use std::io;
 
 use crate::sys;
 
-/// Has the kernel give memory to this process, and to threads that it starts from now on, without
+/// Makes the kernel give memory to this process, and to threads that it starts from now on, without
 /// writing to file systems or devices for it (`PR_SET_IO_FLUSHER`). Needs CAP_SYS_RESOURCE.
 pub fn become_io_flusher() -> io::Result<()> {
     sys::set_io_flusher()

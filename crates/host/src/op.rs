@@ -66,11 +66,11 @@ pub(crate) type Outcome = Result<usize, i32>;
 
 /// State of an operation.
 enum State {
-    /// In the hands of the backend; the waker of who waits.
+    /// In the hands of the backend, with the waker of its waiter.
     Running(Option<Waker>),
-    /// In the hands of the backend; nobody waits.
+    /// In the hands of the backend, abandoned by its waiter.
     Abandoned,
-    /// Complete; nobody has taken the outcome yet.
+    /// Complete; the outcome is not taken yet.
     Done(Outcome),
 }
 
@@ -93,7 +93,7 @@ pub(crate) enum Next {
     Attempt,
     /// The operation is complete; wake the one who waits.
     Complete(Option<Waker>),
-    /// The operation is complete and nobody wants to know: drop it.
+    /// The operation is complete and abandoned: drop it.
     Drop,
 }
 
@@ -159,7 +159,7 @@ impl Op {
         header
     }
 
-    /// Takes note of the end of an attempt: a count or a negative errno.
+    /// Records the end of an attempt: a count or a negative errno.
     pub(crate) fn attempt_ended(&mut self, result: i32) -> Next {
         let goal = self.request.goal();
         if self.is_abandoned() && self.request.is_patient() {
@@ -204,7 +204,7 @@ impl Op {
         None
     }
 
-    /// Nobody waits any more. Whether the operation is complete and can be dropped.
+    /// Abandons the operation. True if it is complete and can be dropped.
     pub(crate) fn abandon(&mut self) -> bool {
         match self.state {
             State::Done(_) => true,

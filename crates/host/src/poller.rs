@@ -31,7 +31,7 @@ struct Interest {
 pub(crate) struct Poller {
     epoll: OwnedFd,
     interests: BTreeMap<RawFd, Interest>,
-    /// To be attempted at the end of the turn.
+    /// Operations to attempt at the end of the turn.
     attempts: Vec<usize>,
     /// Descriptors whose set of events has changed.
     changed: Vec<RawFd>,
@@ -107,7 +107,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Those who wait for these events get another attempt.
+    /// Operations that wait for these events get another attempt.
     fn happened(&mut self, fd: RawFd, events: u32) {
         let Some(interest) = self.interests.get_mut(&fd) else { return };
         let always = (libc::EPOLLERR | libc::EPOLLHUP) as u32;

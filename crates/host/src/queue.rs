@@ -1,9 +1,8 @@
 //! Run queues, and what other threads may reach of them.
 //!
-//! A waker may be called from any thread. On the reactor's own thread it appends to the run
-//! queues, which nobody else touches: no lock, no atomic operation. From another thread it goes
-//! through `Remote`, a mutex, together with the calls of other threads, and wakes the reactor
-//! through an eventfd.
+//! A waker may be called from any thread. On the reactor's own thread it appends to its own run
+//! queues: no lock, no atomic operation. From another thread it goes through `Remote`, a mutex,
+//! together with the calls of other threads, and wakes the reactor through an eventfd.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -142,7 +142,7 @@ impl Core {
         self.waits_are_short.set(started.elapsed() <= limit);
     }
 
-    /// Takes what other threads have left.
+    /// Takes the work that other threads have queued.
     fn collect(&self) -> Vec<RemoteCall> {
         let calls = self.shared.collect();
         let mut wakers = Vec::new();

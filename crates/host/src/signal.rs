@@ -55,8 +55,7 @@ fn event_fd(signal: i32) -> io::Result<OwnedFd> {
 
 /// A signal that can be waited for. It keeps its handler when this is dropped.
 ///
-/// A delivery wakes one of those who wait for it. Deliveries that come while nobody waits count
-/// as one.
+/// A delivery wakes one waiter. Deliveries without a waiter count as one.
 #[derive(Debug)]
 pub struct Signal {
     env: HostEnv,

@@ -40,7 +40,7 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
-    /// Nobody listens there.
+    /// No server listens there.
     #[error("{address}: no server listens there; is it running?")]
     Refused {
         /// Path or IP address.
@@ -171,7 +171,7 @@ impl Drop for HostListener {
     }
 }
 
-/// Removes a socket that nobody listens at.
+/// Removes a stale socket.
 fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), SocketError> {
     let kind = std::fs::symlink_metadata(path)
         .map_err(failed(name, "reading the type of the existing file"))?

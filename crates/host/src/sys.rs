@@ -27,7 +27,7 @@ fn outcome(result: isize) -> i32 {
 
 fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
     let fd = check(fd)?;
-    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -52,8 +52,8 @@ pub(crate) fn eventfd_take(fd: RawFd) -> u64 {
     if read == 8 { u64::from_ne_bytes(count) } else { 0 }
 }
 
-/// Has sleeps of the calling thread end when they should: the kernel lets them end up to 50 µs late
-/// otherwise, to have more of them end together.
+/// Makes sleeps of the calling thread precise: by default the kernel lets them end up to 50 µs
+/// late, to merge wake-ups.
 pub(crate) fn sleep_precisely() {
     let one_nanosecond: libc::c_ulong = 1;
     // SAFETY: changes a number of the calling thread; no memory is passed. It can't fail.
@@ -328,7 +328,7 @@ pub(crate) fn empty_message_header() -> libc::msghdr {
     unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() }
 }
 
-/// A socket address as the kernel wants it.
+/// A socket address in the kernel's form.
 pub(crate) struct Address {
     storage: libc::sockaddr_storage,
     len: libc::socklen_t,

@@ -39,7 +39,7 @@ impl Timers {
         self.sleepers.remove(&key)
     }
 
-    /// When the next one wants to be woken.
+    /// Deadline of the next one.
     pub(crate) fn next(&self) -> Option<Nanos> {
         self.sleepers.first_key_value().map(|(key, _)| key.at)
     }

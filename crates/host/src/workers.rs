@@ -22,7 +22,7 @@ enum Job {
     Call(Call),
 }
 
-// SAFETY: the pointers name memory of an operation that nobody touches until the job is done.
+// SAFETY: the pointers name memory of an operation, which is not touched until the job is done.
 unsafe impl Send for Job {}
 
 impl Job {

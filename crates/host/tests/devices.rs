@@ -124,7 +124,7 @@ fn locked_file_is_refused() {
     is_refused_while_open(&image(directory.path(), DEVICE_BYTES_MIN));
 }
 
-/// Exclusive use is refused while somebody else has it, and only then.
+/// Exclusive use is refused while another open has it, and only then.
 fn is_refused_while_open(path: &Path) {
     let host = Host::new(IoBackend::Pool).expect("a host");
     let env = host.env();

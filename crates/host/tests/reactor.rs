@@ -264,7 +264,7 @@ fn wakes_from_other_threads_reach_their_tasks() {
             let task = env.spawn(Priority::Journal, woken_by_thread());
             host.block_on(task.join());
         }
-        // One that is woken after the end of its host.
+        // A task that is woken after the end of its host.
         env.spawn(Priority::Foreground, woken_by_thread());
         host.block_on(env.yield_now());
         drop(host);

@@ -157,7 +157,7 @@ fn close_wakes_waiting_calls() {
     }
 }
 
-/// A receive or accept that nobody waits for any more does not keep anything.
+/// A dropped receive or accept consumes nothing.
 #[test]
 fn dropped_receive_and_accept_lose_nothing() {
     for host in hosts() {
@@ -208,7 +208,7 @@ fn stale_unix_sockets_are_replaced_and_live_ones_refused() {
             host.block_on(HostSocket::connect_unix(&env, &path)).expect_err("nobody listens");
         assert!(matches!(refused, SocketError::Refused { .. }), "{refused}");
         let listener = HostListener::bind_unix(&env, &path).expect("a stale socket is replaced");
-        // Somebody else's socket of the same name is not removed.
+        // A newer socket of the same name is not removed.
         std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, "precious").expect("written");
         drop(listener);

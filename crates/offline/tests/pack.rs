@@ -241,8 +241,7 @@ fn pack_keeps_damage() {
     assert!(damaged > rounds / 4);
 }
 
-/// Of a part with a sector that can't be read, the pack has the rest, and what is made of it is the
-/// same.
+/// A part with an unreadable sector is packed without that sector, and gives the same result.
 #[test]
 fn pack_keeps_unreadable_sectors() {
     let case = frozen("writeback-crash");

@@ -70,7 +70,7 @@ fn taken_apart(lines: &[String]) -> (Vec<Value>, Vec<u8>) {
     (lines, generations)
 }
 
-/// That a dump says the same as one before. A bucket that has got metadata is one generation on.
+/// Asserts that a dump equals an earlier one. A bucket that has got metadata is one generation on.
 fn assert_same(before: &[String], after: &[String]) {
     let (before, generations) = taken_apart(before);
     let (after, then) = taken_apart(after);
@@ -85,7 +85,7 @@ fn assert_same(before: &[String], after: &[String]) {
     assert!(advanced > 0, "the metadata of the restored set is somewhere");
 }
 
-/// The same again, without asking a dump.
+/// The same, without a dump.
 fn assert_same_set(before: &View, after: &View) {
     assert_eq!(before.superblock, after.superblock);
     assert_eq!(before.uuids, after.uuids);
@@ -225,7 +225,7 @@ fn images_of_the_driver_are_restored() {
         let (new, _) = onto_new_file(&lines);
         assert_clean(&new, &[]);
         assert_same(&lines, &dump(&new));
-        // In place, and everything that is not data is gone.
+        // In place, after the loss of all metadata.
         let set = view(&cache);
         let bucket = set.geometry.bucket_bytes() as usize;
         let metadata: Vec<usize> = (set.geometry.first_bucket as usize..set.buckets.len())

@@ -22,7 +22,7 @@ impl BufferPool {
         match free.iter().position(|buf| buf.len() == bytes) {
             Some(index) => free.swap_remove(index),
             None => {
-                // That of other lengths makes room: all together it does not become more.
+                // Buffers of other lengths are freed for it, so that the total does not grow.
                 let mut room = 0;
                 while room < bytes
                     && let Some(other) = free.pop()

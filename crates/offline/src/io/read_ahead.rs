@@ -25,7 +25,7 @@ use super::thread_pool::ThreadPool;
 const REQUEST_SECTORS: u64 = 2048;
 /// Sectors that are under way, unless a range has more.
 const AHEAD_SECTORS: u64 = 12288;
-/// The same, with those that have come and were not taken yet.
+/// The same, including ranges that were read and not taken yet.
 const HELD_SECTORS: u64 = 16384;
 /// Less than this is not worth a thread.
 const BYTES_A_THREAD: u64 = 1 << 20;

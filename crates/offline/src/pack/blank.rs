@@ -20,7 +20,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     word.map_or(0, u64::from_le_bytes)
 }
 
-/// Of an area that begins at a sector of the device: all that is of nodes.
+/// Keeps the nodes of an area that begins at a sector of the device.
 pub(crate) fn nodes(geometry: &Geometry, start: Sector, bytes: &mut [u8]) {
     let magic = geometry.bset_magic();
     let block = geometry.block_bytes().max(1) as usize;
@@ -41,7 +41,7 @@ pub(crate) fn nodes(geometry: &Geometry, start: Sector, bytes: &mut [u8]) {
     keep_logs(bytes, block, BSET_HEADER_BYTES as usize, begins, right);
 }
 
-/// Of a bucket of the ring: all that is of journal entries.
+/// Keeps the journal entries of a bucket of the ring.
 pub(crate) fn journal(geometry: &Geometry, bytes: &mut [u8]) {
     let magic = geometry.journal_magic();
     let begins = |block: &[u8]| u64_at(block, 8) == magic;
@@ -114,7 +114,7 @@ fn keep_keys(words: &mut [u8]) {
     }
 }
 
-/// Of the metadata area of a bucket: the prio set.
+/// Keeps the prio set of the metadata area of a bucket.
 pub(crate) fn prio(geometry: &Geometry, bytes: &mut [u8]) {
     if parse_prio(geometry, bytes).is_ok() {
         return;
@@ -124,7 +124,7 @@ pub(crate) fn prio(geometry: &Geometry, bytes: &mut [u8]) {
     bytes.get_mut(kept..).unwrap_or_default().fill(0);
 }
 
-/// Of the metadata area of a bucket: the volume table. `version` is that of the newest journal
+/// Keeps the volume table of the metadata area of a bucket. `version` is that of the newest journal
 /// entry.
 pub(crate) fn table(version: u32, bytes: &mut [u8]) {
     let size = if version == 0 { UUID_ENTRY_V0_BYTES } else { UUID_ENTRY_BYTES } as usize;
@@ -162,7 +162,7 @@ fn seems_slot(slot: &[u8]) -> bool {
         && slot.get(SLOT_USED..).is_some_and(is_zero)
 }
 
-/// Of the place of the superblock: the superblock, or what is left of it.
+/// Keeps the superblock, or its remains.
 pub(crate) fn superblock(geometry: Option<&Geometry>, bytes: &mut [u8]) {
     let set = geometry.is_some_and(|geometry| u64_at(bytes, 56) == geometry.set_magic);
     if bytes.get(24..40) != Some(SUPERBLOCK_MAGIC.as_slice()) && !set {
@@ -250,7 +250,7 @@ mod tests {
         assert!(!has_text(&bytes));
     }
 
-    /// Of a write that was torn only the first block came: the others have what was there before.
+    /// Only the first block of a torn write came: the others have their former content.
     #[test]
     fn torn_node_keeps_only_written_bsets() {
         let (mut bytes, keys, start) = node();

@@ -33,10 +33,10 @@ const BLOCK_SECTORS: u64 = BLOCK_BYTES as u64 / SECTOR_BYTES;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
-    /// It was written by a later ubcache.
+    /// Written by a later ubcache.
     #[error("the pack has version {0}, this ubcache reads version {VERSION}")]
     Version(u32),
-    /// It was cut short, or changed.
+    /// Truncated, or changed.
     #[error("the pack is damaged or was cut short: {0}")]
     Damaged(&'static str),
     /// Reading it would take more memory than a pack of its size can need.
@@ -49,7 +49,7 @@ pub enum PackError {
         /// The largest value that is accepted.
         most: u64,
     },
-    /// It can't be read.
+    /// Unreadable.
     #[error("{0}")]
     Io(String),
 }
@@ -280,7 +280,7 @@ pub enum Cache<D: Device> {
 }
 
 impl<D: Device> Cache<D> {
-    /// Looks at the first bytes and takes the device for what it is.
+    /// Recognises the device by its first bytes.
     pub async fn open(device: D) -> Result<Cache<D>, PackError> {
         match read(&device, Sector(0), 1).await {
             Ok(bytes) if is_pack(bytes.as_slice()) => {

@@ -146,7 +146,7 @@ pub(super) fn add_to_index(index: &mut Vec<u8>, chunk: &Chunk, pieces: &[PackedR
     }
 }
 
-/// Takes an index apart, and hands on its chunks one after the other.
+/// Parses an index, and hands on its chunks one by one.
 pub(super) fn read_index(
     index: &[u8],
     chunks: u64,

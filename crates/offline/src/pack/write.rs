@@ -29,8 +29,8 @@ pub struct Packing {
     pub report: Report,
     /// The way in which a damaged superblock was found again.
     pub superblock: Option<String>,
-    /// True if the pack has more than the place of the superblock. False if nothing tells the shape
-    /// of the set.
+    /// True if the pack has more than the place of the superblock. False if the shape of the set is
+    /// unknown.
     pub has_set: bool,
     /// Bytes of the device.
     pub device_bytes: u64,
@@ -255,7 +255,7 @@ impl<S: FnMut(&[u8]) -> Result<(), String>> Writer<S> {
         })
     }
 
-    /// Takes those bytes of an area that could be read; says how many.
+    /// Takes the readable bytes of an area; returns their number.
     fn readable(
         &mut self,
         start: Sector,

@@ -295,7 +295,8 @@ fn in_sectors(from: Sector, bytes: &Range<u64>) -> SectorRange {
     )
 }
 
-/// Takes what can't be read out of what is kept, and lists it. The rest of such an extent stays.
+/// Removes unreadable data from the data that is kept, and lists it. The rest of such an extent
+/// stays.
 fn without_unreadable(repair: &mut Repair, unreadable: &[SectorRange]) {
     let mut holes = unreadable.to_vec();
     holes.sort_unstable_by_key(|hole| hole.start);

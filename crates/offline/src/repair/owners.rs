@@ -16,8 +16,7 @@ use crate::set::View;
 const COMPARED: usize = 256;
 const COMPARED_SECTORS: u64 = 64;
 const AT_ONCE: usize = 16;
-/// Of so many clean sectors that are compared one may differ: the Linux driver leaves stale ones
-/// behind.
+/// Compared clean sectors for each one that may differ: the Linux driver leaves stale ones behind.
 const STALE_ONE_OF: u64 = 10;
 
 /// A backing device and its superblock.

@@ -212,7 +212,7 @@ async fn older_slots<D: Device>(
             phase.add(sectors * SECTOR_BYTES);
             let Ok(bytes) = bytes else { continue };
             for (slot, entry) in parse_uuids(bytes.as_slice()).iter().enumerate() {
-                // In a table all that is not used of a slot is zero.
+                // Unused bytes of a slot are zero.
                 let at = slot * UUID_ENTRY_BYTES as usize;
                 let padding = bytes.as_slice().get(at + 72..at + UUID_ENTRY_BYTES as usize);
                 let plain = padding.is_some_and(|padding| padding.iter().all(|byte| *byte == 0));

@@ -95,7 +95,7 @@ fn volume(slot: usize, entry: &UuidEntry) -> Value {
     object
 }
 
-/// That of a bucket with data: all others are free, or get metadata anew.
+/// Generation of a bucket with data: all others are free, or get new metadata.
 fn priority(bucket: &Bucket) -> u16 {
     if matches!(bucket.owner, Owner::Clean | Owner::Dirty) { bucket.priority } else { 0 }
 }

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Stale extents and holes are in it as they are in the tree. Not in it: which buckets have the
-//! metadata, for that is laid down anew in buckets that no extent uses, and the priorities of
+//! metadata, for that is written anew into buckets that no extent uses, and the priorities of
 //! buckets without data, which mean nothing.
 //!
 //! Restoring reads a dump twice: once to check all of it, then to write the tree while it is read.

@@ -17,21 +17,21 @@ use crate::write::{NewSet, free_buckets, ring_index, write_set};
 /// Relation of a device to the set of a dump.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// It has the set's superblock, or entries of its journal.
+    /// The device has the set's superblock, or entries of its journal.
     SameSet {
         /// The newest journal entry that can be read; 0 if there is none.
         newest_seq: u64,
     },
     /// No readable structure belongs to this set or to another one.
     Unknown,
-    /// It has the superblock of another device.
+    /// The device has the superblock of another one.
     Other {
         /// The UUID of that device.
         uuid: Uuid,
         /// True for a cache device.
         is_cache: bool,
     },
-    /// It has the superblock of the set, with other sizes.
+    /// The device has the superblock of the set, with other sizes.
     OtherShape,
 }
 
@@ -45,7 +45,7 @@ pub struct TargetState {
 }
 
 impl TargetState {
-    /// That of a new file, which is all zeroes.
+    /// Standing of a new file, which is all zeroes.
     pub fn new_file() -> TargetState {
         TargetState { standing: Standing::Unknown, view: None }
     }
@@ -64,7 +64,7 @@ pub struct Restored {
     pub journal_seq: u64,
 }
 
-/// Looks at a device that is there already. Only reads.
+/// Classifies an existing device. Only reads.
 pub async fn look_at_target<D: Device>(
     dumped: &Dumped,
     target: &D,

@@ -565,7 +565,7 @@ impl<V: Visitor + ?Sized> Walk<'_, V> {
         self.view.extents.clear();
     }
 
-    /// Takes the journaled keys up to a position where there is no leaf for them.
+    /// Takes the journaled keys up to a position, which have no leaf.
     fn replay_upto(&mut self, upto: Position) {
         if self.replayed < upto {
             self.view.extents.extend(between(self.replay.extents(), self.replayed, upto));

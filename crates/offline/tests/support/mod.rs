@@ -64,7 +64,7 @@ impl MemDevice {
         self.reads.borrow().clone()
     }
 
-    /// From the `n`-th write or flush from now on, all fail.
+    /// Fails all writes and flushes from the `n`-th on.
     pub fn stop_at(&self, n: u64) {
         self.writes.set(0);
         self.stop_at.set(n);
