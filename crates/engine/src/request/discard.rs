@@ -7,6 +7,7 @@
 use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError};
 use ubcache_format::JournalSeq;
 
+use super::policy::Access;
 use crate::coherence::table::Ticket;
 use crate::index::extent::Extent;
 use crate::journal::room::Room;
@@ -41,7 +42,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let (_whole, doomed) = self.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
-        self.bypasses(stream, range, true, true);
+        self.decide_bypass(stream, range, Access::Discard);
         let mut result = Ok(());
         let mut rest = range;
         while !rest.is_empty() {

@@ -2,17 +2,17 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`cache_io`] | data to its places on the cache device |
 //! | [`read`] | reads: hits, misses, fills (R1–R4) |
 //! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
-//! | [`fill`] | misses on their way into the cache (R3) |
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
 //! | [`policy`] | bypass or not, writeback or not |
 //! | [`passthrough`] | requests when the cache has failed (A4) |
 
+pub(crate) mod cache_io;
 pub(crate) mod discard;
-pub(crate) mod fill;
 pub(crate) mod flush;
 pub(crate) mod passthrough;
 pub(crate) mod policy;

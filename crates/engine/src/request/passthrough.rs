@@ -1,6 +1,6 @@
 //! Requests without a cache: it has failed (A4), or the volume was detached (A3).
 
-use ubcache_env::{Env, SectorRange, VolumeError};
+use ubcache_env::{Env, IoVec, SectorRange, VolumeError};
 use ubcache_format::BackingState;
 
 use super::write::Payload;
@@ -53,6 +53,11 @@ impl<E: Env> CachedVolume<E> {
             self.context.env.mark("write_refused_without_cache");
             Err(error.into())
         }
+    }
+
+    /// A read with nothing but the backing device.
+    pub(crate) async fn read_past(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
+        self.read_backing(range).await.map(IoVec::from)
     }
 
     /// A write with nothing but the backing device.

@@ -7,14 +7,22 @@ use crate::bypass::decide::{BypassInput, BypassReason, decide};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
+/// Kind of a request.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Discard,
+}
+
 impl<E: Env> CachedVolume<E> {
-    /// Decides if the request goes past the cache, and counts it if so.
-    pub(crate) fn bypasses(
+    /// Decides if the request goes past the cache; it enters the history of its stream, and is
+    /// counted if it does. Once a request.
+    pub(crate) fn decide_bypass(
         &self,
         stream: StreamId,
         range: SectorRange,
-        is_write: bool,
-        is_discard: bool,
+        access: Access,
     ) -> bool {
         let block = u64::from(self.context.geometry.block_sectors);
         let aligned = block == 1
@@ -22,8 +30,8 @@ impl<E: Env> CachedVolume<E> {
         let input = BypassInput {
             detaching: self.lifecycle.is_draining(),
             in_use_percent: self.allocator.buckets().in_use_percent(),
-            is_discard,
-            is_write,
+            is_discard: access == Access::Discard,
+            is_write: access != Access::Read,
             mode: self.mode(),
             aligned,
         };

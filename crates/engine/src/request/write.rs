@@ -7,7 +7,8 @@ use ubcache_env::{
 };
 use ubcache_format::JournalSeq;
 
-use super::read::place_pieces;
+use super::cache_io::place_pieces;
+use super::policy::Access;
 use crate::alloc::class::Class;
 use crate::alloc::sectors::{Piece, Pieces};
 use crate::coherence::table::Ticket;
@@ -66,7 +67,7 @@ impl<E: Env> CachedVolume<E> {
         let (ticket, doomed) = self.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
         let zeroes = matches!(payload, Payload::Zeroes);
-        let bypass = self.bypasses(stream, range, true, false) || zeroes;
+        let bypass = self.decide_bypass(stream, range, Access::Write) || zeroes;
         if !bypass && self.wants_writeback(fua) {
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 return done;

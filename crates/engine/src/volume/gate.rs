@@ -1,38 +1,12 @@
 //! Admission of requests, and the end of a volume.
 
-use std::cell::Cell;
-
-use ubcache_env::local::Notify;
 use ubcache_env::{Env, VolumeError};
 
 use super::CachedVolume;
 use super::state::{Gate, Transition};
+use super::tickets::Request;
 use crate::errors::EngineError;
 use crate::rules::Rule;
-
-/// The requests that have begun, and those that may not begin yet.
-#[derive(Default, Debug)]
-pub(super) struct Requests {
-    begun: Cell<u64>,
-    all_ended: Notify,
-    resumed: Notify,
-}
-
-/// A request that has begun. Dropped, it has ended.
-#[must_use = "the request ends when this is dropped"]
-pub(crate) struct Request<'a> {
-    requests: &'a Requests,
-}
-
-impl Drop for Request<'_> {
-    fn drop(&mut self) {
-        let left = self.requests.begun.get() - 1;
-        self.requests.begun.set(left);
-        if left == 0 {
-            self.requests.all_ended.notify_all();
-        }
-    }
-}
 
 /// Keeps requests from beginning. Dropped, they begin.
 #[must_use = "requests begin when this is dropped"]
@@ -63,11 +37,9 @@ impl<E: Env> CachedVolume<E> {
         if self.is_stopping() || self.context.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
-        let requests = &self.requests;
-        requests.begun.set(requests.begun.get() + 1);
         self.idle.borrow_mut().request();
         self.controller.borrow_mut().leave_idle();
-        Ok(Request { requests })
+        Ok(self.requests.begin())
     }
 
     pub(crate) async fn begin_write(&self) -> Result<Request<'_>, VolumeError> {
@@ -84,15 +56,9 @@ impl<E: Env> CachedVolume<E> {
             self.enter(Transition::Paused);
         }
         let pause = Pause { volume: self };
-        self.requests_end().await;
+        self.requests.end().await;
         self.inflight.becomes_empty().await;
         pause
-    }
-
-    async fn requests_end(&self) {
-        while self.requests.begun.get() > 0 {
-            self.requests.all_ended.notified().await;
-        }
     }
 
     #[inline]
@@ -106,7 +72,7 @@ impl<E: Env> CachedVolume<E> {
         self.enter(Transition::Stopping);
         self.requests.resumed.notify_all();
         self.wake_background();
-        self.requests_end().await;
+        self.requests.end().await;
         self.inflight.becomes_empty().await;
         self.join_tasks().await;
         let flushed = if self.lifecycle.uses_cache() {

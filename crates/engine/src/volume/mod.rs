@@ -5,6 +5,7 @@
 //! | here | the parts of a volume, and its sectors |
 //! | [`serve`] | the requests of frontends |
 //! | [`state`] | the states, and all transitions between them |
+//! | [`tickets`] | requests and dirty writes under way |
 //! | [`gate`] | admission of requests, and the end of a volume |
 //! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
@@ -13,18 +14,18 @@ mod attributes;
 mod gate;
 mod serve;
 pub(crate) mod state;
-pub(crate) mod superblock;
+mod superblock;
+pub(crate) mod tickets;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use ubcache_env::local::{Lock, Notify, Semaphore};
+use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Task, VolumeError, VolumeInfo};
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
-use self::gate::Requests;
-use self::state::Lifecycle;
+use self::state::{Lifecycle, Transition};
+use self::tickets::{DirtyWriters, Requests};
 use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
 use crate::bypass::sequential::SequentialDetector;
@@ -38,7 +39,7 @@ use crate::gc::Gc;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::request::fill::Fills;
+use crate::request::read::fill_queue::FillQueue;
 use crate::rules::Rule;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
@@ -99,16 +100,12 @@ pub struct CachedVolume<E: Env> {
 
     pub(crate) lifecycle: Lifecycle,
     requests: Requests,
-    /// Writers between the dirty mark and their dirty key.
-    dirty_writers: Cell<u64>,
+    dirty_writers: DirtyWriters,
     /// The superblock that the device has for certain, if that is known.
     saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save the superblock.
     saving: Cell<bool>,
-    pub(crate) fill_budget: Rc<Semaphore>,
-    pub(crate) fill_tasks: Cell<usize>,
-    /// Fills beyond those tasks.
-    pub(crate) waiting_fills: RefCell<VecDeque<Fills>>,
+    pub(crate) fills: FillQueue,
 
     tasks: RefCell<Vec<Task>>,
     pub(crate) wake_publisher: Notify,
@@ -180,10 +177,8 @@ impl<E: Env> CachedVolume<E> {
             flush_errors: RefCell::default(),
             lifecycle: Lifecycle::new(dirty),
             requests: Requests::default(),
-            dirty_writers: Cell::new(0),
-            fill_budget: Rc::new(Semaphore::new(fill_bytes)),
-            fill_tasks: Cell::new(0),
-            waiting_fills: RefCell::default(),
+            dirty_writers: DirtyWriters::default(),
+            fills: FillQueue::new(fill_bytes),
             tasks: RefCell::default(),
             wake_publisher: Notify::default(),
             wake_writeback: Notify::default(),
@@ -208,6 +203,11 @@ impl<E: Env> CachedVolume<E> {
                 self.context.env.spawn(Priority::Background, self.clone().writeback_task());
             self.tasks.borrow_mut().push(second);
         }
+    }
+
+    /// Makes a transition to another state; those that are legal are in `state.rs`.
+    pub(crate) fn enter(&self, transition: Transition) {
+        self.lifecycle.enter(&self.context.env, transition);
     }
 
     /// Its slot in the volume table, which is in the keys of its extents.

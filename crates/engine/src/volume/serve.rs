@@ -9,6 +9,7 @@ use ubcache_env::{
 
 use super::CachedVolume;
 use super::state::Gate;
+use crate::request::read::ReadPath;
 use crate::request::write::Payload;
 
 /// Zeroing and discarding work on at most this much at once.
@@ -29,9 +30,10 @@ impl<E: Env> Volume for CachedVolume<E> {
         } else {
             self.begin_now()?
         };
-        match self.begin_read(stream, keys) {
-            Ok(hit) => self.read_hit(hit).await.map(IoVec::from),
-            Err(other) => Box::pin(self.read_other(keys, other)).await,
+        match self.look_up(stream, keys) {
+            ReadPath::Hit(hit) => self.read_hit(hit).await.map(IoVec::from),
+            ReadPath::Miss { bypass } => Box::pin(self.read_parts(keys, bypass)).await,
+            ReadPath::Passthrough => Box::pin(self.read_past(keys)).await,
         }
     }
 

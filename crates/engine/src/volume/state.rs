@@ -20,8 +20,6 @@ use std::cell::Cell;
 use ubcache_env::Env;
 use ubcache_env::local::{Lock, Permit};
 
-use super::CachedVolume;
-
 /// Relation of the volume to the cache.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Attachment {
@@ -198,20 +196,9 @@ impl Lifecycle {
         self.attaching.lock().await
     }
 
-    /// Changes the state. A transition that is not legal here is a bug.
-    fn enter(&self, transition: Transition) {
-        let now = self.now.get();
-        let after = now.after(transition);
-        assert!(after.is_some(), "{transition:?} is no transition of a volume that is {now:?}");
-        self.now.set(after.unwrap_or(now));
-    }
-}
-
-impl<E: Env> CachedVolume<E> {
-    /// Changes the state; see [`State::after`] for what is legal.
-    pub(crate) fn enter(&self, transition: Transition) {
-        self.lifecycle.enter(transition);
-        let env = &self.context.env;
+    /// Makes a transition. One that is not legal in this state is a bug.
+    pub fn enter<E: Env>(&self, env: &E, transition: Transition) {
+        self.change(transition);
         match transition {
             Transition::MarkedDirty => env.mark("marked_dirty"),
             Transition::MarkedClean => env.mark("marked_clean"),
@@ -220,6 +207,13 @@ impl<E: Env> CachedVolume<E> {
             Transition::Disowned => env.mark("passthrough"),
             _ => {}
         }
+    }
+
+    fn change(&self, transition: Transition) {
+        let now = self.now.get();
+        let after = now.after(transition);
+        assert!(after.is_some(), "{transition:?} is no transition of a volume that is {now:?}");
+        self.now.set(after.unwrap_or(now));
     }
 }
 
@@ -260,43 +254,43 @@ mod tests {
         ] {
             assert!(refuses(&volume, written), "{written:?} without a write");
         }
-        volume.enter(Transition::MarkingStarts);
+        volume.change(Transition::MarkingStarts);
         assert!(refuses(&volume, Transition::MarkingStarts), "a second write");
         assert!(!volume.is_marked_dirty(), "not before it is durable");
-        volume.enter(Transition::MarkedDirty);
+        volume.change(Transition::MarkedDirty);
         assert!(volume.is_marked_dirty());
     }
 
     #[test]
     fn a_volume_is_detached_and_attached_behind_a_closed_gate() {
         let volume = Lifecycle::new(true);
-        volume.enter(Transition::MarkingStarts);
+        volume.change(Transition::MarkingStarts);
         assert!(refuses(&volume, Transition::Detached), "it is not drained");
-        volume.enter(Transition::DrainStarts);
+        volume.change(Transition::DrainStarts);
         assert!(refuses(&volume, Transition::Detached), "requests begin");
-        volume.enter(Transition::Paused);
-        volume.enter(Transition::Detached);
+        volume.change(Transition::Paused);
+        volume.change(Transition::Detached);
         assert!(!volume.uses_cache() && refuses(&volume, Transition::MarkingStarts));
-        volume.enter(Transition::Resumed);
+        volume.change(Transition::Resumed);
         assert!(refuses(&volume, Transition::AttachedAgain), "requests begin");
-        volume.enter(Transition::Paused);
-        volume.enter(Transition::AttachedAgain);
+        volume.change(Transition::Paused);
+        volume.change(Transition::AttachedAgain);
         assert_eq!(volume.attachment(), Attachment::Attached(DirtyFlag::Clean));
     }
 
     #[test]
     fn a_marked_volume_that_is_drained_in_vain_stays_dirty() {
         let volume = Lifecycle::new(true);
-        volume.enter(Transition::DrainStarts);
+        volume.change(Transition::DrainStarts);
         assert!(volume.is_draining() && volume.is_marked_dirty() && volume.uses_cache());
-        volume.enter(Transition::DrainEnds);
+        volume.change(Transition::DrainEnds);
         assert_eq!(volume.attachment(), Attachment::Attached(DirtyFlag::Dirty));
     }
 
     #[test]
     #[should_panic(expected = "Resumed is no transition")]
     fn a_transition_that_is_not_legal_is_refused() {
-        Lifecycle::new(false).enter(Transition::Resumed);
+        Lifecycle::new(false).change(Transition::Resumed);
     }
 
     proptest! {
@@ -311,7 +305,7 @@ mod tests {
             for step in steps {
                 let (before, transition) = (volume.now.get(), ALL[step]);
                 let Some(after) = before.after(transition) else { continue };
-                volume.enter(transition);
+                volume.change(transition);
                 prop_assert_eq!(volume.now.get(), after);
                 match transition {
                     Transition::MarkingStarts => (writing, durable) = (true, None),

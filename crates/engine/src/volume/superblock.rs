@@ -1,33 +1,13 @@
 //! The superblock of the backing device.
 
-use std::cell::Cell;
-
 use ubcache_env::{Env, Priority};
 use ubcache_format::{BackingState, Uuid};
 
 use super::CachedVolume;
 use super::state::{DirtyFlag, MarkingTurn, Transition};
+use super::tickets::DirtyWriter;
 use crate::errors::EngineError;
 use crate::superblock::write_superblock;
-
-/// A write between the dirty mark and its dirty key. Dropped, it has ended.
-#[must_use = "the superblock may be marked clean when this is dropped"]
-pub(crate) struct DirtyWriter<'a> {
-    writers: &'a Cell<u64>,
-}
-
-impl DirtyWriter<'_> {
-    /// There is no other one.
-    pub fn is_alone(&self) -> bool {
-        self.writers.get() == 1
-    }
-}
-
-impl Drop for DirtyWriter<'_> {
-    fn drop(&mut self) {
-        self.writers.set(self.writers.get() - 1);
-    }
-}
 
 impl<E: Env> CachedVolume<E> {
     /// I12: the backing superblock says dirty, durably, before the first dirty key exists. Nobody
@@ -40,16 +20,14 @@ impl<E: Env> CachedVolume<E> {
                 self.save_state(&turn, dirty).await?;
             }
         }
-        let writers = &self.dirty_writers;
-        writers.set(writers.get() + 1);
-        Ok(DirtyWriter { writers })
+        Ok(self.dirty_writers.begin())
     }
 
     /// No dirty key, none on its way, and that is known for sure.
     pub(crate) fn has_nothing_dirty(&self) -> bool {
         self.allocator.buckets().is_counted()
             && self.index.dirty_sectors(self.inode()) == 0
-            && self.dirty_writers.get() == 0
+            && self.dirty_writers.are_none()
     }
 
     /// The backing superblock says clean when every dirty key is durably clean and no new one is

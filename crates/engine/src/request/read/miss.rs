@@ -1,0 +1,135 @@
+//! Reads that the cache does not have in one place (R1, R2).
+
+use smallvec::SmallVec;
+use ubcache_env::local::join_all;
+use ubcache_env::{Env, IoVec, SectorRange, Slice, VolumeError};
+use ubcache_format::Pointer;
+
+use super::fill_queue::{Fill, FillTicket, Fills};
+use super::hit::Hit;
+use crate::index::extent::Extent;
+use crate::rules::Rule;
+use crate::volume::CachedVolume;
+
+/// A part of a read.
+pub(super) enum Part {
+    Hit(Hit),
+    Miss { range: SectorRange, fill: Option<FillTicket> },
+}
+
+impl<E: Env> CachedVolume<E> {
+    pub(crate) async fn read_parts(
+        &self,
+        range: SectorRange,
+        bypass: bool,
+    ) -> Result<IoVec, VolumeError> {
+        if let Err(error) = self.index.load_for_read(self.inode(), range).await {
+            return self.read_without_index(range, error).await;
+        }
+        let began = self.zeroes.now();
+        let parts = self.look_up_parts(range, !bypass && !self.is_stopping());
+        let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+        self.count_read(bypass, missed);
+        // R2: all parts at once.
+        let mut data = IoVec::new();
+        let mut fills = Fills::new();
+        let mut failed = None;
+        let mut take = |(result, fill): (Result<Slice, VolumeError>, Option<Fill>)| {
+            match result {
+                Ok(slice) => data.push(slice),
+                Err(error) => failed = failed.take().or(Some(error)),
+            }
+            fills.extend(fill);
+        };
+        if parts.len() == 1 {
+            let part = parts.into_iter().next().expect("there is one");
+            take(self.read_part(part).await);
+        } else {
+            join_all(parts.into_iter().map(|part| self.read_part(part)))
+                .await
+                .into_iter()
+                .for_each(take);
+        }
+        // The reply does not wait for R3.
+        if !fills.is_empty() {
+            self.start_fills(fills);
+        }
+        if missed && self.zeroes.since(began, range) && self.context.keeps(Rule::R5LooksUpAgain) {
+            return Box::pin(self.read_again(range)).await;
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(data),
+        }
+    }
+
+    /// R1, one step: looks up, pins the hits, and registers a fill for each miss.
+    pub(super) fn look_up_parts(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
+        let mut live = self.index.live_extents(self.inode(), range);
+        if !self.context.keeps(Rule::E1StaleNotServed) {
+            live.clear();
+            self.index.each_extent(self.inode(), range, |extent| live.push(extent));
+        }
+        let mut parts = SmallVec::new();
+        let mut at = range.start;
+        // Unpublished copies are newer than what the index has.
+        let copies: SmallVec<[(SectorRange, Pointer); 2]> =
+            self.unpublished.borrow().overlapping(range).collect();
+        let mut live = live.into_iter().peekable();
+        let mut copies = copies.into_iter().peekable();
+        while at < range.end {
+            while live.peek().is_some_and(|extent| extent.range.end <= at) {
+                live.next();
+            }
+            let next_copy = copies.peek().map_or(range.end, |(part, _)| part.start);
+            if next_copy <= at
+                && let Some((part, pointer)) = copies.next()
+            {
+                self.context.env.mark("hit_unpublished_copy");
+                let extent = Extent { inode: self.inode(), range: part, dirty: false, pointer };
+                parts.push(Part::Hit(self.hit(extent, false)));
+                at = part.end;
+                continue;
+            }
+            let rest = SectorRange::from_bounds(at, next_copy);
+            match live.peek() {
+                Some(extent) if extent.range.start <= at => {
+                    let extent = extent.cut(rest);
+                    at = extent.range.end;
+                    parts.push(Part::Hit(self.hit(extent, true)));
+                }
+                next => {
+                    let end = next.map_or(rest.end, |extent| extent.range.start.min(rest.end));
+                    let gap = SectorRange::from_bounds(at, end);
+                    at = end;
+                    let fill = if fill { self.register_fill(gap) } else { None };
+                    parts.push(Part::Miss { range: gap, fill });
+                }
+            }
+        }
+        parts
+    }
+
+    pub(super) async fn read_part(&self, part: Part) -> (Result<Slice, VolumeError>, Option<Fill>) {
+        match part {
+            Part::Hit(hit) => (self.read_hit(hit).await, None),
+            Part::Miss { range, fill } => match self.read_backing(range).await {
+                Ok(slice) => {
+                    let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
+                    (Ok(slice), fill)
+                }
+                Err(error) => (Err(error), None),
+            },
+        }
+    }
+
+    pub(crate) async fn read_backing(&self, range: SectorRange) -> Result<Slice, VolumeError> {
+        match self.backing.read_for_client(range.start, range.sectors()).await {
+            Ok(buf) => Ok(buf.freeze()),
+            Err(error) => {
+                self.note_backing_error(&error);
+                Err(VolumeError::Io(error))
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Reads (R1–R5).
+//!
+//! | module | holds |
+//! |---|---|
+//! | here | the look-up, which finds the path of a read |
+//! | [`hit`] | a place in the cache is read (R2) |
+//! | [`miss`] | the parts of a read, from the cache and the backing device (R1, R2) |
+//! | [`fill`] | what was missed goes to the cache (R3) |
+//! | [`fill_queue`] | the fills that wait, and what they hold |
+//! | [`prefetch`] | filling without reading |
+//! | [`retry`] | reads that have to look elsewhere, or again (R4, R5) |
+
+use hit::Hit;
+use ubcache_env::{Env, SectorRange, StreamId};
+
+use super::policy::Access;
+use crate::volume::CachedVolume;
+
+mod fill;
+pub(crate) mod fill_queue;
+pub(crate) mod hit;
+mod miss;
+mod prefetch;
+mod retry;
+
+/// Path of a read.
+pub(crate) enum ReadPath {
+    /// One place of the cache has all of the range.
+    Hit(Hit),
+    /// The range has several parts, or the index has to be read first. What the cache lacks comes
+    /// from the backing device and, unless the read bypasses, goes to the cache.
+    Miss { bypass: bool },
+    /// The cache is not used: it has failed, or is detached.
+    Passthrough,
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// Finds the path of a client's read, in one step (R1). Most are hits.
+    pub(crate) fn look_up(&self, stream: StreamId, range: SectorRange) -> ReadPath {
+        if !self.lifecycle.uses_cache() {
+            return ReadPath::Passthrough;
+        }
+        let bypass = self.decide_bypass(stream, range, Access::Read);
+        match self.index.live_extent_around(self.inode(), range) {
+            // Unpublished copies are newer than what the index has.
+            Some(extent) if !self.unpublished.borrow().overlaps(range) => {
+                self.count_read(bypass, false);
+                ReadPath::Hit(self.hit(extent, true))
+            }
+            _ => ReadPath::Miss { bypass },
+        }
+    }
+
+    fn count_read(&self, bypass: bool, missed: bool) {
+        self.count(|counters| {
+            *match (bypass, missed) {
+                (false, false) => &mut counters.cache_hits,
+                (false, true) => &mut counters.cache_misses,
+                (true, false) => &mut counters.cache_bypass_hits,
+                (true, true) => &mut counters.cache_bypass_misses,
+            } += 1;
+        });
+    }
+}
