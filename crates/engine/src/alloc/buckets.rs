@@ -89,7 +89,7 @@ pub(crate) struct Buckets {
     /// Given up durably, to be discarded.
     pub(super) discarding: Vec<BucketNr>,
     /// Buckets are discarded before they are used again.
-    pub discard: bool,
+    pub(super) discard: bool,
     /// Given up, generation durable, but a pointer in the index is so old that one more generation
     /// could make it look live: they wait for garbage collection.
     pub(super) held: Vec<BucketNr>,
@@ -115,9 +115,9 @@ pub(crate) struct Buckets {
     pub(super) recount: bool,
     /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle
     /// (G6).
-    pub outrun: u64,
+    pub(super) outrun: u64,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
-    pub aged: bool,
+    pub(super) aged: bool,
     pub(crate) rules: Rules,
     pub(super) work: Work,
 }
@@ -171,6 +171,21 @@ impl Buckets {
         let low = buckets.reserve(Purpose::Data) + (geometry.buckets as usize / 64).clamp(4, 1024);
         buckets.watermarks = (low, low + (geometry.buckets as usize / 64).clamp(4, 2048));
         buckets
+    }
+
+    /// Buckets that are given up are to be discarded, or not any more.
+    pub fn set_discard(&mut self, is_on: bool) {
+        self.discard = is_on;
+    }
+
+    /// Number of pointers on the device that seem to be ahead of their bucket, and are behind (G6).
+    pub fn outrun(&self) -> u64 {
+        self.outrun
+    }
+
+    /// Returns true if buckets wait for pointers to go that are too old.
+    pub fn has_aged(&self) -> bool {
+        self.aged
     }
 
     /// Takes over the next buckets of a prio chain: unknown, except superblock and journal.

@@ -18,6 +18,8 @@
 //! not counted are the journal, the reads of writeback, and prio sets. The driver's clock makes its
 //! "milliseconds" 5 % too long; here they are milliseconds.
 
+use std::cell::Cell;
+
 use ubcache_env::Nanos;
 
 /// The deepest congestion, in steps.
@@ -26,11 +28,11 @@ const DEPTH_MAX: u64 = 1024;
 const STEPS_PER_HALVING: u64 = 64;
 
 /// Congestion of the cache device, by its latencies.
-#[derive(Copy, Clone, Debug, Default)]
-pub struct Congestion {
+#[derive(Debug, Default)]
+pub(crate) struct Congestion {
     /// 0 to [`DEPTH_MAX`] steps, as of the latest slow I/O, less the fast ones since.
-    depth: u64,
-    last_slow: Nanos,
+    depth: Cell<u64>,
+    last_slow: Cell<Nanos>,
 }
 
 impl Congestion {
@@ -42,15 +44,15 @@ impl Congestion {
 
     /// Takes note of an I/O that took so long. `threshold_us` is the one of its direction; 0: not
     /// counted.
-    pub fn completed(&mut self, now: Nanos, took: Nanos, threshold_us: u64) {
+    pub fn completed(&self, now: Nanos, took: Nanos, threshold_us: u64) {
         if threshold_us == 0 {
             return;
         }
         if took.as_micros() > threshold_us {
-            self.last_slow = now;
-            self.depth = self.depth.saturating_add(took.as_millis()).min(DEPTH_MAX);
+            self.last_slow.set(now);
+            self.depth.set(self.depth.get().saturating_add(took.as_millis()).min(DEPTH_MAX));
         } else {
-            self.depth = self.depth.saturating_sub(1);
+            self.depth.set(self.depth.get().saturating_sub(1));
         }
     }
 
@@ -63,10 +65,10 @@ impl Congestion {
         write_threshold_us: u64,
         random: u32,
     ) -> u64 {
-        if (read_threshold_us == 0 && write_threshold_us == 0) || now < self.last_slow {
+        if (read_threshold_us == 0 && write_threshold_us == 0) || now < self.last_slow.get() {
             return 0;
         }
-        let depth = self.depth.saturating_sub(now.since(self.last_slow).as_millis());
+        let depth = self.depth.get().saturating_sub(now.since(self.last_slow.get()).as_millis());
         if depth == 0 {
             return 0;
         }
@@ -93,14 +95,14 @@ mod tests {
 
     /// A device whose I/O at second 1 took `ms` milliseconds.
     fn slow_by(ms: u64) -> Congestion {
-        let mut congestion = Congestion::new();
+        let congestion = Congestion::new();
         congestion.completed(Nanos::from_secs(1), Nanos::from_millis(ms), 2000);
         congestion
     }
 
     #[test]
     fn fast_io_is_no_congestion() {
-        let mut congestion = Congestion::new();
+        let congestion = Congestion::new();
         assert_eq!(congestion.limit(Nanos(0), 2000, 20_000, 0), 0);
         congestion.completed(Nanos(0), Nanos::from_micros(2000), 2000);
         assert_eq!(
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn congestion_recovers_by_time_and_by_fast_io() {
-        let mut congestion = slow_by(100);
+        let congestion = slow_by(100);
         let one = Nanos::from_secs(1);
         assert_ne!(congestion.limit(one.after(Nanos::from_millis(99)), 2000, 0, 0), 0);
         assert_eq!(congestion.limit(one.after(Nanos::from_millis(100)), 2000, 0, 0), 0);

@@ -68,7 +68,7 @@ impl<E: Env> Gc<E> {
         let upto = self.journal.open_seq();
         let waits = self.ages.replace(Some(Ages { upto, oldest })).is_some();
         self.ages_hold();
-        if self.ages.borrow().is_some() && (waits || self.allocator.buckets().aged) {
+        if self.ages.borrow().is_some() && (waits || self.allocator.buckets().has_aged()) {
             self.context.env.mark("leaves_written_for_age");
             // Records that come now are not among those that count.
             self.journal.force().await?;

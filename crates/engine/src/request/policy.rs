@@ -41,7 +41,7 @@ impl<E: Env> CachedVolume<E> {
             let settings = self.context.settings();
             let (read, write) =
                 (settings.congested_read_threshold_us, settings.congested_write_threshold_us);
-            self.congestion.borrow().limit(now, read, write, self.context.env.random() as u32)
+            self.congestion.limit(now, read, write, self.context.env.random() as u32)
         };
         let reason = decide(&input, cutoff, limit, || {
             self.sequential.borrow_mut().observe(now, stream, range)

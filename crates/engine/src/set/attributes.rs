@@ -25,7 +25,7 @@ impl<E: Env> CacheSet<E> {
         let knows_all = {
             let mut buckets = set.allocator.buckets_mut();
             buckets.set_policy(policy);
-            buckets.discard = discard;
+            buckets.set_discard(discard);
             buckets.learn_policy(0)
         };
         if !knows_all {

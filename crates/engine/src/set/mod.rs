@@ -12,7 +12,7 @@
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
 //! | [`runs`] | which cache and which backing devices are of one run; sizes that have changed |
 //! | [`stop`] | stopping cleanly |
-//! | [`failure`] | what happens when the cache device fails |
+//! | [`calls`] | calls of lower parts to higher ones |
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -41,8 +41,8 @@ use crate::volume_table::VolumeTable;
 pub(crate) mod absent;
 pub(crate) mod attach;
 mod attributes;
+mod calls;
 mod detach;
-mod failure;
 mod first_run;
 pub(crate) mod former_run;
 mod open;
@@ -82,7 +82,7 @@ struct Set<E: Env> {
     volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
     /// Volumes that were detached from the set, and are served all the same.
     detached: RefCell<Vec<Weak<CachedVolume<E>>>>,
-    congestion: Rc<RefCell<Congestion>>,
+    congestion: Rc<Congestion>,
     gc: Rc<Gc<E>>,
     /// The superblock that the cache device has, if that is known.
     saved_superblock: RefCell<Option<Superblock>>,

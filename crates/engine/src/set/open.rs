@@ -91,9 +91,7 @@ impl<E: Env> CacheSet<E> {
             (buckets, chain),
             uuids,
         );
-        set.stops_when_failed();
-        set.helps_the_allocator();
-        set.fails_with_its_flushes();
+        set.takes_calls();
         set.learn_policy().await;
         set.index.read_tree(&newest).await?;
         set.keep_promised().await;
@@ -179,7 +177,7 @@ fn assemble<E: Env>(
     // A generation of the tuning is several of the format's.
     let chains = chain.seq.saturating_mul(options.tuning.generations.step.into());
     buckets.set_reach(Reach::of_set(mark.own_chain, chains));
-    buckets.discard = superblock.discard();
+    buckets.set_discard(superblock.discard());
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {
         uuid_bucket: newest.uuid_bucket.clone(),
@@ -310,7 +308,7 @@ impl<E: Env> Set<E> {
         } else {
             drop(pins);
         }
-        if self.allocator.buckets().outrun > 0 {
+        if self.allocator.buckets().outrun() > 0 {
             // Their buckets wait, and the driver would believe them.
             self.context.env.mark("pointers_outrun");
             self.gc.request();

@@ -52,7 +52,7 @@ pub(crate) struct Core<E: Env> {
     pub allocator: Rc<Allocator<E>>,
     pub index: Rc<Index<E>>,
     pub gc: Rc<Gc<E>>,
-    pub congestion: Rc<RefCell<Congestion>>,
+    pub congestion: Rc<Congestion>,
     pub attached: Box<dyn Fn() -> Attached>,
 }
 
@@ -72,7 +72,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) index: Rc<Index<E>>,
     pub(crate) gc: Rc<Gc<E>>,
     /// Latencies of the cache device.
-    pub(crate) congestion: Rc<RefCell<Congestion>>,
+    pub(crate) congestion: Rc<Congestion>,
     /// The volumes that share the cache with this one.
     pub(crate) attached: Box<dyn Fn() -> Attached>,
     /// For the tasks that outlive a request.

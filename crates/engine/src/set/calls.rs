@@ -1,4 +1,5 @@
-//! When the cache device fails.
+//! Calls of lower parts to higher ones, which the set passes on: the cache device fails, buckets
+//! are needed, garbage collection asks.
 
 use std::rc::Rc;
 
@@ -9,9 +10,17 @@ use crate::alloc::allocator::Calls;
 use crate::rules::Rule;
 
 impl<E: Env> Set<E> {
+    /// Takes all of them from now on.
+    pub(super) fn takes_calls(self: &Rc<Self>) {
+        self.stops_when_failed();
+        self.helps_the_allocator();
+        self.tells_gc_of_writebacks();
+        self.fails_with_its_flushes();
+    }
+
     /// J3: from now on the set fails with the first flush of the cache device that does, whoever
     /// asked for it: the next one would succeed, and make names durable whose data is gone.
-    pub(crate) fn fails_with_its_flushes(self: &Rc<Self>) {
+    fn fails_with_its_flushes(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
         if !self.context.keeps(Rule::J3FailsTheSet) {
             return;
@@ -26,7 +35,7 @@ impl<E: Env> Set<E> {
 
     /// The set stops changing its metadata when it fails. Volumes without dirty data go on without
     /// it (A4), the others serve what needs no cache.
-    pub(crate) fn stops_when_failed(self: &Rc<Self>) {
+    fn stops_when_failed(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
         self.context.health.when_failed(move || {
             let Some(set) = set.upgrade() else { return };
@@ -39,7 +48,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Volumes and garbage collection give up buckets when the allocator asks for it.
-    pub(crate) fn helps_the_allocator(self: &Rc<Self>) {
+    fn helps_the_allocator(self: &Rc<Self>) {
         let set = Rc::downgrade(self);
         let call = move |call: fn(&Set<E>)| {
             let set = set.clone();
@@ -56,15 +65,19 @@ impl<E: Env> Set<E> {
                 volume.wake_background();
             }
         };
-        let set = Rc::downgrade(self);
-        self.gc.ask_for_writebacks(move || {
-            let set = set.upgrade();
-            set.is_some_and(|set| set.attached().iter().any(|one| one.inflight.has_writebacks()))
-        });
         self.allocator.set_calls(Calls {
             starved: Box::new(starved),
             old_pointers: call(|set| set.gc.request()),
             evicted: call(|set| set.gc.wake_for_victims()),
+        });
+    }
+
+    /// Garbage collection marks a pass beside writeback.
+    fn tells_gc_of_writebacks(self: &Rc<Self>) {
+        let set = Rc::downgrade(self);
+        self.gc.ask_for_writebacks(move || {
+            let set = set.upgrade();
+            set.is_some_and(|set| set.attached().iter().any(|one| one.inflight.has_writebacks()))
         });
     }
 }
