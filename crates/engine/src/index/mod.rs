@@ -26,6 +26,9 @@
 //! | [`write`] | appending bsets to leaves |
 //! | [`replay`] | records of the journal that leaves get at start |
 //! | [`reclaim`] | the task that writes old leaves so that the journal gets room |
+//! | [`fresh`] | writing fresh nodes |
+//! | [`parents`] | having parents name them, up to the root |
+//! | [`plan`] | what a restructuring has written, and what it replaces |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 
 //!
@@ -53,12 +56,15 @@ mod change;
 mod counting;
 pub(crate) mod extent;
 mod extents;
+mod fresh;
 pub(crate) mod ghosts;
 mod inode;
 pub(crate) mod leaf;
 mod leaves;
 mod load;
 mod lookup;
+mod parents;
+mod plan;
 mod queue;
 mod read_tree;
 mod reclaim;

@@ -1,0 +1,81 @@
+//! Plan of a restructuring: what it has written, and what takes the place of what.
+
+use std::rc::Rc;
+
+use ubcache_env::Sector;
+use ubcache_env::local::Permit;
+use ubcache_format::{BucketNr, Key, PackedKey, Pointer};
+
+use super::extent::Position;
+use super::leaf::Leaf;
+use super::touched::Touched;
+
+/// A node that was written and is not referred to yet.
+#[derive(Clone, Debug)]
+pub(super) struct NewNode {
+    pub end: Position,
+    pub pointer: Pointer,
+    pub sectors: u16,
+    pub seq: u64,
+    pub used_bytes: u64,
+}
+
+impl NewNode {
+    pub fn key(&self) -> Key {
+        Key::node(self.end.0, self.end.1, self.sectors, self.pointer)
+    }
+}
+
+/// Children of one level that take the place of others.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Replacement {
+    pub old: Vec<Key>,
+    pub new: Vec<NewNode>,
+}
+
+/// A group of neighbouring leaves that is being replaced.
+pub(super) struct Group {
+    pub leaves: Vec<Rc<Leaf>>,
+    pub touched: Vec<Touched>,
+    pub replacement: Replacement,
+    pub _io: Vec<Permit>,
+}
+
+/// Everything a restructuring has done to the device so far.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// Buckets of nodes that nothing refers to if this fails.
+    pub taken: Vec<BucketNr>,
+    /// Bsets to append to parents, once everything above is written.
+    pub appends: Vec<(Sector, Vec<u8>)>,
+    /// Interior nodes that get longer.
+    pub grown: Vec<Grown>,
+    /// Replacements by level, from 1.
+    pub interior: Vec<Replacement>,
+}
+
+impl Plan {
+    /// Interior nodes of `level` ≥ 1 are replaced.
+    pub fn replace(&mut self, level: usize, replacement: &Replacement) {
+        if self.interior.len() < level {
+            self.interior.resize_with(level, Replacement::default);
+        }
+        let all = &mut self.interior[level - 1];
+        all.old.extend(replacement.old.iter().cloned());
+        all.new.extend(replacement.new.iter().cloned());
+    }
+}
+
+/// An interior node that gets longer.
+pub(super) struct Grown {
+    pub level: usize,
+    pub end: Position,
+    pub bytes: u64,
+    /// Children that it names no more.
+    pub freed: Vec<Pointer>,
+}
+
+/// The keys of nodes as they are on disk.
+pub(super) fn packed_nodes(keys: &[Key]) -> Vec<PackedKey> {
+    keys.iter().map(|key| key.packed().expect("a node has one place")).collect()
+}
