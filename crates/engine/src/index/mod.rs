@@ -30,7 +30,6 @@
 //! | [`parents`] | having parents name them, up to the root |
 //! | [`plan`] | what a restructuring has written, and what it replaces |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
-
 //!
 //! An [`Index`] uses journal and allocator and knows nothing above it: volumes, writeback and
 //! garbage collection call it. A change is prepared (`prepare_change`), which may wait, and then
