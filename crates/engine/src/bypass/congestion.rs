@@ -169,7 +169,7 @@ mod tests {
             later_us in 0..2_000_000_u64,
             random in any::<u32>(),
         ) {
-            let (mut congestion, mut c, mut last_us, mut now_us) = (Congestion::new(), 0_i64,
+            let (congestion, mut c, mut last_us, mut now_us) = (Congestion::new(), 0_i64,
                 0_i64, 0_u64);
             for (pause_us, took_us) in ios {
                 now_us += pause_us;

@@ -3,7 +3,7 @@
 use ubcache_env::local::join_all;
 use ubcache_env::{Env, IoVec, SectorRange, Slice, VolumeError};
 
-use crate::EngineError;
+use crate::errors::EngineError;
 use crate::index::extent::{Extent, removal_records};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
