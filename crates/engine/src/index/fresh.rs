@@ -118,13 +118,17 @@ impl<E: Env> Index<E> {
         Ok(nodes)
     }
 
-    /// Waits until this many buckets are free for nodes, for a while.
+    /// Waits until this many buckets are free for nodes, for a while, or until nothing more can be
+    /// given up.
     pub(super) async fn gather_buckets(&self, needed: usize) -> Result<(), EngineError> {
         for _ in 0..3 {
             if self.allocator.buckets().can_take(Purpose::Metadata, needed) {
                 break;
             }
-            self.wait_for_nodes(needed, "index nodes").await?;
+            match self.wait_for_nodes(needed, "index nodes").await {
+                Err(EngineError::NoSpace(_)) => break,
+                waited => waited?,
+            }
         }
         Ok(())
     }

@@ -83,6 +83,9 @@ pub(crate) struct Index<E: Env> {
     tree: RefCell<Tree>,
     /// Held while nodes are replaced.
     structure: Lock,
+    /// Held by the task that is the next to replace nodes when the journal and the allocator have
+    /// room for it; not by one that makes room.
+    replace_queue: Lock,
     node_writer: NodeWriter,
     /// By slot of the volume table, attached or not.
     inodes: RefCell<BTreeMap<Inode, InodeState>>,
@@ -105,6 +108,7 @@ impl<E: Env> Index<E> {
             allocator,
             tree: RefCell::new(Tree::new(pins)),
             structure: Lock::default(),
+            replace_queue: Lock::default(),
             node_writer: NodeWriter::default(),
             inodes: RefCell::default(),
             to_replay: RefCell::default(),

@@ -35,11 +35,14 @@ enum Work {
 impl<E: Env> Index<E> {
     /// Number of buckets that it takes to replace all these nodes and their parents.
     fn buckets_for(&self, work: &Work) -> usize {
-        let groups = match work {
-            Work::Leaves(groups) => groups,
+        match work {
+            Work::Leaves(groups) => self.buckets_for_leaves(groups),
             // Its parents, and each of them may split.
-            Work::Interior(level, _) => return 2 * (self.tree.borrow().interior.len() + 2 - level),
-        };
+            Work::Interior(level, _) => 2 * (self.tree.borrow().interior.len() + 2 - level),
+        }
+    }
+
+    fn buckets_for_leaves(&self, groups: &[Vec<Rc<Leaf>>]) -> usize {
         let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
         let leaves: usize =
             groups.iter().flatten().map(|leaf| keys(leaf) / (self.node_fit() / 2).max(1) + 1).sum();
@@ -47,9 +50,26 @@ impl<E: Env> Index<E> {
         leaves + interior.min(leaves) + leaves / 8 + 2
     }
 
-    /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many
-    /// as it takes. Leaves that were replaced by somebody else meanwhile are left out. It may take
-    /// entries of the journal; unless it makes room there, it waits until there is some.
+    /// Leaves out what there are no buckets for now, but not the first group. To run out of buckets
+    /// in the middle is to give up those that were written, and a next try of as many would end in
+    /// the same way: each costs a prio chain, and with it the room in the ring that was to be made.
+    fn cut_to_room(&self, work: &mut Work) {
+        let Work::Leaves(groups) = work else { return };
+        let buckets = self.allocator.buckets();
+        let fits =
+            |count| buckets.can_take(Purpose::Metadata, self.buckets_for_leaves(&groups[..count]));
+        let mut count = groups.len();
+        while count > 1 && !fits(count) {
+            count /= 2;
+        }
+        groups.truncate(count);
+    }
+
+    /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many as
+    /// it takes. Leaves that were replaced by somebody else meanwhile are left out. It may take
+    /// entries of the journal; unless it makes room there, it waits until there is some. If it
+    /// does, it begins with as many groups as there are buckets for, and leaves the others to the
+    /// next call.
     pub async fn restructure(
         &self,
         groups: Vec<Vec<Rc<Leaf>>>,
@@ -64,9 +84,12 @@ impl<E: Env> Index<E> {
         self.replace_nodes(Work::Interior(level, end), false).await
     }
 
-    async fn replace_nodes(&self, work: Work, makes_room: bool) -> Result<(), EngineError> {
+    async fn replace_nodes(&self, mut work: Work, makes_room: bool) -> Result<(), EngineError> {
         let mut reserve_too = false;
         let mut rounds = 0;
+        // In order of request: thousands of changes can wait for the same leaf to be split, and
+        // all but the first of them find that it was.
+        let _turn = if makes_room { None } else { Some(self.replace_queue.lock().await) };
         let (_structure, _granted) = loop {
             let structure = self.structure.lock().await;
             let needed = self.buckets_for(&work);
@@ -77,6 +100,7 @@ impl<E: Env> Index<E> {
                 if !enough && self.journal.is_tight() {
                     self.gather_buckets(needed).await?;
                 }
+                self.cut_to_room(&mut work);
                 break (structure, self.journal.grant(true));
             }
             let granted = self.journal.grant(false);

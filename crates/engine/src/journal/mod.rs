@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_env::local::Notify;
+use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, IoError, Nanos};
 use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
 
@@ -103,6 +103,8 @@ pub(crate) struct Journal<E: Env> {
     state: RefCell<State>,
     /// Records that somebody may append and has not yet.
     reserved: Cell<usize>,
+    /// Held by the task that is the next to get room for records.
+    queue: Lock,
     /// See [`Journal::put_chains_first`].
     chains_first: Cell<bool>,
     /// Something to do for the writer.
@@ -144,6 +146,7 @@ impl<E: Env> Journal<E> {
                 closed: false,
             }),
             reserved: Cell::new(0),
+            queue: Lock::default(),
             chains_first: Cell::new(false),
             wake: Notify::default(),
             progress: Notify::default(),

@@ -24,6 +24,8 @@
 //!   aside one block each for, in the reserve.
 //! - Records that wait are written without the reserve, for they were reserved. When an entry does
 //!   take some of it, it lets older ones go: its last_seq is that of the leaves written before.
+//! - Who waits stands in a queue, in order of request, and only its first member is woken by an
+//!   entry: work for each request does not grow with the number that wait.
 //! - A reservation is never larger than the ring without its reserve, so there is room for it when
 //!   the others are done.
 
@@ -77,9 +79,15 @@ impl<E: Env> Journal<E> {
         Some(Room { journal: self, left: records })
     }
 
-    /// Waits for room for so many records.
+    /// Waits for room for so many records. Those who wait get it in order of request.
     pub async fn reserve(&self, records: usize) -> Result<Room<'_, E>, EngineError> {
-        let mut waited = false;
+        if let Some(room) = self.try_reserve(records) {
+            return Ok(room);
+        }
+        self.context.env.mark("journal_full");
+        // Only the first in the queue is woken by progress: thousands of requests can wait here,
+        // and an entry has room for a few of them.
+        let _turn = self.queue.lock().await;
         loop {
             if let Some(error) = self.failed() {
                 return Err(error);
@@ -89,10 +97,6 @@ impl<E: Env> Journal<E> {
             }
             let held = self.reserved.get();
             assert_eq!(held, 0, "nobody keeps what is reserved while others wait for it");
-            if !waited {
-                self.context.env.mark("journal_full");
-                waited = true;
-            }
             self.more_room().await;
         }
     }
