@@ -1,6 +1,6 @@
 //! Counters and states of a running set, in the shape of `status --json`.
 
-use ubcache_format::{CacheMode, Uuid};
+use ubcache_format::{BackingState, CacheMode, Uuid};
 
 /// Traffic of a device since it was opened.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -67,9 +67,9 @@ impl VolumeState {
     /// The word of the `state` attribute.
     pub fn word(self) -> &'static str {
         match self {
-            VolumeState::NoCache => "no cache",
-            VolumeState::Clean => "clean",
-            VolumeState::Dirty => "dirty",
+            VolumeState::NoCache => BackingState::None.sysfs_word(),
+            VolumeState::Clean => BackingState::Clean.sysfs_word(),
+            VolumeState::Dirty => BackingState::Dirty.sysfs_word(),
             VolumeState::Failed => "failed",
         }
     }

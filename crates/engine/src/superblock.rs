@@ -13,13 +13,9 @@ pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superbl
         .read(SUPERBLOCK_SECTOR, sectors)
         .await
         .map_err(EngineError::io("reading the superblock"))?;
-    let superblock = Superblock::parse(buf.as_slice())
-        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
     let limits = device.limits();
-    superblock
-        .check_device(limits.sectors, limits.logical_block_bytes)
-        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))?;
-    Ok(superblock)
+    Superblock::read(buf.as_slice(), limits.sectors, limits.logical_block_bytes)
+        .map_err(EngineError::format("bcache superblock", SUPERBLOCK_SECTOR))
 }
 
 /// Writes a superblock so that a torn write can't hurt: first everything but the first sector.

@@ -26,6 +26,7 @@
 //! | `journal` | journal entries, and which of them to replay |
 //! | `mark` | who wrote an entry |
 //! | `prio`, `uuids` | bucket generations, and the volume table |
+//! | `words` | words of bcache's programs for modes, states and policies |
 //! | `error` | defects: the structure, the place, the value found, the value expected |
 
 #![forbid(unsafe_code)]
@@ -47,6 +48,7 @@ mod salvage;
 mod superblock;
 mod units;
 mod uuids;
+mod words;
 
 pub use bset::*;
 pub use checksum::*;

@@ -238,6 +238,40 @@ impl Superblock {
         Ok(parsed)
     }
 
+    /// Reads the superblock of a device that has this size and these logical blocks, with all
+    /// checks of docs/reference/format.md §2.5.
+    pub fn read(
+        bytes: &[u8],
+        device_sectors: u64,
+        logical_block_bytes: u32,
+    ) -> Result<Self, FormatError> {
+        let superblock = Self::parse(bytes)?;
+        superblock.check_device(device_sectors, logical_block_bytes)?;
+        Ok(superblock)
+    }
+
+    /// As [`Superblock::read`], of a cache device that may have lost its end: see
+    /// [`Superblock::missing_sectors`].
+    pub fn read_cut_off(
+        bytes: &[u8],
+        device_sectors: u64,
+        logical_block_bytes: u32,
+    ) -> Result<Self, FormatError> {
+        let superblock = Self::parse(bytes)?;
+        let needed = device_sectors + superblock.missing_sectors(device_sectors);
+        superblock.check_device(needed, logical_block_bytes)?;
+        Ok(superblock)
+    }
+
+    /// The sectors of the buckets that are beyond the end of a cache device of this size.
+    pub fn missing_sectors(&self, device_sectors: u64) -> u64 {
+        if !self.is_cache() {
+            return 0;
+        }
+        let needed = u64::from(self.nbuckets) * u64::from(self.bucket_sectors);
+        needed.saturating_sub(device_sectors)
+    }
+
     fn read_backing(&mut self) -> Result<(), FormatError> {
         self.data_start = u64_at(&*self.raw, 184);
         if self.version != 1 && self.data_start < DEFAULT_DATA_OFFSET.0 {

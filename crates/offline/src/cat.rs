@@ -10,7 +10,7 @@ use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Sector, Superblock, comp
 use crate::error::{OfflineError, On};
 use crate::io::progress::{Phase, Watcher};
 use crate::io::read::read;
-use crate::set::{Site, View, state_word};
+use crate::set::{Site, View};
 use crate::walk::read_superblock;
 
 const PIECE_SECTORS: u64 = 512;
@@ -135,7 +135,7 @@ pub(crate) fn not_attached(view: &View, superblock: &Superblock) -> OfflineError
         state: if superblock.is_cache() {
             "that of a cache device"
         } else {
-            state_word(superblock.state())
+            superblock.state().super_show_word()
         },
         found: superblock.set_uuid,
         expected: view.superblock.set_uuid,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::superblock::{Role, read, state_word};
+use ubcache_daemon::open::superblock::{Role, read};
 use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_format::{BackingState, Uuid};
 
@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "{}: was {} in set {}, has no cache now\n  its data begins at byte {at}: `losetup \
              --find --show --offset {at} {}`\n",
             target.path.display(),
-            state_word(former.0),
+            former.0.super_show_word(),
             former.1,
             target.path.display()
         ))?;

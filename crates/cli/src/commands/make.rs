@@ -586,7 +586,7 @@ fn describe_json(made: &Made) -> Value {
         value["first_bucket"] = json!(superblock.first_bucket);
     } else {
         value["data_offset_bytes"] = json!(superblock.data_offset().bytes());
-        value["mode"] = json!(ubcache_daemon::open::superblock::mode_word(superblock.cache_mode()));
+        value["mode"] = json!(superblock.cache_mode().super_show_word());
     }
     value
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::superblock::{Role, mode_word, parse, replacement_word, state_word};
+use ubcache_daemon::open::superblock::{Role, parse};
 use ubcache_daemon::open::target::{Access, Target};
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
@@ -110,15 +110,15 @@ fn lines(superblock: &Superblock, csum: u64, wrong: Option<u64>) -> Vec<Line> {
             (
                 "dev.cache.replacement",
                 json!(replacement as u32),
-                Some(replacement_word(replacement).to_owned()),
+                Some(replacement.word().to_owned()),
             ),
         ]);
     } else {
         let (mode, state) = (superblock.cache_mode(), superblock.state());
         lines.extend([
             ("dev.data.first_sector", json!(superblock.data_offset().0), None),
-            ("dev.data.cache_mode", json!(mode as u32), Some(mode_word(mode).to_owned())),
-            ("dev.data.cache_state", json!(state as u32), Some(state_word(state).to_owned())),
+            ("dev.data.cache_mode", json!(mode as u32), Some(mode.super_show_word().to_owned())),
+            ("dev.data.cache_state", json!(state as u32), Some(state.super_show_word().to_owned())),
         ]);
     }
     lines.extend([empty(), ("cset.uuid", json!(superblock.set_uuid.to_string()), None)]);

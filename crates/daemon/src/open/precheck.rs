@@ -8,7 +8,7 @@ use ubcache_format::{BackingState, SECTOR_BYTES, Superblock, Uuid};
 
 use crate::config::ServeConfig;
 use crate::failure::Failure;
-use crate::open::superblock::{Role, look, state_word};
+use crate::open::superblock::{Role, look};
 
 /// The superblocks of everything that is going to be served.
 #[derive(Debug)]
@@ -62,7 +62,11 @@ fn check_member(
     let is_dirty = backing.state() == BackingState::Dirty;
     if attached && backing.set_uuid != cache.set_uuid {
         let failure = Failure::refused(path, "the backing device belongs to another cache set")
-            .found(format_args!("state {}, set {}", state_word(backing.state()), backing.set_uuid))
+            .found(format_args!(
+                "state {}, set {}",
+                backing.state().super_show_word(),
+                backing.set_uuid
+            ))
             .expected(format_args!(
                 "set {}, that of the cache {}",
                 cache.set_uuid,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ubcache_format::{BackingState, CacheMode, FormatError, Problem, Replacement, Superblock};
+use ubcache_format::{FormatError, Problem, Superblock};
 
 use crate::failure::Failure;
 use crate::open::probe::{BCACHE_MAGIC, recognize};
@@ -28,11 +28,10 @@ pub fn look(path: &Path, role: Role) -> Result<(Target, Superblock), Failure> {
 
 /// Reads and checks the superblock of an open device.
 pub fn read(target: &Target, role: Role) -> Result<Superblock, Failure> {
-    let superblock = parse(target, &target.read_superblock_bytes()?, role)?;
-    superblock
-        .check_device(target.sectors(), target.logical_block_bytes)
-        .map_err(|error| too_small(&target.path, &error))?;
-    Ok(superblock)
+    let bytes = target.read_superblock_bytes()?;
+    parse(target, &bytes, role)?;
+    Superblock::read(&bytes, target.sectors(), target.logical_block_bytes)
+        .map_err(|error| too_small(&target.path, &error))
 }
 
 /// Checks a superblock that was read from an open device, by itself.
@@ -155,34 +154,5 @@ fn too_small(path: &Path, error: &FormatError) -> Failure {
             failure.found(format_args!("{field}: {found}")).expected(expected).advice(advice)
         }
         _ => failure.found(error),
-    }
-}
-
-/// The word for a cache mode that superblocks' tools use.
-pub fn mode_word(mode: CacheMode) -> &'static str {
-    match mode {
-        CacheMode::Writethrough => "writethrough",
-        CacheMode::Writeback => "writeback",
-        CacheMode::Writearound => "writearound",
-        CacheMode::None => "no caching",
-    }
-}
-
-/// The word for a state that superblocks' tools use.
-pub fn state_word(state: BackingState) -> &'static str {
-    match state {
-        BackingState::None => "detached",
-        BackingState::Clean => "clean",
-        BackingState::Dirty => "dirty",
-        BackingState::Stale => "inconsistent",
-    }
-}
-
-/// The word for a replacement policy.
-pub fn replacement_word(replacement: Replacement) -> &'static str {
-    match replacement {
-        Replacement::Lru => "lru",
-        Replacement::Fifo => "fifo",
-        Replacement::Random => "random",
     }
 }

@@ -11,10 +11,10 @@ const MAX_31: u64 = i32::MAX as u64;
 const WRITEBACK_PERCENT_MAX: u64 = 40;
 
 const CACHE_MODES: &Choices<CacheMode> = &[
-    ("writethrough", CacheMode::Writethrough),
-    ("writeback", CacheMode::Writeback),
-    ("writearound", CacheMode::Writearound),
-    ("none", CacheMode::None),
+    (CacheMode::Writethrough.sysfs_word(), CacheMode::Writethrough),
+    (CacheMode::Writeback.sysfs_word(), CacheMode::Writeback),
+    (CacheMode::Writearound.sysfs_word(), CacheMode::Writearound),
+    (CacheMode::None.sysfs_word(), CacheMode::None),
 ];
 const READAHEAD_POLICIES: &Choices<ReadaheadPolicy> =
     &[("all", ReadaheadPolicy::All), ("meta-only", ReadaheadPolicy::MetaOnly)];

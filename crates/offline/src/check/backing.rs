@@ -4,7 +4,7 @@ use ubcache_env::{Device, SectorRange};
 use ubcache_format::{BackingState, Inode, SUPERBLOCK_SECTOR, Sector, Superblock, compare_runs};
 
 use super::collector::Collector;
-use crate::set::{Finding, FindingKind, Location, Site, View, state_word};
+use crate::set::{Finding, FindingKind, Location, Site, View};
 use crate::walk::{Visitor, read_superblock};
 
 /// Looks at the superblock of a backing device. If what is cached of it counts: its inode, and
@@ -37,7 +37,7 @@ pub(super) async fn check_backing<D: Device>(
         BackingState::Clean | BackingState::Dirty if here => {}
         _ => {
             let set = superblock.set_uuid;
-            let detail = format!("its state is {}, its set {set}", state_word(state));
+            let detail = format!("its state is {}, its set {set}", state.super_show_word());
             if dirty > 0 {
                 let detail = format!("{detail}; the cache has {dirty} dirty sectors of it");
                 visitor.finding(Finding::new(FindingKind::DirtyVoid, place, detail));

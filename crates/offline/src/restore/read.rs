@@ -257,8 +257,8 @@ impl<'a> Reader<'a> {
         let mut bytes =
             unhex(fields.text("bytes")?).ok_or_else(|| fields.wrong("\"bytes\" is not hex"))?;
         bytes.resize(SUPERBLOCK_BYTES, 0);
-        let superblock = Superblock::parse(&bytes).map_err(|error| fields.wrong(error))?;
-        superblock.check_device(device_sectors, 512).map_err(|error| fields.wrong(error))?;
+        let superblock =
+            Superblock::read(&bytes, device_sectors, 512).map_err(|error| fields.wrong(error))?;
         if !superblock.is_cache() || !superblock.sync() {
             return Err(fields.wrong("this is not the superblock of a cache that was started"));
         }

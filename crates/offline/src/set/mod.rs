@@ -10,7 +10,6 @@
 //! | `finding`, `report` | [`Finding`], [`FindingKind`], [`Location`]; [`Report`], [`Stats`] |
 //! | `backing_state` | words for the state of a backing device |
 
-mod backing_state;
 mod bucket;
 mod extent;
 mod finding;
@@ -21,7 +20,6 @@ mod report;
 mod totals;
 mod view;
 
-pub(crate) use self::backing_state::state_word;
 pub use self::bucket::{Bucket, Owner};
 pub use self::extent::Extent;
 pub use self::finding::{Finding, FindingKind, Location, Severity, Site};

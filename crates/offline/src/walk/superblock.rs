@@ -20,13 +20,11 @@ pub(crate) async fn read_superblock<D: Device>(
         .map_err(|error| {
             Finding::new(FindingKind::Unreadable, place, format_args!("superblock: {error}"))
         })?;
-    let superblock = Superblock::parse(bytes.as_slice()).map_err(damaged)?;
     let limits = device.limits();
-    let missing = missing(device, &superblock);
-    superblock
-        .check_device(limits.sectors + missing, limits.logical_block_bytes)
-        .map_err(damaged)?;
-    if missing > limits.sectors.saturating_mul(MISSING_MAX) {
+    let superblock =
+        Superblock::read_cut_off(bytes.as_slice(), limits.sectors, limits.logical_block_bytes)
+            .map_err(damaged)?;
+    if missing(device, &superblock) > limits.sectors.saturating_mul(MISSING_MAX) {
         return Err(short(device, &superblock));
     }
     Ok(superblock)
@@ -38,11 +36,7 @@ const MISSING_MAX: u64 = 15;
 
 /// The sectors of a cache device that its superblock names, and that are beyond its end.
 pub(crate) fn missing<D: Device>(device: &D, superblock: &Superblock) -> u64 {
-    if !superblock.is_cache() {
-        return 0;
-    }
-    let needed = u64::from(superblock.nbuckets) * u64::from(superblock.bucket_sectors);
-    needed.saturating_sub(device.limits().sectors)
+    superblock.missing_sectors(device.limits().sectors)
 }
 
 pub(super) fn short<D: Device>(device: &D, superblock: &Superblock) -> Finding {
