@@ -352,7 +352,7 @@ fn inaccessible_path_is_reported_with_its_error() {
         COULD_NOT_RUN,
         &["a directory", "a regular file or a block"],
     );
-    refuses(&run(&["show", "/dev/null"]), COULD_NOT_RUN, &["/dev/null", "a special file"]);
+    refuses(&run(&["show", "/dev/null"]), COULD_NOT_RUN, &["/dev/null", "a character device"]);
     let output = run(&["status", "--control", text(&nowhere)]);
     refuses(&output, COULD_NOT_RUN, &["x.img", "control socket", "ubcache serve"]);
 

@@ -161,7 +161,7 @@ impl Io {
         wakers: &mut Vec<Waker>,
     ) -> io::Result<()> {
         if wait.is_none() && self.running == 0 {
-            // The rest (cancellations, the watch on the mailbox) can wait for a quiet moment.
+            // The rest (cancellations, the watch on the eventfd) can wait for a quiet moment.
             return Ok(());
         }
         let mut completions = std::mem::take(&mut self.completions);

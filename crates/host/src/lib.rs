@@ -1,13 +1,13 @@
 //! The real world: what the traits of `ubcache-env` are on a Linux machine.
 //!
-//! One [`Host`] is one thread with one reactor: run queues, timers, a mailbox, and every I/O of a
+//! One [`Host`] is one thread with one reactor: run queues, timers, calls from other threads, and every I/O of a
 //! cache set. [`HostEnv`] is the handle to it that the engine sees.
 //!
 //! ```text
 //!   tasks ── HostEnv ──▶ Core ──▶ ops (slab: owns the memory of I/O in flight)
 //!                         │         │
 //!   other threads         │         ├─▶ ring     io_uring, one submission per turn
-//!      │  Mailbox         │         ├─▶ poller   epoll for sockets      ┐ where io_uring
+//!      │  RemoteHandle    │         ├─▶ poller   epoll for sockets      ┐ where io_uring
 //!      └──────────▶ shared queues   └─▶ workers  threads that may block ┘ can not be had
 //! ```
 //!
@@ -20,6 +20,7 @@
 //! | `queue` | run queues and what other threads may reach of them |
 //! | `timers` | who sleeps until when |
 //! | `io` | [`IoBackend`] and all I/O in flight over it |
+//! | `open` | opening of files and devices, with the reasons why one can't be opened |
 //! | `op` | one I/O in flight: request, progress, who waits |
 //! | `ring` | the io_uring backend |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
@@ -39,6 +40,7 @@ mod io;
 mod limits;
 pub mod memory;
 mod op;
+mod open;
 mod poller;
 mod queue;
 pub mod reactor;
@@ -50,8 +52,9 @@ mod timers;
 mod workers;
 
 pub use claims::{loop_in_use, under_loop_in_use};
-pub use file::{HostFile, OpenError, OpenOptions, PageCache};
+pub use file::HostFile;
 pub use io::IoBackend;
+pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;
 pub use socket::{HostListener, HostSocket, SocketError};

@@ -14,7 +14,7 @@ const COMPLETIONS: u32 = 8192;
 
 /// Completions that nobody waits for.
 const IGNORED: u64 = u64::MAX;
-/// The eventfd of the mailbox is readable.
+/// The eventfd of other threads is readable.
 const WOKEN: u64 = u64::MAX - 1;
 
 /// A receive waits before its first attempt.

@@ -2,13 +2,13 @@
 //!
 //! Blocking calls only: this is for commands and for the checks before the reactor starts.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ubcache_format::SECTOR_BYTES;
-use ubcache_host::OpenError;
+use ubcache_host::{OpenError, PlainFile};
 
 use crate::failure::Failure;
 use crate::size::show_size;
@@ -17,11 +17,6 @@ use crate::size::show_size;
 pub const SUPERBLOCK_AT: u64 = 4096;
 /// Bytes in a superblock.
 pub const SUPERBLOCK_BYTES: usize = 4096;
-
-/// `O_EXCL`: on a block device, "no other user, neither a mount nor a driver".
-const O_EXCL: i32 = 0o200;
-/// `EBUSY`.
-const EBUSY: i32 = 16;
 
 /// Intended use of a target.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -49,46 +44,18 @@ pub struct Target {
 impl Target {
     /// Opens a device or file.
     pub fn open(path: &Path, access: Access) -> Result<Target, Failure> {
-        let cannot_open = |error: io::Error| open_failure(path, access, &error);
-        let metadata = std::fs::metadata(path).map_err(cannot_open)?;
-        let kind = metadata.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(Failure::could_not_run(path, "unusable as a device")
-                .found(if kind.is_dir() { "a directory" } else { "a special file" })
-                .expected("a regular file or a block device"));
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(access == Access::Change);
-        if kind.is_block_device() && access == Access::Change {
-            options.custom_flags(O_EXCL);
-        }
-        let file = options.open(path).map_err(cannot_open)?;
-        if access == Access::Change {
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(in_use(path)),
-                Err(TryLockError::Error(error)) => {
-                    return Err(Failure::refused(path, format_args!("can't lock it: {error}")));
-                }
-            }
-            if ubcache_host::loop_in_use(path)
-                .or_else(|| ubcache_host::under_loop_in_use(path))
-                .is_some()
-            {
-                return Err(in_use(path));
-            }
-        }
-        let bytes = size_of(&file).map_err(cannot_open)?;
-        let logical_block_bytes = if kind.is_block_device() {
-            logical_block_bytes(metadata.rdev()).unwrap_or(512)
-        } else {
-            512
-        };
+        let change = access == Access::Change;
+        let opened =
+            PlainFile::open(path, change).map_err(|error| host_open_failure(path, error))?;
+        let PlainFile { file, is_block_device, limits } = opened;
+        let bytes = size_of(&file).map_err(|error| {
+            Failure::could_not_run(path, format_args!("can't find out its size: {error}"))
+        })?;
         Ok(Target {
             path: path.to_owned(),
-            is_block_device: kind.is_block_device(),
+            is_block_device,
             bytes,
-            logical_block_bytes,
+            logical_block_bytes: limits.logical_block_bytes,
             file,
         })
     }
@@ -231,16 +198,11 @@ fn in_use(path: &Path) -> Failure {
 pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
     match error {
         OpenError::InUse { .. } => in_use(path),
-        OpenError::NotFound { .. } => Failure::could_not_run(path, "not found").advice(
-            "check the \
-            path",
-        ),
+        OpenError::NotFound { .. } => Failure::could_not_run(path, "can't open it: not found")
+            .advice("check the path; `ubcache make --size SIZE` creates a file"),
         OpenError::Permission { mode, .. } => Failure::could_not_run(
             path,
-            format_args!(
-                "can't open it for {mode}: permission \
-                denied"
-            ),
+            format_args!("can't open it for {mode}: permission denied"),
         )
         .advice("run as a user who may do this, or change owner or mode of the file"),
         OpenError::NoDirectIo { .. } => Failure::refused(path, "its file system has no direct I/O")
@@ -266,39 +228,8 @@ pub fn host_open_failure(path: &Path, error: OpenError) -> Failure {
     }
 }
 
-fn open_failure(path: &Path, access: Access, error: &io::Error) -> Failure {
-    if error.raw_os_error() == Some(EBUSY) {
-        return in_use(path);
-    }
-    let wanted = match access {
-        Access::Look => "reading",
-        Access::Change => "reading and writing",
-    };
-    let failure = Failure::could_not_run(path, format_args!("can't open it for {wanted}: {error}"));
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            failure.advice("check the path; `ubcache make --size SIZE` creates a file")
-        }
-        io::ErrorKind::PermissionDenied => {
-            failure.advice("run as a user who may do this, or change owner or mode of the file")
-        }
-        _ => failure,
-    }
-}
-
 fn size_of(file: &File) -> io::Result<u64> {
     use std::io::{Seek, SeekFrom};
     let mut file = file;
     file.seek(SeekFrom::End(0))
-}
-
-/// The logical block size of the block device with this number, from sysfs.
-fn logical_block_bytes(device: u64) -> Option<u32> {
-    let major = ((device >> 32) & 0xffff_f000) | ((device >> 8) & 0xfff);
-    let minor = ((device >> 12) & 0xffff_ff00) | (device & 0xff);
-    let node = format!("/sys/dev/block/{major}:{minor}");
-    [format!("{node}/queue/logical_block_size"), format!("{node}/../queue/logical_block_size")]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok())
-        .and_then(|text| text.trim().parse().ok())
 }
