@@ -45,8 +45,6 @@ pub struct ServeConfig {
     pub lock_memory: bool,
     /// Refuse writes of clients.
     pub read_only: bool,
-    /// The least that every read of a backing device takes: for the demo, and for tests.
-    pub backing_delay: Duration,
     /// The devices that are used through the kernel's page cache.
     pub page_cache: PageCache,
 }

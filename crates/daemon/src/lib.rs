@@ -33,6 +33,6 @@ pub mod size;
 
 pub use config::{NbdAddress, ServeConfig};
 pub use failure::{Code, Failure};
-pub use serve::{Ready, serve};
+pub use serve::{Ready, serve, serve_in};
 pub use ubcache_engine::MUTANTS_COMPILED;
 pub use ubcache_host::PageCache;

@@ -13,9 +13,9 @@ use ubcache_engine::{
     TakenOver,
 };
 use ubcache_env::local::Event;
-use ubcache_env::{Env, Nanos, Priority, Volume};
+use ubcache_env::{Nanos, Priority, Volume};
 use ubcache_format::{SECTOR_BYTES, Uuid};
-use ubcache_host::{Host, IoBackend, signal};
+use ubcache_host::{Host, HostEnv, IoBackend, signal};
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ServeConfig, export_names};
@@ -26,9 +26,9 @@ use crate::failure::Failure;
 use crate::open::precheck::{Members, precheck};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
-use crate::served::daemon::{Daemon, Served, Set};
+use crate::served::daemon::{Daemon, Served};
 use crate::served::listen::Listeners;
-use crate::served::world::World;
+use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
 
 /// Time limit for the requests of clients at a stop.
@@ -49,13 +49,22 @@ pub struct Ready {
 
 /// Serves until a stop is requested. `ready` is called once, when clients can connect.
 pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Failure> {
+    serve_in(config, |host| host, ready)
+}
+
+/// [`serve`] in a world of the caller's, made over the host.
+pub fn serve_in<W: World>(
+    config: &ServeConfig,
+    make_world: impl FnOnce(HostEnv) -> W,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), Failure> {
     let members = precheck(config)?;
     names_of(config, &members)?;
     hold_memory(config.lock_memory)?;
     let host = Host::new(IoBackend::Auto)
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
     host.set_busy_poll(config.busy_poll);
-    let world = World::new(host.env());
+    let world = make_world(host.env());
     let io = host.backend_name();
     let signals = [signal::SIGTERM, signal::SIGINT]
         .map(|number| host.signal(number))
@@ -104,7 +113,11 @@ fn hold_memory(lock: bool) -> Result<(), Failure> {
     })
 }
 
-async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<Daemon, Failure> {
+async fn open<W: World>(
+    world: &W,
+    config: &ServeConfig,
+    members: &Members,
+) -> Result<Daemon<W>, Failure> {
     let uuid = members.cache.set_uuid;
     let names = names_of(config, members)?;
     for path in std::iter::once(&members.cache_path) {
@@ -119,13 +132,12 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         }
     }
     // All devices are taken before anything is changed on any of them.
-    let cache = world.open(&members.cache_path, config.page_cache, Nanos(0)).await?;
-    let delay =
-        Nanos::from_micros(u64::try_from(config.backing_delay.as_micros()).unwrap_or(u64::MAX));
+    let host = world.host();
+    let cache = open_device(host, &members.cache_path, config.page_cache).await?;
     let mut backings = Vec::new();
     for path in &config.backings {
-        let backing = world.open(path, config.page_cache, delay).await?;
-        if !config.trust_discards && backing.refuse_vague_discards() {
+        let backing = open_device(host, path, config.page_cache).await?;
+        if !config.trust_discards && refuse_vague_discards(&backing) {
             tracing::info!(
                 device = %path.display(),
                 "discards are not passed on to this device: discarded sectors may read \
@@ -143,13 +155,16 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
         options.tuning.extents_in_memory_max = (bytes / EXTENT_MEMORY_BYTES) as usize;
     }
     let set =
-        CacheSet::open(world.clone(), cache, options).await.map_err(|error| match &error {
-            EngineError::OlderCopy { uuid, .. } => {
-                let at = members.backings.iter().position(|superblock| superblock.uuid == *uuid);
-                let at = at.expect("only what is expected is refused");
-                member_failure(&members.cache_path, &config.backings[at], &names[at], &error)
+        CacheSet::open(world.clone(), world.cache(cache), options).await.map_err(|error| {
+            match &error {
+                EngineError::OlderCopy { uuid, .. } => {
+                    let at =
+                        members.backings.iter().position(|superblock| superblock.uuid == *uuid);
+                    let at = at.expect("only what is expected is refused");
+                    member_failure(&members.cache_path, &config.backings[at], &names[at], &error)
+                }
+                error => engine_failure(&members.cache_path, error),
             }
-            error => engine_failure(&members.cache_path, error),
         })?;
     say_unused(&members.cache_path, &config.backings, &set);
     if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
@@ -179,7 +194,7 @@ async fn open(world: &World, config: &ServeConfig, members: &Members) -> Result<
     {
         let options = AttachOptions { name: name.clone(), read_only: config.read_only, choice };
         let lost = backing.lost();
-        match set.attach(backing, options).await {
+        match set.attach(world.backing(backing), options).await {
             Ok(volume) => {
                 volumes.push(Served { name: name.clone(), volume, path: path.clone(), lost });
             }
@@ -218,10 +233,10 @@ fn names_of(config: &ServeConfig, members: &Members) -> Result<Vec<String>, Fail
     export_names(&volumes)
 }
 
-async fn run(
-    world: &World,
+async fn run<W: World>(
+    world: &W,
     config: &ServeConfig,
-    daemon: &Rc<Daemon>,
+    daemon: &Rc<Daemon<W>>,
     io: &'static str,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
@@ -230,7 +245,7 @@ async fn run(
         .await
         .map_err(|error| Failure::usage("--set", error))?;
     let control_path = control_path(config, daemon.uuid)?;
-    let control = ControlServer::bind(world, &control_path).await?;
+    let control = ControlServer::bind(world.host(), &control_path).await?;
     let addresses = match config.nbd.as_slice() {
         [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
         given => given.to_vec(),
@@ -345,7 +360,7 @@ fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>
 }
 
 /// Says so if the cache device is longer than the set.
-fn say_unused(path: &Path, backings: &[PathBuf], set: &Set) {
+fn say_unused<W: World>(path: &Path, backings: &[PathBuf], set: &CacheSet<W>) {
     let unused = set.unused_bytes();
     if unused > 0 {
         let recover = |disk: &PathBuf| {

@@ -8,7 +8,9 @@ use tracing_subscriber::EnvFilter;
 use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{Failure, NbdAddress, PageCache, Ready, ServeConfig};
+use ubcache_env::Nanos;
 
+use super::demo::slow_disk::SlowWorld;
 use super::{complain, print};
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
@@ -137,7 +139,6 @@ pub fn run(args: Args) -> Result<(), Failure> {
         trust_discards: args.trust_discards,
         lock_memory: args.lock_memory,
         read_only: args.read_only,
-        backing_delay: Duration::from_micros(args.demo_delay),
         page_cache: match args.page_cache {
             None => PageCache::Never,
             Some(When::Needed) => PageCache::Needed,
@@ -145,7 +146,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         },
     };
     // Clients are served even if standard output is closed.
-    ubcache_daemon::serve(&config, |ready| drop(print(&greeting(ready))))
+    let ready = |ready: &Ready| drop(print(&greeting(ready)));
+    match args.demo_delay {
+        0 => ubcache_daemon::serve(&config, ready),
+        delay => SlowWorld::serve(&config, Nanos::from_micros(delay), ready),
+    }
 }
 
 /// Standard error. Errors of writing are ignored: a lost log line is no reason to stop serving.

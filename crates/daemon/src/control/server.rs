@@ -6,13 +6,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream};
-use ubcache_host::{HostListener, HostSocket};
+use ubcache_host::{HostEnv, HostListener, HostSocket};
 
 use crate::config::NbdAddress;
 use crate::control::{ControlRequest, REQUEST_BYTES_MAX, Response, parse_request};
 use crate::failure::Failure;
 use crate::served::daemon::Daemon;
-use crate::served::world::World;
+use crate::served::world::{World, listen};
 
 /// A bound control socket.
 pub struct ControlServer {
@@ -27,8 +27,8 @@ pub struct Running {
 
 impl ControlServer {
     /// Binds the socket, for this user only.
-    pub async fn bind(world: &World, path: &Path) -> Result<ControlServer, Failure> {
-        let listener = world.listen(&NbdAddress::Unix(path.to_owned())).await.map_err(|error| {
+    pub async fn bind(host: &HostEnv, path: &Path) -> Result<ControlServer, Failure> {
+        let listener = listen(host, &NbdAddress::Unix(path.to_owned())).await.map_err(|error| {
             Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
                 .advice("stop the daemon that uses it, or choose another path with --control PATH")
         })?;
@@ -36,10 +36,10 @@ impl ControlServer {
     }
 
     /// Answers from now on. `uris` gives the URIs of an export.
-    pub fn start(
+    pub fn start<W: World>(
         self,
-        world: &World,
-        daemon: Rc<Daemon>,
+        world: &W,
+        daemon: Rc<Daemon<W>>,
         uris: impl Fn(&str) -> Vec<String> + Clone + 'static,
     ) -> Running {
         let waiting = Rc::new(Cell::new(0));
@@ -67,7 +67,7 @@ impl ControlServer {
 
 impl Running {
     /// Waits, for a second at most, until the clients that requested the stop have their response.
-    pub async fn finish(&self, world: &World) {
+    pub async fn finish(&self, world: &impl Env) {
         let end = world.now().after(Nanos::from_secs(1));
         while self.waiting.get() > 0 && world.now() < end {
             world.sleep(Nanos::from_millis(1)).await;
@@ -76,13 +76,13 @@ impl Running {
 }
 
 /// One connection to the control socket.
-struct Client {
+struct Client<W: World> {
     socket: HostSocket,
-    daemon: Rc<Daemon>,
+    daemon: Rc<Daemon<W>>,
     waiting: Rc<Cell<u64>>,
 }
 
-impl Client {
+impl<W: World> Client<W> {
     async fn serve(&self, uris: impl Fn(&str) -> Vec<String>) {
         let mut received = Vec::new();
         loop {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ubcache_engine::{Absent, AttributeError, CacheSet, CachedVolume, EngineError, VolumeState};
 use ubcache_env::local::Event;
-use ubcache_format::{CacheMode, Uuid};
+use ubcache_format::Uuid;
 
 use super::report::{
     AbsentReport, BackingReport, CacheReport, Counters, Report, SetReport, StatsReport,
@@ -15,19 +15,14 @@ use super::report::{
 use super::world::World;
 use crate::size::show_size;
 
-/// The engine in the world of this daemon.
-pub type Set = CacheSet<World>;
-/// Its volumes.
-pub type VolumeOfSet = CachedVolume<World>;
-
 /// The running set: state that all parts of the daemon share.
-pub struct Daemon {
+pub struct Daemon<W: World> {
     /// The engine.
-    pub set: Set,
+    pub set: CacheSet<W>,
     /// UUID of the set.
     pub uuid: Uuid,
     /// The volumes, in the order of the command line.
-    pub volumes: Vec<Served>,
+    pub volumes: Vec<Served<W>>,
     pub(crate) cache_path: PathBuf,
     /// Set when a signal or a client requests the end of the daemon.
     pub stop_wanted: Event,
@@ -38,24 +33,24 @@ pub struct Daemon {
 }
 
 /// A volume, and the daemon's own state of it.
-pub struct Served {
+pub struct Served<W: World> {
     /// Name of its export.
     pub name: String,
     /// The volume.
-    pub volume: Rc<VolumeOfSet>,
+    pub volume: Rc<CachedVolume<W>>,
     pub(crate) path: PathBuf,
     /// The backing device takes no writes any more.
     pub(crate) lost: Rc<Cell<bool>>,
 }
 
-impl Served {
+impl<W: World> Served<W> {
     /// The state in one word.
     fn state(&self) -> &'static str {
         if self.lost.get() { VolumeState::Failed.word() } else { self.volume.state().word() }
     }
 }
 
-impl Daemon {
+impl<W: World> Daemon<W> {
     /// Sets attributes in order, each of the named volume, or of all volumes, or of the set if
     /// volumes have none of that name. If one can't be set, none is. Returns when those that
     /// survive a restart are durable.
@@ -148,7 +143,7 @@ impl Daemon {
     /// Forgets a disk that is not served, by UUID or label; returns a message with its name and the
     /// dirty data that was dropped.
     pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
-        let is_served = |served: &&Served| {
+        let is_served = |served: &&Served<W>| {
             let label = served.volume.attribute("label").unwrap_or_default();
             [served.volume.uuid().to_string(), served.name.clone(), label]
                 .iter()
@@ -214,7 +209,7 @@ impl Daemon {
         })
     }
 
-    fn only(&self, volume: Option<&str>) -> Result<&Served, String> {
+    fn only(&self, volume: Option<&str>) -> Result<&Served<W>, String> {
         match self.select(volume)?.as_slice() {
             [served] => Ok(served),
             several => {
@@ -224,8 +219,8 @@ impl Daemon {
         }
     }
 
-    fn select(&self, volume: Option<&str>) -> Result<Vec<&Served>, String> {
-        let found: Vec<&Served> = self
+    fn select(&self, volume: Option<&str>) -> Result<Vec<&Served<W>>, String> {
+        let found: Vec<&Served<W>> = self
             .volumes
             .iter()
             .filter(|served| volume.is_none_or(|name| name == served.name))
@@ -248,7 +243,7 @@ impl Daemon {
                     counters: counters(&status.backing),
                 },
                 size_bytes: status.size_bytes,
-                mode: mode_name(status.mode).to_owned(),
+                mode: status.mode.sysfs_word().to_owned(),
                 state: served.state().to_owned(),
                 dirty_bytes: status.dirty_bytes,
                 stats: StatsReport {
@@ -298,15 +293,5 @@ fn counters(from: &ubcache_engine::DeviceCounters) -> Counters {
         written_bytes: from.written_bytes,
         flushes: from.flushes,
         errors: from.errors,
-    }
-}
-
-/// The word of the `cache_mode` attribute.
-fn mode_name(mode: CacheMode) -> &'static str {
-    match mode {
-        CacheMode::Writethrough => "writethrough",
-        CacheMode::Writeback => "writeback",
-        CacheMode::Writearound => "writearound",
-        CacheMode::None => "none",
     }
 }

@@ -5,37 +5,37 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use ubcache_engine::CachedVolume;
-use ubcache_env::{Env, Nanos, Priority, Stream, StreamId};
+use ubcache_env::{Nanos, Priority, Stream, StreamId};
 use ubcache_host::{HostListener, HostSocket};
 use ubcache_nbd::{Exports, ServerOptions, serve_connection};
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
-use crate::served::world::World;
+use crate::served::world::{World, listen};
 
 /// After a failed accept (no descriptors left): how long to wait for better times.
 const ACCEPT_PAUSE: Nanos = Nanos::from_millis(100);
 
 /// All listening sockets and the connections that came from them.
-pub struct Listeners {
+pub struct Listeners<W: World> {
     listeners: Vec<(NbdAddress, Rc<HostListener>)>,
-    exports: Rc<Exports<CachedVolume<World>>>,
+    exports: Rc<Exports<CachedVolume<W>>>,
     connections: RefCell<Vec<Weak<HostSocket>>>,
     active: Cell<u64>,
     next: Cell<u64>,
     closing: Cell<bool>,
 }
 
-impl Listeners {
+impl<W: World> Listeners<W> {
     /// Binds all addresses.
     pub async fn bind(
-        world: &World,
+        world: &W,
         addresses: &[NbdAddress],
-        exports: Rc<Exports<CachedVolume<World>>>,
-    ) -> Result<Listeners, Failure> {
+        exports: Rc<Exports<CachedVolume<W>>>,
+    ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
         for address in addresses {
-            let bound = world.listen(address).await;
+            let bound = listen(world.host(), address).await;
             let listener =
                 bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
             // Port 0 means "any": clients need the number of the chosen one.
@@ -58,7 +58,7 @@ impl Listeners {
     }
 
     /// Accepts clients from now on.
-    pub fn start(self: &Rc<Self>, world: &World) {
+    pub fn start(self: &Rc<Self>, world: &W) {
         for (address, listener) in &self.listeners {
             let (all, world, listener, address) =
                 (self.clone(), world.clone(), listener.clone(), address.clone());
@@ -78,7 +78,7 @@ impl Listeners {
         }
     }
 
-    fn connected(self: &Rc<Self>, world: &World, socket: Rc<HostSocket>) {
+    fn connected(self: &Rc<Self>, world: &W, socket: Rc<HostSocket>) {
         let id = self.next.replace(self.next.get() + 1);
         let mut connections = self.connections.borrow_mut();
         connections.retain(|known| known.strong_count() > 0);
@@ -97,9 +97,9 @@ impl Listeners {
         });
     }
 
-    /// Ends all connections; returns when no request is in flight any more, or when patience is at
-    /// its end.
-    pub async fn close(&self, world: &World, timeout: Nanos) {
+    /// Ends all connections; returns when no request is in flight any more, or at the end of
+    /// `timeout`.
+    pub async fn close(&self, world: &W, timeout: Nanos) {
         self.closing.set(true);
         for socket in self.connections.borrow().iter().filter_map(Weak::upgrade) {
             socket.close();

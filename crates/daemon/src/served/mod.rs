@@ -5,7 +5,7 @@
 //! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`report`] | the object of `status --json` |
-//! | [`world`] | the engine's world: the host's, with files that can be slowed down |
+//! | [`world`] | the engine's world: opening of devices and sockets |
 
 pub mod daemon;
 pub mod listen;
