@@ -2,10 +2,10 @@
 //!
 //! With O_DIRECT: the engine caches what it wants to, and a write that has completed has reached
 //! the device. Through the page cache only if that is asked for, because of its failed flushes: see
-//! [`PageCache`](crate::PageCache). What direct I/O asks for in alignment is met here: reads of a part of a logical
-//! block read the whole block aside, and writes from memory that is not aligned are copied to
-//! memory that is. A *write* of a part of a logical block is refused, because reading and writing
-//! back the rest of the block would not be atomic.
+//! [`PageCache`](crate::PageCache). What direct I/O asks for in alignment is met here: reads of a
+//! part of a logical block read the whole block aside, and writes from memory that is not aligned
+//! are copied to memory that is. A *write* of a part of a logical block is refused, because reading
+//! and writing back the rest of the block would not be atomic.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -1,7 +1,7 @@
 //! The real world: what the traits of `ubcache-env` are on a Linux machine.
 //!
-//! One [`Host`] is one thread with one reactor: run queues, timers, calls from other threads, and every I/O of a
-//! cache set. [`HostEnv`] is the handle to it that the engine sees.
+//! One [`Host`] is one thread with one reactor: run queues, timers, calls from other threads, and
+//! every I/O of a cache set. [`HostEnv`] is the handle to it that the engine sees.
 //!
 //! ```text
 //!   tasks ── HostEnv ──▶ Core ──▶ ops (slab: owns the memory of I/O in flight)
