@@ -10,7 +10,8 @@ use crate::bytes::{put, round_up, u32_at, u64_at};
 use crate::checksum::{crc64_we, crc64_we_seeded};
 use crate::error::{FormatError, Problem, Structure};
 use crate::geometry::Geometry;
-use crate::key::{Key, Pointer, decode_keys, encode_keys};
+use crate::key::{Key, decode_keys, encode_keys};
+use crate::pointer::Pointer;
 
 /// Bytes before the first key of a bset.
 pub const BSET_HEADER_BYTES: u64 = 32;

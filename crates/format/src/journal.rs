@@ -13,8 +13,9 @@ use crate::bytes::{put, round_up, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
 use crate::error::{FormatError, Problem, Structure};
 use crate::geometry::{Geometry, MAX_JOURNAL_ENTRY_BYTES};
-use crate::key::{Key, are_keys, decode_keys, encode_keys};
+use crate::key::{Key, decode_keys, encode_keys};
 use crate::mark::{MARK, Padding};
+use crate::plain_key::are_keys;
 use crate::units::{BucketNr, JournalSeq};
 
 /// Bytes before the first key of a journal entry.
@@ -366,7 +367,7 @@ fn check_complete(
 mod tests {
     use super::*;
     use crate::geometry::tests::example;
-    use crate::key::Pointer;
+    use crate::pointer::Pointer;
     use crate::units::{Inode, Sector, SectorRange};
 
     use proptest::prelude::*;

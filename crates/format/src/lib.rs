@@ -18,7 +18,8 @@
 //! | `geometry` | sizes and magic numbers that follow from a cache superblock |
 //! | `checksum` | the CRC in its three parametrisations |
 //! | `superblock` | superblocks of both kinds of devices |
-//! | `key` | keys and pointers, and the checks that apply to them |
+//! | `pointer`, `key`, `key_checks` | pointers, keys, and the checks that apply to them |
+//! | `plain_key` | keys with one pointer at most, read without allocation |
 //! | `packed` | keys as they are on disk |
 //! | `bset`, `node` | the parts of a btree node |
 //! | `layer` | how the bsets of a leaf combine |
@@ -38,10 +39,13 @@ mod error;
 mod geometry;
 mod journal;
 mod key;
+mod key_checks;
 mod layer;
 mod mark;
 mod node;
 mod packed;
+mod plain_key;
+mod pointer;
 mod prio;
 mod runs;
 mod salvage;
@@ -60,6 +64,8 @@ pub use layer::*;
 pub use mark::{Drops, LastRun, Mark, Padding};
 pub use node::*;
 pub use packed::*;
+pub use plain_key::*;
+pub use pointer::*;
 pub use prio::*;
 pub use runs::*;
 pub use salvage::*;

@@ -220,7 +220,8 @@ impl LastRun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{Key, Pointer};
+    use crate::key::Key;
+    use crate::pointer::Pointer;
     use crate::units::{BucketNr, Inode, JournalSeq, Sector};
 
     fn entry(seq: u64, padding: Padding) -> JournalEntry {

@@ -8,8 +8,8 @@ use crate::bytes::put;
 use crate::checksum::crc64_we;
 use crate::error::Problem;
 use crate::geometry::tests::example;
-use crate::key::Pointer;
 use crate::layer::combine_leaf;
+use crate::pointer::Pointer;
 use crate::units::{Generation, Inode, Sector, SectorRange};
 use proptest::prelude::*;
 

@@ -3,7 +3,8 @@
 use crate::bset::{BSET_HEADER_BYTES, seal_bset};
 use crate::bytes::u64_at;
 use crate::geometry::Geometry;
-use crate::key::{Key, Pointer, key_high};
+use crate::key::{Key, key_high};
+use crate::pointer::Pointer;
 use crate::units::{Inode, Sector, SectorRange};
 
 /// Bytes of a key with one pointer.
