@@ -2,5 +2,6 @@
 #![allow(dead_code, reason = "every test file uses another part")]
 
 pub mod client;
+pub mod server;
 pub mod volume;
 pub mod world;
