@@ -346,3 +346,16 @@ impl Plan {
         u64::from(self.volumes[volume].block_sectors.max(self.cache.block_sectors))
     }
 }
+
+impl Action {
+    /// The sectors that it is about.
+    pub fn range(&self) -> Option<SectorRange> {
+        match self {
+            Action::Read(range) | Action::Prefetch(range) | Action::Status(range) => Some(*range),
+            Action::Write { range, .. }
+            | Action::Discard { range, .. }
+            | Action::Zeroes { range, .. } => Some(*range),
+            Action::Flush | Action::Sleep(_) => None,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A plan from its lines, and the checks that need more than one of them.
+
+use std::str::FromStr;
+
+use ubcache_env::Nanos;
+
+use super::lines::{
+    parse_cache, parse_control, parse_faults, parse_hammer, parse_nbd, parse_op, parse_volume,
+};
+use super::words::{Parsed, Words};
+use super::{HEAD, POLICIES, PlanError};
+use crate::disk::FlushLoss;
+use crate::executor::Policy;
+use crate::plan::{
+    CacheShape, ClientOp, Control, DiskFaults, Frontend, Hammer, Hand, LossyDisk, NbdShape, Pace,
+    Plan, Scarcity, Sums, VolumeShape,
+};
+
+/// A plan as far as it has been read.
+#[derive(Default)]
+struct Draft {
+    world: Option<(u64, Policy, Nanos, Nanos, bool)>,
+    cache: Option<CacheShape>,
+    nbd: Option<NbdShape>,
+    volumes: Vec<VolumeShape>,
+    faults: Vec<DiskFaults>,
+    lossy: Vec<LossyDisk>,
+    memory: Scarcity,
+    pace: Pace,
+    hammers: Vec<Hammer>,
+    scribble: bool,
+    sums: Sums,
+    ops: Vec<ClientOp>,
+    controls: Vec<Control>,
+    hands: Vec<Hand>,
+}
+
+impl Draft {
+    fn line(&mut self, line: &str) -> Parsed<()> {
+        let mut words = Words(line.split_whitespace());
+        match words.word()? {
+            "world" => {
+                let seed = words.num("seed")?;
+                let policy = words.named("policy", &POLICIES)?;
+                let cost = Nanos(words.num("poll-cost-ns")?);
+                let slop = Nanos(words.num("timer-slop-ns")?);
+                self.world = Some((seed, policy, cost, slop, words.flag("last-crash")?));
+            }
+            "cache" => self.cache = Some(parse_cache(&mut words)?),
+            "nbd" => self.nbd = Some(parse_nbd(&mut words)?),
+            "volume" => self.volumes.push(parse_volume(&mut words)?),
+            "faults" => self.faults.push(parse_faults(&mut words)?),
+            "flush-loss" => {
+                let disk = words.num("disk")?;
+                self.lossy.push(LossyDisk { disk, loss: FlushLoss { late: words.num("late")? } });
+            }
+            "memory" => {
+                self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? }
+            }
+            "pace" => {
+                self.pace = Pace {
+                    step_cost: Nanos(words.num("step-cost-ns")?),
+                    slice: words.num("slice")?,
+                };
+            }
+            "hammer" => self.hammers.push(parse_hammer(&mut words)?),
+            "scribble" => self.scribble = true,
+            "sums" => {
+                self.sums =
+                    Sums { fill_bytes: words.num("fill-bytes")?, copies: words.num("copies")? }
+            }
+            "at" => self.controls.push(parse_control(&mut words)?),
+            "hand" => {
+                self.hands.push(line.parse()?);
+                return Ok(());
+            }
+            client if client.starts_with('c') => {
+                let op = parse_op(&client[1..], &mut words)?;
+                let sectors = self.volumes.get(op.volume as usize).map(|volume| volume.sectors);
+                let sectors = sectors.ok_or("there is no such volume")?;
+                if op.action.range().is_some_and(|range| range.end.0 > sectors || range.is_empty())
+                {
+                    return Err("the range is not within the volume".to_owned());
+                }
+                self.ops.push(op);
+            }
+            other => return Err(format!("nothing is called \"{other}\"")),
+        }
+        words.maybe().map_or(Ok(()), |word| Err(format!("\"{word}\" is too much")))
+    }
+}
+
+impl FromStr for Plan {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Plan, PlanError> {
+        let mut draft = Draft::default();
+        let wrong = |line: usize, text: &str, why: String| PlanError {
+            line: line + 1,
+            text: text.to_owned(),
+            why,
+        };
+        let mut lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        match lines.next() {
+            Some((_, line)) if line.trim() == HEAD => {}
+            other => {
+                let (number, line) = other.unwrap_or((0, ""));
+                return Err(wrong(number, line, format!("a plan begins with \"{HEAD}\"")));
+            }
+        }
+        for (number, line) in lines {
+            draft.line(line).map_err(|why| wrong(number, line, why))?;
+        }
+        let missing =
+            |what: &str| wrong(text.lines().count(), "", format!("there is no {what} line"));
+        let (seed, policy, poll_cost, timer_slop, last_crash) =
+            draft.world.ok_or_else(|| missing("world"))?;
+        let cache = draft.cache.ok_or_else(|| missing("cache"))?;
+        let Draft {
+            nbd,
+            volumes,
+            faults,
+            lossy,
+            memory,
+            pace,
+            sums,
+            scribble,
+            hammers,
+            ops,
+            controls,
+            hands,
+            ..
+        } = draft;
+        let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
+        if volumes.is_empty() {
+            return Err(missing("volume"));
+        }
+        let broken = controls.iter().filter_map(|control| control.action.broken_disk());
+        let mut disks = broken
+            .chain(faults.iter().map(|it| it.disk))
+            .chain(hands.iter().map(|it| it.disk))
+            .chain(lossy.iter().map(|it| it.disk));
+        if let Some(disk) = disks.find(|disk| *disk > volumes.len()) {
+            return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
+        }
+        let mut named = controls.iter().filter_map(|control| control.action.volume());
+        if let Some(volume) = named.find(|volume| *volume as usize >= volumes.len()) {
+            return Err(wrong(text.lines().count(), "", format!("there is no volume {volume}")));
+        }
+        let fits = |hammer: &Hammer| {
+            volumes.get(hammer.volume as usize).is_some_and(|volume| {
+                hammer.range.end.0 <= volume.sectors && !hammer.range.is_empty()
+            })
+        };
+        if !hammers.iter().all(fits) {
+            let why = "the range of a hammer is not within its volume".to_owned();
+            return Err(wrong(text.lines().count(), "", why));
+        }
+        Ok(Plan {
+            seed,
+            policy,
+            poll_cost,
+            timer_slop,
+            last_crash,
+            cache,
+            frontend,
+            volumes,
+            faults,
+            lossy,
+            memory,
+            pace,
+            hammers,
+            scribble,
+            sums,
+            ops,
+            controls,
+            hands,
+        })
+    }
+}
