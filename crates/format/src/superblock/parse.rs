@@ -70,7 +70,7 @@ impl Superblock {
         Ok(superblock)
     }
 
-    /// As [`Superblock::read`], of a cache device that may have lost its end: see
+    /// Reads as [`Superblock::read`] does, but a cache device that may have lost its end: see
     /// [`Superblock::missing_sectors`].
     pub fn read_cut_off(
         bytes: &[u8],

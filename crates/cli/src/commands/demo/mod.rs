@@ -6,8 +6,8 @@
 //! | `child` | `ubcache make` and `ubcache serve` as child processes |
 //! | [`slow_disk`] | a world whose backing devices take their time for reads |
 //!
-//! Cache and "disk" are two files on the same device, so the disk would be as fast as the cache: the
-//! demo serves it in a world that delays every read of it, and says so.
+//! Cache and "disk" are two files on the same device, so the disk would be as fast as the cache:
+//! the demo serves it in a world that delays every read of it, and says so.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
