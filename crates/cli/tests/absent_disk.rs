@@ -70,7 +70,7 @@ fn absent_disk_is_listed_and_can_be_forgotten() {
         for disk in ["disk0.img", here.trim()] {
             let said = refused(&daemon, &[disk, "--discard-dirty"]);
             assert!(
-                said.contains("is here") && said.contains("ubcache detach disk0.img"),
+                said.contains("is being served") && said.contains("ubcache detach disk0.img"),
                 "{said}"
             );
         }

@@ -300,7 +300,7 @@ fn truncated_image_is_reported_as_truncated() {
         let before = [&cache, &backing].map(|path| sha256_of(path));
         let mut recover = ubcache();
         set(recover.arg("recover"), &cache);
-        assert!(said(&run(&mut recover, 1)).contains("cut off"));
+        assert!(said(&run(&mut recover, 1)).contains("truncated"));
         let mut repair = ubcache();
         repair.arg("repair").arg(&cache).arg("-B").arg(&backing).arg("--json");
         let mut in_place = ubcache();

@@ -103,7 +103,7 @@ fn a_damaged_set_is_read_and_repaired() {
     // No version of the leaf's extents is left: in place, they are dropped only on request.
     let before = sha256_of(&directory.join("CACHE"));
     let said = run(directory, "ubcache repair CACHE -B DISK --in-place --confirm CACHE", 2);
-    assert!(said.contains("no version was found"), "{said}");
+    assert!(said.contains("no version of the cached data was found"), "{said}");
     assert_eq!(sha256_of(&directory.join("CACHE")), before, "nothing was written");
     for (commands, codes) in blocks().iter().zip(DAMAGED) {
         let Some(codes) = codes else { continue };

@@ -293,7 +293,7 @@ fn cached_data_beyond_the_end_of_a_shorter_disk_does_not_return() {
     assert!(!file.exists());
     let output = run(&[&["cat", "--damaged", "-o", text(&file)], &members[..]].concat());
     assert_eq!((output.status.code(), file.exists()), (Some(1), true));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("left out: 128 sectors"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("left out: 128 dirty sectors"));
     resize(64 << 20);
     let daemon = serve(directory, &cache, disk, &[]);
     assert_eq!(read(&daemon, beyond), b'Y');
