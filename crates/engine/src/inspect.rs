@@ -78,28 +78,28 @@ impl<E: Env> CachedVolume<E> {
                 state: if extent.dirty { CopyState::Dirty } else { CopyState::Clean },
             });
         });
-        copies.extend(self.unpublished.borrow().iter().map(|(range, pointer)| CachedCopy {
-            range,
-            at: pointer.offset,
-            state: CopyState::Unpublished,
+        copies.extend(self.coherence.unpublished.borrow().iter().map(|(range, pointer)| {
+            CachedCopy { range, at: pointer.offset, state: CopyState::Unpublished }
         }));
         // Places that the cache device may have lost are served to nobody.
         copies.retain(|copy: &CachedCopy| {
             !self.context.cache.is_lost(SectorRange::new(copy.at, copy.range.sectors()))
         });
         let in_flight =
-            self.inflight.entries().into_iter().map(|(kind, range, backing_write)| match kind {
-                Kind::Fill => InFlightEntry::Fill(range),
-                Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
-                Kind::Write => InFlightEntry::Write(range),
-                Kind::Writeback => InFlightEntry::Writeback(range),
+            self.coherence.inflight.entries().into_iter().map(|(kind, range, backing_write)| {
+                match kind {
+                    Kind::Fill => InFlightEntry::Fill(range),
+                    Kind::Write if backing_write => InFlightEntry::BackingWrite(range),
+                    Kind::Write => InFlightEntry::Write(range),
+                    Kind::Writeback => InFlightEntry::Writeback(range),
+                }
             });
         VolumeView {
             uses_cache: self.lifecycle.uses_cache(),
             copies,
             in_flight: in_flight.collect(),
-            unflushed: self.unflushed.borrow().all(),
-            suspect: self.unflushed.borrow().suspects().clone(),
+            unflushed: self.coherence.unflushed.borrow().all(),
+            suspect: self.coherence.unflushed.borrow().suspects().clone(),
         }
     }
 }

@@ -60,7 +60,7 @@ impl<E: Env> CachedVolume<E> {
         let Ok(mut room) = self.index.prepare_change(self.inode(), range, records).await else {
             return;
         };
-        self.unpublished.borrow_mut().remove(range);
+        self.coherence.unpublished.borrow_mut().remove(range);
         self.disturb_fills(range);
         if !self.index.live_extents(self.inode(), range).is_empty() {
             self.index.replace(&mut room, self.inode(), range, None);
@@ -70,7 +70,7 @@ impl<E: Env> CachedVolume<E> {
     /// The placeholders of fills in the range break: its keys have changed.
     pub(crate) fn disturb_fills(&self, range: SectorRange) {
         if self.context.rules.is_historic() {
-            self.inflight.doom_fills(range);
+            self.coherence.inflight.doom_fills(range);
         }
     }
 }

@@ -40,7 +40,7 @@ impl<E: Env> CachedVolume<E> {
         if !self.lifecycle.uses_cache() {
             return self.backing.discard(range).await.map_err(VolumeError::Io);
         }
-        let (_whole, doomed) = self.inflight.enter_write(range);
+        let (_whole, doomed) = self.coherence.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
         self.decide_bypass(stream, range, Access::Discard);
         let mut result = Ok(());
@@ -61,7 +61,7 @@ impl<E: Env> CachedVolume<E> {
                 self.context.env.mark("dirty_data_discarded");
                 // An error leaves it dirty, which is what a discard that is ignored leaves.
                 self.write_back(step.dirty, Below::Discarded).await;
-                self.wake_writeback.notify_all();
+                self.writeback.wake.notify_all();
             }
         }
         result
@@ -79,8 +79,8 @@ impl<E: Env> CachedVolume<E> {
         let mut clean = Vec::new();
         let mut durable_first = None;
         for part in stays.gaps(range) {
-            let (ticket, _) = self.inflight.enter_write(part);
-            self.unpublished.borrow_mut().remove(part);
+            let (ticket, _) = self.coherence.inflight.enter_write(part);
+            self.coherence.unpublished.borrow_mut().remove(part);
             if drops && self.index.has_dirty(self.inode(), part) {
                 durable_first = durable_first.max(Some(self.index.replace(
                     &mut room,
@@ -110,7 +110,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut result = Ok(());
         for (part, ticket) in parts {
-            let failures = self.flush_failures.get();
+            let failures = self.coherence.flushes.failures();
             let done = self.backing.discard(part).await;
             self.backing_write_ended(part, failures, (done.is_ok(), false, false));
             self.settle_backing_write(ticket, part, &done, None);

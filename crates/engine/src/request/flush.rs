@@ -12,9 +12,10 @@ const EIO: i32 = 5;
 impl<E: Env> CachedVolume<E> {
     /// F1, F2: everything that was answered before this call is durable when it returns.
     pub(crate) async fn flush_all(&self, stream: StreamId) -> Result<(), VolumeError> {
-        let number = self.flush_errors.borrow_mut().flush_begins(stream);
+        let number = self.coherence.flush_errors.borrow_mut().flush_begins(stream);
         let result = self.flush_devices().await;
-        let news = self.flush_errors.borrow_mut().flush_ends(number, stream, result.is_ok());
+        let news =
+            self.coherence.flush_errors.borrow_mut().flush_ends(number, stream, result.is_ok());
         let told = self.context.keeps(Rule::F4StreamsTold);
         if news && told && result.is_ok() {
             // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody
@@ -34,8 +35,8 @@ impl<E: Env> CachedVolume<E> {
         let newest_dirty = self.index.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
-            let any =
-                self.context.keeps(Rule::F1FlushesBacking) && !self.unflushed.borrow().is_empty();
+            let any = self.context.keeps(Rule::F1FlushesBacking)
+                && !self.coherence.unflushed.borrow().is_empty();
             let result = if any { self.flush_backing().await } else { Ok(()) };
             if self.context.keeps(Rule::F2FailureIsAnswered) { result } else { Ok(()) }
         };
@@ -54,27 +55,28 @@ impl<E: Env> CachedVolume<E> {
 
     /// Flushes the backing device; shared by everybody who waits for one at the same time.
     pub(crate) async fn flush_backing(&self) -> IoResult {
-        let before = self.flushes_started.get();
-        let waited = self.flush_lock.is_locked();
-        let _one = self.flush_lock.lock().await;
+        let flushes = &self.coherence.flushes;
+        let before = flushes.started();
+        let waited = flushes.is_under_way();
+        let _one = flushes.turn().await;
         let joins = !self.context.keeps(Rule::F1FlushIsLater) && before > 0;
-        if self.flush_good.get() > before || (joins && self.flush_good.get() == before && waited) {
+        if flushes.newest_good() > before || (joins && flushes.newest_good() == before && waited) {
             // One that started after we came has succeeded.
             self.context.env.mark("backing_flush_shared");
             return Ok(());
         }
-        if self.unflushed.borrow().is_empty() {
+        if self.coherence.unflushed.borrow().is_empty() {
             return Ok(());
         }
-        self.flushes_started.set(self.flushes_started.get() + 1);
-        self.unflushed.borrow_mut().flush_starts();
+        flushes.starts();
+        self.coherence.unflushed.borrow_mut().flush_starts();
         let result = self.backing.flush().await;
-        self.unflushed.borrow_mut().flush_ends(result.is_ok());
+        self.coherence.unflushed.borrow_mut().flush_ends(result.is_ok());
         if result.is_ok() {
-            self.flush_good.set(self.flushes_started.get());
-            self.unpublished.borrow_mut().any_may_be_ready();
+            flushes.succeeds();
+            self.coherence.unpublished.borrow_mut().any_may_be_ready();
         }
-        if !self.unpublished.borrow().is_empty() {
+        if !self.coherence.unpublished.borrow().is_empty() {
             self.wake_publisher.notify_all();
         }
         result
@@ -86,21 +88,21 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn backing_flush_failed(&self, error: &IoError) {
         self.context.env.mark("backing_flush_failed");
         self.note_backing_error(error);
-        self.flush_failures.set(self.flush_failures.get() + 1);
+        self.coherence.flushes.fails();
         if !self.lifecycle.uses_cache() {
             // Nobody keeps book of what was written.
             let everything = SectorRange::new(Sector(0), self.backing.limits().sectors);
-            self.unflushed.borrow_mut().suspect(everything);
-            self.flush_errors.borrow_mut().flush_failed();
+            self.coherence.unflushed.borrow_mut().suspect(everything);
+            self.coherence.flush_errors.borrow_mut().flush_failed();
             return;
         }
-        let lost = self.unflushed.borrow().all();
-        if !lost.is_empty() || !self.inflight.is_empty() {
-            self.flush_errors.borrow_mut().flush_failed();
+        let lost = self.coherence.unflushed.borrow().all();
+        if !lost.is_empty() || !self.coherence.inflight.is_empty() {
+            self.coherence.flush_errors.borrow_mut().flush_failed();
         }
-        self.unflushed.borrow_mut().flush_failed();
+        self.coherence.unflushed.borrow_mut().flush_failed();
         for range in lost.iter() {
-            self.unpublished.borrow_mut().remove(range);
+            self.coherence.unpublished.borrow_mut().remove(range);
         }
     }
 
@@ -117,12 +119,12 @@ impl<E: Env> CachedVolume<E> {
             true => !self.context.keeps(Rule::W5UnflushedAtCompletion),
             false => !self.context.keeps(Rule::W5FailureIsUnflushed),
         };
-        let mut unflushed = self.unflushed.borrow_mut();
+        let mut unflushed = self.coherence.unflushed.borrow_mut();
         let durable = ok && durable;
         if !durable && !spared && self.lifecycle.uses_cache() {
             unflushed.add(range);
         }
-        if failures != self.flush_failures.get() && !durable {
+        if failures != self.coherence.flushes.failures() && !durable {
             self.context.env.mark("write_beside_a_failed_flush");
             unflushed.suspect(range);
         } else if ok && overwrites && unflushed.written_anew(range) {

@@ -35,11 +35,13 @@ impl<E: Env> CachedVolume<E> {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.context.env.now();
-            let crowded =
-                are_many(self.unpublished.borrow().len(), self.context.tuning.unpublished_max);
+            let crowded = are_many(
+                self.coherence.unpublished.borrow().len(),
+                self.context.tuning.unpublished_max,
+            );
             let due =
                 now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.allocator.is_starved();
-            if due && !self.unflushed.borrow().is_empty() {
+            if due && !self.coherence.unflushed.borrow().is_empty() {
                 flushed_at = now;
                 self.context.env.mark("flush_of_our_own");
                 // An error is counted. Not again at once: what makes it due is still there, and the
@@ -63,23 +65,23 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(crate) async fn publish_all(&self) {
-        self.unpublished.borrow_mut().any_may_be_ready();
+        self.coherence.unpublished.borrow_mut().any_may_be_ready();
         while self.publish_batch().await.is_ok_and(|looked_at| looked_at > 0) {}
     }
 
     /// Publishes some of the copies that may be ready, as far as their ranges are not un-flushed.
     /// Says how many were looked at.
     async fn publish_batch(&self) -> Result<usize, EngineError> {
-        let some = self.unpublished.borrow_mut().next_to_look_at(BATCH);
+        let some = self.coherence.unpublished.borrow_mut().next_to_look_at(BATCH);
         for &range in &some {
-            if self.unflushed.borrow().covers(range) {
+            if self.coherence.unflushed.borrow().covers(range) {
                 continue;
             }
             loop {
                 let prepared =
                     self.index.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
-                let room =
-                    prepared.inspect_err(|_| self.unpublished.borrow_mut().any_may_be_ready())?;
+                let room = prepared
+                    .inspect_err(|_| self.coherence.unpublished.borrow_mut().any_may_be_ready())?;
                 if self.publish(range, room) {
                     break;
                 }
@@ -91,12 +93,12 @@ impl<E: Env> CachedVolume<E> {
     /// A copy of what the backing device has: it is served from now on, and published when its
     /// range is not un-flushed. What a failed flush may have cost is not kept (F5).
     pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
-        let trusted = self.unflushed.borrow().trusted_parts(range);
+        let trusted = self.coherence.unflushed.borrow().trusted_parts(range);
         if trusted.as_slice() != [range] {
             self.context.env.mark("suspect_copy_not_kept");
         }
-        let waits = self.unflushed.borrow().covers(range);
-        let mut unpublished = self.unpublished.borrow_mut();
+        let waits = self.coherence.unflushed.borrow().covers(range);
+        let mut unpublished = self.coherence.unpublished.borrow_mut();
         for part in trusted {
             unpublished.insert(part, pointer.advance(part.start - range.start), pin.clone());
             if !waits {
@@ -112,12 +114,12 @@ impl<E: Env> CachedVolume<E> {
     /// key. False: there are more of them than room for their records.
     fn publish(&self, range: SectorRange, mut room: Room<'_, E>) -> bool {
         let copies: SmallVec<[(SectorRange, Pointer); 2]> =
-            self.unpublished.borrow().overlapping(range).collect();
+            self.coherence.unpublished.borrow().overlapping(range).collect();
         if copies.is_empty() {
             self.context.env.mark("copy_gone_before_published");
         }
         for (range, pointer) in copies {
-            for part in self.unflushed.borrow().flushed_parts(range) {
+            for part in self.coherence.unflushed.borrow().flushed_parts(range) {
                 let mut known = IntervalSet::default();
                 for extent in self.index.live_extents(self.inode(), part) {
                     known.insert(extent.range);
@@ -130,14 +132,20 @@ impl<E: Env> CachedVolume<E> {
                     let place = pointer.advance(gap.start - range.start);
                     // I3, I7: nothing is landing there, and nothing there can be lost.
                     assert!(
-                        !self.inflight.backing_write_over(gap),
+                        !self.coherence.inflight.backing_write_over(gap),
                         "a backing write is over {gap}"
                     );
-                    assert!(!self.unflushed.borrow().overlaps(gap), "{gap} is un-flushed");
-                    assert!(!self.unflushed.borrow().is_suspect(gap), "{gap} may be lost");
+                    assert!(
+                        !self.coherence.unflushed.borrow().overlaps(gap),
+                        "{gap} is un-flushed"
+                    );
+                    assert!(
+                        !self.coherence.unflushed.borrow().is_suspect(gap),
+                        "{gap} may be lost"
+                    );
                     self.index.replace(&mut room, self.inode(), gap, Some((place, false)));
                 }
-                self.unpublished.borrow_mut().remove(part);
+                self.coherence.unpublished.borrow_mut().remove(part);
             }
         }
         true

@@ -64,7 +64,7 @@ impl<E: Env> CachedVolume<E> {
         if !self.lifecycle.uses_cache() {
             return self.write_past(range, &payload, fua).await;
         }
-        let (ticket, doomed) = self.inflight.enter_write(range);
+        let (ticket, doomed) = self.coherence.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
         let zeroes = matches!(payload, Payload::Zeroes);
         let bypass = self.decide_bypass(stream, range, Access::Write) || zeroes;
@@ -232,7 +232,7 @@ impl<E: Env> CachedVolume<E> {
                 }
                 None => Payload::Zeroes,
             };
-            let (ticket, doomed) = self.inflight.enter_write(part);
+            let (ticket, doomed) = self.coherence.inflight.enter_write(part);
             self.count(|counters| counters.fills_doomed += doomed);
             self.write_through(ticket, part, piece, fua, true).await?;
         }
@@ -251,7 +251,7 @@ impl<E: Env> CachedVolume<E> {
             return None;
         }
         if self.context.keeps(Rule::W2DropsCopies) {
-            self.unpublished.borrow_mut().remove(range);
+            self.coherence.unpublished.borrow_mut().remove(range);
         }
         if !self.context.keeps(Rule::W2KeepsDirty) && self.index.has_dirty(self.inode(), range) {
             self.index.replace(&mut room, self.inode(), range, None);
@@ -263,7 +263,7 @@ impl<E: Env> CachedVolume<E> {
             ticket.backing_write_starts();
         }
         if !self.context.keeps(Rule::W5UnflushedAtCompletion) {
-            self.unflushed.borrow_mut().add(range);
+            self.coherence.unflushed.borrow_mut().add(range);
         }
         durable_first.filter(|_| self.context.keeps(Rule::W3WaitsForRemoval))
     }
@@ -296,7 +296,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// A copy of what the backing device has is served from now on.
     fn keep_copy(&self, range: SectorRange, pieces: &[Piece]) {
-        let room = self.unpublished.borrow().len() < self.context.tuning.unpublished_max;
+        let room = self.coherence.unpublished.borrow().len() < self.context.tuning.unpublished_max;
         if !room || self.is_stopping() || self.context.failure().is_some() {
             return;
         }
@@ -312,7 +312,7 @@ impl<E: Env> CachedVolume<E> {
         payload: &Payload,
         fua: bool,
     ) -> IoResult {
-        let failures = self.flush_failures.get();
+        let failures = self.coherence.flushes.failures();
         let result = match payload {
             Payload::Data(data) => {
                 let fua = fua && self.context.keeps(Rule::W4PassesFua);
@@ -340,7 +340,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// A write of zeroes was flushed: unless a flush failed in between, which may have cost it.
     pub(crate) fn nothing_was_lost(&self, range: SectorRange) -> Result<(), VolumeError> {
-        match self.unflushed.borrow().is_suspect(range) {
+        match self.coherence.unflushed.borrow().is_suspect(range) {
             false => Ok(()),
             true => {
                 self.context.env.mark("fua_zeroes_lost");
@@ -354,10 +354,13 @@ impl<E: Env> CachedVolume<E> {
         if self.context.failure().is_some() {
             return ToCache::Refused;
         }
-        let writer = match self.begin_dirty_write().await {
-            Ok(writer) => writer,
-            Err(error) => return ToCache::Failed(error.into()),
-        };
+        // A future of its own costs more than the question.
+        if !self.lifecycle.is_marked_dirty()
+            && let Err(error) = self.mark_dirty().await
+        {
+            return ToCache::Failed(error.into());
+        }
+        let writer = self.dirty_writers.begin();
         // Alone, the data itself can be durable at once, which leaves the journal block nothing to
         // flush. Several writers share a flush.
         let alone = writer.is_alone() && self.context.cache.is_flushed();
@@ -367,7 +370,7 @@ impl<E: Env> CachedVolume<E> {
         match result {
             Err(refused) => refused,
             Ok(seq) => {
-                self.wake_writeback.notify_all();
+                self.writeback.wake.notify_all();
                 // K3, F3: the journal alone makes it durable.
                 match fua && self.context.keeps(Rule::K3FuaWaitsForJournal) {
                     true => match self.journal.wait(seq).await {
@@ -407,7 +410,7 @@ impl<E: Env> CachedVolume<E> {
             let mut room = room.map_err(|_| ToCache::Refused)?;
             // K2, one step: over whatever is there. A request of many pieces takes several.
             if self.context.keeps(Rule::W2DropsCopies) {
-                self.unpublished.borrow_mut().remove(range);
+                self.coherence.unpublished.borrow_mut().remove(range);
             }
             #[cfg(feature = "mutants")]
             self.disturb_fills(range);

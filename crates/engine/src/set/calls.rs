@@ -60,7 +60,7 @@ impl<E: Env> Set<E> {
                 if chains_first {
                     // Publishing them needs the room in the journal that is being made.
                     volume.context.env.mark("copies_forgotten");
-                    volume.unpublished.borrow_mut().clear();
+                    volume.coherence.unpublished.borrow_mut().clear();
                 }
                 volume.wake_background();
             }
@@ -77,7 +77,9 @@ impl<E: Env> Set<E> {
         let set = Rc::downgrade(self);
         self.gc.ask_for_writebacks(move || {
             let set = set.upgrade();
-            set.is_some_and(|set| set.attached().iter().any(|one| one.inflight.has_writebacks()))
+            set.is_some_and(|set| {
+                set.attached().iter().any(|one| one.coherence.inflight.has_writebacks())
+            })
         });
     }
 }

@@ -79,7 +79,7 @@ impl<E: Env> CacheSet<E> {
         // the superblock says dirty again.
         volume.save_state(&turn, (BackingState::None, Transition::Detached)).await?;
         volume.drop_unpublished();
-        volume.unflushed.borrow_mut().forget();
+        volume.coherence.unflushed.borrow_mut().forget();
         // The writeback task may be waiting for it, and finds that there is nothing to mark any
         // more.
         drop(turn);
@@ -104,7 +104,7 @@ impl<E: Env> CacheSet<E> {
             if errors >= BACKING_ERRORS_MAX {
                 return Err(EngineError::BackingFails(errors));
             }
-            volume.wake_writeback.notify_all();
+            volume.writeback.wake.notify_all();
             self.set.context.env.sleep(DRAIN_TICK).await;
         }
     }

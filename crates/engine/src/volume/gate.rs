@@ -37,8 +37,8 @@ impl<E: Env> CachedVolume<E> {
         if self.is_stopping() || self.context.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
-        self.idle.borrow_mut().request();
-        self.controller.borrow_mut().leave_idle();
+        self.writeback.idle.borrow_mut().request();
+        self.writeback.controller.borrow_mut().leave_idle();
         Ok(self.requests.begin())
     }
 
@@ -57,7 +57,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let pause = Pause { volume: self };
         self.requests.end().await;
-        self.inflight.becomes_empty().await;
+        self.coherence.inflight.becomes_empty().await;
         pause
     }
 
@@ -73,7 +73,7 @@ impl<E: Env> CachedVolume<E> {
         self.requests.resumed.notify_all();
         self.wake_background();
         self.requests.end().await;
-        self.inflight.becomes_empty().await;
+        self.coherence.inflight.becomes_empty().await;
         self.join_tasks().await;
         let flushed = if self.lifecycle.uses_cache() {
             self.flush_backing().await
@@ -88,7 +88,8 @@ impl<E: Env> CachedVolume<E> {
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
         self.save_attributes().await?;
-        if self.flush_errors.borrow().are_owed() && self.context.keeps(Rule::F4StopTells) {
+        if self.coherence.flush_errors.borrow().are_owed() && self.context.keeps(Rule::F4StopTells)
+        {
             self.context.env.mark("stop_tells_of_a_failed_flush");
             return Err(EngineError::LossUntold(self.uuid()));
         }

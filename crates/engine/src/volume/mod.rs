@@ -29,11 +29,7 @@ use self::tickets::{DirtyWriters, Requests};
 use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
 use crate::bypass::sequential::SequentialDetector;
-use crate::coherence::flush_errors::FlushErrors;
-use crate::coherence::table::InFlight;
-use crate::coherence::unflushed::Unflushed;
-use crate::coherence::unpublished::Unpublished;
-use crate::coherence::zeroes::Zeroes;
+use crate::coherence::Coherence;
 use crate::context::Context;
 use crate::gc::Gc;
 use crate::index::Index;
@@ -43,7 +39,7 @@ use crate::request::read::fill_queue::FillQueue;
 use crate::rules::Rule;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
-use crate::writeback::controller::{IdleCounter, RateController, RateLimiter};
+use crate::writeback::Writeback;
 
 /// Parts of a set that a volume uses.
 pub(crate) struct Core<E: Env> {
@@ -87,20 +83,10 @@ pub struct CachedVolume<E: Env> {
     pub(crate) counters: Cell<VolumeCounters>,
     pub(crate) sequential: RefCell<SequentialDetector>,
 
-    pub(crate) inflight: InFlight,
-    pub(crate) unflushed: RefCell<Unflushed>,
-    pub(crate) unpublished: RefCell<Unpublished>,
-    pub(crate) zeroes: Zeroes,
-    pub(crate) flush_lock: Lock,
-    pub(crate) flushes_started: Cell<u64>,
-    pub(crate) flush_good: Cell<u64>,
-    /// Flushes of the backing device that failed, whoever asked for them.
-    pub(crate) flush_failures: Cell<u64>,
-    pub(crate) flush_errors: RefCell<FlushErrors>,
-
+    pub(crate) coherence: Coherence,
     pub(crate) lifecycle: Lifecycle,
     requests: Requests,
-    dirty_writers: DirtyWriters,
+    pub(crate) dirty_writers: DirtyWriters,
     /// The superblock that the device has for certain, if that is known.
     saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save the superblock.
@@ -109,10 +95,7 @@ pub struct CachedVolume<E: Env> {
 
     tasks: RefCell<Vec<Task>>,
     pub(crate) wake_publisher: Notify,
-    pub(crate) wake_writeback: Notify,
-    pub(crate) controller: RefCell<RateController>,
-    pub(crate) limiter: RefCell<RateLimiter>,
-    pub(crate) idle: RefCell<IdleCounter>,
+    pub(crate) writeback: Writeback,
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -166,25 +149,14 @@ impl<E: Env> CachedVolume<E> {
             settings: RefCell::new(settings),
             counters: Cell::default(),
             sequential: RefCell::new(SequentialDetector::new()),
-            inflight: InFlight::new(rules),
-            unflushed: RefCell::new(Unflushed::new(limits.volatile_cache, rules)),
-            unpublished: RefCell::default(),
-            zeroes: Zeroes::default(),
-            flush_lock: Lock::default(),
-            flushes_started: Cell::new(0),
-            flush_good: Cell::new(0),
-            flush_failures: Cell::new(0),
-            flush_errors: RefCell::default(),
+            coherence: Coherence::new(limits.volatile_cache, rules),
             lifecycle: Lifecycle::new(dirty),
             requests: Requests::default(),
             dirty_writers: DirtyWriters::default(),
             fills: FillQueue::new(fill_bytes),
             tasks: RefCell::default(),
             wake_publisher: Notify::default(),
-            wake_writeback: Notify::default(),
-            controller: RefCell::new(RateController::new()),
-            limiter: RefCell::new(RateLimiter::new()),
-            idle: RefCell::new(IdleCounter::new()),
+            writeback: Writeback::new(),
         })
     }
 
@@ -230,11 +202,11 @@ impl<E: Env> CachedVolume<E> {
 
     pub(crate) fn wake_background(&self) {
         self.wake_publisher.notify_all();
-        self.wake_writeback.notify_all();
+        self.writeback.wake.notify_all();
     }
 
     pub(crate) fn drop_unpublished(&self) {
-        self.unpublished.borrow_mut().clear();
+        self.coherence.unpublished.borrow_mut().clear();
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut VolumeCounters)) {

@@ -55,7 +55,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         } else {
             self.begin_now()?
         };
-        self.flush_errors.borrow_mut().writes(stream);
+        self.coherence.flush_errors.borrow_mut().writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 
@@ -82,7 +82,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        self.flush_errors.borrow_mut().writes(stream);
+        self.coherence.flush_errors.borrow_mut().writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.discard_keys(stream, step).await?;
         }
@@ -98,7 +98,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        self.flush_errors.borrow_mut().writes(stream);
+        self.coherence.flush_errors.borrow_mut().writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
@@ -111,8 +111,8 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 
     fn stream_ended(&self, stream: StreamId) {
-        let flushed = self.unflushed.borrow().is_empty() && self.lifecycle.uses_cache();
-        self.flush_errors.borrow_mut().leaves(stream, flushed);
+        let flushed = self.coherence.unflushed.borrow().is_empty() && self.lifecycle.uses_cache();
+        self.coherence.flush_errors.borrow_mut().leaves(stream, flushed);
     }
 
     async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {

@@ -5,22 +5,18 @@ use ubcache_format::{BackingState, Uuid};
 
 use super::CachedVolume;
 use super::state::{DirtyFlag, MarkingTurn, Transition};
-use super::tickets::DirtyWriter;
 use crate::errors::EngineError;
 use crate::superblock::write_superblock;
 
 impl<E: Env> CachedVolume<E> {
-    /// I12: the backing superblock says dirty, durably, before the first dirty key exists. Nobody
-    /// marks it clean before the writer ends.
-    pub(crate) async fn begin_dirty_write(&self) -> Result<DirtyWriter<'_>, EngineError> {
-        if !self.lifecycle.is_marked_dirty() {
-            let turn = self.lifecycle.marking_turn().await;
-            if !self.lifecycle.is_marked_dirty() {
-                let dirty = (BackingState::Dirty, Transition::MarkedDirty);
-                self.save_state(&turn, dirty).await?;
-            }
+    /// I12: the backing superblock says dirty, durably, before the first dirty key exists. A writer
+    /// that begins in the same step keeps it so.
+    pub(crate) async fn mark_dirty(&self) -> Result<(), EngineError> {
+        let turn = self.lifecycle.marking_turn().await;
+        match self.lifecycle.is_marked_dirty() {
+            true => Ok(()),
+            false => self.save_state(&turn, (BackingState::Dirty, Transition::MarkedDirty)).await,
         }
-        Ok(self.dirty_writers.begin())
     }
 
     /// No dirty key, none on its way, and that is known for sure.

@@ -44,7 +44,7 @@ impl Drop for Request<'_> {
 
 /// The writes between the dirty mark and their dirty key.
 #[derive(Default, Debug)]
-pub(super) struct DirtyWriters(Cell<u64>);
+pub(crate) struct DirtyWriters(Cell<u64>);
 
 impl DirtyWriters {
     pub fn begin(&self) -> DirtyWriter<'_> {

@@ -79,7 +79,7 @@ impl<E: Env> CachedVolume<E> {
         if runs.is_empty() {
             return cleaned;
         }
-        let failures = self.flush_failures.get();
+        let failures = self.coherence.flushes.failures();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
         let durable =
             !self.context.keeps(Rule::B2DirtyRecordDurable) || self.journal.flush().await.is_ok();
@@ -94,7 +94,8 @@ impl<E: Env> CachedVolume<E> {
         let flushed = written.contains(&true)
             && (early
                 || !self.context.keeps(Rule::B4FlushBeforeClean)
-                || (self.flush_backing().await.is_ok() && self.flush_failures.get() == failures)
+                || (self.flush_backing().await.is_ok()
+                    && self.coherence.flushes.failures() == failures)
                 || !self.context.keeps(Rule::B4FailedFlushStaysDirty));
         for (run, ok) in runs.into_iter().zip(written) {
             if !(ok && flushed) {
@@ -150,8 +151,9 @@ impl<E: Env> CachedVolume<E> {
                 extents.last().expect("a group is not empty").range.end,
             );
             // R5
-            let kept_away = below == Below::Discarded && self.zeroes.are_kept_away(range);
-            let ticket = if kept_away { None } else { self.inflight.enter_writeback(range) };
+            let kept_away = below == Below::Discarded && self.coherence.zeroes.are_kept_away(range);
+            let ticket =
+                if kept_away { None } else { self.coherence.inflight.enter_writeback(range) };
             let Some(ticket) = ticket else {
                 self.context.env.mark("writeback_waits_for_backing_write");
                 cleaned.busy += extents.len() as u64;
@@ -172,10 +174,10 @@ impl<E: Env> CachedVolume<E> {
         match below {
             Below::Written => self.copy_run(run).await,
             Below::Discarded => {
-                let failures = self.flush_failures.get();
+                let failures = self.coherence.flushes.failures();
                 // A device may keep what it is asked to discard, and that is older data. Zeroes it
                 // keeps.
-                self.zeroes.submitted(run.range);
+                self.coherence.zeroes.submitted(run.range);
                 let mut result = Ok(());
                 if self.context.keeps(Rule::D1ZeroesFirst) {
                     result = self.backing.write_zeroes(run.range).await;
@@ -214,7 +216,7 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
         }
-        let failures = self.flush_failures.get();
+        let failures = self.coherence.flushes.failures();
         let result = self.backing.write(run.range.start, data, Durability::Volatile).await;
         self.backing_write_ended(run.range, failures, (result.is_ok(), false, true));
         if let Err(error) = &result {

@@ -6,6 +6,30 @@
 //! | [`flusher`] | one batch: rules B1–B5 |
 //! | [`task`] | when and what: scanning, pacing, marking the volume clean |
 
+use std::cell::RefCell;
+
+use controller::{IdleCounter, RateController, RateLimiter};
+use ubcache_env::local::Notify;
+
 pub mod controller;
 pub(crate) mod flusher;
 pub(crate) mod task;
+
+/// Pace of a volume's writeback, and a place to wake its task.
+pub(crate) struct Writeback {
+    pub wake: Notify,
+    pub controller: RefCell<RateController>,
+    pub limiter: RefCell<RateLimiter>,
+    pub idle: RefCell<IdleCounter>,
+}
+
+impl Writeback {
+    pub fn new() -> Writeback {
+        Writeback {
+            wake: Notify::default(),
+            controller: RefCell::new(RateController::new()),
+            limiter: RefCell::new(RateLimiter::new()),
+            idle: RefCell::new(IdleCounter::new()),
+        }
+    }
+}

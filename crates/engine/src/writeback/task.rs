@@ -22,7 +22,7 @@ impl<E: Env> CachedVolume<E> {
         let mut seen = 0;
         while !self.is_stopping() && self.lifecycle.uses_cache() && self.context.failure().is_none()
         {
-            let wake = self.wake_writeback.notified();
+            let wake = self.writeback.wake.notified();
             let (running, update_seconds, delay) = {
                 let settings = self.settings.borrow();
                 let running = settings.writeback_running || self.lifecycle.is_draining();
@@ -57,8 +57,11 @@ impl<E: Env> CachedVolume<E> {
                 self.write_back(extents, Below::Written).await
             };
             if cleaned.sectors > 0 {
-                let wait =
-                    self.limiter.borrow_mut().delay(self.context.env.now(), cleaned.sectors, rate);
+                let wait = self.writeback.limiter.borrow_mut().delay(
+                    self.context.env.now(),
+                    cleaned.sectors,
+                    rate,
+                );
                 if wait.0 > 0 && !self.is_urgent() {
                     self.rest(wait).await;
                 }
@@ -82,7 +85,7 @@ impl<E: Env> CachedVolume<E> {
                     }
                     seen = 0;
                     let now = self.context.env.now();
-                    self.limiter.borrow_mut().reset(now);
+                    self.writeback.limiter.borrow_mut().reset(now);
                 }
             }
         }
@@ -92,7 +95,7 @@ impl<E: Env> CachedVolume<E> {
     async fn rest(&self, span: Nanos) {
         let end = self.context.env.now().after(span);
         loop {
-            let wake = self.wake_writeback.notified();
+            let wake = self.writeback.wake.notified();
             let over = self.is_stopping()
                 || !self.lifecycle.uses_cache()
                 || self.context.failure().is_some();
@@ -114,7 +117,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     fn rate(&self) -> u64 {
-        if self.is_urgent() { RATE_IDLE } else { self.controller.borrow().rate() }
+        if self.is_urgent() { RATE_IDLE } else { self.writeback.controller.borrow().rate() }
     }
 
     fn update_rate(&self) {
@@ -129,10 +132,10 @@ impl<E: Env> CachedVolume<E> {
             * u64::from(self.context.geometry.bucket_sectors);
         let buckets = self.allocator.buckets();
         let may_idle = self.context.settings().idle_max_writeback_rate && !self.gc.is_running();
-        let idle = may_idle && self.idle.borrow_mut().tick(volumes);
+        let idle = may_idle && self.writeback.idle.borrow_mut().tick(volumes);
         let input = ControllerInput {
             now: self.context.env.now(),
-            next_io: self.limiter.borrow().next(),
+            next_io: self.writeback.limiter.borrow().next(),
             idle,
             dirty,
             target: target(cache, 0, settings.writeback_percent, own, all),
@@ -149,6 +152,6 @@ impl<E: Env> CachedVolume<E> {
             fp_term_mid: settings.writeback_rate_fp_term_mid,
             fp_term_high: settings.writeback_rate_fp_term_high,
         };
-        self.controller.borrow_mut().update(&input);
+        self.writeback.controller.borrow_mut().update(&input);
     }
 }

@@ -22,7 +22,7 @@ impl<E: Env> CachedVolume<E> {
         if !whole {
             return None;
         }
-        if self.unpublished.borrow().len() >= self.context.tuning.unpublished_max {
+        if self.coherence.unpublished.borrow().len() >= self.context.tuning.unpublished_max {
             self.context.env.mark("too_many_copies");
             return None;
         }
@@ -35,7 +35,7 @@ impl<E: Env> CachedVolume<E> {
             self.context.env.mark("fill_memory_short");
             return None;
         };
-        Some(FillTicket { entry: self.inflight.enter_fill(range), _memory: memory })
+        Some(FillTicket { entry: self.coherence.inflight.enter_fill(range), _memory: memory })
     }
 
     /// Has R3 done by one of a few tasks: thousands of reads can miss at the same time.

@@ -26,7 +26,7 @@ impl<E: Env> CachedVolume<E> {
         if let Err(error) = self.index.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
-        let began = self.zeroes.now();
+        let began = self.coherence.zeroes.now();
         let parts = self.look_up_parts(range, !bypass && !self.is_stopping());
         let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
         self.count_read(bypass, missed);
@@ -54,7 +54,10 @@ impl<E: Env> CachedVolume<E> {
         if !fills.is_empty() {
             self.start_fills(fills);
         }
-        if missed && self.zeroes.since(began, range) && self.context.keeps(Rule::R5LooksUpAgain) {
+        if missed
+            && self.coherence.zeroes.since(began, range)
+            && self.context.keeps(Rule::R5LooksUpAgain)
+        {
             return Box::pin(self.read_again(range)).await;
         }
         match failed {
@@ -74,7 +77,7 @@ impl<E: Env> CachedVolume<E> {
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.
         let copies: SmallVec<[(SectorRange, Pointer); 2]> =
-            self.unpublished.borrow().overlapping(range).collect();
+            self.coherence.unpublished.borrow().overlapping(range).collect();
         let mut live = live.into_iter().peekable();
         let mut copies = copies.into_iter().peekable();
         while at < range.end {

@@ -26,7 +26,7 @@ impl<E: Env> CachedVolume<E> {
         self.context.env.mark("clean_read_retried");
         self.count(|counters| counters.cache_read_retries += 1);
         // R5: since it was looked up it may have been written, and be discarded now.
-        let _away = self.zeroes.keep_away(extent.range);
+        let _away = self.coherence.zeroes.keep_away(extent.range);
         let known = self.index.is_loaded(self.inode(), extent.range);
         let dirty = !known || self.index.has_dirty(self.inode(), extent.range);
         if dirty && self.context.keeps(Rule::R5LooksUpAgain) {
@@ -34,7 +34,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let slice = self.read_backing(extent.range).await?;
         if !published {
-            self.unpublished.borrow_mut().remove(extent.range);
+            self.coherence.unpublished.borrow_mut().remove(extent.range);
         } else if let Ok(mut room) = self
             .index
             .prepare_change(self.inode(), extent.range, removal_records(extent.range))
@@ -50,7 +50,7 @@ impl<E: Env> CachedVolume<E> {
     /// While they are kept away, what misses can't be below dirty data.
     pub(super) async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
         self.context.env.mark("read_looks_up_again");
-        let _away = self.zeroes.keep_away(range);
+        let _away = self.coherence.zeroes.keep_away(range);
         if let Err(error) = self.index.load_for_read(self.inode(), range).await {
             return self.read_without_index(range, error).await;
         }
