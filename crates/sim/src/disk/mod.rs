@@ -397,10 +397,8 @@ impl Device for SimDisk {
         if sectors == 0 {
             return Ok(());
         }
-        let slice = match from.parts() {
-            [one] => one.clone(),
-            _ => from.to_buf().freeze(),
-        };
+        // A copy: what is not flushed stays here when the program has freed its buffers.
+        let slice = from.to_buf().freeze();
         self.run(
             at,
             sectors,

@@ -88,6 +88,17 @@ pub struct Op {
     range: SectorRange,
     began: Moment,
     epoch: u64,
+    /// The connection of the volume that it uses, if it needs one.
+    connection: Option<u32>,
+    /// It ends because that was cut, and no reply came.
+    cut: bool,
+}
+
+impl Op {
+    /// The connection was cut: its end is no reply.
+    pub fn cut(self) -> Op {
+        Op { cut: true, ..self }
+    }
 }
 
 /// Something happened that must not.
@@ -112,6 +123,8 @@ struct VolumeState {
     losses: Rc<Cell<u64>>,
     losses_known: u64,
     clients: BTreeMap<u32, ClientState>,
+    /// When an error of a FLUSH last came over each connection.
+    told_over: BTreeMap<u32, Moment>,
 }
 
 /// Failed flushes as a client of a volume knows them.
@@ -142,7 +155,8 @@ pub struct Oracle {
     /// Counts crashes, so that an operation cut by one is recognised.
     epoch: u64,
     violations: Vec<Violation>,
-    one_client: bool,
+    /// Connections of each volume, if clients share some.
+    connections: Option<u32>,
 }
 
 impl Oracle {
@@ -158,6 +172,7 @@ impl Oracle {
                 losses: Rc::default(),
                 losses_known: 0,
                 clients: BTreeMap::new(),
+                told_over: BTreeMap::new(),
             })
             .collect();
         // Op 0 would be the value zero.
@@ -175,7 +190,7 @@ impl Oracle {
             clock: 1,
             epoch: 0,
             violations: Vec::new(),
-            one_client: false,
+            connections: None,
         }
     }
 
@@ -184,9 +199,9 @@ impl Oracle {
         self.volumes[volume].losses = losses;
     }
 
-    /// Clients of one stream are one client to the volume.
-    pub fn one_client(&mut self) {
-        self.one_client = true;
+    /// Clients of one volume share so many connections, and are one client to it.
+    pub fn share_connections(&mut self, connections: u32) {
+        self.connections = Some(connections.max(1));
     }
 
     fn tick(&mut self) -> Moment {
@@ -211,10 +226,19 @@ impl Oracle {
         let client = state.clients.entry(op.client).or_default();
         if !ok {
             client.told = moment;
+            if let Some(connection) = op.connection.filter(|_| !op.cut) {
+                state.told_over.insert(connection, moment);
+            }
             return;
         }
+        // Over a connection this FLUSH may have come after the error of another one had left.
+        let crossed = op
+            .connection
+            .and_then(|connection| state.told_over.get(&connection))
+            .copied()
+            .unwrap_or(0);
         let (first, last) = client.wrote.unwrap_or((Moment::MAX, 0));
-        let flush = Flushed { began: op.began, told: client.told, wrote: first };
+        let flush = Flushed { began: op.began, crossed, told: client.told, wrote: first };
         client.wrote = (last > op.began).then_some((op.began, last));
         state.floor = state.floor.max(op.began);
         if state.losses_known == 0 {
@@ -241,7 +265,8 @@ impl Oracle {
         kind: OpKind,
         range: SectorRange,
     ) -> Op {
-        let client_id = if self.one_client { 0 } else { client };
+        let client_id = if self.connections.is_some() { 0 } else { client };
+        let connection = self.connections.map(|connections| client % connections);
         let id = self.rows.len() as u64;
         let place = (!range.is_empty()).then_some((volume, range));
         let row =
@@ -266,7 +291,8 @@ impl Oracle {
                 register.begin_write(id, value, fua);
             }
         }
-        Op { id, volume, client: client_id, kind, range, began, epoch: self.epoch }
+        let epoch = self.epoch;
+        Op { id, volume, client: client_id, kind, range, began, epoch, connection, cut: false }
     }
 
     /// Content that a write has to write.
@@ -354,6 +380,7 @@ impl Oracle {
             state.reads.clear();
             // Clients that were served before know that this is over.
             state.clients.clear();
+            state.told_over.clear();
             for register in &mut state.registers {
                 register.crash(state.floor, power, moment);
             }

@@ -75,6 +75,9 @@ struct Fall {
 pub struct Flushed {
     /// When it began.
     pub began: Moment,
+    /// Flushes that failed until this moment are known to the client although it had begun: an
+    /// error came over its connection before its own reply. 0 where it needs no connection.
+    pub crossed: Moment,
     /// Flushes that failed after this moment and before it began are not known to the client.
     pub told: Moment,
     /// Flushes that failed before this moment do not concern the client: it had not written
@@ -86,7 +89,8 @@ impl Flushed {
     /// Returns true if its success says that a sector did not fall like this.
     fn excludes(&self, fall: &Fall) -> bool {
         let unknown = fall.failed > self.told && fall.failed > self.wrote;
-        fall.buried < self.began && (fall.failed >= self.began || unknown)
+        let under_way = fall.failed >= self.began && fall.failed > self.crossed;
+        fall.buried < self.began && (under_way || unknown)
     }
 }
 
@@ -637,7 +641,7 @@ mod tests {
 
     #[test]
     fn successful_flush_of_an_uninformed_client_denies_the_loss() {
-        let ignorant = Flushed { began: 16, told: 0, wrote: 4 };
+        let ignorant = Flushed { began: 16, crossed: 0, told: 0, wrote: 4 };
         let mut register = shaken();
         assert!(register.flushed(ignorant));
         assert!(!register.end_read(OLD, 24, 28, KEEP));
@@ -650,6 +654,17 @@ mod tests {
             assert!(register.flushed(other));
             assert!(register.end_read(OLD, 24, 28, KEEP));
         }
+    }
+
+    #[test]
+    fn flush_under_way_at_the_loss_denies_it_unless_an_error_came_first() {
+        let under_way = Flushed { began: 10, crossed: 0, told: 14, wrote: 4 };
+        let mut register = shaken();
+        assert!(register.flushed(under_way));
+        assert!(!register.end_read(OLD, 24, 28, KEEP), "the error came over another connection");
+        let mut register = shaken();
+        assert!(register.flushed(Flushed { crossed: 14, ..under_way }));
+        assert!(register.end_read(OLD, 24, 28, KEEP));
     }
 
     #[test]
@@ -666,7 +681,7 @@ mod tests {
     #[test]
     fn lost_and_overwritten_value_may_return_in_a_crash() {
         let mut register = shaken();
-        assert!(register.flushed(Flushed { began: 16, told: 14, wrote: 4 }));
+        assert!(register.flushed(Flushed { began: 16, crossed: 0, told: 14, wrote: 4 }));
         register.begin_write(2, B, false);
         register.end_write(2, Ending::Done, 24, Keep { flushed: 16, ..KEEP });
         assert_eq!(register.after_crash(16), [A, B, OLD]);

@@ -283,7 +283,11 @@ async fn flush<V: Volume>(
     client: u32,
     index: u32,
 ) {
-    let op = workload.begin(env, client, index, OpKind::Flush, SectorRange::default());
-    let result = workload.outcome("flush", volume.flush(StreamId(u64::from(client))).await);
+    let mut op = workload.begin(env, client, index, OpKind::Flush, SectorRange::default());
+    let result = volume.flush(StreamId(u64::from(client))).await;
+    if result.as_ref().is_err_and(is_cut) {
+        op = op.cut();
+    }
+    let result = workload.outcome("flush", result);
     workload.oracle.borrow_mut().end(env.now(), op, &result);
 }

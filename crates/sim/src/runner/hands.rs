@@ -2,8 +2,10 @@
 //!
 //! An instance may refuse what it finds; then the operator does what the plan says. It may take it,
 //! if all that it shows is explained: by the replies so far, or by the backing device alone, as it
-//! is now. After a refused start everything is as it was, so that the right device can be put in
-//! its place again.
+//! is now. A start that refuses changes nothing of the volume that it refuses, so that the right
+//! device can be put in its place again. What a copy of the cache has taken up before, by the
+//! operator's choice or as it was detached, is of one run with the copy since then: the right cache
+//! refuses that until the operator chooses once more, and then has what it had.
 
 use std::collections::BTreeMap;
 
@@ -53,10 +55,11 @@ impl<S: System> Run<S> {
             self.setup.word.remedies.replace(given.clone());
             let Some(volume) = self.try_start().await? else { break };
             if remedy == Remedy::PutBack || given.insert(volume, remedy).is_some() {
-                self.note(format!("disk {disk} is what it was again"));
                 self.setup.word.remedies.replace(BTreeMap::new());
+                self.note(format!("disk {disk} is what it was again"));
                 self.disk(disk).put(&right);
-                return Ok(());
+                let by_copy = if disk == 0 { volume } else { 0 };
+                return self.take_back(by_copy, &given).await;
             }
         }
         self.setup.word.remedies.replace(BTreeMap::new());
@@ -72,6 +75,37 @@ impl<S: System> Run<S> {
                 },
             }
         }
+        self.check().await?;
+        self.stop().await
+    }
+
+    /// The right cache is there again, after a copy of it may have taken up the first volumes, so
+    /// many, with these choices. All of them show what they did before the copy came.
+    async fn take_back(&self, by_copy: usize, given: &BTreeMap<usize, Remedy>) -> Step {
+        if by_copy == 0 {
+            return Ok(());
+        }
+        let mut choices: BTreeMap<usize, Remedy> = BTreeMap::new();
+        while let Some(volume) = self.try_start().await? {
+            if volume >= by_copy || choices.contains_key(&volume) {
+                let what = format!("volume {volume} is refused, which the copy did not touch");
+                return Err(self.violation("the start failed", what));
+            }
+            let choice = match given.get(&volume) {
+                // Neither the copy nor the right cache has anything dirty.
+                None | Some(Remedy::DropClean) => Remedy::DropClean,
+                // Nothing was written to the disk; what is dirty in the right cache still counts.
+                Some(Remedy::BelieveDisk | Remedy::PutBack) => Remedy::BelieveCache,
+                Some(Remedy::BelieveCache) => {
+                    // The copy may have written its dirty data to the disk.
+                    self.workload.oracle.borrow_mut().believe_what_is_read(volume as u32);
+                    Remedy::BelieveCache
+                }
+            };
+            choices.insert(volume, choice);
+            self.setup.word.remedies.replace(choices.clone());
+        }
+        self.setup.word.remedies.replace(BTreeMap::new());
         self.check().await?;
         self.stop().await
     }

@@ -28,7 +28,7 @@ use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
 use crate::front::Front;
 use crate::oracle::{OpKind, Violation};
-use crate::plan::{AfterStart, Control, ControlAction, DriverRun, Plan};
+use crate::plan::{AfterStart, Control, ControlAction, DriverRun, Frontend, Plan};
 use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
@@ -117,8 +117,8 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
             oracle.watch_losses(volume, disk.flush_losses());
         }
         // Connections that are cut and made again are clients of their own to a server.
-        if plan.frontend != crate::plan::Frontend::Direct {
-            oracle.one_client();
+        if let Frontend::Nbd(shape) = &plan.frontend {
+            oracle.share_connections(shape.connections);
         }
     }
     let run = Rc::new(Run::<S>::new(&world, setup.clone(), workload.clone(), plan));

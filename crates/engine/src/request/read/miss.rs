@@ -58,6 +58,8 @@ impl<E: Env> CachedVolume<E> {
             && self.coherence.zeroes.since(began, range)
             && self.context.keeps(Rule::R5LooksUpAgain)
         {
+            // S2: the memory of a read is held once.
+            drop(data);
             return Box::pin(self.read_again(range)).await;
         }
         match failed {
