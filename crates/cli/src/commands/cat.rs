@@ -14,7 +14,9 @@ use ubcache_offline::{
 };
 
 use super::new_file::NewFile;
-use super::offline::{Bar, Role, failure, host, metadata_only, named_once, open, show_finding};
+use super::offline::{
+    Bar, DeviceArgument, failure, host, metadata_only, named_once, open, show_finding,
+};
 use super::{cannot_print, complain, print};
 
 /// Zeroes of at least this length and alignment become holes with `--sparse`.
@@ -73,12 +75,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     let backings = args.bdev.iter().cloned().collect::<Vec<_>>();
     named_once(&args.cache, &backings)?;
-    let cache = open(&host, &args.cache, Role::Cache, false)?;
+    let cache = open(&host, &args.cache, DeviceArgument::Cache, false)?;
     if cache.is_pack() && !args.map {
         return Err(metadata_only(&args.cache));
     }
-    let backing =
-        args.bdev.as_ref().map(|path| open(&host, path, Role::Backing, false)).transpose()?;
+    let backing = args
+        .bdev
+        .as_ref()
+        .map(|path| open(&host, path, DeviceArgument::Backing, false))
+        .transpose()?;
     let bar = Bar::new();
     let fail = |error| failure(&error, &args.cache, &backings);
     // Before the set is read, which may take long.

@@ -7,7 +7,7 @@ use ubcache_daemon::Failure;
 use ubcache_host::{Host, HostFile};
 use ubcache_offline::{Cache, Dump, DumpPart, dump_for_restore, walk};
 
-use super::offline::{Bar, Role, failure, host, open};
+use super::offline::{Bar, DeviceArgument, failure, host, open};
 use super::{cannot_print, printed};
 
 const AFTER_HELP: &str = "\
@@ -80,7 +80,7 @@ impl From<Part> for DumpPart {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let cache = open(&host, &args.cache, Role::Cache, false)?;
+    let cache = open(&host, &args.cache, DeviceArgument::Cache, false)?;
     // On the terminal of the output, a bar would stand between the lines.
     let bar = if std::io::stdout().is_terminal() { Bar::hidden() } else { Bar::new() };
     if args.format == Some(Format::Restore) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::superblock::{Role, read};
+use ubcache_daemon::open::superblock::{ExpectedKind, read};
 use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_format::{BackingState, Uuid};
 
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // All disks are checked before anything is changed.
     for path in &args.disks {
         let target = Target::open(path, Access::Change)?;
-        let superblock = read(&target, Role::Backing)?;
+        let superblock = read(&target, ExpectedKind::Backing)?;
         if superblock.state() == BackingState::Dirty && !args.discard_dirty {
             let disk = path.display();
             return Err(Failure::refused(path, "the cache has data that the disk does not have")

@@ -28,7 +28,7 @@ pub fn host() -> Result<Host, Failure> {
 
 /// Place of a device on the command line.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Role {
+pub enum DeviceArgument {
     /// CACHE.
     Cache,
     /// After -B.
@@ -42,10 +42,10 @@ pub fn open_all(
     backings: &[PathBuf],
 ) -> Result<(Cache<HostFile>, Vec<Cache<HostFile>>), Failure> {
     named_once(cache, backings)?;
-    let cache = open(host, cache, Role::Cache, false)?;
+    let cache = open(host, cache, DeviceArgument::Cache, false)?;
     let backings = backings
         .iter()
-        .map(|path| open(host, path, Role::Backing, false))
+        .map(|path| open(host, path, DeviceArgument::Backing, false))
         .collect::<Result<_, _>>()?;
     Ok((cache, backings))
 }
@@ -67,22 +67,27 @@ pub fn named_once(cache: &Path, backings: &[PathBuf]) -> Result<(), Failure> {
 
 /// Opens a device for exclusive use, or a pack of one; for reading only unless `write`, which is
 /// refused for a pack. A device whose superblock is of the other kind is refused.
-pub fn open(host: &Host, path: &Path, role: Role, write: bool) -> Result<Cache<HostFile>, Failure> {
+pub fn open(
+    host: &Host,
+    path: &Path,
+    argument: DeviceArgument,
+    write: bool,
+) -> Result<Cache<HostFile>, Failure> {
     let opened = open_as_it_is(host, path, write)?;
     let found = host.block_on(async { kind_of(&opened).await });
-    let expected = match role {
-        Role::Cache => "the cache device",
-        Role::Backing => "a backing device",
+    let expected = match argument {
+        DeviceArgument::Cache => "the cache device",
+        DeviceArgument::Backing => "a backing device",
     };
     let advice = "name the cache device as CACHE and the disks after -B: `ubcache show` says which \
         device is which";
-    match (role, found) {
-        (Role::Cache, DeviceKind::Backing) => {
+    match (argument, found) {
+        (DeviceArgument::Cache, DeviceKind::Backing) => {
             Err(Failure::could_not_run(path, "a backing device, not a cache device")
                 .expected(expected)
                 .advice(advice))
         }
-        (Role::Backing, DeviceKind::Cache) => {
+        (DeviceArgument::Backing, DeviceKind::Cache) => {
             Err(Failure::could_not_run(path, "a cache device, not a backing device")
                 .expected(expected)
                 .advice(advice))

@@ -7,7 +7,9 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::size::show_size;
 use ubcache_offline::{Outcome, RecoverOptions, Recovered, recover};
 
-use super::offline::{Bar, Role, failure, host, metadata_only, named_once, open, show_finding};
+use super::offline::{
+    Bar, DeviceArgument, failure, host, metadata_only, named_once, open, show_finding,
+};
 use super::{complain, print};
 
 const AFTER_HELP: &str = "\
@@ -53,11 +55,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     named_once(&args.cache, std::slice::from_ref(&args.bdev))?;
-    let cache = open(&host, &args.cache, Role::Cache, !args.dry_run && !args.detach)?;
+    let cache = open(&host, &args.cache, DeviceArgument::Cache, !args.dry_run && !args.detach)?;
     if cache.is_pack() && !args.dry_run {
         return Err(metadata_only(&args.cache));
     }
-    let backing = open(&host, &args.bdev, Role::Backing, !args.dry_run)?;
+    let backing = open(&host, &args.bdev, DeviceArgument::Backing, !args.dry_run)?;
     let bar = Bar::new();
     let options =
         RecoverOptions { detach: args.detach, dry_run: args.dry_run, damaged: args.damaged };

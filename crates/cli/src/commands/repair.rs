@@ -13,8 +13,8 @@ use ubcache_offline::{
 
 use super::new_file::{NewFile, report_file, same_as};
 use super::offline::{
-    Bar, Role, confirm as confirm_by_name, failure, host, metadata_only, named_once, open,
-    open_as_it_is, show_finding, summary,
+    Bar, DeviceArgument, confirm as confirm_by_name, failure, host, metadata_only, named_once,
+    open, open_as_it_is, show_finding, summary,
 };
 use super::print;
 
@@ -90,11 +90,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
     named_once(&args.cache, &args.bdev)?;
-    let cache = open(&host, &args.cache, Role::Cache, args.in_place)?;
+    let cache = open(&host, &args.cache, DeviceArgument::Cache, args.in_place)?;
     if cache.is_pack() && !args.dry_run {
         return Err(metadata_only(&args.cache));
     }
-    let backings = args.bdev.iter().map(|path| open(&host, path, Role::Backing, false));
+    let backings = args.bdev.iter().map(|path| open(&host, path, DeviceArgument::Backing, false));
     let backings = backings.collect::<Result<Vec<_>, _>>()?;
     // Before the set is read, which may take long.
     let (out, report) = outputs(args)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::superblock::{Role, parse};
+use ubcache_daemon::open::superblock::{ExpectedKind, parse};
 use ubcache_daemon::open::target::{Access, Target};
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         bytes[..8].copy_from_slice(&expected.to_le_bytes());
         wrong = Some(expected);
     }
-    let superblock = parse(&target, &bytes, Role::Any)?;
+    let superblock = parse(&target, &bytes, ExpectedKind::Any)?;
     let lines = lines(&superblock, u64::from_le_bytes(csum), wrong);
     print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) })
 }

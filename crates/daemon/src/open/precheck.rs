@@ -8,7 +8,7 @@ use ubcache_format::{BackingState, SECTOR_BYTES, Superblock, Uuid};
 
 use crate::config::ServeConfig;
 use crate::failure::Failure;
-use crate::open::superblock::{Role, look};
+use crate::open::superblock::{ExpectedKind, look};
 
 /// The superblocks of everything that is going to be served.
 #[derive(Debug)]
@@ -31,10 +31,10 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     let Some(cache_path) = &config.cache else {
         return Err(without_cache(&config.backings[0]));
     };
-    let cache = look(cache_path, Role::Cache)?.1;
+    let cache = look(cache_path, ExpectedKind::Cache)?.1;
     let mut backings: Vec<Superblock> = Vec::new();
     for path in &config.backings {
-        let backing = look(path, Role::Backing)?.1;
+        let backing = look(path, ExpectedKind::Backing)?.1;
         check_member(cache_path, &cache, path, &backing)?;
         if let Some(at) = backings.iter().position(|other| other.uuid == backing.uuid) {
             return Err(Failure::refused(path, "this backing device is given twice")
@@ -106,7 +106,7 @@ fn check_member(
 }
 
 fn without_cache(path: &Path) -> Failure {
-    let backing = match look(path, Role::Backing) {
+    let backing = match look(path, ExpectedKind::Backing) {
         Ok((_, backing)) => backing,
         Err(failure) => return failure,
     };

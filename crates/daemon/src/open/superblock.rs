@@ -10,7 +10,7 @@ use crate::open::target::{Access, Target};
 
 /// Expected kind of a device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Role {
+pub enum ExpectedKind {
     /// The cache of a set.
     Cache,
     /// A backing device.
@@ -20,40 +20,42 @@ pub enum Role {
 }
 
 /// Opens a device only to look at it, and reads its superblock.
-pub fn look(path: &Path, role: Role) -> Result<(Target, Superblock), Failure> {
+pub fn look(path: &Path, expected: ExpectedKind) -> Result<(Target, Superblock), Failure> {
     let target = Target::open(path, Access::Look)?;
-    let superblock = read(&target, role)?;
+    let superblock = read(&target, expected)?;
     Ok((target, superblock))
 }
 
 /// Reads and checks the superblock of an open device.
-pub fn read(target: &Target, role: Role) -> Result<Superblock, Failure> {
+pub fn read(target: &Target, expected: ExpectedKind) -> Result<Superblock, Failure> {
     let bytes = target.read_superblock_bytes()?;
-    parse(target, &bytes, role)?;
+    parse(target, &bytes, expected)?;
     Superblock::read(&bytes, target.sectors(), target.logical_block_bytes)
         .map_err(|error| too_small(&target.path, &error))
 }
 
 /// Checks a superblock that was read from an open device, by itself.
-pub fn parse(target: &Target, bytes: &[u8], role: Role) -> Result<Superblock, Failure> {
+pub fn parse(target: &Target, bytes: &[u8], expected: ExpectedKind) -> Result<Superblock, Failure> {
     if bytes.get(24..40) != Some(BCACHE_MAGIC.as_slice()) {
-        return Err(not_bcache(target, role));
+        return Err(not_bcache(target, expected));
     }
     let superblock = Superblock::parse(bytes).map_err(|error| damaged(&target.path, &error))?;
-    match (role, superblock.is_cache()) {
-        (Role::Cache, false) => Err(Failure::refused(&target.path, "not a cache device")
+    match (expected, superblock.is_cache()) {
+        (ExpectedKind::Cache, false) => Err(Failure::refused(&target.path, "not a cache device")
             .found(format_args!("a backing device (superblock version {})", superblock.version))
             .expected("a cache device after -C")
             .advice("name it with -B")),
-        (Role::Backing, true) => Err(Failure::refused(&target.path, "not a backing device")
-            .found(format_args!("a cache device (superblock version {})", superblock.version))
-            .expected("a backing device after -B")
-            .advice("name it with -C")),
+        (ExpectedKind::Backing, true) => {
+            Err(Failure::refused(&target.path, "not a backing device")
+                .found(format_args!("a cache device (superblock version {})", superblock.version))
+                .expected("a backing device after -B")
+                .advice("name it with -C"))
+        }
         _ => Ok(superblock),
     }
 }
 
-fn not_bcache(target: &Target, role: Role) -> Failure {
+fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
     let path = target.path.display();
     let mut head = vec![0; 68 << 10];
     let count = target.read_some(0, &mut head).unwrap_or(0);
@@ -63,14 +65,14 @@ fn not_bcache(target: &Target, role: Role) -> Failure {
         None => "no bcache magic number at byte 4120".to_owned(),
     };
     let failure = Failure::refused(&target.path, "not a bcache device").found(found);
-    match role {
-        Role::Cache => failure.expected("the superblock of a cache device").advice(format_args!(
-            "make one, which destroys the data on the device: ubcache make -C {path}"
-        )),
-        Role::Backing => failure.expected("the superblock of a backing device").advice(
+    match expected {
+        ExpectedKind::Cache => failure.expected("the superblock of a cache device").advice(
+            format_args!("make one, which destroys the data on the device: ubcache make -C {path}"),
+        ),
+        ExpectedKind::Backing => failure.expected("the superblock of a backing device").advice(
             format_args!("make one, which destroys the data on the device: ubcache make -B {path}"),
         ),
-        Role::Any => failure.expected("a bcache superblock").advice(format_args!(
+        ExpectedKind::Any => failure.expected("a bcache superblock").advice(format_args!(
             "check the path; `ubcache make -C {path}` or `-B {path}` would make one"
         )),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
 use ubcache_daemon::open::probe::probe;
-use ubcache_daemon::open::superblock::{Role, parse};
+use ubcache_daemon::open::superblock::{ExpectedKind, parse};
 use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_daemon::size::show_size;
 use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Uuid};
@@ -36,7 +36,7 @@ pub(super) fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u6
             .expected("an empty device")
             .advice("to destroy it: wipefs -a, or use --force"));
     }
-    let superblock = parse(target, &target.read_superblock_bytes()?, Role::Any).ok();
+    let superblock = parse(target, &target.read_superblock_bytes()?, ExpectedKind::Any).ok();
     let dirty = superblock.is_some_and(|it| !it.is_cache() && it.state() == BackingState::Dirty);
     match (args.wipe_bcache, dirty) {
         (true, false) => Ok(Vec::new()),
@@ -58,7 +58,8 @@ pub(super) fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u6
 
 /// A backing device among those that are to be overwritten, by its UUID so far.
 pub(super) fn known_disk(target: &Target) -> Option<(PathBuf, Uuid)> {
-    let superblock = parse(target, &target.read_superblock_bytes().ok()?, Role::Any).ok()?;
+    let superblock =
+        parse(target, &target.read_superblock_bytes().ok()?, ExpectedKind::Any).ok()?;
     (!superblock.is_cache()).then(|| (target.path.clone(), superblock.uuid))
 }
 
@@ -66,7 +67,7 @@ pub(super) fn known_disk(target: &Target) -> Option<(PathBuf, Uuid)> {
 /// sets, which open the device themselves.
 pub(super) fn read_set(target: Target) -> Result<(Target, Option<View>), Failure> {
     let superblock =
-        target.read_superblock_bytes().and_then(|bytes| parse(&target, &bytes, Role::Any));
+        target.read_superblock_bytes().and_then(|bytes| parse(&target, &bytes, ExpectedKind::Any));
     if !superblock.is_ok_and(|superblock| superblock.is_cache() && superblock.sync()) {
         return Ok((target, None));
     }
