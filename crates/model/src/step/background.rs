@@ -2,7 +2,7 @@
 //! eviction (E1) and background writeback (B1 to B5).
 
 use super::Steps;
-use super::client::complete;
+use super::write::complete;
 use crate::action::Action;
 use crate::invariant;
 use crate::monitor;

@@ -2,13 +2,17 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `client` | the steps of client operations |
+//! | `client` | begin of client operations, and the step that comes next |
+//! | `read`, `write`, `trim` | the steps of reads, of writes, of discards over dirty data |
 //! | `background` | journal, flushes, publishing, eviction, writeback |
 //! | `crash` | power failures and host restarts |
 
 mod background;
 mod client;
 mod crash;
+mod read;
+mod trim;
+mod write;
 
 use crate::action::Action;
 use crate::invariant;
@@ -143,7 +147,7 @@ impl Steps<'_> {
     ) {
         for answer in answers {
             match *answer {
-                Answer::Read(slot) => client::leave_or_fill(&mut state, slot),
+                Answer::Read(slot) => read::leave_or_fill(&mut state, slot),
                 Answer::Write(slot, mask, _) => {
                     // Skipped parts of a discard are answered while the rest goes on.
                     if state.ops[slot].mask & !mask == 0 {
