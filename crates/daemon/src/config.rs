@@ -54,7 +54,7 @@ pub struct ServeConfig {
 pub enum NbdAddress {
     /// A unix socket, for this user only.
     Unix(PathBuf),
-    /// A TCP port. NBD has no passwords: bind it where only friends are.
+    /// A TCP port. NBD has no authentication: bind it only on trusted networks.
     Tcp(SocketAddr),
 }
 
@@ -159,8 +159,7 @@ pub fn export_names(volumes: &[Named<'_>]) -> Result<Vec<String>, Failure> {
     Ok(names.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Takes `NAME=PATH` apart; a path that is there as it is given, or that has a slash before the
-/// first `=`, has no name.
+/// Splits `NAME=PATH`; an existing path, or one with a slash before the first `=`, has no name.
 pub fn split_name(text: &Path) -> (Option<String>, PathBuf) {
     let split = text.to_str().and_then(|text| text.split_once('='));
     match split {

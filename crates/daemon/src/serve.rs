@@ -359,7 +359,7 @@ fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>
     Ok(choices)
 }
 
-/// Says so if the cache device is longer than the set.
+/// Logs a cache device that is longer than the set.
 fn say_unused<W: World>(path: &Path, backings: &[PathBuf], set: &CacheSet<W>) {
     let unused = set.unused_bytes();
     if unused > 0 {

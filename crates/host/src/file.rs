@@ -1,7 +1,7 @@
 //! Regular files and block devices as [`Device`]s.
 //!
-//! With O_DIRECT: the engine caches what it wants to, and a write that has completed has reached
-//! the device. Through the page cache only if that is asked for, because of its failed flushes: see
+//! With O_DIRECT: the engine does the caching, and a write that has completed has reached the
+//! device. Through the page cache only if that is asked for, because of its failed flushes: see
 //! [`PageCache`](crate::PageCache). What direct I/O asks for in alignment is met here: reads of a
 //! part of a logical block read the whole block aside, and writes from memory that is not aligned
 //! are copied to memory that is. A *write* of a part of a logical block is refused, because reading
@@ -38,7 +38,7 @@ pub struct HostFile {
     is_block_device: bool,
     limits: DeviceLimits,
     alignment: Alignment,
-    /// Reads may find what they want in the page cache.
+    /// Reads may be answered by the page cache.
     reads_now: Cell<bool>,
     /// Cleared when the kernel says that it can't.
     discards: Cell<bool>,
@@ -102,7 +102,7 @@ impl HostFile {
         self.lost.clone()
     }
 
-    /// From now on it says that it can't discard.
+    /// Makes the device report that it can't discard.
     pub fn never_discard(&self) {
         self.discards.set(false);
     }
@@ -271,7 +271,7 @@ impl Device for HostFile {
             self.writes_durably.set(false);
             result = self.write_at(at, data, false).await.1;
         } else if dsync && result.as_ref().is_err_and(|error| !error.is_no_space()) {
-            // On many devices it is a write and a flush, and which of them failed nobody says.
+            // On many devices it is a write and a flush, and the error does not name the part.
             self.untold.set(true);
         }
         result?;

@@ -113,7 +113,7 @@ impl Io {
         }
     }
 
-    /// Takes note that nobody waits for an operation.
+    /// Marks an operation as abandoned.
     pub(crate) fn abandon(&mut self, key: usize) {
         let Some(op) = self.ops.get_mut(key) else { return };
         if op.abandon() {

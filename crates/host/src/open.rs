@@ -23,7 +23,7 @@ pub enum PageCache {
     /// None: what can't be opened with O_DIRECT is refused.
     #[default]
     Never,
-    /// Those that can't be opened with O_DIRECT; a log line says which.
+    /// Devices that can't be opened with O_DIRECT; the log names them.
     Needed,
     /// All.
     Always,
@@ -38,7 +38,7 @@ pub struct OpenOptions {
     pub page_cache: PageCache,
     /// Allow writes.
     pub write: bool,
-    /// Fail if somebody else uses it: O_EXCL for block devices, a lock (`flock`) for files.
+    /// Fail if another process uses it: O_EXCL for block devices, a lock (`flock`) for files.
     pub exclusive: bool,
 }
 
@@ -65,7 +65,7 @@ pub enum OpenError {
         /// "reading" or "reading and writing".
         mode: &'static str,
     },
-    /// Somebody else has it.
+    /// Another process, or the kernel, uses it.
     #[error("{path}: in use by {by}; {hint}")]
     InUse {
         /// The file or device.
@@ -191,8 +191,8 @@ fn unsuitable(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// Has what is in the page cache written, and then read again from the device: a former user may
-/// have left there what the device refused.
+/// Writes the page cache back and drops it, so that reads come from the device: a former user may
+/// have left data there that the device refused.
 fn empty_page_cache(fd: &OwnedFd) -> io::Result<()> {
     match sys::fdatasync(fd.as_raw_fd()) {
         0 => {

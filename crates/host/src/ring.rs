@@ -12,7 +12,7 @@ use crate::op::{IoRequest, Memory, Op};
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
 
-/// Completions that nobody waits for.
+/// Completions without a waiter.
 const IGNORED: u64 = u64::MAX;
 /// The eventfd of other threads is readable.
 const WOKEN: u64 = u64::MAX - 1;

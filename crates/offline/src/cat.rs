@@ -314,7 +314,7 @@ async fn read_piece<D: Device>(
 pub enum DataPart<'a> {
     /// The bytes.
     Bytes(&'a [u8]),
-    /// So many bytes of zeroes.
+    /// Zeroes of this length.
     Zeroes(u64),
 }
 
