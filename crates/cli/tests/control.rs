@@ -32,6 +32,10 @@ fn status_json_has_all_documented_fields() {
         {
             assert!(set["cache"][counter].is_number(), "{counter} of the cache: {set}");
         }
+        for counter in ["bytes", "extents", "in_flight", "copies", "unflushed", "ghosts", "streams"]
+        {
+            assert!(set["memory"][counter].is_u64(), "{counter} of the memory: {set}");
+        }
         let volumes = set["volumes"].as_array().expect("volumes");
         assert_eq!(volumes.len(), 2);
         for (volume, (name, mib)) in volumes.iter().zip([("disk0.img", 16_u64), ("disk1.img", 24)])

@@ -69,6 +69,32 @@ assert all(h.aio_command_completed(cookie) for cookie in cookies)
     });
 }
 
+/// The flags of a process as the kernel has them, the ninth field of /proc/PID/stat.
+fn process_flags(daemon: &Daemon) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.id())).expect("it runs");
+    let behind_name = stat.rsplit_once(") ").expect("the name is in brackets").1;
+    behind_name.split(' ').nth(6).and_then(|flags| flags.parse().ok()).expect("flags")
+}
+
+/// Bug: memory that the daemon asked for could wait for a disk that waited for the daemon, where
+/// the kernel of the same machine is its client. Fix: it says that it is one who writes such disks
+/// back, and the kernel does not have it write anything while it asks for memory.
+#[test]
+fn daemon_of_root_is_an_io_flusher() {
+    const NO_IO_FOR_MEMORY: u64 = 0x0008_0000;
+    let test = "daemon_of_root_is_an_io_flusher";
+    each_io(test, |io, directory| {
+        let (cache, backings) = make_set(directory, &[16], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        if kib(&daemon, "Uid") != 0 {
+            return skipped(test, "not root");
+        }
+        let flags = process_flags(&daemon);
+        assert!(flags & NO_IO_FOR_MEMORY != 0, "flags {flags:#x}");
+        daemon.stop();
+    });
+}
+
 #[test]
 fn lock_memory_locks_or_refuses() {
     let test = "lock_memory_locks_or_refuses";

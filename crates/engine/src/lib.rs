@@ -14,7 +14,7 @@
 //! | `volume` | a volume: what frontends call |
 //! | `request` | reads, writes, flushes, discards |
 //! | `writeback` | dirty data to the backing device |
-//! | `inspect` | what is in memory, for assertions from outside |
+//! | `inspect`, `held` | what is in memory, for assertions from outside, and how much |
 //! | `coherence` | the in-flight table, what is un-flushed, what is unpublished |
 //! | `bypass` | which requests go past the cache |
 //! | `gc` | passes over the index, moving data together |
@@ -44,6 +44,7 @@ mod context;
 mod errors;
 mod gc;
 mod health;
+mod held;
 mod index;
 pub mod inspect;
 mod journal;
@@ -65,6 +66,7 @@ mod volume_table;
 mod writeback;
 
 pub use errors::EngineError;
+pub use held::{Held, HeldKind};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
 pub use rules::{MUTANTS_COMPILED, Rules};

@@ -37,6 +37,7 @@ pub const MARKS: &[(&str, &str)] = &[
         "a read looks up again: a discard put zeroes below dirty data meanwhile (R5)",
     ),
     ("discard_in_steps", "a discard over many extents takes more than one step"),
+    ("discard_of_many_parts", "more than a thousand parts of its range, dirty and clean"),
     ("durable_invalidation", "a backing write waits until a removal is durable (W3)"),
     (
         "return_check_ghost",

@@ -187,6 +187,8 @@ rules! {
         "the cache says which run number comes before the backing device gets it";
     A6KeysBeyondEndGo, ["A6"],
         "clean keys beyond the end of a backing device that has become shorter go";
+    A3DrainsFirst, ["A3"],
+        "everything dirty is written back before a volume is detached";
     A4StampedFirst, ["A4"],
         "the backing device disowns a failed cache before writes go past it";
     // Room below the devices.
@@ -208,6 +210,8 @@ rules! {
         "a mark counts in the journal entry that it was made for only";
     H1TwoMarks, ["H1"],
         "a mark of 0.1 counts if the entry before has one as well";
+    H2DropsClean, ["H2"],
+        "clean keys of a set that somebody else ran go before anything is served";
     // Generations that go round.
     G1InteriorPointersCount, ["G1"],
         "pointers of interior nodes have an age";
@@ -227,6 +231,8 @@ rules! {
         "what is free when all leaves are counted is found in slices";
     S2FillsBounded, ["S2"],
         "fills take a bounded amount of memory";
+    S2CopiesBounded, ["S2"],
+        "a bounded number of copies waits for keys";
     // Invariants.
     I10EmptyNow, ["I10"],
         "garbage collection gives up what is empty at that moment only";

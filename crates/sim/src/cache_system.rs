@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use ubcache_engine::inspect::CopyState;
 use ubcache_engine::{
-    AttachOptions, CacheSet, CachedVolume, Choice, EngineError, Generations, SetOptions, Tuning,
+    AttachOptions, CacheSet, CachedVolume, Choice, EngineError, Generations, Held, SetOptions,
+    Tuning,
 };
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -273,6 +274,10 @@ impl System for CacheSystem {
             check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT)
         });
         checks.find_map(|violation| violation).or_else(|| check_set_view(&self.set.inspect()))
+    }
+
+    fn held(&self) -> Held {
+        self.set.held()
     }
 
     fn complaints(&self) -> Vec<String> {

@@ -206,12 +206,18 @@ pub(crate) struct World {
     /// Buffers of the newest instance.
     buffers: RefCell<BufPool>,
     buffers_held: Cell<u64>,
+    /// Asks the newest instance what else it holds too much of; until the first answer.
+    memory_watcher: RefCell<Option<MemoryWatcher>>,
+    too_much_held: RefCell<Option<String>>,
     write_watcher: RefCell<Option<WriteWatcher>>,
     memory: RefCell<Memory>,
     /// Tasks of instances that are no part of a request, now and at most.
     background: Rc<Cell<usize>>,
     most_background: Cell<usize>,
 }
+
+/// Called after every poll: what an instance holds too much of.
+pub(crate) type MemoryWatcher = Rc<dyn Fn() -> Option<String>>;
 
 /// Called right before a write is submitted to a disk (false), and right after one has completed
 /// (true).
@@ -391,6 +397,11 @@ impl World {
         self.longest_poll.set(self.longest_poll.get().max(steps));
         let held = self.buffers.borrow().held_bytes() as u64;
         self.buffers_held.set(self.buffers_held.get().max(held));
+        let found = self.memory_watcher.borrow().as_ref().and_then(|watcher| watcher());
+        if let Some(found) = found {
+            self.memory_watcher.take();
+            self.too_much_held.borrow_mut().get_or_insert(found);
+        }
         if steps > self.config.poll_steps_max {
             let task = format!("of the task spawned at {}:{}", born.file(), born.line());
             let mut polls = self.long_polls.borrow_mut();
@@ -467,6 +478,8 @@ impl SimWorld {
             long_polls: RefCell::default(),
             buffers: RefCell::default(),
             buffers_held: Cell::new(0),
+            memory_watcher: RefCell::default(),
+            too_much_held: RefCell::default(),
             write_watcher: RefCell::default(),
             memory: RefCell::new(Memory::plenty(seed)),
             background: Rc::default(),
@@ -555,6 +568,7 @@ impl SimWorld {
         let events = self.world.events.take();
         drop(events);
         self.world.write_watcher.take();
+        self.world.memory_watcher.take();
         self.world.buffers.take();
     }
 
@@ -645,6 +659,16 @@ impl SimWorld {
     /// The most bytes of buffers that an instance held after a poll.
     pub fn buffers_held(&self) -> u64 {
         self.world.buffers_held.get()
+    }
+
+    /// Has what an instance holds watched, from now on.
+    pub(crate) fn watch_memory(&self, watcher: MemoryWatcher) {
+        *self.world.memory_watcher.borrow_mut() = Some(watcher);
+    }
+
+    /// The first that an instance held too much of; taken out.
+    pub(crate) fn take_too_much_held(&self) -> Option<String> {
+        self.world.too_much_held.take()
     }
 
     /// The event that every task of the world waits for, as far as known.

@@ -31,6 +31,7 @@
 //! | [`shrink`] | cuts a failing plan down |
 //! | [`fake_systems`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
+//! | [`marks`] | extremes of load and shape that seeds have to reach |
 //! | [`memory_invariants`] | invariants of what a running volume has in memory |
 //! | [`driver`] | a run of the Linux driver between two of the engine |
 //! | [`inspect`] | the offline check over the disks of a run |
@@ -49,6 +50,7 @@ pub mod fake_systems;
 pub mod find_mutants;
 pub mod front;
 pub mod inspect;
+pub mod marks;
 pub mod memory_invariants;
 pub mod oracle;
 pub mod plan;

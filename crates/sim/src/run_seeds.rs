@@ -209,7 +209,8 @@ impl Totals {
 
     /// Marks that the seeds should have reached and did not.
     fn marks_left_out(&self) -> Vec<&'static str> {
-        let all = ubcache_engine::marks::MARKS.iter().map(|(name, _)| *name);
+        let all = ubcache_engine::marks::MARKS.iter().chain(ubcache_sim::marks::MARKS);
+        let all = all.map(|(name, _)| *name);
         all.filter(|name| !self.marks.contains_key(name)).collect()
     }
 

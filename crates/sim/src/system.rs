@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ubcache_engine::Rules;
+use ubcache_engine::{Held, Rules};
 use ubcache_env::{Buf, Sector, SectorRange, Volume};
 
 use crate::disk::{SimDisk, Snapshot};
@@ -123,6 +123,11 @@ pub trait System: Sized + 'static {
     /// steps.
     fn inspect_memory(&self, _setup: &Setup) -> Option<Violation> {
         None
+    }
+
+    /// Counts what it holds beside buffers for I/O. Asked after every poll.
+    fn held(&self) -> Held {
+        Held::default()
     }
 
     /// Faults inside, as far as the system itself can tell. Asked when no operation is under way.

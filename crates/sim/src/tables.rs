@@ -48,7 +48,8 @@ first five seeds that find the mutant; a plan of more than 16 steps is counted o
 fn of_marks(seeds: &Range<u64>, marks: &BTreeMap<&'static str, u64>) -> String {
     use std::fmt::Write as _;
 
-    let all = ubcache_engine::marks::MARKS;
+    let all: Vec<_> =
+        ubcache_engine::marks::MARKS.iter().chain(ubcache_sim::marks::MARKS).collect();
     let mut text = format!("{} marks, seeds {} to {}:\n\n", all.len(), seeds.start, seeds.end - 1);
     text += "| mark | times | meaning |\n|---|---:|---|\n";
     for (name, meaning) in all {

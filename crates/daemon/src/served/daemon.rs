@@ -9,8 +9,8 @@ use ubcache_env::local::Event;
 use ubcache_format::Uuid;
 
 use super::report::{
-    AbsentReport, BackingReport, CacheReport, Counters, Report, SetReport, StatsReport,
-    VolumeReport,
+    AbsentReport, BackingReport, CacheReport, Counters, MemoryReport, Report, SetReport,
+    StatsReport, VolumeReport,
 };
 use super::world::World;
 use crate::size::show_size;
@@ -264,6 +264,7 @@ impl<W: World> Daemon<W> {
             label: absent.label,
             dirty_bytes: absent.dirty_bytes,
         });
+        let held = self.set.held();
         let set = SetReport {
             uuid: self.uuid.to_string(),
             state: match &status.failed {
@@ -280,6 +281,15 @@ impl<W: World> Daemon<W> {
             },
             volumes: volumes.collect(),
             absent: absent.collect(),
+            memory: MemoryReport {
+                bytes: held.bytes(),
+                extents: held.extents,
+                in_flight: held.in_flight,
+                copies: held.copies,
+                unflushed: held.unflushed,
+                ghosts: held.ghosts,
+                streams: held.streams,
+            },
         };
         Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: vec![set] }
     }

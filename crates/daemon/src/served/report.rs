@@ -25,6 +25,28 @@ pub struct SetReport {
     /// Backing devices of the set that are not served.
     #[serde(default)]
     pub absent: Vec<AbsentReport>,
+    /// Memory of its tables.
+    #[serde(default)]
+    pub memory: MemoryReport,
+}
+
+/// Entries in memory that grow with load or size, buffers for I/O left out.
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// Bytes that they take at most.
+    pub bytes: u64,
+    /// Extents of the index.
+    pub extents: u64,
+    /// Requests, fills and writebacks under way.
+    pub in_flight: u64,
+    /// Clean copies that wait for a flush of the backing device.
+    pub copies: u64,
+    /// Ranges that a backing device may lose, or may have lost.
+    pub unflushed: u64,
+    /// Ranges whose old key a crash may bring back.
+    pub ghosts: u64,
+    /// Clients that are told of failed flushes.
+    pub streams: u64,
 }
 
 /// A backing device that is not served.
@@ -151,7 +173,8 @@ mod tests {
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
-        assert_eq!(keys(set), "absent cache state uuid volumes");
+        assert_eq!(keys(set), "absent cache memory state uuid volumes");
+        assert_eq!(keys(&set["memory"]), "bytes copies extents ghosts in_flight streams unflushed");
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),

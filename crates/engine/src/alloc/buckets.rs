@@ -678,3 +678,39 @@ impl Buckets {
             || !self.victims.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ubcache_format::{Generation, Sector};
+
+    use super::*;
+
+    /// Bug: extents of a damaged set that overlap in one bucket made the count of its live sectors
+    /// wrap, and a later change end in a panic. Fix: the extent that is too much is refused.
+    #[test]
+    fn extent_beyond_the_range_of_the_count_is_refused() {
+        let geometry = Geometry {
+            set_magic: 1,
+            bucket_sectors: 1 << 15,
+            block_sectors: 1,
+            buckets: 1024,
+            first_bucket: 1,
+            journal_buckets: 8,
+        };
+        let (tuning, work) = (Generations::default(), Work::default());
+        let mut buckets = Buckets::new(geometry, tuning, Rules::default(), work);
+        let entry = PrioEntry { priority: 1, generation: Generation(0) };
+        buckets.learn(&[entry; 1024]);
+        let offset = Sector(100 << 15);
+        let pointer = Pointer { device: 0, offset, generation: Generation(0) };
+        for _ in 0..131_071 {
+            buckets.check_extent(pointer, 1 << 15).expect("there is room to count");
+            buckets.add_live(pointer, 1 << 15, true);
+        }
+        let refused = buckets.check_extent(pointer, 1 << 15).expect_err("it is too much");
+        assert!(refused.to_string().contains("sectors of extents are in bucket 100"), "{refused}");
+        for _ in 0..131_071 {
+            buckets.remove_live(pointer, 1 << 15, true);
+        }
+    }
+}

@@ -108,6 +108,11 @@ impl FlushErrors {
         knows.chain(self.left.iter().map(|left| left.knows)).any(|knows| knows < self.failures)
     }
 
+    /// Streams that are kept book of, here or gone.
+    pub fn streams(&self) -> usize {
+        self.streams.len() + self.left.len()
+    }
+
     fn longest_ago(&self) -> Option<usize> {
         (0..self.left.len()).min_by_key(|at| self.left[*at].knows)
     }

@@ -6,12 +6,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::mem::size_of;
 use std::ops::Range;
 use std::rc::Rc;
 
 use ubcache_env::local::Notify;
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
+use crate::held::TREE_SLACK;
 use crate::rules::{Rule, Rules};
 
 /// Kind of an entry of the table.
@@ -160,12 +162,14 @@ impl InFlight {
     }
 
     /// Entries in the table.
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         let table = self.shared.table.borrow();
         table.writes + table.others
     }
 }
+
+/// Memory that an entry takes at most.
+pub(crate) const ENTRY_BYTES: u64 = TREE_SLACK * size_of::<((Sector, u64), Entry)>() as u64;
 
 /// The place of an entry, good until it leaves.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

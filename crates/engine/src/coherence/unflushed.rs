@@ -32,6 +32,11 @@ impl Unflushed {
         Unflushed { lossless: !volatile, rules, ..Unflushed::default() }
     }
 
+    /// Intervals in memory.
+    pub fn intervals(&self) -> usize {
+        self.current.intervals() + self.flushing.intervals() + self.suspect.intervals()
+    }
+
     /// W5: a backing write over the range completed, with or without success.
     pub fn add(&mut self, range: SectorRange) {
         if self.lossless {

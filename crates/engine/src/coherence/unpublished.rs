@@ -12,6 +12,7 @@ use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Pointer;
 
 use crate::alloc::pins::Pin;
+use crate::held::TREE_SLACK;
 
 #[derive(Debug)]
 struct Copy {
@@ -19,6 +20,9 @@ struct Copy {
     pointer: Pointer,
     pin: Pin,
 }
+
+/// Memory that a copy takes at most.
+pub(crate) const COPY_BYTES: u64 = TREE_SLACK * size_of::<(Sector, Copy)>() as u64;
 
 /// More ranges than this to look at are as many as all.
 const FRESH_MAX: usize = 4096;

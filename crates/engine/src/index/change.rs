@@ -18,6 +18,11 @@ impl<E: Env> Index<E> {
         self.inodes.borrow().get(&inode).map_or(0, |state| state.dirty_sectors)
     }
 
+    /// Ghosts of all slots that are in memory.
+    pub fn ghosts_held(&self) -> usize {
+        self.inodes.borrow().values().map(|state| state.ghosts.count()).sum()
+    }
+
     /// The newest record that a FLUSH waits for.
     pub fn newest_dirty(&self, inode: Inode) -> JournalSeq {
         self.inodes.borrow().get(&inode).map_or(JournalSeq::default(), |state| state.newest_dirty)

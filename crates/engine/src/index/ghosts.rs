@@ -33,7 +33,8 @@ impl Ghosts {
         }
     }
 
-    fn count(&self) -> usize {
+    /// Number of ghosts in memory.
+    pub fn count(&self) -> usize {
         self.map.intervals() + self.noted.len()
     }
 

@@ -120,6 +120,11 @@ impl<E: Env> Index<E> {
         self.tree.borrow().leaf_count()
     }
 
+    /// Extents in memory.
+    pub fn loaded_extents(&self) -> usize {
+        self.tree.borrow().loaded_extents
+    }
+
     /// Level of the root; 0: the root is a leaf.
     pub fn root_level(&self) -> u16 {
         self.tree.borrow().root_level()

@@ -235,9 +235,13 @@ mutants! {
     // Memory.
     FillsWithoutLimit, "fills-without-limit", [S2FillsBounded],
         "fills take as much memory as they like";
+    CopiesWithoutLimit, "copies-without-limit", [S2CopiesBounded],
+        "any number of copies wait for their keys";
     // Superblocks, and who ran the set last.
     MarkNotBound, "mark-not-bound", [H1MarkBound],
         "ubcache's mark is believed in whatever journal entry it is found";
+    TakeOverKeepsClean, "take-over-keeps-clean", [H2DropsClean],
+        "clean keys of a set that the driver ran last are kept";
     LoneMarkBelieved, "lone-mark-believed", [H1TwoMarks],
         "a mark of 0.1 is believed although the entry before it has none";
     KeepsOldSlot, "keeps-old-slot", [A2DropsClean],
@@ -247,6 +251,8 @@ mutants! {
          not";
     RunUnannounced, "run-unannounced", [A5AnnouncedFirst],
         "a backing device gets its new run number before the cache says that it comes";
+    DetachDoesNotDrain, "detach-does-not-drain", [A3DrainsFirst],
+        "a volume is detached without its dirty data being written back";
     KeysBeyondEndKept, "keys-beyond-end-kept", [A6KeysBeyondEndGo],
         "clean keys beyond the end of a backing device that has become shorter stay";
     PassthroughNotStamped, "passthrough-not-stamped", [A4StampedFirst],

@@ -15,6 +15,9 @@ use crate::rules::Rule;
 use crate::volume::CachedVolume;
 use crate::writeback::flusher::Below;
 
+/// Parts of a discard that are many: dozens of steps.
+const MANY_PARTS: usize = 1000;
+
 /// Part of a discard that one step decides.
 struct Step {
     range: SectorRange,
@@ -45,6 +48,7 @@ impl<E: Env> CachedVolume<E> {
         self.decide_bypass(stream, range, Access::Discard);
         let mut result = Ok(());
         let mut rest = range;
+        let mut parts = 0;
         while !rest.is_empty() {
             let records = self.journal.step_records();
             let Ok(room) = self.index.prepare_change(self.inode(), rest, records).await else {
@@ -56,6 +60,7 @@ impl<E: Env> CachedVolume<E> {
             }
             rest = SectorRange::from_bounds(step.range.end, rest.end);
             let dirty = step.dirty.len();
+            parts += dirty + step.clean.len();
             result = result.and(self.discard_clean(step.clean, step.durable_first).await);
             if dirty > 0 {
                 self.context.env.mark("dirty_data_discarded");
@@ -63,6 +68,9 @@ impl<E: Env> CachedVolume<E> {
                 self.write_back(step.dirty, Below::Discarded).await;
                 self.writeback.wake.notify_all();
             }
+        }
+        if parts > MANY_PARTS {
+            self.context.env.mark("discard_of_many_parts");
         }
         result
     }

@@ -10,6 +10,7 @@ use ubcache_format::Pointer;
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::journal::room::Room;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
 /// A client that never flushes shall not have an empty cache after a power failure.
@@ -27,6 +28,12 @@ fn are_many(copies: usize, most: usize) -> bool {
 }
 
 impl<E: Env> CachedVolume<E> {
+    /// Another copy may wait for its key (S2).
+    pub(super) fn has_room_for_copies(&self) -> bool {
+        self.coherence.unpublished.borrow().len() < self.context.tuning.unpublished_max
+            || !self.context.keeps(Rule::S2CopiesBounded)
+    }
+
     /// The task that publishes what can't be lost any more, and flushes now and then so that it
     /// can't.
     pub(crate) async fn publisher_task(self: Rc<Self>) {

@@ -296,8 +296,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// A copy of what the backing device has is served from now on.
     fn keep_copy(&self, range: SectorRange, pieces: &[Piece]) {
-        let room = self.coherence.unpublished.borrow().len() < self.context.tuning.unpublished_max;
-        if !room || self.is_stopping() || self.context.failure().is_some() {
+        if !self.has_room_for_copies() || self.is_stopping() || self.context.failure().is_some() {
             return;
         }
         for (part, piece) in place_pieces(range, pieces) {

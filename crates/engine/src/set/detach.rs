@@ -7,6 +7,7 @@ use ubcache_format::BackingState;
 
 use super::CacheSet;
 use crate::errors::EngineError;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 use crate::volume::state::{Attachment, Transition};
 
@@ -34,14 +35,15 @@ impl<E: Env> CacheSet<E> {
             Attachment::Attached(_) | Attachment::Draining(_) => {}
         }
         volume.enter(Transition::DrainStarts);
+        let drains = set.context.keeps(Rule::A3DrainsFirst);
         let parted = loop {
             // Other volumes come and go meanwhile: a slow disk may take hours for what is dirty.
-            if let Err(error) = self.drain(volume).await {
+            if drains && let Err(error) = self.drain(volume).await {
                 break Err(error);
             }
             let one = set.attach_lock.lock().await;
             let _paused = volume.pause().await;
-            if volume.has_nothing_dirty() {
+            if volume.has_nothing_dirty() || !drains {
                 break self.part(volume).await.map(|()| one);
             }
         };

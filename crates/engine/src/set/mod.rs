@@ -28,6 +28,7 @@ use crate::bypass::congestion::Congestion;
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::gc::Gc;
+use crate::held::Held;
 use crate::index::Index;
 use crate::inspect::SetView;
 use crate::journal::Journal;
@@ -173,6 +174,25 @@ impl<E: Env> CacheSet<E> {
             active_journal_entries: set.journal.active_entries(),
             volumes: set.served().iter().map(|volume| volume.status()).collect(),
         }
+    }
+
+    /// Counts what the set and its volumes hold.
+    pub fn held(&self) -> Held {
+        let set = &self.set;
+        let mut held = Held {
+            buckets: u64::from(set.context.geometry.buckets),
+            extents: set.index.loaded_extents() as u64,
+            ghosts: set.index.ghosts_held() as u64,
+            ..Held::default()
+        };
+        for volume in set.served() {
+            let coherence = &volume.coherence;
+            held.in_flight += coherence.inflight.len() as u64;
+            held.copies += coherence.unpublished.borrow().len() as u64;
+            held.unflushed += coherence.unflushed.borrow().intervals() as u64;
+            held.streams += coherence.flush_errors.borrow().streams() as u64;
+        }
+        held
     }
 
     /// Runs a garbage collection pass now.

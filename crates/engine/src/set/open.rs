@@ -80,7 +80,7 @@ impl<E: Env> CacheSet<E> {
         }
         let former = mark_of_former_run(&found, &newest, options.rules);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
-        let keep_clean = options.keep_clean;
+        let keep_clean = options.keep_clean || !options.rules.keeps(Rule::H2DropsClean);
         let set = assemble(
             env,
             cache,

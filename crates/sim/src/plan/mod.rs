@@ -328,6 +328,11 @@ impl Plan {
             || self.controls.iter().any(|control| breaks(&control.action))
     }
 
+    /// Sectors of the journal.
+    pub fn journal_sectors(&self) -> u64 {
+        self.cache.journal().sectors()
+    }
+
     /// The sectors of a zone; none: all of them.
     pub fn zone_range(&self, zone: Zone) -> Option<SectorRange> {
         match zone {

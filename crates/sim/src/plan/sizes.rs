@@ -35,7 +35,7 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
     let block = rng.pick(&[1, 8]);
     plan.cache.block_sectors = block;
     (plan.cache.bucket_sectors, plan.cache.buckets) =
-        rng.pick(&[(64, 600), (64, 4096), (1024, 600), (1024, 2000)]);
+        rng.pick(&[(64, 600), (64, 4096), (1024, 600), (1024, 2000), (64, 32_768)]);
     plan.cache.profile = Profile::Fast;
     let sectors = rng.pick(&[LONGEST, 2 * LONGEST]);
     let volume = &mut plan.volumes[0];
@@ -47,7 +47,9 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
         add_fragments(plan, sectors, block, rng);
         for _ in 0..rng.between(1, 4) {
             let client = rng.below(3) as u32;
-            let length = rng.scale(1 << 11, LONGEST) / block * block;
+            let longest = rng.chance(1, 4);
+            let length = if longest { LONGEST } else { rng.scale(1 << 11, LONGEST) };
+            let length = length / block * block;
             let start = rng.below(sectors - length + 1) / block * block;
             let range = SectorRange::new(Sector(start), length);
             let action = match rng.below(8) {

@@ -11,8 +11,9 @@ use ubcache_env::{
 
 use crate::executor::SimEnv;
 use crate::front::is_cut;
+use crate::marks::Reached;
 use crate::oracle::{Op, OpKind, Oracle};
-use crate::plan::{Action, ClientOp, Hammer};
+use crate::plan::{Action, ClientOp, Hammer, VolumeShape};
 
 /// The client number of the full reads between the operations of the plan.
 pub(super) const CHECKER: u32 = 99;
@@ -34,6 +35,9 @@ pub(super) struct Workload {
     pub(super) paused: Cell<bool>,
     /// Operations and commands under way.
     pub(super) busy: Cell<u64>,
+    /// Extremes that the clients have reached.
+    pub(super) reached: Cell<Reached>,
+    pub(super) shapes: Vec<VolumeShape>,
     pub(super) changed: Notify,
     /// True if a device may fail, so that an operation may.
     pub(super) errors_expected: Cell<bool>,
@@ -60,6 +64,12 @@ impl Workload {
         self.stopping.set(false);
         self.paused.set(false);
         self.oracle.borrow_mut().crash(now, power);
+    }
+
+    fn reach(&self, change: impl FnOnce(&mut Reached)) {
+        let mut reached = self.reached.get();
+        change(&mut reached);
+        self.reached.set(reached);
     }
 
     fn outcome<T>(&self, what: &str, result: Result<T, VolumeError>) -> Result<T, String> {
@@ -100,8 +110,16 @@ pub(super) async fn run_client<V: Volume>(
         let Some(op) = next else { break };
         workload.started.set(workload.started.get() + 1);
         workload.busy.set(workload.busy.get() + 1);
+        workload.reach(|reached| reached.requests = reached.requests.max(workload.busy.get()));
         workload.changed.notify_all();
+        let errors = workload.errors.get();
         do_op(&env, &workload, &volumes[op.volume as usize], &op).await;
+        if let Some(range) = op.action.range()
+            && errors == workload.errors.get()
+        {
+            let shape = &workload.shapes[op.volume as usize];
+            workload.reach(|reached| reached.answered(shape, range));
+        }
         workload.busy.set(workload.busy.get() - 1);
         workload.changed.notify_all();
     }

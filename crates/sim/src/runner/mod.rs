@@ -128,6 +128,10 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         env.spawn(Priority::Foreground, whole.clone().watch());
         whole.whole_run().await;
     });
+    let mut marks = world.marks();
+    for name in workload.reached.get().marks(plan) {
+        *marks.entry(name).or_insert(0) += 1;
+    }
     let oracle = workload.oracle.borrow();
     let mut rows = world.take_rows();
     if options.verbose {
@@ -136,7 +140,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
     Outcome {
         hash: world.hash(),
         violations: oracle.violations().to_vec(),
-        marks: world.marks(),
+        marks,
         cache: setup.cache.counters(),
         backing: setup.backing.iter().map(SimDisk::counters).collect(),
         operations: oracle.operations() as u64,
@@ -176,6 +180,9 @@ fn run_world<S: System>(run: &Rc<Run<S>>, main: impl Future<Output = ()> + 'stat
     let (held, most) = (world.buffers_held(), world.config().buffers_max);
     if held > most {
         let report = format!("an instance held {held} bytes of buffers for I/O, {most} at most");
+        workload.oracle.borrow_mut().violation("too much memory", report);
+    }
+    if let Some(report) = world.take_too_much_held() {
         workload.oracle.borrow_mut().violation("too much memory", report);
     }
     let ended = panics::catch(|| {
@@ -597,6 +604,15 @@ impl<S: System> Run<S> {
         }
     }
 
+    fn watch_memory(&self, system: &Rc<S>) {
+        let (system, setup) = (Rc::downgrade(system), self.setup.clone());
+        let most = setup.plan.held_max();
+        self.world.watch_memory(Rc::new(move || {
+            let held = system.upgrade()?.held();
+            setup.plan.holds_too_much(&held, &most)
+        }));
+    }
+
     /// None: killed because it took longer than `delay`.
     async fn start_for(&self, delay: Nanos) -> Step<Option<Result<(), String>>> {
         self.note("start".to_owned());
@@ -620,8 +636,9 @@ impl<S: System> Run<S> {
                 let fronts = fronts.collect();
                 self.handed_over.set(false);
                 self.starts.set(self.starts.get() + 1);
-                *self.instance.borrow_mut() =
-                    Some(Instance { env, system: Rc::new(system), fronts });
+                let system = Rc::new(system);
+                self.watch_memory(&system);
+                *self.instance.borrow_mut() = Some(Instance { env, system, fronts });
                 Ok(Some(Ok(())))
             }
             (_, Some(Err(error))) => {

@@ -84,6 +84,8 @@ pub(super) fn make_workload(plan: &Plan, initial: Vec<Vec<Value>>) -> Workload {
         started: Cell::new(0),
         paused: Cell::new(false),
         busy: Cell::new(0),
+        reached: Cell::default(),
+        shapes: plan.volumes.clone(),
         changed: Notify::default(),
         errors_expected: Cell::new(plan.has_faults()),
         errors: Cell::new(0),

@@ -22,7 +22,7 @@ impl<E: Env> CachedVolume<E> {
         if !whole {
             return None;
         }
-        if self.coherence.unpublished.borrow().len() >= self.context.tuning.unpublished_max {
+        if !self.has_room_for_copies() {
             self.context.env.mark("too_many_copies");
             return None;
         }

@@ -60,7 +60,8 @@ impl fmt::Display for Plan {
         if self.sums != Sums::default() {
             writeln!(f, "sums fill-bytes={} copies={}", self.sums.fill_bytes, self.sums.copies)?;
         }
-        writeln!(f, "# holds {} KiB of buffers at most", self.buffers_max() / 1024)?;
+        let (buffers, tables) = (self.buffers_max() / 1024, self.held_max().bytes() / 1024);
+        writeln!(f, "# holds {buffers} KiB of buffers and {tables} KiB of tables at most")?;
         for hand in &self.hands {
             writeln!(f, "{hand}")?;
         }
