@@ -132,6 +132,49 @@ pub struct Rules {
     pub flush_every_record: bool,
 }
 
+/// The rules of docs/internals/coherence.md that the model has, each with the switches that change
+/// it. One without a switch is the order of steps itself.
+pub const RULES: &[(&str, &[&str])] = &[
+    ("T1", &["placeholders"]),
+    ("T2", &["doom_fills", "doom_copies"]),
+    ("T3", &["doom_fills"]),
+    ("T4", &["exclusion", "b1"]),
+    ("R1", &[]),
+    ("R2", &[]),
+    ("R3", &["track_fills"]),
+    ("R4", &[]),
+    ("R5", &["r5"]),
+    ("C1", &["track_fills", "track_copies"]),
+    ("C2", &["one_bit"]),
+    ("W1", &[]),
+    ("W2", &["removal", "through_removes", "over_dirty"]),
+    ("W3", &["durable", "submit_after_failure"]),
+    ("W4", &[]),
+    ("W5", &["early_copy", "unflushed_at_submission", "fua_is_unflushed", "restore"]),
+    ("W6", &[]),
+    ("K1", &[]),
+    ("K2", &[]),
+    ("K3", &[]),
+    ("D1", &["trim", "trim_may_keep", "trim_b2", "trim_b4", "trim_b5"]),
+    ("F1", &["flush_backing", "flush_journal", "flush_every_record", "flush_removals"]),
+    ("F2", &[]),
+    ("F3", &[]),
+    ("F4", &["f4", "f4_each"]),
+    ("F5", &["f5", "f5_copies"]),
+    ("J1", &["j1"]),
+    ("J2", &["j2"]),
+    ("J3", &["j3", "j3_reads"]),
+    ("E1", &[]),
+    ("B1", &["b1"]),
+    ("B2", &["b2"]),
+    ("B3", &[]),
+    ("B4", &["b4"]),
+    ("B5", &[]),
+    ("B6", &["over_dirty"]),
+    ("A1", &["a1"]),
+    ("V1", &[]),
+];
+
 /// P8, the protocol of ubcache.
 pub const P8: Rules = Rules {
     removal: Removal::Before,

@@ -1,0 +1,266 @@
+//! The rules of docs/internals/coherence.md, of the engine and of the model: one list. A rule that
+//! one of them has and another lacks is found here, or stands below with the reason.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rules that the engine keeps and can't break by a switch, so that its list lacks them.
+const NOT_IN_THE_ENGINE: &[(&str, &str)] = &[
+    ("T1", "the table itself; T2 to T4 say what it is for"),
+    ("R1", "the pins of it are J2's, the fill is T3's"),
+    ("R2", "the order of steps"),
+    ("C2", "the flush that covers a copy is F1's"),
+    ("W1", "the order of steps; T2 says why"),
+    ("W6", "the order of steps"),
+    ("K2", "the order of steps; its copies are W2's"),
+    ("F6", "the host's files keep it, below the engine"),
+    ("F7", "the host's and the simulator's devices have it"),
+    ("J4", "the ring gives no such bucket out, and asserts it"),
+    ("A3", "the order of steps; its parts are B1 to B5, J1 and A1"),
+    ("A7", "a command of the administrator, tested by itself"),
+    ("N3", "nothing is wrong without it, only smaller"),
+    ("H2", "start and tools are tested with the driver's sets"),
+    ("G3", "no seed found its mutant; see docs/internals/simulation.md"),
+    ("G5", "no seed found its mutant; see docs/internals/simulation.md"),
+    ("G6", "for sets of version 0.1, with a test of its own"),
+];
+
+/// Rules that the model lacks: it knows one or two sectors, and no buckets, nodes or superblocks.
+const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
+    ("T0", "the model's data has no memory that could change"),
+    ("D2", "the model's device reads the same each time"),
+    ("F6", "the model has no page cache"),
+    ("F7", "a FUA write that fails is no failed flush in the model"),
+    ("J4", "the model's journal has no ring"),
+    ("J5", "the model's journal forgets nothing"),
+    ("X1", "the model's index is a map of sectors"),
+    ("X2", "the model's index is a map of sectors"),
+    ("A2", "one backing device, always the same"),
+    ("A3", "nothing is detached"),
+    ("A4", "a set that fails is not gone past in the model"),
+    ("A5", "no copies of devices"),
+    ("A6", "devices have one size"),
+    ("A7", "nothing is detached"),
+    ("N1", "there is room or there is none, as for any copy"),
+    ("N2", "records have room"),
+    ("N3", "no buckets"),
+    ("V2", "no buckets"),
+    ("H1", "nobody else runs the set"),
+    ("H2", "nobody else runs the set"),
+    ("G1", "no generations"),
+    ("G2", "no generations"),
+    ("G3", "no generations"),
+    ("G4", "no generations"),
+    ("G5", "no generations"),
+    ("G6", "no generations"),
+    ("M1", "nothing is moved"),
+    ("S1", "no time"),
+    ("S2", "no memory"),
+];
+
+/// An invariant that is a rule of the engine, too: nothing else says it of garbage collection.
+const INVARIANTS_IN_THE_ENGINE: &[&str] = &["I10"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn set<'a>(numbers: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    numbers.into_iter().map(str::to_owned).collect()
+}
+
+/// Returns true for a number like W3 or I10.
+fn is_number(text: &str) -> bool {
+    let digits = text.trim_start_matches(|letter: char| letter.is_ascii_uppercase());
+    text.len() == digits.len() + 1
+        && !digits.is_empty()
+        && digits.chars().all(|digit| digit.is_ascii_digit())
+}
+
+/// Definitions in coherence.md: `- **W3.** …` and `**Moves (M1).** …`, in their order.
+fn defined() -> Vec<String> {
+    let text = read("docs/internals/coherence.md");
+    let mut numbers = Vec::new();
+    for line in text.lines() {
+        let Some(bold) = line.trim_start_matches("- ").strip_prefix("**") else { continue };
+        let Some((title, _)) = bold.split_once(".**").or_else(|| bold.split_once("**")) else {
+            continue;
+        };
+        let number = match title.split_once('(') {
+            Some((_, inner)) => inner.trim_end_matches([')', '.']),
+            None => title,
+        };
+        // A paragraph on a rule in section 8 is not its definition.
+        if is_number(number) && !numbers.iter().any(|known| known == number) {
+            numbers.push(number.to_owned());
+        }
+    }
+    numbers
+}
+
+/// A rule of the engine.
+struct Rule {
+    name: String,
+    numbers: Vec<String>,
+}
+
+/// The list in crates/engine/src/rules.rs, in its order: `Name, ["W2", "E1"],`.
+fn engine() -> Vec<Rule> {
+    let text = read("crates/engine/src/rules.rs");
+    let list = text.split("\nrules! {").nth(1).expect("the list of rules");
+    let list = list.split("\n}\n").next().expect("its end");
+    let entry = |line: &str| {
+        let (name, rest) = line.trim().split_once(", [")?;
+        let numbers = rest.strip_suffix("],")?;
+        let numbers = numbers.split(", ").map(|number| number.trim_matches('"').to_owned());
+        Some(Rule { name: name.to_owned(), numbers: numbers.collect() })
+    };
+    list.lines().filter_map(entry).collect()
+}
+
+/// All sources of the engine but its list of rules.
+fn engine_sources() -> String {
+    fn walk(folder: &Path, all: &mut String) {
+        let entries = fs::read_dir(folder).expect("a folder of the engine");
+        for entry in entries.map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                walk(&entry, all);
+            } else if !entry.ends_with("src/rules.rs") {
+                *all += &fs::read_to_string(&entry).expect("a source of the engine");
+            }
+        }
+    }
+    let mut all = String::new();
+    walk(&root().join("crates/engine/src"), &mut all);
+    all
+}
+
+/// `RULES` of the model: the numbers, and the switches of each; and the switches that there are.
+fn model() -> (Vec<(String, Vec<String>)>, BTreeSet<String>) {
+    let file = syn::parse_file(&read("crates/model/src/rules.rs")).expect("a Rust file");
+    let mut rules = Vec::new();
+    let mut switches = BTreeSet::new();
+    for item in file.items {
+        match item {
+            syn::Item::Const(list) if list.ident == "RULES" => {
+                for entry in elements(&list.expr) {
+                    let syn::Expr::Tuple(pair) = entry else { panic!("a pair in RULES") };
+                    let names = elements(&pair.elems[1]);
+                    rules.push((literal(&pair.elems[0]), names.into_iter().map(literal).collect()));
+                }
+            }
+            syn::Item::Struct(list) if list.ident == "Rules" => {
+                let names = list.fields.iter().filter_map(|field| field.ident.as_ref());
+                switches.extend(names.map(ToString::to_string));
+            }
+            _ => (),
+        }
+    }
+    (rules, switches)
+}
+
+fn elements(list: &syn::Expr) -> Vec<&syn::Expr> {
+    match list {
+        syn::Expr::Reference(reference) => elements(&reference.expr),
+        syn::Expr::Array(array) => array.elems.iter().collect(),
+        _ => panic!("a list"),
+    }
+}
+
+fn literal(text: &syn::Expr) -> String {
+    match text {
+        syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => text.value(),
+        _ => panic!("a string"),
+    }
+}
+
+fn is_invariant(number: &str) -> bool {
+    number.starts_with('I')
+}
+
+#[test]
+fn document_and_engine_have_the_same_rules() {
+    let own: Vec<String> = engine().iter().map(|rule| rule.numbers[0].clone()).collect();
+    let engine = set(own.iter().map(String::as_str));
+    let rules = defined();
+    let rules = rules.iter().map(String::as_str).filter(|number| !is_invariant(number));
+    let excused = set(NOT_IN_THE_ENGINE.iter().map(|(number, _)| *number));
+    let excused_and_there: Vec<&String> = excused.intersection(&engine).collect();
+    assert!(excused_and_there.is_empty(), "the engine has these after all: {excused_and_there:?}");
+    let expected: BTreeSet<String> = &set(rules) | &set(INVARIANTS_IN_THE_ENGINE.iter().copied());
+    let listed = &engine | &excused;
+    let missing: Vec<&String> = expected.difference(&listed).collect();
+    assert!(missing.is_empty(), "in coherence.md, not in crates/engine/src/rules.rs: {missing:?}");
+    let unknown: Vec<&String> = listed.difference(&expected).collect();
+    assert!(unknown.is_empty(), "the engine's, but not defined in coherence.md: {unknown:?}");
+}
+
+#[test]
+fn document_and_model_have_the_same_rules() {
+    let (rules, _) = model();
+    let model = set(rules.iter().map(|(number, _)| number.as_str()));
+    let defined = defined();
+    let expected = set(defined.iter().map(String::as_str).filter(|number| !is_invariant(number)));
+    let excused = set(NOT_IN_THE_MODEL.iter().map(|(number, _)| *number));
+    let excused_and_there: Vec<&String> = excused.intersection(&model).collect();
+    assert!(excused_and_there.is_empty(), "the model has these after all: {excused_and_there:?}");
+    let listed = &model | &excused;
+    let missing: Vec<&String> = expected.difference(&listed).collect();
+    assert!(missing.is_empty(), "in coherence.md, not in crates/model/src/rules.rs: {missing:?}");
+    let unknown: Vec<&String> = listed.difference(&expected).collect();
+    assert!(unknown.is_empty(), "the model's, but not defined in coherence.md: {unknown:?}");
+}
+
+#[test]
+fn every_switch_of_the_model_belongs_to_a_rule() {
+    let (rules, switches) = model();
+    let used: BTreeSet<String> = rules.into_iter().flat_map(|(_, switches)| switches).collect();
+    assert_eq!(used, switches);
+}
+
+#[test]
+fn the_engine_lists_its_rules_in_the_order_of_the_document() {
+    let order = defined();
+    let place = |number: &str| order.iter().position(|known| known == number);
+    let mut last = (None, String::new());
+    for rule in engine() {
+        for number in &rule.numbers {
+            assert!(place(number).is_some(), "{}: {number} is not defined", rule.name);
+        }
+        assert!(
+            rule.name.starts_with(&rule.numbers[0])
+                && !rule.name[rule.numbers[0].len()..].starts_with(|c: char| c.is_ascii_digit()),
+            "{} begins with its number",
+            rule.name
+        );
+        let here = place(&rule.numbers[0]);
+        assert!(last.0 <= here, "{} comes before {} in coherence.md", rule.name, last.1);
+        last = (here, rule.name);
+    }
+}
+
+/// A rule that no code asks for says nothing, and one that no mutant switches off is not tested.
+#[test]
+fn every_rule_of_the_engine_is_kept_somewhere_and_switched_off_by_a_mutant() {
+    let sources = engine_sources();
+    let mutants = read("crates/engine/src/mutants/mod.rs");
+    let mutants = mutants.split("\nmutants! {").nth(1).expect("the table of mutants");
+    for rule in engine() {
+        let named = |text: &str, prefix: &str| {
+            text.match_indices(&format!("{prefix}{}", rule.name)).any(|(at, found)| {
+                !text[at + found.len()..].starts_with(|c: char| c.is_ascii_alphanumeric())
+            })
+        };
+        assert!(named(&sources, "Rule::"), "no code of the engine keeps {}", rule.name);
+        assert!(
+            named(mutants, "[") || named(mutants, "        ") || named(mutants, ", "),
+            "no mutant switches {} off",
+            rule.name
+        );
+    }
+}
