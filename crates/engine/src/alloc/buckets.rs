@@ -595,6 +595,7 @@ impl Buckets {
         // The reserve that data leaves is what has room.
         let (first, second) = match purpose {
             // Promised buckets have room, and are at the front of it.
+            #[cfg(feature = "mutants")]
             Purpose::Data if !self.rules.keeps(Rule::V2PromiseTakenBack) => {
                 (&mut self.free_with_room, &mut self.free)
             }

@@ -50,6 +50,7 @@ impl Buckets {
         let index = bucket.0 as usize;
         self.generations[index] = self.raised(self.generations[index]);
         (self.live[index], self.dirty[index]) = (0, 0);
+        #[cfg(feature = "mutants")]
         if !self.rules.keeps(Rule::J2GenerationDurableFirst) && !self.pins.is_pinned(bucket) {
             return self.set_free(bucket);
         }

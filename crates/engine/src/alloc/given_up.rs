@@ -84,6 +84,7 @@ impl Buckets {
             let aged = self.is_aged(bucket) && self.rules.keeps(Rule::G4AgedBucketWaits);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
+            #[cfg(feature = "mutants")]
             if !self.rules.keeps(Rule::J2LaterWaitsForNextChain)
                 && !durable
                 && !self.pins.is_pinned(bucket)

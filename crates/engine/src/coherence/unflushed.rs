@@ -157,6 +157,7 @@ impl Unflushed {
     /// The flush completed. On failure everything stays.
     pub fn flush_ends(&mut self, ok: bool) {
         let flushed = std::mem::take(&mut self.flushing);
+        #[cfg(feature = "mutants")]
         if !self.rules.keeps(Rule::F1CoversCompletedOnly) {
             self.current.clear();
         }

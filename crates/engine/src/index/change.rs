@@ -223,6 +223,7 @@ impl<E: Env> Index<E> {
             });
         }
         let removed = hull.map(|hull| self.replace(room, inode, hull, None));
+        #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W2AsksGhosts) {
             return removed;
         }

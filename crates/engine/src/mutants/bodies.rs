@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Durability, Env, ForeignMemory, SectorRange, StreamId, VolumeError};
-use ubcache_format::{BucketNr, JournalSeq, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_format::{
+    BucketNr, JournalEntry, JournalSeq, Mark, Padding, SUPERBLOCK_SECTOR, Superblock,
+};
 
 use crate::alloc::buckets::{Buckets, Role};
 use crate::errors::EngineError;
@@ -11,7 +13,7 @@ use crate::index::extent::Extent;
 use crate::index::ghosts::Ghosts;
 use crate::meter::Meter;
 use crate::request::write::Payload;
-use crate::rules::Rule;
+use crate::rules::{Rule, Rules};
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
@@ -30,6 +32,20 @@ impl<E: Env> CachedVolume<E> {
                 );
             }
         }
+    }
+
+    /// `stale-generation-served`: the extents of a range, whatever became of their buckets.
+    pub(crate) fn with_stale_extents<L: Default + Extend<Extent>>(
+        &self,
+        range: SectorRange,
+        live: L,
+    ) -> L {
+        if self.context.keeps(Rule::E1StaleNotServed) {
+            return live;
+        }
+        let mut all = L::default();
+        self.index.each_extent(self.inode(), range, |extent| all.extend([extent]));
+        all
     }
 
     /// `foreign-memory-twice`: the write looks at the memory each time that it is written.
@@ -71,6 +87,14 @@ impl Ghosts {
     /// `late-replay-forgets-ghosts`: the newest one is that of this record.
     pub(crate) fn forget_newest(&mut self, seq: JournalSeq) {
         self.newest = seq;
+    }
+}
+
+/// `mark-not-bound`: the mark that the newest entry seems to have, even if it was carried into it.
+pub(crate) fn mark_of_any_entry(newest: &JournalEntry, rules: Rules) -> Option<Mark> {
+    match newest.padding {
+        Padding::Other(bytes) if !rules.keeps(Rule::H1MarkBound) => Mark::claimed(&bytes),
+        _ => None,
     }
 }
 

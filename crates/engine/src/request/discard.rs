@@ -89,6 +89,7 @@ impl<E: Env> CachedVolume<E> {
         for part in stays.gaps(range) {
             let (ticket, _) = self.coherence.inflight.enter_write(part);
             self.coherence.unpublished.borrow_mut().remove(part);
+            #[cfg(feature = "mutants")]
             if drops && self.index.has_dirty(self.inode(), part) {
                 durable_first = durable_first.max(Some(self.index.replace(
                     &mut room,

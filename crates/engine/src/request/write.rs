@@ -158,6 +158,7 @@ impl<E: Env> CachedVolume<E> {
                 self.allocator.try_allocate(Class::Clean, range.sectors(), self.block_sectors())?;
             let pieces =
                 self.write_pieces(&pieces, data, Durability::Volatile).await.then_some(pieces)?;
+            #[cfg(feature = "mutants")]
             if !self.context.keeps(Rule::W5CopyAfterCompletion) {
                 self.keep_copy(range, &pieces);
                 return None;
@@ -247,12 +248,14 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         mut room: Room<'_, E>,
     ) -> Option<JournalSeq> {
+        #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W2RemovesFirst) {
             return None;
         }
         if self.context.keeps(Rule::W2DropsCopies) {
             self.coherence.unpublished.borrow_mut().remove(range);
         }
+        #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W2KeepsDirty) && self.index.has_dirty(self.inode(), range) {
             self.index.replace(&mut room, self.inode(), range, None);
         }
@@ -262,6 +265,7 @@ impl<E: Env> CachedVolume<E> {
         if self.context.keeps(Rule::W2NotesWrite) {
             ticket.backing_write_starts();
         }
+        #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W5UnflushedAtCompletion) {
             self.coherence.unflushed.borrow_mut().add(range);
         }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    Drops, Geometry, JournalEntry, LastRun, Mark, Padding, Reach, ReplayRange, Superblock,
-    UuidEntry, parse_uuids,
+    Drops, Geometry, JournalEntry, LastRun, Mark, Reach, ReplayRange, Superblock, UuidEntry,
+    parse_uuids,
 };
 
 use super::first_run::first_run;
@@ -78,7 +78,9 @@ impl<E: Env> CacheSet<E> {
                 check_run(&superblock, slot, backing)?;
             }
         }
-        let former = mark_of_former_run(&found, &newest, options.rules);
+        let former = mark_of_former_run(&found, options.rules);
+        #[cfg(feature = "mutants")]
+        let former = crate::mutants::mark_of_any_entry(&newest, options.rules).unwrap_or(former);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
         let keep_clean = options.keep_clean || !options.rules.keeps(Rule::H2DropsClean);
         let set = assemble(
@@ -111,12 +113,7 @@ impl<E: Env> CacheSet<E> {
 
 /// Stamp of the run before this one. Only the stamp of ubcache's own entry says anything of the
 /// set; of a run that may have been the driver's the policy stays, on which no data depends.
-fn mark_of_former_run(found: &Found, newest: &JournalEntry, rules: Rules) -> Mark {
-    if let (Padding::Other(bytes), true) = (newest.padding, !rules.keeps(Rule::H1MarkBound))
-        && let Some(mark) = Mark::claimed(&bytes)
-    {
-        return mark;
-    }
+fn mark_of_former_run(found: &Found, rules: Rules) -> Mark {
     match found.last_run {
         LastRun::Ubcache(mark) => mark,
         LastRun::Unknown(mark) if !rules.keeps(Rule::H1TwoMarks) => mark,

@@ -36,7 +36,6 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::request::read::fill_queue::FillQueue;
-use crate::rules::Rule;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
 use crate::writeback::Writeback;
@@ -170,7 +169,8 @@ impl<E: Env> CachedVolume<E> {
         let publisher = self.context.env.spawn(Priority::Background, self.clone().publisher_task());
         let writeback = self.context.env.spawn(Priority::Background, self.clone().writeback_task());
         self.tasks.borrow_mut().extend([publisher, writeback]);
-        if !self.context.keeps(Rule::T4OneWriteback) {
+        #[cfg(feature = "mutants")]
+        if !self.context.keeps(crate::rules::Rule::T4OneWriteback) {
             let second =
                 self.context.env.spawn(Priority::Background, self.clone().writeback_task());
             self.tasks.borrow_mut().push(second);

@@ -70,11 +70,9 @@ impl<E: Env> CachedVolume<E> {
 
     /// R1, one step: looks up, pins the hits, and registers a fill for each miss.
     pub(super) fn look_up_parts(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
-        let mut live = self.index.live_extents(self.inode(), range);
-        if !self.context.keeps(Rule::E1StaleNotServed) {
-            live.clear();
-            self.index.each_extent(self.inode(), range, |extent| live.push(extent));
-        }
+        let live = self.index.live_extents(self.inode(), range);
+        #[cfg(feature = "mutants")]
+        let live = self.with_stale_extents(range, live);
         let mut parts = SmallVec::new();
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.

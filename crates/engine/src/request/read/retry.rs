@@ -17,6 +17,7 @@ impl<E: Env> CachedVolume<E> {
         published: bool,
     ) -> Result<Slice, VolumeError> {
         if extent.dirty {
+            #[cfg(feature = "mutants")]
             if !self.context.keeps(Rule::R4DirtyReadFails) {
                 return self.read_backing(extent.range).await;
             }
