@@ -20,7 +20,7 @@ const LAW: &[&[&str]] = &[
     &["index", "volume_table"],
     &["gc"],
     &["bypass", "coherence"],
-    &["inspect", "mutants", "request", "volume", "writeback"],
+    &["held", "inspect", "mutants", "request", "volume", "writeback"],
     &["set"],
     &[""],
 ];

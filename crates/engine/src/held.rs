@@ -9,10 +9,8 @@ use std::mem::size_of;
 
 use crate::coherence::table::ENTRY_BYTES;
 use crate::coherence::unpublished::COPY_BYTES;
-use crate::tuning::EXTENT_MEMORY_BYTES;
+use crate::tuning::{EXTENT_MEMORY_BYTES, TREE_SLACK};
 
-/// A node of a B-tree is half full at worst, nearly.
-pub(crate) const TREE_SLACK: u64 = 2;
 /// An interval of sectors with a number.
 const INTERVAL_BYTES: u64 = TREE_SLACK * size_of::<[u64; 3]>() as u64;
 /// A client that is kept book of, with its place in a tree.

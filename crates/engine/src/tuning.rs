@@ -2,6 +2,8 @@
 
 /// Memory that an extent of the index takes, in bytes, with its share of what surrounds it.
 pub const EXTENT_MEMORY_BYTES: u64 = 24;
+/// A node of a B-tree is half full at worst, nearly.
+pub(crate) const TREE_SLACK: u64 = 2;
 
 /// The speed at which generations rise, and the age that pointers may reach
 /// (docs/internals/coherence.md §7). Ages are distances on the circle of 256 that the format has.

@@ -13,8 +13,8 @@ use std::rc::Rc;
 use ubcache_env::local::Notify;
 use ubcache_env::{IntervalSet, Sector, SectorRange};
 
-use crate::held::TREE_SLACK;
 use crate::rules::{Rule, Rules};
+use crate::tuning::TREE_SLACK;
 
 /// Kind of an entry of the table.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

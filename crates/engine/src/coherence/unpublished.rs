@@ -12,7 +12,7 @@ use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Pointer;
 
 use crate::alloc::pins::Pin;
-use crate::held::TREE_SLACK;
+use crate::tuning::TREE_SLACK;
 
 #[derive(Debug)]
 struct Copy {
