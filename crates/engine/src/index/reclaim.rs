@@ -14,15 +14,13 @@ impl<E: Env> Index<E> {
     /// Leaves that need a new bucket are replaced together, so that their parents, and in small
     /// sets the root, are written once for all of them.
     pub async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), EngineError> {
-        loop {
-            // In a tight ring all at once: one prio chain, one new root.
+        while self.tree.borrow().has_leaves_pinned_up_to(seq) {
+            // In a tight ring all at once, if there are buckets for that: one prio chain, one new
+            // root.
             let tight = self.journal.is_tight();
-            let (seq, batch) =
+            let (upto, batch) =
                 if tight { (JournalSeq(u64::MAX), usize::MAX) } else { (seq, BATCH) };
-            let leaves = self.tree.borrow().leaves_pinned_up_to(seq, batch);
-            if leaves.is_empty() {
-                return Ok(());
-            }
+            let leaves = self.tree.borrow().leaves_pinned_up_to(upto, batch);
             let (mut full, mut fits) = (Vec::new(), Vec::new());
             for leaf in leaves {
                 self.load_for_replay(&leaf).await?;
@@ -41,10 +39,8 @@ impl<E: Env> Index<E> {
                 }
                 self.restructure(full, true).await?;
             }
-            if tight {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     fn has_room_for_append(&self, leaf: &Leaf) -> bool {

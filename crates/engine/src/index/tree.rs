@@ -225,6 +225,11 @@ impl Tree {
         state.pin.take()
     }
 
+    /// Returns true if a leaf lacks a record not younger than `seq`.
+    pub fn has_leaves_pinned_up_to(&self, seq: JournalSeq) -> bool {
+        self.pinned.range(..=(seq, u64::MAX)).next().is_some()
+    }
+
     /// Leaves that lack a record not younger than `seq`, oldest first.
     pub fn leaves_pinned_up_to(&self, seq: JournalSeq, count: usize) -> Vec<Rc<Leaf>> {
         self.pinned.range(..=(seq, u64::MAX)).take(count).map(|(_, leaf)| leaf.clone()).collect()
