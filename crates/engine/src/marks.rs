@@ -57,6 +57,7 @@ pub const MARKS: &[(&str, &str)] = &[
         "a FLUSH fails because another one did that may have cost what its client wrote (F4)",
     ),
     ("stop_tells_of_a_failed_flush", "a stop reports it, because a client has not been told (F4)"),
+    ("error_lost_with_a_connection", "a stream that was told of a failed flush is cut off (F4)"),
     ("suspect_copy_not_kept", "a failed flush may have cost what a copy was made of (F5)"),
     ("suspect_range_written", "what may have been lost is written anew (F5)"),
     (

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::CachedVolume;
-use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange, StreamId, Volume};
+use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange, StreamEnd, StreamId, Volume};
 use ubcache_sim::disk::{Faults, FlushLoss, Rates};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
@@ -103,9 +103,28 @@ fn new_stream_gets_the_error_of_a_stream_that_left() {
         write(&volume, B, 4, 0x66).await;
         break_next_flush(&backing, 0);
         assert!(volume.flush(B).await.is_err(), "its own flush");
-        volume.stream_ended(A);
+        volume.stream_ended(A, StreamEnd::Orderly);
         assert!(volume.flush(C).await.is_err(), "it may be the one that left");
         assert!(volume.flush(C).await.is_ok());
+        drop(set);
+    });
+}
+
+/// A client got the error of its FLUSH over a connection that broke, so that it never saw it. It
+/// connected again, and its FLUSH succeeded over what was lost. An error is owed again when the
+/// stream that it was given to is cut off.
+#[test]
+fn error_lost_with_its_connection_is_given_again() {
+    in_world(1, async move |env, cache, backing| {
+        format(&cache, &backing, false).await;
+        let (set, volume) = open(&env, &cache, &backing).await;
+        write(&volume, A, 3, 0x55).await;
+        break_next_flush(&backing, 0);
+        assert!(volume.flush(A).await.is_err(), "its own flush");
+        volume.stream_ended(A, StreamEnd::Cut);
+        assert!(volume.flush(C).await.is_err(), "the client may not have seen the error");
+        volume.stream_ended(C, StreamEnd::Orderly);
+        assert!(volume.flush(B).await.is_ok(), "it left with its error");
         drop(set);
     });
 }

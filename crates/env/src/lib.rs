@@ -35,6 +35,8 @@ pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};
-pub use volume::{BlockStatus, ForeignMemory, StreamId, Volume, VolumeError, VolumeInfo};
+pub use volume::{
+    BlockStatus, ForeignMemory, StreamEnd, StreamId, Volume, VolumeError, VolumeInfo,
+};
 pub use work::Work;
 pub use world::{Env, Nanos, Priority, Task};

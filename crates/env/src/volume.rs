@@ -13,6 +13,15 @@ use crate::device::IoError;
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StreamId(pub u64);
 
+/// The way in which a stream ended.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum StreamEnd {
+    /// The client said that it leaves, and got all replies.
+    Orderly,
+    /// The connection broke: replies may not have reached the client.
+    Cut,
+}
+
 /// Size and properties of a volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VolumeInfo {
@@ -143,7 +152,7 @@ pub trait Volume: 'static {
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError>;
 
     /// The stream has ended and none of its requests is under way.
-    fn stream_ended(&self, stream: StreamId);
+    fn stream_ended(&self, stream: StreamId, end: StreamEnd);
 
     /// Brings the range into the cache if it is not there. A hint.
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError>;
@@ -200,8 +209,8 @@ impl<V: Volume> Volume for Rc<V> {
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         (**self).flush(stream).await
     }
-    fn stream_ended(&self, stream: StreamId) {
-        (**self).stream_ended(stream);
+    fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
+        (**self).stream_ended(stream, end);
     }
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         (**self).prefetch(stream, range).await

@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use support::client::Client;
 use support::server::{pattern, serve, serve_with};
-use ubcache_env::{Env, Priority, Stream};
+use ubcache_env::{Env, Priority, Stream, StreamEnd};
 use ubcache_nbd::proto::constants::{IHAVEOPT, MAX_PAYLOAD_BYTES, opt};
 use ubcache_nbd::proto::{ClientOption, Command, Request};
 use ubcache_nbd::{ProtocolError, ServeError, ServerOptions};
@@ -119,6 +122,27 @@ fn a_disconnect_waits_for_requests_and_sends_their_replies() {
         assert_eq!(server.first.content.borrow()[..512], [7; 512]);
     });
     assert_eq!(result, Ok(()));
+}
+
+/// A client that only goes away may not have read the replies that were sent to it.
+#[test]
+fn stream_ends_orderly_only_after_a_disconnect() {
+    for (says_so, end) in [(true, StreamEnd::Orderly), (false, StreamEnd::Cut)] {
+        let volume = Rc::new(RefCell::new(None));
+        let seen = volume.clone();
+        let result = serve(move |server| async move {
+            *seen.borrow_mut() = Some(server.first.clone());
+            let mut client = Client::go(server.stream.clone(), "", false).await;
+            if says_so {
+                client.start(Command::Disconnect, 0, 0, 0).await;
+            }
+            server.stream.finish();
+            assert_eq!(client.next().await, None);
+        });
+        assert_eq!(result, Ok(()));
+        let volume = volume.take().expect("the connection was served");
+        assert_eq!(*volume.ends.borrow(), [end]);
+    }
 }
 
 #[test]

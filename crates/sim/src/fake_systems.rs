@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Buf, Device, Durability, Env, IoVec, Sector, SectorRange, Slice, StreamId, Volume,
-    VolumeError, VolumeInfo,
+    BlockStatus, Buf, Device, Durability, Env, IoVec, Sector, SectorRange, Slice, StreamEnd,
+    StreamId, Volume, VolumeError, VolumeInfo,
 };
 
 use crate::disk::SimDisk;
@@ -301,7 +301,7 @@ impl Volume for FakeVolume {
         Ok(self.disk.flush().await?)
     }
 
-    fn stream_ended(&self, _: StreamId) {}
+    fn stream_ended(&self, _: StreamId, _: StreamEnd) {}
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.read(stream, range).await.map(drop)

@@ -64,7 +64,7 @@ fn stays_flat(cache: &str, mode: &str, kind: &str, control: impl Fn(u64) -> Stri
 
 /// Thousands of writes that waited for room in the journal all woke with each entry, of which one
 /// has room for some dozens: polls for each grew with their number (a writeback write of 10 000
-/// took 15 in the smallest ring). They wait in a queue, of which the first is woken.
+/// took 15 with 4,096 buckets of 4 KiB). They wait in a queue, of which the first is woken.
 #[test]
 fn polls_per_request_do_not_grow_with_the_requests_in_flight() {
     for kind in ["read", "write", "fua", "mixed", "flush", "discard"] {

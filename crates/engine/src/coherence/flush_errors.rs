@@ -3,11 +3,12 @@
 //! A flush that fails may cost what any client wrote, and is mostly not the client's own: the
 //! publisher, writeback and superblocks flush as well. So each stream that wrote gets one error,
 //! with its next FLUSH. A stream that comes later is a client of its own, or one that lost its
-//! connection: it gets one as well, unless every stream that wrote has got it.
+//! connection: it gets one as well, unless every stream that wrote has got it. An error that was
+//! given over a connection that broke later counts as not given: the client may not have it.
 
 use std::collections::BTreeMap;
 
-use ubcache_env::StreamId;
+use ubcache_env::{StreamEnd, StreamId};
 
 /// More streams than this that left something behind are not kept apart: the newest get the errors
 /// of the others.
@@ -17,6 +18,8 @@ const LEFT_MAX: usize = 1024;
 struct Stream {
     /// It knows of the failures up to this one.
     knows: u64,
+    /// It knew of these when it came: no error was given to it before.
+    knew: u64,
     /// It stands for one that left without knowing.
     stands_in: bool,
 }
@@ -93,13 +96,19 @@ impl FlushErrors {
         news || failures > flush.failures
     }
 
-    /// A stream has ended. `flushed`: nothing that it wrote waits for a flush.
-    pub fn leaves(&mut self, stream: StreamId, flushed: bool) {
+    /// A stream has ended. `flushed`: nothing that it wrote waits for a flush. Returns true if an
+    /// error that it was given counts as not given.
+    pub fn leaves(&mut self, stream: StreamId, end: StreamEnd, flushed: bool) -> bool {
         self.wrote_last = None;
-        let Some(Stream { knows, .. }) = self.streams.remove(&stream) else { return };
+        let Some(it) = self.streams.remove(&stream) else { return false };
+        let knows = match end {
+            StreamEnd::Orderly => it.knows,
+            StreamEnd::Cut => it.knew,
+        };
         if (!flushed || knows < self.failures) && self.left.len() < LEFT_MAX {
             self.left.push(Left { knows, flushes: self.flushes });
         }
+        knows < it.knows
     }
 
     /// Returns true if a stream that wrote, here or gone, has got no error for a failure yet.
@@ -119,7 +128,8 @@ impl FlushErrors {
 
     fn stream(&mut self, stream: StreamId) -> &mut Stream {
         let left = self.longest_ago().map_or(u64::MAX, |at| self.left[at].knows);
-        let fresh = Stream { knows: self.known.min(left), stands_in: left < self.failures };
+        let knows = self.known.min(left);
+        let fresh = Stream { knows, knew: knows, stands_in: left < self.failures };
         self.streams.entry(stream).or_insert(fresh)
     }
 }
@@ -178,11 +188,25 @@ mod tests {
         errors.writes(B);
         errors.flush_failed();
         assert!(flush(&mut errors, B));
-        errors.leaves(A, true);
+        errors.leaves(A, StreamEnd::Orderly, true);
         assert!(errors.are_owed());
         assert!(flush(&mut errors, C) && !flush(&mut errors, C));
         assert!(!errors.are_owed());
         assert!(!flush(&mut errors, StreamId(4)), "one came for the one that left");
+    }
+
+    #[test]
+    fn an_error_given_over_a_connection_that_broke_is_given_again() {
+        for (end, again) in [(StreamEnd::Cut, true), (StreamEnd::Orderly, false)] {
+            let mut errors = FlushErrors::default();
+            errors.writes(A);
+            errors.flush_failed();
+            assert!(flush(&mut errors, A));
+            errors.leaves(A, end, true);
+            assert_eq!(errors.are_owed(), again);
+            assert_eq!(flush(&mut errors, B), again);
+            assert!(!flush(&mut errors, B) && !errors.are_owed());
+        }
     }
 
     #[test]
@@ -191,7 +215,7 @@ mod tests {
             let mut errors = FlushErrors::default();
             errors.writes(A);
             errors.writes(B);
-            errors.leaves(A, false);
+            errors.leaves(A, StreamEnd::Orderly, false);
             if flushed_in_between {
                 assert!(!flush(&mut errors, B));
             }

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError,
-    VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoVec, Sector, SectorRange, StreamEnd, StreamId, Volume,
+    VolumeError, VolumeInfo,
 };
 
 use super::CachedVolume;
@@ -110,9 +110,11 @@ impl<E: Env> Volume for CachedVolume<E> {
         self.flush_all(stream).await
     }
 
-    fn stream_ended(&self, stream: StreamId) {
+    fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         let flushed = self.coherence.unflushed.borrow().is_empty() && self.lifecycle.uses_cache();
-        self.coherence.flush_errors.borrow_mut().leaves(stream, flushed);
+        if self.coherence.flush_errors.borrow_mut().leaves(stream, end, flushed) {
+            self.context.env.mark("error_lost_with_a_connection");
+        }
     }
 
     async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {

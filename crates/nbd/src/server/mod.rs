@@ -33,7 +33,7 @@ mod workers;
 use std::rc::Rc;
 
 use ubcache_env::local::join;
-use ubcache_env::{Env, Stream, StreamError, StreamId, Volume};
+use ubcache_env::{Env, Stream, StreamEnd, StreamError, StreamId, Volume};
 
 use crate::exports::Exports;
 use crate::proto::{ProtocolError, ServerDecoder};
@@ -144,7 +144,11 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     };
     let (read, sent) = join(reading, replies::send_replies(&**stream, &outbox)).await;
     connection.workers.end().await;
-    connection.volume.stream_ended(stream_id);
+    let end = match (&read, &sent) {
+        (Ok(end), Ok(())) => *end,
+        _ => StreamEnd::Cut,
+    };
+    connection.volume.stream_ended(stream_id, end);
     read?;
     Ok(sent?)
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, IoVec, Sector, SectorRange, Stream, StreamId, Volume};
+use ubcache_env::{Env, IoVec, Sector, SectorRange, Stream, StreamEnd, StreamId, Volume};
 
 use super::execute::{Failure, MAX_EXTENTS};
 use super::input::Input;
@@ -126,13 +126,14 @@ impl<V: Volume> Connection<V> {
     }
 }
 
-/// Receives requests and starts them until the client leaves. Those in flight are not waited for.
+/// Receives requests and starts them until the client leaves, which is orderly if it says so. Those
+/// in flight are not waited for.
 pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
     env: &E,
     connection: &Rc<Connection<V>>,
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
-) -> Result<(), ServeError> {
+) -> Result<StreamEnd, ServeError> {
     loop {
         let mut bytes = input.available();
         let request = match decoder.next(&mut bytes)? {
@@ -143,11 +144,11 @@ pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
         let left = bytes.len();
         input.consume_to(left);
         match request {
-            Some(Request { command: Command::Disconnect, .. }) => return Ok(()),
+            Some(Request { command: Command::Disconnect, .. }) => return Ok(StreamEnd::Orderly),
             Some(request) => start(env, connection, input, decoder, request).await?,
             None if input.refill().await? => {}
             None if decoder.is_mid_message() => return Err(ServeError::Disconnected),
-            None => return Ok(()),
+            None => return Ok(StreamEnd::Cut),
         }
     }
 }

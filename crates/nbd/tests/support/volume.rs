@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use ubcache_env::local::Event;
 use ubcache_env::{
-    BlockStatus, Buf, IoVec, Sector, SectorRange, StreamId, Volume, VolumeError, VolumeInfo,
+    BlockStatus, Buf, IoVec, Sector, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
+    VolumeInfo,
 };
 
 /// A request that the volume got.
@@ -28,6 +29,7 @@ pub struct MemoryVolume {
     allocated: RefCell<Vec<bool>>,
     pub asked: RefCell<Vec<Asked>>,
     pub streams: RefCell<Vec<StreamId>>,
+    pub ends: RefCell<Vec<StreamEnd>>,
     /// Errors for the next requests.
     pub failures: RefCell<VecDeque<Option<VolumeError>>>,
     /// Events that the next requests wait for.
@@ -54,6 +56,7 @@ impl MemoryVolume {
             allocated: RefCell::new(vec![false; len]),
             asked: RefCell::default(),
             streams: RefCell::default(),
+            ends: RefCell::default(),
             failures: RefCell::default(),
             gates: RefCell::default(),
             running: Cell::new(0),
@@ -145,7 +148,9 @@ impl Volume for MemoryVolume {
     async fn flush(&self, _: StreamId) -> Result<(), VolumeError> {
         self.begin(Asked::Flush).await
     }
-    fn stream_ended(&self, _: StreamId) {}
+    fn stream_ended(&self, _: StreamId, end: StreamEnd) {
+        self.ends.borrow_mut().push(end);
+    }
     async fn prefetch(&self, _: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.begin(Asked::Prefetch(range)).await
     }

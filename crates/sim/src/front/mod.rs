@@ -7,7 +7,8 @@ pub mod nbd;
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, ForeignMemory, IoVec, SectorRange, StreamId, Volume, VolumeError, VolumeInfo,
+    BlockStatus, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
+    VolumeInfo,
 };
 
 use crate::executor::SimEnv;
@@ -125,8 +126,8 @@ impl<V: Volume> Volume for Front<V> {
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         forward!(self, volume => volume.flush(stream).await)
     }
-    fn stream_ended(&self, stream: StreamId) {
-        forward!(self, volume => volume.stream_ended(stream));
+    fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
+        forward!(self, volume => volume.stream_ended(stream, end));
     }
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         forward!(self, volume => volume.prefetch(stream, self.there(range)).await)

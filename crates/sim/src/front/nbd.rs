@@ -12,7 +12,8 @@ use std::rc::Rc;
 use ubcache_env::local::Lock;
 use ubcache_env::{BlockStatus, Sector};
 use ubcache_env::{
-    Buf, Env, IoError, IoVec, Priority, SectorRange, StreamId, Volume, VolumeError, VolumeInfo,
+    Buf, Env, IoError, IoVec, Priority, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
+    VolumeInfo,
 };
 use ubcache_nbd::proto::Command;
 use ubcache_nbd::proto::constants::{STATE_HOLE, cmd_flag};
@@ -214,7 +215,7 @@ impl<V: Volume> Volume for NbdVolume<V> {
     }
 
     /// The server itself says so when a connection ends.
-    fn stream_ended(&self, _: StreamId) {}
+    fn stream_ended(&self, _: StreamId, _: StreamEnd) {}
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         self.ask(stream, Command::Cache, 0, range, IoVec::new()).await.map(drop)

@@ -133,7 +133,7 @@ struct ClientState {
     /// When its first write began that no successful FLUSH of it has covered, and when its last
     /// one.
     wrote: Option<(Moment, Moment)>,
-    /// Time of the last FLUSH that failed.
+    /// Time of the last FLUSH that was answered with an error.
     told: Moment,
 }
 
@@ -225,9 +225,12 @@ impl Oracle {
         let state = &mut self.volumes[op.volume as usize];
         let client = state.clients.entry(op.client).or_default();
         if !ok {
-            client.told = moment;
-            if let Some(connection) = op.connection.filter(|_| !op.cut) {
-                state.told_over.insert(connection, moment);
+            // A connection that is cut tells nothing of the device.
+            if !op.cut {
+                client.told = moment;
+                if let Some(connection) = op.connection {
+                    state.told_over.insert(connection, moment);
+                }
             }
             return;
         }
