@@ -55,12 +55,13 @@ impl<E: Env> CachedVolume<E> {
 
     /// Flushes the backing device; shared by everybody who waits for one at the same time.
     pub(crate) async fn flush_backing(&self) -> IoResult {
-        let flushes = &self.coherence.flushes;
-        let before = flushes.started();
-        let waited = flushes.is_under_way();
-        let _one = flushes.turn().await;
+        let before = self.coherence.flushes.started();
+        let waited = self.coherence.flushes.is_under_way();
+        let _one = self.coherence.flushes.turn().await;
         let joins = !self.context.keeps(Rule::F1FlushIsLater) && before > 0;
-        if flushes.newest_good() > before || (joins && flushes.newest_good() == before && waited) {
+        if self.coherence.flushes.newest_good() > before
+            || (joins && self.coherence.flushes.newest_good() == before && waited)
+        {
             // One that started after we came has succeeded.
             self.context.env.mark("backing_flush_shared");
             return Ok(());
@@ -68,12 +69,12 @@ impl<E: Env> CachedVolume<E> {
         if self.coherence.unflushed.borrow().is_empty() {
             return Ok(());
         }
-        flushes.starts();
+        self.coherence.flushes.starts();
         self.coherence.unflushed.borrow_mut().flush_starts();
         let result = self.backing.flush().await;
         self.coherence.unflushed.borrow_mut().flush_ends(result.is_ok());
         if result.is_ok() {
-            flushes.succeeds();
+            self.coherence.flushes.succeeds();
             self.coherence.unpublished.borrow_mut().any_may_be_ready();
         }
         if !self.coherence.unpublished.borrow().is_empty() {
