@@ -390,6 +390,45 @@ impl Oracle {
         }
     }
 
+    /// The instance was stopped in order: as good as a FLUSH of every client. Who is owed an error
+    /// would have made the stop fail, and those who come now are clients of the next instance.
+    pub fn stopped(&mut self) {
+        let began = self.tick();
+        let mut denied = None;
+        for state in &mut self.volumes {
+            state.told_over.clear();
+            let clients = std::mem::take(&mut state.clients);
+            if state.losses_known == 0 {
+                continue;
+            }
+            for (client, ClientState { wrote, told }) in clients {
+                let Some((wrote, _)) = wrote else { continue };
+                let flush = Flushed { began, crossed: 0, told, wrote };
+                let sector = state.registers.iter_mut().position(|it| !it.flushed(flush));
+                denied = denied.or(sector.map(|sector| (state.name.clone(), sector, client)));
+            }
+        }
+        if let Some((name, sector, client)) = denied {
+            let report = format!(
+                "a stop was good over data of client {client} that is gone: volume {name} sector \
+                 {sector}"
+            );
+            self.violation("a stop denies a loss", report);
+        }
+    }
+
+    /// A start failed, and so did a flush of it that may have lost what was not durable: as in a
+    /// crash each sector has a value that nobody has to be told of, as nobody was served.
+    pub fn start_lost(&mut self, now: Nanos) {
+        self.note(now, "a failed flush of the start may have lost something".to_owned());
+        let moment = self.tick();
+        for state in &mut self.volumes {
+            for register in &mut state.registers {
+                register.crash(state.floor, false, moment);
+            }
+        }
+    }
+
     /// A line for the log that concerns everything.
     pub fn note(&mut self, now: Nanos, note: String) {
         self.rows.push(Row { client: 0, place: None, text: "note", note, begin: now, end: None });

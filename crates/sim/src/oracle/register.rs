@@ -141,6 +141,31 @@ impl Config {
         }
     }
 
+    /// A pending write took effect right before `write`, which did at `now`. Such writes come in no
+    /// order among themselves: what they replace is not buried by any of them.
+    fn insert_before(&mut self, earlier: Pending, write: Pending, now: Moment) {
+        let after = now + 1;
+        if let Some((_, floor)) = earlier.shaken {
+            // It may have fallen before `write`.
+            for past in self.past.iter_mut().filter(|past| past.buried >= floor.max(1)) {
+                (past.replaced, past.buried) = (after, Moment::MAX);
+            }
+        }
+        self.past.retain(|past| past.value != earlier.value);
+        self.past.push(Past { value: earlier.value, replaced: after, buried: Moment::MAX });
+        self.todo &= !(1 << earlier.slot);
+        for (slot, moment) in &mut self.effects {
+            if *slot == write.slot {
+                *moment = after;
+            }
+        }
+        self.effects.push((earlier.slot, now));
+        if let Some((failed, floor)) = write.shaken {
+            self.falls.clear();
+            self.may_fall(failed, floor);
+        }
+    }
+
     /// A flush has failed.
     fn may_fall(&mut self, failed: Moment, floor: Moment) {
         for past in self.past.iter().filter(|past| past.buried >= floor.max(1)) {
@@ -297,6 +322,8 @@ impl Register {
                 only.set(ended, now);
                 only.todo = 0;
             }
+            // Any value is accepted.
+            _ if self.lost_track => {}
             _ => self.branch(ended, ending, now),
         }
         self.pending.remove(at);
@@ -311,18 +338,13 @@ impl Register {
     /// Every way in which a write may have come to its end.
     fn branch(&mut self, ended: Pending, ending: Ending, now: Moment) {
         let bit = 1 << ended.slot;
-        let mut configs = SmallVec::new();
-        for config in std::mem::take(&mut self.configs) {
-            if config.todo & bit == 0 {
-                configs.push(config);
-                continue;
-            }
-            self.take_effect(&config, ended, now, &mut configs);
-            if ending == Ending::Unknown {
-                configs.push(Config { todo: config.todo & !bit, ..config });
-            }
+        let (to_do, mut configs): (Vec<Config>, Vec<Config>) =
+            std::mem::take(&mut self.configs).into_iter().partition(|c| c.todo & bit != 0);
+        if ending == Ending::Unknown {
+            configs.extend(to_do.iter().map(|c| Config { todo: c.todo & !bit, ..c.clone() }));
         }
-        self.configs = configs;
+        configs.extend(self.take_effect(to_do, ended, now));
+        self.configs = configs.into();
     }
 
     /// A read that began at `since` has returned `value`. Says whether that can be.
@@ -336,23 +358,18 @@ impl Register {
         if self.configs.iter().all(|config| config.held(value, since)) {
             return true;
         }
-        let mut configs = SmallVec::new();
-        for config in &self.configs {
-            if config.held(value, since) {
-                configs.push(config.clone());
-                continue;
-            }
-            configs.extend(config.fallen(value, now));
-            for pending in &self.pending {
-                if pending.value == value && config.todo & (1 << pending.slot) != 0 {
-                    self.take_effect(config, *pending, now, &mut configs);
-                }
-            }
+        let (mut configs, others): (Vec<Config>, Vec<Config>) =
+            self.configs.iter().cloned().partition(|config| config.held(value, since));
+        configs.extend(others.iter().filter_map(|config| config.fallen(value, now)));
+        for write in self.pending.clone().into_iter().filter(|write| write.value == value) {
+            let bit = 1 << write.slot;
+            let to_do = others.iter().filter(|config| config.todo & bit != 0).cloned().collect();
+            configs.extend(self.take_effect(to_do, write, now));
         }
         if configs.is_empty() {
             return false;
         }
-        self.configs = configs;
+        self.configs = configs.into();
         self.tidy(keep);
         true
     }
@@ -452,38 +469,31 @@ impl Register {
         values
     }
 
-    /// Adds every way in which `write` takes effect now, after any set of the other pending writes.
-    fn take_effect(
-        &self,
-        config: &Config,
-        write: Pending,
-        now: Moment,
-        into: &mut SmallVec<[Config; 1]>,
-    ) {
-        let bit = 1 << write.slot;
-        let others = config.todo & !bit;
-        let mut before = others;
-        // All subsets of `others`, from all of them down to none.
-        loop {
-            let mut next = config.clone();
-            // The others come in no order among themselves: what they replace is not buried by any
-            // of them. The write itself comes after them.
-            let mut moment = now;
-            for pending in self.pending.iter().filter(|pending| before & (1 << pending.slot) != 0) {
-                next.set(*pending, moment);
-                moment = now + 1;
-            }
-            for (_, effect) in &mut next.effects {
-                *effect = (*effect).min(now);
-            }
-            next.set(write, moment);
-            next.todo = others & !before;
-            into.push(next);
-            if before == 0 || into.len() > CONFIGS_MAX {
-                return;
-            }
-            before = (before - 1) & others;
+    /// Every way in which `write` takes effect now, after any set of the other pending writes, in
+    /// configurations that have it to do. Many ways come to the same present: they are merged write
+    /// by write, as their number before that grows with the power of the writes under way.
+    fn take_effect(&mut self, to_do: Vec<Config>, write: Pending, now: Moment) -> Vec<Config> {
+        let mut configs = to_do;
+        for config in &mut configs {
+            config.set(write, now);
+            config.todo &= !(1 << write.slot);
         }
+        merge_alike(&mut configs);
+        for earlier in self.pending.iter().filter(|other| other.slot != write.slot) {
+            for at in 0..configs.len() {
+                if configs[at].todo & (1 << earlier.slot) != 0 {
+                    let mut config = configs[at].clone();
+                    config.insert_before(*earlier, write, now);
+                    configs.push(config);
+                }
+            }
+            merge_alike(&mut configs);
+            if configs.len() > CONFIGS_MAX {
+                self.lost_track = true;
+                break;
+            }
+        }
+        configs
     }
 
     /// Drops values that no read can return any more, and configurations that others cover.
@@ -496,14 +506,9 @@ impl Register {
             });
         }
         if self.configs.len() > MERGE_AT {
-            self.configs.sort_by_key(|config| (config.value, config.todo));
-            self.configs.dedup_by(|next, kept| {
-                let same = next.value == kept.value && next.todo == kept.todo;
-                if same {
-                    kept.merge(next);
-                }
-                same
-            });
+            let mut configs = std::mem::take(&mut self.configs).into_vec();
+            merge_alike(&mut configs);
+            self.configs = configs.into();
         }
         if self.configs.len() > CONFIGS_MAX {
             self.configs.truncate(CONFIGS_MAX);
@@ -523,6 +528,21 @@ impl Register {
             }
         }
     }
+}
+
+/// Merges configurations with the same present, if there are many.
+fn merge_alike(configs: &mut Vec<Config>) {
+    if configs.len() <= MERGE_AT {
+        return;
+    }
+    configs.sort_by_key(|config| (config.value, config.todo));
+    configs.dedup_by(|next, kept| {
+        let same = next.value == kept.value && next.todo == kept.todo;
+        if same {
+            kept.merge(next);
+        }
+        same
+    });
 }
 
 #[cfg(test)]
@@ -685,5 +705,40 @@ mod tests {
         register.begin_write(2, B, false);
         register.end_write(2, Ending::Done, 24, Keep { flushed: 16, ..KEEP });
         assert_eq!(register.after_crash(16), [A, B, OLD]);
+    }
+
+    /// Each of twelve writes under way may be the last to take effect. Ways in which they may have
+    /// taken effect were left out once there were too many; now they are merged before that.
+    #[test]
+    fn each_of_many_overlapping_writes_may_be_the_last() {
+        let last = |seen: u64| {
+            let mut register = Register::new(OLD);
+            for op in 1..=12 {
+                register.begin_write(op, Value(op), false);
+            }
+            // Memory that changes makes a write two, and one of them has an unknown end.
+            for op in 1..=12 {
+                let ending = if op % 2 == 0 { Ending::Unknown } else { Ending::Done };
+                register.end_write(op, ending, op * STEP, KEEP);
+            }
+            assert!(register.is_quiet() && !register.lost_track);
+            assert!(register.end_read(Value(seen), 52, 56, KEEP), "op {seen}");
+            assert_eq!(register.allowed(60), [Value(seen)]);
+        };
+        (1..=12).for_each(last);
+    }
+
+    /// With more than it can follow the register accepts what it must not refuse.
+    #[test]
+    fn register_with_too_many_overlapping_writes_accepts_any_value_until_it_is_quiet() {
+        let mut register = Register::new(OLD);
+        for op in 1..=24 {
+            register.begin_write(op, Value(op), false);
+        }
+        for op in 1..=24 {
+            register.end_write(op, Ending::Done, op * STEP, KEEP);
+        }
+        assert!(register.end_read(Value(1), 100, 104, KEEP));
+        assert!(!register.end_read(Value(2), 108, 112, KEEP), "the read in a quiet moment decides");
     }
 }

@@ -475,6 +475,8 @@ impl<S: System> Run<S> {
         let rng = &mut Rng::fork(self.setup.plan.seed ^ self.workload.started.get(), "driver");
         if let Some(done) = S::driver_runs(&self.setup, run, rng, &mut write) {
             self.note(format!("the driver had the set: {done}"));
+            // The one that wrote was no client of ubcache.
+            oracle.borrow_mut().stopped();
             self.handed_over.set(true);
         }
     }
@@ -556,6 +558,8 @@ impl<S: System> Run<S> {
         if gone {
             // Writes that the disk had not made durable are gone, as in a crash.
             self.workload.crashed(self.world.now(), false);
+        } else if S::FLUSHES_AT_STOP {
+            self.workload.oracle.borrow_mut().stopped();
         }
         for disk in self.disks() {
             if S::FLUSHES_AT_STOP && !gone && disk.unflushed_sectors() > 0 {
@@ -617,6 +621,8 @@ impl<S: System> Run<S> {
     async fn start_for(&self, delay: Nanos) -> Step<Option<Result<(), String>>> {
         self.note("start".to_owned());
         let env = self.world.new_instance();
+        let losses = || self.disks().map(|disk| disk.flush_losses().get()).sum::<u64>();
+        let losses_before = losses();
         let result = Rc::new(RefCell::new(None));
         let started = Rc::new(Event::default());
         let (setup, into, done, inside) =
@@ -645,6 +651,9 @@ impl<S: System> Run<S> {
                 self.world.kill(&env);
                 for disk in self.disks() {
                     disk.host_restart();
+                }
+                if losses() > losses_before {
+                    self.workload.oracle.borrow_mut().start_lost(self.world.now());
                 }
                 self.inspect_rest("after a start that failed")?;
                 Ok(Some(Err(error)))
