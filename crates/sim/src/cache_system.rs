@@ -28,6 +28,8 @@ pub struct CacheSystem {
     env: SimEnv,
     set: CacheSet<SimEnv>,
     volumes: Vec<Rc<CachedVolume<SimEnv>>>,
+    /// The backing device of each volume.
+    backing: Vec<SimDisk>,
     has_faults: bool,
 }
 
@@ -107,11 +109,17 @@ fn options(setup: &Setup) -> SetOptions {
 /// Interval between two looks at an awaited state.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(1);
 
+/// Rest of an outage of a backing device up to which the end of writeback is awaited. A run with
+/// clients that never stop waits 20 s for everything.
+const OUTAGE_ENDURED: Nanos = Nanos::from_secs(5);
+
 impl CacheSystem {
-    /// Waits until a volume that leaves writeback has no dirty data.
-    async fn until_clean(&self, volume: &CachedVolume<SimEnv>) -> Result<(), String> {
+    /// Waits until a volume that leaves writeback has no dirty data, if its backing device takes it
+    /// in time: what has no place to go stays dirty.
+    async fn until_clean(&self, index: usize) -> Result<(), String> {
+        let (volume, disk) = (&self.volumes[index], &self.backing[index]);
         let leaves = || volume.mode() != CacheMode::Writeback && self.set.status().failed.is_none();
-        while leaves() && volume.status().dirty_bytes > 0 {
+        while leaves() && disk.outage_left() <= OUTAGE_ENDURED && volume.status().dirty_bytes > 0 {
             self.env.sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -216,7 +224,8 @@ impl System for CacheSystem {
             }
             volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
         }
-        Ok(CacheSystem { env, set, volumes, has_faults: setup.plan.has_faults() })
+        let backing = setup.backing.clone();
+        Ok(CacheSystem { env, set, volumes, backing, has_faults: setup.plan.has_faults() })
     }
 
     fn volumes(&self) -> Vec<Rc<Self::Volume>> {
@@ -226,9 +235,10 @@ impl System for CacheSystem {
     async fn control(&self, command: Command) -> Result<(), String> {
         match command {
             Command::Attribute { volume, name, value } => {
-                let volume = &self.volumes[volume];
+                let index = volume;
+                let volume = &self.volumes[index];
                 let done = match name.as_str() {
-                    "until-clean" => return self.until_clean(volume).await,
+                    "until-clean" => return self.until_clean(index).await,
                     "until-published" => return self.until_published(volume).await,
                     "detach" => self.set.detach(volume).await,
                     "attach" => self.set.attach_again(volume).await,

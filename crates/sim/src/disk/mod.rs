@@ -258,6 +258,13 @@ impl SimDisk {
         self.inner.state.borrow_mut().outage = Some((outage, until));
     }
 
+    /// Time until the fault of the whole disk ends; 0 without one.
+    pub fn outage_left(&self) -> Nanos {
+        let now = self.inner.world.now();
+        let outage = self.inner.state.borrow().outage;
+        Nanos(outage.map_or(0, |(_, until)| until.0.saturating_sub(now)))
+    }
+
     /// Ends whatever is wrong with the disk as a whole.
     pub fn repair(&self) {
         self.inner.state.borrow_mut().outage = None;
