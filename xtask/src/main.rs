@@ -211,6 +211,8 @@ fn test() -> bool {
                 "--test",
                 "mutants",
                 "--test",
+                "rules",
+                "--test",
                 "bypass_write_race",
                 "--test",
                 "crash_at_every_write",

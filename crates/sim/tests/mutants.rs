@@ -10,7 +10,7 @@ use ubcache_sim::plan::draw::{DrawOptions, draw};
 use ubcache_sim::{RunOptions, run_plan};
 
 /// Each mutant is found within these, which find nothing in the engine as it is.
-const SEEDS: std::ops::Range<u64> = 0..1000;
+const SEEDS: std::ops::Range<u64> = 0..2000;
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
