@@ -228,7 +228,7 @@ fn lost_volume_table_is_rebuilt_from_the_disks() {
 }
 
 /// Two disks, each with dirty data in the cache: its owner is ambiguous, so none of it is assigned.
-/// Where one slot is lost, there is no choice.
+/// One lost slot leaves no choice.
 #[test]
 fn ambiguous_slots_are_not_assigned() {
     let directory = scratch();

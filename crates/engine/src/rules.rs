@@ -2,8 +2,8 @@
 //!
 //! Code that follows a rule says so: `if self.context.keeps(Rule::J1FlushBeforeEntry)`. In the
 //! product that is true by definition, costs nothing, and the other branch is not compiled. In a
-//! build with the cargo feature `mutants` a `Mutant` switches rules off, and the
-//! simulator has to notice.
+//! build with the cargo feature `mutants` a `Mutant` switches rules off, and the simulator has to
+//! notice.
 //!
 //! A rule stands here if a mutant switches it off. The others of coherence.md have nothing that
 //! could be left out, or nothing that would be wrong without it; tests/rules.rs of the simulator
