@@ -15,7 +15,7 @@ use ubcache_engine::{
 use ubcache_env::local::Event;
 use ubcache_env::{Nanos, Priority, Volume};
 use ubcache_format::{SECTOR_BYTES, Uuid};
-use ubcache_host::{Host, HostEnv, IoBackend, signal};
+use ubcache_host::{Host, HostEnv, HostFile, IoBackend, signal};
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ServeConfig, export_names};
@@ -23,7 +23,7 @@ use crate::control::server::ControlServer;
 use crate::control::socket_directories;
 use crate::failure::Failure;
 
-use crate::open::precheck::{Members, precheck};
+use crate::open::precheck::{Down, Member, Members, precheck};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
 use crate::served::daemon::{Daemon, Served};
@@ -45,6 +45,8 @@ pub struct Ready {
     pub io: &'static str,
     /// The exports: name, size in bytes, URIs.
     pub exports: Vec<(String, u64, Vec<String>)>,
+    /// The backing devices that are not served: name and path.
+    pub down: Vec<(String, PathBuf)>,
 }
 
 /// Serves until a stop is requested. `ready` is called once, when clients can connect.
@@ -59,7 +61,7 @@ pub fn serve_in<W: World>(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
     let members = precheck(config)?;
-    names_of(config, &members)?;
+    names_of(&members)?;
     hold_memory(config.lock_memory)?;
     let host = Host::new(IoBackend::Auto)
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
@@ -119,7 +121,7 @@ async fn open<W: World>(
     members: &Members,
 ) -> Result<Daemon<W>, Failure> {
     let uuid = members.cache.set_uuid;
-    let names = names_of(config, members)?;
+    names_of(members)?;
     for path in std::iter::once(&members.cache_path) {
         if let Some((missing, free)) = missing_room(path) {
             tracing::warn!(
@@ -134,9 +136,17 @@ async fn open<W: World>(
     // All devices are taken before anything is changed on any of them.
     let host = world.host();
     let cache = open_device(host, &members.cache_path, config.page_cache).await?;
-    let mut backings = Vec::new();
-    for path in &config.backings {
-        let backing = open_device(host, path, config.page_cache).await?;
+    let mut down = members.down.clone();
+    let mut opened: Vec<(&Member, HostFile)> = Vec::new();
+    for member in &members.backings {
+        let path = &member.path;
+        let backing = match open_device(host, path, config.page_cache).await {
+            Ok(backing) => backing,
+            Err(why) => {
+                down.push(Down::new(path, member.given.as_deref(), why));
+                continue;
+            }
+        };
         if !config.trust_discards && refuse_vague_discards(&backing) {
             tracing::info!(
                 device = %path.display(),
@@ -144,11 +154,16 @@ async fn open<W: World>(
                  differently every time (--trust-discards passes them on)"
             );
         }
-        backings.push(backing);
+        opened.push((member, backing));
     }
-    let choices = choices(config, &names)?;
-    let unchosen = members.backings.iter().zip(&choices).filter(|(_, choice)| choice.is_none());
-    let expected = unchosen.map(|(superblock, _)| superblock.clone()).collect();
+    if opened.is_empty() {
+        return Err(first_reason(down));
+    }
+    let served: Vec<&Member> = opened.iter().map(|(member, _)| *member).collect();
+    let names = names_among(&served)?;
+    let choices = choices(config, &served, &names)?;
+    let unchosen = served.iter().zip(&choices).filter(|(_, choice)| choice.is_none());
+    let expected = unchosen.map(|(member, _)| member.superblock.clone()).collect();
     let mut options =
         SetOptions { keep_clean: config.keep_clean, expected, ..SetOptions::default() };
     if let Some(bytes) = config.index_memory {
@@ -158,15 +173,14 @@ async fn open<W: World>(
         CacheSet::open(world.clone(), world.cache(cache), options).await.map_err(|error| {
             match &error {
                 EngineError::OlderCopy { uuid, .. } => {
-                    let at =
-                        members.backings.iter().position(|superblock| superblock.uuid == *uuid);
+                    let at = served.iter().position(|member| member.superblock.uuid == *uuid);
                     let at = at.expect("only what is expected is refused");
-                    member_failure(&members.cache_path, &config.backings[at], &names[at], &error)
+                    member_failure(&members.cache_path, &served[at].path, &names[at], &error)
                 }
                 error => engine_failure(&members.cache_path, error),
             }
         })?;
-    say_unused(&members.cache_path, &config.backings, &set);
+    say_unused(&members.cache_path, &served, &set);
     if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
         let whose = match from {
             FormerRun::Driver => "the Linux driver ran this set last",
@@ -189,29 +203,39 @@ async fn open<W: World>(
         }
     }
     let mut volumes = Vec::new();
-    for (((backing, path), name), choice) in
-        backings.into_iter().zip(&config.backings).zip(names).zip(choices)
-    {
+    for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
+        let path = &member.path;
         let options = AttachOptions { name: name.clone(), read_only: config.read_only, choice };
         let lost = backing.lost();
         match set.attach(world.backing(backing), options).await {
             Ok(volume) => {
                 volumes.push(Served { name: name.clone(), volume, path: path.clone(), lost });
             }
+            // The set can't go on, or somebody has to choose first.
+            Err(EngineError::OfCache(error)) => {
+                return refuse(&set, engine_failure(&members.cache_path, &error)).await;
+            }
+            Err(error @ (EngineError::OlderCopy { .. } | EngineError::WouldLose(_))) => {
+                let why = member_failure(&members.cache_path, path, &name, &error);
+                return refuse(&set, why).await;
+            }
             Err(error) => {
-                // Report the refusal, not a failure of the stop.
-                let _ = set.stop().await;
-                return Err(match error {
-                    EngineError::OfCache(error) => engine_failure(&members.cache_path, &error),
-                    error => member_failure(&members.cache_path, path, &name, &error),
-                });
+                let why = member_failure(&members.cache_path, path, &name, &error);
+                down.push(Down { path: path.clone(), name, why });
             }
         }
+    }
+    if volumes.is_empty() {
+        return refuse(&set, first_reason(down)).await;
+    }
+    for Down { path, name, why } in &down {
+        tracing::error!(export = name, path = %path.display(), "not served: {why}");
     }
     Ok(Daemon {
         set,
         uuid,
         volumes,
+        down,
         cache_path: members.cache_path.clone(),
         stop_wanted: Event::default(),
         stopped: Event::default(),
@@ -219,16 +243,29 @@ async fn open<W: World>(
     })
 }
 
+/// Reason for a start without a backing device.
+fn first_reason(down: Vec<Down>) -> Failure {
+    let first = down.into_iter().next();
+    first.map_or_else(|| Failure::usage("-B", "no backing device given"), |down| down.why)
+}
+
+/// Ends the set. The refusal is reported, not a failure of the stop.
+async fn refuse<W: World, T>(set: &CacheSet<W>, why: Failure) -> Result<T, Failure> {
+    let _ = set.stop().await;
+    Err(why)
+}
+
 /// The names of the exports, none of them twice.
-fn names_of(config: &ServeConfig, members: &Members) -> Result<Vec<String>, Failure> {
-    let labels: Vec<String> =
-        members.backings.iter().map(|superblock| superblock.label_str()).collect();
-    let given = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+fn names_of(members: &Members) -> Result<Vec<String>, Failure> {
+    names_among(&members.backings.iter().collect::<Vec<_>>())
+}
+
+fn names_among(members: &[&Member]) -> Result<Vec<String>, Failure> {
+    let labels: Vec<String> = members.iter().map(|member| member.superblock.label_str()).collect();
     let volumes: Vec<Named<'_>> = labels
         .iter()
-        .zip(&config.backings)
-        .zip(given)
-        .map(|((label, path), given)| Named { given, label, path })
+        .zip(members)
+        .map(|(label, member)| Named { given: member.given.as_deref(), label, path: &member.path })
         .collect();
     export_names(&volumes)
 }
@@ -278,6 +315,7 @@ async fn run<W: World>(
                 )
             })
             .collect(),
+        down: daemon.down.iter().map(|down| (down.name.clone(), down.path.clone())).collect(),
     });
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "can't tell systemd that the daemon is ready");
@@ -330,7 +368,11 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
 }
 
 /// Choices of the command line for disks that are not of one run with the cache.
-fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>, Failure> {
+fn choices(
+    config: &ServeConfig,
+    members: &[&Member],
+    names: &[String],
+) -> Result<Vec<Option<Choice>>, Failure> {
     let default = config.drop_clean_cache.then_some(Choice::DropClean);
     let mut choices = vec![default; names.len()];
     let disks =
@@ -338,9 +380,8 @@ fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>
     let caches =
         config.believe_cache.iter().map(|name| ("--believe-cache", name, Choice::BelieveCache));
     for (option, given, choice) in disks.chain(caches) {
-        let is_it =
-            |(name, path): (&String, &PathBuf)| given == name || path.as_path() == Path::new(given);
-        let at = names.iter().zip(&config.backings).position(is_it);
+        let is_it = |(name, it): (&String, &&Member)| given == name || it.path == Path::new(given);
+        let at = names.iter().zip(members).position(is_it);
         let at = at.ok_or_else(|| {
             Failure::usage(format_args!("{option} {given}"), "there is no such disk")
                 .expected(format_args!("one of {}, or a path after -B", names.join(", ")))
@@ -360,13 +401,14 @@ fn choices(config: &ServeConfig, names: &[String]) -> Result<Vec<Option<Choice>>
 }
 
 /// Logs a cache device that is longer than the set.
-fn say_unused<W: World>(path: &Path, backings: &[PathBuf], set: &CacheSet<W>) {
+fn say_unused<W: World>(path: &Path, members: &[&Member], set: &CacheSet<W>) {
     let unused = set.unused_bytes();
     if unused > 0 {
-        let recover = |disk: &PathBuf| {
-            format!("`ubcache recover -C {} -B {} --detach`", path.display(), disk.display())
+        let recover = |member: &&Member| {
+            let (cache, disk) = (path.display(), member.path.display());
+            format!("`ubcache recover -C {cache} -B {disk} --detach`")
         };
-        let recover = backings.iter().map(recover).collect::<Vec<_>>().join("; ");
+        let recover = members.iter().map(recover).collect::<Vec<_>>().join("; ");
         tracing::info!(
             cache = %path.display(),
             bytes = unused,

@@ -256,6 +256,12 @@ fn table(report: &Report) -> String {
         for volume in &set.volumes {
             volume_table(&mut text, volume);
         }
+        for down in &set.down {
+            let _ = writeln!(text, "  down     {}  {}", down.name, down.path);
+            for line in down.why.lines() {
+                let _ = writeln!(text, "           {line}");
+            }
+        }
         for absent in &set.absent {
             let label = if absent.label.is_empty() {
                 String::new()

@@ -175,6 +175,9 @@ fn greeting(ready: &Ready) -> String {
             text.push_str(&format!("export {name} {} {uri}\n", show_size(*bytes)));
         }
     }
+    for (name, path) in &ready.down {
+        text.push_str(&format!("down {name} {}\n", path.display()));
+    }
     text + &format!(
         "ready: set {}, control socket {}, I/O by {}\n",
         ready.set,

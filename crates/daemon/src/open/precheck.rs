@@ -10,18 +10,52 @@ use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::open::superblock::{ExpectedKind, look};
 
-/// The superblocks of everything that is going to be served.
+/// The devices of a set, as they are found at the start.
 #[derive(Debug)]
 pub struct Members {
     /// Path of the cache device.
     pub cache_path: PathBuf,
     /// Superblock of the cache device.
     pub cache: Superblock,
-    /// Superblocks of the backing devices, in their order.
-    pub backings: Vec<Superblock>,
+    /// The backing devices that can be served, in their order; at least one.
+    pub backings: Vec<Member>,
+    /// Those that can't.
+    pub down: Vec<Down>,
 }
 
-/// Checks all devices.
+/// A backing device that is going to be served.
+#[derive(Debug)]
+pub struct Member {
+    /// Its path.
+    pub path: PathBuf,
+    /// The name given to its export.
+    pub given: Option<String>,
+    /// Its superblock.
+    pub superblock: Superblock,
+}
+
+/// A backing device that was named, and can't be served: the others are.
+#[derive(Clone, Debug)]
+pub struct Down {
+    /// Its path.
+    pub path: PathBuf,
+    /// The name given to its export, else its file name.
+    pub name: String,
+    /// The reason.
+    pub why: Failure,
+}
+
+impl Down {
+    /// A backing device that is left out.
+    pub fn new(path: &Path, given: Option<&str>, why: Failure) -> Down {
+        let file = || path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = given.map(str::to_owned).or_else(file).unwrap_or_else(|| "disk".to_owned());
+        Down { path: path.to_owned(), name, why }
+    }
+}
+
+/// Checks all devices. A backing device that can't be served is left out, unless it is the only
+/// one; wrong usage is an error.
 pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     if config.backings.is_empty() {
         return Err(
@@ -32,24 +66,38 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
         return Err(without_cache(&config.backings[0]));
     };
     let cache = look(cache_path, ExpectedKind::Cache)?.1;
-    let mut backings: Vec<Superblock> = Vec::new();
-    for path in &config.backings {
-        let backing = look(path, ExpectedKind::Backing)?.1;
-        check_member(cache_path, &cache, path, &backing)?;
-        if let Some(at) = backings.iter().position(|other| other.uuid == backing.uuid) {
+    let mut backings: Vec<Member> = Vec::new();
+    let mut down = Vec::new();
+    let names = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+    for (path, given) in config.backings.iter().zip(names) {
+        let found = look(path, ExpectedKind::Backing).and_then(|(_, superblock)| {
+            check_member(cache_path, &cache, path, &superblock).map(|()| superblock)
+        });
+        let superblock = match found {
+            Ok(superblock) => superblock,
+            Err(why) => {
+                down.push(Down::new(path, given, why));
+                continue;
+            }
+        };
+        if let Some(other) = backings.iter().find(|it| it.superblock.uuid == superblock.uuid) {
             return Err(Failure::refused(path, "this backing device is given twice")
                 .found(format_args!(
                     "UUID {}, the same as {}",
-                    backing.uuid,
-                    config.backings[at].display()
+                    superblock.uuid,
+                    other.path.display()
                 ))
                 .expected(
                     "every backing device once; a device and its copy can't be served together",
                 ));
         }
-        backings.push(backing);
+        let given = given.map(str::to_owned);
+        backings.push(Member { path: path.clone(), given, superblock });
     }
-    Ok(Members { cache_path: cache_path.clone(), cache, backings })
+    match down.first() {
+        Some(first) if backings.is_empty() => Err(first.why.clone()),
+        _ => Ok(Members { cache_path: cache_path.clone(), cache, backings, down }),
+    }
 }
 
 fn check_member(

@@ -9,10 +9,11 @@ use ubcache_env::local::Event;
 use ubcache_format::Uuid;
 
 use super::report::{
-    AbsentReport, BackingReport, CacheReport, Counters, MemoryReport, Report, SetReport,
-    StatsReport, VolumeReport,
+    AbsentReport, BackingReport, CacheReport, Counters, DownReport, MemoryReport, Report,
+    SetReport, StatsReport, VolumeReport,
 };
 use super::world::World;
+use crate::open::precheck::Down;
 use crate::size::show_size;
 
 /// The running set: state that all parts of the daemon share.
@@ -23,6 +24,8 @@ pub struct Daemon<W: World> {
     pub uuid: Uuid,
     /// The volumes, in the order of the command line.
     pub volumes: Vec<Served<W>>,
+    /// The backing devices that were named and are not served.
+    pub down: Vec<Down>,
     pub(crate) cache_path: PathBuf,
     /// Set when a signal or a client requests the end of the daemon.
     pub stop_wanted: Event,
@@ -281,6 +284,7 @@ impl<W: World> Daemon<W> {
             },
             volumes: volumes.collect(),
             absent: absent.collect(),
+            down: self.down.iter().map(DownReport::from).collect(),
             memory: MemoryReport {
                 bytes: held.bytes(),
                 extents: held.extents,

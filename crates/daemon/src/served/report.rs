@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::open::precheck::Down;
+
 /// The whole report.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -25,6 +27,9 @@ pub struct SetReport {
     /// Backing devices of the set that are not served.
     #[serde(default)]
     pub absent: Vec<AbsentReport>,
+    /// Backing devices that were named, and can't be served.
+    #[serde(default)]
+    pub down: Vec<DownReport>,
     /// Memory of its tables.
     #[serde(default)]
     pub memory: MemoryReport,
@@ -58,6 +63,24 @@ pub struct AbsentReport {
     pub label: String,
     /// Bytes that only the cache has.
     pub dirty_bytes: u64,
+}
+
+/// A backing device that was named, and can't be served.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DownReport {
+    /// The name given to its export, else its file name.
+    pub name: String,
+    /// Its path.
+    pub path: String,
+    /// The reason, in several lines.
+    pub why: String,
+}
+
+impl From<&Down> for DownReport {
+    fn from(down: &Down) -> DownReport {
+        let path = down.path.display().to_string();
+        DownReport { name: down.name.clone(), path, why: down.why.to_string() }
+    }
 }
 
 /// Counts of I/O on a device since the start of the daemon.
@@ -161,6 +184,7 @@ mod tests {
             sets: vec![SetReport {
                 volumes: vec![VolumeReport::default()],
                 absent: vec![AbsentReport::default()],
+                down: vec![DownReport::default()],
                 ..SetReport::default()
             }],
         };
@@ -173,7 +197,8 @@ mod tests {
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
-        assert_eq!(keys(set), "absent cache memory state uuid volumes");
+        assert_eq!(keys(set), "absent cache down memory state uuid volumes");
+        assert_eq!(keys(&set["down"][0]), "name path why");
         assert_eq!(keys(&set["memory"]), "bytes copies extents ghosts in_flight streams unflushed");
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
