@@ -98,13 +98,15 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match run(cli.command) {
+    let code = match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             commands::complain(&format!("ubcache: {failure}\n"));
             ExitCode::from(failure.code as u8)
         }
-    }
+    };
+    ubcache_daemon::log::finish();
+    code
 }
 
 fn run(command: Command) -> Result<(), Failure> {

@@ -13,6 +13,7 @@
 //! | [`open`] | opening of devices: superblocks, checks before any change |
 //! | [`served`] | the running set, its clients, its report |
 //! | [`control`] | the control protocol, client and daemon |
+//! | [`log`] | the log, which never stops the set |
 //! | [`failure`] | failures as text for the user, with their exit codes |
 //! | [`size`] | sizes as people write them |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@
 pub mod config;
 pub mod control;
 pub mod failure;
+pub mod log;
 pub mod open;
 pub mod serve;
 pub mod served;

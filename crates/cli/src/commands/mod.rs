@@ -45,5 +45,9 @@ fn cannot_print(error: &dyn std::fmt::Display) -> Failure {
 
 /// Prints a message to standard error. Ignores all errors.
 pub(crate) fn complain(text: &str) {
+    // Behind the last lines of a log, and without waiting for ever.
+    if ubcache_daemon::log::print(text) {
+        return;
+    }
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -1,17 +1,15 @@
 //! `ubcache serve`: serves a cache set over NBD, in the foreground, until a stop is requested.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
 use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
-use ubcache_daemon::{Failure, NbdAddress, PageCache, Ready, ServeConfig};
+use ubcache_daemon::{Failure, NbdAddress, PageCache, Ready, ServeConfig, log};
 use ubcache_env::Nanos;
 
 use super::demo::slow_disk::SlowWorld;
-use super::{complain, print};
+use super::print;
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
 #[derive(clap::Args, Debug)]
@@ -83,6 +81,24 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
         default_missing_value = "needed")]
     page_cache: Option<When>,
+    /// Form of the log: lines of text or JSON objects, to standard error, or entries with fields,
+    /// to the socket of systemd's journal
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// The socket of systemd's journal
+    #[arg(long, value_name = "PATH", hide = true, default_value = log::JOURNAL_SOCKET)]
+    journal_socket: PathBuf,
+}
+
+/// Form of the log.
+#[derive(Copy, Clone, Debug, clap::ValueEnum)]
+enum LogFormat {
+    /// A line of text for each event
+    Text,
+    /// A JSON object for each event
+    Json,
+    /// systemd's journal
+    Journald,
 }
 
 /// When the page cache is used.
@@ -106,13 +122,11 @@ fn parse_index_memory(text: &str) -> Result<u64, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let filter = EnvFilter::try_from_env("UBCACHE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A subscriber that is there already does as well.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(Log::default)
-        .try_init();
+    log::start(&match args.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+        LogFormat::Journald => log::Format::Journald(args.journal_socket),
+    })?;
     let mut settings = Vec::new();
     settings.extend(args.mode.map(|mode| ("cache_mode".to_owned(), mode)));
     for text in args.settings {
@@ -150,21 +164,6 @@ pub fn run(args: Args) -> Result<(), Failure> {
     match args.demo_delay {
         0 => ubcache_daemon::serve(&config, ready),
         delay => SlowWorld::serve(&config, Nanos::from_micros(delay), ready),
-    }
-}
-
-/// Standard error. Errors of writing are ignored: a lost log line is no reason to stop serving.
-#[derive(Default)]
-struct Log;
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        complain(&String::from_utf8_lossy(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -261,8 +261,13 @@ impl Daemon {
         backings: &[PathBuf],
         extra: &[&str],
     ) -> Result<Daemon, (ExitStatus, String)> {
-        let (mut command, socket, control, log) =
-            serve_command(io, directory, cache, backings, extra);
+        Daemon::try_start_command(serve_command(io, directory, cache, backings, extra))
+    }
+
+    /// Starts what [`serve_command`] made.
+    pub fn try_start_command(
+        (mut command, socket, control, log): (Command, PathBuf, PathBuf, PathBuf),
+    ) -> Result<Daemon, (ExitStatus, String)> {
         let mut child = command.spawn().expect("ubcache runs");
         let (send, lines) = mpsc::channel();
         let stdout = child.stdout.take().expect("standard output is a pipe");
@@ -368,6 +373,9 @@ impl Drop for Daemon {
 }
 
 fn tail(log: &Path) -> String {
+    if !log.is_file() {
+        return format!("{} is no file", log.display());
+    }
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")

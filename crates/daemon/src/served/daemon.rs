@@ -9,8 +9,8 @@ use ubcache_env::local::Event;
 use ubcache_format::Uuid;
 
 use super::report::{
-    AbsentReport, BackingReport, CacheReport, Counters, DownReport, MemoryReport, Report,
-    SetReport, StatsReport, VolumeReport,
+    AbsentReport, BackingReport, CacheReport, Counters, DownReport, LogReport, MemoryReport,
+    Report, SetReport, StatsReport, VolumeReport,
 };
 use super::world::World;
 use crate::open::precheck::Down;
@@ -294,6 +294,7 @@ impl<W: World> Daemon<W> {
                 ghosts: held.ghosts,
                 streams: held.streams,
             },
+            log: LogReport { dropped_lines: crate::log::dropped_lines() },
         };
         Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: vec![set] }
     }

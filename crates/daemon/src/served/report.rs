@@ -33,6 +33,16 @@ pub struct SetReport {
     /// Memory of its tables.
     #[serde(default)]
     pub memory: MemoryReport,
+    /// The log of the daemon.
+    #[serde(default)]
+    pub log: LogReport,
+}
+
+/// The log of a daemon.
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LogReport {
+    /// Lines that were lost, as nobody read them in time.
+    pub dropped_lines: u64,
 }
 
 /// Entries in memory that grow with load or size, buffers for I/O left out.
@@ -197,8 +207,9 @@ mod tests {
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
-        assert_eq!(keys(set), "absent cache down memory state uuid volumes");
+        assert_eq!(keys(set), "absent cache down log memory state uuid volumes");
         assert_eq!(keys(&set["down"][0]), "name path why");
+        assert_eq!(keys(&set["log"]), "dropped_lines");
         assert_eq!(keys(&set["memory"]), "bytes copies extents ghosts in_flight streams unflushed");
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(

@@ -1,0 +1,82 @@
+//! The native format of systemd's journal: a datagram for each entry, a `FIELD=value` a line.
+//!
+//! Own code, of few lines, as the crates for it send from the thread that logs: there a journal
+//! that is stuck would stop the device.
+
+use std::fmt::{self, Write};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::plain::plain;
+
+/// Formats events for the journal. Fields of an event are called `UBCACHE_NAME`.
+pub struct Journald;
+
+impl<S, N> FormatEvent<S, N> for Journald
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        let priority = match *metadata.level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        let mut entry = Entry::default();
+        event.record(&mut entry);
+        // A reader of the journal sees the message only.
+        writeln!(writer, "MESSAGE={}{}", entry.message, entry.summary)?;
+        writeln!(writer, "PRIORITY={priority}\nSYSLOG_IDENTIFIER=ubcache")?;
+        writeln!(writer, "SYSLOG_PID={}\nTARGET={}", std::process::id(), metadata.target())?;
+        writer.write_str(&entry.fields)
+    }
+}
+
+#[derive(Default)]
+struct Entry {
+    message: String,
+    /// The fields behind the message.
+    summary: String,
+    /// The fields, a line each.
+    fields: String,
+}
+
+impl Visit for Entry {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}"));
+    }
+}
+
+impl Entry {
+    /// Values have no line ends, so that none needs the form with a length.
+    fn add(&mut self, field: &Field, value: &str) {
+        let value = plain(value, false);
+        let name = field.name();
+        if name == "message" {
+            self.message = value.into_owned();
+            return;
+        }
+        let _ = write!(self.summary, " {name}={value}");
+        let upper: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+            .collect();
+        let _ = writeln!(self.fields, "UBCACHE_{upper}={value}");
+    }
+}
