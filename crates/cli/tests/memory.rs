@@ -7,10 +7,9 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use support::{
-    Daemon, each_io, have, make_set, make_set_sized, must, skipped, text, tool, ubcache,
+    Daemon, each_io, have, make_set, make_set_sized, must, nbdsh, skipped, text, tool, ubcache,
 };
 
 /// A number of /proc/PID/status, in KiB.
@@ -18,20 +17,6 @@ fn kib(daemon: &Daemon, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
     let line = status.lines().find(|line| line.starts_with(name)).expect("a line of that name");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
-/// Runs a script with libnbd's own shell; false if Python has no libnbd.
-fn nbdsh(uri: &str, script: &str) -> bool {
-    // The Python of the system, whatever else is installed.
-    let mut command = Command::new("env");
-    command.args(["PATH=/usr/bin:/bin", "nbdsh", "-u", uri, "-c", script]);
-    let output = command.output().expect("env runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("No module named") {
-        return false;
-    }
-    assert!(output.status.success(), "{script}: {said}");
-    true
 }
 
 /// Requests to bring something into the cache read all of it at once: forty of them took more than

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ubcache_env::Nanos;
 use ubcache_host::PageCache;
 
 use crate::failure::Failure;
@@ -45,6 +46,8 @@ pub struct ServeConfig {
     pub lock_memory: bool,
     /// Refuse writes of clients.
     pub read_only: bool,
+    /// Time limit for the requests of clients at a stop.
+    pub drain_timeout: Nanos,
     /// The devices that are used through the kernel's page cache.
     pub page_cache: PageCache,
 }

@@ -13,7 +13,7 @@ use ubcache_engine::{
     TakenOver,
 };
 use ubcache_env::local::Event;
-use ubcache_env::{Nanos, Priority, Volume};
+use ubcache_env::{Priority, Volume};
 use ubcache_format::{SECTOR_BYTES, Uuid};
 use ubcache_host::{Host, HostEnv, HostFile, IoBackend, signal};
 use ubcache_nbd::Exports;
@@ -30,9 +30,6 @@ use crate::served::daemon::{Daemon, Served};
 use crate::served::listen::Listeners;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
-
-/// Time limit for the requests of clients at a stop.
-const CLIENT_CLOSE_TIMEOUT: Nanos = Nanos::from_secs(10);
 
 /// Summary of a daemon that serves.
 #[derive(Clone, Debug)]
@@ -68,13 +65,19 @@ pub fn serve_in<W: World>(
     host.set_busy_poll(config.busy_poll);
     let world = make_world(host.env());
     let io = host.backend_name();
-    let signals = [signal::SIGTERM, signal::SIGINT]
-        .map(|number| host.signal(number))
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| {
+    let take_signal = |number| {
+        host.signal(number).map_err(|error| {
             Failure::refused_because("signals", format_args!("can't wait for them: {error}"))
-        })?;
+        })
+    };
+    let signals = [take_signal(signal::SIGTERM)?, take_signal(signal::SIGINT)?];
+    let hang_up = take_signal(signal::SIGHUP)?;
+    world.spawn(Priority::Background, async move {
+        hang_up.wait().await;
+        tracing::info!(
+            "SIGHUP is ignored, as nothing is configured in a file; `ubcache stop` and SIGTERM stop"
+        );
+    });
     host.block_on(async {
         let daemon = Rc::new(Box::pin(open(&world, config, &members)).await?);
         for signal in signals {
@@ -326,7 +329,7 @@ async fn run<W: World>(
     tracing::info!("stopping");
     // Telling systemd is a courtesy.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    listeners.close(world, CLIENT_CLOSE_TIMEOUT).await;
+    listeners.close(world, config.drain_timeout).await;
     let stopped = daemon.set.stop().await;
     if let Err(error) = &stopped {
         *daemon.stop_failure.borrow_mut() = Some(error.to_string());

@@ -72,6 +72,11 @@ pub struct Args {
     /// Refuse writes of clients
     #[arg(long)]
     read_only: bool,
+    /// At a stop, wait so long for requests in flight before connections are closed; new requests
+    /// are refused meanwhile (NBD_ESHUTDOWN)
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=86_400))]
+    drain_timeout: u64,
     /// Let every read of a backing device take at least this many microseconds
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     demo_delay: u64,
@@ -153,6 +158,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         trust_discards: args.trust_discards,
         lock_memory: args.lock_memory,
         read_only: args.read_only,
+        drain_timeout: Nanos::from_secs(args.drain_timeout),
         page_cache: match args.page_cache {
             None => PageCache::Never,
             Some(When::Needed) => PageCache::Needed,

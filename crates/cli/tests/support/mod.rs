@@ -127,6 +127,20 @@ pub fn tool(program: &str) -> Command {
     command
 }
 
+/// Runs a script with libnbd's own shell; false if Python has no libnbd.
+pub fn nbdsh(uri: &str, script: &str) -> bool {
+    // The Python of the system, whatever else is installed.
+    let mut command = Command::new("env");
+    command.args(["PATH=/usr/bin:/bin", "nbdsh", "-u", uri, "-c", script]);
+    let output = command.output().expect("env runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("No module named") {
+        return false;
+    }
+    assert!(output.status.success(), "{script}: {said}");
+    true
+}
+
 /// The path as text.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("scratch paths are UTF-8")

@@ -42,6 +42,10 @@ pub(super) struct Limits {
     max_requests: u32,
     bytes: Cell<u64>,
     requests: Cell<u32>,
+    /// A request that has come waits for room.
+    waiting: Cell<bool>,
+    /// The payload of the newest request is still to come.
+    receiving: Cell<bool>,
     room: Signal,
     stats: Rc<ConnectionStats>,
 }
@@ -53,6 +57,8 @@ impl Limits {
             max_requests: max_requests.max(1),
             bytes: Cell::new(0),
             requests: Cell::new(0),
+            waiting: Cell::new(false),
+            receiving: Cell::new(false),
             room: Signal::default(),
             stats,
         }
@@ -62,19 +68,32 @@ impl Limits {
     /// limit gets all of it. Only one task may wait.
     pub(super) async fn reserve(self: &Rc<Self>, bytes: u64) -> Reservation {
         let bytes = bytes.min(self.max_bytes);
-        self.room
-            .until(|| {
-                self.requests.get() < self.max_requests
-                    && self.bytes.get() + bytes <= self.max_bytes
-            })
-            .await;
+        if !self.has_room(bytes) {
+            self.waiting.set(true);
+            self.room.until(|| self.has_room(bytes)).await;
+            self.waiting.set(false);
+        }
         self.set(self.requests.get() + 1, self.bytes.get() + bytes);
         Reservation { limits: self.clone(), bytes }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.requests.get() < self.max_requests && self.bytes.get() + bytes <= self.max_bytes
     }
 
     /// Returns true if nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.requests.get() == 0
+    }
+
+    /// The payload of the newest request is to come, or has come.
+    pub(super) fn set_receiving(&self, receiving: bool) {
+        self.receiving.set(receiving);
+    }
+
+    /// Returns true if every request that has come as a whole is answered.
+    pub(super) fn is_drained(&self) -> bool {
+        !self.waiting.get() && self.requests.get() == u32::from(self.receiving.get())
     }
 
     fn set(&self, requests: u32, bytes: u64) {

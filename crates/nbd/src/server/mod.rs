@@ -8,6 +8,7 @@
 //! | `execute` | carries one request out on the volume |
 //! | `replies` | sends what is ready, as much as possible at once |
 //! | `limits` | bounds what is in flight |
+//! | `drain` | ends connections in good order |
 //! | `input` | receives bytes |
 //!
 //! ```text
@@ -22,6 +23,7 @@
 //! read its replies is not read from either. Requests run concurrently and are answered in the
 //! order of completion. Whatever the client does, only its own connection ends.
 
+mod drain;
 mod execute;
 mod input;
 mod limits;
@@ -38,6 +40,7 @@ use ubcache_env::{Env, Stream, StreamEnd, StreamError, StreamId, Volume};
 use crate::exports::Exports;
 use crate::proto::{ProtocolError, ServerDecoder};
 use crate::stats::ConnectionStats;
+pub use drain::Drain;
 use input::Input;
 use limits::Limits;
 use replies::Outbox;
@@ -57,6 +60,8 @@ pub struct ServerOptions {
     pub fast_zero: bool,
     /// Counters of the connection; a clone of the options shares them.
     pub stats: Rc<ConnectionStats>,
+    /// The end of all connections that share it.
+    pub drain: Rc<Drain>,
 }
 
 impl Default for ServerOptions {
@@ -67,6 +72,7 @@ impl Default for ServerOptions {
             receive_buffer_bytes: 256 << 10,
             fast_zero: false,
             stats: Rc::default(),
+            drain: Rc::default(),
         }
     }
 }
@@ -99,8 +105,8 @@ impl From<StreamError> for ServeError {
 
 /// Serves one client until it leaves; the stream is closed afterwards and no request is in flight.
 ///
-/// To end it from this side, close the stream. Sequential access is detected per `stream_id`: give
-/// each connection its own.
+/// To end it from this side, close the stream, or drain it first ([`Drain`]). Sequential access is
+/// detected per `stream_id`: give each connection its own.
 pub async fn serve_connection<E: Env, S: Stream, V: Volume>(
     env: E,
     stream: Rc<S>,
@@ -132,6 +138,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     let limits =
         Rc::new(Limits::new(options.max_inflight_bytes, options.max_requests, stats.clone()));
     let outbox = Rc::new(Outbox::new(session.structured, limits.clone(), stats.clone()));
+    options.drain.joins(&outbox);
     let connection = Rc::new(Connection::new(session, options, stream_id, limits, outbox.clone()));
     let reading = async {
         let result = requests::read_requests(env, &connection, &mut input, &mut decoder).await;

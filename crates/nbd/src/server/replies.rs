@@ -46,6 +46,9 @@ pub(super) struct Outbox {
     structured: bool,
     ready: RefCell<VecDeque<Reply>>,
     ended: Cell<bool>,
+    /// New requests are refused, and the stream is to be closed when all are answered.
+    draining: Cell<bool>,
+    closed: Cell<bool>,
     changed: Signal,
     limits: Rc<Limits>,
     stats: Rc<ConnectionStats>,
@@ -57,6 +60,8 @@ impl Outbox {
             structured,
             ready: RefCell::default(),
             ended: Cell::new(false),
+            draining: Cell::new(false),
+            closed: Cell::new(false),
             changed: Signal::default(),
             limits,
             stats,
@@ -75,11 +80,29 @@ impl Outbox {
         self.changed.wake();
     }
 
-    /// Waits for something to send; `false`: everything is sent and nothing will come.
-    async fn ready(&self) -> bool {
+    /// From now on new requests are refused; the connection ends when all are answered.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        self.changed.wake();
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Waits for something to do.
+    async fn next(&self) -> Next {
         let finished = || self.ended.get() && self.limits.is_idle();
-        self.changed.until(|| !self.ready.borrow().is_empty() || finished()).await;
-        !self.ready.borrow().is_empty()
+        let drained = || self.draining.get() && !self.closed.get() && self.limits.is_drained();
+        let is_ready = || !self.ready.borrow().is_empty();
+        self.changed.until(|| is_ready() || finished() || drained()).await;
+        if is_ready() {
+            Next::Send
+        } else if finished() {
+            Next::End
+        } else {
+            Next::Close
+        }
     }
 
     /// Takes as many replies as go into one send.
@@ -101,6 +124,16 @@ impl Outbox {
         self.stats.update(|counts| counts.errors += errors);
         batch.put_together()
     }
+}
+
+/// The next thing that the sender does.
+enum Next {
+    /// Replies are ready.
+    Send,
+    /// Everything is drained.
+    Close,
+    /// Everything is sent and nothing will come.
+    End,
 }
 
 /// The replies of one send.
@@ -177,7 +210,16 @@ pub(super) async fn send_replies<S: Stream>(
 ) -> Result<(), StreamError> {
     let mut result = Ok(());
     let mut batch = Batch::default();
-    while outbox.ready().await {
+    loop {
+        match outbox.next().await {
+            Next::Send => {}
+            Next::Close => {
+                outbox.closed.set(true);
+                stream.close();
+                continue;
+            }
+            Next::End => return result,
+        }
         let content = outbox.gather(&mut batch);
         if result.is_ok() {
             let bytes = content.len() as u64;
@@ -192,5 +234,4 @@ pub(super) async fn send_replies<S: Stream>(
         }
         batch.claims.clear();
     }
-    result
 }

@@ -68,6 +68,9 @@ impl<V: Volume> Connection<V> {
     /// the errors).
     fn check(&self, request: &Request) -> Result<SectorRange, Failure> {
         let fail = |code, message| Err(Failure::new(code, message));
+        if self.outbox.is_draining() {
+            return fail(ErrorCode::Shutdown, "the server is being stopped");
+        }
         let allowed = cmd_flag::FUA
             | match request.command {
                 Command::Read if self.structured => cmd_flag::DF,
@@ -173,12 +176,17 @@ async fn start<E: Env, S: Stream, V: Volume>(
     let range = match checked {
         Ok(range) => range,
         Err(failure) => {
+            connection.limits.set_receiving(decoder.payload_left() > 0);
             skip_payload(input, decoder).await?;
+            connection.limits.set_receiving(false);
             connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
             return Ok(());
         }
     };
-    let Some(payload) = receive_payload(env, input, decoder).await? else {
+    connection.limits.set_receiving(decoder.payload_left() > 0);
+    let payload = receive_payload(env, input, decoder).await?;
+    connection.limits.set_receiving(false);
+    let Some(payload) = payload else {
         let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
         connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
         return Ok(());
