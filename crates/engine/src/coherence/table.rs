@@ -72,20 +72,17 @@ impl Drop for Ticket {
     }
 }
 
-/// The table, and a place to wait until the last entry has left.
+/// The table, and a place to wait for entries to leave.
 #[derive(Default, Debug)]
 struct Shared {
     table: RefCell<Table>,
-    emptied: Notify,
+    left: Notify,
 }
 
 impl Shared {
     fn leave(&self, place: Place) -> Option<IntervalSet> {
-        let mut table = self.table.borrow_mut();
-        let doomed = table.leave(place);
-        if table.is_empty() {
-            self.emptied.notify_all();
-        }
+        let doomed = self.table.borrow_mut().leave(place);
+        self.left.notify_all();
         doomed
     }
 }
@@ -100,7 +97,7 @@ impl InFlight {
     /// An empty table.
     pub fn new(rules: Rules) -> InFlight {
         let table = RefCell::new(Table { rules, ..Table::default() });
-        InFlight { shared: Rc::new(Shared { table, emptied: Notify::default() }) }
+        InFlight { shared: Rc::new(Shared { table, left: Notify::default() }) }
     }
 
     fn ticket(&self, place: Place) -> Ticket {
@@ -115,7 +112,7 @@ impl InFlight {
     /// Waits until nothing is in flight.
     pub async fn becomes_empty(&self) {
         while !self.is_empty() {
-            self.shared.emptied.notified().await;
+            self.shared.left.notified().await;
         }
     }
 
@@ -136,6 +133,13 @@ impl InFlight {
     pub fn enter_writeback(&self, range: SectorRange) -> Option<Ticket> {
         let place = self.shared.table.borrow_mut().enter_writeback(range)?;
         Some(self.ticket(place))
+    }
+
+    /// B1: waits until a writeback may enter.
+    pub async fn lets_writeback_in(&self, range: SectorRange) {
+        while self.shared.table.borrow().keeps_writeback_out(range) {
+            self.shared.left.notified().await;
+        }
     }
 
     /// Returns true if a backing write may be landing anywhere in the range.
@@ -293,11 +297,14 @@ impl Table {
         self.put(Entry { kind: Kind::Fill, range, backing_write: false, doomed })
     }
 
-    fn enter_writeback(&mut self, range: SectorRange) -> Option<Place> {
+    fn keeps_writeback_out(&self, range: SectorRange) -> bool {
         let write = self.rules.keeps(Rule::B1NoWriteInFlight) && self.backing_write_over(range);
         let writeback = self.rules.keeps(Rule::T4OneWriteback) && self.writeback_over(range);
-        let busy = write || writeback;
-        if busy {
+        write || writeback
+    }
+
+    fn enter_writeback(&mut self, range: SectorRange) -> Option<Place> {
+        if self.keeps_writeback_out(range) {
             return None;
         }
         Some(self.put(Entry { kind: Kind::Writeback, range, backing_write: false, doomed: None }))

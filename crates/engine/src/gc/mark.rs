@@ -15,6 +15,10 @@ use crate::index::leaf::Leaf;
 
 /// A pass begins when this part of the cache was written since the last one.
 const WRITTEN_PART: u64 = 16;
+/// Interval at which that is looked at: a write does not stop to compare.
+const LOOK_PERIOD: Nanos = Nanos::from_secs(10);
+/// From a pass that failed to the next one.
+const PAUSE_AFTER_ERROR: Nanos = Nanos::from_secs(1);
 /// Up to this many neighbouring leaves are merged.
 const MERGE_MAX: usize = 4;
 
@@ -26,11 +30,11 @@ impl<E: Env> Gc<E> {
             if self.is_pass_due() && self.allocator.buckets().is_counted() {
                 // An error here occurs again where it matters, and is reported there.
                 if self.collect_garbage().await.is_err() {
-                    self.context.env.sleep(Nanos::from_secs(1)).await;
+                    self.context.env.sleep(PAUSE_AFTER_ERROR).await;
                 }
                 continue;
             }
-            first(wake, self.context.env.sleep(Nanos::from_secs(10))).await;
+            first(wake, self.context.env.sleep(LOOK_PERIOD)).await;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Backing devices that the set knows and that are not here: what of them only the cache has, and
 //! giving it up (A7).
 
-use ubcache_env::{Env, Nanos};
+use ubcache_env::Env;
 use ubcache_format::{Inode, SECTOR_BYTES, Uuid};
 
 use super::{CacheSet, Set};
@@ -67,14 +67,15 @@ impl<E: Env> CacheSet<E> {
 impl<E: Env> Set<E> {
     /// Waits until it is known what is dirty.
     pub(super) async fn wait_until_counted(&self) -> Result<(), EngineError> {
-        while !self.allocator.buckets().is_counted() {
+        loop {
+            let changed = self.state_changed.notified();
+            if self.allocator.buckets().is_counted() || self.context.failure().is_some() {
+                break;
+            }
             if self.context.is_ending() {
                 return Err(EngineError::Stopping);
             }
-            if let Some(reason) = self.context.failure() {
-                return Err(EngineError::Failed(reason));
-            }
-            self.context.env.sleep(Nanos::from_millis(1)).await;
+            changed.await;
         }
         match self.context.failure() {
             Some(reason) => Err(EngineError::Failed(reason)),

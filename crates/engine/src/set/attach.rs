@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, Nanos};
+use ubcache_env::Env;
 use ubcache_format::{BackingState, Inode, Sector, Superblock, UuidEntry};
 
 use super::runs::{Choice, check_run};
@@ -176,12 +176,7 @@ impl<E: Env> Set<E> {
                 cache it is not whole";
             return Err(EngineError::WouldLose(why));
         }
-        while !self.allocator.buckets().is_counted() {
-            if let Some(reason) = self.context.failure() {
-                return Err(EngineError::Failed(reason));
-            }
-            self.context.env.sleep(Nanos::from_millis(1)).await;
-        }
+        self.wait_until_counted().await?;
         let dirty = slot.map_or(0, |slot| self.index.dirty_sectors(Inode(slot as u32)));
         match dirty {
             0 => Ok(()),

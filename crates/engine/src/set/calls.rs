@@ -40,6 +40,7 @@ impl<E: Env> Set<E> {
             let Some(set) = set.upgrade() else { return };
             set.journal.fail();
             set.allocator.wake_all();
+            set.state_changed.notify_all();
             for volume in set.attached() {
                 volume.wake_background();
             }

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, Nanos};
+use ubcache_env::Env;
+use ubcache_env::local::first;
 use ubcache_format::BackingState;
 
 use super::CacheSet;
@@ -13,8 +14,6 @@ use crate::volume::state::{Attachment, Transition};
 
 /// After this many failed writes of dirty data a detach gives up.
 const BACKING_ERRORS_MAX: u64 = 8;
-/// Interval at which a drain looks if it is done.
-const DRAIN_TICK: Nanos = Nanos::from_millis(10);
 
 impl<E: Env> CacheSet<E> {
     /// Writes back everything that only the cache has, and parts the volume from the set, durably.
@@ -92,7 +91,11 @@ impl<E: Env> CacheSet<E> {
     /// Waits until nothing is dirty.
     async fn drain(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let errors_before = volume.counters.get().backing_errors;
+        volume.writeback.wake.notify_all();
+        self.set.wait_until_counted().await?;
         loop {
+            let progress =
+                first(volume.writeback.progress.notified(), volume.dirty_writers.all_end());
             if let Some(reason) = self.set.context.failure() {
                 return Err(EngineError::Failed(reason));
             }
@@ -106,8 +109,7 @@ impl<E: Env> CacheSet<E> {
             if errors >= BACKING_ERRORS_MAX {
                 return Err(EngineError::BackingFails(errors));
             }
-            volume.writeback.wake.notify_all();
-            self.set.context.env.sleep(DRAIN_TICK).await;
+            progress.await;
         }
     }
 

@@ -93,7 +93,8 @@ struct Set<E: Env> {
     mark_at: Cell<JournalSeq>,
     /// The former owner of the set, if this start took it over.
     taken_over: Cell<Option<TakenOver>>,
-    ending: Notify,
+    /// All buckets are counted, or the set fails or stops.
+    state_changed: Notify,
     tasks: RefCell<Vec<Task>>,
 }
 

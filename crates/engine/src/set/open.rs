@@ -212,7 +212,7 @@ fn assemble<E: Env>(
         saving: Cell::new(false),
         mark_at: Cell::default(),
         taken_over: Cell::new(None),
-        ending: Notify::default(),
+        state_changed: Notify::default(),
         tasks: RefCell::default(),
     })
 }
@@ -222,6 +222,11 @@ impl<E: Env> Set<E> {
     async fn count_leaves(&self, in_background: bool) -> Result<(), EngineError> {
         if self.index.count_leaves(in_background).await? {
             self.collect_dead_dirty();
+            // Garbage collection and detaches waited for the counts, and writeback knows of all
+            // dirty data now.
+            self.gc.wake();
+            self.state_changed.notify_all();
+            self.attached().iter().for_each(|volume| volume.wake_background());
         }
         Ok(())
     }

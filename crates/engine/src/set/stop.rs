@@ -20,11 +20,12 @@ impl<E: Env> CacheSet<E> {
             return Err(EngineError::Stopping);
         }
         set.context.health.enter(Phase::Ending);
+        set.state_changed.notify_all();
+        set.served().iter().for_each(|volume| volume.wake_background());
         let mut flushed = Ok(());
         for volume in set.served() {
             flushed = flushed.and(volume.stop().await);
         }
-        set.ending.notify_all();
         set.index.wake_all();
         set.gc.wake();
         let result = match set.context.failure() {
@@ -34,7 +35,7 @@ impl<E: Env> CacheSet<E> {
         set.context.health.enter(Phase::Ended);
         set.journal.wake_all();
         set.allocator.wake_all();
-        set.ending.notify_all();
+        set.state_changed.notify_all();
         set.index.wake_all();
         let tasks = std::mem::take(&mut *set.tasks.borrow_mut());
         for task in tasks {

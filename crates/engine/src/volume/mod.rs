@@ -203,6 +203,7 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn wake_background(&self) {
         self.wake_publisher.notify_all();
         self.writeback.wake.notify_all();
+        self.writeback.progress.notify_all();
     }
 
     pub(crate) fn drop_unpublished(&self) {
@@ -255,5 +256,6 @@ impl<E: Env> CachedVolume<E> {
             return;
         }
         self.count(|counters| counters.backing_errors += 1);
+        self.writeback.progress.notify_all();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use ubcache_env::local::Notify;
+use ubcache_env::local::{Notified, Notify};
 
 /// The requests that have begun, and those that may not begin yet.
 #[derive(Default, Debug)]
@@ -44,16 +44,24 @@ impl Drop for Request<'_> {
 
 /// The writes between the dirty mark and their dirty key.
 #[derive(Default, Debug)]
-pub(crate) struct DirtyWriters(Cell<u64>);
+pub(crate) struct DirtyWriters {
+    begun: Cell<u64>,
+    all_ended: Notify,
+}
 
 impl DirtyWriters {
     pub fn begin(&self) -> DirtyWriter<'_> {
-        self.0.set(self.0.get() + 1);
+        self.begun.set(self.begun.get() + 1);
         DirtyWriter { writers: self }
     }
 
     pub fn are_none(&self) -> bool {
-        self.0.get() == 0
+        self.begun.get() == 0
+    }
+
+    /// Waits for the next moment at which there is none.
+    pub fn all_end(&self) -> Notified<'_> {
+        self.all_ended.notified()
     }
 }
 
@@ -66,12 +74,16 @@ pub(crate) struct DirtyWriter<'a> {
 impl DirtyWriter<'_> {
     /// There is no other one.
     pub fn is_alone(&self) -> bool {
-        self.writers.0.get() == 1
+        self.writers.begun.get() == 1
     }
 }
 
 impl Drop for DirtyWriter<'_> {
     fn drop(&mut self) {
-        self.writers.0.set(self.writers.0.get() - 1);
+        let left = self.writers.begun.get() - 1;
+        self.writers.begun.set(left);
+        if left == 0 {
+            self.writers.all_ended.notify_all();
+        }
     }
 }

@@ -36,8 +36,8 @@ pub(crate) struct Cleaned {
     pub sectors: u64,
     /// Runs that stay dirty: something failed.
     pub failed: u64,
-    /// Extents over which a backing write or another writeback is in flight.
-    pub busy: u64,
+    /// A range over which a backing write or another writeback is in flight.
+    pub busy: Option<SectorRange>,
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -55,10 +55,9 @@ impl<E: Env> CachedVolume<E> {
             let what = "dirty data could not be written to the backing device".to_owned();
             return Err(VolumeError::Unavailable(what));
         }
-        if cleaned.busy > 0 {
+        if let Some(busy) = cleaned.busy {
             self.context.env.mark("cleaning_waits");
-            // Another writeback is at it, or a backing write has to land first.
-            self.context.env.sleep(ubcache_env::Nanos::from_millis(1)).await;
+            self.coherence.inflight.lets_writeback_in(busy).await;
         }
         Ok(())
     }
@@ -76,9 +75,15 @@ impl<E: Env> CachedVolume<E> {
         }
         let runs = self.begin_runs(extents, below, &mut cleaned);
         drop(holds);
-        if runs.is_empty() {
-            return cleaned;
+        if !runs.is_empty() {
+            self.clean_runs(runs, below, &mut cleaned).await;
+            self.writeback.progress.notify_all();
         }
+        cleaned
+    }
+
+    /// B2 to B5.
+    async fn clean_runs(&self, runs: Vec<Run>, below: Below, cleaned: &mut Cleaned) {
         let failures = self.coherence.flushes.failures();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
         let durable =
@@ -118,7 +123,6 @@ impl<E: Env> CachedVolume<E> {
                 Err(_) => cleaned.failed += 1,
             }
         }
-        cleaned
     }
 
     /// B1, one step: what is still current and not busy enters the table, in runs.
@@ -156,7 +160,7 @@ impl<E: Env> CachedVolume<E> {
                 if kept_away { None } else { self.coherence.inflight.enter_writeback(range) };
             let Some(ticket) = ticket else {
                 self.context.env.mark("writeback_waits_for_backing_write");
-                cleaned.busy += extents.len() as u64;
+                cleaned.busy = Some(range);
                 continue;
             };
             let buckets = self.allocator.buckets();

@@ -15,9 +15,11 @@ pub mod controller;
 pub(crate) mod flusher;
 pub(crate) mod task;
 
-/// Pace of a volume's writeback, and a place to wake its task.
+/// Pace of a volume's writeback, a place to wake its task, and one to wait for it.
 pub(crate) struct Writeback {
     pub wake: Notify,
+    /// A batch has ended, the backing device has failed, or the task may be ending.
+    pub progress: Notify,
     pub controller: RefCell<RateController>,
     pub limiter: RefCell<RateLimiter>,
     pub idle: RefCell<IdleCounter>,
@@ -27,6 +29,7 @@ impl Writeback {
     pub fn new() -> Writeback {
         Writeback {
             wake: Notify::default(),
+            progress: Notify::default(),
             controller: RefCell::new(RateController::new()),
             limiter: RefCell::new(RateLimiter::new()),
             idle: RefCell::new(IdleCounter::new()),

@@ -1,8 +1,9 @@
 //! When to write back, what, and how fast.
 
+use std::pin::pin;
 use std::rc::Rc;
 
-use ubcache_env::local::first;
+use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos};
 
 use super::controller::{ControllerInput, RATE_IDLE, target};
@@ -12,6 +13,11 @@ use crate::volume::{Attached, CachedVolume};
 /// A batch has at most this many sectors (8 MiB) and extents.
 const BATCH_SECTORS_MAX: u64 = 16384;
 const BATCH_EXTENTS_MAX: usize = 512;
+/// Not at once again after an error: the device needs a moment, or an operator.
+const PAUSE_AFTER_ERROR: Nanos = Nanos::from_secs(1);
+/// Dirty data that the scan did not see came behind it. A client that writes there all the time
+/// does not make it run without a pause.
+const PAUSE_AFTER_NOTHING: Nanos = Nanos::from_millis(100);
 
 impl<E: Env> CachedVolume<E> {
     /// The writeback task of the volume.
@@ -47,7 +53,7 @@ impl<E: Env> CachedVolume<E> {
             let Ok((extents, next)) =
                 self.index.dirty_extents(self.inode(), cursor, sectors_max, extents_max).await
             else {
-                self.context.env.sleep(Nanos::from_secs(1)).await;
+                self.rest(PAUSE_AFTER_ERROR).await;
                 continue;
             };
             seen += extents.len();
@@ -67,8 +73,7 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
             if cleaned.failed > 0 {
-                // Not at once again: the device needs a moment, or an operator.
-                self.rest(Nanos::from_secs(1)).await;
+                self.rest(PAUSE_AFTER_ERROR).await;
             }
             match next {
                 Some(next) => cursor = next,
@@ -76,10 +81,10 @@ impl<E: Env> CachedVolume<E> {
                     // The whole volume was seen.
                     cursor = self.scan_start();
                     self.mark_clean_if_so().await;
-                    if cleaned.busy > 0 {
-                        self.rest(Nanos::from_millis(10)).await;
+                    if let Some(busy) = cleaned.busy {
+                        self.rest_until(self.coherence.inflight.lets_writeback_in(busy)).await;
                     } else if seen == 0 {
-                        self.rest(Nanos::from_millis(100)).await;
+                        self.rest(PAUSE_AFTER_NOTHING).await;
                     } else if !self.is_urgent() {
                         self.rest(Nanos::from_secs(delay)).await;
                     }
@@ -93,16 +98,20 @@ impl<E: Env> CachedVolume<E> {
 
     /// Sleeps, but not through the end of the volume, a full cache, or a drain.
     async fn rest(&self, span: Nanos) {
-        let end = self.context.env.now().after(span);
+        self.rest_until(self.context.env.sleep(span)).await;
+    }
+
+    /// Waits for this, with the same exceptions.
+    async fn rest_until(&self, over: impl Future<Output = ()>) {
+        let mut over = pin!(over);
         loop {
             let wake = self.writeback.wake.notified();
-            let over = self.is_stopping()
+            let ends = self.is_stopping()
                 || !self.lifecycle.uses_cache()
                 || self.context.failure().is_some();
-            if over || self.context.env.now() >= end {
+            if ends || matches!(first(wake, over.as_mut()).await, Either::Right(())) {
                 return;
             }
-            first(wake, self.context.env.sleep_until(end)).await;
             if self.is_urgent() {
                 return;
             }

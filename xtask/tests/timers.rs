@@ -1,0 +1,91 @@
+//! Sleeps of the engine. A task that waits for something waits for its event: a loop that sleeps
+//! and looks again is late, and turns for nothing. A sleep whose point is time stands below with
+//! its reason.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// File, the line that sleeps, and the reason.
+const SLEEPS: &[(&str, &str, &str)] = &[
+    (
+        "gc/mark.rs",
+        "self.context.env.sleep(PAUSE_AFTER_ERROR).await;",
+        "after an error: the cache device needs a moment",
+    ),
+    (
+        "gc/mark.rs",
+        "first(wake, self.context.env.sleep(LOOK_PERIOD)).await;",
+        "a pass is due by the bytes that were written, and no write stops to compare them",
+    ),
+    (
+        "meter.rs",
+        "self.env.sleep(MEMORY_PATIENCE).await;",
+        "the system does not say when it has memory again",
+    ),
+    (
+        "request/publish.rs",
+        "self.context.env.sleep(PAUSE_AFTER_ERROR),",
+        "after an error: the backing device needs a moment, or an operator",
+    ),
+    (
+        "request/publish.rs",
+        "first(wake, self.context.env.sleep(pause)).await;",
+        "a flush is due when the last one is old enough",
+    ),
+    (
+        "writeback/task.rs",
+        "first(wake, self.context.env.sleep(period)).await;",
+        "the rate of writeback follows the dirty data at a period that the administrator sets",
+    ),
+    (
+        "writeback/task.rs",
+        "self.rest_until(self.context.env.sleep(span)).await;",
+        "the pace and the delay of writeback, and the pause after an error",
+    ),
+];
+
+/// Rooms of the engine that are looked at.
+fn is_looked_at(path: &str) -> bool {
+    !["journal/", "alloc/", "index/"].iter().any(|room| path.starts_with(room))
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => sources(&path, found),
+            false if path.extension().is_some_and(|ext| ext == "rs") => found.push(path),
+            false => {}
+        }
+    }
+}
+
+#[test]
+fn a_task_that_waits_waits_for_an_event() {
+    let engine = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/engine/src");
+    let mut files = Vec::new();
+    sources(&engine, &mut files);
+    assert!(files.len() > 100, "{} files of the engine", files.len());
+    let mut sleeps = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source");
+        let path = file.strip_prefix(&engine).expect("it is in there").to_string_lossy();
+        let calls =
+            |line: &&str| [".sleep(", ".sleep_until("].iter().any(|call| line.contains(call));
+        let lines = text.lines().map(str::trim).filter(calls).filter(|_| is_looked_at(&path));
+        sleeps.extend(lines.map(|line| (path.to_string(), line.to_owned())));
+    }
+    let mut wrong = Vec::new();
+    for (path, line) in &sleeps {
+        if !SLEEPS.iter().any(|(file, sleep, _)| file == path && sleep == line) {
+            wrong.push(format!("{path} sleeps, and the list has no reason for it: {line}"));
+        }
+    }
+    for (file, sleep, _) in SLEEPS {
+        let times = sleeps.iter().filter(|(path, line)| file == path && sleep == line).count();
+        if times != 1 {
+            wrong.push(format!("{file} sleeps {times} times in this way, expected once: {sleep}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
