@@ -262,3 +262,73 @@ fn every_rule_of_the_engine_is_kept_somewhere_and_switched_off_by_a_mutant() {
         );
     }
 }
+
+/// Rooms of the engine whose code is looked at below.
+fn is_looked_at(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    !["/mutants/", "/journal/", "/alloc/", "/index/"].iter().any(|room| text.contains(room))
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => sources(&path, found),
+            false if path.extension().is_some_and(|ext| ext == "rs") => found.push(path),
+            false => {}
+        }
+    }
+}
+
+/// Returns true if the statement at the end of these lines is for builds with mutants only.
+fn is_for_mutants(lines: &[&str]) -> bool {
+    let before = lines.iter().rev().skip(1).take(4);
+    let mut before = before.take_while(|line| !line.ends_with([';', '}']));
+    before.any(|line| line.contains("#[cfg(feature = \"mutants\")]"))
+}
+
+/// Statement that a rule switches on, if it also has one for the rule switched off.
+fn wrong_way(lines: &[&str], at: usize) -> Option<&'static str> {
+    let line = lines[at].trim_start();
+    let indent = lines[at].len() - line.len();
+    let asked = line.split("keeps(").next().unwrap_or(line);
+    if asked.strip_prefix("if !").is_some_and(|path| !path.contains(' ')) {
+        return Some("a block for the rule switched off");
+    }
+    if line.starts_with("match ") && line.ends_with(") {") && !line.contains("&&") {
+        return Some("an arm for the rule switched off");
+    }
+    if line.contains("} else {") {
+        return Some("a value for the rule switched off");
+    }
+    let opens = line.starts_with("if ") && line.ends_with('{');
+    let end = lines[at + 1..].iter().find(|line| {
+        line.trim_start().starts_with('}') && line.len() - line.trim_start().len() == indent
+    });
+    (opens && end.is_some_and(|end| end.contains("else")))
+        .then_some("an else for the rule switched off")
+}
+
+/// A rule that is switched off may leave something out. What a mutant does instead is in
+/// `mutants/`, or is marked with its feature, so that the product is not compiled with it.
+#[test]
+fn a_mutant_has_no_code_of_its_own_in_the_product() {
+    let mut files = Vec::new();
+    sources(&root().join("crates/engine/src"), &mut files);
+    files.retain(|path| is_looked_at(path));
+    let (mut asked, mut wrong) = (0, Vec::new());
+    for path in files {
+        let text = fs::read_to_string(&path).expect("a source");
+        let lines: Vec<&str> = text.lines().collect();
+        for at in (0..lines.len()).filter(|at| lines[*at].contains("keeps(Rule::")) {
+            asked += 1;
+            if let Some(what) = wrong_way(&lines, at)
+                && !is_for_mutants(&lines[..=at])
+            {
+                wrong.push(format!("{}:{}: {what}", path.display(), at + 1));
+            }
+        }
+    }
+    assert!(asked > 50, "{asked} rules that the code asks for");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -251,6 +251,10 @@ pub struct Rules {
     pub(crate) switched_off: &'static [Rule],
 }
 
+// A switch that can't be thrown has no state, and code behind it is not compiled.
+#[cfg(not(feature = "mutants"))]
+const _: () = assert!(size_of::<Rules>() == 0 && Rules {}.keeps(Rule::J1FlushBeforeEntry));
+
 impl Rules {
     /// Returns true if this rule is kept.
     #[cfg(not(feature = "mutants"))]

@@ -19,6 +19,7 @@ impl Flushes {
         self.one_at_a_time.lock().await
     }
 
+    #[cfg(feature = "mutants")]
     pub fn is_under_way(&self) -> bool {
         self.one_at_a_time.is_locked()
     }

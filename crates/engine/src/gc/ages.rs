@@ -16,11 +16,10 @@ impl<E: Env> Gc<E> {
         &self,
         oldest: &mut [Generation],
     ) -> Result<(), EngineError> {
-        if !self.context.keeps(Rule::G1InteriorPointersCount) {
-            return Ok(());
-        }
         let mut level = 1;
-        while level <= usize::from(self.index.root_level()) {
+        while level <= usize::from(self.index.root_level())
+            && self.context.keeps(Rule::G1InteriorPointersCount)
+        {
             let mut at = FIRST;
             while let Some((end, old)) = self.look_at_node(level, at, oldest) {
                 if old && self.context.keeps(Rule::G2InteriorWrittenAnew) {

@@ -101,7 +101,7 @@ impl<E: Env> Gc<E> {
         }
         self.look_at_interior(&mut oldest).await?;
         #[cfg(feature = "mutants")]
-        self.allocator.buckets_mut().give_up(empty);
+        self.allocator.buckets_mut().give_up_once_empty(empty);
         self.found_ages(oldest).await
     }
 

@@ -2,23 +2,29 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Durability, Env, ForeignMemory, SectorRange, StreamId, VolumeError};
+use ubcache_env::{
+    Buf, Durability, Env, ForeignMemory, IoResult, IoVec, Priority, SectorRange, StreamId,
+    VolumeError,
+};
 use ubcache_format::{
     BucketNr, JournalEntry, JournalSeq, Mark, Padding, SUPERBLOCK_SECTOR, Superblock,
 };
 
 use crate::alloc::buckets::{Buckets, Role};
+use crate::alloc::sectors::Piece;
 use crate::errors::EngineError;
 use crate::index::extent::Extent;
 use crate::index::ghosts::Ghosts;
 use crate::meter::Meter;
-use crate::request::write::Payload;
+use crate::request::read::fill_queue::Fills;
+use crate::request::write::{Payload, ToCache};
 use crate::rules::{Rule, Rules};
 use crate::volume::CachedVolume;
+use crate::volume::state::Transition;
 
 impl<E: Env> CachedVolume<E> {
     /// `failed-write-restores-key`: puts back what the write had removed.
-    pub(crate) async fn restore(&self, before: Vec<Extent>) {
+    pub(crate) async fn restore_removed(&self, before: Vec<Extent>) {
         for extent in before {
             if let Ok(mut room) = self.index.prepare_change(self.inode(), extent.range, 1).await
                 && self.index.live_extents(self.inode(), extent.range).is_empty()
@@ -74,7 +80,7 @@ impl Buckets {
     }
 
     /// `gc-frees-live-bucket`: gives these up, whatever is in them by now.
-    pub(crate) fn give_up(&mut self, buckets: Vec<BucketNr>) {
+    pub(crate) fn give_up_once_empty(&mut self, buckets: Vec<BucketNr>) {
         for bucket in buckets {
             if self.role(bucket) == Role::Data {
                 self.invalidate(bucket);
@@ -87,6 +93,65 @@ impl Ghosts {
     /// `late-replay-forgets-ghosts`: the newest one is that of this record.
     pub(crate) fn forget_newest(&mut self, seq: JournalSeq) {
         self.newest = seq;
+    }
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// `failed-flush-answered-ok`: success, whatever came of it.
+    pub(crate) fn answer_flush(&self, result: IoResult) -> IoResult {
+        result.or_else(|error| match self.context.keeps(Rule::F2FailureIsAnswered) {
+            true => Err(error),
+            false => Ok(()),
+        })
+    }
+
+    /// `bypass-drops-dirty`: a dirty key that goes as well takes as many records.
+    pub(crate) fn records_with_dirty(&self, records: usize) -> usize {
+        if self.context.keeps(Rule::W2KeepsDirty) { records } else { 2 * records }
+    }
+
+    /// `flush-joins-older`: a flush that is under way counts as begun later than this moment.
+    pub(crate) fn join_older_flush(&self, started: u64) -> u64 {
+        let joins = !self.context.keeps(Rule::F1FlushIsLater);
+        started - u64::from(joins && self.coherence.flushes.is_under_way())
+    }
+
+    /// `dirty-key-before-data`: K2, and then K1.
+    pub(crate) async fn write_key_first(
+        &self,
+        range: SectorRange,
+        pieces: &[Piece],
+        data: IoVec,
+        durability: Durability,
+    ) -> Result<JournalSeq, ToCache> {
+        let newest = self.insert_dirty(range, pieces).await?;
+        match self.write_pieces(pieces, data, durability).await {
+            true => Ok(newest),
+            false => Err(ToCache::Refused),
+        }
+    }
+
+    /// `passthrough-not-stamped`: the volume goes on without its cache, and no device says so.
+    pub(crate) fn disown_in_memory(&self) {
+        if !self.context.keeps(Rule::A4StampedFirst) {
+            self.enter(Transition::MarkingStarts);
+            self.enter(Transition::Disowned);
+        }
+    }
+
+    /// `fills-without-limit`: no memory, whatever a fill takes.
+    pub(crate) fn limited_bytes_of_fill(&self, bytes: u64) -> u64 {
+        if self.context.keeps(Rule::S2FillsBounded) { bytes } else { 0 }
+    }
+
+    /// `fills-in-the-background-lane`: a task for each read that missed.
+    pub(crate) fn fill_in_the_background(self: Rc<Self>, fills: Fills) {
+        let env = self.context.env.clone();
+        env.spawn(Priority::Background, async move {
+            for fill in fills {
+                self.fill(fill).await;
+            }
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use ubcache_env::local::join;
 use ubcache_env::{Env, IoError, IoResult, Sector, SectorRange, StreamId, VolumeError};
 
+use crate::errors::EngineError;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
@@ -38,15 +39,16 @@ impl<E: Env> CachedVolume<E> {
             let any = self.context.keeps(Rule::F1FlushesBacking)
                 && !self.coherence.unflushed.borrow().is_empty();
             let result = if any { self.flush_backing().await } else { Ok(()) };
-            if self.context.keeps(Rule::F2FailureIsAnswered) { result } else { Ok(()) }
+            #[cfg(feature = "mutants")]
+            let result = self.answer_flush(result);
+            result
         };
         // No dirty insert waits: returns at once (F1b). Removals need not be waited for.
         let journal = async {
             if self.context.keeps(Rule::F1FlushesJournal) {
-                self.journal.wait(newest_dirty).await
-            } else {
-                Ok(())
+                self.journal.wait(newest_dirty).await?;
             }
+            Ok::<(), EngineError>(())
         };
         let (backing, journal) = join(backing, journal).await;
         backing.map_err(VolumeError::Io)?;
@@ -56,12 +58,10 @@ impl<E: Env> CachedVolume<E> {
     /// Flushes the backing device; shared by everybody who waits for one at the same time.
     pub(crate) async fn flush_backing(&self) -> IoResult {
         let before = self.coherence.flushes.started();
-        let waited = self.coherence.flushes.is_under_way();
+        #[cfg(feature = "mutants")]
+        let before = self.join_older_flush(before);
         let _one = self.coherence.flushes.turn().await;
-        let joins = !self.context.keeps(Rule::F1FlushIsLater) && before > 0;
-        if self.coherence.flushes.newest_good() > before
-            || (joins && self.coherence.flushes.newest_good() == before && waited)
-        {
+        if self.coherence.flushes.newest_good() > before {
             // One that started after we came has succeeded.
             self.context.env.mark("backing_flush_shared");
             return Ok(());
@@ -116,13 +116,13 @@ impl<E: Env> CachedVolume<E> {
         failures: u64,
         (ok, durable, overwrites): (bool, bool, bool),
     ) {
-        let spared = match ok {
-            true => !self.context.keeps(Rule::W5UnflushedAtCompletion),
-            false => !self.context.keeps(Rule::W5FailureIsUnflushed),
+        let noted = match ok {
+            true => self.context.keeps(Rule::W5UnflushedAtCompletion),
+            false => self.context.keeps(Rule::W5FailureIsUnflushed),
         };
         let mut unflushed = self.coherence.unflushed.borrow_mut();
         let durable = ok && durable;
-        if !durable && !spared && self.lifecycle.uses_cache() {
+        if !durable && noted && self.lifecycle.uses_cache() {
             unflushed.add(range);
         }
         if failures != self.coherence.flushes.failures() && !durable {

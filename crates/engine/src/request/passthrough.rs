@@ -23,10 +23,9 @@ impl<E: Env> CachedVolume<E> {
         }
         if self.context.keeps(Rule::A4StampedFirst) {
             self.save_state(&turn, (BackingState::Stale, Transition::Disowned)).await?;
-        } else {
-            self.enter(Transition::MarkingStarts);
-            self.enter(Transition::Disowned);
         }
+        #[cfg(feature = "mutants")]
+        self.disown_in_memory();
         self.drop_unpublished();
         Ok(())
     }

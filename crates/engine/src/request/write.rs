@@ -41,7 +41,7 @@ impl Payload {
 }
 
 /// Outcome of writing to the cache.
-enum ToCache {
+pub(crate) enum ToCache {
     Done,
     /// No room, or the cache device failed: the backing device has to take it.
     Refused,
@@ -105,10 +105,9 @@ impl<E: Env> CachedVolume<E> {
         // B6: the backing device does not take what is dirty here.
         let mut refused = false;
         let durable_first = loop {
-            let records = match self.context.keeps(Rule::W2KeepsDirty) {
-                true => removal_records(range),
-                false => 2 * removal_records(range),
-            };
+            let records = removal_records(range);
+            #[cfg(feature = "mutants")]
+            let records = self.records_with_dirty(records);
             let room = match self.index.prepare_change(self.inode(), range, records).await {
                 Ok(room) => room,
                 Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
@@ -174,7 +173,7 @@ impl<E: Env> CachedVolume<E> {
         }
         #[cfg(feature = "mutants")]
         if result.is_err() && !self.context.keeps(Rule::W5RemovalStands) {
-            self.restore(before).await;
+            self.restore_removed(before).await;
         }
         // W5, one step.
         self.settle_backing_write(ticket, range, &result, copy);
@@ -399,10 +398,22 @@ impl<E: Env> CachedVolume<E> {
         if durability == Durability::Fua {
             self.context.env.mark("fua_data_written_durably");
         }
-        let key_first = !self.context.keeps(Rule::K1DataBeforeKey);
-        if !key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
+        #[cfg(feature = "mutants")]
+        if !self.context.keeps(Rule::K1DataBeforeKey) {
+            return self.write_key_first(range, &pieces, payload.data(range), durability).await;
+        }
+        if !self.write_pieces(&pieces, payload.data(range), durability).await {
             return Err(ToCache::Refused);
         }
+        self.insert_dirty(range, &pieces).await
+    }
+
+    /// K2: the keys of data that is on the cache device.
+    pub(crate) async fn insert_dirty(
+        &self,
+        range: SectorRange,
+        pieces: &[Piece],
+    ) -> Result<JournalSeq, ToCache> {
         let mut newest = JournalSeq::default();
         let mut at = range.start;
         for some in pieces.chunks(if pieces.len() == 1 { 1 } else { self.journal.step_records() }) {
@@ -421,9 +432,6 @@ impl<E: Env> CachedVolume<E> {
                 newest =
                     self.index.replace(&mut room, self.inode(), part, Some((piece.pointer, true)));
             }
-        }
-        if key_first && !self.write_pieces(&pieces, payload.data(range), durability).await {
-            return Err(ToCache::Refused);
         }
         Ok(newest)
     }

@@ -106,12 +106,8 @@ impl<E: Env> CacheSet<E> {
                 if choice.is_some() {
                     set.context.env.mark("disk_believed");
                 }
-                let inode = match slot.filter(|_| !set.context.keeps(Rule::A2DropsClean)) {
-                    Some(slot) => Inode(slot as u32),
-                    None => {
-                        set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?
-                    }
-                };
+                let inode =
+                    set.take_slot(slot, &mut superblock).await.map_err(EngineError::of_cache)?;
                 superblock.set_uuid = set_uuid;
                 superblock.set_state(BackingState::Clean);
                 set.context.env.mark("attached_anew");
@@ -191,6 +187,12 @@ impl<E: Env> Set<E> {
         old: Option<usize>,
         superblock: &mut Superblock,
     ) -> Result<Inode, EngineError> {
+        #[cfg(feature = "mutants")]
+        if let Some(slot) = old
+            && !self.context.keeps(Rule::A2DropsClean)
+        {
+            return Ok(Inode(slot as u32));
+        }
         let now = self.context.env.unix_seconds() as u32;
         let mut table = self.table.entries().clone();
         table.resize_with(self.context.geometry.uuid_slots() as usize, UuidEntry::default);

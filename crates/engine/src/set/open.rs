@@ -317,9 +317,14 @@ impl<E: Env> Set<E> {
         }
         let gc = self.gc.clone();
         self.spawn(Priority::Background, async move { gc.run().await });
-        if !self.context.keeps(Rule::V1FlushAtOpen) {
-            return Ok(());
+        if self.context.keeps(Rule::V1FlushAtOpen) {
+            self.note_start().await?;
         }
+        Ok(())
+    }
+
+    /// The superblock says that the set was started, and everything before that is durable.
+    async fn note_start(self: &Rc<Self>) -> Result<(), EngineError> {
         let now = self.context.env.unix_seconds() as u32;
         {
             let mut superblock = self.superblock.borrow_mut();

@@ -7,6 +7,7 @@ use ubcache_env::{Durability, Env, Priority, SectorRange};
 
 use super::fill_queue::{Fill, FillTicket, Fills};
 use crate::request::cache_io::place_pieces;
+#[cfg(feature = "mutants")]
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
@@ -27,10 +28,9 @@ impl<E: Env> CachedVolume<E> {
             return None;
         }
         // It is memory that is limited, and a sector takes a page of it.
-        let bytes = match self.context.keeps(Rule::S2FillsBounded) {
-            true => range.bytes().next_multiple_of(PAGE_BYTES as u64),
-            false => 0,
-        };
+        let bytes = range.bytes().next_multiple_of(PAGE_BYTES as u64);
+        #[cfg(feature = "mutants")]
+        let bytes = self.limited_bytes_of_fill(bytes);
         let Some(memory) = self.fills.memory.try_acquire(bytes) else {
             self.context.env.mark("fill_memory_short");
             return None;
@@ -41,15 +41,17 @@ impl<E: Env> CachedVolume<E> {
     /// Has R3 done by one of a few tasks: thousands of reads can miss at the same time.
     pub(super) fn start_fills(&self, fills: Fills) {
         let Some(me) = self.me.upgrade() else { return };
-        let few = self.context.keeps(Rule::R3FewFillTasks);
-        if few && self.fills.tasks.get() >= FILL_TASKS_MAX {
+        #[cfg(feature = "mutants")]
+        if !self.context.keeps(Rule::R3FewFillTasks) {
+            return me.fill_in_the_background(fills);
+        }
+        if self.fills.tasks.get() >= FILL_TASKS_MAX {
             self.context.env.mark("fill_waits_for_its_turn");
             self.fills.waiting.borrow_mut().push_back(fills);
             return;
         }
         self.fills.tasks.set(self.fills.tasks.get() + 1);
-        let priority = if few { Priority::Fill } else { Priority::Background };
-        self.context.env.spawn(priority, async move {
+        self.context.env.spawn(Priority::Fill, async move {
             let mut next = Some(fills);
             while let Some(fills) = next {
                 for fill in fills {
@@ -63,7 +65,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// R3: writes the data to the cache device and keeps it as an unpublished copy, as far as no
     /// write doomed it meanwhile.
-    pub(super) async fn fill(self: &Rc<Self>, fill: Fill) {
+    pub(crate) async fn fill(self: &Rc<Self>, fill: Fill) {
         let Fill { range, data, ticket } = fill;
         if self.is_stopping() {
             return;
