@@ -132,6 +132,40 @@ fn older_copy_of_a_dirty_cache_is_refused_until_a_choice_is_made() {
     assert!(words.contains("the cache is an older copy"), "{words}");
 }
 
+/// Bug: `--drop-clean-cache` attached the disks one after the other, so the first one had lost its
+/// cached data and had a new run number when the second one was refused. Fix: all choices are
+/// checked before the first disk is attached.
+#[test]
+fn refused_disk_leaves_the_disks_before_it_unchanged() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[64, 64], &["--writeback"]);
+    let start =
+        |cache: &Path, extra: &[&str]| Daemon::try_start("ring", directory, cache, &disks, extra);
+    let write = |daemon: &Daemon, volume: &str| {
+        let mut client = daemon.client(volume);
+        client.write(AT, &[b'1'; LENGTH], true).expect("a write");
+        client.disconnect().expect("a goodbye");
+    };
+    let daemon = start(&cache, &["--set", "writeback_running=0"]).expect("a start");
+    write(&daemon, "disk1.img");
+    daemon.stop();
+    let cold = copy(&cache, "cold.img");
+    let daemon = start(&cache, &["--set", "writeback_percent=0"]).expect("a start");
+    let clean = |daemon: &Daemon| daemon.status()["sets"][0]["volumes"][1]["state"] == "clean";
+    while !clean(&daemon) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    daemon.stop();
+    let before: Vec<_> = disks.iter().map(|disk| sha256_of(disk)).collect();
+    let refused = start(&cold, &["--drop-clean-cache"]).err().expect("it is refused");
+    assert_eq!(refused.0.code(), Some(1));
+    let words = std::fs::read_to_string(directory.join("serve.log")).expect("it has said why");
+    assert!(words.contains("disk1.img: ") && words.contains("has dirty data"), "{words}");
+    let after: Vec<_> = disks.iter().map(|disk| sha256_of(disk)).collect();
+    assert_eq!(before, after, "no disk was changed");
+}
+
 /// Without dirty data the devices did not show it: data of the older copy was read, although the
 /// disk has newer data.
 #[test]

@@ -205,6 +205,14 @@ async fn open<W: World>(
             }
         }
     }
+    // All choices can be kept, or no disk is changed. Other errors concern a disk by itself.
+    for ((member, name), choice) in served.iter().zip(&names).zip(&choices) {
+        let checked = set.check_choice(&member.superblock, *choice).await;
+        if let Err(error @ (EngineError::OlderCopy { .. } | EngineError::WouldLose(_))) = checked {
+            let why = member_failure(&members.cache_path, &member.path, name, &error);
+            return refuse(&set, why).await;
+        }
+    }
     let mut volumes = Vec::new();
     for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
         let path = &member.path;

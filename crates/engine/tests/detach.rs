@@ -11,6 +11,7 @@ use ubcache_env::{
     Buf, Device, Durability, Env, Nanos, Priority, Sector, SectorRange, StreamId, Volume,
 };
 use ubcache_format::{BackingState, CacheMode, Replacement, Superblock, Uuid};
+use ubcache_sim::disk::{Faults, Rates};
 use ubcache_sim::{DiskConfig, Profile, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 const SECTORS: u64 = 512;
@@ -292,4 +293,42 @@ fn long_detach_does_not_delay_other_volumes() {
         detach.join().await;
     });
     ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
+}
+
+/// Bug: an attach that failed put the whole superblock of before back, and with it the label and
+/// the cache mode of before, whatever was set meanwhile. Fix: what the attach changed goes back,
+/// and nothing else.
+#[test]
+fn attribute_set_during_an_attach_that_fails_stays() {
+    let failed = Rc::new(Cell::new(0));
+    for after_us in (0..3000).step_by(50) {
+        let world = SimWorld::new(WorldConfig::new(after_us));
+        let cache = SimDisk::new(&world, DiskConfig::new("cache", 16 * 600));
+        let backing = SimDisk::new(&world, DiskConfig::new("backing", SECTORS + OFFSET));
+        let (env, failed) = (world.new_instance(), failed.clone());
+        let ended = world.run(async move {
+            format(&cache, &backing).await;
+            let (set, volume) = open(&env, &cache, &backing).await;
+            set.detach(&volume).await.expect("detaches");
+            let one_write = Rates { write: 1_000_000, ..Rates::default() };
+            backing.set_faults(Faults::everywhere(one_write, 1));
+            let attach = async {
+                let attached = set.attach_again(&volume).await;
+                failed.set(failed.get() + u32::from(attached.is_err()));
+            };
+            let label = async {
+                env.sleep(Nanos::from_micros(after_us)).await;
+                volume.set_attribute("label", "new").expect("an attribute");
+                volume.set_attribute("cache_mode", "writearound").expect("an attribute");
+            };
+            ubcache_env::local::join(attach, label).await;
+            volume.save_attributes().await.expect("saves");
+            let superblock = superblock_of(&backing);
+            let found = (superblock.label_str(), superblock.cache_mode());
+            assert_eq!(found, ("new".to_owned(), CacheMode::Writearound), "after {after_us} us");
+            set.stop().await.expect("stops");
+        });
+        ended.unwrap_or_else(|stuck| panic!("{after_us} us: {stuck:?}\n{}", world.waiting()));
+    }
+    assert!(failed.get() > 10, "{} attaches failed", failed.get());
 }

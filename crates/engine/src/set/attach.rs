@@ -65,15 +65,7 @@ impl<E: Env> CacheSet<E> {
         if state == BackingState::Dirty && slot.is_none() {
             return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set: set_uuid });
         }
-        // A5: neither is a copy of an earlier state, or somebody has chosen which one counts.
-        let apart = check_run(&set.superblock.borrow(), slot, &superblock);
-        let choice = match apart.as_ref().err() {
-            Some(error) if set.context.keeps(Rule::A5OneRun) => {
-                set.context.env.mark("older_copy_refused");
-                Some(options.choice.ok_or_else(|| error.clone())?)
-            }
-            _ => None,
-        };
+        let choice = set.choice_between_runs(slot, &superblock, options.choice).await?;
         // A1: a write of an earlier instance may sit in the device's cache.
         if set.context.keeps(Rule::A1FlushAtAttach) {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
@@ -100,9 +92,6 @@ impl<E: Env> CacheSet<E> {
             _ => {
                 // A2: it may have been written without the cache since: what is cached of it is
                 // void.
-                if choice == Some(Choice::DropClean) {
-                    set.nothing_dirty_to_drop(slot, state).await?;
-                }
                 if choice.is_some() {
                     set.context.env.mark("disk_believed");
                 }
@@ -130,7 +119,46 @@ impl<E: Env> CacheSet<E> {
     }
 }
 
+impl<E: Env> CacheSet<E> {
+    /// Checks, without changing anything, that cache and backing device are of one run, or that
+    /// this choice between them can be kept (A5). With several backing devices, all of them should
+    /// pass before the first one is attached.
+    ///
+    /// # Errors
+    /// Those of [`CacheSet::attach`] that a choice can make go away, or fails with.
+    pub async fn check_choice(
+        &self,
+        backing: &Superblock,
+        choice: Option<Choice>,
+    ) -> Result<(), EngineError> {
+        let slot = self.set.table.slot_of(backing.uuid);
+        self.set.choice_between_runs(slot, backing, choice).await.map(drop)
+    }
+}
+
 impl<E: Env> Set<E> {
+    /// A5: neither is a copy of an earlier state (`None`), or somebody has chosen which one counts,
+    /// and that can be done.
+    async fn choice_between_runs(
+        &self,
+        slot: Option<usize>,
+        backing: &Superblock,
+        given: Option<Choice>,
+    ) -> Result<Option<Choice>, EngineError> {
+        let apart = check_run(&self.superblock.borrow(), slot, backing);
+        let choice = match apart {
+            Err(error) if self.context.keeps(Rule::A5OneRun) => {
+                self.context.env.mark("older_copy_refused");
+                given.ok_or(error)?
+            }
+            _ => return Ok(None),
+        };
+        if choice == Choice::DropClean {
+            self.nothing_dirty_to_drop(slot, backing.state()).await?;
+        }
+        Ok(Some(choice))
+    }
+
     /// A volume with what it uses of this set.
     fn volume(
         self: &Rc<Self>,

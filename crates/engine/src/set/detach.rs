@@ -139,24 +139,20 @@ impl<E: Env> CacheSet<E> {
         }
         // A1: writes went past the table of what is un-flushed.
         volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
-        let superblock = volume.superblock.borrow().clone();
-        let slot = set.table.slot_of(superblock.uuid);
-        let mut numbered = superblock.clone();
-        let inode = set.take_slot(slot, &mut numbered).await?;
-        {
-            let mut changed = volume.superblock.borrow_mut();
-            changed.last_mount = numbered.last_mount;
-            changed.set_run(numbered.run().number());
-            changed.set_uuid = set.superblock.borrow().set_uuid;
-            changed.set_state(BackingState::Clean);
-        }
+        let former = volume.superblock();
+        let slot = set.table.slot_of(former.uuid);
+        let mut attached = former.clone();
+        let inode = set.take_slot(slot, &mut attached).await?;
+        attached.set_uuid = set.superblock.borrow().set_uuid;
+        attached.set_state(BackingState::Clean);
+        volume.set_membership(&attached);
         let written = match volume.write_backing_superblock().await {
-            Ok(()) => set.confirm_run(inode, &numbered).await,
+            Ok(()) => set.confirm_run(inode, &attached).await,
             failed => failed,
         };
         if let Err(error) = written {
             // It may say either now. Nothing is cached in the slot.
-            *volume.superblock.borrow_mut() = superblock;
+            volume.set_membership(&former);
             return Err(error);
         }
         volume.set_inode(inode);

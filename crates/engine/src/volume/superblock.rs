@@ -1,7 +1,7 @@
 //! The superblock of the backing device.
 
 use ubcache_env::{Env, Priority};
-use ubcache_format::{BackingState, Uuid};
+use ubcache_format::{BackingState, RunNumber, Superblock, Uuid};
 
 use super::CachedVolume;
 use super::state::{DirtyFlag, MarkingTurn, Transition};
@@ -69,6 +69,30 @@ impl<E: Env> CachedVolume<E> {
         }
         self.enter(if result.is_ok() { durable } else { Transition::MarkingFailed });
         result
+    }
+
+    /// The superblock as it is to be on the device.
+    pub(crate) fn superblock(&self) -> Superblock {
+        self.superblock.borrow().clone()
+    }
+
+    /// Takes what an attach changes from another state of the superblock: set, state and run.
+    /// Attributes stay, which may have been set since.
+    pub(crate) fn set_membership(&self, of: &Superblock) {
+        let mut superblock = self.superblock.borrow_mut();
+        superblock.set_uuid = of.set_uuid;
+        superblock.set_state(of.state());
+        superblock.last_mount = of.last_mount;
+        superblock.set_run(of.run().number());
+    }
+
+    /// Number of the run that the superblock is of (A5).
+    pub(crate) fn run(&self) -> Option<RunNumber> {
+        self.superblock.borrow().run().number()
+    }
+
+    pub(crate) fn set_run(&self, run: RunNumber) {
+        self.superblock.borrow_mut().set_run(Some(run));
     }
 
     /// Has a task save the superblock. There is one at most that has not begun, however often it
