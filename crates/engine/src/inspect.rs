@@ -78,8 +78,10 @@ impl<E: Env> CachedVolume<E> {
                 state: if extent.dirty { CopyState::Dirty } else { CopyState::Clean },
             });
         });
-        copies.extend(self.coherence.unpublished.borrow().iter().map(|(range, pointer)| {
-            CachedCopy { range, at: pointer.offset, state: CopyState::Unpublished }
+        copies.extend(self.coherence.copies().into_iter().map(|(range, pointer)| CachedCopy {
+            range,
+            at: pointer.offset,
+            state: CopyState::Unpublished,
         }));
         // Places that the cache device may have lost are served to nobody.
         copies.retain(|copy: &CachedCopy| {
@@ -98,8 +100,8 @@ impl<E: Env> CachedVolume<E> {
             uses_cache: self.lifecycle.uses_cache(),
             copies,
             in_flight: in_flight.collect(),
-            unflushed: self.coherence.unflushed.borrow().all(),
-            suspect: self.coherence.unflushed.borrow().suspects().clone(),
+            unflushed: self.coherence.unflushed(),
+            suspect: self.coherence.suspects(),
         }
     }
 }

@@ -113,7 +113,7 @@ impl<E: Env> CachedVolume<E> {
     /// `flush-joins-older`: a flush that is under way counts as begun later than this moment.
     pub(crate) fn join_older_flush(&self, started: u64) -> u64 {
         let joins = !self.context.keeps(Rule::F1FlushIsLater);
-        started - u64::from(joins && self.coherence.flushes.is_under_way())
+        started - u64::from(joins && self.coherence.is_flush_under_way())
     }
 
     /// `dirty-key-before-data`: K2, and then K1.

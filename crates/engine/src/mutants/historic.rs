@@ -60,7 +60,7 @@ impl<E: Env> CachedVolume<E> {
         let Ok(mut room) = self.index.prepare_change(self.inode(), range, records).await else {
             return;
         };
-        self.coherence.unpublished.borrow_mut().remove(range);
+        self.coherence.drop_copies(range);
         self.disturb_fills(range);
         if !self.index.live_extents(self.inode(), range).is_empty() {
             self.index.replace(&mut room, self.inode(), range, None);

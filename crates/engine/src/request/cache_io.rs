@@ -68,7 +68,7 @@ impl<E: Env> CachedVolume<E> {
         };
         if threshold > 0 {
             let now = self.context.env.now();
-            self.congestion.completed(now, now.since(started), threshold);
+            self.bypass.cache_io_ended(now, now.since(started), threshold);
         }
     }
 }

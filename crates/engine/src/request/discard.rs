@@ -8,6 +8,7 @@ use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError}
 use ubcache_format::JournalSeq;
 
 use super::policy::Access;
+use crate::coherence::WriteEnd;
 use crate::coherence::table::Ticket;
 use crate::index::extent::Extent;
 use crate::journal::room::Room;
@@ -66,7 +67,7 @@ impl<E: Env> CachedVolume<E> {
                 self.context.env.mark("dirty_data_discarded");
                 // An error leaves it dirty, which is what a discard that is ignored leaves.
                 self.write_back(step.dirty, Below::Discarded).await;
-                self.writeback.wake.notify_all();
+                self.writeback.wake();
             }
         }
         if parts > MANY_PARTS {
@@ -88,7 +89,7 @@ impl<E: Env> CachedVolume<E> {
         let mut durable_first = None;
         for part in stays.gaps(range) {
             let (ticket, _) = self.coherence.inflight.enter_write(part);
-            self.coherence.unpublished.borrow_mut().remove(part);
+            self.coherence.drop_copies(part);
             #[cfg(feature = "mutants")]
             if drops && self.index.has_dirty(self.inode(), part) {
                 durable_first = durable_first.max(Some(self.index.replace(
@@ -119,9 +120,13 @@ impl<E: Env> CachedVolume<E> {
         }
         let mut result = Ok(());
         for (part, ticket) in parts {
-            let failures = self.coherence.flushes.failures();
+            let failures = self.coherence.failed_flushes();
             let done = self.backing.discard(part).await;
-            self.backing_write_ended(part, failures, (done.is_ok(), false, false));
+            self.backing_write_ended(
+                part,
+                failures,
+                WriteEnd { ok: done.is_ok(), durable: false, overwrites: false },
+            );
             self.settle_backing_write(ticket, part, &done, None);
             // A device that can't discard ignores it.
             if let Err(error) = done

@@ -3,6 +3,7 @@
 use ubcache_env::local::join;
 use ubcache_env::{Env, IoError, IoResult, Sector, SectorRange, StreamId, VolumeError};
 
+use crate::coherence::{Suspicion, WriteEnd};
 use crate::errors::EngineError;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
@@ -13,10 +14,9 @@ const EIO: i32 = 5;
 impl<E: Env> CachedVolume<E> {
     /// F1, F2: everything that was answered before this call is durable when it returns.
     pub(crate) async fn flush_all(&self, stream: StreamId) -> Result<(), VolumeError> {
-        let number = self.coherence.flush_errors.borrow_mut().flush_begins(stream);
+        let number = self.coherence.stream_flush_begins(stream);
         let result = self.flush_devices().await;
-        let news =
-            self.coherence.flush_errors.borrow_mut().flush_ends(number, stream, result.is_ok());
+        let news = self.coherence.stream_flush_ends(number, stream, result.is_ok());
         let told = self.context.keeps(Rule::F4StreamsTold);
         if news && told && result.is_ok() {
             // F4: what this stream wrote earlier may be gone, and whoever knows of it is somebody
@@ -36,8 +36,7 @@ impl<E: Env> CachedVolume<E> {
         let newest_dirty = self.index.newest_dirty(self.inode());
         let backing = async {
             // Nothing un-flushed: no flush (F1a).
-            let any = self.context.keeps(Rule::F1FlushesBacking)
-                && !self.coherence.unflushed.borrow().is_empty();
+            let any = self.context.keeps(Rule::F1FlushesBacking) && !self.coherence.is_flushed();
             let result = if any { self.flush_backing().await } else { Ok(()) };
             #[cfg(feature = "mutants")]
             let result = self.answer_flush(result);
@@ -57,27 +56,22 @@ impl<E: Env> CachedVolume<E> {
 
     /// Flushes the backing device; shared by everybody who waits for one at the same time.
     pub(crate) async fn flush_backing(&self) -> IoResult {
-        let before = self.coherence.flushes.started();
+        let before = self.coherence.flushes_started();
         #[cfg(feature = "mutants")]
         let before = self.join_older_flush(before);
-        let _one = self.coherence.flushes.turn().await;
-        if self.coherence.flushes.newest_good() > before {
+        let _one = self.coherence.flush_turn().await;
+        if self.coherence.has_good_flush_after(before) {
             // One that started after we came has succeeded.
             self.context.env.mark("backing_flush_shared");
             return Ok(());
         }
-        if self.coherence.unflushed.borrow().is_empty() {
+        if self.coherence.is_flushed() {
             return Ok(());
         }
-        self.coherence.flushes.starts();
-        self.coherence.unflushed.borrow_mut().flush_starts();
+        self.coherence.flush_starts();
         let result = self.backing.flush().await;
-        self.coherence.unflushed.borrow_mut().flush_ends(result.is_ok());
-        if result.is_ok() {
-            self.coherence.flushes.succeeds();
-            self.coherence.unpublished.borrow_mut().any_may_be_ready();
-        }
-        if !self.coherence.unpublished.borrow().is_empty() {
+        self.coherence.flush_ends(result.is_ok());
+        if self.coherence.has_copies() {
             self.wake_publisher.notify_all();
         }
         result
@@ -89,47 +83,17 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn backing_flush_failed(&self, error: &IoError) {
         self.context.env.mark("backing_flush_failed");
         self.note_backing_error(error);
-        self.coherence.flushes.fails();
-        if !self.lifecycle.uses_cache() {
-            // Nobody keeps book of what was written.
-            let everything = SectorRange::new(Sector(0), self.backing.limits().sectors);
-            self.coherence.unflushed.borrow_mut().suspect(everything);
-            self.coherence.flush_errors.borrow_mut().flush_failed();
-            return;
-        }
-        let lost = self.coherence.unflushed.borrow().all();
-        if !lost.is_empty() || !self.coherence.inflight.is_empty() {
-            self.coherence.flush_errors.borrow_mut().flush_failed();
-        }
-        self.coherence.unflushed.borrow_mut().flush_failed();
-        for range in lost.iter() {
-            self.coherence.unpublished.borrow_mut().remove(range);
-        }
+        let untracked = !self.lifecycle.uses_cache();
+        self.coherence.flush_failed(untracked.then(|| Sector(self.backing.limits().sectors)));
     }
 
-    /// W5, F5: a write to the backing device that was submitted when `failures` flushes had failed
-    /// is complete. `durable`: with success, so are the data. `overwrites`: with success, nothing
-    /// is left of what was there.
-    pub(crate) fn backing_write_ended(
-        &self,
-        range: SectorRange,
-        failures: u64,
-        (ok, durable, overwrites): (bool, bool, bool),
-    ) {
-        let noted = match ok {
-            true => self.context.keeps(Rule::W5UnflushedAtCompletion),
-            false => self.context.keeps(Rule::W5FailureIsUnflushed),
-        };
-        let mut unflushed = self.coherence.unflushed.borrow_mut();
-        let durable = ok && durable;
-        if !durable && noted && self.lifecycle.uses_cache() {
-            unflushed.add(range);
-        }
-        if failures != self.coherence.flushes.failures() && !durable {
-            self.context.env.mark("write_beside_a_failed_flush");
-            unflushed.suspect(range);
-        } else if ok && overwrites && unflushed.written_anew(range) {
-            self.context.env.mark("suspect_range_written");
+    /// W5, F5: see [`Coherence::backing_write_ended`](crate::coherence::Coherence).
+    pub(crate) fn backing_write_ended(&self, range: SectorRange, failures: u64, end: WriteEnd) {
+        let tracked = self.lifecycle.uses_cache();
+        match self.coherence.backing_write_ended(range, failures, end, tracked) {
+            Suspicion::None => {}
+            Suspicion::Raised => self.context.env.mark("write_beside_a_failed_flush"),
+            Suspicion::Removed => self.context.env.mark("suspect_range_written"),
         }
     }
 }

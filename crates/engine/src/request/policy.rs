@@ -3,7 +3,8 @@
 use ubcache_env::{Env, SectorRange, StreamId};
 use ubcache_format::CacheMode;
 
-use crate::bypass::decide::{BypassInput, BypassReason, decide};
+use crate::bypass::BypassLimits;
+use crate::bypass::decide::{BypassInput, BypassReason};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
@@ -36,16 +37,16 @@ impl<E: Env> CachedVolume<E> {
             aligned,
         };
         let now = self.context.env.now();
-        let cutoff = self.settings.borrow().sequential_cutoff;
-        let limit = {
+        let limits = {
             let settings = self.context.settings();
-            let (read, write) =
-                (settings.congested_read_threshold_us, settings.congested_write_threshold_us);
-            self.congestion.limit(now, read, write, self.context.env.random() as u32)
+            BypassLimits {
+                sequential_cutoff: self.settings().sequential_cutoff,
+                congested_read_us: settings.congested_read_threshold_us,
+                congested_write_us: settings.congested_write_threshold_us,
+            }
         };
-        let reason = decide(&input, cutoff, limit, || {
-            self.sequential.borrow_mut().observe(now, stream, range)
-        });
+        let random = self.context.env.random() as u32;
+        let reason = self.bypass.decide(&input, (now, stream, range), limits, random);
         match reason {
             Some(BypassReason::Sequential) => self.context.env.mark("bypass_sequential"),
             Some(BypassReason::Congested) => self.context.env.mark("bypass_congested"),

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use smallvec::SmallVec;
 use ubcache_env::local::first;
 use ubcache_env::{Env, IntervalSet, Nanos, SectorRange};
 use ubcache_format::Pointer;
@@ -30,7 +29,7 @@ fn are_many(copies: usize, most: usize) -> bool {
 impl<E: Env> CachedVolume<E> {
     /// Another copy may wait for its key (S2).
     pub(super) fn has_room_for_copies(&self) -> bool {
-        self.coherence.unpublished.borrow().len() < self.context.tuning.unpublished_max
+        self.coherence.copies_len() < self.context.tuning.unpublished_max
             || !self.context.keeps(Rule::S2CopiesBounded)
     }
 
@@ -42,13 +41,11 @@ impl<E: Env> CachedVolume<E> {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.context.env.now();
-            let crowded = are_many(
-                self.coherence.unpublished.borrow().len(),
-                self.context.tuning.unpublished_max,
-            );
+            let crowded =
+                are_many(self.coherence.copies_len(), self.context.tuning.unpublished_max);
             let due =
                 now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.allocator.is_starved();
-            if due && !self.coherence.unflushed.borrow().is_empty() {
+            if due && !self.coherence.is_flushed() {
                 flushed_at = now;
                 self.context.env.mark("flush_of_our_own");
                 // An error is counted. Not again at once: what makes it due is still there, and the
@@ -72,23 +69,22 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(crate) async fn publish_all(&self) {
-        self.coherence.unpublished.borrow_mut().any_may_be_ready();
+        self.coherence.copies_may_be_ready();
         while self.publish_batch().await.is_ok_and(|looked_at| looked_at > 0) {}
     }
 
     /// Publishes some of the copies that may be ready, as far as their ranges are not un-flushed.
     /// Says how many were looked at.
     async fn publish_batch(&self) -> Result<usize, EngineError> {
-        let some = self.coherence.unpublished.borrow_mut().next_to_look_at(BATCH);
+        let some = self.coherence.next_copies(BATCH);
         for &range in &some {
-            if self.coherence.unflushed.borrow().covers(range) {
+            if self.coherence.may_lose_all(range) {
                 continue;
             }
             loop {
                 let prepared =
                     self.index.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
-                let room = prepared
-                    .inspect_err(|_| self.coherence.unpublished.borrow_mut().any_may_be_ready())?;
+                let room = prepared.inspect_err(|_| self.coherence.copies_may_be_ready())?;
                 if self.publish(range, room) {
                     break;
                 }
@@ -100,19 +96,12 @@ impl<E: Env> CachedVolume<E> {
     /// A copy of what the backing device has: it is served from now on, and published when its
     /// range is not un-flushed. What a failed flush may have cost is not kept (F5).
     pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
-        let trusted = self.coherence.unflushed.borrow().trusted_parts(range);
-        if trusted.as_slice() != [range] {
+        if !self.coherence.keep_copy(range, pointer, &pin) {
             self.context.env.mark("suspect_copy_not_kept");
         }
-        let waits = self.coherence.unflushed.borrow().covers(range);
-        let mut unpublished = self.coherence.unpublished.borrow_mut();
-        for part in trusted {
-            unpublished.insert(part, pointer.advance(part.start - range.start), pin.clone());
-            if !waits {
-                unpublished.may_be_ready(part);
-            }
-        }
-        if !waits || are_many(unpublished.len(), self.context.tuning.unpublished_max) {
+        let waits = self.coherence.may_lose_all(range);
+        let copies = self.coherence.copies_len();
+        if !waits || are_many(copies, self.context.tuning.unpublished_max) {
             self.wake_publisher.notify_all();
         }
     }
@@ -120,13 +109,12 @@ impl<E: Env> CachedVolume<E> {
     /// One step: copies in the range that are not un-flushed go into the index, where there is no
     /// key. False: there are more of them than room for their records.
     fn publish(&self, range: SectorRange, mut room: Room<'_, E>) -> bool {
-        let copies: SmallVec<[(SectorRange, Pointer); 2]> =
-            self.coherence.unpublished.borrow().overlapping(range).collect();
+        let copies = self.coherence.copies_over(range);
         if copies.is_empty() {
             self.context.env.mark("copy_gone_before_published");
         }
         for (range, pointer) in copies {
-            for part in self.coherence.unflushed.borrow().flushed_parts(range) {
+            for part in self.coherence.flushed_parts(range) {
                 let mut known = IntervalSet::default();
                 for extent in self.index.live_extents(self.inode(), part) {
                     known.insert(extent.range);
@@ -142,17 +130,11 @@ impl<E: Env> CachedVolume<E> {
                         !self.coherence.inflight.backing_write_over(gap),
                         "a backing write is over {gap}"
                     );
-                    assert!(
-                        !self.coherence.unflushed.borrow().overlaps(gap),
-                        "{gap} is un-flushed"
-                    );
-                    assert!(
-                        !self.coherence.unflushed.borrow().is_suspect(gap),
-                        "{gap} may be lost"
-                    );
+                    assert!(!self.coherence.may_lose(gap), "{gap} is un-flushed");
+                    assert!(!self.coherence.is_suspect(gap), "{gap} may be lost");
                     self.index.replace(&mut room, self.inode(), gap, Some((place, false)));
                 }
-                self.coherence.unpublished.borrow_mut().remove(part);
+                self.coherence.drop_copies(part);
             }
         }
         true

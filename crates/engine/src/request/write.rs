@@ -11,6 +11,7 @@ use super::cache_io::place_pieces;
 use super::policy::Access;
 use crate::alloc::class::Class;
 use crate::alloc::sectors::{Piece, Pieces};
+use crate::coherence::WriteEnd;
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
 use crate::index::extent::removal_records;
@@ -252,7 +253,7 @@ impl<E: Env> CachedVolume<E> {
             return None;
         }
         if self.context.keeps(Rule::W2DropsCopies) {
-            self.coherence.unpublished.borrow_mut().remove(range);
+            self.coherence.drop_copies(range);
         }
         #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W2KeepsDirty) && self.index.has_dirty(self.inode(), range) {
@@ -266,7 +267,7 @@ impl<E: Env> CachedVolume<E> {
         }
         #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W5UnflushedAtCompletion) {
-            self.coherence.unflushed.borrow_mut().add(range);
+            self.coherence.note_unflushed(range);
         }
         durable_first.filter(|_| self.context.keeps(Rule::W3WaitsForRemoval))
     }
@@ -314,7 +315,7 @@ impl<E: Env> CachedVolume<E> {
         payload: &Payload,
         fua: bool,
     ) -> IoResult {
-        let failures = self.coherence.flushes.failures();
+        let failures = self.coherence.failed_flushes();
         let result = match payload {
             Payload::Data(data) => {
                 let fua = fua && self.context.keeps(Rule::W4PassesFua);
@@ -333,7 +334,11 @@ impl<E: Env> CachedVolume<E> {
                 result => result,
             },
         };
-        self.backing_write_ended(range, failures, (result.is_ok(), fua && payload.is_data(), true));
+        self.backing_write_ended(
+            range,
+            failures,
+            WriteEnd { ok: result.is_ok(), durable: fua && payload.is_data(), overwrites: true },
+        );
         if let Err(error) = &result {
             self.note_backing_error(error);
         }
@@ -342,7 +347,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// A write of zeroes was flushed: unless a flush failed in between, which may have cost it.
     pub(crate) fn nothing_was_lost(&self, range: SectorRange) -> Result<(), VolumeError> {
-        match self.coherence.unflushed.borrow().is_suspect(range) {
+        match self.coherence.is_suspect(range) {
             false => Ok(()),
             true => {
                 self.context.env.mark("fua_zeroes_lost");
@@ -372,7 +377,7 @@ impl<E: Env> CachedVolume<E> {
         match result {
             Err(refused) => refused,
             Ok(seq) => {
-                self.writeback.wake.notify_all();
+                self.writeback.wake();
                 // K3, F3: the journal alone makes it durable.
                 match fua && self.context.keeps(Rule::K3FuaWaitsForJournal) {
                     true => match self.journal.wait(seq).await {
@@ -424,7 +429,7 @@ impl<E: Env> CachedVolume<E> {
             let mut room = room.map_err(|_| ToCache::Refused)?;
             // K2, one step: over whatever is there. A request of many pieces takes several.
             if self.context.keeps(Rule::W2DropsCopies) {
-                self.coherence.unpublished.borrow_mut().remove(range);
+                self.coherence.drop_copies(range);
             }
             #[cfg(feature = "mutants")]
             self.disturb_fills(range);

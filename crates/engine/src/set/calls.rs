@@ -60,7 +60,7 @@ impl<E: Env> Set<E> {
                 if chains_first {
                     // Publishing them needs the room in the journal that is being made.
                     volume.context.env.mark("copies_forgotten");
-                    volume.coherence.unpublished.borrow_mut().clear();
+                    volume.coherence.drop_all_copies();
                 }
                 volume.wake_background();
             }

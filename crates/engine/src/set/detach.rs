@@ -80,7 +80,7 @@ impl<E: Env> CacheSet<E> {
         // the superblock says dirty again.
         volume.save_state(&turn, (BackingState::None, Transition::Detached)).await?;
         volume.drop_unpublished();
-        volume.coherence.unflushed.borrow_mut().forget();
+        volume.coherence.was_flushed();
         // The writeback task may be waiting for it, and finds that there is nothing to mark any
         // more.
         drop(turn);
@@ -90,12 +90,11 @@ impl<E: Env> CacheSet<E> {
 
     /// Waits until nothing is dirty.
     async fn drain(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
-        let errors_before = volume.counters.get().backing_errors;
-        volume.writeback.wake.notify_all();
+        let errors_before = volume.backing_errors();
+        volume.writeback.wake();
         self.set.wait_until_counted().await?;
         loop {
-            let progress =
-                first(volume.writeback.progress.notified(), volume.dirty_writers.all_end());
+            let progress = first(volume.writeback.progress(), volume.dirty_writers.all_end());
             if let Some(reason) = self.set.context.failure() {
                 return Err(EngineError::Failed(reason));
             }
@@ -105,7 +104,7 @@ impl<E: Env> CacheSet<E> {
             if volume.has_nothing_dirty() {
                 return Ok(());
             }
-            let errors = volume.counters.get().backing_errors - errors_before;
+            let errors = volume.backing_errors() - errors_before;
             if errors >= BACKING_ERRORS_MAX {
                 return Err(EngineError::BackingFails(errors));
             }

@@ -187,11 +187,11 @@ impl<E: Env> CacheSet<E> {
             ..Held::default()
         };
         for volume in set.served() {
-            let coherence = &volume.coherence;
-            held.in_flight += coherence.inflight.len() as u64;
-            held.copies += coherence.unpublished.borrow().len() as u64;
-            held.unflushed += coherence.unflushed.borrow().intervals() as u64;
-            held.streams += coherence.flush_errors.borrow().streams() as u64;
+            let entries = volume.coherence.entries();
+            held.in_flight += entries.in_flight as u64;
+            held.copies += entries.copies as u64;
+            held.unflushed += entries.unflushed as u64;
+            held.streams += entries.streams as u64;
         }
         held
     }

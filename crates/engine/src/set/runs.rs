@@ -124,7 +124,7 @@ impl<E: Env> Set<E> {
     pub(super) async fn end_run(self: &Rc<Self>) -> Result<(), EngineError> {
         let volumes: Vec<Rc<CachedVolume<E>>> =
             self.attached().into_iter().filter(|volume| volume.lifecycle.uses_cache()).collect();
-        let known = |volume: &CachedVolume<E>| volume.superblock.borrow().run().number();
+        let known = |volume: &CachedVolume<E>| volume.run();
         let newest =
             volumes.iter().filter_map(|volume| known(volume)).max_by_key(|run| run.count());
         let run = self.new_run(newest);
@@ -141,7 +141,7 @@ impl<E: Env> Set<E> {
         self.note_runs(|runs| change(runs, None, Some(run))).await?;
         for volume in &volumes {
             if known(volume).is_some() {
-                volume.superblock.borrow_mut().set_run(Some(run));
+                volume.set_run(run);
                 volume.write_backing_superblock().await?;
             }
         }

@@ -34,14 +34,14 @@ impl<E: Env> CachedVolume<E> {
             state: self.state(),
             dirty_bytes: self.index.dirty_sectors(self.inode()) * SECTOR_BYTES,
             stats: self.counters.get(),
-            writeback_rate_bytes: self.writeback.controller.borrow().rate() * SECTOR_BYTES,
+            writeback_rate_bytes: self.writeback.rate() * SECTOR_BYTES,
         }
     }
 
     /// Sets an attribute (bcache's names). `cache_mode` and `label` survive a restart.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
         if name == "writeback_rate" {
-            self.writeback.controller.borrow_mut().set_rate(parse_rate(value)?);
+            self.writeback.set_rate(parse_rate(value)?);
             return Ok(());
         }
         self.settings.borrow_mut().set(name, value)?;
@@ -75,14 +75,8 @@ impl<E: Env> CachedVolume<E> {
             "dirty_data" => {
                 Some(human((self.index.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64))
             }
-            "writeback_rate" => {
-                Some(human((self.writeback.controller.borrow().rate() * SECTOR_BYTES) as i64))
-            }
-            "writeback_rate_debug" => {
-                let now = self.context.env.now();
-                let next = self.writeback.limiter.borrow().next_ms(now);
-                Some(self.writeback.controller.borrow().debug().text(next))
-            }
+            "writeback_rate" => Some(human((self.writeback.rate() * SECTOR_BYTES) as i64)),
+            "writeback_rate_debug" => Some(self.writeback.debug(self.context.env.now())),
             "stripe_size" => Some(human(1 << 40)),
             "partial_stripes_expensive" => Some("0".to_owned()),
             "io_errors" => Some(self.counters.get().backing_errors.to_string()),

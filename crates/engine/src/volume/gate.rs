@@ -1,5 +1,10 @@
 //! Admission of requests, and the end of a volume.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+
+use ubcache_env::local::Notified;
 use ubcache_env::{Env, VolumeError};
 
 use super::CachedVolume;
@@ -25,28 +30,41 @@ impl<E: Env> Drop for Pause<'_, E> {
 
 impl<E: Env> CachedVolume<E> {
     /// Begins a request, when the gate is open.
-    pub(super) async fn begin(&self) -> Result<Request<'_>, VolumeError> {
-        while self.lifecycle.gate() == Gate::Paused {
-            self.requests.resumed.notified().await;
-        }
-        self.begin_now()
+    #[inline]
+    pub(super) fn begin(&self) -> impl Future<Output = Result<Request<'_>, VolumeError>> {
+        self.pass(false)
     }
 
-    /// The gate is not paused.
-    pub(super) fn begin_now(&self) -> Result<Request<'_>, VolumeError> {
+    /// Begins a request that changes the volume, when the gate is open.
+    #[inline]
+    pub(crate) fn begin_write(&self) -> impl Future<Output = Result<Request<'_>, VolumeError>> {
+        self.pass(self.info.read_only)
+    }
+
+    /// Mostly the gate is open, so the future has nothing in it but the place to wait at.
+    #[inline]
+    fn pass(&self, refused: bool) -> impl Future<Output = Result<Request<'_>, VolumeError>> {
+        let mut resumed: Option<Notified<'_>> = None;
+        poll_fn(move |context| {
+            if refused {
+                return Poll::Ready(Err(VolumeError::ReadOnly));
+            }
+            while self.lifecycle.gate() == Gate::Paused {
+                let notified = resumed.get_or_insert_with(|| self.requests.resumed.notified());
+                ready!(Pin::new(notified).poll(context));
+                resumed = None;
+            }
+            Poll::Ready(self.enter_gate())
+        })
+    }
+
+    /// The gate is open, or closed for good.
+    fn enter_gate(&self) -> Result<Request<'_>, VolumeError> {
         if self.is_stopping() || self.context.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
-        self.writeback.idle.borrow_mut().request();
-        self.writeback.controller.borrow_mut().leave_idle();
+        self.writeback.request();
         Ok(self.requests.begin())
-    }
-
-    pub(crate) async fn begin_write(&self) -> Result<Request<'_>, VolumeError> {
-        if self.info.read_only {
-            return Err(VolumeError::ReadOnly);
-        }
-        self.begin().await
     }
 
     /// Keeps new requests waiting, and waits for those under way and the fills that they left
@@ -88,8 +106,7 @@ impl<E: Env> CachedVolume<E> {
         flushed.map_err(EngineError::io("flushing a backing device"))?;
         // An earlier attempt may have failed, half way or before its flush.
         self.save_attributes().await?;
-        if self.coherence.flush_errors.borrow().are_owed() && self.context.keeps(Rule::F4StopTells)
-        {
+        if self.coherence.is_error_owed() && self.context.keeps(Rule::F4StopTells) {
             self.context.env.mark("stop_tells_of_a_failed_flush");
             return Err(EngineError::LossUntold(self.uuid()));
         }

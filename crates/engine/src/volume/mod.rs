@@ -17,7 +17,7 @@ pub(crate) mod state;
 mod superblock;
 pub(crate) mod tickets;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify};
@@ -27,8 +27,8 @@ use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, U
 use self::state::{Lifecycle, Transition};
 use self::tickets::{DirtyWriters, Requests};
 use crate::alloc::allocator::Allocator;
+use crate::bypass::Bypass;
 use crate::bypass::congestion::Congestion;
-use crate::bypass::sequential::SequentialDetector;
 use crate::coherence::Coherence;
 use crate::context::Context;
 use crate::gc::Gc;
@@ -66,22 +66,20 @@ pub struct CachedVolume<E: Env> {
     pub(crate) allocator: Rc<Allocator<E>>,
     pub(crate) index: Rc<Index<E>>,
     pub(crate) gc: Rc<Gc<E>>,
-    /// Latencies of the cache device.
-    pub(crate) congestion: Rc<Congestion>,
     /// The volumes that share the cache with this one.
     pub(crate) attached: Box<dyn Fn() -> Attached>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
     pub(crate) backing: Meter<E>,
-    pub(crate) superblock: RefCell<Superblock>,
+    superblock: RefCell<Superblock>,
     superblock_lock: Lock,
     inode: Cell<Inode>,
     info: VolumeInfo,
     data_offset: Sector,
-    pub(crate) settings: RefCell<VolumeSettings>,
-    pub(crate) counters: Cell<VolumeCounters>,
-    pub(crate) sequential: RefCell<SequentialDetector>,
+    settings: RefCell<VolumeSettings>,
+    counters: Cell<VolumeCounters>,
 
+    pub(crate) bypass: Bypass,
     pub(crate) coherence: Coherence,
     pub(crate) lifecycle: Lifecycle,
     requests: Requests,
@@ -134,7 +132,6 @@ impl<E: Env> CachedVolume<E> {
             allocator,
             index,
             gc,
-            congestion,
             attached,
             me: me.clone(),
             backing,
@@ -147,7 +144,7 @@ impl<E: Env> CachedVolume<E> {
             data_offset,
             settings: RefCell::new(settings),
             counters: Cell::default(),
-            sequential: RefCell::new(SequentialDetector::new()),
+            bypass: Bypass::new(congestion),
             coherence: Coherence::new(limits.volatile_cache, rules),
             lifecycle: Lifecycle::new(dirty),
             requests: Requests::default(),
@@ -202,18 +199,28 @@ impl<E: Env> CachedVolume<E> {
 
     pub(crate) fn wake_background(&self) {
         self.wake_publisher.notify_all();
-        self.writeback.wake.notify_all();
-        self.writeback.progress.notify_all();
+        self.writeback.wake();
+        self.writeback.progresses();
     }
 
     pub(crate) fn drop_unpublished(&self) {
-        self.coherence.unpublished.borrow_mut().clear();
+        self.coherence.drop_all_copies();
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut VolumeCounters)) {
         let mut counters = self.counters.get();
         change(&mut counters);
         self.counters.set(counters);
+    }
+
+    /// Errors of the backing device so far.
+    pub(crate) fn backing_errors(&self) -> u64 {
+        self.counters.get().backing_errors
+    }
+
+    /// Attributes, as they are now.
+    pub(crate) fn settings(&self) -> Ref<'_, VolumeSettings> {
+        self.settings.borrow()
     }
 
     /// UUID of the backing device.
@@ -256,6 +263,6 @@ impl<E: Env> CachedVolume<E> {
             return;
         }
         self.count(|counters| counters.backing_errors += 1);
-        self.writeback.progress.notify_all();
+        self.writeback.progresses();
     }
 }

@@ -8,7 +8,6 @@ use ubcache_env::{
 };
 
 use super::CachedVolume;
-use super::state::Gate;
 use crate::request::read::ReadPath;
 use crate::request::write::Payload;
 
@@ -24,12 +23,7 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
-        // Begins like `begin`, with one future less for a hit to go through.
-        let _request = if self.lifecycle.gate() == Gate::Paused {
-            self.begin().await?
-        } else {
-            self.begin_now()?
-        };
+        let _request = self.begin().await?;
         match self.look_up(stream, keys) {
             ReadPath::Hit(hit) => self.read_hit(hit).await.map(IoVec::from),
             ReadPath::Miss { bypass } => Box::pin(self.read_parts(keys, bypass)).await,
@@ -46,16 +40,8 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
-        if self.info.read_only {
-            return Err(VolumeError::ReadOnly);
-        }
-        // Begins like `begin_write`, with one future less.
-        let _request = if self.lifecycle.gate() == Gate::Paused {
-            self.begin().await?
-        } else {
-            self.begin_now()?
-        };
-        self.coherence.flush_errors.borrow_mut().writes(stream);
+        let _request = self.begin_write().await?;
+        self.coherence.stream_writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 
@@ -82,7 +68,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        self.coherence.flush_errors.borrow_mut().writes(stream);
+        self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.discard_keys(stream, step).await?;
         }
@@ -98,7 +84,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         let _request = self.begin_write().await?;
-        self.coherence.flush_errors.borrow_mut().writes(stream);
+        self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
@@ -111,8 +97,7 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
-        let flushed = self.coherence.unflushed.borrow().is_empty() && self.lifecycle.uses_cache();
-        if self.coherence.flush_errors.borrow_mut().leaves(stream, end, flushed) {
+        if self.coherence.stream_leaves(stream, end, self.lifecycle.uses_cache()) {
             self.context.env.mark("error_lost_with_a_connection");
         }
     }

@@ -5,6 +5,7 @@ use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Durability, Env, IoError, IoResult, IoVec, SectorRange, VolumeError};
 
 use crate::alloc::pins::Pin;
+use crate::coherence::WriteEnd;
 use crate::coherence::table::Ticket;
 use crate::index::extent::{Extent, FIRST, Position};
 use crate::journal::room::Room;
@@ -77,14 +78,14 @@ impl<E: Env> CachedVolume<E> {
         drop(holds);
         if !runs.is_empty() {
             self.clean_runs(runs, below, &mut cleaned).await;
-            self.writeback.progress.notify_all();
+            self.writeback.progresses();
         }
         cleaned
     }
 
     /// B2 to B5.
     async fn clean_runs(&self, runs: Vec<Run>, below: Below, cleaned: &mut Cleaned) {
-        let failures = self.coherence.flushes.failures();
+        let failures = self.coherence.failed_flushes();
         // B2: no crash may bring back what these keys replaced, once the new data is down there.
         let durable =
             !self.context.keeps(Rule::B2DirtyRecordDurable) || self.journal.flush().await.is_ok();
@@ -100,7 +101,7 @@ impl<E: Env> CachedVolume<E> {
             && (early
                 || !self.context.keeps(Rule::B4FlushBeforeClean)
                 || (self.flush_backing().await.is_ok()
-                    && self.coherence.flushes.failures() == failures)
+                    && self.coherence.failed_flushes() == failures)
                 || !self.context.keeps(Rule::B4FailedFlushStaysDirty));
         for (run, ok) in runs.into_iter().zip(written) {
             if !(ok && flushed) {
@@ -178,7 +179,7 @@ impl<E: Env> CachedVolume<E> {
         match below {
             Below::Written => self.copy_run(run).await,
             Below::Discarded => {
-                let failures = self.coherence.flushes.failures();
+                let failures = self.coherence.failed_flushes();
                 // A device may keep what it is asked to discard, and that is older data. Zeroes it
                 // keeps.
                 self.coherence.zeroes.submitted(run.range);
@@ -189,7 +190,11 @@ impl<E: Env> CachedVolume<E> {
                 if result.is_ok() {
                     result = self.backing.discard(run.range).await;
                 }
-                self.backing_write_ended(run.range, failures, (result.is_ok(), false, true));
+                self.backing_write_ended(
+                    run.range,
+                    failures,
+                    WriteEnd { ok: result.is_ok(), durable: false, overwrites: true },
+                );
                 if let Err(error) = &result
                     && *error != IoError::NotSupported
                 {
@@ -220,9 +225,13 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
         }
-        let failures = self.coherence.flushes.failures();
+        let failures = self.coherence.failed_flushes();
         let result = self.backing.write(run.range.start, data, Durability::Volatile).await;
-        self.backing_write_ended(run.range, failures, (result.is_ok(), false, true));
+        self.backing_write_ended(
+            run.range,
+            failures,
+            WriteEnd { ok: result.is_ok(), durable: false, overwrites: true },
+        );
         if let Err(error) = &result {
             self.context.env.mark("writeback_write_failed");
             self.note_backing_error(error);

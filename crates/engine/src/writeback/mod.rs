@@ -9,7 +9,8 @@
 use std::cell::RefCell;
 
 use controller::{IdleCounter, RateController, RateLimiter};
-use ubcache_env::local::Notify;
+use ubcache_env::Nanos;
+use ubcache_env::local::{Notified, Notify};
 
 pub mod controller;
 pub(crate) mod flusher;
@@ -17,12 +18,11 @@ pub(crate) mod task;
 
 /// Pace of a volume's writeback, a place to wake its task, and one to wait for it.
 pub(crate) struct Writeback {
-    pub wake: Notify,
-    /// A batch has ended, the backing device has failed, or the task may be ending.
-    pub progress: Notify,
-    pub controller: RefCell<RateController>,
-    pub limiter: RefCell<RateLimiter>,
-    pub idle: RefCell<IdleCounter>,
+    wake: Notify,
+    progress: Notify,
+    controller: RefCell<RateController>,
+    limiter: RefCell<RateLimiter>,
+    idle: RefCell<IdleCounter>,
 }
 
 impl Writeback {
@@ -34,5 +34,43 @@ impl Writeback {
             limiter: RefCell::new(RateLimiter::new()),
             idle: RefCell::new(IdleCounter::new()),
         }
+    }
+
+    /// There is something to do.
+    pub fn wake(&self) {
+        self.wake.notify_all();
+    }
+
+    /// A batch has ended, the backing device has failed, or the task may be ending.
+    pub fn progresses(&self) {
+        self.progress.notify_all();
+    }
+
+    /// Waits for that.
+    pub fn progress(&self) -> Notified<'_> {
+        self.progress.notified()
+    }
+
+    /// A request begins: the volume is not idle.
+    #[inline]
+    pub fn request(&self) {
+        self.idle.borrow_mut().request();
+        self.controller.borrow_mut().leave_idle();
+    }
+
+    /// Rate in sectors per second.
+    pub fn rate(&self) -> u64 {
+        self.controller.borrow().rate()
+    }
+
+    /// Sets the rate, until the controller changes it.
+    pub fn set_rate(&self, rate: u64) {
+        self.controller.borrow_mut().set_rate(rate);
+    }
+
+    /// Text of the attribute `writeback_rate_debug`.
+    pub fn debug(&self, now: Nanos) -> String {
+        let next = self.limiter.borrow().next_ms(now);
+        self.controller.borrow().debug().text(next)
     }
 }

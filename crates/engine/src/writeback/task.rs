@@ -30,7 +30,7 @@ impl<E: Env> CachedVolume<E> {
         {
             let wake = self.writeback.wake.notified();
             let (running, update_seconds, delay) = {
-                let settings = self.settings.borrow();
+                let settings = self.settings();
                 let running = settings.writeback_running || self.lifecycle.is_draining();
                 (running, settings.writeback_rate_update_seconds, settings.writeback_delay)
             };
@@ -120,18 +120,18 @@ impl<E: Env> CachedVolume<E> {
 
     /// No pacing: a drain was asked for, or nothing else can make room.
     fn is_urgent(&self) -> bool {
-        self.settings.borrow().writeback_percent == 0
+        self.settings().writeback_percent == 0
             || self.lifecycle.is_draining()
             || self.allocator.is_starved()
     }
 
     fn rate(&self) -> u64 {
-        if self.is_urgent() { RATE_IDLE } else { self.writeback.controller.borrow().rate() }
+        if self.is_urgent() { RATE_IDLE } else { self.writeback.rate() }
     }
 
     fn update_rate(&self) {
         let dirty = self.index.dirty_sectors(self.inode());
-        let settings = self.settings.borrow();
+        let settings = self.settings();
         if dirty == 0 || settings.writeback_percent == 0 {
             return;
         }

@@ -3,7 +3,6 @@
 use smallvec::SmallVec;
 use ubcache_env::local::join_all;
 use ubcache_env::{Env, IoVec, SectorRange, Slice, VolumeError};
-use ubcache_format::Pointer;
 
 use super::fill_queue::{Fill, FillTicket, Fills};
 use super::hit::Hit;
@@ -76,8 +75,7 @@ impl<E: Env> CachedVolume<E> {
         let mut parts = SmallVec::new();
         let mut at = range.start;
         // Unpublished copies are newer than what the index has.
-        let copies: SmallVec<[(SectorRange, Pointer); 2]> =
-            self.coherence.unpublished.borrow().overlapping(range).collect();
+        let copies = self.coherence.copies_over(range);
         let mut live = live.into_iter().peekable();
         let mut copies = copies.into_iter().peekable();
         while at < range.end {

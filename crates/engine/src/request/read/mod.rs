@@ -43,7 +43,7 @@ impl<E: Env> CachedVolume<E> {
         let bypass = self.decide_bypass(stream, range, Access::Read);
         match self.index.live_extent_around(self.inode(), range) {
             // Unpublished copies are newer than what the index has.
-            Some(extent) if !self.coherence.unpublished.borrow().overlaps(range) => {
+            Some(extent) if !self.coherence.has_copy_over(range) => {
                 self.count_read(bypass, false);
                 ReadPath::Hit(self.hit(extent, true))
             }

@@ -35,7 +35,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let slice = self.read_backing(extent.range).await?;
         if !published {
-            self.coherence.unpublished.borrow_mut().remove(extent.range);
+            self.coherence.drop_copies(extent.range);
         } else if let Ok(mut room) = self
             .index
             .prepare_change(self.inode(), extent.range, removal_records(extent.range))
