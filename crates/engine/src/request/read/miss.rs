@@ -4,8 +4,8 @@ use smallvec::SmallVec;
 use ubcache_env::local::join_all;
 use ubcache_env::{Env, IoVec, SectorRange, Slice, VolumeError};
 
+use super::Hit;
 use super::fill_queue::{Fill, FillTicket, Fills};
-use super::hit::Hit;
 use crate::index::extent::Extent;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;

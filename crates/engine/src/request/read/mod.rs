@@ -2,23 +2,22 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | here | the look-up, which finds the path of a read |
-//! | [`hit`] | a place in the cache is read (R2) |
+//! | here | the look-up, which finds the path of a read; a place in the cache is read (R2) |
 //! | [`miss`] | the parts of a read, from the cache and the backing device (R1, R2) |
 //! | [`fill`] | what was missed goes to the cache (R3) |
 //! | [`fill_queue`] | the fills that wait, and what they hold |
 //! | [`prefetch`] | filling without reading |
 //! | [`retry`] | reads that have to look elsewhere, or again (R4, R5) |
 
-use hit::Hit;
-use ubcache_env::{Env, SectorRange, StreamId};
+use ubcache_env::{Env, IoError, SectorRange, Slice, StreamId, VolumeError};
 
 use super::policy::Access;
+use crate::alloc::pins::Pin;
+use crate::index::extent::Extent;
 use crate::volume::CachedVolume;
 
 mod fill;
 pub(crate) mod fill_queue;
-pub(crate) mod hit;
 mod miss;
 mod prefetch;
 mod retry;
@@ -32,6 +31,13 @@ pub(crate) enum ReadPath {
     Miss { bypass: bool },
     /// The cache is not used: it has failed, or is detached.
     Passthrough,
+}
+
+/// Data in the cache, and what keeps it there.
+pub(crate) struct Hit {
+    extent: Extent,
+    published: bool,
+    _pin: Pin,
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -48,6 +54,33 @@ impl<E: Env> CachedVolume<E> {
                 ReadPath::Hit(self.hit(extent, true))
             }
             _ => ReadPath::Miss { bypass },
+        }
+    }
+
+    /// Takes note that the extent is used, and keeps its bucket.
+    fn hit(&self, extent: Extent, published: bool) -> Hit {
+        let mut buckets = self.allocator.buckets_mut();
+        buckets.touch(extent.pointer, extent.range.sectors());
+        let pin = buckets.pins().pin(buckets.bucket_of(extent.pointer));
+        Hit { extent, published, _pin: pin }
+    }
+
+    /// R2 for a place in the cache.
+    pub(crate) async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
+        let Hit { extent, published, _pin } = hit;
+        let started = self.context.env.now();
+        let result =
+            self.context.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
+        self.note_cache_latency(started, false);
+        match result {
+            Ok(buf) => Ok(buf.freeze()),
+            // Says nothing about the data.
+            Err(error @ IoError::NoMemory) => Err(VolumeError::Io(error)),
+            Err(error) => {
+                self.context.note_cache_error("reading cached data", &error);
+                // Not part of the future of a hit.
+                Box::pin(self.read_around(extent, published)).await
+            }
         }
     }
 
