@@ -1,11 +1,10 @@
-//! Speed of background writeback: target, rate controller, idle detection, rate limiter.
+//! Speed of background writeback: target and rate controller.
 //!
 //! bcache behaviour. Each volume has a *target* of dirty sectors, its share of `writeback_percent`
 //! of the cache. Every `writeback_rate_update_seconds` the controller turns the distance from the
 //! target into a rate: a proportional term, an integral term for what remains, and a fragmentation
 //! term that takes over when little dirty data is spread over many buckets of a filling cache. A
-//! set that has been idle for a while is drained at full speed. The limiter makes sleeps from the
-//! rate.
+//! set that has been idle for a while ([`super::idle`]) is drained at full speed.
 //!
 //! The driver's arithmetic wraps or narrows to 32 bits in places where this one saturates.
 //! Divisions truncate towards zero, as there. The driver lets any request that arrives end a
@@ -232,86 +231,8 @@ fn proportional(input: &ControllerInput, error: i64) -> i64 {
 }
 
 /// A count as a signed number; saturates.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Detects an idle set: counts the controller updates of all its volumes since the last request to
-/// any.
-#[derive(Copy, Clone, Debug, Default)]
-pub struct IdleCounter {
-    ticks: u64,
-}
-
-impl IdleCounter {
-    /// Ticks until a set with one volume is idle.
-    const TICKS: u64 = 6;
-
-    /// A counter of a set that was busy just now.
-    pub fn new() -> Self {
-        IdleCounter::default()
-    }
-
-    /// A request has arrived at a volume of the set.
-    pub fn request(&mut self) {
-        self.ticks = 0;
-    }
-
-    /// One volume's controller is about to update; says whether the set is idle. Each of the
-    /// `attached` volumes ticks, so the count to reach grows with the square: about `6 · attached`
-    /// periods of time.
-    pub fn tick(&mut self, attached: u64) -> bool {
-        self.ticks = self.ticks.saturating_add(1);
-        self.ticks >= Self::TICKS.saturating_mul(attached.saturating_mul(attached).max(1))
-    }
-}
-
-/// Turns a rate into sleeps.
-///
-/// It remembers the moment at which everything let through so far is paid for. That moment stays
-/// within a window around the present: pauses earn at most 2 s of free I/O, and one big I/O is paid
-/// with at most 2.5 s of sleep.
-#[derive(Copy, Clone, Debug, Default)]
-pub struct RateLimiter {
-    next: Nanos,
-}
-
-impl RateLimiter {
-    /// The furthest that the limiter looks ahead.
-    const AHEAD_MAX: Nanos = Nanos::from_millis(2500);
-    /// The most that it lags behind.
-    const BEHIND_MAX: Nanos = Nanos::from_secs(2);
-
-    /// A limiter that owes nothing.
-    pub fn new() -> Self {
-        RateLimiter::default()
-    }
-
-    /// `sectors` were let through at `rate` sectors per second: how long to sleep before more may
-    /// go. After the sleep ask again with 0 sectors, the rate may have changed the window.
-    pub fn delay(&mut self, now: Nanos, sectors: u64, rate: u64) -> Nanos {
-        let nanos = u128::from(sectors) * 1_000_000_000 / u128::from(rate.max(1));
-        let cost = Nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let latest = now.after(Self::AHEAD_MAX);
-        let earliest = now.since(Self::BEHIND_MAX);
-        self.next = self.next.after(cost).min(latest).max(earliest);
-        self.next.since(now)
-    }
-
-    /// When the next I/O may go.
-    pub fn next(&self) -> Nanos {
-        self.next
-    }
-
-    /// Milliseconds until then; negative if that moment has passed.
-    pub fn next_ms(&self, now: Nanos) -> i64 {
-        signed(self.next.since(now).as_millis()) - signed(now.since(self.next).as_millis())
-    }
-
-    /// Forgets debts and savings.
-    pub fn reset(&mut self, now: Nanos) {
-        self.next = now;
-    }
 }
 
 #[cfg(test)]
@@ -457,18 +378,6 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_idle_after_six_ticks_per_volume_squared() {
-        let mut idle = IdleCounter::new();
-        assert!((0..5).all(|_| !idle.tick(1)));
-        assert!(idle.tick(1) && idle.tick(1));
-        idle.request();
-        assert!((0..23).all(|_| !idle.tick(2)));
-        assert!(idle.tick(2));
-        idle.request();
-        assert!(!idle.tick(0));
-    }
-
-    #[test]
     fn debug_text_equals_that_of_sysfs() {
         let debug = RateDebug {
             rate: 8,
@@ -484,28 +393,6 @@ mod tests {
              integral:\t0.0k\n\
              change:\t\t0.0k/sec\nnext io:\t-80ms\n"
         );
-    }
-
-    #[test]
-    fn limiter_delays_match_the_rate() {
-        let mut limiter = RateLimiter::new();
-        let now = Nanos::from_secs(50);
-        limiter.reset(now);
-        assert_eq!(limiter.delay(now, 1000, 2000), Nanos::from_millis(500));
-        assert_eq!(limiter.next_ms(now), 500);
-        assert_eq!(limiter.delay(now, 1000, 2000), Nanos::from_secs(1));
-        assert_eq!(limiter.delay(now.after(Nanos::from_secs(1)), 0, 2000), Nanos(0));
-        assert_eq!(limiter.delay(now, u64::MAX, 0), Nanos::from_millis(2500), "the window ahead");
-    }
-
-    #[test]
-    fn pause_credits_two_seconds_at_most() {
-        let mut limiter = RateLimiter::new();
-        let now = Nanos::from_secs(1000);
-        assert_eq!(limiter.delay(now, 0, 1000), Nanos(0));
-        assert_eq!(limiter.next_ms(now), -2000);
-        assert_eq!(limiter.delay(now, 2000, 1000), Nanos(0));
-        assert_eq!(limiter.delay(now, 1, 1000), Nanos::from_millis(1));
     }
 
     proptest! {
@@ -529,24 +416,6 @@ mod tests {
                 prop_assert!((1..=RATE_MAX).contains(&rate) || rate == RATE_IDLE);
                 prop_assert_eq!(controller.debug().text(0).lines().count(), 7);
             }
-        }
-
-        /// Over a long time the sectors let through follow the rate, within the window.
-        #[test]
-        fn limiter_keeps_the_average_rate(passes in prop::collection::vec(1..5000_u64, 1..200),
-            rate in 5000..100_000_u64) {
-            let start = Nanos::from_secs(10);
-            let (mut limiter, mut now) = (RateLimiter::new(), start);
-            limiter.reset(now);
-            for &sectors in &passes {
-                let delay = limiter.delay(now, sectors, rate);
-                prop_assert!(delay <= Nanos::from_millis(2500));
-                now = now.after(delay);
-                prop_assert_eq!(limiter.delay(now, 0, rate), Nanos(0));
-            }
-            let expected = passes.iter().sum::<u64>() as u128 * 1_000_000_000 / u128::from(rate);
-            let took = u128::from(now.since(start).0);
-            prop_assert!(took <= expected && expected - took <= passes.len() as u128);
         }
     }
 }

@@ -2,18 +2,24 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`controller`] | how fast: bcache's PI controller and rate limiter |
+//! | [`controller`] | how fast: bcache's PI controller |
+//! | [`idle`] | detection of an idle set |
+//! | [`limiter`] | sleeps that keep a rate |
 //! | [`flusher`] | one batch: rules B1–B5 |
 //! | [`task`] | when and what: scanning, pacing, marking the volume clean |
 
 use std::cell::RefCell;
 
-use controller::{IdleCounter, RateController, RateLimiter};
+use controller::RateController;
+use idle::IdleCounter;
+use limiter::RateLimiter;
 use ubcache_env::Nanos;
 use ubcache_env::local::{Notified, Notify};
 
 pub mod controller;
 pub(crate) mod flusher;
+mod idle;
+mod limiter;
 pub(crate) mod task;
 
 /// Pace of a volume's writeback, a place to wake its task, and one to wait for it.
