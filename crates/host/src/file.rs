@@ -18,17 +18,13 @@ use ubcache_env::{
 use ubcache_format::SECTOR_BYTES;
 
 use crate::limits::{Alignment, discards_are_determined};
-use crate::op::{IoRequest, Outcome};
+use crate::op::{IoRequest, Outcome, SLICE_BYTES};
 use crate::open::{OpenError, OpenOptions, Opened, open};
 use crate::reactor::HostEnv;
 use crate::sys;
 
 /// Bytes written at once where zeroes have to be written out.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
-
-/// Longest read of a file in the page cache that is tried at once: copying it takes some ten
-/// microseconds.
-const READ_NOW_BYTES: usize = 128 << 10;
 
 /// An open file or block device.
 pub struct HostFile {
@@ -47,6 +43,8 @@ pub struct HostFile {
     allocates: Cell<bool>,
     /// Past the page cache.
     direct: bool,
+    /// I/O is mostly copying, from and to memory.
+    copied: bool,
     /// A durable write failed, and no flush has failed for it yet.
     untold: Cell<bool>,
     /// A flush failed that the page cache was to be written by.
@@ -62,6 +60,7 @@ impl HostFile {
     ) -> Result<HostFile, OpenError> {
         let path = path.as_ref();
         let Opened { fd, is_block_device, direct, limits, alignment } = open(path, options)?;
+        let copied = !direct || sys::is_in_memory(&fd);
         Ok(HostFile {
             env: env.clone(),
             fd: Rc::new(fd),
@@ -75,6 +74,7 @@ impl HostFile {
             writes_durably: Cell::new(direct),
             allocates: Cell::new(!is_block_device),
             direct,
+            copied,
             untold: Cell::new(false),
             lost: Rc::default(),
         })
@@ -157,7 +157,7 @@ impl HostFile {
     }
 
     async fn read_at(&self, at: u64, mut buf: Buf) -> (Buf, IoResult) {
-        if self.reads_now.get() && buf.len() <= READ_NOW_BYTES {
+        if self.reads_now.get() && buf.len() <= SLICE_BYTES {
             // Data in memory needs no waiting, which costs more than the copying.
             match sys::read_now(self.fd.as_raw_fd(), buf.as_mut_slice(), at) {
                 read if read as usize == buf.len() => return (buf, Ok(())),
@@ -165,7 +165,7 @@ impl HostFile {
                 _ => {}
             }
         }
-        let request = IoRequest::Read { fd: self.fd.clone(), at, buf };
+        let request = IoRequest::Read { fd: self.fd.clone(), at, buf, copied: self.copied };
         let (IoRequest::Read { buf, .. }, result) = self.submit(request).await else {
             unreachable!("an operation gives its own request back")
         };
@@ -187,7 +187,8 @@ impl HostFile {
     }
 
     async fn write_at(&self, at: u64, data: IoVec, dsync: bool) -> (IoVec, IoResult) {
-        let request = IoRequest::Write { fd: self.fd.clone(), at, data, dsync };
+        let (fd, copied) = (self.fd.clone(), self.copied);
+        let request = IoRequest::Write { fd, at, data, dsync, copied };
         let (IoRequest::Write { data, .. }, result) = self.submit(request).await else {
             unreachable!("an operation gives its own request back")
         };

@@ -1,5 +1,6 @@
 //! I/O in flight and who carries it out: the slab of operations over the backend of choice.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::op::{IoRequest, Next, Op, Outcome};
+use crate::op::{IoRequest, Next, Op, Outcome, SLICE_BYTES};
 use crate::poller::Poller;
 use crate::queue::Shared;
 use crate::ring::Ring;
@@ -37,10 +38,51 @@ enum Backend {
     Pool(Poller),
 }
 
+impl Backend {
+    /// The wait of a turn that only looks at what has happened. A ring does so in any case.
+    fn look(&self) -> Option<Duration> {
+        match self {
+            Backend::Ring(_) => None,
+            Backend::Pool(_) => Some(Duration::ZERO),
+        }
+    }
+}
+
+/// The bytes that a small operation counts as, at least, while large transfers wait.
+const PROMPT_COST: usize = 2 << 10;
+
+/// The reason why a turn is made.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// Tasks are ready: they go on after it.
+    Busy,
+    /// No task is ready, and the caller looks again at once.
+    Look,
+    /// No task is ready before something happens, or so much time is over. `Duration::MAX`: for
+    /// ever.
+    Wait(Duration),
+}
+
 /// I/O in flight and who carries it out.
+///
+/// A large transfer takes a thread as long as its bytes are copied, or pinned. Threads of the
+/// kernel do the copying where they can. The rest goes in slices, each when this thread has nothing
+/// else to do: a request that comes meanwhile waits for one slice, not for all bytes that others
+/// have asked for. A steady stream of small operations lets a slice pass for every slice of bytes
+/// of its own.
 pub(crate) struct Io {
     ops: Slab<Op>,
     backend: Backend,
+    /// Large transfers whose next slice is due, in turn.
+    bulk: VecDeque<usize>,
+    /// Bytes of small operations since the last slice.
+    passed: usize,
+    /// A small operation was queued that the kernel has not seen.
+    queued: bool,
+    /// File operations that threads of the kernel copy for.
+    copying: usize,
+    /// Threads of the kernel have copied since the last wait.
+    copied: bool,
     workers: Workers,
     running: usize,
     spare_lists: Vec<Vec<libc::iovec>>,
@@ -54,6 +96,11 @@ impl Io {
         let io = Io {
             ops: Slab::new(),
             backend,
+            bulk: VecDeque::new(),
+            passed: 0,
+            queued: false,
+            copying: 0,
+            copied: false,
             workers: Workers::new(threads, shared.clone()),
             running: 0,
             spare_lists: Vec::new(),
@@ -81,7 +128,57 @@ impl Io {
         key
     }
 
+    /// Returns true if a large transfer waits for its next slice.
+    pub(crate) fn has_bulk(&self) -> bool {
+        !self.bulk.is_empty()
+    }
+
+    /// Returns true if other threads are copying, which need the processor more than a loop that
+    /// looks for events. A send to a client that does not read is not copying.
+    pub(crate) fn take_copying(&mut self) -> bool {
+        std::mem::take(&mut self.copied) || self.copying > 0
+    }
+
     fn attempt(&mut self, key: usize) {
+        let op = &self.ops[key];
+        let on_this_thread = match self.backend {
+            Backend::Ring(_) => !op.request.copies(),
+            Backend::Pool(_) => matches!(op.request, IoRequest::Send { .. }),
+        };
+        if on_this_thread && op.bulk_cost().is_some() {
+            self.bulk.push_back(key);
+            return;
+        }
+        self.copying += usize::from(op.is_copying_file());
+        self.queued = true;
+        if !self.bulk.is_empty() {
+            self.passed += op.bytes().max(PROMPT_COST);
+        }
+        self.attempt_now(key);
+    }
+
+    /// Lets the next slices of large transfers pass, if it is their turn.
+    fn feed(&mut self, idle: bool) {
+        let quiet = idle && !self.queued;
+        if self.bulk.is_empty() || !quiet && self.passed < SLICE_BYTES {
+            return;
+        }
+        self.passed = 0;
+        let mut cost = 0;
+        while cost < SLICE_BYTES
+            && let Some(key) = self.bulk.pop_front()
+        {
+            let op = &self.ops[key];
+            if op.is_abandoned() && op.request.is_patient() {
+                self.completions.push((key, -libc::ECANCELED));
+                continue;
+            }
+            cost += op.bulk_cost().unwrap_or(SLICE_BYTES);
+            self.attempt_now(key);
+        }
+    }
+
+    fn attempt_now(&mut self, key: usize) {
         let op = &mut self.ops[key];
         match (&mut self.backend, &op.request) {
             (_, IoRequest::Call { .. }) => self.workers.attempt(key, op),
@@ -157,15 +254,27 @@ impl Io {
     pub(crate) fn turn(
         &mut self,
         shared: &Shared,
-        wait: Option<Duration>,
+        turn: Turn,
         wakers: &mut Vec<Waker>,
     ) -> io::Result<()> {
+        let wait = match turn {
+            Turn::Wait(limit) => Some(limit),
+            Turn::Busy | Turn::Look => None,
+        };
         if wait.is_none() && self.running == 0 {
             // The rest (cancellations, the watch on the eventfd) can wait for a quiet moment.
             return Ok(());
         }
+        let had_bulk = self.has_bulk();
+        if had_bulk {
+            self.feed(turn != Turn::Busy);
+        }
+        self.queued = false;
         let mut completions = std::mem::take(&mut self.completions);
-        let wait = wait.filter(|_| completions.is_empty());
+        let wait = match wait {
+            Some(_) if had_bulk => self.backend.look(),
+            wait => wait.filter(|_| completions.is_empty()),
+        };
         let turned = match &mut self.backend {
             Backend::Ring(ring) => ring.turn(shared.eventfd(), wait, &mut completions),
             Backend::Pool(poller) => {
@@ -186,6 +295,8 @@ impl Io {
 
     fn settle(&mut self, completions: &mut Vec<(usize, i32)>, wakers: &mut Vec<Waker>) {
         for (key, result) in completions.drain(..) {
+            self.copying -= usize::from(self.ops[key].is_copying_file());
+            self.copied |= self.ops[key].is_copying();
             match self.ops[key].attempt_ended(result) {
                 Next::Attempt => self.attempt(key),
                 Next::Complete(waker) => {

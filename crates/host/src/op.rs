@@ -16,6 +16,22 @@ use crate::sys;
 /// Most bytes in one attempt: what Linux transfers at most, in whole pages.
 pub(crate) const ATTEMPT_BYTES_MAX: usize = 0x7fff_f000;
 
+/// Most bytes that are copied in one attempt: the thread does nothing else meanwhile, and a small
+/// request that comes waits for it.
+pub(crate) const SLICE_BYTES: usize = 64 << 10;
+
+/// Most bytes that another thread copies in one attempt.
+const THREAD_SLICE_BYTES: usize = 256 << 10;
+
+/// Most bytes of one receive. The rest of a payload comes with the next.
+const RECEIVE_BYTES_MAX: usize = 128 << 10;
+
+/// File operations up to this size are never held back for others.
+const PROMPT_BYTES_MAX: usize = 32 << 10;
+
+/// To start direct I/O of so many bytes takes as long as to copy one.
+const DIRECT_BYTES_PER_COPIED: usize = 8;
+
 /// Attempts in a row that end with EAGAIN before the operation fails with it.
 const AGAIN_MAX: u16 = 1000;
 
@@ -26,10 +42,11 @@ pub(crate) type Call = Box<dyn FnOnce() -> i32 + Send>;
 pub(crate) enum IoRequest {
     /// Completes.
     Nop,
-    /// Fills the buffer from the byte position.
-    Read { fd: Rc<OwnedFd>, at: u64, buf: Buf },
-    /// Writes the string at the byte position; `dsync`: durable when it completes.
-    Write { fd: Rc<OwnedFd>, at: u64, data: IoVec, dsync: bool },
+    /// Fills the buffer from the byte position; `copied`: from memory.
+    Read { fd: Rc<OwnedFd>, at: u64, buf: Buf, copied: bool },
+    /// Writes the string at the byte position; `dsync`: durable when it completes; `copied`: to
+    /// memory.
+    Write { fd: Rc<OwnedFd>, at: u64, data: IoVec, dsync: bool, copied: bool },
     /// `fdatasync`.
     Sync { fd: Rc<OwnedFd> },
     /// `fallocate`.
@@ -52,6 +69,25 @@ impl IoRequest {
             IoRequest::Write { data, .. } | IoRequest::Send { data, .. } => data.len(),
             _ => 0,
         }
+    }
+
+    /// Most bytes of one attempt.
+    fn attempt_bytes_max(&self) -> usize {
+        match self {
+            IoRequest::Recv { .. } => RECEIVE_BYTES_MAX,
+            request if request.copies() => THREAD_SLICE_BYTES,
+            _ => ATTEMPT_BYTES_MAX,
+        }
+    }
+
+    /// Returns true if the thread that makes an attempt copies all of its bytes.
+    pub(crate) fn copies(&self) -> bool {
+        matches!(
+            self,
+            IoRequest::Send { .. }
+                | IoRequest::Read { copied: true, .. }
+                | IoRequest::Write { copied: true, .. }
+        )
     }
 
     /// Returns true if it may wait for a peer for ever, so that it is cancelled when no waiter is
@@ -108,6 +144,35 @@ impl Op {
         Op { request, done: 0, again: 0, state: State::Running(None), list, header: None }
     }
 
+    /// Returns true if the present attempt copies much.
+    pub(crate) fn is_copying(&self) -> bool {
+        self.request.copies() && self.bulk_cost().is_some()
+    }
+
+    /// Returns true if it is a file operation that copies much.
+    pub(crate) fn is_copying_file(&self) -> bool {
+        self.is_copying() && !matches!(self.request, IoRequest::Send { .. })
+    }
+
+    /// Bytes that are to be transferred.
+    pub(crate) fn bytes(&self) -> usize {
+        self.request.goal()
+    }
+
+    /// Time that the next attempt takes, as bytes that are copied; `None` if it is short.
+    pub(crate) fn bulk_cost(&self) -> Option<usize> {
+        let left = self.request.goal().saturating_sub(self.done);
+        match self.request {
+            IoRequest::Send { .. } => Some(left.min(SLICE_BYTES)),
+            IoRequest::Read { copied, .. } | IoRequest::Write { copied, .. }
+                if left > PROMPT_BYTES_MAX =>
+            {
+                Some(if copied { left } else { left / DIRECT_BYTES_PER_COPIED })
+            }
+            _ => None,
+        }
+    }
+
     /// Position in bytes where the present attempt of a read or write starts.
     pub(crate) fn position(&self, at: u64) -> u64 {
         at + self.done as u64
@@ -118,6 +183,10 @@ impl Op {
     /// The pointers stay valid until the operation is dropped or `memory` is called again: they
     /// point to the heap, not into the operation, which may move.
     pub(crate) fn memory(&mut self) -> Memory {
+        self.memory_up_to(self.request.attempt_bytes_max())
+    }
+
+    fn memory_up_to(&mut self, most: usize) -> Memory {
         let from = match self.request {
             IoRequest::Recv { at, .. } => at,
             _ => self.done,
@@ -125,11 +194,11 @@ impl Op {
         match &mut self.request {
             IoRequest::Read { buf, .. } | IoRequest::Recv { buf, .. } => {
                 let rest = &mut buf.as_mut_slice()[from..];
-                let len = rest.len().min(ATTEMPT_BYTES_MAX) as u32;
+                let len = rest.len().min(most) as u32;
                 Memory::One { start: rest.as_mut_ptr(), len }
             }
             IoRequest::Write { data, .. } | IoRequest::Send { data, .. } => {
-                fill_list(&mut self.list, data, from);
+                fill_list(&mut self.list, data, from, most);
                 match self.list.as_slice() {
                     [one] => Memory::One { start: one.iov_base.cast(), len: one.iov_len as u32 },
                     list => Memory::List { list: list.as_ptr(), count: list.len() },
@@ -139,9 +208,15 @@ impl Op {
         }
     }
 
-    /// The same memory, as a scatter list in every case.
+    /// The same memory, as a scatter list in every case: all of it for the thread of a file
+    /// operation, a slice for a send on the reactor's own.
     pub(crate) fn memory_list(&mut self) -> (*const libc::iovec, usize) {
-        match self.memory() {
+        let most = match self.request {
+            IoRequest::Read { .. } | IoRequest::Write { .. } => ATTEMPT_BYTES_MAX,
+            IoRequest::Send { .. } => SLICE_BYTES,
+            _ => self.request.attempt_bytes_max(),
+        };
+        match self.memory_up_to(most) {
             Memory::List { list, count } => (list, count),
             Memory::One { start, len } => {
                 self.list.clear();
@@ -231,10 +306,11 @@ impl Op {
     }
 }
 
-/// Makes the scatter list of `data` from byte `from` on, as long as the kernel takes.
-pub(crate) fn fill_list(list: &mut Vec<libc::iovec>, data: &IoVec, from: usize) {
+/// Makes the scatter list of `data` from byte `from` on, of up to `most` bytes, as long as the
+/// kernel takes.
+pub(crate) fn fill_list(list: &mut Vec<libc::iovec>, data: &IoVec, from: usize, most: usize) {
     list.clear();
-    let (mut skip, mut room) = (from, ATTEMPT_BYTES_MAX);
+    let (mut skip, mut room) = (from, most);
     for part in data.parts() {
         let bytes = part.as_slice();
         if skip >= bytes.len() {
@@ -263,7 +339,7 @@ mod tests {
             data.push(Buf::zeroed(512).freeze());
         }
         let fd = Rc::new(sys::eventfd().expect("an eventfd"));
-        Op::new(IoRequest::Write { fd, at: 0, data, dsync: false }, Vec::new())
+        Op::new(IoRequest::Write { fd, at: 0, data, dsync: false, copied: false }, Vec::new())
     }
 
     #[test]

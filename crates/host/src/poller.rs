@@ -83,6 +83,7 @@ impl Poller {
     ) -> io::Result<()> {
         self.run_attempts(ops, completions);
         let timeout = match wait {
+            Some(Duration::ZERO) => Duration::ZERO,
             Some(limit) if completions.is_empty() => limit,
             _ => {
                 self.busy_turns += 1;

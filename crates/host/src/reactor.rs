@@ -23,7 +23,7 @@ use slab::Slab;
 use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
 
 use crate::file::HostFile;
-use crate::io::{Io, IoBackend};
+use crate::io::{Io, IoBackend, Turn};
 use crate::op::{IoRequest, Outcome};
 use crate::queue::{RemoteCall, Shared};
 use crate::sys;
@@ -112,9 +112,9 @@ impl Core {
         }
     }
 
-    fn turn_io(&self, wait: Option<Duration>) {
+    fn turn_io(&self, turn: Turn) {
         let mut wakers = self.wakers.take();
-        let turned = self.io.borrow_mut().turn(&self.shared, wait, &mut wakers);
+        let turned = self.io.borrow_mut().turn(&self.shared, turn, &mut wakers);
         if let Err(error) = turned {
             // A reactor that can't reach the kernel can do nothing any more, not even stop.
             panic!("the I/O backend failed: {error}");
@@ -125,20 +125,24 @@ impl Core {
 
     /// Waits until there may be something to do.
     fn wait(&self, has_work: impl Fn() -> bool) {
+        if self.io.borrow().has_bulk() {
+            // There is something to do: it is no wait.
+            return self.turn_io(Turn::Look);
+        }
         let limit = self.busy_poll.get();
-        if limit.is_zero() {
-            return self.turn_io(Some(self.wait_max()));
+        if limit.is_zero() || self.io.borrow_mut().take_copying() {
+            return self.turn_io(Turn::Wait(self.wait_max()));
         }
         let started = Instant::now();
         while self.waits_are_short.get() && started.elapsed() < limit {
-            self.turn_io(None);
+            self.turn_io(Turn::Look);
             self.wake_sleepers();
             if has_work() || self.shared.is_pending() {
                 return;
             }
             std::hint::spin_loop();
         }
-        self.turn_io(Some(self.wait_max()));
+        self.turn_io(Turn::Wait(self.wait_max()));
         self.waits_are_short.set(started.elapsed() <= limit);
     }
 
@@ -168,7 +172,7 @@ impl Core {
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
         while self.io.borrow().running() > 0 && Instant::now() < deadline {
             self.io.borrow_mut().cancel_patient();
-            self.turn_io(Some(Duration::from_millis(10)));
+            self.turn_io(Turn::Wait(Duration::from_millis(10)));
             if self.shared.take_pending() {
                 drop(self.collect());
             }
@@ -467,7 +471,7 @@ impl Host {
             core.wake_sleepers();
             let has_work = || main.woken.load(Ordering::Acquire) || core.shared.has_ready();
             match has_work() {
-                true => core.turn_io(None),
+                true => core.turn_io(Turn::Busy),
                 false => core.wait(has_work),
             }
             if core.shared.take_pending() {

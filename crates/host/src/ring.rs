@@ -12,6 +12,9 @@ use crate::op::{IoRequest, Memory, Op};
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
 
+/// Threads of the kernel that copy to sockets.
+const SENDING_THREADS_MAX: u32 = 4;
+
 /// Completions without a waiter.
 const IGNORED: u64 = u64::MAX;
 /// The eventfd of other threads is readable.
@@ -48,6 +51,8 @@ impl Ring {
         probe(&ring)?;
         let mut ring = Ring { ring, backlog: VecDeque::new(), features, polls_first };
         ring.watch(eventfd);
+        // Kernels before 5.15 have no limit, and more threads are no harm.
+        let _ = ring.ring.submitter().register_iowq_max_workers(&mut [0, SENDING_THREADS_MAX]);
         ring.enter(None).map_err(|error| format!("io_uring_enter: {error}"))?;
         Ok(ring)
     }
@@ -77,10 +82,12 @@ impl Ring {
         }
     }
 
-    /// Queues the next attempt of an operation.
+    /// Queues the next attempt of an operation; one that copies many bytes goes to a thread of the
+    /// kernel.
     pub(crate) fn attempt(&mut self, key: usize, op: &mut Op) {
+        let on_thread = op.is_copying();
         let entry = entry_of(op, self.polls_first).user_data(key as u64);
-        self.push(entry);
+        self.push(if on_thread { entry.flags(squeue::Flags::ASYNC) } else { entry });
     }
 
     /// Asks the kernel to end an operation early; it completes as usual.

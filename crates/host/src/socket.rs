@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Stream, StreamError};
 
-use crate::op::{IoRequest, fill_list};
+use crate::op::{IoRequest, SLICE_BYTES, fill_list};
 use crate::reactor::HostEnv;
 use crate::sys::{self, Address};
 
@@ -282,7 +282,7 @@ impl HostSocket {
     /// Sends what there is room for. Returns how many bytes that is.
     fn send_now(&self, data: &IoVec) -> Result<usize, StreamError> {
         let mut list = self.list.borrow_mut();
-        fill_list(&mut list, data, 0);
+        fill_list(&mut list, data, 0, SLICE_BYTES);
         // SAFETY: the list has just been made from memory that `data` holds.
         let sent = unsafe { sys::send_now(&self.fd, &list) };
         match sent {
@@ -309,8 +309,8 @@ impl Stream for HostSocket {
         if from.is_empty() {
             return Ok(());
         }
-        // Mostly there is room, and then nothing has to be waited for.
-        let sent = self.send_now(&from)?;
+        // Mostly it is short and there is room, and then nothing has to be waited for.
+        let sent = if from.len() <= SLICE_BYTES { self.send_now(&from)? } else { 0 };
         if sent == from.len() {
             return Ok(());
         }

@@ -119,6 +119,15 @@ pub(crate) fn lock_exclusive(fd: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
+/// Returns true if the file system of a file is in memory.
+pub(crate) fn is_in_memory(fd: &OwnedFd) -> bool {
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `stat` is writable memory of the right type.
+    let result = unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) };
+    // SAFETY: it was zeroed, which is a valid statfs.
+    check(result).is_ok() && unsafe { stat.assume_init() }.f_type == libc::TMPFS_MAGIC
+}
+
 /// Alignment of direct I/O by `statx`: (memory, offset); `None` if the kernel does not say.
 pub(crate) fn direct_io_alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
     let mut stat = MaybeUninit::<libc::statx>::zeroed();

@@ -62,12 +62,45 @@ impl Job {
     }
 }
 
+/// Large transfers that are taken after so many small jobs at the latest.
+const SMALL_IN_A_ROW_MAX: usize = 8;
+/// Threads that large transfers leave to the small jobs.
+const THREADS_FOR_SMALL: usize = 2;
+
+/// Jobs in two lines, so that a small one does not wait for all large ones before it.
 #[derive(Default)]
 struct JobQueue {
-    jobs: VecDeque<(usize, Job)>,
+    small: VecDeque<(usize, Job)>,
+    large: VecDeque<(usize, Job)>,
+    small_in_a_row: usize,
+    /// Large transfers under way, and the limit on them.
+    large_running: usize,
+    large_max: usize,
     finished: Vec<(usize, i32)>,
     idle: usize,
     stop: bool,
+}
+
+impl JobQueue {
+    /// The next job; true with a large one.
+    fn pop(&mut self) -> Option<(bool, usize, Job)> {
+        let may_large = self.large_running < self.large_max && !self.large.is_empty();
+        let may_small = !may_large || self.small_in_a_row < SMALL_IN_A_ROW_MAX;
+        if may_small && let Some((key, job)) = self.small.pop_front() {
+            self.small_in_a_row += 1;
+            return Some((false, key, job));
+        }
+        if !may_large {
+            return None;
+        }
+        self.small_in_a_row = 0;
+        self.large_running += 1;
+        self.large.pop_front().map(|(key, job)| (true, key, job))
+    }
+
+    fn len(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
 }
 
 struct Common {
@@ -84,10 +117,11 @@ impl Common {
     fn serve(&self) {
         let mut queue = self.queue();
         loop {
-            if let Some((key, job)) = queue.jobs.pop_front() {
+            if let Some((large, key, job)) = queue.pop() {
                 drop(queue);
                 let result = job.run();
                 queue = self.queue();
+                queue.large_running -= usize::from(large);
                 queue.finished.push((key, result));
                 self.shared.wake();
             } else if queue.stop {
@@ -111,17 +145,19 @@ pub(crate) struct Workers {
 impl Workers {
     /// At most `threads_max` threads; they wake the reactor through `shared`.
     pub(crate) fn new(threads_max: usize, shared: Arc<Shared>) -> Workers {
-        let common = Common { queue: Mutex::default(), work: Condvar::new(), shared };
+        let large_max = threads_max.saturating_sub(THREADS_FOR_SMALL).max(1);
+        let queue = Mutex::new(JobQueue { large_max, ..JobQueue::default() });
+        let common = Common { queue, work: Condvar::new(), shared };
         Workers { common: Arc::new(common), threads: Vec::new(), threads_max }
     }
 
     /// Queues the next attempt of an operation.
     pub(crate) fn attempt(&mut self, key: usize, op: &mut Op) {
+        let large = op.bulk_cost().is_some();
         let job = Job::of(op);
         let mut queue = self.common.queue();
-        queue.jobs.push_back((key, job));
-        let short_of_threads =
-            queue.jobs.len() > queue.idle && self.threads.len() < self.threads_max;
+        if large { &mut queue.large } else { &mut queue.small }.push_back((key, job));
+        let short_of_threads = queue.len() > queue.idle && self.threads.len() < self.threads_max;
         drop(queue);
         self.common.work.notify_one();
         if short_of_threads {
@@ -150,7 +186,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         let mut queue = self.common.queue();
         queue.stop = true;
-        let all_idle = queue.jobs.is_empty() && queue.idle == self.threads.len();
+        let all_idle = queue.len() == 0 && queue.idle == self.threads.len();
         drop(queue);
         self.common.work.notify_all();
         // A thread that is stuck in a call is left behind; its memory is left with it.

@@ -6,6 +6,11 @@ use std::rc::Rc;
 use ubcache_env::Volume;
 
 use crate::proto::constants::MAX_STRING_BYTES;
+use crate::server::shares::Shared;
+
+/// Bytes of requests that a volume works on, shared by its connections: one alone gets a third of
+/// them. As many for every volume, so that volumes take turns as well.
+const SERVICE_BYTES: u64 = 32 << 20;
 
 /// Reasons why a volume can't be exported under a name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -28,6 +33,7 @@ struct Export<V> {
     volume: Rc<V>,
     /// Another name, which is not listed.
     alias: Option<String>,
+    service: Rc<Shared>,
 }
 
 /// The volumes that clients can choose from, in order; the first is the default one, which the
@@ -71,7 +77,9 @@ impl<V: Volume> Exports<V> {
         if self.exports.borrow().iter().any(|export| export.name == name) {
             return Err(ExportError::Exists(name));
         }
-        self.exports.borrow_mut().push(Export { name, description, volume, alias: None });
+        let service = Shared::new(SERVICE_BYTES);
+        let export = Export { name, description, volume, alias: None, service };
+        self.exports.borrow_mut().push(export);
         Ok(())
     }
 
@@ -115,6 +123,7 @@ impl<V: Volume> Exports<V> {
             name: export.name.clone(),
             description: export.description.clone(),
             volume: export.volume.clone(),
+            service: export.service.clone(),
         })
     }
 }
@@ -125,4 +134,5 @@ pub(crate) struct Found<V> {
     pub(crate) name: String,
     pub(crate) description: String,
     pub(crate) volume: Rc<V>,
+    pub(crate) service: Rc<Shared>,
 }

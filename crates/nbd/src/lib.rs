@@ -20,5 +20,5 @@ pub mod stats;
 
 pub use exports::Exports;
 pub use proto::ProtocolError;
-pub use server::{Drain, ServeError, ServerOptions, serve_connection};
+pub use server::{ClientMemory, Drain, ServeError, ServerOptions, serve_connection};
 pub use stats::ConnectionStats;

@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use ubcache_engine::CachedVolume;
 use ubcache_env::{Nanos, Priority, Stream, StreamId};
 use ubcache_host::{HostListener, HostSocket};
-use ubcache_nbd::{ConnectionStats, Drain, Exports, ServerOptions, serve_connection};
+use ubcache_nbd::{ClientMemory, ConnectionStats, Drain, Exports, ServerOptions, serve_connection};
 
 use crate::config::NbdAddress;
 use crate::failure::Failure;
@@ -34,6 +34,7 @@ pub struct Listeners<W: World> {
     active: Cell<u64>,
     next: Cell<u64>,
     closing: Cell<bool>,
+    memory: ClientMemory,
 }
 
 impl<W: World> Listeners<W> {
@@ -60,6 +61,7 @@ impl<W: World> Listeners<W> {
             active: Cell::new(0),
             next: Cell::new(1),
             closing: Cell::new(false),
+            memory: ClientMemory::default(),
         })
     }
 
@@ -93,7 +95,11 @@ impl<W: World> Listeners<W> {
         let id = self.next.replace(self.next.get() + 1);
         let mut connections = self.connections.borrow_mut();
         connections.retain(|known| known.socket.strong_count() > 0);
-        let options = ServerOptions { drain: self.drain.clone(), ..ServerOptions::default() };
+        let options = ServerOptions {
+            drain: self.drain.clone(),
+            memory: self.memory.clone(),
+            ..ServerOptions::default()
+        };
         connections
             .push(Connection { socket: Rc::downgrade(&socket), stats: options.stats.clone() });
         self.active.set(self.active.get() + 1);

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use super::shares::Share;
 use crate::stats::ConnectionStats;
 
 /// A place where one task waits for a condition; without memory of its own.
@@ -47,12 +48,20 @@ pub(super) struct Limits {
     /// The payload of the newest request is still to come.
     receiving: Cell<bool>,
     room: Signal,
+    /// Its share of the memory of all connections.
+    memory: Rc<Share>,
     stats: Rc<ConnectionStats>,
 }
 
 impl Limits {
-    pub(super) fn new(max_bytes: u64, max_requests: u32, stats: Rc<ConnectionStats>) -> Limits {
+    pub(super) fn new(
+        max_bytes: u64,
+        max_requests: u32,
+        memory: Rc<Share>,
+        stats: Rc<ConnectionStats>,
+    ) -> Limits {
         Limits {
+            memory,
             max_bytes: max_bytes.max(1),
             max_requests: max_requests.max(1),
             bytes: Cell::new(0),
@@ -68,9 +77,10 @@ impl Limits {
     /// limit gets all of it. Only one task may wait.
     pub(super) async fn reserve(self: &Rc<Self>, bytes: u64) -> Reservation {
         let bytes = bytes.min(self.max_bytes);
-        if !self.has_room(bytes) {
+        if !self.has_room(bytes) || !self.memory.try_claim(bytes) {
             self.waiting.set(true);
             self.room.until(|| self.has_room(bytes)).await;
+            self.memory.claim(bytes).await;
             self.waiting.set(false);
         }
         self.set(self.requests.get() + 1, self.bytes.get() + bytes);
@@ -116,6 +126,7 @@ pub(super) struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.limits.set(self.limits.requests.get() - 1, self.limits.bytes.get() - self.bytes);
+        self.limits.memory.release(self.bytes);
         self.limits.room.wake();
     }
 }

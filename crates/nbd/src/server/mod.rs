@@ -9,6 +9,7 @@
 //! | `replies` | sends what is ready, as much as possible at once |
 //! | `limits` | bounds what is in flight |
 //! | `drain` | ends connections in good order |
+//! | `shares` | divides among connections what they have in common |
 //! | `input` | receives bytes |
 //!
 //! ```text
@@ -20,8 +21,10 @@
 //! ```
 //!
 //! A request holds its room in the `limits` until its reply is sent, so a client that does not
-//! read its replies is not read from either. Requests run concurrently and are answered in the
-//! order of completion. Whatever the client does, only its own connection ends.
+//! read its replies is not read from either. It starts when its connection has its turn on the
+//! volume, so that one that asks for much does not keep the others from theirs. Requests run
+//! concurrently and are answered in the order of completion. Whatever the client does, only its
+//! own connection ends.
 
 mod drain;
 mod execute;
@@ -30,6 +33,7 @@ mod limits;
 mod negotiate;
 mod replies;
 mod requests;
+pub(crate) mod shares;
 mod workers;
 
 use std::rc::Rc;
@@ -45,6 +49,7 @@ use input::Input;
 use limits::Limits;
 use replies::Outbox;
 use requests::Connection;
+use shares::Shared;
 
 /// Settings for serving a connection.
 #[derive(Clone, Debug)]
@@ -62,6 +67,30 @@ pub struct ServerOptions {
     pub stats: Rc<ConnectionStats>,
     /// The end of all connections that share it.
     pub drain: Rc<Drain>,
+    /// The memory of all connections; a clone of the options shares it.
+    pub memory: ClientMemory,
+}
+
+/// Memory that all connections have together for the content of requests and replies.
+#[derive(Clone, Debug)]
+pub struct ClientMemory(Rc<Shared>);
+
+impl ClientMemory {
+    /// So many bytes. A request that is longer goes alone.
+    pub fn new(bytes: u64) -> ClientMemory {
+        ClientMemory(Shared::new(bytes))
+    }
+
+    /// Bytes that are in use.
+    pub fn held_bytes(&self) -> u64 {
+        self.0.held()
+    }
+}
+
+impl Default for ClientMemory {
+    fn default() -> ClientMemory {
+        ClientMemory::new(256 << 20)
+    }
 }
 
 impl Default for ServerOptions {
@@ -73,6 +102,7 @@ impl Default for ServerOptions {
             fast_zero: false,
             stats: Rc::default(),
             drain: Rc::default(),
+            memory: ClientMemory::default(),
         }
     }
 }
@@ -135,8 +165,8 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     };
     options.stats.update(|counts| counts.export = Some(session.name.clone()));
     let stats = &options.stats;
-    let limits =
-        Rc::new(Limits::new(options.max_inflight_bytes, options.max_requests, stats.clone()));
+    let (max_bytes, memory) = (options.max_inflight_bytes, options.memory.0.share());
+    let limits = Rc::new(Limits::new(max_bytes, options.max_requests, memory, stats.clone()));
     let outbox = Rc::new(Outbox::new(session.structured, limits.clone(), stats.clone()));
     options.drain.joins(&outbox);
     let connection = Rc::new(Connection::new(session, options, stream_id, limits, outbox.clone()));

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Stream, Volume, VolumeInfo};
 
 use super::input::Input;
+use super::shares::Shared;
 use super::{ServeError, ServerOptions};
 use crate::exports::{Exports, Found};
 use crate::proto::constants::{
@@ -29,6 +30,8 @@ pub(super) struct Session<V> {
     pub(super) name: String,
     pub(super) volume: Rc<V>,
     pub(super) info: VolumeInfo,
+    /// The service that the connections to the volume share.
+    pub(super) service: Rc<Shared>,
     /// Structured replies.
     pub(super) structured: bool,
     /// `BLOCK_STATUS` with `base:allocation`.
@@ -273,6 +276,7 @@ impl<V: Volume> Negotiation<'_, V> {
             name: found.name,
             volume: found.volume,
             info,
+            service: found.service,
             structured: self.structured,
             allocation,
         }

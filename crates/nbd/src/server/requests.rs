@@ -9,6 +9,7 @@ use super::input::Input;
 use super::limits::Limits;
 use super::negotiate::{Session, size_bytes};
 use super::replies::{Body, Outbox, Reply};
+use super::shares::{Share, Turn};
 use super::workers::{Job, Workers};
 use super::{ServeError, ServerOptions};
 use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
@@ -23,6 +24,9 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// Memory that the longest answer to `BLOCK_STATUS` takes.
 const STATUS_BYTES: u64 = 8 * MAX_EXTENTS as u64;
 
+/// A longer request counts as so many bytes that a volume has to do.
+const SERVICE_BYTES_MAX: u64 = 4 << 20;
+
 /// State that the tasks of a connection share.
 #[derive(Debug)]
 pub(super) struct Connection<V> {
@@ -35,6 +39,8 @@ pub(super) struct Connection<V> {
     allocation: bool,
     fast_zero: bool,
     limits: Rc<Limits>,
+    /// Its share of the volume's service.
+    service: Rc<Share>,
     pub(super) outbox: Rc<Outbox>,
     pub(super) workers: Workers,
     stats: Rc<ConnectionStats>,
@@ -49,6 +55,7 @@ impl<V: Volume> Connection<V> {
         outbox: Rc<Outbox>,
     ) -> Connection<V> {
         Connection {
+            service: session.service.share(),
             volume: session.volume,
             stream,
             size: size_bytes(&session.info),
@@ -191,7 +198,8 @@ async fn start<E: Env, S: Stream, V: Volume>(
         connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
         return Ok(());
     };
-    connection.workers.start(env, connection, Job { request, range, payload, reservation });
+    let turn = Turn::of(&connection.service, content.min(SERVICE_BYTES_MAX)).await;
+    connection.workers.start(env, connection, Job { request, range, payload, reservation, turn });
     Ok(())
 }
 

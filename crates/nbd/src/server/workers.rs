@@ -12,6 +12,7 @@ use super::execute::execute;
 use super::limits::{Reservation, Signal};
 use super::replies::{Body, Reply};
 use super::requests::Connection;
+use super::shares::Turn;
 use crate::proto::Request;
 
 /// Workers without work that are kept. The others end, and their memory with them.
@@ -25,6 +26,7 @@ pub(super) struct Job {
     pub(super) range: SectorRange,
     pub(super) payload: IoVec,
     pub(super) reservation: Reservation,
+    pub(super) turn: Turn,
 }
 
 /// A worker's slot for its next job.
@@ -88,9 +90,10 @@ async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
     loop {
         slot.changed.until(|| slot.job.borrow().is_some() || workers.ending.get()).await;
         let Some(job) = slot.job.take() else { break };
-        let Job { request, range, payload, reservation } = job;
+        let Job { request, range, payload, reservation, turn } = job;
         let body =
             execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
+        drop(turn);
         let stays = workers.rest(&slot);
         connection.outbox.push(Reply { request, body, reservation });
         if !stays {

@@ -3,5 +3,6 @@
 
 pub mod client;
 pub mod server;
+pub mod slow;
 pub mod volume;
 pub mod world;
