@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `negotiate` | agrees on an export and on the form of replies |
 //! | `requests` | receives requests, checks them, starts them |
-//! | `workers` | tasks for requests, used again and again |
-//! | `execute` | carries one request out on the volume |
+//! | `workers` | carries requests out on the volume, in tasks that are used again and again |
+//! | `block_status` | brings the status of blocks into the form of the protocol |
 //! | `replies` | sends what is ready, as much as possible at once |
 //! | `limits` | bounds what is in flight |
 //! | `drain` | ends connections in good order |
@@ -26,8 +26,8 @@
 //! concurrently and are answered in the order of completion. Whatever the client does, only its
 //! own connection ends.
 
+mod block_status;
 mod drain;
-mod execute;
 mod input;
 mod limits;
 mod negotiate;

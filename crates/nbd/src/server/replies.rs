@@ -5,22 +5,41 @@
 //! memory in which the volume returned it. Memory is used again: a batch of one reply costs no
 //! allocation, a longer one a single one.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_env::{Buf, BufPool, IoVec, Slice, Stream, StreamError};
+use ubcache_env::{Buf, BufPool, IoVec, Slice, Stream, StreamError, VolumeError};
 
-use super::execute::Failure;
 use super::limits::{Limits, Reservation, Signal};
 use super::negotiate::ALLOCATION_ID;
-use crate::proto::{Chunk, Request, SimpleReply, StatusExtent};
+use crate::proto::{Chunk, ErrorCode, Request, SimpleReply, StatusExtent};
 use crate::stats::ConnectionStats;
 
 /// Parts of one send; the system takes no more than 1024.
 const MAX_BATCH_PARTS: usize = 512;
 /// Bytes of one send after which no further reply is added: the first of them can free room then.
 const MAX_BATCH_BYTES: usize = 256 << 10;
+
+/// Error of a request, for the client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Failure {
+    pub(super) code: ErrorCode,
+    pub(super) message: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(super) fn new(code: ErrorCode, message: &'static str) -> Failure {
+        Failure { code, message: message.into() }
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Failure {
+        Failure { code: ErrorCode::from_errno(error.errno()), message: error.to_string().into() }
+    }
+}
 
 /// Result of a request.
 #[derive(Debug)]

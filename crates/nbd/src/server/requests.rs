@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use ubcache_env::{Env, IoVec, Sector, SectorRange, Stream, StreamEnd, StreamId, Volume};
 
-use super::execute::{Failure, MAX_EXTENTS};
+use super::block_status::MAX_EXTENTS;
 use super::input::Input;
 use super::limits::Limits;
 use super::negotiate::{Session, size_bytes};
-use super::replies::{Body, Outbox, Reply};
+use super::replies::{Body, Failure, Outbox, Reply};
 use super::shares::{Share, Turn};
 use super::workers::{Job, Workers};
 use super::{ServeError, ServerOptions};

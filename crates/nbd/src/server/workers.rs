@@ -8,12 +8,13 @@ use std::rc::Rc;
 
 use ubcache_env::{Env, IoVec, Priority, SectorRange, Volume};
 
-use super::execute::execute;
+use super::block_status::{MAX_EXTENTS, extents};
 use super::limits::{Reservation, Signal};
-use super::replies::{Body, Reply};
+use super::replies::{Body, Failure, Reply};
 use super::requests::Connection;
 use super::shares::Turn;
-use crate::proto::Request;
+use crate::proto::constants::cmd_flag;
+use crate::proto::{Command, ErrorCode, Request};
 
 /// Workers without work that are kept. The others end, and their memory with them.
 const IDLE_MAX: usize = 64;
@@ -102,4 +103,39 @@ async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
     }
     workers.running.set(workers.running.get() - 1);
     workers.ended.wake();
+}
+
+/// Carries the request out; `range` was checked.
+pub(super) async fn execute<V: Volume>(
+    connection: &Connection<V>,
+    request: &Request,
+    range: SectorRange,
+    payload: IoVec,
+) -> Result<Body, Failure> {
+    let (volume, stream) = (&*connection.volume, connection.stream);
+    let fua = request.has(cmd_flag::FUA);
+    match request.command {
+        Command::Read => {
+            let content = volume.read(stream, range).await?;
+            if content.len() as u64 != range.bytes() {
+                return Err(Failure::new(ErrorCode::Io, "short read from the volume"));
+            }
+            return Ok(Body::Content(content));
+        }
+        Command::Write => volume.write(stream, range, payload, fua).await?,
+        Command::Flush => volume.flush(stream).await?,
+        Command::Trim => volume.discard(stream, range, fua).await?,
+        Command::Cache => volume.prefetch(stream, range).await?,
+        Command::WriteZeroes => {
+            volume.write_zeroes(stream, range, fua, !request.has(cmd_flag::NO_HOLE)).await?;
+        }
+        Command::BlockStatus => {
+            let limit = if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
+            return extents(range, &volume.block_status(range).await?, limit).map(Body::Extents);
+        }
+        Command::Disconnect | Command::Unknown(_) => {
+            unreachable!("not a request that is carried out")
+        }
+    }
+    Ok(Body::Done)
 }

@@ -1,74 +1,17 @@
-//! Carries one request out on the volume.
+//! Answers to `NBD_CMD_BLOCK_STATUS`.
 
-use std::borrow::Cow;
+use ubcache_env::{BlockStatus, SectorRange};
 
-use ubcache_env::{BlockStatus, IoVec, SectorRange, Volume, VolumeError};
-
-use super::replies::Body;
-use super::requests::Connection;
-use crate::proto::constants::{STATE_HOLE, STATE_ZERO, cmd_flag};
-use crate::proto::{Command, ErrorCode, Request, StatusExtent};
+use super::replies::Failure;
+use crate::proto::constants::{STATE_HOLE, STATE_ZERO};
+use crate::proto::{ErrorCode, StatusExtent};
 
 /// Extents of one answer; the client asks again for the rest.
 pub(super) const MAX_EXTENTS: usize = 8192;
 
-/// Error of a request, for the client.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Failure {
-    pub(super) code: ErrorCode,
-    pub(super) message: Cow<'static, str>,
-}
-
-impl Failure {
-    pub(super) fn new(code: ErrorCode, message: &'static str) -> Failure {
-        Failure { code, message: message.into() }
-    }
-}
-
-impl From<VolumeError> for Failure {
-    fn from(error: VolumeError) -> Failure {
-        Failure { code: ErrorCode::from_errno(error.errno()), message: error.to_string().into() }
-    }
-}
-
-/// Carries the request out; `range` was checked.
-pub(super) async fn execute<V: Volume>(
-    connection: &Connection<V>,
-    request: &Request,
-    range: SectorRange,
-    payload: IoVec,
-) -> Result<Body, Failure> {
-    let (volume, stream) = (&*connection.volume, connection.stream);
-    let fua = request.has(cmd_flag::FUA);
-    match request.command {
-        Command::Read => {
-            let content = volume.read(stream, range).await?;
-            if content.len() as u64 != range.bytes() {
-                return Err(Failure::new(ErrorCode::Io, "short read from the volume"));
-            }
-            return Ok(Body::Content(content));
-        }
-        Command::Write => volume.write(stream, range, payload, fua).await?,
-        Command::Flush => volume.flush(stream).await?,
-        Command::Trim => volume.discard(stream, range, fua).await?,
-        Command::Cache => volume.prefetch(stream, range).await?,
-        Command::WriteZeroes => {
-            volume.write_zeroes(stream, range, fua, !request.has(cmd_flag::NO_HOLE)).await?;
-        }
-        Command::BlockStatus => {
-            let limit = if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
-            return extents(range, &volume.block_status(range).await?, limit).map(Body::Extents);
-        }
-        Command::Disconnect | Command::Unknown(_) => {
-            unreachable!("not a request that is carried out")
-        }
-    }
-    Ok(Body::Done)
-}
-
 /// The parts of the range in the form of the protocol: neighbours of a kind are one, nothing goes
 /// beyond the range (*Metadata querying*, `NBD_CMD_BLOCK_STATUS`).
-fn extents(
+pub(super) fn extents(
     range: SectorRange,
     parts: &[(SectorRange, BlockStatus)],
     limit: usize,
