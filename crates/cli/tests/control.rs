@@ -125,11 +125,162 @@ fn attributes_are_set_and_read_by_sysfs_names() {
     daemon.stop();
 }
 
+/// `get` without a name, an unknown name, and a switch that is 2: nothing listed all attributes,
+/// the list after an unknown name lacked those of volumes, and 2 became 1 without a word. Messages
+/// began with the path of the socket.
+#[test]
+fn all_attributes_are_listed_and_unknown_ones_refused_with_the_list() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let control = ["--control", text(&daemon.control)];
+    let listed = must(ubcache().arg("get").args(control));
+    for line in [
+        "set journal_delay_ms: 100",
+        "set discard: 0",
+        "disk0.img cache_mode: [writethrough] writeback writearound none",
+        "disk1.img state: clean",
+        "disk1.img writeback_rate_debug: rate: 512.0k/sec",
+    ] {
+        assert!(listed.lines().any(|found| found.starts_with(line)), "{line}:\n{listed}");
+    }
+    // Every name in the list is known to `get` as well.
+    for line in listed.lines() {
+        let name = line.split(':').next().and_then(|names| names.rsplit(' ').next());
+        must(ubcache().arg("get").arg(name.expect("a name")).args(control));
+    }
+    let one = must(ubcache().args(["get", "--json", "--volume", "disk1.img"]).args(control));
+    let one: serde_json::Value = serde_json::from_str(&one).expect("JSON");
+    assert_eq!(one["volumes"]["disk1.img"]["writeback_percent"], "10", "{one}");
+    assert_eq!(one["volumes"].as_object().map(serde_json::Map::len), Some(1), "{one}");
+    assert!(one.get("set").is_none(), "{one}");
+    let refused = |words: &[&str]| {
+        let output = run(&[words, &control].concat());
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for words in [&["set", "cache_mod=x"][..], &["get", "NONSENSE"]] {
+        let said = refused(words);
+        assert!(said.starts_with(&format!("ubcache: {}: there is no attr", words[0])), "{said}");
+        for word in ["cache_mode", "dirty_data", "journal_delay_ms", "cache_available_percent"] {
+            assert!(said.contains(word), "{word} is missing in: {said}");
+        }
+    }
+    let said = refused(&["get", "NONSENSE", "--volume", "disk0.img"]);
+    assert!(said.contains("cache_mode") && !said.contains("journal_delay_ms"), "{said}");
+    for switch in ["discard=2", "writeback_running=7"] {
+        let said = refused(&["set", switch]);
+        assert!(said.contains("expected 0 or 1"), "{said}");
+    }
+    daemon.stop();
+}
+
+/// A label with a newline split the `export` line of `serve`, and could pass itself off as
+/// another line, and as a line of `status` and `get`.
+#[test]
+fn label_with_a_newline_stays_on_its_line() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let control = ["--control", text(&daemon.control)];
+    must(ubcache().args(["set", "--volume", "disk0.img", "label=x\nready: \x1b[1m"]).args(control));
+    let labels = must(ubcache().args(["get", "label"]).args(control));
+    assert_eq!(labels, "disk0.img: x\\nready: \\u{1b}[1m\ndisk1.img: \n");
+    daemon.stop();
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let exports = daemon.greeting.iter().filter(|line| line.starts_with("export ")).count();
+    assert_eq!((exports, daemon.greeting.len()), (2, 3), "{:?}", daemon.greeting);
+    assert!(daemon.greeting[2].starts_with("ready: set "), "{:?}", daemon.greeting);
+    assert!(daemon.greeting[0].starts_with("export x\\nready: \\u{1b}[1m "));
+    let control = ["--control", text(&daemon.control)];
+    for output in ["status", "get"] {
+        let said = must(ubcache().arg(output).args(control));
+        assert!(!said.contains('\x1b') && !said.contains("\nready"), "{said}");
+    }
+    daemon.stop();
+}
+
+/// `writeback_rate_debug` said that nothing is dirty until the next update of the rate.
+#[test]
+fn rate_debug_shows_the_dirty_data_of_now() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let settings = ["--mode", "writeback", "--set", "writeback_running=0"];
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &settings);
+    daemon.client("disk0.img").write(0, &[1; 65536], false).expect("a write");
+    let debug =
+        must(ubcache().args(["get", "writeback_rate_debug", "--control"]).arg(&daemon.control));
+    assert!(debug.contains("dirty:\t\t64.0k\n"), "{debug}");
+    daemon.stop();
+}
+
+/// After `mkfs`, which discards the whole disk, `status` said that gigabytes had bypassed the
+/// cache; and no figure said how full the cache is.
+#[test]
+fn discards_are_not_counted_as_bypassed_and_status_says_how_full_the_cache_is() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[64], &[]);
+    let settings = ["--set", "congested_write_threshold_us=0", "--set", "sequential_cutoff=0"];
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &settings);
+    let mut client = daemon.client("disk0.img");
+    client.trim(0, 32 << 20).expect("a discard");
+    assert_eq!(daemon.number(0, "/stats/bypassed_bytes"), 0);
+    let filled = || daemon.status()["sets"][0]["cache"]["filled_percent"].as_u64();
+    let before = filled().expect("a number");
+    client.write(0, &vec![7; 32 << 20], false).expect("a write");
+    let after = filled().expect("a number");
+    assert!((before + 45..=before + 60).contains(&after), "{before} {after}");
+    let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+    assert!(table.contains(&format!("{after}% filled, ")), "{table}");
+    daemon.stop();
+}
+
+/// `status` as another user said that there is no daemon.
+#[test]
+fn socket_of_another_user_is_not_taken_for_no_daemon() {
+    let test = "socket_of_another_user_is_not_taken_for_no_daemon";
+    let directory = scratch();
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let may = support::tool("setpriv").args(nobody).arg("true").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        support::skipped(test, "may not change the user");
+        return;
+    }
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let sockets = directory.path().join("ubcache");
+    std::fs::create_dir(&sockets).expect("a directory");
+    for path in [directory.path(), &sockets] {
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(path, open).expect("the owner may");
+    }
+    let daemon = Daemon::start("pool", &sockets, &cache, &backings, &[]);
+    let output = support::tool("setpriv")
+        .args(nobody)
+        .arg(env!("CARGO_BIN_EXE_ubcache"))
+        .arg("status")
+        .env("XDG_RUNTIME_DIR", directory.path())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let socket = text(&daemon.control);
+    assert!(said.contains(socket) && said.contains("permission denied"), "{said}");
+    daemon.stop();
+}
+
 #[test]
 fn invalid_setting_ends_serve_before_it_is_ready() {
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
-    for setting in [&["--mode", "fast"][..], &["--set", "no_such_thing=1"], &["--set", "nothing"]] {
+    // Of two values for one attribute the last one won, silently.
+    let twice = ["--mode", "none", "--set", "cache_mode=writeback"];
+    for setting in [
+        &["--mode", "fast"][..],
+        &["--set", "no_such_thing=1"],
+        &["--set", "nothing"],
+        &["--set", "discard=2"],
+        &twice,
+    ] {
         let failed = Daemon::try_start("pool", directory.path(), &cache, &backings, setting);
         let (status, said) = failed.err().expect("serve does not become ready");
         assert_eq!(status.code(), Some(2), "{said}");

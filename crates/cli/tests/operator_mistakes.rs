@@ -105,6 +105,67 @@ fn two_disks_of_one_name_are_refused() {
     assert!(found == [2; 4096]);
     assert!(ubcache_cli::nbd_client::Client::connect(&daemon.socket, &uuid(&disks[0])).is_err());
     daemon.stop();
+    // The UUID of another disk is no name: the client that asks for it would get this one.
+    let (first, second) = (format!("{}={a}", uuid(&disks[1])), format!("second={b}"));
+    let files: Vec<&Path> = [&cache, &disks[0], &disks[1]].map(PathBuf::as_path).to_vec();
+    let words = refused(&["serve", "-C", text(&cache), "-B", &first, &second], &files);
+    assert!(words.contains(a) && words.contains(b), "{words}");
+    let own = [PathBuf::from(format!("{}={b}", uuid(&disks[1]))), PathBuf::from(format!("x={a}"))];
+    Daemon::start("pool", directory, &cache, &own, &[]).stop();
+}
+
+/// `make -C z -B z` blamed another process; an odd size asked for a block below the smallest one;
+/// and a label could have 31 bytes here, and 32 in `ubcache set`.
+#[test]
+fn make_names_the_mistake() {
+    let directory = scratch();
+    let directory = directory.path();
+    let (disk, odd, new) = (directory.join("z"), directory.join("odd"), directory.join("new"));
+    sparse(&disk, 64 << 20);
+    sparse(&odd, 1_000_001);
+    let link = directory.join("link");
+    std::os::unix::fs::symlink(&disk, &link).expect("a link");
+    for other in [&disk, &link] {
+        let make = ["make", "--bucket", "64k", "-C", text(&disk), "-B", text(other)];
+        let words = refused(&make, &[&disk]);
+        assert!(words.contains("given twice") && words.contains(text(&disk)), "{words}");
+    }
+    let twice = ["make", "--size", "8M", "-B", text(&new), text(&new)];
+    assert!(refused(&twice, &[]).contains("given twice") && !new.exists());
+    let words = refused(&["make", "-B", text(&odd)], &[&odd]);
+    assert!(words.contains("a multiple of 512") && !words.contains("--block"), "{words}");
+    let words = refused(&["make", "--block", "4k", "-B", text(&odd)], &[&odd]);
+    assert!(words.contains("a smaller --block"), "{words}");
+    let label = "x".repeat(32);
+    let long = format!("{label}x");
+    let words = refused(&["make", "--label", &long, "-B", text(&disk)], &[&disk]);
+    assert!(words.contains("at most 32 bytes"), "{words}");
+    must(ubcache().args(["make", "--label", &label, "-B"]).arg(&disk));
+    assert!(must(ubcache().arg("show").arg(&disk)).contains(&label));
+    let cache = directory.join("cache.img");
+    must(ubcache().args(["make", "--size", "64M", "--bucket", "64k", "-C"]).arg(&cache));
+    let daemon = Daemon::start("pool", directory, &cache, std::slice::from_ref(&disk), &[]);
+    assert!(daemon.greeting[0].starts_with(&format!("export {label} ")), "{:?}", daemon.greeting);
+    daemon.stop();
+}
+
+/// `check` of a file that never was a bcache device called its superblock damaged, and sent the
+/// operator to `repair`.
+#[test]
+fn check_says_that_a_device_has_no_superblock() {
+    let directory = scratch();
+    let directory = directory.path();
+    let (cache, backings) = make_set(directory, &[16], &[]);
+    let plain = directory.join("plain");
+    sparse(&plain, 64 << 20);
+    let mistaken = [[text(&cache), "-B", text(&plain)], [text(&plain), "-B", text(&backings[0])]];
+    for arguments in mistaken {
+        let output = run(&[&["check"], &arguments[..]].concat());
+        let found = String::from_utf8_lossy(&output.stdout).into_owned() + &said(&output);
+        assert_eq!(output.status.code(), Some(1), "{found}");
+        assert!(found.contains("superblock-missing") && found.contains(text(&plain)), "{found}");
+        assert!(!found.contains("superblock-damaged"), "{found}");
+    }
 }
 
 /// Two daemons wrote to one disk, and `make` wrote over a superblock in use: the file under a loop

@@ -278,7 +278,18 @@ fn names_among(members: &[&Member]) -> Result<Vec<String>, Failure> {
         .zip(members)
         .map(|(label, member)| Named { given: member.given.as_deref(), label, path: &member.path })
         .collect();
-    export_names(&volumes)
+    let names = export_names(&volumes)?;
+    // Clients may ask for each export by its UUID: no other one may have that for a name.
+    for (name, path) in names.iter().zip(&config.backings) {
+        let of_uuid = members.backings.iter().position(|other| other.uuid.to_string() == *name);
+        if let Some(other) = of_uuid.map(|at| &config.backings[at]).filter(|other| *other != path) {
+            return Err(Failure::refused(path, format_args!("its export would be named {name}"))
+                .found(format_args!("the UUID of {}", other.display()))
+                .expected("a name that is no UUID of another disk")
+                .advice(format_args!("give it another name: -B NAME={}", path.display())));
+        }
+    }
+    Ok(names)
 }
 
 async fn run<W: World>(

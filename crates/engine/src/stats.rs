@@ -113,6 +113,8 @@ pub struct SetStatus {
     pub block_bytes: u64,
     /// Percent of buckets that are free or hold only clean data.
     pub available_percent: u64,
+    /// Percent of buckets that hold data or metadata; grows until every bucket was counted.
+    pub filled_percent: u64,
     /// Bytes for which the device has no room (ENOSPC), so that they are no part of the cache for
     /// now.
     pub put_aside_bytes: u64,

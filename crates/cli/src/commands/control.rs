@@ -1,6 +1,7 @@
 //! `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a running `ubcache serve`.
 
 use std::fmt::Write;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use ubcache_daemon::control::{ControlRequest, ask, find_sockets, socket_director
 use ubcache_daemon::served::report::{Report, VolumeReport};
 use ubcache_daemon::size::show_size;
 
-use super::print;
+use super::{print, visible};
 
 /// Options that choose a daemon.
 #[derive(clap::Args, Debug)]
@@ -60,18 +61,18 @@ pub struct SetArgs {
     json: bool,
 }
 
-/// Read an attribute, with the names of bcache's sysfs
+/// Read an attribute, with the names of bcache's sysfs, or all of them
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  ubcache get cache_mode")]
+#[command(after_help = "Examples:\n  ubcache get cache_mode\n  ubcache get")]
 pub struct GetArgs {
     #[command(flatten)]
     daemon: Daemon,
     /// Only this export [default: all]
     #[arg(long, value_name = "EXPORT")]
     volume: Option<String>,
-    /// The attribute
+    /// The attribute [default: all of them]
     #[arg(value_name = "NAME")]
-    name: String,
+    name: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -94,8 +95,25 @@ impl Daemon {
         if let Some(path) = &self.control {
             return Ok(vec![path.clone()]);
         }
-        let live: Vec<PathBuf> =
-            find_sockets().into_iter().filter(|path| UnixStream::connect(path).is_ok()).collect();
+        let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let mut denied: Vec<PathBuf> = socket_directories()
+            .into_iter()
+            .filter(|dir| std::fs::read_dir(dir).is_err_and(|error| is_denied(&error)))
+            .collect();
+        let mut live = Vec::new();
+        for path in find_sockets() {
+            match UnixStream::connect(&path) {
+                Ok(_) => live.push(path),
+                Err(error) if is_denied(&error) => denied.push(path),
+                Err(_) => {}
+            }
+        }
+        if let (true, Some(path)) = (live.is_empty(), denied.first()) {
+            return Err(Failure::could_not_run(path, "not allowed to use it")
+                .found("permission denied: a control socket is for the user of its daemon")
+                .expected("a control socket of this user")
+                .advice("run the command as the user that runs `ubcache serve`, or as root"));
+        }
         if live.is_empty() {
             let places: Vec<String> = socket_directories()
                 .iter()
@@ -187,26 +205,55 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
 /// `ubcache get`.
 pub fn get(args: &GetArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
-    let value = ask(
-        &socket,
-        &ControlRequest::Get { name: args.name.clone(), volume: args.volume.clone() },
-    )?;
+    let volume = args.volume.clone();
+    let value = match args.name.clone() {
+        Some(name) => ask(&socket, &ControlRequest::Get { name, volume })?,
+        None => ask(&socket, &ControlRequest::GetAll { volume })?,
+    };
     if args.json {
         print_json(&value)?;
         return Ok(());
     }
-    let show =
-        |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let is_label = args.name.as_deref() == Some("label");
+    let show = |value: &serde_json::Value| match value.as_str() {
+        Some(label) if is_label => visible(label),
+        Some(text) => text.to_owned(),
+        None => value.to_string(),
+    };
+    if args.name.is_none() {
+        return print(&attribute_lines(&value));
+    }
     match value.as_object() {
         Some(map) if map.len() > 1 => {
             for (volume, value) in map {
-                print(&format!("{volume}: {}\n", show(value)))?;
+                print(&format!("{}: {}\n", visible(volume), show(value)))?;
             }
         }
         Some(map) => map.values().try_for_each(|value| print(&format!("{}\n", show(value))))?,
         None => print(&format!("{}\n", show(&value)))?,
     }
     Ok(())
+}
+
+/// All attributes, a line each: of the set, then of each export. Values of several lines are
+/// joined.
+fn attribute_lines(all: &serde_json::Value) -> String {
+    let mut text = String::new();
+    let mut add = |owner: &str, values: &serde_json::Value| {
+        for (name, value) in values.as_object().into_iter().flatten() {
+            let value = value.as_str().unwrap_or_default().trim_end();
+            let value = match name.as_str() {
+                "label" => visible(value),
+                _ => value.split_whitespace().collect::<Vec<_>>().join(" "),
+            };
+            let _ = writeln!(text, "{owner} {name}: {value}");
+        }
+    };
+    add("set", &all["set"]);
+    for (volume, values) in all["volumes"].as_object().into_iter().flatten() {
+        add(&visible(volume), values);
+    }
+    text
 }
 
 /// `ubcache gc`.
@@ -232,10 +279,11 @@ fn table(report: &Report) -> String {
         let _ = writeln!(text, "set {}  {}", set.uuid, set.state);
         let _ = writeln!(
             text,
-            "  cache    {}  {}, buckets of {}, {:.0}% available",
+            "  cache    {}  {}, buckets of {}, {}% filled, {:.0}% available",
             cache.path,
             show_size(cache.size_bytes),
             show_size(cache.bucket_bytes),
+            cache.filled_percent,
             cache.available_percent
         );
         if cache.put_aside_bytes > 0 {
@@ -266,7 +314,7 @@ fn table(report: &Report) -> String {
             let label = if absent.label.is_empty() {
                 String::new()
             } else {
-                format!(" ({})", absent.label)
+                format!(" ({})", visible(&absent.label))
             };
             let _ = writeln!(
                 text,
@@ -284,7 +332,7 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
     let _ = writeln!(
         text,
         "  volume   {}  {}, {}, {}, {} dirty",
-        volume.name,
+        visible(&volume.name),
         show_size(volume.size_bytes),
         volume.mode,
         volume.state,

@@ -29,6 +29,15 @@ fn print(text: &str) -> Result<(), Failure> {
     printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// A name or label on a line of its own: what would end the line, or steer a terminal, is escaped.
+fn visible(name: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect(),
+        false => String::from(c),
+    };
+    name.chars().map(escape).collect()
+}
+
 /// Result of printing, as that of the command.
 fn printed(result: io::Result<()>) -> Result<(), Failure> {
     match result {

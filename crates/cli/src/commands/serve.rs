@@ -9,7 +9,7 @@ use ubcache_daemon::{Failure, NbdAddress, PageCache, Ready, ServeConfig, log};
 use ubcache_env::Nanos;
 
 use super::demo::slow_disk::SlowWorld;
-use super::print;
+use super::{print, visible};
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
 #[derive(clap::Args, Debug)]
@@ -132,13 +132,21 @@ pub fn run(args: Args) -> Result<(), Failure> {
         LogFormat::Json => log::Format::Json,
         LogFormat::Journald => log::Format::Journald(args.journal_socket),
     })?;
-    let mut settings = Vec::new();
+    let mut settings: Vec<(String, String)> = Vec::new();
     settings.extend(args.mode.map(|mode| ("cache_mode".to_owned(), mode)));
     for text in args.settings {
         let Some((name, value)) = text.split_once('=') else {
             return Err(Failure::usage(format_args!("--set {text}"), "not an assignment")
                 .expected("NAME=VALUE, as in sequential_cutoff=4M"));
         };
+        if let Some((_, other)) = settings.iter().find(|(known, _)| known == name) {
+            return Err(Failure::usage(
+                format_args!("--set {text}"),
+                "the attribute is given twice",
+            )
+            .found(format_args!("{name}={other} as well (--mode sets cache_mode)"))
+            .expected("one value for each attribute"));
+        }
         settings.push((name.to_owned(), value.to_owned()));
     }
     let (names, backings) = args.bdev.iter().map(|given| split_name(given)).unzip();
@@ -177,7 +185,7 @@ fn greeting(ready: &Ready) -> String {
     let mut text = String::new();
     for (name, bytes, uris) in &ready.exports {
         for uri in uris {
-            text.push_str(&format!("export {name} {} {uri}\n", show_size(*bytes)));
+            text.push_str(&format!("export {} {} {uri}\n", visible(name), show_size(*bytes)));
         }
     }
     for (name, path) in &ready.down {

@@ -51,6 +51,12 @@ pub enum ControlRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volume: Option<String>,
     },
+    /// Reads all attributes: an object from export to name to value, and those of the set.
+    GetAll {
+        /// The export whose attributes are meant; all volumes and the set if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
     /// Starts a garbage collection.
     Gc,
     /// Writes back a volume's dirty data and detaches it from the set; it stays served. The
@@ -74,6 +80,22 @@ pub enum ControlRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volume: Option<String>,
     },
+}
+
+impl ControlRequest {
+    /// The command line's word for it.
+    fn word(&self) -> &'static str {
+        match self {
+            ControlRequest::Status => "status",
+            ControlRequest::Stop => "stop",
+            ControlRequest::Set { .. } | ControlRequest::SetAll { .. } => "set",
+            ControlRequest::Get { .. } | ControlRequest::GetAll { .. } => "get",
+            ControlRequest::Gc => "gc",
+            ControlRequest::Detach { .. } => "detach",
+            ControlRequest::ForgetDisk { .. } => "forget-disk",
+            ControlRequest::Attach { .. } => "attach",
+        }
+    }
 }
 
 /// The daemon's response.
@@ -138,7 +160,8 @@ pub fn ask(socket: &Path, request: &ControlRequest) -> Result<serde_json::Value,
     match response.ok {
         true => Ok(response.result),
         false => {
-            Err(Failure::refused(socket, response.error.unwrap_or_else(|| "refused".to_owned())))
+            let why = response.error.unwrap_or_else(|| "refused".to_owned());
+            Err(Failure::refused_because(request.word(), why))
         }
     }
 }

@@ -146,6 +146,7 @@ impl<W: World> Client<W> {
                 self.daemon.set_attributes(volume.as_deref(), &settings).await.map(|()| nothing)
             }
             ControlRequest::Get { name, volume } => self.daemon.attribute(volume.as_deref(), &name),
+            ControlRequest::GetAll { volume } => self.daemon.attributes(volume.as_deref()),
             ControlRequest::Gc => self
                 .daemon
                 .set

@@ -72,7 +72,7 @@ impl<W: World> Daemon<W> {
                     Err(AttributeError::UnknownName { .. }) if volume.is_none() => {
                         of_set[index] = true
                     }
-                    tried => tried.map_err(|error| error.to_string())?,
+                    tried => tried.map_err(|error| self.refusal(volume, error))?,
                 }
             }
         }
@@ -83,7 +83,7 @@ impl<W: World> Daemon<W> {
             .map(|(pair, _)| *pair)
             .collect();
         for tried in self.set.try_attributes(&pairs_of_set) {
-            tried.map_err(|error| error.to_string())?;
+            tried.map_err(|error| self.refusal(volume, error))?;
         }
         for ((name, value), of_set) in pairs.into_iter().zip(of_set) {
             if of_set {
@@ -123,7 +123,52 @@ impl<W: World> Daemon<W> {
             return Ok(values.into());
         }
         let of_set = if volume.is_none() { self.set.attribute(name) } else { None };
-        of_set.map(Into::into).ok_or_else(|| format!("there is no attribute \"{name}\""))
+        of_set.map(Into::into).ok_or_else(|| self.unknown(volume, name))
+    }
+
+    /// All attributes: of each export, and those of the set unless one export is asked for.
+    pub fn attributes(&self, volume: Option<&str>) -> Result<serde_json::Value, String> {
+        let object = |attributes: Vec<(&str, String)>| -> serde_json::Value {
+            let pairs = attributes.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+            serde_json::Value::Object(pairs.collect())
+        };
+        let mut volumes = serde_json::Map::new();
+        for served in self.select(volume)? {
+            let mut values = object(served.volume.attributes());
+            values["state"] = served.state().into();
+            volumes.insert(served.name.clone(), values);
+        }
+        let mut all = serde_json::Map::from_iter([("volumes".to_owned(), volumes.into())]);
+        if volume.is_none() {
+            all.insert("set".to_owned(), object(self.set.attributes()));
+        }
+        Ok(all.into())
+    }
+
+    /// A refused setting in words; an unknown name with all that are known.
+    fn refusal(&self, volume: Option<&str>, error: AttributeError) -> String {
+        match error {
+            AttributeError::UnknownName { name, .. } => self.unknown(volume, &name),
+            error => error.to_string(),
+        }
+    }
+
+    fn unknown(&self, volume: Option<&str>, name: &str) -> String {
+        let names = |attributes: Vec<(&'static str, String)>| {
+            attributes.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        };
+        let of_volumes = self.volumes.first().map(|served| names(served.volume.attributes()));
+        let of_volumes = of_volumes.unwrap_or_default();
+        match volume {
+            Some(_) => {
+                format!("there is no attribute \"{name}\" of an export; known are {of_volumes}")
+            }
+            None => format!(
+                "there is no attribute \"{name}\"; known are of exports: {of_volumes}; of the \
+                 set: {}",
+                names(self.set.attributes())
+            ),
+        }
     }
 
     /// Detaches a volume from the set, and returns its name.
@@ -279,6 +324,7 @@ impl<W: World> Daemon<W> {
                 size_bytes: status.size_bytes,
                 bucket_bytes: status.bucket_bytes,
                 available_percent: status.available_percent as f64,
+                filled_percent: status.filled_percent,
                 put_aside_bytes: status.put_aside_bytes,
                 counters: counters(&status.cache),
             },

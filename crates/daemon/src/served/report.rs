@@ -121,6 +121,9 @@ pub struct CacheReport {
     pub bucket_bytes: u64,
     /// Share of the cache that holds no dirty data and no metadata, in percent.
     pub available_percent: f64,
+    /// Share of the cache that holds data or metadata, in percent.
+    #[serde(default)]
+    pub filled_percent: u64,
     /// Bytes that are no part of the cache for now: the file system below has no room for them.
     #[serde(default)]
     pub put_aside_bytes: u64,
@@ -214,8 +217,8 @@ mod tests {
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),
-            "available_percent bucket_bytes errors flushes path put_aside_bytes read_bytes reads \
-             size_bytes writes written_bytes"
+            "available_percent bucket_bytes errors filled_percent flushes path put_aside_bytes \
+             read_bytes reads size_bytes writes written_bytes"
         );
         let volume = &set["volumes"][0];
         assert_eq!(keys(volume), "backing dirty_bytes mode name size_bytes state stats uris");

@@ -652,16 +652,28 @@ impl Buckets {
     /// `in_use`).
     #[inline]
     pub fn in_use_percent(&self) -> u64 {
-        let available = self.free_len()
+        self.percent_without(self.empty_len() + self.victims.len() as usize)
+    }
+
+    /// Percent of buckets that hold data or metadata.
+    pub fn filled_percent(&self) -> u64 {
+        self.percent_without(self.empty_len())
+    }
+
+    /// Buckets that nothing valid is known to be in.
+    fn empty_len(&self) -> usize {
+        self.free_len()
             + self.restart.len()
             + self.pending.len()
             + self.discarding.len()
             + self.dead.len()
-            + self.victims.len() as usize
-            + self.unknown as usize;
+            + self.unknown as usize
+    }
+
+    fn percent_without(&self, buckets: usize) -> u64 {
         // Buckets without room are no part of the cache for now.
         let total = (self.geometry.buckets as usize - self.aside_len()).max(1);
-        ((total - available.min(total)) * 100 / total) as u64
+        ((total - buckets.min(total)) * 100 / total) as u64
     }
 
     /// Number of buckets that can't be evicted or used.

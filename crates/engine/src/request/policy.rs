@@ -53,7 +53,8 @@ impl<E: Env> CachedVolume<E> {
             Some(BypassReason::CacheFull) => self.context.env.mark("bypass_cache_full"),
             _ => {}
         }
-        if reason.is_some() {
+        // The bytes of a discard are no data that went past the cache.
+        if reason.is_some() && access != Access::Discard {
             self.count(|counters| counters.bypassed_bytes += range.bytes());
         }
         reason.is_some()

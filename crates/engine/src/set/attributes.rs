@@ -6,7 +6,7 @@ use ubcache_env::{Env, Priority};
 
 use super::{CacheSet, Set};
 use crate::errors::EngineError;
-use crate::settings::{AttributeError, ReplacementPolicy};
+use crate::settings::{AttributeError, ReplacementPolicy, SetSettings};
 use crate::superblock::write_superblock;
 
 impl<E: Env> CacheSet<E> {
@@ -62,6 +62,11 @@ impl<E: Env> CacheSet<E> {
     pub async fn save_attributes(&self) -> Result<(), EngineError> {
         self.set.journal.wait(self.set.mark_at.get()).await?;
         self.set.write_cache_superblock().await
+    }
+
+    /// All attributes and their present values.
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        SetSettings::attributes().filter_map(|name| Some((name, self.attribute(name)?))).collect()
     }
 
     /// The present value of an attribute.

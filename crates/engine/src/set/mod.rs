@@ -167,6 +167,7 @@ impl<E: Env> CacheSet<E> {
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
             available_percent: 100 - buckets.in_use_percent(),
+            filled_percent: buckets.filled_percent(),
             put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
             failed: set.context.health.failure(),

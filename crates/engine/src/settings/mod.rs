@@ -9,7 +9,7 @@
 //!   else is refused;
 //! * **sizes** are read in bytes, with an optional suffix `k` … `y` (powers of 1024) everywhere a
 //!   size is meant (the driver takes suffixes in some places only), and shown as `4.0k`, `512.0M`;
-//! * **switches** are 0 or 1; every other number means 1;
+//! * **switches** are 0 or 1; the driver takes every other number for 1, here it is refused;
 //! * **choices** are shown as `writethrough [writeback] writearound none` and set by one of the
 //!   words.
 //!
@@ -184,7 +184,7 @@ mod tests {
             ("sequential_cutoff", "16M", "16.0M"),
             ("sequential_cutoff", "1t", "3.9G"),
             ("writeback_percent", "100", "40"),
-            ("writeback_running", "17", "1"),
+            ("writeback_running", "0", "0"),
             ("writeback_rate_update_seconds", "0", "1"),
             ("writeback_rate_update_seconds", "99999999999999999999999", "60"),
             ("writeback_rate_minimum", "0", "1"),
@@ -225,6 +225,7 @@ mod tests {
                 "writeback_percent can not be \"10%\": expected a whole number from 0 to 40",
             ),
             ("writeback_running", "yes\n", "writeback_running can not be \"yes\": expected 0 or 1"),
+            ("io_disable", "2", "io_disable can not be \"2\": expected 0 or 1"),
             (
                 "writeback_delay",
                 "-1",
@@ -276,7 +277,7 @@ mod tests {
         #[test]
         fn plain_values_restore_the_settings(
             changes in prop::collection::vec((any::<prop::sample::Index>(),
-                "[0-9]{1,12}|writeback|meta-only|fifo"), 0..60),
+                "[01]|[0-9]{1,12}|writeback|meta-only|fifo"), 0..60),
         ) {
             let (mut volume, mut set) = (VolumeSettings::default(), SetSettings::default());
             for (index, value) in &changes {

@@ -183,6 +183,11 @@ impl SetSettings {
         Self::NAMES
     }
 
+    /// The names of all attributes: settings, and what is only reported.
+    pub(crate) fn attributes() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().chain(Self::REPORTED).copied()
+    }
+
     /// Changes one setting.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), AttributeError> {
         let given = Given { name, value };

@@ -124,7 +124,10 @@ impl Given<'_> {
     }
 
     pub(super) fn switch(&self) -> Result<bool, AttributeError> {
-        self.unclamped().map(|number| number != 0).ok_or_else(|| self.bad("0 or 1"))
+        match self.unclamped() {
+            Some(number @ 0..=1) => Ok(number == 1),
+            _ => Err(self.bad("0 or 1")),
+        }
     }
 
     pub(super) fn choice<T: Copy>(&self, choices: &Choices<T>) -> Result<T, AttributeError> {

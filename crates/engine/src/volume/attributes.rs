@@ -5,7 +5,7 @@ use ubcache_format::SECTOR_BYTES;
 
 use super::CachedVolume;
 use super::state::Attachment;
-use crate::settings::{AttributeError, human, parse_human};
+use crate::settings::{AttributeError, VolumeSettings, human, parse_human};
 use crate::stats::{VolumeState, VolumeStatus};
 
 impl<E: Env> CachedVolume<E> {
@@ -68,6 +68,12 @@ impl<E: Env> CachedVolume<E> {
         pairs.iter().map(|(name, value)| set(name, value)).collect()
     }
 
+    /// All attributes and their present values.
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        let names = VolumeSettings::attributes().chain(["writeback_rate", "running"]);
+        names.filter_map(|name| Some((name, self.attribute(name)?))).collect()
+    }
+
     /// The present value of an attribute.
     pub fn attribute(&self, name: &str) -> Option<String> {
         match name {
@@ -76,7 +82,10 @@ impl<E: Env> CachedVolume<E> {
                 Some(human((self.index.dirty_sectors(self.inode()) * SECTOR_BYTES) as i64))
             }
             "writeback_rate" => Some(human((self.writeback.rate() * SECTOR_BYTES) as i64)),
-            "writeback_rate_debug" => Some(self.writeback.debug(self.context.env.now())),
+            "writeback_rate_debug" => {
+                let dirty = self.index.dirty_sectors(self.inode());
+                Some(self.writeback.debug(self.context.env.now(), dirty))
+            }
             "stripe_size" => Some(human(1 << 40)),
             "partial_stripes_expensive" => Some("0".to_owned()),
             "io_errors" => Some(self.counters.get().backing_errors.to_string()),

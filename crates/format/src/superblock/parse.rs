@@ -58,6 +58,13 @@ impl Superblock {
         Ok(parsed)
     }
 
+    /// Returns true if anything in these bytes says that there is, or was, a superblock: its magic
+    /// number or its own position.
+    pub fn is_there(bytes: &[u8]) -> bool {
+        let has = |at: usize, expected: &[u8]| bytes.get(at..at + expected.len()) == Some(expected);
+        has(24, &SUPERBLOCK_MAGIC) || has(8, &SUPERBLOCK_SECTOR.0.to_le_bytes())
+    }
+
     /// Reads the superblock of a device that has this size and these logical blocks, with all
     /// checks of docs/reference/format.md §2.5.
     pub fn read(

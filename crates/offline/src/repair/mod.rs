@@ -165,12 +165,12 @@ pub async fn survey<D: Device>(
         Err(finding) => {
             let found = superblock::search(cache, &backings, watcher).await;
             let (superblock, how) = found.ok_or_else(|| match finding.kind {
-                FindingKind::SuperblockDamaged | FindingKind::Unreadable => {
-                    OfflineError::SuperblockLost {
-                        finding: Box::new(finding),
-                        with_backing: !backings.is_empty(),
-                    }
-                }
+                FindingKind::SuperblockDamaged
+                | FindingKind::SuperblockMissing
+                | FindingKind::Unreadable => OfflineError::SuperblockLost {
+                    finding: Box::new(finding),
+                    with_backing: !backings.is_empty(),
+                },
                 _ => OfflineError::Damaged(Box::new(finding)),
             })?;
             (superblock, Some(how))

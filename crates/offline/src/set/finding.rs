@@ -156,6 +156,12 @@ kinds! {
         "The set does not start. The superblock holds no data; everything else may be intact."
         "Do not format the device. `ubcache repair --out NEW` finds the superblock again, with all \
          disks named after -B."
+    SuperblockMissing "superblock-missing" Error
+        "Nothing of a superblock is there: it is another device than meant, or its beginning was \
+         overwritten."
+        "Name the device or file that `ubcache make` was given (`ubcache show` prints what it is). \
+         If it is the right one, do not format it: `ubcache repair --out NEW` finds the superblock \
+         of a cache again, with all disks named after -B."
     DeviceShort "device-short" Error
         "The device ends before the set does: the rest can not be read."
         "Was the copy truncated? Copy all of it. Else `ubcache repair --out NEW` keeps the rest, \
@@ -351,6 +357,7 @@ impl FindingKind {
             self,
             FindingKind::Unreadable
                 | FindingKind::SuperblockDamaged
+                | FindingKind::SuperblockMissing
                 | FindingKind::DeviceShort
                 | FindingKind::WrongKind
                 | FindingKind::JournalUndecodable

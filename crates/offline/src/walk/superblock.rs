@@ -12,15 +12,16 @@ pub(crate) async fn read_superblock<D: Device>(
     site: Site,
 ) -> Result<Superblock, Finding> {
     let place = Location { byte: Some(SUPERBLOCK_SECTOR.bytes()), ..Location::on(site) };
-    let damaged = |error: FormatError| {
-        Finding::new(FindingKind::SuperblockDamaged, place.plus(error.at), error)
-    };
     let bytes = read(device, SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES)
         .await
         .map_err(|error| {
             Finding::new(FindingKind::Unreadable, place, format_args!("superblock: {error}"))
         })?;
     let limits = device.limits();
+    let damaged = |error: FormatError| match Superblock::is_there(bytes.as_slice()) {
+        true => Finding::new(FindingKind::SuperblockDamaged, place.plus(error.at), error),
+        false => Finding::new(FindingKind::SuperblockMissing, place, "no bcache superblock"),
+    };
     let superblock =
         Superblock::read_cut_off(bytes.as_slice(), limits.sectors, limits.logical_block_bytes)
             .map_err(damaged)?;

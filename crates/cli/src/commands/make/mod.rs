@@ -14,7 +14,7 @@ mod describe;
 mod sizes;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use ubcache_daemon::Failure;
@@ -28,6 +28,7 @@ use ubcache_offline::make_device;
 use self::contents::{check_content, known_disk, read_set, refuse_dirty_cache};
 use self::describe::{describe, describe_json};
 use self::sizes::{bucket_bytes, check_options, check_size, choose_block};
+use super::new_file::same_as;
 use super::offline::{Bar, host, open_file};
 use super::print;
 
@@ -72,7 +73,7 @@ pub struct Args {
     /// Overwrite existing bcache superblocks, unless dirty data would be lost with them
     #[arg(long, alias = "wipe_bcache")]
     wipe_bcache: bool,
-    /// Label of the backing devices, up to 31 bytes: the name of the export
+    /// Label of the backing devices, up to 32 bytes: the name of the export
     #[arg(short, long, value_name = "LABEL")]
     label: Option<String>,
     /// Overwrite whatever is on the devices, the only copy of dirty data as well
@@ -175,8 +176,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
     let caches = args.cache.iter().map(|path| (path, true, args.cache_size.or(args.size)));
     let backings = args.bdev.iter().map(|path| (path, false, args.bdev_size.or(args.size)));
-    let mut targets = Vec::new();
+    let mut targets: Vec<(Target, bool, bool)> = Vec::new();
     for (path, is_cache, size) in caches.chain(backings) {
+        let taken: Vec<&Path> = targets.iter().map(|(target, ..)| target.path.as_path()).collect();
+        if let Some(other) = same_as(path, &taken) {
+            return Err(Failure::usage(path.display(), "the same device is given twice")
+                .found(format_args!("the same as {}", other.display()))
+                .expected("another device for each -C and -B"));
+        }
         let mut is_new = false;
         if let (false, Some(size)) = (path.exists(), size) {
             check_size(args, path, size, is_cache)?;

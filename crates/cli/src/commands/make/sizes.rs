@@ -52,10 +52,10 @@ pub(super) fn check_options(args: &Args) -> Result<(), Failure> {
             _ => {}
         }
     }
-    if let Some(label) = args.label.as_deref().filter(|label| label.len() >= LABEL_BYTES) {
+    if let Some(label) = args.label.as_deref().filter(|label| label.len() > LABEL_BYTES) {
         return Err(Failure::usage("--label", "too long")
             .found(format_args!("{} bytes", label.len()))
-            .expected(format_args!("at most {} bytes", LABEL_BYTES - 1)));
+            .expected(format_args!("at most {LABEL_BYTES} bytes")));
     }
     if args.label.is_some() && args.bdev.len() > 1 {
         return Err(Failure::usage("--label", "one label for several backing devices")
@@ -108,7 +108,10 @@ pub(super) fn check_size(
         return Err(Failure::refused(path, "the size is not a whole number of blocks")
             .found(format_args!("{bytes} bytes"))
             .expected(format_args!("a multiple of {unit}"))
-            .advice("give it another size, or choose a smaller --block"));
+            .advice(match unit {
+                SECTOR_BYTES => "give it another size: truncate -s SIZE",
+                _ => "give it another size (truncate -s SIZE), or choose a smaller --block",
+            }));
     }
     if is_cache {
         let most = MAX_CACHE_SECTORS * SECTOR_BYTES;
