@@ -8,8 +8,11 @@
 //! tasks of a group at once, which is what a power failure or a host restart does to a program.
 //! Requests that the dropped tasks had submitted stay with the disk. A dead group spawns nothing.
 
+mod config;
 mod env;
+mod event;
 mod memory;
+mod task;
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -20,71 +23,18 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Waker};
 
 use ubcache_env::{BufPool, Nanos, Priority};
 
 use crate::rng::{Rng, mix};
+pub use config::{Policy, WorldConfig};
 pub use env::SimEnv;
+use event::Event;
+pub(crate) use event::Sink;
 use memory::Memory;
-
-/// Choice of the task that runs next.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Policy {
-    /// Any runnable task, all equally likely.
-    Uniform,
-    /// Runnable tasks, in the order in which they became runnable.
-    Fifo,
-    /// The runnable task with the highest random rank; at random moments the one that runs falls to
-    /// the last rank. Finds orders that need one task to stand still for long.
-    Ranks,
-    /// Foreground before journal before background, most of the time: like the real executor.
-    Queues,
-}
-
-/// Configuration of a world.
-#[derive(Clone, Debug)]
-pub struct WorldConfig {
-    /// Decides everything.
-    pub seed: u64,
-    /// Choice of the task that runs next.
-    pub policy: Policy,
-    /// A poll takes up to this much virtual time.
-    pub poll_cost: Nanos,
-    /// A timer fires up to this much late.
-    pub timer_slop: Nanos,
-    /// More polls than this are a livelock.
-    pub max_steps: u64,
-    /// More virtual time than this is a livelock.
-    pub max_time: Nanos,
-    /// A step of a loop that the program counts takes this much virtual time.
-    pub step_cost: Nanos,
-    /// A poll of more steps than this is a violation.
-    pub poll_steps_max: u64,
-    /// An instance that holds more bytes of buffers for I/O after a poll is a violation.
-    pub buffers_max: u64,
-    /// Keep a row for every device event.
-    pub verbose: bool,
-}
-
-impl WorldConfig {
-    /// The usual world for a seed.
-    pub fn new(seed: u64) -> WorldConfig {
-        WorldConfig {
-            seed,
-            policy: Policy::Uniform,
-            poll_cost: Nanos(500),
-            timer_slop: Nanos(50_000),
-            max_steps: 2_000_000,
-            max_time: Nanos::from_secs(7 * 24 * 3600),
-            step_cost: Nanos(0),
-            poll_steps_max: u64::MAX,
-            buffers_max: u64::MAX,
-            verbose: false,
-        }
-    }
-}
+use task::{Counted, Slot, TaskId, TaskWaker, Woken};
 
 /// Reason why a run did not come to its end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -98,86 +48,6 @@ pub enum Stuck {
     /// Too much virtual time.
     #[error("livelock: too much virtual time; tasks:\n{0}")]
     Time(String),
-}
-
-/// Receiver of events.
-pub(crate) trait Sink {
-    /// The event is due.
-    fn fire(&self, token: u64);
-    /// Returns true if a task still waits for the event; if none does, the event does not even move
-    /// the clock.
-    fn cares(&self, token: u64) -> bool;
-}
-
-struct Event {
-    at: u64,
-    tie: u32,
-    order: u64,
-    token: u64,
-    sink: Rc<dyn Sink>,
-}
-
-impl Event {
-    fn key(&self) -> (u64, u32, u64) {
-        (self.at, self.tie, self.order)
-    }
-}
-impl PartialEq for Event {
-    fn eq(&self, other: &Event) -> bool {
-        self.key() == other.key()
-    }
-}
-impl Eq for Event {}
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Event {
-    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-type TaskId = u64;
-type Woken = Arc<Mutex<Vec<TaskId>>>;
-
-struct TaskWaker {
-    id: TaskId,
-    queued: AtomicBool,
-    woken: Woken,
-}
-
-impl Wake for TaskWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::Relaxed) {
-            self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
-        }
-    }
-}
-
-struct Slot {
-    /// None while the task is being polled.
-    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    waker: Arc<TaskWaker>,
-    group: u32,
-    priority: Priority,
-    rank: u64,
-    born: &'static Location<'static>,
-    last_poll: u64,
-    _counted: Option<Counted>,
-}
-
-/// One of the tasks of an instance that are no part of a request, as long as it exists.
-struct Counted(Rc<Cell<usize>>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 pub(crate) struct World {

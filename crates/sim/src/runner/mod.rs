@@ -13,6 +13,7 @@ mod client;
 mod crashes;
 mod hands;
 mod inspect;
+mod life;
 mod panics;
 mod setup;
 
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
-use ubcache_env::local::{Either, Event, first};
+use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
 use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
@@ -506,163 +507,6 @@ impl<S: System> Run<S> {
         }
         self.start_clients();
         Ok(())
-    }
-
-    /// The instance is gone from one moment to the next.
-    fn crash(&self, power: bool) -> Step {
-        let instance = self.instance.take();
-        if let Some(instance) = &instance {
-            self.world.kill(&instance.env);
-        }
-        drop(instance);
-        self.after_crash(power)
-    }
-
-    fn after_crash(&self, power: bool) -> Step {
-        self.crashes.set(self.crashes.get() + 1);
-        self.world.row(|| format!("--- {}", if power { "POWER FAILURE" } else { "HOST RESTART" }));
-        self.unplugged.set(false);
-        for disk in self.disks() {
-            if power {
-                disk.power_failure();
-            } else {
-                disk.host_restart();
-            }
-        }
-        self.workload.crashed(self.world.now(), power);
-        self.inspect_rest(if power { "after a power failure" } else { "after a host restart" })
-    }
-
-    async fn stop(&self) -> Step {
-        self.note("stop".to_owned());
-        for front in self.fronts() {
-            self.patiently("the goodbye of the clients", front.leave()).await?;
-        }
-        let (_, system) = self.instance();
-        self.workload.stopping.set(true);
-        let result = self.patiently("the stop", system.stop()).await?;
-        // Writes of clients that never stop are refused.
-        self.wait_until(|workload| workload.hammering.get() == 0).await?;
-        self.workload.stopping.set(false);
-        if let Err(error) = result {
-            if !self.workload.errors_expected.get() {
-                return Err(self.violation("the stop failed", error));
-            }
-            self.crash(false)?;
-            return Ok(());
-        }
-        let instance = self.instance.take().expect("it was there for the stop");
-        self.world.kill(&instance.env);
-        drop((instance, system));
-        let gone = self.unplugged.replace(false);
-        if gone {
-            // Writes that the disk had not made durable are gone, as in a crash.
-            self.workload.crashed(self.world.now(), false);
-        } else if S::FLUSHES_AT_STOP {
-            self.workload.oracle.borrow_mut().stopped();
-        }
-        for disk in self.disks() {
-            if S::FLUSHES_AT_STOP && !gone && disk.unflushed_sectors() > 0 {
-                let what =
-                    format!("{} un-flushed sectors of {}", disk.unflushed_sectors(), disk.name());
-                return Err(
-                    self.violation("a good stop leaves data that a power failure can take", what)
-                );
-            }
-            disk.host_restart();
-        }
-        self.inspect_rest("after a stop")
-    }
-
-    /// Starts an instance; `again`: the power fails after so much time if it has not come up by
-    /// then.
-    async fn start(&self, again: Option<Nanos>) -> Step {
-        if let Some(delay) = again
-            && self.start_for(delay).await?.is_none()
-        {
-            self.after_crash(true)?;
-        }
-        if self.instance.borrow().is_some() {
-            return Ok(());
-        }
-        match self.start_for(STUCK_AFTER).await? {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(error)) if !self.workload.errors_expected.get() => {
-                return Err(self.violation("the start failed", error));
-            }
-            Some(Err(error)) => {
-                self.note(format!("the start failed, now without device errors: {error}"))
-            }
-            None => return Err(self.violation("stuck", "the start does not end".to_owned())),
-        }
-        self.repair_devices(true);
-        match self.start_for(STUCK_AFTER).await? {
-            Some(Ok(())) => {
-                if self.faults.get() {
-                    self.break_devices();
-                }
-                Ok(())
-            }
-            Some(Err(error)) => Err(self.violation("the start failed", error)),
-            None => Err(self.violation("stuck", "the start does not end".to_owned())),
-        }
-    }
-
-    fn watch_memory(&self, system: &Rc<S>) {
-        let (system, setup) = (Rc::downgrade(system), self.setup.clone());
-        let most = setup.plan.held_max();
-        self.world.watch_memory(Rc::new(move || {
-            let held = system.upgrade()?.held();
-            setup.plan.holds_too_much(&held, &most)
-        }));
-    }
-
-    /// None: killed because it took longer than `delay`.
-    async fn start_for(&self, delay: Nanos) -> Step<Option<Result<(), String>>> {
-        self.note("start".to_owned());
-        let env = self.world.new_instance();
-        let losses = || self.disks().map(|disk| disk.flush_losses().get()).sum::<u64>();
-        let losses_before = losses();
-        let result = Rc::new(RefCell::new(None));
-        let started = Rc::new(Event::default());
-        let (setup, into, done, inside) =
-            (self.setup.clone(), result.clone(), started.clone(), env.clone());
-        env.spawn(Priority::Foreground, async move {
-            let system = S::start(inside, setup).await;
-            *into.borrow_mut() = Some(system);
-            done.set();
-        });
-        let in_time = first(started.wait(), self.world.env().sleep(delay)).await;
-        let system = result.take();
-        match (in_time, system) {
-            (_, Some(Ok(system))) => {
-                let heads = self.setup.plan.volumes.iter().map(|volume| volume.head);
-                let volumes = system.volumes().into_iter().zip(heads);
-                let fronts = volumes.map(|volume| Rc::new(self.front(&env, volume)));
-                let fronts = fronts.collect();
-                self.handed_over.set(false);
-                self.starts.set(self.starts.get() + 1);
-                let system = Rc::new(system);
-                self.watch_memory(&system);
-                *self.instance.borrow_mut() = Some(Instance { env, system, fronts });
-                Ok(Some(Ok(())))
-            }
-            (_, Some(Err(error))) => {
-                self.world.kill(&env);
-                for disk in self.disks() {
-                    disk.host_restart();
-                }
-                if losses() > losses_before {
-                    self.workload.oracle.borrow_mut().start_lost(self.world.now());
-                }
-                self.inspect_rest("after a start that failed")?;
-                Ok(Some(Err(error)))
-            }
-            (_, None) => {
-                self.world.kill(&env);
-                Ok(None)
-            }
-        }
     }
 
     fn start_clients(&self) {
