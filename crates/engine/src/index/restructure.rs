@@ -75,7 +75,10 @@ impl<E: Env> Index<E> {
         groups: Vec<Vec<Rc<Leaf>>>,
         makes_room: bool,
     ) -> Result<(), EngineError> {
-        self.replace_nodes(Work::Leaves(groups), makes_room).await
+        self.replace_nodes(Work::Leaves(groups), makes_room).await?;
+        // An index that grows by what is inserted has to keep to the limit as well.
+        self.forget_leaves();
+        Ok(())
     }
 
     /// Writes the interior node of `level` ≥ 1 that ends at `end` anew, with nothing but its
