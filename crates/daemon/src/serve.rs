@@ -280,11 +280,11 @@ fn names_among(members: &[&Member]) -> Result<Vec<String>, Failure> {
         .collect();
     let names = export_names(&volumes)?;
     // Clients may ask for each export by its UUID: no other one may have that for a name.
-    for (name, path) in names.iter().zip(&config.backings) {
-        let of_uuid = members.backings.iter().position(|other| other.uuid.to_string() == *name);
-        if let Some(other) = of_uuid.map(|at| &config.backings[at]).filter(|other| *other != path) {
+    for (index, (name, Member { path, .. })) in names.iter().zip(members.iter()).enumerate() {
+        let of_uuid = members.iter().position(|other| other.superblock.uuid.to_string() == *name);
+        if let Some(other) = of_uuid.filter(|other| *other != index) {
             return Err(Failure::refused(path, format_args!("its export would be named {name}"))
-                .found(format_args!("the UUID of {}", other.display()))
+                .found(format_args!("the UUID of {}", members[other].path.display()))
                 .expected("a name that is no UUID of another disk")
                 .advice(format_args!("give it another name: -B NAME={}", path.display())));
         }
