@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 
-use controller::RateController;
+use controller::{RateController, RateDebug};
 use idle::IdleCounter;
 use limiter::RateLimiter;
 use ubcache_env::Nanos;
@@ -74,9 +74,10 @@ impl Writeback {
         self.controller.borrow_mut().set_rate(rate);
     }
 
-    /// Text of the attribute `writeback_rate_debug`.
-    pub fn debug(&self, now: Nanos) -> String {
+    /// Text of the attribute `writeback_rate_debug`: rate and target of the last update, and the
+    /// dirty data of now, in sectors.
+    pub fn debug(&self, now: Nanos, dirty: u64) -> String {
         let next = self.limiter.borrow().next_ms(now);
-        self.controller.borrow().debug().text(next)
+        RateDebug { dirty, ..self.controller.borrow().debug() }.text(next)
     }
 }
