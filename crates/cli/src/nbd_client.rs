@@ -127,6 +127,11 @@ impl Client {
         self.reply()
     }
 
+    /// The socket, for one who speaks the protocol in a way of his own.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Ends the connection with the protocol's request for it.
     pub fn disconnect(mut self) -> io::Result<()> {
         self.send(COMMAND_DISCONNECT, 0, 0, 0, &[])

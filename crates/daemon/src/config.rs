@@ -9,6 +9,7 @@ use std::time::Duration;
 use ubcache_env::Nanos;
 use ubcache_host::PageCache;
 
+use crate::clients::ClientLimits;
 use crate::failure::Failure;
 
 /// Configuration of one daemon.
@@ -46,6 +47,8 @@ pub struct ServeConfig {
     pub lock_memory: bool,
     /// Refuse writes of clients.
     pub read_only: bool,
+    /// Limits on clients.
+    pub clients: ClientLimits,
     /// Time limit for the requests of clients at a stop.
     pub drain_timeout: Nanos,
     /// The devices that are used through the kernel's page cache.

@@ -12,6 +12,7 @@
 //! | [`mod@serve`] | from start to stop: open, listen, wait, close |
 //! | [`open`] | opening of devices: superblocks, checks before any change |
 //! | [`served`] | the running set, its clients, its report |
+//! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
 //! | [`log`] | the log, which never stops the set |
 //! | [`failure`] | failures as text for the user, with their exit codes |
@@ -24,6 +25,7 @@
     reason = "the daemon lives in the real world, with its clock and its threads"
 )]
 
+pub mod clients;
 pub mod config;
 pub mod control;
 pub mod failure;
@@ -33,8 +35,10 @@ pub mod serve;
 pub mod served;
 pub mod size;
 
+pub use clients::ClientLimits;
 pub use config::{NbdAddress, ServeConfig};
 pub use failure::{Code, Failure};
 pub use serve::{Ready, serve, serve_in};
 pub use ubcache_engine::MUTANTS_COMPILED;
 pub use ubcache_host::PageCache;
+pub use ubcache_nbd::Rates;

@@ -58,7 +58,7 @@ pub fn serve_in<W: World>(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
     let members = precheck(config)?;
-    names_of(&members)?;
+    config.clients.check_names(&names_of(&members)?)?;
     hold_memory(config.lock_memory)?;
     let host = Host::new(IoBackend::Auto)
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
@@ -315,8 +315,10 @@ async fn run<W: World>(
             |error| Failure::refused(&served.path, error).advice("give it another label"),
         )?;
         exports.also_as(&served.name, served.volume.uuid().to_string());
+        exports.limit(&served.name, config.clients.of_export(&served.name));
     }
-    let listeners = Rc::new(Listeners::bind(world, &addresses, exports).await?);
+    let limits = config.clients.clone();
+    let listeners = Rc::new(Listeners::bind(world, &addresses, exports, limits).await?);
     let addresses = listeners.addresses();
     let uris =
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();

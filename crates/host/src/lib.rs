@@ -26,6 +26,7 @@
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
 //! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
+//! | [`descriptors`] | how many descriptors may be open |
 //! | `memory` | how a daemon that clients on its own machine write to goes on when memory is short |
 //! | `sys` | system calls as safe functions |
 #![allow(
@@ -35,6 +36,7 @@
 #![warn(clippy::large_futures)]
 
 mod claims;
+pub mod descriptors;
 pub mod file;
 mod io;
 mod limits;

@@ -79,6 +79,21 @@ pub(crate) fn may_lock_all_memory() -> bool {
     is_root || known && limit.rlim_cur == libc::RLIM_INFINITY
 }
 
+/// The soft and the hard limit on open descriptors.
+pub(crate) fn descriptor_limits() -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable memory of the right type.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Sets both limits on open descriptors.
+pub(crate) fn set_descriptor_limits(soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is readable memory of the right type.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// `mlockall` of present and later memory, page by page when it is first used.
 pub(crate) fn lock_all_memory() -> io::Result<()> {
     // SAFETY: no memory is passed; what is in memory stays as it is.

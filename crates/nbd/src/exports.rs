@@ -7,6 +7,7 @@ use ubcache_env::Volume;
 
 use crate::proto::constants::MAX_STRING_BYTES;
 use crate::server::shares::Shared;
+use crate::server::{Pace, Rates};
 
 /// Bytes of requests that a volume works on, shared by its connections: one alone gets a third of
 /// them. As many for every volume, so that volumes take turns as well.
@@ -34,6 +35,7 @@ struct Export<V> {
     /// Another name, which is not listed.
     alias: Option<String>,
     service: Rc<Shared>,
+    pace: Option<Rc<Pace>>,
 }
 
 /// The volumes that clients can choose from, in order; the first is the default one, which the
@@ -78,7 +80,7 @@ impl<V: Volume> Exports<V> {
             return Err(ExportError::Exists(name));
         }
         let service = Shared::new(SERVICE_BYTES);
-        let export = Export { name, description, volume, alias: None, service };
+        let export = Export { name, description, volume, alias: None, service, pace: None };
         self.exports.borrow_mut().push(export);
         Ok(())
     }
@@ -90,6 +92,16 @@ impl<V: Volume> Exports<V> {
             self.exports.borrow_mut().iter_mut().find(|export| export.name == name)
         {
             export.alias = Some(alias);
+        }
+    }
+
+    /// Limits requests and bytes a second of all connections to an export together, for those that
+    /// choose it from now on.
+    pub fn limit(&self, name: &str, rates: Rates) {
+        if let Some(export) =
+            self.exports.borrow_mut().iter_mut().find(|export| export.name == name)
+        {
+            export.pace = Pace::new(rates);
         }
     }
 
@@ -124,6 +136,7 @@ impl<V: Volume> Exports<V> {
             description: export.description.clone(),
             volume: export.volume.clone(),
             service: export.service.clone(),
+            pace: export.pace.clone(),
         })
     }
 }
@@ -135,4 +148,5 @@ pub(crate) struct Found<V> {
     pub(crate) description: String,
     pub(crate) volume: Rc<V>,
     pub(crate) service: Rc<Shared>,
+    pub(crate) pace: Option<Rc<Pace>>,
 }

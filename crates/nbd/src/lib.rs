@@ -20,5 +20,7 @@ pub mod stats;
 
 pub use exports::Exports;
 pub use proto::ProtocolError;
-pub use server::{ClientMemory, Drain, ServeError, ServerOptions, serve_connection};
+pub use server::{
+    ClientMemory, Drain, Pace, Rates, ServeError, ServerOptions, Silence, Watch, serve_connection,
+};
 pub use stats::ConnectionStats;

@@ -88,11 +88,11 @@ fn small_request_waits_for_a_bounded_number_of_other_bytes() {
             })
             .collect();
         let mut client = main.connect().await;
-        while main.volume.served.get() < 200 << 20 {
+        while main.volume.served.get() < 100 << 20 {
             main.env.yield_now().await;
         }
         let mut worst = 0;
-        for _ in 0..20 {
+        for _ in 0..5 {
             let before = main.volume.served.get();
             client.ask(Command::Read, 0, 0, 4096).await;
             worst = worst.max(main.volume.served.get() - before);
@@ -114,7 +114,7 @@ fn connections_get_equal_shares_of_bytes() {
     let served = world.env.run(async move {
         let (stop, watched) = (over.clone(), main.clone());
         main.env.spawn(Priority::Foreground, async move {
-            while watched.volume.served.get() < 400 << 20 {
+            while watched.volume.served.get() < 150 << 20 {
                 watched.env.yield_now().await;
             }
             stop.set(true);

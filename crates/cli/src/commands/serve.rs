@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ubcache_daemon::clients::{above_zero, split_limit};
 use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
-use ubcache_daemon::{Failure, NbdAddress, PageCache, Ready, ServeConfig, log};
+use ubcache_daemon::{
+    ClientLimits, Failure, NbdAddress, PageCache, Rates, Ready, ServeConfig, log,
+};
 use ubcache_env::Nanos;
 
 use super::demo::slow_disk::SlowWorld;
@@ -77,6 +80,26 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u64).range(..=86_400))]
     drain_timeout: u64,
+    /// Memory for requests and replies of all clients together
+    #[arg(long, value_name = "SIZE", value_parser = parse_client_memory, default_value = "256M")]
+    client_memory: u64,
+    /// Clients that may be connected at a time; more are turned away
+    #[arg(long, value_name = "NUMBER", default_value_t = 256,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    max_connections: u64,
+    /// Requests a second of an export, all of its clients together; without a name, of every
+    /// export; more than once
+    #[arg(long, value_name = "[NAME=]NUMBER")]
+    limit_iops: Vec<String>,
+    /// Bytes a second of an export, likewise
+    #[arg(long, value_name = "[NAME=]SIZE")]
+    limit_bytes: Vec<String>,
+    /// Requests a second of each connection
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    client_limit_iops: Option<u64>,
+    /// Bytes a second of each connection
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    client_limit_bytes: Option<u64>,
     /// Let every read of a backing device take at least this many microseconds
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     demo_delay: u64,
@@ -116,14 +139,41 @@ enum When {
 }
 
 fn parse_index_memory(text: &str) -> Result<u64, String> {
-    const MIN: u64 = 1 << 20;
-    match parse_size(text)? {
-        bytes if bytes < MIN => {
-            Err(format!("{} is too little, expected at least 1M", show_size(bytes)))
-        }
-        bytes => Ok(bytes),
-    }
+    above_zero(parse_size(text)?, 1 << 20)
 }
+
+fn parse_client_memory(text: &str) -> Result<u64, String> {
+    above_zero(parse_size(text)?, 1 << 20)
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    above_zero(parse_size(text)?, 4096)
+}
+
+fn parse_iops(text: &str) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is not a number of requests: expected 1 or more");
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)
+}
+
+/// Limits of exports, in the order of the command line.
+fn export_limits(iops: &[String], bytes: &[String]) -> Result<ExportLimits, Failure> {
+    let mut limits = ExportLimits::new();
+    for text in iops {
+        let (name, value) = split_limit(text);
+        let requests = parse_iops(value)
+            .map_err(|why| Failure::usage(format_args!("--limit-iops {text}"), why))?;
+        limits.push((name, Rates { requests: Some(requests), bytes: None }));
+    }
+    for text in bytes {
+        let (name, value) = split_limit(text);
+        let bytes = parse_rate(value)
+            .map_err(|why| Failure::usage(format_args!("--limit-bytes {text}"), why))?;
+        limits.push((name, Rates { requests: None, bytes: Some(bytes) }));
+    }
+    Ok(limits)
+}
+
+type ExportLimits = Vec<(Option<String>, Rates)>;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
@@ -167,6 +217,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
         lock_memory: args.lock_memory,
         read_only: args.read_only,
         drain_timeout: Nanos::from_secs(args.drain_timeout),
+        clients: ClientLimits {
+            memory: args.client_memory,
+            connections: args.max_connections,
+            each: Rates { requests: args.client_limit_iops, bytes: args.client_limit_bytes },
+            exports: export_limits(&args.limit_iops, &args.limit_bytes)?,
+        },
         page_cache: match args.page_cache {
             None => PageCache::Never,
             Some(When::Needed) => PageCache::Needed,

@@ -46,8 +46,11 @@ impl ControlServer {
         let running = Running { waiting: waiting.clone() };
         let env = world.clone();
         world.spawn(Priority::Foreground, async move {
+            let mut failing = false;
             loop {
-                match self.listener.accept().await {
+                let accepted = self.listener.accept().await;
+                let failed_before = std::mem::replace(&mut failing, accepted.is_err());
+                match accepted {
                     Ok(socket) => {
                         let client =
                             Client { socket, daemon: daemon.clone(), waiting: waiting.clone() };
@@ -55,7 +58,9 @@ impl ControlServer {
                         env.spawn(Priority::Foreground, async move { client.serve(uris).await });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "can't accept a control client");
+                        if !failed_before {
+                            tracing::warn!(%error, "can't accept control clients for now");
+                        }
                         env.sleep(Nanos::from_millis(100)).await;
                     }
                 }

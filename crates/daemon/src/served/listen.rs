@@ -5,24 +5,32 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use ubcache_engine::CachedVolume;
+use ubcache_env::local::{Notify, first};
 use ubcache_env::{Nanos, Priority, Stream, StreamId};
 use ubcache_host::{HostListener, HostSocket};
-use ubcache_nbd::{ClientMemory, ConnectionStats, Drain, Exports, ServerOptions, serve_connection};
+use ubcache_nbd::{
+    ClientMemory, ConnectionStats, Drain, Exports, ServerOptions, Watch, serve_connection,
+};
 
+use crate::clients::{ClientLimits, LOOK_PERIOD, connections_max, reason_to_end};
 use crate::config::NbdAddress;
 use crate::failure::Failure;
 use crate::served::world::{World, listen};
 
-/// After a failed accept (no descriptors left): how long to wait for better times.
+/// After a failed accept (no descriptors left): how long to wait for better times, unless a client
+/// leaves before. Doubled with each failure, up to the limit.
 const ACCEPT_PAUSE: Nanos = Nanos::from_millis(100);
+const ACCEPT_PAUSE_MAX: Nanos = Nanos::from_secs(5);
 
 /// After the connections are closed: how long to wait for devices that are at work for them.
 const DEVICE_TIMEOUT: Nanos = Nanos::from_secs(10);
 
 /// A connection that may still be there.
 struct Connection {
+    id: u64,
     socket: Weak<HostSocket>,
     stats: Rc<ConnectionStats>,
+    watch: Rc<Watch>,
 }
 
 /// All listening sockets and the connections that came from them.
@@ -34,7 +42,13 @@ pub struct Listeners<W: World> {
     active: Cell<u64>,
     next: Cell<u64>,
     closing: Cell<bool>,
+    limits: ClientLimits,
     memory: ClientMemory,
+    connections_max: u64,
+    /// Clients are turned away, and that was logged.
+    full: Cell<bool>,
+    /// A connection has ended.
+    ended: Notify,
 }
 
 impl<W: World> Listeners<W> {
@@ -43,6 +57,7 @@ impl<W: World> Listeners<W> {
         world: &W,
         addresses: &[NbdAddress],
         exports: Rc<Exports<CachedVolume<W>>>,
+        limits: ClientLimits,
     ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
         for address in addresses {
@@ -61,7 +76,11 @@ impl<W: World> Listeners<W> {
             active: Cell::new(0),
             next: Cell::new(1),
             closing: Cell::new(false),
-            memory: ClientMemory::default(),
+            memory: ClientMemory::new(limits.memory),
+            connections_max: connections_max(limits.connections),
+            limits,
+            full: Cell::new(false),
+            ended: Notify::default(),
         })
     }
 
@@ -73,35 +92,87 @@ impl<W: World> Listeners<W> {
     /// Accepts clients from now on.
     pub fn start(self: &Rc<Self>, world: &W) {
         for (address, listener) in &self.listeners {
-            let (all, world, listener, address) =
+            let (all, env, listener, address) =
                 (self.clone(), world.clone(), listener.clone(), address.clone());
-            let task = world.clone();
-            task.spawn(Priority::Foreground, async move {
-                while !all.closing.get() {
-                    match listener.accept().await {
-                        Ok(socket) if !all.closing.get() => all.connected(&world, Rc::new(socket)),
-                        Ok(_) => break,
-                        Err(error) => {
-                            tracing::warn!(%address, %error, "can't accept a client");
-                            world.sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
-                }
+            world.spawn(Priority::Foreground, async move {
+                all.accept(&env, &listener, &address).await;
             });
+        }
+        let (all, env) = (self.clone(), world.clone());
+        world.spawn(Priority::Background, async move {
+            while !all.closing.get() {
+                env.sleep(LOOK_PERIOD).await;
+                all.end_silent();
+            }
+        });
+    }
+
+    async fn accept(self: &Rc<Self>, world: &W, listener: &HostListener, address: &NbdAddress) {
+        let mut pause = None;
+        while !self.closing.get() {
+            match listener.accept().await {
+                Ok(socket) if !self.closing.get() => {
+                    if pause.take().is_some() {
+                        tracing::info!(%address, "clients are accepted again");
+                    }
+                    self.connected(world, Rc::new(socket));
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    if pause.is_none() {
+                        tracing::warn!(%address, %error, "can't accept clients for now");
+                    }
+                    let span = pause.unwrap_or(ACCEPT_PAUSE);
+                    first(self.ended.notified(), world.sleep(span)).await;
+                    pause = Some(span.after(span).min(ACCEPT_PAUSE_MAX));
+                }
+            }
         }
     }
 
+    /// Sends clients away that keep something from others.
+    fn end_silent(&self) {
+        let short = self.memory.is_short();
+        for connection in &*self.connections.borrow() {
+            let Some(socket) = connection.socket.upgrade() else { continue };
+            if let Some(reason) = reason_to_end(connection.watch.look(), short) {
+                tracing::info!(client = connection.id, reason, "a client is sent away");
+                socket.close();
+            }
+        }
+    }
+
+    /// Returns true if there may be one more connection.
+    fn has_room(&self) -> bool {
+        let full = self.active.get() >= self.connections_max;
+        if full && !self.full.replace(true) {
+            tracing::warn!(
+                connections = self.active.get(),
+                "new clients are turned away: there are as many as --max-connections allows"
+            );
+        }
+        !full
+    }
+
     fn connected(self: &Rc<Self>, world: &W, socket: Rc<HostSocket>) {
+        if !self.has_room() {
+            return;
+        }
         let id = self.next.replace(self.next.get() + 1);
         let mut connections = self.connections.borrow_mut();
         connections.retain(|known| known.socket.strong_count() > 0);
         let options = ServerOptions {
             drain: self.drain.clone(),
             memory: self.memory.clone(),
+            pace: self.limits.pace(),
             ..ServerOptions::default()
         };
-        connections
-            .push(Connection { socket: Rc::downgrade(&socket), stats: options.stats.clone() });
+        connections.push(Connection {
+            id,
+            socket: Rc::downgrade(&socket),
+            stats: options.stats.clone(),
+            watch: options.watch.clone(),
+        });
         self.active.set(self.active.get() + 1);
         let (all, env, exports) = (self.clone(), world.clone(), self.exports.clone());
         world.spawn(Priority::Foreground, async move {
@@ -111,6 +182,8 @@ impl<W: World> Listeners<W> {
                 Err(error) => tracing::info!(client = id, %error, "connection ended"),
             }
             all.active.set(all.active.get() - 1);
+            all.full.set(false);
+            all.ended.notify_all();
         });
     }
 

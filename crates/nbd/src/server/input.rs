@@ -5,9 +5,10 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Stream, StreamError};
 
 use super::ServerOptions;
+use super::watch::Watch;
 use crate::stats::ConnectionStats;
 
-/// Smallest receive buffer that makes sense.
+/// Smallest receive buffer that makes sense, and that of a client who has yet to negotiate.
 const MIN_BUFFER_BYTES: usize = 4096;
 
 /// The receiving side of a connection: one buffer, used again and again.
@@ -18,12 +19,22 @@ pub(super) struct Input<S> {
     start: usize,
     end: usize,
     stats: Rc<ConnectionStats>,
+    watch: Rc<Watch>,
 }
 
 impl<S: Stream> Input<S> {
     pub(super) fn new(stream: Rc<S>, options: &ServerOptions) -> Input<S> {
-        let buf = Buf::zeroed(options.receive_buffer_bytes.max(MIN_BUFFER_BYTES));
-        Input { stream, buf, start: 0, end: 0, stats: options.stats.clone() }
+        let buf = Buf::zeroed(MIN_BUFFER_BYTES);
+        let (stats, watch) = (options.stats.clone(), options.watch.clone());
+        Input { stream, buf, start: 0, end: 0, stats, watch }
+    }
+
+    /// Makes room for many requests at a time.
+    pub(super) fn grow(&mut self, options: &ServerOptions) {
+        let mut buf = Buf::zeroed(options.receive_buffer_bytes.max(MIN_BUFFER_BYTES));
+        let available = self.end - self.start;
+        buf.as_mut_slice()[..available].copy_from_slice(self.available());
+        (self.buf, self.start, self.end) = (buf, 0, available);
     }
 
     pub(super) fn stream(&self) -> &S {
@@ -67,6 +78,7 @@ impl<S: Stream> Input<S> {
             Err(StreamError::Closed) => 0,
             result => result?,
         };
+        self.watch.has_received();
         self.stats.update(|counts| {
             counts.received_bytes += bytes as u64;
             counts.receives += 1;

@@ -101,6 +101,11 @@ impl Limits {
         self.receiving.set(receiving);
     }
 
+    /// A request that has come waits for its pace; `false`: no more.
+    pub(super) fn set_waiting(&self, waiting: bool) {
+        self.waiting.set(waiting);
+    }
+
     /// Returns true if every request that has come as a whole is answered.
     pub(super) fn is_drained(&self) -> bool {
         !self.waiting.get() && self.requests.get() == u32::from(self.receiving.get())

@@ -10,6 +10,8 @@
 //! | `limits` | bounds what is in flight |
 //! | `drain` | ends connections in good order |
 //! | `shares` | divides among connections what they have in common |
+//! | `pace` | limits requests and bytes a second |
+//! | `watch` | signs of life, for the one who ends silent connections |
 //! | `input` | receives bytes |
 //!
 //! ```text
@@ -31,9 +33,11 @@ mod drain;
 mod input;
 mod limits;
 mod negotiate;
+mod pace;
 mod replies;
 mod requests;
 pub(crate) mod shares;
+mod watch;
 mod workers;
 
 use std::rc::Rc;
@@ -47,9 +51,11 @@ use crate::stats::ConnectionStats;
 pub use drain::Drain;
 use input::Input;
 use limits::Limits;
+pub use pace::{Pace, Rates};
 use replies::Outbox;
 use requests::Connection;
 use shares::Shared;
+pub use watch::{Silence, Watch};
 
 /// Settings for serving a connection.
 #[derive(Clone, Debug)]
@@ -69,6 +75,10 @@ pub struct ServerOptions {
     pub drain: Rc<Drain>,
     /// The memory of all connections; a clone of the options shares it.
     pub memory: ClientMemory,
+    /// Limits of the connection on requests and bytes a second.
+    pub pace: Option<Rc<Pace>>,
+    /// Signs of life; a clone of the options shares them.
+    pub watch: Rc<Watch>,
 }
 
 /// Memory that all connections have together for the content of requests and replies.
@@ -85,6 +95,11 @@ impl ClientMemory {
     pub fn held_bytes(&self) -> u64 {
         self.0.held()
     }
+
+    /// Returns true if a request waits for memory that others hold.
+    pub fn is_short(&self) -> bool {
+        self.0.is_short()
+    }
 }
 
 impl Default for ClientMemory {
@@ -98,11 +113,13 @@ impl Default for ServerOptions {
         ServerOptions {
             max_inflight_bytes: 64 << 20,
             max_requests: 1024,
-            receive_buffer_bytes: 256 << 10,
+            receive_buffer_bytes: 128 << 10,
             fast_zero: false,
             stats: Rc::default(),
             drain: Rc::default(),
             memory: ClientMemory::default(),
+            pace: None,
+            watch: Rc::default(),
         }
     }
 }
@@ -164,6 +181,8 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         Err(error) => return Err(error),
     };
     options.stats.update(|counts| counts.export = Some(session.name.clone()));
+    options.watch.set_negotiated();
+    input.grow(options);
     let stats = &options.stats;
     let (max_bytes, memory) = (options.max_inflight_bytes, options.memory.0.share());
     let limits = Rc::new(Limits::new(max_bytes, options.max_requests, memory, stats.clone()));
@@ -179,7 +198,8 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         outbox.end();
         result
     };
-    let (read, sent) = join(reading, replies::send_replies(&**stream, &outbox)).await;
+    let sending = replies::send_replies(&**stream, &outbox, &options.watch);
+    let (read, sent) = join(reading, sending).await;
     connection.workers.end().await;
     let end = match (&read, &sent) {
         (Ok(end), Ok(())) => *end,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Stream, Volume, VolumeInfo};
 
 use super::input::Input;
+use super::pace::Pace;
 use super::shares::Shared;
 use super::{ServeError, ServerOptions};
 use crate::exports::{Exports, Found};
@@ -32,6 +33,8 @@ pub(super) struct Session<V> {
     pub(super) info: VolumeInfo,
     /// The service that the connections to the volume share.
     pub(super) service: Rc<Shared>,
+    /// Limits of all of them together.
+    pub(super) pace: Option<Rc<Pace>>,
     /// Structured replies.
     pub(super) structured: bool,
     /// `BLOCK_STATUS` with `base:allocation`.
@@ -277,6 +280,7 @@ impl<V: Volume> Negotiation<'_, V> {
             volume: found.volume,
             info,
             service: found.service,
+            pace: found.pace,
             structured: self.structured,
             allocation,
         }

@@ -14,6 +14,7 @@ use ubcache_env::{Buf, BufPool, IoVec, Slice, Stream, StreamError, VolumeError};
 
 use super::limits::{Limits, Reservation, Signal};
 use super::negotiate::ALLOCATION_ID;
+use super::watch::Watch;
 use crate::proto::{Chunk, ErrorCode, Request, SimpleReply, StatusExtent};
 use crate::stats::ConnectionStats;
 
@@ -226,6 +227,7 @@ fn encode(structured: bool, request: &Request, body: Body, out: &mut Vec<u8>) ->
 pub(super) async fn send_replies<S: Stream>(
     stream: &S,
     outbox: &Outbox,
+    watch: &Watch,
 ) -> Result<(), StreamError> {
     let mut result = Ok(());
     let mut batch = Batch::default();
@@ -242,7 +244,9 @@ pub(super) async fn send_replies<S: Stream>(
         let content = outbox.gather(&mut batch);
         if result.is_ok() {
             let bytes = content.len() as u64;
+            watch.set_sending(true);
             result = stream.send(content).await;
+            watch.set_sending(false);
             match result {
                 Ok(()) => outbox.stats.update(|counts| {
                     counts.sent_bytes += bytes;

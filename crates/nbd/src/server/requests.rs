@@ -2,14 +2,16 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, IoVec, Sector, SectorRange, Stream, StreamEnd, StreamId, Volume};
+use ubcache_env::{Buf, Env, IoVec, Sector, SectorRange, Stream, StreamEnd, StreamId, Volume};
 
 use super::block_status::MAX_EXTENTS;
 use super::input::Input;
 use super::limits::Limits;
 use super::negotiate::{Session, size_bytes};
+use super::pace::Pace;
 use super::replies::{Body, Failure, Outbox, Reply};
 use super::shares::{Share, Turn};
+use super::watch::Watch;
 use super::workers::{Job, Workers};
 use super::{ServeError, ServerOptions};
 use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
@@ -19,6 +21,8 @@ use crate::stats::ConnectionStats;
 /// Receive a payload straight into its own memory while at least so many bytes of it are to come. A
 /// shorter rest is received together with the requests behind it.
 const DIRECT_BYTES: usize = 64 << 10;
+/// Memory for the payload of a write is taken in pieces of this length.
+const PIECE_BYTES: usize = 256 << 10;
 /// A volume brings a range to its cache in steps of this length.
 const CACHE_BYTES: u64 = 1 << 20;
 /// Memory that the longest answer to `BLOCK_STATUS` takes.
@@ -41,9 +45,12 @@ pub(super) struct Connection<V> {
     limits: Rc<Limits>,
     /// Its share of the volume's service.
     service: Rc<Share>,
+    /// Limits of the export, and of the connection.
+    paces: [Option<Rc<Pace>>; 2],
     pub(super) outbox: Rc<Outbox>,
     pub(super) workers: Workers,
     stats: Rc<ConnectionStats>,
+    watch: Rc<Watch>,
 }
 
 impl<V: Volume> Connection<V> {
@@ -56,6 +63,7 @@ impl<V: Volume> Connection<V> {
     ) -> Connection<V> {
         Connection {
             service: session.service.share(),
+            paces: [session.pace, options.pace.clone()],
             volume: session.volume,
             stream,
             size: size_bytes(&session.info),
@@ -68,6 +76,22 @@ impl<V: Volume> Connection<V> {
             outbox,
             workers: Workers::default(),
             stats: options.stats.clone(),
+            watch: options.watch.clone(),
+        }
+    }
+
+    /// A message is being received.
+    fn set_receiving(&self, receiving: bool) {
+        self.limits.set_receiving(receiving);
+        self.watch.set_receiving(receiving);
+    }
+
+    /// Waits until limits on requests and bytes a second let the request pass.
+    async fn pace<E: Env>(&self, env: &E, bytes: u64) {
+        for pace in self.paces.iter().flatten() {
+            self.limits.set_waiting(true);
+            pace.wait(env, bytes).await;
+            self.limits.set_waiting(false);
         }
     }
 
@@ -156,11 +180,26 @@ pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
         match request {
             Some(Request { command: Command::Disconnect, .. }) => return Ok(StreamEnd::Orderly),
             Some(request) => start(env, connection, input, decoder, request).await?,
-            None if input.refill().await? => {}
+            None if refill(connection, input, decoder).await? => {}
             None if decoder.is_mid_message() => return Err(ServeError::Disconnected),
             None => return Ok(StreamEnd::Cut),
         }
     }
+}
+
+/// Receives more; `false`: there is no more. A part of a header may not stay alone for long.
+async fn refill<S: Stream, V: Volume>(
+    connection: &Connection<V>,
+    input: &mut Input<S>,
+    decoder: &ServerDecoder,
+) -> Result<bool, ServeError> {
+    if !decoder.is_mid_message() {
+        return Ok(input.refill().await?);
+    }
+    connection.watch.set_receiving(true);
+    let more = input.refill().await;
+    connection.watch.set_receiving(false);
+    Ok(more?)
 }
 
 /// Starts one request once there is room for it and its payload has come.
@@ -179,20 +218,21 @@ async fn start<E: Env, S: Stream, V: Volume>(
         (Ok(_), Command::BlockStatus) if !request.has(cmd_flag::REQ_ONE) => STATUS_BYTES,
         _ => 0,
     };
+    connection.pace(env, content).await;
     let reservation = connection.limits.reserve(content).await;
     let range = match checked {
         Ok(range) => range,
         Err(failure) => {
-            connection.limits.set_receiving(decoder.payload_left() > 0);
+            connection.set_receiving(decoder.payload_left() > 0);
             skip_payload(input, decoder).await?;
-            connection.limits.set_receiving(false);
+            connection.set_receiving(false);
             connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
             return Ok(());
         }
     };
-    connection.limits.set_receiving(decoder.payload_left() > 0);
+    connection.set_receiving(decoder.payload_left() > 0);
     let payload = receive_payload(env, input, decoder).await?;
-    connection.limits.set_receiving(false);
+    connection.set_receiving(false);
     let Some(payload) = payload else {
         let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
         connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
@@ -203,47 +243,58 @@ async fn start<E: Env, S: Stream, V: Volume>(
     Ok(())
 }
 
-/// Receives the payload of a write to page-aligned memory of its own. None: there is no memory for
-/// it, and it has passed.
+/// Receives the payload of a write to page-aligned memory of its own, which is taken as the payload
+/// comes. None: there is no memory for it, and it has passed.
 async fn receive_payload<E: Env, S: Stream>(
     env: &E,
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
 ) -> Result<Option<IoVec>, ServeError> {
-    let len = decoder.payload_left() as usize;
-    if len == 0 {
-        return Ok(Some(IoVec::new()));
+    let mut payload = IoVec::new();
+    loop {
+        let left = decoder.payload_left() as usize;
+        if left == 0 {
+            return Ok(Some(payload));
+        }
+        let Some(piece) = env.buffers().for_bytes(left.min(PIECE_BYTES)) else {
+            skip_payload(input, decoder).await?;
+            return Ok(None);
+        };
+        payload.push(receive_piece(input, decoder, piece).await?.freeze());
     }
-    let Some(mut payload) = env.buffers().for_bytes(len) else {
-        skip_payload(input, decoder).await?;
-        return Ok(None);
-    };
+}
+
+/// Fills one piece of a payload.
+async fn receive_piece<S: Stream>(
+    input: &mut Input<S>,
+    decoder: &mut ServerDecoder,
+    mut piece: Buf,
+) -> Result<Buf, ServeError> {
     let mut filled = 0;
-    while filled < len {
-        if input.available().is_empty() && len - filled >= DIRECT_BYTES {
-            let (buf, received) = input.receive_to(payload, filled).await;
-            payload = buf;
+    while filled < piece.len() {
+        if input.available().is_empty() {
+            if (decoder.payload_left() as usize) < DIRECT_BYTES {
+                nonzero(usize::from(input.refill().await?))?;
+                continue;
+            }
+            let (buf, received) = input.receive_to(piece, filled).await;
+            piece = buf;
             let received = nonzero(received?)?;
             filled += received;
             decoder.payload_bypassed(u32::try_from(received).expect("not more than the payload"));
             continue;
         }
-        let mut bytes = input.available();
-        match decoder.next(&mut bytes)? {
-            Some(ServerEvent::Payload(piece)) => {
-                payload.as_mut_slice()[filled..filled + piece.len()].copy_from_slice(piece);
-                filled += piece.len();
-            }
-            Some(_) => unreachable!("the payload comes first"),
-            None => {}
+        let available = input.available();
+        let wanted = available.len().min(piece.len() - filled);
+        let mut bytes = &available[..wanted];
+        if let Some(ServerEvent::Payload(part)) = decoder.next(&mut bytes)? {
+            piece.as_mut_slice()[filled..filled + part.len()].copy_from_slice(part);
+            filled += part.len();
         }
-        let left = bytes.len();
+        let left = available.len() - wanted + bytes.len();
         input.consume_to(left);
-        if filled < len && len - filled < DIRECT_BYTES && !input.refill().await? {
-            return Err(ServeError::Disconnected);
-        }
     }
-    Ok(Some(payload.into()))
+    Ok(piece)
 }
 
 /// Skips the payload of a refused write.
