@@ -106,7 +106,7 @@ async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
 }
 
 /// Carries the request out; `range` was checked.
-pub(super) async fn execute<V: Volume>(
+async fn execute<V: Volume>(
     connection: &Connection<V>,
     request: &Request,
     range: SectorRange,
