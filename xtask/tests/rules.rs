@@ -43,6 +43,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("N1", "there is room or there is none, as for any copy"),
     ("N2", "records have room"),
     ("N3", "no buckets"),
+    ("N4", "no nodes"),
     ("V2", "no buckets"),
     ("H1", "nobody else runs the set"),
     ("H2", "nobody else runs the set"),

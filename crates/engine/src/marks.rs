@@ -114,6 +114,8 @@ pub const MARKS: &[(&str, &str)] = &[
         "leaf_with_many_records",
         "a change waits until a leaf is written: its records would outgrow its node",
     ),
+    ("change_refused_by_full_leaf", "no bucket for the split of a full leaf: it gets no key (N4)"),
+    ("nodes_not_split", "nodes are written as one each, with the reserve for that (N4)"),
     ("stale_keys_dropped", "a replacement leaves out keys that can't return"),
     ("interior_appended", "a parent names new children"),
     ("interior_rewritten", "a full parent is replaced"),

@@ -196,6 +196,10 @@ rules! {
         "a write of data that finds no space is no error of the device";
     N2RoomForMetadata, ["N2"],
         "metadata is written where the device has allocated the room before";
+    N4LeafFitsNode, ["N4"],
+        "a leaf that can't be split gets no more keys than one node takes";
+    N4ReserveForSameNumber, ["N4"],
+        "the reserve of nodes is for those that take the place of as many";
     // Recovery.
     V1FlushAtOpen, ["V1"],
         "the cache device is flushed before its journal is read, and with its superblock";

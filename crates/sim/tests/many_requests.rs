@@ -71,6 +71,7 @@ fn polls_per_request_do_not_grow_with_the_requests_in_flight() {
         stays_flat("bucket=64 block=1 buckets=513", "writeback", kind, |_| String::new());
         stays_flat("bucket=8 block=1 buckets=513", "writethrough", kind, |_| String::new());
         stays_flat("bucket=8 block=1 buckets=4096", "writeback", kind, |_| String::new());
+        stays_flat("bucket=8 block=1 buckets=513", "writeback", kind, |_| String::new());
     }
 }
 

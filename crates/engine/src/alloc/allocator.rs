@@ -49,8 +49,6 @@ pub(crate) struct Allocator<E: Env> {
     round: Notify,
     /// A task waits although the watermark is not reached.
     wanted: Cell<bool>,
-    /// Buckets that a restructuring waits for.
-    nodes_wait: Cell<usize>,
     /// Nothing can be given up: writeback and flushes have to help.
     is_starved: Cell<bool>,
     calls: RefCell<Option<Rc<Calls>>>,
@@ -73,7 +71,6 @@ impl<E: Env> Allocator<E> {
             wake: Notify::default(),
             round: Notify::default(),
             wanted: Cell::new(false),
-            nodes_wait: Cell::new(0),
             is_starved: Cell::new(false),
             calls: RefCell::default(),
         }
@@ -127,9 +124,15 @@ impl<E: Env> Allocator<E> {
         self.is_starved.get()
     }
 
-    /// Number of buckets that a restructuring waits for.
+    /// Number of buckets that nodes are waiting for.
     pub fn nodes_wait(&self) -> usize {
-        self.nodes_wait.get()
+        self.buckets.borrow().for_nodes
+    }
+
+    /// Keeps so many buckets from data until the claim is dropped: nodes need them (N4).
+    pub fn claim_for_nodes(&self, count: usize) -> NodeClaim<'_, E> {
+        self.buckets.borrow_mut().for_nodes += count;
+        NodeClaim { allocator: self, count }
     }
 
     /// Waits for a round, which should leave so many buckets free for nodes.
@@ -138,10 +141,8 @@ impl<E: Env> Allocator<E> {
         needed: usize,
         what: &'static str,
     ) -> Result<(), EngineError> {
-        self.nodes_wait.set(needed);
-        let waited = self.wait_for_buckets(what).await;
-        self.nodes_wait.set(0);
-        waited
+        let _claim = self.claim_for_nodes(needed);
+        self.wait_for_buckets(what).await
     }
 
     /// No more data goes into any open bucket.
@@ -264,14 +265,11 @@ impl<E: Env> Allocator<E> {
             drop(wake);
             self.wanted.set(false);
             // One chain for all of them.
-            let goal = self.buckets.borrow().watermarks().1 + self.nodes_wait.get();
+            let goal = self.buckets.borrow().watermarks().1 + self.nodes_wait();
             if self.evict(goal).await > 0 {
                 self.context.env.mark("evicted_clean_data");
             }
-            let (pending, aged) = {
-                let buckets = self.buckets.borrow();
-                (buckets.pending_len(), buckets.aged)
-            };
+            let aged = self.buckets.borrow().aged;
             if aged {
                 self.context.env.mark("generations_aged");
                 if let Some(calls) = self.calls() {
@@ -281,15 +279,25 @@ impl<E: Env> Allocator<E> {
             if let Some(calls) = self.calls() {
                 (calls.evicted)();
             }
+            // No chain frees a bucket whose generation is durable and that waits for its pin. One
+            // after the other would be written until the pin goes, and each takes room in the ring
+            // that its owner may be waiting for.
+            let freed = self.buckets.borrow().freed();
+            let behind = self.settle_pending().await;
             if self.buckets.borrow().has_discarding() {
                 self.discard_freed().await;
                 self.round.notify_all();
                 continue;
             }
-            if pending == 0 {
-                self.starved();
+            if !behind {
+                let in_vain = self.buckets.borrow().freed() == freed;
+                if in_vain {
+                    self.starved();
+                }
                 self.round.notify_all();
-                self.context.env.sleep(Nanos::from_millis(20)).await;
+                if in_vain {
+                    self.context.env.sleep(Nanos::from_millis(20)).await;
+                }
                 continue;
             }
             if self.write_prios().await.is_err() {
@@ -321,5 +329,17 @@ impl<E: Env> Allocator<E> {
             }
             self.buckets.borrow_mut().discarded(some);
         }
+    }
+}
+
+/// Buckets that data leaves to nodes: see [`Allocator::claim_for_nodes`].
+pub(crate) struct NodeClaim<'a, E: Env> {
+    allocator: &'a Allocator<E>,
+    count: usize,
+}
+
+impl<E: Env> Drop for NodeClaim<'_, E> {
+    fn drop(&mut self) {
+        self.allocator.buckets.borrow_mut().for_nodes -= self.count;
     }
 }

@@ -116,6 +116,10 @@ pub(crate) struct Buckets {
     /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle
     /// (G6).
     pub(super) outrun: u64,
+    /// Buckets that nodes are waiting for: data leaves them as well (N4).
+    pub(super) for_nodes: usize,
+    /// Buckets that have become free since the start.
+    pub(super) freed: u64,
     /// A bucket could not be taken because of old pointers into it: garbage collection is due.
     pub(super) aged: bool,
     pub(crate) rules: Rules,
@@ -164,6 +168,8 @@ impl Buckets {
             pins: Pins::new(geometry.buckets, rules),
             recount: false,
             outrun: 0,
+            for_nodes: 0,
+            freed: 0,
             aged: false,
             rules,
             work,
@@ -507,6 +513,7 @@ impl Buckets {
         if self.puts_aside(bucket) {
             return;
         }
+        self.freed += 1;
         self.set_role(bucket, Role::Free);
         if self.has_room(bucket) { &mut self.free_with_room } else { &mut self.free }
             .push_back(bucket);
@@ -576,7 +583,15 @@ impl Buckets {
 
     /// Returns true if `count` buckets could be had for the purpose now.
     pub fn can_take(&self, purpose: Purpose, count: usize) -> bool {
-        self.free_len() >= self.reserve(purpose) + count
+        // N4: data leaves the buckets that nodes wait for.
+        let nodes = if purpose <= Purpose::Move { self.for_nodes } else { 0 };
+        self.free_len() >= self.reserve(purpose) + nodes + count
+    }
+
+    /// Number of buckets that have become free since the start: what is known to be in vain stays
+    /// in vain while it is the same.
+    pub fn freed(&self) -> u64 {
+        self.freed
     }
 
     /// Takes a free bucket for data of a class.

@@ -64,18 +64,17 @@ impl Buckets {
         self.written.extend_from_slice(&self.generations[buckets]);
     }
 
-    /// The prio chain is durable, and named: its generations are. Says how many buckets wait for
-    /// that; each has to be looked at ([`Buckets::settle_pending`]).
-    pub fn chain_durable(&mut self) -> usize {
+    /// The prio chain is durable, and named: its generations are. Each bucket that waits for that
+    /// has to be looked at ([`Buckets::settle_pending`]).
+    pub fn chain_durable(&mut self) {
         assert_eq!(self.written.len(), self.role.len(), "the chain describes all buckets");
         // The memory is used again: to give it back to the system takes a while.
         std::mem::swap(&mut self.durable, &mut self.written);
         assert!(self.restart.iter().all(|&bucket| self.role(bucket) == Role::Restart));
-        self.pending.len()
     }
 
     /// Looks at the next few buckets that were given up: they can be used if their generation is
-    /// durable. Says whether one was given up after its entry was put into the chain.
+    /// durable. Says whether one was given up after its entry was put into the newest chain.
     pub fn settle_pending(&mut self, count: usize) -> bool {
         let mut behind = false;
         for _ in 0..count {

@@ -55,25 +55,31 @@ impl<E: Env> Allocator<E> {
         if self.keeps(Rule::J2ChainNamedFirst) {
             self.journal.force().await?;
         }
-        let pending = {
+        {
             let mut chain = self.chain.borrow_mut();
             chain.seq = seq;
             let former = std::mem::replace(&mut chain.buckets, taken);
             let mut buckets = self.buckets.borrow_mut();
             former.into_iter().for_each(|bucket| buckets.free_former_chain(bucket));
-            buckets.chain_durable()
-        };
-        let mut behind = false;
-        in_slices(&self.context.env, self.context.tuning.slice_steps, pending, 4, |part| {
-            behind |= self.buckets.borrow_mut().settle_pending(part.len());
-        })
-        .await;
-        if behind {
+            buckets.chain_durable();
+        }
+        if self.settle_pending().await {
             self.context.env.mark("given_up_behind_the_chain");
         }
         if self.buckets.borrow().pending_len() > 0 {
             self.context.env.mark("bucket_waits_for_its_pin");
         }
         Ok(())
+    }
+
+    /// Frees what was given up, as far as its generation is durable and no pin is on it. Says
+    /// whether another chain would free more.
+    pub(super) async fn settle_pending(&self) -> bool {
+        let (pending, mut behind) = (self.buckets.borrow().pending_len(), false);
+        in_slices(&self.context.env, self.context.tuning.slice_steps, pending, 4, |part| {
+            behind |= self.buckets.borrow_mut().settle_pending(part.len());
+        })
+        .await;
+        behind
     }
 }

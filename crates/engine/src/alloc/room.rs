@@ -1,5 +1,5 @@
 //! Room below the device: a sparse file on a full file system has none for what was never written
-//! (docs/internals/coherence.md, rules N1 to N3).
+//! (docs/internals/coherence.md, rules N1 to N4).
 //!
 //! ```text
 //!  free: not known ──allocate──▶ free: has room ──▶ metadata first, data only beyond the reserve

@@ -147,7 +147,7 @@ impl<E: Env> Gc<E> {
     async fn drop_dead_keys(&self, dead: Vec<Extent>) -> Result<(), EngineError> {
         for extent in dead {
             let records = removal_records(extent.range);
-            let mut room = self.index.prepare_change(extent.inode, extent.range, records).await?;
+            let mut room = self.index.prepare_removal(extent.inode, extent.range, records).await?;
             if self.index.is_current(&extent) {
                 self.context.env.mark("dead_volume_key_dropped");
                 self.index.replace(&mut room, extent.inode, extent.range, None);

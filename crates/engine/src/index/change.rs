@@ -7,7 +7,7 @@ use ubcache_env::{Env, SectorRange};
 use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 
 use super::Index;
-use super::extent::{Extent, push_holes};
+use super::extent::{Extent, push_holes, removal_records};
 use super::leaf::Leaf;
 use crate::journal::room::Room;
 use crate::rules::Rule;
@@ -222,6 +222,10 @@ impl<E: Env> Index<E> {
                 }
             });
         }
+        let hull = hull.map(|hull| {
+            let whole = self.with_whole_keys(inode, hull);
+            if removal_records(whole) <= room.left() { whole } else { hull }
+        });
         let removed = hull.map(|hull| self.replace(room, inode, hull, None));
         #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W2AsksGhosts) {

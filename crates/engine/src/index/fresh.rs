@@ -9,6 +9,7 @@ use ubcache_format::{
 
 use super::Index;
 use super::extent::Position;
+use super::fit::node_room;
 use super::plan::{NewNode, Plan};
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
@@ -19,10 +20,15 @@ use crate::rules::Rule;
 const ROUNDS_MAX: u32 = 200;
 
 impl<E: Env> Index<E> {
-    /// Number of keys that fit a node.
+    /// Number of keys that fit a node, and leave room for a change (N4).
     pub(super) fn node_fit(&self) -> usize {
-        let fit = ((self.context.geometry.node_bytes() - 32) / 24) as usize;
+        let fit = self.leaf_keys_max;
         self.context.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
+    }
+
+    /// Into how few fresh nodes so many keys go: one, of a leaf that keeps to its limit.
+    pub(super) fn nodes_at_least(&self, keys: usize) -> usize {
+        keys.div_ceil(node_room(&self.context.geometry)).max(1)
     }
 
     /// Into how many fresh nodes so many keys go: what comes later finds room in them.
@@ -37,14 +43,27 @@ impl<E: Env> Index<E> {
         count: usize,
     ) -> Result<Vec<BucketNr>, EngineError> {
         let mut taken = Vec::with_capacity(count);
+        if let Err(error) = self.take_buckets(&mut taken, count).await {
+            // Nothing was written there. To give them up instead would take a prio chain, and with
+            // it a block of the ring.
+            let mut buckets = self.allocator.buckets_mut();
+            taken.into_iter().for_each(|bucket| buckets.give_back(bucket));
+            return Err(error);
+        }
+        plan.taken.extend(&taken);
+        self.allocator.check(&self.allocator.buckets());
+        Ok(taken)
+    }
+
+    async fn take_buckets(
+        &self,
+        taken: &mut Vec<BucketNr>,
+        count: usize,
+    ) -> Result<(), EngineError> {
         let mut rounds = 0;
         while taken.len() < count {
-            let bucket = self.allocator.take_with_room(Purpose::Metadata).await;
-            match bucket {
-                Some(bucket) => {
-                    taken.push(bucket);
-                    plan.taken.push(bucket);
-                }
+            match self.allocator.take_with_room(Purpose::Metadata).await {
+                Some(bucket) => taken.push(bucket),
                 None if rounds == ROUNDS_MAX => return Err(EngineError::NoSpace("an index node")),
                 None => {
                     rounds += 1;
@@ -52,8 +71,7 @@ impl<E: Env> Index<E> {
                 }
             }
         }
-        self.allocator.check(&self.allocator.buckets());
-        Ok(taken)
+        Ok(())
     }
 
     /// Writes fresh nodes, cut from `keys` (which are in order); the last one gets `end`.
@@ -63,7 +81,10 @@ impl<E: Env> Index<E> {
         keys: &[PackedKey],
         end: Position,
     ) -> Result<Vec<NewNode>, EngineError> {
-        let count = self.nodes_for(keys.len());
+        let count = match plan.packed {
+            true => self.nodes_at_least(keys.len()),
+            false => self.nodes_for(keys.len()),
+        };
         let buckets = self.take_metadata(plan, count).await?;
         let size = keys.len().div_ceil(count).max(1);
         let mut chunks: Vec<&[PackedKey]> = keys.chunks(size).collect();

@@ -12,9 +12,12 @@ use super::leaf::{Hold, Leaf, LeafState};
 use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
 use crate::journal::room::Room;
+use crate::rules::Rule;
 
 /// Work to do on a leaf before it takes another change.
 enum Crowded {
+    /// Split it: it has as many keys as one node takes.
+    Keys,
     /// Replace it by fresh ones.
     Node,
     /// Write what its node lacks.
@@ -73,7 +76,7 @@ impl<E: Env> Index<E> {
 
     /// Waits until a change of the range can be made that takes so many records: the journal has
     /// room, the leaves are in memory. The room is to be used in this step: the leaves stay until
-    /// the next await only.
+    /// the next await only. In a full cache it may be refused ([`EngineError::NoSpace`], N4).
     pub async fn prepare_change(
         &self,
         inode: Inode,
@@ -84,7 +87,21 @@ impl<E: Env> Index<E> {
             return Ok(room);
         }
         // Not part of the future of a write that need not wait.
-        Box::pin(self.wait_for_change(inode, range, records)).await
+        Box::pin(self.wait_for_change(inode, range, records, false)).await
+    }
+
+    /// Waits like [`Index::prepare_change`] for a change that is not refused because the cache is
+    /// full, for it leaves a leaf no more keys than it had: keys go, as a whole, or turn clean.
+    pub async fn prepare_removal(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        records: usize,
+    ) -> Result<Room<'_, E>, EngineError> {
+        if let Some(room) = self.prepared(inode, range, records) {
+            return Ok(room);
+        }
+        Box::pin(self.wait_for_change(inode, range, records, true)).await
     }
 
     /// Room for a change that one leaf takes, if it can be made at once. None says nothing.
@@ -105,6 +122,7 @@ impl<E: Env> Index<E> {
         inode: Inode,
         range: SectorRange,
         records: usize,
+        removal: bool,
     ) -> Result<Room<'_, E>, EngineError> {
         let mut holds = Vec::new();
         let mut crowded = false;
@@ -120,11 +138,16 @@ impl<E: Env> Index<E> {
                 continue;
             }
             // Writing and splitting takes buckets and entries: not too many at once.
-            let leaf = self.crowded_leaf(inode, range, records).filter(|_| !crowded);
-            let Some((leaf, what)) = leaf else { return Ok(room) };
+            let Some((leaf, what)) = self.crowded_leaf(inode, range, records) else {
+                return Ok(room);
+            };
+            let grows = matches!(what, Crowded::Keys) && !removal;
+            if crowded && !grows {
+                return Ok(room);
+            }
             drop(room);
             let made_room = match what {
-                Crowded::Node => {
+                Crowded::Keys | Crowded::Node => {
                     self.context.env.mark("overfull_leaf");
                     self.restructure(vec![vec![leaf]], false).await
                 }
@@ -134,7 +157,16 @@ impl<E: Env> Index<E> {
                 }
             };
             match made_room {
-                // A full cache is no reason to refuse a request: the leaf can grow in memory.
+                // N4: a leaf that could not be written in one node any more would have to be split
+                // when the journal needs room, with buckets that nothing has kept for it.
+                Err(EngineError::NoSpace(what))
+                    if grows && self.context.keeps(Rule::N4LeafFitsNode) =>
+                {
+                    self.context.env.mark("change_refused_by_full_leaf");
+                    return Err(EngineError::NoSpace(what));
+                }
+                // The records of one that is no larger may outgrow its node, which a reader that
+                // replays can do without.
                 Err(EngineError::NoSpace(_)) => crowded = true,
                 done => done?,
             }
@@ -161,8 +193,8 @@ impl<E: Env> Index<E> {
     /// Decides on the work to do before a leaf takes so many records.
     fn crowded(&self, leaf: &Leaf, state: &LeafState, records: usize) -> Option<Crowded> {
         let body = state.body.as_ref()?;
-        if body.len() > 4 * self.node_fit() {
-            return Some(Crowded::Node);
+        if body.len() > self.leaf_keys_max {
+            return Some(Crowded::Keys);
         }
         // And what is left of the keys at the ends.
         let records = records as u64 + 2;
@@ -209,6 +241,25 @@ impl<E: Env> Index<E> {
             }
         });
         live
+    }
+
+    /// The range, and where a leaf over it is full all of each key over its ends: what takes these
+    /// away, or turns them clean, as a whole adds no key (N4).
+    pub fn with_whole_keys(&self, inode: Inode, range: SectorRange) -> SectorRange {
+        let tree = self.tree.borrow();
+        let mut whole = range;
+        for leaf in tree.leaves_over(inode, range) {
+            let state = leaf.state.borrow();
+            let Some(body) = state.body.as_ref().filter(|body| body.len() > self.leaf_keys_max)
+            else {
+                continue;
+            };
+            for extent in body.overlapping(inode, leaf.clip(inode, range)) {
+                let start = whole.start.min(extent.range.start);
+                whole = SectorRange::from_bounds(start, whole.end.max(extent.range.end));
+            }
+        }
+        whole
     }
 
     /// The first of the live extents over the range, no more than `most`, and the part of the range

@@ -35,7 +35,7 @@
 //! garbage collection call it. A change is prepared (`prepare_change`), which may wait, and then
 //! made (`replace`, `invalidate`) in the same step.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -55,6 +55,7 @@ mod change;
 mod counting;
 pub(crate) mod extent;
 mod extents;
+mod fit;
 mod fresh;
 pub(crate) mod ghosts;
 mod inode;
@@ -86,6 +87,10 @@ pub(crate) struct Index<E: Env> {
     /// Held by the task that is the next to replace nodes when the journal and the allocator have
     /// room for it; not by one that makes room.
     replace_queue: Lock,
+    /// The number of buckets freed until then, when the last of them waited for some in vain.
+    in_vain_at: Cell<Option<u64>>,
+    /// A leaf with more keys has to be split before it gets another (N4).
+    leaf_keys_max: usize,
     node_writer: NodeWriter,
     /// By slot of the volume table, attached or not.
     inodes: RefCell<BTreeMap<Inode, InodeState>>,
@@ -102,6 +107,11 @@ impl<E: Env> Index<E> {
         allocator: Rc<Allocator<E>>,
         pins: Rc<EntryPins>,
     ) -> Index<E> {
+        let leaf_keys_max = fit::leaf_keys_max(
+            &context.geometry,
+            journal.step_records(),
+            context.tuning.node_keys_max,
+        );
         Index {
             context,
             journal,
@@ -109,6 +119,8 @@ impl<E: Env> Index<E> {
             tree: RefCell::new(Tree::new(pins)),
             structure: Lock::default(),
             replace_queue: Lock::default(),
+            in_vain_at: Cell::new(None),
+            leaf_keys_max,
             node_writer: NodeWriter::default(),
             inodes: RefCell::default(),
             to_replay: RefCell::default(),

@@ -44,6 +44,8 @@ pub(super) struct Group {
 /// Everything a restructuring has done to the device so far.
 #[derive(Default)]
 pub(super) struct Plan {
+    /// Nodes are filled to the last byte instead of being split: few buckets are free (N4).
+    pub packed: bool,
     /// Buckets of nodes that nothing refers to if this fails.
     pub taken: Vec<BucketNr>,
     /// Bsets to append to parents, once everything above is written.

@@ -65,8 +65,11 @@ impl<E: Env> Index<E> {
             self.context.env.mark("journal_reclaim");
             let written = match self.write_leaves_up_to(goal).await {
                 // The leaves are written; an entry has to say so before the bucket is free. The
-                // one that named a new root did already.
-                Ok(()) if self.journal.is_short() => self.journal.force().await,
+                // one that named a new root did already, and a second one would take the room that
+                // the next leaves need.
+                Ok(()) if self.journal.is_short() && self.journal.entry_makes_room() => {
+                    self.journal.force().await
+                }
                 Ok(()) => Ok(()),
                 Err(error) => Err(error),
             };

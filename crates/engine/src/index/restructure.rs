@@ -22,7 +22,8 @@ use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::rules::Rule;
 
-/// Rounds of the allocator that a restructuring waits for before it takes from the reserve.
+/// Rounds of the allocator that a restructuring waits for before it gives up; one that makes room
+/// in the journal does not wait.
 const PATIENCE: u32 = 3;
 /// Nodes to replace by fresh ones.
 enum Work {
@@ -50,6 +51,16 @@ impl<E: Env> Index<E> {
         leaves + interior.min(leaves) + leaves / 8 + 2
     }
 
+    /// Number of buckets that it takes if no node is split.
+    fn buckets_packed(&self, groups: &[Vec<Rc<Leaf>>]) -> usize {
+        let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
+        let nodes = |group: &Vec<Rc<Leaf>>| self.nodes_at_least(group.iter().map(keys).sum());
+        let leaves: usize = groups.iter().map(nodes).sum();
+        let tree = self.tree.borrow();
+        let interior: usize = tree.interior.iter().map(|level| level.len()).sum();
+        leaves + interior.min(leaves * tree.interior.len()) + 1
+    }
+
     /// Leaves out what there are no buckets for now, but not the first group. To run out of buckets
     /// in the middle is to give up those that were written, and a next try of as many would end in
     /// the same way: each costs a prio chain, and with it the room in the ring that was to be made.
@@ -57,7 +68,7 @@ impl<E: Env> Index<E> {
         let Work::Leaves(groups) = work else { return };
         let buckets = self.allocator.buckets();
         let fits =
-            |count| buckets.can_take(Purpose::Metadata, self.buckets_for_leaves(&groups[..count]));
+            |count| buckets.can_take(Purpose::Metadata, self.buckets_packed(&groups[..count]));
         let mut count = groups.len();
         while count > 1 && !fits(count) {
             count /= 2;
@@ -88,27 +99,37 @@ impl<E: Env> Index<E> {
     }
 
     async fn replace_nodes(&self, mut work: Work, makes_room: bool) -> Result<(), EngineError> {
-        let mut reserve_too = false;
         let mut rounds = 0;
+        let mut packed = false;
         // In order of request: thousands of changes can wait for the same leaf to be split, and
         // all but the first of them find that it was.
         let _turn = if makes_room { None } else { Some(self.replace_queue.lock().await) };
-        let (_structure, _granted) = loop {
+        let (_structure, _granted, _claim) = loop {
             let structure = self.structure.lock().await;
             let needed = self.buckets_for(&work);
-            let purpose = if makes_room { Purpose::Metadata } else { Purpose::Restructure };
-            let enough = self.allocator.buckets().can_take(purpose, needed);
+            let (enough, freed) = {
+                let buckets = self.allocator.buckets();
+                (buckets.can_take(Purpose::Restructure, needed), buckets.freed())
+            };
             if makes_room {
-                // Gathered first, so that one prio chain is enough.
-                if !enough && self.journal.is_tight() {
-                    self.gather_buckets(needed).await?;
+                // N4: the reserve is for new nodes that take the place of as many.
+                packed = !enough && self.context.keeps(Rule::N4ReserveForSameNumber);
+                if packed && let Work::Leaves(groups) = &work {
+                    self.context.env.mark("nodes_not_split");
+                    // Gathered first, so that one prio chain is enough.
+                    let needed = self.buckets_packed(groups);
+                    let enough = self.allocator.buckets().can_take(Purpose::Metadata, needed);
+                    if !enough && self.journal.is_tight() {
+                        self.gather_buckets(needed).await?;
+                    }
+                    self.cut_to_room(&mut work);
                 }
-                self.cut_to_room(&mut work);
-                break (structure, self.journal.grant(true));
+                break (structure, self.journal.grant(true), None);
             }
             let granted = self.journal.grant(false);
-            if granted.is_some() && (enough || reserve_too) {
-                break (structure, granted);
+            if granted.is_some() && enough {
+                let claim = self.allocator.claim_for_nodes(needed);
+                break (structure, granted, Some(claim));
             }
             // Nobody who makes room waits for this one.
             drop(structure);
@@ -116,17 +137,21 @@ impl<E: Env> Index<E> {
                 self.journal.wait_for_progress().await?;
             } else {
                 drop(granted);
-                let waited = self.allocator.wait_for_nodes(needed, "index nodes").await;
-                rounds += 1;
-                // Nothing can be given up, or not soon: then the reserve is for this one as well.
-                let in_vain = matches!(waited, Err(EngineError::NoSpace(_)));
-                reserve_too = in_vain || rounds >= PATIENCE;
-                if !in_vain {
-                    waited?;
+                // Thousands may wait in the queue: what was in vain for the one before is not
+                // tried again before something has changed.
+                if rounds == PATIENCE || self.in_vain_at.get() == Some(freed) {
+                    self.in_vain_at.set(Some(freed));
+                    return Err(EngineError::NoSpace("index nodes"));
                 }
+                rounds += 1;
+                let waited = self.allocator.wait_for_nodes(needed, "index nodes").await;
+                if matches!(waited, Err(EngineError::NoSpace(_))) {
+                    self.in_vain_at.set(Some(freed));
+                }
+                waited?;
             }
         };
-        let mut plan = Plan::default();
+        let mut plan = Plan { packed, ..Plan::default() };
         let mut replaced: Vec<Group> = Vec::new();
         let result = self.replace_nodes_locked(work, &mut plan, &mut replaced).await;
         match result {

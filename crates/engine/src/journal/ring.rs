@@ -180,6 +180,13 @@ impl Ring {
         self.newest.iter().flatten().filter(|&&newest| newest >= self.needed_from).min().copied()
     }
 
+    /// Returns true if an entry that needs nothing older than `last_seq` makes a bucket free.
+    pub fn lets_go(&self, last_seq: JournalSeq) -> bool {
+        let needed = self.needed_from..last_seq;
+        let mut others = self.newest.iter().enumerate().filter(|&(index, _)| index != self.index);
+        others.any(|(_, newest)| newest.is_some_and(|newest| needed.contains(&newest)))
+    }
+
     /// Place for an entry of this size: ring index and byte offset. `None`: no bucket is free.
     ///
     /// A bucket that the newest durable entry needs is never taken (J4), not even where the entry

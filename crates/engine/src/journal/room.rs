@@ -25,7 +25,8 @@
 //! - Records that wait are written without the reserve, for they were reserved. When an entry does
 //!   take some of it, it lets older ones go: its last_seq is that of the leaves written before.
 //! - Who waits stands in a queue, in order of request, and only its first member is woken by an
-//!   entry: work for each request does not grow with the number that wait.
+//!   entry: work for each request does not grow with the number that wait. Whoever comes while
+//!   somebody waits stands behind, so that a large request is not overtaken for ever by small ones.
 //! - A reservation is never larger than the ring without its reserve, so there is room for it when
 //!   the others are done.
 
@@ -70,8 +71,12 @@ impl<E: Env> Drop for Room<'_, E> {
 }
 
 impl<E: Env> Journal<E> {
-    /// Room for so many records, now or not at all.
+    /// Room for so many records, now or not at all; not before those who wait for some.
     pub fn try_reserve(&self, records: usize) -> Option<Room<'_, E>> {
+        if self.queue.is_locked() { None } else { self.take_room(records) }
+    }
+
+    fn take_room(&self, records: usize) -> Option<Room<'_, E>> {
         if !self.takes(records) {
             return None;
         }
@@ -79,21 +84,25 @@ impl<E: Env> Journal<E> {
         Some(Room { journal: self, left: records })
     }
 
-    /// Waits for room for so many records. Those who wait get it in order of request.
+    /// Waits for room for so many records, in order of request.
     pub async fn reserve(&self, records: usize) -> Result<Room<'_, E>, EngineError> {
         if let Some(room) = self.try_reserve(records) {
             return Ok(room);
         }
-        self.context.env.mark("journal_full");
         // Only the first in the queue is woken by progress: thousands of requests can wait here,
         // and an entry has room for a few of them.
         let _turn = self.queue.lock().await;
+        let mut waited = false;
         loop {
             if let Some(error) = self.failed() {
                 return Err(error);
             }
-            if let Some(room) = self.try_reserve(records) {
+            if let Some(room) = self.take_room(records) {
                 return Ok(room);
+            }
+            if !waited {
+                self.context.env.mark("journal_full");
+                waited = true;
             }
             let held = self.reserved.get();
             assert_eq!(held, 0, "nobody keeps what is reserved while others wait for it");

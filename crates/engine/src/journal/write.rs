@@ -139,19 +139,28 @@ impl<E: Env> Journal<E> {
         }
     }
 
+    /// The oldest entry that is needed, as an entry with this number says if it is written now.
+    fn last_seq_of(&self, seq: JournalSeq) -> JournalSeq {
+        // I8: no entry is let go while a node lacks one of its records.
+        let oldest_pin = self.pins.oldest();
+        let floor = self.state.borrow().replay_floor;
+        let oldest_pin = oldest_pin.filter(|_| self.keeps(Rule::J5EntryKept));
+        [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
+    }
+
+    /// Returns true if an entry that is written now lets a bucket of the ring go.
+    pub fn entry_makes_room(&self) -> bool {
+        let last_seq = self.last_seq_of(self.open_seq());
+        self.state.borrow().ring.lets_go(last_seq)
+    }
+
     async fn write_entry(&self) -> Result<(), ubcache_env::IoError> {
         let (seq, keys) = {
             let mut state = self.state.borrow_mut();
             state.sealed.pop_front().unwrap_or_else(|| state.seal())
         };
         let bytes = ubcache_format::entry_bytes(&self.context.geometry, &keys);
-        let last_seq = {
-            // I8: no entry is let go while a node lacks one of its records.
-            let oldest_pin = self.pins.oldest();
-            let floor = self.state.borrow().replay_floor;
-            let oldest_pin = oldest_pin.filter(|_| self.keeps(Rule::J5EntryKept));
-            [Some(seq), oldest_pin, floor].into_iter().flatten().min().expect("seq is there")
-        };
+        let last_seq = self.last_seq_of(seq);
         let place = self.state.borrow_mut().ring.place(bytes);
         let Some((index, offset)) = place else {
             // The reserve of the ring makes this all but impossible; what a start needs is never

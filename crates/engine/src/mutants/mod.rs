@@ -225,6 +225,10 @@ mutants! {
         "a write of data that finds no space counts as an error of the device";
     NoRoomForMetadata, "no-room-for-metadata", [N2RoomForMetadata],
         "nobody sees to it that metadata will find room";
+    FullLeafGrows, "full-leaf-grows", [N4LeafFitsNode],
+        "a leaf for whose split there are no buckets grows in memory";
+    ReserveForSplits, "reserve-for-splits", [N4ReserveForSameNumber],
+        "whoever makes room in the journal splits nodes with the last buckets";
     // Time.
     ChainInOnePoll, "chain-in-one-poll", [S1ChainInSlices],
         "a bucket of the prio chain is filled in one poll";

@@ -84,6 +84,11 @@ impl<E: Env> CachedVolume<E> {
             loop {
                 let prepared =
                     self.index.prepare_change(self.inode(), range, PUBLISHED_AT_ONCE).await;
+                if let Err(EngineError::NoSpace(_)) = prepared {
+                    // N4: the copy is lost, and with it what pins its bucket.
+                    self.coherence.drop_copies(range);
+                    break;
+                }
                 let room = prepared.inspect_err(|_| self.coherence.copies_may_be_ready())?;
                 if self.publish(range, room) {
                     break;

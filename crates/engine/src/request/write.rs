@@ -109,7 +109,7 @@ impl<E: Env> CachedVolume<E> {
             let records = removal_records(range);
             #[cfg(feature = "mutants")]
             let records = self.records_with_dirty(records);
-            let room = match self.index.prepare_change(self.inode(), range, records).await {
+            let room = match self.index.prepare_removal(self.inode(), range, records).await {
                 Ok(room) => room,
                 Err(error) => return self.write_without_cache(range, &payload, fua, error).await,
             };

@@ -192,7 +192,7 @@ impl<E: Env> Set<E> {
             (extents, at) = self.index.extents_of_leaf(from).await?;
             for extent in extents.iter().filter(|extent| !extent.dirty) {
                 let records = removal_records(extent.range);
-                let mut room = self.index.prepare_change(inode, extent.range, records).await?;
+                let mut room = self.index.prepare_removal(inode, extent.range, records).await?;
                 // Nobody writes yet; whatever is live and dirty stays in any case.
                 if !self.index.has_dirty(inode, extent.range) {
                     self.index.replace(&mut room, inode, extent.range, None);

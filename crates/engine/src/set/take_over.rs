@@ -58,7 +58,7 @@ impl<E: Env> Set<E> {
             for extent in void {
                 let records = removal_records(extent.range);
                 let mut room =
-                    self.index.prepare_change(extent.inode, extent.range, records).await?;
+                    self.index.prepare_removal(extent.inode, extent.range, records).await?;
                 // Nobody writes yet; whatever is live and dirty stays in any case.
                 if !self.index.has_dirty(extent.inode, extent.range) {
                     self.index.replace(&mut room, extent.inode, extent.range, None);

@@ -47,7 +47,7 @@ impl<E: Env> CachedVolume<E> {
         self.index.load_over(self.inode(), range).await.map_err(VolumeError::from)?;
         let dirty: Vec<Extent> = self
             .index
-            .live_extents(self.inode(), range)
+            .live_extents(self.inode(), self.index.with_whole_keys(self.inode(), range))
             .into_iter()
             .filter(|extent| extent.dirty)
             .collect();
@@ -113,7 +113,16 @@ impl<E: Env> CachedVolume<E> {
             // next time.
             let records = (2 * run.extents.len()).min(self.journal.step_records());
             // B5, one step.
-            match self.index.prepare_change(self.inode(), run.range, records).await {
+            let prepared = match below {
+                Below::Written => {
+                    self.index.prepare_removal(self.inode(), run.range, records).await
+                }
+                // A discard may be ignored.
+                Below::Discarded => {
+                    self.index.prepare_change(self.inode(), run.range, records).await
+                }
+            };
+            match prepared {
                 Ok(mut room) => {
                     let cleaning = run
                         .extents

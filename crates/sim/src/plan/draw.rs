@@ -86,6 +86,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.faults {
         make_space_scarce(&mut plan, &mut Rng::fork(seed, "space"));
     }
+    super::crowd::crowd(&mut plan, &mut Rng::fork(seed, "crowd"));
     super::sizes::far(&mut plan, &mut Rng::fork(seed, "far"));
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
     if options.faults {
