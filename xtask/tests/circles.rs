@@ -12,7 +12,7 @@ const CRATES: &[&str] = &["engine", "offline", "daemon"];
 /// Parts of the engine in their order, by the names of their modules; those of one line may import
 /// one another. The root is last: it names all of them.
 const LAW: &[&[&str]] = &[
-    &["errors", "marks", "rules", "settings", "slices", "stats", "tuning"],
+    &["errors", "events", "marks", "rules", "settings", "slices", "stats", "tuning"],
     &["health", "lost_places", "meter", "superblock"],
     &["context"],
     &["journal"],

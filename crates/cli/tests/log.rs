@@ -111,9 +111,9 @@ fn lines_that_a_client_provokes_are_limited_and_counted() {
     daemon.stop();
     let log = std::fs::read_to_string(directory.path().join("serve.log")).expect("a log");
     let ended = log.lines().filter(|line| line.contains(": connection ended client=")).count();
-    assert_eq!(ended, 10, "{log}");
+    assert_eq!(ended, 30, "{log}");
     let counted = log.lines().find(|line| line.contains("were suppressed: connection ended"));
-    assert!(counted.is_some_and(|line| line.contains("lines=90")), "{log}");
+    assert!(counted.is_some_and(|line| line.contains("lines=70")), "{log}");
 }
 
 #[test]

@@ -15,44 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::{Daemon, Guard, Mount, each_io, have, make_set, skipped, tool};
+use support::devices::filtered;
+use support::{Daemon, each_io, have, make_set, skipped};
 use ubcache_cli::nbd_client::Client;
 
 const BLOCK: usize = 64 << 10;
 const PART: usize = 4 << 10;
-
-/// A slow version of a file.
-fn slow_file(directory: &Path, file: &Path) -> Option<(Mount, [Guard; 2], PathBuf)> {
-    let socket = directory.join("slow.sock");
-    let mut nbdkit = tool("nbdkit");
-    nbdkit
-        .args(["-f", "-U"])
-        .arg(&socket)
-        .args(["--filter=delay", "file"])
-        .arg(file)
-        .arg("wdelay=3");
-    let nbdkit = Guard(nbdkit.stderr(Stdio::null()).spawn().expect("nbdkit runs"));
-    wait_for(|| socket.exists())?;
-    let point = directory.join("slow");
-    std::fs::create_dir_all(&point).expect("a directory");
-    let slow = point.join("disk");
-    let mut nbdfuse = tool("nbdfuse");
-    nbdfuse.arg(&slow).arg(format!("nbd+unix:///?socket={}", socket.display()));
-    let nbdfuse = Guard(nbdfuse.stderr(Stdio::null()).spawn().expect("nbdfuse runs"));
-    wait_for(|| slow.exists())?;
-    Some((Mount::new(point, "fusermount3"), [nbdfuse, nbdkit], slow))
-}
-
-fn wait_for(done: impl Fn() -> bool) -> Option<()> {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !done() {
-        if Instant::now() > end {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Some(())
-}
 
 /// Reads the block in small parts, the last first: that is not sequential, so misses are filled.
 fn read_backwards(client: &mut Client, at: u64, into: &mut [u8]) {
@@ -67,7 +35,8 @@ fn race(test: &str, settings: &[&str]) {
     }
     each_io(test, |io, directory| {
         let (cache, backings) = make_set(directory, &[16], &[]);
-        let Some((mount, guards, slow)) = slow_file(directory, &backings[0]) else {
+        let Some((mount, guards, slow)) = filtered(directory, &backings[0], "delay", &["wdelay=3"])
+        else {
             skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
             return;
         };

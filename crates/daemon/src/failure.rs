@@ -84,9 +84,18 @@ impl Failure {
     }
 }
 
+/// A line for each part; `{:#}`: all of it in one line, for the log.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.words.subject, self.words.what)?;
+        if f.alternate() {
+            let Words { found, expected, advice, .. } = &*self.words;
+            let parts = [("found", found), ("expected", expected), ("to do", advice)];
+            for (name, text) in parts.iter().filter_map(|(name, it)| Some((name, it.as_ref()?))) {
+                write!(f, "; {name}: {text}")?;
+            }
+            return Ok(());
+        }
         if let Some(found) = &self.words.found {
             write!(f, "\n  found:    {found}")?;
         }

@@ -23,10 +23,12 @@ use crate::control::server::ControlServer;
 use crate::control::socket_directories;
 use crate::failure::Failure;
 
+use crate::log::STATE;
 use crate::open::precheck::{Down, Member, Members, precheck};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
 use crate::served::daemon::{Daemon, Served};
+use crate::served::events::{log_events, log_left, log_waiting_stop};
 use crate::served::listen::Listeners;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
@@ -240,7 +242,7 @@ async fn open<W: World>(
         return refuse(&set, first_reason(down)).await;
     }
     for Down { path, name, why } in &down {
-        tracing::error!(export = name, path = %path.display(), "not served: {why}");
+        tracing::error!(export = name, path = %path.display(), "not served: {why:#}");
     }
     Ok(Daemon {
         set,
@@ -344,10 +346,13 @@ async fn run<W: World>(
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "can't tell systemd that the daemon is ready");
     }
+    log_events(daemon, world);
     tracing::info!(set = %daemon.uuid, io, "serving");
 
     daemon.stop_wanted.wait().await;
-    tracing::info!("stopping");
+    tracing::info!(target: STATE, clients = listeners.active(), "stopping");
+    let connected = listeners.clone();
+    log_waiting_stop(daemon, world, move || connected.active());
     // Telling systemd is a courtesy.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     listeners.close(world, config.drain_timeout).await;
@@ -356,8 +361,12 @@ async fn run<W: World>(
         *daemon.stop_failure.borrow_mut() = Some(error.to_string());
     }
     daemon.stopped.set();
+    log_left(daemon);
     control.finish(world).await;
-    tracing::info!("stopped");
+    match &stopped {
+        Ok(()) => tracing::info!(target: STATE, "stopped"),
+        Err(error) => tracing::error!(target: STATE, "stopped, but not cleanly: {error}"),
+    }
     stopped.map_err(|error| engine_failure(&daemon.cache_path, &error))
 }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use ubcache_env::{Env, IoError};
 use ubcache_format::Geometry;
 
+use crate::events::{Events, FaultyDevice};
 use crate::health::Health;
 use crate::meter::Meter;
 use crate::rules::{Rule, Rules};
@@ -21,6 +22,7 @@ pub(crate) struct Context<E: Env> {
     pub geometry: Geometry,
     pub tuning: Tuning,
     pub health: Rc<Health<E>>,
+    pub events: Rc<Events>,
     pub rules: Rules,
     settings: Rc<RefCell<SetSettings>>,
 }
@@ -33,6 +35,7 @@ impl<E: Env> Clone for Context<E> {
             geometry: self.geometry,
             tuning: self.tuning.clone(),
             health: self.health.clone(),
+            events: self.events.clone(),
             rules: self.rules,
             settings: self.settings.clone(),
         }
@@ -49,8 +52,10 @@ impl<E: Env> Context<E> {
         rules: Rules,
     ) -> Context<E> {
         let settings = Rc::new(RefCell::new(settings));
-        let health = Rc::new(Health::new(env.clone(), settings.clone(), rules));
-        Context { env, cache: Rc::new(cache), geometry, tuning, health, rules, settings }
+        let events = Rc::<Events>::default();
+        cache.report_faults(events.clone(), FaultyDevice::Cache);
+        let health = Rc::new(Health::new(env.clone(), settings.clone(), events.clone(), rules));
+        Context { env, cache: Rc::new(cache), geometry, tuning, health, events, rules, settings }
     }
 
     /// Attributes of the set, as they are now.

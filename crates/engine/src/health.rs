@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Env, IoError};
 
+use crate::events::{Events, SetEvent};
 use crate::rules::{Rule, Rules};
 use crate::settings::SetSettings;
 
@@ -22,6 +23,7 @@ pub(crate) enum Phase {
 pub(crate) struct Health<E: Env> {
     env: E,
     settings: Rc<RefCell<SetSettings>>,
+    events: Rc<Events>,
     rules: Rules,
     phase: Cell<Phase>,
     failure: RefCell<Option<String>>,
@@ -31,10 +33,16 @@ pub(crate) struct Health<E: Env> {
 }
 
 impl<E: Env> Health<E> {
-    pub fn new(env: E, settings: Rc<RefCell<SetSettings>>, rules: Rules) -> Health<E> {
+    pub fn new(
+        env: E,
+        settings: Rc<RefCell<SetSettings>>,
+        events: Rc<Events>,
+        rules: Rules,
+    ) -> Health<E> {
         Health {
             env,
             settings,
+            events,
             rules,
             phase: Cell::new(Phase::Running),
             failure: RefCell::default(),
@@ -77,6 +85,7 @@ impl<E: Env> Health<E> {
             return;
         }
         self.env.mark("set_failed");
+        self.events.push(SetEvent::Failed { reason: reason.clone() });
         *self.failure.borrow_mut() = Some(reason);
         let call = self.when_failed.borrow().clone();
         if let Some(call) = call {

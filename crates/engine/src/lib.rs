@@ -27,6 +27,7 @@
 //! | `health` | the life of a set, and its failure |
 //! | `superblock` | reading and writing superblocks |
 //! | `slices` | loops over all buckets, so that no poll grows with the cache |
+//! | [`events`] | what an operator wants to read about, in a queue |
 //! | `settings`, `stats`, `errors`, `tuning` | attributes, counters, error types, limits |
 //! | [`marks`] | named points that the simulator counts |
 //! | `rules` | the rules of docs/internals/coherence.md that the code says it keeps |
@@ -42,6 +43,7 @@ mod bypass;
 mod coherence;
 mod context;
 mod errors;
+pub mod events;
 mod gc;
 mod health;
 mod held;
@@ -74,8 +76,11 @@ pub use set::absent::Absent;
 pub use set::attach::AttachOptions;
 pub use set::former_run::{FormerRun, TakenOver};
 pub use set::runs::Choice;
-pub use set::{CacheSet, SetOptions};
+pub use set::stop::StopStep;
+pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
-pub use stats::{DeviceCounters, SetStatus, VolumeCounters, VolumeState, VolumeStatus};
+pub use stats::{
+    DeviceCounters, SetStatus, VolumeCounters, VolumeState, VolumeStatus, WritebackActivity,
+};
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;

@@ -1,6 +1,6 @@
 //! A device that counts what goes through it, and knows what its failed flushes may have cost.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{
@@ -8,6 +8,7 @@ use ubcache_env::{
     SectorRange,
 };
 
+use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
 use crate::lost_places::LostPlaces;
 use crate::rules::{Rule, Rules};
 use crate::stats::DeviceCounters;
@@ -31,6 +32,8 @@ pub(crate) struct Meter<E: Env> {
     lost: Option<RefCell<LostPlaces>>,
     /// True if there are lost places.
     any_lost: Cell<bool>,
+    /// The place where its errors are reported, and its name there.
+    reports: OnceCell<(Rc<Events>, FaultyDevice)>,
 }
 
 type FlushFailed = Rc<dyn Fn(&IoError)>;
@@ -54,6 +57,7 @@ impl<E: Env> Meter<E> {
             when_flush_fails: RefCell::default(),
             lost: None,
             any_lost: Cell::new(false),
+            reports: OnceCell::new(),
         }
     }
 
@@ -61,6 +65,22 @@ impl<E: Env> Meter<E> {
     pub fn of_cache(env: E, device: E::Device, rules: Rules) -> Meter<E> {
         let lost = rules.keeps(Rule::J3LostPlacesUnread).then(RefCell::default);
         Meter { lost, ..Meter::new(env, device) }
+    }
+
+    /// From now on its errors are events. Those before are errors of opening it.
+    pub fn report_faults(&self, events: Rc<Events>, device: FaultyDevice) {
+        // A device has one name as long as it is open.
+        let _ = self.reports.set((events, device));
+    }
+
+    #[cold]
+    fn failed(&self, operation: Operation, range: SectorRange, error: &IoError) {
+        self.count(|c| c.errors += 1);
+        if let Some((events, device)) = self.reports.get() {
+            let (device, error) = (*device, error.clone());
+            let fault = DeviceFault { device, operation, range, error, count: 1 };
+            events.push(SetEvent::Fault(fault));
+        }
     }
 
     /// Has somebody told of each flush that fails, in the same step.
@@ -135,8 +155,8 @@ impl<E: Env> Meter<E> {
             self.env.mark("lost_place_read");
             result = result.and(Err(IoError::Os(EIO)));
         }
-        if result.is_err() {
-            self.count(|c| c.errors += 1);
+        if let Err(error) = &result {
+            self.failed(Operation::Read, range, error);
         }
         result.map(|()| buf)
     }
@@ -152,8 +172,8 @@ impl<E: Env> Meter<E> {
         if durability == Durability::Volatile || result.is_err() {
             self.written(range);
         }
-        if result.is_err() {
-            self.count(|c| c.errors += 1);
+        if let Err(error) = &result {
+            self.failed(Operation::Write, range, error);
         }
         result
     }
@@ -190,7 +210,7 @@ impl<E: Env> Meter<E> {
                 }
             }
             Err(error) => {
-                self.count(|c| c.errors += 1);
+                self.failed(Operation::Flush, SectorRange::new(Sector(0), 0), error);
                 self.flush_failed(error);
             }
         }
@@ -215,6 +235,11 @@ impl<E: Env> Meter<E> {
         self.count(|c| c.discards += 1);
         let result = self.device.discard(range).await;
         self.written(range);
+        if let Err(error) = &result
+            && *error != IoError::NotSupported
+        {
+            self.failed(Operation::Discard, range, error);
+        }
         result
     }
 
@@ -227,6 +252,9 @@ impl<E: Env> Meter<E> {
         self.count(|c| c.writes += 1);
         let result = self.device.write_zeroes(range).await;
         self.written(range);
+        if let Err(error) = &result {
+            self.failed(Operation::WriteZeroes, range, error);
+        }
         result
     }
 }

@@ -40,6 +40,8 @@ pub struct VolumeCounters {
     pub fills_doomed: u64,
     /// Backing writes that waited for the journal first (rule W3).
     pub durable_invalidations: u64,
+    /// Bytes that background writeback has cleaned.
+    pub written_back_bytes: u64,
     /// Extents cleaned by background writeback.
     pub writeback_keys_done: u64,
     /// Extents that writeback could not clean: overwritten meanwhile, or an error.
@@ -48,6 +50,35 @@ pub struct VolumeCounters {
     pub backing_errors: u64,
     /// Clean hits that could not be read from the cache and came from the backing device.
     pub cache_read_retries: u64,
+}
+
+/// Activity of background writeback.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum WritebackActivity {
+    /// Nothing is dirty.
+    #[default]
+    Idle,
+    /// Switched off (`writeback_running`).
+    Off,
+    /// Everything that was dirty was seen; more of it waits for `writeback_delay`.
+    Waiting,
+    /// Dirty data is being written.
+    Running,
+    /// The last batch failed, in whole or in part, and is tried again.
+    Failing,
+}
+
+impl WritebackActivity {
+    /// The activity in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            WritebackActivity::Idle => "idle",
+            WritebackActivity::Off => "off",
+            WritebackActivity::Waiting => "waiting",
+            WritebackActivity::Running => "running",
+            WritebackActivity::Failing => "failing",
+        }
+    }
 }
 
 /// The state of a volume, in bcache's words.
@@ -94,6 +125,8 @@ pub struct VolumeStatus {
     pub dirty_bytes: u64,
     /// Request counters.
     pub stats: VolumeCounters,
+    /// Activity of background writeback.
+    pub writeback: WritebackActivity,
     /// Bytes per second that background writeback may write at present.
     pub writeback_rate_bytes: u64,
 }
@@ -115,6 +148,8 @@ pub struct SetStatus {
     pub available_percent: u64,
     /// Percent of buckets that hold data or metadata; grows until every bucket was counted.
     pub filled_percent: u64,
+    /// Bytes of these buckets.
+    pub used_bytes: u64,
     /// Bytes for which the device has no room (ENOSPC), so that they are no part of the cache for
     /// now.
     pub put_aside_bytes: u64,

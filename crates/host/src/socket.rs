@@ -279,6 +279,12 @@ impl HostSocket {
 }
 
 impl HostSocket {
+    /// Address of the other end of a TCP connection.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        let copy = self.fd.try_clone().ok()?;
+        std::net::TcpStream::from(copy).peer_addr().ok()
+    }
+
     /// Sends what there is room for. Returns how many bytes that is.
     fn send_now(&self, data: &IoVec) -> Result<usize, StreamError> {
         let mut list = self.list.borrow_mut();

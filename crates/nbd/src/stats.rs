@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use ubcache_env::local::Event;
+
 use crate::proto::Command;
 
 /// Counts of one connection.
@@ -63,12 +65,23 @@ impl ConnectionCounts {
 #[derive(Debug, Default)]
 pub struct ConnectionStats {
     counts: RefCell<ConnectionCounts>,
+    settled: Event,
 }
 
 impl ConnectionStats {
     /// The counts at this moment.
     pub fn snapshot(&self) -> ConnectionCounts {
         self.counts.borrow().clone()
+    }
+
+    /// Waits until the client has chosen an export, or has gone.
+    pub async fn settled(&self) {
+        self.settled.wait().await;
+    }
+
+    /// No choice of an export is going to follow.
+    pub fn settle(&self) {
+        self.settled.set();
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut ConnectionCounts)) {

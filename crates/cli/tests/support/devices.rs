@@ -1,8 +1,11 @@
-//! Loop devices and small file systems, where this user may make some.
+//! Loop devices, small file systems, and files behind a filter of nbdkit, where this user may make
+//! some.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use super::{Mount, skipped, tool};
+use super::{Guard, Mount, skipped, tool};
 
 /// A loop device for a file, detached at the end.
 pub struct Loop(pub PathBuf);
@@ -41,4 +44,43 @@ fn in_memory(test: &str, directory: &Path, kind: &str, options: &str) -> Option<
     }
     skipped(test, "may not mount a file system");
     None
+}
+
+/// A file behind a filter of nbdkit, as a file again by nbdfuse; none if this user may not mount
+/// it. The guards keep it.
+pub fn filtered(
+    directory: &Path,
+    file: &Path,
+    filter: &str,
+    settings: &[&str],
+) -> Option<(Mount, [Guard; 2], PathBuf)> {
+    let socket = directory.join(format!("{filter}.sock"));
+    let mut nbdkit = tool("nbdkit");
+    nbdkit
+        .args(["-f", "-U"])
+        .arg(&socket)
+        .args([&format!("--filter={filter}"), "file"])
+        .arg(file)
+        .args(settings);
+    let nbdkit = Guard(nbdkit.stderr(Stdio::null()).spawn().expect("nbdkit runs"));
+    wait_for(|| socket.exists())?;
+    let point = directory.join(filter);
+    std::fs::create_dir_all(&point).expect("a directory");
+    let disk = point.join("disk");
+    let mut nbdfuse = tool("nbdfuse");
+    nbdfuse.arg(&disk).arg(format!("nbd+unix:///?socket={}", socket.display()));
+    let nbdfuse = Guard(nbdfuse.stderr(Stdio::null()).spawn().expect("nbdfuse runs"));
+    wait_for(|| disk.exists())?;
+    Some((Mount::new(point, "fusermount3"), [nbdfuse, nbdkit], disk))
+}
+
+fn wait_for(done: impl Fn() -> bool) -> Option<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(())
 }

@@ -1,7 +1,7 @@
 //! Limit of the lines from one place of the code: a client that fails again and again does not
 //! fill a disk with its failures.
 //!
-//! Ten lines a minute from each place, then a count of the others. Changes of state
+//! Thirty lines a minute from each place, then a count of the others. Changes of state
 //! ([`STATE`]) and lines that somebody asked for (debug, trace) have no limit.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use tracing_subscriber::layer::{Context, Filter};
 pub const STATE: &str = "ubcache::state";
 
 /// Lines from one place in one window.
-const LINES: u32 = 10;
+const LINES: u32 = 30;
 /// Length of a window.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
@@ -143,19 +143,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_lines_a_minute_of_one_place_are_logged_and_the_others_counted() {
+    fn thirty_lines_a_minute_of_one_place_are_logged_and_the_others_counted() {
         let (limit, start) = (Limit::default(), Instant::now());
         let line = |place, now| limit.admits(place, now, || format!("line {place}"));
-        assert_eq!((0..100).filter(|_| line(1, start)).count(), 10);
+        assert_eq!((0..100).filter(|_| line(1, start)).count(), 30);
         assert!(line(2, start), "each place has a limit of its own");
         assert!(limit.take(start, false).is_empty(), "the minute is not over");
         assert_eq!(limit.next(start), Some(WINDOW));
         let later = start + WINDOW;
         assert!(!line(1, later), "not before the count was logged");
-        let suppressed = Suppressed { lines: 91, message: "line 1".into() };
+        let suppressed = Suppressed { lines: 71, message: "line 1".into() };
         assert_eq!(limit.take(later, false), [suppressed]);
         assert_eq!(limit.next(later), None);
-        assert_eq!((0..100).filter(|_| line(1, later)).count(), 10);
+        assert_eq!((0..100).filter(|_| line(1, later)).count(), 30);
         assert_eq!(limit.take(later, true).len(), 1, "at the end all counts are due");
     }
 

@@ -48,7 +48,7 @@ pub struct Served<W: World> {
 
 impl<W: World> Served<W> {
     /// The state in one word.
-    fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         if self.lost.get() { VolumeState::Failed.word() } else { self.volume.state().word() }
     }
 }
@@ -99,11 +99,13 @@ impl<W: World> Daemon<W> {
         for served in volumes {
             served.volume.save_attributes().await.map_err(not_kept)?;
         }
-        if pairs_of_set.is_empty() {
-            Ok(())
-        } else {
-            self.set.save_attributes().await.map_err(not_kept)
+        if !pairs_of_set.is_empty() {
+            self.set.save_attributes().await.map_err(not_kept)?;
         }
+        for (name, value) in settings {
+            tracing::info!(export = volume.unwrap_or("all"), name, value, "attribute set");
+        }
+        Ok(())
     }
 
     /// Reads an attribute: an object from export to value, or the set's value.
@@ -174,17 +176,21 @@ impl<W: World> Daemon<W> {
     /// Detaches a volume from the set, and returns its name.
     pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
-        tracing::info!(export = served.name, "detaching");
-        self.set.detach(&served.volume).await.map_err(|error| error.to_string())?;
-        tracing::info!(export = served.name, "detached");
+        let detached = self.set.detach(&served.volume).await;
+        detached.map_err(|error| {
+            tracing::error!(export = served.name, "the detach failed: {error}");
+            error.to_string()
+        })?;
         Ok(served.name.clone())
     }
 
     /// Gives a detached volume its cache again, and returns its name.
     pub async fn attach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
-        self.set.attach_again(&served.volume).await.map_err(|error| error.to_string())?;
-        tracing::info!(export = served.name, "attached");
+        self.set.attach_again(&served.volume).await.map_err(|error| {
+            tracing::error!(export = served.name, "the attach failed: {error}");
+            error.to_string()
+        })?;
         Ok(served.name.clone())
     }
 

@@ -15,6 +15,7 @@ use ubcache_nbd::{
 use crate::clients::{ClientLimits, LOOK_PERIOD, connections_max, reason_to_end};
 use crate::config::NbdAddress;
 use crate::failure::Failure;
+use crate::served::client::Client;
 use crate::served::world::{World, listen};
 
 /// After a failed accept (no descriptors left): how long to wait for better times, unless a client
@@ -115,7 +116,7 @@ impl<W: World> Listeners<W> {
                     if pause.take().is_some() {
                         tracing::info!(%address, "clients are accepted again");
                     }
-                    self.connected(world, Rc::new(socket));
+                    self.connected(world, Rc::new(socket), address);
                 }
                 Ok(_) => break,
                 Err(error) => {
@@ -154,10 +155,12 @@ impl<W: World> Listeners<W> {
         !full
     }
 
-    fn connected(self: &Rc<Self>, world: &W, socket: Rc<HostSocket>) {
+    fn connected(self: &Rc<Self>, world: &W, socket: Rc<HostSocket>, address: &NbdAddress) {
         if !self.has_room() {
             return;
         }
+        let peer = socket.peer().map(|peer| peer.to_string());
+        let from = peer.unwrap_or_else(|| address.to_string());
         let id = self.next.replace(self.next.get() + 1);
         let mut connections = self.connections.borrow_mut();
         connections.retain(|known| known.socket.strong_count() > 0);
@@ -175,16 +178,19 @@ impl<W: World> Listeners<W> {
         });
         self.active.set(self.active.get() + 1);
         let (all, env, exports) = (self.clone(), world.clone(), self.exports.clone());
+        let client = Rc::new(Client { id, from, stats: options.stats.clone() });
+        client.log_export(world);
         world.spawn(Priority::Foreground, async move {
-            tracing::debug!(client = id, "connected");
-            match serve_connection(env, socket, exports, options, StreamId(id)).await {
-                Ok(()) => tracing::debug!(client = id, "gone"),
-                Err(error) => tracing::info!(client = id, %error, "connection ended"),
-            }
+            client.log_end(serve_connection(env, socket, exports, options, StreamId(id)).await);
             all.active.set(all.active.get() - 1);
             all.full.set(false);
             all.ended.notify_all();
         });
+    }
+
+    /// Connections at the moment.
+    pub fn active(&self) -> u64 {
+        self.active.get()
     }
 
     /// Ends all connections. Requests in flight are answered within `drain_timeout`, new ones are

@@ -676,7 +676,7 @@ impl Buckets {
     }
 
     /// Buckets that nothing valid is known to be in.
-    fn empty_len(&self) -> usize {
+    pub fn empty_len(&self) -> usize {
         self.free_len()
             + self.restart.len()
             + self.pending.len()

@@ -7,6 +7,7 @@ use ubcache_env::Env;
 
 use super::Set;
 use crate::alloc::allocator::Calls;
+use crate::events::VolumeChange;
 use crate::rules::Rule;
 
 impl<E: Env> Set<E> {
@@ -42,6 +43,12 @@ impl<E: Env> Set<E> {
             set.allocator.wake_all();
             set.state_changed.notify_all();
             for volume in set.attached() {
+                let dirty = set.index.dirty_sectors(volume.inode());
+                let change = match dirty {
+                    0 => VolumeChange::CacheLost,
+                    dirty => VolumeChange::Failed { dirty },
+                };
+                set.context.events.volume(volume.uuid(), change);
                 volume.wake_background();
             }
         });

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use former_run::TakenOver;
+use stop::StopStep;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
 use ubcache_format::{Inode, JournalSeq, Superblock};
@@ -27,6 +28,7 @@ use crate::alloc::allocator::Allocator;
 use crate::bypass::congestion::Congestion;
 use crate::context::Context;
 use crate::errors::EngineError;
+use crate::events::SetEvent;
 use crate::gc::Gc;
 use crate::held::Held;
 use crate::index::Index;
@@ -48,7 +50,7 @@ mod first_run;
 pub(crate) mod former_run;
 mod open;
 pub(crate) mod runs;
-mod stop;
+pub(crate) mod stop;
 mod take_over;
 
 /// Options for opening a set.
@@ -69,6 +71,15 @@ pub struct SetOptions {
     pub expected: Vec<Superblock>,
     /// The rule that is broken, for the simulator: none.
     pub rules: Rules,
+}
+
+/// Content of the journal at the start. After a clean stop, one entry without a record.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub struct Replayed {
+    /// Entries that had to be read.
+    pub entries: u64,
+    /// Changes of the index in them.
+    pub records: u64,
 }
 
 struct Set<E: Env> {
@@ -93,6 +104,8 @@ struct Set<E: Env> {
     mark_at: Cell<JournalSeq>,
     /// The former owner of the set, if this start took it over.
     taken_over: Cell<Option<TakenOver>>,
+    replayed: Cell<Replayed>,
+    stopping_at: Cell<Option<StopStep>>,
     /// All buckets are counted, or the set fails or stops.
     state_changed: Notify,
     tasks: RefCell<Vec<Task>>,
@@ -142,6 +155,26 @@ impl<E: Env> CacheSet<E> {
         self.set.taken_over.get()
     }
 
+    /// Waits for the next event. One task at a time.
+    pub async fn next_event(&self) -> SetEvent {
+        self.set.context.events.next().await
+    }
+
+    /// The next event, if there is one.
+    pub fn take_event(&self) -> Option<SetEvent> {
+        self.set.context.events.take()
+    }
+
+    /// The journal as this start found it.
+    pub fn replayed(&self) -> Replayed {
+        self.set.replayed.get()
+    }
+
+    /// The step of the stop that is under way.
+    pub fn stopping_at(&self) -> Option<StopStep> {
+        self.set.stopping_at.get()
+    }
+
     /// Bytes of the cache device behind the last bucket, if there is room for more buckets.
     pub fn unused_bytes(&self) -> u64 {
         let geometry = &self.set.context.geometry;
@@ -168,6 +201,8 @@ impl<E: Env> CacheSet<E> {
             block_bytes: geometry.block_bytes(),
             available_percent: 100 - buckets.in_use_percent(),
             filled_percent: buckets.filled_percent(),
+            used_bytes: buckets.len().saturating_sub(buckets.empty_len()) as u64
+                * geometry.bucket_bytes(),
             put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
             failed: set.context.health.failure(),

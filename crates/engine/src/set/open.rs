@@ -13,13 +13,14 @@ use ubcache_format::{
 use super::first_run::first_run;
 use super::former_run::FormerRun;
 use super::runs::check_run;
-use super::{CacheSet, Set, SetOptions};
+use super::{CacheSet, Replayed, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
 use crate::alloc::buckets::Buckets;
 use crate::alloc::chain::{Chain, read_chain};
 use crate::alloc::pins::Pin;
 use crate::context::Context;
 use crate::errors::EngineError;
+use crate::events::SetEvent;
 use crate::gc::Gc;
 use crate::index::Index;
 use crate::index::extent::LAST;
@@ -212,6 +213,8 @@ fn assemble<E: Env>(
         saving: Cell::new(false),
         mark_at: Cell::default(),
         taken_over: Cell::new(None),
+        replayed: Cell::default(),
+        stopping_at: Cell::default(),
         state_changed: Notify::default(),
         tasks: RefCell::default(),
     })
@@ -222,6 +225,7 @@ impl<E: Env> Set<E> {
     async fn count_leaves(&self, in_background: bool) -> Result<(), EngineError> {
         if self.index.count_leaves(in_background).await? {
             self.collect_dead_dirty();
+            self.context.events.push(SetEvent::Counted);
             // Garbage collection and detaches waited for the counts, and writeback knows of all
             // dirty data now.
             self.gc.wake();
@@ -289,6 +293,7 @@ impl<E: Env> Set<E> {
             }
         }
         let replayed = self.index.replay(range, lazy).await?;
+        self.replayed.set(Replayed { entries: range.entries.len() as u64, records: replayed });
         let set = self.clone();
         self.spawn(Priority::Journal, async move { set.allocator.run().await });
         let index = self.index.clone();

@@ -2,10 +2,26 @@
 //! takes up as well.
 
 use ubcache_env::Env;
+use ubcache_format::Uuid;
 
 use super::CacheSet;
 use crate::errors::EngineError;
 use crate::health::Phase;
+
+/// Step of a stop. One that takes long waits for a device, or for requests of clients to one.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum StopStep {
+    /// Requests, writeback and the flush of the backing device with this UUID.
+    Volume(Uuid),
+    /// Writes of the journal and the index to the cache device.
+    Metadata,
+    /// I/O of background tasks that is under way on the cache device.
+    Tasks,
+    /// The flush of the cache device.
+    Flush,
+    /// Run numbers in the superblocks of all devices.
+    Runs,
+}
 
 impl<E: Env> CacheSet<E> {
     /// Stops the set. New requests are refused, those under way complete; un-flushed data is
@@ -24,10 +40,12 @@ impl<E: Env> CacheSet<E> {
         set.served().iter().for_each(|volume| volume.wake_background());
         let mut flushed = Ok(());
         for volume in set.served() {
+            set.stopping_at.set(Some(StopStep::Volume(volume.uuid())));
             flushed = flushed.and(volume.stop().await);
         }
         set.index.wake_all();
         set.gc.wake();
+        set.stopping_at.set(Some(StopStep::Metadata));
         let result = match set.context.failure() {
             Some(reason) => Err(EngineError::Failed(reason)),
             None => self.write_everything().await,
@@ -38,10 +56,12 @@ impl<E: Env> CacheSet<E> {
         set.state_changed.notify_all();
         set.index.wake_all();
         let tasks = std::mem::take(&mut *set.tasks.borrow_mut());
+        set.stopping_at.set(Some(StopStep::Tasks));
         for task in tasks {
             task.join().await;
         }
         if result.is_ok() {
+            set.stopping_at.set(Some(StopStep::Flush));
             // Writes that tasks still had under way mean nothing to the set, but are not left half
             // done either.
             set.context
@@ -51,6 +71,7 @@ impl<E: Env> CacheSet<E> {
                 .map_err(EngineError::io("flushing the cache device"))?;
         }
         if result.is_ok() && flushed.is_ok() {
+            set.stopping_at.set(Some(StopStep::Runs));
             set.end_run().await?;
         }
         result.and(flushed)

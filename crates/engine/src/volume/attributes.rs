@@ -34,6 +34,7 @@ impl<E: Env> CachedVolume<E> {
             state: self.state(),
             dirty_bytes: self.index.dirty_sectors(self.inode()) * SECTOR_BYTES,
             stats: self.counters.get(),
+            writeback: self.writeback.activity(),
             writeback_rate_bytes: self.writeback.rate() * SECTOR_BYTES,
         }
     }

@@ -31,6 +31,7 @@ use crate::bypass::Bypass;
 use crate::bypass::congestion::Congestion;
 use crate::coherence::Coherence;
 use crate::context::Context;
+use crate::events::{FaultyDevice, VolumeChange};
 use crate::gc::Gc;
 use crate::index::Index;
 use crate::journal::Journal;
@@ -126,6 +127,7 @@ impl<E: Env> CachedVolume<E> {
         let Core { context, journal, allocator, index, gc, congestion, attached } = core;
         let (fill_bytes, rules) = (context.tuning.fill_bytes_max, context.rules);
         let dirty = superblock.state() == BackingState::Dirty;
+        backing.report_faults(context.events.clone(), FaultyDevice::Backing(superblock.uuid));
         Rc::new_cyclic(|me| CachedVolume {
             context,
             journal,
@@ -177,6 +179,9 @@ impl<E: Env> CachedVolume<E> {
     /// Makes a transition to another state; those that are legal are in `state.rs`.
     pub(crate) fn enter(&self, transition: Transition) {
         self.lifecycle.enter(&self.context.env, transition);
+        if let Some(change) = change_by(transition) {
+            self.context.events.volume(self.uuid(), change);
+        }
     }
 
     /// Its slot in the volume table, which is in the keys of its extents.
@@ -264,5 +269,17 @@ impl<E: Env> CachedVolume<E> {
         }
         self.count(|counters| counters.backing_errors += 1);
         self.writeback.progresses();
+    }
+}
+
+/// The change that an operator reads about.
+fn change_by(transition: Transition) -> Option<VolumeChange> {
+    match transition {
+        Transition::MarkedDirty => Some(VolumeChange::Dirty),
+        Transition::MarkedClean => Some(VolumeChange::Clean),
+        Transition::DrainStarts => Some(VolumeChange::DrainStarts),
+        Transition::Detached => Some(VolumeChange::Detached),
+        Transition::AttachedAgain => Some(VolumeChange::Attached),
+        _ => None,
     }
 }

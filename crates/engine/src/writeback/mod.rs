@@ -8,13 +8,15 @@
 //! | [`flusher`] | one batch: rules B1–B5 |
 //! | [`task`] | when and what: scanning, pacing, marking the volume clean |
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use controller::{RateController, RateDebug};
 use idle::IdleCounter;
 use limiter::RateLimiter;
 use ubcache_env::Nanos;
 use ubcache_env::local::{Notified, Notify};
+
+use crate::stats::WritebackActivity;
 
 pub mod controller;
 pub(crate) mod flusher;
@@ -29,6 +31,7 @@ pub(crate) struct Writeback {
     controller: RefCell<RateController>,
     limiter: RefCell<RateLimiter>,
     idle: RefCell<IdleCounter>,
+    activity: Cell<WritebackActivity>,
 }
 
 impl Writeback {
@@ -39,6 +42,7 @@ impl Writeback {
             controller: RefCell::new(RateController::new()),
             limiter: RefCell::new(RateLimiter::new()),
             idle: RefCell::new(IdleCounter::new()),
+            activity: Cell::default(),
         }
     }
 
@@ -62,6 +66,11 @@ impl Writeback {
     pub fn request(&self) {
         self.idle.borrow_mut().request();
         self.controller.borrow_mut().leave_idle();
+    }
+
+    /// Activity of the task.
+    pub fn activity(&self) -> WritebackActivity {
+        self.activity.get()
     }
 
     /// Rate in sectors per second.

@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos};
+use ubcache_format::SECTOR_BYTES;
 
 use super::controller::{ControllerInput, RATE_IDLE, target};
 use super::flusher::Below;
+use crate::stats::WritebackActivity;
 use crate::volume::{Attached, CachedVolume};
 
 /// A batch has at most this many sectors (8 MiB) and extents.
@@ -40,6 +42,12 @@ impl<E: Env> CachedVolume<E> {
                 self.update_rate();
             }
             let dirty = self.index.dirty_sectors(self.inode());
+            let activity = match dirty {
+                0 => WritebackActivity::Idle,
+                _ if !running => WritebackActivity::Off,
+                _ => WritebackActivity::Running,
+            };
+            self.writeback.activity.set(activity);
             if !running || dirty == 0 {
                 if running {
                     self.mark_clean_if_so().await;
@@ -63,6 +71,8 @@ impl<E: Env> CachedVolume<E> {
                 self.write_back(extents, Below::Written).await
             };
             if cleaned.sectors > 0 {
+                let bytes = cleaned.sectors * SECTOR_BYTES;
+                self.count(|counters| counters.written_back_bytes += bytes);
                 let wait = self.writeback.limiter.borrow_mut().delay(
                     self.context.env.now(),
                     cleaned.sectors,
@@ -73,6 +83,7 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
             if cleaned.failed > 0 {
+                self.writeback.activity.set(WritebackActivity::Failing);
                 self.rest(PAUSE_AFTER_ERROR).await;
             }
             match next {
@@ -86,6 +97,9 @@ impl<E: Env> CachedVolume<E> {
                     } else if seen == 0 {
                         self.rest(PAUSE_AFTER_NOTHING).await;
                     } else if !self.is_urgent() {
+                        if cleaned.failed == 0 {
+                            self.writeback.activity.set(WritebackActivity::Waiting);
+                        }
                         self.rest(Nanos::from_secs(delay)).await;
                     }
                     seen = 0;

@@ -181,6 +181,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         Err(error) => return Err(error),
     };
     options.stats.update(|counts| counts.export = Some(session.name.clone()));
+    options.stats.settle();
     options.watch.set_negotiated();
     input.grow(options);
     let stats = &options.stats;
