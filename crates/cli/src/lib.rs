@@ -5,7 +5,8 @@
 //! | [`commands::make`] | `ubcache make`: writes superblocks |
 //! | [`commands::show`] | `ubcache show`: prints a superblock |
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
-//! | [`commands::control`] | `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a daemon |
+//! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
+//! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `restore`, `pack` | `ubcache check`, …: sets that are not running |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
 //! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
@@ -23,7 +24,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use ubcache_daemon::Failure;
+use ubcache_daemon::{Code, Failure};
 
 pub mod commands;
 pub mod nbd_client;
@@ -32,7 +33,10 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  done
   1  refused, or failed on the way: the message names the device, what was found and what to do
-  2  wrong usage, or the command could not run: a path that can't be opened, no daemon to talk to
+  2  wrong usage, or the command could not run: a path that can't be opened
+  3  no daemon answers
+  5  `serve`: the set has failed, and nothing is served any more
+`status` has codes of its own: see `ubcache status --help`
 
 Environment:
   UBCACHE_LOG  what `serve` logs to standard error, e.g. info, debug, ubcache_engine=trace \
@@ -61,7 +65,7 @@ enum Command {
     Make(commands::make::Args),
     Show(commands::show::Args),
     Serve(commands::serve::Args),
-    Status(commands::control::StatusArgs),
+    Status(commands::status::Args),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
@@ -95,11 +99,12 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Standard output or error may be closed: no place is left for a message.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            let usage = if is_status() { Code::NotKnown } else { Code::CouldNotRun };
+            return ExitCode::from(if error.use_stderr() { usage as u8 } else { 0 });
         }
     };
     let code = match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             commands::complain(&format!("ubcache: {failure}\n"));
             ExitCode::from(failure.code as u8)
@@ -109,12 +114,27 @@ pub fn main() -> ExitCode {
     code
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+/// Returns true if the command line is one of `ubcache status`.
+fn is_status() -> bool {
+    std::env::args_os().nth(1).is_some_and(|command| command == "status")
+}
+
+/// Runs a command; its exit code, if it has not failed.
+fn run(command: Command) -> Result<u8, Failure> {
     match command {
+        Command::Status(args) => commands::status::run(&args)
+            .map(|health| health as u8)
+            .map_err(|failure| failure.clone().with_code(commands::status::code(&failure))),
+        command => run_plain(command).map(|()| 0),
+    }
+}
+
+fn run_plain(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Status(_) => unreachable!("it has exit codes of its own"),
         Command::Make(args) => commands::make::run(&args),
         Command::Show(args) => commands::show::run(&args),
         Command::Serve(args) => commands::serve::run(args),
-        Command::Status(args) => commands::control::status(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),

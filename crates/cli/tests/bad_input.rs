@@ -20,6 +20,7 @@ use ubcache_format::{
 
 const REFUSED: i32 = 1;
 const COULD_NOT_RUN: i32 = 2;
+const NO_DAEMON: i32 = 3;
 
 /// `serve`, expected to end by itself: its sockets are in a scratch directory.
 fn serve(directory: &Path, cache: Option<&Path>, backings: &[&Path]) -> Output {
@@ -354,7 +355,9 @@ fn inaccessible_path_is_reported_with_its_error() {
     );
     refuses(&run(&["show", "/dev/null"]), COULD_NOT_RUN, &["/dev/null", "a character device"]);
     let output = run(&["status", "--control", text(&nowhere)]);
-    refuses(&output, COULD_NOT_RUN, &["x.img", "control socket", "ubcache serve"]);
+    refuses(&output, NO_DAEMON, &["x.img", "control socket", "ubcache serve"]);
+    let output = run(&["stop", "--control", text(&nowhere)]);
+    refuses(&output, NO_DAEMON, &["x.img", "control socket", "ubcache serve"]);
 
     // Modes mean nothing to root with all capabilities: without them they do.
     let mut permissions = std::fs::metadata(&backing).expect("a file").permissions();

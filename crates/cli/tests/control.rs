@@ -116,6 +116,7 @@ fn attributes_are_set_and_read_by_sysfs_names() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(!said.contains(text(&daemon.control)), "the message is about a socket: {said}");
     }
     daemon.stop();
     // The mode is in the superblock: it outlives the daemon.
@@ -262,7 +263,7 @@ fn socket_of_another_user_is_not_taken_for_no_daemon() {
         .output()
         .expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(output.status.code(), Some(4), "{said}");
     let socket = text(&daemon.control);
     assert!(said.contains(socket) && said.contains("permission denied"), "{said}");
     daemon.stop();
@@ -315,7 +316,7 @@ fn control_protocol_is_one_line_each_way() {
     daemon.wait();
     assert_eq!(
         run(&["status", "--control", text(&directory.path().join("control.sock"))]).status.code(),
-        Some(2)
+        Some(3)
     );
 }
 

@@ -69,7 +69,7 @@ fn missing_and_damaged_disks_are_left_out() {
             assert_eq!(found["path"], text(&disks[disk]));
             assert!(found["why"].as_str().is_some_and(|it| it.contains(why)), "{found}");
         }
-        let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+        let table = daemon.look(&[]).1;
         assert!(table.contains("down     disk0.img") && table.contains("can't open"), "{table}");
         let log = log(directory);
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("not served")).collect();

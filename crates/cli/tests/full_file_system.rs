@@ -135,7 +135,7 @@ fn says_that_there_is_no_room(daemon: &Daemon) {
     let cache = &status["sets"][0]["cache"];
     assert!(cache["errors"].as_u64() > Some(0), "no write was refused: {status:#}");
     assert!(cache["put_aside_bytes"].as_u64() > Some(0), "{status:#}");
-    let table = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+    let table = daemon.look(&[]).1;
     assert!(table.contains("no room for") && table.contains("its file system is full"), "{table}");
 }
 

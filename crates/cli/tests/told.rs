@@ -91,7 +91,16 @@ fn a_cache_that_fails_with_dirty_data_is_in_the_log() {
         assert!(lost.contains("dirty=") && lost.contains(text(&backings[0])), "{lost}");
         let faults = log(directory).matches("requests to the cache device failed").count();
         assert!(faults < 10, "a line for each of {faults} errors:\n{}", log(directory));
+
+        // A client may read what is left. When the last one has gone, nothing is served any more.
+        let (code, table) = daemon.look(&[]);
+        assert_eq!(code, 2, "{table}");
+        for word in ["failed", "warning", "the set has failed: ", "had the only copy", "errors"] {
+            assert!(table.contains(word), "{word} is missing in: {table}");
+        }
         drop(client);
+        assert_eq!(daemon.wait_for_status().code(), Some(5));
+        line(directory, &["ERROR", "no volume is whole any more", "the daemon ends"]);
     });
 }
 
@@ -111,6 +120,8 @@ fn a_clean_cache_that_fails_is_in_the_log() {
             client.read(0, &mut [0; PIECE]).expect("a read, with or without the cache");
         }
         line(directory, &["ERROR", "goes on without its cache", "export=\"disk0.img\""]);
+        let (code, table) = daemon.look(&[]);
+        assert!(code == 2 && table.contains("has lost nothing"), "{code}: {table}");
         daemon.kill();
     });
 }
@@ -138,6 +149,8 @@ fn errors_of_a_disk_and_a_detach_that_fails_are_in_the_log() {
         line(directory, &["INFO", "detaching: dirty data is written back", "dirty=\"64k\""]);
         line(directory, &["ERROR", "the detach failed: ", "export=\"data\""]);
         line(directory, &["ERROR", "more requests to the disk device failed", "\"write\""]);
+        let (code, table) = daemon.look(&[]);
+        assert!(code == 1 && table.contains("requests failed since the start"), "{code}: {table}");
         fragile.mend();
         daemon.stop();
     });

@@ -9,8 +9,14 @@ use std::path::Path;
 pub enum Code {
     /// Exit code 1: the command ran and was refused, or failed on the way.
     Refused = 1,
-    /// Exit code 2: the command could not run: wrong usage, a path that can't be opened, no daemon.
+    /// Exit code 2: the command could not run: wrong usage, a path that can't be opened.
     CouldNotRun = 2,
+    /// Exit code 3: no daemon answers.
+    NoDaemon = 3,
+    /// Exit code 4, of `status` only, whose 1 and 2 are states: the state could not be found out.
+    NotKnown = 4,
+    /// Exit code 5, of `serve` only: the set has failed, and nothing is served any more.
+    SetFailed = 5,
 }
 
 /// A failure, as text for the user.
@@ -60,6 +66,13 @@ impl Failure {
     /// The command line is wrong.
     pub fn usage(option: impl fmt::Display, what: impl fmt::Display) -> Failure {
         Failure::new(Code::CouldNotRun, option, what)
+    }
+
+    /// The same words with another exit code.
+    #[must_use]
+    pub fn with_code(mut self, code: Code) -> Failure {
+        self.code = code;
+        self
     }
 
     /// Adds what was found.

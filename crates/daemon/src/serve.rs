@@ -5,6 +5,7 @@
 //!  (changes nothing)                                                   SIGTERM, SIGINT, `ubcache stop`
 //! ```
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -21,7 +22,7 @@ use ubcache_nbd::Exports;
 use crate::config::{Named, NbdAddress, ServeConfig, export_names};
 use crate::control::server::ControlServer;
 use crate::control::socket_directories;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 use crate::log::STATE;
 use crate::open::precheck::{Down, Member, Members, precheck};
@@ -30,6 +31,9 @@ use crate::open::target::missing_room;
 use crate::served::daemon::{Daemon, Served};
 use crate::served::events::{log_events, log_left, log_waiting_stop};
 use crate::served::listen::Listeners;
+use crate::served::pace::Paces;
+use crate::served::systemd::Systemd;
+use crate::served::watch;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
 
@@ -250,6 +254,8 @@ async fn open<W: World>(
         volumes,
         down,
         cache_path: members.cache_path.clone(),
+        paces: Paces::default(),
+        nothing_left: Cell::new(false),
         stop_wanted: Event::default(),
         stopped: Event::default(),
         stop_failure: std::cell::RefCell::default(),
@@ -343,18 +349,19 @@ async fn run<W: World>(
             .collect(),
         down: daemon.down.iter().map(|down| (down.name.clone(), down.path.clone())).collect(),
     });
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "can't tell systemd that the daemon is ready");
-    }
+    let systemd = Systemd::connect();
+    systemd.ready();
+    systemd.start_watchdog(world);
     log_events(daemon, world);
+    let connected = listeners.clone();
+    watch::start(daemon, world, &systemd, move || connected.active());
     tracing::info!(set = %daemon.uuid, io, "serving");
 
     daemon.stop_wanted.wait().await;
     tracing::info!(target: STATE, clients = listeners.active(), "stopping");
     let connected = listeners.clone();
     log_waiting_stop(daemon, world, move || connected.active());
-    // Telling systemd is a courtesy.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    systemd.stopping();
     listeners.close(world, config.drain_timeout).await;
     let stopped = daemon.set.stop().await;
     if let Err(error) = &stopped {
@@ -367,7 +374,11 @@ async fn run<W: World>(
         Ok(()) => tracing::info!(target: STATE, "stopped"),
         Err(error) => tracing::error!(target: STATE, "stopped, but not cleanly: {error}"),
     }
-    stopped.map_err(|error| engine_failure(&daemon.cache_path, &error))
+    let stopped = stopped.map_err(|error| engine_failure(&daemon.cache_path, &error));
+    match daemon.nothing_left.get() {
+        true => stopped.map_err(|failure| failure.with_code(Code::SetFailed)),
+        false => stopped,
+    }
 }
 
 /// Path of the control socket.

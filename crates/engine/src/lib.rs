@@ -76,11 +76,11 @@ pub use set::absent::Absent;
 pub use set::attach::AttachOptions;
 pub use set::former_run::{FormerRun, TakenOver};
 pub use set::runs::Choice;
-pub use set::stop::StopStep;
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
 pub use stats::{
-    DeviceCounters, SetStatus, VolumeCounters, VolumeState, VolumeStatus, WritebackActivity,
+    DeviceCounters, SetStatus, StopStep, VolumeCounters, VolumeState, VolumeStatus,
+    WritebackActivity,
 };
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;

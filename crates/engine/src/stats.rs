@@ -131,6 +131,21 @@ pub struct VolumeStatus {
     pub writeback_rate_bytes: u64,
 }
 
+/// Step of a stop. One that takes long waits for a device, or for requests of clients to one.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum StopStep {
+    /// Requests, writeback and the flush of the backing device with this UUID.
+    Volume(Uuid),
+    /// Writes of the journal and the index to the cache device.
+    Metadata,
+    /// I/O of background tasks that is under way on the cache device.
+    Tasks,
+    /// The flush of the cache device.
+    Flush,
+    /// Run numbers in the superblocks of all devices.
+    Runs,
+}
+
 /// A set as `status` shows it.
 #[derive(Clone, Debug)]
 pub struct SetStatus {

@@ -1,36 +1,12 @@
-//! `ubcache status`, `stop`, `set`, `get`, `gc`: talk to a running `ubcache serve`.
+//! `ubcache stop`, `set`, `get`, `gc`: talk to a running `ubcache serve`.
 
 use std::fmt::Write;
-use std::io;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::control::{ControlRequest, ask, find_sockets, socket_directories};
-use ubcache_daemon::served::report::{Report, VolumeReport};
-use ubcache_daemon::size::show_size;
+use ubcache_daemon::control::{ControlRequest, ask};
 
+use super::choose::Daemon;
 use super::{print, visible};
-
-/// Options that choose a daemon.
-#[derive(clap::Args, Debug)]
-pub struct Daemon {
-    /// Control socket of the daemon [default: the only one in /run/ubcache and
-    /// $XDG_RUNTIME_DIR/ubcache]
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
-}
-
-/// Show what is served, and how well the cache does
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  ubcache status --json")]
-pub struct StatusArgs {
-    #[command(flatten)]
-    daemon: Daemon,
-    /// Print JSON, for scripts (docs/guide/operate.md)
-    #[arg(long)]
-    json: bool,
-}
 
 /// Stop a daemon cleanly: dirty data stays in the cache, safe
 #[derive(clap::Args, Debug)]
@@ -87,81 +63,6 @@ pub struct GcArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-impl Daemon {
-    /// The sockets of all daemons meant: the given one, or every live one in the usual places.
-    fn all(&self) -> Result<Vec<PathBuf>, Failure> {
-        if let Some(path) = &self.control {
-            return Ok(vec![path.clone()]);
-        }
-        let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-        let mut denied: Vec<PathBuf> = socket_directories()
-            .into_iter()
-            .filter(|dir| std::fs::read_dir(dir).is_err_and(|error| is_denied(&error)))
-            .collect();
-        let mut live = Vec::new();
-        for path in find_sockets() {
-            match UnixStream::connect(&path) {
-                Ok(_) => live.push(path),
-                Err(error) if is_denied(&error) => denied.push(path),
-                Err(_) => {}
-            }
-        }
-        if let (true, Some(path)) = (live.is_empty(), denied.first()) {
-            return Err(Failure::could_not_run(path, "not allowed to use it")
-                .found("permission denied: a control socket is for the user of its daemon")
-                .expected("a control socket of this user")
-                .advice("run the command as the user that runs `ubcache serve`, or as root"));
-        }
-        if live.is_empty() {
-            let places: Vec<String> = socket_directories()
-                .iter()
-                .map(|dir| format!("{}/*.sock", dir.display()))
-                .collect();
-            return Err(Failure::usage(
-                "no daemon",
-                "no `ubcache serve` answers at a control socket",
-            )
-            .expected(format_args!("a live socket among {}", places.join(", ")))
-            .advice("start `ubcache serve`, or give its socket with --control PATH"));
-        }
-        Ok(live)
-    }
-
-    /// The socket of the one daemon meant.
-    pub fn one(&self) -> Result<PathBuf, Failure> {
-        let mut all = self.all()?;
-        match (all.len(), all.pop()) {
-            (1, Some(path)) => Ok(path),
-            (count, _) => {
-                let names: Vec<String> =
-                    self.all()?.iter().map(|path| path.display().to_string()).collect();
-                Err(Failure::usage("--control", "there is more than one daemon")
-                    .found(format_args!("{count} live control sockets: {}", names.join(", ")))
-                    .advice("choose one with --control PATH"))
-            }
-        }
-    }
-}
-
-/// `ubcache status`.
-pub fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let mut report = Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: Vec::new() };
-    for socket in args.daemon.all()? {
-        let value = ask(&socket, &ControlRequest::Status)?;
-        let part: Report = serde_json::from_value(value).map_err(|error| {
-            Failure::refused(&socket, format_args!("the daemon's report is unreadable: {error}"))
-        })?;
-        report.version = part.version;
-        report.sets.extend(part.sets);
-    }
-    if args.json {
-        print_json(&serde_json::to_value(&report).expect("a report is plain data"))?;
-    } else {
-        print(&table(&report))?;
-    }
-    Ok(())
 }
 
 /// `ubcache stop`.
@@ -269,119 +170,4 @@ pub fn gc(args: &GcArgs) -> Result<(), Failure> {
 fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).expect("plain data always serializes");
     print(&format!("{text}\n"))
-}
-
-/// The report for people.
-fn table(report: &Report) -> String {
-    let mut text = String::new();
-    for set in &report.sets {
-        let cache = &set.cache;
-        let _ = writeln!(text, "set {}  {}", set.uuid, set.state);
-        let _ = writeln!(
-            text,
-            "  cache    {}  {}, buckets of {}, {}% filled, {:.0}% available",
-            cache.path,
-            show_size(cache.size_bytes),
-            show_size(cache.bucket_bytes),
-            cache.filled_percent,
-            cache.available_percent
-        );
-        if cache.put_aside_bytes > 0 {
-            let _ = writeln!(
-                text,
-                "           no room for {} of it: its file system is full",
-                show_size(cache.put_aside_bytes)
-            );
-        }
-        let _ = writeln!(
-            text,
-            "           read {} ({} requests), written {} ({} requests)",
-            show_size(cache.counters.read_bytes),
-            cache.counters.reads,
-            show_size(cache.counters.written_bytes),
-            cache.counters.writes
-        );
-        for volume in &set.volumes {
-            volume_table(&mut text, volume);
-        }
-        for down in &set.down {
-            let _ = writeln!(text, "  down     {}  {}", down.name, down.path);
-            for line in down.why.lines() {
-                let _ = writeln!(text, "           {line}");
-            }
-        }
-        for absent in &set.absent {
-            let label = if absent.label.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", visible(&absent.label))
-            };
-            let _ = writeln!(
-                text,
-                "  absent   disk {}{label}, not served, {} dirty",
-                absent.uuid,
-                show_size(absent.dirty_bytes)
-            );
-        }
-    }
-    text
-}
-
-fn volume_table(text: &mut String, volume: &VolumeReport) {
-    let (stats, backing) = (&volume.stats, &volume.backing);
-    let _ = writeln!(
-        text,
-        "  volume   {}  {}, {}, {}, {} dirty",
-        visible(&volume.name),
-        show_size(volume.size_bytes),
-        volume.mode,
-        volume.state,
-        show_size(volume.dirty_bytes)
-    );
-    let _ = writeln!(text, "           backing {}", backing.path);
-    let _ = writeln!(
-        text,
-        "           read {} ({} requests), written {} ({} requests), {} flushes",
-        show_size(backing.counters.read_bytes),
-        backing.counters.reads,
-        show_size(backing.counters.written_bytes),
-        backing.counters.writes,
-        backing.counters.flushes
-    );
-    let all = stats.cache_hits + stats.cache_misses;
-    let ratio = (stats.cache_hits * 100)
-        .checked_div(all)
-        .map_or_else(|| "-".to_owned(), |it| format!("{it}%"));
-    let _ = writeln!(
-        text,
-        "           hits {}, misses {} (hit ratio {ratio}); bypass hits {}, misses {}, {} bypassed",
-        stats.cache_hits,
-        stats.cache_misses,
-        stats.cache_bypass_hits,
-        stats.cache_bypass_misses,
-        show_size(stats.bypassed_bytes)
-    );
-    for uri in &volume.uris {
-        let _ = writeln!(text, "           {uri}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ubcache_daemon::served::report::SetReport;
-
-    #[test]
-    fn status_table_names_every_volume_and_counter() {
-        let volume = VolumeReport {
-            name: "disk".into(),
-            mode: "writeback".into(),
-            ..VolumeReport::default()
-        };
-        let set = SetReport { uuid: "u".into(), volumes: vec![volume], ..SetReport::default() };
-        let text = table(&Report { version: "0".into(), sets: vec![set] });
-        for word in ["set u", "cache", "volume   disk", "writeback", "hit ratio -", "0 dirty"] {
-            assert!(text.contains(word), "{word} is missing in:\n{text}");
-        }
-    }
 }

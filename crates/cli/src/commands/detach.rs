@@ -9,7 +9,7 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask};
 use ubcache_daemon::served::report::Report;
 
-use super::control::Daemon;
+use super::choose::Daemon;
 use super::print;
 
 /// Interval between two requests for the progress.

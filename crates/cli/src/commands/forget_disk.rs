@@ -3,7 +3,7 @@
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask};
 
-use super::control::Daemon;
+use super::choose::Daemon;
 use super::print;
 
 const AFTER_HELP: &str = "\

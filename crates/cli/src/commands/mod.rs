@@ -7,6 +7,7 @@ use ubcache_daemon::Failure;
 
 pub mod cat;
 pub mod check;
+mod choose;
 pub mod control;
 pub mod demo;
 pub mod detach;
@@ -22,6 +23,7 @@ pub mod repair;
 pub mod restore;
 pub mod serve;
 pub mod show;
+pub mod status;
 
 /// Prints to standard output. Ignores EPIPE; reports every other error.
 fn print(text: &str) -> Result<(), Failure> {

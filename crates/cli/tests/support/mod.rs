@@ -322,8 +322,18 @@ impl Daemon {
 
     /// The report of `status --json`.
     pub fn status(&self) -> serde_json::Value {
-        let output = must(ubcache().args(["status", "--json", "--control"]).arg(&self.control));
-        serde_json::from_str(&output).expect("status --json prints JSON")
+        serde_json::from_str(&self.look(&["--json"]).1).expect("status --json prints JSON")
+    }
+
+    /// Exit code and output of `ubcache status`, which has found out the state.
+    pub fn look(&self, extra: &[&str]) -> (i32, String) {
+        let mut command = ubcache();
+        command.arg("status").args(extra).arg("--control").arg(&self.control);
+        let output = command.output().expect("ubcache runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let code = output.status.code().expect("an exit code");
+        assert!((0..=2).contains(&code), "status: {}\n{said}", output.status);
+        (code, String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// One number of a volume's report, by its path as in `/backing/read_bytes`.
@@ -348,12 +358,17 @@ impl Daemon {
     }
 
     /// Waits for a process that is stopping.
-    pub fn wait(mut self) {
+    pub fn wait(self) {
+        let status = self.wait_for_status();
+        assert!(status.success(), "serve ended with {status}");
+    }
+
+    /// Waits for a process that is about to end.
+    pub fn wait_for_status(mut self) -> ExitStatus {
         let end = Instant::now() + SERVE_TIMEOUT;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                assert!(status.success(), "serve ended with {status}");
-                return;
+                return status;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

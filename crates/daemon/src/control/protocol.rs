@@ -6,13 +6,13 @@
 //! ← {"ok":false,"error":"there is no attribute of that name"}
 //! ```
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// The longest request line that the daemon reads.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -138,13 +138,7 @@ pub fn parse_request(line: &str) -> Result<ControlRequest, String> {
 
 /// Asks the daemon behind a control socket.
 pub fn ask(socket: &Path, request: &ControlRequest) -> Result<serde_json::Value, Failure> {
-    let unreachable = |error: std::io::Error| {
-        Failure::could_not_run(
-            socket,
-            format_args!("can't talk to a daemon at this control socket: {error}"),
-        )
-        .advice("check that `ubcache serve` runs, and give its socket with --control PATH")
-    };
+    let unreachable = |error: std::io::Error| unreachable(socket, &error);
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
     let mut line = serde_json::to_string(request).expect("plain data always serializes");
     line.push('\n');
@@ -166,6 +160,30 @@ pub fn ask(socket: &Path, request: &ControlRequest) -> Result<serde_json::Value,
     }
 }
 
+/// The failure for a socket behind which nobody answers, or not to this user.
+fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::PermissionDenied => denied(socket),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::could_not_run(
+            socket,
+            format_args!("no daemon answers at this control socket: {error}"),
+        )
+        .with_code(Code::NoDaemon)
+        .advice("check that `ubcache serve` runs, and give its socket with --control PATH"),
+        _ => Failure::could_not_run(
+            socket,
+            format_args!("can't talk to the daemon at this control socket: {error}"),
+        ),
+    }
+}
+
+/// The failure for a control socket, or a directory of them, of another user.
+pub fn denied(path: &Path) -> Failure {
+    Failure::could_not_run(path, "permission denied: a daemon may run there, of another user")
+        .expected("the user of the daemon, or root")
+        .advice("run the command as that user, for example with sudo")
+}
+
 /// The directories where control sockets are put and looked for, best first.
 pub fn socket_directories() -> Vec<PathBuf> {
     let run = PathBuf::from("/run/ubcache");
@@ -175,16 +193,47 @@ pub fn socket_directories() -> Vec<PathBuf> {
     }
 }
 
-/// Every control socket in the usual directories, live or not.
-pub fn find_sockets() -> Vec<PathBuf> {
-    let mut sockets: Vec<PathBuf> = socket_directories()
-        .iter()
-        .filter_map(|dir| std::fs::read_dir(dir).ok())
-        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-        .collect();
-    sockets.sort();
-    sockets
+/// Control sockets in the usual directories.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sockets {
+    /// Sockets at which somebody answers.
+    pub live: Vec<PathBuf>,
+    /// Sockets, and directories of them, that this user may not use.
+    pub denied: Vec<PathBuf>,
+}
+
+/// Looks for control sockets in the usual directories.
+pub fn find_sockets() -> Sockets {
+    find_sockets_in(&socket_directories())
+}
+
+fn find_sockets_in(directories: &[PathBuf]) -> Sockets {
+    let mut found = Sockets::default();
+    for directory in directories {
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() == ErrorKind::PermissionDenied {
+                    found.denied.push(directory.clone());
+                }
+                continue;
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_none_or(|extension| extension != "sock") {
+                continue;
+            }
+            match UnixStream::connect(&path) {
+                Ok(_) => found.live.push(path),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    found.denied.push(path);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    found.live.sort();
+    found
 }
 
 #[cfg(test)]

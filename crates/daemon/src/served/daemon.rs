@@ -8,6 +8,8 @@ use ubcache_engine::{Absent, AttributeError, CacheSet, CachedVolume, EngineError
 use ubcache_env::local::Event;
 use ubcache_format::Uuid;
 
+use super::health::{Health, warnings};
+use super::pace::Paces;
 use super::report::{
     AbsentReport, BackingReport, CacheReport, Counters, DownReport, LogReport, MemoryReport,
     Report, SetReport, StatsReport, VolumeReport,
@@ -27,6 +29,10 @@ pub struct Daemon<W: World> {
     /// The backing devices that were named and are not served.
     pub down: Vec<Down>,
     pub(crate) cache_path: PathBuf,
+    /// Speeds of writeback.
+    pub(crate) paces: Paces,
+    /// The set has failed, no volume is whole, and no client is connected.
+    pub(crate) nothing_left: Cell<bool>,
     /// Set when a signal or a client requests the end of the daemon.
     pub stop_wanted: Event,
     /// Set when the devices are closed.
@@ -292,6 +298,8 @@ impl<W: World> Daemon<W> {
             let status = served.volume.status();
             VolumeReport {
                 name: served.name.clone(),
+                uuid: status.uuid.to_string(),
+                label: served.volume.attribute("label").unwrap_or_default(),
                 backing: BackingReport {
                     path: served.path.display().to_string(),
                     counters: counters(&status.backing),
@@ -300,6 +308,7 @@ impl<W: World> Daemon<W> {
                 mode: status.mode.sysfs_word().to_owned(),
                 state: served.state().to_owned(),
                 dirty_bytes: status.dirty_bytes,
+                writeback: self.paces.report(&status),
                 stats: StatsReport {
                     cache_hits: status.stats.cache_hits,
                     cache_misses: status.stats.cache_misses,
@@ -319,8 +328,10 @@ impl<W: World> Daemon<W> {
             dirty_bytes: absent.dirty_bytes,
         });
         let held = self.set.held();
-        let set = SetReport {
+        let mut set = SetReport {
             uuid: self.uuid.to_string(),
+            health: String::new(),
+            warnings: Vec::new(),
             state: match &status.failed {
                 Some(why) => format!("failed: {why}"),
                 None => "running".to_owned(),
@@ -331,6 +342,9 @@ impl<W: World> Daemon<W> {
                 bucket_bytes: status.bucket_bytes,
                 available_percent: status.available_percent as f64,
                 filled_percent: status.filled_percent,
+                used_bytes: status.used_bytes,
+                dirty_bytes: status.volumes.iter().map(|volume| volume.dirty_bytes).sum(),
+                counted: status.counted,
                 put_aside_bytes: status.put_aside_bytes,
                 counters: counters(&status.cache),
             },
@@ -348,6 +362,9 @@ impl<W: World> Daemon<W> {
             },
             log: LogReport { dropped_lines: crate::log::dropped_lines() },
         };
+        let found = warnings(&set);
+        set.health = found.first().map_or(Health::Healthy, |(health, _)| *health).to_string();
+        set.warnings = found.into_iter().map(|(_, text)| text).collect();
         Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: vec![set] }
     }
 }

@@ -20,6 +20,12 @@ pub struct SetReport {
     pub uuid: String,
     /// `running`, or why not.
     pub state: String,
+    /// `healthy`, `degraded` or `failed`.
+    #[serde(default)]
+    pub health: String,
+    /// Reasons why it is not healthy, and other warnings, in words.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The cache device.
     pub cache: CacheReport,
     /// The volumes, in the order of the command line.
@@ -124,6 +130,15 @@ pub struct CacheReport {
     /// Share of the cache that holds data or metadata, in percent.
     #[serde(default)]
     pub filled_percent: u64,
+    /// Bytes of the buckets that are in use, for data or metadata.
+    #[serde(default)]
+    pub used_bytes: u64,
+    /// Bytes of all volumes that only the cache has.
+    #[serde(default)]
+    pub dirty_bytes: u64,
+    /// Every bucket has been counted since the start; before, less is in use than there seems.
+    #[serde(default)]
+    pub counted: bool,
     /// Bytes that are no part of the cache for now: the file system below has no room for them.
     #[serde(default)]
     pub put_aside_bytes: u64,
@@ -137,6 +152,12 @@ pub struct CacheReport {
 pub struct VolumeReport {
     /// Name of the export.
     pub name: String,
+    /// UUID of the backing device.
+    #[serde(default)]
+    pub uuid: String,
+    /// Label in its superblock.
+    #[serde(default)]
+    pub label: String,
     /// The backing device.
     pub backing: BackingReport,
     /// Size of the export in bytes.
@@ -147,11 +168,27 @@ pub struct VolumeReport {
     pub state: String,
     /// Bytes whose newest content is only in the cache.
     pub dirty_bytes: u64,
+    /// Background writeback.
+    #[serde(default)]
+    pub writeback: WritebackReport,
     /// Hits, misses and what else happened to requests.
     pub stats: StatsReport,
     /// URIs of the export.
     #[serde(default)]
     pub uris: Vec<String>,
+}
+
+/// Background writeback of a volume.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct WritebackReport {
+    /// `idle` (nothing is dirty), `waiting` (`writeback_delay`), `running`, `failing` or `off`.
+    pub state: String,
+    /// Bytes written back since the start of the daemon.
+    pub written_bytes: u64,
+    /// Bytes written back a second, of late.
+    pub bytes_per_second: u64,
+    /// Seconds until nothing is dirty, at that speed; `null` if it is not running.
+    pub seconds_left: Option<u64>,
 }
 
 /// A backing device.
@@ -210,18 +247,22 @@ mod tests {
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
-        assert_eq!(keys(set), "absent cache down log memory state uuid volumes");
+        assert_eq!(keys(set), "absent cache down health log memory state uuid volumes warnings");
         assert_eq!(keys(&set["down"][0]), "name path why");
         assert_eq!(keys(&set["log"]), "dropped_lines");
         assert_eq!(keys(&set["memory"]), "bytes copies extents ghosts in_flight streams unflushed");
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),
-            "available_percent bucket_bytes errors filled_percent flushes path put_aside_bytes \
-             read_bytes reads size_bytes writes written_bytes"
+            "available_percent bucket_bytes counted dirty_bytes errors filled_percent flushes path \
+             put_aside_bytes read_bytes reads size_bytes used_bytes writes written_bytes"
         );
         let volume = &set["volumes"][0];
-        assert_eq!(keys(volume), "backing dirty_bytes mode name size_bytes state stats uris");
+        assert_eq!(
+            keys(volume),
+            "backing dirty_bytes label mode name size_bytes state stats uris uuid writeback"
+        );
+        assert_eq!(keys(&volume["writeback"]), "bytes_per_second seconds_left state written_bytes");
         assert_eq!(
             keys(&volume["backing"]),
             "errors flushes path read_bytes reads writes written_bytes"

@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use former_run::TakenOver;
-use stop::StopStep;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
 use ubcache_format::{Inode, JournalSeq, Superblock};
@@ -36,7 +35,7 @@ use crate::inspect::SetView;
 use crate::journal::Journal;
 use crate::rules::Rules;
 use crate::settings::SetSettings;
-use crate::stats::SetStatus;
+use crate::stats::{SetStatus, StopStep};
 use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
 use crate::volume_table::VolumeTable;
@@ -50,7 +49,7 @@ mod first_run;
 pub(crate) mod former_run;
 mod open;
 pub(crate) mod runs;
-pub(crate) mod stop;
+mod stop;
 mod take_over;
 
 /// Options for opening a set.

@@ -2,26 +2,11 @@
 //! takes up as well.
 
 use ubcache_env::Env;
-use ubcache_format::Uuid;
 
 use super::CacheSet;
 use crate::errors::EngineError;
 use crate::health::Phase;
-
-/// Step of a stop. One that takes long waits for a device, or for requests of clients to one.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum StopStep {
-    /// Requests, writeback and the flush of the backing device with this UUID.
-    Volume(Uuid),
-    /// Writes of the journal and the index to the cache device.
-    Metadata,
-    /// I/O of background tasks that is under way on the cache device.
-    Tasks,
-    /// The flush of the cache device.
-    Flush,
-    /// Run numbers in the superblocks of all devices.
-    Runs,
-}
+use crate::stats::StopStep;
 
 impl<E: Env> CacheSet<E> {
     /// Stops the set. New requests are refused, those under way complete; un-flushed data is

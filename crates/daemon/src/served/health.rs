@@ -1,0 +1,168 @@
+//! Health of a set in one word, and what is wrong with it in sentences.
+
+use std::fmt;
+
+use super::report::{Counters, SetReport, VolumeReport};
+use crate::size::show_size;
+
+/// Health of a set. The worst comes last.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Health {
+    /// All is well.
+    Healthy,
+    /// Data is served, but something needs an operator.
+    Degraded,
+    /// Something can't be served, or not all of it.
+    Failed,
+}
+
+impl Health {
+    /// Health by its word.
+    pub fn parse(word: &str) -> Health {
+        match word {
+            "failed" => Health::Failed,
+            "degraded" => Health::Degraded,
+            _ => Health::Healthy,
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::Failed => "failed",
+        })
+    }
+}
+
+/// Warnings about a set, with the health that each of them means, the worst first.
+pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
+    let mut found = Vec::new();
+    if let Some(reason) = set.state.strip_prefix("failed: ") {
+        let text = format!(
+            "the set has failed: {reason}. Its cache {} takes nothing any more; mend or replace \
+             it, and start again",
+            set.cache.path
+        );
+        found.push((Health::Failed, text));
+    }
+    for volume in &set.volumes {
+        found.extend(warnings_of_volume(set, volume));
+    }
+    for down in &set.down {
+        let text = format!("{} ({}) is not served: {}", down.name, down.path, down.why);
+        found.push((Health::Failed, text));
+    }
+    found.extend(errors(&set.cache.path, &set.cache.counters));
+    for volume in &set.volumes {
+        found.extend(errors(&volume.backing.path, &volume.backing.counters));
+    }
+    for absent in set.absent.iter().filter(|absent| absent.dirty_bytes > 0) {
+        let text = format!(
+            "the disk {} is absent, and the cache has {} that only it has; serve it, or `ubcache \
+             forget-disk {}`",
+            absent.uuid,
+            show_size(absent.dirty_bytes),
+            absent.uuid
+        );
+        found.push((Health::Degraded, text));
+    }
+    if set.cache.put_aside_bytes > 0 {
+        let text = format!(
+            "{}: no room for {} of it, as its file system is full",
+            set.cache.path,
+            show_size(set.cache.put_aside_bytes)
+        );
+        found.push((Health::Degraded, text));
+    }
+    if set.log.dropped_lines > 0 {
+        let text = format!(
+            "{} lines of the log were lost, as nobody read them in time",
+            set.log.dropped_lines
+        );
+        found.push((Health::Healthy, text));
+    }
+    found.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
+    found
+}
+
+fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, String)> {
+    let (name, dirty) = (&volume.name, show_size(volume.dirty_bytes));
+    let mut found = Vec::new();
+    match volume.state.as_str() {
+        "failed" if volume.dirty_bytes > 0 => found.push((
+            Health::Failed,
+            format!("the volume {name} has failed: the cache had the only copy of {dirty}"),
+        )),
+        "failed" => found.push((
+            Health::Failed,
+            format!(
+                "the volume {name} has failed: {} takes no writes any more; mend it, and start \
+                 again",
+                volume.backing.path
+            ),
+        )),
+        "no cache" if set.state == "running" => found.push((
+            Health::Degraded,
+            format!("the volume {name} is detached; `ubcache attach {name}` gives it its cache"),
+        )),
+        "no cache" => found.push((
+            Health::Degraded,
+            format!("the volume {name} goes on without its cache, and has lost nothing"),
+        )),
+        _ => {}
+    }
+    match volume.writeback.state.as_str() {
+        "failing" => found.push((
+            Health::Degraded,
+            format!("{} refuses dirty data of the volume {name}: {dirty}", volume.backing.path),
+        )),
+        "off" if volume.dirty_bytes > 0 => found.push((
+            Health::Healthy,
+            format!("writeback of the volume {name} is switched off, and {dirty} are dirty"),
+        )),
+        _ => {}
+    }
+    found
+}
+
+fn errors(path: &str, counters: &Counters) -> Option<(Health, String)> {
+    let text = match counters.errors {
+        0 => return None,
+        1 => format!("{path}: one request failed since the start; the log has it"),
+        errors => format!("{path}: {errors} requests failed since the start; the log has them"),
+    };
+    Some((Health::Degraded, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(set: &SetReport) -> Health {
+        warnings(set).first().map_or(Health::Healthy, |(health, _)| *health)
+    }
+
+    #[test]
+    fn the_worst_warning_is_the_health_of_the_set() {
+        let volume = VolumeReport { state: "dirty".into(), ..VolumeReport::default() };
+        let mut set = SetReport {
+            state: "running".into(),
+            volumes: vec![volume.clone(), volume],
+            ..SetReport::default()
+        };
+        assert!(warnings(&set).is_empty());
+        set.log.dropped_lines = 1;
+        assert_eq!((health(&set), warnings(&set).len()), (Health::Healthy, 1));
+        set.volumes[1].backing.counters.errors = 46;
+        assert_eq!(health(&set), Health::Degraded);
+        assert!(warnings(&set)[0].1.contains("46 requests failed"), "{:?}", warnings(&set));
+        set.volumes[0].state = "no cache".into();
+        assert_eq!(health(&set), Health::Degraded);
+        set.volumes[0].state = "failed".into();
+        assert_eq!(health(&set), Health::Failed);
+        assert!(Health::parse("failed") > Health::parse("degraded"));
+    }
+}
