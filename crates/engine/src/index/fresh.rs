@@ -15,8 +15,8 @@ use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::rules::Rule;
 
-/// Rounds after which one that has begun gives up, to try again: what could free a bucket may need
-/// its turn.
+/// Rounds after which one that has begun gives up, to try again: it holds the lock of the structure
+/// and those of its leaves, and what could free a bucket may wait for one of them.
 const ROUNDS_MAX: u32 = 200;
 
 impl<E: Env> Index<E> {

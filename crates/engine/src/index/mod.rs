@@ -26,6 +26,7 @@
 //! | [`write`] | appending bsets to leaves |
 //! | [`replay`] | records of the journal that leaves get at start |
 //! | [`reclaim`] | the task that writes old leaves so that the journal gets room |
+//! | [`fit`] | the number of keys that a node takes |
 //! | [`fresh`] | writing fresh nodes |
 //! | [`parents`] | having parents name them, up to the root |
 //! | [`plan`] | what a restructuring has written, and what it replaces |

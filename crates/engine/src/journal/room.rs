@@ -162,7 +162,7 @@ impl<E: Env> Journal<E> {
     }
 
     /// Those who make room wait for buckets, and with them for a chain: until this is taken back, a
-    /// chain does not wait for room.
+    /// chain does not wait for room, which nobody else would make. Its block is in the reserve.
     pub fn put_chains_first(&self, first: bool) {
         self.chains_first.set(first);
     }
@@ -203,7 +203,8 @@ impl<E: Env> Journal<E> {
         self.state.borrow().ring.is_short()
     }
 
-    /// There is so little room that it has to be made with few entries.
+    /// There is so little room that it has to be made with few entries: each batch of leaves that
+    /// are replaced may cost a prio chain and a root, two blocks, and the reserve has some six.
     pub fn is_tight(&self) -> bool {
         self.state.borrow().ring.is_tight()
     }
