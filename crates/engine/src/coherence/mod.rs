@@ -58,6 +58,16 @@ pub(crate) struct Entries {
     pub streams: usize,
 }
 
+/// A copy that was kept.
+pub(crate) struct Kept {
+    /// All of it: nothing was suspect.
+    pub whole: bool,
+    /// It waits for a flush.
+    pub waits: bool,
+    /// Number of copies now.
+    pub copies: usize,
+}
+
 /// End of a write to the backing device.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct WriteEnd {
@@ -153,6 +163,7 @@ impl Coherence {
 
     /// W5, F5: a write to the backing device that was submitted when `failures` flushes had failed
     /// is complete. `tracked`: what it wrote waits for a flush.
+    #[inline]
     pub fn backing_write_ended(
         &self,
         range: SectorRange,
@@ -322,8 +333,9 @@ impl Coherence {
     }
 
     /// A copy of what the backing device has, without the parts that a failed flush may have cost
-    /// (F5). Says whether all of it was kept.
-    pub fn keep_copy(&self, range: SectorRange, pointer: Pointer, pin: &Pin) -> bool {
+    /// (F5).
+    #[inline]
+    pub fn keep_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) -> Kept {
         let unflushed = self.unflushed.borrow();
         let (trusted, waits) = (unflushed.trusted_parts(range), unflushed.covers(range));
         let whole = trusted.as_slice() == [range];
@@ -334,6 +346,6 @@ impl Coherence {
                 unpublished.may_be_ready(part);
             }
         }
-        whole
+        Kept { whole, waits, copies: unpublished.len() }
     }
 }

@@ -63,7 +63,8 @@ impl<E: Env> CachedVolume<E> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin_write().await?;
+        self.opens().await;
+        let _request = self.begin_write()?;
         self.write_keys(stream, keys, Payload::Foreign(data), fua).await
     }
 }

@@ -101,12 +101,11 @@ impl<E: Env> CachedVolume<E> {
     /// A copy of what the backing device has: it is served from now on, and published when its
     /// range is not un-flushed. What a failed flush may have cost is not kept (F5).
     pub(crate) fn add_copy(&self, range: SectorRange, pointer: Pointer, pin: Pin) {
-        if !self.coherence.keep_copy(range, pointer, &pin) {
+        let kept = self.coherence.keep_copy(range, pointer, pin);
+        if !kept.whole {
             self.context.env.mark("suspect_copy_not_kept");
         }
-        let waits = self.coherence.may_lose_all(range);
-        let copies = self.coherence.copies_len();
-        if !waits || are_many(copies, self.context.tuning.unpublished_max) {
+        if !kept.waits || are_many(kept.copies, self.context.tuning.unpublished_max) {
             self.wake_publisher.notify_all();
         }
     }

@@ -1,10 +1,5 @@
 //! Admission of requests, and the end of a volume.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{Poll, ready};
-
-use ubcache_env::local::Notified;
 use ubcache_env::{Env, VolumeError};
 
 use super::CachedVolume;
@@ -29,42 +24,36 @@ impl<E: Env> Drop for Pause<'_, E> {
 }
 
 impl<E: Env> CachedVolume<E> {
-    /// Begins a request, when the gate is open.
+    /// Returns true if requests have to wait.
     #[inline]
-    pub(super) fn begin(&self) -> impl Future<Output = Result<Request<'_>, VolumeError>> {
-        self.pass(false)
+    pub(super) fn is_paused(&self) -> bool {
+        self.lifecycle.gate() == Gate::Paused
     }
 
-    /// Begins a request that changes the volume, when the gate is open.
-    #[inline]
-    pub(crate) fn begin_write(&self) -> impl Future<Output = Result<Request<'_>, VolumeError>> {
-        self.pass(self.info.read_only)
+    /// Waits until the gate is not paused.
+    pub(crate) async fn opens(&self) {
+        while self.is_paused() {
+            self.requests.resumed.notified().await;
+        }
     }
 
-    /// Mostly the gate is open, so the future has nothing in it but the place to wait at.
+    /// Begins a request; the gate is not paused.
     #[inline]
-    fn pass(&self, refused: bool) -> impl Future<Output = Result<Request<'_>, VolumeError>> {
-        let mut resumed: Option<Notified<'_>> = None;
-        poll_fn(move |context| {
-            if refused {
-                return Poll::Ready(Err(VolumeError::ReadOnly));
-            }
-            while self.lifecycle.gate() == Gate::Paused {
-                let notified = resumed.get_or_insert_with(|| self.requests.resumed.notified());
-                ready!(Pin::new(notified).poll(context));
-                resumed = None;
-            }
-            Poll::Ready(self.enter_gate())
-        })
-    }
-
-    /// The gate is open, or closed for good.
-    fn enter_gate(&self) -> Result<Request<'_>, VolumeError> {
+    pub(crate) fn begin(&self) -> Result<Request<'_>, VolumeError> {
         if self.is_stopping() || self.context.is_ending() {
             return Err(VolumeError::Unavailable("the cache set is being stopped".to_owned()));
         }
         self.writeback.request();
         Ok(self.requests.begin())
+    }
+
+    /// Begins a request that changes the volume.
+    #[inline]
+    pub(crate) fn begin_write(&self) -> Result<Request<'_>, VolumeError> {
+        if self.info.read_only {
+            return Err(VolumeError::ReadOnly);
+        }
+        self.begin()
     }
 
     /// Keeps new requests waiting, and waits for those under way and the fills that they left

@@ -23,7 +23,10 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin().await?;
+        if self.is_paused() {
+            self.opens().await;
+        }
+        let _request = self.begin()?;
         match self.look_up(stream, keys) {
             ReadPath::Hit(hit) => self.read_hit(hit).await.map(IoVec::from),
             ReadPath::Miss { bypass } => Box::pin(self.read_parts(keys, bypass)).await,
@@ -40,7 +43,10 @@ impl<E: Env> Volume for CachedVolume<E> {
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
-        let _request = self.begin_write().await?;
+        if self.is_paused() {
+            self.opens().await;
+        }
+        let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
@@ -67,7 +73,8 @@ impl<E: Env> Volume for CachedVolume<E> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin_write().await?;
+        self.opens().await;
+        let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.discard_keys(stream, step).await?;
@@ -83,7 +90,8 @@ impl<E: Env> Volume for CachedVolume<E> {
         _may_unmap: bool,
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin_write().await?;
+        self.opens().await;
+        let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
@@ -92,7 +100,8 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        let _request = self.begin().await?;
+        self.opens().await;
+        let _request = self.begin()?;
         self.flush_all(stream).await
     }
 
@@ -104,7 +113,8 @@ impl<E: Env> Volume for CachedVolume<E> {
 
     async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
-        let _request = self.begin().await?;
+        self.opens().await;
+        let _request = self.begin()?;
         for step in steps(keys, PREFETCH_STEP) {
             self.prefetch_keys(step).await?;
         }
