@@ -9,21 +9,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Daemon, each_io, make_set, must, text, ubcache};
+use support::{Daemon, STAYS_DIRTY, each_io, make_set, must, text, ubcache};
 
 const MIB: usize = 1 << 20;
-/// All writes go to the cache, also on a machine so busy that the cache device seems slow.
-const SETTINGS: [&str; 8] = [
-    "--mode",
-    "writeback",
-    "--set",
-    "writeback_running=0",
-    "--set",
-    "sequential_cutoff=0",
-    "--set",
-    "congested_write_threshold_us=0",
-];
-
 /// Runs a `ubcache forget-disk` that has to be refused; returns its message.
 fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
     let mut command = ubcache();
@@ -53,7 +41,7 @@ fn absent_disk_is_listed_and_can_be_forgotten() {
         backings.push(directory.join("gone.img"));
         must(ubcache().args(["make", "--size", "32M", "--label", "gone", "-B"]).arg(&backings[1]));
         let serve =
-            |number: usize| Daemon::start(io, directory, &cache, &backings[..number], &SETTINGS);
+            |number: usize| Daemon::start(io, directory, &cache, &backings[..number], &STAYS_DIRTY);
         let daemon = serve(2);
         daemon.client("disk0.img").write(0, &vec![5; MIB], true).expect("a write");
         for at in 0..10 {

@@ -7,13 +7,24 @@
 mod support;
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use support::devices::small;
-use support::{Daemon, each_io, must, names_in, pseudo_random, run, sparse, text, tool, ubcache};
+use support::pieces::{PIECE, read_pieces, write_pieces};
+use support::{
+    Daemon, NO_BYPASS, each_io, must, names_in, pseudo_random, run, sparse, text, tool, ubcache,
+};
 
-const PIECE: usize = 64 << 10;
+/// A sparse cache of 80 MiB on a file system of its own with room for less, and a disk of 100 MiB
+/// beside it.
+fn make_on(point: &Path, directory: &Path, extra: &[&str]) -> (PathBuf, PathBuf) {
+    let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
+    sparse(&disk, 100 << 20);
+    let make = ["make", "--bucket", "64k", "--cache-size", "80M", "--sparse"];
+    must(ubcache().args(make).args(extra).arg("-C").arg(&cache).arg("-B").arg(&disk));
+    (cache, disk)
+}
 
 /// Eight writes without space made the set fail: with dirty data every later write ended with an
 /// error, without it the cache was thrown away. Now such data is not cached, and the set goes on,
@@ -23,24 +34,7 @@ fn cache_on_a_full_file_system_keeps_serving() {
     let test = "cache_on_a_full_file_system_keeps_serving";
     each_io(test, |io, directory| {
         let Some((point, _mount)) = small(test, directory, 26) else { return };
-        let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
-        sparse(&disk, 100 << 20);
-        must(
-            ubcache()
-                .args([
-                    "make",
-                    "--bucket",
-                    "64k",
-                    "--writeback",
-                    "--cache-size",
-                    "80M",
-                    "--sparse",
-                    "-C",
-                ])
-                .arg(&cache)
-                .arg("-B")
-                .arg(&disk),
-        );
+        let (cache, disk) = make_on(&point, directory, &["--writeback"]);
         let backings = [disk.clone()];
         let settings = ["--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
         let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
@@ -49,28 +43,15 @@ fn cache_on_a_full_file_system_keeps_serving() {
         let mut data = vec![0; 60 << 20];
         pseudo_random(7, &mut data);
         let mut client = daemon.client("disk.img");
-        for (index, piece) in data.chunks(PIECE).enumerate() {
-            client
-                .write((index * PIECE) as u64, piece, false)
-                .expect("a write on a full file system");
-        }
-        client.flush().expect("a flush on a full file system");
-        let same = |daemon: &Daemon, what: &str| {
-            let mut client = daemon.client("disk.img");
-            let mut found = vec![0; PIECE];
-            for (index, piece) in data.chunks(PIECE).enumerate() {
-                client.read((index * PIECE) as u64, &mut found).expect("a read");
-                assert!(found == piece, "piece {index} {what}");
-            }
-        };
-        same(&daemon, "while it is full");
+        write_pieces(&mut client, &data);
+        read_pieces(&mut daemon.client("disk.img"), &data);
         let status = daemon.status();
         assert_eq!(status["sets"][0]["state"], "running", "{status:#}");
         assert_eq!(status["sets"][0]["volumes"][0]["state"], "dirty");
         says_that_there_is_no_room(&daemon);
         daemon.kill();
         let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
-        same(&daemon, "after a crash");
+        read_pieces(&mut daemon.client("disk.img"), &data);
         daemon.stop();
         must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disk));
     });
@@ -84,27 +65,13 @@ fn a_clean_cache_on_a_full_file_system_is_kept() {
     let test = "a_clean_cache_on_a_full_file_system_is_kept";
     each_io(test, |io, directory| {
         let Some((point, _mount)) = small(test, directory, 26) else { return };
-        let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
-        sparse(&disk, 100 << 20);
-        let make = ["make", "--bucket", "64k", "--cache-size", "80M", "--sparse", "-C"];
-        must(ubcache().args(make).arg(&cache).arg("-B").arg(&disk));
+        let (cache, disk) = make_on(&point, directory, &[]);
         let backings = [disk];
-        let settings = [
-            "sequential_cutoff=0",
-            "congested_read_threshold_us=0",
-            "congested_write_threshold_us=0",
-        ];
-        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &NO_BYPASS);
         let mut data = vec![0; 60 << 20];
         pseudo_random(8, &mut data);
         let mut client = daemon.client("disk.img");
-        for (index, piece) in data.chunks(PIECE).enumerate() {
-            client
-                .write((index * PIECE) as u64, piece, false)
-                .expect("a write on a full file system");
-        }
-        client.flush().expect("a flush on a full file system");
+        write_pieces(&mut client, &data);
         let errors = daemon.status()["sets"][0]["cache"]["errors"].as_u64();
         assert!(errors > Some(8), "{errors:?} writes were refused");
         let kept = |daemon: &Daemon| {
@@ -112,13 +79,8 @@ fn a_clean_cache_on_a_full_file_system_is_kept() {
         };
         kept(&daemon);
         daemon.kill();
-        let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
-        let mut client = daemon.client("disk.img");
-        let mut found = vec![0; PIECE];
-        for (index, piece) in data.chunks(PIECE).enumerate() {
-            client.read((index * PIECE) as u64, &mut found).expect("a read");
-            assert!(found == piece, "piece {index}");
-        }
+        let daemon = Daemon::start(io, directory, &cache, &backings, &NO_BYPASS);
+        read_pieces(&mut daemon.client("disk.img"), &data);
         assert!(
             daemon.number(0, "/stats/cache_hits") > 0,
             "nothing of it is warm: {:#}",
@@ -147,11 +109,7 @@ fn status_reports_missing_room_while_it_is_missing() {
     let test = "status_reports_missing_room_while_it_is_missing";
     each_io(test, |io, directory| {
         let Some((point, _mount)) = small(test, directory, 26) else { return };
-        let (cache, disk) = (point.join("cache.img"), directory.join("disk.img"));
-        sparse(&disk, 100 << 20);
-        let make =
-            ["make", "--bucket", "64k", "--writeback", "--cache-size", "80M", "--sparse", "-C"];
-        must(ubcache().args(make).arg(&cache).arg("-B").arg(&disk));
+        let (cache, disk) = make_on(&point, directory, &["--writeback"]);
         let settings = ["--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
         let daemon = Daemon::start(io, directory, &cache, &[disk], &settings);
         let mut client = daemon.client("disk.img");

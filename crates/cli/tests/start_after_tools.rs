@@ -10,36 +10,15 @@ mod support;
 use std::path::Path;
 
 use support::crashed::run;
-use support::{Daemon, each_io, make_set, pseudo_random, ubcache};
-use ubcache_cli::nbd_client::Client;
+use support::pieces::{read_pieces, write_pieces};
+use support::{Daemon, STAYS_DIRTY, each_io, make_set, pseudo_random, ubcache};
 
 const BYTES: u64 = 12 << 20;
-const STEP: usize = 64 << 10;
-const SETTINGS: [&str; 10] = [
-    "--mode",
-    "writeback",
-    "--set",
-    "writeback_running=0",
-    "--set",
-    "sequential_cutoff=0",
-    "--set",
-    "congested_read_threshold_us=0",
-    "--set",
-    "congested_write_threshold_us=0",
-];
 
 fn expected() -> Vec<u8> {
     let mut bytes = vec![0; BYTES as usize];
     pseudo_random(3, &mut bytes);
     bytes
-}
-
-fn read_all(client: &mut Client, expected: &[u8]) {
-    let mut buffer = vec![0; STEP];
-    for at in (0..BYTES).step_by(STEP) {
-        client.read(at, &mut buffer).expect("a read");
-        assert!(buffer == expected[at as usize..at as usize + STEP], "wrong data at byte {at}");
-    }
 }
 
 /// Writes everything through a cache in writeback, and stops: nothing of it is on the backing
@@ -51,12 +30,9 @@ fn write_all(
     backings: &[std::path::PathBuf],
     expected: &[u8],
 ) {
-    let daemon = Daemon::start(io, directory, cache, backings, &SETTINGS);
+    let daemon = Daemon::start(io, directory, cache, backings, &STAYS_DIRTY);
     let mut client = daemon.client("disk0.img");
-    for at in (0..BYTES).step_by(STEP) {
-        client.write(at, &expected[at as usize..at as usize + STEP], false).expect("a write");
-    }
-    client.flush().expect("a flush");
+    write_pieces(&mut client, expected);
     client.disconnect().expect("a connection");
     daemon.stop();
 }
@@ -77,12 +53,12 @@ fn set_is_warm_after_recover() {
         run(ubcache().arg("recover").arg("-C").arg(&cache).arg("-B").arg(&backings[0]), 0);
         run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backings[0]), 0);
 
-        let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY);
         assert!(!log_of(directory).contains("clean data was dropped"), "{}", log_of(directory));
         assert_eq!(daemon.number(0, "/dirty_bytes"), 0);
         let before = daemon.number(0, "/backing/read_bytes");
         let mut client = daemon.client("disk0.img");
-        read_all(&mut client, &expected);
+        read_pieces(&mut client, &expected);
         assert_eq!(
             daemon.number(0, "/backing/read_bytes") - before,
             0,
@@ -106,18 +82,18 @@ fn log_reports_a_set_written_by_a_tool() {
         std::fs::write(&dump, lines).expect("room");
         let served = |what: &str| {
             let _ = std::fs::remove_file(directory.join("serve.log"));
-            let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+            let daemon = Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY);
             let log = log_of(directory);
             assert!(
                 log.contains("`ubcache repair` or `ubcache restore` wrote this set"),
                 "{what}: {log}"
             );
             let mut client = daemon.client("disk0.img");
-            read_all(&mut client, &expected);
+            read_pieces(&mut client, &expected);
             client.disconnect().expect("a connection");
             daemon.stop();
             let _ = std::fs::remove_file(directory.join("serve.log"));
-            Daemon::start(io, directory, &cache, &backings, &SETTINGS).stop();
+            Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY).stop();
             assert!(!log_of(directory).contains("wrote this set"), "{what}: it is said once");
         };
         run(ubcache().arg("restore").arg(&dump).arg(&cache).arg("--confirm").arg(&cache), 0);

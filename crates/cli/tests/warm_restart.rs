@@ -6,29 +6,10 @@
 
 mod support;
 
-use support::{Daemon, each_io, make_set, pseudo_random};
-use ubcache_cli::nbd_client::Client;
+use support::pieces::{PIECE, read_pieces};
+use support::{Daemon, NO_BYPASS, each_io, make_set, pseudo_random};
 
 const WORKING_SET: u64 = 24 << 20;
-const STEP: usize = 64 << 10;
-const SETTINGS: [&str; 6] = [
-    "--set",
-    "sequential_cutoff=0",
-    "--set",
-    "congested_read_threshold_us=0",
-    "--set",
-    "congested_write_threshold_us=0",
-];
-
-/// Reads the working set and compares it.
-fn pass(client: &mut Client, expected: &[u8]) {
-    let mut buffer = vec![0; STEP];
-    for at in (0..WORKING_SET).step_by(STEP) {
-        client.read(at, &mut buffer).expect("a read");
-        assert!(buffer == expected[at as usize..at as usize + STEP], "wrong data at byte {at}");
-    }
-}
-
 #[test]
 fn third_pass_over_cached_data_reads_nothing_from_the_backing_device() {
     each_io(
@@ -45,9 +26,9 @@ fn third_pass_over_cached_data_reads_nothing_from_the_backing_device() {
                 .expect("room in the backing file");
             drop(file);
 
-            let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+            let daemon = Daemon::start(io, directory, &cache, &backings, &NO_BYPASS);
             let mut client = daemon.client("disk0.img");
-            pass(&mut client, &expected);
+            read_pieces(&mut client, &expected);
             // Fills go on after the reply.
             std::thread::sleep(std::time::Duration::from_millis(500));
             let before = daemon.number(0, "/backing/read_bytes");
@@ -55,22 +36,22 @@ fn third_pass_over_cached_data_reads_nothing_from_the_backing_device() {
                 before >= WORKING_SET,
                 "the first pass comes from the backing device, {before} bytes"
             );
-            pass(&mut client, &expected);
+            read_pieces(&mut client, &expected);
             let second = daemon.number(0, "/backing/read_bytes") - before;
             assert_eq!(second, 0, "bytes that the second pass read from the backing device");
             client.disconnect().expect("a connection");
             daemon.stop();
 
-            let daemon = Daemon::start(io, directory, &cache, &backings, &SETTINGS);
+            let daemon = Daemon::start(io, directory, &cache, &backings, &NO_BYPASS);
             let before = daemon.number(0, "/backing/read_bytes");
             let mut client = daemon.client("disk0.img");
-            pass(&mut client, &expected);
+            read_pieces(&mut client, &expected);
             let third = daemon.number(0, "/backing/read_bytes") - before;
             assert_eq!(
                 third, 0,
                 "bytes that the third pass, after a restart, read from the backing device"
             );
-            assert!(daemon.number(0, "/stats/cache_hits") >= WORKING_SET / STEP as u64);
+            assert!(daemon.number(0, "/stats/cache_hits") >= WORKING_SET / PIECE as u64);
             daemon.stop();
         },
     );

@@ -5,6 +5,7 @@
 
 pub mod crashed;
 pub mod devices;
+pub mod pieces;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,31 @@ pub const IO: [&str; 2] = ["ring", "pool"];
 
 /// Longest time that a daemon may take to start or to stop.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Settings for `serve`: every request goes through the cache, also on a machine so busy that the
+/// cache device seems slow.
+pub const NO_BYPASS: [&str; 6] = [
+    "--set",
+    "sequential_cutoff=0",
+    "--set",
+    "congested_read_threshold_us=0",
+    "--set",
+    "congested_write_threshold_us=0",
+];
+
+/// The same in writeback, and what is dirty stays in the cache.
+pub const STAYS_DIRTY: [&str; 10] = [
+    "--mode",
+    "writeback",
+    "--set",
+    "writeback_running=0",
+    "--set",
+    "sequential_cutoff=0",
+    "--set",
+    "congested_read_threshold_us=0",
+    "--set",
+    "congested_write_threshold_us=0",
+];
 
 /// Runs a test over each way of doing I/O that this machine allows, in a scratch directory of its
 /// own.
