@@ -252,4 +252,9 @@ fn set_with_blocks_above_4_kib_is_refused_with_its_origin() {
     file.write_all_at(&superblock.encode(), 4096).expect("room");
     let words = refused(&["serve", "-C", text(&cache), "-B", text(&cache)], &[&cache]);
     assert!(words.contains("larger pages"), "{words}");
+    // `check` sent the operator to `repair`.
+    let output = run(&["check", text(&cache)]);
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    assert!(found.contains("[larger-pages]") && !found.contains("repair"), "{found}");
 }

@@ -162,6 +162,10 @@ kinds! {
         "Name the device or file that `ubcache make` was given (`ubcache show` prints what it is). \
          If it is the right one, do not format it: `ubcache repair --out NEW` finds the superblock \
          of a cache again, with all disks named after -B."
+    LargerPages "larger-pages" Error
+        "The set was made on a machine with larger pages: ubcache and the driver of a machine with \
+         pages of 4 KiB can't read it."
+        "Use it on a machine with pages of that size. `ubcache show -f` prints the superblock."
     DeviceShort "device-short" Error
         "The device ends before the set does: the rest can not be read."
         "Was the copy truncated? Copy all of it. Else `ubcache repair --out NEW` keeps the rest, \
@@ -358,6 +362,7 @@ impl FindingKind {
             FindingKind::Unreadable
                 | FindingKind::SuperblockDamaged
                 | FindingKind::SuperblockMissing
+                | FindingKind::LargerPages
                 | FindingKind::DeviceShort
                 | FindingKind::WrongKind
                 | FindingKind::JournalUndecodable

@@ -1,10 +1,15 @@
 //! The superblock of a device: reading it, and comparing it with the size of the device.
 
 use ubcache_env::Device;
-use ubcache_format::{FormatError, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_format::{
+    FormatError, Problem, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock,
+};
 
 use crate::io::read::read;
 use crate::set::{Finding, FindingKind, Location, Site};
+
+/// The field that is larger on machines with larger pages.
+const BLOCK_SIZE: &str = "block size in sectors";
 
 /// Reads a superblock; the finding describes its fault.
 pub(crate) async fn read_superblock<D: Device>(
@@ -18,9 +23,13 @@ pub(crate) async fn read_superblock<D: Device>(
             Finding::new(FindingKind::Unreadable, place, format_args!("superblock: {error}"))
         })?;
     let limits = device.limits();
-    let damaged = |error: FormatError| match Superblock::is_there(bytes.as_slice()) {
-        true => Finding::new(FindingKind::SuperblockDamaged, place.plus(error.at), error),
-        false => Finding::new(FindingKind::SuperblockMissing, place, "no bcache superblock"),
+    let damaged = |error: FormatError| {
+        let kind = match &error.problem {
+            _ if !Superblock::is_there(bytes.as_slice()) => FindingKind::SuperblockMissing,
+            Problem::Value { field: BLOCK_SIZE, .. } => FindingKind::LargerPages,
+            _ => FindingKind::SuperblockDamaged,
+        };
+        Finding::new(kind, place.plus(error.at), error)
     };
     let superblock =
         Superblock::read_cut_off(bytes.as_slice(), limits.sectors, limits.logical_block_bytes)
