@@ -56,7 +56,8 @@ fn absent_disk_is_listed_and_can_be_forgotten() {
         assert_eq!(of_set(&daemon, "/absent/0/label"), "gone");
         let uuid = of_set(&daemon, "/absent/0/uuid").as_str().expect("a UUID").to_owned();
         let table = daemon.look(&[]).1;
-        let line = table.lines().find(|line| line.contains("absent")).expect("a line for it");
+        let line =
+            table.lines().find(|line| line.contains("absent   disk")).expect("a line for it");
         assert!(
             line.contains(&uuid) && line.contains("gone") && line.contains("10M dirty"),
             "{line}"

@@ -61,8 +61,8 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
     }
     for absent in set.absent.iter().filter(|absent| absent.dirty_bytes > 0) {
         let text = format!(
-            "the disk {} is absent, and the cache has {} that only it has; serve it, or `ubcache \
-             forget-disk {}`",
+            "the disk {} is absent, and the cache has {} that only it has; serve it, or give \
+             that up: `ubcache forget-disk {} --discard-dirty`",
             absent.uuid,
             show_size(absent.dirty_bytes),
             absent.uuid
