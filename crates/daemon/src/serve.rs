@@ -222,7 +222,12 @@ async fn open<W: World>(
     let mut volumes = Vec::new();
     for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
         let path = &member.path;
-        let options = AttachOptions { name: name.clone(), read_only: config.read_only, choice };
+        let options = AttachOptions {
+            name: name.clone(),
+            read_only: config.read_only,
+            choice,
+            ..AttachOptions::default()
+        };
         let lost = backing.lost();
         match set.attach(world.backing(backing), options).await {
             Ok(volume) => {

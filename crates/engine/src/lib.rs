@@ -73,7 +73,7 @@ pub use held::{Held, HeldKind};
 pub use mutants::{Mutant, UnknownMutant};
 pub use rules::{MUTANTS_COMPILED, Rules};
 pub use set::absent::Absent;
-pub use set::attach::AttachOptions;
+pub use set::attach::{AttachOptions, CacheUse};
 pub use set::former_run::{FormerRun, TakenOver};
 pub use set::runs::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};
@@ -84,3 +84,4 @@ pub use stats::{
 };
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;
+pub use volume::served::{Exchange, ServedVolume};

@@ -200,6 +200,9 @@ pub const MARKS: &[(&str, &str)] = &[
     ),
     ("detached", "a volume is detached from its set"),
     ("attached_again", "a detached volume is attached again"),
+    ("served_without_cache", "a volume is served without a cache from its start on"),
+    ("volume_released", "a volume ends while its set goes on"),
+    ("volume_adopted", "a volume goes on in another set, with another cache (A8)"),
     ("set_failed", "the cache device has failed"),
     ("cache_flush_failed", "the set failed because a flush of the cache device failed (J3)"),
     (

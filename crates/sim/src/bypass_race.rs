@@ -10,7 +10,7 @@
 //! With a [`Rules`] the engine can be one of the protocols of old. The tests and the example
 //! `bypass_write_race` run the same chapters.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
@@ -71,10 +71,19 @@ impl Stage {
                 },
             )
         };
-        let cache = disk("cache", u64::from(bucket_sectors) * u64::from(buckets), Profile::Fast);
+        let first_cache =
+            disk("cache", u64::from(bucket_sectors) * u64::from(buckets), Profile::Fast);
         let backing =
             vec![disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, profile)];
-        let setup = Rc::new(Setup { plan, rules, cache, backing, word: Default::default() });
+        let setup = Rc::new(Setup {
+            plan,
+            rules,
+            first_cache,
+            spare: None,
+            replaced: Cell::new(false),
+            backing,
+            word: Default::default(),
+        });
         CacheSystem::prepare(&setup);
         Rc::new(Stage { world, setup, run: RefCell::default() })
     }
@@ -178,7 +187,7 @@ pub fn power_loss(rules: Rules, seed: u64) -> RaceRun {
         told.write(&volume, 1, true).await;
         told.world.kill(&env);
         drop((system, volume));
-        for disk in std::iter::once(&told.setup.cache).chain(&told.setup.backing) {
+        for disk in std::iter::once(told.setup.cache()).chain(&told.setup.backing) {
             disk.power_failure();
         }
         told.say("POWER FAILURE");

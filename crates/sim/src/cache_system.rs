@@ -1,11 +1,12 @@
 //! The cache engine as a [`System`].
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_engine::inspect::CopyState;
 use ubcache_engine::{
-    AttachOptions, CacheSet, CachedVolume, Choice, EngineError, Generations, Held, SetOptions,
-    Tuning,
+    AttachOptions, CacheSet, CacheUse, CachedVolume, Choice, EngineError, Generations, Held,
+    ServedVolume, SetOptions, Tuning,
 };
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -26,10 +27,15 @@ use crate::system::{Command, Layout, Setup, System};
 /// One instance of the engine: a cache set with every volume of the plan attached.
 pub struct CacheSystem {
     env: SimEnv,
-    set: CacheSet<SimEnv>,
-    volumes: Vec<Rc<CachedVolume<SimEnv>>>,
-    /// The backing device of each volume.
-    backing: Vec<SimDisk>,
+    setup: Rc<Setup>,
+    set: RefCell<CacheSet<SimEnv>>,
+    /// Its cache device.
+    cache: RefCell<SimDisk>,
+    /// The set whose cache device was replaced.
+    former: RefCell<Option<CacheSet<SimEnv>>>,
+    /// Its volumes leave it, and are not attached to it any more.
+    leaving: Cell<bool>,
+    volumes: Vec<Rc<ServedVolume<SimEnv>>>,
     has_faults: bool,
 }
 
@@ -46,6 +52,28 @@ fn superblock_of(disk: &SimDisk) -> Option<Superblock> {
     let bytes =
         disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES));
     Superblock::parse(&bytes).ok()
+}
+
+/// The superblock of a cache device, of another set for each name.
+fn new_cache(setup: &Setup, name: &str) -> Superblock {
+    let Plan { seed, cache, .. } = &setup.plan;
+    let replacement = match mix(*seed) % 6 {
+        0 | 3 | 4 => Replacement::Lru,
+        1 => Replacement::Fifo,
+        _ => Replacement::Random,
+    };
+    let mut superblock = Superblock::new_cache(
+        uuid(*seed, &format!("cache{name}")),
+        uuid(*seed, &format!("set{name}")),
+        cache.block_sectors,
+        cache.bucket_sectors,
+        cache.buckets,
+        replacement,
+        cache.discard,
+    );
+    // The default of new sets twice as often as the older ones.
+    superblock.set_begins_scan_resistant(matches!(mix(*seed) % 6, 0 | 4));
+    superblock
 }
 
 /// The engine's word for an operator's choice.
@@ -117,9 +145,14 @@ impl CacheSystem {
     /// Waits until a volume that leaves writeback has no dirty data, if its backing device takes it
     /// in time: what has no place to go stays dirty.
     async fn until_clean(&self, index: usize) -> Result<(), String> {
-        let (volume, disk) = (&self.volumes[index], &self.backing[index]);
-        let leaves = || volume.mode() != CacheMode::Writeback && self.set.status().failed.is_none();
-        while leaves() && disk.outage_left() <= OUTAGE_ENDURED && volume.status().dirty_bytes > 0 {
+        let disk = &self.setup.backing[index];
+        let leaves = || {
+            let volume = self.volumes[index].current();
+            volume.mode() != CacheMode::Writeback
+                && self.set().status().failed.is_none()
+                && volume.status().dirty_bytes > 0
+        };
+        while leaves() && disk.outage_left() <= OUTAGE_ENDURED {
             self.env.sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -136,39 +169,87 @@ impl CacheSystem {
         };
         let before = waiting();
         while waiting().iter().any(|copy| before.contains(copy))
-            && self.set.status().failed.is_none()
+            && self.set().status().failed.is_none()
         {
             self.env.sleep(LOOK_AGAIN).await;
         }
         Ok(())
     }
+
+    fn set(&self) -> CacheSet<SimEnv> {
+        self.set.borrow().clone()
+    }
+
+    /// Replaces the cache device by the spare one, as soon as no volume needs it (A8).
+    async fn replace_cache(&self) -> Result<(), EngineError> {
+        if self.setup.replaced.get() || self.setup.spare.is_none() || self.leaving.replace(true) {
+            return Ok(());
+        }
+        let old = self.set();
+        for served in &self.volumes {
+            let volume = served.current();
+            let left = match volume.needs_no_cache() {
+                true => Ok(()),
+                false => old.detach(&volume).await,
+            };
+            // A detach may fail because the cache does, which is a way to leave it as well.
+            let left = if volume.needs_no_cache() { volume.leave_cache().await } else { left };
+            if let Err(error) = left {
+                // Plans do not know if the device takes what is dirty.
+                self.leaving.set(false);
+                return if self.has_faults { Ok(()) } else { Err(error) };
+            }
+        }
+        self.setup.replaced.set(true);
+        let cache = self.setup.cache();
+        cache.poke(SUPERBLOCK_SECTOR, &new_cache(&self.setup, "spare").encode());
+        let opened = CacheSet::open(self.env.clone(), cache.clone(), options(&self.setup)).await;
+        let set = match opened {
+            Ok(set) => set,
+            Err(_) if self.has_faults => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        *self.former.borrow_mut() = Some(self.set.replace(set.clone()));
+        *self.cache.borrow_mut() = self.setup.cache().clone();
+        for served in &self.volumes {
+            let exchange = served.exchange().await;
+            match set.adopt(&served.current()).await {
+                Ok(volume) => exchange.replace(volume),
+                Err(_) if self.has_faults => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.leaving.set(false);
+        Ok(())
+    }
+
+    /// Ends a volume and attaches its backing device again.
+    async fn reopen(&self, index: usize, value: &str) -> Result<(), EngineError> {
+        let (served, set) = (&self.volumes[index], self.set());
+        if value == "drained" {
+            set.drain(&served.current()).await?;
+        }
+        let exchange = served.exchange().await;
+        let released = set.release(&served.current(), value == "drained").await?;
+        if let Some(error) = released {
+            return Err(error);
+        }
+        let cache = if value == "stay" { CacheUse::UnlessDetached } else { CacheUse::Cached };
+        let options = AttachOptions { name: format!("v{index}"), cache, ..Default::default() };
+        let volume = set.attach(self.setup.backing[index].clone(), options).await?;
+        exchange.replace(volume);
+        Ok(())
+    }
 }
 
 impl System for CacheSystem {
-    type Volume = CachedVolume<SimEnv>;
+    type Volume = ServedVolume<SimEnv>;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
     const FLUSHES_AT_STOP: bool = true;
 
     fn prepare(setup: &Setup) {
-        let Plan { seed, cache, volumes, .. } = &setup.plan;
-        let set = uuid(*seed, "set");
-        let replacement = match mix(*seed) % 6 {
-            0 | 3 | 4 => Replacement::Lru,
-            1 => Replacement::Fifo,
-            _ => Replacement::Random,
-        };
-        let mut superblock = Superblock::new_cache(
-            uuid(*seed, "cache"),
-            set,
-            cache.block_sectors,
-            cache.bucket_sectors,
-            cache.buckets,
-            replacement,
-            cache.discard,
-        );
-        // The default of new sets twice as often as the older ones.
-        superblock.set_begins_scan_resistant(matches!(mix(*seed) % 6, 0 | 4));
-        setup.cache.poke(SUPERBLOCK_SECTOR, &superblock.encode());
+        let Plan { seed, volumes, .. } = &setup.plan;
+        setup.cache().poke(SUPERBLOCK_SECTOR, &new_cache(setup, "").encode());
         for (index, (shape, disk)) in volumes.iter().zip(&setup.backing).enumerate() {
             let name = format!("v{index}");
             let superblock = Superblock::new_backing(
@@ -194,7 +275,7 @@ impl System for CacheSystem {
             options.expected = unchosen.filter_map(|(_, superblock)| superblock.clone()).collect();
         }
         let set =
-            CacheSet::open(env.clone(), setup.cache.clone(), options).await.map_err(|error| {
+            CacheSet::open(env.clone(), setup.cache().clone(), options).await.map_err(|error| {
                 if let EngineError::OlderCopy { uuid, .. } = &error {
                     let is_it = |superblock: &Option<Superblock>| {
                         superblock.as_ref().is_some_and(|it| it.uuid == *uuid)
@@ -222,10 +303,19 @@ impl System for CacheSystem {
             {
                 setup.word.refused.set(Some(index));
             }
-            volumes.push(volume.map_err(|error| format!("attaching volume {index}: {error}"))?);
+            let volume = volume.map_err(|error| format!("attaching volume {index}: {error}"))?;
+            volumes.push(Rc::new(ServedVolume::new(volume)));
         }
-        let backing = setup.backing.clone();
-        Ok(CacheSystem { env, set, volumes, backing, has_faults: setup.plan.has_faults() })
+        Ok(CacheSystem {
+            env,
+            set: RefCell::new(set),
+            cache: RefCell::new(setup.cache().clone()),
+            former: RefCell::default(),
+            leaving: Cell::new(false),
+            volumes,
+            has_faults: setup.plan.has_faults(),
+            setup,
+        })
     }
 
     fn volumes(&self) -> Vec<Rc<Self::Volume>> {
@@ -236,12 +326,16 @@ impl System for CacheSystem {
         match command {
             Command::Attribute { volume, name, value } => {
                 let index = volume;
-                let volume = &self.volumes[index];
+                let (volume, set) = (&self.volumes[index].current(), self.set());
                 let done = match name.as_str() {
                     "until-clean" => return self.until_clean(index).await,
                     "until-published" => return self.until_published(volume).await,
-                    "detach" => self.set.detach(volume).await,
-                    "attach" => self.set.attach_again(volume).await,
+                    "detach" => set.detach(volume).await,
+                    "attach" if self.leaving.get() || !set.has(volume) => Ok(()),
+                    "attach" => set.attach_again(volume).await,
+                    "drain" => set.drain(volume).await,
+                    "reopen" => self.reopen(index, &value).await,
+                    "replace-cache" => self.replace_cache().await,
                     _ => {
                         return volume
                             .set_attribute(&name, &value)
@@ -250,17 +344,20 @@ impl System for CacheSystem {
                 };
                 match done {
                     // Plans do not know what state the volume is in.
-                    Ok(()) | Err(EngineError::NotAttached | EngineError::AlreadyAttached(_)) => {
-                        Ok(())
-                    }
+                    Ok(())
+                    | Err(
+                        EngineError::NotAttached
+                        | EngineError::AlreadyAttached(_)
+                        | EngineError::Stopping,
+                    ) => Ok(()),
                     Err(error) => Err(error.to_string()),
                 }
             }
             Command::CollectGarbage => {
-                self.set.trigger_gc().await.map_err(|error| error.to_string())
+                self.set().trigger_gc().await.map_err(|error| error.to_string())
             }
             Command::EvictClean => {
-                self.set.evict_all_clean().await.map_err(|error| error.to_string())
+                self.set().evict_all_clean().await.map_err(|error| error.to_string())
             }
         }
     }
@@ -280,23 +377,34 @@ impl System for CacheSystem {
 
     fn inspect_memory(&self, setup: &Setup) -> Option<Violation> {
         let volumes = self.volumes.iter().zip(&setup.backing);
-        let mut checks = volumes.map(|(volume, backing)| {
-            check_volume(&volume.inspect(), &setup.cache, backing, Self::DATA_AT)
+        let (set, cache) = (self.set(), self.cache.borrow());
+        let mut checks = volumes.map(|(served, backing)| {
+            let volume = served.current();
+            let cache = if set.has(&volume) { &*cache } else { &setup.first_cache };
+            check_volume(&volume.inspect(), cache, backing, Self::DATA_AT)
         });
-        checks.find_map(|violation| violation).or_else(|| check_set_view(&self.set.inspect()))
+        checks.find_map(|violation| violation).or_else(|| check_set_view(&self.set().inspect()))
     }
 
     fn held(&self) -> Held {
-        self.set.held()
+        self.set().held()
     }
 
     fn complaints(&self) -> Vec<String> {
         // Without faults the set does not fail, even if a volume could go on without it.
-        let failure = self.set.status().failed.filter(|_| !self.has_faults);
+        let failure = self.set().status().failed.filter(|_| !self.has_faults);
         failure.into_iter().map(|reason| format!("the set has failed: {reason}")).collect()
     }
 
     async fn stop(&self) -> Result<(), String> {
-        self.set.stop().await.map_err(|error| error.to_string())
+        let former = self.former.borrow_mut().take();
+        if let Some(former) = former {
+            let needed = self.volumes.iter().any(|served| former.has(&served.current()));
+            let ended = former.stop().await;
+            if needed {
+                ended.map_err(|error| error.to_string())?;
+            }
+        }
+        self.set().stop().await.map_err(|error| error.to_string())
     }
 }

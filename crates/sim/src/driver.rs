@@ -42,11 +42,11 @@ pub fn run(
     rng: &mut Rng,
     write: &mut dyn FnMut(u32, SectorRange) -> Buf,
 ) -> Option<String> {
-    std::iter::once(&setup.cache).chain(&setup.backing).for_each(SimDisk::settle);
+    std::iter::once(setup.cache()).chain(&setup.backing).for_each(SimDisk::settle);
     if how.after_0_1 {
-        unbind_marks(&setup.cache)?;
+        unbind_marks(setup.cache())?;
     }
-    let view = sound_set(&setup.cache)?;
+    let view = sound_set(setup.cache())?;
     let volumes = (0..).zip(&setup.backing).filter_map(|(index, disk)| {
         let map = finish(map_backed(&view, &disk.snapshot(), false))
             .ok()
@@ -145,7 +145,7 @@ impl Driver<'_> {
         let all: Vec<EntryPlace> = ring.iter().flatten().copied().collect();
         let read = if self.rng.chance(1, 2) { newest.place } else { self.rng.pick(&all) };
         let at = bucket_of_ring(&geometry, read.index).start + u64::from(read.offset) / 512;
-        let read = self.setup.cache.peek(SectorRange::new(at, 1));
+        let read = self.setup.cache().peek(SectorRange::new(at, 1));
         let bucket = bucket_of_ring(&geometry, index);
         let (mut seq, mut at, mut written) = (newest.entry.seq, bucket.start, 0);
         // With so few keys an entry takes one block.
@@ -163,7 +163,7 @@ impl Driver<'_> {
                 let csum = crc64_we(&bytes[8..JOURNAL_HEADER_BYTES as usize + 8 * words]);
                 bytes[..8].copy_from_slice(&csum.to_le_bytes());
             }
-            self.setup.cache.poke(at, &bytes);
+            self.setup.cache().poke(at, &bytes);
             at += bytes.len() as u64 / 512;
             written += 1;
         }
@@ -249,7 +249,7 @@ impl Driver<'_> {
         };
         let Attached { index, disk, .. } = &self.volumes[volume];
         let data = (self.write)(*index, range);
-        self.setup.cache.poke(pointer.offset, data.as_slice());
+        self.setup.cache().poke(pointer.offset, data.as_slice());
         let mut superblock =
             Superblock::parse(&disk.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
         superblock.set_state(BackingState::Dirty);
@@ -263,7 +263,7 @@ impl Driver<'_> {
     /// Every start of the driver counts in the superblock of the cache, and keeps what it does not
     /// know.
     fn starts(&self) -> Option<()> {
-        let cache = &self.setup.cache;
+        let cache = self.setup.cache();
         let mut superblock =
             Superblock::parse(&cache.peek(SectorRange::new(SUPERBLOCK_SECTOR, 8))).ok()?;
         superblock.seq += 1;
@@ -292,7 +292,7 @@ impl Driver<'_> {
         }
         for (volume, keys, at) in stale {
             let Attached { disk, map, .. } = &self.volumes[volume];
-            disk.poke(keys.start, &self.setup.cache.peek(SectorRange::new(at, keys.sectors())));
+            disk.poke(keys.start, &self.setup.cache().peek(SectorRange::new(at, keys.sectors())));
             let all = SectorRange::new(map.data_offset, map.sectors);
             let range = SectorRange::from_bounds(
                 Sector(keys.start.0 - all.start.0),
@@ -307,7 +307,7 @@ impl Driver<'_> {
 
     /// Gives the bucket the next generation, in the chain as it stands.
     fn raise_generation(&self, bucket: BucketNr) -> bool {
-        let (geometry, cache) = (self.view.geometry, &self.setup.cache);
+        let (geometry, cache) = (self.view.geometry, self.setup.cache());
         let each = geometry.prio_entries_per_bucket();
         let Some(newest) = self.view.journal.newest() else { return false };
         let mut at = newest.entry.prio_bucket;

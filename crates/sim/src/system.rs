@@ -19,12 +19,23 @@ pub struct Setup {
     pub plan: Plan,
     /// The broken rule of the engine.
     pub rules: Rules,
-    /// The cache device.
-    pub cache: SimDisk,
+    /// The cache device at first.
+    pub first_cache: SimDisk,
+    /// The one that may replace it, in some plans.
+    pub spare: Option<SimDisk>,
+    /// It has.
+    pub replaced: Cell<bool>,
     /// The backing devices, one for each volume.
     pub backing: Vec<SimDisk>,
     /// Message to the next start, and its answer.
     pub word: Word,
+}
+
+impl Setup {
+    /// The cache device.
+    pub fn cache(&self) -> &SimDisk {
+        self.spare.as_ref().filter(|_| self.replaced.get()).unwrap_or(&self.first_cache)
+    }
 }
 
 /// A start that refuses a volume names it, and gets a choice in return.

@@ -48,7 +48,9 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
     let setup = Setup {
         rules: Default::default(),
         plan: plan(block),
-        cache,
+        first_cache: cache,
+        spare: None,
+        replaced: Default::default(),
         backing: vec![backing],
         word: Default::default(),
     };
@@ -84,7 +86,7 @@ fn with_an_old_set(block: u32) -> (SimWorld, Rc<Setup>) {
 /// none.
 fn content_after(block: u32, cache: &[u8], backing: &[u8]) -> Result<u8, String> {
     let (world, setup) = new_world(block);
-    setup.cache.poke(Sector(0), cache);
+    setup.cache().poke(Sector(0), cache);
     setup.backing[0].poke(Sector(0), backing);
     let env = world.new_instance();
     let read = world.run(async move {
@@ -115,11 +117,11 @@ fn make_over_an_old_set(block: u32) {
     let image = |disk: &SimDisk| disk.peek(SectorRange::new(Sector(0), disk.config().sectors));
     let backing = image(&setup.backing[0]);
     assert_eq!(
-        content_after(block, &image(&setup.cache), &backing),
+        content_after(block, &image(setup.cache()), &backing),
         Ok(OLD),
         "the old cache would be stale, or this test can't fail"
     );
-    let old = superblock(&setup.cache).expect("the old set has one");
+    let old = superblock(setup.cache()).expect("the old set has one");
     let new = Superblock::new_cache(
         Uuid([9; 16]),
         old.set_uuid,
@@ -129,7 +131,7 @@ fn make_over_an_old_set(block: u32) {
         Replacement::Lru,
         false,
     );
-    let (cache, rng) = (setup.cache.clone(), RefCell::new(Rng::new(5)));
+    let (cache, rng) = (setup.cache().clone(), RefCell::new(Rng::new(5)));
     let counts: Rc<[Cell<u32>; 3]> = Rc::default();
     let (counted, new_uuid) = (counts.clone(), new.uuid);
     world.watch_writes(Rc::new(move |_| {
@@ -157,7 +159,7 @@ fn make_over_an_old_set(block: u32) {
             counted[which].set(counted[which].get() + 1);
         }
     }));
-    let device = setup.cache.clone();
+    let device = setup.cache().clone();
     assert_eq!(device.limits().logical_block_bytes, block * 512);
     let made =
         world.run(async move { make_device(&device, &new, &[0..3, 700..1200], true, &()).await });
@@ -175,7 +177,7 @@ fn make_over_an_old_set(block: u32) {
 fn a_new_superblock_alone_does_not_bring_back_an_older_set() {
     for block in [1, 8] {
         let (world, setup) = with_an_old_set(block);
-        let old = superblock(&setup.cache).expect("the old set has one");
+        let old = superblock(setup.cache()).expect("the old set has one");
         let new = Superblock::new_cache(
             Uuid([9; 16]),
             old.set_uuid,
@@ -185,9 +187,9 @@ fn a_new_superblock_alone_does_not_bring_back_an_older_set() {
             Replacement::Lru,
             false,
         );
-        setup.cache.poke(SUPERBLOCK_SECTOR, &new.encode());
+        setup.cache().poke(SUPERBLOCK_SECTOR, &new.encode());
         let image = |disk: &SimDisk| disk.peek(SectorRange::new(Sector(0), disk.config().sectors));
-        assert_eq!(content_after(block, &image(&setup.cache), &image(&setup.backing[0])), Ok(NEW));
+        assert_eq!(content_after(block, &image(setup.cache()), &image(&setup.backing[0])), Ok(NEW));
         drop(world);
     }
 }

@@ -84,7 +84,9 @@ fn a_clean_sector_that_differs_is_found() {
     let setup = Rc::new(Setup {
         rules: Default::default(),
         plan,
-        cache: cache.clone(),
+        first_cache: cache.clone(),
+        spare: None,
+        replaced: Default::default(),
         backing: vec![backing.clone()],
         word: Default::default(),
     });

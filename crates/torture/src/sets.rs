@@ -264,7 +264,9 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
     let setup = Setup {
         rules: Default::default(),
         plan,
-        cache: cache.clone(),
+        first_cache: cache.clone(),
+        spare: None,
+        replaced: Default::default(),
         backing: vec![backing.clone()],
         word: Default::default(),
     };

@@ -115,6 +115,14 @@ impl Coherence {
 
 /// Ranges that the backing device may lose, or may have lost.
 impl Coherence {
+    /// A8: a volume over the same backing device has ended, and the device was flushed since. Takes
+    /// over what failed flushes may have cost, and who is to be told.
+    pub fn take_losses(&self, former: &Coherence) {
+        self.flush_errors.swap(&former.flush_errors);
+        self.unflushed.swap(&former.unflushed);
+        self.was_flushed();
+    }
+
     /// Nothing waits for a flush.
     pub fn is_flushed(&self) -> bool {
         self.unflushed.borrow().is_empty()

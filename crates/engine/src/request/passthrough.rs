@@ -1,7 +1,7 @@
 //! Requests without a cache: it has failed (A4), or the volume was detached (A3).
 
 use ubcache_env::{Env, IoVec, SectorRange, VolumeError};
-use ubcache_format::BackingState;
+use ubcache_format::{BackingState, SECTOR_BYTES};
 
 use super::write::Payload;
 use crate::errors::EngineError;
@@ -32,6 +32,33 @@ impl<E: Env> CachedVolume<E> {
 
     fn may_go_without_cache(&self) -> bool {
         self.context.failure().is_some() && self.has_nothing_dirty()
+    }
+
+    /// The volume needs nothing of its cache: it has none, or the cache failed and had nothing
+    /// dirty of it.
+    pub fn needs_no_cache(&self) -> bool {
+        !self.lifecycle.uses_cache() || self.may_go_without_cache()
+    }
+
+    /// A8: the volume leaves its cache, which has failed, for good: its superblock says so,
+    /// durably. Does nothing if it has none.
+    ///
+    /// # Errors
+    /// It needs the cache; the backing device fails.
+    pub async fn leave_cache(&self) -> Result<(), EngineError> {
+        if !self.needs_no_cache() {
+            return Err(match self.context.failure() {
+                None => EngineError::AlreadyAttached(self.uuid()),
+                Some(_) if self.allocator.buckets().is_counted() => {
+                    let sectors = self.index.dirty_sectors(self.inode());
+                    EngineError::HasDirty(sectors * SECTOR_BYTES)
+                }
+                Some(_) => EngineError::WouldLose(
+                    "the former cache failed before it was known what only it has",
+                ),
+            });
+        }
+        self.ensure_passthrough().await
     }
 
     /// A write that can't be recorded. Without dirty data it goes to the backing device all the

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ubcache_env::Env;
-use ubcache_format::{BackingState, Inode, Sector, Superblock, UuidEntry};
+use ubcache_format::{BackingState, Inode, Sector, Superblock, Uuid, UuidEntry};
 
 use super::runs::{Choice, check_run};
 use super::{CacheSet, Set};
@@ -13,6 +13,21 @@ use crate::rules::Rule;
 use crate::superblock::{read_superblock, write_superblock};
 use crate::volume::{Attached, CachedVolume, Core};
 
+/// No slot of the volume table.
+const NO_SLOT: Inode = Inode(u32::MAX);
+
+/// Use that a volume makes of the cache when it is attached.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum CacheUse {
+    /// It is cached, also if it was detached before.
+    #[default]
+    Cached,
+    /// It is cached, unless it was detached: then it stays so.
+    UnlessDetached,
+    /// It is not cached: its own cache is missing. A dirty one is refused.
+    Uncached,
+}
+
 /// Options for attaching a backing device.
 #[derive(Clone, Debug, Default)]
 pub struct AttachOptions {
@@ -20,6 +35,8 @@ pub struct AttachOptions {
     pub name: String,
     /// Refuse writes of clients.
     pub read_only: bool,
+    /// Its use of the cache.
+    pub cache: CacheUse,
     /// Member whose data counts if the cache and the device are not of one run; `None`: the device
     /// is refused.
     pub choice: Option<Choice>,
@@ -38,12 +55,12 @@ impl<E: Env> CacheSet<E> {
         if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));
         }
-        let backing = Meter::new(set.context.env.clone(), backing);
+        let backing = Rc::new(Meter::new(set.context.env.clone(), backing));
         let mut superblock = read_superblock(&backing).await?;
         if superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "cache", expected: "backing" });
         }
-        if set.attached().iter().any(|volume| volume.uuid() == superblock.uuid) {
+        if set.served().iter().any(|volume| volume.uuid() == superblock.uuid) {
             return Err(EngineError::AlreadyAttached(superblock.uuid));
         }
         if superblock.block_sectors < set.context.geometry.block_sectors {
@@ -52,6 +69,17 @@ impl<E: Env> CacheSet<E> {
         }
         let set_uuid = set.superblock.borrow().set_uuid;
         let state = superblock.state();
+        let stays_detached = match options.cache {
+            CacheUse::Cached => false,
+            // The driver leaves a detached one like this; a new one names some set.
+            CacheUse::UnlessDetached => {
+                state == BackingState::None && superblock.set_uuid == Uuid::default()
+            }
+            CacheUse::Uncached => true,
+        };
+        if stays_detached {
+            return set.serve_detached(backing, superblock, options).await;
+        }
         let attached = matches!(state, BackingState::Clean | BackingState::Dirty);
         if attached && superblock.set_uuid != set_uuid {
             let state = if state == BackingState::Clean { "clean" } else { "dirty" };
@@ -159,10 +187,34 @@ impl<E: Env> Set<E> {
         Ok(Some(choice))
     }
 
-    /// A volume with what it uses of this set.
-    fn volume(
+    /// Serves a backing device without a cache. What a cache has of it is not believed any more,
+    /// durably, before the first request (A4).
+    async fn serve_detached(
         self: &Rc<Self>,
-        backing: Meter<E>,
+        backing: Rc<Meter<E>>,
+        mut superblock: Superblock,
+        options: AttachOptions,
+    ) -> Result<Rc<CachedVolume<E>>, EngineError> {
+        if superblock.state() == BackingState::Dirty {
+            let set = self.superblock.borrow().set_uuid;
+            return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set });
+        }
+        backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        if superblock.state() == BackingState::Clean {
+            superblock.set_state(BackingState::Stale);
+            write_superblock(&backing, &superblock, "writing the backing superblock").await?;
+        }
+        self.context.env.mark("served_without_cache");
+        let volume = self.volume(backing, superblock, NO_SLOT, options);
+        self.detached.borrow_mut().push(Rc::downgrade(&volume));
+        volume.start();
+        Ok(volume)
+    }
+
+    /// A volume with what it uses of this set.
+    pub(super) fn volume(
+        self: &Rc<Self>,
+        backing: Rc<Meter<E>>,
         superblock: Superblock,
         inode: Inode,
         options: AttachOptions,
@@ -225,7 +277,7 @@ impl<E: Env> Set<E> {
         let mut table = self.table.entries().clone();
         table.resize_with(self.context.geometry.uuid_slots() as usize, UuidEntry::default);
         if let Some(old) = old {
-            table[old].uuid = ubcache_format::Uuid::INVALIDATED;
+            table[old].uuid = Uuid::INVALIDATED;
             table[old].invalidated = now;
         }
         let free = table.iter().position(UuidEntry::is_free);

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use ubcache_env::Env;
 use ubcache_env::local::first;
-use ubcache_format::BackingState;
+use ubcache_format::{BackingState, Inode};
 
-use super::CacheSet;
+use super::{CacheSet, Set};
 use crate::errors::EngineError;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
@@ -26,6 +26,9 @@ impl<E: Env> CacheSet<E> {
     pub async fn detach(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
         let _own = volume.lifecycle.attachment_turn().await;
+        if volume.is_stopping() {
+            return Err(EngineError::Stopping);
+        }
         match volume.lifecycle.attachment() {
             Attachment::Detached => return Err(EngineError::NotAttached),
             Attachment::Disowned => {
@@ -37,7 +40,7 @@ impl<E: Env> CacheSet<E> {
         let drains = set.context.keeps(Rule::A3DrainsFirst);
         let parted = loop {
             // Other volumes come and go meanwhile: a slow disk may take hours for what is dirty.
-            if drains && let Err(error) = self.drain(volume).await {
+            if drains && let Err(error) = self.until_clean(volume).await {
                 break Err(error);
             }
             let one = set.attach_lock.lock().await;
@@ -89,7 +92,10 @@ impl<E: Env> CacheSet<E> {
     }
 
     /// Waits until nothing is dirty.
-    async fn drain(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
+    pub(super) async fn until_clean(
+        &self,
+        volume: &Rc<CachedVolume<E>>,
+    ) -> Result<(), EngineError> {
         let errors_before = volume.backing_errors();
         volume.writeback.wake();
         self.set.wait_until_counted().await?;
@@ -136,29 +142,43 @@ impl<E: Env> CacheSet<E> {
         if volume.is_stopping() || set.context.is_ending() {
             return Err(EngineError::Stopping);
         }
-        // A1: writes went past the table of what is un-flushed.
-        volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
-        let former = volume.superblock();
-        let slot = set.table.slot_of(former.uuid);
-        let mut attached = former.clone();
-        let inode = set.take_slot(slot, &mut attached).await?;
-        attached.set_uuid = set.superblock.borrow().set_uuid;
-        attached.set_state(BackingState::Clean);
-        volume.set_membership(&attached);
-        let written = match volume.write_backing_superblock().await {
-            Ok(()) => set.confirm_run(inode, &attached).await,
-            failed => failed,
-        };
-        if let Err(error) = written {
-            // It may say either now. Nothing is cached in the slot.
-            volume.set_membership(&former);
-            return Err(error);
-        }
+        let inode = set.put_on(volume).await?;
         volume.set_inode(inode);
         volume.enter(Transition::AttachedAgain);
         set.detached.borrow_mut().retain(|parted| !parted.ptr_eq(&Rc::downgrade(volume)));
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(volume));
         volume.start();
         Ok(())
+    }
+}
+
+impl<E: Env> Set<E> {
+    /// Gives a volume without a cache a slot of this set, empty, and has its superblock say so. No
+    /// request is under way.
+    pub(super) async fn put_on(
+        self: &Rc<Self>,
+        volume: &CachedVolume<E>,
+    ) -> Result<Inode, EngineError> {
+        // A1: writes went past the table of what is un-flushed.
+        volume.backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
+        let former = volume.superblock();
+        let slot = self.table.slot_of(former.uuid);
+        let mut attached = former.clone();
+        let inode = self.take_slot(slot, &mut attached).await?;
+        attached.set_uuid = self.superblock.borrow().set_uuid;
+        attached.set_state(BackingState::Clean);
+        volume.set_membership(&attached);
+        let written = match volume.write_backing_superblock().await {
+            Ok(()) => self.confirm_run(inode, &attached).await,
+            failed => failed,
+        };
+        match written {
+            Ok(()) => Ok(inode),
+            Err(error) => {
+                // It may say either now. Nothing is cached in the slot.
+                volume.set_membership(&former);
+                Err(error)
+            }
+        }
     }
 }

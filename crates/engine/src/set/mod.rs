@@ -10,6 +10,7 @@
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
+//! | [`release`] | volumes that end, or move to another set, while the set goes on |
 //! | [`runs`] | which cache and which backing devices are of one run; sizes that have changed |
 //! | [`stop`] | stopping cleanly |
 //! | [`calls`] | calls of lower parts to higher ones |
@@ -48,6 +49,7 @@ mod detach;
 mod first_run;
 pub(crate) mod former_run;
 mod open;
+mod release;
 pub(crate) mod runs;
 mod stop;
 mod take_over;

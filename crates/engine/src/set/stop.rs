@@ -23,8 +23,11 @@ impl<E: Env> CacheSet<E> {
         set.context.health.enter(Phase::Ending);
         set.state_changed.notify_all();
         set.served().iter().for_each(|volume| volume.wake_background());
+        // A volume that is being attached or released is so before, or is not.
+        let _one = set.attach_lock.lock().await;
         let mut flushed = Ok(());
-        for volume in set.served() {
+        // One that another set has taken over has ended.
+        for volume in set.served().into_iter().filter(|volume| !volume.is_stopping()) {
             set.stopping_at.set(Some(StopStep::Volume(volume.uuid())));
             flushed = flushed.and(volume.stop().await);
         }

@@ -95,6 +95,12 @@ impl<E: Env> CachedVolume<E> {
             _ => self.settings.borrow().get(name),
         }
     }
+
+    /// A volume over the same backing device has ended: goes on with its attributes and counters.
+    pub(crate) fn keep_attributes_of(&self, former: &CachedVolume<E>) {
+        *self.settings.borrow_mut() = former.settings.borrow().clone();
+        self.counters.set(former.counters.get());
+    }
 }
 
 fn parse_rate(value: &str) -> Result<u64, AttributeError> {

@@ -6,6 +6,7 @@
 //! | [`serve`] | the requests of frontends |
 //! | [`state`] | the states, and all transitions between them |
 //! | [`tickets`] | requests and dirty writes under way |
+//! | [`served`] | the volume of clients, which stays when what is below it is replaced |
 //! | [`gate`] | admission of requests, and the end of a volume |
 //! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
@@ -13,6 +14,7 @@
 mod attributes;
 mod gate;
 mod serve;
+pub(crate) mod served;
 pub(crate) mod state;
 mod superblock;
 pub(crate) mod tickets;
@@ -71,7 +73,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) attached: Box<dyn Fn() -> Attached>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
-    pub(crate) backing: Meter<E>,
+    pub(crate) backing: Rc<Meter<E>>,
     superblock: RefCell<Superblock>,
     superblock_lock: Lock,
     inode: Cell<Inode>,
@@ -99,7 +101,7 @@ pub struct CachedVolume<E: Env> {
 impl<E: Env> CachedVolume<E> {
     pub(crate) fn new(
         core: Core<E>,
-        backing: Meter<E>,
+        backing: Rc<Meter<E>>,
         superblock: Superblock,
         inode: Inode,
         (name, read_only): (String, bool),
@@ -126,8 +128,12 @@ impl<E: Env> CachedVolume<E> {
         };
         let Core { context, journal, allocator, index, gc, congestion, attached } = core;
         let (fill_bytes, rules) = (context.tuning.fill_bytes_max, context.rules);
-        let dirty = superblock.state() == BackingState::Dirty;
         backing.report_faults(context.events.clone(), FaultyDevice::Backing(superblock.uuid));
+        let lifecycle = match superblock.state() {
+            BackingState::Clean => Lifecycle::new(false),
+            BackingState::Dirty => Lifecycle::new(true),
+            BackingState::None | BackingState::Stale => Lifecycle::detached(),
+        };
         Rc::new_cyclic(|me| CachedVolume {
             context,
             journal,
@@ -148,7 +154,7 @@ impl<E: Env> CachedVolume<E> {
             counters: Cell::default(),
             bypass: Bypass::new(congestion),
             coherence: Coherence::new(limits.volatile_cache, rules),
-            lifecycle: Lifecycle::new(dirty),
+            lifecycle,
             requests: Requests::default(),
             dirty_writers: DirtyWriters::default(),
             fills: FillQueue::new(fill_bytes),
@@ -158,13 +164,12 @@ impl<E: Env> CachedVolume<E> {
         })
     }
 
+    /// The volume serves from now on.
     pub(crate) fn start(self: &Rc<Self>) {
-        let me = self.me.clone();
-        self.backing.when_flush_fails(move |error| {
-            if let Some(volume) = me.upgrade() {
-                volume.backing_flush_failed(error);
-            }
-        });
+        self.watch_flushes();
+        if !self.lifecycle.uses_cache() {
+            return;
+        }
         let publisher = self.context.env.spawn(Priority::Background, self.clone().publisher_task());
         let writeback = self.context.env.spawn(Priority::Background, self.clone().writeback_task());
         self.tasks.borrow_mut().extend([publisher, writeback]);
@@ -174,6 +179,16 @@ impl<E: Env> CachedVolume<E> {
                 self.context.env.spawn(Priority::Background, self.clone().writeback_task());
             self.tasks.borrow_mut().push(second);
         }
+    }
+
+    /// It is told of failed flushes of its backing device (F4).
+    fn watch_flushes(&self) {
+        let me = self.me.clone();
+        self.backing.when_flush_fails(move |error| {
+            if let Some(volume) = me.upgrade() {
+                volume.backing_flush_failed(error);
+            }
+        });
     }
 
     /// Makes a transition to another state; those that are legal are in `state.rs`.

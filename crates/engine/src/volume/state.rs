@@ -149,6 +149,12 @@ impl Lifecycle {
         }
     }
 
+    /// A volume without a cache: its superblock says so.
+    pub fn detached() -> Lifecycle {
+        let now = State { attachment: Attachment::Detached, gate: Gate::Open };
+        Lifecycle { now: Cell::new(now), marking: Lock::default(), attaching: Lock::default() }
+    }
+
     #[inline]
     pub fn attachment(&self) -> Attachment {
         self.now.get().attachment

@@ -95,6 +95,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.crashes {
         super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
     }
+    super::replace::replace(&mut plan, &mut Rng::fork(seed, "replace"));
     plan
 }
 

@@ -19,6 +19,7 @@ mod lossy;
 mod many;
 mod odd;
 mod pace;
+mod replace;
 mod sizes;
 mod space;
 mod starve;
@@ -327,6 +328,14 @@ impl Plan {
         !self.faults.is_empty()
             || self.memory.rate > 0
             || self.controls.iter().any(|control| breaks(&control.action))
+    }
+
+    /// Returns true if the cache device is replaced by another one at some time.
+    pub fn replaces_cache(&self) -> bool {
+        self.controls.iter().any(|control| match &control.action {
+            ControlAction::Attribute { name, .. } => name == replace::REPLACE,
+            _ => false,
+        })
     }
 
     /// Sectors of the journal.

@@ -129,7 +129,7 @@ impl Crasher {
     }
 
     fn disks(&self) -> impl Iterator<Item = &crate::SimDisk> {
-        std::iter::once(&self.setup.cache).chain(&self.setup.backing)
+        std::iter::once(self.setup.cache()).chain(&self.setup.backing)
     }
 
     fn crash<S: System>(&self, when: &str) {
@@ -201,7 +201,9 @@ impl Crasher {
         let setup = Rc::new(Setup {
             rules: self.setup.rules,
             plan: plan.clone(),
-            cache,
+            first_cache: cache,
+            spare: None,
+            replaced: Cell::new(false),
             backing: disks.collect(),
             word: Word::default(),
         });

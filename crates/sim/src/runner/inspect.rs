@@ -68,7 +68,7 @@ impl<S: System> Run<S> {
         if self.handed_over.get() || self.foreign.get() {
             return Ok(());
         }
-        let cache = view(&self.setup.cache);
+        let cache = view(self.setup.cache());
         let backing: Vec<Snapshot> = self.setup.backing.iter().map(view).collect();
         let layouts =
             S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
@@ -99,7 +99,7 @@ impl<S: System> Run<S> {
     }
 
     pub(super) fn disks(&self) -> impl Iterator<Item = &SimDisk> {
-        std::iter::once(&self.setup.cache).chain(&self.setup.backing)
+        std::iter::once(self.setup.cache()).chain(&self.setup.backing)
     }
 
     /// Inspects a few moments of the run, each some time after a drawn operation has begun.

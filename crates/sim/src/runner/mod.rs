@@ -142,7 +142,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         hash: world.hash(),
         violations: oracle.violations().to_vec(),
         marks,
-        cache: setup.cache.counters(),
+        cache: setup.cache().counters(),
         backing: setup.backing.iter().map(SimDisk::counters).collect(),
         operations: oracle.operations() as u64,
         errors: workload.errors.get(),
@@ -345,7 +345,7 @@ impl<S: System> Run<S> {
     }
 
     fn disk(&self, index: usize) -> &SimDisk {
-        if index == 0 { &self.setup.cache } else { &self.setup.backing[index - 1] }
+        if index == 0 { self.setup.cache() } else { &self.setup.backing[index - 1] }
     }
 
     fn instance(&self) -> (SimEnv, Rc<S>) {

@@ -23,18 +23,21 @@ pub(super) fn make_setup<S: System>(
     rules: Rules,
 ) -> (Rc<Setup>, Vec<Vec<Value>>) {
     let shape = &plan.cache;
-    let cache = SimDisk::new(
-        world,
-        DiskConfig {
-            name: "cache".to_owned(),
-            sectors: u64::from(shape.bucket_sectors) * u64::from(shape.buckets),
-            block_bytes: shape.block_sectors * 512,
-            volatile_cache: shape.volatile,
-            discard: shape.discard,
-            noise: false,
-            profile: shape.profile,
-        },
-    );
+    let cache = |name: &str| {
+        SimDisk::new(
+            world,
+            DiskConfig {
+                name: name.to_owned(),
+                sectors: u64::from(shape.bucket_sectors) * u64::from(shape.buckets),
+                block_bytes: shape.block_sectors * 512,
+                volatile_cache: shape.volatile,
+                discard: shape.discard,
+                noise: false,
+                profile: shape.profile,
+            },
+        )
+    };
+    let first_cache = cache("cache");
     let mut rng = Rng::fork(plan.seed, "initial");
     let (mut backing, mut initial) = (Vec::new(), Vec::new());
     for (index, shape) in (0_u32..).zip(&plan.volumes) {
@@ -65,7 +68,15 @@ pub(super) fn make_setup<S: System>(
         backing.push(disk);
         initial.push(values);
     }
-    let setup = Rc::new(Setup { plan: plan.clone(), rules, cache, backing, word: Word::default() });
+    let setup = Rc::new(Setup {
+        plan: plan.clone(),
+        rules,
+        first_cache,
+        spare: plan.replaces_cache().then(|| cache("spare")),
+        replaced: Cell::new(false),
+        backing,
+        word: Word::default(),
+    });
     S::prepare(&setup);
     (setup, initial)
 }

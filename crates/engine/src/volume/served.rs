@@ -1,0 +1,153 @@
+//! The volume that clients hold: it stays when the one below it is replaced, by one of another set
+//! or by the next one over the same backing device.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ubcache_env::local::{Lock, Permit};
+use ubcache_env::{
+    BlockStatus, Env, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
+    VolumeInfo,
+};
+
+use super::CachedVolume;
+use super::tickets::{Request, Requests};
+
+/// See the module.
+pub struct ServedVolume<E: Env> {
+    current: RefCell<Rc<CachedVolume<E>>>,
+    requests: Requests,
+    paused: Cell<bool>,
+    pausing: Lock,
+}
+
+/// No request is under way. Dropped, those that wait go on.
+#[must_use = "requests go on when this is dropped"]
+pub struct Exchange<'a, E: Env> {
+    served: &'a ServedVolume<E>,
+    _one: Permit,
+}
+
+impl<E: Env> ServedVolume<E> {
+    /// Serves this volume at first.
+    pub fn new(volume: Rc<CachedVolume<E>>) -> ServedVolume<E> {
+        ServedVolume {
+            current: RefCell::new(volume),
+            requests: Requests::default(),
+            paused: Cell::new(false),
+            pausing: Lock::default(),
+        }
+    }
+
+    /// The volume that serves now.
+    pub fn current(&self) -> Rc<CachedVolume<E>> {
+        self.current.borrow().clone()
+    }
+
+    /// Keeps new requests waiting, and waits for those under way.
+    pub async fn exchange(&self) -> Exchange<'_, E> {
+        let one = self.pausing.lock().await;
+        self.paused.set(true);
+        let exchange = Exchange { served: self, _one: one };
+        self.requests.end().await;
+        exchange
+    }
+
+    /// Begins a request of the volume that serves now.
+    async fn begin(&self) -> (Request<'_>, Rc<CachedVolume<E>>) {
+        while self.paused.get() {
+            self.requests.resumed.notified().await;
+        }
+        (self.requests.begin(), self.current())
+    }
+}
+
+impl<E: Env> Exchange<'_, E> {
+    /// Another volume serves from now on.
+    pub fn replace(&self, volume: Rc<CachedVolume<E>>) {
+        *self.served.current.borrow_mut() = volume;
+    }
+}
+
+impl<E: Env> Drop for Exchange<'_, E> {
+    fn drop(&mut self) {
+        self.served.paused.set(false);
+        self.served.requests.resumed.notify_all();
+    }
+}
+
+impl<E: Env> Volume for ServedVolume<E> {
+    fn info(&self) -> VolumeInfo {
+        self.current.borrow().info()
+    }
+
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.read(stream, range).await
+    }
+
+    async fn write(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.write(stream, range, data, fua).await
+    }
+
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.write_foreign(stream, range, data, fua).await
+    }
+
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.discard(stream, range, fua).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+        may_unmap: bool,
+    ) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.write_zeroes(stream, range, fua, may_unmap).await
+    }
+
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.flush(stream).await
+    }
+
+    fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
+        self.current().stream_ended(stream, end);
+    }
+
+    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.prefetch(stream, range).await
+    }
+
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.block_status(range).await
+    }
+}
