@@ -6,6 +6,7 @@
 //! | module | measures |
 //! |---|---|
 //! | [`over_nbd`] | hits and misses beside other NBD servers |
+//! | [`fair`] | small requests of one client beside the large ones of others |
 //! | [`raw`] | the share of a device's speed that is left with ubcache in between |
 //! | [`in_process`] | the engine alone |
 //! | [`restart`] | a start after a kill |
@@ -20,6 +21,7 @@
 
 pub mod check;
 pub mod document;
+pub mod fair;
 pub mod fio;
 pub mod in_process;
 pub mod over_nbd;
@@ -120,6 +122,7 @@ type Part = fn(&Options, &mut Results) -> Result<(), String>;
 const PARTS: &[(&str, Part)] = &[
     ("nbd", over_nbd::hits),
     ("misses", over_nbd::misses),
+    ("fair", fair::small_beside_large),
     ("raw", raw::hits_and_writes),
     ("stalls", raw::stalls),
     ("engine", in_process::engine),
