@@ -38,8 +38,6 @@ fn cache_on_a_full_file_system_keeps_serving() {
         let backings = [disk.clone()];
         let settings = ["--set", "writeback_running=0", "--set", "sequential_cutoff=0"];
         let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
-        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
-        assert!(log.contains("a sparse file") && log.contains(text(&cache)), "{log}");
         let mut data = vec![0; 60 << 20];
         pseudo_random(7, &mut data);
         let mut client = daemon.client("disk.img");
@@ -53,6 +51,8 @@ fn cache_on_a_full_file_system_keeps_serving() {
         let daemon = Daemon::start(io, directory, &cache, &backings, &settings);
         read_pieces(&mut daemon.client("disk.img"), &data);
         daemon.stop();
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        assert!(log.contains("a sparse file") && log.contains(text(&cache)), "{log}");
         must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disk));
     });
 }

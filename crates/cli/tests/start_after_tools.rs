@@ -37,6 +37,7 @@ fn write_all(
     daemon.stop();
 }
 
+/// The log, which is whole when the daemon has ended.
 fn log_of(directory: &Path) -> String {
     std::fs::read_to_string(directory.join("serve.log")).expect("a log")
 }
@@ -54,7 +55,6 @@ fn set_is_warm_after_recover() {
         run(ubcache().arg("check").arg(&cache).arg("-B").arg(&backings[0]), 0);
 
         let daemon = Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY);
-        assert!(!log_of(directory).contains("clean data was dropped"), "{}", log_of(directory));
         assert_eq!(daemon.number(0, "/dirty_bytes"), 0);
         let before = daemon.number(0, "/backing/read_bytes");
         let mut client = daemon.client("disk0.img");
@@ -66,6 +66,7 @@ fn set_is_warm_after_recover() {
         );
         client.disconnect().expect("a connection");
         daemon.stop();
+        assert!(!log_of(directory).contains("clean data was dropped"), "{}", log_of(directory));
     });
 }
 
@@ -83,15 +84,15 @@ fn log_reports_a_set_written_by_a_tool() {
         let served = |what: &str| {
             let _ = std::fs::remove_file(directory.join("serve.log"));
             let daemon = Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY);
+            let mut client = daemon.client("disk0.img");
+            read_pieces(&mut client, &expected);
+            client.disconnect().expect("a connection");
+            daemon.stop();
             let log = log_of(directory);
             assert!(
                 log.contains("`ubcache repair` or `ubcache restore` wrote this set"),
                 "{what}: {log}"
             );
-            let mut client = daemon.client("disk0.img");
-            read_pieces(&mut client, &expected);
-            client.disconnect().expect("a connection");
-            daemon.stop();
             let _ = std::fs::remove_file(directory.join("serve.log"));
             Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY).stop();
             assert!(!log_of(directory).contains("wrote this set"), "{what}: it is said once");
