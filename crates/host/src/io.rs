@@ -79,10 +79,6 @@ pub(crate) struct Io {
     passed: usize,
     /// A small operation was queued that the kernel has not seen.
     queued: bool,
-    /// File operations that threads of the kernel copy for.
-    copying: usize,
-    /// Threads of the kernel have copied since the last wait.
-    copied: bool,
     workers: Workers,
     running: usize,
     spare_lists: Vec<Vec<libc::iovec>>,
@@ -99,8 +95,6 @@ impl Io {
             bulk: VecDeque::new(),
             passed: 0,
             queued: false,
-            copying: 0,
-            copied: false,
             workers: Workers::new(threads, shared.clone()),
             running: 0,
             spare_lists: Vec::new(),
@@ -133,12 +127,6 @@ impl Io {
         !self.bulk.is_empty()
     }
 
-    /// Returns true if other threads are copying, which need the processor more than a loop that
-    /// looks for events. A send to a client that does not read is not copying.
-    pub(crate) fn take_copying(&mut self) -> bool {
-        std::mem::take(&mut self.copied) || self.copying > 0
-    }
-
     fn attempt(&mut self, key: usize) {
         let op = &self.ops[key];
         let on_this_thread = match self.backend {
@@ -149,7 +137,6 @@ impl Io {
             self.bulk.push_back(key);
             return;
         }
-        self.copying += usize::from(op.is_copying_file());
         self.queued = true;
         if !self.bulk.is_empty() {
             self.passed += op.bytes().max(PROMPT_COST);
@@ -295,8 +282,6 @@ impl Io {
 
     fn settle(&mut self, completions: &mut Vec<(usize, i32)>, wakers: &mut Vec<Waker>) {
         for (key, result) in completions.drain(..) {
-            self.copying -= usize::from(self.ops[key].is_copying_file());
-            self.copied |= self.ops[key].is_copying();
             match self.ops[key].attempt_ended(result) {
                 Next::Attempt => self.attempt(key),
                 Next::Complete(waker) => {

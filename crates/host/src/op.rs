@@ -149,11 +149,6 @@ impl Op {
         self.request.copies() && self.bulk_cost().is_some()
     }
 
-    /// Returns true if it is a file operation that copies much.
-    pub(crate) fn is_copying_file(&self) -> bool {
-        self.is_copying() && !matches!(self.request, IoRequest::Send { .. })
-    }
-
     /// Bytes that are to be transferred.
     pub(crate) fn bytes(&self) -> usize {
         self.request.goal()

@@ -130,7 +130,7 @@ impl Core {
             return self.turn_io(Turn::Look);
         }
         let limit = self.busy_poll.get();
-        if limit.is_zero() || self.io.borrow_mut().take_copying() {
+        if limit.is_zero() {
             return self.turn_io(Turn::Wait(self.wait_max()));
         }
         let started = Instant::now();
