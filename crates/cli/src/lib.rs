@@ -64,7 +64,7 @@ struct Cli {
 enum Command {
     Make(commands::make::Args),
     Show(commands::show::Args),
-    Serve(commands::serve::Args),
+    Serve(Box<commands::serve::Args>),
     Status(commands::status::Args),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
@@ -134,7 +134,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Status(_) => unreachable!("it has exit codes of its own"),
         Command::Make(args) => commands::make::run(&args),
         Command::Show(args) => commands::show::run(&args),
-        Command::Serve(args) => commands::serve::run(args),
+        Command::Serve(args) => commands::serve::run(*args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),

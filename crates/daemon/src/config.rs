@@ -1,13 +1,13 @@
 //! Configuration of `ubcache serve`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use ubcache_env::Nanos;
-use ubcache_host::PageCache;
+use ubcache_host::{PageCache, SocketAccess};
 
 use crate::clients::ClientLimits;
 use crate::failure::Failure;
@@ -46,7 +46,11 @@ pub struct ServeConfig {
     /// Keep in memory what was used once: see [`ubcache_host::memory::lock_memory`].
     pub lock_memory: bool,
     /// Refuse writes of clients.
-    pub read_only: bool,
+    pub read_only: ReadOnly,
+    /// Rights of the unix sockets for clients.
+    pub socket_access: SocketAccess,
+    /// Networks of the clients that may connect over TCP; if empty, all.
+    pub allow: Vec<Network>,
     /// Limits on clients.
     pub clients: ClientLimits,
     /// Time limit for the requests of clients at a stop.
@@ -55,10 +59,78 @@ pub struct ServeConfig {
     pub page_cache: PageCache,
 }
 
+/// The exports whose writes are refused.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum ReadOnly {
+    /// None of them.
+    #[default]
+    Nothing,
+    /// All.
+    All,
+    /// Those of these names.
+    Some(Vec<String>),
+}
+
+impl ReadOnly {
+    /// Returns true if writes to the export are refused.
+    pub fn holds_for(&self, name: &str) -> bool {
+        match self {
+            ReadOnly::Nothing => false,
+            ReadOnly::All => true,
+            ReadOnly::Some(names) => names.iter().any(|other| other == name),
+        }
+    }
+}
+
+/// A network: an address and the number of leading bits that count.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Network {
+    address: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// Returns true if the address belongs to it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                (ours.to_bits() ^ theirs.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                (ours.to_bits() ^ theirs.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Network, String> {
+        let wrong = || {
+            format!(
+                "\"{text}\" is not a network: expected an address, or ADDRESS/BITS as in 10.0.0.0/8"
+            )
+        };
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
+        if bits > most {
+            return Err(wrong());
+        }
+        Ok(Network { address, bits })
+    }
+}
+
 /// A place where clients connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NbdAddress {
-    /// A unix socket, for this user only.
+    /// A unix socket.
     Unix(PathBuf),
     /// A TCP port. NBD has no authentication: bind it only on trusted networks.
     Tcp(SocketAddr),
@@ -188,6 +260,24 @@ mod tests {
         assert_eq!(tcp.uri("a/b"), "nbd://127.0.0.1:10809/a%2Fb");
         for bad in ["", "unix:", "tcp:1.2.3.4", "udp:1.2.3.4:5", "/run/x"] {
             assert!(bad.parse::<NbdAddress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_contain_addresses_by_their_leading_bits() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("192.168.7.9", "192.168.7.9", "192.168.7.8"),
+            ("0.0.0.0/0", "1.2.3.4", "::1"),
+            ("fe80::/10", "febf::1", "fec0::1"),
+            ("::1", "::1", "127.0.0.1"),
+        ] {
+            let network: Network = network.parse().expect("a network");
+            assert!(network.contains(inside.parse().expect("an address")), "{inside}");
+            assert!(!network.contains(outside.parse().expect("an address")), "{outside}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "::/129", "host/8", "1.2.3.4/-1"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }
 

@@ -36,9 +36,9 @@ pub mod served;
 pub mod size;
 
 pub use clients::ClientLimits;
-pub use config::{NbdAddress, ServeConfig};
+pub use config::{NbdAddress, Network, ReadOnly, ServeConfig};
 pub use failure::{Code, Failure};
 pub use serve::{Ready, serve, serve_in};
 pub use ubcache_engine::MUTANTS_COMPILED;
-pub use ubcache_host::PageCache;
+pub use ubcache_host::{PageCache, SocketAccess, group_id};
 pub use ubcache_nbd::Rates;

@@ -16,10 +16,10 @@ use ubcache_engine::{
 use ubcache_env::local::Event;
 use ubcache_env::{Priority, Volume};
 use ubcache_format::{SECTOR_BYTES, Uuid};
-use ubcache_host::{Host, HostEnv, HostFile, IoBackend, signal};
+use ubcache_host::{Host, HostEnv, HostFile, IoBackend, PassedSocket, passed_sockets, signal};
 use ubcache_nbd::Exports;
 
-use crate::config::{Named, NbdAddress, ServeConfig, export_names};
+use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
 use crate::control::server::ControlServer;
 use crate::control::socket_directories;
 use crate::failure::{Code, Failure};
@@ -30,7 +30,7 @@ use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
 use crate::served::daemon::{Daemon, Served};
 use crate::served::events::{log_events, log_left, log_waiting_stop};
-use crate::served::listen::Listeners;
+use crate::served::listen::{Listeners, Places};
 use crate::served::pace::Paces;
 use crate::served::systemd::Systemd;
 use crate::served::watch;
@@ -63,8 +63,19 @@ pub fn serve_in<W: World>(
     make_world: impl FnOnce(HostEnv) -> W,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
+    let passed = passed_sockets().map_err(|error| Failure::usage("LISTEN_FDS", error))?;
     let members = precheck(config)?;
-    config.clients.check_names(&names_of(&members)?)?;
+    let names = names_of(&members)?;
+    config.clients.check_names(&names)?;
+    if let ReadOnly::Some(given) = &config.read_only
+        && let Some(unknown) = given.iter().find(|given| !names.contains(given))
+    {
+        return Err(Failure::usage(
+            format_args!("--read-only={unknown}"),
+            "there is no such export",
+        )
+        .expected(format_args!("one of {}", names.join(", "))));
+    }
     hold_memory(config.lock_memory)?;
     let host = Host::new(IoBackend::Auto)
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
@@ -93,7 +104,7 @@ pub fn serve_in<W: World>(
                 daemon.stop_wanted.set();
             });
         }
-        let result = run(&world, config, &daemon, io, ready).await;
+        let result = run(&world, config, &daemon, passed, io, ready).await;
         match result {
             Ok(()) => Ok(()),
             Err(failure) => {
@@ -224,7 +235,7 @@ async fn open<W: World>(
         let path = &member.path;
         let options = AttachOptions {
             name: name.clone(),
-            read_only: config.read_only,
+            read_only: config.read_only.holds_for(&name),
             choice,
             ..AttachOptions::default()
         };
@@ -309,6 +320,7 @@ async fn run<W: World>(
     world: &W,
     config: &ServeConfig,
     daemon: &Rc<Daemon<W>>,
+    passed: Vec<PassedSocket>,
     io: &'static str,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
@@ -319,6 +331,7 @@ async fn run<W: World>(
     let control_path = control_path(config, daemon.uuid)?;
     let control = ControlServer::bind(world.host(), &control_path).await?;
     let addresses = match config.nbd.as_slice() {
+        [] if !passed.is_empty() => Vec::new(),
         [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
         given => given.to_vec(),
     };
@@ -330,8 +343,10 @@ async fn run<W: World>(
         exports.also_as(&served.name, served.volume.uuid().to_string());
         exports.limit(&served.name, config.clients.of_export(&served.name));
     }
+    let places =
+        Places { addresses, access: config.socket_access, passed, allow: config.allow.clone() };
     let limits = config.clients.clone();
-    let listeners = Rc::new(Listeners::bind(world, &addresses, exports, limits).await?);
+    let listeners = Rc::new(Listeners::bind(world, places, exports, limits).await?);
     let addresses = listeners.addresses();
     let uris =
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();

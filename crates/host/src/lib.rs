@@ -16,6 +16,7 @@
 //! | [`reactor`] | [`Host`], [`HostEnv`], [`RemoteHandle`]: the loop and its handles |
 //! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
+//! | [`activation`] | listening sockets that the parent process passed |
 //! | [`signal`] | [`Signal`]: waiting for SIGINT, SIGTERM, … |
 //! | `queue` | run queues and what other threads may reach of them |
 //! | `timers` | who sleeps until when |
@@ -35,6 +36,7 @@
 )]
 #![warn(clippy::large_futures)]
 
+pub mod activation;
 mod claims;
 pub mod descriptors;
 pub mod file;
@@ -53,10 +55,11 @@ mod sys;
 mod timers;
 mod workers;
 
+pub use activation::{ActivationError, PassedAddress, PassedSocket, passed_sockets};
 pub use claims::{loop_in_use, under_loop_in_use};
 pub use file::HostFile;
 pub use io::IoBackend;
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;
-pub use socket::{HostListener, HostSocket, SocketError};
+pub use socket::{HostListener, HostSocket, SocketAccess, SocketError, group_id};

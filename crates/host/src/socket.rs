@@ -4,6 +4,7 @@
 //! not block, with both backends: dropping the future never loses a connection.
 
 use std::cell::RefCell;
+use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Stream, StreamError};
 
+use crate::activation::{PassedAddress, PassedSocket};
 use crate::op::{IoRequest, SLICE_BYTES, fill_list};
 use crate::reactor::HostEnv;
 use crate::sys::{self, Address};
@@ -67,6 +69,30 @@ fn failed(address: &str, doing: &'static str) -> impl FnOnce(io::Error) -> Socke
     }
 }
 
+/// Rights of a unix socket: who may connect.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct SocketAccess {
+    /// Permission bits.
+    pub mode: u32,
+    /// Number of its group; none: that of the process.
+    pub group: Option<u32>,
+}
+
+impl Default for SocketAccess {
+    /// For this user only.
+    fn default() -> SocketAccess {
+        SocketAccess { mode: 0o600, group: None }
+    }
+}
+
+/// The number of a group, by its name or as a number; none if there is no such group.
+pub fn group_id(name: &str) -> io::Result<Option<u32>> {
+    if let Ok(number) = name.parse() {
+        return Ok(Some(number));
+    }
+    CString::new(name).map_or(Ok(None), |name| sys::group_number(&name))
+}
+
 /// Address of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum ListenAddress {
@@ -75,6 +101,8 @@ enum ListenAddress {
         path: PathBuf,
         made: (u64, u64),
     },
+    /// Made by the parent process, which removes it.
+    Passed(PathBuf),
     Tcp(SocketAddr),
 }
 
@@ -87,15 +115,24 @@ pub struct HostListener {
 }
 
 impl HostListener {
-    /// Listens at a path that only this user can use (mode 0600). A socket that a dead process
-    /// has left there is replaced; anything else is left alone.
+    /// Listens at a path that only this user can use.
     pub fn bind_unix(env: &HostEnv, path: impl AsRef<Path>) -> Result<HostListener, SocketError> {
+        HostListener::bind_unix_for(env, path, SocketAccess::default())
+    }
+
+    /// Listens at a path. A socket that a dead process has left there is replaced; anything else
+    /// is left alone.
+    pub fn bind_unix_for(
+        env: &HostEnv,
+        path: impl AsRef<Path>,
+        access: SocketAccess,
+    ) -> Result<HostListener, SocketError> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let address = Address::unix(path).map_err(failed(&name, "making the address"))?;
         let fd = sys::stream_socket(libc::AF_UNIX).map_err(failed(&name, "making a socket"))?;
         // On Linux the file of a socket gets the mode of its descriptor: never open to others.
-        sys::set_mode(&fd, 0o600).map_err(failed(&name, "setting the mode"))?;
+        sys::set_mode(&fd, access.mode).map_err(failed(&name, "setting the mode"))?;
         let mut bound = sys::bind(&fd, &address);
         if bound.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)) {
             remove_stale(path, &name, &address)?;
@@ -107,6 +144,11 @@ impl HostListener {
         let place =
             ListenAddress::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
         let listener = HostListener { env: env.clone(), fd: Rc::new(fd), place };
+        // Nobody can connect before it listens.
+        if access.group.is_some() {
+            std::os::unix::fs::lchown(path, None, access.group)
+                .map_err(failed(&name, "giving it to the group"))?;
+        }
         sys::listen(&listener.fd, BACKLOG).map_err(failed(&name, "listening"))?;
         Ok(listener)
     }
@@ -124,11 +166,20 @@ impl HostListener {
         Ok(HostListener { env: env.clone(), fd: Rc::new(fd), place })
     }
 
+    /// Listens on a socket that the parent process made.
+    pub fn passed(env: &HostEnv, socket: PassedSocket) -> HostListener {
+        let place = match socket.address {
+            PassedAddress::Unix(path) => ListenAddress::Passed(path),
+            PassedAddress::Tcp(address) => ListenAddress::Tcp(address),
+        };
+        HostListener { env: env.clone(), fd: Rc::new(socket.fd), place }
+    }
+
     /// The address of a TCP listener.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self.place {
             ListenAddress::Tcp(address) => Some(address),
-            ListenAddress::Unix { .. } => None,
+            ListenAddress::Unix { .. } | ListenAddress::Passed(_) => None,
         }
     }
 
@@ -136,7 +187,9 @@ impl HostListener {
     /// listener; wait a little before the next call.
     pub async fn accept(&self) -> Result<HostSocket, SocketError> {
         let name = match &self.place {
-            ListenAddress::Unix { path, .. } => path.display().to_string(),
+            ListenAddress::Unix { path, .. } | ListenAddress::Passed(path) => {
+                path.display().to_string()
+            }
             ListenAddress::Tcp(address) => address.to_string(),
         };
         loop {

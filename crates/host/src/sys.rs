@@ -1,7 +1,7 @@
 //! System calls as safe functions. Everything here is stateless; memory is passed as slices or
 //! owned by the caller's operation, as each function says.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -282,6 +282,41 @@ pub(crate) fn accept(fd: &OwnedFd) -> io::Result<OwnedFd> {
     let (fd, nobody) = (fd.as_raw_fd(), std::ptr::null_mut());
     // SAFETY: null says that the address of the peer is not wanted.
     own(unsafe { libc::accept4(fd, nobody, std::ptr::null_mut(), libc::SOCK_CLOEXEC) })
+}
+
+/// An integer option of a socket.
+pub(crate) fn socket_option(fd: &OwnedFd, option: i32) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let (into, fd) = ((&raw mut value).cast(), fd.as_raw_fd());
+    // SAFETY: `into` is a writable int and `len` its size.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, into, &raw mut len) })?;
+    Ok(value)
+}
+
+/// Takes over a descriptor that the parent process passed to this one; it is CLOEXEC from then on.
+pub(crate) fn take_passed(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and was passed for this process to own; the caller takes each once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The number of a group; none if there is no group of that name.
+pub(crate) fn group_number(name: &CStr) -> io::Result<Option<u32>> {
+    let mut strings = vec![0 as libc::c_char; 64 << 10];
+    // SAFETY: all-zero bytes are a valid group: null pointers and a number.
+    let mut group: libc::group = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut found = std::ptr::null_mut();
+    let (into, len) = (strings.as_mut_ptr(), strings.len());
+    // SAFETY: `into` has room for `len` bytes, the others are valid for a write each.
+    let errno =
+        unsafe { libc::getgrnam_r(name.as_ptr(), &raw mut group, into, len, &raw mut found) };
+    match errno {
+        0 | libc::ENOENT | libc::ESRCH if found.is_null() => Ok(None),
+        0 => Ok(Some(group.gr_gid)),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 /// `fchmod(2)`.

@@ -7,7 +7,8 @@ use ubcache_daemon::clients::{above_zero, split_limit};
 use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{
-    ClientLimits, Failure, NbdAddress, PageCache, Rates, Ready, ServeConfig, log,
+    ClientLimits, Failure, NbdAddress, Network, PageCache, Rates, ReadOnly, Ready, ServeConfig,
+    SocketAccess, log,
 };
 use ubcache_env::Nanos;
 
@@ -72,9 +73,20 @@ pub struct Args {
     /// wait for the daemon when memory is short
     #[arg(long)]
     lock_memory: bool,
-    /// Refuse writes of clients
-    #[arg(long)]
-    read_only: bool,
+    /// Refuse writes of clients: to the export NAME, more than once, or without a name to all
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true,
+        default_missing_value = "")]
+    read_only: Vec<String>,
+    /// Permissions of unix sockets for clients, in octal: 0660 for a group, see --socket-group
+    #[arg(long, value_name = "MODE", value_parser = parse_mode, default_value = "0600")]
+    socket_mode: u32,
+    /// The group of unix sockets for clients, by name or number
+    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
+    socket_group: Option<u32>,
+    /// Take clients over TCP from this network only (10.0.0.0/8, 192.168.1.7, fd00::/8); more than
+    /// once
+    #[arg(long, value_name = "NETWORK")]
+    allow: Vec<Network>,
     /// At a stop, wait so long for requests in flight before connections are closed; new requests
     /// are refused meanwhile (NBD_ESHUTDOWN)
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
@@ -140,6 +152,21 @@ enum When {
 
 fn parse_index_memory(text: &str) -> Result<u64, String> {
     above_zero(parse_size(text)?, 1 << 20)
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected permissions in octal, 0600 to 0777".to_owned()),
+    }
+}
+
+fn parse_group(text: &str) -> Result<u32, String> {
+    match ubcache_daemon::group_id(text) {
+        Ok(Some(number)) => Ok(number),
+        Ok(None) => Err("there is no such group; `getent group` lists them".to_owned()),
+        Err(error) => Err(format!("can't look up the group: {error}")),
+    }
 }
 
 fn parse_client_memory(text: &str) -> Result<u64, String> {
@@ -215,7 +242,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
         busy_poll: Duration::from_micros(args.busy_poll),
         trust_discards: args.trust_discards,
         lock_memory: args.lock_memory,
-        read_only: args.read_only,
+        read_only: match args.read_only {
+            names if names.is_empty() => ReadOnly::Nothing,
+            names if names.iter().any(String::is_empty) => ReadOnly::All,
+            names => ReadOnly::Some(names),
+        },
+        socket_access: SocketAccess { mode: args.socket_mode, group: args.socket_group },
+        allow: args.allow,
         drain_timeout: Nanos::from_secs(args.drain_timeout),
         clients: ClientLimits {
             memory: args.client_memory,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream};
-use ubcache_host::{HostEnv, HostListener, HostSocket};
+use ubcache_host::{HostEnv, HostListener, HostSocket, SocketAccess};
 
 use crate::config::NbdAddress;
 use crate::control::{ControlRequest, REQUEST_BYTES_MAX, Response, parse_request};
@@ -28,10 +28,14 @@ pub struct Running {
 impl ControlServer {
     /// Binds the socket, for this user only.
     pub async fn bind(host: &HostEnv, path: &Path) -> Result<ControlServer, Failure> {
-        let listener = listen(host, &NbdAddress::Unix(path.to_owned())).await.map_err(|error| {
-            Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
-                .advice("stop the daemon that uses it, or choose another path with --control PATH")
-        })?;
+        let listener = listen(host, &NbdAddress::Unix(path.to_owned()), SocketAccess::default())
+            .await
+            .map_err(|error| {
+                Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
+                    .advice(
+                        "stop the daemon that uses it, or choose another path with --control PATH",
+                    )
+            })?;
         Ok(ControlServer { listener })
     }
 

@@ -7,13 +7,13 @@ use std::rc::{Rc, Weak};
 use ubcache_engine::CachedVolume;
 use ubcache_env::local::{Notify, first};
 use ubcache_env::{Nanos, Priority, Stream, StreamId};
-use ubcache_host::{HostListener, HostSocket};
+use ubcache_host::{HostListener, HostSocket, PassedAddress, PassedSocket, SocketAccess};
 use ubcache_nbd::{
     ClientMemory, ConnectionStats, Drain, Exports, ServerOptions, Watch, serve_connection,
 };
 
 use crate::clients::{ClientLimits, LOOK_PERIOD, connections_max, reason_to_end};
-use crate::config::NbdAddress;
+use crate::config::{NbdAddress, Network};
 use crate::failure::Failure;
 use crate::served::client::Client;
 use crate::served::world::{World, listen};
@@ -34,9 +34,22 @@ struct Connection {
     watch: Rc<Watch>,
 }
 
+/// The places where clients connect.
+pub struct Places {
+    /// Addresses to listen at.
+    pub addresses: Vec<NbdAddress>,
+    /// Rights of unix sockets.
+    pub access: SocketAccess,
+    /// Sockets that the parent process made.
+    pub passed: Vec<PassedSocket>,
+    /// Networks of the clients that may connect over TCP; if empty, all.
+    pub allow: Vec<Network>,
+}
+
 /// All listening sockets and the connections that came from them.
 pub struct Listeners<W: World> {
     listeners: Vec<(NbdAddress, Rc<HostListener>)>,
+    allow: Vec<Network>,
     exports: Rc<Exports<CachedVolume<W>>>,
     connections: RefCell<Vec<Connection>>,
     drain: Rc<Drain>,
@@ -53,24 +66,32 @@ pub struct Listeners<W: World> {
 }
 
 impl<W: World> Listeners<W> {
-    /// Binds all addresses.
+    /// Binds all addresses, and takes the sockets that were passed.
     pub async fn bind(
         world: &W,
-        addresses: &[NbdAddress],
+        places: Places,
         exports: Rc<Exports<CachedVolume<W>>>,
         limits: ClientLimits,
     ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
-        for address in addresses {
-            let bound = listen(world.host(), address).await;
+        for address in &places.addresses {
+            let bound = listen(world.host(), address, places.access).await;
             let listener =
                 bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
             // Port 0 means "any": clients need the number of the chosen one.
             let address = listener.tcp_address().map_or_else(|| address.clone(), NbdAddress::Tcp);
             listeners.push((address, Rc::new(listener)));
         }
+        for socket in places.passed {
+            let address = match &socket.address {
+                PassedAddress::Unix(path) => NbdAddress::Unix(path.clone()),
+                PassedAddress::Tcp(address) => NbdAddress::Tcp(*address),
+            };
+            listeners.push((address, Rc::new(HostListener::passed(world.host(), socket))));
+        }
         Ok(Listeners {
             listeners,
+            allow: places.allow,
             exports,
             connections: RefCell::default(),
             drain: Rc::default(),
@@ -116,7 +137,9 @@ impl<W: World> Listeners<W> {
                     if pause.take().is_some() {
                         tracing::info!(%address, "clients are accepted again");
                     }
-                    self.connected(world, Rc::new(socket), address);
+                    if self.allows(address, &socket) {
+                        self.connected(world, Rc::new(socket), address);
+                    }
                 }
                 Ok(_) => break,
                 Err(error) => {
@@ -129,6 +152,21 @@ impl<W: World> Listeners<W> {
                 }
             }
         }
+    }
+
+    /// Says, and logs if not, that a client may connect.
+    fn allows(&self, listener: &NbdAddress, socket: &HostSocket) -> bool {
+        if self.allow.is_empty() || matches!(listener, NbdAddress::Unix(_)) {
+            return true;
+        }
+        let client = socket.peer().map(|peer| peer.ip().to_canonical());
+        let allowed =
+            client.is_some_and(|client| self.allow.iter().any(|known| known.contains(client)));
+        if !allowed {
+            let client = client.map(|client| client.to_string()).unwrap_or_default();
+            tracing::warn!(%listener, client, "a client is refused: its address is not in --allow");
+        }
+        allowed
     }
 
     /// Sends clients away that keep something from others.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ubcache_env::{Env, Nanos};
 use ubcache_host::{
-    HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketError,
+    HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketAccess, SocketError,
 };
 
 use crate::config::NbdAddress;
@@ -72,11 +72,12 @@ pub(crate) fn refuse_vague_discards(file: &HostFile) -> bool {
 pub(crate) async fn listen(
     host: &HostEnv,
     address: &NbdAddress,
+    access: SocketAccess,
 ) -> Result<HostListener, SocketError> {
     let end = host.now().after(DEVICE_BUSY_TIMEOUT);
     loop {
         let bound = match address {
-            NbdAddress::Unix(path) => HostListener::bind_unix(host, path),
+            NbdAddress::Unix(path) => HostListener::bind_unix_for(host, path, access),
             NbdAddress::Tcp(address) => HostListener::bind_tcp(host, *address),
         };
         match bound {
