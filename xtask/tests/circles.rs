@@ -13,7 +13,7 @@ const CRATES: &[&str] = &["engine", "offline", "daemon"];
 /// one another. The root is last: it names all of them.
 const LAW: &[&[&str]] = &[
     &["errors", "events", "marks", "rules", "settings", "slices", "stats", "tuning"],
-    &["health", "lost_places", "meter", "superblock"],
+    &["counted_device", "health", "lost_places", "superblock"],
     &["context"],
     &["journal"],
     &["alloc"],

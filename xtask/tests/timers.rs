@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 /// File, the line that sleeps, and the reason.
 const SLEEPS: &[(&str, &str, &str)] = &[
     (
-        "gc/mark.rs",
+        "gc/pass.rs",
         "self.context.env.sleep(PAUSE_AFTER_ERROR).await;",
         "after an error: the cache device needs a moment",
     ),
     (
-        "gc/mark.rs",
+        "gc/pass.rs",
         "first(wake, self.context.env.sleep(LOOK_PERIOD)).await;",
         "a pass is due by the bytes that were written, and no write stops to compare them",
     ),

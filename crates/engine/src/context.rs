@@ -7,9 +7,9 @@ use std::rc::Rc;
 use ubcache_env::{Env, IoError};
 use ubcache_format::Geometry;
 
+use crate::counted_device::CountedDevice;
 use crate::events::{Events, FaultyDevice};
 use crate::health::Health;
-use crate::meter::Meter;
 use crate::rules::{Rule, Rules};
 use crate::settings::{AttributeError, SetSettings};
 use crate::tuning::Tuning;
@@ -18,7 +18,7 @@ use crate::tuning::Tuning;
 pub(crate) struct Context<E: Env> {
     pub env: E,
     /// The cache device.
-    pub cache: Rc<Meter<E>>,
+    pub cache: Rc<CountedDevice<E>>,
     pub geometry: Geometry,
     pub tuning: Tuning,
     pub health: Rc<Health<E>>,
@@ -45,7 +45,7 @@ impl<E: Env> Clone for Context<E> {
 impl<E: Env> Context<E> {
     pub fn new(
         env: E,
-        cache: Meter<E>,
+        cache: CountedDevice<E>,
         geometry: Geometry,
         settings: SetSettings,
         tuning: Tuning,

@@ -42,6 +42,7 @@ mod alloc;
 mod bypass;
 mod coherence;
 mod context;
+mod counted_device;
 mod errors;
 pub mod events;
 mod gc;
@@ -52,7 +53,6 @@ pub mod inspect;
 mod journal;
 mod lost_places;
 pub mod marks;
-mod meter;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod request;

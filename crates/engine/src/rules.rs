@@ -194,7 +194,7 @@ rules! {
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";
-    N2RoomForMetadata, ["N2"],
+    N2SpaceForMetadata, ["N2"],
         "metadata is written where the device has allocated the room before";
     N4LeafFitsNode, ["N4"],
         "a leaf that can't be split gets no more keys than one node takes";
@@ -210,9 +210,9 @@ rules! {
     V2PromiseTakenBack, ["V2"],
         "an early start uses promised buckets last, when the promise is durably taken back";
     // Handing over.
-    H1MarkBound, ["H1"],
+    H1StampBound, ["H1"],
         "a mark counts in the journal entry that it was made for only";
-    H1TwoMarks, ["H1"],
+    H1TwoStamps, ["H1"],
         "a mark of 0.1 counts if the entry before has one as well";
     H2DropsClean, ["H2"],
         "clean keys of a set that somebody else ran go before anything is served";

@@ -3,11 +3,13 @@
 use ubcache_env::{Buf, Durability, Env};
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
-use crate::meter::Meter;
 
 /// Reads a superblock.
-pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superblock, EngineError> {
+pub(crate) async fn read_superblock<E: Env>(
+    device: &CountedDevice<E>,
+) -> Result<Superblock, EngineError> {
     let sectors = SUPERBLOCK_BYTES as u64 / SECTOR_BYTES;
     let buf = device
         .read(SUPERBLOCK_SECTOR, sectors)
@@ -20,7 +22,7 @@ pub(crate) async fn read_superblock<E: Env>(device: &Meter<E>) -> Result<Superbl
 
 /// Writes a superblock so that a torn write can't hurt: first everything but the first sector.
 pub(crate) async fn write_superblock<E: Env>(
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     superblock: &Superblock,
     what: &'static str,
 ) -> Result<(), EngineError> {

@@ -7,15 +7,15 @@
 //! ```
 //!
 //! The two keys in the header have room for 8 words each and use 3, so 40 bytes of each are padding
-//! that the driver leaves as it finds it. ubcache keeps a mark of 16 bytes in the first of them.
+//! that the driver leaves as it finds it. ubcache keeps a stamp of 16 bytes in the first of them.
 
 use crate::bytes::{put, round_up, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
 use crate::error::{FormatError, Problem, Structure};
 use crate::geometry::{Geometry, MAX_JOURNAL_ENTRY_BYTES};
 use crate::key::{Key, decode_keys, encode_keys};
-use crate::mark::{MARK, Padding};
 use crate::plain_key::are_keys;
+use crate::stamp::{Padding, STAMP};
 use crate::units::{BucketNr, JournalSeq};
 
 /// Bytes before the first key of a journal entry.
@@ -86,7 +86,7 @@ pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
     }
     put(&mut bytes, 168, &entry.root_level.to_le_bytes());
     put(&mut bytes, PRIO_BUCKETS, &u64::from(entry.prio_bucket.0).to_le_bytes());
-    if UUID_KEY + 8 * entry.uuid_bucket.words() <= MARK {
+    if UUID_KEY + 8 * entry.uuid_bucket.words() <= STAMP {
         entry.padding.write(&mut bytes);
     }
     let csum = crc64_we(&bytes[8..]);
@@ -99,7 +99,7 @@ pub fn encode_entry(geometry: &Geometry, entry: &JournalEntry) -> Vec<u8> {
 /// it takes on disk.
 ///
 /// A number of the prio bucket that is too large for any device is read as `u32::MAX`. There is no
-/// mark if the key of the volume table is so long that it lies where the mark would be.
+/// stamp if the key of the volume table is so long that it lies where the stamp would be.
 pub fn parse_entry(
     geometry: &Geometry,
     bytes: &[u8],
@@ -121,7 +121,7 @@ pub fn parse_entry(
         root_level: u16_at(bytes, 168),
         prio_bucket: BucketNr(u32::try_from(u64_at(bytes, PRIO_BUCKETS)).unwrap_or(u32::MAX)),
         keys,
-        padding: if UUID_KEY + uuid_bytes <= MARK {
+        padding: if UUID_KEY + uuid_bytes <= STAMP {
             Padding::parse(&bytes[..length])
         } else {
             Padding::NONE

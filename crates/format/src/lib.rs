@@ -25,7 +25,7 @@
 //! | `layer` | how the bsets of a leaf combine |
 //! | `salvage` | salvage of a damaged node |
 //! | `journal` | journal entries, and which of them to replay |
-//! | `mark` | who wrote an entry |
+//! | `stamp` | who wrote an entry |
 //! | `prio`, `uuids` | bucket generations, and the volume table |
 //! | `words` | words of bcache's programs for modes, states and policies |
 //! | `error` | defects: the structure, the place, the value found, the value expected |
@@ -41,7 +41,6 @@ mod journal;
 mod key;
 mod key_checks;
 mod layer;
-mod mark;
 mod node;
 mod packed;
 mod plain_key;
@@ -49,6 +48,7 @@ mod pointer;
 mod prio;
 mod runs;
 mod salvage;
+mod stamp;
 mod superblock;
 mod units;
 mod uuids;
@@ -61,7 +61,6 @@ pub use geometry::*;
 pub use journal::*;
 pub use key::*;
 pub use layer::*;
-pub use mark::{Drops, LastRun, Mark, Padding};
 pub use node::*;
 pub use packed::*;
 pub use plain_key::*;
@@ -69,6 +68,7 @@ pub use pointer::*;
 pub use prio::*;
 pub use runs::*;
 pub use salvage::*;
+pub use stamp::{Drops, LastRun, Padding, Stamp};
 pub use superblock::*;
 pub use units::*;
 pub use uuids::*;

@@ -9,8 +9,8 @@
 //! detected.
 //!
 //! ```text
-//! first sector, cache:     144 │ mark of seq    │
-//! first sector, backing:   144 │ number         │ 152 mark of number, last_mount, UUID │
+//! first sector, cache:     144 │ stamp of seq    │
+//! first sector, backing:   144 │ number         │ 152 stamp of number, last_mount, UUID │
 //! last sector, cache:     3584 │ "ubcruns1" │ csum │ n u16 │ flags u16 │ 28 zero │ n × (slot u32, number, next) │
 //! ```
 
@@ -19,7 +19,7 @@ use crate::checksum::crc64_we;
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::units::Inode;
 
-/// Offset of the mark or the number in the first sector.
+/// Offset of the stamp or the number in the first sector.
 const FIRST_AT: usize = 144;
 /// Offset of the table of a cache device: a sector, which is written as a whole or not at all.
 pub const RUNS_AT: usize = SUPERBLOCK_BYTES - RUNS_BYTES;
@@ -194,8 +194,8 @@ impl Superblock {
     /// Notes on a cache device that ubcache has written it, as it is now. To be called whenever
     /// `seq` has changed, and before that if the driver may have changed it.
     pub fn sign(&mut self) {
-        let mark = mark_of_seq(self.seq);
-        put(self.raw_mut(), FIRST_AT, &mark.to_le_bytes());
+        let stamp = stamp_of_seq(self.seq);
+        put(self.raw_mut(), FIRST_AT, &stamp.to_le_bytes());
     }
 
     /// Notes in the record of every volume of a cache device that is started that the driver has
@@ -210,7 +210,7 @@ impl Superblock {
 
     /// Returns true if ubcache, and not the driver, was the last to write this cache device.
     pub fn is_signed(&self) -> bool {
-        u64_at(self.raw(), FIRST_AT) == mark_of_seq(self.seq)
+        u64_at(self.raw(), FIRST_AT) == stamp_of_seq(self.seq)
     }
 
     /// Table of runs of a cache device; empty if there is none.
@@ -259,7 +259,7 @@ impl Superblock {
         let word = u64_at(self.raw(), FIRST_AT);
         match RunNumber::from_word(word) {
             None => BackingRun::Never,
-            Some(number) if u64_at(self.raw(), FIRST_AT + 8) == self.mark_of_run(word) => {
+            Some(number) if u64_at(self.raw(), FIRST_AT + 8) == self.stamp_of_run(word) => {
                 BackingRun::Number(number)
             }
             Some(number) => BackingRun::Void(number),
@@ -269,12 +269,12 @@ impl Superblock {
     /// Sets the number of a backing device's run, or removes it.
     pub fn set_run(&mut self, number: Option<RunNumber>) {
         let word = number.map_or(0, |number| number.0);
-        let mark = if number.is_some() { self.mark_of_run(word) } else { 0 };
+        let stamp = if number.is_some() { self.stamp_of_run(word) } else { 0 };
         put(self.raw_mut(), FIRST_AT, &word.to_le_bytes());
-        put(self.raw_mut(), FIRST_AT + 8, &mark.to_le_bytes());
+        put(self.raw_mut(), FIRST_AT + 8, &stamp.to_le_bytes());
     }
 
-    fn mark_of_run(&self, word: u64) -> u64 {
+    fn stamp_of_run(&self, word: u64) -> u64 {
         let mut bytes = [0; 28];
         put(&mut bytes, 0, &word.to_le_bytes());
         put(&mut bytes, 8, &self.last_mount.to_le_bytes());
@@ -283,7 +283,7 @@ impl Superblock {
     }
 }
 
-fn mark_of_seq(seq: u64) -> u64 {
+fn stamp_of_seq(seq: u64) -> u64 {
     let mut bytes = [0; 16];
     put(&mut bytes, 0, &NAME);
     put(&mut bytes, 8, &seq.to_le_bytes());

@@ -55,19 +55,19 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn padding() -> impl Strategy<Value = Padding> {
-    let mark = (
+    let stamp = (
         any::<bool>(),
         prop_oneof![Just(None), Just(Some(Drops::Driver)), Just(Some(Drops::Tool))],
         any::<bool>(),
     );
-    let mark = mark.prop_map(|(own_chain, drops, scan_resistant)| Mark {
+    let stamp = stamp.prop_map(|(own_chain, drops, scan_resistant)| Stamp {
         own_chain,
         drops,
         scan_resistant,
     });
     prop_oneof![
-        mark.clone().prop_map(Padding::Bound),
-        mark.prop_map(Padding::Unbound),
+        stamp.clone().prop_map(Padding::Bound),
+        stamp.prop_map(Padding::Unbound),
         any::<[u8; 16]>().prop_map(Padding::Other),
     ]
 }
@@ -150,7 +150,7 @@ proptest! {
         prop_assert_eq!(scan_bucket(&geometry, &bytes), vec![(0, entry)]);
     }
 
-    /// The driver's entries carry the padding of entries that it read. Whatever entry a mark is
+    /// The driver's entries carry the padding of entries that it read. Whatever entry a stamp is
     /// carried into, it is not taken for that entry's own.
     #[test]
     fn mark_copied_into_another_entry_is_rejected(

@@ -153,7 +153,7 @@ impl Base {
                 at..at + range.bytes() as usize
             })
             .collect();
-        let own = view.journal.last_run.mark().is_some();
+        let own = view.journal.last_run.stamp().is_some();
         let whole = content(&map, &disk, &below).0;
         let inode = map.inode.expect("its volume has a slot");
         let dirty = map.dirty().collect();

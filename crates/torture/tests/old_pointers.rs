@@ -63,7 +63,7 @@ fn aged(base: &Base, reuses: u8, chains: u64) -> Image {
 fn deep() -> Vec<Base> {
     let is_own = |base: &Base| {
         let cache = MemDevice::new(base.cache.clone(), base.block);
-        run(walk(&cache, &mut (), &())).is_some_and(|view| view.journal.last_run.mark().is_some())
+        run(walk(&cache, &mut (), &())).is_some_and(|view| view.journal.last_run.stamp().is_some())
     };
     small().into_iter().filter(|base| !base.parts.inner.is_empty() && is_own(base)).collect()
 }

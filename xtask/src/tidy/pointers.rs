@@ -1,7 +1,7 @@
 //! Links and pointers of documents lead somewhere.
 //!
 //! - a link: to a file of the repository, or to a heading
-//! - a code span that names a file, as `crates/engine/src/gc/mark.rs` does, or the end of a path:
+//! - a code span that names a file, as `crates/engine/src/gc/pass.rs` does, or the end of a path:
 //!   to such a file
 //! - a code span `FILE.rs:NAME`: to a function, type or constant of that name in that file; line
 //!   numbers rot

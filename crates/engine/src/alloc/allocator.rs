@@ -239,9 +239,9 @@ impl<E: Env> Allocator<E> {
                 self.round.notify_all();
                 return;
             }
-            if self.is_room_due() {
+            if self.is_space_due() {
                 self.try_again().await;
-                self.find_room().await;
+                self.find_space().await;
             }
             let wake = self.wake.notified();
             let due = {

@@ -8,11 +8,11 @@ use ubcache_env::Work;
 use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Reach};
 
 use super::class::Class;
+use super::device_space::Space;
 use super::pins::{Pin, Pins};
+use super::policy::Policy;
 use super::recency::Recency;
 use super::reuse::Reuse;
-use super::room::Room;
-use super::victims::Victims;
 use crate::errors::EngineError;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
@@ -82,8 +82,8 @@ pub(crate) struct Buckets {
     pub(super) recency: Recency,
     /// Free, and not known to have room below the device.
     pub(super) free: VecDeque<BucketNr>,
-    pub(super) free_with_room: VecDeque<BucketNr>,
-    pub(super) room: Room,
+    pub(super) free_with_space: VecDeque<BucketNr>,
+    pub(super) space: Space,
     pub(super) dead: VecDeque<BucketNr>,
     pub(super) pending: VecDeque<BucketNr>,
     /// Given up durably, to be discarded.
@@ -99,7 +99,7 @@ pub(crate) struct Buckets {
     /// Buckets that the chain on the device promises to the next start, while it is not known
     /// whether to believe it.
     pub(super) promised: Vec<BucketNr>,
-    pub(super) victims: Victims,
+    pub(super) victims: Policy,
     pub(super) reuse: Reuse,
     /// Logarithm of the sectors in a bucket, which are mostly a power of two.
     bucket_shift: Option<u32>,
@@ -145,8 +145,8 @@ impl Buckets {
             recency: Recency::new(&geometry),
             // At first it takes all of them, and to grow would be to move them.
             free: VecDeque::with_capacity(n),
-            free_with_room: VecDeque::new(),
-            room: Room::new(geometry.buckets),
+            free_with_space: VecDeque::new(),
+            space: Space::new(geometry.buckets),
             dead: VecDeque::new(),
             pending: VecDeque::new(),
             discarding: Vec::new(),
@@ -155,7 +155,7 @@ impl Buckets {
             holds: BTreeMap::new(),
             restart: Vec::new(),
             promised: Vec::new(),
-            victims: Victims::new(geometry.buckets, ReplacementPolicy::Fifo),
+            victims: Policy::new(geometry.buckets, ReplacementPolicy::Fifo),
             reuse: Reuse::default(),
             bucket_shift: geometry
                 .bucket_sectors
@@ -280,7 +280,7 @@ impl Buckets {
         if self.protects() { Class::Filled } else { Class::Clean }
     }
     pub fn free_len(&self) -> usize {
-        self.free.len() + self.free_with_room.len()
+        self.free.len() + self.free_with_space.len()
     }
     pub fn pending_len(&self) -> usize {
         self.pending.len()
@@ -515,7 +515,7 @@ impl Buckets {
         }
         self.freed += 1;
         self.set_role(bucket, Role::Free);
-        if self.has_room(bucket) { &mut self.free_with_room } else { &mut self.free }
+        if self.has_space(bucket) { &mut self.free_with_space } else { &mut self.free }
             .push_back(bucket);
     }
 
@@ -612,10 +612,10 @@ impl Buckets {
             // Promised buckets have room, and are at the front of it.
             #[cfg(feature = "mutants")]
             Purpose::Data if !self.rules.keeps(Rule::V2PromiseTakenBack) => {
-                (&mut self.free_with_room, &mut self.free)
+                (&mut self.free_with_space, &mut self.free)
             }
-            Purpose::Data | Purpose::Move => (&mut self.free, &mut self.free_with_room),
-            _ => (&mut self.free_with_room, &mut self.free),
+            Purpose::Data | Purpose::Move => (&mut self.free, &mut self.free_with_space),
+            _ => (&mut self.free_with_space, &mut self.free),
         };
         let bucket = first.pop_front().or_else(|| second.pop_front())?;
         assert_eq!(self.role(bucket), Role::Free, "a free bucket is free");

@@ -6,8 +6,8 @@ use ubcache_env::{Buf, Durability, Env};
 use ubcache_format::{BucketNr, Geometry, PrioSet, SECTOR_BYTES, parse_prio};
 
 use super::buckets::Buckets;
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
-use crate::meter::Meter;
 use crate::slices::in_slices;
 
 /// A chain as it was found.
@@ -19,7 +19,7 @@ pub(crate) struct Chain {
 /// Reads the chain that starts at `first`, and has `buckets` learn what it says.
 pub(crate) async fn read_chain<E: Env>(
     env: &E,
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     buckets: &mut Buckets,
     slice_steps: usize,
     first: BucketNr,
@@ -62,7 +62,7 @@ pub(crate) async fn read_chain<E: Env>(
 /// few buckets into one. Not durable when it returns.
 pub(crate) async fn write_chain<E: Env>(
     env: &E,
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     geometry: &Geometry,
     slice_steps: usize,
     (seq, buckets): (u64, &[BucketNr]),

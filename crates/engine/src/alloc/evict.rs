@@ -9,7 +9,7 @@ use ubcache_format::{BucketNr, Pointer};
 use super::allocator::Allocator;
 use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
-use super::victims::{DRAWN, Saving, Victims};
+use super::policy::{DRAWN, Policy, Saving};
 use crate::rules::Rule;
 use crate::settings::ReplacementPolicy;
 
@@ -124,8 +124,8 @@ impl Buckets {
     }
 
     /// The victims, which can be changed while the rest is looked at; to be put back.
-    fn take_victims(&mut self) -> Victims {
-        std::mem::replace(&mut self.victims, Victims::new(0, ReplacementPolicy::Fifo))
+    fn take_victims(&mut self) -> Policy {
+        std::mem::replace(&mut self.victims, Policy::new(0, ReplacementPolicy::Fifo))
     }
 
     /// Counts what there is in these buckets.

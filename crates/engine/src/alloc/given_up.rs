@@ -30,10 +30,10 @@ impl Buckets {
         let spare = above(self.watermarks().0).max(above(self.reserve(Purpose::Data)) / 2);
         for _ in 0..wanted.min(spare) {
             // Beyond the reserve of metadata those that have room, so that the next start has some.
-            let spared = self.free_with_room.len() > self.reserve(Purpose::Data);
+            let spared = self.free_with_space.len() > self.reserve(Purpose::Data);
             let (first, second) = match spared {
-                true => (&mut self.free_with_room, &mut self.free),
-                false => (&mut self.free, &mut self.free_with_room),
+                true => (&mut self.free_with_space, &mut self.free),
+                false => (&mut self.free, &mut self.free_with_space),
             };
             let Some(bucket) = first.pop_back().or_else(|| second.pop_back()) else { break };
             self.set_role(bucket, Role::Restart);
@@ -99,7 +99,7 @@ impl Buckets {
                 self.held.push(bucket);
                 *self.holds.entry(bucket).or_default() += 1;
                 continue;
-            } else if self.discard && !self.has_room(bucket) {
+            } else if self.discard && !self.has_space(bucket) {
                 // Room that metadata had is kept for metadata.
                 self.set_role(bucket, Role::Discarding);
                 self.discarding.push(bucket);
@@ -133,7 +133,7 @@ impl Buckets {
                 Role::Discarding,
                 "nobody else uses a bucket that is discarded"
             );
-            self.forget_room(bucket);
+            self.forget_space(bucket);
             self.set_free(bucket);
         }
     }

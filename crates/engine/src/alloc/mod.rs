@@ -21,20 +21,20 @@
 
 pub(crate) mod allocator;
 pub(crate) mod bucket_set;
+mod bucket_value;
 pub(crate) mod buckets;
 pub(crate) mod chain;
 pub(crate) mod class;
 mod counting;
+mod device_space;
 mod evict;
+mod eviction_list;
 mod given_up;
 pub(crate) mod pins;
+pub(crate) mod policy;
 pub(crate) mod prio;
 mod priority_stats;
 pub(crate) mod recency;
 mod reuse;
-mod room;
 pub(crate) mod sectors;
 mod space;
-mod victim;
-pub(crate) mod victims;
-mod worth;

@@ -21,8 +21,8 @@ impl<E: Env> Allocator<E> {
         let count = self.context.geometry.prio_buckets() as usize;
         // The chain promises buckets to the next start, which may find the device full: they have
         // room by now (N2).
-        let wanted = count + self.buckets.borrow().room_wanted();
-        self.keep_room(wanted).await;
+        let wanted = count + self.buckets.borrow().space_wanted();
+        self.keep_space(wanted).await;
         let taken = {
             let mut buckets = self.buckets.borrow_mut();
             if !buckets.can_take(Purpose::Prio, count) {

@@ -25,8 +25,8 @@ use crate::journal::Journal;
 use crate::volume_table::VolumeTable;
 
 mod ages;
-mod mark;
 mod moving;
+mod pass;
 
 /// Ages of pointers that a pass found.
 #[derive(Debug)]

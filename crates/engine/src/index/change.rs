@@ -9,7 +9,7 @@ use ubcache_format::{Inode, JournalSeq, Key, Pointer, SECTOR_BYTES};
 use super::Index;
 use super::extent::{Extent, push_holes, removal_records};
 use super::leaf::Leaf;
-use crate::journal::room::Room;
+use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 
 impl<E: Env> Index<E> {
@@ -33,7 +33,7 @@ impl<E: Env> Index<E> {
     /// record, or as many as `removal_records` says.
     pub fn replace(
         &self,
-        room: &mut Room<'_, E>,
+        room: &mut Reservation<'_, E>,
         inode: Inode,
         range: SectorRange,
         new: Option<(Pointer, bool)>,
@@ -174,7 +174,7 @@ impl<E: Env> Index<E> {
         if removal || new.is_some_and(|(_, dirty)| dirty) {
             known.newest_dirty = known.newest_dirty.max(seq);
         }
-        let crowded = known.ghosts.are_many();
+        let crowded = known.ghosts.above_high_water();
         drop((tree, buckets, inodes));
         if crowded {
             self.lay_ghosts(inode);
@@ -196,7 +196,7 @@ impl<E: Env> Index<E> {
     /// The range must have no dirty part; the leaves must be in memory.
     pub fn invalidate(
         &self,
-        room: &mut Room<'_, E>,
+        room: &mut Reservation<'_, E>,
         inode: Inode,
         range: SectorRange,
     ) -> Option<JournalSeq> {

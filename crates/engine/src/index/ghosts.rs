@@ -39,7 +39,7 @@ impl Ghosts {
     }
 
     /// It is time to lay some.
-    pub fn are_many(&self) -> bool {
+    pub fn above_high_water(&self) -> bool {
         self.count() > GHOSTS_MAX.max(self.left + GHOSTS_MAX / 2)
     }
 
@@ -124,7 +124,10 @@ mod tests {
         for round in 0..10 {
             for block in 0..1000 {
                 ghosts.note(range(16 * block, 8), JournalSeq(1 + round));
-                assert!(!ghosts.are_many() || !ghosts.lay(JournalSeq(0)), "a thousand blocks");
+                assert!(
+                    !ghosts.above_high_water() || !ghosts.lay(JournalSeq(0)),
+                    "a thousand blocks"
+                );
             }
         }
         assert!(ghosts.count() <= GHOSTS_MAX);
@@ -136,7 +139,7 @@ mod tests {
         let mut rounds = 0;
         for block in 0..=2 * GHOSTS_MAX as u64 {
             ghosts.note(range(16 * block, 8), JournalSeq(12));
-            if ghosts.are_many() {
+            if ghosts.above_high_water() {
                 ghosts.lay(JournalSeq(11));
                 rounds += 1;
             }

@@ -11,7 +11,7 @@ use super::extent::Extent;
 use super::leaf::{Hold, Leaf, LeafState};
 use super::touched::CHANGE_WORDS;
 use crate::errors::EngineError;
-use crate::journal::room::Room;
+use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 
 /// Work to do on a leaf before it takes another change.
@@ -82,7 +82,7 @@ impl<E: Env> Index<E> {
         inode: Inode,
         range: SectorRange,
         records: usize,
-    ) -> Result<Room<'_, E>, EngineError> {
+    ) -> Result<Reservation<'_, E>, EngineError> {
         if let Some(room) = self.prepared(inode, range, records) {
             return Ok(room);
         }
@@ -97,7 +97,7 @@ impl<E: Env> Index<E> {
         inode: Inode,
         range: SectorRange,
         records: usize,
-    ) -> Result<Room<'_, E>, EngineError> {
+    ) -> Result<Reservation<'_, E>, EngineError> {
         if let Some(room) = self.prepared(inode, range, records) {
             return Ok(room);
         }
@@ -105,7 +105,12 @@ impl<E: Env> Index<E> {
     }
 
     /// Room for a change that one leaf takes, if it can be made at once. None says nothing.
-    fn prepared(&self, inode: Inode, range: SectorRange, records: usize) -> Option<Room<'_, E>> {
+    fn prepared(
+        &self,
+        inode: Inode,
+        range: SectorRange,
+        records: usize,
+    ) -> Option<Reservation<'_, E>> {
         {
             let tree = self.tree.borrow();
             let leaf = tree.leaf_around(inode, range)?;
@@ -123,7 +128,7 @@ impl<E: Env> Index<E> {
         range: SectorRange,
         records: usize,
         removal: bool,
-    ) -> Result<Room<'_, E>, EngineError> {
+    ) -> Result<Reservation<'_, E>, EngineError> {
         let mut holds = Vec::new();
         let mut crowded = false;
         loop {

@@ -53,7 +53,7 @@ impl<E: Env> Index<E> {
     /// The task that keeps the ring from filling up.
     pub async fn reclaim_task(&self) {
         loop {
-            let wake = self.journal.room_wanted();
+            let wake = self.journal.space_wanted();
             let goal = self.journal.reclaim_goal();
             if self.context.is_ended() || self.context.failure().is_some() {
                 return;

@@ -196,18 +196,18 @@ impl Region {
         self.lasts[last] = entry.place;
     }
 
-    fn has_room(&self, chunk: usize) -> bool {
+    fn has_space(&self, chunk: usize) -> bool {
         self.chunks.get(chunk).is_some_and(|entries| entries.len() < CHUNK_MAX)
     }
 
     /// Puts an entry in at a spot.
     pub fn insert(&mut self, spot: Spot, entry: Entry) {
         let Spot { mut chunk, mut at } = spot;
-        if at == 0 && chunk > 0 && self.has_room(chunk - 1) {
+        if at == 0 && chunk > 0 && self.has_space(chunk - 1) {
             // Between two chunks it goes to the end of the left one: ascending inserts fill chunks.
             chunk -= 1;
             at = self.chunks[chunk].len();
-        } else if !self.has_room(chunk) {
+        } else if !self.has_space(chunk) {
             if at == 0 {
                 self.chunks.insert(chunk, Vec::new());
                 self.lasts.insert(chunk, entry.place);

@@ -55,7 +55,7 @@ impl<E: Env> Index<E> {
         makes_room: bool,
     ) -> Result<(), EngineError> {
         self.load_for_replay(leaf).await?;
-        let has_room = self.allocator.node_has_room(leaf.pointer).await;
+        let has_space = self.allocator.node_has_room(leaf.pointer).await;
         let io = leaf.io.lock().await;
         let append = {
             let mut state = leaf.state.borrow_mut();
@@ -72,7 +72,7 @@ impl<E: Env> Index<E> {
             assert!(!pending.keys.is_empty(), "what is touched gives keys");
             let bytes = encode_bset(&self.context.geometry, leaf.pointer, seq, &pending.keys);
             let node_bytes = u64::from(leaf.sectors) * SECTOR_BYTES;
-            if used + bytes.len() as u64 > node_bytes || !has_room {
+            if used + bytes.len() as u64 > node_bytes || !has_space {
                 None
             } else {
                 self.tree.borrow_mut().write_begins(&mut state);

@@ -23,23 +23,24 @@ impl<E: Env> Journal<E> {
     pub fn set_chain(&self, first: BucketNr) {
         let header = &mut self.state.borrow_mut().header;
         header.prio_bucket = first;
-        header.mark.own_chain = true;
+        header.stamp.own_chain = true;
     }
 
     /// Returns true if ubcache wrote the prio chain.
     pub fn has_own_chain(&self) -> bool {
-        self.state.borrow().header.mark.own_chain
+        self.state.borrow().header.stamp.own_chain
     }
 
     /// The clean data of a former owner is dropped: the next entry no longer asks for that.
     pub fn take_over_is_done(&self) {
-        self.state.borrow_mut().header.mark.drops = None;
+        self.state.borrow_mut().header.stamp.drops = None;
     }
 
     /// Notes a replacement policy that the superblock can't name. Says which entry will have it, if
     /// that is news.
     pub fn set_scan_resistant(&self, is_on: bool) -> Option<JournalSeq> {
-        let was = std::mem::replace(&mut self.state.borrow_mut().header.mark.scan_resistant, is_on);
+        let was =
+            std::mem::replace(&mut self.state.borrow_mut().header.stamp.scan_resistant, is_on);
         (was != is_on).then(|| self.force_soon())
     }
 }

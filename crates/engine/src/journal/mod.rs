@@ -14,7 +14,7 @@
 //! | [`read`] | reading the journal at start |
 //!
 //! The journal knows no leaf and no bucket: the index sets its pins, and makes room when
-//! [`Journal::room_wanted`] asks for it.
+//! [`Journal::space_wanted`] asks for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, IoError, Nanos};
-use ubcache_format::{BucketNr, JournalSeq, Key, Mark};
+use ubcache_format::{BucketNr, JournalSeq, Key, Stamp};
 
 use crate::context::Context;
 use crate::errors::EngineError;
@@ -32,8 +32,8 @@ use pins::EntryPins;
 mod header;
 pub(crate) mod pins;
 pub(crate) mod read;
+pub(crate) mod reservation;
 pub(crate) mod ring;
-pub(crate) mod room;
 pub(crate) mod write;
 
 /// The part of every entry that is no record.
@@ -43,7 +43,7 @@ pub(crate) struct Header {
     pub root: Key,
     pub root_level: u16,
     pub prio_bucket: BucketNr,
-    pub mark: Mark,
+    pub stamp: Stamp,
 }
 
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use ubcache_format::{
 };
 
 use super::ring::Ring;
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
-use crate::meter::Meter;
 
 /// Bytes of the journal that are read at a time; a bucket at least.
 const BYTES_AT_ONCE: u64 = 2 << 20;
@@ -20,7 +20,7 @@ const BYTES_AT_ONCE: u64 = 2 << 20;
 /// time: the buckets with entries that the newest one so far needs.
 pub(crate) async fn read_journal<E: Env>(
     env: &E,
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     geometry: &Geometry,
     superblock: &Superblock,
 ) -> Result<Found, EngineError> {
@@ -90,7 +90,7 @@ impl Bucket {
     /// Its entries from the number `needed` on, with their offsets in bytes.
     async fn take_apart<E: Env>(
         self,
-        device: &Meter<E>,
+        device: &CountedDevice<E>,
         geometry: &Geometry,
         index: u32,
         needed: Option<JournalSeq>,
@@ -115,7 +115,7 @@ impl Bucket {
 }
 
 async fn read_bucket<E: Env>(
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     geometry: &Geometry,
     index: u32,
 ) -> Result<Buf, EngineError> {

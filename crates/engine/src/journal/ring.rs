@@ -97,7 +97,7 @@ impl Ring {
         self.room = self.count_room();
     }
 
-    /// The least number of bytes of records that [`Ring::has_room`] denies.
+    /// The least number of bytes of records that [`Ring::has_space`] denies.
     fn count_room(&self) -> u64 {
         let left = self.blocks_left();
         if left >= self.blocks_at_best() {
@@ -135,7 +135,7 @@ impl Ring {
     }
 
     /// This much of records may wait to be written, in as many entries as it takes.
-    pub fn has_room(&self, record_bytes: u64) -> bool {
+    pub fn has_space(&self, record_bytes: u64) -> bool {
         record_bytes < self.room
     }
 
@@ -275,7 +275,7 @@ mod tests {
             let rest = (JOURNAL_HEADER_BYTES + rest).next_multiple_of(ring.block_bytes);
             let entries = full * ring.entry_blocks_max * ring.block_bytes + rest;
             assert_eq!(
-                ring.has_room(records),
+                ring.has_space(records),
                 ring.takes_records(entries),
                 "{records} bytes, {ring:?}"
             );

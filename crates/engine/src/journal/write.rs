@@ -179,7 +179,7 @@ impl<E: Env> Journal<E> {
                 root_level: header.root_level,
                 prio_bucket: header.prio_bucket,
                 keys,
-                padding: Padding::Bound(header.mark),
+                padding: Padding::Bound(header.stamp),
             };
             let bytes = encode_entry(&self.context.geometry, &entry);
             state.give_back(entry.keys);

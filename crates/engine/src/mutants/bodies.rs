@@ -7,15 +7,15 @@ use ubcache_env::{
     VolumeError,
 };
 use ubcache_format::{
-    BucketNr, JournalEntry, JournalSeq, Mark, Padding, SUPERBLOCK_SECTOR, Superblock,
+    BucketNr, JournalEntry, JournalSeq, Padding, SUPERBLOCK_SECTOR, Stamp, Superblock,
 };
 
 use crate::alloc::buckets::{Buckets, Role};
 use crate::alloc::sectors::Piece;
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
 use crate::index::extent::Extent;
 use crate::index::ghosts::Ghosts;
-use crate::meter::Meter;
 use crate::request::read::fill_queue::Fills;
 use crate::request::write::{Payload, ToCache};
 use crate::rules::{Rule, Rules};
@@ -156,17 +156,17 @@ impl<E: Env> CachedVolume<E> {
     }
 }
 
-/// `mark-not-bound`: the mark that the newest entry seems to have, even if it was carried into it.
-pub(crate) fn mark_of_any_entry(newest: &JournalEntry, rules: Rules) -> Option<Mark> {
+/// `mark-not-bound`: the stamp that the newest entry seems to have, even if it was carried into it.
+pub(crate) fn stamp_of_any_entry(newest: &JournalEntry, rules: Rules) -> Option<Stamp> {
     match newest.padding {
-        Padding::Other(bytes) if !rules.keeps(Rule::H1MarkBound) => Mark::claimed(&bytes),
+        Padding::Other(bytes) if !rules.keeps(Rule::H1StampBound) => Stamp::claimed(&bytes),
         _ => None,
     }
 }
 
 /// `no-flush-at-attach`: without the flush before a superblock as well.
 pub(crate) async fn write_superblock_unflushed<E: Env>(
-    backing: &Meter<E>,
+    backing: &CountedDevice<E>,
     superblock: &Superblock,
     what: &'static str,
 ) -> Result<(), EngineError> {

@@ -223,7 +223,7 @@ mutants! {
     // Room below the device.
     NoSpaceCounts, "no-space-counts", [N1NoSpaceIsNoError],
         "a write of data that finds no space counts as an error of the device";
-    NoRoomForMetadata, "no-room-for-metadata", [N2RoomForMetadata],
+    NoRoomForMetadata, "no-room-for-metadata", [N2SpaceForMetadata],
         "nobody sees to it that metadata will find room";
     FullLeafGrows, "full-leaf-grows", [N4LeafFitsNode],
         "a leaf for whose split there are no buckets grows in memory";
@@ -242,11 +242,11 @@ mutants! {
     CopiesWithoutLimit, "copies-without-limit", [S2CopiesBounded],
         "any number of copies wait for their keys";
     // Superblocks, and who ran the set last.
-    MarkNotBound, "mark-not-bound", [H1MarkBound],
+    MarkNotBound, "mark-not-bound", [H1StampBound],
         "ubcache's mark is believed in whatever journal entry it is found";
     TakeOverKeepsClean, "take-over-keeps-clean", [H2DropsClean],
         "clean keys of a set that the driver ran last are kept";
-    LoneMarkBelieved, "lone-mark-believed", [H1TwoMarks],
+    LoneMarkBelieved, "lone-mark-believed", [H1TwoStamps],
         "a mark of 0.1 is believed although the entry before it has none";
     KeepsOldSlot, "keeps-old-slot", [A2DropsClean],
         "a backing device that may have been written without the cache keeps its cached data";

@@ -11,7 +11,7 @@ use super::policy::Access;
 use crate::coherence::WriteEnd;
 use crate::coherence::table::Ticket;
 use crate::index::extent::Extent;
-use crate::journal::room::Room;
+use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 use crate::writeback::flusher::Below;
@@ -78,7 +78,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// W2, one step: from the front of the range as much as there is room for. Clean parts get
     /// entries of their own.
-    fn decide_discard(&self, range: SectorRange, mut room: Room<'_, E>) -> Step {
+    fn decide_discard(&self, range: SectorRange, mut room: Reservation<'_, E>) -> Step {
         // No more parts than extents, each with one record: see `LONG_STEP`.
         let (live, range) = self.index.first_live_extents(self.inode(), range, room.left());
         let drops = !self.context.keeps(Rule::D1KeepsDirty);

@@ -8,7 +8,7 @@ use ubcache_format::Pointer;
 
 use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
-use crate::journal::room::Room;
+use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
@@ -22,7 +22,7 @@ const PUBLISHED_AT_ONCE: usize = 2;
 const BATCH: usize = 256;
 
 /// Returns true if a flush is due: three quarters of the permitted copies wait.
-fn are_many(copies: usize, most: usize) -> bool {
+fn above_high_water(copies: usize, most: usize) -> bool {
     copies * 4 > most * 3
 }
 
@@ -42,7 +42,7 @@ impl<E: Env> CachedVolume<E> {
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.context.env.now();
             let crowded =
-                are_many(self.coherence.copies_len(), self.context.tuning.unpublished_max);
+                above_high_water(self.coherence.copies_len(), self.context.tuning.unpublished_max);
             let due =
                 now.since(flushed_at) >= FLUSH_PERIOD || crowded || self.allocator.is_starved();
             if due && !self.coherence.is_flushed() {
@@ -105,14 +105,14 @@ impl<E: Env> CachedVolume<E> {
         if !kept.whole {
             self.context.env.mark("suspect_copy_not_kept");
         }
-        if !kept.waits || are_many(kept.copies, self.context.tuning.unpublished_max) {
+        if !kept.waits || above_high_water(kept.copies, self.context.tuning.unpublished_max) {
             self.wake_publisher.notify_all();
         }
     }
 
     /// One step: copies in the range that are not un-flushed go into the index, where there is no
     /// key. False: there are more of them than room for their records.
-    fn publish(&self, range: SectorRange, mut room: Room<'_, E>) -> bool {
+    fn publish(&self, range: SectorRange, mut room: Reservation<'_, E>) -> bool {
         let copies = self.coherence.copies_over(range);
         if copies.is_empty() {
             self.context.env.mark("copy_gone_before_published");

@@ -15,7 +15,7 @@ use crate::coherence::WriteEnd;
 use crate::coherence::table::Ticket;
 use crate::errors::EngineError;
 use crate::index::extent::removal_records;
-use crate::journal::room::Room;
+use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
@@ -246,7 +246,7 @@ impl<E: Env> CachedVolume<E> {
         &self,
         ticket: &Ticket,
         range: SectorRange,
-        mut room: Room<'_, E>,
+        mut room: Reservation<'_, E>,
     ) -> Option<JournalSeq> {
         #[cfg(feature = "mutants")]
         if !self.context.keeps(Rule::W2RemovesFirst) {

@@ -7,8 +7,8 @@ use ubcache_format::{BackingState, Inode, Sector, Superblock, Uuid, UuidEntry};
 
 use super::runs::{Choice, check_run};
 use super::{CacheSet, Set};
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
-use crate::meter::Meter;
 use crate::rules::Rule;
 use crate::superblock::{read_superblock, write_superblock};
 use crate::volume::{Attached, CachedVolume, Core};
@@ -55,7 +55,7 @@ impl<E: Env> CacheSet<E> {
         if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));
         }
-        let backing = Rc::new(Meter::new(set.context.env.clone(), backing));
+        let backing = Rc::new(CountedDevice::new(set.context.env.clone(), backing));
         let mut superblock = read_superblock(&backing).await?;
         if superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "cache", expected: "backing" });
@@ -191,7 +191,7 @@ impl<E: Env> Set<E> {
     /// durably, before the first request (A4).
     async fn serve_detached(
         self: &Rc<Self>,
-        backing: Rc<Meter<E>>,
+        backing: Rc<CountedDevice<E>>,
         mut superblock: Superblock,
         options: AttachOptions,
     ) -> Result<Rc<CachedVolume<E>>, EngineError> {
@@ -214,7 +214,7 @@ impl<E: Env> Set<E> {
     /// A volume with what it uses of this set.
     pub(super) fn volume(
         self: &Rc<Self>,
-        backing: Rc<Meter<E>>,
+        backing: Rc<CountedDevice<E>>,
         superblock: Superblock,
         inode: Inode,
         options: AttachOptions,

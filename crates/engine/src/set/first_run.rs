@@ -5,22 +5,22 @@ use std::ops::Range;
 
 use ubcache_env::{Buf, Durability, Env, IoVec, SectorRange};
 use ubcache_format::{
-    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key, Mark,
-    Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, Sector, Superblock, encode_bset,
+    BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key,
+    Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, Sector, Stamp, Superblock, encode_bset,
     encode_entry, encode_uuids,
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
 use crate::alloc::chain::write_chain;
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
-use crate::meter::Meter;
 use crate::superblock::write_superblock;
 
 /// A set may have been on the device that had the same UUID: its entries would be valid, and newer
 /// than what the set begins with. The tools that make superblocks do not all erase them.
 async fn forget_older_journal<E: Env>(
     env: &E,
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     geometry: &Geometry,
 ) -> Result<(), EngineError> {
     const WHAT: &str = "erasing an older journal";
@@ -42,7 +42,7 @@ async fn forget_older_journal<E: Env>(
 /// Makes the set. A crash before the end leaves SYNC clear, and the next start begins again.
 pub(crate) async fn first_run<E: Env>(
     env: &E,
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     superblock: &mut Superblock,
     slice_steps: usize,
 ) -> Result<(), EngineError> {
@@ -96,14 +96,14 @@ pub(crate) async fn first_run<E: Env>(
         root_level: 0,
         prio_bucket: chain[0],
         keys: Vec::new(),
-        padding: Padding::Bound(Mark { own_chain: true, drops: None, scan_resistant }),
+        padding: Padding::Bound(Stamp { own_chain: true, drops: None, scan_resistant }),
     };
     device.flush().await.map_err(io())?;
     let at = geometry.bucket_start(geometry.journal_bucket(0));
     write(at, encode_entry(&geometry, &entry), Durability::Fua).await.map_err(io())?;
     superblock.set_sync(true);
     if scan_resistant {
-        // The journal's mark says it from now on, and changes with the policy.
+        // The journal's stamp says it from now on, and changes with the policy.
         superblock.set_begins_scan_resistant(false);
     }
     superblock.mark_started(env.unix_seconds() as u32);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    Drops, Geometry, JournalEntry, LastRun, Mark, Reach, ReplayRange, Superblock, UuidEntry,
+    Drops, Geometry, JournalEntry, LastRun, Reach, ReplayRange, Stamp, Superblock, UuidEntry,
     parse_uuids,
 };
 
@@ -19,6 +19,7 @@ use crate::alloc::buckets::Buckets;
 use crate::alloc::chain::{Chain, read_chain};
 use crate::alloc::pins::Pin;
 use crate::context::Context;
+use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
 use crate::events::SetEvent;
 use crate::gc::Gc;
@@ -27,7 +28,6 @@ use crate::index::extent::LAST;
 use crate::journal::pins::EntryPins;
 use crate::journal::read::{Found, read_journal, ring_after};
 use crate::journal::{Header, Journal};
-use crate::meter::Meter;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::slices::in_slices;
@@ -46,7 +46,7 @@ impl<E: Env> CacheSet<E> {
         cache: E::Device,
         options: SetOptions,
     ) -> Result<CacheSet<E>, EngineError> {
-        let cache = Meter::of_cache(env.clone(), cache, options.rules);
+        let cache = CountedDevice::of_cache(env.clone(), cache, options.rules);
         let mut superblock = read_superblock(&cache).await?;
         if !superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "backing", expected: "cache" });
@@ -79,9 +79,9 @@ impl<E: Env> CacheSet<E> {
                 check_run(&superblock, slot, backing)?;
             }
         }
-        let former = mark_of_former_run(&found, options.rules);
+        let former = stamp_of_former_run(&found, options.rules);
         #[cfg(feature = "mutants")]
-        let former = crate::mutants::mark_of_any_entry(&newest, options.rules).unwrap_or(former);
+        let former = crate::mutants::stamp_of_any_entry(&newest, options.rules).unwrap_or(former);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
         let keep_clean = options.keep_clean || !options.rules.keeps(Rule::H2DropsClean);
         let set = assemble(
@@ -114,11 +114,11 @@ impl<E: Env> CacheSet<E> {
 
 /// Stamp of the run before this one. Only the stamp of ubcache's own entry says anything of the
 /// set; of a run that may have been the driver's the policy stays, on which no data depends.
-fn mark_of_former_run(found: &Found, rules: Rules) -> Mark {
+fn stamp_of_former_run(found: &Found, rules: Rules) -> Stamp {
     match found.last_run {
-        LastRun::Ubcache(mark) => mark,
-        LastRun::Unknown(mark) if !rules.keeps(Rule::H1TwoMarks) => mark,
-        other => Mark {
+        LastRun::Ubcache(stamp) => stamp,
+        LastRun::Unknown(stamp) if !rules.keeps(Rule::H1TwoStamps) => stamp,
+        other => Stamp {
             own_chain: false,
             drops: Some(Drops::Driver),
             scan_resistant: other.scan_resistant(),
@@ -140,7 +140,7 @@ fn check_entry(newest: &JournalEntry) -> Result<(), EngineError> {
 }
 
 async fn read_uuids<E: Env>(
-    device: &Meter<E>,
+    device: &CountedDevice<E>,
     geometry: &Geometry,
     newest: &JournalEntry,
 ) -> Result<Vec<UuidEntry>, EngineError> {
@@ -158,23 +158,23 @@ async fn read_uuids<E: Env>(
 #[expect(clippy::too_many_arguments, reason = "the parts of a set, each read on its own")]
 fn assemble<E: Env>(
     env: E,
-    cache: Meter<E>,
+    cache: CountedDevice<E>,
     superblock: Superblock,
     options: SetOptions,
     found: &Found,
-    (newest, mark): (&JournalEntry, Mark),
+    (newest, stamp): (&JournalEntry, Stamp),
     (mut buckets, chain): (Buckets, Chain),
     uuids: Vec<UuidEntry>,
 ) -> Rc<Set<E>> {
     let geometry = superblock.geometry();
     let mut settings = options.settings;
-    let policy = ReplacementPolicy::from_stored(superblock.replacement(), mark.scan_resistant);
+    let policy = ReplacementPolicy::from_stored(superblock.replacement(), stamp.scan_resistant);
     settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
     buckets.set_policy(policy);
     // A generation of the tuning is several of the format's.
     let chains = chain.seq.saturating_mul(options.tuning.generations.step.into());
-    buckets.set_reach(Reach::of_set(mark.own_chain, chains));
+    buckets.set_reach(Reach::of_set(stamp.own_chain, chains));
     buckets.set_discard(superblock.discard());
     chain.buckets.iter().for_each(|&bucket| buckets.set_metadata(bucket));
     let header = Header {
@@ -182,7 +182,7 @@ fn assemble<E: Env>(
         root: newest.root.clone(),
         root_level: newest.root_level,
         prio_bucket: newest.prio_bucket,
-        mark,
+        stamp,
     };
     let (ring, next) = ring_after(found, &geometry);
     let context = Context::new(env, cache, geometry, settings, options.tuning, options.rules);
@@ -280,8 +280,8 @@ impl<E: Env> Set<E> {
         self.allocator.allocate_metadata().await;
         if !lazy {
             self.count_leaves(false).await?;
-            let wanted = self.allocator.buckets().room_wanted();
-            self.allocator.keep_room(wanted).await;
+            let wanted = self.allocator.buckets().space_wanted();
+            self.allocator.keep_space(wanted).await;
         }
         self.journal.keep_from(range.entries.first().map(|entry| entry.seq));
         let set = self.clone();

@@ -33,11 +33,11 @@ use crate::bypass::Bypass;
 use crate::bypass::congestion::Congestion;
 use crate::coherence::Coherence;
 use crate::context::Context;
+use crate::counted_device::CountedDevice;
 use crate::events::{FaultyDevice, VolumeChange};
 use crate::gc::Gc;
 use crate::index::Index;
 use crate::journal::Journal;
-use crate::meter::Meter;
 use crate::request::read::fill_queue::FillQueue;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
@@ -73,7 +73,7 @@ pub struct CachedVolume<E: Env> {
     pub(crate) attached: Box<dyn Fn() -> Attached>,
     /// For the tasks that outlive a request.
     pub(crate) me: Weak<CachedVolume<E>>,
-    pub(crate) backing: Rc<Meter<E>>,
+    pub(crate) backing: Rc<CountedDevice<E>>,
     superblock: RefCell<Superblock>,
     superblock_lock: Lock,
     inode: Cell<Inode>,
@@ -101,7 +101,7 @@ pub struct CachedVolume<E: Env> {
 impl<E: Env> CachedVolume<E> {
     pub(crate) fn new(
         core: Core<E>,
-        backing: Rc<Meter<E>>,
+        backing: Rc<CountedDevice<E>>,
         superblock: Superblock,
         inode: Inode,
         (name, read_only): (String, bool),

@@ -8,7 +8,7 @@ use crate::alloc::pins::Pin;
 use crate::coherence::WriteEnd;
 use crate::coherence::table::Ticket;
 use crate::index::extent::{Extent, FIRST, Position};
-use crate::journal::room::Room;
+use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
@@ -250,7 +250,12 @@ impl<E: Env> CachedVolume<E> {
 
     /// B5 for one extent: the parts that are still the dirty key that was read, or discarded,
     /// become clean, or go.
-    fn not_dirty_any_more(&self, written: &Extent, below: Below, room: &mut Room<'_, E>) -> u64 {
+    fn not_dirty_any_more(
+        &self,
+        written: &Extent,
+        below: Below,
+        room: &mut Reservation<'_, E>,
+    ) -> u64 {
         let same: Vec<Extent> = self
             .index
             .live_extents(self.inode(), written.range)

@@ -94,7 +94,7 @@ impl View {
     /// Returns true if ubcache ran the set last, and nothing in it is the driver's: such a set has
     /// no dirty keys whose buckets were freed.
     pub(crate) fn is_own(&self) -> bool {
-        self.journal.last_run.mark().is_some_and(|mark| mark.drops.is_none())
+        self.journal.last_run.stamp().is_some_and(|stamp| stamp.drops.is_none())
     }
 
     /// Returns the bucket that contains a pointer.

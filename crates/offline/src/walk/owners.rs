@@ -39,7 +39,7 @@ pub(crate) fn assign_owners<V: Visitor + ?Sized>(
     if !view.complete {
         return;
     }
-    let own_chain = view.journal.last_run.mark().is_some_and(|mark| mark.own_chain);
+    let own_chain = view.journal.last_run.stamp().is_some_and(|stamp| stamp.own_chain);
     generations(view, own_chain, visitor);
     reserves(view, visitor);
 }

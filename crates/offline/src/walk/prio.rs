@@ -86,6 +86,6 @@ pub(super) async fn read_prios<D: Device, V: Visitor + ?Sized>(
         }
     }
     // All of the chain is there: what it says of a bucket can be held against a pointer.
-    let own_chain = view.journal.last_run.mark().is_some_and(|mark| mark.own_chain);
+    let own_chain = view.journal.last_run.stamp().is_some_and(|stamp| stamp.own_chain);
     view.reach = Reach::of_set(own_chain, chains);
 }

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{
-    BucketNr, Drops, Inode, JournalEntry, JournalSeq, Key, LastRun, Mark, Padding, Pointer,
-    PrioEntry, SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Superblock, UuidEntry, encode_entry,
+    BucketNr, Drops, Inode, JournalEntry, JournalSeq, Key, LastRun, Padding, Pointer, PrioEntry,
+    SECTOR_BYTES, SUPERBLOCK_SECTOR, Sector, Stamp, Superblock, UuidEntry, encode_entry,
     encode_prio, encode_uuids,
 };
 
@@ -80,7 +80,7 @@ pub(crate) async fn write_set<D: Device>(
     flush(target, On::Cache, set.doing).await?;
     // Clean data may be older than the backing device, which was not compared. The chain makes no
     // promise either.
-    let mark = Mark {
+    let stamp = Stamp {
         own_chain: false,
         drops: Some(Drops::Tool),
         scan_resistant: set.last_run.scan_resistant(),
@@ -98,7 +98,7 @@ pub(crate) async fn write_set<D: Device>(
             .first()
             .map_or(BucketNr(0), |place| place.bucket(geometry.bucket_sectors)),
         keys: Vec::new(),
-        padding: Padding::Bound(mark),
+        padding: Padding::Bound(stamp),
     };
     if !set.hidden {
         fill_holes(target, set, None).await?;

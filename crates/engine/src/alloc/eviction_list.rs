@@ -3,7 +3,7 @@
 //! The members are the buckets that could be evicted, in one doubly linked list from the oldest to
 //! the most recent. The links live in two arrays indexed by bucket number, so a list for a million
 //! buckets is two arrays of four megabytes, and every operation but the worst case of
-//! [`VictimList::pick`] is O(1).
+//! [`EvictionList::pick`] is O(1).
 //!
 //! ```text
 //! oldest ─► 7 ⇄ 2 ⇄ 9 ⇄ 4 ◄─ most recent      insert, touch: to the right end; pick: from the left end
@@ -41,7 +41,7 @@ const EMPTY: List = List { oldest: NIL, recent: NIL, len: 0 };
 
 /// The buckets that may be evicted, in order.
 #[derive(Clone, Debug)]
-pub(crate) struct VictimList {
+pub(crate) struct EvictionList {
     policy: Replacement,
     /// Towards the oldest; a bucket that is in no list points to itself.
     older: Vec<u32>,
@@ -55,16 +55,16 @@ pub(crate) struct VictimList {
     cursor: u32,
 }
 
-impl Default for VictimList {
-    fn default() -> VictimList {
-        VictimList::new(0, Replacement::Lru)
+impl Default for EvictionList {
+    fn default() -> EvictionList {
+        EvictionList::new(0, Replacement::Lru)
     }
 }
 
-impl VictimList {
-    /// Empty lists, with room for so many buckets, of which [`VictimList::grow`] has to tell.
+impl EvictionList {
+    /// Empty lists, with room for so many buckets, of which [`EvictionList::grow`] has to tell.
     pub fn new(buckets: u32, policy: Replacement) -> Self {
-        VictimList {
+        EvictionList {
             policy,
             older: Vec::with_capacity(buckets as usize),
             newer: Vec::with_capacity(buckets as usize),
@@ -122,7 +122,7 @@ impl VictimList {
     ///
     /// # Panics
     /// Like all methods that take a bucket: if the number is not below that of
-    /// [`VictimList::grow`].
+    /// [`EvictionList::grow`].
     pub fn contains(&self, bucket: u32) -> bool {
         self.is_known(bucket) && !self.leaves[bucket as usize]
     }
@@ -215,7 +215,7 @@ impl VictimList {
         None
     }
 
-    /// The next call of [`VictimList::next_leaving`] gives the first of those that leave.
+    /// The next call of [`EvictionList::next_leaving`] gives the first of those that leave.
     pub fn rewind(&mut self) {
         self.cursor = self.leaving.oldest;
     }
@@ -318,20 +318,20 @@ mod tests {
 
     use super::*;
 
-    fn empty(buckets: u32, policy: Replacement) -> VictimList {
-        let mut list = VictimList::new(buckets, policy);
+    fn empty(buckets: u32, policy: Replacement) -> EvictionList {
+        let mut list = EvictionList::new(buckets, policy);
         list.grow(buckets / 2);
         list.grow(buckets);
         list
     }
 
-    fn list(policy: Replacement, members: impl IntoIterator<Item = u32>) -> VictimList {
+    fn list(policy: Replacement, members: impl IntoIterator<Item = u32>) -> EvictionList {
         let mut list = empty(1000, policy);
         members.into_iter().for_each(|bucket| list.insert(bucket));
         list
     }
 
-    fn order(list: &VictimList) -> Vec<u32> {
+    fn order(list: &EvictionList) -> Vec<u32> {
         list.iter_oldest().collect()
     }
 
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(sparse.pick(|| 3, |_| false), None);
         assert_eq!(sparse.pick(|| 3, |_| true), Some(77));
         assert_eq!(sparse.pick(not_random, |_| true), None);
-        assert_eq!(VictimList::new(0, Replacement::Random).pick(not_random, |_| true), None);
+        assert_eq!(EvictionList::new(0, Replacement::Random).pick(not_random, |_| true), None);
     }
 
     #[test]

@@ -4,11 +4,11 @@
 //! blocks of the ring:  in use │ waiting records │ reserved │ spare │ the reserve
 //! ```
 //!
-//! A [`Room`] is the right to append a number of records. It is given when the records that wait,
-//! those that others have reserved and these leave the reserve alone, and it goes back when it is
-//! dropped. There is no other way to append a record, and one more than was reserved is a bug that
-//! stops the program: what it took would be the room of those who make room, and the set would fail
-//! with a journal that is full.
+//! A [`Reservation`] is the right to append a number of records. It is given when the records that
+//! wait, those that others have reserved and these leave the reserve alone, and it goes back when
+//! it is dropped. There is no other way to append a record, and one more than was reserved is a bug
+//! that stops the program: what it took would be the room of those who make room, and the set would
+//! fail with a journal that is full.
 //!
 //! A step that may need many records is cut: [`Journal::step_records`] says how many there are room
 //! for at once, in the smallest ring as well, and between two steps comes another reservation.
@@ -40,12 +40,12 @@ use crate::errors::EngineError;
 
 /// The right to append records; see the module.
 #[must_use = "what is reserved and not used keeps others waiting"]
-pub(crate) struct Room<'a, E: Env> {
+pub(crate) struct Reservation<'a, E: Env> {
     journal: &'a Journal<E>,
     left: usize,
 }
 
-impl<E: Env> Room<'_, E> {
+impl<E: Env> Reservation<'_, E> {
     /// Records that may be appended yet.
     pub fn left(&self) -> usize {
         self.left
@@ -61,7 +61,7 @@ impl<E: Env> Room<'_, E> {
     }
 }
 
-impl<E: Env> Drop for Room<'_, E> {
+impl<E: Env> Drop for Reservation<'_, E> {
     fn drop(&mut self) {
         if self.left > 0 {
             let reserved = &self.journal.reserved;
@@ -72,20 +72,20 @@ impl<E: Env> Drop for Room<'_, E> {
 
 impl<E: Env> Journal<E> {
     /// Room for so many records, now or not at all; not before those who wait for some.
-    pub fn try_reserve(&self, records: usize) -> Option<Room<'_, E>> {
+    pub fn try_reserve(&self, records: usize) -> Option<Reservation<'_, E>> {
         if self.queue.is_locked() { None } else { self.take_room(records) }
     }
 
-    fn take_room(&self, records: usize) -> Option<Room<'_, E>> {
+    fn take_room(&self, records: usize) -> Option<Reservation<'_, E>> {
         if !self.takes(records) {
             return None;
         }
         self.reserved.set(self.reserved.get() + records);
-        Some(Room { journal: self, left: records })
+        Some(Reservation { journal: self, left: records })
     }
 
     /// Waits for room for so many records, in order of request.
-    pub async fn reserve(&self, records: usize) -> Result<Room<'_, E>, EngineError> {
+    pub async fn reserve(&self, records: usize) -> Result<Reservation<'_, E>, EngineError> {
         if let Some(room) = self.try_reserve(records) {
             return Ok(room);
         }
@@ -134,7 +134,7 @@ impl<E: Env> Journal<E> {
             false => state.sealed.iter().map(|(_, keys)| keys.len()).sum(),
         };
         let records = sealed + self.reserved.get() + records;
-        state.ring.has_room(records as u64 * RECORD_BYTES + state.open_bytes)
+        state.ring.has_space(records as u64 * RECORD_BYTES + state.open_bytes)
             && state.sealed.len() < 2
             && pinned <= state.ring.pinned_leaves_max()
     }
@@ -185,7 +185,7 @@ impl<E: Env> Journal<E> {
     }
 
     /// Returns when the ring needs room, or a stop or failure may have come.
-    pub fn room_wanted(&self) -> impl Future<Output = ()> {
+    pub fn space_wanted(&self) -> impl Future<Output = ()> {
         self.reclaim.notified()
     }
 

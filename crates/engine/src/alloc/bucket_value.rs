@@ -29,7 +29,7 @@ const DOUBT_PART: u64 = 512;
 const SCALE: u128 = 1 << 32;
 
 #[derive(Debug)]
-pub(crate) struct Worth {
+pub(crate) struct BucketValue {
     /// Buckets filled so far; wraps around at [`FILLED_END`].
     filled: u32,
     /// By bucket: how many had been filled when it was taken for data, times 8, and the class of
@@ -47,12 +47,12 @@ pub(crate) struct Worth {
     counted_at: u32,
 }
 
-impl Worth {
-    /// Nothing is known yet; [`Worth::learn`] has to tell of so many buckets.
-    pub fn new(buckets: u32) -> Worth {
+impl BucketValue {
+    /// Nothing is known yet; [`BucketValue::learn`] has to tell of so many buckets.
+    pub fn new(buckets: u32) -> BucketValue {
         let filled = FILLED_END / 2;
         let kinds = CLASSES * AGES;
-        Worth {
+        BucketValue {
             filled,
             began: Vec::with_capacity(buckets as usize),
             buckets,
@@ -95,12 +95,12 @@ impl Worth {
         self.hits[kind] += sectors;
     }
 
-    /// Worth of a live sector of the bucket.
+    /// BucketValue of a live sector of the bucket.
     pub fn of(&self, bucket: BucketNr) -> u64 {
         self.worth[self.kind(bucket)]
     }
 
-    /// Worth of a sector that is put into a bucket of this class now.
+    /// BucketValue of a sector that is put into a bucket of this class now.
     pub fn of_new(&self, class: usize) -> u64 {
         self.worth[class * AGES]
     }
@@ -124,8 +124,8 @@ impl Worth {
         Some(time)
     }
 
-    /// Counts a bucket of data with so many live sectors; `time` is what [`Worth::census_begins`]
-    /// said.
+    /// Counts a bucket of data with so many live sectors; `time` is what
+    /// [`BucketValue::census_begins`] said.
     pub fn count(&mut self, bucket: BucketNr, live: u32, time: u64) {
         let kind = self.kind(bucket);
         self.seen[kind] += u64::from(live) * time;
@@ -160,14 +160,14 @@ mod tests {
     const BUCKETS: u32 = 160;
     const SECTORS: u32 = 64;
 
-    fn census(worth: &mut Worth) {
+    fn census(worth: &mut BucketValue) {
         let Some(time) = worth.census_begins() else { return };
         (0..BUCKETS).for_each(|bucket| worth.count(BucketNr(bucket), SECTORS, time));
         worth.census_ends(SECTORS);
     }
 
     /// Fills the next bucket and counts now and then, as a pass does.
-    fn fill(worth: &mut Worth, count: &mut u32, class: usize) {
+    fn fill(worth: &mut BucketValue, count: &mut u32, class: usize) {
         worth.fill(BucketNr(*count % BUCKETS), class);
         *count += 1;
         if count.is_multiple_of(BUCKETS / 16) {
@@ -175,8 +175,8 @@ mod tests {
         }
     }
 
-    fn fresh() -> Worth {
-        let mut worth = Worth::new(BUCKETS);
+    fn fresh() -> BucketValue {
+        let mut worth = BucketValue::new(BUCKETS);
         (0..BUCKETS).for_each(|_| worth.learn(u32::MAX));
         worth
     }

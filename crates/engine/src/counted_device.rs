@@ -18,7 +18,7 @@ use crate::stats::DeviceCounters;
 /// Nothing else asks the device for a flush, so what a failed one means is settled here, whoever
 /// called it: who is responsible for the device is told in the same step (F4, J3), and of the cache
 /// device nothing is read that may be gone.
-pub(crate) struct Meter<E: Env> {
+pub(crate) struct CountedDevice<E: Env> {
     env: E,
     device: E::Device,
     counters: Cell<DeviceCounters>,
@@ -39,14 +39,14 @@ pub(crate) struct Meter<E: Env> {
 type FlushFailed = Rc<dyn Fn(&IoError)>;
 
 /// Time that a task waits for memory before it asks again.
-const MEMORY_PATIENCE: Nanos = Nanos::from_millis(10);
+const MEMORY_RETRY_INTERVAL: Nanos = Nanos::from_millis(10);
 /// Error of a read of a lost place, and of a flush after a failed one.
 const EIO: i32 = 5;
 
-impl<E: Env> Meter<E> {
+impl<E: Env> CountedDevice<E> {
     /// A backing device.
-    pub fn new(env: E, device: E::Device) -> Meter<E> {
-        Meter {
+    pub fn new(env: E, device: E::Device) -> CountedDevice<E> {
+        CountedDevice {
             env,
             device,
             counters: Cell::default(),
@@ -62,9 +62,9 @@ impl<E: Env> Meter<E> {
     }
 
     /// The cache device.
-    pub fn of_cache(env: E, device: E::Device, rules: Rules) -> Meter<E> {
+    pub fn of_cache(env: E, device: E::Device, rules: Rules) -> CountedDevice<E> {
         let lost = rules.keeps(Rule::J3LostPlacesUnread).then(RefCell::default);
-        Meter { lost, ..Meter::new(env, device) }
+        CountedDevice { lost, ..CountedDevice::new(env, device) }
     }
 
     /// From now on its errors are events. Those before are errors of opening it.
@@ -134,7 +134,7 @@ impl<E: Env> Meter<E> {
                 Some(into) => break into,
                 None => {
                     self.env.mark("waits_for_memory");
-                    self.env.sleep(MEMORY_PATIENCE).await;
+                    self.env.sleep(MEMORY_RETRY_INTERVAL).await;
                 }
             }
         };

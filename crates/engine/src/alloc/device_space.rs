@@ -1,8 +1,8 @@
-//! Room below the device: a sparse file on a full file system has none for what was never written
+//! Space below the device: a sparse file on a full file system has none for what was never written
 //! (docs/internals/coherence.md, rules N1 to N4).
 //!
 //! ```text
-//!  free: not known ──allocate──▶ free: has room ──▶ metadata first, data only beyond the reserve
+//!  free: not known ──allocate──▶ free: has space ──▶ metadata first, data only beyond the reserve
 //!       │                             ▲
 //!       │ a write was refused         │ tried again, now and then
 //!       └────────────▶ put aside ─────┘
@@ -15,11 +15,12 @@ use ubcache_format::BucketNr;
 
 use super::bucket_set::BucketSet;
 
-/// So many are tried the first time; twice as many each time when all of them had room.
+/// So many are tried the first time; twice as many each time when all of them had space.
 pub(super) const TRIED_MIN: usize = 64;
-/// Knowledge of the room that buckets have.
+
+/// Knowledge of the space that buckets have.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct Space {
     /// The device has allocated the bucket in full.
     pub(super) has: BucketSet,
     /// A write was refused: put aside when it would be free.
@@ -31,9 +32,9 @@ pub(crate) struct Room {
     pub(super) tried: usize,
 }
 
-impl Room {
-    pub fn new(buckets: u32) -> Room {
-        Room {
+impl Space {
+    pub fn new(buckets: u32) -> Space {
+        Space {
             has: BucketSet::new(buckets),
             lacks: BTreeSet::new(),
             tried_to: BucketNr(0),

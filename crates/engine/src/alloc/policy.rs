@@ -1,17 +1,17 @@
 //! The buckets that may be evicted, as the replacement policy has them.
 //!
-//! The policies of bcache keep one list of a [`VictimList`]. The scan-resistant one draws a few
-//! members and takes the one that is worth least, by its live sectors and what [`Worth`] says of
-//! its kind. It chooses a while before room is needed: until then what was used again is moved out
-//! of the chosen ones (see [`gc::moving`](crate::gc::moving)). Census, choice and the look at what
-//! was chosen take time with the number of buckets: each goes in slices.
+//! The policies of bcache keep one list of an [`EvictionList`]. The scan-resistant one draws a few
+//! members and takes the one that is worth least, by its live sectors and what [`BucketValue`] says
+//! of its kind. It chooses a while before room is needed: until then what was used again is moved
+//! out of the chosen ones (see [`gc::moving`](crate::gc::moving)). Census, choice and the look at
+//! what was chosen take time with the number of buckets: each goes in slices.
 
 use ubcache_format::BucketNr;
 
 use super::bucket_set::BucketSet;
+use super::bucket_value::BucketValue;
 use super::class::Class;
-use super::victim::VictimList;
-use super::worth::Worth;
+use super::eviction_list::EvictionList;
 use crate::settings::ReplacementPolicy;
 
 /// Members among which a victim is chosen. More forget what has little worth more strictly, and
@@ -22,22 +22,22 @@ const MOVED_PERCENT: u64 = 15;
 
 /// The members, and what the scan-resistant policy knows of them.
 #[derive(Debug)]
-pub(crate) struct Victims {
+pub(crate) struct Policy {
     policy: ReplacementPolicy,
     /// Those that leave were chosen: they go next, in this order.
-    members: VictimList,
-    scan_resistant: Option<Chosen>,
+    members: EvictionList,
+    scan_resistant: Option<ScanResistant>,
     /// Knowledge that the scan-resistant policy will have when it has seen every bucket.
-    learning: Option<Worth>,
+    learning: Option<BucketValue>,
 }
 
 /// State of the scan-resistant policy alone.
 #[derive(Debug)]
-struct Chosen {
-    worth: Worth,
+struct ScanResistant {
+    worth: BucketValue,
     /// Buckets filled between the last two choices.
     filled: u32,
-    /// Time that [`Worth::census_begins`] returned.
+    /// Time that [`BucketValue::census_begins`] returned.
     time: u64,
 }
 
@@ -51,11 +51,11 @@ pub(crate) struct Saving {
     buckets: BucketSet,
 }
 
-impl Victims {
+impl Policy {
     /// No members, with room for so many buckets.
-    pub fn new(buckets: u32, policy: ReplacementPolicy) -> Victims {
-        let members = VictimList::new(buckets, policy.order());
-        Victims { policy, members, scan_resistant: None, learning: None }
+    pub fn new(buckets: u32, policy: ReplacementPolicy) -> Policy {
+        let members = EvictionList::new(buckets, policy.order());
+        Policy { policy, members, scan_resistant: None, learning: None }
     }
 
     /// Bucket numbers are below `buckets`.
@@ -69,14 +69,14 @@ impl Victims {
     }
 
     /// All members stay, and what leaves goes first. The scan-resistant policy is in force when
-    /// [`Victims::learn`] was told of every bucket, until then that of its order.
+    /// [`Policy::learn`] was told of every bucket, until then that of its order.
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
         self.policy = policy;
         self.members.set_policy(policy.order());
         if policy != ReplacementPolicy::ScanResistant {
             (self.scan_resistant, self.learning) = (None, None);
         } else if self.scan_resistant.is_none() && self.learning.is_none() {
-            self.learning = Some(Worth::new(self.members.capacity()));
+            self.learning = Some(BucketValue::new(self.members.capacity()));
         }
     }
 
@@ -92,7 +92,7 @@ impl Victims {
             return false;
         }
         let worth = self.learning.take();
-        self.scan_resistant = worth.map(|worth| Chosen { worth, filled: 0, time: 0 });
+        self.scan_resistant = worth.map(|worth| ScanResistant { worth, filled: 0, time: 0 });
         true
     }
 
@@ -139,7 +139,8 @@ impl Victims {
         }
     }
 
-    /// Chooses a victim, see [`VictimList::pick`]. `live` says how many live sectors a bucket has.
+    /// Chooses a victim, see [`EvictionList::pick`]. `live` says how many live sectors a bucket
+    /// has.
     pub fn pick(
         &mut self,
         mut random: impl FnMut() -> u64,
@@ -244,11 +245,11 @@ impl Victims {
     }
 }
 
-impl Chosen {
+impl ScanResistant {
     /// Draws some members and takes out the one that is worth least.
     fn choose(
         &self,
-        members: &mut VictimList,
+        members: &mut EvictionList,
         mut random: impl FnMut() -> u64,
         may_take: impl Fn(u32) -> bool,
         live: impl Fn(u32) -> u32,
@@ -283,8 +284,8 @@ mod tests {
     }
 
     /// All buckets are members. The upper half is of another class, and used all the time.
-    fn used(policy: ReplacementPolicy) -> Victims {
-        let mut victims = Victims::new(BUCKETS, policy);
+    fn used(policy: ReplacementPolicy) -> Policy {
+        let mut victims = Policy::new(BUCKETS, policy);
         victims.grow(BUCKETS);
         victims.set_policy(policy);
         while !victims.learn(10, |_| 0) {}
@@ -296,13 +297,13 @@ mod tests {
         victims
     }
 
-    fn leaving(victims: &mut Victims) -> Vec<u32> {
+    fn leaving(victims: &mut Policy) -> Vec<u32> {
         victims.members.rewind();
         std::iter::from_fn(|| victims.members.next_leaving()).collect()
     }
 
     /// Chooses in slices of 5, in the way a pass does.
-    fn choose(victims: &mut Victims, count: usize) -> Vec<u32> {
+    fn choose(victims: &mut Policy, count: usize) -> Vec<u32> {
         if victims.census_begins() {
             victims.census((0..BUCKETS).map(|bucket| (BucketNr(bucket), SECTORS)));
             victims.census_ends(SECTORS);
@@ -312,7 +313,7 @@ mod tests {
         leaving(victims)
     }
 
-    fn worth_saving(victims: &mut Victims, reused: impl Fn(u32) -> u64) -> Vec<u32> {
+    fn worth_saving(victims: &mut Policy, reused: impl Fn(u32) -> u64) -> Vec<u32> {
         let mut saving = victims.saving_begins(SECTORS);
         if let Some(saving) = &mut saving {
             while !victims.save(saving, 5, &reused) {}
@@ -321,7 +322,7 @@ mod tests {
         (0..BUCKETS).filter(|&bucket| set.contains(BucketNr(bucket))).collect()
     }
 
-    fn pick(victims: &mut Victims) -> Option<u32> {
+    fn pick(victims: &mut Policy) -> Option<u32> {
         victims.pick(dice(), |_| true, |_| SECTORS).map(|bucket| bucket.0)
     }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Padding is not private to an entry: the driver's entries carry the padding of entries that it
-//! read before. So the mark has a checksum of the very entry that it is in. ubcache 0.1 did not
+//! read before. So the stamp has a checksum of the very entry that it is in. ubcache 0.1 did not
 //! write one.
 
 use std::fmt;
@@ -19,9 +19,9 @@ use crc_fast::{CrcAlgorithm, Digest};
 use crate::bytes::{array, put, u32_at};
 use crate::journal::JournalEntry;
 
-/// Offset of the mark in an entry.
-pub(crate) const MARK: usize = 64;
-pub(crate) const MARK_BYTES: usize = 16;
+/// Offset of the stamp in an entry.
+pub(crate) const STAMP: usize = 64;
+pub(crate) const STAMP_BYTES: usize = 16;
 
 const NAME: [u8; 8] = *b"ubcache1";
 const OWN_CHAIN: usize = 8;
@@ -41,7 +41,7 @@ pub enum Drops {
 
 /// ubcache's statement about the set in an entry.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub struct Mark {
+pub struct Stamp {
     /// True if ubcache wrote the prio chain that the entry names; it lists the buckets that are
     /// kept free.
     pub own_chain: bool,
@@ -51,10 +51,10 @@ pub struct Mark {
     pub scan_resistant: bool,
 }
 
-impl Mark {
-    /// The mark in the bytes, not verified: any program may have put it there.
-    pub fn claimed(bytes: &[u8; MARK_BYTES]) -> Option<Mark> {
-        bytes.starts_with(&NAME).then(|| Mark {
+impl Stamp {
+    /// The stamp in the bytes, not verified: any program may have put it there.
+    pub fn claimed(bytes: &[u8; STAMP_BYTES]) -> Option<Stamp> {
+        bytes.starts_with(&NAME).then(|| Stamp {
             own_chain: bytes[OWN_CHAIN] == 1,
             drops: match bytes[DROPS] {
                 0 => None,
@@ -65,8 +65,8 @@ impl Mark {
         })
     }
 
-    fn bytes(self) -> [u8; MARK_BYTES] {
-        let mut bytes = [0; MARK_BYTES];
+    fn bytes(self) -> [u8; STAMP_BYTES] {
+        let mut bytes = [0; STAMP_BYTES];
         bytes[..NAME.len()].copy_from_slice(&NAME);
         bytes[OWN_CHAIN] = u8::from(self.own_chain);
         bytes[DROPS] = match self.drops {
@@ -79,28 +79,28 @@ impl Mark {
     }
 }
 
-/// The place of the mark in an entry, and its content.
+/// The place of the stamp in an entry, and its content.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Padding {
-    /// A mark that is bound to the entry: ubcache wrote it.
-    Bound(Mark),
-    /// A mark as ubcache 0.1 wrote it. The driver may have carried it over from another entry.
-    Unbound(Mark),
-    /// Anything else, the mark of another entry included.
-    Other([u8; MARK_BYTES]),
+    /// A stamp that is bound to the entry: ubcache wrote it.
+    Bound(Stamp),
+    /// A stamp as ubcache 0.1 wrote it. The driver may have carried it over from another entry.
+    Unbound(Stamp),
+    /// Anything else, the stamp of another entry included.
+    Other([u8; STAMP_BYTES]),
 }
 
 impl Padding {
-    /// No mark.
-    pub const NONE: Padding = Padding::Other([0; MARK_BYTES]);
+    /// No stamp.
+    pub const NONE: Padding = Padding::Other([0; STAMP_BYTES]);
 
     /// Reads that of an entry. `entry` is all that the checksum of the entry covers, and the
     /// checksum.
     pub(crate) fn parse(entry: &[u8]) -> Padding {
-        let bytes: [u8; MARK_BYTES] = array(entry, MARK);
-        match (Mark::claimed(&bytes), bytes[BOUND]) {
-            (Some(mark), 0) if u32_at(&bytes, CHECK) == 0 => Padding::Unbound(mark),
-            (Some(mark), 1) if u32_at(&bytes, CHECK) == check(entry) => Padding::Bound(mark),
+        let bytes: [u8; STAMP_BYTES] = array(entry, STAMP);
+        match (Stamp::claimed(&bytes), bytes[BOUND]) {
+            (Some(stamp), 0) if u32_at(&bytes, CHECK) == 0 => Padding::Unbound(stamp),
+            (Some(stamp), 1) if u32_at(&bytes, CHECK) == check(entry) => Padding::Bound(stamp),
             _ => Padding::Other(bytes),
         }
     }
@@ -108,13 +108,13 @@ impl Padding {
     /// Puts it into an entry that is complete but for this and its checksum.
     pub(crate) fn write(self, entry: &mut [u8]) {
         match self {
-            Padding::Other(bytes) => put(entry, MARK, &bytes),
-            Padding::Unbound(mark) => put(entry, MARK, &mark.bytes()),
-            Padding::Bound(mark) => {
-                put(entry, MARK, &mark.bytes());
-                put(entry, MARK + BOUND, &[1]);
+            Padding::Other(bytes) => put(entry, STAMP, &bytes),
+            Padding::Unbound(stamp) => put(entry, STAMP, &stamp.bytes()),
+            Padding::Bound(stamp) => {
+                put(entry, STAMP, &stamp.bytes());
+                put(entry, STAMP + BOUND, &[1]);
                 let check = check(entry);
-                put(entry, MARK + CHECK, &check.to_le_bytes());
+                put(entry, STAMP + CHECK, &check.to_le_bytes());
             }
         }
     }
@@ -124,32 +124,32 @@ impl Padding {
 /// the CRC of the format, its halves laid over each other.
 fn check(entry: &[u8]) -> u32 {
     let mut digest = Digest::new(CrcAlgorithm::Crc64We);
-    digest.update(entry.get(8..MARK + CHECK).unwrap_or_default());
-    digest.update(entry.get(MARK + MARK_BYTES..).unwrap_or_default());
+    digest.update(entry.get(8..STAMP + CHECK).unwrap_or_default());
+    digest.update(entry.get(STAMP + STAMP_BYTES..).unwrap_or_default());
     let crc = digest.finalize();
     (crc >> 32) as u32 ^ crc as u32
 }
 
 impl fmt::Display for Padding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match self {
+        let stamp = match self {
             Padding::Other(bytes) => {
                 return bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
             }
-            Padding::Bound(mark) => {
+            Padding::Bound(stamp) => {
                 f.write_str("ubcache")?;
-                mark
+                stamp
             }
-            Padding::Unbound(mark) => {
+            Padding::Unbound(stamp) => {
                 f.write_str("ubcache-0.1")?;
-                mark
+                stamp
             }
         };
         for (said, word) in [
-            (mark.own_chain, ",own-chain"),
-            (mark.drops == Some(Drops::Driver), ",drops-what-the-driver-left"),
-            (mark.drops == Some(Drops::Tool), ",drops-what-a-tool-left"),
-            (mark.scan_resistant, ",scan-resistant"),
+            (stamp.own_chain, ",own-chain"),
+            (stamp.drops == Some(Drops::Driver), ",drops-what-the-driver-left"),
+            (stamp.drops == Some(Drops::Tool), ",drops-what-a-tool-left"),
+            (stamp.scan_resistant, ",scan-resistant"),
         ] {
             f.write_str(if said { word } else { "" })?;
         }
@@ -160,10 +160,10 @@ impl fmt::Display for Padding {
 /// The program that ran a set last, according to its journal.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub enum LastRun {
-    /// ubcache, with its mark.
-    Ubcache(Mark),
-    /// ubcache 0.1, or the driver after it: the mark is the same.
-    Unknown(Mark),
+    /// ubcache, with its stamp.
+    Ubcache(Stamp),
+    /// ubcache 0.1, or the driver after it: the stamp is the same.
+    Unknown(Stamp),
     /// The driver, or some other program.
     #[default]
     Other,
@@ -173,45 +173,45 @@ impl LastRun {
     /// Decides by the newest entry of the journal, and the entry before it if that ends where the
     /// newest begins.
     ///
-    /// A mark of 0.1 is accepted if both have it and are in one journal bucket. The driver begins a
-    /// new bucket after each start, so it wrote either both of them or none; and it has two buffers
-    /// for its entries, of which one holds the entry that it read, so of two in a row it marks one
-    /// at most.
+    /// A stamp of 0.1 is accepted if both have it and are in one journal bucket. The driver begins
+    /// a new bucket after each start, so it wrote either both of them or none; and it has two
+    /// buffers for its entries, of which one holds the entry that it read, so of two in a row it
+    /// marks one at most.
     pub fn of(newest: &JournalEntry, before: Option<&JournalEntry>) -> LastRun {
         let before = before.filter(|before| before.seq.next() == newest.seq);
         match (newest.padding, before.map(|before| before.padding)) {
-            (Padding::Bound(mark), _)
-            | (Padding::Unbound(mark), Some(Padding::Bound(_) | Padding::Unbound(_))) => {
-                LastRun::Ubcache(mark)
+            (Padding::Bound(stamp), _)
+            | (Padding::Unbound(stamp), Some(Padding::Bound(_) | Padding::Unbound(_))) => {
+                LastRun::Ubcache(stamp)
             }
-            (Padding::Unbound(mark), _) => LastRun::Unknown(mark),
+            (Padding::Unbound(stamp), _) => LastRun::Unknown(stamp),
             (Padding::Other(_), _) => LastRun::Other,
         }
     }
 
     /// Padding for an entry that continues the set with a prio chain that promises nothing.
     pub fn without_promise(self) -> Padding {
-        let quiet = |mark| Mark { own_chain: false, ..mark };
+        let quiet = |stamp| Stamp { own_chain: false, ..stamp };
         match self {
-            LastRun::Ubcache(mark) => Padding::Bound(quiet(mark)),
-            LastRun::Unknown(mark) => Padding::Unbound(quiet(mark)),
+            LastRun::Ubcache(stamp) => Padding::Bound(quiet(stamp)),
+            LastRun::Unknown(stamp) => Padding::Unbound(quiet(stamp)),
             LastRun::Other => Padding::NONE,
         }
     }
 
     /// Returns true if the scan-resistant policy was in force: no data depends on it, so an
-    /// unverified mark will do.
+    /// unverified stamp will do.
     pub fn scan_resistant(self) -> bool {
         match self {
-            LastRun::Ubcache(mark) | LastRun::Unknown(mark) => mark.scan_resistant,
+            LastRun::Ubcache(stamp) | LastRun::Unknown(stamp) => stamp.scan_resistant,
             LastRun::Other => false,
         }
     }
 
-    /// The mark of ubcache; nothing if the driver has changed the set since, or may have.
-    pub fn mark(self) -> Option<Mark> {
+    /// The stamp of ubcache; nothing if the driver has changed the set since, or may have.
+    pub fn stamp(self) -> Option<Stamp> {
         match self {
-            LastRun::Ubcache(mark) => Some(mark),
+            LastRun::Ubcache(stamp) => Some(stamp),
             LastRun::Unknown(_) | LastRun::Other => None,
         }
     }
@@ -238,26 +238,26 @@ mod tests {
     }
 
     #[test]
-    fn mark_of_version_0_1_is_accepted_after_another_mark() {
-        let mark = Mark { own_chain: true, ..Mark::default() };
-        let (old, new, none) = (Padding::Unbound(mark), Padding::Bound(mark), Padding::NONE);
+    fn stamp_of_version_0_1_is_accepted_after_another_stamp() {
+        let stamp = Stamp { own_chain: true, ..Stamp::default() };
+        let (old, new, none) = (Padding::Unbound(stamp), Padding::Bound(stamp), Padding::NONE);
         let ran = |newest, before: Option<(u64, Padding)>| {
             let before = before.map(|(seq, padding)| entry(seq, padding));
             LastRun::of(&entry(7, newest), before.as_ref())
         };
         // Bound to its entry it needs no other.
-        assert_eq!(ran(new, None), LastRun::Ubcache(mark));
-        assert_eq!(ran(new, Some((6, none))), LastRun::Ubcache(mark));
-        assert_eq!(ran(old, Some((6, old))), LastRun::Ubcache(mark));
+        assert_eq!(ran(new, None), LastRun::Ubcache(stamp));
+        assert_eq!(ran(new, Some((6, none))), LastRun::Ubcache(stamp));
+        assert_eq!(ran(old, Some((6, old))), LastRun::Ubcache(stamp));
         // 0.1 again, after a version that binds them.
-        assert_eq!(ran(old, Some((6, new))), LastRun::Ubcache(mark));
+        assert_eq!(ran(old, Some((6, new))), LastRun::Ubcache(stamp));
         // The driver has two buffers.
-        assert_eq!(ran(old, Some((6, none))), LastRun::Unknown(mark));
+        assert_eq!(ran(old, Some((6, none))), LastRun::Unknown(stamp));
         // The first entry of a set, or of a journal bucket: the driver begins one at each start.
-        assert_eq!(ran(old, None), LastRun::Unknown(mark));
+        assert_eq!(ran(old, None), LastRun::Unknown(stamp));
         // An entry of an earlier lap is not the one before it.
-        assert_eq!(ran(old, Some((5, old))), LastRun::Unknown(mark));
+        assert_eq!(ran(old, Some((5, old))), LastRun::Unknown(stamp));
         assert_eq!(ran(none, Some((6, new))), LastRun::Other);
-        assert_eq!((ran(new, None).mark(), ran(old, None).mark()), (Some(mark), None));
+        assert_eq!((ran(new, None).stamp(), ran(old, None).stamp()), (Some(stamp), None));
     }
 }
