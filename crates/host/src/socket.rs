@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -144,11 +145,13 @@ impl HostListener {
         let place =
             ListenAddress::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
         let listener = HostListener { env: env.clone(), fd: Rc::new(fd), place };
-        // Nobody can connect before it listens.
+        // Nobody can connect before it listens. The umask has taken bits from the mode.
         if access.group.is_some() {
             std::os::unix::fs::lchown(path, None, access.group)
                 .map_err(failed(&name, "giving it to the group"))?;
         }
+        std::fs::set_permissions(path, Permissions::from_mode(access.mode))
+            .map_err(failed(&name, "setting the mode"))?;
         sys::listen(&listener.fd, BACKLOG).map_err(failed(&name, "listening"))?;
         Ok(listener)
     }
