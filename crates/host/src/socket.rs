@@ -22,6 +22,8 @@ use crate::sys::{self, Address};
 
 /// Send buffer asked for on Unix sockets. (TCP grows its buffers by itself, unless one asks.)
 const UNIX_SEND_BYTES: i32 = 4 << 20;
+/// Most bytes that are sent at once: a batch of small replies that ends with a longer one.
+const SEND_NOW_BYTES: usize = 2 * SLICE_BYTES + 4096;
 /// Connections that may wait for `accept`.
 const BACKLOG: i32 = 1024;
 /// Between attempts to connect to a Unix socket whose backlog is full, and how many of them.
@@ -344,7 +346,7 @@ impl HostSocket {
     /// Sends what there is room for. Returns how many bytes that is.
     fn send_now(&self, data: &IoVec) -> Result<usize, StreamError> {
         let mut list = self.list.borrow_mut();
-        fill_list(&mut list, data, 0, SLICE_BYTES);
+        fill_list(&mut list, data, 0, SEND_NOW_BYTES);
         // SAFETY: the list has just been made from memory that `data` holds.
         let sent = unsafe { sys::send_now(&self.fd, &list) };
         match sent {
@@ -372,7 +374,7 @@ impl Stream for HostSocket {
             return Ok(());
         }
         // Mostly it is short and there is room, and then nothing has to be waited for.
-        let sent = if from.len() <= SLICE_BYTES { self.send_now(&from)? } else { 0 };
+        let sent = if from.len() <= SEND_NOW_BYTES { self.send_now(&from)? } else { 0 };
         if sent == from.len() {
             return Ok(());
         }

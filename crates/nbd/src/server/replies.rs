@@ -21,7 +21,7 @@ use crate::stats::ConnectionStats;
 /// Parts of one send; the system takes no more than 1024.
 const MAX_BATCH_PARTS: usize = 512;
 /// Bytes of one send after which no further reply is added: the first of them can free room then.
-const MAX_BATCH_BYTES: usize = 256 << 10;
+const MAX_BATCH_BYTES: usize = 64 << 10;
 
 /// Error of a request, for the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
