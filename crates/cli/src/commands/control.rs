@@ -39,7 +39,7 @@ pub struct SetArgs {
 
 /// Read an attribute, with the names of bcache's sysfs, or all of them
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  ubcache get cache_mode\n  ubcache get")]
+#[command(after_help = "Example:\n  ubcache get cache_mode\n  ubcache get")]
 pub struct GetArgs {
     #[command(flatten)]
     daemon: Daemon,
