@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::{Daemon, each_io, make_set, must, run, scratch, sparse, text, ubcache};
+use ubcache_cli::nbd_client::Client;
 
 const PIECE: usize = 64 << 10;
 /// Dirty data stays dirty.
@@ -48,6 +49,7 @@ fn missing_and_damaged_disks_are_left_out() {
             write(&daemon, export, byte);
         }
         assert!(down(&daemon).is_empty());
+        drop(daemon.client(""));
         daemon.stop();
 
         // The first one is missing, and the last one damaged.
@@ -59,6 +61,8 @@ fn missing_and_damaged_disks_are_left_out() {
         file.read_exact_at(&mut whole, 4096).expect("a superblock");
         file.write_all_at(&[0xff; 512], 4096).expect("damage");
         let daemon = serve();
+        // The empty name stands for the first disk of the command, and for no other in its place.
+        assert!(Client::connect(&daemon.socket, "").is_err());
         holds(&daemon, "disk1.img", 2);
         write(&daemon, "disk1.img", 4);
         let said = daemon.greeting.join("\n");

@@ -343,6 +343,9 @@ async fn run<W: World>(
         exports.also_as(&served.name, served.volume.uuid().to_string());
         exports.limit(&served.name, config.clients.of_export(&served.name));
     }
+    if daemon.down.iter().any(|down| Some(&down.path) == config.backings.first()) {
+        exports.drop_default();
+    }
     let places =
         Places { addresses, access: config.socket_access, passed, allow: config.allow.clone() };
     let limits = config.clients.clone();

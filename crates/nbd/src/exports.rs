@@ -1,6 +1,6 @@
 //! The table of exports: names and the volumes that are served under them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::Volume;
@@ -39,16 +39,19 @@ struct Export<V> {
 }
 
 /// The volumes that clients can choose from, in order; the first is the default one, which the
-/// empty name stands for. Shared by all connections; changes hold for negotiations from then on. A
-/// connection that serves a volume keeps it until it ends.
+/// empty name stands for, unless there is none (see [`Exports::drop_default`]). Shared by all
+/// connections; changes hold for negotiations from then on. A connection that serves a volume keeps
+/// it until it ends.
 #[derive(Debug)]
 pub struct Exports<V> {
     exports: RefCell<Vec<Export<V>>>,
+    /// The empty name stands for no export.
+    no_default: Cell<bool>,
 }
 
 impl<V> Default for Exports<V> {
     fn default() -> Exports<V> {
-        Exports { exports: RefCell::default() }
+        Exports { exports: RefCell::default(), no_default: Cell::new(false) }
     }
 }
 
@@ -105,10 +108,20 @@ impl<V: Volume> Exports<V> {
         }
     }
 
-    /// Removes an export. Connections that serve it go on.
+    /// Lets the empty name stand for no export from now on. A client that relies on the default
+    /// export would get another disk if the first one is missing.
+    pub fn drop_default(&self) {
+        self.no_default.set(true);
+    }
+
+    /// Removes an export. Connections that serve it go on. There is no default export any more if
+    /// this was the first one.
     pub fn remove(&self, name: &str) -> Option<Rc<V>> {
         let mut exports = self.exports.borrow_mut();
         let at = exports.iter().position(|export| export.name == name)?;
+        if at == 0 {
+            self.drop_default();
+        }
         Some(exports.remove(at).volume)
     }
 
@@ -128,7 +141,8 @@ impl<V: Volume> Exports<V> {
 
     pub(crate) fn find(&self, name: &str) -> Option<Found<V>> {
         let exports = self.exports.borrow();
-        let by_name = exports.iter().find(|export| name.is_empty() || export.name == name);
+        let default = name.is_empty() && !self.no_default.get();
+        let by_name = exports.iter().find(|export| default || export.name == name);
         let export = by_name
             .or_else(|| exports.iter().find(|export| export.alias.as_deref() == Some(name)))?;
         Some(Found {

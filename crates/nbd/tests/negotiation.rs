@@ -142,7 +142,10 @@ fn exports_can_be_added_and_removed_at_run_time() {
     let result = serve(|server| async move {
         let mut client = Client::hello(server.stream.clone()).await;
         server.exports.remove("first").expect("was there");
+        // The empty name does not move to another volume.
         let replies = client.option(go("", &[info::NAME])).await;
+        assert_eq!(error_kind(&replies), Some(rep::ERR_UNKNOWN));
+        let replies = client.option(go("second", &[info::NAME])).await;
         assert!(replies.contains(&OptionReply::Info(Info::Name("second".into()))));
         server.exports.remove("second").expect("was there");
         assert_eq!(client.error(Command::Read, 0, 0, 512).await, None);

@@ -9,10 +9,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`limit`] | lines that come too often are suppressed, and counted |
-//! | [`writer`] | the queue, the thread, the count of dropped lines |
-//! | [`journald`] | the native format of systemd's journal |
-//! | [`plain`] | text without control characters |
+//! | `limit` | lines that come too often are suppressed, and counted |
+//! | `writer` | the queue, the thread, the count of dropped lines |
+//! | `journald` | the native format of systemd's journal |
+//! | `plain` | text without control characters |
 
 mod journald;
 mod limit;
