@@ -73,6 +73,7 @@ fn a_log_that_nobody_reads_does_not_stop_the_volumes() {
         let mut bytes = [0; 64 << 10];
         while !said.contains("lines of the log were dropped") {
             match pipe.read(&mut bytes) {
+                Ok(0) => panic!("the daemon has ended: {said}"),
                 Ok(count) => said.push_str(&String::from_utf8_lossy(&bytes[..count])),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     std::thread::sleep(std::time::Duration::from_millis(10));

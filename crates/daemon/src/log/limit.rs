@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// Target of lines that are never suppressed: changes of the state of a set, a volume or a device.
 /// No client can provoke one of them at will.
@@ -104,16 +104,10 @@ fn number(place: &Identifier) -> usize {
     std::ptr::from_ref(place.0).cast::<()>().addr()
 }
 
-impl<S> Filter<S> for Limit {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+// A layer of its own, not the filter of another layer: a per-layer filter that refuses an event
+// keeps its verdict for the next one (tracing-subscriber 0.3.23), which is lost then.
+impl<S: Subscriber> Layer<S> for Limit {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO || metadata.target() == STATE {
             return true;

@@ -24,9 +24,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use self::journald::Journald;
 use self::limit::Limit;
@@ -64,15 +64,13 @@ pub fn start(format: &Format) -> Result<(), Failure> {
     let limit = Limit::default();
     let writer = WRITER.get_or_init(|| Writer::start(sink, limit.clone()));
     let lines = move || writer.line();
-    let all = tracing_subscriber::registry().with(filter);
+    let all = tracing_subscriber::registry().with(filter).with(limit);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     // A subscriber that is there already does as well.
     let _ = match format {
-        Format::Text => all.with(layer.with_ansi(ansi).with_filter(limit)).try_init(),
-        Format::Json => all.with(layer.json().flatten_event(true).with_filter(limit)).try_init(),
-        Format::Journald(_) => {
-            all.with(layer.with_ansi(false).event_format(Journald).with_filter(limit)).try_init()
-        }
+        Format::Text => all.with(layer.with_ansi(ansi)).try_init(),
+        Format::Json => all.with(layer.json().flatten_event(true)).try_init(),
+        Format::Journald(_) => all.with(layer.with_ansi(false).event_format(Journald)).try_init(),
     };
     Ok(())
 }
