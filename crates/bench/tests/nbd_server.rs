@@ -158,6 +158,7 @@ fn allocations_per_hit(depth: u64) -> f64 {
 fn hits_cost_one_allocation_for_each_send_of_several_replies() {
     let single = allocations_per_hit(1);
     assert!(single <= 0.01, "{single} allocations for a hit that is answered alone");
+    // Sends end at 64 KiB: two for 32 replies of 4 KiB.
     let deep = allocations_per_hit(32);
-    assert!(deep <= 1.1 / 32.0, "{deep} allocations for a hit that is answered with 31 others");
+    assert!(deep <= 2.1 / 32.0, "{deep} allocations for a hit that is answered with 31 others");
 }
