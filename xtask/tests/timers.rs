@@ -18,8 +18,8 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "a pass is due by the bytes that were written, and no write stops to compare them",
     ),
     (
-        "meter.rs",
-        "self.env.sleep(MEMORY_PATIENCE).await;",
+        "counted_device.rs",
+        "self.env.sleep(MEMORY_RETRY_INTERVAL).await;",
         "the system does not say when it has memory again",
     ),
     (

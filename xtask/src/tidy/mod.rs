@@ -6,12 +6,14 @@
 //! | [`openings`] | comments begin with a noun or a verb |
 //! | [`pointers`] | links, files and `file:function` pointers of documents lead somewhere |
 //! | [`subjects`] | commits have short imperative subjects |
+//! | [`tables`] | the table of a folder names its modules, and all of them |
 //! | [`spelling`] | codespell finds nothing |
 
 mod openings;
 mod pointers;
 mod spelling;
 mod subjects;
+mod tables;
 mod width;
 
 use std::fmt;
@@ -67,6 +69,7 @@ pub fn run() -> bool {
     findings.extend(openings::check(&sources));
     findings.extend(pointers::check(&sources, &paths));
     findings.extend(subjects::check());
+    findings.extend(tables::check(&sources));
     findings.extend(spelling::check(&paths));
     for finding in &findings {
         println!("{finding}");
