@@ -7,7 +7,7 @@
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
-//! | [`commands::check`], `cat`, `recover`, `repair`, `dump`, `restore`, `pack` | `ubcache check`, …: sets that are not running |
+//! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
 //! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |

@@ -222,7 +222,7 @@ async fn open<W: World>(
             }
         }
     }
-    // All choices can be kept, or no disk is changed. Other errors concern a disk by itself.
+    // Checks all choices before any disk is changed. Any other error concerns one disk alone.
     for ((member, name), choice) in served.iter().zip(&names).zip(&choices) {
         let checked = set.check_choice(&member.superblock, *choice).await;
         if let Err(error @ (EngineError::OlderCopy { .. } | EngineError::WouldLose(_))) = checked {
@@ -244,7 +244,7 @@ async fn open<W: World>(
             Ok(volume) => {
                 volumes.push(Served { name: name.clone(), volume, path: path.clone(), lost });
             }
-            // The set can't go on, or somebody has to choose first.
+            // The cache failed: no disk can be served.
             Err(EngineError::OfCache(error)) => {
                 return refuse(&set, engine_failure(&members.cache_path, &error)).await;
             }

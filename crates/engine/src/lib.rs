@@ -23,7 +23,7 @@
 //! | `alloc` | buckets, generations, prio chain, room for data |
 //! | `journal` | records, group commit, replay, reclaim |
 //! | `context` | what every part uses: clock, cache device, geometry, settings, health |
-//! | `meter`, `lost_places` | a device: its traffic, and what a failed flush cost |
+//! | `counted_device`, `lost_places` | a device: its traffic, and what a failed flush cost |
 //! | `health` | the life of a set, and its failure |
 //! | `superblock` | reading and writing superblocks |
 //! | `slices` | loops over all buckets, so that no poll grows with the cache |

@@ -77,7 +77,7 @@ pub(crate) fn discards_are_determined(fd: &OwnedFd) -> bool {
     }
     let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
     let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    // A partition of one has the directory of the whole above it.
+    // `loop/` of a partition is in the directory of the whole device.
     [device.join("loop/backing_file"), device.join("../loop/backing_file")]
         .iter()
         .any(|file| file.exists())

@@ -29,13 +29,12 @@ use crate::queue::{RemoteCall, Shared};
 use crate::sys;
 use crate::timers::{TimerKey, Timers};
 
-/// Polls a turn at most, by priority.
+/// The most tasks that are polled in a turn, by priority.
 const FOREGROUND_POLLS: usize = 256;
 const JOURNAL_POLLS: usize = 64;
 const BACKGROUND_POLLS: usize = 16;
 const FILL_POLLS: usize = 16;
-/// Background tasks, and fills, end their part of the turn early when they have taken so long
-/// together.
+/// Time for the background tasks of a turn, and for its fills: either ends early when it is over.
 const BACKGROUND_TIME: Duration = Duration::from_micros(100);
 
 /// Time that the end of a host waits for I/O that is still in flight.
@@ -433,9 +432,9 @@ impl Host {
     }
 
     /// Stays awake for up to `limit` when there is nothing to do, as long as waits are no longer
-    /// than that: to be woken takes a processor of a virtual machine tens of microseconds. A wait
-    /// that was longer is the last one that costs processor time. Zero, which is the default: sleep
-    /// at once. Without effect on the pool backend, where to look around is a system call.
+    /// than that: waking the processor of a virtual machine takes tens of microseconds. After one
+    /// longer wait it sleeps at once, until waits are short again. Zero, which is the default:
+    /// sleep at once. Without effect on the pool backend, where to look around is a system call.
     pub fn set_busy_poll(&self, limit: Duration) {
         let is_cheap = self.env.core.io.borrow().polls_cheaply();
         self.env.core.busy_poll.set(if is_cheap { limit } else { Duration::ZERO });

@@ -44,7 +44,7 @@ impl Timers {
         self.sleepers.first_key_value().map(|(key, _)| key.at)
     }
 
-    /// The next one who is due.
+    /// Removes the next sleeper that is due, and returns its waker.
     pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<Waker> {
         let first = self.sleepers.first_entry()?;
         (first.key().at <= now).then(|| first.remove())

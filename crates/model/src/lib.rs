@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`rules`] | the protocols as switches, and which of them exist |
 //! | [`state`] | devices, journal, memory, operations |
+//! | [`action`] | names of steps in a timeline |
 //! | [`step`] | what can happen next |
 //! | [`monitor`] | sectors as registers that a crash may take back |
 //! | [`invariant`] | clean equals backing, and the other invariants |

@@ -79,7 +79,7 @@ impl ConnectionStats {
         self.settled.wait().await;
     }
 
-    /// No choice of an export is going to follow.
+    /// Wakes whoever waits for the choice of an export: it was made, or the client has left.
     pub fn settle(&self) {
         self.settled.set();
     }

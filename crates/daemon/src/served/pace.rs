@@ -21,8 +21,7 @@ struct Pace {
 pub struct Paces(RefCell<BTreeMap<Uuid, Pace>>);
 
 impl Paces {
-    /// Looks at a volume. The speed is the mean of the last intervals, of which the latest counts
-    /// most.
+    /// Updates the speed of a volume: a moving mean in which the latest interval counts for half.
     pub fn measure(&self, now: Nanos, status: &VolumeStatus) {
         let written_bytes = status.stats.written_back_bytes;
         let mut paces = self.0.borrow_mut();

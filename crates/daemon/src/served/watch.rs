@@ -14,7 +14,7 @@ use crate::size::show_size;
 
 const INTERVAL: Nanos = Nanos::from_secs(5);
 
-/// Looks from now on. `clients`: the number of connections.
+/// Starts the periodic check of the set. `clients`: the number of connections.
 pub fn start<W: World>(
     daemon: &Rc<Daemon<W>>,
     world: &W,

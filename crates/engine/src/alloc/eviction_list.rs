@@ -9,10 +9,10 @@
 //! oldest ─► 7 ⇄ 2 ⇄ 9 ⇄ 4 ◄─ most recent      insert, touch: to the right end; pick: from the left end
 //! ```
 //!
-//! Members that were chosen to go next are in a second list over the same arrays: those that leave.
+//! Victims that were chosen ahead are in a second list over the same arrays, `leaving`.
 //!
-//! The policies are bcache's, the order within `lru` is exact recency where bcache weighs recency
-//! with the share of live data.
+//! The policies are bcache's, except that the order of `lru` is exact recency: bcache weighs
+//! recency with the share of live data.
 //!
 //! Invariants: a bucket is in no list if and only if it is its own predecessor; each list from
 //! `oldest` along `newer` and from `recent` along `older` are each other's reverse and have `len`
@@ -49,7 +49,7 @@ pub(crate) struct EvictionList {
     newer: Vec<u32>,
     members: List,
     leaving: List,
-    /// By bucket: whether the list that it is in is that of those that leave.
+    /// By bucket: true if it is in `leaving`, false if it is in `members`.
     leaves: Vec<bool>,
     /// The leaving bucket that is looked at next.
     cursor: u32,
@@ -62,7 +62,7 @@ impl Default for EvictionList {
 }
 
 impl EvictionList {
-    /// Empty lists, with room for so many buckets, of which [`EvictionList::grow`] has to tell.
+    /// Empty lists with memory for `buckets`; [`EvictionList::grow`] makes their numbers valid.
     pub fn new(buckets: u32, policy: Replacement) -> Self {
         EvictionList {
             policy,
@@ -75,7 +75,7 @@ impl EvictionList {
         }
     }
 
-    /// Bucket numbers are below `buckets`.
+    /// Makes the bucket numbers below `buckets` valid.
     pub fn grow(&mut self, buckets: u32) {
         self.older.extend(self.capacity()..buckets);
         self.newer.resize(buckets as usize, NIL);
@@ -151,7 +151,7 @@ impl EvictionList {
         self.members.len += 1;
     }
 
-    /// The bucket leaves after all others that do.
+    /// Appends the bucket to `leaving`.
     pub fn leave(&mut self, bucket: u32) {
         self.remove(bucket);
         self.append(bucket, true);
@@ -220,8 +220,7 @@ impl EvictionList {
         self.cursor = self.leaving.oldest;
     }
 
-    /// Those that leave one after the other, the next to go first. Others may leave or go between
-    /// two calls.
+    /// Steps through `leaving`, the next victim first. The list may change between two calls.
     pub fn next_leaving(&mut self) -> Option<u32> {
         let bucket = self.cursor;
         if bucket == NIL {

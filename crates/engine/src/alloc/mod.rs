@@ -4,9 +4,10 @@
 //! |---|---|
 //! | [`buckets`] | role, generation and exact sector counts of every bucket |
 //! | [`pins`] | buckets that somebody reads or is about to name |
-//! | [`victims`], [`victim`] | which clean bucket goes next, by the replacement policy; its lists |
-//! | [`leaving`] | victims that were chosen ahead |
-//! | [`worth`] | what keeping a bucket is worth, learnt from hits |
+//! | [`bucket_set`] | a set of buckets, a bit for each |
+//! | [`counting`] | the end of counting, when every bucket gets its role |
+//! | [`policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
+//! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
 //! | [`reuse`] | which cached blocks were used again |
 //! | [`given_up`] | buckets that are given up, until they are free |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
@@ -15,7 +16,7 @@
 //! | [`class`] | classes of data |
 //! | [`sectors`] | room for data inside open buckets |
 //! | [`chain`] | the prio chain on the device |
-//! | [`room`], [`space`] | room below the device, and buckets without it |
+//! | [`space`], [`device_space`] | space below the device, and buckets put aside without it |
 //! | [`prio`] | the prio chain: generations made durable |
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
 

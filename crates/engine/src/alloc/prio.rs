@@ -50,7 +50,7 @@ impl<E: Env> Allocator<E> {
         .await;
         written.inspect_err(|error| self.context.health.fail(error.to_string()))?;
         self.journal.set_chain(taken[0]);
-        // The entry comes after every record that gave one of these buckets up (I10), and after
+        // The entry comes after every record that gave one of these buckets up (FI10), and after
         // the parents' bsets that freed nodes among them.
         if self.keeps(Rule::J2ChainNamedFirst) {
             self.journal.force().await?;

@@ -8,7 +8,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`ages`] | how old pointers are; interior nodes |
-//! | [`mark`] | the pass over the leaves |
+//! | [`pass`] | the pass over the leaves |
 //! | [`moving`] | moving live data out of sparse buckets |
 
 use std::cell::{Cell, RefCell};

@@ -15,8 +15,9 @@ use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::rules::Rule;
 
-/// Rounds after which one that has begun gives up, to try again: it holds the lock of the structure
-/// and those of its leaves, and what could free a bucket may wait for one of them.
+/// Rounds of the allocator after which a restructuring that has begun gives up, and is tried again:
+/// it holds the lock of the structure and those of its leaves, and whoever could free a bucket may
+/// need one of them.
 const ROUNDS_MAX: u32 = 200;
 
 impl<E: Env> Index<E> {
@@ -26,12 +27,12 @@ impl<E: Env> Index<E> {
         self.context.tuning.node_keys_max.map_or(fit, |max| fit.min(max.max(8)))
     }
 
-    /// Into how few fresh nodes so many keys go: one, of a leaf that keeps to its limit.
+    /// Minimum number of nodes for so many keys: one for a leaf that keeps to its limit.
     pub(super) fn nodes_at_least(&self, keys: usize) -> usize {
         keys.div_ceil(node_room(&self.context.geometry)).max(1)
     }
 
-    /// Into how many fresh nodes so many keys go: what comes later finds room in them.
+    /// Number of nodes for so many keys, with room for later changes.
     pub(super) fn nodes_for(&self, keys: usize) -> usize {
         let fit = self.node_fit();
         if keys <= fit * 4 / 5 { 1 } else { keys.div_ceil((fit * 3 / 5).max(2)) }
@@ -154,7 +155,7 @@ impl<E: Env> Index<E> {
         Ok(())
     }
 
-    /// Waits for free buckets with the right to a prio chain however little room the journal has.
+    /// Waits for free buckets. Meanwhile prio chains may use the reserve of the journal.
     async fn wait_for_nodes(&self, needed: usize, what: &'static str) -> Result<(), EngineError> {
         self.journal.put_chains_first(true);
         let waited = self.allocator.wait_for_nodes(needed, what).await;

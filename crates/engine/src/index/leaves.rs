@@ -54,7 +54,7 @@ impl Leaves {
         &self.leaves
     }
 
-    /// The list does not get another leaf that ends where this one does.
+    /// Adds a leaf. Panics if one with the same end is in the list.
     pub fn insert(&mut self, leaf: Rc<Leaf>) {
         let end = number(leaf.end);
         let index = self.index_after(leaf.end);

@@ -18,7 +18,7 @@ use crate::rules::Rule;
 /// Leaves that one call of [`Index::forget_leaves`] looks at, so that its time is bounded.
 const VISITS_MAX: usize = 4096;
 
-/// The part of a leaf's key that the index keeps.
+/// A leaf's key, reduced to what the index keeps.
 struct LeafKey {
     inode: Inode,
     range: SectorRange,
@@ -59,7 +59,7 @@ impl LeafKey {
         if plain {
             return Ok((log, combine_leaf(bsets)));
         }
-        // Keys with several pointers, or something to complain of.
+        // Slow path: several pointers, or an invalid key, which `check_extent` reports.
         let keys = combine_leaf(parse_node(geometry, node_key, bytes)?.bsets);
         keys.iter().try_for_each(|key| key.check_extent(geometry))?;
         let keys = keys.into_iter().map(|key| LeafKey {
@@ -106,8 +106,8 @@ impl<E: Env> Index<E> {
             .map_err(EngineError::format("index leaf", at))
     }
 
-    /// Brings a leaf into memory. Does nothing if it is, or if it has been replaced: look it up
-    /// again then.
+    /// Brings a leaf into memory. No effect if it is there, or if it has been replaced: then the
+    /// caller looks it up again.
     pub async fn load_leaf(&self, leaf: &Rc<Leaf>) -> Result<(), EngineError> {
         let _hold = Hold::new(leaf);
         let _io = leaf.io.lock().await;
@@ -158,7 +158,7 @@ impl<E: Env> Index<E> {
             state.used_bytes = node.used_bytes;
             state.body = Some(body);
         }
-        // The same step: nobody sees the leaf without them.
+        // In the same step as the body was set: no reader sees the leaf without its records.
         self.replay_into_loaded(leaf)?;
         leaf.referenced.set(true);
         self.forget_leaves();
@@ -166,8 +166,8 @@ impl<E: Env> Index<E> {
     }
 
     /// The node cache keeps to its limit: a clock hand goes over the leaves and lets go of those
-    /// that were not used since its last round and have nothing to write. Says which leaf could go,
-    /// had it been written, if that was not enough.
+    /// that were not used since its last round and have nothing to write. If that was not
+    /// enough, returns a leaf to write, so that it can go next.
     pub(super) fn forget_leaves(&self) -> Option<Rc<Leaf>> {
         let mut tree = self.tree.borrow_mut();
         let mut unwritten = None;

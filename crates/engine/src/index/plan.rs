@@ -1,4 +1,4 @@
-//! Plan of a restructuring: what it has written, and what takes the place of what.
+//! Plan of a restructuring: the nodes it has written, and those that they replace.
 
 use std::rc::Rc;
 
@@ -46,11 +46,11 @@ pub(super) struct Group {
 pub(super) struct Plan {
     /// Nodes are filled to the last byte instead of being split: few buckets are free (N4).
     pub packed: bool,
-    /// Buckets of nodes that nothing refers to if this fails.
+    /// Buckets to give back if this fails: nothing on the device names them then.
     pub taken: Vec<BucketNr>,
     /// Bsets to append to parents, once everything above is written.
     pub appends: Vec<(Sector, Vec<u8>)>,
-    /// Interior nodes that get longer.
+    /// Interior nodes to which a bset is appended.
     pub grown: Vec<Grown>,
     /// Replacements by level, from 1.
     pub interior: Vec<Replacement>,
@@ -68,7 +68,7 @@ impl Plan {
     }
 }
 
-/// An interior node that gets longer.
+/// An interior node to which a bset is appended.
 pub(super) struct Grown {
     pub level: usize,
     pub end: Position,

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`ring`] | places of entries in the ring; the journal buckets that are still needed |
 //! | [`pins`] | the oldest record that the index needs, and how many leaves need some |
-//! | [`room`] | the right to append records: the ledger of the ring |
+//! | [`reservation`] | the right to append records: the ledger of the ring |
 //! | [`header`] | the part of every entry that is no record |
 //! | [`write`] | appending, group commit, waiting for durability, the writer task |
 //! | [`read`] | reading the journal at start |

@@ -141,7 +141,7 @@ impl<E: Env> Journal<E> {
 
     /// The oldest entry that is needed, as an entry with this number says if it is written now.
     fn last_seq_of(&self, seq: JournalSeq) -> JournalSeq {
-        // I8: no entry is let go while a node lacks one of its records.
+        // FI8 (docs/reference/format.md): no entry is let go while a node lacks one of its records.
         let oldest_pin = self.pins.oldest();
         let floor = self.state.borrow().replay_floor;
         let oldest_pin = oldest_pin.filter(|_| self.keeps(Rule::J5EntryKept));

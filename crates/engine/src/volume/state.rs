@@ -62,7 +62,7 @@ pub(crate) enum Gate {
 pub(crate) enum Transition {
     /// The state of the backing superblock is being written.
     MarkingStarts,
-    /// It is durable: dirty (I12).
+    /// It is durable: dirty (FI12).
     MarkedDirty,
     /// It is durable: clean.
     MarkedClean,

@@ -9,8 +9,8 @@ use crate::errors::EngineError;
 use crate::superblock::write_superblock;
 
 impl<E: Env> CachedVolume<E> {
-    /// I12: the backing superblock says dirty, durably, before the first dirty key exists. A writer
-    /// that begins in the same step keeps it so.
+    /// FI12: the backing superblock says dirty, durably, before the first dirty key exists. A
+    /// writer that begins in the same step keeps it so.
     pub(crate) async fn mark_dirty(&self) -> Result<(), EngineError> {
         let turn = self.lifecycle.marking_turn().await;
         match self.lifecycle.is_marked_dirty() {

@@ -7,9 +7,9 @@
 //! set that has been idle for a while ([`super::idle`]) is drained at full speed.
 //!
 //! The driver's arithmetic wraps or narrows to 32 bits in places where this one saturates.
-//! Divisions truncate towards zero, as there. The driver lets any request that arrives end a
-//! full-speed drain with a crawl of 1 sector/s until the next update; here
-//! [`RateController::leave_idle`] goes back to the last computed rate.
+//! Divisions truncate towards zero, as there. In the driver any request ends a full-speed drain and
+//! leaves it at 1 sector/s until the next update; here [`RateController::leave_idle`] goes back to
+//! the last computed rate.
 
 use ubcache_env::Nanos;
 use ubcache_format::SECTOR_BYTES;
@@ -23,14 +23,15 @@ pub const RATE_MAX: u64 = 1_000_000_000;
 /// The rate of a set that is idle: as good as unlimited.
 pub const RATE_IDLE: u64 = i32::MAX as u64;
 
-/// Fragmentation counts from this share of used buckets on, in percent; then it counts more and
-/// more.
+/// Thresholds of the fragmentation term, in percent of buckets in use: it begins at the first, and
+/// weighs more from each of the others on.
 const FRAGMENT_LOW_PERCENT: u64 = 50;
 const FRAGMENT_MID_PERCENT: u64 = 57;
 const FRAGMENT_HIGH_PERCENT: u64 = 64;
-/// Fragmentation counts if dirty data would fit in a fraction of the used buckets smaller than 1/3.
+/// Fragmentation counts if the used buckets hold more than this many times the dirty sectors, with
+/// the quotient rounded down: the dirty data would fit in a quarter of them.
 const FRAGMENT_MIN: u64 = 3;
-/// The limiter is keeping up with the rate if its next moment is not further away than this.
+/// Writeback keeps up with the rate if the limiter's next moment is at most this far in the past.
 const KEEPING_UP_SLACK: Nanos = Nanos::from_millis(1);
 
 /// The dirty sectors that a volume should have: its share, by size of the backing devices, of
@@ -158,8 +159,8 @@ impl RateController {
         self.debug
     }
 
-    /// Sets the rate by hand, within 1 to 2³¹−1. It lasts until the next update; with
-    /// `writeback_percent` 0, on.
+    /// Sets the rate by hand, within 1 to 2³¹−1. It lasts until the next update, or,
+    /// with `writeback_percent` 0, until it is set again.
     pub fn set_rate(&mut self, rate: u64) {
         self.computed = rate.clamp(1, RATE_IDLE);
         self.debug.rate = self.computed;

@@ -22,7 +22,7 @@ use crate::stats::ConnectionStats;
 const MAX_OPTIONS: u32 = 1024;
 /// Replies are sent at the latest when they are this long.
 const MAX_PENDING_BYTES: usize = 64 << 10;
-/// Number of `base:allocation` in block status chunks.
+/// Identifier of the context `base:allocation` in block status chunks.
 pub(super) const ALLOCATION_ID: u32 = 1;
 
 /// Result of the negotiation.

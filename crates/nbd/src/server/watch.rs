@@ -1,9 +1,9 @@
-//! Signs of life of a connection, for the one who ends those that keep something from others. No
-//! clock is read while requests are served: the watcher looks at regular times.
+//! Counters of a connection's progress, for the task that disconnects clients which hold up others.
+//! No clock is read while requests are served: that task looks at regular times.
 
 use std::cell::Cell;
 
-/// The part of a connection's life, and how often bytes have come and gone.
+/// The phase of a connection, and how often bytes were received and sent.
 #[derive(Debug, Default)]
 pub struct Watch {
     negotiated: Cell<bool>,
@@ -24,7 +24,7 @@ struct Last {
     silence: Silence,
 }
 
-/// Numbers of looks that something has lasted.
+/// For each condition, how many looks in a row have found it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Silence {
     /// The negotiation is not over.

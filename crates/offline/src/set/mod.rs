@@ -8,7 +8,6 @@
 //! | `bucket`, `generations` | [`Bucket`], [`Owner`]; the generations of all buckets at one time |
 //! | `totals` | totals over extents |
 //! | `finding`, `report` | [`Finding`], [`FindingKind`], [`Location`]; [`Report`], [`Stats`] |
-//! | `backing_state` | words for the state of a backing device |
 
 mod bucket;
 mod extent;

@@ -387,7 +387,7 @@ fn check(
     }
 }
 
-/// W1 to W4 of docs/reference/format.md §6.3.
+/// FW1 to FW4 of docs/reference/format.md §6.3.
 fn check_order(geometry: &Geometry, journal: &Journal, report: &mut dyn FnMut(Finding)) {
     let buckets = geometry.journal_buckets.max(1);
     for pair in journal.entries.windows(2) {
