@@ -188,12 +188,21 @@ impl CacheSystem {
         let old = self.set();
         for served in &self.volumes {
             let volume = served.current();
-            let left = match volume.needs_no_cache() {
-                true => Ok(()),
-                false => old.detach(&volume).await,
+            let left = loop {
+                let detached = match volume.needs_no_cache() {
+                    true => Ok(()),
+                    false => old.detach(&volume).await,
+                };
+                // A detach may fail because the cache does, which is a way to leave it as well.
+                if detached.is_err() && !volume.needs_no_cache() {
+                    break detached;
+                }
+                match volume.leave_cache().await {
+                    // An attach was under way.
+                    Err(EngineError::AlreadyAttached(_)) => {}
+                    left => break left,
+                }
             };
-            // A detach may fail because the cache does, which is a way to leave it as well.
-            let left = if volume.needs_no_cache() { volume.leave_cache().await } else { left };
             if let Err(error) = left {
                 // Plans do not know if the device takes what is dirty.
                 self.leaving.set(false);

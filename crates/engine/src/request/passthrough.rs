@@ -46,6 +46,13 @@ impl<E: Env> CachedVolume<E> {
     /// # Errors
     /// It needs the cache; the backing device fails.
     pub async fn leave_cache(&self) -> Result<(), EngineError> {
+        // An attach that is under way would name the cache again.
+        let _own = self.lifecycle.attachment_turn().await;
+        self.leave_cache_in_turn().await
+    }
+
+    /// [`CachedVolume::leave_cache`] for a caller that has the turn of the attachment.
+    pub(crate) async fn leave_cache_in_turn(&self) -> Result<(), EngineError> {
         if !self.needs_no_cache() {
             return Err(match self.context.failure() {
                 None => EngineError::AlreadyAttached(self.uuid()),

@@ -121,7 +121,7 @@ impl<E: Env> CacheSet<E> {
             return Err(EngineError::BlockTooSmall { backing, cache });
         }
         let paused = former.pause().await;
-        former.leave_cache().await?;
+        former.leave_cache_in_turn().await?;
         let inode = set.put_on(former).await?;
         former.enter(Transition::Stopping);
         drop(paused);
