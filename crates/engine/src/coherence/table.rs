@@ -36,6 +36,8 @@ struct Entry {
     /// Fill: the parts that must not be published any more. Write: any part means that its copy
     /// must not be published.
     doomed: Option<IntervalSet>,
+    /// Wakes the writebacks that wait for it to leave.
+    left: Option<Rc<Notify>>,
 }
 
 /// An entry of the table. Dropped, it leaves.
@@ -72,18 +74,26 @@ impl Drop for Ticket {
     }
 }
 
-/// The table, and a place to wait for entries to leave.
+/// The table, and a place to wait for its last entry to leave.
 #[derive(Default, Debug)]
 struct Shared {
     table: RefCell<Table>,
-    left: Notify,
+    emptied: Notify,
 }
 
 impl Shared {
     fn leave(&self, place: Place) -> Option<IntervalSet> {
-        let doomed = self.table.borrow_mut().leave(place);
-        self.left.notify_all();
-        doomed
+        let (entry, is_empty) = {
+            let mut table = self.table.borrow_mut();
+            (table.leave(place), table.is_empty())
+        };
+        if let Some(left) = entry.left {
+            left.notify_all();
+        }
+        if is_empty {
+            self.emptied.notify_all();
+        }
+        entry.doomed
     }
 }
 
@@ -97,7 +107,7 @@ impl InFlight {
     /// An empty table.
     pub fn new(rules: Rules) -> InFlight {
         let table = RefCell::new(Table { rules, ..Table::default() });
-        InFlight { shared: Rc::new(Shared { table, left: Notify::default() }) }
+        InFlight { shared: Rc::new(Shared { table, emptied: Notify::default() }) }
     }
 
     fn ticket(&self, place: Place) -> Ticket {
@@ -112,7 +122,7 @@ impl InFlight {
     /// Waits until nothing is in flight.
     pub async fn becomes_empty(&self) {
         while !self.is_empty() {
-            self.shared.left.notified().await;
+            self.shared.emptied.notified().await;
         }
     }
 
@@ -137,8 +147,12 @@ impl InFlight {
 
     /// B1: waits until a writeback may enter.
     pub async fn lets_writeback_in(&self, range: SectorRange) {
-        while self.shared.table.borrow().keeps_writeback_out(range) {
-            self.shared.left.notified().await;
+        loop {
+            // Woken by the entry that is in the way, not by each: thousands of writes can wait here.
+            let Some(left) = self.shared.table.borrow_mut().leaving_of_blocker(range) else {
+                return;
+            };
+            left.notified().await;
         }
     }
 
@@ -284,7 +298,10 @@ impl Table {
                 }
             }
         }
-        (self.put(Entry { kind: Kind::Write, range, backing_write: false, doomed }), fills)
+        (
+            self.put(Entry { kind: Kind::Write, range, backing_write: false, doomed, left: None }),
+            fills,
+        )
     }
 
     fn enter_fill(&mut self, range: SectorRange) -> Place {
@@ -294,7 +311,7 @@ impl Table {
                 doomed.get_or_insert_default().insert(entry.range.intersect(&range));
             }
         }
-        self.put(Entry { kind: Kind::Fill, range, backing_write: false, doomed })
+        self.put(Entry { kind: Kind::Fill, range, backing_write: false, doomed, left: None })
     }
 
     fn keeps_writeback_out(&self, range: SectorRange) -> bool {
@@ -303,11 +320,32 @@ impl Table {
         write || writeback
     }
 
+    /// Wakes when the first entry leaves that keeps a writeback out of the range.
+    fn leaving_of_blocker(&mut self, range: SectorRange) -> Option<Rc<Notify>> {
+        if !self.keeps_writeback_out(range) {
+            return None;
+        }
+        let rules = self.rules;
+        let blocks = |entry: &&mut Entry| match entry.kind {
+            Kind::Write => entry.backing_write && rules.keeps(Rule::B1NoWriteInFlight),
+            Kind::Writeback => rules.keeps(Rule::T4OneWriteback),
+            Kind::Fill => false,
+        };
+        let entry = self.over_mut(range).find(blocks).expect("something keeps it out");
+        Some(entry.left.get_or_insert_default().clone())
+    }
+
     fn enter_writeback(&mut self, range: SectorRange) -> Option<Place> {
         if self.keeps_writeback_out(range) {
             return None;
         }
-        Some(self.put(Entry { kind: Kind::Writeback, range, backing_write: false, doomed: None }))
+        Some(self.put(Entry {
+            kind: Kind::Writeback,
+            range,
+            backing_write: false,
+            doomed: None,
+            left: None,
+        }))
     }
 
     fn backing_write_starts(&mut self, place: Place) {
@@ -333,7 +371,7 @@ impl Table {
         self.writebacks > 0
     }
 
-    fn leave(&mut self, place: Place) -> Option<IntervalSet> {
+    fn leave(&mut self, place: Place) -> Entry {
         let entry = match place {
             Place::Few(at) => self.few[at as usize].take(),
             Place::Many(key) => self.many.take(key),
@@ -344,7 +382,7 @@ impl Table {
             _ => self.others -= 1,
         }
         self.writebacks -= usize::from(entry.kind == Kind::Writeback);
-        entry.doomed
+        entry
     }
 
     #[cfg(feature = "mutants")]
@@ -482,8 +520,7 @@ mod tests {
         let mut empty = std::pin::pin!(table.becomes_empty());
         assert!(empty.as_mut().poll(&mut context).is_pending());
         write.leave();
-        assert!(empty.as_mut().poll(&mut context).is_pending(), "a fill is left");
-        woken.0.store(false, Ordering::Relaxed);
+        assert!(!woken.0.load(Ordering::Relaxed), "a fill is left");
         drop(fill);
         assert!(woken.0.load(Ordering::Relaxed));
         assert!(empty.as_mut().poll(&mut context).is_ready());
