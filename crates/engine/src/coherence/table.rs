@@ -148,7 +148,7 @@ impl InFlight {
     /// B1: waits until a writeback may enter.
     pub async fn lets_writeback_in(&self, range: SectorRange) {
         loop {
-            // Woken by the entry that is in the way, not by each: thousands of writes can wait here.
+            // Woken by the entry in its way, not by each: thousands of writes can wait here.
             let Some(left) = self.shared.table.borrow_mut().leaving_of_blocker(range) else {
                 return;
             };

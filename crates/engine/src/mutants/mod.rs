@@ -13,7 +13,7 @@
 mod bodies;
 mod historic;
 
-pub(crate) use bodies::{mark_of_any_entry, write_superblock_unflushed};
+pub(crate) use bodies::{stamp_of_any_entry, write_superblock_unflushed};
 
 use std::str::FromStr;
 
