@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`constants`] | the numbers of the protocol |
-//! | [`wire`] | numbers and strings as they are sent |
+//! | `wire` | numbers and strings as they are sent |
 //! | [`option`] | messages of the negotiation: [`ClientOption`], [`OptionReply`] |
 //! | [`transmission`] | messages after it: [`Request`], [`SimpleReply`], [`Chunk`] |
 //! | [`server`] | [`ServerDecoder`]: decodes messages to a server |
