@@ -1,9 +1,13 @@
 //! The rules of docs/internals/coherence.md, of the engine and of the model: one list. A rule that
 //! one of them has and another lacks is found here, or stands below with the reason.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use support::sources;
 
 /// Rules that the engine keeps and can't break by a switch, so that its list lacks them.
 const NOT_IN_THE_ENGINE: &[(&str, &str)] = &[
@@ -270,17 +274,6 @@ fn every_rule_of_the_engine_is_kept_somewhere_and_switched_off_by_a_mutant() {
 fn is_looked_at(path: &Path) -> bool {
     let text = path.to_string_lossy();
     !["/mutants/", "/journal/", "/alloc/", "/index/"].iter().any(|room| text.contains(room))
-}
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => sources(&path, found),
-            false if path.extension().is_some_and(|ext| ext == "rs") => found.push(path),
-            false => {}
-        }
-    }
 }
 
 /// Returns true if the statement at the end of these lines is for builds with mutants only.

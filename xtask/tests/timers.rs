@@ -2,8 +2,12 @@
 //! and looks again is late, and turns for nothing. A sleep whose point is time stands below with
 //! its reason.
 
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use support::sources;
 
 /// File, the line that sleeps, and the reason.
 const SLEEPS: &[(&str, &str, &str)] = &[
@@ -47,17 +51,6 @@ const SLEEPS: &[(&str, &str, &str)] = &[
 /// Rooms of the engine that are looked at.
 fn is_looked_at(path: &str) -> bool {
     !["journal/", "alloc/", "index/"].iter().any(|room| path.starts_with(room))
-}
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => sources(&path, found),
-            false if path.extension().is_some_and(|ext| ext == "rs") => found.push(path),
-            false => {}
-        }
-    }
 }
 
 #[test]

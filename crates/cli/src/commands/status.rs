@@ -122,15 +122,8 @@ fn table(report: &Report) -> String {
             show_size(cache.bucket_bytes),
             fullness(set)
         );
-        let _ = writeln!(
-            text,
-            "           read {} ({} requests), written {} ({} requests){}",
-            show_size(cache.counters.read_bytes),
-            cache.counters.reads,
-            show_size(cache.counters.written_bytes),
-            cache.counters.writes,
-            errors(&cache.counters)
-        );
+        let _ =
+            writeln!(text, "           {}{}", traffic(&cache.counters), errors(&cache.counters));
         for volume in &set.volumes {
             volume_table(&mut text, volume);
         }
@@ -167,6 +160,16 @@ fn fullness(set: &SetReport) -> String {
     format!(
         "{}% filled, {dirty:.0}% dirty, {:.0}% available",
         cache.filled_percent, cache.available_percent
+    )
+}
+
+fn traffic(counters: &Counters) -> String {
+    format!(
+        "read {} ({} requests), written {} ({} requests)",
+        show_size(counters.read_bytes),
+        counters.reads,
+        show_size(counters.written_bytes),
+        counters.writes
     )
 }
 
@@ -219,11 +222,8 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
     let _ = writeln!(text, "           backing {}", backing.path);
     let _ = writeln!(
         text,
-        "           read {} ({} requests), written {} ({} requests), {} flushes{}",
-        show_size(backing.counters.read_bytes),
-        backing.counters.reads,
-        show_size(backing.counters.written_bytes),
-        backing.counters.writes,
+        "           {}, {} flushes{}",
+        traffic(&backing.counters),
         backing.counters.flushes,
         errors(&backing.counters)
     );

@@ -1,7 +1,6 @@
 //! The state of every bucket, in memory only: prio chain and index are durable.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
 use std::rc::Rc;
 
 use ubcache_env::Work;
@@ -9,11 +8,10 @@ use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Reach};
 
 use super::class::Class;
 use super::device_space::Space;
-use super::pins::{Pin, Pins};
+use super::pins::Pins;
 use super::policy::Policy;
 use super::recency::Recency;
 use super::reuse::Reuse;
-use crate::errors::EngineError;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::tuning::Generations;
@@ -184,16 +182,6 @@ impl Buckets {
         self.discard = is_on;
     }
 
-    /// Number of pointers on the device that seem to be ahead of their bucket, and are behind (G6).
-    pub fn outrun(&self) -> u64 {
-        self.outrun
-    }
-
-    /// Returns true if buckets wait for pointers to go that are too old.
-    pub fn has_aged(&self) -> bool {
-        self.aged
-    }
-
     /// Takes over the next buckets of a prio chain: unknown, except superblock and journal.
     pub fn learn(&mut self, entries: &[PrioEntry]) {
         let metadata = self.geometry.first_bucket + self.geometry.journal_buckets;
@@ -257,11 +245,6 @@ impl Buckets {
     pub fn dirty(&self, bucket: BucketNr) -> u32 {
         self.dirty[bucket.0 as usize]
     }
-    /// Sectors of live data in these buckets that the backing devices have as well.
-    pub fn clean_sectors(&self, buckets: Range<usize>) -> u64 {
-        let counts = self.live[buckets.clone()].iter().zip(&self.dirty[buckets]);
-        counts.map(|(&live, &dirty)| u64::from(live - dirty)).sum()
-    }
     /// Changes the replacement policy; [`Buckets::learn_policy`] has to be called until it knows
     /// all.
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
@@ -302,131 +285,6 @@ impl Buckets {
         if old == Role::Data && role != Role::Data {
             self.victims.remove(bucket);
         }
-    }
-
-    /// Returns true if the pointer's data is still there, as far as memory knows.
-    pub fn is_live(&self, pointer: Pointer) -> bool {
-        self.generation(self.bucket_of(pointer)) == pointer.generation
-    }
-
-    /// Returns true if a crash now could bring the pointer's data back: the generation that makes
-    /// it stale is not durable.
-    pub fn may_return(&self, pointer: Pointer) -> bool {
-        let index = self.bucket_of(pointer).0 as usize;
-        let durable = self.durable[index];
-        pointer.generation.distance_from(durable) <= self.generations[index].distance_from(durable)
-    }
-
-    /// A pointer was found on the device: it may raise the generation (docs/reference/format.md),
-    /// and its age counts. The raised generation is not durable (G5): what made it known may be
-    /// written anew without it.
-    pub fn note_pointer(&mut self, pointer: Pointer) {
-        let bucket = self.bucket_of(pointer);
-        let index = bucket.0 as usize;
-        if self.reach.is_outrun(self.generations[index], pointer.generation) {
-            self.outrun += 1;
-        }
-        if self.reach.is_ahead(self.generations[index], pointer.generation) {
-            self.generations[index] = pointer.generation;
-            self.recount |= self.live[index] > 0;
-        }
-        if self.age_of(bucket, pointer.generation) > self.age_of(bucket, self.oldest[index]) {
-            self.oldest[index] = pointer.generation;
-        }
-    }
-
-    /// A record that will be replayed points here: not a free bucket, and pinned until then.
-    pub fn claim(&mut self, pointer: Pointer) -> Option<Pin> {
-        self.note_pointer(pointer);
-        if !self.is_live(pointer) {
-            return None;
-        }
-        let bucket = self.bucket_of(pointer);
-        if self.role(bucket) == Role::Unknown {
-            self.set_role(bucket, Role::Data);
-        }
-        Some(self.pins.pin(bucket))
-    }
-
-    /// Generations that the bucket has gone through since a pointer of this generation was live. No
-    /// pointer in the index is ahead of its bucket: [`Buckets::note_pointer`] saw to that when it
-    /// came from the device.
-    pub fn age_of(&self, bucket: BucketNr, generation: Generation) -> u8 {
-        self.generations[bucket.0 as usize].distance_from(generation)
-    }
-
-    /// Returns true if a pointer into the bucket is so old that the bucket waits for garbage
-    /// collection.
-    pub(super) fn is_aged(&self, bucket: BucketNr) -> bool {
-        self.age_of(bucket, self.oldest[bucket.0 as usize]) >= self.tuning.age_max
-    }
-
-    /// The generation that a bucket has when this one is given up.
-    pub(super) fn raised(&self, generation: Generation) -> Generation {
-        generation.raised(self.tuning.step)
-    }
-
-    /// Memory for what [`Buckets::set_oldest`] takes.
-    pub fn no_ages(&mut self) -> Vec<Generation> {
-        let mut oldest = std::mem::take(&mut self.former_oldest);
-        oldest.clear();
-        oldest.reserve_exact(self.role.len());
-        oldest
-    }
-
-    /// The present generations of these buckets: where a garbage collection pass starts from.
-    pub fn generations(&self, buckets: Range<usize>) -> &[Generation] {
-        &self.generations[buckets]
-    }
-
-    /// Garbage collection saw every pointer that is on the device: these are the oldest ones.
-    pub fn set_oldest(&mut self, oldest: Vec<Generation>) {
-        self.former_oldest = std::mem::replace(&mut self.oldest, oldest);
-        self.aged = false;
-        self.pending.extend(self.held.drain(..));
-    }
-
-    /// Checks that an extent found on the device is possible. A bucket has either a node or data,
-    /// and no more data than it has room for. Here that limit is only the range of the count; the
-    /// offline tools find the rest.
-    pub fn check_extent(&self, pointer: Pointer, sectors: u64) -> Result<(), EngineError> {
-        let bucket = self.bucket_of(pointer);
-        let live = self.live(bucket);
-        let detail = match self.role(bucket) {
-            _ if !self.is_live(pointer) => return Ok(()),
-            Role::Metadata => format!("an extent is in bucket {bucket}, which has metadata"),
-            _ if live.checked_add(sectors as u32).is_none() => {
-                format!("more than {live} sectors of extents are in bucket {bucket}")
-            }
-            _ => return Ok(()),
-        };
-        Err(EngineError::Damaged { what: "index", detail })
-    }
-
-    /// An extent came to point into the bucket.
-    pub fn add_live(&mut self, pointer: Pointer, sectors: u64, dirty: bool) {
-        let bucket = self.bucket_of(pointer);
-        let index = bucket.0 as usize;
-        self.live[index] += sectors as u32;
-        self.dirty[index] += if dirty { sectors as u32 } else { 0 };
-        if self.role[index] == Role::Unknown {
-            self.set_role(bucket, Role::Data);
-        }
-        self.settle(bucket);
-    }
-
-    /// An extent that was live ceased to point into the bucket.
-    pub fn remove_live(&mut self, pointer: Pointer, sectors: u64, dirty: bool) {
-        let bucket = self.bucket_of(pointer);
-        let index = bucket.0 as usize;
-        self.live[index] =
-            self.live[index].checked_sub(sectors as u32).expect("live sectors are counted exactly");
-        if dirty {
-            self.dirty[index] = self.dirty[index]
-                .checked_sub(sectors as u32)
-                .expect("dirty sectors are counted exactly");
-        }
-        self.settle(bucket);
     }
 
     /// Puts a data bucket where it belongs: among the victims, among the dead, or nowhere.
@@ -529,27 +387,6 @@ impl Buckets {
             self.set_role(bucket, Role::Pending);
             self.pending.push_back(bucket);
         }
-    }
-
-    /// Returns true if counting has to begin again, which it can: all generations are known now.
-    pub fn counts_are_void(&self) -> bool {
-        self.recount
-    }
-
-    /// Nothing of these is counted.
-    pub fn forget_counts(&mut self, buckets: Range<usize>) {
-        self.recount = false;
-        self.live[buckets.clone()].fill(0);
-        self.dirty[buckets].fill(0);
-    }
-
-    /// Sets the distance that a pointer may be ahead, before any pointer is looked at.
-    pub fn set_reach(&mut self, reach: Reach) {
-        self.reach = reach;
-    }
-
-    pub fn is_counted(&self) -> bool {
-        self.counted
     }
 
     /// Free buckets that only metadata may take, and those that only the prio chain may take.
@@ -655,90 +492,6 @@ impl Buckets {
             if bucket.0.is_multiple_of(3) {
                 self.touch(pointer, 8);
             }
-        }
-    }
-
-    /// Returns true if free buckets are so few that metadata could run out.
-    pub fn is_urgent(&self) -> bool {
-        self.free_len() < self.reserve(Purpose::Move)
-    }
-
-    /// Percent of the buckets that have room that are neither free nor evictable (bcache's
-    /// `in_use`).
-    #[inline]
-    pub fn in_use_percent(&self) -> u64 {
-        self.percent_without(self.empty_len() + self.victims.len() as usize)
-    }
-
-    /// Percent of buckets that hold data or metadata.
-    pub fn filled_percent(&self) -> u64 {
-        self.percent_without(self.empty_len())
-    }
-
-    /// Buckets that nothing valid is known to be in.
-    pub fn empty_len(&self) -> usize {
-        self.free_len()
-            + self.restart.len()
-            + self.pending.len()
-            + self.discarding.len()
-            + self.dead.len()
-            + self.unknown as usize
-    }
-
-    fn percent_without(&self, buckets: usize) -> u64 {
-        // Buckets without room are no part of the cache for now.
-        let total = (self.geometry.buckets as usize - self.aside_len()).max(1);
-        ((total - buckets.min(total)) * 100 / total) as u64
-    }
-
-    /// Number of buckets that can't be evicted or used.
-    pub fn unavailable(&self) -> u64 {
-        let total = u64::from(self.geometry.buckets);
-        total * self.in_use_percent() / 100
-    }
-
-    /// Returns true if giving something up could bring free buckets.
-    pub fn can_progress(&self) -> bool {
-        !self.pending.is_empty()
-            || self.pins.has_released()
-            || !self.discarding.is_empty()
-            || !self.dead.is_empty()
-            || !self.victims.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ubcache_format::{Generation, Sector};
-
-    use super::*;
-
-    /// Bug: extents of a damaged set that overlap in one bucket made the count of its live sectors
-    /// wrap, and a later change end in a panic. Fix: the extent that is too much is refused.
-    #[test]
-    fn extent_beyond_the_range_of_the_count_is_refused() {
-        let geometry = Geometry {
-            set_magic: 1,
-            bucket_sectors: 1 << 15,
-            block_sectors: 1,
-            buckets: 1024,
-            first_bucket: 1,
-            journal_buckets: 8,
-        };
-        let (tuning, work) = (Generations::default(), Work::default());
-        let mut buckets = Buckets::new(geometry, tuning, Rules::default(), work);
-        let entry = PrioEntry { priority: 1, generation: Generation(0) };
-        buckets.learn(&[entry; 1024]);
-        let offset = Sector(100 << 15);
-        let pointer = Pointer { device: 0, offset, generation: Generation(0) };
-        for _ in 0..131_071 {
-            buckets.check_extent(pointer, 1 << 15).expect("there is room to count");
-            buckets.add_live(pointer, 1 << 15, true);
-        }
-        let refused = buckets.check_extent(pointer, 1 << 15).expect_err("it is too much");
-        assert!(refused.to_string().contains("sectors of extents are in bucket 100"), "{refused}");
-        for _ in 0..131_071 {
-            buckets.remove_live(pointer, 1 << 15, true);
         }
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`buckets`] | role, generation and exact sector counts of every bucket |
+//! | [`buckets`] | state of every bucket: its role, and the queues of free and pending ones |
 //! | [`pins`] | buckets that somebody reads or is about to name |
 //! | [`bucket_set`] | a set of buckets, a bit for each |
+//! | [`generations`] | which pointers are live, and how old they are |
+//! | [`counts`] | live and dirty sectors of each bucket |
+//! | [`fullness`] | figures of how full the cache is |
 //! | [`counting`] | the end of counting, when every bucket gets its role |
 //! | [`policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
@@ -27,9 +30,12 @@ pub(crate) mod buckets;
 pub(crate) mod chain;
 pub(crate) mod class;
 mod counting;
+mod counts;
 mod device_space;
 mod evict;
 mod eviction_list;
+mod fullness;
+mod generations;
 mod given_up;
 pub(crate) mod pins;
 pub(crate) mod policy;

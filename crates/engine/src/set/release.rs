@@ -42,7 +42,7 @@ impl<E: Env> CacheSet<E> {
     }
 
     /// Ends a volume, as a stop does, while others go on; its requests are refused from then on.
-    /// What is cached of it stays, as of a backing device that is absent. With `drain` everything
+    /// Its cached data stays, as of a backing device that is absent. With `drain` everything
     /// dirty is written back before. `Ok` with an error: it has ended, and something of it may not
     /// be durable.
     ///

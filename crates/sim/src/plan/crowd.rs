@@ -7,7 +7,7 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity};
+use super::{Action, AfterStart, ClientOp, Control, ControlAction, Plan};
 use crate::executor::Policy;
 use crate::rng::Rng;
 
@@ -24,10 +24,7 @@ pub(super) fn crowd(plan: &mut Plan, rng: &mut Rng) {
     if !rng.chance(SHARE.0, SHARE.1) {
         return;
     }
-    plan.frontend = Frontend::Direct;
-    plan.memory = Scarcity::default();
-    plan.pace = Pace::default();
-    (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
+    plan.clear_load();
     (plan.hammers, plan.scribble) = (Vec::new(), false);
     plan.policy = rng.pick(&[Policy::Uniform, Policy::Fifo]);
     plan.cache.bucket_sectors = 8;

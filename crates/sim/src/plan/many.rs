@@ -6,7 +6,7 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity};
+use super::{Action, AfterStart, ClientOp, Control, ControlAction, Plan};
 use crate::executor::Policy;
 use crate::rng::Rng;
 
@@ -22,10 +22,7 @@ pub(super) fn many(plan: &mut Plan, rng: &mut Rng) {
     if !rng.chance(SHARE.0, SHARE.1) {
         return;
     }
-    plan.frontend = Frontend::Direct;
-    plan.memory = Scarcity::default();
-    plan.pace = Pace::default();
-    (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
+    plan.clear_load();
     plan.volumes.truncate(1);
     plan.volumes[0].sectors = SECTORS;
     plan.volumes[0].initial = 500;

@@ -317,6 +317,14 @@ impl Plan {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
     }
 
+    /// Takes everything out that was drawn to happen: for a plan with a load of its own.
+    fn clear_load(&mut self) {
+        self.frontend = Frontend::Direct;
+        self.memory = Scarcity::default();
+        self.pace = Pace::default();
+        (self.ops, self.controls, self.faults) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
     /// Returns true if a device fails in some way that clients may see, or memory runs out.
     pub fn has_faults(&self) -> bool {
         let breaks = |action: &ControlAction| match action {

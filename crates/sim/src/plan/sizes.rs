@@ -6,9 +6,7 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity, Zone,
-};
+use super::{Action, AfterStart, ClientOp, Control, ControlAction, Plan, Zone};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -27,10 +25,7 @@ pub(super) fn sizes(plan: &mut Plan, rng: &mut Rng) {
     if !rng.chance(SHARE.0, SHARE.1) {
         return;
     }
-    plan.frontend = Frontend::Direct;
-    plan.memory = Scarcity::default();
-    plan.pace = Pace::default();
-    (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
+    plan.clear_load();
     plan.volumes.truncate(1);
     let block = rng.pick(&[1, 8]);
     plan.cache.block_sectors = block;

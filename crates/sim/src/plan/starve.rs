@@ -7,10 +7,7 @@
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
-use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Pace, Plan, Scarcity,
-    VolumeShape,
-};
+use super::{Action, AfterStart, ClientOp, Control, ControlAction, Plan, VolumeShape};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -35,10 +32,7 @@ pub(super) fn starve(plan: &mut Plan, rng: &mut Rng) {
     if !rng.chance(SHARE.0, SHARE.1) {
         return;
     }
-    plan.frontend = Frontend::Direct;
-    plan.memory = Scarcity::default();
-    plan.pace = Pace::default();
-    (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
+    plan.clear_load();
     plan.cache.profile = rng.pick(&[Profile::Fast, Profile::Fast, Profile::Jitter]);
     let volumes = rng.between(1, 2);
     plan.volumes = (0..volumes).map(|_| volume(plan, rng)).collect();
