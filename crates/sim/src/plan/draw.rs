@@ -89,6 +89,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::crowd::crowd(&mut plan, &mut Rng::fork(seed, "crowd"));
     super::sizes::far(&mut plan, &mut Rng::fork(seed, "far"));
     limit(&mut plan, &mut Rng::fork(seed, "sums"));
+    super::copies::copy_fast(&mut plan, &mut Rng::fork(seed, "copies"));
     if options.faults {
         super::lossy::add_lossy_disks(&mut plan, &mut Rng::fork(seed, "lossy"));
     }

@@ -5,6 +5,7 @@
 //! is left to the seed is the fine grain: who runs next, latencies, which sectors survive.
 
 mod chains;
+mod copies;
 mod crowd;
 pub mod draw;
 mod early;
