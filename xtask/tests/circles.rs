@@ -12,15 +12,15 @@ const CRATES: &[&str] = &["engine", "offline", "daemon"];
 /// Parts of the engine in their order, by the names of their modules; those of one line may import
 /// one another. The root is last: it names all of them.
 const LAW: &[&[&str]] = &[
-    &["errors", "events", "marks", "rules", "settings", "slices", "stats", "tuning"],
-    &["counted_device", "health", "lost_places", "superblock"],
+    &["errors", "events", "marks", "rules", "settings", "stats", "time_slices", "tuning"],
+    &["counted_device", "health", "lost_by_failed_flush", "superblock"],
     &["context"],
     &["journal"],
     &["alloc"],
     &["index", "volume_table"],
     &["gc"],
     &["bypass", "coherence"],
-    &["held", "inspect", "mutants", "request", "volume", "writeback"],
+    &["inspect", "memory_held", "mutants", "request", "volume", "writeback"],
     &["set"],
     &[""],
 ];

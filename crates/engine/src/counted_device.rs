@@ -9,7 +9,7 @@ use ubcache_env::{
 };
 
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
-use crate::lost_places::LostPlaces;
+use crate::lost_by_failed_flush::LostPlaces;
 use crate::rules::{Rule, Rules};
 use crate::stats::DeviceCounters;
 

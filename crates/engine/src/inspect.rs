@@ -3,7 +3,7 @@
 
 use ubcache_env::{Env, IntervalSet, Sector, SectorRange};
 
-use crate::coherence::table::Kind;
+use crate::coherence::in_flight_table::Kind;
 use crate::volume::CachedVolume;
 
 /// State of a copy in the cache.

@@ -14,7 +14,7 @@
 //! | `volume` | a volume: what frontends call |
 //! | `request` | reads, writes, flushes, discards |
 //! | `writeback` | dirty data to the backing device |
-//! | `inspect`, `held` | what is in memory, for assertions from outside, and how much |
+//! | `inspect`, `memory_held` | what is in memory, for assertions from outside, and how much |
 //! | `coherence` | the in-flight table, what is un-flushed, what is unpublished |
 //! | `bypass` | which requests go past the cache |
 //! | `gc` | passes over the index, moving data together |
@@ -23,10 +23,10 @@
 //! | `alloc` | buckets, generations, prio chain, room for data |
 //! | `journal` | records, group commit, replay, reclaim |
 //! | `context` | what every part uses: clock, cache device, geometry, settings, health |
-//! | `counted_device`, `lost_places` | a device: its traffic, and what a failed flush cost |
+//! | `counted_device`, `lost_by_failed_flush` | a device: its traffic, and what a failed flush cost |
 //! | `health` | the life of a set, and its failure |
 //! | `superblock` | reading and writing superblocks |
-//! | `slices` | loops over all buckets, so that no poll grows with the cache |
+//! | `time_slices` | loops over all buckets, so that no poll grows with the cache |
 //! | [`events`] | what an operator wants to read about, in a queue |
 //! | `settings`, `stats`, `errors`, `tuning` | attributes, counters, error types, limits |
 //! | [`marks`] | named points that the simulator counts |
@@ -47,35 +47,35 @@ mod errors;
 pub mod events;
 mod gc;
 mod health;
-mod held;
 mod index;
 pub mod inspect;
 mod journal;
-mod lost_places;
+mod lost_by_failed_flush;
 pub mod marks;
+mod memory_held;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod request;
 pub mod rules;
 mod set;
 pub mod settings;
-mod slices;
 pub mod stats;
 mod superblock;
+mod time_slices;
 mod tuning;
 mod volume;
 mod volume_table;
 mod writeback;
 
 pub use errors::EngineError;
-pub use held::{Held, HeldKind};
+pub use memory_held::{Held, HeldKind};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
 pub use rules::{MUTANTS_COMPILED, Rules};
-pub use set::absent::Absent;
+pub use set::absent_disks::Absent;
 pub use set::attach::{AttachOptions, CacheUse};
-pub use set::former_run::{FormerRun, TakenOver};
-pub use set::runs::Choice;
+pub use set::former_owner::{FormerRun, TakenOver};
+pub use set::run_numbers::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
 pub use stats::{
@@ -84,4 +84,4 @@ pub use stats::{
 };
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;
-pub use volume::served::{Exchange, ServedVolume};
+pub use volume::replaceable::{Exchange, ServedVolume};

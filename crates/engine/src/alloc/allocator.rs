@@ -8,14 +8,14 @@ use ubcache_env::local::{Either, Lock, Notify, first, join_all};
 use ubcache_env::{Env, Nanos, SectorRange};
 
 use super::buckets::Buckets;
-use super::chain::Chain;
-use super::class::Class;
-use super::sectors::{OpenBuckets, Pieces};
+use super::data_class::Class;
+use super::open_buckets::{OpenBuckets, Pieces};
+use super::prio_chain_io::Chain;
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::journal::Journal;
 use crate::rules::Rule;
-use crate::slices::in_slices;
+use crate::time_slices::in_slices;
 
 /// Rounds of the allocator that a client's write waits for before it goes to the backing device
 /// instead.

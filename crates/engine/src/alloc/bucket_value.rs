@@ -10,7 +10,7 @@
 
 use ubcache_format::BucketNr;
 
-use super::class::CLASSES;
+use super::data_class::CLASSES;
 
 /// Kinds of age: this many for each turn of the cache ...
 const AGES_PER_TURN: u64 = 8;

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use ubcache_env::Work;
 use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Reach};
 
-use super::class::Class;
-use super::device_space::Space;
-use super::pins::Pins;
-use super::policy::Policy;
+use super::block_reuse::Reuse;
+use super::bucket_pins::Pins;
+use super::data_class::Class;
+use super::known_space::Space;
 use super::recency::Recency;
-use super::reuse::Reuse;
+use super::replacement_policy::Policy;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::tuning::Generations;
@@ -480,7 +480,7 @@ impl Buckets {
     pub fn pretend_full(&mut self, count: usize) {
         for _ in 0..count {
             let Some(bucket) =
-                self.take_for_data(Purpose::Data, self.free_len() % super::class::CLASSES)
+                self.take_for_data(Purpose::Data, self.free_len() % super::data_class::CLASSES)
             else {
                 return;
             };

@@ -9,7 +9,7 @@ use ubcache_format::{BucketNr, Pointer};
 use super::allocator::Allocator;
 use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
-use super::policy::{DRAWN, Policy, Saving};
+use super::replacement_policy::{DRAWN, Policy, Saving};
 use crate::rules::Rule;
 use crate::settings::ReplacementPolicy;
 

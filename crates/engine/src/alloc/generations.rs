@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use ubcache_format::{BucketNr, Generation, Pointer, Reach};
 
+use super::bucket_pins::Pin;
 use super::buckets::{Buckets, Role};
-use super::pins::Pin;
 
 impl Buckets {
     /// Number of pointers on the device that seem to be ahead of their bucket, and are behind (G6).

@@ -3,45 +3,45 @@
 //! | module | holds |
 //! |---|---|
 //! | [`buckets`] | state of every bucket: its role, and the queues of free and pending ones |
-//! | [`pins`] | buckets that somebody reads or is about to name |
+//! | [`bucket_pins`] | buckets that somebody reads or is about to name |
 //! | [`bucket_set`] | a set of buckets, a bit for each |
 //! | [`generations`] | which pointers are live, and how old they are |
-//! | [`counts`] | live and dirty sectors of each bucket |
+//! | [`sector_counts`] | live and dirty sectors of each bucket |
 //! | [`fullness`] | figures of how full the cache is |
-//! | [`counting`] | the end of counting, when every bucket gets its role |
-//! | [`policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
+//! | [`roles_after_counting`] | the end of counting, when every bucket gets its role |
+//! | [`replacement_policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
-//! | [`reuse`] | which cached blocks were used again |
-//! | [`given_up`] | buckets that are given up, until they are free |
+//! | [`block_reuse`] | which cached blocks were used again |
+//! | [`freeing`] | buckets that are given up, until they are free |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
 //! | [`priority_stats`] | the attribute of that name |
-//! | [`class`] | classes of data |
-//! | [`sectors`] | room for data inside open buckets |
-//! | [`chain`] | the prio chain on the device |
-//! | [`space`], [`device_space`] | space below the device, and buckets put aside without it |
-//! | [`prio`] | the prio chain: generations made durable |
+//! | [`data_class`] | classes of data |
+//! | [`open_buckets`] | room for data inside open buckets |
+//! | [`prio_chain_io`] | the prio chain on the device |
+//! | [`no_space`], [`known_space`] | space below the device, and buckets put aside without it |
+//! | [`prio_chain`] | the prio chain: generations made durable |
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
 
 pub(crate) mod allocator;
+mod block_reuse;
+pub(crate) mod bucket_pins;
 pub(crate) mod bucket_set;
 mod bucket_value;
 pub(crate) mod buckets;
-pub(crate) mod chain;
-pub(crate) mod class;
-mod counting;
-mod counts;
-mod device_space;
+pub(crate) mod data_class;
 mod evict;
 mod eviction_list;
+mod freeing;
 mod fullness;
 mod generations;
-mod given_up;
-pub(crate) mod pins;
-pub(crate) mod policy;
-pub(crate) mod prio;
+mod known_space;
+mod no_space;
+pub(crate) mod open_buckets;
+pub(crate) mod prio_chain;
+pub(crate) mod prio_chain_io;
 mod priority_stats;
 pub(crate) mod recency;
-mod reuse;
-pub(crate) mod sectors;
-mod space;
+pub(crate) mod replacement_policy;
+mod roles_after_counting;
+mod sector_counts;

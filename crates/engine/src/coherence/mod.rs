@@ -3,38 +3,38 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`table`] | who is in flight over which sectors (rules T1–T4) |
+//! | [`in_flight_table`] | who is in flight over which sectors (rules T1–T4) |
 //! | [`unflushed`] | what the backing device may still lose (W5, C1, F1), and what it may have lost (F5) |
-//! | [`flushes`] | flushes of the backing device: which one covers what (F1), and how many failed |
+//! | [`flush_numbers`] | flushes of the backing device: which one covers what (F1), and how many failed |
 //! | [`flush_errors`] | errors of failed flushes that clients have to get (F4) |
 //! | [`unpublished`] | clean copies that are not in the index yet (C1, C2) |
-//! | [`zeroes`] | what discards put below dirty data (R5) |
+//! | [`zeroes_below_dirty`] | what discards put below dirty data (R5) |
 //!
 //! Ghosts, what a crash may bring back, are kept with the index: `index/change.rs`.
 
 use std::cell::RefCell;
 
 use flush_errors::{Begun, FlushErrors};
-use flushes::Flushes;
+use flush_numbers::Flushes;
+use in_flight_table::InFlight;
 use smallvec::SmallVec;
-use table::InFlight;
 use ubcache_env::local::Permit;
 use ubcache_env::{IntervalSet, StreamEnd, StreamId};
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Pointer;
 use unflushed::Unflushed;
 use unpublished::Unpublished;
-use zeroes::Zeroes;
+use zeroes_below_dirty::Zeroes;
 
-use crate::alloc::pins::Pin;
+use crate::alloc::bucket_pins::Pin;
 use crate::rules::{Rule, Rules};
 
 mod flush_errors;
-mod flushes;
-pub(crate) mod table;
+mod flush_numbers;
+pub(crate) mod in_flight_table;
 mod unflushed;
 pub(crate) mod unpublished;
-pub(crate) mod zeroes;
+pub(crate) mod zeroes_below_dirty;
 
 /// Memory of a volume for the protocol.
 pub(crate) struct Coherence {

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Pointer;
 
-use crate::alloc::pins::Pin;
+use crate::alloc::bucket_pins::Pin;
 use crate::tuning::TREE_SLACK;
 
 #[derive(Debug)]
@@ -142,7 +142,7 @@ mod tests {
     use ubcache_format::{BucketNr, Generation};
 
     use super::*;
-    use crate::alloc::pins::Pins;
+    use crate::alloc::bucket_pins::Pins;
     use crate::rules::Rules;
 
     /// Copies of a block each, with gaps.

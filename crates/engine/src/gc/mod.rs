@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`ages`] | how old pointers are; interior nodes |
+//! | [`pointer_ages`] | how old pointers are; interior nodes |
 //! | [`pass`] | the pass over the leaves |
 //! | [`moving`] | moving live data out of sparse buckets |
 
@@ -24,9 +24,9 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::volume_table::VolumeTable;
 
-mod ages;
 mod moving;
 mod pass;
+mod pointer_ages;
 
 /// Ages of pointers that a pass found.
 #[derive(Debug)]

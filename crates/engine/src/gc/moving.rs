@@ -6,7 +6,7 @@ use ubcache_env::{Durability, Env};
 use ubcache_format::BucketNr;
 
 use super::Gc;
-use crate::alloc::class::Class;
+use crate::alloc::data_class::Class;
 use crate::index::extent::Extent;
 use crate::rules::Rule;
 

@@ -4,7 +4,7 @@ use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Inode;
 
 use super::extent::{Extent, FIRST, Position};
-use super::region::{Entry, Region, RegionId, Spot};
+use super::packed_region::{Entry, Region, RegionId, Spot};
 
 /// Extents in the order of (volume, end). No two end at the same place.
 #[derive(Default, Debug)]
@@ -336,7 +336,7 @@ mod tests {
 
     use ubcache_format::{Generation, Pointer};
 
-    use super::super::region::{CHUNK_MAX, END_BITS};
+    use super::super::packed_region::{CHUNK_MAX, END_BITS};
     use super::*;
 
     type Model = BTreeMap<Position, Extent>;

@@ -15,7 +15,7 @@ use ubcache_format::{Inode, JournalSeq, Key, MAX_EXTENT_SECTORS, Pointer};
 
 use super::extent::{Extent, Position, push_holes};
 use super::extents::Extents;
-use super::touched::Touched;
+use super::unwritten::Touched;
 
 /// The extents of a leaf.
 #[derive(Default, Debug)]

@@ -9,7 +9,7 @@ use ubcache_format::{Inode, JournalSeq, Pointer, SECTOR_BYTES, bset_bytes_of_wor
 use super::Index;
 use super::extent::Extent;
 use super::leaf::{Hold, Leaf, LeafState};
-use super::touched::CHANGE_WORDS;
+use super::unwritten::CHANGE_WORDS;
 use crate::errors::EngineError;
 use crate::journal::reservation::Reservation;
 use crate::rules::Rule;

@@ -8,28 +8,28 @@
 //! | module | holds |
 //! |---|---|
 //! | [`extent`] | an extent, and the order of keys |
-//! | [`region`] | packed extents of one volume |
+//! | [`packed_region`] | packed extents of one volume |
 //! | [`extents`] | the sorted list of them |
 //! | [`leaf`] | extents of one leaf, and what of them is not written yet |
-//! | [`touched`] | which ranges of a leaf its node lacks |
+//! | [`unwritten`] | which ranges of a leaf its node lacks |
 //! | [`leaves`] | the sorted list of leaves |
 //! | [`tree`] | leaves and interior nodes; which of them hold the journal |
-//! | [`inode`] | counts and ghosts of a volume |
-//! | [`queue`] | leaves that have enough to write |
+//! | [`volume_counts`] | counts and ghosts of a volume |
+//! | [`write_queue`] | leaves that have enough to write |
 //! | [`read_tree`] | the interior nodes at start |
-//! | [`counting`] | loading every leaf once at start |
-//! | [`load`] | reading nodes; the node cache |
+//! | [`count_leaves`] | loading every leaf once at start |
+//! | [`node_cache`] | reading nodes; the node cache |
 //! | [`lookup`] | what is cached of a range |
 //! | [`scan`] | extents in order, a leaf at a time |
 //! | [`change`] | inserting and removing, with the record and all counts |
 //! | [`ghosts`] | which keys a crash may bring back |
-//! | [`write`] | appending bsets to leaves |
+//! | [`node_write`] | appending bsets to leaves |
 //! | [`replay`] | records of the journal that leaves get at start |
-//! | [`reclaim`] | the task that writes old leaves so that the journal gets room |
-//! | [`fit`] | the number of keys that a node takes |
-//! | [`fresh`] | writing fresh nodes |
-//! | [`parents`] | having parents name them, up to the root |
-//! | [`plan`] | what a restructuring has written, and what it replaces |
+//! | [`journal_reclaim`] | the task that writes old leaves so that the journal gets room |
+//! | [`node_capacity`] | the number of keys that a node takes |
+//! | [`new_nodes`] | writing fresh nodes |
+//! | [`parent_update`] | having parents name them, up to the root |
+//! | [`restructure_plan`] | what a restructuring has written, and what it replaces |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 //!
 //! An [`Index`] uses journal and allocator and knows nothing above it: volumes, writeback and
@@ -48,34 +48,34 @@ use crate::alloc::allocator::Allocator;
 use crate::context::Context;
 use crate::journal::Journal;
 use crate::journal::pins::EntryPins;
-use inode::InodeState;
-use queue::NodeWriter;
 use tree::Tree;
+use volume_counts::InodeState;
+use write_queue::NodeWriter;
 
 mod change;
-mod counting;
+mod count_leaves;
 pub(crate) mod extent;
 mod extents;
-mod fit;
-mod fresh;
 pub(crate) mod ghosts;
-mod inode;
+mod journal_reclaim;
 pub(crate) mod leaf;
 mod leaves;
-mod load;
 mod lookup;
-mod parents;
-mod plan;
-mod queue;
+mod new_nodes;
+mod node_cache;
+mod node_capacity;
+mod node_write;
+mod packed_region;
+mod parent_update;
 mod read_tree;
-mod reclaim;
-mod region;
 mod replay;
 mod restructure;
+mod restructure_plan;
 mod scan;
-mod touched;
 mod tree;
-mod write;
+mod unwritten;
+mod volume_counts;
+mod write_queue;
 
 /// See the module.
 pub(crate) struct Index<E: Env> {
@@ -108,7 +108,7 @@ impl<E: Env> Index<E> {
         allocator: Rc<Allocator<E>>,
         pins: Rc<EntryPins>,
     ) -> Index<E> {
-        let leaf_keys_max = fit::leaf_keys_max(
+        let leaf_keys_max = node_capacity::leaf_keys_max(
             &context.geometry,
             journal.step_records(),
             context.tuning.node_keys_max,

@@ -11,7 +11,7 @@ use super::leaf::LeafState;
 use super::tree::Interior;
 use crate::alloc::buckets::Role;
 use crate::errors::EngineError;
-use crate::slices::in_slices;
+use crate::time_slices::in_slices;
 
 impl<E: Env> Index<E> {
     /// Reads every interior node and lays out the leaves, which stay on the device until used.

@@ -8,11 +8,11 @@ use ubcache_format::{JournalSeq, Key, ReplayRange};
 
 use super::Index;
 use super::leaf::Leaf;
+use crate::alloc::bucket_pins::Pin;
 use crate::alloc::bucket_set::BucketSet;
-use crate::alloc::pins::Pin;
 use crate::errors::EngineError;
 use crate::rules::Rule;
-use crate::slices::{Slice, in_slices};
+use crate::time_slices::{Slice, in_slices};
 
 /// Steps of putting a record where it belongs.
 const RECORD_STEPS: usize = 8;

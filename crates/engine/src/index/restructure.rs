@@ -16,7 +16,7 @@ use ubcache_format::JournalSeq;
 use super::Index;
 use super::extent::{FIRST, Position};
 use super::leaf::{Body, Leaf, LeafState};
-use super::plan::{Group, Grown, NewNode, Plan, Replacement};
+use super::restructure_plan::{Group, Grown, NewNode, Plan, Replacement};
 use super::tree::Interior;
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;

@@ -11,7 +11,7 @@ use ubcache_format::{
 };
 
 use crate::alloc::buckets::{Buckets, Role};
-use crate::alloc::sectors::Piece;
+use crate::alloc::open_buckets::Piece;
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
 use crate::index::extent::Extent;

@@ -3,7 +3,7 @@
 use ubcache_env::local::join_all;
 use ubcache_env::{Durability, Env, IoResult, IoVec, Nanos, SectorRange};
 
-use crate::alloc::sectors::Piece;
+use crate::alloc::open_buckets::Piece;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {

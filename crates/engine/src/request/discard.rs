@@ -7,14 +7,14 @@
 use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError};
 use ubcache_format::JournalSeq;
 
-use super::policy::Access;
+use super::bypass_or_cache::Access;
 use crate::coherence::WriteEnd;
-use crate::coherence::table::Ticket;
+use crate::coherence::in_flight_table::Ticket;
 use crate::index::extent::Extent;
 use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
-use crate::writeback::flusher::Below;
+use crate::writeback::batch::Below;
 
 /// Parts of a discard that are many: dozens of steps.
 const MANY_PARTS: usize = 1000;

@@ -8,14 +8,14 @@
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
-//! | [`policy`] | bypass or not, writeback or not |
+//! | [`bypass_or_cache`] | bypass or not, writeback or not |
 //! | [`passthrough`] | requests when the cache has failed (A4) |
 
+pub(crate) mod bypass_or_cache;
 pub(crate) mod cache_io;
 pub(crate) mod discard;
 pub(crate) mod flush;
 pub(crate) mod passthrough;
-pub(crate) mod policy;
 pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod write;

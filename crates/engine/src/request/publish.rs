@@ -6,7 +6,7 @@ use ubcache_env::local::first;
 use ubcache_env::{Env, IntervalSet, Nanos, SectorRange};
 use ubcache_format::Pointer;
 
-use crate::alloc::pins::Pin;
+use crate::alloc::bucket_pins::Pin;
 use crate::errors::EngineError;
 use crate::journal::reservation::Reservation;
 use crate::rules::Rule;

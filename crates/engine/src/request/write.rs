@@ -7,12 +7,12 @@ use ubcache_env::{
 };
 use ubcache_format::JournalSeq;
 
+use super::bypass_or_cache::Access;
 use super::cache_io::place_pieces;
-use super::policy::Access;
-use crate::alloc::class::Class;
-use crate::alloc::sectors::{Piece, Pieces};
+use crate::alloc::data_class::Class;
+use crate::alloc::open_buckets::{Piece, Pieces};
 use crate::coherence::WriteEnd;
-use crate::coherence::table::Ticket;
+use crate::coherence::in_flight_table::Ticket;
 use crate::errors::EngineError;
 use crate::index::extent::removal_records;
 use crate::journal::reservation::Reservation;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ubcache_env::Env;
 use ubcache_format::{BackingState, Inode, Sector, Superblock, Uuid, UuidEntry};
 
-use super::runs::{Choice, check_run};
+use super::run_numbers::{Choice, check_run};
 use super::{CacheSet, Set};
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;

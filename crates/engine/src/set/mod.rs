@@ -3,23 +3,24 @@
 //! | module | holds |
 //! |---|---|
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
-//! | [`take_over`] | dropping the clean data of a set that somebody else left |
-//! | [`former_run`] | the owner that a set had before |
-//! | [`first_run`] | making a formatted device a set |
-//! | [`absent`] | backing devices that are not here, and giving up what is cached of them |
+//! | [`handover`] | dropping the clean data of a set that somebody else left (H2) |
+//! | [`former_owner`] | the owner that a set had before |
+//! | [`initialize`] | making a formatted device a set |
+//! | [`absent_disks`] | backing devices that are not here, and forgetting them (A7) |
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
-//! | [`release`] | volumes that end, or move to another set, while the set goes on |
-//! | [`runs`] | which cache and which backing devices are of one run; sizes that have changed |
+//! | [`end_or_move`] | volumes that end, or move to another set (A8), while the set goes on |
+//! | [`run_numbers`] | which cache and which backing devices are of one run (A5) |
+//! | [`shorter_disk`] | backing devices that have become shorter (A6) |
 //! | [`stop`] | stopping cleanly |
-//! | [`calls`] | calls of lower parts to higher ones |
+//! | [`callbacks`] | calls of lower parts to higher ones: a failed flush fails the set (J3) |
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
-use former_run::TakenOver;
+use former_owner::TakenOver;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Task};
 use ubcache_format::{Inode, JournalSeq, Superblock};
@@ -30,10 +31,10 @@ use crate::context::Context;
 use crate::errors::EngineError;
 use crate::events::SetEvent;
 use crate::gc::Gc;
-use crate::held::Held;
 use crate::index::Index;
 use crate::inspect::SetView;
 use crate::journal::Journal;
+use crate::memory_held::Held;
 use crate::rules::Rules;
 use crate::settings::SetSettings;
 use crate::stats::{SetStatus, StopStep};
@@ -41,18 +42,19 @@ use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
 use crate::volume_table::VolumeTable;
 
-pub(crate) mod absent;
+pub(crate) mod absent_disks;
 pub(crate) mod attach;
 mod attributes;
-mod calls;
+mod callbacks;
 mod detach;
-mod first_run;
-pub(crate) mod former_run;
+mod end_or_move;
+pub(crate) mod former_owner;
+mod handover;
+mod initialize;
 mod open;
-mod release;
-pub(crate) mod runs;
+pub(crate) mod run_numbers;
+mod shorter_disk;
 mod stop;
-mod take_over;
 
 /// Options for opening a set.
 #[derive(Clone, Debug, Default)]

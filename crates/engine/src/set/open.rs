@@ -10,14 +10,14 @@ use ubcache_format::{
     parse_uuids,
 };
 
-use super::first_run::first_run;
-use super::former_run::FormerRun;
-use super::runs::check_run;
+use super::former_owner::FormerRun;
+use super::initialize::first_run;
+use super::run_numbers::check_run;
 use super::{CacheSet, Replayed, Set, SetOptions};
 use crate::alloc::allocator::Allocator;
+use crate::alloc::bucket_pins::Pin;
 use crate::alloc::buckets::Buckets;
-use crate::alloc::chain::{Chain, read_chain};
-use crate::alloc::pins::Pin;
+use crate::alloc::prio_chain_io::{Chain, read_chain};
 use crate::context::Context;
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
@@ -30,8 +30,8 @@ use crate::journal::read::{Found, read_journal, ring_after};
 use crate::journal::{Header, Journal};
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
-use crate::slices::in_slices;
 use crate::superblock::read_superblock;
+use crate::time_slices::in_slices;
 use crate::volume_table::VolumeTable;
 
 /// The greatest number of an entry with which a set starts: no set comes near it, and there are

@@ -3,18 +3,20 @@
 //! | module | holds |
 //! |---|---|
 //! | here | the parts of a volume, and its sectors |
-//! | [`serve`] | the requests of frontends |
+//! | [`client_requests`] | the requests of frontends |
+//! | [`foreign_memory`] | writes of data in memory that somebody else may change (T0) |
 //! | [`state`] | the states, and all transitions between them |
 //! | [`tickets`] | requests and dirty writes under way |
-//! | [`served`] | the volume of clients, which stays when what is below it is replaced |
+//! | [`replaceable`] | the volume of clients, which stays when what is below it is replaced |
 //! | [`gate`] | admission of requests, and the end of a volume |
 //! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 
 mod attributes;
+mod client_requests;
+mod foreign_memory;
 mod gate;
-mod serve;
-pub(crate) mod served;
+pub(crate) mod replaceable;
 pub(crate) mod state;
 mod superblock;
 pub(crate) mod tickets;

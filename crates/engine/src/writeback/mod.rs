@@ -5,7 +5,7 @@
 //! | [`controller`] | how fast: bcache's PI controller |
 //! | [`idle`] | detection of an idle set |
 //! | [`limiter`] | sleeps that keep a rate |
-//! | [`flusher`] | one batch: rules B1–B5 |
+//! | [`batch`] | one batch: rules B1–B5 |
 //! | [`task`] | when and what: scanning, pacing, marking the volume clean |
 
 use std::cell::{Cell, RefCell};
@@ -18,8 +18,8 @@ use ubcache_env::local::{Notified, Notify};
 
 use crate::stats::WritebackActivity;
 
+pub(crate) mod batch;
 pub mod controller;
-pub(crate) mod flusher;
 mod idle;
 mod limiter;
 pub(crate) mod task;

@@ -7,8 +7,8 @@ use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos};
 use ubcache_format::SECTOR_BYTES;
 
+use super::batch::Below;
 use super::controller::{ControllerInput, RATE_IDLE, target};
-use super::flusher::Below;
 use crate::stats::WritebackActivity;
 use crate::volume::{Attached, CachedVolume};
 

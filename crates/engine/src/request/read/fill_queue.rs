@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use ubcache_env::local::{Permit, Semaphore};
 use ubcache_env::{SectorRange, Slice};
 
-use crate::coherence::table::Ticket;
+use crate::coherence::in_flight_table::Ticket;
 
 /// A registered fill, and its share of the memory for fills.
 pub(super) struct FillTicket {

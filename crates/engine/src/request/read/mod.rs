@@ -11,8 +11,8 @@
 
 use ubcache_env::{Env, IoError, SectorRange, Slice, StreamId, VolumeError};
 
-use super::policy::Access;
-use crate::alloc::pins::Pin;
+use super::bypass_or_cache::Access;
+use crate::alloc::bucket_pins::Pin;
 use crate::index::extent::Extent;
 use crate::volume::CachedVolume;
 

@@ -11,7 +11,7 @@ use ubcache_env::Env;
 use ubcache_format::SECTOR_BYTES;
 
 use super::Set;
-use super::former_run::{FormerRun, TakenOver};
+use super::former_owner::{FormerRun, TakenOver};
 use crate::errors::EngineError;
 use crate::index::extent::{Extent, FIRST, LAST, removal_records};
 

@@ -58,12 +58,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         data: Rc<dyn ForeignMemory>,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        #[cfg(feature = "mutants")]
-        if !self.context.keeps(crate::rules::Rule::T0CopiedOnce) {
-            return self.write_uncopied(stream, range, data, fua).await;
-        }
-        // T0: copied once, before the write enters the table.
-        self.write(stream, range, data.copy().into(), fua).await
+        self.write_copied(stream, range, data, fua).await
     }
 
     async fn discard(

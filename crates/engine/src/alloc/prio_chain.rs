@@ -7,10 +7,10 @@ use ubcache_format::{BucketNr, PrioSet};
 
 use super::allocator::Allocator;
 use super::buckets::Purpose;
-use super::chain::write_chain;
+use super::prio_chain_io::write_chain;
 use crate::errors::EngineError;
 use crate::rules::Rule;
-use crate::slices::in_slices;
+use crate::time_slices::in_slices;
 
 impl<E: Env> Allocator<E> {
     /// Makes the present generations durable; what was given up before becomes free (J2).

@@ -7,7 +7,7 @@ use ubcache_format::{Key, SECTOR_BYTES, bset_bytes, encode_bset};
 
 use super::Index;
 use super::extent::{LAST, Position};
-use super::plan::{Group, Grown, NewNode, Plan, Replacement, packed_nodes};
+use super::restructure_plan::{Group, Grown, NewNode, Plan, Replacement, packed_nodes};
 use super::tree::Interior;
 use crate::errors::EngineError;
 

@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 use ubcache_env::Sector;
 use ubcache_format::{BucketNr, Geometry, Pointer};
 
+use super::bucket_pins::Pin;
 use super::buckets::{Buckets, Purpose};
-use super::class::{CLASSES, Class};
-use super::pins::Pin;
+use super::data_class::{CLASSES, Class};
 
 /// Keys name at most 65535 sectors.
 const PIECE_SECTORS_MAX: u64 = 32768;

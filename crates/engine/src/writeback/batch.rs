@@ -4,9 +4,9 @@ use smallvec::{SmallVec, smallvec};
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Durability, Env, IoError, IoResult, IoVec, SectorRange, VolumeError};
 
-use crate::alloc::pins::Pin;
+use crate::alloc::bucket_pins::Pin;
 use crate::coherence::WriteEnd;
-use crate::coherence::table::Ticket;
+use crate::coherence::in_flight_table::Ticket;
 use crate::index::extent::{Extent, FIRST, Position};
 use crate::journal::reservation::Reservation;
 use crate::rules::Rule;

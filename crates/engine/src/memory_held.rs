@@ -7,7 +7,7 @@
 
 use std::mem::size_of;
 
-use crate::coherence::table::ENTRY_BYTES;
+use crate::coherence::in_flight_table::ENTRY_BYTES;
 use crate::coherence::unpublished::COPY_BYTES;
 use crate::tuning::{EXTENT_MEMORY_BYTES, TREE_SLACK};
 

@@ -8,7 +8,7 @@ use ubcache_format::{BucketNr, Key, PackedKey, Pointer};
 
 use super::extent::Position;
 use super::leaf::Leaf;
-use super::touched::Touched;
+use super::unwritten::Touched;
 
 /// A node that was written and is not referred to yet.
 #[derive(Clone, Debug)]

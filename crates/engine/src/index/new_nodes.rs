@@ -9,8 +9,8 @@ use ubcache_format::{
 
 use super::Index;
 use super::extent::Position;
-use super::fit::node_room;
-use super::plan::{NewNode, Plan};
+use super::node_capacity::node_room;
+use super::restructure_plan::{NewNode, Plan};
 use crate::alloc::buckets::Purpose;
 use crate::errors::EngineError;
 use crate::rules::Rule;

@@ -5,7 +5,7 @@ use ubcache_env::{Env, Nanos};
 use super::Index;
 use super::extent::{FIRST, LAST};
 use crate::errors::EngineError;
-use crate::slices::in_slices;
+use crate::time_slices::in_slices;
 
 impl<E: Env> Index<E> {
     /// At start: loads every leaf once, so that its extents are in the counts. Afterwards every

@@ -8,7 +8,7 @@ use ubcache_format::BucketNr;
 use super::allocator::Allocator;
 use super::buckets::{Buckets, Role};
 use crate::rules::Rule;
-use crate::slices::in_slices;
+use crate::time_slices::in_slices;
 
 /// Steps of putting a bucket into its place, which is somewhere else for each.
 const PLACE_STEPS: usize = 8;

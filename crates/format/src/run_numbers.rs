@@ -338,5 +338,5 @@ impl ByCount for Option<RunNumber> {
 }
 
 #[cfg(test)]
-#[path = "runs_tests.rs"]
+#[path = "run_numbers_tests.rs"]
 mod tests;

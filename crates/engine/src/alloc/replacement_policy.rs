@@ -10,7 +10,7 @@ use ubcache_format::BucketNr;
 
 use super::bucket_set::BucketSet;
 use super::bucket_value::BucketValue;
-use super::class::Class;
+use super::data_class::Class;
 use super::eviction_list::EvictionList;
 use crate::settings::ReplacementPolicy;
 

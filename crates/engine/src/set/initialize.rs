@@ -11,7 +11,7 @@ use ubcache_format::{
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
-use crate::alloc::chain::write_chain;
+use crate::alloc::prio_chain_io::write_chain;
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
 use crate::superblock::write_superblock;

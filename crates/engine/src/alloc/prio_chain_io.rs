@@ -8,7 +8,7 @@ use ubcache_format::{BucketNr, Geometry, PrioSet, SECTOR_BYTES, parse_prio};
 use super::buckets::Buckets;
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
-use crate::slices::in_slices;
+use crate::time_slices::in_slices;
 
 /// A chain as it was found.
 pub(crate) struct Chain {
