@@ -7,6 +7,8 @@
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
+//! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
+//! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
 //! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
 //! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
@@ -78,8 +80,16 @@ enum Command {
     #[command(after_help = "Example:\n  ubcache detach data && ubcache status")]
     Detach(commands::detach::VolumeArgs),
     /// Give a detached volume its cache again, empty
+    ///
+    /// With --cache, all volumes go on with another cache device, while clients use them: one that
+    /// was made by `ubcache make -C`, in place of a cache that has failed or was missing at the
+    /// start, or from which they were detached.
     #[command(after_help = "Example:\n  ubcache attach data")]
-    Attach(commands::detach::VolumeArgs),
+    Attach(commands::detach::AttachArgs),
+    Add(commands::members::AddArgs),
+    Remove(commands::members::RemoveArgs),
+    Flush(commands::members::FlushArgs),
+    Drain(commands::members::DrainArgs),
     Check(commands::check::Args),
     Cat(commands::cat::Args),
     Recover(commands::recover::Args),
@@ -141,6 +151,10 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Gc(args) => commands::control::gc(&args),
         Command::Detach(args) => commands::detach::detach(&args),
         Command::Attach(args) => commands::detach::attach(&args),
+        Command::Add(args) => commands::members::add(&args),
+        Command::Remove(args) => commands::members::remove(&args),
+        Command::Flush(args) => commands::members::flush(&args),
+        Command::Drain(args) => commands::members::drain(&args),
         Command::Check(args) => commands::check::run(&args),
         Command::Cat(args) => commands::cat::run(&args),
         Command::Recover(args) => commands::recover::run(&args),

@@ -24,14 +24,16 @@ fn refused(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs the command in a message, from `ubcache NAME` up to the end of its arguments, with these
-/// words put in for placeholders.
-fn run_advice(said: &str, name: &str, put_in: &[(&str, &Path)]) -> String {
+/// The command in a message, from `ubcache NAME` up to the end of its arguments.
+fn command_in<'a>(said: &'a str, name: &str) -> &'a str {
     let command = format!("ubcache {name} ");
     let from = said.rfind(&command).unwrap_or_else(|| panic!("{command} is missing in: {said}"));
-    let words =
-        said[from..].split([',', '\n', ';', '`']).next().expect("a command").trim_end_matches('.');
-    let arguments = words.split_whitespace().skip(1).map(|word| {
+    said[from..].split([',', '\n', ';', '`']).next().expect("a command").trim_end_matches('.')
+}
+
+/// Runs the command in a message, with these words put in for placeholders.
+fn run_advice(said: &str, name: &str, put_in: &[(&str, &Path)]) -> String {
+    let arguments = command_in(said, name).split_whitespace().skip(1).map(|word| {
         let real = put_in.iter().find(|(placeholder, _)| *placeholder == word);
         real.map_or(PathBuf::from(word), |(_, path)| path.to_path_buf())
     });
@@ -51,6 +53,10 @@ fn shape(disk: &Path) -> Vec<Value> {
         .collect()
 }
 
+fn size_of_cache(cache: &Path) -> u64 {
+    std::fs::metadata(cache).expect("a cache").len()
+}
+
 /// A disk that was written to and flushed through its cache, with `dirty` data besides; the cache
 /// is gone.
 fn a_disk_without_its_cache(directory: &Path, dirty: bool) -> PathBuf {
@@ -67,12 +73,30 @@ fn a_disk_without_its_cache(directory: &Path, dirty: bool) -> PathBuf {
     disks.remove(0)
 }
 
+/// Runs `ubcache attach` as it is in a message; the volume has a cache then.
+fn attached_by(daemon: &Daemon, said: &str) {
+    let state = || daemon.status()["sets"][0]["volumes"][0]["state"].clone();
+    assert_eq!(state(), "no cache");
+    let with_socket =
+        format!("{} --control {};", command_in(said, "attach"), text(&daemon.control));
+    run_advice(&with_socket, "attach", &[]);
+    assert_eq!(state(), "clean");
+    let mut found = [0; PIECE];
+    // A fill may end after its read.
+    while daemon.number(0, "/stats/cache_hits") == 0 {
+        daemon.client("data").read(0, &mut found).expect("a read");
+    }
+}
+
 fn served_again(directory: &Path, new: &Path, disk: &Path, before: &[Value]) {
     assert_eq!(shape(disk), before, "label, UUID, data offset and block size stay");
     let daemon = Daemon::start("pool", directory, new, &[disk.to_owned()], &[]);
     let mut found = [0; PIECE];
     daemon.client("data").read(0, &mut found).expect("a read");
     assert!(found == [1; PIECE], "what the disk has by itself");
+    // It is detached until the command that the daemon prints was run.
+    let said = daemon.status()["sets"][0]["warnings"][0].as_str().expect("a warning").to_owned();
+    attached_by(&daemon, &said);
     daemon.stop();
     assert_eq!(shape(disk), before);
     must(ubcache().arg("check").arg(new).arg("-B").arg(disk));
@@ -91,7 +115,37 @@ fn printed_commands_give_a_clean_disk_a_new_cache() {
     let said = refused(&["-B", text(&disk)]);
     run_advice(&said, "forget-cache", &[]);
     run_advice(&said, "make", &[("NEW", &new)]);
+    let daemon = Daemon::start("pool", directory, &new, std::slice::from_ref(&disk), &[]);
+    attached_by(&daemon, &said);
+    daemon.stop();
+    must(ubcache().arg("forget-cache").arg(&disk));
     served_again(directory, &new, &disk, &before);
+}
+
+/// A disk that was detached comes up so: who followed the message about a cache device that had
+/// become longer was left without a cache, until it named `ubcache attach` as well.
+#[test]
+fn printed_commands_use_all_of_a_longer_cache_device() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16], &SHAPE);
+    let serve = || Daemon::start("pool", directory, &cache, &disks, &["--mode", "writeback"]);
+    let daemon = serve();
+    daemon.client("data").write(0, &[1; PIECE], true).expect("a write");
+    daemon.stop();
+    let before = size_of_cache(&cache);
+    let file = std::fs::File::options().write(true).open(&cache).expect("the cache");
+    file.set_len(600 << 20).expect("room");
+    let daemon = serve();
+    daemon.stop();
+    let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+    let said = log.lines().rfind(|line| line.contains("longer than")).expect("a line");
+    run_advice(said, "recover", &[]);
+    run_advice(said, "make", &[]);
+    let daemon = serve();
+    attached_by(&daemon, said);
+    assert!(daemon.status()["sets"][0]["cache"]["size_bytes"].as_u64() > Some(before));
+    daemon.stop();
 }
 
 /// The advice was to make the disk again: its data began somewhere else then, without its label.

@@ -137,6 +137,38 @@ fn overwritten_superblock_is_found_again_without_loss() {
     assert_eq!(volume_on_the_disk(directory), digest);
 }
 
+/// The cache is gone, and a new one takes its place (5c). A disk that was made to forget its cache
+/// is served without one: the guide ended there.
+#[test]
+fn disk_without_its_cache_gets_a_new_one() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    a_set(directory);
+    std::fs::remove_file(directory.join("CACHE")).expect("the cache is lost");
+    support::sparse(&directory.join("NEW"), 300 << 20);
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide/recover.md");
+    let guide = std::fs::read_to_string(guide).expect("a guide");
+    let section = guide.split("**5c.").nth(1).expect("a section");
+    let section = section.split("**6.").next().expect("its end");
+    let spans = section.split('`').skip(1).step_by(2);
+    let commands: Vec<String> = spans
+        .filter(|span| span.starts_with("ubcache"))
+        .map(|span| span.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let [forget, discard, make, serve, attach] = &commands[..] else { panic!("{commands:?}") };
+    run(directory, forget, 1);
+    run(directory, discard, 0);
+    run(directory, make, 0);
+    assert_eq!(serve, "ubcache serve -C NEW -B DISK");
+    let (new, disks) = (directory.join("NEW"), [directory.join("DISK")]);
+    let daemon = Daemon::start("pool", directory, &new, &disks, &[]);
+    let state = || daemon.status()["sets"][0]["volumes"][0]["state"].clone();
+    assert_eq!(state(), "no cache");
+    run(directory, &format!("{attach} --control {}", text(&daemon.control)), 0);
+    assert_eq!(state(), "clean");
+    daemon.stop();
+}
+
 /// Superblock and journal are gone: the message of `repair` was that `repair` would find the
 /// superblock again.
 #[test]

@@ -27,6 +27,8 @@ pub struct ServeConfig {
     pub settings: Vec<(String, String)>,
     /// Path of the control socket; if absent, `<set-uuid>.sock` in the usual directory.
     pub control: Option<PathBuf>,
+    /// Serve clean disks without a cache if that is missing.
+    pub cache_optional: bool,
     /// Keep the clean data of a set that the Linux driver ran last.
     pub keep_clean: bool,
     /// Drop the cached data of disks that are not of one run with the cache, unless it is dirty.

@@ -5,17 +5,17 @@
 //!  (changes nothing)                                                   SIGTERM, SIGINT, `ubcache stop`
 //! ```
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, CacheSet, Choice, EXTENT_MEMORY_BYTES, EngineError, FormerRun, SetOptions,
+    AttachOptions, CacheSet, CacheUse, Choice, EngineError, FormerRun, ServedVolume, SetOptions,
     TakenOver,
 };
-use ubcache_env::local::Event;
+use ubcache_env::local::{Event, Lock};
 use ubcache_env::{Priority, Volume};
-use ubcache_format::{SECTOR_BYTES, Uuid};
+use ubcache_format::{BackingState, SECTOR_BYTES, Uuid};
 use ubcache_host::{Host, HostEnv, HostFile, IoBackend, PassedSocket, passed_sockets, signal};
 use ubcache_nbd::Exports;
 
@@ -25,9 +25,10 @@ use crate::control::socket_directories;
 use crate::failure::{Code, Failure};
 
 use crate::log::STATE;
-use crate::open::precheck::{Down, Member, Members, precheck};
+use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for, precheck};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
+use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
 use crate::served::events::{log_events, log_left, log_waiting_stop};
 use crate::served::listen::{Listeners, Places};
@@ -109,7 +110,7 @@ pub fn serve_in<W: World>(
             Ok(()) => Ok(()),
             Err(failure) => {
                 // Report the first failure; the set closes as well as it can.
-                let _ = daemon.set.stop().await;
+                let _ = daemon.stop_sets().await;
                 Err(failure)
             }
         }
@@ -140,8 +141,11 @@ async fn open<W: World>(
     config: &ServeConfig,
     members: &Members,
 ) -> Result<Daemon<W>, Failure> {
-    let uuid = members.cache.set_uuid;
     names_of(members)?;
+    let uuid = match &members.cache {
+        Ok(cache) => cache.set_uuid,
+        Err(_) => members.backings[0].superblock.set_uuid,
+    };
     for path in std::iter::once(&members.cache_path) {
         if let Some((missing, free)) = missing_room(path) {
             tracing::warn!(
@@ -155,7 +159,10 @@ async fn open<W: World>(
     }
     // All devices are taken before anything is changed on any of them.
     let host = world.host();
-    let cache = open_device(host, &members.cache_path, config.page_cache).await?;
+    let cache = match &members.cache {
+        Ok(_) => Ok(open_device(host, &members.cache_path, config.page_cache).await?),
+        Err(why) => Err(why.clone()),
+    };
     let mut down = members.down.clone();
     let mut opened: Vec<(&Member, HostFile)> = Vec::new();
     for member in &members.backings {
@@ -184,23 +191,32 @@ async fn open<W: World>(
     let choices = choices(config, &served, &names)?;
     let unchosen = served.iter().zip(&choices).filter(|(_, choice)| choice.is_none());
     let expected = unchosen.map(|(member, _)| member.superblock.clone()).collect();
-    let mut options =
-        SetOptions { keep_clean: config.keep_clean, expected, ..SetOptions::default() };
-    if let Some(bytes) = config.index_memory {
-        options.tuning.extents_in_memory_max = (bytes / EXTENT_MEMORY_BYTES) as usize;
-    }
-    let set =
-        CacheSet::open(world.clone(), world.cache(cache), options).await.map_err(|error| {
-            match &error {
-                EngineError::OlderCopy { uuid, .. } => {
-                    let at = served.iter().position(|member| member.superblock.uuid == *uuid);
-                    let at = at.expect("only what is expected is refused");
-                    member_failure(&members.cache_path, &served[at].path, &names[at], &error)
-                }
-                error => engine_failure(&members.cache_path, error),
+    let options = SetOptions { expected, ..set_options(config) };
+    let opening = match cache {
+        Ok(cache) => match CacheSet::open(world.clone(), world.cache(cache), options).await {
+            Ok(set) => Ok(set),
+            Err(EngineError::OlderCopy { uuid, apart }) => {
+                let at = served.iter().position(|member| member.superblock.uuid == uuid);
+                let at = at.expect("only what is expected is refused");
+                let error = EngineError::OlderCopy { uuid, apart };
+                let (path, name) = (&served[at].path, &names[at]);
+                return Err(member_failure(&members.cache_path, path, name, &error));
             }
-        })?;
-    say_unused(&members.cache_path, &served, &set);
+            Err(error) => Err(engine_failure(&members.cache_path, &error)),
+        },
+        Err(why) => Err(why),
+    };
+    let (set, no_cache) = match opening {
+        Ok(set) => (set, None),
+        Err(why) if config.cache_optional => {
+            tracing::error!("there is no cache, clean disks are served without it: {why}");
+            (without_cache(world).await?, why.to_string().lines().next().map(str::to_owned))
+        }
+        Err(why) => return Err(why),
+    };
+    if no_cache.is_none() {
+        say_unused(&members.cache_path, &served, &names, &set);
+    }
     if let Some(TakenOver { from, dropped_bytes }) = set.taken_over() {
         let whose = match from {
             FormerRun::Driver => "the Linux driver ran this set last",
@@ -233,16 +249,29 @@ async fn open<W: World>(
     let mut volumes = Vec::new();
     for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
         let path = &member.path;
-        let options = AttachOptions {
-            name: name.clone(),
-            read_only: config.read_only.holds_for(&name),
-            choice,
-            ..AttachOptions::default()
+        let cache = match no_cache {
+            Some(_) => CacheUse::Uncached,
+            None => CacheUse::UnlessDetached,
         };
+        let read_only = config.read_only.holds_for(&name);
+        let options = AttachOptions { name: name.clone(), read_only, cache, choice };
         let lost = backing.lost();
+        if no_cache.is_some() && member.superblock.state() == BackingState::Dirty {
+            let why = dirty_without_cache(path, member.superblock.set_uuid);
+            down.push(Down { path: path.clone(), name, why });
+            continue;
+        }
         match set.attach(world.backing(backing), options).await {
             Ok(volume) => {
-                volumes.push(Served { name: name.clone(), volume, path: path.clone(), lost });
+                if no_cache.is_none() && volume.needs_no_cache() {
+                    tracing::info!(
+                        export = name,
+                        "served without a cache, as it was detached: `ubcache attach {name}` \
+                         gives it one"
+                    );
+                }
+                let volume = Rc::new(ServedVolume::new(volume));
+                volumes.push(Rc::new(Served { name, volume, path: path.clone(), lost }));
             }
             // The cache failed: no disk can be served.
             Err(EngineError::OfCache(error)) => {
@@ -264,17 +293,30 @@ async fn open<W: World>(
     for Down { path, name, why } in &down {
         tracing::error!(export = name, path = %path.display(), "not served: {why:#}");
     }
+    let exports = Rc::new(Exports::new());
+    if down.iter().any(|down| Some(&down.path) == config.backings.first()) {
+        // The empty name never means another disk because the first one is missing.
+        exports.drop_default();
+    }
     Ok(Daemon {
-        set,
+        world: world.clone(),
+        config: config.clone(),
+        set: RefCell::new(set),
+        former: RefCell::default(),
+        set_ended: RefCell::default(),
         uuid,
-        volumes,
-        down,
-        cache_path: members.cache_path.clone(),
+        volumes: RefCell::new(volumes),
+        down: RefCell::new(down),
+        cache_path: RefCell::new(members.cache_path.clone()),
+        no_cache: RefCell::new(no_cache),
+        exports,
+        listeners: RefCell::default(),
+        membership: Lock::default(),
         paces: Paces::default(),
         nothing_left: Cell::new(false),
         stop_wanted: Event::default(),
         stopped: Event::default(),
-        stop_failure: std::cell::RefCell::default(),
+        stop_failure: RefCell::default(),
     })
 }
 
@@ -335,21 +377,17 @@ async fn run<W: World>(
         [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
         given => given.to_vec(),
     };
-    let exports = Rc::new(Exports::new());
-    for served in &daemon.volumes {
-        exports.add_as(served.name.clone(), String::new(), served.volume.clone()).map_err(
-            |error| Failure::refused(&served.path, error).advice("give it another label"),
-        )?;
-        exports.also_as(&served.name, served.volume.uuid().to_string());
-        exports.limit(&served.name, config.clients.of_export(&served.name));
-    }
-    if daemon.down.iter().any(|down| Some(&down.path) == config.backings.first()) {
-        exports.drop_default();
+    for served in daemon.volumes() {
+        daemon.export(&served).map_err(|error| {
+            Failure::refused(&served.path, error).advice("give it another label")
+        })?;
     }
     let places =
         Places { addresses, access: config.socket_access, passed, allow: config.allow.clone() };
     let limits = config.clients.clone();
-    let listeners = Rc::new(Listeners::bind(world, places, exports, limits).await?);
+    let listeners = Listeners::bind(world, places, daemon.exports.clone(), limits).await?;
+    let listeners = Rc::new(listeners);
+    *daemon.listeners.borrow_mut() = Some(listeners.clone());
     let addresses = listeners.addresses();
     let uris =
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
@@ -360,7 +398,7 @@ async fn run<W: World>(
         control: control_path,
         io,
         exports: daemon
-            .volumes
+            .volumes()
             .iter()
             .map(|served| {
                 (
@@ -370,7 +408,12 @@ async fn run<W: World>(
                 )
             })
             .collect(),
-        down: daemon.down.iter().map(|down| (down.name.clone(), down.path.clone())).collect(),
+        down: daemon
+            .down
+            .borrow()
+            .iter()
+            .map(|down| (down.name.clone(), down.path.clone()))
+            .collect(),
     });
     let systemd = Systemd::connect();
     systemd.ready();
@@ -386,7 +429,7 @@ async fn run<W: World>(
     log_waiting_stop(daemon, world, move || connected.active());
     systemd.stopping();
     listeners.close(world, config.drain_timeout).await;
-    let stopped = daemon.set.stop().await;
+    let stopped = daemon.stop_sets().await;
     if let Err(error) = &stopped {
         *daemon.stop_failure.borrow_mut() = Some(error.to_string());
     }
@@ -397,7 +440,7 @@ async fn run<W: World>(
         Ok(()) => tracing::info!(target: STATE, "stopped"),
         Err(error) => tracing::error!(target: STATE, "stopped, but not cleanly: {error}"),
     }
-    let stopped = stopped.map_err(|error| engine_failure(&daemon.cache_path, &error));
+    let stopped = stopped.map_err(|error| engine_failure(&daemon.cache_path.borrow(), &error));
     match daemon.nothing_left.get() {
         true => stopped.map_err(|failure| failure.with_code(Code::SetFailed)),
         false => stopped,
@@ -468,7 +511,7 @@ fn choices(
 }
 
 /// Logs a cache device that is longer than the set.
-fn say_unused<W: World>(path: &Path, members: &[&Member], set: &CacheSet<W>) {
+fn say_unused<W: World>(path: &Path, members: &[&Member], names: &[String], set: &CacheSet<W>) {
     let unused = set.unused_bytes();
     if unused > 0 {
         let recover = |member: &&Member| {
@@ -476,13 +519,18 @@ fn say_unused<W: World>(path: &Path, members: &[&Member], set: &CacheSet<W>) {
             format!("`ubcache recover -C {cache} -B {disk} --detach`")
         };
         let recover = members.iter().map(recover).collect::<Vec<_>>().join("; ");
+        let attach = names.iter().map(|name| format!("`ubcache attach {name}`"));
+        let attach = attach.collect::<Vec<_>>().join("; ");
+        let superblocks = members.iter().map(|member| &member.superblock);
+        let smallest = superblocks.min_by_key(|superblock| superblock.block_sectors);
+        let Some(smallest) = smallest else { return };
+        let make = make_for(smallest, &path.display().to_string());
         tracing::info!(
             cache = %path.display(),
             bytes = unused,
             "the cache device is longer than when the set was made; to use all of it, stop, and \
              make it again: {recover}; \
-             `ubcache make -C {} --wipe-bcache`",
-            path.display()
+             `{make} --wipe-bcache`; serve as before, and then: {attach}"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! A device that counts what goes through it, and knows what its failed flushes may have cost.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{
@@ -33,7 +33,7 @@ pub(crate) struct CountedDevice<E: Env> {
     /// True if there are lost places.
     any_lost: Cell<bool>,
     /// The place where its errors are reported, and its name there.
-    reports: OnceCell<(Rc<Events>, FaultyDevice)>,
+    reports: RefCell<Option<(Rc<Events>, FaultyDevice)>>,
 }
 
 type FlushFailed = Rc<dyn Fn(&IoError)>;
@@ -57,7 +57,7 @@ impl<E: Env> CountedDevice<E> {
             when_flush_fails: RefCell::default(),
             lost: None,
             any_lost: Cell::new(false),
-            reports: OnceCell::new(),
+            reports: RefCell::default(),
         }
     }
 
@@ -67,16 +67,16 @@ impl<E: Env> CountedDevice<E> {
         CountedDevice { lost, ..CountedDevice::new(env, device) }
     }
 
-    /// From now on its errors are events. Those before are errors of opening it.
+    /// From now on its errors are events of this set: a volume may have moved to it from another
+    /// one (A8). Those before the first call are errors of opening the device.
     pub fn report_faults(&self, events: Rc<Events>, device: FaultyDevice) {
-        // A device has one name as long as it is open.
-        let _ = self.reports.set((events, device));
+        *self.reports.borrow_mut() = Some((events, device));
     }
 
     #[cold]
     fn failed(&self, operation: Operation, range: SectorRange, error: &IoError) {
         self.count(|c| c.errors += 1);
-        if let Some((events, device)) = self.reports.get() {
+        if let Some((events, device)) = &*self.reports.borrow() {
             let (device, error) = (*device, error.clone());
             let fault = DeviceFault { device, operation, range, error, count: 1 };
             events.push(SetEvent::Fault(fault));

@@ -37,3 +37,16 @@ pub fn allocate(file: &std::fs::File, bytes: u64) -> io::Result<bool> {
 pub fn free_bytes(file: &std::fs::File) -> Option<u64> {
     sys::free_bytes(file)
 }
+
+/// A file of zeroes in memory, which is gone when the last one closes it.
+pub fn file_in_memory(bytes: u64) -> io::Result<std::fs::File> {
+    let file = std::fs::File::from(sys::memory_file()?);
+    file.set_len(bytes)?;
+    Ok(file)
+}
+
+/// The path by which this process opens an open file once more.
+pub fn path_of(file: &std::fs::File) -> std::path::PathBuf {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}

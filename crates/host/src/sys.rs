@@ -31,6 +31,12 @@ fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A new file in memory.
+pub(crate) fn memory_file() -> io::Result<OwnedFd> {
+    // SAFETY: the name is a string that ends with a zero; the kernel copies it.
+    own(unsafe { libc::memfd_create(c"ubcache".as_ptr(), libc::MFD_CLOEXEC) })
+}
+
 /// A non-blocking eventfd with count 0.
 pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed.

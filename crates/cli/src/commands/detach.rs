@@ -1,15 +1,17 @@
 //! `ubcache detach`, `ubcache attach`: detach a served volume from its cache, and attach it again.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask};
+use ubcache_daemon::open::superblock::{ExpectedKind, look};
 use ubcache_daemon::served::report::Report;
 
 use super::choose::Daemon;
+use super::members::absolute;
 use super::print;
 
 /// Interval between two requests for the progress.
@@ -28,21 +30,50 @@ pub struct VolumeArgs {
     json: bool,
 }
 
+/// Options of `ubcache attach`.
+#[derive(clap::Args, Debug)]
+pub struct AttachArgs {
+    #[command(flatten)]
+    of_volume: VolumeArgs,
+    /// Give all volumes this cache device, in place of one that has failed or is missing, or from
+    /// which they were detached
+    #[arg(long, value_name = "DEVICE", conflicts_with = "volume")]
+    cache: Option<PathBuf>,
+}
+
 /// `ubcache detach`.
 pub fn detach(args: &VolumeArgs) -> Result<(), Failure> {
     let socket = args.daemon.one()?;
     let request = ControlRequest::Detach { volume: args.volume.clone() };
-    let name = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| ask(&socket, &request));
-        show_progress(&socket, args.volume.as_deref(), || asked.is_finished());
-        asked.join().expect("asking does not panic")
-    })?;
+    let name = ask_with_progress(&socket, &request, args.volume.as_deref())?;
     say(&name, "detached", args.json)
 }
 
+/// Asks for something that writes back dirty data, and shows how much is left.
+pub(super) fn ask_with_progress(
+    socket: &Path,
+    request: &ControlRequest,
+    volume: Option<&str>,
+) -> Result<serde_json::Value, Failure> {
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(socket, request));
+        show_progress(socket, volume, || asked.is_finished());
+        asked.join().expect("asking does not panic")
+    })
+}
+
 /// `ubcache attach`.
-pub fn attach(args: &VolumeArgs) -> Result<(), Failure> {
+pub fn attach(args: &AttachArgs) -> Result<(), Failure> {
+    let AttachArgs { of_volume: args, cache } = args;
     let socket = args.daemon.one()?;
+    if let Some(cache) = cache {
+        look(cache, ExpectedKind::Cache)?;
+        let said = ask(&socket, &ControlRequest::ReplaceCache { cache: absolute(cache)? })?;
+        return match args.json {
+            true => print(&format!("{}\n", serde_json::json!({ "attached": said }))),
+            false => print(&format!("{}\n", said.as_str().unwrap_or_default())),
+        };
+    }
     let name = ask(&socket, &ControlRequest::Attach { volume: args.volume.clone() })?;
     say(&name, "attached", args.json)
 }
@@ -83,8 +114,7 @@ fn show_progress(socket: &Path, volume: Option<&str>, over: impl Fn() -> bool) {
 
 fn dirty_bytes(socket: &Path, volume: Option<&str>) -> Option<u64> {
     let report: Report = serde_json::from_value(ask(socket, &ControlRequest::Status).ok()?).ok()?;
-    let mut volumes = report.sets.into_iter().flat_map(|set| set.volumes);
-    volumes
-        .find(|found| volume.is_none_or(|name| name == found.name))
-        .map(|found| found.dirty_bytes)
+    let volumes = report.sets.into_iter().flat_map(|set| set.volumes);
+    let meant = volumes.filter(|found| volume.is_none_or(|name| name == found.name));
+    Some(meant.map(|found| found.dirty_bytes).sum())
 }

@@ -11,8 +11,9 @@ use super::print;
 
 const AFTER_HELP: &str = "\
 For a disk whose cache is lost, and for one that will be changed without its cache. Afterwards the
-superblock of the disk names no cache: any program can use its data, `ubcache serve` attaches it
-to any cache, and data in its former cache is void. Label, UUID, data offset and data stay.
+superblock of the disk names no cache: any program can use its data, and data in its former cache
+is void. `ubcache serve` takes it with any cache, and serves it without that one until `ubcache
+attach`. Label, UUID, data offset and data stay.
 
 The disk must not be in use. A disk in state dirty is refused, because its newest data is in the
 cache: write it back with `ubcache recover -C CACHE -B DISK --detach`. If the cache is gone, that

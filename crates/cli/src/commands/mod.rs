@@ -15,6 +15,7 @@ pub mod dump;
 pub mod forget_cache;
 pub mod forget_disk;
 pub mod make;
+pub mod members;
 mod new_file;
 mod offline;
 pub mod pack;

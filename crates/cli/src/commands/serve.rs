@@ -41,6 +41,11 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// If the cache device is missing or damaged, serve the disks that are complete without it, and
+    /// leave out those with dirty data. What the cache had of them is void from then on; `ubcache
+    /// attach --cache NEW` gives them a new one
+    #[arg(long)]
+    cache_optional: bool,
     /// Keep the clean data of a set that the Linux driver ran last; without this it is dropped at
     /// the first start after the driver, as it may be stale
     #[arg(long)]
@@ -234,6 +239,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         nbd: args.nbd,
         settings,
         control: args.control,
+        cache_optional: args.cache_optional,
         keep_clean: args.keep_clean,
         drop_clean_cache: args.drop_clean_cache,
         believe_disk: args.believe_disk,

@@ -74,6 +74,43 @@ pub enum ControlRequest {
         #[serde(default)]
         discard_dirty: bool,
     },
+    /// Gives the volumes that need no cache another one.
+    ReplaceCache {
+        /// The new cache device.
+        cache: PathBuf,
+    },
+    /// Serves one more backing device.
+    Add {
+        /// The backing device.
+        backing: PathBuf,
+        /// Name of the export; if absent, its label or file name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Ends an export, after its dirty data was written back.
+    Remove {
+        /// The export; may be absent if there is only one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+        /// End it at once; dirty data stays in the cache.
+        #[serde(default)]
+        keep_dirty: bool,
+    },
+    /// Makes durable what was acknowledged.
+    Flush {
+        /// The export; all if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
+    /// Writes back all dirty data.
+    Drain {
+        /// The export; all if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+        /// The response comes when that is done.
+        #[serde(default)]
+        wait: bool,
+    },
     /// Gives a detached volume its cache again.
     Attach {
         /// The export; may be absent if there is only one.
@@ -93,7 +130,11 @@ impl ControlRequest {
             ControlRequest::Gc => "gc",
             ControlRequest::Detach { .. } => "detach",
             ControlRequest::ForgetDisk { .. } => "forget-disk",
-            ControlRequest::Attach { .. } => "attach",
+            ControlRequest::Attach { .. } | ControlRequest::ReplaceCache { .. } => "attach",
+            ControlRequest::Add { .. } => "add",
+            ControlRequest::Remove { .. } => "remove",
+            ControlRequest::Flush { .. } => "flush",
+            ControlRequest::Drain { .. } => "drain",
         }
     }
 }

@@ -158,7 +158,7 @@ impl<W: World> Client<W> {
             ControlRequest::GetAll { volume } => self.daemon.attributes(volume.as_deref()),
             ControlRequest::Gc => self
                 .daemon
-                .set
+                .set()
                 .trigger_gc()
                 .await
                 .map(|()| nothing)
@@ -168,6 +168,21 @@ impl<W: World> Client<W> {
             }
             ControlRequest::Attach { volume } => {
                 self.daemon.attach(volume.as_deref()).await.map(serde_json::Value::from)
+            }
+            ControlRequest::ReplaceCache { cache } => {
+                self.daemon.replace_cache(&cache).await.map(serde_json::Value::from)
+            }
+            ControlRequest::Add { backing, name } => {
+                self.daemon.add(&backing, name.as_deref()).await.map(serde_json::Value::from)
+            }
+            ControlRequest::Remove { volume, keep_dirty } => {
+                self.daemon.remove(volume.as_deref(), keep_dirty).await.map(serde_json::Value::from)
+            }
+            ControlRequest::Flush { volume } => {
+                self.daemon.flush(volume.as_deref()).await.map(|()| nothing)
+            }
+            ControlRequest::Drain { volume, wait } => {
+                self.daemon.drain(volume.as_deref(), wait).await.map(|()| nothing)
             }
             ControlRequest::ForgetDisk { disk, discard_dirty } => {
                 self.daemon.forget_disk(&disk, discard_dirty).await.map(serde_json::Value::from)

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use ubcache_format::{BackingState, SECTOR_BYTES, Superblock, Uuid};
 
-use crate::config::ServeConfig;
+use crate::config::{Named, ServeConfig, export_names};
 use crate::failure::Failure;
 use crate::open::superblock::{ExpectedKind, look};
 
 /// The devices of a set, as they are found at the start.
 #[derive(Debug)]
 pub struct Members {
-    /// Path of the cache device.
+    /// Path of the cache device; empty if none was given.
     pub cache_path: PathBuf,
-    /// Superblock of the cache device.
-    pub cache: Superblock,
+    /// Superblock of the cache device, or the reason why there is none, if it is optional.
+    pub cache: Result<Superblock, Failure>,
     /// The backing devices that can be served, in their order; at least one.
     pub backings: Vec<Member>,
     /// Those that can't.
@@ -62,16 +62,29 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
             Failure::usage("-B", "no backing device given").expected("-B DEVICE, once or more")
         );
     }
-    let Some(cache_path) = &config.cache else {
-        return Err(without_cache(&config.backings[0]));
+    let cache = match &config.cache {
+        Some(path) => look(path, ExpectedKind::Cache).map(|(_, superblock)| superblock),
+        None if config.cache_optional => Err(Failure::usage("-C", "no cache device given")),
+        None => {
+            let given = config.names.first().and_then(Option::as_deref);
+            return Err(without_cache(&config.backings[0], given));
+        }
     };
-    let cache = look(cache_path, ExpectedKind::Cache)?.1;
+    let cache_path = config.cache.clone().unwrap_or_default();
+    let cache = if config.cache_optional { cache } else { Ok(cache?) };
     let mut backings: Vec<Member> = Vec::new();
     let mut down = Vec::new();
     let names = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
     for (path, given) in config.backings.iter().zip(names) {
         let found = look(path, ExpectedKind::Backing).and_then(|(_, superblock)| {
-            check_member(cache_path, &cache, path, &superblock).map(|()| superblock)
+            match &cache {
+                Ok(cache) => check_member(&cache_path, cache, (path, given), &superblock)?,
+                Err(_) if superblock.state() == BackingState::Dirty => {
+                    return Err(dirty_without_cache(path, superblock.set_uuid));
+                }
+                Err(_) => {}
+            }
+            Ok(superblock)
         });
         let superblock = match found {
             Ok(superblock) => superblock,
@@ -96,14 +109,14 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     }
     match down.first() {
         Some(first) if backings.is_empty() => Err(first.why.clone()),
-        _ => Ok(Members { cache_path: cache_path.clone(), cache, backings, down }),
+        _ => Ok(Members { cache_path, cache, backings, down }),
     }
 }
 
 fn check_member(
     cache_path: &Path,
     cache: &Superblock,
-    path: &Path,
+    (path, given): (&Path, Option<&str>),
     backing: &Superblock,
 ) -> Result<(), Failure> {
     let attached = matches!(backing.state(), BackingState::Clean | BackingState::Dirty);
@@ -123,7 +136,8 @@ fn check_member(
         return Err(failure.advice(if is_dirty {
             dirty_advice(path, backing.set_uuid)
         } else {
-            lost_advice(path, backing.set_uuid, &format!("serve it with {}", cache_path.display()))
+            let then = format!("serve it with {}", cache_path.display());
+            lost_advice(path, given, backing, &then)
         }));
     }
     if is_dirty && !cache.sync() {
@@ -153,19 +167,13 @@ fn check_member(
     Ok(())
 }
 
-fn without_cache(path: &Path) -> Failure {
+fn without_cache(path: &Path, given: Option<&str>) -> Failure {
     let backing = match look(path, ExpectedKind::Backing) {
         Ok((_, backing)) => backing,
         Err(failure) => return failure,
     };
     if backing.state() == BackingState::Dirty {
-        return Failure::refused(path, "the backing device is dirty, but its cache is missing")
-            .found(format_args!(
-                "state dirty: the newest data is only in the cache of set {}",
-                backing.set_uuid
-            ))
-            .expected("the cache device of that set, after -C")
-            .advice(dirty_advice(path, backing.set_uuid));
+        return dirty_without_cache(path, backing.set_uuid);
     }
     if backing.state() != BackingState::Clean {
         return Failure::usage("-C", "no cache device given")
@@ -176,13 +184,21 @@ fn without_cache(path: &Path) -> Failure {
         .expected(format_args!("-C DEVICE: the cache of set {}", backing.set_uuid))
         .advice(lost_advice(
             path,
-            backing.set_uuid,
+            given,
+            &backing,
             &format!("serve it with a new one: {}", make_for(&backing, "NEW")),
         ))
 }
 
+pub(crate) fn dirty_without_cache(path: &Path, set: Uuid) -> Failure {
+    Failure::refused(path, "the backing device is dirty, but its cache is missing")
+        .found(format_args!("state dirty: the newest data is only in the cache of set {set}"))
+        .expected("the cache device of that set, after -C")
+        .advice(dirty_advice(path, set))
+}
+
 /// The command that makes a cache for a backing device: its blocks must not be larger.
-fn make_for(backing: &Superblock, cache: &str) -> String {
+pub(crate) fn make_for(backing: &Superblock, cache: &str) -> String {
     const DEFAULT_BYTES: u32 = 4096;
     match backing.block_sectors * SECTOR_BYTES as u32 {
         DEFAULT_BYTES => format!("ubcache make -C {cache}"),
@@ -191,10 +207,14 @@ fn make_for(backing: &Superblock, cache: &str) -> String {
 }
 
 /// Advice for a clean backing device whose cache may be lost. The disk has everything.
-fn lost_advice(path: &Path, set: Uuid, then: &str) -> String {
+fn lost_advice(path: &Path, given: Option<&str>, backing: &Superblock, then: &str) -> String {
+    let names = export_names(&[Named { given, label: &backing.label_str(), path }]);
+    let export = names.ok().and_then(|mut names| names.pop()).unwrap_or_default();
     format!(
-        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, no \
-         data is lost with it: ubcache forget-cache {}, then {then}",
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {}. If it is lost, no data \
+         is lost with it: ubcache forget-cache {}, then {then}; served with that, it is cached \
+         after ubcache attach {export}",
+        backing.set_uuid,
         path.display()
     )
 }

@@ -1,34 +1,49 @@
 //! The running set and the state that its parts share: the volumes, attributes, the report.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use ubcache_engine::{Absent, AttributeError, CacheSet, CachedVolume, EngineError, VolumeState};
-use ubcache_env::local::Event;
+use ubcache_engine::{
+    Absent, AttributeError, CacheSet, CachedVolume, EngineError, ServedVolume, VolumeState,
+};
+use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
+use ubcache_nbd::Exports;
 
+use super::former_set::Former;
 use super::health::{Health, warnings};
+use super::listen::Listeners;
 use super::pace::Paces;
 use super::report::{
     AbsentReport, BackingReport, CacheReport, Counters, DownReport, LogReport, MemoryReport,
     Report, SetReport, StatsReport, VolumeReport,
 };
 use super::world::World;
+use crate::config::ServeConfig;
 use crate::open::precheck::Down;
 use crate::size::show_size;
 
 /// The running set: state that all parts of the daemon share.
 pub struct Daemon<W: World> {
-    /// The engine.
-    pub set: CacheSet<W>,
-    /// UUID of the set.
+    pub(crate) world: W,
+    pub(crate) config: ServeConfig,
+    pub(crate) set: RefCell<CacheSet<W>>,
+    /// Sets whose cache was replaced, and which some volume still needs.
+    pub(crate) former: RefCell<Vec<Former<W>>>,
+    /// Set when the set has ended because another one has taken its place.
+    pub(crate) set_ended: RefCell<Rc<Event>>,
+    /// UUID of the set, at the start.
     pub uuid: Uuid,
-    /// The volumes, in the order of the command line.
-    pub volumes: Vec<Served<W>>,
-    /// The backing devices that were named and are not served.
-    pub down: Vec<Down>,
-    pub(crate) cache_path: PathBuf,
+    pub(crate) volumes: RefCell<Vec<Rc<Served<W>>>>,
+    pub(crate) down: RefCell<Vec<Down>>,
+    pub(crate) cache_path: RefCell<PathBuf>,
+    /// Reason why there is no cache.
+    pub(crate) no_cache: RefCell<Option<String>>,
+    pub(crate) exports: Rc<Exports<ServedVolume<W>>>,
+    pub(crate) listeners: RefCell<Option<Rc<Listeners<W>>>>,
+    /// Volumes come and go, and caches, one at a time.
+    pub(crate) membership: Lock,
     /// Speeds of writeback.
     pub(crate) paces: Paces,
     /// The set has failed, no volume is whole, and no client is connected.
@@ -45,8 +60,8 @@ pub struct Daemon<W: World> {
 pub struct Served<W: World> {
     /// Name of its export.
     pub name: String,
-    /// The volume.
-    pub volume: Rc<CachedVolume<W>>,
+    /// The volume that clients use.
+    pub volume: Rc<ServedVolume<W>>,
     pub(crate) path: PathBuf,
     /// The backing device takes no writes any more.
     pub(crate) lost: Rc<Cell<bool>>,
@@ -55,11 +70,26 @@ pub struct Served<W: World> {
 impl<W: World> Served<W> {
     /// The state in one word.
     pub(crate) fn state(&self) -> &'static str {
-        if self.lost.get() { VolumeState::Failed.word() } else { self.volume.state().word() }
+        if self.lost.get() { VolumeState::Failed.word() } else { self.now().state().word() }
+    }
+
+    /// The volume as it is now, with the cache that it has now.
+    pub(crate) fn now(&self) -> Rc<CachedVolume<W>> {
+        self.volume.current()
     }
 }
 
 impl<W: World> Daemon<W> {
+    /// The set.
+    pub fn set(&self) -> CacheSet<W> {
+        self.set.borrow().clone()
+    }
+
+    /// The volumes, in the order of the command line and of their coming.
+    pub fn volumes(&self) -> Vec<Rc<Served<W>>> {
+        self.volumes.borrow().clone()
+    }
+
     /// Sets attributes in order, each of the named volume, or of all volumes, or of the set if
     /// volumes have none of that name. If one can't be set, none is. Returns when those that
     /// survive a restart are durable.
@@ -73,7 +103,7 @@ impl<W: World> Daemon<W> {
             settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut of_set = vec![false; pairs.len()];
         for served in &volumes {
-            for (index, tried) in served.volume.try_attributes(&pairs).into_iter().enumerate() {
+            for (index, tried) in served.now().try_attributes(&pairs).into_iter().enumerate() {
                 match tried {
                     Err(AttributeError::UnknownName { .. }) if volume.is_none() => {
                         of_set[index] = true
@@ -88,25 +118,25 @@ impl<W: World> Daemon<W> {
             .filter(|(_, of_set)| **of_set)
             .map(|(pair, _)| *pair)
             .collect();
-        for tried in self.set.try_attributes(&pairs_of_set) {
+        for tried in self.set().try_attributes(&pairs_of_set) {
             tried.map_err(|error| self.refusal(volume, error))?;
         }
         for ((name, value), of_set) in pairs.into_iter().zip(of_set) {
             if of_set {
-                self.set.set_attribute(name, value).map_err(|error| error.to_string())?;
+                self.set().set_attribute(name, value).map_err(|error| error.to_string())?;
                 continue;
             }
             for served in &volumes {
-                served.volume.set_attribute(name, value).map_err(|error| error.to_string())?;
+                served.now().set_attribute(name, value).map_err(|error| error.to_string())?;
             }
         }
         let not_kept =
             |error: EngineError| format!("in effect, but not stored for the next start: {error}");
         for served in volumes {
-            served.volume.save_attributes().await.map_err(not_kept)?;
+            served.now().save_attributes().await.map_err(not_kept)?;
         }
         if !pairs_of_set.is_empty() {
-            self.set.save_attributes().await.map_err(not_kept)?;
+            self.set().save_attributes().await.map_err(not_kept)?;
         }
         for (name, value) in settings {
             tracing::info!(export = volume.unwrap_or("all"), name, value, "attribute set");
@@ -121,7 +151,7 @@ impl<W: World> Daemon<W> {
             let value = if name == "state" {
                 Some(served.state().to_owned())
             } else {
-                served.volume.attribute(name)
+                served.now().attribute(name)
             };
             if let Some(value) = value {
                 values.insert(served.name.clone(), value.into());
@@ -130,7 +160,7 @@ impl<W: World> Daemon<W> {
         if !values.is_empty() {
             return Ok(values.into());
         }
-        let of_set = if volume.is_none() { self.set.attribute(name) } else { None };
+        let of_set = if volume.is_none() { self.set().attribute(name) } else { None };
         of_set.map(Into::into).ok_or_else(|| self.unknown(volume, name))
     }
 
@@ -142,13 +172,13 @@ impl<W: World> Daemon<W> {
         };
         let mut volumes = serde_json::Map::new();
         for served in self.select(volume)? {
-            let mut values = object(served.volume.attributes());
+            let mut values = object(served.now().attributes());
             values["state"] = served.state().into();
             volumes.insert(served.name.clone(), values);
         }
         let mut all = serde_json::Map::from_iter([("volumes".to_owned(), volumes.into())]);
         if volume.is_none() {
-            all.insert("set".to_owned(), object(self.set.attributes()));
+            all.insert("set".to_owned(), object(self.set().attributes()));
         }
         Ok(all.into())
     }
@@ -165,7 +195,7 @@ impl<W: World> Daemon<W> {
         let names = |attributes: Vec<(&'static str, String)>| {
             attributes.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
         };
-        let of_volumes = self.volumes.first().map(|served| names(served.volume.attributes()));
+        let of_volumes = self.volumes().first().map(|served| names(served.now().attributes()));
         let of_volumes = of_volumes.unwrap_or_default();
         match volume {
             Some(_) => {
@@ -174,7 +204,7 @@ impl<W: World> Daemon<W> {
             None => format!(
                 "there is no attribute \"{name}\"; known are of exports: {of_volumes}; of the \
                  set: {}",
-                names(self.set.attributes())
+                names(self.set().attributes())
             ),
         }
     }
@@ -182,7 +212,7 @@ impl<W: World> Daemon<W> {
     /// Detaches a volume from the set, and returns its name.
     pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
-        let detached = self.set.detach(&served.volume).await;
+        let detached = self.set().detach(&served.now()).await;
         detached.map_err(|error| {
             tracing::error!(export = served.name, "the detach failed: {error}");
             error.to_string()
@@ -193,7 +223,17 @@ impl<W: World> Daemon<W> {
     /// Gives a detached volume its cache again, and returns its name.
     pub async fn attach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
-        self.set.attach_again(&served.volume).await.map_err(|error| {
+        let now = served.now();
+        if self.no_cache.borrow().is_some() {
+            let advice = "there is no cache; to give the volumes one that `ubcache make -C NEW` \
+                          has made: ubcache attach --cache NEW";
+            return Err(advice.to_owned());
+        }
+        let attached = match self.set().has(&now) {
+            true => self.set().attach_again(&now).await,
+            false => self.move_volume(&served).await,
+        };
+        attached.map_err(|error| {
             tracing::error!(export = served.name, "the attach failed: {error}");
             error.to_string()
         })?;
@@ -203,13 +243,14 @@ impl<W: World> Daemon<W> {
     /// Forgets a disk that is not served, by UUID or label; returns a message with its name and the
     /// dirty data that was dropped.
     pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
-        let is_served = |served: &&Served<W>| {
-            let label = served.volume.attribute("label").unwrap_or_default();
-            [served.volume.uuid().to_string(), served.name.clone(), label]
+        let volumes = self.volumes();
+        let is_served = |served: &&Rc<Served<W>>| {
+            let label = served.now().attribute("label").unwrap_or_default();
+            [served.now().uuid().to_string(), served.name.clone(), label]
                 .iter()
                 .any(|name| name == disk)
         };
-        if let Some(served) = self.volumes.iter().find(is_served) {
+        if let Some(served) = volumes.iter().find(is_served) {
             return Err(format!(
                 "the disk {disk} is being served: it is the export \"{name}\", {path}; to detach \
                  it with all of its data: ubcache detach {name}",
@@ -217,7 +258,7 @@ impl<W: World> Daemon<W> {
                 path = served.path.display()
             ));
         }
-        let absent = self.set.absent();
+        let absent = self.set().absent();
         let meant: Vec<&Absent> = absent
             .iter()
             .filter(|it| disk == it.uuid.to_string() || !disk.is_empty() && disk == it.label)
@@ -249,7 +290,7 @@ impl<W: World> Daemon<W> {
             "" => absent.uuid.to_string(),
             label => format!("{} ({label})", absent.uuid),
         };
-        let dropped = self.set.forget(absent.uuid, discard_dirty)
+        let dropped = self.set().forget(absent.uuid, discard_dirty)
             .await.map_err(|error| match error {
             EngineError::HasDirty(bytes) => format!(
                 "the newest data of the disk {name} is in the cache only: {}. If the disk still \
@@ -269,9 +310,9 @@ impl<W: World> Daemon<W> {
         })
     }
 
-    fn only(&self, volume: Option<&str>) -> Result<&Served<W>, String> {
+    pub(crate) fn only(&self, volume: Option<&str>) -> Result<Rc<Served<W>>, String> {
         match self.select(volume)?.as_slice() {
-            [served] => Ok(served),
+            [served] => Ok(served.clone()),
             several => {
                 let names: Vec<&str> = several.iter().map(|served| served.name.as_str()).collect();
                 Err(format!("several exports ({}): name one of them", names.join(", ")))
@@ -279,10 +320,10 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    fn select(&self, volume: Option<&str>) -> Result<Vec<&Served<W>>, String> {
-        let found: Vec<&Served<W>> = self
-            .volumes
-            .iter()
+    pub(crate) fn select(&self, volume: Option<&str>) -> Result<Vec<Rc<Served<W>>>, String> {
+        let found: Vec<Rc<Served<W>>> = self
+            .volumes()
+            .into_iter()
             .filter(|served| volume.is_none_or(|name| name == served.name))
             .collect();
         match (found.is_empty(), volume) {
@@ -293,13 +334,15 @@ impl<W: World> Daemon<W> {
 
     /// The report of `status --json`.
     pub fn report(&self, uris: impl Fn(&str) -> Vec<String>) -> Report {
-        let status = self.set.status();
-        let volumes = self.volumes.iter().map(|served| {
-            let status = served.volume.status();
+        let status = self.set().status();
+        let no_cache = self.no_cache.borrow().clone();
+        let served = self.volumes();
+        let volumes = served.iter().map(|served| {
+            let status = served.now().status();
             VolumeReport {
                 name: served.name.clone(),
                 uuid: status.uuid.to_string(),
-                label: served.volume.attribute("label").unwrap_or_default(),
+                label: served.now().attribute("label").unwrap_or_default(),
                 backing: BackingReport {
                     path: served.path.display().to_string(),
                     counters: counters(&status.backing),
@@ -322,23 +365,24 @@ impl<W: World> Daemon<W> {
                 uris: uris(&served.name),
             }
         });
-        let absent = self.set.absent().into_iter().map(|absent| AbsentReport {
+        let absent = self.set().absent().into_iter().map(|absent| AbsentReport {
             uuid: absent.uuid.to_string(),
             label: absent.label,
             dirty_bytes: absent.dirty_bytes,
         });
-        let held = self.set.held();
+        let held = self.set().held();
         let mut set = SetReport {
-            uuid: self.uuid.to_string(),
+            uuid: if no_cache.is_some() { self.uuid } else { status.uuid }.to_string(),
             health: String::new(),
             warnings: Vec::new(),
-            state: match &status.failed {
-                Some(why) => format!("failed: {why}"),
-                None => "running".to_owned(),
+            state: match (&no_cache, &status.failed) {
+                (Some(why), _) => format!("no cache: {why}"),
+                (None, Some(why)) => format!("failed: {why}"),
+                (None, None) => "running".to_owned(),
             },
             cache: CacheReport {
-                path: self.cache_path.display().to_string(),
-                size_bytes: status.size_bytes,
+                path: self.cache_path.borrow().display().to_string(),
+                size_bytes: if no_cache.is_some() { 0 } else { status.size_bytes },
                 bucket_bytes: status.bucket_bytes,
                 available_percent: status.available_percent as f64,
                 filled_percent: status.filled_percent,
@@ -350,7 +394,7 @@ impl<W: World> Daemon<W> {
             },
             volumes: volumes.collect(),
             absent: absent.collect(),
-            down: self.down.iter().map(DownReport::from).collect(),
+            down: self.down.borrow().iter().map(DownReport::from).collect(),
             memory: MemoryReport {
                 bytes: held.bytes(),
                 extents: held.extents,

@@ -3,10 +3,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use ubcache_engine::events::{DeviceFault, FaultyDevice, SetEvent, VolumeChange};
 use ubcache_engine::{StopStep, VolumeState};
+use ubcache_env::local::{Either, first};
 use ubcache_env::{IoError, Nanos, Priority};
 use ubcache_format::{SECTOR_BYTES, Uuid};
 
@@ -23,34 +25,59 @@ const STOP_PAUSE: Nanos = Nanos::from_secs(5);
 /// Errors of devices that were counted, and are to be logged when the pause of the device ends.
 type Counted = RefCell<BTreeMap<FaultyDevice, Vec<DeviceFault>>>;
 
+/// The set whose events are logged: it may be a former one.
+struct Followed {
+    uuid: Uuid,
+    cache: PathBuf,
+    counted: Counted,
+}
+
 /// Logs the set and its volumes as they were found, and then everything that happens to them.
 pub fn log_events<W: World>(daemon: &Rc<Daemon<W>>, world: &W) {
     log_start(daemon);
-    let (daemon, env) = (daemon.clone(), world.clone());
-    let counted = Rc::<Counted>::default();
+    follow_events(daemon, world);
+}
+
+/// Logs everything that happens to the set that there is now.
+pub(crate) fn follow_events<W: World>(daemon: &Rc<Daemon<W>>, world: &W) {
+    let (daemon, env, set) = (daemon.clone(), world.clone(), daemon.set());
+    let (uuid, cache) = (set.status().uuid, daemon.cache_path.borrow().clone());
+    let ended = daemon.set_ended.borrow().clone();
+    let has_cache = daemon.no_cache.borrow().is_none();
+    let followed = Rc::new(Followed { uuid, cache, counted: Counted::default() });
     world.spawn(Priority::Background, async move {
-        loop {
-            let event = daemon.set.next_event().await;
-            log_event(&daemon, &env, &counted, event);
+        while let Either::Left(event) = first(set.next_event(), ended.wait()).await {
+            log_event(&daemon, &env, &followed, event);
+        }
+        // Its devices are open as long as somebody has the set.
+        drop(set);
+        if has_cache {
+            let cache = followed.cache.display();
+            tracing::info!(target: STATE, %cache, "the former cache is free");
         }
     });
 }
 
-fn log_event<W: World>(daemon: &Rc<Daemon<W>>, world: &W, counted: &Rc<Counted>, event: SetEvent) {
+fn log_event<W: World>(
+    daemon: &Rc<Daemon<W>>,
+    world: &W,
+    followed: &Rc<Followed>,
+    event: SetEvent,
+) {
     match event {
         SetEvent::Failed { reason } => tracing::error!(
             target: STATE,
-            set = %daemon.uuid,
-            cache = %daemon.cache_path.display(),
+            set = %followed.uuid,
+            cache = %followed.cache.display(),
             "the set has failed: {reason}"
         ),
         SetEvent::Counted => log_counted(daemon),
         SetEvent::Volume { uuid, change } => {
             if let Some(served) = by_uuid(daemon, uuid) {
-                log_change(served, change);
+                log_change(&served, change);
             }
         }
-        SetEvent::Fault(fault) => log_fault(daemon, world, counted, fault),
+        SetEvent::Fault(fault) => log_fault(daemon, world, followed, fault),
         SetEvent::Lost(events) => {
             tracing::warn!(target: STATE, events, "events were lost: too many at once");
         }
@@ -58,12 +85,12 @@ fn log_event<W: World>(daemon: &Rc<Daemon<W>>, world: &W, counted: &Rc<Counted>,
     }
 }
 
-fn by_uuid<W: World>(daemon: &Daemon<W>, uuid: Uuid) -> Option<&Served<W>> {
-    daemon.volumes.iter().find(|served| served.volume.uuid() == uuid)
+fn by_uuid<W: World>(daemon: &Daemon<W>, uuid: Uuid) -> Option<Rc<Served<W>>> {
+    daemon.volumes().into_iter().find(|served| served.now().uuid() == uuid)
 }
 
 fn log_start<W: World>(daemon: &Daemon<W>) {
-    let (status, replayed) = (daemon.set.status(), daemon.set.replayed());
+    let (status, replayed) = (daemon.set().status(), daemon.set().replayed());
     let found = if replayed.records > 0 {
         "the last run did not end cleanly: its journal was replayed"
     } else {
@@ -73,15 +100,15 @@ fn log_start<W: World>(daemon: &Daemon<W>) {
         target: STATE,
         version = env!("CARGO_PKG_VERSION"),
         set = %daemon.uuid,
-        cache = %daemon.cache_path.display(),
+        cache = %daemon.cache_path.borrow().display(),
         size = show_size(status.size_bytes),
         bucket = show_size(status.bucket_bytes),
         journal_entries = replayed.entries,
         changes = replayed.records,
         "the set was opened; {found}"
     );
-    for served in &daemon.volumes {
-        let status = served.volume.status();
+    for served in &daemon.volumes() {
+        let status = served.now().status();
         tracing::info!(
             target: STATE,
             export = served.name,
@@ -96,7 +123,7 @@ fn log_start<W: World>(daemon: &Daemon<W>) {
 }
 
 fn log_counted<W: World>(daemon: &Daemon<W>) {
-    let status = daemon.set.status();
+    let status = daemon.set().status();
     let dirty: u64 = status.volumes.iter().map(|volume| volume.dirty_bytes).sum();
     tracing::info!(
         target: STATE,
@@ -121,7 +148,7 @@ fn log_change<W: World>(served: &Served<W>, change: VolumeChange) {
         VolumeChange::DrainStarts => tracing::info!(
             target: STATE,
             export,
-            dirty = show_size(served.volume.status().dirty_bytes),
+            dirty = show_size(served.now().status().dirty_bytes),
             "detaching: dirty data is written back first"
         ),
         VolumeChange::Detached => tracing::info!(
@@ -153,32 +180,32 @@ fn log_change<W: World>(served: &Served<W>, change: VolumeChange) {
 fn log_fault<W: World>(
     daemon: &Rc<Daemon<W>>,
     world: &W,
-    counted: &Rc<Counted>,
+    followed: &Rc<Followed>,
     fault: DeviceFault,
 ) {
     let device = fault.device;
-    if let Some(counted) = counted.borrow_mut().get_mut(&device) {
+    if let Some(counted) = followed.counted.borrow_mut().get_mut(&device) {
         match counted.iter_mut().find(|other| is_like(other, &fault)) {
             Some(same) => same.count += fault.count,
             None => counted.push(fault),
         }
         return;
     }
-    word_fault(daemon, &fault, "");
-    counted.borrow_mut().insert(device, Vec::new());
-    let (daemon, env, counted) = (daemon.clone(), world.clone(), counted.clone());
+    word_fault(daemon, followed, &fault, "");
+    followed.counted.borrow_mut().insert(device, Vec::new());
+    let (daemon, env, followed) = (daemon.clone(), world.clone(), followed.clone());
     world.spawn(Priority::Background, async move {
         loop {
             env.sleep(FAULTS_PAUSE).await;
-            let more = counted.borrow_mut().get_mut(&device).map(std::mem::take);
+            let more = followed.counted.borrow_mut().get_mut(&device).map(std::mem::take);
             match more {
                 Some(more) if !more.is_empty() => {
-                    more.iter().for_each(|fault| word_fault(&daemon, fault, "more "));
+                    more.iter().for_each(|fault| word_fault(&daemon, &followed, fault, "more "));
                 }
                 _ => break,
             }
         }
-        counted.borrow_mut().remove(&device);
+        followed.counted.borrow_mut().remove(&device);
     });
 }
 
@@ -186,10 +213,12 @@ fn is_like(one: &DeviceFault, other: &DeviceFault) -> bool {
     one.operation == other.operation && one.error.errno() == other.error.errno()
 }
 
-fn word_fault<W: World>(daemon: &Daemon<W>, fault: &DeviceFault, more: &str) {
+fn word_fault<W: World>(daemon: &Daemon<W>, followed: &Followed, fault: &DeviceFault, more: &str) {
     let (kind, path) = match fault.device {
-        FaultyDevice::Cache => ("cache", Some(&daemon.cache_path)),
-        FaultyDevice::Backing(uuid) => ("disk", by_uuid(daemon, uuid).map(|served| &served.path)),
+        FaultyDevice::Cache => ("cache", Some(followed.cache.clone())),
+        FaultyDevice::Backing(uuid) => {
+            ("disk", by_uuid(daemon, uuid).map(|served| served.path.clone()))
+        }
     };
     let device = path.map(|path| path.display().to_string()).unwrap_or_default();
     let (operation, errno, error) = (fault.operation.word(), fault.error.errno(), &fault.error);
@@ -212,8 +241,8 @@ fn word_fault<W: World>(daemon: &Daemon<W>, fault: &DeviceFault, more: &str) {
 
 /// Logs what is left in the cache, when the clients are gone.
 pub fn log_left<W: World>(daemon: &Daemon<W>) {
-    for served in &daemon.volumes {
-        let status = served.volume.status();
+    for served in &daemon.volumes() {
+        let status = served.now().status();
         tracing::info!(
             target: STATE,
             export = served.name,
@@ -242,8 +271,8 @@ pub fn log_waiting_stop<W: World>(
             if daemon.stopped.is_set() {
                 return;
             }
-            let cache = daemon.cache_path.display();
-            let waits_for = match daemon.set.stopping_at() {
+            let cache = daemon.cache_path.borrow().display().to_string();
+            let waits_for = match daemon.set().stopping_at() {
                 None => format!("requests of {} clients", clients()),
                 Some(StopStep::Volume(uuid)) => {
                     let served = by_uuid(&daemon, uuid);
@@ -264,6 +293,6 @@ pub fn log_waiting_stop<W: World>(
 
 /// True if a set has failed, and none of its volumes is whole any more.
 pub fn is_all_lost<W: World>(daemon: &Daemon<W>) -> bool {
-    daemon.set.status().failed.is_some()
-        && daemon.volumes.iter().all(|served| served.volume.state() == VolumeState::Failed)
+    daemon.set().status().failed.is_some()
+        && daemon.volumes().iter().all(|served| served.now().state() == VolumeState::Failed)
 }

@@ -48,6 +48,13 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
         );
         found.push((Health::Failed, text));
     }
+    if let Some(reason) = set.state.strip_prefix("no cache: ") {
+        let text = format!(
+            "there is no cache: {reason}. Clean disks are served without it; to give them another \
+             one: ubcache attach --cache NEW"
+        );
+        found.push((Health::Degraded, text));
+    }
     for volume in &set.volumes {
         found.extend(warnings_of_volume(set, volume));
     }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use ubcache_engine::CachedVolume;
+use ubcache_engine::ServedVolume;
 use ubcache_env::local::{Notify, first};
 use ubcache_env::{Nanos, Priority, Stream, StreamId};
 use ubcache_host::{HostListener, HostSocket, PassedAddress, PassedSocket, SocketAccess};
@@ -50,7 +50,7 @@ pub struct Places {
 pub struct Listeners<W: World> {
     listeners: Vec<(NbdAddress, Rc<HostListener>)>,
     allow: Vec<Network>,
-    exports: Rc<Exports<CachedVolume<W>>>,
+    exports: Rc<Exports<ServedVolume<W>>>,
     connections: RefCell<Vec<Connection>>,
     drain: Rc<Drain>,
     active: Cell<u64>,
@@ -70,7 +70,7 @@ impl<W: World> Listeners<W> {
     pub async fn bind(
         world: &W,
         places: Places,
-        exports: Rc<Exports<CachedVolume<W>>>,
+        exports: Rc<Exports<ServedVolume<W>>>,
         limits: ClientLimits,
     ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
@@ -223,6 +223,13 @@ impl<W: World> Listeners<W> {
             all.active.set(all.active.get() - 1);
             all.full.set(false);
             all.ended.notify_all();
+        });
+    }
+
+    /// Ends the connections to an export that is gone.
+    pub fn disconnect(&self, export: &str) {
+        self.close_sockets(|connection| {
+            connection.stats.snapshot().export.as_deref() == Some(export)
         });
     }
 

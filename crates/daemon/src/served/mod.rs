@@ -2,22 +2,28 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `cache` | another cache, or none |
 //! | [`client`] | lines of the log about clients |
 //! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`events`] | words for what happens to the set |
+//! | `former_set` | a set whose cache was replaced |
 //! | [`health`] | health of a set, and warnings in words |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`pace`] | speed of writeback |
+//! | `members` | volumes that come and go |
 //! | [`report`] | the object of `status --json` |
 //! | [`systemd`] | messages to systemd |
 //! | [`watch`] | regular looks at the set |
 //! | [`world`] | the engine's world: opening of devices and sockets |
 
+pub(crate) mod cache;
 pub mod client;
 pub mod daemon;
 pub mod events;
+pub(crate) mod former_set;
 pub mod health;
 pub mod listen;
+mod members;
 pub mod pace;
 pub mod report;
 pub mod systemd;

@@ -25,8 +25,8 @@ pub fn start<W: World>(
     world.spawn(Priority::Background, async move {
         let mut line = String::new();
         while !daemon.stop_wanted.is_set() {
-            for served in &daemon.volumes {
-                daemon.paces.measure(env.now(), &served.volume.status());
+            for served in &daemon.volumes() {
+                daemon.paces.measure(env.now(), &served.now().status());
             }
             let now = summary(&daemon, clients());
             if now != line {
@@ -48,12 +48,12 @@ pub fn start<W: World>(
 
 /// The set in a line.
 fn summary<W: World>(daemon: &Daemon<W>, clients: u64) -> String {
-    let status = daemon.set.status();
+    let status = daemon.set().status();
     let state = if status.failed.is_some() { "failed" } else { "running" };
     let dirty: u64 = status.volumes.iter().map(|volume| volume.dirty_bytes).sum();
     format!(
         "{state}; {} volumes, {clients} clients, {} of {} used, {} dirty",
-        daemon.volumes.len(),
+        daemon.volumes().len(),
         show_size(status.used_bytes),
         show_size(status.size_bytes),
         show_size(dirty)

@@ -1,0 +1,215 @@
+//! Volumes that come and go while others are served.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use support::{Daemon, each_io, make_set, must, scratch, sparse, text, ubcache};
+use ubcache_cli::nbd_client::Client;
+
+const PIECE: usize = 64 << 10;
+/// Dirty data stays dirty.
+const DIRTY: [&str; 4] = ["--mode", "writeback", "--set", "writeback_running=0"];
+
+fn tell(daemon: &Daemon, arguments: &[&str]) -> Output {
+    let mut command = ubcache();
+    command.args(arguments).arg("--control").arg(&daemon.control);
+    command.output().expect("it runs")
+}
+
+fn done(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = tell(daemon, arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = tell(daemon, arguments);
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn write(daemon: &Daemon, export: &str, byte: u8) {
+    daemon.client(export).write(0, &[byte; PIECE], true).expect("a write");
+}
+
+fn holds(daemon: &Daemon, export: &str, byte: u8) {
+    let mut found = [0; PIECE];
+    daemon.client(export).read(0, &mut found).expect("a read");
+    assert!(found == [byte; PIECE], "{export}");
+}
+
+fn one_more(directory: &Path, name: &str) -> PathBuf {
+    let disk = directory.join(name);
+    sparse(&disk, 16 << 20);
+    must(ubcache().args(["make", "-B"]).arg(&disk));
+    disk
+}
+
+/// A ninth disk stopped the other eight: the daemon had to be started again with it.
+#[test]
+fn disks_are_added_and_removed_while_another_one_is_used() {
+    each_io("disks_are_added_and_removed_while_another_one_is_used", |io, directory| {
+        let (cache, disks) = make_set(directory, &[16], &[]);
+        let more = one_more(directory, "more.img");
+        let daemon = Daemon::start(io, directory, &cache, &disks, &DIRTY);
+        let mut busy = daemon.client("disk0.img");
+        busy.write(0, &[1; PIECE], false).expect("a write");
+
+        assert_eq!(done(&daemon, &["add", "-B", text(&more)]), "more.img: added\n");
+        write(&daemon, "more.img", 2);
+        assert!(daemon.number(1, "/dirty_bytes") > 0, "settings of the start hold for it as well");
+        let said = refused(&daemon, &["add", "-B", text(&more)]);
+        assert!(said.contains("is served already, as \"more.img\""), "{said}");
+        let other = one_more(directory, "other.img");
+        let named = format!("more.img={}", text(&other));
+        let said = refused(&daemon, &["add", "-B", &named]);
+        assert!(said.contains("NAME="), "{said}");
+        let said = refused(&daemon, &["add", "-B", text(&directory.join("nothing.img"))]);
+        assert!(said.contains("nothing.img: can't open"), "{said}");
+
+        // Dirty data is written back, and clients of that export only are cut off.
+        let mut cut = daemon.client("more.img");
+        assert_eq!(done(&daemon, &["remove", "more.img"]), "more.img: removed\n");
+        assert!(cut.read(0, &mut [0; PIECE]).is_err(), "the export is gone");
+        assert!(Client::connect(&daemon.socket, "more.img").is_err());
+        busy.write(PIECE as u64, &[3; PIECE], false).expect("the others go on");
+        let start = 8192;
+        let raw = std::fs::read(&more).expect("a disk");
+        assert!(raw[start..start + PIECE] == [2; PIECE], "everything is on the disk");
+        let absent = &daemon.status()["sets"][0]["absent"];
+        assert_eq!(absent.as_array().map(Vec::len), Some(1), "{absent}");
+
+        // It comes back, with a name, and goes with its dirty data left behind.
+        let named = format!("back={}", text(&more));
+        done(&daemon, &["add", "-B", &named]);
+        holds(&daemon, "back", 2);
+        write(&daemon, "back", 4);
+        let said = done(&daemon, &["remove", "back", "--keep-dirty"]);
+        assert_eq!(said, "back: removed; 64k of dirty data stay in the cache\n");
+        assert_eq!(daemon.status()["sets"][0]["absent"][0]["dirty_bytes"], PIECE);
+        done(&daemon, &["add", "-B", &named]);
+        holds(&daemon, "back", 4);
+        done(&daemon, &["remove", "back", "--keep-dirty"]);
+        drop(busy);
+        daemon.kill();
+
+        let daemon =
+            Daemon::start(io, directory, &cache, &[disks[0].clone(), more.clone()], &DIRTY);
+        holds(&daemon, "disk0.img", 1);
+        holds(&daemon, "more.img", 4);
+        daemon.stop();
+        must(ubcache().arg("check").arg(&cache).arg("-B").args([&disks[0], &more]));
+    });
+}
+
+/// The default export is the first one. When that is gone, the empty name means no other one.
+#[test]
+fn empty_name_never_means_another_disk() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[8, 8], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
+    assert!(Client::connect(&daemon.socket, "").is_ok());
+    done(&daemon, &["remove", "disk0.img"]);
+    assert!(Client::connect(&daemon.socket, "").is_err());
+    assert!(Client::connect(&daemon.socket, "disk1.img").is_ok());
+    daemon.stop();
+    std::fs::remove_file(&disks[0]).expect("the disk is gone");
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
+    assert!(Client::connect(&daemon.socket, "").is_err());
+    assert!(Client::connect(&daemon.socket, "disk1.img").is_ok());
+    daemon.stop();
+}
+
+/// A disk that was down at the start comes back when it is asked for.
+#[test]
+fn disk_that_was_down_is_added_with_its_dirty_data() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[8, 8], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &DIRTY);
+    write(&daemon, "disk1.img", 7);
+    daemon.stop();
+    let away = directory.join("away.img");
+    std::fs::rename(&disks[1], &away).expect("pulled out");
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &DIRTY);
+    assert_eq!(daemon.status()["sets"][0]["down"][0]["name"], "disk1.img");
+    std::fs::rename(&away, &disks[1]).expect("back");
+    done(&daemon, &["add", "-B", text(&disks[1])]);
+    holds(&daemon, "disk1.img", 7);
+    let set = &daemon.status()["sets"][0];
+    assert!(set["down"] == serde_json::json!([]) && set["absent"] == serde_json::json!([]));
+    daemon.stop();
+}
+
+#[test]
+fn drain_writes_back_and_flush_makes_durable() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &["--mode", "writeback"]);
+    for (export, byte) in [("disk0.img", 1), ("disk1.img", 2)] {
+        daemon.client(export).write(0, &[byte; PIECE], false).expect("a write");
+    }
+    assert_eq!(done(&daemon, &["flush"]), "flushed\n");
+    assert_eq!(done(&daemon, &["drain", "--wait", "--json"]), "{\"drained\": true}\n");
+    for volume in 0..2 {
+        assert_eq!(daemon.number(volume, "/dirty_bytes"), 0);
+        assert_eq!(daemon.status()["sets"][0]["volumes"][volume]["state"], "clean");
+        assert_eq!(daemon.status()["sets"][0]["volumes"][volume]["mode"], "writeback");
+    }
+    daemon.client("disk0.img").write(0, &[3; PIECE], false).expect("a write");
+    assert_eq!(done(&daemon, &["drain", "disk0.img"]), "draining\n");
+    while daemon.number(0, "/dirty_bytes") > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let said = refused(&daemon, &["drain", "nothing", "--wait"]);
+    assert!(said.contains("there is no export \"nothing\""), "{said}");
+    // Flushed data is there after a crash.
+    daemon.client("disk1.img").write(0, &[4; PIECE], false).expect("a write");
+    done(&daemon, &["flush", "disk1.img"]);
+    daemon.kill();
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
+    holds(&daemon, "disk0.img", 3);
+    holds(&daemon, "disk1.img", 4);
+    daemon.stop();
+}
+
+/// A volume that was detached to retire its cache was attached again by the next start.
+#[test]
+fn detached_volume_stays_detached_over_a_restart() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let serve = || Daemon::start("pool", directory, &cache, &disks, &DIRTY);
+    let daemon = serve();
+    write(&daemon, "disk0.img", 1);
+    done(&daemon, &["detach", "disk0.img"]);
+    daemon.stop();
+    for crash in [false, true] {
+        let daemon = serve();
+        let volumes = &daemon.status()["sets"][0]["volumes"];
+        assert!(volumes[0]["state"] == "no cache" && volumes[1]["state"] == "clean", "{volumes}");
+        holds(&daemon, "disk0.img", 1);
+        write(&daemon, "disk0.img", 1);
+        assert_eq!(daemon.number(0, "/dirty_bytes"), 0);
+        if crash { daemon.kill() } else { daemon.stop() }
+    }
+    let daemon = serve();
+    done(&daemon, &["attach", "disk0.img"]);
+    write(&daemon, "disk0.img", 2);
+    assert_eq!(daemon.number(0, "/dirty_bytes"), PIECE as u64);
+    daemon.stop();
+    let daemon = serve();
+    // Writeback may have begun before it was switched off again.
+    assert_ne!(daemon.status()["sets"][0]["volumes"][0]["state"], "no cache");
+    holds(&daemon, "disk0.img", 2);
+    daemon.stop();
+}

@@ -1,0 +1,166 @@
+//! Another cache for volumes that are served, and none at all.
+//!
+//! A set needs a cache device. Where that is missing, its place is taken by an empty one in memory,
+//! to which no volume is attached.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use ubcache_engine::{CacheSet, EXTENT_MEMORY_BYTES, EngineError, SetOptions};
+use ubcache_env::{Buf, Device, Durability, Priority};
+use ubcache_format::{Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
+use ubcache_host::{HostFile, OpenOptions, PageCache};
+
+use super::daemon::{Daemon, Served};
+use super::events::follow_events;
+use super::former_set::Former;
+use super::world::{World, open as open_device};
+use crate::config::ServeConfig;
+use crate::failure::Failure;
+use crate::open::refusal::engine_failure;
+use crate::open::target::host_open_failure;
+
+/// The smallest cache: buckets, and sectors in a bucket.
+const BUCKETS: u32 = 513;
+const BUCKET_SECTORS: u32 = 8;
+
+/// Options of a set by the command line.
+pub(crate) fn set_options(config: &ServeConfig) -> SetOptions {
+    let mut options = SetOptions { keep_clean: config.keep_clean, ..SetOptions::default() };
+    if let Some(bytes) = config.index_memory {
+        options.tuning.extents_in_memory_max = (bytes / EXTENT_MEMORY_BYTES) as usize;
+    }
+    options
+}
+
+/// A set for volumes without a cache.
+pub(crate) async fn without_cache<W: World>(world: &W) -> Result<CacheSet<W>, Failure> {
+    let name = Path::new("memory for a set without a cache");
+    let failed = |error: &dyn std::fmt::Display| Failure::refused(name, error);
+    let bytes = u64::from(BUCKETS * BUCKET_SECTORS) * ubcache_format::SECTOR_BYTES;
+    let memory = ubcache_host::memory::file_in_memory(bytes).map_err(|error| failed(&error))?;
+    let path = ubcache_host::memory::path_of(&memory);
+    let options = OpenOptions { page_cache: PageCache::Always, write: true, exclusive: true };
+    let opened = HostFile::open(world.host(), &path, options);
+    let file = opened.map_err(|error| host_open_failure(&path, error))?;
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&world.random().to_le_bytes());
+    bytes[8..16].copy_from_slice(&world.random().to_le_bytes());
+    let (mut cache, mut set) = ([0; 16], [0; 16]);
+    cache.copy_from_slice(&bytes[..16]);
+    set.copy_from_slice(&bytes[..16]);
+    set[0] ^= 1;
+    let superblock = Superblock::new_cache(
+        Uuid(cache),
+        Uuid(set),
+        1,
+        BUCKET_SECTORS,
+        BUCKETS,
+        Replacement::Lru,
+        false,
+    );
+    let bytes = Buf::from_bytes(&superblock.encode());
+    let written = file.write(SUPERBLOCK_SECTOR, bytes.into(), Durability::Volatile).await;
+    written.map_err(|error| failed(&error))?;
+    let set = CacheSet::open(world.clone(), world.cache(file), SetOptions::default()).await;
+    set.map_err(|error| failed(&error))
+}
+
+impl<W: World> Daemon<W> {
+    /// The set that a volume belongs to.
+    pub(crate) fn set_of(&self, served: &Served<W>) -> CacheSet<W> {
+        let now = served.now();
+        let former = self.former.borrow();
+        let found = former.iter().find(|former| former.set.has(&now));
+        found.map_or_else(|| self.set(), |former| former.set.clone())
+    }
+
+    /// Moves a volume to the set that there is now.
+    pub(crate) async fn move_volume(&self, served: &Served<W>) -> Result<(), EngineError> {
+        let exchange = served.volume.exchange().await;
+        let volume = self.set().adopt(&served.now()).await?;
+        exchange.replace(volume);
+        drop(exchange);
+        tracing::info!(export = served.name, "attached to another cache");
+        Ok(())
+    }
+
+    /// Gives all volumes that need no cache another one; returns words about it.
+    pub async fn replace_cache(self: &Rc<Self>, path: &Path) -> Result<String, String> {
+        let _one = self.membership.lock().await;
+        let volumes = self.volumes();
+        let needs_it = |served: &&Rc<Served<W>>| !served.now().needs_no_cache();
+        let set = self.set();
+        let old = self.cache_path.borrow().display().to_string();
+        if set.status().failed.is_none()
+            && let Some(served) = volumes.iter().find(needs_it)
+        {
+            return Err(format!(
+                "the cache {old} is in use: \"{name}\" is attached to it. Detach the volumes \
+                 first, which writes back what only the cache has: ubcache detach {name}",
+                name = served.name
+            ));
+        }
+        if volumes.iter().all(|served| needs_it(&served)) {
+            return Err(format!(
+                "every volume has data that only the cache {old} has; to go on without it, stop, \
+                 and see `ubcache forget-cache --help`"
+            ));
+        }
+        let opened = open_device(self.world.host(), path, self.config.page_cache).await;
+        let file = opened.map_err(|failure| failure.to_string())?;
+        let options = set_options(&self.config);
+        let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
+        let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
+        tracing::info!(cache = %path.display(), set = %set.status().uuid, "a new cache is there");
+        for (attribute, value) in &self.config.settings {
+            // Those of volumes go on with them.
+            let _ = set.set_attribute(attribute, value);
+        }
+        let former = Former { set: self.set.replace(set), ended: self.set_ended.take() };
+        self.former.borrow_mut().push(former);
+        *self.cache_path.borrow_mut() = path.to_owned();
+        self.no_cache.borrow_mut().take();
+        follow_events(self, &self.world);
+        let mut said = Vec::new();
+        for served in &volumes {
+            said.push(match self.move_volume(served).await {
+                Ok(()) => format!("{}: attached", served.name),
+                Err(error) => {
+                    tracing::error!(export = served.name, "stays without the new cache: {error}");
+                    format!("{}: not attached: {error}", served.name)
+                }
+            });
+        }
+        self.end_former_sets();
+        Ok(said.join("\n"))
+    }
+
+    /// Ends the sets that no volume needs any more.
+    fn end_former_sets(&self) {
+        let volumes = self.volumes();
+        let needed =
+            |former: &Former<W>| volumes.iter().any(|served| former.set.has(&served.now()));
+        let former = std::mem::take(&mut *self.former.borrow_mut());
+        let (needed, ended): (Vec<_>, Vec<_>) = former.into_iter().partition(needed);
+        *self.former.borrow_mut() = needed;
+        self.world.spawn(Priority::Background, async move {
+            for Former { set, ended } in ended {
+                if let Err(error) = set.stop().await {
+                    tracing::info!("the former set ended: {error}");
+                }
+                ended.set();
+            }
+        });
+    }
+
+    /// Stops all sets. The first error is given.
+    pub(crate) async fn stop_sets(&self) -> Result<(), EngineError> {
+        let mut stopped = Ok(());
+        let former = std::mem::take(&mut *self.former.borrow_mut());
+        for former in former {
+            stopped = stopped.and(former.set.stop().await);
+        }
+        stopped.and(self.set().stop().await)
+    }
+}

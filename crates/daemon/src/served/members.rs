@@ -1,0 +1,177 @@
+//! Volumes that come and go while others are served, and the writing back of their dirty data.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use ubcache_engine::{AttachOptions, CacheUse, ServedVolume};
+use ubcache_env::local::join_all;
+use ubcache_env::{Buf, Device, Priority, StreamEnd, StreamId, Volume};
+use ubcache_format::{SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_host::HostFile;
+
+use super::daemon::{Daemon, Served};
+use super::world::{World, open as open_device, refuse_vague_discards};
+use crate::config::{Named, export_names};
+use crate::open::refusal::member_failure;
+
+/// The stream of flushes that an administrator asks for: connections count from 1.
+const ADMINISTRATOR: StreamId = StreamId(u64::MAX);
+
+impl<W: World> Daemon<W> {
+    /// Serves one more backing device; returns the name of its export.
+    pub async fn add(&self, path: &Path, given: Option<&str>) -> Result<String, String> {
+        let _one = self.membership.lock().await;
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let volumes = self.volumes();
+        let same =
+            |served: &&Rc<Served<W>>| real(&served.path).is_some_and(|it| Some(it) == real(path));
+        if let Some(served) = volumes.iter().find(same) {
+            return Err(format!("{} is served already, as \"{}\"", path.display(), served.name));
+        }
+        let opened = open_device(self.world.host(), path, self.config.page_cache).await;
+        let file = opened.map_err(|failure| failure.to_string())?;
+        if !self.config.trust_discards && refuse_vague_discards(&file) {
+            tracing::info!(device = %path.display(), "discards are not passed on to this device");
+        }
+        let superblock = superblock_of(&file).await.map_err(|error| {
+            format!("{}: no bcache superblock can be read: {error}", path.display())
+        })?;
+        let label = superblock.label_str();
+        let names = export_names(&[Named { given, label: &label, path }]);
+        let name = names.map_err(|failure| failure.to_string())?.remove(0);
+        if volumes.iter().any(|served| served.name == name) {
+            return Err(format!(
+                "there is an export \"{name}\" already; give this one another name: ubcache add -B \
+                 NAME={}",
+                path.display()
+            ));
+        }
+        let lost = file.lost();
+        let options = AttachOptions {
+            name: name.clone(),
+            read_only: self.config.read_only.holds_for(&name),
+            cache: self.cache_use(),
+            choice: None,
+        };
+        let attached = self.set().attach(self.world.backing(file), options).await;
+        let volume = attached.map_err(|error| {
+            member_failure(&self.cache_path.borrow(), path, &name, &error).to_string()
+        })?;
+        let served = Served {
+            name: name.clone(),
+            volume: Rc::new(ServedVolume::new(volume)),
+            path: path.to_owned(),
+            lost,
+        };
+        if let Err(error) = self.export(&served) {
+            // The reason for the refusal is what counts.
+            let _ = self.set().release(&served.now(), false).await;
+            return Err(error);
+        }
+        for (attribute, value) in &self.config.settings {
+            // Those of the set are set already.
+            let _ = served.now().set_attribute(attribute, value);
+        }
+        tracing::info!(export = name, path = %path.display(), "added");
+        self.volumes.borrow_mut().push(Rc::new(served));
+        self.down.borrow_mut().retain(|down| real(&down.path) != real(path));
+        Ok(name)
+    }
+
+    /// Use of the cache by volumes that come.
+    pub(crate) fn cache_use(&self) -> CacheUse {
+        match *self.no_cache.borrow() {
+            Some(_) => CacheUse::Uncached,
+            None => CacheUse::UnlessDetached,
+        }
+    }
+
+    /// Lets clients choose a volume.
+    pub(crate) fn export(&self, served: &Served<W>) -> Result<(), String> {
+        let added = self.exports.add_as(served.name.clone(), String::new(), served.volume.clone());
+        added.map_err(|error| error.to_string())?;
+        self.exports.also_as(&served.name, served.now().uuid().to_string());
+        self.exports.limit(&served.name, self.config.clients.of_export(&served.name));
+        Ok(())
+    }
+
+    /// Ends a volume; returns words about it. Its dirty data is written back before, or stays in
+    /// the cache.
+    pub async fn remove(&self, volume: Option<&str>, keep_dirty: bool) -> Result<String, String> {
+        let served = self.only(volume)?;
+        let name = &served.name;
+        tracing::info!(export = name, "removing");
+        let set = self.set_of(&served);
+        let released = set.release(&served.now(), !keep_dirty).await.map_err(|error| {
+            let said = format!("{name} stays: {error}");
+            match keep_dirty {
+                true => said,
+                false => format!(
+                    "{said}. To remove it at once, with its dirty data left in the cache: ubcache \
+                     remove {name} --keep-dirty"
+                ),
+            }
+        })?;
+        self.exports.remove(name);
+        self.volumes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &served));
+        let listeners = self.listeners.borrow().clone();
+        if let Some(listeners) = listeners {
+            listeners.disconnect(name);
+        }
+        let dirty = served.now().status().dirty_bytes;
+        tracing::info!(export = name, dirty, "removed");
+        let mut said = format!("{name}: removed");
+        if dirty > 0 {
+            said += &format!("; {} of dirty data stay in the cache", crate::size::show_size(dirty));
+        }
+        match released {
+            None => Ok(said),
+            Some(error) => Err(format!("{said}, but not all of it may be durable: {error}")),
+        }
+    }
+
+    /// Makes durable what clients have been told is written, on the backing device or in the cache.
+    pub async fn flush(&self, volume: Option<&str>) -> Result<(), String> {
+        for served in self.select(volume)? {
+            let flushed = served.volume.flush(ADMINISTRATOR).await;
+            served.volume.stream_ended(ADMINISTRATOR, StreamEnd::Orderly);
+            flushed.map_err(|error| format!("{}: {error}", served.name))?;
+        }
+        Ok(())
+    }
+
+    /// Writes back all dirty data, of one volume or of all, and waits for the end if wanted.
+    pub async fn drain(self: &Rc<Self>, volume: Option<&str>, wait: bool) -> Result<(), String> {
+        let volumes = self.select(volume)?;
+        let daemon = self.clone();
+        let all = async move {
+            let drained = join_all(volumes.iter().map(|served| {
+                let set = daemon.set_of(served);
+                async move {
+                    let done = set.drain(&served.now()).await;
+                    if let Err(error) = &done {
+                        tracing::error!(export = served.name, "the drain failed: {error}");
+                    }
+                    done.map_err(|error| format!("{}: {error}", served.name))
+                }
+            }))
+            .await;
+            drained.into_iter().collect::<Result<(), String>>()
+        };
+        if wait {
+            return all.await;
+        }
+        // Its errors are logged.
+        self.world.spawn(Priority::Background, async move { drop(all.await) });
+        Ok(())
+    }
+}
+
+/// The superblock of an open backing device.
+async fn superblock_of(file: &HostFile) -> Result<Superblock, String> {
+    let (buf, read) = file.read(SUPERBLOCK_SECTOR, Buf::zeroed(SUPERBLOCK_BYTES)).await;
+    read.map_err(|error| error.to_string())?;
+    let limits = file.limits();
+    Superblock::read(buf.as_slice(), limits.sectors, limits.logical_block_bytes)
+        .map_err(|error| error.to_string())
+}
