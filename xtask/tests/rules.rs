@@ -32,6 +32,7 @@ const NOT_IN_THE_ENGINE: &[(&str, &str)] = &[
 /// Rules that the model lacks: it knows one or two sectors, and no buckets, nodes or superblocks.
 const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("T0", "the model's data has no memory that could change"),
+    ("T5", "the model's sectors have no parts"),
     ("D2", "the model's device reads the same each time"),
     ("F6", "the model has no page cache"),
     ("F7", "a FUA write that fails is no failed flush in the model"),

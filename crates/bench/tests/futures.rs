@@ -11,7 +11,7 @@ use ubcache_format::CacheMode;
 const READ_MAX: usize = 563;
 const WRITE_MAX: usize = 4055;
 const FLUSH_MAX: usize = 897;
-const DISCARD_MAX: usize = 1128;
+const DISCARD_MAX: usize = 1160;
 const WRITE_ZEROES_MAX: usize = 3916;
 const PREFETCH_MAX: usize = 1574;
 

@@ -7,37 +7,8 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use support::{Daemon, Guard, Mount, each_io, have, make_set_sized, must, skipped, tool};
-
-/// Mounts an export as a file.
-fn export_as_file(
-    daemon: &Daemon,
-    directory: &Path,
-    export: &str,
-) -> Option<(Mount, Guard, PathBuf)> {
-    let point = directory.join("fuse");
-    std::fs::create_dir_all(&point).expect("a directory");
-    let file = point.join("disk");
-    let child = tool("nbdfuse")
-        .arg(&file)
-        .arg(daemon.uri(export))
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nbdfuse runs");
-    let mut guard = Guard(child);
-    let end = Instant::now() + Duration::from_secs(10);
-    while !file.exists() {
-        let ended = guard.0.try_wait().expect("a child can be waited for").is_some();
-        if ended || Instant::now() > end {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Some((Mount::new(point, "fusermount3"), guard, file))
-}
+use support::{Daemon, Mount, each_io, export_as_file, have, make_set_sized, must, skipped, tool};
 
 /// Mounts a file system image.
 fn mount(file: &Path, directory: &Path) -> Option<(Mount, PathBuf)> {

@@ -48,6 +48,8 @@ rules! {
         "a fill registered while a write is in the table is doomed from birth where they overlap";
     T4OneWriteback, ["T4", "B1"],
         "no two writebacks work on one sector at the same time";
+    T5PartExcludesWrites, ["T5"],
+        "from the read to the reply of a write of a part of a block, no other write is over it";
     // Reads.
     R3FewFillTasks, ["R3"],
         "a bounded number of tasks writes what misses leave in the cache";

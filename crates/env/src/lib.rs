@@ -10,6 +10,7 @@
 //! | [`device`] | [`Device`], [`DeviceLimits`], [`IoError`] |
 //! | [`volume`] | [`Volume`]: what a frontend (NBD, ublk, vhost) serves |
 //! | [`stream`] | [`Stream`]: a connected byte stream, for socket protocols |
+//! | [`bytes`] | requests for any bytes of a volume, made of whole blocks |
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
@@ -20,6 +21,7 @@
 #![warn(clippy::large_futures)]
 
 pub mod buf;
+pub mod bytes;
 pub mod device;
 pub mod interval;
 pub mod local;
@@ -31,6 +33,7 @@ pub mod work;
 pub mod world;
 
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
+pub use bytes::ByteRange;
 pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Stream, StreamError};

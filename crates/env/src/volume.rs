@@ -129,6 +129,16 @@ pub trait Volume: 'static {
         self.write(stream, range, data.copy().into(), fua).await
     }
 
+    /// Writes bytes that are no whole blocks: the rest of the first and the last block stays what
+    /// it is, also beside other writes to it (rule T5). `offset` is a byte of the volume.
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError>;
+
     /// The client does not need the range any more. May be ignored, in whole or in part.
     async fn discard(
         &self,
@@ -188,6 +198,15 @@ impl<V: Volume> Volume for Rc<V> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         (**self).write_foreign(stream, range, data, fua).await
+    }
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        (**self).write_bytes(stream, offset, data, fua).await
     }
     async fn discard(
         &self,

@@ -129,7 +129,7 @@ fn nbdinfo() {
             "\"can_df\": true",
             "\"structured\": true",
             "\"base:allocation\"",
-            "\"block_size_minimum\": 512",
+            "\"block_size_minimum\": 1,",
             "\"block_size_preferred\": 4096",
             "\"block_size_maximum\": 33554432",
         ] {

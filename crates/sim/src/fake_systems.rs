@@ -266,6 +266,18 @@ impl Volume for FakeVolume {
         result
     }
 
+    /// The plans for these systems have whole blocks only.
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let range = SectorRange::new(Sector(offset / 512), data.sectors());
+        self.write(stream, range, data, fua).await
+    }
+
     async fn discard(
         &self,
         stream: StreamId,

@@ -148,6 +148,11 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
                 ..self.best.clone()
             });
         }
+        let mut rounded = self.best.clone();
+        rounded.round_to_blocks();
+        if rounded != self.best {
+            self.try_plan(rounded);
+        }
         if self.best.sums != Sums::default() {
             self.try_plan(Plan { sums: Sums::default(), ..self.best.clone() });
         }

@@ -15,6 +15,7 @@ fn run<R: fake_systems::Recipe>(plan: &Plan) -> Outcome {
 fn draw_for_fakes(seed: u64, faults: bool) -> Plan {
     let mut plan = draw(seed, DrawOptions { ops_max: 300, faults, ..DrawOptions::default() });
     plan.hands.clear();
+    plan.round_to_blocks();
     plan.lossy.clear();
     plan.hammers.clear();
     // Every client of a fake system looks at its locks in each step.

@@ -480,3 +480,30 @@ impl Drop for Guard {
         let _ = self.0.wait();
     }
 }
+
+/// Mounts an export as a file, by nbdfuse; none if that can't mount here.
+pub fn export_as_file(
+    daemon: &Daemon,
+    directory: &Path,
+    export: &str,
+) -> Option<(Mount, Guard, PathBuf)> {
+    let point = directory.join("fuse");
+    std::fs::create_dir_all(&point).expect("a directory");
+    let file = point.join("disk");
+    let child = tool("nbdfuse")
+        .arg(&file)
+        .arg(daemon.uri(export))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nbdfuse runs");
+    let mut guard = Guard(child);
+    let end = Instant::now() + Duration::from_secs(10);
+    while !file.exists() {
+        let ended = guard.0.try_wait().expect("a child can be waited for").is_some();
+        if ended || Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some((Mount::new(point, "fusermount3"), guard, file))
+}

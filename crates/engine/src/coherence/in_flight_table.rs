@@ -126,6 +126,18 @@ impl InFlight {
         }
     }
 
+    /// T5: waits until no client write is over the range. Says whether that took any time.
+    pub async fn writes_leave(&self, range: SectorRange) -> bool {
+        let mut waits = false;
+        loop {
+            let Some(left) = self.shared.table.borrow_mut().leaving_of_write(range) else {
+                return waits;
+            };
+            waits = true;
+            left.notified().await;
+        }
+    }
+
     /// T2: a client write enters before it does anything else. It dooms every overlapping fill,
     /// and overlapping writes doom each other's copies. Says how many fills it doomed.
     pub fn enter_write(&self, range: SectorRange) -> (Ticket, u64) {
@@ -359,6 +371,15 @@ impl Table {
 
     fn backing_write_over(&self, range: SectorRange) -> bool {
         self.writes > 0 && self.over(range).any(|entry| entry.backing_write)
+    }
+
+    /// Wakes when the first client write leaves that is over the range.
+    fn leaving_of_write(&mut self, range: SectorRange) -> Option<Rc<Notify>> {
+        if self.writes == 0 {
+            return None;
+        }
+        let entry = self.over_mut(range).find(|entry| entry.kind == Kind::Write)?;
+        Some(entry.left.get_or_insert_default().clone())
     }
 
     fn writeback_over(&self, range: SectorRange) -> bool {

@@ -42,6 +42,7 @@ impl<E: Env> CachedVolume<E> {
             return Ok(());
         }
         if !self.lifecycle.uses_cache() {
+            let _ticket = self.coherence.inflight.enter_write(range);
             return self.backing.discard(range).await.map_err(VolumeError::Io);
         }
         let (_whole, doomed) = self.coherence.inflight.enter_write(range);

@@ -5,6 +5,7 @@
 //! | [`cache_io`] | data to its places on the cache device |
 //! | [`read`] | reads: hits, misses, fills (R1–R4) |
 //! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
+//! | [`partial_blocks`] | writes of parts of blocks (T5) |
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
@@ -15,6 +16,7 @@ pub(crate) mod bypass_or_cache;
 pub(crate) mod cache_io;
 pub(crate) mod discard;
 pub(crate) mod flush;
+pub(crate) mod partial_blocks;
 pub(crate) mod passthrough;
 pub(crate) mod publish;
 pub(crate) mod read;

@@ -63,6 +63,8 @@ impl<E: Env> CachedVolume<E> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         if !self.lifecycle.uses_cache() {
+            // T5: who writes a part of a block looks for it in the table.
+            let _ticket = self.coherence.inflight.enter_write(range);
             return self.write_past(range, &payload, fua).await;
         }
         let (ticket, doomed) = self.coherence.inflight.enter_write(range);
@@ -131,8 +133,10 @@ impl<E: Env> CachedVolume<E> {
             if bypass && range.sectors() > self.context.tuning.split_above {
                 let parts = self.split_at_dirty(range).await;
                 if parts.len() > 1 {
+                    // The whole stays in the table: between two parts as well it is under way (T5).
+                    let done = Box::pin(self.write_parts(range, parts, &payload, fua)).await;
                     drop(ticket);
-                    return Box::pin(self.write_parts(range, parts, &payload, fua)).await;
+                    return done;
                 }
             }
             self.context.env.mark("bypass_over_dirty");

@@ -48,7 +48,24 @@ impl<E: Env> Volume for CachedVolume<E> {
         }
         let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
+        if self.coherence.turns.are_taken() {
+            let payload = Payload::Data(data);
+            return Box::pin(self.write_in_turn(stream, keys, payload, fua)).await;
+        }
         self.write_keys(stream, keys, Payload::Data(data), fua).await
+    }
+
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        self.opens().await;
+        let _request = self.begin_write()?;
+        self.coherence.stream_writes(stream);
+        Box::pin(self.write_part(stream, offset, data, fua)).await
     }
 
     async fn write_foreign(
@@ -72,6 +89,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
+            let _turn = Box::pin(self.turn(step)).await;
             self.discard_keys(stream, step).await?;
         }
         if fua { self.flush_devices().await } else { Ok(()) }
@@ -89,6 +107,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
+            let _turn = Box::pin(self.turn(step)).await;
             self.write_keys(stream, step, Payload::Zeroes, fua).await?;
         }
         Ok(())

@@ -108,6 +108,17 @@ impl<E: Env> Volume for ServedVolume<E> {
         volume.write_foreign(stream, range, data, fua).await
     }
 
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.write_bytes(stream, offset, data, fua).await
+    }
+
     async fn discard(
         &self,
         stream: StreamId,

@@ -21,7 +21,8 @@ pub async fn format(cache: &SimDisk, backing: &SimDisk, scan_resistant: bool) {
     superblock.set_begins_scan_resistant(scan_resistant);
     cache.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
     let mode = CacheMode::Writethrough;
-    let superblock = Superblock::new_backing(Uuid([2; 16]), set, 1, Sector(16), mode, "v");
+    let block = backing.limits().logical_block_bytes / 512;
+    let superblock = Superblock::new_backing(Uuid([2; 16]), set, block, Sector(16), mode, "v");
     backing.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
 }
 

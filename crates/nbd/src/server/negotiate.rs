@@ -293,9 +293,10 @@ pub(super) fn size_bytes(info: &VolumeInfo) -> u64 {
     bytes - bytes % u64::from(info.block_bytes.max(512))
 }
 
-/// *Block size constraints*: powers of two, the maximum a multiple of the minimum.
+/// *Block size constraints*: powers of two, the maximum a multiple of the minimum. Any request is
+/// served; one that is a multiple of the preferred size costs least.
 fn block_sizes(info: &VolumeInfo) -> Info {
-    let minimum = info.block_bytes.max(512);
-    let preferred = info.preferred_bytes.clamp(minimum, MAX_PAYLOAD_BYTES).next_power_of_two();
-    Info::BlockSize { minimum, preferred, maximum: MAX_PAYLOAD_BYTES }
+    let block = info.block_bytes.max(512);
+    let preferred = info.preferred_bytes.clamp(block, MAX_PAYLOAD_BYTES).next_power_of_two();
+    Info::BlockSize { minimum: 1, preferred, maximum: MAX_PAYLOAD_BYTES }
 }

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Env, IoVec, Sector, SectorRange, Stream, StreamEnd, StreamId, Volume};
+use ubcache_env::bytes::ByteRange;
+use ubcache_env::{Buf, Env, IoVec, SectorRange, Stream, StreamEnd, StreamId, Volume};
 
 use super::block_status::MAX_EXTENTS;
 use super::input::Input;
@@ -37,7 +38,7 @@ pub(super) struct Connection<V> {
     pub(super) volume: Rc<V>,
     pub(super) stream: StreamId,
     size: u64,
-    block: u64,
+    pub(super) block: u64,
     read_only: bool,
     structured: bool,
     allocation: bool,
@@ -135,16 +136,11 @@ impl<V: Volume> Connection<V> {
         self.range(request)
     }
 
+    /// The blocks that the request touches.
     fn range(&self, request: &Request) -> Result<SectorRange, Failure> {
         let length = u64::from(request.length);
         if length == 0 {
             return Err(Failure::new(ErrorCode::Inval, "empty range"));
-        }
-        if !request.offset.is_multiple_of(self.block) || !length.is_multiple_of(self.block) {
-            return Err(Failure::new(
-                ErrorCode::Inval,
-                "offset or length is not a multiple of the block size",
-            ));
         }
         if request.offset.checked_add(length).is_none_or(|end| end > self.size) {
             let code = match request.command {
@@ -156,7 +152,7 @@ impl<V: Volume> Connection<V> {
         if request.has(cmd_flag::FAST_ZERO) && (!self.fast_zero || request.has(cmd_flag::NO_HOLE)) {
             return Err(Failure::new(ErrorCode::NotSup, "fast zeroing is not supported"));
         }
-        Ok(SectorRange::new(Sector(request.offset / 512), length / 512))
+        Ok(ByteRange::new(request.offset, length, self.block).around())
     }
 }
 
@@ -213,7 +209,12 @@ async fn start<E: Env, S: Stream, V: Volume>(
     connection.stats.count_request(request.command, request.length);
     let checked = connection.check(&request);
     let content = match (&checked, request.command) {
-        (Ok(_), Command::Read | Command::Write) => u64::from(request.length),
+        (Ok(range), Command::Read) => range.bytes(),
+        // A write of parts of blocks is put together in other memory.
+        (Ok(range), Command::Write) if range.bytes() != u64::from(request.length) => {
+            u64::from(request.length) + range.bytes()
+        }
+        (Ok(_), Command::Write) => u64::from(request.length),
         (Ok(_), Command::Cache) => u64::from(request.length).min(CACHE_BYTES),
         (Ok(_), Command::BlockStatus) if !request.has(cmd_flag::REQ_ONE) => STATUS_BYTES,
         _ => 0,

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use ubcache_env::bytes::{self, ByteRange};
 use ubcache_env::{Env, IoVec, Priority, SectorRange, Volume};
 
 use super::block_status::{MAX_EXTENTS, extents};
@@ -23,7 +24,7 @@ const IDLE_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) request: Request,
-    /// The range of the request; checked.
+    /// The blocks that the request touches; checked.
     pub(super) range: SectorRange,
     pub(super) payload: IoVec,
     pub(super) reservation: Reservation,
@@ -105,7 +106,7 @@ async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
     workers.ended.wake();
 }
 
-/// Carries the request out; `range` was checked.
+/// Carries the request out; `range` was checked, and is the blocks that the request touches.
 async fn execute<V: Volume>(
     connection: &Connection<V>,
     request: &Request,
@@ -114,6 +115,11 @@ async fn execute<V: Volume>(
 ) -> Result<Body, Failure> {
     let (volume, stream) = (&*connection.volume, connection.stream);
     let fua = request.has(cmd_flag::FUA);
+    let bytes = ByteRange::new(request.offset, u64::from(request.length), connection.block);
+    if range.bytes() != u64::from(request.length) {
+        // Rare, and longer than the others: no part of their futures.
+        return Box::pin(execute_in_parts(connection, request, bytes, payload)).await;
+    }
     match request.command {
         Command::Read => {
             let content = volume.read(stream, range).await?;
@@ -130,8 +136,42 @@ async fn execute<V: Volume>(
             volume.write_zeroes(stream, range, fua, !request.has(cmd_flag::NO_HOLE)).await?;
         }
         Command::BlockStatus => {
-            let limit = if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
-            return extents(range, &volume.block_status(range).await?, limit).map(Body::Extents);
+            let parts = volume.block_status(range).await?;
+            return extents(bytes, &parts, most_extents(request)).map(Body::Extents);
+        }
+        Command::Disconnect | Command::Unknown(_) => {
+            unreachable!("not a request that is carried out")
+        }
+    }
+    Ok(Body::Done)
+}
+
+fn most_extents(request: &Request) -> usize {
+    if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS }
+}
+
+/// Carries a request out whose range is no multiple of the block.
+async fn execute_in_parts<V: Volume>(
+    connection: &Connection<V>,
+    request: &Request,
+    range: ByteRange,
+    payload: IoVec,
+) -> Result<Body, Failure> {
+    let (volume, stream) = (&*connection.volume, connection.stream);
+    let fua = request.has(cmd_flag::FUA);
+    match request.command {
+        Command::Read => return Ok(Body::Content(bytes::read(volume, stream, range).await?)),
+        Command::Write => bytes::write(volume, stream, range, payload, fua).await?,
+        Command::Flush => volume.flush(stream).await?,
+        Command::Trim => bytes::discard(volume, stream, range, fua).await?,
+        Command::Cache => volume.prefetch(stream, range.around()).await?,
+        Command::WriteZeroes => {
+            let may_unmap = !request.has(cmd_flag::NO_HOLE);
+            bytes::write_zeroes(volume, stream, range, fua, may_unmap).await?;
+        }
+        Command::BlockStatus => {
+            let parts = volume.block_status(range.around()).await?;
+            return extents(range, &parts, most_extents(request)).map(Body::Extents);
         }
         Command::Disconnect | Command::Unknown(_) => {
             unreachable!("not a request that is carried out")

@@ -61,6 +61,9 @@ impl Volume for SlowVolume {
         self.serve(range.bytes()).await;
         Ok(())
     }
+    async fn write_bytes(&self, _: StreamId, _: u64, _: IoVec, _: bool) -> Result<(), VolumeError> {
+        Ok(())
+    }
     async fn discard(&self, _: StreamId, _: SectorRange, _: bool) -> Result<(), VolumeError> {
         Ok(())
     }

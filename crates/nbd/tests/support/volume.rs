@@ -15,6 +15,7 @@ use ubcache_env::{
 pub enum Asked {
     Read(SectorRange),
     Write { range: SectorRange, fua: bool },
+    WriteBytes { offset: u64, length: usize, fua: bool },
     Discard { range: SectorRange, fua: bool },
     Zero { range: SectorRange, fua: bool, may_unmap: bool },
     Flush,
@@ -125,6 +126,20 @@ impl Volume for MemoryVolume {
         self.begin(Asked::Write { range, fua }).await?;
         data.copy_to(&mut self.content.borrow_mut()[bytes(range)]);
         self.set(range, true);
+        Ok(())
+    }
+    async fn write_bytes(
+        &self,
+        _: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        self.begin(Asked::WriteBytes { offset, length: data.len(), fua }).await?;
+        let at = offset as usize;
+        data.copy_to(&mut self.content.borrow_mut()[at..at + data.len()]);
+        let end = (offset + data.len() as u64).div_ceil(512);
+        self.set(SectorRange::from_bounds(Sector(offset / 512), Sector(end)), true);
         Ok(())
     }
     async fn discard(&self, _: StreamId, range: SectorRange, fua: bool) -> Result<(), VolumeError> {

@@ -7,8 +7,8 @@ pub mod nbd;
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
-    VolumeInfo,
+    BlockStatus, ByteRange, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume,
+    VolumeError, VolumeInfo, bytes,
 };
 
 use crate::executor::SimEnv;
@@ -19,6 +19,8 @@ pub use nbd::{NbdVolume, is_cut};
 pub struct Front<V> {
     way: Way<V>,
     head: u64,
+    /// Size of a block of the volume in bytes.
+    block: u64,
 }
 
 enum Way<V> {
@@ -37,11 +39,12 @@ impl<V: Volume> Front<V> {
         (volume, head): (Rc<V>, u64),
         blame: Rc<dyn Fn(String)>,
     ) -> Front<V> {
+        let block = u64::from(volume.info().block_bytes);
         let way = match frontend {
             Frontend::Direct => Way::Direct(volume),
             Frontend::Nbd(shape) => Way::Nbd(NbdVolume::new(*shape, env.clone(), volume, blame)),
         };
-        Front { way, head }
+        Front { way, head, block }
     }
 
     /// The network fails for a moment: every connection is cut.
@@ -56,6 +59,11 @@ impl<V: Volume> Front<V> {
         if let Way::Nbd(volume) = &self.way {
             volume.leave().await;
         }
+    }
+
+    /// The bytes of a range, as the volume has it.
+    fn bytes(&self, range: SectorRange) -> ByteRange {
+        ByteRange::of_sectors(self.there(range), self.block)
     }
 
     /// The range as the volume has it.
@@ -79,7 +87,10 @@ impl<V: Volume> Volume for Front<V> {
         VolumeInfo { sectors: info.sectors - self.head, ..info }
     }
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        forward!(self, volume => volume.read(stream, self.there(range)).await)
+        match &self.way {
+            Way::Direct(volume) => bytes::read(&**volume, stream, self.bytes(range)).await,
+            Way::Nbd(volume) => volume.read(stream, self.there(range)).await,
+        }
     }
     async fn write(
         &self,
@@ -88,7 +99,12 @@ impl<V: Volume> Volume for Front<V> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.write(stream, self.there(range), data, fua).await)
+        match &self.way {
+            Way::Direct(volume) => {
+                bytes::write(&**volume, stream, self.bytes(range), data, fua).await
+            }
+            Way::Nbd(volume) => volume.write(stream, self.there(range), data, fua).await,
+        }
     }
     async fn write_foreign(
         &self,
@@ -98,12 +114,25 @@ impl<V: Volume> Volume for Front<V> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         match &self.way {
-            Way::Direct(volume) => volume.write_foreign(stream, self.there(range), data, fua).await,
+            Way::Direct(volume) if self.bytes(range).is_whole() => {
+                volume.write_foreign(stream, self.there(range), data, fua).await
+            }
+            Way::Direct(_) => self.write(stream, range, data.copy().into(), fua).await,
             // A server has the data in memory of its own.
             Way::Nbd(volume) => {
                 volume.write(stream, self.there(range), data.copy().into(), fua).await
             }
         }
+    }
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let offset = offset + self.head * 512;
+        forward!(self, volume => volume.write_bytes(stream, offset, data, fua).await)
     }
     async fn discard(
         &self,
@@ -111,7 +140,10 @@ impl<V: Volume> Volume for Front<V> {
         range: SectorRange,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.discard(stream, self.there(range), fua).await)
+        match &self.way {
+            Way::Direct(volume) => bytes::discard(&**volume, stream, self.bytes(range), fua).await,
+            Way::Nbd(volume) => volume.discard(stream, self.there(range), fua).await,
+        }
     }
     async fn write_zeroes(
         &self,
@@ -120,8 +152,15 @@ impl<V: Volume> Volume for Front<V> {
         fua: bool,
         may_unmap: bool,
     ) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.write_zeroes(stream, self.there(range), fua, may_unmap)
-            .await)
+        match &self.way {
+            Way::Direct(volume) => {
+                let range = self.bytes(range);
+                bytes::write_zeroes(&**volume, stream, range, fua, may_unmap).await
+            }
+            Way::Nbd(volume) => {
+                volume.write_zeroes(stream, self.there(range), fua, may_unmap).await
+            }
+        }
     }
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         forward!(self, volume => volume.flush(stream).await)
@@ -130,13 +169,14 @@ impl<V: Volume> Volume for Front<V> {
         forward!(self, volume => volume.stream_ended(stream, end));
     }
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        forward!(self, volume => volume.prefetch(stream, self.there(range)).await)
+        let around = self.bytes(range).around();
+        forward!(self, volume => volume.prefetch(stream, around).await)
     }
     async fn block_status(
         &self,
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        let there = self.there(range);
+        let there = self.bytes(range).around();
         let found = forward!(self, volume => volume.block_status(there).await)?;
         let back = |(range, status): (SectorRange, BlockStatus)| {
             (range.shift(-(self.head as i64)), status)

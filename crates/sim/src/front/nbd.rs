@@ -189,6 +189,17 @@ impl<V: Volume> Volume for NbdVolume<V> {
         self.ask(stream, Command::Write, fua_flag(fua), range, data).await.map(drop)
     }
 
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let range = SectorRange::new(Sector(offset / 512), data.sectors());
+        self.write(stream, range, data, fua).await
+    }
+
     async fn discard(
         &self,
         stream: StreamId,

@@ -97,6 +97,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
     }
     super::replace::replace(&mut plan, &mut Rng::fork(seed, "replace"));
+    super::partial::cut_requests(&mut plan, &mut Rng::fork(seed, "partial"));
     plan
 }
 

@@ -20,6 +20,7 @@ mod lossy;
 mod many;
 mod odd;
 mod pace;
+mod partial;
 mod replace;
 mod sizes;
 mod space;
