@@ -34,6 +34,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("T0", "the model's data has no memory that could change"),
     ("T5", "the model's sectors have no parts"),
     ("D2", "the model's device reads the same each time"),
+    ("D3", "the model's device gives no room back"),
     ("F6", "the model has no page cache"),
     ("F7", "a FUA write that fails is no failed flush in the model"),
     ("J4", "the model's journal has no ring"),

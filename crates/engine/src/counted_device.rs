@@ -257,4 +257,15 @@ impl<E: Env> CountedDevice<E> {
         }
         result
     }
+
+    /// Writes zeroes, and lets the device give the room back.
+    pub async fn write_holes(&self, range: SectorRange) -> IoResult {
+        self.count(|c| c.writes += 1);
+        let result = self.device.write_holes(range).await;
+        self.written(range);
+        if let Err(error) = &result {
+            self.failed(Operation::WriteZeroes, range, error);
+        }
+        result
+    }
 }

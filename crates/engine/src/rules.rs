@@ -107,6 +107,9 @@ rules! {
         "a FLUSH waits for the record that discarded dirty data is gone";
     D2DeterminedOnly, ["D2"],
         "only a device whose discarded sectors read the same every time is asked to discard";
+    D3HolesReadAsZeroes, ["D3"],
+        "a write of zeroes that gives room back asks the backing device for zeroes, not for a \
+         discard";
     // Flush and FUA.
     F1FlushesBacking, ["F1"],
         "a FLUSH flushes the backing device if anything is un-flushed";

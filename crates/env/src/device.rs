@@ -105,6 +105,12 @@ pub trait Device: 'static {
     /// Makes the range read as zeroes, as durable as a [`Durability::Volatile`] write.
     async fn write_zeroes(&self, range: SectorRange) -> IoResult;
 
+    /// Makes the range read as zeroes like [`Device::write_zeroes`], and gives its room back where
+    /// that can be done.
+    async fn write_holes(&self, range: SectorRange) -> IoResult {
+        self.write_zeroes(range).await
+    }
+
     /// Allocates room below the device for writes to the range, where it may be missing: in a
     /// sparse file. The content stays. Devices that can't say do nothing.
     async fn allocate(&self, range: SectorRange) -> IoResult {
@@ -131,6 +137,9 @@ impl<D: Device> Device for Rc<D> {
     }
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         (**self).write_zeroes(range).await
+    }
+    async fn write_holes(&self, range: SectorRange) -> IoResult {
+        (**self).write_holes(range).await
     }
     async fn allocate(&self, range: SectorRange) -> IoResult {
         (**self).allocate(range).await

@@ -39,6 +39,7 @@ pub struct HostFile {
     /// Cleared when the kernel says that it can't.
     discards: Cell<bool>,
     zeroes: Cell<bool>,
+    unmaps: Cell<bool>,
     writes_durably: Cell<bool>,
     allocates: Cell<bool>,
     /// Past the page cache.
@@ -71,6 +72,7 @@ impl HostFile {
             reads_now: Cell::new(!direct),
             discards: Cell::new(limits.discard),
             zeroes: Cell::new(true),
+            unmaps: Cell::new(true),
             writes_durably: Cell::new(direct),
             allocates: Cell::new(!is_block_device),
             direct,
@@ -338,6 +340,23 @@ impl Device for HostFile {
             self.zeroes.set(false);
         }
         self.write_out_zeroes(range).await
+    }
+
+    async fn write_holes(&self, range: SectorRange) -> IoResult {
+        self.check_not_lost()?;
+        self.check_range(range)?;
+        self.check_blocks(range.start.bytes(), range.bytes())?;
+        if range.is_empty() || !self.unmaps.get() {
+            return self.write_zeroes(range).await;
+        }
+        // Of a block device as well, this is a write of zeroes, unlike a discard.
+        match self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, range).await {
+            Err(IoError::NotSupported) => {
+                self.unmaps.set(false);
+                self.write_zeroes(range).await
+            }
+            result => result,
+        }
     }
 
     async fn allocate(&self, range: SectorRange) -> IoResult {

@@ -90,6 +90,8 @@ mutants! {
          shows";
     DiscardNotDetermined, "discard-not-determined", [D2DeterminedOnly],
         "a device whose discarded sectors read differently every time is asked to discard";
+    ZeroesDiscarded, "zeroes-discarded", [D3HolesReadAsZeroes],
+        "a write of zeroes whose room may be given back is a discard, which the device may ignore";
     PartNotExcluded, "part-not-excluded", [T5PartExcludesWrites],
         "a write of a part of a block reads the rest and writes all of it, beside other writes";
     ForeignMemoryTwice, "foreign-memory-twice", [T0CopiedOnce],

@@ -24,7 +24,10 @@ use crate::volume::CachedVolume;
 pub(crate) enum Payload {
     /// Immutable (T0), however often it is written.
     Data(IoVec),
-    Zeroes,
+    Zeroes {
+        /// The backing device may give the room back.
+        unmap: bool,
+    },
     /// Not copied first, as T0 demands.
     #[cfg(feature = "mutants")]
     Foreign(std::rc::Rc<dyn ubcache_env::ForeignMemory>),
@@ -34,7 +37,7 @@ impl Payload {
     fn data(&self, range: SectorRange) -> IoVec {
         match self {
             Payload::Data(data) => data.clone(),
-            Payload::Zeroes => IoVec::zeroes(range.bytes() as usize),
+            Payload::Zeroes { .. } => IoVec::zeroes(range.bytes() as usize),
             #[cfg(feature = "mutants")]
             Payload::Foreign(memory) => memory.copy().into(),
         }
@@ -69,7 +72,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let (ticket, doomed) = self.coherence.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
-        let zeroes = matches!(payload, Payload::Zeroes);
+        let zeroes = matches!(payload, Payload::Zeroes { .. });
         let bypass = self.decide_bypass(stream, range, Access::Write) || zeroes;
         if !bypass && self.wants_writeback(fua) {
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
@@ -235,7 +238,7 @@ impl<E: Env> CachedVolume<E> {
                 Some(data) => {
                     Payload::Data(data.cut_sectors(part.start - range.start, part.sectors()))
                 }
-                None => Payload::Zeroes,
+                None => payload.clone(),
             };
             let (ticket, doomed) = self.coherence.inflight.enter_write(part);
             self.count(|counters| counters.fills_doomed += doomed);
@@ -331,7 +334,7 @@ impl<E: Env> CachedVolume<E> {
                 let durability = if fua { Durability::Fua } else { Durability::Volatile };
                 self.backing.write(range.start, payload.data(range), durability).await
             }
-            Payload::Zeroes => match self.backing.write_zeroes(range).await {
+            Payload::Zeroes { unmap } => match self.zero_backing(range, *unmap).await {
                 Err(IoError::NotSupported) => {
                     self.backing.write(range.start, payload.data(range), Durability::Volatile).await
                 }
@@ -347,6 +350,20 @@ impl<E: Env> CachedVolume<E> {
             self.note_backing_error(error);
         }
         result
+    }
+
+    /// D3: with or without the room of the range, it reads as zeroes.
+    async fn zero_backing(&self, range: SectorRange, unmap: bool) -> IoResult {
+        #[cfg(feature = "mutants")]
+        if unmap && !self.context.keeps(Rule::D3HolesReadAsZeroes) {
+            return self.backing.discard(range).await;
+        }
+        if unmap {
+            self.context.env.mark("zeroes_unmapped");
+            self.backing.write_holes(range).await
+        } else {
+            self.backing.write_zeroes(range).await
+        }
     }
 
     /// A write of zeroes was flushed: unless a flush failed in between, which may have cost it.
@@ -450,13 +467,13 @@ impl Payload {
     fn data_if_any(&self) -> Option<IoVec> {
         match self {
             Payload::Data(data) => Some(data.clone()),
-            Payload::Zeroes => None,
+            Payload::Zeroes { .. } => None,
             #[cfg(feature = "mutants")]
             Payload::Foreign(memory) => Some(memory.copy().into()),
         }
     }
 
     pub(super) fn is_data(&self) -> bool {
-        !matches!(self, Payload::Zeroes)
+        !matches!(self, Payload::Zeroes { .. })
     }
 }

@@ -100,7 +100,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         stream: StreamId,
         range: SectorRange,
         fua: bool,
-        _may_unmap: bool,
+        may_unmap: bool,
     ) -> Result<(), VolumeError> {
         let keys = self.key_range(range)?;
         self.opens().await;
@@ -108,7 +108,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
             let _turn = Box::pin(self.turn(step)).await;
-            self.write_keys(stream, step, Payload::Zeroes, fua).await?;
+            self.write_keys(stream, step, Payload::Zeroes { unmap: may_unmap }, fua).await?;
         }
         Ok(())
     }
