@@ -35,6 +35,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("T5", "the model's sectors have no parts"),
     ("D2", "the model's device reads the same each time"),
     ("D3", "the model's device gives no room back"),
+    ("D4", "the model's device has no holes"),
     ("F6", "the model has no page cache"),
     ("F7", "a FUA write that fails is no failed flush in the model"),
     ("J4", "the model's journal has no ring"),

@@ -268,4 +268,13 @@ impl<E: Env> CountedDevice<E> {
         }
         result
     }
+
+    /// The holes of the device: see [`Device::holes`].
+    pub async fn holes(
+        &self,
+        range: SectorRange,
+        most: usize,
+    ) -> IoResult<Vec<(SectorRange, bool)>> {
+        self.device.holes(range, most).await
+    }
 }

@@ -42,6 +42,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("part_waits_for_a_write", "a write of a part of a block waits for others over it (T5)"),
     ("write_waits_for_a_part", "a write of whole blocks waits for one of a part (T5)"),
     ("zeroes_unmapped", "a write of zeroes lets the backing device give the room back (D3)"),
+    ("hole_reported", "the status of a range says that a part of it is a hole (D4)"),
     ("durable_invalidation", "a backing write waits until a removal is durable (W3)"),
     (
         "return_check_ghost",

@@ -110,6 +110,8 @@ rules! {
     D3HolesReadAsZeroes, ["D3"],
         "a write of zeroes that gives room back asks the backing device for zeroes, not for a \
          discard";
+    D4DirtyIsNoHole, ["D4"],
+        "dirty data is not reported as a hole of the backing device";
     // Flush and FUA.
     F1FlushesBacking, ["F1"],
         "a FLUSH flushes the backing device if anything is un-flushed";

@@ -111,6 +111,14 @@ pub trait Device: 'static {
         self.write_zeroes(range).await
     }
 
+    /// The parts of the range from its start, no more than `most`, that take no space and read as
+    /// zeroes (true), or may take some; may stop early. Devices that can't say at little cost name
+    /// no hole.
+    async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {
+        let _ = most;
+        Ok(vec![(range, false)])
+    }
+
     /// Allocates room below the device for writes to the range, where it may be missing: in a
     /// sparse file. The content stays. Devices that can't say do nothing.
     async fn allocate(&self, range: SectorRange) -> IoResult {
@@ -140,6 +148,9 @@ impl<D: Device> Device for Rc<D> {
     }
     async fn write_holes(&self, range: SectorRange) -> IoResult {
         (**self).write_holes(range).await
+    }
+    async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {
+        (**self).holes(range, most).await
     }
     async fn allocate(&self, range: SectorRange) -> IoResult {
         (**self).allocate(range).await

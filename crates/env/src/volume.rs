@@ -38,12 +38,14 @@ pub struct VolumeInfo {
 }
 
 /// State of a range, as far as it is known without reading it.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum BlockStatus {
-    /// There is data.
-    Data,
-    /// Reads as zeroes, takes no space.
-    Hole,
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct BlockStatus {
+    /// Reads as zeroes, and takes no space.
+    pub hole: bool,
+    /// The cache has it.
+    pub cached: bool,
+    /// Only the cache has it.
+    pub dirty: bool,
 }
 
 /// Memory with the data of a write that the frontend does not own: of a guest, or of the kernel's

@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ubcache_env::{
     Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
@@ -40,6 +41,7 @@ pub struct HostFile {
     discards: Cell<bool>,
     zeroes: Cell<bool>,
     unmaps: Cell<bool>,
+    finds_holes: Cell<bool>,
     writes_durably: Cell<bool>,
     allocates: Cell<bool>,
     /// Past the page cache.
@@ -73,6 +75,7 @@ impl HostFile {
             discards: Cell::new(limits.discard),
             zeroes: Cell::new(true),
             unmaps: Cell::new(true),
+            finds_holes: Cell::new(!is_block_device),
             writes_durably: Cell::new(direct),
             allocates: Cell::new(!is_block_device),
             direct,
@@ -359,6 +362,38 @@ impl Device for HostFile {
         }
     }
 
+    async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {
+        self.check_range(range)?;
+        if !self.finds_holes.get() {
+            return Ok(vec![(range, false)]);
+        }
+        // Seeking may read from the file system's own disk.
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let parts = found.clone();
+        let seek = move || match holes_of(&fd, range, most) {
+            Ok(holes) => {
+                *parts.lock().unwrap_or_else(PoisonError::into_inner) = holes;
+                0
+            }
+            Err(errno) => -errno,
+        };
+        match result_of(self.env.run_blocking(seek).await) {
+            Ok(()) => {
+                Ok(std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+            Err(IoError::Gone) => Err(IoError::Gone),
+            // A file system that can't seek that way.
+            Err(_) => {
+                self.finds_holes.set(false);
+                Ok(vec![(range, false)])
+            }
+        }
+    }
+
     async fn allocate(&self, range: SectorRange) -> IoResult {
         self.check_range(range)?;
         if range.is_empty() || !self.allocates.get() {
@@ -382,6 +417,36 @@ impl std::fmt::Debug for HostFile {
             .field("alignment", &self.alignment)
             .finish_non_exhaustive()
     }
+}
+
+/// Parts of a file that are holes (true) or data, by whole sectors: a sector with data is data.
+fn holes_of(
+    fd: &OwnedFd,
+    range: SectorRange,
+    most: usize,
+) -> Result<Vec<(SectorRange, bool)>, i32> {
+    let mut parts = Vec::new();
+    let mut at = range.start;
+    while at < range.end && parts.len() < most {
+        let data = match sys::seek(fd, at.bytes(), libc::SEEK_DATA) {
+            Ok(data) => Sector(data / SECTOR_BYTES).min(range.end),
+            // There is none behind it.
+            Err(libc::ENXIO) => range.end,
+            Err(errno) => return Err(errno),
+        };
+        if data > at {
+            parts.push((SectorRange::from_bounds(at, data), true));
+            at = data;
+            continue;
+        }
+        let hole = sys::seek(fd, at.bytes(), libc::SEEK_HOLE)?;
+        let hole = Sector(hole.div_ceil(SECTOR_BYTES)).min(range.end);
+        // Another one may have cut the file short meanwhile.
+        let end = if hole > at { hole } else { range.end };
+        parts.push((SectorRange::from_bounds(at, end), false));
+        at = end;
+    }
+    Ok(parts)
 }
 
 fn result_of(outcome: Outcome) -> IoResult {

@@ -290,6 +290,14 @@ pub(crate) fn accept(fd: &OwnedFd) -> io::Result<OwnedFd> {
     own(unsafe { libc::accept4(fd, nobody, std::ptr::null_mut(), libc::SOCK_CLOEXEC) })
 }
 
+/// `lseek(2)` with SEEK_DATA or SEEK_HOLE; an errno otherwise.
+pub(crate) fn seek(fd: &OwnedFd, at: u64, whence: libc::c_int) -> Result<u64, i32> {
+    let at = libc::off64_t::try_from(at).map_err(|_| libc::EINVAL)?;
+    // SAFETY: no memory is passed.
+    let found = unsafe { libc::lseek64(fd.as_raw_fd(), at, whence) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
 /// An integer option of a socket.
 pub(crate) fn socket_option(fd: &OwnedFd, option: i32) -> io::Result<i32> {
     let mut value: libc::c_int = 0;

@@ -48,7 +48,12 @@ fn options_are_answered() {
         );
         assert_eq!(client.option(ClientOption::StructuredReply).await, [OptionReply::Ack]);
         let context = |id| OptionReply::MetaContext { id, name: "base:allocation".into() };
-        for queries in [&[][..], &["base:"], &["qemu:", "base:allocation"]] {
+        let named = |name: &str| OptionReply::MetaContext { id: 0, name: name.into() };
+        let own = [named("ubcache:cached"), named("ubcache:dirty"), OptionReply::Ack];
+        assert_eq!(client.option(list(&["ubcache:"])).await, own);
+        let all = [&[context(0)][..], &own].concat();
+        assert_eq!(client.option(list(&[])).await, all);
+        for queries in [&["base:"][..], &["qemu:", "base:allocation"]] {
             assert_eq!(client.option(list(queries)).await, [context(0), OptionReply::Ack]);
         }
         assert_eq!(client.option(list(&["qemu:"])).await, [OptionReply::Ack]);

@@ -5,13 +5,13 @@ mod support;
 use std::rc::Rc;
 
 use support::client::Client;
-use support::server::{pattern, sectors, serve};
+use support::server::{go, pattern, query, sectors, serve};
 use support::volume::Asked;
 use support::world::duplex;
 use ubcache_env::local::join;
 use ubcache_env::{Env, IoError, Stream, StreamId, VolumeError};
 use ubcache_nbd::proto::constants::{MAX_PAYLOAD_BYTES, STATE_HOLE, STATE_ZERO, cmd_flag};
-use ubcache_nbd::proto::{Command, ErrorCode, StatusExtent};
+use ubcache_nbd::proto::{ClientOption, Command, ErrorCode, OptionReply, StatusExtent};
 use ubcache_nbd::{ConnectionStats, ServerOptions, serve_connection};
 
 #[test]
@@ -285,6 +285,36 @@ fn requests_for_any_bytes_are_served() {
                 Asked::Status(sectors(72, 72)),
             ]
         );
+        client.leave().await;
+    });
+    assert_eq!(result, Ok(()));
+}
+
+#[test]
+fn each_chosen_context_gets_its_extents() {
+    let result = serve(|server| async move {
+        let mut client = Client::hello(server.stream.clone()).await;
+        client.option(ClientOption::StructuredReply).await;
+        let listed = |replies: Vec<OptionReply>| {
+            let names = replies.into_iter().filter_map(|reply| match reply {
+                OptionReply::MetaContext { id, name } => Some((id, name)),
+                _ => None,
+            });
+            names.map(|(id, name)| format!("{id} {name}")).collect::<Vec<_>>()
+        };
+        let all = ["0 base:allocation", "0 ubcache:cached", "0 ubcache:dirty"];
+        for (queries, expected) in [(&[][..], &all[..]), (&["ubcache:"], &all[1..]), (&["x:"], &[])]
+        {
+            let query = ClientOption::ListMetaContext(query("", queries));
+            assert_eq!(listed(client.option(query).await), expected);
+        }
+        let chosen = query("", &["ubcache:", "ubcache:dirty", "base:allocation"]);
+        let chosen = listed(client.option(ClientOption::SetMetaContext(chosen)).await);
+        assert_eq!(chosen, ["1 base:allocation", "3 ubcache:dirty"]);
+        client.option(go("", &[])).await;
+        let answer = client.ask(Command::BlockStatus, 0, 0, 512).await;
+        let extent = |flags| StatusExtent { length: 512, flags };
+        assert_eq!(answer.extents, [extent(3), extent(0)], "one of each context, in order");
         client.leave().await;
     });
     assert_eq!(result, Ok(()));

@@ -323,6 +323,6 @@ impl Volume for FakeVolume {
         &self,
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        Ok(vec![(range, BlockStatus::Data)])
+        Ok(vec![(range, BlockStatus::default())])
     }
 }

@@ -92,6 +92,8 @@ mutants! {
         "a device whose discarded sectors read differently every time is asked to discard";
     ZeroesDiscarded, "zeroes-discarded", [D3HolesReadAsZeroes],
         "a write of zeroes whose room may be given back is a discard, which the device may ignore";
+    HolesOfTheDisk, "holes-of-the-disk", [D4DirtyIsNoHole],
+        "holes of the backing device are reported below data that only the cache has";
     PartNotExcluded, "part-not-excluded", [T5PartExcludesWrites],
         "a write of a part of a block reads the rest and writes all of it, beside other writes";
     ForeignMemoryTwice, "foreign-memory-twice", [T0CopiedOnce],

@@ -6,12 +6,14 @@
 //! | [`read`] | reads: hits, misses, fills (R1–R4) |
 //! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
 //! | [`partial_blocks`] | writes of parts of blocks (T5) |
+//! | [`block_status`] | what the cache and the backing device have of a range |
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
 //! | [`bypass_or_cache`] | bypass or not, writeback or not |
 //! | [`passthrough`] | requests when the cache has failed (A4) |
 
+mod block_status;
 pub(crate) mod bypass_or_cache;
 pub(crate) mod cache_io;
 pub(crate) mod discard;

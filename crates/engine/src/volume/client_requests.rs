@@ -139,8 +139,11 @@ impl<E: Env> Volume for CachedVolume<E> {
         &self,
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        self.key_range(range)?;
-        Ok(vec![(range, BlockStatus::Data)])
+        let keys = self.key_range(range)?;
+        self.opens().await;
+        let _request = self.begin()?;
+        let parts = Box::pin(self.status_of(keys)).await;
+        Ok(parts.into_iter().map(|(part, status)| (self.volume_range(part), status)).collect())
     }
 }
 

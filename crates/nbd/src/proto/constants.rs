@@ -173,6 +173,12 @@ pub mod chunk {
 
 /// The metadata context that distinguishes data from holes (*The base: metadata contexts*).
 pub const BASE_ALLOCATION: &str = "base:allocation";
+/// Our own context: bit 0 is set where the cache has the newest data.
+pub const CACHED: &str = "ubcache:cached";
+/// Our own context: bit 0 is set where only the cache has it.
+pub const DIRTY: &str = "ubcache:dirty";
+/// Extent of one of our own contexts: yes.
+pub const STATE_SET: u32 = 1 << 0;
 /// Status flag of `base:allocation`: takes no space.
 pub const STATE_HOLE: u32 = 1 << 0;
 /// Status flag of `base:allocation`: reads as zeroes.

@@ -1,18 +1,36 @@
 //! Answers to `NBD_CMD_BLOCK_STATUS`.
 
 use ubcache_env::bytes::ByteRange;
-use ubcache_env::{BlockStatus, SectorRange};
+use ubcache_env::{BlockStatus, SectorRange, Volume};
 
-use super::replies::Failure;
-use crate::proto::constants::{STATE_HOLE, STATE_ZERO};
-use crate::proto::{ErrorCode, StatusExtent};
+use super::contexts::Context;
+use super::replies::{Body, Failure};
+use super::requests::Connection;
+use crate::proto::constants::cmd_flag;
+use crate::proto::{ErrorCode, Request, StatusExtent};
 
-/// Extents of one answer; the client asks again for the rest.
+/// Extents of one answer in each context; the client asks again for the rest.
 pub(super) const MAX_EXTENTS: usize = 8192;
+
+/// The extents of every context that was negotiated.
+pub(super) async fn status<V: Volume>(
+    connection: &Connection<V>,
+    request: &Request,
+    range: ByteRange,
+) -> Result<Body, Failure> {
+    let limit = if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
+    let parts = connection.volume.block_status(range.around()).await?;
+    let contexts = connection.contexts.chosen();
+    contexts
+        .map(|context| Ok((context.id(), extents(context, range, &parts, limit)?)))
+        .collect::<Result<_, _>>()
+        .map(Body::Extents)
+}
 
 /// The parts of the range in the form of the protocol: neighbours of a kind are one, nothing goes
 /// beyond the range (*Metadata querying*, `NBD_CMD_BLOCK_STATUS`).
-pub(super) fn extents(
+fn extents(
+    context: Context,
     range: ByteRange,
     parts: &[(SectorRange, BlockStatus)],
     limit: usize,
@@ -29,10 +47,7 @@ pub(super) fn extents(
             break;
         }
         at = part.end;
-        let flags = match status {
-            BlockStatus::Data => 0,
-            BlockStatus::Hole => STATE_HOLE | STATE_ZERO,
-        };
+        let flags = context.flags(status);
         let length = u32::try_from(part.end - part.start).expect("not longer than the request");
         match extents.last_mut() {
             Some(last) if last.flags == flags => last.length += length,
@@ -53,7 +68,11 @@ pub(super) fn extents(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::constants::{STATE_HOLE, STATE_ZERO};
     use ubcache_env::Sector;
+
+    const DATA: BlockStatus = BlockStatus { hole: false, cached: false, dirty: false };
+    const HOLE: BlockStatus = BlockStatus { hole: true, ..DATA };
 
     fn range(start: u64, end: u64) -> SectorRange {
         SectorRange::from_bounds(Sector(start), Sector(end))
@@ -64,16 +83,16 @@ mod tests {
         parts: &[(SectorRange, BlockStatus)],
         limit: usize,
     ) -> Result<Vec<StatusExtent>, Failure> {
-        extents(ByteRange::of_sectors(range, 512), parts, limit)
+        extents(Context::Allocation, ByteRange::of_sectors(range, 512), parts, limit)
     }
 
     #[test]
     fn extents_are_joined_and_stay_within_the_request() {
         let parts = [
-            (range(0, 8), BlockStatus::Data),
-            (range(8, 16), BlockStatus::Data),
-            (range(16, 24), BlockStatus::Hole),
-            (range(24, 99), BlockStatus::Data),
+            (range(0, 8), DATA),
+            (range(8, 16), BlockStatus { cached: true, ..DATA }),
+            (range(16, 24), HOLE),
+            (range(24, 99), DATA),
         ];
         let data = |sectors: u32| StatusExtent { length: sectors * 512, flags: 0 };
         let hole =
@@ -84,16 +103,20 @@ mod tests {
         assert!(allocation(range(0, 32), &[], 9).is_err());
         let bytes = ByteRange::new(8191, 514, 4096);
         let extent = |length, flags| StatusExtent { length, flags };
-        assert_eq!(extents(bytes, &parts, 9), Ok(vec![extent(1, 0), extent(513, 3)]));
+        assert_eq!(
+            extents(Context::Allocation, bytes, &parts, 9),
+            Ok(vec![extent(1, 0), extent(513, 3)])
+        );
+        assert_eq!(
+            extents(Context::Cached, bytes, &parts, 9),
+            Ok(vec![extent(1, 1), extent(513, 0)])
+        );
     }
 
     #[test]
     fn status_extent_covers_the_longest_request() {
         let whole = range(0, u64::from(u32::MAX) / 512);
-        let parts = [(whole, BlockStatus::Hole)];
-        assert_eq!(
-            allocation(whole, &parts, 9).map(|extents| extents[0].length),
-            Ok(u32::MAX - 511)
-        );
+        let found = allocation(whole, &[(whole, HOLE)], 9);
+        assert_eq!(found.map(|extents| extents[0].length), Ok(u32::MAX - 511));
     }
 }

@@ -5,6 +5,7 @@
 //! | `negotiate` | agrees on an export and on the form of replies |
 //! | `requests` | receives requests, checks them, starts them |
 //! | `workers` | carries requests out on the volume, in tasks that are used again and again |
+//! | `contexts` | gives names and numbers to what the status of blocks can be asked for |
 //! | `block_status` | brings the status of blocks into the form of the protocol |
 //! | `replies` | sends what is ready, as much as possible at once |
 //! | `limits` | bounds what is in flight |
@@ -29,6 +30,7 @@
 //! own connection ends.
 
 mod block_status;
+mod contexts;
 mod drain;
 mod input;
 mod limits;

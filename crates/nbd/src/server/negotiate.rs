@@ -4,14 +4,13 @@ use std::rc::Rc;
 
 use ubcache_env::{Buf, Stream, Volume, VolumeInfo};
 
+use super::contexts::{Context, Contexts};
 use super::input::Input;
 use super::pace::Pace;
 use super::shares::Shared;
 use super::{ServeError, ServerOptions};
 use crate::exports::{Exports, Found};
-use crate::proto::constants::{
-    BASE_ALLOCATION, MAX_PAYLOAD_BYTES, handshake, info, rep, transmission,
-};
+use crate::proto::constants::{MAX_PAYLOAD_BYTES, handshake, info, rep, transmission};
 use crate::proto::{
     ClientOption, Info, InfoQuery, MetaQuery, OptionReply, OptionRequest, ProtocolError,
     ServerDecoder, ServerEvent, encode_export_reply, encode_greeting,
@@ -22,8 +21,6 @@ use crate::stats::ConnectionStats;
 const MAX_OPTIONS: u32 = 1024;
 /// Replies are sent at the latest when they are this long.
 const MAX_PENDING_BYTES: usize = 64 << 10;
-/// Identifier of the context `base:allocation` in block status chunks.
-pub(super) const ALLOCATION_ID: u32 = 1;
 
 /// Result of the negotiation.
 #[derive(Debug)]
@@ -37,8 +34,8 @@ pub(super) struct Session<V> {
     pub(super) pace: Option<Rc<Pace>>,
     /// Structured replies.
     pub(super) structured: bool,
-    /// `BLOCK_STATUS` with `base:allocation`.
-    pub(super) allocation: bool,
+    /// The contexts of `BLOCK_STATUS`.
+    pub(super) contexts: Contexts,
 }
 
 /// The step after an option.
@@ -53,8 +50,8 @@ struct Negotiation<'a, V> {
     out: Vec<u8>,
     no_zeroes: bool,
     structured: bool,
-    /// The volume that `base:allocation` was chosen for.
-    allocation: Option<Rc<V>>,
+    /// Contexts, and the volume that they were chosen for.
+    chosen: Option<(Rc<V>, Contexts)>,
     options: u32,
 }
 
@@ -70,7 +67,7 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
         out: Vec::new(),
         no_zeroes: false,
         structured: false,
-        allocation: None,
+        chosen: None,
         options: 0,
     };
     encode_greeting(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES, &mut negotiation.out);
@@ -232,23 +229,29 @@ impl<V: Volume> Negotiation<'_, V> {
     /// `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
     fn meta_context(&mut self, option: u32, query: &MetaQuery, set: bool) {
         if set {
-            self.allocation = None;
+            self.chosen = None;
         }
         if !self.structured {
             let message = "metadata contexts need structured replies";
             return self.reply(option, &OptionReply::error(rep::ERR_INVALID, message));
         }
         let Some(found) = self.find(option, &query.export) else { return };
-        let named = query.queries.iter().any(|name| name == BASE_ALLOCATION);
-        let listed =
-            !set && (query.queries.is_empty() || query.queries.iter().any(|name| name == "base:"));
-        if named || listed {
-            // The number means something only when the context is chosen.
-            let id = if set { ALLOCATION_ID } else { 0 };
-            self.reply(option, &OptionReply::MetaContext { id, name: BASE_ALLOCATION.to_owned() });
+        let mut contexts = Contexts::default();
+        for context in Context::ALL {
+            let name = context.name();
+            let named = query.queries.iter().any(|query| query == name);
+            let listed = !set
+                && (query.queries.is_empty()
+                    || query.queries.iter().any(|query| context.is_listed_by(query)));
+            if named || listed {
+                // The number means something only when the context is chosen.
+                let id = if set { context.id() } else { 0 };
+                self.reply(option, &OptionReply::MetaContext { id, name: name.to_owned() });
+                contexts.choose(context);
+            }
         }
-        if set && named {
-            self.allocation = Some(found.volume);
+        if set {
+            self.chosen = Some((found.volume, contexts));
         }
         self.reply(option, &OptionReply::Ack);
     }
@@ -274,7 +277,8 @@ impl<V: Volume> Negotiation<'_, V> {
 
     fn session(self, found: Found<V>) -> Session<V> {
         let info = found.volume.info();
-        let allocation = self.allocation.is_some_and(|volume| Rc::ptr_eq(&volume, &found.volume));
+        let chosen = self.chosen.filter(|(volume, _)| Rc::ptr_eq(volume, &found.volume));
+        let contexts = chosen.map(|(_, contexts)| contexts).unwrap_or_default();
         Session {
             name: found.name,
             volume: found.volume,
@@ -282,7 +286,7 @@ impl<V: Volume> Negotiation<'_, V> {
             service: found.service,
             pace: found.pace,
             structured: self.structured,
-            allocation,
+            contexts,
         }
     }
 }

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use ubcache_env::{Buf, BufPool, IoVec, Slice, Stream, StreamError, VolumeError};
 
 use super::limits::{Limits, Reservation, Signal};
-use super::negotiate::ALLOCATION_ID;
 use super::watch::Watch;
 use crate::proto::{Chunk, ErrorCode, Request, SimpleReply, StatusExtent};
 use crate::stats::ConnectionStats;
@@ -47,7 +46,8 @@ impl From<VolumeError> for Failure {
 pub(super) enum Body {
     Done,
     Content(IoVec),
-    Extents(Vec<StatusExtent>),
+    /// Of each context, by its number.
+    Extents(Vec<(u32, Vec<StatusExtent>)>),
     Failed(Failure),
 }
 
@@ -216,7 +216,10 @@ fn encode(structured: bool, request: &Request, body: Body, out: &mut Vec<u8>) ->
             return content;
         }
         Body::Extents(extents) => {
-            Chunk::BlockStatus { context: ALLOCATION_ID, extents }.encode(cookie, true, out);
+            let last = extents.len().saturating_sub(1);
+            for (at, (context, extents)) in extents.into_iter().enumerate() {
+                Chunk::BlockStatus { context, extents }.encode(cookie, at == last, out);
+            }
         }
     }
     IoVec::new()

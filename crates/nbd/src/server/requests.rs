@@ -6,6 +6,7 @@ use ubcache_env::bytes::ByteRange;
 use ubcache_env::{Buf, Env, IoVec, SectorRange, Stream, StreamEnd, StreamId, Volume};
 
 use super::block_status::MAX_EXTENTS;
+use super::contexts::{Context, Contexts};
 use super::input::Input;
 use super::limits::Limits;
 use super::negotiate::{Session, size_bytes};
@@ -26,8 +27,8 @@ const DIRECT_BYTES: usize = 64 << 10;
 const PIECE_BYTES: usize = 256 << 10;
 /// A volume brings a range to its cache in steps of this length.
 const CACHE_BYTES: u64 = 1 << 20;
-/// Memory that the longest answer to `BLOCK_STATUS` takes.
-const STATUS_BYTES: u64 = 8 * MAX_EXTENTS as u64;
+/// Memory that the longest answer to `BLOCK_STATUS` takes, in all contexts.
+const STATUS_BYTES: u64 = 8 * (MAX_EXTENTS * Context::ALL.len()) as u64;
 
 /// A longer request counts as so many bytes that a volume has to do.
 const SERVICE_BYTES_MAX: u64 = 4 << 20;
@@ -41,7 +42,7 @@ pub(super) struct Connection<V> {
     pub(super) block: u64,
     read_only: bool,
     structured: bool,
-    allocation: bool,
+    pub(super) contexts: Contexts,
     fast_zero: bool,
     limits: Rc<Limits>,
     /// Its share of the volume's service.
@@ -71,7 +72,7 @@ impl<V: Volume> Connection<V> {
             block: u64::from(session.info.block_bytes.max(512)),
             read_only: session.info.read_only,
             structured: session.structured,
-            allocation: session.allocation,
+            contexts: session.contexts,
             fast_zero: options.fast_zero,
             limits,
             outbox,
@@ -122,7 +123,7 @@ impl<V: Volume> Connection<V> {
             Command::Flush => {
                 return fail(ErrorCode::Inval, "a flush has neither offset nor length");
             }
-            Command::BlockStatus if !self.allocation => {
+            Command::BlockStatus if self.contexts.are_none() => {
                 return fail(ErrorCode::Inval, "no metadata context was negotiated");
             }
             Command::Read if request.length > MAX_PAYLOAD_BYTES => {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use ubcache_env::bytes::{self, ByteRange};
 use ubcache_env::{Env, IoVec, Priority, SectorRange, Volume};
 
-use super::block_status::{MAX_EXTENTS, extents};
+use super::block_status::status;
 use super::limits::{Reservation, Signal};
 use super::replies::{Body, Failure, Reply};
 use super::requests::Connection;
@@ -136,18 +136,13 @@ async fn execute<V: Volume>(
             volume.write_zeroes(stream, range, fua, !request.has(cmd_flag::NO_HOLE)).await?;
         }
         Command::BlockStatus => {
-            let parts = volume.block_status(range).await?;
-            return extents(bytes, &parts, most_extents(request)).map(Body::Extents);
+            return status(connection, request, bytes).await;
         }
         Command::Disconnect | Command::Unknown(_) => {
             unreachable!("not a request that is carried out")
         }
     }
     Ok(Body::Done)
-}
-
-fn most_extents(request: &Request) -> usize {
-    if request.has(cmd_flag::REQ_ONE) { 1 } else { MAX_EXTENTS }
 }
 
 /// Carries a request out whose range is no multiple of the block.
@@ -169,10 +164,7 @@ async fn execute_in_parts<V: Volume>(
             let may_unmap = !request.has(cmd_flag::NO_HOLE);
             bytes::write_zeroes(volume, stream, range, fua, may_unmap).await?;
         }
-        Command::BlockStatus => {
-            let parts = volume.block_status(range.around()).await?;
-            return extents(range, &parts, most_extents(request)).map(Body::Extents);
-        }
+        Command::BlockStatus => return status(connection, request, range).await,
         Command::Disconnect | Command::Unknown(_) => {
             unreachable!("not a request that is carried out")
         }

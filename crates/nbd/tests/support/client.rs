@@ -208,17 +208,20 @@ impl<S: Stream> Client<S> {
                     complete(&mut answer, wanted)
                 }
                 Some(ClientEvent::Chunk { cookie, done, chunk }) => {
-                    assert!(done, "one chunk is enough for every answer of this server");
-                    self.reads.borrow_mut().remove(&cookie).expect("asked");
-                    let mut new = Answer { cookie, ..Answer::default() };
+                    let mut new =
+                        answer.take().unwrap_or_else(|| Answer { cookie, ..Answer::default() });
+                    assert_eq!(new.cookie, cookie, "chunks of one answer come together");
+                    if done {
+                        self.reads.borrow_mut().remove(&cookie).expect("asked");
+                    }
                     match chunk {
                         Chunk::Data { length, .. } => wanted = length as usize,
                         Chunk::Error { error, .. } => new.error = Some(error),
-                        Chunk::BlockStatus { extents, .. } => new.extents = extents,
+                        Chunk::BlockStatus { extents, .. } => new.extents.extend(extents),
                         other => panic!("unexpected {other:?}"),
                     }
                     answer = Some(new);
-                    complete(&mut answer, wanted)
+                    if done { complete(&mut answer, wanted) } else { None }
                 }
                 Some(ClientEvent::Payload(bytes)) => {
                     answer.as_mut().expect("announced").content.extend(bytes);

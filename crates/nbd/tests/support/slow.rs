@@ -87,6 +87,6 @@ impl Volume for SlowVolume {
         &self,
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        Ok(vec![(range, BlockStatus::Data)])
+        Ok(vec![(range, BlockStatus::default())])
     }
 }

@@ -175,8 +175,9 @@ impl Volume for MemoryVolume {
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         self.begin(Asked::Status(range)).await?;
         let allocated = self.allocated.borrow();
-        let status = |sector: u64| {
-            if allocated[sector as usize] { BlockStatus::Data } else { BlockStatus::Hole }
+        let status = |sector: u64| BlockStatus {
+            hole: !allocated[sector as usize],
+            ..BlockStatus::default()
         };
         Ok((range.start.0..range.end.0)
             .map(|sector| (SectorRange::new(Sector(sector), 1), status(sector)))

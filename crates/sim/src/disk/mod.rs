@@ -430,6 +430,25 @@ impl Device for SimDisk {
         self.run(range.start, range.sectors(), IoKind::Write { data: None, fua: false }).await.1
     }
 
+    async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {
+        if let Some(error) = self.inner.outside(range, "a look for holes") {
+            return Err(error);
+        }
+        let state = self.inner.state.borrow();
+        let mut parts: Vec<(SectorRange, bool)> = Vec::new();
+        for sector in range.start.0..range.end.0 {
+            let sector = SectorRange::new(Sector(sector), 1);
+            let hole = !state.image.has_room(sector);
+            let full = parts.len() == most;
+            match parts.last_mut() {
+                Some((part, same)) if *same == hole => part.end = sector.end,
+                _ if full => break,
+                _ => parts.push((sector, hole)),
+            }
+        }
+        Ok(parts)
+    }
+
     async fn allocate(&self, range: SectorRange) -> IoResult {
         self.run(range.start, range.sectors(), IoKind::Allocate).await.1
     }

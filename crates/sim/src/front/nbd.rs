@@ -237,7 +237,7 @@ impl<V: Volume> Volume for NbdVolume<V> {
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         if !self.shape.structured {
-            return Ok(vec![(range, BlockStatus::Data)]);
+            return Ok(vec![(range, BlockStatus::default())]);
         }
         let answer = self.ask(StreamId(0), Command::BlockStatus, 0, range, IoVec::new()).await?;
         let Answer::Extents(extents) = answer else {
@@ -248,7 +248,7 @@ impl<V: Volume> Volume for NbdVolume<V> {
             let part = SectorRange::new(at, u64::from(extent.length) / 512);
             at = Sector(part.end.0);
             let hole = extent.flags & STATE_HOLE != 0;
-            (part, if hole { BlockStatus::Hole } else { BlockStatus::Data })
+            (part, BlockStatus { hole, ..BlockStatus::default() })
         });
         Ok(parts.collect())
     }

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ubcache_env::{Buf, IoVec, Nanos, Sector, SectorRange};
+use ubcache_env::{BlockStatus, Buf, IoVec, Nanos, Sector, SectorRange};
 
 use register::{Ending, Flushed, Keep, Moment, Register, STEP};
 use report::Row;
@@ -43,6 +43,8 @@ pub enum OpKind {
     },
     /// Flush.
     Flush,
+    /// Ask for holes, which have to read as zeroes.
+    Status,
     /// Anything that changes no content.
     Other(&'static str),
 }
@@ -57,6 +59,7 @@ impl OpKind {
             OpKind::Zeroes { fua: false } => "zeroes",
             OpKind::Zeroes { fua: true } => "zeroes-fua",
             OpKind::Flush => "flush",
+            OpKind::Status => "status",
             OpKind::Other(name) => name,
         }
     }
@@ -264,7 +267,7 @@ impl Oracle {
         let began = self.tick();
         let state = &mut self.volumes[volume as usize];
         let write = match kind {
-            OpKind::Read => {
+            OpKind::Read | OpKind::Status => {
                 state.reads.insert(began);
                 None
             }
@@ -356,6 +359,35 @@ impl Oracle {
         }
         if let Some((sector, seen)) = wrong {
             let (kind, report) = self.report_read(&op, sector, &seen);
+            self.violation(kind, report);
+        }
+    }
+
+    /// The status of a range has come: a hole is as good as a read of zeroes.
+    pub fn end_status(
+        &mut self,
+        now: Nanos,
+        op: Op,
+        result: &Result<Vec<(SectorRange, BlockStatus)>, String>,
+    ) {
+        self.end_row(now, &op, result.as_ref().err());
+        if op.epoch != self.epoch {
+            return;
+        }
+        let moment = self.tick();
+        let state = &mut self.volumes[op.volume as usize];
+        state.reads.remove(&op.began);
+        let Ok(parts) = result else { return };
+        let keep = state.keep();
+        let holes = parts.iter().filter(|(_, status)| status.hole);
+        let holes = holes.map(|(part, _)| part.intersect(&op.range));
+        let mut sectors = holes.flat_map(|part| part.start.0..part.end.0);
+        let wrong = sectors.find(|sector| {
+            let register = &mut state.registers[*sector as usize];
+            !register.end_read(Value::ZERO, op.began, moment, keep)
+        });
+        if let Some(sector) = wrong {
+            let (kind, report) = self.report_read(&op, sector, &Decoded::Value(Value::ZERO));
             self.violation(kind, report);
         }
     }

@@ -198,10 +198,9 @@ async fn do_op<V: Volume>(env: &SimEnv, workload: &Workload, volume: &Rc<V>, op:
             workload.oracle.borrow_mut().end(env.now(), op, &result);
         }
         Action::Status(range) => {
-            let op = workload.begin(env, client, index, OpKind::Other("status"), *range);
-            let result =
-                workload.outcome("block status", volume.block_status(*range).await).map(drop);
-            workload.oracle.borrow_mut().end(env.now(), op, &result);
+            let op = workload.begin(env, client, index, OpKind::Status, *range);
+            let result = workload.outcome("block status", volume.block_status(*range).await);
+            workload.oracle.borrow_mut().end_status(env.now(), op, &result);
         }
     }
 }
