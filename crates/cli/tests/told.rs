@@ -7,11 +7,11 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use support::devices::filtered;
-use support::{Daemon, Guard, Mount, each_io, have, make_set, scratch, skipped, text, ubcache};
+use support::devices::{Fragile, filtered};
+use support::{Daemon, each_io, have, make_set, scratch, skipped, text, ubcache};
 
 const PIECE: usize = 64 << 10;
 
@@ -30,37 +30,6 @@ fn line(directory: &Path, words: &[&str]) -> String {
         }
         assert!(start.elapsed() < Duration::from_secs(60), "no line with {words:?} in:\n{log}");
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A file whose requests fail as soon as the file `failing` exists.
-struct Fragile {
-    path: PathBuf,
-    failing: PathBuf,
-    _parts: (Mount, [Guard; 2]),
-}
-
-impl Fragile {
-    fn new(test: &str, directory: &Path, file: &Path) -> Option<Fragile> {
-        if !have(test, &["nbdkit", "nbdfuse", "fusermount3"]) {
-            return None;
-        }
-        let failing = directory.join("failing");
-        let switch = format!("error-file={}", failing.display());
-        let settings = ["error=EIO", "error-rate=100%", &switch];
-        let Some((mount, guards, path)) = filtered(directory, file, "error", &settings) else {
-            skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
-            return None;
-        };
-        Some(Fragile { path, failing, _parts: (mount, guards) })
-    }
-
-    fn fail(&self) {
-        std::fs::write(&self.failing, "").expect("a file");
-    }
-
-    fn mend(&self) {
-        std::fs::remove_file(&self.failing).expect("the file");
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{Guard, Mount, skipped, tool};
+use super::{Guard, Mount, have, skipped, tool};
 
 /// A loop device for a file, detached at the end.
 pub struct Loop(pub PathBuf);
@@ -83,4 +83,39 @@ fn wait_for(done: impl Fn() -> bool) -> Option<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Some(())
+}
+
+/// A file whose requests fail as soon as the file `failing` exists.
+pub struct Fragile {
+    /// The file.
+    pub path: PathBuf,
+    failing: PathBuf,
+    _parts: (Mount, [Guard; 2]),
+}
+
+impl Fragile {
+    /// A file before another one; none, and reported as skipped, where that can't be had.
+    pub fn new(test: &str, directory: &Path, file: &Path) -> Option<Fragile> {
+        if !have(test, &["nbdkit", "nbdfuse", "fusermount3"]) {
+            return None;
+        }
+        let failing = directory.join("failing");
+        let switch = format!("error-file={}", failing.display());
+        let settings = ["error=EIO", "error-rate=100%", &switch];
+        let Some((mount, guards, path)) = filtered(directory, file, "error", &settings) else {
+            skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
+            return None;
+        };
+        Some(Fragile { path, failing, _parts: (mount, guards) })
+    }
+
+    /// From now on every request fails.
+    pub fn fail(&self) {
+        std::fs::write(&self.failing, "").expect("a file");
+    }
+
+    /// Requests succeed again.
+    pub fn mend(&self) {
+        std::fs::remove_file(&self.failing).expect("the file");
+    }
 }

@@ -155,16 +155,27 @@ fn check_member(
         .advice(dirty_advice(path, backing.set_uuid)));
     }
     if backing.block_sectors < cache.block_sectors {
-        return Err(Failure::refused(path, "its blocks are smaller than those of the cache")
-            .found(format_args!("blocks of {} bytes", backing.block_sectors * 512))
-            .expected(format_args!("at least {} bytes", cache.block_sectors * 512))
-            .advice(format_args!(
-                "make the cache with smaller blocks: ubcache make --wipe-bcache --block {} -C {}",
-                backing.block_sectors * 512,
-                cache_path.display()
-            )));
+        let (of_disk, of_cache) = (backing.block_sectors, cache.block_sectors);
+        return Err(blocks_too_small(path, of_disk, cache_path, of_cache));
     }
     Ok(())
+}
+
+/// The failure for a backing device whose blocks, in sectors, are smaller than those of the cache.
+pub(crate) fn blocks_too_small(
+    path: &Path,
+    of_disk: u32,
+    cache_path: &Path,
+    of_cache: u32,
+) -> Failure {
+    Failure::refused(path, "its blocks are smaller than those of the cache")
+        .found(format_args!("blocks of {} bytes", of_disk * 512))
+        .expected(format_args!("at least {} bytes", of_cache * 512))
+        .advice(format_args!(
+            "make the cache with smaller blocks: ubcache make --wipe-bcache --block {} -C {}",
+            of_disk * 512,
+            cache_path.display()
+        ))
 }
 
 fn without_cache(path: &Path, given: Option<&str>) -> Failure {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ubcache_format::{FormatError, Problem, Superblock};
+use ubcache_env::{Buf, Device};
+use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_host::HostFile;
 
 use crate::failure::Failure;
 use crate::open::probe::{BCACHE_MAGIC, recognize};
@@ -53,6 +55,15 @@ pub fn parse(target: &Target, bytes: &[u8], expected: ExpectedKind) -> Result<Su
         }
         _ => Ok(superblock),
     }
+}
+
+/// The superblock of a device that is open for the engine.
+pub(crate) async fn superblock_of(file: &HostFile) -> Result<Superblock, String> {
+    let (buf, read) = file.read(SUPERBLOCK_SECTOR, Buf::zeroed(SUPERBLOCK_BYTES)).await;
+    read.map_err(|error| error.to_string())?;
+    let limits = file.limits();
+    Superblock::read(buf.as_slice(), limits.sectors, limits.logical_block_bytes)
+        .map_err(|error| error.to_string())
 }
 
 fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {

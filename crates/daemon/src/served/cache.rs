@@ -17,8 +17,11 @@ use super::former_set::Former;
 use super::world::{World, open as open_device};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
+use crate::open::precheck::blocks_too_small;
 use crate::open::refusal::engine_failure;
+use crate::open::superblock::superblock_of;
 use crate::open::target::host_open_failure;
+use crate::size::show_size;
 
 /// The smallest cache: buckets, and sectors in a bucket.
 const BUCKETS: u32 = 513;
@@ -66,6 +69,16 @@ pub(crate) async fn without_cache<W: World>(world: &W) -> Result<CacheSet<W>, Fa
     set.map_err(|error| failed(&error))
 }
 
+/// An error of a volume that does not get another cache.
+fn in_words(error: &EngineError) -> String {
+    match error {
+        EngineError::HasDirty(bytes) => {
+            format!("only its former cache has {} of its data", show_size(*bytes))
+        }
+        error => error.to_string(),
+    }
+}
+
 impl<W: World> Daemon<W> {
     /// The set that a volume belongs to.
     pub(crate) fn set_of(&self, served: &Served<W>) -> CacheSet<W> {
@@ -109,6 +122,17 @@ impl<W: World> Daemon<W> {
         }
         let opened = open_device(self.world.host(), path, self.config.page_cache).await;
         let file = opened.map_err(|failure| failure.to_string())?;
+        let superblock = superblock_of(&file).await.map_err(|error| {
+            format!("{}: no bcache superblock can be read: {error}", path.display())
+        })?;
+        let of_cache = superblock.block_sectors;
+        for served in volumes.iter().filter(|served| !needs_it(served)) {
+            let of_disk = served.now().backing_block_sectors();
+            if of_disk < of_cache {
+                let why = blocks_too_small(&served.path, of_disk, path, of_cache);
+                return Err(why.to_string());
+            }
+        }
         let options = set_options(&self.config);
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
@@ -122,22 +146,28 @@ impl<W: World> Daemon<W> {
         *self.cache_path.borrow_mut() = path.to_owned();
         self.no_cache.borrow_mut().take();
         follow_events(self, &self.world);
-        let mut said = Vec::new();
+        let (mut said, mut all) = (Vec::new(), true);
         for served in &volumes {
+            // It may have been removed meanwhile.
+            if !self.volumes().iter().any(|other| Rc::ptr_eq(other, served)) {
+                continue;
+            }
             said.push(match self.move_volume(served).await {
                 Ok(()) => format!("{}: attached", served.name),
                 Err(error) => {
+                    all = false;
                     tracing::error!(export = served.name, "stays without the new cache: {error}");
-                    format!("{}: not attached: {error}", served.name)
+                    format!("{}: not attached: {}", served.name, in_words(&error))
                 }
             });
         }
         self.end_former_sets();
-        Ok(said.join("\n"))
+        let said = said.join("\n");
+        if all { Ok(said) } else { Err(said + "\n`ubcache status` says how each one goes on") }
     }
 
     /// Ends the sets that no volume needs any more.
-    fn end_former_sets(&self) {
+    pub(crate) fn end_former_sets(&self) {
         let volumes = self.volumes();
         let needed =
             |former: &Former<W>| volumes.iter().any(|served| former.set.has(&served.now()));

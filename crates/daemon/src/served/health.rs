@@ -42,8 +42,8 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
     let mut found = Vec::new();
     if let Some(reason) = set.state.strip_prefix("failed: ") {
         let text = format!(
-            "the set has failed: {reason}. Its cache {} takes nothing any more; mend or replace \
-             it, and start again",
+            "the set has failed: {reason}. Its cache {} takes nothing any more; replace it while \
+             clients go on, by one that `ubcache make -C NEW` has made: ubcache attach --cache NEW",
             set.cache.path
         );
         found.push((Health::Failed, text));
@@ -101,7 +101,14 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
     match volume.state.as_str() {
         "failed" if volume.dirty_bytes > 0 => found.push((
             Health::Failed,
-            format!("the volume {name} has failed: the cache had the only copy of {dirty}"),
+            format!(
+                "the volume {name} has failed: the cache had the only copy of {dirty}. If that \
+                 cache can be read again, stop, and start with it. If it is lost, give that data \
+                 up when the set has another cache: `ubcache remove {name} --keep-dirty`, `ubcache \
+                 forget-cache {path} --discard-dirty`, `ubcache add -B {name}={path}`, `ubcache \
+                 attach {name}`",
+                path = volume.backing.path
+            ),
         )),
         "failed" => found.push((
             Health::Failed,

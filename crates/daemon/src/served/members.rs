@@ -5,14 +5,13 @@ use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheUse, ServedVolume};
 use ubcache_env::local::join_all;
-use ubcache_env::{Buf, Device, Priority, StreamEnd, StreamId, Volume};
-use ubcache_format::{SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
-use ubcache_host::HostFile;
+use ubcache_env::{Priority, StreamEnd, StreamId, Volume};
 
 use super::daemon::{Daemon, Served};
 use super::world::{World, open as open_device, refuse_vague_discards};
 use crate::config::{Named, export_names};
 use crate::open::refusal::member_failure;
+use crate::open::superblock::superblock_of;
 
 /// The stream of flushes that an administrator asks for: connections count from 1.
 const ADMINISTRATOR: StreamId = StreamId(u64::MAX);
@@ -120,6 +119,7 @@ impl<W: World> Daemon<W> {
         }
         let dirty = served.now().status().dirty_bytes;
         tracing::info!(export = name, dirty, "removed");
+        self.end_former_sets();
         let mut said = format!("{name}: removed");
         if dirty > 0 {
             said += &format!("; {} of dirty data stay in the cache", crate::size::show_size(dirty));
@@ -165,13 +165,4 @@ impl<W: World> Daemon<W> {
         self.world.spawn(Priority::Background, async move { drop(all.await) });
         Ok(())
     }
-}
-
-/// The superblock of an open backing device.
-async fn superblock_of(file: &HostFile) -> Result<Superblock, String> {
-    let (buf, read) = file.read(SUPERBLOCK_SECTOR, Buf::zeroed(SUPERBLOCK_BYTES)).await;
-    read.map_err(|error| error.to_string())?;
-    let limits = file.limits();
-    Superblock::read(buf.as_slice(), limits.sectors, limits.logical_block_bytes)
-        .map_err(|error| error.to_string())
 }

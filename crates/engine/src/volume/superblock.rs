@@ -71,6 +71,12 @@ impl<E: Env> CachedVolume<E> {
         result
     }
 
+    /// Sectors of a block by the superblock of the backing device: blocks of a cache must not be
+    /// larger.
+    pub fn backing_block_sectors(&self) -> u32 {
+        self.superblock.borrow().block_sectors
+    }
+
     /// The superblock as it is to be on the device.
     pub(crate) fn superblock(&self) -> Superblock {
         self.superblock.borrow().clone()
