@@ -60,11 +60,11 @@ fn clean_disks_come_up_without_their_cache() {
         let away = directory.join("away.img");
         std::fs::rename(&cache, &away).expect("the SSD is dead");
 
-        let Err((status, _)) = Daemon::try_start(io, directory, &cache, &disks, &[]) else {
+        let Err((status, said)) = Daemon::try_start(io, directory, &cache, &disks, &[]) else {
             panic!("without the option a missing cache is refused");
         };
-        assert_eq!(status.code(), Some(2));
         let optional = ["--cache-optional"];
+        assert!(status.code() == Some(2) && said.contains(optional[0]), "{said}");
         let daemon = Daemon::start(io, directory, &cache, &disks, &optional);
         let found = set(&daemon);
         let state = found["state"].as_str().expect("a state");
@@ -107,6 +107,9 @@ fn start_without_cache_and_without_a_clean_disk_is_refused() {
     let output = run(&serve);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("dirty"), "{said}");
+    for command in ["ubcache forget-cache ", "ubcache attach disk0.img"] {
+        assert!(said.contains(command), "{said}");
+    }
     assert_eq!(support::sha256_of(&disks[0]), before, "it is not changed");
 }
 

@@ -89,6 +89,16 @@ impl Failure {
         self
     }
 
+    /// Adds one more thing that can be done about it.
+    #[must_use]
+    pub fn more_advice(mut self, advice: impl fmt::Display) -> Failure {
+        self.words.advice = Some(match self.words.advice {
+            Some(before) => format!("{before}. {advice}"),
+            None => advice.to_string(),
+        });
+        self
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn advice(mut self, advice: impl fmt::Display) -> Failure {

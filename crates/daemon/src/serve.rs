@@ -257,7 +257,7 @@ async fn open<W: World>(
         let options = AttachOptions { name: name.clone(), read_only, cache, choice };
         let lost = backing.lost();
         if no_cache.is_some() && member.superblock.state() == BackingState::Dirty {
-            let why = dirty_without_cache(path, member.superblock.set_uuid);
+            let why = dirty_without_cache(path, Some(&name), &member.superblock);
             down.push(Down { path: path.clone(), name, why });
             continue;
         }

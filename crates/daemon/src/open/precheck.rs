@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ubcache_format::{BackingState, SECTOR_BYTES, Superblock, Uuid};
+use ubcache_format::{BackingState, SECTOR_BYTES, Superblock};
 
 use crate::config::{Named, ServeConfig, export_names};
 use crate::failure::Failure;
@@ -71,7 +71,19 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
         }
     };
     let cache_path = config.cache.clone().unwrap_or_default();
-    let cache = if config.cache_optional { cache } else { Ok(cache?) };
+    let cache = match cache {
+        Err(why) if !config.cache_optional && look(&cache_path, ExpectedKind::Any).is_ok() => {
+            return Err(why);
+        }
+        Err(why) if !config.cache_optional => {
+            return Err(why.more_advice(
+                "If it is lost, complete disks are served without it: the same command with \
+                 --cache-optional; another one takes its place while they are: ubcache attach \
+                 --cache NEW",
+            ));
+        }
+        cache => cache,
+    };
     let mut backings: Vec<Member> = Vec::new();
     let mut down = Vec::new();
     let names = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
@@ -80,7 +92,7 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
             match &cache {
                 Ok(cache) => check_member(&cache_path, cache, (path, given), &superblock)?,
                 Err(_) if superblock.state() == BackingState::Dirty => {
-                    return Err(dirty_without_cache(path, superblock.set_uuid));
+                    return Err(dirty_without_cache(path, given, &superblock));
                 }
                 Err(_) => {}
             }
@@ -134,7 +146,7 @@ fn check_member(
                 cache_path.display()
             ));
         return Err(failure.advice(if is_dirty {
-            dirty_advice(path, backing.set_uuid)
+            dirty_advice(path, given, backing)
         } else {
             let then = format!("serve it with {}", cache_path.display());
             lost_advice(path, given, backing, &then)
@@ -152,7 +164,7 @@ fn check_member(
             cache_path.display()
         ))
         .expected("the former cache device of this backing device")
-        .advice(dirty_advice(path, backing.set_uuid)));
+        .advice(dirty_advice(path, given, backing)));
     }
     if backing.block_sectors < cache.block_sectors {
         let (of_disk, of_cache) = (backing.block_sectors, cache.block_sectors);
@@ -184,7 +196,7 @@ fn without_cache(path: &Path, given: Option<&str>) -> Failure {
         Err(failure) => return failure,
     };
     if backing.state() == BackingState::Dirty {
-        return dirty_without_cache(path, backing.set_uuid);
+        return dirty_without_cache(path, given, &backing);
     }
     if backing.state() != BackingState::Clean {
         return Failure::usage("-C", "no cache device given")
@@ -201,11 +213,16 @@ fn without_cache(path: &Path, given: Option<&str>) -> Failure {
         ))
 }
 
-pub(crate) fn dirty_without_cache(path: &Path, set: Uuid) -> Failure {
+pub(crate) fn dirty_without_cache(
+    path: &Path,
+    given: Option<&str>,
+    backing: &Superblock,
+) -> Failure {
+    let set = backing.set_uuid;
     Failure::refused(path, "the backing device is dirty, but its cache is missing")
         .found(format_args!("state dirty: the newest data is only in the cache of set {set}"))
         .expected("the cache device of that set, after -C")
-        .advice(dirty_advice(path, set))
+        .advice(dirty_advice(path, given, backing))
 }
 
 /// The command that makes a cache for a backing device: its blocks must not be larger.
@@ -219,8 +236,7 @@ pub(crate) fn make_for(backing: &Superblock, cache: &str) -> String {
 
 /// Advice for a clean backing device whose cache may be lost. The disk has everything.
 fn lost_advice(path: &Path, given: Option<&str>, backing: &Superblock, then: &str) -> String {
-    let names = export_names(&[Named { given, label: &backing.label_str(), path }]);
-    let export = names.ok().and_then(|mut names| names.pop()).unwrap_or_default();
+    let export = export_of(path, given, backing);
     format!(
         "find the cache device: `ubcache show DEVICE` prints cset.uuid {}. If it is lost, no data \
          is lost with it: ubcache forget-cache {}, then {then}; served with that, it is cached \
@@ -230,11 +246,19 @@ fn lost_advice(path: &Path, given: Option<&str>, backing: &Superblock, then: &st
     )
 }
 
-fn dirty_advice(path: &Path, set: Uuid) -> String {
+fn dirty_advice(path: &Path, given: Option<&str>, backing: &Superblock) -> String {
+    let export = export_of(path, given, backing);
     format!(
-        "find the cache device: `ubcache show DEVICE` prints cset.uuid {set}. If it is lost, so \
-         is its dirty data; to go on with the older data of the disk: ubcache forget-cache {} \
-         --discard-dirty",
+        "find the cache device: `ubcache show DEVICE` prints cset.uuid {}. If it is lost, so is \
+         its dirty data; to go on with the older data of the disk: ubcache forget-cache {} \
+         --discard-dirty; served with another cache, it is cached after ubcache attach {export}",
+        backing.set_uuid,
         path.display()
     )
+}
+
+/// The name of the export of a backing device.
+fn export_of(path: &Path, given: Option<&str>, backing: &Superblock) -> String {
+    let names = export_names(&[Named { given, label: &backing.label_str(), path }]);
+    names.ok().and_then(|mut names| names.pop()).unwrap_or_default()
 }

@@ -114,10 +114,10 @@ impl<W: World> Daemon<W> {
                 name = served.name
             ));
         }
-        if volumes.iter().all(|served| needs_it(&served)) {
+        if !volumes.is_empty() && volumes.iter().all(|served| needs_it(&served)) {
             return Err(format!(
-                "every volume has data that only the cache {old} has; to go on without it, stop, \
-                 and see `ubcache forget-cache --help`"
+                "every volume has data that only the cache {old} has; `ubcache status` says how \
+                 each one goes on"
             ));
         }
         let opened = open_device(self.world.host(), path, self.config.page_cache).await;

@@ -59,7 +59,12 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
         found.extend(warnings_of_volume(set, volume));
     }
     for down in &set.down {
-        let text = format!("{} ({}) is not served: {}", down.name, down.path, down.why);
+        let text = format!(
+            "{name} ({path}) is not served: {}\nwhen that is mended: ubcache add -B {name}={path}",
+            down.why,
+            name = down.name,
+            path = down.path
+        );
         found.push((Health::Failed, text));
     }
     found.extend(errors(&set.cache.path, &set.cache.counters));
@@ -68,8 +73,8 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
     }
     for absent in set.absent.iter().filter(|absent| absent.dirty_bytes > 0) {
         let text = format!(
-            "the disk {} is absent, and the cache has {} that only it has; serve it, or give \
-             that up: `ubcache forget-disk {} --discard-dirty`",
+            "the disk {} is absent, and the cache has {} that only it has; serve it: `ubcache add \
+             -B DISK`. To give that up: `ubcache forget-disk {} --discard-dirty`",
             absent.uuid,
             show_size(absent.dirty_bytes),
             absent.uuid
@@ -104,10 +109,8 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
             format!(
                 "the volume {name} has failed: the cache had the only copy of {dirty}. If that \
                  cache can be read again, stop, and start with it. If it is lost, give that data \
-                 up when the set has another cache: `ubcache remove {name} --keep-dirty`, `ubcache \
-                 forget-cache {path} --discard-dirty`, `ubcache add -B {name}={path}`, `ubcache \
-                 attach {name}`",
-                path = volume.backing.path
+                 up{}",
+                giving_up(set, volume)
             ),
         )),
         "failed" => found.push((
@@ -140,6 +143,23 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
         _ => {}
     }
     found
+}
+
+/// Commands by which a volume goes on without the data that its failed cache had.
+fn giving_up(set: &SetReport, volume: &VolumeReport) -> String {
+    let (name, path) = (&volume.name, &volume.backing.path);
+    // Where nothing is whole, no other cache is taken, and the daemon ends with its last client.
+    if set.state.starts_with("failed") && set.volumes.iter().all(|it| it.state == "failed") {
+        return format!(
+            ": `ubcache stop`, `ubcache forget-cache {path} --discard-dirty`, and serve it with \
+             another cache, where `ubcache attach {name}` has it cached"
+        );
+    }
+    format!(
+        " when the set has another cache: `ubcache remove {name} --keep-dirty`, `ubcache \
+         forget-cache {path} --discard-dirty`, `ubcache add -B {name}={path}`, `ubcache attach \
+         {name}`"
+    )
 }
 
 fn errors(path: &str, counters: &Counters) -> Option<(Health, String)> {
