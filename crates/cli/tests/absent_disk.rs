@@ -74,7 +74,10 @@ fn absent_disk_is_listed_and_can_be_forgotten() {
         }
         let said = refused(&daemon, &["nothing", "--discard-dirty"]);
         assert!(said.contains("nothing") && said.contains(&uuid), "{said}");
-        let said = refused(&daemon, &["gone"]);
+        // A label is no proof that this disk is meant.
+        let said = refused(&daemon, &["gone", "--discard-dirty"]);
+        assert!(said.contains("no disk with the UUID") && said.contains(&uuid), "{said}");
+        let said = refused(&daemon, &[&uuid]);
         assert!(said.contains("10M") && said.contains(&uuid), "{said}");
         assert_eq!(of_set(&daemon, "/absent/0/dirty_bytes"), 10 * MIB, "nothing was given up");
 
@@ -114,6 +117,44 @@ fn absent_disk_is_listed_and_can_be_forgotten() {
         let daemon = serve(2);
         holds(&daemon, "disk0.img", 5);
         holds(&daemon, "gone", 0);
+        daemon.stop();
+    });
+}
+
+/// Only a daemon could forget a disk, so that its set had to be served first.
+#[test]
+fn disk_of_a_set_that_is_not_running_is_forgotten() {
+    each_io("disk_of_a_set_that_is_not_running_is_forgotten", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16, 32], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &STAYS_DIRTY);
+        daemon.client("disk0.img").write(0, &vec![5; MIB], true).expect("a write");
+        daemon.client("disk1.img").write(0, &vec![6; 2 * MIB], true).expect("a write");
+        let uuid = of_set(&daemon, "/volumes/1/uuid").as_str().expect("a UUID").to_owned();
+        let forget = |arguments: &[&str]| {
+            let mut command = ubcache();
+            command.env("UBCACHE_IO", io).args(["forget-disk", "-C", text(&cache)]);
+            let output = command.args(arguments).output().expect("it runs");
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        let said = forget(&[&uuid, "--discard-dirty"]);
+        assert!(said.contains("in use") && said.contains("without -C"), "{said}");
+        daemon.stop();
+        std::fs::remove_file(&backings[1]).expect("the disk is gone");
+        let said = forget(&["disk1.img", "--discard-dirty"]);
+        assert!(said.contains("no disk with the UUID") && said.contains(&uuid), "{said}");
+        let said = forget(&[&uuid]);
+        assert!(said.contains("2M"), "{said}");
+        let said = must(ubcache().args(advised(&said, "ubcache forget-disk")));
+        assert_eq!(said, format!("{uuid}: forgotten, with 2M of dirty data\n"));
+        let disk = &backings[..1];
+        must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disk[0]));
+        let daemon = Daemon::start(io, directory, &cache, disk, &STAYS_DIRTY);
+        assert_eq!(of_set(&daemon, "/absent"), Value::Array(Vec::new()));
+        assert_eq!(daemon.number(0, "/dirty_bytes"), MIB as u64);
+        let mut found = vec![0; MIB];
+        daemon.client("disk0.img").read(0, &mut found).expect("a read");
+        assert!(found == vec![5; MIB]);
         daemon.stop();
     });
 }

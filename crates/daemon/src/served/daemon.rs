@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use ubcache_engine::{
-    Absent, AttributeError, CacheSet, CachedVolume, EngineError, ServedVolume, VolumeState,
+    AttributeError, CacheSet, CachedVolume, EngineError, ServedVolume, VolumeState,
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
@@ -22,7 +22,6 @@ use super::report::{
 use super::world::World;
 use crate::config::ServeConfig;
 use crate::open::precheck::Down;
-use crate::size::show_size;
 
 /// The running set: state that all parts of the daemon share.
 pub struct Daemon<W: World> {
@@ -238,76 +237,6 @@ impl<W: World> Daemon<W> {
             error.to_string()
         })?;
         Ok(served.name.clone())
-    }
-
-    /// Forgets a disk that is not served, by UUID or label; returns a message with its name and the
-    /// dirty data that was dropped.
-    pub async fn forget_disk(&self, disk: &str, discard_dirty: bool) -> Result<String, String> {
-        let volumes = self.volumes();
-        let is_served = |served: &&Rc<Served<W>>| {
-            let label = served.now().attribute("label").unwrap_or_default();
-            [served.now().uuid().to_string(), served.name.clone(), label]
-                .iter()
-                .any(|name| name == disk)
-        };
-        if let Some(served) = volumes.iter().find(is_served) {
-            return Err(format!(
-                "the disk {disk} is being served: it is the export \"{name}\", {path}; to detach \
-                 it with all of its data: ubcache detach {name}",
-                name = served.name,
-                path = served.path.display()
-            ));
-        }
-        let absent = self.set().absent();
-        let meant: Vec<&Absent> = absent
-            .iter()
-            .filter(|it| disk == it.uuid.to_string() || !disk.is_empty() && disk == it.label)
-            .collect();
-        let uuids = |of: &mut dyn Iterator<Item = &Absent>| {
-            of.map(|it| it.uuid.to_string()).collect::<Vec<_>>().join(", ")
-        };
-        let absent = match meant.as_slice() {
-            [absent] => *absent,
-            [] if absent.is_empty() => {
-                return Err(format!(
-                    "there is no disk \"{disk}\", and no disk of the set is absent"
-                ));
-            }
-            [] => {
-                return Err(format!(
-                    "there is no disk \"{disk}\"; absent disks: {}",
-                    uuids(&mut absent.iter())
-                ));
-            }
-            several => {
-                return Err(format!(
-                    "several disks have the label \"{disk}\"; give the UUID of one: {}",
-                    uuids(&mut several.iter().copied())
-                ));
-            }
-        };
-        let name = match absent.label.as_str() {
-            "" => absent.uuid.to_string(),
-            label => format!("{} ({label})", absent.uuid),
-        };
-        let dropped = self.set().forget(absent.uuid, discard_dirty)
-            .await.map_err(|error| match error {
-            EngineError::HasDirty(bytes) => format!(
-                "the newest data of the disk {name} is in the cache only: {}. If the disk still \
-                 exists, `ubcache stop`, and serve it \
-                 as well. To give that data up: ubcache forget-disk {} --discard-dirty",
-                show_size(bytes),
-                absent.uuid
-            ),
-            error => error.to_string(),
-        })?;
-        tracing::info!(disk = name, dropped, "forgotten");
-        Ok(match dropped {
-            0 => format!("{name}: forgotten"),
-            bytes => {
-                format!("{name}: forgotten, with {} of dirty data", show_size(bytes))
-            }
-        })
     }
 
     pub(crate) fn only(&self, volume: Option<&str>) -> Result<Rc<Served<W>>, String> {

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`absent`] | disks that are gone for good |
 //! | `cache` | another cache, or none |
 //! | [`client`] | lines of the log about clients |
 //! | [`daemon`] | the running set and its volumes, with their operations |
@@ -16,6 +17,7 @@
 //! | [`watch`] | regular looks at the set |
 //! | [`world`] | the engine's world: opening of devices and sockets |
 
+pub mod absent;
 pub(crate) mod cache;
 pub mod client;
 pub mod daemon;
