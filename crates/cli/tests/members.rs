@@ -9,7 +9,10 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use support::{Daemon, each_io, make_set, must, scratch, sparse, text, ubcache};
+use support::devices::filtered;
+use support::{
+    Daemon, each_io, have, make_set, must, scratch, skipped, sparse, text, tool, ubcache,
+};
 use ubcache_cli::nbd_client::Client;
 
 const PIECE: usize = 64 << 10;
@@ -142,7 +145,11 @@ fn disk_that_was_down_is_added_with_its_dirty_data() {
     let daemon = Daemon::start("pool", directory, &cache, &disks, &DIRTY);
     assert_eq!(daemon.status()["sets"][0]["down"][0]["name"], "disk1.img");
     std::fs::rename(&away, &disks[1]).expect("back");
-    done(&daemon, &["add", "-B", text(&disks[1])]);
+    // The command that `status` prints.
+    let warning = daemon.status()["sets"][0]["warnings"][0].to_string();
+    let added = format!("disk1.img={}", text(&disks[1]));
+    assert!(warning.contains(&format!("ubcache add -B {added}")), "{warning}");
+    done(&daemon, &["add", "-B", &added]);
     holds(&daemon, "disk1.img", 7);
     let set = &daemon.status()["sets"][0];
     assert!(set["down"] == serde_json::json!([]) && set["absent"] == serde_json::json!([]));
@@ -211,5 +218,52 @@ fn detached_volume_stays_detached_over_a_restart() {
     // Writeback may have begun before it was switched off again.
     assert_ne!(daemon.status()["sets"][0]["volumes"][0]["state"], "no cache");
     holds(&daemon, "disk0.img", 2);
+    daemon.stop();
+}
+
+/// A person who waits for a drain sees how far it is; a script must not have that in its log.
+#[test]
+fn waiting_drain_shows_progress_and_time_left_on_a_terminal_alone() {
+    let test = "waiting_drain_shows_progress_and_time_left_on_a_terminal_alone";
+    if !have(test, &["nbdkit", "nbdfuse", "fusermount3", "script"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16], &[]);
+    let Some((_mount, _guards, slow)) = filtered(directory, &disks[0], "delay", &["wdelay=300ms"])
+    else {
+        skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
+        return;
+    };
+    let disk = format!("data={}", text(&slow));
+    let daemon = Daemon::start("pool", directory, &cache, &[disk.into()], &DIRTY);
+    for terminal in [true, false] {
+        // Pieces that writeback does not join.
+        for piece in 0..8 {
+            daemon.client("data").write(piece * (128 << 10), &[7; 4096], false).expect("a write");
+        }
+        let drain = ["drain", "data", "--wait", "--control", text(&daemon.control)];
+        let mut command = match terminal {
+            true => {
+                let line = format!("{} {}", env!("CARGO_BIN_EXE_ubcache"), drain.join(" "));
+                let mut command = tool("script");
+                command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null());
+                command
+            }
+            false => {
+                let mut command = ubcache();
+                command.args(drain);
+                command
+            }
+        };
+        let output = command.output().expect("it runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{shown}{errors}");
+        assert_eq!(daemon.number(0, "/dirty_bytes"), 0);
+        let progress = shown.contains("writing back ") && shown.contains(" left");
+        assert!(progress == terminal && shown.contains("drained"), "{shown}");
+    }
     daemon.stop();
 }

@@ -16,8 +16,9 @@ return, that data takes room that nothing else frees: `ubcache status` lists abs
 The UUID alone says which disk is meant: labels are given twice. Refused for a disk that is served,
 and for one whose newest data is only in the cache, unless --discard-dirty is given; the message
 says how much it is. With -C the set must not be running; then no disk of it is served, so take care
-that this one is gone: `ubcache check CACHE` lists them. If the disk returns later, it is attached anew if it is clean, and
-refused if it is dirty.
+that this one is gone: `ubcache check CACHE` lists them.
+
+If the disk returns later, it is attached anew if it is clean, and refused if it is dirty.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
 

@@ -56,8 +56,8 @@ pub fn forget_disk_of(cache: &Path, disk: &str, discard_dirty: bool) -> Result<S
                 "Of a set that runs: ubcache forget-disk {disk}, without -C"
             ))
         })?;
-        // What the driver may have left stale is dropped, as at every start: the next one takes
-        // this for the last run.
+        // Data that the driver may have left stale is dropped, as at every start: the next one
+        // takes this for the last run.
         let opened = CacheSet::open(env.clone(), file, SetOptions::default()).await;
         let set = opened.map_err(|error| engine_failure(path, &error))?;
         let cache = cache.display();

@@ -148,7 +148,7 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
 /// Commands by which a volume goes on without the data that its failed cache had.
 fn giving_up(set: &SetReport, volume: &VolumeReport) -> String {
     let (name, path) = (&volume.name, &volume.backing.path);
-    // Where nothing is whole, no other cache is taken, and the daemon ends with its last client.
+    // If nothing is whole, no other cache is taken, and the daemon ends with its last client.
     if set.state.starts_with("failed") && set.volumes.iter().all(|it| it.state == "failed") {
         return format!(
             ": `ubcache stop`, `ubcache forget-cache {path} --discard-dirty`, and serve it with \
