@@ -22,7 +22,6 @@ const NOT_IN_THE_ENGINE: &[(&str, &str)] = &[
     ("F7", "the host's and the simulator's devices have it"),
     ("J4", "the ring gives no such bucket out, and asserts it"),
     ("A7", "a command of the administrator, tested by itself"),
-    ("A8", "no seed found the mutant that forgets what failed flushes may have cost"),
     ("N3", "nothing is wrong without it, only smaller"),
     ("G3", "no seed found its mutant; see docs/internals/simulation.md"),
     ("G5", "no seed found its mutant; see docs/internals/simulation.md"),

@@ -112,6 +112,12 @@ pub enum EngineError {
          repair the device and try again"
     )]
     BackingFails(u64),
+    /// Dirty data can't be read from the cache.
+    #[error(
+        "the cache device fails reads of dirty data, or of its index ({0} errors); the volume \
+         stays attached, and `ubcache check` says what the device does not return"
+    )]
+    DirtyUnreadable(u64),
     /// A flush failed earlier, and not everybody who had written knows of it.
     #[error(
         "a flush of the backing device {0} failed while clients used it, and not all that had \
@@ -150,6 +156,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Returns true for an I/O that failed for lack of memory.
+    pub(crate) fn is_no_memory(&self) -> bool {
+        matches!(self, EngineError::Io { source: IoError::NoMemory, .. })
+    }
+
     pub(crate) fn io(what: &'static str) -> impl FnOnce(IoError) -> EngineError {
         move |source| EngineError::Io { what, source }
     }

@@ -198,6 +198,9 @@ rules! {
         "everything dirty is written back before a volume is detached";
     A4StampedFirst, ["A4"],
         "the backing device disowns a failed cache before writes go past it";
+    A8LossesTaken, ["A8"],
+        "a volume that moves to another cache still owes its clients errors, and still suspects \
+         what a failed flush may have cost";
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";

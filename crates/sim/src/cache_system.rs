@@ -20,7 +20,7 @@ use crate::executor::SimEnv;
 use crate::inspect::check_disks;
 use crate::memory_invariants::{check_set_view, check_volume};
 use crate::oracle::Violation;
-use crate::plan::{CacheShape, DriverRun, Plan, Remedy};
+use crate::plan::{CacheShape, DriverRun, LOSES, Plan, Remedy};
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Layout, Setup, System};
 
@@ -152,7 +152,16 @@ impl CacheSystem {
                 && self.set().status().failed.is_none()
                 && volume.status().dirty_bytes > 0
         };
+        let mut hurried: Option<Rc<CachedVolume<SimEnv>>> = None;
         while leaves() && disk.outage_left() <= OUTAGE_ENDURED {
+            let volume = self.volumes[index].current();
+            // A volume that was opened again meanwhile has the settings of a new one.
+            if hurried.as_ref().is_none_or(|hurried| !Rc::ptr_eq(hurried, &volume)) {
+                for name in ["writeback_percent", "writeback_delay"] {
+                    volume.set_attribute(name, "0").map_err(|error| error.to_string())?;
+                }
+                hurried = Some(volume);
+            }
             self.env.sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -180,8 +189,9 @@ impl CacheSystem {
         self.set.borrow().clone()
     }
 
-    /// Replaces the cache device by the spare one, as soon as no volume needs it (A8).
-    async fn replace_cache(&self) -> Result<(), EngineError> {
+    /// Replaces the cache device by the spare one, as soon as no volume needs it (A8). With `loses`
+    /// the first flush of each backing device for the new cache fails.
+    async fn replace_cache(&self, loses: bool) -> Result<(), EngineError> {
         if self.setup.replaced.get() || self.setup.spare.is_none() || self.leaving.replace(true) {
             return Ok(());
         }
@@ -220,9 +230,18 @@ impl CacheSystem {
         };
         *self.former.borrow_mut() = Some(self.set.replace(set.clone()));
         *self.cache.borrow_mut() = self.setup.cache().clone();
-        for served in &self.volumes {
+        for (served, backing) in self.volumes.iter().zip(&self.setup.backing) {
             let exchange = served.exchange().await;
-            match set.adopt(&served.current()).await {
+            let mut adopted = None;
+            if loses {
+                backing.fail_next_flush();
+                adopted = set.adopt(&served.current()).await.ok();
+            }
+            let adopted = match adopted {
+                Some(volume) => Ok(volume),
+                None => set.adopt(&served.current()).await,
+            };
+            match adopted {
                 Ok(volume) => exchange.replace(volume),
                 Err(_) if self.has_faults => {}
                 Err(error) => return Err(error),
@@ -344,7 +363,7 @@ impl System for CacheSystem {
                     "attach" => set.attach_again(volume).await,
                     "drain" => set.drain(volume).await,
                     "reopen" => self.reopen(index, &value).await,
-                    "replace-cache" => self.replace_cache().await,
+                    "replace-cache" => self.replace_cache(value == LOSES).await,
                     _ => {
                         return volume
                             .set_attribute(&name, &value)

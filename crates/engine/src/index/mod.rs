@@ -71,7 +71,7 @@ mod read_tree;
 mod replay;
 mod restructure;
 mod restructure_plan;
-mod scan;
+pub(crate) mod scan;
 mod tree;
 mod unwritten;
 mod volume_counts;

@@ -10,6 +10,16 @@ use super::extent::{Extent, Position};
 use super::leaf::Leaf;
 use crate::errors::EngineError;
 
+/// A part of the scan for dirty extents.
+pub(crate) struct DirtyScan {
+    /// Extents of the volume.
+    pub extents: Vec<Extent>,
+    /// Place to go on from, if the volume does not end before it.
+    pub next: Option<Position>,
+    /// The leaf before that place can't be read.
+    pub unreadable: Option<EngineError>,
+}
+
 impl<E: Env> Index<E> {
     /// The leaf that holds what starts at or after this place and ends after it. There is one for
     /// every place but the last.
@@ -19,25 +29,29 @@ impl<E: Env> Index<E> {
     }
 
     /// Dirty extents of a volume from a place on, in the order of the backing device, until the
-    /// limits; and the place to go on from, if the volume does not end before it.
+    /// limits or a leaf that can't be read.
     pub async fn dirty_extents(
         &self,
         inode: Inode,
         from: Position,
         sectors_max: u64,
         extents_max: usize,
-    ) -> Result<(Vec<Extent>, Option<Position>), EngineError> {
-        let mut found = Vec::new();
+    ) -> DirtyScan {
+        let mut scan = DirtyScan { extents: Vec::new(), next: None, unreadable: None };
         let mut sectors = 0;
         let mut at = from;
         loop {
             let leaf = self.tree.borrow().leaf_after(at).cloned();
             let Some(leaf) = leaf.filter(|leaf| leaf.low.0 <= inode) else {
-                return Ok((found, None));
+                return scan;
             };
             let unknown = !leaf.state.borrow().counted;
             if unknown || leaf.state.borrow().dirty_entries > 0 {
-                self.load_leaf(&leaf).await?;
+                if let Err(error) = self.load_leaf(&leaf).await {
+                    scan.next = (leaf.end.0 <= inode).then_some(leaf.end);
+                    scan.unreadable = Some(error);
+                    return scan;
+                }
                 let state = leaf.state.borrow();
                 let Some(body) = state.body.as_ref() else { continue };
                 let buckets = self.allocator.buckets();
@@ -45,16 +59,17 @@ impl<E: Env> Index<E> {
                     if extent.inode != inode || !extent.dirty || !buckets.is_live(extent.pointer) {
                         continue;
                     }
-                    if sectors >= sectors_max || found.len() >= extents_max {
-                        return Ok((found, Some(at)));
+                    if sectors >= sectors_max || scan.extents.len() >= extents_max {
+                        scan.next = Some(at);
+                        return scan;
                     }
                     sectors += extent.range.sectors();
                     at = (extent.inode, extent.range.end);
-                    found.push(extent);
+                    scan.extents.push(extent);
                 }
             }
             if leaf.end.0 > inode {
-                return Ok((found, None));
+                return scan;
             }
             at = leaf.end;
         }

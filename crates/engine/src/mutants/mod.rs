@@ -267,6 +267,8 @@ mutants! {
         "clean keys beyond the end of a backing device that has become shorter stay";
     PassthroughNotStamped, "passthrough-not-stamped", [A4StampedFirst],
         "the backing device's superblock does not disown a failed cache before writes go past it";
+    LossesLeftBehind, "losses-left-behind", [A8LossesTaken],
+        "a volume that moves to another cache forgets which of its flushes failed";
 }
 
 impl Mutant {

@@ -12,8 +12,8 @@ use crate::rules::Rule;
 use crate::volume::CachedVolume;
 use crate::volume::state::{Attachment, Transition};
 
-/// After this many failed writes of dirty data a detach gives up.
-const BACKING_ERRORS_MAX: u64 = 8;
+/// After this many failed writes of dirty data, or failed reads of it, a detach gives up.
+const ERRORS_MAX: u64 = 8;
 
 impl<E: Env> CacheSet<E> {
     /// Writes back everything that only the cache has, and parts the volume from the set, durably.
@@ -21,8 +21,9 @@ impl<E: Env> CacheSet<E> {
     /// program can use on its own once this set is stopped. Takes as long as the writeback.
     ///
     /// # Errors
-    /// The volume is not attached; the set has failed or is being stopped; the backing device does
-    /// not take the dirty data. The volume stays attached then.
+    /// The volume is not attached; the set has failed or is being stopped; the cache device does
+    /// not return the dirty data, or the backing device does not take it. The volume stays attached
+    /// then.
     pub async fn detach(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
         let _own = volume.lifecycle.attachment_turn().await;
@@ -97,6 +98,7 @@ impl<E: Env> CacheSet<E> {
         volume: &Rc<CachedVolume<E>>,
     ) -> Result<(), EngineError> {
         let errors_before = volume.backing_errors();
+        let unreadable_before = volume.writeback.unreadable();
         volume.writeback.wake();
         self.set.wait_until_counted().await?;
         loop {
@@ -111,8 +113,13 @@ impl<E: Env> CacheSet<E> {
                 return Ok(());
             }
             let errors = volume.backing_errors() - errors_before;
-            if errors >= BACKING_ERRORS_MAX {
+            if errors >= ERRORS_MAX {
                 return Err(EngineError::BackingFails(errors));
+            }
+            let unreadable = volume.writeback.unreadable() - unreadable_before;
+            if unreadable >= ERRORS_MAX {
+                self.set.context.env.mark("drain_gives_up_unreadable");
+                return Err(EngineError::DirtyUnreadable(unreadable));
             }
             progress.await;
         }

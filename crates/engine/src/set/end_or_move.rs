@@ -8,6 +8,7 @@ use ubcache_format::SECTOR_BYTES;
 use super::CacheSet;
 use super::attach::AttachOptions;
 use crate::errors::EngineError;
+use crate::rules::Rule;
 use crate::volume::CachedVolume;
 use crate::volume::state::{Attachment, Transition};
 
@@ -132,7 +133,9 @@ impl<E: Env> CacheSet<E> {
             AttachOptions { name: info.name, read_only: info.read_only, ..Default::default() };
         let volume = set.volume(former.backing.clone(), superblock, inode, options);
         volume.keep_attributes_of(former);
-        volume.coherence.take_losses(&former.coherence);
+        if volume.context.keeps(Rule::A8LossesTaken) {
+            volume.coherence.take_losses(&former.coherence);
+        }
         set.context.env.mark("volume_adopted");
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();

@@ -230,6 +230,7 @@ impl<E: Env> CachedVolume<E> {
                 Err(error) => {
                     self.context.env.mark("writeback_read_failed");
                     self.context.note_cache_error("reading dirty data", &error);
+                    self.writeback.cannot_read(matches!(error, IoError::NoMemory));
                     return false;
                 }
             }

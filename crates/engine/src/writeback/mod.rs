@@ -28,6 +28,7 @@ pub(crate) mod task;
 pub(crate) struct Writeback {
     wake: Notify,
     progress: Notify,
+    unreadable: Cell<u64>,
     controller: RefCell<RateController>,
     limiter: RefCell<RateLimiter>,
     idle: RefCell<IdleCounter>,
@@ -39,6 +40,7 @@ impl Writeback {
         Writeback {
             wake: Notify::default(),
             progress: Notify::default(),
+            unreadable: Cell::default(),
             controller: RefCell::new(RateController::new()),
             limiter: RefCell::new(RateLimiter::new()),
             idle: RefCell::new(IdleCounter::new()),
@@ -51,7 +53,21 @@ impl Writeback {
         self.wake.notify_all();
     }
 
-    /// A batch has ended, the backing device has failed, or the task may be ending.
+    /// The cache does not return dirty data, or a leaf of the index with keys of it. Lack of memory
+    /// passes.
+    pub fn cannot_read(&self, for_lack_of_memory: bool) {
+        if !for_lack_of_memory {
+            self.unreadable.set(self.unreadable.get() + 1);
+            self.progresses();
+        }
+    }
+
+    /// Number of times that this happened.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.get()
+    }
+
+    /// A batch has ended, a device has failed, or the task may be ending.
     pub fn progresses(&self) {
         self.progress.notify_all();
     }

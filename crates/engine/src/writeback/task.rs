@@ -9,6 +9,7 @@ use ubcache_format::SECTOR_BYTES;
 
 use super::batch::Below;
 use super::controller::{ControllerInput, RATE_IDLE, target};
+use crate::index::scan::DirtyScan;
 use crate::stats::WritebackActivity;
 use crate::volume::{Attached, CachedVolume};
 
@@ -28,13 +29,12 @@ impl<E: Env> CachedVolume<E> {
         let mut updated_at = self.context.env.now();
         // Dirty extents that the present scan has seen.
         let mut seen = 0;
-        while !self.is_stopping() && self.lifecycle.uses_cache() && self.context.failure().is_none()
-        {
+        while !self.ends() {
             let wake = self.writeback.wake.notified();
-            let (running, update_seconds, delay) = {
+            let (running, update_seconds) = {
                 let settings = self.settings();
                 let running = settings.writeback_running || self.lifecycle.is_draining();
-                (running, settings.writeback_rate_update_seconds, settings.writeback_delay)
+                (running, settings.writeback_rate_update_seconds)
             };
             let period = Nanos::from_secs(update_seconds);
             if self.context.env.now().since(updated_at) >= period {
@@ -58,12 +58,8 @@ impl<E: Env> CachedVolume<E> {
             let rate = self.rate();
             let sectors_max = rate.clamp(8, BATCH_SECTORS_MAX);
             let extents_max = if rate >= BATCH_SECTORS_MAX { BATCH_EXTENTS_MAX } else { 64 };
-            let Ok((extents, next)) =
-                self.index.dirty_extents(self.inode(), cursor, sectors_max, extents_max).await
-            else {
-                self.rest(PAUSE_AFTER_ERROR).await;
-                continue;
-            };
+            let DirtyScan { extents, next, unreadable } =
+                self.index.dirty_extents(self.inode(), cursor, sectors_max, extents_max).await;
             seen += extents.len();
             let cleaned = if extents.is_empty() {
                 Default::default()
@@ -82,7 +78,11 @@ impl<E: Env> CachedVolume<E> {
                     self.rest(wait).await;
                 }
             }
-            if cleaned.failed > 0 {
+            if let Some(error) = &unreadable {
+                self.context.env.mark("writeback_index_unreadable");
+                self.writeback.cannot_read(error.is_no_memory());
+            }
+            if cleaned.failed > 0 || unreadable.is_some() {
                 self.writeback.activity.set(WritebackActivity::Failing);
                 self.rest(PAUSE_AFTER_ERROR).await;
             }
@@ -94,13 +94,13 @@ impl<E: Env> CachedVolume<E> {
                     self.mark_clean_if_so().await;
                     if let Some(busy) = cleaned.busy {
                         self.rest_until(self.coherence.inflight.lets_writeback_in(busy)).await;
-                    } else if seen == 0 {
+                    } else if seen == 0 && unreadable.is_none() {
                         self.rest(PAUSE_AFTER_NOTHING).await;
                     } else if !self.is_urgent() {
-                        if cleaned.failed == 0 {
+                        if cleaned.failed == 0 && unreadable.is_none() {
                             self.writeback.activity.set(WritebackActivity::Waiting);
                         }
-                        self.rest(Nanos::from_secs(delay)).await;
+                        self.rest_between_scans().await;
                     }
                     seen = 0;
                     let now = self.context.env.now();
@@ -108,6 +108,26 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
         }
+    }
+
+    /// Waits for the delay between two scans, with the same exceptions as [`Self::rest`]. A delay
+    /// that is made shorter meanwhile counts at once.
+    async fn rest_between_scans(&self) {
+        let began = self.context.env.now();
+        loop {
+            let wake = self.writeback.wake.notified();
+            let over = began.after(Nanos::from_secs(self.settings().writeback_delay));
+            let now = self.context.env.now();
+            if now >= over || self.ends() || self.is_urgent() {
+                return;
+            }
+            first(wake, self.context.env.sleep(over.since(now))).await;
+        }
+    }
+
+    /// The task has nothing to do any more.
+    fn ends(&self) -> bool {
+        self.is_stopping() || !self.lifecycle.uses_cache() || self.context.failure().is_some()
     }
 
     /// Sleeps, but not through the end of the volume, a full cache, or a drain.
@@ -120,10 +140,7 @@ impl<E: Env> CachedVolume<E> {
         let mut over = pin!(over);
         loop {
             let wake = self.writeback.wake.notified();
-            let ends = self.is_stopping()
-                || !self.lifecycle.uses_cache()
-                || self.context.failure().is_some();
-            if ends || matches!(first(wake, over.as_mut()).await, Either::Right(())) {
+            if self.ends() || matches!(first(wake, over.as_mut()).await, Either::Right(())) {
                 return;
             }
             if self.is_urgent() {

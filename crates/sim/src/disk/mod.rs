@@ -231,6 +231,13 @@ impl SimDisk {
         self.inner.state.borrow_mut().faults = faults;
     }
 
+    /// The next flush fails.
+    pub fn fail_next_flush(&self) {
+        let rates = Rates { flush: 1_000_000, ..Rates::default() };
+        let zone = ZoneFaults { zone: None, rates, budget: 1 };
+        self.inner.state.borrow_mut().faults.zones.push(zone);
+    }
+
     /// Reads of this range fail until it is written.
     pub fn make_bad(&self, range: SectorRange) {
         self.inner.state.borrow_mut().bad.extend(range.start.0..range.end.0);

@@ -34,6 +34,7 @@ pub use handover::DriverRun;
 pub use hands::{Hand, HandAction, Remedy};
 pub use lossy::LossyDisk;
 pub use pace::Pace;
+pub use replace::LOSES;
 pub use starve::Hammer;
 pub use sums::Sums;
 
@@ -333,6 +334,9 @@ impl Plan {
             // A cache that can't grow is no failure: clients must not notice.
             ControlAction::Outage { disk: 0, outage: Outage::Full, .. } => false,
             ControlAction::NoMemory(_) => true,
+            ControlAction::Attribute { name, value, .. } => {
+                name == replace::REPLACE && value == replace::LOSES
+            }
             action => action.broken_disk().is_some(),
         };
         !self.faults.is_empty()

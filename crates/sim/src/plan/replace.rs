@@ -3,15 +3,19 @@
 
 use ubcache_env::Nanos;
 
-use super::{Control, ControlAction, Plan};
-use crate::disk::Outage;
+use super::{Control, ControlAction, LossyDisk, Plan};
+use crate::disk::{FlushLoss, Outage};
 use crate::rng::Rng;
 
 /// Name of the command that replaces the cache: it waits until no volume needs the old one.
 pub(super) const REPLACE: &str = "replace-cache";
+/// Value of that command: the first flush of each backing device for the new cache fails.
+pub const LOSES: &str = "loses";
 /// One plan in this many replaces its cache, and one in this many of the others ends volumes.
 const REPLACES: (u64, u64) = (1, 8);
 const RELEASES: (u64, u64) = (1, 8);
+/// One replacement in this many finds that a flush of a backing device fails.
+const LOSES_SHARE: (u64, u64) = (1, 2);
 
 /// Replaces the cache in some plans, and releases volumes in others.
 pub(super) fn replace(plan: &mut Plan, rng: &mut Rng) {
@@ -33,7 +37,11 @@ pub(super) fn replace(plan: &mut Plan, rng: &mut Rng) {
             let outage = rng.pick(&[Outage::Gone, Outage::Gone, Outage::Errors]);
             actions.push(ControlAction::Outage { disk: 0, outage, span: None });
         }
-        actions.push(set(0, REPLACE, "1"));
+        let loses = rng.chance(LOSES_SHARE.0, LOSES_SHARE.1);
+        if loses {
+            lose_flushes(plan, rng);
+        }
+        actions.push(set(0, REPLACE, if loses { LOSES } else { "1" }));
         insert(plan, actions, rng);
     } else if !plan.has_faults() && rng.chance(RELEASES.0, RELEASES.1) {
         for _ in 0..rng.between(1, 3) {
@@ -48,6 +56,16 @@ pub(super) fn replace(plan: &mut Plan, rng: &mut Rng) {
                 _ => vec![set(volume, "reopen", rng.pick(&["drained", "dirty"]))],
             };
             insert(plan, actions, rng);
+        }
+    }
+}
+
+/// Failed flushes of the backing devices lose something.
+fn lose_flushes(plan: &mut Plan, rng: &mut Rng) {
+    for disk in 1..=plan.volumes.len() {
+        plan.volumes[disk - 1].volatile = true;
+        if plan.lossy.iter().all(|lossy| lossy.disk != disk) {
+            plan.lossy.push(LossyDisk { disk, loss: FlushLoss { late: rng.pick(&[0, 1000]) } });
         }
     }
 }
