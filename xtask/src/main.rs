@@ -37,6 +37,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("valgrind", "valgrind"),
     ("fusermount3", "fuse3"),
     ("losetup", "mount"),
+    ("sqlite3", "sqlite3"),
+    ("pgbench", "postgresql"),
     ("xz", "xz-utils"),
     ("codespell", "codespell"),
 ];

@@ -6,23 +6,15 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use support::{Daemon, Mount, each_io, export_as_file, have, make_set_sized, must, skipped, tool};
-
-/// Mounts a file system image.
-fn mount(file: &Path, directory: &Path) -> Option<(Mount, PathBuf)> {
-    let point = directory.join("mnt");
-    std::fs::create_dir_all(&point).expect("a directory");
-    let output =
-        tool("mount").args(["-o", "loop"]).arg(file).arg(&point).output().expect("mount runs");
-    output.status.success().then(|| (Mount::new(point.clone(), "umount"), point))
-}
+use support::file_system::{FileSystem, PROGRAMS};
+use support::{Daemon, each_io, have, make_set_sized, must, skipped, tool};
 
 #[test]
 fn a_file_system_survives_a_restart() {
     let test = "a_file_system_survives_a_restart";
-    if !have(test, &["nbdfuse", "fusermount3", "mkfs.ext4", "e2fsck", "mount", "diff", "cp"]) {
+    if !have(test, &PROGRAMS) || !have(test, &["diff", "cp"]) {
         return;
     }
     let tree = "/usr/share/doc";
@@ -33,31 +25,16 @@ fn a_file_system_survives_a_restart() {
     each_io(test, |io, directory| {
         let (cache, backings) = make_set_sized(directory, 128, &[512], &["--writeback"]);
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
-        let Some((fuse, guard, file)) = export_as_file(&daemon, directory, "disk0.img") else {
-            skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
-            return;
-        };
-        must(tool("mkfs.ext4").args(["-q", "-F"]).arg(&file));
-        let Some((mounted, point)) = mount(&file, directory) else {
-            skipped(test, "no loop mount here (needs root and /dev/loop*)");
-            return;
-        };
-        must(tool("cp").args(["-a", tree]).arg(&point));
-        mounted.unmount();
-        fuse.unmount();
-        drop(guard);
+        let Some(file_system) = FileSystem::make(test, &daemon, directory) else { return };
+        must(tool("cp").args(["-a", tree]).arg(&file_system.point));
+        file_system.unmount();
         daemon.stop();
 
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
-        let (fuse, guard, file) = export_as_file(&daemon, directory, "disk0.img")
-            .expect("what could be mounted once can be again");
-        let (mounted, point) =
-            mount(&file, directory).expect("the file system mounts after the restart");
-        must(tool("diff").args(["-r", "--no-dereference", tree]).arg(point.join("doc")));
-        mounted.unmount();
-        must(tool("e2fsck").arg("-fn").arg(&file));
-        fuse.unmount();
-        drop(guard);
+        let file_system = FileSystem::again(&daemon, directory);
+        let copy = file_system.point.join("doc");
+        must(tool("diff").args(["-r", "--no-dereference", tree]).arg(copy));
+        file_system.unmount();
         daemon.stop();
     });
 }

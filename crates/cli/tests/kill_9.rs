@@ -15,10 +15,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::{Daemon, each_io, make_set_sized, pseudo_random, serve_command};
+use support::{Daemon, each_io, kills, make_set_sized, pseudo_random, serve_command};
 use ubcache_cli::nbd_client::Client;
 
-/// Kills of each test over each way of doing I/O; `UBCACHE_TEST_KILLS` asks for more.
+/// Kills of each test over each way of doing I/O, if no more are asked for.
 const KILLS: u64 = 8;
 const CLIENTS: u64 = 3;
 const BLOCK: usize = 4096;
@@ -155,10 +155,7 @@ fn load_and_kill(daemon: Daemon, regions: &[Mutex<Region>], after: Duration) {
 }
 
 fn survive(test: &str, cache_mib: u64, bucket: &str) {
-    let kills = std::env::var("UBCACHE_TEST_KILLS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(KILLS);
+    let kills = kills(KILLS);
     each_io(test, |io, directory| {
         let (cache, backings) =
             make_set_sized(directory, cache_mib, &[64], &["--writeback", "--bucket", bucket]);

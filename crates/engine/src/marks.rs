@@ -89,7 +89,6 @@ pub const MARKS: &[(&str, &str)] = &[
     ),
     ("writeback_read_failed", "dirty data can't be read for writeback"),
     ("writeback_index_unreadable", "a leaf with dirty keys can't be read for writeback"),
-    ("drain_gives_up_unreadable", "a detach ends, as dirty data can't be read from the cache"),
     ("writeback_write_failed", "writeback failed: the backing device refused the write (B3)"),
     ("writeback_overtaken", "a dirty extent was overwritten while it was written back (B5)"),
     // Index.

@@ -5,6 +5,7 @@
 
 pub mod crashed;
 pub mod devices;
+pub mod file_system;
 pub mod pieces;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,6 +22,12 @@ pub const IO: [&str; 2] = ["ring", "pool"];
 
 /// Longest time that a daemon may take to start or to stop.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Kills of a test of `kill -9` over each way of doing I/O; `UBCACHE_TEST_KILLS` asks for more.
+pub fn kills(default: u64) -> u64 {
+    let more = std::env::var("UBCACHE_TEST_KILLS").ok();
+    more.map_or(default, |more| more.parse().expect("UBCACHE_TEST_KILLS is a number"))
+}
 
 /// Settings for `serve`: every request goes through the cache, also on a machine so busy that the
 /// cache device seems slow.

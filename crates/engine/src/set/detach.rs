@@ -118,7 +118,6 @@ impl<E: Env> CacheSet<E> {
             }
             let unreadable = volume.writeback.unreadable() - unreadable_before;
             if unreadable >= ERRORS_MAX {
-                self.set.context.env.mark("drain_gives_up_unreadable");
                 return Err(EngineError::DirtyUnreadable(unreadable));
             }
             progress.await;
