@@ -21,6 +21,7 @@ mod instructions;
 mod tidy;
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -43,6 +44,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("codespell", "codespell"),
 ];
 
+/// A program that tests call and Debian does not have: its crate, and the version.
+const FSX: [&str; 2] = ["fsx", "0.3.2"];
+
+/// Directory of programs that are installed for the tests of this checkout only.
+const TOOLS: &str = "target/tools";
+
 /// Seeds of the simulator that every change has to pass. They reach every mark of the engine.
 const SEEDS: &str = "0..2000";
 
@@ -54,7 +61,7 @@ fn main() -> ExitCode {
     let done = match task.as_str() {
         "test" => test(),
         "packages" => {
-            packages();
+            install();
             true
         }
         "man" => man(),
@@ -118,6 +125,20 @@ fn say_missing() {
     }
 }
 
+/// Installs the programs that tests lack.
+fn install() {
+    packages();
+    let [program, version] = FSX;
+    if !has(program) {
+        println!("xtask: installing {program} {version} in {TOOLS}");
+        let mut command = Command::new(cargo());
+        command.args(["install", program, "--version", version, "--locked", "--root", TOOLS]);
+        if !command.status().is_ok_and(|status| status.success()) {
+            println!("xtask: tests that need {program} will say that they are skipped");
+        }
+    }
+}
+
 /// Installs missing packages where that is possible, else prints their names.
 fn packages() {
     let missing = missing_packages();
@@ -160,7 +181,7 @@ fn root_prefix() -> Option<&'static str> {
 fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(["/usr/sbin".into(), "/sbin".into(), Path::new(TOOLS).join("bin")])
         .any(|directory| directory.join(program).is_file())
 }
 
@@ -260,7 +281,11 @@ fn test() -> bool {
 
 /// Runs cargo, shows its output, keeps the lines of skipped tests.
 fn run(cargo: &str, arguments: &[&str], skipped: &mut Vec<String>) -> bool {
-    let mut child = match Command::new(cargo).args(arguments).stdout(Stdio::piped()).spawn() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = std::env::current_dir().unwrap_or_default().join(TOOLS).join("bin");
+    let path = std::env::join_paths(std::env::split_paths(&path).chain([tools])).unwrap_or(path);
+    let mut command = Command::new(cargo);
+    let mut child = match command.args(arguments).env("PATH", path).stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(error) => {
             eprintln!("xtask: can't run {cargo}: {error}");
