@@ -25,6 +25,14 @@ use ubcache_format::{CacheMode, SECTOR_BYTES};
 /// Above this share of used buckets, in percent, nothing new is cached.
 pub const IN_USE_BYPASS_PERCENT: u64 = 95;
 
+/// Kind of a request.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Discard,
+}
+
 /// Input of the decision, apart from the history.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct BypassInput {

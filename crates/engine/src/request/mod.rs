@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`client_calls`] | the calls of frontends: bypass or not, writeback or not |
 //! | [`cache_io`] | data to its places on the cache device |
 //! | [`read`] | reads: hits, misses, fills (R1–R4) |
 //! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
@@ -10,12 +11,11 @@
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F3) |
 //! | [`publish`] | putting clean copies into the index (C1, C2) |
-//! | [`bypass_or_cache`] | bypass or not, writeback or not |
 //! | [`passthrough`] | requests when the cache has failed (A4) |
 
 mod block_status;
-pub(crate) mod bypass_or_cache;
 pub(crate) mod cache_io;
+mod client_calls;
 pub(crate) mod discard;
 pub(crate) mod flush;
 pub(crate) mod partial_blocks;

@@ -7,10 +7,10 @@ use ubcache_env::{
 };
 use ubcache_format::JournalSeq;
 
-use super::bypass_or_cache::Access;
 use super::cache_io::place_pieces;
 use crate::alloc::data_class::Class;
 use crate::alloc::open_buckets::{Piece, Pieces};
+use crate::bypass::decide::Access;
 use crate::coherence::WriteEnd;
 use crate::coherence::in_flight_table::Ticket;
 use crate::errors::EngineError;

@@ -8,7 +8,7 @@ use super::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
     /// T0: copied once, before the write enters the table.
-    pub(super) async fn write_copied(
+    pub(crate) async fn write_copied(
         &self,
         stream: StreamId,
         range: SectorRange,

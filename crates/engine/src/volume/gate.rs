@@ -26,7 +26,7 @@ impl<E: Env> Drop for Pause<'_, E> {
 impl<E: Env> CachedVolume<E> {
     /// Returns true if requests have to wait.
     #[inline]
-    pub(super) fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.lifecycle.gate() == Gate::Paused
     }
 

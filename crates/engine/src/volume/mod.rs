@@ -3,7 +3,6 @@
 //! | module | holds |
 //! |---|---|
 //! | here | the parts of a volume, and its sectors |
-//! | [`client_requests`] | the requests of frontends |
 //! | [`foreign_memory`] | writes of data in memory that somebody else may change (T0) |
 //! | [`state`] | the states, and all transitions between them |
 //! | [`tickets`] | requests and dirty writes under way |
@@ -13,7 +12,6 @@
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 
 mod attributes;
-mod client_requests;
 mod foreign_memory;
 mod gate;
 pub(crate) mod replaceable;
@@ -253,6 +251,11 @@ impl<E: Env> CachedVolume<E> {
     /// Cache mode.
     pub fn mode(&self) -> CacheMode {
         self.settings.borrow().cache_mode
+    }
+
+    /// Size, blocks and name of the volume, for clients.
+    pub(crate) fn volume_info(&self) -> &VolumeInfo {
+        &self.info
     }
 
     /// Volume range to key range: sectors of the backing device, data offset included.

@@ -1,4 +1,4 @@
-//! The requests of frontends.
+//! Calls of frontends, and the path of each: past the cache or not, writeback or not.
 
 use std::rc::Rc;
 
@@ -6,10 +6,13 @@ use ubcache_env::{
     BlockStatus, Env, ForeignMemory, IoVec, Sector, SectorRange, StreamEnd, StreamId, Volume,
     VolumeError, VolumeInfo,
 };
+use ubcache_format::CacheMode;
 
-use super::CachedVolume;
-use crate::request::read::ReadPath;
-use crate::request::write::Payload;
+use super::write::Payload;
+use crate::bypass::BypassLimits;
+use crate::bypass::decide::{Access, BypassInput, BypassReason};
+use crate::rules::Rule;
+use crate::volume::CachedVolume;
 
 /// Zeroing and discarding work on at most this much at once.
 const LONG_STEP: u64 = 16 << 11;
@@ -18,7 +21,7 @@ const PREFETCH_STEP: u64 = 1 << 11;
 
 impl<E: Env> Volume for CachedVolume<E> {
     fn info(&self) -> VolumeInfo {
-        self.info.clone()
+        self.volume_info().clone()
     }
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
@@ -27,10 +30,20 @@ impl<E: Env> Volume for CachedVolume<E> {
             self.opens().await;
         }
         let _request = self.begin()?;
-        match self.look_up(stream, keys) {
-            ReadPath::Hit(hit) => self.read_hit(hit).await.map(IoVec::from),
-            ReadPath::Miss { bypass } => Box::pin(self.read_parts(keys, bypass)).await,
-            ReadPath::Passthrough => Box::pin(self.read_past(keys)).await,
+        if !self.lifecycle.uses_cache() {
+            return Box::pin(self.read_past(keys)).await;
+        }
+        let bypass = self.decide_bypass(stream, keys, Access::Read);
+        match self.index.live_extent_around(self.inode(), keys) {
+            // Unpublished copies are newer than what the index has.
+            Some(extent) if !self.coherence.has_copy_over(keys) => {
+                self.count_read(bypass, false);
+                let hit = self.hit(extent, true);
+                self.read_hit(hit).await.map(IoVec::from)
+            }
+            // Several parts, or the index has to be read first. What the cache lacks comes from
+            // the backing device and, unless the read bypasses, goes to the cache.
+            _ => Box::pin(self.read_parts(keys, bypass)).await,
         }
     }
 
@@ -144,6 +157,73 @@ impl<E: Env> Volume for CachedVolume<E> {
         let _request = self.begin()?;
         let parts = Box::pin(self.status_of(keys)).await;
         Ok(parts.into_iter().map(|(part, status)| (self.volume_range(part), status)).collect())
+    }
+}
+
+impl<E: Env> CachedVolume<E> {
+    /// Decides if the request goes past the cache; it enters the history of its stream, and is
+    /// counted if it does. Once a request.
+    pub(crate) fn decide_bypass(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        access: Access,
+    ) -> bool {
+        let block = u64::from(self.context.geometry.block_sectors);
+        let aligned = block == 1
+            || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
+        let input = BypassInput {
+            detaching: self.lifecycle.is_draining(),
+            in_use_percent: self.allocator.buckets().in_use_percent(),
+            is_discard: access == Access::Discard,
+            is_write: access != Access::Read,
+            mode: self.mode(),
+            aligned,
+        };
+        let now = self.context.env.now();
+        let limits = {
+            let settings = self.context.settings();
+            BypassLimits {
+                sequential_cutoff: self.settings().sequential_cutoff,
+                congested_read_us: settings.congested_read_threshold_us,
+                congested_write_us: settings.congested_write_threshold_us,
+            }
+        };
+        let random = self.context.env.random() as u32;
+        let reason = self.bypass.decide(&input, (now, stream, range), limits, random);
+        match reason {
+            Some(BypassReason::Sequential) => self.context.env.mark("bypass_sequential"),
+            Some(BypassReason::Congested) => self.context.env.mark("bypass_congested"),
+            Some(BypassReason::CacheFull) => self.context.env.mark("bypass_cache_full"),
+            _ => {}
+        }
+        // The bytes of a discard are no data that went past the cache.
+        if reason.is_some() && access != Access::Discard {
+            self.count(|counters| counters.bypassed_bytes += range.bytes());
+        }
+        reason.is_some()
+    }
+
+    /// B6: the volume is to have no dirty data any more: it is being detached, or has another cache
+    /// mode.
+    pub(crate) fn leaves_writeback(&self) -> bool {
+        let leaves = self.lifecycle.is_draining() || self.mode() != CacheMode::Writeback;
+        leaves && self.context.keeps(Rule::B6WritesWait)
+    }
+
+    /// Returns true if a write that does not bypass goes to the cache only.
+    pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
+        if self.mode() != CacheMode::Writeback || self.lifecycle.is_draining() {
+            return false;
+        }
+        let settings = self.context.settings();
+        let in_use = self.allocator.buckets().in_use_percent();
+        let room = in_use <= settings.cutoff_writeback_sync
+            && (fua || in_use <= settings.cutoff_writeback);
+        if !room {
+            self.context.env.mark("writeback_cutoff");
+        }
+        room
     }
 }
 
