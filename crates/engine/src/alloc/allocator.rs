@@ -8,6 +8,7 @@ use ubcache_env::local::{Either, Lock, Notify, first, join_all};
 use ubcache_env::{Env, Nanos, SectorRange};
 
 use super::buckets::Buckets;
+use super::change_signal::ChangeSignal;
 use super::data_class::Class;
 use super::open_buckets::{OpenBuckets, Pieces};
 use super::prio_chain_io::Chain;
@@ -20,6 +21,15 @@ use crate::time_slices::in_slices;
 /// Rounds of the allocator that a client's write waits for before it goes to the backing device
 /// instead.
 const PATIENCE: u32 = 3;
+
+/// A round in vain lasts this long, for those who wait for a number of rounds.
+const ROUND_IN_VAIN: Nanos = Nanos::from_millis(20);
+
+/// Pause after a prio chain that could not be written.
+const PAUSE_AFTER_ERROR: Nanos = Nanos::from_millis(50);
+
+/// Help is asked for at least this long, from writeback and flushes.
+const HELP_PERIOD: Nanos = Nanos::from_millis(500);
 
 /// Buckets that are discarded together.
 const DISCARDS_AT_ONCE: usize = 64;
@@ -47,6 +57,12 @@ pub(crate) struct Allocator<E: Env> {
     pub(super) wake: Notify,
     /// A round is done, with or without success.
     round: Notify,
+    /// Every bucket is known, or never will be.
+    pub(super) counted: Notify,
+    /// Nodes wait for buckets, or the set fails or ends.
+    claimed: Notify,
+    /// Buckets have changed.
+    signal: Rc<ChangeSignal>,
     /// A task waits although the watermark is not reached.
     wanted: Cell<bool>,
     /// Nothing can be given up: writeback and flushes have to help.
@@ -61,6 +77,7 @@ impl<E: Env> Allocator<E> {
         buckets: Buckets,
         chain: Chain,
     ) -> Allocator<E> {
+        let signal = buckets.signal.clone();
         Allocator {
             context,
             journal,
@@ -70,6 +87,9 @@ impl<E: Env> Allocator<E> {
             chain_lock: Lock::default(),
             wake: Notify::default(),
             round: Notify::default(),
+            counted: Notify::default(),
+            claimed: Notify::default(),
+            signal,
             wanted: Cell::new(false),
             is_starved: Cell::new(false),
             calls: RefCell::default(),
@@ -117,6 +137,8 @@ impl<E: Env> Allocator<E> {
     pub fn wake_all(&self) {
         self.wake.notify_all();
         self.round.notify_all();
+        self.counted.notify_all();
+        self.claimed.notify_all();
     }
 
     /// Returns true if nothing can be given up: writeback and flushes have to help.
@@ -132,7 +154,13 @@ impl<E: Env> Allocator<E> {
     /// Keeps so many buckets from data until the claim is dropped: nodes need them (N4).
     pub fn claim_for_nodes(&self, count: usize) -> NodeClaim<'_, E> {
         self.buckets.borrow_mut().for_nodes += count;
+        self.claimed.notify_all();
         NodeClaim { allocator: self, count }
+    }
+
+    /// Returns when nodes wait for buckets, or the set may have failed or ended.
+    pub fn next_claim(&self) -> impl Future<Output = ()> {
+        self.claimed.notified()
     }
 
     /// Waits for a round, which should leave so many buckets free for nodes.
@@ -195,7 +223,7 @@ impl<E: Env> Allocator<E> {
             if self.context.health.is_ended() || self.context.health.failure().is_some() {
                 break;
             }
-            self.context.env.sleep(Nanos::from_millis(1)).await;
+            first(self.counted.notified(), self.signal.next(true, true)).await;
             can_progress = self.can_progress();
         }
         if let Some(reason) = self.context.health.failure() {
@@ -239,11 +267,11 @@ impl<E: Env> Allocator<E> {
                 self.round.notify_all();
                 return;
             }
+            let wake = self.wake.notified();
             if self.is_space_due() {
                 self.try_again().await;
                 self.find_space().await;
             }
-            let wake = self.wake.notified();
             let due = {
                 let mut buckets = self.buckets.borrow_mut();
                 buckets.settle_released(self.context.tuning.slice_steps);
@@ -253,13 +281,7 @@ impl<E: Env> Allocator<E> {
             if !due {
                 self.wanted.set(false);
                 self.round.notify_all();
-                // Pins are given back without a sound; look again now and then.
-                let tick = self.context.env.sleep(Nanos::from_millis(500));
-                if let Either::Right(()) = first(wake, tick).await
-                    && self.buckets.borrow().free_len() >= self.buckets.borrow().watermarks().0
-                {
-                    self.is_starved.set(false);
-                }
+                self.rest(wake).await;
                 continue;
             }
             drop(wake);
@@ -296,15 +318,40 @@ impl<E: Env> Allocator<E> {
                 }
                 self.round.notify_all();
                 if in_vain {
-                    self.context.env.sleep(Nanos::from_millis(20)).await;
+                    self.context.env.sleep(ROUND_IN_VAIN).await;
                 }
                 continue;
             }
             if self.write_prios().await.is_err() {
-                self.context.env.sleep(Nanos::from_millis(50)).await;
+                self.context.env.sleep(PAUSE_AFTER_ERROR).await;
             }
             self.discard_freed().await;
             self.round.notify_all();
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn rest(&self, wake: impl Future<Output = ()>) {
+        if self.is_space_due() {
+            // More free buckets are to be asked about.
+            return self.context.env.yield_now().await;
+        }
+        let (is_short, pending, try_at) = {
+            let buckets = self.buckets.borrow();
+            let is_short = buckets.free_len() < buckets.watermarks().0;
+            (is_short, buckets.pending_len() > 0, buckets.next_try())
+        };
+        let event = first(wake, self.signal.next(is_short, is_short && pending));
+        if self.is_starved() {
+            if let Either::Right(()) = first(event, self.context.env.sleep(HELP_PERIOD)).await
+                && self.buckets.borrow().free_len() >= self.buckets.borrow().watermarks().0
+            {
+                self.is_starved.set(false);
+            }
+        } else if let Some(at) = try_at {
+            first(event, self.context.env.sleep_until(at)).await;
+        } else {
+            event.await;
         }
     }
 

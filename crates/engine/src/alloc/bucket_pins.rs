@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use ubcache_format::BucketNr;
 
+use super::change_signal::ChangeSignal;
 use crate::rules::{Rule, Rules};
 
 #[derive(Debug)]
@@ -12,13 +13,14 @@ pub(crate) struct Pins {
     counts: RefCell<Vec<u32>>,
     /// Buckets that lost their last pin since the allocator looked.
     released: RefCell<Vec<BucketNr>>,
+    signal: Rc<ChangeSignal>,
     rules: Rules,
 }
 
 impl Pins {
-    pub fn new(buckets: u32, rules: Rules) -> Rc<Pins> {
+    pub fn new(buckets: u32, signal: Rc<ChangeSignal>, rules: Rules) -> Rc<Pins> {
         let counts = RefCell::new(vec![0; buckets as usize]);
-        Rc::new(Pins { counts, released: RefCell::default(), rules })
+        Rc::new(Pins { counts, released: RefCell::default(), signal, rules })
     }
 
     pub fn pin(self: &Rc<Pins>, bucket: BucketNr) -> Pin {
@@ -59,7 +61,9 @@ impl Drop for Pin {
         let count = &mut counts[self.bucket.0 as usize];
         *count -= 1;
         if *count == 0 {
-            self.pins.released.borrow_mut().push(self.bucket);
+            let mut released = self.pins.released.borrow_mut();
+            released.push(self.bucket);
+            self.pins.signal.released(released.len());
         }
     }
 }

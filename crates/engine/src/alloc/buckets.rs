@@ -8,6 +8,7 @@ use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Reach};
 
 use super::block_reuse::Reuse;
 use super::bucket_pins::Pins;
+use super::change_signal::ChangeSignal;
 use super::data_class::Class;
 use super::known_space::Space;
 use super::recency::Recency;
@@ -109,6 +110,8 @@ pub(crate) struct Buckets {
     /// And every bucket has its place.
     pub(super) counted: bool,
     pub(super) pins: Rc<Pins>,
+    /// The allocator waits for this.
+    pub(super) signal: Rc<ChangeSignal>,
     /// A newer pointer into a bucket was found after it was counted, so the counts are void.
     pub(super) recount: bool,
     /// Pointers on the device that seem to be ahead, and are behind by more than half of the circle
@@ -128,6 +131,7 @@ impl Buckets {
     /// Nothing is known: [`Buckets::learn`] has to tell what the prio chain says of every bucket.
     pub fn new(geometry: Geometry, tuning: Generations, rules: Rules, work: Work) -> Buckets {
         let n = geometry.buckets as usize;
+        let signal = Rc::new(ChangeSignal::default());
         let mut buckets = Buckets {
             geometry,
             tuning,
@@ -163,7 +167,8 @@ impl Buckets {
             unknown: 0,
             seen: false,
             counted: false,
-            pins: Pins::new(geometry.buckets, rules),
+            pins: Pins::new(geometry.buckets, signal.clone(), rules),
+            signal,
             recount: false,
             outrun: 0,
             for_nodes: 0,
@@ -298,13 +303,17 @@ impl Buckets {
         if self.role[index] != Role::Data {
             return;
         }
-        if self.live[index] == 0 && (self.seen || !self.rules.keeps(Rule::E1CountedFirst)) {
+        let all_seen = self.seen || !self.rules.keeps(Rule::E1CountedFirst);
+        let may_go = self.dirty[index] == 0 || !self.rules.keeps(Rule::E1CleanOnly);
+        if self.live[index] == 0 && all_seen {
             if !self.pins.is_pinned(bucket) {
                 self.set_role(bucket, Role::Dead);
                 self.dead.push_back(bucket);
+                self.signal.found_bucket();
             }
-        } else if self.dirty[index] == 0 || !self.rules.keeps(Rule::E1CleanOnly) {
+        } else if may_go {
             self.victims.insert(bucket);
+            self.signal.found_bucket();
         } else {
             self.victims.remove(bucket);
         }
@@ -375,6 +384,9 @@ impl Buckets {
         self.set_role(bucket, Role::Free);
         if self.has_space(bucket) { &mut self.free_with_space } else { &mut self.free }
             .push_back(bucket);
+        if self.room_missing() > 0 {
+            self.signal.give();
+        }
     }
 
     /// Nobody points into the bucket.
@@ -386,6 +398,7 @@ impl Buckets {
             // G5: as when it was given up.
             self.set_role(bucket, Role::Pending);
             self.pending.push_back(bucket);
+            self.signal.found_bucket();
         }
     }
 
@@ -458,6 +471,9 @@ impl Buckets {
         assert_eq!(self.role(bucket), Role::Free, "a free bucket is free");
         assert_eq!(self.live(bucket), 0, "nothing live is in a free bucket");
         assert!(!self.pins.is_pinned(bucket), "nobody reads a free bucket");
+        if self.free_len() < self.watermarks.0 || self.room_missing() > 0 {
+            self.signal.give();
+        }
         if purpose <= Purpose::Move {
             self.set_role(bucket, Role::Open);
             // It will be written in full.

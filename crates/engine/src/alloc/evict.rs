@@ -56,6 +56,7 @@ impl Buckets {
         }
         self.set_role(bucket, Role::Pending);
         self.pending.push_back(bucket);
+        self.signal.found_bucket();
     }
 
     fn may_take(&self, bucket: BucketNr) -> bool {

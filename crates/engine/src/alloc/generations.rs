@@ -98,6 +98,7 @@ impl Buckets {
         self.former_oldest = std::mem::replace(&mut self.oldest, oldest);
         self.aged = false;
         self.pending.extend(self.held.drain(..));
+        self.signal.found_bucket();
     }
 
     /// Sets the distance that a pointer may be ahead, before any pointer is looked at.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`buckets`] | state of every bucket: its role, and the queues of free and pending ones |
 //! | [`bucket_pins`] | buckets that somebody reads or is about to name |
+//! | [`change_signal`] | changes of buckets that the allocator waits for |
 //! | [`bucket_set`] | a set of buckets, a bit for each |
 //! | [`generations`] | which pointers are live, and how old they are |
 //! | [`sector_counts`] | live and dirty sectors of each bucket |
@@ -29,6 +30,7 @@ pub(crate) mod bucket_pins;
 pub(crate) mod bucket_set;
 mod bucket_value;
 pub(crate) mod buckets;
+mod change_signal;
 pub(crate) mod data_class;
 mod evict;
 mod eviction_list;

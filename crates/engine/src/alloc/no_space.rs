@@ -44,6 +44,7 @@ impl Buckets {
         self.space.has.remove(bucket);
         self.space.lacks.insert(bucket);
         self.space.tried = TRIED_MIN;
+        self.signal.give();
     }
 
     /// Puts the bucket aside if it has no space, instead of freeing it; returns true if it did.
@@ -62,7 +63,7 @@ impl Buckets {
         self.reserve(Purpose::Data) + self.restart_missing()
     }
 
-    fn room_missing(&self) -> usize {
+    pub(super) fn room_missing(&self) -> usize {
         self.space_wanted().saturating_sub(self.free_with_space.len())
     }
 
@@ -93,6 +94,11 @@ impl Buckets {
     /// Buckets that lack space, nobody's or with data that was there before: what status says (N1).
     pub fn without_room(&self) -> usize {
         self.space.aside.len() + self.space.lacks.len()
+    }
+
+    /// The time at which buckets without space are tried again (N3), if there are any.
+    pub(super) fn next_try(&self) -> Option<Nanos> {
+        (self.without_room() > 0).then_some(self.space.try_at)
     }
 
     fn is_try_due(&self, now: Nanos) -> bool {
@@ -148,9 +154,6 @@ impl<E: Env> Allocator<E> {
     /// Has the device allocate what is written whatever happens: everything up to the end of the
     /// journal, the prio chain, and the buckets that are promised to this start.
     pub async fn allocate_metadata(&self) {
-        if !self.keeps(Rule::N2SpaceForMetadata) {
-            return;
-        }
         let count = self.context.geometry.first_bucket + self.context.geometry.journal_buckets;
         // Without it the journal would say so soon enough.
         drop(
@@ -170,10 +173,7 @@ impl<E: Env> Allocator<E> {
 
     /// N2: sees to it that so many free buckets have space, as far as there are any.
     pub async fn keep_space(&self, wanted: usize) {
-        if !self.keeps(Rule::N2SpaceForMetadata) {
-            return;
-        }
-        while self.context.health.failure().is_none() {
+        while self.keeps(Rule::N2SpaceForMetadata) && self.context.health.failure().is_none() {
             let asked = self.buckets.borrow().next_to_ask(wanted);
             if asked.is_empty() {
                 return;

@@ -131,6 +131,7 @@ impl<E: Env> Allocator<E> {
             self.context.env.yield_now().await;
         }
         buckets.borrow_mut().counted = true;
+        self.counted.notify_all();
         self.check(&buckets.borrow());
     }
 }

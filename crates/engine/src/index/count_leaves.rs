@@ -1,6 +1,6 @@
 //! Counting at start: every leaf is loaded once, and then every bucket is known.
 
-use ubcache_env::{Env, Nanos};
+use ubcache_env::Env;
 
 use super::Index;
 use super::extent::{FIRST, LAST};
@@ -68,7 +68,7 @@ impl<E: Env> Index<E> {
                     if self.context.is_ended() || self.context.failure().is_some() {
                         return Ok(false);
                     }
-                    self.context.env.sleep(Nanos::from_millis(1)).await;
+                    self.allocator.next_claim().await;
                 }
             }
         }

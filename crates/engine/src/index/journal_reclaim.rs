@@ -7,6 +7,8 @@ use super::Index;
 use super::leaf::Leaf;
 use crate::errors::EngineError;
 
+/// Pause after a leaf that could not be written.
+const PAUSE_AFTER_ERROR: Nanos = Nanos::from_millis(100);
 /// Leaves written at once.
 const BATCH: usize = 32;
 
@@ -75,7 +77,7 @@ impl<E: Env> Index<E> {
             };
             self.journal.wake_all();
             if written.is_err() {
-                self.context.env.sleep(Nanos::from_millis(100)).await;
+                self.context.env.sleep(PAUSE_AFTER_ERROR).await;
             } else if self.journal.is_short() {
                 // Replay is not done, or the newest bucket is the one that is needed.
                 self.context.env.sleep(Nanos::from_millis(1)).await;

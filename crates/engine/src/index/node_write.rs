@@ -12,6 +12,10 @@ use crate::rules::Rule;
 
 /// A leaf is written at the latest this long after it was first touched.
 const LEAF_AGE_MAX: Nanos = Nanos::from_secs(30);
+/// Old leaves are looked for this often.
+const LOOK_PERIOD: Nanos = Nanos::from_secs(5);
+/// Pause after a leaf that could not be written.
+const PAUSE_AFTER_ERROR: Nanos = Nanos::from_millis(100);
 
 impl<E: Env> Index<E> {
     /// Writes bsets to the device so that a crash can't leave a torn one that looks begun: first
@@ -120,14 +124,14 @@ impl<E: Env> Index<E> {
         while !self.context.is_ending() {
             while let Some(leaf) = self.node_writer.next() {
                 if self.write_leaf(&leaf, false).await.is_err() {
-                    self.context.env.sleep(Nanos::from_millis(100)).await;
+                    self.context.env.sleep(PAUSE_AFTER_ERROR).await;
                 }
                 if self.context.is_ending() {
                     return;
                 }
             }
             let wake = self.node_writer.wanted();
-            let tick = self.context.env.sleep(Nanos::from_secs(5));
+            let tick = self.context.env.sleep(LOOK_PERIOD);
             if let ubcache_env::local::Either::Right(()) =
                 ubcache_env::local::first(wake, tick).await
             {

@@ -277,7 +277,9 @@ impl<E: Env> Set<E> {
         if wanted && !lazy {
             self.context.env.mark("lazy_start_refused");
         }
-        self.allocator.allocate_metadata().await;
+        if self.context.keeps(Rule::N2SpaceForMetadata) {
+            self.allocator.allocate_metadata().await;
+        }
         if !lazy {
             self.count_leaves(false).await?;
             let wanted = self.allocator.buckets().space_wanted();
