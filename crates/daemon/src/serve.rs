@@ -221,8 +221,8 @@ async fn open<W: World>(
         let whose = match from {
             FormerRun::Driver => "the Linux driver ran this set last",
             FormerRun::Unknown => {
-                "ubcache 0.1 ran this set last, or the Linux driver after it: they can't be told \
-                 apart"
+                "an early ubcache ran this set last, or the Linux driver after it: they can't be \
+                 told apart"
             }
             FormerRun::Tool => "`ubcache repair` or `ubcache restore` wrote this set",
         };

@@ -226,7 +226,7 @@ pub const MARKS: &[(&str, &str)] = &[
 pub const UNREACHED: &[(&str, &str)] = &[
     ("journal_stuck", "no room for an entry in the ring: its reserve should make it impossible"),
     ("ghosts_laid", "thousands of ghosts: plans are too small"),
-    ("pointers_outrun", "sets of version 0.1 only: in crates/torture/tests/old_pointers.rs"),
+    ("pointers_outrun", "sets of early ubcache only: in crates/torture/tests/old_pointers.rs"),
     (
         "counted_again",
         "sets that the driver ran last, or damaged ones: in crates/torture/tests/serve.rs",

@@ -188,16 +188,16 @@ rules! {
         "the backing device is flushed when it is attached";
     A2DropsClean, ["A2"],
         "a backing device that may have been written without the cache gets a slot without keys";
+    A3DrainsFirst, ["A3"],
+        "everything dirty is written back before a volume is detached";
+    A4StampedFirst, ["A4"],
+        "the backing device disowns a failed cache before writes go past it";
     A5OneRun, ["A5"],
         "a cache and a backing device are attached if they are of one run";
     A5AnnouncedFirst, ["A5"],
         "the cache says which run number comes before the backing device gets it";
     A6KeysBeyondEndGo, ["A6"],
         "clean keys beyond the end of a backing device that has become shorter go";
-    A3DrainsFirst, ["A3"],
-        "everything dirty is written back before a volume is detached";
-    A4StampedFirst, ["A4"],
-        "the backing device disowns a failed cache before writes go past it";
     A8LossesTaken, ["A8"],
         "a volume that moves to another cache still owes its clients errors, and still suspects \
          what a failed flush may have cost";
@@ -223,16 +223,9 @@ rules! {
     H1StampBound, ["H1"],
         "a mark counts in the journal entry that it was made for only";
     H1TwoStamps, ["H1"],
-        "a mark of 0.1 counts if the entry before has one as well";
+        "a mark of early ubcache counts if the entry before has one as well";
     H2DropsClean, ["H2"],
         "clean keys of a set that somebody else ran go before anything is served";
-    // Generations that go round.
-    G1InteriorPointersCount, ["G1"],
-        "pointers of interior nodes have an age";
-    G2InteriorWrittenAnew, ["G2"],
-        "an interior node with old pointers is written anew";
-    G4AgedBucketWaits, ["G4"],
-        "a bucket with an old pointer into it waits for garbage collection, whatever it held";
     // Moves.
     M1MoveIfUnchanged, ["M1"],
         "a move points a key to the copy only if the key has not changed";
@@ -247,6 +240,13 @@ rules! {
         "fills take a bounded amount of memory";
     S2CopiesBounded, ["S2"],
         "a bounded number of copies waits for keys";
+    // Generations that go round.
+    G1InteriorPointersCount, ["G1"],
+        "pointers of interior nodes have an age";
+    G2InteriorWrittenAnew, ["G2"],
+        "an interior node with old pointers is written anew";
+    G4AgedBucketWaits, ["G4"],
+        "a bucket with an old pointer into it waits for garbage collection, whatever it held";
     // Invariants.
     I10EmptyNow, ["I10"],
         "garbage collection gives up what is empty at that moment only";

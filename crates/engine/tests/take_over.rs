@@ -166,7 +166,7 @@ fn taken_over(padded: Padded) {
     ended.unwrap_or_else(|stuck| panic!("{stuck:?}\n{}", world.waiting()));
 }
 
-/// Gives every journal entry the mark that ubcache 0.1 would have written.
+/// Gives every journal entry the mark that early ubcache would have written.
 fn as_0_1_left_it(cache: &SimDisk) {
     let superblock =
         Superblock::parse(&cache.peek(SectorRange::new(Sector(8), 8))).expect("a superblock");

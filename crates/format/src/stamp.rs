@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Padding is not private to an entry: the driver's entries carry the padding of entries that it
-//! read before. So the stamp has a checksum of the very entry that it is in. ubcache 0.1 did not
+//! read before. So the stamp has a checksum of the very entry that it is in. Early ubcache did not
 //! write one.
 
 use std::fmt;
@@ -84,7 +84,7 @@ impl Stamp {
 pub enum Padding {
     /// A stamp that is bound to the entry: ubcache wrote it.
     Bound(Stamp),
-    /// A stamp as ubcache 0.1 wrote it. The driver may have carried it over from another entry.
+    /// A stamp as early ubcache wrote it. The driver may have carried it over from another entry.
     Unbound(Stamp),
     /// Anything else, the stamp of another entry included.
     Other([u8; STAMP_BYTES]),
@@ -162,7 +162,7 @@ impl fmt::Display for Padding {
 pub enum LastRun {
     /// ubcache, with its stamp.
     Ubcache(Stamp),
-    /// ubcache 0.1, or the driver after it: the stamp is the same.
+    /// Early ubcache, or the driver after it: the stamp is the same.
     Unknown(Stamp),
     /// The driver, or some other program.
     #[default]
@@ -173,10 +173,10 @@ impl LastRun {
     /// Decides by the newest entry of the journal, and the entry before it if that ends where the
     /// newest begins.
     ///
-    /// A stamp of 0.1 is accepted if both have it and are in one journal bucket. The driver begins
-    /// a new bucket after each start, so it wrote either both of them or none; and it has two
-    /// buffers for its entries, of which one holds the entry that it read, so of two in a row it
-    /// marks one at most.
+    /// A stamp of early ubcache is accepted if both have it and are in one journal bucket. The
+    /// driver begins a new bucket after each start, so it wrote either both of them or none; and it
+    /// has two buffers for its entries, of which one holds the entry that it read, so of two in a
+    /// row it marks one at most.
     pub fn of(newest: &JournalEntry, before: Option<&JournalEntry>) -> LastRun {
         let before = before.filter(|before| before.seq.next() == newest.seq);
         match (newest.padding, before.map(|before| before.padding)) {
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(ran(new, None), LastRun::Ubcache(stamp));
         assert_eq!(ran(new, Some((6, none))), LastRun::Ubcache(stamp));
         assert_eq!(ran(old, Some((6, old))), LastRun::Ubcache(stamp));
-        // 0.1 again, after a version that binds them.
+        // Early ubcache again, after a version that binds them.
         assert_eq!(ran(old, Some((6, new))), LastRun::Ubcache(stamp));
         // The driver has two buffers.
         assert_eq!(ran(old, Some((6, none))), LastRun::Unknown(stamp));

@@ -48,7 +48,7 @@ pub struct HostFile {
     direct: bool,
     /// I/O is mostly copying, from and to memory.
     copied: bool,
-    /// A durable write failed, and no flush has failed for it yet.
+    /// F7: a durable write failed, and no flush has failed for it yet.
     untold: Cell<bool>,
     /// A flush failed that the page cache was to be written by.
     lost: Rc<Cell<bool>>,
@@ -277,7 +277,8 @@ impl Device for HostFile {
             self.writes_durably.set(false);
             result = self.write_at(at, data, false).await.1;
         } else if dsync && result.as_ref().is_err_and(|error| !error.is_no_space()) {
-            // On many devices it is a write and a flush, and the error does not name the part.
+            // F7: on many devices it is a write and a flush, and the error does not name the part,
+            // so the next flush fails.
             self.untold.set(true);
         }
         result?;
@@ -287,6 +288,7 @@ impl Device for HostFile {
     async fn flush(&self) -> IoResult {
         self.check_not_lost()?;
         let result = self.submit(IoRequest::Sync { fd: self.fd.clone() }).await.1;
+        // F7: for the durable write that failed.
         let untold = self.untold.replace(false);
         match result {
             Ok(()) if untold => Err(IoError::Os(libc::EIO)),

@@ -90,7 +90,7 @@ fn bucket_of_ring(geometry: &Geometry, index: u32) -> SectorRange {
     )
 }
 
-/// Rewrites all entries with the marks of ubcache 0.1.
+/// Rewrites all entries with the marks of early ubcache.
 fn unbind_marks(cache: &SimDisk) -> Option<()> {
     let geometry = sound_set(cache)?.geometry;
     for index in 0..geometry.journal_buckets {

@@ -25,8 +25,8 @@ impl Visitor for Root {
     }
 }
 
-/// The set as version 0.1 leaves it after `reuses` of the bucket that has dirty data now and had a
-/// node long ago. `chains`: how many prio chains it wrote.
+/// The set as early ubcache leaves it after `reuses` of the bucket that has dirty data now and had
+/// a node long ago. `chains`: how many prio chains it wrote.
 fn aged(base: &Base, reuses: u8, chains: u64) -> Image {
     let mut image = base.cache.clone();
     let cache = MemDevice::new(image.clone(), base.block);
@@ -59,7 +59,7 @@ fn aged(base: &Base, reuses: u8, chains: u64) -> Image {
     image
 }
 
-/// The sets with interior nodes of which it is certain that version 0.1 ran them last.
+/// The sets with interior nodes of which it is certain that early ubcache ran them last.
 fn deep() -> Vec<Base> {
     let is_own = |base: &Base| {
         let cache = MemDevice::new(base.cache.clone(), base.block);
@@ -145,7 +145,7 @@ fn nearly_outrun_pointers_are_reported() {
 }
 
 /// The chain of a set that the driver ran last may lag by any number, and so may one that hardly
-/// wrote any: there the format's rule holds, and this is how version 0.1 lost data.
+/// wrote any: there the format's rule holds, and this is how early ubcache lost data.
 #[test]
 fn pointer_ahead_is_believed_without_a_prio_chain_of_ubcache() {
     for base in &deep() {

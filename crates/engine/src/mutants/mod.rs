@@ -253,7 +253,7 @@ mutants! {
     TakeOverKeepsClean, "take-over-keeps-clean", [H2DropsClean],
         "clean keys of a set that the driver ran last are kept";
     LoneMarkBelieved, "lone-mark-believed", [H1TwoStamps],
-        "a mark of 0.1 is believed although the entry before it has none";
+        "a mark of early ubcache is believed although the entry before it has none";
     KeepsOldSlot, "keeps-old-slot", [A2DropsClean],
         "a backing device that may have been written without the cache keeps its cached data";
     OlderCopyBelieved, "older-copy-believed", [A5OneRun],

@@ -5,7 +5,7 @@
 pub enum FormerRun {
     /// The Linux driver ran it last.
     Driver,
-    /// ubcache 0.1 ran it last, or the driver after it: nothing on the device tells them apart.
+    /// Early ubcache ran it last, or the driver after it: nothing on the device tells them apart.
     Unknown,
     /// `ubcache repair` or `ubcache restore` wrote it.
     Tool,

@@ -257,8 +257,8 @@ kinds! {
         "A pointer is more than 80 generations old; garbage collection is due."
         "`ubcache gc` when the set runs."
     NodeOutrun "node-outrun" Error
-        "A pointer is so old that it looks newer than its bucket: version 0.1 and the Linux \
-         driver follow it, and lose data."
+        "A pointer is so old that it looks newer than its bucket: early versions of ubcache and \
+         the Linux driver follow it, and lose data."
         "Start the set with this version, which ignores the pointer, and let garbage collection \
          run (`ubcache gc`) before any other version starts it."
     NodeNearlyOutrun "node-nearly-outrun" Warning

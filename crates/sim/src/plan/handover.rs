@@ -12,7 +12,7 @@ pub struct DriverRun {
     pub entries: u32,
     /// The first of them is in the buffer that it had read the journal into.
     pub read_buffer_first: bool,
-    /// The ubcache that ran before was 0.1, whose marks are not bound to their entries.
+    /// The ubcache that ran before was an early one, whose marks are not bound to their entries.
     pub after_0_1: bool,
     /// It is killed: dirty keys stay although their bucket was given away.
     pub killed: bool,
