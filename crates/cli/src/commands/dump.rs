@@ -54,12 +54,19 @@ enum Format {
 
 #[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
 enum Part {
+    /// The superblock
     Super,
+    /// Entries of the journal, with their records
     Journal,
+    /// Nodes of the index, with their keys
     Btree,
+    /// Generation and priority of each bucket, as the prio chain has them
     Prio,
+    /// The volume table
     Uuids,
+    /// Extents after replay: what is cached where
     Extents,
+    /// The use of each bucket, after replay
     Buckets,
 }
 

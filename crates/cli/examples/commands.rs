@@ -1,0 +1,68 @@
+//! Prints docs/reference/commands.md: `cargo run -p ubcache-cli --example commands`.
+
+use clap::{Arg, Command};
+
+const HEAD: &str = "\
+# Commands and options
+
+Written by `cargo run -p ubcache-cli --example commands`. `ubcache help COMMAND` prints the same,
+with examples, and `cargo xtask man` writes manual pages. Sizes take the suffixes k, M, G and T
+(powers of 1024).
+";
+
+fn main() {
+    let mut root = ubcache_cli::command_line();
+    root.build();
+    println!("{HEAD}");
+    for command in root.get_subcommands().filter(|command| is_shown(command)) {
+        println!("## `ubcache {}`\n", command.get_name());
+        let about = command.get_long_about().or(command.get_about());
+        println!("{}.\n", about.map(ToString::to_string).unwrap_or_default().replace('\n', " "));
+        let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";
+        let mut rows = command.get_arguments().filter(shown).map(row).peekable();
+        if rows.peek().is_some() {
+            println!("| option | meaning |\n|---|---|");
+            rows.for_each(|row| println!("{row}"));
+            println!();
+        }
+    }
+}
+
+fn is_shown(command: &Command) -> bool {
+    !command.is_hide_set() && command.get_name() != "help"
+}
+
+fn row(arg: &Arg) -> String {
+    let takes_values = arg.get_num_args().is_some_and(|count| count.takes_values());
+    let value = match arg.get_value_names() {
+        Some([name, ..]) if takes_values => format!(" {name}"),
+        _ => String::new(),
+    };
+    let name = match (arg.get_short(), arg.get_long()) {
+        (Some(short), Some(long)) => format!("`-{short}`, `--{long}{value}`"),
+        (Some(short), None) => format!("`-{short}{value}`"),
+        (None, Some(long)) => format!("`--{long}{value}`"),
+        (None, None) => format!("`{}`", value.trim()),
+    };
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('\n', " ");
+    let values = arg.get_possible_values();
+    let values = values.iter().filter(|value| takes_values && !value.is_hide_set());
+    let values: Vec<String> = values
+        .map(|value| match value.get_help() {
+            Some(help) => format!("`{}` ({help})", value.get_name()),
+            None => format!("`{}`", value.get_name()),
+        })
+        .collect();
+    let values = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
+    let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+    let default = match defaults.collect::<Vec<_>>().join(" ") {
+        default if takes_values && !default.is_empty() => format!(" [default: {default}]"),
+        _ => String::new(),
+    };
+    format!("| {name} | {}{}{} |", escaped(&help), escaped(&values), escaped(&default))
+}
+
+/// The text for a cell of a table.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|")
+}

@@ -1,0 +1,34 @@
+//! docs/reference/commands.md names every command and every option. Options of several commands
+//! used to be in no document: who read the guide could not know of them.
+
+use std::fs;
+
+#[test]
+fn every_command_and_option_is_in_the_reference() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/commands.md");
+    let text = fs::read_to_string(path).expect("the reference");
+    let mut root = ubcache_cli::command_line();
+    root.build();
+    let mut missing = Vec::new();
+    for command in root.get_subcommands() {
+        if command.is_hide_set() || command.get_name() == "help" {
+            continue;
+        }
+        let name = command.get_name();
+        let section = text.split(&format!("\n## `ubcache {name}`\n")).nth(1);
+        let section = section.map(|rest| rest.split("\n## ").next().unwrap_or(rest));
+        let Some(section) = section else {
+            missing.push(name.to_owned());
+            continue;
+        };
+        for option in command.get_arguments().filter(|option| !option.is_hide_set()) {
+            let Some(long) = option.get_long().filter(|long| *long != "help") else { continue };
+            let ends = ["`", " "].map(|end| format!("`--{long}{end}"));
+            if !ends.iter().any(|named| section.contains(named.as_str())) {
+                missing.push(format!("{name} --{long}"));
+            }
+        }
+    }
+    let advice = "cargo run -p ubcache-cli --example commands > docs/reference/commands.md";
+    assert!(missing.is_empty(), "not in {path}: {missing:?}; run: {advice}");
+}
