@@ -147,7 +147,7 @@ mod tests {
 
     /// Copies of a block each, with gaps.
     fn with_copies(count: u64) -> Unpublished {
-        let pins = Pins::new(2, Rules::default());
+        let pins = Pins::new(2, Default::default(), Rules::default());
         let mut unpublished = Unpublished::default();
         for n in 0..count {
             let pointer =
