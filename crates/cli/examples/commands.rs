@@ -2,6 +2,9 @@
 
 use clap::{Arg, Command};
 
+/// Width of the text.
+const COLUMNS: usize = 100;
+
 const HEAD: &str = "\
 # Commands and options
 
@@ -17,7 +20,8 @@ fn main() {
     for command in root.get_subcommands().filter(|command| is_shown(command)) {
         println!("## `ubcache {}`\n", command.get_name());
         let about = command.get_long_about().or(command.get_about());
-        println!("{}.\n", about.map(ToString::to_string).unwrap_or_default().replace('\n', " "));
+        let about = format!("{}.", about.map(ToString::to_string).unwrap_or_default());
+        println!("{}\n", wrapped(&about));
         let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";
         let mut rows = command.get_arguments().filter(shown).map(row).peekable();
         if rows.peek().is_some() {
@@ -60,6 +64,22 @@ fn row(arg: &Arg) -> String {
         _ => String::new(),
     };
     format!("| {name} | {}{}{} |", escaped(&help), escaped(&values), escaped(&default))
+}
+
+/// The text in lines of at most so many columns as tidy allows.
+fn wrapped(text: &str) -> String {
+    let (mut lines, mut columns) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if columns > 0 {
+            let fits = columns + 1 + length <= COLUMNS;
+            lines.push(if fits { ' ' } else { '\n' });
+            columns = if fits { columns + 1 } else { 0 };
+        }
+        lines += word;
+        columns += length;
+    }
+    lines
 }
 
 /// The text for a cell of a table.
