@@ -9,7 +9,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use support::devices::filtered;
+use support::devices::{Fragile, filtered};
 use support::{
     Daemon, each_io, have, make_set, must, scratch, skipped, sparse, text, tool, ubcache,
 };
@@ -154,6 +154,40 @@ fn disk_that_was_down_is_added_with_its_dirty_data() {
     let set = &daemon.status()["sets"][0];
     assert!(set["down"] == serde_json::json!([]) && set["absent"] == serde_json::json!([]));
     daemon.stop();
+}
+
+/// A disk that died could be had again only by a stop of everything.
+#[test]
+fn disk_that_fails_and_returns_is_added_again_with_its_dirty_data() {
+    let test = "disk_that_fails_and_returns_is_added_again_with_its_dirty_data";
+    each_io(test, |io, directory| {
+        let (cache, disks) = make_set(directory, &[16, 16], &[]);
+        let Some(fragile) = Fragile::new(test, directory, &disks[1]) else { return };
+        let served = [disks[0].clone(), format!("data={}", text(&fragile.path)).into()];
+        let daemon = Daemon::start(io, directory, &cache, &served, &DIRTY);
+        write(&daemon, "data", 7);
+        write(&daemon, "disk0.img", 1);
+        fragile.fail();
+        daemon.client("data").read(8 << 20, &mut [0; 4096]).expect_err("the disk has failed");
+        let (code, table) = daemon.look(&[]);
+        assert!(code == 1 && table.contains("request failed"), "{code}: {table}");
+        let said = refused(&daemon, &["remove", "data"]);
+        assert!(said.contains("ubcache remove data --keep-dirty"), "{said}");
+        holds(&daemon, "disk0.img", 1);
+        let output = tell(&daemon, &["remove", "data", "--keep-dirty"]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("data: removed; 64k of dirty data stay in the cache"), "{said}");
+        assert_eq!(daemon.status()["sets"][0]["absent"][0]["dirty_bytes"], PIECE);
+        let back = format!("data={}", text(&fragile.path));
+        refused(&daemon, &["add", "-B", &back]);
+        fragile.mend();
+        done(&daemon, &["add", "-B", &back]);
+        holds(&daemon, "data", 7);
+        holds(&daemon, "disk0.img", 1);
+        daemon.stop();
+        must(ubcache().arg("check").arg(&cache).arg("-B").args(&disks));
+    });
 }
 
 #[test]
