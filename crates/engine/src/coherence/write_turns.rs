@@ -36,26 +36,33 @@ impl Claim {
 
 /// The claims, in their order.
 #[derive(Default, Debug)]
-pub(crate) struct Turns {
-    claims: Rc<RefCell<VecDeque<Rc<Claim>>>>,
+struct Claims {
+    /// Their number: each write asks.
+    taken: Cell<usize>,
+    list: RefCell<VecDeque<Rc<Claim>>>,
 }
+
+/// Turns of the writes of a volume.
+#[derive(Default, Debug)]
+pub(crate) struct Turns(Rc<Claims>);
 
 impl Turns {
     /// Returns true if somebody writes a part of a block, or waits to do it.
     #[inline]
     pub fn are_taken(&self) -> bool {
-        !self.claims.borrow().is_empty()
+        self.0.taken.get() > 0
     }
 
     /// Takes a turn for a write. Later ones over its edges, or whose edges it is over, wait from
     /// now on.
     pub fn take(&self, range: SectorRange, edges: Edges) -> Turn {
         let claim = Claim { range, edges, waits_for: Cell::new(0), waker: RefCell::default() };
-        let mut claims = self.claims.borrow_mut();
+        let mut claims = self.0.list.borrow_mut();
         claim.waits_for.set(claims.iter().filter(|earlier| earlier.excludes(&claim)).count());
         let claim = Rc::new(claim);
         claims.push_back(claim.clone());
-        Turn { claims: self.claims.clone(), claim }
+        self.0.taken.set(claims.len());
+        Turn { claims: self.0.clone(), claim }
     }
 }
 
@@ -63,7 +70,7 @@ impl Turns {
 #[must_use = "the turn is over when this is dropped"]
 #[derive(Debug)]
 pub(crate) struct Turn {
-    claims: Rc<RefCell<VecDeque<Rc<Claim>>>>,
+    claims: Rc<Claims>,
     claim: Rc<Claim>,
 }
 
@@ -85,10 +92,11 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut claims = self.claims.borrow_mut();
+        let mut claims = self.claims.list.borrow_mut();
         let at = claims.iter().position(|claim| Rc::ptr_eq(claim, &self.claim));
         let at = at.expect("a claim stays until its turn is over");
         claims.remove(at);
+        self.claims.taken.set(claims.len());
         for later in claims.range(at..).filter(|later| later.excludes(&self.claim)) {
             later.waits_for.set(later.waits_for.get() - 1);
             if later.waits_for.get() == 0

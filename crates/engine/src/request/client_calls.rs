@@ -61,10 +61,10 @@ impl<E: Env> Volume for CachedVolume<E> {
         }
         let _request = self.begin_write()?;
         self.coherence.stream_writes(stream);
-        if self.coherence.turns.are_taken() {
-            let payload = Payload::Data(data);
-            return Box::pin(self.write_in_turn(stream, keys, payload, fua)).await;
-        }
+        let _turn = match self.coherence.turns.are_taken() {
+            true => Box::pin(self.turn(keys)).await,
+            false => None,
+        };
         self.write_keys(stream, keys, Payload::Data(data), fua).await
     }
 
@@ -121,7 +121,7 @@ impl<E: Env> Volume for CachedVolume<E> {
         self.coherence.stream_writes(stream);
         for step in steps(keys, LONG_STEP) {
             let _turn = Box::pin(self.turn(step)).await;
-            self.write_keys(stream, step, Payload::Zeroes { unmap: may_unmap }, fua).await?;
+            self.write_rare(stream, step, Payload::Zeroes { unmap: may_unmap }, fua).await?;
         }
         Ok(())
     }

@@ -23,18 +23,6 @@ impl<E: Env> CachedVolume<E> {
         Some(turn)
     }
 
-    /// A write of whole blocks that asks for its turn first.
-    pub(crate) async fn write_in_turn(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        payload: Payload,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        let _turn = self.turn(range).await;
-        self.write_keys(stream, range, payload, fua).await
-    }
-
     /// T5: reads the blocks of which `data` has a part only, and writes them as a whole. From the
     /// read to the reply no other write is over them.
     pub(crate) async fn write_part(
@@ -74,7 +62,7 @@ impl<E: Env> CachedVolume<E> {
         data.copy_to(&mut whole.as_mut_slice()[at..at + data.len()]);
         // Its memory is the client's no more.
         drop(data);
-        self.write_keys(stream, keys, Payload::Data(whole.into()), fua).await
+        self.write_rare(stream, keys, Payload::Data(whole.into()), fua).await
     }
 
     /// Reads what a write is about to replace: it goes past the cache, if it is not there.

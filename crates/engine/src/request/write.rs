@@ -83,6 +83,18 @@ impl<E: Env> CachedVolume<E> {
         self.write_through(ticket, range, payload, fua, bypass).await
     }
 
+    /// [`CachedVolume::write_keys`] for rare kinds of writes. With one more place that calls it, it
+    /// is no longer compiled into its callers, and costs a common write a hundred instructions.
+    pub(crate) async fn write_rare(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        payload: Payload,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        Box::pin(self.write_keys(stream, range, payload, fua)).await
+    }
+
     /// Tries to end a request in the cache. None: the cache refused it.
     async fn end_in_cache(
         &self,
