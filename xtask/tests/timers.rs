@@ -93,6 +93,11 @@ const SLEEPS: &[(&str, &str, &str)] = &[
     ),
     (
         "writeback/task.rs",
+        "first(wake, self.context.env.sleep(over.since(now))).await;",
+        "the delay of writeback, which the administrator sets",
+    ),
+    (
+        "writeback/task.rs",
         "self.rest_until(self.context.env.sleep(span)).await;",
         "the pace and the delay of writeback, and the pause after an error",
     ),
