@@ -158,6 +158,12 @@ fn a_cache_that_fails_under_load_is_told_and_replaced() {
         assert_eq!(said.matches("attached to another cache").count(), 2, "{said}");
         assert!(daemon.number(0, "/stats/cache_hits") > 0, "it is cached again");
         daemon.stop();
+        // The former cache comes back, and the command line names it still: it is not believed.
+        fragile.mend();
+        let Err((status, said)) = Daemon::try_start(io, directory, &cache, &disks, &[]) else {
+            panic!("disks of another set are refused");
+        };
+        assert!(status.code() == Some(1) && said.contains("another cache set"), "{said}");
         must(ubcache().arg("check").arg(&new).arg("-B").args(&disks));
     });
 }
