@@ -8,8 +8,13 @@ use ubcache_format::BucketNr;
 use super::change_signal::ChangeSignal;
 use crate::rules::{Rule, Rules};
 
+/// Bit of a count: the bucket is in the list of those that lost their last pin. So a bucket that
+/// is read all the time is there once.
+const LISTED: u32 = 1 << 31;
+
 #[derive(Debug)]
 pub(crate) struct Pins {
+    /// Number of pins of each bucket, and [`LISTED`].
     counts: RefCell<Vec<u32>>,
     /// Buckets that lost their last pin since the allocator looked.
     released: RefCell<Vec<BucketNr>>,
@@ -29,12 +34,15 @@ impl Pins {
     }
 
     pub fn is_pinned(&self, bucket: BucketNr) -> bool {
-        self.counts.borrow()[bucket.0 as usize] > 0 && self.rules.keeps(Rule::J2PinnedStays)
+        self.counts.borrow()[bucket.0 as usize] & !LISTED > 0
+            && self.rules.keeps(Rule::J2PinnedStays)
     }
 
     /// Takes a bucket that lost its last pin since the allocator looked.
     pub fn take_released(&self) -> Option<BucketNr> {
-        self.released.borrow_mut().pop()
+        let bucket = self.released.borrow_mut().pop()?;
+        self.counts.borrow_mut()[bucket.0 as usize] &= !LISTED;
+        Some(bucket)
     }
 
     pub fn has_released(&self) -> bool {
@@ -61,6 +69,7 @@ impl Drop for Pin {
         let count = &mut counts[self.bucket.0 as usize];
         *count -= 1;
         if *count == 0 {
+            *count = LISTED;
             let mut released = self.pins.released.borrow_mut();
             released.push(self.bucket);
             self.pins.signal.released(released.len());
