@@ -88,7 +88,6 @@ pub const MARKS: &[(&str, &str)] = &[
         "writeback waits: a backing write is over its extent (B1)",
     ),
     ("writeback_read_failed", "dirty data can't be read for writeback"),
-    ("writeback_index_unreadable", "a leaf with dirty keys can't be read for writeback"),
     ("writeback_write_failed", "writeback failed: the backing device refused the write (B3)"),
     ("writeback_overtaken", "a dirty extent was overwritten while it was written back (B5)"),
     // Index.

@@ -79,7 +79,6 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
             if let Some(error) = &unreadable {
-                self.context.env.mark("writeback_index_unreadable");
                 self.writeback.cannot_read(error.is_no_memory());
             }
             if cleaned.failed > 0 || unreadable.is_some() {
