@@ -52,6 +52,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("N2", "records have room"),
     ("N3", "no buckets"),
     ("N4", "no nodes"),
+    ("N5", "no nodes, and a journal without a ring"),
     ("V2", "no buckets"),
     ("H1", "nobody else runs the set"),
     ("H2", "nobody else runs the set"),

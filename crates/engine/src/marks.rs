@@ -120,6 +120,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "a change waits until a leaf is written: its records would outgrow its node",
     ),
     ("change_refused_by_full_leaf", "no bucket for the split of a full leaf: it gets no key (N4)"),
+    (
+        "passes_wait_for_count",
+        "the buckets are not enough to make room in one pass, and are not counted (N5)",
+    ),
     ("nodes_not_split", "nodes are written as one each, with the reserve for that (N4)"),
     ("stale_keys_dropped", "a replacement leaves out keys that can't return"),
     ("interior_appended", "a parent names new children"),

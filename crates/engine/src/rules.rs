@@ -210,6 +210,8 @@ rules! {
         "a leaf that can't be split gets no more keys than one node takes";
     N4ReserveForSameNumber, ["N4"],
         "the reserve of nodes is for those that take the place of as many";
+    N5PassesHaveRoom, ["N5"],
+        "making room takes several passes only if the ring has room for their entries";
     // Recovery.
     V1FlushAtOpen, ["V1"],
         "the cache device is flushed before its journal is read, and with its superblock";

@@ -212,6 +212,23 @@ impl<E: Env> Allocator<E> {
         last
     }
 
+    /// Waits until every bucket is known.
+    pub async fn until_counted(&self) -> Result<(), EngineError> {
+        loop {
+            let counted = self.counted.notified();
+            if self.buckets.borrow().is_counted() {
+                return Ok(());
+            }
+            if let Some(reason) = self.context.health.failure() {
+                return Err(EngineError::Failed(reason));
+            }
+            if self.context.health.is_ended() {
+                return Err(EngineError::Stopping);
+            }
+            counted.await;
+        }
+    }
+
     /// Waits for one round of the allocator.
     pub async fn wait_for_buckets(&self, what: &'static str) -> Result<(), EngineError> {
         let mut can_progress = self.can_progress();

@@ -29,6 +29,7 @@
 //! | [`node_capacity`] | the number of keys that a node takes |
 //! | [`new_nodes`] | writing fresh nodes |
 //! | [`parent_update`] | having parents name them, up to the root |
+//! | [`reclaim_passes`] | making room in the journal in as few passes as it takes |
 //! | [`restructure_plan`] | what a restructuring has written, and what it replaces |
 //! | [`restructure`] | rewriting, splitting and merging nodes |
 //!
@@ -68,6 +69,7 @@ mod node_write;
 mod packed_region;
 mod parent_update;
 mod read_tree;
+mod reclaim_passes;
 mod replay;
 mod restructure;
 mod restructure_plan;

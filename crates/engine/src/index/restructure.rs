@@ -51,31 +51,6 @@ impl<E: Env> Index<E> {
         leaves + interior.min(leaves) + leaves / 8 + 2
     }
 
-    /// Number of buckets that it takes if no node is split.
-    fn buckets_packed(&self, groups: &[Vec<Rc<Leaf>>]) -> usize {
-        let keys = |leaf: &Rc<Leaf>| leaf.state.borrow().body.as_ref().map_or(0, |body| body.len());
-        let nodes = |group: &Vec<Rc<Leaf>>| self.nodes_at_least(group.iter().map(keys).sum());
-        let leaves: usize = groups.iter().map(nodes).sum();
-        let tree = self.tree.borrow();
-        let interior: usize = tree.interior.iter().map(|level| level.len()).sum();
-        leaves + interior.min(leaves * tree.interior.len()) + 1
-    }
-
-    /// Leaves out what there are no buckets for now, but not the first group. To run out of buckets
-    /// in the middle is to give up those that were written, and a next try of as many would end in
-    /// the same way: each costs a prio chain, and with it the room in the ring that was to be made.
-    fn cut_to_room(&self, work: &mut Work) {
-        let Work::Leaves(groups) = work else { return };
-        let buckets = self.allocator.buckets();
-        let fits =
-            |count| buckets.can_take(Purpose::Metadata, self.buckets_packed(&groups[..count]));
-        let mut count = groups.len();
-        while count > 1 && !fits(count) {
-            count /= 2;
-        }
-        groups.truncate(count);
-    }
-
     /// Replaces groups of neighbouring leaves by fresh ones with the same live content: as many as
     /// it takes. Leaves that were replaced by somebody else meanwhile are left out. It may take
     /// entries of the journal; unless it makes room there, it waits until there is some. If it
@@ -114,15 +89,14 @@ impl<E: Env> Index<E> {
             if makes_room {
                 // N4: the reserve is for new nodes that take the place of as many.
                 packed = !enough && self.context.keeps(Rule::N4ReserveForSameNumber);
-                if packed && let Work::Leaves(groups) = &work {
+                if packed && let Work::Leaves(groups) = &mut work {
                     self.context.env.mark("nodes_not_split");
-                    // Gathered first, so that one prio chain is enough.
-                    let needed = self.buckets_packed(groups);
-                    let enough = self.allocator.buckets().can_take(Purpose::Metadata, needed);
-                    if !enough && self.journal.is_tight() {
-                        self.gather_buckets(needed).await?;
+                    if self.passes_wait_for_count(groups) {
+                        drop(structure);
+                        self.wait_for_count(groups).await?;
+                        continue;
                     }
-                    self.cut_to_room(&mut work);
+                    self.gather_and_cut(groups).await?;
                 }
                 break (structure, self.journal.grant(true), None);
             }

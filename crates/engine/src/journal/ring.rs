@@ -157,6 +157,11 @@ impl Ring {
         self.blocks_left() >= self.reserve().min(5) + granted
     }
 
+    /// So many entries without records have room, whether they let anything go or not.
+    pub fn takes_entries(&self, entries: u64) -> bool {
+        self.blocks_left() >= entries
+    }
+
     /// It is time to make room.
     pub fn is_short(&self) -> bool {
         let spare = self.blocks_at_best() - self.reserve();
@@ -185,6 +190,20 @@ impl Ring {
         let needed = self.needed_from..last_seq;
         let mut others = self.newest.iter().enumerate().filter(|&(index, _)| index != self.index);
         others.any(|(_, newest)| newest.is_some_and(|newest| needed.contains(&newest)))
+    }
+
+    /// An entry of this size leaves a block for the next one, or lets a bucket go (N5).
+    pub fn leaves_a_block(&self, bytes: u64, last_seq: JournalSeq) -> bool {
+        if self.blocks_left() * self.block_bytes > bytes {
+            return true;
+        }
+        // Its own bucket stays, whatever was in it.
+        let moves_on = self.used_bytes + bytes > self.bucket_bytes;
+        let needed = self.needed_from..last_seq;
+        self.newest.iter().enumerate().any(|(index, newest)| {
+            let is_its_own = index == self.index && !moves_on;
+            !is_its_own && newest.is_some_and(|newest| needed.contains(&newest))
+        })
     }
 
     /// Place for an entry of this size: ring index and byte offset. `None`: no bucket is free.
@@ -245,6 +264,24 @@ mod tests {
         // An older start needs nothing of the next bucket.
         ring.needed_from = JournalSeq(9);
         assert_eq!(ring.place(512), Some((1, 0)));
+    }
+
+    /// The last block of the ring used to be taken by an entry that let nothing go: then no entry
+    /// had a place any more, of this run or of any later one, and the set did not start again. Such
+    /// an entry is refused, which fails the run and leaves a start the block that it needs.
+    #[test]
+    fn last_block_is_for_an_entry_that_lets_a_bucket_go() {
+        let newest = vec![Some(JournalSeq(16)), Some(JournalSeq(8)), Some(JournalSeq(12))];
+        let (last, before) = (GEOMETRY.bucket_bytes() - 512, GEOMETRY.bucket_bytes() - 1024);
+        let ring = |used| Ring::after(0, used, newest.clone(), JournalSeq(5), &GEOMETRY);
+        assert!(ring(before).leaves_a_block(512, JournalSeq(5)));
+        assert!(!ring(before).leaves_a_block(1024, JournalSeq(5)));
+        assert!(!ring(last).leaves_a_block(512, JournalSeq(8)));
+        assert!(ring(last).leaves_a_block(512, JournalSeq(9)));
+        // An entry that lets go what is in its own bucket lets no bucket go.
+        let only = vec![Some(JournalSeq(16)), Some(JournalSeq(20)), Some(JournalSeq(20))];
+        let ring = Ring::after(0, last, only, JournalSeq(10), &GEOMETRY);
+        assert!(!ring.leaves_a_block(512, JournalSeq(17)));
     }
 
     #[test]

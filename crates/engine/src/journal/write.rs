@@ -161,10 +161,13 @@ impl<E: Env> Journal<E> {
         };
         let bytes = ubcache_format::entry_bytes(&self.context.geometry, &keys);
         let last_seq = self.last_seq_of(seq);
-        let place = self.state.borrow_mut().ring.place(bytes);
+        let place = {
+            let ring = &mut self.state.borrow_mut().ring;
+            ring.leaves_a_block(bytes, last_seq).then(|| ring.place(bytes)).flatten()
+        };
         let Some((index, offset)) = place else {
             // The reserve of the ring makes this all but impossible; what a start needs is never
-            // overwritten.
+            // overwritten, and the block with which it makes room is not taken from it (N5).
             self.context.env.mark("journal_stuck");
             return Err(ubcache_env::IoError::Os(28));
         };

@@ -235,6 +235,8 @@ mutants! {
         "a leaf for whose split there are no buckets grows in memory";
     ReserveForSplits, "reserve-for-splits", [N4ReserveForSameNumber],
         "whoever makes room in the journal splits nodes with the last buckets";
+    PassesWithoutRoom, "passes-without-room", [N5PassesHaveRoom],
+        "a start that has not counted makes room in the journal leaf by leaf";
     // Time.
     ChainInOnePoll, "chain-in-one-poll", [S1ChainInSlices],
         "a bucket of the prio chain is filled in one poll";

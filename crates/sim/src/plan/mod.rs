@@ -28,6 +28,7 @@ mod starve;
 mod sums;
 mod targeted;
 pub mod text;
+mod tight;
 
 pub use frontend::{Frontend, NbdShape};
 pub use handover::DriverRun;
