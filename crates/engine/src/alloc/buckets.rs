@@ -10,9 +10,9 @@ use super::block_reuse::Reuse;
 use super::bucket_pins::Pins;
 use super::change_signal::ChangeSignal;
 use super::data_class::Class;
-use super::known_space::Space;
 use super::recency::Recency;
 use super::replacement_policy::Policy;
+use super::space_below::Space;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::tuning::Generations;
@@ -342,38 +342,6 @@ impl Buckets {
 
     pub fn set_metadata(&mut self, bucket: BucketNr) {
         self.set_role(bucket, Role::Metadata);
-    }
-
-    /// The chain on the device promises that this bucket is free. The promise is kept until a newer
-    /// chain is durable.
-    pub fn set_promised(&mut self, bucket: BucketNr) {
-        if self.role(bucket) == Role::Unknown {
-            self.set_role(bucket, Role::Restart);
-            self.restart.push(bucket);
-        }
-    }
-
-    /// Takes half of the promised buckets for use. A new chain has to be durable before anything
-    /// durable may point into one of them.
-    pub fn use_promised(&mut self) {
-        for bucket in self.restart.split_off(self.restart.len() / 2) {
-            self.set_free(bucket);
-        }
-    }
-
-    /// Takes the buckets that the chain that was read promises.
-    pub fn take_promised(&mut self) -> Vec<BucketNr> {
-        std::mem::take(&mut self.promised)
-    }
-
-    /// Buckets that the chain on the device promises to be free.
-    pub fn promised(&self) -> Vec<BucketNr> {
-        self.restart.clone()
-    }
-
-    /// Buckets that the chain on the device promises to be free.
-    pub fn promised_len(&self) -> usize {
-        self.restart.len()
     }
 
     pub(super) fn set_free(&mut self, bucket: BucketNr) {

@@ -9,6 +9,7 @@
 //! | [`generations`] | which pointers are live, and how old they are |
 //! | [`sector_counts`] | live and dirty sectors of each bucket |
 //! | [`fullness`] | figures of how full the cache is |
+//! | [`promised_buckets`] | buckets that the last run promises to be free (V2) |
 //! | [`roles_after_counting`] | the end of counting, when every bucket gets its role |
 //! | [`replacement_policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
@@ -20,7 +21,7 @@
 //! | [`data_class`] | classes of data |
 //! | [`open_buckets`] | room for data inside open buckets |
 //! | [`prio_chain_io`] | the prio chain on the device |
-//! | [`no_space`], [`known_space`] | space below the device, and buckets put aside without it |
+//! | [`no_space`], [`space_below`] | space below the device, and buckets put aside without it |
 //! | [`prio_chain`] | the prio chain: generations made durable |
 //! | [`allocator`] | the task that keeps free buckets ahead of demand |
 
@@ -37,13 +38,14 @@ mod eviction_list;
 mod freeing;
 mod fullness;
 mod generations;
-mod known_space;
 mod no_space;
 pub(crate) mod open_buckets;
 pub(crate) mod prio_chain;
 pub(crate) mod prio_chain_io;
 mod priority_stats;
+pub(crate) mod promised_buckets;
 pub(crate) mod recency;
-pub(crate) mod replacement_policy;
+mod replacement_policy;
 mod roles_after_counting;
 mod sector_counts;
+mod space_below;

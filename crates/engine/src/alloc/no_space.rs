@@ -8,7 +8,7 @@ use ubcache_format::{BucketNr, Geometry, Pointer};
 
 use super::allocator::Allocator;
 use super::buckets::{Buckets, Purpose, Role};
-use super::known_space::TRIED_MIN;
+use super::space_below::TRIED_MIN;
 use crate::rules::Rule;
 
 /// Buckets are put aside for so long before they are tried again.

@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | here | the bypass of a volume: its history, and its share in the congestion of the cache |
-//! | [`decide`] | the rules, in their order |
+//! | [`may_cache`] | the rules, in their order |
 //! | [`sequential`] | runs of requests, by place and by stream |
 //! | [`congestion`] | latencies of the cache device, which its volumes share |
 
@@ -11,12 +11,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use congestion::Congestion;
-use decide::{BypassInput, BypassReason, decide};
+use may_cache::{BypassInput, BypassReason, decide};
 use sequential::SequentialDetector;
 use ubcache_env::{Nanos, SectorRange, StreamId};
 
 pub mod congestion;
-pub mod decide;
+pub mod may_cache;
 pub mod sequential;
 
 /// Limits that the administrator sets.

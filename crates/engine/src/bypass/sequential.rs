@@ -3,7 +3,7 @@
 //! A request that goes on where a recent one ended belongs to the same *run*. Long runs are better
 //! served by the backing device, which is good at them, and would push everything else out of the
 //! cache; the request that brings a run over the cutoff and all that follow are bypassed
-//! ([`super::decide`]). This is bcache behaviour, with two tables:
+//! ([`super::may_cache`]). This is bcache behaviour, with two tables:
 //!
 //! * the **history** of a volume: 128 places where a run may go on, the least recently used one
 //!   given up for a new run, each worth nothing 5 s after its last request;

@@ -10,7 +10,7 @@ use ubcache_format::CacheMode;
 
 use super::write::Payload;
 use crate::bypass::BypassLimits;
-use crate::bypass::decide::{Access, BypassInput, BypassReason};
+use crate::bypass::may_cache::{Access, BypassInput, BypassReason};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 

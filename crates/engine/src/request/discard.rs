@@ -7,7 +7,7 @@
 use ubcache_env::{Env, IntervalSet, IoError, SectorRange, StreamId, VolumeError};
 use ubcache_format::JournalSeq;
 
-use crate::bypass::decide::Access;
+use crate::bypass::may_cache::Access;
 use crate::coherence::WriteEnd;
 use crate::coherence::in_flight_table::Ticket;
 use crate::index::extent::Extent;

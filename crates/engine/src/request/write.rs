@@ -10,7 +10,7 @@ use ubcache_format::JournalSeq;
 use super::cache_io::place_pieces;
 use crate::alloc::data_class::Class;
 use crate::alloc::open_buckets::{Piece, Pieces};
-use crate::bypass::decide::Access;
+use crate::bypass::may_cache::Access;
 use crate::coherence::WriteEnd;
 use crate::coherence::in_flight_table::Ticket;
 use crate::errors::EngineError;
@@ -137,7 +137,7 @@ impl<E: Env> CachedVolume<E> {
                 if !self.context.keeps(Rule::W5RemovalStands) {
                     before = self.index.live_extents(self.inode(), range).into_vec();
                 }
-                break self.decide(&ticket, range, room);
+                break self.remove_clean(&ticket, range, room);
             }
             drop(room);
             if self.leaves_writeback() && !refused {
@@ -261,7 +261,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// W2 over a range without dirty data: what is cached there goes, and the backing write may
     /// land from now on. Says which record has to be durable before it is submitted.
-    fn decide(
+    fn remove_clean(
         &self,
         ticket: &Ticket,
         range: SectorRange,

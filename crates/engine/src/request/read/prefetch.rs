@@ -4,7 +4,7 @@ use ubcache_env::{Env, SectorRange, VolumeError};
 use ubcache_format::CacheMode;
 
 use super::miss::Part;
-use crate::bypass::decide::IN_USE_BYPASS_PERCENT;
+use crate::bypass::may_cache::IN_USE_BYPASS_PERCENT;
 use crate::volume::CachedVolume;
 
 impl<E: Env> CachedVolume<E> {
