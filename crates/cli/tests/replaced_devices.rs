@@ -356,11 +356,16 @@ fn logged_commands_use_all_of_a_longer_cache() {
     let line =
         log.lines().rfind(|line| line.contains("the cache device is longer")).expect("a line");
     let commands: Vec<&str> = line.split('`').filter(|part| part.starts_with("ubcache ")).collect();
-    assert_eq!(commands.len(), 3, "{line}");
-    for command in commands {
+    assert_eq!(commands.len(), 5, "{line}");
+    let (stopped, running) = commands.split_at(3);
+    for command in stopped {
         must(ubcache().args(command.split_whitespace().skip(1)));
     }
     let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
+    for command in running {
+        let words = command.split_whitespace().skip(1);
+        must(ubcache().args(words).arg("--control").arg(&daemon.control));
+    }
     assert_eq!(size(&daemon), Some(300 << 20));
     let mut found = [0; LENGTH];
     daemon.client("disk0.img").read(AT, &mut found).expect("a read");

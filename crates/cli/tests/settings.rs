@@ -21,8 +21,9 @@ fn answered_settings_survive_kill_9() {
         {
             let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
             // Without its cache as well.
-            if round % 2 == 1 {
-                must(ubcache().args(["detach", "--control"]).arg(&daemon.control));
+            if round > 0 {
+                let command = ["attach", "detach"][round % 2];
+                must(ubcache().args([command, "--control"]).arg(&daemon.control));
             }
             let label = format!("label={mode}");
             let policy =

@@ -83,6 +83,7 @@ impl<E: Env> CacheSet<E> {
         let _closed = ready?;
         set.context.env.mark("volume_released");
         let ended = volume.stop().await;
+        volume.give_up_device().await;
         let inode = volume.inode();
         if volume.lifecycle.attachment() != Attachment::Detached {
             set.volumes.borrow_mut().remove(&inode);
@@ -127,6 +128,7 @@ impl<E: Env> CacheSet<E> {
         former.enter(Transition::Stopping);
         drop(paused);
         former.join_tasks().await;
+        former.give_up_device().await;
         let superblock = former.superblock();
         let info = former.info();
         let options =

@@ -91,6 +91,8 @@ pub struct CachedVolume<E: Env> {
     saved_superblock: RefCell<Option<Superblock>>,
     /// A task is about to save the superblock.
     saving: Cell<bool>,
+    /// Its backing device belongs to another volume by now, or to nobody.
+    gave_up_device: Cell<bool>,
     pub(crate) fills: FillQueue,
 
     tasks: RefCell<Vec<Task>>,
@@ -145,6 +147,7 @@ impl<E: Env> CachedVolume<E> {
             backing,
             saved_superblock: RefCell::new(Some(superblock.clone())),
             saving: Cell::new(false),
+            gave_up_device: Cell::new(false),
             superblock: RefCell::new(superblock),
             superblock_lock: Lock::default(),
             inode: Cell::new(inode),

@@ -128,6 +128,9 @@ impl<E: Env> CachedVolume<E> {
     /// served by the one before if that wrote what he wants.
     pub(crate) async fn write_backing_superblock(&self) -> Result<(), EngineError> {
         let _one = self.superblock_lock.lock().await;
+        if self.gave_up_device.get() {
+            return Err(EngineError::Stopping);
+        }
         let superblock = self.superblock.borrow().clone();
         if self.saved_superblock.borrow().as_ref() == Some(&superblock) {
             return Ok(());
@@ -139,5 +142,12 @@ impl<E: Env> CachedVolume<E> {
             *self.saved_superblock.borrow_mut() = Some(superblock);
         }
         result
+    }
+
+    /// A5: another volume over the same backing device is about to begin. This one writes no
+    /// superblock any more: an attribute that is set late would take the new run number back.
+    pub(crate) async fn give_up_device(&self) {
+        let _one = self.superblock_lock.lock().await;
+        self.gave_up_device.set(true);
     }
 }

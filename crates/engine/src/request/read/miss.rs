@@ -26,6 +26,7 @@ impl<E: Env> CachedVolume<E> {
             return self.read_without_index(range, error).await;
         }
         let began = self.coherence.zeroes.now();
+        let failures = self.coherence.failed_flushes();
         let parts = self.look_up_parts(range, !bypass && !self.is_stopping());
         let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
         self.count_read(bypass, missed);
@@ -53,10 +54,9 @@ impl<E: Env> CachedVolume<E> {
         if !fills.is_empty() {
             self.start_fills(fills);
         }
-        if missed
-            && self.coherence.zeroes.since(began, range)
-            && self.context.keeps(Rule::R5LooksUpAgain)
-        {
+        let overtaken =
+            self.coherence.zeroes.since(began, range) || self.is_covered_since(failures, range);
+        if missed && overtaken && self.context.keeps(Rule::R5LooksUpAgain) {
             // S2: the memory of a read is held once.
             drop(data);
             return Box::pin(self.read_again(range)).await;

@@ -3,6 +3,7 @@
 use ubcache_env::local::join_all;
 use ubcache_env::{Env, IoVec, SectorRange, Slice, VolumeError};
 
+use super::miss::Part;
 use crate::errors::EngineError;
 use crate::index::extent::{Extent, removal_records};
 use crate::rules::Rule;
@@ -47,20 +48,33 @@ impl<E: Env> CachedVolume<E> {
         Ok(slice)
     }
 
-    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect.
-    /// While they are kept away, what misses can't be below dirty data.
+    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect, or
+    /// what a failed flush left. While the zeroes are kept away, what misses can't be below dirty
+    /// data.
     pub(super) async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
         self.context.env.mark("read_looks_up_again");
         let _away = self.coherence.zeroes.keep_away(range);
-        if let Err(error) = self.index.load_for_read(self.inode(), range).await {
-            return self.read_without_index(range, error).await;
+        loop {
+            if let Err(error) = self.index.load_for_read(self.inode(), range).await {
+                return self.read_without_index(range, error).await;
+            }
+            let failures = self.coherence.failed_flushes();
+            let parts = self.look_up_parts(range, false);
+            let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+            let mut data = IoVec::new();
+            for (result, _) in join_all(parts.into_iter().map(|part| self.read_part(part))).await {
+                data.push(result?);
+            }
+            if !(missed && self.is_covered_since(failures, range)) {
+                return Ok(data);
+            }
         }
-        let parts = self.look_up_parts(range, false);
-        let mut data = IoVec::new();
-        for (result, _) in join_all(parts.into_iter().map(|part| self.read_part(part))).await {
-            data.push(result?);
-        }
-        Ok(data)
+    }
+
+    /// R5: a flush of the backing device has failed since there had been so many, and some of the
+    /// range is dirty: what was read there may be older than what the dirty data came over.
+    pub(super) fn is_covered_since(&self, failures: u64, range: SectorRange) -> bool {
+        self.coherence.failed_flushes() != failures && self.index.has_dirty(self.inode(), range)
     }
 
     /// The index can't be read. Without dirty data the backing device has everything.
