@@ -196,6 +196,9 @@ fn a_volume_with_lost_data_goes_on_by_the_printed_commands() {
             let said = refused(ask(daemon, &["attach", "--cache", text(&new)]));
             assert!(said.contains("disk0.img: attached\n"), "{said}");
             assert!(said.contains("disk1.img: not attached: ") && said.contains("64k"), "{said}");
+            // It asked the new cache, and waited for ever.
+            let said = refused(ask(daemon, &["detach", "disk1.img"]));
+            assert!(said.contains("the cache set has failed"), "{said}");
             wait_for_turns(over, turns, 20);
             let (code, table) = daemon.look(&[]);
             assert!(code == 2 && table.contains("had the only copy of 64k"), "{table}");

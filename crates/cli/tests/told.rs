@@ -115,7 +115,7 @@ fn errors_of_a_disk_and_a_detach_that_fails_are_in_the_log() {
         }
         let detach = ubcache().args(["detach", "--control"]).arg(&daemon.control).output();
         assert_eq!(detach.expect("ubcache runs").status.code(), Some(1));
-        line(directory, &["INFO", "detaching: dirty data is written back", "dirty=\"64k\""]);
+        line(directory, &["INFO", "all dirty data is being written back", "dirty=\"64k\""]);
         line(directory, &["ERROR", "the detach failed: ", "export=\"data\""]);
         line(directory, &["ERROR", "more requests to the disk device failed", "\"write\""]);
         let (code, table) = daemon.look(&[]);

@@ -103,6 +103,9 @@ pub enum EngineError {
     /// So many bytes of the backing device are only in the cache.
     #[error("the cache has {0} bytes of the backing device that only it has")]
     HasDirty(u64),
+    /// The volume is of another set, which it was not taken over from.
+    #[error("the volume {0} belongs to another cache set")]
+    NotOfThisSet(Uuid),
     /// The volume has no cache already.
     #[error("the volume is not attached to a cache set")]
     NotAttached,

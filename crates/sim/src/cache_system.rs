@@ -376,6 +376,7 @@ impl System for CacheSystem {
                     | Err(
                         EngineError::NotAttached
                         | EngineError::AlreadyAttached(_)
+                        | EngineError::NotOfThisSet(_)
                         | EngineError::Stopping,
                     ) => Ok(()),
                     Err(error) => Err(error.to_string()),

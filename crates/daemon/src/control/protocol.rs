@@ -68,7 +68,7 @@ pub enum ControlRequest {
     },
     /// Forgets a backing device that is not served, with what the cache has of it.
     ForgetDisk {
-        /// Its UUID, or its label.
+        /// Its UUID.
         disk: String,
         /// Give up what only the cache has.
         #[serde(default)]

@@ -136,6 +136,12 @@ impl<W: World> Daemon<W> {
         let options = set_options(&self.config);
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
+        for served in volumes.iter().filter(|served| !needs_it(served)) {
+            if let Err(error) = set.can_adopt(&served.now()) {
+                let _ = set.stop().await;
+                return Err(format!("{}: {error}", served.path.display()));
+            }
+        }
         tracing::info!(cache = %path.display(), set = %set.status().uuid, "a new cache is there");
         for (attribute, value) in &self.config.settings {
             // Those of volumes go on with them.

@@ -211,7 +211,7 @@ impl<W: World> Daemon<W> {
     /// Detaches a volume from the set, and returns its name.
     pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
         let served = self.only(volume)?;
-        let detached = self.set().detach(&served.now()).await;
+        let detached = self.set_of(&served).detach(&served.now()).await;
         detached.map_err(|error| {
             tracing::error!(export = served.name, "the detach failed: {error}");
             error.to_string()

@@ -149,7 +149,7 @@ fn log_change<W: World>(served: &Served<W>, change: VolumeChange) {
             target: STATE,
             export,
             dirty = show_size(served.now().status().dirty_bytes),
-            "detaching: dirty data is written back first"
+            "all dirty data is being written back"
         ),
         VolumeChange::Detached => tracing::info!(
             target: STATE,

@@ -134,7 +134,11 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
     match volume.writeback.state.as_str() {
         "failing" => found.push((
             Health::Degraded,
-            format!("{} refuses dirty data of the volume {name}: {dirty}", volume.backing.path),
+            format!(
+                "writeback of the volume {name} to {} fails, and {dirty} are dirty; the log names \
+                 the device that has errors",
+                volume.backing.path
+            ),
         )),
         "off" if volume.dirty_bytes > 0 => found.push((
             Health::Healthy,

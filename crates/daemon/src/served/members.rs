@@ -45,6 +45,20 @@ impl<W: World> Daemon<W> {
                 path.display()
             ));
         }
+        // Clients may ask for each export by its UUID: no other one may have that for a name.
+        let uuid = superblock.uuid.to_string();
+        if let Some(served) = volumes
+            .iter()
+            .find(|served| served.name == uuid || served.now().uuid().to_string() == name)
+        {
+            return Err(format!(
+                "{}: \"{name}\" and its UUID {uuid} must differ from the name and the UUID of \
+                 \"{}\"; give it another name: ubcache add -B NAME={}",
+                path.display(),
+                served.name,
+                path.display()
+            ));
+        }
         let lost = file.lost();
         let options = AttachOptions {
             name: name.clone(),

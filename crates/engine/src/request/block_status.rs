@@ -14,6 +14,7 @@ impl<E: Env> CachedVolume<E> {
     /// The status of a range from its start, or of the first part of it.
     pub(crate) async fn status_of(&self, range: SectorRange) -> Vec<(SectorRange, BlockStatus)> {
         let mut range = SectorRange::new(range.start, range.sectors().min(STATUS_MAX));
+        let began = self.coherence.zeroes.now();
         let (mut cached, mut dirty) = (Vec::new(), Vec::new());
         let mut copies = Vec::new();
         if self.lifecycle.uses_cache() {
@@ -41,12 +42,16 @@ impl<E: Env> CachedVolume<E> {
         let range = SectorRange::from_bounds(range.start, end);
         let holes: Vec<SectorRange> =
             parts.into_iter().filter(|(_, hole)| *hole).map(|(part, _)| part).collect();
-        // D4.
+        // D4, R5: zeroes of a discard that has not taken effect are no hole of the volume.
+        let hidden = |part| self.coherence.zeroes.since(began, part);
         let covers = self.context.keeps(Rule::D4DirtyIsNoHole);
         let parts = join(range, [&cached, &copies, &dirty, &holes]).into_iter();
         let parts = parts.map(|(part, [cached, copy, dirty, hole])| {
             let cached = cached || copy;
-            (part, BlockStatus { hole: hole && !(covers && dirty), cached, dirty })
+            (
+                part,
+                BlockStatus { hole: hole && !(covers && (dirty || hidden(part))), cached, dirty },
+            )
         });
         let parts: Vec<_> = parts.collect();
         if parts.iter().any(|(_, status)| status.hole) {

@@ -27,6 +27,7 @@ impl<E: Env> CacheSet<E> {
     pub async fn detach(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
         let _own = volume.lifecycle.attachment_turn().await;
+        self.is_own(volume)?;
         if volume.is_stopping() {
             return Err(EngineError::Stopping);
         }
@@ -132,6 +133,7 @@ impl<E: Env> CacheSet<E> {
     pub async fn attach_again(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let set = &self.set;
         let _own = volume.lifecycle.attachment_turn().await;
+        self.is_own(volume)?;
         let _one = set.attach_lock.lock().await;
         if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));

@@ -18,6 +18,11 @@ impl<E: Env> CacheSet<E> {
         Rc::ptr_eq(&self.set.journal, &volume.journal)
     }
 
+    /// Refuses a volume of another set: its slot there is somebody else's here.
+    pub(super) fn is_own(&self, volume: &CachedVolume<E>) -> Result<(), EngineError> {
+        if self.has(volume) { Ok(()) } else { Err(EngineError::NotOfThisSet(volume.uuid())) }
+    }
+
     /// Writes back everything that only the cache has at this moment, whatever the mode; clients
     /// go on. Takes as long as the writeback.
     ///
@@ -25,6 +30,7 @@ impl<E: Env> CacheSet<E> {
     /// The set has failed or is being stopped; the backing device does not take the data.
     pub async fn drain(&self, volume: &Rc<CachedVolume<E>>) -> Result<(), EngineError> {
         let _own = volume.lifecycle.attachment_turn().await;
+        self.is_own(volume)?;
         if volume.is_stopping() {
             return Err(EngineError::Stopping);
         }
@@ -57,6 +63,7 @@ impl<E: Env> CacheSet<E> {
     ) -> Result<Option<EngineError>, EngineError> {
         let set = &self.set;
         let _own = volume.lifecycle.attachment_turn().await;
+        self.is_own(volume)?;
         if volume.is_stopping() {
             return Err(EngineError::Stopping);
         }
@@ -92,6 +99,26 @@ impl<E: Env> CacheSet<E> {
         Ok(ended.err())
     }
 
+    /// A8: refuses a volume whose blocks are too small for this cache, before anything changes.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn can_adopt(&self, former: &CachedVolume<E>) -> Result<(), EngineError> {
+        let context = &self.set.context;
+        let logical = context.cache.limits().logical_block_bytes / SECTOR_BYTES as u32;
+        let cache = context.geometry.block_sectors.max(logical);
+        // Clients were told of the block that they may use.
+        let told = former.block_sectors() as u32;
+        if told < logical {
+            return Err(EngineError::BlockTooSmall { backing: told, cache: logical });
+        }
+        let backing = former.superblock().block_sectors;
+        if backing < cache {
+            return Err(EngineError::BlockTooSmall { backing, cache });
+        }
+        Ok(())
+    }
+
     /// A8: takes a volume over from another set, which has failed, or from which it was detached.
     /// Its cache is empty. The former volume ends, and the new one goes on with its settings, and
     /// with what is known of failed flushes. No request may be under way.
@@ -115,13 +142,7 @@ impl<E: Env> CacheSet<E> {
         if set.served().iter().any(|volume| volume.uuid() == former.uuid()) {
             return Err(EngineError::AlreadyAttached(former.uuid()));
         }
-        let backing = former.superblock().block_sectors;
-        let logical = set.context.cache.limits().logical_block_bytes / SECTOR_BYTES as u32;
-        let cache = set.context.geometry.block_sectors.max(logical);
-        // Clients were told of the block that they may use.
-        if former.block_sectors() < u64::from(logical) || backing < cache {
-            return Err(EngineError::BlockTooSmall { backing, cache });
-        }
+        self.can_adopt(former)?;
         let paused = former.pause().await;
         former.leave_cache_in_turn().await?;
         let inode = set.put_on(former).await?;
