@@ -48,9 +48,9 @@ impl<E: Env> CachedVolume<E> {
         Ok(slice)
     }
 
-    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect, or
-    /// what a failed flush left. While the zeroes are kept away, what misses can't be below dirty
-    /// data.
+    /// R5: what the backing device returned may be zeroes of a discard that has not taken effect,
+    /// or what a failed flush left. While the zeroes are kept away, what misses can't be below
+    /// dirty data.
     pub(super) async fn read_again(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
         self.context.env.mark("read_looks_up_again");
         let _away = self.coherence.zeroes.keep_away(range);
