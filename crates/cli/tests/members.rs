@@ -195,7 +195,8 @@ fn drain_writes_back_and_flush_makes_durable() {
     let scratch = scratch();
     let directory = scratch.path();
     let (cache, disks) = make_set(directory, &[16, 16], &[]);
-    let daemon = Daemon::start("pool", directory, &cache, &disks, &["--mode", "writeback"]);
+    // Nothing but a drain writes back.
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &DIRTY);
     for (export, byte) in [("disk0.img", 1), ("disk1.img", 2)] {
         daemon.client(export).write(0, &[byte; PIECE], false).expect("a write");
     }
@@ -220,6 +221,21 @@ fn drain_writes_back_and_flush_makes_durable() {
     let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
     holds(&daemon, "disk0.img", 3);
     holds(&daemon, "disk1.img", 4);
+    daemon.stop();
+}
+
+/// A client that asked for a disk by its UUID got the one that was added under that name.
+#[test]
+fn added_disk_never_takes_the_uuid_of_another_one() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks[..1], &[]);
+    let volume = &daemon.status()["sets"][0]["volumes"][0];
+    let uuid = volume["uuid"].as_str().expect("a UUID").to_owned();
+    let said = refused(&daemon, &["add", "-B", &format!("{uuid}={}", text(&disks[1]))]);
+    assert!(said.contains("must differ from the name and the UUID of \"disk0.img\""), "{said}");
+    done(&daemon, &["add", "-B", text(&disks[1])]);
     daemon.stop();
 }
 
