@@ -37,6 +37,8 @@ pub(super) enum IoKind {
     Discard,
     /// The blocks get their place on the disk.
     Allocate,
+    /// A look for holes, which takes its time as a read does.
+    Holes,
 }
 
 pub(super) struct Io {
@@ -63,6 +65,7 @@ impl Io {
             IoKind::Flush { .. } => "flush",
             IoKind::Discard => "discard",
             IoKind::Allocate => "allocate",
+            IoKind::Holes => "holes",
         }
     }
 
@@ -81,7 +84,7 @@ impl Io {
 
     fn class(&self) -> Class {
         match self.kind {
-            IoKind::Read(_) => Class::Read,
+            IoKind::Read(_) | IoKind::Holes => Class::Read,
             IoKind::Write { .. } | IoKind::Discard | IoKind::Allocate => Class::Write,
             IoKind::Flush { .. } => Class::Flush,
         }
@@ -365,7 +368,7 @@ impl Inner {
                     }
                 }
             }
-            IoKind::Flush { .. } | IoKind::Allocate => {}
+            IoKind::Flush { .. } | IoKind::Allocate | IoKind::Holes => {}
             IoKind::Write { .. } | IoKind::Discard => {
                 for index in 0..io.sectors {
                     if io.step_of(index) == step {
@@ -411,7 +414,7 @@ impl Inner {
         let stops = |outage: &Outage| matches!(outage, Outage::Errors | Outage::Gone);
         let outage = state.outage(Nanos(self.world.now())).filter(stops);
         let io = state.ios.get_mut(&id).expect("an event is delivered only while somebody cares");
-        state.changes += u64::from(!matches!(io.kind, IoKind::Read(_)));
+        state.changes += u64::from(!matches!(io.kind, IoKind::Read(_) | IoKind::Holes));
         io.completed.set(clock);
         let result = match (io.result.take(), outage.and_then(|outage| outage.error(io.class()))) {
             (Some(result), _) => result,
@@ -425,7 +428,7 @@ impl Inner {
             IoKind::Write { .. } => counters.writes += 1,
             IoKind::Flush { .. } => counters.flushes += 1,
             IoKind::Discard => counters.discards += 1,
-            IoKind::Allocate => {}
+            IoKind::Allocate | IoKind::Holes => {}
         }
         counters.errors += u64::from(result.is_err());
         if let (IoKind::Read(buf), Err(_)) = (&mut io.kind, &result) {
@@ -515,7 +518,7 @@ impl Inner {
 
 /// Decides when each sector lands; returns the moment of each step.
 fn draw_landing(io: &mut Io, latency: u64, rng: &mut Rng) -> SmallVec<[u64; 3]> {
-    if matches!(io.kind, IoKind::Flush { .. } | IoKind::Allocate) {
+    if matches!(io.kind, IoKind::Flush { .. } | IoKind::Allocate | IoKind::Holes) {
         return SmallVec::new();
     }
     let in_steps = io.sectors > 1 && rng.chance(1, 4);

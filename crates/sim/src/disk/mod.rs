@@ -441,6 +441,7 @@ impl Device for SimDisk {
         if let Some(error) = self.inner.outside(range, "a look for holes") {
             return Err(error);
         }
+        self.run(range.start, range.sectors(), IoKind::Holes).await.1?;
         let state = self.inner.state.borrow();
         let mut parts: Vec<(SectorRange, bool)> = Vec::new();
         for sector in range.start.0..range.end.0 {
