@@ -216,8 +216,13 @@ async fn start<E: Env, S: Stream, V: Volume>(
             u64::from(request.length) + range.bytes()
         }
         (Ok(_), Command::Write) => u64::from(request.length),
+        // So are the first and the last block of zeroes.
+        (Ok(range), Command::WriteZeroes) if range.bytes() != u64::from(request.length) => {
+            range.bytes().min(2 * connection.block)
+        }
         (Ok(_), Command::Cache) => u64::from(request.length).min(CACHE_BYTES),
-        (Ok(_), Command::BlockStatus) if !request.has(cmd_flag::REQ_ONE) => STATUS_BYTES,
+        // The volume looks at as many parts for an answer of one extent.
+        (Ok(_), Command::BlockStatus) => STATUS_BYTES,
         _ => 0,
     };
     connection.pace(env, content).await;
