@@ -174,7 +174,22 @@ fn disk_that_fails_and_returns_is_added_again_with_its_dirty_data() {
         let said = refused(&daemon, &["remove", "data"]);
         assert!(said.contains("ubcache remove data --keep-dirty"), "{said}");
         holds(&daemon, "disk0.img", 1);
+        // It waited for a drain that was under way.
+        let drains = || {
+            let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+            log.matches("all dirty data is being written back").count()
+        };
+        let before = drains();
+        let mut drain = ubcache();
+        drain.args(["drain", "data", "--wait", "--control"]).arg(&daemon.control);
+        let drain = drain.stderr(std::process::Stdio::piped()).spawn().expect("ubcache runs");
+        while drains() == before {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         let output = tell(&daemon, &["remove", "data", "--keep-dirty"]);
+        let ended = drain.wait_with_output().expect("it ends");
+        let why = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.code() == Some(1) && why.contains("has been removed"), "{why}");
         let said = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("data: removed; 64k of dirty data stay in the cache"), "{said}");

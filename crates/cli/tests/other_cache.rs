@@ -79,6 +79,11 @@ fn clean_disks_come_up_without_their_cache() {
         command.args(["attach", "disk0.img", "--control"]).arg(&daemon.control);
         let said = String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned();
         assert!(said.contains("there is no cache"), "{said}");
+        // It said that the cache has no record of the disk, and how to give its dirty data up.
+        let mut command = ubcache();
+        command.args(["add", "-B"]).arg(&disks[1]).arg("--control").arg(&daemon.control);
+        let said = String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned();
+        assert!(said.contains("the backing device is dirty, but its cache is missing"), "{said}");
         daemon.kill();
 
         // The cache comes back: nothing that it has of the clean disk is believed, and the dirty

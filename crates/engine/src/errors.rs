@@ -153,6 +153,9 @@ pub enum EngineError {
     /// The set has failed earlier.
     #[error("the cache set has failed: {0}")]
     Failed(String),
+    /// The volume was released while its dirty data was written back.
+    #[error("the volume {0} has been removed, with dirty data that stays in the cache")]
+    Removed(Uuid),
     /// The set is being stopped.
     #[error("the cache set is being stopped")]
     Stopping,

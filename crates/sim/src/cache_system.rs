@@ -377,6 +377,7 @@ impl System for CacheSystem {
                         EngineError::NotAttached
                         | EngineError::AlreadyAttached(_)
                         | EngineError::NotOfThisSet(_)
+                        | EngineError::Removed(_)
                         | EngineError::Stopping,
                     ) => Ok(()),
                     Err(error) => Err(error.to_string()),

@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheUse, ServedVolume};
+use ubcache_engine::{AttachOptions, CacheUse, EngineError, ServedVolume};
 use ubcache_env::local::join_all;
 use ubcache_env::{Priority, StreamEnd, StreamId, Volume};
+use ubcache_format::BackingState;
 
 use super::daemon::{Daemon, Served};
 use super::world::{World, open as open_device, refuse_vague_discards};
 use crate::config::{Named, export_names};
+use crate::open::precheck::dirty_without_cache;
 use crate::open::refusal::member_failure;
 use crate::open::superblock::superblock_of;
 
@@ -58,6 +60,9 @@ impl<W: World> Daemon<W> {
                 served.name,
                 path.display()
             ));
+        }
+        if self.no_cache.borrow().is_some() && superblock.state() == BackingState::Dirty {
+            return Err(dirty_without_cache(path, Some(&name), &superblock).to_string());
         }
         let lost = file.lost();
         let options = AttachOptions {
@@ -117,9 +122,11 @@ impl<W: World> Daemon<W> {
         let set = self.set_of(&served);
         let released = set.release(&served.now(), !keep_dirty).await.map_err(|error| {
             let said = format!("{name} stays: {error}");
-            match keep_dirty {
-                true => said,
-                false => format!(
+            match (&error, keep_dirty) {
+                // By somebody else, meanwhile.
+                (EngineError::Removed(_), _) => error.to_string(),
+                (_, true) => said,
+                (_, false) => format!(
                     "{said}. To remove it at once, with its dirty data left in the cache: ubcache \
                      remove {name} --keep-dirty"
                 ),

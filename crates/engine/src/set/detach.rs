@@ -113,6 +113,9 @@ impl<E: Env> CacheSet<E> {
             if volume.has_nothing_dirty() {
                 return Ok(());
             }
+            if volume.writeback.ends_drains() {
+                return Err(EngineError::Removed(volume.uuid()));
+            }
             let errors = volume.backing_errors() - errors_before;
             if errors >= ERRORS_MAX {
                 return Err(EngineError::BackingFails(errors));

@@ -62,6 +62,10 @@ impl<E: Env> CacheSet<E> {
         drain: bool,
     ) -> Result<Option<EngineError>, EngineError> {
         let set = &self.set;
+        if !drain && self.has(volume) {
+            // A drain of a disk that hangs would keep its turn for ever.
+            volume.writeback.end_drains();
+        }
         let _own = volume.lifecycle.attachment_turn().await;
         self.is_own(volume)?;
         if volume.is_stopping() {
@@ -162,6 +166,7 @@ impl<E: Env> CacheSet<E> {
         set.context.env.mark("volume_adopted");
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();
+        volume.save_soon();
         Ok(volume)
     }
 }

@@ -96,10 +96,12 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// A volume over the same backing device has ended: goes on with its attributes and counters.
+    /// A volume over the same backing device has ended: goes on with its attributes and counters,
+    /// and with what is known to be on the device: an attribute may be missing there.
     pub(crate) fn keep_attributes_of(&self, former: &CachedVolume<E>) {
         *self.settings.borrow_mut() = former.settings.borrow().clone();
         self.counters.set(former.counters.get());
+        *self.saved_superblock.borrow_mut() = former.saved_superblock.borrow().clone();
     }
 }
 

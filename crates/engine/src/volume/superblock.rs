@@ -103,7 +103,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// Has a task save the superblock. There is one at most that has not begun, however often it
     /// changes.
-    pub(super) fn save_soon(&self) {
+    pub(crate) fn save_soon(&self) {
         let Some(me) = self.me.upgrade() else { return };
         if self.saving.replace(true) {
             return;

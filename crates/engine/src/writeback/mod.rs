@@ -29,6 +29,7 @@ pub(crate) struct Writeback {
     wake: Notify,
     progress: Notify,
     unreadable: Cell<u64>,
+    ends_drains: Cell<bool>,
     controller: RefCell<RateController>,
     limiter: RefCell<RateLimiter>,
     idle: RefCell<IdleCounter>,
@@ -41,6 +42,7 @@ impl Writeback {
             wake: Notify::default(),
             progress: Notify::default(),
             unreadable: Cell::default(),
+            ends_drains: Cell::default(),
             controller: RefCell::new(RateController::new()),
             limiter: RefCell::new(RateLimiter::new()),
             idle: RefCell::new(IdleCounter::new()),
@@ -65,6 +67,17 @@ impl Writeback {
     /// Number of times that this happened.
     pub fn unreadable(&self) -> u64 {
         self.unreadable.get()
+    }
+
+    /// The volume is being released with its dirty data: nobody waits for the end of it.
+    pub fn end_drains(&self) {
+        self.ends_drains.set(true);
+        self.progresses();
+    }
+
+    /// See [`Writeback::end_drains`].
+    pub fn ends_drains(&self) -> bool {
+        self.ends_drains.get()
     }
 
     /// A batch has ended, a device has failed, or the task may be ending.
