@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use support::devices::Fragile;
+use support::pieces::{PIECE, write_and_compare};
 use support::{Daemon, each_io, have, make_set, must, sparse, text, tool, ubcache};
-
-const PIECE: usize = 64 << 10;
 
 fn new_cache(directory: &Path, options: &[&str]) -> PathBuf {
     let cache = directory.join("new.img");
@@ -70,13 +69,7 @@ fn load(daemon: &Daemon, export: &str, over: &AtomicBool, turns: &AtomicU64) {
     while !over.load(Ordering::Relaxed) {
         turn = turn.wrapping_add(1);
         let at = (u64::from(turn) % 32) * PIECE as u64;
-        client.write(at, &[turn; PIECE], turn.is_multiple_of(4)).expect("a write");
-        let mut found = [0; PIECE];
-        client.read(at, &mut found).expect("a read");
-        assert!(found == [turn; PIECE], "turn {turn}");
-        if turn.is_multiple_of(8) {
-            client.flush().expect("a flush");
-        }
+        write_and_compare(&mut client, turn, at);
         turns.fetch_add(1, Ordering::Relaxed);
     }
 }

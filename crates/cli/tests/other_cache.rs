@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use support::pieces::{PIECE, write_and_compare};
 use support::{Daemon, each_io, make_set, must, run, scratch, sparse, text, ubcache};
 
-const PIECE: usize = 64 << 10;
 const DIRTY: [&str; 4] = ["--mode", "writeback", "--set", "writeback_running=0"];
 
 fn new_cache(directory: &Path, name: &str) -> PathBuf {
@@ -129,13 +129,7 @@ fn replaced_under_load(daemon: &Daemon, export: &str, cache: &Path) -> String {
             while !over.load(Ordering::Relaxed) {
                 turn = turn.wrapping_add(1);
                 let at = (u64::from(turn) % 16) * PIECE as u64 + (1 << 20);
-                client.write(at, &[turn; PIECE], turn.is_multiple_of(4)).expect("a write");
-                let mut found = [0; PIECE];
-                client.read(at, &mut found).expect("a read");
-                assert!(found == [turn; PIECE], "turn {turn}");
-                if turn.is_multiple_of(8) {
-                    client.flush().expect("a flush");
-                }
+                write_and_compare(&mut client, turn, at);
             }
         });
         let output = attach(daemon, cache);

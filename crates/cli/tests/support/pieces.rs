@@ -22,3 +22,15 @@ pub fn read_pieces(client: &mut Client, data: &[u8]) {
         assert!(found == piece, "wrong data at byte {at}");
     }
 }
+
+/// A turn of a client that writes a piece, of the turn's number, and compares what it reads then.
+/// It flushes in every eighth turn.
+pub fn write_and_compare(client: &mut Client, turn: u8, at: u64) {
+    client.write(at, &[turn; PIECE], turn.is_multiple_of(4)).expect("a write");
+    let mut found = [0; PIECE];
+    client.read(at, &mut found).expect("a read");
+    assert!(found == [turn; PIECE], "turn {turn}");
+    if turn.is_multiple_of(8) {
+        client.flush().expect("a flush");
+    }
+}
