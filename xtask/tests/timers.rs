@@ -17,11 +17,6 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "the delay of the journal: records of some time share an entry",
     ),
     (
-        "journal/reservation.rs",
-        "first(progress, self.context.env.sleep(Nanos::from_millis(10))).await;",
-        "room in the ring that pins and grants give back: no event yet",
-    ),
-    (
         "alloc/allocator.rs",
         "self.context.env.sleep(ROUND_IN_VAIN).await;",
         "callers wait for a number of rounds, so a round takes a time",
@@ -45,11 +40,6 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "index/journal_reclaim.rs",
         "self.context.env.sleep(PAUSE_AFTER_ERROR).await;",
         "after an error: the cache device needs a moment",
-    ),
-    (
-        "index/journal_reclaim.rs",
-        "self.context.env.sleep(Nanos::from_millis(1)).await;",
-        "a ring that replay or its newest bucket keeps short: no event yet",
     ),
     (
         "index/node_write.rs",

@@ -1,5 +1,6 @@
 //! Making room in the ring: the leaves that lack the oldest records are written.
 
+use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos};
 use ubcache_format::JournalSeq;
 
@@ -15,7 +16,10 @@ const BATCH: usize = 32;
 impl<E: Env> Index<E> {
     /// Leaves that need a new bucket are replaced together, so that their parents, and in small
     /// sets the root, are written once for all of them.
-    pub async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<(), EngineError> {
+    ///
+    /// Returns true if there was something to write.
+    pub async fn write_leaves_up_to(&self, seq: JournalSeq) -> Result<bool, EngineError> {
+        let mut written = false;
         while self.tree.borrow().has_leaves_pinned_up_to(seq) {
             // In a tight ring all at once, if there are buckets for that: one prio chain, one new
             // root.
@@ -41,8 +45,9 @@ impl<E: Env> Index<E> {
                 }
                 self.restructure(full, true).await?;
             }
+            written = true;
         }
-        Ok(())
+        Ok(written)
     }
 
     fn has_room_for_append(&self, leaf: &Leaf) -> bool {
@@ -56,6 +61,7 @@ impl<E: Env> Index<E> {
     pub async fn reclaim_task(&self) {
         loop {
             let wake = self.journal.space_wanted();
+            let changed = self.journal.room_changed();
             let goal = self.journal.reclaim_goal();
             if self.context.is_ended() || self.context.failure().is_some() {
                 return;
@@ -65,23 +71,29 @@ impl<E: Env> Index<E> {
                 continue;
             };
             self.context.env.mark("journal_reclaim");
-            let written = match self.write_leaves_up_to(goal).await {
-                // The leaves are written; an entry has to say so before the bucket is free. The
-                // one that named a new root did already, and a second one would take the room that
-                // the next leaves need.
-                Ok(()) if self.journal.is_short() && self.journal.entry_makes_room() => {
-                    self.journal.force().await
-                }
-                Ok(()) => Ok(()),
-                Err(error) => Err(error),
-            };
-            self.journal.wake_all();
-            if written.is_err() {
-                self.context.env.sleep(PAUSE_AFTER_ERROR).await;
-            } else if self.journal.is_short() {
+            match self.make_room(goal).await {
+                // Those who wait look again, and ask again.
+                Ok(true) => self.journal.wake_all(),
                 // Replay is not done, or the newest bucket is the one that is needed.
-                self.context.env.sleep(Nanos::from_millis(1)).await;
+                Ok(false) => drop(first(wake, changed).await),
+                Err(_) => {
+                    self.journal.wake_all();
+                    self.context.env.sleep(PAUSE_AFTER_ERROR).await;
+                }
             }
         }
+    }
+
+    /// Writes leaves, and an entry that needs fewer others. Returns true if anything was written.
+    async fn make_room(&self, goal: JournalSeq) -> Result<bool, EngineError> {
+        let written = self.write_leaves_up_to(goal).await?;
+        // The leaves are written; an entry has to say so before the bucket is free. The one that
+        // named a new root did already, and a second one would take the room that the next leaves
+        // need.
+        if !self.journal.is_short() || !self.journal.entry_makes_room() {
+            return Ok(written);
+        }
+        self.journal.force().await?;
+        Ok(true)
     }
 }

@@ -108,7 +108,7 @@ impl<E: Env> Index<E> {
             // Nobody who makes room waits for this one.
             drop(structure);
             if granted.is_none() {
-                self.journal.wait_for_progress().await?;
+                self.journal.wait_for_room().await?;
             } else {
                 drop(granted);
                 // Thousands may wait in the queue: what was in vain for the one before is not

@@ -113,6 +113,8 @@ pub(crate) struct Journal<E: Env> {
     progress: Notify,
     /// The ring needs room.
     reclaim: Notify,
+    /// The ring has more room, or other uses of it are allowed, or the journal failed.
+    room: Notify,
 }
 
 impl<E: Env> Journal<E> {
@@ -151,6 +153,7 @@ impl<E: Env> Journal<E> {
             wake: Notify::default(),
             progress: Notify::default(),
             reclaim: Notify::default(),
+            room: Notify::default(),
         }
     }
 
@@ -167,6 +170,7 @@ impl<E: Env> Journal<E> {
         self.wake.notify_all();
         self.progress.notify_all();
         self.reclaim.notify_all();
+        self.room.notify_all();
     }
 
     /// The set has stopped: nothing more is written.
@@ -211,5 +215,6 @@ impl<E: Env> Journal<E> {
     /// Keeps entries from this one on: they are not replayed yet. `None`: all are.
     pub fn keep_from(&self, entry: Option<JournalSeq>) {
         self.state.borrow_mut().replay_floor = entry;
+        self.room.notify_all();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use ubcache_env::local::{Notified, Notify};
 use ubcache_format::JournalSeq;
 
 /// Set by the index whenever a leaf begins or ceases to lack a record; read by the journal.
@@ -9,13 +10,22 @@ use ubcache_format::JournalSeq;
 pub(crate) struct EntryPins {
     oldest: Cell<Option<JournalSeq>>,
     leaves: Cell<usize>,
+    /// A leaf was written: fewer lack records, or the oldest of these is a later one.
+    fewer: Notify,
 }
 
 impl EntryPins {
     /// So many leaves lack records, the oldest of which is in this entry.
     pub fn set(&self, oldest: Option<JournalSeq>, leaves: usize) {
-        self.oldest.set(oldest);
-        self.leaves.set(leaves);
+        let moved = self.oldest.replace(oldest) != oldest;
+        if leaves < self.leaves.replace(leaves) || moved {
+            self.fewer.notify_all();
+        }
+    }
+
+    /// Returns when an entry may be needed less than now.
+    pub fn fewer(&self) -> Notified<'_> {
+        self.fewer.notified()
     }
 
     /// The oldest entry with a record that some leaf lacks.

@@ -30,8 +30,8 @@
 //! - A reservation is never larger than the ring without its reserve, so there is room for it when
 //!   the others are done.
 
+use ubcache_env::Env;
 use ubcache_env::local::first;
-use ubcache_env::{Env, Nanos};
 use ubcache_format::{JournalSeq, Key};
 
 use super::Journal;
@@ -117,9 +117,17 @@ impl<E: Env> Journal<E> {
 
     /// Waits until there may be more room in the ring than now.
     async fn more_room(&self) {
-        let progress = self.progress.notified();
+        let more = self.room_changed();
         self.reclaim.notify_all();
-        progress.await;
+        more.await;
+    }
+
+    /// Returns when the ring may have more room than now, or may be able to get some.
+    pub fn room_changed(&self) -> impl Future<Output = ()> {
+        let changed = first(self.room.notified(), self.pins.fewer());
+        async {
+            changed.await;
+        }
     }
 
     /// So many records may be reserved beside those that wait and those that others have reserved.
@@ -146,7 +154,7 @@ impl<E: Env> Journal<E> {
             if let Some(granted) = self.grant(self.chains_first.get()) {
                 return Ok(granted);
             }
-            self.wait_for_progress().await?;
+            self.wait_for_room().await?;
         }
     }
 
@@ -172,6 +180,9 @@ impl<E: Env> Journal<E> {
     /// chain does not wait for room, which nobody else would make. Its block is in the reserve.
     pub fn put_chains_first(&self, first: bool) {
         self.chains_first.set(first);
+        if first {
+            self.room.notify_all();
+        }
     }
 
     /// Returns true if chains come first: see [`Journal::put_chains_first`].
@@ -179,15 +190,13 @@ impl<E: Env> Journal<E> {
         self.chains_first.get()
     }
 
-    /// Waits a moment for the journal to get room.
-    pub async fn wait_for_progress(&self) -> Result<(), EngineError> {
+    /// Waits until a grant that was refused may be given.
+    pub async fn wait_for_room(&self) -> Result<(), EngineError> {
         if let Some(error) = self.failed() {
             return Err(error);
         }
         self.context.env.mark("waits_for_journal_room");
-        let progress = self.progress.notified();
-        self.reclaim.notify_all();
-        first(progress, self.context.env.sleep(Nanos::from_millis(10))).await;
+        self.more_room().await;
         Ok(())
     }
 
@@ -229,5 +238,6 @@ pub(crate) struct Granted<'a, E: Env>(&'a Journal<E>);
 impl<E: Env> Drop for Granted<'_, E> {
     fn drop(&mut self) {
         self.0.state.borrow_mut().granted -= 1;
+        self.0.room.notify_all();
     }
 }

@@ -201,6 +201,7 @@ impl<E: Env> Journal<E> {
             state.durable = seq;
         }
         self.progress.notify_all();
+        self.room.notify_all();
         if self.state.borrow().ring.is_short() {
             self.reclaim.notify_all();
         }
