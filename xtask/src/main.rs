@@ -33,6 +33,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("nbdsh", "python3-libnbd"),
     ("nbdkit", "nbdkit"),
     ("qemu-img", "qemu-utils"),
+    ("certtool", "gnutls-bin"),
     ("mkfs.ext4", "e2fsprogs"),
     ("make-bcache", "bcache-tools"),
     ("valgrind", "valgrind"),

@@ -12,13 +12,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-format", "ubcache-env"]),
     ("ubcache-nbd", &["ubcache-format", "ubcache-env"]),
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
+    ("ubcache-tls", &["ubcache-format", "ubcache-env"]),
     (
         "ubcache-sim",
         &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline"],
     ),
     (
         "ubcache-daemon",
-        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-host"],
+        &[
+            "ubcache-format",
+            "ubcache-env",
+            "ubcache-engine",
+            "ubcache-nbd",
+            "ubcache-host",
+            "ubcache-tls",
+        ],
     ),
     ("ubcache-offline", &["ubcache-format", "ubcache-env"]),
     // A second opinion: it shares nothing with what it is about.
@@ -49,6 +57,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-sim"]),
     ("ubcache-nbd", &["ubcache-host", "ubcache-sim"]),
+    ("ubcache-tls", &["ubcache-sim"]),
     // The server's allocations are counted together with the engine's.
     ("ubcache-bench", &["ubcache-nbd"]),
 ];

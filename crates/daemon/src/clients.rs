@@ -114,6 +114,12 @@ pub(crate) fn reason_to_end(silence: Silence, short: bool) -> Option<&'static st
     }
 }
 
+/// The reason to send a client away that has been silent inside a TLS record for so many looks.
+pub(crate) fn reason_to_end_tls(silent: u32) -> Option<&'static str> {
+    (silent >= SILENT_LOOKS)
+        .then_some("it has sent a part of a TLS record, and nothing more for 30 s")
+}
+
 /// Reads `[NAME=]VALUE`.
 pub fn split_limit(text: &str) -> (Option<String>, &str) {
     match text.rsplit_once('=') {

@@ -11,6 +11,7 @@ use ubcache_host::{PageCache, SocketAccess};
 
 use crate::clients::ClientLimits;
 use crate::failure::Failure;
+use crate::tls::TlsOptions;
 
 /// Configuration of one daemon.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,8 @@ pub struct ServeConfig {
     pub socket_access: SocketAccess,
     /// Networks of the clients that may connect over TCP; if empty, all.
     pub allow: Vec<Network>,
+    /// Encryption of connections over TCP.
+    pub tls: TlsOptions,
     /// Limits on clients.
     pub clients: ClientLimits,
     /// Time limit for the requests of clients at a stop.
@@ -134,8 +137,10 @@ impl FromStr for Network {
 pub enum NbdAddress {
     /// A unix socket.
     Unix(PathBuf),
-    /// A TCP port. NBD has no authentication: bind it only on trusted networks.
+    /// A TCP port, in the clear: only for networks that can be trusted.
     Tcp(SocketAddr),
+    /// A TCP port whose clients have to use TLS.
+    Tls(SocketAddr),
 }
 
 impl FromStr for NbdAddress {
@@ -166,6 +171,7 @@ impl NbdAddress {
                 format!("nbd+unix:///{}?socket={}", percent(export, ""), percent(&path, "/"))
             }
             NbdAddress::Tcp(address) => format!("nbd://{address}/{}", percent(export, "")),
+            NbdAddress::Tls(address) => format!("nbds://{address}/{}", percent(export, "")),
         }
     }
 }
@@ -174,7 +180,7 @@ impl fmt::Display for NbdAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NbdAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-            NbdAddress::Tcp(address) => write!(f, "tcp:{address}"),
+            NbdAddress::Tcp(address) | NbdAddress::Tls(address) => write!(f, "tcp:{address}"),
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | [`served`] | the running set, its clients, its report |
 //! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
+//! | [`tls`] | encryption of connections over TCP |
 //! | [`log`] | the log, which never stops the set |
 //! | [`failure`] | failures as text for the user, with their exit codes |
 //! | [`size`] | sizes as people write them |
@@ -34,11 +35,13 @@ pub mod open;
 pub mod serve;
 pub mod served;
 pub mod size;
+pub mod tls;
 
 pub use clients::ClientLimits;
 pub use config::{NbdAddress, Network, ReadOnly, ServeConfig};
 pub use failure::{Code, Failure};
 pub use serve::{Ready, serve, serve_in};
+pub use tls::TlsOptions;
 pub use ubcache_engine::MUTANTS_COMPILED;
 pub use ubcache_host::{PageCache, SocketAccess, group_id};
 pub use ubcache_nbd::Rates;

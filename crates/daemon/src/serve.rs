@@ -6,8 +6,10 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ubcache_engine::{
     AttachOptions, CacheSet, CacheUse, Choice, EngineError, FormerRun, ServedVolume, SetOptions,
@@ -16,8 +18,11 @@ use ubcache_engine::{
 use ubcache_env::local::{Event, Lock};
 use ubcache_env::{Priority, Volume};
 use ubcache_format::{BackingState, SECTOR_BYTES, Uuid};
-use ubcache_host::{Host, HostEnv, HostFile, IoBackend, PassedSocket, passed_sockets, signal};
+use ubcache_host::{
+    Host, HostEnv, HostFile, IoBackend, PassedAddress, PassedSocket, passed_sockets, signal,
+};
 use ubcache_nbd::Exports;
+use ubcache_tls::ServerConfig;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
 use crate::control::server::ControlServer;
@@ -65,6 +70,7 @@ pub fn serve_in<W: World>(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
     let passed = passed_sockets().map_err(|error| Failure::usage("LISTEN_FDS", error))?;
+    let tls = config.tls.load(tcp_port(config, &passed))?;
     let members = precheck(config)?;
     let names = names_of(&members)?;
     config.clients.check_names(&names)?;
@@ -105,7 +111,8 @@ pub fn serve_in<W: World>(
                 daemon.stop_wanted.set();
             });
         }
-        let result = run(&world, config, &daemon, passed, io, ready).await;
+        let sockets = Sockets { passed, tls };
+        let result = run(&world, config, &daemon, sockets, io, ready).await;
         match result {
             Ok(()) => Ok(()),
             Err(failure) => {
@@ -114,6 +121,20 @@ pub fn serve_in<W: World>(
                 Err(failure)
             }
         }
+    })
+}
+
+/// A TCP port for clients, with the option that it comes from.
+fn tcp_port(config: &ServeConfig, passed: &[PassedSocket]) -> Option<(&'static str, SocketAddr)> {
+    let given = config.nbd.iter().find_map(|address| match address {
+        NbdAddress::Tcp(address) | NbdAddress::Tls(address) => Some(("--nbd", *address)),
+        NbdAddress::Unix(_) => None,
+    });
+    given.or_else(|| {
+        passed.iter().find_map(|socket| match &socket.address {
+            PassedAddress::Tcp(address) => Some(("LISTEN_FDS", *address)),
+            PassedAddress::Unix(_) => None,
+        })
     })
 }
 
@@ -358,11 +379,17 @@ fn names_among(members: &[&Member]) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
+/// Sockets of the parent process, and encryption.
+struct Sockets {
+    passed: Vec<PassedSocket>,
+    tls: Option<Arc<ServerConfig>>,
+}
+
 async fn run<W: World>(
     world: &W,
     config: &ServeConfig,
     daemon: &Rc<Daemon<W>>,
-    passed: Vec<PassedSocket>,
+    Sockets { passed, tls }: Sockets,
     io: &'static str,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
@@ -382,8 +409,8 @@ async fn run<W: World>(
             Failure::refused(&served.path, error).advice("give it another label")
         })?;
     }
-    let places =
-        Places { addresses, access: config.socket_access, passed, allow: config.allow.clone() };
+    let (access, allow) = (config.socket_access, config.allow.clone());
+    let places = Places { addresses, access, passed, allow, tls };
     let limits = config.clients.clone();
     let listeners = Listeners::bind(world, places, daemon.exports.clone(), limits).await?;
     let listeners = Rc::new(listeners);

@@ -36,7 +36,7 @@ pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
 pub use bytes::ByteRange;
 pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
-pub use stream::{Stream, StreamError};
+pub use stream::{Protection, Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};
 pub use volume::{
     BlockStatus, ForeignMemory, StreamEnd, StreamId, Volume, VolumeError, VolumeInfo,

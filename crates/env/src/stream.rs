@@ -11,6 +11,20 @@ pub enum StreamError {
     /// The operating system reported an error (an errno value).
     #[error("connection error: {}", std::io::Error::from_raw_os_error(*.0))]
     Os(i32),
+    /// Encryption failed, or what is encrypted is not whole: the reason, in words.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+/// Protection of what a stream carries.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Protection {
+    /// None is to be had.
+    None,
+    /// It is in the clear, and nothing of value may be said before [`Stream::encrypt`].
+    Required,
+    /// It is encrypted.
+    Encrypted,
 }
 
 /// A connected byte stream. One receive and one send may be under way at the same time.
@@ -30,6 +44,20 @@ pub trait Stream: 'static {
 
     /// Ends both directions; pending and later calls return [`StreamError::Closed`] or `Ok(0)`.
     fn close(&self);
+
+    /// Protection of the bytes at this moment.
+    fn protection(&self) -> Protection {
+        Protection::None
+    }
+
+    /// Encrypts from now on, as soon as the peer has shaken hands. Only where it is required, and
+    /// when nothing has come that was not received.
+    async fn encrypt(&self) -> Result<(), StreamError> {
+        Err(StreamError::Closed)
+    }
+
+    /// Tells the peer that nothing more will be sent, where that is more than to close.
+    async fn say_goodbye(&self) {}
 }
 
 impl<S: Stream> Stream for std::rc::Rc<S> {
@@ -41,5 +69,14 @@ impl<S: Stream> Stream for std::rc::Rc<S> {
     }
     fn close(&self) {
         (**self).close();
+    }
+    fn protection(&self) -> Protection {
+        (**self).protection()
+    }
+    async fn encrypt(&self) -> Result<(), StreamError> {
+        (**self).encrypt().await
+    }
+    async fn say_goodbye(&self) {
+        (**self).say_goodbye().await;
     }
 }

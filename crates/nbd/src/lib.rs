@@ -9,8 +9,8 @@
 //!
 //! Section names in *italics* are those of the NBD protocol document (`doc/proto.md` of the NBD
 //! project). Supported: fixed newstyle negotiation, simple and structured replies, the metadata
-//! contexts `base:allocation`, `ubcache:cached` and `ubcache:dirty`. Not supported: TLS, extended
-//! headers, resizing.
+//! contexts `base:allocation`, `ubcache:cached` and `ubcache:dirty`, and TLS if the stream has it
+//! ([`ubcache_env::Protection`]). Not supported: extended headers, resizing.
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
 

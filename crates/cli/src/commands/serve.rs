@@ -8,7 +8,7 @@ use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{
     ClientLimits, Failure, NbdAddress, Network, PageCache, Rates, ReadOnly, Ready, ServeConfig,
-    SocketAccess, log,
+    SocketAccess, TlsOptions, log,
 };
 use ubcache_env::Nanos;
 
@@ -92,6 +92,27 @@ pub struct Args {
     /// once
     #[arg(long, value_name = "NETWORK")]
     allow: Vec<Network>,
+    /// Encrypt TCP with the certificates in this directory: server-cert.pem, server-key.pem, and
+    /// for --tls-verify-peer ca-cert.pem, the names that QEMU, libnbd and nbdkit use
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// The server's certificate, in PEM, with those of intermediate authorities behind it
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM, unencrypted
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Refuse TCP clients without a certificate that one of the authorities in this file signed
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Refuse TCP clients without a certificate that the authority of --tls-dir signed. Without
+    /// this or --tls-client-ca, clients need no certificate
+    #[arg(long)]
+    tls_verify_peer: bool,
+    /// Serve TCP in the clear, which is refused otherwise, also for addresses of this machine: only
+    /// where every user and machine that can reach the port is trusted
+    #[arg(long)]
+    insecure_tcp: bool,
     /// At a stop, wait so long for requests in flight before connections are closed; new requests
     /// are refused meanwhile (NBD_ESHUTDOWN)
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
@@ -255,6 +276,14 @@ pub fn run(args: Args) -> Result<(), Failure> {
         },
         socket_access: SocketAccess { mode: args.socket_mode, group: args.socket_group },
         allow: args.allow,
+        tls: TlsOptions {
+            directory: args.tls_dir,
+            certificate: args.tls_certificate,
+            key: args.tls_key,
+            client_authorities: args.tls_client_ca,
+            verify_peer: args.tls_verify_peer,
+            insecure: args.insecure_tcp,
+        },
         drain_timeout: Nanos::from_secs(args.drain_timeout),
         clients: ClientLimits {
             memory: args.client_memory,

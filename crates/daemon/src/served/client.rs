@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, Priority};
+use ubcache_env::{Env, Priority, StreamError};
 use ubcache_nbd::{ConnectionStats, ServeError};
 
 use crate::size::show_size;
@@ -46,6 +46,12 @@ impl Client {
                 "client disconnected"
             ),
             (Ok(()), None) => tracing::debug!(client, from, "gone"),
+            (
+                Err(error @ (ServeError::Stream(StreamError::Tls(_)) | ServeError::TlsRequired)),
+                None,
+            ) => {
+                tracing::warn!(client, from, %error, "a client is refused");
+            }
             (Err(error), export) => {
                 let export = export.unwrap_or_default();
                 tracing::info!(client, from, export, %error, "connection ended");

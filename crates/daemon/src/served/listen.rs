@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use ubcache_engine::ServedVolume;
 use ubcache_env::local::{Notify, first};
@@ -11,8 +12,11 @@ use ubcache_host::{HostListener, HostSocket, PassedAddress, PassedSocket, Socket
 use ubcache_nbd::{
     ClientMemory, ConnectionStats, Drain, Exports, ServerOptions, Watch, serve_connection,
 };
+use ubcache_tls::{Progress, ServerConfig, TlsStream};
 
-use crate::clients::{ClientLimits, LOOK_PERIOD, connections_max, reason_to_end};
+use crate::clients::{
+    ClientLimits, LOOK_PERIOD, connections_max, reason_to_end, reason_to_end_tls,
+};
 use crate::config::{NbdAddress, Network};
 use crate::failure::Failure;
 use crate::served::client::Client;
@@ -30,8 +34,27 @@ const DEVICE_TIMEOUT: Nanos = Nanos::from_secs(10);
 struct Connection {
     id: u64,
     socket: Weak<HostSocket>,
+    /// Present if it has to be encrypted: it can't be handed to another process.
+    tls: Option<Rc<Progress>>,
     stats: Rc<ConnectionStats>,
     watch: Rc<Watch>,
+}
+
+impl Connection {
+    fn close(&self) {
+        if let Some(tls) = &self.tls {
+            tls.set_closed();
+        }
+        if let Some(socket) = self.socket.upgrade() {
+            socket.close();
+        }
+    }
+
+    /// The reason to send the client away, if there is one.
+    fn reason_to_end(&self, memory_is_short: bool) -> Option<&'static str> {
+        let silent = self.tls.as_ref().map_or(0, |tls| tls.look());
+        reason_to_end(self.watch.look(), memory_is_short).or_else(|| reason_to_end_tls(silent))
+    }
 }
 
 /// The places where clients connect.
@@ -44,12 +67,15 @@ pub struct Places {
     pub passed: Vec<PassedSocket>,
     /// Networks of the clients that may connect over TCP; if empty, all.
     pub allow: Vec<Network>,
+    /// Encryption of TCP; none: it is in the clear.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// All listening sockets and the connections that came from them.
 pub struct Listeners<W: World> {
     listeners: Vec<(NbdAddress, Rc<HostListener>)>,
     allow: Vec<Network>,
+    tls: Option<Arc<ServerConfig>>,
     exports: Rc<Exports<ServedVolume<W>>>,
     connections: RefCell<Vec<Connection>>,
     drain: Rc<Drain>,
@@ -74,24 +100,29 @@ impl<W: World> Listeners<W> {
         limits: ClientLimits,
     ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
+        let of_tcp = |address| match places.tls {
+            Some(_) => NbdAddress::Tls(address),
+            None => NbdAddress::Tcp(address),
+        };
         for address in &places.addresses {
             let bound = listen(world.host(), address, places.access).await;
             let listener =
                 bound.map_err(|error| Failure::usage(format_args!("--nbd {address}"), error))?;
             // Port 0 means "any": clients need the number of the chosen one.
-            let address = listener.tcp_address().map_or_else(|| address.clone(), NbdAddress::Tcp);
+            let address = listener.tcp_address().map_or_else(|| address.clone(), of_tcp);
             listeners.push((address, Rc::new(listener)));
         }
         for socket in places.passed {
             let address = match &socket.address {
                 PassedAddress::Unix(path) => NbdAddress::Unix(path.clone()),
-                PassedAddress::Tcp(address) => NbdAddress::Tcp(*address),
+                PassedAddress::Tcp(address) => of_tcp(*address),
             };
             listeners.push((address, Rc::new(HostListener::passed(world.host(), socket))));
         }
         Ok(Listeners {
             listeners,
             allow: places.allow,
+            tls: places.tls,
             exports,
             connections: RefCell::default(),
             drain: Rc::default(),
@@ -173,10 +204,12 @@ impl<W: World> Listeners<W> {
     fn end_silent(&self) {
         let short = self.memory.is_short();
         for connection in &*self.connections.borrow() {
-            let Some(socket) = connection.socket.upgrade() else { continue };
-            if let Some(reason) = reason_to_end(connection.watch.look(), short) {
+            if connection.socket.strong_count() == 0 {
+                continue;
+            }
+            if let Some(reason) = connection.reason_to_end(short) {
                 tracing::info!(client = connection.id, reason, "a client is sent away");
-                socket.close();
+                connection.close();
             }
         }
     }
@@ -208,9 +241,17 @@ impl<W: World> Listeners<W> {
             pace: self.limits.pace(),
             ..ServerOptions::default()
         };
+        let weak = Rc::downgrade(&socket);
+        let tls = match (&self.tls, address) {
+            (Some(config), NbdAddress::Tls(_)) => {
+                Some(Rc::new(TlsStream::new(socket.clone(), config.clone())))
+            }
+            _ => None,
+        };
         connections.push(Connection {
             id,
-            socket: Rc::downgrade(&socket),
+            socket: weak,
+            tls: tls.as_ref().map(|tls| tls.progress()),
             stats: options.stats.clone(),
             watch: options.watch.clone(),
         });
@@ -219,7 +260,11 @@ impl<W: World> Listeners<W> {
         let client = Rc::new(Client { id, from, stats: options.stats.clone() });
         client.log_export(world);
         world.spawn(Priority::Foreground, async move {
-            client.log_end(serve_connection(env, socket, exports, options, StreamId(id)).await);
+            let id = StreamId(id);
+            client.log_end(match tls {
+                None => serve_connection(env, socket, exports, options, id).await,
+                Some(tls) => Box::pin(serve_connection(env, tls, exports, options, id)).await,
+            });
             all.active.set(all.active.get() - 1);
             all.full.set(false);
             all.ended.notify_all();
@@ -266,9 +311,7 @@ impl<W: World> Listeners<W> {
 
     fn close_sockets(&self, which: impl Fn(&Connection) -> bool) {
         for connection in self.connections.borrow().iter().filter(|known| which(known)) {
-            if let Some(socket) = connection.socket.upgrade() {
-                socket.close();
-            }
+            connection.close();
         }
     }
 

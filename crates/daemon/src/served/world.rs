@@ -78,7 +78,9 @@ pub(crate) async fn listen(
     loop {
         let bound = match address {
             NbdAddress::Unix(path) => HostListener::bind_unix_for(host, path, access),
-            NbdAddress::Tcp(address) => HostListener::bind_tcp(host, *address),
+            NbdAddress::Tcp(address) | NbdAddress::Tls(address) => {
+                HostListener::bind_tcp(host, *address)
+            }
         };
         match bound {
             Err(SocketError::InUse { .. }) if host.now() < end => {

@@ -61,6 +61,9 @@ pub enum ProtocolError {
     /// refused.
     #[error("the export name is not valid: {0}")]
     BadExportName(OptionFault),
+    /// The client sent more behind `NBD_OPT_STARTTLS` before it had the answer.
+    #[error("bytes in the clear came behind the request for TLS, before its answer")]
+    BytesBeforeTls,
     /// The client negotiates without end.
     #[error("more than {0} options in one negotiation")]
     TooManyOptions(u32),

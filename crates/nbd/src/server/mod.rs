@@ -44,8 +44,8 @@ mod workers;
 
 use std::rc::Rc;
 
-use ubcache_env::local::join;
-use ubcache_env::{Env, Stream, StreamEnd, StreamError, StreamId, Volume};
+use ubcache_env::local::{first, join};
+use ubcache_env::{Env, Nanos, Protection, Stream, StreamEnd, StreamError, StreamId, Volume};
 
 use crate::exports::Exports;
 use crate::proto::{ProtocolError, ServerDecoder};
@@ -58,6 +58,9 @@ use replies::Outbox;
 use requests::Connection;
 use shares::Shared;
 pub use watch::{Silence, Watch};
+
+/// Time for the last words to a client.
+const GOODBYE_TIMEOUT: Nanos = Nanos::from_secs(1);
 
 /// Settings for serving a connection.
 #[derive(Clone, Debug)]
@@ -138,6 +141,9 @@ pub enum ServeError {
     /// The client chose an export that does not exist, by an option that can't be refused.
     #[error("there is no export \"{0}\"")]
     UnknownExport(String),
+    /// The client asked for something else than TLS first, and left when it was refused.
+    #[error("the client does not use TLS, which is required here")]
+    TlsRequired,
     /// The stream failed.
     #[error(transparent)]
     Stream(StreamError),
@@ -147,7 +153,7 @@ impl From<StreamError> for ServeError {
     fn from(error: StreamError) -> ServeError {
         match error {
             StreamError::Closed => ServeError::Disconnected,
-            error @ StreamError::Os(_) => ServeError::Stream(error),
+            error @ (StreamError::Os(_) | StreamError::Tls(_)) => ServeError::Stream(error),
         }
     }
 }
@@ -164,6 +170,10 @@ pub async fn serve_connection<E: Env, S: Stream, V: Volume>(
     stream_id: StreamId,
 ) -> Result<(), ServeError> {
     let result = serve(&env, &stream, &exports, &options, stream_id).await;
+    if stream.protection() == Protection::Encrypted {
+        // A client that reads nothing more is not waited for.
+        first(stream.say_goodbye(), env.sleep(GOODBYE_TIMEOUT)).await;
+    }
     stream.close();
     result
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::{Buf, Stream, Volume, VolumeInfo};
+use ubcache_env::{Buf, Protection, Stream, Volume, VolumeInfo};
 
 use super::contexts::{Context, Contexts};
 use super::input::Input;
@@ -10,7 +10,7 @@ use super::pace::Pace;
 use super::shares::Shared;
 use super::{ServeError, ServerOptions};
 use crate::exports::{Exports, Found};
-use crate::proto::constants::{MAX_PAYLOAD_BYTES, handshake, info, rep, transmission};
+use crate::proto::constants::{MAX_PAYLOAD_BYTES, handshake, info, opt, rep, transmission};
 use crate::proto::{
     ClientOption, Info, InfoQuery, MetaQuery, OptionReply, OptionRequest, ProtocolError,
     ServerDecoder, ServerEvent, encode_export_reply, encode_greeting,
@@ -41,12 +41,16 @@ pub(super) struct Session<V> {
 /// The step after an option.
 enum Next<V> {
     Option,
+    Encryption,
     Transmission(Found<V>),
     Goodbye,
 }
 
 struct Negotiation<'a, V> {
     exports: &'a Exports<V>,
+    protection: Protection,
+    /// An option was refused because TLS comes first.
+    refused_for_tls: bool,
     out: Vec<u8>,
     no_zeroes: bool,
     structured: bool,
@@ -64,6 +68,8 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
 ) -> Result<Option<Session<V>>, ServeError> {
     let mut negotiation = Negotiation {
         exports,
+        protection: input.stream().protection(),
+        refused_for_tls: false,
         out: Vec::new(),
         no_zeroes: false,
         structured: false,
@@ -93,7 +99,7 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
                 return if decoder.is_mid_message() {
                     Err(ServeError::Disconnected)
                 } else {
-                    Ok(None)
+                    negotiation.left()
                 };
             }
         };
@@ -101,6 +107,15 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
         match next {
             Next::Option if negotiation.out.len() < MAX_PENDING_BYTES => {}
             Next::Option => send(input.stream(), &mut negotiation.out, &options.stats).await?,
+            Next::Encryption => {
+                // None of it came inside TLS: it must not be taken for what comes later.
+                if left > 0 {
+                    return Err(ProtocolError::BytesBeforeTls.into());
+                }
+                send(input.stream(), &mut negotiation.out, &options.stats).await?;
+                input.stream().encrypt().await?;
+                negotiation.begin_again();
+            }
             Next::Transmission(found) => {
                 send(input.stream(), &mut negotiation.out, &options.stats).await?;
                 decoder.start_transmission();
@@ -109,7 +124,7 @@ pub(super) async fn negotiate<S: Stream, V: Volume>(
             Next::Goodbye => {
                 // The client may be gone already, which is all right.
                 let _ = send(input.stream(), &mut negotiation.out, &options.stats).await;
-                return Ok(None);
+                return negotiation.left();
             }
         }
     }
@@ -136,6 +151,9 @@ impl<V: Volume> Negotiation<'_, V> {
             return Err(ProtocolError::TooManyOptions(MAX_OPTIONS).into());
         }
         let code = option.code;
+        if self.protection == Protection::Required {
+            return self.option_before_tls(option);
+        }
         let asked = match option.body {
             Ok(asked) => asked,
             Err(fault) => return Ok(self.refuse(code, fault.reply())),
@@ -167,13 +185,53 @@ impl<V: Volume> Negotiation<'_, V> {
             ClientOption::ListMetaContext(query) => self.meta_context(code, &query, false),
             ClientOption::SetMetaContext(query) => self.meta_context(code, &query, true),
             ClientOption::StartTls => {
-                self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "TLS is not supported"));
+                let (kind, message) = match self.protection {
+                    Protection::Encrypted => (rep::ERR_INVALID, "TLS is in use already"),
+                    _ => (rep::ERR_UNSUP, "there is no TLS on this socket"),
+                };
+                self.reply(code, &OptionReply::error(kind, message));
             }
             ClientOption::Unknown(_) => {
                 self.reply(code, &OptionReply::error(rep::ERR_UNSUP, "unknown option"));
             }
         }
         Ok(Next::Option)
+    }
+
+    /// Answers one option where TLS comes first (*TLS versions*, FORCEDTLS): only it and the end
+    /// can be had.
+    fn option_before_tls(&mut self, option: OptionRequest) -> Result<Next<V>, ServeError> {
+        let code = option.code;
+        match option.body {
+            Ok(ClientOption::StartTls) => {
+                self.reply(code, &OptionReply::Ack);
+                return Ok(Next::Encryption);
+            }
+            Ok(ClientOption::Abort) => {
+                self.reply(code, &OptionReply::Ack);
+                return Ok(Next::Goodbye);
+            }
+            // The only way to refuse it is to close the connection.
+            Ok(ClientOption::ExportName(_)) => return Err(ServeError::TlsRequired),
+            Err(fault) if code == opt::STARTTLS => return Ok(self.refuse(code, fault.reply())),
+            _ => {}
+        }
+        self.refused_for_tls = true;
+        let message = "this server requires TLS (NBD_OPT_STARTTLS)";
+        Ok(self.refuse(code, OptionReply::error(rep::ERR_TLS_REQD, message)))
+    }
+
+    /// TLS has begun. What was agreed on in the clear may not be what the client asked for.
+    fn begin_again(&mut self) {
+        self.protection = Protection::Encrypted;
+        self.refused_for_tls = false;
+        self.structured = false;
+        self.chosen = None;
+    }
+
+    /// The client has left without an export.
+    fn left(&self) -> Result<Option<Session<V>>, ServeError> {
+        if self.refused_for_tls { Err(ServeError::TlsRequired) } else { Ok(None) }
     }
 
     fn reply(&mut self, option: u32, reply: &OptionReply) {

@@ -239,6 +239,7 @@ pub(super) async fn send_replies<S: Stream>(
             Next::Send => {}
             Next::Close => {
                 outbox.closed.set(true);
+                stream.say_goodbye().await;
                 stream.close();
                 continue;
             }

@@ -1,0 +1,91 @@
+//! Reasons for a failed handshake, in words for the log.
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+/// A moment, for people.
+pub(crate) fn date(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    let (mut year, mut day) = (1970, days);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let year_days = |year| if is_leap(year) { 366 } else { 365 };
+    while day >= year_days(year) && year < 9999 {
+        day -= year_days(year);
+        year += 1;
+    }
+    let february = if is_leap(year) { 29 } else { 28 };
+    let mut month = 1;
+    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if day < days {
+            break;
+        }
+        day -= days;
+        month += 1;
+    }
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{:02} {hour:02}:{minute:02} UTC", day + 1)
+}
+
+/// The reason for a failure.
+pub(crate) fn reason(error: &Error) -> String {
+    match error {
+        Error::NoCertificatesPresented => {
+            "the client shows no certificate, and one is required".to_owned()
+        }
+        Error::InvalidCertificate(fault) => of_certificate(fault),
+        Error::AlertReceived(alert) => match alert {
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate => format!(
+                "the client does not accept the certificate of this server (alert {alert:?})"
+            ),
+            alert => format!("the client ends the handshake (alert {alert:?})"),
+        },
+        Error::InvalidMessage(error) => {
+            format!("the client sends something that is not TLS ({error:?})")
+        }
+        error => error.to_string(),
+    }
+}
+
+fn of_certificate(fault: &CertificateError) -> String {
+    match fault {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("the client's certificate expired on {}", date(not_after.as_secs()))
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("the client's certificate is valid only from {}", date(not_before.as_secs()))
+        }
+        CertificateError::UnknownIssuer => {
+            "the client's certificate is not signed by an authority that is accepted here"
+                .to_owned()
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "the client's certificate is not for clients (extended key usage)".to_owned()
+        }
+        fault => format!("the client's certificate is refused: {fault}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00 UTC"),
+            (1_798_761_599, "2026-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+        assert!(date(u64::MAX).starts_with("9999-"), "no date is waited for");
+    }
+}
