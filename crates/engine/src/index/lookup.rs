@@ -314,6 +314,11 @@ impl<E: Env> Index<E> {
         self.live_extents(inode, range).iter().any(|extent| extent.dirty)
     }
 
+    /// Returns true if any of the range is dirty, or could be: a leaf over it is not in memory.
+    pub fn may_be_dirty(&self, inode: Inode, range: SectorRange) -> bool {
+        !self.is_loaded(inode, range) || self.has_dirty(inode, range)
+    }
+
     /// The return check: which record must be durable so that no crash can bring back a key over
     /// the range (docs/internals/coherence.md). What is in the index counts as well; call it after
     /// removing.

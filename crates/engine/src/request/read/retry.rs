@@ -29,8 +29,7 @@ impl<E: Env> CachedVolume<E> {
         self.count(|counters| counters.cache_read_retries += 1);
         // R5: since it was looked up it may have been written, and be discarded now.
         let _away = self.coherence.zeroes.keep_away(extent.range);
-        let known = self.index.is_loaded(self.inode(), extent.range);
-        let dirty = !known || self.index.has_dirty(self.inode(), extent.range);
+        let dirty = self.index.may_be_dirty(self.inode(), extent.range);
         if dirty && self.context.keeps(Rule::R5LooksUpAgain) {
             return Ok(Box::pin(self.read_again(extent.range)).await?.to_buf().freeze());
         }
@@ -72,9 +71,10 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// R5: a flush of the backing device has failed since there had been so many, and some of the
-    /// range is dirty: what was read there may be older than what the dirty data came over.
+    /// range is dirty, or may be: what was read there may be older than what the dirty data came
+    /// over.
     pub(super) fn is_covered_since(&self, failures: u64, range: SectorRange) -> bool {
-        self.coherence.failed_flushes() != failures && self.index.has_dirty(self.inode(), range)
+        self.coherence.failed_flushes() != failures && self.index.may_be_dirty(self.inode(), range)
     }
 
     /// The index can't be read. Without dirty data the backing device has everything.
