@@ -20,8 +20,12 @@ fn main() {
     for command in root.get_subcommands().filter(|command| is_shown(command)) {
         println!("## `ubcache {}`\n", command.get_name());
         let about = command.get_long_about().or(command.get_about());
-        let about = format!("{}.", about.map(ToString::to_string).unwrap_or_default());
-        println!("{}\n", wrapped(&about));
+        let about = about.map(ToString::to_string).unwrap_or_default();
+        let mut sentences: Vec<String> =
+            about.split("\n\n").map(|part| part.trim_end_matches('.').to_owned()).collect();
+        let aliases = command.get_visible_aliases();
+        sentences.extend(aliases.map(|alias| format!("Also `ubcache {alias}`")));
+        println!("{}.\n", wrapped(&sentences.join(". ")));
         let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";
         let mut rows = command.get_arguments().filter(shown).map(row).peekable();
         if rows.peek().is_some() {

@@ -98,6 +98,7 @@ enum Command {
     Restore(commands::restore::Args),
     Pack(commands::pack::Args),
     ForgetCache(commands::forget_cache::Args),
+    #[command(visible_alias = "forget")]
     ForgetDisk(commands::forget_disk::Args),
     Demo(commands::demo::Args),
 }

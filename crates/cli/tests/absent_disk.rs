@@ -167,7 +167,7 @@ fn absent_clean_disk_is_forgotten_without_a_flag() {
         let daemon = Daemon::start(io, directory, &cache, &backings[..1], &[]);
         let uuid = of_set(&daemon, "/absent/0/uuid").as_str().expect("a UUID").to_owned();
         let mut command = ubcache();
-        command.args(["forget-disk", &uuid, "--json", "--control"]).arg(&daemon.control);
+        command.args(["forget", &uuid, "--json", "--control"]).arg(&daemon.control);
         let said: Value = serde_json::from_str(&must(&mut command)).expect("JSON");
         assert_eq!(said["forgotten"], format!("{uuid}: forgotten"));
         daemon.stop();
