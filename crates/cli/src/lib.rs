@@ -9,6 +9,7 @@
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
+//! | [`commands::upgrade`] | `ubcache upgrade`: another program goes on |
 //! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
 //! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
@@ -90,6 +91,9 @@ enum Command {
     Remove(commands::members::RemoveArgs),
     Flush(commands::members::FlushArgs),
     Drain(commands::members::DrainArgs),
+    Upgrade(commands::upgrade::Args),
+    #[command(hide = true)]
+    UpgradeCheck(commands::upgrade::CheckArgs),
     Check(commands::check::Args),
     Cat(commands::cat::Args),
     Recover(commands::recover::Args),
@@ -105,9 +109,14 @@ enum Command {
 
 /// Runs the command line of the process.
 pub fn main() -> ExitCode {
+    if let Err(failure) = ubcache_daemon::upgrade::receive() {
+        commands::complain(&format!("ubcache: {failure}\n"));
+        return ExitCode::from(failure.code as u8);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            ubcache_daemon::upgrade::go_back(&error.to_string());
             // Standard output or error may be closed: no place is left for a message.
             let _ = error.print();
             let usage = if is_status() { Code::NotKnown } else { Code::CouldNotRun };
@@ -117,6 +126,7 @@ pub fn main() -> ExitCode {
     let code = match run(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            ubcache_daemon::upgrade::go_back(&format!("{failure:#}"));
             commands::complain(&format!("ubcache: {failure}\n"));
             ExitCode::from(failure.code as u8)
         }
@@ -156,6 +166,8 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Remove(args) => commands::members::remove(&args),
         Command::Flush(args) => commands::members::flush(&args),
         Command::Drain(args) => commands::members::drain(&args),
+        Command::Upgrade(args) => commands::upgrade::run(&args),
+        Command::UpgradeCheck(args) => check_upgrade(args),
         Command::Check(args) => commands::check::run(&args),
         Command::Cat(args) => commands::cat::run(&args),
         Command::Recover(args) => commands::recover::run(&args),
@@ -166,6 +178,19 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::ForgetCache(args) => commands::forget_cache::run(&args),
         Command::ForgetDisk(args) => commands::forget_disk::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
+    }
+}
+
+/// Answers if this program can go on with a daemon of that command line.
+fn check_upgrade(args: commands::upgrade::CheckArgs) -> Result<(), Failure> {
+    let line = std::iter::once("ubcache".into()).chain(args.command);
+    match Cli::try_parse_from(line) {
+        Ok(Cli { command: Command::Serve(_) }) => commands::upgrade::check(),
+        Ok(_) => Err(Failure::usage("upgrade-check", "the command is not `serve`")),
+        Err(error) => {
+            let why = error.to_string();
+            Err(Failure::usage("upgrade-check", why.trim_start_matches("error: ").trim_end()))
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
 //! | [`tls`] | encryption of connections over TCP |
+//! | [`upgrade`] | another program that goes on in this process |
 //! | [`log`] | the log, which never stops the set |
 //! | [`failure`] | failures as text for the user, with their exit codes |
 //! | [`size`] | sizes as people write them |
@@ -36,6 +37,7 @@ pub mod serve;
 pub mod served;
 pub mod size;
 pub mod tls;
+pub mod upgrade;
 
 pub use clients::ClientLimits;
 pub use config::{NbdAddress, Network, ReadOnly, ServeConfig};

@@ -15,7 +15,7 @@ use ubcache_engine::{
     AttachOptions, CacheSet, CacheUse, Choice, EngineError, FormerRun, ServedVolume, SetOptions,
     TakenOver,
 };
-use ubcache_env::local::{Event, Lock};
+use ubcache_env::local::{Either, Event, Lock, first};
 use ubcache_env::{Priority, Volume};
 use ubcache_format::{BackingState, SECTOR_BYTES, Uuid};
 use ubcache_host::{
@@ -36,12 +36,16 @@ use crate::open::target::missing_room;
 use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
 use crate::served::events::{log_events, log_left, log_waiting_stop};
+use crate::served::handover::{report, take_up};
 use crate::served::listen::{Listeners, Places};
 use crate::served::pace::Paces;
 use crate::served::systemd::Systemd;
+use crate::served::upgrades::Upgrades;
 use crate::served::watch;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
+use crate::upgrade::heritage::{Heritage, commit, own_path, pending_state};
+use crate::upgrade::state::State;
 
 /// Summary of a daemon that serves.
 #[derive(Clone, Debug)]
@@ -58,7 +62,15 @@ pub struct Ready {
     pub down: Vec<(String, PathBuf)>,
 }
 
-/// Serves until a stop is requested. `ready` is called once, when clients can connect.
+/// The end of a daemon in this program.
+enum End {
+    Stopped,
+    /// Another program goes on.
+    HandOver(Box<Heritage>),
+}
+
+/// Serves until a stop is requested. `ready` is called once, when clients can connect, unless this
+/// program goes on with those of another one ([`crate::upgrade::receive`]).
 pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Failure> {
     serve_in(config, |host| host, ready)
 }
@@ -66,22 +78,35 @@ pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Fai
 /// [`serve`] in a world of the caller's, made over the host.
 pub fn serve_in<W: World>(
     config: &ServeConfig,
-    make_world: impl FnOnce(HostEnv) -> W,
+    make_world: impl Fn(HostEnv) -> W,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
+    let mut ready = Some(ready);
+    loop {
+        match serve_once(config, &make_world, &mut ready)? {
+            End::Stopped => return Ok(()),
+            // If no other program can be run, this one goes on as if it had taken over.
+            End::HandOver(heritage) => heritage.hand_over(),
+        }
+    }
+}
+
+fn serve_once<W: World>(
+    config: &ServeConfig,
+    make_world: impl Fn(HostEnv) -> W,
+    ready: &mut Option<impl FnOnce(&Ready)>,
+) -> Result<End, Failure> {
+    let inherited = pending_state();
+    let adjusted = inherited.as_ref().map(|state| state.adjust(config));
+    let config = adjusted.as_ref().unwrap_or(config);
     let passed = passed_sockets().map_err(|error| Failure::usage("LISTEN_FDS", error))?;
-    let tls = config.tls.load(tcp_port(config, &passed))?;
+    let inherited_tcp = inherited.iter().flat_map(|state| &state.listeners).find_map(|it| it.tcp);
+    let inherited_tcp = inherited_tcp.map(|address| ("--nbd", address));
+    let tls = config.tls.load(inherited_tcp.or_else(|| tcp_port(config, &passed)))?;
     let members = precheck(config)?;
     let names = names_of(&members)?;
-    config.clients.check_names(&names)?;
-    if let ReadOnly::Some(given) = &config.read_only
-        && let Some(unknown) = given.iter().find(|given| !names.contains(given))
-    {
-        return Err(Failure::usage(
-            format_args!("--read-only={unknown}"),
-            "there is no such export",
-        )
-        .expected(format_args!("one of {}", names.join(", "))));
+    if inherited.is_none() {
+        check_names(config, &names)?;
     }
     hold_memory(config.lock_memory)?;
     let host = Host::new(IoBackend::Auto)
@@ -103,7 +128,8 @@ pub fn serve_in<W: World>(
         );
     });
     host.block_on(async {
-        let daemon = Rc::new(Box::pin(open(&world, config, &members)).await?);
+        let state = inherited.as_ref();
+        let daemon = Rc::new(Box::pin(open(&world, config, &members, state)).await?);
         for signal in signals {
             let daemon = daemon.clone();
             world.spawn(Priority::Foreground, async move {
@@ -112,9 +138,9 @@ pub fn serve_in<W: World>(
             });
         }
         let sockets = Sockets { passed, tls };
-        let result = run(&world, config, &daemon, sockets, io, ready).await;
+        let result = Box::pin(run(&world, config, &daemon, sockets, io, ready)).await;
         match result {
-            Ok(()) => Ok(()),
+            Ok(end) => Ok(end),
             Err(failure) => {
                 // Report the first failure; the set closes as well as it can.
                 let _ = daemon.stop_sets().await;
@@ -136,6 +162,19 @@ fn tcp_port(config: &ServeConfig, passed: &[PassedSocket]) -> Option<(&'static s
             PassedAddress::Unix(_) => None,
         })
     })
+}
+
+/// Refuses options for exports that there are not.
+fn check_names(config: &ServeConfig, names: &[String]) -> Result<(), Failure> {
+    config.clients.check_names(names)?;
+    let ReadOnly::Some(given) = &config.read_only else { return Ok(()) };
+    match given.iter().find(|given| !names.contains(given)) {
+        None => Ok(()),
+        Some(unknown) => {
+            Err(Failure::usage(format_args!("--read-only={unknown}"), "there is no such export")
+                .expected(format_args!("one of {}", names.join(", "))))
+        }
+    }
 }
 
 /// Before any thread is started: see [`ubcache_host::memory`].
@@ -161,6 +200,7 @@ async fn open<W: World>(
     world: &W,
     config: &ServeConfig,
     members: &Members,
+    inherited: Option<&State>,
 ) -> Result<Daemon<W>, Failure> {
     names_of(members)?;
     let uuid = match &members.cache {
@@ -311,11 +351,20 @@ async fn open<W: World>(
     if volumes.is_empty() {
         return refuse(&set, first_reason(down)).await;
     }
+    if let Some(state) = inherited {
+        let missing = |it: &&Down| state.volumes.iter().any(|volume| volume.name == it.name);
+        let missing = down.iter().find(missing).filter(|_| state.failed.is_none());
+        if let Some(missing) = missing {
+            return refuse(&set, missing.why.clone()).await;
+        }
+        remember(state, &set, &volumes);
+    }
     for Down { path, name, why } in &down {
         tracing::error!(export = name, path = %path.display(), "not served: {why:#}");
     }
     let exports = Rc::new(Exports::new());
-    if down.iter().any(|down| Some(&down.path) == config.backings.first()) {
+    let has_default = inherited.is_none_or(|state| state.default_export);
+    if !has_default || down.iter().any(|down| Some(&down.path) == config.backings.first()) {
         // The empty name never means another disk because the first one is missing.
         exports.drop_default();
     }
@@ -333,12 +382,27 @@ async fn open<W: World>(
         exports,
         listeners: RefCell::default(),
         membership: Lock::default(),
+        program: inherited.map_or_else(own_path, State::own_program),
+        upgrades: Upgrades::default(),
+        commands: RefCell::default(),
         paces: Paces::default(),
         nothing_left: Cell::new(false),
         stop_wanted: Event::default(),
         stopped: Event::default(),
         stop_failure: RefCell::default(),
     })
+}
+
+/// Goes on with what the program before knew of the set and its volumes.
+fn remember<W: World>(state: &State, set: &CacheSet<W>, volumes: &[Rc<Served<W>>]) {
+    let warn = |error| tracing::warn!("an attribute is not kept over the upgrade: {error}");
+    set.remember(&state.attributes).unwrap_or_else(warn);
+    for served in volumes {
+        let known = state.volumes.iter().find(|known| known.name == served.name);
+        if let Some(known) = known {
+            served.now().remember(&known.remembered()).unwrap_or_else(warn);
+        }
+    }
 }
 
 /// Reason for a start without a backing device.
@@ -391,26 +455,34 @@ async fn run<W: World>(
     daemon: &Rc<Daemon<W>>,
     Sockets { passed, tls }: Sockets,
     io: &'static str,
-    ready: impl FnOnce(&Ready),
-) -> Result<(), Failure> {
-    daemon
-        .set_attributes(None, &config.settings)
-        .await
-        .map_err(|error| Failure::usage("--set", error))?;
-    let control_path = control_path(config, daemon.uuid)?;
-    let control = ControlServer::bind(world.host(), &control_path).await?;
-    let addresses = match config.nbd.as_slice() {
-        [] if !passed.is_empty() => Vec::new(),
-        [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
-        given => given.to_vec(),
-    };
+    ready: &mut Option<impl FnOnce(&Ready)>,
+) -> Result<End, Failure> {
     for served in daemon.volumes() {
         daemon.export(&served).map_err(|error| {
             Failure::refused(&served.path, error).advice("give it another label")
         })?;
     }
+    let mut heritage = commit();
+    if heritage.is_none() {
+        daemon
+            .set_attributes(None, &config.settings)
+            .await
+            .map_err(|error| Failure::usage("--set", error))?;
+    }
+    let control_path = control_path(config, daemon.uuid)?;
+    let control = match heritage.as_mut().and_then(Heritage::take_control) {
+        Some((fd, place)) => ControlServer::inherited(world.host(), fd, place),
+        None => ControlServer::bind(world.host(), &control_path).await?,
+    };
+    let addresses = match config.nbd.as_slice() {
+        [] if !passed.is_empty() => Vec::new(),
+        [] => vec![NbdAddress::Unix(control_path.with_extension("nbd"))],
+        given => given.to_vec(),
+    };
+    let inherited = heritage.as_mut().map(Heritage::take_listeners).unwrap_or_default();
+    let addresses = if inherited.is_empty() { addresses } else { Vec::new() };
     let (access, allow) = (config.socket_access, config.allow.clone());
-    let places = Places { addresses, access, passed, allow, tls };
+    let places = Places { addresses, access, passed, inherited, allow, tls };
     let limits = config.clients.clone();
     let listeners = Listeners::bind(world, places, daemon.exports.clone(), limits).await?;
     let listeners = Rc::new(listeners);
@@ -418,9 +490,12 @@ async fn run<W: World>(
     let addresses = listeners.addresses();
     let uris =
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
+    if let Some(heritage) = &mut heritage {
+        take_up(world, heritage, &listeners);
+    }
     listeners.start(world);
     let control = control.start(world, daemon.clone(), uris.clone());
-    ready(&Ready {
+    let summary = Ready {
         set: daemon.uuid,
         control: control_path,
         io,
@@ -441,7 +516,12 @@ async fn run<W: World>(
             .iter()
             .map(|down| (down.name.clone(), down.path.clone()))
             .collect(),
-    });
+    };
+    match &mut heritage {
+        Some(heritage) => report(world, daemon, heritage).await,
+        None => ready.take().into_iter().for_each(|ready| ready(&summary)),
+    }
+    drop(heritage);
     let systemd = Systemd::connect();
     systemd.ready();
     systemd.start_watchdog(world);
@@ -450,13 +530,26 @@ async fn run<W: World>(
     watch::start(daemon, world, &systemd, move || connected.active());
     tracing::info!(set = %daemon.uuid, io, "serving");
 
-    daemon.stop_wanted.wait().await;
+    let handed_over = loop {
+        let Either::Right(upgrade) = first(daemon.stop_wanted.wait(), daemon.upgrades.next()).await
+        else {
+            break false;
+        };
+        match daemon.hand_over(&upgrade, &listeners, &control).await {
+            Ok(Some(heritage)) => return Ok(End::HandOver(Box::new(heritage))),
+            Ok(None) => break true,
+            Err(why) => {
+                tracing::error!(target: STATE, "no upgrade: {why}");
+                daemon.upgrades.refuse(&why);
+            }
+        }
+    };
     tracing::info!(target: STATE, clients = listeners.active(), "stopping");
     let connected = listeners.clone();
     log_waiting_stop(daemon, world, move || connected.active());
     systemd.stopping();
     listeners.close(world, config.drain_timeout).await;
-    let stopped = daemon.stop_sets().await;
+    let stopped = if handed_over { Ok(()) } else { daemon.stop_sets().await };
     if let Err(error) = &stopped {
         *daemon.stop_failure.borrow_mut() = Some(error.to_string());
     }
@@ -471,7 +564,8 @@ async fn run<W: World>(
     match daemon.nothing_left.get() {
         true => stopped.map_err(|failure| failure.with_code(Code::SetFailed)),
         false => stopped,
-    }
+    }?;
+    Ok(End::Stopped)
 }
 
 /// Path of the control socket.

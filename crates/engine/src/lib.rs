@@ -67,6 +67,7 @@ mod volume;
 mod volume_table;
 mod writeback;
 
+pub use coherence::{OwedErrors, OwedStream};
 pub use errors::EngineError;
 pub use memory_held::{Held, HeldKind};
 #[cfg(feature = "mutants")]
@@ -84,4 +85,5 @@ pub use stats::{
 };
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;
+pub use volume::remembered::Remembered;
 pub use volume::replaceable::{Exchange, ServedVolume};

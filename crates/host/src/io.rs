@@ -156,7 +156,7 @@ impl Io {
             && let Some(key) = self.bulk.pop_front()
         {
             let op = &self.ops[key];
-            if op.is_abandoned() && op.request.is_patient() {
+            if (op.is_abandoned() || op.is_interrupted()) && op.request.is_patient() {
                 self.completions.push((key, -libc::ECANCELED));
                 continue;
             }
@@ -205,6 +205,16 @@ impl Io {
         } else if op.request.is_patient() {
             self.cancel(key);
         }
+    }
+
+    /// Ends an operation early, with what it has transferred; its waiter gets the outcome soon.
+    pub(crate) fn interrupt(&mut self, key: usize) {
+        let Some(op) = self.ops.get_mut(key) else { return };
+        if !op.is_running() {
+            return;
+        }
+        op.interrupt();
+        self.cancel(key);
     }
 
     fn cancel(&mut self, key: usize) {

@@ -16,6 +16,8 @@
 //! | [`reactor`] | [`Host`], [`HostEnv`], [`RemoteHandle`]: the loop and its handles |
 //! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
+//! | [`handover`] | sockets with which another program goes on |
+//! | [`exec`] | the start of another program in this process |
 //! | [`activation`] | listening sockets that the parent process passed |
 //! | [`signal`] | [`Signal`]: waiting for SIGINT, SIGTERM, … |
 //! | `queue` | run queues and what other threads may reach of them |
@@ -39,7 +41,9 @@
 pub mod activation;
 mod claims;
 pub mod descriptors;
+pub mod exec;
 pub mod file;
+pub mod handover;
 mod io;
 mod limits;
 pub mod memory;
@@ -62,4 +66,4 @@ pub use io::IoBackend;
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;
-pub use socket::{HostListener, HostSocket, SocketAccess, SocketError, group_id};
+pub use socket::{HostListener, HostSocket, ListenAddress, SocketAccess, SocketError, group_id};

@@ -116,6 +116,8 @@ pub(crate) struct Op {
     /// Bytes transferred by the attempts before the present one.
     done: usize,
     again: u16,
+    /// The waiter wants the outcome of what was done so far.
+    interrupted: bool,
     state: State,
     /// The scatter list of the present attempt.
     list: Vec<libc::iovec>,
@@ -141,7 +143,8 @@ pub(crate) enum Memory {
 
 impl Op {
     pub(crate) fn new(request: IoRequest, list: Vec<libc::iovec>) -> Op {
-        Op { request, done: 0, again: 0, state: State::Running(None), list, header: None }
+        let state = State::Running(None);
+        Op { request, done: 0, again: 0, interrupted: false, state, list, header: None }
     }
 
     /// Returns true if the present attempt copies much.
@@ -235,6 +238,9 @@ impl Op {
         if self.is_abandoned() && self.request.is_patient() {
             return self.finish(Err(libc::ECANCELED));
         }
+        if self.interrupted {
+            return self.finish_interrupted(result);
+        }
         let outcome = match result {
             code if code == -libc::EINTR => return Next::Attempt,
             code if code == -libc::EAGAIN && self.again < AGAIN_MAX => {
@@ -252,6 +258,35 @@ impl Op {
             count => Ok(self.done + count as usize),
         };
         self.finish(outcome)
+    }
+
+    /// Completes an operation that was interrupted: with what the last attempt has transferred, or
+    /// with ECANCELED if there is nothing to be had.
+    fn finish_interrupted(&mut self, result: i32) -> Next {
+        let outcome = match result {
+            count if count > 0 => Ok(self.done + count as usize),
+            code if code == -libc::ECANCELED || code == -libc::EINTR || code == -libc::EAGAIN => {
+                if self.done > 0 {
+                    Ok(self.done)
+                } else {
+                    Err(libc::ECANCELED)
+                }
+            }
+            // The end of a stream.
+            0 => Ok(self.done),
+            code => Err(-code),
+        };
+        self.finish(outcome)
+    }
+
+    /// From now on the end of an attempt is the end of the operation.
+    pub(crate) fn interrupt(&mut self) {
+        self.interrupted = true;
+    }
+
+    /// Returns true if it makes no further attempt.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted
     }
 
     /// Completes the operation.

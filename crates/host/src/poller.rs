@@ -133,7 +133,9 @@ impl Poller {
             match attempt_now(op) {
                 Ok(result) => completions.push((key, result)),
                 // Abandoned before its attempt: nothing would ever end its waiting.
-                Err(_) if op.is_abandoned() => completions.push((key, -libc::ECANCELED)),
+                Err(_) if op.is_abandoned() || op.is_interrupted() => {
+                    completions.push((key, -libc::ECANCELED))
+                }
                 Err((fd, events)) => {
                     self.interests.entry(fd).or_default().waiting.push((key, events));
                     self.changed.push(fd);

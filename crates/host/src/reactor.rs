@@ -164,6 +164,11 @@ impl Core {
         Pending { core: self.clone(), stage }
     }
 
+    /// Ends an operation early: see [`Io::interrupt`].
+    pub(crate) fn interrupt(&self, key: usize) {
+        self.io.borrow_mut().interrupt(key);
+    }
+
     fn shut_down(&self) {
         self.closed.set(true);
         self.shared.close();
@@ -211,6 +216,13 @@ enum Stage {
 pub(crate) struct Pending {
     core: Rc<Core>,
     stage: Stage,
+}
+
+impl Pending {
+    /// Its number while it is under way.
+    pub(crate) fn key(&self) -> Option<usize> {
+        if let Stage::Submitted(key) = self.stage { Some(key) } else { None }
+    }
 }
 
 impl Future for Pending {

@@ -3,7 +3,7 @@
 //! Accepting and connecting wait for the descriptor to be ready and then make a call that does
 //! not block, with both backends: dropping the future never loses a connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::fs::Permissions;
 use std::io;
@@ -16,6 +16,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Env, IoVec, Nanos, Stream, StreamError};
 
 use crate::activation::{PassedAddress, PassedSocket};
+use crate::handover::Handover;
 use crate::op::{IoRequest, SLICE_BYTES, fill_list};
 use crate::reactor::HostEnv;
 use crate::sys::{self, Address};
@@ -98,23 +99,28 @@ pub fn group_id(name: &str) -> io::Result<Option<u32>> {
 
 /// Address of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum ListenAddress {
-    /// With device and inode of the socket that was made, to remove only that.
+pub enum ListenAddress {
+    /// A unix socket that this program has made.
     Unix {
+        /// Its path.
         path: PathBuf,
+        /// Device and inode of the socket that was made, to remove only that.
         made: (u64, u64),
     },
     /// Made by the parent process, which removes it.
     Passed(PathBuf),
+    /// A TCP port.
     Tcp(SocketAddr),
 }
 
 /// A socket that accepts connections. A Unix socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct HostListener {
-    env: HostEnv,
-    fd: Rc<OwnedFd>,
-    place: ListenAddress,
+    pub(crate) env: HostEnv,
+    pub(crate) fd: Rc<OwnedFd>,
+    pub(crate) place: ListenAddress,
+    /// Another program goes on with it: the path stays.
+    pub(crate) left: Cell<bool>,
 }
 
 impl HostListener {
@@ -146,7 +152,7 @@ impl HostListener {
             std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
         let place =
             ListenAddress::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
-        let listener = HostListener { env: env.clone(), fd: Rc::new(fd), place };
+        let listener = HostListener::new(env, fd, place);
         // Nobody can connect before it listens. The umask has taken bits from the mode.
         if access.group.is_some() {
             std::os::unix::fs::lchown(path, None, access.group)
@@ -168,7 +174,11 @@ impl HostListener {
         );
         let fd = OwnedFd::from(listener);
         sys::listen(&fd, BACKLOG).map_err(failed(&name, "listening"))?;
-        Ok(HostListener { env: env.clone(), fd: Rc::new(fd), place })
+        Ok(HostListener::new(env, fd, place))
+    }
+
+    pub(crate) fn new(env: &HostEnv, fd: OwnedFd, place: ListenAddress) -> HostListener {
+        HostListener { env: env.clone(), fd: Rc::new(fd), place, left: Cell::new(false) }
     }
 
     /// Listens on a socket that the parent process made.
@@ -177,7 +187,7 @@ impl HostListener {
             PassedAddress::Unix(path) => ListenAddress::Passed(path),
             PassedAddress::Tcp(address) => ListenAddress::Tcp(address),
         };
-        HostListener { env: env.clone(), fd: Rc::new(socket.fd), place }
+        HostListener::new(env, socket.fd, place)
     }
 
     /// The address of a TCP listener.
@@ -220,6 +230,7 @@ impl HostListener {
 impl Drop for HostListener {
     fn drop(&mut self) {
         if let ListenAddress::Unix { path, made } = &self.place
+            && !self.left.get()
             && std::fs::symlink_metadata(path)
                 .is_ok_and(|found| (found.dev(), found.ino()) == *made)
             && let Err(error) = std::fs::remove_file(path)
@@ -262,9 +273,11 @@ async fn readiness(env: &HostEnv, fd: &Rc<OwnedFd>, events: i16) -> io::Result<(
 #[derive(Debug)]
 pub struct HostSocket {
     env: HostEnv,
-    fd: Rc<OwnedFd>,
+    pub(crate) fd: Rc<OwnedFd>,
     /// Kept for its memory.
     list: RefCell<Vec<libc::iovec>>,
+    /// See the module `handover`.
+    pub(crate) handover: Handover,
 }
 
 impl HostSocket {
@@ -279,7 +292,7 @@ impl HostSocket {
                     sys::set_socket_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_SEND_BYTES)
                 })?;
         }
-        Ok(HostSocket { env: env.clone(), fd: Rc::new(fd), list: RefCell::default() })
+        Ok(HostSocket::over(env, fd))
     }
 
     /// Connects to a Unix socket.
@@ -337,6 +350,17 @@ impl HostSocket {
 }
 
 impl HostSocket {
+    /// A socket that has its options.
+    pub(crate) fn over(env: &HostEnv, fd: OwnedFd) -> HostSocket {
+        let (env, list) = (env.clone(), RefCell::default());
+        HostSocket { env, fd: Rc::new(fd), list, handover: Handover::default() }
+    }
+
+    /// The reactor's state.
+    pub(crate) fn core(&self) -> &crate::reactor::Core {
+        self.env.core()
+    }
+
     /// Address of the other end of a TCP connection.
     pub fn peer(&self) -> Option<SocketAddr> {
         let copy = self.fd.try_clone().ok()?;
@@ -362,15 +386,25 @@ impl Stream for HostSocket {
         if into.len() <= at {
             return (into, Ok(0));
         }
+        if self.handover.holds_input() {
+            return (into, Err(StreamError::Closed));
+        }
         let request = IoRequest::Recv { fd: self.fd.clone(), buf: into, at };
-        let (IoRequest::Recv { buf, .. }, outcome) = self.env.core().submit(request).await else {
+        let pending = self.env.core().submit(request);
+        let under_way = self.handover.receives(pending.key());
+        let (IoRequest::Recv { buf, .. }, outcome) = pending.await else {
             unreachable!("an operation gives its own request back")
         };
+        drop(under_way);
         (buf, outcome.map_err(stream_error))
     }
 
     async fn send(&self, from: IoVec) -> Result<(), StreamError> {
         if from.is_empty() {
+            return Ok(());
+        }
+        if self.handover.keeps_output() {
+            self.handover.keep(from);
             return Ok(());
         }
         // Mostly it is short and there is room, and then nothing has to be waited for.
@@ -380,7 +414,18 @@ impl Stream for HostSocket {
         }
         let data = if sent > 0 { from.cut(sent, from.len()) } else { from };
         let request = IoRequest::Send { fd: self.fd.clone(), data };
-        self.env.core().submit(request).await.1.map(drop).map_err(stream_error)
+        let pending = self.env.core().submit(request);
+        let under_way = self.handover.sends(pending.key());
+        let (IoRequest::Send { data, .. }, outcome) = pending.await else {
+            unreachable!("an operation gives its own request back")
+        };
+        drop(under_way);
+        match outcome {
+            Err(libc::ECANCELED) if self.handover.keeps_output() => self.handover.keep(data),
+            Ok(sent) if sent < data.len() => self.handover.keep(data.cut(sent, data.len())),
+            outcome => return outcome.map(drop).map_err(stream_error),
+        }
+        Ok(())
     }
 
     fn close(&self) {
@@ -391,7 +436,9 @@ impl Stream for HostSocket {
 impl Drop for HostSocket {
     fn drop(&mut self) {
         // An abandoned operation may hold the descriptor for a moment; the peer shall not wait.
-        sys::shutdown(&self.fd);
+        if !self.handover.is_left() {
+            sys::shutdown(&self.fd);
+        }
     }
 }
 

@@ -4,10 +4,12 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
+
+use ubcache_env::Nanos;
 
 /// Longest scatter list the kernel takes.
 pub(crate) const IOV_MAX: usize = 1024;
@@ -115,6 +117,45 @@ pub(crate) fn free_bytes(file: &std::fs::File) -> Option<u64> {
     // SAFETY: the kernel has filled it, and zeroes are a valid value.
     let stat = unsafe { stat.assume_init() };
     (done == 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// `clock_gettime(CLOCK_MONOTONIC)`.
+pub(crate) fn monotonic_now() -> Nanos {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is writable memory of the right type; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}
+
+/// Lets a program that this process starts have the descriptor, or not.
+pub(crate) fn set_inherited(fd: BorrowedFd<'_>, inherited: bool) -> io::Result<()> {
+    let flags = if inherited { 0 } else { libc::FD_CLOEXEC };
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) }).map(drop)
+}
+
+/// Pointers to strings, with the null behind them that `execve` wants.
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    let pointers = strings.iter().map(|string| string.as_ptr());
+    pointers.chain(std::iter::once(std::ptr::null())).collect()
+}
+
+/// `execve(2)`; returns only with an error.
+pub(crate) fn exec(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: all are strings that end in 0, in lists that end in a null pointer, and outlive the
+    // call.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// `fexecve(3)`; returns only with an error.
+pub(crate) fn exec_open(fd: &OwnedFd, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: all are strings that end in 0, in lists that end in a null pointer, and outlive the
+    // call.
+    unsafe { libc::fexecve(fd.as_raw_fd(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
 }
 
 /// A seed from the kernel.

@@ -114,6 +114,11 @@ impl<V: Volume> Exports<V> {
         self.no_default.set(true);
     }
 
+    /// Returns true if the empty name stands for the first export.
+    pub fn has_default(&self) -> bool {
+        !self.no_default.get()
+    }
+
     /// Removes an export. Connections that serve it go on. There is no default export any more if
     /// this was the first one.
     pub fn remove(&self, name: &str) -> Option<Rc<V>> {

@@ -22,6 +22,7 @@ pub mod stats;
 pub use exports::Exports;
 pub use proto::ProtocolError;
 pub use server::{
-    ClientMemory, Drain, Pace, Rates, ServeError, ServerOptions, Silence, Watch, serve_connection,
+    ClientMemory, Drain, Handover, Pace, Parked, Rates, ServeError, ServerOptions, Silence, Watch,
+    serve_connection, serve_until_handover,
 };
 pub use stats::ConnectionStats;

@@ -25,6 +25,7 @@ pub mod restore;
 pub mod serve;
 pub mod show;
 pub mod status;
+pub mod upgrade;
 
 /// Prints to standard output. Ignores EPIPE; reports every other error.
 fn print(text: &str) -> Result<(), Failure> {

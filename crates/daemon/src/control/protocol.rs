@@ -111,6 +111,13 @@ pub enum ControlRequest {
         #[serde(default)]
         wait: bool,
     },
+    /// Lets another program go on in this process, with all clients. That program gives the
+    /// response, or this one if it can't.
+    Upgrade {
+        /// Its path; if absent, the one by which this program was started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        program: Option<PathBuf>,
+    },
     /// Gives a detached volume its cache again.
     Attach {
         /// The export; may be absent if there is only one.
@@ -121,7 +128,7 @@ pub enum ControlRequest {
 
 impl ControlRequest {
     /// The command line's word for it.
-    fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self {
             ControlRequest::Status => "status",
             ControlRequest::Stop => "stop",
@@ -135,6 +142,7 @@ impl ControlRequest {
             ControlRequest::Remove { .. } => "remove",
             ControlRequest::Flush { .. } => "flush",
             ControlRequest::Drain { .. } => "drain",
+            ControlRequest::Upgrade { .. } => "upgrade",
         }
     }
 }

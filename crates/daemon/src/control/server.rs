@@ -2,16 +2,18 @@
 //! requests are few and short, and each sees the set at one moment.
 
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Stream};
-use ubcache_host::{HostEnv, HostListener, HostSocket, SocketAccess};
+use ubcache_host::{HostEnv, HostListener, HostSocket, ListenAddress, SocketAccess};
 
 use crate::config::NbdAddress;
 use crate::control::{ControlRequest, REQUEST_BYTES_MAX, Response, parse_request};
 use crate::failure::Failure;
 use crate::served::daemon::Daemon;
+use crate::served::gate::Gate;
 use crate::served::world::{World, listen};
 
 /// A bound control socket.
@@ -23,6 +25,11 @@ pub struct ControlServer {
 pub struct Running {
     /// Clients that wait for the end of a stop.
     waiting: Rc<Cell<u64>>,
+    pub(crate) listener: Rc<HostListener>,
+    /// New clients wait there while they are held.
+    pub(crate) gate: Rc<Gate>,
+    /// Clients that are connected.
+    pub(crate) clients: Rc<Cell<u64>>,
 }
 
 impl ControlServer {
@@ -39,6 +46,11 @@ impl ControlServer {
         Ok(ControlServer { listener })
     }
 
+    /// Takes up the socket that another program has left.
+    pub(crate) fn inherited(host: &HostEnv, fd: OwnedFd, place: ListenAddress) -> ControlServer {
+        ControlServer { listener: HostListener::inherited(host, fd, place) }
+    }
+
     /// Answers from now on. `uris` gives the URIs of an export.
     pub fn start<W: World>(
         self,
@@ -47,19 +59,30 @@ impl ControlServer {
         uris: impl Fn(&str) -> Vec<String> + Clone + 'static,
     ) -> Running {
         let waiting = Rc::new(Cell::new(0));
-        let running = Running { waiting: waiting.clone() };
+        let listener = Rc::new(self.listener);
+        let (gate, clients) = (Rc::<Gate>::default(), Rc::<Cell<u64>>::default());
+        let running = Running {
+            waiting: waiting.clone(),
+            listener: listener.clone(),
+            gate: gate.clone(),
+            clients: clients.clone(),
+        };
         let env = world.clone();
         world.spawn(Priority::Foreground, async move {
             let mut failing = false;
             loop {
-                let accepted = self.listener.accept().await;
+                let accepted = gate.pass(|| listener.accept()).await;
                 let failed_before = std::mem::replace(&mut failing, accepted.is_err());
                 match accepted {
                     Ok(socket) => {
-                        let client =
-                            Client { socket, daemon: daemon.clone(), waiting: waiting.clone() };
-                        let uris = uris.clone();
-                        env.spawn(Priority::Foreground, async move { client.serve(uris).await });
+                        let (socket, daemon) = (Rc::new(socket), daemon.clone());
+                        let client = Client { socket, daemon, waiting: waiting.clone() };
+                        let (uris, clients) = (uris.clone(), clients.clone());
+                        clients.set(clients.get() + 1);
+                        env.spawn(Priority::Foreground, async move {
+                            client.serve(uris).await;
+                            clients.set(clients.get() - 1);
+                        });
                     }
                     Err(error) => {
                         if !failed_before {
@@ -86,7 +109,7 @@ impl Running {
 
 /// One connection to the control socket.
 struct Client<W: World> {
-    socket: HostSocket,
+    socket: Rc<HostSocket>,
     daemon: Rc<Daemon<W>>,
     waiting: Rc<Cell<u64>>,
 }
@@ -130,7 +153,16 @@ impl<W: World> Client<W> {
                 self.waiting.set(self.waiting.get() - 1);
                 return false;
             }
-            Ok(request) => self.carry_out(request, uris).await,
+            Ok(request) => {
+                let word = request.word();
+                self.daemon.commands.borrow_mut().push(word);
+                let response = self.carry_out(request, uris).await;
+                let mut commands = self.daemon.commands.borrow_mut();
+                if let Some(at) = commands.iter().position(|other| *other == word) {
+                    commands.swap_remove(at);
+                }
+                response
+            }
             Err(why) => Response::refused(why),
         };
         self.send(&response).await
@@ -186,6 +218,9 @@ impl<W: World> Client<W> {
             }
             ControlRequest::ForgetDisk { disk, discard_dirty } => {
                 self.daemon.forget_disk(&disk, discard_dirty).await.map(serde_json::Value::from)
+            }
+            ControlRequest::Upgrade { program } => {
+                Err(self.daemon.upgrade(program.as_deref(), self.socket.clone()).await)
             }
             ControlRequest::Stop => unreachable!("stop is answered by the caller"),
         };

@@ -39,6 +39,8 @@ pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Longest time that the end of the process waits for somebody to read the log.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// Longest time that another program waits for it: clients wait meanwhile.
+const LINES_BEFORE: Duration = Duration::from_millis(200);
 
 /// Form of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,6 +91,13 @@ pub fn dropped_lines() -> u64 {
 /// Prints text for people to standard error: by the log's thread, if the log goes there.
 pub fn print(text: &str) -> bool {
     WRITER.get().is_some_and(|writer| writer.print(text))
+}
+
+/// Waits a moment for the last lines to be read. Before another program goes on.
+pub(crate) fn finish_quickly() {
+    if let Some(writer) = WRITER.get() {
+        writer.finish(LINES_BEFORE);
+    }
 }
 
 /// Waits for the last lines to be read, for a second at most. For the end of the process.

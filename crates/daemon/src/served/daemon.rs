@@ -19,6 +19,7 @@ use super::report::{
     AbsentReport, BackingReport, CacheReport, Counters, DownReport, LogReport, MemoryReport,
     Report, SetReport, StatsReport, VolumeReport,
 };
+use super::upgrades::Upgrades;
 use super::world::World;
 use crate::config::ServeConfig;
 use crate::open::precheck::Down;
@@ -43,6 +44,11 @@ pub struct Daemon<W: World> {
     pub(crate) listeners: RefCell<Option<Rc<Listeners<W>>>>,
     /// Volumes come and go, and caches, one at a time.
     pub(crate) membership: Lock,
+    /// The path by which this program was started.
+    pub(crate) program: PathBuf,
+    pub(crate) upgrades: Upgrades,
+    /// Words of the requests at the control socket that are under way.
+    pub(crate) commands: RefCell<Vec<&'static str>>,
     /// Speeds of writeback.
     pub(crate) paces: Paces,
     /// The set has failed, no volume is whole, and no client is connected.

@@ -2,15 +2,19 @@
 //! them.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use ubcache_engine::ServedVolume;
 use ubcache_env::local::{Notify, first};
 use ubcache_env::{Nanos, Priority, Stream, StreamId};
-use ubcache_host::{HostListener, HostSocket, PassedAddress, PassedSocket, SocketAccess};
+use ubcache_host::{
+    HostListener, HostSocket, ListenAddress, PassedAddress, PassedSocket, SocketAccess,
+};
 use ubcache_nbd::{
-    ClientMemory, ConnectionStats, Drain, Exports, ServerOptions, Watch, serve_connection,
+    ClientMemory, ConnectionStats, Drain, Exports, Handover, Parked, ServerOptions, Watch,
+    serve_connection, serve_until_handover,
 };
 use ubcache_tls::{Progress, ServerConfig, TlsStream};
 
@@ -20,6 +24,7 @@ use crate::clients::{
 use crate::config::{NbdAddress, Network};
 use crate::failure::Failure;
 use crate::served::client::Client;
+use crate::served::gate::Gate;
 use crate::served::world::{World, listen};
 
 /// After a failed accept (no descriptors left): how long to wait for better times, unless a client
@@ -29,6 +34,39 @@ const ACCEPT_PAUSE_MAX: Nanos = Nanos::from_secs(5);
 
 /// After the connections are closed: how long to wait for devices that are at work for them.
 const DEVICE_TIMEOUT: Nanos = Nanos::from_secs(10);
+
+/// Before another program goes on: time for clients that are about to choose an export, for those
+/// that are about to read their replies, and for devices.
+const CHOICE_PATIENCE: Nanos = Nanos::from_millis(500);
+const READING_PATIENCE: Nanos = Nanos::from_millis(50);
+const DEVICE_PATIENCE: Nanos = Nanos::from_secs(5);
+
+/// A connection that another program is to go on with.
+pub(crate) struct Parting {
+    pub(crate) id: u64,
+    pub(crate) from: String,
+    pub(crate) socket: Rc<HostSocket>,
+    pub(crate) parked: Parked,
+}
+
+/// A connection that is about to be served.
+struct Coming {
+    id: u64,
+    from: String,
+    encrypted: bool,
+}
+
+impl Parting {
+    /// The connection with the bytes of replies that its client did not read.
+    fn with_unsent(mut self) -> Parting {
+        for unsent in self.socket.resume() {
+            for part in unsent.parts() {
+                self.parked.unsent.extend_from_slice(part.as_slice());
+            }
+        }
+        self
+    }
+}
 
 /// A connection that may still be there.
 struct Connection {
@@ -65,6 +103,8 @@ pub struct Places {
     pub access: SocketAccess,
     /// Sockets that the parent process made.
     pub passed: Vec<PassedSocket>,
+    /// Sockets that the program before has left.
+    pub inherited: Vec<(OwnedFd, ListenAddress)>,
     /// Networks of the clients that may connect over TCP; if empty, all.
     pub allow: Vec<Network>,
     /// Encryption of TCP; none: it is in the clear.
@@ -79,6 +119,11 @@ pub struct Listeners<W: World> {
     exports: Rc<Exports<ServedVolume<W>>>,
     connections: RefCell<Vec<Connection>>,
     drain: Rc<Drain>,
+    /// The end of encrypted connections before another program goes on: it has no keys of theirs.
+    encrypted_drain: RefCell<Rc<Drain>>,
+    handover: Rc<Handover>,
+    gate: Gate,
+    partings: RefCell<Vec<Parting>>,
     active: Cell<u64>,
     next: Cell<u64>,
     closing: Cell<bool>,
@@ -119,6 +164,15 @@ impl<W: World> Listeners<W> {
             };
             listeners.push((address, Rc::new(HostListener::passed(world.host(), socket))));
         }
+        for (fd, place) in places.inherited {
+            let address = match &place {
+                ListenAddress::Unix { path, .. } | ListenAddress::Passed(path) => {
+                    NbdAddress::Unix(path.clone())
+                }
+                ListenAddress::Tcp(address) => of_tcp(*address),
+            };
+            listeners.push((address, Rc::new(HostListener::inherited(world.host(), fd, place))));
+        }
         Ok(Listeners {
             listeners,
             allow: places.allow,
@@ -126,6 +180,10 @@ impl<W: World> Listeners<W> {
             exports,
             connections: RefCell::default(),
             drain: Rc::default(),
+            encrypted_drain: RefCell::default(),
+            handover: Rc::default(),
+            gate: Gate::default(),
+            partings: RefCell::default(),
             active: Cell::new(0),
             next: Cell::new(1),
             closing: Cell::new(false),
@@ -163,7 +221,7 @@ impl<W: World> Listeners<W> {
     async fn accept(self: &Rc<Self>, world: &W, listener: &HostListener, address: &NbdAddress) {
         let mut pause = None;
         while !self.closing.get() {
-            match listener.accept().await {
+            match self.gate.pass(|| listener.accept()).await {
                 Ok(socket) if !self.closing.get() => {
                     if pause.take().is_some() {
                         tracing::info!(%address, "clients are accepted again");
@@ -233,17 +291,35 @@ impl<W: World> Listeners<W> {
         let peer = socket.peer().map(|peer| peer.to_string());
         let from = peer.unwrap_or_else(|| address.to_string());
         let id = self.next.replace(self.next.get() + 1);
+        let encrypted = matches!(address, NbdAddress::Tls(_));
+        let coming = Coming { id, from, encrypted };
+        self.serve(world, socket, coming, None);
+    }
+
+    /// Serves a client; `parked`: one with which this or another program goes on.
+    fn serve(
+        self: &Rc<Self>,
+        world: &W,
+        socket: Rc<HostSocket>,
+        Coming { id, from, encrypted }: Coming,
+        parked: Option<Parked>,
+    ) {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|known| known.socket.strong_count() > 0);
+        connections.retain(|known| known.id != id && known.socket.strong_count() > 0);
         let options = ServerOptions {
-            drain: self.drain.clone(),
+            drain: if encrypted {
+                self.encrypted_drain.borrow().clone()
+            } else {
+                self.drain.clone()
+            },
+            handover: if encrypted { Rc::default() } else { self.handover.clone() },
             memory: self.memory.clone(),
             pace: self.limits.pace(),
             ..ServerOptions::default()
         };
         let weak = Rc::downgrade(&socket);
-        let tls = match (&self.tls, address) {
-            (Some(config), NbdAddress::Tls(_)) => {
+        let tls = match &self.tls {
+            Some(config) if encrypted => {
                 Some(Rc::new(TlsStream::new(socket.clone(), config.clone())))
             }
             _ => None,
@@ -258,17 +334,130 @@ impl<W: World> Listeners<W> {
         self.active.set(self.active.get() + 1);
         let (all, env, exports) = (self.clone(), world.clone(), self.exports.clone());
         let client = Rc::new(Client { id, from, stats: options.stats.clone() });
-        client.log_export(world);
+        if parked.is_none() {
+            client.log_export(world);
+        }
         world.spawn(Priority::Foreground, async move {
-            let id = StreamId(id);
-            client.log_end(match tls {
-                None => serve_connection(env, socket, exports, options, id).await,
-                Some(tls) => Box::pin(serve_connection(env, tls, exports, options, id)).await,
-            });
+            let (stream, id) = (socket.clone(), StreamId(id));
+            let served = match tls {
+                None => {
+                    serve_until_handover(env.clone(), stream, exports, options, id, parked).await
+                }
+                Some(tls) => {
+                    let served = Box::pin(serve_connection(env.clone(), tls, exports, options, id));
+                    served.await.map(|()| None)
+                }
+            };
             all.active.set(all.active.get() - 1);
+            match served {
+                Ok(Some(parked)) => all.parted(&env, &client, socket, parked),
+                Ok(None) => client.log_end(Ok(())),
+                Err(error) => client.log_end(Err(error)),
+            }
             all.full.set(false);
             all.ended.notify_all();
         });
+    }
+
+    /// A client was held. If the handover was given up meanwhile, it goes on here.
+    fn parted(self: &Rc<Self>, world: &W, client: &Client, socket: Rc<HostSocket>, parked: Parked) {
+        let parting = Parting { id: client.id, from: client.from.clone(), socket, parked };
+        if self.handover.has_begun() {
+            self.partings.borrow_mut().push(parting);
+        } else {
+            self.go_on(world, parting);
+        }
+    }
+
+    /// Goes on with a client that was held.
+    pub(crate) fn go_on(self: &Rc<Self>, world: &W, parting: Parting) {
+        let Parting { id, from, socket, parked } = parting.with_unsent();
+        let coming = Coming { id, from, encrypted: false };
+        self.serve(world, socket, coming, Some(parked));
+    }
+
+    /// Number of the next client.
+    pub(crate) fn next_client(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// Numbers clients from there on.
+    pub(crate) fn number_from(&self, next: u64) {
+        self.next.set(next);
+    }
+
+    /// The sockets.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &HostListener> {
+        self.listeners.iter().map(|(_, listener)| &**listener)
+    }
+
+    /// Holds all clients, for another program: their requests in flight are answered, and nothing
+    /// more is read from them.
+    ///
+    /// # Errors
+    /// Requests are not answered in time; all clients go on.
+    pub(crate) async fn hand_over(self: &Rc<Self>, world: &W) -> Result<Vec<Parting>, String> {
+        self.gate.hold();
+        let is_negotiating = |known: &Connection| known.stats.snapshot().export.is_none();
+        let negotiating = || {
+            let connections = self.connections.borrow();
+            connections.iter().any(|known| known.socket.strong_count() > 0 && is_negotiating(known))
+        };
+        self.wait_until(world, CHOICE_PATIENCE, || !negotiating()).await;
+        self.close_sockets(is_negotiating);
+        self.handover.begin();
+        self.each_socket(HostSocket::hold_input);
+        self.wait_until(world, READING_PATIENCE, || self.active.get() == 0).await;
+        self.each_socket(HostSocket::keep_output);
+        self.wait_until(world, DEVICE_PATIENCE, || self.active.get() == self.encrypted()).await;
+        if self.active.get() == self.encrypted() {
+            self.end_encrypted(world).await;
+        }
+        let waiting = self.active.get();
+        let partings = self.partings.take();
+        if waiting == 0 {
+            return Ok(partings.into_iter().map(Parting::with_unsent).collect());
+        }
+        self.keep_on();
+        partings.into_iter().for_each(|parting| self.go_on(world, parting));
+        Err(format!(
+            "requests of {waiting} clients are still in flight after {} s: a device is slow, or \
+             does not answer",
+            DEVICE_PATIENCE.0 / Nanos::from_secs(1).0
+        ))
+    }
+
+    /// Clients that are not held yet are not held any more, and new ones come again.
+    pub(crate) fn keep_on(&self) {
+        self.handover.cancel();
+        self.gate.open();
+    }
+
+    /// Number of encrypted connections.
+    fn encrypted(&self) -> u64 {
+        let connections = self.connections.borrow();
+        let is_encrypted =
+            |known: &&Connection| known.tls.is_some() && known.socket.strong_count() > 0;
+        connections.iter().filter(is_encrypted).count() as u64
+    }
+
+    /// Ends encrypted connections in good order: their clients connect again, to the next program.
+    async fn end_encrypted(&self, world: &W) {
+        let encrypted = self.encrypted();
+        if encrypted == 0 {
+            return;
+        }
+        tracing::info!(clients = encrypted, "encrypted connections end: they can't be handed over");
+        self.encrypted_drain.take().begin();
+        self.wait_until(world, CHOICE_PATIENCE, || self.active.get() == 0).await;
+        self.close_sockets(|known| known.tls.is_some());
+        self.wait_until(world, DEVICE_PATIENCE, || self.active.get() == 0).await;
+    }
+
+    fn each_socket(&self, act: impl Fn(&HostSocket)) {
+        let connections = self.connections.borrow();
+        let plain = connections.iter().filter(|known| known.tls.is_none());
+        plain.filter_map(|known| known.socket.upgrade()).for_each(|it| act(&it));
     }
 
     /// Ends the connections to an export that is gone.
@@ -289,6 +478,7 @@ impl<W: World> Listeners<W> {
     pub async fn close(&self, world: &W, drain_timeout: Nanos) {
         self.closing.set(true);
         self.drain.begin();
+        self.encrypted_drain.borrow().begin();
         self.close_sockets(|connection| connection.stats.snapshot().export.is_none());
         self.wait_for_end(world, drain_timeout).await;
         if self.active.get() > 0 {
@@ -316,8 +506,12 @@ impl<W: World> Listeners<W> {
     }
 
     async fn wait_for_end(&self, world: &W, timeout: Nanos) {
+        self.wait_until(world, timeout, || self.active.get() == 0).await;
+    }
+
+    async fn wait_until(&self, world: &W, timeout: Nanos, condition: impl Fn() -> bool) {
         let end = world.now().after(timeout);
-        while self.active.get() > 0 && world.now() < end {
+        while !condition() && world.now() < end {
             world.sleep(Nanos::from_millis(1)).await;
         }
     }

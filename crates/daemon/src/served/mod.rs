@@ -8,12 +8,15 @@
 //! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`events`] | words for what happens to the set |
 //! | `former_set` | a set whose cache was replaced |
+//! | `gate` | a place where new connections wait |
+//! | `handover` | the end of a daemon with which another program goes on |
 //! | [`health`] | health of a set, and warnings in words |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`pace`] | speed of writeback |
 //! | `members` | volumes that come and go |
 //! | [`report`] | the object of `status --json` |
 //! | [`systemd`] | messages to systemd |
+//! | `upgrades` | requests for an upgrade |
 //! | [`watch`] | regular looks at the set |
 //! | [`world`] | the engine's world: opening of devices and sockets |
 
@@ -23,11 +26,14 @@ pub mod client;
 pub mod daemon;
 pub mod events;
 pub(crate) mod former_set;
+pub(crate) mod gate;
+pub(crate) mod handover;
 pub mod health;
 pub mod listen;
 mod members;
 pub mod pace;
 pub mod report;
 pub mod systemd;
+pub(crate) mod upgrades;
 pub mod watch;
 pub mod world;

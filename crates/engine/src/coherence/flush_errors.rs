@@ -32,6 +32,32 @@ struct Left {
     flushes: u64,
 }
 
+/// The books of [`FlushErrors`], for another process that goes on with the streams.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OwedErrors {
+    /// Failed flushes.
+    pub failures: u64,
+    /// Somebody knows of the failures up to this one.
+    pub known: u64,
+    /// The streams that have written or flushed.
+    pub streams: Vec<OwedStream>,
+    /// For each stream that left something behind, the failures that it knew of.
+    pub left: Vec<u64>,
+}
+
+/// A stream in those books.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwedStream {
+    /// Its number.
+    pub id: StreamId,
+    /// It knows of the failures up to this one.
+    pub knows: u64,
+    /// It knew of these when it came.
+    pub knew: u64,
+    /// It stands for one that left without knowing.
+    pub stands_in: bool,
+}
+
 /// A FLUSH that is under way.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Begun {
@@ -109,6 +135,38 @@ impl FlushErrors {
             self.left.push(Left { knows, flushes: self.flushes });
         }
         knows < it.knows
+    }
+
+    /// Everything that streams have to get, or got, for another process. No FLUSH is under way.
+    pub fn owed(&self) -> OwedErrors {
+        let stream = |(id, it): (&StreamId, &Stream)| OwedStream {
+            id: *id,
+            knows: it.knows,
+            knew: it.knew,
+            stands_in: it.stands_in,
+        };
+        OwedErrors {
+            failures: self.failures,
+            known: self.known,
+            streams: self.streams.iter().map(stream).collect(),
+            left: self.left.iter().map(|left| left.knows).collect(),
+        }
+    }
+
+    /// Goes on where another process has ended.
+    pub fn from_owed(owed: &OwedErrors) -> FlushErrors {
+        let stream = |it: &OwedStream| {
+            (it.id, Stream { knows: it.knows, knew: it.knew, stands_in: it.stands_in })
+        };
+        FlushErrors {
+            failures: owed.failures,
+            known: owed.known,
+            streams: owed.streams.iter().map(stream).collect(),
+            wrote_last: None,
+            // A FLUSH that begins here covers what they left.
+            left: owed.left.iter().map(|knows| Left { knows: *knows, flushes: 0 }).collect(),
+            flushes: 0,
+        }
     }
 
     /// Returns true if a stream that wrote, here or gone, has got no error for a failure yet.
@@ -206,6 +264,36 @@ mod tests {
             assert_eq!(errors.are_owed(), again);
             assert_eq!(flush(&mut errors, B), again);
             assert!(!flush(&mut errors, B) && !errors.are_owed());
+        }
+    }
+
+    /// Another process goes on at every point; the answers are those of one process.
+    #[test]
+    fn another_process_owes_the_same_errors() {
+        for moved_at in 0..6 {
+            let mut errors = FlushErrors::default();
+            let mut step = 0;
+            let mut at = |errors: &mut FlushErrors| {
+                if step == moved_at {
+                    *errors = FlushErrors::from_owed(&errors.owed());
+                }
+                step += 1;
+            };
+            errors.writes(A);
+            errors.writes(B);
+            at(&mut errors);
+            errors.flush_failed();
+            at(&mut errors);
+            assert!(flush(&mut errors, B) && !flush(&mut errors, B));
+            at(&mut errors);
+            errors.leaves(A, StreamEnd::Orderly, false);
+            assert!(errors.are_owed());
+            at(&mut errors);
+            assert!(flush(&mut errors, C) && !flush(&mut errors, C), "in place of the first");
+            at(&mut errors);
+            errors.leaves(B, StreamEnd::Cut, true);
+            at(&mut errors);
+            assert!(flush(&mut errors, StreamId(4)), "the second may not have got its error");
         }
     }
 

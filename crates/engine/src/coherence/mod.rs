@@ -16,6 +16,7 @@
 use std::cell::RefCell;
 
 use flush_errors::{Begun, FlushErrors};
+pub use flush_errors::{OwedErrors, OwedStream};
 use flush_numbers::Flushes;
 use in_flight_table::InFlight;
 use smallvec::SmallVec;
@@ -290,6 +291,21 @@ impl Coherence {
     pub fn stream_leaves(&self, stream: StreamId, end: StreamEnd, tracked: bool) -> bool {
         let flushed = tracked && self.is_flushed();
         self.flush_errors.borrow_mut().leaves(stream, end, flushed)
+    }
+
+    /// See [`FlushErrors::owed`].
+    pub fn owed_errors(&self) -> OwedErrors {
+        self.flush_errors.borrow().owed()
+    }
+
+    /// See [`FlushErrors::from_owed`].
+    pub fn set_owed_errors(&self, owed: &OwedErrors) {
+        *self.flush_errors.borrow_mut() = FlushErrors::from_owed(owed);
+    }
+
+    /// F5: the range may have been lost, before this process.
+    pub fn suspect(&self, range: SectorRange) {
+        self.unflushed.borrow_mut().suspect(range);
     }
 
     /// A stream has got no error yet for a flush that failed.

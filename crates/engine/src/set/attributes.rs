@@ -8,6 +8,7 @@ use super::{CacheSet, Set};
 use crate::errors::EngineError;
 use crate::settings::{AttributeError, ReplacementPolicy, SetSettings};
 use crate::superblock::write_superblock;
+use crate::volume::remembered::set_all;
 
 impl<E: Env> CacheSet<E> {
     /// Sets an attribute of the set (bcache's names). What the superblock has a place for is
@@ -62,6 +63,22 @@ impl<E: Env> CacheSet<E> {
     pub async fn save_attributes(&self) -> Result<(), EngineError> {
         self.set.journal.wait(self.set.mark_at.get()).await?;
         self.set.write_cache_superblock().await
+    }
+
+    /// The attributes that do not survive a restart, for a process that goes on with the clients.
+    pub fn remembered(&self) -> Vec<(String, String)> {
+        let settings = self.set.context.settings();
+        let kept = |name: &&&str| !matches!(**name, "cache_replacement_policy" | "discard");
+        let names = SetSettings::names().iter().filter(kept);
+        names.filter_map(|name| Some(((*name).to_owned(), settings.plain(name)?))).collect()
+    }
+
+    /// Goes on with the attributes that another process has remembered.
+    ///
+    /// # Errors
+    /// An attribute that is not known here; the others are set.
+    pub fn remember(&self, attributes: &[(String, String)]) -> Result<(), AttributeError> {
+        set_all(attributes, |name, value| self.set_attribute(name, value))
     }
 
     /// All attributes and their present values.

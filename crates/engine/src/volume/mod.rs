@@ -7,6 +7,7 @@
 //! | [`state`] | the states, and all transitions between them |
 //! | [`tickets`] | requests and dirty writes under way |
 //! | [`replaceable`] | the volume of clients, which stays when what is below it is replaced |
+//! | [`remembered`] | what another process has to know to go on with the clients |
 //! | [`gate`] | admission of requests, and the end of a volume |
 //! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
@@ -14,6 +15,7 @@
 mod attributes;
 mod foreign_memory;
 mod gate;
+pub(crate) mod remembered;
 pub(crate) mod replaceable;
 pub(crate) mod state;
 mod superblock;

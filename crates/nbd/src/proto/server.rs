@@ -61,6 +61,27 @@ impl ServerDecoder {
         ServerDecoder::default()
     }
 
+    /// A decoder of what comes after a negotiation that another one has seen.
+    pub fn in_transmission() -> ServerDecoder {
+        ServerDecoder { state: State::Request, gather: Gather::default() }
+    }
+
+    /// Takes the bytes of the request that has begun and is not complete, as if they had not come.
+    /// The next event is a request; a payload that was expected is not any more.
+    ///
+    /// # Panics
+    /// During the negotiation.
+    pub fn take_begun(&mut self) -> Vec<u8> {
+        assert!(
+            matches!(self.state, State::Request | State::Payload { .. }),
+            "only requests can be put back"
+        );
+        self.state = State::Request;
+        let begun = self.gather.as_slice().to_vec();
+        self.gather.clear();
+        begun
+    }
+
     /// Ends the negotiation: requests from now on. Call it between an option and the next
     /// [`ServerDecoder::next`].
     ///

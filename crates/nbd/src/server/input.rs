@@ -16,6 +16,8 @@ const MIN_BUFFER_BYTES: usize = 4096;
 pub(super) struct Input<S> {
     stream: Rc<S>,
     buf: Buf,
+    /// Length of the buffer, which is longer only for what was put back.
+    size: usize,
     start: usize,
     end: usize,
     stats: Rc<ConnectionStats>,
@@ -26,15 +28,23 @@ impl<S: Stream> Input<S> {
     pub(super) fn new(stream: Rc<S>, options: &ServerOptions) -> Input<S> {
         let buf = Buf::zeroed(MIN_BUFFER_BYTES);
         let (stats, watch) = (options.stats.clone(), options.watch.clone());
-        Input { stream, buf, start: 0, end: 0, stats, watch }
+        Input { stream, buf, size: MIN_BUFFER_BYTES, start: 0, end: 0, stats, watch }
     }
 
     /// Makes room for many requests at a time.
     pub(super) fn grow(&mut self, options: &ServerOptions) {
-        let mut buf = Buf::zeroed(options.receive_buffer_bytes.max(MIN_BUFFER_BYTES));
-        let available = self.end - self.start;
-        buf.as_mut_slice()[..available].copy_from_slice(self.available());
-        (self.buf, self.start, self.end) = (buf, 0, available);
+        self.size = options.receive_buffer_bytes.max(MIN_BUFFER_BYTES);
+        self.put_back(&[]);
+    }
+
+    /// Puts bytes back before those that are available.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        let available = self.available();
+        let (at, end) = (bytes.len(), bytes.len() + available.len());
+        let mut buf = Buf::zeroed(end.max(self.size));
+        buf.as_mut_slice()[..at].copy_from_slice(bytes);
+        buf.as_mut_slice()[at..end].copy_from_slice(available);
+        (self.buf, self.start, self.end) = (buf, 0, end);
     }
 
     pub(super) fn stream(&self) -> &S {
@@ -55,6 +65,9 @@ impl<S: Stream> Input<S> {
     pub(super) async fn refill(&mut self) -> Result<bool, StreamError> {
         debug_assert!(self.available().is_empty(), "what has come is not overwritten");
         (self.start, self.end) = (0, 0);
+        if self.buf.len() > self.size {
+            self.buf = Buf::zeroed(self.size);
+        }
         let (buf, result) = self.stream.recv(std::mem::take(&mut self.buf)).await;
         self.buf = buf;
         self.end = self.count(result)?;

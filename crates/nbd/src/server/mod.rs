@@ -10,6 +10,7 @@
 //! | `replies` | sends what is ready, as much as possible at once |
 //! | `limits` | bounds what is in flight |
 //! | `drain` | ends connections in good order |
+//! | `handover` | lets another server go on with connections |
 //! | `shares` | divides among connections what they have in common |
 //! | `pace` | limits requests and bytes a second |
 //! | `watch` | signs of life, for the one who ends silent connections |
@@ -32,6 +33,7 @@
 mod block_status;
 mod contexts;
 mod drain;
+mod handover;
 mod input;
 mod limits;
 mod negotiate;
@@ -45,12 +47,13 @@ mod workers;
 use std::rc::Rc;
 
 use ubcache_env::local::{first, join};
-use ubcache_env::{Env, Nanos, Protection, Stream, StreamEnd, StreamError, StreamId, Volume};
+use ubcache_env::{Buf, Env, Nanos, Protection, Stream, StreamEnd, StreamError, StreamId, Volume};
 
 use crate::exports::Exports;
 use crate::proto::{ProtocolError, ServerDecoder};
 use crate::stats::ConnectionStats;
 pub use drain::Drain;
+pub use handover::{Handover, Parked};
 use input::Input;
 use limits::Limits;
 pub use pace::{Pace, Rates};
@@ -78,6 +81,8 @@ pub struct ServerOptions {
     pub stats: Rc<ConnectionStats>,
     /// The end of all connections that share it.
     pub drain: Rc<Drain>,
+    /// The moment at which another server goes on with all connections that share it.
+    pub handover: Rc<Handover>,
     /// The memory of all connections; a clone of the options shares it.
     pub memory: ClientMemory,
     /// Limits of the connection on requests and bytes a second.
@@ -122,6 +127,7 @@ impl Default for ServerOptions {
             fast_zero: false,
             stats: Rc::default(),
             drain: Rc::default(),
+            handover: Rc::default(),
             memory: ClientMemory::default(),
             pace: None,
             watch: Rc::default(),
@@ -169,7 +175,24 @@ pub async fn serve_connection<E: Env, S: Stream, V: Volume>(
     options: ServerOptions,
     stream_id: StreamId,
 ) -> Result<(), ServeError> {
-    let result = serve(&env, &stream, &exports, &options, stream_id).await;
+    serve_until_handover(env, stream, exports, options, stream_id, None).await.map(drop)
+}
+
+/// Serves one client like [`serve_connection`], until it leaves or [`Handover`] begins. In the
+/// latter case the stream stays open, and what another server needs is returned. `from`: what such
+/// a server has left; without it, the connection is a new one.
+pub async fn serve_until_handover<E: Env, S: Stream, V: Volume>(
+    env: E,
+    stream: Rc<S>,
+    exports: Rc<Exports<V>>,
+    options: ServerOptions,
+    stream_id: StreamId,
+    from: Option<Parked>,
+) -> Result<Option<Parked>, ServeError> {
+    let result = serve(&env, &stream, &exports, &options, stream_id, from).await;
+    if matches!(result, Ok(Some(_))) {
+        return result;
+    }
     if stream.protection() == Protection::Encrypted {
         // A client that reads nothing more is not waited for.
         first(stream.say_goodbye(), env.sleep(GOODBYE_TIMEOUT)).await;
@@ -184,14 +207,25 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     exports: &Exports<V>,
     options: &ServerOptions,
     stream_id: StreamId,
-) -> Result<(), ServeError> {
+    from: Option<Parked>,
+) -> Result<Option<Parked>, ServeError> {
     let mut input = Input::new(stream.clone(), options);
     let mut decoder = ServerDecoder::new();
-    let session = match negotiate::negotiate(&mut input, &mut decoder, exports, options).await {
-        Ok(Some(session)) => session,
-        Ok(None) => return Ok(()),
-        Err(error) => return Err(error),
+    let mut unsent = Vec::new();
+    let session = match from {
+        Some(parked) => {
+            input.put_back(&parked.received);
+            decoder = ServerDecoder::in_transmission();
+            unsent.clone_from(&parked.unsent);
+            negotiate::session_of(parked, exports)?
+        }
+        None => match negotiate::negotiate(&mut input, &mut decoder, exports, options).await {
+            Ok(Some(session)) => session,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(error),
+        },
     };
+    let mut parked = session.parked();
     options.stats.update(|counts| counts.export = Some(session.name.clone()));
     options.stats.settle();
     options.watch.set_negotiated();
@@ -211,14 +245,25 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         outbox.end();
         result
     };
-    let sending = replies::send_replies(&**stream, &outbox, &options.watch);
+    let sending = async {
+        if !unsent.is_empty() {
+            stream.send(Buf::from_bytes(&unsent).into()).await?;
+            drop(unsent);
+        }
+        replies::send_replies(&**stream, &outbox, &options.watch).await
+    };
     let (read, sent) = join(reading, sending).await;
     connection.workers.end().await;
     let end = match (&read, &sent) {
-        (Ok(end), Ok(())) => *end,
+        (Ok(Some(end)), Ok(())) => *end,
+        (Ok(None), Ok(())) => {
+            parked.received = input.available().to_vec();
+            return Ok(Some(parked));
+        }
         _ => StreamEnd::Cut,
     };
     connection.volume.stream_ended(stream_id, end);
     read?;
-    Ok(sent?)
+    sent?;
+    Ok(None)
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Protection, Stream, Volume, VolumeInfo};
 
 use super::contexts::{Context, Contexts};
+use super::handover::{self, Parked};
 use super::input::Input;
 use super::pace::Pace;
 use super::shares::Shared;
@@ -36,6 +37,37 @@ pub(super) struct Session<V> {
     pub(super) structured: bool,
     /// The contexts of `BLOCK_STATUS`.
     pub(super) contexts: Contexts,
+}
+
+impl<V> Session<V> {
+    /// The session, for another server.
+    pub(super) fn parked(&self) -> Parked {
+        Parked {
+            export: self.name.clone(),
+            structured: self.structured,
+            contexts: handover::names(self.contexts),
+            ..Parked::default()
+        }
+    }
+}
+
+/// The session that another server has left.
+pub(super) fn session_of<V: Volume>(
+    parked: Parked,
+    exports: &Exports<V>,
+) -> Result<Session<V>, ServeError> {
+    let Some(found) = exports.find(&parked.export) else {
+        return Err(ServeError::UnknownExport(parked.export));
+    };
+    Ok(Session {
+        name: found.name,
+        info: found.volume.info(),
+        volume: found.volume,
+        service: found.service,
+        pace: found.pace,
+        structured: parked.structured,
+        contexts: handover::contexts(&parked.contexts),
+    })
 }
 
 /// The step after an option.

@@ -3,10 +3,11 @@
 use std::rc::Rc;
 
 use ubcache_env::bytes::ByteRange;
-use ubcache_env::{Buf, Env, IoVec, SectorRange, Stream, StreamEnd, StreamId, Volume};
+use ubcache_env::{Buf, Env, IoVec, SectorRange, Slice, Stream, StreamEnd, StreamId, Volume};
 
 use super::block_status::MAX_EXTENTS;
 use super::contexts::{Context, Contexts};
+use super::handover::Handover;
 use super::input::Input;
 use super::limits::Limits;
 use super::negotiate::{Session, size_bytes};
@@ -53,6 +54,7 @@ pub(super) struct Connection<V> {
     pub(super) workers: Workers,
     stats: Rc<ConnectionStats>,
     watch: Rc<Watch>,
+    handover: Rc<Handover>,
 }
 
 impl<V: Volume> Connection<V> {
@@ -79,6 +81,7 @@ impl<V: Volume> Connection<V> {
             workers: Workers::default(),
             stats: options.stats.clone(),
             watch: options.watch.clone(),
+            handover: options.handover.clone(),
         }
     }
 
@@ -88,13 +91,18 @@ impl<V: Volume> Connection<V> {
         self.watch.set_receiving(receiving);
     }
 
-    /// Waits until limits on requests and bytes a second let the request pass.
-    async fn pace<E: Env>(&self, env: &E, bytes: u64) {
+    /// Waits until limits on requests and bytes a second let the request pass. `false`: it does
+    /// not, as another server goes on.
+    async fn pace<E: Env>(&self, env: &E, bytes: u64) -> bool {
         for pace in self.paces.iter().flatten() {
             self.limits.set_waiting(true);
-            pace.wait(env, bytes).await;
+            let passes = self.handover.unless_begun(pace.wait(env, bytes)).await;
             self.limits.set_waiting(false);
+            if !passes {
+                return false;
+            }
         }
+        true
     }
 
     /// Checks that the request may be carried out, and returns its range (*Error values* assigns
@@ -157,15 +165,20 @@ impl<V: Volume> Connection<V> {
     }
 }
 
-/// Receives requests and starts them until the client leaves, which is orderly if it says so. Those
+/// Receives requests and starts them until the client leaves, which is orderly if it says so, or
+/// until another server goes on (`None`): then those that were not started are in the input. Those
 /// in flight are not waited for.
 pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
     env: &E,
     connection: &Rc<Connection<V>>,
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
-) -> Result<StreamEnd, ServeError> {
+) -> Result<Option<StreamEnd>, ServeError> {
     loop {
+        if connection.handover.has_begun() {
+            input.put_back(&decoder.take_begun());
+            return Ok(None);
+        }
         let mut bytes = input.available();
         let request = match decoder.next(&mut bytes)? {
             Some(ServerEvent::Request(request)) => Some(request),
@@ -175,11 +188,14 @@ pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
         let left = bytes.len();
         input.consume_to(left);
         match request {
-            Some(Request { command: Command::Disconnect, .. }) => return Ok(StreamEnd::Orderly),
+            Some(Request { command: Command::Disconnect, .. }) => {
+                return Ok(Some(StreamEnd::Orderly));
+            }
             Some(request) => start(env, connection, input, decoder, request).await?,
             None if refill(connection, input, decoder).await? => {}
+            None if connection.handover.has_begun() => {}
             None if decoder.is_mid_message() => return Err(ServeError::Disconnected),
-            None => return Ok(StreamEnd::Cut),
+            None => return Ok(Some(StreamEnd::Cut)),
         }
     }
 }
@@ -225,7 +241,10 @@ async fn start<E: Env, S: Stream, V: Volume>(
         (Ok(_), Command::BlockStatus) => STATUS_BYTES,
         _ => 0,
     };
-    connection.pace(env, content).await;
+    if !connection.pace(env, content).await {
+        put_back(input, decoder, &request, &[]);
+        return Ok(());
+    }
     let reservation = connection.limits.reserve(content).await;
     let range = match checked {
         Ok(range) => range,
@@ -238,55 +257,102 @@ async fn start<E: Env, S: Stream, V: Volume>(
         }
     };
     connection.set_receiving(decoder.payload_left() > 0);
-    let payload = receive_payload(env, input, decoder).await?;
+    let payload = receive_payload(env, &connection.handover, input, decoder).await?;
     connection.set_receiving(false);
-    let Some(payload) = payload else {
-        let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
-        connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
-        return Ok(());
+    let payload = match payload {
+        Payload::Whole(payload) => payload,
+        Payload::NoMemory => {
+            let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
+            connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
+            return Ok(());
+        }
+        Payload::Begun(begun) => {
+            put_back(input, decoder, &request, &begun);
+            return Ok(());
+        }
     };
     let turn = Turn::of(&connection.service, content.min(SERVICE_BYTES_MAX)).await;
     connection.workers.start(env, connection, Job { request, range, payload, reservation, turn });
     Ok(())
 }
 
-/// Receives the payload of a write to page-aligned memory of its own, which is taken as the payload
-/// comes. None: there is no memory for it, and it has passed.
-async fn receive_payload<E: Env, S: Stream>(
-    env: &E,
+/// Puts a request back that was not started, with what has come of its payload.
+fn put_back<S: Stream>(
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
-) -> Result<Option<IoVec>, ServeError> {
+    request: &Request,
+    payload: &[u8],
+) {
+    let mut begun = decoder.take_begun();
+    request.encode(&mut begun);
+    begun.extend_from_slice(payload);
+    input.put_back(&begun);
+}
+
+/// The payload of a write.
+enum Payload {
+    /// All of it.
+    Whole(IoVec),
+    /// It has passed, as there was no memory for it.
+    NoMemory,
+    /// Its beginning: another server goes on.
+    Begun(Vec<u8>),
+}
+
+/// Receives the payload of a write to page-aligned memory of its own, which is taken as the payload
+/// comes.
+async fn receive_payload<E: Env, S: Stream>(
+    env: &E,
+    handover: &Handover,
+    input: &mut Input<S>,
+    decoder: &mut ServerDecoder,
+) -> Result<Payload, ServeError> {
     let mut payload = IoVec::new();
     loop {
         let left = decoder.payload_left() as usize;
         if left == 0 {
-            return Ok(Some(payload));
+            return Ok(Payload::Whole(payload));
         }
         let Some(piece) = env.buffers().for_bytes(left.min(PIECE_BYTES)) else {
             skip_payload(input, decoder).await?;
-            return Ok(None);
+            return Ok(Payload::NoMemory);
         };
-        payload.push(receive_piece(input, decoder, piece).await?.freeze());
+        let (piece, filled) = receive_piece(input, decoder, piece).await?;
+        if filled == piece.len() {
+            payload.push(piece.freeze());
+            continue;
+        }
+        if !handover.has_begun() {
+            return Err(ServeError::Disconnected);
+        }
+        let parts = payload.parts().iter().map(Slice::as_slice);
+        return Ok(Payload::Begun(
+            parts.chain([&piece.as_slice()[..filled]]).flatten().copied().collect(),
+        ));
     }
 }
 
-/// Fills one piece of a payload.
+/// Fills one piece of a payload, as far as it comes.
 async fn receive_piece<S: Stream>(
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
     mut piece: Buf,
-) -> Result<Buf, ServeError> {
+) -> Result<(Buf, usize), ServeError> {
     let mut filled = 0;
     while filled < piece.len() {
         if input.available().is_empty() {
             if (decoder.payload_left() as usize) < DIRECT_BYTES {
-                nonzero(usize::from(input.refill().await?))?;
+                if !input.refill().await? {
+                    break;
+                }
                 continue;
             }
             let (buf, received) = input.receive_to(piece, filled).await;
             piece = buf;
-            let received = nonzero(received?)?;
+            let received = received?;
+            if received == 0 {
+                break;
+            }
             filled += received;
             decoder.payload_bypassed(u32::try_from(received).expect("not more than the payload"));
             continue;
@@ -301,7 +367,7 @@ async fn receive_piece<S: Stream>(
         let left = available.len() - wanted + bytes.len();
         input.consume_to(left);
     }
-    Ok(piece)
+    Ok((piece, filled))
 }
 
 /// Skips the payload of a refused write.
@@ -319,8 +385,4 @@ async fn skip_payload<S: Stream>(
         }
     }
     Ok(())
-}
-
-fn nonzero(bytes: usize) -> Result<usize, ServeError> {
-    if bytes == 0 { Err(ServeError::Disconnected) } else { Ok(bytes) }
 }

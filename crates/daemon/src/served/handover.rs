@@ -1,0 +1,290 @@
+//! The end of a daemon with which another program goes on, and the beginning of that.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use ubcache_env::{Buf, IoVec, Nanos, Stream};
+use ubcache_host::exec::monotonic_now;
+use ubcache_host::{HostListener, HostSocket};
+use ubcache_nbd::Parked;
+
+use super::daemon::Daemon;
+use super::listen::{Listeners, Parting};
+use super::upgrades::Upgrade;
+use super::world::World;
+use crate::control::Response;
+use crate::control::server::Running;
+use crate::log::STATE;
+use crate::upgrade::Heritage;
+use crate::upgrade::state::{Client, Listener, State, VolumeState};
+
+/// Time for requests at the control socket that are under way.
+const COMMANDS_PATIENCE: Nanos = Nanos::from_millis(300);
+
+impl<W: World> Daemon<W> {
+    /// Lets another program go on; the reason if it does not. It is the program that answers if it
+    /// does: this never returns then. Without a path, the program by which this one was started.
+    pub(crate) async fn upgrade(&self, program: Option<&Path>, socket: Rc<HostSocket>) -> String {
+        let program = program.unwrap_or(&self.program).to_owned();
+        if self.upgrades.is_under_way() {
+            return "an upgrade is under way already".to_owned();
+        }
+        if let Err(why) = self.may_hand_over() {
+            return why;
+        }
+        tracing::info!(target: STATE, program = %program.display(), "asked for an upgrade");
+        let version = match self.ask(&program).await {
+            Ok(version) => version,
+            Err(why) => {
+                tracing::error!(target: STATE, "no upgrade, nothing has changed: {why}");
+                return why;
+            }
+        };
+        if self.upgrades.is_under_way() {
+            return "an upgrade is under way already".to_owned();
+        }
+        self.upgrades.carry_out(program, version, socket).await
+    }
+
+    /// Asks the program, which may take its time, while clients go on.
+    async fn ask(&self, program: &Path) -> Result<String, String> {
+        let program = program.to_owned();
+        let arguments = std::env::args_os().skip(1).collect::<Vec<_>>();
+        let asking = std::thread::Builder::new()
+            .name("upgrade-check".to_owned())
+            .spawn(move || crate::upgrade::check::ask(&program, &arguments))
+            .map_err(|error| format!("can't start a thread: {error}"))?;
+        while !asking.is_finished() {
+            self.world.sleep(Nanos::from_millis(5)).await;
+        }
+        asking.join().unwrap_or_else(|_| Err("the question has panicked".to_owned()))
+    }
+
+    /// An error if the set is in a state with which another program can't go on.
+    fn may_hand_over(&self) -> Result<(), String> {
+        if let Some(why) = self.set().status().failed {
+            return Err(format!(
+                "the set has failed ({why}), and what its volumes have is only in this process; \
+                 give them another cache first: ubcache attach --cache NEW"
+            ));
+        }
+        if self.no_cache.borrow().is_some() {
+            return Err(
+                "the volumes are served without their cache; give them one first: ubcache \
+                        attach --cache NEW"
+                    .to_owned(),
+            );
+        }
+        if !self.former.borrow().is_empty() {
+            return Err(
+                "some volume still needs the former cache; `ubcache status` names it, and \
+                        `ubcache attach EXPORT` ends that"
+                    .to_owned(),
+            );
+        }
+        if self.membership.is_locked() {
+            return Err("volumes or caches are being changed; wait for that".to_owned());
+        }
+        match self.commands.borrow().iter().find(|word| !is_short(word)) {
+            Some(word) => Err(format!("`{word}` is under way; wait for its end")),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the set and lets go of all sockets, for another program. Clients wait from now on.
+    ///
+    /// # Errors
+    /// The reason why this program goes on, with everything as it was. `Ok(None)`: a stop was
+    /// requested meanwhile.
+    pub(crate) async fn hand_over(
+        &self,
+        upgrade: &Upgrade,
+        listeners: &Rc<Listeners<W>>,
+        control: &Running,
+    ) -> Result<Option<Heritage>, String> {
+        let world = &self.world;
+        control.gate.hold();
+        let end = world.now().after(COMMANDS_PATIENCE);
+        // This one is among them.
+        while control.clients.get() > 1 && world.now() < end {
+            world.sleep(Nanos::from_millis(1)).await;
+        }
+        if let Err(why) = self.may_hand_over() {
+            control.gate.open();
+            return Err(why);
+        }
+        let began = monotonic_now();
+        tracing::info!(
+            target: STATE,
+            clients = listeners.active(),
+            program = %upgrade.program.display(),
+            version = upgrade.version,
+            "handing over to another program"
+        );
+        let partings = match listeners.hand_over(world).await {
+            Ok(partings) => partings,
+            Err(why) => {
+                control.gate.open();
+                return Err(why);
+            }
+        };
+        let prepared = self.prepare(upgrade, listeners, control, &partings, began);
+        let mut heritage = match prepared {
+            Ok(heritage) => heritage,
+            Err(error) => {
+                listeners.keep_on();
+                partings.into_iter().for_each(|parting| listeners.go_on(world, parting));
+                control.gate.open();
+                return Err(format!("can't hand over the sockets: {error}"));
+            }
+        };
+        // There is no way back any more but by opening the set again, here or there.
+        if let Err(error) = self.stop_sets().await {
+            tracing::error!(
+                target: STATE,
+                "the set did not stop cleanly, and is handed over all the same: {error}"
+            );
+        }
+        if self.stop_wanted.is_set() {
+            return Ok(None);
+        }
+        // A flush that failed in the end is owed to clients.
+        let volumes = self.volumes();
+        let volumes = volumes
+            .iter()
+            .map(|served| VolumeState::new(&served.name, &served.path, served.now().remembered()));
+        heritage.state.volumes = volumes.collect();
+        control.listener.leave();
+        listeners.listeners().for_each(HostListener::leave);
+        upgrade.socket.leave();
+        partings.iter().for_each(|parting| parting.socket.leave());
+        Ok(Some(heritage))
+    }
+
+    /// Everything that the other program gets, but for what the volumes know in the end.
+    fn prepare(
+        &self,
+        upgrade: &Upgrade,
+        listeners: &Listeners<W>,
+        control: &Running,
+        partings: &[Parting],
+        began: Nanos,
+    ) -> std::io::Result<Heritage> {
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        let mut keep = |fd: OwnedFd| {
+            let number = fd.as_raw_fd();
+            descriptors.push(fd);
+            number
+        };
+        let mut listen = |listener: &HostListener| -> std::io::Result<Listener> {
+            Ok(Listener::new(keep(listener.descriptor()?), listener.place()))
+        };
+        let control = listen(&control.listener)?;
+        let sockets = listeners.listeners().map(&mut listen).collect::<Result<Vec<_>, _>>()?;
+        let requester = keep(upgrade.socket.descriptor()?);
+        let mut clients = Vec::new();
+        for Parting { id, from, socket, parked } in partings {
+            clients.push(Client {
+                fd: keep(socket.descriptor()?),
+                id: *id,
+                from: from.clone(),
+                export: parked.export.clone(),
+                structured: parked.structured,
+                contexts: parked.contexts.clone(),
+                received: parked.received.clone(),
+                unsent: parked.unsent.clone(),
+                ..Client::default()
+            });
+        }
+        let down = self.down.borrow();
+        let down = down.iter().map(|down| (down.path.as_path().into(), down.name.clone()));
+        let state = State {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: upgrade.program.as_path().into(),
+            before: self.program.as_path().into(),
+            began: began.0,
+            cache: self.cache_path.borrow().as_path().into(),
+            attributes: self.set().remembered(),
+            down: down.collect(),
+            default_export: self.exports.has_default(),
+            control,
+            listeners: sockets,
+            next_client: listeners.next_client(),
+            clients,
+            requester,
+            ..State::default()
+        };
+        Heritage::new(state, descriptors)
+    }
+}
+
+/// Returns true for a request that is answered at once.
+fn is_short(word: &str) -> bool {
+    matches!(word, "status" | "get" | "set" | "upgrade")
+}
+
+/// This program has taken over: logs it, and tells whoever wanted the upgrade.
+pub(crate) async fn report<W: World>(world: &W, daemon: &Daemon<W>, heritage: &mut Heritage) {
+    let state = &heritage.state;
+    let pause_ms = monotonic_now().since(Nanos(state.began)).0 / 1_000_000;
+    let clients = state.clients.len();
+    let (version, program) = (env!("CARGO_PKG_VERSION"), daemon.program.display().to_string());
+    let response = match &state.failed {
+        None => {
+            tracing::info!(
+                target: STATE,
+                version,
+                program,
+                before = state.version,
+                clients,
+                pause_ms,
+                "took over from the program before"
+            );
+            Response::done(serde_json::json!({
+                "version": version,
+                "before": state.version,
+                "program": program,
+                "clients": clients,
+                "pause_ms": pause_ms,
+            }))
+        }
+        Some(why) => {
+            tracing::error!(
+                target: STATE,
+                version,
+                program,
+                clients,
+                pause_ms,
+                "the upgrade has failed, and the program before goes on: {why}"
+            );
+            Response::refused(format_args!(
+                "the new program could not go on: {why}\n{program}, version {version}, goes on; \
+                 {clients} clients waited for {pause_ms} ms"
+            ))
+        }
+    };
+    let Some(fd) = heritage.take(heritage.state.requester) else { return };
+    let socket = HostSocket::inherited(world.host(), fd);
+    let line = Buf::from_bytes(response.to_line().as_bytes());
+    // The administrator may be gone.
+    let _ = socket.send(IoVec::from(line)).await;
+    socket.close();
+}
+
+/// Goes on with the clients of the program before.
+pub(crate) fn take_up<W: World>(world: &W, heritage: &mut Heritage, listeners: &Rc<Listeners<W>>) {
+    listeners.number_from(heritage.state.next_client);
+    for client in heritage.state.clients.clone() {
+        let Some(fd) = heritage.take(client.fd) else { continue };
+        let parked = Parked {
+            export: client.export,
+            structured: client.structured,
+            contexts: client.contexts,
+            received: client.received,
+            unsent: client.unsent,
+        };
+        let socket = Rc::new(HostSocket::inherited(world.host(), fd));
+        listeners.go_on(world, Parting { id: client.id, from: client.from, socket, parked });
+    }
+}
