@@ -42,6 +42,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
     ("pgbench", "postgresql"),
     ("xz", "xz-utils"),
+    ("promtool", "prometheus"),
     ("codespell", "codespell"),
 ];
 

@@ -6,6 +6,7 @@
 //! | [`commands::show`] | `ubcache show`: prints a superblock |
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
+//! | [`commands::metrics`] | `ubcache metrics`: the numbers of `status` for Prometheus |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
@@ -69,6 +70,7 @@ enum Command {
     Show(commands::show::Args),
     Serve(Box<commands::serve::Args>),
     Status(commands::status::Args),
+    Metrics(commands::metrics::Args),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
@@ -156,6 +158,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Make(args) => commands::make::run(&args),
         Command::Show(args) => commands::show::run(&args),
         Command::Serve(args) => commands::serve::run(*args),
+        Command::Metrics(args) => commands::metrics::run(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),

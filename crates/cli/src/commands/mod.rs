@@ -16,6 +16,7 @@ pub mod forget_cache;
 pub mod forget_disk;
 pub mod make;
 pub mod members;
+pub mod metrics;
 mod new_file;
 mod offline;
 pub mod pack;

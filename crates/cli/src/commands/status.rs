@@ -75,7 +75,7 @@ pub fn code(failure: &Failure) -> Code {
 }
 
 /// Asks all daemons. A failure is that of one of several: the others are shown.
-fn look(daemon: &Daemon) -> Result<(Report, Option<Failure>), Failure> {
+pub(super) fn look(daemon: &Daemon) -> Result<(Report, Option<Failure>), Failure> {
     let mut all = Report { version: env!("CARGO_PKG_VERSION").to_owned(), sets: Vec::new() };
     let sockets = daemon.all()?;
     let mut unknown = None;

@@ -12,6 +12,7 @@
 //! | `handover` | the end of a daemon with which another program goes on |
 //! | [`health`] | health of a set, and warnings in words |
 //! | [`listen`] | sockets for NBD clients |
+//! | [`metrics`] | the numbers of the report for Prometheus |
 //! | [`pace`] | speed of writeback |
 //! | `members` | volumes that come and go |
 //! | [`report`] | the object of `status --json` |
@@ -31,6 +32,7 @@ pub(crate) mod handover;
 pub mod health;
 pub mod listen;
 mod members;
+pub mod metrics;
 pub mod pace;
 pub mod report;
 pub mod systemd;

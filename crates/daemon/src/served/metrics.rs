@@ -1,0 +1,295 @@
+//! The numbers of a report as metrics: OpenMetrics text, and the older text of Prometheus.
+//!
+//! The tables below are the list of docs/reference/metrics.md. Names are only ever added to:
+//! dashboards and alerts rely on them. Labels are few: a set, a volume, a device.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::health::Health;
+use super::report::{Counters, Report, SetReport, VolumeReport};
+
+/// Names and values of labels.
+type Labels = Vec<(&'static str, String)>;
+
+/// The value of a label as it stands between quotes: the encoder leaves it as it is.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// A number: its name without the suffixes, the explanation, and the value.
+struct Metric<T> {
+    name: &'static str,
+    help: &'static str,
+    value: Value<T>,
+}
+
+enum Value<T> {
+    /// Counts up from the start of the daemon.
+    Total(fn(&T) -> u64),
+    /// Bytes since the start of the daemon.
+    TotalBytes(fn(&T) -> u64),
+    /// Bytes now.
+    Bytes(fn(&T) -> u64),
+    /// A number now.
+    Now(fn(&T) -> f64),
+    /// A share, from 0 to 1.
+    Ratio(fn(&T) -> f64),
+}
+
+const fn metric<T>(name: &'static str, help: &'static str, value: Value<T>) -> Metric<T> {
+    Metric { name, help, value }
+}
+
+const SET: &[Metric<SetReport>] = &[
+    metric(
+        "set_health",
+        "0: healthy; 1: degraded; 2: failed, not all data is served",
+        Value::Now(|set| match Health::parse(&set.health) {
+            Health::Healthy => 0.0,
+            Health::Degraded => 1.0,
+            Health::Failed => 2.0,
+        }),
+    ),
+    metric("set_warnings", "Warnings of status", Value::Now(|set| set.warnings.len() as f64)),
+    metric("cache_size", "Size of the cache device", Value::Bytes(|set| set.cache.size_bytes)),
+    metric(
+        "cache_used",
+        "Buckets of the cache that hold data or metadata",
+        Value::Bytes(|set| set.cache.used_bytes),
+    ),
+    metric(
+        "cache_dirty",
+        "Data of all volumes that only the cache has",
+        Value::Bytes(|set| set.cache.dirty_bytes),
+    ),
+    metric(
+        "cache_put_aside",
+        "Part of the cache that the file system below has no room for",
+        Value::Bytes(|set| set.cache.put_aside_bytes),
+    ),
+    metric(
+        "cache_available",
+        "Share of the cache that holds no dirty data and no metadata",
+        Value::Ratio(|set| set.cache.available_percent / 100.0),
+    ),
+    metric("index_memory", "Memory of the tables of the set", Value::Bytes(|set| set.memory.bytes)),
+    metric(
+        "requests_in_flight",
+        "Requests, fills and writebacks under way",
+        Value::Now(|set| set.memory.in_flight as f64),
+    ),
+    metric(
+        "disks_down",
+        "Backing devices that were named and can't be served",
+        Value::Now(|set| set.down.len() as f64),
+    ),
+    metric(
+        "disks_absent",
+        "Backing devices of the set that are not served",
+        Value::Now(|set| set.absent.len() as f64),
+    ),
+    metric(
+        "absent_dirty",
+        "Data of absent backing devices that only the cache has",
+        Value::Bytes(|set| set.absent.iter().map(|disk| disk.dirty_bytes).sum()),
+    ),
+    metric(
+        "log_dropped_lines",
+        "Lines of the log that nobody read in time",
+        Value::Total(|set| set.log.dropped_lines),
+    ),
+];
+
+const VOLUME: &[Metric<VolumeReport>] = &[
+    metric("volume_size", "Size of the export", Value::Bytes(|it| it.size_bytes)),
+    metric("volume_dirty", "Data that only the cache has", Value::Bytes(|it| it.dirty_bytes)),
+    metric(
+        "volume_cache_hits",
+        "Reads that the cache answered alone",
+        Value::Total(|it| it.stats.cache_hits),
+    ),
+    metric(
+        "volume_cache_misses",
+        "Reads with a sector that was not in the cache",
+        Value::Total(|it| it.stats.cache_misses),
+    ),
+    metric(
+        "volume_cache_bypass_hits",
+        "Bypassing reads that the cache answered alone",
+        Value::Total(|it| it.stats.cache_bypass_hits),
+    ),
+    metric(
+        "volume_cache_bypass_misses",
+        "Bypassing reads that it did not",
+        Value::Total(|it| it.stats.cache_bypass_misses),
+    ),
+    metric(
+        "volume_bypassed",
+        "Requests that bypassed the cache",
+        Value::TotalBytes(|it| it.stats.bypassed_bytes),
+    ),
+    metric(
+        "volume_cache_miss_collisions",
+        "Fills that found their range changed at insertion",
+        Value::Total(|it| it.stats.cache_miss_collisions),
+    ),
+    metric(
+        "volume_fills_doomed",
+        "Fills given up because a write crossed them",
+        Value::Total(|it| it.stats.fills_doomed),
+    ),
+    metric(
+        "volume_durable_invalidations",
+        "Changes of the index made durable ahead of a write to the disk",
+        Value::Total(|it| it.stats.durable_invalidations),
+    ),
+    metric(
+        "volume_written_back",
+        "Dirty data written to the disk in the background",
+        Value::TotalBytes(|it| it.writeback.written_bytes),
+    ),
+];
+
+const DEVICE: &[Metric<Counters>] = &[
+    metric("device_reads", "Read requests to a device", Value::Total(|it| it.reads)),
+    metric("device_read", "Data read from a device", Value::TotalBytes(|it| it.read_bytes)),
+    metric("device_writes", "Write requests to a device", Value::Total(|it| it.writes)),
+    metric("device_written", "Data written to a device", Value::TotalBytes(|it| it.written_bytes)),
+    metric("device_flushes", "Flushes of a device", Value::Total(|it| it.flushes)),
+    metric("device_errors", "Failed requests to a device", Value::Total(|it| it.errors)),
+];
+
+/// The report as OpenMetrics text.
+pub fn open_metrics(report: &Report) -> String {
+    let mut registry = Registry::with_prefix("ubcache");
+    registry.register_collector(Box::new(Numbers(report.clone())));
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a string takes any text");
+    text
+}
+
+/// The report in the text format of Prometheus (0.0.4), which names the family of a counter with
+/// its suffix, and knows no units and no end.
+pub fn prometheus_text(report: &Report) -> String {
+    let open = open_metrics(report);
+    let mut text = String::with_capacity(open.len());
+    let mut lines = open.lines().peekable();
+    while let Some(line) = lines.next() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        // The type stands in the line after the explanation.
+        let next = lines.peek().and_then(|line| line.strip_prefix("# TYPE "));
+        match words.as_slice() {
+            ["#", "UNIT", ..] | ["#", "EOF", ..] => continue,
+            ["#", "HELP", name, help] => {
+                let suffix = suffix_of(next.and_then(|line| line.rsplit(' ').next()));
+                text += &format!("# HELP {name}{suffix} {help}");
+            }
+            ["#", "TYPE", name, kind] => {
+                let suffix = suffix_of(Some(kind));
+                let kind = if *kind == "info" { "gauge" } else { kind };
+                text += &format!("# TYPE {name}{suffix} {kind}");
+            }
+            _ => text += line,
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The part of a sample's name that OpenMetrics leaves out of the name of its family.
+fn suffix_of(kind: Option<&str>) -> &'static str {
+    match kind {
+        Some("counter") => "_total",
+        Some("info") => "_info",
+        _ => "",
+    }
+}
+
+#[derive(Debug)]
+struct Numbers(Report);
+
+impl Collector for Numbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let sets = || self.0.sets.iter();
+        let of_set = |set: &SetReport| vec![("set", label(&set.uuid))];
+        for metric in SET {
+            metric.encode(&mut encoder, sets().map(|set| (of_set(set), set)))?;
+        }
+        let volumes =
+            || sets().flat_map(move |set| set.volumes.iter().map(move |volume| (set, volume)));
+        let of_volume = |set: &SetReport, volume: &VolumeReport| {
+            vec![("set", label(&set.uuid)), ("volume", label(&volume.name))]
+        };
+        for metric in VOLUME {
+            let values = volumes().map(|(set, volume)| (of_volume(set, volume), volume));
+            metric.encode(&mut encoder, values)?;
+        }
+        let device = |labels: Labels, device: &str| -> Labels {
+            labels.into_iter().chain([("device", device.to_owned())]).collect()
+        };
+        for metric in DEVICE {
+            let caches = sets().map(|set| {
+                let labels = vec![("set", label(&set.uuid)), ("volume", String::new())];
+                (device(labels, "cache"), &set.cache.counters)
+            });
+            let disks = volumes().map(|(set, volume)| {
+                (device(of_volume(set, volume), "disk"), &volume.backing.counters)
+            });
+            metric.encode(&mut encoder, caches.chain(disks))?;
+        }
+        let mut info = encoder.encode_descriptor(
+            "volume",
+            "Cache mode, state and identity of a volume",
+            None,
+            MetricType::Info,
+        )?;
+        for (set, volume) in volumes() {
+            let mut labels = of_volume(set, volume);
+            labels.push(("uuid", label(&volume.uuid)));
+            labels.push(("label", label(&volume.label)));
+            labels.push(("mode", label(&volume.mode)));
+            labels.push(("state", label(&volume.state)));
+            info.encode_info(&labels)?;
+        }
+        let mut info =
+            encoder.encode_descriptor("build", "Version of the program", None, MetricType::Info)?;
+        info.encode_info(&vec![("version", label(&self.0.version))])
+    }
+}
+
+impl<T> Metric<T> {
+    fn encode<'r>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        values: impl Iterator<Item = (Labels, &'r T)>,
+    ) -> Result<(), std::fmt::Error>
+    where
+        T: 'r,
+    {
+        let ratio = Unit::Other("ratio".to_owned());
+        let (unit, kind) = match self.value {
+            Value::Total(_) => (None, MetricType::Counter),
+            Value::TotalBytes(_) => (Some(&Unit::Bytes), MetricType::Counter),
+            Value::Bytes(_) => (Some(&Unit::Bytes), MetricType::Gauge),
+            Value::Now(_) => (None, MetricType::Gauge),
+            Value::Ratio(_) => (Some(&ratio), MetricType::Gauge),
+        };
+        let mut family = encoder.encode_descriptor(self.name, self.help, unit, kind)?;
+        for (labels, of) in values {
+            let mut one = family.encode_family(&labels)?;
+            match self.value {
+                Value::Total(value) | Value::TotalBytes(value) => {
+                    one.encode_counter(&value(of), None::<&Exemplar<NoLabelSet, f64>>)?;
+                }
+                Value::Bytes(value) => one.encode_gauge(&value(of))?,
+                Value::Now(value) | Value::Ratio(value) => one.encode_gauge(&value(of))?,
+            }
+        }
+        Ok(())
+    }
+}
