@@ -182,6 +182,8 @@ pub const MARKS: &[(&str, &str)] = &[
         "leaves are written so that the ages that a pass found hold for the device (G3)",
     ),
     ("generations_aged", "a pointer is so old that its bucket waits for a pass (G4)"),
+    ("aged_at_start", "a bucket with an old pointer into it waits since the start (G4)"),
+    ("given_up_before_the_count", "buckets wait for the count, as it tells the ages of pointers"),
     ("gc_leaf_gone", "a leaf was replaced or forgotten during a pass of garbage collection"),
     ("moving_gc", "garbage collection finds buckets to empty"),
     ("extent_moved", "an extent has moved"),

@@ -249,6 +249,10 @@ rules! {
         "an interior node with old pointers is written anew";
     G4AgedBucketWaits, ["G4"],
         "a bucket with an old pointer into it waits for garbage collection, whatever it held";
+    G4AgedAtStartWaits, ["G4"],
+        "a bucket that a start finds empty has no old pointer into it, or waits";
+    G4GivenUpWaitsForCount, ["G4", "V2"],
+        "a bucket that is given up before all leaves are counted is not used again before";
     // Invariants.
     I10EmptyNow, ["I10"],
         "garbage collection gives up what is empty at that moment only";

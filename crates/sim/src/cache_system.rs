@@ -394,8 +394,12 @@ impl System for CacheSystem {
         }
     }
 
-    fn inspect(cache: &Snapshot, backing: &[Snapshot]) -> Result<Vec<Layout>, Violation> {
-        check_disks(cache, backing)
+    fn inspect(
+        setup: &Setup,
+        cache: &Snapshot,
+        backing: &[Snapshot],
+    ) -> Result<Vec<Layout>, Violation> {
+        check_disks(cache, backing, !setup.plan.has_driver())
     }
 
     fn driver_runs(

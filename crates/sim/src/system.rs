@@ -115,7 +115,11 @@ pub trait System: Sized + 'static {
 
     /// Looks at the disks, which are as a crash has left them, or might: where each volume is by
     /// them, as far as that is known, or what is wrong.
-    fn inspect(_cache: &Snapshot, _backing: &[Snapshot]) -> Result<Vec<Layout>, Violation> {
+    fn inspect(
+        _setup: &Setup,
+        _cache: &Snapshot,
+        _backing: &[Snapshot],
+    ) -> Result<Vec<Layout>, Violation> {
         Ok(Vec::new())
     }
 

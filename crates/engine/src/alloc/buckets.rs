@@ -90,7 +90,8 @@ pub(crate) struct Buckets {
     /// Buckets are discarded before they are used again.
     pub(super) discard: bool,
     /// Given up, generation durable, but a pointer in the index is so old that one more generation
-    /// could make it look live: they wait for garbage collection.
+    /// could make it look live: they wait for garbage collection. Before all leaves are counted:
+    /// given up, and nothing is known of the pointers into them.
     pub(super) held: Vec<BucketNr>,
     /// Times in a row that a bucket has been held: shows when passes do not help (G2).
     pub(super) holds: BTreeMap<BucketNr, u32>,
@@ -357,10 +358,12 @@ impl Buckets {
         }
     }
 
-    /// Nobody points into the bucket.
-    pub(super) fn give_up_unknown(&mut self, bucket: BucketNr) {
+    /// Nothing live is in the bucket. Returns true if it waits because of a pointer of which the
+    /// last run knew as well (G4).
+    pub(super) fn give_up_unknown(&mut self, bucket: BucketNr) -> bool {
         let index = bucket.0 as usize;
-        if self.generations[index] == self.durable[index] {
+        let aged = self.is_aged(bucket) && self.rules.keeps(Rule::G4AgedAtStartWaits);
+        if self.generations[index] == self.durable[index] && !aged {
             self.set_free(bucket);
         } else {
             // G5: as when it was given up.
@@ -368,6 +371,7 @@ impl Buckets {
             self.pending.push_back(bucket);
             self.signal.found_bucket();
         }
+        aged
     }
 
     /// Free buckets that only metadata may take, and those that only the prio chain may take.

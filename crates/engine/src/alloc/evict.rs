@@ -55,6 +55,11 @@ impl Buckets {
             return self.set_free(bucket);
         }
         self.set_role(bucket, Role::Pending);
+        if !self.seen && self.rules.keeps(Rule::G4GivenUpWaitsForCount) {
+            // A leaf that was not counted yet may have a pointer of any age: see
+            // `Buckets::ages_known`.
+            return self.held.push(bucket);
+        }
         self.pending.push_back(bucket);
         self.signal.found_bucket();
     }

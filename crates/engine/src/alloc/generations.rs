@@ -80,6 +80,19 @@ impl Buckets {
         generation.raised(self.tuning.step)
     }
 
+    /// Every pointer that is on the device was seen: it is known of every bucket how old the oldest
+    /// pointer into it is. Those that were given up before can be used again (G4). Returns how
+    /// many these are.
+    pub(super) fn ages_known(&mut self) -> usize {
+        self.seen = true;
+        let waited = self.held.len();
+        if waited > 0 {
+            self.pending.extend(self.held.drain(..));
+            self.signal.found_bucket();
+        }
+        waited
+    }
+
     /// Memory for what [`Buckets::set_oldest`] takes.
     pub fn no_ages(&mut self) -> Vec<Generation> {
         let mut oldest = std::mem::take(&mut self.former_oldest);
@@ -104,5 +117,81 @@ impl Buckets {
     /// Sets the distance that a pointer may be ahead, before any pointer is looked at.
     pub fn set_reach(&mut self, reach: Reach) {
         self.reach = reach;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ubcache_env::Work;
+    use ubcache_format::{Geometry, PrioEntry, PrioSet};
+
+    use super::*;
+    use crate::rules::Rules;
+    use crate::tuning::Generations;
+
+    const COUNT: usize = 64;
+
+    fn buckets() -> Buckets {
+        let geometry = Geometry {
+            set_magic: 1,
+            bucket_sectors: 16,
+            block_sectors: 8,
+            buckets: COUNT as u32,
+            first_bucket: 1,
+            journal_buckets: 2,
+        };
+        let (tuning, work) = (Generations::default(), Work::default());
+        let mut buckets = Buckets::new(geometry, tuning, Rules::default(), work);
+        buckets.learn(&[PrioEntry { priority: 1, generation: Generation(100) }; COUNT]);
+        buckets
+    }
+
+    fn note_pointer_into(buckets: &mut Buckets, bucket: BucketNr, generation: u8) {
+        let offset = buckets.geometry.bucket_start(bucket);
+        let generation = Generation(generation);
+        buckets.note_pointer(Pointer { device: 0, offset, generation });
+    }
+
+    fn write_chain(buckets: &mut Buckets) {
+        buckets.chain_begins();
+        let mut set = PrioSet::new(&buckets.geometry);
+        buckets.put_chain_entries(0..COUNT, &mut set);
+        buckets.chain_durable();
+        buckets.settle_pending(COUNT);
+    }
+
+    /// Bug: a bucket that was given up before the count was used again, although a leaf that was
+    /// not counted yet had an old pointer into it. Fix: it waits for the count.
+    #[test]
+    fn bucket_given_up_before_the_count_waits_for_it() {
+        let mut buckets = buckets();
+        let (young, old) = (BucketNr(10), BucketNr(11));
+        for bucket in [young, old] {
+            buckets.set_metadata(bucket);
+            buckets.retire_metadata(bucket);
+        }
+        write_chain(&mut buckets);
+        assert!(!buckets.can_progress(), "no chain helps before the count");
+        assert_eq!(buckets.free_len(), 0);
+        note_pointer_into(&mut buckets, old, 21);
+        assert_eq!(buckets.ages_known(), 2);
+        write_chain(&mut buckets);
+        assert_eq!((buckets.role(young), buckets.role(old)), (Role::Free, Role::Pending));
+        assert!(buckets.has_aged());
+    }
+
+    /// Bug: a bucket that a run kept for its old pointers was free after the next start, as nothing
+    /// live was in it. Fix: the start keeps it as well.
+    #[test]
+    fn empty_bucket_with_an_old_pointer_waits_after_a_start() {
+        let mut buckets = buckets();
+        let (young, old) = (BucketNr(10), BucketNr(11));
+        note_pointer_into(&mut buckets, young, 21);
+        note_pointer_into(&mut buckets, old, 20);
+        buckets.ages_known();
+        assert!(!buckets.give_up_unknown(young));
+        assert!(buckets.give_up_unknown(old));
+        write_chain(&mut buckets);
+        assert_eq!((buckets.role(young), buckets.role(old)), (Role::Free, Role::Pending));
     }
 }

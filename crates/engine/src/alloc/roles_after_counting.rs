@@ -71,13 +71,16 @@ impl Order {
 }
 
 impl Buckets {
-    /// Frees the buckets that are still unknown, or makes them wait for that.
-    fn free_unknown(&mut self, buckets: Range<usize>) {
+    /// Frees the buckets that are still unknown, or makes them wait for that. Returns how many of
+    /// them have a pointer into them that is too old.
+    fn free_unknown(&mut self, buckets: Range<usize>) -> usize {
+        let mut aged = 0;
         for index in buckets {
             if self.role[index] == Role::Unknown {
-                self.give_up_unknown(BucketNr(index as u32));
+                aged += usize::from(self.give_up_unknown(BucketNr(index as u32)));
             }
         }
+        aged
     }
 
     fn note_priorities(&self, buckets: Range<usize>, order: &mut Order) {
@@ -105,13 +108,19 @@ impl<E: Env> Allocator<E> {
     /// Every extent is in the counts.
     pub async fn counting_done(&self) {
         let buckets = &self.buckets;
-        buckets.borrow_mut().seen = true;
+        if buckets.borrow_mut().ages_known() > 0 {
+            self.context.env.mark("given_up_before_the_count");
+        }
         let count = self.context.geometry.buckets as usize;
         let steps = self.slice_steps(Rule::S1CountingInSlices);
+        let mut aged = 0;
         in_slices(&self.context.env, steps, count, 1, |part| {
-            buckets.borrow_mut().free_unknown(part)
+            aged += buckets.borrow_mut().free_unknown(part)
         })
         .await;
+        if aged > 0 {
+            self.context.env.mark("aged_at_start");
+        }
         let mut order = Order {
             priorities: Parts::zeroes(&self.context.env, count).await,
             next: vec![0; PRIORITIES],

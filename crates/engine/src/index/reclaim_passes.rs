@@ -3,7 +3,8 @@
 //! A pass replaces leaves that lack records, and the nodes above them. It takes an entry for the
 //! root, and one for a prio chain where the next pass needs the buckets that it gave back. Where
 //! the buckets are enough for all leaves there is one pass, and its entry lets everything older go;
-//! else the entries of all but the last may let nothing go, and the ring has to have room for them.
+//! else the entries of all but the last may let nothing go. Before the count no pass gets back what
+//! another gave up, so there is one pass then, or none.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -49,14 +50,13 @@ impl<E: Env> Index<E> {
         fits
     }
 
-    /// N5: leaves are not replaced in several passes for which the ring may have no room, while
-    /// there may be buckets for all of them at once that are not counted yet.
+    /// N5: leaves are not replaced in several passes before the count. What a pass gives back is
+    /// not used again before it (G4), and by then there may be buckets for all of them at once.
     pub(super) fn passes_wait_for_count(&self, groups: &[Vec<Rc<Leaf>>]) -> bool {
-        if self.allocator.buckets().is_counted() || !self.context.keeps(Rule::N5PassesHaveRoom) {
-            return false;
-        }
-        let passes = groups.len().div_ceil(self.groups_that_fit(groups));
-        passes > 1 && !self.journal.takes_passes(passes)
+        let buckets = self.allocator.buckets();
+        !buckets.is_counted()
+            && self.context.keeps(Rule::N5PassesHaveRoom)
+            && !buckets.can_take(Purpose::Metadata, self.buckets_packed(groups))
     }
 
     /// Waits until every bucket is known. Counting takes neither buckets nor entries.

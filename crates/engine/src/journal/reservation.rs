@@ -169,13 +169,6 @@ impl<E: Env> Journal<E> {
         Some(Granted(self))
     }
 
-    /// There is room for the entries of so many passes that make room, a chain and a root each,
-    /// beside those that were granted (N5).
-    pub fn takes_passes(&self, passes: usize) -> bool {
-        let state = self.state.borrow();
-        state.ring.takes_entries(state.granted + 2 * passes as u64)
-    }
-
     /// Those who make room wait for buckets, and with them for a chain: until this is taken back, a
     /// chain does not wait for room, which nobody else would make. Its block is in the reserve.
     pub fn put_chains_first(&self, first: bool) {

@@ -157,11 +157,6 @@ impl Ring {
         self.blocks_left() >= self.reserve().min(5) + granted
     }
 
-    /// So many entries without records have room, whether they let anything go or not.
-    pub fn takes_entries(&self, entries: u64) -> bool {
-        self.blocks_left() >= entries
-    }
-
     /// It is time to make room.
     pub fn is_short(&self) -> bool {
         let spare = self.blocks_at_best() - self.reserve();

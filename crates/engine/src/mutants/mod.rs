@@ -217,6 +217,8 @@ mutants! {
     RetiredMetadataWraps, "retired-metadata-wraps", [G4AgedBucketWaits],
         "a bucket that was given up, a node's as well, is used again however old a pointer into it \
          is";
+    AgedFreeAtStart, "aged-free-at-start", [G4AgedAtStartWaits],
+        "a start uses an empty bucket that the run before kept for its old pointers";
     // The index.
     SplitLosesKey, "split-loses-key", [X1SplitKeepsAll],
         "a split leaves a key out of the node that it writes";
@@ -235,8 +237,9 @@ mutants! {
         "a leaf for whose split there are no buckets grows in memory";
     ReserveForSplits, "reserve-for-splits", [N4ReserveForSameNumber],
         "whoever makes room in the journal splits nodes with the last buckets";
-    PassesWithoutRoom, "passes-without-room", [N5PassesHaveRoom],
-        "a start that has not counted makes room in the journal leaf by leaf";
+    PassesWithoutRoom, "passes-without-room", [N5PassesHaveRoom, G4GivenUpWaitsForCount],
+        "a start that has not counted makes room in the journal leaf by leaf, with buckets that \
+         it gives up";
     // Time.
     ChainInOnePoll, "chain-in-one-poll", [S1ChainInSlices],
         "a bucket of the prio chain is filled in one poll";

@@ -54,10 +54,9 @@ const REMEDIES: [(&str, Remedy); 4] = [
 /// Replaces or resizes disks between runs, in some plans without faults.
 pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
     // A run of the driver leaves fewer signs: it need not write a backing superblock.
-    let has_driver = plan.controls.iter().any(|it| matches!(it.action, ControlAction::Driver(..)));
     let has_size =
         plan.volumes.iter().all(|volume| volume.head == 0 && (16..=4096).contains(&volume.sectors));
-    if plan.has_faults() || has_driver || !has_size || !rng.chance(1, 6) {
+    if plan.has_faults() || plan.has_driver() || !has_size || !rng.chance(1, 6) {
         return;
     }
     let ends =

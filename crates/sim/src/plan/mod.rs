@@ -19,6 +19,7 @@ mod lazy;
 mod lossy;
 mod many;
 mod odd;
+mod old_pointers;
 mod pace;
 mod partial;
 mod replace;
@@ -327,6 +328,11 @@ impl Plan {
         self.memory = Scarcity::default();
         self.pace = Pace::default();
         (self.ops, self.controls, self.faults) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
+    /// Returns true if the Linux driver has the set between two runs.
+    pub fn has_driver(&self) -> bool {
+        self.controls.iter().any(|control| matches!(control.action, ControlAction::Driver(..)))
     }
 
     /// Returns true if a device fails in some way that clients may see, or memory runs out.

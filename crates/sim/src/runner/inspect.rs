@@ -70,8 +70,8 @@ impl<S: System> Run<S> {
         }
         let cache = view(self.setup.cache());
         let backing: Vec<Snapshot> = self.setup.backing.iter().map(view).collect();
-        let layouts =
-            S::inspect(&cache, &backing).map_err(|violation| self.keep(when, violation))?;
+        let layouts = S::inspect(&self.setup, &cache, &backing)
+            .map_err(|violation| self.keep(when, violation))?;
         let mut bytes = [0; 512];
         for ((volume, layout), backing) in (0..).zip(&layouts).zip(&backing) {
             // The sectors before it are unused.
