@@ -19,7 +19,7 @@ use ubcache_env::{
 use ubcache_format::SECTOR_BYTES;
 
 use crate::limits::{Alignment, discards_are_determined};
-use crate::op::{IoRequest, Outcome, SLICE_BYTES};
+use crate::op::{IoRequest, Outcome};
 use crate::open::{OpenError, OpenOptions, Opened, open};
 use crate::reactor::HostEnv;
 use crate::sys;
@@ -162,15 +162,17 @@ impl HostFile {
     }
 
     async fn read_at(&self, at: u64, mut buf: Buf) -> (Buf, IoResult) {
-        if self.reads_now.get() && buf.len() <= SLICE_BYTES {
+        let mut cached = self.reads_now.get();
+        if cached && self.env.core().may_copy_now(buf.len()) {
             // Data in memory needs no waiting, which costs more than the copying.
+            cached = false;
             match sys::read_now(self.fd.as_raw_fd(), buf.as_mut_slice(), at) {
                 read if read as usize == buf.len() => return (buf, Ok(())),
                 code if code == -libc::EOPNOTSUPP => self.reads_now.set(false),
                 _ => {}
             }
         }
-        let request = IoRequest::Read { fd: self.fd.clone(), at, buf, copied: self.copied };
+        let request = IoRequest::Read { fd: self.fd.clone(), at, buf, copied: self.copied, cached };
         let (IoRequest::Read { buf, .. }, result) = self.submit(request).await else {
             unreachable!("an operation gives its own request back")
         };

@@ -17,6 +17,8 @@ use crate::workers::Workers;
 /// Worker threads of the fallback backend, and those for blocking calls beside a ring.
 const POOL_THREADS: usize = 6;
 const RING_THREADS: usize = 2;
+/// Threads that copy from the page cache beside a ring: one leaves the other processors to clients.
+const COPYING_THREADS: usize = 1;
 
 /// Scatter lists kept for the next operations.
 const SPARE_LISTS: usize = 64;
@@ -80,7 +82,10 @@ pub(crate) struct Io {
     /// A small operation was queued that the kernel has not seen.
     queued: bool,
     workers: Workers,
+    copiers: Workers,
     running: usize,
+    /// Large transfers of those that are copied.
+    copying: usize,
     spare_lists: Vec<Vec<libc::iovec>>,
     completions: Vec<(usize, i32)>,
 }
@@ -95,8 +100,10 @@ impl Io {
             bulk: VecDeque::new(),
             passed: 0,
             queued: false,
-            workers: Workers::new(threads, shared.clone()),
+            workers: Workers::new("io", threads, shared.clone()),
+            copiers: Workers::new("copy", COPYING_THREADS, shared.clone()),
             running: 0,
+            copying: 0,
             spare_lists: Vec::new(),
             completions: Vec::new(),
         };
@@ -113,11 +120,17 @@ impl Io {
         matches!(self.backend, Backend::Ring(_))
     }
 
+    /// Returns true while other threads copy, or wait to copy, large transfers.
+    pub(crate) fn is_copying(&self) -> bool {
+        self.copying > 0
+    }
+
     /// Starts an operation.
     pub(crate) fn submit(&mut self, request: IoRequest) -> usize {
         let list = self.spare_lists.pop().unwrap_or_default();
         let key = self.ops.insert(Op::new(request, list));
         self.running += 1;
+        self.copying += usize::from(self.ops[key].is_copied_bulk());
         self.attempt(key);
         key
     }
@@ -169,6 +182,7 @@ impl Io {
         let op = &mut self.ops[key];
         match (&mut self.backend, &op.request) {
             (_, IoRequest::Call { .. }) => self.workers.attempt(key, op),
+            (Backend::Ring(_), _) if op.asks_page_cache() => self.copiers.attempt(key, op),
             (Backend::Ring(ring), _) => ring.attempt(key, op),
             (Backend::Pool(poller), request)
                 if request.is_patient() || matches!(request, IoRequest::Nop) =>
@@ -287,21 +301,22 @@ impl Io {
     pub(crate) fn collect_workers(&mut self, wakers: &mut Vec<Waker>) {
         let mut completions = Vec::new();
         self.workers.collect(&mut completions);
+        self.copiers.collect(&mut completions);
         self.settle(&mut completions, wakers);
     }
 
     fn settle(&mut self, completions: &mut Vec<(usize, i32)>, wakers: &mut Vec<Waker>) {
         for (key, result) in completions.drain(..) {
-            match self.ops[key].attempt_ended(result) {
-                Next::Attempt => self.attempt(key),
-                Next::Complete(waker) => {
-                    self.running -= 1;
-                    wakers.extend(waker);
-                }
-                Next::Drop => {
-                    self.running -= 1;
-                    self.remove(key);
-                }
+            let next = self.ops[key].attempt_ended(result);
+            if let Next::Attempt = next {
+                self.attempt(key);
+                continue;
+            }
+            self.running -= 1;
+            self.copying -= usize::from(self.ops[key].is_copied_bulk());
+            match next {
+                Next::Complete(waker) => wakers.extend(waker),
+                _ => drop(self.remove(key)),
             }
         }
     }

@@ -24,9 +24,10 @@
 //! | `timers` | who sleeps until when |
 //! | `io` | [`IoBackend`] and all I/O in flight over it |
 //! | `open` | opening of files and devices, with the reasons why one can't be opened |
+//! | `copies` | how much is copied between two turns of I/O on the reactor's own thread |
 //! | `op` | one I/O in flight: request, progress, who waits |
 //! | `ring` | the io_uring backend |
-//! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls for `ring` |
+//! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls and copies from the page cache for `ring` |
 //! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
 //! | [`descriptors`] | how many descriptors may be open |
@@ -40,6 +41,7 @@
 
 pub mod activation;
 mod claims;
+mod copies;
 pub mod descriptors;
 pub mod exec;
 pub mod file;

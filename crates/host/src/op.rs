@@ -27,7 +27,7 @@ const THREAD_SLICE_BYTES: usize = 256 << 10;
 const RECEIVE_BYTES_MAX: usize = 128 << 10;
 
 /// File operations up to this size are never held back for others.
-const PROMPT_BYTES_MAX: usize = 32 << 10;
+pub(crate) const PROMPT_BYTES_MAX: usize = 32 << 10;
 
 /// To start direct I/O of so many bytes takes as long as to copy one.
 const DIRECT_BYTES_PER_COPIED: usize = 8;
@@ -42,8 +42,9 @@ pub(crate) type Call = Box<dyn FnOnce() -> i32 + Send>;
 pub(crate) enum IoRequest {
     /// Completes.
     Nop,
-    /// Fills the buffer from the byte position; `copied`: from memory.
-    Read { fd: Rc<OwnedFd>, at: u64, buf: Buf, copied: bool },
+    /// Fills the buffer from the byte position; `copied`: from memory; `cached`: the page cache may
+    /// have it.
+    Read { fd: Rc<OwnedFd>, at: u64, buf: Buf, copied: bool, cached: bool },
     /// Writes the string at the byte position; `dsync`: durable when it completes; `copied`: to
     /// memory.
     Write { fd: Rc<OwnedFd>, at: u64, data: IoVec, dsync: bool, copied: bool },
@@ -123,6 +124,10 @@ pub(crate) struct Op {
     list: Vec<libc::iovec>,
     /// The message header of the present attempt.
     header: Option<Box<libc::msghdr>>,
+    /// The page cache has had all that it was asked for so far.
+    cached: bool,
+    /// Bytes that the present attempt asks the page cache for.
+    asked: usize,
 }
 
 /// Step after the end of an attempt.
@@ -143,13 +148,32 @@ pub(crate) enum Memory {
 
 impl Op {
     pub(crate) fn new(request: IoRequest, list: Vec<libc::iovec>) -> Op {
+        let cached = matches!(request, IoRequest::Read { cached: true, .. });
         let state = State::Running(None);
-        Op { request, done: 0, again: 0, interrupted: false, state, list, header: None }
+        let (done, again, asked, interrupted, header) = (0, 0, 0, false, None);
+        Op { request, done, again, interrupted, state, list, header, cached, asked }
+    }
+
+    /// Returns true if the next attempt asks the page cache.
+    pub(crate) fn asks_page_cache(&self) -> bool {
+        self.cached
+    }
+
+    /// The scatter list for an attempt that asks the page cache: a slice, so that others have their
+    /// turn.
+    pub(crate) fn page_cache_list(&mut self) -> (*const libc::iovec, usize) {
+        self.asked = (self.bytes() - self.done).min(THREAD_SLICE_BYTES);
+        self.list_up_to(THREAD_SLICE_BYTES)
     }
 
     /// Returns true if the present attempt copies much.
     pub(crate) fn is_copying(&self) -> bool {
         self.request.copies() && self.bulk_cost().is_some()
+    }
+
+    /// Returns true if its bytes are copied, and many.
+    pub(crate) fn is_copied_bulk(&self) -> bool {
+        self.request.copies() && self.bytes() > PROMPT_BYTES_MAX
     }
 
     /// Bytes that are to be transferred.
@@ -214,6 +238,10 @@ impl Op {
             IoRequest::Send { .. } => SLICE_BYTES,
             _ => self.request.attempt_bytes_max(),
         };
+        self.list_up_to(most)
+    }
+
+    fn list_up_to(&mut self, most: usize) -> (*const libc::iovec, usize) {
         match self.memory_up_to(most) {
             Memory::List { list, count } => (list, count),
             Memory::One { start, len } => {
@@ -234,6 +262,13 @@ impl Op {
 
     /// Records the end of an attempt: a count or a negative errno.
     pub(crate) fn attempt_ended(&mut self, result: i32) -> Next {
+        let asked = std::mem::take(&mut self.asked);
+        if asked > 0 {
+            self.cached = result == asked as i32;
+            if result <= 0 {
+                return Next::Attempt;
+            }
+        }
         let goal = self.request.goal();
         if self.is_abandoned() && self.request.is_patient() {
             return self.finish(Err(libc::ECANCELED));

@@ -22,6 +22,7 @@ use async_task::{ScheduleInfo, WithInfo};
 use slab::Slab;
 use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
 
+use crate::copies::Copies;
 use crate::file::HostFile;
 use crate::io::{Io, IoBackend, Turn};
 use crate::op::{IoRequest, Outcome};
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     random: Cell<u64>,
     entered: Cell<bool>,
     closed: Cell<bool>,
+    copies: Copies,
     busy_poll: Cell<Duration>,
     /// The latest wait was no longer than `busy_poll`.
     waits_are_short: Cell<bool>,
@@ -88,6 +90,9 @@ impl Core {
         for _ in 0..polls {
             let Some(task) = self.shared.pop(priority) else { return };
             task.run();
+            if self.copies.are_enough() {
+                return;
+            }
         }
     }
 
@@ -111,7 +116,18 @@ impl Core {
         }
     }
 
+    /// Copying on this thread.
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.copies
+    }
+
+    /// Returns true if so many bytes may be copied on this thread now, and counts them.
+    pub(crate) fn may_copy_now(&self, bytes: usize) -> bool {
+        self.copies.may_copy(bytes, || self.io.borrow().is_copying())
+    }
+
     fn turn_io(&self, turn: Turn) {
+        self.copies.begin_turn();
         let mut wakers = self.wakers.take();
         let turned = self.io.borrow_mut().turn(&self.shared, turn, &mut wakers);
         if let Err(error) = turned {
@@ -133,7 +149,9 @@ impl Core {
             return self.turn_io(Turn::Wait(self.wait_max()));
         }
         let started = Instant::now();
-        while self.waits_are_short.get() && started.elapsed() < limit {
+        // Threads that copy need the processor more than one that looks around.
+        let may_look = || self.waits_are_short.get() && !self.io.borrow().is_copying();
+        while may_look() && started.elapsed() < limit {
             self.turn_io(Turn::Look);
             self.wake_sleepers();
             if has_work() || self.shared.is_pending() {
@@ -427,6 +445,7 @@ impl Host {
             random: Cell::new(sys::random_seed()),
             entered: Cell::new(false),
             closed: Cell::new(false),
+            copies: Copies::default(),
             busy_poll: Cell::default(),
             waits_are_short: Cell::default(),
         };

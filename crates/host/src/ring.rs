@@ -12,8 +12,9 @@ use crate::op::{IoRequest, Memory, Op};
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
 
-/// Threads of the kernel that copy to sockets.
-const SENDING_THREADS_MAX: u32 = 4;
+/// Threads of the kernel that copy to sockets, at most. They leave half of the processors to the
+/// clients that receive.
+const SENDING_THREADS_MAX: usize = 4;
 
 /// Completions without a waiter.
 const IGNORED: u64 = u64::MAX;
@@ -52,7 +53,9 @@ impl Ring {
         let mut ring = Ring { ring, backlog: VecDeque::new(), features, polls_first };
         ring.watch(eventfd);
         // Kernels before 5.15 have no limit, and more threads are no harm.
-        let _ = ring.ring.submitter().register_iowq_max_workers(&mut [0, SENDING_THREADS_MAX]);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let senders = (processors / 2).clamp(1, SENDING_THREADS_MAX) as u32;
+        let _ = ring.ring.submitter().register_iowq_max_workers(&mut [0, senders]);
         ring.enter(None).map_err(|error| format!("io_uring_enter: {error}"))?;
         Ok(ring)
     }

@@ -369,6 +369,7 @@ impl HostSocket {
 
     /// Sends what there is room for. Returns how many bytes that is.
     fn send_now(&self, data: &IoVec) -> Result<usize, StreamError> {
+        self.env.core().copies().count(data.len());
         let mut list = self.list.borrow_mut();
         fill_list(&mut list, data, 0, SEND_NOW_BYTES);
         // SAFETY: the list has just been made from memory that `data` holds.

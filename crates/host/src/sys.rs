@@ -267,9 +267,15 @@ pub(crate) fn forget_pages(fd: RawFd) {
 /// # Safety
 /// `list` points to `count` entries, which name memory that is writable and not used otherwise
 /// until the call returns.
-pub(crate) unsafe fn preadv(fd: RawFd, list: *const libc::iovec, count: usize, at: u64) -> i32 {
+pub(crate) unsafe fn preadv(
+    fd: RawFd,
+    list: *const libc::iovec,
+    count: usize,
+    at: u64,
+    flags: i32,
+) -> i32 {
     // SAFETY: as promised by the caller.
-    outcome(unsafe { libc::preadv2(fd, list, count as i32, at as i64, 0) })
+    outcome(unsafe { libc::preadv2(fd, list, count as i32, at as i64, flags) })
 }
 
 /// `preadv2(2)` with RWF_NOWAIT: of what can be had without waiting for a device. Returns bytes or

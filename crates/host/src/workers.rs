@@ -15,7 +15,7 @@ use crate::sys;
 
 /// One attempt of an operation.
 enum Job {
-    Read { fd: RawFd, list: *const libc::iovec, count: usize, at: u64 },
+    Read { fd: RawFd, list: *const libc::iovec, count: usize, at: u64, flags: i32 },
     Write { fd: RawFd, list: *const libc::iovec, count: usize, at: u64, flags: i32 },
     Sync { fd: RawFd },
     Fallocate { fd: RawFd, mode: i32, at: u64, len: u64 },
@@ -27,6 +27,13 @@ unsafe impl Send for Job {}
 
 impl Job {
     fn of(op: &mut Op) -> Job {
+        if op.asks_page_cache()
+            && let IoRequest::Read { fd, at, .. } = &op.request
+        {
+            let (fd, at) = (fd.as_raw_fd(), op.position(*at));
+            let (list, count) = op.page_cache_list();
+            return Job::Read { fd, list, count, at, flags: libc::RWF_NOWAIT };
+        }
         let (list, count) = op.memory_list();
         match &mut op.request {
             IoRequest::Call { call } => Job::Call(call.take().expect("a call has one attempt")),
@@ -36,7 +43,7 @@ impl Job {
             }
             IoRequest::Read { fd, at, .. } => {
                 let (fd, at) = (fd.as_raw_fd(), *at);
-                Job::Read { fd, list, count, at: op.position(at) }
+                Job::Read { fd, list, count, at: op.position(at), flags: 0 }
             }
             IoRequest::Write { fd, at, dsync, .. } => {
                 let flags = if *dsync { libc::RWF_DSYNC } else { 0 };
@@ -50,7 +57,9 @@ impl Job {
     fn run(self) -> i32 {
         match self {
             // SAFETY: the list and its memory stay with the operation until this attempt ends.
-            Job::Read { fd, list, count, at } => unsafe { sys::preadv(fd, list, count, at) },
+            Job::Read { fd, list, count, at, flags } => unsafe {
+                sys::preadv(fd, list, count, at, flags)
+            },
             // SAFETY: the list and its memory stay with the operation until this attempt ends.
             Job::Write { fd, list, count, at, flags } => unsafe {
                 sys::pwritev(fd, list, count, at, flags)
@@ -138,17 +147,18 @@ impl Common {
 /// The threads; started when there is work for them.
 pub(crate) struct Workers {
     common: Arc<Common>,
+    name: &'static str,
     threads: Vec<JoinHandle<()>>,
     threads_max: usize,
 }
 
 impl Workers {
     /// At most `threads_max` threads; they wake the reactor through `shared`.
-    pub(crate) fn new(threads_max: usize, shared: Arc<Shared>) -> Workers {
+    pub(crate) fn new(name: &'static str, threads_max: usize, shared: Arc<Shared>) -> Workers {
         let large_max = threads_max.saturating_sub(THREADS_FOR_SMALL).max(1);
         let queue = Mutex::new(JobQueue { large_max, ..JobQueue::default() });
         let common = Common { queue, work: Condvar::new(), shared };
-        Workers { common: Arc::new(common), threads: Vec::new(), threads_max }
+        Workers { common: Arc::new(common), name, threads: Vec::new(), threads_max }
     }
 
     /// Queues the next attempt of an operation.
@@ -162,7 +172,7 @@ impl Workers {
         self.common.work.notify_one();
         if short_of_threads {
             let common = self.common.clone();
-            let name = format!("ubcache-io-{}", self.threads.len());
+            let name = format!("ubcache-{}-{}", self.name, self.threads.len());
             match std::thread::Builder::new().name(name).spawn(move || common.serve()) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) if self.threads.is_empty() => {
