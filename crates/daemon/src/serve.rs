@@ -9,7 +9,6 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use ubcache_engine::{
     AttachOptions, CacheSet, CacheUse, Choice, EngineError, FormerRun, ServedVolume, SetOptions,
@@ -22,7 +21,6 @@ use ubcache_host::{
     Host, HostEnv, HostFile, IoBackend, PassedAddress, PassedSocket, passed_sockets, signal,
 };
 use ubcache_nbd::Exports;
-use ubcache_tls::ServerConfig;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
 use crate::control::server::ControlServer;
@@ -44,6 +42,7 @@ use crate::served::upgrades::Upgrades;
 use crate::served::watch;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
+use crate::tls::Certificates;
 use crate::upgrade::heritage::{Heritage, commit, own_path, pending_state};
 use crate::upgrade::state::State;
 
@@ -121,11 +120,19 @@ fn serve_once<W: World>(
     };
     let signals = [take_signal(signal::SIGTERM)?, take_signal(signal::SIGINT)?];
     let hang_up = take_signal(signal::SIGHUP)?;
+    let certificates = tls.clone();
     world.spawn(Priority::Background, async move {
-        hang_up.wait().await;
-        tracing::info!(
-            "SIGHUP is ignored, as nothing is configured in a file; `ubcache stop` and SIGTERM stop"
-        );
+        let Some(certificates) = certificates else {
+            hang_up.wait().await;
+            return tracing::info!(
+                "SIGHUP is ignored, as nothing is configured in a file; `ubcache stop` and SIGTERM \
+                 stop"
+            );
+        };
+        loop {
+            hang_up.wait().await;
+            certificates.reload();
+        }
     });
     host.block_on(async {
         let state = inherited.as_ref();
@@ -446,7 +453,7 @@ fn names_among(members: &[&Member]) -> Result<Vec<String>, Failure> {
 /// Sockets of the parent process, and encryption.
 struct Sockets {
     passed: Vec<PassedSocket>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Rc<Certificates>>,
 }
 
 async fn run<W: World>(

@@ -1,7 +1,9 @@
 //! Encryption of connections over TCP: options, certificates, what is refused.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -32,12 +34,12 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// Reads the certificates. `tcp`: a TCP port, and the option that asks for it, if there is one;
-    /// it has to be protected, or meant not to be.
+    /// Reads the certificates; none: TCP is in the clear. `tcp`: a TCP port, and the option that
+    /// asks for it, if there is one; it has to be protected, or meant not to be.
     pub(crate) fn load(
         &self,
         tcp: Option<(&str, SocketAddr)>,
-    ) -> Result<Option<Arc<ServerConfig>>, Failure> {
+    ) -> Result<Option<Rc<Certificates>>, Failure> {
         let files = self.files()?;
         match (&files, tcp) {
             (Some(_), _) if self.insecure => {
@@ -58,12 +60,7 @@ impl TlsOptions {
             _ => {}
         }
         let Some(files) = files else { return Ok(None) };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_secs());
-        let Loaded { config, warnings } = ubcache_tls::load(&files, now).map_err(failure)?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
+        let current = RefCell::new(read(&files)?);
         tracing::info!(
             certificate = %files.certificate.display(),
             clients = match &files.client_authorities {
@@ -72,7 +69,7 @@ impl TlsOptions {
             },
             "TCP is encrypted"
         );
-        Ok(Some(config))
+        Ok(Some(Rc::new(Certificates { files, current })))
     }
 
     /// The files that the options mean; none: TLS is not wanted.
@@ -103,6 +100,47 @@ impl TlsOptions {
             (None, None, None) => Ok(None),
         }
     }
+}
+
+/// The certificates in use.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    files: Files,
+    current: RefCell<Arc<ServerConfig>>,
+}
+
+impl Certificates {
+    /// For one more connection.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+        self.current.borrow().clone()
+    }
+
+    /// Reads the files again, for connections from now on. If they can't be used, those before
+    /// stay.
+    pub(crate) fn reload(&self) {
+        match read(&self.files) {
+            Ok(config) => {
+                *self.current.borrow_mut() = config;
+                tracing::info!(
+                    certificate = %self.files.certificate.display(),
+                    "certificates were read again; they hold for new connections"
+                );
+            }
+            Err(why) => {
+                tracing::error!("certificates were not read again, those before stay: {why:#}");
+            }
+        }
+    }
+}
+
+fn read(files: &Files) -> Result<Arc<ServerConfig>, Failure> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let Loaded { config, warnings } =
+        ubcache_tls::load(files, now.map_or(0, |now| now.as_secs())).map_err(failure)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
 }
 
 fn unprotected(from: &str, address: SocketAddr) -> Failure {

@@ -45,6 +45,11 @@ pub trait Stream: 'static {
     /// Ends both directions; pending and later calls return [`StreamError::Closed`] or `Ok(0)`.
     fn close(&self);
 
+    /// Memory that the stream takes for itself, at most.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     /// Protection of the bytes at this moment.
     fn protection(&self) -> Protection {
         Protection::None
@@ -69,6 +74,9 @@ impl<S: Stream> Stream for std::rc::Rc<S> {
     }
     fn close(&self) {
         (**self).close();
+    }
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
     fn protection(&self) -> Protection {
         (**self).protection()

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 
@@ -95,7 +95,7 @@ pub fn load(files: &Files, now: u64) -> Result<Loaded, Refusal> {
             })?)
         }
     };
-    let config = builder.with_single_cert(chain, key).map_err(|error| match error {
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Refusal::new(
             &files.key,
             format_args!("the key does not belong to {}", files.certificate.display()),
@@ -107,8 +107,8 @@ pub fn load(files: &Files, now: u64) -> Result<Loaded, Refusal> {
             "RSA with 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519, unencrypted",
         )
         .advice(format_args!(
-            "if it is such a key, give it the usual form: openssl pkcs8 -topk8 -nocrypt -in {} \
-             -out NEW-KEY",
+            "if it is such a key, give it the usual form, which certtool does not always write: \
+             openssl pkcs8 -topk8 -nocrypt -in {} -out NEW-KEY",
             files.key.display()
         )),
         error => Refusal::new(
@@ -117,6 +117,9 @@ pub fn load(files: &Files, now: u64) -> Result<Loaded, Refusal> {
             "an X.509 certificate of version 3",
         ),
     })?;
+    // Every connection shows its certificate anew: none is taken up again after its end.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Loaded { config: Arc::new(config), warnings })
 }
 

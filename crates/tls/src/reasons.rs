@@ -63,6 +63,10 @@ fn of_certificate(fault: &CertificateError) -> String {
             "the client's certificate is not signed by an authority that is accepted here"
                 .to_owned()
         }
+        CertificateError::BadSignature => "the client's certificate is not signed by an authority \
+                                           that is accepted here, though by one of the same \
+                                           name; or the client has not its key"
+            .to_owned(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the client's certificate is not for clients (extended key usage)".to_owned()
         }

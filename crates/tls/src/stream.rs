@@ -4,7 +4,7 @@
 //! what is to be sent waits only for the stream below. A receive and a send may be under way at
 //! once: whichever has records to send does so under a lock, so that they go out in order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::rc::Rc;
@@ -19,11 +19,14 @@ use crate::progress::Progress;
 use crate::reasons::reason;
 
 /// Bytes received at once.
-const RECEIVE_BYTES: usize = 64 << 10;
+const RECEIVE_BYTES: usize = 32 << 10;
 /// Bytes of content that are encrypted at once, in a poll.
-const SEND_BYTES: usize = 64 << 10;
+const SEND_BYTES: usize = 32 << 10;
 /// Memory for as many bytes in records, with their headers and tags.
-const RECORDS_BYTES: usize = SEND_BYTES + (8 << 10);
+const RECORDS_BYTES: usize = SEND_BYTES + (4 << 10);
+/// Memory of a connection: what has come, a record that is put together, the content of two, and
+/// records to be sent, by the library and here. A handshake takes less.
+const MEMORY_BYTES: usize = RECEIVE_BYTES + 3 * (18 << 10) + 2 * RECORDS_BYTES;
 /// Bytes that are thrown away after a failed handshake, so that the client can read the reason.
 const LAST_BYTES: usize = 256 << 10;
 
@@ -37,6 +40,8 @@ pub struct TlsStream<S> {
     sending: Lock,
     buffers: BufPool,
     progress: Rc<Progress>,
+    /// Content has come.
+    has_content: Cell<bool>,
 }
 
 /// Bytes of records that have come, and were not opened.
@@ -58,6 +63,7 @@ impl<S: Stream> TlsStream<S> {
             sending: Lock::default(),
             buffers: BufPool::default(),
             progress: Rc::default(),
+            has_content: Cell::new(false),
         }
     }
 
@@ -78,17 +84,16 @@ impl<S: Stream> TlsStream<S> {
     async fn shake_hands(&self) -> Result<(), StreamError> {
         while self.with(|connection| connection.is_handshaking()) {
             if self.has_all_opened() && !self.receive().await? {
-                return Err(StreamError::Tls(
-                    "the client ended the connection in the handshake: it may not accept the \
-                     certificate of this server"
-                        .to_owned(),
-                ));
+                return Err(left_in_handshake());
             }
             let opened = self.open();
             // Also the reason of a failure.
             let sent = self.flush().await;
             opened?;
-            sent?;
+            sent.map_err(|error| match error {
+                StreamError::Closed => left_in_handshake(),
+                error => error,
+            })?;
         }
         Ok(())
     }
@@ -182,7 +187,10 @@ impl<S: Stream> TlsStream<S> {
         loop {
             match self.read(&mut into[filled..]) {
                 Some(0) => return Ok(filled),
-                Some(bytes) => filled += bytes,
+                Some(bytes) => {
+                    self.has_content.set(true);
+                    filled += bytes;
+                }
                 None if self.has_all_opened() && filled > 0 => return Ok(filled),
                 None => {
                     if self.has_all_opened() && !self.receive().await? {
@@ -206,10 +214,15 @@ impl<S: Stream> TlsStream<S> {
         if self.progress.is_closed() {
             return Ok(0);
         }
-        Err(StreamError::Tls(
-            "the connection was cut: the client had not announced its end (close_notify)"
-                .to_owned(),
-        ))
+        let words = match self.has_content.get() {
+            true => "the connection was cut: the client had not announced its end (close_notify)",
+            // Some clients look at the certificate only now.
+            false => {
+                "the client ended the connection after the handshake: it may not accept the \
+                 certificate of this server"
+            }
+        };
+        Err(StreamError::Tls(words.to_owned()))
     }
 
     async fn send_content(&self, from: IoVec) -> Result<(), StreamError> {
@@ -254,6 +267,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.stream.close();
     }
 
+    fn memory_bytes(&self) -> u64 {
+        MEMORY_BYTES as u64
+    }
+
     fn protection(&self) -> Protection {
         if self.is_encrypted() { Protection::Encrypted } else { Protection::Required }
     }
@@ -277,6 +294,14 @@ impl<S: Stream> Stream for TlsStream<S> {
         // The client may be gone.
         drop(Box::pin(self.flush()).await);
     }
+}
+
+fn left_in_handshake() -> StreamError {
+    StreamError::Tls(
+        "the client ended the connection in the handshake: it may not accept the certificate of \
+         this server"
+            .to_owned(),
+    )
 }
 
 /// Memory that is filled from its start.

@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 
 use ubcache_engine::ServedVolume;
 use ubcache_env::local::{Notify, first};
@@ -16,7 +15,7 @@ use ubcache_nbd::{
     ClientMemory, ConnectionStats, Drain, Exports, Handover, Parked, ServerOptions, Watch,
     serve_connection, serve_until_handover,
 };
-use ubcache_tls::{Progress, ServerConfig, TlsStream};
+use ubcache_tls::{Progress, TlsStream};
 
 use crate::clients::{
     ClientLimits, LOOK_PERIOD, connections_max, reason_to_end, reason_to_end_tls,
@@ -26,6 +25,7 @@ use crate::failure::Failure;
 use crate::served::client::Client;
 use crate::served::gate::Gate;
 use crate::served::world::{World, listen};
+use crate::tls::Certificates;
 
 /// After a failed accept (no descriptors left): how long to wait for better times, unless a client
 /// leaves before. Doubled with each failure, up to the limit.
@@ -108,14 +108,14 @@ pub struct Places {
     /// Networks of the clients that may connect over TCP; if empty, all.
     pub allow: Vec<Network>,
     /// Encryption of TCP; none: it is in the clear.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Rc<Certificates>>,
 }
 
 /// All listening sockets and the connections that came from them.
 pub struct Listeners<W: World> {
     listeners: Vec<(NbdAddress, Rc<HostListener>)>,
     allow: Vec<Network>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Rc<Certificates>>,
     exports: Rc<Exports<ServedVolume<W>>>,
     connections: RefCell<Vec<Connection>>,
     drain: Rc<Drain>,
@@ -319,8 +319,8 @@ impl<W: World> Listeners<W> {
         };
         let weak = Rc::downgrade(&socket);
         let tls = match &self.tls {
-            Some(config) if encrypted => {
-                Some(Rc::new(TlsStream::new(socket.clone(), config.clone())))
+            Some(certificates) if encrypted => {
+                Some(Rc::new(TlsStream::new(socket.clone(), certificates.current())))
             }
             _ => None,
         };

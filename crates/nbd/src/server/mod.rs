@@ -91,7 +91,8 @@ pub struct ServerOptions {
     pub watch: Rc<Watch>,
 }
 
-/// Memory that all connections have together for the content of requests and replies.
+/// Memory that all connections have together for the content of requests and replies, and for what
+/// their streams take ([`Stream::memory_bytes`]).
 #[derive(Clone, Debug)]
 pub struct ClientMemory(Rc<Shared>);
 
@@ -209,6 +210,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     stream_id: StreamId,
     from: Option<Parked>,
 ) -> Result<Option<Parked>, ServeError> {
+    let _of_stream = options.memory.0.set_aside(stream.memory_bytes());
     let mut input = Input::new(stream.clone(), options);
     let mut decoder = ServerDecoder::new();
     let mut unsent = Vec::new();

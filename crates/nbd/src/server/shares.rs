@@ -20,7 +20,7 @@ type Place = (u64, u64);
 /// Bytes that connections share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    limit: u64,
+    limit: Cell<u64>,
     held: Cell<u64>,
     /// The place of the claim that was granted last.
     served: Cell<u64>,
@@ -48,12 +48,20 @@ pub(crate) struct Share {
 impl Shared {
     pub(crate) fn new(limit: u64) -> Rc<Shared> {
         Rc::new(Shared {
-            limit: limit.max(1),
+            limit: Cell::new(limit.max(1)),
             held: Cell::new(0),
             served: Cell::new(0),
             serial: Cell::new(0),
             waiting: RefCell::default(),
         })
+    }
+
+    /// Takes bytes off the limit until the end of what is returned. They are no part of what is
+    /// held: a claim that is longer than what is left goes alone, and would wait for them for ever.
+    pub(crate) fn set_aside(self: &Rc<Self>, bytes: u64) -> Aside {
+        let bytes = bytes.min(self.limit.get());
+        self.limit.set(self.limit.get() - bytes);
+        Aside { of: self.clone(), bytes }
     }
 
     /// The share of one more connection.
@@ -100,7 +108,7 @@ impl Shared {
 impl Share {
     fn fits(&self, bytes: u64) -> bool {
         let (mine, all) = (self.held.get(), self.of.held.get());
-        mine + bytes <= self.of.limit.saturating_sub(all) / 2
+        mine + bytes <= self.of.limit.get().saturating_sub(all) / 2
             || mine == 0 && bytes <= SMALL_BYTES
             || all == 0
     }
@@ -176,6 +184,20 @@ impl Drop for Pending {
             share.of.waiting.borrow_mut().remove(&place);
             share.of.grant();
         }
+    }
+}
+
+/// Bytes that are set aside; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    of: Rc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.of.limit.set(self.of.limit.get() + self.bytes);
+        self.of.grant();
     }
 }
 
@@ -281,6 +303,24 @@ mod tests {
             assert!(!granted, "it waits behind the long one");
         }
         assert_eq!(patient.held.get(), 30 * MIB);
+    }
+
+    #[test]
+    fn bytes_that_are_set_aside_make_the_limit_smaller_and_stop_nobody() {
+        let shared = Shared::new(MIB);
+        let (first, second) = (shared.share(), shared.share());
+        let mut aside: Vec<_> = (0..9).map(|_| shared.set_aside(MIB / 8)).collect();
+        assert!(is_granted(&mut claim(&first, SMALL_BYTES)), "a small one");
+        let mut long = claim(&second, MIB / 2);
+        assert!(!is_granted(&mut long));
+        aside.truncate(1);
+        assert!(!is_granted(&mut long), "within half of what is left");
+        first.release(SMALL_BYTES);
+        assert!(is_granted(&mut long), "alone");
+        second.release(MIB / 2);
+        drop(aside);
+        assert!(is_granted(&mut claim(&first, MIB / 4)));
+        assert!(is_granted(&mut claim(&second, MIB / 4)));
     }
 
     #[test]
