@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use support::devices::filtered;
 use support::{Daemon, each_io, have, make_set, must, run, scratch, text, tool, ubcache};
 use ubcache_cli::nbd_client::Client;
 
@@ -132,6 +133,45 @@ fn clients_beyond_the_limit_are_turned_away() {
         let told = log.lines().filter(|line| line.contains("--max-connections")).count();
         assert!((1..=2).contains(&told), "{log}");
         daemon.stop();
+    });
+}
+
+/// Bug: a client that had gone stayed a connection while its next request waited for its turn at a
+/// slow disk; those that came and went were soon as many as there may be, and nobody else got in.
+/// Fix: connections are looked at each second, and end if their client has closed them.
+#[test]
+fn clients_that_have_gone_make_place_for_others() {
+    let test = "clients_that_have_gone_make_place_for_others";
+    if !have(test, &["nbdkit", "nbdfuse", "fusermount3"]) {
+        return;
+    }
+    each_io(test, |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let slow = filtered(directory, &backings[0], "delay", &["delay-read=1"]);
+        let Some((mount, guards, disk)) = slow else {
+            support::skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
+            return;
+        };
+        let limits = ["--max-connections", "6"];
+        let named = format!("disk0.img={}", text(&disk)).into();
+        let daemon = Daemon::start(io, directory, &cache, &[named], &limits);
+        let asked: Vec<u8> = (0..64).flat_map(|at| header(READ, at << 19, MIB)).collect();
+        let gone: Vec<UnixStream> = (0..6)
+            .map(|_| {
+                let mut stream = raw(&daemon);
+                stream.write_all(&asked).expect("connected");
+                stream
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        drop(gone);
+        while Client::connect(&daemon.socket, "disk0.img").is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        assert!(log.contains("it has closed the connection"), "{log}");
+        daemon.stop();
+        drop((mount, guards));
     });
 }
 

@@ -20,6 +20,8 @@ const NEGOTIATION_LOOKS: u32 = 10;
 /// Looks after which a client is sent away that has sent a part of a message, or that holds memory
 /// which others wait for.
 const SILENT_LOOKS: u32 = 30;
+/// Looks after which the connection of a client that has gone is ended.
+const GONE_LOOKS: u32 = 2;
 
 /// Limits on clients, as configured.
 #[derive(Clone, Debug)]
@@ -118,6 +120,12 @@ pub(crate) fn reason_to_end(silence: Silence, short: bool) -> Option<&'static st
 pub(crate) fn reason_to_end_tls(silent: u32) -> Option<&'static str> {
     (silent >= SILENT_LOOKS)
         .then_some("it has sent a part of a TLS record, and nothing more for 30 s")
+}
+
+/// The reason to end a connection whose client has gone, as so many looks have found. It ends by
+/// itself at once, unless requests of it still wait: for memory, or for their turn.
+pub(crate) fn reason_to_end_gone(looks: u32) -> Option<&'static str> {
+    (looks >= GONE_LOOKS).then_some("it has closed the connection, and its requests were waiting")
 }
 
 /// Reads `[NAME=]VALUE`.

@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -359,6 +359,12 @@ impl HostSocket {
     /// The reactor's state.
     pub(crate) fn core(&self) -> &crate::reactor::Core {
         self.env.core()
+    }
+
+    /// Returns true if the peer has closed the connection altogether: it takes no reply any more.
+    pub fn has_hung_up(&self) -> bool {
+        // Asks for no event: the end is reported all the same.
+        sys::poll_now(self.fd.as_raw_fd(), 0)
     }
 
     /// Address of the other end of a TCP connection.

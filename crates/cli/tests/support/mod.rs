@@ -69,7 +69,7 @@ pub fn each_io(test: &str, body: impl Fn(&str, &Path)) {
 }
 
 /// Returns true if a daemon can be started over io_uring.
-fn ring_works() -> bool {
+pub fn ring_works() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     *WORKS.get_or_init(|| {
         let directory = scratch();

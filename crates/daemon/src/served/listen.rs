@@ -18,7 +18,8 @@ use ubcache_nbd::{
 use ubcache_tls::{Progress, TlsStream};
 
 use crate::clients::{
-    ClientLimits, LOOK_PERIOD, connections_max, reason_to_end, reason_to_end_tls,
+    ClientLimits, LOOK_PERIOD, connections_max, reason_to_end, reason_to_end_gone,
+    reason_to_end_tls,
 };
 use crate::config::{NbdAddress, Network};
 use crate::failure::Failure;
@@ -76,6 +77,8 @@ struct Connection {
     tls: Option<Rc<Progress>>,
     stats: Rc<ConnectionStats>,
     watch: Rc<Watch>,
+    /// Looks in a row that have found the client gone.
+    gone: Cell<u32>,
 }
 
 impl Connection {
@@ -83,6 +86,7 @@ impl Connection {
         if let Some(tls) = &self.tls {
             tls.set_closed();
         }
+        self.watch.give_up();
         if let Some(socket) = self.socket.upgrade() {
             socket.close();
         }
@@ -91,7 +95,12 @@ impl Connection {
     /// The reason to send the client away, if there is one.
     fn reason_to_end(&self, memory_is_short: bool) -> Option<&'static str> {
         let silent = self.tls.as_ref().map_or(0, |tls| tls.look());
-        reason_to_end(self.watch.look(), memory_is_short).or_else(|| reason_to_end_tls(silent))
+        let socket = self.socket.upgrade();
+        let gone = socket.is_some_and(|socket| socket.has_hung_up());
+        self.gone.set(if gone { self.gone.get() + 1 } else { 0 });
+        reason_to_end(self.watch.look(), memory_is_short)
+            .or_else(|| reason_to_end_tls(silent))
+            .or_else(|| reason_to_end_gone(self.gone.get()))
     }
 }
 
@@ -330,6 +339,7 @@ impl<W: World> Listeners<W> {
             tls: tls.as_ref().map(|tls| tls.progress()),
             stats: options.stats.clone(),
             watch: options.watch.clone(),
+            gone: Cell::new(0),
         });
         self.active.set(self.active.get() + 1);
         let (all, env, exports) = (self.clone(), world.clone(), self.exports.clone());

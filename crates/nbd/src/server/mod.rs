@@ -239,7 +239,9 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     options.drain.joins(&outbox);
     let connection = Rc::new(Connection::new(session, options, stream_id, limits, outbox.clone()));
     let reading = async {
-        let result = requests::read_requests(env, &connection, &mut input, &mut decoder).await;
+        let requests = requests::read_requests(env, &connection, &mut input, &mut decoder);
+        let result = options.watch.unless_given_up(requests).await;
+        let result = result.unwrap_or(Err(ServeError::Disconnected));
         if result.is_err() {
             // The client reads no replies any more, and a send that waits for it must not go on.
             stream.close();

@@ -256,7 +256,10 @@ pub(super) async fn send_replies<S: Stream>(
                     counts.sent_bytes += bytes;
                     counts.sends += 1;
                 }),
-                Err(_) => stream.close(),
+                Err(_) => {
+                    watch.give_up();
+                    stream.close();
+                }
             }
         }
         batch.claims.clear();

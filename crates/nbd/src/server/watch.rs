@@ -1,7 +1,10 @@
 //! Counters of a connection's progress, for the task that disconnects clients which hold up others.
 //! No clock is read while requests are served: that task looks at regular times.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Poll, Waker};
 
 /// The phase of a connection, and how often bytes were received and sent.
 #[derive(Debug, Default)]
@@ -13,6 +16,9 @@ pub struct Watch {
     messages: Cell<u64>,
     sent: Cell<u64>,
     last: Cell<Last>,
+    given_up: Cell<bool>,
+    /// The task that receives requests.
+    receiver: RefCell<Option<Waker>>,
 }
 
 /// State at the last look.
@@ -55,6 +61,30 @@ impl Watch {
 
     pub(super) fn has_received(&self) {
         self.received.set(self.received.get() + 1);
+    }
+
+    /// The client has gone, or is sent away: requests that have not begun do not begin.
+    pub fn give_up(&self) {
+        self.given_up.set(true);
+        if let Some(receiver) = self.receiver.take() {
+            receiver.wake();
+        }
+    }
+
+    /// Receives requests until that is over, or is given up.
+    pub(super) async fn unless_given_up<F: Future>(&self, receive: F) -> Option<F::Output> {
+        let mut receive = pin!(receive);
+        poll_fn(|cx| {
+            if self.given_up.get() {
+                return Poll::Ready(None);
+            }
+            // The task stays the same one.
+            if self.receiver.borrow().is_none() {
+                *self.receiver.borrow_mut() = Some(cx.waker().clone());
+            }
+            receive.as_mut().poll(cx).map(Some)
+        })
+        .await
     }
 
     /// Looks: how many looks ago, this one included, each silence began.
