@@ -188,7 +188,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
 fn check_upgrade(args: commands::upgrade::CheckArgs) -> Result<(), Failure> {
     let line = std::iter::once("ubcache".into()).chain(args.command);
     match Cli::try_parse_from(line) {
-        Ok(Cli { command: Command::Serve(_) }) => commands::upgrade::check(),
+        Ok(Cli { command: Command::Serve(args) }) => commands::upgrade::check(*args),
         Ok(_) => Err(Failure::usage("upgrade-check", "the command is not `serve`")),
         Err(error) => {
             let why = error.to_string();

@@ -6,20 +6,17 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, CacheSet, CacheUse, Choice, EngineError, FormerRun, ServedVolume, SetOptions,
-    TakenOver,
+    AttachOptions, AttributeError, CacheSet, CacheUse, Choice, EngineError, FormerRun,
+    ServedVolume, SetOptions, TakenOver,
 };
 use ubcache_env::local::{Either, Event, Lock, first};
 use ubcache_env::{Priority, Volume};
 use ubcache_format::{BackingState, SECTOR_BYTES, Uuid};
-use ubcache_host::{
-    Host, HostEnv, HostFile, IoBackend, PassedAddress, PassedSocket, passed_sockets, signal,
-};
+use ubcache_host::{HostEnv, HostFile, PassedSocket, passed_sockets, signal};
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
@@ -29,6 +26,7 @@ use crate::failure::{Code, Failure};
 
 use crate::log::STATE;
 use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for, precheck};
+use crate::open::preconditions::{inherited_tcp, start_io, tcp_port};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
 use crate::served::cache::{set_options, without_cache};
@@ -44,7 +42,7 @@ use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
 use crate::tls::Certificates;
 use crate::upgrade::heritage::{Heritage, commit, own_path, pending_state};
-use crate::upgrade::state::State;
+use crate::upgrade::state::{State, VolumeState};
 
 /// Summary of a daemon that serves.
 #[derive(Clone, Debug)]
@@ -99,8 +97,7 @@ fn serve_once<W: World>(
     let adjusted = inherited.as_ref().map(|state| state.adjust(config));
     let config = adjusted.as_ref().unwrap_or(config);
     let passed = passed_sockets().map_err(|error| Failure::usage("LISTEN_FDS", error))?;
-    let inherited_tcp = inherited.iter().flat_map(|state| &state.listeners).find_map(|it| it.tcp);
-    let inherited_tcp = inherited_tcp.map(|address| ("--nbd", address));
+    let inherited_tcp = inherited.as_ref().and_then(inherited_tcp);
     let tls = config.tls.load(inherited_tcp.or_else(|| tcp_port(config, &passed)))?;
     let members = precheck(config)?;
     let names = names_of(&members)?;
@@ -108,8 +105,7 @@ fn serve_once<W: World>(
         check_names(config, &names)?;
     }
     hold_memory(config.lock_memory)?;
-    let host = Host::new(IoBackend::Auto)
-        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
+    let host = start_io()?;
     host.set_busy_poll(config.busy_poll);
     let world = make_world(host.env());
     let io = host.backend_name();
@@ -154,20 +150,6 @@ fn serve_once<W: World>(
                 Err(failure)
             }
         }
-    })
-}
-
-/// A TCP port for clients, with the option that it comes from.
-fn tcp_port(config: &ServeConfig, passed: &[PassedSocket]) -> Option<(&'static str, SocketAddr)> {
-    let given = config.nbd.iter().find_map(|address| match address {
-        NbdAddress::Tcp(address) | NbdAddress::Tls(address) => Some(("--nbd", *address)),
-        NbdAddress::Unix(_) => None,
-    });
-    given.or_else(|| {
-        passed.iter().find_map(|socket| match &socket.address {
-            PassedAddress::Tcp(address) => Some(("LISTEN_FDS", *address)),
-            PassedAddress::Unix(_) => None,
-        })
     })
 }
 
@@ -282,6 +264,9 @@ async fn open<W: World>(
         }
         Err(why) => return Err(why),
     };
+    if let Some(state) = inherited {
+        set.remember(&state.attributes).unwrap_or_else(not_kept);
+    }
     if no_cache.is_none() {
         say_unused(&members.cache_path, &served, &names, &set);
     }
@@ -338,6 +323,10 @@ async fn open<W: World>(
                          gives it one"
                     );
                 }
+                // Before its writeback begins.
+                if let Some(known) = known(inherited, &name) {
+                    volume.remember(&known.remembered()).unwrap_or_else(not_kept);
+                }
                 let volume = Rc::new(ServedVolume::new(volume));
                 volumes.push(Rc::new(Served { name, volume, path: path.clone(), lost }));
             }
@@ -364,7 +353,6 @@ async fn open<W: World>(
         if let Some(missing) = missing {
             return refuse(&set, missing.why.clone()).await;
         }
-        remember(state, &set, &volumes);
     }
     for Down { path, name, why } in &down {
         tracing::error!(export = name, path = %path.display(), "not served: {why:#}");
@@ -400,16 +388,13 @@ async fn open<W: World>(
     })
 }
 
-/// Goes on with what the program before knew of the set and its volumes.
-fn remember<W: World>(state: &State, set: &CacheSet<W>, volumes: &[Rc<Served<W>>]) {
-    let warn = |error| tracing::warn!("an attribute is not kept over the upgrade: {error}");
-    set.remember(&state.attributes).unwrap_or_else(warn);
-    for served in volumes {
-        let known = state.volumes.iter().find(|known| known.name == served.name);
-        if let Some(known) = known {
-            served.now().remember(&known.remembered()).unwrap_or_else(warn);
-        }
-    }
+/// The volume of that name in the state of the program before.
+fn known<'a>(inherited: Option<&'a State>, name: &str) -> Option<&'a VolumeState> {
+    inherited?.volumes.iter().find(|known| known.name == name)
+}
+
+fn not_kept(error: AttributeError) {
+    tracing::warn!("an attribute is not kept over the upgrade: {error}");
 }
 
 /// Reason for a start without a backing device.
@@ -497,9 +482,7 @@ async fn run<W: World>(
     let addresses = listeners.addresses();
     let uris =
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
-    if let Some(heritage) = &mut heritage {
-        take_up(world, heritage, &listeners);
-    }
+    let clients = heritage.as_mut().map(|heritage| take_up(world, heritage, &listeners));
     listeners.start(world);
     let control = control.start(world, daemon.clone(), uris.clone());
     let summary = Ready {
@@ -525,7 +508,7 @@ async fn run<W: World>(
             .collect(),
     };
     match &mut heritage {
-        Some(heritage) => report(world, daemon, heritage).await,
+        Some(heritage) => report(world, daemon, heritage, clients.unwrap_or_default()).await,
         None => ready.take().into_iter().for_each(|ready| ready(&summary)),
     }
     drop(heritage);

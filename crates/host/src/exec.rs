@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ubcache_env::Nanos;
 
-use crate::sys;
+use crate::{signal, sys};
 
 /// A program.
 #[derive(Copy, Clone, Debug)]
@@ -53,15 +53,17 @@ pub fn exec<'a>(
         Err(error) => return error,
     };
     let inherit = |inherited| keep.clone().try_for_each(|fd| sys::set_inherited(fd, inherited));
-    let error = inherit(true).err().unwrap_or_else(|| match program {
+    let prepared = inherit(true).and_then(|()| signal::keep_for_next(true));
+    let error = prepared.err().unwrap_or_else(|| match program {
         Program::Open(fd) => sys::exec_open(fd, &arguments, &environment),
         Program::File(path) => match CString::new(path.as_os_str().as_bytes()) {
             Ok(path) => sys::exec(&path, &arguments, &environment),
             Err(_) => io::Error::from_raw_os_error(libc::EINVAL),
         },
     });
-    // Of the two errors the first one counts.
+    // Of all errors the first one counts.
     let _ = inherit(false);
+    let _ = signal::keep_for_next(false);
     error
 }
 

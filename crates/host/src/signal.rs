@@ -21,6 +21,12 @@ pub const SIGTERM: i32 = libc::SIGTERM;
 /// Hang-up; by custom a request to read the configuration again.
 pub const SIGHUP: i32 = libc::SIGHUP;
 
+/// Lets signals wait that would end the process, until a program that comes waits for them itself;
+/// `false`: no such program comes.
+pub fn keep_for_next(keep: bool) -> io::Result<()> {
+    [SIGINT, SIGTERM, SIGHUP].into_iter().try_for_each(|signal| sys::block_signal(signal, keep))
+}
+
 const SIGNALS: usize = 65;
 
 /// The eventfd of each signal, for the handler; 0: none.
@@ -48,6 +54,8 @@ fn event_fd(signal: i32) -> io::Result<OwnedFd> {
     let for_handler: RawFd = fd.try_clone()?.into_raw_fd();
     slot.store(for_handler, Ordering::Relaxed);
     sys::install_signal_handler(signal, on_signal)?;
+    // The program before may have kept it for this one.
+    sys::block_signal(signal, false)?;
     let copy = fd.try_clone()?;
     made.insert(signal, fd);
     Ok(copy)

@@ -134,6 +134,21 @@ pub(crate) fn set_inherited(fd: BorrowedFd<'_>, inherited: bool) -> io::Result<(
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) }).map(drop)
 }
 
+/// Lets a signal wait in this thread, and in what it starts, or lets it come.
+pub(crate) fn block_signal(signal: i32, block: bool) -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` is writable memory of the right type.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: it was made by the call before.
+    check(unsafe { libc::sigaddset(set.as_mut_ptr(), signal) })?;
+    let how = if block { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: `set` was made above; null says that the former mask is not wanted.
+    match unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// Pointers to strings, with the null behind them that `execve` wants.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     let pointers = strings.iter().map(|string| string.as_ptr());

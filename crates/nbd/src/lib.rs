@@ -22,7 +22,7 @@ pub mod stats;
 pub use exports::Exports;
 pub use proto::ProtocolError;
 pub use server::{
-    ClientMemory, Drain, Handover, Pace, Parked, Rates, ServeError, ServerOptions, Silence, Watch,
-    serve_connection, serve_until_handover,
+    ClientMemory, Drain, Handover, Pace, Parked, Rates, Refused, ServeError, ServerOptions,
+    Silence, Watch, serve_connection, serve_until_handover,
 };
 pub use stats::ConnectionStats;

@@ -233,75 +233,84 @@ pub fn run(args: Args) -> Result<(), Failure> {
     log::start(&match args.log_format {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
-        LogFormat::Journald => log::Format::Journald(args.journal_socket),
+        LogFormat::Journald => log::Format::Journald(args.journal_socket.clone()),
     })?;
-    let mut settings: Vec<(String, String)> = Vec::new();
-    settings.extend(args.mode.map(|mode| ("cache_mode".to_owned(), mode)));
-    for text in args.settings {
-        let Some((name, value)) = text.split_once('=') else {
-            return Err(Failure::usage(format_args!("--set {text}"), "not an assignment")
-                .expected("NAME=VALUE, as in sequential_cutoff=4M"));
-        };
-        if let Some((_, other)) = settings.iter().find(|(known, _)| known == name) {
-            return Err(Failure::usage(
-                format_args!("--set {text}"),
-                "the attribute is given twice",
-            )
-            .found(format_args!("{name}={other} as well (--mode sets cache_mode)"))
-            .expected("one value for each attribute"));
-        }
-        settings.push((name.to_owned(), value.to_owned()));
-    }
-    let (names, backings) = args.bdev.iter().map(|given| split_name(given)).unzip();
-    let config = ServeConfig {
-        cache: args.cache,
-        backings,
-        names,
-        nbd: args.nbd,
-        settings,
-        control: args.control,
-        cache_optional: args.cache_optional,
-        keep_clean: args.keep_clean,
-        drop_clean_cache: args.drop_clean_cache,
-        believe_disk: args.believe_disk,
-        believe_cache: args.believe_cache,
-        index_memory: Some(args.index_memory),
-        busy_poll: Duration::from_micros(args.busy_poll),
-        trust_discards: args.trust_discards,
-        lock_memory: args.lock_memory,
-        read_only: match args.read_only {
-            names if names.is_empty() => ReadOnly::Nothing,
-            names if names.iter().any(String::is_empty) => ReadOnly::All,
-            names => ReadOnly::Some(names),
-        },
-        socket_access: SocketAccess { mode: args.socket_mode, group: args.socket_group },
-        allow: args.allow,
-        tls: TlsOptions {
-            directory: args.tls_dir,
-            certificate: args.tls_certificate,
-            key: args.tls_key,
-            client_authorities: args.tls_client_ca,
-            verify_peer: args.tls_verify_peer,
-            insecure: args.insecure_tcp,
-        },
-        drain_timeout: Nanos::from_secs(args.drain_timeout),
-        clients: ClientLimits {
-            memory: args.client_memory,
-            connections: args.max_connections,
-            each: Rates { requests: args.client_limit_iops, bytes: args.client_limit_bytes },
-            exports: export_limits(&args.limit_iops, &args.limit_bytes)?,
-        },
-        page_cache: match args.page_cache {
-            None => PageCache::Never,
-            Some(When::Needed) => PageCache::Needed,
-            Some(When::Always) => PageCache::Always,
-        },
-    };
+    let delay = args.demo_delay;
+    let config = args.into_config()?;
     // Clients are served even if standard output is closed.
     let ready = |ready: &Ready| drop(print(&greeting(ready)));
-    match args.demo_delay {
+    match delay {
         0 => ubcache_daemon::serve(&config, ready),
         delay => SlowWorld::serve(&config, Nanos::from_micros(delay), ready),
+    }
+}
+
+impl Args {
+    /// The configuration of these arguments.
+    pub(crate) fn into_config(self) -> Result<ServeConfig, Failure> {
+        let args = self;
+        let mut settings: Vec<(String, String)> = Vec::new();
+        settings.extend(args.mode.map(|mode| ("cache_mode".to_owned(), mode)));
+        for text in args.settings {
+            let Some((name, value)) = text.split_once('=') else {
+                return Err(Failure::usage(format_args!("--set {text}"), "not an assignment")
+                    .expected("NAME=VALUE, as in sequential_cutoff=4M"));
+            };
+            if let Some((_, other)) = settings.iter().find(|(known, _)| known == name) {
+                return Err(Failure::usage(
+                    format_args!("--set {text}"),
+                    "the attribute is given twice",
+                )
+                .found(format_args!("{name}={other} as well (--mode sets cache_mode)"))
+                .expected("one value for each attribute"));
+            }
+            settings.push((name.to_owned(), value.to_owned()));
+        }
+        let (names, backings) = args.bdev.iter().map(|given| split_name(given)).unzip();
+        Ok(ServeConfig {
+            cache: args.cache,
+            backings,
+            names,
+            nbd: args.nbd,
+            settings,
+            control: args.control,
+            cache_optional: args.cache_optional,
+            keep_clean: args.keep_clean,
+            drop_clean_cache: args.drop_clean_cache,
+            believe_disk: args.believe_disk,
+            believe_cache: args.believe_cache,
+            index_memory: Some(args.index_memory),
+            busy_poll: Duration::from_micros(args.busy_poll),
+            trust_discards: args.trust_discards,
+            lock_memory: args.lock_memory,
+            read_only: match args.read_only {
+                names if names.is_empty() => ReadOnly::Nothing,
+                names if names.iter().any(String::is_empty) => ReadOnly::All,
+                names => ReadOnly::Some(names),
+            },
+            socket_access: SocketAccess { mode: args.socket_mode, group: args.socket_group },
+            allow: args.allow,
+            tls: TlsOptions {
+                directory: args.tls_dir,
+                certificate: args.tls_certificate,
+                key: args.tls_key,
+                client_authorities: args.tls_client_ca,
+                verify_peer: args.tls_verify_peer,
+                insecure: args.insecure_tcp,
+            },
+            drain_timeout: Nanos::from_secs(args.drain_timeout),
+            clients: ClientLimits {
+                memory: args.client_memory,
+                connections: args.max_connections,
+                each: Rates { requests: args.client_limit_iops, bytes: args.client_limit_bytes },
+                exports: export_limits(&args.limit_iops, &args.limit_bytes)?,
+            },
+            page_cache: match args.page_cache {
+                None => PageCache::Never,
+                Some(When::Needed) => PageCache::Needed,
+                Some(When::Always) => PageCache::Always,
+            },
+        })
     }
 }
 

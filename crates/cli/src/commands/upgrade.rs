@@ -66,8 +66,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     ))
 }
 
-/// Answers the question on standard input. The command line was understood.
-pub fn check() -> Result<(), Failure> {
+/// Answers the question on standard input, for that command line.
+pub fn check(args: super::serve::Args) -> Result<(), Failure> {
     const QUESTION_BYTES_MAX: u64 = 64 << 10;
     let refused = |why: &dyn std::fmt::Display| Failure::refused_because("upgrade-check", why);
     let mut question = String::new();
@@ -75,6 +75,7 @@ pub fn check() -> Result<(), Failure> {
         .take(QUESTION_BYTES_MAX)
         .read_to_string(&mut question)
         .map_err(|error| refused(&error))?;
-    let answer = upgrade::answer(&question).map_err(|why| refused(&why))?;
+    let config = args.into_config()?;
+    let answer = upgrade::answer(&question, &config).map_err(|why| refused(&why))?;
     print(&format!("{answer}\n"))
 }

@@ -2,7 +2,7 @@
 //! some.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Guard, Mount, have, skipped, tool};
@@ -62,9 +62,19 @@ pub fn filtered(
         .args([&format!("--filter={filter}"), "file"])
         .arg(file)
         .args(settings);
+    as_file(directory, filter, nbdkit, &socket)
+}
+
+/// The only export of a server, as a file by nbdfuse, in a directory of that name.
+pub fn as_file(
+    directory: &Path,
+    name: &str,
+    mut nbdkit: Command,
+    socket: &Path,
+) -> Option<(Mount, [Guard; 2], PathBuf)> {
     let nbdkit = Guard(nbdkit.stderr(Stdio::null()).spawn().expect("nbdkit runs"));
     wait_for(|| socket.exists())?;
-    let point = directory.join(filter);
+    let point = directory.join(name);
     std::fs::create_dir_all(&point).expect("a directory");
     let disk = point.join("disk");
     let mut nbdfuse = tool("nbdfuse");

@@ -6,9 +6,11 @@
 //! | [`superblock`] | reading superblocks, and messages about defects in them |
 //! | [`probe`] | recognizing file systems and other things of value on a device |
 //! | [`precheck`] | the checks that come before any change |
+//! | `preconditions` | the part of a start that needs no device for itself alone |
 //! | `refusal` | messages for refusals of the engine |
 
 pub mod precheck;
+pub(crate) mod preconditions;
 pub mod probe;
 pub(crate) mod refusal;
 pub mod superblock;

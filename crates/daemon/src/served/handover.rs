@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, IoVec, Nanos, Stream};
 use ubcache_host::exec::monotonic_now;
 use ubcache_host::{HostListener, HostSocket};
-use ubcache_nbd::Parked;
+use ubcache_nbd::{Parked, Refused};
 
 use super::daemon::Daemon;
 use super::listen::{Listeners, Parting};
@@ -51,14 +51,36 @@ impl<W: World> Daemon<W> {
     async fn ask(&self, program: &Path) -> Result<String, String> {
         let program = program.to_owned();
         let arguments = std::env::args_os().skip(1).collect::<Vec<_>>();
+        let state = self.devices();
         let asking = std::thread::Builder::new()
             .name("upgrade-check".to_owned())
-            .spawn(move || crate::upgrade::check::ask(&program, &arguments))
+            .spawn(move || crate::upgrade::check::ask(&program, &arguments, state))
             .map_err(|error| format!("can't start a thread: {error}"))?;
         while !asking.is_finished() {
             self.world.sleep(Nanos::from_millis(5)).await;
         }
         asking.join().unwrap_or_else(|_| Err("the question has panicked".to_owned()))
+    }
+
+    /// The part of the state that the other program looks at before.
+    fn devices(&self) -> State {
+        let volumes = self.volumes();
+        let volumes = volumes.iter().map(|served| VolumeState {
+            name: served.name.clone(),
+            path: served.path.as_path().into(),
+            ..VolumeState::default()
+        });
+        let down = self.down.borrow();
+        let down = down.iter().map(|down| (down.path.as_path().into(), down.name.clone()));
+        let listeners = self.listeners.borrow().clone();
+        let listeners = listeners.iter().flat_map(|it| it.listeners());
+        State {
+            cache: self.cache_path.borrow().as_path().into(),
+            volumes: volumes.collect(),
+            down: down.collect(),
+            listeners: listeners.map(|it| Listener::new(-1, it.place())).collect(),
+            ..State::default()
+        }
     }
 
     /// An error if the set is in a state with which another program can't go on.
@@ -146,6 +168,11 @@ impl<W: World> Daemon<W> {
                 "the set did not stop cleanly, and is handed over all the same: {error}"
             );
         }
+        // A signal that comes from now on is the other program's; one that has come is seen.
+        if let Err(error) = ubcache_host::signal::keep_for_next(true) {
+            tracing::debug!(%error, "signals are not kept for the other program");
+        }
+        world.sleep(Nanos::from_millis(1)).await;
         if self.stop_wanted.is_set() {
             return Ok(None);
         }
@@ -192,28 +219,28 @@ impl<W: World> Daemon<W> {
                 export: parked.export.clone(),
                 structured: parked.structured,
                 contexts: parked.contexts.clone(),
+                refused: parked
+                    .refused
+                    .clone()
+                    .map(|it| (it.cookie, it.error, it.message, it.left)),
                 received: parked.received.clone(),
                 unsent: parked.unsent.clone(),
                 ..Client::default()
             });
         }
-        let down = self.down.borrow();
-        let down = down.iter().map(|down| (down.path.as_path().into(), down.name.clone()));
         let state = State {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             program: upgrade.program.as_path().into(),
             before: self.program.as_path().into(),
             began: began.0,
-            cache: self.cache_path.borrow().as_path().into(),
             attributes: self.set().remembered(),
-            down: down.collect(),
             default_export: self.exports.has_default(),
             control,
             listeners: sockets,
             next_client: listeners.next_client(),
             clients,
             requester,
-            ..State::default()
+            ..self.devices()
         };
         Heritage::new(state, descriptors)
     }
@@ -225,10 +252,14 @@ fn is_short(word: &str) -> bool {
 }
 
 /// This program has taken over: logs it, and tells whoever wanted the upgrade.
-pub(crate) async fn report<W: World>(world: &W, daemon: &Daemon<W>, heritage: &mut Heritage) {
+pub(crate) async fn report<W: World>(
+    world: &W,
+    daemon: &Daemon<W>,
+    heritage: &mut Heritage,
+    clients: usize,
+) {
     let state = &heritage.state;
     let pause_ms = monotonic_now().since(Nanos(state.began)).0 / 1_000_000;
-    let clients = state.clients.len();
     let (version, program) = (env!("CARGO_PKG_VERSION"), daemon.program.display().to_string());
     let response = match &state.failed {
         None => {
@@ -272,10 +303,16 @@ pub(crate) async fn report<W: World>(world: &W, daemon: &Daemon<W>, heritage: &m
     socket.close();
 }
 
-/// Goes on with the clients of the program before.
-pub(crate) fn take_up<W: World>(world: &W, heritage: &mut Heritage, listeners: &Rc<Listeners<W>>) {
+/// Goes on with the clients of the program before; returns their number.
+pub(crate) fn take_up<W: World>(
+    world: &W,
+    heritage: &mut Heritage,
+    listeners: &Rc<Listeners<W>>,
+) -> usize {
     listeners.number_from(heritage.state.next_client);
-    for client in heritage.state.clients.clone() {
+    let clients = std::mem::take(&mut heritage.state.clients);
+    let count = clients.len();
+    for client in clients {
         let Some(fd) = heritage.take(client.fd) else { continue };
         let parked = Parked {
             export: client.export,
@@ -283,8 +320,15 @@ pub(crate) fn take_up<W: World>(world: &W, heritage: &mut Heritage, listeners: &
             contexts: client.contexts,
             received: client.received,
             unsent: client.unsent,
+            refused: client.refused.map(|(cookie, error, message, left)| Refused {
+                cookie,
+                error,
+                message,
+                left,
+            }),
         };
         let socket = Rc::new(HostSocket::inherited(world.host(), fd));
         listeners.go_on(world, Parting { id: client.id, from: client.from, socket, parked });
     }
+    count
 }

@@ -417,7 +417,7 @@ impl<W: World> Listeners<W> {
         self.close_sockets(is_negotiating);
         self.handover.begin();
         self.each_socket(HostSocket::hold_input);
-        self.wait_until(world, READING_PATIENCE, || self.active.get() == 0).await;
+        self.wait_until(world, READING_PATIENCE, || self.active.get() == self.encrypted()).await;
         self.each_socket(HostSocket::keep_output);
         self.wait_until(world, DEVICE_PATIENCE, || self.active.get() == self.encrypted()).await;
         if self.active.get() == self.encrypted() {

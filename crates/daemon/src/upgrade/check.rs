@@ -1,4 +1,5 @@
-//! The question to a program whether it can go on, and its answer: before anything is changed.
+//! The question to a program if it can go on, and its answer: before anything is changed. It looks
+//! at the superblocks and certificates, and at the ways of I/O that it has.
 //!
 //! `PROGRAM upgrade-check -- serve …` gets the question on standard input, and prints the answer,
 //! if it is a yes. Any other end of the program is a no.
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::FORMAT;
 use super::heritage::VARIABLE;
+use super::state::State;
+use crate::config::ServeConfig;
+use crate::open::preconditions::can_serve;
 
 /// Name of the command that is asked.
 pub const COMMAND: &str = "upgrade-check";
@@ -29,6 +33,8 @@ pub struct Question {
     pub format: u32,
     /// Version of the program that asks.
     pub version: String,
+    /// The devices and sockets.
+    pub state: State,
 }
 
 /// A yes.
@@ -38,26 +44,33 @@ struct Yes {
     version: String,
 }
 
-/// The answer of this program: text to print, or the reason why it can't go on. The command line
-/// was understood.
-pub fn answer(question: &str) -> Result<String, String> {
-    let question: Question = serde_json::from_str(question)
-        .map_err(|error| format!("the question is unreadable: {error}"))?;
-    if question.format != FORMAT {
+/// The answer of this program: text to print, or the reason why it can't go on. `config`: by the
+/// command line of the program that asks.
+pub fn answer(question: &str, config: &ServeConfig) -> Result<String, String> {
+    /// The part that every form has.
+    #[derive(Deserialize)]
+    struct Form {
+        format: u32,
+        version: String,
+    }
+    let unreadable = |error| format!("the question is unreadable: {error}");
+    let Form { format, version } = serde_json::from_str(question).map_err(unreadable)?;
+    if format != FORMAT {
         return Err(format!(
-            "version {} hands over in form {}; this is version {}, which knows form {FORMAT}",
-            question.version,
-            question.format,
+            "version {version} hands over in form {format}; this is version {}, which knows form \
+             {FORMAT}",
             env!("CARGO_PKG_VERSION")
         ));
     }
+    let question: Question = serde_json::from_str(question).map_err(unreadable)?;
+    can_serve(config, &question.state).map_err(|failure| format!("{failure:#}"))?;
     let yes = Yes { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned() };
     serde_json::to_string(&yes).map_err(|error| error.to_string())
 }
 
 /// Asks a program if it can go on with these arguments. Blocks until it has answered, up to a
 /// limit. Returns its version.
-pub fn ask(program: &Path, arguments: &[OsString]) -> Result<String, String> {
+pub fn ask(program: &Path, arguments: &[OsString], state: State) -> Result<String, String> {
     let name = program.display();
     let mut child = Command::new(program)
         .arg(COMMAND)
@@ -71,7 +84,8 @@ pub fn ask(program: &Path, arguments: &[OsString]) -> Result<String, String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("{name} can't be run: {error}"))?;
-    let question = Question { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let question = Question { format: FORMAT, version, state };
     if let (Some(mut stdin), Ok(question)) = (child.stdin.take(), serde_json::to_string(&question))
     {
         // A program that does not read it does not answer it either.
@@ -143,19 +157,18 @@ mod tests {
             ("/", "can't be run"),
             ("/bin/echo", "does not answer"),
         ] {
-            let refused = ask(Path::new(program), &[]).expect_err("it is no daemon");
+            let refused =
+                ask(Path::new(program), &[], State::default()).expect_err("it is no daemon");
             assert!(refused.contains(why), "{program}: {refused}");
         }
     }
 
     #[test]
     fn question_of_another_form_is_answered_with_both() {
-        let question = |format| {
-            serde_json::to_string(&Question { format, version: "9.8.7".to_owned() }).expect("JSON")
-        };
-        assert!(answer(&question(FORMAT)).expect("a yes").contains(env!("CARGO_PKG_VERSION")));
-        let refused = answer(&question(FORMAT + 1)).expect_err("a form that is not known");
+        let config = ServeConfig::default();
+        let other = format!(r#"{{"format":{},"version":"9.8.7","new":1}}"#, FORMAT + 1);
+        let refused = answer(&other, &config).expect_err("a form that is not known");
         assert!(refused.contains("9.8.7") && refused.contains("form 2"), "{refused}");
-        assert!(answer("").is_err() && answer("{}").is_err());
+        assert!(answer("", &config).is_err() && answer("{}", &config).is_err());
     }
 }

@@ -14,7 +14,7 @@ use ubcache_host::exec::{Program, exec, own_program};
 use ubcache_host::handover::take_inherited;
 use ubcache_host::memory::file_in_memory;
 
-use super::state::{Listener, State};
+use super::state::{Listener, RawPath, State};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 
@@ -104,6 +104,11 @@ impl Heritage {
         let memory = file_in_memory(0)?;
         let before = own_program()?;
         state.before_fd = before.as_raw_fd();
+        state.arguments = std::env::args_os().skip(1).map(RawPath::from).collect();
+        state.environment = std::env::vars_os()
+            .filter(|(name, _)| FOR_THE_FIRST.iter().all(|other| name != other))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
         let descriptors = descriptors.into_iter().chain([before]);
         let descriptors = descriptors.map(|fd| (fd.as_raw_fd(), fd)).collect();
         Ok(Heritage { state, descriptors, memory })
@@ -128,13 +133,15 @@ impl Heritage {
             return error;
         }
         let value = format!("{}:{}", std::process::id(), self.memory.as_raw_fd());
-        let environment = std::env::vars_os()
-            .filter(|(name, _)| FOR_THE_FIRST.iter().all(|other| name != other))
+        let text = |text: &RawPath| text.path().into_os_string();
+        let environment = self.state.environment.iter();
+        let environment = environment
+            .map(|(name, value)| (text(name), text(value)))
             .chain([(VARIABLE.into(), value.into())])
             .collect::<Vec<(OsString, OsString)>>();
         let arguments = [program.as_os_str().to_owned()]
             .into_iter()
-            .chain(std::env::args_os().skip(1))
+            .chain(self.state.arguments.iter().map(text))
             .collect::<Vec<_>>();
         crate::log::finish_quickly();
         let program = match self.descriptors.get(&self.state.before_fd) {

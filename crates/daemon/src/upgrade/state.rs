@@ -21,9 +21,15 @@ use ubcache_host::ListenAddress;
 
 use super::FORMAT;
 
-/// A path of any bytes.
+/// A path, or another text of the system, of any bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RawPath(Vec<u8>);
+
+impl From<OsString> for RawPath {
+    fn from(text: OsString) -> RawPath {
+        RawPath(text.into_vec())
+    }
+}
 
 impl From<&Path> for RawPath {
     fn from(path: &Path) -> RawPath {
@@ -51,6 +57,10 @@ pub struct State {
     pub before: RawPath,
     /// That program, open.
     pub before_fd: RawFd,
+    /// Its arguments, which are those of each program that goes on.
+    pub arguments: Vec<RawPath>,
+    /// Its environment, likewise.
+    pub environment: Vec<(RawPath, RawPath)>,
     /// Time on the monotonic clock at which clients began to wait, in nanoseconds.
     pub began: u64,
     /// Reason why the other program did not go on.
@@ -187,6 +197,8 @@ pub struct Client {
     pub structured: bool,
     /// Names of the metadata contexts that it has chosen.
     pub contexts: Vec<String>,
+    /// A refused write whose payload is still to come: cookie, error, words, bytes to come.
+    pub refused: Option<(u64, u32, String, u32)>,
     /// Number of bytes that were received and not carried out.
     pub(crate) received_bytes: u64,
     /// Number of bytes of replies that were not sent.

@@ -66,6 +66,17 @@ impl ServerDecoder {
         ServerDecoder { state: State::Request, gather: Gather::default() }
     }
 
+    /// The payload of a request that another decoder has seen comes next: so many bytes of it.
+    ///
+    /// # Panics
+    /// In the midst of a request, and during the negotiation.
+    pub fn expect_payload(&mut self, left: u32) {
+        assert!(self.state == State::Request && self.gather.is_empty(), "between two requests");
+        if left > 0 {
+            self.state = State::Payload { left };
+        }
+    }
+
     /// Takes the bytes of the request that has begun and is not complete, as if they had not come.
     /// The next event is a request; a payload that was expected is not any more.
     ///

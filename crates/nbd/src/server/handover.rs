@@ -23,6 +23,21 @@ pub struct Parked {
     pub received: Vec<u8>,
     /// Bytes of replies that were not sent.
     pub unsent: Vec<u8>,
+    /// A refused write of whose payload a part has come. Nothing was received behind it.
+    pub refused: Option<Refused>,
+}
+
+/// A write that was refused, and whose payload has to pass before its reply.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Refused {
+    /// Its cookie.
+    pub cookie: u64,
+    /// Number of the error.
+    pub error: u32,
+    /// Words for clients with structured replies.
+    pub message: String,
+    /// Bytes of the payload that are still to come.
+    pub left: u32,
 }
 
 /// The moment at which connections end for another server; they share it.

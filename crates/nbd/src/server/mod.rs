@@ -53,7 +53,7 @@ use crate::exports::Exports;
 use crate::proto::{ProtocolError, ServerDecoder};
 use crate::stats::ConnectionStats;
 pub use drain::Drain;
-pub use handover::{Handover, Parked};
+pub use handover::{Handover, Parked, Refused};
 use input::Input;
 use limits::Limits;
 pub use pace::{Pace, Rates};
@@ -262,6 +262,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         (Ok(Some(end)), Ok(())) => *end,
         (Ok(None), Ok(())) => {
             parked.received = input.available().to_vec();
+            parked.refused = connection.take_refused();
             return Ok(Some(parked));
         }
         _ => StreamEnd::Cut,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ubcache_env::{Buf, Protection, Stream, Volume, VolumeInfo};
 
 use super::contexts::{Context, Contexts};
-use super::handover::{self, Parked};
+use super::handover::{self, Parked, Refused};
 use super::input::Input;
 use super::pace::Pace;
 use super::shares::Shared;
@@ -37,6 +37,8 @@ pub(super) struct Session<V> {
     pub(super) structured: bool,
     /// The contexts of `BLOCK_STATUS`.
     pub(super) contexts: Contexts,
+    /// The refused write whose payload comes first.
+    pub(super) refused: Option<Refused>,
 }
 
 impl<V> Session<V> {
@@ -67,6 +69,7 @@ pub(super) fn session_of<V: Volume>(
         pace: found.pace,
         structured: parked.structured,
         contexts: handover::contexts(&parked.contexts),
+        refused: parked.refused,
     })
 }
 
@@ -377,6 +380,7 @@ impl<V: Volume> Negotiation<'_, V> {
             pace: found.pace,
             structured: self.structured,
             contexts,
+            refused: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Receives requests, checks them, starts them (*Transmission phase*).
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use ubcache_env::bytes::ByteRange;
@@ -7,9 +8,9 @@ use ubcache_env::{Buf, Env, IoVec, SectorRange, Slice, Stream, StreamEnd, Stream
 
 use super::block_status::MAX_EXTENTS;
 use super::contexts::{Context, Contexts};
-use super::handover::Handover;
+use super::handover::{Handover, Refused};
 use super::input::Input;
-use super::limits::Limits;
+use super::limits::{Limits, Reservation};
 use super::negotiate::{Session, size_bytes};
 use super::pace::Pace;
 use super::replies::{Body, Failure, Outbox, Reply};
@@ -55,6 +56,8 @@ pub(super) struct Connection<V> {
     stats: Rc<ConnectionStats>,
     watch: Rc<Watch>,
     handover: Rc<Handover>,
+    /// The refused write whose payload is still to come, from or for another server.
+    refused: RefCell<Option<Refused>>,
 }
 
 impl<V: Volume> Connection<V> {
@@ -82,7 +85,13 @@ impl<V: Volume> Connection<V> {
             stats: options.stats.clone(),
             watch: options.watch.clone(),
             handover: options.handover.clone(),
+            refused: RefCell::new(session.refused),
         }
+    }
+
+    /// Takes the refused write whose payload is still to come.
+    pub(super) fn take_refused(&self) -> Option<Refused> {
+        self.refused.take()
     }
 
     /// A message is being received.
@@ -174,6 +183,15 @@ pub(super) async fn read_requests<E: Env, S: Stream, V: Volume>(
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
 ) -> Result<Option<StreamEnd>, ServeError> {
+    if let Some(Refused { cookie, error, message, left }) = connection.take_refused() {
+        let code = ErrorCode::from_wire(error).unwrap_or(ErrorCode::Io);
+        let failure = Failure { code, message: message.into() };
+        let (command, flags, offset, length) = (Command::Write, 0, 0, left);
+        let request = Request { command, flags, cookie, offset, length };
+        decoder.expect_payload(left);
+        let reservation = connection.limits.reserve(0).await;
+        refuse(connection, input, decoder, (request, failure, reservation)).await?;
+    }
     loop {
         if connection.handover.has_begun() {
             input.put_back(&decoder.take_begun());
@@ -249,11 +267,7 @@ async fn start<E: Env, S: Stream, V: Volume>(
     let range = match checked {
         Ok(range) => range,
         Err(failure) => {
-            connection.set_receiving(decoder.payload_left() > 0);
-            skip_payload(input, decoder).await?;
-            connection.set_receiving(false);
-            connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
-            return Ok(());
+            return refuse(connection, input, decoder, (request, failure, reservation)).await;
         }
     };
     connection.set_receiving(decoder.payload_left() > 0);
@@ -263,8 +277,7 @@ async fn start<E: Env, S: Stream, V: Volume>(
         Payload::Whole(payload) => payload,
         Payload::NoMemory => {
             let failure = Failure::new(ErrorCode::NoMem, "no memory for the data of the write");
-            connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
-            return Ok(());
+            return refuse(connection, input, decoder, (request, failure, reservation)).await;
         }
         Payload::Begun(begun) => {
             put_back(input, decoder, &request, &begun);
@@ -293,7 +306,7 @@ fn put_back<S: Stream>(
 enum Payload {
     /// All of it.
     Whole(IoVec),
-    /// It has passed, as there was no memory for it.
+    /// There is no memory for the rest of it.
     NoMemory,
     /// Its beginning: another server goes on.
     Begun(Vec<u8>),
@@ -314,7 +327,6 @@ async fn receive_payload<E: Env, S: Stream>(
             return Ok(Payload::Whole(payload));
         }
         let Some(piece) = env.buffers().for_bytes(left.min(PIECE_BYTES)) else {
-            skip_payload(input, decoder).await?;
             return Ok(Payload::NoMemory);
         };
         let (piece, filled) = receive_piece(input, decoder, piece).await?;
@@ -370,19 +382,36 @@ async fn receive_piece<S: Stream>(
     Ok((piece, filled))
 }
 
-/// Skips the payload of a refused write.
-async fn skip_payload<S: Stream>(
+/// Answers a refused request when its payload has passed.
+async fn refuse<S: Stream, V: Volume>(
+    connection: &Connection<V>,
     input: &mut Input<S>,
     decoder: &mut ServerDecoder,
+    (request, failure, reservation): (Request, Failure, Reservation),
 ) -> Result<(), ServeError> {
+    connection.set_receiving(decoder.payload_left() > 0);
     while decoder.payload_left() > 0 {
         let mut bytes = input.available();
         decoder.next(&mut bytes)?;
         let left = bytes.len();
         input.consume_to(left);
-        if decoder.payload_left() > 0 && !input.refill().await? {
+        if decoder.payload_left() == 0 || input.refill().await? {
+            continue;
+        }
+        if !connection.handover.has_begun() {
             return Err(ServeError::Disconnected);
         }
+        let Failure { code, message } = failure;
+        *connection.refused.borrow_mut() = Some(Refused {
+            cookie: request.cookie,
+            error: code.to_wire(),
+            message: message.into_owned(),
+            left: decoder.payload_left(),
+        });
+        connection.set_receiving(false);
+        return Ok(());
     }
+    connection.set_receiving(false);
+    connection.outbox.push(Reply { request, body: Body::Failed(failure), reservation });
     Ok(())
 }

@@ -1,0 +1,52 @@
+//! The part of a start that needs no device for itself alone: looks at devices and certificates,
+//! and the reactor.
+
+use std::net::SocketAddr;
+
+use ubcache_host::{Host, IoBackend, PassedAddress, PassedSocket};
+
+use crate::config::{NbdAddress, ServeConfig};
+use crate::failure::Failure;
+use crate::open::precheck::{Down, precheck};
+use crate::upgrade::state::State;
+
+/// Looks if this program can go on with the devices of another one, which uses them.
+pub(crate) fn can_serve(config: &ServeConfig, state: &State) -> Result<(), Failure> {
+    let config = state.adjust(config);
+    let no_sockets = || tcp_port(&config, &[]);
+    config.tls.load(inherited_tcp(state).or_else(no_sockets))?;
+    let members = precheck(&config)?;
+    let is_served = |it: &Down| state.volumes.iter().any(|volume| volume.name == it.name);
+    if let Some(down) = members.down.into_iter().find(is_served) {
+        return Err(down.why);
+    }
+    start_io().map(drop)
+}
+
+/// The reactor, over the way of I/O that this machine has.
+pub(crate) fn start_io() -> Result<Host, Failure> {
+    Host::new(IoBackend::Auto)
+        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
+}
+
+/// A TCP port among the sockets of the program before.
+pub(crate) fn inherited_tcp(state: &State) -> Option<(&'static str, SocketAddr)> {
+    state.listeners.iter().find_map(|listener| Some(("--nbd", listener.tcp?)))
+}
+
+/// A TCP port for clients, with the option that it comes from.
+pub(crate) fn tcp_port(
+    config: &ServeConfig,
+    passed: &[PassedSocket],
+) -> Option<(&'static str, SocketAddr)> {
+    let given = config.nbd.iter().find_map(|address| match address {
+        NbdAddress::Tcp(address) | NbdAddress::Tls(address) => Some(("--nbd", *address)),
+        NbdAddress::Unix(_) => None,
+    });
+    given.or_else(|| {
+        passed.iter().find_map(|socket| match &socket.address {
+            PassedAddress::Tcp(address) => Some(("LISTEN_FDS", *address)),
+            PassedAddress::Unix(_) => None,
+        })
+    })
+}
