@@ -34,6 +34,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("nbdkit", "nbdkit"),
     ("qemu-img", "qemu-utils"),
     ("certtool", "gnutls-bin"),
+    ("nbd-client", "nbd-client"),
     ("openssl", "openssl"),
     ("mkfs.ext4", "e2fsprogs"),
     ("make-bcache", "bcache-tools"),
