@@ -9,7 +9,7 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
+use support::{Daemon, STAYS_DIRTY, each_io, make_set, must, run, scratch, text, ubcache};
 
 /// The answer came before the superblock was written: in two of five tries the mode was lost with a
 /// `kill -9` after it.
@@ -118,4 +118,28 @@ fn concurrent_mode_switches_are_merged() {
     let more = daemon.number(0, "/backing/writes") - written;
     assert!(more < 150, "{more} writes");
     daemon.stop();
+}
+
+/// Settings of a start took effect after the disks were attached: their writeback had begun, and
+/// some dirty data was gone that `writeback_running=0` was to keep.
+#[test]
+fn settings_of_a_start_hold_before_writeback_begins() {
+    each_io("settings_of_a_start_hold_before_writeback_begins", |io, directory| {
+        let (cache, disks) = make_set(directory, &[16, 16, 16, 16], &[]);
+        let start = || Daemon::start(io, directory, &cache, &disks, &STAYS_DIRTY);
+        let daemon = start();
+        for disk in 0..disks.len() {
+            let mut client = daemon.client(&format!("disk{disk}.img"));
+            client.write(0, &vec![1; 1 << 20], true).expect("a write");
+        }
+        daemon.stop();
+        for _ in 0..4 {
+            let daemon = start();
+            for disk in 0..disks.len() {
+                assert_eq!(daemon.number(disk, "/dirty_bytes"), 1 << 20);
+                assert_eq!(daemon.number(disk, "/writeback/written_bytes"), 0);
+            }
+            daemon.stop();
+        }
+    });
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
-    AttachOptions, AttributeError, CacheSet, CacheUse, Choice, EngineError, FormerRun,
-    ServedVolume, SetOptions, TakenOver,
+    AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
+    FormerRun, ServedVolume, SetOptions, TakenOver,
 };
 use ubcache_env::local::{Either, Event, Lock, first};
 use ubcache_env::{Priority, Volume};
@@ -324,8 +324,11 @@ async fn open<W: World>(
                     );
                 }
                 // Before its writeback begins.
-                if let Some(known) = known(inherited, &name) {
-                    volume.remember(&known.remembered()).unwrap_or_else(not_kept);
+                match known(inherited, &name) {
+                    Some(known) => {
+                        volume.remember(&known.remembered()).unwrap_or_else(not_kept);
+                    }
+                    None => set_early(&volume, &config.settings),
                 }
                 let volume = Rc::new(ServedVolume::new(volume));
                 volumes.push(Rc::new(Served { name, volume, path: path.clone(), lost }));
@@ -391,6 +394,16 @@ async fn open<W: World>(
 /// The volume of that name in the state of the program before.
 fn known<'a>(inherited: Option<&'a State>, name: &str) -> Option<&'a VolumeState> {
     inherited?.volumes.iter().find(|known| known.name == name)
+}
+
+/// Sets attributes of the start that no device keeps. What can't be set is refused when all
+/// attributes are set, also those of the set and of the superblock.
+fn set_early<W: World>(volume: &CachedVolume<W>, settings: &[(String, String)]) {
+    for (name, value) in settings {
+        if !matches!(name.as_str(), "cache_mode" | "label") {
+            let _ = volume.set_attribute(name, value);
+        }
+    }
 }
 
 fn not_kept(error: AttributeError) {
