@@ -32,7 +32,7 @@ struct Left {
     flushes: u64,
 }
 
-/// The books of [`FlushErrors`], for another process that goes on with the streams.
+/// The books of failed flushes (F4), for another process that goes on with the streams.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OwedErrors {
     /// Failed flushes.
