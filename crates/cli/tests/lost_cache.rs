@@ -53,10 +53,6 @@ fn shape(disk: &Path) -> Vec<Value> {
         .collect()
 }
 
-fn size_of_cache(cache: &Path) -> u64 {
-    std::fs::metadata(cache).expect("a cache").len()
-}
-
 /// A disk that was written to and flushed through its cache, with `dirty` data besides; the cache
 /// is gone.
 fn a_disk_without_its_cache(directory: &Path, dirty: bool) -> PathBuf {
@@ -120,32 +116,6 @@ fn printed_commands_give_a_clean_disk_a_new_cache() {
     daemon.stop();
     must(ubcache().arg("forget-cache").arg(&disk));
     served_again(directory, &new, &disk, &before);
-}
-
-/// A disk that was detached comes up so: who followed the message about a cache device that had
-/// become longer was left without a cache, until it named `ubcache attach` as well.
-#[test]
-fn printed_commands_use_all_of_a_longer_cache_device() {
-    let scratch = scratch();
-    let directory = scratch.path();
-    let (cache, disks) = make_set(directory, &[16], &SHAPE);
-    let serve = || Daemon::start("pool", directory, &cache, &disks, &["--mode", "writeback"]);
-    let daemon = serve();
-    daemon.client("data").write(0, &[1; PIECE], true).expect("a write");
-    daemon.stop();
-    let before = size_of_cache(&cache);
-    let file = std::fs::File::options().write(true).open(&cache).expect("the cache");
-    file.set_len(600 << 20).expect("room");
-    let daemon = serve();
-    daemon.stop();
-    let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
-    let said = log.lines().rfind(|line| line.contains("longer than")).expect("a line");
-    run_advice(said, "recover", &[]);
-    run_advice(said, "make", &[]);
-    let daemon = serve();
-    attached_by(&daemon, said);
-    assert!(daemon.status()["sets"][0]["cache"]["size_bytes"].as_u64() > Some(before));
-    daemon.stop();
 }
 
 /// The advice was to make the disk again: its data began somewhere else then, without its label.

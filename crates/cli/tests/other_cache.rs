@@ -209,3 +209,42 @@ fn missing_cache_gets_a_successor_under_load() {
     holds(&daemon, "disk0.img", 1);
     daemon.stop();
 }
+
+/// A stop while volumes moved to another cache was a panic, and left some of them to the one and
+/// some to the other.
+#[test]
+fn stop_waits_for_a_cache_that_is_being_replaced() {
+    each_io("stop_waits_for_a_cache_that_is_being_replaced", |io, directory| {
+        for millis in [2, 5, 8, 11, 15, 20, 25, 30] {
+            let directory = directory.join(millis.to_string());
+            std::fs::create_dir(&directory).expect("a directory");
+            let (cache, disks) = make_set(&directory, &[8, 8], &[]);
+            let new = new_cache(&directory, "new.img");
+            let daemon = Daemon::start(io, &directory, &cache, &disks, &[]);
+            write(&daemon, "disk0.img", 1);
+            for export in ["disk0.img", "disk1.img"] {
+                must(ubcache().args(["detach", export, "--control"]).arg(&daemon.control));
+            }
+            let replaced = std::thread::scope(|scope| {
+                let replacing = scope.spawn(|| attach(&daemon, &new));
+                std::thread::sleep(std::time::Duration::from_millis(millis));
+                must(ubcache().args(["stop", "--control"]).arg(&daemon.control));
+                replacing.join().expect("it ends")
+            });
+            daemon.wait();
+            // All of it is done, or nothing; an answer may have been cut off.
+            let [of_old, of_new] = [&cache, &new].map(|cache| {
+                let Ok(daemon) = Daemon::try_start(io, &directory, cache, &disks, &[]) else {
+                    return 0;
+                };
+                holds(&daemon, "disk0.img", 1);
+                let status = daemon.status();
+                daemon.stop();
+                let volumes = status["sets"][0]["volumes"].as_array().expect("volumes");
+                volumes.iter().filter(|volume| volume["state"] != "no cache").count()
+            });
+            assert!(of_old == 0 && [0, 2].contains(&of_new), "{millis} ms: {of_old}, {of_new}");
+            assert!(!replaced.status.success() || of_new == 2, "{replaced:?}");
+        }
+    });
+}

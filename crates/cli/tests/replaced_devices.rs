@@ -351,20 +351,32 @@ fn logged_commands_use_all_of_a_longer_cache() {
     let size = |daemon: &Daemon| daemon.status()["sets"][0]["cache"]["size_bytes"].as_u64();
     let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
     assert_eq!(size(&daemon), Some(64 << 20));
-    daemon.stop();
-    let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
-    let line =
-        log.lines().rfind(|line| line.contains("the cache device is longer")).expect("a line");
-    let commands: Vec<&str> = line.split('`').filter(|part| part.starts_with("ubcache ")).collect();
-    assert_eq!(commands.len(), 5, "{line}");
-    let (stopped, running) = commands.split_at(3);
-    for command in stopped {
-        must(ubcache().args(command.split_whitespace().skip(1)));
+    assert_eq!(daemon.number(0, "/dirty_bytes"), LENGTH as u64);
+    let mut line = None;
+    while line.is_none() {
+        // The log has a thread of its own.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        let found = log.lines().rfind(|line| line.contains("the cache device is longer"));
+        line = found.map(str::to_owned);
     }
+    let line = line.expect("found");
+    let commands: Vec<&str> = line.split('`').filter(|part| part.starts_with("ubcache ")).collect();
+    assert_eq!(commands.len(), 6, "{line}");
+    let words = |command: &str| -> Vec<String> {
+        command.split_whitespace().skip(1).map(str::to_owned).collect()
+    };
+    let ask = |command: &str| {
+        must(ubcache().args(words(command)).arg("--control").arg(directory.join("control.sock")))
+    };
+    for command in &commands[..3] {
+        ask(command);
+    }
+    daemon.wait();
+    must(ubcache().args(words(commands[3])));
     let daemon = Daemon::start("pool", directory, &cache, &disks, &settings);
-    for command in running {
-        let words = command.split_whitespace().skip(1);
-        must(ubcache().args(words).arg("--control").arg(&daemon.control));
+    for command in &commands[4..] {
+        ask(command);
     }
     assert_eq!(size(&daemon), Some(300 << 20));
     let mut found = [0; LENGTH];

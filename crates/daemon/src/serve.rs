@@ -638,13 +638,11 @@ fn choices(
 fn say_unused<W: World>(path: &Path, members: &[&Member], names: &[String], set: &CacheSet<W>) {
     let unused = set.unused_bytes();
     if unused > 0 {
-        let recover = |member: &&Member| {
-            let (cache, disk) = (path.display(), member.path.display());
-            format!("`ubcache recover -C {cache} -B {disk} --detach`")
+        let each = |word: &str| {
+            let commands = names.iter().map(|name| format!("`ubcache {word} {name}`"));
+            commands.collect::<Vec<_>>().join("; ")
         };
-        let recover = members.iter().map(recover).collect::<Vec<_>>().join("; ");
-        let attach = names.iter().map(|name| format!("`ubcache attach {name}`"));
-        let attach = attach.collect::<Vec<_>>().join("; ");
+        let (detach, attach) = (each("detach"), each("attach"));
         let superblocks = members.iter().map(|member| &member.superblock);
         let smallest = superblocks.min_by_key(|superblock| superblock.block_sectors);
         let Some(smallest) = smallest else { return };
@@ -652,9 +650,9 @@ fn say_unused<W: World>(path: &Path, members: &[&Member], names: &[String], set:
         tracing::info!(
             cache = %path.display(),
             bytes = unused,
-            "the cache device is longer than when the set was made; to use all of it, stop, and \
-             make it again: {recover}; \
-             `{make} --wipe-bcache`; serve as before, and then: {attach}"
+            "the cache device is longer than when the set was made; to use all of it, make it \
+             again: {detach}; `ubcache stop`; `{make} --wipe-bcache`; serve as before, and then: \
+             {attach}"
         );
     }
 }

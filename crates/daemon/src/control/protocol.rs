@@ -145,6 +145,11 @@ impl ControlRequest {
             ControlRequest::Upgrade { .. } => "upgrade",
         }
     }
+
+    /// Returns true if it changes anything that another program would have to know.
+    pub(crate) fn changes(&self) -> bool {
+        !matches!(self.word(), "status" | "get" | "stop" | "upgrade")
+    }
 }
 
 /// The daemon's response.

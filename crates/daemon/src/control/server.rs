@@ -153,6 +153,12 @@ impl<W: World> Client<W> {
                 self.waiting.set(self.waiting.get() - 1);
                 return false;
             }
+            Ok(request) if self.daemon.upgrades.is_under_way() && request.changes() => {
+                Response::refused(
+                    "an upgrade is under way, and nothing is changed meanwhile: try again when \
+                     it is over",
+                )
+            }
             Ok(request) => {
                 let word = request.word();
                 self.daemon.commands.borrow_mut().push(word);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_engine::{CacheSet, EXTENT_MEMORY_BYTES, EngineError, SetOptions};
+use ubcache_env::local::Permit;
 use ubcache_env::{Buf, Device, Durability, Priority};
 use ubcache_format::{Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
 use ubcache_host::{HostFile, OpenOptions, PageCache};
@@ -100,7 +101,7 @@ impl<W: World> Daemon<W> {
 
     /// Gives all volumes that need no cache another one; returns words about it.
     pub async fn replace_cache(self: &Rc<Self>, path: &Path) -> Result<String, String> {
-        let _one = self.membership.lock().await;
+        let _one = self.change_membership().await?;
         let volumes = self.volumes();
         let needs_it = |served: &&Rc<Served<W>>| !served.now().needs_no_cache();
         let set = self.set();
@@ -190,8 +191,22 @@ impl<W: World> Daemon<W> {
         });
     }
 
-    /// Stops all sets. The first error is given.
+    /// Waits for the turn of a volume or a cache that comes or goes.
+    ///
+    /// # Errors
+    /// The daemon is being stopped.
+    pub(crate) async fn change_membership(&self) -> Result<Permit, String> {
+        let turn = self.membership.lock().await;
+        if self.stop_wanted.is_set() {
+            return Err("the daemon is being stopped".to_owned());
+        }
+        Ok(turn)
+    }
+
+    /// Stops all sets. The first error is given. A cache that is being replaced is replaced before:
+    /// half of its volumes would be of one set, and half of the other.
     pub(crate) async fn stop_sets(&self) -> Result<(), EngineError> {
+        let _last = self.membership.lock().await;
         let mut stopped = Ok(());
         let former = std::mem::take(&mut *self.former.borrow_mut());
         for former in former {

@@ -236,7 +236,10 @@ impl<W: World> Daemon<W> {
         }
         let attached = match self.set().has(&now) {
             true => self.set().attach_again(&now).await,
-            false => self.move_volume(&served).await.inspect(|()| self.end_former_sets()),
+            false => {
+                let _one = self.change_membership().await?;
+                self.move_volume(&served).await.inspect(|()| self.end_former_sets())
+            }
         };
         attached.map_err(|error| {
             tracing::error!(export = served.name, "the attach failed: {error}");

@@ -21,7 +21,7 @@ const ADMINISTRATOR: StreamId = StreamId(u64::MAX);
 impl<W: World> Daemon<W> {
     /// Serves one more backing device; returns the name of its export.
     pub async fn add(&self, path: &Path, given: Option<&str>) -> Result<String, String> {
-        let _one = self.membership.lock().await;
+        let _one = self.change_membership().await?;
         let real = |path: &Path| std::fs::canonicalize(path).ok();
         let volumes = self.volumes();
         let same =

@@ -150,7 +150,10 @@ impl<E: Env> CacheSet<E> {
         let paused = former.pause().await;
         former.leave_cache_in_turn().await?;
         let inode = set.put_on(former).await?;
-        former.enter(Transition::Stopping);
+        // Its set may have been stopped meanwhile.
+        if !former.is_stopping() {
+            former.enter(Transition::Stopping);
+        }
         drop(paused);
         former.join_tasks().await;
         former.give_up_device().await;

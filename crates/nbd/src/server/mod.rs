@@ -250,11 +250,20 @@ async fn serve<E: Env, S: Stream, V: Volume>(
         result
     };
     let sending = async {
+        let mut rest = Ok(());
         if !unsent.is_empty() {
-            stream.send(Buf::from_bytes(&unsent).into()).await?;
+            let _held = options.memory.0.set_aside(unsent.len() as u64);
+            options.watch.set_sending(true);
+            rest = stream.send(Buf::from_bytes(&unsent).into()).await;
+            options.watch.set_sending(false);
             drop(unsent);
         }
-        replies::send_replies(&**stream, &outbox, &options.watch).await
+        if rest.is_err() {
+            // The same as after any other reply that can't be sent.
+            options.watch.give_up();
+            stream.close();
+        }
+        rest.and(replies::send_replies(&**stream, &outbox, &options.watch).await)
     };
     let (read, sent) = join(reading, sending).await;
     connection.workers.end().await;
