@@ -136,6 +136,26 @@ fn clients_beyond_the_limit_are_turned_away() {
     });
 }
 
+/// Bug: who connected and was silent took all places for ten seconds, again and again, and nobody
+/// else got in. Fix: the oldest client that has chosen no export gives its place to a new one.
+#[test]
+fn silent_connections_keep_nobody_out() {
+    each_io("silent_connections_keep_nobody_out", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let limits = ["--max-connections", "8"];
+        let daemon = Daemon::start(io, directory, &cache, &backings, &limits);
+        let connect = || UnixStream::connect(&daemon.socket).expect("it listens");
+        let mut first = daemon.client("disk0.img");
+        let mut silent: Vec<UnixStream> = (0..7).map(|_| connect()).collect();
+        for _ in 0..7 {
+            read_works(&mut daemon.client("disk0.img"));
+            silent.push(connect());
+        }
+        read_works(&mut first);
+        daemon.stop();
+    });
+}
+
 /// Bug: a client that had gone stayed a connection while its next request waited for its turn at a
 /// slow disk; those that came and went were soon as many as there may be, and nobody else got in.
 /// Fix: connections are looked at each second, and end if their client has closed them.

@@ -33,6 +33,9 @@ use crate::tls::Certificates;
 const ACCEPT_PAUSE: Nanos = Nanos::from_millis(100);
 const ACCEPT_PAUSE_MAX: Nanos = Nanos::from_secs(5);
 
+/// Connections beyond the limit, for a moment: those that were ended for others to come.
+const LEAVING_MAX: u64 = 8;
+
 /// After the connections are closed: how long to wait for devices that are at work for them.
 const DEVICE_TIMEOUT: Nanos = Nanos::from_secs(10);
 
@@ -281,9 +284,23 @@ impl<W: World> Listeners<W> {
         }
     }
 
-    /// Returns true if there may be one more connection.
+    /// Returns true if there may be one more connection. Of clients that have not chosen an export
+    /// the oldest gives its place away: who only connects keeps nobody out.
     fn has_room(&self) -> bool {
-        let full = self.active.get() >= self.connections_max;
+        let max = self.connections_max;
+        let full = self.active.get() >= max;
+        if full && self.active.get() < max + LEAVING_MAX {
+            let connections = self.connections.borrow();
+            let here = |known: &&Connection| known.socket.strong_count() > 0;
+            if let Some(oldest) =
+                connections.iter().filter(here).find(|known| known.watch.is_choosing())
+            {
+                let reason = "it has not chosen an export, and another one needs its place";
+                tracing::info!(client = oldest.id, reason, "a client is sent away");
+                oldest.close();
+                return true;
+            }
+        }
         if full && !self.full.replace(true) {
             tracing::warn!(
                 connections = self.active.get(),

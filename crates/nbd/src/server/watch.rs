@@ -63,6 +63,11 @@ impl Watch {
         self.received.set(self.received.get() + 1);
     }
 
+    /// Returns true if the client has not chosen an export, and may still do so.
+    pub fn is_choosing(&self) -> bool {
+        !self.negotiated.get() && !self.given_up.get()
+    }
+
     /// The client has gone, or is sent away: requests that have not begun do not begin.
     pub fn give_up(&self) {
         self.given_up.set(true);
