@@ -36,6 +36,14 @@ for name in "${sets[@]}"; do
             exit 1
         }
     done
+    # A detach outlives a start: the volumes go past the cache until they are attached.
+    ubcache_start "$name"
+    each_volume "$name" verify_volume
+    for volume in backing0.img backing1.img; do
+        "$ubcache" attach "$volume" --control "$work/$name/control" >>"$work/$name/attach.log"
+    done
+    each_volume "$name" verify_volume
+    ubcache_stop "$name"
     ubcache_station "$name" 41 300
 done
 linux_station 51 100 "${sets[@]}"
