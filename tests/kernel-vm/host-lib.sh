@@ -119,7 +119,7 @@ ubcache_kill() {
 dirty_bytes() {
     # Status 1: something is left to an operator, such as a volume that is detached.
     { "$ubcache" status --control "$work/$1/control" --json || [ "$?" = 1 ]; } |
-        grep -o '"dirty_bytes": *[0-9]*' | grep -o '[0-9]*$'
+        sed -n '/"volumes"/,/"absent"/p' | grep -o '"dirty_bytes": *[0-9]*' | grep -o '[0-9]*$'
 }
 
 each_volume() { # each_volume NAME FUNCTION: calls FUNCTION DIR INDEX SALT DEVICE for each volume

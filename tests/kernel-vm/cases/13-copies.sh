@@ -102,7 +102,7 @@ each_choice() {
     on_disk_content >"$work/disk-has"
     # Dirty data on either side is not dropped by the way.
     if [ -s "$dirty" ] || [ "$state" = 2 ]; then
-        not_served 'drop-clean-cache does not do here' --drop-clean-cache
+        not_served 'drop-clean-cache is not enough' --drop-clean-cache
         goes_on_with "$dirty" --believe-cache backing0.img
         trial_of "$@"
         goes_on "$work/disk-has" --believe-disk backing0.img
