@@ -426,3 +426,55 @@ fn errors_that_clients_are_owed_go_over_upgrades() {
         daemon.stop();
     });
 }
+
+/// Bug: replies that the program before had not sent were sent without regard to errors: a client
+/// that would read no more kept its connection, and no upgrade succeeded any more. Fix: the
+/// connection ends, as after any reply that can't be sent.
+#[test]
+fn client_that_reads_no_more_does_not_stop_upgrades() {
+    each_io("client_that_reads_no_more_does_not_stop_upgrades", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let mut lazy = daemon.client(EXPORT).into_stream();
+        for cookie in 0..100 {
+            lazy.write_all(&request(0, cookie, 0, 4 << 20)).expect("a request");
+        }
+        must_upgrade(&daemon, &[]);
+        lazy.shutdown(std::net::Shutdown::Read).expect("connected");
+        for _ in 0..2 {
+            must_upgrade(&daemon, &[]);
+        }
+        daemon.stop();
+    });
+}
+
+/// Bug: a connection to the control socket that was open already carried requests out while clients
+/// waited for the next program: what they changed was lost, or a panic. Fix: they are refused.
+#[test]
+fn nothing_is_changed_while_an_upgrade_is_under_way() {
+    each_io("nothing_is_changed_while_an_upgrade_is_under_way", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let mut control = UnixStream::connect(&daemon.control).expect("it listens");
+        // The upgrade waits a moment for the choice of a client that has just come.
+        let choosing = UnixStream::connect(&daemon.socket).expect("it listens");
+        let answer = std::thread::scope(|scope| {
+            let upgrading = scope.spawn(|| must_upgrade(&daemon, &[]));
+            while !log_of(directory).contains("handing over to another program") {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            let request = b"{\"command\":\"detach\"}\n";
+            control.write_all(request).expect("connected");
+            let mut answer = String::new();
+            let read =
+                std::io::BufRead::read_line(&mut std::io::BufReader::new(&control), &mut answer);
+            read.expect("an answer");
+            upgrading.join().expect("it succeeds");
+            answer
+        });
+        assert!(answer.contains("an upgrade is under way"), "{answer}");
+        assert_eq!(daemon.status()["sets"][0]["volumes"][0]["state"], "clean");
+        drop(choosing);
+        daemon.stop();
+    });
+}
