@@ -448,6 +448,48 @@ fn client_that_reads_no_more_does_not_stop_upgrades() {
     });
 }
 
+/// Bug: replies that nobody reads were no part of `--client-memory` after an upgrade, and with each
+/// one came as many again: 2 GB after six. Fix: they count until they are sent.
+#[test]
+fn replies_that_nobody_reads_do_not_grow_with_upgrades() {
+    each_io("replies_that_nobody_reads_do_not_grow_with_upgrades", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &["--client-memory", "64M"]);
+        const READS: u64 = 400;
+        let mut lazy = daemon.client(EXPORT).into_stream();
+        for cookie in 0..READS {
+            lazy.write_all(&request(0, cookie, 0, 1 << 20)).expect("a request");
+        }
+        let held = || {
+            // The next program has done what it will do by itself.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id()));
+            let status = status.expect("it runs");
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+            let kib = line.split_whitespace().nth(1).expect("a number");
+            kib.parse::<u64>().expect("a number") >> 10
+        };
+        must_upgrade(&daemon, &[]);
+        let first = held();
+        for _ in 0..5 {
+            must_upgrade(&daemon, &[]);
+        }
+        let last = held();
+        assert!(last < first + 64, "{first} MiB after one upgrade, {last} after six");
+        let mut cookies = Vec::new();
+        let mut content = vec![0; 1 << 20];
+        for _ in 0..READS {
+            let (error, cookie) = reply(&mut lazy);
+            assert_eq!(error, 0);
+            cookies.push(cookie);
+            lazy.read_exact(&mut content).expect("content");
+        }
+        cookies.sort_unstable();
+        assert_eq!(cookies, (0..READS).collect::<Vec<_>>(), "each request has one reply");
+        daemon.stop();
+    });
+}
+
 /// Bug: a connection to the control socket that was open already carried requests out while clients
 /// waited for the next program: what they changed was lost, or a panic. Fix: they are refused.
 #[test]

@@ -87,6 +87,14 @@ impl Limits {
         Reservation { limits: self.clone(), bytes }
     }
 
+    /// Room that is in use already, by replies that the server before has left. Nothing is waited
+    /// for, and others may hold less until it is given back.
+    pub(super) fn hold(self: &Rc<Self>, bytes: u64) -> Reservation {
+        self.memory.take(bytes);
+        self.set(self.requests.get() + 1, self.bytes.get() + bytes);
+        Reservation { limits: self.clone(), bytes }
+    }
+
     fn has_room(&self, bytes: u64) -> bool {
         self.requests.get() < self.max_requests && self.bytes.get() + bytes <= self.max_bytes
     }

@@ -237,6 +237,7 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     let limits = Rc::new(Limits::new(max_bytes, options.max_requests, memory, stats.clone()));
     let outbox = Rc::new(Outbox::new(session.structured, limits.clone(), stats.clone()));
     options.drain.joins(&outbox);
+    let held = (!unsent.is_empty()).then(|| limits.hold(unsent.len() as u64));
     let connection = Rc::new(Connection::new(session, options, stream_id, limits, outbox.clone()));
     let reading = async {
         let requests = requests::read_requests(env, &connection, &mut input, &mut decoder);
@@ -251,12 +252,12 @@ async fn serve<E: Env, S: Stream, V: Volume>(
     };
     let sending = async {
         let mut rest = Ok(());
-        if !unsent.is_empty() {
-            let _held = options.memory.0.set_aside(unsent.len() as u64);
+        if let Some(held) = held {
+            let replies = Buf::from_bytes(&std::mem::take(&mut unsent));
             options.watch.set_sending(true);
-            rest = stream.send(Buf::from_bytes(&unsent).into()).await;
+            rest = stream.send(replies.into()).await;
             options.watch.set_sending(false);
-            drop(unsent);
+            drop(held);
         }
         if rest.is_err() {
             // The same as after any other reply that can't be sent.

@@ -113,7 +113,8 @@ impl Share {
             || all == 0
     }
 
-    fn take(&self, bytes: u64) {
+    /// Takes bytes, whatever others hold: those that are in use already.
+    pub(crate) fn take(&self, bytes: u64) {
         self.held.set(self.held.get() + bytes);
         self.of.held.set(self.of.held.get() + bytes);
     }
