@@ -9,9 +9,7 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
-use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Plan, Scarcity, VolumeShape,
-};
+use super::{Action, AfterStart, ClientOp, ControlAction, Frontend, Plan, Scarcity, VolumeShape};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -52,7 +50,7 @@ pub(super) fn evict_behind(plan: &mut Plan, rng: &mut Rng, options: DrawOptions)
     (plan.ops, plan.controls) = (Vec::new(), Vec::new());
     let mut script = Script { plan, cursor: 0 };
     let off = ("sequential_cutoff".to_owned(), "0".to_owned());
-    script.at(0, ControlAction::Attribute { volume: 0, name: off.0, value: off.1 });
+    script.plan.control(0, ControlAction::Attribute { volume: 0, name: off.0, value: off.1 });
     for _ in 0..(options.ops_max / ROUND).clamp(1, 6) {
         script.round(rng);
     }
@@ -67,11 +65,6 @@ struct Script<'a> {
 impl Script<'_> {
     fn op(&mut self, client: u32, action: Action) {
         self.plan.ops.push(ClientOp { client, volume: 0, action });
-    }
-
-    fn at(&mut self, delay_us: u64, action: ControlAction) {
-        let after_ops = self.plan.ops.len() as u64;
-        self.plan.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
     }
 
     fn read(&mut self, client: u32, sectors: u64) {
@@ -93,9 +86,9 @@ impl Script<'_> {
         (0..(BUCKETS - SPARE) * BUCKET / LARGE).for_each(|_| self.read(0, LARGE));
         (0..3).for_each(|client| self.op(client, Action::Sleep(Nanos::from_secs(2))));
         self.go_on(rng.between(12, 30), rng);
-        self.at(rng.between(1, 6_000), ControlAction::EvictClean);
+        self.plan.control(rng.between(1, 6_000), ControlAction::EvictClean);
         self.go_on(rng.between(6, 24), rng);
         let after = AfterStart { check: true, again: None };
-        self.at(rng.between(1, 12_000), ControlAction::PowerFailure(after));
+        self.plan.control(rng.between(1, 12_000), ControlAction::PowerFailure(after));
     }
 }

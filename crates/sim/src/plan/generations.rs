@@ -9,7 +9,7 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Frontend, Plan, VolumeShape};
+use super::{Action, AfterStart, ClientOp, ControlAction, Frontend, Plan, VolumeShape};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -56,7 +56,7 @@ fn turn_over(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
     (plan.ops, plan.controls, plan.faults) = (Vec::new(), Vec::new(), Vec::new());
     let mut script = Script { plan, cursor: 0 };
     for volume in 0..2 {
-        script.set(volume, "sequential_cutoff", "0");
+        script.plan.set(volume, "sequential_cutoff", "0");
     }
     // Single sectors with gaps, so that there is a key for each: a deep tree.
     (0..COLD / 2).for_each(|at| script.op(0, Action::Read(SectorRange::new(Sector(2 * at), 1))));
@@ -83,16 +83,6 @@ impl Script<'_> {
         self.plan.ops.push(ClientOp { client: volume, volume, action });
     }
 
-    fn at(&mut self, delay_us: u64, action: ControlAction) {
-        let after_ops = self.plan.ops.len() as u64;
-        self.plan.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
-    }
-
-    fn set(&mut self, volume: u32, name: &str, value: &str) {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        self.at(0, ControlAction::Attribute { volume, name, value });
-    }
-
     /// The next part of the hot volume, which is larger than the cache.
     fn turn(&mut self, write: bool, rng: &mut Rng) {
         let range = SectorRange::new(Sector(self.cursor), REQUEST);
@@ -102,14 +92,14 @@ impl Script<'_> {
             self.op(1, Action::Sleep(Nanos::from_millis(rng.scale(1, 2_000))));
         }
         if rng.chance(1, 200) {
-            self.at(1, ControlAction::CollectGarbage);
+            self.plan.control(1, ControlAction::CollectGarbage);
         }
     }
 
     /// Dirty data that a start must not lose.
     fn flush_dirty(&mut self, rng: &mut Rng) {
-        self.set(1, "cache_mode", "writeback");
-        self.set(1, "writeback_running", "0");
+        self.plan.set(1, "cache_mode", "writeback");
+        self.plan.set(1, "writeback_running", "0");
         for _ in 0..rng.between(1, 8) {
             let range = SectorRange::new(Sector(8 * rng.below(HOT / 8)), 8);
             self.op(1, Action::Write { range, fua: false });
@@ -124,7 +114,7 @@ impl Script<'_> {
             2 if options.crashes => ControlAction::HostRestart(after),
             _ => ControlAction::Restart(after),
         };
-        self.at(rng.scale(1, 200_000), action);
-        self.set(1, "writeback_running", "1");
+        self.plan.control(rng.scale(1, 200_000), action);
+        self.plan.set(1, "writeback_running", "1");
     }
 }

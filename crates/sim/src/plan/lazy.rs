@@ -35,8 +35,8 @@ pub(super) fn serve_early(plan: &mut Plan, rng: &mut Rng, ops_max: u64) {
     };
     plan.volumes.insert(0, long);
     let mut script = Script { plan };
-    script.set(LONG, "writeback_running", "0");
-    script.set(LONG, "sequential_cutoff", "0");
+    script.plan.set(LONG, "writeback_running", "0");
+    script.plan.set(LONG, "sequential_cutoff", "0");
     (0..keys).for_each(|key| {
         script.op(key as u32 % 3, LONG, Action::Write { range: one(2 * key), fua: false })
     });
@@ -63,27 +63,16 @@ impl Script<'_> {
         self.op(client, USED, Action::Sleep(span));
     }
 
-    /// When every operation so far has begun, and a moment later.
-    fn at(&mut self, delay_us: u64, action: ControlAction) {
-        let after_ops = self.plan.ops.len() as u64;
-        self.plan.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
-    }
-
-    fn set(&mut self, volume: u32, name: &str, value: &str) {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        self.at(0, ControlAction::Attribute { volume, name, value });
-    }
-
     /// Cached data is written twice while records wait for another leaf, which is read between the
     /// two writes.
     fn round(&mut self, rng: &mut Rng) {
-        self.set(LONG, "writeback_running", "0");
-        self.set(USED, "cache_mode", "writearound");
+        self.plan.set(LONG, "writeback_running", "0");
+        self.plan.set(USED, "cache_mode", "writearound");
         // Content of the cache, and with the next read, of the backing device.
         self.op(0, USED, Action::Read(SectorRange::new(Sector(0), SECTORS)));
         self.sleep(0, Nanos::from_millis(500));
         // With the prio chain of this some buckets are promised to the next start.
-        self.at(1, ControlAction::EvictClean);
+        self.plan.control(1, ControlAction::EvictClean);
         // With gaps, so that there is a key for each, and a leaf for a few of them.
         (0..SECTORS).step_by(2).for_each(|sector| self.op(0, USED, Action::Read(one(sector))));
         self.op(0, USED, Action::Flush);
@@ -95,7 +84,7 @@ impl Script<'_> {
         // that is done waits for the power failure.
         let wait = Nanos::from_secs(20);
         (0..2).for_each(|client| self.sleep(client, wait));
-        self.at(1_000, ControlAction::HostRestart(AfterStart::default()));
+        self.plan.control(1_000, ControlAction::HostRestart(AfterStart::default()));
         let same = one(2 * rng.below(SECTORS / 4));
         self.op(0, USED, Action::Write { range: same, fua: false });
         self.sleep(0, wait);

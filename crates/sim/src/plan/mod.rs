@@ -322,6 +322,18 @@ impl Plan {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
     }
 
+    /// Adds an action for when every operation so far has begun, and a moment later.
+    fn control(&mut self, delay_us: u64, action: ControlAction) {
+        let after_ops = self.ops.len() as u64;
+        self.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
+    }
+
+    /// Adds the setting of an attribute at that moment.
+    fn set(&mut self, volume: u32, name: &str, value: &str) {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.control(0, ControlAction::Attribute { volume, name, value });
+    }
+
     /// Takes everything out that was drawn to happen: for a plan with a load of its own.
     fn clear_load(&mut self) {
         self.frontend = Frontend::Direct;

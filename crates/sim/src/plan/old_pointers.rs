@@ -10,7 +10,7 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Plan, VolumeShape};
+use super::{Action, AfterStart, ClientOp, ControlAction, Plan, VolumeShape};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -52,8 +52,8 @@ pub(super) fn keep_old_pointers(plan: &mut Plan, rng: &mut Rng, options: DrawOpt
     };
     plan.volumes = vec![volume(OLD_BLOCKS, "writethrough"), volume(USED_BLOCKS, "writeback")];
     let mut script = Script { plan };
-    script.set(OLD, "sequential_cutoff", "0");
-    script.set(USED, "writeback_running", "0");
+    script.plan.set(OLD, "sequential_cutoff", "0");
+    script.plan.set(USED, "writeback_running", "0");
     script.op(USED, Action::Flush);
     for block in (0..OLD_BLOCKS).step_by(2) {
         script.op(OLD, Action::Read(blocks(block)));
@@ -61,7 +61,7 @@ pub(super) fn keep_old_pointers(plan: &mut Plan, rng: &mut Rng, options: DrawOpt
     script.rest();
     script.write_some(rng.between(60, 110), rng);
     script.rest();
-    script.at(0, ControlAction::EvictClean);
+    script.plan.control(0, ControlAction::EvictClean);
     for _ in 0..rng.between(8, 10) {
         script.start_again(rng, options);
         script.write_some(rng.between(8, 20), rng);
@@ -79,17 +79,6 @@ struct Script<'a> {
 impl Script<'_> {
     fn op(&mut self, volume: u32, action: Action) {
         self.plan.ops.push(ClientOp { client: 0, volume, action });
-    }
-
-    /// When every operation so far has begun, and a moment later.
-    fn at(&mut self, delay_us: u64, action: ControlAction) {
-        let after_ops = self.plan.ops.len() as u64;
-        self.plan.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
-    }
-
-    fn set(&mut self, volume: u32, name: &str, value: &str) {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        self.at(0, ControlAction::Attribute { volume, name, value });
     }
 
     /// The operation after it begins when it is over.
@@ -114,6 +103,6 @@ impl Script<'_> {
             1 if options.crashes => ControlAction::HostRestart(after),
             _ => ControlAction::Restart(after),
         };
-        self.at(rng.scale(1, 200_000), action);
+        self.plan.control(rng.scale(1, 200_000), action);
     }
 }

@@ -9,8 +9,7 @@ use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
 use super::{
-    Action, AfterStart, ClientOp, Control, ControlAction, DiskFaults, Frontend, Plan, VolumeShape,
-    Zone,
+    Action, AfterStart, ClientOp, ControlAction, DiskFaults, Frontend, Plan, VolumeShape, Zone,
 };
 use crate::disk::{Profile, Rates};
 use crate::rng::Rng;
@@ -111,21 +110,10 @@ impl Script<'_> {
         self.plan.ops.push(ClientOp { client, volume: 0, action });
     }
 
-    /// When every operation so far has begun, and a moment later.
-    fn at(&mut self, delay_us: u64, action: ControlAction) {
-        let after_ops = self.plan.ops.len() as u64;
-        self.plan.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
-    }
-
-    fn set(&mut self, name: &str, value: &str) {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        self.at(0, ControlAction::Attribute { volume: 0, name, value });
-    }
-
     /// Writeback without pacing.
     fn hurry(&mut self) {
-        self.set("writeback_percent", "0");
-        self.set("writeback_delay", "0");
+        self.plan.set(0, "writeback_percent", "0");
+        self.plan.set(0, "writeback_delay", "0");
     }
 
     /// A few blocks somewhere in the first few.
@@ -160,7 +148,7 @@ impl Script<'_> {
         let delay = self.rng.scale(1, delay_us_max);
         let after = AfterStart { check: self.rng.chance(3, 4), again: None };
         let power = self.rng.chance(3, 4);
-        self.at(
+        self.plan.control(
             delay,
             if power {
                 ControlAction::PowerFailure(after)
@@ -181,7 +169,7 @@ impl Script<'_> {
         self.plan.volumes[0].profile = self.rng.pick(&[Profile::Fast, Profile::Jitter]);
         for _ in 0..self.rounds(30) {
             let mode = self.rng.pick(&["writeback", "writethrough", "writearound"]);
-            self.set("cache_mode", mode);
+            self.plan.set(0, "cache_mode", mode);
             self.hurry();
             for _ in 0..self.rng.between(5, 40) {
                 let client = self.rng.below(2) as u32;
@@ -194,7 +182,7 @@ impl Script<'_> {
                 }
             }
             match self.rng.below(3) {
-                0 => self.at(10, ControlAction::EvictClean),
+                0 => self.plan.control(10, ControlAction::EvictClean),
                 _ => self.crash(400_000),
             }
         }
@@ -217,9 +205,9 @@ impl Script<'_> {
             self.rng.pick(&[Profile::Fast, Profile::Slow, Profile::Jitter]);
         for _ in 0..self.rounds(30) {
             let mode = self.rng.pick(&["writeback", "writeback", "writearound"]);
-            self.set("cache_mode", mode);
+            self.plan.set(0, "cache_mode", mode);
             let running = self.rng.pick(&["0", "1"]);
-            self.set("writeback_running", running);
+            self.plan.set(0, "writeback_running", running);
             self.hurry();
             let whole = self.everything();
             self.op(0, Action::Read(whole));
@@ -248,7 +236,7 @@ impl Script<'_> {
         let write = self.rng.pick(&[50_000, 100_000, 200_000]);
         self.faults(0, Rates { write, ..Rates::default() }, 200);
         for _ in 0..self.rounds(4) {
-            self.set("cache_mode", "writearound");
+            self.plan.set(0, "cache_mode", "writearound");
             let whole = self.everything();
             self.op(0, Action::Read(whole));
             self.op(0, Action::Sleep(Nanos::from_millis(300)));
@@ -281,7 +269,7 @@ impl Script<'_> {
         self.plan.volumes[0].profile = profile;
         for _ in 0..self.rounds(10) {
             // Something else is dirty, so that no write waits for the superblock of the volume.
-            self.set("writeback_running", "0");
+            self.plan.set(0, "writeback_running", "0");
             self.hurry();
             let far = SectorRange::new(Sector(SECTORS / 2), 8);
             self.op(2, Action::Write { range: far, fua: false });
@@ -297,12 +285,14 @@ impl Script<'_> {
                     _ => self.read(client, 2),
                 }
             }
-            self.set("writeback_running", "1");
+            self.plan.set(0, "writeback_running", "1");
             match self.rng.below(3) {
                 0 => self.crash(6 * long),
-                1 => self
-                    .at(3 * long, ControlAction::Restart(AfterStart { check: true, again: None })),
-                _ => self.at(3 * long, ControlAction::EvictClean),
+                1 => self.plan.control(
+                    3 * long,
+                    ControlAction::Restart(AfterStart { check: true, again: None }),
+                ),
+                _ => self.plan.control(3 * long, ControlAction::EvictClean),
             }
         }
     }
@@ -310,13 +300,13 @@ impl Script<'_> {
     fn evicted_and_written(&mut self) {
         self.plan.cache.profile = self.rng.pick(&[Profile::Slow, Profile::Jitter, Profile::Stall]);
         for _ in 0..self.rounds(12) {
-            self.set("cache_mode", "writearound");
+            self.plan.set(0, "cache_mode", "writearound");
             let whole = self.everything();
             self.op(0, Action::Read(whole));
             self.op(0, Action::Flush);
             self.op(0, Action::Sleep(Nanos::from_millis(500)));
             self.op(0, Action::Flush);
-            self.at(1, ControlAction::EvictClean);
+            self.plan.control(1, ControlAction::EvictClean);
             for _ in 0..self.rng.between(1, 6) {
                 self.write(0, 8);
             }
@@ -329,8 +319,8 @@ impl Script<'_> {
         self.plan.cache.lazy_start = self.rng.chance(1, 4);
         for _ in 0..self.rounds(12) {
             let mode = self.rng.pick(&["writeback", "writearound"]);
-            self.set("cache_mode", mode);
-            self.set("writeback_running", "0");
+            self.plan.set(0, "cache_mode", mode);
+            self.plan.set(0, "writeback_running", "0");
             let fua = self.rng.chance(1, 2);
             for _ in 0..self.rng.between(1, 4) {
                 let range = self.range(8);
@@ -342,8 +332,8 @@ impl Script<'_> {
             } else {
                 self.rng.between(95_000, 130_000)
             };
-            self.at(delay, ControlAction::HostRestart(AfterStart::default()));
-            self.set("writeback_running", "0");
+            self.plan.control(delay, ControlAction::HostRestart(AfterStart::default()));
+            self.plan.set(0, "writeback_running", "0");
             if self.rng.chance(2, 3) {
                 // The data that the first instance was still writing is read, and then it is
                 // promised.
@@ -356,7 +346,8 @@ impl Script<'_> {
             let delay = self.rng.scale(10, 40_000);
             let again =
                 self.rng.chance(1, 3).then(|| Nanos::from_micros(self.rng.scale(10, 40_000)));
-            self.at(delay, ControlAction::PowerFailure(AfterStart { check: true, again }));
+            self.plan
+                .control(delay, ControlAction::PowerFailure(AfterStart { check: true, again }));
         }
     }
 
@@ -365,7 +356,7 @@ impl Script<'_> {
             self.rng.pick(&[Profile::Fast, Profile::Jitter, Profile::Slow]);
         let mode = self.rng.pick(&["writearound", "writethrough", "none"]);
         for _ in 0..self.rounds(24) {
-            self.set("cache_mode", mode);
+            self.plan.set(0, "cache_mode", mode);
             for _ in 0..self.rng.between(6, 30) {
                 let client = self.rng.below(5) as u32;
                 match self.rng.below(10) {
@@ -390,7 +381,7 @@ impl Script<'_> {
         let volume = &mut self.plan.volumes[0];
         (volume.sectors, volume.block_sectors) = (SECTORS, 1);
         volume.profile = self.rng.pick(&[Profile::Fast, Profile::Slow]);
-        self.set("writeback_running", "0");
+        self.plan.set(0, "writeback_running", "0");
         let dirty = self.rng.between(22, 26);
         for at in 0..dirty {
             let range = SectorRange::new(Sector(at * 128), 128);
@@ -408,9 +399,9 @@ impl Script<'_> {
                 _ => self.op(client, Action::Write { range, fua: false }),
             }
             match self.rng.below(120) {
-                0 => self.set("writeback_running", "1"),
-                1 => self.set("cache_mode", "writearound"),
-                2 => self.at(1, ControlAction::CollectGarbage),
+                0 => self.plan.set(0, "writeback_running", "1"),
+                1 => self.plan.set(0, "cache_mode", "writearound"),
+                2 => self.plan.control(1, ControlAction::CollectGarbage),
                 3 => self.crash(100_000),
                 _ => {}
             }

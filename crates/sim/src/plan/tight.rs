@@ -11,7 +11,7 @@
 use ubcache_env::{Nanos, Sector, SectorRange};
 
 use super::draw::DrawOptions;
-use super::{Action, AfterStart, ClientOp, Control, ControlAction, Plan};
+use super::{Action, AfterStart, ClientOp, ControlAction, Plan};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -45,8 +45,8 @@ pub(super) fn tighten(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         value: "0".to_owned(),
     };
     let mut script = Script { plan };
-    script.at(0, off("writeback_running"));
-    script.at(0, off("sequential_cutoff"));
+    script.plan.control(0, off("writeback_running"));
+    script.plan.control(0, off("sequential_cutoff"));
     (0..KEYS).for_each(|key| script.write((key % CLIENTS) as u32, 2 * key, false));
     for _ in 0..(options.ops_max / 60).clamp(1, 6) {
         script.round(rng);
@@ -67,11 +67,6 @@ impl Script<'_> {
         self.op(client, Action::Write { range, fua });
     }
 
-    fn at(&mut self, delay_us: u64, action: ControlAction) {
-        let after_ops = self.plan.ops.len() as u64;
-        self.plan.controls.push(Control { after_ops, delay: Nanos::from_micros(delay_us), action });
-    }
-
     fn rest(&mut self, ms: u64) {
         (0..CLIENTS as u32)
             .for_each(|client| self.op(client, Action::Sleep(Nanos::from_millis(ms))));
@@ -80,7 +75,7 @@ impl Script<'_> {
     fn round(&mut self, rng: &mut Rng) {
         self.rest(500);
         // The prio chain of this promises buckets to the next start.
-        self.at(1, ControlAction::EvictClean);
+        self.plan.control(1, ControlAction::EvictClean);
         self.rest(500);
         for _ in 0..rng.between(6, 16) {
             // Keys that are there already, so that no leaf is split.
@@ -96,6 +91,6 @@ impl Script<'_> {
             true => ControlAction::PowerFailure(after),
             false => ControlAction::HostRestart(after),
         };
-        self.at(rng.scale(1_000, 80_000), action);
+        self.plan.control(rng.scale(1_000, 80_000), action);
     }
 }
