@@ -72,6 +72,13 @@ fn of_client(from: &Path, directory: &Path, files: &[&str]) -> PathBuf {
     directory.to_owned()
 }
 
+/// Serves a set with one disk over TCP, with these options.
+fn serve(io: &str, directory: &Path, options: &[&str]) -> Daemon {
+    let (cache, backings) = make_set(directory, &[16], &[]);
+    let options = [&["--nbd", "tcp:127.0.0.1:0"], options].concat();
+    Daemon::start(io, directory, &cache, &backings, &options)
+}
+
 /// The URI of the encrypted port.
 fn uri(daemon: &Daemon) -> String {
     let line = daemon.greeting.iter().find(|line| line.contains(" nbds://")).expect("an address");
@@ -81,6 +88,11 @@ fn uri(daemon: &Daemon) -> String {
 /// The address of the encrypted port.
 fn address(daemon: &Daemon) -> String {
     uri(daemon).split('/').nth(2).expect("an address").to_owned()
+}
+
+/// The number of the encrypted port.
+fn port(daemon: &Daemon) -> String {
+    address(daemon).rsplit_once(':').expect("a port").1.to_owned()
 }
 
 /// The URI with the certificates of a client.
@@ -121,10 +133,7 @@ fn clients_write_and_read_inside_tls() {
         };
         let changes = [("--key-type ed25519", kind)];
         let certificates = certificates(&directory.join("tls"), &changes);
-        let (cache, backings) = make_set(directory, &[16], &[]);
-        let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-verify-peer", "--tls-dir"];
-        let options = [&options[..], &[text(&certificates)]].concat();
-        let daemon = Daemon::start(io, directory, &cache, &backings, &options);
+        let daemon = serve(io, directory, &["--tls-verify-peer", "--tls-dir", text(&certificates)]);
         let uri = uri_for(&daemon, &certificates);
         let said = must(tool("nbdinfo").arg(&uri));
         assert!(said.contains("newstyle-fixed with TLS, using structured packets"), "{said}");
@@ -140,7 +149,7 @@ fn clients_write_and_read_inside_tls() {
             std::fs::remove_file(&copy).expect("it was written");
         }
 
-        let port = address(&daemon).rsplit_once(':').expect("a port").1.to_owned();
+        let port = port(&daemon);
         let credentials =
             format!("tls-creds-x509,id=tls0,dir={},endpoint=client", certificates.display());
         let options =
@@ -182,10 +191,8 @@ fn client_of_the_kernel_lists_exports_inside_tls() {
     let scratch = scratch();
     let directory = scratch.path();
     let ours = certificates(&directory.join("tls"), &[]);
-    let (cache, backings) = make_set(directory, &[16], &[]);
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-verify-peer", "--tls-dir", text(&ours)];
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
-    let port = address(&daemon).rsplit_once(':').expect("a port").1.to_owned();
+    let daemon = serve("pool", directory, &["--tls-verify-peer", "--tls-dir", text(&ours)]);
+    let port = port(&daemon);
     let list = |files: &[&str]| {
         let mut command = tool("nbd-client");
         command.args(["-l", "localhost", &port]).args(files).current_dir(&ours);
@@ -232,12 +239,11 @@ fn clients_that_may_not_in_are_refused_and_logged_once() {
     for (file, name) in own.iter().zip(["server-cert.pem", "server-key.pem"]) {
         std::fs::copy(ours.join(name), server.join(file)).expect("a copy");
     }
-    let (cache, backings) = make_set(directory, &[16], &[]);
     let files = ["server-cert.pem", "server-key.pem", "ca-cert.pem"].map(|name| ours.join(name));
     let [certificate, key, authority] = files.each_ref().map(|path| text(path));
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", key];
-    let options = [&options[..], &["--tls-client-ca", authority]].concat();
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
+    let options =
+        ["--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", authority];
+    let daemon = serve("pool", directory, &options);
     for (who, words) in [
         (&nobody, "the client shows no certificate, and one is required"),
         (&stranger, "the client's certificate is not signed by an authority that is accepted here"),
@@ -273,9 +279,7 @@ fn server_of_another_name_or_authority_is_refused_by_clients() {
     let elsewhere = [("dns_name = \"localhost\"\n", ""), ("ip_address = \"127.0.0.1\"\n", "")];
     let ours = certificates(&directory.join("tls"), &elsewhere);
     let strangers = certificates(&directory.join("strangers"), &[]);
-    let (cache, backings) = make_set(directory, &[16], &[]);
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-dir", text(&ours)];
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
+    let daemon = serve("pool", directory, &["--tls-dir", text(&ours)]);
     for (number, client) in [&ours, &strangers].into_iter().enumerate() {
         let refused = info(&uri_for(&daemon, client));
         assert!(!refused.status.success(), "{client:?}");
@@ -283,7 +287,7 @@ fn server_of_another_name_or_authority_is_refused_by_clients() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
-    let port = address(&daemon).rsplit_once(':').expect("a port").1.to_owned();
+    let port = port(&daemon);
     let refused = tool("qemu-img")
         .args(["info", "--object"])
         .arg(format!("tls-creds-x509,id=tls0,dir={},endpoint=client", strangers.display()))
@@ -427,9 +431,7 @@ fn garbage_silence_and_words_in_the_clear_end_their_own_connection() {
     let scratch = scratch();
     let directory = scratch.path();
     let ours = certificates(&directory.join("tls"), &[]);
-    let (cache, backings) = make_set(directory, &[16], &[]);
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-dir", text(&ours)];
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
+    let daemon = serve("pool", directory, &["--tls-dir", text(&ours)]);
     let address = address(&daemon);
     let acknowledged = |socket: &mut TcpStream| {
         let mut reply = [0; 20];
@@ -481,9 +483,7 @@ fn client_that_is_killed_is_logged_as_cut_off() {
     let scratch = scratch();
     let directory = scratch.path();
     let ours = certificates(&directory.join("tls"), &[]);
-    let (cache, backings) = make_set(directory, &[16], &[]);
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-dir", text(&ours)];
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
+    let daemon = serve("pool", directory, &["--tls-dir", text(&ours)]);
     let kill = format!(
         "
 import os
@@ -521,9 +521,7 @@ fn client_that_stops_inside_a_record_is_sent_away() {
     let scratch = scratch();
     let directory = scratch.path();
     let ours = certificates(&directory.join("tls"), &[]);
-    let (cache, backings) = make_set(directory, &[16], &[]);
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-dir", text(&ours)];
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
+    let daemon = serve("pool", directory, &["--tls-dir", text(&ours)]);
     // The Python that nbdsh runs on has TLS, and lets a record be cut.
     let script = r#"
 import socket, ssl, struct
@@ -586,9 +584,7 @@ fn certificates_are_read_again_at_a_hang_up() {
     let ours = certificates(&directory.join("tls"), &[]);
     let old = of_client(&ours, &directory.join("old"), &["ca-cert.pem"]);
     let new = certificates(&directory.join("new"), &[]);
-    let (cache, backings) = make_set(directory, &[16], &[]);
-    let options = ["--nbd", "tcp:127.0.0.1:0", "--tls-dir", text(&ours)];
-    let daemon = Daemon::start("pool", directory, &cache, &backings, &options);
+    let daemon = serve("pool", directory, &["--tls-dir", text(&ours)]);
     let hang_up = || must(tool("kill").arg("-HUP").arg(daemon.id().to_string()));
     must(tool("nbdinfo").args(["--size", &uri_for(&daemon, &old)]));
     std::fs::copy(new.join("server-key.pem"), ours.join("server-key.pem")).expect("a copy");
