@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`commands::make`] | `ubcache make`: writes superblocks |
 //! | [`commands::show`] | `ubcache show`: prints a superblock |
+//! | [`commands::list`] | `ubcache list`: which devices are of which set |
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
 //! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
 //! | [`commands::metrics`] | `ubcache metrics`: the numbers of `status` for Prometheus |
@@ -68,6 +69,7 @@ struct Cli {
 enum Command {
     Make(commands::make::Args),
     Show(commands::show::Args),
+    List(commands::list::Args),
     Serve(Box<commands::serve::Args>),
     Status(commands::status::Args),
     Metrics(commands::metrics::Args),
@@ -157,6 +159,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Status(_) => unreachable!("it has exit codes of its own"),
         Command::Make(args) => commands::make::run(&args),
         Command::Show(args) => commands::show::run(&args),
+        Command::List(args) => commands::list::run(&args),
         Command::Serve(args) => commands::serve::run(*args),
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Stop(args) => commands::control::stop(&args),

@@ -6,7 +6,7 @@
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Limit of loop devices over each other that are followed.
@@ -34,14 +34,17 @@ pub fn under_loop_in_use(path: &Path) -> Option<PathBuf> {
     None
 }
 
+/// The directory of a block device in sysfs.
+pub fn sysfs_directory(device: &Metadata) -> Option<PathBuf> {
+    let number = device.file_type().is_block_device().then(|| device.rdev())?;
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    Some(PathBuf::from(format!("/sys/dev/block/{major}:{minor}")))
+}
+
 /// The file under a loop device, or under the loop device that it is a part of.
 fn backing_file(device: &Metadata) -> Option<PathBuf> {
-    if device.rdev() == 0 {
-        return None;
-    }
-    let node =
-        format!("/sys/dev/block/{}:{}", libc::major(device.rdev()), libc::minor(device.rdev()));
-    let names = [format!("{node}/loop/backing_file"), format!("{node}/../loop/backing_file")];
+    let node = sysfs_directory(device)?;
+    let names = [node.join("loop/backing_file"), node.join("../loop/backing_file")];
     let name = names.iter().find_map(|name| std::fs::read_to_string(name).ok())?;
     Some(PathBuf::from(name.trim_end_matches('\n')))
 }
@@ -90,7 +93,6 @@ fn is_held(device: &Path) -> bool {
 
 /// Returns true if a block device takes no writes: it can be opened for writing all the same.
 pub(crate) fn is_read_only(device: &Metadata) -> bool {
-    let (major, minor) = (libc::major(device.rdev()), libc::minor(device.rdev()));
-    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"))
-        .is_ok_and(|text| text.trim() == "1")
+    let read_only = sysfs_directory(device).map(|node| std::fs::read_to_string(node.join("ro")));
+    read_only.is_some_and(|text| text.is_ok_and(|text| text.trim() == "1"))
 }

@@ -62,7 +62,7 @@ mod timers;
 mod workers;
 
 pub use activation::{ActivationError, PassedAddress, PassedSocket, passed_sockets};
-pub use claims::{loop_in_use, under_loop_in_use};
+pub use claims::{loop_in_use, sysfs_directory, under_loop_in_use};
 pub use file::HostFile;
 pub use io::IoBackend;
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};

@@ -177,6 +177,14 @@ impl PlainFile {
         let Opened { fd, is_block_device, limits, .. } = open(path, options)?;
         Ok(PlainFile { file: File::from(fd), is_block_device, limits })
     }
+
+    /// Drops a clean part from the page cache, so that the next read comes from the device: the
+    /// kernel's own drivers write past the page cache, and leave older content there.
+    pub fn forget(&self, at: u64, bytes: u64) {
+        if let (Ok(at), Ok(bytes)) = (i64::try_from(at), i64::try_from(bytes)) {
+            sys::forget_pages_of(self.file.as_raw_fd(), at, bytes);
+        }
+    }
 }
 
 /// Names the kind of a file that can't keep blocks.

@@ -273,8 +273,13 @@ pub(crate) fn fdatasync(fd: RawFd) -> i32 {
 /// `posix_fadvise(POSIX_FADV_DONTNEED)` for all of it: clean pages leave the page cache, unless a
 /// process has them mapped.
 pub(crate) fn forget_pages(fd: RawFd) {
+    forget_pages_of(fd, 0, 0);
+}
+
+/// The same for a part; length 0 means up to the end.
+pub(crate) fn forget_pages_of(fd: RawFd, at: i64, bytes: i64) {
     // SAFETY: no memory is passed; it is advice, so what becomes of it does not matter.
-    unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
+    unsafe { libc::posix_fadvise(fd, at, bytes, libc::POSIX_FADV_DONTNEED) };
 }
 
 /// `preadv2(2)`. Returns bytes or a negative errno.

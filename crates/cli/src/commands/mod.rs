@@ -14,6 +14,7 @@ pub mod detach;
 pub mod dump;
 pub mod forget_cache;
 pub mod forget_disk;
+pub mod list;
 pub mod make;
 pub mod members;
 pub mod metrics;

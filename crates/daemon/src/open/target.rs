@@ -38,26 +38,30 @@ pub struct Target {
     pub bytes: u64,
     /// Smallest unit of I/O in bytes.
     pub logical_block_bytes: u32,
-    file: File,
+    plain: PlainFile,
 }
 
 impl Target {
     /// Opens a device or file.
     pub fn open(path: &Path, access: Access) -> Result<Target, Failure> {
         let change = access == Access::Change;
-        let opened =
+        let plain =
             PlainFile::open(path, change).map_err(|error| host_open_failure(path, error))?;
-        let PlainFile { file, is_block_device, limits } = opened;
-        let bytes = size_of(&file).map_err(|error| {
+        let bytes = size_of(&plain.file).map_err(|error| {
             Failure::could_not_run(path, format_args!("can't find out its size: {error}"))
         })?;
         Ok(Target {
             path: path.to_owned(),
-            is_block_device,
+            is_block_device: plain.is_block_device,
             bytes,
-            logical_block_bytes: limits.logical_block_bytes,
-            file,
+            logical_block_bytes: plain.limits.logical_block_bytes,
+            plain,
         })
+    }
+
+    /// Drops the superblock from the page cache: the kernel's bcache writes it past that.
+    pub fn forget_superblock(&self) {
+        self.plain.forget(SUPERBLOCK_AT, SUPERBLOCK_BYTES as u64);
     }
 
     /// Size in whole sectors.
@@ -69,7 +73,7 @@ impl Target {
     pub fn read_some(&self, at: u64, into: &mut [u8]) -> Result<usize, Failure> {
         let mut done = 0;
         while done < into.len() {
-            match self.file.read_at(&mut into[done..], at + done as u64) {
+            match self.plain.file.read_at(&mut into[done..], at + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -103,7 +107,7 @@ impl Target {
 
     /// Writes all of `bytes`.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
-        self.file.write_all_at(bytes, at).map_err(|error| {
+        self.plain.file.write_all_at(bytes, at).map_err(|error| {
             Failure::refused(&self.path, format_args!("can't write byte {at}: {error}"))
         })
     }
@@ -122,7 +126,7 @@ impl Target {
 
     /// Makes what was written durable.
     pub fn sync(&self) -> Result<(), Failure> {
-        self.file.sync_all().map_err(|error| {
+        self.plain.file.sync_all().map_err(|error| {
             Failure::refused(&self.path, format_args!("can't make the writes durable: {error}"))
         })
     }

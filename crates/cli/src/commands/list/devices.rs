@@ -1,0 +1,130 @@
+//! Devices of this machine, and what their superblocks say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use ubcache_daemon::Failure;
+use ubcache_daemon::open::probe::BCACHE_MAGIC;
+use ubcache_daemon::open::superblock::{ExpectedKind, parse};
+use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Target};
+use ubcache_format::{BackingState, Superblock, Uuid};
+
+use super::Problem;
+use super::users::{Daemons, User};
+
+/// A device with a superblock.
+#[derive(Serialize, Debug)]
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    /// `block device` or `file`.
+    pub(super) kind: &'static str,
+    /// `cache` or `backing`.
+    pub(super) role: &'static str,
+    pub(super) set_uuid: Option<String>,
+    pub(super) uuid: String,
+    pub(super) label: Option<String>,
+    /// State of a backing device, or `new` or `started` of a cache device.
+    pub(super) state: &'static str,
+    /// Cache mode of a backing device.
+    pub(super) mode: Option<&'static str>,
+    pub(super) size_bytes: u64,
+    pub(super) user: Option<User>,
+    /// A device before this one that has the same UUID: the same device, or a copy of it.
+    pub(super) same_uuid_as: Option<PathBuf>,
+}
+
+impl Listed {
+    /// Returns true if the data of this disk may be in a cache.
+    pub(super) fn needs_cache(&self) -> bool {
+        self.role == "backing" && matches!(self.state, "clean" | "dirty")
+    }
+}
+
+/// All block devices with a size, and the files that daemons serve.
+pub(super) fn all(daemons: &Daemons, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    match fs::read_dir("/sys/class/block") {
+        Ok(entries) => {
+            for entry in entries.filter_map(Result::ok) {
+                match node(&entry.path()) {
+                    Ok(node) => paths.extend(node),
+                    Err(why) => problems.push(why),
+                }
+            }
+        }
+        Err(error) => {
+            let path = Path::new("/sys/class/block");
+            let why = format_args!("can't list the block devices: {error}");
+            problems.push(Problem::new(path, &Failure::refused(path, why)));
+        }
+    }
+    paths.extend(daemons.files());
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// The node of a block device, by its directory in sysfs; none if it has no content: a loop device
+/// without a file, a drive without a medium.
+fn node(sysfs: &Path) -> Result<Option<PathBuf>, Problem> {
+    let read = |name: &str| fs::read_to_string(sysfs.join(name)).unwrap_or_default();
+    if read("size").trim() == "0" {
+        return Ok(None);
+    }
+    let uevent = read("uevent");
+    let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let Some(name) = name else { return Ok(None) };
+    let node = Path::new("/dev").join(name);
+    // A read would wait until the device is resumed.
+    if read("dm/suspended").trim() == "1" {
+        let why = Failure::refused(&node, "not read: the device is suspended")
+            .advice("`dmsetup resume` ends that");
+        return Err(Problem::new(&node, &why));
+    }
+    Ok(Some(node))
+}
+
+/// A device and its superblock; nothing if it has none and need not have one. With it comes the
+/// reason why it could not be served.
+pub(super) fn look(path: &Path, named: bool) -> Result<Option<(Listed, Option<Failure>)>, Failure> {
+    let target = Target::open(path, Access::Look)?;
+    target.forget_superblock();
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    let count = target.read_some(SUPERBLOCK_AT, &mut bytes)?;
+    if bytes[24..40] != BCACHE_MAGIC && !named {
+        return Ok(None);
+    }
+    let superblock = parse(&target, &bytes[..count], ExpectedKind::Any)?;
+    let misfit = superblock.check_device(target.sectors(), target.logical_block_bytes).err();
+    let misfit = misfit
+        .map(|error| Failure::refused(path, "the superblock does not fit the device").found(error));
+    Ok(Some((listed(&target, &superblock), misfit)))
+}
+
+fn listed(target: &Target, superblock: &Superblock) -> Listed {
+    let is_cache = superblock.is_cache();
+    let state = match (is_cache, superblock.state()) {
+        (true, _) => ["new", "started"][usize::from(superblock.sync())],
+        (false, BackingState::Clean) => "clean",
+        (false, BackingState::Dirty) => "dirty",
+        (false, BackingState::Stale) => "stale",
+        (false, BackingState::None) if superblock.set_uuid == Uuid::default() => "detached",
+        (false, BackingState::None) => "not attached",
+    };
+    let label = superblock.label_str();
+    let has_set = superblock.set_uuid != Uuid::default();
+    Listed {
+        path: target.path.clone(),
+        kind: if target.is_block_device { "block device" } else { "file" },
+        role: if is_cache { "cache" } else { "backing" },
+        set_uuid: has_set.then(|| superblock.set_uuid.to_string()),
+        uuid: superblock.uuid.to_string(),
+        label: (!is_cache && !label.is_empty()).then_some(label),
+        state,
+        mode: (!is_cache).then(|| superblock.cache_mode().sysfs_word()),
+        size_bytes: target.bytes,
+        user: None,
+        same_uuid_as: None,
+    }
+}

@@ -1,0 +1,164 @@
+//! `ubcache list`: which devices belong to which set, by their superblocks.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `devices` | finding devices, and reading what they are |
+//! | `users` | the daemon or driver that has a device |
+
+mod devices;
+mod users;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use ubcache_daemon::size::show_size;
+use ubcache_daemon::{Code, Failure};
+
+use self::devices::Listed;
+use self::users::Daemons;
+use super::{complain, print, visible};
+
+/// List the devices of this machine that belong to cache sets, by their superblocks
+///
+/// Looks at all block devices with their partitions, and at the files that daemons serve; or at the
+/// devices and files that are named. Nothing is changed, and devices in use are read as well.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 a device could not be read, is damaged, or was named \
+    and is none of bcache's: the message says which; the others are listed, 2 a device that was \
+    named can't be opened.
+
+Example:
+  ubcache list
+  ubcache list cache.img disk.img --json"
+)]
+pub struct Args {
+    /// Devices or files [default: all block devices, and files that daemons serve]
+    #[arg(value_name = "DEVICE")]
+    devices: Vec<PathBuf>,
+    /// Print JSON: the devices, and those that could not be read
+    #[arg(long)]
+    json: bool,
+}
+
+/// The whole list.
+#[derive(Serialize, Debug)]
+struct Listing {
+    devices: Vec<Listed>,
+    problems: Vec<Problem>,
+}
+
+/// A device that can't be listed, or not as it is.
+#[derive(Serialize, Debug)]
+struct Problem {
+    path: PathBuf,
+    why: String,
+    #[serde(skip)]
+    code: Code,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let (daemons, mut problems) = Daemons::find();
+    let named = !args.devices.is_empty();
+    let paths = if named { args.devices.clone() } else { devices::all(&daemons, &mut problems) };
+    let mut devices: Vec<Listed> = Vec::new();
+    for path in &paths {
+        match devices::look(path, named) {
+            Ok(None) => {}
+            Ok(Some((mut device, misfit))) => {
+                device.user = daemons.user_of(path, &device);
+                let twin = devices.iter().find(|other| other.uuid == device.uuid);
+                device.same_uuid_as = twin.map(|other| other.path.clone());
+                devices.push(device);
+                problems.extend(misfit.map(|why| Problem::new(path, &why)));
+            }
+            Err(why) => problems.push(Problem::new(path, &why)),
+        }
+    }
+    let listing = Listing { devices, problems };
+    print(&if args.json { as_json(&listing) } else { as_text(&listing.devices) })?;
+    let Some(worst) = listing.problems.iter().map(|problem| problem.code).max_by_key(|c| *c as u8)
+    else {
+        return Ok(());
+    };
+    for problem in &listing.problems {
+        complain(&format!("ubcache: {}\n", problem.why));
+    }
+    Err(Failure::usage("list", "not complete, for the reasons above").with_code(if named {
+        worst
+    } else {
+        Code::Refused
+    }))
+}
+
+impl Problem {
+    fn new(path: &std::path::Path, why: &Failure) -> Problem {
+        Problem { path: path.to_owned(), why: why.to_string(), code: why.code }
+    }
+}
+
+fn as_json(listing: &Listing) -> String {
+    serde_json::to_string_pretty(listing).expect("plain data always serializes") + "\n"
+}
+
+/// The devices in sets: the cache first.
+fn as_text(devices: &[Listed]) -> String {
+    let mut sets: Vec<&str> = Vec::new();
+    for device in devices {
+        let set = device.set_uuid.as_deref().unwrap_or_default();
+        if !sets.contains(&set) {
+            sets.push(set);
+        }
+    }
+    // Devices without a set come last.
+    sets.sort_by_key(|set| set.is_empty());
+    let width = |text: fn(&Listed) -> String| {
+        devices.iter().map(|device| text(device).chars().count()).max().unwrap_or(0)
+    };
+    let (paths, states) = (width(path), width(state));
+    let mut text = String::new();
+    for set in sets {
+        let title = if set.is_empty() { "no set".to_owned() } else { format!("set {set}") };
+        let _ = writeln!(text, "{title}");
+        let of_set = devices.iter().filter(|it| it.set_uuid.as_deref().unwrap_or_default() == set);
+        let (caches, disks): (Vec<_>, Vec<_>) = of_set.partition(|device| device.role == "cache");
+        if caches.is_empty() && disks.iter().any(|disk| disk.needs_cache()) {
+            let _ = writeln!(text, "  cache    not found");
+        }
+        for device in caches.into_iter().chain(disks) {
+            let _ = write!(
+                text,
+                "  {:8} {:paths$}  {:>6}  {:states$}  uuid {}",
+                device.role,
+                path(device),
+                show_size(device.size_bytes),
+                state(device),
+                device.uuid
+            );
+            if let Some(label) = &device.label {
+                let _ = write!(text, "  label {}", visible(label));
+            }
+            if let Some(user) = &device.user {
+                let _ = write!(text, "  used by {user}");
+            }
+            if let Some(other) = &device.same_uuid_as {
+                let _ = write!(text, "  the same UUID as {}", other.display());
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn path(device: &Listed) -> String {
+    visible(&device.path.display().to_string())
+}
+
+fn state(device: &Listed) -> String {
+    match &device.mode {
+        Some(mode) => format!("{}, {mode}", device.state),
+        None => device.state.to_owned(),
+    }
+}

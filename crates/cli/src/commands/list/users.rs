@@ -1,0 +1,117 @@
+//! Users of devices: daemons, by what they report, and the kernel, by what sysfs says.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use ubcache_daemon::control::{denied, find_sockets};
+use ubcache_daemon::served::report::SetReport;
+use ubcache_host::sysfs_directory;
+
+use super::super::choose::report;
+use super::Problem;
+use super::devices::Listed;
+
+/// Something that has a device open.
+#[derive(Serialize, Debug)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(super) enum User {
+    /// A daemon.
+    Ubcache {
+        /// Its control socket.
+        control: PathBuf,
+    },
+    /// bcache in the kernel.
+    KernelBcache {
+        /// Its block device.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
+    /// Another block device above this one.
+    BlockDevice {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            User::Ubcache { control } => write!(f, "ubcache ({})", control.display()),
+            User::KernelBcache { device: Some(device) } => write!(f, "the kernel's {device}"),
+            User::KernelBcache { device: None } => write!(f, "the kernel's bcache"),
+            User::BlockDevice { name } => write!(f, "/dev/{name}"),
+        }
+    }
+}
+
+/// All daemons of this machine that answer.
+pub(super) struct Daemons(Vec<(PathBuf, Vec<SetReport>)>);
+
+impl Daemons {
+    /// Asks them; with the reasons why some could not be asked.
+    pub(super) fn find() -> (Daemons, Vec<Problem>) {
+        let sockets = find_sockets();
+        let mut problems: Vec<Problem> =
+            sockets.denied.iter().map(|path| Problem::new(path, &denied(path))).collect();
+        let mut daemons = Vec::new();
+        for socket in sockets.live {
+            match report(&socket) {
+                Ok(report) => daemons.push((socket, report.sets)),
+                Err(why) => problems.push(Problem::new(&socket, &why)),
+            }
+        }
+        (Daemons(daemons), problems)
+    }
+
+    /// Files that they serve, by absolute paths.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let sets = self.0.iter().flat_map(|(_, sets)| sets);
+        let paths = sets.flat_map(|set| paths(set).map(|(path, _)| PathBuf::from(path)));
+        paths.filter(|path| path.is_absolute() && path.is_file())
+    }
+
+    /// User of a device.
+    pub(super) fn user_of(&self, path: &Path, device: &Listed) -> Option<User> {
+        let metadata = fs::metadata(path).ok()?;
+        let has = |set: &SetReport| {
+            paths(set).any(|(served, uuid)| match Path::new(served) {
+                served if served.is_absolute() => {
+                    fs::metadata(served).is_ok_and(|served| is_same(&metadata, &served))
+                }
+                // Relative to a directory that only the daemon knows.
+                _ => uuid == device.uuid || uuid == set.uuid && device.role == "cache",
+            })
+        };
+        let daemon = self.0.iter().find(|(_, sets)| sets.iter().any(has));
+        daemon
+            .map(|(socket, _)| User::Ubcache { control: socket.clone() })
+            .or_else(|| kernel_user(&metadata))
+    }
+}
+
+/// Paths of the devices of a set, with their UUIDs; the cache has that of the set.
+fn paths(set: &SetReport) -> impl Iterator<Item = (&str, &str)> {
+    let disks = set.volumes.iter().map(|it| (it.backing.path.as_str(), it.uuid.as_str()));
+    std::iter::once((set.cache.path.as_str(), set.uuid.as_str())).chain(disks)
+}
+
+fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    let both_devices = a.file_type().is_block_device() && b.file_type().is_block_device();
+    (a.dev(), a.ino()) == (b.dev(), b.ino()) || both_devices && a.rdev() == b.rdev()
+}
+
+/// Driver or block device that has a device, by sysfs.
+fn kernel_user(metadata: &Metadata) -> Option<User> {
+    let sysfs = sysfs_directory(metadata)?;
+    if sysfs.join("bcache").is_dir() {
+        let above = fs::read_link(sysfs.join("bcache/dev")).ok();
+        let device = above.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        return Some(User::KernelBcache { device });
+    }
+    let mut holders = fs::read_dir(sysfs.join("holders")).ok()?;
+    let holder = holders.find_map(Result::ok)?;
+    Some(User::BlockDevice { name: holder.file_name().to_string_lossy().into_owned() })
+}
