@@ -11,9 +11,10 @@ use std::process::Output;
 
 use support::devices::{Fragile, filtered};
 use support::{
-    Daemon, each_io, have, make_set, must, scratch, skipped, sparse, text, tool, ubcache,
+    Daemon, Guard, each_io, have, make_set, must, scratch, skipped, sparse, text, tool, ubcache,
 };
 use ubcache_cli::nbd_client::Client;
+use ubcache_daemon::control::{ControlRequest, ask};
 
 const PIECE: usize = 64 << 10;
 /// Dirty data stays dirty.
@@ -53,6 +54,43 @@ fn one_more(directory: &Path, name: &str) -> PathBuf {
     sparse(&disk, 16 << 20);
     must(ubcache().args(["make", "-B"]).arg(&disk));
     disk
+}
+
+/// The thread of the set opened the disk itself: until that was done, nobody else was served.
+#[test]
+fn clients_are_served_while_a_slow_disk_is_opened() {
+    let test = "clients_are_served_while_a_slow_disk_is_opened";
+    if !have(test, &["nbdkit", "nbdfuse", "fusermount3"]) {
+        return;
+    }
+    each_io(test, |io, directory| {
+        let (cache, disks) = make_set(directory, &[16], &[]);
+        let more = one_more(directory, "more.img");
+        let Some((_mount, [fuse, _server], slow)) = filtered(directory, &more, "delay", &[]) else {
+            return skipped(test, "nbdfuse can't mount here (no /dev/fuse?)");
+        };
+        let daemon = Daemon::start(io, directory, &cache, &disks, &[]);
+        write(&daemon, "disk0.img", 1);
+        // If nobody else is served, the reads below end when the disk goes on, and it is open.
+        let goes_on = format!("kill -STOP {0}; sleep 20; kill -CONT {0}", fuse.0.id());
+        let _goes_on = Guard(tool("sh").args(["-c", &goes_on]).spawn().expect("a shell"));
+        let stopped = format!("/proc/{}/stat", fuse.0.id());
+        while !std::fs::read_to_string(&stopped).expect("it runs").contains(") T ") {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // Not by the command, which looks at the disk itself.
+        let control = daemon.control.clone();
+        let request = ControlRequest::Add { backing: slow.clone(), name: Some("slow".into()) };
+        let add = std::thread::spawn(move || ask(&control, &request));
+        for _ in 0..30 {
+            holds(&daemon, "disk0.img", 1);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(!add.is_finished(), "the disk is open");
+        must(tool("kill").args(["-CONT", &fuse.0.id().to_string()]));
+        add.join().expect("a thread").expect("it is added");
+        holds(&daemon, "slow", 0);
+    });
 }
 
 /// A ninth disk stopped the other eight: the daemon had to be started again with it.

@@ -62,12 +62,37 @@ impl HostFile {
         options: OpenOptions,
     ) -> Result<HostFile, OpenError> {
         let path = path.as_ref();
-        let Opened { fd, is_block_device, direct, limits, alignment } = open(path, options)?;
+        Ok(HostFile::new(env, path.to_owned(), open(path, options)?))
+    }
+
+    /// [`HostFile::open`] on a worker thread, so that a device that takes its time (a network file
+    /// system, a disk that spins up) keeps nobody else from being served.
+    pub async fn open_aside(
+        env: &HostEnv,
+        path: &Path,
+        options: OpenOptions,
+    ) -> Result<HostFile, OpenError> {
+        let opened = env.blocking({
+            let path = path.to_owned();
+            move || open(&path, options)
+        });
+        match opened.await {
+            Some(opened) => Ok(HostFile::new(env, path.to_owned(), opened?)),
+            None => Err(OpenError::Os {
+                path: path.to_owned(),
+                doing: "opening it",
+                source: std::io::Error::from_raw_os_error(libc::ESHUTDOWN),
+            }),
+        }
+    }
+
+    fn new(env: &HostEnv, path: PathBuf, opened: Opened) -> HostFile {
+        let Opened { fd, is_block_device, direct, limits, alignment } = opened;
         let copied = !direct || sys::is_in_memory(&fd);
-        Ok(HostFile {
+        HostFile {
             env: env.clone(),
             fd: Rc::new(fd),
-            path: path.to_owned(),
+            path,
             is_block_device,
             limits,
             alignment,
@@ -82,7 +107,7 @@ impl HostFile {
             copied,
             untold: Cell::new(false),
             lost: Rc::default(),
-        })
+        }
     }
 
     /// The name it was opened by.

@@ -13,8 +13,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -294,6 +294,22 @@ impl HostEnv {
         call: impl FnOnce() -> i32 + Send + 'static,
     ) -> Outcome {
         self.core.submit(IoRequest::Call { call: Some(Box::new(call)) }).await.1
+    }
+
+    /// Runs `call`, which may block, on a worker thread. None: the host is shutting down. If the
+    /// future is dropped, the call still runs, and its result is dropped with it.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let result = Arc::new(Mutex::new(None));
+        let put = result.clone();
+        let ran = self.run_blocking(move || {
+            *put.lock().unwrap_or_else(PoisonError::into_inner) = Some(call());
+            0
+        });
+        ran.await.ok()?;
+        result.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Volumes that come and go while others are served, and the writing back of their dirty data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheUse, EngineError, ServedVolume};
@@ -22,12 +22,11 @@ impl<W: World> Daemon<W> {
     /// Serves one more backing device; returns the name of its export.
     pub async fn add(&self, path: &Path, given: Option<&str>) -> Result<String, String> {
         let _one = self.change_membership().await?;
-        let real = |path: &Path| std::fs::canonicalize(path).ok();
         let volumes = self.volumes();
-        let same =
-            |served: &&Rc<Served<W>>| real(&served.path).is_some_and(|it| Some(it) == real(path));
-        if let Some(served) = volumes.iter().find(same) {
-            return Err(format!("{} is served already, as \"{}\"", path.display(), served.name));
+        let paths = volumes.iter().map(|served| served.path.clone());
+        if let Some(at) = self.position_of(path, paths).await {
+            let name = &volumes[at].name;
+            return Err(format!("{} is served already, as \"{name}\"", path.display()));
         }
         let opened = open_device(self.world.host(), path, self.config.page_cache).await;
         let file = opened.map_err(|failure| failure.to_string())?;
@@ -92,8 +91,26 @@ impl<W: World> Daemon<W> {
         }
         tracing::info!(export = name, path = %path.display(), "added");
         self.volumes.borrow_mut().push(Rc::new(served));
-        self.down.borrow_mut().retain(|down| real(&down.path) != real(path));
+        let down: Vec<PathBuf> = self.down.borrow().iter().map(|down| down.path.clone()).collect();
+        if let Some(at) = self.position_of(path, down.clone().into_iter()).await {
+            self.down.borrow_mut().retain(|it| it.path != down[at]);
+        }
         Ok(name)
+    }
+
+    /// The first of `paths` that leads to the same file as `path`. Links are followed on a worker
+    /// thread, as that may block.
+    async fn position_of(
+        &self,
+        path: &Path,
+        paths: impl Iterator<Item = PathBuf>,
+    ) -> Option<usize> {
+        let (path, paths) = (path.to_owned(), paths.collect::<Vec<_>>());
+        let found = self.world.host().blocking(move || {
+            let path = std::fs::canonicalize(path).ok()?;
+            paths.iter().position(|it| std::fs::canonicalize(it).is_ok_and(|it| it == path))
+        });
+        found.await.flatten()
     }
 
     /// Use of the cache by volumes that come.

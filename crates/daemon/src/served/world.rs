@@ -49,10 +49,10 @@ pub(crate) async fn open(
 ) -> Result<HostFile, Failure> {
     let options = OpenOptions { page_cache, write: true, exclusive: true };
     let end = host.now().after(DEVICE_BUSY_TIMEOUT);
-    let mut opened = HostFile::open(host, path, options);
+    let mut opened = HostFile::open_aside(host, path, options).await;
     while matches!(opened, Err(OpenError::InUse { .. })) && host.now() < end {
         host.sleep(Nanos::from_millis(20)).await;
-        opened = HostFile::open(host, path, options);
+        opened = HostFile::open_aside(host, path, options).await;
     }
     opened.map_err(|error| host_open_failure(path, error))
 }
