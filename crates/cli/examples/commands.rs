@@ -17,8 +17,8 @@ fn main() {
     let mut root = ubcache_cli::command_line();
     root.build();
     println!("{HEAD}");
-    for command in root.get_subcommands().filter(|command| is_shown(command)) {
-        println!("## `ubcache {}`\n", command.get_name());
+    for (name, command) in all_commands(&root) {
+        println!("## `ubcache {name}`\n");
         let about = command.get_long_about().or(command.get_about());
         let about = about.map(ToString::to_string).unwrap_or_default();
         let mut sentences: Vec<String> =
@@ -34,6 +34,18 @@ fn main() {
             println!();
         }
     }
+}
+
+/// All commands by their names, those of a command behind it.
+fn all_commands(root: &Command) -> Vec<(String, &Command)> {
+    let mut all = Vec::new();
+    for command in root.get_subcommands().filter(|command| is_shown(command)) {
+        all.push((command.get_name().to_owned(), command));
+        for inner in command.get_subcommands().filter(|command| is_shown(command)) {
+            all.push((format!("{} {}", command.get_name(), inner.get_name()), inner));
+        }
+    }
+    all
 }
 
 fn is_shown(command: &Command) -> bool {

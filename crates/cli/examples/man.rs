@@ -20,6 +20,15 @@ fn main() -> std::io::Result<()> {
         let name = format!("ubcache-{}", command.get_name());
         let full = command.clone().bin_name(name.replacen('-', " ", 1)).version(version);
         page(Path::new(&directory), &name, full)?;
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            let full = inner.clone().bin_name(format!(
+                "{} {}",
+                name.replacen('-', " ", 1),
+                inner.get_name()
+            ));
+            let name = format!("{name}-{}", inner.get_name());
+            page(Path::new(&directory), &name, full.version(version))?;
+        }
     }
     Ok(())
 }

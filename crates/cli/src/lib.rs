@@ -6,6 +6,8 @@
 //! | [`commands::show`] | `ubcache show`: prints a superblock |
 //! | [`commands::list`] | `ubcache list`: which devices are of which set |
 //! | [`commands::serve`] | `ubcache serve`: serves a cache set over NBD |
+//! | [`commands::daemon`] | `ubcache daemon`: serves the sets of configuration files |
+//! | [`commands::config`] | `ubcache config`: checks and shows configuration files |
 //! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
 //! | [`commands::metrics`] | `ubcache metrics`: the numbers of `status` for Prometheus |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
@@ -26,6 +28,8 @@
     reason = "the command lives in the real world, with its clock and its threads"
 )]
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -40,7 +44,7 @@ Exit codes:
   1  refused, or failed on the way: the message names the device, what was found and what to do
   2  wrong usage, or the command could not run: a path that can't be opened
   3  no daemon answers
-  5  `serve`: the set has failed, and nothing is served any more
+  5  `serve`: the set has failed, and nothing is served any more; `daemon`: a set has failed
 `status` has codes of its own: see `ubcache status --help`
 
 Environment:
@@ -71,6 +75,8 @@ enum Command {
     Show(commands::show::Args),
     List(commands::list::Args),
     Serve(Box<commands::serve::Args>),
+    Daemon(commands::daemon::Args),
+    Config(commands::config::Args),
     Status(commands::status::Args),
     Metrics(commands::metrics::Args),
     Stop(commands::control::StopArgs),
@@ -117,7 +123,7 @@ pub fn main() -> ExitCode {
         commands::complain(&format!("ubcache: {failure}\n"));
         return ExitCode::from(failure.code as u8);
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => {
             ubcache_daemon::upgrade::go_back(&error.to_string());
@@ -137,6 +143,16 @@ pub fn main() -> ExitCode {
     };
     ubcache_daemon::log::finish();
     code
+}
+
+/// The command line. A program of the name `ubcached` is `ubcache daemon`.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let named = arguments.first().map(Path::new).and_then(Path::file_name);
+    if named.is_some_and(|name| name == "ubcached") {
+        arguments.splice(..1, ["ubcache".into(), "daemon".into()]);
+    }
+    arguments
 }
 
 /// Returns true if the command line is one of `ubcache status`.
@@ -161,6 +177,8 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Show(args) => commands::show::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Serve(args) => commands::serve::run(*args),
+        Command::Daemon(args) => commands::daemon::run(&args),
+        Command::Config(args) => commands::config::run(args),
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),

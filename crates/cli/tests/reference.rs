@@ -10,15 +10,19 @@ fn every_command_and_option_is_in_the_reference() {
     let mut root = ubcache_cli::command_line();
     root.build();
     let mut missing = Vec::new();
-    for command in root.get_subcommands() {
-        if command.is_hide_set() || command.get_name() == "help" {
-            continue;
+    let shown = |command: &&clap::Command| !command.is_hide_set() && command.get_name() != "help";
+    let mut commands = Vec::new();
+    for command in root.get_subcommands().filter(shown) {
+        commands.push((command.get_name().to_owned(), command));
+        for inner in command.get_subcommands().filter(shown) {
+            commands.push((format!("{} {}", command.get_name(), inner.get_name()), inner));
         }
-        let name = command.get_name();
+    }
+    for (name, command) in commands {
         let section = text.split(&format!("\n## `ubcache {name}`\n")).nth(1);
         let section = section.map(|rest| rest.split("\n## ").next().unwrap_or(rest));
         let Some(section) = section else {
-            missing.push(name.to_owned());
+            missing.push(name);
             continue;
         };
         for option in command.get_arguments().filter(|option| !option.is_hide_set()) {

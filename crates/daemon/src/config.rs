@@ -26,6 +26,12 @@ pub struct ServeConfig {
     pub nbd: Vec<NbdAddress>,
     /// Attributes to set at the start, in order.
     pub settings: Vec<(String, String)>,
+    /// Attributes to set at the start after these, of one export each.
+    pub volume_settings: Vec<(String, Vec<(String, String)>)>,
+    /// The backing devices that were looked for in vain, by the paths that stand for them.
+    pub not_found: Vec<NotFound>,
+    /// The file that this comes from; none: a command line.
+    pub origin: Option<Origin>,
     /// Path of the control socket; if absent, `<set-uuid>.sock` in the usual directory.
     pub control: Option<PathBuf>,
     /// Serve clean disks without a cache if that is missing.
@@ -62,6 +68,34 @@ pub struct ServeConfig {
     pub drain_timeout: Nanos,
     /// The devices that are used through the kernel's page cache.
     pub page_cache: PageCache,
+}
+
+/// A backing device that is not there.
+#[derive(Clone, Debug)]
+pub struct NotFound {
+    /// The path among those of the backing devices: the text of the file.
+    pub path: PathBuf,
+    /// The reason.
+    pub why: Failure,
+    /// It may be missing.
+    pub optional: bool,
+}
+
+/// The configuration file of a set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Name of the set.
+    pub set: String,
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl ServeConfig {
+    /// The attributes of an export at the start, in order: those of all come first.
+    pub(crate) fn settings_of(&self, export: &str) -> Vec<(String, String)> {
+        let own = self.volume_settings.iter().filter(|(name, _)| name == export);
+        self.settings.iter().chain(own.flat_map(|(_, settings)| settings)).cloned().collect()
+    }
 }
 
 /// The exports whose writes are refused.

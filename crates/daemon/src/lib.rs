@@ -8,7 +8,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`config`] | configuration of `serve` |
+//! | [`config`] | configuration of a set |
+//! | [`config_file`] | configuration files |
+//! | [`supervisor`] | several sets in one process, a thread for each |
 //! | [`mod@serve`] | from start to stop: open, listen, wait, close |
 //! | [`open`] | opening of devices: superblocks, checks before any change |
 //! | [`served`] | the running set, its clients, its report |
@@ -29,6 +31,7 @@
 
 pub mod clients;
 pub mod config;
+pub mod config_file;
 pub mod control;
 pub mod failure;
 pub mod log;
@@ -36,6 +39,7 @@ pub mod open;
 pub mod serve;
 pub mod served;
 pub mod size;
+pub mod supervisor;
 pub mod tls;
 pub mod upgrade;
 

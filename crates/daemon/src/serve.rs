@@ -16,7 +16,7 @@ use ubcache_engine::{
 use ubcache_env::local::{Either, Event, Lock, first};
 use ubcache_env::{Priority, Volume};
 use ubcache_format::{BackingState, SECTOR_BYTES, Uuid};
-use ubcache_host::{HostEnv, HostFile, PassedSocket, passed_sockets, signal};
+use ubcache_host::{Host, HostEnv, HostFile, PassedSocket, passed_sockets, signal};
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
@@ -34,8 +34,9 @@ use crate::served::daemon::{Daemon, Served};
 use crate::served::events::{log_events, log_left, log_waiting_stop};
 use crate::served::handover::{report, take_up};
 use crate::served::listen::{Listeners, Places};
+use crate::served::orders::{Order, Orders};
 use crate::served::pace::Paces;
-use crate::served::systemd::Systemd;
+use crate::served::process::{Process, SharedProcess};
 use crate::served::upgrades::Upgrades;
 use crate::served::watch;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
@@ -80,7 +81,7 @@ pub fn serve_in<W: World>(
 ) -> Result<(), Failure> {
     let mut ready = Some(ready);
     loop {
-        match serve_once(config, &make_world, &mut ready)? {
+        match serve_once(config, Process::Own, &make_world, &mut ready)? {
             End::Stopped => return Ok(()),
             // If no other program can be run, this one goes on as if it had taken over.
             End::HandOver(heritage) => heritage.hand_over(),
@@ -88,15 +89,28 @@ pub fn serve_in<W: World>(
     }
 }
 
+/// [`serve`] on one of several threads of a process: until its orders say so.
+pub(crate) fn serve_beside_others(
+    config: &ServeConfig,
+    shared: SharedProcess,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), Failure> {
+    serve_once(config, Process::Shared(shared), |host| host, &mut Some(ready)).map(drop)
+}
+
 fn serve_once<W: World>(
     config: &ServeConfig,
+    mut process: Process,
     make_world: impl Fn(HostEnv) -> W,
     ready: &mut Option<impl FnOnce(&Ready)>,
 ) -> Result<End, Failure> {
-    let inherited = pending_state();
+    let inherited = pending_state().filter(|_| process.is_own());
     let adjusted = inherited.as_ref().map(|state| state.adjust(config));
     let config = adjusted.as_ref().unwrap_or(config);
-    let passed = passed_sockets().map_err(|error| Failure::usage("LISTEN_FDS", error))?;
+    let passed = match &mut process {
+        Process::Own => passed_sockets().map_err(|error| Failure::usage("LISTEN_FDS", error))?,
+        Process::Shared(shared) => std::mem::take(&mut shared.passed),
+    };
     let inherited_tcp = inherited.as_ref().and_then(inherited_tcp);
     let tls = config.tls.load(inherited_tcp.or_else(|| tcp_port(config, &passed)))?;
     let members = precheck(config)?;
@@ -104,19 +118,63 @@ fn serve_once<W: World>(
     if inherited.is_none() {
         check_names(config, &names)?;
     }
-    hold_memory(config.lock_memory)?;
+    if process.is_own() {
+        hold_memory(config.lock_memory)?;
+    }
     let host = start_io()?;
     host.set_busy_poll(config.busy_poll);
     let world = make_world(host.env());
     let io = host.backend_name();
+    let (stop, certificates) = (Rc::<Event>::default(), tls.clone());
+    match &process {
+        Process::Own => follow_signals(&host, &world, &stop, certificates)?,
+        Process::Shared(shared) => {
+            follow_orders(&world, shared.orders.clone(), stop.clone(), certificates);
+        }
+    }
+    host.block_on(async {
+        let state = inherited.as_ref();
+        let mut daemon = Box::pin(open(&world, config, &members, state)).await?;
+        daemon.shares_process = !process.is_own();
+        let daemon = Rc::new(daemon);
+        let stopping = daemon.clone();
+        world.spawn(Priority::Foreground, async move {
+            stop.wait().await;
+            stopping.stop_wanted.set();
+        });
+        let sockets = Sockets { passed, tls };
+        let result = Box::pin(run(&world, config, &daemon, &process, sockets, io, ready)).await;
+        match result {
+            Ok(end) => Ok(end),
+            Err(failure) => {
+                // Report the first failure; the set closes as well as it can.
+                let _ = daemon.stop_sets().await;
+                Err(failure)
+            }
+        }
+    })
+}
+
+/// SIGTERM and SIGINT stop the set, SIGHUP has the certificates read again.
+fn follow_signals<W: World>(
+    host: &Host,
+    world: &W,
+    stop: &Rc<Event>,
+    certificates: Option<Rc<Certificates>>,
+) -> Result<(), Failure> {
     let take_signal = |number| {
         host.signal(number).map_err(|error| {
             Failure::refused_because("signals", format_args!("can't wait for them: {error}"))
         })
     };
-    let signals = [take_signal(signal::SIGTERM)?, take_signal(signal::SIGINT)?];
+    for number in [signal::SIGTERM, signal::SIGINT] {
+        let (signal, stop) = (take_signal(number)?, stop.clone());
+        world.spawn(Priority::Foreground, async move {
+            signal.wait().await;
+            stop.set();
+        });
+    }
     let hang_up = take_signal(signal::SIGHUP)?;
-    let certificates = tls.clone();
     world.spawn(Priority::Background, async move {
         let Some(certificates) = certificates else {
             hang_up.wait().await;
@@ -130,27 +188,26 @@ fn serve_once<W: World>(
             certificates.reload();
         }
     });
-    host.block_on(async {
-        let state = inherited.as_ref();
-        let daemon = Rc::new(Box::pin(open(&world, config, &members, state)).await?);
-        for signal in signals {
-            let daemon = daemon.clone();
-            world.spawn(Priority::Foreground, async move {
-                signal.wait().await;
-                daemon.stop_wanted.set();
-            });
-        }
-        let sockets = Sockets { passed, tls };
-        let result = Box::pin(run(&world, config, &daemon, sockets, io, ready)).await;
-        match result {
-            Ok(end) => Ok(end),
-            Err(failure) => {
-                // Report the first failure; the set closes as well as it can.
-                let _ = daemon.stop_sets().await;
-                Err(failure)
+    Ok(())
+}
+
+/// Carries out the orders of other threads.
+fn follow_orders<W: World>(
+    world: &W,
+    orders: Orders,
+    stop: Rc<Event>,
+    certificates: Option<Rc<Certificates>>,
+) {
+    world.spawn(Priority::Foreground, async move {
+        loop {
+            match orders.next().await {
+                Order::Stop => stop.set(),
+                Order::ReloadCertificates => {
+                    certificates.iter().for_each(|certificates| certificates.reload());
+                }
             }
         }
-    })
+    });
 }
 
 /// Refuses options for exports that there are not.
@@ -167,7 +224,7 @@ fn check_names(config: &ServeConfig, names: &[String]) -> Result<(), Failure> {
 }
 
 /// Before any thread is started: see [`ubcache_host::memory`].
-fn hold_memory(lock: bool) -> Result<(), Failure> {
+pub(crate) fn hold_memory(lock: bool) -> Result<(), Failure> {
     if let Err(error) = ubcache_host::memory::become_io_flusher() {
         tracing::debug!(%error, "not allowed to be an I/O flusher (PR_SET_IO_FLUSHER, \
             CAP_SYS_RESOURCE)");
@@ -311,7 +368,7 @@ async fn open<W: World>(
         let lost = backing.lost();
         if no_cache.is_some() && member.superblock.state() == BackingState::Dirty {
             let why = dirty_without_cache(path, Some(&name), &member.superblock);
-            down.push(Down { path: path.clone(), name, why });
+            down.push(Down { path: path.clone(), name, why, optional: false });
             continue;
         }
         match set.attach(world.backing(backing), options).await {
@@ -328,7 +385,7 @@ async fn open<W: World>(
                     Some(known) => {
                         volume.remember(&known.remembered()).unwrap_or_else(not_kept);
                     }
-                    None => set_early(&volume, &config.settings),
+                    None => set_early(&volume, &config.settings_of(&name)),
                 }
                 let volume = Rc::new(ServedVolume::new(volume));
                 volumes.push(Rc::new(Served { name, volume, path: path.clone(), lost }));
@@ -343,7 +400,7 @@ async fn open<W: World>(
             }
             Err(error) => {
                 let why = member_failure(&members.cache_path, path, &name, &error);
-                down.push(Down { path: path.clone(), name, why });
+                down.push(Down { path: path.clone(), name, why, optional: false });
             }
         }
     }
@@ -357,8 +414,11 @@ async fn open<W: World>(
             return refuse(&set, missing.why.clone()).await;
         }
     }
-    for Down { path, name, why } in &down {
-        tracing::error!(export = name, path = %path.display(), "not served: {why:#}");
+    for Down { path, name, why, optional } in &down {
+        match optional {
+            true => tracing::info!(export = name, "not served, as it may be missing: {why:#}"),
+            false => tracing::error!(export = name, path = %path.display(), "not served: {why:#}"),
+        }
     }
     let exports = Rc::new(Exports::new());
     let has_default = inherited.is_none_or(|state| state.default_export);
@@ -385,6 +445,7 @@ async fn open<W: World>(
         commands: RefCell::default(),
         paces: Paces::default(),
         nothing_left: Cell::new(false),
+        shares_process: false,
         stop_wanted: Event::default(),
         stopped: Event::default(),
         stop_failure: RefCell::default(),
@@ -458,6 +519,7 @@ async fn run<W: World>(
     world: &W,
     config: &ServeConfig,
     daemon: &Rc<Daemon<W>>,
+    process: &Process,
     Sockets { passed, tls }: Sockets,
     io: &'static str,
     ready: &mut Option<impl FnOnce(&Ready)>,
@@ -467,12 +529,21 @@ async fn run<W: World>(
             Failure::refused(&served.path, error).advice("give it another label")
         })?;
     }
-    let mut heritage = commit();
+    let mut heritage = if process.is_own() { commit() } else { None };
     if heritage.is_none() {
         daemon
             .set_attributes(None, &config.settings)
             .await
             .map_err(|error| Failure::usage("--set", error))?;
+        for (export, settings) in &config.volume_settings {
+            if settings.is_empty() || !daemon.volumes().iter().any(|it| it.name == *export) {
+                continue;
+            }
+            daemon
+                .set_attributes(Some(export), settings)
+                .await
+                .map_err(|error| Failure::usage(format_args!("attributes of {export}"), error))?;
+        }
     }
     let control_path = control_path(config, daemon.uuid)?;
     let control = match heritage.as_mut().and_then(Heritage::take_control) {
@@ -525,7 +596,7 @@ async fn run<W: World>(
         None => ready.take().into_iter().for_each(|ready| ready(&summary)),
     }
     drop(heritage);
-    let systemd = Systemd::connect();
+    let systemd = process.systemd();
     systemd.ready();
     systemd.start_watchdog(world);
     log_events(daemon, world);
@@ -573,19 +644,24 @@ async fn run<W: World>(
 
 /// Path of the control socket.
 fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
-    if let Some(path) = &config.control {
-        return Ok(path.clone());
+    match &config.control {
+        Some(path) => Ok(path.clone()),
+        None => Ok(usable_directory()?.join(format!("{uuid}.sock"))),
     }
+}
+
+/// The directory of the control socket, made if it is not there.
+pub(crate) fn usable_directory() -> Result<PathBuf, Failure> {
     let mut why = None;
     for directory in socket_directories() {
         let made = std::fs::create_dir_all(&directory);
         let writable = made.and_then(|()| {
             // A directory that exists already may belong to another user.
-            let probe = directory.join(format!(".{}", std::process::id()));
+            let probe = directory.join(format!(".{}", probe_number()));
             std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe))
         });
         match writable {
-            Ok(()) => return Ok(directory.join(format!("{uuid}.sock"))),
+            Ok(()) => return Ok(directory),
             Err(error) => {
                 why = Some(Failure::could_not_run(
                     &directory,
@@ -599,6 +675,13 @@ fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, Failure> {
             Failure::usage("--control", "no default directory for the control socket exists")
         })
         .advice("give a path with --control PATH"))
+}
+
+/// A number that no other thread of this machine has at this time.
+fn probe_number() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Choices of the command line for disks that are not of one run with the cache.

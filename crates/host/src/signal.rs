@@ -82,6 +82,31 @@ impl Signal {
     }
 }
 
+/// Signals that a thread without a reactor waits for.
+#[derive(Debug)]
+pub struct Deliveries(Vec<(i32, OwnedFd)>);
+
+impl Deliveries {
+    /// From now on these signals do not end the process but can be waited for.
+    pub fn of(signals: &[i32]) -> io::Result<Deliveries> {
+        let fds = signals.iter().map(|signal| Ok((*signal, event_fd(*signal)?)));
+        Ok(Deliveries(fds.collect::<io::Result<_>>()?))
+    }
+
+    /// Blocks until one is delivered.
+    pub fn next(&self) -> io::Result<i32> {
+        loop {
+            for (signal, fd) in &self.0 {
+                if sys::eventfd_take(fd.as_raw_fd()) > 0 {
+                    return Ok(*signal);
+                }
+            }
+            let fds: Vec<RawFd> = self.0.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+            sys::wait_readable(&fds)?;
+        }
+    }
+}
+
 impl Host {
     /// From now on `signal` does not end the process but can be waited for.
     pub fn signal(&self, signal: i32) -> io::Result<Signal> {

@@ -603,6 +603,17 @@ pub(crate) fn poll_now(fd: RawFd, events: u32) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
+/// Waits until one of the descriptors can be read, or a signal was handled.
+pub(crate) fn wait_readable(fds: &[RawFd]) -> io::Result<()> {
+    let poll = |fd: &RawFd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 };
+    let mut polls: Vec<libc::pollfd> = fds.iter().map(poll).collect();
+    // SAFETY: the pollfds live through the call.
+    match check(unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, -1) }) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
 // ---------------------------------------------------------------------------- signals
 
 /// Installs a handler for a signal, with SA_RESTART.

@@ -1,11 +1,13 @@
 //! `ubcache stop`, `set`, `get`, `gc`: talk to a running `ubcache serve`.
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
+use ubcache_daemon::config_file::save::{replace_file, with_attributes};
 use ubcache_daemon::control::{ControlRequest, ask};
 
-use super::choose::Daemon;
+use super::choose::{Daemon, report};
 use super::{print, visible};
 
 /// Stop a daemon cleanly: dirty data stays in the cache, safe
@@ -29,6 +31,9 @@ pub struct SetArgs {
     /// Only this export [default: all]
     #[arg(long, value_name = "EXPORT")]
     volume: Option<String>,
+    /// Write the values into the configuration file of the set as well, for its next start
+    #[arg(long)]
+    save: bool,
     /// Attributes and their new values
     #[arg(required = true, value_name = "NAME=VALUE")]
     assignments: Vec<String>,
@@ -87,6 +92,9 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     let socket = args.daemon.one()?;
     let volume = args.volume.clone();
+    // Before anything is set: what can't be saved is not set either.
+    let saved =
+        if args.save { Some(saved_file(&socket, volume.as_deref(), &pairs)?) } else { None };
     let request = match pairs.as_slice() {
         [(name, value)] => {
             ControlRequest::Set { name: (*name).into(), value: (*value).into(), volume }
@@ -97,10 +105,35 @@ pub fn set(args: &SetArgs) -> Result<(), Failure> {
         }
     };
     ask(&socket, &request)?;
+    if let Some((file, text)) = saved {
+        replace_file(&file, &text)?;
+    }
     if args.json {
         print("{\"set\": true}\n")?;
     }
     Ok(())
+}
+
+/// The configuration file of the set, and its text with new values of attributes.
+fn saved_file(
+    socket: &Path,
+    volume: Option<&str>,
+    pairs: &[(&str, &str)],
+) -> Result<(PathBuf, String), Failure> {
+    let report = report(socket)?;
+    let set = report.sets.first().filter(|set| !set.file.is_empty()).ok_or_else(|| {
+        Failure::refused_because("--save", "the set has no configuration file")
+            .found("a daemon with options on its command line (`ubcache serve`)")
+            .expected("a daemon with configuration files (`ubcache daemon`)")
+            .advice("leave out --save; change the command line, if the value is to stay")
+    })?;
+    let file = PathBuf::from(&set.file);
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| Failure::could_not_run(&file, format_args!("can't be read: {error}")))?;
+    let settings: Vec<(String, String)> =
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let text = with_attributes(&file, &text, volume, &settings)?;
+    Ok((file, text))
 }
 
 /// `ubcache get`.

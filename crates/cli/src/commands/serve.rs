@@ -1,6 +1,6 @@
 //! `ubcache serve`: serves a cache set over NBD, in the foreground, until a stop is requested.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ubcache_daemon::clients::{above_zero, split_limit};
@@ -158,13 +158,24 @@ pub struct Args {
 
 /// Form of the log.
 #[derive(Copy, Clone, Debug, clap::ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     /// A line of text for each event
     Text,
     /// A JSON object for each event
     Json,
     /// systemd's journal
     Journald,
+}
+
+impl LogFormat {
+    /// The form, with the socket of the journal.
+    pub(super) fn form(self, journal: &Path) -> log::Format {
+        match self {
+            LogFormat::Text => log::Format::Text,
+            LogFormat::Json => log::Format::Json,
+            LogFormat::Journald => log::Format::Journald(journal.to_owned()),
+        }
+    }
 }
 
 /// When the page cache is used.
@@ -230,11 +241,7 @@ type ExportLimits = Vec<(Option<String>, Rates)>;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
-    log::start(&match args.log_format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
-        LogFormat::Journald => log::Format::Journald(args.journal_socket.clone()),
-    })?;
+    log::start(&args.log_format.form(&args.journal_socket))?;
     let delay = args.demo_delay;
     let config = args.into_config()?;
     // Clients are served even if standard output is closed.
@@ -310,11 +317,23 @@ impl Args {
                 Some(When::Needed) => PageCache::Needed,
                 Some(When::Always) => PageCache::Always,
             },
+            ..ServeConfig::default()
         })
     }
 }
 
 fn greeting(ready: &Ready) -> String {
+    exports(ready)
+        + &format!(
+            "ready: set {}, control socket {}, I/O by {}\n",
+            ready.set,
+            ready.control.display(),
+            ready.io
+        )
+}
+
+/// The exports of a set, and the disks that are not served, a line each.
+pub(super) fn exports(ready: &Ready) -> String {
     let mut text = String::new();
     for (name, bytes, uris) in &ready.exports {
         for uri in uris {
@@ -324,10 +343,5 @@ fn greeting(ready: &Ready) -> String {
     for (name, path) in &ready.down {
         text.push_str(&format!("down {name} {}\n", path.display()));
     }
-    text + &format!(
-        "ready: set {}, control socket {}, I/O by {}\n",
-        ready.set,
-        ready.control.display(),
-        ready.io
-    )
+    text
 }

@@ -13,6 +13,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::plain::plain;
 
+/// Begin of the names of threads with a set each; its name follows.
+pub const THREAD_OF_SET: &str = "set ";
+
 /// Formats events for the journal. Fields of an event are called `UBCACHE_NAME`.
 pub struct Journald;
 
@@ -36,6 +39,10 @@ where
         };
         let mut entry = Entry::default();
         event.record(&mut entry);
+        let thread = std::thread::current();
+        if let Some(set) = thread.name().and_then(|name| name.strip_prefix(THREAD_OF_SET)) {
+            entry.add_named("set_name", set);
+        }
         // A reader of the journal sees the message only.
         writeln!(writer, "MESSAGE={}{}", entry.message, entry.summary)?;
         writeln!(writer, "PRIORITY={priority}\nSYSLOG_IDENTIFIER=ubcache")?;
@@ -72,6 +79,15 @@ impl Entry {
             self.message = value.into_owned();
             return;
         }
+        self.put(name, &value);
+    }
+
+    /// A field that is not one of the event.
+    fn add_named(&mut self, name: &str, value: &str) {
+        self.put(name, &plain(value, false));
+    }
+
+    fn put(&mut self, name: &str, value: &str) {
         let _ = write!(self.summary, " {name}={value}");
         let upper: String = name
             .chars()

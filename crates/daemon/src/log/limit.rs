@@ -15,6 +15,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::journald::THREAD_OF_SET;
+
 /// Target of lines that are never suppressed: changes of the state of a set, a volume or a device.
 /// No client can provoke one of them at will.
 pub const STATE: &str = "ubcache::state";
@@ -27,8 +29,11 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 /// See the module. Clones share their counts.
 #[derive(Clone, Default)]
 pub struct Limit {
-    places: Arc<Mutex<BTreeMap<usize, Place>>>,
+    places: Arc<Mutex<BTreeMap<Source, Place>>>,
 }
+
+/// A place of the code, and the set for which it logs: one set does not silence another.
+type Source = (usize, Option<String>);
 
 struct Place {
     /// Begin of the window.
@@ -50,7 +55,7 @@ pub struct Suppressed {
 
 impl Limit {
     /// Counts a line; false: it is one too many.
-    fn admits(&self, place: usize, now: Instant, message: impl FnOnce() -> String) -> bool {
+    fn admits(&self, place: Source, now: Instant, message: impl FnOnce() -> String) -> bool {
         let mut places = self.places();
         let place = places.entry(place).or_insert_with(|| Place {
             since: now,
@@ -94,7 +99,7 @@ impl Limit {
         waiting.map(|place| WINDOW.saturating_sub(now.duration_since(place.since))).min()
     }
 
-    fn places(&self) -> MutexGuard<'_, BTreeMap<usize, Place>> {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<Source, Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,7 +122,9 @@ impl<S: Subscriber> Layer<S> for Limit {
             event.record(&mut message);
             message.0
         };
-        self.admits(number(&metadata.callsite()), Instant::now(), message)
+        let thread = std::thread::current();
+        let set = thread.name().filter(|name| name.starts_with(THREAD_OF_SET)).map(str::to_owned);
+        self.admits((number(&metadata.callsite()), set), Instant::now(), message)
     }
 }
 
@@ -139,9 +146,11 @@ mod tests {
     #[test]
     fn thirty_lines_a_minute_of_one_place_are_logged_and_the_others_counted() {
         let (limit, start) = (Limit::default(), Instant::now());
-        let line = |place, now| limit.admits(place, now, || format!("line {place}"));
+        let line = |place, now| limit.admits((place, None), now, || format!("line {place}"));
         assert_eq!((0..100).filter(|_| line(1, start)).count(), 30);
         assert!(line(2, start), "each place has a limit of its own");
+        let of_set = (1, Some("set fast".to_owned()));
+        assert!(limit.admits(of_set, start, String::new), "and each set");
         assert!(limit.take(start, false).is_empty(), "the minute is not over");
         assert_eq!(limit.next(start), Some(WINDOW));
         let later = start + WINDOW;
@@ -157,7 +166,7 @@ mod tests {
     fn rare_lines_are_never_suppressed() {
         let (limit, mut now) = (Limit::default(), Instant::now());
         for _ in 0..100 {
-            assert!(limit.admits(1, now, String::new));
+            assert!(limit.admits((1, None), now, String::new));
             now += WINDOW / 10;
         }
     }

@@ -29,6 +29,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::journald::Journald;
+pub use self::journald::THREAD_OF_SET;
 use self::limit::Limit;
 pub use self::limit::STATE;
 use self::writer::{Sink, Writer};

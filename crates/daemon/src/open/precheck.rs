@@ -43,6 +43,8 @@ pub struct Down {
     pub name: String,
     /// The reason.
     pub why: Failure,
+    /// It may be missing, and is.
+    pub optional: bool,
 }
 
 impl Down {
@@ -50,7 +52,7 @@ impl Down {
     pub fn new(path: &Path, given: Option<&str>, why: Failure) -> Down {
         let file = || path.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = given.map(str::to_owned).or_else(file).unwrap_or_else(|| "disk".to_owned());
-        Down { path: path.to_owned(), name, why }
+        Down { path: path.to_owned(), name, why, optional: false }
     }
 }
 
@@ -88,6 +90,11 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
     let mut down = Vec::new();
     let names = config.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
     for (path, given) in config.backings.iter().zip(names) {
+        if let Some(missing) = config.not_found.iter().find(|missing| missing.path == *path) {
+            let optional = missing.optional;
+            down.push(Down { optional, ..Down::new(path, given, missing.why.clone()) });
+            continue;
+        }
         let found = look(path, ExpectedKind::Backing).and_then(|(_, superblock)| {
             match &cache {
                 Ok(cache) => check_member(&cache_path, cache, (path, given), &superblock)?,

@@ -53,6 +53,8 @@ pub struct Daemon<W: World> {
     pub(crate) paces: Paces,
     /// The set has failed, no volume is whole, and no client is connected.
     pub(crate) nothing_left: Cell<bool>,
+    /// Other sets are served by the same process.
+    pub(crate) shares_process: bool,
     /// Set when a signal or a client requests the end of the daemon.
     pub stop_wanted: Event,
     /// Set when the devices are closed.
@@ -309,7 +311,10 @@ impl<W: World> Daemon<W> {
             dirty_bytes: absent.dirty_bytes,
         });
         let held = self.set().held();
+        let origin = self.config.origin.as_ref();
         let mut set = SetReport {
+            name: origin.map(|origin| origin.set.clone()).unwrap_or_default(),
+            file: origin.map(|it| it.file.display().to_string()).unwrap_or_default(),
             uuid: if no_cache.is_some() { self.uuid } else { status.uuid }.to_string(),
             health: String::new(),
             warnings: Vec::new(),

@@ -85,6 +85,14 @@ impl<W: World> Daemon<W> {
 
     /// An error if the set is in a state with which another program can't go on.
     fn may_hand_over(&self) -> Result<(), String> {
+        if self.shares_process {
+            return Err(
+                "this daemon may serve several sets (`ubcache daemon`), and is not upgraded while \
+                 clients are connected; clients that connect again by themselves go on after a \
+                 restart: systemctl restart ubcached"
+                    .to_owned(),
+            );
+        }
         if let Some(why) = self.set().status().failed {
             return Err(format!(
                 "the set has failed ({why}), and what its volumes have is only in this process; \

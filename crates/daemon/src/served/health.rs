@@ -58,7 +58,7 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
     for volume in &set.volumes {
         found.extend(warnings_of_volume(set, volume));
     }
-    for down in &set.down {
+    for down in set.down.iter().filter(|down| !down.optional) {
         let text = format!(
             "{name} ({path}) is not served: {}\nwhen that is mended: ubcache add -B {name}={path}",
             down.why,

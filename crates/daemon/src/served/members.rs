@@ -85,9 +85,9 @@ impl<W: World> Daemon<W> {
             let _ = self.set().release(&served.now(), false).await;
             return Err(error);
         }
-        for (attribute, value) in &self.config.settings {
+        for (attribute, value) in self.config.settings_of(&name) {
             // Those of the set are set already.
-            let _ = served.now().set_attribute(attribute, value);
+            let _ = served.now().set_attribute(&attribute, &value);
         }
         tracing::info!(export = name, path = %path.display(), "added");
         self.volumes.borrow_mut().push(Rc::new(served));

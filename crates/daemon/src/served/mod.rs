@@ -15,6 +15,8 @@
 //! | [`metrics`] | the numbers of the report for Prometheus |
 //! | [`pace`] | speed of writeback |
 //! | `members` | volumes that come and go |
+//! | [`orders`] | orders from other threads of the process |
+//! | [`process`] | the process of a set, its own or shared |
 //! | [`report`] | the object of `status --json` |
 //! | [`systemd`] | messages to systemd |
 //! | `upgrades` | requests for an upgrade |
@@ -33,7 +35,9 @@ pub mod health;
 pub mod listen;
 mod members;
 pub mod metrics;
+pub mod orders;
 pub mod pace;
+pub mod process;
 pub mod report;
 pub mod systemd;
 pub(crate) mod upgrades;

@@ -18,6 +18,12 @@ pub struct Report {
 pub struct SetReport {
     /// The set's UUID.
     pub uuid: String,
+    /// Its name: that of its configuration file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its configuration file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub file: String,
     /// `running`, or why not.
     pub state: String,
     /// `healthy`, `degraded` or `failed`.
@@ -90,12 +96,20 @@ pub struct DownReport {
     pub path: String,
     /// The reason, in several lines.
     pub why: String,
+    /// It may be missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 impl From<&Down> for DownReport {
     fn from(down: &Down) -> DownReport {
         let path = down.path.display().to_string();
-        DownReport { name: down.name.clone(), path, why: down.why.to_string() }
+        DownReport {
+            name: down.name.clone(),
+            path,
+            why: down.why.to_string(),
+            optional: down.optional,
+        }
     }
 }
 

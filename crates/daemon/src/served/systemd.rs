@@ -3,7 +3,8 @@
 //! They are sent by a thread of their own: a service manager that does not read them stops no
 //! volume. The watchdog's messages come from the thread of the set, so they end when it hangs.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::rc::Rc;
+use std::sync::mpsc::sync_channel;
 
 use sd_notify::NotifyState;
 use ubcache_env::{Nanos, Priority};
@@ -15,16 +16,22 @@ const QUEUE: usize = 16;
 /// Stack of the thread.
 const STACK_BYTES: usize = 128 << 10;
 
-enum Message {
+/// A message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Clients can connect.
     Ready,
+    /// A line for people.
     Status(String),
+    /// The sender is alive.
     Watchdog,
+    /// A stop has begun.
     Stopping,
 }
 
 /// A connection to the service manager; without one, nothing is sent.
 #[derive(Clone)]
-pub struct Systemd(Option<SyncSender<Message>>);
+pub struct Systemd(Option<Rc<dyn Fn(Message)>>);
 
 impl Systemd {
     /// Connects, if the environment says where (`NOTIFY_SOCKET`).
@@ -38,12 +45,18 @@ impl Systemd {
             .stack_size(STACK_BYTES)
             .spawn(move || messages.iter().for_each(|message| send(&message)));
         match started {
-            Ok(_) => Systemd(Some(sender)),
+            // A manager that does not read gets no more messages than find room.
+            Ok(_) => Systemd::by(Rc::new(move |message| drop(sender.try_send(message)))),
             Err(error) => {
                 tracing::warn!(%error, "can't start a thread for messages to systemd");
                 Systemd(None)
             }
         }
+    }
+
+    /// A connection by way of others.
+    pub fn by(send: Rc<dyn Fn(Message)>) -> Systemd {
+        Systemd(Some(send))
     }
 
     /// Clients can connect.
@@ -76,10 +89,10 @@ impl Systemd {
         });
     }
 
-    fn send(&self, message: Message) {
-        if let Some(sender) = &self.0 {
-            // A manager that does not read gets no more messages than find room.
-            let _ = sender.try_send(message);
+    /// Sends a message.
+    pub fn send(&self, message: Message) {
+        if let Some(send) = &self.0 {
+            send(message);
         }
     }
 }

@@ -1,0 +1,138 @@
+//! Devices of this machine by path, or by UUID or label of their superblocks.
+
+use std::path::{Path, PathBuf};
+
+use ubcache_format::{Superblock, Uuid};
+
+use crate::failure::Failure;
+use crate::open::superblock::{ExpectedKind, parse};
+use crate::open::target::{Access, Target};
+
+/// Directories whose files are looked at instead of this machine's block devices.
+pub const VARIABLE: &str = "UBCACHE_DEVICES";
+
+/// Block devices that are not looked at: the first may be one of ours, the others have no disks.
+const LEFT_OUT: [&str; 5] = ["nbd", "ram", "zram", "sr", "fd"];
+
+/// A device with a superblock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its path.
+    pub path: PathBuf,
+    /// UUID of the device.
+    pub uuid: Uuid,
+    /// UUID of its set.
+    pub set_uuid: Uuid,
+    /// Its label.
+    pub label: String,
+    /// True for a cache device.
+    pub is_cache: bool,
+}
+
+/// The devices of this machine at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
+    devices: Vec<Found>,
+}
+
+/// Use of a device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// The cache of a set, also by the UUID of the set.
+    Cache,
+    /// A backing device.
+    Backing,
+}
+
+impl Lookup {
+    /// Looks at all block devices, or at the files of the directories in `UBCACHE_DEVICES`.
+    pub fn now() -> Lookup {
+        let paths = match std::env::var_os(VARIABLE) {
+            Some(directories) => std::env::split_paths(&directories)
+                .flat_map(|directory| entries(&directory))
+                .filter(|path| path.is_file())
+                .collect(),
+            None => block_devices(),
+        };
+        Lookup { devices: paths.iter().filter_map(|path| look_at(path)).collect() }
+    }
+
+    /// All devices with superblocks.
+    pub fn devices(&self) -> &[Found] {
+        &self.devices
+    }
+
+    /// The path of a device that a file names.
+    pub fn find(&self, text: &str, wanted: Use) -> Result<PathBuf, Failure> {
+        let is_it: &dyn Fn(&Found) -> bool = match text.split_once('=') {
+            Some(("UUID", uuid)) => &move |found: &Found| {
+                let is = |it: Uuid| it.to_string().eq_ignore_ascii_case(uuid);
+                is(found.uuid) || wanted == Use::Cache && is(found.set_uuid)
+            },
+            Some(("LABEL", label)) => &move |found: &Found| found.label == label,
+            _ => {
+                let path = PathBuf::from(text);
+                return match path.try_exists() {
+                    Ok(false) => Err(Failure::could_not_run(&path, "there is no such device")),
+                    // Any other fault of it shows when it is opened.
+                    _ => Ok(path),
+                };
+            }
+        };
+        let fits = |found: &&Found| found.is_cache == (wanted == Use::Cache) && is_it(found);
+        let fitting: Vec<&Found> = self.devices.iter().filter(fits).collect();
+        let kind = if wanted == Use::Cache { "cache" } else { "backing" };
+        match fitting.as_slice() {
+            [found] => Ok(found.path.clone()),
+            [] => Err(Failure::could_not_run(
+                Path::new(text),
+                format_args!("no {kind} device of this machine has it in its superblock"),
+            )
+            .advice("`ubcache show DEVICE` prints what a device has")),
+            several => {
+                let paths: Vec<String> =
+                    several.iter().map(|found| found.path.display().to_string()).collect();
+                Err(Failure::refused(Path::new(text), "more than one device has it")
+                    .found(paths.join(", "))
+                    .expected("one device: copies of a device can't be told apart")
+                    .advice("name the device by its path"))
+            }
+        }
+    }
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn block_devices() -> Vec<PathBuf> {
+    let is_disk = |name: &Path| {
+        let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        !LEFT_OUT.iter().any(|left_out| {
+            name.strip_prefix(left_out)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
+    };
+    let has_bytes = |node: &Path| {
+        std::fs::read_to_string(node.join("size")).is_ok_and(|size| size.trim() != "0")
+    };
+    let nodes = entries(Path::new("/sys/class/block"));
+    let nodes = nodes.iter().filter(|node| is_disk(node) && has_bytes(node));
+    nodes.map(|node| Path::new("/dev").join(node.file_name().unwrap_or_default())).collect()
+}
+
+pub(super) fn look_at(path: &Path) -> Option<Found> {
+    let target = Target::open(path, Access::Look).ok()?;
+    let bytes = target.read_superblock_bytes().ok()?;
+    let superblock: Superblock = parse(&target, &bytes, ExpectedKind::Any).ok()?;
+    Some(Found {
+        path: path.to_owned(),
+        uuid: superblock.uuid,
+        set_uuid: superblock.set_uuid,
+        label: superblock.label_str(),
+        is_cache: superblock.is_cache(),
+    })
+}
