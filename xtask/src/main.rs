@@ -46,6 +46,11 @@ const NEEDED: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
     ("promtool", "prometheus"),
     ("codespell", "codespell"),
+    ("debootstrap", "debootstrap"),
+    ("systemd-nspawn", "systemd-container"),
+    ("systemd-analyze", "systemd"),
+    ("lintian", "lintian"),
+    ("mandoc", "mandoc"),
 ];
 
 /// A program that tests call and Debian does not have: its crate, and the version.

@@ -8,7 +8,7 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::open::superblock::{ExpectedKind, parse};
 use ubcache_daemon::open::target::{Access, Target};
 use ubcache_env::{Buf, Device};
-use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid};
 use ubcache_offline::is_pack;
 
 use super::offline::{host, open_as_it_is};
@@ -27,6 +27,10 @@ pub struct Args {
     /// Print JSON: one object with the same names
     #[arg(long)]
     json: bool,
+    /// Print properties for a rule of udev: UBCACHE_ROLE, UBCACHE_SET_UUID, UBCACHE_UUID and
+    /// UBCACHE_LABEL, in which what can't stand in the name of a link is escaped (`\x20`)
+    #[arg(long, conflicts_with = "json")]
+    udev: bool,
 }
 
 /// One line: its name, its value, what follows in brackets. An empty name is an empty line.
@@ -49,6 +53,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         wrong = Some(expected);
     }
     let superblock = parse(&target, &bytes, ExpectedKind::Any)?;
+    if args.udev {
+        return print(&as_properties(&superblock));
+    }
     let lines = lines(&superblock, u64::from_le_bytes(csum), wrong);
     print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) })
 }
@@ -125,6 +132,20 @@ fn lines(superblock: &Superblock, csum: u64, wrong: Option<u64>) -> Vec<Line> {
     lines
 }
 
+/// Properties for udev. The label is part of a path, so it has no slashes and is not `.` or `..`.
+fn as_properties(superblock: &Superblock) -> String {
+    let role = if superblock.is_cache() { "cache" } else { "backing" };
+    let mut text = format!("UBCACHE_ROLE={role}\nUBCACHE_UUID={}\n", superblock.uuid);
+    if superblock.set_uuid != Uuid::default() {
+        let _ = writeln!(text, "UBCACHE_SET_UUID={}", superblock.set_uuid);
+    }
+    let label = &superblock.label;
+    if !superblock.is_cache() && label.iter().any(|byte| !matches!(byte, b'.' | 0)) {
+        let _ = writeln!(text, "UBCACHE_LABEL={}", escaped(label).replace('%', "\\x"));
+    }
+    text
+}
+
 /// A label as bcache-super-show writes it.
 fn escaped(label: &[u8]) -> String {
     let mut text = String::new();
@@ -193,5 +214,22 @@ mod tests {
     fn labels_are_escaped() {
         assert_eq!(escaped(b"\0\0"), "(empty)");
         assert_eq!(escaped(b"a b-c_d.1\0x"), "a%20b-c_d.1");
+    }
+
+    /// A label is part of the name of a link in /dev.
+    #[test]
+    fn labels_for_udev_stay_in_their_directory() {
+        for (label, shown) in
+            [("data", Some("data")), ("../x y", Some("..\\x2fx\\x20y")), ("..", None), ("", None)]
+        {
+            let (uuid, set) = (Uuid([1; 16]), Uuid([2; 16]));
+            let mode = ubcache_format::CacheMode::Writethrough;
+            let offset = ubcache_format::DEFAULT_DATA_OFFSET;
+            let disk = Superblock::new_backing(uuid, set, 8, offset, mode, label);
+            let text = as_properties(&disk);
+            assert!(text.contains("UBCACHE_ROLE=backing\n"), "{text}");
+            let line = text.lines().find_map(|line| line.strip_prefix("UBCACHE_LABEL="));
+            assert_eq!(line, shown, "{text}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 pub mod crashed;
 pub mod devices;
 pub mod file_system;
+pub mod machine;
 pub mod pieces;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -92,21 +93,21 @@ pub fn skipped(test: &str, reason: &str) {
 
 /// Returns true if all programs are installed; if not, the test is reported as skipped.
 pub fn have(test: &str, programs: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<&str> = programs
-        .iter()
-        .filter(|program| {
-            !std::env::split_paths(&path)
-                .chain(["/usr/sbin".into(), "/sbin".into()])
-                .any(|directory| directory.join(program).is_file())
-        })
-        .copied()
-        .collect();
+    let missing: Vec<&str> =
+        programs.iter().filter(|program| !is_installed(program)).copied().collect();
     if missing.is_empty() {
         return true;
     }
     skipped(test, &format!("not installed: {}", missing.join(", ")));
     false
+}
+
+/// Returns true if a program is installed.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| directory.join(program).is_file())
 }
 
 /// The names in a directory, in order.
