@@ -1,4 +1,4 @@
-//! The control protocol and the commands that speak it.
+//! The commands that talk to a daemon.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests live in the real world, with its clock and its threads"
@@ -6,9 +6,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 
 use support::{Daemon, each_io, make_set, must, run, scratch, text, ubcache};
 
@@ -287,37 +285,6 @@ fn invalid_setting_ends_serve_before_it_is_ready() {
         assert_eq!(status.code(), Some(2), "{said}");
     }
     Daemon::start("pool", directory.path(), &cache, &backings, &[]).stop();
-}
-
-#[test]
-fn control_protocol_is_one_line_each_way() {
-    let directory = scratch();
-    let (cache, backings) = make_set(directory.path(), &[16], &[]);
-    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
-    let mode = std::fs::metadata(&daemon.control).expect("the socket").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "the control socket is for its owner only");
-    let mut stream = UnixStream::connect(&daemon.control).expect("the daemon answers");
-    let mut answers = BufReader::new(stream.try_clone().expect("a second handle"));
-    let mut ask = |line: &[u8]| {
-        stream.write_all(line).expect("the daemon reads");
-        let mut answer = String::new();
-        answers.read_line(&mut answer).expect("the daemon answers");
-        serde_json::from_str::<serde_json::Value>(&answer).expect("JSON")
-    };
-    assert_eq!(
-        ask(b"{\"command\":\"get\",\"name\":\"writeback_percent\"}\n")["result"]["disk0.img"],
-        "10"
-    );
-    assert_eq!(ask(b"rubbish\n")["ok"], false);
-    assert_eq!(ask(b"{\"command\":\"dance\"}\n")["ok"], false);
-    assert_eq!(ask(b"\xff\xfe\n")["ok"], false);
-    assert_eq!(ask(b"{\"command\":\"status\"}\n")["result"]["sets"][0]["state"], "running");
-    assert_eq!(ask(b"{\"command\":\"stop\"}\n")["ok"], true);
-    daemon.wait();
-    assert_eq!(
-        run(&["status", "--control", text(&directory.path().join("control.sock"))]).status.code(),
-        Some(3)
-    );
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use support::{
-    Daemon, Guard, Mount, NO_BYPASS, STAYS_DIRTY, each_io, have, make_set, must, pseudo_random,
-    serve_command, skipped, text, tool, ubcache,
+    Daemon, Guard, Mount, NO_BYPASS, STAYS_DIRTY, each_io, have, http, make_set, must,
+    pseudo_random, serve_command, skipped, text, tool, ubcache,
 };
 
 const EXPORT: &str = "disk0.img";
@@ -505,16 +505,14 @@ fn nothing_is_changed_while_an_upgrade_is_under_way() {
             while !log_of(directory).contains("handing over to another program") {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            let request = b"{\"command\":\"detach\"}\n";
-            control.write_all(request).expect("connected");
-            let mut answer = String::new();
-            let read =
-                std::io::BufRead::read_line(&mut std::io::BufReader::new(&control), &mut answer);
-            read.expect("an answer");
+            let request = http::request("POST", "/v1/volumes/disk0.img/detach", "");
+            control.write_all(&request).expect("connected");
+            let answer = http::response(control);
             upgrading.join().expect("it succeeds");
             answer
         });
-        assert!(answer.contains("an upgrade is under way"), "{answer}");
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.error("message").contains("an upgrade is under way"), "{answer:?}");
         assert_eq!(daemon.status()["sets"][0]["volumes"][0]["state"], "clean");
         drop(choosing);
         daemon.stop();

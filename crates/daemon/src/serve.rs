@@ -8,20 +8,20 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ubcache_engine::{
     AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
     FormerRun, ServedVolume, SetOptions, TakenOver,
 };
 use ubcache_env::local::{Either, Event, Lock, first};
-use ubcache_env::{Priority, Volume};
+use ubcache_env::{Env, Nanos, Priority, Volume};
 use ubcache_format::{BackingState, SECTOR_BYTES, Uuid};
-use ubcache_host::{Host, HostEnv, HostFile, PassedSocket, passed_sockets, signal};
+use ubcache_host::{Host, HostEnv, HostFile, PassedSocket, SocketError, passed_sockets, signal};
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
-use crate::control::server::ControlServer;
-use crate::control::socket_directories;
+use crate::control::{Api, ControlSocket, Registry, mailbox, serve_mailbox, socket_directories};
 use crate::failure::{Code, Failure};
 
 use crate::log::STATE;
@@ -39,11 +39,16 @@ use crate::served::pace::Paces;
 use crate::served::process::{Process, SharedProcess};
 use crate::served::upgrades::Upgrades;
 use crate::served::watch;
-use crate::served::world::{World, open as open_device, refuse_vague_discards};
+use crate::served::world::{
+    DEVICE_BUSY_TIMEOUT, World, open as open_device, refuse_vague_discards,
+};
 use crate::size::show_size;
 use crate::tls::Certificates;
 use crate::upgrade::heritage::{Heritage, commit, own_path, pending_state};
 use crate::upgrade::state::{State, VolumeState};
+
+/// Time for responses that are under way when the daemon ends.
+const LAST_RESPONSES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Summary of a daemon that serves.
 #[derive(Clone, Debug)]
@@ -442,6 +447,7 @@ async fn open<W: World>(
         membership: Lock::default(),
         program: inherited.map_or_else(own_path, State::own_program),
         upgrades: Upgrades::default(),
+        published: RefCell::default(),
         commands: RefCell::default(),
         paces: Paces::default(),
         nothing_left: Cell::new(false),
@@ -547,8 +553,8 @@ async fn run<W: World>(
     }
     let control_path = control_path(config, daemon.uuid)?;
     let control = match heritage.as_mut().and_then(Heritage::take_control) {
-        Some((fd, place)) => ControlServer::inherited(world.host(), fd, place),
-        None => ControlServer::bind(world.host(), &control_path).await?,
+        Some((fd, place)) => ControlSocket::inherited(fd, place),
+        None => listen_for_control(world.host(), &control_path).await?,
     };
     let addresses = match config.nbd.as_slice() {
         [] if !passed.is_empty() => Vec::new(),
@@ -568,7 +574,12 @@ async fn run<W: World>(
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
     let clients = heritage.as_mut().map(|heritage| take_up(world, heritage, &listeners));
     listeners.start(world);
-    let control = control.start(world, daemon.clone(), uris.clone());
+    let named = config.origin.as_ref().map(|origin| origin.set.as_str());
+    let (handle, mailroom) = mailbox(named.unwrap_or_default());
+    serve_mailbox(world, daemon, mailroom, uris.clone());
+    let registry = Registry::default();
+    registry.add(handle);
+    let mut control = Api::start(control, registry)?;
     let summary = Ready {
         set: daemon.uuid,
         control: control_path,
@@ -609,7 +620,7 @@ async fn run<W: World>(
         else {
             break false;
         };
-        match daemon.hand_over(&upgrade, &listeners, &control).await {
+        match daemon.hand_over(&upgrade, &listeners, &mut control).await {
             Ok(Some(heritage)) => return Ok(End::HandOver(Box::new(heritage))),
             Ok(None) => break true,
             Err(why) => {
@@ -629,7 +640,8 @@ async fn run<W: World>(
     }
     daemon.stopped.set();
     log_left(daemon);
-    control.finish(world).await;
+    // Clients that wait for the end of the stop get their responses.
+    control.finish(LAST_RESPONSES_PATIENCE).await;
     match &stopped {
         Ok(()) => tracing::info!(target: STATE, "stopped"),
         Err(error) => tracing::error!(target: STATE, "stopped, but not cleanly: {error}"),
@@ -640,6 +652,20 @@ async fn run<W: World>(
         false => stopped,
     }?;
     Ok(End::Stopped)
+}
+
+/// Makes the control socket. One of a process that was killed gets a moment to go away.
+async fn listen_for_control(host: &HostEnv, path: &Path) -> Result<ControlSocket, Failure> {
+    let end = host.now().after(DEVICE_BUSY_TIMEOUT);
+    let mut made = ControlSocket::bind(path);
+    while matches!(made, Err(SocketError::InUse { .. })) && host.now() < end {
+        host.sleep(Nanos::from_millis(20)).await;
+        made = ControlSocket::bind(path);
+    }
+    made.map_err(|error| {
+        Failure::could_not_run(path, format_args!("can't make the control socket: {error}"))
+            .advice("stop the daemon that uses it, or choose another path with --control PATH")
+    })
 }
 
 /// Path of the control socket.

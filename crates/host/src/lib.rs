@@ -68,4 +68,7 @@ pub use io::IoBackend;
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;
-pub use socket::{HostListener, HostSocket, ListenAddress, SocketAccess, SocketError, group_id};
+pub use socket::{
+    HostListener, HostSocket, ListenAddress, SocketAccess, SocketError, bind_unix_socket, group_id,
+    remove_unix_socket,
+};

@@ -136,32 +136,8 @@ impl HostListener {
         path: impl AsRef<Path>,
         access: SocketAccess,
     ) -> Result<HostListener, SocketError> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        let address = Address::unix(path).map_err(failed(&name, "making the address"))?;
-        let fd = sys::stream_socket(libc::AF_UNIX).map_err(failed(&name, "making a socket"))?;
-        // On Linux the file of a socket gets the mode of its descriptor: never open to others.
-        sys::set_mode(&fd, access.mode).map_err(failed(&name, "setting the mode"))?;
-        let mut bound = sys::bind(&fd, &address);
-        if bound.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)) {
-            remove_stale(path, &name, &address)?;
-            bound = sys::bind(&fd, &address);
-        }
-        bound.map_err(failed(&name, "binding"))?;
-        let metadata =
-            std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
-        let place =
-            ListenAddress::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
-        let listener = HostListener::new(env, fd, place);
-        // Nobody can connect before it listens. The umask has taken bits from the mode.
-        if access.group.is_some() {
-            std::os::unix::fs::lchown(path, None, access.group)
-                .map_err(failed(&name, "giving it to the group"))?;
-        }
-        std::fs::set_permissions(path, Permissions::from_mode(access.mode))
-            .map_err(failed(&name, "setting the mode"))?;
-        sys::listen(&listener.fd, BACKLOG).map_err(failed(&name, "listening"))?;
-        Ok(listener)
+        let (fd, place) = bind_unix_socket(path.as_ref(), access)?;
+        Ok(HostListener::new(env, fd, place))
     }
 
     /// Listens at an IP address; port 0 lets the kernel choose.
@@ -229,14 +205,58 @@ impl HostListener {
 
 impl Drop for HostListener {
     fn drop(&mut self) {
-        if let ListenAddress::Unix { path, made } = &self.place
-            && !self.left.get()
-            && std::fs::symlink_metadata(path)
-                .is_ok_and(|found| (found.dev(), found.ino()) == *made)
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "can't remove the socket");
+        if !self.left.get() {
+            remove_unix_socket(&self.place);
         }
+    }
+}
+
+/// A socket that listens at a path, for any thread; see [`HostListener::bind_unix_for`]. It is not
+/// removed by itself: see [`remove_unix_socket`].
+pub fn bind_unix_socket(
+    path: &Path,
+    access: SocketAccess,
+) -> Result<(OwnedFd, ListenAddress), SocketError> {
+    let name = path.display().to_string();
+    let address = Address::unix(path).map_err(failed(&name, "making the address"))?;
+    let fd = sys::stream_socket(libc::AF_UNIX).map_err(failed(&name, "making a socket"))?;
+    // On Linux the file of a socket gets the mode of its descriptor: never open to others.
+    sys::set_mode(&fd, access.mode).map_err(failed(&name, "setting the mode"))?;
+    let mut bound = sys::bind(&fd, &address);
+    if bound.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)) {
+        remove_stale(path, &name, &address)?;
+        bound = sys::bind(&fd, &address);
+    }
+    bound.map_err(failed(&name, "binding"))?;
+    let metadata =
+        std::fs::symlink_metadata(path).map_err(failed(&name, "looking at the socket"))?;
+    let place =
+        ListenAddress::Unix { path: path.to_owned(), made: (metadata.dev(), metadata.ino()) };
+    let ready = || {
+        // Nobody can connect before it listens. The umask has taken bits from the mode.
+        if access.group.is_some() {
+            std::os::unix::fs::lchown(path, None, access.group)
+                .map_err(failed(&name, "giving it to the group"))?;
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(access.mode))
+            .map_err(failed(&name, "setting the mode"))?;
+        sys::listen(&fd, BACKLOG).map_err(failed(&name, "listening"))
+    };
+    if let Err(error) = ready() {
+        remove_unix_socket(&place);
+        return Err(error);
+    }
+    Ok((fd, place))
+}
+
+/// Removes the path of a unix socket that this program, or one before in this process, has made;
+/// nothing else that is at the path meanwhile.
+pub fn remove_unix_socket(place: &ListenAddress) {
+    if let ListenAddress::Unix { path, made } = place
+        && std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *made)
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "can't remove the socket");
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod crashed;
 pub mod devices;
 pub mod file_system;
+pub mod http;
 pub mod machine;
 pub mod pieces;
 

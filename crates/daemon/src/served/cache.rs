@@ -152,6 +152,7 @@ impl<W: World> Daemon<W> {
         self.former.borrow_mut().push(former);
         *self.cache_path.borrow_mut() = path.to_owned();
         self.no_cache.borrow_mut().take();
+        self.publish();
         follow_events(self, &self.world);
         let (mut said, mut all) = (Vec::new(), true);
         for served in &volumes {

@@ -22,6 +22,8 @@ use super::report::{
 use super::upgrades::Upgrades;
 use super::world::World;
 use crate::config::ServeConfig;
+use crate::control::names::SharedNames;
+use crate::control::refusal::{Kind, Refusal};
 use crate::open::precheck::Down;
 
 /// The running set: state that all parts of the daemon share.
@@ -47,6 +49,8 @@ pub struct Daemon<W: World> {
     /// The path by which this program was started.
     pub(crate) program: PathBuf,
     pub(crate) upgrades: Upgrades,
+    /// The names by which the control API finds the set.
+    pub(crate) published: RefCell<Option<SharedNames>>,
     /// Words of the requests at the control socket that are under way.
     pub(crate) commands: RefCell<Vec<&'static str>>,
     /// Speeds of writeback.
@@ -104,7 +108,7 @@ impl<W: World> Daemon<W> {
         &self,
         volume: Option<&str>,
         settings: &[(String, String)],
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let volumes = self.select(volume)?;
         let pairs: Vec<(&str, &str)> =
             settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -130,15 +134,17 @@ impl<W: World> Daemon<W> {
         }
         for ((name, value), of_set) in pairs.into_iter().zip(of_set) {
             if of_set {
-                self.set().set_attribute(name, value).map_err(|error| error.to_string())?;
+                self.set().set_attribute(name, value)?;
                 continue;
             }
             for served in &volumes {
-                served.now().set_attribute(name, value).map_err(|error| error.to_string())?;
+                served.now().set_attribute(name, value)?;
             }
         }
-        let not_kept =
-            |error: EngineError| format!("in effect, but not stored for the next start: {error}");
+        let not_kept = |error: EngineError| {
+            let what = "in effect, but not stored for the next start";
+            Refusal::new(Kind::Failed, format_args!("{what}: {error}"))
+        };
         for served in volumes {
             served.now().save_attributes().await.map_err(not_kept)?;
         }
@@ -152,7 +158,11 @@ impl<W: World> Daemon<W> {
     }
 
     /// Reads an attribute: an object from export to value, or the set's value.
-    pub fn attribute(&self, volume: Option<&str>, name: &str) -> Result<serde_json::Value, String> {
+    pub fn attribute(
+        &self,
+        volume: Option<&str>,
+        name: &str,
+    ) -> Result<serde_json::Value, Refusal> {
         let mut values = serde_json::Map::new();
         for served in self.select(volume)? {
             let value = if name == "state" {
@@ -172,7 +182,7 @@ impl<W: World> Daemon<W> {
     }
 
     /// All attributes: of each export, and those of the set unless one export is asked for.
-    pub fn attributes(&self, volume: Option<&str>) -> Result<serde_json::Value, String> {
+    pub fn attributes(&self, volume: Option<&str>) -> Result<serde_json::Value, Refusal> {
         let object = |attributes: Vec<(&str, String)>| -> serde_json::Value {
             let pairs = attributes.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
             serde_json::Value::Object(pairs.collect())
@@ -191,20 +201,20 @@ impl<W: World> Daemon<W> {
     }
 
     /// A refused setting in words; an unknown name with all that are known.
-    fn refusal(&self, volume: Option<&str>, error: AttributeError) -> String {
+    fn refusal(&self, volume: Option<&str>, error: AttributeError) -> Refusal {
         match error {
             AttributeError::UnknownName { name, .. } => self.unknown(volume, &name),
-            error => error.to_string(),
+            error => error.into(),
         }
     }
 
-    fn unknown(&self, volume: Option<&str>, name: &str) -> String {
+    fn unknown(&self, volume: Option<&str>, name: &str) -> Refusal {
         let names = |attributes: Vec<(&'static str, String)>| {
             attributes.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
         };
         let of_volumes = self.volumes().first().map(|served| names(served.now().attributes()));
         let of_volumes = of_volumes.unwrap_or_default();
-        match volume {
+        let said = match volume {
             Some(_) => {
                 format!("there is no attribute \"{name}\" of an export; known are {of_volumes}")
             }
@@ -213,28 +223,29 @@ impl<W: World> Daemon<W> {
                  set: {}",
                 names(self.set().attributes())
             ),
-        }
+        };
+        Refusal::new(Kind::Missing, said)
     }
 
     /// Detaches a volume from the set, and returns its name.
-    pub async fn detach(&self, volume: Option<&str>) -> Result<String, String> {
+    pub async fn detach(&self, volume: Option<&str>) -> Result<String, Refusal> {
         let served = self.only(volume)?;
         let detached = self.set_of(&served).detach(&served.now()).await;
         detached.map_err(|error| {
             tracing::error!(export = served.name, "the detach failed: {error}");
-            error.to_string()
+            Refusal::new(Kind::Conflict, error)
         })?;
         Ok(served.name.clone())
     }
 
     /// Gives a detached volume its cache again, and returns its name.
-    pub async fn attach(&self, volume: Option<&str>) -> Result<String, String> {
+    pub async fn attach(&self, volume: Option<&str>) -> Result<String, Refusal> {
         let served = self.only(volume)?;
         let now = served.now();
         if self.no_cache.borrow().is_some() {
             let advice = "there is no cache; to give the volumes one that `ubcache make -C NEW` \
                           has made: ubcache attach --cache NEW";
-            return Err(advice.to_owned());
+            return Err(Refusal::new(Kind::Conflict, advice));
         }
         let attached = match self.set().has(&now) {
             true => self.set().attach_again(&now).await,
@@ -245,31 +256,42 @@ impl<W: World> Daemon<W> {
         };
         attached.map_err(|error| {
             tracing::error!(export = served.name, "the attach failed: {error}");
-            error.to_string()
+            Refusal::new(Kind::Conflict, error)
         })?;
         Ok(served.name.clone())
     }
 
-    pub(crate) fn only(&self, volume: Option<&str>) -> Result<Rc<Served<W>>, String> {
+    pub(crate) fn only(&self, volume: Option<&str>) -> Result<Rc<Served<W>>, Refusal> {
         match self.select(volume)?.as_slice() {
             [served] => Ok(served.clone()),
             several => {
                 let names: Vec<&str> = several.iter().map(|served| served.name.as_str()).collect();
-                Err(format!("several exports ({}): name one of them", names.join(", ")))
+                let names = names.join(", ");
+                let said = format_args!("several exports ({names}): name one of them").to_string();
+                Err(Refusal::new(Kind::Conflict, said))
             }
         }
     }
 
-    pub(crate) fn select(&self, volume: Option<&str>) -> Result<Vec<Rc<Served<W>>>, String> {
+    pub(crate) fn select(&self, volume: Option<&str>) -> Result<Vec<Rc<Served<W>>>, Refusal> {
         let found: Vec<Rc<Served<W>>> = self
             .volumes()
             .into_iter()
             .filter(|served| volume.is_none_or(|name| name == served.name))
             .collect();
         match (found.is_empty(), volume) {
-            (true, Some(name)) => Err(format!("there is no export \"{name}\"")),
+            (true, Some(name)) => {
+                let names = self.volumes();
+                let names = names.iter().map(|served| served.name.as_str());
+                Err(Refusal::missing("export", name, names))
+            }
             _ => Ok(found),
         }
+    }
+
+    /// UUID of the set now.
+    pub(crate) fn uuid_now(&self) -> Uuid {
+        if self.no_cache.borrow().is_some() { self.uuid } else { self.set().status().uuid }
     }
 
     /// The report of `status --json`.
@@ -315,7 +337,7 @@ impl<W: World> Daemon<W> {
         let mut set = SetReport {
             name: origin.map(|origin| origin.set.clone()).unwrap_or_default(),
             file: origin.map(|it| it.file.display().to_string()).unwrap_or_default(),
-            uuid: if no_cache.is_some() { self.uuid } else { status.uuid }.to_string(),
+            uuid: self.uuid_now().to_string(),
             health: String::new(),
             warnings: Vec::new(),
             state: match (&no_cache, &status.failed) {

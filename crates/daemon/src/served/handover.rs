@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ubcache_env::{Buf, IoVec, Nanos, Stream};
 use ubcache_host::exec::monotonic_now;
@@ -13,19 +14,21 @@ use super::daemon::Daemon;
 use super::listen::{Listeners, Parting};
 use super::upgrades::Upgrade;
 use super::world::World;
-use crate::control::Response;
-use crate::control::server::Running;
+use crate::control::Api;
+use crate::control::refusal::{ErrorBody, Kind, Refusal};
 use crate::log::STATE;
 use crate::upgrade::Heritage;
 use crate::upgrade::state::{Client, Listener, State, VolumeState};
 
 /// Time for requests at the control socket that are under way.
 const COMMANDS_PATIENCE: Nanos = Nanos::from_millis(300);
+/// Time for responses that are under way when the set has stopped.
+const LAST_RESPONSES_PATIENCE: Duration = Duration::from_millis(300);
 
 impl<W: World> Daemon<W> {
     /// Lets another program go on; the reason if it does not. It is the program that answers if it
     /// does: this never returns then. Without a path, the program by which this one was started.
-    pub(crate) async fn upgrade(&self, program: Option<&Path>, socket: Rc<HostSocket>) -> String {
+    pub(crate) async fn upgrade(&self, program: Option<&Path>, requester: OwnedFd) -> String {
         let program = program.unwrap_or(&self.program).to_owned();
         if self.upgrades.is_under_way() {
             return "an upgrade is under way already".to_owned();
@@ -44,7 +47,7 @@ impl<W: World> Daemon<W> {
         if self.upgrades.is_under_way() {
             return "an upgrade is under way already".to_owned();
         }
-        self.upgrades.carry_out(program, version, socket).await
+        self.upgrades.carry_out(program, version, requester).await
     }
 
     /// Asks the program, which may take its time, while clients go on.
@@ -131,17 +134,13 @@ impl<W: World> Daemon<W> {
         &self,
         upgrade: &Upgrade,
         listeners: &Rc<Listeners<W>>,
-        control: &Running,
+        control: &mut Api,
     ) -> Result<Option<Heritage>, String> {
         let world = &self.world;
-        control.gate.hold();
-        let end = world.now().after(COMMANDS_PATIENCE);
-        // This one is among them.
-        while control.clients.get() > 1 && world.now() < end {
-            world.sleep(Nanos::from_millis(1)).await;
-        }
+        control.hold();
+        control.quiet(world, COMMANDS_PATIENCE).await;
         if let Err(why) = self.may_hand_over() {
-            control.gate.open();
+            control.release();
             return Err(why);
         }
         let began = monotonic_now();
@@ -155,7 +154,7 @@ impl<W: World> Daemon<W> {
         let partings = match listeners.hand_over(world).await {
             Ok(partings) => partings,
             Err(why) => {
-                control.gate.open();
+                control.release();
                 return Err(why);
             }
         };
@@ -165,7 +164,7 @@ impl<W: World> Daemon<W> {
             Err(error) => {
                 listeners.keep_on();
                 partings.into_iter().for_each(|parting| listeners.go_on(world, parting));
-                control.gate.open();
+                control.release();
                 return Err(format!("can't hand over the sockets: {error}"));
             }
         };
@@ -176,6 +175,9 @@ impl<W: World> Daemon<W> {
                 "the set did not stop cleanly, and is handed over all the same: {error}"
             );
         }
+        // The last responses of this program; the other one gives that to the upgrade. A thread
+        // would not survive the exec, and its connections would end in the middle of a response.
+        control.finish(LAST_RESPONSES_PATIENCE).await;
         // A signal that comes from now on is the other program's; one that has come is seen.
         if let Err(error) = ubcache_host::signal::keep_for_next(true) {
             tracing::debug!(%error, "signals are not kept for the other program");
@@ -190,9 +192,8 @@ impl<W: World> Daemon<W> {
             .iter()
             .map(|served| VolumeState::new(&served.name, &served.path, served.now().remembered()));
         heritage.state.volumes = volumes.collect();
-        control.listener.leave();
+        control.leave();
         listeners.listeners().for_each(HostListener::leave);
-        upgrade.socket.leave();
         partings.iter().for_each(|parting| parting.socket.leave());
         Ok(Some(heritage))
     }
@@ -202,7 +203,7 @@ impl<W: World> Daemon<W> {
         &self,
         upgrade: &Upgrade,
         listeners: &Listeners<W>,
-        control: &Running,
+        control: &Api,
         partings: &[Parting],
         began: Nanos,
     ) -> std::io::Result<Heritage> {
@@ -215,9 +216,9 @@ impl<W: World> Daemon<W> {
         let mut listen = |listener: &HostListener| -> std::io::Result<Listener> {
             Ok(Listener::new(keep(listener.descriptor()?), listener.place()))
         };
-        let control = listen(&control.listener)?;
         let sockets = listeners.listeners().map(&mut listen).collect::<Result<Vec<_>, _>>()?;
-        let requester = keep(upgrade.socket.descriptor()?);
+        let control = Listener::new(keep(control.descriptor()?), control.place());
+        let requester = keep(upgrade.requester.try_clone()?);
         let mut clients = Vec::new();
         for Parting { id, from, socket, parked } in partings {
             clients.push(Client {
@@ -269,7 +270,7 @@ pub(crate) async fn report<W: World>(
     let state = &heritage.state;
     let pause_ms = monotonic_now().since(Nanos(state.began)).0 / 1_000_000;
     let (version, program) = (env!("CARGO_PKG_VERSION"), daemon.program.display().to_string());
-    let response = match &state.failed {
+    let (status, response) = match &state.failed {
         None => {
             tracing::info!(
                 target: STATE,
@@ -280,13 +281,14 @@ pub(crate) async fn report<W: World>(
                 pause_ms,
                 "took over from the program before"
             );
-            Response::done(serde_json::json!({
+            let done = serde_json::json!({
                 "version": version,
                 "before": state.version,
                 "program": program,
                 "clients": clients,
                 "pause_ms": pause_ms,
-            }))
+            });
+            ("200 OK", done.to_string())
         }
         Some(why) => {
             tracing::error!(
@@ -297,17 +299,25 @@ pub(crate) async fn report<W: World>(
                 pause_ms,
                 "the upgrade has failed, and the program before goes on: {why}"
             );
-            Response::refused(format_args!(
+            let said = format_args!(
                 "the new program could not go on: {why}\n{program}, version {version}, goes on; \
                  {clients} clients waited for {pause_ms} ms"
-            ))
+            );
+            let error = ErrorBody { error: Refusal::new(Kind::Conflict, said.to_string()) };
+            let error = serde_json::to_string(&error).expect("plain data always serializes");
+            ("409 Conflict", error)
         }
     };
     let Some(fd) = heritage.take(heritage.state.requester) else { return };
     let socket = HostSocket::inherited(world.host(), fd);
-    let line = Buf::from_bytes(response.to_line().as_bytes());
+    // The request was read by the program before: this is the end of its connection.
+    let whole = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{response}",
+        response.len()
+    );
     // The administrator may be gone.
-    let _ = socket.send(IoVec::from(line)).await;
+    let _ = socket.send(IoVec::from(Buf::from_bytes(whole.as_bytes()))).await;
     socket.close();
 }
 

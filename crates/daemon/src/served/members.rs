@@ -11,6 +11,7 @@ use ubcache_format::BackingState;
 use super::daemon::{Daemon, Served};
 use super::world::{World, open as open_device, refuse_vague_discards};
 use crate::config::{Named, export_names};
+use crate::control::refusal::{Kind, Refusal};
 use crate::open::precheck::dirty_without_cache;
 use crate::open::refusal::member_failure;
 use crate::open::superblock::superblock_of;
@@ -91,6 +92,7 @@ impl<W: World> Daemon<W> {
         }
         tracing::info!(export = name, path = %path.display(), "added");
         self.volumes.borrow_mut().push(Rc::new(served));
+        self.publish();
         let down: Vec<PathBuf> = self.down.borrow().iter().map(|down| down.path.clone()).collect();
         if let Some(at) = self.position_of(path, down.clone().into_iter()).await {
             self.down.borrow_mut().retain(|it| it.path != down[at]);
@@ -132,7 +134,7 @@ impl<W: World> Daemon<W> {
 
     /// Ends a volume; returns words about it. Its dirty data is written back before, or stays in
     /// the cache.
-    pub async fn remove(&self, volume: Option<&str>, keep_dirty: bool) -> Result<String, String> {
+    pub async fn remove(&self, volume: Option<&str>, keep_dirty: bool) -> Result<String, Refusal> {
         let served = self.only(volume)?;
         let name = &served.name;
         tracing::info!(export = name, "removing");
@@ -151,6 +153,7 @@ impl<W: World> Daemon<W> {
         })?;
         self.exports.remove(name);
         self.volumes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &served));
+        self.publish();
         let listeners = self.listeners.borrow().clone();
         if let Some(listeners) = listeners {
             listeners.disconnect(name);
@@ -164,12 +167,15 @@ impl<W: World> Daemon<W> {
         }
         match released {
             None => Ok(said),
-            Some(error) => Err(format!("{said}, but not all of it may be durable: {error}")),
+            Some(error) => {
+                let said = format_args!("{said}, but not all of it may be durable: {error}");
+                Err(Refusal::new(Kind::Failed, said))
+            }
         }
     }
 
     /// Makes durable what clients have been told is written, on the backing device or in the cache.
-    pub async fn flush(&self, volume: Option<&str>) -> Result<(), String> {
+    pub async fn flush(&self, volume: Option<&str>) -> Result<(), Refusal> {
         let mut failed = Vec::new();
         for served in self.select(volume)? {
             let flushed = served.volume.flush(ADMINISTRATOR).await;
@@ -180,11 +186,14 @@ impl<W: World> Daemon<W> {
                 failed.push(format!("{}: {error}", served.name));
             }
         }
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::new(Kind::Failed, failed.join("\n"))),
+        }
     }
 
     /// Writes back all dirty data, of one volume or of all, and waits for the end if wanted.
-    pub async fn drain(self: &Rc<Self>, volume: Option<&str>, wait: bool) -> Result<(), String> {
+    pub async fn drain(self: &Rc<Self>, volume: Option<&str>, wait: bool) -> Result<(), Refusal> {
         let volumes = self.select(volume)?;
         let daemon = self.clone();
         let all = async move {
@@ -195,11 +204,12 @@ impl<W: World> Daemon<W> {
                     if let Err(error) = &done {
                         tracing::error!(export = served.name, "the drain failed: {error}");
                     }
-                    done.map_err(|error| format!("{}: {error}", served.name))
+                    let failed = |error| format!("{}: {error}", served.name);
+                    done.map_err(|error| Refusal::new(Kind::Failed, failed(error)))
                 }
             }))
             .await;
-            drained.into_iter().collect::<Result<(), String>>()
+            drained.into_iter().collect::<Result<(), Refusal>>()
         };
         if wait {
             return all.await;

@@ -1,11 +1,12 @@
 //! The report of `status --json`. Scripts rely on these names: they are only ever added to.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::open::precheck::Down;
 
 /// The whole report.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// Version of the program that serves.
     pub version: String,
@@ -14,7 +15,7 @@ pub struct Report {
 }
 
 /// One cache set.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct SetReport {
     /// The set's UUID.
     pub uuid: String,
@@ -51,14 +52,14 @@ pub struct SetReport {
 }
 
 /// The log of a daemon.
-#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct LogReport {
     /// Lines that were lost, as nobody read them in time.
     pub dropped_lines: u64,
 }
 
 /// Entries in memory that grow with load or size, buffers for I/O left out.
-#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct MemoryReport {
     /// Bytes that they take at most.
     pub bytes: u64,
@@ -77,7 +78,7 @@ pub struct MemoryReport {
 }
 
 /// A backing device that is not served.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AbsentReport {
     /// Its UUID.
     pub uuid: String,
@@ -88,7 +89,7 @@ pub struct AbsentReport {
 }
 
 /// A backing device that was named, and can't be served.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DownReport {
     /// The name given to its export, else its file name.
     pub name: String,
@@ -114,7 +115,7 @@ impl From<&Down> for DownReport {
 }
 
 /// Counts of I/O on a device since the start of the daemon.
-#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Counters {
     /// Read requests.
     pub reads: u64,
@@ -131,7 +132,7 @@ pub struct Counters {
 }
 
 /// A cache device.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CacheReport {
     /// The path it was opened by.
     pub path: String,
@@ -162,7 +163,7 @@ pub struct CacheReport {
 }
 
 /// A volume: one backing device and its export.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct VolumeReport {
     /// Name of the export.
     pub name: String,
@@ -193,7 +194,7 @@ pub struct VolumeReport {
 }
 
 /// Background writeback of a volume.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct WritebackReport {
     /// `idle` (nothing is dirty), `waiting` (`writeback_delay`), `running`, `failing` or `off`.
     pub state: String,
@@ -206,7 +207,7 @@ pub struct WritebackReport {
 }
 
 /// A backing device.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BackingReport {
     /// The path it was opened by.
     pub path: String,
@@ -216,7 +217,7 @@ pub struct BackingReport {
 }
 
 /// Counters of requests since the start of the daemon.
-#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct StatsReport {
     /// Read requests that were answered by the cache alone.
     pub cache_hits: u64,

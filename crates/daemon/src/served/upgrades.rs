@@ -1,18 +1,19 @@
 //! Requests for an upgrade, on their way from the control socket to the end of the daemon.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use ubcache_env::local::{Event, Notify};
-use ubcache_host::HostSocket;
 
 /// A request for an upgrade that is under way.
 pub(crate) struct Upgrade {
     pub program: PathBuf,
     /// Version of that program.
     pub version: String,
-    pub socket: Rc<HostSocket>,
+    /// The connection of the client that asked for it, for the program that answers.
+    pub requester: OwnedFd,
     /// Set when there is an answer.
     answered: Event,
     refusal: RefCell<String>,
@@ -32,14 +33,9 @@ impl Upgrades {
     }
 
     /// Has the daemon carry out an upgrade to the program; returns the reason if it does not.
-    pub async fn carry_out(
-        &self,
-        program: PathBuf,
-        version: String,
-        socket: Rc<HostSocket>,
-    ) -> String {
+    pub async fn carry_out(&self, program: PathBuf, version: String, requester: OwnedFd) -> String {
         let (answered, refusal) = (Event::default(), RefCell::default());
-        let upgrade = Rc::new(Upgrade { program, version, socket, answered, refusal });
+        let upgrade = Rc::new(Upgrade { program, version, requester, answered, refusal });
         *self.wanted.borrow_mut() = Some(upgrade.clone());
         self.comes.notify_all();
         upgrade.answered.wait().await;

@@ -13,7 +13,7 @@ use crate::open::target::host_open_failure;
 
 /// Time limit for waiting for a device or socket that is still in use by a process that has just
 /// been killed.
-const DEVICE_BUSY_TIMEOUT: Nanos = Nanos::from_secs(2);
+pub(crate) const DEVICE_BUSY_TIMEOUT: Nanos = Nanos::from_secs(2);
 
 /// An environment for the engine over the files of a host.
 pub trait World: Env {

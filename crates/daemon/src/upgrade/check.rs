@@ -168,7 +168,7 @@ mod tests {
         let config = ServeConfig::default();
         let other = format!(r#"{{"format":{},"version":"9.8.7","new":1}}"#, FORMAT + 1);
         let refused = answer(&other, &config).expect_err("a form that is not known");
-        assert!(refused.contains("9.8.7") && refused.contains("form 2"), "{refused}");
+        assert!(refused.contains("9.8.7") && refused.contains("form 3"), "{refused}");
         assert!(answer("", &config).is_err() && answer("{}", &config).is_err());
     }
 }

@@ -24,4 +24,4 @@ pub use check::{Question, answer};
 pub use heritage::{Heritage, go_back, receive};
 
 /// Form of the state. A program goes on only with a state of this form.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;

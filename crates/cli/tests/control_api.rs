@@ -1,0 +1,269 @@
+//! The control API from outside: what it refuses and in which words, clients that are slow or say
+//! nothing, and the examples of its document.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use support::{Daemon, each_io, http, make_set, must, run, scratch, text, ubcache};
+
+const VOLUME: &str = "/v1/volumes/disk0.img";
+
+#[test]
+fn a_set_is_read_changed_and_stopped_over_http() {
+    each_io("a_set_is_read_changed_and_stopped_over_http", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16, 16], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let mode = std::fs::metadata(&daemon.control).expect("the socket").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "the control socket is for its owner only");
+        let ask = |method, path: &str, body| http::ask(&daemon.control, method, path, body);
+        let get = |path: &str| {
+            let response = ask("GET", path, "");
+            assert_eq!(response.status, 200, "{path}: {response:?}");
+            response.json()
+        };
+        let status = get("/v1/status");
+        assert_eq!(status["sets"][0]["state"], "running");
+        let set = format!("/v1/sets/{}", status["sets"][0]["uuid"].as_str().expect("a UUID"));
+        assert_eq!(get("/v1/volumes")["volumes"][1]["name"], "disk1.img");
+        assert_eq!(get(VOLUME)["set"], status["sets"][0]["uuid"]);
+        assert_eq!(get("/v1/sets")["sets"][0]["volumes"][0], "disk0.img");
+        let metrics = ask("GET", "/v1/metrics", "");
+        assert!(metrics.head.contains("application/openmetrics-text"), "{metrics:?}");
+        assert!(metrics.body.ends_with("# EOF\n"), "{metrics:?}");
+        for (method, path, body) in [
+            ("PUT", format!("{VOLUME}/attributes/cache_mode"), r#"{"value":"writeback"}"#),
+            ("PATCH", format!("{VOLUME}/attributes"), r#"{"writeback_percent":20}"#),
+            ("PATCH", format!("{set}/attributes"), r#"{"discard":true,"sequential_cutoff":"1M"}"#),
+            ("PUT", format!("{set}/attributes/journal_delay_ms"), r#"{"value":50}"#),
+            ("POST", format!("{VOLUME}/flush"), ""),
+            ("POST", format!("{VOLUME}/drain"), r#"{"wait":true}"#),
+            ("POST", format!("{set}/flush"), "{}"),
+            ("POST", format!("{set}/drain"), ""),
+            ("POST", format!("{set}/gc"), ""),
+        ] {
+            let response = ask(method, &path, body);
+            assert_eq!((response.status, response.body.as_str()), (204, ""), "{method} {path}");
+        }
+        let mode = get(&format!("{VOLUME}/attributes/cache_mode"));
+        assert_eq!(mode["value"], "writethrough [writeback] writearound none");
+        assert_eq!(get(&format!("{VOLUME}/attributes"))["writeback_percent"], "20");
+        let cutoffs = get(&format!("{set}/attributes/sequential_cutoff"));
+        assert_eq!(cutoffs["value"]["disk1.img"], "1.0M");
+        assert_eq!(get(&format!("{set}/attributes"))["set"]["discard"], "1");
+        for (word, key) in [("detach", "volume"), ("attach", "volume"), ("remove", "message")] {
+            let response = ask("POST", &format!("{VOLUME}/{word}"), "");
+            assert_eq!(response.status, 200, "{response:?}");
+            assert!(response.json()[key].is_string(), "{response:?}");
+        }
+        assert_eq!(ask("GET", VOLUME, "").status, 404);
+        let again = format!("{{\"backing\":{:?},\"name\":\"a/b c\"}}", text(&backings[0]));
+        assert_eq!(ask("POST", &format!("{set}/add"), &again).json()["volume"], "a/b c");
+        assert_eq!(get("/v1/volumes/a%2Fb%20c")["name"], "a/b c");
+        // All who ask for the stop hear of its end.
+        let stops: Vec<UnixStream> =
+            (0..3).map(|_| http::send(&daemon.control, "POST", "/v1/stop", "")).collect();
+        must(ubcache().arg("stop").arg("--control").arg(&daemon.control));
+        for stop in stops {
+            assert_eq!(http::response(stop).status, 204);
+        }
+        let control = daemon.control.clone();
+        daemon.wait();
+        assert_eq!(run(&["status", "--control", text(&control)]).status.code(), Some(3));
+        assert!(!control.exists(), "the socket is removed");
+    });
+}
+
+/// A mistake in a request: the status code, and words that say where it is and what is right.
+#[test]
+fn mistakes_are_named_and_change_nothing() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let attribute = format!("{VOLUME}/attributes/cache_mode");
+    let attributes = format!("{VOLUME}/attributes");
+    let drain = format!("{VOLUME}/drain");
+    let long = format!("{{\"value\":\"{}\"}}", "x".repeat(70_000));
+    for (method, path, body, status, words) in [
+        ("GET", "/v1/volumes/x", "", 404, &["\"x\"", "disk0.img, disk1.img"][..]),
+        ("POST", "/v1/volumes/x/detach", "", 404, &["disk0.img, disk1.img"]),
+        ("POST", "/v1/sets/x/gc", "", 404, &["there is no set \"x\""]),
+        ("GET", "/v1/volume", "", 404, &["/v1/volume", "openapi.json"]),
+        ("DELETE", "/v1/stop", "", 405, &["DELETE", "Allow"]),
+        ("POST", &drain, "{\"wait\":\n tru}", 400, &["line 2, column 5"]),
+        ("POST", &drain, "{\"wait\":1}", 422, &["line 1, column 9", "boolean"]),
+        ("POST", &drain, "{\"hurry\":true}", 422, &["`hurry`", "`wait`"]),
+        ("POST", &drain, "[]", 422, &["no JSON object"]),
+        ("POST", "/v1/stop", "{\"now\":true}", 422, &["`now`"]),
+        ("POST", &format!("{drain}?wait=true"), "", 400, &["?wait=true", "in the body"]),
+        ("PUT", &attribute, "", 422, &["missing field `value`"]),
+        ("PUT", &attribute, "{\"value\":\"fast\"}", 422, &["fast", "writethrough"]),
+        ("PUT", &attribute, &long, 413, &["at most 65536 bytes"]),
+        ("PATCH", &attributes, "{\"writeback_percent\":101}", 422, &["101", "40"]),
+        ("PATCH", &attributes, "{\"nonsense\":1}", 404, &["nonsense", "cache_mode"]),
+        ("PATCH", &attributes, "{\"a\":1,\"a\":2}", 422, &["`a` comes twice"]),
+        ("PATCH", &attributes, "{\"state\":\"x\"}", 422, &["state can only be read"]),
+        ("GET", &format!("{attributes}/nonsense"), "", 404, &["nonsense", "cache_mode"]),
+        ("GET", "/v1/volumes/%ff", "", 400, &["path"]),
+    ] {
+        let response = http::ask(&daemon.control, method, path, body);
+        assert_eq!(response.status, status, "{method} {path} {response:?}");
+        assert!(response.head.contains("content-type: application/json"), "{response:?}");
+        assert!(!response.error("message").is_empty());
+        for word in words {
+            let said = response.json()["error"].to_string().replace("\\\"", "\"");
+            assert!(said.contains(word), "{method} {path}: {word} is missing in {said}");
+        }
+    }
+    let response = http::ask(&daemon.control, "GET", "/v1/stop", "");
+    assert!(response.head.contains("allow: post"), "{response:?}");
+    // Not HTTP at all, as in the line protocol of version 0.1.
+    let mut stream = UnixStream::connect(&daemon.control).expect("it listens");
+    stream.write_all(b"{\"command\":\"stop\"}\n").expect("connected");
+    assert_eq!(http::response(stream).status, 400);
+    let status = daemon.status();
+    assert_eq!(status["sets"][0]["volumes"][0]["mode"], "writethrough");
+    daemon.stop();
+}
+
+/// The commands turn refusals into their own words and exit codes.
+#[test]
+fn commands_say_what_the_daemon_refused() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let output = run(&["detach", "nobody", "--control", text(&daemon.control)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("ubcache: detach: there is no export \"nobody\"\n"), "{said}");
+    assert!(said.contains("\n  expected: one of disk0.img"), "{said}");
+    // Somebody else listens there.
+    let other = directory.path().join("other.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&other).expect("a socket");
+    let answering = std::thread::spawn(move || {
+        for answer in ["", "hello\n", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"] {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut piece = [0; 1024];
+            let _ = stream.read(&mut piece).expect("a request");
+            stream.write_all(answer.as_bytes()).expect("connected");
+        }
+    });
+    for why in ["without an answer", "unreadable", "unreadable"] {
+        let output = run(&["gc", "--control", text(&other)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    answering.join().expect("it has answered");
+    daemon.stop();
+}
+
+/// Connections that say nothing, or half a request, take all places: who comes gets an answer all
+/// the same, and they are closed after a while.
+#[test]
+fn silent_control_clients_keep_nobody_from_an_answer() {
+    each_io("silent_control_clients_keep_nobody_from_an_answer", |io, directory| {
+        let (cache, backings) = make_set(directory, &[16], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
+        let connect = || UnixStream::connect(&daemon.control).expect("it listens");
+        let mut silent = Vec::new();
+        for number in 0..150 {
+            let mut stream = connect();
+            // An older one of them may have been closed by now, not this one.
+            let beginning: &[u8] = match number % 3 {
+                0 => b"",
+                1 => b"GET /v1/status HTTP/1.1\r\nhost: x",
+                _ => b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{",
+            };
+            stream.write_all(beginning).expect("connected");
+            silent.push(stream);
+            if number % 10 == 0 {
+                assert_eq!(http::ask(&daemon.control, "GET", "/v1/status", "").status, 200);
+            }
+        }
+        assert_eq!(daemon.status()["sets"][0]["state"], "running");
+        // The newest of each kind are still there: they end by the clock.
+        for mut stream in silent.drain(147..) {
+            let mut rest = String::new();
+            // The end may come as a reset.
+            let _ = stream.read_to_string(&mut rest);
+            assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{rest}");
+        }
+        daemon.stop();
+    });
+}
+
+/// Requests that wait are answered beside others; more of them than there may be are told so.
+#[test]
+fn requests_that_wait_hold_up_no_others() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[64], &[]);
+    let slow = ["--mode", "writeback", "--demo-delay", "20000"];
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &slow);
+    daemon.client("disk0.img").write(0, &vec![7; 4 << 20], false).expect("a write");
+    let wait =
+        || http::send(&daemon.control, "POST", &format!("{VOLUME}/drain"), "{\"wait\":true}");
+    let waiting: Vec<UnixStream> = (0..20).map(|_| wait()).collect();
+    for _ in 0..10 {
+        assert_eq!(http::ask(&daemon.control, "GET", "/v1/status", "").status, 200);
+    }
+    for stream in waiting {
+        assert_eq!(http::response(stream).status, 204);
+    }
+    assert_eq!(daemon.number(0, "/dirty_bytes"), 0);
+    daemon.stop();
+}
+
+/// The examples of docs/reference/control.md, as they stand there.
+#[test]
+fn examples_of_the_document_work() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/control.md");
+    let document = std::fs::read_to_string(path).expect("the document");
+    let examples: Vec<&str> =
+        document.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
+    assert!(!examples.is_empty(), "{path}");
+    assert!(support::have("examples_of_the_document_work", &["curl"]), "apt install curl");
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &["--label", "data"]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let uuid = daemon.status()["sets"][0]["uuid"].as_str().expect("a UUID").to_owned();
+    for example in examples {
+        let script = example
+            .replace("/run/ubcache/data.sock", text(&daemon.control))
+            .replace("6dab8f32-0000-4000-8000-000000000000", &uuid);
+        let output = Command::new("sh").args(["-ec", &script]).output().expect("a shell");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{script}: {output:?}");
+        assert!(!said.contains("\"error\""), "{script}: {said}");
+    }
+    assert_eq!(daemon.status()["sets"][0]["volumes"][0]["mode"], "writeback");
+    daemon.stop();
+}
+
+/// Hundreds of requests after one another over one connection, as a monitor keeps it.
+#[test]
+fn a_connection_serves_many_requests() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let mut stream = UnixStream::connect(&daemon.control).expect("it listens");
+    for _ in 0..300 {
+        stream.write_all(b"GET /v1/sets HTTP/1.1\r\nhost: x\r\n\r\n").expect("connected");
+        let mut answer = Vec::new();
+        let mut piece = [0; 4096];
+        while !answer.ends_with(b"]}]}\n") {
+            let count = stream.read(&mut piece).expect("connected");
+            assert!(count > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..count]);
+        }
+    }
+    drop(stream);
+    daemon.stop();
+}

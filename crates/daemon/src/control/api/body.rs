@@ -1,0 +1,160 @@
+//! Bodies: those of requests, with limits on time and size, and those of responses.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use crate::control::refusal::{ErrorBody, Kind, Refusal};
+
+/// The longest body of a request.
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
+/// The longest body that is read to its end before it is refused: most clients send all of it
+/// before they look at the response.
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Time for the body of a request.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The body of a request: a JSON object; nothing at all stands for one without fields.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Json<T>, Refusal> {
+        let bytes = read(request.into_body()).await?;
+        let text = match bytes.trim_ascii() {
+            b"" => b"{}",
+            text if text.starts_with(b"{") => bytes.as_slice(),
+            // serde would take a list for an object whose fields have defaults.
+            text => return Err(no_object(text)),
+        };
+        serde_json::from_slice(text).map(Json).map_err(|error| unreadable(&error))
+    }
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
+    let too_large = |found: &dyn std::fmt::Display| {
+        Refusal::new(Kind::TooLarge, "the body of the request is too large")
+            .found(found)
+            .expected(format_args!("at most {BODY_BYTES_MAX} bytes"))
+    };
+    if body.size_hint().lower() > READ_BYTES_MAX as u64 {
+        return Err(too_large(&format_args!("{} bytes", body.size_hint().lower())));
+    }
+    let whole = axum::body::to_bytes(body, READ_BYTES_MAX);
+    let bytes = match tokio::time::timeout(BODY_PATIENCE, whole).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) if std::error::Error::source(&error).is_some_and(is_limit) => {
+            return Err(too_large(&format_args!("more than {READ_BYTES_MAX} bytes")));
+        }
+        Ok(Err(error)) => {
+            let why = format_args!("the body of the request can't be read: {error}");
+            return Err(Refusal::new(Kind::Malformed, why));
+        }
+        Err(_) => {
+            return Err(Refusal::new(
+                Kind::Late,
+                "the body of the request did not come whole in time",
+            )
+            .expected(format_args!("within {} s", BODY_PATIENCE.as_secs())));
+        }
+    };
+    if bytes.len() > BODY_BYTES_MAX {
+        return Err(too_large(&format_args!("{} bytes", bytes.len())));
+    }
+    Ok(bytes.into())
+}
+
+fn is_limit(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.to_string().contains("length limit")
+}
+
+fn no_object(text: &[u8]) -> Refusal {
+    match serde_json::from_slice::<serde::de::IgnoredAny>(text) {
+        Err(error) => unreadable(&error),
+        Ok(_) => Refusal::new(Kind::Unfit, "the body of the request is no JSON object")
+            .expected("an object, as in {\"wait\":true}"),
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> Refusal {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    let text = error.to_string();
+    let end = format!(" at line {} column {}", error.line(), error.column());
+    let text = text.strip_suffix(&end).unwrap_or(&text);
+    match error.classify() {
+        Category::Data => {
+            Refusal::new(Kind::Unfit, format_args!("the body of the request: {text}, {place}"))
+        }
+        _ => Refusal::new(
+            Kind::Malformed,
+            format_args!("the body of the request is not JSON: {text}, {place}"),
+        )
+        .expected("a JSON object"),
+    }
+}
+
+/// The part of the path that is a name.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Refusal> {
+        let Path(name) = path(parts, state).await?;
+        Ok(Name(name))
+    }
+}
+
+/// The parts of the path that are names: of a volume or set, and of an attribute.
+pub(super) struct Names(pub(super) String, pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Names {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Names, Refusal> {
+        let Path((owner, name)) = path(parts, state).await?;
+        Ok(Names(owner, name))
+    }
+}
+
+async fn path<S: Send + Sync, T: DeserializeOwned + Send>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<Path<T>, Refusal> {
+    Path::from_request_parts(parts, state).await.map_err(|error| {
+        Refusal::new(Kind::Malformed, format_args!("the path can't be read: {error}"))
+            .found(parts.uri.path())
+    })
+}
+
+/// A response with a JSON body.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut text =
+        serde_json::to_string(value).expect("plain data without non-string keys always serializes");
+    text.push('\n');
+    with_text(status, "application/json", text)
+}
+
+/// A response with a body of that type.
+pub(super) fn with_text(status: StatusCode, kind: &'static str, text: String) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    (status, headers, text).into_response()
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.kind.status());
+        json(status.expect("kinds have codes of HTTP"), &ErrorBody { error: self })
+    }
+}

@@ -1,0 +1,89 @@
+//! Requests to one set of this process, or to all of them.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::control::mailbox::{Answer, Reply, SetHandle};
+use crate::control::refusal::{Kind, Refusal};
+use crate::control::registry::Registry;
+use crate::control::request::ControlRequest;
+use crate::served::health::Health;
+use crate::served::report::{Report, SetReport};
+
+/// Time for the report of a set. A set that takes longer is reported as one that does not answer.
+const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The sets of this process.
+#[derive(Clone, Debug)]
+pub(super) struct Fleet {
+    pub(super) registry: Registry,
+}
+
+impl Fleet {
+    /// Asks the set that serves an export.
+    pub(super) async fn ask_volume(&self, volume: &str, request: ControlRequest) -> Answer {
+        self.registry.of_volume(volume)?.mailbox.send(request, None).await
+    }
+
+    /// Asks a set.
+    pub(super) async fn ask_set(&self, set: &str, request: ControlRequest) -> Answer {
+        self.registry.set(set)?.mailbox.send(request, None).await
+    }
+
+    /// The report of all sets; each one's is of one moment.
+    pub(super) async fn report(&self) -> Report {
+        let sets = self.registry.all();
+        // All are asked before the first answer is waited for.
+        let asked: Vec<_> =
+            sets.iter().map(|set| set.mailbox.send(ControlRequest::Status, None)).collect();
+        let end = Instant::now() + REPORT_PATIENCE;
+        let mut all = Report { version: env!("CARGO_PKG_VERSION").to_owned(), ..Report::default() };
+        for (set, asked) in sets.iter().zip(asked) {
+            match timeout_at(end, asked).await {
+                Ok(Ok(Reply::Report(report))) => all.sets.extend(report.sets),
+                Ok(Err(refusal)) => all.sets.push(silent(set, &refusal.message)),
+                Ok(Ok(_)) | Err(_) => all.sets.push(silent(set, "its thread does not answer")),
+            }
+        }
+        all
+    }
+
+    /// Stops all sets; the answer comes when everything is on the devices.
+    pub(super) async fn stop(&self) -> Answer {
+        let sets = self.registry.all();
+        let asked: Vec<_> =
+            sets.iter().map(|set| set.mailbox.send(ControlRequest::Stop, None)).collect();
+        let mut answer = Ok(Reply::Done);
+        for asked in asked {
+            answer = answer.and(asked.await);
+        }
+        answer
+    }
+
+    /// Has another program go on, which answers at that descriptor.
+    pub(super) async fn upgrade(&self, request: ControlRequest, requester: OwnedFd) -> Answer {
+        match self.registry.all().as_slice() {
+            [set] => set.mailbox.send(request, Some(requester)).await,
+            sets => Err(Refusal::new(
+                Kind::Conflict,
+                "a daemon of several sets can't be upgraded while it runs",
+            )
+            .found(format_args!("{} sets", sets.len()))
+            .expected("one set, as `ubcache serve` has it")
+            .advice("`ubcache stop`, and start the new program")),
+        }
+    }
+}
+
+/// The report of a set that does not answer.
+fn silent(set: &SetHandle, why: &str) -> SetReport {
+    SetReport {
+        uuid: set.names.get().uuid,
+        state: format!("no answer: {why}"),
+        health: Health::Failed.to_string(),
+        warnings: vec![format!("the state of the set is not known: {why}")],
+        ..SetReport::default()
+    }
+}

@@ -1,0 +1,137 @@
+//! Forms of what requests take, and of what they give beside the report.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::served::report::VolumeReport;
+
+/// Type of the text of `GET /v1/metrics`.
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Body of a request that takes no options.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// Options of a drain.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DrainOptions {
+    /// The response comes when all is written back.
+    #[serde(default)]
+    pub(super) wait: bool,
+}
+
+/// Options of the removal of a volume.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveOptions {
+    /// End it at once; dirty data stays in the cache.
+    #[serde(default)]
+    pub(super) keep_dirty: bool,
+}
+
+/// A backing device that is to be served.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AddOptions {
+    /// Its path, from the root.
+    #[schema(value_type = String)]
+    pub(super) backing: PathBuf,
+    /// Name of its export; if absent, its label or file name.
+    #[serde(default)]
+    pub(super) name: Option<String>,
+}
+
+/// Another cache device.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplaceOptions {
+    /// Its path, from the root.
+    #[schema(value_type = String)]
+    pub(super) cache: PathBuf,
+}
+
+/// A disk that is gone for good.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForgetOptions {
+    /// Its UUID.
+    pub(super) disk: String,
+    /// Give up what only the cache has.
+    #[serde(default)]
+    pub(super) discard_dirty: bool,
+}
+
+/// Options of an upgrade.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpgradeOptions {
+    /// The program; if absent, the one by which the daemon was started.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub(super) program: Option<PathBuf>,
+}
+
+/// The names of a set.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SetNames {
+    /// Its UUID.
+    pub(super) uuid: String,
+    /// Its name in the configuration; may be empty.
+    pub(super) name: String,
+    /// Its exports.
+    pub(super) volumes: Vec<String>,
+}
+
+/// The sets of the daemon.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Sets {
+    pub(super) sets: Vec<SetNames>,
+}
+
+/// A volume, and its set.
+#[derive(Serialize, ToSchema)]
+pub(super) struct VolumeOfSet {
+    /// UUID of its set.
+    pub(super) set: String,
+    #[serde(flatten)]
+    pub(super) volume: VolumeReport,
+}
+
+/// The volumes of the daemon.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Volumes {
+    pub(super) volumes: Vec<VolumeOfSet>,
+}
+
+/// The name of an export.
+#[derive(Serialize, ToSchema)]
+pub(super) struct VolumeName {
+    /// The name.
+    volume: String,
+}
+
+/// The work that was done, in words.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Message {
+    /// The words.
+    message: String,
+}
+
+/// Another program goes on.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Upgraded {
+    /// Its version.
+    version: String,
+    /// The version before.
+    before: String,
+    /// Its path.
+    program: String,
+    /// Clients that it goes on with.
+    clients: u64,
+    /// Milliseconds for which they waited.
+    pause_ms: u64,
+}
