@@ -45,6 +45,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("pgbench", "postgresql"),
     ("xz", "xz-utils"),
     ("promtool", "prometheus"),
+    ("chromium", "chromium"),
     ("codespell", "codespell"),
     ("debootstrap", "debootstrap"),
     ("systemd-nspawn", "systemd-container"),

@@ -11,6 +11,7 @@ use ubcache_host::{PageCache, SocketAccess};
 
 use crate::clients::ClientLimits;
 use crate::failure::Failure;
+use crate::page::StatusPageOptions;
 use crate::tls::TlsOptions;
 
 /// Configuration of one daemon.
@@ -34,6 +35,8 @@ pub struct ServeConfig {
     pub origin: Option<Origin>,
     /// Path of the control socket; if absent, `<set-uuid>.sock` in the usual directory.
     pub control: Option<PathBuf>,
+    /// The status page over TCP.
+    pub status_page: StatusPageOptions,
     /// Serve clean disks without a cache if that is missing.
     pub cache_optional: bool,
     /// Keep the clean data of a set that the Linux driver ran last.

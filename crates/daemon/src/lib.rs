@@ -16,6 +16,7 @@
 //! | [`served`] | the running set, its clients, its report |
 //! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
+//! | [`page`] | the status page for browsers |
 //! | [`tls`] | encryption of connections over TCP |
 //! | [`upgrade`] | another program that goes on in this process |
 //! | [`log`] | the log, which never stops the set |
@@ -36,6 +37,7 @@ pub mod control;
 pub mod failure;
 pub mod log;
 pub mod open;
+pub mod page;
 pub mod serve;
 pub mod served;
 pub mod size;

@@ -21,6 +21,7 @@ use ubcache_host::{Host, HostEnv, HostFile, PassedSocket, SocketError, passed_so
 use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
+use crate::control::api::browsers::StatusPage;
 use crate::control::{Api, ControlSocket, Registry, mailbox, serve_mailbox, socket_directories};
 use crate::failure::{Code, Failure};
 
@@ -57,6 +58,8 @@ pub struct Ready {
     pub set: Uuid,
     /// The control socket.
     pub control: PathBuf,
+    /// URL of the status page, if there is one over TCP.
+    pub status_page: Option<String>,
     /// Way of I/O: `ring` or `pool`.
     pub io: &'static str,
     /// The exports: name, size in bytes, URIs.
@@ -118,6 +121,7 @@ fn serve_once<W: World>(
     };
     let inherited_tcp = inherited.as_ref().and_then(inherited_tcp);
     let tls = config.tls.load(inherited_tcp.or_else(|| tcp_port(config, &passed)))?;
+    let page = StatusPage::bind(&config.status_page)?;
     let members = precheck(config)?;
     let names = names_of(&members)?;
     if inherited.is_none() {
@@ -147,7 +151,7 @@ fn serve_once<W: World>(
             stop.wait().await;
             stopping.stop_wanted.set();
         });
-        let sockets = Sockets { passed, tls };
+        let sockets = Sockets { passed, tls, page };
         let result = Box::pin(run(&world, config, &daemon, &process, sockets, io, ready)).await;
         match result {
             Ok(end) => Ok(end),
@@ -519,6 +523,7 @@ fn names_among(members: &[&Member]) -> Result<Vec<String>, Failure> {
 struct Sockets {
     passed: Vec<PassedSocket>,
     tls: Option<Rc<Certificates>>,
+    page: Option<StatusPage>,
 }
 
 async fn run<W: World>(
@@ -526,7 +531,7 @@ async fn run<W: World>(
     config: &ServeConfig,
     daemon: &Rc<Daemon<W>>,
     process: &Process,
-    Sockets { passed, tls }: Sockets,
+    Sockets { passed, tls, page }: Sockets,
     io: &'static str,
     ready: &mut Option<impl FnOnce(&Ready)>,
 ) -> Result<End, Failure> {
@@ -579,10 +584,12 @@ async fn run<W: World>(
     serve_mailbox(world, daemon, mailroom, uris.clone());
     let registry = Registry::default();
     registry.add(handle);
-    let mut control = Api::start(control, registry)?;
+    let status_page = page.as_ref().map(StatusPage::url);
+    let mut control = Api::start(control, registry, page)?;
     let summary = Ready {
         set: daemon.uuid,
         control: control_path,
+        status_page,
         io,
         exports: daemon
             .volumes()

@@ -1,10 +1,12 @@
 //! `ubcache serve`: serves a cache set over NBD, in the foreground, until a stop is requested.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ubcache_daemon::clients::{above_zero, split_limit};
 use ubcache_daemon::config::split_name;
+use ubcache_daemon::page::StatusPageOptions;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{
     ClientLimits, Failure, NbdAddress, Network, PageCache, Rates, ReadOnly, Ready, ServeConfig,
@@ -41,6 +43,13 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Show a status page in browsers, read-only, and /v1/metrics for Prometheus
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    status_page: Option<SocketAddr>,
+    /// Readers of the status page have to know the token in this file; needed unless the address is
+    /// a loopback one
+    #[arg(long, value_name = "FILE")]
+    status_token: Option<PathBuf>,
     /// If the cache device is missing or damaged, serve the disks that are complete without it, and
     /// leave out those with dirty data. What the cache had of them is void from then on; `ubcache
     /// attach --cache NEW` gives them a new one
@@ -305,6 +314,7 @@ impl Args {
                 verify_peer: args.tls_verify_peer,
                 insecure: args.insecure_tcp,
             },
+            status_page: StatusPageOptions { address: args.status_page, token: args.status_token },
             drain_timeout: Nanos::from_secs(args.drain_timeout),
             clients: ClientLimits {
                 memory: args.client_memory,
@@ -323,13 +333,14 @@ impl Args {
 }
 
 fn greeting(ready: &Ready) -> String {
-    exports(ready)
-        + &format!(
-            "ready: set {}, control socket {}, I/O by {}\n",
-            ready.set,
-            ready.control.display(),
-            ready.io
-        )
+    let page = ready.status_page.iter().map(|url| format!("status page {url}\n"));
+    let last = format!(
+        "ready: set {}, control socket {}, I/O by {}\n",
+        ready.set,
+        ready.control.display(),
+        ready.io
+    );
+    exports(ready) + &page.collect::<String>() + &last
 }
 
 /// The exports of a set, and the disks that are not served, a line each.

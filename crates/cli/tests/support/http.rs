@@ -38,7 +38,7 @@ pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
 }
 
 /// Reads a response up to the end of its connection.
-pub fn response(mut stream: UnixStream) -> Response {
+pub fn response(mut stream: impl Read) -> Response {
     let mut bytes = Vec::new();
     // Whoever did not read all of a request ends its connection with a reset, behind the response.
     let end = stream.read_to_end(&mut bytes);

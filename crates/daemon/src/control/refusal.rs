@@ -10,6 +10,10 @@ use ubcache_engine::AttributeError;
 pub enum Kind {
     /// 400: the request can't be read.
     Malformed,
+    /// 401: the token of the status page is missing or wrong.
+    Unauthorized,
+    /// 403: the status page was asked for by the name of another site.
+    Forbidden,
     /// 404: there is no such volume, set, attribute or path.
     Missing,
     /// 405: the path takes other methods.
@@ -34,6 +38,8 @@ impl Kind {
     pub fn status(self) -> u16 {
         match self {
             Kind::Malformed => 400,
+            Kind::Unauthorized => 401,
+            Kind::Forbidden => 403,
             Kind::Missing => 404,
             Kind::Method => 405,
             Kind::Late => 408,

@@ -14,12 +14,16 @@
 //! | `settings` | attributes with new values |
 //! | `fleet` | requests to one set, or to all |
 //! | [`openapi`] | the OpenAPI document |
+//! | `page` | the files of the status page |
+//! | [`browsers`] | the status page over TCP, for browsers and Prometheus |
 
 mod body;
+pub mod browsers;
 mod connections;
 mod fleet;
 mod forms;
 pub mod openapi;
+mod page;
 mod phase;
 mod routes;
 mod settings;
@@ -35,6 +39,7 @@ use ubcache_env::local::first;
 use ubcache_env::{Env, Nanos};
 use ubcache_host::ListenAddress;
 
+use self::browsers::StatusPage;
 use self::phase::Phase;
 use super::registry::Registry;
 use super::sockets::ControlSocket;
@@ -57,7 +62,11 @@ pub struct Api {
 
 impl Api {
     /// Starts the thread, which answers from now on.
-    pub fn start(socket: ControlSocket, registry: Registry) -> Result<Api, Failure> {
+    pub fn start(
+        socket: ControlSocket,
+        registry: Registry,
+        page: Option<StatusPage>,
+    ) -> Result<Api, Failure> {
         let failed = |error: std::io::Error| {
             Failure::refused_because(
                 "control API",
@@ -79,7 +88,13 @@ impl Api {
             .name("control".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                runtime.block_on(connections::serve(listener, registry, phases, busy_now));
+                runtime.block_on(async {
+                    if let Some(page) = page {
+                        let readers = browsers::serve(page, registry.clone(), phases.clone());
+                        tokio::spawn(readers);
+                    }
+                    connections::serve(listener, registry, phases, busy_now).await;
+                });
                 // Connections that are left are closed with it, and not shut down: another program
                 // may have them.
                 drop(runtime);

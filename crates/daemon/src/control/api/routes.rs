@@ -15,9 +15,9 @@ use super::forms::{
     AddOptions, DrainOptions, ForgetOptions, Nothing, OPEN_METRICS, RemoveOptions, ReplaceOptions,
     SetNames, Sets, UpgradeOptions, VolumeOfSet, Volumes,
 };
-use super::openapi;
 use super::settings::{Settings, Value};
 use super::stream::Connection;
+use super::{openapi, page};
 use crate::control::mailbox::{Answer, Reply};
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::registry::Registry;
@@ -56,9 +56,24 @@ pub(super) fn router(registry: Registry) -> Router {
         .route(&format!("{set}/add"), post(add))
         .route(&format!("{set}/replace-cache"), post(replace_cache))
         .route(&format!("{set}/forget-disk"), post(forget_disk))
+        .merge(page::routes())
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn(announce))
+        .with_state(Fleet { registry })
+}
+
+/// The router of paths that show something and change nothing.
+pub(super) fn look_only(registry: Registry) -> Router {
+    Router::new()
+        .route("/v1/openapi.json", get(openapi_json))
+        .route("/v1/status", get(status))
+        .route("/v1/metrics", get(metrics))
+        .route("/v1/sets", get(sets))
+        .route("/v1/volumes", get(volumes))
+        .route("/v1/volumes/{volume}", get(one_volume))
+        .fallback(no_path)
+        .method_not_allowed_fallback(no_method)
         .with_state(Fleet { registry })
 }
 

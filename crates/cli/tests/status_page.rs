@@ -1,0 +1,142 @@
+//! The status page in a real browser, and what may be asked for at its address.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+
+use support::{Daemon, http, make_set, scratch, text, tool};
+
+/// Attributes of the numbers on the page: place in the report, and value.
+fn numbers(page: &str) -> Vec<(String, String)> {
+    let of = |tag: &str, name: &str| {
+        let from = tag.find(&format!("{name}=\""))? + name.len() + 2;
+        Some(tag[from..from + tag[from..].find('"')?].to_owned())
+    };
+    let tags = page.split('<').filter(|tag| tag.starts_with("span "));
+    tags.filter_map(|tag| Some((of(tag, "data-place")?, of(tag, "data-exact")?))).collect()
+}
+
+/// Starts with a status page at a free port; returns its address.
+fn start(directory: &Path, settings: &[&str]) -> (Daemon, String) {
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let all = [&["--mode", "writeback", "--set", "writeback_running=0"], settings].concat();
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &all);
+    let url = daemon.greeting.iter().find_map(|line| line.strip_prefix("status page http://"));
+    let address = url.expect("the address of the page").trim_end_matches('/').to_owned();
+    (daemon, address)
+}
+
+fn ask(address: &str, method: &str, path: &str, headers: &str) -> http::Response {
+    let mut stream = TcpStream::connect(address).expect("the status page");
+    let request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).expect("a request");
+    http::response(stream)
+}
+
+/// The page as a browser has it after some seconds.
+fn page_in_chromium(address: &str, directory: &Path) -> String {
+    let output = tool("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", text(&directory.join("browser"))))
+        .arg(format!("http://{address}/"))
+        .output()
+        .expect("chromium runs (apt-get install chromium)");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("CONSOLE"), "errors in the console: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn numbers_on_the_page_are_those_of_the_api() {
+    let directory = scratch();
+    let (daemon, address) = start(directory.path(), &["--status-page", "127.0.0.1:0"]);
+    let mut client = daemon.client("disk0.img");
+    client.write(0, &[1; 1 << 20], true).expect("a write");
+    client.read(0, &mut [0; 1 << 20]).expect("a hit");
+    client.read(8 << 20, &mut [0; 4096]).expect("a miss");
+    // The journal is still being written when the client has its answer: once nothing changes any
+    // more, the page is that of both reports around it.
+    let (report, page) = loop {
+        let before = daemon.status();
+        let page = page_in_chromium(&address, directory.path());
+        if daemon.status() == before {
+            break (before, page);
+        }
+    };
+    assert!(page.contains("<title>ubcache: healthy</title>"), "{page}");
+    let numbers = numbers(&page);
+    assert!(numbers.len() >= 18, "{numbers:?}");
+    for (place, value) in numbers {
+        let expected = report.pointer(&format!("/{place}")).unwrap_or_else(|| panic!("no {place}"));
+        assert_eq!(value, expected.to_string(), "{place}");
+    }
+    assert_eq!(report["sets"][0]["volumes"][0]["dirty_bytes"], 1 << 20);
+    assert!(page.contains(&format!("Set {}", report["sets"][0]["uuid"].as_str().expect("text"))));
+    // On the control socket there is the same page.
+    let page = http::ask(&daemon.control, "GET", "/", "");
+    assert!(page.status == 200 && page.body.contains("status.js"), "{page:?}");
+    daemon.stop();
+}
+
+#[test]
+fn the_page_changes_nothing_and_shows_itself_to_this_machine_alone() {
+    let directory = scratch();
+    let (daemon, address) = start(directory.path(), &["--status-page", "127.0.0.1:0"]);
+    let own = format!("host: {address}\r\n");
+    assert_eq!(ask(&address, "GET", "/v1/status", &own).status, 200);
+    let metrics = ask(&address, "GET", "/v1/metrics", &own);
+    assert!(metrics.status == 200 && metrics.body.ends_with("# EOF\n"), "{metrics:?}");
+    for path in ["/v1/stop", "/v1/upgrade", "/v1/volumes/disk0.img/detach"] {
+        assert_eq!(ask(&address, "POST", path, &own).status, 404, "{path}");
+    }
+    assert_eq!(ask(&address, "POST", "/v1/status", &own).status, 405);
+    let other = ask(&address, "GET", "/v1/status", "host: rebound.example\r\n");
+    assert_eq!((other.status, other.error("message").contains("another site")), (403, true));
+    // Silent connections keep nobody out.
+    let silent: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(&address).expect("a connection")).collect();
+    assert_eq!(ask(&address, "GET", "/v1/status", &own).status, 200);
+    drop(silent);
+    daemon.stop();
+}
+
+#[test]
+fn other_machines_need_the_token() {
+    let directory = scratch();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").expect("a file");
+    let everywhere = ["--status-page", "0.0.0.0:0", "--status-token", text(&token)];
+    let (daemon, address) = start(directory.path(), &everywhere);
+    let address = address.replace("0.0.0.0", "127.0.0.1");
+    let asked = |headers: &str| ask(&address, "GET", "/v1/status", headers);
+    let refused = asked("host: cache.example\r\n");
+    assert!(refused.status == 401 && refused.head.contains("www-authenticate"), "{refused:?}");
+    assert_eq!(asked("authorization: Bearer 0123456789abcdee\r\n").status, 401);
+    assert_eq!(asked("authorization: Bearer 0123456789abcdef\r\n").status, 200);
+    // The page itself says nothing.
+    assert_eq!(ask(&address, "GET", "/", "").status, 200);
+    daemon.stop();
+
+    let cache = directory.path().join("cache.img");
+    let disks = [directory.path().join("disk0.img")];
+    std::fs::write(&token, "short\n").expect("a file");
+    for (settings, expected) in [
+        (&["--status-page", "0.0.0.0:0"][..], "everybody who reaches this address could read it"),
+        (&everywhere, "this is no token that protects the status page"),
+        (&["--status-token", text(&token)], "there is no status page"),
+        (&["--status-page", "192.0.2.1:1", "--status-token", "/nowhere"], "can't read the token"),
+    ] {
+        let started = Daemon::try_start("pool", directory.path(), &cache, &disks, settings);
+        let (_, said) = started.err().expect("it is refused");
+        assert!(said.contains(expected), "{said}");
+    }
+}
