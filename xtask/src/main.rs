@@ -57,6 +57,9 @@ const NEEDED: &[(&str, &str)] = &[
 /// A program that tests call and Debian does not have: its crate, and the version.
 const FSX: [&str; 2] = ["fsx", "0.3.2"];
 
+/// Version of the tester of the control API, which PyPI has.
+const SCHEMATHESIS: &str = "4.32.5";
+
 /// Directory of programs that are installed for the tests of this checkout only.
 const TOOLS: &str = "target/tools";
 
@@ -147,6 +150,7 @@ fn install() {
             println!("xtask: tests that need {program} will say that they are skipped");
         }
     }
+    schemathesis();
 }
 
 /// Installs missing packages where that is possible, else prints their names.
@@ -172,6 +176,28 @@ fn packages() {
         println!(
             "xtask: apt-get did not succeed; tests that need {names} will say that they are skipped"
         );
+    }
+}
+
+/// Installs the tester of the control API, with a Python environment of its own.
+fn schemathesis() {
+    if has("schemathesis") {
+        return;
+    }
+    println!("xtask: installing schemathesis {SCHEMATHESIS} in {TOOLS}");
+    let venv = "python3 -m venv --clear target/tools/schemathesis";
+    let more = root_prefix().map_or_else(String::new, |prefix| {
+        format!(" || ({prefix} apt-get install -y -q python3-venv && {venv})")
+    });
+    let script = format!(
+        "({venv}{more}) && target/tools/schemathesis/bin/pip install -q \
+         schemathesis=={SCHEMATHESIS} && mkdir -p target/tools/bin && \
+         ln -sf ../schemathesis/bin/schemathesis target/tools/bin/"
+    );
+    let installed =
+        Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success());
+    if !installed {
+        println!("xtask: schemathesis is not there, and a test of the control API fails");
     }
 }
 

@@ -8,8 +8,10 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{Daemon, each_io, http, make_set, must, run, scratch, text, ubcache};
@@ -103,14 +105,18 @@ fn mistakes_are_named_and_change_nothing() {
         ("POST", &drain, "[]", 422, &["no JSON object"]),
         ("POST", "/v1/stop", "{\"now\":true}", 422, &["`now`"]),
         ("POST", &format!("{drain}?wait=true"), "", 400, &["?wait=true", "in the body"]),
-        ("PUT", &attribute, "", 422, &["missing field `value`"]),
+        ("PUT", &attribute, "", 400, &["EOF", "a JSON object"]),
+        ("PUT", &attribute, "{}", 422, &["missing field `value`"]),
+        ("PATCH", &attributes, "", 400, &["EOF", "a JSON object"]),
         ("PUT", &attribute, "{\"value\":\"fast\"}", 422, &["fast", "writethrough"]),
         ("PUT", &attribute, &long, 413, &["at most 65536 bytes"]),
-        ("PATCH", &attributes, "{\"writeback_percent\":101}", 422, &["101", "40"]),
+        ("PATCH", &attributes, "{\"writeback_percent\":\"x\"}", 422, &["\"x\"", "0 to 40"]),
+        ("PATCH", &attributes, "{\"writeback_running\":2}", 422, &["expected 0 or 1"]),
         ("PATCH", &attributes, "{\"nonsense\":1}", 404, &["nonsense", "cache_mode"]),
         ("PATCH", &attributes, "{\"a\":1,\"a\":2}", 422, &["`a` comes twice"]),
         ("PATCH", &attributes, "{\"state\":\"x\"}", 422, &["state can only be read"]),
         ("GET", &format!("{attributes}/nonsense"), "", 404, &["nonsense", "cache_mode"]),
+        ("POST", "/v1/upgrade", "{\"program\":\"x\"}", 422, &["begins with /", "\"x\""]),
         ("GET", "/v1/volumes/%ff", "", 400, &["path"]),
     ] {
         let response = http::ask(&daemon.control, method, path, body);
@@ -177,9 +183,10 @@ fn silent_control_clients_keep_nobody_from_an_answer() {
         for number in 0..150 {
             let mut stream = connect();
             // An older one of them may have been closed by now, not this one.
-            let beginning: &[u8] = match number % 3 {
+            let beginning: &[u8] = match number % 4 {
                 0 => b"",
                 1 => b"GET /v1/status HTTP/1.1\r\nhost: x",
+                // All places at once.
                 _ => b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{",
             };
             stream.write_all(beginning).expect("connected");
@@ -265,5 +272,76 @@ fn a_connection_serves_many_requests() {
         }
     }
     drop(stream);
+    daemon.stop();
+}
+
+/// Passes bytes between clients over TCP, as some programs know nothing else, and the control
+/// socket.
+fn over_tcp(socket: &Path) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let socket = socket.to_owned();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(daemon) = UnixStream::connect(&socket) else { return };
+            let (Ok(mut from), Ok(mut to)) = (client.try_clone(), daemon.try_clone()) else {
+                return;
+            };
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+            let (mut from, mut to) = (daemon, client);
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+/// schemathesis makes requests by the document, and requests that the document does not allow.
+///
+/// It found bodies that may not be left out and were, integers with an exponent that were refused,
+/// and forms that the document names and does not have.
+#[test]
+fn requests_made_from_the_document_get_documented_answers() {
+    // Attributes have ranges that the document does not know: 422 is an answer to what it allows.
+    const CONFIG: &str = r#"
+warnings = { fail-on = ["missing_test_data", "unresolvable_reference"] }
+checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
+[parameters]
+"path.volume" = "disk0.img"
+"path.set" = "UUID"
+"path.attribute" = "writeback_percent"
+[[operations]]
+include-path = "/v1/volumes/{volume}/remove"
+parameters = { "path.volume" = "disk1.img" }
+"#;
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = std::env::split_paths(&path).chain([tools]).collect();
+    let program = places.iter().map(|place| place.join("schemathesis")).find(|it| it.is_file());
+    let program =
+        program.expect("schemathesis is not there; install it with: cargo xtask packages");
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let uuid = daemon.status()["sets"][0]["uuid"].as_str().expect("a UUID").to_owned();
+    let config = directory.path().join("schemathesis.toml");
+    std::fs::write(&config, CONFIG.replace("UUID", &uuid)).expect("a file");
+    let url = format!("http://{}/v1/openapi.json", over_tcp(&daemon.control));
+    let output = Command::new(program)
+        .current_dir(directory.path())
+        .args(["--config-file", text(&config), "run", &url, "--seed", "1", "--max-examples", "10"])
+        // They would end the test. Others ask for them.
+        .args(["--exclude-path", "/v1/stop", "--exclude-path", "/v1/upgrade", "--no-color"])
+        .output()
+        .expect("schemathesis runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{}", said.lines().rev().take(12).collect::<Vec<_>>().join("\n"));
+    assert_eq!(daemon.status()["sets"][0]["state"], "running");
     daemon.stop();
 }

@@ -629,7 +629,10 @@ async fn run<W: World>(
         };
         match daemon.hand_over(&upgrade, &listeners, &mut control).await {
             Ok(Some(heritage)) => return Ok(End::HandOver(Box::new(heritage))),
-            Ok(None) => break true,
+            Ok(None) => {
+                daemon.upgrades.refuse("the daemon was told to stop meanwhile");
+                break true;
+            }
             Err(why) => {
                 tracing::error!(target: STATE, "no upgrade: {why}");
                 daemon.upgrades.refuse(&why);

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`over_nbd`] | hits and misses beside other NBD servers |
 //! | [`fair`] | small requests of one client beside the large ones of others |
+//! | [`control`] | hits while others hammer the control API |
 //! | [`raw`] | the share of a device's speed that is left with ubcache in between |
 //! | [`in_process`] | the engine alone |
 //! | [`restart`] | a start after a kill |
@@ -20,6 +21,7 @@
 )]
 
 pub mod check;
+pub mod control;
 pub mod document;
 pub mod fair;
 pub mod fio;
@@ -123,6 +125,7 @@ const PARTS: &[(&str, Part)] = &[
     ("nbd", over_nbd::hits),
     ("misses", over_nbd::misses),
     ("fair", fair::small_beside_large),
+    ("control", control::hits_beside_control),
     ("raw", raw::hits_and_writes),
     ("stalls", raw::stalls),
     ("engine", in_process::engine),

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use ubcache_env::Priority;
+use ubcache_env::{Nanos, Priority};
 
 use super::names::{Names, SharedNames};
 use super::refusal::{Kind, Refusal};
@@ -31,8 +31,8 @@ pub enum Reply {
     Done,
     /// A value or words.
     Value(serde_json::Value),
-    /// The report of `status`.
-    Report(Box<Report>),
+    /// The report of `status`, and the time of the set's thread that it took.
+    Report(Box<Report>, Nanos),
 }
 
 /// Answer to a request.
@@ -188,7 +188,11 @@ async fn dispatch<W: World>(
 ) -> Answer {
     let words = |words: String| Reply::Value(words.into());
     match request {
-        ControlRequest::Status => Ok(Reply::Report(Box::new(daemon.report(uris)))),
+        ControlRequest::Status => {
+            let began = daemon.world.now();
+            let report = Box::new(daemon.report(uris));
+            Ok(Reply::Report(report, daemon.world.now().since(began)))
+        }
         ControlRequest::Set { name, value, volume } => {
             daemon.set_attributes(volume.as_deref(), &[(name, value)]).await.map(|()| Reply::Done)
         }
@@ -248,7 +252,7 @@ impl<W: World> Daemon<W> {
 
 #[cfg(test)]
 mod tests {
-    use ubcache_env::{Env, Nanos, Priority};
+    use ubcache_env::Env;
     use ubcache_host::{Host, IoBackend};
 
     use super::*;

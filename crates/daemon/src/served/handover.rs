@@ -175,6 +175,10 @@ impl<W: World> Daemon<W> {
                 "the set did not stop cleanly, and is handed over all the same: {error}"
             );
         }
+        // Clients that asked for the stop get their response from this program.
+        if self.stop_wanted.is_set() {
+            return Ok(None);
+        }
         // The last responses of this program; the other one gives that to the upgrade. A thread
         // would not survive the exec, and its connections would end in the middle of a response.
         control.finish(LAST_RESPONSES_PATIENCE).await;

@@ -23,22 +23,42 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// Time for the body of a request.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The body of a request: a JSON object; nothing at all stands for one without fields.
+/// The body of a request, which is whole: a JSON object.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, _: &S) -> Result<Json<T>, Refusal> {
-        let bytes = read(request.into_body()).await?;
-        let text = match bytes.trim_ascii() {
-            b"" => b"{}",
-            text if text.starts_with(b"{") => bytes.as_slice(),
-            // serde would take a list for an object whose fields have defaults.
-            text => return Err(no_object(text)),
-        };
-        serde_json::from_slice(text).map(Json).map_err(|error| unreadable(&error))
+        parse(&read(request.into_body()).await?).map(Json)
     }
+}
+
+/// The options of a request, which is whole: a JSON object, or nothing at all.
+pub(super) struct Options<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Options<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Options<T>, Refusal> {
+        let bytes = read(request.into_body()).await?;
+        let text = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes.as_slice() };
+        parse(text).map(Options)
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Refusal> {
+    if !text.trim_ascii().is_empty() && !text.trim_ascii().starts_with(b"{") {
+        // serde would take a list for an object whose fields have defaults.
+        return Err(no_object(text));
+    }
+    serde_json::from_slice(text).map_err(|error| unreadable(&error))
+}
+
+/// The request with its whole body in memory.
+pub(super) async fn whole(request: Request) -> Result<Request, Refusal> {
+    let (parts, body) = request.into_parts();
+    Ok(Request::from_parts(parts, read(body).await?.into()))
 }
 
 async fn read(body: Body) -> Result<Vec<u8>, Refusal> {

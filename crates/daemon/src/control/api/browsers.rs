@@ -24,11 +24,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::fleet::Fleet;
 use super::page;
 use super::phase::Phase;
 use super::routes::look_only;
 use crate::control::refusal::{Kind, Refusal};
-use crate::control::registry::Registry;
 use crate::failure::Failure;
 use crate::page::StatusPageOptions;
 
@@ -105,13 +105,13 @@ fn read_token(path: &Path) -> Result<String, Failure> {
 }
 
 /// Serves until the phase is that of the end.
-pub(super) async fn serve(page: StatusPage, registry: Registry, mut phase: watch::Receiver<Phase>) {
+pub(super) async fn serve(page: StatusPage, fleet: Fleet, mut phase: watch::Receiver<Phase>) {
     let listener = match tokio::net::TcpListener::from_std(page.listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("the status page can't be served: {error}"),
     };
     let token = page.token.map(Arc::from);
-    let router = look_only(registry).layer(from_fn_with_state(token, admit)).merge(page::routes());
+    let router = look_only(fleet).layer(from_fn_with_state(token, admit)).merge(page::routes());
     let mut tasks = JoinSet::new();
     let mut order = std::collections::VecDeque::new();
     let ending = async move {

@@ -18,11 +18,11 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::fleet::Fleet;
 use super::phase::Phase;
 use super::routes::router;
 use super::stream::{Connection, Stream};
 use crate::control::refusal::{ErrorBody, Kind, Refusal};
-use crate::control::registry::Registry;
 
 /// Connections that there may be.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -57,7 +57,7 @@ struct All {
 /// Serves until the phase is that of the end.
 pub(super) async fn serve(
     listener: UnixListener,
-    registry: Registry,
+    fleet: Fleet,
     mut phase: watch::Receiver<Phase>,
     busy: watch::Sender<usize>,
 ) {
@@ -66,7 +66,7 @@ pub(super) async fn serve(
         Err(error) => return tracing::error!("the control socket can't be served: {error}"),
     };
     let mut all = All {
-        router: router(registry),
+        router: router(fleet),
         busy,
         phase: phase.clone(),
         tasks: JoinSet::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::pace::Pace;
 use crate::control::mailbox::{Answer, Reply, SetHandle};
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::registry::Registry;
@@ -19,9 +20,14 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(super) struct Fleet {
     pub(super) registry: Registry,
+    pub(super) pace: Pace,
 }
 
 impl Fleet {
+    pub(super) fn new(registry: Registry) -> Fleet {
+        Fleet { registry, pace: Pace::new(Instant::now()) }
+    }
+
     /// Asks the set that serves an export.
     pub(super) async fn ask_volume(&self, volume: &str, request: ControlRequest) -> Answer {
         self.registry.of_volume(volume)?.mailbox.send(request, None).await
@@ -42,7 +48,10 @@ impl Fleet {
         let mut all = Report { version: env!("CARGO_PKG_VERSION").to_owned(), ..Report::default() };
         for (set, asked) in sets.iter().zip(asked) {
             match timeout_at(end, asked).await {
-                Ok(Ok(Reply::Report(report))) => all.sets.extend(report.sets),
+                Ok(Ok(Reply::Report(report, took))) => {
+                    self.pace.charge(Duration::from_nanos(took.0));
+                    all.sets.extend(report.sets);
+                }
                 Ok(Err(refusal)) => all.sets.push(silent(set, &refusal.message)),
                 Ok(Ok(_)) | Err(_) => all.sets.push(silent(set, "its thread does not answer")),
             }

@@ -38,7 +38,7 @@ pub(super) struct RemoveOptions {
 #[serde(deny_unknown_fields)]
 pub(super) struct AddOptions {
     /// Its path, from the root.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^/")]
     pub(super) backing: PathBuf,
     /// Name of its export; if absent, its label or file name.
     #[serde(default)]
@@ -50,7 +50,7 @@ pub(super) struct AddOptions {
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplaceOptions {
     /// Its path, from the root.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^/")]
     pub(super) cache: PathBuf,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct ForgetOptions {
 pub(super) struct UpgradeOptions {
     /// The program; if absent, the one by which the daemon was started.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^/")]
     pub(super) program: Option<PathBuf>,
 }
 

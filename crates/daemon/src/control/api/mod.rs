@@ -8,6 +8,7 @@
 //! | `connections` | accepting, limits on connections and on their time, the end |
 //! | `stream` | a connection that another program may get |
 //! | `phase` | from its start to its end |
+//! | `pace` | how many requests there may be in a second |
 //! | `body` | bodies of requests, with limits, and of responses |
 //! | `forms` | what is taken and given |
 //! | `routes` | paths and methods |
@@ -23,6 +24,7 @@ mod connections;
 mod fleet;
 mod forms;
 pub mod openapi;
+mod pace;
 mod page;
 mod phase;
 mod routes;
@@ -40,6 +42,7 @@ use ubcache_env::{Env, Nanos};
 use ubcache_host::ListenAddress;
 
 use self::browsers::StatusPage;
+use self::fleet::Fleet;
 use self::phase::Phase;
 use super::registry::Registry;
 use super::sockets::ControlSocket;
@@ -89,11 +92,12 @@ impl Api {
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 runtime.block_on(async {
+                    let fleet = Fleet::new(registry);
                     if let Some(page) = page {
-                        let readers = browsers::serve(page, registry.clone(), phases.clone());
+                        let readers = browsers::serve(page, fleet.clone(), phases.clone());
                         tokio::spawn(readers);
                     }
-                    connections::serve(listener, registry, phases, busy_now).await;
+                    connections::serve(listener, fleet, phases, busy_now).await;
                 });
                 // Connections that are left are closed with it, and not shut down: another program
                 // may have them.

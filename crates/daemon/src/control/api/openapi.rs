@@ -1,6 +1,8 @@
 //! The OpenAPI document: paths from the table below, forms of what is sent from the types that are
 //! sent. docs/reference/openapi.json is the same, and a test compares them.
 
+use std::sync::OnceLock;
+
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
@@ -9,7 +11,7 @@ use super::forms::{
     AddOptions, DrainOptions, ForgetOptions, Message, Nothing, OPEN_METRICS, RemoveOptions,
     ReplaceOptions, Sets, UpgradeOptions, Upgraded, VolumeName, VolumeOfSet, Volumes,
 };
-use super::settings::ValueForm;
+use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::refusal::{ErrorBody, Kind};
 use crate::served::report::Report;
 
@@ -320,6 +322,7 @@ pub fn document() -> Value {
     let scalar = json!({
         "description": "As `ubcache set` takes it, with suffixes; or an integer; or a boolean.",
         "type": ["string", "integer", "boolean"],
+        "minimum": -(EXACT_MAX as i64), "maximum": EXACT_MAX,
     });
     let schemas = &mut components["schemas"];
     schemas["NewValue"] = json!({
@@ -345,9 +348,12 @@ pub fn document() -> Value {
 }
 
 /// The text of the document, as docs/reference/openapi.json has it.
-pub fn text() -> String {
-    let text = serde_json::to_string_pretty(&document());
-    text.expect("plain data always serializes") + "\n"
+pub fn text() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let text = serde_json::to_string_pretty(&document());
+        text.expect("plain data always serializes") + "\n"
+    })
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Paths and methods of the control API. What each one takes and gives: [`super::openapi`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::body::{Json, Name, Names, json, with_text};
+use super::body::{Json, Name, Names, Options, json, whole, with_text};
 use super::fleet::Fleet;
 use super::forms::{
     AddOptions, DrainOptions, ForgetOptions, Nothing, OPEN_METRICS, RemoveOptions, ReplaceOptions,
@@ -20,13 +21,12 @@ use super::stream::Connection;
 use super::{openapi, page};
 use crate::control::mailbox::{Answer, Reply};
 use crate::control::refusal::{Kind, Refusal};
-use crate::control::registry::Registry;
 use crate::control::request::ControlRequest;
 use crate::served::metrics::open_metrics;
 use crate::served::report::VolumeReport;
 
 /// The router of all paths.
-pub(super) fn router(registry: Registry) -> Router {
+pub(super) fn router(fleet: Fleet) -> Router {
     let volume = "/v1/volumes/{volume}";
     let set = "/v1/sets/{set}";
     Router::new()
@@ -59,12 +59,12 @@ pub(super) fn router(registry: Registry) -> Router {
         .merge(page::routes())
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
-        .layer(from_fn(announce))
-        .with_state(Fleet { registry })
+        .layer(from_fn_with_state(fleet.clone(), announce))
+        .with_state(fleet)
 }
 
 /// The router of paths that show something and change nothing.
-pub(super) fn look_only(registry: Registry) -> Router {
+pub(super) fn look_only(fleet: Fleet) -> Router {
     Router::new()
         .route("/v1/openapi.json", get(openapi_json))
         .route("/v1/status", get(status))
@@ -74,12 +74,20 @@ pub(super) fn look_only(registry: Registry) -> Router {
         .route("/v1/volumes/{volume}", get(one_volume))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
-        .with_state(Fleet { registry })
+        .layer(from_fn_with_state(fleet.clone(), pace))
+        .with_state(fleet)
 }
 
-/// Marks the connection as one that waits for an answer, when the request is whole; refuses
-/// parameters behind the path, which no request takes.
+/// Lets a request wait for its turn.
+async fn pace(State(fleet): State<Fleet>, request: Request, next: Next) -> Response {
+    fleet.pace.turn().await;
+    next.run(request).await
+}
+
+/// Reads all of a request, marks its connection as one that waits for an answer, and waits for the
+/// request's turn. Refuses parameters behind the path, which no request takes.
 async fn announce(
+    State(fleet): State<Fleet>,
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
     next: Next,
@@ -90,7 +98,15 @@ async fn announce(
             .expected("options in the body, as a JSON object")
             .into_response();
     }
+    let request = match whole(request).await {
+        Ok(request) => request,
+        Err(refusal) => return refusal.into_response(),
+    };
     let _answering = connection.begin();
+    // The end of the daemon waits for nobody's turn.
+    if !matches!(request.uri().path(), "/v1/stop" | "/v1/upgrade") {
+        fleet.pace.turn().await;
+    }
     next.run(request).await
 }
 
@@ -119,7 +135,7 @@ fn done(answer: Answer) -> Given {
 fn value(answer: Answer) -> Result<serde_json::Value, Refusal> {
     Ok(match answer? {
         Reply::Value(value) => value,
-        Reply::Done | Reply::Report(_) => serde_json::Value::Null,
+        Reply::Done | Reply::Report(..) => serde_json::Value::Null,
     })
 }
 
@@ -128,8 +144,18 @@ fn named(key: &str, answer: Answer) -> Given {
     Ok(ok(&serde_json::json!({ key: value(answer)? })))
 }
 
+/// A path that means the same to the daemon, whose working directory is another one.
+fn rooted(path: PathBuf) -> Result<PathBuf, Refusal> {
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(Refusal::new(Kind::Unfit, "a path that does not begin at the root")
+            .found(path.display())
+            .expected("a path that begins with /")),
+    }
+}
+
 async fn openapi_json() -> Response {
-    with_text(StatusCode::OK, "application/json", openapi::text())
+    with_text(StatusCode::OK, "application/json", openapi::text().to_owned())
 }
 
 async fn status(State(fleet): State<Fleet>) -> Response {
@@ -140,15 +166,16 @@ async fn metrics(State(fleet): State<Fleet>) -> Response {
     with_text(StatusCode::OK, OPEN_METRICS, open_metrics(&fleet.report().await))
 }
 
-async fn stop(State(fleet): State<Fleet>, _: Json<Nothing>) -> Given {
+async fn stop(State(fleet): State<Fleet>, _: Options<Nothing>) -> Given {
     done(fleet.stop().await)
 }
 
 async fn upgrade(
     State(fleet): State<Fleet>,
     Extension(connection): Extension<Arc<Connection>>,
-    Json(UpgradeOptions { program }): Json<UpgradeOptions>,
+    Options(UpgradeOptions { program }): Options<UpgradeOptions>,
 ) -> Given {
+    let program = program.map(rooted).transpose()?;
     let requester = connection.give_away().map_err(|error| {
         Refusal::new(Kind::Failed, format_args!("can't hand the connection over: {error}"))
     })?;
@@ -244,19 +271,19 @@ async fn put_of_set(
     done(fleet.ask_set(&set, request).await)
 }
 
-async fn flush_volume(State(fleet): State<Fleet>, Name(name): Name, _: Json<Nothing>) -> Given {
+async fn flush_volume(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {
     let request = ControlRequest::Flush { volume: Some(name.clone()) };
     done(fleet.ask_volume(&name, request).await)
 }
 
-async fn flush_set(State(fleet): State<Fleet>, Name(set): Name, _: Json<Nothing>) -> Given {
+async fn flush_set(State(fleet): State<Fleet>, Name(set): Name, _: Options<Nothing>) -> Given {
     done(fleet.ask_set(&set, ControlRequest::Flush { volume: None }).await)
 }
 
 async fn drain_volume(
     State(fleet): State<Fleet>,
     Name(name): Name,
-    Json(DrainOptions { wait }): Json<DrainOptions>,
+    Options(DrainOptions { wait }): Options<DrainOptions>,
 ) -> Given {
     let request = ControlRequest::Drain { volume: Some(name.clone()), wait };
     done(fleet.ask_volume(&name, request).await)
@@ -265,17 +292,17 @@ async fn drain_volume(
 async fn drain_set(
     State(fleet): State<Fleet>,
     Name(set): Name,
-    Json(DrainOptions { wait }): Json<DrainOptions>,
+    Options(DrainOptions { wait }): Options<DrainOptions>,
 ) -> Given {
     done(fleet.ask_set(&set, ControlRequest::Drain { volume: None, wait }).await)
 }
 
-async fn detach(State(fleet): State<Fleet>, Name(name): Name, _: Json<Nothing>) -> Given {
+async fn detach(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {
     let request = ControlRequest::Detach { volume: Some(name.clone()) };
     named("volume", fleet.ask_volume(&name, request).await)
 }
 
-async fn attach(State(fleet): State<Fleet>, Name(name): Name, _: Json<Nothing>) -> Given {
+async fn attach(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {
     let request = ControlRequest::Attach { volume: Some(name.clone()) };
     named("volume", fleet.ask_volume(&name, request).await)
 }
@@ -283,13 +310,13 @@ async fn attach(State(fleet): State<Fleet>, Name(name): Name, _: Json<Nothing>) 
 async fn remove(
     State(fleet): State<Fleet>,
     Name(name): Name,
-    Json(RemoveOptions { keep_dirty }): Json<RemoveOptions>,
+    Options(RemoveOptions { keep_dirty }): Options<RemoveOptions>,
 ) -> Given {
     let request = ControlRequest::Remove { volume: Some(name.clone()), keep_dirty };
     named("message", fleet.ask_volume(&name, request).await)
 }
 
-async fn gc(State(fleet): State<Fleet>, Name(set): Name, _: Json<Nothing>) -> Given {
+async fn gc(State(fleet): State<Fleet>, Name(set): Name, _: Options<Nothing>) -> Given {
     done(fleet.ask_set(&set, ControlRequest::Gc).await)
 }
 
@@ -298,7 +325,10 @@ async fn add(
     Name(set): Name,
     Json(AddOptions { backing, name }): Json<AddOptions>,
 ) -> Given {
-    named("volume", fleet.ask_set(&set, ControlRequest::Add { backing, name }).await)
+    named(
+        "volume",
+        fleet.ask_set(&set, ControlRequest::Add { backing: rooted(backing)?, name }).await,
+    )
 }
 
 async fn replace_cache(
@@ -306,7 +336,10 @@ async fn replace_cache(
     Name(set): Name,
     Json(ReplaceOptions { cache }): Json<ReplaceOptions>,
 ) -> Given {
-    named("message", fleet.ask_set(&set, ControlRequest::ReplaceCache { cache }).await)
+    named(
+        "message",
+        fleet.ask_set(&set, ControlRequest::ReplaceCache { cache: rooted(cache)? }).await,
+    )
 }
 
 async fn forget_disk(
@@ -337,7 +370,7 @@ mod tests {
             let (stream, _other) = tokio::net::UnixStream::pair().expect("sockets");
             let (busy, _busy) = tokio::sync::watch::channel(0);
             let connection = Connection::new(stream, busy);
-            let service = TowerToHyperService::new(router(Default::default()));
+            let service = TowerToHyperService::new(router(Fleet::new(Default::default())));
             let mut ids = Vec::new();
             for operation in OPERATIONS {
                 ids.push(operation.id());

@@ -2,13 +2,17 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A value of an attribute, as text. Numbers stand for themselves; `true` and `false` for 1 and 0.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Scalar(pub(super) String);
+
+/// Up to here every program reads an integer as it was written, also one that knows only numbers
+/// with a fraction.
+pub(super) const EXACT_MAX: u64 = 1 << 53;
 
 struct ScalarVisitor;
 
@@ -24,11 +28,25 @@ impl Visitor<'_> for ScalarVisitor {
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
+        match value <= EXACT_MAX {
+            true => Ok(Scalar(value.to_string())),
+            false => Err(E::invalid_value(Unexpected::Unsigned(value), &self)),
+        }
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
+        match value.unsigned_abs() <= EXACT_MAX {
+            true => Ok(Scalar(value.to_string())),
+            false => Err(E::invalid_value(Unexpected::Signed(value), &self)),
+        }
+    }
+
+    /// JSON has no integers of its own: 1e3 is one.
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Scalar, E> {
+        match value.fract() == 0.0 && value.abs() <= EXACT_MAX as f64 {
+            true => Ok(Scalar(format!("{value:.0}"))),
+            false => Err(E::invalid_type(Unexpected::Float(value), &self)),
+        }
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Scalar, E> {
@@ -95,13 +113,16 @@ mod tests {
     #[test]
     fn settings_keep_their_order_and_come_once() {
         let read = |text: &str| serde_json::from_str::<Settings>(text).map(|it| it.0);
-        let settings = read(r#"{"b":"4M","a":10,"c":true}"#).expect("settings");
+        let settings = read(r#"{"b":"4M","a":10,"c":true,"d":1e3}"#).expect("settings");
         let pairs: Vec<_> = settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        assert_eq!(pairs, [("b", "4M"), ("a", "10"), ("c", "1")]);
+        assert_eq!(pairs, [("b", "4M"), ("a", "10"), ("c", "1"), ("d", "1000")]);
         for (text, why) in [
             (r#"{"a":1,"a":2}"#, "`a` comes twice"),
             (r#"{"a":null}"#, "a string, an integer or a boolean"),
             (r#"{"a":[1]}"#, "a string, an integer or a boolean"),
+            (r#"{"a":0.5}"#, "a string, an integer or a boolean"),
+            (r#"{"a":9007199254740993}"#, "a string, an integer or a boolean"),
+            (r#"{"a":1e300}"#, "a string, an integer or a boolean"),
             ("[]", "an object from names"),
         ] {
             let error = read(text).expect_err(text).to_string();
