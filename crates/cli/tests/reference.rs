@@ -3,6 +3,9 @@
 
 use std::fs;
 
+use ubcache_daemon::attributes::{Attribute, OF_SETS, OF_VOLUMES, Values};
+use ubcache_daemon::default_of;
+
 #[test]
 fn every_command_and_option_is_in_the_reference() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/commands.md");
@@ -35,4 +38,36 @@ fn every_command_and_option_is_in_the_reference() {
     }
     let advice = "cargo run -p ubcache-cli --example commands > docs/reference/commands.md";
     assert!(missing.is_empty(), "not in {path}: {missing:?}; run: {advice}");
+}
+
+/// Rows of attributes as they stand in docs/reference/attributes.md.
+fn rows(attributes: &[Attribute]) -> Vec<String> {
+    let row = |attribute: &Attribute| {
+        let unit = match attribute.values {
+            Values::Number(..) | Values::Size(..) => attribute.unit.word(),
+            _ => "",
+        };
+        let cells = [
+            format!("`{}`", attribute.name),
+            default_of(attribute).unwrap_or_default(),
+            attribute.range(),
+            unit.to_owned(),
+            attribute.kept.word().to_owned(),
+            attribute.effect.to_owned(),
+        ];
+        cells.iter().fold(String::new(), |row, cell| {
+            row + "| " + cell + if cell.is_empty() { "" } else { " " }
+        }) + "|"
+    };
+    attributes.iter().map(row).collect()
+}
+
+/// The tables of docs/reference/attributes.md are those of the engine.
+#[test]
+fn attributes_are_in_the_reference_as_the_engine_has_them() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/attributes.md");
+    let text = fs::read_to_string(path).expect("the reference");
+    let listed: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<String> = rows(OF_VOLUMES).into_iter().chain(rows(OF_SETS)).collect();
+    assert_eq!(listed, expected, "the rows of {path} should be:\n{}", expected.join("\n"));
 }

@@ -139,3 +139,55 @@ fn settings_of_a_start_hold_before_writeback_begins() {
         }
     });
 }
+
+/// Values come with suffixes, one out of range is refused with its range, a misspelled name is
+/// answered with the nearest one, and `get --all` says all of that beforehand.
+#[test]
+fn attributes_say_what_they_take() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    let control = text(&daemon.control);
+    must(ubcache().args([
+        "set",
+        "writeback_percent=20%",
+        "writeback_delay=5min",
+        "sequential_cutoff=8M",
+        "congested_read_threshold_us=3ms",
+        "--control",
+        control,
+    ]));
+    let get = |name: &str| must(ubcache().args(["get", name, "--control", control]));
+    assert_eq!(get("writeback_percent"), "20\n");
+    assert_eq!(get("writeback_delay"), "300\n");
+    assert_eq!(get("sequential_cutoff"), "8.0M\n");
+    assert_eq!(get("congested_read_threshold_us"), "3000\n");
+    for (assignment, expected) in [
+        ("writeback_percent=100", "100 is out of range: expected 0 to 40 %"),
+        ("writeback_delay=soon", "or with ms, s, min or h"),
+        ("cachemode=none", "did you mean \"cache_mode\"?"),
+        ("journal-delay-ms=1", "did you mean \"journal_delay_ms\"?"),
+        ("state=clean", "can only be read"),
+    ] {
+        let output = run(&["set", assignment, "--control", control]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{assignment}: {said}");
+    }
+    let all = must(ubcache().args(["get", "--all", "--json", "--control", control]));
+    let all: serde_json::Value = serde_json::from_str(&all).expect("JSON");
+    let percent = &all["volumes"]["disk0.img"]["writeback_percent"];
+    assert_eq!((&percent["value"], &percent["default"]), (&"20".into(), &"10".into()));
+    assert_eq!((&percent["range"], &percent["unit"]), (&"0 to 40".into(), &"%".into()));
+    assert_eq!(all["volumes"]["disk0.img"]["cache_mode"]["kept"], "superblock");
+    assert_eq!(all["set"]["journal_delay_ms"]["kept"], "until restart");
+    let shown = must(ubcache().args(["get", "--all", "--control", control]));
+    for line in [
+        "disk0.img cache_mode: [writethrough] writeback writearound none",
+        "takes 0 to 40 %; default 10; kept: until restart",
+    ] {
+        assert!(shown.contains(line), "{line}:\n{shown}");
+    }
+    assert_eq!(get("stats_total/cache_hit_ratio"), "0\n");
+    daemon.set("clear_stats=1");
+    daemon.stop();
+}

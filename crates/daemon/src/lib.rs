@@ -51,5 +51,6 @@ pub use failure::{Code, Failure};
 pub use serve::{Ready, serve, serve_in};
 pub use tls::TlsOptions;
 pub use ubcache_engine::MUTANTS_COMPILED;
+pub use ubcache_engine::settings::{default_of, table as attributes};
 pub use ubcache_host::{PageCache, SocketAccess, group_id};
 pub use ubcache_nbd::Rates;

@@ -11,7 +11,8 @@ use ubcache_env::{
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
 use crate::lost_by_failed_flush::LostPlaces;
 use crate::rules::{Rule, Rules};
-use crate::stats::DeviceCounters;
+use crate::stats::histogram::{Histogram, Taken};
+use crate::stats::{DeviceCounters, DeviceHistograms, DeviceLatencies};
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
 ///
@@ -22,6 +23,9 @@ pub(crate) struct CountedDevice<E: Env> {
     env: E,
     device: E::Device,
     counters: Cell<DeviceCounters>,
+    histograms: DeviceHistograms,
+    /// The latest read or write that has ended: its end, and its time.
+    latest: Cell<(Nanos, Taken)>,
     /// Writes completed, and of these how many the last good flush covers.
     completed: Cell<u64>,
     flushed: Cell<u64>,
@@ -50,6 +54,8 @@ impl<E: Env> CountedDevice<E> {
             env,
             device,
             counters: Cell::default(),
+            histograms: DeviceHistograms::default(),
+            latest: Cell::default(),
             // Somebody else may have written before: the first flush is never skipped.
             completed: Cell::new(1),
             flushed: Cell::new(0),
@@ -97,6 +103,10 @@ impl<E: Env> CountedDevice<E> {
         self.counters.get()
     }
 
+    pub fn latencies(&self) -> DeviceLatencies {
+        self.histograms.latencies()
+    }
+
     fn count(&self, change: impl FnOnce(&mut DeviceCounters)) {
         let mut counters = self.counters.get();
         change(&mut counters);
@@ -115,14 +125,16 @@ impl<E: Env> CountedDevice<E> {
         self.device.limits()
     }
 
-    /// Reads `sectors` sectors for a client, who is told if there is no memory for them.
-    pub async fn read_for_client(&self, at: Sector, sectors: u64) -> IoResult<Buf> {
+    /// Reads `sectors` sectors for a client, who gets an error if there is no memory for them.
+    /// Begun at `started`.
+    pub async fn read_for_client(&self, started: Nanos, at: Sector, sectors: u64) -> IoResult<Buf> {
         let Some(into) = self.env.buffers().for_sectors(sectors) else {
             self.env.mark("no_memory_for_client");
             return Err(IoError::NoMemory);
         };
         self.count_read(sectors);
         let (buf, result) = self.device.read(at, into).await;
+        self.ended(&self.histograms.read, started);
         self.read_ended(SectorRange::new(at, sectors), buf, result)
     }
 
@@ -139,8 +151,25 @@ impl<E: Env> CountedDevice<E> {
             }
         };
         self.count_read(sectors);
+        let started = self.env.now();
         let (buf, result) = self.device.read(at, into).await;
+        self.ended(&self.histograms.read, started);
         self.read_ended(SectorRange::new(at, sectors), buf, result)
+    }
+
+    #[inline(always)]
+    fn ended(&self, histogram: &Histogram, started: Nanos) {
+        let now = self.env.now();
+        let taken = Taken::new(now.since(started));
+        histogram.record(taken);
+        self.latest.set((now, taken));
+    }
+
+    /// The request that has ended last: its end, and its time. In the step in which a request
+    /// ends, it is that one.
+    #[inline(always)]
+    pub fn latest(&self) -> (Nanos, Taken) {
+        self.latest.get()
     }
 
     fn count_read(&self, sectors: u64) {
@@ -167,7 +196,9 @@ impl<E: Env> CountedDevice<E> {
             c.written_bytes += from.len() as u64;
         });
         let range = SectorRange::new(at, from.sectors());
+        let started = self.env.now();
         let result = self.device.write(at, from, durability).await;
+        self.ended(&self.histograms.write, started);
         // A FUA write needs no flush, and a failed one may have landed.
         if durability == Durability::Volatile || result.is_err() {
             self.written(range);
@@ -196,7 +227,9 @@ impl<E: Env> CountedDevice<E> {
             lost.borrow_mut().flush_begins(completed);
         }
         self.count(|c| c.flushes += 1);
+        let started = self.env.now();
         let result = self.device.flush().await;
+        self.ended(&self.histograms.flush, started);
         match &result {
             Ok(()) if self.failed_flushes.get() > failed_before => {
                 // Another one failed meanwhile, and an error is reported once.
@@ -250,7 +283,9 @@ impl<E: Env> CountedDevice<E> {
 
     pub async fn write_zeroes(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.writes += 1);
+        let started = self.env.now();
         let result = self.device.write_zeroes(range).await;
+        self.ended(&self.histograms.write, started);
         self.written(range);
         if let Err(error) = &result {
             self.failed(Operation::WriteZeroes, range, error);
@@ -261,7 +296,9 @@ impl<E: Env> CountedDevice<E> {
     /// Writes zeroes, and lets the device give the room back.
     pub async fn write_holes(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.writes += 1);
+        let started = self.env.now();
         let result = self.device.write_holes(range).await;
+        self.ended(&self.histograms.write, started);
         self.written(range);
         if let Err(error) = &result {
             self.failed(Operation::WriteZeroes, range, error);

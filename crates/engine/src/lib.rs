@@ -80,8 +80,8 @@ pub use set::run_numbers::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
 pub use stats::{
-    DeviceCounters, SetStatus, StopStep, VolumeCounters, VolumeState, VolumeStatus,
-    WritebackActivity,
+    DeviceCounters, DeviceLatencies, SetStatus, StopStep, VolumeCounters, VolumeState,
+    VolumeStatus, WritebackActivity,
 };
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
 pub use volume::CachedVolume;

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use ubcache_daemon::Failure;
+use ubcache_daemon::attributes::{Owner, attribute};
 use ubcache_daemon::config_file::save::{replace_file, with_attributes};
 use ubcache_daemon::control::{ControlRequest, ask};
+use ubcache_daemon::{Failure, default_of};
 
 use super::choose::{Daemon, report};
 use super::{print, visible};
@@ -44,7 +45,7 @@ pub struct SetArgs {
 
 /// Read an attribute, with the names of bcache's sysfs, or all of them
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  ubcache get cache_mode\n  ubcache get")]
+#[command(after_help = "Example:\n  ubcache get cache_mode\n  ubcache get --all")]
 pub struct GetArgs {
     #[command(flatten)]
     daemon: Daemon,
@@ -54,6 +55,9 @@ pub struct GetArgs {
     /// The attribute [default: all of them]
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// All attributes, with default, range, unit, effect, and how long a value is kept
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -145,8 +149,10 @@ pub fn get(args: &GetArgs) -> Result<(), Failure> {
         None => ask(&socket, &ControlRequest::GetAll { volume })?,
     };
     if args.json {
-        print_json(&value)?;
-        return Ok(());
+        return print_json(&if args.all { described(&value) } else { value });
+    }
+    if args.all {
+        return print(&attribute_table(&described(&value)));
     }
     let is_label = args.name.as_deref() == Some("label");
     let show = |value: &serde_json::Value| match value.as_str() {
@@ -175,11 +181,7 @@ fn attribute_lines(all: &serde_json::Value) -> String {
     let mut text = String::new();
     let mut add = |owner: &str, values: &serde_json::Value| {
         for (name, value) in values.as_object().into_iter().flatten() {
-            let value = value.as_str().unwrap_or_default().trim_end();
-            let value = match name.as_str() {
-                "label" => visible(value),
-                _ => value.split_whitespace().collect::<Vec<_>>().join(" "),
-            };
+            let value = one_line(name, value.as_str().unwrap_or_default());
             let _ = writeln!(text, "{owner} {name}: {value}");
         }
     };
@@ -188,6 +190,77 @@ fn attribute_lines(all: &serde_json::Value) -> String {
         add(&visible(volume), values);
     }
     text
+}
+
+/// All attributes with what the table says about each: an object like that of the values, in
+/// which each value is an object.
+fn described(all: &serde_json::Value) -> serde_json::Value {
+    let describe = |owner: Owner, values: &serde_json::Value| -> serde_json::Value {
+        let values = values.as_object().into_iter().flatten();
+        let values = values.map(|(name, value)| {
+            let text = |text: String| match text.is_empty() {
+                true => serde_json::Value::Null,
+                false => text.into(),
+            };
+            let found = attribute(owner, name);
+            let described = serde_json::json!({
+                "value": value,
+                "default": found.and_then(default_of),
+                "range": found.map_or(serde_json::Value::Null, |it| text(it.range())),
+                "unit": found.map_or(serde_json::Value::Null, |it| text(it.unit.word().into())),
+                "kept": found.map_or(serde_json::Value::Null, |it| text(it.kept.word().into())),
+                "effect": found.map(|it| it.effect),
+            });
+            (name.clone(), described)
+        });
+        serde_json::Value::Object(values.collect())
+    };
+    let mut described = serde_json::Map::new();
+    if let Some(set) = all.get("set") {
+        described.insert("set".to_owned(), describe(Owner::Set, set));
+    }
+    let volumes = all["volumes"].as_object().into_iter().flatten();
+    let volumes = volumes.map(|(name, values)| (name.clone(), describe(Owner::Volume, values)));
+    described.insert("volumes".to_owned(), serde_json::Value::Object(volumes.collect()));
+    described.into()
+}
+
+/// The same for people: two lines for each attribute.
+fn attribute_table(all: &serde_json::Value) -> String {
+    let mut text = String::new();
+    let mut add = |owner: &str, values: &serde_json::Value| {
+        for (name, described) in values.as_object().into_iter().flatten() {
+            let field = |field: &str| described[field].as_str().unwrap_or_default();
+            let value = one_line(name, field("value"));
+            let _ = write!(text, "{owner} {name}: {value}");
+            let unit = field("unit");
+            let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+            let mut about = vec![field("effect").to_owned()];
+            if !field("range").is_empty() {
+                about.push(format!("takes {}{unit}", field("range")));
+            }
+            if described["default"].is_string() {
+                about.push(format!("default {}", one_line(name, field("default"))));
+            }
+            if !field("kept").is_empty() {
+                about.push(format!("kept: {}", field("kept")));
+            }
+            let _ = writeln!(text, "\n    {}", about.join("; "));
+        }
+    };
+    add("set", &all["set"]);
+    for (volume, values) in all["volumes"].as_object().into_iter().flatten() {
+        add(&visible(volume), values);
+    }
+    text
+}
+
+/// A value in a line of its own.
+fn one_line(name: &str, value: &str) -> String {
+    match name {
+        "label" => visible(value.trim_end()),
+        _ => value.split_whitespace().collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// `ubcache gc`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use toml::de::{DeTable, DeValue};
-use ubcache_engine::settings::{SetSettings, VolumeSettings, parse_human};
+use ubcache_engine::settings::{SetSettings, VolumeSettings};
 
 use super::kind::{found, integer, parse_time};
 use super::reader::{Source, unknown};
@@ -51,7 +51,7 @@ fn check(owner: Owner, name: &str, value: &DeValue<'_>) -> Result<String, Wrong>
         }
         Owner::Set if !of_volume && !of_set => {
             let known: BTreeSet<&str> =
-                VolumeSettings::names().iter().chain(SetSettings::names()).copied().collect();
+                VolumeSettings::names().into_iter().chain(SetSettings::names()).collect();
             let known: Vec<&str> = known.into_iter().collect();
             return Err(Wrong::Name(unknown("attribute", name, &known)));
         }
@@ -61,45 +61,17 @@ fn check(owner: Owner, name: &str, value: &DeValue<'_>) -> Result<String, Wrong>
             )));
         }
         Owner::Volume if !of_volume => {
-            return Err(Wrong::Name(unknown("attribute", name, VolumeSettings::names())));
+            return Err(Wrong::Name(unknown("attribute", name, &VolumeSettings::names())));
         }
         _ => {}
     }
     let text = as_text(name, value).map_err(Wrong::Value)?;
-    if of_volume {
-        let plain = |text: &str| {
-            let mut settings = VolumeSettings::default();
-            settings.set(name, text).map_err(|error| error.to_string())?;
-            Ok(settings.plain(name).unwrap_or_default())
-        };
-        in_range(name, &text, plain).map_err(Wrong::Value)?;
-    } else {
-        let plain = |text: &str| {
-            let mut settings = SetSettings::default();
-            settings.set(name, text).map_err(|error| error.to_string())?;
-            Ok(settings.plain(name).unwrap_or_default())
-        };
-        in_range(name, &text, plain).map_err(Wrong::Value)?;
-    }
+    let set = match of_volume {
+        true => VolumeSettings::default().set(name, &text),
+        false => SetSettings::default().set(name, &text),
+    };
+    set.map_err(|error| Wrong::Value(error.to_string()))?;
     Ok(text)
-}
-
-/// Refuses a number that would be moved to the end of its range: `set` does so, as bcache does, but
-/// a file is to say what is.
-fn in_range(
-    name: &str,
-    text: &str,
-    plain: impl Fn(&str) -> Result<String, String>,
-) -> Result<(), String> {
-    let taken: Result<u64, _> = plain(text)?.parse();
-    let (Ok(taken), Ok(given)) = (taken, parse_human(text)) else { return Ok(()) };
-    // Some take 0 for their default.
-    if given == taken || given == 0 {
-        return Ok(());
-    }
-    let low = [plain("0")?, plain("1")?].into_iter().filter_map(|end| end.parse::<u64>().ok());
-    let (low, high) = (low.min().unwrap_or_default(), plain(&u64::MAX.to_string())?);
-    Err(format!("{name}: {text} is out of range: expected {low} to {high}"))
 }
 
 /// The unit of an attribute, as a suffix of its value.

@@ -144,6 +144,9 @@ impl From<AttributeError> for Refusal {
             AttributeError::BadValue { value, expected, .. } => {
                 Refusal::new(Kind::Unfit, message).found(value).expected(expected)
             }
+            AttributeError::OutOfRange { value, range, .. } => {
+                Refusal::new(Kind::Unfit, message).found(value).expected(range)
+            }
             AttributeError::ReadOnly { .. } => Refusal::new(Kind::Unfit, message),
         }
     }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use ubcache_engine::settings::table::{Attribute, OF_SETS, OF_VOLUMES, nearest};
 use ubcache_engine::{
     AttributeError, CacheSet, CachedVolume, EngineError, ServedVolume, VolumeState,
 };
@@ -19,6 +20,7 @@ use super::report::{
     AbsentReport, BackingReport, CacheReport, Counters, DownReport, LogReport, MemoryReport,
     Report, SetReport, StatsReport, VolumeReport,
 };
+use super::request_report::{paths, periods, reasons};
 use super::upgrades::Upgrades;
 use super::world::World;
 use crate::config::ServeConfig;
@@ -209,19 +211,23 @@ impl<W: World> Daemon<W> {
     }
 
     fn unknown(&self, volume: Option<&str>, name: &str) -> Refusal {
-        let names = |attributes: Vec<(&'static str, String)>| {
-            attributes.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-        };
-        let of_volumes = self.volumes().first().map(|served| names(served.now().attributes()));
-        let of_volumes = of_volumes.unwrap_or_default();
+        let names = |attributes: &'static [Attribute]| attributes.iter().map(|it| it.name);
+        let listed =
+            |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
+        let of_volumes = listed(&mut names(OF_VOLUMES));
+        let of_sets = if volume.is_none() { OF_SETS } else { &[] };
+        let near = nearest(name, names(OF_VOLUMES).chain(names(of_sets)));
+        let meant = near.map_or_else(String::new, |near| format!(": did you mean \"{near}\"?"));
         let said = match volume {
             Some(_) => {
-                format!("there is no attribute \"{name}\" of an export; known are {of_volumes}")
+                format!(
+                    "there is no attribute \"{name}\" of an export{meant}; known are {of_volumes}"
+                )
             }
             None => format!(
-                "there is no attribute \"{name}\"; known are of exports: {of_volumes}; of the \
-                 set: {}",
-                names(self.set().attributes())
+                "there is no attribute \"{name}\"{meant}; known are of exports: {of_volumes}; of \
+                 the set: {}",
+                listed(&mut names(OF_SETS))
             ),
         };
         Refusal::new(Kind::Missing, said)
@@ -307,6 +313,7 @@ impl<W: World> Daemon<W> {
                 label: served.now().attribute("label").unwrap_or_default(),
                 backing: BackingReport {
                     path: served.path.display().to_string(),
+                    latency: (&status.backing_latencies).into(),
                     counters: counters(&status.backing),
                 },
                 size_bytes: status.size_bytes,
@@ -324,6 +331,9 @@ impl<W: World> Daemon<W> {
                     fills_doomed: status.stats.fills_doomed,
                     durable_invalidations: status.stats.durable_invalidations,
                 },
+                requests: paths(&status.requests),
+                bypassed: reasons(&status.requests),
+                periods: periods(&status.periods),
                 uris: uris(&served.name),
             }
         });
@@ -355,11 +365,13 @@ impl<W: World> Daemon<W> {
                 dirty_bytes: status.volumes.iter().map(|volume| volume.dirty_bytes).sum(),
                 counted: status.counted,
                 put_aside_bytes: status.put_aside_bytes,
+                latency: (&status.cache_latencies).into(),
                 counters: counters(&status.cache),
             },
             volumes: volumes.collect(),
             absent: absent.collect(),
             down: self.down.borrow().iter().map(DownReport::from).collect(),
+            periods: periods(&self.set().periods()),
             memory: MemoryReport {
                 bytes: held.bytes(),
                 extents: held.extents,

@@ -3,6 +3,8 @@
 //! The tables below are the list of docs/reference/metrics.md. Names are only ever added to:
 //! dashboards and alerts rely on them. Labels are few: a set, a volume, a device.
 
+use std::collections::HashMap;
+
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -12,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::health::Health;
 use super::report::{Counters, Report, SetReport, VolumeReport};
+use super::request_report::{BypassReport, LatencyReport};
 
 /// Names and values of labels.
 type Labels = Vec<(&'static str, String)>;
@@ -164,6 +167,84 @@ const DEVICE: &[Metric<Counters>] = &[
     metric("device_errors", "Failed requests to a device", Value::Total(|it| it.errors)),
 ];
 
+const BYPASSED: &[Metric<BypassReport>] = &[
+    metric(
+        "volume_bypass_reads",
+        "Reads that went past the cache, by reason",
+        Value::Total(|it| it.reads),
+    ),
+    metric(
+        "volume_bypass_read",
+        "Data of reads that went past the cache, by reason",
+        Value::TotalBytes(|it| it.read_bytes),
+    ),
+    metric(
+        "volume_bypass_writes",
+        "Writes and discards that went past the cache, by reason",
+        Value::Total(|it| it.writes),
+    ),
+    metric(
+        "volume_bypass_written",
+        "Data of writes and discards that went past the cache, by reason",
+        Value::TotalBytes(|it| it.written_bytes),
+    ),
+];
+
+/// Ends of the buckets of histograms, as powers of two nanoseconds: 4 µs to 17 s. Those of the
+/// report are finer.
+const BUCKET_ENDS: std::ops::RangeInclusive<u32> = 12..=34;
+
+/// A histogram of latencies.
+struct Latency {
+    name: &'static str,
+    help: &'static str,
+}
+
+const REQUEST: Latency =
+    Latency { name: "volume_request", help: "Time of a request of a client, by its path" };
+const WRITEBACK: Latency = Latency {
+    name: "volume_writeback",
+    help: "Time of writing a run of dirty data to the disk in the background",
+};
+const DEVICE_IO: Latency =
+    Latency { name: "device_io", help: "Time of a request to a device, by operation" };
+
+impl Latency {
+    fn encode<'r>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        values: impl Iterator<Item = (Labels, &'r LatencyReport)>,
+    ) -> Result<(), std::fmt::Error> {
+        let kind = MetricType::Histogram;
+        let mut family =
+            encoder.encode_descriptor(self.name, self.help, Some(&Unit::Seconds), kind)?;
+        for (labels, report) in values {
+            let mut counts = report.buckets.iter().peekable();
+            let mut take = |below: u64| {
+                let mut sum = 0;
+                while let Some((_, count)) = counts.next_if(|(end, _)| *end <= below) {
+                    sum += count;
+                }
+                sum
+            };
+            let buckets = BUCKET_ENDS.map(|power| {
+                let end = 1_u64 << power;
+                (seconds(end), take(end))
+            });
+            let mut buckets: Vec<(f64, u64)> = buckets.collect();
+            buckets.push((f64::MAX, take(u64::MAX)));
+            let none = None::<&HashMap<usize, Exemplar<NoLabelSet, f64>>>;
+            let mut one = family.encode_family(&labels)?;
+            one.encode_histogram(seconds(report.sum_ns), report.count, &buckets, none)?;
+        }
+        Ok(())
+    }
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
 /// The report as OpenMetrics text.
 pub fn open_metrics(report: &Report) -> String {
     let mut registry = Registry::with_prefix("ubcache");
@@ -242,6 +323,7 @@ impl Collector for Numbers {
             });
             metric.encode(&mut encoder, caches.chain(disks))?;
         }
+        self.encode_requests(&mut encoder)?;
         let mut info = encoder.encode_descriptor(
             "volume",
             "Cache mode, state and identity of a volume",
@@ -259,6 +341,51 @@ impl Collector for Numbers {
         let mut info =
             encoder.encode_descriptor("build", "Version of the program", None, MetricType::Info)?;
         info.encode_info(&vec![("version", label(&self.0.version))])
+    }
+}
+
+impl Numbers {
+    /// Requests by path and by reason, and latencies.
+    fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let sets = || self.0.sets.iter();
+        let volumes =
+            || sets().flat_map(move |set| set.volumes.iter().map(move |volume| (set, volume)));
+        let labels = |set: &SetReport, volume: &str, more: (&'static str, &str)| -> Labels {
+            let (name, value) = more;
+            vec![("set", label(&set.uuid)), ("volume", label(volume)), (name, value.to_owned())]
+        };
+        for metric in BYPASSED {
+            let values = volumes().flat_map(|(set, volume)| {
+                volume.bypassed.iter().map(move |(reason, bypassed)| {
+                    (labels(set, &volume.name, ("reason", reason)), bypassed)
+                })
+            });
+            metric.encode(encoder, values)?;
+        }
+        let requests = volumes().flat_map(|(set, volume)| {
+            volume.requests.iter().map(move |(path, report)| {
+                (labels(set, &volume.name, ("path", path)), &report.latency)
+            })
+        });
+        REQUEST.encode(encoder, requests)?;
+        let writeback = volumes().map(|(set, volume)| {
+            let labels = vec![("set", label(&set.uuid)), ("volume", label(&volume.name))];
+            (labels, &volume.writeback.latency)
+        });
+        WRITEBACK.encode(encoder, writeback)?;
+        let caches = sets().map(|set| (set, "", "cache", &set.cache.latency));
+        let disks = volumes()
+            .map(|(set, volume)| (set, volume.name.as_str(), "disk", &volume.backing.latency));
+        let devices = caches.chain(disks).flat_map(|(set, volume, device, latency)| {
+            let operations =
+                [("read", &latency.read), ("write", &latency.write), ("flush", &latency.flush)];
+            operations.into_iter().map(move |(operation, latency)| {
+                let mut labels = labels(set, volume, ("device", device));
+                labels.push(("operation", operation.to_owned()));
+                (labels, latency)
+            })
+        });
+        DEVICE_IO.encode(encoder, devices)
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `members` | volumes that come and go |
 //! | [`orders`] | orders from other threads of the process |
 //! | [`process`] | the process of a set, its own or shared |
+//! | [`request_report`] | the part of the report that is about requests |
 //! | [`report`] | the object of `status --json` |
 //! | [`systemd`] | messages to systemd |
 //! | `upgrades` | requests for an upgrade |
@@ -39,6 +40,7 @@ pub mod orders;
 pub mod pace;
 pub mod process;
 pub mod report;
+pub mod request_report;
 pub mod systemd;
 pub(crate) mod upgrades;
 pub mod watch;

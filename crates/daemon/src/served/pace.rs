@@ -57,6 +57,7 @@ impl Paces {
             written_bytes: status.stats.written_back_bytes,
             bytes_per_second: pace,
             seconds_left,
+            latency: (&status.requests.dirty_writeback).into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::request_report::{DeviceLatencyReport, LatencyReport, Paths, PeriodReports, Reasons};
 use crate::open::precheck::Down;
 
 /// The whole report.
@@ -43,6 +44,9 @@ pub struct SetReport {
     /// Backing devices that were named, and can't be served.
     #[serde(default)]
     pub down: Vec<DownReport>,
+    /// Statistics of five minutes, an hour, a day, and in total: the sums of the volumes'.
+    #[serde(default)]
+    pub periods: PeriodReports,
     /// Memory of its tables.
     #[serde(default)]
     pub memory: MemoryReport,
@@ -157,6 +161,9 @@ pub struct CacheReport {
     /// Bytes that are no part of the cache for now: the file system below has no room for them.
     #[serde(default)]
     pub put_aside_bytes: u64,
+    /// Its latencies.
+    #[serde(default)]
+    pub latency: DeviceLatencyReport,
     /// Counts of I/O on it.
     #[serde(flatten)]
     pub counters: Counters,
@@ -188,6 +195,15 @@ pub struct VolumeReport {
     pub writeback: WritebackReport,
     /// Hits, misses and what else happened to requests.
     pub stats: StatsReport,
+    /// Requests by the path that they took.
+    #[serde(default)]
+    pub requests: Paths,
+    /// Requests that went past the cache, by reason.
+    #[serde(default)]
+    pub bypassed: Reasons,
+    /// Statistics of five minutes, an hour, a day, and in total.
+    #[serde(default)]
+    pub periods: PeriodReports,
     /// URIs of the export.
     #[serde(default)]
     pub uris: Vec<String>,
@@ -204,6 +220,9 @@ pub struct WritebackReport {
     pub bytes_per_second: u64,
     /// Seconds until nothing is dirty, at that speed; `null` if it is not running.
     pub seconds_left: Option<u64>,
+    /// Latencies of writing a run of dirty data to the disk.
+    #[serde(default)]
+    pub latency: LatencyReport,
 }
 
 /// A backing device.
@@ -211,6 +230,9 @@ pub struct WritebackReport {
 pub struct BackingReport {
     /// The path it was opened by.
     pub path: String,
+    /// Its latencies.
+    #[serde(default)]
+    pub latency: DeviceLatencyReport,
     /// Counts of I/O on it.
     #[serde(flatten)]
     pub counters: Counters,
@@ -262,26 +284,37 @@ mod tests {
         };
         assert_eq!(keys(&value), "sets version");
         let set = &value["sets"][0];
-        assert_eq!(keys(set), "absent cache down health log memory state uuid volumes warnings");
+        assert_eq!(
+            keys(set),
+            "absent cache down health log memory periods state uuid volumes warnings"
+        );
         assert_eq!(keys(&set["down"][0]), "name path why");
         assert_eq!(keys(&set["log"]), "dropped_lines");
         assert_eq!(keys(&set["memory"]), "bytes copies extents ghosts in_flight streams unflushed");
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),
-            "available_percent bucket_bytes counted dirty_bytes errors filled_percent flushes path \
-             put_aside_bytes read_bytes reads size_bytes used_bytes writes written_bytes"
+            "available_percent bucket_bytes counted dirty_bytes errors filled_percent flushes \
+             latency path put_aside_bytes read_bytes reads size_bytes used_bytes writes \
+             written_bytes"
         );
         let volume = &set["volumes"][0];
         assert_eq!(
             keys(volume),
-            "backing dirty_bytes label mode name size_bytes state stats uris uuid writeback"
+            "backing bypassed dirty_bytes label mode name periods requests size_bytes state stats \
+             uris uuid writeback"
         );
-        assert_eq!(keys(&volume["writeback"]), "bytes_per_second seconds_left state written_bytes");
+        assert_eq!(
+            keys(&volume["writeback"]),
+            "bytes_per_second latency seconds_left state written_bytes"
+        );
         assert_eq!(
             keys(&volume["backing"]),
-            "errors flushes path read_bytes reads writes written_bytes"
+            "errors flushes latency path read_bytes reads writes written_bytes"
         );
+        let latency = &volume["backing"]["latency"];
+        assert_eq!(keys(latency), "flush read write");
+        assert_eq!(keys(&latency["read"]), "buckets count p50_ns p90_ns p999_ns p99_ns sum_ns");
         assert_eq!(
             keys(&volume["stats"]),
             "bypassed_bytes cache_bypass_hits cache_bypass_misses cache_hits cache_miss_collisions \

@@ -22,6 +22,8 @@
 
 use ubcache_format::{CacheMode, SECTOR_BYTES};
 
+use crate::stats::requests::BypassReason;
+
 /// Above this share of used buckets, in percent, nothing new is cached.
 pub const IN_USE_BYPASS_PERCENT: u64 = 95;
 
@@ -48,27 +50,6 @@ pub struct BypassInput {
     pub mode: CacheMode,
     /// Start (data offset included) and length are multiples of the cache device's block.
     pub aligned: bool,
-}
-
-/// Reason why a request is bypassed.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum BypassReason {
-    /// The volume is being detached.
-    Detaching,
-    /// More than [`IN_USE_BYPASS_PERCENT`] of the buckets are in use.
-    CacheFull,
-    /// Discards hold no data.
-    Discard,
-    /// The cache mode is none.
-    ModeNone,
-    /// The cache mode is writearound and the request is a write.
-    Writearound,
-    /// The request is not aligned to the block of the cache device.
-    Unaligned,
-    /// The run has reached the sequential cutoff.
-    Sequential,
-    /// The cache device is congested and the run is long enough to be shed.
-    Congested,
 }
 
 /// Decides; `None`: the request may be cached. `run_sectors` updates the history and returns the

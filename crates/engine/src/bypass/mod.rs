@@ -11,9 +11,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use congestion::Congestion;
-use may_cache::{BypassInput, BypassReason, decide};
+use may_cache::{BypassInput, decide};
 use sequential::SequentialDetector;
 use ubcache_env::{Nanos, SectorRange, StreamId};
+
+use crate::stats::requests::BypassReason;
 
 pub mod congestion;
 pub mod may_cache;

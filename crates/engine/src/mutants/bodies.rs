@@ -65,7 +65,8 @@ impl<E: Env> CachedVolume<E> {
         let keys = self.key_range(range)?;
         self.opens().await;
         let _request = self.begin_write()?;
-        self.write_keys(stream, keys, Payload::Foreign(data), fua).await
+        let started = self.context.env.now();
+        self.write_keys((stream, started), keys, Payload::Foreign(data), fua).await
     }
 }
 

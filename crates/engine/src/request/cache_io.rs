@@ -56,7 +56,8 @@ impl<E: Env> CachedVolume<E> {
         result.is_ok()
     }
 
-    /// Tells the detection of congestion how long the cache device took.
+    /// Tells the detection of congestion how long the cache device took for a request that has
+    /// ended in this step.
     pub(crate) fn note_cache_latency(&self, started: Nanos, write: bool) {
         let threshold = {
             let settings = self.context.settings();
@@ -67,8 +68,8 @@ impl<E: Env> CachedVolume<E> {
             }
         };
         if threshold > 0 {
-            let now = self.context.env.now();
-            self.bypass.cache_io_ended(now, now.since(started), threshold);
+            let (ended, _) = self.context.cache.latest();
+            self.bypass.cache_io_ended(ended, ended.since(started), threshold);
         }
     }
 }

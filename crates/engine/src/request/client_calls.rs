@@ -3,15 +3,17 @@
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, Sector, SectorRange, StreamEnd, StreamId, Volume,
-    VolumeError, VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoVec, Nanos, Sector, SectorRange, StreamEnd, StreamId,
+    Volume, VolumeError, VolumeInfo,
 };
 use ubcache_format::CacheMode;
 
 use super::write::Payload;
 use crate::bypass::BypassLimits;
-use crate::bypass::may_cache::{Access, BypassInput, BypassReason};
+use crate::bypass::may_cache::{Access, BypassInput};
 use crate::rules::Rule;
+use crate::stats::histogram::Taken;
+use crate::stats::requests::{BypassReason, Path};
 use crate::volume::CachedVolume;
 
 /// Zeroing and discarding work on at most this much at once.
@@ -30,20 +32,31 @@ impl<E: Env> Volume for CachedVolume<E> {
             self.opens().await;
         }
         let _request = self.begin()?;
+        let started = self.context.env.now();
         if !self.lifecycle.uses_cache() {
-            return Box::pin(self.read_past(keys)).await;
+            return Box::pin(self.read_past(keys, started)).await;
         }
-        let bypass = self.decide_bypass(stream, keys, Access::Read);
+        let (bypass, _) = self.decide_bypass(started, stream, keys, Access::Read);
         match self.index.live_extent_around(self.inode(), keys) {
             // Unpublished copies are newer than what the index has.
             Some(extent) if !self.coherence.has_copy_over(keys) => {
-                self.count_read(bypass, false);
                 let hit = self.hit(extent, true);
-                self.read_hit(hit).await.map(IoVec::from)
+                let result = match self.try_hit(&hit, started).await {
+                    Ok(slice) if bypass.is_none() => {
+                        // The request has taken the time that the device has.
+                        let (_, taken) = self.context.cache.latest();
+                        self.counts.ended(Path::Hit, keys.bytes(), taken);
+                        return Ok(IoVec::from(slice));
+                    }
+                    Ok(slice) => Ok(slice),
+                    Err(error) => Box::pin(self.hit_failed(hit, error)).await,
+                };
+                self.rare_hit_ended(bypass, keys.bytes(), started);
+                result.map(IoVec::from)
             }
             // Several parts, or the index has to be read first. What the cache lacks comes from
             // the backing device and, unless the read bypasses, goes to the cache.
-            _ => Box::pin(self.read_parts(keys, bypass)).await,
+            _ => Box::pin(self.read_parts(keys, bypass, started)).await,
         }
     }
 
@@ -60,12 +73,13 @@ impl<E: Env> Volume for CachedVolume<E> {
             self.opens().await;
         }
         let _request = self.begin_write()?;
+        let started = self.context.env.now();
         self.coherence.stream_writes(stream);
         let _turn = match self.coherence.turns.are_taken() {
             true => Box::pin(self.turn(keys)).await,
             false => None,
         };
-        self.write_keys(stream, keys, Payload::Data(data), fua).await
+        self.write_keys((stream, started), keys, Payload::Data(data), fua).await
     }
 
     async fn write_bytes(
@@ -100,12 +114,21 @@ impl<E: Env> Volume for CachedVolume<E> {
         let keys = self.key_range(range)?;
         self.opens().await;
         let _request = self.begin_write()?;
+        let started = self.context.env.now();
         self.coherence.stream_writes(stream);
+        let mut result = Ok(());
         for step in steps(keys, LONG_STEP) {
             let _turn = Box::pin(self.turn(step)).await;
-            self.discard_keys(stream, step).await?;
+            result = self.discard_keys(stream, step).await;
+            if result.is_err() {
+                break;
+            }
         }
-        if fua { self.flush_devices().await } else { Ok(()) }
+        if fua && result.is_ok() {
+            result = self.flush_devices().await;
+        }
+        self.long_request_ended(Path::Discard, BypassReason::Discard, keys, started);
+        result
     }
 
     async fn write_zeroes(
@@ -118,18 +141,28 @@ impl<E: Env> Volume for CachedVolume<E> {
         let keys = self.key_range(range)?;
         self.opens().await;
         let _request = self.begin_write()?;
+        let started = self.context.env.now();
         self.coherence.stream_writes(stream);
+        let mut result = Ok(());
         for step in steps(keys, LONG_STEP) {
             let _turn = Box::pin(self.turn(step)).await;
-            self.write_rare(stream, step, Payload::Zeroes { unmap: may_unmap }, fua).await?;
+            let zeroes = Payload::Zeroes { unmap: may_unmap };
+            result = self.write_rare((stream, started), step, zeroes, fua).await;
+            if result.is_err() {
+                break;
+            }
         }
-        Ok(())
+        self.long_request_ended(Path::BypassWrite, BypassReason::Zeroes, keys, started);
+        result
     }
 
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
         self.opens().await;
         let _request = self.begin()?;
-        self.flush_all(stream).await
+        let started = self.context.env.now();
+        let result = self.flush_all(stream).await;
+        self.request_ended(Path::Flush, None, 0, started);
+        result
     }
 
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
@@ -161,30 +194,35 @@ impl<E: Env> Volume for CachedVolume<E> {
 }
 
 impl<E: Env> CachedVolume<E> {
-    /// Decides if the request goes past the cache; it enters the history of its stream, and is
-    /// counted if it does. Once a request.
+    /// Decides if the request goes past the cache; it enters the history of its stream, and its
+    /// bytes are counted if it does. Once a request. Returns the share of buckets in use too.
     pub(crate) fn decide_bypass(
         &self,
+        now: Nanos,
         stream: StreamId,
         range: SectorRange,
         access: Access,
-    ) -> bool {
+    ) -> (Option<BypassReason>, u64) {
         let block = u64::from(self.context.geometry.block_sectors);
         let aligned = block == 1
             || (range.start.0.is_multiple_of(block) && range.sectors().is_multiple_of(block));
+        let in_use_percent = self.allocator.buckets().in_use_percent();
+        let (mode, sequential_cutoff) = {
+            let settings = self.settings();
+            (settings.cache_mode, settings.sequential_cutoff)
+        };
         let input = BypassInput {
             detaching: self.lifecycle.is_draining(),
-            in_use_percent: self.allocator.buckets().in_use_percent(),
+            in_use_percent,
             is_discard: access == Access::Discard,
             is_write: access != Access::Read,
-            mode: self.mode(),
+            mode,
             aligned,
         };
-        let now = self.context.env.now();
         let limits = {
             let settings = self.context.settings();
             BypassLimits {
-                sequential_cutoff: self.settings().sequential_cutoff,
+                sequential_cutoff,
                 congested_read_us: settings.congested_read_threshold_us,
                 congested_write_us: settings.congested_write_threshold_us,
             }
@@ -201,7 +239,48 @@ impl<E: Env> CachedVolume<E> {
         if reason.is_some() && access != Access::Discard {
             self.count(|counters| counters.bypassed_bytes += range.bytes());
         }
-        reason.is_some()
+        (reason, in_use_percent)
+    }
+
+    /// A request that began at `started` has ended.
+    #[cold]
+    pub(super) fn request_ended(
+        &self,
+        path: Path,
+        bypass: Option<BypassReason>,
+        bytes: u64,
+        started: Nanos,
+    ) {
+        let taken = Taken::new(self.context.env.now().since(started));
+        self.counts.ended(path, bytes, taken);
+        if let Some(reason) = bypass {
+            self.counts.bypassed(reason, path, bytes);
+        }
+    }
+
+    /// A read of one place in the cache has ended, which bypassed, or has met an error.
+    #[cold]
+    fn rare_hit_ended(&self, bypass: Option<BypassReason>, bytes: u64, started: Nanos) {
+        let path = match bypass {
+            None => Path::Hit,
+            Some(_) => {
+                self.count(|counters| counters.cache_bypass_hits += 1);
+                Path::BypassRead
+            }
+        };
+        self.request_ended(path, bypass, bytes, started);
+    }
+
+    /// A request of many steps has ended, which does not go to the cache.
+    fn long_request_ended(
+        &self,
+        path: Path,
+        reason: BypassReason,
+        keys: SectorRange,
+        started: Nanos,
+    ) {
+        let reason = if self.lifecycle.uses_cache() { reason } else { BypassReason::NoCache };
+        self.request_ended(path, Some(reason), keys.bytes(), started);
     }
 
     /// B6: the volume is to have no dirty data any more: it is being detached, or has another cache
@@ -211,13 +290,13 @@ impl<E: Env> CachedVolume<E> {
         leaves && self.context.keeps(Rule::B6WritesWait)
     }
 
-    /// Returns true if a write that does not bypass goes to the cache only.
-    pub(crate) fn wants_writeback(&self, fua: bool) -> bool {
+    /// Returns true if a write that does not bypass goes to the cache only. So many percent of its
+    /// buckets are in use.
+    pub(crate) fn wants_writeback(&self, fua: bool, in_use: u64) -> bool {
         if self.mode() != CacheMode::Writeback || self.lifecycle.is_draining() {
             return false;
         }
         let settings = self.context.settings();
-        let in_use = self.allocator.buckets().in_use_percent();
         let room = in_use <= settings.cutoff_writeback_sync
             && (fua || in_use <= settings.cutoff_writeback);
         if !room {

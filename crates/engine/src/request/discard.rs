@@ -47,7 +47,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let (_whole, doomed) = self.coherence.inflight.enter_write(range);
         self.count(|counters| counters.fills_doomed += doomed);
-        self.decide_bypass(stream, range, Access::Discard);
+        self.decide_bypass(self.context.env.now(), stream, range, Access::Discard);
         let mut result = Ok(());
         let mut rest = range;
         let mut parts = 0;

@@ -32,6 +32,7 @@ impl<E: Env> CachedVolume<E> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
+        let started = self.context.env.now();
         let bytes = ByteRange::new(offset, data.len() as u64, self.block_sectors() * SECTOR_BYTES);
         let around = bytes.around();
         let keys = self.key_range(around)?;
@@ -62,15 +63,15 @@ impl<E: Env> CachedVolume<E> {
         data.copy_to(&mut whole.as_mut_slice()[at..at + data.len()]);
         // Its memory is the client's no more.
         drop(data);
-        self.write_rare(stream, keys, Payload::Data(whole.into()), fua).await
+        self.write_rare((stream, started), keys, Payload::Data(whole.into()), fua).await
     }
 
     /// Reads what a write is about to replace: it goes past the cache, if it is not there.
     async fn read_edge(&self, edge: SectorRange) -> Result<IoVec, VolumeError> {
         if self.lifecycle.uses_cache() {
-            self.read_parts(edge, true).await
+            self.look_up_and_read(edge, true).await.1
         } else {
-            self.read_past(edge).await
+            self.read_backing(edge).await.map(IoVec::from)
         }
     }
 }

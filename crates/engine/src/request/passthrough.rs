@@ -1,11 +1,12 @@
 //! Requests without a cache: it has failed (A4), or the volume was detached (A3).
 
-use ubcache_env::{Env, IoVec, SectorRange, VolumeError};
+use ubcache_env::{Env, IoVec, Nanos, SectorRange, VolumeError};
 use ubcache_format::{BackingState, SECTOR_BYTES};
 
 use super::write::Payload;
 use crate::errors::EngineError;
 use crate::rules::Rule;
+use crate::stats::requests::{BypassReason, Path};
 use crate::volume::CachedVolume;
 use crate::volume::state::Transition;
 
@@ -89,8 +90,15 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// A read with nothing but the backing device.
-    pub(crate) async fn read_past(&self, range: SectorRange) -> Result<IoVec, VolumeError> {
-        self.read_backing(range).await.map(IoVec::from)
+    pub(crate) async fn read_past(
+        &self,
+        range: SectorRange,
+        started: Nanos,
+    ) -> Result<IoVec, VolumeError> {
+        let result = self.read_backing(range).await.map(IoVec::from);
+        let (path, reason) = (Path::BypassRead, Some(BypassReason::NoCache));
+        self.request_ended(path, reason, range.bytes(), started);
+        result
     }
 
     /// A write with nothing but the backing device.

@@ -41,6 +41,7 @@ impl<E: Env> CachedVolume<E> {
             let wake = self.wake_publisher.notified();
             let published = self.publish_batch().await.unwrap_or(0);
             let now = self.context.env.now();
+            self.advance_periods(now);
             let crowded =
                 above_high_water(self.coherence.copies_len(), self.context.tuning.unpublished_max);
             let due =

@@ -2,7 +2,7 @@
 
 use ubcache_env::local::join;
 use ubcache_env::{
-    Durability, Env, IntervalSet, IoError, IoResult, IoVec, Sector, SectorRange, StreamId,
+    Durability, Env, IntervalSet, IoError, IoResult, IoVec, Nanos, Sector, SectorRange, StreamId,
     VolumeError,
 };
 use ubcache_format::JournalSeq;
@@ -17,6 +17,8 @@ use crate::errors::EngineError;
 use crate::index::extent::removal_records;
 use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
+use crate::stats::histogram::Taken;
+use crate::stats::requests::{BypassReason, Path};
 use crate::volume::CachedVolume;
 
 /// New content of a write's range.
@@ -57,42 +59,58 @@ pub(crate) enum ToCache {
 const SPLIT_PARTS_MAX: usize = 64;
 
 impl<E: Env> CachedVolume<E> {
-    /// A client's write. Enters the in-flight table before it does anything else (W1, K1).
+    /// A client's write, which began at `started`. Enters the in-flight table before it does
+    /// anything else (W1, K1). One of zeroes is counted by its caller: it is a part of a request.
     pub(crate) async fn write_keys(
         &self,
-        stream: StreamId,
+        (stream, started): (StreamId, Nanos),
         range: SectorRange,
         payload: Payload,
         fua: bool,
     ) -> Result<(), VolumeError> {
+        let is_data = payload.is_data();
         if !self.lifecycle.uses_cache() {
             // T5: who writes a part of a block looks for it in the table.
             let _ticket = self.coherence.inflight.enter_write(range);
-            return self.write_past(range, &payload, fua).await;
+            let done = self.write_past(range, &payload, fua).await;
+            if is_data {
+                let (path, reason) = (Path::BypassWrite, Some(BypassReason::NoCache));
+                self.request_ended(path, reason, range.bytes(), started);
+            }
+            return done;
         }
         let (ticket, doomed) = self.coherence.inflight.enter_write(range);
-        self.count(|counters| counters.fills_doomed += doomed);
-        let zeroes = matches!(payload, Payload::Zeroes { .. });
-        let bypass = self.decide_bypass(stream, range, Access::Write) || zeroes;
-        if !bypass && self.wants_writeback(fua) {
+        if doomed > 0 {
+            self.count(|counters| counters.fills_doomed += doomed);
+        }
+        let (bypass, in_use) = self.decide_bypass(started, stream, range, Access::Write);
+        if bypass.is_none() && is_data && self.wants_writeback(fua, in_use) {
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
+                let taken = Taken::new(self.context.env.now().since(started));
+                self.counts.ended(Path::WritebackWrite, range.bytes(), taken);
                 return done;
             }
             self.context.env.mark("writeback_degraded");
         }
-        self.write_through(ticket, range, payload, fua, bypass).await
+        let past = bypass.is_some() || !is_data;
+        let done = self.write_through(ticket, range, payload, fua, past).await;
+        if is_data {
+            let path = if past { Path::BypassWrite } else { Path::WritethroughWrite };
+            self.request_ended(path, bypass, range.bytes(), started);
+        }
+        done
     }
 
     /// [`CachedVolume::write_keys`] for rare kinds of writes. With one more place that calls it, it
     /// is no longer compiled into its callers, and costs a common write a hundred instructions.
     pub(crate) async fn write_rare(
         &self,
-        stream: StreamId,
+        client: (StreamId, Nanos),
         range: SectorRange,
         payload: Payload,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        Box::pin(self.write_keys(stream, range, payload, fua)).await
+        Box::pin(self.write_keys(client, range, payload, fua)).await
     }
 
     /// Tries to end a request in the cache. None: the cache refused it.

@@ -6,8 +6,10 @@ use ubcache_env::{Env, Priority};
 
 use super::{CacheSet, Set};
 use crate::errors::EngineError;
-use crate::settings::{AttributeError, ReplacementPolicy, SetSettings};
+use crate::settings::{AttributeError, ReplacementPolicy, SetSettings, table};
+use crate::stats::periods::{self, PeriodStatus};
 use crate::superblock::write_superblock;
+use crate::volume::attributes::CLEAR_STATS;
 use crate::volume::remembered::set_all;
 
 impl<E: Env> CacheSet<E> {
@@ -17,6 +19,10 @@ impl<E: Env> CacheSet<E> {
         let set = &self.set;
         match name {
             "trigger_gc" => set.gc.request(),
+            CLEAR_STATS => {
+                let volumes = set.served();
+                return volumes.iter().try_for_each(|volume| volume.set_attribute(name, value));
+            }
             _ => set.context.set_attribute(name, value)?,
         }
         let (policy, discard) = {
@@ -53,7 +59,7 @@ impl<E: Env> CacheSet<E> {
     pub fn try_attributes(&self, pairs: &[(&str, &str)]) -> Vec<Result<(), AttributeError>> {
         let mut settings = self.set.context.settings().clone();
         let mut set = |name: &str, value: &str| match name {
-            "trigger_gc" => Ok(()),
+            "trigger_gc" | CLEAR_STATS => Ok(()),
             _ => settings.set(name, value),
         };
         pairs.iter().map(|(name, value)| set(name, value)).collect()
@@ -68,9 +74,9 @@ impl<E: Env> CacheSet<E> {
     /// The attributes that do not survive a restart, for a process that goes on with the clients.
     pub fn remembered(&self) -> Vec<(String, String)> {
         let settings = self.set.context.settings();
-        let kept = |name: &&&str| !matches!(**name, "cache_replacement_policy" | "discard");
-        let names = SetSettings::names().iter().filter(kept);
-        names.filter_map(|name| Some(((*name).to_owned(), settings.plain(name)?))).collect()
+        let kept = |name: &&str| !matches!(*name, "cache_replacement_policy" | "discard");
+        let names = SetSettings::names().into_iter().filter(kept);
+        names.filter_map(|name| Some((name.to_owned(), settings.plain(name)?))).collect()
     }
 
     /// Goes on with the attributes that another process has remembered.
@@ -83,7 +89,8 @@ impl<E: Env> CacheSet<E> {
 
     /// All attributes and their present values.
     pub fn attributes(&self) -> Vec<(&'static str, String)> {
-        SetSettings::attributes().filter_map(|name| Some((name, self.attribute(name)?))).collect()
+        let names = table::OF_SETS.iter().map(|attribute| attribute.name);
+        names.filter_map(|name| Some((name, self.attribute(name)?))).collect()
     }
 
     /// The present value of an attribute.
@@ -98,8 +105,18 @@ impl<E: Env> CacheSet<E> {
             "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
             "nbuckets" => Some(self.set.context.geometry.buckets.to_string()),
             "priority_stats" => Some(self.set.allocator.buckets().priority_stats()),
+            _ if name.contains('/') => periods::attribute(name, || self.periods()),
             _ => self.set.context.settings().get(name),
         }
+    }
+
+    /// Counters by period: the sums of its volumes.
+    pub fn periods(&self) -> PeriodStatus {
+        let sum = |mut sum: PeriodStatus, volume: PeriodStatus| {
+            sum.iter_mut().zip(volume).for_each(|(sum, counters)| *sum = sum.plus(counters));
+            sum
+        };
+        self.set.served().iter().map(|volume| volume.periods()).fold(Default::default(), sum)
     }
 }
 

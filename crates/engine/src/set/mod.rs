@@ -199,6 +199,7 @@ impl<E: Env> CacheSet<E> {
         SetStatus {
             uuid: set.superblock.borrow().set_uuid,
             cache: set.context.cache.counters(),
+            cache_latencies: set.context.cache.latencies(),
             size_bytes: u64::from(geometry.buckets) * geometry.bucket_bytes(),
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),

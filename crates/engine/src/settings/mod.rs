@@ -5,8 +5,8 @@
 //! [`VolumeSettings::get`] gives the text that a user reads, and whoever owns the value acts on
 //! changes. Formats, as scripts know them:
 //!
-//! * **numbers** are decimal; one out of range is moved to the nearest end of the range, anything
-//!   else is refused;
+//! * **numbers** are decimal, with `%` or a unit of time (`30s`, `100ms`) where that is meant; one
+//!   out of range is refused, which the driver moves to the nearest end of the range;
 //! * **sizes** are read in bytes, with an optional suffix `k` … `y` (powers of 1024) everywhere a
 //!   size is meant (the driver takes suffixes in some places only), and shown as `4.0k`, `512.0M`;
 //! * **switches** are 0 or 1; the driver takes every other number for 1, here it is refused;
@@ -19,11 +19,13 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`table`] | all attributes: range, unit, effect, how long they are kept |
 //! | `volume` | the settings of a volume |
 //! | `set` | the settings of a set and its cache device |
 //! | `text` | reading and showing values |
 
 mod set;
+pub mod table;
 mod text;
 mod volume;
 
@@ -35,12 +37,13 @@ pub use volume::{ReadaheadPolicy, StopPolicy, VolumeSettings};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AttributeError {
     /// There is no such attribute.
-    #[error("there is no attribute \"{name}\"; known are {}", known.join(", "))]
+    #[error("there is no attribute \"{name}\"{}; known are {}", meant(name, known),
+        known.join(", "))]
     UnknownName {
         /// The name as given.
         name: String,
         /// The names that can be set.
-        known: &'static [&'static str],
+        known: Vec<&'static str>,
     },
     /// The attribute does not take this value.
     #[error("{name} can not be \"{value}\": expected {expected}")]
@@ -52,12 +55,36 @@ pub enum AttributeError {
         /// Values that are accepted.
         expected: String,
     },
+    /// The value is out of the attribute's range.
+    #[error("{name}: {value} is out of range: expected {range}")]
+    OutOfRange {
+        /// The name of the attribute.
+        name: String,
+        /// The value as given.
+        value: String,
+        /// The range, with its unit.
+        range: String,
+    },
     /// The attribute can only be read.
     #[error("{name} can only be read")]
     ReadOnly {
         /// The name of the attribute.
         name: String,
     },
+}
+
+/// Words that name the known name that is most like an unknown one.
+fn meant(name: &str, known: &[&'static str]) -> String {
+    let near = table::nearest(name, known.iter().copied());
+    near.map_or_else(String::new, |near| format!(": did you mean \"{near}\"?"))
+}
+
+/// The value of a setting that nobody has set, in the form that `set` takes.
+pub fn default_of(attribute: &table::Attribute) -> Option<String> {
+    match attribute.owner {
+        table::Owner::Volume => VolumeSettings::default().plain(attribute.name),
+        table::Owner::Set => SetSettings::default().plain(attribute.name),
+    }
 }
 
 #[cfg(test)]
@@ -176,33 +203,30 @@ mod tests {
     }
 
     #[test]
-    fn values_take_effect_and_are_clamped() {
+    fn values_take_effect() {
         for (name, value, shown) in [
             ("cache_mode", "writeback\n", "writethrough [writeback] writearound none"),
             ("label", "my disk\n", "my disk"),
             ("sequential_cutoff", "0", "0.0k"),
             ("sequential_cutoff", "16M", "16.0M"),
-            ("sequential_cutoff", "1t", "3.9G"),
-            ("writeback_percent", "100", "40"),
+            ("writeback_percent", "20%", "20"),
+            ("writeback_percent", "20", "20"),
+            ("writeback_delay", "5min", "300"),
+            ("writeback_delay", "45s", "45"),
+            ("writeback_delay", "2000ms", "2"),
             ("writeback_running", "0", "0"),
-            ("writeback_rate_update_seconds", "0", "1"),
-            ("writeback_rate_update_seconds", "99999999999999999999999", "60"),
-            ("writeback_rate_minimum", "0", "1"),
-            ("writeback_rate_fp_term_low", "10", "9"),
-            ("writeback_rate_fp_term_mid", "0", "2"),
-            ("writeback_rate_fp_term_mid", "5000", "999"),
-            ("writeback_rate_fp_term_high", "1", "11"),
+            ("writeback_rate_fp_term_low", "9", "9"),
+            ("writeback_rate_fp_term_mid", "999", "999"),
             ("stop_when_cache_set_failed", "always", "auto [always]"),
         ] {
             assert_eq!(volume(name, value).as_deref(), Ok(shown), "{name} {value}");
         }
         for (name, value, shown) in [
-            ("journal_delay_ms", "100000", "65535"),
+            ("journal_delay_ms", "1s", "1000"),
+            ("congested_read_threshold_us", "3ms", "3000"),
             ("io_error_halflife", "200", "176"),
             ("cutoff_writeback", "0", "40"),
-            ("cutoff_writeback", "99", "70"),
-            ("cutoff_writeback_sync", "10", "40"),
-            ("cutoff_writeback_sync", "99", "90"),
+            ("cutoff_writeback", "70%", "70"),
             ("cutoff_writeback_sync", "0", "70"),
             ("cache_replacement_policy", "random", "lru fifo [random] scan-resistant"),
         ] {
@@ -221,15 +245,26 @@ mod tests {
             ),
             (
                 "writeback_percent",
-                "10%",
-                "writeback_percent can not be \"10%\": expected a whole number from 0 to 40",
+                "100%",
+                "writeback_percent: 100% is out of range: expected 0 to 40 %",
             ),
             ("writeback_running", "yes\n", "writeback_running can not be \"yes\": expected 0 or 1"),
             ("io_disable", "2", "io_disable can not be \"2\": expected 0 or 1"),
             (
                 "writeback_delay",
                 "-1",
-                "writeback_delay can not be \"-1\": expected a whole number from 0 to 4294967295",
+                "writeback_delay can not be \"-1\": expected a whole number from 0 to 4294967295 \
+                 (seconds), or with ms, s, min or h",
+            ),
+            (
+                "writeback_rate_update_seconds",
+                "0",
+                "writeback_rate_update_seconds: 0 is out of range: expected 1 to 60 s",
+            ),
+            (
+                "writeback_rate_fp_term_low",
+                "10",
+                "writeback_rate_fp_term_low: 10 is out of range: expected 1 to 9",
             ),
             ("dirty_data", "0", "dirty_data can only be read"),
         ] {
@@ -246,6 +281,19 @@ mod tests {
                 .to_string()
                 .contains("powers of 1024")
         );
+        for (name, value) in [
+            ("writeback_delay", "1500ms"),
+            ("writeback_delay", "3%"),
+            ("writeback_percent", "3s"),
+            ("io_error_limit", "3s"),
+            ("sequential_cutoff", "1t"),
+            ("writeback_rate_update_seconds", "99999999999999999999999"),
+        ] {
+            assert!(volume(name, value).is_err(), "{name} {value}");
+        }
+        let near = volume("cachemode", "none").expect_err("there is no such attribute");
+        let meant = "there is no attribute \"cachemode\": did you mean \"cache_mode\"?; known are ";
+        assert!(near.to_string().starts_with(meant), "{near}");
         let unknown = set("readahead", "1").expect_err("there is no such attribute");
         assert!(
             unknown
@@ -263,13 +311,65 @@ mod tests {
         let mut settings = VolumeSettings::default();
         for name in VolumeSettings::names() {
             // A label may be any text.
-            let value = if *name == "label" { "\0" } else { "?" };
+            let value = if name == "label" { "\0" } else { "?" };
             assert!(settings.set(name, value).is_err(), "{name}");
         }
         assert_eq!(settings, VolumeSettings::default());
         let mut settings = SetSettings::default();
         assert!(SetSettings::names().iter().all(|name| settings.set(name, "").is_err()));
         assert_eq!(settings, SetSettings::default());
+    }
+
+    /// Each setting takes the ends of its range, and none beyond; each has a default.
+    #[test]
+    fn table_is_what_the_settings_take() {
+        for attribute in table::OF_VOLUMES.iter().chain(table::OF_SETS) {
+            let set = |value: &str| match attribute.owner {
+                table::Owner::Volume => {
+                    let mut settings = VolumeSettings::default();
+                    settings.set(attribute.name, value).map(|()| settings.plain(attribute.name))
+                }
+                table::Owner::Set => {
+                    let mut settings = SetSettings::default();
+                    settings.set(attribute.name, value).map(|()| settings.plain(attribute.name))
+                }
+            };
+            let table::Attribute { name, kept, .. } = *attribute;
+            assert!(attribute.effect.len() <= 90, "{name}: an effect is a line");
+            if kept == table::Kept::No {
+                assert_eq!(default_of(attribute), None, "{name} is kept nowhere");
+                continue;
+            }
+            let default = default_of(attribute).expect("a default");
+            assert_eq!(set(&default), Ok(Some(default)), "{name}");
+            match attribute.values {
+                // Their ranges depend on one another, and 0 is the default of cutoffs.
+                table::Values::Number(..)
+                    if name.contains("_fp_term_") || name.contains("cutoff") => {}
+                table::Values::Number(least, most) | table::Values::Size(least, most) => {
+                    for value in [least, most] {
+                        let shown =
+                            if name == "io_error_halflife" { value / 88 * 88 } else { value };
+                        assert_eq!(set(&value.to_string()), Ok(Some(shown.to_string())), "{name}");
+                    }
+                    let beyond = set(&(most + 1).to_string()).expect_err("beyond its range");
+                    let range = format!("expected {least} to {most}");
+                    assert!(beyond.to_string().contains(&range), "{name}: {beyond}");
+                }
+                table::Values::Choice(words) => {
+                    for word in words {
+                        assert_eq!(set(word), Ok(Some((*word).to_owned())), "{name}");
+                    }
+                    let error = set("?").expect_err("not one of them").to_string();
+                    assert!(error.contains(&words.join(", ")), "{error}");
+                }
+                table::Values::Switch => assert!(set("2").is_err(), "{name}"),
+                table::Values::Text(bytes) => {
+                    assert!(set(&"x".repeat(bytes + 1)).is_err(), "{name}")
+                }
+                table::Values::Action | table::Values::Reported => panic!("{name} is kept"),
+            }
+        }
     }
 
     proptest! {
@@ -292,14 +392,15 @@ mod tests {
 
             let (mut restored, mut restored_set) = (VolumeSettings::default(),
                 SetSettings::default());
-            for _ in 0..2 {
+            for again in [false, true] {
+                // Some limit others: what the first round refuses, the second one takes.
                 for name in VolumeSettings::names() {
-                    restored.set(name, &volume.plain(name).expect("listed")).expect("was accepted \
-                        before");
+                    let set = restored.set(name, &volume.plain(name).expect("listed"));
+                    prop_assert!(set.is_ok() || !again, "{:?}", set);
                 }
                 for name in SetSettings::names() {
-                    restored_set.set(name, &set.plain(name).expect("listed")).expect("was accepted \
-                        before");
+                    let set_it = restored_set.set(name, &set.plain(name).expect("listed"));
+                    prop_assert!(set_it.is_ok() || !again, "{:?}", set_it);
                 }
             }
             prop_assert_eq!(restored, volume);

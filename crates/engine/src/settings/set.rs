@@ -3,7 +3,8 @@
 use ubcache_format::Replacement;
 
 use super::AttributeError;
-use super::text::{Choices, Given, MAX_32, bracketed, word};
+use super::table::{self, Attribute, Kept, Owner};
+use super::text::{Choices, Given, bracketed, word};
 
 /// Upper ends and defaults of the two cutoffs.
 const CUTOFF_MAX: u64 = 70;
@@ -128,36 +129,14 @@ impl Default for SetSettings {
 }
 
 impl SetSettings {
-    const NAMES: &'static [&'static str] = &[
-        "journal_delay_ms",
-        "congested_read_threshold_us",
-        "congested_write_threshold_us",
-        "errors",
-        "io_error_limit",
-        "io_error_halflife",
-        "gc_after_writeback",
-        "copy_gc_enabled",
-        "gc_always_rewrite",
-        "idle_max_writeback_rate",
-        "io_disable",
-        "cutoff_writeback",
-        "cutoff_writeback_sync",
-        "cache_replacement_policy",
-        "discard",
-    ];
-    /// Attributes of a set and its cache device that are not settings but what they report.
-    const REPORTED: &'static [&'static str] = &[
-        "active_journal_entries",
+    /// Attributes that the driver reports, and that have no value here.
+    const DRIVERS: &'static [&'static str] = &[
         "average_key_size",
-        "block_size",
         "bset_tree_stats",
         "btree_cache_max_chain",
         "btree_cache_size",
-        "btree_nodes",
         "btree_used_percent",
         "btree_written",
-        "bucket_size",
-        "cache_available_percent",
         "cache_read_races",
         "congested",
         "feature_compat",
@@ -166,43 +145,32 @@ impl SetSettings {
         "flush_write",
         "io_errors",
         "metadata_written",
-        "nbuckets",
-        "priority_stats",
         "reclaim",
         "reclaimed_journal_buckets",
         "root_usage_percent",
         "synchronous",
-        "tree_depth",
         "writeback_keys_done",
         "writeback_keys_failed",
         "written",
     ];
 
-    /// The names of all settings.
-    pub fn names() -> &'static [&'static str] {
-        Self::NAMES
-    }
-
-    /// The names of all attributes: settings, and what is only reported.
-    pub(crate) fn attributes() -> impl Iterator<Item = &'static str> {
-        Self::NAMES.iter().chain(Self::REPORTED).copied()
+    /// The names of all settings that have a value, in the order in which they are set.
+    pub fn names() -> Vec<&'static str> {
+        let kept = |attribute: &&Attribute| attribute.kept != Kept::No;
+        table::attributes_of(Owner::Set).iter().filter(kept).map(|it| it.name).collect()
     }
 
     /// Changes one setting.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), AttributeError> {
-        let given = Given { name, value };
+        let given = Given::new(Owner::Set, name, value, Self::DRIVERS)?;
         match name {
-            "journal_delay_ms" => self.journal_delay_ms = given.number(0..=65535)?,
-            "congested_read_threshold_us" => {
-                self.congested_read_threshold_us = given.number(0..=MAX_32)?
-            }
-            "congested_write_threshold_us" => {
-                self.congested_write_threshold_us = given.number(0..=MAX_32)?
-            }
+            "journal_delay_ms" => self.journal_delay_ms = given.number()?,
+            "congested_read_threshold_us" => self.congested_read_threshold_us = given.number()?,
+            "congested_write_threshold_us" => self.congested_write_threshold_us = given.number()?,
             "errors" => self.errors = given.choice(ERROR_ACTIONS)?,
-            "io_error_limit" => self.io_error_limit = given.number(0..=MAX_32)?,
+            "io_error_limit" => self.io_error_limit = given.number()?,
             "io_error_halflife" => {
-                self.io_error_halflife = given.number(0..=MAX_32)? / HALFLIFE_UNIT * HALFLIFE_UNIT;
+                self.io_error_halflife = given.number()? / HALFLIFE_UNIT * HALFLIFE_UNIT;
             }
             "gc_after_writeback" => self.gc_after_writeback = given.switch()?,
             "copy_gc_enabled" => self.copy_gc_enabled = given.switch()?,
@@ -221,7 +189,8 @@ impl SetSettings {
                 self.cache_replacement_policy = given.choice(REPLACEMENTS)?
             }
             "discard" => self.discard = given.switch()?,
-            _ => return Err(given.unknown(Self::NAMES, Self::REPORTED)),
+            // Whoever owns the settings carries out the others.
+            _ => {}
         }
         Ok(())
     }

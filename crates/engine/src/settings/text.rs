@@ -3,11 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::AttributeError;
-
-/// The largest number that the driver keeps in 32 bits.
-pub(super) const MAX_32: u64 = u32::MAX as u64;
-/// Room for a label in a superblock.
-const LABEL_BYTES: usize = 32;
+use super::table::{self, Attribute, Owner, Unit, Values};
 
 /// A text that is not a size.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -64,68 +60,123 @@ pub fn parse_human(text: &str) -> Result<u64, SizeError> {
 /// The words of a choice, in the order in which they are shown.
 pub(super) type Choices<T> = [(&'static str, T)];
 
-/// A name and a value from a user.
+/// An attribute and a value for it from a user.
 pub(super) struct Given<'a> {
-    pub name: &'a str,
-    pub value: &'a str,
+    attribute: &'static Attribute,
+    value: &'a str,
 }
 
-impl Given<'_> {
-    pub(super) fn bad(&self, expected: impl Into<String>) -> AttributeError {
-        let value = self.value.trim_end_matches('\n').to_owned();
-        AttributeError::BadValue { name: self.name.to_owned(), value, expected: expected.into() }
-    }
-
-    pub(super) fn unknown(
-        &self,
-        known: &'static [&'static str],
+impl<'a> Given<'a> {
+    /// A value for a setting of this owner. `reported` are names of the driver's attributes that
+    /// have no value here.
+    pub(super) fn new(
+        owner: Owner,
+        name: &str,
+        value: &'a str,
         reported: &[&str],
-    ) -> AttributeError {
-        let name = self.name.to_owned();
-        if reported.contains(&self.name) {
-            AttributeError::ReadOnly { name }
-        } else {
-            AttributeError::UnknownName { name, known }
-        }
-    }
-
-    /// The number as written; one of too many digits is the largest.
-    fn unclamped(&self) -> Option<u64> {
-        let digits = self.value.trim();
-        let valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        valid.then(|| digits.parse().unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn number(&self, range: RangeInclusive<u64>) -> Result<u64, AttributeError> {
-        match self.unclamped() {
-            Some(number) => Ok(number.clamp(*range.start(), *range.end())),
+    ) -> Result<Given<'a>, AttributeError> {
+        let name_given = name.to_owned();
+        match table::attribute(owner, name) {
+            Some(attribute) if attribute.is_setting() => Ok(Given { attribute, value }),
+            Some(_) => Err(AttributeError::ReadOnly { name: name_given }),
+            None if reported.contains(&name) => Err(AttributeError::ReadOnly { name: name_given }),
             None => {
-                Err(self.bad(format!("a whole number from {} to {}", range.start(), range.end())))
+                let settings = table::attributes_of(owner).iter().filter(|it| it.is_setting());
+                let known = settings.map(|it| it.name).collect();
+                Err(AttributeError::UnknownName { name: name_given, known })
             }
         }
     }
 
-    /// Reads a number like [`Given::number`], but 0 stands for the default.
+    pub(super) fn bad(&self, expected: impl Into<String>) -> AttributeError {
+        let (name, expected) = (self.attribute.name.to_owned(), expected.into());
+        let value = self.value.trim_end_matches('\n').to_owned();
+        AttributeError::BadValue { name, value, expected }
+    }
+
+    /// A whole number in the attribute's unit, which may be named, or another unit of time. One of
+    /// too many digits is the largest.
+    fn whole(&self) -> Option<u64> {
+        let trimmed = self.value.trim();
+        let digits = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == '%');
+        let valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number = valid.then(|| digits.parse().unwrap_or(u64::MAX))?;
+        let unit = self.attribute.unit;
+        let micros = match &trimmed[digits.len()..] {
+            "" => return Some(number),
+            "%" if unit == Unit::Percent => return Some(number),
+            "us" => 1,
+            "ms" => 1000,
+            "s" => 1_000_000,
+            "min" => 60_000_000,
+            "h" => 3_600_000_000,
+            _ => return None,
+        };
+        let (micros, each) = (number.saturating_mul(micros), unit.micros()?);
+        micros.is_multiple_of(each).then_some(micros / each)
+    }
+
+    /// A number in the range of the table.
+    pub(super) fn number(&self) -> Result<u64, AttributeError> {
+        match self.attribute.values {
+            Values::Number(least, most) => self.number_within(least..=most),
+            _ => Err(self.bad("another value")),
+        }
+    }
+
+    /// A number in a range that depends on other settings.
+    pub(super) fn number_within(&self, range: RangeInclusive<u64>) -> Result<u64, AttributeError> {
+        let (least, most) = (range.start(), range.end());
+        match self.whole() {
+            Some(number) if range.contains(&number) => Ok(number),
+            Some(_) => Err(self.out_of_range(*least, *most)),
+            None => {
+                let examples = match self.attribute.unit {
+                    Unit::Percent => ", or with %",
+                    Unit::Seconds => " (seconds), or with ms, s, min or h",
+                    Unit::Milliseconds => " (milliseconds), or with us, ms, s or min",
+                    Unit::Microseconds => " (microseconds), or with us, ms or s",
+                    Unit::None | Unit::Bytes | Unit::SectorsPerSecond => "",
+                };
+                Err(self.bad(format!("a whole number from {least} to {most}{examples}")))
+            }
+        }
+    }
+
+    fn out_of_range(&self, least: u64, most: u64) -> AttributeError {
+        let unit = self.attribute.unit.word();
+        let range = format!("{least} to {most} {unit}").trim_end().to_owned();
+        let (name, value) = (self.attribute.name.to_owned(), self.value.trim().to_owned());
+        AttributeError::OutOfRange { name, value, range }
+    }
+
+    /// Reads a number like [`Given::number_within`], but 0 stands for the default.
     pub(super) fn number_or_default(
         &self,
         default: u64,
         range: RangeInclusive<u64>,
     ) -> Result<u64, AttributeError> {
-        let chosen =
-            if self.unclamped() == Some(0) { default } else { self.number(range.clone())? };
-        Ok(chosen.clamp(*range.start(), *range.end()))
+        match self.whole() {
+            Some(0) => Ok(default.clamp(*range.start(), *range.end())),
+            _ => self.number_within(range),
+        }
     }
 
-    pub(super) fn size(&self, range: RangeInclusive<u64>) -> Result<u64, AttributeError> {
+    pub(super) fn size(&self) -> Result<u64, AttributeError> {
+        let Values::Size(least, most) = self.attribute.values else {
+            return Err(self.bad("another value"));
+        };
         match parse_human(self.value) {
-            Ok(bytes) => Ok(bytes.clamp(*range.start(), *range.end())),
+            Ok(number) if (least..=most).contains(&number) => Ok(number),
+            Ok(_) => Err(self.out_of_range(least, most)),
             Err(_) => Err(self.bad(SIZE)),
         }
     }
 
     pub(super) fn switch(&self) -> Result<bool, AttributeError> {
-        match self.unclamped() {
-            Some(number @ 0..=1) => Ok(number == 1),
+        match self.value.trim() {
+            "0" => Ok(false),
+            "1" => Ok(true),
             _ => Err(self.bad("0 or 1")),
         }
     }
@@ -138,14 +189,15 @@ impl Given<'_> {
         })
     }
 
-    pub(super) fn label(&self) -> Result<String, AttributeError> {
-        let label = self.value.strip_suffix('\n').unwrap_or(self.value);
-        if label.len() > LABEL_BYTES || label.contains('\0') {
-            return Err(
-                self.bad(format!("a text of at most {LABEL_BYTES} bytes, none of them zero"))
-            );
+    pub(super) fn text(&self) -> Result<String, AttributeError> {
+        let Values::Text(bytes) = self.attribute.values else {
+            return Err(self.bad("another value"));
+        };
+        let text = self.value.strip_suffix('\n').unwrap_or(self.value);
+        if text.len() > bytes || text.contains('\0') {
+            return Err(self.bad(format!("a text of at most {bytes} bytes, none of them zero")));
         }
-        Ok(label.to_owned())
+        Ok(text.to_owned())
     }
 }
 

@@ -3,12 +3,11 @@
 use ubcache_format::CacheMode;
 
 use super::AttributeError;
-use super::text::{Choices, Given, MAX_32, bracketed, human_unsigned, word};
+use super::table::{self, Attribute, Kept, Owner};
+use super::text::{Choices, Given, bracketed, human_unsigned, word};
 
-/// The largest signed number that the driver keeps in 32 bits.
-const MAX_31: u64 = i32::MAX as u64;
-/// `writeback_percent` may not be higher: it is the default of `cutoff_writeback`.
-const WRITEBACK_PERCENT_MAX: u64 = 40;
+/// The largest number that the driver keeps in 32 bits.
+const MAX_32: u64 = u32::MAX as u64;
 
 const CACHE_MODES: &Choices<CacheMode> = &[
     (CacheMode::Writethrough.sysfs_word(), CacheMode::Writethrough),
@@ -98,52 +97,18 @@ impl Default for VolumeSettings {
 }
 
 impl VolumeSettings {
-    const NAMES: &'static [&'static str] = &[
-        "cache_mode",
-        "label",
-        "sequential_cutoff",
-        "readahead_cache_policy",
-        "writeback_running",
-        "writeback_percent",
-        "writeback_delay",
-        "writeback_rate_update_seconds",
-        "writeback_rate_p_term_inverse",
-        "writeback_rate_i_term_inverse",
-        "writeback_rate_minimum",
-        "writeback_consider_fragment",
-        "writeback_rate_fp_term_high",
-        "writeback_rate_fp_term_mid",
-        "writeback_rate_fp_term_low",
-        "writeback_metadata",
-        "io_error_limit",
-        "io_disable",
-        "stop_when_cache_set_failed",
-    ];
-    /// Attributes of a volume that are not settings but what it reports.
-    const REPORTED: &'static [&'static str] = &[
-        "state",
-        "dirty_data",
-        "writeback_rate_debug",
-        "io_errors",
-        "stripe_size",
-        "partial_stripes_expensive",
-        "backing_dev_name",
-        "backing_dev_uuid",
-    ];
+    /// Attributes that the driver reports, and that have no value here.
+    const DRIVERS: &'static [&'static str] = &["backing_dev_name"];
 
-    /// The names of all settings.
-    pub fn names() -> &'static [&'static str] {
-        Self::NAMES
-    }
-
-    /// The names of all attributes: settings, and what is only reported.
-    pub(crate) fn attributes() -> impl Iterator<Item = &'static str> {
-        Self::NAMES.iter().chain(Self::REPORTED).copied()
+    /// The names of all settings that have a value, in the order in which they are set.
+    pub fn names() -> Vec<&'static str> {
+        let kept = |attribute: &&Attribute| attribute.kept != Kept::No;
+        table::attributes_of(Owner::Volume).iter().filter(kept).map(|it| it.name).collect()
     }
 
     /// Changes one setting.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), AttributeError> {
-        let given = Given { name, value };
+        let given = Given::new(Owner::Volume, name, value, Self::DRIVERS)?;
         let (low, mid, high) = (
             self.writeback_rate_fp_term_low,
             self.writeback_rate_fp_term_mid,
@@ -151,44 +116,43 @@ impl VolumeSettings {
         );
         match name {
             "cache_mode" => self.cache_mode = given.choice(CACHE_MODES)?,
-            "label" => self.label = given.label()?,
-            "sequential_cutoff" => self.sequential_cutoff = given.size(0..=MAX_32)?,
+            "label" => self.label = given.text()?,
+            "sequential_cutoff" => self.sequential_cutoff = given.size()?,
             "readahead_cache_policy" => {
                 self.readahead_cache_policy = given.choice(READAHEAD_POLICIES)?
             }
             "writeback_running" => self.writeback_running = given.switch()?,
-            "writeback_percent" => {
-                self.writeback_percent = given.number(0..=WRITEBACK_PERCENT_MAX)?
-            }
-            "writeback_delay" => self.writeback_delay = given.number(0..=MAX_32)?,
+            "writeback_percent" => self.writeback_percent = given.number()?,
+            "writeback_delay" => self.writeback_delay = given.number()?,
             "writeback_rate_update_seconds" => {
-                self.writeback_rate_update_seconds = given.number(1..=60)?
+                self.writeback_rate_update_seconds = given.number()?
             }
             "writeback_rate_p_term_inverse" => {
-                self.writeback_rate_p_term_inverse = given.number(1..=MAX_32)?
+                self.writeback_rate_p_term_inverse = given.number()?
             }
             "writeback_rate_i_term_inverse" => {
-                self.writeback_rate_i_term_inverse = given.number(1..=MAX_32)?
+                self.writeback_rate_i_term_inverse = given.number()?
             }
-            "writeback_rate_minimum" => self.writeback_rate_minimum = given.number(1..=MAX_32)?,
+            "writeback_rate_minimum" => self.writeback_rate_minimum = given.number()?,
             "writeback_consider_fragment" => self.writeback_consider_fragment = given.switch()?,
             // The three terms stay in ascending order, so none of the ranges is empty.
             "writeback_rate_fp_term_low" => {
-                self.writeback_rate_fp_term_low = given.number(1..=mid - 1)?
+                self.writeback_rate_fp_term_low = given.number_within(1..=mid - 1)?
             }
             "writeback_rate_fp_term_mid" => {
-                self.writeback_rate_fp_term_mid = given.number(low + 1..=high - 1)?
+                self.writeback_rate_fp_term_mid = given.number_within(low + 1..=high - 1)?
             }
             "writeback_rate_fp_term_high" => {
-                self.writeback_rate_fp_term_high = given.number(mid + 1..=MAX_32)?
+                self.writeback_rate_fp_term_high = given.number_within(mid + 1..=MAX_32)?
             }
             "writeback_metadata" => self.writeback_metadata = given.switch()?,
-            "io_error_limit" => self.io_error_limit = given.number(0..=MAX_31)?,
+            "io_error_limit" => self.io_error_limit = given.number()?,
             "io_disable" => self.io_disable = given.switch()?,
             "stop_when_cache_set_failed" => {
                 self.stop_when_cache_set_failed = given.choice(STOP_POLICIES)?
             }
-            _ => return Err(given.unknown(Self::NAMES, Self::REPORTED)),
+            // Whoever owns the settings carries out the others.
+            _ => {}
         }
         Ok(())
     }

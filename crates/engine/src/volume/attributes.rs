@@ -1,12 +1,17 @@
 //! State, counters and attributes of a volume, by bcache's names.
 
-use ubcache_env::Env;
+use ubcache_env::{Env, Nanos};
 use ubcache_format::SECTOR_BYTES;
 
 use super::CachedVolume;
 use super::state::Attachment;
-use crate::settings::{AttributeError, VolumeSettings, human, parse_human};
-use crate::stats::{VolumeState, VolumeStatus};
+use crate::settings::{AttributeError, human, parse_human, table};
+use crate::stats::periods::{self, PeriodCounters, PeriodStatus};
+use crate::stats::requests::Path;
+use crate::stats::{VolumeCounters, VolumeState, VolumeStatus};
+
+/// The attribute that has `stats_total` begin anew when it is written.
+pub(crate) const CLEAR_STATS: &str = "clear_stats";
 
 impl<E: Env> CachedVolume<E> {
     /// State word.
@@ -29,13 +34,49 @@ impl<E: Env> CachedVolume<E> {
             name: self.info.name.clone(),
             uuid: self.uuid(),
             backing: self.backing.counters(),
+            backing_latencies: self.backing.latencies(),
             size_bytes: self.info.sectors * SECTOR_BYTES,
             mode: self.mode(),
             state: self.state(),
             dirty_bytes: self.index.dirty_sectors(self.inode()) * SECTOR_BYTES,
-            stats: self.counters.get(),
+            stats: self.counters(),
+            requests: self.counts.status(),
+            periods: self.periods(),
             writeback: self.writeback.activity(),
             writeback_rate_bytes: self.writeback.rate() * SECTOR_BYTES,
+        }
+    }
+
+    /// Counters of requests. A read is counted once, in the histogram of its path.
+    fn counters(&self) -> VolumeCounters {
+        VolumeCounters {
+            cache_hits: self.counts.count(Path::Hit),
+            cache_misses: self.counts.count(Path::Miss),
+            ..self.counters.get()
+        }
+    }
+
+    fn period_counters(&self) -> PeriodCounters {
+        let counters = self.counters();
+        PeriodCounters {
+            cache_hits: counters.cache_hits,
+            cache_misses: counters.cache_misses,
+            cache_bypass_hits: counters.cache_bypass_hits,
+            cache_bypass_misses: counters.cache_bypass_misses,
+            cache_miss_collisions: counters.cache_miss_collisions,
+            bypassed_sectors: counters.bypassed_bytes / SECTOR_BYTES,
+        }
+    }
+
+    /// Counters by period.
+    pub(crate) fn periods(&self) -> PeriodStatus {
+        self.periods.status(self.context.env.now(), self.period_counters())
+    }
+
+    /// Background work calls this every few seconds.
+    pub(crate) fn advance_periods(&self, now: Nanos) {
+        if self.periods.is_due(now) {
+            self.periods.advance(now, self.period_counters());
         }
     }
 
@@ -43,6 +84,10 @@ impl<E: Env> CachedVolume<E> {
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), AttributeError> {
         if name == "writeback_rate" {
             self.writeback.set_rate(parse_rate(value)?);
+            return Ok(());
+        }
+        if name == CLEAR_STATS {
+            self.periods.clear(self.period_counters());
             return Ok(());
         }
         self.settings.borrow_mut().set(name, value)?;
@@ -64,6 +109,7 @@ impl<E: Env> CachedVolume<E> {
         let mut settings = self.settings.borrow().clone();
         let mut set = |name: &str, value: &str| match name {
             "writeback_rate" => parse_rate(value).map(drop),
+            CLEAR_STATS => Ok(()),
             _ => settings.set(name, value),
         };
         pairs.iter().map(|(name, value)| set(name, value)).collect()
@@ -71,7 +117,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// All attributes and their present values.
     pub fn attributes(&self) -> Vec<(&'static str, String)> {
-        let names = VolumeSettings::attributes().chain(["writeback_rate", "running"]);
+        let names = table::OF_VOLUMES.iter().map(|attribute| attribute.name);
         names.filter_map(|name| Some((name, self.attribute(name)?))).collect()
     }
 
@@ -92,6 +138,7 @@ impl<E: Env> CachedVolume<E> {
             "io_errors" => Some(self.counters.get().backing_errors.to_string()),
             "running" => Some("1".to_owned()),
             "backing_dev_uuid" => Some(self.uuid().to_string()),
+            _ if name.contains('/') => periods::attribute(name, || self.periods()),
             _ => self.settings.borrow().get(name),
         }
     }
@@ -101,12 +148,14 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn keep_attributes_of(&self, former: &CachedVolume<E>) {
         *self.settings.borrow_mut() = former.settings.borrow().clone();
         self.counters.set(former.counters.get());
+        self.counts.continue_from(&former.counts);
+        self.periods.continue_from(&former.periods);
         *self.saved_superblock.borrow_mut() = former.saved_superblock.borrow().clone();
     }
 }
 
 fn parse_rate(value: &str) -> Result<u64, AttributeError> {
-    parse_human(value).map_err(|_| AttributeError::BadValue {
+    parse_human(value).ok().filter(|rate| *rate > 0).ok_or_else(|| AttributeError::BadValue {
         name: "writeback_rate".to_owned(),
         value: value.to_owned(),
         expected: "sectors per second, at least 1".to_owned(),

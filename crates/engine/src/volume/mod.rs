@@ -12,7 +12,7 @@
 //! | [`superblock`] | the backing superblock: clean, dirty, and attributes that survive a restart |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 
-mod attributes;
+pub(crate) mod attributes;
 mod foreign_memory;
 mod gate;
 pub(crate) mod remembered;
@@ -43,6 +43,8 @@ use crate::journal::Journal;
 use crate::request::read::fill_queue::FillQueue;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
+use crate::stats::periods::Periods;
+use crate::stats::requests::RequestCounts;
 use crate::writeback::Writeback;
 
 /// Parts of a set that a volume uses.
@@ -83,6 +85,8 @@ pub struct CachedVolume<E: Env> {
     data_offset: Sector,
     settings: RefCell<VolumeSettings>,
     counters: Cell<VolumeCounters>,
+    pub(crate) counts: RequestCounts,
+    periods: Periods,
 
     pub(crate) bypass: Bypass,
     pub(crate) coherence: Coherence,
@@ -138,6 +142,7 @@ impl<E: Env> CachedVolume<E> {
             BackingState::Dirty => Lifecycle::new(true),
             BackingState::None | BackingState::Stale => Lifecycle::detached(),
         };
+        let periods = Periods::new(context.env.now());
         Rc::new_cyclic(|me| CachedVolume {
             context,
             journal,
@@ -157,6 +162,8 @@ impl<E: Env> CachedVolume<E> {
             data_offset,
             settings: RefCell::new(settings),
             counters: Cell::default(),
+            counts: RequestCounts::default(),
+            periods,
             bypass: Bypass::new(congestion),
             coherence: Coherence::new(limits.volatile_cache, rules),
             lifecycle,

@@ -23,12 +23,12 @@ impl<E: Env> CachedVolume<E> {
     /// fails.
     pub fn remembered(&self) -> Remembered {
         let settings = self.settings();
-        let kept = |name: &&&str| !matches!(**name, "cache_mode" | "label");
-        let attributes = VolumeSettings::names().iter().filter(kept);
+        let names = VolumeSettings::names().into_iter();
+        let attributes = names.filter(|name| !matches!(*name, "cache_mode" | "label"));
         let bounds = |range: SectorRange| (range.start.0, range.end.0);
         Remembered {
             attributes: attributes
-                .filter_map(|name| Some(((*name).to_owned(), settings.plain(name)?)))
+                .filter_map(|name| Some((name.to_owned(), settings.plain(name)?)))
                 .collect(),
             owed: self.coherence.owed_errors(),
             suspects: self.coherence.suspects().iter().map(bounds).collect(),

@@ -186,7 +186,12 @@ impl<E: Env> CachedVolume<E> {
     /// B3. From its completion on the range is un-flushed.
     async fn bring_down(&self, run: &Run, below: Below) -> bool {
         match below {
-            Below::Written => self.copy_run(run).await,
+            Below::Written => {
+                let started = self.context.env.now();
+                let done = self.copy_run(run).await;
+                self.counts.dirty_written(self.context.env.now().since(started));
+                done
+            }
             Below::Discarded => {
                 let failures = self.coherence.failed_flushes();
                 // A device may keep what it is asked to discard, and that is older data. Zeroes it

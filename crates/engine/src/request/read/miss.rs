@@ -2,12 +2,13 @@
 
 use smallvec::SmallVec;
 use ubcache_env::local::join_all;
-use ubcache_env::{Env, IoVec, SectorRange, Slice, VolumeError};
+use ubcache_env::{Env, IoVec, Nanos, SectorRange, Slice, VolumeError};
 
 use super::Hit;
 use super::fill_queue::{Fill, FillTicket, Fills};
 use crate::index::extent::Extent;
 use crate::rules::Rule;
+use crate::stats::requests::{BypassReason, Path};
 use crate::volume::CachedVolume;
 
 /// A part of a read.
@@ -17,19 +18,45 @@ pub(super) enum Part {
 }
 
 impl<E: Env> CachedVolume<E> {
+    /// A read that began at `started`.
     pub(crate) async fn read_parts(
         &self,
         range: SectorRange,
-        bypass: bool,
+        bypass: Option<BypassReason>,
+        started: Nanos,
     ) -> Result<IoVec, VolumeError> {
+        let (missed, result) = self.look_up_and_read(range, bypass.is_some()).await;
+        if bypass.is_some() {
+            self.count(|counters| {
+                *match missed {
+                    false => &mut counters.cache_bypass_hits,
+                    true => &mut counters.cache_bypass_misses,
+                } += 1;
+            });
+        }
+        let path = match (bypass, missed) {
+            (Some(_), _) => Path::BypassRead,
+            (None, true) => Path::Miss,
+            (None, false) => Path::Hit,
+        };
+        self.request_ended(path, bypass, range.bytes(), started);
+        result
+    }
+
+    /// Reads, and returns true with it if something was not in the cache, or if that can't be
+    /// known. Counts nothing: the blocks that the write of a part of them reads are no request.
+    pub(crate) async fn look_up_and_read(
+        &self,
+        range: SectorRange,
+        bypass: bool,
+    ) -> (bool, Result<IoVec, VolumeError>) {
         if let Err(error) = self.index.load_for_read(self.inode(), range).await {
-            return self.read_without_index(range, error).await;
+            return (true, self.read_without_index(range, error).await);
         }
         let began = self.coherence.zeroes.now();
         let failures = self.coherence.failed_flushes();
         let parts = self.look_up_parts(range, !bypass && !self.is_stopping());
         let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
-        self.count_read(bypass, missed);
         // R2: all parts at once.
         let mut data = IoVec::new();
         let mut fills = Fills::new();
@@ -59,11 +86,11 @@ impl<E: Env> CachedVolume<E> {
         if missed && overtaken && self.context.keeps(Rule::R5LooksUpAgain) {
             // S2: the memory of a read is held once.
             drop(data);
-            return Box::pin(self.read_again(range)).await;
+            return (missed, Box::pin(self.read_again(range)).await);
         }
         match failed {
-            Some(error) => Err(error),
-            None => Ok(data),
+            Some(error) => (missed, Err(error)),
+            None => (missed, Ok(data)),
         }
     }
 
@@ -113,7 +140,7 @@ impl<E: Env> CachedVolume<E> {
 
     pub(super) async fn read_part(&self, part: Part) -> (Result<Slice, VolumeError>, Option<Fill>) {
         match part {
-            Part::Hit(hit) => (self.read_hit(hit).await, None),
+            Part::Hit(hit) => (self.read_hit(hit, self.context.env.now()).await, None),
             Part::Miss { range, fill } => match self.read_backing(range).await {
                 Ok(slice) => {
                     let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
@@ -125,7 +152,8 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(crate) async fn read_backing(&self, range: SectorRange) -> Result<Slice, VolumeError> {
-        match self.backing.read_for_client(range.start, range.sectors()).await {
+        let now = self.context.env.now();
+        match self.backing.read_for_client(now, range.start, range.sectors()).await {
             Ok(buf) => Ok(buf.freeze()),
             Err(error) => {
                 self.note_backing_error(&error);

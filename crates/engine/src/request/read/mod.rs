@@ -9,7 +9,7 @@
 //! | [`prefetch`] | filling without reading |
 //! | [`retry`] | reads that have to look elsewhere, or again (R4, R5) |
 
-use ubcache_env::{Env, IoError, Slice, VolumeError};
+use ubcache_env::{Buf, Env, IoError, IoResult, Nanos, Slice, VolumeError};
 
 use crate::alloc::bucket_pins::Pin;
 use crate::index::extent::Extent;
@@ -37,33 +37,34 @@ impl<E: Env> CachedVolume<E> {
         Hit { extent, published, _pin: pin }
     }
 
-    /// R2 for a place in the cache.
-    pub(crate) async fn read_hit(&self, hit: Hit) -> Result<Slice, VolumeError> {
-        let Hit { extent, published, _pin } = hit;
-        let started = self.context.env.now();
-        let result =
-            self.context.cache.read_for_client(extent.pointer.offset, extent.range.sectors()).await;
+    /// R2 for a place in the cache, from `started` on.
+    pub(crate) async fn read_hit(&self, hit: Hit, started: Nanos) -> Result<Slice, VolumeError> {
+        match self.try_hit(&hit, started).await {
+            Ok(slice) => Ok(slice),
+            Err(error) => self.hit_failed(hit, error).await,
+        }
+    }
+
+    /// Reads a place in the cache.
+    pub(super) async fn try_hit(&self, hit: &Hit, started: Nanos) -> IoResult<Slice> {
+        let (at, sectors) = (hit.extent.pointer.offset, hit.extent.range.sectors());
+        let result = self.context.cache.read_for_client(started, at, sectors).await;
         self.note_cache_latency(started, false);
-        match result {
-            Ok(buf) => Ok(buf.freeze()),
+        result.map(Buf::freeze)
+    }
+
+    /// A place in the cache can't be read.
+    #[cold]
+    pub(super) async fn hit_failed(&self, hit: Hit, error: IoError) -> Result<Slice, VolumeError> {
+        match error {
             // Says nothing about the data.
-            Err(error @ IoError::NoMemory) => Err(VolumeError::Io(error)),
-            Err(error) => {
+            error @ IoError::NoMemory => Err(VolumeError::Io(error)),
+            error => {
                 self.context.note_cache_error("reading cached data", &error);
+                let Hit { extent, published, _pin } = hit;
                 // Not part of the future of a hit.
                 Box::pin(self.read_around(extent, published)).await
             }
         }
-    }
-
-    pub(super) fn count_read(&self, bypass: bool, missed: bool) {
-        self.count(|counters| {
-            *match (bypass, missed) {
-                (false, false) => &mut counters.cache_hits,
-                (false, true) => &mut counters.cache_misses,
-                (true, false) => &mut counters.cache_bypass_hits,
-                (true, true) => &mut counters.cache_bypass_misses,
-            } += 1;
-        });
     }
 }

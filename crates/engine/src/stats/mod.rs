@@ -1,6 +1,21 @@
 //! Counters and states of a running set, in the shape of `status --json`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | here | states, and counters of devices, volumes and sets |
+//! | [`histogram`] | latencies |
+//! | [`requests`] | requests by their path, and reasons of bypassing |
+//! | [`periods`] | sums of five minutes, an hour, a day, and in total |
 
 use ubcache_format::{BackingState, CacheMode, Uuid};
+
+use self::histogram::{Histogram, Latencies};
+use self::periods::PeriodStatus;
+use self::requests::RequestStatus;
+
+pub mod histogram;
+pub mod periods;
+pub mod requests;
 
 /// Traffic of a device since it was opened.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -19,6 +34,35 @@ pub struct DeviceCounters {
     pub discards: u64,
     /// Requests that failed.
     pub errors: u64,
+}
+
+/// Latencies of a device, by kind of request.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceLatencies {
+    /// Reads.
+    pub read: Latencies,
+    /// Writes, zeroing included.
+    pub write: Latencies,
+    /// Flushes that reached the device.
+    pub flush: Latencies,
+}
+
+/// [`DeviceLatencies`] while they are counted.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceHistograms {
+    pub read: Histogram,
+    pub write: Histogram,
+    pub flush: Histogram,
+}
+
+impl DeviceHistograms {
+    pub fn latencies(&self) -> DeviceLatencies {
+        DeviceLatencies {
+            read: self.read.latencies(),
+            write: self.write.latencies(),
+            flush: self.flush.latencies(),
+        }
+    }
 }
 
 /// Outcomes of the requests of a volume. Reads only, a partial hit is a miss, as in bcache.
@@ -115,6 +159,8 @@ pub struct VolumeStatus {
     pub uuid: Uuid,
     /// Traffic of the backing device.
     pub backing: DeviceCounters,
+    /// Latencies of the backing device.
+    pub backing_latencies: DeviceLatencies,
     /// Size in bytes.
     pub size_bytes: u64,
     /// Cache mode.
@@ -125,6 +171,10 @@ pub struct VolumeStatus {
     pub dirty_bytes: u64,
     /// Request counters.
     pub stats: VolumeCounters,
+    /// Requests by their path.
+    pub requests: RequestStatus,
+    /// Counters by period.
+    pub periods: PeriodStatus,
     /// Activity of background writeback.
     pub writeback: WritebackActivity,
     /// Bytes per second that background writeback may write at present.
@@ -153,6 +203,8 @@ pub struct SetStatus {
     pub uuid: Uuid,
     /// Traffic of the cache device.
     pub cache: DeviceCounters,
+    /// Latencies of the cache device.
+    pub cache_latencies: DeviceLatencies,
     /// Size of the cache device in bytes, as far as the set uses it.
     pub size_bytes: u64,
     /// Bucket size in bytes.
