@@ -10,6 +10,8 @@
 //! | [`commands::config`] | `ubcache config`: checks and shows configuration files |
 //! | [`commands::status`] | `ubcache status`: what is served, and what is wrong |
 //! | [`commands::metrics`] | `ubcache metrics`: the numbers of `status` for Prometheus |
+//! | [`commands::top`] | `ubcache top`: what every volume does at the moment |
+//! | [`commands::why`] | `ubcache why`: what went past the cache, and why |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
@@ -79,6 +81,8 @@ enum Command {
     Config(commands::config::Args),
     Status(commands::status::Args),
     Metrics(commands::metrics::Args),
+    Top(commands::top::Args),
+    Why(commands::why::Args),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
@@ -180,6 +184,8 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Daemon(args) => commands::daemon::run(&args),
         Command::Config(args) => commands::config::run(args),
         Command::Metrics(args) => commands::metrics::run(&args),
+        Command::Top(args) => commands::top::run(&args),
+        Command::Why(args) => commands::why::run(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),

@@ -77,12 +77,44 @@ fn metrics_are_the_numbers_of_status() {
                 assert!(found.total_cmp(&number(pointer)).is_eq(), "{name}: {found}");
             }
             assert!(value(&metrics, "ubcache_volume_cache_hits_total", &volume) >= 2.0);
+            assert_histograms(&metrics, set);
             let info = ["mode=\"writeback\"", "state=\"dirty\"", "disk0.img"];
             assert_eq!(value(&metrics, "ubcache_volume_info", &info).to_string(), "1");
         }
         drop(client);
         daemon.stop();
     });
+}
+
+/// Histograms count what the report counts: all of it in the last bucket, and each request once.
+fn assert_histograms(metrics: &str, set: &Value) {
+    let volume = &set["volumes"][0];
+    let paths = volume["requests"].as_object().expect("paths");
+    for (path, report) in paths {
+        let count = report["latency"]["count"].as_f64().expect("a number");
+        let labels = ["disk0.img", &format!("path=\"{path}\"")];
+        let infinite = ["disk0.img", &format!("path=\"{path}\""), "le=\"+Inf\""];
+        for (name, labels) in [
+            ("ubcache_volume_request_seconds_count", &labels[..]),
+            ("ubcache_volume_request_seconds_bucket", &infinite),
+        ] {
+            assert_eq!(value(metrics, name, labels).to_string(), count.to_string(), "{path}");
+        }
+        let sum = report["latency"]["sum_ns"].as_f64().expect("a number") / 1e9;
+        let found = value(metrics, "ubcache_volume_request_seconds_sum", &labels);
+        assert!((found - sum).abs() < 1e-9, "{path}: {found}, {sum}");
+    }
+    let requests = |path: &str| paths[path]["latency"]["count"].as_u64().expect("a number");
+    assert_eq!(requests("hit"), volume["stats"]["cache_hits"].as_u64().expect("a number"));
+    assert_eq!(requests("writeback_write"), 1);
+    for (device, labels) in [
+        (&set["cache"], ["device=\"cache\"", "operation=\"write\""]),
+        (&volume["backing"], ["disk0.img", "operation=\"write\""]),
+    ] {
+        let writes = device["writes"].as_f64().expect("a number");
+        let found = value(metrics, "ubcache_device_io_seconds_count", &labels);
+        assert_eq!(found.to_string(), writes.to_string(), "{device}");
+    }
 }
 
 /// docs/reference/metrics.md lists them, and nothing else.
@@ -129,6 +161,121 @@ fn promtool_finds_no_fault() {
     let output = promtool.wait_with_output().expect("promtool ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
+    daemon.stop();
+}
+
+/// `why` names the reason, its bytes are those of the status, and the command that it prints has
+/// the effect that it states.
+#[test]
+fn why_prints_a_command_that_keeps_requests_in_the_cache() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let options = ["--set", "sequential_cutoff=256k", "--set", "congested_read_threshold_us=0"];
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &options);
+    let mut client = daemon.client("disk0.img");
+    let mut content = [0; PIECE];
+    let mut read = |from: u64| {
+        for at in 0..16 {
+            client.read(from + at * PIECE as u64, &mut content).expect("a read");
+        }
+    };
+    read(0);
+    let why = |volume: &str| {
+        let mut command = ubcache();
+        command.args(["why", volume, "--json", "--control"]).arg(&daemon.control);
+        let text = must(&mut command);
+        serde_json::from_str::<Value>(&text).expect("JSON")[0].take()
+    };
+    let past = why("disk0.img");
+    assert_eq!(past["reasons"][0]["reason"], "sequential", "{past}");
+    let status = daemon.status();
+    let counted = &status["sets"][0]["volumes"][0]["bypassed"]["sequential"]["read_bytes"];
+    assert_eq!(past["reasons"][0]["read_bytes"], *counted, "{past}");
+    assert_eq!(past["bypassed_read_bytes"], *counted, "{past}");
+    assert_eq!(past["read_bytes"], 16 * PIECE);
+    assert_eq!(why("disk1.img")["reasons"], serde_json::json!([]));
+
+    let mut command = ubcache();
+    let shown = must(command.args(["why", "disk0.img", "--control"]).arg(&daemon.control));
+    let (_, remedy) = shown.split_once("to change it: ubcache ").expect("a command");
+    let words = remedy.lines().next().expect("a line").split(' ');
+    must(ubcache().args(words).arg("--control").arg(&daemon.control));
+    read(8 << 20);
+    let after = why("disk0.img");
+    assert_eq!(after["reasons"], {
+        let mut reasons = past["reasons"].clone();
+        reasons[0]["percent"] = after["reasons"][0]["percent"].clone();
+        reasons
+    });
+    assert_eq!(after["read_bytes"], 32 * PIECE);
+
+    let output = run(&["why", "nothing", "--control", text(&daemon.control)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("disk0.img, disk1.img"), "{said}");
+    drop(client);
+    daemon.stop();
+}
+
+#[test]
+fn top_prints_one_table_where_there_is_no_terminal() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &["--mode", "writeback"]);
+    let mut command = ubcache();
+    let shown = must(command.args(["top", "--interval", "1", "--control"]).arg(&daemon.control));
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 3, "{shown}");
+    assert!(lines[0].starts_with("volume") && lines[0].contains("read p50/p99"), "{shown}");
+    assert!(lines[1].starts_with("disk0.img  writeback"), "{shown}");
+    assert!(lines[2].starts_with("disk1.img  writeback"), "{shown}");
+    daemon.stop();
+}
+
+/// A terminal of tmux: the table is there, keys sort it, and it ends without a trace.
+#[test]
+fn top_in_a_terminal_takes_keys() {
+    let test = "top_in_a_terminal_takes_keys";
+    if !have(test, &["tmux"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16], &[]);
+    let options: Vec<&str> = NO_BYPASS.into_iter().chain(["--mode", "writeback"]).collect();
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &options);
+    daemon.set("writeback_running=0");
+    let mut client = daemon.client("disk1.img");
+    client.write(0, &[1; PIECE], true).expect("a write");
+    let socket = directory.join("tmux");
+    let tmux = |words: &[&str]| must(tool("tmux").arg("-S").arg(&socket).args(words));
+    let top = format!(
+        "{} top --interval 1 --control {}; echo ended; cat",
+        env!("CARGO_BIN_EXE_ubcache"),
+        text(&daemon.control)
+    );
+    tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "160", "-y", "12", &top]);
+    let until = |seen: &dyn Fn(&str) -> bool| loop {
+        let screen = tmux(&["capture-pane", "-p"]);
+        if seen(&screen) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let begins = |screen: &str, line: usize, name: &str| {
+        screen.lines().nth(line).is_some_and(|line| line.starts_with(name))
+    };
+    until(&|screen| {
+        let sorted = begins(screen, 1, "disk0.img") && begins(screen, 2, "disk1.img");
+        sorted && screen.contains("64K") && screen.contains("q: quit")
+    });
+    tmux(&["send-keys", "d"]);
+    until(&|screen| begins(screen, 1, "disk1.img") && begins(screen, 2, "disk0.img"));
+    tmux(&["send-keys", "q"]);
+    until(&|screen| begins(screen, 0, "ended"));
+    tmux(&["kill-server"]);
+    drop(client);
     daemon.stop();
 }
 

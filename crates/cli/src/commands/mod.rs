@@ -29,7 +29,9 @@ pub mod restore;
 pub mod serve;
 pub mod show;
 pub mod status;
+pub mod top;
 pub mod upgrade;
+pub mod why;
 
 /// Prints to standard output. Ignores EPIPE; reports every other error.
 fn print(text: &str) -> Result<(), Failure> {
