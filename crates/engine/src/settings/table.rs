@@ -6,7 +6,6 @@
 use self::Kept::{No, Superblock, UntilRestart};
 use self::Unit::{Microseconds, Milliseconds, Percent, Seconds, SectorsPerSecond};
 use self::Values::{Action, Choice, Number, Size, Switch, Text};
-use crate::stats::periods::{Period, PeriodCounters};
 
 /// The largest signed number that the driver keeps in 32 bits.
 const MAX_31: u64 = i32::MAX as u64;
@@ -406,13 +405,6 @@ pub fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<
     let most = name.chars().count().div_ceil(3);
     let near = known.map(|other| (distance(name, other), other));
     near.filter(|(distance, _)| *distance <= most).min().map(|(_, other)| other)
-}
-
-/// Names of attributes in directories, as of `stats_hour/cache_hits`.
-pub fn statistics() -> impl Iterator<Item = String> {
-    Period::ALL.iter().flat_map(|period| {
-        PeriodCounters::NAMES.iter().map(|file| format!("{}/{file}", period.directory()))
-    })
 }
 
 /// Number of characters to insert, remove or replace to make one text of another.
