@@ -10,6 +10,7 @@
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
 //! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/generated/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
+//! | `cargo xtask package [--static]` | makes the package for Debian, and an archive with a static program |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these
 //! lines, so that a skipped test is never taken for a passed one.
@@ -18,6 +19,8 @@
 
 mod bench;
 mod instructions;
+mod manual;
+mod package;
 mod tidy;
 
 use std::io::{BufRead, BufReader};
@@ -88,12 +91,16 @@ fn main() -> ExitCode {
             instructions::compare(&cargo(), update).is_some()
         }
         "tidy" => tidy::run(),
+        "package" => {
+            let arguments: Vec<String> = std::env::args().skip(2).collect();
+            package::run(&cargo(), &arguments)
+        }
         "fuzz" | "damage" => torture(&task),
         _ => {
             eprintln!(
                 "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions \
                  [--update] | \
-                 bench [--quick] | man [DIRECTORY]"
+                 bench [--quick] | man [DIRECTORY] | package [--static]"
             );
             return ExitCode::from(2);
         }
@@ -108,8 +115,11 @@ fn cargo() -> String {
 /// Writes the manual pages.
 fn man() -> bool {
     let directory = std::env::args().nth(2).unwrap_or_else(|| "target/man".to_owned());
-    let arguments = ["run", "--quiet", "-p", "ubcache-cli", "--example", "man", "--", &directory];
-    let done = Command::new(cargo()).args(arguments).status().is_ok_and(|status| status.success());
+    let written = package::pages(&cargo(), Path::new(&directory), "dev");
+    if let Err(why) = &written {
+        eprintln!("xtask: {why}");
+    }
+    let done = written.is_ok();
     println!("xtask: manual pages in {directory}: {}", if done { "written" } else { "FAILED" });
     done
 }
@@ -141,13 +151,15 @@ fn say_missing() {
 /// Installs the programs that tests lack.
 fn install() {
     packages();
-    let [program, version] = FSX;
-    if !has(program) {
+    for [program, version] in [FSX, package::CARGO_DEB] {
+        if has(program) {
+            continue;
+        }
         println!("xtask: installing {program} {version} in {TOOLS}");
         let mut command = Command::new(cargo());
         command.args(["install", program, "--version", version, "--locked", "--root", TOOLS]);
         if !command.status().is_ok_and(|status| status.success()) {
-            println!("xtask: tests that need {program} will say that they are skipped");
+            println!("xtask: tests that need {program} will fail, or say that they are skipped");
         }
     }
     schemathesis();

@@ -48,8 +48,9 @@ fn page(directory: &Path, name: &str, mut command: Command) -> std::io::Result<(
         .map(ToString::to_string)
         .unwrap_or_default();
     let is_root = name == "ubcache";
-    let man =
-        Man::new(command.name(name.to_owned().leak() as &'static str)).title(name.to_uppercase());
+    let man = Man::new(command.name(name.to_owned().leak() as &'static str))
+        .title(name.to_uppercase())
+        .date(std::env::var("UBCACHE_DATE").unwrap_or_else(|_| "2026-11-29".to_owned()));
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -75,6 +76,9 @@ fn page(directory: &Path, name: &str, mut command: Command) -> std::io::Result<(
     if !is_root {
         write!(page, ".SH SEE ALSO\n.BR ubcache (1)\n")?;
     }
+    let page = String::from_utf8(page).map_err(std::io::Error::other)?;
+    // An empty line is a space of its own, and a heading begins a paragraph: no break beside them.
+    let page = page.replace(".br\n\n.br\n", "\n").replace("DESCRIPTION\n.PP\n", "DESCRIPTION\n");
     std::fs::write(directory.join(format!("{name}.1")), page)
 }
 

@@ -294,3 +294,93 @@ fn a_set_that_is_not_healthy_is_a_number() {
     let output = run(&["metrics", "--control", text(&directory.join("control.sock"))]);
     assert_eq!(output.status.code(), Some(3), "no daemon, as for status");
 }
+
+/// A server that answers every request with the metrics of a daemon; its port.
+fn exporter(daemon: &Daemon) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let control = daemon.control.clone();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut request = [0; 4096];
+            let _ = std::io::Read::read(&mut client, &mut request);
+            let mut metrics = ubcache();
+            metrics.args(["metrics", "--format", "prometheus", "--control"]).arg(&control);
+            let text = metrics.output().expect("it runs").stdout;
+            let _ = write!(client, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n");
+            let _ = client.write_all(&text);
+        }
+    });
+    port
+}
+
+/// Expressions of the dashboard, with values for its variables.
+fn expressions() -> Vec<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/grafana/ubcache.json");
+    let text = std::fs::read_to_string(path).expect("the dashboard");
+    let board: Value = serde_json::from_str(&text).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let filled = targets.map(|target| {
+        let text = target["expr"].as_str().expect("an expression");
+        text.replace("$__rate_interval", "1m").replace("$set", ".*").replace("$volume", ".*")
+    });
+    filled.collect()
+}
+
+/// Every panel of the dashboard has data, by a real Prometheus that reads a real daemon; and the
+/// alerts fire when they should.
+#[test]
+fn dashboard_and_alerts_work_in_prometheus() {
+    let test = "dashboard_and_alerts_work_in_prometheus";
+    if !have(test, &["prometheus", "promtool"]) {
+        return;
+    }
+    let contrib = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/prometheus/");
+    let [rules, tests] =
+        ["ubcache.rules.yml", "ubcache.rules.test.yml"].map(|name| format!("{contrib}{name}"));
+    must(tool("promtool").args(["check", "rules", &rules]));
+    must(tool("promtool").args(["test", "rules", &tests]));
+
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &NO_BYPASS);
+    let mut content = [0; PIECE];
+    daemon.client("disk0.img").read(0, &mut content).expect("a read");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("an address").port();
+    let config = directory.join("prometheus.yml");
+    let text = format!(
+        "global: {{scrape_interval: 1s}}\nrule_files: [\"{rules}\"]\nscrape_configs:\n- job_name: \
+         ubcache\n  static_configs: [{{targets: [\"127.0.0.1:{}\"]}}]\n",
+        exporter(&daemon)
+    );
+    std::fs::write(&config, text).expect("room");
+    drop(free);
+    let mut prometheus = tool("prometheus");
+    prometheus.arg(format!("--config.file={}", support::text(&config)));
+    prometheus.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
+    prometheus.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+    let log = std::fs::File::create(directory.join("prometheus.log")).expect("a log");
+    let child = prometheus.stdout(Stdio::null()).stderr(log).spawn().expect("prometheus runs");
+    let _guard = support::Guard(child);
+    let url = format!("http://127.0.0.1:{port}");
+    let query = |expression: &str| {
+        let output = tool("promtool").args(["query", "instant", &url, expression]).output();
+        let output = output.expect("promtool runs");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    // Two samples make a rate.
+    let twice = "count_over_time(ubcache_set_health[1m]) >= 2";
+    while query(twice).is_none_or(|found| found.trim().is_empty()) {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let expressions = expressions();
+    assert!(expressions.len() >= 13, "{expressions:?}");
+    for expression in expressions {
+        let found = query(&expression).unwrap_or_else(|| panic!("{expression}: not understood"));
+        assert!(found.contains("=>"), "{expression}: no data");
+    }
+    daemon.stop();
+}

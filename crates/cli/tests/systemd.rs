@@ -49,10 +49,9 @@ fn machine() -> Machine {
         machine.write(&format!("lib/systemd/system/{unit}"), file(&format!("systemd/{unit}")));
     }
     machine.write("usr/sbin/nbd-client", NBD_CLIENT);
-    machine.run(
-        "mkdir -p /var/below /srv/below /srv/above && cd /var/below && ubcache make --bucket 64k \
-         --size 64M --label data -C cache -B disk",
-    );
+    machine.run("ln -s ubcache /usr/bin/ubcached && mkdir -p /var/below /srv/below /srv/above");
+    machine
+        .run("cd /var/below && ubcache make --bucket 64k --size 64M --label data -C cache -B disk");
     machine
 }
 
