@@ -229,3 +229,22 @@ fn values_in_effect_are_shown_with_defaults() {
     let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(all["sets"][0]["name"], "data");
 }
+
+/// An example with a fault would be copied.
+#[test]
+fn the_examples_of_the_documents_are_good_files() {
+    let scratch = scratch();
+    let mut count = 0;
+    for document in ["reference/config.md", "guide/operate.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(document);
+        let words = std::fs::read_to_string(&path).expect("a document");
+        for example in words.split("\n```toml\n").skip(1) {
+            let example = example.split("\n```").next().expect("its end");
+            let file = write(scratch.path(), "data.toml", example);
+            let (said, code) = check(&file);
+            assert!(code == Some(0) && said.contains("1 set good: data"), "{document}: {said}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 2);
+}

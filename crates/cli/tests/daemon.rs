@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use support::devices::Fragile;
-use support::{Daemon, each_io, make_set, must, run, scratch, sha256_of, tool, ubcache};
+use support::{Daemon, each_io, make_set, must, run, scratch, sha256_of, text, tool, ubcache};
 use ubcache_cli::nbd_client::Client;
 
 /// A set with one volume, in a directory of its own.
@@ -61,9 +61,10 @@ fn command(io: &str, directory: &Path) -> (Command, PathBuf, PathBuf, PathBuf) {
     let log = directory.join("daemon.log");
     let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
     let mut command = ubcache();
+    let control = directory.join("control.sock");
     command.env("UBCACHE_IO", io).arg("daemon").arg("--config").arg(directory);
-    command.stdout(Stdio::piped()).stderr(file);
-    (command, directory.join("no"), directory.join("no"), log)
+    command.arg("--control").arg(&control).stdout(Stdio::piped()).stderr(file);
+    (command, directory.join("no"), control, log)
 }
 
 fn start(io: &str, directory: &Path) -> Daemon {
@@ -79,23 +80,22 @@ fn signal(daemon: &Daemon, name: &str) {
     must(tool("kill").arg(name).arg(daemon.id().to_string()));
 }
 
-/// The control socket of a set, by what the daemon has printed.
-fn control(daemon: &Daemon, set: &str) -> String {
-    let begin = format!("set {set} ");
-    let line = daemon.greeting.iter().find(|line| line.starts_with(&begin)).expect("the set");
-    line.split_whitespace().last().expect("a socket").to_owned()
+/// Runs a command for the daemon.
+fn ask(daemon: &Daemon, arguments: &[&str]) -> Output {
+    run(&[arguments, &["--control", text(&daemon.control)]].concat())
 }
 
-/// Runs a command for a set.
-fn ask(daemon: &Daemon, set: &str, arguments: &[&str]) -> Output {
-    let control = control(daemon, set);
-    run(&[arguments, &["--control", &control]].concat())
+/// Exit code and output, errors included.
+fn said(output: &Output) -> (Option<i32>, String) {
+    let [out, error] = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it));
+    (output.status.code(), format!("{out}{error}"))
 }
 
+/// The report on a set.
 fn report(daemon: &Daemon, set: &str) -> Value {
-    let output = ask(daemon, set, &["status", "--json"]);
-    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    report["sets"][0].clone()
+    let report = daemon.status();
+    let sets = report["sets"].as_array().expect("a list");
+    sets.iter().find(|it| it["name"] == set).unwrap_or_else(|| panic!("{report:#}")).clone()
 }
 
 #[test]
@@ -127,8 +127,10 @@ fn two_sets_serve_in_one_process_and_stop_cleanly() {
         assert_eq!((&one["name"], &two["name"]), (&"one".into(), &"two".into()));
         assert_eq!(one["volumes"][0]["mode"], "writeback");
         assert!(one["volumes"][0]["dirty_bytes"].as_u64() > Some(0), "{one:#}");
-        let cutoff = ask(&daemon, "two", &["get", "sequential_cutoff"]);
-        assert_eq!(String::from_utf8_lossy(&cutoff.stdout), "8.0M\n");
+        for name in ["two", "two/two"] {
+            let cutoff = ask(&daemon, &["get", "sequential_cutoff", "--volume", name]);
+            assert_eq!(said(&cutoff), (Some(0), "8.0M\n".to_owned()));
+        }
         signal(&daemon, "-TERM");
         daemon.wait();
         let log = log(directory);
@@ -184,14 +186,14 @@ fn what_is_missing_is_named_and_the_rest_serves() {
     let (gone, text_of) = (directory.join("gone.img"), |path: &Path| format!("{path:?}"));
     whole.configure(directory, "");
     let file = directory.join("whole.toml");
-    let mut text = std::fs::read_to_string(&file).expect("a file");
+    let mut content = std::fs::read_to_string(&file).expect("a file");
     for (name, optional) in [("later", "true"), ("lost", "false")] {
-        text += &format!(
+        content += &format!(
             "[[volume]]\nname = \"{name}\"\nbacking = {}\noptional = {optional}\n",
             text_of(&gone.with_extension(name))
         );
     }
-    std::fs::write(&file, text).expect("a file");
+    std::fs::write(&file, content).expect("a file");
     let no_cache = Set { cache: gone, ..Set::make(directory, "no_cache") };
     no_cache.configure(directory, "");
     std::fs::write(directory.join("wrong.toml"), "cache = 5\n").expect("a file");
@@ -212,6 +214,10 @@ fn what_is_missing_is_named_and_the_rest_serves() {
     let warnings = set["warnings"].to_string();
     assert!(warnings.contains("lost") && !warnings.contains("later"), "{warnings}");
     let log = log(directory);
+    let table = daemon.look(&[]).1;
+    for words in ["set wrong  not started: ", "set no_cache  not started: ", "set whole "] {
+        assert!(table.contains(words), "{table}");
+    }
     for words in [
         "wrong.toml:1:9: cache: found 5",
         "the set is not started: ",
@@ -285,6 +291,121 @@ fn systemd_hears_of_all_sets_together() {
     daemon.wait();
 }
 
+/// Attributes, limits and volumes change under a client that goes on; the rest is named.
+#[test]
+fn a_changed_file_is_put_into_effect_while_clients_go_on() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (cache, disks) = make_set(directory, &[16, 16, 16], &[]);
+    let socket = directory.join("nbd.sock");
+    let volume =
+        |name: &str, disk: &Path| format!("[[volume]]\nname = \"{name}\"\nbacking = {disk:?}\n");
+    let configure = |top: &str, volumes: &str| {
+        let text =
+            format!("cache = {cache:?}\nnbd = [\"unix:{}\"]\n{top}\n{volumes}", socket.display());
+        std::fs::write(directory.join("data.toml"), text).expect("a file");
+    };
+    let (stays, goes) = (volume("stays", &disks[0]), volume("goes", &disks[1]));
+    configure("attributes.sequential_cutoff = \"8M\"", &format!("{stays}{goes}"));
+    let daemon = start("pool", directory);
+    assert_eq!(said(&ask(&daemon, &["config", "diff"])), (Some(0), String::new()));
+    let connect = |name: &str| Client::connect(&socket, name);
+    let mut client = connect("stays").expect("a client");
+    let comes = volume("comes", &disks[2]);
+    configure(
+        "index_memory = \"64M\"\nattributes.congested_read_threshold_us = \"5ms\"",
+        &format!(
+            "{stays}limits.iops = 1000\nattributes.writeback_percent = \"20%\"\nmode = \
+             \"writeback\"\n{comes}"
+        ),
+    );
+    let (code, diff) = said(&ask(&daemon, &["config", "diff"]));
+    for line in [
+        "data: attributes.sequential_cutoff: \"8M\" -> default: live",
+        "data: attributes.congested_read_threshold_us: default -> \"5000\": live",
+        "data: index_memory: default -> \"64M\": restart",
+        "data: volume.stays.limits.iops: default -> 1000: new connections",
+        "data: volume.stays.mode: default -> \"writeback\": live",
+    ] {
+        assert!(diff.lines().any(|it| it == line) && code == Some(1), "{line} in:\n{diff}");
+    }
+    let (code, applied) = said(&ask(&daemon, &["config", "apply"]));
+    assert!(
+        applied.contains("index_memory: default -> \"64M\": holds from the next start"),
+        "{applied}"
+    );
+    let done = applied.lines().filter(|line| line.ends_with(": done")).count();
+    assert_eq!((code, done), (Some(1), 7), "{applied}");
+    client.write(0, &[1; 4096], true).expect("the client goes on");
+    connect("comes").expect("a client").write(0, &[2; 4096], true).expect("a write");
+    assert!(connect("goes").is_err());
+    for (arguments, value) in [
+        (&["get", "sequential_cutoff", "--volume", "stays"][..], "4.0M\n"),
+        (&["get", "writeback_percent", "--volume", "stays"], "20\n"),
+        (&["get", "writeback_percent", "--volume", "comes"], "10\n"),
+        (&["get", "congested_read_threshold_us"], "5000\n"),
+    ] {
+        assert_eq!(said(&ask(&daemon, arguments)), (Some(0), value.to_owned()));
+    }
+    let (_, left) = said(&ask(&daemon, &["config", "diff"]));
+    assert!(
+        left.starts_with("data: index_memory: ") && left.matches("data: ").count() == 1,
+        "{left}"
+    );
+    // A fault changes nothing.
+    configure("attributes.sequential_cutoff = \"x\"", &goes);
+    let (code, fault) = said(&ask(&daemon, &["config", "apply"]));
+    assert!(code == Some(1) && fault.contains("data.toml:3:32: "), "{fault}");
+    client.write(0, &[3; 4096], true).expect("the client goes on");
+    let output = ask(&daemon, &["config", "diff", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["faults"].as_array().map(Vec::len), Some(1), "{json:#}");
+    drop(client);
+    signal(&daemon, "-TERM");
+    daemon.wait();
+}
+
+#[test]
+fn sets_come_and_go_and_missing_devices_return() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let sets = ["one", "two", "late"].map(|name| Set::make(directory, name));
+    let [one, two, late] = &sets;
+    one.configure(directory, "");
+    late.configure(directory, "");
+    let away = directory.join("away.img");
+    std::fs::rename(&late.cache, &away).expect("a file");
+    let daemon = start("pool", directory);
+    assert_eq!(daemon.greeting.last().map(String::as_str), Some("ready: 1 of 2 sets"));
+    assert_eq!(report(&daemon, "late")["health"], "failed");
+    std::fs::rename(&away, &late.cache).expect("a file");
+    two.configure(directory, "");
+    let (code, words) = said(&ask(&daemon, &["config", "apply"]));
+    assert_eq!((code, words.as_str()), (Some(0), "late: started\ntwo: started\n"));
+    while [two, late].iter().any(|set| Client::connect(&set.socket, set.name).is_err()) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    sets.iter().for_each(|set| set.write(5));
+    std::fs::remove_file(directory.join("one.toml")).expect("a file");
+    signal(&daemon, "-HUP");
+    while !log(directory).contains("set{set_name=\"one\"}: ubcache::state: stopped") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    two.assert_has(5);
+    late.assert_has(5);
+    assert_eq!(daemon.status()["sets"].as_array().map(Vec::len), Some(2));
+    // A daemon without files has nothing to compare.
+    one.configure(directory, "");
+    signal(&daemon, "-TERM");
+    daemon.wait();
+    let alone = directory.join("alone");
+    std::fs::create_dir(&alone).expect("a directory");
+    let serve = Daemon::start("pool", &alone, &one.cache, std::slice::from_ref(&one.disk), &[]);
+    let (code, words) = said(&ask(&serve, &["config", "diff"]));
+    assert!(code == Some(1) && words.contains("no configuration files"), "{words}");
+    serve.stop();
+}
+
 #[test]
 fn ubcached_is_the_daemon_and_is_not_upgraded() {
     let scratch = scratch();
@@ -295,16 +416,15 @@ fn ubcached_is_the_daemon_and_is_not_upgraded() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ubcache"), &program).expect("a link");
     let (_, socket, control, log) = command("pool", directory);
     let mut command = Command::new(&program);
-    command.arg("--config").arg(directory.join("one.toml")).stdout(Stdio::piped());
+    command.arg("--config").arg(directory.join("one.toml")).arg("--control").arg(&control);
+    command.stdout(Stdio::piped());
     command.stderr(std::fs::File::create(&log).expect("a log"));
     let started = Daemon::try_start_command((command, socket, control, log));
     let daemon = started.unwrap_or_else(|(status, said)| panic!("{status}: {said}"));
-    let refused = ask(&daemon, "one", &["upgrade"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("systemctl restart ubcached"), "{said}");
+    let (code, words) = said(&ask(&daemon, &["upgrade"]));
+    assert!(code == Some(1) && words.contains("systemctl restart ubcached"), "{words}");
     set.write(1);
-    assert!(ask(&daemon, "one", &["stop"]).status.success());
+    assert_eq!(said(&ask(&daemon, &["stop"])), (Some(0), "stopped\n".to_owned()));
     daemon.wait();
 }
 
@@ -318,15 +438,14 @@ fn a_set_is_saved_into_its_file() {
     let before = std::fs::read_to_string(&file).expect("a file");
     let daemon = start("pool", directory);
     let saved = |arguments: &[&str]| {
-        let output = ask(&daemon, "one", arguments);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (said, output.status.code(), std::fs::read_to_string(&file).expect("a file"))
+        let (code, said) = said(&ask(&daemon, arguments));
+        (said, code, std::fs::read_to_string(&file).expect("a file"))
     };
-    let (said, code, text) = saved(&["set", "--save", "cache_mode=writeback"]);
+    let (said, code, now) = saved(&["set", "--save", "cache_mode=writeback"]);
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(text, before.replace("\"writethrough\" # for", "\"writeback\" # for"));
+    assert_eq!(now, before.replace("\"writethrough\" # for", "\"writeback\" # for"));
     let (said, code, after) = saved(&["set", "--save", "--volume", "one", "label=x"]);
-    assert_eq!((code, after), (Some(0), text + "\n[volume.attributes]\nlabel = \"x\"\n"), "{said}");
+    assert_eq!((code, after), (Some(0), now + "\n[volume.attributes]\nlabel = \"x\"\n"), "{said}");
     let digest = sha256_of(&file);
     // Clamped where it runs; a file has to say what is.
     let (said, code, _) = saved(&["set", "--save", "writeback_percent=99"]);

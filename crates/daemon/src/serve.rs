@@ -22,7 +22,9 @@ use ubcache_nbd::Exports;
 
 use crate::config::{Named, NbdAddress, ReadOnly, ServeConfig, export_names};
 use crate::control::api::browsers::StatusPage;
-use crate::control::{Api, ControlSocket, Registry, mailbox, serve_mailbox, socket_directories};
+use crate::control::{
+    Api, ControlSocket, Mailroom, Registry, mailbox, serve_mailbox, socket_directories,
+};
 use crate::failure::{Code, Failure};
 
 use crate::log::STATE;
@@ -152,7 +154,7 @@ fn serve_once<W: World>(
             stopping.stop_wanted.set();
         });
         let sockets = Sockets { passed, tls, page };
-        let result = Box::pin(run(&world, config, &daemon, &process, sockets, io, ready)).await;
+        let result = Box::pin(run(&world, config, &daemon, process, sockets, io, ready)).await;
         match result {
             Ok(end) => Ok(end),
             Err(failure) => {
@@ -455,6 +457,7 @@ async fn open<W: World>(
         commands: RefCell::default(),
         paces: Paces::default(),
         nothing_left: Cell::new(false),
+        rates: RefCell::default(),
         shares_process: false,
         stop_wanted: Event::default(),
         stopped: Event::default(),
@@ -530,7 +533,7 @@ async fn run<W: World>(
     world: &W,
     config: &ServeConfig,
     daemon: &Rc<Daemon<W>>,
-    process: &Process,
+    process: Process,
     Sockets { passed, tls, page }: Sockets,
     io: &'static str,
     ready: &mut Option<impl FnOnce(&Ready)>,
@@ -556,10 +559,14 @@ async fn run<W: World>(
                 .map_err(|error| Failure::usage(format_args!("attributes of {export}"), error))?;
         }
     }
-    let control_path = control_path(config, daemon.uuid)?;
-    let control = match heritage.as_mut().and_then(Heritage::take_control) {
-        Some((fd, place)) => ControlSocket::inherited(fd, place),
-        None => listen_for_control(world.host(), &control_path).await?,
+    let systemd = process.systemd();
+    let (control_path, way) = match process {
+        Process::Shared(shared) => (shared.control, Way::Mailroom(shared.mailroom)),
+        Process::Own => {
+            let path = control_path(config, daemon.uuid)?;
+            let way = own_control(world, &path, heritage.as_mut()).await?;
+            (path, way)
+        }
     };
     let addresses = match config.nbd.as_slice() {
         [] if !passed.is_empty() => Vec::new(),
@@ -579,13 +586,17 @@ async fn run<W: World>(
         move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
     let clients = heritage.as_mut().map(|heritage| take_up(world, heritage, &listeners));
     listeners.start(world);
-    let named = config.origin.as_ref().map(|origin| origin.set.as_str());
-    let (handle, mailroom) = mailbox(named.unwrap_or_default());
-    serve_mailbox(world, daemon, mailroom, uris.clone());
-    let registry = Registry::default();
-    registry.add(handle);
     let status_page = page.as_ref().map(StatusPage::url);
-    let mut control = Api::start(control, registry, page)?;
+    let (mailroom, mut control) = match way {
+        Way::Mailroom(mailroom) => (mailroom, None),
+        Way::Socket(socket) => {
+            let (handle, mailroom) = mailbox("");
+            let registry = Registry::default();
+            registry.add(handle);
+            (mailroom, Some(Api::start(socket, registry, page)?))
+        }
+    };
+    serve_mailbox(world, daemon, mailroom, uris.clone());
     let summary = Ready {
         set: daemon.uuid,
         control: control_path,
@@ -614,7 +625,6 @@ async fn run<W: World>(
         None => ready.take().into_iter().for_each(|ready| ready(&summary)),
     }
     drop(heritage);
-    let systemd = process.systemd();
     systemd.ready();
     systemd.start_watchdog(world);
     log_events(daemon, world);
@@ -627,7 +637,11 @@ async fn run<W: World>(
         else {
             break false;
         };
-        match daemon.hand_over(&upgrade, &listeners, &mut control).await {
+        let handed_over = match &mut control {
+            Some(control) => daemon.hand_over(&upgrade, &listeners, control).await,
+            None => Err("the process has other sets".to_owned()),
+        };
+        match handed_over {
             Ok(Some(heritage)) => return Ok(End::HandOver(Box::new(heritage))),
             Ok(None) => {
                 daemon.upgrades.refuse("the daemon was told to stop meanwhile");
@@ -651,7 +665,11 @@ async fn run<W: World>(
     daemon.stopped.set();
     log_left(daemon);
     // Clients that wait for the end of the stop get their responses.
-    control.finish(LAST_RESPONSES_PATIENCE).await;
+    match control {
+        Some(control) => control.finish(LAST_RESPONSES_PATIENCE).await,
+        // The tasks of requests run once more, and give their answers to the control API.
+        None => world.sleep(Nanos::from_millis(1)).await,
+    }
     match &stopped {
         Ok(()) => tracing::info!(target: STATE, "stopped"),
         Err(error) => tracing::error!(target: STATE, "stopped, but not cleanly: {error}"),
@@ -662,6 +680,26 @@ async fn run<W: World>(
         false => stopped,
     }?;
     Ok(End::Stopped)
+}
+
+/// The way of requests to the set.
+enum Way {
+    /// A control socket of its own.
+    Socket(ControlSocket),
+    /// The mailbox that the control API of the process has.
+    Mailroom(Mailroom),
+}
+
+/// The set's own control socket, made or inherited.
+async fn own_control<W: World>(
+    world: &W,
+    path: &Path,
+    heritage: Option<&mut Heritage>,
+) -> Result<Way, Failure> {
+    match heritage.and_then(Heritage::take_control) {
+        Some((fd, place)) => Ok(Way::Socket(ControlSocket::inherited(fd, place))),
+        None => listen_for_control(world.host(), path).await.map(Way::Socket),
+    }
 }
 
 /// Makes the control socket. One of a process that was killed gets a moment to go away.

@@ -72,7 +72,7 @@ fn name_of(socket: &Path) -> String {
     let Ok(report) = report(socket) else { return socket.display().to_string() };
     let sets = report.sets.iter().map(|set| {
         let exports: Vec<&str> = set.volumes.iter().map(|volume| volume.name.as_str()).collect();
-        format!("set {} ({})", set.uuid, exports.join(", "))
+        format!("set {} ({})", set.id(), exports.join(", "))
     });
     sets.collect::<Vec<_>>().join(", ")
 }
@@ -93,7 +93,7 @@ fn serves(set: &SetReport, name: &str) -> bool {
         .volumes
         .iter()
         .any(|volume| volume.name == name || volume.label == name || is_uuid(&volume.uuid));
-    is_volume || is_uuid(&set.uuid)
+    is_volume || is_uuid(&set.uuid) || set.name == name
 }
 
 fn no_daemon() -> Failure {

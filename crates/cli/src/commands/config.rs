@@ -1,4 +1,4 @@
-//! `ubcache config`: checks and shows configuration files.
+//! `ubcache config`: checks and shows configuration files, and puts them into effect.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,13 @@ use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::config_file::files::Resolved;
 use ubcache_daemon::config_file::{Configuration, DEFAULT_DIRECTORY, Fault, Lookup, effective};
+use ubcache_daemon::control::ask_process;
+use ubcache_daemon::control::process::{ConfigChanges, ProcessRequest, SetChanges};
 
+use super::choose::Daemon;
 use super::{complain, print};
 
-/// Check and show configuration files
+/// Check and show configuration files, and put them into effect
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  ubcache config check", disable_help_subcommand = true)]
 pub struct Args {
@@ -21,6 +24,8 @@ pub struct Args {
 enum Task {
     Check(CheckArgs),
     Show(ShowArgs),
+    Diff(DiffArgs),
+    Apply(ApplyArgs),
 }
 
 const AFTER_CHECK: &str = "\
@@ -65,12 +70,102 @@ pub struct ShowArgs {
     json: bool,
 }
 
+const AFTER_DIFF: &str = "\
+The files are those of the daemon. A line for each key that differs: the value in effect, that of
+the file, and if `ubcache config apply` changes it live, for new connections, or not before the next
+start. Values that `ubcache set` has changed without --save are not among them.
+
+Exit codes: 0 no difference, 1 some, or a fault in a file, 2 could not run, 3 no daemon answers.
+
+Example:
+  ubcache config diff";
+
+/// Compare the configuration files with what the running daemon has in effect
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_DIFF)]
+pub struct DiffArgs {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_APPLY: &str = "\
+Clients go on. Attributes and limits change, new volumes are served, and removed ones are written
+back and end. A new file is a set that is started, a set whose file is gone is stopped, and one that
+could not be started is tried again. Everything else holds from the next start of the daemon, and is
+named.
+
+Exit codes: 0 all is in effect, 1 not all of it, 2 could not run, 3 no daemon answers.
+
+Example:
+  ubcache config apply";
+
+/// Have the running daemon put its configuration files into effect
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_APPLY)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
     match args.task {
         Task::Check(args) => check(&args),
         Task::Show(args) => show(&args),
+        Task::Diff(args) => diff(&args),
+        Task::Apply(args) => apply(&args),
     }
+}
+
+fn diff(args: &DiffArgs) -> Result<(), Failure> {
+    let changes = ask_process(&args.daemon.one()?, ProcessRequest::Diff)?;
+    print_changes(&changes, args.json)?;
+    match changes.sets.is_empty() && changes.faults.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::refused_because("config diff", "not all of the files is in effect")
+            .advice("ubcache config apply")),
+    }
+}
+
+fn apply(args: &ApplyArgs) -> Result<(), Failure> {
+    let changes = ask_process(&args.daemon.one()?, ProcessRequest::Apply)?;
+    print_changes(&changes, args.json)?;
+    let is_done = |set: &SetChanges| {
+        let settled = ["serving", "started", "stopped"].contains(&set.state.as_str());
+        settled && set.changes.iter().all(|it| it.result.as_deref() == Some("done"))
+    };
+    match changes.sets.iter().all(is_done) && changes.faults.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::refused_because("config apply", "not all of the files is in effect")
+            .advice("the lines above say why")),
+    }
+}
+
+fn print_changes(changes: &ConfigChanges, json: bool) -> Result<(), Failure> {
+    if json {
+        return print(&format!("{}\n", json!(changes)));
+    }
+    let mut text = String::new();
+    for set in &changes.sets {
+        if set.state != "serving" {
+            text += &format!("{}: {}\n", set.name, set.state);
+        }
+        for change in &set.changes {
+            let value = |value: &Option<String>| value.clone().unwrap_or("default".to_owned());
+            let (before, after) = (value(&change.before), value(&change.after));
+            let result = change.result.as_ref().unwrap_or(&change.applied);
+            text += &format!("{}: {}: {before} -> {after}: {result}\n", set.name, change.key);
+        }
+    }
+    print(&text)?;
+    changes.faults.iter().for_each(|fault| complain(&format!("{fault}\n")));
+    Ok(())
 }
 
 /// The configuration in files, or in the default directory.
@@ -83,7 +178,7 @@ fn read(paths: &[PathBuf]) -> Configuration {
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let mut all = read(&args.paths);
-    let resolved = all.resolve(&Lookup::now());
+    let resolved = all.resolve(&Lookup::default());
     let warnings: Vec<Fault> = resolved.iter().flat_map(missing).collect();
     let sets: Vec<&str> = all.sets.iter().map(|set| set.name.as_str()).collect();
     if args.json {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ubcache_daemon::attributes::{Owner, attribute};
 use ubcache_daemon::config_file::save::{replace_file, with_attributes};
 use ubcache_daemon::control::{ControlRequest, ask};
+use ubcache_daemon::served::report::SetReport;
 use ubcache_daemon::{Failure, default_of};
 
 use super::choose::{Daemon, report};
@@ -125,12 +126,20 @@ fn saved_file(
     pairs: &[(&str, &str)],
 ) -> Result<(PathBuf, String), Failure> {
     let report = report(socket)?;
-    let set = report.sets.first().filter(|set| !set.file.is_empty()).ok_or_else(|| {
+    let of_set = volume.and_then(|volume| volume.split_once('/'));
+    let serves = |set: &&SetReport| {
+        let has = |name: &str| set.volumes.iter().any(|volume| volume.name == name);
+        volume.is_none_or(|it| has(it) || of_set.is_some_and(|(of, it)| of == set.name && has(it)))
+    };
+    let set = report.sets.iter().find(serves).filter(|set| !set.file.is_empty());
+    let set = set.ok_or_else(|| {
         Failure::refused_because("--save", "the set has no configuration file")
             .found("a daemon with options on its command line (`ubcache serve`)")
             .expected("a daemon with configuration files (`ubcache daemon`)")
             .advice("leave out --save; change the command line, if the value is to stay")
     })?;
+    let own = of_set.filter(|(of, _)| *of == set.name).map(|(_, export)| export);
+    let volume = own.or(volume);
     let file = PathBuf::from(&set.file);
     let text = std::fs::read_to_string(&file)
         .map_err(|error| Failure::could_not_run(&file, format_args!("can't be read: {error}")))?;

@@ -106,13 +106,21 @@ fn table(report: &Report) -> String {
     let mut text = String::new();
     for set in &report.sets {
         let cache = &set.cache;
-        let _ = writeln!(text, "set {}  {}, {}", set.uuid, set.state, set.health);
+        let is_served = !set.uuid.is_empty();
+        let name = match set.name.as_str() {
+            name if is_served && !name.is_empty() => format!("{name} "),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "set {name}{}  {}, {}", set.id(), set.state, set.health);
         for warning in &set.warnings {
             let mut lines = warning.lines();
             let _ = writeln!(text, "  warning  {}", lines.next().unwrap_or_default());
             for line in lines {
                 let _ = writeln!(text, "           {line}");
             }
+        }
+        if !is_served {
+            continue;
         }
         let _ = writeln!(
             text,

@@ -1,6 +1,7 @@
 //! Devices of this machine by path, or by UUID or label of their superblocks.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ubcache_format::{Superblock, Uuid};
 
@@ -29,11 +30,10 @@ pub struct Found {
     pub is_cache: bool,
 }
 
-/// The devices of this machine at one moment.
+/// The devices of this machine, at the moment when the first of them is asked for: disks that sleep
+/// are not woken for paths.
 #[derive(Clone, Debug, Default)]
-pub struct Lookup {
-    devices: Vec<Found>,
-}
+pub struct Lookup(OnceLock<Vec<Found>>);
 
 /// Use of a device.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -45,8 +45,13 @@ pub enum Use {
 }
 
 impl Lookup {
-    /// Looks at all block devices, or at the files of the directories in `UBCACHE_DEVICES`.
-    pub fn now() -> Lookup {
+    /// All devices with superblocks: of all block devices, or of the files in the directories of
+    /// `UBCACHE_DEVICES`.
+    pub fn devices(&self) -> &[Found] {
+        self.0.get_or_init(Lookup::look)
+    }
+
+    fn look() -> Vec<Found> {
         let paths = match std::env::var_os(VARIABLE) {
             Some(directories) => std::env::split_paths(&directories)
                 .flat_map(|directory| entries(&directory))
@@ -54,12 +59,7 @@ impl Lookup {
                 .collect(),
             None => block_devices(),
         };
-        Lookup { devices: paths.iter().filter_map(|path| look_at(path)).collect() }
-    }
-
-    /// All devices with superblocks.
-    pub fn devices(&self) -> &[Found] {
-        &self.devices
+        paths.iter().filter_map(|path| look_at(path)).collect()
     }
 
     /// The path of a device that a file names.
@@ -80,7 +80,7 @@ impl Lookup {
             }
         };
         let fits = |found: &&Found| found.is_cache == (wanted == Use::Cache) && is_it(found);
-        let fitting: Vec<&Found> = self.devices.iter().filter(fits).collect();
+        let fitting: Vec<&Found> = self.devices().iter().filter(fits).collect();
         let kind = if wanted == Use::Cache { "cache" } else { "backing" };
         match fitting.as_slice() {
             [found] => Ok(found.path.clone()),

@@ -21,7 +21,7 @@ pub struct Setting {
 }
 
 /// A key that has changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Change {
     /// The key with its tables.
     pub key: String,
@@ -33,6 +33,9 @@ pub struct Change {
     pub after: Option<String>,
     /// `live`, `new connections` or `restart`.
     pub applied: String,
+    /// `done`, or the reason why not, after `config apply`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
 }
 
 /// All keys of a set, in the order of documents.
@@ -90,7 +93,7 @@ pub fn changes(before: &SetFile, after: &SetFile) -> Vec<Change> {
         let backing = volume.map(|volume| super::kind::quoted(&volume.backing.0));
         let (before, after) = if is_new { (None, backing) } else { (backing, None) };
         let applied = Applied::Live.word().to_owned();
-        all.push(Change { key: format!("volume.{name}"), before, after, applied });
+        all.push(Change { key: format!("volume.{name}"), before, after, applied, result: None });
     }
     let both: Vec<&String> = old.iter().filter(|name| new.contains(name)).collect();
     let keys: BTreeMap<&String, ()> =
@@ -106,6 +109,7 @@ pub fn changes(before: &SetFile, after: &SetFile) -> Vec<Change> {
             before: was.cloned(),
             after: is.cloned(),
             applied: applied.word().to_owned(),
+            result: None,
         });
     }
     all

@@ -91,6 +91,17 @@ impl Configuration {
         }
         resolved
     }
+
+    /// The files with faults, and the first fault of each.
+    pub fn first_faults(&self) -> Vec<(PathBuf, String)> {
+        let mut all: Vec<(PathBuf, String)> = Vec::new();
+        for fault in &self.faults {
+            if !all.iter().any(|(file, _)| *file == fault.file) {
+                all.push((fault.file.clone(), fault.to_string()));
+            }
+        }
+        all
+    }
 }
 
 fn files_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {

@@ -11,6 +11,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
+use super::process::{ConfigChanges, ProcessRequest};
 use super::refusal::{ErrorBody, Refusal};
 use super::request::ControlRequest;
 use crate::failure::{Code, Failure};
@@ -58,6 +59,16 @@ fn plain(request: &ControlRequest, mut answer: Value) -> Value {
         | ControlRequest::ForgetDisk { .. } => answer["message"].take(),
         _ => answer,
     }
+}
+
+/// Asks the daemon behind a control socket about its configuration files.
+pub fn ask_process(socket: &Path, request: ProcessRequest) -> Result<ConfigChanges, Failure> {
+    let (word, call) = match request {
+        ProcessRequest::Diff => ("config diff", Call::get("/v1/config/diff")),
+        ProcessRequest::Apply => ("config apply", Call::post("/v1/config/apply", json!({}))),
+    };
+    let daemon = Asking { socket, word };
+    serde_json::from_value(daemon.call(call)?).map_err(|error| daemon.unreadable(&error))
 }
 
 /// A name as a part of a path.
@@ -132,6 +143,11 @@ impl Asking<'_> {
                 format!("{}/remove", self.volume(volume.as_deref())?),
                 json!({ "keep_dirty": keep_dirty }),
             ),
+            ControlRequest::Limit { .. } => {
+                return Err(self
+                    .refused("limits are those of the configuration file")
+                    .advice("change them there, and run `ubcache config apply`"));
+            }
             ControlRequest::Gc => Call::post(format!("{}/gc", self.set()?), json!({})),
             ControlRequest::Add { backing, name } => {
                 let mut body = json!({ "backing": utf8(backing)? });

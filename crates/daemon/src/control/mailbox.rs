@@ -227,6 +227,10 @@ async fn dispatch<W: World>(
         ControlRequest::ForgetDisk { disk, discard_dirty } => {
             Ok(daemon.forget_disk(&disk, discard_dirty).await.map(words)?)
         }
+        ControlRequest::Limit { exports } => {
+            daemon.limit(exports);
+            Ok(Reply::Done)
+        }
         ControlRequest::Upgrade { program } => match requester {
             Some(requester) => Err(daemon.upgrade(program.as_deref(), requester).await.into()),
             None => Err(Refusal::new(Kind::Conflict, "an upgrade needs a connection to answer")),

@@ -11,6 +11,7 @@
 //! | [`refusal`] | refused requests, with their status codes |
 //! | [`sockets`] | control sockets: where they are, how they are made |
 //! | [`names`] | names by which a set is found |
+//! | [`process`] | requests to the process: its configuration files |
 //! | [`registry`] | the sets of this process, by their names |
 //! | [`mailbox`] | the way of a request to the set's thread, and of the answer back |
 //! | [`api`] | the thread that serves HTTP |
@@ -20,13 +21,14 @@ pub mod api;
 pub mod client;
 pub mod mailbox;
 pub mod names;
+pub mod process;
 pub mod refusal;
 pub mod registry;
 pub mod request;
 pub mod sockets;
 
 pub use api::Api;
-pub use client::{ask, denied};
+pub use client::{ask, ask_process, denied};
 pub use mailbox::{Mailroom, SetHandle, mailbox, serve_mailbox};
 pub use refusal::Refusal;
 pub use registry::Registry;

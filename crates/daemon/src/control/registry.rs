@@ -4,34 +4,70 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mailbox::SetHandle;
 use super::names::Names;
+use super::process::ProcessMailbox;
 use super::refusal::{Kind, Refusal};
+use crate::served::report::SetReport;
 
 /// The sets of this process. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<Mutex<Vec<SetHandle>>>);
+pub struct Registry(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    sets: Vec<SetHandle>,
+    /// Reports of sets that are configured, and not served.
+    not_served: Vec<SetReport>,
+    process: Option<ProcessMailbox>,
+}
 
 impl Registry {
-    fn sets(&self) -> MutexGuard<'_, Vec<SetHandle>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a set.
     pub fn add(&self, set: SetHandle) {
-        self.sets().push(set);
+        self.state().sets.push(set);
     }
 
     /// The sets whose threads take requests.
     pub fn all(&self) -> Vec<SetHandle> {
-        let mut sets = self.sets();
+        let sets = &mut self.state().sets;
         sets.retain(|set| !set.mailbox.is_closed());
         sets.clone()
     }
 
-    /// The set that serves an export.
+    /// Sets that are configured, and not served, for reports.
+    pub fn set_not_served(&self, sets: Vec<SetReport>) {
+        self.state().not_served = sets;
+    }
+
+    /// The reports of sets that are not served.
+    pub fn not_served(&self) -> Vec<SetReport> {
+        self.state().not_served.clone()
+    }
+
+    /// From now on the process takes requests there.
+    pub fn set_process(&self, process: ProcessMailbox) {
+        self.state().process = Some(process);
+    }
+
+    /// The way to the process; none: it has no configuration files.
+    pub fn process(&self) -> Option<ProcessMailbox> {
+        self.state().process.clone()
+    }
+
+    /// The set that serves an export, by its name or as `SET/EXPORT`.
     pub fn of_volume(&self, volume: &str) -> Result<SetHandle, Refusal> {
         let sets = self.all();
         let named: Vec<(&SetHandle, Names)> = sets.iter().map(|it| (it, it.names.get())).collect();
-        let mut found = named.iter().filter(|(_, it)| it.volumes.iter().any(|it| it == volume));
+        // Names of exports may have a slash, but not those of configuration files.
+        let of_set = volume.split_once('/');
+        let is_it = |(set, names): &&(&SetHandle, Names)| {
+            let has = |name: &str| names.volumes.iter().any(|it| it == name);
+            has(volume) || of_set.is_some_and(|(it, name)| set.name == it && has(name))
+        };
+        let mut found = named.iter().filter(is_it);
         match (found.next(), found.next()) {
             (Some((set, _)), None) => Ok((*set).clone()),
             (Some((_, one)), Some((_, other))) => Err(Refusal::new(
@@ -39,7 +75,7 @@ impl Registry {
                 format_args!("several sets serve an export \"{volume}\""),
             )
             .found(format_args!("set {} and set {}", one.uuid, other.uuid))
-            .advice("give one of them another name: its label, or NAME= in the configuration")),
+            .advice(format_args!("name its set as well: SET/{volume}"))),
             (None, _) => {
                 let all = named.iter().flat_map(|(_, it)| it.volumes.iter().map(String::as_str));
                 Err(Refusal::missing("export", volume, all))

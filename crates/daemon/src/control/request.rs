@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use ubcache_nbd::Rates;
+
 /// A request to a set, as its thread gets it and as commands make it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ControlRequest {
@@ -89,6 +91,11 @@ pub enum ControlRequest {
         /// Its path; if absent, the one by which this program was started.
         program: Option<PathBuf>,
     },
+    /// Limits clients of these exports that connect from now on.
+    Limit {
+        /// Names, and requests and bytes a second.
+        exports: Vec<(String, Rates)>,
+    },
     /// Gives a detached volume its cache again.
     Attach {
         /// The export; may be absent if there is only one.
@@ -113,6 +120,7 @@ impl ControlRequest {
             ControlRequest::Flush { .. } => "flush",
             ControlRequest::Drain { .. } => "drain",
             ControlRequest::Upgrade { .. } => "upgrade",
+            ControlRequest::Limit { .. } => "limit",
         }
     }
 

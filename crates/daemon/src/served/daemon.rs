@@ -1,6 +1,7 @@
 //! The running set and the state that its parts share: the volumes, attributes, the report.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use ubcache_engine::{
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
-use ubcache_nbd::Exports;
+use ubcache_nbd::{Exports, Rates};
 
 use super::former_set::Former;
 use super::health::{Health, warnings};
@@ -59,6 +60,8 @@ pub struct Daemon<W: World> {
     pub(crate) paces: Paces,
     /// The set has failed, no volume is whole, and no client is connected.
     pub(crate) nothing_left: Cell<bool>,
+    /// Limits of exports that were changed since the start.
+    pub(crate) rates: RefCell<BTreeMap<String, Rates>>,
     /// Other sets are served by the same process.
     pub(crate) shares_process: bool,
     /// Set when a signal or a client requests the end of the daemon.
@@ -283,7 +286,7 @@ impl<W: World> Daemon<W> {
         let found: Vec<Rc<Served<W>>> = self
             .volumes()
             .into_iter()
-            .filter(|served| volume.is_none_or(|name| name == served.name))
+            .filter(|served| volume.is_none_or(|name| self.is_named(served, name)))
             .collect();
         match (found.is_empty(), volume) {
             (true, Some(name)) => {
@@ -298,6 +301,15 @@ impl<W: World> Daemon<W> {
     /// UUID of the set now.
     pub(crate) fn uuid_now(&self) -> Uuid {
         if self.no_cache.borrow().is_some() { self.uuid } else { self.set().status().uuid }
+    }
+
+    /// Returns true if the name means that volume: its own, or `SET/EXPORT`.
+    fn is_named(&self, served: &Served<W>, name: &str) -> bool {
+        let with_set = || {
+            let (set, export) = name.split_once('/')?;
+            Some(self.config.origin.as_ref()?.set == set && served.name == export)
+        };
+        name == served.name || with_set().unwrap_or(false)
     }
 
     /// The report of `status --json`.

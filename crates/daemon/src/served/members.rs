@@ -7,6 +7,7 @@ use ubcache_engine::{AttachOptions, CacheUse, EngineError, ServedVolume};
 use ubcache_env::local::join_all;
 use ubcache_env::{Priority, StreamEnd, StreamId, Volume};
 use ubcache_format::BackingState;
+use ubcache_nbd::Rates;
 
 use super::daemon::{Daemon, Served};
 use super::world::{World, open as open_device, refuse_vague_discards};
@@ -97,6 +98,8 @@ impl<W: World> Daemon<W> {
         if let Some(at) = self.position_of(path, down.clone().into_iter()).await {
             self.down.borrow_mut().retain(|it| it.path != down[at]);
         }
+        // One that was looked for in vain has no path.
+        self.down.borrow_mut().retain(|it| it.name != name);
         Ok(name)
     }
 
@@ -128,8 +131,18 @@ impl<W: World> Daemon<W> {
         let added = self.exports.add_as(served.name.clone(), String::new(), served.volume.clone());
         added.map_err(|error| error.to_string())?;
         self.exports.also_as(&served.name, served.now().uuid().to_string());
-        self.exports.limit(&served.name, self.config.clients.of_export(&served.name));
+        let given = self.rates.borrow().get(&served.name).copied();
+        let rates = given.unwrap_or_else(|| self.config.clients.of_export(&served.name));
+        self.exports.limit(&served.name, rates);
         Ok(())
+    }
+
+    /// Limits clients of these exports that connect from now on.
+    pub fn limit(&self, exports: Vec<(String, Rates)>) {
+        for (name, rates) in exports {
+            self.exports.limit(&name, rates);
+            self.rates.borrow_mut().insert(name, rates);
+        }
     }
 
     /// Ends a volume; returns words about it. Its dirty data is written back before, or stays in

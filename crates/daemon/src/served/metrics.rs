@@ -297,14 +297,14 @@ struct Numbers(Report);
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let sets = || self.0.sets.iter();
-        let of_set = |set: &SetReport| vec![("set", label(&set.uuid))];
+        let of_set = |set: &SetReport| vec![("set", label(set.id()))];
         for metric in SET {
             metric.encode(&mut encoder, sets().map(|set| (of_set(set), set)))?;
         }
         let volumes =
             || sets().flat_map(move |set| set.volumes.iter().map(move |volume| (set, volume)));
         let of_volume = |set: &SetReport, volume: &VolumeReport| {
-            vec![("set", label(&set.uuid)), ("volume", label(&volume.name))]
+            vec![("set", label(set.id())), ("volume", label(&volume.name))]
         };
         for metric in VOLUME {
             let values = volumes().map(|(set, volume)| (of_volume(set, volume), volume));
@@ -315,7 +315,7 @@ impl Collector for Numbers {
         };
         for metric in DEVICE {
             let caches = sets().map(|set| {
-                let labels = vec![("set", label(&set.uuid)), ("volume", String::new())];
+                let labels = vec![("set", label(set.id())), ("volume", String::new())];
                 (device(labels, "cache"), &set.cache.counters)
             });
             let disks = volumes().map(|(set, volume)| {

@@ -3,12 +3,14 @@
 //! A set that shares its process has no part in the things of which there is one: signals, messages
 //! to the service manager, sockets of the parent process, another program that goes on.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use ubcache_host::PassedSocket;
 
 use super::orders::Orders;
 use super::systemd::{Message, Systemd};
+use crate::control::mailbox::Mailroom;
 
 /// The process of a set.
 pub enum Process {
@@ -24,6 +26,10 @@ pub struct SharedProcess {
     pub orders: Orders,
     /// Sockets of the parent process that are for this set.
     pub passed: Vec<PassedSocket>,
+    /// Requests of the control API of the process.
+    pub mailroom: Mailroom,
+    /// The control socket of the process.
+    pub control: PathBuf,
     /// Takes what the set has to say to the service manager.
     pub notify: Rc<dyn Fn(Message)>,
 }

@@ -106,6 +106,13 @@ pub struct DownReport {
     pub optional: bool,
 }
 
+impl SetReport {
+    /// The set's UUID; its name if it is not served.
+    pub fn id(&self) -> &str {
+        if self.uuid.is_empty() { &self.name } else { &self.uuid }
+    }
+}
+
 impl From<&Down> for DownReport {
     fn from(down: &Down) -> DownReport {
         let path = down.path.display().to_string();

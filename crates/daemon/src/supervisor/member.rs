@@ -1,17 +1,24 @@
 //! A set of the process, with its thread.
 
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 
 use ubcache_host::PassedSocket;
 
-use crate::config::ServeConfig;
+use super::apply::Applied;
+use crate::config::{Origin, ServeConfig};
 use crate::config_file::SetFile;
+use crate::config_file::files::{Configuration, Resolved};
+use crate::control::process::ProcessMessage;
+use crate::control::{SetHandle, mailbox};
 use crate::failure::{Code, Failure};
 use crate::log::{STATE, THREAD_OF_SET};
 use crate::serve::{Ready, serve_beside_others};
+use crate::served::health::Health;
 use crate::served::orders::{Order, Orders};
 use crate::served::process::SharedProcess;
+use crate::served::report::SetReport;
 use crate::served::systemd::Message;
 
 /// Something that happens, with the number of the set.
@@ -20,6 +27,12 @@ pub(super) enum Event {
     Signal(i32),
     /// Clients can connect.
     Ready(usize, Box<Ready>),
+    /// A request of the control API.
+    Request(ProcessMessage),
+    /// The configuration was read, for a request or for SIGHUP.
+    Read(Box<(Configuration, Vec<Resolved>)>),
+    /// Changes of the configuration were carried out.
+    Applied(Vec<Applied>),
     /// A message for the service manager.
     Message(usize, Message),
     /// The thread has ended.
@@ -50,7 +63,10 @@ pub(super) enum State {
 
 /// A set of the process.
 pub(super) struct Member {
-    file: SetFile,
+    /// The configuration in effect.
+    pub file: SetFile,
+    /// The way of requests to the set.
+    pub handle: Option<SetHandle>,
     pub state: State,
     orders: Orders,
     /// The set has said so since the last message to the watchdog.
@@ -62,7 +78,7 @@ pub(super) struct Member {
 impl Member {
     pub fn new(file: SetFile) -> Member {
         let (state, orders) = (State::Stopped, Orders::default());
-        Member { file, state, orders, is_alive: false, line: String::new() }
+        Member { file, handle: None, state, orders, is_alive: false, line: String::new() }
     }
 
     pub fn name(&self) -> &str {
@@ -76,8 +92,13 @@ impl Member {
         config: ServeConfig,
         passed: Vec<PassedSocket>,
         sender: &Sender<Event>,
+        control: PathBuf,
     ) {
         self.orders = Orders::default();
+        let (handle, mailroom) = mailbox(self.name());
+        self.handle = Some(handle);
+        let mut config = config;
+        config.origin = Some(Origin { set: self.file.name.clone(), file: self.file.file.clone() });
         self.state = State::Starting;
         let (orders, events, name) = (self.orders.clone(), sender.clone(), self.name().to_owned());
         let ended = sender.clone();
@@ -86,8 +107,14 @@ impl Member {
         let started = thread.spawn(move || {
             // Every line of the log from this thread has the name of the set.
             let _of_set = tracing::error_span!("set", set_name = name).entered();
+            let notify = events.clone();
+            // The supervisor outlives all threads.
+            let notify = Rc::new(move |it| drop(notify.send(Event::Message(number, it))));
+            let shared = SharedProcess { orders, passed, mailroom, control, notify };
             let serve = std::panic::AssertUnwindSafe(|| {
-                serve_member(number, &config, orders, passed, &events)
+                serve_beside_others(&config, shared, |ready: &Ready| {
+                    drop(events.send(Event::Ready(number, Box::new(ready.clone()))));
+                })
             });
             let result = std::panic::catch_unwind(serve).unwrap_or_else(|_| {
                 Err(Failure::refused_because("set", "its thread has panicked")
@@ -117,6 +144,8 @@ impl Member {
             }
             Err(why) => State::NotStarted(why),
         };
+        self.handle = None;
+        self.line = String::new();
         self.log_if_not_started();
     }
 
@@ -135,6 +164,16 @@ impl Member {
         matches!(self.state, State::Serving(_))
     }
 
+    /// The report of a set that is configured and not served.
+    pub fn not_served(&self) -> Option<SetReport> {
+        let (word, why) = match &self.state {
+            State::NotStarted(why) => ("not started", why),
+            State::Failed(why) => ("failed", why),
+            _ => return None,
+        };
+        Some(not_served(self.name(), &self.file.file, word, &format!("{why:#}")))
+    }
+
     pub fn failure(&self) -> Option<&Failure> {
         match &self.state {
             State::NotStarted(why) | State::Failed(why) => Some(why),
@@ -148,6 +187,22 @@ impl Member {
             State::Serving(ready) => Some(Started { name, ready: Ok(ready) }),
             State::NotStarted(why) | State::Failed(why) => Some(Started { name, ready: Err(why) }),
             State::Starting | State::Stopped => None,
+        }
+    }
+
+    /// The volumes that clients find now.
+    pub fn volumes(&self) -> Vec<String> {
+        self.handle.as_ref().map(|handle| handle.names.get().volumes).unwrap_or_default()
+    }
+
+    /// The state, with the reason if the set is not served.
+    pub fn state_in_words(&self) -> String {
+        match &self.state {
+            State::Starting => "started".to_owned(),
+            State::Serving(_) => "serving".to_owned(),
+            State::NotStarted(why) => format!("not started: {why:#}"),
+            State::Failed(why) => format!("failed: {why:#}"),
+            State::Stopped => "stopped".to_owned(),
         }
     }
 
@@ -175,19 +230,14 @@ impl Member {
     }
 }
 
-fn serve_member(
-    number: usize,
-    config: &ServeConfig,
-    orders: Orders,
-    passed: Vec<PassedSocket>,
-    events: &Sender<Event>,
-) -> Result<(), Failure> {
-    let send = events.clone();
-    // The supervisor outlives all threads.
-    let notify = Rc::new(move |message| drop(send.send(Event::Message(number, message))));
-    let shared = SharedProcess { orders, passed, notify };
-    let ready = |ready: &Ready| {
-        drop(events.send(Event::Ready(number, Box::new(ready.clone()))));
-    };
-    serve_beside_others(config, shared, ready)
+/// The report of a set that is not served.
+pub(super) fn not_served(name: &str, file: &Path, word: &str, why: &str) -> SetReport {
+    SetReport {
+        name: name.to_owned(),
+        file: file.display().to_string(),
+        state: format!("{word}: {why}"),
+        health: Health::Failed.to_string(),
+        warnings: vec![format!("the set {name} is not served: {why}")],
+        ..SetReport::default()
+    }
 }

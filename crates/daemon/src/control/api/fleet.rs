@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::pace::Pace;
 use crate::control::mailbox::{Answer, Reply, SetHandle};
+use crate::control::process::{ProcessAnswer, ProcessRequest};
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::registry::Registry;
 use crate::control::request::ControlRequest;
@@ -56,7 +57,17 @@ impl Fleet {
                 Ok(Ok(_)) | Err(_) => all.sets.push(silent(set, "its thread does not answer")),
             }
         }
+        all.sets.extend(self.registry.not_served());
         all
+    }
+
+    /// Asks the process about its configuration files.
+    pub(super) async fn process(&self, request: ProcessRequest) -> ProcessAnswer {
+        match self.registry.process() {
+            Some(process) => process.send(request).await,
+            None => Err(Refusal::new(Kind::Conflict, "the daemon has no configuration files")
+                .expected("`ubcache daemon`; this one is `ubcache serve`")),
+        }
     }
 
     /// Stops all sets; the answer comes when everything is on the devices.

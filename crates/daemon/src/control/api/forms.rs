@@ -97,8 +97,18 @@ pub(super) struct Sets {
 pub(super) struct VolumeOfSet {
     /// UUID of its set.
     pub(super) set: String,
+    /// Name of its set in the configuration; may be empty.
+    pub(super) set_name: String,
     #[serde(flatten)]
     pub(super) volume: VolumeReport,
+}
+
+impl VolumeOfSet {
+    /// Returns true if the name means this volume: its own, or `SET/EXPORT`.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        let of_set = |(set, export)| self.set_name == set && self.volume.name == export;
+        self.volume.name == name || name.split_once('/').is_some_and(of_set)
+    }
 }
 
 /// The volumes of the daemon.

@@ -12,6 +12,7 @@ use super::forms::{
     ReplaceOptions, Sets, UpgradeOptions, Upgraded, VolumeName, VolumeOfSet, Volumes,
 };
 use super::settings::{EXACT_MAX, ValueForm};
+use crate::control::process::ConfigChanges;
 use crate::control::refusal::{ErrorBody, Kind};
 use crate::served::report::Report;
 
@@ -184,6 +185,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         NOTHING,
         Form::Nothing,
     ),
+    look(
+        "/v1/config/diff",
+        "The differences between the configuration files and what is in effect.",
+        Form::Named("ConfigChanges"),
+    ),
+    act(
+        "/v1/config/apply",
+        "Put into effect what the configuration files say, as far as clients can go on.",
+        NOTHING,
+        Form::Named("ConfigChanges"),
+    ),
     act(
         "/v1/upgrade",
         "Let another program go on with all clients; it gives the response.",
@@ -312,6 +324,7 @@ pub fn document() -> Value {
     form::<ForgetOptions>(&mut forms);
     form::<UpgradeOptions>(&mut forms);
     form::<ErrorBody>(&mut forms);
+    form::<ConfigChanges>(&mut forms);
     let components = ComponentsBuilder::new().schemas_from_iter(forms).build();
     let mut components = serde_json::to_value(components).expect("plain data always serializes");
     for (kind, words) in REFUSALS {

@@ -20,10 +20,10 @@ use super::settings::{Settings, Value};
 use super::stream::Connection;
 use super::{openapi, page};
 use crate::control::mailbox::{Answer, Reply};
+use crate::control::process::ProcessRequest;
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::request::ControlRequest;
 use crate::served::metrics::open_metrics;
-use crate::served::report::VolumeReport;
 
 /// The router of all paths.
 pub(super) fn router(fleet: Fleet) -> Router {
@@ -35,6 +35,8 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route("/v1/metrics", get(metrics))
         .route("/v1/stop", post(stop))
         .route("/v1/upgrade", post(upgrade))
+        .route("/v1/config/diff", get(config_diff))
+        .route("/v1/config/apply", post(config_apply))
         .route("/v1/volumes", get(volumes))
         .route(volume, get(one_volume))
         .route(&format!("{volume}/attributes"), get(attributes_of_volume).patch(set_of_volume))
@@ -184,16 +186,27 @@ async fn upgrade(
     value(answer).map(|it| ok(&it))
 }
 
+async fn config_diff(State(fleet): State<Fleet>) -> Given {
+    Ok(ok(&fleet.process(ProcessRequest::Diff).await?))
+}
+
+async fn config_apply(State(fleet): State<Fleet>, _: Json<Nothing>) -> Given {
+    Ok(ok(&fleet.process(ProcessRequest::Apply).await?))
+}
+
 /// Volumes of the report, each with its set.
 async fn reports(fleet: &Fleet) -> Vec<VolumeOfSet> {
     let report = fleet.report().await;
-    let of_set = |(set, volume): (String, VolumeReport)| VolumeOfSet { set, volume };
     let sets = report.sets.into_iter();
-    let pairs = sets.flat_map(|set| {
-        let uuid = set.uuid;
-        set.volumes.into_iter().map(move |volume| (uuid.clone(), volume))
+    let volumes = sets.flat_map(|of| {
+        let (set, set_name) = (of.uuid, of.name);
+        of.volumes.into_iter().map(move |volume| VolumeOfSet {
+            set: set.clone(),
+            set_name: set_name.clone(),
+            volume,
+        })
     });
-    pairs.map(of_set).collect()
+    volumes.collect()
 }
 
 async fn volumes(State(fleet): State<Fleet>) -> Response {
@@ -202,7 +215,7 @@ async fn volumes(State(fleet): State<Fleet>) -> Response {
 
 async fn one_volume(State(fleet): State<Fleet>, Name(name): Name) -> Given {
     let all = reports(&fleet).await;
-    match all.iter().find(|it| it.volume.name == name) {
+    match all.iter().find(|it| it.is_named(&name)) {
         Some(volume) => Ok(ok(volume)),
         None => Err(Refusal::missing("export", &name, all.iter().map(|it| &*it.volume.name))),
     }
@@ -219,7 +232,13 @@ async fn sets(State(fleet): State<Fleet>) -> Response {
 async fn attributes_of_volume(State(fleet): State<Fleet>, Name(name): Name) -> Given {
     let request = ControlRequest::GetAll { volume: Some(name.clone()) };
     let all = value(fleet.ask_volume(&name, request).await)?;
-    Ok(ok(&all["volumes"][&name]))
+    Ok(ok(only(&all["volumes"])))
+}
+
+/// The value of the only volume, which may have been asked for by another name.
+fn only(volumes: &serde_json::Value) -> &serde_json::Value {
+    let first = volumes.as_object().and_then(|volumes| volumes.values().next());
+    first.unwrap_or(&serde_json::Value::Null)
 }
 
 async fn set_of_volume(
@@ -234,7 +253,7 @@ async fn set_of_volume(
 async fn attribute_of_volume(State(fleet): State<Fleet>, Names(volume, name): Names) -> Given {
     let request = ControlRequest::Get { name, volume: Some(volume.clone()) };
     let all = value(fleet.ask_volume(&volume, request).await)?;
-    Ok(ok(&serde_json::json!({ "value": all[&volume] })))
+    Ok(ok(&serde_json::json!({ "value": only(&all) })))
 }
 
 async fn put_of_volume(
