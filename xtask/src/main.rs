@@ -10,7 +10,7 @@
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
 //! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/generated/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
-//! | `cargo xtask package [--static]` | makes the package for Debian, and an archive with a static program |
+//! | `cargo xtask package` | makes the package for Debian |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these
 //! lines, so that a skipped test is never taken for a passed one.
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
             eprintln!(
                 "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions \
                  [--update] | \
-                 bench [--quick] | man [DIRECTORY] | package [--static]"
+                 bench [--quick] | man [DIRECTORY] | package"
             );
             return ExitCode::from(2);
         }

@@ -1,5 +1,4 @@
-//! `cargo xtask package`: a package for Debian and an archive with a static program, in
-//! target/debian and target/package.
+//! `cargo xtask package`: a package for Debian, in target/debian.
 //!
 //! cargo-deb makes the package, from crates/cli/Cargo.toml; what it needs beside the program is
 //! written here: manual pages, completions, a changelog in Debian's form.
@@ -15,11 +14,8 @@ pub const PARTS: &str = "target/package";
 /// The program that makes packages: its crate, and the version.
 pub const CARGO_DEB: [&str; 2] = ["cargo-deb", "3.8.0"];
 
-/// Target of the static program.
-const STATIC: &str = "x86_64-unknown-linux-musl";
-
 /// Makes the package. `--fast` uses the build that is there, of the profile after `--profile`, and
-/// compresses little; `--static` makes the archive as well.
+/// compresses little.
 pub fn run(cargo: &str, arguments: &[String]) -> bool {
     let made = package(cargo, arguments);
     if let Err(why) = &made {
@@ -57,8 +53,7 @@ fn package(cargo: &str, arguments: &[String]) -> Result<(), String> {
         &["--dbgsym"]
     });
     // It warns of every file that no build makes.
-    must(deb.arg("--quiet"))?;
-    if has("--static") { archive(cargo, &version) } else { Ok(()) }
+    must(deb.arg("--quiet"))
 }
 
 /// The name by which the program is the daemon of all sets.
@@ -123,26 +118,6 @@ fn changelog(version: &str) -> Result<(), String> {
     );
     let path = Path::new(PARTS).join("changelog");
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// The program for any Linux of this architecture, with its pages and completions.
-fn archive(cargo: &str, version: &str) -> Result<(), String> {
-    let mut build = Command::new(cargo);
-    build.args(["build", "--release", "-p", "ubcache-cli", "--bin", "ubcache", "--target", STATIC]);
-    must(&mut build).map_err(|why| {
-        format!("{why}\n  to do: rustup target add {STATIC}, and install musl-tools")
-    })?;
-    let name = format!("ubcache-{version}-{STATIC}");
-    let directory = Path::new(PARTS).join(&name);
-    let script = format!(
-        "rm -rf {0} && mkdir -p {0} && cp target/{STATIC}/release/ubcache README.md LICENSE-* {0} \
-         && strip {0}/ubcache && cp -r {PARTS}/man {PARTS}/completions packaging {0} && \
-         tar --sort=name --owner=0 --group=0 --mtime={1} -C {PARTS} -czf {PARTS}/{name}.tar.gz \
-         {name} && echo {PARTS}/{name}.tar.gz",
-        directory.display(),
-        date()
-    );
-    must(Command::new("sh").args(["-c", &script]))
 }
 
 fn must(command: &mut Command) -> Result<(), String> {
