@@ -10,8 +10,8 @@ use ubcache_format::CacheMode;
 /// limit here.
 const READ_MAX: usize = 563;
 const WRITE_MAX: usize = 4055;
-const FLUSH_MAX: usize = 897;
-const DISCARD_MAX: usize = 1160;
+const FLUSH_MAX: usize = 930;
+const DISCARD_MAX: usize = 1240;
 const WRITE_ZEROES_MAX: usize = 3916;
 const PREFETCH_MAX: usize = 1574;
 
