@@ -3,6 +3,7 @@
 //! A connection that sends nothing, or half a request, costs nobody else an answer: it is closed
 //! after a while, and at once if there are as many as there may be and another one comes.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::fleet::Fleet;
 use super::phase::Phase;
@@ -32,6 +34,11 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// After a failed accept: time until the next one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections beyond those that there may be, for the moment in which they are told so; and the
+/// length of that moment.
+const REFUSED_MAX: usize = 16;
+const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The response to one connection too many: all others wait for an answer.
 fn full() -> String {
     let said = format_args!("{CONNECTIONS_MAX} requests are being answered").to_string();
@@ -51,6 +58,8 @@ struct All {
     busy: watch::Sender<usize>,
     phase: watch::Receiver<Phase>,
     tasks: JoinSet<()>,
+    /// Connections beyond those that there may be, which are told so.
+    refused: JoinSet<Result<(), Elapsed>>,
     connections: Vec<(AbortHandle, Arc<Connection>)>,
 }
 
@@ -70,6 +79,7 @@ pub(super) async fn serve(
         busy,
         phase: phase.clone(),
         tasks: JoinSet::new(),
+        refused: JoinSet::new(),
         connections: Vec::new(),
     };
     let mut failing = false;
@@ -108,8 +118,10 @@ impl All {
     fn add(&mut self, stream: UnixStream) {
         self.forget_ended();
         if self.connections.len() >= CONNECTIONS_MAX && !self.make_room() {
-            // It fits into the buffer of a new connection.
-            let _ = stream.try_write(full().as_bytes());
+            while self.refused.try_join_next().is_some() {}
+            if self.refused.len() < REFUSED_MAX {
+                self.refused.spawn(timeout(REFUSED_PATIENCE, refuse(stream)));
+            }
             return;
         }
         let connection = Connection::new(stream, self.busy.clone());
@@ -145,6 +157,24 @@ impl All {
     }
 }
 
+/// Tells a client that there are too many. Its request is read: a client whose request can't be
+/// sent would not look at the response.
+async fn refuse(stream: UnixStream) {
+    if stream.writable().await.is_err() {
+        return;
+    }
+    // It fits into the buffer of a new connection.
+    let _ = stream.try_write(full().as_bytes());
+    let mut piece = [0; 1024];
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut piece) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
 /// Serves one connection to its end.
 async fn one(connection: Arc<Connection>, router: axum::Router, mut phase: watch::Receiver<Phase>) {
     let router = TowerToHyperService::new(router);
@@ -173,5 +203,57 @@ async fn one(connection: Arc<Connection>, router: axum::Router, mut phase: watch
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a control connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::control::mailbox::mailbox;
+    use crate::control::registry::Registry;
+
+    /// Bug: one connection too many was closed without a response, as a new socket is not known to
+    /// be writable. Fix: a task of its own writes it when it can be written.
+    #[test]
+    fn one_connection_too_many_gets_a_response_and_others_keep_theirs() {
+        const STOP: &[u8] = b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("ubcache-connections-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        listener.set_nonblocking(true).expect("a socket");
+        // A set whose thread takes requests, and answers none.
+        let (handle, _mailroom) = mailbox("");
+        let registry = Registry::default();
+        registry.add(handle);
+        let (phase, phases) = watch::channel(Phase::Open);
+        let (busy, mut answering) = watch::channel(0);
+        let serving = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime
+                .expect("a runtime")
+                .block_on(async { serve(listener, Fleet::new(registry), phases, busy).await });
+        });
+        let connect = || {
+            let mut stream = UnixStream::connect(&path).expect("it listens");
+            stream.write_all(STOP).expect("connected");
+            stream
+        };
+        let waiting: Vec<UnixStream> = (0..CONNECTIONS_MAX).map(|_| connect()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let all = answering.wait_for(|busy| *busy == CONNECTIONS_MAX);
+        drop(runtime.block_on(all).expect("it serves"));
+        let mut response = [0; 512];
+        let count = connect().read(&mut response).expect("a response");
+        let response = String::from_utf8_lossy(&response[..count]).into_owned();
+        assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+        assert!(response.ends_with("}}") && response.contains("wait for one"), "{response}");
+        phase.send_replace(Phase::Ending(Duration::ZERO));
+        serving.join().expect("it ends");
+        drop(waiting);
+        let _ = std::fs::remove_file(&path);
     }
 }
