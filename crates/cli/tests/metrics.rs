@@ -233,52 +233,6 @@ fn top_prints_one_table_where_there_is_no_terminal() {
     daemon.stop();
 }
 
-/// A terminal of tmux: the table is there, keys sort it, and it ends without a trace.
-#[test]
-fn top_in_a_terminal_takes_keys() {
-    let test = "top_in_a_terminal_takes_keys";
-    if !have(test, &["tmux"]) {
-        return;
-    }
-    let scratch = scratch();
-    let directory = scratch.path();
-    let (cache, disks) = make_set(directory, &[16, 16], &[]);
-    let options: Vec<&str> = NO_BYPASS.into_iter().chain(["--mode", "writeback"]).collect();
-    let daemon = Daemon::start("pool", directory, &cache, &disks, &options);
-    daemon.set("writeback_running=0");
-    let mut client = daemon.client("disk1.img");
-    client.write(0, &[1; PIECE], true).expect("a write");
-    let socket = directory.join("tmux");
-    let tmux = |words: &[&str]| must(tool("tmux").arg("-S").arg(&socket).args(words));
-    let top = format!(
-        "{} top --interval 1 --control {}; echo ended; cat",
-        env!("CARGO_BIN_EXE_ubcache"),
-        text(&daemon.control)
-    );
-    tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "160", "-y", "12", &top]);
-    let until = |seen: &dyn Fn(&str) -> bool| loop {
-        let screen = tmux(&["capture-pane", "-p"]);
-        if seen(&screen) {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    };
-    let begins = |screen: &str, line: usize, name: &str| {
-        screen.lines().nth(line).is_some_and(|line| line.starts_with(name))
-    };
-    until(&|screen| {
-        let sorted = begins(screen, 1, "disk0.img") && begins(screen, 2, "disk1.img");
-        sorted && screen.contains("64K") && screen.contains("q: quit")
-    });
-    tmux(&["send-keys", "d"]);
-    until(&|screen| begins(screen, 1, "disk1.img") && begins(screen, 2, "disk0.img"));
-    tmux(&["send-keys", "q"]);
-    until(&|screen| begins(screen, 0, "ended"));
-    tmux(&["kill-server"]);
-    drop(client);
-    daemon.stop();
-}
-
 #[test]
 fn a_set_that_is_not_healthy_is_a_number() {
     let scratch = scratch();

@@ -115,8 +115,25 @@ impl<W: World> Daemon<W> {
         settings: &[(String, String)],
     ) -> Result<(), Refusal> {
         let volumes = self.select(volume)?;
-        let pairs: Vec<(&str, &str)> =
+        let mut pairs: Vec<(&str, &str)> =
             settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        // Some limit others, and the order of an object's fields says nothing: that of the table
+        // is tried where the given one is refused, and its reverse.
+        let place = |name: &str| OF_VOLUMES.iter().position(|it| it.name == name);
+        let refused = |pairs: &[(&str, &str)]| {
+            let tried = volumes.iter().flat_map(|served| served.now().try_attributes(pairs));
+            tried.into_iter().any(|it| matches!(it, Err(AttributeError::OutOfRange { .. })))
+        };
+        if pairs.len() > 1 && refused(&pairs) {
+            let given = pairs.clone();
+            pairs.sort_by_key(|(name, _)| place(name));
+            if refused(&pairs) {
+                pairs.reverse();
+            }
+            if refused(&pairs) {
+                pairs = given;
+            }
+        }
         let mut of_set = vec![false; pairs.len()];
         for served in &volumes {
             for (index, tried) in served.now().try_attributes(&pairs).into_iter().enumerate() {
