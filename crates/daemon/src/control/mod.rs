@@ -13,7 +13,7 @@
 //! | [`names`] | names by which a set is found |
 //! | [`process`] | requests to the process: its configuration files |
 //! | [`registry`] | the sets of this process, by their names |
-//! | [`mailbox`] | the way of a request to the set's thread, and of the answer back |
+//! | [`mod@mailbox`] | the way of a request to the set's thread, and of the answer back |
 //! | [`api`] | the thread that serves HTTP |
 //! | [`client`] | the side of the commands |
 
