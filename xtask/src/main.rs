@@ -66,6 +66,9 @@ const SCHEMATHESIS: &str = "4.32.5";
 /// Directory of programs that are installed for the tests of this checkout only.
 const TOOLS: &str = "target/tools";
 
+/// Their build, where they share what they depend on.
+const TOOLS_BUILD: &str = "target/tools-build";
+
 /// Seeds of the simulator that every change has to pass. They reach every mark of the engine.
 const SEEDS: &str = "0..2000";
 
@@ -151,13 +154,18 @@ fn say_missing() {
 /// Installs the programs that tests lack.
 fn install() {
     packages();
-    for [program, version] in [FSX, package::CARGO_DEB] {
+    // Without features: xz is a program of Debian's, which does its work faster than code that is
+    // not optimized.
+    for ([program, version], features) in
+        [(FSX, &[][..]), (package::CARGO_DEB, &["--no-default-features"])]
+    {
         if has(program) {
             continue;
         }
         println!("xtask: installing {program} {version} in {TOOLS}");
         let mut command = Command::new(cargo());
         command.args(["install", program, "--version", version, "--locked", "--root", TOOLS]);
+        command.args(["--debug"]).args(features).env("CARGO_TARGET_DIR", TOOLS_BUILD);
         if !command.status().is_ok_and(|status| status.success()) {
             println!("xtask: tests that need {program} will fail, or say that they are skipped");
         }

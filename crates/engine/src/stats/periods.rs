@@ -5,7 +5,7 @@
 //! of the day at every 288th, so that each is half of what it was after its period. The total does
 //! not decay: it is what was counted since the start, or since it was cleared.
 //!
-//! No timer belongs to this: background work calls [`Periods::advance`] every few seconds.
+//! No timer belongs to this: background work calls `Periods::advance` every few seconds.
 
 use std::cell::Cell;
 

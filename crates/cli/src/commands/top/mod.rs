@@ -3,8 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | here | the command, and the table as text |
-//! | [`rows`] | what happened between two reports |
-//! | [`screen`] | the table in a terminal, and its keys |
+//! | `rows` | what happened between two reports |
+//! | `screen` | the table in a terminal, and its keys |
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
