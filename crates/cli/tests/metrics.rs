@@ -47,12 +47,19 @@ fn metrics_are_the_numbers_of_status() {
         for at in [0, 0, 1 << 20] {
             client.read(at, &mut content).expect("a read");
         }
-        let status = daemon.status();
+        // The journal is still being written when the client has its answer: once nothing changes
+        // any more, the metrics are those of both reports around them.
+        let (status, texts) = loop {
+            let before = daemon.status();
+            let texts = ["openmetrics", "prometheus"].map(|format| metrics(&daemon, format));
+            if daemon.status() == before {
+                break (before, texts);
+            }
+        };
         let set = &status["sets"][0];
         let number =
             |pointer: &str| set.pointer(pointer).and_then(Value::as_f64).expect("a number");
-        for (format, end) in [("openmetrics", "# EOF\n"), ("prometheus", "\n")] {
-            let metrics = metrics(&daemon, format);
+        for (metrics, end) in texts.into_iter().zip(["# EOF\n", "\n"]) {
             assert!(metrics.ends_with(end), "{metrics}");
             let volume = ["volume=\"disk0.img\""];
             for (name, labels, pointer) in [

@@ -27,9 +27,14 @@ impl Daemon {
         }
         let found = find_sockets();
         if found.live.is_empty() {
-            return Err(match found.denied.first() {
-                Some(path) => denied(path),
-                None => no_daemon(),
+            return Err(match found.denied.as_slice() {
+                [] => no_daemon(),
+                [path] => denied(path),
+                [path, others @ ..] => {
+                    let others: Vec<String> =
+                        others.iter().map(|path| path.display().to_string()).collect();
+                    denied(path).found(format_args!("the same for {}", others.join(", ")))
+                }
             });
         }
         let Some(name) = &self.daemon else { return Ok(found.live) };
@@ -93,7 +98,7 @@ fn serves(set: &SetReport, name: &str) -> bool {
         .volumes
         .iter()
         .any(|volume| volume.name == name || volume.label == name || is_uuid(&volume.uuid));
-    is_volume || is_uuid(&set.uuid) || set.name == name
+    is_volume || is_uuid(&set.uuid) || !name.is_empty() && set.name == name
 }
 
 fn no_daemon() -> Failure {

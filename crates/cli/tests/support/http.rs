@@ -38,15 +38,23 @@ pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
 }
 
 /// Reads a response up to the end of its connection.
-pub fn response(mut stream: impl Read) -> Response {
+pub fn response(stream: impl Read) -> Response {
+    response_if_any(stream).expect("a response before the end of the connection")
+}
+
+/// Reads a response; none if the connection ends without one.
+pub fn response_if_any(mut stream: impl Read) -> Option<Response> {
     let mut bytes = Vec::new();
     // Whoever did not read all of a request ends its connection with a reset, behind the response.
     let end = stream.read_to_end(&mut bytes);
+    if bytes.is_empty() {
+        return None;
+    }
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{end:?}: {text:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.unwrap_or_else(|| panic!("no status in {head}"));
-    Response { status, head: head.to_lowercase(), body: body.to_owned() }
+    Some(Response { status, head: head.to_lowercase(), body: body.to_owned() })
 }
 
 /// Sends a request on a connection of its own.

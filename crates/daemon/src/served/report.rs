@@ -1,9 +1,13 @@
 //! The report of `status --json`. Scripts rely on these names: they are only ever added to.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::request_report::{DeviceLatencyReport, LatencyReport, Paths, PeriodReports, Reasons};
+use super::request_report::{
+    BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
+};
 use crate::open::precheck::Down;
 
 /// The whole report.
@@ -46,7 +50,7 @@ pub struct SetReport {
     pub down: Vec<DownReport>,
     /// Statistics of five minutes, an hour, a day, and in total: the sums of the volumes'.
     #[serde(default)]
-    pub periods: PeriodReports,
+    pub periods: BTreeMap<String, PeriodReport>,
     /// Memory of its tables.
     #[serde(default)]
     pub memory: MemoryReport,
@@ -204,13 +208,13 @@ pub struct VolumeReport {
     pub stats: StatsReport,
     /// Requests by the path that they took.
     #[serde(default)]
-    pub requests: Paths,
+    pub requests: BTreeMap<String, PathReport>,
     /// Requests that went past the cache, by reason.
     #[serde(default)]
-    pub bypassed: Reasons,
+    pub bypassed: BTreeMap<String, BypassReport>,
     /// Statistics of five minutes, an hour, a day, and in total.
     #[serde(default)]
-    pub periods: PeriodReports,
+    pub periods: BTreeMap<String, PeriodReport>,
     /// URIs of the export.
     #[serde(default)]
     pub uris: Vec<String>,

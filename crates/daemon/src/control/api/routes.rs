@@ -190,7 +190,7 @@ async fn config_diff(State(fleet): State<Fleet>) -> Given {
     Ok(ok(&fleet.process(ProcessRequest::Diff).await?))
 }
 
-async fn config_apply(State(fleet): State<Fleet>, _: Json<Nothing>) -> Given {
+async fn config_apply(State(fleet): State<Fleet>, _: Options<Nothing>) -> Given {
     Ok(ok(&fleet.process(ProcessRequest::Apply).await?))
 }
 
