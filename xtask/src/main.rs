@@ -118,7 +118,7 @@ fn cargo() -> String {
 /// Writes the manual pages.
 fn man() -> bool {
     let directory = std::env::args().nth(2).unwrap_or_else(|| "target/man".to_owned());
-    let written = package::pages(&cargo(), Path::new(&directory), "dev");
+    let written = package::pages(&cargo(), Path::new(&directory), package::Examples::Run("dev"));
     if let Err(why) = &written {
         eprintln!("xtask: {why}");
     }

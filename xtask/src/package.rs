@@ -14,8 +14,8 @@ pub const PARTS: &str = "target/package";
 /// The program that makes packages: its crate, and the version.
 pub const CARGO_DEB: [&str; 2] = ["cargo-deb", "3.8.0"];
 
-/// Makes the package. `--fast` uses the build that is there, of the profile after `--profile`, and
-/// compresses little.
+/// Makes the package. `--fast` is for the tests: it builds as they are built, in the profile after
+/// `--profile`, so that little is built anew, and compresses little.
 pub fn run(cargo: &str, arguments: &[String]) -> bool {
     let made = package(cargo, arguments);
     if let Err(why) = &made {
@@ -32,10 +32,17 @@ fn package(cargo: &str, arguments: &[String]) -> Result<(), String> {
     };
     let profile = after("--profile").unwrap_or("release");
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "-p", "ubcache-cli", "--bin", "ubcache"]);
-    must(build.args(["--profile", profile]))?;
-    pages(cargo, &Path::new(PARTS).join("man"), profile)?;
-    example(cargo, "completions", &Path::new(PARTS).join("completions"), profile)?;
+    build.args(["build", "--quiet", "--bin", "ubcache", "--profile", profile]);
+    // All crates together have other features than the one that is packed.
+    build.args(if has("--fast") {
+        &["--workspace", "--example", "man", "--example", "completions"][..]
+    } else {
+        &["-p", "ubcache-cli"]
+    });
+    must(&mut build)?;
+    let how = if has("--fast") { Examples::Built(profile) } else { Examples::Run(profile) };
+    pages(cargo, &Path::new(PARTS).join("man"), how)?;
+    example(cargo, "completions", &Path::new(PARTS).join("completions"), how)?;
     let version = version(cargo)?;
     link("ubcache", &Path::new(PARTS).join("ubcached"))?;
     changelog(after("--deb-version").unwrap_or(&format!("{version}-1")))?;
@@ -64,10 +71,10 @@ fn link(program: &str, name: &Path) -> Result<(), String> {
 }
 
 /// Writes the manual pages of commands and of files.
-pub fn pages(cargo: &str, directory: &Path, profile: &str) -> Result<(), String> {
+pub fn pages(cargo: &str, directory: &Path, how: Examples<'_>) -> Result<(), String> {
     // Pages of commands that are gone.
     let _ = std::fs::remove_dir_all(directory);
-    example(cargo, "man", directory, profile)?;
+    example(cargo, "man", directory, how)?;
     let written = manual::write(directory, &version(cargo)?, &date());
     written.map_err(|error| format!("{}: {error}", directory.display()))
 }
@@ -81,19 +88,29 @@ fn date() -> String {
     day.filter(|day| !day.is_empty()).unwrap_or_else(|| "2026-11-29".to_owned())
 }
 
-fn example(cargo: &str, name: &str, directory: &Path, profile: &str) -> Result<(), String> {
-    let mut run = Command::new(cargo);
-    run.args([
-        "run",
-        "--quiet",
-        "-p",
-        "ubcache-cli",
-        "--profile",
-        profile,
-        "--example",
-        name,
-        "--",
-    ]);
+/// A way to run the examples of crates/cli, which write manual pages and completions.
+#[derive(Copy, Clone)]
+pub enum Examples<'a> {
+    /// By cargo, in that profile.
+    Run(&'a str),
+    /// The build that is there, of that profile.
+    Built(&'a str),
+}
+
+fn example(cargo: &str, name: &str, directory: &Path, how: Examples<'_>) -> Result<(), String> {
+    let mut run = match how {
+        Examples::Run(profile) => {
+            let mut run = Command::new(cargo);
+            run.args(["run", "--quiet", "-p", "ubcache-cli", "--profile", profile]);
+            run.args(["--example", name, "--"]);
+            run
+        }
+        Examples::Built(profile) => {
+            let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+            let place = if profile == "dev" { "debug" } else { profile };
+            Command::new(Path::new(&target).join(place).join("examples").join(name))
+        }
+    };
     must(run.arg(directory).env("UBCACHE_DATE", date()))
 }
 

@@ -149,8 +149,12 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Some((mut child, _)) = self.running.take() {
-            // It ends with all of its processes.
+        if let Some((mut child, leader)) = self.running.take() {
+            // Without systemd-nspawn the system would go on; it ends with the first of its
+            // processes.
+            if leader != 0 {
+                let _ = tool("kill").args(["-KILL", &leader.to_string()]).output();
+            }
             let _ = child.kill();
             let _ = child.wait();
         }
