@@ -96,6 +96,7 @@ fn find(lines: &[String], words: &str) -> usize {
 /// All of a life: the file system above is mounted after the device is there, and unmounted before
 /// that goes; files of the set are on a file system that is mounted before, and unmounted after.
 #[test]
+#[ignore = "boots a Debian, in minutes: cargo test -p ubcache-cli --test systemd -- --ignored"]
 fn mounted_set_survives_crash_and_reboot() {
     let mut machine = machine();
     machine.write(
@@ -181,6 +182,7 @@ fn mounted_set_survives_crash_and_reboot() {
 /// The rule of bcache-tools, which comes after ours, gives every device of a set to the kernel,
 /// except those of sets that are claimed.
 #[test]
+#[ignore = "boots a Debian, in minutes: cargo test -p ubcache-cli --test systemd -- --ignored"]
 fn rule_of_udev_names_devices_and_claims_sets() {
     let machine = machine();
     let (file, rule) = (machine.root.with_file_name("file"), "lib/udev/rules.d/69-bcache.rules");

@@ -177,7 +177,8 @@ fn clients_write_and_read_inside_tls() {
         assert!(std::fs::read(&copy).expect("a copy") == content, "what QEMU wrote is there");
         daemon.stop();
         let log = log(directory);
-        assert!(!log.contains("a client is refused") && !log.contains("close_notify"), "{log}");
+        // nbdkit, which is killed when its command has ended, may do without a close_notify.
+        assert!(!log.contains("a client is refused"), "{log}");
     });
 }
 
